@@ -16,7 +16,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from gateway.errors import BadRequest, GatewayError, SettingsError
@@ -539,14 +538,12 @@ def _serving_process(settings: Settings) -> ServingProcess | None:
     if settings.database.url is not None:
         return None
     try:
-        if owner_of(settings.database.path) is None:
-            return None
-        said = json.loads(Path(os.path.realpath(settings.database.path) + ".admin").read_bytes())
-        return ServingProcess(said["address"], said["token"])
+        is_owned = owner_of(settings.database.path) is not None
     except ReadOnly as error:
-        raise GatewayError(str(error)) from error
-    except (OSError, ValueError, LookupError, TypeError, StoreError):
+        raise GatewayError(error.message) from error
+    except StoreError:
         return None
+    return ServingProcess.find(settings.database.path) if is_owned else None
 
 
 def _without_secrets(value: Any, name: str = "") -> Any:

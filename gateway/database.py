@@ -16,7 +16,7 @@ from storage.open import inspect_server, open_store
 from storage.search.rank import preload as preload
 from storage.sql.keys import was_keyed
 from storage.sql.store import Store
-from storage.sqlite.inspection import check_place, inspect
+from storage.sqlite.inspection import inspect
 
 
 async def open_database(settings: Settings, address: str | None = None) -> Store:
@@ -69,7 +69,6 @@ def check_database(settings: Settings) -> DatabaseFindings:
         return asyncio.run(_check_server(settings.database, settings.database.url))
     path = settings.database.path
     try:
-        check_place(path)
         found = inspect(path)
     except Unavailable as error:
         return DatabaseFindings(fault=error.message)

@@ -29,11 +29,11 @@ from gateway.limits import Limits
 from gateway.log import configure_logging
 from gateway.operations import make_operations
 from gateway.providers import make_embedder
+from gateway.run.admin.serving import AdminFile
 from gateway.run.background.embed import Embedding
 from gateway.run.tools.descriptors import close_in_children
 from gateway.run.upstream.route import resolve_route
 from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings, is_loopback
-from gateway.web.admin import AdminFile
 from gateway.web.server import bind, listen, make_server
 from storage.errors import Owned, StoreError, Unavailable
 from storage.sql.store import Store
@@ -212,7 +212,7 @@ def _spare_collector() -> None:
 def _tell_command_line(admin: AdminFile, address: str) -> None:
     try:
         admin.write(address)
-    except OSError as error:
+    except (OSError, StoreError) as error:
         _log.error("the command line will not find this process: %s", error)
 
 

@@ -41,6 +41,7 @@ STORAGE = {
     "storage.database",
     "storage.records",
     "storage.errors",
+    "storage.sidecar",
     "storage.value",
 }
 
@@ -122,7 +123,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"postgres", "sql", "sqlite"},
         {"batches"},
         {"commands", "database", "listing", "search"},
-        {"records"},
+        {"records", "sidecar"},
         {"errors", "fusion", "text", "value"},
     ],
 }

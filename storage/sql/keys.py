@@ -19,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from storage.database import DEAF_S, KEYS, Connection, Database
-from storage.errors import NotFound, Unavailable, WriteConflict
+from storage.errors import Broken, NotFound, Unavailable, WriteConflict
 from storage.records import Key
+from storage.sidecar import KEYED, has_sidecar, make_sidecar, remove_sidecar, resolved
 from storage.sql.group import Group, reads
 from storage.sql.statements import load
 
@@ -35,13 +36,11 @@ CACHED_KEYS = 1024
 
 
 def was_keyed(database: str | Path) -> bool:
-    """Says whether keys were made for this database, as far as that is known without opening it."""
-    return os.path.exists(_sign(database))
-
-
-def _sign(database: str | Path) -> str:
-    """Returns the path of the file that says that there are keys."""
-    return f"{os.path.realpath(database)}.keyed"
+    """Returns whether keys were made for this database, as far as that is known without opening it."""
+    try:
+        return has_sidecar(resolved(database), KEYED)
+    except Broken:  # its path is not trusted, so its door stays closed
+        return True
 
 
 def digest_of(presented: str) -> bytes:
@@ -80,7 +79,7 @@ class Keys(Group):
     change.
     """
 
-    def __init__(self, database: Database, now: Callable[[], float], path: str | Path | None) -> None:
+    def __init__(self, database: Database, now: Callable[[], float], path: str | None) -> None:
         super().__init__(database)
         self._path = path
         self._now = now
@@ -187,11 +186,12 @@ class Keys(Group):
         if self._path is None:
             return
         # Where nothing can be written the database alone has to say it.
-        with contextlib.suppress(OSError):
-            if keyed:
-                os.close(os.open(_sign(self._path), os.O_CREAT | os.O_CLOEXEC, 0o600))
-            else:
-                os.unlink(_sign(self._path))
+        with contextlib.suppress(OSError, Unavailable):
+            if keyed != has_sidecar(self._path, KEYED):
+                if keyed:
+                    os.close(make_sidecar(self._path, KEYED))
+                    return
+                remove_sidecar(self._path, KEYED)
                 _log.warning(
                     "gateway keys were made for this database, and now it has none, as a copy of before: "
                     "this machine is served without one until `mnemogate keys create`"

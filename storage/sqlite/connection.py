@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,15 +159,30 @@ def try_writing(connection: sqlite3.Connection, check: bool) -> None:
 
 
 def _connect(target: DatabaseFile) -> sqlite3.Connection:
+    before = _entry(target.path)
     # Transactions are begun by hand. A connection is used by one thread at a time, though not always by the one
     # that made it (shutdown closes them all).
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         target.path,
         isolation_level=None,
         check_same_thread=False,
         cached_statements=CACHED_STATEMENTS,
         factory=target.factory,
     )
+    # SQLite follows links, so a link that took the place of the file meanwhile has led it elsewhere.
+    if before not in (None, _entry(target.path)):
+        connection.close()
+        raise Broken(f"{target.path} was replaced while it was opened")
+    return connection
+
+
+def _entry(path: str) -> tuple[int, int, int] | None:
+    """Returns what has the name, a link itself where it is one; None: nothing."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, stat.S_IFMT(found.st_mode)  # a number of a removed file is used again
 
 
 def _common(connection: sqlite3.Connection) -> None:

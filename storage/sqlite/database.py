@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from storage.database import Operation, Row, Statement, StoreHealth, Told
-from storage.errors import StatementFailed
+from storage.errors import Broken, StatementFailed
+from storage.sidecar import LOGS, check_place, make_sidecar, resolved, restrict
 from storage.sqlite.connection import DatabaseFile, open_writer, translated
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
@@ -204,7 +205,7 @@ class SqliteDatabase:
 
         Raises: Owned, TooNew, Foreign.
         """
-        target = DatabaseFile(_real(path), synchronous, busy_timeout_ms, factory)
+        target = DatabaseFile(resolved(path), synchronous, busy_timeout_ms, factory)
         lock = Lock(target.path, address)
         try:
             database = cls(target, lock, limits, connect or connect_current)
@@ -278,6 +279,7 @@ class SqliteDatabase:
 
     def _take(self, connect: Callable[[DatabaseFile], sqlite3.Connection]) -> sqlite3.Connection:
         """Opens a writing connection to a file that is ours from then on. Raises: Owned, and what `connect` raises."""
+        check_place(self.path)
         self._lock.take()
         _make_private(self.path)
         connection = connect(self._target)
@@ -318,18 +320,13 @@ def connect_current(target: DatabaseFile) -> sqlite3.Connection:
 
 def _close_to_others(path: str) -> None:
     """Takes a file that an older version left open to every account from them. A mode for a group alone is a choice."""
-    with contextlib.suppress(OSError):
-        if os.stat(path).st_mode & 0o007:
-            for each in (path, f"{path}-wal", f"{path}-shm"):
-                os.chmod(each, 0o600)
-
-
-def _real(path: str | Path) -> str:
-    # Two names of one file must not be two databases, nor have two locks.
-    return os.path.realpath(path)
+    with contextlib.suppress(OSError, Broken):
+        if os.lstat(path).st_mode & 0o007:
+            for each in ("", *LOGS):
+                restrict(f"{path}{each}")
 
 
 def _make_private(path: str) -> None:
     """Gives a new file to the account that runs this alone; SQLite gives its log the same mode."""
-    with contextlib.suppress(OSError):  # it is there, or `health` will say what is wrong
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    with contextlib.suppress(FileExistsError):
+        os.close(make_sidecar(path, ""))

@@ -9,9 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.errors import Broken, ReadOnly
+from storage.sidecar import check_place, resolved
 from storage.sqlite.connection import check_version, translated
-from storage.sqlite.lock import lock_path
 from storage.sqlite.migration import find_version, load_migrations
 
 
@@ -27,25 +26,14 @@ class Inspected:
     upgrade: tuple[int, int] | None = None
 
 
-def check_place(path: str) -> None:
-    """Says whether this account could own a database at the path. Raises: ReadOnly, Broken: why not."""
-    real, lock = os.path.realpath(path), lock_path(path)
-    folder = os.path.dirname(real)
-    if not os.path.isdir(folder):
-        raise Broken(f"{folder} is not there")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ReadOnly(f"{folder} may not be written by this account")
-    for each in (real, lock):
-        if os.path.exists(each) and not os.path.isfile(each):
-            raise Broken(f"{each} is no file")
-        if os.path.exists(each) and not os.access(each, os.R_OK | os.W_OK):
-            raise ReadOnly(f"{each} may not be read and written by this account")
-
-
 def inspect(path: str) -> Inspected:
-    """Reads what there is at the path. Raises: TooNew, Foreign, StatementFailed, Unavailable."""
+    """Reads what there is at the path, if this account could have a database there.
+
+    Raises: TooNew, Foreign, StatementFailed, Unavailable.
+    """
     check_version()
-    real = os.path.realpath(path)
+    real = resolved(path)
+    check_place(real)
     if not os.path.exists(real) or not os.path.getsize(real):
         return Inspected()
     with translated(real), closing(_open(real)) as connection:

@@ -1,17 +1,53 @@
-"""The process that serves a database, as the command line asks it for an operation: over HTTP, on this machine."""
+"""The process that serves a database, as the command line asks it for an operation: over HTTP, on this machine.
+
+It leaves its address and a token in a file next to the database, which only the owner's account can read: whoever may
+read it could read the database as well.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
+import secrets
 import urllib.error
 import urllib.request
-from typing import Any, NamedTuple
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 from gateway.errors import GatewayError
+from storage.errors import StoreError
+from storage.sidecar import ADMIN, open_sidecar, remove_sidecar, replace_sidecar, resolved
 
 # Within so many seconds an operation is answered; long ones are asked for in parts.
 ANSWER_S = 30.0
+
+
+# What the file holds at most; it has some 150 bytes.
+_FILE_BYTES = 4096
+
+
+class AdminFile:
+    """The file that names pid, address and token of the process that serves. Raises: Broken: as `resolved`."""
+
+    def __init__(self, database: str) -> None:
+        self._database = resolved(database)
+        self.path = Path(f"{self._database}{ADMIN}")
+        self.token = secrets.token_urlsafe(32)
+        self._is_written = False
+
+    def write(self, address: str) -> None:
+        """Writes the file anew: what a killed process left may have other rights. Raises: OSError, StoreError."""
+        values = {"pid": os.getpid(), "address": address, "token": self.token}
+        replace_sidecar(self._database, ADMIN, json.dumps(values).encode())
+        self._is_written = True
+
+    def remove(self) -> None:
+        """Removes the file, if this process has written it. One that has to stay does no harm: nobody answers there."""
+        if self._is_written:
+            with suppress(OSError):
+                remove_sidecar(self._database, ADMIN)
 
 
 class ProcessGone(Exception):
@@ -23,6 +59,16 @@ class ServingProcess(NamedTuple):
 
     address: str
     token: str
+
+    @classmethod
+    def find(cls, database: str) -> Self | None:
+        """Returns the process that left its file next to a database; None: there is no such file that can be used."""
+        try:
+            with os.fdopen(open_sidecar(resolved(database), ADMIN, os.O_RDONLY), "rb") as file:
+                values = json.loads(file.read(_FILE_BYTES))
+            return cls(values["address"], values["token"])
+        except (OSError, ValueError, LookupError, TypeError, StoreError):
+            return None
 
     def ask(self, operation: str, body: bytes) -> Any:
         """Returns the answer of an operation. body: its arguments, JSON.

@@ -21,9 +21,9 @@ import pytest
 
 from gateway.cli import main
 from gateway.run.admin.printed import describe_forgotten, show_block
+from gateway.run.admin.serving import AdminFile
 from gateway.settings import DatabaseSettings, Settings
 from gateway.settings.load import load_settings
-from gateway.web.admin import AdminFile
 from storage.sql.store import Store
 from storage.sqlite.migration import load_migrations, migrate
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
@@ -165,6 +165,24 @@ def test_the_admin_file_is_for_the_owner_alone(database: Path) -> None:
     admin = AdminFile(str(database))
     admin.write("http://127.0.0.1:1")
     assert admin.path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.sqlite
+def test_a_command_of_roots_writes_through_no_link_of_the_databases_owner(
+    database: Path, capsys: Out
+) -> None:
+    assert main(["keys", "create", "--name", "ann"]) == 0
+    if os.geteuid() == 0:
+        os.chown(database, 65534, 65534)
+    secret = database.parent / "secret"
+    secret.touch(mode=0o600)
+    lock = Path(f"{database}.lock")
+    lock.unlink()
+    lock.symlink_to(secret)
+    assert main(["keys", "list"]) == 1
+    assert f"{lock} is a link" in capsys.readouterr().err
+    found = secret.stat()
+    assert (secret.read_bytes(), found.st_uid, found.st_mode & 0o777) == (b"", os.geteuid(), 0o600)
 
 
 def test_an_admin_file_that_cannot_be_removed_ends_no_gateway_with_an_error(database: Path) -> None:

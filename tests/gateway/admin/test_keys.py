@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from starlette.routing import Route
 
+from gateway.run.admin.serving import AdminFile
 from gateway.settings import MemorySettings, UpstreamSettings
-from gateway.web.admin import ADMIN_PREFIX, AdminFile
+from gateway.web.admin import ADMIN_PREFIX
 from storage.sql.store import Store
 from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import StrictUpstream

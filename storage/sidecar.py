@@ -1,0 +1,337 @@
+"""Where the files of a SQLite database lie, and how those next to it are opened: its lock, its token, its `.keyed`.
+
+Root works on databases of other accounts, and some directories are open to all accounts. So another account may have
+put something where a file is looked for: a link, a second name of a file elsewhere, a pipe. Therefore
+
+- links in the path of a database are followed where root or this account has made them, and no others;
+- a file next to the database is never opened through a link, and is checked by its descriptor: a regular file with one
+  name, of an account that could replace the database as well;
+- only a file that was made here is given to the owner of the database.
+
+What cannot be used is reported in the words of an operator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from storage.errors import Broken, Full, ReadOnly, Unavailable
+
+LOCK, ADMIN, KEYED = ".lock", ".admin", ".keyed"
+# What SQLite itself makes next to a database.
+LOGS = ("-wal", "-shm", "-journal")
+
+_ROOT = 0
+# As many as Linux follows in one path.
+_MOST_LINKS = 40
+# Another process may make or remove a file between two calls. No measurement; any value from 3 to 10 behaves alike.
+_TRIES = 5
+# A pipe that was put there must not make an open wait.
+_SAFE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+# A directory may be searchable and not readable, which is enough for O_PATH; macOS has no such flag.
+_DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISLNK, "a link"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
+_CLOSED = (errno.EPERM, errno.EACCES, errno.EROFS)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+# -- paths
+
+
+def resolved(database: str | Path) -> str:
+    """Returns the absolute path of a database, without links: two names of one file must not be two databases.
+
+    Raises: Broken: a link on the way belongs to another account, or there are too many.
+    """
+    try:
+        rest = [*reversed(os.path.join("" if os.path.isabs(database) else os.getcwd(), database).split("/"))]
+    except FileNotFoundError:
+        raise Broken("The current directory does not exist any more. Start this in another one.") from None
+    found, links = "/", 0
+    while rest:
+        name = rest.pop()
+        if name == "..":
+            found = os.path.dirname(found)
+        if name in ("", ".", ".."):
+            continue
+        path = os.path.join(found, name)
+        target, owner = _link(path)
+        if target is None:
+            found = path
+            continue
+        links += 1
+        if owner not in (_ROOT, os.geteuid()):
+            raise Broken(
+                f"{path} is a link that the account {name_of(owner)} has made, so it is not followed. "
+                f"If it is right, name the file itself with --db: it leads to {target}."
+            )
+        if links > _MOST_LINKS:
+            raise Broken(f"The path {database} has too many links. Name another file with --db.")
+        found = "/" if target.startswith("/") else found
+        rest += reversed(target.split("/"))
+    return found
+
+
+def _link(path: str) -> tuple[str | None, int]:
+    """Returns where a link leads and who made it; (None, 0) where it is no link."""
+    try:
+        found = os.lstat(path)
+        return (os.readlink(path), found.st_uid) if stat.S_ISLNK(found.st_mode) else (None, 0)
+    except OSError:  # whoever opens it is told
+        return None, 0
+
+
+def name_of(account: int) -> str:
+    """Returns the name of an account, its number where it has none."""
+    try:
+        return pwd.getpwuid(account).pw_name
+    except KeyError:
+        return str(account)
+
+
+# -- checks
+
+
+def check_place(database: str) -> None:
+    """Checks that this account could have a database at a resolved path. Raises: Broken, ReadOnly: why not."""
+    check_reach(database)
+    directory = os.path.dirname(database)
+    if not _may(directory, os.W_OK | os.X_OK):
+        raise _closed(f"write in the directory {directory}", directory)
+    for each in (database, *(f"{database}{end}" for end in LOGS)):
+        _check_file(each)
+
+
+def check_reach(database: str) -> None:
+    """Checks that this account can read and write what there is at a resolved path. Raises: Broken, ReadOnly."""
+    directory = os.path.dirname(database)
+    for parent in reversed(Path(database).parents):
+        try:
+            mode = os.stat(parent).st_mode
+        except FileNotFoundError:
+            raise Broken(
+                f"The directory {directory} does not exist. Make it, or name another file with --db."
+            ) from None
+        except OSError as error:
+            raise unavailable(f"The directory {parent} cannot be used", error) from error
+        if not stat.S_ISDIR(mode):
+            raise Broken(f"{parent} is a file, not a directory. Name another file with --db.")
+        if not _may(str(parent), os.X_OK):
+            raise _closed(f"look into the directory {parent}", str(parent))
+    if os.path.lexists(database):
+        _check_kind(database, os.lstat(database))
+        if not _may(database, os.R_OK | os.W_OK):
+            raise _closed(f"read and write {database}", database)
+
+
+def _check_file(path: str) -> None:
+    """Checks a file that SQLite will open by its path. Raises: Broken: it may be one of another place."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    _check_kind(path, found)
+    _check_names(path, found)
+    directory = os.stat(os.path.dirname(path))
+    strangers = found.st_uid not in (_ROOT, os.geteuid(), directory.st_uid)
+    if strangers and directory.st_mode & stat.S_IWOTH:
+        raise Broken(
+            f"{path} belongs to the account {name_of(found.st_uid)}, and every account may make files in its "
+            "directory. Name a file in a directory of your own with --db."
+        )
+
+
+def _check_kind(path: str, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "a device")
+        raise Broken(f"{path} is {kind}, not a regular file. Move it away, or name another file with --db.")
+
+
+def _check_names(path: str, found: os.stat_result) -> None:
+    if found.st_nlink > 1:
+        raise Broken(
+            f"{path} has {found.st_nlink} names (hard links), so what is written to it would change another "
+            "file as well. Remove the others, or name another file with --db."
+        )
+
+
+def _may(path: str, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=True)
+
+
+def _closed(action: str, path: str) -> ReadOnly:
+    """Returns the error for what this account may not do. action: with a verb."""
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return ReadOnly(
+            f"It is not possible to {action}: its file system is read-only. Mount it for writing, or name "
+            "another file with --db."
+        )
+    owner, own = os.stat(path).st_uid, os.geteuid()
+    remedy = "Change its mode" if owner == own else f"Run this as {name_of(owner)}"
+    belongs = "" if owner == own else f", which belongs to {name_of(owner)}"
+    return ReadOnly(
+        f"The account {name_of(own)} may not {action}{belongs}. {remedy}, or name another file with --db."
+    )
+
+
+def unavailable(what: str, error: OSError) -> Unavailable:
+    """Returns the store's error for one of the operating system. what: cannot be done, as a clause."""
+    kind = Full if error.errno in _NO_ROOM else ReadOnly if error.errno in _CLOSED else Broken
+    return kind(f"{what}: {error.strerror or error}.")
+
+
+# -- files next to a database
+
+
+def has_sidecar(database: str, suffix: str) -> bool:
+    """Returns whether anything has the name, a link that leads nowhere as well."""
+    return os.path.lexists(f"{database}{suffix}")
+
+
+def open_sidecar(database: str, suffix: str, access: int) -> int:
+    """Opens a file next to a database, and returns its descriptor. access: `os.O_RDONLY` or `os.O_RDWR`.
+
+    Raises: FileNotFoundError: there is none. Broken, ReadOnly: it cannot be used, or is not what it should be.
+    """
+    path = f"{database}{suffix}"
+    with _directory(database) as directory:
+        try:
+            descriptor = os.open(os.path.basename(path), access | _SAFE, dir_fd=directory)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            with contextlib.suppress(FileNotFoundError):
+                _check_kind(path, os.lstat(path))
+            raise unavailable(f"{path} cannot be opened", error) from error
+        try:
+            _check_open(path, os.fstat(descriptor), _trusted(database, directory))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+def _check_open(path: str, found: os.stat_result, trusted: set[int]) -> None:
+    _check_kind(path, found)
+    _check_names(path, found)
+    if found.st_uid not in trusted:
+        raise Broken(
+            f"{path} belongs to the account {name_of(found.st_uid)}, which has no part in this database. "
+            "Remove it."
+        )
+
+
+def make_sidecar(database: str, suffix: str) -> int:
+    """Makes a file next to a database, for its owner alone, and returns its descriptor.
+
+    Raises: FileExistsError: something has the name. Broken, ReadOnly, Full: it cannot be made.
+    """
+    path = f"{database}{suffix}"
+    with _directory(database) as directory:
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
+            descriptor = os.open(os.path.basename(path), flags, 0o600, dir_fd=directory)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise unavailable(f"{path} cannot be made", error) from error
+        try:
+            os.fchmod(descriptor, 0o600)  # whatever the umask
+            owner = _owner(database, directory)
+            if os.geteuid() == _ROOT and owner is not None:
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        except OSError as error:
+            os.close(descriptor)
+            raise unavailable(f"{path} cannot be made", error) from error
+        return descriptor
+
+
+def ensure_sidecar(database: str, suffix: str) -> int:
+    """Opens a file next to a database for writing, and makes it where there is none. Raises: Unavailable."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            return open_sidecar(database, suffix, os.O_RDWR)
+        with contextlib.suppress(FileExistsError):
+            return make_sidecar(database, suffix)
+    raise Broken(f"{database}{suffix} comes and goes: another program makes and removes it.")
+
+
+def replace_sidecar(database: str, suffix: str, data: bytes) -> None:
+    """Makes a file with this content next to a database, in place of what has the name.
+
+    Raises: OSError, Unavailable.
+    """
+    remove_sidecar(database, suffix)
+    with os.fdopen(make_sidecar(database, suffix), "wb") as file:
+        file.write(data)
+
+
+def remove_sidecar(database: str, suffix: str) -> None:
+    """Removes a file next to a database, if there is one; of a link, the link. Raises: OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{database}{suffix}")
+
+
+def restrict(path: str) -> None:
+    """Takes a file from all accounts but its owner, if it is there.
+
+    It is not opened for reading: a process that closes a descriptor of a file loses SQLite's locks on it.
+    Raises: OSError, Broken.
+    """
+    if not hasattr(os, "O_PATH"):  # macOS
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(path, 0o600, follow_symlinks=False)
+        return
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        found = os.fstat(descriptor)
+        _check_kind(path, found)
+        _check_names(path, found)
+        os.chmod(f"/proc/self/fd/{descriptor}", 0o600)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _directory(database: str) -> Iterator[int]:
+    """Opens the directory of a database, so that what is checked and what is opened lie in the same one."""
+    path = os.path.dirname(database)
+    try:
+        descriptor = os.open(path, _DIRECTORY)
+    except OSError as error:
+        raise unavailable(f"The directory {path} cannot be opened", error) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _owner(database: str, directory: int) -> os.stat_result | None:
+    """Returns the entry of a database in its directory; None: there is no such file."""
+    try:
+        found = os.stat(os.path.basename(database), dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def _trusted(database: str, directory: int) -> set[int]:
+    """Returns the accounts that can do what they like with the database anyway."""
+    owner = _owner(database, directory)
+    found = {_ROOT, os.geteuid(), os.fstat(directory).st_uid}
+    return found if owner is None else {*found, owner.st_uid}
