@@ -23,6 +23,7 @@ from gateway.limits import Limits
 from gateway.run.admin.printed import (
     argument,
     counted,
+    describe_forgetting,
     describe_forgotten,
     describe_moved,
     describe_others,
@@ -44,7 +45,7 @@ from gateway.run.admin.printed import (
     size,
 )
 from gateway.run.admin.serving import ProcessGone, ServingProcess
-from gateway.run.admin.streams import open_closed_streams, opened, pages_of, recode
+from gateway.run.admin.streams import can_ask, is_agreed, open_closed_streams, opened, pages_of, recode
 from gateway.run.upstream.route import check_models
 from gateway.settings import Settings, without_password
 from gateway.settings.check import POSTGRES
@@ -61,7 +62,19 @@ FOUNDERS = ("keys-create", "memory-import")
 URLS = ("url", "listen_url", "proxy")
 SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret", "webhook_secret")
 # What is for this process, and not for an operation.
-OWN = ("run", "parser", "limits", "config", "db", "file", "all_users", "json", "limit_lines", "no_work")
+OWN = (
+    "run",
+    "parser",
+    "limits",
+    "config",
+    "db",
+    "file",
+    "all_users",
+    "json",
+    "limit_lines",
+    "no_work",
+    "yes",
+)
 
 
 def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int:
@@ -154,14 +167,47 @@ def _add_files(parser: Any) -> Any:
 
 
 def _add_operation(
-    group: Any, operation: str, show: Callable[[Any], None], text: str, name: str | None = None
+    group: Any,
+    operation: str,
+    show: Callable[[Any], None],
+    text: str,
+    name: str | None = None,
+    describe: Callable[[dict[str, Any]], str] | None = None,
 ) -> Any:
-    """Adds a command that performs one operation and shows its answer. name: by default the end of the operation's."""
+    """Adds a command that performs one operation and shows its answer.
+
+    name: by default the end of the operation's. describe: what the arguments will do, in a sentence, where it cannot be
+    undone, so that the operator is asked first.
+    """
 
     def run(arguments: argparse.Namespace) -> None:
-        show(_perform(_settings(arguments), operation, _given(arguments)))
+        wanted = _given(arguments)
+        if describe is not None:
+            _check_consent(arguments, describe(wanted))
+        show(_perform(_settings(arguments), operation, wanted))
 
-    return _command(group, name or operation.rpartition("-")[2], run, text)
+    sub = _command(group, name or operation.rpartition("-")[2], run, text)
+    return sub if describe is None else _add_consent(sub)
+
+
+def _add_consent(sub: Any) -> Any:
+    sub.add_argument("--yes", action="store_true", help="do not ask first, though it cannot be undone")
+    return sub
+
+
+def _check_consent(arguments: argparse.Namespace, action: str) -> None:
+    """Asks before something that cannot be undone. action: what will be done, in a sentence.
+
+    Raises: GatewayError: the operator said no; SystemExit: there is no terminal to ask on, and no --yes.
+    """
+    if arguments.yes:
+        return
+    if not can_ask():
+        arguments.parser.error(
+            f"{action} It cannot be undone, and there is no terminal to ask on: add --yes."
+        )
+    if not is_agreed(f"{action} It cannot be undone. Go on?"):
+        raise GatewayError("Nothing was done.")
 
 
 def _add_serving(commands: Any) -> None:
@@ -190,7 +236,15 @@ def _add_keys(actions: Any) -> None:
     create.add_argument("--memory", choices=("off", "read", "on"), help=mode)
     create.add_argument("--metrics", action="store_true", help="a key that opens /metrics and nothing else")
     _add_operation(actions, "keys-list", show_keys, "list the keys")
-    revoke = _add_operation(actions, "keys-revoke", show_revoked, "revoke a key")
+    revoke = _add_operation(
+        actions,
+        "keys-revoke",
+        show_revoked,
+        "revoke a key for good",
+        describe=lambda wanted: (
+            f"This revokes the key {wanted['key']!r} for good: whoever uses it is locked out."
+        ),
+    )
     revoke.add_argument("key", help="the key's number or name, as `keys list` shows them")
 
 
@@ -218,12 +272,13 @@ def _add_jobs(commands: Any) -> None:
     sub.add_argument(
         "--limit", type=int, default=100, metavar="N", help="at most N jobs (default: %(default)s)"
     )
-    for name, show, text in (
-        ("show", show_as_json, "show one job with the steps it has done"),
-        ("retry", show_job, "retry a failed job now"),
-        ("cancel", show_cancelled, "cancel a job; one that is running changes nothing more"),
+    cancelled = "cancel a job; one that is running changes nothing more"
+    for name, show, text, describe in (
+        ("show", show_as_json, "show one job with the steps it has done", None),
+        ("retry", show_job, "retry a failed job now", None),
+        ("cancel", show_cancelled, cancelled, lambda wanted: f"This removes the job {wanted['job']}."),
     ):
-        sub = _add_operation(actions, f"jobs-{name}", show, text)
+        sub = _add_operation(actions, f"jobs-{name}", show, text, describe=describe)
         sub.add_argument("job", type=int, help="the job's number")
 
 
@@ -236,11 +291,17 @@ def _add_batches(commands: Any) -> None:
     sub.add_argument(
         "--limit", type=int, default=100, metavar="N", help="at most N batches (default: %(default)s)"
     )
-    for name, show, text in (
-        ("show", show_as_json, "show one batch with its items that did not complete"),
-        ("cancel", show_batch, "cancel what has not ended of a batch"),
+    ended = "This ends all that has not ended of the batch {batch!r}."
+    for name, show, text, describe in (
+        ("show", show_as_json, "show one batch with its items that did not complete", None),
+        (
+            "cancel",
+            show_batch,
+            "cancel what has not ended of a batch",
+            lambda wanted: ended.format_map(wanted),
+        ),
     ):
-        sub = _add_operation(actions, f"batches-{name}", show, text)
+        sub = _add_operation(actions, f"batches-{name}", show, text, describe=describe)
         sub.add_argument("batch", help="the batch's id")
 
 
@@ -277,7 +338,8 @@ def _add_memory(actions: Any) -> None:
     show.add_argument(
         "--why", action="store_true", help="show where blocks, passages and facts come from, too"
     )
-    forget = _add_scope(_command(actions, "forget", _memory_forget, "forget for good: it cannot be undone"))
+    text = "forget for good: it cannot be undone"
+    forget = _add_consent(_add_scope(_command(actions, "forget", _memory_forget, text)))
     forget.add_argument(
         "--message", type=int, metavar="N", help="one message, by its number in `memory show`"
     )
@@ -418,6 +480,7 @@ def _memory_forget(arguments: argparse.Namespace) -> None:
     if not arguments.all_users and not is_narrowed:
         raise BadRequest("Say what to forget: --user, --conversation, --agent, or --all-users.")
     settings = _settings(arguments)
+    _check_consent(arguments, describe_forgetting(wanted))
     answer = first = _perform(settings, "memory-forget", wanted)
     count = answer["memories"]
     while not answer["done"]:

@@ -98,6 +98,29 @@ def show_cancelled(job: dict[str, Any]) -> None:
     print(f"Job {job['id']} ({job['kind']}) is gone.", file=sys.stderr)
 
 
+def describe_forgetting(wanted: dict[str, Any]) -> str:
+    """Returns what a `memory forget` is about to do. wanted: as the command line gave it."""
+    project = f" in the project {wanted['project']!r}" if wanted["project"] != "default" else ""
+    profile = f" in the profile {wanted['profile']!r}" if "profile" in wanted else ""
+    subject = next(
+        (f" of the {kind} {wanted[kind]!r}" for kind in ("user", "conversation", "agent") if kind in wanted),
+        "",
+    )
+    if "message" in wanted:
+        what = f"the message {wanted['message']}{subject}"
+    elif "exchange" in wanted:
+        what = f"the message {wanted['exchange']}{subject}, with its question or answer"
+    elif "in" in wanted:
+        what = f"the conversation {wanted['in']!r}{subject}"
+    elif subject:
+        what = f"all that is remembered{subject}"
+    elif profile:
+        what = "all that is remembered of all users"
+    else:
+        what, project = f"all that the project {wanted['project']!r} has, its users and its agents", ""
+    return f"This erases {what}{profile}{project}."
+
+
 def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
     """Says what is gone, and which commands forget what may still quote it.
 

@@ -28,6 +28,17 @@ def recode(stream: IO[str], encoding: str | None = None, errors: str = "strict")
         stream.reconfigure(encoding=encoding, errors=errors)
 
 
+def can_ask() -> bool:
+    """Returns whether a person can read a question and answer it."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def is_agreed(question: str) -> bool:
+    """Asks a question on the terminal. Anything but "y" or "yes" is a no, the end of the input as well."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 @contextmanager
 def opened(path: str | None, mode: str, standard: IO[str]) -> Iterator[IO[str]]:
     """Opens the file, or takes the standard stream without one, in UTF-8. Raises: GatewayError: it cannot be used."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shlex
 import signal
@@ -92,7 +93,7 @@ def test_keys_are_made_listed_and_revoked_without_a_server(capsys: Out) -> None:
     listed = capsys.readouterr().out
     assert "blue\tann\tactive" in listed
     assert secret not in listed
-    assert main(["keys", "revoke", "ann"]) == 0
+    assert main(["keys", "revoke", "--yes", "ann"]) == 0
     assert main(["keys", "list"]) == 0
     assert "blue\tann\trevoked" in capsys.readouterr().out
 
@@ -116,7 +117,7 @@ def test_keys_go_through_the_process_that_serves(
         headers = {"authorization": f"Bearer {capsys.readouterr().out.strip()}"}
         assert gateway.post(HELLO).status == 401  # from now on
         assert gateway.post(HELLO, headers).status == 200
-        assert main(["keys", "revoke", "ann"]) == 0
+        assert main(["keys", "revoke", "--yes", "ann"]) == 0
         assert gateway.post(HELLO, headers).status == 401
 
 
@@ -139,9 +140,9 @@ def test_all_users_of_a_profile_are_no_agents_and_all_that_a_project_has_is(
         made = gateway.ask("POST", "/v1/agents/", b'{"name": "ann", "model": "up/m"}', json_type)
         assert made.status == 200
         assert gateway.post({**HELLO, "user": "alice"}).status == 200
-        assert main(["memory", "forget", "--all-users", "--profile", "default"]) == 0
+        assert main(["memory", "forget", "--yes", "--all-users", "--profile", "default"]) == 0
         assert [each["name"] for each in gateway.ask("GET", "/v1/agents/").json] == ["ann"]
-        assert main(["memory", "forget", "--all-users"]) == 0
+        assert main(["memory", "forget", "--yes", "--all-users"]) == 0
         assert gateway.ask("GET", "/v1/agents/").json == []
 
 
@@ -206,7 +207,7 @@ def test_keys_list_says_what_a_key_may_do(capsys: Out) -> None:
 
 def test_a_key_that_does_not_exist_is_said_so(capsys: Out) -> None:
     assert main(["migrate"]) == 0
-    assert main(["keys", "revoke", "nobody"]) == 1
+    assert main(["keys", "revoke", "--yes", "nobody"]) == 1
     assert "nobody" in capsys.readouterr().err
 
 
@@ -511,8 +512,8 @@ def test_what_somebody_said_gives_the_terminal_no_orders(
 @pytest.mark.parametrize(
     "command",
     [
-        *("memory show --user a", "memory forget --user a", "memory export --user a", "jobs"),
-        *("keys list", "keys revoke ann"),
+        *("memory show --user a", "memory forget --yes --user a", "memory export --user a", "jobs"),
+        *("keys list", "keys revoke --yes ann"),
     ],
 )
 @pytest.mark.sqlite
@@ -532,10 +533,10 @@ def test_a_command_in_the_wrong_directory_finds_no_database_and_makes_none(
         "keys list --db {}",
         "--db {} jobs",
         "jobs --db {} list",  # the action's own default took its place
-        "jobs --db {} cancel 1",
+        "jobs --db {} cancel --yes 1",
         "batches --db {} list",
         "memory --db {} show --user ann",
-        "--db {} memory forget --user ann",
+        "--db {} memory forget --yes --user ann",
         "jobs --db not/this list --db {}",
     ],
 )
@@ -562,7 +563,14 @@ def test_commands_need_no_secret_but_the_databases(capsys: Out, monkeypatch: pyt
         '[tools]\nwebhook_secret = "env:FOUR"\n'
         '[[tools.headers]]\nname = "b"\nhost = "example.org"\nheader = "x-key"\nvalue = "env:FIVE"\n'
     )
-    for arguments in ("keys create", "keys list", "users", "memory forget --all-users", "jobs", "migrate"):
+    for arguments in (
+        "keys create",
+        "keys list",
+        "users",
+        "memory forget --all-users --yes",
+        "jobs",
+        "migrate",
+    ):
         assert main(arguments.split()) == 0
     capsys.readouterr()
     for arguments in ("check-config", "serve --port 0", "worker"):
@@ -593,11 +601,11 @@ def test_who_and_which_profile_are_left_out_as_requests_leave_them_out(
         assert main(["memory", "undo", "--block", "human"]) == 1  # it has but one version
         assert "no block" not in capsys.readouterr().err
         for contradicting in (["--user", "owner"], ["--message", "1"]):
-            assert main(["memory", "forget", "--all-users", *contradicting]) == 1
+            assert main(["memory", "forget", "--yes", "--all-users", *contradicting]) == 1
         assert main(["memory", "forget"]) == 1
-        assert main(["memory", "forget", "--message", "1"]) == 0
+        assert main(["memory", "forget", "--yes", "--message", "1"]) == 0
         assert "Forgotten: 1 message, with what was learned from it." in capsys.readouterr().err
-        assert main(["memory", "forget", "--user", "owner"]) == 0
+        assert main(["memory", "forget", "--yes", "--user", "owner"]) == 0
         Path("kept.jsonl").write_bytes(BOM_UTF8 + Path("kept.jsonl").read_bytes())
         assert main(["memory", "import", "kept.jsonl"]) == 0
         assert main(["memory", "show", "--user", "owner", "--profile", "friend"]) == 0
@@ -610,9 +618,9 @@ def test_blanks_around_a_name_are_as_little_of_it_as_in_requests(
     with owner(upstream, database) as gateway:
         assert gateway.post({**HELLO, "user": " ann\t"}).status == 200
         gateway.call(gateway.app.idle.wait())
-        assert main(["memory", "forget", "--user", " ann\t"]) == 0
+        assert main(["memory", "forget", "--yes", "--user", " ann\t"]) == 0
         assert "Forgotten: 1 memory." in capsys.readouterr().err
-        assert main(["memory", "forget", "--user", " "]) == 1
+        assert main(["memory", "forget", "--yes", "--user", " "]) == 1
 
 
 @pytest.mark.sqlite
@@ -625,11 +633,11 @@ def test_memory_forget_says_that_the_log_keeps_it_where_somebody_reads_the_file(
         with closing(sqlite3.connect(database, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM exchanges").fetchone()
-            assert main(["memory", "forget", "--user", "ann"]) == 0
+            assert main(["memory", "forget", "--yes", "--user", "ann"]) == 0
             assert "The log of the file still has it" in capsys.readouterr().err
         assert gateway.post({**HELLO, "user": "ann"}).status == 200
         gateway.call(gateway.app.idle.wait())
-        assert main(["memory", "forget", "--user", "ann"]) == 0
+        assert main(["memory", "forget", "--yes", "--user", "ann"]) == 0
         assert capsys.readouterr().err == "Forgotten: 1 memory.\n"
 
 
@@ -650,7 +658,7 @@ def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
 
     def forget(*arguments: str) -> tuple[str, list[list[str]]]:
         """The first line of what it says, and the commands that it names."""
-        assert main(["memory", "forget", *arguments]) == 0
+        assert main(["memory", "forget", "--yes", *arguments]) == 0
         report = capsys.readouterr().err.strip()
         lines = [line.partition(": mnemogate memory ")[2] for line in report.splitlines()[1:]]
         named = [shlex.split(line)[1:] for line in lines if line.startswith("forget ")]
@@ -681,7 +689,7 @@ def test_memory_forget_says_what_it_did_and_what_may_still_quote_it(
         assert forget("--user", "bob") == ("Forgotten: 1 memory.", [])
         assert len(shown()) == 4
         # The name may be misspelt, and who has asked for it must not take it for done.
-        assert main(["memory", "forget", "--user", "bob"]) == 1
+        assert main(["memory", "forget", "--yes", "--user", "bob"]) == 1
         nothing = "Nothing is remembered for user:bob in project 'default', any profile.\n"
         assert capsys.readouterr().err == f"mnemogate: {nothing}"
 
@@ -701,12 +709,65 @@ def test_a_forgetting_that_was_cut_off_ends_where_it_is_asked_for_again(
     with monkeypatch.context() as cut:
         cut.setattr("storage.sql.forget.Forgetting.run", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            main(["memory", "forget", "--user", "ann"])
+            main(["memory", "forget", "--yes", "--user", "ann"])
     assert b"Zqannxx" in database.read_bytes()
-    assert main(["memory", "forget", "--user", "ann"]) == 0
+    assert main(["memory", "forget", "--yes", "--user", "ann"]) == 0
     assert capsys.readouterr().err == "There was nothing to forget but what was begun before; it is gone.\n"
     assert b"Zqannxx" not in database.read_bytes()
     assert b"Zqbobxx" in database.read_bytes()
+
+
+IRREVOCABLE = [
+    ("memory forget --all-users", "all that the project 'default' has, its users and its agents"),
+    ("memory forget --all-users --profile a", "all that is remembered of all users in the profile 'a'"),
+    ("memory forget --user ann --project b", "all that is remembered of the user 'ann' in the project 'b'"),
+    ("memory forget --user ann --message 3", "the message 3 of the user 'ann'"),
+    ("memory forget --user ann --exchange 3", "the message 3 of the user 'ann', with its question or answer"),
+    ("memory forget --agent agent-1 --in 7f", "the conversation '7f' of the agent 'agent-1'"),
+    ("keys revoke ann", "the key 'ann'"),
+    ("jobs cancel 1", "the job 1"),
+    ("batches cancel b1", "the batch 'b1'"),
+]
+
+
+@pytest.mark.parametrize(("command", "what"), IRREVOCABLE)
+def test_what_cannot_be_undone_is_not_done_unasked(
+    upstream: StrictUpstream, database: Path, command: str, what: str, capsys: Out
+) -> None:
+    """As in a script, or with its input taken away: `memory forget --all-users </dev/null` erased everything."""
+    with owner(upstream, database) as gateway:
+        assert gateway.post({**HELLO, "user": "ann"}).status == 200
+        assert main(["keys", "create", "--name", "ann"]) == 0
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(command.split())
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert what in said
+        assert "It cannot be undone, and there is no terminal to ask on: add --yes." in said
+        assert main(["memory", "show", "--user", "ann"]) == 0
+        assert "user: Hello" in capsys.readouterr().out
+        assert main(["keys", "list"]) == 0
+        assert "active" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("YES\n", 0), ("n\n", 1), ("\n", 1), ("\x04", 1)])
+def test_on_a_terminal_the_operator_is_asked(database: Path, answer: str, code: int) -> None:
+    """The terminal's end of input (^D) is a no."""
+    assert main(["keys", "create", "--name", "ann"]) == 0
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "gateway", "keys", "revoke", "ann"]
+    with subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs) as child:
+        os.close(theirs)
+        seen = b""
+        while not seen.endswith(b"[y/N] "):
+            seen += os.read(ours, 4096)
+        os.write(ours, answer.encode())
+        assert child.wait(PATIENCE_S) == code
+    os.close(ours)
+    assert b"This revokes the key 'ann' for good" in seen
+    listed = subprocess.run([*command[:-2], "list"], capture_output=True, text=True, check=True).stdout
+    assert listed.split("\t")[4].strip() == ("revoked" if code == 0 else "active")
 
 
 # --- as a process -----------------------------------------------------------------------------------------------
@@ -816,7 +877,7 @@ def test_a_key_for_a_project_that_nothing_names_says_so(database: Path, capsys: 
 
 def test_the_first_key_says_that_requests_need_one_now(database: Path, capsys: Out) -> None:
     said = []
-    for command in (["create"], ["create"], ["revoke", "1"], ["revoke", "2"], ["create"]):
+    for command in (["create"], ["create"], ["revoke", "--yes", "1"], ["revoke", "--yes", "2"], ["create"]):
         assert main(["keys", *command]) == 0
         said.append("every request needs one" in capsys.readouterr().err)
     assert said == [True, False, False, False, False]

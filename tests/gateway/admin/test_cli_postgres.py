@@ -34,7 +34,7 @@ def test_keys_are_made_listed_and_revoked(capsys: Out) -> None:
     assert main(["keys", "create", "--name", "ann"]) == 0
     assert main(["keys", "list"]) == 0
     assert "default\tann\tactive" in capsys.readouterr().out
-    assert main(["keys", "revoke", "ann"]) == 0
+    assert main(["keys", "revoke", "--yes", "ann"]) == 0
     assert main(["keys", "list"]) == 0
     assert "default\tann\trevoked" in capsys.readouterr().out
 

@@ -128,14 +128,14 @@ def test_every_command_works_through_the_owner_and_without_one(
     assert "Miso" in shown.stdout
     other = command("keys", "create", "--name", "bert", where=tmp_path)
     assert re.fullmatch(r"mg-[\w-]{40,}", other.stdout.strip())
-    assert command("keys", "revoke", "ann", where=tmp_path).returncode == 0
+    assert command("keys", "revoke", "--yes", "ann", where=tmp_path).returncode == 0
 
     with serving(tmp_path, "--upstream", upstream.base_url, settings=SETTINGS) as gateway:
         bert = {"x-mnemogate-key": other.stdout.strip()}
         assert [ask(gateway), ask(gateway, headers=key), ask(gateway, headers=bert)] == [401, 401, 200]
-        assert command("keys", "revoke", "bert", where=tmp_path).returncode == 0
+        assert command("keys", "revoke", "--yes", "bert", where=tmp_path).returncode == 0
         assert ask(gateway, headers=bert) == 401
-        assert command("keys", "revoke", "bert", where=tmp_path).returncode == 1
+        assert command("keys", "revoke", "--yes", "bert", where=tmp_path).returncode == 1
 
 
 @pytest.mark.sqlite

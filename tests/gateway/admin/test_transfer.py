@@ -471,6 +471,6 @@ async def test_the_command_line_writes_a_file_and_reads_it(
     assert await run("import", "--user", "carol", "--project", "other", "a.jsonl", "--db", "b.db") == 0
     assert await run("export", "--user", "carol", "--project", "other", "--db", "b.db") == 0
     assert capsys.readouterr().out.split("\n") == [*lines, ""]
-    assert await run("forget", "--user", "alice") == 0
+    assert await run("forget", "--yes", "--user", "alice") == 0
     assert await run("export", "--user", "alice") == 1
     assert await run("forget") == 1

@@ -288,6 +288,6 @@ async def test_the_command_line_names_an_agent_by_its_id(
     assert await run("import", "a.jsonl", "--db", "b.db") == 0
     assert await run("show", "--db", "b.db") == 0
     assert "Ann" in capsys.readouterr().out
-    assert await run("forget", "--db", "b.db") == 0
+    assert await run("forget", "--yes", "--db", "b.db") == 0
     assert await run("export", "--db", "b.db") == 1
     assert await run("export", "--user", "ann") == 1

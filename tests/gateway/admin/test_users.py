@@ -55,12 +55,12 @@ def test_a_chat_is_found_and_forgotten_by_what_the_lists_say(
         chats = listed(capsys, "conversations", "--user", "alice")
         assert [each["client_id"] for each in chats] == ["c3", "c2", "c1"]
 
-        assert main(["memory", "forget", *chats[1]["forget"]]) == 0
+        assert main(["memory", "forget", "--yes", *chats[1]["forget"]]) == 0
         assert "Forgotten: 2 messages, with what was learned from them." in capsys.readouterr().err
         left = listed(capsys, "conversations", "--user", "alice")
         assert [each["client_id"] for each in left] == ["c3", "c1"]
-        assert main(["memory", "forget", *users[2]["forget"]]) == 0
-        assert main(["memory", "forget", *users[1]["forget"]]) == 0
+        assert main(["memory", "forget", "--yes", *users[2]["forget"]]) == 0
+        assert main(["memory", "forget", "--yes", *users[1]["forget"]]) == 0
         assert "Forgotten: 1 memory." in capsys.readouterr().err
         assert [each["user"] for each in listed(capsys, "users")] == ["alice"]
 
@@ -82,7 +82,7 @@ def test_a_line_ends_with_the_arguments_as_a_shell_takes_them(
         done = subprocess.run(["bash", "-c", f"printf '%s\\0' {forget}"], capture_output=True, check=True)
         arguments = done.stdout.decode().split("\0")[:-1]
         assert arguments == ["--profile=default", f"--user={name}"]
-        assert main(["memory", "forget", *arguments]) == 0
+        assert main(["memory", "forget", "--yes", *arguments]) == 0
         assert "Forgotten: 1 memory." in capsys.readouterr().err
     assert shlex.split(lines[0])[-1] == f"--user={names[0]}"
 
@@ -97,13 +97,13 @@ def test_what_is_said_of_an_agents_chats_forgets_them(
         for text in (b"Hello", b"And now?"):
             body = b'{"input": "%b"}' % text
             assert gateway.ask("POST", f"/v1/agents/{id}/messages", body, json_type).status == 200
-        assert main(["memory", "forget", "--agent", id, "--message", "1"]) == 0
+        assert main(["memory", "forget", "--yes", "--agent", id, "--message", "1"]) == 0
         commands = [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()[1:]]
         assert commands[0] == f"mnemogate memory forget --agent={id} --exchange 1"
-        assert main(shlex.split(commands[0])[1:]) == 0
+        assert main([*shlex.split(commands[0])[1:], "--yes"]) == 0
         (chat,) = listed(capsys, "conversations", "--agent", id)
         assert chat["forget"] == [f"--agent={id}", f"--in={chat['id']}"]
-        assert main(["memory", "forget", *chat["forget"]]) == 0
+        assert main(["memory", "forget", "--yes", *chat["forget"]]) == 0
         assert "Forgotten: 2 messages, with what was learned from them." in capsys.readouterr().err
 
 

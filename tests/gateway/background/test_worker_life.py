@@ -215,7 +215,7 @@ def test_jobs_are_shown_retried_and_cancelled(
     assert "secret" not in shown
     assert main(["jobs", "retry", str(id)]) == 0
     assert f"{id}\tpending\tlearn" in capsys.readouterr().out
-    assert main(["jobs", "cancel", str(id)]) == 0
+    assert main(["jobs", "cancel", "--yes", str(id)]) == 0
     capsys.readouterr()
     assert main(["jobs"]) == 0
     assert "no jobs to show" in capsys.readouterr().err

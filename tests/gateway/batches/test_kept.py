@@ -247,7 +247,10 @@ def test_the_command_line_shows_and_cancels(tmp_path: Path) -> None:
         "It is too rude.",
     ]
     # One that has ended stays as it is.
-    assert asked("batches", "cancel", batch["id"], "--db", "memory.db").stdout.split("\t")[1] == "completed"
+    assert (
+        asked("batches", "cancel", "--yes", batch["id"], "--db", "memory.db").stdout.split("\t")[1]
+        == "completed"
+    )
     wrong = asked("batches", "show", "job-1", "--db", "memory.db")
     assert wrong.returncode == 1
     assert "mnemogate batches" in wrong.stderr

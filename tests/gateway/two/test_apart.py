@@ -178,7 +178,10 @@ def test_a_memory_that_is_imported_is_known_at_both(
         environ = Place(tmp_path, url).environ
         done = command("memory", "export", "--user", "ann", "ann.jsonl", where=tmp_path, environ=environ)
         assert done.returncode == 0, done.stderr
-        assert command("memory", "forget", "--user", "ann", where=tmp_path, environ=environ).returncode == 0
+        assert (
+            command("memory", "forget", "--yes", "--user", "ann", where=tmp_path, environ=environ).returncode
+            == 0
+        )
         question = [{"role": "user", "content": "What is my cat called?"}]
         path = ("ann.jsonl", "--user")
         for user in ("ann", "bob"):

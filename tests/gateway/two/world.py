@@ -319,7 +319,7 @@ class World:
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             done = command(
-                "memory", "forget", *self.place.arguments, *arguments,
+                "memory", "forget", "--yes", *self.place.arguments, *arguments,
                 where=self.gateways[0].folder, environ=self.place.environ,
             )  # fmt: skip
             # Of people whose turns all came while memory was away nothing is there to be forgotten, and a command that
