@@ -23,6 +23,7 @@ from gateway.limits import Limits
 from gateway.run.admin.printed import (
     argument,
     counted,
+    describe_exported,
     describe_forgetting,
     describe_forgotten,
     describe_moved,
@@ -45,7 +46,15 @@ from gateway.run.admin.printed import (
     size,
 )
 from gateway.run.admin.serving import ProcessGone, ServingProcess
-from gateway.run.admin.streams import can_ask, is_agreed, open_closed_streams, opened, pages_of, recode
+from gateway.run.admin.streams import (
+    can_ask,
+    is_agreed,
+    open_closed_streams,
+    opened,
+    pages_of,
+    recode,
+    written,
+)
 from gateway.run.upstream.route import check_models
 from gateway.settings import Settings, without_password
 from gateway.settings.check import POSTGRES
@@ -74,6 +83,7 @@ OWN = (
     "limit_lines",
     "no_work",
     "yes",
+    "force",
 )
 
 
@@ -352,6 +362,7 @@ def _add_memory(actions: Any) -> None:
     undo.add_argument("--block", required=True, metavar="LABEL", help="the block")
     export = _add_scope(_command(actions, "export", _memory_export, "export a memory as JSON lines"))
     export.add_argument("file", nargs="?", help="the file to write (default: standard output)")
+    export.add_argument("--force", action="store_true", help="replace a file that is there")
     text = "import an exported memory for a user who has none"
     restore = _add_scope(_command(actions, "import", _memory_import, text))
     restore.add_argument("file", nargs="?", help="the file to read (default: standard input)")
@@ -546,19 +557,25 @@ def _memory_export(arguments: argparse.Namespace) -> None:
     settings, wanted = _settings(arguments), _given(arguments)
     answer = _perform(settings, "memory-export", wanted)
     others = answer.get("others")  # a gateway of an older version does not say
-    with opened(arguments.file, "w", sys.stdout) as file:
+    messages: int | None = 0
+    with written(arguments.file, is_forced=arguments.force) as file:
         while True:
             file.writelines(f"{line}\n" for line in answer["lines"])
+            # A gateway of an older version does not say how many there are.
+            messages = None if messages is None or "messages" not in answer else messages + answer["messages"]
             if answer["next"] is None:
                 break
             answer = _perform(settings, "memory-export", {**wanted, "from": answer["next"]})
+    if arguments.file:
+        bytes = os.stat(arguments.file).st_size
+        print(describe_exported(wanted, messages, arguments.file, bytes), file=sys.stderr)
     if others:
         print(describe_others(others), file=sys.stderr)
 
 
 def _memory_import(arguments: argparse.Namespace) -> None:
     settings, wanted, place, line = _settings(arguments), _given(arguments), None, 1
-    with opened(arguments.file, "r", sys.stdin) as file:
+    with opened(arguments.file) as file:
         for lines in pages_of(file):
             page = {**wanted, "lines": lines, "line": line, "at": place}
             place = _perform(settings, "memory-import", page)["at"]

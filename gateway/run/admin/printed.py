@@ -154,6 +154,14 @@ def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, 
     return "\n".join(lines)
 
 
+def describe_exported(wanted: dict[str, Any], messages: int | None, file: str, bytes: int) -> str:
+    """Returns what an export has written. messages: None: it is not known."""
+    kind = next((each for each in ("user", "conversation", "agent") if each in wanted), None)
+    subject = f"1 {kind} ({wanted[kind]})" if kind else "1 user"
+    said = "" if messages is None else f", {counted(messages, 'messages')}"
+    return plain(f"Exported: {subject}{said}, to {file} ({bytes:,} bytes).")
+
+
 def describe_others(profiles: Sequence[str]) -> str:
     """Says that what was named is not all of a person. profiles: those in which there are other memories."""
     named = ", ".join(argument(f"--profile={each}") for each in profiles)

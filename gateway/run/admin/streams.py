@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import IO
 
 from gateway.errors import BadRequest, GatewayError
@@ -40,25 +42,71 @@ def is_agreed(question: str) -> bool:
 
 
 @contextmanager
-def opened(path: str | None, mode: str, standard: IO[str]) -> Iterator[IO[str]]:
-    """Opens the file, or takes the standard stream without one, in UTF-8. Raises: GatewayError: it cannot be used."""
+def opened(path: str | None) -> Iterator[IO[str]]:
+    """Opens a file for reading, or takes the standard input without one, in UTF-8.
 
-    def private(path: str, flags: int) -> int:
-        # A new file is for this account alone, as the database is.
-        return os.open(path, flags, 0o600)
-
+    Raises: GatewayError: it cannot be read.
+    """
     # Editors of Windows begin a file with a mark.
-    encoding = "utf-8-sig" if mode == "r" else "utf-8"
     if not path:
-        recode(standard, encoding)
+        recode(sys.stdin, "utf-8-sig")
+    with (
+        _named(path or "standard input"),
+        open(path, encoding="utf-8-sig") if path else nullcontext(sys.stdin) as file,
+    ):
+        yield file
+
+
+@contextmanager
+def written(path: str | None, *, is_forced: bool) -> Iterator[IO[str]]:
+    """Opens a new file for this account alone, as the database is, or takes the standard output, in UTF-8.
+
+    The file gets its name when all of it is on disk; until then, and where that fails, what had the name stays.
+    is_forced: takes the place of a file or a link that has the name. Raises: GatewayError: it cannot be written.
+    """
+    if not path:
+        recode(sys.stdout, "utf-8")
+        with _named("standard output"):
+            yield sys.stdout
+        return
+    with _named(path):
+        _check_free(path, is_forced=is_forced)
+        part = os.path.join(os.path.dirname(path), f".{secrets.token_hex(8)}.part")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with open(os.open(part, flags, 0o600), "w", encoding="utf-8") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            _check_free(path, is_forced=is_forced)  # it has taken its time
+            os.replace(part, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(part)
+
+
+def _check_free(path: str, *, is_forced: bool) -> None:
+    """Raises: GatewayError: something has the name that may not be replaced."""
     try:
-        with open(path, mode, encoding=encoding, opener=private) if path else nullcontext(standard) as file:
-            yield file
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise GatewayError(f"{path} is there, and is not a file. Name another one.")
+    if not is_forced:
+        raise GatewayError(f"{path} is there already. Name another file, or add --force to replace it.")
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Has the errors of a file bear its name."""
+    try:
+        yield
     except BrokenPipeError:
         raise
     except (OSError, UnicodeError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or error
-        raise GatewayError(f"{path or standard.name}: {why}") from error
+        raise GatewayError(f"{name}: {why}") from error
 
 
 def pages_of(file: IO[str]) -> Iterator[list[str]]:

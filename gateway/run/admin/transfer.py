@@ -91,7 +91,8 @@ class TransferOperations:
     async def export(self, raw: RawArguments) -> dict[str, Any]:
         """Writes a page of a memory. from: the answer's `next`.
 
-        Returns {"lines", "next"}, and first "others": profiles in which the same person has a memory, too.
+        Returns {"lines", "next", "messages": how many are in these lines}, and first "others": profiles in which the
+        same person has a memory, too.
         """
         arguments = Arguments(raw)
         scope = arguments.whose(self.defaults).scope
@@ -103,6 +104,7 @@ class TransferOperations:
         answer = {
             "lines": [orjson.dumps(each).decode() for each in lines],
             "next": None if following is None else list(astuple(following)),
+            "messages": sum(_messages_in(each["exchange"]) for each in lines if "exchange" in each),
         }
         return answer if at is not None else {**answer, "others": await other_profiles(self.store, scope)}
 
@@ -265,6 +267,13 @@ def _as_line(record: TransferRecord) -> dict[str, Any]:
     line["notes"] = {str(i): note for i, note in e.notes.items()}
     line["hush"] = {str(i): _kinds((e.reply or ()) if i < 0 else e.inputs[i]) for i in sorted(e.hush)}
     return line
+
+
+def _messages_in(exchange: dict[str, Any]) -> int:
+    """Returns how many messages a line has, as lists count them: those that were forgotten alone are among them."""
+    if exchange["state"] in _GONE:
+        return 0
+    return len(exchange["input"] or ()) + (exchange["said"] is not None)
 
 
 def _kinds(atoms: tuple[Atom, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -610,6 +611,80 @@ def test_who_and_which_profile_are_left_out_as_requests_leave_them_out(
         assert main(["memory", "import", "kept.jsonl"]) == 0
         assert main(["memory", "show", "--user", "owner", "--profile", "friend"]) == 0
         assert "user: Hello" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_served", [False, True], ids=["here", "served"])
+def test_an_export_replaces_no_file_unasked_and_reports_what_it_did(
+    upstream: StrictUpstream, database: Path, capsys: Out, *, is_served: bool
+) -> None:
+    with owner(upstream, database) as gateway:
+        for text in ("Hello", "How are you?"):
+            asked = {"model": "m", "user": "ann", "messages": [{"role": "user", "content": text}]}
+            assert gateway.post(asked).status == 200
+        gateway.call(gateway.app.idle.wait())
+    export = ["memory", "export", "--user", "ann", "ann.jsonl"]
+    with owner(upstream, database) if is_served else nullcontext():
+        assert main(export) == 0
+        file = Path("ann.jsonl")
+        written = file.read_bytes()
+        said = f"Exported: 1 user (ann), 4 messages, to ann.jsonl ({len(written):,} bytes).\n"
+        assert capsys.readouterr().err == said
+        file.write_text("mine")
+        assert main(export) == 1
+        there = "mnemogate: ann.jsonl is there already. Name another file, or add --force to replace it.\n"
+        assert capsys.readouterr().err == there
+        assert file.read_text() == "mine"
+        file.chmod(0o644)
+        assert main([*export, "--force"]) == 0
+        assert (file.read_bytes(), file.stat().st_mode & 0o777) == (written, 0o600)
+
+
+def test_an_export_goes_through_no_link_and_into_nothing_but_a_file(
+    upstream: StrictUpstream, database: Path, capsys: Out
+) -> None:
+    with owner(upstream, database) as gateway:
+        assert gateway.post({**HELLO, "user": "ann"}).status == 200
+        gateway.call(gateway.app.idle.wait())
+    other = Path("other")
+    other.write_text("of another")
+    Path("link").symlink_to(other)
+    Path("dangling").symlink_to("nowhere")
+    os.mkfifo("pipe")
+    Path("folder").mkdir()
+    export = ["memory", "export", "--user", "ann"]
+    for name in ("link", "dangling"):
+        assert main([*export, name]) == 1
+        assert main([*export, name, "--force"]) == 0
+        assert not Path(name).is_symlink()
+        assert Path(name).read_text().startswith('{"memory"')
+    assert other.read_text() == "of another"
+    assert not Path("nowhere").exists()
+    capsys.readouterr()
+    for name in ("pipe", "folder"):
+        assert main([*export, name, "--force"]) == 1
+        assert (
+            capsys.readouterr().err == f"mnemogate: {name} is there, and is not a file. Name another one.\n"
+        )
+
+
+def test_an_export_that_breaks_off_leaves_what_was_there(
+    upstream: StrictUpstream, database: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    with owner(upstream, database) as gateway:
+        assert gateway.post({**HELLO, "user": "ann"}).status == 200
+        gateway.call(gateway.app.idle.wait())
+    Path("ann.jsonl").write_text("before")
+    before = sorted(os.listdir())
+    with monkeypatch.context() as cut:
+        cut.setattr("gateway.run.admin.streams.os.fsync", full)
+        assert main(["memory", "export", "--user", "ann", "ann.jsonl", "--force"]) == 1
+    assert capsys.readouterr().err == "mnemogate: ann.jsonl: No space left on device\n"
+    assert Path("ann.jsonl").read_text() == "before"
+    assert sorted(os.listdir()) == before
+
+
+def full(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_blanks_around_a_name_are_as_little_of_it_as_in_requests(
