@@ -291,33 +291,37 @@ class ConversationFilter:
 
 
 @frozen
-class ListedMemory:
-    """A memory in the operator's list. facts: those that are true. conversations, messages: in which something is left.
+class Retained:
+    """How much of what was said is retained. A turn is one request with its reply; superseded ones are counted."""
 
-    last_at: when its last turn ended; None: nothing is left. bytes: of what was said.
-    """
+    last_at: float | None = None  # when the last turn ended; None: nothing is retained
+    messages: int = 0  # one that was forgotten without its question or reply is counted
+    bytes: int = 0  # of the messages' JSON
+    turns: int = 0
+    cancelled: int = 0  # turns whose client left before the end of the reply
+    conversations: int = 0  # in which anything is retained; 0 where one conversation was asked for
+
+
+@frozen
+class ListedMemory:
+    """A memory in the operator's list."""
 
     id: int
     uid: str
     scope: Scope
     created: float
     blocks: int
-    facts: int
+    facts: int  # those that are true
     passages: int
-    conversations: int = 0
-    last_at: float | None = None
-    messages: int = 0
-    bytes: int = 0
+    retained: Retained
 
 
 @frozen
 class ListedConversation:
-    """A conversation in the operator's list. key: the client's own id."""
+    """A conversation in the operator's list."""
 
     id: int
     uid: str
-    key: str | None
+    key: str | None  # the client's own id
     scope: Scope
-    last_at: float
-    messages: int
-    bytes: int
+    retained: Retained

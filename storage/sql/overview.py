@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
+from typing import Any
 
 from storage.database import Connection
-from storage.listing import ListedConversation, ListedMemory
-from storage.records import Scope
+from storage.listing import ListedConversation, ListedMemory, Retained
+from storage.records import Exchange, Scope
+from storage.sql.exchanges import spoken
 from storage.sql.group import Group, long_reads
 from storage.sql.statements import load, rows_of
 
@@ -31,7 +34,7 @@ class Overview(Group):
         sizes = await rows_of(connection, SQL["said_in_memories"], [row[0] for row in rows])
         found = {agent: values for agent, *values in sizes}
         return [
-            ListedMemory(id, uid, Scope(*scope), created, blocks, facts, passages, *found.get(id, ()))
+            ListedMemory(id, uid, Scope(*scope), created, blocks, facts, passages, _retained(found.get(id)))
             for id, uid, *scope, created, blocks, facts, passages in rows
         ]
 
@@ -39,6 +42,19 @@ class Overview(Group):
     async def messages(self, connection: Connection, agent: int) -> int:
         """Returns how many messages a memory has. One that was forgotten alone still counts."""
         return int(await connection.value(SQL["messages"], (agent,)))
+
+    @long_reads
+    async def retained(self, connection: Connection, agent: int) -> Retained:
+        """Returns how much of what was said in a memory is retained, counted as in the lists."""
+        rows = await rows_of(connection, SQL["said_in_memories"], [agent])
+        return _retained(rows[0][1:] if rows else None)
+
+    @long_reads
+    async def recent(
+        self, connection: Connection, agent: int, limit: int
+    ) -> list[tuple[Exchange, bool, int | None]]:
+        """Returns the newest exchanges of which anything is left, oldest first, as `exchanges.spoken`."""
+        return spoken(reversed(await connection.rows(SQL["retained"], (agent, limit))))
 
     @long_reads
     async def conversations(
@@ -59,8 +75,16 @@ class Overview(Group):
         sizes = await rows_of(connection, SQL["said_in_conversations"], [row[0] for row in rows])
         found = {id: values for id, *values in sizes}
         listed = [
-            ListedConversation(id, uid, key, Scope(*scope), *found[id])
+            ListedConversation(id, uid, key, Scope(*scope), _retained(found[id]))
             for id, uid, key, *scope, _ in rows
             if id in found
         ]
         return listed, (rows[-1][-1], rows[-1][0]) if len(rows) == limit else None
+
+
+def _retained(values: Sequence[Any] | None) -> Retained:
+    """Makes the value of what follows the id in a row of sizes; None: nothing is retained."""
+    if values is None:
+        return Retained()
+    *conversations, last_at, messages, bytes, turns, cancelled = values
+    return Retained(last_at, messages, bytes, turns, cancelled, *conversations)

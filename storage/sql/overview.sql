@@ -32,7 +32,12 @@ SELECT c.id, max(coalesce(e.ended, e.stopped, e.begun)), {sizes}
 FROM conversations c JOIN exchanges e ON e.conversation = c.id AND +e.agent = c.agent
 WHERE c.id {in:1:BIGINT:64} AND e.state NOT IN ('forgotten', 'off') GROUP BY c.id
 
+-- name: retained
+-- Reads the newest exchanges of which anything is left, newest first: cancelled and superseded ones as well.
+SELECT {spoken} FROM exchanges p WHERE p.agent = ? AND p.state NOT IN ('forgotten', 'off') ORDER BY p.seq DESC LIMIT ?
+
 -- piece: sizes
--- Messages, and the bytes of their JSON.
+-- Messages, the bytes of their JSON, turns, and how many of these were cancelled.
 CAST(sum(e.span - CASE WHEN e.said IS NULL THEN 1 ELSE 0 END) AS BIGINT),
-CAST(sum(coalesce(length(e.input), 0) + coalesce(length(e.said), 0) + coalesce(length(e."full"), 0)) AS BIGINT)
+CAST(sum(coalesce(length(e.input), 0) + coalesce(length(e.said), 0) + coalesce(length(e."full"), 0)) AS BIGINT),
+count(*), CAST(sum(CASE WHEN e.state = 'cancelled' THEN 1 ELSE 0 END) AS BIGINT)

@@ -6,6 +6,7 @@ from math import inf
 
 from gateway.core.conversation.match import Keeping
 from storage.commands import ForgetTarget
+from storage.listing import Retained
 from storage.records import Scope
 from storage.sql.agents import create_agent
 from storage.sql.store import Store
@@ -30,11 +31,11 @@ async def test_memories_are_listed_with_their_sizes_a_page_at_a_time(store: Stor
 
     (first,) = await store.overview.memories(None, limit=1)
     assert (first.id, first.uid, first.scope) == (alice.agent.id, alice.agent.uid, ALICE)
-    assert (first.conversations, first.messages, first.last_at) == (2, 4, 50.0)
+    assert first.retained == Retained(50.0, 4, first.retained.bytes, 2, 0, 2)
     assert (first.blocks, first.facts, first.passages) == (1, 0, 1)
     (second,) = await store.overview.memories(None, after=first.id)
-    assert (second.scope, second.messages) == (room.scope, 2)
-    assert 0 < second.bytes < first.bytes
+    assert (second.scope, second.retained.messages) == (room.scope, 2)
+    assert 0 < second.retained.bytes < first.retained.bytes
     assert await store.overview.memories("blue") == [second]
     assert await store.overview.memories("red") == []
 
@@ -47,13 +48,16 @@ async def test_conversations_are_listed_newest_first_over_all_profiles(store: St
     await Speaker(store, Scope("default", "default", "user:bob")).say([user("x")], assistant("y"), "c5")
 
     first, edge = await store.overview.conversations("default", None, ALICE.subject, limit=2)
-    assert [(c.key, c.scope.profile, c.last_at) for c in first] == [
+    assert [(c.key, c.scope.profile, c.retained.last_at) for c in first] == [
         ("c4", "default", 3.0),
         ("c3", "default", 2.0),
     ]
     assert edge is not None
     rest, end = await store.overview.conversations("default", None, ALICE.subject, before=edge, limit=3)
-    assert [(c.key, c.scope.profile, c.messages) for c in rest] == [("c2", "friend", 2), ("c1", "default", 2)]
+    assert [(c.key, c.scope.profile, c.retained.messages) for c in rest] == [
+        ("c2", "friend", 2),
+        ("c1", "default", 2),
+    ]
     assert end is None
     only, _ = await store.overview.conversations("default", "friend", ALICE.subject)
     assert [c.key for c in only] == ["c2"]
@@ -68,13 +72,13 @@ async def test_what_was_forgotten_or_off_the_record_is_not_listed(store: Store) 
     c1 = await store.forgetting.conversation(alice.agent.id, "c1")
     await forget(store, alice.agent.id, ForgetTarget(conversation=c1))
     listed, _ = await store.overview.conversations("default", None, ALICE.subject)
-    assert [(c.key, c.messages) for c in listed] == [("c2", 2)]
+    assert [(c.key, c.retained.messages) for c in listed] == [("c2", 2)]
     (memory,) = await store.overview.memories("default")
-    assert (memory.conversations, memory.messages) == (1, 2)
+    assert (memory.retained.conversations, memory.retained.messages) == (1, 2)
     assert await store.overview.messages(alice.agent.id) == 2
     c2 = await store.forgetting.conversation(alice.agent.id, "c2")
     await forget(store, alice.agent.id, ForgetTarget(conversation=c2))
     (memory,) = await store.overview.memories("default")
-    assert (memory.conversations, memory.messages, memory.last_at, memory.bytes) == (0, 0, None, 0)
+    assert memory.retained == Retained()
     assert await store.overview.messages(alice.agent.id) == 0
     assert await store.overview.conversations("default", None, ALICE.subject, before=(inf, 0)) == ([], None)

@@ -9,9 +9,11 @@ from gateway.core.dates import minute_of
 from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note as recall
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
+from gateway.run.admin.printed import counted
 from gateway.run.admin.users import other_profiles
 from storage.commands import Look
-from storage.records import Agent, Block, Fact, Message, Scope, Vector
+from storage.listing import Retained
+from storage.records import Agent, Block, Exchange, Fact, Message, Scope, State, Vector
 from storage.sql.store import Store
 
 # The number of newest exchanges that are shown.
@@ -65,10 +67,13 @@ class ShowOperation:
         look = None if agent is None else await store.turns.look(agent, None, None)
         if agent is None or look is None:
             return {"text": "\n".join(await self._nothing(scope))}
-        recent = await store.recall.recent(agent, RECENT)
+        retained = await store.overview.retained(agent.id)
+        recent = await store.overview.recent(agent.id, RECENT)
         facts = await store.facts.list(agent.id, limit=FACTS)
         waiting = len(await store.blocks.waiting(agent.id))
-        lines = [_text(agent, look, facts, recent, waiting)]
+        lines = [_text(agent, look, facts, waiting)]
+        lines += ["", "Retained", f"  {_retained(retained)}", "", "Recent messages"]
+        lines += [f"  {line}" for each in recent for line in _said(*each)] or ["  none"]
         if query is not None:
             lines += await self._found(agent, query)
         if is_why:
@@ -106,7 +111,7 @@ class ShowOperation:
         return lines
 
 
-def _text(agent: Agent, look: Look, facts: Sequence[Fact], recent: Sequence[Message], waiting: int) -> str:
+def _text(agent: Agent, look: Look, facts: Sequence[Fact], waiting: int) -> str:
     scope = agent.scope
     lines = [
         f"{scope.subject}  (project {scope.project}, profile {scope.profile}, memory {agent.uid})",
@@ -118,8 +123,27 @@ def _text(agent: Agent, look: Look, facts: Sequence[Fact], recent: Sequence[Mess
         lines.append(f"  edits of turns that are not confirmed: {waiting}")
     if facts:
         lines += ["", "Facts", *(f"  {_fact(f)}" for f in facts)]
-    lines += ["", "Recent messages", *([f"  {_line(m)}" for m in recent] or ["  none"])]
     return "\n".join(lines)
+
+
+def _retained(retained: Retained) -> str:
+    """Returns how much is retained, as `users` and `conversations` count it."""
+    turns, conversations = counted(retained.turns, "turns"), counted(retained.conversations, "conversations")
+    cancelled = f" ({retained.cancelled} cancelled)" if retained.cancelled else ""
+    return f"{counted(retained.messages, 'messages')} in {turns}{cancelled} of {conversations}"
+
+
+def _said(e: Exchange, head_is_shared: bool, previous: int | None) -> list[str]:
+    """Returns the messages of an exchange, each with why it does not stand."""
+    why = ""
+    if e.state is State.CANCELLED:
+        why = "cancelled"
+    elif e.state is State.OPEN:
+        why = "not answered"
+    elif not e.standing:
+        why = "superseded"
+    mark = f"  ({why})" if why else ""
+    return [f"{_line(m)}{mark}" for m in messages_of(e, head_is_shared, previous)]
 
 
 async def _why(store: Store, agent: Agent, look: Look) -> list[str]:

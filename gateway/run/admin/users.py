@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.errors import BadRequest
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, id_of
-from storage.listing import ListedConversation, ListedMemory
+from storage.listing import ListedConversation, ListedMemory, Retained
 from storage.records import API_PROFILE, Scope
 from storage.sql.store import Store
 
@@ -70,10 +70,8 @@ def _memory(each: ListedMemory) -> dict[str, Any]:
         **_named(each.scope),
         "memory": each.uid,
         "begun": each.created,
-        "last_turn": each.last_at,
-        "conversations": each.conversations,
-        "messages": each.messages,
-        "bytes": each.bytes,
+        "conversations": each.retained.conversations,
+        **_sizes(each.retained),
         "blocks": each.blocks,
         "facts": each.facts,
         "passages": each.passages,
@@ -86,10 +84,18 @@ def _conversation(each: ListedConversation) -> dict[str, Any]:
         **_named(each.scope),
         "id": each.uid,
         "client_id": each.key,
-        "last_turn": each.last_at,
-        "messages": each.messages,
-        "bytes": each.bytes,
+        **_sizes(each.retained),
         "forget": [*_flags(each.scope), f"--in={each.uid}"],
+    }
+
+
+def _sizes(retained: Retained) -> dict[str, Any]:
+    return {
+        "last_turn": retained.last_at,
+        "messages": retained.messages,
+        "turns": retained.turns,
+        "cancelled_turns": retained.cancelled,
+        "bytes": retained.bytes,
     }
 
 

@@ -349,7 +349,7 @@ def test_check_config_says_what_would_cost_the_memory(database: Path, capsys: Ou
     assert main(["check-config"]) == 0
     assert "nothing would be remembered" in capsys.readouterr().err
     assert main(["check-config", "--db", "nowhere/m.db"]) == 0
-    assert "nowhere is not there" in capsys.readouterr().err
+    assert "nowhere does not exist. Make it, or name another file with --db." in capsys.readouterr().err
     assert not Path("nowhere").exists()
 
 

@@ -13,9 +13,10 @@ import pytest
 
 import gateway.run.admin.users
 from gateway.cli import main
-from tests.doubles.upstream import StrictUpstream
+from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.admin.test_cli import Out, owner
 from tests.gateway.process import place_of
+from tests.patience import PATIENCE_S
 from tests.server import Running
 
 
@@ -85,6 +86,40 @@ def test_a_line_ends_with_the_arguments_as_a_shell_takes_them(
         assert main(["memory", "forget", "--yes", *arguments]) == 0
         assert "Forgotten: 1 memory." in capsys.readouterr().err
     assert shlex.split(lines[0])[-1] == f"--user={names[0]}"
+
+
+@pytest.mark.parametrize("is_served", [False, True], ids=["here", "served"])
+def test_lists_and_memory_show_count_alike_and_what_is_retained_of_a_cancelled_turn_is_shown(
+    upstream: StrictUpstream, database: Path, capsys: Out, *, is_served: bool
+) -> None:
+    with owner(upstream, database) as gateway:
+        talk(gateway, "alice", "c1")
+        never = Gate()
+        upstream.queue(say("One moment, please, while I look.", hold_after={3: never}))
+        messages = [{"role": "user", "content": "Where is it?"}]
+        body = {"model": "m", "user": "alice", "messages": messages, "stream": True}
+        with gateway.connect() as client:
+            client.request("POST", "/v1/chat/completions", json.dumps(body).encode())
+            client.read_until(b"moment")
+        upstream.seen[-1].gone.wait_sync()
+        gateway.call(gateway.app.idle.wait())
+        gateway.call(gateway.app.chat.pending.drain(PATIENCE_S))
+        upstream.queue(say("Once."), say("Twice."))
+        for text in ("Say it.", "Say it."):  # asked again
+            talk(gateway, "alice", "c3", text)
+    with owner(upstream, database) if is_served else nullcontext():
+        (user,) = listed(capsys, "users")
+        chats = listed(capsys, "conversations", "--user", "alice")
+        for name, count in (("messages", 8), ("turns", 4), ("cancelled_turns", 1)):
+            assert (user[name], sum(each[name] for each in chats)) == (count, count)
+        assert main(["memory", "show", "--user", "alice"]) == 0
+        shown = capsys.readouterr().out
+        assert "\n  8 messages in 4 turns (1 cancelled) of 3 conversations\n" in shown
+        lines = [line.partition("] ")[2] for line in shown.partition("Recent messages")[2].splitlines()[1:]]
+        assert lines[2:4] == ["user: Where is it?  (cancelled)", "assistant: One moment,  (cancelled)"]
+        assert lines[5:] == ["assistant: Once.  (superseded)", "user: Say it.", "assistant: Twice."]
+        assert main(["memory", "export", "--user", "alice", "alice.jsonl"]) == 0
+        assert "Exported: 1 user (alice), 8 messages, " in capsys.readouterr().err
 
 
 def test_what_is_said_of_an_agents_chats_forgets_them(
