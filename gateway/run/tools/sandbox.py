@@ -1,21 +1,20 @@
 """Tools that are written in Python, each call in a sandbox of its own: bubblewrap, or nothing.
 
 The code has no network, no processes but its own, no files but the interpreter's (to read) and a small /tmp, no
-variables, no keys and no rights. Limits of the kernel bound its processor time, memory and processes; we bound its time
-and what it says. Some memory no limit counts (files that lie in it), so the kernel is told to end a call first where
-the machine has none left. Before the first call a probe tries to get out: if it can, or if nothing can be run, there
+variables, no keys and no rights, and system calls that reach around these are refused. Limits of the kernel bound the
+processor time and memory of each process, and their number; we bound the memory of all, the time and what is said.
+Some memory nobody counts (what lies in pipes and sockets), so the kernel is told to end a call first where the machine
+has none left. Before the first call a probe tries to get out: if it can, or if nothing can be run, there
 are no such tools.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import os
 import shutil
 import signal
-import struct
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE
@@ -30,14 +29,20 @@ import orjson
 
 from adapters.types import Json
 from gateway.run.tools import inside
+from gateway.run.tools.call_filter import filter_program
 from gateway.run.tools.descriptors import close_in_children
+from gateway.run.tools.process_memory import can_be_counted, memory_of
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
 
 OUTPUT_BYTES = 256 * 1024  # of stdout and stderr together, and as much of the result
 _MB = 1024 * 1024
 _TMP_BYTES = 64 * _MB
 # Chosen: room for the standard library's larger modules, and for the gateway where four calls go to these limits.
-_LIMITS = {"AS": 256 * _MB, "FSIZE": _TMP_BYTES, "NOFILE": 64, "NPROC": 16, "CORE": 0}
+_LIMITS = {"AS": 256 * _MB, "FSIZE": _TMP_BYTES, "NOFILE": 64, "NPROC": 16, "SIGPENDING": 256, "CORE": 0}
+# Of all that runs within one call: the memory of its processes, and its files in /tmp. It is looked at, as the limits
+# above hold for one process each, so a call that is quick may have some more for a moment.
+_CALL_BYTES = 384 * _MB
+_LOOK_S = 0.05
 _AT_ONCE = 4
 _KEPT_CHARS = 10_000  # of stdout and of stderr, which no model reads
 _READ_BYTES = 64 * 1024
@@ -46,6 +51,9 @@ _START_S = 10.0  # of the probe, of asking the interpreter where it lies, of the
 _MISSING = (
     "Tools written in Python run in a sandbox, which needs bubblewrap: install the package `bubblewrap` on the "
     "gateway's machine. Or make it a webhook."
+)
+_TOO_OLD = (
+    "its kernel does not list what a process has started, or its processor's system calls are not known"
 )
 _UNUSABLE = (
     "Tools written in Python run in a sandbox, which cannot be used on the gateway's machine: {why}. It needs "
@@ -57,22 +65,6 @@ import os, sys
 os.setgroups([]); os.setresgid({_NOBODY}, {_NOBODY}, {_NOBODY}); os.setresuid({_NOBODY}, {_NOBODY}, {_NOBODY})
 os.execv(sys.argv[1], sys.argv[1:])
 """
-# A namespace keeps no keys apart (keyrings(7)), so the calls that reach them are refused: add_key, request_key and
-# keyctl, in this order (linux/audit.h, and the kernel's table of calls of each machine). x32's bit is no other call.
-_FIRST_KEY_CALL = {
-    0xC000003E: 248,  # x86_64
-    0x40000003: 286,  # i386
-    0xC00000B7: 217,  # aarch64
-    0x40000028: 309,  # arm
-    0xC00000F3: 217,  # riscv64
-    0xC0000015: 269,  # ppc64le
-    0x80000016: 278,  # s390x
-}
-_X32_BIT = 0x40000000
-# linux/filter.h
-_LOAD, _AND, _SUBTRACT, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x54, 0x14, 0x15, 0x35, 0x06
-_NUMBER, _MACHINE = 0, 4  # where a call has them (linux/seccomp.h)
-_ALLOW, _NOT_THERE = 0x7FFF0000, 0x00050000 | errno.ENOSYS
 # Read-only, /proc keeps the code from taking this back. The shell adds a variable that says where the gateway runs.
 _ENDED_FIRST = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD; exec "$@"'
 
@@ -117,6 +109,8 @@ class Sandbox:
         bwrap = shutil.which("bwrap")
         if bwrap is None:
             return _MISSING
+        if filter_program() is None or not can_be_counted():
+            return _UNUSABLE.format(why=_TOO_OLD)
         try:
             self._command = _command(bwrap, self._python, await _prefixes(self._python))
         except (OSError, TimeoutError, ValueError) as error:
@@ -125,13 +119,18 @@ class Sandbox:
             # All may read it, so that it is the walls that keep it from being read.
             os.chmod(folder, 0o755)
             os.close(os.open(f"{folder}/secret", os.O_CREAT | os.O_WRONLY, 0o644))
-            listening = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+            listening = [
+                await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0),
+                # It has no file, so that a network of its own is what keeps code away from it.
+                await asyncio.start_unix_server(lambda _, writer: writer.close(), f"\0{folder}"),
+            ]
             try:
-                port = listening.sockets[0].getsockname()[1]
+                port = listening[0].sockets[0].getsockname()[1]
                 arguments = {"port": port, "folder": folder, "uid": _NOBODY}
                 ended = await self._perform({"source": _PROBE, "arguments": arguments, "agent": {}}, _START_S)
             finally:
-                listening.close()
+                for each in listening:
+                    each.close()
         found = ended.answer.result
         if found == "[]":
             return None
@@ -147,17 +146,17 @@ class Sandbox:
         ours: list[int] = []
         try:
             ours += os.pipe()
-            ours.append(_rules())
-            receive, send, rules = ours
+            ours.append(_filter())
+            receive, send, filter_ = ours
             close_in_children()
             process = await asyncio.create_subprocess_exec(
                 *self._command,
-                *("--seccomp", str(rules), "--", self._python, "-I", "-B", "-c", self._program),
+                *("--seccomp", str(filter_), "--", self._python, "-I", "-B", "-c", self._program),
                 *(str(send), limits),
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=PIPE,
-                pass_fds=(send, rules),
+                pass_fds=(send, filter_),
                 start_new_session=True,
                 env={},
             )
@@ -177,16 +176,19 @@ class Sandbox:
                     assert process.stderr is not None
                     tasks.create_task(heard.read(process.stdout, "stdout"))
                     tasks.create_task(heard.read(process.stderr, "stderr"))
-                    tasks.create_task(process.wait())
                     # By its first word the walls stand, and the kernel ends it with us. One that has the work before
                     # would do it without us, were we killed meanwhile.
                     await result.read(len(inside.READY))
+                    watch = tasks.create_task(_watch(process.pid))
+                    tasks.create_task(_end(process, watch))
                     tasks.create_task(_write(process.stdin, orjson.dumps(work)))
                     tasks.create_task(heard.read(result, "result"))
         except* TimeoutError:
             wrong = f"took longer than {timeout_s:.0f} s"
-        except* _TooMuch:
-            wrong = f"said more than {OUTPUT_BYTES:,} bytes"
+        except* _TooMuch as group:
+            wrong = str(group.exceptions[0])
+        except* PermissionError:
+            wrong = "cannot be watched: the system hides its processes from the gateway"
         finally:
             # Whatever is within ends with it: its first process is told so by the kernel.
             with suppress(ProcessLookupError):
@@ -214,7 +216,7 @@ class _Ended:
 
 
 class _TooMuch(Exception):
-    """The code says more than it may."""
+    """The code takes more than it may. Its text says of what."""
 
 
 @dataclass(slots=True)
@@ -228,7 +230,7 @@ class _Heard:
         while chunk := await stream.read(_READ_BYTES):
             self.left -= len(chunk)
             if self.left < 0:
-                raise _TooMuch
+                raise _TooMuch(f"said more than {OUTPUT_BYTES:,} bytes")
             self.parts[name] += chunk
 
     def text(self, name: str) -> str:
@@ -244,6 +246,18 @@ def _ended(heard: _Heard, code: int, wrong: str) -> _Ended:
             # A signal within is 128 and more outside; the kernel kills with 9 who takes too much memory.
             wrong = f"ended without a result (exit status {code})"
     return _Ended(answer, heard.text("stdout"), heard.text("stderr"), wrong)
+
+
+async def _watch(pid: int) -> None:
+    """Looks at the memory of a call until it is cancelled. Raises: _TooMuch."""
+    while memory_of(pid, "/tmp", _TMP_BYTES) <= _CALL_BYTES:  # noqa: ASYNC110  # nobody tells
+        await asyncio.sleep(_LOOK_S)
+    raise _TooMuch(f"took more than {_CALL_BYTES // _MB} MB of memory in all")
+
+
+async def _end(process: asyncio.subprocess.Process, watch: asyncio.Task[None]) -> None:
+    await process.wait()
+    watch.cancel()
 
 
 async def _write(stream: asyncio.StreamWriter, data: bytes) -> None:
@@ -352,23 +366,13 @@ def _command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:
     return ["/bin/sh", "-c", _ENDED_FIRST, "sh", *before, *walls]
 
 
-def _rules() -> int:
-    """Returns a pipe to be read, with the filter of system calls in it (docs.kernel.org, seccomp_filter)."""
-    lines: list[tuple[int, int, int, int]] = [(_LOAD, 0, 0, _MACHINE)]
-    for machine, first in _FIRST_KEY_CALL.items():
-        lines += [
-            (_IF_EQUAL, 0, 6, machine),  # else on behind these six
-            (_LOAD, 0, 0, _NUMBER),
-            (_AND, 0, 0, ~_X32_BIT & 0xFFFFFFFF),
-            (_SUBTRACT, 0, 0, first),
-            (_IF_AT_LEAST, 0, 1, 3),  # a number below the first is a very large one by now
-            (_RETURN, 0, 0, _ALLOW),
-            (_RETURN, 0, 0, _NOT_THERE),
-        ]
-    lines.append((_RETURN, 0, 0, _NOT_THERE))  # calls of another machine
+def _filter() -> int:
+    """Returns a pipe to be read, with the filter of system calls in it."""
+    program = filter_program()
+    assert program is not None
     receive, send = os.pipe()
     with os.fdopen(send, "wb") as out:
-        out.write(b"".join(struct.pack("=HBBI", *line) for line in lines))
+        out.write(program)
     return receive
 
 
@@ -396,7 +400,8 @@ def probe(port, folder, uid):
     places = [folder, "/", "/usr", "/etc", "/dev", "/dev/shm", "/proc", "/var/tmp", "/home", "/root"]
     attempts = {
         "network": lambda: socket.create_connection(("127.0.0.1", port), 2),
-        "interfaces": lambda: [each for each in socket.if_nameindex() if each[1] != "lo"],
+        "sockets": lambda: socket.socket(socket.AF_UNIX).connect_ex("\\0" + folder) == 0,
+        "calls": lambda: os.memfd_create("probe"),
         "reading": lambda: open(folder + "/secret"),
         "writing": lambda: [place for place in places if passes(lambda: writes(place + "/.mnemogate"))],
         "processes": lambda: len(glob.glob("/proc/[0-9]*")) > 3,

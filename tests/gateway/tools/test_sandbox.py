@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import orjson
 import pytest
 import uvloop
 
+from gateway.run.tools import call_filter
 from gateway.run.tools import sandbox as module
 from gateway.run.tools.sandbox import OUTPUT_BYTES, Sandbox
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
@@ -184,6 +186,17 @@ ESCAPES = {
     "tracing": LIBC + "assert libc.ptrace(16, OUTSIDE, 0, 0) == 0",
     "keys": LIBC + "import os; call = {'x86_64': 250, 'aarch64': 219}[os.uname().machine]\n"
     "assert libc.syscall(call, 0, -3, 0) > 0",  # KEYCTL_GET_KEYRING_ID of the session
+    "sockets of machines": "import socket; return socket.socket(40, socket.SOCK_STREAM)",  # AF_VSOCK
+    "sockets of the kernel": "import socket; return socket.socket(38, socket.SOCK_SEQPACKET)",  # AF_ALG
+    "pairs of sockets": "import socket; return socket.socketpair(socket.AF_TIPC)",
+    "room in sockets": "import socket; return socket.socketpair()[0].setsockopt(1, 7, 1 << 20)",  # SO_SNDBUF
+    "a file without a name": "import os; return os.memfd_create('x')",
+    "a segment": LIBC + "assert libc.shmget(0, 1 << 20, 0o1600) >= 0",
+    "a queue": LIBC + "assert libc.msgget(0, 0o1600) >= 0",
+    "pages of a pipe": LIBC + "import os; r, w = os.pipe(); part = (ctypes.c_size_t * 2)(ctypes.addressof("
+    "ctypes.create_string_buffer(4096)), 4096)\nassert libc.vmsplice(w, part, 1, 0) > 0",
+    "a personality": LIBC + "assert libc.personality(0xFFFFFFFF) >= 0",
+    "tracing itself": LIBC + "import os\nassert libc.ptrace(0, 0, 0, 0) == 0",
     "mounting": LIBC + "assert libc.mount(b'tmpfs', b'/tmp', b'tmpfs', 0, None) == 0",
     "mounting anew": LIBC + "assert libc.mount(None, b'/usr', None, 4128, None) == 0",
     "a namespace": LIBC + "assert libc.unshare(0x10000000) == 0",
@@ -407,7 +420,7 @@ async def test_it_takes_no_more_time_than_it_may() -> None:
 @pytest.mark.parametrize(
     ("wall", "instead", "passed"),
     [
-        ("--unshare-all", ["--unshare-uts", "--unshare-pid"], "network"),
+        ("--unshare-all", ["--unshare-uts", "--unshare-pid"], "sockets"),
         ("--new-session", ["--bind", "/tmp", "/tmp"], "reading"),
         ("--chdir", ["--tmpfs", "/dev/shm", "--chdir"], "writing"),
     ],
@@ -446,7 +459,7 @@ async def test_where_no_descriptor_is_left_a_call_is_an_error_and_keeps_none(
     def none_left() -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(module, "_rules", none_left)
+    monkeypatch.setattr(module, "_filter", none_left)
     before = len(os.listdir("/proc/self/fd"))
     answer = await sandbox.run("def tool(): return 1", call())
     assert answer.content == "Error: tool could not be started (Too many open files)."
@@ -494,3 +507,95 @@ def test_the_program_within_needs_nothing_of_ours() -> None:
     os.close(send)
     assert os.read(receive, 100) == module.inside.READY + b'{"result": "[1]"}'
     os.close(receive)
+
+
+# Each call with arguments that the kernel would answer with another error, or with success.
+CALLS = """
+import ctypes, errno
+
+def tool(numbers):
+    libc = ctypes.CDLL(None, use_errno=True)
+    taken = []
+    for name, number in numbers.items():
+        ctypes.set_errno(0)
+        if libc.syscall(number, -1, 0, 0, 0, 0, 0) != -1 or ctypes.get_errno() != errno.ENOSYS:
+            taken.append(name)
+    return taken
+"""
+
+
+@needs_bwrap
+async def test_calls_that_reach_around_the_walls_are_refused(sandbox: Sandbox) -> None:
+    column = call_filter._MACHINES[platform.machine()].column
+    numbers = {name: each[column] for name, each in call_filter.REFUSED.items() if each[column] is not None}
+    assert await sandbox.run(CALLS, call(numbers=numbers)) == ToolAnswer("[]")
+    # Neither is one that nobody has heard of, nor that of another table.
+    others = {"new": call_filter._NEWEST + 1, "x32": 0x40000000 + 39}
+    assert await sandbox.run(CALLS, call(numbers=others)) == ToolAnswer("[]")
+
+
+def test_a_machine_whose_calls_are_not_known_has_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "vax")
+    assert call_filter.filter_program() is None
+
+
+# Each takes little by what is counted for one process, and much by what is there.
+LARGE = {
+    "many processes": """
+        for n in range(8):
+            if os.fork() == 0:
+                kept = bytearray(150 << 20)
+                time.sleep(600)
+        time.sleep(600)
+    """,
+    "shared memory": """
+        for n in range(8):
+            if os.fork() == 0:
+                kept = mmap.mmap(-1, 150 << 20)
+                for at in range(0, len(kept), 4096):
+                    kept[at] = 1
+                time.sleep(600)
+        time.sleep(600)
+    """,
+    "many empty files": """
+        for n in range(500_000):
+            os.close(os.open(str(n), os.O_CREAT))
+        time.sleep(600)
+    """,
+    "files and memory": """
+        with open("x", "wb") as file:
+            file.write(bytes(60 << 20))
+        for n in range(2):
+            if os.fork() == 0:
+                kept = bytearray(180 << 20)
+                time.sleep(600)
+        time.sleep(600)
+    """,
+}
+
+
+@needs_bwrap
+@pytest.mark.parametrize("way", LARGE)
+async def test_all_of_a_call_takes_no_more_memory_than_it_may(way: str) -> None:
+    source = f"import mmap, os, time\ndef tool():\n{indent(dedent(LARGE[way]), '    ')}"
+    answer = await Sandbox(PYTHON, PATIENCE_S).run(source, call())
+    assert answer.content == "Error: tool took more than 384 MB of memory in all."
+
+
+@needs_bwrap
+async def test_a_call_that_stays_small_is_not_ended(sandbox: Sandbox) -> None:
+    """What processes share of the interpreter is not counted for each of them."""
+    source = """
+        import os, time
+
+        def tool():
+            children = []
+            for n in range(10):
+                child = os.fork()
+                if child == 0:
+                    time.sleep(0.2)
+                    os._exit(0)
+                children.append(child)
+            return sum(os.waitpid(each, 0)[1] for each in children)
+    """
+    assert await sandbox.run(dedent(source), call()) == ToolAnswer("0")

@@ -1,0 +1,130 @@
+"""The filter of system calls that a sandbox is given (docs.kernel.org, seccomp_filter).
+
+Namespaces and limits do not reach all of the kernel: a namespace keeps no keys apart (keyrings(7)), memory that lies in
+an anonymous file, a segment or a pipe belongs to no process, AF_VSOCK knows no network namespace. What reaches these is
+refused, and so is what only debuggers, containers and databases need.
+"""
+
+from __future__ import annotations
+
+import errno
+import platform
+import socket
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+# linux/filter.h
+_LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+# linux/seccomp.h: where a call has its number, its machine, and the low halves of its first and third argument.
+_NUMBER, _MACHINE = 0, 4
+_FIRST = 16 if sys.byteorder == "little" else 20
+_THIRD = _FIRST + 16
+_ALLOW, _ERROR = 0x7FFF0000, 0x00050000
+_NEWEST: Final = 462  # of Linux 6.10; what came later is refused unseen, and so is the x32 form of each call
+
+
+class _Machine(NamedTuple):
+    audit: int  # linux/audit.h
+    column: int  # of the tables below
+
+
+_MACHINES: Final[Mapping[str, _Machine]] = {
+    "x86_64": _Machine(0xC000003E, 0),
+    "aarch64": _Machine(0xC00000B7, 1),
+    "riscv64": _Machine(0xC00000F3, 1),
+    "ppc64le": _Machine(0xC0000015, 2),
+    "s390x": _Machine(0x80000016, 3),
+}
+# The numbers of calls, a column for each table of calls; None: it does not have this one.
+_Numbers = tuple[int | None, ...]
+REFUSED: Final[Mapping[str, _Numbers]] = {
+    # keys
+    "add_key": (248, 217, 269, 278),
+    "request_key": (249, 218, 270, 279),
+    "keyctl": (250, 219, 271, 280),
+    # memory that no limit of a process counts
+    "memfd_create": (319, 279, 360, 350),
+    "memfd_secret": (447, 447, 447, 447),
+    "shmget": (29, 194, 395, 395),
+    "msgget": (68, 186, 399, 399),
+    "semget": (64, 190, 393, 393),
+    "ipc": (None, None, 117, 117),
+    "mq_open": (240, 180, 262, 271),
+    "vmsplice": (278, 75, 285, 309),  # a slot of a pipe may hold two megabytes so
+    "userfaultfd": (323, 282, 364, 355),
+    "io_setup": (206, 0, 227, 243),
+    "io_uring_setup": (425, 425, 425, 425),
+    "io_uring_enter": (426, 426, 426, 426),
+    "io_uring_register": (427, 427, 427, 427),
+    # other processes, and the kernel itself
+    "ptrace": (101, 117, 26, 26),
+    "process_vm_readv": (310, 270, 351, 340),
+    "process_vm_writev": (311, 271, 352, 341),
+    "pidfd_getfd": (438, 438, 438, 438),
+    "process_madvise": (440, 440, 440, 440),
+    "kcmp": (312, 272, 354, 343),
+    "perf_event_open": (298, 241, 319, 331),
+    "bpf": (321, 280, 361, 351),
+    "fanotify_init": (300, 262, 323, 332),
+    "inotify_init": (253, None, 275, 284),  # each watch keeps a file in memory
+    "inotify_init1": (294, 26, 318, 324),
+    "personality": (135, 92, 136, 136),
+    # namespaces and mounts
+    "unshare": (272, 97, 282, 303),
+    "setns": (308, 268, 350, 339),
+    "mount": (165, 40, 21, 21),
+    "umount2": (166, 39, 52, 52),
+    "pivot_root": (155, 41, 203, 217),
+    "open_tree": (428, 428, 428, 428),
+    "move_mount": (429, 429, 429, 429),
+    "fsopen": (430, 430, 430, 430),
+    "fsconfig": (431, 431, 431, 431),
+    "fsmount": (432, 432, 432, 432),
+    "fspick": (433, 433, 433, 433),
+    "mount_setattr": (442, 442, 442, 442),
+    "name_to_handle_at": (303, 264, 345, 335),
+    "open_by_handle_at": (304, 265, 346, 336),
+    # sockets by way of another call, whose arguments a filter cannot see
+    "socketcall": (None, None, 102, 102),
+}
+_SOCKETS: Final[Sequence[_Numbers]] = ((41, 198, 326, 359), (53, 199, 333, 360))  # socket, socketpair
+# What waits in a socket belongs to no process, and a machine may allow megabytes of it for each.
+_SET_OPTION: Final[_Numbers] = (54, 208, 339, 366)
+_SEND_BUFFERS: Final = (7, 32)  # SO_SNDBUF, SO_SNDBUFFORCE (asm-generic/socket.h)
+
+
+def filter_program() -> bytes | None:
+    """Returns the filter for this machine; None: its calls are not known."""
+    machine = _MACHINES.get(platform.machine())
+    if machine is None:
+        return None
+    refuse = (_RETURN, 0, 0, _ERROR | errno.ENOSYS)
+    lines: list[tuple[int, int, int, int]] = [
+        (_LOAD, 0, 0, _MACHINE),
+        (_IF_EQUAL, 1, 0, machine.audit),
+        refuse,  # calls of another machine, as those of 32 bits are
+        (_LOAD, 0, 0, _NUMBER),
+        (_IF_AT_LEAST, 0, 1, _NEWEST + 1),
+        refuse,
+    ]
+    for numbers in REFUSED.values():
+        if (number := numbers[machine.column]) is not None:
+            lines += [(_IF_EQUAL, 0, 1, number), refuse]
+    for numbers in _SOCKETS:
+        lines += [
+            (_IF_EQUAL, 0, 4, numbers[machine.column] or 0),
+            (_LOAD, 0, 0, _FIRST),
+            (_IF_EQUAL, 1, 0, socket.AF_UNIX),
+            (_RETURN, 0, 0, _ERROR | errno.EAFNOSUPPORT),
+            (_RETURN, 0, 0, _ALLOW),
+        ]
+    lines += [
+        (_IF_EQUAL, 0, 1 + 2 * len(_SEND_BUFFERS), _SET_OPTION[machine.column] or 0),
+        (_LOAD, 0, 0, _THIRD),
+    ]
+    for option in _SEND_BUFFERS:
+        lines += [(_IF_EQUAL, 0, 1, option), (_RETURN, 0, 0, _ERROR | errno.EPERM)]
+    lines.append((_RETURN, 0, 0, _ALLOW))
+    return b"".join(struct.pack("=HBBI", *line) for line in lines)
