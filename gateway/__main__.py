@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 EXIT_INTERRUPTED = 130  # as shells report it
 
@@ -21,6 +22,20 @@ def main() -> int:
         return cli.main()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    finally:
+        _drop_unwritten_lines()
+
+
+def _drop_unwritten_lines() -> None:
+    """Drops the lines that stderr, on a full disk, has no room for.
+
+    They lie in its buffer, and Python's own last flush would fail for them and end the process with 120.
+    """
+    try:
+        if sys.stderr is not None:  # as it is where the descriptor was closed from the start
+            sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 if __name__ == "__main__":

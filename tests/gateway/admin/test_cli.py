@@ -979,7 +979,8 @@ def test_serve_says_that_its_database_cannot_be_used(tmp_path: Path) -> None:
 @pytest.mark.sqlite
 def test_serve_goes_on_where_nothing_can_be_printed(where: str) -> None:
     serve = [sys.executable, "-m", "gateway", "serve", "--port"]
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    # As most start it: with the variable set Python keeps no line that could not be written.
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "PYTHONUNBUFFERED": ""}
     shell = ["sh", "-c", f'exec "$@" {where}', "sh"]
     with held_port() as port, subprocess.Popen([*shell, *serve, str(port)], env=environ) as child:
         try:
