@@ -129,10 +129,10 @@ class AgentServices:
         """
         tasks: list[asyncio.Task[None]] = []
         # Runs come first, before this process has any that it could take for one of those.
-        if is_ok := self._store.health.ok:
+        if is_up := self._store.health.is_up:
             await self.agents.recover()
-        if not is_ok or not await self._take_up(profiles):
-            tasks.append(asyncio.create_task(self._take_up_late(profiles, has_recovered=is_ok)))
+        if not is_up or not await self._take_up(profiles):
+            tasks.append(asyncio.create_task(self._take_up_late(profiles, has_recovered=is_up)))
         tasks += map(asyncio.create_task, self.run_services.tasks(works=works))
         if works:
             tasks.append(asyncio.create_task(self.sleeping.worker.run()))
@@ -146,7 +146,7 @@ class AgentServices:
         if not has_recovered:
             works = asyncio.Event()
             self._store.database.when_recovered(works.set)
-            if not self._store.health.ok:
+            if not self._store.health.is_up:
                 await works.wait()
             await self.agents.recover()
         while True:

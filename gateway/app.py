@@ -49,6 +49,7 @@ from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from gateway.web.responses import RESPONSES_PATH, ResponsesPath
 from gateway.web.sockets.responses import OpensSocket, ResponsesSockets
+from storage.errors import Unavailable
 from storage.sql.store import Store
 
 # Requests that are cut at the end of `shutdown_s` get so long to write what became of them.
@@ -143,6 +144,7 @@ class Gateway:
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
         self._sockets = ResponsesSockets(self._edge, bodies, lambda: self.readiness.draining)
+        store.database.when_failed(_log_failure)
         store.database.when_recovered(self._recovered)
 
     def _routes(self, bodies: BodyReader, limits: Limits, admin_token: str | None) -> list[BaseRoute]:
@@ -180,8 +182,7 @@ class Gateway:
 
     def _recovered(self) -> None:
         """Goes on with a store that works again. Its file may be another one, which an operator has restored."""
-        # Nothing else says it where no request met the fault.
-        _log.warning("the store works again, after: %s", self.store.health.error)
+        _log.warning("The database works again, after: %s", self.store.health.error)
         key = self.settings.server.key
         if key is not None:
             self.chat.pending.add(install_key(self.store, key), "server.key")
@@ -209,7 +210,7 @@ class Gateway:
     async def start(self) -> None:
         """Starts what works beside the requests, until `stop`."""
         self._tasks.append(asyncio.create_task(self.models.run()))
-        self.store.database.listen()
+        self.store.database.start()
         leases = self.chat.keeper.leases
         if leases.is_needed:
             self._tasks.append(asyncio.create_task(leases.run()))
@@ -256,11 +257,17 @@ def _make_guard(settings: Settings, store: Store) -> Guard:
     )
 
 
+def _log_failure(fault: Unavailable) -> None:
+    _log.error("Requests are answered without memory until the database works again: %s", fault.message)
+
+
 def _watch_store(readiness: Readiness, metrics: Metrics, store: Store) -> None:
     """Shows whether the store works, and what waits to be written to it."""
     writes, size = "Writes waiting for the store.", "Bytes waiting for the store."
     # `health` is a value, so it is read anew each time.
     readiness.checks["store"] = lambda: store.health.status
+    up = "Whether the store can be used: 1, or 0 while chat goes on without memory."
+    metrics.watch("store_up", up, lambda: {(): float(store.health.is_up)})
     metrics.watch("writer_queue", writes, lambda: {(): store.health.waiting})
     metrics.watch("writer_queue_bytes", size, lambda: {(): store.health.waiting_bytes})
 

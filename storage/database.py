@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
+from storage.errors import Unavailable
+
 
 @dataclass(frozen=True, slots=True)
 class StoreHealth:
@@ -29,6 +31,11 @@ class StoreHealth:
     @property
     def ok(self) -> bool:
         return self.status == "ok"
+
+    @property
+    def is_up(self) -> bool:
+        """Says whether what is asked of the store succeeds. One that is slow only delays it."""
+        return self.status in ("ok", "slow")
 
 
 T = TypeVar("T")
@@ -207,8 +214,8 @@ class Database(Protocol):
     async def sweep(self, wait_ms: int) -> bool:
         """Takes what was overwritten out of the database's own old copies; False while somebody still reads them."""
 
-    def listen(self) -> None:
-        """Begins to hear what other processes tell."""
+    def start(self) -> None:
+        """Starts what runs without requests: the check of its health, and hearing what other processes tell."""
 
     def hear(self, channel: str, heard: Callable[[str | None], None]) -> None:
         """Has a function called with what other processes tell on a channel, once this one listens.
@@ -224,6 +231,9 @@ class Database(Protocol):
 
         A database that is shared does not call it: others write there too.
         """
+
+    def when_failed(self, function: Callable[[Unavailable], None]) -> None:
+        """Has a function called each time the database fails after it worked, with what is wrong."""
 
     def when_recovered(self, function: Callable[[], None]) -> None:
         """Has a function called each time the database works again; caches of its content may be wrong by then."""

@@ -123,7 +123,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"postgres", "sql", "sqlite"},
         {"batches"},
         {"commands", "database", "listing", "search"},
-        {"records", "sidecar"},
+        {"health_check", "records", "sidecar"},
         {"errors", "fusion", "text", "value"},
     ],
 }

@@ -14,7 +14,8 @@ from typing import Any, Self, TypeVar
 import asyncpg
 
 from storage.database import Connection, Operation, Row, StoreHealth, Told
-from storage.errors import Broken, Busy, Closed, StatementFailed, StoreError, TooSlow, Unavailable
+from storage.errors import Broken, Busy, Closed, ReadOnly, StatementFailed, StoreError, TooSlow, Unavailable
+from storage.health_check import HealthCheck
 from storage.postgres.clock import SharedClock
 from storage.postgres.connection import (
     FAULTS,
@@ -45,6 +46,8 @@ _OVERHEAD_BYTES = 2048
 _AGAIN = ("40001", "40P01")
 _TRIES = 5
 
+_IS_READ_ONLY = "SELECT current_setting('transaction_read_only') = 'on'"
+
 
 class PostgresDatabase:
     """Made by `open`."""
@@ -57,10 +60,12 @@ class PostgresDatabase:
         self._limits = limits
         self._begins = begins_with(place)
         self._loop = asyncio.get_running_loop()
-        self._pool = ConnectionPool(place, limits, self._prepare, self._recovered)
+        self._pool = ConnectionPool(place, limits, self._prepare, self._failed, self._recovered)
         self._listeners: list[Callable[[], None]] = []
+        self._failure_listeners: list[Callable[[Unavailable], None]] = []
+        self._health_check = HealthCheck(self._check_server, limits.health_s)
         self._clock = SharedClock()
-        self._ears = NotificationListener(ear, self._clock.read)
+        self._ears = NotificationListener(ear, self._clock.read, self._health_check.hurry)
         self._tidying = Tidying(place, limits.sweep_s, limits.long_s)
         self._told: list[tuple[str, str]] = []
         self._telling: asyncio.Task[None] | None = None
@@ -253,8 +258,14 @@ class PostgresDatabase:
         """Has the server take old versions of rows out of its tables. Its log, replicas and backups keep theirs."""
         return await self._tidying.sweep(wait_ms / 1000)
 
-    def listen(self) -> None:
+    def start(self) -> None:
         self._ears.begin()
+        self._health_check.start()
+
+    async def _check_server(self) -> None:
+        """Asks the server whether it may be written. It is given no write, which would keep an idle one busy."""
+        if await self.read(lambda connection: connection.value(_IS_READ_ONLY)):
+            self._pool.fail(ReadOnly(f"{self._place.name} is read-only, as a replica is"))
 
     def hear(self, channel: str, heard: Callable[[str | None], None]) -> None:
         self._ears.hear(channel, heard)
@@ -284,8 +295,15 @@ class PostgresDatabase:
     def when_told(self, function: Callable[[Told], None]) -> None:
         pass
 
+    def when_failed(self, function: Callable[[Unavailable], None]) -> None:
+        self._failure_listeners.append(function)
+
     def when_recovered(self, function: Callable[[], None]) -> None:
         self._listeners.append(function)
+
+    def _failed(self, fault: Unavailable) -> None:
+        for function in self._failure_listeners:
+            function(fault)
 
     def _recovered(self) -> None:
         self._ears.renew()
@@ -326,6 +344,7 @@ class PostgresDatabase:
         if self._closing:
             return
         self._closing = True
+        await self._health_check.close()
         await self._ears.close()
         await self._tidying.close()
         await self.drain(timeout_s)

@@ -34,12 +34,18 @@ class NotificationListener:
     """The ears of a process for what others tell.
 
     place: where notifications arrive; None: nowhere, and the process stays deaf. timed: is given readings of the
-    database's clock now and then (SharedClock).
+    database's clock now and then (SharedClock). lost: called when the connection is lost.
     """
 
-    def __init__(self, place: PostgresPlace | None, timed: Callable[[float, float, float], None]) -> None:
+    def __init__(
+        self,
+        place: PostgresPlace | None,
+        timed: Callable[[float, float, float], None],
+        lost: Callable[[], None],
+    ) -> None:
         self._place = place
         self._timed = timed
+        self._report_loss = lost
         self._hears_itself = asyncio.Event()
         self._lost = asyncio.Event()
         self._is_deaf = False  # and that is logged
@@ -111,6 +117,7 @@ class NotificationListener:
                         await lost.wait()
         finally:
             raw.terminate()
+            self._report_loss()
         self._doubt()
 
     async def _probe(self, raw: RawConnection) -> None:

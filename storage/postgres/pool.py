@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from storage.errors import Broken, Busy, Closed, StoreError, Unavailable
+from storage.health_check import CHECK_S
 from storage.postgres.connection import (
     FAULTS,
     PostgresPlace,
@@ -32,7 +33,7 @@ class PoolLimits:
     size: connections at most; bulk: how many of them bulk work may have. wait_s: how long a read waits for one.
     queue_bytes: how much may wait to be written. read_s, long_s, write_s: after which a read or a statement of a
     transaction is given up. slow_s: a write that takes longer makes the status `slow`. check_s: how long a connection
-    may take to answer after a read was given up. sweep_s: between two VACUUMs.
+    may take to answer after a read was given up. sweep_s: between two VACUUMs. health_s: between two checks of health.
     """
 
     size: int = 8
@@ -45,6 +46,7 @@ class PoolLimits:
     slow_s: float = 1.0
     check_s: float = 2.0
     sweep_s: float = 60.0
+    health_s: float = CHECK_S
     retry_first_s: float = 0.25
     retry_most_s: float = 10.0
 
@@ -52,7 +54,8 @@ class PoolLimits:
 class ConnectionPool:
     """Connections, given to whoever asks in order.
 
-    prepare: makes sure of the schema when the server answers for the first time. recovered: called when it works again.
+    prepare: makes sure of the schema when the server answers for the first time. failed: called with what is wrong when
+    the server fails after it worked; recovered: when it works again.
     """
 
     def __init__(
@@ -60,12 +63,14 @@ class ConnectionPool:
         place: PostgresPlace,
         limits: PoolLimits,
         prepare: Callable[[RawConnection], Awaitable[None]],
+        failed: Callable[[Unavailable], None],
         recovered: Callable[[], None],
     ) -> None:
         self._place = place
         self._limits = limits
         self._prepare = prepare
         self._is_prepared = False
+        self._failed = failed
         self._recovered = recovered
         self._idle: list[RawConnection] = []
         self._open: set[RawConnection] = set()
@@ -236,6 +241,7 @@ class ConnectionPool:
         self._open.clear()
         self._wake_all()
         self._mending = asyncio.get_running_loop().create_task(self._mend())
+        self._failed(fault)
 
     async def _mend(self) -> None:
         pause = 0.0

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from storage.database import Operation, Row, Statement, StoreHealth, Told
-from storage.errors import Broken, StatementFailed
+from storage.errors import Broken, StatementFailed, Unavailable
+from storage.health_check import CHECK_S, HealthCheck
 from storage.sidecar import LOGS, check_place, make_sidecar, resolved, restrict
-from storage.sqlite.connection import DatabaseFile, open_writer, translated
+from storage.sqlite.connection import DatabaseFile, open_writer, translated, try_writing
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
 from storage.sqlite.padding import padding_of, size_of
@@ -152,6 +153,19 @@ def _written(operation: Operation[T], watch: Watch, raw: sqlite3.Connection) -> 
     return result
 
 
+# Less than this is left by a full disk, which rarely is full to the last page. Against 64 KiB: a turn may be larger.
+_LITTLE_ROOM_BYTES = 1 << 20
+
+
+def is_disk_doubtful(path: str) -> bool:
+    """Says whether the disk below a file has little room, or is mounted read-only. It reads and writes no file."""
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return True
+    return bool(found.f_flag & os.ST_RDONLY) or found.f_bavail * found.f_frsize < _LITTLE_ROOM_BYTES
+
+
 class SqliteDatabase:
     """Made by `open`. writer, reader, long_reader: for what is SQLite's own; the store goes through the doors."""
 
@@ -164,10 +178,14 @@ class SqliteDatabase:
         lock: Lock,
         limits: WriterLimits | None,
         connect: Callable[[DatabaseFile], sqlite3.Connection],
+        check_s: float,
+        is_doubtful: Callable[[str], bool],
     ) -> None:
         self._target, self._lock = target, lock
+        self._is_doubtful = is_doubtful
         self._is_current = False  # the file has the present schema
         self._listeners: list[Callable[[], None]] = []
+        self._failure_listeners: list[Callable[[Unavailable], None]] = []
         self._told: list[Callable[[Told], None]] = []
         self.path = target.path
         self._watch = watch = Watch()
@@ -177,11 +195,13 @@ class SqliteDatabase:
             watch,
             told=self._tell,
             limits=limits,
+            failed=self._failed,
             recovered=self._recovered,
             beside=WriteBack(lambda: open_writer(target)),
         )
         self.reader = Reader(target, self.writer.report)
         self.long_reader = ThreadReader(target, self.writer.report)
+        self._health_check = HealthCheck(self._check_disk, check_s)
 
     @classmethod
     async def open(
@@ -194,6 +214,8 @@ class SqliteDatabase:
         busy_timeout_ms: int = 200,
         factory: type[sqlite3.Connection] = sqlite3.Connection,
         connect: Callable[[DatabaseFile], sqlite3.Connection] | None = None,
+        check_s: float = CHECK_S,
+        is_doubtful: Callable[[str], bool] = is_disk_doubtful,
     ) -> Self:
         """Takes the file, brings it to the present schema, and opens it.
 
@@ -201,14 +223,15 @@ class SqliteDatabase:
         does not stop the start: `health` says so, everything raises the named error, and it comes back by itself.
         address: where this process serves, for whoever is refused the file. factory: of connections, for tests that
         count statements. connect: how the writing connection is made, `connect_current` unless a test puts a fault
-        there.
+        there. check_s: between two checks of its health. is_doubtful: says of a path whether its disk may be full or
+        read-only.
 
         Raises: Owned, TooNew, Foreign.
         """
         target = DatabaseFile(resolved(path), synchronous, busy_timeout_ms, factory)
         lock = Lock(target.path, address)
         try:
-            database = cls(target, lock, limits, connect or connect_current)
+            database = cls(target, lock, limits, connect or connect_current, check_s, is_doubtful)
             await database.writer.start()
             if database._is_current:
                 database.reader.open()
@@ -242,8 +265,9 @@ class SqliteDatabase:
         """Empties the write-ahead log; False while somebody still reads from it."""
         return await self.writer.checkpoint(wait_ms=wait_ms)
 
-    def listen(self) -> None:
-        """Hears nothing: one process owns the file."""
+    def start(self) -> None:
+        # There is nothing to hear: one process owns the file.
+        self._health_check.start()
 
     def hear(self, channel: str, heard: Callable[[str | None], None]) -> None:
         pass
@@ -253,6 +277,9 @@ class SqliteDatabase:
 
     def when_told(self, function: Callable[[Told], None]) -> None:
         self._told.append(function)
+
+    def when_failed(self, function: Callable[[Unavailable], None]) -> None:
+        self._failure_listeners.append(function)
 
     def when_recovered(self, function: Callable[[], None]) -> None:
         self._listeners.append(function)
@@ -269,6 +296,7 @@ class SqliteDatabase:
         return await self.writer.drain(timeout_s)
 
     async def close(self, timeout_s: float = 5.0) -> None:
+        await self._health_check.close()
         # The readers close before the writer: the last connection to close writes the log back, and it should be the
         # one that may write.
         await self.writer.finish(timeout_s)
@@ -294,6 +322,23 @@ class SqliteDatabase:
     def _tell(self, told: Told) -> None:
         for function in self._told:
             function(told)
+
+    async def _check_disk(self) -> None:
+        """Has a disk that may be full or read-only show whether it can be written.
+
+        Only such a one: an idle gateway writes nothing. The writer itself looks whether the file is still at its path.
+        """
+
+        def check(connection: sqlite3.Connection) -> None:
+            if self._is_doubtful(self.path):
+                try_writing(connection, check=False)
+
+        if not self.writer.health.waiting:  # else these writes show it
+            await self.writer.submit(check, is_bulk=True, begins=True)
+
+    def _failed(self, fault: Unavailable) -> None:
+        for function in self._failure_listeners:
+            function(fault)
 
     def _recovered(self) -> None:
         # The file at the path may be another one now, which an operator has restored.

@@ -105,8 +105,8 @@ class Writer:
     """The writer. All its methods belong to the event loop's thread; the functions given to it run in the writer's.
 
     connect: opens the connection that writes, in the writer's thread. watch: it watches that connection. told: called
-    with what a batch has changed, before its writes are answered. beside: copies a grown log. recovered: called when
-    writing works again.
+    with what a batch has changed, before its writes are answered. beside: copies a grown log. failed: called with what
+    is wrong when writing fails after it worked; recovered: when it works again.
     """
 
     def __init__(
@@ -117,6 +117,7 @@ class Writer:
         *,
         beside: WriteBack,
         told: Callable[[Told], None],
+        failed: Callable[[Unavailable], None],
         recovered: Callable[[], None],
         limits: WriterLimits | None,
     ) -> None:
@@ -126,6 +127,7 @@ class Writer:
         self._watch = watch
         self._limits = limits or WriterLimits()
         self._told = told
+        self._report_failure = failed
         self._recovered = recovered
         self._turns = _Queue()
         self._bulk = _Queue()
@@ -435,6 +437,7 @@ class Writer:
             self._fail_waiting(fault)
             return
         self._fault = fault
+        self._report_failure(fault)
         if self._tried:
             self._fail_waiting(fault)
         self._mending = self._loop.create_task(self._mend(), name="mnemogate-writer-mend")

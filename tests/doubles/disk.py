@@ -22,11 +22,16 @@ class Disk:
             )
         connection = connect_current(target)
         if self.full:
-            may_not_grow(connection)
-            with suppress(sqlite3.OperationalError):
-                while True:  # the pages that are free in the file, too
-                    use_page(connection)
+            fill(connection)
         return connection
+
+
+def fill(connection: sqlite3.Connection) -> None:
+    """Leaves no page for another write, neither in the file nor on the disk. It begins no transaction."""
+    may_not_grow(connection)
+    with suppress(sqlite3.OperationalError):
+        while True:
+            use_page(connection)
 
 
 def may_not_grow(connection: sqlite3.Connection) -> None:

@@ -46,7 +46,7 @@ async def listening(*stores: Store) -> None:
     for store in stores:
         heard: list[str | None] = []
         store.database.hear("hello", heard.append)
-        store.database.listen()
+        store.database.start()
         await comes(lambda heard=heard: bool(heard))  # type: ignore[misc]
 
 

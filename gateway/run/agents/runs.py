@@ -299,7 +299,8 @@ class AgentRuns:
     async def _send(
         self, sending: Sending, view: Callable[[RunStart], MakesView], sink: Sink, receipt: Receipt
     ) -> RunResult:
-        if not (health := self.keeper.store.health).ok:
+        # A run awaits each of its writes, so it loses nothing where these take long.
+        if not (health := self.keeper.store.health).is_up:
             raise MemoryUnavailable.since(health.status)
         with QueuePlace() as place:
             try:

@@ -474,7 +474,7 @@ def test_a_process_whose_disk_is_full_goes_on_and_comes_back(
     said = [line["message"] for line in logged if "again" not in line]
     assert len(said) == len(set(said))
     assert any("a turn was not written" in line for line in said)
-    assert any(re.match("the store works again, after: .*m.db: ", line) for line in said)
+    assert any(re.match("The database works again, after: .*m.db: ", line) for line in said)
     connection = sqlite3.connect(tmp_path / "m.db")
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert connection.execute("SELECT count(*) FROM exchanges").fetchall() == [(2,)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gateway.run.chat import Chat
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.gateway.lifecycle.faulty import APPEND, FACT, QUESTION, STRICT, World, ask, durable, world_of
+from tests.patience import becomes
 
 # -- a disk that takes its time
 
@@ -81,6 +83,20 @@ def test_a_store_that_is_slow_is_said_and_chat_goes_on(upstream: StrictUpstream,
         world.settle()
         assert world.status == "ok"
         assert durable_soon(world)
+
+
+def test_a_send_to_an_agent_waits_for_a_store_that_is_slow(upstream: StrictUpstream, tmp_path: Path) -> None:
+    limits = WriterLimits(retry_first_s=3600, idle_s=3600, slow_s=0.0)
+    with world_of(upstream, tmp_path / "m.db", limits=limits) as world, ThreadPoolExecutor(1) as pool:
+        made = world.gateway.ask("POST", "/v1/agents/", b'{"model": "up/m", "memory_blocks": []}')
+        assert made.status == 200, made.body
+        path = f"/v1/agents/{made.json['id']}/messages"
+        with stalled(world) as gate:
+            assert world.status == "slow"
+            send = pool.submit(world.gateway.ask, "POST", path, b'{"input": "Hi"}')
+            becomes(lambda: world.store.health.waiting > 1 or send.done())
+            gate.open()
+        assert send.result().status == 200, send.result().body
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

@@ -20,7 +20,7 @@ from gateway.settings import DatabaseSettings, MemorySettings
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.two.proxy import Proxy
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 from tests.server import RawReply, Running, serve, settings_for
 
 ROLE = "mnemogate_test"
@@ -204,6 +204,19 @@ def test_chat_goes_on_without_memory_and_memory_comes_back(
         asked = [{"role": "user", "content": "What is my cat called?"}]
         assert world.post(asked).headers["x-mnemogate-memory"] == "on"
         assert "Miso" in upstream.last.body.decode()
+
+
+def test_an_outage_and_its_end_are_shown_without_a_request_that_uses_the_database(world: World) -> None:
+    def shown() -> tuple[str, str, bool]:
+        ready = world.gateway.ask("GET", "/health/ready").json
+        scraped = world.gateway.ask("GET", "/metrics").body.decode().splitlines()
+        return ready["status"], ready["store"], "mnemogate_store_up 1.0" in scraped
+
+    assert shown() == ("ok", "ok", True)
+    world.proxy.refuse()
+    becomes(lambda: shown() == ("degraded", "broken", False))
+    world.proxy.allow()
+    becomes(lambda: shown() == ("ok", "ok", True))
 
 
 def test_a_gateway_that_starts_before_its_database_remembers_later(

@@ -9,7 +9,10 @@ import pytest
 
 from gateway.web.health import Readiness
 from storage.sql.store import Store
+from storage.sqlite.writer import WriterLimits
+from tests.doubles.disk import Disk, fill
 from tests.doubles.upstream import StrictUpstream, fail
+from tests.patience import becomes
 from tests.server import serve, settings_for
 from tests.stored import open_store
 
@@ -42,6 +45,38 @@ def test_a_gateway_is_ready_between_its_start_and_its_end(
     readiness: Readiness, status: str, ready: bool
 ) -> None:
     assert (readiness.report()["status"], readiness.is_ready) == (status, ready)
+
+
+@pytest.mark.sqlite
+def test_the_state_of_the_store_is_known_without_a_request_that_uses_it(
+    upstream: StrictUpstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk()
+
+    async def open_here() -> Store:
+        limits = WriterLimits(retry_first_s=0.01, retry_most_s=0.01)
+        parts = {"limits": limits, "connect": disk.connect, "check_s": 0.01}
+        return await open_store(tmp_path / "m.db", is_doubtful=lambda path: True, **parts)
+
+    with serve(settings_for(upstream), open_here) as gateway:
+
+        def shown() -> tuple[str, str, bool]:
+            ready = gateway.ask("GET", "/health/ready").json
+            scraped = gateway.ask("GET", "/metrics").body.decode().splitlines()
+            return ready["status"], ready["store"], "mnemogate_store_up 1.0" in scraped
+
+        async def fill_up() -> None:
+            disk.full = True
+            await gateway.app.store.database.writer.submit(fill, begins=True)
+
+        assert shown() == ("ok", "ok", True)
+        gateway.call(fill_up())
+        becomes(lambda: shown() == ("degraded", "full", False))
+        disk.full = False
+        becomes(lambda: shown() == ("ok", "ok", True))
+    failed, works = caplog.messages
+    assert failed.startswith("Requests are answered without memory until the database works again: ")
+    assert works.startswith("The database works again, after: ")
 
 
 def test_metrics_have_names_as_prometheus_wants_them(upstream: StrictUpstream, tmp_path: Path) -> None:

@@ -74,6 +74,56 @@ async def test_a_server_that_is_lost_is_named_refused_at_once_and_comes_back(
     assert await store.keys.list() == ()
 
 
+@pytest.mark.parametrize("kind", ["listens", "is behind a pooler"])
+async def test_a_server_that_is_lost_is_noticed_without_a_request(
+    open_store: OpenStore, proxy: Proxy, kind: str
+) -> None:
+    # The listener hears of it at once; the check comes to it where notifications do not arrive.
+    limits = replace(QUICK, health_s=3600.0 if kind == "listens" else 0.02)
+    store: Store = await open_store(path=proxy.url, limits=limits, pooled=kind != "listens")
+    failed: list[str] = []
+    heard: list[str | None] = []
+    store.database.when_failed(lambda fault: failed.append(fault.status))
+    store.database.hear("any", heard.append)
+    store.database.start()
+    await until(lambda: bool(heard))
+    proxy.refuse()
+    await until(lambda: not store.health.ok)
+    assert (store.health.status, failed) == ("broken", ["broken"])
+    proxy.allow()
+    await until(lambda: store.health.ok)
+
+
+async def test_a_server_that_answers_no_more_is_noticed_without_a_request(
+    open_store: OpenStore, proxy: Proxy
+) -> None:
+    store: Store = await open_store(path=proxy.url, limits=replace(QUICK, health_s=0.02))
+    store.database.start()
+    proxy.stall()
+    await until(lambda: not store.health.ok)
+    proxy.flow()
+    await until(lambda: store.health.ok)
+
+
+async def test_a_primary_that_becomes_a_replica_is_noticed_without_a_request(
+    open_store: OpenStore, database: PostgresServer
+) -> None:
+    store: Store = await open_store(limits=replace(QUICK, size=1, health_s=0.02))
+    store.database.start()
+    name = database.url.partition("?")[0].rpartition("/")[2]
+    admin = await asyncpg.connect(database.url)
+    await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    try:
+        await rows(
+            store, "SET default_transaction_read_only = on"
+        )  # the one that is open does not know it yet
+        await until(lambda: store.health.status == "readonly")
+    finally:
+        await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        await admin.close()
+    await until(lambda: store.health.ok)
+
+
 async def test_a_server_that_is_away_at_the_start_is_opened_when_it_comes(
     open_store: OpenStore, proxy: Proxy
 ) -> None:
@@ -251,7 +301,7 @@ async def test_a_primary_that_becomes_a_replica_is_read_only_until_it_is_primary
     open_store: OpenStore, database: PostgresServer, proxy: Proxy
 ) -> None:
     store: Store = await open_store(limits=QUICK, listen_url=proxy.url)
-    store.database.listen()
+    store.database.start()
     await until(lambda: proxy.opened == 1)
     name = database.url.partition("?")[0].rpartition("/")[2]
     admin = await asyncpg.connect(database.url)

@@ -18,7 +18,7 @@ class Ears(NotificationListener):
     """Those of a process that is told to end at the moment in which the subclass calls `end`."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(PostgresPlace(url), lambda asked, at, answered: None)
+        super().__init__(PostgresPlace(url), lambda asked, at, answered: None, lambda: None)
 
     def end(self) -> None:
         assert self._task is not None

@@ -65,6 +65,7 @@ class Bench:
             Watch(),
             beside=beside or WriteBack(lambda: open_writer(DatabaseFile(str(path)))),
             told=lambda told: None,
+            failed=lambda fault: None,
             recovered=lambda: None,
             limits=WriterLimits(**limits),
         )

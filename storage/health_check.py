@@ -1,0 +1,57 @@
+"""The check of a database's health while no request uses it, so that an outage is known before one does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from storage.errors import StoreError
+
+# Between two checks. Against 1 and 30: health is asked for every 5 to 15 s by common load balancers, and a check costs
+# one statement.
+CHECK_S = 5.0
+_log = logging.getLogger("mnemogate")
+
+
+class HealthCheck:
+    """Repeats a check of one database. check: uses it as a request would, which takes note of what is wrong itself."""
+
+    def __init__(self, check: Callable[[], Awaitable[object]], every_s: float) -> None:
+        self._check = check
+        self._every_s = every_s
+        self._is_due = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Starts the checks. Idempotent."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def hurry(self) -> None:
+        """Makes the next check due now, since there is a sign that something is wrong."""
+        self._is_due.set()
+
+    async def close(self) -> None:
+        """Ends the checks. Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._every_s):
+                    await self._is_due.wait()
+            self._is_due.clear()
+            try:
+                await self._check()
+            except StoreError:
+                pass  # the database's health shows it
+            except Exception:
+                # No error may end the checks, because nothing would start them again.
+                _log.exception(
+                    "The check of the database's health failed. It is repeated in %g s.", self._every_s
+                )
