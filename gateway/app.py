@@ -254,6 +254,7 @@ def _make_guard(settings: Settings, store: Store) -> Guard:
         origins=server.cors_origins,
         is_local=is_loopback(server.host) and not may_be_keyed(settings),
         is_keyed=server.key is not None,
+        metrics_keys=server.metrics_keys,
     )
 
 

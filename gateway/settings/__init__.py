@@ -16,6 +16,7 @@ from gateway.settings.schema import prose, ranged
 
 DefaultMode = Literal["on", "read", "off"]
 Compaction = Literal["summary", "truncate"]
+MetricsKeys = Literal["auto", "any", "metrics"]
 History = Literal["full", "client", "append"]
 Capability = Literal[
     "any_call_id", "developer_role", "max_completion_tokens", "metadata", "responses", "stream_usage"
@@ -72,6 +73,7 @@ class ServerSettings:
     max_messages: int = ranged(5000, 1)
     shutdown_s: int = ranged(30, 0)
     access_log: bool = True
+    metrics_keys: MetricsKeys = "auto"
     keep_alive_comment_s: float = ranged(0.0, 0.0)
 
 

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
-from gateway.settings import is_loopback
+from gateway.settings import MetricsKeys, is_loopback
 from storage.errors import StoreError
 from storage.sql.keys import DEFAULT_PROJECT, Keys
 
 KEY_PREFIX = "mg-"
+METRICS_PATH = "/metrics"
 _MOST_HOSTS = 64
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]*))(?::\d*)?")
 _READ = frozenset((b"authorization", b"x-mnemogate-key", b"host", b"origin"))
@@ -49,6 +50,7 @@ class Guard:
         origins: tuple[str, ...] = (),
         is_local: bool = True,
         is_keyed: bool = False,
+        metrics_keys: MetricsKeys = "auto",
     ) -> None:
         """Sets what is allowed while there are no keys.
 
@@ -59,12 +61,15 @@ class Guard:
         store cannot say whether there are keys, a local caller is served (chat does not depend on the store), and
         others are asked to wait.
         is_keyed: the settings give a key, so that one is demanded whatever the store says.
+        metrics_keys: which keys open /metrics once there are keys.
         """
         self._keys = keys
         self._hosts = frozenset(name.lower() for name in hosts)
         self._origins = frozenset(origins)
         self._is_local = is_local
         self._demanded = is_keyed
+        self._metrics_keys = metrics_keys
+        self._has_metrics_key: bool | None = None  # None: the store was not asked yet
         self._seen_hosts: set[str] = set()  # as requests wrote them, and let in
 
     async def demands_key(self) -> bool:
@@ -117,6 +122,27 @@ class Guard:
         return Caller(
             found.project, credential, found.memory, None if found.opens is None else f"/{found.opens}"
         )
+
+    async def check_metrics(self, caller: Caller) -> None:
+        """Refuses a caller with a key that does not open /metrics. Raises: NotAllowed, Overloaded."""
+        if caller.opens == METRICS_PATH or not await self.demands_key():
+            return
+        refuses = self._metrics_keys == "metrics"
+        if self._metrics_keys == "auto":
+            try:
+                self._has_metrics_key = await self._keys.has_metrics_key()
+            except StoreError as error:
+                # What was known last holds: figures are asked for in an outage above all.
+                if self._has_metrics_key is None:
+                    raise Overloaded(
+                        "The key cannot be checked: the store does not answer.", retry_after_s=2
+                    ) from error
+            refuses = self._has_metrics_key
+        if refuses:
+            raise NotAllowed(
+                "This key does not open /metrics. `mnemogate keys create --metrics` makes one that does; "
+                "server.metrics_keys decides which keys do."
+            )
 
     def _check_local(self, host: str | None, origin: str | None) -> None:
         """Refuses web pages from elsewhere. Raises: NotAllowed.

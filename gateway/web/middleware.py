@@ -23,7 +23,7 @@ from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.run.sink import ClientGone
-from gateway.web.auth import NOBODY, Caller, Guard
+from gateway.web.auth import METRICS_PATH, NOBODY, Caller, Guard
 from gateway.web.headers import as_bytes
 from gateway.web.misspelt import hint_for
 
@@ -139,6 +139,8 @@ class Edge:
                 trace.caller = caller = await self._guard.admit(scope["headers"])
                 if caller.opens not in (None, path):
                     raise NotAllowed(f"This key opens {caller.opens} alone.")
+                if path == METRICS_PATH:
+                    await self._guard.check_metrics(caller)
             await self._app(scope, receive, answer)
         except ClientGone:
             # There is no client to answer any more. The code that raised this has closed the upstream's connection.

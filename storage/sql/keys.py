@@ -172,6 +172,11 @@ class Keys(Group):
             self._leave_sign(self._any)
         return self._any
 
+    @reads
+    async def has_metrics_key(self, connection: Connection) -> bool:
+        """Returns whether a key for /metrics alone was ever created. Revoked ones count, as with `has_any`."""
+        return bool(await connection.value(SQL["key_any_metrics"]))
+
     def _made(self) -> None:
         self._any = True
         self._leave_sign(True)

@@ -33,6 +33,10 @@ UPDATE keys SET revoked = ? WHERE name = ? AND digest <> ? AND revoked IS NULL
 -- Says whether there ever was a key: a server whose last key was revoked must not open itself.
 SELECT EXISTS (SELECT 1 FROM keys)
 
+-- name: key_any_metrics
+-- Says whether there ever was a key that opens /metrics alone.
+SELECT EXISTS (SELECT 1 FROM keys WHERE opens = 'metrics')
+
 -- name: agent_find
 -- Finds the memory of a scope.
 SELECT id, uid, secret, epoch, indexed_seq, next_seq, created FROM agents

@@ -24,6 +24,9 @@ class BrokenKeys:
     async def has_any(self) -> bool:
         raise Corrupt("damaged")
 
+    async def has_metrics_key(self) -> bool:
+        raise Corrupt("damaged")
+
 
 class NoKeys(BrokenKeys):
     async def has_any(self) -> bool:

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,37 @@ def test_a_key_for_metrics_opens_nothing_else(gateway: Running, upstream: Strict
                 client.request(method, path, b"{}" if method == "POST" else None, headers)
                 assert client.read_head().status == 403, path
     assert upstream.seen == []
+
+
+@pytest.mark.parametrize(
+    ("metrics_keys", "before", "after"),
+    [
+        ("auto", 200, 403),  # once there is a key for it, others do not open it
+        ("any", 200, 200),
+        ("metrics", 403, 403),
+    ],
+)
+def test_the_settings_name_the_keys_that_open_metrics(
+    upstream: StrictUpstream, tmp_path: Path, metrics_keys: Any, before: int, after: int
+) -> None:
+    async def open_here() -> Store:
+        return await open_store(tmp_path / "m.db")
+
+    settings = settings_for(upstream)
+    settings = replace(settings, server=replace(settings.server, metrics_keys=metrics_keys))
+    with serve(settings, open_here) as gateway:
+
+        def scrape(key: str) -> int:
+            return gateway.ask("GET", "/metrics", None, {"authorization": f"Bearer {key}"}).status
+
+        assert gateway.ask("GET", "/metrics").status == 200  # without keys this machine reads it
+        application = make_key(gateway)
+        assert gateway.ask("GET", "/metrics").status == 401
+        assert scrape(application) == before
+        own, plain = gateway.call(gateway.app.store.keys.create("default", "prometheus", None, "metrics"))
+        assert (scrape(application), scrape(plain)) == (after, 200)
+        gateway.call(gateway.app.store.keys.revoke(str(own.id)))
+        assert (scrape(application), scrape(plain)) == (after, 401)
 
 
 def test_what_is_not_admitted_leaves_no_trace(gateway: Running, upstream: StrictUpstream) -> None:

@@ -172,6 +172,23 @@ async def test_what_was_once_locked_stays_so_when_the_store_fails() -> None:
     assert await guard.demands_key()
 
 
+async def test_who_may_read_metrics_is_remembered_when_the_store_fails() -> None:
+    class Failing(BrokenKeys):
+        works = False
+
+        async def has_metrics_key(self) -> bool:
+            return False if self.works else await super().has_metrics_key()
+
+    keys = Failing()
+    guard = Guard(keys, is_keyed=True)
+    with pytest.raises(Overloaded):
+        await guard.check_metrics(Caller())
+    keys.works = True
+    await guard.check_metrics(Caller())
+    keys.works = False
+    await guard.check_metrics(Caller())
+
+
 @pytest.mark.parametrize("name", [b"authorization", b"x-mnemogate-key", b"host", b"origin"])
 async def test_of_two_values_neither_is_taken(name: bytes) -> None:
     guard = Guard(NoKeys())
