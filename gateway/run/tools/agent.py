@@ -185,7 +185,7 @@ class AgentTools:
             wanted_hits = lookup_of(name, arguments, memory.now(), timezone)
             return failed(wanted_hits) if isinstance(wanted_hits, str) else await memory.look_up(wanted_hits)
         if name in FILE_TOOLS:
-            files = FileTools(memory.store, memory.known.agent, memory.embed_query)
+            files = FileTools(memory.store, memory.known.agent, self.foreign.children, memory.embed_query)
             return await files.run(name, arguments)
         return ToolAnswer(FINISHED)
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
-import regex  # type: ignore[import-untyped]  # its searches can be given a time, those of `re` cannot
-
 from gateway.run.memory.recall import EmbedQuery
+from gateway.run.tools.children import Children, OutOfBounds
 from gateway.run.tools.toolbox import ToolAnswer, failed
 from storage.errors import StoreError
 from storage.fusion import in_turn
@@ -21,13 +17,10 @@ from storage.records import Agent, DefinitionKind, Passage, StoredFile
 from storage.sql.store import Store
 
 SEARCH_MS = 1000.0
-GREP_S = 1.0  # for one call, in which other calls go on
+GREP_S = 1.0  # for one call
 PATTERN_CHARS = 300
-# A compiled pattern has up to 500 bytes for each of its characters, as often as it must be there.
-PATTERN_PARTS = 50_000
 MATCHES = 20  # that one call shows
 LINE_CHARS = 300  # of a line that is shown
-_AT_LEAST = re.compile(r"(.?)\{\s*(\d+)", re.DOTALL)
 NO_FILES = "No file is attached to this agent."
 TOO_LONG = (
     "Error: the search took longer than a second, or too much memory. Use a simpler pattern, or name fewer files by "
@@ -50,6 +43,7 @@ class FileTools:
 
     store: Store
     agent: Agent
+    children: Children
     embed_query: EmbedQuery | None = None
 
     async def run(self, name: str, arguments: Mapping[str, Any]) -> ToolAnswer:
@@ -91,10 +85,9 @@ class FileTools:
         )
 
     async def _grep(self, folders: Mapping[int, str], arguments: Mapping[str, Any]) -> ToolAnswer:
-        words, include = str(arguments["pattern"]), arguments.get("include")
-        pattern = _compiled(words)
-        if isinstance(pattern, str):
-            return failed(pattern)
+        pattern, include = str(arguments["pattern"]), arguments.get("include")
+        if not pattern or len(pattern) > PATTERN_CHARS:
+            return failed(f"Error: a pattern has 1 to {PATTERN_CHARS} characters.")
         if include and len(str(include)) > PATTERN_CHARS:
             # Python keeps what it has compiled of thousands of them.
             return failed(f"Error: `include` has {PATTERN_CHARS} characters at most.")
@@ -107,69 +100,28 @@ class FileTools:
         }
         if not wanted:
             return ToolAnswer(f"No file fits {include!r}." if files else NO_FILES)
-        begun, skip = time.monotonic(), arguments.get("offset") or 0
+        skip = arguments.get("offset") or 0
+        most = skip + MATCHES + 1
         found: list[_Match] = []
         try:
-            for path, file in wanted.items():
-                lines = (await self.store.files.text(file)).splitlines()
-                left = GREP_S - (time.monotonic() - begun)
-                found += await asyncio.to_thread(
-                    _matches, pattern, path, lines, left, skip + MATCHES + 1 - len(found)
-                )
-                if len(found) > skip + MATCHES:
-                    break
-        except (TimeoutError, MemoryError):
-            # What a pattern within itself ("(?R)?a") may take, the package bounds.
+            async with self.children.start("gateway.run.tools.pattern:find", GREP_S) as child:
+                for path, file in wanted.items():
+                    text = await self.store.files.text(file)
+                    answer = await child.ask({"pattern": pattern, "text": text, "most": most - len(found)})
+                    if "wrong" in answer:
+                        return failed(f"Error: this is no regular expression: {answer['wrong']}.")
+                    lines = text.splitlines() if answer["found"] else ()
+                    found += [_Match(path, number, lines) for number in answer["found"]]
+                    if len(found) == most:
+                        break
+        except OutOfBounds:
             if len(found) <= skip:
                 return failed(TOO_LONG)
         return ToolAnswer(_shown(found, skip, arguments.get("context_lines")))
 
 
-def _parts(words: str) -> int:
-    """Returns a bound of how many parts a compiled pattern has.
-
-    Each of its characters comes as often as the most repeated character or set, and as groups say, which may all be
-    within one another. With the flag x there may be blanks behind a group.
-    """
-    most = times = 1
-    for before, least in _AT_LEAST.findall(words):
-        if before.strip() in ("", ")"):
-            times *= max(1, int(least))
-        else:
-            most = max(most, int(least))
-    return len(words) * most * times
-
-
-def _compiled(words: str) -> Any:
-    """Returns a pattern, or an error."""
-    if not words or len(words) > PATTERN_CHARS:
-        return f"Error: a pattern has 1 to {PATTERN_CHARS} characters."
-    if _parts(words) > PATTERN_PARTS:
-        return "Error: the pattern is too long with its repeats written out. Use `+` or `*`."
-    try:
-        return regex.compile(words, regex.IGNORECASE, cache_pattern=False)
-    except (regex.error, ValueError, OverflowError, RecursionError) as error:
-        return f"Error: this is no regular expression: {error}."
-
-
 def _fits(path: str, file: StoredFile, include: str) -> bool:
     return any(fnmatch(name.lower(), include.lower()) for name in (path, file.name))
-
-
-def _matches(pattern: Any, path: str, lines: Sequence[str], seconds: float, most: int) -> list[_Match]:
-    """Returns the first lines that a pattern is in. Raises: TimeoutError."""
-    found: list[_Match] = []
-    until = time.monotonic() + seconds
-    for number, line in enumerate(lines, 1):
-        left = until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        # It lets other threads run, also while one line takes long.
-        if pattern.search(line, timeout=left, concurrent=True):
-            found.append(_Match(path, number, lines))
-            if len(found) == most:
-                break
-    return found
 
 
 def _shown(found: Sequence[_Match], skip: int, context: int | None) -> str:

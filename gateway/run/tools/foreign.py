@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.core.definition import McpServerDefinition, ToolDefinition
+from gateway.run.tools.children import Children
 from gateway.run.tools.hosts import HostError, ToolHosts
 from gateway.run.tools.mcp import McpServers
 from gateway.run.tools.sandbox import Sandbox
@@ -22,6 +23,7 @@ class ForeignTools:
 
     def __init__(self, settings: ToolSettings, store: Store, now: Callable[[], float]) -> None:
         self._store = store
+        self.children = Children()
         self._hosts = ToolHosts(settings)
         self.mcp = McpServers(settings, self._hosts)
         self._sandbox = Sandbox(settings.python, settings.python_timeout_s)

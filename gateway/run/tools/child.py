@@ -1,0 +1,28 @@
+"""The program of a child process: it answers each line of JSON on stdin with one on stdout. See `children.py`.
+
+Arguments: the paths to import from, the function that makes the answers (`module:name`), and the limits by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import resource
+import sys
+from contextlib import suppress
+
+READY = b"\n"
+
+
+def main() -> None:
+    module, _, name = sys.argv[2].partition(":")
+    perform = getattr(importlib.import_module(module), name)
+    for limit, value in json.loads(sys.argv[3]).items():
+        with suppress(ValueError, OSError):  # macOS knows all of them, and takes some only
+            resource.setrlimit(getattr(resource, "RLIMIT_" + limit), (value, value))
+    out = sys.stdout.buffer
+    out.write(READY)
+    out.flush()
+    for line in sys.stdin.buffer:
+        out.write(json.dumps(perform(json.loads(line))).encode() + b"\n")
+        out.flush()

@@ -1,0 +1,103 @@
+"""Work whose cost nobody knows is done in a process of its own, within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from gateway.run.tools import children as module
+from gateway.run.tools.children import Children, OutOfBounds
+from tests.patience import PATIENCE_S, SHORT_S, comes
+
+WORK = "tests.gateway.tools.child_work"
+Runs = Callable[[Coroutine[Any, Any, None]], None]
+both_loops = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+
+
+@both_loops
+def test_it_answers_one_question_after_another(run: Runs) -> None:
+    async def main() -> None:
+        async with Children().start(f"{WORK}:double", PATIENCE_S) as child:
+            assert await child.ask("ü") == ["ü", "ü"]
+            assert await child.ask({"a": [1.5, None]}) == [{"a": [1.5, None]}] * 2
+
+    run(main())
+
+
+@both_loops
+def test_what_goes_beyond_its_bounds_ends(run: Runs) -> None:
+    async def main() -> None:
+        children = Children()
+        for function, question, why in (
+            ("take", module.MEMORY_BYTES, "too much memory"),
+            ("crash", None, "too much memory"),
+            ("much", module._ANSWER_BYTES, "too much memory"),
+        ):
+            with pytest.raises(OutOfBounds, match=why):
+                await children.ask(f"{WORK}:{function}", question, PATIENCE_S)
+        assert await children.ask(f"{WORK}:take", module.MEMORY_BYTES // 4, PATIENCE_S)
+        with pytest.raises(OutOfBounds, match="too long"):
+            await children.ask(f"{WORK}:never", None, SHORT_S)
+
+    run(main())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+@both_loops
+def test_it_gets_no_variable_and_no_file(run: Runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MARKER", "secret")
+    left = os.open(tmp_path / "left", os.O_CREAT)
+    os.set_inheritable(left, True)
+
+    async def main() -> None:
+        seen = await Children().ask(f"{WORK}:look", None, PATIENCE_S)
+        assert "MARKER" not in seen["variables"]
+        # Of uvloop it has a second descriptor of each of its streams.
+        assert set(seen["files"]) <= {"socket", "/dev/null"}
+        assert seen["pid"] != os.getpid()
+
+    try:
+        run(main())
+    finally:
+        os.close(left)
+
+
+@both_loops
+def test_one_that_is_given_up_ends(run: Runs) -> None:
+    async def main() -> None:
+        children = Children()
+        for _ in range(module.AT_ONCE + 1):
+            async with children.start(f"{WORK}:never", PATIENCE_S) as child:
+                pid = child.process.pid
+                asked = asyncio.create_task(child.ask(None))
+                await asyncio.sleep(0)
+                asked.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asked
+            await comes(lambda pid=pid: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
+
+    run(main())
+
+
+async def test_no_more_run_at_once_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 1)
+    children = Children()
+    async with children.start(f"{WORK}:double", PATIENCE_S):
+        monkeypatch.setattr(module, "START_S", 0.01)
+        with pytest.raises(OutOfBounds, match="busy"):
+            await children.ask(f"{WORK}:double", 1, PATIENCE_S)
+        monkeypatch.undo()
+        waiting = asyncio.create_task(children.ask(f"{WORK}:double", 1, PATIENCE_S))
+        await asyncio.sleep(0)
+    assert await waiting == [1, 1]
+
+
+async def test_work_that_is_not_there_is_an_error_of_another_kind() -> None:
+    with pytest.raises(RuntimeError, match="did not start"):
+        await Children().ask(f"{WORK}:nothing", 1, PATIENCE_S)
