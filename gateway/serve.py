@@ -35,7 +35,7 @@ from gateway.run.tools.descriptors import close_in_children
 from gateway.run.upstream.route import resolve_route
 from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings, is_loopback
 from gateway.web.server import bind, listen, make_server
-from storage.errors import Owned, StoreError, Unavailable
+from storage.errors import Owned, StoreError, Unavailable, is_known
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -119,6 +119,7 @@ async def perform_here(settings: Settings, operation: str, arguments: Mapping[st
 
 async def _work(settings: Settings, limits: Limits | None) -> int:
     store = await _open_store(settings)
+    _report_fault(store, "No background jobs are performed")
     app = Gateway(settings, store, limits=limits)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -151,6 +152,7 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
     store = None
     try:
         store = await _open_store(settings, local)
+        _report_fault(store, "Requests are answered without memory")
         has_keys = await _check_keys(settings, store)
         # Nobody owns a server: the command line opens it itself.
         admin = AdminFile(settings.database.path) if settings.database.url is None else None
@@ -213,7 +215,7 @@ def _tell_command_line(admin: AdminFile, address: str) -> None:
     try:
         admin.write(address)
     except (OSError, StoreError) as error:
-        _log.error("the command line will not find this process: %s", error)
+        _log.error("Commands will not find this gateway: %s", error)
 
 
 async def _open_store(settings: Settings, address: str | None = None) -> Store:
@@ -229,6 +231,12 @@ async def _open_store(settings: Settings, address: str | None = None) -> Store:
         raise SettingsError(f"{named_in(settings)}: {error.message}") from error
 
 
+def _report_fault(store: Store, consequence: str) -> None:
+    """Logs why a store cannot be used at the start, the one place that does. consequence: while that lasts."""
+    if not store.health.ok:
+        _log.error("%s until the database can be used: %s", consequence, store.health.error)
+
+
 async def _check_keys(settings: Settings, store: Store) -> bool:
     """Returns whether there are keys. Raises: SettingsError: there are none, and other machines could reach us."""
     key = settings.server.key
@@ -238,7 +246,8 @@ async def _check_keys(settings: Settings, store: Store) -> bool:
         has_keys = await store.keys.has_any()
     except Unavailable as error:
         # It may come back, and then gets the key. Until then, callers from elsewhere are refused (see Guard).
-        _log.error("serving without memory: %s", error.message)
+        if not is_known(error):
+            _log.error("The gateway keys cannot be read: %s", error.message)
         return key is not None or not is_loopback(settings.server.host)
     check_door(settings, has_keys)
     return has_keys

@@ -40,12 +40,16 @@ class StoreError(Exception):
 
 
 class Unavailable(StoreError):
+    """is_known: the fault was found before, and health shows it; it is raised for one more caller."""
+
     status: ClassVar[str] = "broken"
+    is_known = False
 
     def again(self) -> Self:
         """Returns the same error for another waiter: exceptions carry the traceback of whoever raised them."""
         copy = type(self)(self.message)
         copy.__cause__ = self.__cause__
+        copy.is_known = True
         return copy
 
 
@@ -141,3 +145,8 @@ class RunOver(StoreError):
 
 class StatementFailed(StoreError):
     pass
+
+
+def is_known(error: BaseException) -> bool:
+    """Returns whether an error is a fault of the whole store that was found before, so that a log has it already."""
+    return isinstance(error, Unavailable) and error.is_known

@@ -188,7 +188,9 @@ def _closed(action: str, path: str) -> ReadOnly:
 
 def unavailable(what: str, error: OSError) -> Unavailable:
     """Returns the store's error for one of the operating system. what: cannot be done, as a clause."""
-    kind = Full if error.errno in _NO_ROOM else ReadOnly if error.errno in _CLOSED else Broken
+    if error.errno in _NO_ROOM:
+        return Full(f"{what}: the disk is full. Make room on it, or name another file with --db.")
+    kind = ReadOnly if error.errno in _CLOSED else Broken
     return kind(f"{what}: {error.strerror or error}.")
 
 
@@ -274,8 +276,12 @@ def replace_sidecar(database: str, suffix: str, data: bytes) -> None:
     Raises: OSError, Unavailable.
     """
     remove_sidecar(database, suffix)
-    with os.fdopen(make_sidecar(database, suffix), "wb") as file:
-        file.write(data)
+    try:
+        with os.fdopen(make_sidecar(database, suffix), "wb") as file:
+            file.write(data)
+    except OSError as error:
+        remove_sidecar(database, suffix)
+        raise unavailable(f"{database}{suffix} cannot be written", error) from error
 
 
 def remove_sidecar(database: str, suffix: str) -> None:

@@ -169,9 +169,15 @@ def _read_file(path: str | None) -> dict[str, Any]:
     except FileNotFoundError:
         if path is None:
             return {}
-        raise SettingsError(f"{file}: there is no such settings file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{file}: cannot be read as TOML: {error}") from error
+        raise SettingsError(f"The settings file {file} does not exist.", in_file=False) from None
+    except OSError as error:
+        why = error.strerror or error
+        raise SettingsError(f"The settings file {file} cannot be read: {why}.", in_file=False) from error
+    except UnicodeDecodeError as error:
+        why = f"byte {error.start} is not UTF-8"
+        raise SettingsError(f"The settings file {file} cannot be read: {why}.", in_file=False) from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"The settings file {file} is not TOML: {error}.", in_file=False) from error
 
 
 def _overrides(

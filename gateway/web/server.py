@@ -99,7 +99,10 @@ def find_address(host: str, port: int) -> tuple[int, Any]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise SettingsError(f"server.host: {host!r} is no address to listen on: {error}") from error
+        raise SettingsError(
+            f"server.host: the host {host!r} cannot be found ({error.strerror}). Name an address of this machine, "
+            "such as 127.0.0.1."
+        ) from error
     family, _, _, _, address = found[0]
     return family, address
 
@@ -135,11 +138,22 @@ def listen(listener: socket.socket) -> None:
 
 
 def _not_free(host: str, port: int, error: OSError) -> GatewayError:
-    setting = "server.host" if error.errno == errno.EADDRNOTAVAIL else "server.port"
-    why = f"{setting}: cannot listen on {host} port {port}: {error.strerror}"
-    if error.errno == errno.EADDRINUSE:  # it may be free at the next start
-        return GatewayError(f"{why}; `--port` takes another one")
-    return SettingsError(why)
+    match error.errno:
+        case errno.EADDRINUSE:  # it may be free at the next start
+            return GatewayError(
+                f"server.port: another program listens on port {port} of {host}. End that one, or name another "
+                "port with --port."
+            )
+        case errno.EADDRNOTAVAIL:
+            return SettingsError(
+                f"server.host: {host} is no address of this machine. Name one of its own, or 0.0.0.0 for all."
+            )
+        case errno.EACCES:
+            return SettingsError(
+                f"server.port: this account may not listen on port {port}. Name one above 1023 with --port."
+            )
+    setting = f"cannot listen on port {port} of {host}"
+    return SettingsError(f"server.port: {setting}: {error.strerror}")
 
 
 def _make_socket(send_timeout_s: float, **made: Any) -> Any:

@@ -7,6 +7,7 @@ storage/open.py imports this room only where a URL asks for it.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -271,6 +272,9 @@ async def _connect_to(url: str, place: PostgresPlace) -> RawConnection:
         raise Broken(f"{name} is read-only, as a replica is") from error
     except TimeoutError as error:
         raise Broken(f"{name}: no connection within {place.connect_s:g} s") from error
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise Broken(f"{name} does not answer: {why}. Start the server, or correct database.url.") from error
     except FAULTS as error:
         raise translate(error, name) from error
     except ValueError:

@@ -75,6 +75,20 @@ _ERRORS: dict[int, type[StoreError]] = {
 }
 
 
+# What an operator reads of those that the machine or another program causes.
+_TEXTS = {
+    sqlite3.SQLITE_FULL: "The disk is full: {path} cannot be written. Make room on it.",
+    sqlite3.SQLITE_READONLY: "{path} cannot be written: {error}. Check its mode and its owner.",
+    sqlite3.SQLITE_PERM: "{path} cannot be opened: {error}. Check its mode and its owner.",
+    sqlite3.SQLITE_BUSY: "{path} is locked by another program. End that one, or wait for it.",
+    sqlite3.SQLITE_LOCKED: "{path} is locked by another program. End that one, or wait for it.",
+    sqlite3.SQLITE_CORRUPT: "{path} is damaged: {error}. Bring a backup back, or name another file with --db.",
+    sqlite3.SQLITE_NOTADB: "{path} is not a database. Name another file with --db; one that is not there is made.",
+    sqlite3.SQLITE_IOERR: "The disk failed while {path} was used: {error}. The system's log may say why.",
+    sqlite3.SQLITE_CANTOPEN: "{path} cannot be opened. Check the mode and the owner of it, its -wal and its -shm.",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class DatabaseFile:
     """A database file and how it is opened.
@@ -97,10 +111,24 @@ def translate(error: sqlite3.Error, path: str = "the database") -> StoreError:
         kind: type[StoreError] = Closed if "closed" in str(error) else StatementFailed
     else:
         kind = _ERRORS.get(code & 0xFF, StatementFailed)
+    if (
+        kind is Broken and os.path.isabs(path) and _is_full(path)
+    ):  # SQLite does not say why a file cannot grow
+        kind, code = Full, sqlite3.SQLITE_FULL
     name = getattr(error, "sqlite_errorname", type(error).__name__)
-    answer = kind(f"{path}: {error} ({name})")
+    text = _TEXTS.get((code or 0) & 0xFF, "{path}: {error}")
+    answer = kind(f"{text.format(path=path, error=error)} ({name})")
     answer.__cause__ = error
     return answer
+
+
+def _is_full(path: str) -> bool:
+    """Returns whether the disk of a file has no room for another page of it."""
+    try:
+        found = os.statvfs(os.path.dirname(path))
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < _TRIAL_BYTES
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def find_version(
     (owner,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if owner != APPLICATION_ID and (tables or owner or found):
-        raise Foreign(f"{path} is a database, but not one of Mnemogate. Name another file.")
+        raise Foreign(f"{path} is a database, but not one of Mnemogate. Name another file with --db.")
     if found > steps[-1][0]:
         raise TooNew(path, found, steps[-1][0])
     if missing := _made_by(steps[:found]) - _names(connection):

@@ -29,8 +29,8 @@ _THREAD_BUSY_MS = 200
 class _Answers:
     """Answers failures for both readers: names them, opens the file anew after a bad one, reports a damaged one."""
 
-    def __init__(self, target: DatabaseFile, damaged: Callable[[Corrupt], None]) -> None:
-        """Makes the handler. damaged: called when a read meets a damaged file."""
+    def __init__(self, target: DatabaseFile, damaged: Callable[[Corrupt], bool]) -> None:
+        """Makes the handler. damaged: called when a read meets a damaged file. Returns whether that is news."""
         self._target = target
         self._damaged = damaged
 
@@ -46,17 +46,17 @@ class _Answers:
             if isinstance(answer, Corrupt | Broken):
                 self.reset()
             if isinstance(answer, Corrupt):
-                self._damaged(answer)
+                answer.is_known = not self._damaged(answer)
             raise answer from error
         except Corrupt as error:  # seen when the connection was opened
-            self._damaged(error)
+            error.is_known = not self._damaged(error)
             raise
 
 
 class Reader(_Answers):
     """The read connection of the event loop's thread. It opens with the store, and again when used after a failure."""
 
-    def __init__(self, target: DatabaseFile, damaged: Callable[[Corrupt], None] = lambda _: None) -> None:
+    def __init__(self, target: DatabaseFile, damaged: Callable[[Corrupt], bool] = lambda _: True) -> None:
         super().__init__(target, damaged)
         self._connection: sqlite3.Connection | None = None
         self._closed = False
@@ -99,7 +99,7 @@ class Reader(_Answers):
 class ThreadReader(_Answers):
     """A read connection with a thread, for what may take long: big indexes, exports."""
 
-    def __init__(self, target: DatabaseFile, damaged: Callable[[Corrupt], None] = lambda _: None) -> None:
+    def __init__(self, target: DatabaseFile, damaged: Callable[[Corrupt], bool] = lambda _: True) -> None:
         super().__init__(target, damaged)
         self._driver: Driver | None = None
         self._opening = asyncio.Lock()

@@ -376,10 +376,12 @@ class Writer:
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
-    def report(self, fault: Unavailable) -> None:
-        """Takes note of a fault that a reader has found in the file."""
-        if self._fault is None and not self._closing and not self._recovering.locked():
+    def report(self, fault: Unavailable) -> bool:
+        """Takes note of a fault that a reader has found in the file. Returns whether there was none yet."""
+        is_new = self._fault is None and not self._closing and not self._recovering.locked()
+        if is_new:
             self._fail(fault)
+        return is_new
 
     async def recover(self) -> bool:
         """Tries now whether a failed database can be written again. True when all is well."""

@@ -17,7 +17,7 @@ from gateway.errors import BadRequest
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, Whose, nothing_of
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Extent, ForgetTarget
-from storage.errors import NotFound, StoreError, Unavailable
+from storage.errors import NotFound, StoreError, Unavailable, is_known
 from storage.records import IMPORTING
 from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
@@ -220,7 +220,8 @@ class Retention:
                 else:
                     await self.step()
             except StoreError as error:
-                _log.warning("retention: %s", error.message)
+                if not is_known(error):
+                    _log.warning("retention: %s", error.message)
             except Exception:
                 _log.exception("retention failed")
             await asyncio.sleep(_SHARED_S if self.store.database.is_shared else RETENTION_S)

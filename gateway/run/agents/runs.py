@@ -66,7 +66,7 @@ from gateway.run.turn import TurnLimits, TurnRun
 from gateway.run.upstream.failover import Attempts, Failover
 from gateway.run.upstream.route import agent_route
 from gateway.settings import Settings
-from storage.errors import NotFound, RunOver, StoreError
+from storage.errors import NotFound, RunOver, StoreError, is_known
 from storage.records import DEFAULT, Agent, Counts, Run, RunState, Summary
 
 _log = logging.getLogger("mnemogate")
@@ -251,7 +251,8 @@ class AgentRuns:
             for each in await self._left():
                 await self._end(each, RunState.FAILED, StopReason.ERROR, LEFT)
         except StoreError as error:
-            _log.error("runs of an earlier process stay as they were: %s", error.message)
+            if not is_known(error):
+                _log.error("runs of an earlier process stay as they were: %s", error.message)
 
     async def _left(self, ours: str | None = None) -> list[Run]:
         """Returns live runs that nobody performs any more. ours: a line that this process holds for another run."""

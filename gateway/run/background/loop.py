@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from storage.errors import StoreError
+from storage.errors import StoreError, is_known
 
 # The pause before a failed run is repeated.
 AFTER_FAULT_S = 30.0
@@ -41,14 +41,14 @@ class PeriodicTask:
             if self.start is not None:
                 await self.start()
         except StoreError as error:
-            _log.warning("%s: %s", self.name, error.message)
+            self._log_error(error)
         except Exception:
             _log.exception("%s: the start failed", self.name)
         while True:
             try:
                 pause = await self.step()
             except StoreError as error:
-                _log.warning("%s: %s", self.name, error.message)
+                self._log_error(error)
                 pause = AFTER_FAULT_S
             except Exception:
                 # No error may end the task, because nothing would start it again.
@@ -61,3 +61,8 @@ class PeriodicTask:
             except TimeoutError:
                 pass
             self._wake.clear()
+
+    def _log_error(self, error: StoreError) -> None:
+        # A fault that the store's health shows is logged once for all tasks, by whoever found it.
+        if not is_known(error):
+            _log.warning("%s: %s", self.name, error.message)

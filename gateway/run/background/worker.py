@@ -23,7 +23,7 @@ from typing import Any
 
 from gateway.errors import GatewayError
 from storage.database import Effect
-from storage.errors import Stale, StoreError, Unavailable
+from storage.errors import Stale, StoreError, Unavailable, is_known
 from storage.records import Job
 from storage.sql.jobs import Jobs
 
@@ -191,7 +191,8 @@ class Worker:
                 tasks.create_task(self._live(context), name=f"job-{job.id}")
         except Exception as error:
             # Whatever it is, background work must not end for good.
-            _log.warning("jobs: %s", _describe(error))
+            if not is_known(error):
+                _log.warning("jobs: %s", _describe(error))
             return _AFTER_FAULT_S
         # There is no room, or a job has to end first: its end wakes us.
         return None

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tomllib
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
@@ -260,13 +260,13 @@ def test_check_config_finds_a_fallback_that_nobody_answers_to(database: Path, ca
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["check-config", "--config", "nope.toml"], "no such settings file"),
+        (["check-config", "--config", "nope.toml"], "The settings file nope.toml does not exist."),
         (["serve", "--host", "0.0.0.0", "--port", "0"], "mnemogate keys create"),
         (["check-config", "--config", "open.toml"], "mnemogate keys create"),
-        (["check-config", "--config", "nowhere.toml"], "no address to listen on"),
+        (["check-config", "--config", "nowhere.toml"], "cannot be found"),
         (["check-config", "--config", "open.toml"], f"the settings file is {os.sep}"),
         (["check-config", "--config", "pattern.toml"], "unterminated character set, here: a >>> [b"),
-        (["serve", "--host", "no.such.host.invalid", "--port", "0"], "no address to listen on"),
+        (["serve", "--host", "no.such.host.invalid", "--port", "0"], "Name an address of this machine"),
         (["serve", "--upstream", "nonsense"], "--upstream must be an http(s) URL, saw 'nonsense'"),
         (["serve", "--upstream", "http://x:99999"], "--upstream must be an http(s) URL"),
         (
@@ -440,6 +440,54 @@ def test_memory_show_asks_whose(capsys: Out) -> None:
     assert main(["migrate"]) == 0  # there is a database
     assert main(["memory", "show"]) == 1
     assert "Say whose memory: --user, --conversation or --agent." in capsys.readouterr().err
+
+
+def make_newer(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as made:
+        migrate(made, str(path))
+        made.execute("PRAGMA user_version = 99")
+
+
+def make_others(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as made:
+        made.execute("CREATE TABLE words (word)")
+
+
+NO_DATABASES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing directory": (
+        lambda path: path.parent.rmdir(),
+        "The directory {folder} does not exist. Make it, or name",
+    ),
+    "directory": (
+        Path.mkdir,
+        "{path} is a directory, not a regular file. Move it away, or name another file",
+    ),
+    "pipe": (
+        os.mkfifo,
+        "{path} is a pipe, not a regular file. Move it away, or name another file with --db.",
+    ),
+    "text": (lambda path: path.write_text("Hello."), "{path} is not a database. Name another file with --db"),
+    "newer": (make_newer, "{path} has schema version 99, this program knows versions up to"),
+    "another program's": (
+        make_others,
+        "{path} is a database, but not one of Mnemogate. Name another file with --db.",
+    ),
+}
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("name", NO_DATABASES)
+def test_what_is_no_database_is_named_in_a_line_with_what_to_do(
+    name: str, tmp_path: Path, capsys: Out
+) -> None:
+    make, says = NO_DATABASES[name]
+    path = tmp_path / "folder" / "m.db"
+    path.parent.mkdir()
+    make(path)
+    assert main(["keys", "create", "--db", str(path)]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(f"mnemogate: {says.format(path=path, folder=path.parent)}")
+    assert (said.err.count("\n"), said.out) == (1, "")
 
 
 @pytest.mark.parametrize("is_served", [False, True], ids=["here", "served"])

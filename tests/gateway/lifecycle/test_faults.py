@@ -409,6 +409,25 @@ def test_a_start_that_cannot_have_the_lock_leaves_the_owners_file(
 
 
 @pytest.mark.sqlite
+@pytest.mark.parametrize("kind", ["missing directory", "directory", "text"])
+def test_a_database_that_cannot_be_used_at_the_start_is_logged_once(
+    upstream: StrictUpstream, tmp_path: Path, kind: str
+) -> None:
+    """Each background task logged it for itself, under its own name: seven lines for a directory that is missing."""
+    path = tmp_path / "folder" / "m.db"
+    if kind != "missing directory":
+        path.parent.mkdir()
+        path.mkdir() if kind == "directory" else path.write_text("Hello.")
+    with serving(tmp_path, "--db", str(path), "--upstream", upstream.base_url) as gateway:
+        gateway.child.terminate()
+        assert gateway.child.wait(PATIENCE_S) == 0
+    lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
+    named = [line["message"] for line in lines if "folder" in line.get("message", "")]
+    assert len([each for each in named if "Commands will not find" not in each]) == 1
+    assert named[0].startswith("Requests are answered without memory until the database can be used: ")
+
+
+@pytest.mark.sqlite
 def test_a_start_without_its_database_takes_up_later_what_there_was(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
@@ -474,7 +493,7 @@ def test_a_process_whose_disk_is_full_goes_on_and_comes_back(
     said = [line["message"] for line in logged if "again" not in line]
     assert len(said) == len(set(said))
     assert any("a turn was not written" in line for line in said)
-    assert any(re.match("The database works again, after: .*m.db: ", line) for line in said)
+    assert any(re.match("The database works again, after: .*m.db", line) for line in said)
     connection = sqlite3.connect(tmp_path / "m.db")
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert connection.execute("SELECT count(*) FROM exchanges").fetchall() == [(2,)]

@@ -342,7 +342,10 @@ def test_a_variable_sets_its_setting(
             "[[memory.side_requests]]\nname = 'x'\npattern = '(?P<r0>a)'",
             "memory.side_requests 'x': pattern: its groups cannot have names, saw r0",
         ),
-        ("[server", "cannot be read as TOML"),
+        (
+            "[server",
+            ".toml is not TOML: Expected ']'",
+        ),
     ],
 )
 def test_a_wrong_file_is_told_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
@@ -408,8 +411,17 @@ def test_the_example_shows_whose_key_is_asked_for(environ: dict[str, str], expec
 def test_a_missing_file_is_an_error_only_when_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_settings(environ={}) == dataclasses.replace(Settings(), profiles=(DEMO_PROFILE,))
-    with pytest.raises(SettingsError, match="there is no such settings file"):
+    with pytest.raises(SettingsError, match=r"The settings file other\.toml does not exist\."):
         load_settings(config="other.toml", environ={})
+
+
+def test_a_settings_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
+    for name, why in (("", "Is a directory"), ("latin.toml", "byte 5 is not UTF-8")):
+        with pytest.raises(SettingsError) as caught:
+            load_settings(config=str(tmp_path / name), environ={})
+        assert caught.value.message == f"The settings file {tmp_path / name} cannot be read: {why}."
+        assert not caught.value.in_file  # or its name would be shown twice
 
 
 OPENAI = UpstreamSettings("openai", base_url="https://api.openai.com/v1", api_key="k")

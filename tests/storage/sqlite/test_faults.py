@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -21,7 +22,7 @@ from storage.records import Agent, Passage, Scope
 from storage.sql.agents import create_agent
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
-from storage.sqlite.connection import DatabaseFile
+from storage.sqlite.connection import DatabaseFile, translate
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.disk import Disk, may_not_grow, use_page
@@ -219,27 +220,52 @@ async def test_a_damaged_file_at_the_start(open_store: Any, path: Path, garbage:
     assert found.secret == agent.secret
 
 
+def test_a_disk_without_room_is_named_where_sqlite_names_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the file that connections share cannot grow (SQLITE_IOERR_SHMSIZE)."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode, error.sqlite_errorname = 4874, "SQLITE_IOERR_SHMSIZE"
+    path = str(tmp_path / "m.db")
+    assert type(translate(error, path)) is Broken
+    found = list(os.statvfs(tmp_path))
+    found[4] = 0  # f_bavail
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(found))
+    answer = translate(error, path)
+    assert type(answer) is Full
+    assert answer.message.startswith(f"The disk is full: {path} cannot be written. Make room on it.")
+
+
 @pytest.mark.parametrize("kind", [Reader, ThreadReader])
 async def test_either_reader_tells_of_a_file_that_cannot_be_opened(path: Path, kind: Any) -> None:
     await asyncio.to_thread(path.write_bytes, b"not a database, whatever it is" * 300)
     reported: list[Corrupt] = []
-    reader = kind(DatabaseFile(str(path)), reported.append)
+
+    def report(error: Corrupt) -> bool:
+        reported.append(error)
+        return len(reported) == 1
+
+    reader = kind(DatabaseFile(str(path)), report)
 
     async def read() -> None:
         found = reader.run(lambda connection: connection.execute("SELECT 1").fetchall())
         if kind is ThreadReader:
             await found
 
-    with pytest.raises(Corrupt):
-        await read()
-    assert len(reported) == 1
+    for is_known in (False, True):
+        with pytest.raises(Corrupt) as caught:
+            await read()
+        assert caught.value.is_known is is_known
+    assert len(reported) == 2
 
 
 async def test_a_reader_with_a_deadline_tells_of_it_too(path: Path) -> None:
     await asyncio.to_thread(path.write_bytes, b"not a database, whatever it is" * 300)
     reported: list[Corrupt] = []
     with pytest.raises(Corrupt):
-        Reader(DatabaseFile(str(path)), reported.append).run(lambda _: None, deadline_ms=1000)
+        Reader(DatabaseFile(str(path)), lambda error: not reported.append(error)).run(
+            lambda _: None, deadline_ms=1000
+        )
     assert len(reported) == 1
 
 
