@@ -203,13 +203,17 @@ class BatchProvider(Protocol):
     """An upstream that answers many requests at a time of its own.
 
     most_requests, most_bytes: of one batch. again_s: how long to wait before it is asked again; None: as the caller
-    likes. is_durable: its batches outlive this process. All methods raise ProviderError.
+    likes. is_durable: its batches outlive this process. missing: what has to be installed before it takes any, with the
+    line to run; None: nothing. All methods raise ProviderError.
     """
 
     most_requests: int
     most_bytes: int
     again_s: float | None
     is_durable: bool
+
+    @property
+    def missing(self) -> str | None: ...
 
     def line(self, custom_id: str, body: bytes) -> bytes:
         """Returns a request as a line of a batch's file. body: a chat completion request that is no stream.

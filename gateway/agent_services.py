@@ -86,8 +86,9 @@ class AgentServices:
         asleep = [each.name for each in specs if each.sleeptime is not None]
         services.add_sleeptime(sleeptime_schedule(store, settings.memory.idle_s, now, asleep))
         turns = ItemTurns(settings, keeper, registry, agents.toolboxes, failover)
+        self._batch_providers = make_batches(settings)
         self._batches = BatchService(
-            keeper, turns, make_batches(settings), settings.batch, metrics, services.count_attempt
+            keeper, turns, self._batch_providers, settings.batch, metrics, services.count_attempt
         )
         shows = RunEvents(store, now)
         self.runs = BackgroundRuns(agents, registry, keeper, shows)
@@ -112,7 +113,9 @@ class AgentServices:
             registry,
             self.agents,
             self.runs,
-            BatchRequests(self._store, self._settings, registry, self._failover, self._now),
+            BatchRequests(
+                self._store, self._settings, registry, self._failover, self._batch_providers, self._now
+            ),
             self.agents.keeper,
             models,
             self._services.compactor,

@@ -49,6 +49,7 @@ class AnthropicBatches(SdkBatches):
 
     @cached_property
     def _client(self) -> AsyncAnthropic:
+        self._check_installed()
         from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 
         key, is_token = self._key or "", (self._key or "").startswith(OAUTH)
@@ -73,8 +74,6 @@ class AnthropicBatches(SdkBatches):
             return await self._submit(lines)
 
     async def _submit(self, lines: BinaryIO) -> str:
-        from anthropic.types.messages import MessageBatch
-
         # The newest version refuses temperature and the like, the one before it takes them.
         is_sampled = has_binding = False
         for line in lines:
@@ -85,6 +84,8 @@ class AnthropicBatches(SdkBatches):
         own = tuple((name.lower(), value) for name, value in self._headers.items())
         headers = dict(with_beta(own, BINDING_BETA) if has_binding else own)
         with self._translated():
+            from anthropic.types.messages import MessageBatch
+
             made = await self._client.post(
                 _PATH,
                 cast_to=MessageBatch,
@@ -131,10 +132,10 @@ class AnthropicBatches(SdkBatches):
         return state or PartState(is_over=True, is_gone=True)
 
     async def results(self, id: str) -> AsyncGenerator[PartResult]:
-        from anthropic._constants import RAW_RESPONSE_HEADER
-
         created = int(self._now())
         with self._translated():
+            from anthropic._constants import RAW_RESPONSE_HEADER
+
             # The path below our own address, not `results_url`: the key goes nowhere else.
             # The header has the SDK return a response that is not yet read, whatever the types say.
             reply: Any = await self._client.get(

@@ -7,15 +7,20 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, ClassVar, Final, TypeVar
 
 from adapters.batch.refused import translated
-from adapters.errors import ProviderRefused
+from adapters.errors import ProviderRefused, ProviderUnreachable
 
 T = TypeVar("T")
 V = TypeVar("V")
 EARLY_S: Final = 60.0  # how far a provider's clock may be behind ours
 PAGE: Final = 100  # batches or files that are listed at once
+_MISSING: Final = (
+    "the package {sdk!r} is not installed on the gateway's machine: run pip install 'mnemogate[batches]', or in a "
+    "clone pip install '.[batches]' (with uv: uv sync --extra batches)"
+)
 
 
 def as_live(proxy: str | None) -> dict[str, Any]:
@@ -29,7 +34,8 @@ def as_live(proxy: str | None) -> dict[str, Any]:
 class SdkBatches:
     """An account whose batches outlive this process. headers: sent with every request.
 
-    sdk: the package of the provider's SDK, which a subclass imports for its `_client` when that is first needed.
+    sdk: the package of the provider's SDK, which a subclass imports for its `_client` when that is first needed. It is
+    one of the extra `batches`.
     """
 
     sdk: ClassVar[str]
@@ -50,6 +56,15 @@ class SdkBatches:
         self._now = now
         self._proxy = proxy
 
+    @property
+    def missing(self) -> str | None:
+        return _MISSING.format(sdk=self.sdk) if find_spec(self.sdk) is None else None
+
+    def _check_installed(self) -> None:
+        """Raises: ProviderUnreachable: the SDK is not installed; the batch waits until it is."""
+        if (missing := self.missing) is not None:
+            raise ProviderUnreachable(missing, sent=False)
+
     @cached_property
     def _client(self) -> Any:
         raise NotImplementedError
@@ -60,7 +75,8 @@ class SdkBatches:
             await self._client.close()
 
     def _translated(self) -> AbstractContextManager[None]:
-        """Raises errors of the SDK as ours."""
+        """Raises errors of the SDK as ours. Raises: ProviderUnreachable: it is not installed."""
+        self._check_installed()
         return translated(import_module(self.sdk), self._now)
 
     async def _found(self, call: Awaitable[T], read: Callable[[T], V]) -> V | None:

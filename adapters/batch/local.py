@@ -44,6 +44,7 @@ class LocalBatches:
     most_bytes = 200 * 1000 * 1000
     again_s: float | None = 1.0
     is_durable = False
+    missing: str | None = None
 
     def __init__(self, provider: Provider, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._provider = provider

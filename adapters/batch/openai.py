@@ -45,6 +45,7 @@ class OpenAIBatches(SdkBatches):
 
     @cached_property
     def _client(self) -> AsyncOpenAI:
+        self._check_installed()
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         # Nothing is sent twice behind our back: a batch whose making was interrupted is looked for.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -121,6 +122,27 @@ async def test_each_request_has_its_result(kind: str) -> None:
         assert {name: said_in(each) for name, each in found.items()} == {n: f"To {n}" for n in SEEN}
         usage = json.loads(found["a-1"].body)["usage"]
         assert usage["prompt_tokens"] > 0
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+async def test_an_sdk_that_is_not_installed_is_named_with_the_line_to_run(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench_of(kind) as bench:
+        assert bench.provider.missing is None
+        monkeypatch.setitem(sys.modules, kind, None)
+        named = f"{kind}.*pip install 'mnemogate\\[batches\\]'"
+        assert re.search(named, bench.provider.missing or "")
+        for ask in (
+            lambda: bench.submit("a-1"),
+            lambda: bench.provider.poll("b"),
+            lambda: bench.provider.cancel("b"),
+            lambda: bench.provider.discard("b", part(1, "own")),
+            lambda: bench.provider.find(part(1, "own"), {"a-1"}),
+            lambda: _list(bench.provider.results("b"), []),
+        ):
+            with pytest.raises(ProviderUnreachable, match=named):
+                await ask()
 
 
 @pytest.mark.parametrize("kind", REMOTE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -600,6 +601,20 @@ def test_a_callers_own_key_cannot_be_kept(tmp_path: Path) -> None:
         reply = s.world.world.gateway.ask("POST", PATH, body, headers)
         assert reply.status == 400
         assert b"has no key of its own" in reply.body
+
+
+@pytest.mark.parametrize(("sdk", "model"), [("openai", "open/m"), ("anthropic", "claude/claude-opus-4-6")])
+def test_a_batch_without_its_package_is_refused_with_the_line_to_run(
+    sdk: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path) as s:
+        asking, other = s.agents(1, model), s.agents(1, "up/m")
+        monkeypatch.setitem(sys.modules, sdk, None)
+        requests = [{"agent_id": agent, "input": "Hi"} for agent in (*other, *asking)]
+        status, error = s.world.ask("POST", PATH, {"requests": requests})
+        assert status == 400
+        assert "pip install 'mnemogate[batches]'" in str(error)
+        assert s.ended(s.post(other, "Hi"))["status"] == "completed"  # made one by one, without a package
 
 
 def test_the_next_cycle_waits_for_the_next_days_tokens(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from adapters.base import BatchProvider
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage
 from gateway.errors import BadRequest, UnknownModel
@@ -43,12 +44,13 @@ class AskedItem:
 
 @dataclass(frozen=True, slots=True)
 class BatchRequests:
-    """Batches of all projects. now: seconds since the epoch."""
+    """Batches of all projects. providers: what answers them, by upstream. now: seconds since the epoch."""
 
     store: Store
     settings: Settings
     registry: Registry
     failover: Failover
+    providers: Mapping[str, BatchProvider]
     now: Callable[[], float]
 
     async def accept(
@@ -66,12 +68,13 @@ class BatchRequests:
             raise BadRequest(
                 f"A batch has at most one request for an agent, saw {often} for {name}.", param="requests"
             )
+        is_missing = any(provider.missing for provider in self.providers.values())
         rows = await self.store.batches.agents_named(project, [item.agent for item in items])
         for item in items:
             if item.agent not in rows:
                 raise NotFound(f"there is no agent {ids.named('agent', item.agent)!r}")
-            if has_credential:
-                await self._check_key(project, item)
+            if has_credential or is_missing:
+                await self._check_upstream(project, item, has_credential=has_credential)
         now, store = self.now(), self.store.batches
         drafts = list[ItemDraft]()
         for n, item in enumerate(items):
@@ -91,13 +94,23 @@ class BatchRequests:
             raise
         return batch
 
-    async def _check_key(self, project: str, item: AskedItem) -> None:
-        """Refuses a key that only this request has. Raises: BadRequest."""
+    async def _check_upstream(self, project: str, item: AskedItem, *, has_credential: bool) -> None:
+        """Refuses an upstream whose batches cannot be made here, and a key that only this request has.
+
+        Raises: BadRequest.
+        """
         found = await self.registry.agent(project, item.agent)
         spec = found.spec if item.model is None else self.registry.with_model(found.spec, item.model)
         try:
             route = agent_route(self.settings, spec)
         except UnknownModel:
+            return
+        provider = self.providers.get(route.upstream)
+        if provider is not None and (missing := provider.missing) is not None:
+            raise BadRequest(
+                f"Batches of the upstream {route.upstream!r} cannot be made: {missing}.", param="requests"
+            )
+        if not has_credential:
             return
         kind = next(each.kind for each in self.settings.upstreams if each.name == route.upstream)
         if kind not in _KEYLESS and not self.failover.endpoints[route.upstream][0].has_key:
