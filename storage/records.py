@@ -376,20 +376,17 @@ class Fact:
 
 @frozen
 class Key:
-    """A gateway key. Only its SHA-256 is kept; `prefix` is what `keys list` shows.
-
-    memory: the mode of its requests that ask for none; None: as the settings say. opens: "metrics" for a key that opens
-    nothing else.
-    """
+    """A gateway key. Only its SHA-256 is stored."""
 
     id: int
     project: str
     name: str
-    prefix: str
+    prefix: str  # what `keys list` shows of it
     created: float
     revoked: float | None = None
-    memory: str | None = None
-    opens: str | None = None
+    memory: str | None = None  # the mode of its requests that ask for none; None: as the settings say
+    opens: str | None = None  # "metrics" for a key that opens nothing else
+    used: float | None = None  # when it was last presented, to within an hour; None: never
 
 
 class JobState(StrEnum):

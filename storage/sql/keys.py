@@ -6,6 +6,7 @@ read any more must still know that it has a door.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import hmac
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from storage.database import DEAF_S, KEYS, Connection, Database
-from storage.errors import Broken, NotFound, Unavailable, WriteConflict
+from storage.errors import Broken, NotFound, Unavailable, WriteConflict, is_known
 from storage.records import Key
 from storage.sidecar import KEYED, has_sidecar, make_sidecar, remove_sidecar, resolved
 from storage.sql.group import Group, reads
@@ -33,6 +34,11 @@ DEFAULT_PROJECT = "default"
 # Characters of a key that `keys list` shows: enough to distinguish keys, of 43 that are random.
 SHOWN = 7
 CACHED_KEYS = 1024
+# The use of a key is recorded at most so often, so that requests do not write. Chosen: whoever asks whether a key is
+# still used asks about days.
+RECORDED_S = 3600.0
+# After a failure.
+_AGAIN_S = 60.0
 
 
 def was_keyed(database: str | Path) -> bool:
@@ -51,9 +57,9 @@ def digest_of(presented: str) -> bytes:
 async def _find(connection: Connection, digest: bytes) -> Key | None:
     """Returns the key with this digest, unless it is revoked. The digests are compared in constant time."""
     row = await connection.row(SQL["key_find"], (digest,))
-    if row is None or not hmac.compare_digest(row[8], digest):
+    if row is None or not hmac.compare_digest(row[9], digest):
         return None
-    return Key(*row[:8])
+    return Key(*row[:9])
 
 
 async def _revoke(connection: Connection, name_or_id: str, now: float) -> Key:
@@ -89,6 +95,8 @@ class Keys(Group):
         self._any = False
         self._none_until = -math.inf  # there were no keys, and that is believed until then
         self._age_s = DEAF_S if database.is_shared else math.inf
+        # By a key's id: from when on its use is recorded again.
+        self._due: dict[int, float] = {}
         database.hear(KEYS, lambda _: self._changed())
 
     async def create(
@@ -146,6 +154,7 @@ class Keys(Group):
         book = self._known
         known, until = book.get(digest, (None, -math.inf))
         if known is not None and self._tick() < until:
+            self._record_use(known)
             return known
         try:
             key = await self._database.read(lambda connection: _find(connection, digest))
@@ -156,6 +165,7 @@ class Keys(Group):
         if key is None:
             book.pop(digest, None)
             return None
+        self._record_use(key)
         book[digest] = key, self._tick() + self._age_s
         if len(book) > CACHED_KEYS:
             book.popitem(last=False)
@@ -176,6 +186,32 @@ class Keys(Group):
     async def has_metrics_key(self, connection: Connection) -> bool:
         """Returns whether a key for /metrics alone was ever created. Revoked ones count, as with `has_any`."""
         return bool(await connection.value(SQL["key_any_metrics"]))
+
+    def _record_use(self, key: Key) -> None:
+        """Records that a key was presented, if that is due. Nothing waits for it."""
+        now, due = self._now(), self._due.get(key.id)
+        if due is None and key.used is not None:
+            due = key.used + RECORDED_S  # by this process before, or by another
+        if due is not None and due - RECORDED_S <= now < due:  # else the clock was put back
+            return
+        if len(self._due) >= CACHED_KEYS:
+            self._due.pop(next(iter(self._due)))
+        self._due[key.id] = now + RECORDED_S
+        values = (now, key.id, now - RECORDED_S)
+
+        def end(write: asyncio.Future[int]) -> None:
+            if write.cancelled() or (error := write.exception()) is None:
+                return
+            self._due[key.id] = now + _AGAIN_S
+            if not is_known(error):
+                _log.warning("The last use of key %d was not recorded: %s", key.id, error)
+
+        try:
+            write = self._database.bulk(lambda connection: connection.run(SQL["key_used"], values))
+        except Unavailable:  # the store's health shows it
+            self._due[key.id] = now + _AGAIN_S
+        else:
+            write.add_done_callback(end)
 
     def _made(self) -> None:
         self._any = True

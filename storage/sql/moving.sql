@@ -16,11 +16,11 @@ SELECT id FROM agents WHERE project = ? AND profile = ? AND subject = ?
 
 -- name: keys
 -- Reads all gateway keys.
-SELECT project, name, digest, prefix, created, revoked, memory, opens FROM keys ORDER BY id
+SELECT project, name, digest, prefix, created, revoked, memory, opens, used FROM keys ORDER BY id
 
 -- name: key_put
 -- Adds a gateway key as it was, unless it is there.
-INSERT INTO keys (project, name, digest, prefix, created, revoked, memory, opens) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO keys (project, name, digest, prefix, created, revoked, memory, opens, used) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 
 -- name: definitions

@@ -6,11 +6,11 @@ INSERT INTO keys (project, name, digest, prefix, created, memory, opens) VALUES 
 
 -- name: key_find
 -- Finds the key that was presented, unless it is revoked.
-SELECT id, project, name, prefix, created, revoked, memory, opens, digest FROM keys WHERE digest = ? AND revoked IS NULL
+SELECT id, project, name, prefix, created, revoked, memory, opens, used, digest FROM keys WHERE digest = ? AND revoked IS NULL
 
 -- name: key_list
 -- Lists all keys for the operator.
-SELECT id, project, name, prefix, created, revoked, memory, opens FROM keys ORDER BY id
+SELECT id, project, name, prefix, created, revoked, memory, opens, used FROM keys ORDER BY id
 
 -- name: key_named
 -- Finds keys in use with this number or this name, the one with the number first.
@@ -19,7 +19,11 @@ SELECT id FROM keys WHERE (id = ?1 OR name = ?2) AND revoked IS NULL ORDER BY id
 -- name: key_revoke
 -- Revokes a key. One that is revoked keeps its date.
 UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL
-RETURNING id, project, name, prefix, created, revoked, memory, opens
+RETURNING id, project, name, prefix, created, revoked, memory, opens, used
+
+-- name: key_used
+-- Records when a key was last presented, unless another process has just done so.
+UPDATE keys SET used = ?1 WHERE id = ?2 AND (used IS NULL OR used <= ?3 OR used > ?1)
 
 -- name: key_of
 -- Finds when the key with this digest was revoked; no row if there is no such key.

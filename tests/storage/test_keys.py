@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from storage.errors import NotFound, WriteConflict
+from storage.errors import Full, NotFound, WriteConflict
 from storage.records import Agent, Scope
 from storage.sql.agents import Agents, create_agent
+from storage.sql.keys import RECORDED_S
 from storage.sql.store import Store
-from tests.storage.conftest import Holds
+from tests.patience import PATIENCE_S
+from tests.storage.conftest import Holds, OpenStore
 
 ALICE = Scope("default", "default", "user:alice")
 
@@ -21,8 +23,8 @@ async def test_a_key_is_shown_once_and_found_by_what_was_shown(store: Store) -> 
     key, plain = await store.keys.create("shop", "laptop")
     assert plain.startswith("mg-")
     assert len(plain) > 40
-    assert await store.keys.find(plain) == key
     assert await store.keys.list() == (key,)
+    assert await store.keys.find(plain) == key
     assert (key.project, key.name, key.created) == ("shop", "laptop", 1000.0)
     assert plain.startswith(key.prefix)
 
@@ -64,7 +66,8 @@ async def test_a_revoked_key_is_known_no_more_at_once(store: Store, by: str) -> 
     key, plain = await store.keys.create("shop", "laptop")
     _, other = await store.keys.create("shop", "phone")
     assert await store.keys.find(plain)
-    assert await store.keys.revoke(str(getattr(key, by))) == replace(key, revoked=1000.0)
+    assert await store.drain(PATIENCE_S)
+    assert await store.keys.revoke(str(getattr(key, by))) == replace(key, revoked=1000.0, used=1000.0)
     assert await store.keys.find(plain) is None
     assert await store.keys.find(other)
     with pytest.raises(NotFound):
@@ -87,6 +90,7 @@ async def test_a_known_key_costs_no_statement(open_store: Any) -> None:
     store = await open_store(note=statements.append)
     _, plain = await store.keys.create("shop", "laptop")
     await store.keys.find(plain)
+    assert await store.drain(PATIENCE_S)
     statements.clear()
     assert await store.keys.find(plain)
     assert await store.keys.has_any()
@@ -169,3 +173,65 @@ async def test_a_name_that_several_keys_have_revokes_none_of_them(store: Store) 
     assert (await store.keys.revoke("1")).id == made[0].id  # the number, not the name
     assert (await store.keys.revoke("key")).id == made[1].id
     assert [each.revoked is None for each in await store.keys.list()] == [False, False, True]
+
+
+async def test_the_use_of_a_key_is_recorded_once_an_hour_and_not_with_each_request(
+    open_store: OpenStore,
+) -> None:
+    statements: list[str] = []
+    clock = [1000.0]
+    store = await open_store(note=statements.append, now=lambda: clock[0])
+    key, plain = await store.keys.create("shop", "laptop")
+
+    async def use(at: float) -> float | None:
+        """Returns what `keys list` shows after a request at that time."""
+        clock[0] = at
+        for _ in range(3):
+            assert await store.keys.find(plain)
+        assert await store.drain(PATIENCE_S)
+        return (await store.keys.list())[0].used
+
+    assert (await store.keys.list())[0].used is None
+    assert await use(2000.0) == 2000.0
+    assert await use(2000.0 + RECORDED_S - 1) == 2000.0
+    assert await use(2000.0 + RECORDED_S) == 2000.0 + RECORDED_S
+    assert statements.count("key_used") == 2
+    assert await use(500.0) == 500.0  # the clock was put back
+    await store.close()
+
+    # What a process before has recorded counts.
+    store = await open_store(note=statements.append, now=lambda: clock[0])
+    assert await use(600.0) == 500.0
+    assert statements.count("key_used") == 3
+    await store.keys.revoke("laptop")
+    assert await store.keys.find(plain) is None
+    revoked = (await store.keys.list())[0]
+    assert (revoked.revoked, revoked.used, revoked.created) == (600.0, 500.0, key.created)
+
+
+async def test_a_key_is_known_though_its_use_cannot_be_recorded(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = [1000.0]
+    store = await open_store(now=lambda: clock[0])
+    _, plain = await store.keys.create("shop", "laptop")
+    tried = 0
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        nonlocal tried
+        tried += 1
+        raise Full("the disk is full")
+
+    with monkeypatch.context() as full:
+        full.setattr(store.database, "bulk", refuse)
+        for _ in range(3):
+            assert await store.keys.find(plain)
+        assert tried == 1
+        clock[0] += 60.0
+        assert await store.keys.find(plain)
+        assert tried == 2
+    assert not caplog.messages
+    clock[0] += 60.0
+    assert await store.keys.find(plain)
+    assert await store.drain(PATIENCE_S)
+    assert (await store.keys.list())[0].used == 1120.0

@@ -14,6 +14,7 @@ from storage.commands import ForgetTarget
 from storage.database import DEAF_S, KEYS, WORK, Connection
 from storage.errors import Stale
 from storage.records import Agent, Block, JobState, Scope
+from storage.sql.keys import RECORDED_S
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.patience import PATIENCE_S, comes
@@ -411,3 +412,17 @@ async def test_a_process_does_not_hear_itself(stores: tuple[Store, Store]) -> No
     one.database.tell(KEYS, "word")
     await comes(lambda: heard[other] == ["word"])
     assert heard[one] == []
+
+
+async def test_the_use_of_a_key_is_recorded_once_for_all_gateways(url: str) -> None:
+    clock = [1000.0]
+    stores = [await open_store(url, now=lambda: clock[0]) for _ in range(3)]
+    _, plain = await stores[0].keys.create("shop", "laptop")
+    for at, recorded in ((2000.0, 2000.0), (2500.0, 2000.0), (2000.0 + RECORDED_S, 2000.0 + RECORDED_S)):
+        for number, store in enumerate(stores):
+            clock[0] = at + number
+            assert await store.keys.find(plain)
+            assert await store.drain(PATIENCE_S)
+        assert [(await store.keys.list())[0].used for store in stores] == [recorded] * 3
+    for store in stores:
+        await store.close()

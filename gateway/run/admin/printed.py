@@ -35,7 +35,10 @@ def show_keys(keys: list[dict[str, Any]]) -> None:
         state = "revoked" if key["revoked"] is not None else "active"
         may = [f"memory {key['memory']}"] if key["memory"] else []
         may += [f"{key['opens']} only"] if key["opens"] else []
-        print("\t".join((str(key["id"]), f"{key['prefix']}…", key["project"], key["name"], state, *may)))
+        used = key.get("used")  # a gateway of an older version does not record it
+        times = (f"made {_minute(key['created'])}", f"last used {_minute(used)}" if used else "never used")
+        fields = (str(key["id"]), f"{key['prefix']}…", key["project"], key["name"], state, *times, *may)
+        print("\t".join(fields))
     if not keys:
         print("There are no keys; only this machine can use the gateway.", file=sys.stderr)
 
@@ -184,8 +187,12 @@ def describe_unswept(is_server: bool) -> str:
 def size(each: dict[str, Any]) -> tuple[str, ...]:
     """Says when the last turn was and how much was said."""
     at = each["last_turn"]
-    last = "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+    last = "-" if at is None else _minute(at)
     return last, counted(each["messages"], "messages"), f"{-(-each['bytes'] // 1000)} kB"
+
+
+def _minute(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def counted(number: int, name: str) -> str:

@@ -17,6 +17,7 @@ import tomllib
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -203,7 +204,32 @@ def test_keys_list_says_what_a_key_may_do(capsys: Out) -> None:
     capsys.readouterr()
     assert main(["keys", "list"]) == 0
     listed = [line.split("\t")[3:] for line in capsys.readouterr().out.splitlines()]
-    assert listed == [["evaluation", "active", "memory off"], ["prometheus", "active", "metrics only"]]
+    assert [(*each[:2], *each[4:]) for each in listed] == [
+        ("evaluation", "active", "memory off"),
+        ("prometheus", "active", "metrics only"),
+    ]
+
+
+@pytest.mark.parametrize("is_served", [False, True], ids=["here", "served"])
+def test_keys_list_shows_when_a_key_was_made_and_last_used(
+    upstream: StrictUpstream, database: Path, capsys: Out, *, is_served: bool
+) -> None:
+    assert main(["keys", "create", "--name", "ann"]) == 0
+    ann = {"authorization": f"Bearer {capsys.readouterr().out.strip()}"}
+    assert main(["keys", "create", "--name", "bob"]) == 0
+    with owner(upstream, database) as gateway:
+        before = datetime.now(UTC)
+        assert gateway.post(HELLO, ann).status == 200
+        assert gateway.call(gateway.app.store.drain(PATIENCE_S))
+        after = datetime.now(UTC)
+    capsys.readouterr()
+    with owner(upstream, database) if is_served else nullcontext():
+        assert main(["keys", "list"]) == 0
+    (_, *ann_times), (_, *bob_times) = (line.split("\t")[4:] for line in capsys.readouterr().out.splitlines())
+    minutes = [each.strftime("%Y-%m-%d %H:%M") for each in (before, after)]
+    assert ann_times[1] in [f"last used {minute}" for minute in minutes]
+    assert bob_times[1] == "never used"
+    assert all(re.fullmatch(r"made \d{4}-\d\d-\d\d \d\d:\d\d", times[0]) for times in (ann_times, bob_times))
 
 
 def test_a_key_that_does_not_exist_is_said_so(capsys: Out) -> None:
@@ -890,7 +916,7 @@ def test_on_a_terminal_the_operator_is_asked(database: Path, answer: str, code: 
     os.close(ours)
     assert b"This revokes the key 'ann' for good" in seen
     listed = subprocess.run([*command[:-2], "list"], capture_output=True, text=True, check=True).stdout
-    assert listed.split("\t")[4].strip() == ("revoked" if code == 0 else "active")
+    assert listed.split("\t")[4] == ("revoked" if code == 0 else "active")
 
 
 # --- as a process -----------------------------------------------------------------------------------------------

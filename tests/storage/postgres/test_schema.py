@@ -28,6 +28,7 @@ PINNED = {
     "0002_identities.sql": "3276cc0594a8dface22df6bf70b4657d0664f250cefc0356c4d99a58bfdfe55d",
     "0003_passage_metadata.sql": "1169375ceed250e2cb140efa16e4399eaf3ae11c05ed0e2a3975c66c3718b299",
     "0004_lanes.sql": "648631f63f9240f389bb900a07e5d87cb1778ed14b4ed942dcd7fc6a02040639",
+    "0005_key_use.sql": "71f0f5b48d8fa765511c62c469163806e41c1dc550816aae31c98593cc1acaab",
 }
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
 # SQLite keeps rows in their places with these.
