@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
+# Of the JSON schema of one tool; a model's window would hold few of this size.
+MOST_SCHEMA_BYTES = 64 * 1024
 # So many turns make a sleeptime agent's run due, where nobody says how many.
 SLEEP_EVERY = 5
 

@@ -25,6 +25,7 @@ TOOLS = [
     {"name": "array", "inputSchema": {"type": "array", "items": {"type": "string"}}},
     {"name": "text", "inputSchema": "a string"},
     {"name": "demands", "inputSchema": {"type": "object", "required": "a"}},
+    {"name": "huge", "inputSchema": {**_ANY, "description": "x" * 70_000}},
     {"name": ["a", "list"], "inputSchema": _ANY},
     "no tool",
 ]

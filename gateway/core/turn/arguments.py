@@ -1,206 +1,313 @@
-"""Checks a call's arguments by the tool's JSON schema, and says what is wrong in words that a model can act on.
+"""Checks a call's arguments by the tool's JSON schema, and puts what is wrong into words that a model can act on.
 
-A subset of JSON Schema 2020-12: types, enum and const, objects, arrays, bounds, any/one/all of, references within the
-schema. Other keywords are not checked: `pattern` least of all, since a schema is a stranger's and a pattern can take
-for ever. The tool itself judges the rest.
+The schema is a stranger's, and so are the arguments. `jsonschema-rs` judges by the draft that the schema names (2020-12
+where it names none), fetches nothing, and matches patterns in linear time; `format` is not checked. Alternatives within
+alternatives still take any time, in which nothing else runs in this process. So `cost` says beforehand what a check can
+take at most, and what costs much is checked in another process (gateway.run.tools.checked).
+
+A keyword that is no JSON Schema, and a reference that leads nowhere, forbid nothing; the rest of the schema holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, unquote
 
 import orjson
 
-_DEEP = 64  # references followed or levels entered; deeper is not checked
-_STEPS = 20_000  # parts of schemas that are looked at in all: alternatives within alternatives multiply
+if TYPE_CHECKING:
+    from jsonschema_rs import ValidationError, Validator
+
+_LARGE = 256 * 1024  # of a schema, where it takes long to look at it; new ones are smaller
+_PATTERN_BYTES = 4096  # of a compiled pattern, and what it takes to compile one, as a schema of so many bytes
+_REGEX_BYTES = 256 * 1024  # of one compiled pattern at most; a larger one forbids nothing
+_LEAST_BYTES = 64  # counted of any arguments: the schema is compiled for none
+_LEVELS = 64  # of a schema with its references written out, for `cost`
+_MENDED = 16  # faults of one schema that are left out; one with more forbids nothing
+# Their cost does not follow from the size of the schema, or they say what a reference leads to.
+_UNKNOWN: Final = (
+    b'"$id"', b'"$anchor"', b'"$dynamicAnchor"', b'"$dynamicRef"', b'"$recursiveRef"', b'"unevaluated',
+)  # fmt: skip
+# What is for people, unless it is the name of a property.
+_WORDS: Final = frozenset(("title", "description", "$comment", "default", "examples"))
 _SHOWN = 80
-
-# Where a value stands: the keys and places above it. It is put into words for an error alone, since keys may be long.
-_Path = tuple[str | int, ...]
-
-
-def wrong_arguments(tool: str, schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:
-    """Returns the result of a call whose arguments do not fit; None if they do. schema: of the tool's parameters."""
-    wrong = check_arguments(schema, arguments)
-    return None if wrong is None else f"Error: {wrong} in the call of {tool}. Nothing was done."
+_MOST_CHARS = 1_000  # of what is said
+_NAMES_CHARS = 600  # of the names or values that there are
 
 
-def as_meant(schema: Mapping[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Returns arguments with JSON in the place of a text that is some, where a text does not fit and that does.
+def cost(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> float:
+    """Returns a bound of the work of a check: bytes of the schema times bytes of arguments.
 
-    Small models write a number, a list or true so ("4"), and Letta's server reads it so.
+    References are written out for it, and what is for people alone is left out.
+
+    inf: there is no bound that is known.
     """
-    properties = schema.get("properties")
-    if not isinstance(properties, Mapping):
-        return arguments
-    checker, meant = _Checker(schema), dict[str, Any]()
-    for name, value in arguments.items():
-        wanted = properties.get(name)
-        if not isinstance(value, str) or checker.check(wanted, value, (), 0) is None:
-            continue
-        with suppress(orjson.JSONDecodeError):
-            read = orjson.loads(value)
-            if checker.check(wanted, read, (), 0) is None:
-                meant[name] = read
-    return {**arguments, **meant} if meant else arguments
+    data = orjson.dumps(schema)
+    if len(data) > _LARGE or any(word in data for word in _UNKNOWN):
+        return inf
+    size = _Expansion(schema).size + _PATTERN_BYTES * data.count(b'"pattern')  # and patternProperties
+    return size * (len(orjson.dumps(arguments)) + _LEAST_BYTES)
 
 
-def check_arguments(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:
-    """Returns the first thing that is wrong, such as "`a.b[2]` must be an integer, and is 'x'"; None if nothing is."""
-    return _Checker(schema).check(schema, arguments, (), 0)
+def fits(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
+    """Returns whether arguments fit a schema. False: they may all the same, `read` knows."""
+    try:
+        return _compiled(schema).is_valid(arguments)
+    except ValueError:
+        return False
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def read(schema: Mapping[str, Any], arguments: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Returns arguments as they are meant, and the first thing that is wrong with them; None if nothing is.
+
+    A text with JSON in it is read where a text does not fit and that does: small models write a number, a list or true
+    so ("4"), and Letta's server reads it so. What is wrong is, say, "`a.b[2]` must be an integer, and is 'x'".
+    """
+    mended = _mended(schema)
+    if mended is None:
+        return arguments, None
+    validator, schema = mended
+    if validator.is_valid(arguments):
+        return arguments, None
+    meant = _as_meant(validator, arguments)
+    error = _first_error(validator, meant)
+    return meant, None if error is None else _words(error, schema)
 
 
-def _is_integer(value: Any) -> bool:
-    return _is_number(value) and (isinstance(value, int) or float(value).is_integer())
+def perform(work: Mapping[str, Any]) -> dict[str, Any]:
+    """Does `read` for a process that asks in JSON. work: "schema" and "arguments"; the answer: "arguments", "wrong"."""
+    arguments, wrong = read(work["schema"], work["arguments"])
+    return {"arguments": arguments, "wrong": wrong}
 
 
-_TYPES: Final[Mapping[str, tuple[str, Callable[[object], bool]]]] = {
-    "string": ("a string", lambda value: isinstance(value, str)),
-    "integer": ("an integer", _is_integer),
-    "number": ("a number", _is_number),
-    "boolean": ("true or false", lambda value: isinstance(value, bool)),
-    "array": ("a list", lambda value: isinstance(value, list)),
-    "object": ("an object", lambda value: isinstance(value, dict)),
-    "null": ("null", lambda value: value is None),
-}
-
-
-def _type(schema: Mapping[str, Any], value: Any, path: _Path) -> str | None:
-    named = schema.get("type")
-    names = named if isinstance(named, list) else [named]
-    wanted = [_TYPES[each] for each in names if isinstance(each, str) and each in _TYPES]
-    if not wanted or any(fits(value) for _, fits in wanted):
-        return None
-    return f"{_name(path)} must be {' or '.join(words for words, _ in wanted)}, and is {_short(value)}"
-
-
-def _enum(schema: Mapping[str, Any], value: Any, path: _Path) -> str | None:
-    allowed = schema.get("enum")
-    if isinstance(allowed, list) and not any(_is_same(value, each) for each in allowed):
-        return f"{_name(path)} must be one of {', '.join(map(_short, allowed))}, and is {_short(value)}"
-    if "const" in schema and not _is_same(value, schema["const"]):
-        return f"{_name(path)} must be {_short(schema['const'])}, and is {_short(value)}"
-    return None
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    # In JSON true is not 1.
-    return bool(one == other) and isinstance(one, bool) is isinstance(other, bool)
-
-
-_BOUNDS: Final[
-    tuple[tuple[str, Callable[[Any], bool], Callable[[Any], Any], Callable[[Any, Any], bool], str], ...]
-] = (
-    ("minimum", _is_number, lambda v: v, lambda v, b: v >= b, "must be at least {}"),
-    ("maximum", _is_number, lambda v: v, lambda v, b: v <= b, "must be at most {}"),
-    ("exclusiveMinimum", _is_number, lambda v: v, lambda v, b: v > b, "must be more than {}"),
-    ("exclusiveMaximum", _is_number, lambda v: v, lambda v, b: v < b, "must be less than {}"),
-    ("minLength", lambda v: isinstance(v, str), len, lambda v, b: v >= b, "must have at least {} characters"),
-    ("maxLength", lambda v: isinstance(v, str), len, lambda v, b: v <= b, "must have at most {} characters"),
-    ("minItems", lambda v: isinstance(v, list), len, lambda v, b: v >= b, "must have at least {} items"),
-    ("maxItems", lambda v: isinstance(v, list), len, lambda v, b: v <= b, "must have at most {} items"),
-)
-
-
-def _bounds(schema: Mapping[str, Any], value: Any, path: _Path) -> str | None:
-    for key, concerns, measure, holds, words in _BOUNDS:
-        bound = schema.get(key)
-        if _is_number(bound) and concerns(value) and not holds(measure(value), bound):
-            return f"{_name(path)} {words.format(bound)}, and is {_short(value)}"
-    return None
-
-
-class _Checker:
-    """Checks a value by a schema. root: the whole schema, in which references are resolved."""
+class _Expansion:
+    """The size of a schema with each reference replaced by what it leads to. inf: it has no end."""
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
-        self._left = _STEPS
+        self._known: dict[str, float] = {}
+        self.size = self._of(root, 0)
 
-    def check(self, schema: object, value: Any, path: _Path, depth: int) -> str | None:
-        if schema is False:
-            return f"{_name(path)} is not allowed"
-        self._left -= 1
-        if not isinstance(schema, Mapping) or depth > _DEEP or self._left < 0:
-            return None
-        if "$ref" in schema:
-            wrong = self.check(self._resolve(schema["$ref"]), value, path, depth + 1)
-            if wrong is not None:
-                return wrong
-        for check in (_type, _enum, _bounds):
-            if (wrong := check(schema, value, path)) is not None:
-                return wrong
-        if (wrong := self._alternatives(schema, value, path, depth)) is not None:
-            return wrong
-        if isinstance(value, dict):
-            return self._object(schema, value, path, depth)
-        return self._array(schema, value, path, depth) if isinstance(value, list) else None
+    def _of(self, part: Any, level: int) -> float:
+        if level > _LEVELS:
+            return inf
+        if isinstance(part, str):
+            return len(part.encode(errors="replace")) + 3
+        if isinstance(part, list):
+            return 2 + sum(self._of(each, level + 1) for each in part)
+        if not isinstance(part, dict):
+            return 8
+        said = {
+            key: value for key, value in part.items() if key not in _WORDS or isinstance(value, dict | bool)
+        }
+        size = 2 + sum(len(key) + 4 + self._of(value, level + 1) for key, value in said.items())
+        reference = part.get("$ref")
+        return size + (self._of_target(reference, level + 1) if isinstance(reference, str) else 0)
 
-    def _resolve(self, reference: object) -> object:
-        """Returns the part of the schema that a reference names; True (anything) if there is none."""
-        if not isinstance(reference, str) or not reference.startswith("#"):
-            return True
-        found: object = self._root
-        for part in reference[1:].split("/")[1:]:
-            key = part.replace("~1", "/").replace("~0", "~")
-            if not isinstance(found, Mapping) or key not in found:
-                return True
+    def _of_target(self, reference: str, level: int) -> float:
+        if reference not in self._known:
+            self._known[reference] = inf  # while it is looked at: it leads to itself
+            target = _target(self._root, reference)
+            self._known[reference] = inf if target is None else self._of(target, level)
+        return self._known[reference]
+
+
+def _target(root: Mapping[str, Any], reference: str) -> Any:
+    """Returns the part of a schema that a reference names; None: it has none."""
+    if not reference.startswith("#"):
+        return None
+    found: Any = root
+    for part in unquote(reference[1:]).split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
+            found = found[int(key)]
+        elif isinstance(found, dict) and key in found:
             found = found[key]
-        return found
-
-    def _alternatives(self, schema: Mapping[str, Any], value: Any, path: _Path, depth: int) -> str | None:
-        for each in _list(schema, "allOf"):
-            if (wrong := self.check(each, value, path, depth + 1)) is not None:
-                return wrong
-        for key in ("anyOf", "oneOf"):
-            found = [self.check(each, value, path, depth + 1) for each in _list(schema, key)]
-            if found and None not in found:
-                # Of optional values the null is not what the model has missed.
-                others = [
-                    w for w, each in zip(found, _list(schema, key), strict=True) if each != {"type": "null"}
-                ]
-                return (others or found)[0]
-        return None
-
-    def _object(
-        self, schema: Mapping[str, Any], value: dict[str, Any], path: _Path, depth: int
-    ) -> str | None:
-        known = schema.get("properties")
-        known = known if isinstance(known, Mapping) else {}
-        for key in _list(schema, "required"):
-            if isinstance(key, str) and key not in value:
-                return f"{_name((*path, key))} is missing"
-        others = schema.get("additionalProperties", True)
-        for key, inner in value.items():
-            if key not in known and others is False:
-                names = ", ".join(map(str, known)) or "none"
-                return f"{_name((*path, key))} is not known (there are: {names})"
-            wrong = self.check(known.get(key, others), inner, (*path, key), depth + 1)
-            if wrong is not None:
-                return wrong
-        return None
-
-    def _array(self, schema: Mapping[str, Any], value: list[Any], path: _Path, depth: int) -> str | None:
-        first = _list(schema, "prefixItems")
-        for n, inner in enumerate(value):
-            each = first[n] if n < len(first) else schema.get("items", True)
-            if (wrong := self.check(each, inner, (*path, n), depth + 1)) is not None:
-                return wrong
-        return None
+        else:
+            return None
+    return found
 
 
-def _list(schema: Mapping[str, Any], key: str) -> list[Any]:
-    value = schema.get(key)
-    return value if isinstance(value, list) else []
+# -- compiling
 
 
-def _name(path: _Path) -> str:
+def _compiled(schema: Any) -> Validator:
+    """Raises: ValueError: it is no JSON Schema."""
+    import jsonschema_rs  # 0.03 s, for those that call tools alone
+
+    patterns = jsonschema_rs.RegexOptions(size_limit=_REGEX_BYTES, dfa_size_limit=_REGEX_BYTES)
+    return jsonschema_rs.validator_for(schema, offline=True, validate_formats=False, pattern_options=patterns)
+
+
+def _mended(schema: Any) -> tuple[Validator, Any] | None:
+    """Returns a schema without what is wrong in it, with its validator; None: too much is."""
+    is_local = False
+    for _ in range(_MENDED):
+        try:
+            return _compiled(schema), schema
+        except ValueError as error:
+            place = getattr(error, "instance_path", None)
+            if place:
+                schema = _without(schema, place)
+            elif not is_local and isinstance(schema, dict):
+                # A reference or a draft; the library does not say which.
+                is_local, schema = True, _local(schema, schema)
+            else:
+                return None
+    return None
+
+
+def _without(part: Any, place: Sequence[str | int]) -> Any:
+    """Returns a copy of a part of a schema without what is at a place."""
+    first, *rest = place
+    if isinstance(part, list):
+        assert isinstance(first, int)
+        inner = [_without(part[first], rest)] if rest else []
+        return [*part[:first], *inner, *part[first + 1 :]]
+    others = {key: value for key, value in part.items() if key != first}
+    return {**others, first: _without(part[first], rest)} if rest else others
+
+
+def _local(part: Any, root: Mapping[str, Any]) -> Any:
+    """Returns a copy of a part of a schema, with the references alone that lead somewhere in the schema."""
+    if isinstance(part, list):
+        return [_local(each, root) for each in part]
+    if not isinstance(part, dict):
+        return part
+    copy = {key: _local(value, root) for key, value in part.items() if key not in ("$schema", "$id")}
+    reference = copy.get("$ref")
+    if isinstance(reference, str):
+        del copy["$ref"]
+        if _target(root, reference) is not None:
+            copy["$ref"] = quote(unquote(reference), safe="#/~$")
+    return copy
+
+
+# -- checking
+
+
+def _as_meant(validator: Validator, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns arguments that do not fit with JSON in the place of a text that is some, where that fits."""
+    texts: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if isinstance(value, str):
+            with suppress(orjson.JSONDecodeError):
+                texts[name] = orjson.loads(value)
+    wrong = _wrong_names(validator, {name: arguments[name] for name in texts})
+    found = {name: texts[name] for name in wrong}
+    still_wrong = _wrong_names(validator, found)
+    return {**arguments, **{name: value for name, value in found.items() if name not in still_wrong}}
+
+
+def _wrong_names(validator: Validator, arguments: dict[str, Any]) -> set[str]:
+    """Returns the names of the arguments that do not fit by themselves."""
+    places = (error.instance_path for error in validator.iter_errors(arguments)) if arguments else ()
+    return {str(place[0]) for place in places if place and place[0] in arguments}
+
+
+def _first_error(validator: Validator, arguments: dict[str, Any]) -> ValidationError | None:
+    try:
+        validator.validate(arguments)
+    except ValueError as error:
+        return error  # type: ignore[return-value]  # the library's, of which a ValueError is the base
+    return None
+
+
+# -- words
+
+_TYPES: Final[Mapping[str, str]] = {
+    "string": "a string",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+_BOUNDS: Final[Mapping[str, str]] = {
+    "minimum": "must be at least {}",
+    "maximum": "must be at most {}",
+    "exclusiveMinimum": "must be more than {}",
+    "exclusiveMaximum": "must be less than {}",
+    "minLength": "must have at least {} characters",
+    "maxLength": "must have at most {} characters",
+    "minItems": "must have at least {} items",
+    "maxItems": "must have at most {} items",
+    "minProperties": "must have at least {} fields",
+    "maxProperties": "must have at most {} fields",
+    "additionalItems": "must have at most {} items",
+}
+
+
+def _words(error: ValidationError, schema: Any) -> str:
+    """Returns what is wrong. schema: by which it is."""
+    path: Sequence[str | int] = error.instance_path
+    kind: Any = error.kind
+    inner = _inner(error)
+    if inner is not None:
+        return _words(inner, schema)
+    if kind.name in ("required", "dependentRequired"):
+        return _cut(f"{_name([*path, kind.property])} is missing")
+    if kind.name in ("additionalProperties", "unevaluatedProperties"):
+        return _cut(f"{_name([*path, kind.unexpected[0]])} is not known{_known(error, schema)}")
+    if kind.name == "falseSchema":
+        return _cut(f"{_name(path)} is not allowed")
+    if kind.name == "propertyNames":
+        return _cut(f"{_name(path)} has a name that does not fit: {kind.error.message}")
+    return _cut(f"{_name(path)} {_demand(kind, error)}, and is {_short(error.instance)}")
+
+
+def _demand(kind: Any, error: ValidationError) -> str:
+    """Returns what a value must be."""
+    name = kind.name
+    if name in _BOUNDS:
+        return _BOUNDS[name].format(kind.limit)
+    demands: Mapping[str, Callable[[], str]] = {
+        "type": lambda: "must be " + " or ".join(said for each, said in _TYPES.items() if each in kind.types),
+        "enum": lambda: f"must be one of {_listed(kind.options, _short)}",
+        "const": lambda: f"must be {_short(kind.expected_value)}",
+        "pattern": lambda: f"must match the pattern {_short(kind.pattern)}",
+        "multipleOf": lambda: f"must be a multiple of {kind.multiple_of}",
+        "uniqueItems": lambda: "must not have an item twice",
+        "not": lambda: f"must not fit {_short(kind.schema)}",
+        "oneOf": lambda: "must fit one of its alternatives alone",
+    }
+    return demands[name]() if name in demands else f"does not fit ({error.message[:_SHOWN]})"
+
+
+def _inner(error: ValidationError) -> ValidationError | None:
+    """Returns the error within one of alternatives; None: it has none."""
+    context: Sequence[Sequence[ValidationError]] = getattr(error.kind, "context", ())
+    found = [errors[0] for errors in context if errors]
+    # Of optional values the null is not what the model has missed.
+    others = [each for each in found if getattr(each.kind, "types", None) != ["null"]]
+    return next(iter(others or found), None)
+
+
+def _known(error: ValidationError, schema: Any) -> str:
+    """Returns the names that there are, in brackets."""
+    for step in error.schema_path[:-1]:
+        try:
+            schema = schema[step]
+        except (KeyError, IndexError, TypeError):
+            return ""
+    names = schema.get("properties") if isinstance(schema, dict) else None
+    return f" (there are: {_listed(names or (), str) or 'none'})"
+
+
+def _listed(values: Iterable[Any], shown: Callable[[Any], str]) -> str:
+    text = ""
+    for value in values:
+        if len(text) > _NAMES_CHARS:
+            return f"{text}, …"
+        text += (", " if text else "") + shown(value)
+    return text
+
+
+def _name(path: Sequence[str | int]) -> str:
     text = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in path)
     return f"`{text.removeprefix('.')}`" if path else "the value"
 
@@ -208,3 +315,7 @@ def _name(path: _Path) -> str:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_CHARS else text[: _MOST_CHARS - 1] + "…"

@@ -23,10 +23,10 @@ from gateway.core.memory.builtin import (
     lookup_of,
 )
 from gateway.core.memory.kinds import FILE_TOOLS
-from gateway.core.turn.arguments import as_meant, wrong_arguments
 from gateway.core.turn.asides import FILLER, HEARTBEAT, THINKING, Asides, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.agents import SPEAKING, SendsToAgents, speak
+from gateway.run.tools.checked import checked
 from gateway.run.tools.files import FileTools
 from gateway.run.tools.foreign import ForeignTools
 from gateway.run.tools.memory import MemoryTools
@@ -82,10 +82,10 @@ class AgentTools:
 
     async def run(self, call: RunTool) -> ToolAnswer:
         tool, parameters = self._tools[call.name], self._plain[call.name]["function"].get("parameters") or {}
-        call = replace(call, arguments=as_meant(parameters, call.arguments))
-        wrong = wrong_arguments(call.name, parameters, call.arguments)
+        meant, wrong = await checked(self.foreign.children, call.name, parameters, call.arguments)
         if wrong is not None:
             return failed(wrong)
+        call = replace(call, arguments=meant)
         if call.name in SPEAKING and tool.definition is None:
             assert self.others is not None
             return await self._once(call, partial(speak, self.others, call, self._most(RESULT_CHARS)))

@@ -18,7 +18,7 @@ import orjson
 from yarl import URL
 
 from adapters.types import Json
-from gateway.core.definition import McpServerDefinition
+from gateway.core.definition import MOST_SCHEMA_BYTES, McpServerDefinition
 from gateway.run.tools.hosts import HostError, StatusFault, ToolHosts
 from gateway.run.tools.toolbox import ToolAnswer, failed
 from gateway.settings import ToolHeader, ToolSettings
@@ -40,7 +40,7 @@ class McpFault(Exception):
 
 @frozen
 class ListedTool:
-    """A tool as its server lists it. parameters: a JSON schema; None: there is none by which it could be called."""
+    """A tool as its server lists it. parameters: a JSON schema; None: there is none by which it can be called."""
 
     name: str
     description: str
@@ -142,10 +142,10 @@ def _load() -> ModuleType:
     return mcp_session
 
 
-def _kept(schema: Any) -> Json:
-    """Returns a schema as JSON is kept: a number beyond 64 bits is rounded."""
-    found: Json = orjson.loads(json.dumps(schema))
-    return found
+def _kept(schema: Any) -> Json | None:
+    """Returns a schema as JSON is kept: a number beyond 64 bits is rounded. None: it is too large."""
+    data = json.dumps(schema, ensure_ascii=False).encode(errors="replace")
+    return None if len(data) > MOST_SCHEMA_BYTES else orjson.loads(data)
 
 
 def _text(block: Any) -> str:

@@ -11,7 +11,6 @@ from msgspec import UnsetType, structs
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.builtin import definition_of
-from gateway.core.turn.arguments import as_meant, wrong_arguments
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import Maybe
 from gateway.dialects.letta.message import Showing
@@ -29,6 +28,7 @@ from gateway.run.agents.tools import ToolView
 from gateway.run.background.batches.accept import BatchRequests
 from gateway.run.background.compact import Compactor
 from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.tools.checked import checked
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from gateway.run.upstream.models import ModelList
 from gateway.settings import Settings
@@ -123,11 +123,11 @@ class AgentsApi:
     async def called(self, made: ToolDefinition, call: ForeignCall) -> ToolAnswer:
         """Returns the answer to a call that somebody makes by hand. Raises: BadRequest: its arguments are wrong."""
         parameters = made.schema.get("parameters") or {}
-        call = replace(call, arguments=as_meant(parameters, call.arguments))
-        wrong = wrong_arguments(call.tool, parameters, call.arguments)
+        foreign = self.runs.foreign
+        meant, wrong = await checked(foreign.children, call.tool, parameters, call.arguments)
         if wrong is not None:
             raise BadRequest(wrong, param="args")
-        return await self.runs.foreign.run(made, call)
+        return await foreign.run(made, replace(call, arguments=meant))
 
     async def definition_page(
         self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery, *, newest_first: bool = True

@@ -277,6 +277,13 @@ def test_a_tool_that_cannot_be_is_refused(world: LettaWorld) -> None:
         world.letta.tools.create(source_type="webhook", source_code="https://hooks.example.org/x")
     with pytest.raises(UnprocessableEntityError, match="name"):
         world.letta.tools.create(**{**HOOK, "json_schema": {"name": "two words"}})
+    huge = {"name": "hook", "parameters": {"type": "object", "description": "x" * 70_000}}
+    with pytest.raises(
+        UnprocessableEntityError, match="A schema has at most 65,536 bytes; this one has 70,0"
+    ):
+        world.letta.tools.create(**{**HOOK, "json_schema": huge})
+    with pytest.raises(UnprocessableEntityError, match="A schema has at most 65,536 bytes"):
+        world.letta.tools.create(source_code=SOURCE, args_json_schema=huge["parameters"])
     with pytest.raises(BadRequestError, match="Line 1"):
         world.letta.tools.create(source_code="def broken(:")
     with pytest.raises(BadRequestError, match="pip_requirements"):

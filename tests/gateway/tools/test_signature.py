@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.turn.arguments import check_arguments
+from gateway.core.turn.arguments import read
 from gateway.errors import BadRequest
 from gateway.run.tools.signature import schema_of
 
@@ -120,8 +120,8 @@ def test_signature_and_docstring_make_one_schema() -> None:
             "required": ["city", "tags"],
         },
     }
-    assert check_arguments(schema["parameters"], {"city": "Rome", "tags": [], "unit": None}) is None
-    assert check_arguments(schema["parameters"], {"city": "Rome"}) == "`tags` is missing"
+    assert read(schema["parameters"], {"city": "Rome", "tags": [], "unit": None})[1] is None
+    assert read(schema["parameters"], {"city": "Rome"})[1] == "`tags` is missing"
 
 
 STYLES = {

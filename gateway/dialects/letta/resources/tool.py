@@ -6,10 +6,11 @@ import re
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
+import orjson
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.core import ids
-from gateway.core.definition import ToolDefinition
+from gateway.core.definition import MOST_SCHEMA_BYTES, ToolDefinition
 from gateway.core.memory.kinds import FILE_TOOLS, MULTI_AGENT_TOOLS
 from gateway.dialects.letta.body import Body, Maybe, given, refused
 from gateway.dialects.letta.error import Fault, Unprocessable
@@ -174,6 +175,9 @@ def _check_parameters(parameters: Any, at: tuple[str | int, ...]) -> None:
         raise Unprocessable([Fault((*at, "properties"), "Expected an object of schemas", "type_error")])
     if not isinstance(required, list) or not all(isinstance(each, str) for each in required):
         raise Unprocessable([Fault((*at, "required"), "Expected a list of names", "type_error")])
+    if (size := len(orjson.dumps(parameters))) > MOST_SCHEMA_BYTES:
+        message = f"A schema has at most {MOST_SCHEMA_BYTES:,} bytes; this one has {size:,}"
+        raise Unprocessable([Fault(at, message, "value_error")])
 
 
 def tool_json(made: Definition) -> dict[str, Any]:
