@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
-from msgspec import UnsetType, structs
+from msgspec import UnsetType
 
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition
@@ -19,7 +19,7 @@ from gateway.dialects.letta.resources.agent import agent_json
 from gateway.dialects.letta.resources.folder import folder_json
 from gateway.dialects.letta.resources.identity import identity_json
 from gateway.dialects.letta.resources.tool import built_in_json, tool_json
-from gateway.errors import BadRequest, UnknownId
+from gateway.errors import BadRequest
 from gateway.run.agents.background.accept import BackgroundRuns
 from gateway.run.agents.messages import AgentMessages
 from gateway.run.agents.registry import AgentView, Registry
@@ -40,8 +40,6 @@ from storage.sql.store import Store
 
 # Who wrote a value that came over this API.
 ORIGIN = "api"
-
-Q = TypeVar("Q", bound=PageQuery)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +128,16 @@ class AgentsApi:
         return await foreign.run(made, replace(call, arguments=meant))
 
     async def definition_page(
-        self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery, *, newest_first: bool = True
+        self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery
     ) -> Page:
-        """Returns the page of a list of definitions that a query asks for. prefix: of their ids. Raises: NotFound.
-
-        newest_first: where the query says nothing.
-        """
+        """Returns the page of a list of definitions that a query asks for. prefix: of their ids. Raises: NotFound."""
         places = [
             (await self.store.definitions.get(project, kind, uid_in(prefix, id))).id
             if isinstance(id, str)
             else None
             for id in (query.after, query.before)
         ]
-        return page_of(query, *places, newest_first=newest_first)
+        return page_of(query, *places)
 
     def first_model(self) -> str:
         """Returns the model of an agent whose maker names none. Raises: BadRequest: nothing is known of any."""
@@ -173,61 +168,6 @@ def uid_or_none(kind: str, id: Maybe[str]) -> str | None:
     return uid_in(kind, id) if isinstance(id, str) else None
 
 
-def page_of(
-    query: PageQuery, after: int | None, before: int | None, *, newest_first: bool = True, size: int = 50
-) -> Page:
-    """Returns the page that is asked for. newest_first, size: where the query says nothing."""
-    return Page(after, before, query.size(size), query.newest_first(newest_first))
-
-
-def by_time(query: Q, *, newest_first: bool = True) -> Q:
-    """Returns a query for messages with its cursors in the order of the list. newest_first: where it says nothing.
-
-    Letta's server reads them by time, also where the newest come first: `before` a message is what is older. Its
-    clients go on from page to page behind `after` alone, in the order of the list.
-    """
-    before, after = place_in("message", query.before), place_in("message", query.after)
-    if before is None or not query.newest_first(newest_first):
-        return query
-    if after is not None and (after.uid != before.uid or after.seq > before.seq):
-        return query
-    return structs.replace(query, after=query.before, before=query.after)
-
-
-def in_time(query: Q, *, newest_first: bool = True) -> Q:
-    """Returns a query whose cursors both go by time, with its cursors in the order of the list.
-
-    newest_first: where it says nothing.
-    """
-    if not query.newest_first(newest_first):
-        return query
-    return structs.replace(query, after=query.before, before=query.after)
-
-
-def cut(
-    items: Sequence[dict[str, Any]], query: PageQuery, *, newest_first: bool = True
-) -> list[dict[str, Any]]:
-    """Returns a page of a short list that is there as a whole, oldest first: of 100, as Letta's server gives them.
-
-    Items of one id (the pieces of a message) are one of its entries: a cursor names all of them.
-    """
-    found = list(items)
-    if query.newest_first(newest_first):
-        found.reverse()
-    names = list(dict.fromkeys(item["id"] for item in found))
-    for name, is_after in ((query.after, True), (query.before, False)):
-        if isinstance(name, str):
-            place = names.index(name) if name in names else (len(names) if is_after else 0)
-            names = names[place + 1 :] if is_after else names[:place]
-    kept = frozenset(names[: query.size(100)])
-    return [item for item in found if item["id"] in kept]
-
-
-def place_in(kind: str, id: Maybe[str]) -> ids.Place | None:
-    """Returns the place that a parameter names, None where it was not sent. Raises: UnknownId."""
-    if not isinstance(id, str):
-        return None
-    place = ids.place_of(kind, id)
-    if place is None:
-        raise UnknownId(f"There is no {kind} {id!r}.")
-    return place
+def page_of(query: PageQuery, after: int | None, before: int | None, *, size: int = 50) -> Page:
+    """Returns the page that is asked for. size: where the query names none."""
+    return Page(after, before, query.size(size), query.newest_first())

@@ -26,9 +26,11 @@ from gateway.core import ids
 from gateway.core.text import without_nul
 from gateway.dialects.letta import body as bodies
 from gateway.dialects.letta.error import Fault, LettaErrors, Unprocessable
+from gateway.dialects.letta.query import PageQuery
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId
 from gateway.web.body import BodyReader
 from gateway.web.form import FormPart, boundary_of, form_parts
+from gateway.web.letta.paging import NEWEST_FIRST, Paging
 from gateway.web.middleware import trace_of
 from storage.errors import BlockOverLimit, NotFound, OverLimit, Stale, StoreError, WriteConflict
 
@@ -81,7 +83,8 @@ class AgentsRoute:
     field may. form: the fields of a body that is a form with a file in `file`. A handler returns JSON, or an ASGI
     application that answers. reads_body: the handler reads one that is no struct. Any other body, or query, has to be
     empty. is_served: False: it only says why not.
-    needs: a parameter of the query without which the path without a slash is another API's.
+    needs: a parameter of the query without which the path without a slash is another API's. pages: of a list whose
+    query is a `PageQuery`; the handler is given the query that the list is to be read with.
     """
 
     method: str
@@ -95,6 +98,15 @@ class AgentsRoute:
     reads_body: bool = False
     is_served: bool = True
     needs: str = ""
+    pages: Paging = NEWEST_FIRST
+
+    async def answer(self, asked: Asked) -> Any:
+        """Returns what the handler returns, the rows of a list in the order asked for."""
+        query = asked.query
+        if not isinstance(query, PageQuery):
+            return await self.handle(asked)
+        asked.query = self.pages.read(query)
+        return self.pages.shown(query, asked.query, await self.handle(asked))
 
 
 def serve(rows: Iterable[AgentsRoute], reader: BodyReader) -> list[Route]:
@@ -159,7 +171,7 @@ class _Served:
             trace.bytes_in = len(data)
             asked = _read(row, request, trace.caller.project, bytes(data))
             try:
-                answer = await row.handle(asked)
+                answer = await row.answer(asked)
                 if not callable(answer):
                     answer = Response(
                         orjson.dumps(answer), headers=asked.headers, media_type="application/json"

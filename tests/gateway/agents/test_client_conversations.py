@@ -87,7 +87,7 @@ def test_a_conversation_is_read_back_from_its_newest_message(world: LettaWorld) 
     assert texts(listed(one.id).items) == whole
     assert texts(listed(one.id, limit=2, before=ids[1]).items) == ["To Two", "Two"]
     assert texts(listed(one.id, limit=2, before=ids[1], after=ids[3]).items) == ["To Two"]
-    assert texts(listed(one.id, limit=2, before=ids[1], order="asc").items) == ["One", "To One"]
+    assert texts(listed(one.id, limit=2, before=ids[1], order="asc").items) == ["Two", "To Two"]
     assert texts(listed(one.id, limit=4)) == whole
 
 

@@ -158,9 +158,10 @@ def test_before_a_message_is_what_is_older(world: LettaWorld) -> None:
 
 
 def test_the_newest_messages_are_listed_oldest_first(world: LettaWorld) -> None:
-    """0.16.8 answers a list of One, Two and Three so, with a reply behind each: `?limit=2` with [Three, reply],
-    `?limit=2&order=desc` too, `before` the last one with [reply of Two, Three], `after` the reply of One and
-    `limit=2` with [Three, reply]. So the client's own pager ends behind the newest page.
+    """0.16.8 answers a list of One, Two and Three so, with a reply to each: `?limit=2` with [Three, reply],
+    `?limit=2&order=desc` too, `before` the last one with [reply of Two, Three]. So the client's own pager ends after
+    the newest page. `after` the reply of One it answers [Three, reply] as well, and `before` the last one with
+    `order=asc` [One, reply]: there a page adjoins its cursor here, else a client that goes on from it skips rows.
     """
     agent = world.agent()
     for text in ("One", "Two", "Three"):
@@ -175,9 +176,9 @@ def test_the_newest_messages_are_listed_oldest_first(world: LettaWorld) -> None:
     assert listed() == listed(order="asc") == whole
     assert listed(limit=2) == listed(limit=2, order="desc") == ["Three", "To Three"]
     assert listed(limit=2, before=ids[-1]) == ["To Two", "Three"]
-    assert listed(limit=2, after=ids[1]) == ["Three", "To Three"]
+    assert listed(limit=2, after=ids[1]) == ["Two", "To Two"]
     assert listed(limit=2, after=ids[1], order="asc") == ["Two", "To Two"]
-    assert listed(limit=2, before=ids[-1], order="asc") == ["One", "To One"]
+    assert listed(limit=2, before=ids[-1], order="asc") == ["To Two", "Three"]
     pages: Any = world.letta.agents.messages.list(agent.id, limit=2)
     assert [each.content for each in pages] == ["Three", "To Three"]
     # What was said before it, as far as that goes back.

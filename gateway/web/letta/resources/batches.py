@@ -26,8 +26,9 @@ from gateway.dialects.letta.resources.batch import (
 from gateway.dialects.letta.send import Send, sent
 from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.run.background.batches.accept import AskedItem
-from gateway.web.letta.api import AgentsApi, given_or_none, page_of, place_in, uid_or_none
+from gateway.web.letta.api import AgentsApi, given_or_none, page_of, uid_or_none
 from gateway.web.letta.exchanges import Exchanges
+from gateway.web.letta.paging import place_in
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from gateway.web.middleware import trace_of
 from storage.batches import Batch, BatchItem

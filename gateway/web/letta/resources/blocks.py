@@ -14,7 +14,8 @@ from gateway.dialects.letta.resources.block import (
     revision_json,
 )
 from gateway.errors import BadRequest
-from gateway.web.letta.api import ORIGIN, AgentsApi, cut, given_or_none, page_of
+from gateway.web.letta.api import ORIGIN, AgentsApi, given_or_none, page_of
+from gateway.web.letta.paging import OLDEST_FIRST, cut
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.listing import BlockEntry, BlockFilter
 
@@ -29,7 +30,7 @@ class BlockRoutes:
         seen = "/v1/agents/{agent_id}/core-memory/blocks"
         own = f"{seen}/{{block_label:path}}"
         return [
-            AgentsRoute("GET", all_, self.index, "List blocks.", query=BlocksQuery),
+            AgentsRoute("GET", all_, self.index, "List blocks.", query=BlocksQuery, pages=OLDEST_FIRST),
             AgentsRoute(
                 "POST", all_, self.create, "Make a block that belongs to nobody yet.", body=CreateBlock
             ),
@@ -45,7 +46,9 @@ class BlockRoutes:
             ),
             AgentsRoute("POST", f"{one}/undo", self.undo, "Bring back the value before the last change."),
             AgentsRoute("GET", "/v1/agents/{agent_id}/core-memory", self.memory, "Return an agent's blocks."),
-            AgentsRoute("GET", seen, self.seen, "List an agent's blocks.", query=PageQuery),
+            AgentsRoute(
+                "GET", seen, self.seen, "List an agent's blocks.", query=PageQuery, pages=OLDEST_FIRST
+            ),
             AgentsRoute("PATCH", f"{seen}/attach/{{block_id}}", self.attach, "Have an agent see a block."),
             AgentsRoute("PATCH", f"{seen}/detach/{{block_id}}", self.detach, "Take a block from an agent."),
             AgentsRoute("GET", own, self.labelled, "Return an agent's block by its label."),
@@ -68,7 +71,7 @@ class BlockRoutes:
             hidden=query.show_hidden_blocks is True,
         )
         after, before = await self._row(asked, query.after), await self._row(asked, query.before)
-        page = page_of(query, after, before, newest_first=False)
+        page = page_of(query, after, before)
         return [_shown(entry) for entry in await self._blocks.list(asked.project, wanted, page)]
 
     async def count(self, asked: Asked) -> Any:
@@ -109,9 +112,7 @@ class BlockRoutes:
 
     async def seen(self, asked: Asked) -> Any:
         agent = (await self._api.entry(asked)).agent
-        return cut(
-            [_shown(entry) for entry in await self._blocks.seen(agent.id)], asked.query, newest_first=False
-        )
+        return cut([_shown(entry) for entry in await self._blocks.seen(agent.id)], asked.query)
 
     async def attach(self, asked: Asked) -> Any:
         agent = (await self._api.entry(asked)).agent

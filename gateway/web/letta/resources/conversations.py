@@ -31,7 +31,8 @@ from gateway.run.agents.begin import digest_of
 from gateway.run.agents.conversations import AgentConversations, said_of
 from gateway.run.agents.messages import AgentMessages
 from gateway.run.agents.run import RunRequest
-from gateway.web.letta.api import AgentsApi, by_time, given_or_none, uid_or_none
+from gateway.web.letta.api import AgentsApi, given_or_none, uid_or_none
+from gateway.web.letta.paging import CONVERSATION_MESSAGES
 from gateway.web.letta.resources.messages import MessageRoutes
 from gateway.web.letta.resources.runs import stream_of
 from gateway.web.letta.resources.sends import SendRoutes
@@ -114,6 +115,7 @@ class ConversationRoutes:
                 self.messages,
                 "List a conversation's messages.",
                 query=ConversationMessagesQuery,
+                pages=CONVERSATION_MESSAGES,
             ),
             AgentsRoute(
                 "POST",
@@ -197,7 +199,7 @@ class ConversationRoutes:
     async def messages(self, asked: Asked) -> Any:
         query: ConversationMessagesQuery = asked.query
         named = await self._named(asked, query.agent_id)
-        return await self._messages.page(named.agent, by_time(query), named.name)
+        return await self._messages.page(named.agent, query, named.name)
 
     async def send(self, asked: Asked) -> Any:
         send: ConversationSend = asked.body

@@ -28,7 +28,8 @@ from gateway.dialects.letta.resources.passage import passage_json
 from gateway.errors import BadRequest, Conflict, UnknownId
 from gateway.run.agents.archives import Archives
 from gateway.run.agents.files.folders import FileView, Folders, SentFile
-from gateway.web.letta.api import AgentsApi, cut, given_or_none, page_of, place_in, uid_or_none
+from gateway.web.letta.api import AgentsApi, given_or_none, page_of, uid_or_none
+from gateway.web.letta.paging import OLDEST_FIRST, cut, place_in
 from gateway.web.letta.routes import AgentsRoute, AnswersAgents, Asked
 from storage.listing import PassageFilter
 from storage.records import Definition, DefinitionKind
@@ -47,7 +48,12 @@ class FolderRoutes:
             *self._rows("folders"),
             *self._rows("sources"),
             AgentsRoute(
-                "GET", files, self.files_of, "List the files that an agent can search.", query=AgentFilesQuery
+                "GET",
+                files,
+                self.files_of,
+                "List the files that an agent can search.",
+                query=AgentFilesQuery,
+                pages=OLDEST_FIRST,
             ),
         ]
 
@@ -56,7 +62,7 @@ class FolderRoutes:
         of, says = f"/v1/agents/{{agent_id}}/{name}", "" if name == "folders" else " (0.6)"
         route = partial(_route, says)
         return [
-            route("GET", all_, self.index, "List folders", query=FoldersQuery),
+            route("GET", all_, self.index, "List folders", query=FoldersQuery, pages=OLDEST_FIRST),
             route("POST", all_, self.create, "Make a folder", body=CreateFolder),
             route("GET", f"{all_}/count", self.count, "Count folders"),
             route("GET", f"{all_}/name/{{name}}", self.named, "Return the id of the folder with a name"),
@@ -66,7 +72,14 @@ class FolderRoutes:
             route("POST", f"{one}/upload", self.upload, "Save a file", query=UploadQuery, form=UploadForm),
             route("GET", f"{one}/files", self.files, "List the files of a folder", query=FilesQuery),
             route("GET", f"{one}/files/{{file_id}}", self.file, "Return a file", query=FileQuery),
-            route("GET", f"{one}/passages", self.passages, "List the parts of files", query=PassagesQuery),
+            route(
+                "GET",
+                f"{one}/passages",
+                self.passages,
+                "List the parts of files",
+                query=PassagesQuery,
+                pages=OLDEST_FIRST,
+            ),
             route("GET", f"{one}/agents", self.agents, "List the agents of a folder", query=AgentsOfQuery),
             route("DELETE", f"{one}/{{file_id}}", self.remove, "Forget a file"),
             route("GET", of, self.index_of, "List the folders of an agent", query=PageQuery),
@@ -79,7 +92,7 @@ class FolderRoutes:
     async def index(self, asked: Asked) -> Any:
         query: FoldersQuery = asked.query
         kind, name = DefinitionKind.FOLDER, given_or_none(query.name)
-        page = await self._api.definition_page(asked.project, kind, "source", query, newest_first=False)
+        page = await self._api.definition_page(asked.project, kind, "source", query)
         return list(
             map(folder_json, await self._api.store.definitions.list(asked.project, kind, page, name=name))
         )
@@ -166,7 +179,7 @@ class FolderRoutes:
             after=None if after is None else after.seq,
             before=None if before is None else before.seq,
             limit=query.size(100),
-            newest_first=query.newest_first(False),
+            newest_first=query.newest_first(),
         )
         return [passage_json(each.uid, each.passage, each.file) for each in found]
 
@@ -175,8 +188,8 @@ class FolderRoutes:
         folders = {each.memory: each for each in await self._attached(asked)}
         found = await self._api.store.files.of_folders(list(folders))
         shown = [agent_file_json(folders[file.memory], file) for file in found]
-        page = cut(shown, query, newest_first=False)
-        has_more = bool(page) and page[-1] is not shown[0 if query.newest_first(False) else -1]
+        page = cut(shown, query)
+        has_more = bool(page) and page[-1] is not shown[0 if query.newest_first() else -1]
         return {"files": page, "next_cursor": page[-1]["id"] if has_more else None, "has_more": has_more}
 
     # -- agents

@@ -24,7 +24,8 @@ from gateway.dialects.letta.resources.identity import (
     properties_of,
 )
 from gateway.run.latest import on_latest
-from gateway.web.letta.api import AgentsApi, cut, given_or_none
+from gateway.web.letta.api import AgentsApi, given_or_none
+from gateway.web.letta.paging import cut
 from gateway.web.letta.routes import AgentsRoute, Asked
 from storage.errors import WriteConflict
 from storage.listing import Page

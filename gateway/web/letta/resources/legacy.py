@@ -9,6 +9,7 @@ from gateway.dialects.letta.query import PageQuery, PassagesQuery
 from gateway.dialects.letta.resources.block import CreateBlock, UpdateBlock, block_of
 from gateway.dialects.letta.resources.passage import CreatePassage
 from gateway.web.letta.api import ORIGIN, AgentsApi
+from gateway.web.letta.paging import OLDEST_FIRST, PASSAGES
 from gateway.web.letta.resources.blocks import BlockRoutes
 from gateway.web.letta.resources.passages import PassageRoutes
 from gateway.web.letta.resources.tools import ToolRoutes
@@ -35,7 +36,14 @@ class LegacyRoutes:
                 "Change values of blocks by their labels (0.6).",
                 reads_body=True,
             ),
-            AgentsRoute("GET", block, blocks.seen, "List an agent's blocks (0.6).", query=PageQuery),
+            AgentsRoute(
+                "GET",
+                block,
+                blocks.seen,
+                "List an agent's blocks (0.6).",
+                query=PageQuery,
+                pages=OLDEST_FIRST,
+            ),
             AgentsRoute("POST", block, self.add, "Give an agent a new block (0.6).", body=CreateBlock),
             AgentsRoute("GET", one, blocks.labelled, "Return an agent's block (0.6)."),
             AgentsRoute(
@@ -43,7 +51,12 @@ class LegacyRoutes:
             ),
             AgentsRoute("DELETE", one, self.remove, "Take a block from an agent; nobody's is deleted (0.6)."),
             AgentsRoute(
-                "GET", archive, passages.index, "List an agent's passages (0.6).", query=PassagesQuery
+                "GET",
+                archive,
+                passages.index,
+                "List an agent's passages (0.6).",
+                query=PassagesQuery,
+                pages=PASSAGES,
             ),
             AgentsRoute(
                 "POST", archive, passages.create, "Save a text for an agent (0.6).", body=CreatePassage

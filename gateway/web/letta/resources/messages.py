@@ -28,8 +28,9 @@ from gateway.run.agents.run import RunRequest
 from gateway.run.agents.runs import MOST_SENDS
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.upstream.route import agent_route
-from gateway.web.letta.api import AgentsApi, in_time, place_in
+from gateway.web.letta.api import AgentsApi
 from gateway.web.letta.exchanges import Exchanges, conversation_id
+from gateway.web.letta.paging import MESSAGES, place_in
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.fusion import in_turn
 from storage.listing import AgentFilter, Page, RunEntry, RunFilter
@@ -50,7 +51,9 @@ class MessageRoutes:
         agent = "/v1/agents/{agent_id}"
         all_, one = f"{agent}/messages", f"{agent}/messages/{{message_id}}"
         return [
-            AgentsRoute("GET", all_, self.index, "List an agent's messages.", query=MessagesQuery),
+            AgentsRoute(
+                "GET", all_, self.index, "List an agent's messages.", query=MessagesQuery, pages=MESSAGES
+            ),
             AgentsRoute("POST", f"{all_}/cancel", self.cancel, "End an agent's runs.", body=CancelRuns),
             AgentsRoute(
                 "POST",
@@ -77,6 +80,7 @@ class MessageRoutes:
                 self.index_all,
                 "List the messages of all agents.",
                 query=MessagesQuery,
+                pages=MESSAGES,
                 slashes=("/",),
             ),
             AgentsRoute(
@@ -96,9 +100,9 @@ class MessageRoutes:
         ]
 
     async def index(self, asked: Asked) -> Any:
-        query: MessagesQuery = in_time(asked.query)
+        query: MessagesQuery = asked.query
         agent = (await self._api.entry(asked)).agent
-        return _oldest_first(query, await self.page(agent, query, _conversation(query.conversation_id)))
+        return await self.page(agent, query, _conversation(query.conversation_id))
 
     async def page(self, agent: Agent, query: SpokenQuery, conversation: str | None) -> list[dict[str, Any]]:
         """Returns a page of messages, with cursors in its order.
@@ -121,11 +125,11 @@ class MessageRoutes:
         return await self._page(query, self._place(agent, query.after), some)
 
     async def index_all(self, asked: Asked) -> Any:
-        query: MessagesQuery = in_time(asked.query)
+        query: MessagesQuery = asked.query
         conversation = _conversation(query.conversation_id)
         if conversation is not None:
             agent = await self._whose(asked.project, conversation)
-            return _oldest_first(query, await self.page(agent, query, conversation))
+            return await self.page(agent, query, conversation)
         before = place_in("message", query.before)
 
         async def some(after: Place | None, limit: int) -> _Entries:
@@ -133,7 +137,7 @@ class MessageRoutes:
                 asked.project, after=after, before=before, limit=limit, newest_first=query.newest_first()
             )
 
-        return _oldest_first(query, await self._page(query, place_in("message", query.after), some))
+        return await self._page(query, place_in("message", query.after), some)
 
     async def _page(
         self,
@@ -339,14 +343,6 @@ class MessageRoutes:
         if place is not None and place.uid != agent.uid:
             raise UnknownId(f"There is no message {id!r} of this agent.")
         return place
-
-
-def _oldest_first(query: MessagesQuery, page: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns a page in the order in which it was said, whichever end of the list it was taken from.
-
-    Letta's server 0.16.8 does so: `order=desc`, the default, selects the newest messages. Programs show what they get.
-    """
-    return page[::-1] if query.newest_first() else page
 
 
 def _conversation(id: Any) -> str | None:

@@ -23,7 +23,8 @@ from gateway.dialects.letta.resources.passage import (
 )
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.archives import Archives, PassageView
-from gateway.web.letta.api import AgentsApi, cut, given_or_none, in_time, place_in
+from gateway.web.letta.api import AgentsApi, given_or_none
+from gateway.web.letta.paging import PASSAGES, cut, place_in
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.listing import PassageDraft, PassageFilter
 from storage.records import Agent, Definition, DefinitionKind
@@ -40,7 +41,14 @@ class PassageRoutes:
         all_ = "/v1/agents/{agent_id}/archival-memory"
         one, search = f"{all_}/{{memory_id}}", "/v1/passages/search"
         return [
-            AgentsRoute("GET", all_, self.index, "List an agent's passages.", query=PassagesQuery),
+            AgentsRoute(
+                "GET",
+                all_,
+                self.index,
+                "List an agent's passages.",
+                query=PassagesQuery,
+                pages=PASSAGES,
+            ),
             AgentsRoute("POST", all_, self.create, "Save a text for an agent.", body=CreatePassage),
             AgentsRoute(
                 "GET", f"{all_}/search", self.search, "Search an agent's passages.", query=PassageSearchQuery
@@ -50,7 +58,7 @@ class PassageRoutes:
         ]
 
     async def index(self, asked: Asked) -> Any:
-        query: PassagesQuery = in_time(asked.query, newest_first=False)
+        query: PassagesQuery = asked.query
         agent = (await self._api.entry(asked)).agent
         found = await self._archives.list(
             agent,
@@ -58,7 +66,7 @@ class PassageRoutes:
             after=_seq(agent, query.after),
             before=_seq(agent, query.before),
             limit=query.size(100),
-            newest_first=query.newest_first(False),
+            newest_first=query.newest_first(),
         )
         return list(map(_shown, found))
 

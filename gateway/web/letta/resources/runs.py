@@ -30,8 +30,9 @@ from gateway.dialects.letta.run import (
 from gateway.dialects.letta.stream import DONE, ping_event
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.messages import AgentMessages, exchanges_of, last_counts
-from gateway.web.letta.api import AgentsApi, by_time, cut, given_or_none, page_of, place_in
+from gateway.web.letta.api import AgentsApi, given_or_none, page_of
 from gateway.web.letta.exchanges import Exchanges, conversation_id
+from gateway.web.letta.paging import RUN_MESSAGES, cut, place_in
 from gateway.web.letta.pinging import EVENTS, PingingSink
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from gateway.web.letta.run_events import failure_of, listing_of
@@ -54,7 +55,14 @@ class RunRoutes:
             AgentsRoute("GET", "/v1/runs", self.index, "List runs.", query=RunsQuery),
             AgentsRoute("GET", "/v1/runs/active", self.active, "List runs that go on.", query=RunsQuery),
             AgentsRoute("GET", run, self.retrieve, "Return a run."),
-            AgentsRoute("GET", f"{run}/messages", self.messages, "List a run's messages.", query=PageQuery),
+            AgentsRoute(
+                "GET",
+                f"{run}/messages",
+                self.messages,
+                "List a run's messages.",
+                query=PageQuery,
+                pages=RUN_MESSAGES,
+            ),
             AgentsRoute("GET", f"{run}/steps", self.steps_of, "List a run's steps.", query=PageQuery),
             AgentsRoute(
                 "POST",
@@ -73,7 +81,12 @@ class RunRoutes:
             AgentsRoute("GET", "/v1/steps", self.steps, "List steps.", query=StepsQuery),
             AgentsRoute("GET", step, self.step, "Return a step."),
             AgentsRoute(
-                "GET", f"{step}/messages", self.messages_of, "List a step's messages.", query=PageQuery
+                "GET",
+                f"{step}/messages",
+                self.messages_of,
+                "List a step's messages.",
+                query=PageQuery,
+                pages=RUN_MESSAGES,
             ),
             AgentsRoute("GET", f"{step}/trace", self.trace_of, "Say that requests are not stored: null."),
             AgentsRoute("GET", f"{step}/metrics", self.metrics, "Return how long a step took."),
@@ -266,7 +279,7 @@ class RunRoutes:
         if step is not None:
             id = ids.placed("step", step.agent_uid, step.seq)
             shown = [each for each in shown if each["step_id"] == id]
-        return cut(shown, by_time(query, newest_first=False), newest_first=False)
+        return cut(shown, query)
 
 
 def run_shown(entry: RunEntry, words: str | None = None) -> dict[str, Any]:

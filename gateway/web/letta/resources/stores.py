@@ -8,6 +8,7 @@ from gateway.core.request.identity import AGENT_PREFIX
 from gateway.dialects.letta.query import ModelsQuery, TagsQuery
 from gateway.dialects.letta.resources.model import embedding_model_json, model_json
 from gateway.web.letta.api import AgentsApi, given_or_none
+from gateway.web.letta.paging import OLDEST_FIRST
 from gateway.web.letta.routes import AgentsRoute, Asked
 from gateway.web.middleware import trace_of
 
@@ -21,7 +22,9 @@ class StoreRoutes:
 
     def rows(self) -> list[AgentsRoute]:
         return [
-            AgentsRoute("GET", "/v1/tags", self.tags, "List the tags of agents.", query=TagsQuery),
+            AgentsRoute(
+                "GET", "/v1/tags", self.tags, "List the tags of agents.", query=TagsQuery, pages=OLDEST_FIRST
+            ),
             # Without the slash it is OpenAI's.
             AgentsRoute("GET", "/v1/models", self.models, "List models.", query=ModelsQuery, slashes=("/",)),
             AgentsRoute("GET", "/v1/models/embedding", self.embedders, "List what makes vectors."),
@@ -36,7 +39,7 @@ class StoreRoutes:
             before=given_or_none(query.before),
             text=given_or_none(query.query_text) or given_or_none(query.name),
             limit=query.size(),
-            descending=query.newest_first(False),
+            descending=query.newest_first(),
         )
 
     async def models(self, asked: Asked) -> Any:

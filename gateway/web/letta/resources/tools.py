@@ -30,7 +30,8 @@ from gateway.run.agents.tools import ToolView
 from gateway.run.tools.signature import function_name, schema_of
 from gateway.run.tools.toolbox import ForeignCall
 from gateway.run.tools.written_blocks import write_blocks
-from gateway.web.letta.api import AgentsApi, cut, given_or_none, show_tool, uid_or_none
+from gateway.web.letta.api import AgentsApi, given_or_none, show_tool, uid_or_none
+from gateway.web.letta.paging import OLDEST_FIRST, cut
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.errors import NotFound
 
@@ -63,7 +64,9 @@ class ToolRoutes:
             AgentsRoute("GET", one, self.retrieve, "Return a tool."),
             AgentsRoute("PATCH", one, self.update, "Change a tool.", body=UpdateTool),
             AgentsRoute("DELETE", one, self.delete, "Delete a tool, and take it from all agents."),
-            AgentsRoute("GET", own, self.of_agent, "List an agent's tools.", query=PageQuery),
+            AgentsRoute(
+                "GET", own, self.of_agent, "List an agent's tools.", query=PageQuery, pages=OLDEST_FIRST
+            ),
             AgentsRoute("PATCH", f"{own}/attach/{{tool_id}}", self.attach, "Give an agent a tool."),
             AgentsRoute("PATCH", f"{own}/detach/{{tool_id}}", self.detach, "Take a tool from an agent."),
             AgentsRoute(
@@ -223,7 +226,7 @@ class ToolRoutes:
 
     async def of_agent(self, asked: Asked) -> Any:
         view = await self._api.view(asked)
-        return cut([show_tool(tool) for tool in view.tools], asked.query, newest_first=False)
+        return cut([show_tool(tool) for tool in view.tools], asked.query)
 
     async def attach(self, asked: Asked) -> Any:
         uids = asked.uid("agent", "agent_id"), asked.uid("tool", "tool_id")
