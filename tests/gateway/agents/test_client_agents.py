@@ -95,13 +95,38 @@ def test_the_settings_of_a_model_are_shown_as_they_hold(world: LettaWorld) -> No
         return world.letta.agents.update(agent.id, **fields).to_dict()["model_settings"]
 
     hotter = {"provider_type": "openai", "temperature": 0.7}
-    assert changed(model_settings=hotter) == {**thinks, **hotter, "verbosity": "low", "strict": True}
+    own = {"max_output_tokens": None, "parallel_tool_calls": None, "response_format": None}
+    assert changed(model_settings=hotter) == {**own, **thinks, **hotter, "verbosity": "low", "strict": True}
     world.letta.agents.messages.create(agent.id, input="Hi")
     asked = world.upstream.last.json
     assert (asked["temperature"], asked["reasoning_effort"], asked["verbosity"]) == (0.7, "high", "low")
     config = {"model": "m", "model_endpoint_type": "openai", "context_window": 9000, "temperature": None}
     shown = changed(llm_config=config, max_tokens=7)
     assert (shown.get("temperature"), shown["max_output_tokens"]) == (None, 7)
+
+
+def test_the_settings_that_count_are_shown_whichever_field_has_set_them(world: LettaWorld) -> None:
+    """0.16.8 shows what each request of the agent bears, of an agent too that named its model alone."""
+    unset = dict.fromkeys(
+        ("max_output_tokens", "parallel_tool_calls", "temperature", "reasoning", "response_format")
+    )
+    agent = world.agent()
+    assert agent.to_dict()["model_settings"] == {"provider_type": "openai", **unset}
+    config: Any = {
+        "model": "m", "model_endpoint_type": "openai", "context_window": 9000, "temperature": 0.3,
+        "reasoning_effort": "low",
+    }  # fmt: skip
+    world.letta.agents.update(agent.id, llm_config=config, max_tokens=70, parallel_tool_calls=False)
+    changed = world.letta.agents.update(agent.id, response_format={"type": "json_object"})
+    assert changed.to_dict()["model_settings"] == {
+        "provider_type": "openai", "max_output_tokens": 70, "parallel_tool_calls": False, "temperature": 0.3,
+        "reasoning": {"reasoning_effort": "low"}, "response_format": {"type": "json_object"},
+    }  # fmt: skip
+    claude = world.agent(model="anthropic/claude-opus-4-6").to_dict()["model_settings"]
+    assert claude == {
+        "provider_type": "anthropic", "max_output_tokens": None, "parallel_tool_calls": None, "temperature": None,
+        "effort": None, "response_format": None,
+    }  # fmt: skip
 
 
 def test_settings_that_its_model_refuses_are_left_out(world: LettaWorld) -> None:

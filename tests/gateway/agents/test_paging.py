@@ -196,4 +196,6 @@ def test_messages(world: LettaWorld) -> None:
     assert [each.id for each in every(order="asc", limit=_LIMIT, before=whole[-1])] == whole[-1 - _LIMIT : -1]
     # A conversation's messages are given newest first: `before` is older, and `after` goes on in that order.
     assert joined(pages(lists[1], limit=_LIMIT)) == whole[::-1]
-    assert [each.id for each in lists[1](limit=_LIMIT, before=whole[-1]).items] == whole[-1 - _LIMIT : -1][::-1]
+    assert [each.id for each in lists[1](limit=_LIMIT, before=whole[-1]).items] == whole[-1 - _LIMIT : -1][
+        ::-1
+    ]

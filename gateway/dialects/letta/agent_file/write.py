@@ -82,8 +82,11 @@ def agent_file(of: Travelling, now: float) -> bytes:
         for source, (_, texts) in zip(sources, of.folders, strict=True)
         for file in texts
     ]
+    # Letta's server takes these as a value or not at all.
+    settings = {name: value for name, value in state["model_settings"].items() if value is not None}
     agent = {
         **some(state, SAME),
+        "model_settings": settings,
         **dict.fromkeys(_NONE),
         **dict.fromkeys(_FALSE, False),
         "memory_blocks": [],

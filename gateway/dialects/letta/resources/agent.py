@@ -61,6 +61,8 @@ _SETTINGS_TYPES: dict[str, tuple[type, ...]] = {
     "temperature": (int, float), "parallel_tool_calls": (bool,), "response_format": (dict,), "verbosity": (str,),
     "thinking": (dict,), "max_output_tokens": (int,), "effort": (str,), "reasoning": (dict,),
 }  # fmt: skip
+# The settings that are shown of every model, beside the effort of its reasoning.
+_OF_EVERY_MODEL = ("max_output_tokens", "parallel_tool_calls", "temperature", "response_format")
 _NEVER_NULL = frozenset(
     {
         "temperature",
@@ -489,14 +491,18 @@ def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> di
 
 
 def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
-    """Returns the settings of a model: what is honoured as it holds, whichever field said it, the rest as it came."""
+    """Returns the settings of a model: what is honoured as it holds, whichever field set it, the rest as it came.
+
+    A null among those that every model has: no field has set it, so it is the model's own.
+    """
     sampling, sent = definition.sampling, definition.kept.get("model_settings", {})
     kind = "anthropic" if model.rpartition("/")[0] == "anthropic" else "openai"
     known = {name: sampling.get(name) for name in _SETTINGS_TYPES}
     known["max_output_tokens"] = sampling.get("max_tokens")
     effort = sampling.get("reasoning_effort")
-    if effort is not None:
-        form = "effort" if "effort" in sent or kind == "anthropic" else "reasoning"
-        known[form] = effort if form == "effort" else {"reasoning_effort": effort}
+    form = "effort" if "effort" in sent or kind == "anthropic" else "reasoning"
+    known[form] = {"reasoning_effort": effort} if form == "reasoning" and effort is not None else effort
     rest = {name: value for name, value in sent.items() if name not in _SETTINGS_TYPES}
-    return {"provider_type": kind, **rest, **_without_none(known)}
+    always = {*_OF_EVERY_MODEL, form}
+    shown = {name: value for name, value in known.items() if value is not None or name in always}
+    return {"provider_type": kind, **rest, **shown}
