@@ -44,9 +44,9 @@ class ModelReply(Protocol):
         """
 
     async def peek(self) -> Event | None:
-        """Returns the first event of an event stream, or None where there is none; `chunks` and `events` repeat it.
+        """Returns the first event of an event stream, which `chunks` and `events` repeat; None: none, or a large one.
 
-        Comments in front of it are passed over, but not for long: somebody waits for them as a sign of life.
+        Comments before it are passed over, but not for long: somebody waits for them as a sign of life.
         Raises: as `events`.
         """
 

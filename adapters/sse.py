@@ -19,6 +19,11 @@ from adapters.types import Event
 
 # Chosen: an image in base64 fits into one event; a line that never ends cannot fill the memory.
 MAX_EVENT_BYTES = 32 * 1024 * 1024
+# Chosen: far above what a JSON body takes that is indented. A list of millions of lines is many times their bytes.
+MAX_EVENT_LINES = 64 * 1024
+# Comments, blank lines and events without data between two that have some. Chosen: a quarter of an hour of the 25 bytes
+# that OpenRouter sends ten times a second.
+MAX_COMMENT_BYTES = 256 * 1024
 # Chosen: well below the silence that proxies allow (60 s), since somebody waits for comments as a sign of life.
 COMMENTS_S = 10.0
 
@@ -32,18 +37,20 @@ _PLAIN = b"data: "
 class EventDecoder:
     """The decoder of one stream. `feed` it bytes as they come, and `finish` it when they end."""
 
-    __slots__ = ("_begun", "_buffer", "_has_cr", "_searched")
+    __slots__ = ("_begun", "_buffer", "_has_cr", "_passed", "_searched")
 
     def __init__(self) -> None:
         self._buffer = bytearray()  # begins with the first byte that belongs to no event yet
         self._searched = 0  # up to here the buffer holds no blank line
         self._has_cr = False  # without a carriage return a plain find is enough
         self._begun = False
+        self._passed = 0  # bytes since the last event with data
 
     def feed(self, data: bytes) -> list[Event]:
         """Returns every event that is whole now, in order; often none, often several.
 
-        Raises: ProviderTooLarge: one event is larger than `MAX_EVENT_BYTES`.
+        Raises: ProviderTooLarge: an event is larger than `MAX_EVENT_BYTES` or has more than `MAX_EVENT_LINES`, or there
+        are more than `MAX_COMMENT_BYTES` without data.
         """
         if not self._has_cr and b"\r" in data:
             self._has_cr = True
@@ -52,6 +59,7 @@ class EventDecoder:
             raws = self._cut()
         # Nothing waits, so the bytes are split without a copy into the buffer. Most reads are one event of one line.
         elif self._begun and _is_plain(data) and data.endswith(b"\n\n"):
+            self._passed = 0
             return [Event(data, data[len(_PLAIN) : -2])]
         elif data:
             parts = data.split(b"\n\n")
@@ -64,7 +72,14 @@ class EventDecoder:
             return []
         if len(self._buffer) > MAX_EVENT_BYTES:
             raise ProviderTooLarge(f"an event is larger than {MAX_EVENT_BYTES} bytes")
-        return [self._event(raw) for raw in raws]
+        events = []
+        for raw in raws:
+            event = self._event(raw)
+            self._passed = self._passed + len(raw) if event.data is None else 0
+            if self._passed > MAX_COMMENT_BYTES:
+                raise ProviderTooLarge(f"there are more than {MAX_COMMENT_BYTES} bytes between two events")
+            events.append(event)
+        return events
 
     def finish(self) -> list[Event]:
         """Returns what the end of the stream completes: an event whose last blank line waited, or stray blank lines.
@@ -121,7 +136,7 @@ class EventDecoder:
 
 
 class FirstEvent:
-    """Looks for the first event of a stream; comments in front of it are passed over for `COMMENTS_S`.
+    """Looks for the first event of a stream; comments before it are passed over for `COMMENTS_S`.
 
     comment: the first that came, which stands for the event once that time is over; None: none. ends_at: when it is.
     """
@@ -152,7 +167,9 @@ def _is_plain(raw: bytes) -> bool:
 
 
 def _parse(raw: bytes, text: bytes) -> Event:
-    """Returns the event of these bytes. text: `raw` without a byte order mark."""
+    """Returns the event of these bytes. text: `raw` without a byte order mark. Raises: ProviderTooLarge."""
+    if max(text.count(b"\n"), text.count(b"\r")) > MAX_EVENT_LINES:
+        raise ProviderTooLarge(f"an event has more than {MAX_EVENT_LINES} lines")
     data: list[bytes] = []
     name: str | None = None
     for line in _LINE_END.split(text):

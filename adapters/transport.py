@@ -70,6 +70,10 @@ _PIECE_BYTES: Final = 256 * 1024
 # How server-sent events begin, behind a byte order mark and blank lines (html.spec.whatwg.org, section 9.2.5).
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 _BEFORE_FIELDS: Final = b"\xef\xbb\xbf\r\n"
+# Chosen: nobody begins a stream with so many blank lines.
+_MOST_BEFORE_FIELDS: Final = 64 * 1024
+# Chosen: what is looked for is an error; what is read meanwhile is held twice.
+_MOST_PEEKED: Final = 1024 * 1024
 
 
 class HttpTransport:
@@ -194,16 +198,20 @@ class HttpReply:
         """
         if not 200 <= self.status < 300 or not says_no_type(self.headers):
             return
-        seen = begin = b""
+        seen: list[bytes] = []
+        begin, left = b"", _MOST_BEFORE_FIELDS
         try:
             with suppress(ProviderError):
-                while any(field.startswith(begin) for field in _FIELDS) and (data := await self._next()):
-                    seen += data
-                    begin = seen.lstrip(_BEFORE_FIELDS)
+                while left > 0 and any(field.startswith(begin) for field in _FIELDS):
+                    if not (data := await self._next()):
+                        break
+                    seen.append(data)
+                    left -= len(data)
+                    begin = (begin + data).lstrip(_BEFORE_FIELDS)
         except BaseException:
             await self.aclose()
             raise
-        self._response.put_back(seen)
+        self._response.put_back(b"".join(seen))
         self.is_stream = begin.startswith(_FIELDS)
 
     @property
@@ -231,14 +239,21 @@ class HttpReply:
             yield events
 
     async def peek(self) -> Event | None:
-        """Returns the first event of the body. Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge."""
+        """Returns the first event of the body; None: there is none, or it is large.
+
+        Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge.
+        """
         first = FirstEvent()
         seen: list[bytes] = []
+        left = _MOST_PEEKED
         try:
             while data := await (self._next() if first.comment is None else self._next_by(first.ends_at)):
                 seen.append(data)
+                left -= len(data)
                 if (event := first.feed(data, self._pace.loop.time())) is not None:
                     return event
+                if left < 0:
+                    return None
             return first.comment if data is None else None
         finally:
             self._response.put_back(b"".join(seen))

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.errors import ProviderTooLarge, UnfinishedEvent
-from adapters.sse import COMMENTS_S, MAX_EVENT_BYTES, EventDecoder, FirstEvent
+from adapters.sse import (
+    COMMENTS_S,
+    MAX_COMMENT_BYTES,
+    MAX_EVENT_BYTES,
+    MAX_EVENT_LINES,
+    EventDecoder,
+    FirstEvent,
+)
 from adapters.types import Event
 
 # Of a stream whose last event lacks its blank line; some upstreams forget it.
@@ -93,6 +100,32 @@ def test_an_event_without_end_is_refused_at_the_bound() -> None:
     assert decoder.feed(b"data: " + b"x" * (MAX_EVENT_BYTES - 6)) == []
     with pytest.raises(ProviderTooLarge):
         decoder.feed(b"x")
+
+
+@pytest.mark.parametrize("form", [b": wait\n\n", b"\n\n", b"\r\r", b"event: ping\r\n\r\n", b"id: 1\n\n"])
+@pytest.mark.parametrize("cut", [1, 7, 4096, 10**9])
+def test_what_has_no_data_is_refused_at_its_own_bound(form: bytes, cut: int) -> None:
+    most = MAX_COMMENT_BYTES // len(form)
+    stream = b"data: 1\n\n" + most * form + b"data: 2\n\n" + most * form
+
+    def feed(decoder: EventDecoder, data: bytes) -> list[bytes | None]:
+        pieces = (data[at : at + cut] for at in range(0, len(data), cut))
+        return [event.data for piece in pieces for event in decoder.feed(piece)]
+
+    decoder = EventDecoder()
+    assert [data for data in feed(decoder, stream) if data is not None] == [b"1", b"2"]
+    with pytest.raises(ProviderTooLarge, match="between two events"):
+        feed(decoder, 2 * form)
+
+
+@pytest.mark.parametrize("line", [b"data: x", b":", b"data"])
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+def test_an_event_of_many_lines_is_refused_at_the_bound(line: bytes, end: bytes) -> None:
+    most = b"data: 1" + end + (MAX_EVENT_LINES - 2) * (line + end)
+    (event,) = decode(most + end)
+    assert event.data is not None
+    with pytest.raises(ProviderTooLarge, match="lines"):
+        decode(most + line + end + end)
 
 
 def test_a_big_event_in_small_pieces_is_searched_once() -> None:

@@ -32,8 +32,11 @@ def chat(**more: Any) -> bytes:
     return orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], **more})
 
 
-async def post(transport: HttpTransport, upstream: StrictUpstream, body: bytes) -> HttpReply:
-    return await transport.send("POST", f"{upstream.base_url}/chat/completions", HEADERS, body)
+async def post(
+    transport: HttpTransport, upstream: StrictUpstream, body: bytes, *, streams: bool = False
+) -> HttpReply:
+    url = f"{upstream.base_url}/chat/completions"
+    return await transport.send("POST", url, HEADERS, body, streams=streams)
 
 
 async def test_a_stream_arrives_event_by_event_while_it_is_made(
@@ -77,6 +80,41 @@ async def test_a_comment_with_silence_behind_it_is_passed_over_for_a_while_only(
     assert (found and found.raw) == body[0]
     gate.open()
     assert b"".join([data async for data in reply.chunks()]) == b"".join(body)
+    await reply.aclose()
+
+
+async def test_a_large_first_event_is_not_waited_for(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    """What is looked for is an error, and all that is read meanwhile is held twice."""
+    gate = Gate()
+    body = b"data: ", b"x" * 1_200_000, b"\n\n"
+    upstream.queue(raw(*body, hold_after={2: gate}))
+    reply = await post(transport, upstream, chat(stream=True))
+    assert await reply.peek() is None
+    gate.open()
+    assert b"".join([data async for data in reply.chunks()]) == b"".join(body)
+    await reply.aclose()
+
+
+@pytest.mark.parametrize("nothing", [b": wait\n\n", b"\n\n\n\n"])
+async def test_comments_without_an_end_before_the_first_event_are_an_error(
+    transport: HttpTransport, upstream: StrictUpstream, nothing: bytes
+) -> None:
+    upstream.queue(raw(*[nothing * 1000] * 100, hold_after={100: Gate()}))
+    reply = await post(transport, upstream, chat(stream=True))
+    with pytest.raises(ProviderTooLarge, match="between two events"):
+        await reply.peek()
+    await reply.aclose()
+
+
+async def test_blank_lines_without_an_end_are_no_stream(
+    transport: HttpTransport, upstream: StrictUpstream
+) -> None:
+    blank = b"\r\n" * 1000
+    upstream.queue(raw(*[blank] * 100, b"data: 1\n\n", content_type="text/plain", hold_after={100: Gate()}))
+    reply = await post(transport, upstream, chat(stream=True), streams=True)
+    assert not reply.is_stream
     await reply.aclose()
 
 

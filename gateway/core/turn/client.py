@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from adapters.types import Event, Json
 from gateway.core.turn.commands import TurnOutcome
@@ -17,6 +17,9 @@ from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import ToolCall
 from gateway.errors import GatewayError
+
+# What a view holds until something is said. Chosen: a role, filters' verdicts and comments take some kilobytes.
+MOST_HELD_BYTES: Final = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -64,6 +67,7 @@ class ClientView:
         """Returns the bytes that may leave now, and forgets them.
 
         It returns none until there is something worth a head: up to then an error of a later round is still a status.
+        More than `MOST_HELD_BYTES` are worth one, whatever they say.
         """
         return b""
 

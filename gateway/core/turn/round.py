@@ -35,6 +35,9 @@ from storage.value import frozen
 
 EVENTS: Final[Header] = ("content-type", "text/event-stream; charset=utf-8")
 
+# Chosen: after the last finish_reason come usage, perhaps some filters' verdicts, and [DONE].
+MOST_TAIL_EVENTS: Final = 1000
+
 
 class ReplyForm(Enum):
     """The form in which the client is answered. The upstream's first reply decides, unless it is a hidden body."""
@@ -200,6 +203,8 @@ class Round:
             end = self._take(event)
             if end is not None:
                 return end
+        if len(self.tail) > MOST_TAIL_EVENTS:
+            return self.fail(UpstreamBroke("The upstream's stream goes on after its reply was complete"))
         return None
 
     def take_whole(self, body: bytes) -> RoundEnd:

@@ -13,7 +13,7 @@ import orjson
 
 from adapters.types import Event, Json
 from gateway.core.conversation.private import without_private
-from gateway.core.turn.client import ClientView, ReplyEvent
+from gateway.core.turn.client import MOST_HELD_BYTES, ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import says_nothing
@@ -36,6 +36,7 @@ class ChatView(ClientView):
 
     def __init__(self, spec: TurnSpec) -> None:
         self._waits = bool(spec.ours)
+        self._held = 0  # bytes that wait
         self._strips_usage = spec.usage_added and not spec.wants_usage  # we asked for it, the client did not
         self._first: Json = {}  # the first round's first chunk
         self._has_begun = self._has_role = False
@@ -124,8 +125,9 @@ class ChatView(ClientView):
             raw = raw.replace(_NO_USAGE, b"")  # our asking for usage puts this into every other chunk
         self._out.append(raw)
         self._has_begun = True
-        if says:
-            self._waits = False
+        if self._waits:
+            self._held += len(raw)
+            self._waits = not says and self._held <= MOST_HELD_BYTES
 
     @property
     def _identity(self) -> Json:

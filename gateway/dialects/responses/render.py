@@ -18,7 +18,7 @@ import orjson
 from adapters.types import Event, Json, token_count
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import without_private
-from gateway.core.turn.client import ClientView, ReplyEvent
+from gateway.core.turn.client import MOST_HELD_BYTES, ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.spec import TurnSpec
@@ -71,6 +71,7 @@ class ResponsesView(ClientView):
         self._echo = echo
         self._turn = turn
         self._waits = waits
+        self._held = 0  # bytes of comments that wait
         self._tag = ""  # of all ids, once something is told
         self._first: Json = {}  # the newest chunk that may be the reply's first
         self._out: list[bytes] = []
@@ -154,6 +155,9 @@ class ResponsesView(ClientView):
         if event.chunk is None:
             if event.raw is not None and event.raw.startswith(b":"):
                 self._out.append(event.raw)
+                self._held += len(event.raw)
+                if self._waits and self._held > MOST_HELD_BYTES:
+                    self._begin_response()
             return
         for choice in event.choices:
             if not isinstance(choice, dict) or choice.get("index"):

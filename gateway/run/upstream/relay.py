@@ -24,6 +24,7 @@ _NOT_HANDED_ON: Final = frozenset(("date", "set-cookie"))
 _OURS: Final = ("access-control-", "x-mnemogate-")
 # Chosen: events are some hundred bytes; one with an image may be larger than this.
 _MAX_EVENT_BYTES: Final = 1024 * 1024
+_MARKS: Final = (b"\n\n", b"\r\n\r\n")  # the ends of an event, the longest last
 
 
 class ReplyReader(Protocol):
@@ -100,21 +101,19 @@ async def _hand_on(
         # Too large to hold: from here on it goes as it comes. Or there is nothing, to a HEAD with the length of a GET.
         _start(reply, sink, receipt)
         await sink.write(b"".join(held))
-    # Bytes of an event that is not complete. They wait, because a comment or our last event must not break into it.
-    rest = b""
+    events = WholeEvents()
     async with beating(chunks, beat_s if reply.is_stream else 0.0) as beats:
         async for chunk in beats:
             if not sink.started:
                 _start(reply, sink, receipt)
-            # The common chunk ends with its event, and is passed on without a search.
-            if reply.is_stream and chunk is not BEAT and (rest or not chunk.endswith(b"\n\n")):
-                chunk, rest = _split_events(rest + chunk)
+            if reply.is_stream and chunk is not BEAT:
+                chunk = events.feed(chunk)
             if reader is not None and chunk is not BEAT:
                 await reader.take(chunk)
             await sink.write(chunk)
     if not sink.started:
         _start(reply, sink, receipt)
-    await sink.write(rest)
+    await sink.write(events.rest())
     await sink.end()
 
 
@@ -141,12 +140,37 @@ def _is_handed_on(name: str) -> bool:
     return name not in _NOT_HANDED_ON and not name.startswith(_OURS)
 
 
-def _split_events(data: bytes) -> tuple[bytes, bytes]:
-    """Returns the whole events, and the beginning of the next. Nobody can read an event before its end.
+class WholeEvents:
+    """The bytes of a stream up to the last event that is complete.
 
-    One that is larger than `_MAX_EVENT_BYTES`, or separated by lone carriage returns, is not waited for.
+    The rest waits, because a comment or our last event must not break into it. An event that is larger than
+    `_MAX_EVENT_BYTES`, or separated by lone carriage returns, is not waited for.
     """
-    end = max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in (b"\n\n", b"\r\n\r\n"))
-    if not end and (b"\r\r" in data or len(data) > _MAX_EVENT_BYTES):
-        return data, b""
-    return data[:end], data[end:]
+
+    def __init__(self) -> None:
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._searched = b""  # the last bytes that wait, in which the end of an event may have begun
+
+    def feed(self, data: bytes) -> bytes:
+        # The common piece ends with its event, and is passed on without a search.
+        if not self._waiting and data.endswith(b"\n\n"):
+            return data
+        found = self._searched + data
+        end = max(found.rfind(mark) + len(mark) if mark in found else 0 for mark in _MARKS)
+        whole = b""
+        if end:
+            at = end - len(self._searched)
+            whole, data, found = self.rest() + data[:at], data[at:], found[end:]
+        if data:
+            self._waiting.append(data)
+            self._size += len(data)
+            self._searched = found[1 - len(_MARKS[-1]) :]
+        return whole + self.rest() if b"\r\r" in found or self._size > _MAX_EVENT_BYTES else whole
+
+    def rest(self) -> bytes:
+        """Returns what waits, and forgets it."""
+        rest = b"".join(self._waiting)
+        self._waiting.clear()
+        self._size, self._searched = 0, b""
+        return rest

@@ -8,12 +8,14 @@ import orjson
 import pytest
 
 from adapters.types import Event
+from gateway.core.turn.client import MOST_HELD_BYTES
 from gateway.core.turn.commands import (
     CallModel,
     CloseUpstream,
     End,
     Finish,
     Refuse,
+    RunTool,
     Save,
     SendBody,
     SendHead,
@@ -29,6 +31,7 @@ from gateway.core.turn.events import (
     Saved,
     ToolFinished,
 )
+from gateway.core.turn.round import MOST_TAIL_EVENTS
 from gateway.core.turn.spec import TurnSpec
 from gateway.errors import UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
 from tests.core.turn.playbook import (
@@ -40,11 +43,15 @@ from tests.core.turn.playbook import (
     calls,
     chat_turn,
     chunk,
+    comment,
     completion,
     event,
+    fed,
     play,
     read_stream,
+    sent_by,
     streamed,
+    usage,
 )
 from tests.core.turn.tooled import ARGS, OURS, ROLE, body, ours_call, with_tools
 
@@ -64,6 +71,45 @@ def after_hidden_round(*before: Event, **fields: Any) -> Playbook:
     playbook = Playbook(turn)
     playbook.seen += sent
     return playbook
+
+
+class TestEndless:
+    """Upstreams that send and send, and say nothing by it."""
+
+    @pytest.mark.parametrize("nothing", [comment("wait"), chunk({"role": "assistant", "content": ""})])
+    def test_what_says_nothing_is_not_held_without_a_bound(self, nothing: Event) -> None:
+        turn = chat_turn(with_tools())
+        turn.feed(ReplyStarted(200, SSE))
+        held, sent = 0, b""
+        while not sent and held < 2 * MOST_HELD_BYTES:
+            sent = sent_by(fed(turn, Received([nothing] * 100)))
+            held += 100 * len(nothing.raw)
+        assert MOST_HELD_BYTES < len(sent) == held
+        # What comes then is not held any more, and a hidden round is still hidden.
+        assert sent_by(fed(turn, Received([comment("more")]))) == comment("more").raw
+        call = calls(call_piece(0, ARGS, id="call_a", name="memory_insert"))
+        due = fed(turn, Received([call, chunk({}, "tool_calls"), DONE]))
+        assert b"memory_insert" not in sent_by(due)
+        assert any(isinstance(command, RunTool) for command in due)
+
+    @pytest.mark.parametrize("more", [comment("wait"), chunk({}), usage(1, 1)])
+    def test_a_stream_that_goes_on_behind_its_reply_is_left(self, more: Event) -> None:
+        turn = chat_turn(TurnSpec(hold_end=True))
+        turn.feed(ReplyStarted(200, SSE))
+        fed(turn, Received([ROLE, chunk({"content": "Hi"}), chunk({}, "stop")]))
+        for _ in range(MOST_TAIL_EVENTS - 1):  # the finish_reason is the first
+            assert fed(turn, Received([more])) == []
+        (save,) = fed(turn, Received([more]))
+        assert isinstance(save, Save)
+        assert (save.outcome.state, save.outcome.text) == (End.FINISHED, "Hi")
+
+    def test_usage_that_comes_again_and_again_ends_a_reply_that_has_no_other_end(self) -> None:
+        turn = chat_turn(with_tools())
+        turn.feed(ReplyStarted(200, SSE))
+        fed(turn, Received([ROLE, chunk({"content": "Hi"})]))
+        due = fed(turn, Received([usage(1, 1)] * (MOST_TAIL_EVENTS + 1)))
+        assert b"goes on" in sent_by(due)
+        assert [command.outcome.state for command in due if isinstance(command, Save)] == [End.FAILED]
 
 
 class TestErrors:
