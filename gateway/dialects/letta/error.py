@@ -55,6 +55,8 @@ def _short(value: Any) -> Any:
     if isinstance(value, str):
         return _cut(value)
     if isinstance(value, dict | list):
+        if len(value) > _SHOWN:
+            return name_of(value)
         return value if len(orjson.dumps(value, default=str)) <= _SHOWN else name_of(value)
     return value
 

@@ -6,20 +6,29 @@ import copy
 import json
 from codecs import BOM_UTF8
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 from letta_client import APIStatusError, BadRequestError
 
+from gateway.core.agent_file import CarriedMessage
+from gateway.dialects.letta.agent_file import read as read_module
 from gateway.dialects.letta.agent_file.form import ImportForm
 from gateway.dialects.letta.agent_file.read import read_file
+from gateway.dialects.letta.error import Unprocessable
+from gateway.run.agents.files.exchanges import grouped
 from gateway.settings import ProfileSettings
+from gateway.web.letta.resources import agent_files
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.admin.test_transfer_agents import rich
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.agents.letta_file import LETTA_FILE, OLDER_FILE
+from tests.patience import PATIENCE_S, SHORT_S
 
 File = dict[str, Any]
 
@@ -460,6 +469,11 @@ HOSTILE: dict[str, Any] = {
             mnemogate=json.dumps({"agents": {"agent-0": {"passages": [{"text": 7}]}}})
         )
     ),
+    **{
+        f"very many {part}": changed(lambda f, part=part: f[part].extend([f[part][0]] * 10_000))
+        for part in ("blocks", "tools", "sources", "files")
+    },
+    "very many groups": changed(lambda f: f.update(groups=[{}] * 10_001)),
     "a file too large": changed(lambda f: f["files"][0].update(content="x" * 10_000_001)),
     "a name of a profile": changed(lambda f: agent_of(f).update(name="helper")),
 }
@@ -498,6 +512,68 @@ def test_a_store_that_fails_in_the_middle_is_left_as_it_was(
     assert failed.value.status_code == 500
     assert counts(world) == before
     assert world.letta.tools.retrieve(tool.id).description == "mine"
+
+
+def test_a_list_that_is_too_long_is_named_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_module, "parse", None)
+    with pytest.raises(Unprocessable) as refused:
+        read_file(HOSTILE["very many blocks"], ImportForm(), 0.0)
+    (fault,) = refused.value.faults
+    assert fault.loc == ("body", "file", "blocks")
+    assert fault.msg == "Expected 'array' of length <= 10000"
+
+
+def test_others_are_answered_while_a_file_is_read(world: LettaWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, may_go_on = Event(), Event()
+
+    def slow(*given: Any) -> Any:
+        reads.set()
+        assert may_go_on.wait(PATIENCE_S)
+        return read_file(*given)
+
+    monkeypatch.setattr(agent_files, "read_file", slow)
+    with ThreadPoolExecutor() as pool:
+        made = pool.submit(bring_in, world, LETTA_FILE)
+        try:
+            assert reads.wait(PATIENCE_S)
+            health = httpx.get(f"{world.world.gateway.url.removesuffix('/v1')}/health", timeout=SHORT_S * 10)
+            assert health.status_code == 200
+        finally:
+            may_go_on.set()
+        assert len(made.result()) == 1
+
+
+def test_a_file_is_read_in_time_that_its_messages_take() -> None:
+    """Twenty thousand results behind one reply were looked through for each of them: 18 seconds."""
+    looked = 0
+
+    class Role(dict[str, Any]):
+        def __getitem__(self, key: str) -> Any:
+            nonlocal looked
+            looked += key == "role"
+            return super().__getitem__(key)
+
+    count = 500
+    messages = [Role(role="user", content="x"), Role(role="assistant", content="")]
+    messages += [Role(role="tool", content="ok") for _ in range(count)]
+    ((came, reply),) = grouped([CarriedMessage(each, 0.0) for each in messages])
+    assert (len(came), len(reply)) == (1, count + 1)
+    assert looked < 5 * count
+
+
+def test_the_calls_of_a_reply_that_come_in_many_messages_are_its_own() -> None:
+    file = copy.deepcopy(LETTA_FILE)
+    call = {"type": "function", "function": {"name": "roll", "arguments": "{}"}}
+    agent_of(file)["messages"] = [
+        {"id": "m", "role": "user", "content": "x"},
+        *(
+            {"id": f"m{n}", "role": "approval" if n else "assistant", "tool_calls": [{**call, "id": f"c{n}"}]}
+            for n in range(300)
+        ),
+    ]
+    (agent,) = read_file(orjson.dumps(file), ImportForm(), 0.0).agents
+    calls = [each.message.get("tool_calls") for each in agent.messages if each.message["role"] == "assistant"]
+    assert [[each["id"] for each in some or ()] for some in calls] == [[f"c{n}" for n in range(300)]]
 
 
 def test_agents_of_one_file_share_its_blocks(world: LettaWorld) -> None:

@@ -13,6 +13,8 @@ from gateway.dialects.letta.resources.agent import MOST_PARTS
 from gateway.dialects.letta.resources.identity import CreateIdentity
 
 FileName = Annotated[str, Meta(min_length=1, max_length=200)]
+# Of each kind of part of a file, but for messages and passages, of which an agent may have very many.
+MOST_OF_FILE = Meta(max_length=10_000)
 
 
 class ImportForm(Body):
@@ -131,9 +133,9 @@ class OursOfAgent(msgspec.Struct):
     message_buffer_limit: int | None = None
     message_buffer_min: int | None = None
     passages: list[FilePassage] = []
-    archives: list[FileArchive] = []
-    identities: list[FileIdentity] = []
-    conversations: list[FileConversation] = []
+    archives: Annotated[list[FileArchive], MOST_PARTS] = []
+    identities: Annotated[list[FileIdentity], MOST_PARTS] = []
+    conversations: Annotated[list[FileConversation], MOST_OF_FILE] = []
 
 
 class Ours(msgspec.Struct):
@@ -146,15 +148,30 @@ class Ours(msgspec.Struct):
     is_moved: bool = False
 
 
+_Raw = Annotated[list[msgspec.Raw], MOST_OF_FILE] | None
+
+
+class FileLists(msgspec.Struct):
+    """The lists of a file, unread: how long they are is known in a tenth of the time that it takes to read them."""
+
+    blocks: _Raw = None
+    tools: _Raw = None
+    sources: _Raw = None
+    files: _Raw = None
+    groups: _Raw = None
+    mcp_servers: _Raw = None
+    skills: _Raw = None
+
+
 class File(msgspec.Struct):
     """A file, as far as its parts are of one form; the rest of an agent, a block and a tool is read by itself."""
 
     agents: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=100)]
-    blocks: list[dict[str, Any]] = []
-    tools: list[dict[str, Any]] = []
-    sources: list[FileSource] = []
-    files: list[FileOfSource] = []
-    groups: list[FileGroup] = []
-    mcp_servers: list[dict[str, Any]] = []
-    skills: list[FileSkill] | None = None
+    blocks: Annotated[list[dict[str, Any]], MOST_OF_FILE] = []
+    tools: Annotated[list[dict[str, Any]], MOST_OF_FILE] = []
+    sources: Annotated[list[FileSource], MOST_OF_FILE] = []
+    files: Annotated[list[FileOfSource], MOST_OF_FILE] = []
+    groups: Annotated[list[FileGroup], MOST_OF_FILE] = []
+    mcp_servers: Annotated[list[dict[str, Any]], MOST_OF_FILE] = []
+    skills: Annotated[list[FileSkill], MOST_OF_FILE] | None = None
     metadata: dict[str, Any] = {}

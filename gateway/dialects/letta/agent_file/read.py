@@ -43,6 +43,7 @@ from gateway.dialects.letta.agent_file.form import (
     FileAgent,
     FileConversation,
     FileIdentity,
+    FileLists,
     FilePassage,
     FileSleeptime,
     FileTool,
@@ -51,7 +52,7 @@ from gateway.dialects.letta.agent_file.form import (
     Ours,
     OursOfAgent,
 )
-from gateway.dialects.letta.agent_file.messages import FileMessage, answers, read
+from gateway.dialects.letta.agent_file.messages import FileCall, FileMessage, answers, read
 from gateway.dialects.letta.agent_file.older import in_newer_form, is_older
 from gateway.dialects.letta.agent_file.write import OURS
 from gateway.dialects.letta.body import convert, parse
@@ -184,14 +185,27 @@ def _archives(own: OursOfAgent, archives: dict[str, CarriedArchive], now: float)
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    # Editors on Windows write a mark in front.
-    json = parse(data.removeprefix(BOM_UTF8), _AT)
+    data = data.removeprefix(BOM_UTF8)  # editors on Windows write it in front
+    _check_lists(data)
+    json = parse(data, _AT)
     if isinstance(json, str):
         # Programs that save what the client returns as JSON have the file as one text.
         json = parse(json.encode(), _AT)
     if not isinstance(json, dict):
         raise Unprocessable([Fault(_AT, "Input should be an object", "model_type")])
     return json
+
+
+def _check_lists(data: bytes) -> None:
+    """Raises: Unprocessable: a list is too long."""
+    try:
+        msgspec.json.decode(data, type=FileLists)
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at `$.")
+        if "length" in message:
+            raise Unprocessable([Fault((*_AT, place.rstrip("`")), message.replace("`", "'"))]) from error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass  # what else is wrong is found where all of it is read
 
 
 def _ours(metadata: Mapping[str, Any]) -> Ours:
@@ -452,16 +466,18 @@ def _passages(passages: Sequence[FilePassage], now: float) -> list[PassageDraft]
     ]
 
 
-def _joined(messages: Iterable[tuple[int, FileMessage]]) -> Sequence[tuple[int, FileMessage]]:
-    """Returns messages, each reply as one: Letta's server keeps the calls that a person must allow as another."""
-    joined: list[tuple[int, FileMessage]] = []
+def _joined(messages: Iterable[tuple[int, FileMessage]]) -> Iterable[tuple[int, FileMessage]]:
+    """Yields messages, each reply as one: Letta's server keeps the calls that a person must allow as another."""
+    replies: list[tuple[int, FileMessage, list[FileCall]]] = []
     for n, each in messages:
-        at, last = joined[-1] if joined else (n, each)
-        if each.role == "approval" and each.tool_calls and last.role == "assistant" and last.tool_calls:
-            joined[-1] = (at, msgspec.structs.replace(last, tool_calls=[*last.tool_calls, *each.tool_calls]))
+        calls = each.tool_calls or []
+        _, last, before = replies[-1] if replies else (n, each, [])
+        if each.role == "approval" and calls and last.role == "assistant" and before:
+            before.extend(calls)
         else:
-            joined.append((n, each))
-    return joined
+            replies.append((n, each, [*calls]))
+    for n, each, calls in replies:
+        yield n, msgspec.structs.replace(each, tool_calls=calls) if calls else each
 
 
 def _messages(

@@ -213,7 +213,7 @@ class AgentFiles:
         for file_name, type, text in folder.files:
             # Letta's server reads PDFs and the like: what it carries is their text.
             await self._folders.save(memory.id, SentFile(file_name, type, text.encode()), text, "suffix")
-        next_seq = 1 + sum(1 for _, _, text in folder.files for _ in parts(text))
+        next_seq = 1 + await asyncio.to_thread(_count_parts, folder)
         await self._settle(memory, next_seq)
         return uid
 
@@ -226,7 +226,7 @@ class AgentFiles:
     async def _make_archive(self, project: str, archive: CarriedArchive, done: _Done) -> str:
         """Makes an archive, which nobody finds before all of it is there. Returns its public name."""
         uid = archive.uid or ids.new_uid()
-        passages = [replace(each, text=part) for each in archive.passages for part in chunks(each.text)]
+        passages = await asyncio.to_thread(_cut, archive.passages)
         lines = [
             _definition_line(DefinitionKind.ARCHIVE, archive.name, archive.body, self._now()),
             *_passage_lines(passages, 1),
@@ -253,7 +253,7 @@ class AgentFiles:
         """Makes the memory of an agent, which nobody finds yet. Returns it, and its next number."""
         now = self._now()
         scope = api_scope(project, agent.uid or ids.new_uid())
-        said, next_seq = _said_lines(agent)
+        said, next_seq = await asyncio.to_thread(_said_lines, agent)
         lines = [
             *said,
             _definition_line(DefinitionKind.AGENT, agent.name, agent.definition.body(), now, agent.begun),
@@ -299,6 +299,15 @@ class AgentFiles:
                 yield {"kind": kind, "uid": uids[key]}
         for each in agent.identities:
             yield {"kind": "identity", "uid": each.uid, "name": each.key, "body": each.said.body()}
+
+
+def _cut(passages: Sequence[PassageDraft]) -> Sequence[PassageDraft]:
+    """Returns passages in parts of a length that can be searched."""
+    return [replace(each, text=part) for each in passages for part in chunks(each.text)]
+
+
+def _count_parts(folder: CarriedFolder) -> int:
+    return sum(1 for _, _, text in folder.files for _ in parts(text))
 
 
 def _said_lines(agent: CarriedAgent) -> tuple[list[dict[str, Any]], int]:

@@ -55,6 +55,7 @@ def grouped(
     """Yields messages by exchange: what came, and the reply with its last results."""
     came: list[CarriedMessage] = []
     reply: list[CarriedMessage] = []
+    ends = _ends(messages)
     for n, each in enumerate(messages):
         role = each.message["role"]
         if role == "assistant":
@@ -62,7 +63,7 @@ def grouped(
                 yield came, reply
                 came = []
             reply = [each]
-        elif reply and role == "tool" and _ends_there(messages, n):
+        elif reply and role == "tool" and ends[n]:
             reply.append(each)
         else:
             if reply:
@@ -73,10 +74,15 @@ def grouped(
         yield came, reply
 
 
-def _ends_there(messages: Sequence[CarriedMessage], n: int) -> bool:
-    """Says whether no reply follows on the results that begin at a place."""
-    rest = (each.message["role"] for each in messages[n:])
-    return next((role for role in rest if role != "tool"), "user") != "assistant"
+def _ends(messages: Sequence[CarriedMessage]) -> Sequence[bool]:
+    """Returns, for each message, whether no reply follows on the results that begin with it."""
+    ends: list[bool] = []
+    is_end = True
+    for each in reversed(messages):
+        if (role := each.message["role"]) != "tool":
+            is_end = role != "assistant"
+        ends.append(is_end)
+    return ends[::-1]
 
 
 def _line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -89,7 +90,8 @@ class AgentFileRoutes:
     async def restore(self, asked: Asked) -> Any:
         form: ImportForm = asked.body
         assert asked.file is not None
-        file = read_file(asked.file.data, form, self._api.now())
+        # It may have thousands of blocks and messages, each of which is checked.
+        file = await asyncio.to_thread(read_file, asked.file.data, form, self._api.now())
         agents = [
             replace(
                 each,
