@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -101,3 +104,12 @@ async def test_no_more_run_at_once_than_may(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_work_that_is_not_there_is_an_error_of_another_kind() -> None:
     with pytest.raises(RuntimeError, match="did not start"):
         await Children().ask(f"{WORK}:nothing", 1, PATIENCE_S)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS takes some of the limits alone")
+def test_nothing_is_done_where_its_bounds_cannot_be_set() -> None:
+    limits = json.dumps({"NOFILE": 1 << 40})  # more than any kernel takes
+    command = [sys.executable, "-I", "-c", module._PROGRAM, json.dumps(sys.path), f"{WORK}:double", limits]
+    ended = subprocess.run(command, input=b"1\n", capture_output=True)
+    assert ended.returncode != 0
+    assert ended.stdout == b""
