@@ -162,6 +162,10 @@ class AgentServices:
             await self.runs.recover()
             await follow_settings(self._store, self.agents.keeper.leases, profiles, self._now())
         except StoreError as error:
-            _log.warning("runs and blocks of before are looked at in %g s: %s", AGAIN_S, error.message)
+            _log.warning(
+                "Interrupted runs and changed memory blocks are looked up again in %g s: %s",
+                AGAIN_S,
+                error.message,
+            )
             return False
         return True

@@ -199,7 +199,7 @@ class Gateway:
         try:
             await self.start()
         except Exception as error:
-            _log.error("the gateway did not start", exc_info=error)
+            _log.error("The gateway could not start.", exc_info=error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
@@ -243,7 +243,7 @@ class Gateway:
 async def install_key(store: Store, key: str) -> None:
     """Makes the key that the settings give one of the store's. Raises: StoreError."""
     if not await store.keys.install(key, GIVEN_KEY):
-        _log.warning("server.key (MNEMOGATE_KEY) was revoked and stays so; set another one")
+        _log.warning("server.key (MNEMOGATE_KEY) was revoked, so it opens nothing. Set another one.")
 
 
 def _make_guard(settings: Settings, store: Store) -> Guard:

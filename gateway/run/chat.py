@@ -53,7 +53,7 @@ from gateway.run.upstream.forward import with_body_headers
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
 from gateway.settings import Settings
-from storage.errors import StoreError
+from storage.errors import StoreError, is_known
 from storage.records import Agent, Scope
 
 _log = logging.getLogger("mnemogate")
@@ -268,7 +268,9 @@ class Chat:
             try:
                 found = await paths_to(self.keeper.store, scope, unknown)
             except StoreError as error:
-                _log.warning("earlier responses were not found: %s", error.message)
+                _log.warning(
+                    "Earlier responses could not be looked up, so they count as unknown: %s", error.message
+                )
                 found = {}
             for id, path in found.items():
                 self._earlier.keep(memory, (id,), None, path[:-1], path[-1])
@@ -381,7 +383,8 @@ class Chat:
         try:
             found = await self._agents.find(identity.project, identity.agent)
         except StoreError as error:
-            _log.warning("not answered without memory: %s", error.message)
+            if not is_known(error):
+                _log.warning("A request was refused, since the database could not be used: %s", error.message)
             raise MemoryUnavailable.since(error.status) from error
         if found is None:
             raise unknown(identity, model)
@@ -417,11 +420,12 @@ class Chat:
                 begun = await self._begin(call, attempts, place)
                 return begun, "on" if is_strict else str(identity.mode)
             except StoreError as error:
-                _log.warning("answered without memory: %s", error.message)
+                if not is_known(error):
+                    _log.warning("A request was answered without memory: %s", error.message)
                 why = error.status
             except Exception:
                 # Memory never breaks chat: an error of ours in it must not either.
-                _log.exception("answered without memory")
+                _log.exception("A request was answered without memory, by a fault in the gateway.")
                 why = StoreError.status
         if strict:
             raise MemoryUnavailable.since(why)
@@ -433,8 +437,8 @@ class Chat:
             return
         self._said_who_is_missing = True
         _log.warning(
-            "memory is off for requests that name nobody: let the application send `user` or x-mnemogate-user, "
-            "or set memory.default_user or memory.single_user (this is said once)"
+            "Requests that name no user have no memory: let the application send `user` or x-mnemogate-user, or set "
+            "memory.default_user or memory.single_user. (This line comes once.)"
         )
 
     async def _begin(

@@ -275,7 +275,7 @@ class NativeRun:
                 raise ProviderTooLarge(f"the reply is larger than {self.limits.streamed_bytes} bytes")
         except ProviderTooLarge as error:
             self._left = -1
-            _log.warning("a reply is remembered only as far as it was read: %s", error.message)
+            _log.warning("Only the beginning of a reply is remembered: %s", error.message)
         if self._reader.is_over:
             await self._save()  # the reply's end leaves when it is on disk
 
@@ -300,15 +300,15 @@ class NativeRun:
             if writing.done():
                 writing.result()
                 return
-            self.pending.add(writing, "a turn that was answered already")
+            self.pending.add(writing, "A turn that was answered already")
         except StoreError as error:
-            _log.warning("a turn was not written: %s", error.message)
+            _log.warning("A turn was answered and could not be stored: %s", error.message)
         except asyncio.CancelledError:
-            self.pending.add(writing, "a turn that was left at its end", left=self._scope)
+            self.pending.add(writing, "A turn that its client left at its end", left=self._scope)
             raise
         except Exception:
             # Memory never breaks chat: an error of ours in writing must not take the answer with it.
-            _log.exception("a turn was not written")
+            _log.exception("A turn was answered and could not be stored, by a fault in the gateway.")
         self.call.receipt.said["x-mnemogate-durable"] = "false"
         if self.call.identity.mode is Mode.STRICT and not self.call.sink.started:
             raise MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
@@ -318,7 +318,7 @@ class NativeRun:
         if self._is_saved:
             return
         writing = self._write(self._reader.reply(), end, is_refused=is_refused)
-        self.pending.add(writing, "a turn that was cut", left=self._scope)
+        self.pending.add(writing, "A turn that was cut", left=self._scope)
 
     def _write(self, reply: NativeReply, end: End, *, is_refused: bool = False) -> Awaitable[object]:
         """Hands the turn over to memory, and notes by which ids a client may refer to it."""

@@ -36,7 +36,10 @@ class Pending:
             self._under_way[scope] = left
 
     def add(self, work: Awaitable[object], what: str, left: Scope | None = None) -> None:
-        """Takes over a write. what: its name in the log. left: the scope of a client whose reply had no proper end."""
+        """Takes over a write.
+
+        what: its name, which begins a line of the log. left: the scope of a client whose reply had no proper end.
+        """
         task = asyncio.ensure_future(self._run(work, what))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -59,9 +62,9 @@ class Pending:
         try:
             await work
         except StoreError as error:
-            _log.warning("%s was not written: %s", what, error.message)
+            _log.warning("%s could not be stored: %s", what, error.message)
         except Exception:
-            _log.exception("%s was not written", what)
+            _log.exception("%s could not be stored, by a fault in the gateway.", what)
 
     async def drain(self, timeout_s: float) -> None:
         if self._tasks:

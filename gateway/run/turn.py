@@ -229,7 +229,7 @@ class TurnRun:
         for n, command in enumerate(undone):
             match command:
                 case commands.Keep() if self.memory is not None:
-                    self.pending.add(self._begin_keeping(self.memory, command), "a step")
+                    self.pending.add(self._begin_keeping(self.memory, command), "A step of a run")
                 case commands.Save():
                     await self._perform_all([*undone[n:]])
                     return
@@ -427,10 +427,10 @@ class TurnRun:
         for command in (*self._undone, *self._turn.feed(events.ClientLeft())):
             match command:
                 case commands.Keep() if self.memory is not None:
-                    self.pending.add(self._begin_keeping(self.memory, command), "a step")
+                    self.pending.add(self._begin_keeping(self.memory, command), "A step of a run")
                 case commands.Save(outcome) if self.memory is not None and not self._is_written:
                     scope = self.memory.known.agent.scope
-                    self.pending.add(self._write(self.memory, outcome), "a cancelled turn", left=scope)
+                    self.pending.add(self._write(self.memory, outcome), "A cancelled turn", left=scope)
                 case commands.CloseUpstream():
                     await self._close()
 
@@ -456,12 +456,14 @@ class TurnRun:
         try:
             kept, self.prompt = await asyncio.shield(keeping)
         except asyncio.CancelledError:
-            self.pending.add(keeping, "a step")
+            self.pending.add(keeping, "A step of a run")
             raise
         except StoreError as error:
             if self.is_taken_up:
                 raise
-            _log.warning("a step was not written: %s", error.message)
+            _log.warning(
+                "A step of a run could not be stored, so the run ends with an error: %s", error.message
+            )
             return self._turn.feed(events.Stopped(StopReason.ERROR))
         return self._turn.feed(kept)
 
@@ -494,7 +496,7 @@ class TurnRun:
             return _SAVED
         if outcome.state is not FINISHED and not self._turn.spec.keeps_steps:
             self.pending.add(
-                self._write(memory, outcome), "a turn that failed", left=memory.known.agent.scope
+                self._write(memory, outcome), "A turn that failed", left=memory.known.agent.scope
             )
             return _SAVED
         begun = time.perf_counter()
@@ -506,20 +508,20 @@ class TurnRun:
             if writing.done():
                 behind = writing.result()
                 return events.Saved(behind=behind) if isinstance(behind, events.Kept) else _SAVED
-            self.pending.add(writing, "a turn that was answered already")
+            self.pending.add(writing, "A turn that was answered already")
         except StoreError as error:
             if self.is_taken_up:
                 raise
-            _log.warning("a turn was not written: %s", error.message)
+            _log.warning("A turn was answered and could not be stored: %s", error.message)
             is_lost = isinstance(error, Stale)
         except asyncio.CancelledError:
-            self.pending.add(writing, "a turn that was left at its end", left=memory.known.agent.scope)
+            self.pending.add(writing, "A turn that its client left at its end", left=memory.known.agent.scope)
             if self.is_taken_up:
                 await asyncio.wait([writing])  # who takes it up finds it as it is
             raise
         except Exception:
             # Memory never breaks chat: an error of ours in writing must not take the answer with it.
-            _log.exception("a turn was not written")
+            _log.exception("A turn was answered and could not be stored, by a fault in the gateway.")
         finally:
             self.metrics.commit_ms.observe((time.perf_counter() - begun) * 1000)
         self.metrics.not_durable.inc()

@@ -233,7 +233,12 @@ def _as_gateway_error(error: Exception, scope: Scope, trace: Trace, paths: Seque
         return UnknownPath(f"Unknown path: {scope['method']} {scope['path']}{hint_for(scope['path'], paths)}")
     if isinstance(error, HTTPException) and error.status_code == 405:
         return MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}")
-    _log.error("request %s failed: %s", trace.request_id, type(error).__name__, exc_info=error)
+    _log.error(
+        "Request %s failed by a fault in the gateway: %s",
+        trace.request_id,
+        type(error).__name__,
+        exc_info=error,
+    )
     return GatewayError(
         "Something went wrong inside the gateway. Its log has the request id.", code="internal_error"
     )

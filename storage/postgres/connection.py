@@ -203,7 +203,10 @@ def translate(error: BaseException, name: str = "the database") -> StoreError:
     if isinstance(error, asyncpg.PostgresError):
         _leave_out_values(error)
     words = str(error) or type(error).__name__
-    if isinstance(error, asyncpg.PostgresError):
+    kind: type[StoreError]
+    if _is_closed(error):
+        kind, words = Broken, "PostgreSQL closed the connection"
+    elif isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         kind = _BY_STATE.get(state) or _BY_CLASS.get(state[:2], StatementFailed)
         words = f"{words} ({state})"
@@ -211,13 +214,29 @@ def translate(error: BaseException, name: str = "the database") -> StoreError:
             kind, words = Broken, f"{words}: {POOLER_ADVICE}"
     elif isinstance(error, TimeoutError):
         kind, words = TooSlow, "no answer in time"
-    elif isinstance(error, OSError | asyncpg.InternalClientError) or "closed" in words:
+    elif isinstance(error, OSError):
         kind = Broken
     else:  # asyncpg was asked for something that it does not do
         kind = StatementFailed
     answer = kind(f"{name}: {words}")
     answer.__cause__ = error
     return answer
+
+
+# By SQLSTATE: the connection is gone, or the server ends it since it stops.
+_CLOSED_STATES = ("08003", "08006", "57P01", "57P02")
+
+
+def _is_closed(error: BaseException) -> bool:
+    """Says whether an error is the end of the connection, for which asyncpg has many words, some of them its own.
+
+    Its InternalClientError ("cannot switch to state ..") is of a connection that ended within a statement.
+    """
+    if isinstance(error, asyncpg.PostgresError):
+        return error.sqlstate in _CLOSED_STATES
+    if isinstance(error, asyncpg.InterfaceError):
+        return "closed" in str(error)
+    return isinstance(error, asyncpg.InternalClientError | ConnectionResetError | BrokenPipeError)
 
 
 def _leave_out_values(error: Any) -> None:

@@ -174,7 +174,9 @@ class PostgresDatabase:
         self._pool.check()
         size += _OVERHEAD_BYTES
         if self._bytes + size > self._limits.queue_bytes:
-            raise Busy(f"more than {self._limits.queue_bytes} bytes would wait to be written")
+            raise Busy(
+                f"{self._place.name} is behind: more than {self._limits.queue_bytes:,} bytes would wait to be written"
+            )
         future: asyncio.Future[T] = self._loop.create_future()
         task = self._loop.create_task(self._write(operation, future, is_bulk, is_repeatable))
         self._writes[task] = (self._loop.time(), size)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from storage.database import DEAF_S
 from storage.errors import Broken, StoreError
-from storage.postgres.connection import FAULTS, NOW, PostgresPlace, RawConnection, connect
+from storage.postgres.connection import FAULTS, NOW, PostgresPlace, RawConnection, connect, translate
 
 Heard = Callable[[str | None], None]
 _log = logging.getLogger("mnemogate")
@@ -27,6 +27,10 @@ _SELF = f"{_PREFIX}self"
 _ANSWER_S = DEAF_S / 3
 _NOTIFY = "SELECT pg_notify(channel, word) FROM unnest($1::text[], $2::text[]) AS told(channel, word)"
 _PROBE = f"SELECT pg_notify($1, $2), {NOW}"
+_DEAF = (
+    "Notifications from PostgreSQL are lost; changes by other gateways may be seen up to %d s late. "
+    "Reconnecting: %s"
+)
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 10.0
 
 
@@ -89,8 +93,8 @@ class NotificationListener:
             except (StoreError, *FAULTS) as error:
                 if not self._is_deaf:
                     self._is_deaf = True
-                    why = str(error) or "no answer in time"  # a TimeoutError of asyncpg's has no words
-                    _log.warning("what other processes change is seen %d s later: %s", DEAF_S, why)
+                    why = error if isinstance(error, StoreError) else translate(error, "PostgreSQL")
+                    _log.warning(_DEAF, DEAF_S, why.message)
             if loop.time() - doubted >= DEAF_S:
                 doubted = loop.time()
                 self._doubt()
@@ -111,7 +115,9 @@ class NotificationListener:
             self._doubt()  # what was told before is not heard
             while not lost.is_set():
                 await self._probe(raw)
-                self._is_deaf = False
+                if self._is_deaf:
+                    self._is_deaf = False
+                    _log.warning("Notifications from PostgreSQL arrive again.")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(DEAF_S):
                         await lost.wait()

@@ -58,7 +58,7 @@ async def migrate(raw: RawConnection, name: str, migrations: tuple[_Migration, .
             await _apply(raw, name, number, allowed, script)
         found, oldest = await find_version(raw)
         if before:
-            _log.warning("%s was brought from schema version %d to %d", name, before, found)
+            _log.warning("%s was upgraded from schema version %d to %d.", name, before, found)
     if oldest > steps[-1][0]:
         raise TooNew(name, found, steps[-1][0])
     return found
@@ -78,7 +78,7 @@ async def _apply(raw: RawConnection, name: str, number: int, oldest: int, script
             async with raw.transaction():
                 return await _try_to_apply(raw, name, number, oldest, script)
         except asyncpg.LockNotAvailableError:
-            _log.warning("%s: its upgrade waits for another session, such as a backup", name)
+            _log.warning("The upgrade of %s waits for another session, such as a backup.", name)
         await asyncio.sleep(_PAUSE_S)
 
 

@@ -68,7 +68,10 @@ class Tidying:
         except StoreError as error:
             # No statement returns them any more, so that whoever forgets need not wait for who works on a table.
             is_done = False
-            _log.warning("what was forgotten stays in old versions of rows for now: %s", error.message)
+            _log.warning(
+                "What was forgotten stays in old versions of rows for now; removing these is tried again: %s",
+                error.message,
+            )
         if not is_done and self._later is None and not self._is_refused:
             self._later = self._start(self._sweep_later())
         return is_done
@@ -98,8 +101,9 @@ class Tidying:
             self._is_refused = bool(warnings)
             if warnings:
                 _log.warning(
-                    "%s: what was forgotten stays in old versions of rows until autovacuum comes by, since VACUUM "
-                    "leaves tables out (the role should own them, or have MAINTAIN): %s", self._place.name, warnings[0],
+                    "What was forgotten stays in old versions of rows of %s until autovacuum comes, since VACUUM "
+                    "leaves tables out. Make the role their owner, or grant it MAINTAIN: %s",
+                    self._place.name, warnings[0],
                 )  # fmt: skip
             return not warnings
         except FAULTS as error:

@@ -234,6 +234,6 @@ class Keys(Group):
                     return
                 remove_sidecar(self._path, KEYED)
                 _log.warning(
-                    "gateway keys were made for this database, and now it has none, as a copy of before: "
-                    "this machine is served without one until `mnemogate keys create`"
+                    "This database had gateway keys and now has none, as an older copy. Requests from this machine "
+                    "need no key until `mnemogate keys create` makes one."
                 )

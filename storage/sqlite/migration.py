@@ -53,7 +53,7 @@ def migrate(
                 raise
     known = steps[-1][0]
     if 0 < found < known:
-        _log.warning("%s was brought from schema version %d to %d", path, found, known)
+        _log.warning("%s was upgraded from schema version %d to %d.", path, found, known)
     return known
 
 

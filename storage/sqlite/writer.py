@@ -284,7 +284,9 @@ class Writer:
         queue = self._bulk if is_bulk else self._turns
         size = bytes + _OVERHEAD_BYTES
         if queue.bytes + size > self._limits.queue_bytes:
-            raise Busy(f"more than {self._limits.queue_bytes} bytes would wait to be written to {self._path}")
+            raise Busy(
+                f"{self._path} is behind: more than {self._limits.queue_bytes:,} bytes would wait to be written"
+            )
         future: asyncio.Future[T] = self._loop.create_future()
         queue.writes.append(_Write(function, future, size, begins))
         queue.bytes += size
@@ -528,7 +530,7 @@ class Writer:
         self._call_loop(self._written_back, self._wal_size(), done)
 
     def _moved(self) -> Broken:
-        return Broken(f"{self._path} was removed or replaced under the process that has it open")
+        return Broken(f"{self._path} was removed or replaced while the gateway had it open")
 
     def _was_moved(self) -> bool:
         """Tells whether another file, or none, lies at the path: nobody will find what is written to this one."""

@@ -93,7 +93,7 @@ class BeginsRuns:
                 return RunBeginning(memory, prompt)
             except TooSlow:
                 asked.place.hand_on()
-                self._pending.add(memory.give_up(prompt), "a run that began too late")
+                self._pending.add(memory.give_up(prompt), "A run that began too late")
                 raise
             except (WriteConflict, Stale):
                 # Somebody else has written in the meantime, or forgotten: all of it is read again.

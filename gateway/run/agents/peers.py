@@ -213,7 +213,7 @@ class Peers:
         sink = UnseenSink()
         run = asyncio.ensure_future(self._run(asked, to, sink, wait))
         # The process waits for it when it stops, also if nobody else does any more.
-        self._pending.add(run, "an answer to an agent")
+        self._pending.add(run, "An answer to an agent")
         try:
             seconds = max(0.0, until - asyncio.get_running_loop().time())
             done, _ = await asyncio.wait([run], timeout=seconds)
@@ -239,7 +239,7 @@ class Peers:
         except ClientGone:
             return to.failed("failed", f"{to.name} was cancelled")
         except Exception:
-            _log.exception("a message between agents failed")
+            _log.exception("A message from one agent to another failed by a fault in the gateway.")
             return to.failed("failed", f"{to.name} is not available at the moment")
         return _answer_of(result, to)
 

@@ -252,7 +252,7 @@ class AgentRuns:
                 await self._end(each, RunState.FAILED, StopReason.ERROR, LEFT)
         except StoreError as error:
             if not is_known(error):
-                _log.error("runs of an earlier process stay as they were: %s", error.message)
+                _log.error("Runs that a stopped gateway left could not be ended: %s", error.message)
 
     async def _left(self, ours: str | None = None) -> list[Run]:
         """Returns live runs that nobody performs any more. ours: a line that this process holds for another run."""
@@ -534,5 +534,6 @@ def _error_for(error: StoreError) -> Exception:
     """Returns the error that a caller is told: what is not there stays that, else memory is not available."""
     if isinstance(error, NotFound):
         return UnknownId(f"{error.message[:1].upper()}{error.message[1:]}.", param="conversation_id")
-    _log.warning("not performed without memory: %s", error.message)
+    if not is_known(error):
+        _log.warning("A run was refused, since the database could not be used: %s", error.message)
     return MemoryUnavailable.since(error.status)

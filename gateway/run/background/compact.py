@@ -139,7 +139,10 @@ class Compactor:
             # Something was forgotten since; the next turn asks again.
             pass
         except StoreError as error:
-            _log.warning("a job that summarises a conversation was not enqueued: %s", error.message)
+            _log.warning(
+                "A summary could not be scheduled; the next turn of its conversation tries again: %s",
+                error.message,
+            )
 
     async def run(self, job: JobContext) -> None:
         """Summarises what may leave the window, and stores the summary. Raises: JobFailed, Postponed, StoreError."""

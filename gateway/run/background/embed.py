@@ -131,7 +131,11 @@ class Embedding:
         except Exception as error:
             # Jobs will try again.
             why = error.message if isinstance(error, ProviderError) else repr(error)
-            _log.warning("the embedder %s does not answer: %s", self.embedder.name, why)
+            _log.warning(
+                "The embedder %s does not answer; it is asked again with the next job: %s",
+                self.embedder.name,
+                why,
+            )
 
     async def _start(self) -> None:
         self.schedule.enqueue_now(await self._store.vectors.behind(self.embedder.name, AT_START))
@@ -268,7 +272,10 @@ class Embedding:
             case StoreError():
                 return  # the search by words meets the same, and says so
             case ProviderRefused(status=status) if status in _OF_A_TEXT:
-                _log.info("the embedder refuses a question (%d): it is searched for by words alone", status)
+                _log.info(
+                    "The embedder refused a question with status %d; memory was searched by words alone.",
+                    status,
+                )
                 return
             case ProviderRefused():
                 why, retry_after_s = error.message, error.retry_after_s
@@ -280,7 +287,7 @@ class Embedding:
                 why = type(error).__name__
         health.failed(self._policy, self._tick(), self.embedder.name, retry_after_s)
         if retry_after_s or health.failures == self._policy.breaker_failures:
-            _log.warning("memory is searched by words alone until the embedder answers again: %s", why)
+            _log.warning("Memory is searched by words alone until the embedder answers again: %s", why)
 
     def _compare_baseline(self, data: bytes) -> tuple[float, float]:
         """Returns the mean and standard deviation of its similarity to the baseline; a deviation of 0: not known."""

@@ -74,5 +74,7 @@ class Indexing:
             self._far[agent] = None
             raise
         except Exception:
-            _log.exception("indexing a memory failed")
+            _log.exception(
+                "The search index of memory %d could not be updated, by a fault in the gateway.", agent
+            )
         return 0.0 if self._far else (self._clock() - begun) * _PAUSES

@@ -141,7 +141,9 @@ class Learning:
         except RequestRefused:
             if not self._answers or job.job.tries <= _HALVINGS:
                 raise
-            _log.warning("learning: the background model refuses to read something, which is passed over")
+            _log.warning(
+                "Learning: the background model refuses to read a part of a memory, which is skipped."
+            )
             return []
         self._answers = True
         return learn.keep_calls(reply.message)
@@ -186,5 +188,5 @@ class Learning:
         effect = self._store.facts.learning(found.agent, asked["cursor"], asked["upto"], self._now(), decide)
         await job.finish(effect)
         if dropped:
-            _log.info("learning: %d calls of the background model made no sense", dropped)
+            _log.info("Learning: %d calls of the background model were invalid and were ignored.", dropped)
         return True

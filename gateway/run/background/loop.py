@@ -43,7 +43,7 @@ class PeriodicTask:
         except StoreError as error:
             self._log_error(error)
         except Exception:
-            _log.exception("%s: the start failed", self.name)
+            _log.exception("Background task %r could not begin, by a fault in the gateway.", self.name)
         while True:
             try:
                 pause = await self.step()
@@ -52,7 +52,10 @@ class PeriodicTask:
                 pause = AFTER_FAULT_S
             except Exception:
                 # No error may end the task, because nothing would start it again.
-                _log.exception("%s: a step failed", self.name)
+                _log.exception(
+                    "Background task %r failed by a fault in the gateway. It is repeated in %g s.",
+                    self.name, AFTER_FAULT_S,
+                )  # fmt: skip
                 pause = AFTER_FAULT_S
             self.is_open_ended = pause is None
             try:
@@ -65,4 +68,4 @@ class PeriodicTask:
     def _log_error(self, error: StoreError) -> None:
         # A fault that the store's health shows is logged once for all tasks, by whoever found it.
         if not is_known(error):
-            _log.warning("%s: %s", self.name, error.message)
+            _log.warning("Background task %r failed and is repeated later: %s", self.name, error.message)

@@ -70,7 +70,9 @@ class Maintenance:
                 raise
             except Exception:  # the others go on
                 has_failed = True
-                _log.exception("maintenance: settling a conversation failed")
+                _log.exception(
+                    "Memory edits of a conversation could not be confirmed, by a fault in the gateway."
+                )
         if has_failed:
             return AFTER_FAULT_S
         if len(due) == _BATCH:

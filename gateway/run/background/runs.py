@@ -59,10 +59,10 @@ class RunServices:
         self.worker = Worker(store.jobs, {KIND: self._perform}, limits, count, idle)
         # Those that nobody answers must not take the slots of runs.
         self.callers = Worker(store.jobs, {CALLBACK: callbacks.handle}, count=count)
-        self._cleaning = PeriodicTask("what runs have left", self.clean)
-        self._sweeping = PeriodicTask("runs without a job", self._sweep)
+        self._cleaning = PeriodicTask("clean up after runs", self.clean)
+        self._sweeping = PeriodicTask("begin runs without a job", self._sweep)
         self._recover = recover
-        self._recovering = PeriodicTask("live runs that were left", self._fail_left)
+        self._recovering = PeriodicTask("end abandoned runs", self._fail_left)
 
     def tasks(self, *, works: bool = True) -> list[Coroutine[Any, Any, None]]:
         """Returns its tasks, which run until they are cancelled. works: runs are performed here."""

@@ -220,7 +220,7 @@ class Sleeping:
         if not await self._store.sleepers.has_answered(run):
             return None
         await job.commit(self._store.sleepers.passing(span.reading, self._now()))
-        _log.warning("sleeptime: the model of an agent refuses to read something, which is passed over")
+        _log.warning("Sleeptime: the model of an agent refuses to read a part of a memory, which is skipped.")
         return span
 
     async def _failed(self, run: Run) -> int:

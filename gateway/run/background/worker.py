@@ -38,6 +38,14 @@ _NOTHING_FOUND_S = 5.0
 # The time that giving a job back may take at shutdown.
 _GIVE_BACK_S = 2.0
 _ERROR_LENGTH = 500
+_ATTEMPT = "Job %d (%s) failed in attempt %d; %s: %s"
+# By what became of a job that failed (`Jobs.fail`).
+_OUTCOMES = {
+    "retrying": "it is tried again later",
+    "dead": "it is not tried again, unless by `mnemogate jobs retry`",
+    "dropped": "it is dropped, since its memory has changed",
+    "lost": "another process performs it",
+}
 
 
 class JobFailed(Exception):
@@ -192,7 +200,7 @@ class Worker:
         except Exception as error:
             # Whatever it is, background work must not end for good.
             if not is_known(error):
-                _log.warning("jobs: %s", _describe(error))
+                _log.warning("Jobs could not be read; trying again: %s", _describe(error))
             return _AFTER_FAULT_S
         # There is no room, or a job has to end first: its end wakes us.
         return None
@@ -234,7 +242,10 @@ class Worker:
             raise
         except Exception as error:
             # The outcome cannot be written. The next claim takes the job over, when the store is back.
-            _log.warning("job %d (%s): %s", job.id, job.kind, _describe(error))
+            _log.warning(
+                "The outcome of job %d (%s) could not be stored, so it is performed again: %s",
+                job.id, job.kind, _describe(error),
+            )  # fmt: skip
             self.jobs.let_go(job)
             outcome = "unwritten"
         finally:
@@ -254,13 +265,13 @@ class Worker:
         except Postponed as error:
             if not error.is_planned:
                 # Without the job's number: of many that wait for one thing the log tells once.
-                _log.warning("jobs (%s) wait: %s", job.kind, error)
+                _log.warning("Jobs of the kind %r wait: %s", job.kind, error)
             return await self.jobs.release(job, error.delay_s, str(error))
         except Exception as error:
             reason = _describe(error)
             is_last = isinstance(error, GiveUp) or job.tries >= self.limits.tries
             outcome = await self.jobs.fail(job, reason, None if is_last else self._backoff(job.tries))
-            _log.warning("job %d (%s), attempt %d: %s: %s", job.id, job.kind, job.tries, outcome, reason)
+            _log.warning(_ATTEMPT, job.id, job.kind, job.tries, _OUTCOMES.get(outcome, outcome), reason)
             return outcome
 
     async def _perform(self, context: JobContext) -> bool:
@@ -312,13 +323,13 @@ async def _first(*waits: Awaitable[object]) -> None:
 
 
 def _describe(error: BaseException) -> str:
-    """Says what went wrong and where. Only errors of ours, whose words we chose, are quoted."""
-    is_ours = isinstance(error, JobFailed | GatewayError | Unavailable | Stale)
-    words = f": {error}" if is_ours else ""
+    """Returns what went wrong. Only errors of ours, whose words we chose, are quoted; of others the place is named."""
+    if isinstance(error, JobFailed | GatewayError | Unavailable | Stale):
+        return str(error)[:_ERROR_LENGTH]
     where = ""
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
         where = f" ({code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno} in {code.co_name})"
         trace = trace.tb_next
-    return f"{type(error).__name__}{words}{where}"[:_ERROR_LENGTH]
+    return f"{type(error).__name__}{where}"[:_ERROR_LENGTH]

@@ -49,4 +49,8 @@ async def _follow(store: Store, agents: Iterable[AgentSpec], now: float) -> None
         except Unavailable:
             raise
         except StoreError as error:  # another attempt would do no better, and the other profiles have theirs
-            _log.error("the memory blocks of profile %r stay as they were: %s", agent.name, error.message)
+            _log.error(
+                "The memory blocks of profile %r could not be made as the settings have them: %s",
+                agent.name,
+                error.message,
+            )

@@ -179,7 +179,9 @@ class Composer:
             try:
                 found = await self.store.summaries.of(known.agent.id, anchor.conversation)
             except StoreError as error:
-                _log.warning("summaries could not be read: %s", error.message)
+                _log.warning(
+                    "Summaries could not be read, so a request was made without them: %s", error.message
+                )
                 return prompt
             covered = known.path_ids
         beginning = prompt.beginning.with_summaries(found, covered, prompt.composition)

@@ -199,7 +199,7 @@ class MemoryKeeper:
             try:
                 self._unkept.popleft()()
             except Exception:  # the others are other people's
-                _log.exception("a turn was not kept")
+                _log.exception("A stored turn could not be put into the caches, by a fault in the gateway.")
 
     def _keep(self, known: Known, write: TurnWrite, overfull: Overfull | None, committed: Committed) -> None:
         """Keeps and reports what was written. overfull: as it was sent, its window was filling up."""

@@ -96,7 +96,10 @@ class Leases:
                 else:
                     self._any.clear()
             except StoreError as error:
-                _log.warning("leases on conversations: %s", error.message)
+                _log.warning(
+                    "Locks on conversations could not be prolonged. Trying again in %g s: %s",
+                    PROLONG_S, error.message,
+                )  # fmt: skip
 
     def _given(self, name: str, giving: asyncio.Future[None]) -> None:
         if self._leaving.get(name) is giving:

@@ -124,7 +124,9 @@ class Recaller:
             except StoreError as error:
                 # A memory that answers late or not at all is one without hits; the reply does not wait for it.
                 has_failed = True
-                _log.warning("recall failed: %s", error.message)
+                _log.warning(
+                    "Memory could not be searched for a reply, which was made without: %s", error.message
+                )
             ms = (time.perf_counter() - begun) * 1000
         now, is_selection = known.plan.query.now, found.is_selection
         rendered = note.render_note(chosen, section.changes, now, is_selection=is_selection)

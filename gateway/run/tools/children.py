@@ -95,7 +95,7 @@ class Child:
             raise OutOfBounds("it takes too long") from None
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             # The memory is the one bound that ends it from within; a stack that is used up is alike.
-            _log.warning("a child process ended within %s", self.function)
+            _log.warning("A child process ended before its answer, in %s.", self.function)
             raise OutOfBounds("it takes too much memory") from error
         finally:
             self.left_s -= loop.time() - begun

@@ -180,7 +180,7 @@ class MemoryTools:
             try:
                 found.append([] if task.cancelled() else task.result())
             except StoreError as error:
-                _log.warning("a search failed: %s", error.message)
+                _log.warning("A search of a memory tool failed: %s", error.message)
                 has_failed = True
         return _numbered_apart(in_turn(found)), has_failed
 

@@ -158,5 +158,5 @@ async def _run(toolbox: Toolbox, call: RunTool) -> ToolAnswer:
         return await toolbox.run(call)
     except Exception:
         # A tool never breaks chat: the model gets an error, and answers without.
-        _log.exception("a tool failed")
+        _log.exception("A tool failed by a fault in the gateway; the model got an error.")
         return failed(FAILED.format(name=call.name))

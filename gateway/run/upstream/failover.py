@@ -255,7 +255,10 @@ class Attempts:
             self._answered(str(reply.status), is_error=reply.status >= 400)
             if reply.status == 401 and self.endpoint.has_key:
                 # The caller, who gets the answer, cannot mend it.
-                _log.warning("upstream %s refuses the key of the settings (401)", self.endpoint.name)
+                _log.warning(
+                    "The upstream %s refuses the key of the settings (401). Set another `api_key` for it.",
+                    self.endpoint.name,
+                )
             return reply
         except ProviderError as error:
             # An upload that the caller broke off is no failure of the upstream.

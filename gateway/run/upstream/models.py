@@ -118,7 +118,7 @@ class ModelList:
             text = f"The upstream {name!r} lists its models for callers with a key. "
             hint = "Send it as `Authorization`; a gateway key goes into `x-mnemogate-key` then. "
             self._asks_for_key[name] = refusal._replace(message=f"{text}{hint}It says: {refusal.message}")
-            _log.info("upstream %s lists its models for callers with a key of their own", name)
+            _log.info("The upstream %s lists its models only for callers with a key of their own.", name)
         elif refusal is not None:
             # A 403 may be that of a key which is for chats alone.
             is_down = refusal.status == 401
@@ -269,7 +269,7 @@ class ModelList:
     def _log_failure(self, name: str, why: str, *, is_down: bool = False) -> None:
         """Logs it once, until the upstream gives a list again."""
         if name not in self._failing:
-            _log.warning("upstream %s gave no list of models: %s", name, why)
+            _log.warning("The upstream %s gave no list of models: %s", name, why)
         self._failing[name] = why if is_down else None
 
     def _merge(self, fetched: Mapping[str, Entries]) -> Entries:

@@ -32,7 +32,7 @@ from gateway.web.body import BodyReader
 from gateway.web.form import FormPart, boundary_of, form_parts
 from gateway.web.letta.paging import NEWEST_FIRST, Paging
 from gateway.web.middleware import trace_of
-from storage.errors import BlockOverLimit, NotFound, OverLimit, Stale, StoreError, WriteConflict
+from storage.errors import BlockOverLimit, NotFound, OverLimit, Stale, StoreError, WriteConflict, is_known
 
 _log = logging.getLogger("mnemogate")
 
@@ -269,5 +269,6 @@ def as_gateway_error(error: StoreError, asked: Asked) -> GatewayError:
         return BadRequest(f"{error.message[:1].upper()}{error.message[1:]}.")
     if isinstance(error, WriteConflict | Stale):
         return Conflict(f"{error.message[:1].upper()}{error.message[1:]}.")
-    _log.warning("not answered without memory: %s", error.message)
+    if not is_known(error):
+        _log.warning("A request was refused, since the database could not be used: %s", error.message)
     return MemoryUnavailable.since(error.status)

@@ -242,7 +242,9 @@ class _Session:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a socket failed: %s", type(error).__name__, exc_info=error)
+            _log.error(
+                "A WebSocket was closed by a fault in the gateway: %s", type(error).__name__, exc_info=error
+            )
             self._connection.abort()
 
     def _cancel(self, cancel: Cancel) -> None:

@@ -181,7 +181,9 @@ def test_a_step_that_is_not_kept_after_its_client_left_is_a_line_of_the_log(
         run.result(PATIENCE_S)
     life.world.settle()
     gc.collect()
-    assert [r.getMessage() for r in caplog.records] == ["a step was not written: the disk is full"]
+    assert [r.getMessage() for r in caplog.records] == [
+        "A step of a run could not be stored: the disk is full"
+    ]
 
 
 def test_a_run_is_cancelled_by_somebody_else(life: Life) -> None:

@@ -302,7 +302,7 @@ def test_an_embedder_that_fails_is_tried_again_and_nobody_notices(made: Remember
     made.embedder.queue(reply, reply)
     made.rest(ends=False)
     (job,) = made.world.query("SELECT state || ' ' || error FROM jobs")
-    assert job.startswith("retrying JobFailed: the embedder ")
+    assert job.startswith("retrying the embedder ")
     assert "tortoise" not in job
     made.embedder.forget_replies()
     made.embedder.queue(reply)  # the question's vector cannot be had either

@@ -18,6 +18,7 @@ from storage.sql.passages import insert_passage
 from storage.sqlite.database import drive
 from storage.sqlite.writer import WriterLimits
 from tests.gateway.background.bench import LIMITS, Bench, Time
+from tests.patience import comes
 from tests.stored import open_store
 
 
@@ -350,12 +351,12 @@ async def test_giving_up_and_putting_off(bench: Bench, caplog: pytest.LogCapture
         await bench.jobs.enqueue(kind, 0, "k")
     await bench.settled(3)
     batch, late, dead = await bench.jobs.list()
-    assert str(dead.error).startswith("GiveUp: this memory has no model")
+    assert str(dead.error).startswith("this memory has no model")
     assert (dead.state, dead.tries) == (JobState.DEAD, 1)
     assert (late.state, late.tries, late.due) == (JobState.RETRYING, 0, bench.time.now + 3600)
     assert (late.error, batch.error) == ("the budget is used up", "it is asked again")
     waits = [each.getMessage() for each in caplog.records if "wait" in each.getMessage()]
-    assert waits == ["jobs (later) wait: the budget is used up"]
+    assert waits == ["Jobs of the kind 'later' wait: the budget is used up"]
 
 
 async def test_a_handler_that_cancels_itself_has_failed(bench: Bench) -> None:
@@ -412,6 +413,20 @@ async def test_a_database_that_fails_in_the_middle_costs_an_attempt(bench: Bench
     await bench.settled(2)
     assert bench.outcomes == ["retrying", "finished"]
     assert bench.texts(agent) == ["kept"]
+
+
+async def test_a_queue_that_cannot_be_read_is_said_in_words_of_an_operator(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def due_in(kinds: object) -> float | None:
+        raise Broken("db: PostgreSQL closed the connection")
+
+    async def learn(job: JobContext) -> None: ...
+
+    monkeypatch.setattr(bench.jobs, "due_in", due_in)
+    bench.start({"learn": learn})
+    said = ["Jobs could not be read; trying again: db: PostgreSQL closed the connection"]
+    await comes(lambda: caplog.messages == said)
 
 
 async def test_a_job_whose_failure_cannot_be_written_is_taken_over_when_the_database_is_back(

@@ -342,7 +342,7 @@ def test_what_is_never_deleted_is_let_be(tmp_path: Path, caplog: pytest.LogCaptu
         assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
         s.until_rest()
         assert len(s.openai.refuse_delete) == 92
-    assert f"keeps {s.openai.batches[0].id}" in caplog.text
+    assert f"could not delete what it has of {s.openai.batches[0].id}" in caplog.text
 
 
 @pytest.mark.parametrize("model", MODELS[:2])

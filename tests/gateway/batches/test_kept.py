@@ -302,7 +302,7 @@ def test_the_log_says_how_far_it_is(tmp_path: Path, caplog: pytest.LogCaptureFix
         s.openai.finish()
         s.ended(batch)
     said = [record.getMessage() for record in caplog.records if batch["id"] in record.getMessage()]
-    assert any("0 of 2 items have ended" in line and "2 are under way" in line for line in said)
+    assert any("0 of 2 items have ended" in line and "2 are running" in line for line in said)
     assert any("2 of 2 items have ended (2 completed" in line for line in said)
 
 

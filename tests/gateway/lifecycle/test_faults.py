@@ -492,7 +492,7 @@ def test_a_process_whose_disk_is_full_goes_on_and_comes_back(
     # Once, whatever it is that each of the turns met; then it is counted.
     said = [line["message"] for line in logged if "again" not in line]
     assert len(said) == len(set(said))
-    assert any("a turn was not written" in line for line in said)
+    assert any("A turn was answered and could not be stored" in line for line in said)
     assert any(re.match("The database works again, after: .*m.db", line) for line in said)
     connection = sqlite3.connect(tmp_path / "m.db")
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -82,6 +82,6 @@ def test_a_turn_that_cannot_be_kept_keeps_no_other_from_it(
     monkeypatch.setattr(world.store.turns, "keep", keep_or_fail)
     for chat in (alice, bob):
         chat.say("Are you there?")
-    assert "a turn was not kept" in caplog.text
+    assert "A stored turn could not be put into the caches" in caplog.text
     assert world.statements_of(lambda: bob.say("And now?")) == ["insert exchanges"]
     assert world.statements_of(lambda: alice.say("And now?")) == ["read", "insert exchanges"]

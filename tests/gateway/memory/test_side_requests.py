@@ -717,5 +717,5 @@ def test_nobody_named_is_said_once_in_the_log(world: World, caplog: pytest.LogCa
     assert "name nobody" not in caplog.text
     for _ in range(3):
         assert world.post(user("Hi")).headers["x-mnemogate-memory"] == "none"
-    assert caplog.text.count("memory is off for requests that name nobody") == 1
+    assert caplog.text.count("Requests that name no user have no memory") == 1
     assert "memory.default_user" in caplog.text

@@ -415,7 +415,11 @@ def test_a_refused_key_of_the_settings_is_told_to_the_operator(
         with pytest.raises(openai.AuthenticationError):
             it.ask(False, False)
     said = [each.getMessage() for each in caplog.records if "key" in each.getMessage()]
-    assert said == ["upstream first refuses the key of the settings (401)"] * is_told
+    assert (
+        said
+        == ["The upstream first refuses the key of the settings (401). Set another `api_key` for it."]
+        * is_told
+    )
 
 
 # --- several keys, several places

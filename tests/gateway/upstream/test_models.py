@@ -207,7 +207,7 @@ async def test_an_upstream_that_cannot_be_used_is_said_once(caplog: pytest.LogCa
     await providers["gone"].aclose()
     host = address.removeprefix("http://")
     said = [record.getMessage() for record in caplog.records if record.name == "mnemogate"]
-    assert said == [f"upstream gone gave no list of models: no connection to {host}: Connection refused"]
+    assert said == [f"The upstream gone gave no list of models: no connection to {host}: Connection refused"]
 
 
 async def test_a_list_that_nobody_could_fetch_is_no_empty_one() -> None:
@@ -424,7 +424,7 @@ async def test_it_is_asked_without_a_key_once_and_the_log_says_so_once(
         await ModelList(settings, providers, created=7, refresh_s=300.0).run()  # comes to an end
         assert models_asked(upstream) == [None]
         assert [each.message for each in caplog.records] == [
-            "upstream up lists its models for callers with a key of their own"
+            "The upstream up lists its models only for callers with a key of their own."
         ]
         await providers["up"].aclose()
 

@@ -380,6 +380,23 @@ def test_each_sqlstate_has_its_error(state: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        # as it is raised where the server ends the connection within a statement
+        asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress"),
+        asyncpg.InterfaceError("cannot perform operation: connection is closed"),
+        asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"),
+        asyncpg.AdminShutdownError("terminating connection due to administrator command"),
+        ConnectionResetError(104, "Connection reset by peer"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_the_end_of_a_connection_has_the_same_words_whoever_meets_it(error: Exception) -> None:
+    answer = translate(error, "db")
+    assert (type(answer), answer.message) == (Broken, "db: PostgreSQL closed the connection")
+
+
+@pytest.mark.parametrize(
     ("statement", "values", "says"),
     [
         ("INSERT INTO said VALUES ($1, NULL)", ["xyzzy"], "violates not-null"),

@@ -10,7 +10,7 @@ from storage.postgres import listen
 from storage.postgres.connection import PostgresPlace, RawConnection
 from storage.postgres.listen import NotificationListener
 from tests.gateway.two.proxy import Proxy
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, comes
 from tests.storage.conftest import PostgresServer
 
 
@@ -69,4 +69,21 @@ async def test_a_server_that_answers_no_more_is_said_to_be_the_reason(
 
     await Stalled(proxy.url).have_ended()
     (said,) = caplog.messages
-    assert said == "what other processes change is seen 15 s later: no answer in time"
+    assert said == (
+        "Notifications from PostgreSQL are lost; changes by other gateways may be seen up to 15 s late. "
+        "Reconnecting: PostgreSQL: no answer in time"
+    )
+
+
+async def test_a_connection_that_ends_is_logged_and_so_is_the_next_one(
+    proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mnemogate")
+    ears = Ears(proxy.url)
+    ears.begin()
+    await comes(lambda: proxy.opened == 1 and ears._hears_itself.is_set())
+    proxy.refuse()
+    await comes(lambda: any("are lost; changes by other gateways" in line for line in caplog.messages))
+    proxy.allow()
+    await comes(lambda: caplog.messages[-1] == "Notifications from PostgreSQL arrive again.")
+    await ears.close()

@@ -116,7 +116,7 @@ async def test_a_role_that_may_not_vacuum_says_so(
         store = await open_store(path=urlunsplit(url))
         assert store.health.ok
         assert not await store.database.sweep(1000)
-        assert "the role should own them" in caplog.text
+        assert "Make the role their owner" in caplog.text
         await store.close()
     finally:
         await admin.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")

@@ -56,6 +56,6 @@ async def test_a_new_file_in_the_place_of_one_with_keys_has_none_and_says_so(
     store = await open_store(path)
     assert not await store.keys.has_any()
     (said,) = caplog.messages
-    assert "gateway keys were made for this database, and now it has none" in said
+    assert "This database had gateway keys and now has none" in said
     await store.close()
     assert not was_keyed(path)

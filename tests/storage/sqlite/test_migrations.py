@@ -73,7 +73,7 @@ def test_only_what_is_missing_is_applied(
     migrate(connection, "x", (first, (2, "ALTER TABLE a ADD COLUMN y DEFAULT 8;")))
     assert connection.execute("SELECT x, y FROM a").fetchall() == [(7, 8)]
     assert version(connection) == 2
-    assert caplog.messages == ["x was brought from schema version 1 to 2"]
+    assert caplog.messages == ["x was upgraded from schema version 1 to 2."]
 
 
 def test_a_step_that_fails_leaves_nothing_of_itself(connection: sqlite3.Connection) -> None:

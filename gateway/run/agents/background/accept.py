@@ -384,7 +384,7 @@ class BackgroundRuns:
             if log is not None:
                 log.add(self._shows.refused(run.uid, error))
         except Exception:
-            _log.exception("a run in the background failed")
+            _log.exception("A background run failed by a fault in the gateway.")
             await self._end(run, _OURS)
 
     async def _log_of(self, agent: Agent, run: Run, kept: KeptRequest, attempt: int) -> EventLog | None:

@@ -161,7 +161,10 @@ class EventLog:
         error = done.exception()
         if error is not None:
             # Whoever reads now has them from memory; whoever comes later has what the steps have kept.
-            _log.warning("events of a run were not written: %s", error)
+            _log.warning(
+                "Events of a background run could not be stored; a stream that is opened later lacks them: %s",
+                error,
+            )
             return
         self._kept = max(self._kept, last)
         while self._bytes > BATCH_BYTES and self._newest and self._newest[0][0] <= self._kept:

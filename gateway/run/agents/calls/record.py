@@ -59,7 +59,10 @@ class CallRecord:
         try:
             await runs.add_text(self.agent, self.run, "result", number + _RESULTS, answer.dump())
         except StoreError as error:
-            _log.warning("the result of a call was not kept: %s", error.message)
+            _log.warning(
+                "The result of a tool call could not be stored, and is lost if the gateway ends now: %s",
+                error.message,
+            )
         return answer
 
 

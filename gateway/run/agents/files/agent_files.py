@@ -354,7 +354,10 @@ async def _undo(done: _Done) -> None:
         try:
             await undo()
         except (StoreError, GatewayError) as error:
-            _log.warning("an agent file was not taken back as a whole: %s", type(error).__name__)
+            _log.warning(
+                "Not all that a failed import of an agent file had made could be removed: %s",
+                type(error).__name__,
+            )
 
 
 def _block_lines(agent: CarriedAgent, file: AgentFile, done: _Done, now: float) -> Iterator[dict[str, Any]]:

@@ -409,7 +409,7 @@ class ItemTurns:
             raise
         except Exception:
             # Whatever it is, the others of its batch have to go on.
-            _log.exception("an item of a batch could not be read")
+            _log.exception("An item of a batch could not be read, by a fault in the gateway; the item fails.")
             return plain
         if not opened.rounds:
             return plain

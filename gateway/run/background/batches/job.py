@@ -101,7 +101,7 @@ class BatchJobs:
             raise
         except Exception:
             # An error of ours must not leave items open for ever.
-            _log.exception("batch %s", ids.named("job", batch.uid))
+            _log.exception("Batch %s met a fault in the gateway.", ids.named("job", batch.uid))
             if await parts.faulted() < FAULTS:
                 raise
             await attempt.give_up()
@@ -235,7 +235,7 @@ class _Attempt:
                 return True
             await provider.cancel(part.id)
         except ProviderError as error:
-            _log.warning("batch %s: %s: %s", self._name, part.upstream, cause(error))
+            _log.warning("Batch %s could not be stopped at %s: %s", self._name, part.upstream, cause(error))
             # Which one it is shows when it has ended, a day later perhaps.
             return await self._is_enough(
                 part, "unheard" if isinstance(error, ProviderUnsure) else "unstopped"
@@ -250,7 +250,7 @@ class _Attempt:
         if not (counts.waiting or counts.running):
             self.jobs.said.pop(self.batch.id)
         _log.info(
-            "batch %s: %d of %d items have ended (%d completed, %d failed, %d expired, %d cancelled), %d are under way",
+            "Batch %s: %d of %d items have ended (%d completed, %d failed, %d expired, %d cancelled); %d are running.",
             self._name, counts.ended, counts.total, counts.completed, counts.failed, counts.expired,
             counts.cancelled, counts.running,
         )  # fmt: skip
@@ -274,9 +274,14 @@ class _Attempt:
             if part.id is not None or await self._adopt(part, provider):
                 await self._read(part, provider)
         except ProviderUnsure as error:
-            _log.info("batch %s: %s: %s", self._name, part.upstream, cause(error))
+            _log.info(
+                "Batch %s: it is not known yet whether %s has a part: %s",
+                self._name, part.upstream, cause(error),
+            )  # fmt: skip
         except ProviderError as error:
-            _log.warning("batch %s: %s: %s", self._name, part.upstream, cause(error))
+            _log.warning(
+                "Batch %s: %s could not be asked about a part: %s", self._name, part.upstream, cause(error)
+            )
             await self._missed(part, error)
 
     async def _missed(self, part: ProviderPart, error: ProviderError) -> None:
@@ -301,7 +306,11 @@ class _Attempt:
         """Looks for a part whose making was interrupted, and submits it if it is not there. Raises: ProviderUnsure."""
         found = await self._find(part, provider, part.number)
         if found is not None:
-            _log.info("batch %s: found at %s what was submitted before", self._name, part.upstream)
+            _log.info(
+                "Batch %s: a part that was submitted before an interruption was found at %s.",
+                self._name,
+                part.upstream,
+            )
             await self.parts.made(part, found)
             return True
         if await self._rest_of_day() is not None:
@@ -357,7 +366,10 @@ class _Attempt:
         return True
 
     async def _refused(self, part: ProviderPart, words: str, *, is_sure: bool, until: float = 0.0) -> None:
-        _log.warning("batch %s: a part was refused by %s", self._name, part.upstream)
+        _log.warning(
+            "Batch %s: %s did not take a part (attempt %d of %d).",
+            self._name, part.upstream, part.tries + 1, TRIES,
+        )  # fmt: skip
         await self.parts.failed(part, refused=is_sure, until=until)
         if part.tries >= TRIES:
             await self._give_up(part, words)
@@ -407,7 +419,10 @@ class _Attempt:
                     if provider is not None:
                         await provider.discard(id, part.asked(made))
                 except ProviderError as error:
-                    _log.warning("batch %s: %s keeps %s: %s", self._name, part.upstream, id, cause(error))
+                    _log.warning(
+                        "Batch %s: %s could not delete what it has of %s: %s",
+                        self._name, part.upstream, id, cause(error),
+                    )  # fmt: skip
                     if not await self._is_enough(part, "undeleted"):
                         waits.append(part.delete_s(self.jobs.now(), self.jobs.settings.poll_s))
                         continue
@@ -416,7 +431,11 @@ class _Attempt:
 
     async def _too_much(self, part: ProviderPart, words: str, room: int | None) -> None:
         """Makes two smaller parts of a part for which there is no room."""
-        _log.info("batch %s: the queue of %s has no room for a part", self._name, part.upstream)
+        _log.info(
+            "Batch %s: the queue of %s has no room for a part, which is divided or waits.",
+            self._name,
+            part.upstream,
+        )
         now = self.jobs.now()
         count = await self.jobs.store.batches.in_part(self.batch.id, part.number)
         if count == 1 and room is not None and await self._tokens(part) > room:
@@ -492,7 +511,7 @@ class _Attempt:
         if spent < settings.daily_tokens:
             return None
         _log.info(
-            "batch %s waits for the next day: its project has used %d of its %d tokens",
+            "Batch %s waits until midnight UTC: its project has used %d of %d tokens of today (batch.daily_tokens).",
             self._name, spent, settings.daily_tokens,
         )  # fmt: skip
         return DAY_S - passed
@@ -519,7 +538,10 @@ class _Attempt:
         except StoreError:
             raise
         except Exception:
-            _log.exception("batch %s: an item could not be composed", self._name)
+            _log.exception(
+                "Batch %s: an item could not be composed, by a fault in the gateway; the item fails.",
+                self._name,
+            )
             await self.outcomes.settle([(item, partial(self.jobs.turns.give_up, item, ItemFailed(INTERNAL)))])
             return None
         given = GivenItem(item.run.agent, item.id, composed.tip, composed.epoch, composed.asked)

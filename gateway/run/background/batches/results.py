@@ -127,6 +127,9 @@ class PartResults:
         except StoreError:
             raise
         except Exception:
-            _log.exception("batch %s: a result could not be taken", ids.named("job", self.batch.uid))
+            _log.exception(
+                "Batch %s: a result could not be read, by a fault in the gateway; its item fails.",
+                ids.named("job", self.batch.uid),
+            )
             failure = ItemFailed(INTERNAL)
         return await self.turns.give_up(item, failure)
