@@ -69,7 +69,7 @@ EXIT_PIPE = 141
 # Operations that make sense before the first `serve`: they may make the database.
 FOUNDERS = ("keys-create", "memory-import")
 URLS = ("url", "listen_url", "proxy")
-SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret", "webhook_secret")
+SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret", "secrets_key", "webhook_secret")
 # What is for this process, and not for an operation.
 OWN = (
     "run",

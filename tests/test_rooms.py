@@ -87,7 +87,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"memory"},
         {"prompt"},
         {"conversation"},
-        {"agent", "agent_file"},
+        {"agent", "agent_file", "mcp_server"},
         {
             "dates",
             "definition",
@@ -108,7 +108,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"call"},
         {"tools"},
         {"upstream"},
-        {"latest", "memory", "admin", "receipt", "sink", "pending"},
+        {"latest", "memory", "admin", "receipt", "secret", "sink", "pending"},
     ],
     "gateway.web": [
         {"responses"},

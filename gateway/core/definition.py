@@ -129,17 +129,19 @@ class ToolDefinition(_Stored):
 
 @dataclass(frozen=True, slots=True)
 class McpServerDefinition(_Stored):
-    """An MCP server that was named over REST; its name is its definition's.
+    """An MCP server that was named over REST; its name is its definition's."""
 
-    url: of one that speaks HTTP. command: starts one that speaks over its pipes; empty: there is a url. header: the
-    name of an entry of the setting tools.headers, which is sent to it. left_out: names of tools that it listed when it
-    was asked last, and that cannot be called.
-    """
-
-    url: str = ""
-    command: tuple[str, ...] = ()
-    header: str | None = None
-    left_out: tuple[str, ...] = ()
+    url: str = ""  # of one that speaks HTTP
+    command: tuple[str, ...] = ()  # starts one that speaks over its pipes; empty: there is a url
+    header: str | None = None  # the name of an entry of the setting tools.headers, which is sent to it
+    left_out: tuple[
+        str, ...
+    ] = ()  # names of tools that it listed when it was asked last, and that cannot be called
+    transport: Literal["streamable_http", "sse"] = "streamable_http"  # where there is a url
+    token_header: str | None = None  # in which its token is sent; None: Authorization
+    secrets: dict[str, str] = field(
+        default_factory=dict
+    )  # field -> value, encrypted (gateway.core.mcp_server)
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,16 +186,19 @@ class ToolSettings:
     """The table [tools], about tools that are not the gateway's own. hosts, private_hosts: as `HostRule` reads them.
 
     webhook_secret: SECRET_PREFIX and base64; `env:NAME` stands for the variable NAME until the settings are loaded.
+    secrets_key: 32 bytes in base64, likewise; None: no secrets are stored.
     python: an interpreter for tools that are written in Python; None: the gateway's own.
-    mcp_stdio: command lines of MCP servers.
+    mcp_stdio: command lines of MCP servers. mcp_stdio_env: the variables that these may be given over REST.
     """
 
     hosts: tuple[str, ...] = ()
     private_hosts: tuple[str, ...] = ()
     webhook_secret: str | None = field(default=None, repr=False)
+    secrets_key: str | None = field(default=None, repr=False)
     python: str | None = None
     python_timeout_s: float = ranged(30.0, 1.0, 180.0)
     mcp_stdio: tuple[str, ...] = ()
+    mcp_stdio_env: tuple[str, ...] = ()
     headers: tuple[ToolHeader, ...] = ()
 
 

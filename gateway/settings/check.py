@@ -36,6 +36,8 @@ _KEY = re.compile(r"mg-[A-Za-z0-9_-]{32,}")
 # So many different characters at least. Of 32 random hexadecimal digits one set in thirty million has fewer.
 _KEY_LETTERS = 8
 _SECRET_BYTES = 24  # that Standard Webhooks asks for
+_SECRETS_KEY_BYTES = 32  # of AES-256
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"[^\s/*:\[\]]+|[0-9A-Fa-f]*(?::[0-9A-Fa-f.]*){2,}")  # the second: an address of IPv6
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 5.1
 # They say where a request ends, which only the one who sends it knows.
@@ -225,6 +227,11 @@ def _check_tools(tools: ToolSettings) -> None:
             f"tools.webhook_secret: expected {SECRET_PREFIX} and at least {_SECRET_BYTES} random bytes in base64; "
             f'make one with `echo "{SECRET_PREFIX}$(openssl rand -base64 32)"`'
         )
+    if tools.secrets_key is not None and not _is_secrets_key(tools.secrets_key):
+        raise SettingsError(
+            "tools.secrets_key (MNEMOGATE_SECRETS_KEY): expected 32 random bytes in base64; "
+            "make them with `openssl rand -base64 32`"
+        )
     for setting, entries in (("hosts", tools.hosts), ("private_hosts", tools.private_hosts)):
         for entry in entries:
             rule = HostRule.of(entry)
@@ -248,6 +255,9 @@ def _check_tools(tools: ToolSettings) -> None:
             shlex.split(command)
         except ValueError as error:
             raise SettingsError(f"tools.mcp_stdio: {command!r}: {error}") from error
+    for name in tools.mcp_stdio_env:
+        if _VARIABLE.fullmatch(name) is None:
+            raise SettingsError(f"tools.mcp_stdio_env: expected the name of a variable, saw {name!r}")
 
 
 def _is_webhook_secret(text: str) -> bool:
@@ -256,6 +266,14 @@ def _is_webhook_secret(text: str) -> bool:
     except ValueError:
         return False
     return text.startswith(SECRET_PREFIX) and len(secret) >= _SECRET_BYTES
+
+
+def _is_secrets_key(text: str) -> bool:
+    try:
+        key = b64decode(text, validate=True)
+    except ValueError:
+        return False
+    return len(key) == _SECRETS_KEY_BYTES and len(set(key)) > 1
 
 
 def _is_origin(text: str) -> bool:

@@ -40,6 +40,7 @@ _SHORT = {
     "MNEMOGATE_DB": ("database", "path"),
     "MNEMOGATE_SINGLE_USER": ("memory", "single_user"),
     "MNEMOGATE_BACKGROUND_MODEL": ("memory", "background_model"),
+    "MNEMOGATE_SECRETS_KEY": ("tools", "secrets_key"),
 }
 _UPSTREAM_KEY = "MNEMOGATE_UPSTREAM_KEY"
 _SPECIAL = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", _UPSTREAM_KEY)
@@ -47,6 +48,7 @@ _SPECIAL = ("MNEMOGATE_CONFIG", "MNEMOGATE_UPSTREAM", _UPSTREAM_KEY)
 _SECRETS = (
     ("memory", "openwebui_jwt_secret"),
     ("tools", "webhook_secret"),
+    ("tools", "secrets_key"),
     ("database", "url"),
     ("database", "listen_url"),
 )

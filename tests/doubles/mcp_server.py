@@ -1,8 +1,9 @@
 """An MCP server by the `mcp` package. Its argument is `stdio`, or `http`: then the first line it prints is its port.
 
 `stdio PATH`: with a tool `ring`, which notes each bell in that file. `http large`: with a tool `large`, whose schema
-and result have numbers beyond 64 bits. `http deaf`: speaks in sessions, as servers
-did before 2026, and never answers that one ends.
+and result have numbers beyond 64 bits. `http deaf`: speaks in sessions, as servers did before 2026, and never answers
+that one ends. `http sse`: speaks with server-sent events, as servers did before 2025. `http told` and `stdio told`:
+with a tool `told`, which returns a header of the request or a variable.
 """
 
 from __future__ import annotations
@@ -80,6 +81,26 @@ def large(n: Annotated[int, Field(le=LARGE)]) -> Annotated[CallToolResult, dict[
     return CallToolResult(content=[], structured_content={"large": LARGE})
 
 
+_heard: dict[str, str] = {}
+
+
+def told(name: str) -> str:
+    """Returns a header or a variable."""
+    return _heard.get(name.lower()) or os.environ.get(name, "nothing")
+
+
+def hearing(app: Any) -> Any:
+    """Returns the application with an ear for the headers of each message."""
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        if scope.get("method") == "POST":
+            _heard.clear()
+            _heard.update({name.decode(): value.decode() for name, value in scope["headers"]})
+        await app(scope, receive, send)
+
+    return serve
+
+
 def deaf(app: Any) -> Any:
     """Returns the application without the protocol that has no sessions, and without an answer to DELETE."""
 
@@ -95,8 +116,10 @@ def deaf(app: Any) -> Any:
 
 
 if __name__ == "__main__":
+    if "told" in sys.argv:
+        server.tool()(told)
     if sys.argv[1] == "stdio":
-        if len(sys.argv) > 2:
+        if len(sys.argv) > 2 and sys.argv[2] != "told":
             server.tool()(ring)
         server.run()
     else:
@@ -104,7 +127,11 @@ if __name__ == "__main__":
             server.tool()(large)
         listening = socket.create_server(("127.0.0.1", 0))
         print(listening.getsockname()[1], flush=True)
-        app = server.streamable_http_app(json_response="json" in sys.argv)
+        has_events = "sse" in sys.argv
+        app: Any = (
+            server.sse_app() if has_events else server.streamable_http_app(json_response="json" in sys.argv)
+        )
+        app = hearing(app) if "told" in sys.argv else app
         if "deaf" in sys.argv:
             app = deaf(app)
         uvicorn.Server(uvicorn.Config(app, log_level="critical")).run([listening])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
+from gateway.core.mcp_server import McpServerConfig, sent_with
 from gateway.errors import BadRequest, Conflict
 from gateway.run.agents.tools import ToolRegistry, ToolView
+from gateway.run.secret import SecretCipher, SecretFault
 from gateway.run.tools.mcp import ListedTool, McpFault, McpServers
 from storage.errors import WriteConflict
 from storage.listing import Page
@@ -18,6 +21,7 @@ from storage.sql.store import Store
 
 _PAGE = 200
 _NAMES = 8  # that one tool is tried under
+_NONE_BEFORE = McpServerDefinition()
 
 
 class McpRegistry:
@@ -27,11 +31,17 @@ class McpRegistry:
     """
 
     def __init__(
-        self, store: Store, tools: ToolRegistry, servers: McpServers, now: Callable[[], float]
+        self,
+        store: Store,
+        tools: ToolRegistry,
+        servers: McpServers,
+        cipher: SecretCipher,
+        now: Callable[[], float],
     ) -> None:
         self._store = store
         self._tools = tools
         self._servers = servers
+        self._cipher = cipher
         self._now = now
 
     async def get(self, project: str, uid: str) -> Definition:
@@ -40,21 +50,38 @@ class McpRegistry:
     async def list(self, project: str, page: Page) -> Sequence[Definition]:
         return await self._store.definitions.list(project, DefinitionKind.MCP, page)
 
-    async def create(self, project: str, name: str, server: McpServerDefinition) -> Definition:
-        """Makes a server, and its tools. Raises: BadRequest: it cannot be asked; WriteConflict: the name is taken."""
-        server, listed = await self._asked(server)
+    async def create(self, project: str, name: str, config: McpServerConfig) -> Definition:
+        """Makes a server, and its tools.
+
+        Raises: BadRequest: it cannot be asked, or its secrets cannot be stored; WriteConflict: the name is taken.
+        """
+        uid = ids.new_uid()
+        sealed, values = config.retained(_NONE_BEFORE), config.given()
+        with _as_bad_request():
+            sealed |= await self._cipher.encrypt(project, uid, values)
+        server, listed = await self._asked(replace(config.definition, secrets=sealed), values)
         made = await self._store.definitions.add(
-            project, DefinitionKind.MCP, ids.new_uid(), name, server.body(), at=self._now()
+            project, DefinitionKind.MCP, uid, name, server.body(), at=self._now()
         )
         await self._sync(project, made, listed)
         return made
 
     async def change(
-        self, project: str, uid: str, name: str | None, server: McpServerDefinition | None
+        self,
+        project: str,
+        uid: str,
+        name: str | None,
+        edit: Callable[[McpServerDefinition], McpServerConfig] | None,
     ) -> Definition:
-        """Changes a server, and its tools with it. Raises: as `create`."""
+        """Changes a server, and its tools with it. edit: returns how it is configured then. Raises: as `create`."""
         found = await self.get(project, uid)
-        now, listed = await self._asked(McpServerDefinition.of(found.body) if server is None else server)
+        before = McpServerDefinition.of(found.body)
+        config = McpServerConfig(before) if edit is None else edit(before)
+        sealed, values = config.retained(before), config.given()
+        with _as_bad_request():
+            values |= await self._cipher.decrypt(found, sealed)
+            sealed |= await self._cipher.encrypt(project, uid, config.given())
+        now, listed = await self._asked(replace(config.definition, secrets=sealed), values)
         changed = await self._store.definitions.change(found, now.body(), at=self._now(), name=name)
         await self._sync(project, changed, listed)
         return changed
@@ -71,7 +98,9 @@ class McpRegistry:
         """Asks a server for its tools anew. Returns them. Raises: BadRequest: it cannot be asked."""
         found = await self.get(project, uid)
         before = McpServerDefinition.of(found.body)
-        now, listed = await self._asked(before)
+        with _as_bad_request():
+            values = await self._cipher.decrypt(found, before.secrets)
+        now, listed = await self._asked(before, values)
         if now != before:
             found = await self._store.definitions.change(found, now.body(), at=self._now())
         await self._sync(project, found, listed)
@@ -89,10 +118,15 @@ class McpRegistry:
                 return found
             after = page[-1].uid
 
-    async def _asked(self, server: McpServerDefinition) -> tuple[McpServerDefinition, Sequence[ListedTool]]:
-        """Returns a server as it is now, and its tools that can be called. Raises: BadRequest."""
+    async def _asked(
+        self, server: McpServerDefinition, values: Mapping[str, str]
+    ) -> tuple[McpServerDefinition, Sequence[ListedTool]]:
+        """Returns a server as it is now, and its tools that can be called. Raises: BadRequest.
+
+        values: its secrets in plain text.
+        """
         try:
-            listed = await self._servers.list(server)
+            listed = await self._servers.list(server, sent_with(server, values))
         except McpFault as error:
             raise BadRequest(f"The MCP server cannot be asked: {error}.", param="config") from error
         left_out = dict.fromkeys(tool.name for tool in listed if tool.parameters is None)
@@ -129,6 +163,15 @@ class McpRegistry:
             except (Conflict, WriteConflict):
                 continue
         raise Conflict(f"There are too many tools with the name {tool.name!r}.")
+
+
+@contextmanager
+def _as_bad_request() -> Iterator[None]:
+    try:
+        yield
+    except SecretFault as error:
+        text = str(error)
+        raise BadRequest(f"{text[:1].upper()}{text[1:]}.", param="config") from error
 
 
 def _name_there(tool: ToolView, uid: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.core.definition import McpServerDefinition, ToolDefinition
+from gateway.run.secret import SecretCipher, SecretFault
 from gateway.run.tools.children import Children
 from gateway.run.tools.hosts import HostError, ToolHosts
 from gateway.run.tools.mcp import McpServers
@@ -26,6 +27,7 @@ class ForeignTools:
         self.children = Children()
         self._hosts = ToolHosts(settings)
         self.mcp = McpServers(settings, self._hosts)
+        self.secrets = SecretCipher(settings.secrets_key)
         self._sandbox = Sandbox(settings.python, settings.python_timeout_s)
         self.webhooks = Webhooks(self._hosts, settings.webhook_secret, now)
 
@@ -61,5 +63,9 @@ class ForeignTools:
             server = await self._store.definitions.find(call.project, DefinitionKind.MCP, uid)
             if server is None:
                 return failed(f"Error: the server of {call.tool} was deleted. Nothing was done.")
-            return await self.mcp.call(McpServerDefinition.of(server.body), name, call.arguments)
+            try:
+                secrets = await self.secrets.of(server)
+            except SecretFault as error:
+                return failed(f"Error: {call.tool} cannot be called: {error}.")
+            return await self.mcp.call(McpServerDefinition.of(server.body), name, call.arguments, secrets)
         return failed(NOBODY.format(name=call.tool))

@@ -56,6 +56,10 @@ class HostReply:
         except (aiohttp.ClientError, OSError) as error:
             raise HostError("its reply broke off") from error
 
+    def break_off(self) -> None:
+        """Ends the body with an error for its reader."""
+        self._content.set_exception(aiohttp.ClientConnectionError("broken off"))
+
     async def read(self, limit_bytes: int) -> bytes:
         """Returns the body. Raises: HostError: also of a longer one."""
         body = bytearray()

@@ -1,7 +1,7 @@
 """Tools of MCP servers: asked for by name over HTTP, or of a program that the settings allow.
 
 Each call has a session of its own: nothing of one agent's call is left for another's, and a server that died is asked
-anew. OAuth and the older transport by events are not spoken.
+again. OAuth is not spoken.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from yarl import URL
 
 from adapters.types import Json
 from gateway.core.definition import MOST_SCHEMA_BYTES, McpServerDefinition
+from gateway.core.mcp_server import McpSecrets
 from gateway.run.tools.hosts import HostError, StatusFault, ToolHosts
 from gateway.run.tools.toolbox import ToolAnswer, failed
 from gateway.settings import ToolHeader, ToolSettings
@@ -32,6 +33,7 @@ MOST_TOOLS = 500  # of one server, and as many that cannot be called
 _MOST_PAGES = 100  # chosen: of its list, which a server could make endless
 _MISSING = "The extra `mcp` is not installed on the gateway's machine: pip install 'mnemogate[mcp]'."
 _Names = list[str]
+NO_SECRETS = McpSecrets()
 
 
 class McpFault(Exception):
@@ -54,14 +56,18 @@ class McpServers:
         self._hosts = hosts
         self._headers = {each.name: each for each in settings.headers}
         self._commands = [shlex.split(each) for each in settings.mcp_stdio]
+        self._variables = frozenset(settings.mcp_stdio_env)
 
-    def check(self, server: McpServerDefinition) -> None:
+    def check(self, server: McpServerDefinition, secrets: McpSecrets = NO_SECRETS) -> None:
         """Refuses a server that no setting allows, without asking it. Raises: McpFault."""
         if server.command:
             if list(server.command) not in self._commands:
                 raise McpFault(
                     f"the setting tools.mcp_stdio does not name the command `{shlex.join(server.command)}`"
                 )
+            for name in secrets.variables:
+                if name not in self._variables:
+                    raise McpFault(f"the setting tools.mcp_stdio_env does not name the variable {name}")
             return
         try:
             self._hosts.check(server.url)
@@ -69,11 +75,13 @@ class McpServers:
             raise McpFault(str(error)) from error
         self._header(server)
 
-    async def list(self, server: McpServerDefinition) -> Sequence[ListedTool]:
-        """Returns a server's tools. Raises: McpFault."""
+    async def list(
+        self, server: McpServerDefinition, secrets: McpSecrets = NO_SECRETS
+    ) -> Sequence[ListedTool]:
+        """Returns a server's tools. secrets: what it is sent. Raises: McpFault."""
         found: list[ListedTool] = []
         left_out: list[str] = []
-        async with self._session(server, left_out) as session:
+        async with self._session(server, secrets, left_out) as session:
             cursor = None
             for _ in range(_MOST_PAGES):
                 page = await session.list_tools(cursor=cursor)
@@ -83,10 +91,12 @@ class McpServers:
                     break
         return [*found[:MOST_TOOLS], *(ListedTool(name, "", None) for name in left_out[:MOST_TOOLS])]
 
-    async def call(self, server: McpServerDefinition, tool: str, arguments: Json) -> ToolAnswer:
-        """Returns the result of a call, as text."""
+    async def call(
+        self, server: McpServerDefinition, tool: str, arguments: Json, secrets: McpSecrets = NO_SECRETS
+    ) -> ToolAnswer:
+        """Returns the result of a call, as text. secrets: what the server is sent."""
         try:
-            async with self._session(server, []) as session:
+            async with self._session(server, secrets, []) as session:
                 result = await session.call_tool(tool, arguments)
         except McpFault as error:
             return failed(f"Error: {tool} cannot be called: {error}.")
@@ -96,27 +106,31 @@ class McpServers:
         return ToolAnswer("\n".join(texts), "error" if result.is_error else "success")
 
     @asynccontextmanager
-    async def _session(self, server: McpServerDefinition, left_out: _Names) -> AsyncIterator[Client]:
+    async def _session(
+        self, server: McpServerDefinition, secrets: McpSecrets, left_out: _Names
+    ) -> AsyncIterator[Client]:
         """Opens a session, which has its time from here to its end. Raises: McpFault, also within.
 
         left_out: gets the names of tools that are listed and cannot be called.
         """
-        self.check(server)
+        self.check(server, secrets)
         faults: list[HostError] = []
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 # It takes half a second to load, which must not be the loop's.
                 package = await asyncio.to_thread(_load)
                 if server.command:
-                    opened = package.stdio_session(left_out, *server.command)
+                    opened = package.stdio_session(left_out, secrets.variables, *server.command)
                 else:
                     header = self._header(server)
-                    headers = {} if header is None else {header.header: header.value}
-                    opened = package.http_session(self._hosts, server.url, headers, faults, left_out)
+                    headers = {**secrets.headers, **({} if header is None else {header.header: header.value})}
+                    of = package.sse_session if server.transport == "sse" else package.http_session
+                    opened = of(self._hosts, server.url, headers, faults, left_out)
                 async with opened as session:
                     yield session
         except TimeoutError as error:
-            raise McpFault(f"its server did not answer within {TIMEOUT_S:.0f} s") from error
+            late = f"its server did not answer within {TIMEOUT_S:.0f} s"
+            raise McpFault(str(faults[0]) if faults else late) from error
         except McpFault:
             raise
         except Exception as error:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx2
 from mcp import Client, StdioServerParameters
+from mcp.client.sse import sse_client
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult
@@ -23,10 +24,9 @@ from gateway.run.tools.hosts import HostError, HostReply, StatusFault, ToolHosts
 
 LIMIT_BYTES = 1_000_000  # of one reply
 END_S = 2.0  # chosen: of saying that a session ends, which some servers never answer
-# It logs what is said; what goes wrong is told by who asked.
+# They log messages whole. What goes wrong is in the error that the caller gets.
 for _name in ("mcp", "httpx2"):
-    logging.getLogger(_name).addHandler(logging.NullHandler())
-    logging.getLogger(_name).propagate = False
+    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 # That our connection has of its own.
 _OURS = frozenset(("host", "connection", "content-length", "accept-encoding", "user-agent", "cookie"))
 
@@ -39,7 +39,7 @@ async def http_session(
 
     left_out: gets the names of tools that are listed and cannot be called.
     """
-    transport = _Judged(hosts, headers, faults)
+    transport = _Judged(hosts, url, headers, faults)
     async with httpx2.AsyncClient(transport=transport, trust_env=False) as client:
         streams = streamable_http_client(url, http_client=client, max_sse_event_size=LIMIT_BYTES)
         async with _Client(_sifted(streams, left_out)) as session:
@@ -47,9 +47,32 @@ async def http_session(
 
 
 @asynccontextmanager
-async def stdio_session(left_out: list[str], command: str, *arguments: str) -> AsyncIterator[Client]:
-    """Starts a program and speaks over its pipes; it ends with the session. left_out: as in `http_session`."""
-    parameters = StdioServerParameters(command=command, args=list(arguments))
+async def sse_session(
+    hosts: ToolHosts, url: str, headers: Mapping[str, str], faults: list[HostError], left_out: list[str]
+) -> AsyncIterator[Client]:
+    """Speaks HTTP with server-sent events, as servers did before 2025. The parameters are those of `http_session`."""
+    transport = _Judged(hosts, url, headers, faults, has_events=True)
+
+    def client(
+        headers: dict[str, str] | None = None,
+        timeout: httpx2.Timeout | None = None,
+        auth: httpx2.Auth | None = None,
+    ) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None)
+
+    async with _Client(_sifted(sse_client(url, httpx_client_factory=client), left_out)) as session:
+        yield session
+
+
+@asynccontextmanager
+async def stdio_session(
+    left_out: list[str], variables: Mapping[str, str], command: str, *arguments: str
+) -> AsyncIterator[Client]:
+    """Starts a program and speaks over its pipes; it ends with the session.
+
+    left_out: as in `http_session`. variables: of the program, beside the few that each has.
+    """
+    parameters = StdioServerParameters(command=command, args=list(arguments), env=dict(variables))
     # Opening /dev/null does not wait for anything.
     with open(os.devnull, "w") as nowhere:  # noqa: ASYNC230
         close_in_children()
@@ -133,12 +156,31 @@ def _takes_arguments(schema: dict[str, Any]) -> bool:
 
 
 class _Judged(httpx2.AsyncBaseTransport):
-    def __init__(self, hosts: ToolHosts, headers: Mapping[str, str], faults: list[HostError]) -> None:
+    """Sends requests by way of `ToolHosts`, to one server alone: the headers are for no other.
+
+    has_events: the server answers each message by an event of the stream that the first GET opened.
+    """
+
+    def __init__(
+        self,
+        hosts: ToolHosts,
+        url: str,
+        headers: Mapping[str, str],
+        faults: list[HostError],
+        *,
+        has_events: bool = False,
+    ) -> None:
         self._hosts = hosts
+        self._origin = _origin(httpx2.URL(url))
         self._headers = headers
         self._faults = faults
+        self._has_events = has_events
+        self._events: HostReply | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if _origin(request.url) != self._origin:
+            self._faults.append(HostError("it leads to another address"))
+            raise httpx2.ConnectError("another address")
         body = await request.aread()
         sent = {name: value for name, value in request.headers.items() if name.lower() not in _OURS}
         stack = AsyncExitStack()
@@ -160,10 +202,22 @@ class _Judged(httpx2.AsyncBaseTransport):
             # What was answered before has been got over.
             self._faults[:] = [each for each in self._faults if not isinstance(each, StatusFault)]
             if reply.status >= 400:
-                self._faults.append(StatusFault(f"its server answered with the status {reply.status}"))
+                words = f"its server answered with the status {reply.status}"
+                self._faults.append(HostError(words) if self._has_events else StatusFault(words))
+                if self._events is not None:
+                    # The package would wait on for an event that answers the message.
+                    self._events.break_off()
+        elif self._has_events:
+            if reply.status != 200:
+                self._faults.append(HostError(f"its server answered with the status {reply.status}"))
+            self._events = reply
         return httpx2.Response(
             reply.status, headers=dict(reply.headers), stream=_Body(reply, stack, self._faults)
         )
+
+
+def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 class _Body(httpx2.AsyncByteStream):

@@ -244,13 +244,14 @@ def test_check_config_hides_what_is_secret(database: Path, capsys: Out) -> None:
         '[[upstreams]]\nname = "b"\nbase_url = "http://x/v1"\napi_key = ["sk-3", "sk-4"]\n'
         'proxy = "http://me:sk-9@proxy:3128"\n'
         '[memory]\nopenwebui_jwt_secret = "sk-7"\n'
-        f'[tools]\nwebhook_secret = "whsec_{"sk8/" * 8}"\n'
+        f'[tools]\nwebhook_secret = "whsec_{"sk8/" * 8}"\nsecrets_key = "{"ska/" * 10}AAA="\n'
     )
     assert main(["check-config"]) == 0
     shown = capsys.readouterr().out
     assert json.loads(shown)["upstreams"][0]["base_url"] == "http://x/v1"
     assert "sk-" not in shown
     assert "sk8" not in shown
+    assert "ska/" not in shown
     address = "https://me:sk-5@x:1/v1?version=1&key=sk-6"
     Path("mnemogate.toml").write_text(f'[[upstreams]]\nname = "c"\nbase_url = "{address}"')
     assert main(["check-config"]) == 2

@@ -8,12 +8,14 @@ from dataclasses import replace
 import pytest
 
 from gateway.core.definition import AgentDefinition, McpServerDefinition, ToolDefinition
+from gateway.core.mcp_server import McpSecrets, McpServerConfig
 from gateway.errors import BadRequest
 from gateway.run.agents.mcp_servers import McpRegistry
 from gateway.run.agents.registry import NewAgent, Registry
+from gateway.run.secret import SecretCipher
 from gateway.run.tools.foreign import ForeignTools
 from gateway.run.tools.hosts import ToolHosts
-from gateway.run.tools.mcp import ListedTool, McpFault, McpServers
+from gateway.run.tools.mcp import NO_SECRETS, ListedTool, McpFault, McpServers
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from gateway.settings import Settings, ToolSettings
 from storage.errors import NotFound, WriteConflict
@@ -22,7 +24,7 @@ from storage.sql.store import Store
 from tests.gateway.tools.test_mcp import ALLOWED, STDIO
 
 PROJECT = "default"
-SERVER = McpServerDefinition("https://mcp.example.org/mcp")
+SERVER = McpServerConfig(McpServerDefinition("https://mcp.example.org/mcp"))
 ANY: dict[str, object] = {"type": "object", "properties": {}}
 
 
@@ -33,7 +35,9 @@ class Listing(McpServers):
         super().__init__(ToolSettings(), ToolHosts(ToolSettings()))
         self.tools: list[ListedTool] | None = []
 
-    async def list(self, server: McpServerDefinition) -> Sequence[ListedTool]:
+    async def list(
+        self, server: McpServerDefinition, secrets: McpSecrets = NO_SECRETS
+    ) -> Sequence[ListedTool]:
         if self.tools is None:
             raise McpFault("it could not be reached")
         return self.tools
@@ -54,7 +58,7 @@ def listing() -> Listing:
 
 @pytest.fixture
 def servers(store: Store, agents: Registry, listing: Listing) -> McpRegistry:
-    return McpRegistry(store, agents.tools, listing, lambda: 1000.0)
+    return McpRegistry(store, agents.tools, listing, SecretCipher(None), lambda: 1000.0)
 
 
 async def test_tools_follow_their_server(servers: McpRegistry, agents: Registry, listing: Listing) -> None:
@@ -120,8 +124,8 @@ async def test_another_project_has_none_of_it(servers: McpRegistry, listing: Lis
 
 async def test_a_call_asks_the_server_of_its_own_project(store: Store, agents: Registry) -> None:
     foreign = ForeignTools(ALLOWED, store, lambda: 1000.0)
-    servers = McpRegistry(store, agents.tools, foreign.mcp, lambda: 1000.0)
-    made = await servers.create(PROJECT, "calc", STDIO)
+    servers = McpRegistry(store, agents.tools, foreign.mcp, foreign.secrets, lambda: 1000.0)
+    made = await servers.create(PROJECT, "calc", McpServerConfig(STDIO))
     tool = next(each for each in await servers.tools(PROJECT, made.uid) if each.name == "say_hello")
     assert tool.definition is not None
     definition = ToolDefinition.of(tool.definition.body)

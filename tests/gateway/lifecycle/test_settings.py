@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import re
 import tomllib
+from base64 import b64encode
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -168,6 +169,17 @@ def test_a_variable_sets_its_setting(
             "tools.webhook_secret names NOT_THERE, which is not set",
         ),
         ("[tools]\nmcp_stdio = ['a \"b']", "tools.mcp_stdio: 'a \"b': No closing quotation"),
+        *(
+            (
+                f"[tools]\nsecrets_key = '{key}'",
+                "tools.secrets_key (MNEMOGATE_SECRETS_KEY): expected 32 random bytes",
+            )
+            for key in ("c2hvcnQ=", "?", "A" * 43 + "=", "mw7hJ7HqSl1rQ8i2kq0xg5Tn0B6aYwBcDq1k2J4f9sEA")
+        ),
+        (
+            "[tools]\nmcp_stdio_env = ['A=B']",
+            "tools.mcp_stdio_env: expected the name of a variable, saw 'A=B'",
+        ),
         ("[tools]\nmcp_stdio = ['']", "tools.mcp_stdio[0]: it is empty"),
         (
             "[[tools.headers]]\nname = 'a'\nhost = 'https://h/mcp'\nheader = 'X'\nvalue = 'x'",
@@ -524,6 +536,16 @@ def test_a_gateway_key_may_come_from_the_environment(tmp_path: Path) -> None:
     settings = load(tmp_path, "", {"MNEMOGATE_KEY": key})
     assert settings.server.key == key
     assert key not in repr(settings)
+
+
+def test_a_key_for_secrets_may_come_from_the_environment(tmp_path: Path) -> None:
+    key = b64encode(bytes(range(32))).decode()
+    settings = load(tmp_path, "", {"MNEMOGATE_SECRETS_KEY": f"{key}\n"})
+    assert settings.tools.secrets_key == key
+    assert key not in repr(settings)
+    with pytest.raises(SettingsError, match="MNEMOGATE_SECRETS_KEY") as caught:
+        load(tmp_path, "", {"MNEMOGATE_SECRETS_KEY": key[:-5]})
+    assert key[:-5] not in caught.value.message
 
 
 @pytest.mark.parametrize("name", ["MNEMOGATE_SIGNING", "SIGNING"])

@@ -6,9 +6,10 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Literal
 
 import orjson
 import pytest
@@ -17,13 +18,14 @@ import uvloop
 import gateway.run.tools
 import tests.doubles.mcp_server as double
 from gateway.core.definition import McpServerDefinition
+from gateway.core.mcp_server import McpSecrets
 from gateway.run.tools import mcp, mcp_session
 from gateway.run.tools.hosts import ToolHosts
 from gateway.run.tools.mcp import McpFault, McpServers
 from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolHeader, ToolSettings
 from tests.doubles import careless_mcp_server
-from tests.doubles.tool_server import replying, serving
+from tests.doubles.tool_server import ToolServer, replying, serving
 
 SERVER = str(Path(double.__file__))
 STDIO = McpServerDefinition(command=(sys.executable, SERVER, "stdio"))
@@ -35,10 +37,21 @@ def started(*options: str) -> Iterator[McpServerDefinition]:
     process = subprocess.Popen([sys.executable, SERVER, "http", *options], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        yield McpServerDefinition(f"http://127.0.0.1:{int(process.stdout.readline())}/mcp")
+        address = f"http://127.0.0.1:{int(process.stdout.readline())}"
+        has_events = "sse" in options
+        yield McpServerDefinition(
+            f"{address}/sse" if has_events else f"{address}/mcp",
+            transport="sse" if has_events else "streamable_http",
+        )
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="module")
+def sse() -> Iterator[McpServerDefinition]:
+    with started("sse") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +61,7 @@ def http() -> Iterator[McpServerDefinition]:
 
 
 def asking(server: McpServerDefinition, **settings: object) -> McpServers:
-    made = ToolSettings(private_hosts=(server.url.removesuffix("/mcp"),)) if server.url else ALLOWED
+    made = ToolSettings(private_hosts=(server.url.rpartition("/")[0],)) if server.url else ALLOWED
     return McpServers(made, ToolHosts(made))
 
 
@@ -70,6 +83,10 @@ async def check_server(server: McpServerDefinition) -> None:
 
 async def test_a_server_is_asked_over_http(http: McpServerDefinition) -> None:
     await check_server(http)
+
+
+async def test_a_server_is_asked_over_events(sse: McpServerDefinition) -> None:
+    await check_server(sse)
 
 
 async def test_over_http_with_plain_replies() -> None:
@@ -95,8 +112,9 @@ async def test_a_program_is_asked_over_pipes_and_sees_no_secrets(monkeypatch: py
     assert "OPENAI_API_KEY" not in told.content
 
 
-async def test_a_server_that_dies_is_an_error_of_the_call() -> None:
-    with started() as server:
+@pytest.mark.parametrize("options", [(), ("sse",)])
+async def test_a_server_that_dies_is_an_error_of_the_call(options: tuple[str, ...]) -> None:
+    with started(*options) as server:
         servers = asking(server)
         assert await servers.call(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
         died = await servers.call(server, "die", {})
@@ -111,11 +129,11 @@ async def test_a_server_that_dies_is_an_error_of_the_call() -> None:
     assert await asking(STDIO).call(STDIO, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
 
 
-@pytest.mark.parametrize("over_pipes", [False, True])
+@pytest.mark.parametrize("way", ["http", "sse", "pipes"])
 async def test_a_server_that_is_slow_is_not_waited_for(
-    http: McpServerDefinition, monkeypatch: pytest.MonkeyPatch, *, over_pipes: bool
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    server = STDIO if over_pipes else http
+    server = STDIO if way == "pipes" else request.getfixturevalue(way)
     await asking(server).list(server)  # what is loaded once does not count
     monkeypatch.setattr(mcp, "TIMEOUT_S", 3.0)
     answer = await asking(server).call(server, "hang", {})
@@ -124,8 +142,10 @@ async def test_a_server_that_is_slow_is_not_waited_for(
     )
 
 
-async def test_a_server_that_says_too_much(http: McpServerDefinition) -> None:
-    answer = await asking(http).call(http, "flood", {})
+@pytest.mark.parametrize("way", ["http", "sse"])
+async def test_a_server_that_says_too_much(request: pytest.FixtureRequest, way: str) -> None:
+    server = request.getfixturevalue(way)
+    answer = await asking(server).call(server, "flood", {})
     assert answer.status == "error"
     assert "more than 1,000,000 bytes" in answer.content
 
@@ -197,7 +217,87 @@ async def test_a_server_that_refuses_says_why_or_its_status(status: str, body: b
     assert str(fault.value) == words
 
 
+@asynccontextmanager
+async def events(endpoint: str, answer: bytes) -> AsyncIterator[ToolServer]:
+    """A server whose stream of events names an endpoint for messages, each of which it answers so. It stays open."""
+    server, closed = ToolServer(0), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        server.heads.append(head)
+        if head.startswith("GET"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+            writer.write(f"event: endpoint\ndata: {endpoint}\n\n".encode())
+            await closed.wait()
+        writer.write(answer)
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server.port = listening.sockets[0].getsockname()[1]
+    try:
+        yield server
+    finally:
+        closed.set()
+        listening.close()
+        await listening.wait_closed()
+
+
+async def test_a_server_of_events_that_refuses_a_message_is_not_waited_for() -> None:
+    async with events("/messages", replying("403 Forbidden", b"")) as server:
+        named = McpServerDefinition(f"{server.url}/sse", transport="sse")
+        with pytest.raises(McpFault) as fault:
+            await asking(named).list(named)
+    assert str(fault.value) == "its server answered with the status 403"
+
+
+async def test_a_server_that_has_no_events() -> None:
+    async with serving(replying("404 Not Found", b"")) as server:
+        named = McpServerDefinition(f"{server.url}/sse", transport="sse")
+        with pytest.raises(McpFault) as fault:
+            await asking(named).list(named)
+    assert str(fault.value) == "its server answered with the status 404"
+
+
 # -- what may be asked
+
+
+@pytest.mark.parametrize("transport", ["streamable_http", "sse"])
+async def test_secrets_go_to_no_other_address(
+    monkeypatch: pytest.MonkeyPatch, transport: Literal["streamable_http", "sse"]
+) -> None:
+    """Neither where a server redirects to, nor where its events have messages sent, though both may be asked."""
+    monkeypatch.setattr(mcp, "TIMEOUT_S", 3.0)
+    secrets = McpSecrets({"Authorization": "Bearer s3cret"})
+    async with serving(replying("200 OK", b"")) as other:
+        away = replying(f"307 Temporary Redirect\r\nLocation: {other.url}/mcp", b"")
+        for opened in (serving(away), events(f"{other.url}/messages", away)):
+            async with opened as server:
+                settings = ToolSettings(private_hosts=(server.url, other.url))
+                named = McpServerDefinition(f"{server.url}/mcp", transport=transport)
+                with pytest.raises(McpFault):
+                    await McpServers(settings, ToolHosts(settings)).list(named, secrets)
+                assert all("\r\nAuthorization: Bearer s3cret\r\n" in head for head in server.heads)
+        assert other.heads == []
+
+
+async def test_secrets_go_to_no_host_that_the_settings_do_not_name() -> None:
+    async with serving(replying("200 OK", b"")) as server:
+        settings = ToolSettings(hosts=("mcp.example.org",))
+        named = McpServerDefinition(f"{server.url}/mcp")
+        with pytest.raises(McpFault, match=r"tools\.hosts does not name"):
+            await McpServers(settings, ToolHosts(settings)).list(named, McpSecrets({"X-Key": "s3cret"}))
+        assert server.heads == []
+
+
+async def test_a_program_gets_the_variables_that_the_settings_name() -> None:
+    server = McpServerDefinition(command=(*STDIO.command, "told"))
+    settings = ToolSettings(mcp_stdio=(" ".join(server.command),), mcp_stdio_env=("TOKEN",))
+    servers, secrets = McpServers(settings, ToolHosts(settings)), McpSecrets(variables={"TOKEN": "s3cret"})
+    assert await servers.call(server, "told", {"name": "TOKEN"}, secrets) == ToolAnswer("s3cret")
+    assert await servers.call(server, "told", {"name": "TOKEN"}) == ToolAnswer("nothing")
+    other = McpSecrets(variables={"LD_PRELOAD": "/tmp/x.so"})
+    with pytest.raises(McpFault, match="mcp_stdio_env does not name the variable LD_PRELOAD"):
+        await servers.list(server, other)
 
 
 async def test_a_header_goes_to_its_host_alone() -> None:

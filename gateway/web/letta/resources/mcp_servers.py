@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from gateway.core import ids
@@ -29,7 +30,8 @@ _MOST = 1000  # servers of a project that are listed
 class McpServerRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
-        self._servers = McpRegistry(api.store, api.registry.tools, api.runs.foreign.mcp, api.now)
+        foreign = api.runs.foreign
+        self._servers = McpRegistry(api.store, api.registry.tools, foreign.mcp, foreign.secrets, api.now)
 
     def rows(self) -> list[AgentsRoute]:
         all_, one = "/v1/mcp-servers", "/v1/mcp-servers/{mcp_server_id}"
@@ -62,8 +64,8 @@ class McpServerRoutes:
 
     async def create(self, asked: Asked) -> Any:
         body: CreateMcpServer = asked.body
-        name, server = checked_name(body.server_name), server_of(body.config)
-        return server_json(await self._servers.create(asked.project, name, server))
+        name, config = checked_name(body.server_name), server_of(body.config)
+        return server_json(await self._servers.create(asked.project, name, config))
 
     async def retrieve(self, asked: Asked) -> Any:
         return server_json(await self._servers.get(asked.project, _uid(asked)))
@@ -74,7 +76,7 @@ class McpServerRoutes:
             asked.project,
             _uid(asked),
             None if name is None else checked_name(name),
-            None if config is None else server_of(config),
+            None if config is None else partial(server_of, config),
         )
         return server_json(changed)
 
