@@ -89,6 +89,7 @@ class Gateway:
         self.store = store
         self._works = works
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopping: tuple[float, int] | None = None  # since when, and how many requests were active then
         self.readiness = Readiness()
         self.metrics = Metrics()
         _watch_store(self.readiness, self.metrics, store)
@@ -219,6 +220,14 @@ class Gateway:
         self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True
 
+    def begin_stop(self, signal_name: str | None) -> None:
+        """Logs that the gateway stops, and what it waits for; `stop` logs the end. signal_name: what made it stop."""
+        self._stopping = time.monotonic(), self._edge.active
+        _log.info(
+            "Stopping%s: waiting up to %d s for %d requests.",
+            f" after {signal_name}" if signal_name else "", self.settings.server.shutdown_s, self._edge.active,
+        )  # fmt: skip
+
     async def stop(self) -> None:
         """Stops requests, background work, store and upstreams, in this order: each needs those after it."""
         self.readiness.draining = True
@@ -238,6 +247,10 @@ class Gateway:
         if self._embedder is not None:
             await self._embedder.aclose()
         self.access.flush()
+        if self._stopping is not None:
+            begun, waited = self._stopping
+            took, cut = time.monotonic() - begun, self._edge.cut
+            _log.info("Stopped after %.1f s: waited for %d requests, cut %d.", took, waited, cut)
 
 
 async def install_key(store: Store, key: str) -> None:

@@ -171,7 +171,7 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
         _spare_collector()
         _announce(settings, store, url, local, has_keys)
 
-    server = make_server(app, settings.server, app.readiness, started, limits)
+    server = make_server(app, settings.server, app.readiness, started, limits, app.begin_stop)
     if admin is not None:
         if store.database.is_owned:  # else the file is the owner's
             _tell_command_line(admin, local)

@@ -59,6 +59,7 @@ class Trace:
     status: int = 0
     is_event_stream: bool = False
     is_complete: bool = False
+    is_cut: bool = False  # by the end of the gateway, before its reply was whole
     expects_continue: bool = False
 
 
@@ -68,7 +69,10 @@ def trace_of(scope: Scope) -> Trace:
 
 
 class Edge:
-    """The edge of the application. idle: set while no request is being answered."""
+    """The edge of the application.
+
+    idle: set while no request is being answered. active: requests that are. cut: those that the server has cut.
+    """
 
     def __init__(
         self,
@@ -97,10 +101,11 @@ class Edge:
         self._metrics = metrics
         self._access = log
         self._now = now
-        self._active = 0
+        self.active = 0
+        self.cut = 0
         self.idle = asyncio.Event()
         self.idle.set()
-        metrics.watch("requests_in_flight", "Requests being answered.", lambda: {(): self._active})
+        metrics.watch("requests_in_flight", "Requests being answered.", lambda: {(): self.active})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -130,8 +135,8 @@ class Edge:
                 trace.is_complete = not message.get("more_body", False)
             return send(message)
 
-        self._active += 1
-        if self._active == 1:
+        self.active += 1
+        if self.active == 1:
             self.idle.clear()
         try:
             path = scope["path"]
@@ -151,12 +156,14 @@ class Edge:
         except asyncio.CancelledError:
             # The server cuts what is left at its end. It runs nothing behind this task, and would write the trace of a
             # cancelled one into the log.
+            trace.is_cut = not trace.is_complete
+            self.cut += trace.is_cut
             await self._last_words(Overloaded("The gateway is shutting down."), scope, trace, answer)
         except Exception as error:
             await self._last_words(_as_gateway_error(error, scope, trace, self._paths), scope, trace, answer)
         finally:
-            self._active -= 1
-            if not self._active:
+            self.active -= 1
+            if not self.active:
                 self.idle.set()
             self._metrics.requests.inc(trace.route, str(trace.status))
             self._write_line(scope, trace)
@@ -205,6 +212,7 @@ class Edge:
                 "stream": trace.stream,
                 "memory": trace.memory,
                 "project": trace.caller.project,
+                "cut": trace.is_cut,
             }
         )
 

@@ -55,18 +55,22 @@ class GatewayServer(uvicorn.Server):
         config: uvicorn.Config,
         readiness: Readiness,
         on_started: Callable[[], object] | None,
+        on_stopping: Callable[[str | None], object] | None,
     ) -> None:
         super().__init__(config)
         self.server_state = _DatedState()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._told_to_exit = asyncio.Event()
         self._on_started = on_started
+        self._on_stopping = on_stopping
+        self._signal: str | None = None
         self._readiness = readiness
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # The first signal lets running requests end; a second Ctrl-C cuts them.
         if self._readiness.draining and sig == signal.SIGINT:
             self.force_exit = True
+        self._signal = self._signal or signal.Signals(sig).name
         self.exit_now()
 
     def exit_now(self) -> None:
@@ -78,6 +82,8 @@ class GatewayServer(uvicorn.Server):
     async def main_loop(self) -> None:
         if not self.should_exit:
             await self._told_to_exit.wait()
+        if self._on_stopping is not None:
+            self._on_stopping(self._signal)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -171,10 +177,11 @@ def make_server(
     readiness: Readiness,
     on_started: Callable[[], object] | None = None,
     limits: Limits | None = None,
+    on_stopping: Callable[[str | None], object] | None = None,
 ) -> GatewayServer:
     """Returns the server of an application; give its `serve` the sockets of `bind`.
 
-    on_started: called when it listens.
+    on_started: called when it listens. on_stopping: called with the signal's name, if one came, before it drains.
     """
     limits = limits or Limits()
     times = {"head_timeout_s": limits.header_timeout_s, "send_timeout_s": limits.send_timeout_s}
@@ -199,4 +206,4 @@ def make_server(
         proxy_headers=False,
         timeout_graceful_shutdown=settings.shutdown_s,
     )
-    return GatewayServer(config, readiness, on_started)
+    return GatewayServer(config, readiness, on_started, on_stopping)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -124,6 +125,11 @@ def test_a_signal_to_end_lets_running_replies_end_and_they_are_on_disk(
         for client in clients[2:]:
             assert client.read_reply().status == 200
         assert gateway.child.wait(PATIENCE_S) == 0
+    logged = [json.loads(line) for line in gateway.log.read_text().splitlines()]
+    assert [line["cut"] for line in logged if line.get("path") == CHAT] == [False] * 4
+    said = [line["message"] for line in logged if line.get("logger") == "mnemogate"]
+    assert f"Stopping after {end.name}: waiting up to 30 s for 4 requests." in said
+    assert re.fullmatch(r"Stopped after \d+\.\d s: waited for 4 requests, cut 0\.", said[-1])
     assert not Path(f"{database}.admin").exists()
     assert not Path(f"{database}-wal").exists()  # written back: the file alone is the database
     assert sorted(rows(database)) == [("finished", f"Question {i}", f"Reply {i}", 1) for i in range(4)]
@@ -167,7 +173,12 @@ def test_a_second_sigint_cuts_what_runs_and_loses_no_question(
         assert gateway.child.wait(PATIENCE_S) == 0
     logged = [json.loads(line) for line in gateway.log.read_text().splitlines()]
     assert not any("trace" in line for line in logged)
-    assert {line["status"] for line in logged if line.get("path") == CHAT} == {200, 503}
+    lines = [line for line in logged if line.get("path") == CHAT]
+    assert {line["status"] for line in lines} == {200, 503}
+    assert [line["cut"] for line in lines] == [True, True]
+    said = [line["message"] for line in logged if line.get("logger") == "mnemogate"]
+    assert "Stopping after SIGINT: waiting up to 30 s for 2 requests." in said
+    assert re.fullmatch(r"Stopped after \d+\.\d s: waited for 2 requests, cut 2\.", said[-1])
     assert not Path(f"{database}-wal").exists()
     assert [(state, said) for state, said, _, _ in sorted(rows(database))] == [
         ("cancelled", "First"),
