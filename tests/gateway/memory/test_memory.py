@@ -320,16 +320,17 @@ def test_memory_show_prints_blocks_messages_and_what_would_be_recalled(
         parts = [part.splitlines() for part in "\n".join(lines).strip().split("\n\n")]
         assert [part[0] for part in parts] == [
             "Blocks",
+            "Retained",
             "Recent messages",
             "Would be recalled",
             "Found, best first",
         ]
         assert parts[0][1:] == ["  human  (version 2, 16 of 2000 characters)", "    Has a cat, Miso."]
-        said = [line.partition("] ")[2] for line in parts[1][1:]]
+        said = [line.partition("] ")[2] for line in parts[2][1:]]
         assert said == [f"user: {FACT}", "assistant: Noted.", "user: She is grey.", "assistant: Ok."]
-        note = "\n".join(line.removeprefix("  ") for line in parts[2][1:])
+        note = "\n".join(line.removeprefix("  ") for line in parts[3][1:])
         assert f"user: {FACT}" in note
-        assert re.fullmatch(rf"  1 \[[^]]+\] user: {FACT}", parts[3][1])
+        assert re.fullmatch(rf"  1 \[[^]]+\] user: {FACT}", parts[4][1])
         world.chat(model="agent/helper", user="alice").say(QUESTION)
         assert upstream.last.messages[-1]["content"] == f"{note}\n\n{QUESTION}"
 
