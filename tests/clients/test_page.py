@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import re
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from gateway.settings import UpstreamSettings
+from tests.doubles import pipecat
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.process import ROOT
 from tests.gateway.sdk import World, remember
@@ -29,7 +32,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def test_the_page_has_examples() -> None:
-    assert len(EXAMPLES) == PAGE.count("```python") == 9
+    assert len(EXAMPLES) == PAGE.count("```python") == 10
+
+
+def test_pipecats_service_is_made_as_the_driver_makes_it() -> None:
+    """`scripts/applications` runs that driver with Pipecat itself."""
+    driver = (ROOT / "scripts/applications.d/pipecat.py").read_text("utf-8")
+    made = [
+        [each.arg for each in node.keywords]
+        for program in (EXAMPLES["Pipecat"], driver)
+        for node in ast.walk(ast.parse(program))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "OpenAILLMService"
+    ]
+    assert len(made) == 2
+    assert made[0] == made[1]
 
 
 @pytest.mark.filterwarnings(
@@ -37,8 +53,12 @@ def test_the_page_has_examples() -> None:
 )  # an example leaves its client to the end of its program
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example(world: World, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_example(
+    world: World, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It prints the reply, and what was said is in memory."""
+    for module, made in pipecat.modules().items():
+        monkeypatch.setitem(sys.modules, module, made)
     example = EXAMPLES[name]
     user = re.sub(r"\W", "", name)
     assert ADDRESS in example
