@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import io
+import socket
 import warnings
 from pathlib import Path
 from typing import Any
 
-from gateway.settings import MemorySettings, ServerSettings, Settings
+import pytest
+
+from gateway.settings import MemorySettings, ServerSettings, Settings, ToolSettings
 from storage.sql.store import Store
+from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
 from tests.server import serve
 from tests.stored import open_store
 
 ROOT = Path(__file__).parents[3]
+NO_TOOLS = ToolSettings()
 
 
 def programs_of(document: str) -> list[str]:
@@ -22,9 +27,15 @@ def programs_of(document: str) -> list[str]:
     return [part.split("```")[0] for part in parts if "letta_client" in part]
 
 
-def pasted(program: str, tmp_path: Path) -> str:
+def program_with(words: str) -> str:
+    """Returns the one of docs/agents.md that has these words."""
+    (found,) = [each for each in programs_of("docs/agents.md") if words in each]
+    return found
+
+
+def pasted(program: str, tmp_path: Path, tools: ToolSettings = NO_TOOLS) -> str:
     """Returns what a program says."""
-    settings = Settings(server=ServerSettings(port=0), memory=MemorySettings())
+    settings = Settings(server=ServerSettings(port=0), memory=MemorySettings(), tools=tools)
 
     async def open_here() -> Store:
         return await open_store(tmp_path / "memory.db")
@@ -66,7 +77,46 @@ def test_the_readmes_programs_are_short() -> None:
 
 
 def test_the_lines_about_pauses_work_when_they_are_pasted(tmp_path: Path) -> None:
-    (program,) = programs_of("docs/agents.md")
-    said = pasted(program, tmp_path)
+    said = pasted(program_with("requires_approval"), tmp_path)
     assert "The tool answered: Stored in archival memory." in said
     assert "The tool answered: It is open." in said
+
+
+def test_the_lines_about_a_webhook_work_when_they_are_pasted(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = program_with("HTTPServer")
+    assert "http://127.0.0.1:9000" in (ROOT / "docs/agents.md").read_text("utf-8").replace(program, "")
+    tools = ToolSettings(private_hosts=(f"http://127.0.0.1:{port}",))
+    assert (
+        pasted(program.replace("9000", str(port)), tmp_path, tools)
+        == "The tool answered: It is sunny in Rome.\n"
+    )
+
+
+@needs_bwrap
+def test_the_lines_about_python_work_when_they_are_pasted(tmp_path: Path) -> None:
+    said = pasted(program_with("def note_price"), tmp_path, ToolSettings(python=PYTHON)).splitlines()
+    # The built-in model also says what it was told of the block.
+    assert (said[0], said[-1]) == ("The tool answered: Tea costs 3.50 euros.", "Ann. Tea: 3.50 euros.")
+
+
+def test_the_lines_about_a_run_in_the_background_work_when_they_are_pasted(tmp_path: Path) -> None:
+    greeting, *said = pasted(program_with("create_async"), tmp_path).splitlines()
+    assert "Hello." in greeting
+    assert said[-2:] == ["completed", "['user_message', 'assistant_message']"]
+
+
+def test_the_lines_about_an_agent_file_work_when_they_are_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, block, messages = pasted(program_with("export_file"), tmp_path).splitlines()
+    assert (name, block) == ("ann", "Her cat is called Miso.")
+    assert messages.startswith("['Hello.', ")
+
+
+def test_each_program_of_the_page_is_run_here() -> None:
+    """Each of those that need Letta's client; there is no other in Python."""
+    assert len(programs_of("docs/agents.md")) == 5
+    assert (ROOT / "docs/agents.md").read_text("utf-8").count("```python\n") == 5
