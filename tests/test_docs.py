@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.doubles.upstream import StrictUpstream
+from tests.gateway.agents import test_differences as differences
 from tests.gateway.sdk import remember
 
 ROOT = Path(__file__).parent.parent
@@ -122,6 +123,12 @@ def test_every_application_that_is_run_is_in_the_table_of_clients() -> None:
     tried = set(re.findall(r"^\| ([^|]+) \|(?:[^|]*\|){4} \d[\d.]* \|$", page, re.MULTILINE))
     assert len(run) > 20
     assert run == tried
+
+
+def test_each_difference_from_lettas_server_has_a_reason_and_a_program() -> None:
+    found = differences.rows()
+    assert found.keys() == differences.PROGRAMS.keys()
+    assert all(len(cells) == 3 and all(cells) for cells in found.values())
 
 
 def test_the_reference_gives_a_reason_for_each_dependency() -> None:
