@@ -94,7 +94,7 @@ def test_on_a_connection_whose_last_request_is_not_over_yet(
         first, second = world.upstream.seen
         assert not first.settled.is_open
         last_bytes.open()
-        while world.gateway.app._edge._active > 1:
+        while world.gateway.app._edge.active > 1:
             world.gateway.call(asyncio.sleep(0))
     second.gone.wait_sync()
 
