@@ -88,7 +88,7 @@ class BackgroundServices:
         self.budget = DailyBudget(store.spending, now, memory.background_daily_tokens, job_metrics.call)
         # The profiles whose users' memories sleeptime agents read.
         asleep = tuple(each.name for each in settings.profiles if each.sleeptime)
-        self._sleeptime: Schedule | None = None
+        self.sleeptime: Schedule | None = None
         self.learning: Learning | None = None
         if memory.learn_every and self.model is not None:
             self.learning = Learning(store, self.model, memory, now, asleep)
@@ -99,7 +99,7 @@ class BackgroundServices:
 
     def add_sleeptime(self, schedule: Schedule) -> None:
         """Adds the schedule of the agents that read memories after their turns; before the start."""
-        self._sleeptime = schedule
+        self.sleeptime = schedule
 
     def start(self, *, works: bool = True) -> list[asyncio.Task[None]]:
         """Starts its tasks, which run until they are cancelled. works: jobs are performed here, besides made due."""
@@ -107,8 +107,8 @@ class BackgroundServices:
             self.indexing.run(),
             self.maintenance.run(),
         ]
-        if self._sleeptime is not None:
-            runs.append(self._sleeptime.run())
+        if self.sleeptime is not None:
+            runs.append(self.sleeptime.run())
         if self.learning is not None:
             runs.append(self.learning.schedule.run())
         if self.embedding is not None:
@@ -151,10 +151,10 @@ class BackgroundServices:
         seq = seq if self._is_shared else None
         if self.embedding is not None:
             self.embedding.schedule.add(agent, messages, seq=seq)
-        if sleeptime is not None and self._sleeptime is not None:
+        if sleeptime is not None and self.sleeptime is not None:
             # Its turns are counted here only to look at the store when it may be due: earlier where others count, too.
             every = sleeptime.every or _NEVER
-            self._sleeptime.add(agent, 1, max(1, every // _SHARES) if self._is_shared else every)
+            self.sleeptime.add(agent, 1, max(1, every // _SHARES) if self._is_shared else every)
         elif self.learning is not None:
             self.learning.schedule.add(agent, messages, seq=seq)
 

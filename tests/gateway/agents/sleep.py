@@ -197,7 +197,7 @@ class SleepWorld:
         world.clock.sleep(seconds)
 
         async def step() -> None:
-            await world.gateway.app.background.sleep.step()
+            await world.gateway.app.background.sleeptime.step()
             world.store.jobs.wake()
 
         world.gateway.call(step())
