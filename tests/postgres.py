@@ -24,6 +24,7 @@ import asyncpg
 import pytest
 
 from storage.postgres.migration import migrate
+from tests.inflated import with_inflated
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ class EmptyDatabase:
 
     def content(self) -> bytes:
         """Every column of every row."""
-        return _elsewhere(_content(self.url))
+        return with_inflated(_elsewhere(_content(self.url)))
 
 
 def empty_database(server: str, number: int = 0) -> EmptyDatabase:

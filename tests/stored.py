@@ -45,6 +45,7 @@ from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.database import connect_current
 from tests.core.conversations import IDLE_S, OUR_TOOLS, call_name, memory_insert
 from tests.doubles.statements import noting
+from tests.inflated import with_inflated
 from tests.patience import PATIENCE_S
 from tests.postgres import EmptyDatabase, empty_database, query
 
@@ -114,7 +115,7 @@ def data_of(file: Path) -> bytes:
     """All that a database promises to erase: of a file all bytes, its log's too; of a server all rows."""
     if server is not None:
         return EmptyDatabase(server.url_of(file)).content()
-    return b"".join(each.read_bytes() for each in file.parent.glob(file.name + "*"))
+    return with_inflated(b"".join(each.read_bytes() for each in file.parent.glob(file.name + "*")))
 
 
 def shown(file: Path, sql: str) -> list[tuple[Any, ...]]:

@@ -7,7 +7,8 @@ which, and which stand, is decided elsewhere and handed in.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -23,6 +24,14 @@ ATOM_BYTES = 12
 MEDIA_BYTES = 11
 # Exchanges that are looked at for one request; older ones of a very long conversation are left alone.
 POOL_LIMIT = 2000
+
+# Notes of at least so many bytes are deflated: shorter ones gain too little.
+_DEFLATED_BYTES = 200
+# The first byte of what zlib writes; JSON begins with a brace.
+_DEFLATED = b"x"
+# Level 6 makes notes of scripts/bench size 0.38 times as large in 21 us, level 1 0.40 times in 16 us. Either is read in
+# 6 us. A dictionary of the words around quotations gains another tenth, and could not be changed any more.
+_LEVEL = 6
 
 _STATES = {str(state): state for state in State}
 _NO_HUSH: frozenset[int] = frozenset()
@@ -68,6 +77,26 @@ def _unpack_media(data: bytes) -> tuple[bytes, ...]:
     return tuple(found)
 
 
+def pack_notes(notes: Mapping[int, str]) -> bytes | None:
+    """Packs notes as JSON, deflated where that is shorter: notes quote people at length."""
+    if not notes:
+        return None
+    data = orjson.dumps(notes, option=orjson.OPT_NON_STR_KEYS)
+    return data if len(data) < _DEFLATED_BYTES else min(zlib.compress(data, _LEVEL), data, key=len)
+
+
+def unpack_notes(data: bytes | None) -> dict[int, str]:
+    """Returns notes, each with the text that was packed. Raises: ValueError: they are damaged."""
+    if not data:
+        return {}
+    if data[:1] == _DEFLATED:
+        try:
+            data = zlib.decompress(data)
+        except zlib.error as error:
+            raise ValueError("the notes of an exchange are damaged") from error
+    return {int(place): note for place, note in orjson.loads(data).items()}
+
+
 def make_exchange(
     row: Row, input_: bytes | None = None, said: bytes | None = None, full: bytes | None = None
 ) -> Exchange:
@@ -98,7 +127,7 @@ def make_exchange(
         seq,
         run,
         prior,
-        {int(k): v for k, v in orjson.loads(notes).items()} if notes else {},
+        unpack_notes(notes),
         snapshot,
         bool(edits),
         Evicted(*orjson.loads(evicted)) if evicted else None,
@@ -152,7 +181,7 @@ def _values(e: Exchange) -> list[Any]:
         pack_inputs(e.inputs),
         _pack_media(e.media),
         None if e.reply is None else b"".join(e.reply),
-        orjson.dumps(e.notes, option=orjson.OPT_NON_STR_KEYS) if e.notes else None,
+        pack_notes(e.notes),
         e.input,
         e.said,
         e.full,

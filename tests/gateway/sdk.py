@@ -26,6 +26,7 @@ from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from tests.doubles.statements import counting
 from tests.doubles.upstream import Seen, StrictUpstream
+from tests.inflated import inflated
 from tests.patience import PATIENCE_S
 from tests.server import QUIET, RawReply, Running, serve, settings_for
 from tests.stored import data_of, open_store
@@ -157,7 +158,8 @@ class World:
         self.settle()
         own = make_statement("a test's", sql)
         rows = self.gateway.call(self.store.database.read(lambda c: c.rows(own, values)))
-        return [row[0] if len(row) == 1 else tuple(row) for row in rows]
+        shown = [[inflated(value) for value in row] for row in rows]
+        return [row[0] if len(row) == 1 else tuple(row) for row in shown]
 
     def data(self) -> bytes:
         """All bytes that its database promises to erase."""

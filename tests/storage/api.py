@@ -9,6 +9,7 @@ from typing import Any
 from storage.listing import AgentDraft, AgentEntry
 from storage.records import Block, Scope
 from storage.sql.store import Store
+from tests.inflated import with_inflated
 
 PROJECT = "default"
 
@@ -39,4 +40,5 @@ async def make_agent(
 
 def bytes_in(folder: Path) -> bytes:
     """All bytes of a database, its log and its index of the log."""
-    return b"".join(file.read_bytes() for file in sorted(folder.glob("memory.db*")) if file.suffix != ".lock")
+    files = sorted(folder.glob("memory.db*"))
+    return with_inflated(b"".join(file.read_bytes() for file in files if file.suffix != ".lock"))

@@ -17,6 +17,7 @@ from storage.sql.agents import create_agent
 from storage.sql.store import Store
 from tests import stored
 from tests.doubles.statements import counting, noting
+from tests.inflated import with_inflated
 from tests.postgres import EmptyDatabase, empty_database
 from tests.storage.names import is_named, name_of
 
@@ -50,7 +51,7 @@ class SqliteFile:
     def content(self) -> bytes:
         """The file, its log and its index of the log."""
         files = (Path(f"{self.path}{suffix}") for suffix in ("", "-wal", "-shm"))
-        return b"".join(file.read_bytes() for file in files if file.exists())
+        return with_inflated(b"".join(file.read_bytes() for file in files if file.exists()))
 
 
 class PostgresServer:

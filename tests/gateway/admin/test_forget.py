@@ -16,6 +16,7 @@ from gateway.run.admin.show import ShowOperation
 from gateway.settings import BlockSettings, ProjectSettings
 from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import CHAT, World, agent, remember
+from tests.inflated import with_inflated
 
 pytestmark = pytest.mark.sqlite  # it looks into the file; test_forget_all holds for both
 
@@ -61,7 +62,7 @@ def forget(world: World, **arguments: Any) -> int:
 def on_disk(world: World, word: str = "Zqmisox") -> bool:
     world.settle()
     path = Path(world.store.database.path)
-    return any(word.encode() in p.read_bytes() for p in path.parent.glob(path.name + "*"))
+    return any(word.encode() in with_inflated(p.read_bytes()) for p in path.parent.glob(path.name + "*"))
 
 
 def sent(world: World) -> str:

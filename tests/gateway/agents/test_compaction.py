@@ -15,6 +15,7 @@ from gateway.operations import make_operations
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, say
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.compacting import Notes, compacted
+from tests.inflated import with_inflated
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -282,4 +283,4 @@ def test_a_summary_goes_with_what_it_tells(world: LettaWorld, tmp_path: Path, no
     world.letta.agents.messages.create(agent.id, input="And now?")
     assert "albatross" not in system(world)
     for file in tmp_path.glob("memory.db*"):
-        assert b"albatross" not in file.read_bytes(), file.name
+        assert b"albatross" not in with_inflated(file.read_bytes()), file.name

@@ -12,6 +12,7 @@ from letta_client.types import AgentState
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools
 from tests.gateway.agents.sleep import SleepWorld, hold, sleeping
+from tests.inflated import with_inflated
 
 SECRET = "Quetzalcoatl"
 
@@ -25,7 +26,9 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[SleepWorld]:
 def holds(folder: Path, text: str) -> list[str]:
     """The files of the database in which the text is, old copies and the log included."""
     return [
-        f.name for f in folder.iterdir() if f.name.startswith("memory.db") and text.encode() in f.read_bytes()
+        f.name
+        for f in folder.iterdir()
+        if f.name.startswith("memory.db") and text.encode() in with_inflated(f.read_bytes())
     ]
 
 

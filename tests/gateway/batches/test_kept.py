@@ -29,13 +29,16 @@ from tests.gateway.agents.test_client_tools import NOTE
 from tests.gateway.batches.test_batches import PATH, Json, _text, append, results, scene
 from tests.gateway.process import command
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
+from tests.inflated import with_inflated
 from tests.patience import PATIENCE_S
 
 
 def has(folder: Path, text: str) -> list[str]:
     """Returns the files of the database that hold a text."""
     return [
-        f.name for f in folder.iterdir() if f.name.startswith("memory.db") and text.encode() in f.read_bytes()
+        f.name
+        for f in folder.iterdir()
+        if f.name.startswith("memory.db") and text.encode() in with_inflated(f.read_bytes())
     ]
 
 

@@ -14,6 +14,7 @@ from gateway.run.admin.transfer import TransferOperations
 from storage.sql.store import Store
 from tests.gateway.two.people import Person
 from tests.gateway.two.world import WORD, Place
+from tests.inflated import with_inflated
 from tests.postgres import EmptyDatabase
 
 
@@ -117,7 +118,7 @@ def check_files(place: Place, forgotten: frozenset[str]) -> None:
     if place.url is None:
         with closing(sqlite3.connect(place.file)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        data = place.file.read_bytes()
+        data = with_inflated(place.file.read_bytes())
     else:
         data = EmptyDatabase(place.url).content()
     assert WORD.search(data.decode("latin-1"))

@@ -29,6 +29,7 @@ PINNED = {
     "0003_passage_metadata.sql": "1169375ceed250e2cb140efa16e4399eaf3ae11c05ed0e2a3975c66c3718b299",
     "0004_lanes.sql": "648631f63f9240f389bb900a07e5d87cb1778ed14b4ed942dcd7fc6a02040639",
     "0005_key_use.sql": "71f0f5b48d8fa765511c62c469163806e41c1dc550816aae31c98593cc1acaab",
+    "0006_deflated_notes.sql": "b3c5908a39d4e83a60a7f6520abc362aa0da0b5e986a602e209a58b561650e6e",
 }
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
 # SQLite keeps rows in their places with these.

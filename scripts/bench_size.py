@@ -1,0 +1,191 @@
+"""Measures how large the database gets: kB a turn, by table, for three kinds of chats of one user each.
+
+- long: one conversation in which each turn has 150 words;
+- chats: conversations of two friends in short turns, of which each may begin with a note of earlier ones;
+- questions: conversations of one short question each about what was said in chats, so that nearly each has a note.
+
+Each is played through a gateway as a client plays it, with whole lists. Then the gateway rests until all is indexed, is
+stopped, and its file is read page by page. `--json` prints the figures as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import load
+
+from scripts.bench_long import Client
+from scripts.talk import vocabulary as v
+from scripts.talk.dialogue import USER, make_dialogue
+from tests.doubles.upstream import Reply, Seen, StrictUpstream, say
+
+SETTINGS = """\
+[[upstreams]]
+name = "up"
+base_url = "http://127.0.0.1:{port}/v1"
+api_key = "none"
+"""
+_pick = random.Random(1).choice
+SENTENCES = [
+    f"In {_pick(v.MONTHS)} I saw {_pick(v.ANIMALS)} near {_pick(v.PLACES)} and thought of {_pick(v.CITIES)}."
+    for _ in range(400)
+]
+CONTENTS = ("input", "said", '"full"', "notes", "inputs", "path", "pad")
+PATIENCE_S = 60.0
+# A memory that rests so long was indexed. (gateway/run/background/indexing.py)
+RESTS_S = 8.0
+LEAST_BYTES = 10  # a turn, of what is worth a line
+
+Conversation = list[tuple[str, str]]  # what was said and what was answered
+
+
+def long_conversation(turns: int) -> Iterator[Conversation]:
+    words = " ".join(SENTENCES).split()
+
+    def text(n: int) -> str:
+        at = n * 75 % (len(words) - 75)
+        return f"({n}) " + " ".join(words[at : at + 74])
+
+    yield [(text(2 * n), text(2 * n + 1)) for n in range(turns)]
+
+
+def chats(turns: int) -> Iterator[Conversation]:
+    left = turns
+    for number in range(turns):
+        for _, session in make_dialogue(f"size-{number}", 0, SENTENCES).sessions:
+            said = iter(session)
+            pairs: Conversation = []
+            for one in said:
+                other = next(said, None)
+                if one.role == USER and other is not None:
+                    pairs.append((one.text, other.text))
+            if pairs[:left]:
+                yield pairs[:left]
+            left -= len(pairs)
+            if left <= 0:
+                return
+
+
+def questions(turns: int) -> Iterator[Conversation]:
+    asked = [question.text for question in make_dialogue("size-0", 0, SENTENCES).questions]
+    for number in range(turns):
+        yield [(asked[number % len(asked)], "I am not sure. What do you think yourself?")]
+
+
+def play(port: int, user: str, conversations: Iterator[Conversation], answers: list[str]) -> tuple[int, int]:
+    """Returns how many turns there were, and the bytes of their words."""
+    client = Client(port, user)
+    turns = size = 0
+    for conversation in conversations:
+        messages: list[dict[str, Any]] = []
+        for asked, answered in conversation:
+            answers[:] = [answered]
+            messages.append({"role": "user", "content": asked})
+            said, _ = client.post(messages)
+            messages.append(said)
+            turns, size = turns + 1, size + len(asked.encode()) + len(answered.encode())
+    return turns, size
+
+
+def wait_indexed(database: Path) -> None:
+    """Waits until all is indexed but the newest messages, which gather first. Raises: SystemExit: it takes too long."""
+    end = time.monotonic() + PATIENCE_S
+    before = -1
+    while True:
+        with closing(read(database)) as reader:
+            (indexed,) = reader.execute("SELECT coalesce(sum(indexed_seq), 0) FROM agents").fetchone()
+        if indexed == before:
+            return
+        if time.monotonic() > end:
+            raise SystemExit("The index is not complete.")
+        before = indexed
+        time.sleep(RESTS_S)
+
+
+def read(database: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
+
+
+def measure(database: Path) -> tuple[int, dict[str, int], dict[str, int]]:
+    """Returns the bytes of the database, of each table with its indexes, and of the contents of `exchanges`."""
+    with closing(read(database)) as reader:
+        tables = dict(
+            reader.execute(
+                "SELECT coalesce(m.tbl_name, s.name), sum(s.pgsize) FROM dbstat s"
+                " LEFT JOIN sqlite_master m ON m.name = s.name GROUP BY 1 ORDER BY 2 DESC"
+            ).fetchall()
+        )
+        sums = ", ".join(f"coalesce(sum(length(CAST({each} AS BLOB))), 0)" for each in CONTENTS)
+        row = reader.execute(f"SELECT {sums} FROM exchanges").fetchone()
+    return sum(tables.values()), tables, dict(zip(CONTENTS, row, strict=True))
+
+
+def run(kind: str, turns: int, folder: Path) -> dict[str, Any]:
+    """Plays one kind of chats. Returns its figures, each a turn; an empty database is not counted."""
+    answers = ["Ok."]
+
+    def answer(_: Seen) -> Reply:
+        return say(answers[0])
+
+    folder.mkdir()
+    database = folder / "mnemogate.db"
+    with (
+        StrictUpstream(script=answer) as upstream,
+        load.gateway(folder, SETTINGS.format(port=upstream.port)) as served,
+    ):
+        if kind == "questions":  # what they are about is not counted
+            play(served.port, "ann", chats(turns), answers)
+            wait_indexed(database)
+        before, pages_before, columns_before = measure(database)
+        count, words = play(served.port, "ann", KINDS[kind](turns), answers)
+        wait_indexed(database)
+        size, pages, columns = measure(database)
+    return {
+        "kind": kind,
+        "turns": count,
+        "words": words / count,
+        "database": (size - before) / count,
+        "tables": {name: (bytes - pages_before.get(name, 0)) / count for name, bytes in pages.items()},
+        "exchanges": {name: (bytes - columns_before[name]) / count for name, bytes in columns.items()},
+    }
+
+
+KINDS: dict[str, Callable[[int], Iterator[Conversation]]] = {
+    "long": long_conversation,
+    "chats": chats,
+    "questions": questions,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench size", description=__doc__)
+    parser.add_argument("--turns", type=int, default=1000, help="of each kind (1000)")
+    parser.add_argument(
+        "--kind", action="append", choices=KINDS, help="only this; may be given several times"
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each kind")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name:
+        for kind in options.kind or KINDS:
+            found = run(kind, options.turns, Path(name) / kind)
+            if options.json:
+                print(json.dumps(found), flush=True)
+                continue
+            title = f"{kind}: {found['turns']:,} turns of {found['words']:,.0f} bytes of words"
+            print(f"{title}: {found['database'] / 1000:.2f} kB a turn", flush=True)
+            for part in ("tables", "exchanges"):
+                named = {each: bytes for each, bytes in found[part].items() if bytes >= LEAST_BYTES}
+                print(f"  {part}: " + ", ".join(f"{each} {bytes:,.0f}" for each, bytes in named.items()))
+
+
+if __name__ == "__main__":
+    main()
