@@ -59,6 +59,7 @@ from gateway.run.upstream.route import check_models
 from gateway.settings import Settings, without_password
 from gateway.settings.check import POSTGRES
 from gateway.settings.load import load_settings, settings_file
+from gateway.settings.schema import Mistakes
 from storage.errors import ReadOnly, StoreError
 from storage.sqlite.lock import owner_of
 
@@ -105,8 +106,10 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     except SettingsError as error:
-        print(f"mnemogate: {error.message}", file=sys.stderr)
         file = settings_file(getattr(arguments, "config", None)) if error.in_file else None
+        for each in error.mistakes:
+            of = f"{file}: " if file is not None and each.in_file and len(error.mistakes) > 1 else ""
+            print(f"mnemogate: {of}{each.message}", file=sys.stderr)
         if file is not None:
             # A value of theirs takes the place of the file's, and is named as the file's is.
             others = ", ".join(sorted(name for name in os.environ if name.startswith("MNEMOGATE_")))
@@ -411,20 +414,25 @@ def _migrate(arguments: argparse.Namespace) -> None:
 
 
 def _check_config(arguments: argparse.Namespace) -> None:
-    from gateway.database import check_database
+    from gateway.database import DatabaseFindings, check_database
     from gateway.providers import make_embedder, make_providers
     from gateway.run.background.model import background_route
     from gateway.serve import check_door
     from gateway.web.server import find_address
 
-    settings = _settings(arguments, needs_secrets=True)
-    check_models(settings)
-    find_address(settings.server.host, settings.server.port)
+    def check_address(settings: Settings) -> None:
+        find_address(settings.server.host, settings.server.port)
+
+    settings, mistakes = _settings(arguments, needs_secrets=True), Mistakes()
+    database = DatabaseFindings()
     # The start would refuse what these refuse. Nothing is made, and no port is taken.
-    for make in (make_providers, background_route, make_embedder):
-        make(settings)
-    database = check_database(settings)
-    check_door(settings, database.is_keyed or settings.server.key is not None)
+    for check in (check_models, check_address, make_providers, background_route, make_embedder):
+        with mistakes.noted():
+            check(settings)
+    with mistakes.noted():
+        database = check_database(settings)
+        check_door(settings, database.is_keyed or settings.server.key is not None)
+    mistakes.end()
     for note in database.notes:
         print(f"mnemogate: {note}", file=sys.stderr)
     if database.fault is not None:

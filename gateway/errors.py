@@ -28,6 +28,7 @@ GatewayError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Protocol, Self
 
 
@@ -187,8 +188,21 @@ class MemoryUnavailable(GatewayError):
 
 
 class SettingsError(GatewayError):
-    """A setting is missing, misspelt or contradicts another one. in_file: it may be the settings file's."""
+    """A setting is missing, misspelt or contradicts another one.
+
+    in_file: it may be the settings file's. mistakes: all that were found, each an error of its own.
+    """
 
     def __init__(self, message: str, *, in_file: bool = True) -> None:
         super().__init__(message)
         self.in_file = in_file
+        self.mistakes: tuple[SettingsError, ...] = (self,)
+
+    @classmethod
+    def of(cls, mistakes: Sequence[SettingsError]) -> SettingsError:
+        """Returns one error for several mistakes, whose message has a line for each."""
+        if len(mistakes) == 1:
+            return mistakes[0]
+        error = cls("\n".join(each.message for each in mistakes), in_file=any(e.in_file for e in mistakes))
+        error.mistakes = tuple(mistakes)
+        return error

@@ -1,6 +1,6 @@
 """Judges settings that were read: names that must be unique, names that must exist, addresses, keys and patterns.
 
-Every error names the setting, what was seen and what would do.
+Every mistake names the setting, what was seen and what would do. All are found, not the first alone.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import shlex
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from gateway.errors import SettingsError
@@ -30,6 +31,7 @@ from gateway.settings import (
 )
 from gateway.settings.schema import unknown_name
 
+T = TypeVar("T")
 # What the URL of a server begins with.
 POSTGRES = ("postgresql://", "postgres://")
 _KEY = re.compile(r"mg-[A-Za-z0-9_-]{32,}")
@@ -44,111 +46,128 @@ _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 5.1
 _FRAMING = ("connection", "content-length", "transfer-encoding")
 
 
-def check_settings(settings: Settings) -> None:
-    """Raises: SettingsError: what no single value can say is wrong."""
-    _check_server(settings.server)
-    _check_database(settings.database)
-    _check_memory(settings.memory)
+def check_settings(settings: Settings, wrong: Collection[str] = ()) -> list[SettingsError]:
+    """Returns all that no single value can say is wrong.
+
+    wrong: tables that have mistakes already. What depends on them is not judged: it might be wrong by these alone.
+    """
     upstreams = [each.name for each in settings.upstreams]
     profiles = [each.name for each in settings.profiles]
+    checks: tuple[tuple[tuple[str, ...], Iterable[str]], ...] = (
+        (("server",), _check_server(settings.server)),
+        (("database",), _check_database(settings.database)),
+        (("memory",), _check_memory(settings.memory)),
+        (("upstreams",), _check_upstreams(settings.upstreams)),
+        (("models",), _unique("models", [each.alias for each in settings.models])),
+        (("profiles",), _unique("profiles", profiles)),
+        (("models", "upstreams"), _each(lambda each: _check_model(each, upstreams), settings.models)),
+        (("profiles", "upstreams"), _each(lambda each: _check_profile(each, upstreams), settings.profiles)),
+        (("profiles", "memory", "models", "upstreams"), _check_sleeptime(settings)),
+        (("projects", "profiles"), _check_projects(settings, profiles)),
+        (("tools",), _check_tools(settings.tools)),
+    )
+    judged = (found for tables, found in checks if not set(tables) & set(wrong))
+    return [SettingsError(message) for found in judged for message in found]
+
+
+def _each(check: Callable[[T], Iterable[str]], values: Iterable[T]) -> Iterator[str]:
+    for value in values:
+        yield from check(value)
+
+
+def _check_upstreams(upstreams: Sequence[UpstreamSettings]) -> Iterator[str]:
     if not upstreams:
-        raise SettingsError(
-            "upstreams: the list is empty; leave it out to use the environment or the scripted model"
-        )
-    _unique("upstreams", upstreams)
-    _unique("models", [each.alias for each in settings.models])
-    _unique("profiles", profiles)
-    for upstream in settings.upstreams:
-        _check_upstream(upstream)
-    for model in settings.models:
-        _check_model(model, upstreams)
+        yield "upstreams: the list is empty; leave it out to use the environment or the scripted model"
+    yield from _unique("upstreams", [each.name for each in upstreams])
+    yield from _each(_check_upstream, upstreams)
+
+
+def _check_sleeptime(settings: Settings) -> Iterator[str]:
     for profile in settings.profiles:
         if profile.sleeptime and settings.background_model is None:
-            raise SettingsError(
-                f"profiles {profile.name!r}: sleeptime needs a model: set memory.background_model"
-            )
-        _check_profile(profile, upstreams)
+            yield f"profiles {profile.name!r}: sleeptime needs a model: set memory.background_model"
+
+
+def _check_projects(settings: Settings, profiles: list[str]) -> Iterator[str]:
     for name, project in settings.projects.items():
-        _exists(f"projects.{name}: profile", project.profile, profiles)
-    _check_tools(settings.tools)
+        yield from _exists(f"projects.{name}: profile", project.profile, profiles)
 
 
-def _check_server(server: ServerSettings) -> None:
+def _check_server(server: ServerSettings) -> Iterator[str]:
     if server.key is not None:
-        _check_key(server.key)
+        yield from _check_key(server.key)
     for host in server.allowed_hosts:
         if _HOST.fullmatch(host) is None:
-            raise SettingsError(
-                f"server.allowed_hosts: expected a name without a scheme, a port or *, saw {host!r}"
-            )
+            yield (f"server.allowed_hosts: expected a name without a scheme, a port or *, saw {host!r}")
     for origin in server.cors_origins:
         if origin != "*" and not _is_origin(origin):
-            raise SettingsError(
+            yield (
                 "server.cors_origins: expected scheme://host or scheme://host:port as browsers send it "
                 f"(lower case, without a scheme's own port), saw {origin!r}"
             )
 
 
-def _check_database(database: DatabaseSettings) -> None:
-    """Checks the database; the URL of a SQLite file has become its path. Raises: SettingsError."""
+def _check_database(database: DatabaseSettings) -> Iterator[str]:
+    """Checks the database; the URL of a SQLite file has become its path."""
     url, listen_url = database.url, database.listen_url
     for name, each in (("url", url), ("listen_url", listen_url)):
         if each is not None and not each.startswith(POSTGRES):
             scheme = each.partition(":")[0] if ":" in each else ""
             expected = "postgresql://…" if name == "listen_url" else "postgresql://… or sqlite:///path"
-            raise SettingsError(f"database.{name}: expected {expected}, saw {scheme!r}")
+            yield f"database.{name}: expected {expected}, saw {scheme!r}"
     if url is not None and database.pooled and listen_url is None:
-        raise SettingsError(
+        yield (
             "database.listen_url is missing: notifications do not come through a pooler (database.pooled); "
             "name the server itself"
         )
     if database.pooler_prepares and not database.pooled:
-        raise SettingsError(
-            "database.pooler_prepares: says something of a pooler, but database.pooled is false"
-        )
+        yield ("database.pooler_prepares: says something of a pooler, but database.pooled is false")
 
 
-def _check_memory(memory: MemorySettings) -> None:
+def _check_memory(memory: MemorySettings) -> Iterator[str]:
     for kind in ("user", "conversation"):
         for name in getattr(memory, f"{kind}_order") or ():
             # Requests with another one are refused, since it may be a misspelt one of ours.
             if name.lower().startswith("x-mnemogate-") and name.lower() != f"x-mnemogate-{kind}":
-                raise SettingsError(
+                yield (
                     f"memory.{kind}_order: {name!r}: of headers that begin with x-mnemogate- "
                     f"only x-mnemogate-{kind} can stand here"
                 )
     for rule in memory.side_requests:
-        _check_side_request(rule)
+        yield from _check_side_request(rule)
 
 
-def _check_key(key: str) -> None:
+def _check_key(key: str) -> Iterator[str]:
     """Refuses a gateway key that could be guessed: only its plain SHA-256 is kept, which protects random keys alone."""
     if _KEY.fullmatch(key) is None or len(set(key.removeprefix("mg-"))) < _KEY_LETTERS:
-        raise SettingsError(
+        yield (
             "server.key (MNEMOGATE_KEY): expected mg- and at least 32 random letters, digits, - or _; "
             'make one with `echo "mg-$(openssl rand -hex 24)"`'
         )
 
 
-def _check_upstream(upstream: UpstreamSettings) -> None:
+def _check_upstream(upstream: UpstreamSettings) -> Iterator[str]:
     where = f"upstreams {upstream.name!r}"
-    _unique(f"{where}: api_key", upstream.keys, is_secret=True)
+    yield from _unique(f"{where}: api_key", upstream.keys, is_secret=True)
     if "#" in upstream.name:
-        raise SettingsError(f"{where}: '#' is for the numbers of its keys")
+        yield f"{where}: '#' is for the numbers of its keys"
     sent = (*upstream.keys, *upstream.headers, *upstream.headers.values())
     if any(re.search(r"[\x00-\x1f\x7f]", each) for each in sent):
-        raise SettingsError(f"{where}: a key or a header has a line end or another control character in it")
+        yield f"{where}: a key or a header has a line end or another control character in it"
     for name in upstream.headers:
         if _HEADER.fullmatch(name) is None or name.lower() in _FRAMING:
-            raise SettingsError(f"{where}: headers: {name!r} is no header that can be sent")
+            yield f"{where}: headers: {name!r} is no header that can be sent"
     if upstream.proxy is not None and not _is_proxy(upstream.proxy):
         # It may have a password in it, so it is not told.
         words = "proxy: expected http://host:port (in a password, # is written %23, ? %3F and / %2F)"
-        raise SettingsError(f"{where}: {words}")
+        yield f"{where}: {words}"
     url = upstream.base_url
     if url is None and upstream.kind not in NEEDS_ADDRESS:
         return
-    check_address(f"{where}: base_url", url)
+    try:
+        check_address(f"{where}: base_url", url)
+    except SettingsError as error:
+        yield error.message
 
 
 def check_address(name: str, url: str | None) -> None:
@@ -175,37 +194,37 @@ def _is_proxy(url: str) -> bool:
     return is_whole and re.fullmatch(r"http://[^/?#\s]+/?", url) is not None
 
 
-def _check_model(model: ModelSettings, upstreams: list[str]) -> None:
+def _check_model(model: ModelSettings, upstreams: list[str]) -> Iterator[str]:
     where = f"models {model.alias!r}"
-    _exists(f"{where}: upstream", model.upstream, upstreams)
+    yield from _exists(f"{where}: upstream", model.upstream, upstreams)
     if model.upstream is None and len(upstreams) > 1:
-        raise SettingsError(f"{where}: there are several upstreams; say which one with upstream")
+        yield f"{where}: there are several upstreams; say which one with upstream"
     for deployment in model.deployments:
-        _exists(f"{where}: deployments: upstream", deployment.upstream, upstreams)
-    _unique(f"{where}: fallbacks", list(model.fallbacks))
+        yield from _exists(f"{where}: deployments: upstream", deployment.upstream, upstreams)
+    yield from _unique(f"{where}: fallbacks", list(model.fallbacks))
     if model.alias in model.fallbacks:
-        raise SettingsError(f"{where}: it is its own fallback")
+        yield f"{where}: it is its own fallback"
 
 
-def _check_profile(profile: ProfileSettings, upstreams: list[str]) -> None:
+def _check_profile(profile: ProfileSettings, upstreams: list[str]) -> Iterator[str]:
     where = f"profiles {profile.name!r}"
     if not re.fullmatch(r"[\w.:@-]+", profile.name):
-        raise SettingsError(f"{where}: a name is letters, digits and . _ : @ -")
+        yield f"{where}: a name is letters, digits and . _ : @ -"
     if profile.name == "@":  # storage.records.API_PROFILE
-        raise SettingsError(f"{where}: this name is for agents that are made over REST")
-    _exists(f"{where}: upstream", profile.upstream, upstreams)
+        yield f"{where}: this name is for agents that are made over REST"
+    yield from _exists(f"{where}: upstream", profile.upstream, upstreams)
     if isinstance(profile.filler, FillerSettings) and not profile.filler.say.strip():
-        raise SettingsError(f"{where}: filler.say: there is nothing to be said")
-    _unique(f"{where}: blocks", [each.label for each in profile.blocks])
+        yield f"{where}: filler.say: there is nothing to be said"
+    yield from _unique(f"{where}: blocks", [each.label for each in profile.blocks])
     for block in profile.blocks:
         if len(block.value) > block.limit:
-            raise SettingsError(
+            yield (
                 f"{where}: block {block.label!r}: its value has "
                 f"{len(block.value)} characters, its limit is {block.limit}"
             )
 
 
-def _check_side_request(rule: SideRequest) -> None:
+def _check_side_request(rule: SideRequest) -> Iterator[str]:
     where = f"memory.side_requests {rule.name!r}: pattern"
     before = "|(?:"
     try:
@@ -214,21 +233,22 @@ def _check_side_request(rule: SideRequest) -> None:
     except re.error as error:
         at = min(max((error.pos or 0) - len(before), 0), len(rule.pattern))
         pointed = f"{rule.pattern[:at]} >>> {rule.pattern[at:]}"
-        raise SettingsError(f"{where}: {error.msg}, here: {pointed}") from error
+        yield f"{where}: {error.msg}, here: {pointed}"
+        return
     if all(re.match(rule.pattern, text) for text in ("", "any")):
-        raise SettingsError(f"{where}: it matches every message")
+        yield f"{where}: it matches every message"
     if pattern.groupindex:
-        raise SettingsError(f"{where}: its groups cannot have names, saw {', '.join(pattern.groupindex)}")
+        yield f"{where}: its groups cannot have names, saw {', '.join(pattern.groupindex)}"
 
 
-def _check_tools(tools: ToolSettings) -> None:
+def _check_tools(tools: ToolSettings) -> Iterator[str]:
     if tools.webhook_secret is not None and not _is_webhook_secret(tools.webhook_secret):
-        raise SettingsError(
+        yield (
             f"tools.webhook_secret: expected {SECRET_PREFIX} and at least {_SECRET_BYTES} random bytes in base64; "
             f'make one with `echo "{SECRET_PREFIX}$(openssl rand -base64 32)"`'
         )
     if tools.secrets_key is not None and not _is_secrets_key(tools.secrets_key):
-        raise SettingsError(
+        yield (
             "tools.secrets_key (MNEMOGATE_SECRETS_KEY): expected 32 random bytes in base64; "
             "make them with `openssl rand -base64 32`"
         )
@@ -236,17 +256,17 @@ def _check_tools(tools: ToolSettings) -> None:
         for entry in entries:
             rule = HostRule.of(entry)
             if rule is None or (setting == "private_hosts" and rule.name == "*"):
-                raise SettingsError(
+                yield (
                     f"tools.{setting}: expected a host such as api.example.org, *.example.org or "
                     f"http://localhost:9000, saw {entry!r}"
                 )
 
-    _unique("tools.headers", [each.name for each in tools.headers])
+    yield from _unique("tools.headers", [each.name for each in tools.headers])
     for header in tools.headers:
         if not re.fullmatch(r"[A-Za-z0-9-]+", header.header) or re.search(r"[\x00-\x1f\x7f]", header.value):
-            raise SettingsError(f"tools.headers {header.name!r}: it is no header that can be sent")
+            yield f"tools.headers {header.name!r}: it is no header that can be sent"
         if _HOST.fullmatch(header.host) is None:
-            raise SettingsError(
+            yield (
                 f"tools.headers {header.name!r}: host: expected a name without a scheme, a port or *, "
                 f"saw {header.host!r}"
             )
@@ -254,10 +274,10 @@ def _check_tools(tools: ToolSettings) -> None:
         try:
             shlex.split(command)
         except ValueError as error:
-            raise SettingsError(f"tools.mcp_stdio: {command!r}: {error}") from error
+            yield f"tools.mcp_stdio: {command!r}: {error}"
     for name in tools.mcp_stdio_env:
         if _VARIABLE.fullmatch(name) is None:
-            raise SettingsError(f"tools.mcp_stdio_env: expected the name of a variable, saw {name!r}")
+            yield f"tools.mcp_stdio_env: expected the name of a variable, saw {name!r}"
 
 
 def _is_webhook_secret(text: str) -> bool:
@@ -286,12 +306,12 @@ def _is_origin(text: str) -> bool:
     return own_port is None or (host.isascii() and host == host.lower() and not host.endswith(own_port))
 
 
-def _unique(where: str, names: Sequence[str], *, is_secret: bool = False) -> None:
-    for name in names:
+def _unique(where: str, names: Sequence[str], *, is_secret: bool = False) -> Iterator[str]:
+    for name in dict.fromkeys(names):
         if names.count(name) > 1:
-            raise SettingsError(f"{where}: {'one' if is_secret else repr(name)} is there twice")
+            yield f"{where}: {'one' if is_secret else repr(name)} is there twice"
 
 
-def _exists(where: str, name: str | None, known: list[str]) -> None:
+def _exists(where: str, name: str | None, known: list[str]) -> Iterator[str]:
     if name is not None and name not in known:
-        raise SettingsError(unknown_name(where, name, known))
+        yield unknown_name(where, name, known)

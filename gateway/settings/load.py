@@ -26,7 +26,7 @@ from gateway.settings import (
     UpstreamSettings,
 )
 from gateway.settings.check import check_address, check_settings
-from gateway.settings.schema import build, convert_text, former_name, unknown_name
+from gateway.settings.schema import Mistakes, build, convert_text, former_name, unknown_name
 
 DEFAULT_CONFIG = "mnemogate.toml"
 # A key written so is the value of the variable that follows.
@@ -115,8 +115,11 @@ def load_settings(
         if text == "":  # a script's variable that is not set
             raise SettingsError(f"{flag}: expected a value, saw ''", in_file=False)
     raw = _read_file(config or environ.get("MNEMOGATE_CONFIG") or None)
-    settings = build(Settings, raw, FORMER)
-    for (table, key), value in _overrides(raw, settings, environ, flags or {}).items():
+    settings, wrong = build(Settings, raw, FORMER)
+    mistakes = Mistakes()
+    for each in wrong.values():
+        mistakes.add(each)
+    for (table, key), value in _overrides(raw, settings, environ, flags or {}, mistakes).items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
     named_by = "--upstream" if upstream else "MNEMOGATE_UPSTREAM"
     upstream = upstream or environ.get("MNEMOGATE_UPSTREAM") or None
@@ -126,17 +129,19 @@ def load_settings(
         and environ.get(_UPSTREAM_KEY)
         and _UPSTREAM_KEY not in _named(settings)
     ):
-        raise SettingsError(
-            f"environment: {_UPSTREAM_KEY} is the key of MNEMOGATE_UPSTREAM or --upstream, which is not given",
-            in_file=False,
+        mistakes.add(
+            SettingsError(
+                f"environment: {_UPSTREAM_KEY} is the key of MNEMOGATE_UPSTREAM or --upstream, which is not given",
+                in_file=False,
+            )
         )
     if upstream or "upstreams" not in raw:
         # What the SDKs' own variables say is a value, whatever it begins with.
-        settings = _with_secrets(replace(settings, upstreams=()), given, needs_all=needs_secrets)
-        with _outside_file():
+        settings = _with_secrets(replace(settings, upstreams=()), given, mistakes, needs_all=needs_secrets)
+        with mistakes.noted(), _outside_file():
             settings = replace(settings, upstreams=_default_upstreams(environ, named_by, upstream))
     else:
-        settings = _with_secrets(settings, given, needs_all=needs_secrets)
+        settings = _with_secrets(settings, given, mistakes, needs_all=needs_secrets)
     hosts = tuple(replace(each, host=each.host.lower()) for each in settings.tools.headers)
     settings = replace(
         settings, database=_with_file(settings.database), tools=replace(settings.tools, headers=hosts)
@@ -144,7 +149,11 @@ def load_settings(
     if [each.kind for each in settings.upstreams] == ["scripted"] and not settings.profiles:
         demo = replace(DEMO_PROFILE, upstream=settings.upstreams[0].name)
         settings = replace(settings, profiles=(demo,))
-    check_settings(settings)
+    # Where an address in the environment is none, there is no list of upstreams to judge.
+    unjudged = {*wrong, *(() if settings.upstreams or "upstreams" in raw else ("upstreams",))}
+    for each in check_settings(settings, unjudged):
+        mistakes.add(each)
+    mistakes.end()
     return settings
 
 
@@ -187,6 +196,7 @@ def _overrides(
     settings: Settings,
     environ: Mapping[str, str],
     flags: Mapping[tuple[str, str], Any],
+    mistakes: Mistakes,
 ) -> dict[tuple[str, str], Any]:
     """Returns what the environment and the flags say in place of the file: (table, key) -> value.
 
@@ -194,9 +204,9 @@ def _overrides(
     """
     # A variable that holds a key may have a name of ours: it is no setting.
     named = _named(settings)
-    with _outside_file():
-        overrides = _read_environment({k: v for k, v in environ.items() if k not in named})
-        for (table, key), value in flags.items():
+    overrides = _read_environment({k: v for k, v in environ.items() if k not in named}, mistakes)
+    for (table, key), value in flags.items():
+        with mistakes.noted(), _outside_file():
             overrides[table, key] = convert_text(str(value), _TABLES[table], key, f"{table}.{key}")
             if (table, key) == ("database", "path"):
                 overrides["database", "url"] = None
@@ -204,8 +214,8 @@ def _overrides(
         # A file that is named closer by takes the place of a URL that the settings file names.
         overrides.setdefault(("database", "url"), None)
     elif {"path", "url"} <= raw.get("database", {}).keys():
-        raise SettingsError(
-            "database: `path` is a SQLite file and `url` a PostgreSQL server; name one of them"
+        mistakes.add(
+            SettingsError("database: `path` is a SQLite file and `url` a PostgreSQL server; name one of them")
         )
     return overrides
 
@@ -223,7 +233,7 @@ def _named(settings: Settings) -> set[str]:
     return found
 
 
-def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
+def _read_environment(environ: Mapping[str, str], mistakes: Mistakes) -> dict[tuple[str, str], Any]:
     known = dict(_SHORT)
     for table, cls in _TABLES.items():
         known |= {f"MNEMOGATE_{table}_{each.name}".upper(): (table, each.name) for each in fields(cls)}
@@ -240,19 +250,20 @@ def _read_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], Any]:
     for name, text in environ.items():
         if not name.startswith("MNEMOGATE_") or name in _SPECIAL:
             continue
-        if name not in known:
-            if name in former:
-                raise SettingsError(former_name("environment", name, former[name]))
-            raise SettingsError(unknown_name("environment", name, [*known, *_SPECIAL]))
-        # `NAME=` is how compose files and shells say that a variable is not set.
-        if text:
-            table, key = known[name]
-            add(name, known[name], convert_text(text, _TABLES[table], key, name))
+        with mistakes.noted(), _outside_file():
+            if name not in known:
+                if name in former:
+                    raise SettingsError(former_name("environment", name, former[name]))
+                raise SettingsError(unknown_name("environment", name, [*known, *_SPECIAL]))
+            # `NAME=` is how compose files and shells say that a variable is not set.
+            if text:
+                table, key = known[name]
+                add(name, known[name], convert_text(text, _TABLES[table], key, name))
     overrides = {setting: value for setting, (_, value) in found.items()}
     path, url = overrides.get(("database", "path")), overrides.get(("database", "url"))
     if path is not None and url not in (None, f"{_SQLITE}{path}"):
         names = " and ".join(found[each][0] for each in sorted(_DATABASE))
-        raise SettingsError(f"environment: {names} say different things")
+        mistakes.add(SettingsError(f"environment: {names} say different things", in_file=False))
     return overrides
 
 
@@ -325,11 +336,13 @@ def _map_secrets(settings: Settings, value_of: Callable[[str, str], str | None])
     return replace(settings, tools=replace(settings.tools, headers=tuple(headers)))
 
 
-def _with_secrets(settings: Settings, environ: Mapping[str, str], *, needs_all: bool) -> Settings:
+def _with_secrets(
+    settings: Settings, environ: Mapping[str, str], mistakes: Mistakes, *, needs_all: bool
+) -> Settings:
     """Returns the settings with the values of the variables that they name.
 
-    needs_all: with False what names a variable that is not set is left out, but for the database's URLs.
-    Raises: SettingsError.
+    needs_all: with False what names a variable that is not set is left out, but for the database's URLs. mistakes: what
+    is not set is added to them.
     """
 
     def value_of(where: str, said: str) -> str | None:
@@ -338,7 +351,7 @@ def _with_secrets(settings: Settings, environ: Mapping[str, str], *, needs_all: 
             return said
         if not environ.get(name):
             if needs_all or where.startswith("database."):
-                raise SettingsError(f"{where} names {name}, which is not set")
+                mistakes.add(SettingsError(f"{where} names {name}, which is not set"))
             return None
         return environ[name]
 

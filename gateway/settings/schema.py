@@ -10,7 +10,8 @@ import difflib
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from contextlib import contextmanager
+from dataclasses import MISSING, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from gateway.errors import SettingsError
@@ -59,25 +60,58 @@ def former_name(where: str, name: str, instead: str) -> str:
     return f"{where}: {name!r} is no setting any more: {instead}"
 
 
-def build(cls: type[T], raw: Mapping[str, Any], former: Mapping[str, str]) -> T:
-    """Makes `cls` of a whole file as TOML gives it. Raises: SettingsError.
+def build(
+    cls: type[T], raw: Mapping[str, Any], former: Mapping[str, str]
+) -> tuple[T, dict[str, SettingsError]]:
+    """Makes `cls` of a whole file as TOML gives it, all of whose fields have defaults.
 
-    former: settings of earlier versions, as table.name, with what to do instead.
+    former: settings of earlier versions, as table.name, with what to do instead. Returns also the mistakes, each by the
+    table in which it is; such a table has its defaults.
     """
-    try:
-        return _build(cls, raw, "")
-    except _UnknownKey as error:
-        if instead := former.get(_join(_PLACE.sub("", error.where), error.key)):
-            raise SettingsError(former_name(error.where, error.key, instead)) from None
-        homes = [place for place, name in _places(cls, "", "") if name == error.key]
-        raise SettingsError(unknown_name(error.where, error.key, error.known, homes)) from None
+    values, wrong = {}, dict[str, SettingsError]()
+    for key, value in raw.items():
+        try:
+            values[key] = _fields(cls, {key: value}, "")[key]
+        except SettingsError as error:
+            wrong[key] = SettingsError.of([_worded(cls, each, former) for each in error.mistakes])
+    return cls(**values), wrong
 
 
-@dataclass
-class _UnknownKey(Exception):
-    where: str
-    key: str
-    known: Iterable[str]
+def _worded(cls: type[Any], error: SettingsError, former: Mapping[str, str]) -> SettingsError:
+    """Returns the error for a name that does not exist, with what to do; any other as it is."""
+    if not isinstance(error, _UnknownKey):
+        return error
+    if instead := former.get(_join(_PLACE.sub("", error.where), error.key)):
+        return SettingsError(former_name(error.where, error.key, instead))
+    homes = [place for place, name in _places(cls, "", "") if name == error.key]
+    return SettingsError(unknown_name(error.where, error.key, error.known, homes))
+
+
+class _UnknownKey(SettingsError):
+    def __init__(self, where: str, key: str, known: Iterable[str]) -> None:
+        super().__init__(f"{where}: unknown name {key!r}")
+        self.where, self.key, self.known = where, key, known
+
+
+class Mistakes:
+    """Gathers the mistakes of several values. Leaving it raises them all as one: SettingsError."""
+
+    def __init__(self) -> None:
+        self._found: list[SettingsError] = []
+
+    def add(self, error: SettingsError) -> None:
+        self._found += error.mistakes
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        try:
+            yield
+        except SettingsError as error:
+            self.add(error)
+
+    def end(self) -> None:
+        if self._found:
+            raise SettingsError.of(self._found)
 
 
 def _places(cls: Any, path: str, place: str) -> Iterator[tuple[str, str]]:
@@ -93,17 +127,24 @@ def _places(cls: Any, path: str, place: str) -> Iterator[tuple[str, str]]:
 
 
 def _build(cls: type[T], raw: Mapping[str, Any], where: str) -> T:
-    hints = get_type_hints(cls)
-    known = {each.name: each for each in fields(cls)}  # type: ignore[arg-type]
+    return cls(**_fields(cls, raw, where, is_whole=True))
+
+
+def _fields(cls: type[Any], raw: Mapping[str, Any], where: str, *, is_whole: bool = False) -> dict[str, Any]:
+    """Converts the values of a table. is_whole: names that have no default must be there. Raises: SettingsError."""
+    hints, mistakes = get_type_hints(cls), Mistakes()
+    known = {each.name: each for each in fields(cls)}
     values = {}
     for key, value in raw.items():
-        if key not in known:
-            raise _UnknownKey(where, key, known)
-        values[key] = _convert(value, hints[key], _join(where, key), known[key].metadata)
+        with mistakes.noted():
+            if key not in known:
+                raise _UnknownKey(where, key, known)
+            values[key] = _convert(value, hints[key], _join(where, key), known[key].metadata)
     for name, each in known.items():
-        if name not in values and each.default is MISSING and each.default_factory is MISSING:
-            raise SettingsError(f"{where}: {name!r} is missing")
-    return cls(**values)
+        if is_whole and name not in raw and each.default is MISSING and each.default_factory is MISSING:
+            mistakes.add(SettingsError(f"{where}: {name!r} is missing"))
+    mistakes.end()
+    return values
 
 
 def convert_text(text: str, cls: type[Any], key: str, where: str) -> Any:
@@ -135,17 +176,23 @@ def _convert(value: Any, kind: Any, where: str, metadata: Mapping[str, Any]) -> 
         if not isinstance(value, list):
             hint = f"; an entry begins with [[{_PLACE.sub('', where)}]]" if isinstance(value, dict) else ""
             raise SettingsError(f"{where}: expected a list, saw {_seen(value)}{hint}")
-        inner = get_args(kind)[0]
-        return tuple(_convert(each, inner, _item(where, each, i), {}) for i, each in enumerate(value))
+        inner, mistakes, found = get_args(kind)[0], Mistakes(), []
+        for i, each in enumerate(value):
+            with mistakes.noted():
+                found.append(_convert(each, inner, _item(where, each, i), {}))
+        mistakes.end()
+        return tuple(found)
     if origin is dict:
         if not isinstance(value, dict):
             raise SettingsError(f"{where}: expected a table, saw {_seen(value)}")
-        names, inner = get_args(kind)
-        if get_origin(names) is Literal:
-            for key in value:
-                if key not in get_args(names):
+        (names, inner), mistakes, entries = get_args(kind), Mistakes(), {}
+        for key, each in value.items():
+            with mistakes.noted():
+                if get_origin(names) is Literal and key not in get_args(names):
                     raise SettingsError(unknown_name(where, key, get_args(names)))
-        return {key: _convert(each, inner, _join(where, key), {}) for key, each in value.items()}
+                entries[key] = _convert(each, inner, _join(where, key), {})
+        mistakes.end()
+        return entries
     if is_dataclass(kind):
         if not isinstance(value, dict):
             raise SettingsError(f"{where}: expected a table, saw {_seen(value)}")

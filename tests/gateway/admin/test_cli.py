@@ -469,6 +469,42 @@ def test_memory_show_asks_whose(capsys: Out) -> None:
     assert "Say whose memory: --user, --conversation or --agent." in capsys.readouterr().err
 
 
+def test_check_config_names_all_mistakes_and_not_the_first_alone(
+    capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("mnemogate.toml").write_text(
+        '[server]\nprot = 1\nport = 99999\nallowed_host = []\n[memory]\nidle_s = "soon"\nrecal_tokens = 5\n'
+        '[tools]\nhosts = ["a b", "c d"]\nmcp_stdio_env = ["1"]\n[nonsense]\n'
+        '[[upstreams]]\nname = "a"\nbase_url = "nourl"\n[[upstreams]]\nname = "a#"\nbase_url = "http://x"\n'
+        '[[models]]\nalias = "m"\nupstream = "b"\nfallbacks = ["m"]\n[[models]]\nmodel = "x"\n'
+    )
+    monkeypatch.setenv("MNEMOGATE_PROT", "1")
+    assert main(["check-config"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    file = Path("mnemogate.toml").absolute()
+    host = "expected a host such as api.example.org, *.example.org or http://localhost:9000, saw"
+    tables = "batch, database, memory, models, profiles, projects, server, tools, upstreams"
+    assert sorted(line.removeprefix("mnemogate: ") for line in lines[:-1]) == sorted(
+        [
+            f"{file}: server: unknown name 'prot'; did you mean 'port'?",
+            f"{file}: server.port: expected between 0 and 65535, saw 99999",
+            f"{file}: server: unknown name 'allowed_host'; did you mean 'allowed_hosts'?",
+            f"{file}: memory.idle_s: expected a number, saw 'soon'",
+            f"{file}: memory: unknown name 'recal_tokens'; did you mean 'recall_tokens'?",
+            f"{file}: unknown name 'nonsense'; known are {tables}",
+            f"{file}: models 'm': 'model' is missing",
+            f"{file}: models[1]: 'alias' is missing",
+            "environment: unknown name 'MNEMOGATE_PROT'; did you mean 'MNEMOGATE_PORT'?",
+            f"{file}: upstreams 'a': base_url must be an http(s) URL, saw 'nourl'",
+            f"{file}: upstreams 'a#': '#' is for the numbers of its keys",
+            f"{file}: tools.hosts: {host} 'a b'",
+            f"{file}: tools.hosts: {host} 'c d'",
+            f"{file}: tools.mcp_stdio_env: expected the name of a variable, saw '1'",
+        ]
+    )
+    assert lines[-1].startswith(f"mnemogate: the settings file is {file}")
+
+
 def make_newer(path: Path) -> None:
     with closing(sqlite3.connect(path)) as made:
         migrate(made, str(path))
