@@ -27,7 +27,7 @@ from gateway.core.turn.client import MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.rules import RuleGuide
 from gateway.core.turn.waits import Wait, Waiter
-from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId
+from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, UnknownModel
 from gateway.metrics import Metrics
 from gateway.run.agents.background.ends import RunEnds
 from gateway.run.agents.begin import BeginsRuns, RunBeginning, digest_of
@@ -64,7 +64,7 @@ from gateway.run.sink import Sink
 from gateway.run.tools.foreign import ForeignTools
 from gateway.run.turn import TurnLimits, TurnRun
 from gateway.run.upstream.failover import Attempts, Failover
-from gateway.run.upstream.route import agent_route
+from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings
 from storage.errors import NotFound, RunOver, StoreError, is_known
 from storage.records import DEFAULT, Agent, Counts, Run, RunState, Summary
@@ -161,13 +161,14 @@ class AgentRuns:
         if callback is not None and (why := self.foreign.unreachable(callback)) is not None:
             raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
 
-    def _sending(self, asked: RunRequest) -> Sending:
+    def _sending(self, asked: RunRequest, route: Route | None = None) -> Sending:
+        """Returns a send. route: in place of the one of its agent's model. Raises: UnknownModel."""
         return Sending(
             request_of(asked),
             asked.messages,
             identity_of(asked),
             asked.spec,
-            agent_route(self._settings, asked.spec),
+            route or agent_route(self._settings, asked.spec),
             asked.passes,
             shows_steps=True,
             max_steps=asked.max_steps,
@@ -181,9 +182,23 @@ class AgentRuns:
 
     async def preview(self, asked: RunRequest) -> Prompt:
         """Returns the prompt that a send goes on from, as it would be now. Raises: StoreError, UnknownModel."""
+        return await self._preview(self._sending(asked))
+
+    async def system_text(self, asked: RunRequest) -> str:
+        """Returns the system prompt with memory, as it would go to the model now. Raises: StoreError.
+
+        It can be read where no upstream has the agent's model, too: then the window of that is unknown.
+        """
+        try:
+            route = agent_route(self._settings, asked.spec)
+        except UnknownModel:
+            route = Route("", asked.spec.model or "")
+        return (await self._preview(self._sending(asked, route))).system
+
+    async def _preview(self, sending: Sending) -> Prompt:
         keeper = self.keeper
-        seen = self._seen(self._sending(asked), QueuePlace())
-        known = await read_path(keeper.store, seen, asked.messages, keeper.settings.idle_s)
+        seen = self._seen(sending, QueuePlace())
+        known = await read_path(keeper.store, seen, sending.messages, keeper.settings.idle_s)
         toolbox = self.toolboxes.make(known, BlockEdits(list(known.blocks)))
         return await keeper.composer.make(known, EndpointForm(), toolbox.definitions())
 

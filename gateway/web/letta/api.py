@@ -24,6 +24,7 @@ from gateway.run.agents.background.accept import BackgroundRuns
 from gateway.run.agents.messages import AgentMessages
 from gateway.run.agents.registry import AgentView, Registry
 from gateway.run.agents.runs import AgentRuns
+from gateway.run.agents.system_message import SystemMessages, system_id
 from gateway.run.agents.tools import ToolView
 from gateway.run.background.batches.accept import BatchRequests
 from gateway.run.background.compact import Compactor
@@ -62,6 +63,10 @@ class AgentsApi:
     send_timeout_s: float
     ping_s: float
 
+    @property
+    def system_messages(self) -> SystemMessages:
+        return SystemMessages(self.store, self.registry, self.runs)
+
     async def entry(self, asked: Asked) -> AgentEntry:
         """Returns the memory and the definition of the agent in the path. Raises: UnknownId, NotFound."""
         return await self.registry.find(asked.project, asked.uid("agent", "agent_id"))
@@ -93,7 +98,7 @@ class AgentsApi:
             [show_tool(tool) for tool in view.tools],
             view.tags,
             window=self.registry.context_window(view.definition),
-            message_ids=[ids.placed("message", agent.uid, seq) for seq in numbers],
+            message_ids=[system_id(agent), *(ids.placed("message", agent.uid, seq) for seq in numbers)],
             pending=pending,
             last_run=view.last_run,
             readers=view.readers,

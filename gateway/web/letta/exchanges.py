@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.core import ids
+from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.listed import ListedMessage, called_tools, listed
 from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.message import Origin, Showing, raw_json, shown, summary_shown
 from gateway.run.agents.calls.record import still_waiting
 from gateway.run.agents.messages import MessageView
+from gateway.run.agents.system_message import SystemMessage
 from storage.records import DEFAULT, Agent, Exchange, Run
 from storage.sql.store import Store
 
@@ -29,8 +31,10 @@ class Exchanges:
     agent: Agent
     showing: Showing
 
-    def message(self, view: MessageView) -> list[dict[str, Any]]:
+    def message(self, view: MessageView | SystemMessage) -> list[dict[str, Any]]:
         """Returns a message of a list; several where it holds several things."""
+        if isinstance(view, SystemMessage):
+            return shown(_wire(view), self._origin_of(view), self.showing)
         m = view.listed
         origin = self._origin(view)
         return shown(
@@ -45,9 +49,17 @@ class Exchanges:
         found = await self.store.summaries.among(self.agent.id, list(last))
         return {last[each.exchange.id]: summary_shown(each, self.agent.uid, self.showing) for each in found}
 
-    def raw(self, view: MessageView) -> dict[str, Any]:
+    def raw(self, view: MessageView | SystemMessage) -> dict[str, Any]:
         """Returns a message of a list as Letta 0.6 kept it."""
-        return raw_json(view.listed.message, self._origin(view), ids.named("agent", self.agent.uid))
+        agent_id = ids.named("agent", self.agent.uid)
+        if isinstance(view, SystemMessage):
+            return raw_json(_wire(view), self._origin_of(view), agent_id)
+        return raw_json(view.listed.message, self._origin(view), agent_id)
+
+    def _origin_of(self, message: SystemMessage) -> Origin:
+        name = message.conversation
+        conversation = conversation_id(name, DEFAULT if name == DEFAULT else None)
+        return Origin(message.id, message.at, conversation=conversation)
 
     def _origin(self, view: MessageView) -> Origin:
         m = view.listed
@@ -104,3 +116,7 @@ class Exchanges:
         id = ids.placed("message", self.agent.uid, m.seq, hidden=m.hidden)
         origin = Origin(id, m.at, ids.named("run", run.uid), ids.placed("step", self.agent.uid, step))
         return shown(m.message, origin, self.showing, waiting=waiting, names=names, results=m.results)
+
+
+def _wire(message: SystemMessage) -> WireMessage:
+    return {"role": "system", "content": message.text}

@@ -133,7 +133,8 @@ def test_an_agent_goes_to_another_store_with_all_that_it_has(world: LettaWorld, 
     there = other.letta.agents.retrieve(made["agent"])
     left_out = {"created_at", "updated_at"}
     assert without(there.model_dump(), left_out) == without(shown.model_dump(), left_out)
-    assert [each.model_dump() for each in other.letta.agents.messages.list(made["agent"])] == messages
+    # Without the system message, which is rendered: the snapshot that it shows is not exported.
+    assert [each.model_dump() for each in other.letta.agents.messages.list(made["agent"])][1:] == messages[1:]
     assert [each.model_dump() for each in other.letta.runs.list(agent_id=made["agent"])] == runs
     found = other.letta.agents.passages.search(made["agent"], query="boat").results
     assert {each.content for each in found} == {"The boat is red."}

@@ -29,6 +29,7 @@ import orjson
 from letta_client import Letta
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
+from tests.gateway.agents.letta import spoken
 from tests.gateway.process import Process, serving
 from tests.patience import PATIENCE_S
 from tests.stored import shown
@@ -96,7 +97,7 @@ class Serving:
 
     def words(self, agent_id: str) -> list[str]:
         found = []
-        for m in self.letta.agents.messages.list(agent_id, order="asc"):
+        for m in spoken(self.letta.agents.messages.list(agent_id, order="asc")):
             kind = m.message_type.removesuffix("_message")
             text = getattr(m, "content", None) or getattr(m, "tool_return", None) or ""
             found.append(f"{kind}: {text}" if text else kind)
@@ -267,7 +268,7 @@ def _check(gateway: Serving, agent: str, sent: list[tuple[str, str | None]]) -> 
             assert run.status in ("completed", "failed"), f"{text}: {run.status}"
     said = [
         m.content
-        for m in gateway.letta.agents.messages.list(agent, order="asc", limit=1000)
+        for m in spoken(gateway.letta.agents.messages.list(agent, order="asc", limit=1000))
         if m.message_type == "user_message"
     ]
     counts = Counter(map(str, said))
@@ -284,7 +285,7 @@ def _check_sends_again(gateway: Serving, agent: str, sent: list[tuple[str, str |
     for text in open_:
         message: Any = {"role": "user", "content": text, "otid": text}
         gateway.letta.agents.messages.create(agent, messages=[message])
-        page = gateway.letta.agents.messages.list(agent, order="desc", limit=100)
+        page = spoken(gateway.letta.agents.messages.list(agent, order="desc", limit=100))
         found = [m for m in page if m.message_type == "user_message" and m.content == text]
         assert len(found) == 1, f"{text} stands {len(found)} times"
 

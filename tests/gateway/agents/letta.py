@@ -6,11 +6,11 @@ with letta(upstream, tmp_path) as world:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from letta_client import AsyncLetta, Letta
@@ -20,6 +20,8 @@ from gateway.settings import ProfileSettings, UpstreamSettings
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, remember
 from tests.patience import PATIENCE_S
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -52,6 +54,11 @@ class LettaWorld:
         data = None if body is None else orjson.dumps(body)
         reply = self.world.gateway.ask(method, path, data, {"content-type": "application/json"})
         return reply.status, orjson.loads(reply.body)
+
+
+def spoken(messages: Iterable[T]) -> list[T]:
+    """Returns a list without the system message with which a conversation begins: place 0 of it."""
+    return [each for each in messages if not str(getattr(each, "id", "")).endswith("-0")]
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from storage.listing import Page, RunFilter
 from storage.records import RunState
 from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
-from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.letta import LettaWorld, letta, spoken
 from tests.patience import PATIENCE_S, becomes
 
 LOOK = {"name": "look", "parameters": {"type": "object", "properties": {}}}
@@ -42,7 +42,7 @@ def ended(world: LettaWorld, run_id: str) -> Run:
 
 
 def said(world: LettaWorld, agent_id: str) -> list[str]:
-    page = world.letta.agents.messages.list(agent_id, order="asc")
+    page = spoken(world.letta.agents.messages.list(agent_id, order="asc"))
     return [f"{m.message_type.split('_')[0]}: {getattr(m, 'content', '')}" for m in page]
 
 
@@ -117,7 +117,7 @@ def test_the_messages_of_a_run_are_of_the_kinds_that_its_send_asked_for(
     other = world.letta.agents.messages.create(agent.id, input="Another.").messages[-1].id
     assert world.ask("DELETE", f"/v1/agents/{agent.id}/messages/{other}")[0] == 200
     assert [m.message_type for m in listed(run_id)] == kinds
-    whole = [m.message_type for m in world.letta.agents.messages.list(agent.id, order="asc")]
+    whole = [m.message_type for m in spoken(world.letta.agents.messages.list(agent.id, order="asc"))]
     assert {"user_message", "tool_call_message"} <= set(whole)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
-from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.letta import LettaWorld, letta, spoken
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_default_is_one_conversation_whoever_sends(world: LettaWorld) -> None:
     chat.say("SDK once more.")
     said += ["Hello again.", "REST once more.", "Still here.", "SDK once more."]
     assert [m["content"] for m in world.upstream.last.messages[1:]] == said
-    shown: Any = world.letta.agents.messages.list(agent.id, order="asc")
+    shown: Any = spoken(world.letta.agents.messages.list(agent.id, order="asc"))
     assert [each.content for each in shown] == [*said, "Ok."]
 
 
@@ -50,7 +50,9 @@ def test_a_conversation_of_the_applications_own_shares_the_memory(world: LettaWo
     assert "Thank you." not in [m["content"] for m in sent]
     assert "Miso" in str(sent)
     shown: Any = [
-        each for each in world.letta.agents.messages.list(agent.id) if each.message_type == "user_message"
+        each
+        for each in spoken(world.letta.agents.messages.list(agent.id))
+        if each.message_type == "user_message"
     ]
     assert [each.content for each in shown] == [
         "My cat is called Miso.",
@@ -60,7 +62,7 @@ def test_a_conversation_of_the_applications_own_shares_the_memory(world: LettaWo
     # Each says in which conversation it stands.
     assert shown[2].conversation_id == "default"
     assert shown[0].conversation_id == shown[1].conversation_id != "default"
-    theirs: Any = world.letta.agents.messages.list(agent.id, conversation_id=shown[1].conversation_id)
+    theirs: Any = spoken(world.letta.agents.messages.list(agent.id, conversation_id=shown[1].conversation_id))
     assert {each.id for each in shown[:2]} < {each.id for each in theirs}
-    own: Any = world.letta.agents.messages.list(agent.id, conversation_id="default", order="asc")
+    own: Any = spoken(world.letta.agents.messages.list(agent.id, conversation_id="default", order="asc"))
     assert [each.message_type for each in own] == ["user_message", "assistant_message"]

@@ -26,7 +26,7 @@ from gateway.settings import ProfileSettings
 from gateway.web.letta.resources import agent_files
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.admin.test_transfer_agents import rich
-from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.letta import LettaWorld, letta, spoken
 from tests.gateway.agents.letta_file import LETTA_FILE, OLDER_FILE
 from tests.patience import PATIENCE_S, SHORT_S
 
@@ -126,7 +126,7 @@ def test_a_file_goes_round(world: LettaWorld) -> None:
     assert [tool.id for tool in there.tools] == [tool.id for tool in agent.tools]
 
     def shown(id: str) -> list[tuple[Any, Any]]:
-        found = client.agents.messages.list(id, conversation_id="default")
+        found = spoken(client.agents.messages.list(id, conversation_id="default"))
         return [(each.message_type, getattr(each, "content", None)) for each in found]
 
     assert shown(id) == shown(made["agent"])
@@ -163,10 +163,14 @@ def test_an_import_does_as_it_is_told(world: LettaWorld) -> None:
     client = world.letta.agents
     (copied,) = bring_in(world, file, append_copy_suffix=True, strip_messages=True, model="openai/other")
     shown = client.retrieve(copied)
-    assert (shown.name, shown.model, list(client.messages.list(copied))) == ("ann_copy", "openai/other", [])
+    assert (shown.name, shown.model, spoken(client.messages.list(copied))) == (
+        "ann_copy",
+        "openai/other",
+        [],
+    )
     (named,) = bring_in(world, BOM_UTF8 + json.dumps(json.dumps(file)).encode(), name="bo")
     assert client.retrieve(named).name == "bo"
-    assert len(list(client.messages.list(named))) == 2
+    assert len(spoken(client.messages.list(named))) == 2
     for options in ({"secrets": '{"a": "b"}'}, {"env_vars_json": "{}"}, {"project_id": "x"}):
         with pytest.raises(BadRequestError):
             bring_in(world, file, **options)
@@ -206,7 +210,7 @@ def test_a_file_of_lettas_server_is_read(world: LettaWorld) -> None:
     assert [rule["type"] for rule in json.loads(agent.model_dump_json())["tool_rules"]] == [
         "exit_loop", "constrain_child_tools",
     ]  # fmt: skip
-    shown = list(world.letta.agents.messages.list(id, order="asc"))
+    shown = spoken(world.letta.agents.messages.list(id, order="asc"))
     assert [each.message_type for each in shown] == [
         "user_message", "reasoning_message", "tool_call_message", "tool_return_message", "reasoning_message",
         "assistant_message", "system_message", "user_message", "assistant_message",
@@ -241,7 +245,7 @@ def test_an_older_file_of_lettas_server_is_read(world: LettaWorld) -> None:
         "type": "object", "properties": {"order": {"type": "string"}}, "required": ["order"]
     }  # fmt: skip
     assert [rule.type for rule in agent.tool_rules or ()] == ["exit_loop", "constrain_child_tools"]
-    shown = list(world.letta.agents.messages.list(id, order="asc"))
+    shown = spoken(world.letta.agents.messages.list(id, order="asc"))
     assert [each.content for each in shown if each.message_type == "user_message"] == ["Where is my order 7?"]
     assert [each.content for each in shown if each.message_type == "system_message"] == [
         "Function called, returning control",
@@ -633,7 +637,7 @@ def test_what_older_agents_of_lettas_server_kept_packed_is_told_plainly(world: L
     alike = '{"message": "a text of the user\'s own", "type": "user_message"}'
     messages[7]["content"][0]["text"] = alike
     (id,) = bring_in(world, file)
-    shown = list(world.letta.agents.messages.list(id, order="asc"))
+    shown = spoken(world.letta.agents.messages.list(id, order="asc"))
     asked = [each.content for each in shown if each.message_type == "user_message"]
     assert asked == ["Where is order 7?", f"{alike}\nAnd a pen?"]
     (told,) = [each for each in shown if each.message_type == "tool_return_message"]
@@ -660,7 +664,7 @@ def test_a_packed_result_has_nothing_but_its_text(world: LettaWorld, result: str
     file = copy.deepcopy(LETTA_FILE)
     file["agents"][0]["messages"][3]["tool_returns"][0]["func_response"] = result
     (id,) = bring_in(world, file)
-    shown = world.letta.agents.messages.list(id, order="asc")
+    shown = spoken(world.letta.agents.messages.list(id, order="asc"))
     assert [each.tool_return for each in shown if each.message_type == "tool_return_message"] == [told]
 
 
@@ -673,7 +677,9 @@ def test_replies_without_words_between_them_keep_their_order(world: LettaWorld) 
     messages = file["agents"][0]["messages"]
     del messages[3]  # the second question
     (id,) = bring_in(world, file)
-    shown = [getattr(each, "content", None) for each in world.letta.agents.messages.list(id, order="asc")]
+    shown = [
+        getattr(each, "content", None) for each in spoken(world.letta.agents.messages.list(id, order="asc"))
+    ]
     assert shown == ["a", "One.", "Two."]
     world.letta.agents.messages.create(id, input="c")
 
@@ -720,7 +726,7 @@ def test_lettas_server_can_list_the_messages_of_a_file(world: LettaWorld) -> Non
     (copied,) = bring_in(world, file)
     said = [(each["message"], status) for each, status in zip(packed, ("success", "error"), strict=True)]
     for id in (agent.id, copied):
-        listed = world.letta.agents.messages.list(id, order="asc")
+        listed = spoken(world.letta.agents.messages.list(id, order="asc"))
         told = [(m.tool_return, m.status) for m in listed if m.message_type == "tool_return_message"]
         assert told == said
 

@@ -10,7 +10,7 @@ import pytest
 from letta_client import BadRequestError, NotFoundError
 
 from tests.doubles.upstream import StrictUpstream, say
-from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.letta import LettaWorld, letta, spoken
 from tests.gateway.sdk import agent as profile
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -70,9 +70,9 @@ def test_those_of_one_conversation(world: LettaWorld) -> None:
     speak(world, agent.id, "Own")
     one = world.letta.conversations.create(agent_id=agent.id)
     list(world.letta.conversations.messages.create(one.id, input="Beside"))
-    assert texts(world.letta.messages.list(conversation_id=one.id)) == ["Beside", "Ok."]
+    assert texts(spoken(world.letta.messages.list(conversation_id=one.id))) == ["Beside", "Ok."]
     with pytest.raises(BadRequestError, match="name it by its id"):
-        world.letta.messages.list(conversation_id="default")
+        spoken(world.letta.messages.list(conversation_id="default"))
 
 
 def test_a_search_asks_all_agents_one_or_one_conversation(world: LettaWorld) -> None:
@@ -110,6 +110,6 @@ def test_a_search_asks_all_agents_one_or_one_conversation(world: LettaWorld) -> 
 def test_a_message_is_retrieved_by_its_id_alone(world: LettaWorld) -> None:
     agent = world.agent()
     speak(world, agent.id, "Hello there")
-    message = next(iter(world.letta.messages.list(order="asc")))
+    message = next(iter(spoken(world.letta.messages.list(order="asc"))))
     found: Any = world.letta.messages.retrieve(message.id)
     assert [each.content for each in found] == ["Hello there"]

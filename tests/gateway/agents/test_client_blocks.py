@@ -16,7 +16,7 @@ from letta_client import (
 )
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
-from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.letta import LettaWorld, letta, spoken
 from tests.patience import PATIENCE_S
 
 
@@ -204,7 +204,7 @@ def test_a_shared_block_that_another_agent_changes_while_one_waits_for_it_is_tol
     assert "It is planned." in last["content"]
     assert "Tulips in May." in last["content"]
     assert last["content"] != "It is planned."
-    listed = world.letta.agents.messages.list(one.id, order="asc").items
+    listed = spoken(world.letta.agents.messages.list(one.id, order="asc").items)
     for found in (reply.messages, listed):
         (result,) = [each for each in found if each.message_type == "tool_return_message"]
         assert result.tool_return == "It is planned."
@@ -287,6 +287,6 @@ def test_a_block_that_changes_while_a_tool_of_the_clients_runs_is_told(world: Le
     later = world.upstream.last.messages
     assert later[-4:-2] == sent
     assert str(later).count("Name: Zoe") == 1
-    shown = [m.message_type for m in messages.list(agent.id, order="asc")]
+    shown = [m.message_type for m in spoken(messages.list(agent.id, order="asc"))]
     assert shown.count("user_message") == 3
     assert shown.count("system_message") == 1

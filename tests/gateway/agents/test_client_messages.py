@@ -24,7 +24,7 @@ from letta_client import (
 from gateway.operations import make_operations
 from gateway.settings import UpstreamSettings
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
-from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.letta import LettaWorld, letta, spoken
 from tests.gateway.sdk import agent as profile
 from tests.server import QUIET
 
@@ -103,7 +103,7 @@ def test_what_is_streamed_is_what_lists_show(world: LettaWorld, by_token: bool) 
     assert kinds(events)[-2:] == ["stop_reason", "usage_statistics"]
     pieces = [each for each in events if each.message_type == "assistant_message"]
     assert len(pieces) > 2 if by_token else len(pieces) == 2
-    told, *listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    told, *listed = spoken(world.letta.agents.messages.list(agent.id, order="asc"))
     assert told.message_type == "user_message"
     assert joined(events) == joined(listed)
     assert len({otid for _, otid, _ in joined(listed)}) == 4
@@ -114,14 +114,19 @@ def test_messages_are_listed_page_by_page(world: LettaWorld) -> None:
     world.upstream.queue(call_tools(insert("a"), text="Well."), say("Done."), say("Bye."))
     for text in ("Hi", "Bye"):
         world.letta.agents.messages.create(agent.id, input=text)
-    whole = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    whole = spoken(world.letta.agents.messages.list(agent.id, order="asc"))
     for limit in (1, 2, 3):
-        assert list(world.letta.agents.messages.list(agent.id, order="asc", limit=limit)) == whole
-    only = world.letta.agents.messages.list(
-        agent.id, limit=1, order="asc", include_return_message_types=["tool_return_message", "user_message"]
+        assert spoken(world.letta.agents.messages.list(agent.id, order="asc", limit=limit)) == whole
+    only = spoken(
+        world.letta.agents.messages.list(
+            agent.id,
+            limit=1,
+            order="asc",
+            include_return_message_types=["tool_return_message", "user_message"],
+        )
     )
     assert kinds(only) == ["user_message", "tool_return_message", "user_message"]
-    assert list(world.letta.agents.messages.list(agent.id, conversation_id="default", order="asc")) == whole
+    assert spoken(world.letta.agents.messages.list(agent.id, conversation_id="default", order="asc")) == whole
 
 
 def test_before_a_message_is_what_is_older(world: LettaWorld) -> None:
@@ -131,15 +136,15 @@ def test_before_a_message_is_what_is_older(world: LettaWorld) -> None:
         letta_.agents.messages.create(agent, input=text)
     types: Any = ["user_message", "assistant_message"]
     lists: tuple[tuple[Callable[..., Any], bool], ...] = (
-        (lambda **asked: letta_.agents.messages.list(agent, **asked).items, False),
+        (lambda **asked: spoken(letta_.agents.messages.list(agent, **asked).items), False),
         (
-            lambda **asked: (
+            lambda **asked: spoken(
                 letta_.agents.messages.list(agent, include_return_message_types=types, **asked).items
             ),
             False,
         ),
         (letta_.messages.list, False),
-        (lambda **asked: letta_.conversations.messages.list(agent, **asked).items, True),
+        (lambda **asked: spoken(letta_.conversations.messages.list(agent, **asked).items), True),
     )
     for listed, newest_first in lists:
         step = -1 if newest_first else 1
@@ -169,10 +174,10 @@ def test_the_newest_messages_are_listed_oldest_first(world: LettaWorld) -> None:
         world.letta.agents.messages.create(agent.id, input=text)
 
     def listed(**query: Any) -> list[Any]:
-        return [each.content for each in world.letta.agents.messages.list(agent.id, **query).items]
+        return [each.content for each in spoken(world.letta.agents.messages.list(agent.id, **query).items)]
 
     whole = ["One", "To One", "Two", "To Two", "Three", "To Three"]
-    ids = [each.id for each in world.letta.agents.messages.list(agent.id)]
+    ids = [each.id for each in spoken(world.letta.agents.messages.list(agent.id))]
     assert listed() == listed(order="asc") == whole
     assert listed(limit=2) == listed(limit=2, order="desc") == ["Three", "To Three"]
     assert listed(limit=2, before=ids[-1]) == ["To Two", "Three"]
@@ -183,9 +188,10 @@ def test_the_newest_messages_are_listed_oldest_first(world: LettaWorld) -> None:
     assert [each.content for each in pages] == ["Three", "To Three"]
     # What was said before it, as far as that goes back.
     pages = world.letta.agents.messages.list(agent.id, limit=2, before=ids[-2]).iter_pages()
-    assert [[each.content for each in page.items] for page in pages] == [
+    assert [[each.content for each in spoken(page.items)] for page in pages] == [
         ["Two", "To Two"],
         ["One", "To One"],
+        [],
         [],
     ]
 
@@ -244,7 +250,7 @@ def test_results_are_streamed_under_the_ids_that_lists_have(
     searches, unread = Call("conversation_search", {"query": "a"}), Call("conversation_search", '{"query"')
     world.upstream.queue(call_tools(searches, unread), call_tools(insert("a"), searches))
     events = list(world.letta.agents.messages.stream(agent.id, input="Keep a.", **options))
-    _, *listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    _, *listed = spoken(world.letta.agents.messages.list(agent.id, order="asc"))
     assert kinds(listed).count("tool_return_message") == 4
     assert joined(events) == joined(listed)
 
@@ -257,7 +263,7 @@ def test_all_calls_beside_one_that_waits_are_streamed(world: LettaWorld, by_toke
         call_tools(Call("nothing"), Call("conversation_search", {"query": "a"}), insert("a"))
     )
     events = list(world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=by_token))
-    _, *listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    _, *listed = spoken(world.letta.agents.messages.list(agent.id, order="asc"))
     assert joined(events) == joined(listed)
     assert [[call.name for call in each.tool_calls] for each in events[:2]] == [
         ["nothing", "conversation_search"],
@@ -410,7 +416,7 @@ def test_results_of_calls_that_were_not_run_are_shown(world: LettaWorld) -> None
     assert kinds(reply.messages) == shown
     assert [each.status for each in reply.messages[2:]] == ["error", "error"]
     events = list(messages.stream(agent.id, input="Hi", max_steps=1))
-    listed = list(messages.list(agent.id, order="asc"))
+    listed = spoken(messages.list(agent.id, order="asc"))
     assert joined(listed[1:5]) == joined(reply.messages)
     assert joined(events) == joined(listed[6:])
     assert messages.create(agent.id, input="Go on.").messages[0].content == "Ok."
@@ -424,7 +430,7 @@ def test_calls_stay_with_their_results_where_a_message_is_forgotten(world: Letta
     world.upstream.queue(call_tools(insert("a"), told), call_tools(insert("b"), told))
     for text in ("Keep a.", "Keep b."):
         messages.create(agent.id, input=text)
-    listed = list(messages.list(agent.id, order="asc"))
+    listed = spoken(messages.list(agent.id, order="asc"))
     assert kinds(listed[:4]) == [
         "user_message",
         "assistant_message",
@@ -445,7 +451,7 @@ def test_a_message_gets_another_text_and_is_forgotten(world: LettaWorld) -> None
     agent = world.agent()
     world.upstream.queue(say("Hello."))
     world.letta.agents.messages.create(agent.id, input="I am Bob.")
-    told, answered = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    told, answered = spoken(world.letta.agents.messages.list(agent.id, order="asc"))
     path = f"/v1/agents/{agent.id}/messages/{told.id}"
     wrong = {"content": "I am Ann.", "message_type": "assistant_message"}
     assert world.ask("PATCH", path, wrong)[0] == 400
@@ -482,7 +488,7 @@ def test_what_a_call_said_gets_another_text(world: LettaWorld) -> None:
     world.upstream.queue(call_tools(told), call_tools(told, insert("a")))
     for text in ("Hi", "Hi again"):
         world.letta.agents.messages.create(agent.id, input=text)
-    listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    listed = spoken(world.letta.agents.messages.list(agent.id, order="asc"))
     replies = [each for each in listed if each.message_type == "assistant_message"]
     assert len(replies) == 2
     for reply in replies:
@@ -503,7 +509,7 @@ def test_messages_begin_anew(world: LettaWorld) -> None:
     world.letta.agents.messages.create(agent.id, input="My cat is Miso.")
     kept = world.letta.agents.messages.reset(agent.id)
     assert "Cat: Miso" in kept.blocks[0].value
-    assert list(world.letta.agents.messages.list(agent.id)) == []
+    assert spoken(world.letta.agents.messages.list(agent.id)) == []
     world.letta.agents.messages.create(agent.id, input="Hi")
     assert [m["content"] for m in world.upstream.last.messages[1:]] == ["Hi"]
 
@@ -575,7 +581,7 @@ def test_a_count_of_tokens_that_is_none_loses_no_step(
         agent = world.agent().id
         usage = world.letta.agents.messages.create(agent, input="Hi").usage
         assert (usage.prompt_tokens, usage.completion_tokens, usage.step_count) == (0, 0, 1)
-        kept = world.letta.agents.messages.list(agent).items
+        kept = spoken(world.letta.agents.messages.list(agent).items)
         assert "Hello." in [getattr(each, "content", None) for each in kept]
 
 
@@ -625,7 +631,7 @@ def test_an_error_before_the_first_step_is_a_status(world: LettaWorld) -> None:
         world.letta.agents.messages.create(agent.id, input="Hi")
     with pytest.raises(InternalServerError, match="Broken"):
         list(world.letta.agents.messages.stream(agent.id, input="Hi"))
-    assert kinds(world.letta.agents.messages.list(agent.id)) == ["user_message", "user_message"]
+    assert kinds(spoken(world.letta.agents.messages.list(agent.id))) == ["user_message", "user_message"]
 
 
 @pytest.mark.parametrize("way", ["messages", "messages/stream"])
@@ -753,7 +759,7 @@ def test_a_request_names_the_calls_that_can_be_answered_and_comes_last(
             sent = [each for each in stream if each.message_type.endswith("_message")]
         else:
             sent = world.letta.agents.messages.create(agent.id, input="Hi", **options).messages
-        listed = world.letta.agents.messages.list(agent.id, order="asc").items
+        listed = spoken(world.letta.agents.messages.list(agent.id, order="asc").items)
         for found in (sent, listed):
             (asked,) = [each for each in found if each.message_type == "approval_request_message"]
             assert [call.tool_call_id for call in asked.tool_calls] == ["c1"]
@@ -798,7 +804,7 @@ def test_a_message_may_come_with_the_answers(world: LettaWorld, answer: str, bac
     again = messages.create(agent.id, messages=both, background=background)
     assert again.messages[-1].content == "Well."  # type: ignore[union-attr]
     assert len(world.upstream.chats) == 2
-    shown = kinds(messages.list(agent.id, order="asc").items)
+    shown = kinds(spoken(messages.list(agent.id, order="asc")))
     assert shown.count("user_message") == 2
     assert shown[-3:] == ["tool_return_message", "user_message", "assistant_message"]
     messages.create(agent.id, input="Go on.")
@@ -816,7 +822,7 @@ def test_results_stay_listed_where_a_message_behind_them_is_refused(world: Letta
     messages.create(agent.id, messages=[{"type": "approval", "approvals": [sun]}, more])
     messages.create(agent.id, input="And now?")
     assert "Refused words." not in str(world.upstream.last.messages)
-    shown = kinds(messages.list(agent.id, order="asc").items)
+    shown = kinds(spoken(messages.list(agent.id, order="asc")))
     assert shown[1:4] == ["tool_call_message", "tool_return_message", "user_message"]
 
 
@@ -958,7 +964,7 @@ def test_what_no_provider_takes_does_not_stay_in_a_conversation(world: LettaWorl
     messages.create(agent.id, messages=[{"role": "user", "content": "Hi", "name": "Ann <Smith>"}])
     assert world.upstream.last.messages[-1]["name"] == "Ann__Smith_"
     messages.create(agent.id, input="Again.")
-    shown, *_ = messages.list(agent.id, order="asc")
+    shown, *_ = spoken(messages.list(agent.id, order="asc"))
     assert (shown.content, shown.name) == ("Hi", "Ann <Smith>")
 
 
@@ -1037,7 +1043,7 @@ def test_the_same_send_again_is_answered_once(world: LettaWorld) -> None:
     assert again.messages == first.messages
     assert joined(list(world.letta.agents.messages.stream(agent.id, messages=sent))) == joined(first.messages)
     assert len(world.upstream.chats) == 1
-    assert next(iter(world.letta.agents.messages.list(agent.id, order="asc"))).otid == "o1"
+    assert next(iter(spoken(world.letta.agents.messages.list(agent.id, order="asc")))).otid == "o1"
 
 
 def test_a_block_that_is_shared_reaches_both_agents_next_calls(world: LettaWorld) -> None:
@@ -1074,7 +1080,7 @@ def test_words_of_a_tool_that_is_shown_as_one_are_not_told_twice(world: LettaWor
     messages, wanted = world.letta.agents.messages, {"use_assistant_message": False}
     events = list(messages.stream(agent.id, input="Hi", stream_tokens=by_token, **wanted))  # type: ignore[call-overload]
     assert kinds(events)[:-2] == ["tool_call_message", "tool_return_message"]
-    _, *listed = messages.list(agent.id, order="asc", **wanted)  # type: ignore[arg-type]
+    _, *listed = spoken(messages.list(agent.id, order="asc", **wanted))  # type: ignore[arg-type]
     assert joined(events) == joined(listed)
 
 
@@ -1085,7 +1091,7 @@ def test_what_each_call_says_is_a_message(world: LettaWorld, by_token: bool) -> 
     said = [Call("send_message", {"message": each}) for each in ("Hello.", "", "And bye.")]
     world.upstream.queue(call_tools(*said, insert("a"), text="Well."), say("Ok."))
     events = list(world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=by_token))
-    _, *listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    _, *listed = spoken(world.letta.agents.messages.list(agent.id, order="asc"))
     assert joined(events) == joined(listed)
     texts = [each.content for each in listed if each.message_type == "assistant_message"]
     assert texts[:3] == ["Well.", "Hello.", "And bye."]
@@ -1101,7 +1107,7 @@ def test_our_arguments_are_shown_as_what_they_are(world: LettaWorld, by_token: b
         call_tools(Call("send_message", {"thinking": "Greet.", "message": "Hello."})),
     )
     events = list(world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=by_token))
-    _, *listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    _, *listed = spoken(world.letta.agents.messages.list(agent.id, order="asc"))
     assert joined(events) == joined(listed)
     assert kinds(listed) == [
         "reasoning_message",
@@ -1171,7 +1177,7 @@ def test_the_async_client_does_the_same(world: LettaWorld) -> None:
             events = [each async for each in stream]
             assert [said for _, _, said in joined(events)] == ["Streamed."]
             assert (
-                len([each async for each in client.agents.messages.list(agent.id, limit=1, order="asc")]) == 4
+                len([each async for each in client.agents.messages.list(agent.id, limit=1, order="asc")]) == 5
             )
             assert [each.id async for each in client.agents.list()] == [agent.id]
             assert [each.label async for each in client.agents.blocks.list(agent.id)] == ["human"]
@@ -1236,7 +1242,7 @@ def test_a_person_allows_and_denies(world: LettaWorld) -> None:
     assert kinds(events)[:3] == ["approval_response_message", "tool_return_message", "assistant_message"]
     assert (events[0].approve, events[0].reason, events[1].name) == (False, "Not that.", "memory_insert")
     assert events[-1].step_count == 1
-    listed = list(messages.list(agent.id, order="asc"))
+    listed = spoken(messages.list(agent.id, order="asc"))
     assert [each.approve for each in listed if each.message_type == "approval_response_message"] == [
         True,
         False,
@@ -1323,7 +1329,7 @@ def test_what_is_answered_does_not_wait_any_more(world: LettaWorld) -> None:
         ]
     pending: Any = world.letta.agents.retrieve(agent.id).pending_approval
     assert [call.tool_call_id for call in (pending.tool_call, *pending.tool_calls)] == ["c2", "c2"]
-    for listed in (messages.list(agent.id, order="asc"), world.letta.runs.messages.list(run_id)):
+    for listed in (spoken(messages.list(agent.id, order="asc")), world.letta.runs.messages.list(run_id)):
         calls = [(each.message_type, [c.tool_call_id for c in each.tool_calls]) for each in list(listed)[1:]]
         assert calls == [("tool_call_message", ["c1"]), ("approval_request_message", ["c2"])]
     assert answer("c2").stop_reason.stop_reason == "end_turn"
@@ -1356,7 +1362,7 @@ def test_what_a_search_found_is_forgotten_with_what_was_said(world: LettaWorld) 
     messages.create(agent.id, input="What is it called?")
     result = world.upstream.last.messages[-1]["content"]
     assert "Rex" in result
-    said = next(each for each in world.letta.conversations.messages.list(beside.id, order="asc"))
+    said = next(each for each in spoken(world.letta.conversations.messages.list(beside.id, order="asc")))
     assert world.ask("DELETE", f"/v1/agents/{agent.id}/messages/{said.id}")[0] == 200
     world.world.settle()
     returned = [each for each in messages.list(agent.id) if each.message_type == "tool_return_message"]
@@ -1415,7 +1421,7 @@ def test_a_conversation_begins_with_its_initial_messages(world: LettaWorld) -> N
         world.letta.agents.messages.create(agent.id, input=text)
     said = ["Who are you?", "A gardener.", "Hi", "Ok.", "Bye"]
     assert [m["content"] for m in world.upstream.last.messages[1:]] == said
-    listed: Any = world.letta.agents.messages.list(agent.id, order="asc")
+    listed: Any = spoken(world.letta.agents.messages.list(agent.id, order="asc"))
     assert [each.content for each in listed] == [*said, "Ok."]
     with pytest.raises(UnprocessableEntityError, match="role"):
         world.agent(initial_message_sequence=[{"role": "nobody", "content": "x"}])

@@ -11,7 +11,7 @@ from letta_client import BadRequestError, ConflictError, NotFoundError, Unproces
 
 from gateway.settings import ToolSettings
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
-from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.letta import LettaWorld, letta, spoken
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
 
 SOURCE = '''
@@ -138,7 +138,7 @@ def test_what_python_changes_in_its_copy_of_the_blocks_is_written(world: LettaWo
     messages.create(agent.id, input="Both.")
     assert human().count("!") == 1
     # Forgetting what was said forgets what the tool made of it.
-    said = next(each for each in messages.list(agent.id, order="asc"))
+    said = spoken(messages.list(agent.id, order="asc"))[0]
     assert world.ask("DELETE", f"/v1/agents/{agent.id}/messages/{said.id}")[0] == 200
     world.world.settle()
     assert "gardener" not in human()
@@ -162,7 +162,7 @@ def test_what_python_changes_in_a_chat_completion_is_an_edit_of_that_turn(
     world.world.pass_time(3600)
     block = world.letta.agents.blocks.retrieve("human", agent_id=agent.id)
     assert block.value == "Name: Ann\ngardener"
-    said = world.letta.agents.messages.list(agent.id, order="asc", limit=1).items[0]
+    said = spoken(world.letta.agents.messages.list(agent.id, order="asc", limit=2).items)[0]
     assert world.ask("DELETE", f"/v1/agents/{agent.id}/messages/{said.id}")[0] == 200
     world.world.settle()
     assert "gardener" not in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value

@@ -13,7 +13,7 @@ from letta_client import BadRequestError, InternalServerError
 from gateway.errors import BadRequest
 from gateway.operations import make_operations
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, say
-from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.letta import LettaWorld, letta, spoken
 from tests.gateway.compacting import Notes, compacted
 from tests.inflated import with_inflated
 from tests.patience import PATIENCE_S
@@ -65,7 +65,7 @@ def test_a_conversation_is_compacted_by_hand(world: LettaWorld, notes: Notes) ->
     context = world.ask("GET", f"/v1/agents/{agent.id}/context")[1]
     assert "Notes 1" in context["summary_memory"]
     # What left is listed as before, and stays out.
-    assert len(list(world.letta.agents.messages.list(agent.id))) == 12
+    assert len(spoken(world.letta.agents.messages.list(agent.id))) == 12
     world.letta.agents.messages.create(agent.id, input="Still?")
     assert sent(world) == ["3: A", "Ok.", "4: A", "Ok.", "And ", "Ok.", "Stil"]
 
@@ -224,8 +224,8 @@ def test_compaction_messages_are_shown_where_they_are_asked_for(world: LettaWorl
     assert not {"event_message", "summary_message"} & set(kinds(listed(agent.id)))
     query: Any = {"include_compaction_messages": "true"}
     shown = list(listed(agent.id, order="asc", extra_query=query))
-    assert kinds(shown)[4:8] == ["user_message", "assistant_message", "event_message", "summary_message"]
-    assert shown[7].id == shown[5].id == summary.id
+    assert kinds(shown)[5:9] == ["user_message", "assistant_message", "event_message", "summary_message"]
+    assert shown[8].id == shown[6].id == summary.id
     assert len({each.otid for each in shown}) == len(shown)
     # Page by page it is the same.
     paged = list(listed(agent.id, order="asc", limit=1, extra_query=query))
@@ -277,7 +277,7 @@ def test_a_summary_goes_with_what_it_tells(world: LettaWorld, tmp_path: Path, no
     notes.reply = lambda n: say("Notes: the albatross came.")
     talk(world, agent.id)
     world.letta.agents.messages.compact(agent.id)
-    first = next(iter(world.letta.agents.messages.list(agent.id, order="asc")))
+    first = next(iter(spoken(world.letta.agents.messages.list(agent.id, order="asc"))))
     status, _ = world.ask("DELETE", f"/v1/agents/{agent.id}/messages/{first.id}")
     assert status == 200
     world.letta.agents.messages.create(agent.id, input="And now?")

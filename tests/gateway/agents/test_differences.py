@@ -173,6 +173,16 @@ def window(world: LettaWorld) -> None:
     assert status == 400
 
 
+@of("the system message with which a conversation begins")
+def system_message(world: LettaWorld) -> None:
+    agent = world.agent().id
+    send(world, agent)
+    first, *_ = world.letta.agents.messages.list(agent, order="asc")
+    assert first.message_type == "system_message"
+    assert world.ask("DELETE", f"/v1/agents/{agent}/messages/{first.id}")[0] == 400
+    assert first.id not in [m.id for m in world.letta.messages.list(order="asc")]
+
+
 @of("traces of requests, the window of a step")
 def traces(world: LettaWorld) -> None:
     agent = world.agent().id

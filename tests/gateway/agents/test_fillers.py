@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
-from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.letta import LettaWorld, letta, spoken
 from tests.gateway.agents.test_client_messages import joined, kinds
 from tests.gateway.sdk import CHAT
 from tests.gateway.voice.test_voice import WEATHER
@@ -41,7 +41,7 @@ def search(filler: str | None = FILLER) -> Call:
 
 
 def texts(world: LettaWorld, agent: Any) -> list[str]:
-    listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    listed = spoken(world.letta.agents.messages.list(agent.id, order="asc"))
     return [each.content for each in listed if each.message_type in ("user_message", "assistant_message")]
 
 
@@ -59,7 +59,7 @@ def test_what_is_streamed_is_what_lists_show(world: LettaWorld, by_token: bool) 
         "stop_reason",
         "usage_statistics",
     ]
-    _, *listed = list(world.letta.agents.messages.list(agent.id, order="asc"))
+    _, *listed = spoken(world.letta.agents.messages.list(agent.id, order="asc"))
     assert joined(events) == joined(listed)
     assert "pre_exec_msg" not in str(listed)
     assert texts(world, agent) == ["Hi", FILLER, ANSWER]

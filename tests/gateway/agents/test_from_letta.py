@@ -18,7 +18,7 @@ from storage.sql.files import Files
 from storage.sql.transfer import Transfer
 from tests.doubles.letta_server import COOK, GARDENER, POSTMAN, LettaServer, RawAnswer, letta_server
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
-from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.letta import LettaWorld, letta, spoken
 from tests.gateway.agents.test_client_mcp import CONFIG as MCP
 from tests.gateway.tools.test_mcp import ALLOWED
 
@@ -77,7 +77,7 @@ def test_agents_come_with_all_that_they_remember(
     assert (compaction.mode, compaction.model, compaction.prompt) == ("sliding_window", None, None)
     assert client.agents.retrieve(POSTMAN).metadata == {"route": 7}
     # The messages that have left the window as well, in their order, without the summary in the user's name.
-    first, *rest = client.agents.messages.list(GARDENER, order="asc", conversation_id="default")
+    first, *rest = spoken(client.agents.messages.list(GARDENER, order="asc", conversation_id="default"))
     said = told([first, *rest])
     assert first.date.isoformat() == "2026-11-23T05:20:07+00:00"
     asked = [text for kind, text in said if kind == "user_message"]
@@ -86,8 +86,8 @@ def test_agents_come_with_all_that_they_remember(
     (conversation,) = client.conversations.list(agent_id=GARDENER)
     assert conversation.id == undashed(source.tells[f"/v1/conversations/?agent_id={GARDENER}"][0]["id"])
     assert conversation.summary == "About cats"
-    spoken = told(client.conversations.messages.list(conversation.id, order="asc"))
-    assert [text for kind, text in spoken if kind == "user_message"] == ["My cat is called Miso."]
+    beside = told(spoken(client.conversations.messages.list(conversation.id, order="asc")))
+    assert [text for kind, text in beside if kind == "user_message"] == ["My cat is called Miso."]
     (passage,) = client.agents.passages.list(POSTMAN)
     assert (passage.text, passage.tags) == ("Number 12 has a dog.", ["dogs"])
     assert passage.metadata == {"round": 7}
@@ -132,7 +132,7 @@ def test_calls_of_a_reply_that_had_to_be_allowed_stand_with_its_others(
         listed("assistant_message", "message-6", content="Four."),
     ]
     assert move(world, source, "--agent", POSTMAN) == 0
-    said = list(world.letta.agents.messages.list(POSTMAN, order="asc"))
+    said = spoken(world.letta.agents.messages.list(POSTMAN, order="asc"))
     (called,) = (each for each in said if each.message_type == "tool_call_message")
     assert [call.tool_call_id for call in called.tool_calls] == ["c1", "c2"]
     returned = [each.tool_return for each in said if each.message_type == "tool_return_message"]

@@ -12,6 +12,7 @@ import pytest
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, say
 from tests.gateway.agents.kills import Killed, Serving, torture, wait_for
+from tests.gateway.agents.letta import spoken
 from tests.gateway.process import Process
 from tests.patience import PATIENCE_S
 
@@ -111,7 +112,7 @@ def test_a_run_goes_on_from_where_it_was_killed(world: Killed, moment: type[Mome
 
 def forget(process: Process, gateway: Serving, agent: str) -> None:
     """Forgets the first turn, while a run is under way."""
-    page = gateway.letta.agents.messages.list(agent, order="asc", limit=3)
+    page = spoken(gateway.letta.agents.messages.list(agent, order="asc", limit=3))
     for message in [m for m in page if getattr(m, "content", "") in ("before", "Heard before.")]:
         reply = process.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
         assert reply.status == 200, reply.body
@@ -124,7 +125,7 @@ def test_a_run_whose_message_is_forgotten_ends(world: Killed) -> None:
         world.held = at.hold
         run = gateway.letta.agents.messages.create_async(agent, input="go")
         at.wait()
-        (message,) = gateway.letta.agents.messages.list(agent)
+        (message,) = spoken(gateway.letta.agents.messages.list(agent))
         assert gateway.process.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}").status == 200
         gateway.kill()
     world.go()

@@ -10,7 +10,7 @@ import pytest
 from letta_client import BadRequestError
 
 from tests.doubles.upstream import StrictUpstream, say
-from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.letta import LettaWorld, letta, spoken
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_a_reset_that_says_in_its_query_what_it_wants(world: LettaWorld) -> None
     world.letta.agents.messages.create(agent, input="Hi")
     path = f"/v1/agents/{agent}/reset-messages?add_default_initial_messages=false"
     assert world.ask("PATCH", path)[0] == 200
-    assert world.letta.agents.messages.list(agent).items == []
+    assert spoken(world.letta.agents.messages.list(agent).items) == []
 
 
 def test_blocks_under_their_old_paths(world: LettaWorld) -> None:
@@ -78,6 +78,8 @@ def test_messages_in_their_old_form(world: LettaWorld) -> None:
     world.letta.agents.messages.create(agent, input="Hi")
     status, messages = world.ask("GET", f"/v1/agents/{agent}/messages?msg_object=true&order=asc")
     assert status == 200
+    system, *messages = messages
+    assert (system["role"], "Name: Ann" in system["text"]) == ("system", True)
     assert [(each["role"], each["text"]) for each in messages] == [("user", "Hi"), ("assistant", "Hello.")]
     assert messages[0]["content"] == [{"type": "text", "text": "Hi"}]
     said = [{"role": "user", "content": "Work."}]

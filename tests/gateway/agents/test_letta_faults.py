@@ -16,7 +16,7 @@ import pytest
 from letta_client import APIStatusError
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
-from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.letta import LettaWorld, letta, spoken
 
 _TESTS: Final = Path(__file__).parents[2]
 _RULES, _RUNS, _MEMORY = (
@@ -225,7 +225,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
 
 
 def said(world: LettaWorld, agent: str) -> list[str]:
-    page = world.letta.agents.messages.list(agent, order="asc")
+    page = spoken(world.letta.agents.messages.list(agent, order="asc"))
     return [f"{m.message_type.split('_')[0]}: {getattr(m, 'content', '')}" for m in page]
 
 

@@ -18,7 +18,7 @@ import pytest
 from letta_client.types import AgentState
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
-from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.letta import LettaWorld, letta, spoken
 from tests.gateway.agents.test_background import ended
 from tests.gateway.sdk import agent as profile
 from tests.patience import PATIENCE_S, SHORT_S, becomes
@@ -109,7 +109,7 @@ def test_one_agent_asks_another(stage: Stage) -> None:
     a = stage.agent("ann", call_tools(ask(b)), say("Bob is well."))
     assert stage.send("ann").messages[-1].content == "Bob is well."
     assert stage.told("ann") == ["I am well."]
-    (heard,) = stage.world.letta.agents.messages.list(b, order="asc").items[:1]
+    (heard,) = spoken(stage.world.letta.agents.messages.list(b, order="asc").items)[:1]
     assert heard.message_type == "system_message"
     assert heard.content == (
         f"Message from the agent ann ({a}). It waits for your answer: what you say in this turn.\n\nHow are you?"
@@ -522,7 +522,7 @@ def test_a_message_without_an_answer(stage: Stage) -> None:
     assert stage.told("ann") == ["Sent to bob."]
     gate.open()
     assert settled(stage, 2) == [("ann", "completed", 0, None), ("bob", "completed", 1, None)]
-    (heard,) = stage.world.letta.agents.messages.list(b, order="asc").items[:1]
+    (heard,) = spoken(stage.world.letta.agents.messages.list(b, order="asc").items)[:1]
     assert heard.content == f"Message from the agent ann ({a}). It waits for no answer.\n\nNote this."
     (run,) = stage.world.letta.runs.list(agent_id=b)
     assert run.background

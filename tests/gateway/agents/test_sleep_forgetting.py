@@ -11,6 +11,7 @@ from letta_client import NotFoundError
 from letta_client.types import AgentState
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools
+from tests.gateway.agents.letta import spoken
 from tests.gateway.agents.sleep import SleepWorld, hold, sleeping
 from tests.inflated import with_inflated
 
@@ -33,7 +34,7 @@ def holds(folder: Path, text: str) -> list[str]:
 
 
 def message_with(world: SleepWorld, agent: AgentState, text: str) -> Any:
-    found = world.letta.letta.agents.messages.list(agent.id)
+    found = spoken(world.letta.letta.agents.messages.list(agent.id))
     return next(m for m in found if m.message_type == "user_message" and text in str(m.content))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
+from tests.gateway.agents.letta import spoken
 from tests.gateway.agents.sleep import SleepWorld, hold, said, sleeping
 
 pytestmark = pytest.mark.both
@@ -227,7 +228,7 @@ def test_the_words_that_it_read_are_emptied_and_the_counts_stay(world: SleepWorl
     world.slept()
     sleeper, client = world.sleeper(agent), world.letta.letta
     (run,) = world.runs(agent)
-    assert list(client.agents.messages.list(sleeper.id)) == []
+    assert spoken(client.agents.messages.list(sleeper.id)) == []
     assert list(client.runs.messages.list(run.id)) == []
     steps = list(client.runs.steps.list(run.id))
     assert (len(steps), all(step.completion_tokens for step in steps)) == (2, True)

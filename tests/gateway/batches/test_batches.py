@@ -19,7 +19,7 @@ from gateway.tokens import tokenizer_for
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
 from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, say
-from tests.gateway.agents.letta import LettaWorld, letta
+from tests.gateway.agents.letta import LettaWorld, letta, spoken
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.both
@@ -97,7 +97,7 @@ class Scene:
 
     def said(self, agent: str) -> list[str]:
         """What an agent has been told and has said, oldest first, texts and calls."""
-        found = self.world.letta.agents.messages.list(agent, order="asc")
+        found = spoken(self.world.letta.agents.messages.list(agent, order="asc"))
         return [f"{m.message_type}: {_text(m)}" for m in found]
 
     def block(self, agent: str, label: str = "human") -> str:
@@ -213,7 +213,7 @@ def test_tools_run_between_two_cycles(model: str, tmp_path: Path) -> None:
         server: BatchServer = s.openai if model == "open/m" else s.anthropic
         assert len(server.batches) == 2
         # An edit is one of the turn: what forgets the turn takes it back.
-        message = s.world.letta.agents.messages.list(agent, order="asc").items[0]
+        message = spoken(s.world.letta.agents.messages.list(agent, order="asc").items)[0]
         status, _ = s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
         assert status == 200
         assert "fish" not in s.block(agent)
@@ -433,7 +433,7 @@ def test_what_is_forgotten_meanwhile_is_not_quoted(tmp_path: Path) -> None:
         s.world.letta.agents.messages.create(agents[0], input="My pin is 1234.", override_model="up/m")
         batch = s.post(agents)
         s.until(batch, lambda _: len(s.openai.batches) == 1)
-        message = s.world.letta.agents.messages.list(agents[0], order="asc").items[0]
+        message = spoken(s.world.letta.agents.messages.list(agents[0], order="asc").items)[0]
         s.world.ask("DELETE", f"/v1/agents/{agents[0]}/messages/{message.id}")
         s.openai.finish()
         found = s.ended(batch)
@@ -526,9 +526,8 @@ def test_a_conversation_of_its_own(tmp_path: Path) -> None:
         [agent] = s.agents(1)
         conversation = s.world.letta.conversations.create(agent_id=agent)
         s.ended(s.post([agent], "There", conversation_id=conversation.id))
-        found = s.world.letta.agents.messages.list(agent, conversation_id="default")
-        assert found.items == []
-        assert len(s.world.letta.conversations.messages.list(conversation.id).items) == 2
+        assert spoken(s.world.letta.agents.messages.list(agent, conversation_id="default")) == []
+        assert len(spoken(s.world.letta.conversations.messages.list(conversation.id))) == 2
 
 
 # -- who may, how much, how long

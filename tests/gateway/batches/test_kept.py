@@ -25,6 +25,7 @@ from gateway.settings import ToolSettings
 from storage.sql.jobs import Jobs
 from tests.doubles.batches import Fate
 from tests.doubles.tool_server import OK, served
+from tests.gateway.agents.letta import spoken
 from tests.gateway.agents.test_client_tools import NOTE
 from tests.gateway.batches.test_batches import PATH, Json, _text, append, results, scene
 from tests.gateway.process import command
@@ -53,7 +54,7 @@ def test_a_turn_of_a_batch_that_is_forgotten_leaves_nothing(tmp_path: Path) -> N
         s.ended(s.post([agent], "I adore quokkas."))
         assert has(tmp_path, "quokkas")
         s.world.world.settle()
-        for message in s.world.letta.agents.messages.list(agent, order="asc").items:
+        for message in spoken(s.world.letta.agents.messages.list(agent, order="asc").items):
             s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
         assert "quokkas" not in s.block(agent)
         deadline = time.monotonic() + PATIENCE_S
@@ -101,7 +102,7 @@ def test_what_python_has_changed_in_a_block_goes_with_the_turn_of_its_item(tmp_p
             assert s.ended(s.post([agent], each))["counts"]["completed"] == 1
         assert s.block(agent).endswith("I keep hens.\nI adore quokkas.\nI row.")
         s.world.world.settle()
-        messages = s.world.letta.agents.messages.list(agent, order="asc").items
+        messages = spoken(s.world.letta.agents.messages.list(agent, order="asc").items)
         [told] = [m for m in messages if _text(m) == "I row."]
         s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{told.id}")
         s.world.world.settle()
@@ -126,7 +127,7 @@ def test_what_comes_back_for_a_forgotten_memory_is_not_kept(tmp_path: Path, fate
         s.world.letta.agents.messages.create(agent, input="I adore quokkas.", override_model="up/m")
         batch = s.post([agent], "And what do I adore?")
         s.until(batch, lambda _: len(s.openai.batches) == 1)
-        for message in s.world.letta.agents.messages.list(agent, order="asc").items:
+        for message in spoken(s.world.letta.agents.messages.list(agent, order="asc").items):
             s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
         s.openai.finish()
         assert s.ended(batch)["counts"]["failed"] == 1
@@ -154,7 +155,7 @@ def test_what_an_item_has_noted_goes_with_what_is_forgotten_meanwhile(tmp_path: 
         if what == "its conversation":
             s.world.letta.conversations.delete(conversation.id)
         else:
-            message = s.world.letta.agents.messages.list(agent, conversation_id="default").items[0]
+            message = spoken(s.world.letta.agents.messages.list(agent, conversation_id="default").items)[0]
             assert s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")[0] == 200
         assert "quokkas" not in s.block(agent)
         assert s.block(agent).endswith("She rows.")
@@ -178,7 +179,7 @@ def test_rounds_that_were_done_stay_when_a_batch_is_cancelled(tmp_path: Path) ->
         said = s.said(agents[0])
         assert said[:2] == ["user_message: I adore quokkas.", "tool_call_message: core_memory_append"]
         # What forgets the turn takes back what it wrote.
-        message = s.world.letta.agents.messages.list(agents[0], order="asc").items[0]
+        message = spoken(s.world.letta.agents.messages.list(agents[0], order="asc").items)[0]
         assert s.world.ask("DELETE", f"/v1/agents/{agents[0]}/messages/{message.id}")[0] == 200
         assert "quokkas" not in s.block(agents[0])
         assert "quokkas" in s.block(agents[1])

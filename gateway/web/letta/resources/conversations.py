@@ -31,6 +31,7 @@ from gateway.run.agents.begin import digest_of
 from gateway.run.agents.conversations import AgentConversations, said_of
 from gateway.run.agents.messages import AgentMessages
 from gateway.run.agents.run import RunRequest
+from gateway.run.agents.system_message import system_id
 from gateway.web.letta.api import AgentsApi, given_or_none, uid_or_none
 from gateway.web.letta.paging import CONVERSATION_MESSAGES
 from gateway.web.letta.resources.messages import MessageRoutes
@@ -264,7 +265,8 @@ class ConversationRoutes:
         """Returns a conversation with the ids of its newest messages."""
         agent, messages = entry.agent, AgentMessages(self._api.store, self._api.now)
         numbers = await messages.numbers(agent, entry.conversation.uid)
-        message_ids = [ids.placed("message", agent.uid, seq) for seq in numbers]
+        system = system_id(agent, entry.conversation.uid)
+        message_ids = [system, *(ids.placed("message", agent.uid, seq) for seq in numbers)]
         return conversation_json(entry, name=_id(entry), message_ids=message_ids)
 
 

@@ -26,6 +26,7 @@ from gateway.errors import BadRequest, UnknownId
 from gateway.run.agents.messages import AgentMessages, MessageView
 from gateway.run.agents.run import RunRequest
 from gateway.run.agents.runs import MOST_SENDS
+from gateway.run.agents.system_message import SYSTEM_SEQ, SystemMessage
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.upstream.route import agent_route
 from gateway.web.letta.api import AgentsApi
@@ -38,7 +39,8 @@ from storage.records import DEFAULT, Agent, Run, RunState
 
 _PAGE = 100
 _SEARCHED = 64  # agents of one search
-_Entries: TypeAlias = Sequence[tuple[Agent, MessageView]]
+_Entry: TypeAlias = tuple[Agent, MessageView | SystemMessage]
+_Entries: TypeAlias = Sequence[_Entry]
 _TEXTS = frozenset({"assistant_message", "user_message", "system_message", "tool_return_message"})
 
 
@@ -105,24 +107,38 @@ class MessageRoutes:
         return await self.page(agent, query, _conversation(query.conversation_id))
 
     async def page(self, agent: Agent, query: SpokenQuery, conversation: str | None) -> list[dict[str, Any]]:
-        """Returns a page of messages, with cursors in its order.
+        """Returns a page of messages, with cursors in its order. Its conversation's system message is the oldest.
 
-        conversation: the name by which one is looked up; None: all of them.
+        conversation: the name by which one is looked up; None: all of them, with the system message of the agent's own.
         """
-        before = self._place(agent, query.before)
+        before, newest_first = await self._cursor(agent, query.before), query.newest_first()
+        types = showing_of(query).types
+        has_system = types is None or "system_message" in types
+        if before is not None:
+            has_system = has_system and not newest_first and before.seq != SYSTEM_SEQ
 
         async def some(after: Place | None, limit: int) -> _Entries:
+            found: list[_Entry] = []
+            if has_system and not newest_first and after is None:
+                found.append((agent, await self._system(agent, conversation)))
             views = await self._messages.list(
                 agent,
                 conversation=conversation,
                 after=after,
                 before=before,
-                limit=limit,
-                newest_first=query.newest_first(),
+                limit=limit - len(found),
+                newest_first=newest_first,
             )
-            return [(agent, view) for view in views]
+            found += [(agent, view) for view in views]
+            is_last = len(found) < limit and (after is None or after.seq != SYSTEM_SEQ)
+            if has_system and newest_first and is_last:
+                found.append((agent, await self._system(agent, conversation)))
+            return found
 
-        return await self._page(query, self._place(agent, query.after), some)
+        return await self._page(query, await self._cursor(agent, query.after), some)
+
+    async def _system(self, agent: Agent, conversation: str | None) -> SystemMessage:
+        return await self._api.system_messages.of(agent, conversation or DEFAULT)
 
     async def index_all(self, asked: Asked) -> Any:
         query: MessagesQuery = asked.query
@@ -153,26 +169,27 @@ class MessageRoutes:
             entries = await some(after, limit)
             for agent, group in groupby(entries, key=itemgetter(0)):
                 exchanges, views = Exchanges(self._api.store, agent, showing), [view for _, view in group]
-                summaries = await exchanges.summaries(views)
+                summaries = await exchanges.summaries([v for v in views if isinstance(v, MessageView)])
                 for view in views:
                     shown = [exchanges.raw(view)] if query.msg_object else exchanges.message(view)
-                    shown += summaries.get(view.listed.place, ())
+                    if isinstance(view, MessageView):
+                        shown += summaries.get(view.listed.place, ())
                     found += reversed(shown) if newest_first else shown
             if len(entries) < limit:
                 break
             agent, view = entries[-1]
-            after = Place(agent.uid, view.listed.seq, view.listed.hidden)
+            after = Place(agent.uid, SYSTEM_SEQ)
+            if isinstance(view, MessageView):
+                after = Place(agent.uid, view.listed.seq, view.listed.hidden)
         return found
 
     async def of_agent(self, asked: Asked) -> Any:
-        agent = (await self._api.entry(asked)).agent
-        return await self._one(agent, self._wanted(agent, asked))
+        agent, place = (await self._api.entry(asked)).agent, _named(asked)
+        await self._check_whose(agent, place)
+        return await self._one(asked.project, place)
 
     async def retrieve(self, asked: Asked) -> Any:
-        place = place_in("message", asked.path["message_id"])
-        assert place is not None
-        agent = (await self._api.registry.find(asked.project, place.uid)).agent
-        return await self._one(agent, place)
+        return await self._one(asked.project, _named(asked))
 
     async def search(self, asked: Asked) -> Any:
         found = [
@@ -241,13 +258,19 @@ class MessageRoutes:
             )
         return (await self._api.store.conversations.get(project, conversation)).agent
 
-    async def _one(self, agent: Agent, place: Place) -> list[dict[str, Any]]:
-        view = await self._messages.get(agent, place)
+    async def _one(self, project: str, place: Place) -> list[dict[str, Any]]:
+        view: MessageView | SystemMessage
+        if place.seq == SYSTEM_SEQ:
+            agent, conversation = await self._api.system_messages.named(project, place.uid)
+            view = await self._system(agent, conversation)
+        else:
+            agent = (await self._api.registry.find(project, place.uid)).agent
+            view = await self._messages.get(agent, place)
         return Exchanges(self._api.store, agent, Showing()).message(view)
 
     async def update(self, asked: Asked) -> Any:
         agent = (await self._api.entry(asked)).agent
-        wanted, text = self._wanted(agent, asked), text_in(asked.body)
+        wanted, text = await self._stored(agent, asked), text_in(asked.body)
         exchanges = Exchanges(self._api.store, agent, Showing())
         kind = given(asked.body).get("message_type")
         shown = exchanges.message(await self._messages.get(agent, wanted))
@@ -263,7 +286,7 @@ class MessageRoutes:
 
     async def delete(self, asked: Asked) -> Any:
         agent = (await self._api.entry(asked)).agent
-        await self._messages.delete(agent, self._wanted(agent, asked))
+        await self._messages.delete(agent, await self._stored(agent, asked))
         return {"message": "The message is forgotten."}
 
     async def reset(self, asked: Asked) -> Any:
@@ -333,16 +356,41 @@ class MessageRoutes:
             for each in entries
         }
 
-    def _wanted(self, agent: Agent, asked: Asked) -> Place:
-        place = self._place(agent, asked.path["message_id"])
-        assert place is not None
+    async def _stored(self, agent: Agent, asked: Asked) -> Place:
+        """Returns the place in the path of a message that can be changed. Raises: UnknownId, BadRequest, NotFound."""
+        place = _named(asked)
+        await self._check_whose(agent, place)
+        if place.seq == SYSTEM_SEQ:
+            raise BadRequest(
+                "The system message is the agent's system prompt with its memory, made of them when it is asked for: "
+                "change `system` of the agent, or its blocks.",
+                param="message_id",
+            )
         return place
 
-    def _place(self, agent: Agent, id: Any) -> Place | None:
+    async def _cursor(self, agent: Agent, id: Any) -> Place | None:
+        """Returns the place of a cursor in an agent's order. Raises: UnknownId, NotFound."""
         place = place_in("message", id)
-        if place is not None and place.uid != agent.uid:
+        if place is None:
+            return None
+        await self._check_whose(agent, place)
+        return Place(agent.uid, place.seq, place.hidden)
+
+    async def _check_whose(self, agent: Agent, place: Place) -> None:
+        """Raises: UnknownId, NotFound: a place is no message of this agent."""
+        uid = place.uid
+        if place.seq == SYSTEM_SEQ:
+            uid = (await self._api.system_messages.named(agent.scope.project, uid))[0].uid
+        if uid != agent.uid:
+            id = ids.placed("message", place.uid, place.seq, hidden=place.hidden)
             raise UnknownId(f"There is no message {id!r} of this agent.")
-        return place
+
+
+def _named(asked: Asked) -> Place:
+    """Returns the place in the path. Raises: UnknownId."""
+    place = place_in("message", asked.path["message_id"])
+    assert place is not None
+    return place
 
 
 def _conversation(id: Any) -> str | None:
