@@ -30,6 +30,7 @@ from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.models import ModelList
 from gateway.settings import Settings
 from gateway.web.letta.api import AgentsApi
+from gateway.web.letta.resources.agents import show_agents
 from gateway.web.letta.run_events import RunEvents
 from storage.errors import StoreError
 
@@ -122,6 +123,7 @@ class AgentServices:
             self._now,
             limits.send_timeout_s,
             limits.ping_s,
+            show_agents,
         )
 
     async def start(self, profiles: Sequence[AgentSpec], *, works: bool) -> list[asyncio.Task[None]]:

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from gateway.core import ids
 from gateway.core.definition import AgentDefinition
+from gateway.core.turn.guide import StopReason
 from gateway.dialects.letta.body import given
+from gateway.dialects.letta.message import Showing
 from gateway.dialects.letta.query import AgentQuery, AgentsQuery, RecompileQuery
-from gateway.dialects.letta.resources.agent import CreateAgent, UpdateAgent, changed, definition_of
+from gateway.dialects.letta.resources.agent import (
+    CreateAgent,
+    UpdateAgent,
+    agent_json,
+    changed,
+    definition_of,
+)
 from gateway.dialects.letta.resources.block import block_of
 from gateway.dialects.letta.resources.context import context_json
-from gateway.run.agents.registry import AgentEdit, NewAgent
+from gateway.dialects.letta.resources.folder import folder_json
+from gateway.dialects.letta.resources.identity import identity_json
+from gateway.run.agents.messages import AgentMessages
+from gateway.run.agents.registry import AgentEdit, AgentView, NewAgent
 from gateway.run.agents.run import RunRequest
+from gateway.run.agents.system_message import system_id
 from gateway.run.memory.prompt import Prompt
 from gateway.web.letta.api import AgentsApi, given_or_none, uid_or_none
+from gateway.web.letta.exchanges import Exchanges
+from gateway.web.letta.resources.tools import show_tool
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.listing import AgentFilter
+from storage.records import DEFAULT, RunStep
 
 
 class AgentRoutes:
@@ -167,3 +184,49 @@ def _folders(sent: dict[str, Any]) -> list[str] | None:
     named = [each for name in ("folder_ids", "source_ids") for each in sent.get(name) or ()]
     is_named = any(sent.get(name) is not None for name in ("folder_ids", "source_ids"))
     return [uid_in("source", each) for each in named] if is_named else None
+
+
+async def show_agents(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[str, Any]]:
+    """Returns agents as they are shown. Raises: StoreError."""
+    numbers = await AgentMessages(api.store, api.now).numbers_of([view.agent for view in views])
+    paused = await api.store.runs.paused([view.agent.id for view in views], DEFAULT)
+    return [
+        _agent_json(api, view, numbers[view.agent.id], await _pending(api, view, paused.get(view.agent.id)))
+        for view in views
+    ]
+
+
+def _agent_json(
+    api: AgentsApi, view: AgentView, numbers: Sequence[int], pending: dict[str, Any] | None
+) -> dict[str, Any]:
+    agent = view.agent
+    return agent_json(
+        view.definition,
+        [(entry.block, entry.details) for entry in view.blocks],
+        [show_tool(tool) for tool in view.tools],
+        view.tags,
+        window=api.registry.context_window(view.definition),
+        message_ids=[system_id(agent), *(ids.placed("message", agent.uid, seq) for seq in numbers)],
+        pending=pending,
+        last_run=view.last_run,
+        readers=view.readers,
+        folders=list(map(folder_json, view.folders)),
+        identities=list(map(identity_json, view.identities)),
+    )
+
+
+async def _pending(api: AgentsApi, view: AgentView, own: RunStep | None) -> dict[str, Any] | None:
+    """Returns the message with the calls that wait for an answer.
+
+    own: the step that waits in the agent's own conversation; None: that of its newest run may, wherever it is.
+    """
+    agent, last, runs = view.agent, view.last_run, api.store.runs
+    step = own
+    if step is None and last is not None and last.stop == StopReason.REQUIRES_APPROVAL:
+        step = await runs.waiting(agent.id, last.conversation)
+    run = None if step is None else await runs.load(agent.id, step.run)
+    e = None if step is None else await api.store.turns.exchange(agent, step.exchange)
+    if run is None or e is None:
+        return None
+    shown = await Exchanges(api.store, agent, Showing()).of_run(run, [e], with_input=False)
+    return next((each for each in shown if each["message_type"] == "approval_request_message"), None)

@@ -20,7 +20,8 @@ from gateway.errors import UnknownId
 from gateway.run.agents.mcp_servers import McpRegistry
 from gateway.run.agents.tools import ToolView
 from gateway.run.tools.toolbox import ForeignCall
-from gateway.web.letta.api import AgentsApi, given_or_none, show_tool
+from gateway.web.letta.api import AgentsApi, given_or_none
+from gateway.web.letta.resources.tools import show_tool
 from gateway.web.letta.routes import AgentsRoute, Asked
 from storage.listing import Page
 

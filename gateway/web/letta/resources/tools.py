@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, ToolDefinition
+from gateway.core.memory.builtin import definition_of
 from gateway.dialects.letta.body import given
 from gateway.dialects.letta.error import Fault, Unprocessable
 from gateway.dialects.letta.query import ApprovalQuery, PageQuery, ToolsQuery
@@ -19,7 +20,9 @@ from gateway.dialects.letta.resources.tool import (
     ToolSource,
     TriedTool,
     UpdateTool,
+    built_in_json,
     execution_json,
+    tool_json,
     tool_of,
     tried_json,
     upserted,
@@ -30,7 +33,7 @@ from gateway.run.agents.tools import ToolView
 from gateway.run.tools.signature import function_name, schema_of
 from gateway.run.tools.toolbox import ForeignCall
 from gateway.run.tools.written_blocks import write_blocks
-from gateway.web.letta.api import AgentsApi, given_or_none, show_tool, uid_or_none
+from gateway.web.letta.api import AgentsApi, given_or_none, uid_or_none
 from gateway.web.letta.paging import OLDEST_FIRST, cut
 from gateway.web.letta.routes import AgentsRoute, Asked, uid_in
 from storage.errors import NotFound
@@ -287,3 +290,11 @@ def _edited(update: ToolSource, before: ToolDefinition) -> tuple[str | None, Too
             param="json_schema.name",
         )
     return name, made
+
+
+def show_tool(tool: ToolView) -> dict[str, Any]:
+    """Returns a tool as it is shown."""
+    if tool.definition is not None:
+        return tool_json(tool.definition)
+    offered = definition_of(tool.name)
+    return built_in_json(tool.uid, {"name": tool.name} if offered is None else offered["function"])
