@@ -6,6 +6,8 @@ from gateway.core.definition import AgentDefinition
 from gateway.core.memory.kinds import VOICE_KIND
 from storage.records import Block
 
+SLEEP = "sleep"  # the kind of the job that performs the runs of a memory's sleeptime agents
+
 # A block of its own, in which it keeps how it works.
 PERSONA = Block(
     0,

@@ -25,11 +25,11 @@ from gateway.core.memory.kinds import (
     built_in_uid,
     kind_of,
 )
+from gateway.core.memory.sleeper import SLEEP
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.tool_rule import read_rules
 from gateway.core.turn.rules import in_words
 from gateway.errors import BadRequest, Conflict, UnknownModel
-from gateway.run.agents.run import SLEEP
 from gateway.run.agents.sleepers import SleeperRegistry, sleeptime_of
 from gateway.run.agents.tools import (
     ResolvedAgent,

@@ -14,6 +14,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import WireMessage, is_system, text_of
 from gateway.core.conversation.private import PRIVATE, as_system
 from gateway.core.ids import new_uid
+from gateway.core.memory.sleeper import SLEEP
 from gateway.core.request.chat import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.calls import CallDecision
@@ -24,8 +25,6 @@ from storage.commands import ReadSpan, RunAccept
 from storage.records import DEFAULT, READING, Agent, Counts, Exchange, Run, RunState, Scope, Summary
 
 MAX_STEPS = 50
-# The kind of the job that performs the runs of a memory's sleeptime agents.
-SLEEP = "sleep"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from typing import Any
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
 from gateway.core.memory.kinds import BUILT_IN, KINDS, VOICE_KIND, base_rules
-from gateway.core.memory.sleeper import PERSONA, sleeper_of
-from gateway.run.agents.run import SLEEP
+from gateway.core.memory.sleeper import PERSONA, SLEEP, sleeper_of
 from gateway.run.latest import on_latest
 from storage.listing import AgentDraft, AgentEntry
 from storage.records import API_PROFILE, DefinitionKind, Scope

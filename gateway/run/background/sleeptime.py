@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 import orjson
 
 from gateway.core.definition import SLEEP_EVERY, Sleeptime
+from gateway.core.memory.sleeper import SLEEP
 from gateway.core.memory.transcript import clean, transcript
 from gateway.core.turn.client import MakesUnseen
 from gateway.core.turn.guide import StopReason
 from gateway.errors import GatewayError
 from gateway.run.agents.begin import MessageGone
 from gateway.run.agents.registry import Registry
-from gateway.run.agents.run import SLEEP, AcceptedRun, RunRequest, reading_of
+from gateway.run.agents.run import AcceptedRun, RunRequest, reading_of
 from gateway.run.agents.runs import AgentRuns
 from gateway.run.agents.steps import UNSAID, UPSTREAM_FAULTS
 from gateway.run.agents.tools import ResolvedAgent
