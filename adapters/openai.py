@@ -20,6 +20,7 @@ from adapters.wire.headers import as_sent, end_to_end
 
 _OURS: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
 _CREDENTIALS: Final = frozenset(("authorization", "x-api-key", "api-key"))
+_OF_RESPONSES: Final = ("/responses", "/conversations")
 _ACCOUNT: Final = frozenset(("openai-organization", "openai-project"))
 
 
@@ -105,8 +106,8 @@ class OpenAICompatible:
         return _with_index(sending) if self.capabilities.omits_call_index else sending
 
     def has_endpoint(self, path: str) -> bool:
-        """Returns True: the upstream knows which paths it serves, unless it is said to lack one."""
-        return self.capabilities.responses or not path.startswith("/responses")
+        """Returns True: the upstream knows which paths it serves, but for those of responses that it does not store."""
+        return self.capabilities.responses == "stored" or not path.startswith(_OF_RESPONSES)
 
     async def aclose(self) -> None:
         await self._transport.aclose()

@@ -75,9 +75,11 @@ class ProviderSpec:
 PROVIDERS: Final[dict[str, ProviderSpec]] = {
     row.name: row
     for row in (
-        ProviderSpec("openai", "https://api.openai.com/v1", _OPENAI),
+        ProviderSpec("openai", "https://api.openai.com/v1", replace(_OPENAI, responses="stored")),
         ProviderSpec("anthropic", "https://api.anthropic.com/v1", _ANTHROPIC, "anthropic"),
-        ProviderSpec("azure", None, _OPENAI),  # https://<resource>.openai.azure.com/openai/v1
+        ProviderSpec(
+            "azure", None, replace(_OPENAI, responses="stored")
+        ),  # https://<resource>.openai.azure.com/openai/v1
         ProviderSpec("openrouter", "https://openrouter.ai/api/v1", replace(_OPENAI, metadata=True)),
         ProviderSpec("groq", "https://api.groq.com/openai/v1", _NEWER),
         ProviderSpec("together", "https://api.together.xyz/v1", _COUNTS),
@@ -88,7 +90,7 @@ PROVIDERS: Final[dict[str, ProviderSpec]] = {
             "https://generativelanguage.googleapis.com/v1beta/openai",
             replace(_NEWER, omits_call_index=True, signs_calls=True),
         ),
-        ProviderSpec("xai", "https://api.x.ai/v1", _NEWER),
+        ProviderSpec("xai", "https://api.x.ai/v1", replace(_NEWER, responses="stored")),
         ProviderSpec("fireworks", "https://api.fireworks.ai/inference/v1", _COUNTS),
         ProviderSpec("vllm", "http://127.0.0.1:8000/v1", _NO_DEVELOPER, is_server=True),
         ProviderSpec("ollama", "http://127.0.0.1:11434/v1", _NO_DEVELOPER, is_server=True),

@@ -39,7 +39,7 @@ def make_provider(
     is_translated = row is not None and row.dialect == "anthropic"
     capabilities = UNKNOWN
     if row is not None and (
-        address == row.base_url or row.base_url is None or row.is_server or is_translated
+        address.rstrip("/") == row.base_url or row.base_url is None or row.is_server or is_translated
     ):
         capabilities = row.capabilities
     speak = Anthropic if is_translated else OpenAICompatible

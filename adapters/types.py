@@ -10,12 +10,14 @@ import math
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 _PLAIN = ("text/plain", "application/octet-stream")  # what frameworks call bytes whose type nobody has named
 
 Header = tuple[str, str]
 Json = dict[str, Any]  # an object as orjson returns it
+# Whether an upstream has `/responses`: with all that belongs to it, without what is stored, or not at all.
+ResponsesEndpoint = Literal["stored", "stateless", False]
 BYTES_PER_TOKEN = 4  # an estimate, where an upstream does not say what it counted
 # Chosen: above what any call costs; sums of millions of calls fit into the numbers of a database.
 _MOST_TOKENS = 1 << 40
@@ -75,8 +77,10 @@ class Capabilities:
     max_completion_tokens: it takes this field, by which our own calls are limited; else the older `max_tokens`.
     developer_role: False where it is known to have no such role, so that `system` stands in; None where not known.
     metadata: it takes `metadata` without `store`; for others the field is held back then.
-    stream_usage: it takes `stream_options.include_usage`, which we add where hidden rounds share a client's limit.
-    responses: it has `/responses`; without, the gateway answers these requests by way of chat completions.
+    stream_usage: it takes `stream_options.include_usage`, which we add where hidden rounds share a client's limit, and
+    where a client always gets the usage. None: not known, so it is asked for in the latter case alone.
+    responses: "stored": it has `/responses` and keeps them, so that requests go there as they are; "stateless": it
+    stores nothing of them; False: it has none. The gateway answers the latter two by way of chat completions.
     omits_call_index: pieces of tool calls in its streams have no `index`, so we add one.
     any_call_id: it takes tool calls under ids of any form; False: only under such as it makes itself. signs_calls: it
     takes none but such as bear its signature, or say that they have none.
@@ -92,8 +96,8 @@ class Capabilities:
     max_completion_tokens: bool = False
     developer_role: bool | None = None
     metadata: bool = False
-    stream_usage: bool = False
-    responses: bool = True
+    stream_usage: bool | None = None
+    responses: ResponsesEndpoint = False
     omits_call_index: bool = False
     any_call_id: bool = True
     signs_calls: bool = False

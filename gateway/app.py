@@ -47,7 +47,7 @@ from gateway.web.health import Readiness, health_routes
 from gateway.web.letta.all import agents_routes, error_forms
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
-from gateway.web.responses import RESPONSES_PATH, ResponsesPath
+from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes
 from gateway.web.sockets.responses import OpensSocket, ResponsesSockets
 from storage.errors import Unavailable
 from storage.sql.store import Store
@@ -161,6 +161,13 @@ class Gateway:
             *model_routes(self.models, self.agent_services.chat.names),
             Route(RESPONSES_PATH, responses, methods=["POST"]),
             Route(RESPONSES_PATH, OpensSocket(), methods=["GET"]),
+            *stored_routes(
+                forwarding,
+                bodies,
+                max_upload_bytes,
+                limits,
+                [spec.system for spec in self.chat.directory.specs],
+            ),
             *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
             *health_routes(self.readiness, self.metrics),
         ]
@@ -210,6 +217,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Starts what works beside the requests, until `stop`."""
+        self._log_ways()
         self._tasks.append(asyncio.create_task(self.models.run()))
         self.store.database.start()
         leases = self.chat.keeper.leases
@@ -227,6 +235,17 @@ class Gateway:
             "Stopping%s: waiting up to %d s for %d requests.",
             f" after {signal_name}" if signal_name else "", self.settings.server.shutdown_s, self._edge.active,
         )  # fmt: skip
+
+    def _log_ways(self) -> None:
+        """Says which way requests for responses go with each upstream."""
+        for each in self.settings.upstreams:
+            if each.name not in self.providers:
+                continue
+            is_native = self.providers[each.name].has_endpoint("/responses")
+            way = (
+                "are passed on, and stored there" if is_native else "are answered by way of chat completions"
+            )
+            _log.info("upstream %s: requests for responses %s", each.name, way)
 
     async def stop(self) -> None:
         """Stops requests, background work, store and upstreams, in this order: each needs those after it."""

@@ -102,7 +102,7 @@ def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Pr
             base_url=upstream.base_url,
             key=key,
             headers=tuple(upstream.headers.items()),
-            known={str(name): takes for name, takes in upstream.takes.items()},
+            known=upstream.capabilities,
             transport=HttpTransport(timeouts, upstream.proxy),
         )
     except ValueError as error:

@@ -35,12 +35,15 @@ QUIET = Limits(models_refresh_s=0.0, commit_wait_s=PATIENCE_S, step_wait_s=PATIE
 
 
 def settings_for(upstream: Any, *, server: Mapping[str, Any] | None = None, **parts: Any) -> Settings:
-    """Settings with one upstream (anything with a `base_url`). server: values of [server]; parts: of Settings."""
+    """Settings with one upstream (anything with a `base_url`), which stores responses, as the strict one does.
+
+    server: values of [server]; parts: of Settings.
+    """
     return Settings(
         **{
             "server": ServerSettings(**{"port": 0, **(server or {})}),
             "memory": MemorySettings(recall_deadline_ms=50_000),
-            "upstreams": (UpstreamSettings("up", base_url=upstream.base_url),),
+            "upstreams": (UpstreamSettings("up", base_url=upstream.base_url, takes={"responses": "stored"}),),
             **parts,
         }
     )

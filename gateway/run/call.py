@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from adapters.types import Capabilities, ModelRequest
 from gateway.core.agent import AgentSpec
@@ -12,7 +12,7 @@ from gateway.core.request.envelope import asks_to_think, consumed, developer_pla
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client import MakesView
 from gateway.core.upstream.policy import Target
-from gateway.run.memory.fit import fit
+from gateway.run.memory.fit import counted_usage, fit
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.turns import turn_of
@@ -87,6 +87,7 @@ class ChatCall:
         said["x-mnemogate-adapted"] = "developer_role" if form.as_system else None
         if prompt is not None:
             said["x-mnemogate-evicted-tokens"] = str(prompt.window.evicted_tokens)
+            self.receipt.count_tokens = partial(counted_usage, prompt)
         if known is not None and prompt is not None:
             if not self.view.speaks_chat:
                 self.receipt.turn = turn_of(known)
@@ -125,7 +126,7 @@ def _form(
     consumed: tuple[str, ...],
     spent: tuple[str, ...],
     as_system: tuple[int, ...],
-    takes_usage: bool,
+    takes_usage: bool | None,
     can_force: bool,
     refused: frozenset[str],
 ) -> EndpointForm:

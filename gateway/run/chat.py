@@ -242,7 +242,9 @@ class Chat:
                     if begun is None:
                         receipt.said["x-mnemogate-memory"] = call.memory
                         make = partial(native_request, call, native)
-                        await relay(attempts, make, sink, receipt, self._limits.beat_s)
+                        await relay(
+                            attempts, make, sink, receipt, self._limits.beat_s, change=native.change()
+                        )
                     else:
                         remembered, prompt = begun
                         call.describe(prompt.form, prompt, remembered.known)

@@ -34,7 +34,7 @@ from gateway.run.pending import Pending
 from gateway.run.sink import ClientGone
 from gateway.run.turn import TurnLimits, TurnMemory, ended
 from gateway.run.upstream.failover import Attempts, Endpoint
-from gateway.run.upstream.relay import relay
+from gateway.run.upstream.relay import ReplyChange, relay
 from storage.errors import StoreError
 from storage.records import Scope
 
@@ -88,6 +88,9 @@ class NativeRequest(Protocol):
         """
 
     def reader(self) -> NativeReader: ...
+
+    def change(self) -> ReplyChange:
+        """Returns what takes from its reply what memory has put into the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +256,10 @@ class NativeRun:
         make = partial(native_request, call, self.native, prompt=self.prompt)
         self.pending.began(self._scope)
         try:
-            await relay(self.attempts, make, call.sink, call.receipt, self.limits.beat_s, reader=self)
+            change = self.native.change()
+            await relay(
+                self.attempts, make, call.sink, call.receipt, self.limits.beat_s, reader=self, change=change
+            )
             self._break_off(End.FAILED)  # unless its end has come
         except (ClientGone, asyncio.CancelledError):
             self._break_off(End.CANCELLED)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
-from adapters.types import Header
+from adapters.types import Header, Json
 
 
 class Receipt:
     """The account that a reply gives of its making. added_ms: our part of the time up to its head.
 
     said: the headers by name; one that is None is not sent. turn: by which a client may name it; None: by nothing.
+    count_tokens: returns the usage of a reply with a text, counted here; None: its prompt is not known.
     """
 
-    __slots__ = ("_came", "_sent", "added_ms", "begun", "said", "turn")
+    __slots__ = ("_came", "_sent", "added_ms", "begun", "count_tokens", "said", "turn")
 
     def __init__(self, begun: float) -> None:
         """Begins the account. begun: when the request arrived, by time.perf_counter()."""
@@ -21,6 +23,7 @@ class Receipt:
         self.added_ms = 0.0
         self.said: dict[str, str | None] = {}
         self.turn: str | None = None
+        self.count_tokens: Callable[[str], Json] | None = None
         self._sent = self._came = 0.0
 
     def upstream_called(self) -> None:

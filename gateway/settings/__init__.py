@@ -21,6 +21,8 @@ History = Literal["full", "client", "append"]
 Capability = Literal[
     "any_call_id", "developer_role", "max_completion_tokens", "metadata", "responses", "stream_usage"
 ]
+# For `responses`, where true is "stored".
+ResponsesWay = Literal["stored", "stateless"]
 # "openai" is any upstream that speaks OpenAI's dialect, and "scripted" is the built-in model. The others are rows of
 # adapters/providers.py, with which a test compares them.
 Kind = Literal[
@@ -245,7 +247,7 @@ class UpstreamSettings:
     idle_timeout_s: float = ranged(300.0, 0.1)
     total_timeout_s: float | None = ranged(None, 0.1)
     retries: int = ranged(0, 0, 10)
-    takes: dict[Capability, bool] = field(default_factory=dict)
+    takes: dict[Capability, bool | ResponsesWay] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     models: tuple[str, ...] = ()
     context_window: int | None = ranged(None, 1)
@@ -258,6 +260,13 @@ class UpstreamSettings:
         if self.api_key is None:
             return ()
         return (self.api_key,) if isinstance(self.api_key, str) else self.api_key
+
+    @property
+    def capabilities(self) -> dict[str, bool | str]:
+        """Returns what the settings say of its capabilities, by the names that adapters have for them."""
+        responses = self.takes.get("responses")
+        said: dict[str, bool | str] = {str(name): value for name, value in self.takes.items()}
+        return {**said, "responses": "stored"} if responses is True else said
 
     @property
     def has_key(self) -> bool:

@@ -149,6 +149,9 @@ def _check_key(key: str) -> Iterator[str]:
 def _check_upstream(upstream: UpstreamSettings) -> Iterator[str]:
     where = f"upstreams {upstream.name!r}"
     yield from _unique(f"{where}: api_key", upstream.keys, is_secret=True)
+    for capability, value in upstream.takes.items():
+        if capability != "responses" and not isinstance(value, bool):
+            yield f"{where}.takes.{capability}: expected true or false, saw {value!r}"
     if "#" in upstream.name:
         yield f"{where}: '#' is for the numbers of its keys"
     sent = (*upstream.keys, *upstream.headers, *upstream.headers.values())

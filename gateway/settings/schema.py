@@ -228,10 +228,16 @@ def _seen(value: Any) -> str:
 
 
 def _option_for(value: Any, kind: Any) -> Any:
-    """Returns the member of a union that a value is meant for: the list or the table if it is one, else the first."""
+    """Returns the member of a union that a value is meant for: the list, the table or the words if it is such.
+
+    Of anything else it is the first.
+    """
     if get_origin(kind) not in (Union, types.UnionType):
         return kind
     options = [each for each in get_args(kind) if each is not type(None)]
+    words = [each for each in options if get_origin(each) is Literal]
+    if words and isinstance(value, str):
+        return words[0]
     lists = [each for each in options if get_origin(each) is tuple]
     if lists and isinstance(value, list):
         return lists[0]

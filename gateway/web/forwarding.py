@@ -20,6 +20,7 @@ from gateway.errors import BadRequest, UnknownPath
 from gateway.limits import Limits
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.forward import Forwarding, Outgoing
+from gateway.run.upstream.relay import ReplyChange
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
 from gateway.web.form import FieldSearch, boundary_of
@@ -45,7 +46,6 @@ FORWARDED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/v1/uploads/{rest:path}": (_ANY, "uploads"),
     "/v1/batches": (("GET", "POST"), "batches"),
     "/v1/batches/{rest:path}": (_ANY, "batches"),
-    "/v1/responses/{rest:path}": (_ANY, "responses"),
     # What a response names by id: stores that it searches, containers that its code runs in.
     "/v1/vector_stores": (("GET", "POST"), "vector_stores"),
     "/v1/vector_stores/{rest:path}": (_ANY, "vector_stores"),
@@ -53,9 +53,6 @@ FORWARDED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/v1/containers/{rest:path}": (_ANY, "containers"),
     "/v1/fine_tuning/jobs": (("GET", "POST"), "fine_tuning"),
     "/v1/fine_tuning/jobs/{rest:path}": (_ANY, "fine_tuning"),
-    # Those that the agents API does not have: its own have other ids, or a query that names an agent.
-    "/v1/conversations": (("POST",), "conversations"),
-    "/v1/conversations/{rest:path}": (_ANY, "conversations"),
 }
 # A segment is a name or an id. Anything else, above all `..` and escapes, might mean another place to an upstream, and
 # the upstream is called with the operator's own key.
@@ -118,6 +115,10 @@ class ForwardedPath:
             trace.model, trace.stream = asked.model, asked.stream
             await self.answer(head, asked, scope, receive, send)
 
+    def change(self, outgoing: Outgoing) -> ReplyChange | None:
+        """Returns the change of the reply to a request; None: it passes as it comes."""
+        return None
+
     def _reads(self, head: ForwardedHead) -> bool:
         """Returns whether a body is read. A compressed one is opaque here, and goes on as it comes."""
         return head.is_json
@@ -165,7 +166,7 @@ class ForwardedPath:
         connection = scope["state"].get("connection")
         try:
             with ClientReply(receive, send, self.limits.send_timeout_s, connection) as reply:
-                await self.forwarding.answer(route, outgoing, reply, receipt)
+                await self.forwarding.answer(route, outgoing, reply, receipt, self.change(outgoing))
         finally:
             trace.added_ms = receipt.added_ms
 

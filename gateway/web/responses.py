@@ -1,23 +1,33 @@
-"""POST /v1/responses: passed on with memory where the model's upstream has such an endpoint, else a chat completion.
+"""POST /v1/responses: passed on with memory where the model's upstream stores responses, else a chat completion.
 
 Agents answer it too. Of a request that becomes a chat completion the gateway keeps the history of the conversation that
-it names; else the upstream does.
+it names; else the upstream does. An id says where its response is: what an upstream has stored is asked of it, without
+what memory has put into it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from adapters.types import Json
 from gateway.core.request.headers import RawHeaders
+from gateway.dialects.responses.ids import goes_on_from_here, is_here
+from gateway.dialects.responses.instructions import cut_from_stored
 from gateway.dialects.responses.native import NativeResponse, read_native
 from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.render import MakesResponses
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, UnknownId
+from gateway.limits import Limits
 from gateway.run.receipt import Receipt
+from gateway.run.upstream.forward import OF_RESPONSES, Forwarding, Outgoing
+from gateway.run.upstream.relay import ReplyChange
+from gateway.web.body import BodyReader
 from gateway.web.chat import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedPath
 from gateway.web.middleware import trace_of
@@ -52,11 +62,12 @@ class ResponsesPath(ForwardedPath):
         request.chat.query = scope["query_string"].decode("latin-1")
         receipt = Receipt(trace.begun)
         headers = _headers(scope["headers"], request.conversation)
-        view = MakesResponses(request.echo, partial(_turn, receipt))
+        view = MakesResponses(request.echo, partial(_turn, receipt), partial(_usage, receipt))
         await self.chats.answer(request.chat, headers, view, receipt, scope, receive, send)
 
     def _is_by_chat(self, head: ForwardedHead, asked: NamedRequest, scope: Scope) -> bool:
-        if self.forwarding.is_by_chat(head.path, asked.model, head.named):
+        goes_on_here = not head.is_encoded and goes_on_from_here(bytes(asked.raw))
+        if self.forwarding.is_by_chat(head.path, asked.model, head.named, goes_on_here=goes_on_here):
             return True
         headers, caller = scope["headers"], trace_of(scope).caller
         is_named = asked.model is not None and any(name == _AGENT for name, _ in headers)
@@ -85,11 +96,58 @@ class ResponsesPath(ForwardedPath):
         return not head.is_encoded or self.forwarding.answers_by_chat(head.path)
 
 
+# What an upstream has stored: path -> its methods, and the name under which it is counted. Of conversations those that
+# the agents API does not have: its own have other ids, or a query that names an agent.
+_STORED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+    "/v1/responses/{rest:path}": (("GET", "POST", "DELETE"), "responses"),
+    "/v1/conversations": (("POST",), "conversations"),
+    "/v1/conversations/{rest:path}": (("GET", "POST", "DELETE"), "conversations"),
+}
+
+
+@dataclass(eq=False)
+class StoredPath(ForwardedPath):
+    """The route of a path below which responses, or their conversations, are stored. prompts: those of the profiles."""
+
+    prompts: Sequence[str]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        id = scope["path"].split("/")[3:4]
+        if id and is_here(id[0]):
+            trace = trace_of(scope)
+            trace.route, trace.memory = self.name, "off"
+            raise UnknownId(f"{id[0]!r} cannot be asked for by its id.{OF_RESPONSES}")
+        await super().__call__(scope, receive, send)
+
+    def change(self, outgoing: Outgoing) -> ReplyChange | None:
+        is_response = outgoing.path.startswith("/responses/") and outgoing.method in ("GET", "POST")
+        return cut_from_stored(self.prompts) if is_response else None
+
+
+def stored_routes(
+    forwarding: Forwarding, bodies: BodyReader, max_upload_bytes: int, limits: Limits, prompts: Sequence[str]
+) -> list[Route]:
+    """Returns the routes of all that upstreams store of responses. The parameters are those of `StoredPath`."""
+    return [
+        Route(
+            path,
+            StoredPath(name, forwarding, bodies, max_upload_bytes, limits, prompts),
+            methods=list(methods),
+        )
+        for path, (methods, name) in _STORED.items()
+    ]
+
+
 def _turn(receipt: Receipt) -> tuple[str, str] | None:
     """Returns the names of conversation and turn under which a reply is kept; None: it is not."""
     conversation, turn = receipt.said.get("x-mnemogate-conversation"), receipt.turn
     is_kept = receipt.said.get("x-mnemogate-memory") == "on"
     return (conversation, turn) if is_kept and conversation is not None and turn is not None else None
+
+
+def _usage(receipt: Receipt, text: str) -> Json | None:
+    """Returns the usage of a reply with a text, where the upstream reports none; None: its prompt is not known."""
+    return None if receipt.count_tokens is None else receipt.count_tokens(text)
 
 
 def _headers(headers: RawHeaders, conversation: str | None) -> RawHeaders:

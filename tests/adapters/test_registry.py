@@ -117,3 +117,28 @@ def test_the_settings_kind_decides_what_is_spoken() -> None:
     assert not isinstance(providers["anthropic"], Anthropic)
     assert providers["quick"].capabilities == PROVIDERS["groq"].capabilities
     assert providers["mistral"].capabilities == PROVIDERS["mistral"].capabilities != UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("kind", "address", "responses"),
+    [
+        ("openai", None, "stored"),
+        ("openai", "https://api.openai.com/v1/", "stored"),
+        ("openai", "https://proxy.example/v1", False),
+        ("azure", "https://one.openai.azure.com/openai/v1", "stored"),
+        ("xai", None, "stored"),
+        ("xai", "https://proxy.example/v1", False),
+        ("openrouter", None, False),
+        ("groq", None, False),
+        ("ollama", None, False),
+        ("vllm", "http://10.0.0.1:8000/v1", False),
+        ("anthropic", None, False),
+    ],
+)
+def test_who_stores_responses_is_known_of_three_at_their_own_addresses(
+    kind: str, address: str | None, responses: object
+) -> None:
+    provider = make_provider(kind, base_url=address)
+    assert provider.capabilities.responses == responses
+    for path in ("/responses", "/responses/resp_1", "/conversations"):
+        assert provider.has_endpoint(path) == (responses == "stored")

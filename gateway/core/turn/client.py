@@ -167,8 +167,8 @@ class ClientView:
         """
         return b""
 
-    def refused(self, status: int, body: bytes) -> bytes:
-        """Returns the body of an upstream's error that is still a status."""
+    def refused(self, status: int, body: bytes) -> bytes | None:
+        """Returns the body of an upstream's error that is still a status; None: the client could not read it."""
         return body
 
 

@@ -58,7 +58,7 @@ from gateway.core.turn.round import (
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut, ToolCall, join_messages
 from gateway.core.turn.upstream_error import error_of, is_for_good
-from gateway.errors import Conflict, GatewayError
+from gateway.errors import Conflict, GatewayError, UpstreamBroke
 
 # After these the last call may lack its end, so calls of ours are dropped instead of run.
 CUT = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.BAD_REPLY}
@@ -189,14 +189,21 @@ class Turn:
             reason = StopReason.BAD_REPLY
         else:
             reason = StopReason.NO_CREDITS if reply.status == 402 else StopReason.UPSTREAM_ERROR
-        is_refused, error = self._is_refused(body), error_of(reply.status, body)
-        words = str(error["message"])
+        is_refused, told = self._is_refused(body), error_of(reply.status, body)
+        words = str(told["message"])
         # A success is no status that tells an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.spec.shows_steps and reply.is_success):
             self._view.stop(reason, {})
-            self._view.upstream_error(error, None)
+            self._view.upstream_error(told, None)
             return [*self._flush(), *self._break_off(End.FAILED, reason, words, is_refused=is_refused)]
         shown, headers = self._view.refused(reply.status, body), reply.headers
+        if shown is None:
+            what = (
+                "a chat completion" if reply.is_success else f"the JSON of an error (status {reply.status})"
+            )
+            error = UpstreamBroke(f"The upstream's answer is not {what}.")
+            over = self._break_off(End.FAILED, reason, error.message, is_refused=is_refused)
+            return [commands.Refuse(error), *over]
         if shown != body:  # in a dialect's own form, whatever form it came in
             headers = (
                 *(each for each in headers if each[0] != "content-type"),

@@ -2,20 +2,51 @@
 
     resp_<conversation><turn>        msg_<conversation><turn>_<place>
 
-Where nothing is kept of a turn, they are random and name nothing.
+Where nothing is kept of a turn, they are random and name nothing. Ids of any other form are an upstream's.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any
 from uuid import uuid4
 
+import msgspec
+
 _NAMED = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{24})(?:_[0-9]+)?")
+_HERE = re.compile(r"resp_[0-9a-f]{56}|conv_[0-9a-f]{32}")
+
+
+class _Named(msgspec.Struct):
+    previous_response_id: Any = None
+    conversation: Any = None
+
+
+_decoder = msgspec.json.Decoder(_Named)
 
 
 def make_tag(turn: tuple[str, str] | None) -> str:
     """Returns the part that is the same in all ids of a response. turn: names of its conversation and turn."""
     return uuid4().hex if turn is None else "".join(turn)
+
+
+def is_here(id: object) -> bool:
+    """Returns whether an id is of a response or a conversation that the gateway itself made."""
+    return isinstance(id, str) and _HERE.fullmatch(id) is not None
+
+
+def goes_on_from_here(body: bytes) -> bool:
+    """Returns whether a request goes on from a response or a conversation that the gateway itself made."""
+    if b"resp_" not in body and b"conv_" not in body:
+        return False
+    try:
+        named = _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False  # which is an error wherever it is read
+    conversation = named.conversation
+    return is_here(named.previous_response_id) or is_here(
+        conversation.get("id") if isinstance(conversation, dict) else conversation
+    )
 
 
 def turn_of(id: str) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from gateway.core.turn.stream import join_messages
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import check_depth, optional, read_object
 from gateway.dialects.responses.input import read_items
+from gateway.dialects.responses.instructions import ClientInstructions, in_place_of
 from gateway.dialects.responses.parse import conversation_of, told_text
 from gateway.errors import BadRequest, BodyTooLarge
 from storage.value import changed, frozen
@@ -116,6 +117,9 @@ class NativeResponse:
 
     def reader(self) -> ResponseReader:
         return ResponseReader()
+
+    def change(self) -> ClientInstructions:
+        return in_place_of(self.json.get("instructions"))
 
 
 def read_native(body: bytes, path: str, max_messages: int) -> NativeResponse | None:

@@ -44,6 +44,10 @@ class Item:
         """Returns the item as the response has it. status: in_progress, completed or incomplete."""
         raise NotImplementedError
 
+    def generated(self) -> str:
+        """Returns all that the model wrote of it, for a count of its tokens."""
+        raise NotImplementedError
+
     def tell(self, kind: str, **fields: Any) -> None:
         """Tells an event of this item. kind: its type behind `response.`."""
         self._emit(f"response.{kind}", item_id=self.id, output_index=self.index, **fields)
@@ -92,6 +96,9 @@ class MessageItem(Item):
     def json(self, status: str) -> Json:
         content = [part.json() for part in self._parts]
         return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
+
+    def generated(self) -> str:
+        return "".join([part.text for part in self._parts])
 
     def add(self, text: str, logprobs: list[Any]) -> None:
         part = self._part("output_text")
@@ -156,6 +163,9 @@ class ThoughtsItem(Item):
             item["encrypted_content"] = SEALED + orjson.dumps(sealed).decode()
         return item
 
+    def generated(self) -> str:
+        return "".join(self._pieces)
+
     def add(self, delta: Json) -> None:
         self._sealed.add({key: delta[key] for key in THOUGHTS if delta.get(key)})
         text = delta.get("reasoning_content") or delta.get("reasoning")
@@ -194,6 +204,11 @@ class CallItem(Item):
             for piece in filter(None, arguments[self._told :]):
                 self.tell("function_call_arguments.delta", delta=piece)
             self._told = len(arguments)
+
+    def generated(self) -> str:
+        return (
+            self._call.name + self._call.text if self._is_function else str(self.json("completed")["input"])
+        )
 
     def json(self, status: str) -> Json:
         call, is_empty = self._call, status == "in_progress"

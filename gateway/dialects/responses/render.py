@@ -45,19 +45,25 @@ _CHAT_NAME = re.compile(rb"\b(?:%b)\b" % b"|".join(_NAMES))
 T = TypeVar("T", bound=Item)
 
 
+def no_usage(text: str) -> Json | None:
+    return None
+
+
 @frozen
 class MakesResponses:
     """The dialect, for one request. echo: the fields of the response that are the request's.
 
     turn: tells the names of conversation and turn, once the upstream has been asked; None: nothing is kept of it.
+    count: returns the usage of a reply with a text, where the upstream reports none, in the form of a chat completion.
     """
 
     speaks_chat: ClassVar[bool] = False
     echo: Json
     turn: Callable[[], tuple[str, str] | None]
+    count: Callable[[str], Json | None] = no_usage
 
     def __call__(self, spec: TurnSpec) -> ResponsesView:
-        return ResponsesView(self.echo, self.turn, waits=bool(spec.ours))
+        return ResponsesView(self.echo, self.turn, self.count, waits=bool(spec.ours))
 
 
 class ResponsesView(ClientView):
@@ -67,9 +73,17 @@ class ResponsesView(ClientView):
     the upstream's error in the round after it is then still a status.
     """
 
-    def __init__(self, echo: Json, turn: Callable[[], tuple[str, str] | None], *, waits: bool) -> None:
+    def __init__(
+        self,
+        echo: Json,
+        turn: Callable[[], tuple[str, str] | None],
+        count: Callable[[str], Json | None],
+        *,
+        waits: bool,
+    ) -> None:
         self._echo = echo
         self._turn = turn
+        self._count = count
         self._waits = waits
         self._held = 0  # bytes of comments that wait
         self._tag = ""  # of all ids, once something is told
@@ -145,7 +159,9 @@ class ResponsesView(ClientView):
         self._finish, self._usage = outcome.finish_reason, outcome.usage
         return orjson.dumps(self._end_items())
 
-    def refused(self, status: int, body: bytes) -> bytes:
+    def refused(self, status: int, body: bytes) -> bytes | None:
+        if status < 300 or not _is_object(body):
+            return None
         return _CHAT_NAME.sub(lambda found: _NAMES[found[0]], body)
 
     # What comes in
@@ -240,6 +256,8 @@ class ResponsesView(ClientView):
         last = self._items[-1] if self._items else None
         for call in self._calls:
             call.end(status if call is last else "completed")
+        if self._usage is None:
+            self._usage = self._count("".join([item.generated() for item in self._items]))
         return self._response(status, reason)
 
     def _break_off(self, message: str, code: str | None, kind: str, param: Any) -> None:
@@ -272,6 +290,13 @@ class ResponsesView(ClientView):
     def _emit(self, kind: str, **fields: Any) -> None:
         self._out.append(frame(kind, {**fields, "sequence_number": self._told}))
         self._told += 1
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(body), dict)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _logprobs(choice: Json) -> list[Any]:

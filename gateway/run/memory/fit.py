@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, media_of
 from gateway.core.prompt.compose import prefixed
 from gateway.core.prompt.note import estimate_tokens
@@ -153,6 +154,40 @@ async def request_tokens(model: str, body: Mapping[str, Any]) -> int:
     tools = body.get("tools")
     return sum(message_tokens(m, count) for m in body["messages"]) + (
         count(dump(tools).decode()) if tools else 0
+    )
+
+
+def counted_usage(prompt: Prompt, text: str) -> Json:
+    """Returns the usage of a reply with this text, where the upstream reports none: what its tokens are by our count.
+
+    It is exact for OpenAI's models once their tokenizer is loaded, and an estimate otherwise: nothing waits for it.
+    """
+    tokenizer = tokenizer_for(prompt.target.model)
+    count = tokenizer.count if tokenizer.is_loaded else estimate_tokens
+    input_tokens = prompt.window.tokens or _prompt_tokens(prompt, count)
+    output_tokens = count(text)
+    return {
+        "prompt_tokens": input_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": input_tokens + output_tokens,
+    }
+
+
+def _prompt_tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
+    request, window, composition = prompt.request, prompt.window, prompt.composition
+    hidden = prompt.hidden
+    sent = [
+        prefixed(message, composition.notes.get(i, ""))
+        for i, message in enumerate(request.messages)
+        if i not in window.dropped and i not in hidden
+    ]
+    sent += [each.message for each in window.fill(composition)]
+    sent += chain.from_iterable(hidden.values())
+    tools = [*(request.json.get("tools") or ()), *prompt.tools]
+    return (
+        sum(message_tokens(message, count) for message in sent)
+        + sum(count(text) for text in (prompt.system, window.summary))
+        + sum(count(dump(tool).decode()) for tool in tools)
     )
 
 

@@ -29,14 +29,14 @@ class EndpointForm:
 
     consumed: fields of the client's that are not for an upstream; spent: those that its translation reads.
     as_system: indices of messages whose role the upstream calls `system`. takes_usage: it counts a stream's tokens when
-    it is asked to. can_force: the model can be made to call a tool. refused: settings of an agent that the model does
-    not take.
+    it is asked to; None: not known. can_force: the model can be made to call a tool. refused: settings of an agent that
+    the model does not take.
     """
 
     consumed: tuple[str, ...] = ()
     spent: tuple[str, ...] = ()
     as_system: tuple[int, ...] = ()
-    takes_usage: bool = True
+    takes_usage: bool | None = True
     can_force: bool = True
     refused: frozenset[str] = frozenset()
 
@@ -132,10 +132,12 @@ class Prompt:
         It may be told in a dialect that always tells it, or hidden rounds share the client's limit of tokens.
         """
         request = self.request
-        if not (self.form.takes_usage and request.stream):
+        if self.form.takes_usage is False or not request.stream:
             return False
         if request.wants_usage:
             return (request.json.get("stream_options") or {}).get("include_usage") is not True
+        if not self.form.takes_usage:
+            return False
         return self.counts or (bool(self.tools) and request.max_tokens is not None)
 
     @property

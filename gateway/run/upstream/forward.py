@@ -22,7 +22,7 @@ from gateway.errors import BadRequest, NotAllowed, UnknownModel, UnknownPath, Up
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Endpoint, Failover
-from gateway.run.upstream.relay import relay
+from gateway.run.upstream.relay import ReplyChange, relay
 from gateway.run.upstream.route import Route, is_listed, no_upstream, resolve_route
 from gateway.settings import Settings
 from storage.sql.keys import DEFAULT_PROJECT
@@ -30,7 +30,7 @@ from storage.sql.keys import DEFAULT_PROJECT
 # Chosen: a JSON answer is held up to this size, so that one which breaks in its middle is still a status.
 _HELD_JSON_BYTES: Final = 8 * 1024 * 1024
 _NO_ENDPOINT: Final = "unsupported_endpoint"
-_OF_RESPONSES: Final = (
+OF_RESPONSES: Final = (
     " What the gateway answered itself is kept as turns of its user's memory: go on from it by `previous_response_id`, "
     "and see or delete it with `mnemogate memory show` and `mnemogate memory forget`."
 )
@@ -147,7 +147,7 @@ class Forwarding:
         if not self._providers[upstream].has_endpoint(path):
             where = "/v1" + path.partition("?")[0]
             if model is None:
-                hint = _OF_RESPONSES if path.startswith("/responses/") else ""
+                hint = OF_RESPONSES if path.startswith("/responses/") else ""
                 raise UnknownPath(f"The upstream {upstream!r} has no {where}.{hint}", code=_NO_ENDPOINT)
             raise UnknownPath(
                 f"The model {model!r} is served by the upstream {upstream!r}, which has no {where}.",
@@ -160,17 +160,20 @@ class Forwarding:
         """Returns whether some upstream has no such endpoint, so that its models' requests are answered here."""
         return not all(self._providers[name].has_endpoint(path) for name in self._names)
 
-    def is_by_chat(self, path: str, model: str | None, named: str | None) -> bool:
+    def is_by_chat(
+        self, path: str, model: str | None, named: str | None, *, goes_on_here: bool = False
+    ) -> bool:
         """Returns whether a request for a response is answered by way of chat completions. The arguments are `find`'s.
 
-        It is for agents, and where the model's upstream has no such endpoint; a header may name that one, too.
+        It is for agents, where the model's upstream does not store responses (a header may name that one, too), and
+        where it goes on from what the gateway has: goes_on_here.
         Raises: UnknownModel, BadRequest.
         """
         if model is not None and asks_agent(model):
             return True
         upstream = self._find(path, model, named).upstream
-        is_here = self._providers[upstream].has_endpoint(path)
-        return not is_here and (named is None or self._find(path, model, None).upstream == named)
+        is_native = self._providers[upstream].has_endpoint(path) and not goes_on_here
+        return not is_native and (named is None or self._find(path, model, None).upstream == named)
 
     def _find(self, path: str, model: str | None, named: str | None) -> Route:
         if named is not None and named not in self._names:
@@ -206,8 +209,15 @@ class Forwarding:
                 f"`projects.{project}.lists_account = true` in the gateway's settings shows it to this one."
             )
 
-    async def answer(self, route: Route, outgoing: Outgoing, sink: Sink, receipt: Receipt) -> None:
-        """Answers `sink` with the upstream's reply.
+    async def answer(
+        self,
+        route: Route,
+        outgoing: Outgoing,
+        sink: Sink,
+        receipt: Receipt,
+        change: ReplyChange | None = None,
+    ) -> None:
+        """Answers `sink` with the upstream's reply. change: of a reply that is whole, or a stream.
 
         Raises: NotAllowed; UpstreamError and below; ClientGone, with the upstream's connection closed; where the upload
         failed, the error of the upload instead.
@@ -226,7 +236,8 @@ class Forwarding:
         with attempts:
             try:
                 make = partial(outgoing.request_for, upstream=route.upstream)
-                await relay(attempts, make, sink, receipt, beat_s, _HELD_JSON_BYTES)
+                held_bytes = _HELD_JSON_BYTES if change is None else None
+                await relay(attempts, make, sink, receipt, beat_s, held_bytes, change=change)
             except UpstreamError as error:
                 # The upload broke off on the client's side, and what the upstream made of that says less.
                 if (cause := outgoing.fault()) is not None:

@@ -10,8 +10,9 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
-from adapters.errors import ProviderError
-from adapters.types import Header
+from adapters.errors import ProviderError, UnfinishedEvent
+from adapters.sse import EventDecoder
+from adapters.types import Event, Header
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.errors import translate
@@ -36,6 +37,17 @@ class ReplyReader(Protocol):
     async def take_whole(self, status: int, body: bytes) -> None: ...
 
 
+class ReplyChange(Protocol):
+    """Changes what the client gets of one reply. All raise UpstreamError: it cannot be read."""
+
+    def event(self, event: Event) -> bytes: ...
+
+    def unfinished(self, rest: bytes) -> bytes:
+        """Returns what the client gets of an event that has no end."""
+
+    def whole(self, body: bytes) -> bytes: ...
+
+
 async def relay(
     attempts: Attempts,
     make: RequestMaker,
@@ -44,12 +56,14 @@ async def relay(
     beat_s: float,
     json_bytes: int | None = None,
     reader: ReplyReader | None = None,
+    change: ReplyChange | None = None,
 ) -> None:
     """Answers `sink` with the upstream's reply.
 
     make: makes the request, which is sent only if the client is still there. beat_s: a comment goes into an event
     stream after so much silence; 0: never. json_bytes: of the bodies that are no event stream only JSON is held until
-    it is whole, and no more than this of it; None: every body is held, as it has to be for a reader.
+    it is whole, and no more than this of it; None: every body is held, as it has to be for a reader and for a change.
+    change: of a success; None: it goes on in its own bytes.
     Raises: UpstreamError and below; ClientGone, with the upstream's connection closed.
     """
     reply: ModelReply | None = None
@@ -58,9 +72,11 @@ async def relay(
             receipt.upstream_called()
             reply = await attempts.send(make)
             if reply.is_stream or json_bytes is not None:
-                await _hand_on(reply, sink, receipt, beat_s, json_bytes or 0, reader)
+                await _hand_on(reply, sink, receipt, beat_s, json_bytes or 0, reader, change)
             else:
                 body = await reply.read(MAX_REPLY_BYTES)
+                if change is not None and reply.status < 300:
+                    body = change.whole(body)
                 receipt.upstream_answered()
                 if reader is not None:
                     await reader.take_whole(reply.status, body)
@@ -79,6 +95,7 @@ async def _hand_on(
     beat_s: float,
     json_bytes: int,
     reader: ReplyReader | None,
+    change: ReplyChange | None,
 ) -> None:
     """Writes a reply to `sink` as it arrives.
 
@@ -101,7 +118,7 @@ async def _hand_on(
         # Too large to hold: from here on it goes as it comes. Or there is nothing, to a HEAD with the length of a GET.
         _start(reply, sink, receipt)
         await sink.write(b"".join(held))
-    events = WholeEvents()
+    events = WholeEvents() if change is None else ChangedEvents(change)
     async with beating(chunks, beat_s if reply.is_stream else 0.0) as beats:
         async for chunk in beats:
             if not sink.started:
@@ -138,6 +155,25 @@ def handed_on(headers: Sequence[Header]) -> tuple[Header, ...]:
 @lru_cache(maxsize=1024)  # upstreams send the same few names with every reply
 def _is_handed_on(name: str) -> bool:
     return name not in _NOT_HANDED_ON and not name.startswith(_OURS)
+
+
+class ChangedEvents:
+    """The bytes of a stream as they are changed, event by event."""
+
+    def __init__(self, change: ReplyChange) -> None:
+        self._change = change
+        self._decoder = EventDecoder()
+
+    def feed(self, data: bytes) -> bytes:
+        """Returns the events that are whole now. Raises: ProviderTooLarge, UpstreamError."""
+        return b"".join([self._change.event(event) for event in self._decoder.feed(data)])
+
+    def rest(self) -> bytes:
+        """Returns what is left at the end. Raises: UpstreamError."""
+        try:
+            return b"".join([self._change.event(event) for event in self._decoder.finish()])
+        except UnfinishedEvent as error:
+            return self._change.unfinished(error.rest)
 
 
 class WholeEvents:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.log import JsonFormatter, RepeatHandler, without_keys
-from tests.doubles.upstream import StrictUpstream, say
+from tests.doubles.upstream import StrictUpstream
 from tests.patience import PATIENCE_S
 from tests.server import serve, settings_for
 
@@ -126,7 +126,6 @@ def test_a_key_is_masked_wherever_it_stands_in_a_line(line: str, logged: str) ->
 def test_no_line_and_no_metric_has_a_key_that_a_caller_put_elsewhere(
     upstream: StrictUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    upstream.default = say("Hello.")
     hello = {"messages": [{"role": "user", "content": "Hi"}]}
     with serve(settings_for(upstream)) as gateway:
         assert gateway.ask("GET", f"/v1/{OURS}").status == 404

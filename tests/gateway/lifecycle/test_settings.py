@@ -295,6 +295,14 @@ def test_a_variable_sets_its_setting(
             "upstreams 'a'.takes: unknown name 'metdata'; did you mean 'metadata'?",
         ),
         (
+            "[[upstreams]]\nname = 'a'\ntakes = { responses = 'kept' }",
+            "upstreams 'a'.takes.responses: expected one of stored, stateless, saw 'kept'",
+        ),
+        (
+            "[[upstreams]]\nname = 'a'\nbase_url = 'http://x/v1'\ntakes = { metadata = 'stored' }",
+            "upstreams 'a'.takes.metadata: expected true or false, saw 'stored'",
+        ),
+        (
             "[[upstreams]]\nname = 'a'\ntakes = { metadata = 1 }",
             "upstreams 'a'.takes.metadata: expected true or false, saw 1",
         ),

@@ -17,6 +17,7 @@ from gateway.core.conversation.canonical import text_of
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
 from storage.records import Scope
+from tests.doubles.responses_events import events_of
 from tests.doubles.responses_rules import StoredResponses, called, said, searched, thought
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, raw
 from tests.gateway.sdk import World, agent, remember
@@ -135,6 +136,75 @@ def test_a_note_goes_in_front_of_the_text_whatever_its_form(
         assert sent[0]["type"] == "input_text"
         assert image in sent
         assert sent[-1] == parts[-1]
+
+
+# -- the instructions of a reply
+
+
+PROMPT = "You are Ann of Acme. The password is swordfish."
+
+
+@pytest.fixture
+def acme(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    block = BlockSettings("human", "What is known of the user.", "Name: Ann Secret")
+    with remember(upstream, tmp_path, agent("ann", system=PROMPT, blocks=(block,))) as world:
+        yield world
+
+
+@pytest.mark.parametrize("own", [None, "Be brief.", 'Ünïcode "quoted"\n\nand lines.'])
+@pytest.mark.parametrize("mode", ["on", "off"])
+@both_ways
+def test_a_reply_has_the_instructions_of_its_client(
+    acme: World, openai_keeps: StoredResponses, own: str | None, mode: str, stream: bool
+) -> None:
+    """With memory and without, as the operator's prompt goes along either way."""
+    said = {} if own is None else {"instructions": own}
+    body = {"model": "m", "input": "Hi", "user": "alice", "stream": stream, **said}
+    headers = {"x-mnemogate-agent": "ann", "x-mnemogate-memory": mode}
+    reply = acme.gateway.ask("POST", "/v1/responses", json.dumps(body).encode(), headers)
+    if mode == "on":
+        assert PROMPT in openai_keeps.asked[-1]["instructions"]
+        assert "Ann Secret" in openai_keeps.asked[-1]["instructions"]
+    assert b"swordfish" not in reply.body
+    assert b"Ann Secret" not in reply.body
+    if stream:
+        events = [orjson.loads(line[6:]) for line in reply.body.splitlines() if line.startswith(b"data: ")]
+        told = [event["response"]["instructions"] for event in events if "response" in event]
+        assert told == [own] * 3
+        assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    else:
+        assert reply.json["instructions"] == own
+
+
+@pytest.mark.parametrize("own", [None, "Be brief."])
+def test_a_stored_response_has_the_instructions_of_its_client(
+    acme: World, openai_keeps: StoredResponses, own: str | None
+) -> None:
+    helper = {"x-mnemogate-agent": "ann"}
+    made = respond(acme, input="Hi", instructions=own, extra_headers=helper)
+    stored = openai_keeps.respond("GET", [made.id], "")
+    assert stored is not None
+    assert "Ann Secret" in stored["instructions"]
+    reply = acme.gateway.ask("GET", f"/v1/responses/{made.id}")
+    assert reply.json == {**stored, "instructions": own}
+    assert acme.sdk.responses.retrieve(made.id).output_text == "Ok."
+
+
+def test_a_stored_response_that_is_streamed_again_has_them_too(acme: World, upstream: StrictUpstream) -> None:
+    made = respond(acme, input="Hi", instructions="Be brief.", extra_headers={"x-mnemogate-agent": "ann"})
+    stored = upstream.endpoints.responses.respond("GET", [made.id], "")
+    assert stored is not None
+    upstream.queue(raw(*events_of(stored)))
+    reply = acme.gateway.ask("GET", f"/v1/responses/{made.id}?stream=true")
+    assert b"swordfish" not in reply.body
+    assert reply.body.count(b'"instructions":"Be brief."') == 3
+
+
+def test_what_a_client_wrote_itself_stays_in_a_stored_response(world: World) -> None:
+    made = respond(world, input="Hi", instructions="<memory_blocks> are a thing of mine.")
+    assert world.gateway.ask("GET", f"/v1/responses/{made.id}").json["instructions"] == (
+        "<memory_blocks> are a thing of mine."
+    )
 
 
 # -- which conversation it is

@@ -24,6 +24,7 @@ from tests.server import serve, settings_for
 
 Json = dict[str, Any]
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}
+JSON = "application/json"
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 
@@ -672,13 +673,6 @@ def test_the_usage_is_told(world: World, upstream: StrictUpstream, stream: bool)
     assert usage.total_tokens == usage.input_tokens + usage.output_tokens > 0
 
 
-def test_the_usage_of_a_stream_is_asked_where_it_can_be(upstream: StrictUpstream, tmp_path: Path) -> None:
-    unknown = (UpstreamSettings("up", "openai", upstream.base_url, takes={"responses": False}),)
-    with remember(upstream, tmp_path, upstreams=unknown) as world:
-        assert respond(world, user="alice", input="Hi", stream=True).usage is None
-        assert "stream_options" not in upstream.last.json
-
-
 @both_ways
 def test_an_error_of_the_upstream_is_its_own(world: World, upstream: StrictUpstream, stream: bool) -> None:
     upstream.queue(fail(429, "Slow down.", code="rate_limit_exceeded"))
@@ -802,10 +796,90 @@ def test_a_header_that_names_another_conversation_is_refused(world: World, upstr
     assert reply.json["error"]["param"] == "conversation"
 
 
+# -- usage
+
+
+@pytest.mark.parametrize("takes", [{}, {"stream_usage": True}], ids=["not known", "taken"])
+def test_a_stream_is_asked_for_its_usage(upstream: StrictUpstream, tmp_path: Path, takes: Json) -> None:
+    usage = {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15}
+    upstream.queue(say("Hello.", usage=usage))
+    ours = UpstreamSettings("up", base_url=upstream.base_url, takes=takes)
+    with remember(upstream, tmp_path, upstreams=(ours,)) as world:
+        response = respond(world, user="alice", input="Hi", stream=True)
+        assert upstream.last.json["stream_options"] == {"include_usage": True}
+        assert (response.usage.input_tokens, response.usage.output_tokens) == (12, 3)
+        # An application that speaks chat completions itself gets what it has asked for.
+        body = {
+            "model": "m",
+            "user": "alice",
+            "messages": [{"role": "user", "content": "Hi"}],
+            "stream": True,
+        }
+        assert b"usage" not in world.gateway.post(body).body
+
+
+@both_ways
+def test_where_the_upstream_reports_no_usage_it_is_counted_here(
+    upstream: StrictUpstream, tmp_path: Path, stream: bool
+) -> None:
+    text = "The quick brown fox jumps over the lazy dog."
+    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    choice: Json = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    event = b"data: " + json.dumps({**chunk, "choices": [choice]}).encode() + b"\n\n"
+    whole = {**chunk, "object": "chat.completion", "choices": [{**choice, "message": choice.pop("delta")}]}
+    reply = raw(event, b"data: [DONE]\n\n") if stream else raw(json.dumps(whole).encode(), content_type=JSON)
+    upstream.queue(reply, reply)
+    ours = UpstreamSettings("up", base_url=upstream.base_url, takes={"stream_usage": False})
+    with remember(upstream, tmp_path, upstreams=(ours,)) as world:
+        counted = [
+            respond(world, user="alice", input=f"Hi. {more}", stream=stream).usage
+            for more in ("", "And a longer question than the one before it was. " * 10)
+        ]
+    assert "stream_options" not in upstream.last.json
+    short, long = counted
+    assert 8 <= short.output_tokens == long.output_tokens <= 16
+    assert long.input_tokens > short.input_tokens + 90
+    assert all(each.total_tokens == each.input_tokens + each.output_tokens for each in counted)
+
+
+# -- answers that are none
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (200, b'{"id": "1", "choices": [{"mess', "application/json"),  # half of one
+        (200, b'{"hello": "world"}', "application/json"),
+        (200, b"<html>It works!</html>", "text/html"),
+        (502, b"<html><h1>Bad gateway</h1></html>", "text/html"),
+        (400, b"no", "text/plain"),
+    ],
+)
+@both_ways
+def test_what_is_no_chat_completion_is_an_error_that_says_so(
+    world: World, upstream: StrictUpstream, status: int, body: bytes, kind: str, stream: bool
+) -> None:
+    upstream.queue(raw(body, content_type=kind, status=status))
+    asked = json.dumps({"model": "m", "input": "Hi", "user": "alice", "stream": stream}).encode()
+    reply = world.gateway.ask("POST", "/v1/responses", asked)
+    assert (reply.status, reply.headers["content-type"]) == (502, "application/json")
+    assert reply.error["code"] == "upstream_broke"
+    assert b"html" not in reply.body
+
+
+def test_an_error_of_the_upstream_keeps_its_status_and_its_words(
+    world: World, upstream: StrictUpstream
+) -> None:
+    upstream.queue(fail(429, retry_after="7"))
+    reply = world.gateway.ask("POST", "/v1/responses", b'{"model": "m", "input": "Hi", "user": "alice"}')
+    assert (reply.status, reply.headers["retry-after"]) == (429, "7")
+    assert reply.error["message"]
+
+
 # -- who answers
 
 
-def test_an_upstream_that_has_the_endpoint_is_asked_there(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_an_upstream_that_stores_responses_is_asked_there(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path) as world:
         assert respond(world, user="alice", input="Hi").id
         assert upstream.last.path == "/v1/responses"

@@ -21,7 +21,7 @@ from gateway.dialects.responses.socket.unstored import Unstored
 from tests.doubles.responses_rules import StoredResponses, called, said, thought
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail
 from tests.gateway.responses.test_responses import by_chat
-from tests.gateway.sdk import World, remember
+from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S
 from tests.server import QUIET, Running
 
@@ -111,6 +111,20 @@ def told_in_all(world: World) -> list[str]:
 
 
 # -- memory
+
+
+def test_a_client_is_not_shown_what_memory_put_into_its_instructions(
+    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+) -> None:
+    with (
+        remember(upstream, tmp_path, agent("ann", system="The password is swordfish.")) as world,
+        open_socket(world.gateway, x_mnemogate_agent="ann") as socket,
+    ):
+        talk = Talk(socket)
+        talk.create(input="Hi", instructions="Be brief.")
+        events = [talk.until("response.created"), talk.until("response.in_progress"), talk.until()]
+    assert "swordfish" in openai_keeps.asked[-1]["instructions"]
+    assert [event["response"]["instructions"] for event in events] == ["Be brief."] * 3
 
 
 async def test_openais_sdk_is_remembered(ways: World, upstream: StrictUpstream) -> None:

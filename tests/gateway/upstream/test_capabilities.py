@@ -46,7 +46,7 @@ def rules_of(known: Capabilities) -> Rules:
         metadata=known.metadata,
         any_call_id=known.any_call_id,
         signs_calls=known.signs_calls,
-        stream_options=known.stream_usage,
+        stream_options=bool(known.stream_usage),
         limits=("max_tokens", "max_completion_tokens") if known.max_completion_tokens else ("max_tokens",),
     )
 

@@ -500,7 +500,7 @@ def test_every_family_is_counted_under_its_name(gateway: Running) -> None:
     gateway.ask("GET", "/v1/batches")
     counted = gateway.ask("GET", "/metrics").body.decode()
     assert 'route="batches",status="200"' in counted
-    assert {name for _, name in FORWARDED.values()} >= {"batches", "files", "responses"}
+    assert {name for _, name in FORWARDED.values()} >= {"batches", "files", "vector_stores"}
 
 
 # --- streams, limits, and who leaves --------------------------------------------------------------------------------

@@ -62,7 +62,9 @@ def two(upstream: StrictUpstream) -> Iterator[Open]:
             **of_first: Any,
         ) -> Iterator[Two]:
             upstreams = [
-                UpstreamSettings("first", base_url=upstream.base_url, **of_first),
+                UpstreamSettings(
+                    "first", base_url=upstream.base_url, **{"takes": {"responses": "stored"}, **of_first}
+                ),
                 UpstreamSettings("second", base_url=second.base_url, api_key=second_key),
             ]
             models = [

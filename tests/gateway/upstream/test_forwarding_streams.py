@@ -328,7 +328,9 @@ def test_a_stream_that_breaks_ends_with_an_error_that_can_be_read(
     """The beginning of an event is not handed on: the error after it would be a part of it."""
     first, half = b'data: {"n": 1}\n\n', b'data: {"n'
     upstream.queue(raw(first, half, b'": 2}\n\n', **fault))
-    impatient = UpstreamSettings("up", base_url=upstream.base_url, idle_timeout_s=SHORT_S)
+    impatient = UpstreamSettings(
+        "up", base_url=upstream.base_url, idle_timeout_s=SHORT_S, takes={"responses": "stored"}
+    )
     body = {"model": "m", "prompt": "x", "input": "x", "stream": True}
     with serve(settings_for(upstream, upstreams=(impatient,))) as gateway:
         reply = gateway.ask("POST", path, json.dumps(body).encode(), JSON)

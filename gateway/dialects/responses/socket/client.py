@@ -5,20 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
-import msgspec
 import orjson
 
 from gateway.dialects.fields import missing, wrong_type
+from gateway.dialects.responses.members import NOT_READABLE, members
 from gateway.errors import BadRequest
 from storage.value import frozen
 
 _LONGEST_ID: Final = 256  # chosen
 # Of the message alone, and no part of a request.
 _ENVELOPE: Final = frozenset(("type", "event_id", "stream_id", "generate"))
-_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @frozen
@@ -66,7 +64,7 @@ def read_client_event(data: bytes) -> ClientEvent:
             return Cancel(stream_id, text_of(fields, "response_id"))
         if kind == "response.steer":
             return Steer(fields)
-    except (msgspec.DecodeError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (*NOT_READABLE, orjson.JSONDecodeError) as error:
         raise BadRequest(f"We could not parse the JSON of your message: {error}") from error
     if kind is None:
         raise missing("type")
@@ -89,16 +87,6 @@ def _read_create(fields: dict[str, bytes], stream_id: str | None) -> Create:
         raise wrong_type("input", "a string or an array", orjson.loads(asked))
     own = {key: value for key, value in fields.items() if key not in _ENVELOPE}
     return Create(stream_id, own, text_of(fields, "previous_response_id"), generate != b"false")
-
-
-def members(data: bytes) -> dict[str, bytes]:
-    """Returns the members of an object, their values as they are written. Raises: msgspec.DecodeError."""
-    return {key: bytes(value) for key, value in _decoder.decode(data).items()}
-
-
-def written(fields: Mapping[str, bytes]) -> bytes:
-    """Returns an object of these members, whose values are written already."""
-    return b"{%b}" % b",".join(orjson.dumps(key) + b":" + value for key, value in fields.items())
 
 
 def text_of(fields: dict[str, bytes], key: str) -> str | None:

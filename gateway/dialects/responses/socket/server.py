@@ -14,8 +14,9 @@ import msgspec
 import orjson
 
 from gateway.dialects.responses.errors import ResponsesErrors
+from gateway.dialects.responses.members import NOT_READABLE, members, written
 from gateway.dialects.responses.parse import ECHOED
-from gateway.dialects.responses.socket.client import Create, Steer, members, written
+from gateway.dialects.responses.socket.client import Create, Steer
 from gateway.errors import GatewayError
 
 BEGUN: Final = "response.created"
@@ -148,5 +149,5 @@ def _members(data: bytes) -> dict[str, bytes]:
     """Returns the members of what may be an object; of anything else none."""
     try:
         return members(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_READABLE:
         return {}

@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 import orjson
 
-from gateway.dialects.responses.socket.client import Create, members, written
+from gateway.dialects.responses.members import members, written
+from gateway.dialects.responses.socket.client import Create
 from storage.value import frozen
 
 # Chosen: a connection of one talk needs the newest alone; one of several talks, or of talks that fork, some more.

@@ -1,0 +1,92 @@
+"""The instructions of a response as its client has them: memory puts more into them upstream, which is not for clients.
+
+A response says the instructions that it was made with, in its body and in each event that bears it. All other events
+and fields pass as they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import orjson
+
+from adapters.types import Event
+from gateway.core.prompt.blocks import SECTION_BEGIN
+from gateway.dialects.responses.members import NOT_READABLE, members, written
+from gateway.errors import UpstreamBroke
+
+_KEY: Final = b'"instructions"'
+
+
+class ClientInstructions:
+    """Changes one reply: its instructions become the client's. All raise UpstreamBroke: they cannot be read."""
+
+    def __init__(self, own: Callable[[bytes], bytes]) -> None:
+        """own: returns the client's instructions for those of the upstream, both as JSON."""
+        self._own = own
+
+    def whole(self, body: bytes) -> bytes:
+        """Returns the body of a response, or of what else an upstream answers."""
+        return self._with_own(body) if _KEY in body else body
+
+    def unfinished(self, rest: bytes) -> bytes:
+        """Returns what the client gets of an event without an end, which nobody reads: nothing, if it may tell them."""
+        return b"" if _KEY in rest else rest
+
+    def event(self, event: Event) -> bytes:
+        """Returns the bytes of an event."""
+        data = event.data
+        if data is None or _KEY not in data:
+            return event.raw
+        try:
+            fields = members(data)
+        except NOT_READABLE as error:
+            raise UpstreamBroke("The upstream sent an event that is no JSON.") from error
+        response = fields.get("response", b"")
+        if not response.startswith(b"{"):
+            return event.raw
+        fields["response"] = self._with_own(response)
+        made = written(fields)
+        if data in event.raw:
+            return event.raw.replace(data, made, 1)
+        # Its JSON has several lines.
+        name = "" if event.name is None else f"event: {event.name}\n"
+        return b"%bdata: %b\n\n" % (name.encode(), b"\ndata: ".join(made.splitlines()))
+
+    def _with_own(self, response: bytes) -> bytes:
+        try:
+            fields = members(response)
+        except NOT_READABLE as error:
+            raise UpstreamBroke("The upstream sent a response that is no JSON.") from error
+        if "instructions" not in fields:
+            return response
+        fields["instructions"] = self._own(fields["instructions"])
+        return written(fields)
+
+
+def in_place_of(own: str | None) -> ClientInstructions:
+    """Returns the change for a request's own reply. own: the instructions that the client sent."""
+    sent = orjson.dumps(own)
+    return ClientInstructions(lambda _: sent)
+
+
+def cut_from_stored(prompts: Sequence[str]) -> ClientInstructions:
+    """Returns the change for a response that an upstream has stored, of whose request nothing else is known.
+
+    prompts: those of the profiles.
+    """
+    return ClientInstructions(lambda stored: _cut(stored, prompts))
+
+
+def _cut(stored: bytes, prompts: Sequence[str]) -> bytes:
+    if not stored.startswith(b'"'):
+        return stored
+    text: str = orjson.loads(stored)
+    before, marker, _ = text.rpartition(SECTION_BEGIN)
+    own = before.removesuffix("\n\n") if marker else text
+    for prompt in sorted(filter(None, prompts), key=len, reverse=True):
+        if own == prompt or own.endswith(f"\n\n{prompt}"):
+            own = own.removesuffix(prompt).removesuffix("\n\n")
+            break
+    return stored if own == text else orjson.dumps(own or None)
