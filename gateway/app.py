@@ -20,7 +20,8 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters.base import Provider
-from gateway.agent_services import AgentServices
+from gateway.agents.routes import agents_routes, error_forms
+from gateway.agents.services import AgentServices
 from gateway.database import may_be_keyed, preload
 from gateway.dialects.responses.errors import ResponsesErrors
 from gateway.limits import Limits
@@ -44,7 +45,6 @@ from gateway.web.body import BodyReader
 from gateway.web.chat import CHAT_PATHS, ChatRoute, is_chat
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
-from gateway.web.letta.all import agents_routes, error_forms
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes

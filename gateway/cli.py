@@ -466,7 +466,7 @@ def _move(arguments: argparse.Namespace) -> int:
 
 
 def _from_letta(arguments: argparse.Namespace) -> int:
-    from gateway.web.letta.from_letta import Server, move_agents
+    from gateway.agents.migrate.from_letta import Server, move_agents
 
     source = Server(arguments.url, arguments.token or os.environ.get("LETTA_API_KEY"))
     target = Server(arguments.to, arguments.key or os.environ.get("MNEMOGATE_KEY"))

@@ -21,6 +21,7 @@ from typing import Any
 
 import uvloop
 
+from gateway.agents.tools.descriptors import close_in_children
 from gateway.app import Gateway, install_key
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.database import named_in, open_database
@@ -31,7 +32,6 @@ from gateway.operations import make_operations
 from gateway.providers import make_embedder
 from gateway.run.admin.serving import AdminFile
 from gateway.run.background.embed import Embedding
-from gateway.run.tools.descriptors import close_in_children
 from gateway.run.upstream.route import resolve_route
 from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings, is_loopback
 from gateway.web.server import bind, listen, make_server

@@ -141,7 +141,7 @@ class McpServerDefinition(_Stored):
     token_header: str | None = None  # in which its token is sent; None: Authorization
     secrets: dict[str, str] = field(
         default_factory=dict
-    )  # field -> value, encrypted (gateway.core.mcp_server)
+    )  # field -> value, encrypted (gateway.agents.core.mcp_server)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ from collections.abc import Callable
 import pytest
 
 from adapters import demo
+from gateway.agents.tools.signature import schema_of
 from gateway.core.conversation.private import as_system
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.redaction import withhold
 from gateway.core.prompt import blocks, note, summary
 from gateway.core.thoughts import without_thoughts
 from gateway.core.turn.upstream_error import context_from_error
-from gateway.run.tools.signature import schema_of
 from storage.records import Block
 
 _LENGTH = 1 << 19

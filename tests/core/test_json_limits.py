@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.agents.wire.fields import parse as parse_body
+from gateway.agents.wire.fields import read_texts
 from gateway.core.json_limits import MOST_VALUES, check_values
 from gateway.dialects.chat.parse import parse
-from gateway.dialects.letta.body import parse as parse_body
-from gateway.dialects.letta.body import read_texts
 from gateway.errors import BodyTooLarge
 from gateway.web.model_field import parse_named
 

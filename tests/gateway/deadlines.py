@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gateway.run.agents import archives, messages
-from gateway.run.tools import files, memory
+from gateway.agents.registry import archives
+from gateway.agents.runs import messages
+from gateway.agents.tools import files
+from gateway.run.tools import memory
 from tests.patience import PATIENCE_S
 
 

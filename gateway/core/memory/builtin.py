@@ -1,7 +1,7 @@
 """The gateway's own tools of agents: their schemas, by the names of Letta's, and what their calls mean.
 
 A call that edits blocks becomes operations (`edits_of`), one that searches becomes a `Lookup`. Neither touches memory:
-`gateway.core.memory.edits` performs operations, and `gateway.run.tools.agent` asks the store.
+`gateway.core.memory.edits` performs operations, and `gateway.agents.tools.agent` asks the store.
 """
 
 from __future__ import annotations

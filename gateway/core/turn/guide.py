@@ -171,7 +171,7 @@ _ANSWERED: Final = Stop(StopReason.END_TURN)
 
 
 class Guide(Protocol):
-    """Decides for one turn. `RuleGuide` (gateway.core.turn.rules) follows the rules of an agent."""
+    """Decides for one turn. `RuleGuide` (gateway.agents.core.rules) follows the rules of an agent."""
 
     def offer(self) -> Offer:
         """Returns what the turn's first call of the model may do. It changes nothing."""

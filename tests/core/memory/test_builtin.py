@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.agents.core.kinds import BUILT_IN, FILE_TOOLS, KINDS, MULTI_AGENT_TOOLS
 from gateway.core.memory.builtin import (
     EDITING,
     REMEMBERED,
@@ -18,7 +19,6 @@ from gateway.core.memory.builtin import (
     edits_of,
     lookup_of,
 )
-from gateway.core.memory.kinds import BUILT_IN, FILE_TOOLS, KINDS, MULTI_AGENT_TOOLS
 from gateway.core.memory.tools import apply
 from storage.records import Block
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import orjson
 import pytest
 
+from gateway.agents.core.rules import RuleGuide
 from gateway.core.agent import SpeakingStyle
 from gateway.core.tool_rule import read_rules
 from gateway.core.turn.asides import Asides
@@ -29,7 +30,6 @@ from gateway.core.turn.events import (
 )
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.rules import RuleGuide
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
 from gateway.dialects.chat.render import ChatView

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from gateway.agents.core.rules import RuleGuide
 from gateway.core.turn.asides import HEARTBEAT, Asides
 from gateway.core.turn.calls import NO_WORDS, SPOKEN
 from gateway.core.turn.commands import CallModel, Finish, Keep, RunTool, Save
 from gateway.core.turn.events import Kept, Received, ReceivedWhole, ReplyStarted, Saved, ToolFinished
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.rules import RuleGuide
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import AllBut
 from gateway.dialects.chat.render import ChatView

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from gateway.core.turn.waits import QueueName, Wait, Waiter, Waits, WaitsInCircle
+from gateway.agents.core.waits import QueueName, Wait, Waiter, Waits, WaitsInCircle
 
 DEFAULT = "default"
 

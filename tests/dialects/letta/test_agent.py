@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from gateway.core.definition import AgentDefinition
-from gateway.dialects.letta.body import convert
-from gateway.dialects.letta.error import Unprocessable
-from gateway.dialects.letta.resources.agent import (
+from gateway.agents.api.agents import (
     CreateAgent,
     UpdateAgent,
     agent_json,
     changed,
     definition_of,
 )
+from gateway.agents.wire.errors import Unprocessable
+from gateway.agents.wire.fields import convert
+from gateway.core.definition import AgentDefinition
 from storage.records import Definition, DefinitionKind
 
 UID = "0" * 32

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.dialects.letta.body import (
+from gateway.agents.wire.errors import LettaErrors, Unprocessable
+from gateway.agents.wire.fields import (
     Body,
     Kept,
     convert,
@@ -18,7 +19,6 @@ from gateway.dialects.letta.body import (
     read,
     refused,
 )
-from gateway.dialects.letta.error import LettaErrors, Unprocessable
 from gateway.errors import BadRequest
 
 

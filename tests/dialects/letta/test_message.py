@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
+from gateway.agents.wire.message import Origin, Showing, shown
 from gateway.core.conversation.private import as_system, with_private
-from gateway.dialects.letta.message import Origin, Showing, shown
 
 ORIGIN = Origin("message-x-1", 0.0, "run-r", "step-x-1")
 

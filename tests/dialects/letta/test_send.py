@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from gateway.agents.wire.errors import Unprocessable
+from gateway.agents.wire.fields import convert
+from gateway.agents.wire.send import Send, Sent, UpdateMessage, sent, text_in
 from gateway.core.conversation.private import private_of, system_text
-from gateway.dialects.letta.body import convert
-from gateway.dialects.letta.error import Unprocessable
-from gateway.dialects.letta.send import Send, Sent, UpdateMessage, sent, text_in
 from gateway.errors import BadRequest
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.agents.wire.message import Showing
+from gateway.agents.wire.stream import MakesSteps, RunNumbers, StepView
 from gateway.core.turn.client import ReplyEvent
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import Draft
-from gateway.dialects.letta.message import Showing
-from gateway.dialects.letta.stream import MakesSteps, RunNumbers, StepView
 from gateway.errors import UpstreamError
 
 UID = "a" * 32

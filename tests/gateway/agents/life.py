@@ -18,9 +18,9 @@ from typing import Any
 
 import orjson
 
+from gateway.agents.runs.run import RunRequest, RunResult
+from gateway.agents.runs.runs import AgentRuns
 from gateway.core.agent import AgentSpec
-from gateway.run.agents.run import RunRequest, RunResult
-from gateway.run.agents.runs import AgentRuns
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, Presence
 from gateway.settings import ModelSettings, ToolSettings, UpstreamSettings

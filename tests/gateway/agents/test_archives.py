@@ -8,8 +8,8 @@ from struct import pack
 
 import pytest
 
+from gateway.agents.registry.archives import Archives, PassageView
 from gateway.core.memory.file_text import chunks
-from gateway.run.agents.archives import Archives, PassageView
 from storage.errors import NotFound
 from storage.listing import AgentFilter, PassageFilter
 from storage.records import Agent, Definition, DefinitionKind, Vector

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.run.agents.registry import AgentEdit
+from gateway.agents.registry.registry import AgentEdit
 from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
 from tests.gateway.agents.test_chat import OURS, make
 from tests.gateway.compacting import Notes, compacted

@@ -10,8 +10,8 @@ from typing import Any
 import openai
 import pytest
 
+from gateway.agents.registry.registry import AgentEdit, AgentView, NewAgent, Registry
 from gateway.core.definition import AgentDefinition
-from gateway.run.agents.registry import AgentEdit, AgentView, NewAgent, Registry
 from storage.records import Block
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.life import Life, agents

@@ -16,14 +16,14 @@ import orjson
 import pytest
 from letta_client import APIStatusError, BadRequestError
 
-from gateway.core.agent_file import CarriedMessage
-from gateway.dialects.letta.agent_file import read as read_module
-from gateway.dialects.letta.agent_file.form import ImportForm
-from gateway.dialects.letta.agent_file.read import read_file
-from gateway.dialects.letta.error import Unprocessable
-from gateway.run.agents.files.exchanges import grouped
+from gateway.agents.agent_file import read as read_module
+from gateway.agents.agent_file import routes as agent_files
+from gateway.agents.agent_file.form import ImportForm
+from gateway.agents.agent_file.read import read_file
+from gateway.agents.core.agent_file import CarriedMessage
+from gateway.agents.files.exchanges import grouped
+from gateway.agents.wire.errors import Unprocessable
 from gateway.settings import ProfileSettings
-from gateway.web.letta.resources import agent_files
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.admin.test_transfer_agents import rich
 from tests.gateway.agents.letta import LettaWorld, letta, spoken

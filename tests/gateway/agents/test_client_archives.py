@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from letta_client import BadRequestError, ConflictError, NotFoundError, UnprocessableEntityError
 
-from gateway.run.agents.archives import Archives
+from gateway.agents.registry.archives import Archives
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.sdk import agent as profile

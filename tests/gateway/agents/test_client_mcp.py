@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from letta_client import BadRequestError, ConflictError, NotFoundError, UnprocessableEntityError
 
-from gateway.core.mcp_server import MASK
+from gateway.agents.core.mcp_server import MASK
 from gateway.settings import ToolSettings
 from tests.doubles import careless_mcp_server
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say

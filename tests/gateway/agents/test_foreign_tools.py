@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.agents.registry.registry import NewAgent
 from gateway.core import ids
 from gateway.core.agent import AgentTool
 from gateway.core.definition import AgentDefinition, ToolDefinition
-from gateway.run.agents.registry import NewAgent
 from gateway.run.sink import ClientGone
 from gateway.settings import ToolSettings
 from tests.doubles.tool_server import replying, served

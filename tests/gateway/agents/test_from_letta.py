@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.agents.files import agent_files
+from gateway.agents.migrate.from_letta import NotMoved, Server
+from gateway.agents.migrate.moved import MovedAgent, moved_file
 from gateway.cli import main
-from gateway.dialects.letta.agent_file.moved import MovedAgent, moved_file
-from gateway.run.agents.files import agent_files
-from gateway.web.letta.from_letta import NotMoved, Server
 from storage.errors import Unavailable
 from storage.sql.files import Files
 from storage.sql.transfer import Transfer

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.agents.core.mcp_server import McpSecrets, McpServerConfig
+from gateway.agents.registry.mcp_servers import McpRegistry
+from gateway.agents.registry.registry import NewAgent, Registry
+from gateway.agents.tools.foreign import ForeignTools
+from gateway.agents.tools.hosts import ToolHosts
+from gateway.agents.tools.mcp import NO_SECRETS, ListedTool, McpFault, McpServers
+from gateway.agents.tools.secret import SecretCipher
 from gateway.core.definition import AgentDefinition, McpServerDefinition, ToolDefinition
-from gateway.core.mcp_server import McpSecrets, McpServerConfig
 from gateway.errors import BadRequest
-from gateway.run.agents.mcp_servers import McpRegistry
-from gateway.run.agents.registry import NewAgent, Registry
-from gateway.run.secret import SecretCipher
-from gateway.run.tools.foreign import ForeignTools
-from gateway.run.tools.hosts import ToolHosts
-from gateway.run.tools.mcp import NO_SECRETS, ListedTool, McpFault, McpServers
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from gateway.settings import Settings, ToolSettings
 from storage.errors import NotFound, WriteConflict

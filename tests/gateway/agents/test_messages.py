@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.agents.runs.messages import AgentMessages, MessageView
 from gateway.core.ids import Place
 from gateway.errors import BadRequest
-from gateway.run.agents.messages import AgentMessages, MessageView
 from storage.commands import LearnedFact
 from storage.database import Connection
 from storage.errors import NotFound, Stale

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from starlette.routing import Route
 
-from gateway.web.letta.refused import NOT_SERVED
+from gateway.agents.api._refused import NOT_SERVED
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.patience import PATIENCE_S

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from gateway.agents.core.kinds import BUILT_IN, KINDS, MULTI_AGENT_TOOLS, built_in_named, built_in_uid
+from gateway.agents.registry.conversations import AgentConversations, said_of
+from gateway.agents.registry.registry import AgentEdit, AgentView, NewAgent, Registry
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
-from gateway.core.memory.kinds import BUILT_IN, KINDS, MULTI_AGENT_TOOLS, built_in_named, built_in_uid
 from gateway.errors import BadRequest, Conflict
-from gateway.run.agents.conversations import AgentConversations, said_of
-from gateway.run.agents.registry import AgentEdit, AgentView, NewAgent, Registry
 from gateway.settings import ModelSettings, ProfileSettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, WriteConflict

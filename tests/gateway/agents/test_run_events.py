@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.web.letta.run_events import _untold
+from gateway.agents.api.run_events import _untold
 
 ID = "message-" + "a" * 32 + "-2"
 

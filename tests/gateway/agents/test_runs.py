@@ -11,12 +11,12 @@ from typing import NoReturn
 import orjson
 import pytest
 
+from gateway.agents.runs.steps import StepsMemory
 from gateway.core.definition import AgentDefinition
 from gateway.core.prompt.compose import WITHHELD
 from gateway.core.turn.commands import RunTool
 from gateway.errors import GatewayError, UnknownId
 from gateway.limits import Limits
-from gateway.run.agents.steps import StepsMemory
 from gateway.run.sink import ClientGone
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ToolAnswer

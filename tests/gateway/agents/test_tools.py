@@ -11,6 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.agents.registry.registry import NewAgent
+from gateway.agents.runs.messages import AgentMessages
 from gateway.core.agent import AgentTool
 from gateway.core.conversation.private import as_system
 from gateway.core.definition import AgentDefinition, ToolDefinition
@@ -18,8 +20,6 @@ from gateway.core.ids import Place
 from gateway.core.prompt.compose import UNANSWERED
 from gateway.core.turn.calls import CallDecision
 from gateway.errors import BadRequest
-from gateway.run.agents.messages import AgentMessages
-from gateway.run.agents.registry import NewAgent
 from storage.records import RunState
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.life import HUMAN, Life, agents

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from gateway.run.background.batches.parts import PartJournal, ProviderPart
+from gateway.agents.batches.parts import PartJournal, ProviderPart
 from gateway.run.background.worker import JobContext
 
 POLL_S = 60.0

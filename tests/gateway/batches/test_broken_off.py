@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from adapters.batch import local
-from gateway.run.background.batches import accept, parts, service
-from gateway.run.background.batches.outcomes import ItemOutcomes
+from gateway.agents.batches import accept, parts, service
+from gateway.agents.batches.outcomes import ItemOutcomes
 from storage.errors import Unavailable
 from storage.sql.batches import Batches
 from tests.doubles.batches import BatchServer, Fate

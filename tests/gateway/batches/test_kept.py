@@ -13,13 +13,13 @@ import orjson
 import pytest
 
 from adapters.batch.openai import OpenAIBatches
+from gateway.agents.batches import job as batch_job
+from gateway.agents.batches.items import ItemTurns, JournaledTools
+from gateway.agents.batches.parts import PartJournal
+from gateway.agents.registry.registry import Registry
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool
 from gateway.operations import make_operations
-from gateway.run.agents.registry import Registry
-from gateway.run.background.batches import job as batch_job
-from gateway.run.background.batches.items import ItemTurns, JournaledTools
-from gateway.run.background.batches.parts import PartJournal
 from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolSettings
 from storage.sql.jobs import Jobs

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from gateway.agents.tools import checked as module
+from gateway.agents.tools.checked import checked
+from gateway.agents.tools.children import Children
 from gateway.core.turn import arguments as checks
-from gateway.run.tools import checked as module
-from gateway.run.tools.checked import checked
-from gateway.run.tools.children import Children
 from tests.patience import PATIENCE_S, SHORT_S
 
 Json = dict[str, Any]

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from gateway.run.tools import children as module
-from gateway.run.tools.children import Children, OutOfBounds
+from gateway.agents.tools import children as module
+from gateway.agents.tools.children import Children, OutOfBounds
 from tests.patience import PATIENCE_S, SHORT_S, comes
 
 WORK = "tests.gateway.tools.child_work"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.run.tools.hosts import HostError, ToolHosts, is_public
+from gateway.agents.tools.hosts import HostError, ToolHosts, is_public
 from gateway.settings import HostRule, ToolSettings
 from tests.doubles.certificate import make_certificate
 from tests.doubles.tool_server import OK, serving

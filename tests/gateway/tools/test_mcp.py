@@ -17,11 +17,11 @@ import uvloop
 
 import gateway.run.tools
 import tests.doubles.mcp_server as double
+from gateway.agents.core.mcp_server import McpSecrets
+from gateway.agents.tools import mcp, mcp_session
+from gateway.agents.tools.hosts import ToolHosts
+from gateway.agents.tools.mcp import McpFault, McpServers
 from gateway.core.definition import McpServerDefinition
-from gateway.core.mcp_server import McpSecrets
-from gateway.run.tools import mcp, mcp_session
-from gateway.run.tools.hosts import ToolHosts
-from gateway.run.tools.mcp import McpFault, McpServers
 from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolHeader, ToolSettings
 from tests.doubles import careless_mcp_server
@@ -338,7 +338,7 @@ async def test_a_program_that_is_not_there() -> None:
 
 async def test_without_the_extra_a_call_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(gateway.run.tools, "mcp_session", raising=False)
-    monkeypatch.delitem(sys.modules, "gateway.run.tools.mcp_session", raising=False)
+    monkeypatch.delitem(sys.modules, "gateway.agents.tools.mcp_session", raising=False)
     monkeypatch.setitem(sys.modules, "mcp", None)
     answer = await asking(STDIO).call(STDIO, "add", {})
     assert answer.status == "error"

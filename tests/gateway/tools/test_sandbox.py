@@ -20,9 +20,9 @@ import orjson
 import pytest
 import uvloop
 
-from gateway.run.tools import call_filter
-from gateway.run.tools import sandbox as module
-from gateway.run.tools.sandbox import OUTPUT_BYTES, Sandbox
+from gateway.agents.tools import call_filter
+from gateway.agents.tools import sandbox as module
+from gateway.agents.tools.sandbox import OUTPUT_BYTES, Sandbox
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from tests.patience import PATIENCE_S
 
@@ -379,7 +379,7 @@ def test_a_call_that_is_given_up_at_any_moment_closes_its_own_files(run: Callabl
 # A gateway with a call whose walls are not set up before somebody writes to a pipe. argv: the interpreter, pipe, marker
 SLOW_WALLS = """
 import asyncio, sys
-from gateway.run.tools.sandbox import Sandbox
+from gateway.agents.tools.sandbox import Sandbox
 from gateway.run.tools.toolbox import ForeignCall
 
 async def main(python, pipe, marker):

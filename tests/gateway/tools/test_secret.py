@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.agents.core.mcp_server import MASK, McpSecrets, McpServerConfig, sent_with
+from gateway.agents.tools.secret import SecretCipher, SecretFault
 from gateway.core.definition import McpServerDefinition
-from gateway.core.mcp_server import MASK, McpSecrets, McpServerConfig, sent_with
 from gateway.errors import BadRequest
-from gateway.run.secret import SecretCipher, SecretFault
 from storage.records import Definition, DefinitionKind
 
 KEY, OTHER = (b64encode(os.urandom(32)).decode() for _ in range(2))

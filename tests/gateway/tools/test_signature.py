@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from gateway.agents.tools.signature import schema_of
 from gateway.core.turn.arguments import read
 from gateway.errors import BadRequest
-from gateway.run.tools.signature import schema_of
 
 TYPES: list[tuple[str, dict[str, Any]]] = [
     ("str", {"type": "string"}),

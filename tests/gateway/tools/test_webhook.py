@@ -9,10 +9,10 @@ import hmac
 import orjson
 import pytest
 
-from gateway.run.tools import webhook
-from gateway.run.tools.hosts import ToolHosts
+from gateway.agents.tools import webhook
+from gateway.agents.tools.hosts import ToolHosts
+from gateway.agents.tools.webhook import Webhooks
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
-from gateway.run.tools.webhook import Webhooks
 from gateway.settings import ToolSettings
 from tests.doubles.tool_server import ToolServer, replying, serving
 

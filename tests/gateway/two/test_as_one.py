@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from gateway import agent_services
+from gateway.agents import services as agent_services
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
 from storage.errors import Busy

@@ -1,0 +1,81 @@
+"""An agent file from before Letta 0.16, told in the form that is read.
+
+    {"agent_type": …, "core_memory": [block, …], "tools": [...], "messages": [...], "tags": [{"tag": "shop"}], …,
+     "version": "0.6.47"}
+
+It has one agent, and nothing in it has an id. (letta/serialize_schemas/pydantic_agent_schema.py of letta-ai/letta)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from gateway.agents.agent_file.messages import is_packed
+from gateway.agents.wire.fields import convert
+
+_Parts = list[dict[str, Any]]
+
+
+class _Tag(msgspec.Struct):
+    tag: str
+
+
+class _Variable(msgspec.Struct):
+    key: str
+    value: str | None = None
+
+
+class _OlderFile(msgspec.Struct):
+    core_memory: _Parts
+    tools: _Parts = []
+    messages: _Parts = []
+    tags: list[_Tag] = []
+    tool_exec_environment_variables: list[_Variable] = []
+    metadata_: dict[str, Any] | None = None
+    multi_agent_group: dict[str, Any] | None = None
+
+
+def is_older(json: Mapping[str, Any]) -> bool:
+    return "agents" not in json and "core_memory" in json
+
+
+def in_newer_form(json: Mapping[str, Any], at: tuple[str | int, ...]) -> dict[str, Any]:
+    """Returns an older file in the form that is read. at: where it lies, for errors. Raises: Unprocessable."""
+    file = convert(json, _OlderFile, at)
+    blocks = _numbered("block", file.core_memory)
+    tools = _numbered("tool", file.tools)
+    agent = {
+        **json,
+        "id": "agent-0",
+        "metadata": file.metadata_,
+        "tags": [each.tag for each in file.tags],
+        "block_ids": [each["id"] for each in blocks],
+        "tool_ids": [each["id"] for each in tools],
+        "messages": _messages(file.messages),
+        "tool_exec_environment_variables": {
+            each.key: each.value for each in file.tool_exec_environment_variables
+        },
+    }
+    return {
+        "agents": [agent],
+        "blocks": [{**each, "metadata": each.get("metadata_")} for each in blocks],
+        "tools": tools,
+        "groups": [] if file.multi_agent_group is None else [{}],
+    }
+
+
+def _numbered(kind: str, parts: Sequence[Mapping[str, Any]]) -> _Parts:
+    return [{**each, "id": f"{kind}-{n}"} for n, each in enumerate(parts)]
+
+
+def _messages(messages: Sequence[Mapping[str, Any]]) -> _Parts:
+    """Returns messages with ids. The prompt was kept each time that it was compiled, so it stands among them."""
+    return [
+        {**each, "role": "prompt"}
+        if each.get("role") == "system" and not is_packed(each.get("content"))
+        else each
+        for each in _numbered("message", messages)
+    ]

@@ -1,0 +1,494 @@
+"""An agent file, read: its form is that of Letta 0.16, or an older one (`older.py`).
+
+A field that it has and nobody here knows is left alone.
+
+What the gateway has no place for (tools of Letta's that it lacks, groups, MCP servers, values of secrets that an
+export wipes) is left out, and named. Everything else that is wrong is an Unprocessable that names the field.
+"""
+
+from __future__ import annotations
+
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from gateway.agents.agent_file.form import (
+    File,
+    FileAgent,
+    FileConversation,
+    FileIdentity,
+    FileLists,
+    FilePassage,
+    FileSleeptime,
+    FileTool,
+    GroupConfig,
+    ImportForm,
+    Ours,
+    OursOfAgent,
+)
+from gateway.agents.agent_file.messages import FileCall, FileMessage, answers, read
+from gateway.agents.agent_file.older import in_newer_form, is_older
+from gateway.agents.agent_file.write import OURS
+from gateway.agents.api.agents import CreateAgent, definition_of
+from gateway.agents.api.blocks import CreateBlock, block_of
+from gateway.agents.api.conversations import CreateConversation, said_in
+from gateway.agents.api.identities import edited
+from gateway.agents.api.passages import moment_of
+from gateway.agents.api.tools import UpdateTool, tool_of
+from gateway.agents.core.agent_file import (
+    AgentFile,
+    CarriedAgent,
+    CarriedArchive,
+    CarriedConversation,
+    CarriedFolder,
+    CarriedIdentity,
+    CarriedMessage,
+)
+from gateway.agents.core.kinds import kind_of
+from gateway.agents.wire.errors import Fault, Unprocessable
+from gateway.agents.wire.fields import convert, parse
+from gateway.core import ids
+from gateway.core.definition import (
+    AgentDefinition,
+    ConversationDefinition,
+    IdentityDefinition,
+    Sleeptime,
+    ToolDefinition,
+)
+from gateway.core.memory.builtin import SCHEMAS
+from gateway.core.memory.file_text import file_name
+from gateway.core.turn.asides import HEARTBEAT
+from gateway.errors import BadRequest
+from storage.listing import PassageDraft
+from storage.records import Block
+
+_AT = ("body", "file")
+_OURS_AT = (*_AT, "metadata", OURS)
+
+
+def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
+    """Returns the content of a file. now: when messages were said that do not say so.
+
+    Raises: Unprocessable; BadRequest: it has secrets.
+    """
+    json = _parsed(data)
+    if is_older(json):
+        json = in_newer_form(json, _AT)
+    file = convert(json, File, _AT)
+    ours = _ours(file.metadata)
+    is_ours = OURS in file.metadata and not ours.is_moved
+    kept = _kept(file) if ours.is_moved else {}
+    _check_ids(json)
+    left_out: list[str] = []
+    slept_on, sleepers = _groups(file, left_out)
+    left_out += [f"mcp_servers.{n}" for n in range(len(file.mcp_servers))]
+    left_out += [f"skills.{skill.name}" for skill in file.skills or ()]
+    tools, names = _tools(file.tools, left_out, is_ours=is_ours)
+    blocks = {str(each.get("id")): _block(each, n) for n, each in enumerate(file.blocks)}
+    folders = _folders(file, kept)
+    reader = _AgentReader(form, now, ours, is_ours, kept, slept_on, names, blocks, folders, left_out)
+    agents = []
+    for n, raw in enumerate(file.agents):
+        agent = convert(raw, FileAgent, (*_AT, "agents", n))
+        if agent.id in sleepers:
+            # Its primary gets one of its own.
+            left_out.append(f"agents.{n}")
+            continue
+        name = _named(agent, form, is_only=len(file.agents) - len(sleepers) == 1)
+        agents.append(reader.read(agent, raw, n, name))
+    block_uids = {key: kept[key] for key in blocks if key in kept}
+    return AgentFile(agents, tools, blocks, folders, reader.archives, block_uids, left_out)
+
+
+@dataclass(slots=True)
+class _AgentReader:
+    """Reads the agents of a file whose other parts are read.
+
+    is_ours: a gateway like this one wrote the file. kept: uids that are kept, by id. names: of tools, as of `_tools`.
+    left_out: gets the names of what is left out. archives: those of the agents so far.
+    """
+
+    form: ImportForm
+    now: float
+    ours: Ours
+    is_ours: bool
+    kept: Mapping[str, str]
+    slept_on: Mapping[str, FileSleeptime]
+    names: Mapping[str, str]
+    blocks: Mapping[str, tuple[Block, dict[str, Any]]]
+    folders: Mapping[str, CarriedFolder]
+    left_out: list[str]
+    archives: dict[str, CarriedArchive] = field(default_factory=dict)
+
+    def read(self, agent: FileAgent, raw: Mapping[str, Any], n: int, name: str) -> CarriedAgent:
+        """Returns the agent at the place n of the file. raw: the same as JSON."""
+        form, now, at = self.form, self.now, (*_AT, "agents", n)
+        own = self.ours.agents.get(agent.id) or OursOfAgent()
+        # On Letta's server an agent that speaks by a tool thinks in text.
+        thinks = not self.is_ours and kind_of(agent.agent_type or "").style == "message"
+        spoken = partial(_messages, now=now, left_out=self.left_out, thinks=thinks)
+        sleeptime = self.slept_on.get(agent.id) or own.sleeptime
+        self.left_out += _secrets(agent)
+        definition = _definition(
+            raw, own if self.is_ours and agent.id in self.ours.agents else None, form, at
+        )
+        made = CarriedAgent(
+            name,
+            replace(definition, sleeptime=None if sleeptime is None else Sleeptime((), sleeptime.frequency)),
+            tags=agent.tags or (),
+            blocks=_known(agent.block_ids, self.blocks, (*at, "block_ids")),
+            tools=[
+                tool
+                for id in _known(agent.tool_ids, self.names, (*at, "tool_ids"))
+                if (tool := self.names[id])
+            ],
+            folders=_known(agent.source_ids, self.folders, (*at, "source_ids")),
+            archives=_archives(own, self.archives, now),
+            passages=_passages(own.passages, now),
+            uid=self.kept.get(agent.id),
+            identities=[*map(_identity, own.identities)],
+            begun=moment_of(own.created_at, _OURS_AT),
+        )
+        _check_labels([self.blocks[key][0] for key in made.blocks], at)
+        if form.strip_messages:
+            return made
+        return replace(
+            made,
+            messages=spoken(agent.messages or (), f"agents.{n}.messages"),
+            conversations=[
+                _conversation(each, form, now, spoken(each.messages, f"agents.{n}.{each.id}"))
+                for each in own.conversations
+            ],
+        )
+
+
+def _identity(identity: FileIdentity) -> CarriedIdentity:
+    uid = _uid(identity.id, (*_OURS_AT, "identities", "id"))
+    said = edited(IdentityDefinition(identity.name), identity)
+    return CarriedIdentity(uid, identity.identifier_key, said)
+
+
+def _archives(own: OursOfAgent, archives: dict[str, CarriedArchive], now: float) -> list[str]:
+    """Adds an agent's archives to those of the file. Returns their keys."""
+    keys = []
+    for archive in own.archives:
+        keys.append(f"archive-{len(archives)}")
+        body = {"description": archive.description, "embedding": None, "embedding_config": None}
+        uid = None if archive.id is None else _uid(archive.id, (*_OURS_AT, "archives", "id"))
+        archives[keys[-1]] = CarriedArchive(archive.name, body, _passages(archive.passages, now), uid)
+    return keys
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    data = data.removeprefix(BOM_UTF8)  # editors on Windows write it in front
+    _check_lists(data)
+    json = parse(data, _AT)
+    if isinstance(json, str):
+        # Programs that save what the client returns as JSON have the file as one text.
+        json = parse(json.encode(), _AT)
+    if not isinstance(json, dict):
+        raise Unprocessable([Fault(_AT, "Input should be an object", "model_type")])
+    return json
+
+
+def _check_lists(data: bytes) -> None:
+    """Raises: Unprocessable: a list is too long."""
+    try:
+        msgspec.json.decode(data, type=FileLists)
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at `$.")
+        if "length" in message:
+            raise Unprocessable([Fault((*_AT, place.rstrip("`")), message.replace("`", "'"))]) from error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass  # what else is wrong is found where all of it is read
+
+
+def _ours(metadata: Mapping[str, Any]) -> Ours:
+    text = metadata.get(OURS)
+    if text is None:
+        return Ours()
+    if not isinstance(text, str):
+        raise Unprocessable([Fault(_OURS_AT, "Expected JSON in a text", "json_invalid")])
+    return convert(parse(text.encode(), _OURS_AT), Ours, _OURS_AT)
+
+
+def _kept(file: File) -> dict[str, str]:
+    """Returns the uids of agents, blocks and folders that keep theirs, by id. Raises: Unprocessable."""
+    parts = {
+        "agents": [str(each.get("id")) for each in file.agents],
+        "blocks": [str(each.get("id")) for each in file.blocks],
+        "sources": [each.id for each in file.sources],
+    }
+    return {id: _uid(id, (*_AT, part, n, "id")) for part, some in parts.items() for n, id in enumerate(some)}
+
+
+def _uid(id: str, at: tuple[str | int, ...]) -> str:
+    """Returns the uid of an id that something keeps. Raises: Unprocessable."""
+    uid = ids.uid_of(id.partition("-")[0], id)
+    if uid is None:
+        raise Unprocessable([Fault(at, "Expected an id of Letta's: a kind and a UUID", value=id[:100])])
+    return uid
+
+
+def _check_ids(json: Mapping[str, Any]) -> None:
+    """Raises: Unprocessable: an id is missing, or there twice."""
+    for part in ("agents", "blocks", "tools", "sources", "files"):
+        seen: set[str] = set()
+        for n, each in enumerate(json.get(part) or ()):
+            id = each.get("id")
+            if not isinstance(id, str) or id in seen:
+                words = f"The id {id!r} is there twice" if isinstance(id, str) else "Field required"
+                raise Unprocessable([Fault((*_AT, part, n, "id"), words)])
+            seen.add(id)
+
+
+def _known(ids: Sequence[str] | None, there: Mapping[str, Any], at: tuple[str | int, ...]) -> list[str]:
+    """Returns ids without those that are there twice. Raises: Unprocessable: one names nothing in the file."""
+    for n, id in enumerate(ids or ()):
+        if id not in there:
+            raise Unprocessable([Fault((*at, n), "This names nothing in the file", value=id[:100])])
+    return list(dict.fromkeys(ids or ()))
+
+
+def _tools(
+    tools: Sequence[dict[str, Any]], left_out: list[str], *, is_ours: bool
+) -> tuple[dict[str, ToolDefinition], dict[str, str]]:
+    """Returns the tools that are defined here, by name, and the names of all by id: "" for what is left out.
+
+    is_ours: a gateway like this one wrote the file.
+    """
+    made: dict[str, ToolDefinition] = {}
+    names: dict[str, str] = {}
+    for n, raw in enumerate(tools):
+        at = (*_AT, "tools", n)
+        tool = convert(raw, FileTool, at)
+        names[tool.id] = tool.name
+        if tool.tool_type == "external_mcp":
+            continue  # the project has a tool of this name, or it has not
+        if tool.tool_type != "custom" and tool.name not in SCHEMAS:
+            names[tool.id] = ""
+            left_out.append(f"tools.{tool.name}")
+        elif tool.name not in SCHEMAS:
+            if raw.get("pip_requirements") or raw.get("npm_requirements"):
+                left_out.append(f"tools.{tool.name}.requirements")
+            fields = {name: raw[name] for name in _TOOL_FIELDS if raw.get(name) is not None}
+            schema = fields.get("json_schema")
+            if not isinstance(schema, dict) or schema.get("name") != tool.name:
+                raise Unprocessable(
+                    [Fault((*at, "json_schema", "name"), "Expected a schema with the tool's name")]
+                )
+            if fields.get("source_type") == "json" and fields.get("source_code") and not is_ours:
+                # Letta's server runs all that is not TypeScript as Python.
+                fields["source_type"] = "python"
+            definition = tool_of(convert(fields, UpdateTool, at))[1]
+            schema = definition.schema if is_ours else _without_heartbeat(definition.schema)
+            made[tool.name] = replace(definition, schema=schema)
+    return made, names
+
+
+def _without_heartbeat(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a schema without the argument that Letta's older agents added to each tool, which no tool is given."""
+    parameters = schema["parameters"]
+    properties = dict(parameters.get("properties", {}))
+    if properties.pop(HEARTBEAT, None) is None:
+        return dict(schema)
+    required = [name for name in parameters.get("required", ()) if name != HEARTBEAT]
+    return {**schema, "parameters": {**parameters, "properties": properties, "required": required}}
+
+
+_TOOL_FIELDS = (
+    "source_code", "source_type", "json_schema", "description", "tags", "return_char_limit",
+    "default_requires_approval", "enable_parallel_execution", "metadata_",
+)  # fmt: skip
+
+
+def _block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:
+    names = ("label", "value", "description", "limit", "read_only", "metadata", "tags", "hidden")
+    fields = {name: raw[name] for name in names if raw.get(name) is not None}
+    # A file says all of a block: one without a description is not given one.
+    fields.setdefault("description", "")
+    block, details = block_of(convert(fields, CreateBlock, (*_AT, "blocks", n)))
+    # Letta 0.16 prints limits and does not enforce them.
+    return replace(block, limit=max(block.limit, len(block.value))), details
+
+
+def _check_labels(blocks: Sequence[Block], at: tuple[str | int, ...]) -> None:
+    labels = [block.label for block in blocks]
+    if len(set(labels)) < len(labels):
+        raise Unprocessable([Fault((*at, "block_ids"), "Two blocks of an agent have the same label")])
+
+
+def _folders(file: File, kept: Mapping[str, str]) -> dict[str, CarriedFolder]:
+    made = {}
+    for source in file.sources:
+        body = {
+            "description": source.description,
+            "instructions": source.instructions,
+            "metadata": source.metadata,
+            "embedding_config": source.embedding_config,
+        }
+        made[source.id] = CarriedFolder(
+            source.name,
+            {name: value for name, value in body.items() if value is not None},
+            uid=kept.get(source.id),
+        )
+    texts: dict[str, list[tuple[str, str, str]]] = {id: [] for id in made}
+    for n, each in enumerate(file.files):
+        _known([each.source_id], made, (*_AT, "files", n, "source_id"))
+        name = file_name(each.original_file_name or each.file_name or "") or each.id
+        if each.content is not None:
+            texts[each.source_id].append((name, each.file_type or "text/plain", each.content))
+    return {id: replace(folder, files=texts[id]) for id, folder in made.items()}
+
+
+def _secrets(agent: FileAgent) -> Iterable[str]:
+    """Yields names of secrets, whose values an export wipes. Raises: BadRequest: a value is there."""
+    for key in ("tool_exec_environment_variables", "secrets"):
+        values: dict[str, str | None] = getattr(agent, key) or {}
+        if any(values.values()):
+            raise BadRequest(
+                f"{key}: Definitions hold no secrets; the gateway's settings do (tools.headers).",
+                param=key,
+            )
+        yield from (f"secrets.{name}" for name in values if key == "secrets" or not agent.secrets)
+
+
+def _groups(file: File, left_out: list[str]) -> tuple[dict[str, FileSleeptime], set[str]]:
+    """Returns the agents that are read by sleeptime agents, and those sleeptime agents. Other groups are left out."""
+    known = {str(each.get("id")) for each in file.agents}
+    slept_on: dict[str, FileSleeptime] = {}
+    sleepers: set[str] = set()
+    for n, group in enumerate(file.groups):
+        config = group.manager_config or GroupConfig()
+        manager = config.manager_agent_id
+        if config.manager_type not in ("sleeptime", "voice_sleeptime") or manager not in known:
+            left_out.append(f"groups.{n}")
+            continue
+        assert manager is not None
+        slept_on[manager] = FileSleeptime(config.sleeptime_agent_frequency)
+        sleepers |= known & {*group.agent_ids} - {manager}
+    return slept_on, sleepers
+
+
+def _named(agent: FileAgent, form: ImportForm, *, is_only: bool) -> str:
+    name = agent.name or agent.id
+    for other in (form.override_name, form.name):
+        if isinstance(other, str) and is_only:
+            name = other
+    return f"{name}_copy" if form.append_copy_suffix else name
+
+
+# What is said of an agent in a file and means the same when one is made.
+_FIELDS = (
+    "agent_type", "description", "metadata", "hidden", "system", "llm_config", "model_settings", "context_window_limit",
+    "max_tokens", "response_format", "parallel_tool_calls", "tool_rules", "message_buffer_autoclear", "timezone",
+    "compaction_settings", "initial_message_sequence", "embedding", "embedding_config", "embedding_chunk_size",
+    "reasoning", "enable_reasoner", "max_reasoning_tokens", "max_files_open", "per_file_view_window_char_limit",
+    "model",
+)  # fmt: skip
+
+
+def _definition(
+    raw: Mapping[str, Any], own: OursOfAgent | None, form: ImportForm, at: tuple[str | int, ...]
+) -> AgentDefinition:
+    fields = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
+    if isinstance(rules := fields.get("tool_rules"), list):
+        fields["tool_rules"] = list(map(_rule, rules))
+    if "compaction_settings" in fields:
+        fields["compaction_settings"] = _compaction(fields["compaction_settings"])
+    for name, most in (("llm_config", "max_tokens"), ("model_settings", "max_output_tokens")):
+        said = fields.get(name)
+        # Letta's server takes 0 for no bound.
+        if isinstance(said, dict) and said.get(most) == 0:
+            fields[name] = {**said, most: None}
+    config = fields.get("llm_config")
+    if own is not None:
+        more = {
+            "message_buffer_limit": own.message_buffer_limit,
+            "message_buffer_min": own.message_buffer_min,
+        }
+        fields |= {name: value for name, value in more.items() if value is not None}
+        # Nobody learns from a copy of a user's memory, which is no user's.
+        ours = {name: value for name, value in own.mnemogate.items() if name != "learn"}
+        fields["mnemogate"] = {name: value for name, value in ours.items() if value is not None}
+        # A window that nobody set is the model's, whatever was shown.
+        if isinstance(config, dict) and "context_window_limit" not in fields:
+            fields["llm_config"] = {name: each for name, each in config.items() if name != "context_window"}
+    for model in (form.override_model_handle, form.model):
+        if isinstance(model, str):
+            fields["model"] = model
+    for embedding in (form.override_embedding_handle, form.embedding):
+        if isinstance(embedding, str):
+            fields["embedding"] = embedding
+    return definition_of(convert(fields, CreateAgent, at))
+
+
+def _conversation(
+    said: FileConversation, form: ImportForm, now: float, messages: Sequence[CarriedMessage]
+) -> CarriedConversation:
+    model = said.model if form.model is UNSET else None
+    fields = {"summary": said.summary, "model": model, "model_settings": said.model_settings}
+    return CarriedConversation(
+        _uid(said.id, (*_OURS_AT, "conversations", "id")),
+        said_in(ConversationDefinition(), convert(fields, CreateConversation, _OURS_AT), at=0),
+        moment_of(said.created_at, _OURS_AT) or now,
+        messages,
+    )
+
+
+def _rule(rule: Any) -> Any:
+    """Returns a tool rule without its words for prompts, and without what is null."""
+    if not isinstance(rule, dict):
+        return rule
+    return {name: value for name, value in rule.items() if value is not None and name != "prompt_template"}
+
+
+def _compaction(settings: Any) -> Any:
+    """Returns how a window is compacted. A way that this gateway has not is the usual one."""
+    if not isinstance(settings, dict):
+        return settings
+    known = ("mode", "model", "prompt", "sliding_window_percentage", "clip_chars")
+    kept = {name: settings[name] for name in known if settings.get(name) is not None}
+    if kept.get("mode") not in ("all", "sliding_window"):
+        kept.pop("mode", None)
+    return kept
+
+
+def _passages(passages: Sequence[FilePassage], now: float) -> list[PassageDraft]:
+    return [
+        PassageDraft(each.text, moment_of(each.created_at, _OURS_AT) or now, each.tags, each.metadata)
+        for each in passages
+    ]
+
+
+def _joined(messages: Iterable[tuple[int, FileMessage]]) -> Iterable[tuple[int, FileMessage]]:
+    """Yields messages, each reply as one: Letta's server keeps the calls that a person must allow as another."""
+    replies: list[tuple[int, FileMessage, list[FileCall]]] = []
+    for n, each in messages:
+        calls = each.tool_calls or []
+        _, last, before = replies[-1] if replies else (n, each, [])
+        if each.role == "approval" and calls and last.role == "assistant" and before:
+            before.extend(calls)
+        else:
+            replies.append((n, each, [*calls]))
+    for n, each, calls in replies:
+        yield n, msgspec.structs.replace(each, tool_calls=calls) if calls else each
+
+
+def _messages(
+    said: Sequence[FileMessage], place: str, now: float, left_out: list[str], *, thinks: bool
+) -> list[CarriedMessage]:
+    """Returns the messages of a conversation as they are stored. place: where they lie in the file."""
+    messages = [*enumerate(said)]
+    # The first one is the compiled prompt, which is made anew.
+    if messages and messages[0][1].role == "system":
+        messages = messages[1:]
+    found = [(n, made) for n, each in _joined(messages) for made in read(each, now, thinks=thinks)]
+    sound = [*answers(made for _, made in found)]
+    left_out += [f"{place}.{n}" for (n, _), ok in zip(found, sound, strict=True) if not ok]
+    return [made for (_, made), ok in zip(found, sound, strict=True) if ok]

@@ -1,0 +1,160 @@
+"""An agent as an agent file (`.af`): the form in which Letta 0.16 exports and imports agents.
+
+    {"agents": [...], "groups": [], "blocks": [...], "files": [...], "sources": [...], "tools": [...],
+     "mcp_servers": [], "metadata": {"mnemogate": "{...}"}, "created_at": "..."}
+
+Ids are counted within the file. Letta refuses fields that it does not know; what only this gateway has stands as JSON
+in a text of `metadata`, which it takes. (letta/schemas/agent_file.py of letta-ai/letta 0.16)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gateway.agents.agent_file.messages import written
+from gateway.agents.core.agent_file import CarriedArchive, CarriedMessage
+from gateway.agents.wire.fields import time_of
+from gateway.core.definition import Sleeptime
+from storage.listing import PassageDraft
+
+OURS = "mnemogate"  # the key in `metadata`
+_REVISION = "0"  # of Letta's database, which there is none of here
+
+# The fields of a created agent that an AgentState has under the same name.
+SAME = (
+    "name", "tags", "system", "agent_type", "description", "metadata", "llm_config", "embedding_config",
+    "embedding", "model_settings", "compaction_settings", "context_window_limit", "message_buffer_autoclear",
+    "response_format", "timezone", "max_files_open", "per_file_view_window_char_limit", "hidden", "tool_rules",
+)  # fmt: skip
+_NONE = (
+    "folder_ids", "model", "embedding_chunk_size", "max_tokens", "max_reasoning_tokens", "reasoning",
+    "from_template", "project", "memory_variables", "project_id", "template_id", "base_template_id", "identity_ids",
+    "parallel_tool_calls", "secrets",
+)  # fmt: skip
+_FALSE = (
+    "include_base_tools", "include_multi_agent_tools", "include_base_tool_rules", "include_default_source",
+    "enable_reasoner", "template", "enable_sleeptime",
+)  # fmt: skip
+BLOCK = (
+    "value", "limit", "project_id", "template_name", "is_template", "template_id", "base_template_id", "deployment_id",
+    "entity_id", "preserve_on_migration", "label", "read_only", "description", "metadata", "hidden", "tags",
+)  # fmt: skip
+FILE = (
+    "file_name", "original_file_name", "file_path", "file_type", "file_size", "file_creation_date",
+    "file_last_modified_date", "processing_status", "error_message", "total_chunks", "chunks_embedded", "content",
+)  # fmt: skip
+SOURCE = ("name", "description", "instructions", "metadata", "embedding_config")
+
+
+@dataclass(frozen=True, slots=True)
+class Travelling:
+    """All that an export says of an agent.
+
+    state: the agent as it is shown. sleeptime: others read what is said to it. initial: messages at the head of each
+    conversation. folders: each as it is shown, with its files. passages: of its own archive. archives: those that it
+    has attached.
+    """
+
+    state: Mapping[str, Any]
+    sleeptime: Sleeptime | None = None
+    initial: Sequence[Mapping[str, Any]] = ()
+    messages: Sequence[CarriedMessage] = ()
+    folders: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]] = ()
+    passages: Sequence[PassageDraft] = ()
+    archives: Sequence[CarriedArchive] = ()
+
+
+def agent_file(of: Travelling, now: float) -> bytes:
+    """Returns an agent file. now: when it was made."""
+    state = of.state
+    agent_id = "agent-0"
+    messages = [
+        _system(state, agent_id, now),
+        *(written(each, f"message-{n}", agent_id) for n, each in enumerate(of.messages, 1)),
+    ]
+    sources = [{**some(folder, SOURCE), "id": f"source-{n}"} for n, (folder, _) in enumerate(of.folders)]
+    files = [
+        {"source_id": source["id"], **some(file, FILE)}
+        for source, (_, texts) in zip(sources, of.folders, strict=True)
+        for file in texts
+    ]
+    # Letta's server takes these as a value or not at all.
+    settings = {name: value for name, value in state["model_settings"].items() if value is not None}
+    agent = {
+        **some(state, SAME),
+        "model_settings": settings,
+        **dict.fromkeys(_NONE),
+        **dict.fromkeys(_FALSE, False),
+        "memory_blocks": [],
+        "tools": [],
+        "tool_exec_environment_variables": {},
+        "initial_message_sequence": [_initial(each) for each in of.initial] or None,
+        "tool_ids": [f"tool-{n}" for n in range(len(state["tools"]))],
+        "block_ids": [f"block-{n}" for n in range(len(state["blocks"]))],
+        "source_ids": [source["id"] for source in sources],
+        "id": agent_id,
+        "in_context_message_ids": [each["id"] for each in messages],
+        "messages": messages,
+        "files_agents": [],
+        "group_ids": [],
+    }
+    ours = {
+        "agents": {
+            agent_id: {
+                "mnemogate": state[OURS],
+                "sleeptime": None if of.sleeptime is None else {"frequency": of.sleeptime.frequency},
+                "message_buffer_limit": state["message_buffer_limit"],
+                "message_buffer_min": state["message_buffer_min"],
+                "passages": list(map(_passage, of.passages)),
+                "archives": [
+                    {"name": each.name, **each.body, "passages": list(map(_passage, each.passages))}
+                    for each in of.archives
+                ],
+            }
+        }
+    }
+    made = {
+        "agents": [agent],
+        "groups": [],
+        "blocks": [{**some(each, BLOCK), "id": f"block-{n}"} for n, each in enumerate(state["blocks"])],
+        "files": [{**each, "id": f"file-{n}"} for n, each in enumerate(files)],
+        "sources": sources,
+        "tools": [{**each, "id": f"tool-{n}"} for n, each in enumerate(map(_tool, state["tools"]))],
+        "mcp_servers": [],
+        "metadata": {"revision_id": _REVISION, OURS: orjson.dumps(ours).decode()},
+        "created_at": time_of(now),
+    }
+    return orjson.dumps(made, option=orjson.OPT_INDENT_2)
+
+
+def some(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Returns the values of these names, None for those that are missing."""
+    return {name: values.get(name) for name in names}
+
+
+def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in tool.items() if name not in ("created_at", "updated_at")}
+
+
+def _system(state: Mapping[str, Any], agent_id: str, now: float) -> dict[str, Any]:
+    """Returns the message with which each list of Letta's begins."""
+    system = CarriedMessage({"role": "system", "content": state["system"]}, now)
+    return written(system, "message-0", agent_id)
+
+
+def _initial(message: Mapping[str, Any]) -> dict[str, Any]:
+    shown = written(CarriedMessage(dict(message), 0.0), "", "")
+    return {name: shown[name] for name in ("role", "content", "name") if shown[name] is not None}
+
+
+def _passage(passage: PassageDraft) -> dict[str, Any]:
+    return {
+        "text": passage.text,
+        "tags": list(passage.tags),
+        "metadata": passage.metadata,
+        "created_at": time_of(passage.at),
+    }

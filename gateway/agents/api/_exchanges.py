@@ -1,0 +1,122 @@
+"""Stored exchanges as the agents API shows them, message by message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.agents.runs.calls.record import still_waiting
+from gateway.agents.runs.messages import MessageView
+from gateway.agents.runs.system_message import SystemMessage
+from gateway.agents.wire.message import Origin, Showing, raw_json, shown, summary_shown
+from gateway.core import ids
+from gateway.core.conversation.canonical import WireMessage
+from gateway.core.conversation.listed import ListedMessage, called_tools, listed
+from gateway.core.turn.guide import StopReason
+from storage.records import DEFAULT, Agent, Exchange, Run
+from storage.sql.store import Store
+
+
+def conversation_id(uid: str, key: str | None) -> str:
+    """Returns the public name of a conversation. key: the client's own."""
+    return DEFAULT if key == DEFAULT else ids.named("conv", uid)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanges:
+    """The exchanges of one agent, shown in one way."""
+
+    store: Store
+    agent: Agent
+    showing: Showing
+
+    def message(self, view: MessageView | SystemMessage) -> list[dict[str, Any]]:
+        """Returns a message of a list; several where it holds several things."""
+        if isinstance(view, SystemMessage):
+            return shown(_wire(view), self._origin_of(view), self.showing)
+        m = view.listed
+        origin = self._origin(view)
+        return shown(
+            m.message, origin, self.showing, waiting=view.waiting, names=view.names, results=m.results
+        )
+
+    async def summaries(self, views: Sequence[MessageView]) -> dict[tuple[int, int], list[dict[str, Any]]]:
+        """Returns the summaries that are to be shown, by the place of the message behind which each comes."""
+        if not self.showing.summaries:
+            return {}
+        last = {view.listed.exchange.id: listed(view.listed.exchange)[-1].place for view in views}
+        found = await self.store.summaries.among(self.agent.id, list(last))
+        return {last[each.exchange.id]: summary_shown(each, self.agent.uid, self.showing) for each in found}
+
+    def raw(self, view: MessageView | SystemMessage) -> dict[str, Any]:
+        """Returns a message of a list as Letta 0.6 kept it."""
+        agent_id = ids.named("agent", self.agent.uid)
+        if isinstance(view, SystemMessage):
+            return raw_json(_wire(view), self._origin_of(view), agent_id)
+        return raw_json(view.listed.message, self._origin(view), agent_id)
+
+    def _origin_of(self, message: SystemMessage) -> Origin:
+        name = message.conversation
+        conversation = conversation_id(name, DEFAULT if name == DEFAULT else None)
+        return Origin(message.id, message.at, conversation=conversation)
+
+    def _origin(self, view: MessageView) -> Origin:
+        m = view.listed
+        run = None if view.run is None else ids.named("run", view.run)
+        step = None if view.step is None else ids.placed("step", self.agent.uid, view.step)
+        id = ids.placed("message", self.agent.uid, m.seq, hidden=m.hidden)
+        return Origin(id, m.at, run, step, conversation_id(view.conversation, view.key))
+
+    async def answers(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
+        """Returns what a run has said and done, without what it was told; if that is nothing, what it waits for."""
+        if not steps and run.stop == StopReason.REQUIRES_APPROVAL:
+            return await self._asked(run)
+        return await self.of_run(run, steps, with_input=False)
+
+    async def _asked(self, run: Run) -> list[dict[str, Any]]:
+        """Returns the calls of a run that wait for an answer still."""
+        step = await self.store.runs.waiting(self.agent.id, run.conversation)
+        e = None if step is None else await self.store.turns.exchange(self.agent, step.exchange)
+        found = [] if e is None else await self.of_run(run, [e], with_input=False)
+        return [each for each in found if each["message_type"] == "approval_request_message"]
+
+    async def of_run(self, run: Run, steps: Sequence[Exchange], *, with_input: bool) -> list[dict[str, Any]]:
+        if not steps:
+            return []
+        names: dict[str, str] = {}
+        first, maker = steps[0], None
+        if first.parent is not None and any(m.is_result for m in listed(first)):
+            # A turn that waited begins with results of calls that an earlier one made.
+            rows = await self.store.messages.of_rows(self.agent.id, [first.parent, first.id])
+            if (above := rows.get(first.parent)) is not None:
+                names.update(called_tools(above.exchange))
+                # Where it ended with these, there is no other step that they could belong to.
+                if first.id in rows and rows[first.id].run is None:
+                    maker = above.exchange
+        waiting: dict[str, str] = {}
+        if run.stop == StopReason.REQUIRES_APPROVAL:
+            step = await self.store.runs.waiting(self.agent.id, steps[-1].conversation)
+            if step is not None and step.exchange == steps[-1].id:
+                waiting = await still_waiting(self.store, step, steps[-1])
+        found = []
+        for before, e in zip((maker, *steps), steps, strict=False):
+            names.update(called_tools(e))
+            # A result belongs to the step that made the call.
+            called = before if before is not None and before.id == e.parent else e
+            for m in listed(e):
+                if with_input or m.is_reply or m.is_result:
+                    of = called if m.is_result else e
+                    found += self._shown(m, of.seq, run, waiting if e is steps[-1] else {}, names)
+        return found
+
+    def _shown(
+        self, m: ListedMessage, step: int, run: Run, waiting: dict[str, str], names: dict[str, str]
+    ) -> list[dict[str, Any]]:
+        id = ids.placed("message", self.agent.uid, m.seq, hidden=m.hidden)
+        origin = Origin(id, m.at, ids.named("run", run.uid), ids.placed("step", self.agent.uid, step))
+        return shown(m.message, origin, self.showing, waiting=waiting, names=names, results=m.results)
+
+
+def _wire(message: SystemMessage) -> WireMessage:
+    return {"role": "system", "content": message.text}

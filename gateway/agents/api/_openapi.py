@@ -1,0 +1,118 @@
+"""`/openapi.json`, made of the rows that are served. (spec.openapis.org/oas/v3.1.0)"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from gateway.agents.api._route import AgentsRoute, ConversationConvertor
+
+_PARAMETER = re.compile(r"{(\w+)(?::(\w+))?}")
+_WORD = re.compile(r"\W+")
+_DETAIL = {
+    "type": "object",
+    "properties": {"detail": {"type": ["string", "array"], "items": {"$ref": "#/components/schemas/Fault"}}},
+    "required": ["detail"],
+}
+_FAULT = {
+    "type": "object",
+    "properties": {
+        "type": {"type": "string"},
+        "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
+        "msg": {"type": "string"},
+        "input": {},
+    },
+    "required": ["type", "loc", "msg"],
+}
+_FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
+_ERRORS = {
+    "400": "A value that is not allowed here.",
+    "401": "No key, or a wrong one.",
+    "404": "There is no such thing in this project.",
+    "409": "Somebody else was faster, or a name is taken.",
+    "413": "The body is too large.",
+    "415": "A file that cannot be read.",
+    "422": "A value of the wrong form; `detail` names the field.",
+    "429": "Too many sends wait for this agent.",
+    "503": "The store or the upstream cannot be had at the moment.",
+}
+
+
+def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
+    """Returns the description of these rows."""
+    rows = [row for row in rows if row.is_served]
+    kinds = {kind for row in rows for kind in (row.body, row.query, row.form) if kind is not None}
+    _, components = msgspec.json.schema_components(
+        sorted(kinds, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"
+    )
+    paths: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        path = _PARAMETER.sub(r"{\1}", row.path)
+        # Where the path without a slash is another API's, too, the one with it is ours.
+        path += "/" if row.slashes == ("/",) or row.needs else ""
+        paths.setdefault(path, {})[row.method.lower()] = _operation(row, components)
+    schemas = {**components, "Detail": _DETAIL, "Fault": _FAULT}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Mnemogate: the agents API", "version": version},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}, {}],
+    }
+
+
+def _operation(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": _schema(convertor)}
+        for name, convertor in _PARAMETER.findall(row.path)
+    ]
+    if row.query is not None:
+        schema = components[row.query.__name__]
+        parameters += [
+            {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": each}
+            for name, each in schema.get("properties", {}).items()
+        ]
+    operation: dict[str, Any] = {
+        "operationId": f"{row.method.lower()}{_WORD.sub('_', row.path)}",
+        "summary": row.says,
+        "parameters": parameters,
+        "responses": {
+            "200": {"description": "Done.", "content": {"application/json": {"schema": {}}}},
+            **{
+                status: {
+                    "description": words,
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Detail"}}},
+                }
+                for status, words in _ERRORS.items()
+            },
+        },
+    }
+    if row.body is not None:
+        operation["requestBody"] = {
+            "required": _requires(row.body),
+            "content": {
+                "application/json": {"schema": {"$ref": f"#/components/schemas/{row.body.__name__}"}}
+            },
+        }
+    if row.form is not None:
+        fields = components[row.form.__name__].get("properties", {})
+        form = {"type": "object", "properties": {"file": _FILE, **fields}, "required": ["file"]}
+        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+    return operation
+
+
+def _schema(convertor: str) -> dict[str, Any]:
+    """Returns the form of a parameter in a path. A conversation's says which names are not another API's."""
+    pattern = {"pattern": f"^({ConversationConvertor.regex})$"} if convertor == "conversation" else {}
+    return {"type": "string", **pattern}
+
+
+def _requires(kind: type[Struct]) -> bool:
+    return any(each.required for each in msgspec.structs.fields(kind))

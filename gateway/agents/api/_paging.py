@@ -1,0 +1,118 @@
+"""Pages of lists: the order of a list, what its cursors mean, and the page that adjoins a cursor.
+
+A list is read in one direction, from a cursor on. A page that only `before` bounds is read from there backwards, so
+that it ends at the cursor; a client that goes on `before` its first row is given every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from msgspec import UNSET, structs
+
+from gateway.agents.api._query import PageQuery
+from gateway.agents.wire.fields import Maybe
+from gateway.core import ids
+from gateway.errors import UnknownId
+
+# Returns a query whose cursors go by the order of its list, which it names.
+ReadsCursors: TypeAlias = Callable[[PageQuery], PageQuery]
+
+
+def in_order(query: PageQuery) -> PageQuery:
+    """Returns a query whose cursors go by the order of its list already."""
+    return query
+
+
+def in_time(query: PageQuery) -> PageQuery:
+    """Returns a query whose cursors go by time, `after` being newer, with its cursors in the order of the list."""
+    if not query.newest_first():
+        return query
+    return structs.replace(query, after=query.before, before=query.after)
+
+
+def by_time(query: PageQuery) -> PageQuery:
+    """Returns a query for messages of a conversation or a run with its cursors in the order of the list.
+
+    Letta's server reads them by time, also where the newest come first: `before` a message is what is older. Its
+    clients go on from page to page after a message alone, in the order of the list.
+    """
+    before, after = place_in("message", query.before), place_in("message", query.after)
+    if before is None or not query.newest_first():
+        return query
+    if after is not None and (after.uid != before.uid or after.seq > before.seq):
+        return query
+    return structs.replace(query, after=query.before, before=query.after)
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """The way in which a list is given page by page."""
+
+    # The order where the query names none.
+    newest_first: bool = True
+    cursors: ReadsCursors = field(default=in_order)
+    # A page is given oldest first, whichever end of the list it was taken from.
+    shown_oldest_first: bool = False
+
+    def read(self, query: PageQuery) -> PageQuery:
+        """Returns the query that a list is read with: its order named, its cursors in this order, `after` first."""
+        query = self.cursors(_ordered(query, newest_first=query.newest_first(self.newest_first)))
+        if isinstance(query.before, str) and not isinstance(query.after, str):
+            query = _ordered(query, newest_first=not query.newest_first())
+            query = structs.replace(query, after=query.before, before=UNSET)
+        return query
+
+    def shown(self, query: PageQuery, read: PageQuery, answer: Any) -> Any:
+        """Returns an answer with its rows in the order asked for. query: as it came; read: as `read` returned it.
+
+        answer: a list, or an object with one in `files`; anything else has no rows.
+        """
+        newest_first = query.newest_first(self.newest_first) and not self.shown_oldest_first
+        rows = answer.get("files") if isinstance(answer, dict) else answer
+        if isinstance(rows, list) and newest_first != read.newest_first():
+            rows.reverse()
+        return answer
+
+
+NEWEST_FIRST, OLDEST_FIRST = Paging(), Paging(newest_first=False)
+PASSAGES = Paging(newest_first=False, cursors=in_time)
+RUN_MESSAGES = Paging(newest_first=False, cursors=by_time)
+CONVERSATION_MESSAGES = Paging(cursors=by_time)
+# Letta's server 0.16.8 gives messages oldest first, also where `order=desc`, the default, selects the newest: programs
+# show what they get.
+MESSAGES = Paging(cursors=in_time, shown_oldest_first=True)
+
+
+def _ordered(query: PageQuery, *, newest_first: bool) -> PageQuery:
+    return structs.replace(query, order="desc" if newest_first else "asc", ascending=UNSET)
+
+
+def cut(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[str, Any]]:
+    """Returns a page of a short list that is there as a whole, oldest first: of 100, as Letta's server gives them.
+
+    Items of one id (the pieces of a message) are one of its entries: a cursor names all of them. query: as
+    `Paging.read` returns it.
+    """
+    found = list(items)
+    if query.newest_first():
+        found.reverse()
+    names = list(dict.fromkeys(item["id"] for item in found))
+    for name, is_after in ((query.after, True), (query.before, False)):
+        if isinstance(name, str):
+            place = names.index(name) if name in names else (len(names) if is_after else 0)
+            names = names[place + 1 :] if is_after else names[:place]
+    kept = frozenset(names[: query.size(100)])
+    return [item for item in found if item["id"] in kept]
+
+
+def place_in(kind: str, id: Maybe[str]) -> ids.Place | None:
+    """Returns the place that a parameter names, None where it was not sent. Raises: UnknownId."""
+    if not isinstance(id, str):
+        return None
+    place = ids.place_of(kind, id)
+    if place is None:
+        raise UnknownId(f"There is no {kind} {id!r}.")
+    return place

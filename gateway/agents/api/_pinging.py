@@ -1,0 +1,87 @@
+"""A stream of events that says now and then that it is there, also before its first event.
+
+A model on one's own machine may read a long prompt for minutes, and clients give up a connection on which nothing comes
+(`letta-client` after 60 s). A ping sends the status. So the error that would have been one is an event from then on; it
+commits to nothing else, and another endpoint can still be asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from gateway.agents.wire.errors import refused_event
+from gateway.run.sink import ClientGone, Sink
+
+EVENTS = ("content-type", "text/event-stream; charset=utf-8")
+
+
+@dataclass(slots=True)
+class PingingSink:
+    """A stream that says something while nothing else is said. every_s: 0: never.
+
+    ping: the event; a comment until the run has a name. headers: of a stream that begins with it.
+    started: whether anything of the reply was sent.
+    """
+
+    inner: Sink
+    every_s: float
+    ping: bytes = b":\n\n"
+    headers: Sequence[tuple[str, str]] = (EVENTS,)
+    started: bool = False
+    _has_head: bool = False
+    _wrote: bool = False
+    _task: asyncio.Task[None] | None = field(default=None)
+
+    def __enter__(self) -> PingingSink:
+        if self.every_s:
+            self._task = asyncio.create_task(self._beat())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_beat()
+
+    def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        if not self._has_head:
+            self._has_head = True
+            self.inner.start(status, headers)
+
+    async def write(self, data: bytes) -> None:
+        if data:
+            self.started = self._wrote = True
+        await self.inner.write(data)
+
+    async def end(self) -> None:
+        self._end_beat()
+        await self.inner.end()
+
+    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        """Answers with an error: nothing else comes whole where events were asked for."""
+        self._end_beat()
+        if self._has_head:
+            await self.inner.write(refused_event(body))
+            await self.inner.end()
+        else:
+            await self.inner.whole(status, headers, body)
+
+    def while_here(self) -> AbstractContextManager[None]:
+        return self.inner.while_here()
+
+    def _end_beat(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _beat(self) -> None:
+        # A client that leaves is noticed by whoever writes the reply.
+        with suppress(ClientGone):
+            while True:
+                self._wrote = False
+                await asyncio.sleep(self.every_s)
+                if not self._wrote:
+                    self.start(200, self.headers)
+                    await self.inner.write(self.ping)

@@ -1,0 +1,206 @@
+"""The parameters of queries, as the agents API takes them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.agents.wire.errors import Fault, Unprocessable
+from gateway.agents.wire.fields import NO_TEMPLATES, Body, Kept, Maybe, refused
+from gateway.agents.wire.send import MessageType
+
+Order = Literal["asc", "desc"]
+_AgentOrder = Literal["created_at", "updated_at", "last_run_completion"]
+Limit = Annotated[int, Meta(ge=1, le=1_000)]
+# A part of a text that is looked for. Chosen: a database may compare all of it at each place of a text.
+Fragment = Annotated[str, Meta(max_length=10_000)]
+_Few = Annotated[list[str], Meta(max_length=64)]  # as many as one statement looks for
+_Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+_PROJECT = refused("A key opens one project, and lists are of that.")
+_NO_IDENTITIES = refused("An identity has agents alone; blocks have tags.")
+
+
+class PageQuery(Body):
+    """A page of a list. after, before: ids between which it lies, exclusive, in the order asked for."""
+
+    before: Maybe[str] = UNSET
+    after: Maybe[str] = UNSET
+    limit: Maybe[Limit] = UNSET
+    order: Maybe[Order] = UNSET
+    order_by: Maybe[Literal["created_at"]] = UNSET
+    ascending: Maybe[bool] = UNSET
+
+    def newest_first(self, otherwise: bool = True) -> bool:
+        """Says whether the newest come first. otherwise: where the query says nothing."""
+        if isinstance(self.order, str):
+            return self.order == "desc"
+        return not self.ascending if isinstance(self.ascending, bool) else otherwise
+
+    def size(self, otherwise: int = 50) -> int:
+        return self.limit if isinstance(self.limit, int) else otherwise
+
+
+class AgentsQuery(PageQuery):
+    order_by: Maybe[_AgentOrder] = UNSET  # type: ignore[assignment]
+    sort_by: Maybe[str] = UNSET
+    name: Maybe[str] = UNSET
+    query_text: Maybe[Fragment] = UNSET
+    tags: _Few | UnsetType = UNSET
+    match_all_tags: bool = False
+    last_stop_reason: Maybe[str] = UNSET
+    show_hidden_agents: Maybe[bool] = UNSET
+    include: list[str] | UnsetType = UNSET
+    include_relationships: list[str] | UnsetType = UNSET
+    project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
+    template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
+    base_template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
+    identity_id: Maybe[str] = UNSET
+    identifier_keys: _Few | UnsetType = UNSET
+    created_by_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
+
+    @property
+    def sorting(self) -> str:
+        """The name of the time by which agents are ordered: created, updated or completed."""
+        by = self.order_by if isinstance(self.order_by, str) else self.sort_by
+        if not isinstance(by, str):
+            return "created"
+        try:
+            return {"created_at": "created", "updated_at": "updated", "last_run_completion": "completed"}[by]
+        except KeyError:
+            words = "Expected created_at, updated_at or last_run_completion"
+            raise Unprocessable([Fault(("query", "sort_by"), words, "literal_error", by)]) from None
+
+
+class AgentQuery(Body):
+    include: list[str] | UnsetType = UNSET
+    include_relationships: list[str] | UnsetType = UNSET
+
+
+class AgentsOfQuery(PageQuery):
+    """The agents that have something."""
+
+    include: list[str] | UnsetType = UNSET
+    include_relationships: list[str] | UnsetType = UNSET
+
+
+class BlocksQuery(PageQuery):
+    label: Maybe[str] = UNSET
+    label_search: Maybe[Fragment] = UNSET
+    description_search: Maybe[Fragment] = UNSET
+    value_search: Maybe[Fragment] = UNSET
+    name: Maybe[str] = UNSET
+    tags: list[str] | UnsetType = UNSET
+    match_all_tags: bool = False
+    connected_to_agents_count_eq: list[_Count] | UnsetType = UNSET
+    connected_to_agents_count_gt: Maybe[_Count] = UNSET
+    connected_to_agents_count_lt: Maybe[_Count] = UNSET
+    show_hidden_blocks: Maybe[bool] = UNSET
+    templates_only: Annotated[bool | None, NO_TEMPLATES] | UnsetType = UNSET
+    project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
+    identity_id: Annotated[str | None, _NO_IDENTITIES] | UnsetType = UNSET
+    identifier_keys: Annotated[list[str] | None, _NO_IDENTITIES] | UnsetType = UNSET
+
+
+class ToolsQuery(PageQuery):
+    name: Maybe[str] = UNSET
+    names: list[str] | UnsetType = UNSET
+    tool_ids: list[str] | UnsetType = UNSET
+    search: Maybe[Fragment] = UNSET
+    tool_types: list[str] | UnsetType = UNSET
+    exclude_tool_types: list[str] | UnsetType = UNSET
+    return_only_letta_tools: Maybe[bool] = UNSET
+
+
+class TagsQuery(PageQuery):
+    order_by: Maybe[Literal["name"]] = UNSET  # type: ignore[assignment]
+    name: Maybe[Fragment] = UNSET
+    query_text: Maybe[Fragment] = UNSET
+
+
+class ModelsQuery(Body):
+    provider_category: list[str] | UnsetType = UNSET
+    provider_name: Maybe[str] = UNSET
+    provider_type: Maybe[str] = UNSET
+
+
+class PassagesQuery(PageQuery):
+    search: Maybe[Fragment] = UNSET
+
+
+class PassageSearchQuery(Body):
+    query: str
+    tags: list[str] | UnsetType = UNSET
+    tag_match_mode: Literal["any", "all"] = "any"
+    top_k: Maybe[Annotated[int, Meta(ge=1, le=100)]] = UNSET
+    start_datetime: Maybe[str] = UNSET
+    end_datetime: Maybe[str] = UNSET
+
+
+class SpokenQuery(PageQuery):
+    """A page of messages, and the way in which they are shown."""
+
+    include_return_message_types: list[MessageType] | UnsetType = UNSET
+    include_err: Kept[bool] = UNSET
+    include_compaction_messages: bool = False
+    msg_object: bool = False
+    use_assistant_message: bool = True
+    assistant_message_tool_name: str = "send_message"
+    assistant_message_tool_kwarg: str = "message"
+    group_id: (
+        Annotated[str | None, refused("A group's messages are those of its agents; list them there.")]
+        | UnsetType
+    ) = UNSET
+
+
+class MessagesQuery(SpokenQuery):
+    conversation_id: Maybe[str] = UNSET
+
+
+class RunsQuery(PageQuery):
+    agent_id: Maybe[str] = UNSET
+    agent_ids: list[str] | UnsetType = UNSET
+    active: bool = False
+    background: Maybe[bool] = UNSET
+    conversation_id: Maybe[str] = UNSET
+    statuses: list[Literal["created", "running", "completed", "failed", "cancelled"]] | UnsetType = UNSET
+    stop_reason: Maybe[str] = UNSET
+
+
+class TraceQuery(Body):
+    limit: Maybe[Limit] = UNSET
+
+
+class StepsQuery(PageQuery):
+    agent_id: Maybe[str] = UNSET
+    feedback: Maybe[Literal["positive", "negative"]] = UNSET
+    has_feedback: Annotated[bool | None, refused("Say which `feedback`.")] | UnsetType = UNSET
+    model: Annotated[str | None, refused("Steps are not listed by model.")] | UnsetType = UNSET
+    start_date: (
+        Annotated[str | None, refused("Steps are not listed by date; go from page to page.")] | UnsetType
+    ) = UNSET
+    end_date: (
+        Annotated[str | None, refused("Steps are not listed by date; go from page to page.")] | UnsetType
+    ) = UNSET
+    tags: Annotated[list[str] | None, refused("Steps have no tags.")] | UnsetType = UNSET
+    trace_ids: (
+        Annotated[list[str] | None, refused("Requests are not stored, so there are no traces.")] | UnsetType
+    ) = UNSET
+    project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
+
+
+class RecompileQuery(Body):
+    dry_run: bool = False
+    update_timestamp: Kept[bool] = UNSET
+
+
+class ResetQuery(Body):
+    """A reset by the client before 1.0, which says in the query what later ones say in the body."""
+
+    add_default_initial_messages: Kept[bool] = UNSET
+
+
+class ApprovalQuery(Body):
+    """The client sends in the query what its body says as well."""
+
+    requires_approval: Maybe[bool] = UNSET

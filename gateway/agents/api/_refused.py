@@ -1,0 +1,83 @@
+"""The requests that the client can make and this API refuses: each path is answered with the reason."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gateway.agents.api._route import AgentsRoute, Asked
+from gateway.agents.api.identities import NO_BLOCKS
+from gateway.errors import BadRequest
+
+_HOSTED: Final = "It belongs to Letta's hosted product."
+_FILES: Final = "Files are searched, not held in the prompt."
+_FORK: Final = "A copy of a conversation would outlive the forgetting of the original."
+_CAPTURE: Final = "Chat completions to the model agent/<name> are kept by themselves."
+_GENERATE: Final = "Ask the model itself: POST /v1/chat/completions."
+_MCP: Final = "MCP servers and their tools are at /v1/mcp-servers."
+_JOBS: Final = "Runs are at /v1/runs, batches of agents at /v1/messages/batches."
+_PROVIDERS: Final = "Upstreams and their keys are named by the gateway's settings."
+_TRACES: Final = "Requests are not stored, so there are no traces."
+_RECORD: Final = "A run is the record of a send, and goes with its agent. Its messages can be forgotten."
+_OWN_GROUP: Final = "The group of an agent is its `managed_group`, and is at /v1/groups/{group_id}."
+_TALKS: Final = "Nobody speaks to a group: messages and blocks are those of its agents."
+_LATER: Final = "This is not served yet."
+_GROUPS: Final = (
+    "A group is made and ended with its agent: enable_sleeptime; agents speak to one another by their tools."
+)
+
+# (methods, path, reason); the path covers everything below it where it ends in `{rest:path}`.
+NOT_SERVED: Final = (
+    (("POST",), "/v1/agents/{agent_id}/messages/capture", _CAPTURE),
+    (("POST",), "/v1/agents/{agent_id}/generate", _GENERATE),
+    (("GET", "PUT"), "/v1/tools/mcp/servers", _MCP),
+    (("GET", "POST", "PATCH", "DELETE"), "/v1/tools/mcp/servers/{rest:path}", _MCP),
+    (("POST",), "/v1/agents/{agent_id}/files", _FILES),
+    (("GET", "POST", "PATCH"), "/v1/agents/{agent_id}/files/{rest:path}", _FILES),
+    (("GET", "POST", "DELETE"), "/v1/agents/{agent_id}/schedule", _LATER),
+    (("GET", "DELETE"), "/v1/agents/{agent_id}/schedule/{rest:path}", _LATER),
+    (("GET",), "/v1/identities/{identity_id}/blocks", NO_BLOCKS),
+    (("PATCH",), "/v1/blocks/{block_id}/identities/{rest:path}", NO_BLOCKS),
+    (("GET", "POST"), "/v1/templates", _HOSTED),
+    (("GET", "POST", "PATCH", "DELETE"), "/v1/templates/{rest:path}", _HOSTED),
+    (("GET", "POST"), "/v1/client-side-access-tokens", _HOSTED),
+    (("DELETE",), "/v1/client-side-access-tokens/{rest:path}", _HOSTED),
+    (("GET",), "/v1/environments", _HOSTED),
+    (("GET", "POST"), "/v1/environments/{rest:path}", _HOSTED),
+    (("POST",), "/v1/conversations/{conversation_id:conversation}/fork", _FORK),
+    (("GET",), "/v1/groups", _OWN_GROUP),
+    (("POST",), "/v1/groups", _GROUPS),
+    (("DELETE",), "/v1/groups/{group_id}", _GROUPS),
+    (("GET", "POST", "PATCH"), "/v1/groups/{group_id}/{rest:path}", _TALKS),
+    (("DELETE",), "/v1/runs/{run_id}", _RECORD),
+    (("GET",), "/v1/agents/{agent_id}/groups", _OWN_GROUP),
+    (("GET",), "/v1/jobs", _JOBS),
+    (("GET", "PATCH", "DELETE"), "/v1/jobs/{rest:path}", _JOBS),
+    (("GET", "POST"), "/v1/providers", _PROVIDERS),
+    (("GET", "POST", "PATCH", "DELETE"), "/v1/providers/{rest:path}", _PROVIDERS),
+    (("GET",), "/v1/telemetry/{step_id}", _TRACES),
+    (("GET",), "/v1/projects", _HOSTED),
+)
+
+
+def refused_rows() -> list[AgentsRoute]:
+    return [
+        AgentsRoute(
+            method,
+            path,
+            _Refuses(reason),
+            f"Refused: {reason}",
+            is_served=False,
+            # Without the slash some of these paths are others' APIs.
+            slashes=("/",) if path.endswith("/") else ("", "/"),
+        )
+        for methods, path, reason in NOT_SERVED
+        for method in methods
+    ]
+
+
+class _Refuses:
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    async def __call__(self, asked: Asked) -> Any:
+        raise BadRequest(self._reason)

@@ -1,0 +1,274 @@
+"""The routes of the agents API as data: what each takes, what it answers, and the one way in which it is served.
+
+    AgentsRoute("GET", "/v1/agents/{agent_id}", retrieve, "Return an agent.")
+
+`/openapi.json` is made of the same rows (gateway.agents.api._openapi), so it cannot say anything else.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from msgspec import Struct
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Scope
+
+from gateway.agents.api._paging import NEWEST_FIRST, Paging
+from gateway.agents.api._query import PageQuery
+from gateway.agents.wire import fields as bodies
+from gateway.agents.wire.errors import Fault, LettaErrors, Unprocessable
+from gateway.core import ids
+from gateway.core.text import without_nul
+from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId
+from gateway.web.body import BodyReader
+from gateway.web.form import FormPart, boundary_of, form_parts
+from gateway.web.middleware import trace_of
+from storage.errors import BlockOverLimit, NotFound, OverLimit, Stale, StoreError, WriteConflict, is_known
+
+_log = logging.getLogger("mnemogate")
+
+_ERRORS = LettaErrors()
+_UID = re.compile("'([0-9a-f]{32})'")
+_PROJECT_HEADERS = ("x-project", "x-project-id")
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request of the agents API, read and checked.
+
+    path: the parameters of its path. body, query: structs of the route's, None where it has none. headers: those that
+    the reply is to bear as well. data: the body as it came. file: that of a form.
+    """
+
+    project: str
+    path: Mapping[str, str]
+    body: Any
+    query: Any
+    request: Request
+    headers: dict[str, str] = field(default_factory=dict)
+    data: bytes = b""
+    file: FormPart | None = None
+
+    def uid(self, kind: str, name: str) -> str:
+        """Returns the uid in a path's parameter. Raises: UnknownId."""
+        return uid_in(kind, self.path[name])
+
+    def name_of(self, uid: str) -> str:
+        """Returns the id in which the request has a uid, which the store knows without its kind."""
+        query, body = str(self.request.url.query), self.data.decode("utf-8", "replace")
+        sent = " ".join([*self.path.values(), query, body])
+        # Tried once for each word of a body, not anew at each of its letters.
+        found = re.findall(rf"(?<![a-z_])[a-z_]++-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", sent)
+        # A place of a memory names it, too, but may be another thing that is missing.
+        return min(found, key=len, default=uid)
+
+
+AnswersAgents = Callable[[Asked], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentsRoute:
+    """A route. says: what it does, as a verb in the imperative.
+
+    path: with and without a slash at its end alike. body, query: what it takes; a body may be left out where every
+    field may. form: the fields of a body that is a form with a file in `file`. A handler returns JSON, or an ASGI
+    application that answers. reads_body: the handler reads one that is no struct. Any other body, or query, has to be
+    empty. is_served: False: it only says why not.
+    needs: a parameter of the query without which the path without a slash is another API's. pages: of a list whose
+    query is a `PageQuery`; the handler is given the query that the list is to be read with.
+    """
+
+    method: str
+    path: str
+    handle: AnswersAgents
+    says: str
+    body: type[Struct] | None = None
+    query: type[Struct] | None = None
+    form: type[Struct] | None = None
+    slashes: tuple[str, ...] = ("", "/")
+    reads_body: bool = False
+    is_served: bool = True
+    needs: str = ""
+    pages: Paging = NEWEST_FIRST
+
+    async def answer(self, asked: Asked) -> Any:
+        """Returns what the handler returns, the rows of a list in the order asked for."""
+        query = asked.query
+        if not isinstance(query, PageQuery):
+            return await self.handle(asked)
+        asked.query = self.pages.read(query)
+        return self.pages.shown(query, asked.query, await self.handle(asked))
+
+
+def serve(rows: Iterable[AgentsRoute], reader: BodyReader) -> list[Route]:
+    """Returns the routes that serve these rows. A path's methods are one route, which refuses others with a 405."""
+    by_path: dict[str, dict[str, AgentsRoute]] = {}
+    for row in rows:
+        for slash in row.slashes:
+            by_path.setdefault(row.path.rstrip("/") + slash, {})[row.method] = row
+    return [_route(path, methods, reader) for path, methods in by_path.items()]
+
+
+def _route(path: str, methods: Mapping[str, AgentsRoute], reader: BodyReader) -> Route:
+    served = _Served(methods, reader)
+    needs = next(iter(methods.values())).needs
+    if needs and not path.endswith("/"):
+        return _SharedRoute(path, served, methods=[*methods], needs=needs)
+    return Route(path, served, methods=[*methods])
+
+
+class _SharedRoute(Route):
+    """A path that another API has as well: it is ours with a certain parameter in the query."""
+
+    def __init__(self, path: str, served: _Served, *, methods: list[str], needs: str) -> None:
+        super().__init__(path, served, methods=methods)
+        self._needs = f"{needs}="
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] == "http" and self._needs.encode() in scope["query_string"]:
+            return super().matches(scope)
+        return Match.NONE, {}
+
+
+class ConversationConvertor(Convertor[str]):
+    """Names of conversations in paths, known or not. OpenAI's conversations have ids of another form (`conv_…`)."""
+
+    regex = "(?:conv|agent)-[^/]+|default"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("conversation", ConversationConvertor())
+
+
+class _Served:
+    """One path: it reads a request, hands it to the handler of its method, and makes the reply."""
+
+    def __init__(self, methods: Mapping[str, AgentsRoute], reader: BodyReader) -> None:
+        self._methods = methods
+        self._reader = reader
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        trace = trace_of(scope)
+        trace.route, trace.errors = "agents", _ERRORS
+        # A HEAD is answered as its GET.
+        row = self._methods.get(scope["method"]) or self._methods["GET"]
+        async with self._reader.read(scope, receive) as data:
+            trace.bytes_in = len(data)
+            asked = _read(row, request, trace.caller.project, bytes(data))
+            try:
+                answer = await row.answer(asked)
+                if not callable(answer):
+                    answer = Response(
+                        orjson.dumps(answer), headers=asked.headers, media_type="application/json"
+                    )
+                await answer(scope, receive, send)
+            except StoreError as error:
+                raise as_gateway_error(error, asked) from error
+
+
+def _read(row: AgentsRoute, request: Request, project: str, data: bytes) -> Asked:
+    if any("\0" in value for value in request.path_params.values()):
+        raise UnknownId("Nothing has a name with U+0000.")
+    for name in _PROJECT_HEADERS:
+        if request.headers.get(name, project) != project:
+            raise UnknownId(f"There is no project {request.headers[name]!r} for this key.", param=name)
+    headers: dict[str, str] = {}
+    body, file = None, None
+    if not row.is_served:
+        return Asked(project, request.path_params, None, None, request)
+    if row.body is not None:
+        body = bodies.read(data, row.body)
+    elif row.form is not None:
+        body, file = _form(row.form, request, data)
+    elif data not in (b"", b"null") and not row.reads_body:
+        bodies.read(data, bodies.Body)
+    query = None
+    if row.query is not None or request.scope["query_string"]:
+        kind = row.query or bodies.Body
+        query = bodies.convert(_parameters(kind, request), kind, ("query",), lax=True)
+    without_effect = [name for each in (body, query) if each is not None for name in bodies.kept(each)]
+    if without_effect:
+        headers["x-mnemogate-kept"] = ",".join(without_effect)
+    return Asked(project, request.path_params, body, query, request, headers, data, file)
+
+
+def _form(kind: type[Struct], request: Request, data: bytes) -> tuple[Struct, FormPart]:
+    """Returns the fields of a form, and its file. Raises: Unprocessable."""
+    boundary = boundary_of(request.headers.get("content-type", ""))
+    found = None if boundary is None else form_parts(data, boundary)
+    if found is None:
+        raise Unprocessable(
+            [Fault(("body",), "Expected a form of the type multipart/form-data", "form_invalid")]
+        )
+    file = next((part for part in found if part.name == "file"), None)
+    if file is None:
+        raise Unprocessable([Fault(("body", "file"), "Field required", "missing")])
+    fields = {part.name: part.data.decode("utf-8", "replace") for part in found if part is not file}
+    return bodies.convert(without_nul(fields), kind, ("body",), lax=True), file
+
+
+def _parameters(kind: type[Struct], request: Request) -> dict[str, Any]:
+    """Returns a query as JSON: a parameter that may be repeated is a list."""
+    given: dict[str, Any] = {}
+    lists = bodies.list_fields(kind)
+    for sent, value in request.query_params.multi_items():
+        # As Letta 0.6 called it. Its `user_id` selects nothing: the key says who asks.
+        name = "after" if sent == "cursor" else sent
+        if name == "user_id":
+            continue
+        if name in lists:
+            given.setdefault(name, []).append(value)
+        else:
+            given[name] = value
+    return without_nul(given)
+
+
+def uid_in(kind: str, id: str) -> str:
+    """Returns the uid that an id names. Raises: UnknownId."""
+    uid = ids.uid_of(kind, id)
+    if uid is None:
+        raise UnknownId(f"There is no {_NOUNS.get(kind, kind)} {id!r}.")
+    return uid
+
+
+# What an id names, where its first part is not the word, or the store has another one: an archive is a memory to it.
+_NOUNS = {
+    "archive": "archive", "conv": "conversation", "job": "batch", "mcp_server": "MCP server", "source": "folder"
+}  # fmt: skip
+
+
+def as_gateway_error(error: StoreError, asked: Asked) -> GatewayError:
+    """Returns an error of the store as the caller is told it, in the caller's own names."""
+    if isinstance(error, NotFound):
+        message, uid = error.message, _UID.search(error.message)
+        if uid is not None:
+            id = asked.name_of(uid[1])
+            is_place = id.count("-") == 2
+            kind = id.partition("-")[0]
+            noun = kind if is_place else _NOUNS.get(kind)
+            message = f"there is no {noun} {id!r}" if noun else message.replace(uid[0], repr(id))
+        return UnknownId(f"{message[:1].upper()}{message[1:]}.")
+    if isinstance(error, BlockOverLimit):
+        return Unprocessable([Fault(("body", "value"), f"{error.message[:1].upper()}{error.message[1:]}.")])
+    if isinstance(error, OverLimit):
+        return BadRequest(f"{error.message[:1].upper()}{error.message[1:]}.")
+    if isinstance(error, WriteConflict | Stale):
+        return Conflict(f"{error.message[:1].upper()}{error.message[1:]}.")
+    if not is_known(error):
+        _log.warning("A request was refused, since the database could not be used: %s", error.message)
+    return MemoryUnavailable.since(error.status)

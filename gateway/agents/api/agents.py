@@ -1,0 +1,712 @@
+"""Agents: made, listed, changed, deleted; their blocks, and what stands in their context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+import orjson
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.agents.api._exchanges import Exchanges
+from gateway.agents.api._query import AgentQuery, AgentsQuery, RecompileQuery
+from gateway.agents.api._route import AgentsRoute, Asked, uid_in
+from gateway.agents.api.blocks import AgentBlock, block_json, block_of
+from gateway.agents.api.context import context_json
+from gateway.agents.api.dependencies import AgentsApi, given_or_none, uid_or_none
+from gateway.agents.api.folders import folder_json
+from gateway.agents.api.groups import check_window, group_json
+from gateway.agents.api.identities import identity_json
+from gateway.agents.api.model import WINDOW, embedding_config_json
+from gateway.agents.api.tools import ToolRuleBody, show_tool
+from gateway.agents.core.kinds import DEFAULT_KIND, kind_of
+from gateway.agents.registry.registry import AgentEdit, AgentView, NewAgent
+from gateway.agents.runs.messages import AgentMessages
+from gateway.agents.runs.run import RunRequest
+from gateway.agents.runs.system_message import system_id
+from gateway.agents.wire.errors import Fault, Unprocessable
+from gateway.agents.wire.fields import (
+    HOSTED,
+    NO_SECRETS,
+    ONE_PROJECT,
+    SAID_HERE,
+    Body,
+    Kept,
+    Maybe,
+    given,
+    kept_beside,
+    refused,
+    time_of,
+)
+from gateway.agents.wire.message import Showing
+from gateway.agents.wire.send import initial_messages
+from gateway.core import ids
+from gateway.core.agent import FILLER_AFTER_MS
+from gateway.core.definition import AgentDefinition
+from gateway.core.turn.guide import StopReason
+from gateway.errors import BadRequest
+from gateway.run.memory.prompt import Prompt
+from storage.listing import AgentFilter, ReaderEntry
+from storage.records import DEFAULT, Block, Definition, Run, RunStep
+
+AgentType = Literal[
+    "memgpt_agent", "memgpt_v2_agent", "letta_v1_agent", "react_agent", "workflow_agent", "split_thread_agent",
+    "sleeptime_agent", "voice_convo_agent", "voice_sleeptime_agent",
+]  # fmt: skip
+
+_NO_LIST = refused("The window is where the path begins, not a list; delete or compact messages.")
+_NO_OWN_FOLDER = refused("An agent has no folder of its own; attach one.")
+
+# -- the bodies
+
+# What is honoured of the older object about the model, and of a model's settings.
+_LLM_TYPES: dict[str, tuple[type, ...]] = {
+    "handle": (str,), "model": (str,), "context_window": (int,), "temperature": (int, float), "max_tokens": (int,),
+    "reasoning_effort": (str,), "put_inner_thoughts_in_kwargs": (bool,), "parallel_tool_calls": (bool,),
+}  # fmt: skip
+_SETTINGS_TYPES: dict[str, tuple[type, ...]] = {
+    "temperature": (int, float), "parallel_tool_calls": (bool,), "response_format": (dict,), "verbosity": (str,),
+    "thinking": (dict,), "max_output_tokens": (int,), "effort": (str,), "reasoning": (dict,),
+}  # fmt: skip
+# The settings that are shown of every model, beside the effort of its reasoning.
+_OF_EVERY_MODEL = ("max_output_tokens", "parallel_tool_calls", "temperature", "response_format")
+_NEVER_NULL = frozenset(
+    {
+        "temperature",
+        "enable_reasoner",
+        "max_reasoning_tokens",
+        "strict",
+        "return_logprobs",
+        "return_token_ids",
+    }
+)
+_MOST_TOKENS = frozenset({"max_tokens", "max_output_tokens"})
+SETTINGS_KEPT = kept_beside(*_SETTINGS_TYPES, "provider_type")
+
+
+class CompactionBody(Body):
+    """The way in which what leaves the window is summarised."""
+
+    mode: Maybe[Literal["all", "sliding_window", "self_compact_all", "self_compact_sliding_window"]] = UNSET
+    model: Maybe[str] = UNSET
+    prompt: Maybe[str] = UNSET
+    sliding_window_percentage: Maybe[Annotated[float, Meta(gt=0, le=1)]] = UNSET
+    clip_chars: Maybe[Annotated[int, Meta(ge=1)]] = UNSET
+    model_settings: Kept[dict[str, Any]] = UNSET
+    prompt_acknowledgement: Kept[bool] = UNSET
+
+
+class FillerBody(Body):
+    """A sentence that is said when a tool takes longer than `after_ms`."""
+
+    say: Annotated[str, Meta(pattern=r"\S", max_length=500)]
+    after_ms: Annotated[float, Meta(ge=0, le=60_000)] = FILLER_AFTER_MS
+
+
+class Compact(Body):
+    """A summary that is wanted now. compaction_settings: in place of the agent's, as far as they are given."""
+
+    compaction_settings: Maybe[CompactionBody] = UNSET
+
+
+class Own(Body):
+    """The fields that an agent has here beyond those of Letta.
+
+    rebuild: "free" renders the memory section anew when it costs nothing, "always" before each call. recall_tokens: of
+    a note; 0: none; null: as the settings have it. learn: of users' memories alone. filler: what is said ahead of a
+    tool: a sentence of the model's own, or a fixed one when the tool takes longer; null: as its agent_type has it.
+    """
+
+    rebuild: Literal["free", "always"] | UnsetType = UNSET
+    recall_tokens: Maybe[Annotated[int, Meta(ge=0, le=100_000)]] = UNSET
+    learn: bool | UnsetType = UNSET
+    filler: Maybe[Literal["model", "none"] | FillerBody] = UNSET
+
+
+# Below the least no prompt fits: its system text, a note and a reply take some hundreds of tokens.
+LEAST_WINDOW = 1000
+WindowTokens = Annotated[int, Meta(ge=LEAST_WINDOW, le=100_000_000)]
+_Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
+_Messages = Annotated[int, Meta(ge=1, le=1_000_000)]
+# Chosen: above what any prompt has room for. An agent is made in one transaction, and others' writes wait for it.
+MOST_PARTS = Meta(max_length=1_000)
+_Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], MOST_PARTS]
+_Ids = Annotated[list[str], MOST_PARTS]
+
+
+class UpdateAgent(Body):
+    """A change of an agent; what is left out or null stays. The lists replace those that the agent has."""
+
+    name: Maybe[Annotated[str, Meta(min_length=1, max_length=200)]] = UNSET
+    description: Maybe[str] = UNSET
+    metadata: Maybe[dict[str, Any]] = UNSET
+    tags: Maybe[_Names] = UNSET
+    hidden: Maybe[bool] = UNSET
+    system: Maybe[str] = UNSET
+    model: Maybe[Annotated[str, Meta(pattern=r"\S", max_length=200)]] = UNSET
+    llm_config: Annotated[dict[str, Any] | None, kept_beside(*_LLM_TYPES)] | UnsetType = UNSET
+    model_settings: Annotated[dict[str, Any] | None, SETTINGS_KEPT] | UnsetType = UNSET
+    context_window_limit: Maybe[WindowTokens] = UNSET
+    max_tokens: Maybe[_Tokens] = UNSET
+    response_format: Maybe[dict[str, Any]] = UNSET
+    parallel_tool_calls: Maybe[bool] = UNSET
+    block_ids: Maybe[_Ids] = UNSET
+    tool_ids: Maybe[_Ids] = UNSET
+    include_multi_agent_tools: Maybe[bool] = UNSET
+    folder_ids: Maybe[_Ids] = UNSET
+    source_ids: Maybe[_Ids] = UNSET
+    identity_ids: Maybe[_Ids] = UNSET
+    tool_rules: Maybe[Annotated[list[ToolRuleBody], MOST_PARTS]] = UNSET
+    message_buffer_autoclear: Maybe[bool] = UNSET
+    message_buffer_limit: Maybe[_Messages] = UNSET
+    message_buffer_min: Maybe[_Messages] = UNSET
+    timezone: Maybe[str] = UNSET
+    compaction_settings: Maybe[CompactionBody] = UNSET
+    mnemogate: Maybe[Own] = UNSET
+
+    embedding: Kept[str] = UNSET
+    embedding_config: Kept[dict[str, Any]] = UNSET
+    embedding_chunk_size: Kept[int] = UNSET
+    reasoning: Kept[bool] = UNSET
+    enable_reasoner: Kept[bool] = UNSET
+    max_reasoning_tokens: Kept[int] = UNSET
+    max_files_open: Kept[int] = UNSET
+    per_file_view_window_char_limit: Kept[int] = UNSET
+
+    enable_sleeptime: Maybe[bool] = UNSET
+    template_id: Annotated[str | None, HOSTED] | UnsetType = UNSET
+    base_template_id: Annotated[str | None, HOSTED] | UnsetType = UNSET
+    project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
+    message_ids: Annotated[list[str] | None, _NO_LIST] | UnsetType = UNSET
+    secrets: Annotated[dict[str, str] | None, NO_SECRETS] | UnsetType = UNSET
+    tool_exec_environment_variables: Annotated[dict[str, str] | None, NO_SECRETS] | UnsetType = UNSET
+    last_run_completion: Annotated[str | None, SAID_HERE] | UnsetType = UNSET
+    last_run_duration_ms: Annotated[int | None, SAID_HERE] | UnsetType = UNSET
+    last_stop_reason: Annotated[str | None, SAID_HERE] | UnsetType = UNSET
+
+
+class CreateAgent(UpdateAgent):
+    """A new agent."""
+
+    agent_type: Maybe[AgentType] = UNSET
+    memory_blocks: Maybe[Annotated[list[AgentBlock], MOST_PARTS]] = UNSET
+    tools: Maybe[_Ids] = UNSET
+    include_base_tools: Maybe[bool] = UNSET
+    include_base_tool_rules: Maybe[bool] = UNSET
+    initial_message_sequence: Maybe[Annotated[list[dict[str, Any]], MOST_PARTS]] = UNSET
+
+    from_template: Annotated[str | None, HOSTED] | UnsetType = UNSET
+    template: Annotated[bool | None, HOSTED] | UnsetType = UNSET
+    memory_variables: Annotated[dict[str, str] | None, HOSTED] | UnsetType = UNSET
+    project: Annotated[str | None, HOSTED] | UnsetType = UNSET
+    include_default_source: Annotated[bool | None, _NO_OWN_FOLDER] | UnsetType = UNSET
+
+
+# -- from a body to a definition
+
+_MOST, _LEAST = "message_buffer_limit", "message_buffer_min"
+_KEPT = (
+    "embedding", "embedding_config", "embedding_chunk_size", "reasoning", "enable_reasoner", "max_reasoning_tokens",
+    "max_files_open", "per_file_view_window_char_limit",
+)  # fmt: skip
+
+
+def definition_of(create: CreateAgent) -> AgentDefinition:
+    """Returns the definition that a new agent begins with. Raises: Unprocessable."""
+    kind = create.agent_type if isinstance(create.agent_type, str) else DEFAULT_KIND
+    initial = create.initial_message_sequence
+    made = AgentDefinition(
+        kind, initial_messages=initial_messages(initial) if isinstance(initial, list) else ()
+    )
+    return changed(made, create)
+
+
+def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition:
+    """Returns a definition after an update. A null leaves a field as it is. Raises: Unprocessable."""
+    sent = _without_none(given(update))
+    values: dict[str, Any] = {ours: sent[name] for name, ours in _PLAIN.items() if name in sent}
+    if "timezone" in values:
+        _check_timezone(values["timezone"])
+    if "tool_rules" in sent:
+        values["rules"] = _unlike(map(msgspec.to_builtins, sent["tool_rules"]))
+    if "compaction_settings" in sent:
+        values["compaction"] = compaction_in(sent["compaction_settings"], definition.compaction)
+    values.update(_model_of(definition, sent))
+    own = sent.get("mnemogate")
+    if own is not None:
+        said = given(own)
+        if said.get("learn") and not definition.learns:
+            raise BadRequest(NO_LEARNING, param="mnemogate.learn")
+        values.update({_OWN[name]: msgspec.to_builtins(said[name]) for name in _OWN if name in said})
+        if "rebuild" in said:
+            values["rebuilds"] = said["rebuild"] == "always"
+    values["kept"] = {
+        **definition.kept, **values.get("kept", {}), **{name: sent[name] for name in _KEPT if name in sent}
+    }  # fmt: skip
+    made = replace(definition, **values)
+    check_window(made, sent, _MOST, _LEAST)
+    return made
+
+
+def _unlike(rules: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Returns rules in their order, each once. A null says as much as a field that is left out."""
+    return tuple(
+        {orjson.dumps(_without_none(rule), option=orjson.OPT_SORT_KEYS): rule for rule in rules}.values()
+    )
+
+
+# The fields that are taken over, and shown, as they are: their name -> ours.
+_PLAIN = {
+    **{name: name for name in ("description", "model", "system", "metadata", "hidden", "timezone")},
+    "context_window_limit": "context_window",
+    _MOST: "most_messages",
+    _LEAST: "least_messages",
+    "message_buffer_autoclear": "clears",
+}
+NO_LEARNING = (
+    "mnemogate.learn: Nobody learns from what is said to an agent of this API. Give it remember_fact, or turn on "
+    "enable_sleeptime."
+)
+_OWN = {"recall_tokens": "recall_tokens", "learn": "learns", "filler": "filler"}
+
+
+def compaction_in(settings: Maybe[CompactionBody], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns what is said of summaries, now and before. Raises: BadRequest: a mode that there is not."""
+    now = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
+    said = _without_none({**(before or {}), **now})
+    if str(said.get("mode")).startswith("self_compact"):
+        raise BadRequest(
+            "compaction_settings.mode: A call of its own makes the summary, never the conversation's; use 'all' or "
+            "'sliding_window'.",
+            param="mode",
+        )
+    return said
+
+
+def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the fields about the model change. What a field of its own says counts before the older objects."""
+    values: dict[str, Any] = {}
+    sampling = dict(definition.sampling)
+    kept: dict[str, Any] = {}
+    config = sent.get("llm_config")
+    if config is not None:
+        kept["llm_config"] = config
+        _check_types(config, "llm_config", _LLM_TYPES)
+        model = config.get("handle") or config.get("model")
+        if model and "model" not in sent:
+            values["model"] = model
+        if config.get("context_window") and "context_window_limit" not in sent:
+            values["context_window"] = _window_in(config)
+        if config.get("put_inner_thoughts_in_kwargs") is not None:
+            values["thinks_aloud"] = config["put_inner_thoughts_in_kwargs"]
+        for name in ("temperature", "max_tokens", "reasoning_effort", "parallel_tool_calls"):
+            _set(sampling, name, config, name)
+    settings = sent.get("model_settings")
+    if settings is not None:
+        kept["model_settings"] = {**definition.kept.get("model_settings", {}), **settings}
+        set_sampling(sampling, settings)
+    for name in ("max_tokens", "response_format", "parallel_tool_calls"):
+        _set(sampling, name, sent, name)
+    values["sampling"] = sampling
+    if kept:
+        values["kept"] = kept
+    return values
+
+
+def set_sampling(sampling: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Takes over what the settings of a model say of its replies. Raises: Unprocessable."""
+    _check_types(settings, "model_settings", _SETTINGS_TYPES)
+    for name in ("temperature", "parallel_tool_calls", "response_format", "verbosity", "thinking"):
+        _set(sampling, name, settings, name)
+    _set(sampling, "max_tokens", settings, "max_output_tokens")
+    _set(sampling, "reasoning_effort", settings, "effort")
+    _set(sampling, "reasoning_effort", settings.get("reasoning") or {}, "reasoning_effort")
+
+
+def _check_types(values: Mapping[str, Any], where: str, types: Mapping[str, tuple[type, ...]]) -> None:
+    """Checks the fields that have an effect; the rest may be anything. Raises: Unprocessable."""
+    for name, allowed in types.items():
+        value = values.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            words = " or ".join(each.__name__ for each in allowed)
+            raise Unprocessable([Fault(("body", where, name), f"Expected {words}", "type_error", value)])
+        if name in _MOST_TOKENS and isinstance(value, int) and value < 1:
+            raise Unprocessable([Fault(("body", where, name), "Expected 'int' >= 1", "value_error", value)])
+
+
+def _window_in(config: Mapping[str, Any]) -> int:
+    window: int = config["context_window"]
+    if window < LEAST_WINDOW:
+        at = ("body", "llm_config", "context_window")
+        raise Unprocessable([Fault(at, f"Expected 'int' >= {LEAST_WINDOW}", "type_error", window)])
+    return window
+
+
+def _set(target: dict[str, Any], name: str, source: Mapping[str, Any], key: str) -> None:
+    """Takes a value over; a null takes it away."""
+    if key in source:
+        if source[key] is None:
+            target.pop(name, None)
+        else:
+            target[name] = source[key]
+
+
+def _check_timezone(name: str) -> None:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        fault = Fault(
+            ("body", "timezone"), "Expected a name of the IANA time zone database", "value_error", name
+        )
+        raise Unprocessable([fault]) from None
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+# -- from a definition to what is shown
+
+# Who made an agent, and where: nothing is known of that here. Nor does an agent have any of these lists.
+_OF_THE_HOSTED_PRODUCT: dict[str, Any] = {
+    **dict.fromkeys(
+        (
+            "created_by_id", "last_updated_by_id", "project_id", "template_id", "base_template_id", "deployment_id",
+            "entity_id",
+        )
+    ),
+    **dict.fromkeys(("secrets", "tool_exec_environment_variables"), ()),
+}  # fmt: skip
+
+
+def agent_json(
+    made: Definition,
+    blocks: Sequence[tuple[Block, dict[str, Any] | None]],
+    tools: Sequence[dict[str, Any]],
+    tags: Sequence[str],
+    *,
+    window: int | None,
+    message_ids: Sequence[str] = (),
+    pending: dict[str, Any] | None = None,
+    last_run: Run | None = None,
+    readers: Sequence[ReaderEntry] = (),
+    folders: Sequence[dict[str, Any]] = (),
+    identities: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """Returns an agent with all that the client requires, whatever it asks to be included.
+
+    blocks: each with its definition's body. tools, folders, identities: as they are shown. window: tokens of the
+    model's context, if they are known. pending: the message that waits for an answer. readers: those that read what is
+    said to it.
+    """
+    definition = AgentDefinition.of(made.body)
+    model, kept = definition.model or "", definition.kept
+    group = group_json(made.uid, definition, readers)
+    shown = [block_json(block, document) for block, document in blocks]
+    return {
+        "id": ids.named("agent", made.uid),
+        "name": made.name,
+        "agent_type": definition.kind,
+        **{name: getattr(definition, ours) for name, ours in _PLAIN.items()},
+        "model": model,  # "" where it has none
+        "tags": list(tags),
+        "model_settings": _settings_json(definition, model),
+        "llm_config": _llm_json(definition, model, window),
+        "response_format": definition.sampling.get("response_format"),
+        "embedding": kept.get("embedding"),
+        "embedding_config": embedding_config_json(kept.get("embedding_config"), kept.get("embedding")),
+        "blocks": shown,
+        "memory": _memory_json(definition, shown),
+        "tools": list(tools),
+        "tool_rules": list(definition.rules),
+        "sources": list(folders),
+        "identities": list(identities),
+        "identity_ids": [each["id"] for each in identities],
+        "message_ids": list(message_ids),
+        "compaction_settings": definition.compaction or None,
+        "enable_sleeptime": group is not None,
+        "multi_agent_group": group,
+        "managed_group": group,
+        "max_files_open": kept.get("max_files_open"),
+        "per_file_view_window_char_limit": kept.get("per_file_view_window_char_limit"),
+        "pending_approval": pending,
+        **_last_run_json(last_run),
+        "created_at": time_of(made.created),
+        "updated_at": time_of(made.updated),
+        **_OF_THE_HOSTED_PRODUCT,
+        "mnemogate": _own_json(definition),
+    }
+
+
+def _memory_json(definition: AgentDefinition, blocks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the older object about an agent's memory."""
+    return {
+        "blocks": blocks,
+        "file_blocks": [],
+        "agent_type": definition.kind,
+        "git_enabled": False,
+        "prompt_template": "",
+    }
+
+
+def _own_json(definition: AgentDefinition) -> dict[str, Any]:
+    """Returns the fields that an agent has here beyond those of Letta, as `Own` takes them."""
+    return {
+        "rebuild": "always" if definition.rebuilds else "free",
+        **{name: getattr(definition, ours) for name, ours in _OWN.items()},
+        "filler": definition.filler or kind_of(definition.kind).filler,
+    }
+
+
+def _last_run_json(run: Run | None) -> dict[str, Any]:
+    """Returns what an agent says of its newest run, if it has one."""
+    duration_ms = None
+    if run is not None and run.begun is not None and run.ended is not None:
+        duration_ms = max(0, int((run.ended - run.begun) * 1000))
+    return {
+        "last_run_completion": None if run is None else time_of(run.ended),
+        "last_run_duration_ms": duration_ms,
+        "last_stop_reason": None if run is None else run.stop,
+    }
+
+
+def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> dict[str, Any]:
+    """Returns the older object about the model, which the client still requires."""
+    upstream, _, name = model.rpartition("/")
+    sampling = definition.sampling
+    shown = {
+        **definition.kept.get("llm_config", {}),
+        "model": name,
+        "handle": model,
+        "display_name": name,
+        "model_endpoint_type": "anthropic" if upstream == "anthropic" else "openai",
+        "model_endpoint": None,
+        "provider_name": upstream or None,
+        "provider_category": "base",
+        "context_window": definition.context_window or window or WINDOW,
+        "temperature": sampling.get("temperature"),
+        "max_tokens": sampling.get("max_tokens"),
+        "reasoning_effort": sampling.get("reasoning_effort"),
+        "parallel_tool_calls": sampling.get("parallel_tool_calls"),
+        "response_format": sampling.get("response_format"),
+        "put_inner_thoughts_in_kwargs": definition.thinks_aloud,
+    }
+    # Letta's server takes these as a value or not at all: it would refuse an agent file with a null.
+    return {name: value for name, value in shown.items() if value is not None or name not in _NEVER_NULL}
+
+
+def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
+    """Returns the settings of a model: what is honoured as it holds, whichever field set it, the rest as it came.
+
+    A null among those that every model has: no field has set it, so it is the model's own.
+    """
+    sampling, sent = definition.sampling, definition.kept.get("model_settings", {})
+    kind = "anthropic" if model.rpartition("/")[0] == "anthropic" else "openai"
+    known = {name: sampling.get(name) for name in _SETTINGS_TYPES}
+    known["max_output_tokens"] = sampling.get("max_tokens")
+    effort = sampling.get("reasoning_effort")
+    form = "effort" if "effort" in sent or kind == "anthropic" else "reasoning"
+    known[form] = {"reasoning_effort": effort} if form == "reasoning" and effort is not None else effort
+    rest = {name: value for name, value in sent.items() if name not in _SETTINGS_TYPES}
+    always = {*_OF_EVERY_MODEL, form}
+    shown = {name: value for name, value in known.items() if value is not None or name in always}
+    return {"provider_type": kind, **rest, **shown}
+
+
+class AgentRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+
+    def rows(self) -> list[AgentsRoute]:
+        one = "/v1/agents/{agent_id}"
+        return [
+            AgentsRoute(
+                "GET", "/v1/agents", self.index, "List agents, users' memories among them.", query=AgentsQuery
+            ),
+            AgentsRoute("POST", "/v1/agents", self.create, "Make an agent.", body=CreateAgent),
+            AgentsRoute("GET", "/v1/agents/count", self.count, "Count agents.", query=AgentsQuery),
+            AgentsRoute("GET", one, self.retrieve, "Return an agent.", query=AgentQuery),
+            AgentsRoute("PATCH", one, self.update, "Change an agent.", body=UpdateAgent),
+            AgentsRoute("DELETE", one, self.delete, "Delete an agent, and forget all that it knew."),
+            AgentsRoute(
+                "GET", f"{one}/context", self.context, "Return what goes to the model, and what it takes up."
+            ),
+            AgentsRoute(
+                "POST",
+                f"{one}/recompile",
+                self.recompile,
+                "Render the memory section anew.",
+                query=RecompileQuery,
+            ),
+        ]
+
+    async def index(self, asked: Asked) -> Any:
+        query: AgentsQuery = asked.query
+        views = await self._api.registry.list(
+            asked.project,
+            replace(_wanted(query), order=query.sorting),
+            after=uid_or_none("agent", query.after),
+            before=uid_or_none("agent", query.before),
+            limit=query.size(),
+            newest_first=query.newest_first(),
+        )
+        return await self._api.all_shown(views)
+
+    async def count(self, asked: Asked) -> Any:
+        return await self._api.registry.count(asked.project, _wanted(asked.query))
+
+    async def create(self, asked: Asked) -> Any:
+        create: CreateAgent = asked.body
+        sent = given(create)
+        definition = definition_of(create)
+        if definition.model is None:
+            definition = replace(definition, model=self._api.first_model())
+        new = NewAgent(
+            definition,
+            name=sent.get("name"),
+            own=[block_of(block) for block in sent.get("memory_blocks") or ()],
+            blocks=[uid_in("block", each) for each in sent.get("block_ids") or ()],
+            tools=sent.get("tools") or (),
+            tool_uids=[uid_in("tool", each) for each in sent.get("tool_ids") or ()],
+            tags=sent.get("tags") or (),
+            folders=_folders(sent) or (),
+            identities=_identities(sent) or (),
+            base_tools=sent.get("include_base_tools") is not False,
+            base_rules=sent.get("include_base_tool_rules"),
+            multi_agent_tools=sent.get("include_multi_agent_tools") is True,
+            sleeptime=sent.get("enable_sleeptime") is True,
+        )
+        return await self._api.shown(await self._api.registry.create(asked.project, new))
+
+    async def retrieve(self, asked: Asked) -> Any:
+        return await self._api.shown(await self._api.view(asked))
+
+    async def update(self, asked: Asked) -> Any:
+        update: UpdateAgent = asked.body
+        sent = given(update)
+
+        def edit(definition: AgentDefinition) -> AgentDefinition:
+            return changed(definition, update)
+
+        blocks, tools = sent.get("block_ids"), sent.get("tool_ids")
+        change = AgentEdit(
+            name=sent.get("name"),
+            edit=edit,
+            blocks=None if blocks is None else [uid_in("block", each) for each in blocks],
+            tools=None if tools is None else [uid_in("tool", each) for each in tools],
+            tags=sent.get("tags"),
+            multi_agent_tools=sent.get("include_multi_agent_tools"),
+            sleeptime=sent.get("enable_sleeptime"),
+            folders=_folders(sent),
+            identities=_identities(sent),
+        )
+        uid = asked.uid("agent", "agent_id")
+        return await self._api.shown(await self._api.registry.change(asked.project, uid, change))
+
+    async def delete(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        await self._api.registry.delete(asked.project, agent.uid)
+        self._api.runs.stop_deleted(agent.id)
+        self._api.background.let_go_of(agent.uid)
+        return {"message": "The agent is deleted, and what it knew is forgotten."}
+
+    async def context(self, asked: Asked) -> Any:
+        view, prompt = await self._api.view(asked), await self._prompt(asked)
+        agent, shown = view.agent, await self._api.shown(view)
+        return context_json(
+            orjson.loads(prompt.body()),
+            window=prompt.target.context_window or shown["llm_config"]["context_window"],
+            system=AgentDefinition.of(view.definition.body).system,
+            section=prompt.section.text,
+            summary=prompt.window.summary,
+            passages=await self._api.store.passages.count(agent.id),
+            recalled=await self._api.store.overview.messages(agent.id),
+        )
+
+    async def recompile(self, asked: Asked) -> Any:
+        query: RecompileQuery = asked.query
+        agent = (await self._api.entry(asked)).agent
+        if not query.dry_run:
+            await self._api.store.blocks.render_anew(agent.id)
+        return (await self._prompt(asked)).system
+
+    async def _prompt(self, asked: Asked) -> Prompt:
+        found = await self._api.registry.agent(asked.project, asked.uid("agent", "agent_id"))
+        return await self._api.runs.preview(RunRequest(found.spec, found.scope))
+
+
+def _wanted(query: AgentsQuery) -> AgentFilter:
+    """Returns the agents that a query asks for, in any order."""
+    return AgentFilter(
+        name=given_or_none(query.name),
+        text=given_or_none(query.query_text),
+        tags=given_or_none(query.tags) or (),
+        all_tags=query.match_all_tags,
+        stop=given_or_none(query.last_stop_reason),
+        identity=uid_or_none("identity", query.identity_id),
+        identity_keys=given_or_none(query.identifier_keys) or (),
+        hidden=query.show_hidden_agents is True,
+    )
+
+
+def _identities(sent: dict[str, Any]) -> list[str] | None:
+    named = sent.get("identity_ids")
+    return None if named is None else [uid_in("identity", each) for each in named]
+
+
+def _folders(sent: dict[str, Any]) -> list[str] | None:
+    """Returns the folders that a body names, under either name; None: it names none."""
+    named = [each for name in ("folder_ids", "source_ids") for each in sent.get(name) or ()]
+    is_named = any(sent.get(name) is not None for name in ("folder_ids", "source_ids"))
+    return [uid_in("source", each) for each in named] if is_named else None
+
+
+async def show_agents(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[str, Any]]:
+    """Returns agents as they are shown. Raises: StoreError."""
+    numbers = await AgentMessages(api.store, api.now).numbers_of([view.agent for view in views])
+    paused = await api.store.runs.paused([view.agent.id for view in views], DEFAULT)
+    return [
+        _agent_json(api, view, numbers[view.agent.id], await _pending(api, view, paused.get(view.agent.id)))
+        for view in views
+    ]
+
+
+def _agent_json(
+    api: AgentsApi, view: AgentView, numbers: Sequence[int], pending: dict[str, Any] | None
+) -> dict[str, Any]:
+    agent = view.agent
+    return agent_json(
+        view.definition,
+        [(entry.block, entry.details) for entry in view.blocks],
+        [show_tool(tool) for tool in view.tools],
+        view.tags,
+        window=api.registry.context_window(view.definition),
+        message_ids=[system_id(agent), *(ids.placed("message", agent.uid, seq) for seq in numbers)],
+        pending=pending,
+        last_run=view.last_run,
+        readers=view.readers,
+        folders=list(map(folder_json, view.folders)),
+        identities=list(map(identity_json, view.identities)),
+    )
+
+
+async def _pending(api: AgentsApi, view: AgentView, own: RunStep | None) -> dict[str, Any] | None:
+    """Returns the message with the calls that wait for an answer.
+
+    own: the step that waits in the agent's own conversation; None: that of its newest run may, wherever it is.
+    """
+    agent, last, runs = view.agent, view.last_run, api.store.runs
+    step = own
+    if step is None and last is not None and last.stop == StopReason.REQUIRES_APPROVAL:
+        step = await runs.waiting(agent.id, last.conversation)
+    run = None if step is None else await runs.load(agent.id, step.run)
+    e = None if step is None else await api.store.turns.exchange(agent, step.exchange)
+    if run is None or e is None:
+        return None
+    shown = await Exchanges(api.store, agent, Showing()).of_run(run, [e], with_input=False)
+    return next((each for each in shown if each["message_type"] == "approval_request_message"), None)

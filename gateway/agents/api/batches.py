@@ -1,0 +1,279 @@
+"""Batches: sends to many agents, answered at the providers' own time.
+
+`POST /v1/messages/batches` is Anthropic's path as well: a request with its header, or with a `custom_id`, is not ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.agents.api._exchanges import Exchanges
+from gateway.agents.api._paging import place_in
+from gateway.agents.api._query import PageQuery
+from gateway.agents.api._route import AgentsRoute, Asked, uid_in
+from gateway.agents.api.dependencies import AgentsApi, given_or_none, page_of, uid_or_none
+from gateway.agents.batches.accept import AskedItem
+from gateway.agents.wire.errors import Fault, Unprocessable
+from gateway.agents.wire.fields import Body, Kept, Maybe, given, lasted_ns, refused, time_of
+from gateway.agents.wire.message import Showing, showing_of
+from gateway.agents.wire.run import usage_json
+from gateway.agents.wire.send import MAX_STEPS, MessageType, Send, sent
+from gateway.core import ids
+from gateway.errors import BadRequest, UnknownId, UnknownPath
+from gateway.web.middleware import trace_of
+from storage.batches import Batch, BatchCounts, BatchItem
+from storage.records import Counts
+
+_ANTHROPICS = (
+    "This is a batch of Anthropic's Messages API, which is not served here; a batch of agents names an agent_id "
+    "in each request."
+)
+_NOBODY = "A batch goes on when its client is gone, so nobody can answer calls of the client's tools."
+_UNREAD = "The client's own tools read its skills, and a batch has none of these."
+
+
+class BatchRequest(Body):
+    """One send of a batch. The messages are those of a send; answers to calls that wait are none."""
+
+    agent_id: str | UnsetType = UNSET
+    messages: Maybe[list[dict[str, Any]]] = UNSET
+    input: Maybe[str | list[dict[str, Any]]] = UNSET
+    max_steps: Annotated[int, Meta(ge=1, le=200)] = MAX_STEPS
+    conversation_id: Maybe[str] = UNSET
+    override_model: Maybe[str] = UNSET
+    override_system: Maybe[str] = UNSET
+    client_tools: Annotated[list[dict[str, Any]] | None, refused(_NOBODY)] | UnsetType = UNSET
+    client_skills: Annotated[list[dict[str, Any]] | None, refused(_UNREAD)] | UnsetType = UNSET
+    custom_id: Annotated[str | None, refused(_ANTHROPICS)] | UnsetType = UNSET
+    params: Annotated[dict[str, Any] | None, refused(_ANTHROPICS)] | UnsetType = UNSET
+    include_return_message_types: Kept[list[MessageType]] = UNSET
+    enable_thinking: Kept[str | bool] = UNSET
+    use_assistant_message: bool = True
+    assistant_message_tool_name: str = "send_message"
+    assistant_message_tool_kwarg: str = "message"
+
+
+class CreateBatch(Body):
+    """Sends to many agents, one to each. callback_url: is told when all have ended."""
+
+    requests: list[BatchRequest]
+    callback_url: Maybe[str] = UNSET
+
+
+class BatchesQuery(PageQuery):
+    """A page of batches."""
+
+
+class BatchItemsQuery(Body):
+    """A page of a batch's items, in the order in which they were given. after: a run's id."""
+
+    after: Maybe[str] = UNSET
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 50
+
+
+class BatchMessagesQuery(Body):
+    """A page of the messages of a batch's items; those of one item stand together. after: a message's id."""
+
+    after: Maybe[str] = UNSET
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    agent_id: Maybe[str] = UNSET
+    use_assistant_message: bool = True
+    assistant_message_tool_name: str = "send_message"
+    assistant_message_tool_kwarg: str = "message"
+
+
+def batch_json(batch: Batch, counts: BatchCounts) -> dict[str, Any]:
+    """Returns a batch."""
+    return {
+        "id": ids.named("job", batch.uid),
+        "job_type": "batch",
+        "status": batch.state.value,
+        "counts": {
+            "total": counts.total,
+            "waiting": counts.waiting,
+            "running": counts.running,
+            "completed": counts.completed,
+            "failed": counts.failed,
+            "expired": counts.expired,
+            "cancelled": counts.cancelled,
+        },
+        "created_at": time_of(batch.created),
+        "updated_at": time_of(batch.ended or batch.created),
+        "completed_at": time_of(batch.ended),
+        "total_duration_ns": lasted_ns(batch.created, batch.ended),
+        "ttft_ns": None,
+        "stop_reason": None,
+        "background": True,
+        "agent_id": None,
+        "metadata": {},
+        "created_by_id": None,
+        "last_updated_by_id": None,
+        "callback_url": batch.callback,
+        "callback_sent_at": None,
+        "callback_status_code": None,
+        "callback_error": None,
+    }
+
+
+def item_json(item: BatchItem, words: str) -> dict[str, Any]:
+    """Returns an item. words: why it failed, or ""."""
+    run = item.run
+    counts, steps = (Counts(), 0) if run is None else (run.counts, run.steps)
+    return {
+        "agent_id": None if run is None else ids.named("agent", item.agent),
+        "run_id": None if run is None else ids.named("run", run.uid),
+        "status": item.state,
+        "stop_reason": None if run is None else run.stop,
+        "error": item.why(words),
+        "usage": usage_json(counts, steps, []),
+    }
+
+
+_PAGE = 20  # items whose messages are read at once
+
+
+class BatchRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+
+    def rows(self) -> list[AgentsRoute]:
+        all_, one = "/v1/messages/batches", "/v1/messages/batches/{batch_id}"
+        return [
+            AgentsRoute("POST", all_, self.create, "Send messages to many agents.", body=CreateBatch),
+            AgentsRoute("GET", all_, self.list, "List batches.", query=BatchesQuery),
+            AgentsRoute("GET", one, self.retrieve, "Return a batch, with counts of its items."),
+            AgentsRoute(
+                "GET", f"{one}/items", self.items, "List the items of a batch.", query=BatchItemsQuery
+            ),
+            AgentsRoute(
+                "GET",
+                f"{one}/messages",
+                self.messages,
+                "List what the agents of a batch were told and said.",
+                query=BatchMessagesQuery,
+            ),
+            AgentsRoute("PATCH", f"{one}/cancel", self.cancel, "Cancel what has not ended of a batch."),
+        ]
+
+    async def create(self, asked: Asked) -> Any:
+        _check_ours(asked)
+        body: CreateBatch = asked.body
+        callback = given_or_none(body.callback_url)
+        if callback is not None and (why := self._api.runs.foreign.unreachable(callback)) is not None:
+            raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
+        items = list[AskedItem]()
+        for n, each in enumerate(body.requests):
+            if n % _PAGE == 0:
+                await asyncio.sleep(0)  # Live turns come in between.
+            items.append(_item(each, n))
+        credential = trace_of(asked.request.scope).caller.credential
+        batch = await self._api.batches.accept(
+            asked.project, items, callback, has_credential=credential is not None
+        )
+        return batch_json(*await self._api.batches.get(asked.project, batch.uid))
+
+    async def list(self, asked: Asked) -> Any:
+        _check_ours(asked)
+        query: BatchesQuery = asked.query
+        cursors = [await self._row(asked.project, name) for name in (query.after, query.before)]
+        page = page_of(query, *cursors)
+        return [batch_json(*each) for each in await self._api.batches.list(asked.project, page)]
+
+    async def retrieve(self, asked: Asked) -> Any:
+        return batch_json(*await self._api.batches.get(asked.project, asked.uid("job", "batch_id")))
+
+    async def cancel(self, asked: Asked) -> Any:
+        return batch_json(*await self._api.batches.cancel(asked.project, asked.uid("job", "batch_id")))
+
+    async def items(self, asked: Asked) -> Any:
+        batch, _ = await self._api.batches.get(asked.project, asked.uid("job", "batch_id"))
+        query: BatchItemsQuery = asked.query
+        after = 0
+        if (uid := uid_or_none("run", query.after)) is not None:
+            item = await self._api.store.batches.item(batch.id, uid)
+            if item is None:
+                raise UnknownId(f"There is no run {query.after!r} in this batch.")
+            after = item.id
+        return [item_json(*each) for each in await self._api.batches.items(batch, after, query.limit)]
+
+    async def messages(self, asked: Asked) -> Any:
+        batch, _ = await self._api.batches.get(asked.project, asked.uid("job", "batch_id"))
+        query: BatchMessagesQuery = asked.query
+        showing = showing_of(query)
+        if (uid := uid_or_none("agent", query.agent_id)) is not None:
+            item = await self._api.store.batches.of_agent(batch.id, uid)
+            return {"messages": [] if item is None else await self._said(item, showing)}
+        after, found = await self._after(batch, query), list[Any]()
+        while len(found) < query.limit:
+            page = await self._api.store.batches.items(batch.id, after=after, limit=_PAGE)
+            for item in page:
+                after = item.id
+                found += await self._said(item, showing)
+                if len(found) >= query.limit:
+                    break
+            if len(page) < _PAGE:
+                break
+        return {"messages": found}
+
+    async def _after(self, batch: Batch, query: BatchMessagesQuery) -> int:
+        place = place_in("message", query.after)
+        item = None if place is None else await self._api.store.batches.of_agent(batch.id, place.uid)
+        if place is not None and item is None:
+            raise UnknownId(f"There is no message {query.after!r} in this batch.")
+        return 0 if item is None else item.id
+
+    async def _said(self, item: BatchItem, showing: Showing) -> Sequence[dict[str, Any]]:
+        """Returns the messages of an item that has ended."""
+        store, run = self._api.store, item.run
+        if run is None or not run.is_over:
+            return []
+        number = await store.batches.exchange_of(run)
+        agent = await store.agents.load(run.agent)
+        if number is None or agent is None:
+            return []
+        e = await store.turns.exchange(agent, number)
+        if e is None:
+            return []
+        shown = await Exchanges(store, agent, showing).of_run(run, [e], with_input=True)
+        return [{**each, "agent_id": ids.named("agent", agent.uid)} for each in shown]
+
+    async def _row(self, project: str, id: Maybe[str]) -> int | None:
+        if not isinstance(id, str):
+            return None
+        return (await self._api.store.batches.find(project, uid_in("job", id))).id
+
+
+def _check_ours(asked: Asked) -> None:
+    """Refuses a client of Anthropic's Messages API, who cannot read our answer. Raises: UnknownPath."""
+    if "anthropic-version" in asked.request.headers:
+        method = asked.request.method
+        raise UnknownPath(f"Unknown path: {method} /v1/messages/batches of Anthropic's Messages API")
+
+
+def _item(request: BatchRequest, n: int) -> AskedItem:
+    """Returns an item as it is asked for. Raises: Unprocessable, UnknownId, BadRequest."""
+    at = ("body", "requests", n)
+    if not isinstance(request.agent_id, str):
+        raise Unprocessable([Fault((*at, "agent_id"), "Field required", "missing")])
+    try:
+        said = sent(Send(messages=request.messages, input=request.input, max_steps=request.max_steps))
+    except Unprocessable as error:
+        raise Unprocessable([replace(each, loc=(*at, *each.loc[1:])) for each in error.faults]) from error
+    if said.answers:
+        raise BadRequest("A batch takes new messages; answer a call with a send.", param="requests")
+    fields = given(request)
+    conversation = fields.get("conversation_id")
+    name = "default" if conversation in (None, "default") else uid_in("conv", conversation)
+    return AskedItem(
+        uid_in("agent", request.agent_id),
+        said.messages,
+        request.max_steps,
+        name,
+        fields.get("override_model"),
+        fields.get("override_system"),
+    )

@@ -1,0 +1,285 @@
+"""Blocks: made by themselves, attached to agents, changed and brought back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.agents.api._paging import OLDEST_FIRST, cut
+from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, PageQuery
+from gateway.agents.api._route import AgentsRoute, Asked, uid_in
+from gateway.agents.api.dependencies import ORIGIN, AgentsApi, given_or_none, page_of
+from gateway.agents.wire.fields import NO_TEMPLATES, ONE_PROJECT, Body, Kept, Maybe, given, time_of
+from gateway.core import ids
+from gateway.errors import BadRequest
+from storage.listing import BlockChange, BlockEntry, BlockFilter
+from storage.records import Block, Revision
+
+# Characters of a block whose maker names no limit; Letta's number.
+DEFAULT_LIMIT = 100_000
+
+Label = Annotated[str, Meta(min_length=1, max_length=200)]
+_Limit = Annotated[int, Meta(ge=0, le=10_000_000)]
+
+
+class CreateBlock(Body):
+    """A block that is made."""
+
+    label: Label
+    value: str
+    description: Maybe[str] = UNSET
+    limit: Maybe[_Limit] = UNSET
+    read_only: Maybe[bool] = UNSET
+    metadata: Maybe[dict[str, Any]] = UNSET
+    tags: Maybe[list[str]] = UNSET
+    hidden: Maybe[bool] = UNSET
+    is_template: Annotated[bool | None, NO_TEMPLATES] | UnsetType = UNSET
+    template_name: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
+    template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
+    base_template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
+    deployment_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
+    entity_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
+    preserve_on_migration: Annotated[bool | None, NO_TEMPLATES] | UnsetType = UNSET
+    project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
+
+
+# Of blocks that nobody describes; as on Letta's server, in words of ours.
+_SAID_OF = {
+    "human": "What you know of the person you talk with: who they are, what they like, what matters to them.",
+    "persona": "Who you are: how you think, speak and act.",
+}
+
+
+class AgentBlock(CreateBlock):
+    """A block that is made with an agent. One that a client was given is made anew, as by Letta's server."""
+
+    id: Kept[str] = UNSET
+    created_by_id: Kept[str] = UNSET
+    last_updated_by_id: Kept[str] = UNSET
+
+
+class UpdateBlock(CreateBlock):
+    """A change of a block; what is left out stays."""
+
+    label: Maybe[Label] = UNSET  # type: ignore[assignment]
+    value: Maybe[str] = UNSET  # type: ignore[assignment]
+
+
+def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
+    """Returns a new block with what else is said of it; its id does not count."""
+    made = Block(
+        0,
+        create.label,
+        create.description if isinstance(create.description, str) else _SAID_OF.get(create.label, ""),
+        create.value,
+        DEFAULT_LIMIT if create.limit is UNSET or create.limit is None else create.limit,
+        create.read_only is True,
+    )
+    return made, details_of(create)
+
+
+def change_of(update: UpdateBlock, details: dict[str, Any]) -> BlockChange:
+    """Returns the change that is asked for. details: what else is said of the block so far."""
+    sent = given(update)
+    description = sent.get("description")
+    return BlockChange(
+        value=sent.get("value"),
+        label=sent.get("label"),
+        description="" if "description" in sent and description is None else description,
+        limit=sent.get("limit"),
+        read_only=sent.get("read_only"),
+        details={**details, **more} if (more := details_of(update)) else None,
+    )
+
+
+def details_of(block: CreateBlock) -> dict[str, Any]:
+    """Returns what is said of a block beside what a turn needs of it."""
+    sent = given(block)
+    return {name: sent[name] for name in ("metadata", "tags", "hidden") if sent.get(name) is not None}
+
+
+def block_json(block: Block, document: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns a block as it is shown. document: its definition's body, with what a turn does not need."""
+    more = document or {}
+    return {
+        "id": ids.named("block", block.uid),
+        "label": block.label,
+        "value": block.value,
+        "limit": block.limit,
+        "description": block.description or None,
+        "read_only": block.read_only,
+        "metadata": more.get("metadata") or {},
+        "tags": more.get("tags") or [],
+        "hidden": more.get("hidden"),
+        "is_template": False,
+        "template_name": None,
+        "template_id": None,
+        "base_template_id": None,
+        "deployment_id": None,
+        "entity_id": None,
+        "preserve_on_migration": False,
+        "project_id": None,
+        "created_by_id": None,
+        "last_updated_by_id": None,
+    }
+
+
+def revision_json(revision: Revision) -> dict[str, Any]:
+    """Returns a value that a block had. version counts from 1; an undo names the version that it brought back."""
+    return {
+        "version": revision.version,
+        "value": revision.value,
+        "at": time_of(revision.at),
+        "origin": revision.origin,
+        "restores": revision.restores,
+    }
+
+
+class BlockRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._blocks = api.store.named_blocks
+
+    def rows(self) -> list[AgentsRoute]:
+        all_, one = "/v1/blocks", "/v1/blocks/{block_id}"
+        seen = "/v1/agents/{agent_id}/core-memory/blocks"
+        own = f"{seen}/{{block_label:path}}"
+        return [
+            AgentsRoute("GET", all_, self.index, "List blocks.", query=BlocksQuery, pages=OLDEST_FIRST),
+            AgentsRoute(
+                "POST", all_, self.create, "Make a block that belongs to nobody yet.", body=CreateBlock
+            ),
+            AgentsRoute("GET", f"{all_}/count", self.count, "Count blocks."),
+            AgentsRoute("GET", one, self.retrieve, "Return a block."),
+            AgentsRoute("PATCH", one, self.update, "Change a block for all who see it.", body=UpdateBlock),
+            AgentsRoute("DELETE", one, self.delete, "Delete a block, and take it from all who see it."),
+            AgentsRoute(
+                "GET", f"{one}/agents", self.agents, "List the agents that see it.", query=AgentsOfQuery
+            ),
+            AgentsRoute(
+                "GET", f"{one}/history", self.history, "List the values that a block had, newest first."
+            ),
+            AgentsRoute("POST", f"{one}/undo", self.undo, "Bring back the value before the last change."),
+            AgentsRoute("GET", "/v1/agents/{agent_id}/core-memory", self.memory, "Return an agent's blocks."),
+            AgentsRoute(
+                "GET", seen, self.seen, "List an agent's blocks.", query=PageQuery, pages=OLDEST_FIRST
+            ),
+            AgentsRoute("PATCH", f"{seen}/attach/{{block_id}}", self.attach, "Have an agent see a block."),
+            AgentsRoute("PATCH", f"{seen}/detach/{{block_id}}", self.detach, "Take a block from an agent."),
+            AgentsRoute("GET", own, self.labelled, "Return an agent's block by its label."),
+            AgentsRoute("PATCH", own, self.update_labelled, "Change an agent's block.", body=UpdateBlock),
+        ]
+
+    async def index(self, asked: Asked) -> Any:
+        query: BlocksQuery = asked.query
+        least, most = _counts(query)
+        wanted = BlockFilter(
+            label=given_or_none(query.label),
+            label_text=given_or_none(query.label_search),
+            description=given_or_none(query.description_search),
+            value=given_or_none(query.value_search),
+            least=least,
+            most=most,
+            tags=given_or_none(query.tags) or (),
+            all_tags=query.match_all_tags,
+            name=given_or_none(query.name),
+            hidden=query.show_hidden_blocks is True,
+        )
+        after, before = await self._row(asked, query.after), await self._row(asked, query.before)
+        page = page_of(query, after, before)
+        return [_shown(entry) for entry in await self._blocks.list(asked.project, wanted, page)]
+
+    async def count(self, asked: Asked) -> Any:
+        return await self._blocks.count(asked.project)
+
+    async def create(self, asked: Asked) -> Any:
+        block, details = block_of(asked.body)
+        return _shown(
+            await self._blocks.create(asked.project, block, details, at=self._api.now(), origin=ORIGIN)
+        )
+
+    async def retrieve(self, asked: Asked) -> Any:
+        return _shown(await self._named(asked))
+
+    async def update(self, asked: Asked) -> Any:
+        return await self._change(asked, await self._named(asked))
+
+    async def delete(self, asked: Asked) -> Any:
+        await self._blocks.delete(asked.project, asked.uid("block", "block_id"))
+        return {"message": "The block is deleted."}
+
+    async def agents(self, asked: Asked) -> Any:
+        entry = await self._named(asked)
+        views = await self._api.registry.several(asked.project, await self._blocks.seers(entry))
+        return cut(await self._api.all_shown(views), asked.query)
+
+    async def history(self, asked: Asked) -> Any:
+        entry = await self._named(asked)
+        return [revision_json(each) for each in await self._api.store.blocks.revisions(entry.block.id)]
+
+    async def undo(self, asked: Asked) -> Any:
+        return _shown(
+            await self._blocks.undo(asked.project, asked.uid("block", "block_id"), at=self._api.now())
+        )
+
+    async def memory(self, asked: Asked) -> Any:
+        return (await self._api.shown(await self._api.view(asked)))["memory"]
+
+    async def seen(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        return cut([_shown(entry) for entry in await self._blocks.seen(agent.id)], asked.query)
+
+    async def attach(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        await self._blocks.attach(agent, asked.uid("block", "block_id"))
+        return await self._api.shown(await self._api.view(asked))
+
+    async def detach(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        await self._blocks.detach(agent, asked.uid("block", "block_id"))
+        return await self._api.shown(await self._api.view(asked))
+
+    async def labelled(self, asked: Asked) -> Any:
+        return _shown(await self._labelled(asked))
+
+    async def update_labelled(self, asked: Asked) -> Any:
+        return await self._change(asked, await self._labelled(asked))
+
+    async def _named(self, asked: Asked) -> BlockEntry:
+        return await self._blocks.get(asked.project, asked.uid("block", "block_id"))
+
+    async def _labelled(self, asked: Asked) -> BlockEntry:
+        agent = (await self._api.entry(asked)).agent
+        return await self._blocks.labelled(agent.id, asked.path["block_label"].rstrip("/"))
+
+    async def _change(self, asked: Asked, entry: BlockEntry) -> Any:
+        change = change_of(asked.body, entry.details)
+        return _shown(
+            await self._blocks.change(
+                asked.project, entry.block.uid, change, at=self._api.now(), origin=ORIGIN
+            )
+        )
+
+    async def _row(self, asked: Asked, id: Any) -> int | None:
+        if not isinstance(id, str):
+            return None
+        return (await self._blocks.get(asked.project, uid_in("block", id))).block.id
+
+
+def _shown(entry: BlockEntry) -> dict[str, Any]:
+    return block_json(entry.block, entry.details)
+
+
+def _counts(query: BlocksQuery) -> tuple[int, int]:
+    """Returns how many agents see the blocks that are asked for: at least, at most. Raises: BadRequest."""
+    exactly = given_or_none(query.connected_to_agents_count_eq)
+    if exactly:
+        if len(exactly) > 1:
+            raise BadRequest(
+                "connected_to_agents_count_eq takes one number.", param="connected_to_agents_count_eq"
+            )
+        return exactly[0], exactly[0]
+    above, below = query.connected_to_agents_count_gt, query.connected_to_agents_count_lt
+    least = above + 1 if isinstance(above, int) else 0
+    return least, below - 1 if isinstance(below, int) else BlockFilter().most

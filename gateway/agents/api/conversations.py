@@ -1,0 +1,425 @@
+"""Conversations of agents: made, listed, changed, forgotten, and spoken in.
+
+A path names one by its id; `default` with an `agent_id`, or an agent's id alone, is the agent's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, NoReturn
+
+from msgspec import UNSET, UnsetType
+
+from gateway.agents.api._paging import CONVERSATION_MESSAGES
+from gateway.agents.api._query import PageQuery, SpokenQuery
+from gateway.agents.api._route import AgentsRoute, Asked, uid_in
+from gateway.agents.api.agents import (
+    SETTINGS_KEPT,
+    Compact,
+    CompactionBody,
+    WindowTokens,
+    set_sampling,
+)
+from gateway.agents.api.dependencies import AgentsApi, given_or_none, uid_or_none
+from gateway.agents.api.messages import MessageRoutes
+from gateway.agents.api.runs import stream_of
+from gateway.agents.api.sends import SendRoutes
+from gateway.agents.registry.conversations import AgentConversations, said_of
+from gateway.agents.runs.begin import digest_of
+from gateway.agents.runs.messages import AgentMessages
+from gateway.agents.runs.run import RunRequest
+from gateway.agents.runs.system_message import system_id
+from gateway.agents.wire.fields import SAID_HERE, Body, Kept, Maybe, given, refused, time_of
+from gateway.agents.wire.run import StreamRun
+from gateway.agents.wire.send import Send
+from gateway.core import ids
+from gateway.core.agent import AgentSpec
+from gateway.core.definition import ConversationDefinition
+from gateway.errors import BadRequest, UnknownId
+from storage.listing import ConversationEntry, ConversationFilter
+from storage.records import DEFAULT, Agent, Run
+from storage.value import frozen
+
+
+class CreateConversation(Body):
+    """A new conversation. Its model, window and settings count before the agent's."""
+
+    summary: Maybe[str] = UNSET
+    description: Maybe[str] = UNSET
+    hidden: Maybe[bool] = UNSET
+    model: Maybe[str] = UNSET
+    model_settings: Annotated[dict[str, Any] | None, SETTINGS_KEPT] | UnsetType = UNSET
+    context_window_limit: Maybe[WindowTokens] = UNSET
+    isolated_block_labels: (
+        Annotated[
+            list[str] | None,
+            refused(
+                "An agent's blocks are the same in all its conversations; an agent of its own has others."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class UpdateConversation(CreateConversation):
+    """A change of a conversation; what is left out stays, a null takes a field back to the agent's."""
+
+    archived: Maybe[bool] = UNSET
+    last_message_at: Annotated[str | None, SAID_HERE] | UnsetType = UNSET
+
+
+class CreateConversationQuery(Body):
+    agent_id: str
+
+
+class ConversationsQuery(PageQuery):
+    """A page of conversations, agents' own ones left out. agent_id: only that agent's."""
+
+    order_by: Maybe[Literal["created_at", "last_run_completion", "last_message_at"]] = UNSET  # type: ignore[assignment]
+    agent_id: Maybe[str] = UNSET
+    archive_status: Literal["unarchived", "archived", "all"] = "unarchived"
+    summary_search: Maybe[str] = UNSET
+
+    @property
+    def sorting(self) -> Literal["created", "spoken", "completed"]:
+        """The name of the time by which they are ordered."""
+        match self.order_by:
+            case "last_message_at":
+                return "spoken"
+            case "last_run_completion":
+                return "completed"
+            case _:
+                return "created"
+
+
+class ConversationQuery(Body):
+    """The conversation in a path. agent_id: whose `default` it is."""
+
+    agent_id: Maybe[str] = UNSET
+
+
+class RecompileConversationQuery(ConversationQuery):
+    dry_run: bool = False
+
+
+class RecompileConversation(Body):
+    agent_id: Maybe[str] = UNSET
+    compaction_settings: Kept[CompactionBody] = UNSET
+
+
+class CompactConversation(Compact):
+    agent_id: Maybe[str] = UNSET
+
+
+class StreamConversation(StreamRun):
+    """The run of a conversation that a stream follows: the one that is named, else the newest.
+
+    agent_id: whose `default` a path names. otid: the client's id of a send.
+    """
+
+    agent_id: Maybe[str] = UNSET
+    otid: Maybe[str] = UNSET
+    run_id: Maybe[str] = UNSET
+
+
+class ConversationMessagesQuery(SpokenQuery):
+    agent_id: Maybe[str] = UNSET
+
+
+class ConversationSend(Send):
+    """A send to a conversation, which streams unless it says otherwise. agent_id: whose `default` it is."""
+
+    streaming: bool = True
+    agent_id: Maybe[str] = UNSET
+
+
+def said_in(said: ConversationDefinition, body: CreateConversation, *, at: float) -> ConversationDefinition:
+    """Returns what is said of a conversation after a request. at: now. Raises: Unprocessable."""
+    sent = given(body)
+    values: dict[str, Any] = {}
+    for name, field in (
+        ("summary", "summary"),
+        ("description", "description"),
+        ("model", "model"),
+        ("context_window", "context_window_limit"),
+    ):
+        if field in sent:
+            values[name] = sent[field]
+    if "hidden" in sent:
+        values["hidden"] = sent["hidden"] is True
+    if "archived" in sent:
+        was = said.archived
+        values["archived"] = None if sent["archived"] is not True else was or at
+    if "model_settings" in sent:
+        settings = sent["model_settings"] or {}
+        values["sampling"], values["kept"] = {}, {"model_settings": settings} if settings else {}
+        set_sampling(values["sampling"], settings)
+    return replace(said, **values)
+
+
+def conversation_json(
+    entry: ConversationEntry, *, name: str, message_ids: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Returns a conversation. name: its public id. message_ids: None: they were not asked for."""
+    body = {} if entry.definition is None else entry.definition.body
+    said = ConversationDefinition.of(body)
+    changed = entry.begun if entry.definition is None else entry.definition.updated
+    return {
+        "id": name,
+        "agent_id": ids.named("agent", entry.agent.uid),
+        "summary": said.summary,
+        "description": said.description,
+        "hidden": said.hidden,
+        "archived": said.archived is not None,
+        "archived_at": time_of(said.archived),
+        "model": said.model,
+        "model_settings": said.kept.get("model_settings"),
+        "context_window_limit": said.context_window,
+        "in_context_message_ids": None if message_ids is None else list(message_ids),
+        "isolated_block_ids": [],
+        "last_message_at": time_of(entry.last_at) if entry.conversation.tip != -1 else None,
+        "created_at": time_of(entry.begun),
+        "updated_at": time_of(max(changed, entry.last_at)),
+        "created_by_id": None,
+        "last_updated_by_id": None,
+    }
+
+
+_ARCHIVED = {"unarchived": False, "archived": True, "all": None}
+
+
+@frozen
+class NamedConversation:
+    """The conversation that a request names. name: `default`, or its public one.
+
+    entry: None for an agent's own, which may not have begun.
+    """
+
+    agent: Agent
+    name: str
+    entry: ConversationEntry | None
+
+    @property
+    def said(self) -> ConversationDefinition | None:
+        return None if self.entry is None else said_of(self.entry)
+
+
+class ConversationRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._conversations = AgentConversations(api.store, api.now)
+        self._messages, self._sends = MessageRoutes(api), SendRoutes(api)
+
+    def rows(self) -> list[AgentsRoute]:
+        all_, one = "/v1/conversations", "/v1/conversations/{conversation_id:conversation}"
+        return [
+            AgentsRoute(
+                "GET", all_, self.index, "List conversations.", query=ConversationsQuery, needs="agent_id"
+            ),
+            AgentsRoute(
+                "POST",
+                all_,
+                self.create,
+                "Make a conversation of an agent.",
+                body=CreateConversation,
+                query=CreateConversationQuery,
+                needs="agent_id",
+            ),
+            AgentsRoute("GET", one, self.retrieve, "Return a conversation.", query=ConversationQuery),
+            AgentsRoute("PATCH", one, self.update, "Change a conversation.", body=UpdateConversation),
+            AgentsRoute("DELETE", one, self.delete, "Forget a conversation, and all that came of it."),
+            AgentsRoute(
+                "POST",
+                f"{one}/recompile",
+                self.recompile,
+                "Render the memory section of a conversation anew.",
+                body=RecompileConversation,
+                query=RecompileConversationQuery,
+            ),
+            AgentsRoute(
+                "POST",
+                f"{one}/compact",
+                self.compact,
+                "Summarise a conversation now.",
+                body=CompactConversation,
+            ),
+            AgentsRoute(
+                "POST",
+                f"{one}/stream",
+                self.stream,
+                "Stream what a conversation's run says.",
+                body=StreamConversation,
+            ),
+            AgentsRoute(
+                "POST", f"{one}/cancel", self.cancel, "End a conversation's runs.", query=ConversationQuery
+            ),
+            AgentsRoute(
+                "GET",
+                f"{one}/messages",
+                self.messages,
+                "List a conversation's messages.",
+                query=ConversationMessagesQuery,
+                pages=CONVERSATION_MESSAGES,
+            ),
+            AgentsRoute(
+                "POST",
+                f"{one}/messages",
+                self.send,
+                "Send a message in a conversation, and stream what the agent says.",
+                body=ConversationSend,
+            ),
+        ]
+
+    # -- conversations
+
+    async def index(self, asked: Asked) -> Any:
+        query: ConversationsQuery = asked.query
+        agent = uid_or_none("agent", query.agent_id)
+        wanted = ConversationFilter(
+            None if agent is None else (await self._api.registry.find(asked.project, agent)).agent.id,
+            text=given_or_none(query.summary_search),
+            archived=_ARCHIVED[query.archive_status],
+            order=query.sorting,
+        )
+        found = await self._api.store.conversations.list(
+            asked.project,
+            wanted,
+            after=uid_or_none("conv", query.after),
+            before=uid_or_none("conv", query.before),
+            limit=query.size(),
+            newest_first=query.newest_first(),
+        )
+        return [conversation_json(each, name=_id(each)) for each in found]
+
+    async def create(self, asked: Asked) -> Any:
+        agent = (await self._api.registry.find(asked.project, uid_in("agent", asked.query.agent_id))).agent
+        self._api.registry.check_model(given_or_none(asked.body.model))
+        said = said_in(ConversationDefinition(), asked.body, at=self._api.now())
+        return await self._shown(await self._conversations.create(agent, said))
+
+    async def retrieve(self, asked: Asked) -> Any:
+        named = await self._named(asked, asked.query.agent_id)
+        return await self._shown(named.entry or _no_own(named))
+
+    async def update(self, asked: Asked) -> Any:
+        named, update = await self._named(asked, None), asked.body
+        entry = named.entry or _no_own(named)
+        self._api.registry.check_model(given_or_none(update.model))
+
+        def edit(said: ConversationDefinition) -> ConversationDefinition:
+            return said_in(said, update, at=self._api.now())
+
+        return await self._shown(
+            await self._conversations.change(asked.project, entry.conversation.uid, edit)
+        )
+
+    async def delete(self, asked: Asked) -> Any:
+        named = await self._named(asked, None)
+        entry = named.entry or _no_own(named)
+        await self._messages.end_all(asked.project, named.agent, entry.conversation.id)
+        await self._conversations.delete(entry)
+        return {"message": "The conversation is forgotten."}
+
+    async def recompile(self, asked: Asked) -> Any:
+        query: RecompileConversationQuery = asked.query
+        named = await self._named(asked, given_or_none(asked.body.agent_id) or query.agent_id)
+        if not query.dry_run and (found := await self._number(named)) is not None:
+            await self._api.store.blocks.render_anew(named.agent.id, found)
+        request = RunRequest(await self._spec(asked, named), named.agent.scope, named.name)
+        return (await self._api.runs.preview(request)).system
+
+    async def compact(self, asked: Asked) -> Any:
+        named = await self._named(asked, asked.body.agent_id)
+        spec = await self._spec(asked, named)
+        return await self._messages.compact(asked.project, named.agent.uid, spec, named.name, asked.body)
+
+    async def cancel(self, asked: Asked) -> Any:
+        named = await self._named(asked, asked.query.agent_id)
+        found = await self._number(named)
+        return {} if found is None else await self._messages.end_all(asked.project, named.agent, found)
+
+    # -- what is said in them
+
+    async def messages(self, asked: Asked) -> Any:
+        query: ConversationMessagesQuery = asked.query
+        named = await self._named(asked, query.agent_id)
+        return await self._messages.page(named.agent, query, named.name)
+
+    async def send(self, asked: Asked) -> Any:
+        send: ConversationSend = asked.body
+        named = await self._named(asked, send.agent_id)
+        return await self._sends.begin(
+            asked, named.agent.uid, is_stream=send.streaming, conversation=named.name, said_of_it=named.said
+        )
+
+    async def stream(self, asked: Asked) -> Any:
+        """Follows the run that is named, also one that has ended; else the conversation's newest, if it is active."""
+        wanted: StreamConversation = asked.body
+        named = await self._named(asked, wanted.agent_id)
+        number, runs = await self._number(named), self._api.store.runs
+        if isinstance(wanted.run_id, str):
+            run: Run | None = (await runs.get(asked.project, uid_in("run", wanted.run_id))).run
+        elif isinstance(wanted.otid, str):
+            run = await runs.by_otid(named.agent.id, digest_of(named.agent, named.name, wanted.otid))
+        else:
+            run = None if number is None else await runs.newest(named.agent.id, number)
+            if run is None or run.is_over:
+                raise BadRequest(
+                    "No active runs found for this conversation. Name one that has ended: `run_id`."
+                )
+        if run is None or run.conversation != number:
+            raise UnknownId("There is no such run in this conversation.")
+        return stream_of(self._api, run, wanted)
+
+    # -- what is named
+
+    async def _named(self, asked: Asked, agent_id: Maybe[str]) -> NamedConversation:
+        """Returns the conversation in the path. agent_id: the agent's, where it is said. Raises: UnknownId."""
+        name, registry = asked.path["conversation_id"], self._api.registry
+        agent = uid_or_none("agent", agent_id)
+        uid = ids.uid_of("conv", name)
+        if uid is None:
+            if name != DEFAULT:
+                agent = uid_in("conv" if name.startswith("conv-") else "agent", name)
+            elif agent is None:
+                raise BadRequest("Name the agent whose own conversation it is: `agent_id`.", param="agent_id")
+            return NamedConversation((await registry.find(asked.project, agent)).agent, DEFAULT, None)
+        entry = await self._api.store.conversations.get(asked.project, uid)
+        if agent not in (None, entry.agent.uid):
+            raise UnknownId(f"There is no conversation {name!r} of this agent.")
+        if entry.conversation.key == DEFAULT:
+            return NamedConversation(entry.agent, DEFAULT, None)
+        return NamedConversation(entry.agent, uid, entry)
+
+    async def _spec(self, asked: Asked, named: NamedConversation) -> AgentSpec:
+        """Returns the agent as it is in a conversation."""
+        spec = (await self._api.registry.agent(asked.project, named.agent.uid)).spec
+        return spec if named.said is None else self._api.registry.with_said(spec, named.said)
+
+    async def _number(self, named: NamedConversation) -> int | None:
+        """Returns the row of a conversation; None where the agent's own has not begun."""
+        if named.entry is not None:
+            return named.entry.conversation.id
+        messages = AgentMessages(self._api.store, self._api.now)
+        found = await messages.conversation(named.agent, named.name)
+        return None if found is None else found.id
+
+    async def _shown(self, entry: ConversationEntry) -> dict[str, Any]:
+        """Returns a conversation with the ids of its newest messages."""
+        agent, messages = entry.agent, AgentMessages(self._api.store, self._api.now)
+        numbers = await messages.numbers(agent, entry.conversation.uid)
+        system = system_id(agent, entry.conversation.uid)
+        message_ids = [system, *(ids.placed("message", agent.uid, seq) for seq in numbers)]
+        return conversation_json(entry, name=_id(entry), message_ids=message_ids)
+
+
+def _id(entry: ConversationEntry) -> str:
+    return ids.named("conv", entry.conversation.uid)
+
+
+def _no_own(named: NamedConversation) -> NoReturn:
+    id = ids.named("agent", named.agent.uid)
+    raise BadRequest(
+        f"This is the agent's own conversation, which is the agent: see /v1/agents/{id}, and its reset-messages."
+    )

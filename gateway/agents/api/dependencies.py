@@ -1,0 +1,118 @@
+"""The parts of the gateway that the agents API speaks to, and the few things that all its handlers do."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from msgspec import UnsetType
+
+from gateway.agents.api._query import PageQuery
+from gateway.agents.api._route import Asked, uid_in
+from gateway.agents.batches.accept import BatchRequests
+from gateway.agents.registry.registry import AgentView, Registry
+from gateway.agents.runs.background.accept import BackgroundRuns
+from gateway.agents.runs.runs import AgentRuns
+from gateway.agents.runs.system_message import SystemMessages
+from gateway.agents.tools.checked import checked
+from gateway.agents.wire.fields import Maybe
+from gateway.core.definition import ToolDefinition
+from gateway.errors import BadRequest
+from gateway.run.background.compact import Compactor
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
+from gateway.run.upstream.models import ModelList
+from gateway.settings import Settings
+from storage.listing import AgentEntry, Page
+from storage.records import DefinitionKind
+from storage.sql.store import Store
+
+# Who wrote a value that came over this API.
+ORIGIN = "api"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentsApi:
+    """The parts of one gateway."""
+
+    settings: Settings
+    store: Store
+    registry: Registry
+    runs: AgentRuns
+    background: BackgroundRuns
+    batches: BatchRequests
+    keeper: MemoryKeeper
+    models: ModelList
+    compactor: Compactor
+    now: Callable[[], float]  # seconds since the epoch
+    send_timeout_s: float  # how long a client may leave a reply unread
+    ping_s: float  # the silence after which a stream sends a ping
+    # The resources below show agents too, which are made of what they show themselves.
+    show_agents: Callable[[AgentsApi, Sequence[AgentView]], Awaitable[list[dict[str, Any]]]]
+
+    @property
+    def system_messages(self) -> SystemMessages:
+        return SystemMessages(self.store, self.registry, self.runs)
+
+    async def entry(self, asked: Asked) -> AgentEntry:
+        """Returns the memory and the definition of the agent in the path. Raises: UnknownId, NotFound."""
+        return await self.registry.find(asked.project, asked.uid("agent", "agent_id"))
+
+    async def view(self, asked: Asked) -> AgentView:
+        """Returns the agent in the path with all that belongs to it. Raises: UnknownId, NotFound."""
+        return await self.registry.get(asked.project, asked.uid("agent", "agent_id"))
+
+    async def shown(self, view: AgentView) -> dict[str, Any]:
+        """Returns an agent as it is shown."""
+        (found,) = await self.all_shown([view])
+        return found
+
+    async def all_shown(self, views: Sequence[AgentView]) -> list[dict[str, Any]]:
+        return await self.show_agents(self, views)
+
+    async def called(self, made: ToolDefinition, call: ForeignCall) -> ToolAnswer:
+        """Returns the answer to a call that somebody makes by hand. Raises: BadRequest: its arguments are wrong."""
+        parameters = made.schema.get("parameters") or {}
+        foreign = self.runs.foreign
+        meant, wrong = await checked(foreign.children, call.tool, parameters, call.arguments)
+        if wrong is not None:
+            raise BadRequest(wrong, param="args")
+        return await foreign.run(made, replace(call, arguments=meant))
+
+    async def definition_page(
+        self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery
+    ) -> Page:
+        """Returns the page of a list of definitions that a query asks for. prefix: of their ids. Raises: NotFound."""
+        places = [
+            (await self.store.definitions.get(project, kind, uid_in(prefix, id))).id
+            if isinstance(id, str)
+            else None
+            for id in (query.after, query.before)
+        ]
+        return page_of(query, *places)
+
+    def first_model(self) -> str:
+        """Returns the model of an agent whose maker names none. Raises: BadRequest: nothing is known of any."""
+        for entry in self.models.entries:
+            if not str(entry["id"]).startswith("agent/"):
+                return self.registry.handle(str(entry["id"]))
+        raise BadRequest(
+            "Name a model, such as 'openai/gpt-4o': the gateway does not know yet which ones its upstream has.",
+            param="model",
+        )
+
+
+def given_or_none(value: Any) -> Any:
+    """Returns a parameter, None where it was not sent."""
+    return None if isinstance(value, UnsetType) else value
+
+
+def uid_or_none(kind: str, id: Maybe[str]) -> str | None:
+    """Returns the uid that a parameter names, None where it was not sent. Raises: UnknownId."""
+    return uid_in(kind, id) if isinstance(id, str) else None
+
+
+def page_of(query: PageQuery, after: int | None, before: int | None, *, size: int = 50) -> Page:
+    """Returns the page that is asked for. size: where the query names none."""
+    return Page(after, before, query.size(size), query.newest_first())

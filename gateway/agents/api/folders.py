@@ -1,0 +1,349 @@
+"""Folders: made, listed, changed, deleted; their files, uploaded, read and forgotten; and the agents that have them."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.agents.api._paging import OLDEST_FIRST, cut, place_in
+from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassagesQuery
+from gateway.agents.api._route import AgentsRoute, AnswersAgents, Asked
+from gateway.agents.api.dependencies import AgentsApi, given_or_none, page_of, uid_or_none
+from gateway.agents.api.model import embedding_config_json
+from gateway.agents.api.passages import passage_json
+from gateway.agents.files.folders import FileView, Folders, SentFile
+from gateway.agents.registry.archives import Archives
+from gateway.agents.wire.fields import Body, Kept, Maybe, given, refused, time_of
+from gateway.core import ids
+from gateway.core.memory.file_text import file_name
+from gateway.errors import BadRequest, Conflict, UnknownId
+from storage.listing import PassageFilter
+from storage.records import Definition, DefinitionKind, StoredFile
+
+_Name = Annotated[str, Meta(min_length=1, max_length=200)]
+_CLOSED = refused("Files are searched, not held in the prompt, so none is open.")
+
+
+class UpdateFolder(Body):
+    """A change of a folder; what is left out stays."""
+
+    name: Maybe[_Name] = UNSET
+    description: Maybe[str] = UNSET
+    instructions: Kept[str] = UNSET
+    metadata: Maybe[dict[str, Any]] = UNSET
+    embedding_config: Kept[dict[str, Any]] = UNSET
+
+
+class CreateFolder(UpdateFolder):
+    """A new folder."""
+
+    name: _Name
+    embedding: Kept[str] = UNSET
+    embedding_chunk_size: Kept[int] = UNSET
+
+
+class FoldersQuery(PageQuery):
+    """A page of folders. name: exactly."""
+
+    name: Maybe[str] = UNSET
+
+
+class FilesQuery(PageQuery):
+    """A page of files. include_content: with the whole text of each."""
+
+    include_content: bool = False
+
+
+class FileQuery(Body):
+    include_content: bool = False
+
+
+class AgentFilesQuery(PageQuery):
+    """A page of the files that an agent can search."""
+
+    is_open: Annotated[bool | None, _CLOSED] | UnsetType = UNSET
+
+
+class UploadQuery(Body):
+    """An upload. duplicate_handling: of a name that is taken. name: another one for the file."""
+
+    duplicate_handling: Literal["skip", "error", "suffix", "replace"] = "suffix"
+    name: Maybe[str] = UNSET
+
+
+class UploadForm(Body):
+    """The fields beside a file: none."""
+
+
+# What a folder keeps of what it was made or changed with.
+KEPT_FIELDS = (
+    "description",
+    "instructions",
+    "metadata",
+    "embedding",
+    "embedding_chunk_size",
+    "embedding_config",
+)
+
+
+def folder_json(folder: Definition) -> dict[str, Any]:
+    """Returns a folder."""
+    body = folder.body
+    return {
+        "id": ids.named("source", folder.uid),
+        "name": folder.name,
+        "description": body.get("description"),
+        "instructions": body.get("instructions"),
+        "metadata": body.get("metadata") or {},
+        "embedding_config": embedding_config_json(body.get("embedding_config"), body.get("embedding") or ""),
+        "vector_db_provider": "native",
+        "created_at": time_of(folder.created),
+        "updated_at": time_of(folder.updated),
+        "created_by_id": None,
+        "last_updated_by_id": None,
+    }
+
+
+def file_json(folder: Definition, file: StoredFile, parts: int, content: str | None) -> dict[str, Any]:
+    """Returns a file. parts: passages that hold its text."""
+    is_whole = file.state == "completed"
+    return {
+        "id": ids.named("file", file.uid),
+        "source_id": ids.named("source", folder.uid),
+        "folder_id": ids.named("source", folder.uid),
+        "file_name": f"{folder.name}/{file.name}",
+        "original_file_name": file.name,
+        "file_path": None,
+        "file_type": file.type or None,
+        "file_size": file.bytes,
+        "file_creation_date": None,
+        "file_last_modified_date": None,
+        "processing_status": file.state,
+        "error_message": None,
+        "total_chunks": parts if is_whole else None,
+        "chunks_embedded": parts if is_whole else None,
+        "content": content,
+        "created_at": time_of(file.created),
+        "updated_at": time_of(file.created),
+        "is_deleted": False,
+    }
+
+
+def agent_file_json(folder: Definition, file: StoredFile) -> dict[str, Any]:
+    """Returns a file as one that an agent can search."""
+    return {
+        "id": ids.named("file", file.uid),
+        "file_id": ids.named("file", file.uid),
+        "file_name": f"{folder.name}/{file.name}",
+        "folder_id": ids.named("source", folder.uid),
+        "folder_name": folder.name,
+        "is_open": False,
+        "last_accessed_at": None,
+        "visible_content": None,
+        "start_line": None,
+        "end_line": None,
+    }
+
+
+class FolderRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._folders = Folders(api.store, api.registry, api.keeper.events, api.now)
+        self._archives = Archives(api.store, api.now, api.keeper.embed_query)
+
+    def rows(self) -> list[AgentsRoute]:
+        """Returns the routes, each also under the name that Letta 0.6 gave to folders."""
+        files = "/v1/agents/{agent_id}/files"
+        return [
+            *self._rows("folders"),
+            *self._rows("sources"),
+            AgentsRoute(
+                "GET",
+                files,
+                self.files_of,
+                "List the files that an agent can search.",
+                query=AgentFilesQuery,
+                pages=OLDEST_FIRST,
+            ),
+        ]
+
+    def _rows(self, name: str) -> list[AgentsRoute]:
+        all_, one = f"/v1/{name}", f"/v1/{name}/{{folder_id}}"
+        of, says = f"/v1/agents/{{agent_id}}/{name}", "" if name == "folders" else " (0.6)"
+        route = partial(_route, says)
+        return [
+            route("GET", all_, self.index, "List folders", query=FoldersQuery, pages=OLDEST_FIRST),
+            route("POST", all_, self.create, "Make a folder", body=CreateFolder),
+            route("GET", f"{all_}/count", self.count, "Count folders"),
+            route("GET", f"{all_}/name/{{name}}", self.named, "Return the id of the folder with a name"),
+            route("GET", one, self.retrieve, "Return a folder"),
+            route("PATCH", one, self.update, "Change a folder", body=UpdateFolder),
+            route("DELETE", one, self.delete, "Delete a folder with its files"),
+            route("POST", f"{one}/upload", self.upload, "Save a file", query=UploadQuery, form=UploadForm),
+            route("GET", f"{one}/files", self.files, "List the files of a folder", query=FilesQuery),
+            route("GET", f"{one}/files/{{file_id}}", self.file, "Return a file", query=FileQuery),
+            route(
+                "GET",
+                f"{one}/passages",
+                self.passages,
+                "List the parts of files",
+                query=PassagesQuery,
+                pages=OLDEST_FIRST,
+            ),
+            route("GET", f"{one}/agents", self.agents, "List the agents of a folder", query=AgentsOfQuery),
+            route("DELETE", f"{one}/{{file_id}}", self.remove, "Forget a file"),
+            route("GET", of, self.index_of, "List the folders of an agent", query=PageQuery),
+            route("PATCH", f"{of}/attach/{{folder_id}}", self.attach, "Attach a folder to an agent"),
+            route("PATCH", f"{of}/detach/{{folder_id}}", self.detach, "Detach a folder"),
+        ]
+
+    # -- folders
+
+    async def index(self, asked: Asked) -> Any:
+        query: FoldersQuery = asked.query
+        kind, name = DefinitionKind.FOLDER, given_or_none(query.name)
+        page = await self._api.definition_page(asked.project, kind, "source", query)
+        return list(
+            map(folder_json, await self._api.store.definitions.list(asked.project, kind, page, name=name))
+        )
+
+    async def count(self, asked: Asked) -> Any:
+        return await self._api.store.definitions.count_of(asked.project, DefinitionKind.FOLDER)
+
+    async def named(self, asked: Asked) -> Any:
+        name = asked.path["name"]
+        found = await self._api.store.definitions.named(asked.project, DefinitionKind.FOLDER, name, 1)
+        if not found:
+            raise UnknownId(f"There is no folder named {name!r}.")
+        return folder_json(found[0])["id"]
+
+    async def create(self, asked: Asked) -> Any:
+        create: CreateFolder = asked.body
+        sent = given(create)
+        body = {name: sent[name] for name in KEPT_FIELDS if sent.get(name) is not None}
+        return folder_json(await self._folders.create(asked.project, create.name, body))
+
+    async def retrieve(self, asked: Asked) -> Any:
+        return folder_json(await self._folder(asked))
+
+    async def update(self, asked: Asked) -> Any:
+        update: UpdateFolder = asked.body
+        found, sent = await self._folder(asked), given(update)
+        body = {**found.body, **{name: sent[name] for name in KEPT_FIELDS if name in sent}}
+        name = given_or_none(update.name)
+        if name is not None and name != found.name:
+            taken = await self._api.store.definitions.named(asked.project, DefinitionKind.FOLDER, name, 1)
+            if taken:
+                raise Conflict(f"There is a folder named {name!r} already.", param="name")
+        changed = await self._api.store.definitions.change(found, body, at=self._api.now(), name=name)
+        return folder_json(changed)
+
+    async def delete(self, asked: Asked) -> Any:
+        await self._folders.delete(await self._folder(asked))
+        return {"message": "The folder is deleted, and its files are forgotten."}
+
+    # -- files
+
+    async def upload(self, asked: Asked) -> Any:
+        query: UploadQuery = asked.query
+        folder, file = await self._folder(asked), asked.file
+        assert file is not None
+        # What a form says beside a file may be a path of the client's machine.
+        name = given_or_none(query.name) or re.split(r"[/\\]", file.file_name or "")[-1]
+        name = file_name(name)
+        if not name:
+            raise BadRequest("Name the file.", param="file")
+        upload = SentFile(name, file.type, file.data)
+        made, is_new = await self._folders.upload(folder, upload, query.duplicate_handling)
+        asked.headers["x-upload-result"] = "created" if is_new else "skipped"
+        (view,) = await self._folders.view(folder, [made])
+        return _shown(folder, view)
+
+    async def files(self, asked: Asked) -> Any:
+        query: FilesQuery = asked.query
+        folder = await self._folder(asked)
+        page = page_of(query, await self._row(folder, query.after), await self._row(folder, query.before))
+        found = await self._folders.list(folder, page)
+        views = await self._folders.view(folder, found, with_content=query.include_content)
+        return [_shown(folder, view) for view in views]
+
+    async def file(self, asked: Asked) -> Any:
+        query: FileQuery = asked.query
+        folder = await self._folder(asked)
+        file = await self._folders.file(folder, asked.uid("file", "file_id"))
+        (view,) = await self._folders.view(folder, [file], with_content=query.include_content)
+        return _shown(folder, view)
+
+    async def remove(self, asked: Asked) -> Any:
+        folder = await self._folder(asked)
+        await self._folders.remove(await self._folders.file(folder, asked.uid("file", "file_id")))
+        return {"message": "The file is forgotten."}
+
+    async def passages(self, asked: Asked) -> Any:
+        query: PassagesQuery = asked.query
+        folder = await self._folder(asked)
+        after, before = place_in("passage", query.after), place_in("passage", query.before)
+        found = await self._archives.list(
+            await self._folders.memory(folder),
+            PassageFilter(text=given_or_none(query.search)),
+            after=None if after is None else after.seq,
+            before=None if before is None else before.seq,
+            limit=query.size(100),
+            newest_first=query.newest_first(),
+        )
+        return [passage_json(each.uid, each.passage, each.file) for each in found]
+
+    async def files_of(self, asked: Asked) -> Any:
+        query: AgentFilesQuery = asked.query
+        folders = {each.memory: each for each in await self._attached(asked)}
+        found = await self._api.store.files.of_folders(list(folders))
+        shown = [agent_file_json(folders[file.memory], file) for file in found]
+        page = cut(shown, query)
+        has_more = bool(page) and page[-1] is not shown[0 if query.newest_first() else -1]
+        return {"files": page, "next_cursor": page[-1]["id"] if has_more else None, "has_more": has_more}
+
+    # -- agents
+
+    async def agents(self, asked: Asked) -> Any:
+        query: AgentsOfQuery = asked.query
+        rows = await self._folders.agents(await self._folder(asked))
+        views = await self._api.registry.several(asked.project, rows)
+        shown = [{"id": ids.named("agent", view.agent.uid)} for view in views]
+        return [each["id"] for each in cut(shown, query)]
+
+    async def index_of(self, asked: Asked) -> Any:
+        return cut(list(map(folder_json, await self._attached(asked))), asked.query)
+
+    async def attach(self, asked: Asked) -> Any:
+        await self._folders.attach(await self._api.entry(asked), await self._folder(asked))
+        return await self._api.shown(await self._api.view(asked))
+
+    async def detach(self, asked: Asked) -> Any:
+        await self._folders.detach(await self._api.entry(asked), await self._folder(asked))
+        return await self._api.shown(await self._api.view(asked))
+
+    async def _folder(self, asked: Asked) -> Definition:
+        return await self._folders.get(asked.project, asked.uid("source", "folder_id"))
+
+    async def _attached(self, asked: Asked) -> list[Definition]:
+        """Returns the folders that the agent in the path has attached, in order."""
+        agent = (await self._api.entry(asked)).agent
+        rows = await self._api.store.attached.targets(agent.id, DefinitionKind.FOLDER)
+        found = await self._api.store.definitions.of_memories(DefinitionKind.FOLDER, rows)
+        return [found[row] for row in rows if row in found]
+
+    async def _row(self, folder: Definition, id: Any) -> int | None:
+        """Returns the row of the file that a cursor names."""
+        uid = uid_or_none("file", id)
+        return None if uid is None else (await self._folders.file(folder, uid)).id
+
+
+def _route(says: str, method: str, path: str, handle: AnswersAgents, what: str, **more: Any) -> AgentsRoute:
+    return AgentsRoute(method, path, handle, f"{what}{says}.", **more)
+
+
+def _shown(folder: Definition, view: FileView) -> dict[str, Any]:
+    return file_json(folder, view.file, view.parts, view.content)

@@ -1,0 +1,255 @@
+"""Identities: users or organisations of an application, each under the application's own key, to whom agents belong.
+
+They sort agents, and keep nobody out: the key of a request alone says what may be read. What is known of a user of a
+profile is a memory, and no identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.agents.api._paging import cut
+from gateway.agents.api._query import AgentsOfQuery, PageQuery
+from gateway.agents.api._route import AgentsRoute, Asked
+from gateway.agents.api.dependencies import AgentsApi, given_or_none
+from gateway.agents.wire.fields import ONE_PROJECT, Body, Maybe, convert, given, parse, refused
+from gateway.core import ids
+from gateway.core.definition import IdentityDefinition
+from gateway.run.latest import on_latest
+from storage.errors import WriteConflict
+from storage.listing import Page
+from storage.records import Agent, Definition, DefinitionKind
+
+_Text = Annotated[str, Meta(min_length=1, max_length=200)]
+_Type = Literal["org", "user", "other"]
+_ATTACH = refused("Attach it to each agent: agents.identities.attach, or identity_ids of the agent.")
+NO_BLOCKS = "An identity has agents alone. Blocks have tags, and can be attached to its agents."
+_NO_BLOCKS = refused(NO_BLOCKS)
+
+
+class PropertyBody(Body):
+    """Something that is said of an identity."""
+
+    key: _Text
+    value: str | int | float | bool | dict[str, Any]
+    type: Literal["string", "number", "boolean", "json"]
+
+
+_Properties = Annotated[list[PropertyBody], Meta(max_length=1_000)]
+
+
+class UpdateIdentity(Body):
+    """A change of an identity; what is left out or null stays, and so does a property whose key is not sent."""
+
+    identifier_key: Maybe[_Text] = UNSET
+    name: Maybe[_Text] = UNSET
+    identity_type: Maybe[_Type] = UNSET
+    properties: Maybe[_Properties] = UNSET
+    agent_ids: Annotated[list[str] | None, _ATTACH] | UnsetType = UNSET
+    block_ids: Annotated[list[str] | None, _NO_BLOCKS] | UnsetType = UNSET
+
+
+class CreateIdentity(UpdateIdentity):
+    """A new identity. identifier_key: the application's own name for it, which a project has once."""
+
+    identifier_key: _Text
+    name: _Text
+    identity_type: _Type
+    project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
+
+
+class PropertiesBody(Body):
+    """All properties that an identity has then."""
+
+    properties: _Properties
+
+
+class IdentitiesQuery(PageQuery):
+    """A page of identities. name, identifier_key: exactly."""
+
+    name: Maybe[str] = UNSET
+    identifier_key: Maybe[str] = UNSET
+    identity_type: Maybe[_Type] = UNSET
+    project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
+
+    def takes(self, identity: Definition) -> bool:
+        """Says whether an identity is asked for, its key aside."""
+        said = IdentityDefinition.of(identity.body)
+        wanted = ((self.name, said.name), (self.identity_type, said.type))
+        return all(not isinstance(value, str) or value == has for value, has in wanted)
+
+
+def properties_of(properties: list[PropertyBody]) -> tuple[dict[str, Any], ...]:
+    """Returns properties as they are stored, the last one of each key."""
+    return tuple({each.key: msgspec.to_builtins(each) for each in properties}.values())
+
+
+def edited(said: IdentityDefinition, update: UpdateIdentity) -> IdentityDefinition:
+    """Returns an identity after an update: a property takes the place of the one that has its key."""
+    sent = {name: value for name, value in given(update).items() if value is not None}
+    before = {each["key"]: each for each in said.properties}
+    after = {each["key"]: each for each in properties_of(sent.get("properties") or [])}
+    return replace(
+        said,
+        name=sent.get("name", said.name),
+        type=sent.get("identity_type", said.type),
+        properties=tuple({**before, **after}.values()),
+    )
+
+
+def identity_json(identity: Definition) -> dict[str, Any]:
+    """Returns an identity. Letta's server leaves the older lists of agents and blocks empty as well."""
+    said = IdentityDefinition.of(identity.body)
+    return {
+        "id": ids.named("identity", identity.uid),
+        "identifier_key": identity.name,
+        "name": said.name,
+        "identity_type": said.type,
+        "properties": list(said.properties),
+        "project_id": None,
+        "organization_id": None,
+        "agent_ids": [],
+        "block_ids": [],
+    }
+
+
+IDENTITY: Final = DefinitionKind.IDENTITY
+_READ = 200  # identities at least that are read at once: few of them may be asked for
+
+
+class IdentityRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._definitions = api.store.definitions
+        self._attached = api.store.attached
+
+    def rows(self) -> list[AgentsRoute]:
+        all_, one, of = "/v1/identities", "/v1/identities/{identity_id}", "/v1/agents/{agent_id}/identities"
+        return [
+            AgentsRoute("GET", all_, self.index, "List identities.", query=IdentitiesQuery),
+            AgentsRoute("POST", all_, self.create, "Make an identity.", body=CreateIdentity),
+            AgentsRoute(
+                "PUT", all_, self.put, "Make an identity, or change the one of its key.", body=CreateIdentity
+            ),
+            AgentsRoute("GET", f"{all_}/count", self.count, "Count identities."),
+            AgentsRoute("GET", one, self.retrieve, "Return an identity."),
+            AgentsRoute("PATCH", one, self.update, "Change an identity.", body=UpdateIdentity),
+            AgentsRoute("DELETE", one, self.delete, "Delete an identity; its agents stay."),
+            AgentsRoute(
+                "PUT", f"{one}/properties", self.describe, "Replace its properties: a list.", reads_body=True
+            ),
+            AgentsRoute("GET", f"{one}/agents", self.agents, "List its agents.", query=AgentsOfQuery),
+            AgentsRoute("PATCH", f"{of}/attach/{{identity_id}}", self.attach, "Give an agent an identity."),
+            AgentsRoute("PATCH", f"{of}/detach/{{identity_id}}", self.detach, "Take an identity from it."),
+        ]
+
+    async def index(self, asked: Asked) -> Any:
+        query: IdentitiesQuery = asked.query
+        page = await self._api.definition_page(asked.project, IDENTITY, "identity", query)
+        key = given_or_none(query.identifier_key)
+        found: list[Definition] = []
+        size, after = max(page.limit, _READ), page.after
+        while len(found) < page.limit:
+            behind = Page(after, page.before, size, page.newest_first)
+            rows = await self._definitions.list(asked.project, IDENTITY, behind, name=key)
+            found += filter(query.takes, rows)
+            if len(rows) < size:
+                break
+            after = rows[-1].id
+        return list(map(identity_json, found[: page.limit]))
+
+    async def create(self, asked: Asked) -> Any:
+        create: CreateIdentity = asked.body
+        body = edited(IdentityDefinition(create.name), create).body()
+        made = await self._definitions.add(
+            asked.project, IDENTITY, ids.new_uid(), create.identifier_key, body, at=self._api.now()
+        )
+        return identity_json(made)
+
+    async def put(self, asked: Asked) -> Any:
+        """Makes an identity, or changes the one of its key: programs say at each start who their users are."""
+        create: CreateIdentity = asked.body
+        name = (asked.project, IDENTITY, create.identifier_key, 1)
+        named = await self._definitions.named(*name)
+        if not named:
+            try:
+                return await self.create(asked)
+            except WriteConflict:
+                named = await self._definitions.named(*name)
+                if not named:
+                    raise
+        # The properties that are sent are all, and without any it keeps its own.
+        is_all = isinstance(create.properties, list)
+
+        def edit(said: IdentityDefinition) -> IdentityDefinition:
+            return edited(replace(said, properties=()) if is_all else said, create)
+
+        return await self._change(asked.project, named[0].uid, edit)
+
+    async def count(self, asked: Asked) -> Any:
+        return await self._definitions.count_of(asked.project, IDENTITY)
+
+    async def retrieve(self, asked: Asked) -> Any:
+        return identity_json(await self._named(asked))
+
+    async def update(self, asked: Asked) -> Any:
+        update: UpdateIdentity = asked.body
+        return await self._change(
+            asked.project,
+            asked.uid("identity", "identity_id"),
+            lambda said: edited(said, update),
+            given_or_none(update.identifier_key),
+        )
+
+    async def describe(self, asked: Asked) -> Any:
+        sent = convert({"properties": parse(asked.data)}, PropertiesBody, ("body",))
+        new = properties_of(sent.properties)
+        uid = asked.uid("identity", "identity_id")
+        return await self._change(asked.project, uid, lambda said: replace(said, properties=new))
+
+    async def delete(self, asked: Asked) -> Any:
+        await self._api.store.defined_agents.delete_attached(await self._named(asked), at=self._api.now())
+        return {"message": "The identity is deleted; its agents stay."}
+
+    async def agents(self, asked: Asked) -> Any:
+        rows = await self._attached.agents_with(asked.project, IDENTITY, (await self._named(asked)).id)
+        views = await self._api.registry.several(asked.project, rows)
+        return cut(await self._api.all_shown(views), asked.query)
+
+    async def attach(self, asked: Asked) -> Any:
+        agent, identity = await self._pair(asked)
+        await self._attached.attach(agent.id, IDENTITY, identity.id, at=self._api.now())
+
+    async def detach(self, asked: Asked) -> Any:
+        agent, identity = await self._pair(asked)
+        await self._attached.detach(agent.id, IDENTITY, identity.id, at=self._api.now())
+
+    async def _pair(self, asked: Asked) -> tuple[Agent, Definition]:
+        """Returns the agent and the identity in a path. Raises: Conflict: a profile's memory; NotFound."""
+        entry = await self._api.entry(asked)
+        self._api.registry.configured(entry)
+        return entry.agent, await self._named(asked)
+
+    async def _named(self, asked: Asked) -> Definition:
+        return await self._definitions.get(asked.project, IDENTITY, asked.uid("identity", "identity_id"))
+
+    async def _change(
+        self,
+        project: str,
+        uid: str,
+        edit: Callable[[IdentityDefinition], IdentityDefinition],
+        key: str | None = None,
+    ) -> Any:
+        """Changes an identity, on what it is at that moment. key: None: it stays. Raises: WriteConflict: taken."""
+
+        async def change() -> Definition:
+            found = await self._definitions.get(project, IDENTITY, uid)
+            body = edit(IdentityDefinition.of(found.body)).body()
+            return await self._definitions.change(found, body, at=self._api.now(), name=key)
+
+        return identity_json(await on_latest(change))

@@ -1,0 +1,101 @@
+"""The paths of Letta 0.6, which older programs call: the handlers of today, under the names of then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.agents.api._paging import OLDEST_FIRST, PASSAGES
+from gateway.agents.api._query import PageQuery, PassagesQuery
+from gateway.agents.api._route import AgentsRoute, Asked
+from gateway.agents.api.blocks import BlockRoutes, CreateBlock, UpdateBlock, block_of
+from gateway.agents.api.dependencies import ORIGIN, AgentsApi
+from gateway.agents.api.passages import CreatePassage, PassageRoutes
+from gateway.agents.api.tools import ToolRoutes
+from gateway.agents.wire.fields import read_texts
+from storage.listing import BlockChange
+
+
+class LegacyRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._named = api.store.named_blocks
+        self._blocks, self._passages, self._tools = BlockRoutes(api), PassageRoutes(api), ToolRoutes(api)
+
+    def rows(self) -> list[AgentsRoute]:
+        agent, blocks, passages, tools = "/v1/agents/{agent_id}", self._blocks, self._passages, self._tools
+        block, one = f"{agent}/memory/block", f"{agent}/memory/block/{{block_label:path}}"
+        archive = f"{agent}/archival"
+        return [
+            AgentsRoute("GET", f"{agent}/memory", blocks.memory, "Return an agent's blocks (0.6)."),
+            AgentsRoute(
+                "PATCH",
+                f"{agent}/memory",
+                self.write,
+                "Change values of blocks by their labels (0.6).",
+                reads_body=True,
+            ),
+            AgentsRoute(
+                "GET",
+                block,
+                blocks.seen,
+                "List an agent's blocks (0.6).",
+                query=PageQuery,
+                pages=OLDEST_FIRST,
+            ),
+            AgentsRoute("POST", block, self.add, "Give an agent a new block (0.6).", body=CreateBlock),
+            AgentsRoute("GET", one, blocks.labelled, "Return an agent's block (0.6)."),
+            AgentsRoute(
+                "PATCH", one, blocks.update_labelled, "Change an agent's block (0.6).", body=UpdateBlock
+            ),
+            AgentsRoute("DELETE", one, self.remove, "Take a block from an agent; nobody's is deleted (0.6)."),
+            AgentsRoute(
+                "GET",
+                archive,
+                passages.index,
+                "List an agent's passages (0.6).",
+                query=PassagesQuery,
+                pages=PASSAGES,
+            ),
+            AgentsRoute(
+                "POST", archive, passages.create, "Save a text for an agent (0.6).", body=CreatePassage
+            ),
+            AgentsRoute("DELETE", f"{archive}/{{memory_id}}", passages.delete, "Forget a passage (0.6)."),
+            AgentsRoute(
+                "PATCH", f"{agent}/add-tool/{{tool_id}}", tools.attach, "Give an agent a tool (0.6)."
+            ),
+            AgentsRoute(
+                "PATCH", f"{agent}/remove-tool/{{tool_id}}", tools.detach, "Take a tool from an agent (0.6)."
+            ),
+        ]
+
+    async def write(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        values = read_texts(asked.data)
+        # All labels are looked for before anything is written.
+        entries = [await self._named.labelled(agent.id, label) for label in values]
+        for entry, value in zip(entries, values.values(), strict=True):
+            change = BlockChange(value=value)
+            await self._named.change(
+                asked.project, entry.block.uid, change, at=self._api.now(), origin=ORIGIN
+            )
+        return await self._blocks.memory(asked)
+
+    async def add(self, asked: Asked) -> Any:
+        agent, now = (await self._api.entry(asked)).agent, self._api.now()
+        block, details = block_of(asked.body)
+        made = await self._named.create(asked.project, block, details, at=now, origin=ORIGIN)
+        try:
+            await self._named.attach(agent, made.block.uid)
+        except Exception:
+            # A label that the agent has already: then nobody shall have it.
+            await self._named.delete(asked.project, made.block.uid)
+            raise
+        return await self._blocks.memory(asked)
+
+    async def remove(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        entry = await self._named.labelled(agent.id, asked.path["block_label"].rstrip("/"))
+        left = await self._named.detach(agent, entry.block.uid)
+        if left.owner is None and not left.profile and not await self._named.seers(left):
+            await self._named.delete(asked.project, left.block.uid)
+        return await self._blocks.memory(asked)

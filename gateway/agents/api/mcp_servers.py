@@ -1,0 +1,289 @@
+"""MCP servers, and the tools that they have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.agents.api._route import AgentsRoute, Asked
+from gateway.agents.api.dependencies import AgentsApi, given_or_none
+from gateway.agents.api.tools import HandCall, execution_json, show_tool
+from gateway.agents.core.mcp_server import HEADERS, MASK, TOKEN, VARIABLES, McpServerConfig, group_of
+from gateway.agents.registry.mcp_servers import McpRegistry
+from gateway.agents.registry.tools import ToolView
+from gateway.agents.wire.errors import Fault, Unprocessable
+from gateway.agents.wire.fields import Body, Kept, Maybe, convert, given
+from gateway.core import ids
+from gateway.core.definition import McpServerDefinition, ToolDefinition
+from gateway.errors import UnknownId
+from gateway.run.tools.toolbox import ForeignCall
+from storage.listing import Page
+from storage.records import Definition
+
+_AT = ("body", "config")
+
+_KINDS = ("streamable_http", "sse", "stdio")
+_NEVER_NULL = ("mcp_server_type", "server_url", "command", "args")
+# Chosen: no header of a token is longer, and servers take some 8 kB of all headers.
+_Secret = Annotated[str, Meta(max_length=8_000)]
+_Secrets = Annotated[dict[str, _Secret], Meta(max_length=50)]
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # RFC 9110 5.1
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+# Headers that the gateway or the protocol says, by their names and their beginnings.
+_SAID_HERE = frozenset(
+    ("accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host",
+     "keep-alive", "last-event-id", "te", "trailer", "transfer-encoding", "upgrade", "user-agent")
+)  # fmt: skip
+_SAID_BEGINNINGS = ("mcp-", "proxy-")
+
+
+class CreateMcpServer(Body):
+    """A new MCP server. config: a HttpConfig or a StdioConfig."""
+
+    server_name: Annotated[str, Meta(min_length=1, max_length=64)]
+    config: dict[str, Any]
+
+
+class UpdateMcpServer(Body):
+    """A change of an MCP server; what is left out stays, in its config too."""
+
+    server_name: Maybe[Annotated[str, Meta(min_length=1, max_length=64)]] = UNSET
+    config: Maybe[dict[str, Any]] = UNSET
+
+
+class RefreshQuery(Body):
+    """agent_id: whose variables Letta's server fills in. What a server is sent is its own here."""
+
+    agent_id: Kept[str] = UNSET
+
+
+class HttpConfig(Body):
+    """A server that speaks HTTP: streamable, or with server-sent events.
+
+    auth_header: in which the token is sent; without a token the name of an entry of the setting tools.headers.
+    """
+
+    server_url: str
+    mcp_server_type: Literal["streamable_http", "sse"] | UnsetType = UNSET
+    auth_header: Maybe[str] = UNSET
+    auth_token: Maybe[_Secret] = UNSET
+    custom_headers: Maybe[_Secrets] = UNSET
+
+
+class StdioConfig(Body):
+    """A program that speaks over its pipes."""
+
+    command: Annotated[str, Meta(min_length=1)]
+    args: list[str]
+    mcp_server_type: Literal["stdio"] | UnsetType = UNSET
+    env: Maybe[_Secrets] = UNSET
+
+
+def server_of(config: Mapping[str, Any], before: McpServerDefinition | None = None) -> McpServerConfig:
+    """Returns a server as a request configures it. before: the one that it changes. Raises: Unprocessable."""
+    guessed = "stdio" if "command" in config else "streamable_http"
+    kind = config.get("mcp_server_type") or (guessed if before is None else kind_of(before))
+    if kind not in _KINDS:
+        message = "Input should be 'streamable_http', 'sse' or 'stdio'"
+        raise Unprocessable([Fault((*_AT, "mcp_server_type"), message, "enum", kind)])
+    # A null takes a secret or a header away; what cannot be null stays.
+    sent = {name: each for name, each in config.items() if each is not None or name not in _NEVER_NULL}
+    whole = {**_stays(before, kind), **sent}
+    try:
+        return _program(whole) if kind == "stdio" else _http(whole, kind, before)
+    except Unprocessable as error:
+        # The values may be secrets, which no error repeats.
+        raise Unprocessable([replace(each, value=None) for each in error.faults]) from None
+
+
+def _stays(before: McpServerDefinition | None, kind: str) -> dict[str, Any]:
+    """Returns what a config need not say again."""
+    if before is None or (kind == "stdio") != bool(before.command):
+        return {}
+    if before.command:
+        command, *args = before.command
+        return {"command": command, "args": args}
+    return {"server_url": before.url}
+
+
+def _program(config: dict[str, Any]) -> McpServerConfig:
+    program = convert(config, StdioConfig, _AT)
+    sent = given(program)
+    variables = sent.get(VARIABLES) or {}
+    for name, value in variables.items():
+        if not _VARIABLE.fullmatch(name) or "\0" in value:
+            raise _wrong(VARIABLES, f"{name[:100]!r} is no variable that a program can be given")
+    return McpServerConfig(
+        McpServerDefinition(command=(program.command, *program.args)),
+        {f"{VARIABLES}.{name}": value for name, value in variables.items()},
+        # A program has no headers, so those of an address before are gone.
+        frozenset({TOKEN, HEADERS} | ({VARIABLES} & sent.keys())),
+    )
+
+
+def _http(config: dict[str, Any], kind: str, before: McpServerDefinition | None) -> McpServerConfig:
+    http = convert(config, HttpConfig, _AT)
+    sent = given(http)
+    token, headers = sent.get(TOKEN) or None, sent.get(HEADERS) or {}
+    has_token = token is not None or (TOKEN not in sent and before is not None and TOKEN in before.secrets)
+    named = sent.get("auth_header")
+    if "auth_header" not in sent and before is not None:
+        named = before.token_header if has_token else before.header
+    for name in (*headers, *([named] if has_token and named else ())):
+        _check_header(name)
+    secrets = {f"{HEADERS}.{name}": value for name, value in headers.items()}
+    if token is not None:
+        secrets[TOKEN] = token
+    for name, value in secrets.items():
+        if re.search(r"[\x00-\x1f\x7f]", value):
+            raise _wrong(
+                group_of(name), f"the value of {name} has a line end or another control character in it"
+            )
+    made = McpServerDefinition(
+        http.server_url,
+        header=None if has_token else named,
+        transport="sse" if kind == "sse" else "streamable_http",
+        token_header=named if has_token else None,
+    )
+    return McpServerConfig(made, secrets, frozenset({VARIABLES} | ({TOKEN, HEADERS} & sent.keys())))
+
+
+def _check_header(name: str) -> None:
+    lower = name.lower()
+    if not _HEADER.fullmatch(name) or lower in _SAID_HERE or lower.startswith(_SAID_BEGINNINGS):
+        raise _wrong(HEADERS, f"{name[:100]!r} is no header that can be sent")
+
+
+def _wrong(field: str, message: str) -> Unprocessable:
+    return Unprocessable([Fault((*_AT, field), message)])
+
+
+def checked_name(name: str) -> str:
+    """Returns a server's name, which stands in names of tools. Raises: Unprocessable."""
+    if not re.fullmatch(r"[A-Za-z0-9_. -]+", name):
+        message = "Expected letters, digits, spaces, '_', '.' or '-'"
+        raise Unprocessable([Fault(("body", "server_name"), message, "value_error", name)])
+    return name
+
+
+def kind_of(server: McpServerDefinition) -> str:
+    return "stdio" if server.command else server.transport
+
+
+def server_json(made: Definition) -> dict[str, Any]:
+    """Returns a server as it is shown, its secrets masked."""
+    server = McpServerDefinition.of(made.body)
+    shown: dict[str, Any] = {"id": ids.named("mcp_server", made.uid), "server_name": made.name}
+    if server.left_out:
+        shown["mnemogate"] = {"left_out": [f"tools.{name}" for name in server.left_out]}
+    shown["mcp_server_type"] = kind_of(server)
+    if server.command:
+        command, *args = server.command
+        return {**shown, "command": command, "args": args, "env": _masked(server, VARIABLES)}
+    return {
+        **shown,
+        "server_url": server.url,
+        "auth_header": server.token_header or server.header,
+        "auth_token": MASK if TOKEN in server.secrets else None,
+        "custom_headers": _masked(server, HEADERS),
+    }
+
+
+def _masked(server: McpServerDefinition, group: str) -> dict[str, str] | None:
+    names = [name.partition(".")[2] for name in server.secrets if group_of(name) == group]
+    return dict.fromkeys(names, MASK) or None
+
+
+_MOST = 1000  # servers of a project that are listed
+
+
+class McpServerRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        foreign = api.runs.foreign
+        self._servers = McpRegistry(api.store, api.registry.tools, foreign.mcp, foreign.secrets, api.now)
+
+    def rows(self) -> list[AgentsRoute]:
+        all_, one = "/v1/mcp-servers", "/v1/mcp-servers/{mcp_server_id}"
+        tools, tool = f"{one}/tools", f"{one}/tools/{{tool_id}}"
+        return [
+            AgentsRoute("GET", all_, self.index, "List MCP servers."),
+            AgentsRoute(
+                "POST", all_, self.create, "Name an MCP server, and make its tools.", body=CreateMcpServer
+            ),
+            AgentsRoute("GET", one, self.retrieve, "Return an MCP server."),
+            AgentsRoute("PATCH", one, self.update, "Change an MCP server.", body=UpdateMcpServer),
+            AgentsRoute("DELETE", one, self.delete, "Delete an MCP server with its tools."),
+            AgentsRoute(
+                "PATCH",
+                f"{one}/refresh",
+                self.refresh,
+                "Ask an MCP server for its tools anew.",
+                query=RefreshQuery,
+            ),
+            AgentsRoute("GET", tools, self.tools, "List the tools of an MCP server."),
+            AgentsRoute("GET", tool, self.tool, "Return a tool of an MCP server."),
+            AgentsRoute(
+                "POST", f"{tool}/run", self.run, "Call a tool of an MCP server by hand.", body=HandCall
+            ),
+        ]
+
+    async def index(self, asked: Asked) -> Any:
+        page = Page(0, 2**62, _MOST, newest_first=False)
+        return [server_json(each) for each in await self._servers.list(asked.project, page)]
+
+    async def create(self, asked: Asked) -> Any:
+        body: CreateMcpServer = asked.body
+        name, config = checked_name(body.server_name), server_of(body.config)
+        return server_json(await self._servers.create(asked.project, name, config))
+
+    async def retrieve(self, asked: Asked) -> Any:
+        return server_json(await self._servers.get(asked.project, _uid(asked)))
+
+    async def update(self, asked: Asked) -> Any:
+        name, config = given_or_none(asked.body.server_name), given_or_none(asked.body.config)
+        changed = await self._servers.change(
+            asked.project,
+            _uid(asked),
+            None if name is None else checked_name(name),
+            None if config is None else partial(server_of, config),
+        )
+        return server_json(changed)
+
+    async def delete(self, asked: Asked) -> Any:
+        await self._servers.delete(asked.project, _uid(asked))
+        return {"message": "The MCP server is deleted."}
+
+    async def refresh(self, asked: Asked) -> Any:
+        return [show_tool(each) for each in await self._servers.refresh(asked.project, _uid(asked))]
+
+    async def tools(self, asked: Asked) -> Any:
+        return [show_tool(each) for each in await self._servers.tools(asked.project, _uid(asked))]
+
+    async def tool(self, asked: Asked) -> Any:
+        return show_tool(await self._tool(asked))
+
+    async def run(self, asked: Asked) -> Any:
+        tool = await self._tool(asked)
+        assert tool.definition is not None
+        arguments = given_or_none(asked.body.args) or {}
+        call = ForeignCall(tool.name, arguments, "", "", "", ids.new_uid(), project=asked.project)
+        answer = await self._api.called(ToolDefinition.of(tool.definition.body), call)
+        return execution_json(answer.status, answer.content)
+
+    async def _tool(self, asked: Asked) -> ToolView:
+        """Returns the tool in the path. Raises: UnknownId: the server has none of this id."""
+        wanted = asked.uid("tool", "tool_id")
+        for tool in await self._servers.tools(asked.project, _uid(asked)):
+            if tool.uid == wanted:
+                return tool
+        raise UnknownId(f"The server has no tool {asked.path['tool_id']!r}.")
+
+
+def _uid(asked: Asked) -> str:
+    return asked.uid("mcp_server", "mcp_server_id")

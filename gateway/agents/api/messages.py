@@ -1,0 +1,400 @@
+"""Stored messages: listed, changed, forgotten, begun anew; and runs that are ended."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, TypeAlias
+
+import orjson
+
+from gateway.agents.api._exchanges import Exchanges, conversation_id
+from gateway.agents.api._paging import MESSAGES, place_in
+from gateway.agents.api._query import MessagesQuery, ResetQuery, SpokenQuery
+from gateway.agents.api._route import AgentsRoute, Asked, uid_in
+from gateway.agents.api.agents import Compact, compaction_in
+from gateway.agents.api.dependencies import AgentsApi
+from gateway.agents.api.model import WINDOW
+from gateway.agents.api.passages import moment_of
+from gateway.agents.api.search import SearchAgents, SearchMessages, found_json, ranked_json
+from gateway.agents.runs.messages import AgentMessages, MessageView
+from gateway.agents.runs.run import RunRequest
+from gateway.agents.runs.runs import MOST_SENDS
+from gateway.agents.runs.system_message import SYSTEM_SEQ, SystemMessage
+from gateway.agents.wire.fields import given
+from gateway.agents.wire.message import Showing, showing_of
+from gateway.agents.wire.send import CancelRuns, ResetMessages, UpdateMessage, text_in
+from gateway.core import ids
+from gateway.core.agent import AgentSpec
+from gateway.core.ids import Place
+from gateway.core.prompt.summary import SummaryTerms, summary_tokens
+from gateway.core.turn.guide import StopReason
+from gateway.errors import BadRequest, UnknownId
+from gateway.run.memory.queue import QueuePlace
+from gateway.run.upstream.route import agent_route
+from storage.fusion import in_turn
+from storage.listing import AgentFilter, Page, RunEntry, RunFilter
+from storage.records import DEFAULT, Agent, Run, RunState
+
+_PAGE = 100
+_SEARCHED = 64  # agents of one search
+_Entry: TypeAlias = tuple[Agent, MessageView | SystemMessage]
+_Entries: TypeAlias = Sequence[_Entry]
+_TEXTS = frozenset({"assistant_message", "user_message", "system_message", "tool_return_message"})
+
+
+class MessageRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._messages = AgentMessages(api.store, api.now, api.keeper.embed_query)
+
+    def rows(self) -> list[AgentsRoute]:
+        agent = "/v1/agents/{agent_id}"
+        all_, one = f"{agent}/messages", f"{agent}/messages/{{message_id}}"
+        return [
+            AgentsRoute(
+                "GET", all_, self.index, "List an agent's messages.", query=MessagesQuery, pages=MESSAGES
+            ),
+            AgentsRoute("POST", f"{all_}/cancel", self.cancel, "End an agent's runs.", body=CancelRuns),
+            AgentsRoute(
+                "POST",
+                f"{agent}/summarize",
+                self.compact_own,
+                "Summarise an agent's own conversation now.",
+                body=Compact,
+            ),
+            AgentsRoute("PATCH", one, self.update, "Give a message another text.", body=UpdateMessage),
+            AgentsRoute("DELETE", one, self.delete, "Forget a message, and what was made of it."),
+            AgentsRoute("GET", one, self.of_agent, "Return a message."),
+            AgentsRoute("POST", "/v1/messages/search", self.search, "Search messages.", body=SearchMessages),
+            AgentsRoute(
+                "POST",
+                "/v1/agents/messages/search",
+                self.search_agents,
+                "Search messages (0.16).",
+                body=SearchAgents,
+            ),
+            # Without the slash it is Anthropic's.
+            AgentsRoute(
+                "GET",
+                "/v1/messages",
+                self.index_all,
+                "List the messages of all agents.",
+                query=MessagesQuery,
+                pages=MESSAGES,
+                slashes=("/",),
+            ),
+            AgentsRoute(
+                "GET",
+                "/v1/messages/{message_id}",
+                self.retrieve,
+                "Return a message, whichever agent's it is.",
+            ),
+            AgentsRoute(
+                "PATCH",
+                f"{agent}/reset-messages",
+                self.reset,
+                "Begin an agent's messages anew.",
+                body=ResetMessages,
+                query=ResetQuery,
+            ),
+        ]
+
+    async def index(self, asked: Asked) -> Any:
+        query: MessagesQuery = asked.query
+        agent = (await self._api.entry(asked)).agent
+        return await self.page(agent, query, _conversation(query.conversation_id))
+
+    async def page(self, agent: Agent, query: SpokenQuery, conversation: str | None) -> list[dict[str, Any]]:
+        """Returns a page of messages, with cursors in its order. Its conversation's system message is the oldest.
+
+        conversation: the name by which one is looked up; None: all of them, with the system message of the agent's own.
+        """
+        before, newest_first = await self._cursor(agent, query.before), query.newest_first()
+        types = showing_of(query).types
+        has_system = types is None or "system_message" in types
+        if before is not None:
+            has_system = has_system and not newest_first and before.seq != SYSTEM_SEQ
+
+        async def some(after: Place | None, limit: int) -> _Entries:
+            found: list[_Entry] = []
+            if has_system and not newest_first and after is None:
+                found.append((agent, await self._system(agent, conversation)))
+            views = await self._messages.list(
+                agent,
+                conversation=conversation,
+                after=after,
+                before=before,
+                limit=limit - len(found),
+                newest_first=newest_first,
+            )
+            found += [(agent, view) for view in views]
+            is_last = len(found) < limit and (after is None or after.seq != SYSTEM_SEQ)
+            if has_system and newest_first and is_last:
+                found.append((agent, await self._system(agent, conversation)))
+            return found
+
+        return await self._page(query, await self._cursor(agent, query.after), some)
+
+    async def _system(self, agent: Agent, conversation: str | None) -> SystemMessage:
+        return await self._api.system_messages.of(agent, conversation or DEFAULT)
+
+    async def index_all(self, asked: Asked) -> Any:
+        query: MessagesQuery = asked.query
+        conversation = _conversation(query.conversation_id)
+        if conversation is not None:
+            agent = await self._whose(asked.project, conversation)
+            return await self.page(agent, query, conversation)
+        before = place_in("message", query.before)
+
+        async def some(after: Place | None, limit: int) -> _Entries:
+            return await self._messages.list_all(
+                asked.project, after=after, before=before, limit=limit, newest_first=query.newest_first()
+            )
+
+        return await self._page(query, place_in("message", query.after), some)
+
+    async def _page(
+        self,
+        query: SpokenQuery,
+        after: Place | None,
+        some: Callable[[Place | None, int], Awaitable[_Entries]],
+    ) -> list[dict[str, Any]]:
+        """Returns a page as it is shown. some: lists what comes behind a place, so many messages at most."""
+        limit, newest_first, showing = query.size(_PAGE), query.newest_first(), showing_of(query)
+        found: list[dict[str, Any]] = []
+        # The client takes an empty page for the end, so one is only given where nothing more is to be shown.
+        while not found:
+            entries = await some(after, limit)
+            for agent, group in groupby(entries, key=itemgetter(0)):
+                exchanges, views = Exchanges(self._api.store, agent, showing), [view for _, view in group]
+                summaries = await exchanges.summaries([v for v in views if isinstance(v, MessageView)])
+                for view in views:
+                    shown = [exchanges.raw(view)] if query.msg_object else exchanges.message(view)
+                    if isinstance(view, MessageView):
+                        shown += summaries.get(view.listed.place, ())
+                    found += reversed(shown) if newest_first else shown
+            if len(entries) < limit:
+                break
+            agent, view = entries[-1]
+            after = Place(agent.uid, SYSTEM_SEQ)
+            if isinstance(view, MessageView):
+                after = Place(agent.uid, view.listed.seq, view.listed.hidden)
+        return found
+
+    async def of_agent(self, asked: Asked) -> Any:
+        agent, place = (await self._api.entry(asked)).agent, _named(asked)
+        await self._check_whose(agent, place)
+        return await self._one(asked.project, place)
+
+    async def retrieve(self, asked: Asked) -> Any:
+        return await self._one(asked.project, _named(asked))
+
+    async def search(self, asked: Asked) -> Any:
+        found = [
+            found_json(
+                message,
+                ids.named("agent", agent.uid),
+                conversation_id(view.conversation, view.key),
+            )
+            for agent, view in await self._found(asked)
+            for message in Exchanges(self._api.store, agent, Showing()).message(view)
+        ]
+        return [each for each in found if each is not None]
+
+    async def search_agents(self, asked: Asked) -> Any:
+        found = [
+            ranked_json(message, place)
+            for place, (agent, view) in enumerate(await self._found(asked))
+            for message in Exchanges(self._api.store, agent, Showing()).message(view)
+        ]
+        return [each for each in found if each is not None]
+
+    async def _found(self, asked: Asked) -> list[tuple[Agent, MessageView]]:
+        """Returns what a search finds, best first. Raises: BadRequest."""
+        search: SearchMessages = asked.body
+        if search.search_mode == "vector" and self._api.keeper.embed_query is None:
+            raise BadRequest("There is no embedder (memory.embedder), so messages are searched by words.")
+        agents, conversation = await self._searched(asked.project, search)
+        found = [
+            await self._messages.search(
+                agent,
+                search.query,
+                roles=given(search).get("roles") or ("user", "assistant"),
+                since=moment_of(search.start_date, ("body", "start_date")),
+                until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
+                limit=search.limit,
+                by_meaning=search.search_mode != "fts",
+                conversation=conversation,
+            )
+            for agent in agents
+        ]
+        ranked = [[(agent, view) for view in views] for agent, views in zip(agents, found, strict=True)]
+        return in_turn(ranked)[: search.limit]
+
+    async def _searched(self, project: str, search: SearchMessages) -> tuple[Sequence[Agent], str | None]:
+        """Returns whose messages are searched, and in which conversation; None: in all. Raises: BadRequest."""
+        conversation = _conversation(search.conversation_id)
+        if isinstance(search.agent_id, str):
+            return [
+                (await self._api.registry.find(project, uid_in("agent", search.agent_id))).agent
+            ], conversation
+        if conversation is not None:
+            return [await self._whose(project, conversation)], conversation
+        everybody = AgentFilter(hidden=True, order="completed")
+        entries = await self._api.store.definitions.agents(project, everybody, limit=_SEARCHED + 1)
+        if len(entries) > _SEARCHED:
+            raise BadRequest(
+                f"A search asks {_SEARCHED} agents at most, and there are more: name one.", param="agent_id"
+            )
+        return [entry.agent for entry in entries], None
+
+    async def _whose(self, project: str, conversation: str) -> Agent:
+        """Returns the agent of a conversation. Raises: NotFound; BadRequest for `default`, which each agent has."""
+        if conversation == DEFAULT:
+            raise BadRequest(
+                "Each agent has a conversation `default`: name it by its id.", param="conversation_id"
+            )
+        return (await self._api.store.conversations.get(project, conversation)).agent
+
+    async def _one(self, project: str, place: Place) -> list[dict[str, Any]]:
+        view: MessageView | SystemMessage
+        if place.seq == SYSTEM_SEQ:
+            agent, conversation = await self._api.system_messages.named(project, place.uid)
+            view = await self._system(agent, conversation)
+        else:
+            agent = (await self._api.registry.find(project, place.uid)).agent
+            view = await self._messages.get(agent, place)
+        return Exchanges(self._api.store, agent, Showing()).message(view)
+
+    async def update(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        wanted, text = await self._stored(agent, asked), text_in(asked.body)
+        exchanges = Exchanges(self._api.store, agent, Showing())
+        kind = given(asked.body).get("message_type")
+        shown = exchanges.message(await self._messages.get(agent, wanted))
+        kinds = [each["message_type"] for each in shown]
+        if kind is not None and kind not in kinds:
+            raise BadRequest(f"The message is {' and '.join(kinds)}, not {kind}.", param="message_type")
+        # Of a reply its text, in front of its calls and what came of them.
+        changes = next((each for each in kinds if each in _TEXTS), None)
+        if kind is not None and kind != changes:
+            raise BadRequest(f"Only a text can be changed, and {kind} is none.", param="message_type")
+        made = exchanges.message(await self._messages.rewrite(agent, wanted, text))
+        return next((each for each in made if each["message_type"] == changes), made[-1])
+
+    async def delete(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        await self._messages.delete(agent, await self._stored(agent, asked))
+        return {"message": "The message is forgotten."}
+
+    async def reset(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        await self.end_all(asked.project, agent)
+        await self._messages.reset(agent)
+        return await self._api.shown(await self._api.view(asked))
+
+    async def compact_own(self, asked: Asked) -> Any:
+        uid = asked.uid("agent", "agent_id")
+        agent = await self._api.registry.agent(asked.project, uid)
+        return await self.compact(asked.project, uid, agent.spec, DEFAULT, asked.body)
+
+    async def compact(
+        self, project: str, uid: str, spec: AgentSpec, conversation: str, body: Compact
+    ) -> dict[str, Any]:
+        """Summarises a conversation of an agent while nothing is said in it. conversation: as it is looked up."""
+        api, settings = self._api, compaction_in(body.compaction_settings)
+        own = {} if spec.defined is None else spec.defined.compaction
+        terms, fallback = SummaryTerms.of({**own, **settings}), agent_route(api.settings, spec)
+        with QueuePlace() as place:
+            await api.keeper.queues.enter((uid, conversation), place, MOST_SENDS)
+            agent = (await api.registry.find(project, uid)).agent
+            request = RunRequest(spec, agent.scope, conversation)
+            before = await api.runs.preview(request)
+            found = await self._messages.conversation(agent, conversation)
+            if found is None or not found.tip:
+                raise BadRequest(
+                    "Only a conversation that the gateway keeps itself, and that has begun, is compacted by hand."
+                )
+            size = summary_tokens(before.target.context_window or WINDOW)
+            text = await api.compactor.compact(agent, found, terms, fallback, size)
+            after = await api.runs.preview(request)
+        return {
+            "summary": text,
+            "num_messages_before": len(orjson.loads(before.body())["messages"]),
+            "num_messages_after": len(orjson.loads(after.body())["messages"]),
+        }
+
+    async def cancel(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        named = given(asked.body).get("run_ids")
+        if not named:
+            return await self.end_all(asked.project, agent)
+        ended = {}
+        for id in named:
+            entry = await self._api.store.runs.get(asked.project, uid_in("run", id))
+            if entry.run.agent != agent.id:
+                raise UnknownId(f"There is no run {id!r} of this agent.")
+            ended[id] = (await self._cancelled(asked.project, entry)).state.value
+        return ended
+
+    async def _cancelled(self, project: str, entry: RunEntry) -> Run:
+        """Cancels a run that has not ended, or ended with calls that wait. Returns it as it is now."""
+        if entry.run.stop != StopReason.REQUIRES_APPROVAL:
+            return await self._api.runs.cancel(entry.run)
+        named = await self._api.registry.agent(project, entry.agent_uid)
+        request = RunRequest(named.spec, named.scope, entry.conversation)
+        return await self._api.runs.cancel_paused(request, entry.run)
+
+    async def end_all(self, project: str, agent: Agent, conversation: int | None = None) -> dict[str, str]:
+        """Ends the runs of an agent, or of one of its conversations. Returns {run: state}."""
+        live = RunFilter(agent.id, conversation, (RunState.CREATED, RunState.RUNNING))
+        entries = await self._api.store.runs.list(project, live, Page(limit=1000))
+        return {
+            ids.named("run", each.run.uid): (await self._api.runs.cancel(each.run)).state.value
+            for each in entries
+        }
+
+    async def _stored(self, agent: Agent, asked: Asked) -> Place:
+        """Returns the place in the path of a message that can be changed. Raises: UnknownId, BadRequest, NotFound."""
+        place = _named(asked)
+        await self._check_whose(agent, place)
+        if place.seq == SYSTEM_SEQ:
+            raise BadRequest(
+                "The system message is the agent's system prompt with its memory, made of them when it is asked for: "
+                "change `system` of the agent, or its blocks.",
+                param="message_id",
+            )
+        return place
+
+    async def _cursor(self, agent: Agent, id: Any) -> Place | None:
+        """Returns the place of a cursor in an agent's order. Raises: UnknownId, NotFound."""
+        place = place_in("message", id)
+        if place is None:
+            return None
+        await self._check_whose(agent, place)
+        return Place(agent.uid, place.seq, place.hidden)
+
+    async def _check_whose(self, agent: Agent, place: Place) -> None:
+        """Raises: UnknownId, NotFound: a place is no message of this agent."""
+        uid = place.uid
+        if place.seq == SYSTEM_SEQ:
+            uid = (await self._api.system_messages.named(agent.scope.project, uid))[0].uid
+        if uid != agent.uid:
+            id = ids.placed("message", place.uid, place.seq, hidden=place.hidden)
+            raise UnknownId(f"There is no message {id!r} of this agent.")
+
+
+def _named(asked: Asked) -> Place:
+    """Returns the place in the path. Raises: UnknownId."""
+    place = place_in("message", asked.path["message_id"])
+    assert place is not None
+    return place
+
+
+def _conversation(id: Any) -> str | None:
+    """Returns the name by which a conversation is looked up; None: all of them."""
+    if not isinstance(id, str):
+        return None
+    return DEFAULT if id == DEFAULT else uid_in("conv", id)

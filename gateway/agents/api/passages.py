@@ -1,0 +1,386 @@
+"""Archival memory: texts that are saved, listed, searched and forgotten, and the archives that agents share."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, time
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta
+
+from gateway.agents.api._paging import PASSAGES, cut, place_in
+from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassageSearchQuery, PassagesQuery
+from gateway.agents.api._route import AgentsRoute, Asked, uid_in
+from gateway.agents.api.dependencies import AgentsApi, given_or_none
+from gateway.agents.registry.archives import Archives, PassageView
+from gateway.agents.wire.errors import Fault, Unprocessable
+from gateway.agents.wire.fields import Body, Kept, Maybe, time_of
+from gateway.core import ids
+from gateway.errors import BadRequest, UnknownId
+from storage.listing import PassageDraft, PassageFilter
+from storage.records import Agent, Definition, DefinitionKind, Passage, StoredFile
+
+_Name = Annotated[str, Meta(min_length=1, max_length=200)]
+_Tags = list[Annotated[str, Meta(min_length=1, max_length=200)]]
+
+
+class CreatePassage(Body):
+    """A text to be saved; a long one becomes several passages."""
+
+    text: Annotated[str, Meta(min_length=1)]
+    tags: Maybe[_Tags] = UNSET
+    created_at: Maybe[str] = UNSET
+
+
+class SearchPassages(Body):
+    """A search of the passages of an agent and the archives that it has attached."""
+
+    query: Maybe[str] = UNSET
+    agent_id: Maybe[str] = UNSET
+    archive_id: Maybe[str] = UNSET
+    tags: Maybe[_Tags] = UNSET
+    tag_match_mode: Literal["any", "all"] = "any"
+    limit: Annotated[int, Meta(ge=1, le=100)] = 50
+    start_date: Maybe[str] = UNSET
+    end_date: Maybe[str] = UNSET
+
+
+def passage_json(uid: str, passage: Passage, file: StoredFile | None) -> dict[str, Any]:
+    """Returns a passage. uid: of the memory in which it lies. file: it is a part of."""
+    return {
+        "id": ids.placed("passage", uid, passage.seq),
+        "text": passage.text,
+        "tags": list(passage.tags),
+        "archive_id": ids.named("archive", uid) if file is None else None,
+        "created_at": time_of(passage.at),
+        "updated_at": None,
+        "source_id": None if file is None else ids.named("source", uid),
+        "file_id": None if file is None else ids.named("file", file.uid),
+        "file_name": None if file is None else file.name,
+        "metadata": passage.metadata,
+        "embedding": None,
+        "embedding_config": None,
+        "is_deleted": False,
+        "created_by_id": None,
+        "last_updated_by_id": None,
+    }
+
+
+def hit_json(uid: str, passage: Passage) -> dict[str, Any]:
+    """Returns a passage as a search of one agent shows it."""
+    return {
+        "id": ids.placed("passage", uid, passage.seq),
+        "content": passage.text,
+        "timestamp": time_of(passage.at),
+        "tags": list(passage.tags),
+    }
+
+
+def check_text(text: str, at: tuple[str | int, ...]) -> None:
+    """Raises: Unprocessable: there is nothing in a text."""
+    if not text.strip():
+        raise Unprocessable([Fault(at, "Expected a text that is not blank")])
+
+
+def moment_of(text: Maybe[str], at: tuple[str | int, ...], *, is_end: bool = False) -> float | None:
+    """Returns a time as epoch seconds, None where it was not sent; one without a zone is UTC.
+
+    Of a day alone it is the beginning, or its end. Raises: Unprocessable.
+    """
+    if not isinstance(text, str):
+        return None
+    words = text.strip()
+    try:
+        # A `+` of an offset that was not escaped in a query arrives as a blank.
+        moment = datetime.fromisoformat(words.replace(" ", "+") if "T" in words else words)
+        if is_end and len(words) <= len("2026-03-01"):
+            moment = datetime.combine(moment, time.max)
+        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).timestamp()
+    except (ValueError, OverflowError):
+        words = "Expected a date or time of ISO 8601"
+        raise Unprocessable([Fault(at, words, "datetime_from_date_parsing", text[:100])]) from None
+
+
+class CreateArchive(Body):
+    """A new archive."""
+
+    name: _Name
+    description: Maybe[str] = UNSET
+    embedding: Kept[str] = UNSET
+    embedding_config: Kept[dict[str, Any]] = UNSET
+
+
+class UpdateArchive(Body):
+    """A change of an archive; what is left out stays."""
+
+    name: Maybe[_Name] = UNSET
+    description: Maybe[str] = UNSET
+
+
+class CreateArchivePassage(CreatePassage):
+    """A text to be saved in an archive."""
+
+    metadata: Maybe[dict[str, Any]] = UNSET
+
+
+class CreateArchivePassages(Body):
+    """Texts to be saved in an archive, in this order."""
+
+    passages: Annotated[list[CreateArchivePassage], Meta(min_length=1, max_length=1000)]
+
+
+class ArchivesQuery(PageQuery):
+    """A page of archives. agent_id: only those that it has attached. name: exactly."""
+
+    agent_id: Maybe[str] = UNSET
+    name: Maybe[str] = UNSET
+
+
+def archive_json(archive: Definition) -> dict[str, Any]:
+    """Returns an archive."""
+    return {
+        "id": ids.named("archive", archive.uid),
+        "name": archive.name,
+        "description": archive.body.get("description"),
+        "embedding": archive.body.get("embedding"),
+        "embedding_config": archive.body.get("embedding_config"),
+        "vector_db_provider": "native",
+        "metadata": {},
+        "created_at": time_of(archive.created),
+        "updated_at": time_of(archive.updated),
+        "created_by_id": None,
+        "last_updated_by_id": None,
+    }
+
+
+_FEW = 5  # results of a search that names no number; Letta's
+
+
+class PassageRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._archives = Archives(api.store, api.now, api.keeper.embed_query)
+
+    def rows(self) -> list[AgentsRoute]:
+        all_ = "/v1/agents/{agent_id}/archival-memory"
+        one, search = f"{all_}/{{memory_id}}", "/v1/passages/search"
+        return [
+            AgentsRoute(
+                "GET",
+                all_,
+                self.index,
+                "List an agent's passages.",
+                query=PassagesQuery,
+                pages=PASSAGES,
+            ),
+            AgentsRoute("POST", all_, self.create, "Save a text for an agent.", body=CreatePassage),
+            AgentsRoute(
+                "GET", f"{all_}/search", self.search, "Search an agent's passages.", query=PassageSearchQuery
+            ),
+            AgentsRoute("DELETE", one, self.delete, "Forget a passage, and what quotes it."),
+            AgentsRoute("POST", search, self.search_all, "Search passages.", body=SearchPassages),
+        ]
+
+    async def index(self, asked: Asked) -> Any:
+        query: PassagesQuery = asked.query
+        agent = (await self._api.entry(asked)).agent
+        found = await self._archives.list(
+            agent,
+            PassageFilter(text=given_or_none(query.search)),
+            after=_seq(agent, query.after),
+            before=_seq(agent, query.before),
+            limit=query.size(100),
+            newest_first=query.newest_first(),
+        )
+        return list(map(_shown, found))
+
+    async def create(self, asked: Asked) -> Any:
+        create: CreatePassage = asked.body
+        agent = (await self._api.entry(asked)).agent
+        at = moment_of(create.created_at, ("body", "created_at"))
+        check_text(create.text, ("body", "text"))
+        made = await self._archives.add(agent, create.text, given_or_none(create.tags) or (), at=at)
+        return list(map(_shown, made))
+
+    async def search(self, asked: Asked) -> Any:
+        query: PassageSearchQuery = asked.query
+        agent = (await self._api.entry(asked)).agent
+        wanted = PassageFilter(
+            since=moment_of(query.start_datetime, ("query", "start_datetime")),
+            until=moment_of(query.end_datetime, ("query", "end_datetime"), is_end=True),
+            tags=given_or_none(query.tags) or (),
+            all_tags=query.tag_match_mode == "all",
+        )
+        limit = given_or_none(query.top_k) or _FEW
+        found = await self._archives.search(agent, query.query, wanted, limit=limit)
+        return {"results": [hit_json(each.uid, each.passage) for each in found], "count": len(found)}
+
+    async def search_all(self, asked: Asked) -> Any:
+        search: SearchPassages = asked.body
+        wanted = PassageFilter(
+            since=moment_of(search.start_date, ("body", "start_date")),
+            until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
+            tags=given_or_none(search.tags) or (),
+            all_tags=search.tag_match_mode == "all",
+        )
+        if isinstance(search.agent_id, str):
+            agent = await self._api.registry.find(asked.project, uid_in("agent", search.agent_id))
+            memories = await self._archives.of(agent.agent)
+        elif isinstance(search.archive_id, str):
+            memories = [await self._archives.memory(asked.project, uid_in("archive", search.archive_id))]
+        else:
+            raise BadRequest("Name the agent or the archive that is to be searched.", param="agent_id")
+        if isinstance(search.query, str) and search.query.strip():
+            found = await self._archives.search_in(memories, search.query, wanted, limit=search.limit)
+        else:
+            found = [
+                each
+                for memory in memories
+                for each in await self._archives.list(memory, wanted, limit=search.limit, newest_first=True)
+            ][: search.limit]
+        # Ranks are all that memories have in common, so the score is the place.
+        return [
+            {"passage": _shown(each), "score": 1 / (1 + place), "metadata": {}}
+            for place, each in enumerate(found)
+        ]
+
+    async def delete(self, asked: Asked) -> Any:
+        agent = (await self._api.entry(asked)).agent
+        seq = _seq(agent, asked.path["memory_id"])
+        assert seq is not None
+        await self._archives.remove(agent, seq)
+        return {"message": "The passage is forgotten."}
+
+
+class ArchiveRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._archives = Archives(api.store, api.now, api.keeper.embed_query)
+
+    def rows(self) -> list[AgentsRoute]:
+        all_, one = "/v1/archives", "/v1/archives/{archive_id}"
+        texts, of = f"{one}/passages", "/v1/agents/{agent_id}/archives"
+        return [
+            AgentsRoute("GET", all_, self.index, "List archives.", query=ArchivesQuery),
+            AgentsRoute("POST", all_, self.create, "Make an archive.", body=CreateArchive),
+            AgentsRoute("GET", one, self.retrieve, "Return an archive."),
+            AgentsRoute("PATCH", one, self.update, "Change an archive.", body=UpdateArchive),
+            AgentsRoute("DELETE", one, self.delete, "Delete an archive with its passages."),
+            AgentsRoute(
+                "GET", f"{one}/agents", self.agents, "List the agents that have it.", query=AgentsOfQuery
+            ),
+            AgentsRoute("POST", texts, self.add, "Save a text in an archive.", body=CreateArchivePassage),
+            AgentsRoute(
+                "POST", f"{texts}/batch", self.add_many, "Save several texts.", body=CreateArchivePassages
+            ),
+            AgentsRoute("DELETE", f"{texts}/{{passage_id}}", self.remove, "Forget a passage of an archive."),
+            AgentsRoute(
+                "PATCH", f"{of}/attach/{{archive_id}}", self.attach, "Attach an archive to an agent."
+            ),
+            AgentsRoute("PATCH", f"{of}/detach/{{archive_id}}", self.detach, "Detach an archive."),
+        ]
+
+    async def index(self, asked: Asked) -> Any:
+        query: ArchivesQuery = asked.query
+        kind, name, definitions = (
+            DefinitionKind.ARCHIVE,
+            given_or_none(query.name),
+            self._api.store.definitions,
+        )
+        if not isinstance(query.agent_id, str):
+            page = await self._api.definition_page(asked.project, kind, "archive", query)
+            return list(map(archive_json, await definitions.list(asked.project, kind, page, name=name)))
+        agent = await self._api.registry.find(asked.project, uid_in("agent", query.agent_id))
+        rows = await self._api.store.attached.targets(agent.agent.id, DefinitionKind.ARCHIVE)
+        found = (await definitions.of_memories(kind, rows)).values()
+        in_order = sorted((each for each in found if name in (None, each.name)), key=lambda each: each.id)
+        return cut(list(map(archive_json, in_order)), query)
+
+    async def create(self, asked: Asked) -> Any:
+        create: CreateArchive = asked.body
+        given = {
+            "description": given_or_none(create.description),
+            "embedding": given_or_none(create.embedding),
+            "embedding_config": given_or_none(create.embedding_config),
+        }
+        return archive_json(await self._archives.create(asked.project, create.name, given))
+
+    async def retrieve(self, asked: Asked) -> Any:
+        return archive_json(await self._archive(asked))
+
+    async def update(self, asked: Asked) -> Any:
+        update: UpdateArchive = asked.body
+        found = await self._archives.made(asked.project, asked.uid("archive", "archive_id"))
+        body = {**found.body, **({} if update.description is UNSET else {"description": update.description})}
+        changed = await self._api.store.definitions.change(
+            found, body, at=self._api.now(), name=given_or_none(update.name)
+        )
+        return archive_json(changed)
+
+    async def delete(self, asked: Asked) -> Any:
+        await self._archives.delete(asked.project, asked.uid("archive", "archive_id"))
+        return {"message": "The archive is deleted."}
+
+    async def agents(self, asked: Asked) -> Any:
+        """Lists the agents that search an archive; of an agent's own it is that agent."""
+        archive, attached = await self._archive(asked), self._api.store.attached
+        rows = await attached.agents_with(asked.project, DefinitionKind.ARCHIVE, archive.memory)
+        views = await self._api.registry.several(asked.project, rows if archive.id else [archive.memory])
+        return cut(await self._api.all_shown(views), asked.query)
+
+    async def add(self, asked: Asked) -> Any:
+        memory, draft = await self._memory(asked), self._draft(asked.body, ("body",))
+        first, *more = map(_shown, await self._archives.add_all(memory, [draft]))
+        # The client takes one passage: the first of a long text names all.
+        parts = [each["id"] for each in (first, *more)]
+        return {**first, "metadata": {**first["metadata"], "parts": parts}} if more else first
+
+    async def add_many(self, asked: Asked) -> Any:
+        memory, texts = await self._memory(asked), asked.body.passages
+        drafts = [self._draft(text, ("body", "passages", n)) for n, text in enumerate(texts)]
+        return list(map(_shown, await self._archives.add_all(memory, drafts)))
+
+    async def remove(self, asked: Asked) -> Any:
+        memory, id = await self._memory(asked), asked.path["passage_id"]
+        place = place_in("passage", id)
+        if place is None or place.uid != memory.uid:
+            raise UnknownId(f"There is no passage {id!r} of this archive.")
+        await self._archives.remove(memory, place.seq)
+        return {"message": "The passage is forgotten."}
+
+    async def attach(self, asked: Asked) -> Any:
+        entry = await self._api.entry(asked)
+        self._api.registry.configured(entry)
+        await self._archives.attach(entry.agent, await self._archive(asked))
+        return None
+
+    async def detach(self, asked: Asked) -> Any:
+        await self._archives.detach((await self._api.entry(asked)).agent, await self._archive(asked))
+        return None
+
+    async def _archive(self, asked: Asked) -> Definition:
+        return await self._archives.get(asked.project, asked.uid("archive", "archive_id"))
+
+    async def _memory(self, asked: Asked) -> Agent:
+        return await self._archives.memory(asked.project, asked.uid("archive", "archive_id"))
+
+    def _draft(self, text: CreateArchivePassage, at: tuple[str | int, ...]) -> PassageDraft:
+        """Returns a text to be saved. Raises: BadRequest, Unprocessable."""
+        said = moment_of(text.created_at, (*at, "created_at"))
+        check_text(text.text, (*at, "text"))
+        return PassageDraft(
+            text.text,
+            self._api.now() if said is None else said,
+            given_or_none(text.tags) or (),
+            given_or_none(text.metadata) or {},
+        )
+
+
+def _seq(agent: Agent, id: Any) -> int | None:
+    place = place_in("passage", id)
+    if place is not None and place.uid != agent.uid:
+        raise UnknownId(f"There is no passage {id!r} of this agent.")
+    return None if place is None else place.seq
+
+
+def _shown(view: PassageView) -> dict[str, Any]:
+    return passage_json(view.uid, view.passage, view.file)

@@ -1,0 +1,163 @@
+"""Runs without a client in the form of the agents API: their events, and what those do not say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from adapters.types import Json
+from gateway.agents.api._exchanges import Exchanges
+from gateway.agents.runs.messages import exchanges_of, last_counts
+from gateway.agents.runs.run import RunStart
+from gateway.agents.wire.errors import error_event
+from gateway.agents.wire.fields import time_of
+from gateway.agents.wire.message import Showing, summary_shown
+from gateway.agents.wire.run import end_events, result_json, stop_json
+from gateway.agents.wire.stream import MakesSteps, RunNumbers, event, is_end, numbered, ping_event
+from gateway.core import ids
+from gateway.core.turn.client import MakesView
+from gateway.core.turn.guide import StopReason
+from gateway.errors import GatewayError, UpstreamError
+from storage.records import Run, RunState
+from storage.sql.store import Store
+
+# The members of a message that leave in pieces, when it is streamed by token.
+_TEXTS = ("content", "reasoning")
+
+
+def options_of(showing: Showing, *, by_token: bool) -> Json:
+    """Returns the way in which a run is shown, as it is kept."""
+    types = None if showing.types is None else sorted(showing.types)
+    own = {"speaks": showing.speaks, "argument": showing.argument, "summaries": showing.summaries}
+    return {"types": types, **own, "by_token": by_token}
+
+
+def showing_in(options: Json) -> Showing:
+    if not options:
+        return Showing()
+    types = options["types"]
+    own = options["speaks"], options["argument"], options["summaries"]
+    return Showing(None if types is None else frozenset(types), *own)
+
+
+async def listing_of(store: Store, run: Run) -> Showing:
+    """Returns the way in which the messages of a run are listed: as its send asked, where it is in the background."""
+    texts = await store.runs.texts(run.agent, run.id, "listing") if run.background else ()
+    return showing_in(orjson.loads(texts[0].data) if texts else {})
+
+
+def view_of(
+    start: RunStart,
+    showing: Showing,
+    now: Callable[[], float],
+    *,
+    by_token: bool,
+    before: Sequence[Json] = (),
+) -> MakesSteps:
+    """Returns what makes the view of a run that begins, or is taken up. before: messages in front of its own."""
+    steps = start.steps if start.is_resumed else start.steps + 1
+    again = (start.reply, start.attempt) if start.attempt > 1 and not start.is_resumed else None
+    run_id = ids.named("run", start.run)
+    numbers = RunNumbers(
+        start.agent.uid, run_id, start.first, start.reply, steps, start.names, start.begun, again
+    )
+    return MakesSteps(numbers, showing, by_token, now, before, start.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvents:
+    """Shows runs in the form of the agents API (`ShowsRuns`). now: seconds since the epoch."""
+
+    store: Store
+    now: Callable[[], float]
+
+    def view(self, start: RunStart, options: Json) -> MakesView:
+        showing, by_token = showing_in(options), bool(options.get("by_token"))
+        before = () if start.summary is None else summary_shown(start.summary, start.agent.uid, showing)
+        return view_of(start, showing, self.now, by_token=by_token, before=before)
+
+    def begun(self, run: str) -> bytes:
+        return ping_event(run, self.now())
+
+    def refused(self, run: str, error: GatewayError) -> bytes:
+        return event(stop_json(StopReason.ERROR)) + error_event(error, ids.named("run", run))
+
+    def numbered(self, data: bytes, first: int) -> list[bytes]:
+        return numbered(data, first)
+
+    def is_end(self, event: bytes) -> bool:
+        return is_end(event)
+
+    async def rest(self, run: Run, options: Json, logged: Sequence[bytes], attempt: int) -> bytes:
+        agent = await self.store.agents.load(run.agent)
+        found: list[Json] = []
+        if agent is not None:
+            showing = showing_in(options) if options else await listing_of(self.store, run)
+            exchanges = Exchanges(self.store, agent, showing)
+            found = await exchanges.answers(run, await exchanges_of(self.store, agent, run))
+        told = list(_untold(found, map(_data, logged), attempt))
+        if (error := await failure_of(self.store, run)) is not None:
+            told.append(stop_json(run.stop or StopReason.ERROR))
+            return b"".join(map(event, told)) + error_event(error, ids.named("run", run.uid))
+        if run.is_over:
+            told += end_events(run, await last_counts(self.store, run))
+        return b"".join(map(event, told))
+
+    async def callback(self, agent_row: int, run_row: int) -> Json | None:
+        """Returns what a URL is told of a run that has ended; None where it is gone."""
+        run = await self.store.runs.load(agent_row, run_row)
+        agent = await self.store.agents.load(agent_row)
+        if run is None or agent is None:
+            return None
+        exchanges = Exchanges(self.store, agent, await listing_of(self.store, run))
+        shown = await exchanges.answers(run, await exchanges_of(self.store, agent, run))
+        error = await failure_of(self.store, run)
+        said = {} if error is None else {"error": error.message}
+        return {
+            "run_id": ids.named("run", run.uid),
+            "status": run.state.value,
+            "stop_reason": run.stop,
+            "completed_at": time_of(run.ended),
+            "metadata": {**said, "result": result_json(shown, run, last=await last_counts(self.store, run))},
+        }
+
+
+async def failure_of(store: Store, run: Run) -> GatewayError | None:
+    """Returns the error that a run has failed with; None: it has not failed, or nothing is said of that."""
+    words = await store.runs.words([run.id]) if run.state is RunState.FAILED else {}
+    if not words:
+        return None
+    return GatewayError(words[run.id]) if run.stop == StopReason.ERROR else UpstreamError(words[run.id])
+
+
+def _untold(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:
+    """Yields the messages of which events have not told all."""
+    told: dict[tuple[Any, ...], str] = {}
+    for each in logged:
+        key = _key(each)
+        told[key] = told.get(key, "") + _text(each)
+    for message in messages:
+        key = _key(message)
+        if key not in told:
+            yield message
+        elif told[key] != _text(message):
+            yield {**message, "id": ids.tried_again(message["id"], attempt)}
+
+
+def _key(message: Json) -> tuple[Any, ...]:
+    # Messages of one id differ in what their otid ends with.
+    place = str(message.get("otid")).rpartition(":")[2]
+    return ids.first_try(str(message.get("id"))), message.get("message_type"), place
+
+
+def _text(message: Json) -> str:
+    found = (message.get(name) for name in _TEXTS)
+    return "".join(each for each in found if isinstance(each, str))
+
+
+def _data(event: bytes) -> Json:
+    found: Json = orjson.loads(event.partition(b"data: ")[2])
+    return found

@@ -1,0 +1,342 @@
+"""Runs and their steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from starlette.types import Receive
+from starlette.types import Scope as AsgiScope
+from starlette.types import Send as AsgiSend
+
+from gateway.agents.api._exchanges import Exchanges, conversation_id
+from gateway.agents.api._paging import RUN_MESSAGES, cut, place_in
+from gateway.agents.api._pinging import EVENTS, PingingSink
+from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQuery
+from gateway.agents.api._route import AgentsRoute, Asked, uid_in
+from gateway.agents.api.dependencies import AgentsApi, given_or_none, page_of
+from gateway.agents.api.run_events import failure_of, listing_of
+from gateway.agents.runs.messages import AgentMessages, exchanges_of, last_counts
+from gateway.agents.wire.fields import given
+from gateway.agents.wire.message import Showing
+from gateway.agents.wire.run import (
+    Feedback,
+    StreamRun,
+    callback_json,
+    metrics_json,
+    result_json,
+    run_json,
+    run_metrics_json,
+    step_json,
+    usage_json,
+)
+from gateway.agents.wire.stream import DONE, ping_event
+from gateway.core import ids
+from gateway.core.memory.visibility import tools_used
+from gateway.errors import BadRequest, UnknownId
+from gateway.web.middleware import trace_of
+from gateway.web.sse import ClientReply
+from storage.listing import RunEntry, RunFilter, StepEntry
+from storage.records import DEFAULT, Agent, Conversation, Run, RunState
+
+_LIVE = (RunState.CREATED, RunState.RUNNING)
+
+
+class RunRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._runs = api.store.runs
+
+    def rows(self) -> list[AgentsRoute]:
+        run, step = "/v1/runs/{run_id}", "/v1/steps/{step_id}"
+        return [
+            AgentsRoute("GET", "/v1/runs", self.index, "List runs.", query=RunsQuery),
+            AgentsRoute("GET", "/v1/runs/active", self.active, "List runs that go on.", query=RunsQuery),
+            AgentsRoute("GET", run, self.retrieve, "Return a run."),
+            AgentsRoute(
+                "GET",
+                f"{run}/messages",
+                self.messages,
+                "List a run's messages.",
+                query=PageQuery,
+                pages=RUN_MESSAGES,
+            ),
+            AgentsRoute("GET", f"{run}/steps", self.steps_of, "List a run's steps.", query=PageQuery),
+            AgentsRoute(
+                "POST",
+                f"{run}/stream",
+                self.stream,
+                "Stream what a run in the background says, from any event on.",
+                body=StreamRun,
+            ),
+            AgentsRoute(
+                "GET", f"{run}/trace", self.trace, "Say that requests are not stored: none.", query=TraceQuery
+            ),
+            AgentsRoute(
+                "GET", f"{run}/metrics", self.metrics_of, "Return how long a run took, and its tools."
+            ),
+            AgentsRoute("GET", f"{run}/usage", self.usage, "Return the tokens that a run has used."),
+            AgentsRoute("GET", "/v1/steps", self.steps, "List steps.", query=StepsQuery),
+            AgentsRoute("GET", step, self.step, "Return a step."),
+            AgentsRoute(
+                "GET",
+                f"{step}/messages",
+                self.messages_of,
+                "List a step's messages.",
+                query=PageQuery,
+                pages=RUN_MESSAGES,
+            ),
+            AgentsRoute("GET", f"{step}/trace", self.trace_of, "Say that requests are not stored: null."),
+            AgentsRoute("GET", f"{step}/metrics", self.metrics, "Return how long a step took."),
+            AgentsRoute("PATCH", f"{step}/feedback", self.judge, "Say how a step was.", body=Feedback),
+        ]
+
+    # -- runs
+
+    async def active(self, asked: Asked) -> Any:
+        asked.query.active = True
+        return await self.index(asked)
+
+    async def index(self, asked: Asked) -> Any:
+        query: RunsQuery = asked.query
+        named = [
+            *([query.agent_id] if isinstance(query.agent_id, str) else []),
+            *(given_or_none(query.agent_ids) or ()),
+        ]
+        if len(set(named)) > 1:
+            raise BadRequest("Runs are listed of one agent, or of all.", param="agent_ids")
+        agent = None
+        if named:
+            agent = (await self._api.registry.find(asked.project, uid_in("agent", named[0]))).agent
+        conversation = None
+        if isinstance(query.conversation_id, str):
+            found = await self._conversation(asked.project, agent, query.conversation_id)
+            if found is None:
+                return []
+            conversation = found.id
+        states = given_or_none(query.statuses) or (
+            [each.value for each in _LIVE] if query.active else list(RunState)
+        )
+        wanted = RunFilter(
+            agent=None if agent is None else agent.id,
+            conversation=conversation,
+            states=sorted({RunState(each) for each in states}),
+            background=given_or_none(query.background),
+            stop=given_or_none(query.stop_reason),
+        )
+        after, before = await self._row(asked, query.after), await self._row(asked, query.before)
+        page = page_of(query, after, before, size=100)
+        return await self._shown(await self._runs.list(asked.project, wanted, page))
+
+    async def _conversation(self, project: str, agent: Agent | None, name: str) -> Conversation | None:
+        """Returns a conversation by its public id, or an agent's own by the agent's; None where that has not begun.
+
+        Raises: NotFound, UnknownId, BadRequest.
+        """
+        if (uid := ids.uid_of("agent", name)) is not None:
+            named = (await self._api.registry.find(project, uid)).agent
+            if agent is not None and agent.id != named.id:
+                raise UnknownId(f"There is no conversation {name!r} of this agent.")
+            agent, name = named, DEFAULT
+        if name == DEFAULT:
+            if agent is None:
+                raise BadRequest(
+                    "Name the agent whose conversation it is: `agent_id`.", param="conversation_id"
+                )
+            return await AgentMessages(self._api.store, self._api.now).conversation(agent, name)
+        entry = await self._api.store.conversations.get(project, uid_in("conv", name))
+        if agent is not None and agent.id != entry.agent.id:
+            raise UnknownId(f"There is no conversation {name!r} of this agent.")
+        return entry.conversation
+
+    async def retrieve(self, asked: Asked) -> Any:
+        entry = await self._run(asked)
+        (shown,) = await self._shown([entry])
+        return {**shown, **await self._callback(entry.run)}
+
+    async def _shown(self, entries: Sequence[RunEntry]) -> list[dict[str, Any]]:
+        """Returns runs as they are shown, those that failed with the words of their errors."""
+        failed = [each.run.id for each in entries if each.run.state is RunState.FAILED]
+        words = await self._runs.words(failed)
+        return [run_shown(each, words.get(each.run.id)) for each in entries]
+
+    async def _callback(self, run: Run) -> dict[str, Any]:
+        """Returns what became of the call that was asked for at a run's end."""
+        told = await self._runs.texts(run.agent, run.id, "callback") if run.background else ()
+        return callback_json(orjson.loads(told[-1].data)) if told else {}
+
+    async def messages(self, asked: Asked) -> Any:
+        return await self._messages(await self._run(asked), None, asked.query)
+
+    async def stream(self, asked: Asked) -> Any:
+        return stream_of(self._api, (await self._run(asked)).run, asked.body)
+
+    async def steps_of(self, asked: Asked) -> Any:
+        entry = await self._run(asked)
+        return cut(await self._steps_shown(await self._runs.steps(entry.run)), asked.query)
+
+    async def trace(self, asked: Asked) -> list[Any]:
+        await self._run(asked)
+        return []
+
+    async def trace_of(self, asked: Asked) -> Any:
+        await self._step(asked)
+
+    async def usage(self, asked: Asked) -> Any:
+        run = (await self._run(asked)).run
+        counts = run.counts
+        return {
+            **usage_json(counts, run.steps, last=await last_counts(self._api.store, run)),
+            "prompt_tokens_details": {
+                "cached_tokens": counts.cached,
+                "cache_read_tokens": counts.cached,
+                "cache_creation_tokens": counts.written,
+            },
+            "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
+        }
+
+    async def metrics_of(self, asked: Asked) -> Any:
+        entry = await self._run(asked)
+        agent = await self._api.store.agents.load(entry.run.agent)
+        steps = () if agent is None else await exchanges_of(self._api.store, agent, entry.run)
+        names = dict.fromkeys(name for e in steps for name in tools_used(e))
+        # The client's own tools, and those that are gone, have no id.
+        named = [await self._api.registry.tools.named(asked.project, name) for name in names]
+        return run_metrics_json(entry, [tool.uid for tool in named if tool is not None])
+
+    # -- steps
+
+    async def steps(self, asked: Asked) -> Any:
+        query: StepsQuery = asked.query
+        agent = None
+        if isinstance(query.agent_id, str):
+            agent = (await self._api.registry.find(asked.project, uid_in("agent", query.agent_id))).agent.id
+        after, before = await self._exchange(asked, query.after), await self._exchange(asked, query.before)
+        entries = await self._runs.list_steps(
+            asked.project, page_of(query, after, before), agent=agent, feedback=given_or_none(query.feedback)
+        )
+        return await self._steps_shown(entries)
+
+    async def step(self, asked: Asked) -> Any:
+        (shown,) = await self._steps_shown([await self._step(asked)])
+        return shown
+
+    async def _steps_shown(self, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
+        """Returns steps as they are shown, those that failed with the words of their errors."""
+        failed = [each.step.run for each in entries if each.step.error is not None]
+        words = await self._runs.words(failed)
+        return [
+            step_json(each, None if each.step.error is None else words.get(each.step.run)) for each in entries
+        ]
+
+    async def messages_of(self, asked: Asked) -> Any:
+        step = await self._step(asked)
+        entry = await self._runs.get(asked.project, step.run_uid)
+        return await self._messages(entry, step, asked.query)
+
+    async def metrics(self, asked: Asked) -> Any:
+        return metrics_json(await self._step(asked))
+
+    async def judge(self, asked: Asked) -> Any:
+        step = await self._step(asked)
+        await self._runs.judge(step.step, given(asked.body).get("feedback"))
+        return await self.step(asked)
+
+    # -- what is named
+
+    async def _run(self, asked: Asked) -> RunEntry:
+        return await self._runs.get(asked.project, asked.uid("run", "run_id"))
+
+    async def _step(self, asked: Asked) -> StepEntry:
+        place = place_in("step", asked.path["step_id"])
+        assert place is not None
+        return await self._runs.step(asked.project, place.uid, place.seq)
+
+    async def _row(self, asked: Asked, id: Any) -> int | None:
+        return (
+            (await self._runs.get(asked.project, uid_in("run", id))).run.id if isinstance(id, str) else None
+        )
+
+    async def _exchange(self, asked: Asked, id: Any) -> int | None:
+        place = place_in("step", id)
+        return (
+            None
+            if place is None
+            else (await self._runs.step(asked.project, place.uid, place.seq)).step.exchange
+        )
+
+    async def _messages(self, entry: RunEntry, step: StepEntry | None, query: PageQuery) -> Any:
+        """Returns a page of the messages of a run, or of one step of it."""
+        store = self._api.store
+        agent = await store.agents.load(entry.run.agent)
+        if agent is None:
+            raise UnknownId("The agent of this run is deleted.")
+        found = await exchanges_of(store, agent, entry.run)
+        showing = await listing_of(store, entry.run) if step is None else Showing()
+        shown = await Exchanges(store, agent, showing).of_run(entry.run, found, with_input=True)
+        if step is not None:
+            id = ids.placed("step", step.agent_uid, step.seq)
+            shown = [each for each in shown if each["step_id"] == id]
+        return cut(shown, query)
+
+
+def run_shown(entry: RunEntry, words: str | None = None) -> dict[str, Any]:
+    """Returns a run as it is shown. words: of the error that ended it."""
+    name = conversation_id(entry.conversation_uid, entry.key)
+    return run_json(entry.run, entry.agent_uid, name, words)
+
+
+def stream_of(api: AgentsApi, run: Run, wanted: StreamRun) -> RunStream:
+    """Returns the reply that follows a run. Raises: BadRequest."""
+    if not run.background and not run.is_over:
+        raise BadRequest("This run streams to its client alone: it is not in the background.")
+    return RunStream(api, run, wanted.starting_after, include_pings=wanted.include_pings is not False)
+
+
+async def ended_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, Any]:
+    """Returns the whole reply of a run that has ended.
+
+    Raises: UpstreamError, GatewayError: it failed before anything was said, as it would have with its client.
+    """
+    agent = await api.store.agents.load(run.agent)
+    if agent is None:
+        raise UnknownId("The agent of this run is deleted.")
+    steps = await exchanges_of(api.store, agent, run)
+    if all(e.reply is None for e in steps) and (error := await failure_of(api.store, run)) is not None:
+        raise error
+    shown = await Exchanges(api.store, agent, showing).answers(run, steps)
+    return result_json(shown, run, last=await last_counts(api.store, run))
+
+
+@dataclass(slots=True)
+class RunStream:
+    """The reply that follows a run in the background. after: the number of the event behind which it begins."""
+
+    api: AgentsApi
+    run: Run
+    after: int = 0
+    include_pings: bool = True
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
+        trace, api = trace_of(scope), self.api
+        trace.stream, trace.memory = True, "on"
+        connection, ping = scope["state"].get("connection"), ping_event(self.run.uid, api.now())
+        every_s = api.ping_s if self.include_pings else 0.0
+        with (
+            ClientReply(receive, send, api.send_timeout_s, connection) as reply,
+            PingingSink(reply, every_s, ping) as sink,
+        ):
+            sink.start(200, [*self.headers.items(), EVENTS])
+            # The head leaves now: a reader who comes back may wait long for the next event.
+            await reply.write(b":\n\n")
+            last = b""
+            with reply.while_here():
+                async for last in api.background.events(self.run, self.after):
+                    await sink.write(last)
+            # The client raises an error where it finds one, and reads no further.
+            if not last.startswith(b"event: error"):
+                await sink.write(DONE)
+            await sink.end()

@@ -1,0 +1,71 @@
+"""Searches of messages, as the agents API takes and shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.agents.wire.fields import NO_TEMPLATES, Body, Maybe, refused
+
+_PROJECT = refused("A key opens one project, and a search is of that.")
+
+
+class SearchMessages(Body):
+    """A search of messages, by words, by meaning, or both: of one agent, of one conversation, or of all agents."""
+
+    query: Annotated[str, Meta(min_length=1)]
+    agent_id: Maybe[str] = UNSET
+    conversation_id: Maybe[str] = UNSET
+    limit: Annotated[int, Meta(ge=1, le=100)] = 50
+    search_mode: Literal["vector", "fts", "hybrid"] = "hybrid"
+    roles: Maybe[list[Literal["user", "assistant"]]] = UNSET
+    start_date: Maybe[str] = UNSET
+    end_date: Maybe[str] = UNSET
+
+
+class SearchAgents(SearchMessages):
+    """The same as older programs send it."""
+
+    project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
+    template_id: Annotated[str | None, NO_TEMPLATES] | UnsetType = UNSET
+
+
+# Message type -> the field that a search shows of it.
+_TEXTS = {
+    "user_message": "content",
+    "assistant_message": "content",
+    "system_message": "content",
+    "reasoning_message": "reasoning",
+}
+
+
+def found_json(message: Mapping[str, Any], agent_id: str, conversation_id: str) -> dict[str, Any] | None:
+    """Returns a message as a search shows it; None for one without words. message: as lists show it."""
+    kind = message["message_type"]
+    field = _TEXTS.get(kind)
+    if field is None:
+        return None
+    return {
+        "message_id": message["id"],
+        "message_type": kind,
+        field: message[field],
+        "created_at": message["date"],
+        "agent_id": agent_id,
+        "conversation_id": conversation_id,
+    }
+
+
+def ranked_json(message: Mapping[str, Any], place: int) -> dict[str, Any] | None:
+    """Returns a message as older searches show it; None for one without words. place: in the result, from 0 on."""
+    field = _TEXTS.get(message["message_type"])
+    if field is None:
+        return None
+    return {
+        "embedded_text": message[field],
+        "message": dict(message),
+        "fts_rank": None,
+        "vector_rank": None,
+        "rrf_score": 1 / (1 + place),
+    }

@@ -1,0 +1,232 @@
+"""Sends to agents: whole replies, and streams of steps or tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+from starlette.types import Receive
+from starlette.types import Scope as AsgiScope
+from starlette.types import Send as AsgiSend
+
+from gateway.agents.api._exchanges import Exchanges
+from gateway.agents.api._pinging import EVENTS, PingingSink
+from gateway.agents.api._route import AgentsRoute, Asked
+from gateway.agents.api.dependencies import AgentsApi
+from gateway.agents.api.run_events import options_of, view_of
+from gateway.agents.api.runs import RunStream, ended_json, run_shown
+from gateway.agents.runs.run import RunRequest, RunResult, RunStart
+from gateway.agents.wire.fields import given
+from gateway.agents.wire.message import Showing, showing_of, summary_shown
+from gateway.agents.wire.run import end_events, result_json
+from gateway.agents.wire.send import Send, sent, with_skills
+from gateway.agents.wire.stream import DONE, event, ping_event
+from gateway.core.definition import ConversationDefinition
+from gateway.core.request.headers import forwardable
+from gateway.core.turn.client import MakesView
+from gateway.errors import BadRequest
+from gateway.run.call import Passes
+from gateway.run.receipt import Receipt
+from gateway.run.sink import HeldSink
+from gateway.web.middleware import trace_of
+from gateway.web.sse import ClientReply
+from storage.records import DEFAULT, Run
+
+
+class SendRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+
+    def rows(self) -> list[AgentsRoute]:
+        one = "/v1/agents/{agent_id}/messages"
+        return [
+            AgentsRoute(
+                "POST", one, self.send, "Send a message to an agent, and answer with what it says.", body=Send
+            ),
+            AgentsRoute(
+                "POST", f"{one}/stream", self.stream, "Send a message, and stream what it says.", body=Send
+            ),
+            AgentsRoute(
+                "POST",
+                f"{one}/async",
+                self.send_async,
+                "Send a message, and answer with the run that goes on without its client.",
+                body=Send,
+            ),
+            AgentsRoute(
+                "POST",
+                f"{one}/preview-raw-payload",
+                self.preview,
+                "Return what would go to the model with a message, and send nothing.",
+                body=Send,
+            ),
+        ]
+
+    async def preview(self, asked: Asked) -> Any:
+        request = await self.request(asked, asked.uid("agent", "agent_id"))
+        return orjson.loads((await self._api.runs.preview(request)).body())
+
+    async def send(self, asked: Asked) -> Any:
+        return await self.begin(asked, asked.uid("agent", "agent_id"), is_stream=asked.body.streaming)
+
+    async def stream(self, asked: Asked) -> Any:
+        return await self.begin(asked, asked.uid("agent", "agent_id"), is_stream=True)
+
+    async def send_async(self, asked: Asked) -> Any:
+        request = await self.request(asked, asked.uid("agent", "agent_id"))
+        run = await self.accept(request, asked.body, by_token=False, is_shown=False)
+        return run_shown(await self._api.store.runs.get(asked.project, run.uid))
+
+    async def begin(
+        self,
+        asked: Asked,
+        uid: str,
+        *,
+        is_stream: bool,
+        conversation: str = DEFAULT,
+        said_of_it: ConversationDefinition | None = None,
+    ) -> Any:
+        """Returns the reply to a send. uid: of the agent. conversation: `default`, or a public name.
+
+        said_of_it: what the conversation has of its own.
+        """
+        send: Send = asked.body
+        if given(send).get("callback_url") and not send.background:
+            raise BadRequest(
+                "Only runs in the background call back: send `background`.", param="callback_url"
+            )
+        request = await self.request(asked, uid, conversation=conversation, said_of_it=said_of_it)
+        if not send.background:
+            return Answered(self._api, asked, request, is_stream)
+        run = await self.accept(request, send, by_token=is_stream and send.stream_tokens)
+        if is_stream:
+            return RunStream(self._api, run, include_pings=send.include_pings, headers=asked.headers)
+        run = await self._api.background.ended(run)
+        return await ended_json(self._api, run, showing_of(send))
+
+    async def accept(self, request: RunRequest, send: Send, *, by_token: bool, is_shown: bool = True) -> Run:
+        """Accepts a send as a run in the background. is_shown: its events are logged."""
+        showing = showing_of(send)
+        shown = options_of(showing, by_token=by_token)
+        return await self._api.background.accept(
+            request,
+            callback=given(send).get("callback_url"),
+            shown=shown if is_shown else None,
+            listing=None if showing == Showing() else orjson.dumps(shown),
+        )
+
+    async def request(
+        self,
+        asked: Asked,
+        uid: str,
+        *,
+        conversation: str = DEFAULT,
+        said_of_it: ConversationDefinition | None = None,
+    ) -> RunRequest:
+        """Returns what a send asks of an agent. The parameters are those of `begin`."""
+        send: Send = asked.body
+        said = sent(send)
+        found = await self._api.registry.agent(asked.project, uid)
+        fields = given(send)
+        spec = found.spec
+        if said_of_it is not None:
+            spec = self._api.registry.with_said(spec, said_of_it)
+        if (model := fields.get("override_model")) is not None:
+            spec = self._api.registry.with_model(spec, model)
+        system = fields.get("override_system")
+        if skills := fields.get("client_skills"):
+            system = with_skills(spec.system if system is None else system, skills)
+        if system is not None:
+            spec = replace(spec, system=system)
+        scope = asked.request.scope
+        passes = Passes(forwardable(scope["headers"]), trace_of(scope).caller.credential)
+        return RunRequest(
+            spec,
+            found.scope,
+            conversation,
+            messages=said.messages,
+            decisions=said.answers,
+            fields={} if spec.defined is None else spec.defined.sampling,
+            client_tools=tuple(_offered(tool) for tool in fields.get("client_tools") or ()),
+            max_steps=send.max_steps,
+            otid=said.otid,
+            is_retry=asked.request.headers.get("x-stainless-retry-count", "0") != "0",
+            passes=passes,
+            model=fields.get("override_model"),
+            system=system,
+        )
+
+
+@dataclass(slots=True)
+class Answered:
+    """The reply to a send, which it writes itself."""
+
+    api: AgentsApi
+    asked: Asked
+    request: RunRequest
+    is_stream: bool
+    _before: Sequence[dict[str, Any]] = ()  # what is shown in front of the first reply
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
+        trace = trace_of(scope)
+        trace.model, trace.stream, trace.memory = self.request.spec.model, self.is_stream, "on"
+        receipt = Receipt(trace.begun)
+        receipt.said |= self.asked.headers
+        connection = scope["state"].get("connection")
+        with ClientReply(receive, send, self.api.send_timeout_s, connection) as reply:
+            try:
+                await (self._streamed(reply, receipt) if self.is_stream else self._whole(reply, receipt))
+            finally:
+                trace.added_ms = receipt.added_ms
+
+    async def _whole(self, reply: ClientReply, receipt: Receipt) -> None:
+        held = HeldSink(reply)
+        result = await self.api.runs.send(self.request, self._view, held, receipt)
+        if result.status != 200:
+            await reply.whole(result.status, held.headers, bytes(held.body))
+            return
+        with reply.while_here():
+            shown = await self._shown(result)
+        body = result_json(shown, result.run, result.begun, result.last)
+        headers = [*receipt.close(), ("content-type", "application/json")]
+        await reply.whole(200, headers, orjson.dumps(body))
+
+    async def _streamed(self, reply: ClientReply, receipt: Receipt) -> None:
+        send: Send = self.asked.body
+        every_s = self.api.ping_s if send.include_pings else 0.0
+        with PingingSink(reply, every_s, headers=[*self.asked.headers.items(), EVENTS]) as sink:
+
+            def view(start: RunStart) -> MakesView:
+                sink.ping = ping_event(start.run, self.api.now())
+                return self._view(start)
+
+            result = await self.api.runs.send(self.request, view, sink, receipt)
+            if sink.started or result.status != 200:
+                return
+            # Nothing was asked of the model: the send is answered already, or waits for more answers.
+            with sink.while_here():
+                shown = await self._shown(result)
+            sink.start(200, [*receipt.close(), EVENTS])
+            await sink.write(b"".join(map(event, [*shown, *end_events(result.run, result.last)])) + DONE)
+            await sink.end()
+
+    def _view(self, start: RunStart) -> MakesView:
+        send: Send = self.asked.body
+        showing, by_token = showing_of(send), self.is_stream and send.stream_tokens
+        if start.summary is not None:
+            self._before = summary_shown(start.summary, start.agent.uid, showing)
+        return view_of(start, showing, self.api.now, by_token=by_token, before=self._before)
+
+    async def _shown(self, result: RunResult) -> list[dict[str, Any]]:
+        exchanges = Exchanges(self.api.store, result.agent, showing_of(self.asked.body))
+        return [*self._before, *await exchanges.answers(result.run, result.steps)]
+
+
+def _offered(tool: Any) -> dict[str, Any]:
+    """Returns a client's tool as it goes upstream."""
+    sent_ = given(tool)
+    parameters = sent_.get("parameters") or {"type": "object", "properties": {}}
+    function = {"name": tool.name, "description": sent_.get("description") or "", "parameters": parameters}
+    return {"type": "function", "function": function}

@@ -1,0 +1,66 @@
+"""Tags, models, and whether the gateway lives: lists that belong to no agent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.agents.api._paging import OLDEST_FIRST
+from gateway.agents.api._query import ModelsQuery, TagsQuery
+from gateway.agents.api._route import AgentsRoute, Asked
+from gateway.agents.api.dependencies import AgentsApi, given_or_none
+from gateway.agents.api.model import embedding_model_json, model_json
+from gateway.core.request.identity import AGENT_PREFIX
+from gateway.web.middleware import trace_of
+
+
+class StoreRoutes:
+    """version: of the gateway."""
+
+    def __init__(self, api: AgentsApi, version: str) -> None:
+        self._api = api
+        self._version = version
+
+    def rows(self) -> list[AgentsRoute]:
+        return [
+            AgentsRoute(
+                "GET", "/v1/tags", self.tags, "List the tags of agents.", query=TagsQuery, pages=OLDEST_FIRST
+            ),
+            # Without the slash it is OpenAI's.
+            AgentsRoute("GET", "/v1/models", self.models, "List models.", query=ModelsQuery, slashes=("/",)),
+            AgentsRoute("GET", "/v1/models/embedding", self.embedders, "List what makes vectors."),
+            AgentsRoute("GET", "/v1/health", self.health, "Say that the gateway lives."),
+        ]
+
+    async def tags(self, asked: Asked) -> Any:
+        query: TagsQuery = asked.query
+        return await self._api.store.attached.tags(
+            asked.project,
+            after=given_or_none(query.after),
+            before=given_or_none(query.before),
+            text=given_or_none(query.query_text) or given_or_none(query.name),
+            limit=query.size(),
+            descending=query.newest_first(),
+        )
+
+    async def models(self, asked: Asked) -> Any:
+        query: ModelsQuery = asked.query
+        credential = trace_of(asked.request.scope).caller.credential
+        entries = await self._api.models.entries_for(credential)
+        names = [str(entry["id"]) for entry in entries if not str(entry["id"]).startswith(AGENT_PREFIX)]
+        shown = [
+            model_json(self._api.registry.handle(name), self._api.registry.model_window(name))
+            for name in names
+        ]
+        wanted = [("provider_name", query.provider_name), ("provider_type", query.provider_type)]
+        return [
+            each
+            for each in shown
+            if all(not isinstance(value, str) or each[name] == value for name, value in wanted)
+        ]
+
+    async def embedders(self, asked: Asked) -> Any:
+        name = self._api.settings.memory.embedder
+        return [] if not name else [embedding_model_json(name)]
+
+    async def health(self, asked: Asked) -> Any:
+        return {"status": "ok", "version": self._version}

@@ -1,0 +1,156 @@
+"""Batches as their callers see them: accepted, listed, cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from adapters.base import BatchProvider
+from gateway.agents.batches.items import ItemRequest
+from gateway.agents.registry.registry import Registry
+from gateway.core import ids
+from gateway.core.conversation.canonical import WireMessage
+from gateway.errors import BadRequest, UnknownModel
+from gateway.run.upstream.failover import Failover
+from gateway.run.upstream.route import agent_route
+from gateway.settings import Settings
+from storage.batches import Batch, BatchCounts, BatchItem, BatchState, ItemDraft
+from storage.errors import NotFound, StoreError
+from storage.listing import Page
+from storage.records import DEFAULT, Run, RunState
+from storage.sql.store import Store
+from storage.value import frozen
+
+MOST_ITEMS = 10_000
+# Kinds of upstreams that one runs oneself, which answer whatever key comes.
+_KEYLESS = ("scripted", "vllm", "ollama", "lmstudio", "llama.cpp")
+_PAGE = 50
+
+
+@frozen
+class AskedItem:
+    """An item that is asked for. agent: its uid. conversation: `default`, or a uid. model, system: as in a send."""
+
+    agent: str
+    messages: tuple[WireMessage, ...]
+    max_steps: int
+    conversation: str = DEFAULT
+    model: str | None = None
+    system: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequests:
+    """Batches of all projects. providers: what answers them, by upstream. now: seconds since the epoch."""
+
+    store: Store
+    settings: Settings
+    registry: Registry
+    failover: Failover
+    providers: Mapping[str, BatchProvider]
+    now: Callable[[], float]
+
+    async def accept(
+        self, project: str, items: Sequence[AskedItem], callback: str | None, *, has_credential: bool
+    ) -> Batch:
+        """Accepts a batch; it is on disk when this returns. has_credential: the caller brings an upstream's key.
+
+        Raises: BadRequest; NotFound: there is no such agent or conversation; StoreError.
+        """
+        if not 0 < len(items) <= MOST_ITEMS:
+            raise BadRequest(f"A batch has between 1 and {MOST_ITEMS} requests.", param="requests")
+        uid, often = Counter(item.agent for item in items).most_common(1)[0]
+        if often > 1:
+            name = ids.named("agent", uid)
+            raise BadRequest(
+                f"A batch has at most one request for an agent, saw {often} for {name}.", param="requests"
+            )
+        is_missing = any(provider.missing for provider in self.providers.values())
+        rows = await self.store.batches.agents_named(project, [item.agent for item in items])
+        for item in items:
+            if item.agent not in rows:
+                raise NotFound(f"there is no agent {ids.named('agent', item.agent)!r}")
+            if has_credential or is_missing:
+                await self._check_upstream(project, item, has_credential=has_credential)
+        now, store = self.now(), self.store.batches
+        drafts = list[ItemDraft]()
+        for n, item in enumerate(items):
+            if n % _PAGE == 0:
+                await asyncio.sleep(0)  # Live turns come in between.
+            drafts.append(await self._draft(item, rows, now))
+        batch = await store.begin(
+            Batch(0, ids.new_uid(), project, BatchState.CREATED, now, callback=callback)
+        )
+        try:
+            for n in range(0, len(drafts), _PAGE):
+                await store.add(batch.id, drafts[n : n + _PAGE])
+            await store.start(batch)
+        except StoreError:
+            with suppress(StoreError):
+                await store.fail(batch, now)
+            raise
+        return batch
+
+    async def _check_upstream(self, project: str, item: AskedItem, *, has_credential: bool) -> None:
+        """Refuses an upstream whose batches cannot be made here, and a key that only this request has.
+
+        Raises: BadRequest.
+        """
+        found = await self.registry.agent(project, item.agent)
+        spec = found.spec if item.model is None else self.registry.with_model(found.spec, item.model)
+        try:
+            route = agent_route(self.settings, spec)
+        except UnknownModel:
+            return
+        provider = self.providers.get(route.upstream)
+        if provider is not None and (missing := provider.missing) is not None:
+            raise BadRequest(
+                f"Batches of the upstream {route.upstream!r} cannot be made: {missing}.", param="requests"
+            )
+        if not has_credential:
+            return
+        kind = next(each.kind for each in self.settings.upstreams if each.name == route.upstream)
+        if kind not in _KEYLESS and not self.failover.endpoints[route.upstream][0].has_key:
+            raise BadRequest(
+                f"The upstream {route.upstream!r} has no key of its own, and a batch goes on when its caller's key "
+                "is gone. Set `api_key` of the upstream.",
+                param="requests",
+            )
+
+    async def _draft(self, item: AskedItem, rows: Mapping[str, int], now: float) -> ItemDraft:
+        agent, conversation = rows[item.agent], 0
+        if item.conversation != DEFAULT:
+            owner = await self.store.agents.load(agent)
+            found = None if owner is None else await self.store.append.conversation(owner, item.conversation)
+            if found is None:
+                raise NotFound(f"there is no conversation {ids.named('conv', item.conversation)!r}")
+            conversation = found.id
+        request = ItemRequest(item.messages, item.max_steps, item.model, item.system)
+        run = Run(0, ids.new_uid(), agent, conversation, RunState.CREATED, now, background=True)
+        return ItemDraft(run, request.dump(), ids.new_uid())
+
+    async def get(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
+        """Returns a batch. Raises: NotFound."""
+        batch = await self.store.batches.find(project, uid)
+        return batch, await self.store.batches.counts(batch.id)
+
+    async def list(self, project: str | None, page: Page) -> list[tuple[Batch, BatchCounts]]:
+        found = await self.store.batches.list(project, page)
+        return [(batch, await self.store.batches.counts(batch.id)) for batch in found]
+
+    async def items(self, batch: Batch, after: int, limit: int) -> Sequence[tuple[BatchItem, str]]:
+        """Returns a page of a batch's items, each with why it failed, or ""."""
+        store = self.store.batches
+        found = await store.items(batch.id, after=after, limit=limit)
+        words = await store.words(batch.id, after, found[-1].id) if found else {}
+        return [(item, words.get(item.id, "")) for item in found]
+
+    async def cancel(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
+        """Cancels a batch; one that has ended stays as it is. Raises: NotFound."""
+        batch = await self.store.batches.find(project, uid)
+        if not batch.is_over:
+            batch = await self.store.batches.cancel(batch, self.now())
+        return batch, await self.store.batches.counts(batch.id)

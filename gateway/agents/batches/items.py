@@ -1,0 +1,553 @@
+"""The turn of one item of a batch: composed for a provider, and fed what came back, by the machine of every turn.
+
+Nothing of it is held between two requests. What it goes on from is read anew, the rounds before are fed to the machine
+again with the results that their tools had, and so rules, counts and names of calls are what they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from adapters.types import Json
+from gateway.agents.core.rules import RuleGuide
+from gateway.agents.registry.registry import Registry
+from gateway.agents.runs.calls.toolboxes import Toolboxes
+from gateway.agents.runs.guide import guide_of, is_overfull
+from gateway.agents.runs.run import RunRequest, identity_of, request_of
+from gateway.agents.tools.agent import alone_of, asides_of
+from gateway.agents.tools.agents import SPEAKING
+from gateway.core.agent import AgentSpec
+from gateway.core.conversation.append import finish_turn
+from gateway.core.conversation.canonical import Canon, WireMessage, text_of
+from gateway.core.memory import edits
+from gateway.core.prompt.section import Section, digest
+from gateway.core.turn import commands, events
+from gateway.core.turn.calls import INTERRUPTED
+from gateway.core.turn.client import ClientView
+from gateway.core.turn.commands import Command, TurnOutcome
+from gateway.core.turn.guide import StopReason
+from gateway.core.turn.ledger import counts_of
+from gateway.core.turn.machine import Turn
+from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import AllBut
+from gateway.errors import UnknownModel, UpstreamError
+from gateway.run.call import form_for
+from gateway.run.memory.fit import fit_rounds
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.known import Known, MemoryRequest
+from gateway.run.memory.own_path import as_of, open_write, read_path
+from gateway.run.memory.prompt import FittedWindow, Prompt
+from gateway.run.memory.record import BlockEdits
+from gateway.run.tools.toolbox import AT_ONCE, ToolAnswer, Toolbox, failed, run_tools
+from gateway.run.upstream.failover import Failover
+from gateway.run.upstream.route import agent_route
+from gateway.settings import Settings
+from storage.batches import EXPIRED, BatchItem, ItemEnd, RoundWrite
+from storage.commands import BlockMerge
+from storage.errors import NotFound, StoreError
+from storage.records import DEFAULT, BlockOp, Counts, Run, RunState, RunStep
+from storage.value import frozen
+
+_log = logging.getLogger("mnemogate")
+FORGOTTEN = (
+    "Something of this agent's memory was forgotten meanwhile: what came back may quote it, and is not kept."
+)
+GONE = "The agent was deleted, or its conversation."
+CHANGED = "The agent was changed meanwhile: by its tools and rules of today its turn had ended already."
+ASKS = "A call needs a person's approval, which nobody can be asked for in a batch."
+NO_TOOL = "The reply calls a tool that the agent does not have."
+_WORDS: dict[str, str] = {
+    StopReason.MAX_TOKENS: "The reply was cut off at the limit of its tokens.",
+    StopReason.BAD_REPLY: "The reply cannot be read.",
+    StopReason.BAD_TOOL_CALL: "Three replies in a row called tools with arguments that are no JSON.",
+}
+
+
+class ItemFailed(Exception):
+    """An item cannot go on. words: for its caller. state: of its run."""
+
+    def __init__(self, words: str, stop: str = StopReason.ERROR, state: RunState = RunState.FAILED) -> None:
+        super().__init__(words)
+        self.words, self.stop, self.state = words, stop, state
+
+
+def expired(words: str) -> ItemFailed:
+    return ItemFailed(words, EXPIRED)
+
+
+@frozen
+class ItemRequest:
+    """The send that an item asks for. model, system: in place of the agent's."""
+
+    messages: tuple[WireMessage, ...]
+    max_steps: int
+    model: str | None = None
+    system: str | None = None
+
+    def dump(self) -> bytes:
+        return orjson.dumps(
+            {
+                "messages": self.messages,
+                "max_steps": self.max_steps,
+                "model": self.model,
+                "system": self.system,
+            }
+        )
+
+    @staticmethod
+    def of(data: bytes) -> ItemRequest:
+        found = orjson.loads(data)
+        return ItemRequest(
+            tuple(found["messages"]), found["max_steps"], found.get("model"), found.get("system")
+        )
+
+
+@frozen
+class Composed:
+    """A request for a provider. asked: what has to be known of it when its reply comes."""
+
+    upstream: str
+    model: str
+    body: bytes
+    tip: int
+    epoch: int
+    asked: bytes
+
+
+@frozen
+class Ending:
+    """The end of an item, before its place in the conversation is known. tokens: of the last call."""
+
+    turn: ItemTurn
+    outcome: TurnOutcome | None
+    state: RunState
+    stop: str
+    words: str
+    counts: Counts
+    tokens: int
+    merged: BlockMerge
+    versions: Mapping[int, int]
+
+
+@dataclass(slots=True)
+class ItemTurn:
+    """An item as it is read. rounds: those before, as they are stored. asked: how it was asked last.
+
+    next: the call of the model that follows on the rounds. outcome: of a turn that ends with them, as its agent is now.
+    """
+
+    item: BatchItem
+    run: Run
+    spec: AgentSpec
+    memory: MemoryRequest
+    messages: tuple[WireMessage, ...]
+    known: Known
+    changes: BlockEdits
+    toolbox: Toolbox
+    turn: Turn
+    rounds: Sequence[Json]
+    asked: Json
+    next: commands.CallModel = field(init=False)
+    outcome: TurnOutcome | None = None
+    inserts: int = 0  # how many of the changes are those of earlier rounds
+
+    @property
+    def lane(self) -> tuple[str, str]:
+        return self.known.agent.uid, self.item.conversation or DEFAULT
+
+    def counts(self, *last: Counts) -> Counts:
+        """Returns the tokens of all rounds, and of the last one."""
+        return Counts(*map(sum, zip(Counts(), *last, *(each["counts"] for each in self.rounds), strict=True)))
+
+
+@dataclass(slots=True)
+class JournaledTools:
+    """An item's tools. Calls of those that are not the gateway's own are written down, and never made twice.
+
+    add: (kind, seq, data) -> a text of the item. known: (round, call id) -> the result of a call that was made; None:
+    it has none. places: of all calls of a batch at once.
+    """
+
+    inner: Toolbox
+    foreign: frozenset[str]
+    number: int
+    add: Callable[[str, int, bytes], Awaitable[bool]]
+    known: Mapping[tuple[int, str], ToolAnswer | None]
+    places: asyncio.Semaphore
+    _count: int = 0
+
+    def definitions(self) -> list[dict[str, Any]]:
+        return self.inner.definitions()
+
+    def owns(self, name: str) -> bool:
+        return self.inner.owns(name)
+
+    def lane(self, call: commands.RunTool) -> str | None:
+        return self.inner.lane(call)
+
+    async def run(self, call: commands.RunTool) -> ToolAnswer:
+        async with self.places:
+            if call.name not in self.foreign:
+                return await self.inner.run(call)
+            name = (self.number, call.call_id)
+            if name in self.known:
+                return self.known[name] or failed(INTERRUPTED)
+            seq = len(self.known) + self._count
+            self._count += 1
+            await self.add("call", seq, orjson.dumps({"round": self.number, "id": call.call_id}))
+            answer = await self.inner.run(call)
+            await self.add("result", seq, answer.dump())
+            return answer
+
+
+class ItemTurns:
+    """Makes and feeds the turns of items. One for the process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        keeper: MemoryKeeper,
+        registry: Registry,
+        toolboxes: Toolboxes,
+        failover: Failover,
+    ) -> None:
+        self._settings = settings
+        self._keeper = keeper
+        self._registry = registry
+        self._toolboxes = toolboxes
+        self._failover = failover
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    # -- an item is read
+
+    async def open(self, item: BatchItem) -> ItemTurn:
+        """Reads an item and feeds it the rounds that it had. Raises: ItemFailed, StoreError."""
+        run, store = item.run, self._keeper.store
+        if run is None:
+            raise ItemFailed(GONE)
+        texts = store.batches.texts
+        requests = await texts(run.agent, run.id, "request")
+        if not requests or not requests[0][1]:
+            raise ItemFailed(FORGOTTEN)
+        request = ItemRequest.of(requests[0][1])
+        rounds = [orjson.loads(data) for _, data in await texts(run.agent, run.id, "round")]
+        asked = await texts(run.agent, run.id, "asked")
+        memory = await self._memory(item, request)
+        spec = memory.spec
+        try:
+            known = await read_path(store, memory, request.messages, self._keeper.settings.idle_s)
+        except NotFound as error:
+            raise ItemFailed(GONE) from error
+        if item.epoch is not None and known.agent.epoch != item.epoch:
+            raise ItemFailed(FORGOTTEN)
+        known = as_of(known, item.tip)
+        told = orjson.loads(asked[-1][1]) if asked else {}
+        changes = BlockEdits(list(known.blocks), told=dict(told.get("told", {})))
+        # Passages and facts of earlier rounds enter with the turn, and their searches find them before.
+        inserts = [_op(each) for made in rounds for each in made["inserts"]]
+        changes.ops += inserts
+        toolbox = self._toolboxes.of_item(known, changes, run)
+        turn = Turn(_terms(spec, toolbox), ClientView(), _guide(spec, request, memory, toolbox))
+        found = ItemTurn(
+            item, run, spec, memory, request.messages, known, changes, toolbox, turn, rounds, told,
+            inserts=len(inserts),
+        )  # fmt: skip
+        found.next = turn.first_call
+        for made in rounds:
+            results = {each["call_id"]: ToolAnswer(*each["answer"]) for each in made["results"]}
+
+            async def again(
+                calls: Sequence[commands.RunTool], results: Mapping[str, ToolAnswer] = results
+            ) -> list[ToolAnswer]:
+                # One that was not allowed then has none.
+                return [results.get(call.call_id) or failed(INTERRUPTED) for call in calls]
+
+            command = await _feed(turn, orjson.dumps(made["reply"]), again)
+            if isinstance(command, commands.Save):
+                found.outcome = command.outcome
+                return found
+            found.next = command
+        return found
+
+    async def _open(self, item: BatchItem) -> ItemTurn:
+        """Reads an item whose turn goes on. Raises: ItemFailed, StoreError."""
+        opened = await self.open(item)
+        if opened.outcome is not None:
+            raise ItemFailed(CHANGED)
+        return opened
+
+    async def _memory(self, item: BatchItem, request: ItemRequest) -> MemoryRequest:
+        name = item.conversation or DEFAULT
+        try:
+            found = await self._registry.for_send(
+                item.project, item.agent, name, model=request.model, system=request.system
+            )
+        except NotFound as error:
+            raise ItemFailed(GONE) from error
+        spec = replace(found.spec, rebuilds=True)  # no cached prefix lives so long
+        try:
+            route = agent_route(self._settings, spec)
+        except UnknownModel as error:
+            raise ItemFailed(error.message) from error
+        target = self._failover.context_windows.on(route.first)
+        asked = RunRequest(
+            spec,
+            found.scope,
+            name,
+            fields={} if spec.defined is None else spec.defined.sampling,
+        )
+        return MemoryRequest(
+            request_of(asked, stream=False), identity_of(asked), spec, self._keeper.now(), target
+        )
+
+    # -- it is composed
+
+    async def compose(self, item: BatchItem) -> Composed:
+        """Returns the request that follows. Raises: ItemFailed, StoreError."""
+        opened = await self._open(item)
+        known, target = opened.known, opened.memory.target
+        form = form_for(opened.memory.request, self._failover.endpoints[target.upstream][0], target.model)
+        notes = {int(key): note for key, note in opened.asked.get("notes", {}).items()}
+        prompt = await self._keeper.composer.make(
+            known, form, opened.toolbox.definitions(), notes if opened.asked else None
+        )
+        if await is_overfull(prompt):
+            raise ItemFailed(
+                "The agent's own prompt leaves no room in the window of its model.",
+                StopReason.SYSTEM_OVERFLOW,
+            )
+        call = opened.next
+        fitted = await fit_rounds(prompt, call.messages) if call.messages else prompt
+        body = fitted.body(call.messages, call.budget_tokens, call.offer)
+        told = {block.label: digest(block.value) for block in known.blocks}
+        began = opened.asked.get("began", self._keeper.now())
+        return Composed(
+            target.upstream,
+            target.model,
+            body,
+            known.path[-1].id if known.path else 0,
+            known.agent.epoch,
+            orjson.dumps(
+                {
+                    "told": told,
+                    "notes": {str(n): note for n, note in prompt.notes.items()},
+                    "messages": len(known.plan.held),
+                    "began": began,
+                }
+            ),
+        )
+
+    # -- it is answered
+
+    async def take(self, item: BatchItem, body: bytes) -> RoundWrite | Ending:
+        """Feeds an item its reply and runs its tools. Raises: ItemFailed, StoreError."""
+        opened = await self._open(item)
+        number, run, store = len(opened.rounds), opened.run, self._keeper.store
+
+        async def add(kind: str, seq: int, data: bytes) -> bool:
+            return await store.batches.add_text(run.agent, run.id, kind, seq, data)
+
+        tools = JournaledTools(
+            opened.toolbox, _foreign(opened.spec), number, add, await self._made(run), self._places
+        )
+        results: list[Json] = []
+
+        async def run_them(calls: Sequence[commands.RunTool]) -> list[ToolAnswer]:
+            answers = await run_tools(tools, calls)
+            results.extend(
+                {"call_id": call.call_id, "answer": [a.content, a.status, a.stdout, a.stderr]}
+                for call, a in zip(calls, answers, strict=True)
+            )
+            return answers
+
+        command = await _feed(opened.turn, body, run_them)
+        counts = counts_of(_usage(body))
+        tokens = counts.prompt + counts.completion
+        ops = opened.changes.ops[opened.inserts :]
+        merged = edits.merge(opened.known.blocks, [op for op in ops if op.op not in edits.KEEPING])
+        versions = {block.id: block.version for block in opened.known.blocks}
+        if isinstance(command, commands.CallModel):
+            inserts = [_plain(op) for op in ops if op.op in edits.KEEPING]
+            data = {
+                "reply": orjson.loads(body), "results": results, "inserts": inserts, "counts": list(counts),
+            }  # fmt: skip
+            return RoundWrite(item, number, data, merged, versions, tokens, self._keeper.now())
+        outcome = command.outcome
+        stop = outcome.stop
+        is_good = stop.is_proper and not outcome.waiting
+        words = _WORDS.get(stop, "The reply was an error.")
+        if outcome.waiting:
+            stop = StopReason.REQUIRES_APPROVAL
+            words = NO_TOOL if "client" in outcome.waiting.values() else ASKS
+        return Ending(
+            opened,
+            outcome,
+            RunState.COMPLETED if is_good else RunState.FAILED,
+            stop,
+            "" if is_good else words,
+            opened.counts(counts),
+            tokens,
+            merged,
+            versions,
+        )
+
+    async def give_up(self, item: BatchItem, failure: ItemFailed) -> Ending | ItemEnd:
+        """Returns the end of an item that cannot go on; the rounds that it had are kept. Raises: StoreError."""
+        plain = ItemEnd(item, failure.state, failure.stop, self._keeper.now(), failure.words)
+        try:
+            opened = await self.open(item)
+        except ItemFailed as error:
+            # A provider's words may quote what was forgotten.
+            return replace(plain, words=error.words) if error.words == FORGOTTEN else plain
+        except StoreError:
+            raise
+        except Exception:
+            # Whatever it is, the others of its batch have to go on.
+            _log.exception("An item of a batch could not be read, by a fault in the gateway; the item fails.")
+            return plain
+        if not opened.rounds:
+            return plain
+        outcome = opened.outcome
+        if outcome is None:
+            outcome = _saved(opened.turn.feed(events.ReplyFailed(UpstreamError(failure.words)))).outcome
+        return Ending(
+            opened, outcome, failure.state, failure.stop, failure.words, opened.counts(), 0, BlockMerge(), {}
+        )
+
+    async def settle(self, ending: Ending) -> ItemEnd:
+        """Returns how an item ends: its turn stands behind the last of its conversation. Raises: StoreError.
+
+        Whoever writes it has been in the conversation's queue since before this is called.
+        """
+        opened, keeper, outcome = ending.turn, self._keeper, ending.outcome
+        now = keeper.now()
+        end = ItemEnd(
+            opened.item, ending.state, ending.stop, now, ending.words, ending.tokens,
+            rounds=len(opened.rounds) + (ending.tokens > 0 or ending.state is RunState.COMPLETED),
+        )  # fmt: skip
+        if outcome is None or not (outcome.full or outcome.text):
+            return end
+        known = await read_path(keeper.store, opened.memory, opened.messages, keeper.settings.idle_s)
+        request, notes = opened.memory.request, opened.asked.get("notes", {})
+        # The messages that a conversation begins with may have been written by a live turn meanwhile.
+        head = opened.asked.get("messages", 0) - len(known.plan.held)
+        pinned = known.pinned if known.pinned is not None and known.pinned.id else None
+        prompt = Prompt(
+            request,
+            opened.memory.target,
+            section=Section(pinned),
+            window=FittedWindow(evicted=known.evicted),
+            notes={int(n) - head: note for n, note in notes.items() if int(n) >= head},
+        )
+        write = open_write(known, prompt, None, now)
+        said = outcome.said or {"role": "assistant", "content": ""}
+        exchange = finish_turn(
+            write.exchange,
+            Canon(known.agent.secret),
+            known.path[-1].path if known.path else b"",
+            full=outcome.full or (said,),
+            said=said,
+            model=known.plan.query.model,
+            now=now,
+        )
+        step = RunStep(
+            0, opened.run.agent, opened.run.id, 1, opened.asked.get("began", now), now, ending.counts
+        )
+        kept = edits.merge((), [op for op in opened.changes.ops if op.op in edits.KEEPING])
+        return replace(
+            end,
+            turn=replace(write, exchange=exchange),
+            step=step,
+            edits=[_edit(each) for made in opened.rounds for each in made["edits"]],
+            merged=replace(kept, writes=ending.merged.writes),
+            versions=ending.versions,
+        )
+
+    def report(self, ending: Ending) -> None:
+        """Tells the background services what an item's turn has left to be done."""
+        opened, keeper = ending.turn, self._keeper
+        known, outcome = opened.known, ending.outcome
+        if outcome is None:
+            return
+        chars = sum(len(text_of(m)) for m in opened.messages) + len(outcome.text)
+        keeper.report_lag(known.agent.id, known.look, chars)
+        messages, seq = len(opened.messages) + 1, known.look.next_seq
+        keeper.events.turn_kept(known.agent.id, messages, known.asked.spec.sleeptime, seq)
+
+    async def _made(self, run: Run) -> dict[tuple[int, str], ToolAnswer | None]:
+        """Returns the calls of tools that were made, with their results."""
+        store = self._keeper.store.batches
+        results = dict(await store.texts(run.agent, run.id, "result"))
+        found: dict[tuple[int, str], ToolAnswer | None] = {}
+        for seq, data in await store.texts(run.agent, run.id, "call"):
+            call = orjson.loads(data)
+            answer = orjson.loads(results[seq]) if seq in results else None
+            found[call["round"], call["id"]] = None if answer is None else ToolAnswer(**answer)
+        return found
+
+
+RunsCalls = Callable[[Sequence[commands.RunTool]], Awaitable[list[ToolAnswer]]]
+
+
+async def _feed(turn: Turn, body: bytes, run: RunsCalls) -> commands.CallModel | commands.Save:
+    """Feeds a turn one whole reply, and the results of its calls. Returns how it goes on."""
+    due = [*turn.feed(events.ReplyStarted(200)), *turn.feed(events.ReceivedWhole(body))]
+    while calls := [each for each in due if isinstance(each, commands.RunTool)]:
+        due = [each for each in due if not isinstance(each, commands.RunTool)]
+        for call, answer in zip(calls, await run(calls), strict=True):
+            due += turn.feed(
+                events.ToolFinished(call.call_id, answer.content, answer.status, answer.stdout, answer.stderr)
+            )
+    again = next((each for each in due if isinstance(each, commands.CallModel)), None)
+    return again or _saved(due)
+
+
+def _saved(due: Sequence[Command]) -> commands.Save:
+    return next(each for each in due if isinstance(each, commands.Save))
+
+
+def _terms(spec: AgentSpec, toolbox: Toolbox) -> TurnSpec:
+    return TurnSpec(
+        ours=AllBut() if toolbox.definitions() else (),
+        hold_end=True,
+        alone=alone_of(spec),
+        asides=asides_of(spec),
+    )
+
+
+def _guide(spec: AgentSpec, request: ItemRequest, memory: MemoryRequest, toolbox: Toolbox) -> RuleGuide:
+    prompt = Prompt(memory.request, memory.target, tools=toolbox.definitions())
+    return guide_of(spec, prompt, request.max_steps, can_ask=True)
+
+
+def _foreign(spec: AgentSpec) -> frozenset[str]:
+    """Returns the tools whose calls have effects elsewhere."""
+    return frozenset(tool.name for tool in spec.tools if tool.definition is not None or tool.name in SPEAKING)
+
+
+def _usage(body: bytes) -> Json | None:
+    try:
+        usage = orjson.loads(body).get("usage")
+    except (orjson.JSONDecodeError, AttributeError):
+        return None
+    return usage if isinstance(usage, dict) else None
+
+
+def _plain(op: BlockOp) -> list[Any]:
+    return [op.call_id, op.op, op.label, bytes(op.arguments).decode(), op.at]
+
+
+def _op(plain: Sequence[Any]) -> BlockOp:
+    call_id, op, label, arguments, at = plain
+    return BlockOp(0, 0, call_id, op, label, arguments.encode(), at=at)
+
+
+def _edit(plain: Sequence[Any]) -> tuple[int, int, BlockOp]:
+    block, version, *op = plain
+    return block, version, _op(op)

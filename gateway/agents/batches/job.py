@@ -1,0 +1,568 @@
+"""The job of a batch: it submits what is ready, asks for results, feeds them to the items, and begins anew.
+
+Each attempt does all that can be done now, and puts the job off until the providers are asked again. What it has done
+is on disk before the next thing is done, so one that is killed is taken up where it was: a part that was being
+submitted is looked for by its mark, and a result that was taken is not taken again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+from uuid import uuid4
+
+import orjson
+
+from adapters.base import BatchProvider
+from adapters.errors import ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
+from gateway.agents.batches.items import (
+    GONE,
+    Composed,
+    ItemFailed,
+    ItemTurns,
+)
+from gateway.agents.batches.outcomes import ItemOutcomes
+from gateway.agents.batches.parts import (
+    TRIES,
+    Miss,
+    PartDraft,
+    PartJournal,
+    ProviderPart,
+    cause,
+)
+from gateway.agents.batches.results import INTERNAL, PAGE, PartResults
+from gateway.agents.runs.background.callbacks import calling_back
+from gateway.core import ids
+from gateway.core.turn.guide import StopReason
+from gateway.metrics import Count
+from gateway.run.background.budget import DAY_S
+from gateway.run.background.worker import JobContext, Postponed
+from gateway.run.memory.fit import request_tokens
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.settings import BatchSettings
+from storage.batches import Batch, BatchCounts, BatchItem, BatchState, GivenItem, ItemBack
+from storage.database import Connection
+from storage.errors import StoreError
+from storage.records import RunState
+from storage.sql.store import Store
+
+_log = logging.getLogger("mnemogate")
+FAULTS: Final = 8  # attempts that end with an error of ours
+_GONE: Final = (404, 410)  # statuses of results that a provider keeps no longer
+# Of a part that is looked for: a key that is no longer taken, or a server that cannot say what it has.
+_REFUSED: Final = (400, 401, 402, 403, 404, 405, 410, 422)
+
+
+@dataclass(eq=False)
+class BatchJobs:
+    """Performs the jobs of batches. providers: by the names of upstreams. now: seconds since the epoch.
+
+    tokens: counts those of all batches. resting: how many jobs only wait for what this process asks itself.
+    """
+
+    store: Store
+    keeper: MemoryKeeper
+    turns: ItemTurns
+    providers: Mapping[str, BatchProvider]
+    settings: BatchSettings
+    now: Callable[[], float]
+    tokens: Count
+    said: dict[int, BatchCounts] = field(default_factory=dict)
+    resting: int = 0
+
+    async def run(self, job: JobContext) -> None:
+        """Performs one attempt. Raises: Postponed: there is something left to be waited for."""
+        # What this process asks itself no other would find, and would ask anew: the job stays here meanwhile.
+        while (wait_s := await self._run(job)) is not None:
+            await self._rest(wait_s)
+
+    async def _run(self, job: JobContext) -> float | None:
+        """Does all that can be done now. Returns the seconds until it is done again here; None: the job has ended.
+
+        Raises: Postponed: whoever is free may go on after that time.
+        """
+        batch = await self.store.batches.find(None, job.job.key)
+        parts = await PartJournal.load(job, self.store)
+        outcomes = ItemOutcomes(self.store, self.keeper, self.turns, job, batch, self.now, self.tokens)
+        results = PartResults(self.store, self.turns, batch, outcomes)
+        attempt = _Attempt(self, job, batch, parts, outcomes, results)
+        try:
+            await attempt.run()
+        except Postponed as error:
+            if not attempt.is_asked_here:
+                raise
+            return error.delay_s
+        except StoreError:
+            raise
+        except Exception:
+            # An error of ours must not leave items open for ever.
+            _log.exception("Batch %s met a fault in the gateway.", ids.named("job", batch.uid))
+            if await parts.faulted() < FAULTS:
+                raise
+            await attempt.give_up()
+        return None
+
+    async def _rest(self, seconds: float) -> None:
+        self.resting += 1
+        self.store.jobs.wake_here()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.resting -= 1
+
+    async def aclose(self) -> None:
+        for provider in self.providers.values():
+            await provider.aclose()
+
+
+@dataclass(eq=False, slots=True)
+class _Attempt:
+    """One attempt of one batch's job."""
+
+    jobs: BatchJobs
+    job: JobContext
+    batch: Batch
+    parts: PartJournal
+    outcomes: ItemOutcomes
+    results: PartResults
+
+    async def run(self) -> None:
+        try:
+            await self._run()
+        finally:
+            self.outcomes.cancel()
+
+    async def _run(self) -> None:
+        batches = self.jobs.store.batches
+        if self.batch.is_over:
+            await self._cancel()
+            return
+        # What is answered makes room for those that wait.
+        for part in sorted(self.parts.open, key=lambda part: part.id is None):
+            await self._serve(part)
+        await self._clear()
+        until_more = await self._submit_ready()
+        waits = [self._wait(part) for part in self.parts.open]
+        if until_more is not None:
+            waits.append(until_more)
+        await self.outcomes.done()
+        now = await batches.get(self.batch.id)
+        if now is not None and now.is_over:
+            self.batch = now
+            await self._cancel()
+        elif await batches.is_open(self.batch.id):
+            await self._say()
+            if until_more is None and await batches.in_part(self.batch.id, 0):
+                waits.append(0.0)  # some have become ready meanwhile
+            raise Postponed("its providers are asked again", min(waits, default=0.0), is_planned=True)
+        else:
+            await self._finish()
+
+    @property
+    def is_asked_here(self) -> bool:
+        """Returns whether a part ends with this process."""
+        providers = (self.jobs.providers.get(part.upstream) for part in self.parts.open)
+        return any(not provider.is_durable for provider in providers if provider is not None)
+
+    async def _cancel(self) -> None:
+        """Ends a batch that is over already. Raises: Postponed."""
+        await self.results.cancel()
+        await self._finish(self.batch.state)
+
+    async def give_up(self) -> None:
+        """Fails all items that have not ended, and ends the job."""
+        end, at = self.jobs.store.batches.end_page, self.jobs.now()
+        while await end(self.batch.id, RunState.FAILED, StopReason.ERROR, at, PAGE):
+            pass
+        await self._end(BatchState.COMPLETED)
+        await self.job.finish()
+
+    # -- the end
+
+    async def _finish(self, state: BatchState = BatchState.COMPLETED) -> None:
+        """Ends the batch, then what providers still do and keep for it, then the job. Raises: Postponed."""
+        await self._end(state)
+        waits = list[float]()
+        # Where results broke off behind the last one that is needed, a part is open still.
+        for part in self.parts.open:
+            provider = self.jobs.providers.get(part.upstream)
+            if provider is not None and not await self._stopped(part, provider):
+                waits.append(self._wait(part))
+            else:
+                await self.parts.over(part, self.jobs.now())
+        if (wait_s := await self._clear()) is not None:
+            waits.append(wait_s)
+        if waits:
+            raise Postponed("its providers stop, and delete what they keep", min(waits), is_planned=True)
+        await self.job.finish()
+
+    async def _end(self, state: BatchState) -> None:
+        """Ends the batch once, unless it is over; has its maker called back."""
+        store, at, callback = self.jobs.store, self.jobs.now(), self.batch.callback
+        effects = [store.batches.finish(self.batch.id, state, at)]
+        if callback is not None:
+            counts = await store.batches.counts(self.batch.id)
+            body = {
+                "job_id": self._name,
+                "status": state.value,
+                "completed_at": datetime.fromtimestamp(self.batch.ended or at, UTC).isoformat(),
+                "counts": {"total": counts.total, **asdict(counts)},
+            }
+            effects.append(calling_back(store, callback, self.batch.uid, body=body))
+
+        async def end(connection: Connection) -> None:
+            for effect in effects:
+                await effect(connection)
+
+        await self.job.jobs.journal(self.job.job, "end", b"{}", end)
+        await self._say()
+
+    async def _stopped(self, part: ProviderPart, provider: BatchProvider) -> bool:
+        """Has a provider stop. Returns whether it has, or is asked no more."""
+        try:
+            if part.id is None:
+                found = await self._find(part, provider, None)
+                if found is None:
+                    return True
+                await self.parts.made(part, found)
+            assert part.id is not None
+            if (await provider.poll(part.id)).is_over:
+                return True
+            await provider.cancel(part.id)
+        except ProviderError as error:
+            _log.warning("Batch %s could not be stopped at %s: %s", self._name, part.upstream, cause(error))
+            # Which one it is shows when it has ended, a day later perhaps.
+            return await self._is_enough(
+                part, "unheard" if isinstance(error, ProviderUnsure) else "unstopped"
+            )
+        return False
+
+    async def _say(self) -> None:
+        counts = await self.jobs.store.batches.counts(self.batch.id)
+        if self.jobs.said.get(self.batch.id) == counts:
+            return
+        self.jobs.said[self.batch.id] = counts
+        if not (counts.waiting or counts.running):
+            self.jobs.said.pop(self.batch.id)
+        _log.info(
+            "Batch %s: %d of %d items have ended (%d completed, %d failed, %d expired, %d cancelled); %d are running.",
+            self._name, counts.ended, counts.total, counts.completed, counts.failed, counts.expired,
+            counts.cancelled, counts.running,
+        )  # fmt: skip
+
+    @property
+    def _name(self) -> str:
+        return ids.named("job", self.batch.uid)
+
+    # -- parts
+
+    async def _serve(self, part: ProviderPart) -> None:
+        """Does what can be done about a part."""
+        provider = self.jobs.providers.get(part.upstream)
+        if provider is None:
+            # The settings name the upstream no longer.
+            await self._give_up(part, f"There is no upstream {part.upstream!r} any more.")
+            return
+        if part.id is None and (self.jobs.now() < part.until or self._queue_s(part) > 0):
+            return
+        try:
+            if part.id is not None or await self._adopt(part, provider):
+                await self._read(part, provider)
+        except ProviderUnsure as error:
+            _log.info(
+                "Batch %s: it is not known yet whether %s has a part: %s",
+                self._name, part.upstream, cause(error),
+            )  # fmt: skip
+        except ProviderError as error:
+            _log.warning(
+                "Batch %s: %s could not be asked about a part: %s", self._name, part.upstream, cause(error)
+            )
+            await self._missed(part, error)
+
+    async def _missed(self, part: ProviderPart, error: ProviderError) -> None:
+        """Gives a part up whose provider has said for good that it is lost, or has said nothing for too long."""
+        gone = _GONE if part.id is not None else _REFUSED
+        is_for_good = isinstance(error, ProviderGarbled) or (
+            isinstance(error, ProviderRefused) and error.status in gone
+        )
+        words = error.message
+        if not is_for_good:
+            miss: Miss = "unheard"
+            words = f"For three days the provider gave nothing but errors, the last one: {words}"
+        else:
+            miss = "unfound" if part.id is None else "unread"
+        if await self._is_enough(part, miss):
+            await self._give_up(part, words)
+
+    async def _is_enough(self, part: ProviderPart, miss: Miss) -> bool:
+        return await self.parts.missed(part, miss, self.jobs.now(), self.jobs.settings.poll_s)
+
+    async def _adopt(self, part: ProviderPart, provider: BatchProvider) -> bool:
+        """Looks for a part whose making was interrupted, and submits it if it is not there. Raises: ProviderUnsure."""
+        found = await self._find(part, provider, part.number)
+        if found is not None:
+            _log.info(
+                "Batch %s: a part that was submitted before an interruption was found at %s.",
+                self._name,
+                part.upstream,
+            )
+            await self.parts.made(part, found)
+            return True
+        if await self._rest_of_day() is not None:
+            return False
+        draft = PartDraft(part.upstream, part.model)
+        try:
+            async for item in self._items(part.number):
+                if (made := await self._compose(item)) is None:
+                    continue
+                composed, line, given = made
+                key = composed.upstream, composed.model
+                if key == (part.upstream, part.model) and not draft.is_full(provider, len(line)):
+                    draft.add(line, given)
+                else:
+                    # Its agent has changed since the part was thought of.
+                    await self.outcomes.write([ItemBack(item, item.errors, item.expiries)])
+            await self._give(part, draft)
+            if not draft.items:
+                await self.parts.over(part)
+                return False
+            return await self._submit(part, draft, provider)
+        finally:
+            draft.release()
+
+    async def _find(self, part: ProviderPart, provider: BatchProvider, items: int | None) -> str | None:
+        """Looks for a part by what is in it. items: the part that they are in; None: those that have ended as well."""
+        known = {orjson.loads(each)["id"] for each in await self.jobs.store.batches.known_parts()}
+        ids: set[str] = set()
+        async for page in self.results.pages(items):
+            for item in page:
+                if item.run is not None:
+                    ids |= {f"{item.run.uid}-{sent}" for sent in (item.sent, item.sent - (items is None))}
+        return await provider.find(part.wanted, ids, known)
+
+    async def _submit(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
+        now = await self.jobs.store.batches.get(self.batch.id)
+        if now is not None and now.is_over:
+            # It was cancelled meanwhile: nobody pays for what is cancelled at once.
+            await self.parts.over(part)
+            return False
+        try:
+            id = await provider.submit(part.wanted, draft.hand_over())
+        except ProviderCrowded as error:
+            await self._too_much(part, error.message, error.room)
+            return False
+        except ProviderError as error:
+            is_refused = isinstance(error, ProviderRefused) and error.status < 500
+            wait_s = error.retry_after_s if isinstance(error, ProviderRefused) else None
+            until = self.jobs.now() + min(wait_s or 0.0, DAY_S)
+            await self._refused(part, error.message, is_sure=is_refused, until=until)
+            return False
+        await self.parts.made(part, id)
+        return True
+
+    async def _refused(self, part: ProviderPart, words: str, *, is_sure: bool, until: float = 0.0) -> None:
+        _log.warning(
+            "Batch %s: %s did not take a part (attempt %d of %d).",
+            self._name, part.upstream, part.tries + 1, TRIES,
+        )  # fmt: skip
+        await self.parts.failed(part, refused=is_sure, until=until)
+        if part.tries >= TRIES:
+            await self._give_up(part, words)
+
+    async def _give_up(self, part: ProviderPart, words: str) -> None:
+        """Fails the items of a part that cannot be submitted."""
+        await self.results.fail(part, ItemFailed(words, StopReason.UPSTREAM_ERROR))
+        await self.parts.over(part, self.jobs.now())
+
+    async def _read(self, part: ProviderPart, provider: BatchProvider) -> None:
+        """Takes the results that a part has. Raises: ProviderError."""
+        assert part.id is not None
+        state = await provider.poll(part.id)
+        if state.has_results:
+            try:
+                await self.results.take(part, provider.results(part.id))
+            except ProviderGarbled:
+                await self.outcomes.done()
+                if await self.jobs.store.batches.in_part(self.batch.id, part.number):
+                    raise
+        if not state.is_over:
+            return
+        await self.outcomes.done()
+        if state.is_too_much and not state.has_results:
+            await self._too_much(part, state.words, state.room)
+            return
+        if state.words and not state.has_results:
+            await self._refused(part, state.words, is_sure=True)
+            return
+        if state.is_gone or not provider.is_durable:
+            # What this process has asked itself is read once: what could not be written then is missing.
+            await self.results.again(part, is_ours=state.is_gone and not provider.is_durable)
+        await self.results.take_left(part, state.left)
+        await self.parts.over(part, self.jobs.now())
+
+    async def _clear(self) -> float | None:
+        """Has providers delete what they keep of parts that are done with. Returns the seconds until the next try."""
+        waits = list[float]()
+        for part in self.parts.parts:
+            provider = self.jobs.providers.get(part.upstream)
+            for made, id in part.kept.items():
+                wait_s = part.delete_s(self.jobs.now(), self.jobs.settings.poll_s)
+                if wait_s > 0:
+                    waits.append(wait_s)
+                    continue
+                try:
+                    if provider is not None:
+                        await provider.discard(id, part.asked(made))
+                except ProviderError as error:
+                    _log.warning(
+                        "Batch %s: %s could not delete what it has of %s: %s",
+                        self._name, part.upstream, id, cause(error),
+                    )  # fmt: skip
+                    if not await self._is_enough(part, "undeleted"):
+                        waits.append(part.delete_s(self.jobs.now(), self.jobs.settings.poll_s))
+                        continue
+                await self.parts.deleted(part, made)
+        return min(waits, default=None)
+
+    async def _too_much(self, part: ProviderPart, words: str, room: int | None) -> None:
+        """Makes two smaller parts of a part for which there is no room."""
+        _log.info(
+            "Batch %s: the queue of %s has no room for a part, which is divided or waits.",
+            self._name,
+            part.upstream,
+        )
+        now = self.jobs.now()
+        count = await self.jobs.store.batches.in_part(self.batch.id, part.number)
+        if count == 1 and room is not None and await self._tokens(part) > room:
+            alone = f"The request alone is larger than its provider's queue for the model: {words}"
+            await self._give_up(part, alone)
+            return
+        if not self.parts.is_patient(part, now, self.jobs.settings.poll_s):
+            for each in self.parts.waiting(part):
+                await self._give_up(each, words)
+            return
+        halves = [
+            await self._add(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
+        ]
+        places = iter([each.number for each in halves for _ in range(each.count)])
+        async for page in self.results.pages(part.number):
+            await self.outcomes.write([ItemBack(i, i.errors, i.expiries, next(places)) for i in page])
+        await self.parts.over(part, now, no_room=True)
+
+    async def _tokens(self, part: ProviderPart) -> int:
+        """Returns about how many tokens the requests of a part have."""
+        tokens = 0
+        async for item in self._items(part.number):
+            if (made := await self._compose(item)) is not None:
+                tokens += await request_tokens(part.model, orjson.loads(made[0].body))
+        return tokens
+
+    def _wait(self, part: ProviderPart) -> float:
+        """Returns the seconds until a provider is asked again."""
+        provider, first = self.jobs.providers.get(part.upstream), self.jobs.settings.poll_s
+        if provider is not None and provider.again_s is not None:
+            return min(first, provider.again_s)
+        wait_s = part.wait_s(self.jobs.now(), first)
+        return wait_s if part.id is not None else max(wait_s, self._queue_s(part))
+
+    def _queue_s(self, part: ProviderPart) -> float:
+        return self.parts.queue_s(part, self.jobs.now(), self.jobs.settings.poll_s)
+
+    # -- what is ready
+
+    async def _submit_ready(self) -> float | None:
+        """Composes what is ready and submits it. Returns the seconds until the rest may be; None: all that was is."""
+        batches = self.jobs.store.batches
+        if not await batches.in_part(self.batch.id, 0):
+            return None
+        if (rest_s := await self._rest_of_day()) is not None:
+            return rest_s
+        await batches.running(self.batch.id)
+        drafts: dict[tuple[str, str], PartDraft] = {}
+        try:
+            async for item in self._items(0):
+                if (made := await self._compose(item)) is None:
+                    continue
+                composed, line, given = made
+                key = composed.upstream, composed.model
+                if key in drafts and drafts[key].is_full(self.jobs.providers[key[0]], len(line)):
+                    await self._close(drafts[key])
+                    drafts.pop(key).release()
+                drafts.setdefault(key, PartDraft(*key)).add(line, given)
+            for draft in drafts.values():
+                await self._close(draft)
+        finally:
+            for draft in drafts.values():
+                draft.release()
+        return None
+
+    async def _rest_of_day(self) -> float | None:
+        """Returns the seconds until the project has tokens again; None: it has some."""
+        settings = self.jobs.settings
+        if not settings.daily_tokens:
+            return None
+        day, passed = divmod(self.jobs.now(), DAY_S)
+        spent = await self.jobs.store.batch_spending.spent(self.batch.project, int(day))
+        if spent < settings.daily_tokens:
+            return None
+        _log.info(
+            "Batch %s waits until midnight UTC: its project has used %d of %d tokens of today (batch.daily_tokens).",
+            self._name, spent, settings.daily_tokens,
+        )  # fmt: skip
+        return DAY_S - passed
+
+    async def _compose(self, item: BatchItem) -> tuple[Composed, bytes, GivenItem] | None:
+        """Returns an item's request, its line and what is kept of it; None: it has ended instead."""
+        # Live turns come in between.
+        await asyncio.sleep(0)
+        try:
+            if item.run is None or item.run.is_over:
+                raise ItemFailed(GONE)
+            composed = await self.jobs.turns.compose(item)
+            provider = self.jobs.providers[composed.upstream]
+            line = provider.line(f"{item.run.uid}-{item.sent}", composed.body)
+            if len(line) > provider.most_bytes:
+                raise ItemFailed("The request is larger than its provider takes.")
+        except ItemFailed as error:
+            await self.outcomes.settle([(item, partial(self.jobs.turns.give_up, item, error))])
+            return None
+        except ProviderRefused as error:
+            refused = ItemFailed(error.message, StopReason.UPSTREAM_ERROR)
+            await self.outcomes.settle([(item, partial(self.jobs.turns.give_up, item, refused))])
+            return None
+        except StoreError:
+            raise
+        except Exception:
+            _log.exception(
+                "Batch %s: an item could not be composed, by a fault in the gateway; the item fails.",
+                self._name,
+            )
+            await self.outcomes.settle([(item, partial(self.jobs.turns.give_up, item, ItemFailed(INTERNAL)))])
+            return None
+        given = GivenItem(item.run.agent, item.id, composed.tip, composed.epoch, composed.asked)
+        return composed, line, given
+
+    async def _close(self, draft: PartDraft) -> None:
+        """Makes a part of a draft."""
+        part = await self._add(draft.upstream, draft.model, len(draft.items))
+        await self._give(part, draft)
+        if self._queue_s(part) <= 0:
+            await self._submit(part, draft, self.jobs.providers[draft.upstream])
+
+    async def _add(self, upstream: str, model: str, count: int) -> ProviderPart:
+        return await self.parts.add(upstream, model, uuid4().hex, self.jobs.now(), count)
+
+    async def _give(self, part: ProviderPart, draft: PartDraft) -> None:
+        give, items = self.jobs.store.batches.give, draft.items
+        for n in range(0, len(items), PAGE):
+            await self.job.commit(give(part.number, items[n : n + PAGE], self.jobs.now()))
+
+    async def _items(self, part: int) -> AsyncIterator[BatchItem]:
+        async for page in self.results.pages(part):
+            for item in page:
+                yield item

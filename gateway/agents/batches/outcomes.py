@@ -1,0 +1,116 @@
+"""The writing of what becomes of items: together where that can be, each behind the live turns of its conversation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.agents.batches.items import Ending, ItemTurns
+from gateway.core.turn.guide import StopReason
+from gateway.metrics import Count
+from gateway.run.background.budget import DAY_S
+from gateway.run.background.worker import JobContext
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.queue import QueuePlace
+from gateway.run.tools.toolbox import AT_ONCE
+from storage.batches import Batch, BatchItem, ItemBack, ItemEnd, ItemWrite
+from storage.errors import WriteConflict
+from storage.records import RunState
+from storage.sql.store import Store
+
+_CONFLICTS: Final = 8
+
+# Makes what becomes of an item, anew where somebody else was faster.
+Makes = Callable[[], Awaitable[ItemWrite | Ending]]
+Work = tuple[BatchItem, Makes]
+
+
+@dataclass(eq=False, slots=True)
+class ItemOutcomes:
+    """Writes what becomes of the items of one batch, in one attempt of its job. tokens: counts those of all batches."""
+
+    store: Store
+    keeper: MemoryKeeper
+    turns: ItemTurns
+    job: JobContext
+    batch: Batch
+    now: Callable[[], float]
+    tokens: Count
+    _later: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def settle(self, works: Sequence[Work]) -> None:
+        """Writes what becomes of items: those of a page together, those whose conversation is busy when it is free."""
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def make(work: Work) -> ItemWrite | Ending:
+            async with places:
+                return await work[1]()
+
+        made = await asyncio.gather(*map(make, works))
+        queues, endings, writes = self.keeper.queues, list[Ending](), list[ItemWrite]()
+        together = list[Work]()
+        with ExitStack() as stack:
+            for work, found in zip(works, made, strict=True):
+                if not isinstance(found, Ending):
+                    writes.append(found)
+                elif await queues.enter_free(found.turn.lane, stack.enter_context(QueuePlace())):
+                    writes.append(await self.turns.settle(found))
+                    endings.append(found)
+                    # Live turns come in between.
+                    await asyncio.sleep(0)
+                else:
+                    self._later.append(asyncio.create_task(self._alone(work)))
+                    continue
+                together.append(work)
+            try:
+                await self.write(writes)
+            except WriteConflict:
+                pass
+            else:
+                for ending in endings:
+                    self.turns.report(ending)
+                return
+        # Two of them have changed one block, or somebody else was faster: one by one, each on what is there then.
+        for work in together:
+            await self._alone(work)
+
+    async def write(self, writes: Sequence[ItemWrite]) -> None:
+        """Writes them in one transaction. Raises: WriteConflict, StoreError."""
+        if not writes:
+            return
+        day = int(self.now() // DAY_S)
+        await self.job.commit(self.store.batches.write(self.batch.project, day, writes))
+        self.tokens.inc(by=sum(each.tokens for each in writes if not isinstance(each, ItemBack)))
+
+    async def done(self) -> None:
+        """Waits for the items whose conversation was busy."""
+        while self._later:
+            await self._later.pop()
+
+    def cancel(self) -> None:
+        for task in self._later:
+            task.cancel()
+
+    async def _alone(self, work: Work) -> None:
+        """Writes what becomes of one item, as soon as its conversation is free."""
+        item, make = work
+        for _ in range(_CONFLICTS):
+            found = await make()
+            with QueuePlace() as place:
+                write = found
+                if isinstance(found, Ending):
+                    await self.keeper.queues.enter(found.turn.lane, place)
+                    write = await self.turns.settle(found)
+                assert not isinstance(write, Ending)
+                try:
+                    await self.write([write])
+                except WriteConflict:
+                    continue
+            if isinstance(found, Ending):
+                self.turns.report(found)
+            return
+        words = "The blocks of this agent, or its conversation, change too fast."
+        await self.write([ItemEnd(item, RunState.FAILED, StopReason.ERROR, self.now(), words)])

@@ -1,0 +1,84 @@
+"""The configuration of an MCP server as a request has it, with its secrets, and how it changes what is stored.
+
+A secret is named by a field: `auth_token`, `custom_headers.<name>` or `env.<name>`. What is stored of one is encrypted
+(gateway.agents.tools.secret), and what is shown of one is a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.core.definition import McpServerDefinition
+from gateway.errors import BadRequest
+
+# What is shown of each secret. Sent back, it leaves the secret as it is.
+MASK = "********"
+TOKEN, HEADERS, VARIABLES = "auth_token", "custom_headers", "env"
+
+
+@dataclass(frozen=True, slots=True)
+class McpSecrets:
+    """The secrets of a server in plain text, for one session with it."""
+
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # of each request over HTTP
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)  # of a program
+
+
+@dataclass(frozen=True, slots=True)
+class McpServerConfig:
+    """A server as a request configures it."""
+
+    definition: McpServerDefinition  # without secrets
+    secrets: Mapping[str, str] = field(
+        default_factory=dict, repr=False
+    )  # by their fields, in plain text or MASK
+    named: frozenset[str] = frozenset()  # of TOKEN, HEADERS and VARIABLES; what is not named stays
+
+    def given(self) -> dict[str, str]:
+        """Returns the secrets that the request gives, by their fields."""
+        return {name: value for name, value in self.secrets.items() if value != MASK}
+
+    def retained(self, before: McpServerDefinition) -> dict[str, str]:
+        """Returns the encrypted secrets that stay of those before.
+
+        Raises: BadRequest: a mask stands for none, or they were given for another address or program.
+        """
+        for name, value in self.secrets.items():
+            if value == MASK and name not in before.secrets:
+                raise BadRequest(
+                    f"{name}: {MASK} leaves a secret as it is, and there is none.", param="config"
+                )
+        stays = {
+            name: value
+            for name, value in before.secrets.items()
+            if self.secrets.get(name) == MASK or group_of(name) not in self.named
+        }
+        now = self.definition
+        if stays and (now.url, now.command) != (before.url, before.command):
+            raise BadRequest(
+                f"The secrets {', '.join(sorted(stays))} were given for another address or program: give them again "
+                "with this one, or null in their place.",
+                param="config",
+            )
+        return stays
+
+
+def group_of(name: str) -> str:
+    """Returns which of TOKEN, HEADERS and VARIABLES a secret's field belongs to."""
+    return name.partition(".")[0]
+
+
+def sent_with(server: McpServerDefinition, values: Mapping[str, str]) -> McpSecrets:
+    """Returns the secrets of a server as they are sent. values: in plain text, by their fields.
+
+    A token without a scheme for `Authorization` is a bearer token (RFC 6750, 2.1).
+    """
+    headers = {name.partition(".")[2]: value for name, value in values.items() if group_of(name) == HEADERS}
+    variables = {
+        name.partition(".")[2]: value for name, value in values.items() if group_of(name) == VARIABLES
+    }
+    if (token := values.get(TOKEN)) is not None:
+        name = server.token_header or "Authorization"
+        headers[name] = f"Bearer {token}" if name.lower() == "authorization" and " " not in token else token
+    return McpSecrets(headers, variables)

@@ -1,0 +1,114 @@
+"""Messages of a file as the exchanges of a conversation of ours, in the form of an export's lines.
+
+An exchange is what came since the last reply, and the reply. Results that nothing follows but the user's words belong
+to the reply whose calls they answer, as where a run ends behind its tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from gateway.agents.core.agent_file import CarriedMessage
+from gateway.core.conversation.canonical import squash, text_of
+from gateway.core.conversation.private import private_of
+from gateway.core.conversation.provider_fields import has_opaque
+
+# The upstream of replies that were made elsewhere: what only its provider can read is sent to no other.
+_ELSEWHERE = "import"
+
+
+def conversation_lines(
+    messages: Sequence[CarriedMessage],
+    uid: str,
+    key: str | None,
+    *,
+    begun: float | None = None,
+    first: int = 1,
+) -> tuple[list[dict[str, Any]], int]:
+    """Returns the lines of a conversation, and the next number.
+
+    uid: its public name. key: its caller's name for it. begun: when; None: with its first message, and without one it
+    is not there.
+    """
+    lines: list[dict[str, Any]] = []
+    seq, parent, prior = first, None, None
+    for came, reply in grouped(messages):
+        line = _line(uid, seq, parent, prior, came, reply)
+        lines.append({"exchange": line})
+        prior = seq if line["full"] is not None else prior
+        seq, parent = seq + len(came) + 1, seq
+    if begun is None:
+        if not lines:
+            return [], seq
+        begun = messages[0].at
+    conversation = {
+        "uid": uid, "key": key, "begun": begun, "last_at": messages[-1].at if lines else begun, "settled_at": 0.0,
+        "ours": True,
+    }  # fmt: skip
+    return [{"conversation": conversation}, *lines], seq
+
+
+def grouped(
+    messages: Sequence[CarriedMessage],
+) -> Iterator[tuple[list[CarriedMessage], list[CarriedMessage]]]:
+    """Yields messages by exchange: what came, and the reply with its last results."""
+    came: list[CarriedMessage] = []
+    reply: list[CarriedMessage] = []
+    ends = _ends(messages)
+    for n, each in enumerate(messages):
+        role = each.message["role"]
+        if role == "assistant":
+            if reply:
+                yield came, reply
+                came = []
+            reply = [each]
+        elif reply and role == "tool" and ends[n]:
+            reply.append(each)
+        else:
+            if reply:
+                yield came, reply
+                came, reply = [], []
+            came.append(each)
+    if came or reply:
+        yield came, reply
+
+
+def _ends(messages: Sequence[CarriedMessage]) -> Sequence[bool]:
+    """Returns, for each message, whether no reply follows on the results that begin with it."""
+    ends: list[bool] = []
+    is_end = True
+    for each in reversed(messages):
+        if (role := each.message["role"]) != "tool":
+            is_end = role != "assistant"
+        ends.append(is_end)
+    return ends[::-1]
+
+
+def _line(
+    uid: str,
+    seq: int,
+    parent: int | None,
+    prior: int | None,
+    came: Sequence[CarriedMessage],
+    reply: Sequence[CarriedMessage],
+) -> dict[str, Any]:
+    begun = (came or reply)[0].at
+    ended = max(begun, (reply or came)[-1].at)
+    said, full, model = None, None, ""
+    if reply:
+        model = f"{_ELSEWHERE}/{reply[0].model}" if reply[0].model else ""
+        said = reply[0].message
+        spoken = private_of(said).get("spoken")
+        if isinstance(spoken, str):
+            said = {"role": "assistant", "content": spoken}
+        if spoken or len(reply) > 1:
+            full = {"messages": [each.message for each in reply], "ours": [], "step": True}
+    return {
+        "conversation": uid, "parent": parent, "prior": prior, "seq": seq, "run": seq, "begun": begun, "touched": begun,
+        "ended": ended, "stopped": None, "superseded": False, "carried": True, "standing": True, "edits": False,
+        "opaque": any(has_opaque(each.message) for each in reply), "model": model,
+        "merged": "", "size": 0 if said is None else len(squash(text_of(said))), "head": 0, "state": "finished",
+        "input": [each.message for each in came], "said": said, "full": full, "had": said is not None, "notes": {},
+        "hush": {},
+    }  # fmt: skip

@@ -1,0 +1,568 @@
+"""The registry of agents that are made over REST, with their blocks, tools and tags; users' memories are agents too.
+
+The blocks, passages and messages of a user's memory are its own; its configuration is the profile's, which the settings
+file declares.
+
+`resolve` gives a turn its `AgentSpec`. What it found is kept until something is changed here; a memory that is gone is
+not found whatever is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any
+
+from gateway.agents.core.kinds import (
+    DEFAULT_KIND,
+    MULTI_AGENT_TOOLS,
+    AgentKind,
+    base_rules,
+    built_in_uid,
+    kind_of,
+)
+from gateway.agents.core.rules import in_words
+from gateway.agents.core.sleeper import SLEEP
+from gateway.agents.registry.sleepers import SleeperRegistry, sleeptime_of
+from gateway.agents.registry.tools import (
+    ResolvedAgent,
+    SpecCache,
+    ToolRegistry,
+    ToolView,
+    file_tools,
+    number_of,
+)
+from gateway.core import ids
+from gateway.core.agent import AgentSpec, AgentTool, filler_of, filler_written
+from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
+from gateway.core.request.identity import AGENT_PREFIX
+from gateway.core.tool_rule import read_rules
+from gateway.errors import BadRequest, Conflict, UnknownModel
+from gateway.run.latest import on_latest
+from gateway.run.upstream.route import agent_route, named_route, resolve_route, split_model
+from gateway.settings import Settings
+from storage.commands import ForgetTarget
+from storage.database import DEAF_S
+from storage.errors import Unavailable
+from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockEntry, ReaderEntry
+from storage.records import API_PROFILE, DEFAULT, Agent, Block, Definition, DefinitionKind, Run, Scope
+from storage.sql.store import Store
+
+_RULES = "Rules for your tools:"
+_TOOLS_OF_A_PROFILE = ("memory_insert", "memory_replace", "memory_rethink", "conversation_search")
+
+
+def api_scope(project: str, uid: str) -> Scope:
+    """Returns the scope of an agent that was made over REST."""
+    return Scope(project, API_PROFILE, f"agent:{uid}")
+
+
+@dataclass(frozen=True, slots=True)
+class NewAgent:
+    """An agent to be made. name: None: one is made up.
+
+    own: new blocks with what else is said of each. blocks, folders: public names of those that are attached. tools: by
+    name; tool_uids, identities: by public name. base_tools, multi_agent_tools: with those of the gateway's own that its
+    kind begins with, and those that speak to other agents. base_rules: with rules for them; None: as its kind has it.
+    sleeptime: with an agent that reads what is said to it.
+    """
+
+    definition: AgentDefinition
+    name: str | None = None
+    own: Sequence[tuple[Block, dict[str, Any]]] = ()
+    blocks: Sequence[str] = ()
+    tools: Sequence[str] = ()
+    tool_uids: Sequence[str] = ()
+    tags: Sequence[str] = ()
+    folders: Sequence[str] = ()
+    identities: Sequence[str] = ()
+    base_tools: bool = True
+    base_rules: bool | None = None
+    multi_agent_tools: bool = False
+    sleeptime: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEdit:
+    """A change of an agent. None: as it is. blocks, tools, folders, identities: public names of all that it has then.
+
+    multi_agent_tools: with the tools that speak to other agents, or without them.
+    sleeptime: another agent reads what is said to it.
+    """
+
+    name: str | None = None
+    edit: Callable[[AgentDefinition], AgentDefinition] | None = None
+    blocks: Sequence[str] | None = None
+    tools: Sequence[str] | None = None
+    tags: Sequence[str] | None = None
+    multi_agent_tools: bool | None = None
+    sleeptime: bool | None = None
+    folders: Sequence[str] | None = None
+    identities: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """An agent as the agents API shows it.
+
+    definition: for a user's memory one that says what its profile says. last_run: the newest one. readers: the agents
+    that read what is said to it.
+    """
+
+    agent: Agent
+    definition: Definition
+    blocks: Sequence[BlockEntry]
+    tools: Sequence[ToolView]
+    tags: Sequence[str]
+    last_run: Run | None
+    readers: Sequence[ReaderEntry] = ()
+    folders: Sequence[Definition] = ()
+    identities: Sequence[Definition] = ()
+
+
+class Registry:
+    """Agents and tools of all projects. project: the caller's, everywhere; what another one has is not found.
+
+    Raises beside what is said: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
+    """
+
+    def __init__(
+        self, store: Store, settings: Settings, specs: Iterable[AgentSpec], now: Callable[[], float]
+    ) -> None:
+        """specs: the profiles of the settings."""
+        self._store = store
+        self._settings = settings
+        self._profiles = {spec.name: spec for spec in specs}
+        self._now = now
+        self._cache = SpecCache(DEAF_S if store.database.is_shared else inf)
+        self.tools = ToolRegistry(store, self._cache, now)
+        self.sleepers = SleeperRegistry(store, settings.background_model, now)
+        store.database.when_recovered(self._cache.clear)
+
+    def changed(self) -> None:
+        """Drops what names stood for: a definition was changed."""
+        self._cache.clear()
+
+    # -- a turn's agent
+
+    async def resolve(self, project: str, name: str) -> ResolvedAgent | None:
+        """Returns the agent with this id or name; None where there is none. A profile's name is not looked for here.
+
+        Raises: BadRequest: two agents have the name.
+        """
+        kept = self._cache.get((project, name))
+        if kept is None or not await self._is_present(kept):
+            round_ = self._cache.round
+            kept = await self._resolve(project, name)
+            if kept is None:
+                return None
+            self._cache.keep((project, name), kept, round_)
+        # Whoever forgets a memory drops it from the store's cache, where a memory in use is found without a statement.
+        return kept if await self._store.agents.find(kept.scope) is not None else None
+
+    async def _is_present(self, kept: ResolvedAgent) -> bool:
+        """Returns whether an agent is still as it was read. Of a file that nobody else writes it is known."""
+        if not self._store.database.is_shared:
+            return True
+        try:
+            return await self._store.definitions.are_of(kept.made_of)
+        except Unavailable:
+            return True  # without the store a chat goes on by what was read last
+
+    async def agent(self, project: str, uid: str) -> ResolvedAgent:
+        """Returns the agent of this public name, a user's memory as well. Raises: NotFound."""
+        found = await self.resolve(project, ids.named("agent", uid))
+        if found is not None:
+            return found
+        entry = await self.find(project, uid)
+        profile = entry.agent.scope.profile
+        return ResolvedAgent(self._profiles.get(profile, AgentSpec(profile)), entry.agent.scope)
+
+    async def for_send(
+        self, project: str, uid: str, conversation: str, *, model: str | None, system: str | None
+    ) -> ResolvedAgent:
+        """Returns an agent as a send to it finds it. Raises: NotFound.
+
+        uid: of the agent. conversation: `default`, or a uid. model, system: of the send in place of the agent's.
+        """
+        found = await self.agent(project, uid)
+        spec = found.spec
+        if conversation != DEFAULT:
+            spec = await self.in_conversation(project, ids.named("conv", conversation), spec)
+        if model is not None:
+            spec = self.with_model(spec, model)
+        if system is not None:
+            spec = replace(spec, system=system)
+        return replace(found, spec=spec)
+
+    def with_model(self, spec: AgentSpec, model: str) -> AgentSpec:
+        """Returns an agent that another model answers for. model: as a definition names it."""
+        upstream, name = split_model(self._settings, model)
+        return replace(spec, model=name, upstream=upstream)
+
+    async def in_conversation(self, project: str, name: str | None, spec: AgentSpec) -> AgentSpec:
+        """Returns an agent as it is in a conversation. name: the caller's; only public ones are looked for."""
+        uid = None if name is None else ids.uid_of("conv", name)
+        if uid is None:
+            return spec
+        found = await self._store.definitions.find(project, DefinitionKind.CONVERSATION, uid)
+        return spec if found is None else self.with_said(spec, ConversationDefinition.of(found.body))
+
+    def with_said(self, spec: AgentSpec, said: ConversationDefinition) -> AgentSpec:
+        """Returns an agent with what a conversation has of its own: another model, window or sampling."""
+        if said.model is not None:
+            spec = self.with_model(spec, said.model)
+        if said.context_window is not None:
+            spec = replace(spec, context_window=said.context_window)
+        if said.sampling and spec.defined is not None:
+            sampling = {**spec.defined.sampling, **said.sampling}
+            spec = replace(spec, defined=replace(spec.defined, sampling=sampling))
+        return spec
+
+    async def _resolve(self, project: str, name: str) -> ResolvedAgent | None:
+        definitions = self._store.definitions
+        uid = ids.uid_of("agent", name)
+        if uid is not None:
+            found = await definitions.find(project, DefinitionKind.AGENT, uid)
+        else:
+            named = await definitions.named(project, DefinitionKind.AGENT, name)
+            if len(named) > 1:
+                both = " and ".join(ids.named("agent", each.uid) for each in named)
+                raise BadRequest(f"Two agents are named {name!r}: {both}. Name one by its id.", param="model")
+            found = named[0] if named else None
+        if found is None:
+            return None
+        targets = await self._store.attached.targets(found.memory, DefinitionKind.TOOL)
+        tools = (await self.tools.of({found.memory: targets}))[found.memory]
+        defined = [found, *(tool.definition for tool in tools if tool.definition is not None)]
+        made_of = frozenset((each.id, each.version) for each in defined)
+        return ResolvedAgent(self._spec(found, tools), api_scope(project, found.uid), made_of)
+
+    def _spec(self, found: Definition, tools: Sequence[ToolView]) -> AgentSpec:
+        defined = AgentDefinition.of(found.body)
+        upstream, model = split_model(self._settings, defined.model)
+        kind = kind_of(defined.kind)
+        return AgentSpec(
+            name=found.name,
+            system=_system(defined, tools),
+            model=model,
+            upstream=upstream,
+            context_window=defined.context_window,
+            offers_tools=bool(tools),
+            rebuilds=defined.rebuilds,
+            filler=filler_of(defined.filler or kind.filler),
+            uid=found.uid,
+            style=kind.style,
+            tools=tuple(_agent_tool(tool) for tool in tools),
+            defined=defined,
+            sleeptime=sleeptime_of(defined),
+        )
+
+    def context_window(self, found: Definition) -> int | None:
+        """Returns the tokens of the window that an agent's model has; None where they are not known."""
+        own = found.body.get("context_window")
+        return own if isinstance(own, int) else self.model_window(found.body.get("model"))
+
+    def model_window(self, model: str | None) -> int | None:
+        """Returns the tokens of a model's window, as far as the settings say. model: as an agent names it."""
+        upstream, name = split_model(self._settings, model)
+        try:
+            return agent_route(self._settings, AgentSpec("", model=name, upstream=upstream)).context_window
+        except UnknownModel:
+            return None
+
+    def handle(self, model: str) -> str:
+        """Returns a model of the gateway's list as `<upstream or its kind>/<model>`, which agents' makers write."""
+        settings = self._settings
+        if any(alias.alias == model for alias in settings.models):
+            return model
+        try:
+            route = resolve_route(settings, model)
+        except UnknownModel:
+            return model
+        kinds = [each.kind for each in settings.upstreams]
+        upstream = next(each for each in settings.upstreams if each.name == route.upstream)
+        first = upstream.kind if kinds.count(upstream.kind) == 1 else upstream.name
+        return f"{first}/{route.model}"
+
+    async def names(self, project: str, limit: int = 1000) -> Sequence[tuple[str, str, float]]:
+        """Returns (name, uid, when it was made) of the newest agents."""
+        return await self._store.definitions.newest(project, limit)
+
+    # -- agents
+
+    async def create(self, project: str, new: NewAgent) -> AgentView:
+        """Makes an agent.
+
+        Raises: Conflict: the name of a profile; NotFound: a tool or block that is not there; BadRequest: nor a tool of
+        a name; UnknownModel.
+        """
+        uid, now = ids.new_uid(), self._now()
+        self.check_model(new.definition.model)
+        name = new.name or f"agent {uid[:8]}"
+        self.check_name(name)
+        tools = await self._tools_of_new(project, new)
+        definition = _as_its_kind(new, tools)
+        draft = replace(self._store.agents.draft(api_scope(project, uid)), uid=uid)
+        folders = await self._targets(project, DefinitionKind.FOLDER, new.folders)
+        identities = await self._targets(project, DefinitionKind.IDENTITY, new.identities)
+        numbers = [number_of(tool) for tool in tools]
+        if folders:
+            numbers += [each for each in file_tools() if each not in numbers]
+        made = AgentDraft(
+            draft, name, definition.body(), new.own, new.blocks, numbers, new.tags, folders=folders,
+            identities=identities,
+        )  # fmt: skip
+        entry = await self._store.defined_agents.create(made, at=now)
+        self._store.agents.remember(entry.agent)
+        if new.sleeptime:
+            await self.sleepers.turn_on(entry)
+        self._cache.clear()
+        return await self.get(project, uid)
+
+    async def _tools_of_new(self, project: str, new: NewAgent) -> Sequence[ToolView]:
+        """Returns the tools that a new agent begins with, each once. Raises: NotFound, BadRequest."""
+        names = [
+            *new.tools,
+            *(kind_of(new.definition.kind).tools if new.base_tools else ()),
+            *(MULTI_AGENT_TOOLS if new.multi_agent_tools else ()),
+        ]
+        tools = [*await self.tools.all_named(project, names)]
+        tools += [await self.tools.get(project, each) for each in new.tool_uids]
+        return tuple({tool.uid: tool for tool in tools}.values())
+
+    async def get(self, project: str, uid: str) -> AgentView:
+        """Returns an agent with all that belongs to it."""
+        (view,) = await self._views([await self._store.definitions.agent(project, uid)])
+        return view
+
+    async def find(self, project: str, uid: str) -> AgentEntry:
+        """Returns an agent's memory and definition alone."""
+        return await self._store.definitions.agent(project, uid)
+
+    async def list(
+        self,
+        project: str,
+        wanted: AgentFilter,
+        *,
+        after: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+        newest_first: bool = True,
+    ) -> Sequence[AgentView]:
+        """Returns a page of agents. after, before: uids, in the order asked for."""
+        entries = await self._store.definitions.agents(
+            project, wanted, after=after, before=before, limit=limit, newest_first=newest_first
+        )
+        return await self._views(entries)
+
+    async def several(self, project: str, agents: Sequence[int]) -> Sequence[AgentView]:
+        """Returns agents by the rows of their memories, in the order in which they were made."""
+        entries = await self._store.definitions.agents_among(agents)
+        return await self._views([e for e in entries if e.agent.scope.project == project])
+
+    async def count(self, project: str, wanted: AgentFilter) -> int:
+        """Returns how many agents a list of all pages would have."""
+        return await self._store.definitions.count(project, wanted)
+
+    async def change(self, project: str, uid: str, edit: AgentEdit) -> AgentView:
+        """Changes an agent, on what it is at that moment.
+
+        Raises: Conflict: a profile's memory, or a profile's name; UnknownModel.
+        """
+        if edit.name is not None:
+            self.check_name(edit.name)
+        tools: Sequence[int] | None = None
+        if edit.tools is not None:
+            tools = [number_of(await self.tools.get(project, each)) for each in edit.tools]
+        folders, identities = [
+            None if uids is None else await self._targets(project, kind, uids)
+            for kind, uids in (
+                (DefinitionKind.FOLDER, edit.folders),
+                (DefinitionKind.IDENTITY, edit.identities),
+            )
+        ]
+
+        async def change() -> AgentEntry:
+            entry = await self._store.definitions.agent(project, uid)
+            definition = self.configured(entry)
+            attached = tools
+            if edit.multi_agent_tools is not None:
+                attached = await self._speaking(entry.agent.id, edit, tools)
+            body = None
+            if edit.edit is not None:
+                before = AgentDefinition.of(definition.body)
+                after = edit.edit(before)
+                # One that was moved here may have a model that the settings are still to name.
+                if after.model != before.model:
+                    self.check_model(after.model)
+                body = after.body()
+            change = AgentChange(
+                edit.name, body, edit.blocks, attached, edit.tags, folders, file_tools(), identities
+            )
+            return await self._store.defined_agents.change(entry, change, at=self._now())
+
+        changed = await on_latest(change)
+        if edit.sleeptime is not None:
+            await (self.sleepers.turn_on if edit.sleeptime else self.sleepers.turn_off)(changed)
+        if edit.sleeptime:
+            # Nothing more may be said here, and then no turn makes it due to read what was said before.
+            due = self._now() + self._settings.memory.idle_s
+            await self._store.jobs.enqueue(SLEEP, changed.agent.id, SLEEP, due=due)
+        self._cache.clear()
+        return await self.get(project, uid)
+
+    def check_model(self, model: str | None) -> None:
+        """Raises: UnknownModel: no upstream would be asked for it."""
+        if model is not None:
+            named_route(self._settings, model)
+
+    async def _speaking(self, agent: int, edit: AgentEdit, tools: Sequence[int] | None) -> Sequence[int]:
+        """Returns the tools that an agent has with those that speak to other agents, or without. None: it keeps its."""
+        kept = await self._store.attached.targets(agent, DefinitionKind.TOOL) if tools is None else tools
+        own = [number_of(ToolView(name, built_in_uid(name))) for name in MULTI_AGENT_TOOLS]
+        if not edit.multi_agent_tools:
+            return [each for each in kept if each not in own]
+        return list(dict.fromkeys([*kept, *own]))
+
+    async def delete(self, project: str, uid: str) -> None:
+        """Deletes an agent: it is not found any more at once, and all that it knew is forgotten."""
+        entry = await self._store.definitions.agent(project, uid)
+        for primary in await self._store.definitions.agents_among(
+            await self._store.readers.read_by(entry.agent.id)
+        ):
+            await self.sleepers.leave(primary, uid)
+        begun = await self._store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
+        self._cache.clear()
+        await self._store.forgetting.finish(begun)
+
+    def check_name(self, name: str) -> None:
+        if name in self._profiles:
+            raise Conflict(
+                f"{name!r} is a profile of the settings: {AGENT_PREFIX}{name} means that one.", param="name"
+            )
+
+    def configured(self, entry: AgentEntry) -> Definition:
+        """Returns the definition of an agent that may be changed. Raises: Conflict."""
+        if entry.definition is None:
+            profile = entry.agent.scope.profile
+            raise Conflict(
+                f"This is the memory of a user of profile {profile!r}, which the settings file configures. Its blocks, "
+                "passages and messages can be changed here."
+            )
+        return entry.definition
+
+    async def _views(self, entries: Sequence[AgentEntry]) -> Sequence[AgentView]:
+        agents = [entry.agent.id for entry in entries]
+        tags = await self._store.attached.tags_of(agents)
+        tools = await self.tools.of(await self._store.attached.targets_of(agents, DefinitionKind.TOOL))
+        blocks = await self._store.named_blocks.seen_by(agents)
+        runs = await self._store.runs.last(agents)
+        readers = await self._store.readers.of(agents)
+        folders = await self._attached(agents, DefinitionKind.FOLDER)
+        identities = await self._attached(agents, DefinitionKind.IDENTITY)
+        return [
+            replace(
+                self._view(e, blocks[e.agent.id], tools[e.agent.id], tags[e.agent.id], runs.get(e.agent.id)),
+                readers=readers[e.agent.id],
+                folders=folders[e.agent.id],
+                identities=identities[e.agent.id],
+            )
+            for e in entries
+        ]
+
+    async def _targets(self, project: str, kind: DefinitionKind, uids: Sequence[str]) -> Sequence[int]:
+        """Returns what has these public names by the rows under which it is attached. Raises: NotFound."""
+        found = [await self._store.definitions.get(project, kind, uid) for uid in dict.fromkeys(uids)]
+        return [each.memory or each.id for each in found]
+
+    async def _attached(self, agents: Sequence[int], kind: DefinitionKind) -> dict[int, Sequence[Definition]]:
+        """Returns the folders or the identities of each of these agents."""
+        targets = await self._store.attached.targets_of(agents, kind)
+        rows = sorted({row for each in targets.values() for row in each})
+        definitions, known = self._store.definitions, dict[int, Definition]()
+        if rows and kind is DefinitionKind.IDENTITY:
+            known = await definitions.several(rows)
+        elif rows:
+            known = await definitions.of_memories(kind, rows)
+        return {agent: [known[row] for row in each if row in known] for agent, each in targets.items()}
+
+    def _view(
+        self,
+        entry: AgentEntry,
+        blocks: Sequence[BlockEntry],
+        tools: Sequence[ToolView],
+        tags: Sequence[str],
+        last_run: Run | None,
+    ) -> AgentView:
+        agent, definition = entry.agent, entry.definition
+        if definition is not None:
+            return AgentView(agent, definition, blocks, tools, tags, last_run)
+        spec = self._profiles.get(agent.scope.profile, AgentSpec(agent.scope.profile))
+        model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
+        said = AgentDefinition(
+            DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds,
+            learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=filler_written(spec.filler),
+        )  # fmt: skip
+        shown = Definition(
+            0, agent.uid, agent.scope.project, DefinitionKind.AGENT, agent.id, entry.name, 1, agent.created,
+            agent.created, said.body(),
+        )  # fmt: skip
+        names = _TOOLS_OF_A_PROFILE if spec.offers_tools else ()
+        own = [*tools, *(ToolView(name, built_in_uid(name)) for name in names)]
+        implied = [f"profile:{agent.scope.profile}", agent.scope.subject]
+        return AgentView(agent, shown, blocks, own, [*implied, *tags], last_run)
+
+    async def attach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
+        """Gives an agent a tool; one that it has stays in its place. Raises: Conflict: a profile's memory."""
+        entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
+        self.configured(entry)
+        await self._store.attached.attach(
+            entry.agent.id, DefinitionKind.TOOL, number_of(tool), at=self._now()
+        )
+        self._cache.clear()
+        return await self.get(project, uid)
+
+    async def detach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
+        """Takes a tool from an agent, if it has it. Raises: Conflict: a profile's memory."""
+        entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
+        self.configured(entry)
+        await self._store.attached.detach(
+            entry.agent.id, DefinitionKind.TOOL, number_of(tool), at=self._now()
+        )
+        self._cache.clear()
+        return await self.get(project, uid)
+
+
+def _agent_tool(tool: ToolView) -> AgentTool:
+    said = None if tool.definition is None else ToolDefinition.of(tool.definition.body)
+    return AgentTool(tool.name, said)
+
+
+def _as_its_kind(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefinition:
+    """Returns the definition of a new agent with what its kind begins with. tools: those that it has."""
+    definition, kind = new.definition, kind_of(new.definition.kind)
+    rules = definition.rules
+    if kind.has_rules if new.base_rules is None else new.base_rules:
+        own = [tool.name for tool in tools if tool.definition is None]
+        rules = (*rules, *base_rules(own, rules))
+    return replace(
+        definition,
+        rules=rules,
+        clears=definition.clears or kind.clears,
+        most_messages=definition.most_messages or kind.most_messages,
+        least_messages=definition.least_messages or _least(kind, definition.most_messages),
+    )
+
+
+def _least(kind: AgentKind, most: int | None) -> int | None:
+    """Returns the least messages that a kind's window keeps. most: the limit that an agent has of its own."""
+    least = kind.least_messages
+    return least if least is None or most is None else min(least, most // 2)
+
+
+def _system(defined: AgentDefinition, tools: Sequence[ToolView]) -> str:
+    """Returns an agent's own prompt, with the rules of its tools behind it."""
+    rules = in_words(read_rules(defined.rules), [tool.name for tool in tools])
+    return "\n\n".join(part for part in (defined.system, rules and f"{_RULES}\n{rules}") if part)

@@ -1,0 +1,91 @@
+"""All rows of the agents API, and the page that describes them."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import version
+from typing import Any, Final, Protocol
+
+from starlette.routing import Route
+
+from gateway.agents.agent_file.routes import AgentFileRoutes
+from gateway.agents.api._openapi import document
+from gateway.agents.api._refused import refused_rows
+from gateway.agents.api._route import AgentsRoute, Asked, serve
+from gateway.agents.api.agents import AgentRoutes
+from gateway.agents.api.batches import BatchRoutes
+from gateway.agents.api.blocks import BlockRoutes
+from gateway.agents.api.conversations import ConversationRoutes
+from gateway.agents.api.dependencies import AgentsApi
+from gateway.agents.api.folders import FolderRoutes
+from gateway.agents.api.groups import GroupRoutes
+from gateway.agents.api.identities import IdentityRoutes
+from gateway.agents.api.legacy import LegacyRoutes
+from gateway.agents.api.mcp_servers import McpServerRoutes
+from gateway.agents.api.messages import MessageRoutes
+from gateway.agents.api.passages import ArchiveRoutes, PassageRoutes
+from gateway.agents.api.runs import RunRoutes
+from gateway.agents.api.sends import SendRoutes
+from gateway.agents.api.stores import StoreRoutes
+from gateway.agents.api.tools import ToolRoutes
+from gateway.agents.wire.errors import LettaErrors
+from gateway.errors import ErrorForm
+from gateway.web.body import BodyReader
+
+# The paths whose errors have the form of this API, whoever makes them.
+_PREFIXES: Final = (
+    "/v1/agents", "/v1/blocks", "/v1/tools", "/v1/runs", "/v1/steps", "/v1/tags", "/v1/passages", "/v1/messages/",
+    "/v1/archives", "/v1/folders", "/v1/sources", "/v1/mcp-servers", "/v1/identities", "/v1/templates", "/v1/groups",
+    "/v1/environments", "/v1/client-side-access-tokens", "/v1/health", "/v1/jobs", "/v1/providers",
+    "/v1/telemetry", "/v1/projects", "/openapi.json",
+    # Other conversations are OpenAI's.
+    "/v1/conversations/conv-", "/v1/conversations/agent-", "/v1/conversations/default",
+)  # fmt: skip
+
+
+class _HasRows(Protocol):
+    def rows(self) -> list[AgentsRoute]: ...
+
+
+def error_forms() -> dict[str, ErrorForm]:
+    form = LettaErrors()
+    return dict.fromkeys(_PREFIXES, form)
+
+
+@cache
+def _version() -> str:
+    return version("mnemogate")
+
+
+@cache
+def _described(rows: tuple[AgentsRoute, ...]) -> dict[str, Any]:
+    return document(rows, _version())
+
+
+def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
+    """Returns all rows, those that only say why they are not served behind the others."""
+    parts: tuple[_HasRows, ...] = (
+        # Paths are compared one after the other, and who speaks to an agent is in a hurry.
+        SendRoutes(api),
+        # Before the messages: a batch's path is theirs with the id `batches`.
+        BatchRoutes(api), AgentFileRoutes(api), AgentRoutes(api), BlockRoutes(api), ToolRoutes(api),
+        McpServerRoutes(api), MessageRoutes(api), ConversationRoutes(api), PassageRoutes(api),
+        ArchiveRoutes(api), FolderRoutes(api), RunRoutes(api), GroupRoutes(api),
+        IdentityRoutes(api),
+        StoreRoutes(api, _version()), LegacyRoutes(api),
+    )  # fmt: skip
+    rows = [row for part in parts for row in part.rows()]
+
+    async def openapi(_: Asked) -> Any:
+        return _described(tuple(rows))
+
+    return [
+        *rows,
+        *refused_rows(),
+        AgentsRoute("GET", "/openapi.json", openapi, "Describe this API.", slashes=("",)),
+    ]
+
+
+def agents_routes(api: AgentsApi, bodies: BodyReader) -> list[Route]:
+    """Returns the routes of the agents API."""
+    return serve(agents_rows(api), bodies)

@@ -1,0 +1,82 @@
+"""Job `callback`: tells a URL that a run, or a batch, has ended. Signed as webhooks are, tried again for some hours.
+
+A redirect is never followed, and ends it. The receiver knows a repetition by `webhook-id`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from adapters.types import Json
+from gateway.agents.tools.hosts import HostError
+from gateway.agents.tools.webhook import Webhooks
+from gateway.run.background.worker import GiveUp, JobContext, JobFailed
+from storage.database import Connection, Effect
+from storage.sql.jobs import NO_AGENT
+from storage.sql.store import Store
+
+KIND = "callback"
+
+# Returns what is told of a run (its agent's row, its own); None: it is gone.
+TellsOfRun = Callable[[int, int], Awaitable[Json | None]]
+
+
+def calling_back(
+    store: Store,
+    url: str,
+    id: str,
+    *,
+    run: tuple[int, int] | None = None,
+    body: Mapping[str, object] | None = None,
+) -> Effect:
+    """Returns what has a URL called when the transaction is committed. id: of what has ended, unlike any other.
+
+    run: the rows of an agent and its run, of which the body is made then; else `body`, which holds no words.
+    """
+    payload = orjson.dumps({"url": url, "id": id, "run": run, "body": body})
+
+    async def enqueue(connection: Connection) -> None:
+        await store.jobs.enqueue_in(connection, KIND, NO_AGENT, id, payload)
+
+    return enqueue
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """Makes the calls. now: seconds since the epoch."""
+
+    store: Store
+    webhooks: Webhooks
+    tells: TellsOfRun
+    now: Callable[[], float]
+
+    async def handle(self, job: JobContext) -> None:
+        payload = orjson.loads(job.payload)
+        run, body = payload["run"], payload["body"]
+        if run is not None:
+            body = await self.tells(*run)
+            if body is None:
+                return
+        status, error = None, None
+        try:
+            status = await self.webhooks.post(payload["url"], payload["id"], orjson.dumps(body))
+        except HostError as failure:
+            error = str(failure)
+        except TimeoutError:
+            error = "it did not answer in time"
+        if run is not None:
+            told = {"url": payload["url"], "at": self.now(), "status": status, "error": error}
+            agent, row = run
+            await asyncio.shield(
+                self.store.runs.add_text(agent, row, KIND, job.job.attempt, orjson.dumps(told))
+            )
+        if error is not None:
+            raise JobFailed(f"the callback was not delivered: {error}")
+        if status is not None and 300 <= status < 400:
+            raise GiveUp(f"the callback was answered with a redirect ({status})")
+        if status is None or not 200 <= status < 300:
+            raise JobFailed(f"the callback was answered with status {status}")

@@ -1,0 +1,51 @@
+"""Runs that other processes perform: their events, as they are written down.
+
+Where gateways share a database, a run is performed by whichever claims its job, and read where its client comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from gateway.agents.runs.background.event_log import BATCH_S, ShowsRuns, stored
+from gateway.errors import Conflict
+from storage.records import Run
+from storage.sql.store import Store
+
+DELETED = "The agent of this run is deleted."
+# A run that has ended gets its last events soon, or whoever performed it is gone. Most without any have none.
+_REST_S = 5.0
+_NONE_S = 0.5
+
+
+class Elsewhere:
+    """The runs of all processes, as this one reads them."""
+
+    def __init__(self, store: Store, shows: ShowsRuns) -> None:
+        self._store = store
+        self._shows = shows
+
+    async def events(self, run: Run, after: int) -> AsyncIterator[bytes]:
+        """Yields the events of a run after a number, and those that follow, until its end or what is known of it.
+
+        Raises: StoreError.
+        """
+        clock, over_at, seen = asyncio.get_running_loop().time, 0.0, 0
+        while True:
+            now = await self._store.runs.load(run.agent, run.id)
+            async for number, event in stored(self._store, run, after):
+                after, seen = number, seen + 1
+                yield event
+                if self._shows.is_end(event):
+                    return
+            if now is None:
+                gone = self._shows.refused(run.uid, Conflict(DELETED))
+                for event in self._shows.numbered(gone, after + 1):
+                    yield event
+                return
+            if now.is_over:
+                over_at = over_at or clock()
+                if clock() >= over_at + (_REST_S if seen else _NONE_S):
+                    return
+            await asyncio.sleep(2 * BATCH_S)

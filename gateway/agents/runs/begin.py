@@ -1,0 +1,290 @@
+"""The beginning of a run: what it goes on from is read, and what came in is written before the model is asked.
+
+A run that was accepted earlier may have been broken off, since the process died. Its chain says how far it came: the
+last step is open (the model is called), or it has calls (those that were not made are made, and all results go on).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import orjson
+
+from gateway.agents.runs.calls.pauses import PausedRun, decided, denied, left_off, paused
+from gateway.agents.runs.calls.record import call_number, is_of_step, results_left
+from gateway.agents.runs.run import AcceptedRun, Sending
+from gateway.agents.runs.steps import TRIES, MakesToolbox, StepsMemory
+from gateway.core.conversation.canonical import Canon
+from gateway.core.conversation.listed import called_tools, cut_short
+from gateway.core.conversation.repeated import as_heard
+from gateway.core.ids import Place, new_uid, place_of, placed
+from gateway.core.prompt.compose import is_told
+from gateway.core.turn.calls import CallDecision
+from gateway.core.turn.guide import ToolResult
+from gateway.errors import BadRequest
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.known import Known, MemoryRequest
+from gateway.run.memory.own_path import read_path, taken_up
+from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.pending import Pending
+from gateway.run.sink import Sink
+from gateway.run.tools.toolbox import most_chars, shortened
+from storage.errors import NotFound, Stale, TooSlow, WriteConflict
+from storage.records import DEFAULT, Agent, Run, RunState, RunStep, State
+
+# Returns what makes the tools of a send, with what is known of its conversation.
+ToolsOfSend = Callable[[Sending, Known], MakesToolbox]
+
+
+class MessageGone(Exception):
+    """The message of a run that was broken off is forgotten, so there is nothing to go on with."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunBeginning:
+    """A run whose first step is open, or one that begins with calls of a step that is kept (resumed)."""
+
+    memory: StepsMemory
+    prompt: Prompt
+    resumed: PausedRun | None = None
+
+
+class BeginsRuns:
+    """Begins runs. One for the process."""
+
+    def __init__(self, keeper: MemoryKeeper, pending: Pending, tools_of: ToolsOfSend) -> None:
+        self._keeper = keeper
+        self._pending = pending
+        self._tools_of = tools_of
+
+    async def begin(
+        self, sending: Sending, asked: MemoryRequest, form: EndpointForm, sink: Sink
+    ) -> RunBeginning:
+        """Reads what the send goes on from, and writes what came in.
+
+        Raises: BadRequest, StoreError, ClientGone, MessageGone.
+        """
+        keeper, accepted = self._keeper, sending.accepted
+        if accepted is not None and accepted.run.state is RunState.RUNNING:
+            return await self._take_up(sending, accepted, asked, form)
+        run = await self._run(sending)
+        for _ in range(TRIES):
+            first = () if sending.decisions else sending.messages
+            with sink.while_here():
+                known = await read_path(keeper.store, asked, first, keeper.settings.idle_s)
+                if (left := await self._cut_short(known, sending)) is not None:
+                    # What the model said is shorter now, so all of it is read again.
+                    sending = left
+                    continue
+                resumed = await (
+                    self._resume(known, sending) if sending.decisions else self._left_off(known, sending)
+                )
+                memory = self._memory(sending, known, form, run, resumed)
+                prompt = await memory.prompt()
+            if resumed is not None:
+                return RunBeginning(memory, prompt, resumed)
+            try:
+                if await self._write_results_left(known, sending, form):
+                    continue
+                # Not given up when the client leaves: a run that is on disk has to come to its end.
+                await memory.open(prompt)
+                return RunBeginning(memory, prompt)
+            except TooSlow:
+                asked.place.hand_on()
+                self._pending.add(memory.give_up(prompt), "A run that began too late")
+                raise
+            except (WriteConflict, Stale):
+                # Somebody else has written in the meantime, or forgotten: all of it is read again.
+                continue
+        raise WriteConflict("this conversation changes too fast")
+
+    def _memory(
+        self, sending: Sending, known: Known, form: EndpointForm, run: Run, resumed: PausedRun | None
+    ) -> StepsMemory:
+        """Returns memory's part of a run that begins. resumed: the calls with which it does."""
+        replaces, accepted = sending.replaces, sending.accepted
+        return StepsMemory(
+            self._keeper,
+            known,
+            form,
+            run if resumed is None or resumed.waiting is None else resumed.waiting,
+            self._tools_of(sending, known),
+            theirs=frozenset() if resumed is None else resumed.theirs,
+            maker=0 if resumed is None else resumed.maker,
+            replaces=None if replaces is None else replaces.id,
+            request=None if accepted is None else accepted.request,
+            reading=sending.reading,
+            behind=sending.messages if sending.decisions else (),
+        )
+
+    async def _cut_short(self, known: Known, sending: Sending) -> Sending | None:
+        """Keeps of the newest reply what its client has heard. Returns what is left to be sent; None: it is as it was.
+
+        Raises: StoreError.
+        """
+        if sending.heard is None:
+            return None
+        messages = sending.messages
+        cut, count = as_heard(known.path, Canon(known.agent.secret), messages, sending.heard)
+        if not cut and not count:
+            return None
+        # The last one first, so that what is left of it after a kill is cut by the next request.
+        for e, text in reversed(cut):
+            edit = partial(cut_short, text=text)
+            try:
+                await self._keeper.store.messages.rewrite(known.agent, e.seq + len(e.inputs), edit)
+            except (NotFound, Stale):
+                break
+        return replace(sending, messages=messages[count:], heard=None)
+
+    async def _run(self, sending: Sending) -> Run:
+        if sending.accepted is not None:
+            return sending.accepted.run
+        agent = await self._keeper.store.agents.find_or_draft(sending.scope)
+        otid = digest_of(agent, sending.identity.conversation or DEFAULT, sending.otid)
+        now, above = self._keeper.now(), (sending.parent, sending.depth)
+        return Run(0, new_uid(), 0, 0, RunState.RUNNING, now, *above, otid=otid)
+
+    # -- a run that was broken off
+
+    async def _take_up(
+        self, sending: Sending, accepted: AcceptedRun, asked: MemoryRequest, form: EndpointForm
+    ) -> RunBeginning:
+        keeper, run = self._keeper, accepted.run
+        known = await read_path(keeper.store, asked, (), keeper.settings.idle_s)
+        e = known.unended
+        if e is not None:
+            known = taken_up(known)
+        tools = self._tools_of(sending, known)
+        memory = StepsMemory(keeper, known, form, run, tools, maker=run.id, reading=sending.reading)
+        prompt = await memory.prompt()
+        if e is not None:
+            await memory.take_up(e)
+            return RunBeginning(memory, prompt)
+        step = await keeper.store.runs.last_step(run.agent, run.id)
+        tip = known.path[-1] if known.path else None
+        if step is None or tip is None or tip.id != step.exchange or tip.state is State.FORGOTTEN:
+            raise MessageGone
+        return RunBeginning(memory, prompt, left_off(known, run.id))
+
+    # -- what an earlier run has left
+
+    async def _left_off(self, known: Known, sending: Sending) -> PausedRun | None:
+        """Returns the calls with which a send goes on that comes again; None: it goes on with a call of the model."""
+        step = await self._last_step(known) if sending.replaces is not None and not sending.messages else None
+        return None if step is None or step.waiting else left_off(known, step.run)
+
+    async def _write_results_left(self, known: Known, sending: Sending, form: EndpointForm) -> bool:
+        """Writes what is known of calls that have no results, since their run went no further. False: nothing is.
+
+        Raises: StoreError.
+        """
+        store = self._keeper.store
+        if (step := await self._last_step(known)) is None:
+            return False
+        given = {str(m.get("tool_call_id")) for m in sending.messages}
+        results = await results_left(store, step, known.path[-1], given)
+        return bool(results) and await self._write_results(known, sending, form, step, results)
+
+    async def _write_results(
+        self,
+        known: Known,
+        sending: Sending,
+        form: EndpointForm,
+        step: RunStep,
+        results: Sequence[ToolResult],
+    ) -> bool:
+        """Writes results behind the step that made their calls. False: its run is gone. Raises: StoreError."""
+        run = await self._keeper.store.runs.load(step.agent, step.run)
+        if run is None:
+            return False
+        theirs = frozenset(id for id, kind in step.waiting.items() if kind == "client")
+        tools = self._tools_of(sending, known)
+        await StepsMemory(self._keeper, known, form, run, tools, theirs, run.id).write_results(results)
+        return True
+
+    async def deny(self, sending: Sending, asked: MemoryRequest, run: Run) -> bool:
+        """Denies all calls of a pause that have no result. False: this run does not wait. Raises: StoreError."""
+        store = self._keeper.store
+        known = await read_path(store, asked, (), self._keeper.settings.idle_s)
+        step = await self._last_step(known)
+        if step is None or not step.waiting:
+            return False
+        newest = await store.runs.newest(step.agent, known.path[-1].conversation)
+        # Who answered some of the calls has made a run that waits for the others.
+        if run.id != step.run and (newest is None or run.id != newest.id):
+            return False
+        left = await results_left(store, step, known.path[-1], ())
+        order = [*called_tools(known.path[-1])]
+        results = [*left, *denied(step, {each.call_id for each in left})]
+        results.sort(key=lambda each: order.index(each.call_id))
+        return await self._write_results(known, sending, EndpointForm(), step, results)
+
+    async def _last_step(self, known: Known) -> RunStep | None:
+        """Returns the step with which a conversation ends, if it has calls."""
+        tip = known.path[-1] if known.path else None
+        if tip is None or tip.state is State.FORGOTTEN or not called_tools(tip):
+            return None
+        try:
+            agent = known.agent
+            return (await self._keeper.store.runs.step(agent.scope.project, agent.uid, tip.seq)).step
+        except NotFound:
+            # It is of a chat completion that was written as a whole.
+            return None
+
+    # -- answers to calls that wait
+
+    async def _resume(self, known: Known, sending: Sending) -> PausedRun:
+        """Returns how a turn goes on that waited for these decisions. Raises: BadRequest, StoreError."""
+        store, conversation = self._keeper.store, known.look.conversation
+        step = None if conversation is None else await store.runs.waiting(known.agent.id, conversation.id)
+        tip = known.path[-1] if known.path else None
+        if step is None or tip is None or tip.id != step.exchange:
+            words = "No tool call is currently awaiting approval in this conversation, nor a result."
+            raise BadRequest(words, param="messages")
+        if not is_told(known.plan, tip):
+            words = "No tool call is currently awaiting approval: what these were made for is forgotten."
+            raise BadRequest(words, param="messages")
+        asks = Place(known.agent.uid, tip.seq + len(tip.inputs))
+        for each in sending.decisions:
+            if each.request is not None and place_of("message", each.request) != asks:
+                words = f"does not wait for an answer; {placed('message', asks.uid, asks.seq)} does."
+                raise BadRequest(f"{each.request!r} {words}", param="messages")
+        texts = await store.runs.texts(known.agent.id, step.run, "result")
+        before = [orjson.loads(text.data) for text in texts if is_of_step(tip, text.seq)]
+        is_marked = sending.accepted is not None or sending.identity.retry or bool(sending.otid)
+        answered = [m["tool_call_id"] for m in before]
+        window = known.asked.target.context_window
+        decisions = [_with_room(each, window) for each in sending.decisions]
+        given = decided(step, answered, decisions, may_repeat=is_marked)
+        calls = {*answered, *(message["tool_call_id"] for message in given)}
+        if sending.messages and any(kind != "held" and id not in calls for id, kind in step.waiting.items()):
+            raise BadRequest(
+                "A message comes with answers to all calls that wait, or alone.", param="messages"
+            )
+        for message in given:
+            number = call_number(tip, message["tool_call_id"])
+            await store.runs.add_text(known.agent.id, step.run, "result", number, orjson.dumps(message))
+        run = await store.runs.newest(known.agent.id, tip.conversation)
+        if run is None:
+            raise NotFound("the run that waits is gone")
+        return paused(known, step, [*before, *given], run)
+
+
+def _with_room(decision: CallDecision, window: int | None) -> CallDecision:
+    """Returns a decision whose result leaves room in the window, as results of our own tools do. window: tokens."""
+    text = None if decision.result is None else decision.result.get("content")
+    if window is None or not isinstance(text, str):
+        return decision
+    content = shortened(text, most_chars(len(text), window))
+    return replace(decision, result={**(decision.result or {}), "content": content})
+
+
+def digest_of(agent: Agent, conversation: str, otid: str | None) -> bytes | None:
+    """Returns the digest under which a send is known again. conversation: its name; an id counts within one."""
+    if not otid:
+        return None
+    whole = otid if conversation == DEFAULT else f"{conversation} {otid}"
+    return Canon(agent.secret).digest(whole.encode())

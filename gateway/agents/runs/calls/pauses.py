@@ -1,0 +1,174 @@
+"""Pauses of a run: calls that a person or the client has to answer, and how a later run goes on with the answers.
+
+What is decided lies with the run that waits until the rest is there. Nothing is locked meanwhile: a plain message just
+goes on, and what it finds unanswered gets a result that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from gateway.agents.core.rules import CalledTool
+from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.private import PRIVATE, is_nudge, private_of
+from gateway.core.turn.calls import CallDecision, ResumedCalls
+from gateway.core.turn.guide import ToolResult
+from gateway.errors import BadRequest
+from gateway.run.memory.known import Known
+from storage.records import Run, RunStep
+
+NOT_MADE = "Error: the run was cancelled before this call was made."
+
+
+@dataclass(frozen=True, slots=True)
+class PausedRun:
+    """Calls that waited, or were broken off, as they are now.
+
+    maker: the row of the run that made them. theirs: ids of those whose results the client gave. waiting: the run that
+    goes on waiting, where other calls have no answer yet; None: all have one.
+    """
+
+    calls: ResumedCalls
+    maker: int
+    theirs: frozenset[str] = frozenset()
+    waiting: Run | None = None
+
+
+def decided(
+    step: RunStep, answered: Iterable[str], decisions: Sequence[CallDecision], *, may_repeat: bool = False
+) -> list[WireMessage]:
+    """Returns the answers as they are kept. may_repeat: the same send came before, perhaps; what it said is left out.
+
+    Raises: BadRequest: one is about a call that does not wait for it.
+    """
+    done = set(answered)
+    waits = {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in done}
+    found: list[WireMessage] = []
+    for each in decisions:
+        asked = [id for id in waits if waits[id] == "approval" or not each.approve]
+        ids = [each.call_id] if each.call_id is not None else asked
+        for id in ids:
+            if may_repeat and id in done:
+                continue
+            kind = waits.pop(id, None)
+            # What a person must allow may have been done elsewhere: then its result is given. A permission is no result
+            # of what the client has to do.
+            if kind is None or (kind == "client" and each.result is None and each.approve):
+                # Clients of Letta's go by these words.
+                raise BadRequest(
+                    f"Invalid tool call IDs: {id!r} does not wait for this answer.", param="messages"
+                )
+            if each.result is not None:
+                found.append({**each.result, "role": "tool", "tool_call_id": id})
+            elif each.approve:
+                found.append(
+                    {"role": "tool", "tool_call_id": id, "content": "", PRIVATE: {"approval": "approved"}}
+                )
+            else:
+                why = f" Reason: {each.reason}" if each.reason else ""
+                private = {"approval": "denied", "status": "error", "reason": each.reason or ""}
+                words = f"Error: request to call tool denied.{why}"
+                found.append({"role": "tool", "tool_call_id": id, "content": words, PRIVATE: private})
+    return found
+
+
+def denied(step: RunStep, done: Collection[str]) -> list[ToolResult]:
+    """Returns the results of the calls of a step that wait and are not made, since its run is cancelled.
+
+    done: ids of calls that have results.
+    """
+    everything = CallDecision(None, approve=False, reason="The run was cancelled.")
+    answers = [result_of(each) for each in decided(step, done, [everything])]
+    held = [id for id, kind in step.waiting.items() if kind == "held" and id not in done]
+    return [*answers, *(ToolResult(id, NOT_MADE, "error", was_run=False) for id in held)]
+
+
+def left_off(known: Known, maker: int) -> PausedRun:
+    """Returns the calls of the step with which a conversation ends, all of which are made: its run was broken off.
+
+    Of those that have left the gateway the record tells what came of them. maker: as in `PausedRun`.
+    """
+    return PausedRun(ResumedCalls(_calls(known)), maker)
+
+
+def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run) -> PausedRun:
+    """Returns the calls of a step that waits, the last of its conversation, with the answers that were given so far.
+
+    answers: as `decided` makes them. run: the newest of the conversation, which goes on waiting for the others.
+    """
+    calls = _calls(known)
+    results, denied, approved, theirs = [], set[str](), set[str](), set[str]()
+    for m in answers:
+        private, id = private_of(m), str(m["tool_call_id"])
+        if is_permission(m):
+            approved.add(id)
+            continue
+        results.append(result_of(m))
+        if private.get("approval") == "denied":
+            denied.add(id)
+        elif step.waiting.get(id) in ("client", "approval"):
+            theirs.add(id)
+    answered = approved | {result.call_id for result in results}
+    is_partial = any(kind != "held" and id not in answered for id, kind in step.waiting.items())
+    return PausedRun(
+        ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
+        step.run,
+        frozenset(theirs),
+        run if is_partial else None,
+    )
+
+
+def is_permission(answer: WireMessage) -> bool:
+    """Returns whether an answer only allows its call, which has no result yet."""
+    return private_of(answer).get("approval") == "approved" and not text_of(answer)
+
+
+def result_of(message: WireMessage) -> ToolResult:
+    """Returns the result that a stored message is."""
+    private = private_of(message)
+    more = {
+        name: str(private[name]) for name in ("stdout", "stderr", "approval", "reason") if private.get(name)
+    }
+    status = str(private.get("status") or "success")
+    was_run = not private.get("unrun")
+    return ToolResult(str(message["tool_call_id"]), text_of(message), status, **more, was_run=was_run)
+
+
+def _calls(known: Known) -> tuple[WireMessage, ...]:
+    """Returns the calls of the step with which a conversation ends."""
+    content = known.tree.content(known.path[-1])
+    replies = content.full if content.is_step and content.full else [content.said or {}]
+    return tuple(call for m in replies for call in m.get("tool_calls") or ())
+
+
+def called_before(known: Known, *, goes_on: bool) -> list[CalledTool]:
+    """Returns the calls since the user's newest message that have run: a pause does not reset the rules.
+
+    goes_on: what comes in next is of a run that is taken up, and not a new send.
+    """
+    found: list[CalledTool] = []
+    if known.plan.messages and not goes_on:
+        return found
+    names: dict[str, str] = {}
+
+    def take(messages: Iterable[WireMessage]) -> None:
+        for m in messages:
+            # A message of another agent, shown as the system's, begins a turn, too.
+            if m.get("role") == "user" and not is_nudge(m):
+                found.clear()
+            if m.get("role") == "tool" and (name := names.get(str(m.get("tool_call_id")))):
+                private = private_of(m)
+                if private.get("unrun"):
+                    continue
+                status = "denied" if private.get("approval") == "denied" else private.get("status")
+                found.append(CalledTool(name, str(status or "success"), text_of(m)))
+
+    for x in known.path:
+        content = known.tree.content(x)
+        take(content.messages or ())
+        for m in content.full if content.is_step and content.full else [content.said or {}]:
+            for call in m.get("tool_calls") or ():
+                names[str(call.get("id"))] = str(call["function"]["name"])
+    take(known.plan.messages)
+    return found

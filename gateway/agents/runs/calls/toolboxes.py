@@ -1,0 +1,95 @@
+"""The toolboxes of turns: the tools of a memory, and with an agent made over REST all tools that it has.
+
+A call that leaves the gateway is made once. For a step of a run its record tells, and for a chat completion its place
+on the path; a batch's item takes up its calls itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from gateway.agents.core.waits import Waiter
+from gateway.agents.registry.archives import Archives
+from gateway.agents.runs.calls.record import CallRecord
+from gateway.agents.runs.peers import Peers, Speaker
+from gateway.agents.tools.agent import AgentTools
+from gateway.agents.tools.foreign import ForeignTools
+from gateway.run.call import Passes
+from gateway.run.directory import memory_tools
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.known import Known
+from gateway.run.memory.record import BlockEdits
+from gateway.run.tools.memory import MemoryTools
+from gateway.run.tools.recent import RecentCalls
+from gateway.run.tools.toolbox import NO_TOOLS, KeepsCalls, Toolbox
+from storage.records import Exchange, Run
+
+
+class Toolboxes:
+    """Makes the toolboxes. One for the process. foreign: performs the tools that were defined."""
+
+    def __init__(self, keeper: MemoryKeeper, foreign: ForeignTools, peers: Peers) -> None:
+        self._keeper = keeper
+        self._foreign = foreign
+        self._peers = peers
+        self._archives = Archives(keeper.store, keeper.now, keeper.embed_query)
+        self._recent = RecentCalls()
+
+    def make(
+        self,
+        known: Known,
+        changes: BlockEdits,
+        run: Run | None = None,
+        maker: int = 0,
+        speaker: Speaker | None = None,
+    ) -> Toolbox:
+        """Returns the tools of one step of a run, or of one turn that is written as a whole (run: None).
+
+        maker: the row of the run that made the calls, 0 where they are not kept. speaker: the turn, as it speaks to
+        other agents; None: it makes no calls.
+        """
+        if not known.offered:
+            return NO_TOOLS
+        memory = memory_tools(self._keeper, known, changes, self._archives)
+        return self._of_agent(memory, run, maker, speaker) if known.asked.spec.uid else memory
+
+    def of_item(self, known: Known, changes: BlockEdits, run: Run) -> Toolbox:
+        """Returns the tools of an item of a batch, which holds no queue while they run."""
+        return self.make(known, changes, run, speaker=Speaker.of(known, Waiter(known.agent.uid), Passes()))
+
+    def _of_agent(
+        self, memory: MemoryTools, run: Run | None, maker: int, speaker: Speaker | None
+    ) -> AgentTools:
+        known = memory.known
+        asked, step = known.asked, known.path[-1] if maker and known.path else None
+        return AgentTools(
+            memory,
+            self._foreign,
+            asked.spec,
+            asked.request.tools,
+            asked.target.context_window,
+            None if run is None else run.uid,
+            step,
+            None if speaker is None else self._peers.of(speaker, None if run is None else run.id or None),
+            self._calls(known, run, maker, step),
+        )
+
+    def _calls(self, known: Known, run: Run | None, maker: int, step: Exchange | None) -> KeepsCalls | None:
+        """Returns what keeps calls from being made twice; None: nothing does."""
+        if step is not None:
+            return CallRecord(self._keeper.store, known.agent.id, maker, step)
+        place = _place(known) if run is None else None
+        return None if place is None else self._recent.at(place)
+
+
+def _place(known: Known) -> Hashable | None:
+    """Returns the place on a path at which a chat completion goes on, and with what.
+
+    None: the beginning of a conversation that nobody names, which another one may have alike.
+    """
+    identity, anchor = known.asked.identity, known.plan.match.anchor
+    if anchor is None and identity.conversation is None and identity.user is None:
+        return None
+    above = None if anchor is None else anchor.path
+    agent, inputs = known.agent, known.plan.exchange.inputs
+    return agent.id, agent.epoch, identity.user, identity.conversation, above, inputs

@@ -1,0 +1,63 @@
+"""The reply that a run has given, said again as a chat completion: the client has asked for it once more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from gateway.agents.runs.run import RunResult
+from gateway.core.conversation.canonical import call_id, visible
+from gateway.core.request.chat import ChatRequest
+from gateway.core.turn.client import MakesView, ReplyEvent
+from gateway.core.turn.commands import End, TurnOutcome
+from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import delta_of
+from gateway.run.receipt import Receipt
+from gateway.run.sink import Sink
+
+_JSON = ("content-type", "application/json")
+_EVENTS = ("content-type", "text/event-stream; charset=utf-8")
+_DONE = b"data: [DONE]\n\n"
+
+
+async def say_again(
+    request: ChatRequest, result: RunResult, view: MakesView, sink: Sink, receipt: Receipt
+) -> None:
+    """Sends the reply that a run has given, streamed or whole as it is asked for now. Raises: ClientGone."""
+    full = [orjson.loads(e.said) for e in result.steps if e.said is not None]
+    calls = [call for m in full for call in m.get("tool_calls") or ()]
+    said = visible(full, {call_id(call) for call in calls if _name(call) not in request.tools})
+    finish = "tool_calls" if "tool_calls" in said else "stop"
+    counts = result.run.counts
+    usage = {"prompt_tokens": counts.prompt, "completion_tokens": counts.completion}
+    usage["total_tokens"] = counts.prompt + counts.completion
+    head = {"id": f"chatcmpl-{result.run.uid}", "created": int(result.run.created), "model": request.model}
+    made = view(TurnSpec())
+    if not request.stream:
+        choice = {"index": 0, "message": said, "finish_reason": finish}
+        whole = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
+        outcome = TurnOutcome(End.FINISHED, said=said, finish_reason=finish, usage=usage)
+        body = made.whole(orjson.dumps(whole), outcome, is_unchanged=True)
+        await sink.whole(200, [_JSON, *receipt.close()], body)
+        return
+
+    def event(*choices: dict[str, Any], **more: Any) -> ReplyEvent:
+        return ReplyEvent(
+            None, chunk={**head, "object": "chat.completion.chunk", "choices": [*choices], **more}
+        )
+
+    first = event({"index": 0, "delta": delta_of({"message": said}), "finish_reason": None})
+    tail = [event({"index": 0, "delta": {}, "finish_reason": finish})]
+    if request.wants_usage:
+        tail.append(event(usage=usage))
+    made.begin(first.chunk or {})
+    made.show(first)
+    made.end(tail, None, _DONE)
+    sink.start(200, [_EVENTS, *receipt.close()])
+    await sink.write(made.take())
+    await sink.end()
+
+
+def _name(call: dict[str, Any]) -> Any:
+    return (call.get("function") or {}).get("name")

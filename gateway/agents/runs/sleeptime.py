@@ -1,0 +1,312 @@
+"""Sleeptime: the job that has sleeptime agents read what was said in a memory, and edit its blocks.
+
+Each batch of what is unread is a run of such an agent (gateway.agents.runs.runs): its edits enter the blocks with each
+step, and the cursor moves with the last. So a run that was broken off goes on from its chain, and one that fails leaves
+the cursor where it was. A turn that makes a run due has written it down already; what rest makes due is found here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+
+from gateway.agents.core.sleeper import SLEEP
+from gateway.agents.registry.registry import Registry
+from gateway.agents.registry.tools import ResolvedAgent
+from gateway.agents.runs.begin import MessageGone
+from gateway.agents.runs.run import AcceptedRun, RunRequest, reading_of
+from gateway.agents.runs.runs import AgentRuns
+from gateway.agents.runs.steps import UNSAID, UPSTREAM_FAULTS
+from gateway.core.definition import SLEEP_EVERY, Sleeptime
+from gateway.core.memory.transcript import clean, transcript
+from gateway.core.turn.client import MakesUnseen
+from gateway.core.turn.guide import StopReason
+from gateway.errors import GatewayError
+from gateway.run.background.budget import DailyBudget
+from gateway.run.background.learn import BATCH_CHARS, MARGIN_S
+from gateway.run.background.schedule import AT_START, Schedule
+from gateway.run.background.worker import JobContext, JobFailed, Worker, WorkerLimits
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.queue import QueuePlace
+from gateway.run.sink import UnseenSink
+from storage.commands import ReadSpan, RunEnd, Unread
+from storage.errors import NotFound
+from storage.listing import ReaderEntry
+from storage.records import Agent, Run, RunState
+from storage.sql.store import Store
+
+_log = logging.getLogger("mnemogate")
+
+MAX_STEPS = 10
+_PAGE = 16
+# A longer message is cut in its middle, so that one that fits no window does not keep all after it from being read.
+MESSAGE_CHARS = 200_000
+# So often what is read at a time is halved, each time that a run fails.
+_HALVINGS = 3
+# Chosen: these runs keep neither summaries nor learning waiting, and fewer connections than those that somebody began.
+_LIMITS = WorkerLimits(concurrency=8)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """The part of a memory that a run reads. text: what its agent is told; "": nothing. is_more: something follows."""
+
+    reading: ReadSpan
+    is_more: bool
+    text: str = ""
+
+
+def sleeptime_schedule(
+    store: Store, idle_s: float, now: Callable[[], float], profiles: Sequence[str]
+) -> Schedule:
+    """Returns the schedule that makes runs of sleeptime agents due.
+
+    idle_s: seconds without a turn after which a memory is read. profiles: those of the settings with `sleeptime`.
+    """
+
+    async def look() -> None:
+        schedule.enqueue_after_rest(await store.readers.unslept(AT_START, profiles))
+
+    rest_s = idle_s + MARGIN_S
+    schedule = Schedule("sleeptime", SLEEP, store.jobs, look, SLEEP_EVERY, rest_s, now, spares_last=True)
+    return schedule
+
+
+class Sleeping:
+    """Performs the runs of sleeptime agents. now: seconds since the epoch, as turns are dated."""
+
+    def __init__(
+        self,
+        keeper: MemoryKeeper,
+        registry: Registry,
+        runs: AgentRuns,
+        budget: DailyBudget,
+        count: Callable[[str, str], None],
+    ) -> None:
+        """count: is given each attempt's kind and outcome."""
+        self._keeper = keeper
+        self._store = keeper.store
+        self._settings = keeper.settings
+        self._registry = registry
+        self._runs = runs
+        self._budget = budget
+        self._now = keeper.now
+        # The last attempt of a job ends a run that an upstream has failed.
+        self._tries = _LIMITS.tries
+        self.worker = Worker(keeper.store.jobs, {SLEEP: self.handle}, _LIMITS, count)
+
+    async def handle(self, job: JobContext) -> None:
+        """Has each agent that reads a memory read its next batch. Raises: JobFailed, Postponed, StoreError."""
+        memory = await self._store.agents.load(job.agent)
+        sleeptime = None if memory is None else await self._sleeptime(memory)
+        if memory is None or sleeptime is None:
+            return
+        # What a run has left that was cancelled while it waited for its next attempt.
+        await self._store.sleepers.empty_ended(memory.id, _PAGE)
+        # Up to here it was due, however little is left of that.
+        upto, spans = orjson.loads(job.payload).get("upto", 0), []
+        for reader in await self._readers(memory, sleeptime, upto):
+            found = await self._run(job, memory, sleeptime, reader, upto)
+            if found is not None:
+                spans.append(await self._perform(job, memory, reader, *found))
+        is_more = any(span is not None and span.is_more for span in spans)
+        left = (await self._store.readers.of([memory.id]))[memory.id] if any(spans) else []
+        # What came while they read may have made another run due.
+        if is_more or any(_is_due(reader, sleeptime) for reader in left):
+            # Before this job ends, so that a crash in between leaves nothing unread.
+            payload = orjson.dumps({"upto": (upto or memory.next_seq - 1) if is_more else 0})
+            await self._store.jobs.enqueue(SLEEP, job.agent, SLEEP, payload)
+
+    async def _sleeptime(self, memory: Agent) -> Sleeptime | None:
+        try:
+            return (await self._registry.agent(memory.scope.project, memory.uid)).spec.sleeptime
+        except NotFound:
+            return None
+
+    async def _readers(self, memory: Agent, sleeptime: Sleeptime, upto: int) -> Sequence[ReaderEntry]:
+        """Returns the agents that read a memory. A user's gets one with its first run, an imported one has it again."""
+        readers = await self._store.readers.of([memory.id])
+        if memory.scope.is_person and readers[memory.id]:
+            # The settings may have given it further blocks.
+            await self._store.sleepers.share_blocks(memory.id)
+        if not readers[memory.id]:
+            # Nothing has counted its turns yet; each has taken two numbers at least.
+            is_due = 0 < sleeptime.every <= (memory.next_seq - 1) // 2
+            if not (is_due or upto or await self._rests(memory)):
+                return ()
+            entry = await self._registry.find(memory.scope.project, memory.uid)
+            await self._registry.sleepers.turn_on(entry)
+            readers = await self._store.readers.of([memory.id])
+        return readers[memory.id]
+
+    # -- which run
+
+    async def _run(
+        self, job: JobContext, memory: Agent, sleeptime: Sleeptime, reader: ReaderEntry, upto: int
+    ) -> tuple[Run, str] | None:
+        """Returns the run of an agent that goes on, or begins because it is due, and its conversation; None: no run."""
+        found = await self._store.sleepers.reading(reader.reader)
+        if found is not None:
+            return found
+        is_due = _is_due(reader, sleeptime) or reader.seq < upto or await self._rests(memory)
+        if not is_due or not await self._has_words(job, memory, reader):
+            return None
+        wanted = replace(reading_of(reader.reader, memory.id, self._now()), kind="")
+        await job.commit(self._store.sleepers.accepting(wanted))
+        return await self._store.sleepers.reading(reader.reader)
+
+    async def _has_words(self, job: JobContext, memory: Agent, reader: ReaderEntry) -> bool:
+        """Returns whether there is anything for a model to read; what has no words is passed over."""
+        is_more = True
+        while is_more:
+            unread = await self._unread(memory, reader, BATCH_CHARS)
+            if clean(unread.messages):
+                return True
+            passed = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto)
+            await job.commit(self._store.sleepers.passing(passed, self._now()))
+            is_more = unread.is_more and unread.upto > unread.cursor
+        return False
+
+    async def _rests(self, memory: Agent) -> bool:
+        at = await self._store.readers.last_at(memory.id)
+        return at is not None and abs(self._now() - at) >= self._settings.idle_s
+
+    # -- one run
+
+    async def _perform(
+        self, job: JobContext, memory: Agent, reader: ReaderEntry, run: Run, conversation: str
+    ) -> _Span | None:
+        """Performs a run to its end. Returns what it has read; None: nothing.
+
+        Raises: JobFailed, Postponed, StoreError.
+        """
+        project = memory.scope.project
+        found = await self._registry.agent(project, reader.uid)
+        span = await self._span(memory, reader, found, run)
+        if span is None:
+            await self._end(run, StopReason.ERROR)
+        elif run.state is RunState.CREATED and not span.text:
+            # There is nothing in it for a model.
+            now, stop = self._now(), StopReason.END_TURN
+            end = RunEnd(run.agent, run.id, RunState.COMPLETED, stop, now, reading=span.reading)
+            await self._store.append.end(end)
+        else:
+            await self._budget.check(project)
+            try:
+                await self._ask(found, run, conversation, span, job.job.attempt)
+            except MessageGone:
+                await self._end(run, StopReason.ERROR)
+            except GatewayError as error:
+                if job.job.tries < self._tries:
+                    raise JobFailed(f"the run of a sleeptime agent cannot begin: {error.message}") from error
+                await self._end(run, StopReason.ERROR, error.message)
+        ended, is_refused = await self._ended(job, project, run)
+        if span is not None and is_refused:
+            span = await self._refused(job, run, span)
+        await self._store.sleepers.empty(run.agent, run.conversation)
+        is_read = span is not None and span.reading.upto > span.reading.cursor
+        return span if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
+
+    async def _refused(self, job: JobContext, run: Run, span: _Span) -> _Span | None:
+        """Goes on behind what a model has refused to read: with less of it, or past it. None: it stays there.
+
+        What no smaller part would be without is passed over, if the model has ever answered: else it may refuse
+        everything, for the sake of its settings.
+        """
+        if await self._failed(run) < _HALVINGS:
+            return replace(span, is_more=True)
+        if not await self._store.sleepers.has_answered(run):
+            return None
+        await job.commit(self._store.sleepers.passing(span.reading, self._now()))
+        _log.warning("Sleeptime: the model of an agent refuses to read a part of a memory, which is skipped.")
+        return span
+
+    async def _failed(self, run: Run) -> int:
+        return await self._store.sleepers.failed(run, _HALVINGS)
+
+    async def _span(self, memory: Agent, reader: ReaderEntry, found: ResolvedAgent, run: Run) -> _Span | None:
+        """Returns what a run reads: what is unread, or what its first step has noted; None: that is gone."""
+        if run.state is not RunState.CREATED:
+            texts = await self._store.runs.texts(run.agent, run.id, "request")
+            kept = orjson.loads(texts[0].data) if texts else {}
+            if "upto" not in kept:
+                return None
+            reading = ReadSpan(memory.id, reader.reader, kept["cursor"], kept["upto"], kept["exchanges"])
+            return _Span(reading, kept["is_more"])
+        window, failed = found.spec.context_window, await self._failed(run)
+        # A quarter of the window, and a message half of it at most: a token has some four characters.
+        most = min(BATCH_CHARS, window or BATCH_CHARS) >> failed
+        message = min(MESSAGE_CHARS, 2 * (window or MESSAGE_CHARS)) >> 2 * failed
+        unread = await self._unread(memory, reader, most)
+        secrets = self._settings.learn_secrets
+        messages = clean(unread.messages, most_chars=message, secrets=secrets, repeats=True)
+        exchanges = sorted({*(m.exchange for m in unread.messages), *unread.used})
+        reading = ReadSpan(memory.id, reader.reader, unread.cursor, unread.upto, exchanges)
+        return _Span(reading, unread.is_more, transcript(messages, unread.used) if messages else "")
+
+    async def _unread(self, memory: Agent, reader: ReaderEntry, most: int) -> Unread:
+        """Returns the next batch. most: its characters. Raises: JobFailed: the memory is gone."""
+        found = await self._store.readers.unread(
+            memory.id,
+            reader.reader,
+            now=self._now(),
+            idle_s=self._settings.idle_s,
+            limit_chars=most,
+            message_chars=MESSAGE_CHARS,
+        )
+        if found is None:
+            raise JobFailed("the memory is gone")
+        return found
+
+    async def _ask(
+        self, found: ResolvedAgent, run: Run, conversation: str, span: _Span, attempt: int
+    ) -> None:
+        """Has the model read and edit, as far as that was not done. Raises: GatewayError, StoreError, MessageGone."""
+        reading, spec = span.reading, found.spec
+        request = RunRequest(
+            spec,
+            found.scope,
+            conversation,
+            messages=({"role": "user", "content": span.text},),
+            fields={} if spec.defined is None else spec.defined.sampling,
+            max_steps=MAX_STEPS,
+            reading=reading,
+        )
+        kept = {
+            "cursor": reading.cursor, "upto": reading.upto, "exchanges": reading.exchanges, "is_more": span.is_more,
+        }  # fmt: skip
+        with QueuePlace() as place:
+            await self._keeper.queues.enter((spec.uid, conversation), place)
+            accepted = AcceptedRun(run, orjson.dumps(kept), attempt)
+            await self._runs.perform(request, accepted, place, lambda _: MakesUnseen(), UnseenSink())
+
+    async def _ended(self, job: JobContext, project: str, run: Run) -> tuple[Run, bool]:
+        """Returns a run as it has ended, and whether its model has refused to read; counts its tokens.
+
+        Raises: JobFailed: an upstream failed, and the run goes on.
+        """
+        now = await self._store.runs.load(run.agent, run.id)
+        if now is None:
+            raise JobFailed("the sleeptime agent is gone")
+        if tokens := _tokens(now) - _tokens(run):
+            await self._budget.spend(project, tokens)
+        if now.is_over:
+            # Of other faults of an upstream it would not have ended.
+            return now, now.state is RunState.FAILED and now.stop in UPSTREAM_FAULTS
+        if job.job.tries < self._tries:
+            raise JobFailed("the upstream of a sleeptime agent failed")
+        return await self._end(run, StopReason.UPSTREAM_ERROR, UNSAID), False
+
+    async def _end(self, run: Run, stop: StopReason, words: str = "") -> Run:
+        return await self._store.runs.end(run.agent, run.id, RunState.FAILED, stop, self._now(), words)
+
+
+def _is_due(reader: ReaderEntry, sleeptime: Sleeptime) -> bool:
+    return 0 < sleeptime.every <= reader.turns
+
+
+def _tokens(run: Run) -> int:
+    return run.counts.prompt + run.counts.completion

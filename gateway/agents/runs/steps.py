@@ -1,0 +1,513 @@
+"""Memory's part of a run: each step is written as it ends, and the next one is planned on what it left.
+
+The blocks are read anew before the tools of a step run, and their edits are written with the results.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import Future
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import orjson
+
+from adapters.types import Json
+from gateway.agents.runs.calls.record import call_number
+from gateway.agents.runs.run import reading_of
+from gateway.agents.runs.step_edits import StepEdits
+from gateway.core.conversation.append import finish_step, refuse, said_anew
+from gateway.core.conversation.canonical import Canon, WireMessage, is_user, text_of
+from gateway.core.conversation.private import NUDGE, as_system, with_private
+from gateway.core.prompt.note import estimate_tokens
+from gateway.core.turn import commands, events
+from gateway.core.turn.commands import End, TurnOutcome
+from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.turn.ledger import counts_of
+from gateway.core.upstream.policy import Target
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.known import Known, in_order
+from gateway.run.memory.own_path import ended, go_on, open_write, reread
+from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.record import BlockEdits
+from gateway.run.tools.toolbox import Toolbox
+from storage.commands import (
+    Committed,
+    LookReader,
+    ReadSpan,
+    RunAccept,
+    RunEnd,
+    StepEnd,
+    StepOpen,
+    StepOpened,
+)
+from storage.errors import NotFound, Stale, StoreError, TooSlow, WriteConflict
+from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep, Snapshot
+from storage.value import changed, frozen
+
+T = TypeVar("T")
+
+# How often edits are made again, or a send is planned again, because somebody else was faster: another process, or one
+# that writes for the first time.
+TRIES = 32
+
+# The faults of an upstream after which a run that reads is tried again, but for refusals.
+UPSTREAM_FAULTS = frozenset({StopReason.UPSTREAM_ERROR, StopReason.NO_CREDITS, StopReason.BAD_REPLY})
+
+# In place of the words of an upstream that may quote what was read.
+UNSAID = "The upstream gave an error, whose words are not kept here, since they may quote what was read."
+
+# Makes the tools of a step of a run. The last: the row of the run that made the step whose calls they run; 0: none yet.
+MakesToolbox = Callable[[Known, BlockEdits, Run, int], Toolbox]
+
+_STATES = {
+    End.FINISHED: RunState.COMPLETED,
+    End.CANCELLED: RunState.CANCELLED,
+    End.FAILED: RunState.FAILED,
+}
+
+
+@frozen
+class _StepResult:
+    """The result of a step. full, said: as `finish_step` takes them. usage: as the upstream counted it.
+
+    waiting: as in `RunStep`. results: those of its calls that are kept until the others are there.
+    stop: why the run ends with it; None: it goes on. error: as in `RunStep`. is_refused, words: as in `TurnOutcome`.
+    """
+
+    full: Sequence[WireMessage] = ()
+    said: WireMessage | None = None
+    usage: Json | None = None
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    results: Sequence[ToolResult] = ()
+    stop: str | None = None
+    error: str | None = None
+    is_refused: bool = False
+    words: str = ""
+
+
+@dataclass(slots=True)
+class StepsMemory:
+    """Memory's part of one run.
+
+    known: what the step under way goes on from. run: its row, id 0 until its first step is open, unless it was accepted
+    before. theirs: ids of calls that the client has answered. maker: the row of the run that made the calls with which
+    it begins. behind: messages that came with the answers to these, and stand behind their results. replaces, request,
+    reading: as in `StepOpen`. steps: the exchanges that have ended; last: the tokens of the newest. begun: public
+    names of the runs that its end has made due.
+    """
+
+    keeper: MemoryKeeper
+    known: Known
+    form: EndpointForm
+    run: Run
+    makes_toolbox: MakesToolbox
+    theirs: frozenset[str] = frozenset()
+    maker: int = 0
+    replaces: int | None = None
+    request: bytes | None = None
+    reading: ReadSpan | None = None
+    behind: Sequence[WireMessage] = ()
+    begun: list[str] = field(default_factory=list)
+    steps: list[Exchange] = field(default_factory=list)
+    last: Counts = field(default_factory=Counts)
+    toolbox: Toolbox = field(init=False)
+    _edits: StepEdits = field(init=False)
+    _opened: StepOpened | None = None  # the step under way
+    _late: tuple[StepOpen, Future[StepOpened]] | None = None  # one whose opening took too long
+    _begun: float = 0.0
+    _section: Snapshot | None = None  # the path's, as it is stored
+    _learned: Snapshot | None = None  # the same with what the path knows since
+    _chars: int = 0
+    _readers: Sequence[LookReader] = ()
+
+    def __post_init__(self) -> None:
+        self._readers = tuple(self.known.look.readers)
+        self._see(self.known.blocks)
+
+    # -- the beginning
+
+    async def prompt(self) -> Prompt:
+        """Returns the prompt of the step under way. Raises: StoreError."""
+        composer = self.keeper.composer
+        prompt = await composer.make(self.known, self.form, self.toolbox.definitions())
+        return changed(prompt, counts=True)
+
+    async def open(self, prompt: Prompt) -> None:
+        """Writes what came in. Raises: WriteConflict: the conversation has moved; StoreError."""
+        now = self.keeper.now()
+        write = open_write(self.known, prompt, self._to_begin(now), now)
+        if self.replaces is not None and write.ends is None:
+            write = changed(write, ends=said_anew(self.known.path, write.exchange.inputs))
+        await self._open(changed(write, replaces=self.replaces, request=self.request, reading=self.reading))
+
+    async def take_up(self, e: Exchange) -> None:
+        """Goes on with a step that an earlier attempt of this run has opened."""
+        conversation = self.known.look.conversation
+        assert conversation is not None
+        opened = StepOpened(self.known.agent, e, conversation.rev, self.known.pinned, None)
+        self._take_opened(opened, self.keeper.now(), conversation.key)
+
+    async def write_results(self, results: Sequence[ToolResult]) -> None:
+        """Writes results of calls of a run that went no further, behind its last step. Raises: StoreError."""
+        end = RunEnd(self.known.agent.id, self.run.id, RunState.FAILED, StopReason.ERROR, self.keeper.now())
+        await self._open_next(results, "", end)
+
+    async def give_up(self, prompt: Prompt) -> None:
+        """Ends the run whose first step took too long to open, when that is on disk after all."""
+        try:
+            await self._await_late()
+            if self._opened is not None:
+                await self._end_step(prompt, _StepResult(stop=StopReason.ERROR, error=StopReason.ERROR))
+        finally:
+            self.known.asked.place.leave()
+
+    @property
+    def opened(self) -> Exchange | None:
+        """The exchange of the step under way; None where all that is open is written."""
+        return None if self._opened is None else self._opened.exchange
+
+    # -- what a turn asks of its memory
+
+    async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
+        self.form = form
+        known = self.known.answered_by(target)
+        self.known = changed(known, asked=changed(known.asked, target=target))
+        return await self.keeper.composer.remake(self.known, prompt, target, form)
+
+    async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
+        if step.reply is not None:
+            e = await self._end_step(prompt, _StepResult((step.reply,), step.said, step.usage, step.waits))
+            await self._look_again()
+            if not (step.results or step.nudge):
+                return _kept(e), prompt
+        prompt = await self._open_next(await self._read_again(step.results), step.nudge)
+        assert self._opened is not None
+        return _kept(self._opened.exchange, self.known.plan.messages), prompt
+
+    def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
+        # The next send of the conversation waits for this write. A run that may be taken up keeps its place.
+        if not self.run.background:
+            self.known.asked.place.hand_on()
+        return self._write(prompt, outcome)
+
+    # -- a step ends
+
+    async def _end_step(self, prompt: Prompt, result: _StepResult) -> Exchange:
+        assert self._opened is not None
+        known, now = self.known, self.keeper.now()
+        e = self._finished(self._opened.exchange, prompt, result.full, result.said)
+        if result.is_refused:
+            e = refuse(e, known.path)
+        number, counts = self.run.steps + 1, counts_of(result.usage)
+        step = RunStep(
+            e.id, known.agent.id, self.run.id, number, self._begun, now, counts,
+            result.stop, None, result.error, dict(result.waiting),
+        )  # fmt: skip
+        section = None if result.stop is None else self._learned
+        accepts = self._due(e, now) if result.stop is not None and result.error is None else ()
+        kept = _kept_results(e, result.results)
+        write = StepEnd(known.agent, e, step, kept, section, self.reading, accepts, result.words)
+        self.begun += await asyncio.shield(self.keeper.store.append.finish(write))
+        self.last = counts
+        total = Counts(*map(sum, zip(self.run.counts, counts, strict=True)))
+        self.run = changed(self.run, steps=number, counts=total)
+        self.maker = self.run.id
+        self._take(e)
+        return e
+
+    def _due(self, e: Exchange, now: float) -> list[RunAccept]:
+        """Returns the runs that this one's end makes due: of those who read what is said here."""
+        sleeptime = self.known.asked.spec.sleeptime
+        if (
+            sleeptime is None
+            or not sleeptime.every
+            or not any(is_user(m) for each in (*self.steps, e) for m in each.inputs)
+        ):
+            return []
+        every, memory = sleeptime.every, self.known.agent.id
+        due = [each.reader for each in self._readers if not each.is_busy and each.turns + 1 >= every]
+        return [reading_of(reader, memory, now) for reader in due]
+
+    def _finished(
+        self, e: Exchange, prompt: Prompt, full: Sequence[WireMessage], said: WireMessage | None
+    ) -> Exchange:
+        known = self.known
+        return finish_step(
+            e,
+            Canon(known.agent.secret),
+            known.path[-1].path if known.path else b"",
+            full=full,
+            said=said,
+            model=known.plan.query.model,
+            evicted=prompt.window.evicted,
+            now=self.keeper.now(),
+        )
+
+    def _take(self, e: Exchange) -> None:
+        """Goes on from an exchange that has ended."""
+        self.steps.append(e)
+        self._chars += sum(len(text_of(m)) for m in self.known.plan.messages) + e.size
+        self._opened = None
+        self.known = ended(self.known, e)
+
+    async def _look_again(self) -> None:
+        """Reads the blocks as they are now, for the tools and for what the next call is told."""
+        self._see(await self._blocks())
+
+    async def _read_again(self, results: Sequence[ToolResult]) -> Sequence[ToolResult]:
+        """Sees what others wrote while tools ran that may take long. Returns the results with what came of edits."""
+        if self._edits.account_for(results) or self._edits.have_found(await self._blocks()):
+            return results
+        return await self._make_again(results)
+
+    async def _blocks(self) -> list[Block]:
+        return in_order(self.known.asked.spec, await self.keeper.store.blocks.load(self.known.agent.id))
+
+    def _see(self, blocks: Sequence[Block]) -> None:
+        self._edits = StepEdits(blocks, self.known.pinned, self.theirs)
+        self.toolbox = self.makes_toolbox(self.known, self._edits.changes, self.run, self.maker)
+
+    # -- the next one begins
+
+    async def _open_next(
+        self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None = None
+    ) -> Prompt:
+        """Opens the next step; with an end that is all of it. Returns its prompt. Raises: StoreError."""
+        return await self._edited(results, lambda made: self._open_once(made, nudge, end))
+
+    async def _edited(
+        self, results: Sequence[ToolResult], write: Callable[[Sequence[ToolResult]], Awaitable[T]]
+    ) -> T:
+        """Writes edits with what they had as results; those that somebody was faster than are made again.
+
+        Raises: WriteConflict, StoreError.
+        """
+        try:
+            return await write(results)
+        except WriteConflict:
+            pass
+        async with self.keeper.editing:
+            for _ in range(TRIES):
+                results = await self._make_again(results)
+                try:
+                    return await write(results)
+                except WriteConflict:
+                    continue
+        raise WriteConflict("the blocks of this agent change too fast")
+
+    async def _open_once(self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None) -> Prompt:
+        known, made, now = self.known, self._edits, self.keeper.now()
+        messages = made.messages(results, known.pinned, now)
+        if nudge:
+            messages.append(as_system(nudge, sender=NUDGE))
+        messages += self.behind
+        tip, pinned = known.path[-1], made.learned(known.pinned, results)
+        self.known = go_on(known, tip, messages, pinned, made.changes.blocks, now)
+        prompt = await self.prompt()
+        write = open_write(self.known, prompt, self._to_begin(now), now)
+        merged, versions = made.merge(tip.id)
+        write = changed(write, edits=merged, versions=versions, snapshot=self._put_off(write.snapshot))
+        write = changed(write, reading=self.reading, replaces=self.replaces)
+        if end is not None:
+            e = self._finished(write.exchange, prompt, (), None)
+            write = changed(write, exchange=e, end=end)
+        try:
+            await self._open(write)
+        except WriteConflict:
+            self.known = known
+            raise
+        return prompt
+
+    def _put_off(self, section: Snapshot | None) -> Snapshot | None:
+        """Returns the memory section that a step is stored with.
+
+        Where the path only knows more and is shown the same, that is stored once, when the run ends. If it never does,
+        what the run has edited is told once more.
+        """
+        is_same = section is not None and self._section is not None and section.text == self._section.text
+        if section is None or section.id or not is_same:
+            self._learned = None
+            return section
+        self._learned = section
+        return self._section
+
+    async def _make_again(self, results: Sequence[ToolResult]) -> list[ToolResult]:
+        """Makes the edits of the step again on the blocks as they are now. Returns the results with what came of it."""
+        fresh = await reread(self.keeper.store, self.known)
+        if fresh is None:
+            raise WriteConflict("the conversation has gone on without this run")
+        before, self.known = self._edits, fresh
+        self._see(fresh.blocks)
+        return self._edits.made_again(before, results)
+
+    def _to_begin(self, now: float) -> Run | None:
+        """Returns the run as it begins with the step that is opened; None: it has begun."""
+        return changed(self.run, begun=now) if self.run.begun is None else None
+
+    async def _open(self, write: StepOpen) -> None:
+        opening = self.keeper.store.append.open(write)
+        try:
+            # Nobody waits for a run in the background, so it waits for the disk.
+            async with asyncio.timeout(None if self.run.background else self.keeper.open_wait_s):
+                opened = await asyncio.shield(opening)
+        except TimeoutError:
+            self._late = write, opening
+            raise TooSlow("the disk did not take the message in time") from None
+        self._take_opened(opened, write.now, write.key)
+
+    async def _await_late(self) -> None:
+        """Waits for an opening that took too long, so that what it has opened is ended."""
+        late, self._late = self._late, None
+        if late is not None:
+            write, opening = late
+            with suppress(StoreError):
+                self._take_opened(await asyncio.shield(opening), write.now, write.key)
+
+    def _take_opened(self, opened: StepOpened, begun: float, key: str | None) -> None:
+        """Goes on from a step that is open. begun: when it was opened. key: its client's, of the conversation."""
+        self.keeper.store.agents.remember(opened.agent)
+        e, look = opened.exchange, self.known.look
+        uid = self.known.conversation_uid
+        conversation = Conversation(e.conversation, uid, key, opened.rev, e.id)
+        look = changed(look, conversation=conversation, next_seq=e.seq + len(e.inputs) + 1)
+        self._section = opened.snapshot
+        pinned = self._learned or opened.snapshot
+        self.known = changed(self.known, agent=opened.agent, look=look, pinned=pinned, unended=None, row=e.id)
+        self._opened, self._begun, self.behind = opened, begun, ()
+        self.run = opened.run or self.run
+        self._edits.changes.ops.clear()
+
+    # -- the run ends
+
+    async def _write(self, prompt: Prompt, outcome: TurnOutcome) -> events.Kept | None:
+        try:
+            behind = await self._end(prompt, outcome)
+        except Stale:
+            if self.run.background:
+                raise
+            # What the step says may quote what is gone: it stays unfinished, and the next send ends it. With a whole
+            # memory its run is gone too.
+            with suppress(NotFound):
+                await self._end_run(RunState.FAILED, StopReason.ERROR, events.LOST)
+            raise
+        finally:
+            if not self.run.background:
+                self.known.asked.place.leave()
+        self._report(prompt)
+        return behind
+
+    async def _end(self, prompt: Prompt, outcome: TurnOutcome) -> events.Kept | None:
+        """Writes the end of the run, in the way that suits what is open. Returns what stands behind its last step."""
+        state, stop = _state_after(prompt, outcome)
+        await self._await_late()
+        is_passing = stop in UPSTREAM_FAULTS and not outcome.is_refused
+        if self.reading is not None and state is RunState.FAILED and is_passing:
+            # Its step stays open, so that it is taken up where it is.
+            return None
+        error = str(stop) if state is RunState.FAILED else None
+        if self._opened is None and outcome.results and not outcome.waiting:
+            # The steps are used up, or the run was stopped: what its tools did is told with the next send.
+            end = RunEnd(
+                self.known.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.reading
+            )
+            await self._open_next(outcome.results, "", end)
+            assert self._opened is not None
+            behind = _kept(self._opened.exchange, self.known.plan.messages)
+            self._take(self._opened.exchange)
+            return behind
+        if self._opened is not None:
+            await self._end_step(prompt, self._result_of(outcome, stop, error))
+            self.run = changed(self.run, state=state, stop=stop, ended=self.keeper.now())
+        elif outcome.waiting:
+            await self._pause(stop, outcome)
+        else:
+            await self._end_run(state, stop)
+        return None
+
+    def _result_of(self, outcome: TurnOutcome, stop: StopReason, error: str | None) -> _StepResult:
+        """Returns what the last step of a run has come to. A reply that was cut off is kept as far as it came."""
+        full, said = outcome.full, outcome.said
+        if not full and outcome.text and said is not None:
+            full = (said := with_private(said, cut=True),)
+        # The error's words may quote another memory, whose forgetting would not find them here.
+        words = UNSAID if self.reading is not None and outcome.words else outcome.words
+        return _StepResult(
+            full, said if full else None, outcome.step_usage, outcome.waiting,
+            outcome.results if outcome.waiting else (), stop, error, outcome.is_refused, words,
+        )  # fmt: skip
+
+    async def _pause(self, stop: StopReason, outcome: TurnOutcome) -> None:
+        """Ends the run with calls that somebody has to answer, behind what our tools did meanwhile."""
+
+        async def end(results: Sequence[ToolResult]) -> Run:
+            e = self.known.path[-1]
+            merged, versions = self._edits.merge(e.id)
+            write = RunEnd(
+                self.known.agent.id, self.run.id, RunState.COMPLETED, stop, self.keeper.now(), e.id, outcome.waiting,
+                _kept_results(e, results), merged, versions,
+            )  # fmt: skip
+            return await asyncio.shield(self.keeper.store.append.end(write))
+
+        self._take_end(await self._edited(outcome.results, end))
+
+    async def _end_run(self, state: RunState, stop: StopReason, words: str = "") -> None:
+        # One that only answers what waits has no row before its first step.
+        self.run = changed(self.run, state=state, stop=stop)
+        if self.run.id:
+            end = RunEnd(
+                self.known.agent.id,
+                self.run.id,
+                state,
+                stop,
+                self.keeper.now(),
+                reading=self.reading,
+                words=words,
+            )
+            self._take_end(await asyncio.shield(self.keeper.store.append.end(end)))
+
+    def _take_end(self, run: Run) -> None:
+        """Takes over how the run has ended, as it is stored."""
+        self.run = changed(self.run, state=run.state, stop=run.stop, ended=run.ended)
+
+    def _report(self, prompt: Prompt) -> None:
+        """Tells the background services what the run has left to be done."""
+        keeper, known = self.keeper, self.known
+        if self.reading is not None:
+            # Its words are emptied before anybody could look for them.
+            return
+        keeper.report_lag(known.agent.id, known.look, self._chars)
+        if not self.steps:
+            return
+        last = self.steps[-1]
+        messages = sum(len(e.inputs) + 1 for e in self.steps)
+        keeper.events.turn_kept(known.agent.id, messages, known.asked.spec.sleeptime, known.look.next_seq)
+        if prompt.window.overfull is not None:
+            turn = Committed(known.agent, last.id, last.conversation, True)
+            keeper.events.window_fills(turn, prompt.window.overfull)
+
+
+def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopReason]:
+    """Returns how a run stands after its turn, and why it stopped."""
+    state, stop = _STATES[outcome.state], outcome.stop
+    # Where the agent's own prompt fills the window, leaving out messages makes no room.
+    most = prompt.target.context_window
+    is_full = most is not None and estimate_tokens(prompt.system) >= most
+    if is_full and stop is StopReason.UPSTREAM_ERROR:
+        stop = StopReason.SYSTEM_OVERFLOW
+    if state is RunState.COMPLETED and not stop.is_proper:
+        state = RunState.FAILED
+    return state, stop
+
+
+def _kept_results(e: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes]:
+    """Returns results of calls of a step as they are kept until the others are there."""
+    return {call_number(e, each.call_id): orjson.dumps(each.stored()) for each in results}
+
+
+def _kept(e: Exchange, messages: Sequence[WireMessage] = ()) -> events.Kept:
+    """messages: those that came in with it."""
+    results = (m for m in messages if m.get("role") == "tool")
+    return events.Kept(e.seq, e.seq + len(e.inputs), tuple(results))

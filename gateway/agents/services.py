@@ -1,0 +1,173 @@
+"""The services of agents put together: runs without a client, batches, sleeptime, and the parts of the agents API."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gateway.agents.api.agents import show_agents
+from gateway.agents.api.dependencies import AgentsApi
+from gateway.agents.api.run_events import RunEvents
+from gateway.agents.batches.accept import BatchRequests
+from gateway.agents.batches.items import ItemTurns
+from gateway.agents.batches.service import BatchService
+from gateway.agents.registry.registry import Registry
+from gateway.agents.runs.background.accept import BackgroundRuns
+from gateway.agents.runs.background.callbacks import Callbacks
+from gateway.agents.runs.background.service import RunServices
+from gateway.agents.runs.runs import AgentRuns
+from gateway.agents.runs.sleeptime import Sleeping, sleeptime_schedule
+from gateway.agents.stored import ChatAgents
+from gateway.core.agent import AgentSpec
+from gateway.limits import Limits
+from gateway.metrics import Metrics
+from gateway.providers import make_batches
+from gateway.run.background.services import BackgroundServices
+from gateway.run.memory.blocks import follow_settings
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.pending import Pending
+from gateway.run.turn import turn_limits_of
+from gateway.run.upstream.failover import Failover
+from gateway.run.upstream.models import ModelList
+from gateway.settings import Settings
+from storage.errors import StoreError
+
+# A database that is busy as a gateway starts, as in the middle of an upgrade, is soon less so.
+AGAIN_S = 5.0
+_log = logging.getLogger("mnemogate")
+
+
+class AgentServices:
+    """The services of one gateway's agents."""
+
+    agents: AgentRuns  # performs runs whose clients wait
+    runs: BackgroundRuns  # accepts runs that go on without their clients
+    run_services: RunServices  # performs these
+    sleeping: Sleeping  # performs the runs of sleeptime agents
+    chat: ChatAgents  # the agents as chat completions use them
+
+    def __init__(
+        self,
+        settings: Settings,
+        keeper: MemoryKeeper,
+        failover: Failover,
+        background: Failover,
+        metrics: Metrics,
+        pending: Pending,
+        limits: Limits,
+        specs: Sequence[AgentSpec],
+        services: BackgroundServices,
+    ) -> None:
+        """Puts the services together; nothing runs before `start`.
+
+        background: has connections of its own, for runs without a client.
+        specs: the profiles of the settings.
+        """
+        self._settings, self._failover, self._services = settings, failover, services
+        self._store = store = keeper.store
+        self._now = now = keeper.now
+        turn_limits = turn_limits_of(settings, limits)
+        wait_s = max(limits.commit_wait_s, limits.step_wait_s)
+        self.registry = registry = Registry(store, settings, specs, now)
+        self.agents = agents = AgentRuns(
+            settings,
+            keeper,
+            failover,
+            metrics,
+            pending,
+            replace(turn_limits, commit_wait_s=wait_s),
+            registry,
+            limits.answer_wait_s,
+            background,
+        )
+        self.chat = ChatAgents(registry, agents)
+        self.sleeping = Sleeping(keeper, registry, agents, services.budget, services.count_attempt)
+        asleep = [each.name for each in specs if each.sleeptime is not None]
+        services.add_sleeptime(sleeptime_schedule(store, settings.memory.idle_s, now, asleep))
+        turns = ItemTurns(settings, keeper, registry, agents.toolboxes, failover)
+        self._batch_providers = make_batches(settings)
+        self._batches = BatchService(
+            keeper, turns, self._batch_providers, settings.batch, metrics, services.count_attempt
+        )
+        shows = RunEvents(store, now)
+        self.runs = BackgroundRuns(agents, registry, keeper, shows)
+        peers = agents.peers
+        peers.deliver(self.runs)
+        self.run_services = RunServices(
+            self.runs,
+            agents.recover,
+            store,
+            Callbacks(store, agents.foreign.webhooks, shows.callback, now),
+            services.count_attempt,
+            now,
+            lambda: peers.idle,
+        )
+
+    def agents_api(self, models: ModelList, limits: Limits) -> AgentsApi:
+        """Returns the parts that the agents API speaks to."""
+        registry = self.registry
+        return AgentsApi(
+            self._settings,
+            self._store,
+            registry,
+            self.agents,
+            self.runs,
+            BatchRequests(
+                self._store, self._settings, registry, self._failover, self._batch_providers, self._now
+            ),
+            self.agents.keeper,
+            models,
+            self._services.compactor,
+            self._now,
+            limits.send_timeout_s,
+            limits.ping_s,
+            show_agents,
+        )
+
+    async def start(self, profiles: Sequence[AgentSpec], *, works: bool) -> list[asyncio.Task[None]]:
+        """Takes up what an earlier process left, and returns the tasks that were started.
+
+        Where the store does not work yet, that is taken up as soon as it does.
+        profiles: of the settings. works: jobs are performed here, besides made due.
+        """
+        tasks: list[asyncio.Task[None]] = []
+        # Runs come first, before this process has any that it could take for one of those.
+        if is_up := self._store.health.is_up:
+            await self.agents.recover()
+        if not is_up or not await self._take_up(profiles):
+            tasks.append(asyncio.create_task(self._take_up_late(profiles, has_recovered=is_up)))
+        tasks += map(asyncio.create_task, self.run_services.tasks(works=works))
+        if works:
+            tasks.append(asyncio.create_task(self.sleeping.worker.run()))
+            tasks += map(asyncio.create_task, self._batches.tasks())
+        return tasks
+
+    async def aclose(self) -> None:
+        await self._batches.aclose()
+
+    async def _take_up_late(self, profiles: Sequence[AgentSpec], *, has_recovered: bool) -> None:
+        if not has_recovered:
+            works = asyncio.Event()
+            self._store.database.when_recovered(works.set)
+            if not self._store.health.is_up:
+                await works.wait()
+            await self.agents.recover()
+        while True:
+            if await self._take_up(profiles):
+                return
+            await asyncio.sleep(AGAIN_S)
+
+    async def _take_up(self, profiles: Sequence[AgentSpec]) -> bool:
+        try:
+            await self.runs.recover()
+            await follow_settings(self._store, self.agents.keeper.leases, profiles, self._now())
+        except StoreError as error:
+            _log.warning(
+                "Interrupted runs and changed memory blocks are looked up again in %g s: %s",
+                AGAIN_S,
+                error.message,
+            )
+            return False
+        return True

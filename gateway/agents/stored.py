@@ -1,0 +1,72 @@
+"""Agents made over REST, as chat completions use them: implements `StoredAgents` of gateway.run.directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from gateway.agents.core.waits import Waiter
+from gateway.agents.registry.registry import Registry
+from gateway.agents.runs.guide import guide_of
+from gateway.agents.runs.peers import Speaker
+from gateway.agents.runs.run import sampling_of
+from gateway.agents.runs.runs import AgentRuns
+from gateway.agents.tools.agent import alone_of, asides_of
+from gateway.core.agent import AgentSpec
+from gateway.core.memory.tools import may_offer
+from gateway.core.request.chat import ChatRequest, with_fields
+from gateway.core.request.identity import KEEPS, Identity
+from gateway.core.turn.guide import Guide
+from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.stream import AllBut
+from gateway.run.call import ChatCall, Passes
+from gateway.run.memory.known import Known
+from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.record import BlockEdits
+from gateway.run.tools.toolbox import Toolbox
+from storage.records import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAgents:
+    """The agents of all projects, for chat completions."""
+
+    registry: Registry
+    runs: AgentRuns
+
+    async def names(self, project: str) -> Sequence[tuple[str, str, float]]:
+        """Returns (name, uid, seconds since the epoch) of the newest agents. Raises: StoreError."""
+        return await self.registry.names(project)
+
+    async def find(self, project: str, name: str) -> tuple[AgentSpec, Scope] | None:
+        found = await self.registry.resolve(project, name)
+        return None if found is None else (found.spec, found.scope)
+
+    async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
+        return await self.runs.owns(identity, spec)
+
+    async def in_conversation(
+        self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
+    ) -> tuple[AgentSpec, ChatRequest]:
+        if is_stored:
+            spec = await self.registry.in_conversation(identity.project, identity.conversation, spec)
+        offers = bool(spec.tools) and identity.mode in KEEPS and may_offer(request.json)
+        return spec, with_fields(request, sampling_of(spec, has_tools=request.has_tools or offers))
+
+    async def complete(self, call: ChatCall) -> None:
+        await self.runs.complete(call)
+
+    def terms(
+        self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnSpec
+    ) -> tuple[TurnSpec, Guide]:
+        # The client sees none of the agent's tools, so a call of an unknown name is not its either.
+        gateway_tools = AllBut(request.tools) if prompt.tools else ()
+        terms = replace(
+            terms, ours=gateway_tools, alone=alone_of(spec), asides=asides_of(spec, request.tools)
+        )
+        return terms, guide_of(spec, prompt)
+
+    def toolbox(self, known: Known, edits: BlockEdits, passes: Passes) -> Toolbox:
+        has_agent = bool(known.asked.spec.uid)
+        speaker = Speaker.of(known, Waiter(known.agent.uid), passes) if has_agent else None
+        return self.runs.toolboxes.make(known, edits, speaker=speaker)

@@ -1,0 +1,144 @@
+"""Work of which a stranger's input decides how long it takes and how much memory: in a process of its own.
+
+A pattern, or a schema, of a few hundred bytes can take hours and gigabytes, also within a library that lets nothing
+else run meanwhile. A child process has limits of the kernel, and is killed where it takes too long. It is no sandbox:
+what runs there is the gateway's own code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gateway.agents.tools.child import READY
+from gateway.agents.tools.descriptors import close_in_children
+
+_log = logging.getLogger("mnemogate")
+AT_ONCE = 4  # no measurement; any value from the number of processors to twice that behaves alike
+START_S = 10.0  # until one runs, also where others have to end first; it takes 0.03 s on a resting machine
+MEMORY_BYTES = 320 * 1024 * 1024  # of addresses, of which an interpreter with a library takes 60 MB
+_ANSWER_BYTES = 2 * 1024 * 1024
+_PROGRAM = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from gateway.agents.tools.child import main
+main()
+"""
+
+
+class OutOfBounds(Exception):
+    """The work took more time or memory than it may, or there was no room to begin it."""
+
+
+class Children:
+    """Starts child processes, a few at once. One for the process."""
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    @asynccontextmanager
+    async def start(self, function: str, seconds: float) -> AsyncIterator[Child]:
+        """Starts a child process that ends with the block.
+
+        function: `module:name`; it takes JSON and returns JSON.
+        seconds: for all questions together.
+        Raises: OutOfBounds.
+        """
+        try:
+            async with asyncio.timeout(START_S):
+                await self._places.acquire()
+        except TimeoutError:
+            raise OutOfBounds("all child processes are busy") from None
+        try:
+            process = await _start(function, seconds)
+            try:
+                yield await _ready(process, function, seconds)
+            finally:
+                await asyncio.shield(_end(process))
+        finally:
+            self._places.release()
+
+    async def ask(self, function: str, question: Any, seconds: float) -> Any:
+        """Returns the answer to one question. Raises: OutOfBounds."""
+        async with self.start(function, seconds) as child:
+            return await child.ask(question)
+
+
+@dataclass(slots=True)
+class Child:
+    """A child process that runs."""
+
+    process: Process
+    function: str
+    left_s: float
+    """Time for the questions that are still to come."""
+
+    async def ask(self, question: Any) -> Any:
+        """Returns the answer to a question, both JSON. Raises: OutOfBounds; then it answers no other."""
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        try:
+            async with asyncio.timeout(self.left_s):
+                # One that has ended says so by its answer.
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    stdin.write(orjson.dumps(question) + b"\n")
+                    await stdin.drain()
+                return orjson.loads(await stdout.readuntil(b"\n"))
+        except TimeoutError:
+            raise OutOfBounds("it takes too long") from None
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            # The memory is the one bound that ends it from within; a stack that is used up is alike.
+            _log.warning("A child process ended before its answer, in %s.", self.function)
+            raise OutOfBounds("it takes too much memory") from error
+        finally:
+            self.left_s -= loop.time() - begun
+
+
+async def _start(function: str, seconds: float) -> Process:
+    limits = {"AS": MEMORY_BYTES, "CPU": int(seconds) + 2, "CORE": 0}
+    close_in_children()
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", "-B", "-c", _PROGRAM),
+        *(json.dumps(sys.path), function, json.dumps(limits)),
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=DEVNULL,
+        env={},
+        limit=_ANSWER_BYTES,
+    )
+
+
+async def _ready(process: Process, function: str, seconds: float) -> Child:
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(START_S):
+            ready = await process.stdout.read(len(READY))
+    except TimeoutError:
+        raise OutOfBounds("the machine is too busy to begin") from None
+    if ready != READY:
+        raise RuntimeError(f"a child process for {function} did not start")
+    return Child(process, function, seconds)
+
+
+async def _end(process: Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    # asyncio sees its end only once its pipes are read to theirs.
+    while await process.stdout.read(_ANSWER_BYTES):
+        pass
+    await process.wait()

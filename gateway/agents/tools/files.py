@@ -1,0 +1,144 @@
+"""The tools that read the files of attached folders: a search by words and meaning, and one by a pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from gateway.agents.tools.children import Children, OutOfBounds
+from gateway.run.memory.recall import EmbedQuery
+from gateway.run.tools.toolbox import ToolAnswer, failed
+from storage.errors import StoreError
+from storage.fusion import in_turn
+from storage.listing import PassageFilter
+from storage.records import Agent, DefinitionKind, Passage, StoredFile
+from storage.sql.store import Store
+
+SEARCH_MS = 1000.0
+GREP_S = 1.0  # for one call
+PATTERN_CHARS = 300
+MATCHES = 20  # that one call shows
+LINE_CHARS = 300  # of a line that is shown
+NO_FILES = "No file is attached to this agent."
+TOO_LONG = (
+    "Error: the search took longer than a second, or too much memory. Use a simpler pattern, or name fewer files by "
+    "`include`."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """A line that a pattern is in. path: `<folder>/<file>`. number: from 1 on. lines: of its file."""
+
+    path: str
+    number: int
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class FileTools:
+    """The tools of one agent. embed_query: None: files are searched by words alone."""
+
+    store: Store
+    agent: Agent
+    children: Children
+    embed_query: EmbedQuery | None = None
+
+    async def run(self, name: str, arguments: Mapping[str, Any]) -> ToolAnswer:
+        """Runs a call. arguments: they fit the schema."""
+        try:
+            folders = await self._folders()
+            if name == "semantic_search_files":
+                return await self._search(folders, str(arguments["query"]), arguments.get("limit") or 5)
+            return await self._grep(folders, arguments)
+        except StoreError:
+            return failed("Error: files cannot be searched at the moment.")
+
+    async def _folders(self) -> dict[int, str]:
+        """Returns the names of the attached folders by their rows."""
+        if not self.agent.id:
+            return {}
+        rows = await self.store.attached.targets(self.agent.id, DefinitionKind.FOLDER)
+        found = await self.store.definitions.of_memories(DefinitionKind.FOLDER, rows)
+        return {row: found[row].name for row in rows if row in found}
+
+    async def _search(self, folders: Mapping[int, str], query: str, limit: int) -> ToolAnswer:
+        ranked = [await self._passages(folder, query, limit) for folder in folders]
+        fused = in_turn(ranked)[:limit]
+        files = await self.store.files.several(sorted({hit.file for hit in fused if hit.file is not None}))
+        shown = [
+            f"- [{folders[file.memory]}/{file.name}] {hit.text.strip()}"
+            for hit in fused
+            if hit.file is not None and (file := files.get(hit.file)) is not None
+        ]
+        return ToolAnswer("\n".join(shown) or ("Nothing was found." if folders else NO_FILES))
+
+    async def _passages(self, folder: int, query: str, limit: int) -> Sequence[Passage]:
+        memory = await self.store.agents.load(folder)
+        if memory is None:
+            return []
+        vector = None if self.embed_query is None else await self.embed_query(folder, query, SEARCH_MS)
+        return await self.store.recall.passages(
+            memory, query, PassageFilter(), limit=limit, deadline_ms=SEARCH_MS, vector=vector
+        )
+
+    async def _grep(self, folders: Mapping[int, str], arguments: Mapping[str, Any]) -> ToolAnswer:
+        pattern, include = str(arguments["pattern"]), arguments.get("include")
+        if not pattern or len(pattern) > PATTERN_CHARS:
+            return failed(f"Error: a pattern has 1 to {PATTERN_CHARS} characters.")
+        if include and len(str(include)) > PATTERN_CHARS:
+            # Python keeps what it has compiled of thousands of them.
+            return failed(f"Error: `include` has {PATTERN_CHARS} characters at most.")
+        files = {
+            f"{folders[file.memory]}/{file.name}": file
+            for file in await self.store.files.of_folders(list(folders))
+        }
+        wanted = {
+            path: file for path, file in files.items() if not include or _fits(path, file, str(include))
+        }
+        if not wanted:
+            return ToolAnswer(f"No file fits {include!r}." if files else NO_FILES)
+        skip = arguments.get("offset") or 0
+        most = skip + MATCHES + 1
+        found: list[_Match] = []
+        try:
+            async with self.children.start("gateway.agents.tools.pattern:find", GREP_S) as child:
+                for path, file in wanted.items():
+                    text = await self.store.files.text(file)
+                    answer = await child.ask({"pattern": pattern, "text": text, "most": most - len(found)})
+                    if "wrong" in answer:
+                        return failed(f"Error: this is no regular expression: {answer['wrong']}.")
+                    lines = text.splitlines() if answer["found"] else ()
+                    found += [_Match(path, number, lines) for number in answer["found"]]
+                    if len(found) == most:
+                        break
+        except OutOfBounds:
+            if len(found) <= skip:
+                return failed(TOO_LONG)
+        return ToolAnswer(_shown(found, skip, arguments.get("context_lines")))
+
+
+def _fits(path: str, file: StoredFile, include: str) -> bool:
+    return any(fnmatch(name.lower(), include.lower()) for name in (path, file.name))
+
+
+def _shown(found: Sequence[_Match], skip: int, context: int | None) -> str:
+    some = found[skip : skip + MATCHES]
+    if not some:
+        return "Nothing was found."
+    around = 1 if context is None else context
+    text = "\n".join(line for match in some for line in _lines(match, around))
+    more = f"\n[There is more: the next begin at offset {skip + MATCHES}.]"
+    return text + (more if len(found) > skip + MATCHES else "")
+
+
+def _lines(match: _Match, around: int) -> Iterator[str]:
+    """Yields a match as it is shown, with the lines around it."""
+    yield f"{match.path}:{match.number}"
+    first, last = max(1, match.number - around), min(len(match.lines), match.number + around)
+    for number in range(first, last + 1):
+        line = match.lines[number - 1]
+        cut = line[:LINE_CHARS] + (" …" if len(line) > LINE_CHARS else "")
+        yield f"{'>' if number == match.number else ' '} {number}: {cut}"

@@ -1,0 +1,71 @@
+"""Tools that are not the gateway's own, each performed as its definition says. One for the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.agents.tools.children import Children
+from gateway.agents.tools.hosts import HostError, ToolHosts
+from gateway.agents.tools.mcp import McpServers
+from gateway.agents.tools.sandbox import Sandbox
+from gateway.agents.tools.secret import SecretCipher, SecretFault
+from gateway.agents.tools.webhook import Webhooks
+from gateway.core.definition import McpServerDefinition, ToolDefinition
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
+from gateway.settings import ToolSettings
+from storage.records import DefinitionKind
+from storage.sql.store import Store
+
+NOBODY = "Error: nobody runs {name} here. Nothing was done."
+
+
+class ForeignTools:
+    """Performs calls. now: seconds since the epoch."""
+
+    def __init__(self, settings: ToolSettings, store: Store, now: Callable[[], float]) -> None:
+        self._store = store
+        self.children = Children()
+        self._hosts = ToolHosts(settings)
+        self.mcp = McpServers(settings, self._hosts)
+        self.secrets = SecretCipher(settings.secrets_key)
+        self._sandbox = Sandbox(settings.python, settings.python_timeout_s)
+        self.webhooks = Webhooks(self._hosts, settings.webhook_secret, now)
+
+    def unreachable(self, url: str) -> str | None:
+        """Returns why no host may be spoken to at this URL; None: it may."""
+        try:
+            self._hosts.check(url)
+        except HostError as error:
+            return str(error)
+        return None
+
+    async def refusal(self, tool: ToolDefinition) -> str | None:
+        """Returns why a tool cannot be made here; None: it can."""
+        if tool.source_type == "webhook":
+            try:
+                self._hosts.check(tool.source)
+            except HostError as error:
+                return f"The webhook cannot be called: {error}."
+        if tool.source_type == "python":
+            return await self._sandbox.refusal()
+        if tool.source_type == "typescript":
+            return "TypeScript is not run here: write it in Python, or make a webhook of it."
+        return None
+
+    async def run(self, tool: ToolDefinition, call: ForeignCall) -> ToolAnswer:
+        """Returns the result of a call; what goes wrong with it is one, too."""
+        if tool.source_type == "webhook":
+            return await self.webhooks.run(tool.source, call)
+        if tool.source_type == "python":
+            return await self._sandbox.run(tool.source, call)
+        if tool.source_type == "mcp":
+            uid, _, name = tool.source.partition("/")
+            server = await self._store.definitions.find(call.project, DefinitionKind.MCP, uid)
+            if server is None:
+                return failed(f"Error: the server of {call.tool} was deleted. Nothing was done.")
+            try:
+                secrets = await self.secrets.of(server)
+            except SecretFault as error:
+                return failed(f"Error: {call.tool} cannot be called: {error}.")
+            return await self.mcp.call(McpServerDefinition.of(server.body), name, call.arguments, secrets)
+        return failed(NOBODY.format(name=call.tool))

@@ -1,0 +1,186 @@
+"""Tools of MCP servers: asked for by name over HTTP, or of a program that the settings allow.
+
+Each call has a session of its own: nothing of one agent's call is left for another's, and a server that died is asked
+again. OAuth is not spoken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from yarl import URL
+
+from adapters.types import Json
+from gateway.agents.core.mcp_server import McpSecrets
+from gateway.agents.tools.hosts import HostError, StatusFault, ToolHosts
+from gateway.core.definition import MOST_SCHEMA_BYTES, McpServerDefinition
+from gateway.run.tools.toolbox import ToolAnswer, failed
+from gateway.settings import ToolHeader, ToolSettings
+from storage.value import frozen
+
+if TYPE_CHECKING:
+    from mcp import Client
+
+TIMEOUT_S = 30.0
+MOST_TOOLS = 500  # of one server, and as many that cannot be called
+_MOST_PAGES = 100  # chosen: of its list, which a server could make endless
+_MISSING = "The extra `mcp` is not installed on the gateway's machine: pip install 'mnemogate[mcp]'."
+_Names = list[str]
+NO_SECRETS = McpSecrets()
+
+
+class McpFault(Exception):
+    """A server that cannot be asked, or that does not answer. Its text is for who named the server."""
+
+
+@frozen
+class ListedTool:
+    """A tool as its server lists it. parameters: a JSON schema; None: there is none by which it can be called."""
+
+    name: str
+    description: str
+    parameters: Json | None
+
+
+class McpServers:
+    """Asks servers."""
+
+    def __init__(self, settings: ToolSettings, hosts: ToolHosts) -> None:
+        self._hosts = hosts
+        self._headers = {each.name: each for each in settings.headers}
+        self._commands = [shlex.split(each) for each in settings.mcp_stdio]
+        self._variables = frozenset(settings.mcp_stdio_env)
+
+    def check(self, server: McpServerDefinition, secrets: McpSecrets = NO_SECRETS) -> None:
+        """Refuses a server that no setting allows, without asking it. Raises: McpFault."""
+        if server.command:
+            if list(server.command) not in self._commands:
+                raise McpFault(
+                    f"the setting tools.mcp_stdio does not name the command `{shlex.join(server.command)}`"
+                )
+            for name in secrets.variables:
+                if name not in self._variables:
+                    raise McpFault(f"the setting tools.mcp_stdio_env does not name the variable {name}")
+            return
+        try:
+            self._hosts.check(server.url)
+        except HostError as error:
+            raise McpFault(str(error)) from error
+        self._header(server)
+
+    async def list(
+        self, server: McpServerDefinition, secrets: McpSecrets = NO_SECRETS
+    ) -> Sequence[ListedTool]:
+        """Returns a server's tools. secrets: what it is sent. Raises: McpFault."""
+        found: list[ListedTool] = []
+        left_out: list[str] = []
+        async with self._session(server, secrets, left_out) as session:
+            cursor = None
+            for _ in range(_MOST_PAGES):
+                page = await session.list_tools(cursor=cursor)
+                found += [ListedTool(t.name, t.description or "", _kept(t.input_schema)) for t in page.tools]
+                cursor = page.next_cursor
+                if not cursor or max(len(found), len(left_out)) >= MOST_TOOLS:
+                    break
+        return [*found[:MOST_TOOLS], *(ListedTool(name, "", None) for name in left_out[:MOST_TOOLS])]
+
+    async def call(
+        self, server: McpServerDefinition, tool: str, arguments: Json, secrets: McpSecrets = NO_SECRETS
+    ) -> ToolAnswer:
+        """Returns the result of a call, as text. secrets: what the server is sent."""
+        try:
+            async with self._session(server, secrets, []) as session:
+                result = await session.call_tool(tool, arguments)
+        except McpFault as error:
+            return failed(f"Error: {tool} cannot be called: {error}.")
+        texts = [_text(each) for each in result.content]
+        if not texts and result.structured_content is not None:
+            texts = [json.dumps(result.structured_content, ensure_ascii=False)]
+        return ToolAnswer("\n".join(texts), "error" if result.is_error else "success")
+
+    @asynccontextmanager
+    async def _session(
+        self, server: McpServerDefinition, secrets: McpSecrets, left_out: _Names
+    ) -> AsyncIterator[Client]:
+        """Opens a session, which has its time from here to its end. Raises: McpFault, also within.
+
+        left_out: gets the names of tools that are listed and cannot be called.
+        """
+        self.check(server, secrets)
+        faults: list[HostError] = []
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                # It takes half a second to load, which must not be the loop's.
+                package = await asyncio.to_thread(_load)
+                if server.command:
+                    opened = package.stdio_session(left_out, secrets.variables, *server.command)
+                else:
+                    header = self._header(server)
+                    headers = {**secrets.headers, **({} if header is None else {header.header: header.value})}
+                    of = package.sse_session if server.transport == "sse" else package.http_session
+                    opened = of(self._hosts, server.url, headers, faults, left_out)
+                async with opened as session:
+                    yield session
+        except TimeoutError as error:
+            late = f"its server did not answer within {TIMEOUT_S:.0f} s"
+            raise McpFault(str(faults[0]) if faults else late) from error
+        except McpFault:
+            raise
+        except Exception as error:
+            # The package raises what its parts raise, in groups of groups.
+            raise McpFault(_words(error, faults)) from error
+
+    def _header(self, server: McpServerDefinition) -> ToolHeader | None:
+        """Returns the header that the settings have for a server. Raises: McpFault: none for this host."""
+        if server.header is None:
+            return None
+        found = self._headers.get(server.header)
+        if found is None or found.host != (URL(server.url).raw_host or "").lower():
+            raise McpFault(f"the setting tools.headers has no entry {server.header!r} for this host")
+        return found
+
+
+def _load() -> ModuleType:
+    """Returns gateway/agents/tools/mcp_session.py. Raises: McpFault: what it needs is not installed."""
+    try:
+        from gateway.agents.tools import mcp_session
+    except ImportError as error:
+        raise McpFault(_MISSING) from error
+    return mcp_session
+
+
+def _kept(schema: Any) -> Json | None:
+    """Returns a schema as JSON is kept: a number beyond 64 bits is rounded. None: it is too large."""
+    data = json.dumps(schema, ensure_ascii=False).encode(errors="replace")
+    return None if len(data) > MOST_SCHEMA_BYTES else orjson.loads(data)
+
+
+def _text(block: Any) -> str:
+    """Returns a block of a result as a model reads it."""
+    if block.type == "text":
+        return str(block.text)
+    text = getattr(getattr(block, "resource", None), "text", None)
+    return text if isinstance(text, str) else f"[{block.type}]"
+
+
+# What the package says where a status is all that it knows.
+_NO_WORDS = ("Server returned an error response", "Session terminated", "Not Found")
+
+
+def _words(error: BaseException, faults: Sequence[HostError]) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    text = " ".join(str(error).split())[:200]
+    for fault in faults:
+        if not isinstance(fault, StatusFault) or text in _NO_WORDS:
+            return str(fault)
+    if isinstance(error, FileNotFoundError):
+        return "its program is not there"
+    return f"its server failed ({text or type(error).__name__})"

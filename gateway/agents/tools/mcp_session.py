@@ -1,0 +1,242 @@
+"""A session with an MCP server, by the `mcp` package. It is loaded with the first call, and needs the extra `mcp`.
+
+HTTP goes through `ToolHosts`, whatever the package would do by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Self
+
+import httpx2
+from mcp import Client, StdioServerParameters
+from mcp.client.sse import sse_client
+from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import CallToolResult
+
+from gateway.agents.tools.descriptors import close_in_children
+from gateway.agents.tools.hosts import HostError, HostReply, StatusFault, ToolHosts
+
+LIMIT_BYTES = 1_000_000  # of one reply
+END_S = 2.0  # chosen: of saying that a session ends, which some servers never answer
+# They log messages whole. What goes wrong is in the error that the caller gets.
+for _name in ("mcp", "httpx2"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
+# That our connection has of its own.
+_OURS = frozenset(("host", "connection", "content-length", "accept-encoding", "user-agent", "cookie"))
+
+
+@asynccontextmanager
+async def http_session(
+    hosts: ToolHosts, url: str, headers: Mapping[str, str], faults: list[HostError], left_out: list[str]
+) -> AsyncIterator[Client]:
+    """Speaks streamable HTTP. headers: of each request. faults: gets what went wrong with the host.
+
+    left_out: gets the names of tools that are listed and cannot be called.
+    """
+    transport = _Judged(hosts, url, headers, faults)
+    async with httpx2.AsyncClient(transport=transport, trust_env=False) as client:
+        streams = streamable_http_client(url, http_client=client, max_sse_event_size=LIMIT_BYTES)
+        async with _Client(_sifted(streams, left_out)) as session:
+            yield session
+
+
+@asynccontextmanager
+async def sse_session(
+    hosts: ToolHosts, url: str, headers: Mapping[str, str], faults: list[HostError], left_out: list[str]
+) -> AsyncIterator[Client]:
+    """Speaks HTTP with server-sent events, as servers did before 2025. The parameters are those of `http_session`."""
+    transport = _Judged(hosts, url, headers, faults, has_events=True)
+
+    def client(
+        headers: dict[str, str] | None = None,
+        timeout: httpx2.Timeout | None = None,
+        auth: httpx2.Auth | None = None,
+    ) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None)
+
+    async with _Client(_sifted(sse_client(url, httpx_client_factory=client), left_out)) as session:
+        yield session
+
+
+@asynccontextmanager
+async def stdio_session(
+    left_out: list[str], variables: Mapping[str, str], command: str, *arguments: str
+) -> AsyncIterator[Client]:
+    """Starts a program and speaks over its pipes; it ends with the session.
+
+    left_out: as in `http_session`. variables: of the program, beside the few that each has.
+    """
+    parameters = StdioServerParameters(command=command, args=list(arguments), env=dict(variables))
+    # Opening /dev/null does not wait for anything.
+    with open(os.devnull, "w") as nowhere:  # noqa: ASYNC230
+        close_in_children()
+        async with _Client(_sifted(stdio_client(parameters, errlog=nowhere), left_out)) as session:
+            yield session
+
+
+class _Client(Client):
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        # Behind each call the package asks for the list of tools, to check the result by a schema that is left out
+        # here. Where that fails, what the call has done would be lost.
+        self.session.validate_tool_result = _take_result  # type: ignore[method-assign]
+        return self
+
+
+async def _take_result(name: str, result: CallToolResult) -> None:
+    """Takes a result as it is."""
+
+
+@asynccontextmanager
+async def _sifted(opened: Any, left_out: list[str]) -> AsyncIterator[Any]:
+    """Opens the two streams of a transport, and takes out of what is read what the package would fail at."""
+    async with opened as (reads, writes):
+        yield _Sifted(reads, left_out), writes
+
+
+class _Sifted:
+    """A stream of what a server says. One wrong tool would have the package refuse all of a list."""
+
+    def __init__(self, stream: Any, left_out: list[str]) -> None:
+        self._stream = stream
+        self._left_out = left_out
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def __aenter__(self) -> Self:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        ended: bool | None = await self._stream.__aexit__(*error)
+        return ended
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        said = await self._stream.__anext__()
+        result = getattr(getattr(said, "message", None), "result", None)
+        if isinstance(result, dict) and isinstance(result.get("tools"), list):
+            tools = [tool for tool in result["tools"] if isinstance(tool, dict)]
+            result["tools"] = [kept for tool in tools if (kept := self._kept(tool)) is not None]
+        return said
+
+    def _kept(self, tool: dict[str, Any]) -> dict[str, Any] | None:
+        """Returns what is read of a tool; None: it cannot be called."""
+        name, schema = tool.get("name"), tool.get("inputSchema", {})
+        if not isinstance(name, str):
+            return None
+        if isinstance(schema, dict):
+            # Without a type it may be what others take for any arguments, or alternatives.
+            schema = {"type": "object", **schema}
+        if not isinstance(schema, dict) or not _takes_arguments(schema):
+            self._left_out.append(name)
+            return None
+        about = tool.get("description")
+        return {"name": name, "description": about if isinstance(about, str) else "", "inputSchema": schema}
+
+
+def _takes_arguments(schema: dict[str, Any]) -> bool:
+    properties, required = schema.get("properties") or {}, schema.get("required") or []
+    return (
+        schema["type"] == "object"
+        and isinstance(properties, dict)
+        and all(isinstance(each, dict | bool) for each in properties.values())
+        and isinstance(required, list)
+        and all(isinstance(each, str) for each in required)
+    )
+
+
+class _Judged(httpx2.AsyncBaseTransport):
+    """Sends requests by way of `ToolHosts`, to one server alone: the headers are for no other.
+
+    has_events: the server answers each message by an event of the stream that the first GET opened.
+    """
+
+    def __init__(
+        self,
+        hosts: ToolHosts,
+        url: str,
+        headers: Mapping[str, str],
+        faults: list[HostError],
+        *,
+        has_events: bool = False,
+    ) -> None:
+        self._hosts = hosts
+        self._origin = _origin(httpx2.URL(url))
+        self._headers = headers
+        self._faults = faults
+        self._has_events = has_events
+        self._events: HostReply | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if _origin(request.url) != self._origin:
+            self._faults.append(HostError("it leads to another address"))
+            raise httpx2.ConnectError("another address")
+        body = await request.aread()
+        sent = {name: value for name, value in request.headers.items() if name.lower() not in _OURS}
+        stack = AsyncExitStack()
+        try:
+            opened = self._hosts.open(
+                request.method, str(request.url), {**sent, **self._headers}, body or None
+            )
+            if request.method == "DELETE":
+                # The session has what it was opened for, and is not to lose it by its end.
+                async with asyncio.timeout(END_S), opened as reply:
+                    return httpx2.Response(reply.status)
+            reply = await stack.enter_async_context(opened)
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout("no answer to the end of the session") from error
+        except HostError as error:
+            self._faults.append(error)
+            raise httpx2.ConnectError(str(error)) from error
+        if request.method == "POST":
+            # What was answered before has been got over.
+            self._faults[:] = [each for each in self._faults if not isinstance(each, StatusFault)]
+            if reply.status >= 400:
+                words = f"its server answered with the status {reply.status}"
+                self._faults.append(HostError(words) if self._has_events else StatusFault(words))
+                if self._events is not None:
+                    # The package would wait on for an event that answers the message.
+                    self._events.break_off()
+        elif self._has_events:
+            if reply.status != 200:
+                self._faults.append(HostError(f"its server answered with the status {reply.status}"))
+            self._events = reply
+        return httpx2.Response(
+            reply.status, headers=dict(reply.headers), stream=_Body(reply, stack, self._faults)
+        )
+
+
+def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+class _Body(httpx2.AsyncByteStream):
+    def __init__(self, reply: HostReply, stack: AsyncExitStack, faults: list[HostError]) -> None:
+        self._reply = reply
+        self._stack = stack
+        self._faults = faults
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        try:
+            async for chunk in self._reply.chunks():
+                size += len(chunk)
+                if size > LIMIT_BYTES:
+                    raise HostError(f"its reply has more than {LIMIT_BYTES:,} bytes")
+                yield chunk
+        except HostError as error:
+            self._faults.append(error)
+            raise httpx2.ReadError(str(error)) from error
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()

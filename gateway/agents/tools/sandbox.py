@@ -1,0 +1,414 @@
+"""Tools that are written in Python, each call in a sandbox of its own: bubblewrap, or nothing.
+
+The code has no network, no processes but its own, no files but the interpreter's (to read) and a small /tmp, no
+variables, no keys and no rights, and system calls that reach around these are refused. Limits of the kernel bound the
+processor time and memory of each process, and their number; we bound the memory of all, the time and what is said.
+Some memory nobody counts (what lies in pipes and sockets), so the kernel is told to end a call first where the machine
+has none left. Before the first call a probe tries to get out: if it can, or if nothing can be run, there
+are no such tools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from asyncio.subprocess import DEVNULL, PIPE
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import orjson
+
+from adapters.types import Json
+from gateway.agents.tools import inside
+from gateway.agents.tools.call_filter import filter_program
+from gateway.agents.tools.descriptors import close_in_children
+from gateway.agents.tools.process_memory import can_be_counted, memory_of
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
+
+OUTPUT_BYTES = 256 * 1024  # of stdout and stderr together, and as much of the result
+_MB = 1024 * 1024
+_TMP_BYTES = 64 * _MB
+# Chosen: room for the standard library's larger modules, and for the gateway where four calls go to these limits.
+_LIMITS = {"AS": 256 * _MB, "FSIZE": _TMP_BYTES, "NOFILE": 64, "NPROC": 16, "SIGPENDING": 256, "CORE": 0}
+# Of all that runs within one call: the memory of its processes, and its files in /tmp. It is looked at, as the limits
+# above hold for one process each, so a call that is quick may have some more for a moment.
+_CALL_BYTES = 384 * _MB
+_LOOK_S = 0.05
+_AT_ONCE = 4
+_KEPT_CHARS = 10_000  # of stdout and of stderr, which no model reads
+_READ_BYTES = 64 * 1024
+_NOBODY = 65534
+_START_S = 10.0  # of the probe, of asking the interpreter where it lies, of the end of what was killed
+_MISSING = (
+    "Tools written in Python run in a sandbox, which needs bubblewrap: install the package `bubblewrap` on the "
+    "gateway's machine. Or make it a webhook."
+)
+_TOO_OLD = (
+    "its kernel does not list what a process has started, or its processor's system calls are not known"
+)
+_UNUSABLE = (
+    "Tools written in Python run in a sandbox, which cannot be used on the gateway's machine: {why}. It needs "
+    "bubblewrap 0.8, user namespaces, and an interpreter that user 65534 can read (the setting tools.python)."
+)
+# Root's processes are not counted, so limits would not hold for root's code, whatever it is called within.
+_AS_NOBODY = f"""
+import os, sys
+os.setgroups([]); os.setresgid({_NOBODY}, {_NOBODY}, {_NOBODY}); os.setresuid({_NOBODY}, {_NOBODY}, {_NOBODY})
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+# Read-only, /proc keeps the code from taking this back. The shell adds a variable that says where the gateway runs.
+_ENDED_FIRST = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD; exec "$@"'
+
+
+class Sandbox:
+    """Runs functions. python: an interpreter of another environment; None: the gateway's own, without its packages."""
+
+    def __init__(self, python: str | None, timeout_s: float) -> None:
+        self._python = python or str(getattr(sys, "_base_executable", sys.executable))
+        self._timeout_s = timeout_s
+        self._program = Path(inside.__file__).read_text("utf-8")
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._lock = asyncio.Lock()
+        self._command: Sequence[str] = ()
+        self._refusal: str | None = None
+
+    async def refusal(self) -> str | None:
+        """Returns why no Python tool can be had here; None: they can. The first call finds out."""
+        async with self._lock:
+            if not self._command and self._refusal is None:
+                self._refusal = await self._probe()
+            return self._refusal
+
+    async def run(self, source: str, call: ForeignCall) -> ToolAnswer:
+        """Returns what the source's last function returns, as text, with what it printed."""
+        refusal = await self.refusal()
+        if refusal is not None:
+            return failed(f"Error: {call.tool} cannot be run. {refusal}")
+        work = {"source": source, "arguments": call.arguments, "agent": call.agent_state}
+        async with self._places:
+            ended = await self._perform(work, self._timeout_s)
+        if ended.wrong:
+            return ToolAnswer(f"Error: {call.tool} {ended.wrong}.", "error", ended.stdout, ended.stderr)
+        answer = ended.answer
+        if answer.error is not None:
+            return ToolAnswer(f"Error: {answer.error}", "error", ended.stdout, ended.stderr)
+        return ToolAnswer(answer.result, "success", ended.stdout, ended.stderr, answer.blocks)
+
+    # -- the first call
+
+    async def _probe(self) -> str | None:
+        bwrap = shutil.which("bwrap")
+        if bwrap is None:
+            return _MISSING
+        if filter_program() is None or not can_be_counted():
+            return _UNUSABLE.format(why=_TOO_OLD)
+        try:
+            self._command = _command(bwrap, self._python, await _prefixes(self._python))
+        except (OSError, TimeoutError, ValueError) as error:
+            return _UNUSABLE.format(why=f"{self._python} cannot be used ({error})")
+        with tempfile.TemporaryDirectory() as folder:
+            # All may read it, so that it is the walls that keep it from being read.
+            os.chmod(folder, 0o755)
+            os.close(os.open(f"{folder}/secret", os.O_CREAT | os.O_WRONLY, 0o644))
+            listening = [
+                await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0),
+                # It has no file, so that a network of its own is what keeps code away from it.
+                await asyncio.start_unix_server(lambda _, writer: writer.close(), f"\0{folder}"),
+            ]
+            try:
+                port = listening[0].sockets[0].getsockname()[1]
+                arguments = {"port": port, "folder": folder, "uid": _NOBODY}
+                ended = await self._perform({"source": _PROBE, "arguments": arguments, "agent": {}}, _START_S)
+            finally:
+                for each in listening:
+                    each.close()
+        found = ended.answer.result
+        if found == "[]":
+            return None
+        self._command = ()
+        lines = ended.stderr.strip().splitlines()
+        why = ended.wrong or ended.answer.error or f"a probe got out of it: {found}"
+        return _UNUSABLE.format(why=f"{why}{': ' + lines[-1] if lines else ''}")
+
+    # -- one call
+
+    async def _perform(self, work: Json, timeout_s: float) -> _Ended:
+        limits = json.dumps({**_LIMITS, "CPU": int(timeout_s) + 1})
+        ours: list[int] = []
+        try:
+            ours += os.pipe()
+            ours.append(_filter())
+            receive, send, filter_ = ours
+            close_in_children()
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                *("--seccomp", str(filter_), "--", self._python, "-I", "-B", "-c", self._program),
+                *(str(send), limits),
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                pass_fds=(send, filter_),
+                start_new_session=True,
+                env={},
+            )
+            ours.remove(receive)  # it is read, and closed then
+        except OSError as error:
+            return _Ended(wrong=f"could not be started ({error.strerror})")
+        finally:
+            for each in ours:
+                os.close(each)
+        heard = _Heard()
+        wrong = ""
+        try:
+            with _reading(receive) as result:
+                async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as tasks:
+                    assert process.stdin is not None
+                    assert process.stdout is not None
+                    assert process.stderr is not None
+                    tasks.create_task(heard.read(process.stdout, "stdout"))
+                    tasks.create_task(heard.read(process.stderr, "stderr"))
+                    # By its first word the walls stand, and the kernel ends it with us. One that has the work before
+                    # would do it without us, were we killed meanwhile.
+                    await result.read(len(inside.READY))
+                    watch = tasks.create_task(_watch(process.pid))
+                    tasks.create_task(_end(process, watch))
+                    tasks.create_task(_write(process.stdin, orjson.dumps(work)))
+                    tasks.create_task(heard.read(result, "result"))
+        except* TimeoutError:
+            wrong = f"took longer than {timeout_s:.0f} s"
+        except* _TooMuch as group:
+            wrong = str(group.exceptions[0])
+        except* PermissionError:
+            wrong = "cannot be watched: the system hides its processes from the gateway"
+        finally:
+            # Whatever is within ends with it: its first process is told so by the kernel.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.shield(_drain(process))
+        return _ended(heard, process.returncode or 0, wrong)
+
+
+class _Answer(msgspec.Struct, forbid_unknown_fields=True):
+    """The answer of the program within. The tool's code can write one, too, and then nothing else is taken."""
+
+    result: str = ""
+    error: str | None = None
+    blocks: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A call that has ended. wrong: why there is no answer, in words."""
+
+    answer: _Answer = field(default_factory=_Answer)
+    stdout: str = ""
+    stderr: str = ""
+    wrong: str = ""
+
+
+class _TooMuch(Exception):
+    """The code takes more than it may. Its text says of what."""
+
+
+@dataclass(slots=True)
+class _Heard:
+    """The output that was read so far. left: bytes of output that may follow."""
+
+    parts: dict[str, bytearray] = field(default_factory=lambda: defaultdict(bytearray))
+    left: int = OUTPUT_BYTES
+
+    async def read(self, stream: asyncio.StreamReader, name: str) -> None:
+        while chunk := await stream.read(_READ_BYTES):
+            self.left -= len(chunk)
+            if self.left < 0:
+                raise _TooMuch(f"said more than {OUTPUT_BYTES:,} bytes")
+            self.parts[name] += chunk
+
+    def text(self, name: str) -> str:
+        return self.parts[name].decode("utf-8", "replace")[:_KEPT_CHARS]
+
+
+def _ended(heard: _Heard, code: int, wrong: str) -> _Ended:
+    answer = _Answer()
+    if not wrong:
+        try:
+            answer = msgspec.json.decode(heard.parts["result"], type=_Answer)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            # A signal within is 128 and more outside; the kernel kills with 9 who takes too much memory.
+            wrong = f"ended without a result (exit status {code})"
+    return _Ended(answer, heard.text("stdout"), heard.text("stderr"), wrong)
+
+
+async def _watch(pid: int) -> None:
+    """Looks at the memory of a call until it is cancelled. Raises: _TooMuch."""
+    while memory_of(pid, "/tmp", _TMP_BYTES) <= _CALL_BYTES:  # noqa: ASYNC110  # nobody tells
+        await asyncio.sleep(_LOOK_S)
+    raise _TooMuch(f"took more than {_CALL_BYTES // _MB} MB of memory in all")
+
+
+async def _end(process: asyncio.subprocess.Process, watch: asyncio.Task[None]) -> None:
+    await process.wait()
+    watch.cancel()
+
+
+async def _write(stream: asyncio.StreamWriter, data: bytes) -> None:
+    # Code that ended early reads nothing; nor do walls that could not be set up, whose end may be known already.
+    with suppress(BrokenPipeError, ConnectionResetError):
+        if not stream.is_closing():
+            stream.write(data)
+            await stream.drain()
+    stream.close()
+
+
+async def _drain(process: asyncio.subprocess.Process) -> None:
+    """Waits for the end of a process that was killed. asyncio sees it only once its pipes are read to their end."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_START_S):
+            for stream in (process.stdout, process.stderr):
+                while stream is not None and await stream.read(_READ_BYTES):
+                    pass
+            await process.wait()
+
+
+@contextmanager
+def _reading(descriptor: int) -> Iterator[asyncio.StreamReader]:
+    """Reads a pipe, and closes it.
+
+    A transport of the loop would be waited for, and uvloop's closes the pipe if that wait is cancelled. The file that
+    it was given then closes it once more, when its number is perhaps somebody else's.
+    """
+    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+
+    def read() -> None:
+        with suppress(BlockingIOError):
+            if data := os.read(descriptor, _READ_BYTES):
+                reader.feed_data(data)
+            else:
+                loop.remove_reader(descriptor)
+                reader.feed_eof()
+
+    os.set_blocking(descriptor, False)
+    loop.add_reader(descriptor, read)
+    try:
+        yield reader
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+# -- the walls
+
+
+async def _prefixes(python: str) -> Sequence[str]:
+    """Returns where an interpreter has its files. Raises: OSError, TimeoutError, ValueError."""
+    close_in_children()
+    process = await asyncio.create_subprocess_exec(
+        *(python, "-I", "-S", "-c", "import sys; print(sys.prefix); print(sys.base_prefix)"),
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=DEVNULL,
+        env={},
+    )
+    try:
+        async with asyncio.timeout(_START_S):
+            out, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await asyncio.shield(process.wait())
+    if process.returncode != 0:
+        raise ValueError(f"exit status {process.returncode}")
+    return sorted({each for each in os.fsdecode(out).splitlines() if each})
+
+
+def _command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:
+    """Returns the command that sets up the walls for `python`; filters of calls and the program come behind it."""
+    walls = [
+        *(bwrap, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"),
+        *(
+            "--clearenv",
+            "--cap-drop",
+            "ALL",
+            "--uid",
+            str(_NOBODY),
+            "--gid",
+            str(_NOBODY),
+            "--hostname",
+            "tool",
+        ),
+        *("--ro-bind", "/usr", "/usr", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
+    ]
+    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
+        # Most systems have them in /usr by now.
+        if os.path.islink(name):
+            walls += ["--symlink", os.readlink(name), name]
+        elif os.path.isdir(name):
+            walls += ["--ro-bind", name, name]
+    for prefix in prefixes:
+        if not Path(prefix).is_relative_to("/usr"):
+            walls += ["--ro-bind", prefix, prefix]
+    walls += ["--proc", "/proc", "--dev", "/dev", "--size", str(_TMP_BYTES), "--tmpfs", "/tmp"]
+    # A file in /dev or / would be in memory, as much as it takes.
+    walls += ["--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/", "--chdir", "/tmp"]
+    variables = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
+    for name, value in variables.items():
+        walls += ["--setenv", name, value]
+    before = [python, "-I", "-S", "-c", _AS_NOBODY] if os.geteuid() == 0 else []
+    return ["/bin/sh", "-c", _ENDED_FIRST, "sh", *before, *walls]
+
+
+def _filter() -> int:
+    """Returns a pipe to be read, with the filter of system calls in it."""
+    program = filter_program()
+    assert program is not None
+    receive, send = os.pipe()
+    with os.fdopen(send, "wb") as out:
+        out.write(program)
+    return receive
+
+
+# Returns the names of the walls that it has passed. `folder` is on the outside and has a file that all may read.
+_PROBE = """
+def probe(port, folder, uid):
+    import glob, os, socket, time
+
+    def passes(attempt):
+        try:
+            return bool(attempt())
+        except (OSError, MemoryError):
+            return False
+
+    def forks():
+        for n in range(64):
+            if os.fork() == 0:
+                time.sleep(60)
+        return True
+
+    def writes(path):
+        with open(path, "wb") as file:
+            return file.write(b"x")
+
+    places = [folder, "/", "/usr", "/etc", "/dev", "/dev/shm", "/proc", "/var/tmp", "/home", "/root"]
+    attempts = {
+        "network": lambda: socket.create_connection(("127.0.0.1", port), 2),
+        "sockets": lambda: socket.socket(socket.AF_UNIX).connect_ex("\\0" + folder) == 0,
+        "calls": lambda: os.memfd_create("probe"),
+        "reading": lambda: open(folder + "/secret"),
+        "writing": lambda: [place for place in places if passes(lambda: writes(place + "/.mnemogate"))],
+        "processes": lambda: len(glob.glob("/proc/[0-9]*")) > 3,
+        "user": lambda: os.getuid() != uid or os.geteuid() != uid,
+        "variables": lambda: set(os.environ) - {"PATH", "HOME", "LANG", "LC_CTYPE", "OPENBLAS_NUM_THREADS", "PWD"},
+        "memory": lambda: bytearray(1 << 30),
+        "forks": forks,
+    }
+    return [name for name, attempt in attempts.items() if passes(attempt)]
+"""

@@ -1,0 +1,121 @@
+"""Encrypts the secrets of definitions, by the key that the operator gives the gateway.
+
+AES-256-GCM with a random nonce for each value. The associated data names the project, the server and the field, so that
+a value which is moved to another place cannot be decrypted there. `cryptography` comes with the extra `mcp`, and is
+loaded with the first secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import orjson
+
+from gateway.agents.core.mcp_server import McpSecrets, sent_with
+from gateway.core.definition import McpServerDefinition
+from storage.records import Definition
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+VARIABLE = "MNEMOGATE_SECRETS_KEY"
+_NO_KEY = (
+    f"secrets are not stored without a key that encrypts them: set {VARIABLE} where the gateway starts "
+    "(`openssl rand -base64 32` makes one), or name an entry of the setting tools.headers in `auth_header`"
+)
+_MISSING = "the extra `mcp` is not installed on the gateway's machine: pip install 'mnemogate[mcp]'"
+_NONCE_BYTES = 12  # NIST SP 800-38D, 8.2
+_FORM = "1:"  # of what is stored, so that another one can follow
+
+
+class SecretFault(Exception):
+    """A secret that cannot be stored or read. Its text is for the caller, and has no part of a secret in it."""
+
+
+class SecretCipher:
+    """Encrypts and decrypts. key: 32 bytes in base64, as the settings have checked it; None: there is none."""
+
+    def __init__(self, key: str | None) -> None:
+        self._key = None if key is None else b64decode(key)
+        self._aes: AESGCM | None = None
+
+    async def encrypt(self, project: str, uid: str, values: Mapping[str, str]) -> dict[str, str]:
+        """Returns secrets as they are stored.
+
+        project, uid: of the server.
+        values: in plain text, by their fields.
+
+        Raises: SecretFault: there is no key, or `cryptography` is not installed.
+        """
+        if not values:
+            return {}
+        if self._key is None:
+            raise SecretFault(_NO_KEY)
+        aes = await self._cipher(self._key)
+        found = {}
+        for name, value in values.items():
+            nonce = os.urandom(_NONCE_BYTES)
+            data = aes.encrypt(nonce, value.encode(), _place(project, uid, name))
+            found[name] = _FORM + b64encode(nonce + data).decode()
+        return found
+
+    async def decrypt(self, server: Definition, values: Mapping[str, str]) -> dict[str, str]:
+        """Returns secrets in plain text.
+
+        server: whose they are.
+        values: as they are stored, by their fields.
+
+        Raises: SecretFault: names the server, the field and the variable with the key.
+        """
+        if not values:
+            return {}
+        if self._key is None:
+            raise SecretFault(
+                f"the secrets of the MCP server {server.name!r} ({', '.join(sorted(values))}) cannot be decrypted: "
+                f"{VARIABLE} is not set"
+            )
+        aes = await self._cipher(self._key)
+        return {name: _decrypted(aes, server, name, value) for name, value in values.items()}
+
+    async def of(self, server: Definition) -> McpSecrets:
+        """Returns the secrets of a server as they are sent. Raises: SecretFault."""
+        made = McpServerDefinition.of(server.body)
+        return sent_with(made, await self.decrypt(server, made.secrets))
+
+    async def _cipher(self, key: bytes) -> AESGCM:
+        if self._aes is None:
+            # It takes a tenth of a second to load, which must not be the loop's.
+            self._aes = await asyncio.to_thread(_load, key)
+        return self._aes
+
+
+def _load(key: bytes) -> AESGCM:
+    try:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    except ImportError as error:
+        raise SecretFault(_MISSING) from error
+    return AESGCM(key)
+
+
+def _decrypted(aes: AESGCM, server: Definition, name: str, value: str) -> str:
+    from cryptography.exceptions import InvalidTag
+
+    try:
+        if not value.startswith(_FORM):
+            raise ValueError("another form")
+        data = b64decode(value.removeprefix(_FORM), validate=True)
+        place = _place(server.project, server.uid, name)
+        return aes.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], place).decode()
+    except (InvalidTag, ValueError) as error:
+        raise SecretFault(
+            f"the secret {name} of the MCP server {server.name!r} cannot be decrypted with the key in {VARIABLE}, "
+            "which is not the one that encrypted it: give the server its secrets again"
+        ) from error
+
+
+def _place(project: str, uid: str, name: str) -> bytes:
+    return orjson.dumps(["mcp", project, uid, name])

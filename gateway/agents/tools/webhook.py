@@ -1,0 +1,83 @@
+"""Tools that are a POST to an address of their maker's, signed as Standard Webhooks has it.
+
+The signature is over id, time and body (github.com/standard-webhooks/standard-webhooks, spec, "Signature scheme"), so
+that a receiver can tell our calls from others, and a replay from a call. A call is made once, whatever becomes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+from collections.abc import Callable
+from hashlib import sha256
+
+import orjson
+
+from gateway.agents.tools.hosts import HostError, ToolHosts
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
+from gateway.settings import SECRET_PREFIX
+
+TIMEOUT_S = 30.0
+LIMIT_BYTES = 1_000_000
+SHOWN_CHARS = 500  # of a reply that says that something went wrong
+
+
+class Webhooks:
+    """Makes the calls. secret: `whsec_` and base64; None: they are not signed. now: seconds since the epoch."""
+
+    def __init__(self, hosts: ToolHosts, secret: str | None, now: Callable[[], float]) -> None:
+        self._hosts = hosts
+        self._key = None if secret is None else base64.b64decode(secret.removeprefix(SECRET_PREFIX))
+        self._now = now
+
+    async def run(self, url: str, call: ForeignCall) -> ToolAnswer:
+        """Returns the body of the reply, as text."""
+        body = orjson.dumps(
+            {
+                "tool": call.tool,
+                "arguments": call.arguments,
+                "agent_id": call.agent,
+                "run_id": call.run,
+                "call_id": call.call_id,
+            }
+        )
+        try:
+            status, content = await self._send(url, call.key, body)
+        except TimeoutError:
+            return failed(
+                f"Error: {call.tool} did not answer within {TIMEOUT_S:.0f} s. It may have been done."
+            )
+        except HostError as error:
+            return failed(f"Error: {call.tool} cannot be called: {error}.")
+        text = content.decode("utf-8", "replace")
+        if not 200 <= status < 300:
+            return failed(f"Error: {call.tool} answered with status {status}: {text[:SHOWN_CHARS]}")
+        return ToolAnswer(text)
+
+    async def post(self, url: str, key: str, body: bytes) -> int:
+        """Posts JSON, signed as calls are. Returns the status. key: the same only for the same message.
+
+        Raises: HostError, TimeoutError.
+        """
+        status, _ = await self._send(url, key, body)
+        return status
+
+    async def _send(self, url: str, key: str, body: bytes) -> tuple[int, bytes]:
+        async with asyncio.timeout(TIMEOUT_S):
+            async with self._hosts.open("POST", url, self._headers(key, body), body) as reply:
+                return reply.status, await reply.read(LIMIT_BYTES)
+
+    def _headers(self, key: str, body: bytes) -> dict[str, str]:
+        at = str(int(self._now()))
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "*/*",
+            "Idempotency-Key": key,
+            "webhook-id": key,
+            "webhook-timestamp": at,
+        }
+        if self._key is not None:
+            digest = hmac.digest(self._key, f"{key}.{at}.".encode() + body, sha256)
+            headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
+        return headers

@@ -1,0 +1,353 @@
+"""Stored messages, as the agents API shows them: one message of the store may be several here, under one id.
+
+A reply is shown as its thoughts, its text and its calls, in this order. What the reader got instead of a call
+(`send_message`) is shown as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import orjson
+
+from gateway.agents.wire.fields import given, lines_of, time_of
+from gateway.core import ids
+from gateway.core.conversation.canonical import WireMessage, in_a_row, is_system, text_of
+from gateway.core.conversation.private import name_of, private_of, system_text
+from gateway.core.memory.tools import read_arguments
+from gateway.core.turn.asides import THINKING
+from storage.records import Summary
+from storage.value import frozen
+
+
+@frozen
+class Showing:
+    """The way in which a caller wants messages to be shown.
+
+    types: only these; None: all. speaks: the tool whose argument `argument` is what an agent says; None: its calls are
+    shown as calls. summaries: those of a conversation are shown as well.
+    """
+
+    types: frozenset[str] | None = None
+    speaks: str | None = "send_message"
+    argument: str = "message"
+    summaries: bool = False
+
+
+@frozen
+class Origin:
+    """The origin of a stored message. id: its public one. at: seconds since the epoch.
+
+    conversation: its public name, where a list may hold messages of several.
+    """
+
+    id: str
+    at: float
+    run_id: str | None = None
+    step_id: str | None = None
+    conversation: str | None = None
+
+
+def showing_of(asked: msgspec.Struct) -> Showing:
+    """Returns the way in which a send or a query wants messages to be shown."""
+    said = given(asked)
+    types = said.get("include_return_message_types")
+    return Showing(
+        None if types is None else frozenset(types),
+        said["assistant_message_tool_name"] if said["use_assistant_message"] else None,
+        said["assistant_message_tool_kwarg"],
+        said.get("include_compaction_messages") is True,
+    )
+
+
+def shown(
+    message: WireMessage,
+    origin: Origin,
+    showing: Showing,
+    *,
+    waiting: Mapping[str, str] | None = None,
+    names: Mapping[str, str] | None = None,
+    first: int = 0,
+    results: Sequence[WireMessage] = (),
+) -> list[dict[str, Any]]:
+    """Returns a stored message as it is shown.
+
+    waiting: call id -> who must answer it first, of a reply that waits. names: call id -> tool, of results.
+    first: how many messages were shown of it before. results: those that are a part of it.
+    """
+    message = regular(message)
+    whole = (message, *map(regular, results))
+    made = (part for m in whole for part in _parts(m, showing, waiting or {}, names or {}))
+    private = private_of(message)
+    found = []
+    for n, (kind, fields) in enumerate(made, first):
+        if showing.types is not None and kind not in showing.types:
+            continue
+        own = {"name": name_of(message), "sender_id": private.get("sender")}
+        # Messages of one id differ in their otid; the caller's own is the first one's.
+        if n == 0 and private.get("otid"):
+            own["otid"] = private["otid"]
+        found.append(piece(kind, origin, n, {**own, **fields}))
+    return found
+
+
+# The types of fields that are read here. A client or a provider may send any others, and they are kept as they came.
+_TYPES = {
+    "name": str, "tool_call_id": str, "refusal": str, "reasoning_content": str, "reasoning": str,
+    "reasoning_details": list, "thinking_blocks": list, "tool_calls": list,
+}  # fmt: skip
+
+
+def regular(message: WireMessage) -> WireMessage:
+    """Returns a message whose fields have the types of the API; a field of another type is left out."""
+    found: WireMessage = {
+        key: value for key, value in message.items() if isinstance(value, _TYPES.get(key, object))
+    }
+    if "tool_calls" in found:
+        found["tool_calls"] = [_regular_call(call) for call in found["tool_calls"] if isinstance(call, dict)]
+    return found
+
+
+def _regular_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    function = function if isinstance(function, dict) else {}
+    named = {
+        key: value if isinstance(value := function.get(key), str) else "" for key in ("name", "arguments")
+    }
+    return {
+        **call,
+        "id": id if isinstance(id := call.get("id"), str) else "",
+        "function": {**function, **named},
+    }
+
+
+def piece(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a message as it is shown, or a piece of one. n: its place among those of one id."""
+    return {
+        "id": origin.id,
+        "date": time_of(origin.at),
+        "name": None,
+        "message_type": kind,
+        "otid": f"{origin.id}:{n}",
+        "sender_id": None,
+        "step_id": origin.step_id,
+        "run_id": origin.run_id,
+        "conversation_id": origin.conversation,
+        "is_err": None,
+        "seq_id": None,
+        **fields,
+    }
+
+
+def summary_shown(summary: Summary, uid: str, showing: Showing) -> list[dict[str, Any]]:
+    """Returns a summary as it is shown, behind the last message that it covers and under the id of that.
+
+    uid: of the memory.
+    """
+    if not showing.summaries:
+        return []
+    e = summary.exchange
+    seq = e.seq + len(e.inputs) - (1 if e.reply is None else 0)
+    origin = Origin(ids.placed("message", uid, seq), summary.at)
+    data = {"covers_up_to": origin.id, "summary_tokens": summary.tokens, "model": summary.model}
+    made: list[_Part] = [
+        ("event_message", {"event_type": "compaction", "event_data": data}),
+        ("summary_message", {"summary": summary.text, "compaction_stats": None}),
+    ]
+    return [
+        piece(kind, origin, 0, {**fields, "otid": f"{origin.id}:{kind}"})
+        for kind, fields in made
+        if showing.types is None or kind in showing.types
+    ]
+
+
+def raw_json(message: WireMessage, origin: Origin, agent_id: str) -> dict[str, Any]:
+    """Returns a stored message in the form in which Letta 0.6 kept it: `msg_object=true`."""
+    content = message.get("content")
+    return {
+        "id": origin.id,
+        "role": "system" if private_of(message).get("shown") == "system" else message.get("role"),
+        "content": [{"type": "text", "text": content}] if isinstance(content, str) else _content(content),
+        "text": system_text(message),
+        "name": name_of(message),
+        "tool_calls": message.get("tool_calls"),
+        "tool_call_id": message.get("tool_call_id"),
+        "created_at": time_of(origin.at),
+        "agent_id": agent_id,
+        "step_id": origin.step_id,
+        "run_id": origin.run_id,
+        "conversation_id": origin.conversation,
+    }
+
+
+_Part = tuple[str, dict[str, Any]]
+
+
+def _parts(
+    message: WireMessage, showing: Showing, waiting: Mapping[str, str], names: Mapping[str, str]
+) -> Iterator[_Part]:
+    role, private = message.get("role"), private_of(message)
+    if role == "tool":
+        if private.get("approval") is not None:
+            yield _decision(message, private)
+        if showing.speaks is None or names.get(message.get("tool_call_id", "")) != showing.speaks:
+            yield _result(message, private, names)
+    elif role == "assistant":
+        yield from _reply(message, showing, waiting)
+    elif private.get("shown") == "system" or is_system(message):
+        yield "system_message", {"content": system_text(message)}
+    else:
+        yield "user_message", {"content": _content(message.get("content"))}
+
+
+def _decision(message: WireMessage, private: Mapping[str, Any]) -> _Part:
+    approve = private["approval"] == "approved"
+    decision = {
+        "type": "approval",
+        "tool_call_id": message.get("tool_call_id"),
+        "approve": approve,
+        "reason": private.get("reason"),
+    }
+    return "approval_response_message", {
+        "approvals": [decision],
+        "approve": approve,
+        "reason": private.get("reason"),
+        "approval_request_id": None,
+    }
+
+
+def _result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str, str]) -> _Part:
+    call_id = message.get("tool_call_id")
+    result = {
+        "status": private.get("status") or "success",
+        "stdout": lines_of(private.get("stdout")),
+        "stderr": lines_of(private.get("stderr")),
+        "tool_call_id": call_id,
+        "tool_return": text_of(message)[: private.get("said")],
+    }
+    return "tool_return_message", {
+        **result,
+        "name": names.get(call_id or "") or message.get("name"),
+        "tool_returns": [{"type": "tool", **result}],
+    }
+
+
+def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -> Iterator[_Part]:
+    private = private_of(message)
+    thought, calls = without_asides(message.get("tool_calls", ()), private.get("asides") or {})
+    yield from thoughts({**message, "reasoning_content": thought} if thought else message)
+    text = in_a_row((private.get("filler", ""), text_of(message) or message.get("refusal") or ""))
+    # What it said through a tool comes in the place of the calls that said it.
+    spoken = [said for call in calls if (said := spoken_by(call, showing)) is not None]
+    if text:
+        yield "assistant_message", {"content": text}
+    for said in filter(None, spoken):
+        yield "assistant_message", {"content": said}
+    left = [call for call in calls if spoken_by(call, showing) is None]
+    # A call that only waits beside the others is nobody's to answer.
+    asked = [call for call in left if waiting.get(call.get("id", "")) in ("approval", "client")]
+    if rest := [call for call in left if call not in asked]:
+        yield "tool_call_message", calls_json(rest)
+    if asked:
+        yield "approval_request_message", calls_json(asked)
+
+
+def without_asides(
+    calls: Sequence[dict[str, Any]], asides: Mapping[str, Sequence[str]]
+) -> tuple[str, list[dict[str, Any]]]:
+    """Returns the thoughts among the arguments of calls, and the calls as their tools get them."""
+    thoughts, left = [], []
+    for call in calls:
+        function = call.get("function") or {}
+        names = asides.get(function.get("name", ""))
+        arguments = read_arguments(function.get("arguments") or "") if names else None
+        if names and arguments is not None:
+            thoughts.append(arguments.get(THINKING) if THINKING in names else None)
+            own = {name: value for name, value in arguments.items() if name not in names}
+            call = {**call, "function": {**function, "arguments": orjson.dumps(own).decode()}}
+        left.append(call)
+    return "".join(each for each in thoughts if isinstance(each, str)), left
+
+
+def thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
+    """Yields the thoughts of a reply: readable ones, else that there are some which only their provider can read."""
+    readable = message.get("reasoning_content") or message.get("reasoning")
+    blocks = [block for block in message.get("thinking_blocks") or () if isinstance(block, dict)]
+    if isinstance(readable, str) and readable:
+        signature = next((block.get("signature") for block in blocks if block.get("signature")), None)
+        yield (
+            "reasoning_message",
+            {
+                "reasoning": readable,
+                "source": "reasoner_model",
+                "signature": signature,
+            },
+        )
+    elif blocks or message.get("reasoning_details"):
+        data = next((block.get("data") for block in blocks if isinstance(block.get("data"), str)), None)
+        yield (
+            "hidden_reasoning_message",
+            {
+                "state": "redacted" if data else "omitted",
+                "hidden_reasoning": data,
+            },
+        )
+
+
+def calls_json(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns calls as the fields of a message: the first one by itself, and all."""
+    made = [call_json(call) for call in calls]
+    return {"tool_call": made[0], "tool_calls": made}
+
+
+def call_json(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or {}
+    return {
+        "name": function.get("name") or "",
+        "arguments": function.get("arguments") or "",
+        "tool_call_id": call.get("id") or "",
+    }
+
+
+def spoken_by(call: Mapping[str, Any], showing: Showing) -> str | None:
+    """Returns the words that a call speaks; None for a call that is to be shown as one."""
+    function = call.get("function") or {}
+    if showing.speaks is None or function.get("name") != showing.speaks:
+        return None
+    try:
+        arguments = orjson.loads(function.get("arguments") or "{}")
+    except orjson.JSONDecodeError:
+        return None
+    said = arguments.get(showing.argument) if isinstance(arguments, dict) else None
+    return said if isinstance(said, str) else None
+
+
+def _content(content: Any) -> Any:
+    """Returns what a user said: a string, or parts of text and images."""
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else ""
+    return content_parts(content)
+
+
+def content_parts(content: Sequence[Any]) -> list[dict[str, Any]]:
+    """Returns the parts of a message's content as they are shown."""
+    return [_part(part) for part in content if isinstance(part, dict)]
+
+
+def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+    if part.get("type") == "image_url":
+        image = part.get("image_url") or {}
+        url = image.get("url") if isinstance(image, dict) else image
+        return {"type": "image", "source": _source(url if isinstance(url, str) else "")}
+    text = part.get("text") or part.get("refusal")
+    # Sounds and files have no form in this API; that one was there is said, not what it held.
+    return {"type": "text", "text": text if isinstance(text, str) else f"[{part.get('type')}]"}
+
+
+def _source(url: str) -> dict[str, Any]:
+    if url.startswith("data:") and ";base64," in url:
+        media_type, data = url.removeprefix("data:").split(";base64,", 1)
+        return {"type": "base64", "media_type": media_type, "data": data}
+    return {"type": "url", "url": url}

@@ -1,0 +1,393 @@
+"""A send to an agent: its body, and the messages it becomes.
+
+An answer to a pause (an approval, results of the client's tools) and plain messages are told apart here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.agents.wire.errors import Fault, Unprocessable
+from gateway.agents.wire.fields import Body, Kept, Maybe, convert, refused
+from gateway.core.conversation.canonical import WireMessage
+from gateway.core.conversation.private import as_system, with_name, with_private
+from gateway.core.turn.calls import CallDecision
+from gateway.errors import BadRequest
+from storage.value import frozen
+
+MAX_STEPS = 50  # of a send that names none; Letta's number
+_MOST_STEPS = 200
+_MOST_MESSAGES = 1_000
+
+_GROUP = refused("An agent is sent to; the agents of its group read what is said to it.")
+
+MessageType = Literal[
+    "system_message", "user_message", "assistant_message", "reasoning_message", "hidden_reasoning_message",
+    "tool_call_message", "tool_return_message", "approval_request_message", "approval_response_message",
+    "summary_message", "event_message",
+]  # fmt: skip
+
+# -- parts of a message
+
+
+class TextPart(Body, tag_field="type", tag="text"):
+    text: str
+    signature: (
+        Annotated[str | None, refused("The signatures of thoughts are kept with these.")] | UnsetType
+    ) = UNSET
+
+
+class UrlSource(Body, tag_field="type", tag="url"):
+    url: str
+
+
+class Base64Source(Body, tag_field="type", tag="base64"):
+    data: str
+    media_type: str
+    detail: Maybe[str] = UNSET
+
+
+class ImagePart(Body, tag_field="type", tag="image"):
+    source: UrlSource | Base64Source
+
+
+Parts = list[TextPart | ImagePart]
+
+# -- what a send may hold
+
+
+class PlainMessage(Body, tag_field="type", tag="message"):
+    """A message. role `system`: somebody else speaks; the model gets it as such, within the conversation."""
+
+    role: Literal["user", "system", "assistant"]
+    content: str | Annotated[Parts, Meta(min_length=1)]
+    name: Maybe[str] = UNSET
+    otid: Maybe[str] = UNSET
+    sender_id: Maybe[str] = UNSET
+    group_id: Annotated[str | None, _GROUP] | UnsetType = UNSET
+    batch_item_id: Annotated[str | None, refused("The gateway says this, not its caller.")] | UnsetType = (
+        UNSET
+    )
+
+
+class Decision(Body, tag_field="type", tag="approval"):
+    """A person's answer to one call."""
+
+    tool_call_id: str
+    approve: bool
+    reason: Maybe[str] = UNSET
+
+
+class ToolReturn(Body, tag_field="type", tag="tool"):
+    """The result of a call of one of the client's tools."""
+
+    tool_call_id: str
+    status: Literal["success", "error"]
+    tool_return: str | Parts
+    stdout: Maybe[list[str]] = UNSET
+    stderr: Maybe[list[str]] = UNSET
+
+
+class Approvals(Body, tag_field="type", tag="approval"):
+    """Answers to a pause; the older form (`approve`) answers all calls that wait at once."""
+
+    approvals: Maybe[list[Decision | ToolReturn]] = UNSET
+    approve: Maybe[bool] = UNSET
+    approval_request_id: Maybe[str] = UNSET
+    reason: Maybe[str] = UNSET
+    otid: Maybe[str] = UNSET
+    group_id: Annotated[str | None, _GROUP] | UnsetType = UNSET
+
+
+class ToolReturns(Body, tag_field="type", tag="tool_return"):
+    tool_returns: list[ToolReturn]
+    otid: Maybe[str] = UNSET
+    group_id: Annotated[str | None, _GROUP] | UnsetType = UNSET
+
+
+class ClientTool(Body):
+    """A tool that the client runs itself."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9_-]+$")]
+    description: Maybe[str] = UNSET
+    parameters: Maybe[dict[str, Any]] = UNSET
+
+
+class ClientSkill(Body):
+    """A file with instructions that the client has, and that its own tools read."""
+
+    name: str
+    description: str
+    location: str
+
+
+_KINDS: dict[str, type[PlainMessage] | type[Approvals] | type[ToolReturns]] = {
+    "message": PlainMessage,
+    "approval": Approvals,
+    "tool_return": ToolReturns,
+}
+
+
+class Send(Body):
+    """A send to an agent or to one of its conversations."""
+
+    messages: Maybe[list[dict[str, Any]]] = UNSET
+    input: Maybe[str | list[dict[str, Any]]] = UNSET
+    max_steps: Annotated[int, Meta(ge=1, le=_MOST_STEPS)] = MAX_STEPS
+    client_tools: Maybe[list[ClientTool]] = UNSET
+    override_model: Maybe[str] = UNSET
+    override_system: Maybe[str] = UNSET
+    include_return_message_types: Maybe[list[MessageType]] = UNSET
+    use_assistant_message: bool = True
+    assistant_message_tool_name: str = "send_message"
+    assistant_message_tool_kwarg: str = "message"
+    streaming: bool = False
+    stream_tokens: bool = False
+    include_pings: bool = True
+    background: bool = False
+    include_compaction_messages: Maybe[bool] = UNSET
+    callback_url: Maybe[str] = UNSET
+    enable_thinking: Kept[str | bool] = UNSET
+    client_skills: Maybe[list[ClientSkill]] = UNSET
+    return_logprobs: (
+        Annotated[
+            bool | None,
+            refused(
+                "An agent's reply is made of several model calls; ask for logprobs in a chat completion."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    top_logprobs: Annotated[int | None, refused("See return_logprobs.")] | UnsetType = UNSET
+    return_token_ids: (
+        Annotated[bool | None, refused("Providers behind chat completions report no token ids.")] | UnsetType
+    ) = UNSET
+
+
+def with_skills(system: str, skills: Sequence[ClientSkill]) -> str:
+    """Returns a system prompt that names the client's skills behind what it says."""
+    lines = [" ".join(f"- {each.name} ({each.location}): {each.description}".split()) for each in skills]
+    named = "\n".join(("<available_skills>", *lines, "</available_skills>"))
+    return f"{system}\n\n{named}" if system else named
+
+
+class UpdateMessage(Body):
+    """A new text for a stored message, as a string or as parts that are text."""
+
+    content: Maybe[str | list[TextPart]] = UNSET
+    message_type: Maybe[MessageType] = UNSET
+    reasoning: Annotated[str | None, refused("A thought stays as its model had it.")] | UnsetType = UNSET
+    tool_call: Annotated[dict[str, Any] | None, refused("A call stays as its model made it.")] | UnsetType = (
+        UNSET
+    )
+
+
+class ResetMessages(Body):
+    add_default_initial_messages: Kept[bool] = UNSET
+
+
+class CancelRuns(Body):
+    run_ids: Maybe[list[str]] = UNSET
+
+
+@frozen
+class Sent:
+    """The content of a send: new messages as they are stored, and answers to what waits, which they stand behind.
+
+    otid: the client's id of the send, by which it is known when it comes again.
+    """
+
+    messages: tuple[WireMessage, ...] = ()
+    answers: tuple[CallDecision, ...] = ()
+    otid: str | None = None
+
+
+def initial_messages(given: Sequence[dict[str, Any]]) -> tuple[WireMessage, ...]:
+    """Returns the messages with which an agent's conversation begins, as they are stored. Raises: Unprocessable."""
+    at = ("body", "initial_message_sequence")
+    return tuple(_message(_plain(each, (*at, n))) for n, each in enumerate(given))
+
+
+def text_in(update: UpdateMessage) -> str:
+    """Returns the new text of a message. Raises: Unprocessable."""
+    content = update.content
+    if isinstance(content, UnsetType) or content is None:
+        raise Unprocessable([Fault(("body", "content"), "Field required", "missing")])
+    text = _text(content)
+    if not text:
+        raise Unprocessable([Fault(("body", "content"), "Expected a text; delete a message to forget it")])
+    return text
+
+
+def sent(send: Send) -> Sent:
+    """Returns what a send says. Raises: Unprocessable."""
+    _check_tools(send.client_tools or ())
+    if send.messages not in (UNSET, None) and send.input not in (UNSET, None):
+        raise Unprocessable([Fault(("body", "input"), "Give either 'messages' or 'input', not both")])
+    if isinstance(send.input, str | list):
+        whole = {"role": "user", "content": send.input}
+        return Sent((_message(_plain(whole, ("body", "input"))),))
+    given = send.messages if isinstance(send.messages, list) else []
+    if not given:
+        raise Unprocessable([Fault(("body", "messages"), "Field required", "missing")])
+    if len(given) > _MOST_MESSAGES:
+        raise Unprocessable([Fault(("body", "messages"), f"At most {_MOST_MESSAGES} messages in one send")])
+    read = [_read(each, ("body", "messages", n)) for n, each in enumerate(given)]
+    plain = [each for each in read if isinstance(each, PlainMessage)]
+    otid = next((each.otid for each in read if isinstance(each.otid, str)), None)
+    answers: list[CallDecision] = []
+    for n, each in enumerate(read):
+        if not isinstance(each, PlainMessage):
+            answers += _answers(each, ("body", "messages", n))
+    return Sent(tuple(map(_message, plain)), tuple(answers), otid)
+
+
+def _check_tools(tools: Sequence[ClientTool]) -> None:
+    names = set[str]()
+    for n, each in enumerate(tools):
+        if each.name in names:
+            words = f"Another of the tools is named {each.name!r}, and a call says no more than the name"
+            raise Unprocessable([Fault(("body", "client_tools", n, "name"), words)])
+        names.add(each.name)
+
+
+def _read(given: dict[str, Any], at: tuple[str | int, ...]) -> PlainMessage | Approvals | ToolReturns:
+    name = given.get("type") or "message"
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        known = ", ".join(f"'{each}'" for each in _KINDS)
+        raise Unprocessable([Fault((*at, "type"), f"Input should be one of {known}", "literal_error", name)])
+    return convert(_typed_parts({**given, "type": name}), kind, at)
+
+
+def _plain(given: dict[str, Any], at: tuple[str | int, ...]) -> PlainMessage:
+    return convert(_typed_parts({**given, "type": "message"}), PlainMessage, at)
+
+
+# What a part has, and the type that it is of then.
+_TYPES = (
+    ("text", "text"),
+    ("source", "image"),
+    ("tool_return", "tool"),
+    ("approve", "approval"),
+    ("url", "url"),
+    ("data", "base64"),
+)
+
+
+def _typed_parts(given: dict[str, Any]) -> dict[str, Any]:
+    """Returns a message whose parts all name their type, which the client may leave out.
+
+    Letta 0.6 called a message's content its `text`.
+    """
+    if "text" in given and "content" not in given:
+        given = {("content" if key == "text" else key): value for key, value in given.items()}
+    lists = ("content", "approvals", "tool_returns")
+    return {
+        key: [_typed(each) for each in value] if key in lists and isinstance(value, list) else value
+        for key, value in given.items()
+    }
+
+
+def _typed(part: Any) -> Any:
+    """Returns a part that names its type, as do the parts of a result and the source of an image."""
+    if not isinstance(part, dict):
+        return part
+    if isinstance(returned := part.get("tool_return"), list):
+        part = {**part, "tool_return": [*map(_typed, returned)]}
+    if isinstance(source := part.get("source"), dict):
+        part = {**part, "source": _typed(source)}
+    if part.get("type"):
+        return part
+    name = next((name for key, name in _TYPES if key in part), None)
+    return part if name is None else {**part, "type": name}
+
+
+def _content(content: str | Parts) -> Any:
+    if isinstance(content, str):
+        return content
+    parts = [_part(part) for part in content]
+    # One text is the commonest list; as a string it is what every provider takes.
+    return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
+
+
+def _part(part: TextPart | ImagePart) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    source = part.source
+    if isinstance(source, UrlSource):
+        return {"type": "image_url", "image_url": {"url": source.url}}
+    image: dict[str, Any] = {"url": f"data:{source.media_type};base64,{source.data}"}
+    if isinstance(source.detail, str):
+        image["detail"] = source.detail
+    return {"type": "image_url", "image_url": image}
+
+
+def _message(plain: PlainMessage) -> WireMessage:
+    own = {"otid": plain.otid or None, "sender": plain.sender_id or None}
+    if plain.role != "user" and any(isinstance(part, ImagePart) for part in plain.content):
+        words = f"A message of the role {plain.role!r} is text; send images as the user's."
+        raise BadRequest(words, param="content")
+    if plain.role == "system":
+        return as_system(_text(plain.content), **own)
+    message: WireMessage = {"role": plain.role, "content": _content(plain.content)}
+    return with_private(with_name(message, plain.name or ""), **own)
+
+
+def _text(content: str | Parts | list[TextPart]) -> str:
+    """Returns the text of a content."""
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.text for part in content if isinstance(part, TextPart))
+
+
+def _answers(given: Approvals | ToolReturns, at: tuple[str | int, ...]) -> list[CallDecision]:
+    """Returns the answers of a message. Raises: Unprocessable: there are none, and silence is no denial."""
+    if isinstance(given, ToolReturns):
+        field, found = "tool_returns", [*map(_returned, given.tool_returns)]
+    elif given.approvals or not isinstance(given.approve, bool):
+        field, found = "approvals", [*map(_answer, given.approvals or ())]
+    else:
+        field, found = "approve", [CallDecision(None, given.approve, given.reason or None)]
+    if not found:
+        raise Unprocessable([Fault((*at, field), "Expected at least one answer", "missing")])
+    request = None if isinstance(given, ToolReturns) else given.approval_request_id or None
+    return [replace(each, request=request) for each in found]
+
+
+def _answer(given: Decision | ToolReturn) -> CallDecision:
+    if isinstance(given, ToolReturn):
+        return _returned(given)
+    return CallDecision(given.tool_call_id, given.approve, given.reason or None)
+
+
+def _result_text(given: str | Parts) -> str:
+    """Returns the text of a result.
+
+    A tool's message has no images in chat completions, so in place of them it says that there were some.
+    """
+    text = _text(given)
+    images = 0 if isinstance(given, str) else sum(isinstance(part, ImagePart) for part in given)
+    if not images:
+        return text
+    # The words of Letta's server.
+    omitted = "[Image omitted]" if images == 1 else f"[{images} images omitted]"
+    return f"{text} {omitted}" if text else omitted
+
+
+def _returned(given: ToolReturn) -> CallDecision:
+    message: WireMessage = {
+        "role": "tool",
+        "tool_call_id": given.tool_call_id,
+        "content": _result_text(given.tool_return),
+    }
+    output = {
+        name: "\n".join(lines)
+        for name, lines in (("stdout", given.stdout), ("stderr", given.stderr))
+        if isinstance(lines, list) and lines
+    }
+    return CallDecision(given.tool_call_id, result=with_private(message, status=given.status, **output))
