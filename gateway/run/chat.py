@@ -14,6 +14,7 @@ from zlib import crc32
 import orjson
 
 from gateway.core.agent import AgentSpec
+from gateway.core.applications import APPLICATIONS
 from gateway.core.conversation.canonical import is_system
 from gateway.core.native import Memory
 from gateway.core.request.chat import ChatRequest
@@ -28,7 +29,6 @@ from gateway.core.request.identity import (
     asks_agent,
     identify,
 )
-from gateway.core.request.known_side_requests import KNOWN_SIDE_REQUESTS
 from gateway.core.turn.asides import fillers_in
 from gateway.core.turn.client import MakesUnseen, MakesView
 from gateway.core.turn.spec import TurnSpec
@@ -481,7 +481,7 @@ def rules_of(settings: Settings, project: str, key_mode: str | None = None) -> I
         profile_modes={p.name: Mode(p.memory) for p in settings.profiles if p.memory and key_mode is None},
         conversation_order=memory.conversation_order or CONVERSATION_ORDER,
         jwt_secret=None if memory.single_user else memory.openwebui_jwt_secret,
-        side_rules=(*KNOWN_SIDE_REQUESTS, *memory.side_requests),
+        side_rules=(*APPLICATIONS.side_requests, *memory.side_requests),
     )
 
 

@@ -15,8 +15,8 @@ from functools import lru_cache
 from math import inf
 from typing import Any
 
+from gateway.core.applications import APPLICATIONS
 from gateway.core.request.headers import RawHeaders, header_text, refuse_repeated
-from gateway.core.request.known_side_requests import KNOWN_SIDE_REQUESTS
 from gateway.core.request.side_requests import (
     SideRequests,
     SideRule,
@@ -102,7 +102,7 @@ class IdentityRules:
     default_user: str | None = None
     default_mode: Mode = Mode.ON
     profile_modes: Mapping[str, Mode] = field(default_factory=dict)
-    side_rules: tuple[SideRule, ...] = KNOWN_SIDE_REQUESTS
+    side_rules: tuple[SideRule, ...] = APPLICATIONS.side_requests
     jwt_secret: str | None = field(default=None, repr=False)
     _user: tuple[_Source, ...] = field(init=False, repr=False, compare=False)
     _conversation: tuple[_Source, ...] = field(init=False, repr=False, compare=False)

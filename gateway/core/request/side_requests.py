@@ -1,6 +1,6 @@
 """Requests that an application makes for itself and not for its user: titles, tags, follow-up questions.
 
-They are recognised by rules: those of known_side_requests.py, and the operator's. Beside them stands the single turn
+They are recognised by rules: those of gateway.core.applications, and the operator's. Beside them stands the single turn
 whose answer goes to a program: it reads memory and leaves nothing in it.
 """
 

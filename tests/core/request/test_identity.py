@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from gateway.core.applications import APPLICATIONS
 from gateway.core.request.identity import Identity, IdentityRules, Mode, identify
-from gateway.core.request.known_side_requests import KNOWN_SIDE_REQUESTS
 from gateway.core.request.side_requests import SideRequests
 from gateway.errors import BadRequest
 from gateway.settings import SideRequest
@@ -312,7 +312,7 @@ SIDE = [
 
 @pytest.mark.parametrize(("name", "messages"), SIDE)
 def test_what_a_front_end_asks_for_itself_leaves_no_trace(name: str, messages: list[dict[str, Any]]) -> None:
-    found = SideRequests(KNOWN_SIDE_REQUESTS).find(messages)
+    found = SideRequests(APPLICATIONS.side_requests).find(messages)
     assert found is not None
     assert found.name == name
     assert ask(messages=messages, user="u").mode is Mode.OFF
@@ -345,14 +345,14 @@ def test_what_a_front_end_asks_for_itself_leaves_no_trace(name: str, messages: l
     ],
 )
 def test_what_a_person_asks_is_remembered(messages: list[dict[str, Any]]) -> None:
-    assert SideRequests(KNOWN_SIDE_REQUESTS).find(messages) is None
+    assert SideRequests(APPLICATIONS.side_requests).find(messages) is None
     assert ask(messages=messages).mode is Mode.ON
 
 
 def test_the_prompt_of_the_request_before_decides_nothing() -> None:
     title = "You are a title generator. You output ONLY a thread title."
     long = f"{title}{' ' * 40_000}"  # too long to be kept
-    requests = SideRequests(KNOWN_SIDE_REQUESTS)
+    requests = SideRequests(APPLICATIONS.side_requests)
     prompts = ("Be kind.", title, title, "Be kind.", "Be kind.", long, "Be kind.", long, "")
     found = [requests.find(say(("system", prompt), ("user", "hi"))) for prompt in prompts]
     assert [None if rule is None else rule.name for rule in found] == [
@@ -384,7 +384,7 @@ def test_side_rules_are_settings_and_never_widen_what_memory_may_do() -> None:
 @pytest.mark.parametrize("role", ["user", "system"])
 def test_a_long_text_is_looked_at_once(role: str, text: str) -> None:
     """A pattern that went back and forth over it would not end within the time of a test."""
-    assert SideRequests(KNOWN_SIDE_REQUESTS).find(say((role, text))) is None
+    assert SideRequests(APPLICATIONS.side_requests).find(say((role, text))) is None
 
 
 JSON = {"type": "json_schema", "json_schema": {}}

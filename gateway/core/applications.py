@@ -1,0 +1,96 @@
+"""Signatures of well-known applications and frameworks, read from `gateway/data/applications.toml`.
+
+By these the gateway tells apart a person's words and what an application writes in the place of a person or the
+system. The file describes its tables. An operator adds side requests in the settings.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from typing import Final, Literal
+
+import msgspec
+
+
+class KnownSideRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request that an application makes for itself. Implements `SideRule` (gateway.core.request.side_requests)."""
+
+    name: str
+    seen: str  # the version, or the month, in which the words were seen
+    patterns: tuple[str, ...]
+    where: Literal["user", "system"] = "user"
+    memory: Literal["off", "read"] = "off"
+    is_passing: bool = False  # written in the user's place, and in no later list
+
+    @property
+    def pattern(self) -> str:
+        return "|".join(self.patterns)
+
+    @property
+    def leaves_nothing(self) -> bool:
+        return self.is_passing or self.where == "system"
+
+
+class AddedText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Text between two tags that an application puts next to a person's words."""
+
+    application: str
+    seen: str
+    begin: str
+    end: str
+
+
+class TextInPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A message that a framework writes in the user's place. pattern: matched at its start."""
+
+    application: str
+    seen: str
+    pattern: str
+
+
+class QuestionTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A template in which a framework puts a person's question between two fixed texts."""
+
+    application: str
+    seen: str
+    begin: str  # of the message
+    before: str  # the last one in the message, or the first one unless `is_last`
+    after: str
+    is_last: bool = True  # the message ends with `after`; a message that goes on has quoted a template
+
+    def question(self, text: str) -> str:
+        """Returns the question in a text, without surrounding white space; "" if there is none."""
+        if not self.is_last:
+            asked, is_there, _ = text.partition(self.before)[2].partition(self.after)
+        elif text.endswith(self.after):
+            _, is_there, asked = text.removesuffix(self.after).rpartition(self.before)
+        else:
+            return ""
+        return asked.strip() if is_there else ""
+
+
+class AppendedText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A fixed text that a framework appends to a person's words, with what follows it."""
+
+    application: str
+    seen: str
+    text: str
+
+
+class Applications(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All signatures, in the order in which they are tried."""
+
+    side_requests: tuple[KnownSideRequest, ...]
+    added: tuple[AddedText, ...]
+    in_place: tuple[TextInPlace, ...]
+    templates: tuple[QuestionTemplate, ...]
+    appended: tuple[AppendedText, ...]
+
+
+def _read() -> Applications:
+    text = resources.files("gateway").joinpath("data", "applications.toml").read_text("utf-8")
+    return msgspec.convert(tomllib.loads(text), Applications)
+
+
+APPLICATIONS: Final = _read()
