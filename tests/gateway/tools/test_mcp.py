@@ -15,7 +15,7 @@ import orjson
 import pytest
 import uvloop
 
-import gateway.run.tools
+import gateway.agents.tools
 import tests.doubles.mcp_server as double
 from gateway.agents.core.mcp_server import McpSecrets
 from gateway.agents.tools import mcp, mcp_session
@@ -337,7 +337,7 @@ async def test_a_program_that_is_not_there() -> None:
 
 
 async def test_without_the_extra_a_call_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(gateway.run.tools, "mcp_session", raising=False)
+    monkeypatch.delattr(gateway.agents.tools, "mcp_session", raising=False)
     monkeypatch.delitem(sys.modules, "gateway.agents.tools.mcp_session", raising=False)
     monkeypatch.setitem(sys.modules, "mcp", None)
     answer = await asking(STDIO).call(STDIO, "add", {})
