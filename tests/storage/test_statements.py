@@ -65,8 +65,9 @@ async def connection(postgres: str) -> AsyncIterator[asyncpg.Connection]:
         for path in sorted(
             resources.files("storage.sqlite.migrations").iterdir(), key=lambda path: path.name
         ):
-            if path.name.endswith(".sql"):
-                await opened.execute(as_postgres(path.read_text(encoding="utf-8")))
+            schema = as_postgres(path.read_text("utf-8")) if path.name.endswith(".sql") else ""
+            if schema.strip():  # a migration may have no more than SQLite's own
+                await opened.execute(schema)
         yield opened
     finally:
         await opened.close()
