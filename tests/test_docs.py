@@ -150,5 +150,56 @@ def test_the_reference_gives_a_reason_for_each_dependency() -> None:
     } == names
 
 
+def test_each_decision_is_short_and_has_an_entry_in_the_index() -> None:
+    """At most eight lines that begin with a date; a struck entry names what replaced it; no other bold paragraph."""
+    page = (ROOT / "docs/decisions.md").read_text("utf-8")
+    head, *sections = re.split(r"^(?=## )", page, flags=re.M)
+    index, sections = sections[0], sections[1:]
+    decisions = [re.split(r"^### ", section, flags=re.M)[1:] for section in sections]
+    for section, found in zip(sections, decisions, strict=True):
+        assert found, section.partition("\n")[0]
+        assert section.partition("\n### ")[0].count("\n") == 1, f"text before a heading: {section[:80]!r}"
+    titles = []
+    for decision in (decision for found in decisions for decision in found):
+        title, _, text = decision.partition("\n")
+        titles.append(title)
+        lines = text.strip().splitlines()
+        assert len(lines) <= 8, f"{title}: {len(lines)} lines"
+        assert max(map(len, lines)) <= 170, title
+        assert re.match(r"\*20\d\d-\d\d-\d\d(, 20\d\d-\d\d-\d\d)*\.\* ", lines[0]), f"{title}: no date"
+    entries = re.findall(r"^- .*$", index, re.M)
+    replaced = [entry for entry in entries if entry.startswith("- ~~")]
+    assert "~~" not in head
+    assert entries[len(entries) - len(replaced) :] == replaced, "struck entries come last"
+    assert entries[: -len(replaced)] == [f"- [{title}](#{_anchor(title)})" for title in titles]
+    for entry in replaced:
+        match = re.fullmatch(r"- ~~.+~~ \(20\d\d-\d\d-\d\d\): \[(.+)\]\(#.+\)", entry)
+        assert match, entry
+        assert match[1] in titles
+
+
+def test_each_term_of_the_glossary_is_a_word_of_its_file() -> None:
+    rows = re.findall(r"^\| \*\*(.+?)\*\* \|.*\| `(.+?)` \|$", _page("glossary"), re.M)
+    assert 30 < len(rows) <= 60
+    assert len(rows) == _page("glossary").count("\n| **")
+    assert [term for term, _ in rows] == sorted((term for term, _ in rows), key=str.lower)
+    for term, path in rows:
+        code = (ROOT / path).read_text("utf-8")
+        words = re.sub(r"[\s_-]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", code)).lower()
+        assert re.search(rf"\b{term.replace('-', ' ').lower()}", words), f"{path} has no {term!r}"
+
+
+def test_the_changes_before_the_first_release_are_a_page() -> None:
+    """What it does, in about twenty lines; from 0.1.0 on each change has a line."""
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    if "\n## 0." not in text:
+        assert len(text.strip().splitlines()) <= 40
+        assert len(text.split()) <= 900
+
+
+def _page(name: str) -> str:
+    return (ROOT / f"docs/{name}.md").read_text("utf-8")
+
+
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").split()) < 1_200
