@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import make_plots
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.agents import test_differences as differences
 from tests.gateway.sdk import remember
@@ -199,6 +200,13 @@ def test_the_changes_before_the_first_release_are_a_page() -> None:
 
 def _page(name: str) -> str:
     return (ROOT / f"docs/{name}.md").read_text("utf-8")
+
+
+def test_the_pictures_of_the_benchmarks_show_the_tables_of_the_page() -> None:
+    page = _page("benchmarks")
+    files = {path.name: path.read_text("utf-8") for path in make_plots.PICTURES.iterdir()}
+    assert files == {name: draw(page) for name, draw in make_plots.DRAWN.items()}, "run scripts/make_plots.py"
+    assert {f"pictures/{name}" for name in files} == set(re.findall(r"!\[.+\]\((.+)\)", page))
 
 
 def test_the_readme_stays_short() -> None:
