@@ -144,7 +144,7 @@ def conversation_newest_first(world: LettaWorld) -> None:
     assert texts == ["Turn 2.", "Turn 1.", "Turn 0."]
 
 
-@of("`model_settings` that nobody has set")
+@of("`model_settings` that were not set")
 def model_settings(world: LettaWorld) -> None:
     shown = world.agent().model_settings
     assert shown is not None
