@@ -29,9 +29,11 @@ from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.operations import make_operations
 from gateway.providers import make_embedder, make_providers, own_provider
+from gateway.run.background.loop import run_at_start
 from gateway.run.background.services import BackgroundServices
 from gateway.run.chat import Chat
-from gateway.run.directory import Directory
+from gateway.run.directory import Directory, NoAgents
+from gateway.run.memory.blocks import follow_settings
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
 from gateway.run.turn import turn_limits_of
@@ -76,10 +78,12 @@ class Gateway:
         access: AccessLog | None = None,
         limits: Limits | None = None,
         works: bool = True,
+        has_agents: bool = True,
     ) -> None:
         """providers: by the names of settings.upstreams; made of the settings if left out.
 
         works: performs jobs; without it other processes do, which share the database.
+        has_agents: serves the agents API, and agents made over it in chat completions.
 
         Raises: SettingsError: no upstream answers to memory.background_model or memory.embedder.
         """
@@ -109,17 +113,19 @@ class Gateway:
         keeper = MemoryKeeper(store, settings.memory, clock, services, services.embed_query)
         failover, pending = Failover(settings, providers, self.metrics), Pending()
         directory = Directory(settings)
-        self.agent_services = AgentServices(
-            settings,
-            keeper,
-            failover,
-            failover.beside(self._own or providers),
-            self.metrics,
-            pending,
-            limits,
-            directory.specs,
-            services,
-        )
+        self.agent_services: AgentServices | None = None
+        if has_agents:
+            self.agent_services = AgentServices(
+                settings,
+                keeper,
+                failover,
+                failover.beside(self._own or providers),
+                self.metrics,
+                pending,
+                limits,
+                directory.specs,
+                services,
+            )
         self.chat = Chat(
             settings,
             keeper,
@@ -128,7 +134,7 @@ class Gateway:
             pending,
             turn_limits_of(settings, limits),
             directory,
-            self.agent_services.chat,
+            NoAgents(keeper) if self.agent_services is None else self.agent_services.chat,
         )
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)
@@ -140,7 +146,7 @@ class Gateway:
             self.access,
             clock,
             open_prefix=ADMIN_PREFIX if admin_token else None,
-            error_forms={RESPONSES_PATH: ResponsesErrors(), **error_forms()},
+            error_forms={RESPONSES_PATH: ResponsesErrors(), **(error_forms() if has_agents else {})},
             paths=[each.path for each in self._router.routes if isinstance(each, Route)],
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
@@ -150,15 +156,17 @@ class Gateway:
 
     def _routes(self, bodies: BodyReader, limits: Limits, admin_token: str | None) -> list[BaseRoute]:
         settings, max_upload_bytes = self.settings, self.settings.server.max_upload_bytes
-        # Before the models: `/v1/models/` is a list of the agents API.
-        agents = agents_routes(self.agent_services.agents_api(self.models, limits), bodies)
+        agents, names = [], _no_names
+        if self.agent_services is not None:
+            agents = agents_routes(self.agent_services.agents_api(self.models, limits), bodies)
+            names = self.agent_services.chat.names
         forwarding = Forwarding(settings, self.providers, self.chat.failover)
         responses = ResponsesPath("responses", forwarding, bodies, max_upload_bytes, limits, self._chat)
         routes: list[BaseRoute] = [
             # Gives other methods their 405; posts never come this far.
             *(Route(path, _only_post, methods=["POST"]) for path in CHAT_PATHS),
-            *agents,
-            *model_routes(self.models, self.agent_services.chat.names),
+            *agents,  # before the models: `/v1/models/` is a list of the agents API
+            *model_routes(self.models, names),
             Route(RESPONSES_PATH, responses, methods=["POST"]),
             Route(RESPONSES_PATH, OpensSocket(), methods=["GET"]),
             *stored_routes(
@@ -223,10 +231,19 @@ class Gateway:
         leases = self.chat.keeper.leases
         if leases.is_needed:
             self._tasks.append(asyncio.create_task(leases.run()))
-        self._tasks += await self.agent_services.start(self.chat.directory.specs, works=self._works)
+        if self.agent_services is not None:
+            self._tasks += await self.agent_services.start(works=self._works)
+        if (
+            late := await run_at_start(self.store, self._follow_settings, "Changed memory blocks")
+        ) is not None:
+            self._tasks.append(late)
         self._tasks += self.background.start(works=self._works)
         self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True
+
+    async def _follow_settings(self) -> None:
+        keeper = self.chat.keeper
+        await follow_settings(self.store, keeper.leases, self.chat.directory.specs, keeper.now())
 
     def begin_stop(self, signal_name: str | None) -> None:
         """Logs that the gateway stops, and what it waits for; `stop` logs the end. signal_name: what made it stop."""
@@ -262,7 +279,8 @@ class Gateway:
         for provider in (*self.providers.values(), *self._own.values()):
             await provider.aclose()
         await self.background.aclose()
-        await self.agent_services.aclose()
+        if self.agent_services is not None:
+            await self.agent_services.aclose()
         if self._embedder is not None:
             await self._embedder.aclose()
         self.access.flush()
@@ -317,6 +335,11 @@ def _with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
         expose_headers=("*",),
         allow_private_network=True,
     )
+
+
+async def _no_names(project: str) -> Sequence[tuple[str, str, float]]:
+    """Returns the names of agents where none can be made."""
+    return ()
 
 
 async def _only_post(request: Request) -> Any:

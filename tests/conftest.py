@@ -21,6 +21,7 @@ from tests import stored
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway import deadlines
 from tests.postgres import postgres
+from tests.server import HAS_AGENTS
 
 __all__ = ["postgres"]
 
@@ -53,6 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = _folder(item.path)
         item.add_marker(folder if folder in ("gateway", "clients") else "core")
+        if not HAS_AGENTS and item.get_closest_marker("agents"):
+            item.add_marker(pytest.mark.skip("needs agents made over REST"))
 
 
 def pytest_collection_finish() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -32,6 +33,10 @@ T = TypeVar("T")
 # Upstreams are not asked for their models, so that they see only what a test sends. No reply of a busy machine goes out
 # before its turn is written.
 QUIET = Limits(models_refresh_s=0.0, commit_wait_s=PATIENCE_S, step_wait_s=PATIENCE_S)
+
+
+# With MNEMOGATE_TEST_AGENTS=none gateways of the tests have no agents API (tests/gateway/test_without_agents.py).
+HAS_AGENTS = os.environ.get("MNEMOGATE_TEST_AGENTS") != "none"
 
 
 def settings_for(upstream: Any, *, server: Mapping[str, Any] | None = None, **parts: Any) -> Settings:
@@ -212,10 +217,11 @@ def serve(
     clock: Callable[[], float] | None = None,
     limits: Limits = QUIET,
     works: bool = True,
+    has_agents: bool = HAS_AGENTS,
 ) -> Iterator[Running]:
     """open_store: called on the gateway's own loop; the gateway closes what it gave. None: a database of its own.
 
-    works: performs jobs.
+    works: performs jobs. has_agents: serves the agents API.
     """
     settings = replace(settings, server=replace(settings.server, port=0))
     listener = bind(settings.server.host, 0)
@@ -239,6 +245,7 @@ def serve(
             access=AccessLog(write),
             limits=limits,
             works=works,
+            has_agents=has_agents,
         )
         server = make_server(app, settings.server, app.readiness, started.set, limits)
         port = listener.getsockname()[1]

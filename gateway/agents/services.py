@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -24,19 +23,14 @@ from gateway.core.agent import AgentSpec
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.providers import make_batches
+from gateway.run.background.loop import run_at_start
 from gateway.run.background.services import BackgroundServices
-from gateway.run.memory.blocks import follow_settings
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
 from gateway.run.turn import turn_limits_of
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.models import ModelList
 from gateway.settings import Settings
-from storage.errors import StoreError
-
-# A database that is busy as a gateway starts, as in the middle of an upgrade, is soon less so.
-AGAIN_S = 5.0
-_log = logging.getLogger("mnemogate")
 
 
 class AgentServices:
@@ -67,6 +61,7 @@ class AgentServices:
         """
         self._settings, self._failover, self._services = settings, failover, services
         self._store = store = keeper.store
+        self._has_ended_live = False  # the live runs of an earlier process
         self._now = now = keeper.now
         turn_limits = turn_limits_of(settings, limits)
         wait_s = max(limits.commit_wait_s, limits.step_wait_s)
@@ -126,48 +121,25 @@ class AgentServices:
             show_agents,
         )
 
-    async def start(self, profiles: Sequence[AgentSpec], *, works: bool) -> list[asyncio.Task[None]]:
-        """Takes up what an earlier process left, and returns the tasks that were started.
+    async def start(self, *, works: bool) -> list[asyncio.Task[None]]:
+        """Takes up the runs that an earlier process left, and returns the tasks that were started.
 
-        Where the store does not work yet, that is taken up as soon as it does.
-        profiles: of the settings. works: jobs are performed here, besides made due.
+        works: jobs are performed here, besides made due.
         """
-        tasks: list[asyncio.Task[None]] = []
-        # Runs come first, before this process has any that it could take for one of those.
-        if is_up := self._store.health.is_up:
-            await self.agents.recover()
-        if not is_up or not await self._take_up(profiles):
-            tasks.append(asyncio.create_task(self._take_up_late(profiles, has_recovered=is_up)))
+        # They come first, before this process has any that it could take for one of those.
+        late = await run_at_start(self._store, self._recover, "Interrupted runs")
+        tasks = [] if late is None else [late]
         tasks += map(asyncio.create_task, self.run_services.tasks(works=works))
         if works:
             tasks.append(asyncio.create_task(self.sleeping.worker.run()))
             tasks += map(asyncio.create_task, self._batches.tasks())
         return tasks
 
+    async def _recover(self) -> None:
+        if not self._has_ended_live:
+            await self.agents.recover()
+            self._has_ended_live = True
+        await self.runs.recover()
+
     async def aclose(self) -> None:
         await self._batches.aclose()
-
-    async def _take_up_late(self, profiles: Sequence[AgentSpec], *, has_recovered: bool) -> None:
-        if not has_recovered:
-            works = asyncio.Event()
-            self._store.database.when_recovered(works.set)
-            if not self._store.health.is_up:
-                await works.wait()
-            await self.agents.recover()
-        while True:
-            if await self._take_up(profiles):
-                return
-            await asyncio.sleep(AGAIN_S)
-
-    async def _take_up(self, profiles: Sequence[AgentSpec]) -> bool:
-        try:
-            await self.runs.recover()
-            await follow_settings(self._store, self.agents.keeper.leases, profiles, self._now())
-        except StoreError as error:
-            _log.warning(
-                "Interrupted runs and changed memory blocks are looked up again in %g s: %s",
-                AGAIN_S,
-                error.message,
-            )
-            return False
-        return True

@@ -11,9 +11,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from storage.errors import StoreError, is_known
+from storage.sql.store import Store
 
 # The pause before a failed run is repeated.
 AFTER_FAULT_S = 30.0
+# The same at the start: a database that is busy then, as in the middle of an upgrade, is soon less so.
+AGAIN_S = 5.0
 _log = logging.getLogger("mnemogate")
 
 
@@ -69,3 +72,35 @@ class PeriodicTask:
         # A fault that the store's health shows is logged once for all tasks, by whoever found it.
         if not is_known(error):
             _log.warning("Background task %r failed and is repeated later: %s", self.name, error.message)
+
+
+async def run_at_start(
+    store: Store, work: Callable[[], Awaitable[None]], what: str
+) -> asyncio.Task[None] | None:
+    """Does what has to be done once when the process starts; a store that does not work yet puts it off.
+
+    Returns the task that does it later; None if it is done. what: names the work in the log.
+    """
+    if store.health.is_up and await _is_done(work, what):
+        return None
+    return asyncio.create_task(_run_later(store, work, what))
+
+
+async def _run_later(store: Store, work: Callable[[], Awaitable[None]], what: str) -> None:
+    works = asyncio.Event()
+    store.database.when_recovered(works.set)
+    if not store.health.is_up:
+        await works.wait()
+    while True:
+        if await _is_done(work, what):
+            return
+        await asyncio.sleep(AGAIN_S)
+
+
+async def _is_done(work: Callable[[], Awaitable[None]], what: str) -> bool:
+    try:
+        await work()
+    except StoreError as error:
+        _log.warning("%s are looked up again in %g s: %s", what, AGAIN_S, error.message)
+        return False
+    return True

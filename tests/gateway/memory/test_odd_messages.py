@@ -14,6 +14,9 @@ from tests.doubles.upstream import StrictUpstream, raw
 from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.sdk import agent
 
+pytestmark = pytest.mark.agents
+
+
 ODD: list[dict[str, Any]] = [
     {"refusal": 7, "content": None},
     {"tool_calls": 7},

@@ -718,6 +718,7 @@ def test_a_profile_has_its_prompt_whatever_becomes_of_memory(
         assert "Never give prices." in openai_keeps.asked[-1]["instructions"]
 
 
+@pytest.mark.agents
 def test_an_agent_that_a_header_names_answers(world: World, upstream: StrictUpstream) -> None:
     block = {"label": "human", "value": "Name: Ann"}
     made = orjson.dumps({"name": "gardener", "model": "m", "memory_blocks": [block]})

@@ -351,6 +351,7 @@ def make_agent(world: World) -> None:
     assert made.status == 200, made.json
 
 
+@pytest.mark.agents
 def test_a_reply_that_nobody_heard_leaves_the_ids_behind_it(world: World, upstream: StrictUpstream) -> None:
     make_agent(world)
     options: Json = {"model": "agent/ann", "extra_headers": {"x-mnemogate-conversation": "default"}}
@@ -361,6 +362,7 @@ def test_a_reply_that_nobody_heard_leaves_the_ids_behind_it(world: World, upstre
     assert contents(upstream)[1:] == ["Count.", "Stop.", "Ok.", "Go on."]
 
 
+@pytest.mark.agents
 def test_the_steps_of_an_agents_own_conversation_are_one_response(
     world: World, upstream: StrictUpstream
 ) -> None:

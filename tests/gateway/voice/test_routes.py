@@ -13,6 +13,9 @@ import pytest
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.agents.letta import LettaWorld, letta
 
+pytestmark = pytest.mark.agents
+
+
 Json = dict[str, Any]
 SYSTEM = {"role": "system", "content": "You answer a phone."}
 END_CALL: Json = {
