@@ -14,9 +14,9 @@ from yarl import URL
 
 from adapters.base import ModelReply
 from adapters.calls import IndexedReply, with_own_ids, with_signatures
+from adapters.headers import as_sent, end_to_end
 from adapters.transport import HttpTransport, Upload
 from adapters.types import Capabilities, Header, ModelRequest
-from adapters.wire.headers import as_sent, end_to_end
 
 _OURS: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
 _CREDENTIALS: Final = frozenset(("authorization", "x-api-key", "api-key"))

@@ -122,9 +122,9 @@ class _HeldBytes(ByteQuota):
         _refuse_encoded(scope)
         try:
             connection = scope["state"].get("connection")
-            whole: bytes | None = None if connection is None else connection.take_body()
-            if whole is not None:
-                self.grow(len(whole))  # there is nothing to wait for, so nothing to time
+            if connection is not None and connection.has_whole_body:
+                whole = _part(await self._receive())  # there is nothing to wait for, so nothing to time
+                self.grow(len(whole))
             else:
                 announced = content_length(scope) or 0
                 if announced > reader.limit_bytes:

@@ -19,8 +19,11 @@ from uvicorn.server import ServerState
 from gateway.errors import GatewayError, SettingsError
 from gateway.limits import Limits
 from gateway.settings import ServerSettings
-from gateway.web.connection.served import ServedConnection
+from gateway.web.connection import HttpConnection
 from gateway.web.health import Readiness
+
+# Longer than the 120 s after which clients and load balancers drop idle connections, so that they close them first.
+KEEP_ALIVE_S = 135
 
 
 class _DatedState(ServerState):
@@ -186,7 +189,7 @@ def make_server(
     limits = limits or Limits()
     times = {"head_timeout_s": limits.header_timeout_s, "send_timeout_s": limits.send_timeout_s}
     # uvicorn makes its protocols itself and takes no arguments for them, so the settings travel in a class.
-    connection = type("Connection", (ServedConnection,), times)
+    connection = type("HttpConnection", (HttpConnection,), times)
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -204,6 +207,7 @@ def make_server(
         interface="asgi3",
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.shutdown_s,
     )
     return GatewayServer(config, readiness, on_started, on_stopping)

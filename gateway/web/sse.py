@@ -1,7 +1,7 @@
 """One response on its way to the client: when it starts, that it ends, and whether anybody still reads it.
 
 `ClientReply` is the web's side of `gateway.run.sink.Sink`. ASGI drops silently what is sent to a client that left,
-so the reply has to learn of it in another way. A connection of our own server tells it (gateway.web.connection).
+so the reply has to learn of it in another way. The gateway's own connection tells it (gateway.web.connection).
 Under another server a task watches `receive`, which also says `http.disconnect` when a response is complete, and may
 say an empty `http.request` before that. (Such a task costs 4% of a plain request.)
 A client that does not read would block `send` for ever; a timer ends that wherever `send` may wait.
@@ -26,10 +26,9 @@ class ClientConnection(Protocol):
     on_lost: Callable[[], object] | None
 
     @property
-    def is_lost(self) -> bool: ...
-
-    @property
     def is_full(self) -> bool: ...
+
+    def is_closing(self) -> bool: ...
 
 
 class ClientReply:
@@ -54,7 +53,7 @@ class ClientReply:
     def __enter__(self) -> ClientReply:
         if self._connection is None:
             self._watcher = asyncio.create_task(self._watch())
-        elif self._connection.is_lost:
+        elif self._connection.is_closing():
             self._presence.leave()
         else:
             self._connection.on_lost = self._lost

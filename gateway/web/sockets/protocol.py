@@ -16,7 +16,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import CloseCode, Frame
 
 from gateway.errors import Overloaded
-from gateway.web.connection.reading import WatchesReading
+from gateway.web.connection import WatchesReading
 from gateway.web.sockets.arrival import Arrival
 
 

@@ -105,18 +105,13 @@ class _Response:
         self.quota = quota
         self.before = before
         self.on_lost: Callable[[], object] | None = None
-        self.is_lost = False
+        self._has_left = False
         self.is_cancelled = False
         self.has_ended = False
         self.id: str | None = None
-        self.body: bytes | None = None  # of the request, until it is taken
         self.begun = b""
         self.events = 0
         self._connection = connection
-
-    def take_body(self) -> bytes | None:
-        body, self.body = self.body, None
-        return body
 
     def begin(self, response: bytes) -> None:
         self.begun, self.id = response, server.id_of(response)
@@ -125,13 +120,16 @@ class _Response:
     def is_full(self) -> bool:
         return bool(self._connection.is_full)
 
+    def is_closing(self) -> bool:
+        return self._has_left
+
     def abort(self) -> None:
         if not self.is_cancelled:
             self._connection.abort()
 
     def leave(self) -> None:
         """Ends it, as its client does that closes the connection."""
-        self.is_lost = True
+        self._has_left = True
         if self.on_lost is not None:
             self.on_lost()
 
@@ -280,7 +278,7 @@ class _Session:
         create = response.create
         if self._model is not None:
             create.fields.setdefault("model", orjson.dumps(self._model))
-        response.body, asked = self.unstored.request(create)
+        body, asked = self.unstored.request(create)
         if not create.is_generated:
             begun, done = server.prepared(create)
             await self.tell(begun, create.stream_id)
@@ -290,10 +288,10 @@ class _Session:
         headers = [
             *self._headers,
             (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(response.body)),
+            (b"content-length", b"%d" % len(body)),
         ]
         scope = _request(self._scope, "POST", PATH, {"connection": response}, headers, self._query)
-        await self._sockets.edge(scope, _nothing_more, _Answer(self, asked, response))
+        await self._sockets.edge(scope, _Body(body), _Answer(self, asked, response))
         if response.has_ended:
             return
         if response.is_cancelled:
@@ -364,9 +362,17 @@ class _Answer:
         await self._session.tell(server.refused(status, bytes(self._body), says), self._stream_id)
 
 
-async def _nothing_more() -> Message:
-    """The `receive` of one request, whose body was taken."""
-    return {"type": "http.disconnect"}
+class _Body:
+    """The `receive` of one request, whose body is here."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+
+    async def __call__(self) -> Message:
+        body, self._body = self._body, None
+        if body is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": body, "more_body": False}
 
 
 def _request(

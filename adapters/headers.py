@@ -17,7 +17,10 @@ _HOP_BY_HOP: Final = frozenset(
         "trailer transfer-encoding upgrade",
     )
 )
-_UNDONE: Final = frozenset(("deflate", "gzip"))
+# Control characters but the tab (RFC 9110 5.5).
+_AS_BLANKS: Final = dict.fromkeys((*range(9), *range(10, 32), 127), " ")
+# aiohttp decodes these, or refuses the reply.
+_DECODED: Final = frozenset(("br", "deflate", "gzip", "identity", "zstd"))
 
 
 def end_to_end(headers: Iterable[Header]) -> list[Header]:
@@ -37,30 +40,23 @@ def _tokens(value: str) -> frozenset[str]:
     return frozenset(token.strip().lower() for token in value.split(","))
 
 
-def received(raw: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[Header, ...], str]:
-    """Returns the headers of a response for its client, without hop-by-hop ones, and the coding that is to be undone.
-
-    The coding is gzip or deflate, or "" where there is none or nobody here can undo it: then its header goes on.
-    """
+def received(raw: Iterable[tuple[bytes, bytes]]) -> tuple[Header, ...]:
+    """Returns the headers of a response for its client: without hop-by-hop ones and the encoding that was decoded."""
     kept: list[Header] = []
     named: frozenset[str] = frozenset()
-    coding = ""
     for raw_name, raw_value in raw:
         name = _seen.get(raw_name)
         if name is None:
             name = _learn(raw_name)
+        if not name:
+            continue
+        # What is no text becomes surrogates, so that it goes on to the client in its own bytes.
+        value = raw_value.decode("utf-8", "surrogateescape")
         if name == "connection":
-            named |= _tokens(raw_value.decode("latin-1")) - _HOP_BY_HOP
-        elif name == "content-encoding":
-            value = raw_value.decode("latin-1")
-            if value.lower() in _UNDONE:
-                coding = value.lower()
-            elif value.lower() != "identity":
-                kept.append((name, value))
-        elif name:
-            # What is no text becomes surrogates, so that it goes on to the client in its own bytes.
-            kept.append((name, raw_value.decode("utf-8", "surrogateescape")))
-    return tuple(pair for pair in kept if pair[0] not in named) if named else tuple(kept), coding
+            named |= _tokens(value) - _HOP_BY_HOP
+        elif name != "content-encoding" or value.lower() not in _DECODED:
+            kept.append((name, value if value.isprintable() else value.translate(_AS_BLANKS)))
+    return tuple(pair for pair in kept if pair[0] not in named) if named else tuple(kept)
 
 
 # Upstreams send the same few names with every reply: name -> itself as text; "": it is dropped.
