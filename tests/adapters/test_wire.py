@@ -452,6 +452,28 @@ async def test_whoever_is_cancelled_when_the_answer_is_there_harms_no_other_requ
             await asyncio.gather(first, return_exceptions=True)
 
 
+async def test_an_answer_before_the_body_is_taken_costs_the_connection(transport: HttpTransport) -> None:
+    """What is left of the body would stand before the next request."""
+    opened: list[asyncio.StreamWriter] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK)
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with server, asyncio.timeout(PATIENCE_S):
+        for body in (bytes(30_000_000), None):
+            reply = await transport.send("POST", url, HEADERS, body)
+            assert await reply.read(10) == b"ok"
+            await reply.aclose()
+        assert len(opened) == 2
+        await transport.aclose()
+        for writer in opened:
+            writer.transport.abort()
+
+
 async def test_closing_closes_busy_connections_too(transport: HttpTransport) -> None:
     async with answering([]) as server:
         asking = asyncio.create_task(ask(transport, server))
