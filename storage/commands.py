@@ -521,7 +521,8 @@ class Rules:
     blocks as they are now. quotes: may this note or hidden round quote what is gone? rebuild: the value of a block
     without what is gone. Its arguments: the block with its last untouched value, and the values it had since, oldest
     first. tools_used: the tools that an exchange with all its content has called, by name, those of hidden rounds too.
-    without_found: (a step with results, the one whose calls they answer) without what they may quote.
+    without_found: (a step with results, the one whose calls they answer) without what they may quote. leaves_calls: has
+    an exchange with all its content calls whose results are to come?
     """
 
     messages_of: Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
@@ -530,6 +531,7 @@ class Rules:
     rebuild: Callable[[Block, Sequence[Revised]], str]
     tools_used: Callable[[Exchange], Sequence[str]]
     without_found: Callable[[Exchange, Exchange, Erased], Exchange]
+    leaves_calls: Callable[[Exchange], bool]
 
 
 # -- what passes between export, import and the store

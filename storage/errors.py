@@ -20,6 +20,7 @@ StoreError
 │   │   └── BlockOverLimit a value is longer than its block may be
 │   └── Overtaken          what was read has been changed since: read it again
 ├── Stale                  planned on what is no longer so: resolve again
+├── NotForkable            a fork cannot begin after the message named: name another
 ├── RunOver                a run that was to begin has ended, or its send is another run's: nothing is left to do
 └── StatementFailed        our bug: a statement that the database does not understand
 """
@@ -136,6 +137,10 @@ class Overtaken(WriteConflict):
 
 
 class Stale(StoreError):
+    pass
+
+
+class NotForkable(StoreError):
     pass
 
 

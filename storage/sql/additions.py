@@ -12,7 +12,7 @@ from storage.commands import Erased, Rules
 from storage.database import Connection
 from storage.records import Exchange
 from storage.sql import exchanges
-from storage.sql.statements import load
+from storage.sql.statements import load, rows_of
 
 SQL = load("forget.sql")
 
@@ -24,7 +24,7 @@ class _Gone:
     """The part of a memory that is gone, as its marks tell.
 
     first: the lowest number among it; 0: no exchange. said_at: when the first of these exchanges began, in seconds.
-    places: by conversation the lowest number that is gone there.
+    places: by conversation the lowest number that is gone there, or in the past of a fork.
     """
 
     erased: Erased
@@ -85,8 +85,12 @@ async def _load_gone(connection: Connection, agent: int) -> _Gone | None:
         days.update(int(at // DAY_S) for at in (begun, ended) if at is not None)
     if not days and not has_blocks:
         return None
+    gone, first = dict(places), min(places.values(), default=0)
+    for origin, fork, last in await rows_of(connection, SQL["forks_after"], sorted(places), agent):
+        if gone[origin] <= last:
+            places[fork] = min(gone[origin], places.get(fork, gone[origin]))
     said_at = min((begun for _, _, _, begun, _ in touched), default=0.0)
-    return _Gone(Erased(frozenset(days), has_blocks), min(places.values(), default=0), said_at, places)
+    return _Gone(Erased(frozenset(days), has_blocks), first, said_at, places)
 
 
 def _left_of(e: Exchange, above: Exchange | None, gone: _Gone, rules: Rules) -> Exchange:

@@ -108,7 +108,7 @@ async def read_path(
     evicted = Evicted(*orjson.loads(tip[_CONTENT])) if tip[_CONTENT] else None
     low = evicted.depth if evicted is not None and evicted.is_out_of(context) else 0
     found = await connection.rows(
-        SQL["path"], (agent.id, tip[_NUMBER], low, look.conversation.id, _SUMMARIES)
+        SQL["path"], (agent.id, look.conversation.id, tip[_NUMBER], low, _SUMMARIES)
     )
     path, summaries = [], []
     for row in found:

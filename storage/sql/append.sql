@@ -50,14 +50,19 @@ SELECT 'reader', r.reader, (SELECT count(*) FROM (
 FROM readers r WHERE r.memory = ?1 AND r.reader <> 0 AND CAST(?7 AS BIGINT) > 0
 
 -- name: path
--- The path to an exchange with its words, and the summaries of its conversation. ?2 the exchange; ?3 the depth from which
--- on it is read; ?4 the conversation; ?5 how many summaries.
+-- The path to an exchange with its words, and the summaries of its conversation. ?2 the conversation; ?3 the exchange; ?4
+-- the depth from which on it is read; ?5 how many summaries.
 WITH RECURSIVE up(id, parent) AS (
-    SELECT id, parent FROM exchanges WHERE id = ?2 AND agent = ?1
+    SELECT id, parent FROM exchanges WHERE id = ?3 AND agent = ?1
     UNION ALL
-    SELECT e.id, e.parent FROM up JOIN exchanges e ON e.id = up.parent AND e.agent = ?1 WHERE e.depth >= ?3
+    SELECT e.id, e.parent FROM up JOIN exchanges e ON e.id = up.parent AND e.agent = ?1 WHERE e.depth >= ?4
 ),
-newest(id) AS (SELECT id FROM summaries WHERE conversation = ?4 AND agent = ?1 AND agent <> 0 ORDER BY depth DESC, id DESC LIMIT ?5)
+{past},
+newest(id) AS (
+    SELECT s.id FROM past h CROSS JOIN summaries s ON s.conversation = h.conversation AND +s.agent = ?1 AND s.agent <> 0
+    CROSS JOIN exchanges x ON x.id = s.exchange AND x.agent = s.agent AND x.seq <= h.last
+    ORDER BY s.depth DESC, s.id DESC LIMIT ?5
+)
 SELECT 'exchange', CAST(NULL AS BIGINT), CAST(NULL AS TEXT), CAST(NULL AS BIGINT), CAST(NULL AS DOUBLE PRECISION),
        CAST(NULL AS TEXT), p.input, p.said, p."full", {skeleton}
 FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1

@@ -7,8 +7,9 @@ value does not grow beyond its block's limit. What an edit means, and what model
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import orjson
 
@@ -185,8 +186,13 @@ async def empty_snapshots(connection: Connection, statement: str, values: Sequen
     whoever sees it.
     """
     for id, agent, known in await connection.rows(SQL[statement], values):
-        emptied = {"blocks": {}, "tools": orjson.loads(known).get("tools"), "epoch": -1}
+        emptied = emptied_section(orjson.loads(known))
         await connection.run(SQL["snapshot_empty"], (id, agent, orjson.dumps(emptied)))
+
+
+def emptied_section(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a path knows that renders its section again with the next request. known: what it knew."""
+    return {"blocks": {}, "tools": known.get("tools"), "epoch": -1}
 
 
 async def add_op(connection: Connection, agent: int, op: BlockOp) -> bool:

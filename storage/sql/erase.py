@@ -330,6 +330,7 @@ _WHOLE = (
     "attached",
     "ended",
     "readers",
+    "forks",
     "marks",
     "terms",
     "embedded",

@@ -382,6 +382,12 @@ async def add_snapshot(connection: Connection, agent: int, snapshot: Snapshot) -
     return int(await connection.value(SQL["snapshot_insert"], values))
 
 
+async def load_snapshot(connection: Connection, agent: int, id: int) -> Snapshot | None:
+    """Returns a memory section as it was sent; None where it is gone."""
+    row = await connection.row(SQL["snapshot"], (id, agent))
+    return None if row is None else Snapshot(row[0], row[1], orjson.loads(row[2]))
+
+
 async def mark(connection: Connection, agent: int, kind: str, hashes: Iterable[bytes], exchange: int) -> None:
     """Notes hashes that have to be recognised. kind: head, tomb, and those of forgetting."""
     for each in hashes:

@@ -94,6 +94,10 @@ WHERE agent = ?1 AND exchange = ?2 AND length(arguments) > 2
 SELECT e.id, e.seq, e.conversation, e.begun, e.ended FROM marks m JOIN exchanges e ON e.id = m.exchange AND e.agent = m.agent
 WHERE m.agent = ? AND m.kind = 'erased'
 
+-- name: forks_after
+-- Finds the forks in whose past exchanges of some conversations stand, with the last number of it there.
+SELECT origin, conversation, seq FROM forks WHERE agent = ?1 AND origin {in:2:BIGINT:64}
+
 -- name: gone_days
 -- Reads the days of passages and facts that are gone. They are kept until what quotes them is gone too.
 SELECT exchange FROM marks WHERE agent = ? AND kind = 'day'
@@ -291,6 +295,10 @@ DELETE FROM blocks WHERE agent IS NULL AND project = ?
 -- name: wipe_conversations
 -- Deletes a page of conversations, which hold no text either.
 DELETE FROM conversations WHERE id IN (SELECT id FROM conversations WHERE agent = ? LIMIT ?)
+
+-- name: wipe_forks
+-- Likewise.
+DELETE FROM forks WHERE agent = ?
 
 -- name: wipe_marks
 -- Deletes hashes, of use to nobody without the secret.

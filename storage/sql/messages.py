@@ -36,10 +36,9 @@ class Messages(Group):
         Those that hold a cursor are among them, since some of their messages may lie beyond it.
         """
         low, high = page.bounds
-        values = (agent, max(low, 0), high + 1, page.limit)
-        where = "of_agent" if conversation is None else "of_conversation"
-        of = () if conversation is None else (conversation,)
-        return [_standing(row) for row in await connection.rows(SQL[f"{where}_{page.way}"], (*values, *of))]
+        where, of = ("of_agent", ()) if conversation is None else ("of_conversation", (conversation,))
+        values = (agent, *of, max(low, 0), high + 1, page.limit)
+        return [_standing(row) for row in await connection.rows(SQL[f"{where}_{page.way}"], values)]
 
     @long_reads
     async def said(
@@ -100,9 +99,18 @@ class Messages(Group):
         return Conversation(*row)
 
     @reads
+    async def past(self, connection: Connection, agent: int, conversation: int) -> dict[int, int]:
+        """Returns the conversations in which the past of one stands, each with the last number of it there.
+
+        It is itself one of them. A fork has those above it.
+        """
+        rows = await connection.rows(SQL["past"], (agent, conversation))
+        return {row[0]: row[1] for row in rows}
+
+    @reads
     async def numbers(self, connection: Connection, agent: int, conversation: int, limit: int) -> list[int]:
         """Returns the numbers of the messages in a conversation's window, oldest first, and no more than the newest."""
-        return _numbers(await connection.rows(SQL["tail"], (conversation, agent, limit)), limit)
+        return _numbers(await connection.rows(SQL["tail"], (agent, conversation, limit)), limit)
 
     @long_reads
     async def numbers_of(
@@ -134,8 +142,9 @@ class Messages(Group):
         if e.seq <= now.indexed_seq:
             await forget_indexed(connection, agent.id, range(e.seq, e.seq + len(e.inputs) + 1))
             await exchanges.mark(connection, agent.id, "stale", (b"",), e.id)
-        await connection.run(SQL["summaries_over"], (e.conversation, e.depth, agent.id))
+        await connection.run(SQL["summaries_over"], (agent.id, e.id))
         # Whoever planned on the old words plans again.
+        await connection.run(SQL["forks_moved"], (agent.id, e.id))
         last_at = e.ended or e.stopped or e.touched
         await connection.run(exchanges.SQL["conversation_moved"], (last_at, e.conversation, agent.id))
         return await _at(connection, agent.id, seq)

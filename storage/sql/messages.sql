@@ -7,8 +7,12 @@ p.input, p.said, p."full", c.uid, c.key, CASE WHEN c.tip = p.id THEN 1 ELSE 0 EN
 
 -- piece: beside
 -- Where that lies.
-JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
+JOIN conversations c ON c.id = p.conversation AND c.agent = +p.agent
 LEFT JOIN run_steps s ON s.exchange = p.id AND s.agent = p.agent LEFT JOIN runs r ON r.id = s.run AND r.agent = p.agent
+
+-- piece: in_past
+-- The exchanges of such a past.
+past h CROSS JOIN exchanges p ON p.conversation = h.conversation AND +p.seq <= h.last AND +p.agent = ?1
 
 -- piece: stands
 -- What is listed: what stands, and what is being answered in a conversation of ours.
@@ -26,19 +30,23 @@ WHERE p.agent = ?1 AND p.seq >= coalesce((SELECT max(x.seq) FROM exchanges x WHE
 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq LIMIT ?4
 
 -- name: of_conversation_down
--- Reads those of one conversation. (`+`: looked up by conversation, not by agent.)
-SELECT {row} FROM exchanges p {beside}
-WHERE p.conversation = ?5 AND +p.agent = ?1 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq DESC LIMIT ?4
+-- Reads those of one conversation and of its past. ?2: the conversation; ?3, ?4: between these numbers. (`+`: looked up by
+-- conversation, not by agent.)
+WITH {past}
+SELECT {row} FROM {in_past} {beside}
+WHERE p.seq + p.span > ?3 AND p.seq < ?4 AND {stands} ORDER BY p.seq DESC LIMIT ?5
 
 -- name: of_conversation_up
 -- Reads them forwards.
-SELECT {row} FROM exchanges p {beside}
-WHERE p.conversation = ?5 AND +p.agent = ?1 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq LIMIT ?4
+WITH {past}
+SELECT {row} FROM {in_past} {beside}
+WHERE p.seq + p.span > ?3 AND p.seq < ?4 AND {stands} ORDER BY p.seq LIMIT ?5
 
 -- name: said
--- Reads all that was said in a conversation and is there, whether it stands or not.
-SELECT {row} FROM exchanges p {beside}
-WHERE p.conversation = ?2 AND +p.agent = ?1 AND p.seq > ?3 AND p.input IS NOT NULL ORDER BY p.seq LIMIT ?4
+-- Reads all that was said in a conversation and its past and is there, whether it stands or not, and where forks begin.
+WITH {past}
+SELECT {row} FROM {in_past} {beside}
+WHERE p.seq > ?3 AND (p.input IS NOT NULL OR (p.state = 'off' AND p.span = 1)) ORDER BY p.seq LIMIT ?4
 
 -- name: newest
 -- Reads the replies of a memory's last ?2 exchanges, the newest first: a conversation, when its turn began, what was said.
@@ -74,11 +82,29 @@ SELECT {row} FROM exchanges p {beside} WHERE p.agent = ?1
 AND p.seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= ?2) AND p.seq + p.span > ?2
 
 -- name: summaries_over (sqlite)
--- Empties the summaries that may tell of an exchange.
-UPDATE summaries SET agent = 0, model = '', text = '' WHERE conversation = ?1 AND depth >= ?2 AND agent = ?3 AND agent <> 0
+-- Empties the summaries that may tell of an exchange ?2, also those of forks.
+UPDATE summaries SET agent = 0, model = '', text = '' WHERE id IN (
+    SELECT s.id FROM exchanges p JOIN summaries s ON s.conversation = p.conversation AND s.depth >= p.depth AND s.agent <> 0
+    WHERE p.id = ?2 AND p.agent = ?1
+    UNION SELECT s.id FROM exchanges p JOIN forks f ON f.agent = ?1 AND f.origin = p.conversation AND f.seq >= p.seq
+        JOIN summaries s ON s.conversation = f.conversation AND s.agent <> 0 WHERE p.id = ?2 AND p.agent = ?1)
 
 -- name: summaries_over (postgres)
-DELETE FROM summaries WHERE conversation = ?1 AND depth >= ?2 AND agent = ?3 AND agent <> 0
+DELETE FROM summaries WHERE agent = ?1 AND agent <> 0 AND id IN (
+    SELECT s.id FROM exchanges p JOIN summaries s ON s.conversation = p.conversation AND s.depth >= p.depth AND s.agent <> 0
+    WHERE p.id = ?2 AND p.agent = ?1
+    UNION SELECT s.id FROM exchanges p JOIN forks f ON f.agent = ?1 AND f.origin = p.conversation AND f.seq >= p.seq
+        JOIN summaries s ON s.conversation = f.conversation AND s.agent <> 0 WHERE p.id = ?2 AND p.agent = ?1)
+
+-- name: forks_moved
+-- Invalidates what was planned on an exchange ?2 in forks.
+UPDATE conversations SET rev = rev + 1 WHERE +agent = ?1 AND id IN (
+    SELECT f.conversation FROM exchanges p JOIN forks f ON f.agent = ?1 AND f.origin = p.conversation AND f.seq >= p.seq
+    WHERE p.id = ?2 AND p.agent = ?1)
+
+-- name: past
+-- Reads in which conversations the past of one stands, each with the last number of it there.
+WITH {past} SELECT conversation, last FROM past
 
 -- name: conversation_find
 -- Finds a conversation by the client's name of it, or its public one. One whose name was taken is gone.
@@ -95,7 +121,9 @@ SELECT t.agent, t.seq, t.span, t.answered, t.depth, CASE WHEN t.place = 1 THEN t
 ) t WHERE t.place <= ?2 ORDER BY t.agent, t.seq DESC
 
 -- name: tail
--- Reads the numbers of the newest exchanges of a conversation: where each begins, how many messages it has room for, and
--- whether the last of these, the reply, is there; its depth, and what had left the window then.
-SELECT p.seq, p.span, CASE WHEN p.reply IS NULL THEN 0 ELSE 1 END, p.depth, p.evicted FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
-WHERE p.conversation = ?1 AND +p.agent = ?2 AND {stands} ORDER BY p.seq DESC LIMIT ?3
+-- Reads the numbers of the newest exchanges of a conversation and its past: where each begins, how many messages it has
+-- room for, and whether the last of these, the reply, is there; its depth, and what had left the window then.
+WITH {past}
+SELECT p.seq, p.span, CASE WHEN p.reply IS NULL THEN 0 ELSE 1 END, p.depth, p.evicted
+FROM {in_past} JOIN conversations c ON c.id = p.conversation AND c.agent = +p.agent
+WHERE {stands} ORDER BY p.seq DESC LIMIT ?3

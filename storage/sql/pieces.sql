@@ -45,6 +45,14 @@ p.inputs, p.reply
 (SELECT b.seq + b.span - 1 FROM exchanges b WHERE b.id = p.parent AND b.agent = p.agent),
 {said_of}
 
+-- piece: past
+-- The conversations in which the past of the conversation ?2 of the memory ?1 stands, each with the last number of it there:
+-- itself, and where it is a fork those above it.
+past(conversation, last) AS (
+    SELECT CAST(?2 AS BIGINT), CAST(9223372036854775807 AS BIGINT)
+    UNION ALL SELECT origin, seq FROM forks WHERE agent = ?1 AND conversation = ?2
+)
+
 -- piece: new_input
 -- Content of an exchange that changes. ?37: content that was not loaded stays; ?36: it has hidden rounds.
 CASE WHEN ?37 <> 0 THEN coalesce(?33, input) ELSE ?33 END

@@ -27,6 +27,7 @@ from storage.sql.definitions import Definitions
 from storage.sql.facts import Facts
 from storage.sql.files import Files
 from storage.sql.forget import Forgetting
+from storage.sql.forks import Forks
 from storage.sql.jobs import Jobs
 from storage.sql.kept import KeptLooks
 from storage.sql.keys import Keys
@@ -100,6 +101,7 @@ class Store:
         self.attached = Attached(database)
         self.messages = Messages(database)
         self.conversations = Conversations(database)
+        self.forks = Forks(database, rules)
         self.named_blocks = NamedBlocks(database)
         self.sleepers = Sleepers(database, self.jobs)
         database.when_recovered(self.agents.clear)

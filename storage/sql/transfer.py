@@ -32,6 +32,7 @@ from storage.sql.carried import (
 from storage.sql.definitions import add_definition
 from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting
+from storage.sql.forks import note_fork
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load, rows_of
 
@@ -402,4 +403,6 @@ async def _put_exchange(connection: Connection, agent: int, record: TransferReco
     ids = await _ids(connection, agent, (v["parent"], v["prior"]))
     e = replace(e, conversation=conversation, parent=ids[v["parent"]], prior=ids[v["prior"]])
     id = await exchanges.put_exchange(connection, agent, e)
+    if e.parent is not None:
+        await note_fork(connection, agent, conversation, e.parent)
     await exchanges.mark(connection, agent, "head", v.get("heads", ()), id)

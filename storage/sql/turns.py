@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-import orjson
-
 from storage.commands import (
     MAX_RULE_CALLS,
     Change,
@@ -109,8 +107,7 @@ class Turns(Group):
     @reads
     async def snapshot(self, connection: Connection, agent: Agent, snapshot: int) -> Snapshot | None:
         """Returns a memory section as it was sent; None where it is gone."""
-        row = await connection.row(exchanges.SQL["snapshot"], (snapshot, agent.id))
-        return None if row is None else Snapshot(row[0], row[1], orjson.loads(row[2]))
+        return await exchanges.load_snapshot(connection, agent.id, snapshot)
 
     @reads
     async def conversation_uid(self, connection: Connection, agent: Agent, conversation: int) -> str | None:

@@ -10,7 +10,6 @@ from gateway.errors import BadRequest
 
 _HOSTED: Final = "It belongs to Letta's hosted product."
 _FILES: Final = "Files are searched, not held in the prompt."
-_FORK: Final = "A copy of a conversation would outlive the forgetting of the original."
 _CAPTURE: Final = "Chat completions to the model agent/<name> are kept by themselves."
 _GENERATE: Final = "Ask the model itself: POST /v1/chat/completions."
 _MCP: Final = "MCP servers and their tools are at /v1/mcp-servers."
@@ -43,7 +42,6 @@ NOT_SERVED: Final = (
     (("DELETE",), "/v1/client-side-access-tokens/{rest:path}", _HOSTED),
     (("GET",), "/v1/environments", _HOSTED),
     (("GET", "POST"), "/v1/environments/{rest:path}", _HOSTED),
-    (("POST",), "/v1/conversations/{conversation_id:conversation}/fork", _FORK),
     (("GET",), "/v1/groups", _OWN_GROUP),
     (("POST",), "/v1/groups", _GROUPS),
     (("DELETE",), "/v1/groups/{group_id}", _GROUPS),

@@ -29,7 +29,7 @@ from gateway.agents.registry.conversations import AgentConversations, said_of
 from gateway.agents.runs.begin import digest_of
 from gateway.agents.runs.messages import AgentMessages
 from gateway.agents.runs.run import RunRequest
-from gateway.agents.runs.system_message import system_id
+from gateway.agents.runs.system_message import SYSTEM_SEQ, system_id
 from gateway.agents.wire.fields import SAID_HERE, Body, Kept, Maybe, given, refused, time_of
 from gateway.agents.wire.run import StreamRun
 from gateway.agents.wire.send import Send
@@ -97,6 +97,13 @@ class ConversationQuery(Body):
     """The conversation in a path. agent_id: whose `default` it is."""
 
     agent_id: Maybe[str] = UNSET
+
+
+class ForkConversationQuery(ConversationQuery):
+    """A fork. message_id: of the last message that both have."""
+
+    hidden: bool = False
+    message_id: Maybe[str] = UNSET
 
 
 class RecompileConversationQuery(ConversationQuery):
@@ -231,6 +238,13 @@ class ConversationRoutes:
             AgentsRoute("DELETE", one, self.delete, "Forget a conversation, and all that came of it."),
             AgentsRoute(
                 "POST",
+                f"{one}/fork",
+                self.fork,
+                "Make a conversation that shares the past of another one.",
+                query=ForkConversationQuery,
+            ),
+            AgentsRoute(
+                "POST",
                 f"{one}/recompile",
                 self.recompile,
                 "Render the memory section of a conversation anew.",
@@ -320,6 +334,16 @@ class ConversationRoutes:
         await self._messages.end_all(asked.project, named.agent, entry.conversation.id)
         await self._conversations.delete(entry)
         return {"message": "The conversation is forgotten."}
+
+    async def fork(self, asked: Asked) -> Any:
+        query: ForkConversationQuery = asked.query
+        named = await self._named(asked, query.agent_id)
+        upto = None if not isinstance(query.message_id, str) else _number_in(named, query.message_id)
+        said = named.said or ConversationDefinition()
+        source = await self._number(named)
+        return await self._shown(
+            await self._conversations.fork(named.agent, source, said, hidden=query.hidden, upto=upto)
+        )
 
     async def recompile(self, asked: Asked) -> Any:
         query: RecompileConversationQuery = asked.query
@@ -412,6 +436,16 @@ class ConversationRoutes:
         system = system_id(agent, entry.conversation.uid)
         message_ids = [system, *(ids.placed("message", agent.uid, seq) for seq in numbers)]
         return conversation_json(entry, name=_id(entry), message_ids=message_ids)
+
+
+def _number_in(named: NamedConversation, message: str) -> int:
+    """Returns the number of a message of a conversation; 0: its system message. Raises: UnknownId."""
+    place = ids.place_of("message", message)
+    if ids.first_try(message) == system_id(named.agent, named.name):
+        return SYSTEM_SEQ
+    if place is None or not place.seq or place.uid != named.agent.uid:
+        raise UnknownId(f"There is no message {message!r} in this conversation.", param="message_id")
+    return place.seq
 
 
 def _id(entry: ConversationEntry) -> str:

@@ -23,7 +23,7 @@ from gateway.agents.runs.run import RunRequest, identity_of, request_of
 from gateway.agents.tools.agent import alone_of, asides_of
 from gateway.agents.tools.agents import SPEAKING
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.append import finish_turn
+from gateway.core.conversation.append import finish_turn, path_hash
 from gateway.core.conversation.canonical import Canon, WireMessage, text_of
 from gateway.core.memory import edits
 from gateway.core.prompt.section import Section, digest
@@ -447,10 +447,11 @@ class ItemTurns:
         )
         write = open_write(known, prompt, None, now)
         said = outcome.said or {"role": "assistant", "content": ""}
+        canon = Canon(known.agent.secret)
         exchange = finish_turn(
             write.exchange,
-            Canon(known.agent.secret),
-            known.path[-1].path if known.path else b"",
+            canon,
+            path_hash(known.path, canon),
             full=outcome.full or (said,),
             said=said,
             model=known.plan.query.model,

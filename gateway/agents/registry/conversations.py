@@ -6,11 +6,13 @@ Each is one path with a window of its own. Blocks, passages and what is recalled
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
-from gateway.errors import Conflict
+from gateway.errors import BadRequest, Conflict
 from gateway.run.latest import on_latest
+from storage.errors import NotForkable
 from storage.listing import ConversationEntry
 from storage.records import API_PROFILE, Agent
 from storage.sql.store import Store
@@ -35,6 +37,33 @@ class AgentConversations:
         """Makes a conversation, which is empty. Raises: Conflict: a profile's memory with another model."""
         _check(agent, said)
         return await self._store.conversations.create(agent, ids.new_uid(), said.body(), at=self._now())
+
+    async def fork(
+        self,
+        agent: Agent,
+        source: int | None,
+        said: ConversationDefinition,
+        *,
+        hidden: bool,
+        upto: int | None,
+    ) -> ConversationEntry:
+        """Makes a conversation that shares the past of another one, with its model.
+
+        source: the row of the other one; None: the agent's own, which has not begun.
+        said: the definition of the other one.
+        upto: as in `Forks.fork`.
+        Raises: BadRequest: a fork cannot begin after that message.
+        """
+        uid, at = ids.new_uid(), self._now()
+        body = replace(said, summary=None, description=None, archived=None, hidden=hidden).body()
+        if source is None:
+            return await self._store.conversations.create(agent, uid, body, at=at)
+        try:
+            return await self._store.forks.fork(agent, source, uid, body, at=at, upto=upto)
+        except NotForkable as error:
+            raise BadRequest(
+                f"{error.message[:1].upper()}{error.message[1:]}.", param="message_id"
+            ) from error
 
     async def change(
         self, project: str, uid: str, edit: Callable[[ConversationDefinition], ConversationDefinition]

@@ -127,7 +127,9 @@ class BeginsRuns:
         if sending.heard is None:
             return None
         messages = sending.messages
-        cut, count = as_heard(known.path, Canon(known.agent.secret), messages, sending.heard)
+        # What a fork shares with its conversation does not change.
+        own = [e for e in known.path if e.conversation == known.path[-1].conversation]
+        cut, count = as_heard(own, Canon(known.agent.secret), messages, sending.heard)
         if not cut and not count:
             return None
         # The last one first, so that what is left of it after a kill is cut by the next request.

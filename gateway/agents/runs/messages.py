@@ -181,12 +181,13 @@ class AgentMessages:
             only = None
         if conversation is not None and only is None:
             return []
+        past = {} if only is None else await self._store.messages.past(now.id, only.id)
         embed = self._embed_query if by_meaning else None
         vector = None if embed is None else await embed(now.id, query, _SEARCH_MS)
 
         def takes(hit: Message) -> bool:
             in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)
-            is_there = only is None or hit.conversation == only.id
+            is_there = only is None or hit.seq <= past.get(hit.conversation, -1)
             return hit.source == "message" and hit.role in roles and in_time and is_there
 
         hits = await self._store.recall.search(

@@ -149,7 +149,11 @@ async def _beginnings(store: Store, agent: Agent, first: Exchange) -> list[Excha
     found = [first]
     while found[-1].parent is not None and not any(map(is_user, found[-1].inputs)):
         above = await store.turns.exchange(agent, found[-1].parent)
-        if above is None or await _has_waited(store, agent, above):
+        if (
+            above is None
+            or above.conversation != first.conversation
+            or await _has_waited(store, agent, above)
+        ):
             break
         found.append(above)
     return found

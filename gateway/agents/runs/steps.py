@@ -18,7 +18,7 @@ from adapters.types import Json
 from gateway.agents.runs.calls.record import call_number
 from gateway.agents.runs.run import reading_of
 from gateway.agents.runs.step_edits import StepEdits
-from gateway.core.conversation.append import finish_step, refuse, said_anew
+from gateway.core.conversation.append import finish_step, path_hash, refuse, said_anew
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, text_of
 from gateway.core.conversation.private import NUDGE, as_system, with_private
 from gateway.core.prompt.note import estimate_tokens
@@ -234,11 +234,11 @@ class StepsMemory:
     def _finished(
         self, e: Exchange, prompt: Prompt, full: Sequence[WireMessage], said: WireMessage | None
     ) -> Exchange:
-        known = self.known
+        known, canon = self.known, Canon(self.known.agent.secret)
         return finish_step(
             e,
-            Canon(known.agent.secret),
-            known.path[-1].path if known.path else b"",
+            canon,
+            path_hash(known.path, canon),
             full=full,
             said=said,
             model=known.plan.query.model,

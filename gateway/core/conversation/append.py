@@ -14,9 +14,21 @@ from gateway.core.conversation.canonical import Canon, WireMessage, is_result, s
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
-from gateway.core.conversation.tree import PathElement, Tree, flat
+from gateway.core.conversation.tree import PathElement, Tree, flat, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
 from storage.value import changed
+
+
+def begins_fork(e: Exchange) -> bool:
+    """Returns whether this is the empty exchange with which a fork begins."""
+    return is_tombstone(e) and not e.inputs
+
+
+def path_hash(path: Sequence[Exchange], canon: Canon) -> bytes:
+    """Returns the hash of a path, oldest first. Exchanges without one of their own count with their atoms."""
+    known = next((n for n in range(len(path), 0, -1) if path[n - 1].path), 0)
+    atoms = [a for e in path[known:] for a in (*flat(e), *(e.reply or ()))]
+    return canon.path(atoms, path[known - 1].path if known else b"")
 
 
 def plan_step(
@@ -150,7 +162,7 @@ def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
     path: in front of it. What its prompt left out to make room comes back, and what it was told of memory is told anew.
     Behind calls nothing is: the model knows what these have changed.
     """
-    taken = next((x for x in reversed(path) if x.superseded or x.reply is not None), None)
+    taken = next((x for x in reversed(path) if x.superseded or x.reply is not None or begins_fork(x)), None)
     e = changed(e, superseded=True, evicted=None if taken is None else taken.evicted)
     if not any(map(is_result, e.inputs)):
         e = changed(e, standing=False, snapshot=None if taken is None else taken.snapshot)
@@ -158,10 +170,15 @@ def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
 
 
 def said_anew(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...]]) -> Exchange | None:
-    """Returns the exchange whose words are in no prompt, and are said anew, as it is now that they stand elsewhere."""
+    """Returns the exchange whose words are in no prompt, and are said anew, as it is now that they stand elsewhere.
+
+    What a fork shares with its conversation does not change.
+    """
     withheld = refused(path)
     for n in range(len(path) - 1, -1, -1):
         e = path[n]
+        if e.conversation != path[-1].conversation:
+            break
         if e.id in withheld and not e.superseded and e.inputs == tuple(inputs):
             return refuse(e, path[:n])
     return None

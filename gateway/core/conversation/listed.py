@@ -88,6 +88,19 @@ def called_tools(e: Exchange) -> dict[str, str]:
     }
 
 
+def leaves_calls(e: Exchange) -> bool:
+    """Returns whether an exchange ends with calls that have no results in it. e: with its content.
+
+    Calls of hidden rounds have theirs. A call of a step may be shown as text.
+    """
+    full = _full(e)
+    if not full.get("step"):
+        return any(atom[:1] == b"c" for atom in e.reply or ())
+    reply, *results = full["messages"]
+    answered = {m.get("tool_call_id") for m in results}
+    return any(call.get("id") not in answered for call in reply.get("tool_calls") or ())
+
+
 def rewritten(e: Exchange, seq: int, text: str) -> Exchange:
     """Returns the exchange with another text of one message; its atoms and its path stay.
 

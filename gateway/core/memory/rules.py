@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateway.core.conversation.listed import leaves_calls
 from gateway.core.memory.edits import merge
 from gateway.core.memory.forget import quotes, rebuild, without_found
 from gateway.core.memory.visibility import messages_of, tools_used
 from storage.commands import Rules
 
-RULES: Final = Rules(messages_of, merge, quotes, rebuild, tools_used, without_found)
+RULES: Final = Rules(messages_of, merge, quotes, rebuild, tools_used, without_found, leaves_calls)

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from gateway.core.conversation.append import abandon, open_step, plan_step
+from gateway.core.conversation.append import abandon, begins_fork, open_step, path_hash, plan_step
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, is_user
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.private import is_nudge
@@ -81,8 +81,8 @@ async def read_path(
     path = list(own.path)
     unended = None
     if path and path[-1].state is State.OPEN:
-        above = path[-2].path if len(path) > 1 else b""
-        unended = path[-1] = abandon(path[-1], Canon(agent.secret), above, asked.now)
+        canon = Canon(agent.secret)
+        unended = path[-1] = abandon(path[-1], canon, path_hash(path[:-1], canon), asked.now)
     tree = Tree(path)
     uid = new_conversation_uid() if conversation is None else conversation.uid
     known = Known(
@@ -99,7 +99,7 @@ async def read_path(
     )
     blocks = in_order(asked.spec, own.look.blocks) if agent.id else await blocks_of_new(store, asked, agent)
     seen = edits.view(blocks, own.look.ops, known.path_ids)
-    has_begun = any(not x.superseded for x in path)
+    has_begun = any(not x.superseded and not begins_fork(x) for x in path)
     head = () if has_begun or asked.spec.defined is None else asked.spec.defined.initial_messages
     return _planned(known, [*head, *messages], own.look.snapshot, seen)
 

@@ -7,12 +7,21 @@ from dataclasses import replace
 
 import orjson
 
-from gateway.core.conversation.append import abandon, finish_step, open_step, plan_step
+from gateway.core.conversation.append import (
+    abandon,
+    begins_fork,
+    finish_step,
+    open_step,
+    path_hash,
+    plan_step,
+    refuse,
+    said_anew,
+)
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import with_private
-from gateway.core.conversation.tree import Tree, end_offset
+from gateway.core.conversation.tree import Tree, end_offset, flat
 from gateway.core.prompt.compose import compose
 from storage.records import Evicted, Exchange, State
 from tests.core.conversations import SECRET, assistant, call, result, user
@@ -160,3 +169,35 @@ def test_its_path_is_that_of_the_list_that_says_the_same() -> None:
     said = [user("Weather?"), assistant("Let me see.", call("1")), result("1", "sunny"), assistant("Sunny.")]
     assert e.path == Listing(CANON, said).path(4)
     assert e.length == 4
+
+
+def test_the_hash_of_a_path_goes_on_over_exchanges_without_one() -> None:
+    talk = Conversation()
+    first = talk.step(talk.plan(user("one")), assistant("First."))
+    second = talk.step(talk.plan(user("two")), assistant("Second."))
+    empty = replace(first, id=9, inputs=(), media=(), reply=None, path=b"", state=State.OFF, parent=second.id)
+    assert begins_fork(empty)
+    assert not begins_fork(second)
+    for path in ([], [first], [first, second], [first, second, empty], [first, replace(second, path=b"")]):
+        whole = [atom for e in path for atom in (*flat(e), *(e.reply or ()))]
+        assert path_hash(path, CANON) == CANON.path(whole)
+
+
+def test_what_is_refused_in_a_fork_leaves_what_stands_above_it() -> None:
+    talk = Conversation()
+    first = talk.step(talk.plan(user("one")), None)
+    fork = replace(
+        first, id=9, inputs=(), media=(), path=b"", state=State.OFF, parent=first.id, conversation=2
+    )
+    left = Evicted(1, 2, 30, 40)
+    own = replace(first, id=10, parent=9, conversation=2)
+    path = [first, replace(fork, evicted=left), own]
+    # What was compacted in the fork stays out.
+    refusal = refuse(own, path[:2])
+    assert (refusal.superseded, refusal.evicted) == (True, left)
+    again = replace(own, id=11, parent=10, inputs=(CANON.atoms(user("two")),))
+    behind = [*path[:2], own, replace(again, superseded=True)]
+    said = said_anew(behind, own.inputs)
+    assert said is not None
+    assert said.id == own.id
+    assert said_anew([*path[:2], replace(again, superseded=True)], first.inputs) is None

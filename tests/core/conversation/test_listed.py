@@ -8,9 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.conversation.listed import CannotRewrite, called_tools, listed, rewritten
+from gateway.core.conversation.canonical import Canon
+from gateway.core.conversation.listed import CannotRewrite, called_tools, leaves_calls, listed, rewritten
 from storage.records import Exchange, State
-from tests.core.conversations import assistant, call, result, user
+from tests.core.conversations import SECRET, assistant, call, result, user
 
 ATOM = (b"u" + bytes(11),)
 
@@ -110,3 +111,32 @@ def test_what_was_said_by_a_tool_is_replaced_in_its_call() -> None:
 def test_some_messages_stay_as_they_are(e: Exchange, seq: int, why: str) -> None:
     with pytest.raises(CannotRewrite, match=why):
         rewritten(e, seq, "other")
+
+
+@pytest.mark.parametrize(
+    ("reply", "full", "is_left"),
+    [
+        (assistant("Done."), None, False),
+        (assistant(None, call("1")), None, True),
+        # Hidden rounds have their results.
+        (
+            assistant("Done."),
+            {"messages": [assistant(None, call("1")), result("1", "x")], "ours": ["1"]},
+            False,
+        ),
+        # A step may show its call as text, and have the results with it.
+        (assistant("Done."), {"messages": [assistant(None, call("1"))], "step": True}, True),
+        (
+            assistant("Done."),
+            {"messages": [assistant(None, call("1")), result("1", "x")], "step": True},
+            False,
+        ),
+        (assistant("Done."), {"messages": [assistant("Done.")], "step": True}, False),
+        (None, None, False),
+    ],
+)
+def test_calls_that_wait_for_their_results(
+    reply: dict[str, Any] | None, full: dict[str, Any] | None, is_left: bool
+) -> None:
+    atoms = None if reply is None else Canon(SECRET).atoms(reply)
+    assert leaves_calls(exchange([], reply, full, reply=atoms)) is is_left

@@ -63,7 +63,7 @@ def spoken(messages: Iterable[T]) -> list[T]:
 
 @contextmanager
 def letta(
-    upstream: StrictUpstream, folder: Path, *profiles: ProfileSettings, **options: Any
+    upstream: StrictUpstream, folder: Path | str, *profiles: ProfileSettings, **options: Any
 ) -> Iterator[LettaWorld]:
     """options: of `remember`."""
     kind = UpstreamSettings("up", base_url=upstream.base_url, takes={"stream_usage": True})

@@ -434,7 +434,6 @@ def test_what_is_not_served_says_why(world: LettaWorld) -> None:
     for ask in (
         lambda: world.letta.agents.files.close_all(agent.id),
         lambda: world.letta.templates.create(agent_id=agent.id, type="agent"),
-        lambda: world.letta.conversations.fork("conv-1"),
     ):
         with pytest.raises(BadRequestError) as refused:
             ask()

@@ -235,6 +235,15 @@ def isolated_blocks(world: LettaWorld) -> None:
     refused(lambda: world.letta.conversations.create(agent_id=agent, extra_body=labels), "isolated")
 
 
+@of("`message_id` of a fork")
+def fork_within_a_turn(world: LettaWorld) -> None:
+    agent, conversations = world.agent().id, world.letta.conversations
+    send(world, agent)
+    _, question, answer = world.letta.agents.messages.list(agent, order="asc")
+    refused(lambda: conversations.fork("default", agent_id=agent, message_id=question.id), "after a reply")
+    assert conversations.fork("default", agent_id=agent, message_id=answer.id).agent_id == agent
+
+
 @of("secrets and variables of an agent")
 def agents_secrets(world: LettaWorld) -> None:
     refused(lambda: world.agent(secrets={"KEY": "s3cret"}), "secrets")

@@ -187,7 +187,7 @@ TABLE: dict[str, CallsWith | str] = {
     "conversations.cancel": lambda t: {"conversation_id": t.new_conversation()},
     "conversations.create": lambda t: {"agent_id": t.agent},
     "conversations.delete": lambda t: {"conversation_id": t.new_conversation()},
-    "conversations.fork": "outlive the forgetting",
+    "conversations.fork": lambda t: {"conversation_id": t.new_conversation()},
     "conversations.list": lambda t: {"agent_id": t.agent},
     "conversations.messages.compact": lambda t: {"conversation_id": t.long_agent()},
     "conversations.messages.create": lambda t: {"conversation_id": t.new_conversation(), "input": "Hi"},

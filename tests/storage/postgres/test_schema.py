@@ -30,6 +30,7 @@ PINNED = {
     "0004_lanes.sql": "648631f63f9240f389bb900a07e5d87cb1778ed14b4ed942dcd7fc6a02040639",
     "0005_key_use.sql": "71f0f5b48d8fa765511c62c469163806e41c1dc550816aae31c98593cc1acaab",
     "0006_deflated_notes.sql": "b3c5908a39d4e83a60a7f6520abc362aa0da0b5e986a602e209a58b561650e6e",
+    "0007_forks.sql": "78c632c371dd3ff89870fafbecb07267959ce7ee4ed6c526cb7f0d6df80dda04",
 }
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
 # SQLite keeps rows in their places with these.

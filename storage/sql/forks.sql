@@ -1,0 +1,37 @@
+-- Every statement on forks: conversations that continue from an exchange of another one. `-- name:` begins one; the next line
+-- says what it is for.
+
+-- name: source
+-- Finds the exchange with which a conversation ends; of a tree the newest that stands. Returns its tip, too.
+SELECT c.tip, CASE WHEN c.tip <> 0 THEN c.tip ELSE (
+    SELECT x.id FROM exchanges x WHERE x.conversation = c.id AND +x.agent = ?1 AND x.standing = 1 AND x.state = 'finished'
+    ORDER BY x.seq DESC LIMIT 1) END
+FROM conversations c WHERE c.id = ?2 AND c.agent = ?1
+
+-- name: holder
+-- Finds the standing exchange of a conversation or its past that has the message with a number.
+WITH {past}
+SELECT p.id FROM exchanges p JOIN past h ON h.conversation = p.conversation AND p.seq <= h.last
+WHERE p.agent = ?1 AND p.seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= ?3)
+AND p.seq + p.span > ?3 AND p.standing = 1
+
+-- name: exchange
+-- Reads an exchange with its content, and whether it belongs to an active run.
+SELECT p.input, p.said, p."full", CASE WHEN EXISTS (
+        SELECT 1 FROM run_steps s JOIN runs r ON r.id = s.run AND r.agent = s.agent
+        WHERE s.exchange = p.id AND s.agent = p.agent AND r.state IN ('created', 'running'))
+    THEN 1 ELSE 0 END, {skeleton}
+FROM exchanges p WHERE p.id = ?2 AND p.agent = ?1
+
+-- name: put
+-- Stores the conversations above a conversation ?2 whose past ends with the exchange ?3; none if that is its own.
+INSERT INTO forks (agent, conversation, origin, seq)
+SELECT ?1, ?2, p.conversation, p.seq + p.span - 1 FROM exchanges p WHERE p.id = ?3 AND p.agent = ?1 AND p.conversation <> ?2
+UNION ALL
+SELECT ?1, ?2, f.origin, f.seq FROM exchanges p JOIN forks f ON f.agent = ?1 AND f.conversation = p.conversation
+WHERE p.id = ?3 AND p.agent = ?1 AND p.conversation <> ?2
+ON CONFLICT DO NOTHING
+
+-- name: moved
+-- Invalidates what was planned on a conversation.
+UPDATE conversations SET rev = rev + 1 WHERE id = ? AND agent = ?
