@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import ssl
@@ -17,6 +18,7 @@ import starlette.routing
 import uvicorn.server
 from hypothesis import HealthCheck, settings
 
+from gateway.log import RepeatHandler
 from tests import stored
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway import deadlines
@@ -72,6 +74,17 @@ def _folder(path: Path) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("both") and EVERYWHERE == "sqlite":
         metafunc.parametrize("kept_in", KINDS, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Takes away what a command has set up in this process: it would write to the stderr of a test that is over."""
+    root, gateway = logging.getLogger(), logging.getLogger("mnemogate")
+    levels = root.level, gateway.level
+    yield
+    root.handlers[:] = [each for each in root.handlers if not isinstance(each, RepeatHandler)]
+    root.setLevel(levels[0])
+    gateway.setLevel(levels[1])
 
 
 @pytest.fixture(autouse=True)
