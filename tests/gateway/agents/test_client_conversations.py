@@ -15,6 +15,7 @@ import pytest
 from letta_client import APIStatusError, BadRequestError, ConflictError, NotFoundError
 from openai import OpenAI
 
+from gateway.settings import UpstreamSettings
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.agents.letta import LettaWorld, letta, spoken
 from tests.gateway.sdk import agent as profile
@@ -304,7 +305,13 @@ def test_a_memory_of_a_profile_has_conversations_without_a_model(
             world.letta.conversations.create(agent_id=agent.id, model="openai/other")
 
 
-def test_openais_conversations_pass_through(world: LettaWorld) -> None:
+def test_openais_conversations_pass_through(upstream: StrictUpstream, tmp_path: Path) -> None:
+    stores = UpstreamSettings("up", base_url=upstream.base_url, takes={"responses": "stored"})
+    with letta(upstream, tmp_path, upstreams=(stores,)) as world:
+        pass_through(world)
+
+
+def pass_through(world: LettaWorld) -> None:
     gateway = world.world.gateway
     for method, path in (
         ("POST", "/v1/conversations"), ("GET", "/v1/conversations/conv_123"),
