@@ -10,6 +10,7 @@ A keyword that is no JSON Schema, and a reference that leads nowhere, forbid not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
@@ -18,10 +19,12 @@ from urllib.parse import quote, unquote
 
 import orjson
 
+from gateway.core.json_limits import is_too_deep
+
 if TYPE_CHECKING:
     from jsonschema_rs import ValidationError, Validator
 
-_LARGE = 256 * 1024  # of a schema, where it takes long to look at it; new ones are smaller
+_LARGE = 32 * 1024  # of a schema; to look at all of a larger one takes more than 30 ms
 _PATTERN_BYTES = 4096  # of a compiled pattern, and what it takes to compile one, as a schema of so many bytes
 _REGEX_BYTES = 256 * 1024  # of one compiled pattern at most; a larger one forbids nothing
 _LEAST_BYTES = 64  # counted of any arguments: the schema is compiled for none
@@ -29,8 +32,10 @@ _LEVELS = 64  # of a schema with its references written out, for `cost`
 _MENDED = 16  # faults of one schema that are left out; one with more forbids nothing
 # Their cost does not follow from the size of the schema, or they say what a reference leads to.
 _UNKNOWN: Final = (
-    b'"$id"', b'"$anchor"', b'"$dynamicAnchor"', b'"$dynamicRef"', b'"$recursiveRef"', b'"unevaluated',
+    b'"$id"', b'"$anchor"', b'"$dynamicAnchor"', b'"$dynamicRef"', b'"$recursiveRef"', b'"unevaluated', b'"multipleOf"',
 )  # fmt: skip
+# The library compares numbers exactly, so 5e-324 and 1e308 take a hundred times as long as others.
+_EXTREME: Final = re.compile(rb"[0-9]e[+-]?[0-9]{2}")
 # What is for people, unless it is the name of a property.
 _WORDS: Final = frozenset(("title", "description", "$comment", "default", "examples"))
 _SHOWN = 80
@@ -43,13 +48,24 @@ def cost(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> float:
 
     References are written out for it, and what is for people alone is left out.
 
-    inf: there is no bound that is known.
+    inf: there is no bound that is known. 0: `read` refuses the arguments by their depth alone.
     """
-    data = orjson.dumps(schema)
-    if len(data) > _LARGE or any(word in data for word in _UNKNOWN):
+    if is_too_deep(arguments):
+        return 0
+    data, given = orjson.dumps(schema), orjson.dumps(arguments)
+    if len(data) > _LARGE or any(word in data for word in _UNKNOWN) or _is_extreme(data) or _is_extreme(given):
         return inf
     size = _Expansion(schema).size + _PATTERN_BYTES * data.count(b'"pattern')  # and patternProperties
-    return size * (len(orjson.dumps(arguments)) + _LEAST_BYTES)
+    return size * (len(given) + _LEAST_BYTES)
+
+
+def _is_extreme(data: bytes) -> bool:
+    """Returns whether JSON has a number with a large exponent."""
+    if _EXTREME.search(data) is None:
+        return False
+    # It may be within a text, as ids have such letters.
+    outside = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
+    return _EXTREME.search(b'"'.join(outside)) is not None
 
 
 def fits(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
@@ -69,6 +85,8 @@ def read(schema: Mapping[str, Any], arguments: dict[str, Any]) -> tuple[dict[str
     mended = _mended(schema)
     if mended is None:
         return arguments, None
+    if is_too_deep(arguments):
+        return arguments, "the arguments have too many lists and objects within one another"
     validator, schema = mended
     if validator.is_valid(arguments):
         return arguments, None
@@ -195,7 +213,9 @@ def _as_meant(validator: Validator, arguments: dict[str, Any]) -> dict[str, Any]
     for name, value in arguments.items():
         if isinstance(value, str):
             with suppress(orjson.JSONDecodeError):
-                texts[name] = orjson.loads(value)
+                read = orjson.loads(value)
+                if not is_too_deep(read):
+                    texts[name] = read
     wrong = _wrong_names(validator, {name: arguments[name] for name in texts})
     found = {name: texts[name] for name in wrong}
     still_wrong = _wrong_names(validator, found)

@@ -246,3 +246,42 @@ def test_the_cost_is_known_before(schema: Json, least: float, most: float) -> No
 def test_references_that_multiply_cost_what_they_become() -> None:
     parts = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(20)}
     assert cost({"$ref": "#/$defs/d0", "$defs": {**parts, "d20": {}}}, {}) > 2**20
+
+
+DEEP: Any = [1]
+for _ in range(300):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize("part", [{"type": "string"}, {"type": "object"}, {}])
+def test_arguments_that_are_nested_too_deeply_are_refused(part: Json) -> None:
+    schema = {"properties": {"a": part}}
+    assert cost(schema, {"a": DEEP}) == 0
+    _, wrong = read(schema, {"a": DEEP})
+    assert wrong == "the arguments have too many lists and objects within one another"
+
+
+def test_a_text_with_json_that_is_nested_too_deeply_stays_a_text() -> None:
+    text = "[" * 400 + "]" * 400
+    meant, wrong = read({"properties": {"a": {"type": "array"}}}, {"a": text})
+    assert meant == {"a": text}
+    assert wrong is not None
+    assert wrong.startswith("`a` must be a list, and is '[[[")
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ({"items": {"multipleOf": 0.01}}, [5] * 100),
+        ({"items": {"not": {"const": 5e-324}}}, [5] * 100),
+        ({"items": {"enum": ['a\\"b', 1]}}, [1e308] * 100),
+    ],
+    ids=["multipleOf", "a number of the schema", "a number of the arguments"],
+)
+def test_exact_arithmetic_has_no_bound_that_is_known(part: Json, value: list[Any]) -> None:
+    assert cost({"properties": {"a": part}}, {"a": value}) == inf
+
+
+def test_what_looks_like_a_large_number_within_a_text_is_none() -> None:
+    part = {"enum": ["1e308", "5e-324", 'a"3e10', "\\"], "default": 0.5}
+    assert cost({"properties": {"a": part}}, {"a": '"13e10f\\"'}) < inf
