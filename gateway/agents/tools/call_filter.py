@@ -12,15 +12,14 @@ import platform
 import socket
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 # linux/filter.h
 _LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
-# linux/seccomp.h: where a call has its number, its machine, and the low halves of its first and third argument.
+# linux/seccomp.h: where a call has its number, its machine, and the low half of its first argument.
 _NUMBER, _MACHINE = 0, 4
 _FIRST = 16 if sys.byteorder == "little" else 20
-_THIRD = _FIRST + 16
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
 _NEWEST: Final = 462  # of Linux 6.10; what came later is refused unseen, and so is the x32 form of each call
 
@@ -86,13 +85,16 @@ REFUSED: Final[Mapping[str, _Numbers]] = {
     "mount_setattr": (442, 442, 442, 442),
     "name_to_handle_at": (303, 264, 345, 335),
     "open_by_handle_at": (304, 265, 346, 336),
-    # sockets by way of another call, whose arguments a filter cannot see
-    "socketcall": (None, None, 102, 102),
+    # All sockets but pairs. What was sent to a socket that listens, or that has an address, waits there in memory that
+    # belongs to no process, after its sender has closed its own; a pair holds its two buffers alone.
+    "socket": (41, 198, 326, 359),
+    "bind": (49, 200, 327, 361),
+    "connect": (42, 203, 328, 362),
+    "listen": (50, 201, 329, 363),
+    "setsockopt": (54, 208, 339, 366),  # it makes buffers larger, and gives addresses (SO_PASSCRED)
+    "socketcall": (None, None, 102, 102),  # another call for all of these
 }
-_SOCKETS: Final[Sequence[_Numbers]] = ((41, 198, 326, 359), (53, 199, 333, 360))  # socket, socketpair
-# What waits in a socket belongs to no process, and a machine may allow megabytes of it for each.
-_SET_OPTION: Final[_Numbers] = (54, 208, 339, 366)
-_SEND_BUFFERS: Final = (7, 32)  # SO_SNDBUF, SO_SNDBUFFORCE (asm-generic/socket.h)
+_PAIR: Final[_Numbers] = (53, 199, 333, 360)  # socketpair
 
 
 def filter_program() -> bytes | None:
@@ -112,19 +114,11 @@ def filter_program() -> bytes | None:
     for numbers in REFUSED.values():
         if (number := numbers[machine.column]) is not None:
             lines += [(_IF_EQUAL, 0, 1, number), refuse]
-    for numbers in _SOCKETS:
-        lines += [
-            (_IF_EQUAL, 0, 4, numbers[machine.column] or 0),
-            (_LOAD, 0, 0, _FIRST),
-            (_IF_EQUAL, 1, 0, socket.AF_UNIX),
-            (_RETURN, 0, 0, _ERROR | errno.EAFNOSUPPORT),
-            (_RETURN, 0, 0, _ALLOW),
-        ]
     lines += [
-        (_IF_EQUAL, 0, 1 + 2 * len(_SEND_BUFFERS), _SET_OPTION[machine.column] or 0),
-        (_LOAD, 0, 0, _THIRD),
+        (_IF_EQUAL, 0, 3, _PAIR[machine.column] or 0),
+        (_LOAD, 0, 0, _FIRST),
+        (_IF_EQUAL, 1, 0, socket.AF_UNIX),
+        (_RETURN, 0, 0, _ERROR | errno.EAFNOSUPPORT),
     ]
-    for option in _SEND_BUFFERS:
-        lines += [(_IF_EQUAL, 0, 1, option), (_RETURN, 0, 0, _ERROR | errno.EPERM)]
     lines.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *line) for line in lines)

@@ -379,7 +379,7 @@ def _filter() -> int:
 # Returns the names of the walls that it has passed. `folder` is on the outside and has a file that all may read.
 _PROBE = """
 def probe(port, folder, uid):
-    import glob, os, socket, time
+    import glob, os, time
 
     def passes(attempt):
         try:
@@ -399,8 +399,9 @@ def probe(port, folder, uid):
 
     places = [folder, "/", "/usr", "/etc", "/dev", "/dev/shm", "/proc", "/var/tmp", "/home", "/root"]
     attempts = {
-        "network": lambda: socket.create_connection(("127.0.0.1", port), 2),
-        "sockets": lambda: socket.socket(socket.AF_UNIX).connect_ex("\\0" + folder) == 0,
+        # The filter refuses sockets, so the namespace is looked at.
+        "network": lambda: f":{port:04X} " in open("/proc/net/tcp").read(),
+        "sockets": lambda: folder in open("/proc/net/unix").read(),
         "calls": lambda: os.memfd_create("probe"),
         "reading": lambda: open(folder + "/secret"),
         "writing": lambda: [place for place in places if passes(lambda: writes(place + "/.mnemogate"))],

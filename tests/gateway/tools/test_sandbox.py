@@ -69,6 +69,7 @@ WORKS = [
     # Where the machine has no memory left, it goes first.
     ("def tool(): return open('/proc/self/oom_score_adj').read().strip()", {}, "1000"),
     ("async def tool(x: int, y: int = 2): return x + y", {"x": 1}, "3"),
+    ("import asyncio\nasync def tool(): return await asyncio.to_thread(str, 4)", {}, "4"),
     ("def helper(x): return x + 1\ndef tool(x): return helper(x)\nX = 1", {"x": 1}, "2"),
     (
         "import json, re, datetime, dataclasses, decimal\n@dataclasses.dataclass\nclass A:\n    x: int\n"
@@ -190,6 +191,12 @@ ESCAPES = {
     "sockets of the kernel": "import socket; return socket.socket(38, socket.SOCK_SEQPACKET)",  # AF_ALG
     "pairs of sockets": "import socket; return socket.socketpair(socket.AF_TIPC)",
     "room in sockets": "import socket; return socket.socketpair()[0].setsockopt(1, 7, 1 << 20)",  # SO_SNDBUF
+    # What is sent to a socket with an address waits there, after its sender has gone.
+    "a socket that listens": "import socket; s = socket.socket(1); s.bind('\\0x'); s.listen(4096); return s",
+    "letters": "import socket; s = socket.socket(1, socket.SOCK_DGRAM); s.bind('\\0x'); return s",
+    "an address of a pair": "import socket; s, _ = socket.socketpair(1, socket.SOCK_DGRAM); s.bind('\\0x'); return s",
+    "an address unasked": "import socket; return socket.socketpair()[0].setsockopt(1, socket.SO_PASSCRED, 1)",
+    "leaving a pair": "import socket; return socket.socketpair()[0].connect('\\0x')",
     "a file without a name": "import os; return os.memfd_create('x')",
     "a segment": LIBC + "assert libc.shmget(0, 1 << 20, 0o1600) >= 0",
     "a queue": LIBC + "assert libc.msgget(0, 0o1600) >= 0",
