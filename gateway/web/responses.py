@@ -36,6 +36,7 @@ from gateway.web.model_field import NamedRequest
 RESPONSES_PATH: Final = "/v1/responses"
 _AGENT: Final = b"x-mnemogate-agent"
 _HISTORY: Final = b"x-mnemogate-history"
+_OF_PARTS: Final = frozenset((b"range", b"if-range"))
 
 
 @dataclass(eq=False)
@@ -117,7 +118,9 @@ class StoredPath(ForwardedPath):
             trace = trace_of(scope)
             trace.route, trace.memory = self.name, "off"
             raise UnknownId(f"{id[0]!r} cannot be asked for by its id.{OF_RESPONSES}")
-        await super().__call__(scope, receive, send)
+        # A part of a response may have a part of its instructions alone, in which nothing of the gateway's is found.
+        headers = [each for each in scope["headers"] if each[0] not in _OF_PARTS]
+        await super().__call__({**scope, "headers": headers}, receive, send)
 
     def change(self, outgoing: Outgoing) -> ReplyChange | None:
         is_response = outgoing.path.startswith("/responses/") and outgoing.method in ("GET", "POST")

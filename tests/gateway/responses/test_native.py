@@ -200,6 +200,17 @@ def test_a_stored_response_that_is_streamed_again_has_them_too(acme: World, upst
     assert reply.body.count(b'"instructions":"Be brief."') == 3
 
 
+def test_a_part_of_a_stored_response_is_not_asked_for(acme: World, upstream: StrictUpstream) -> None:
+    """Where an upstream takes ranges, the middle of its instructions would pass as it is."""
+    made = respond(acme, input="Hi", extra_headers={"x-mnemogate-agent": "ann"})
+    part = {"range": "bytes=100-900", "if-range": '"1"'}
+    reply = acme.gateway.ask("GET", f"/v1/responses/{made.id}", headers=part)
+    assert reply.json["instructions"] is None
+    assert not {"range", "if-range"} & upstream.last.headers.keys()
+    acme.gateway.ask("GET", "/v1/files/file-1/content", headers=part)
+    assert upstream.last.headers["range"] == "bytes=100-900"
+
+
 def test_what_a_client_wrote_itself_stays_in_a_stored_response(world: World) -> None:
     made = respond(world, input="Hi", instructions="<memory_blocks> are a thing of mine.")
     assert world.gateway.ask("GET", f"/v1/responses/{made.id}").json["instructions"] == (
