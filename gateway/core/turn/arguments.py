@@ -53,7 +53,12 @@ def cost(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> float:
     if is_too_deep(arguments):
         return 0
     data, given = orjson.dumps(schema), orjson.dumps(arguments)
-    if len(data) > _LARGE or any(word in data for word in _UNKNOWN) or _is_extreme(data) or _is_extreme(given):
+    if (
+        len(data) > _LARGE
+        or any(word in data for word in _UNKNOWN)
+        or _is_extreme(data)
+        or _is_extreme(given)
+    ):
         return inf
     size = _Expansion(schema).size + _PATTERN_BYTES * data.count(b'"pattern')  # and patternProperties
     return size * (len(given) + _LEAST_BYTES)

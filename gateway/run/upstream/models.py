@@ -122,7 +122,9 @@ class ModelList:
         elif refusal is not None:
             # A 403 may be that of a key which is for chats alone.
             is_down = refusal.status == 401
-            self._log_failure(name, f"it refuses the key of the settings: {refusal.message}", is_down=is_down)
+            # Its own words may quote the key, which has a form that no mask of the log knows.
+            why = f"it refuses the key of the settings (status {refusal.status})"
+            self._log_failure(name, why, is_down=is_down)
         if found is None:
             return False
         self._fetched[name] = found

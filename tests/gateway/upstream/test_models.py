@@ -364,8 +364,10 @@ def test_a_key_that_the_upstream_refuses_is_told_so(upstream: StrictUpstream) ->
 
 
 @pytest.mark.parametrize(("status", "is_told"), [(401, True), (403, False)])
-async def test_a_key_of_the_settings_that_is_refused_leaves_no_empty_list(status: int, is_told: bool) -> None:
-    """With a 403 the key may be for chats alone."""
+async def test_a_key_of_the_settings_that_is_refused_leaves_no_empty_list(
+    status: int, is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a 403 the key may be for chats alone. The upstream's words may quote the key, so they are not logged."""
     with StrictUpstream(models=["a"]) as upstream:
         upstream.key, upstream.refusal = "sk-good", status
         settings = Settings(upstreams=(UpstreamSettings("up", base_url=upstream.base_url, api_key="sk-bad"),))
@@ -374,11 +376,14 @@ async def test_a_key_of_the_settings_that_is_refused_leaves_no_empty_list(status
         await models.refresh("up", providers["up"])
         if is_told:
             with pytest.raises(
-                UpstreamUnreachable, match="'up' gave none, it refuses the key of the settings: "
+                UpstreamUnreachable,
+                match=r"'up' gave none, it refuses the key of the settings \(status 401\)",
             ):
                 await models.entries_for(None)
         else:
             assert await models.entries_for(None) == []
+        assert f"refuses the key of the settings (status {status})" in caplog.text
+        assert "Incorrect API key" not in caplog.text
         await providers["up"].aclose()
 
 
