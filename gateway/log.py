@@ -26,12 +26,28 @@ COUNTED_S = 60.0
 # The last three need more letters, since models have such names too (xai-grok). No letter stands before a key, but
 # JSON's escape of a line end may; after a letter a gateway's key is known by its length. Callers' texts are cut, and a
 # rest of a key that is shorter than this is of no use to a thief.
+# Any of it may be percent-encoded, also twice, and word processors write dashes in the place of a hyphen.
+_MINUS = rb"(?:-|%(?:25)*2[Dd]|\xe2\x80[\x90-\x95]|\xe2\x88\x92|\xef\xbc\x8d)"
+# What follows the first character of a key.
+_MG = rb"(?:(?<=m)|(?<=%)(?:25)*6[Dd])(?:g|%(?:25)*67)" + _MINUS
+_SK = rb"(?:(?<=s)|(?<=%)(?:25)*73)(?:k|%(?:25)*6[Bb])" + _MINUS
+_OTHERS = rb"(?:(?<=g)sk_|(?<=x)ai-|(?<=A)Iza)"
+# What is before that character.
+_NO_WORD = rb"(?:(?<![A-Za-z0-9].)|(?<=\\[bfnrt].)|(?<=\\u[0-9a-f]{4}.)|(?<=%[0-9A-Fa-f]{2}.))"
+# It begins with characters, for which `re` looks quickly.
 _KEY = re.compile(
-    rb"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt])|(?<=\\u[0-9a-f]{4}))"
-    rb"(?:((?:mg|sk)(?:-|%2[Dd]))[\w%-]{8,}|(gsk_|xai-|AIza)[\w-]{20,})"
-    rb"|(mg-)[\w-]{32,}"
+    rb"([msgxA%](?:"
+    + _NO_WORD
+    + rb"(?:(?:"
+    + _MG
+    + rb"|"
+    + _SK
+    + rb")(?=[\w%-]{8})|"
+    + _OTHERS
+    + rb"(?=[\w-]{20}))"
+    rb"|" + _MG + rb"(?=[\w%-]{32})))[\w%-]+"
 )
-_MAY_BE_KEYS = (b"mg-", b"sk-", b"mg%2", b"sk%2", b"gsk_", b"xai-", b"AIza")
+_MAY_BE_KEYS = (b"mg-", b"sk-", b"%", b"mg\xe2", b"sk\xe2", b"mg\xef", b"sk\xef", b"gsk_", b"xai-", b"AIza")
 
 
 def write_stderr(data: bytes) -> None:
@@ -48,9 +64,13 @@ def without_keys(line: bytes) -> bytes:
 
     Callers put keys where none belongs: into a path, a model's name, a header that an error quotes.
     """
-    if not any(mark in line for mark in _MAY_BE_KEYS):
+    if not _may_have_keys(line):
         return line
-    return _KEY.sub(rb"\1\2\3***", line)
+    return _KEY.sub(rb"\1***", line)
+
+
+def _may_have_keys(data: bytes) -> bool:
+    return any(mark in data for mark in _MAY_BE_KEYS)
 
 
 class AccessLog:
@@ -73,7 +93,10 @@ class AccessLog:
         if lines:
             option = orjson.OPT_APPEND_NEWLINE
             written = b"".join([orjson.dumps(line, default=str, option=option) for line in lines])
-            self._write(without_keys(written))
+            if _may_have_keys(written):
+                # Line by line: what one caller sends is no reason to search all that others have sent.
+                written = b"".join([without_keys(line) for line in written.splitlines(keepends=True)])
+            self._write(written)
 
 
 class RepeatHandler(logging.StreamHandler[TextIO]):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from typing import Any
 
+import orjson
 import pytest
 
 from gateway.log import JsonFormatter, RepeatHandler, without_keys
@@ -106,6 +107,12 @@ PROVIDERS = "sk-proj-" + "d4E5_f6-" * 6
         (f"a line\n{OURS}\n", "a line\nmg-***\n"),
         (f"\x01{OURS}", "\x01mg-***"),
         (OURS.replace("-", "%2D"), "mg%2D***"),  # of a query as it came
+        (OURS.replace("-", "%252d"), "mg%252d***"),  # encoded twice, and read once
+        (OURS.replace("mg", "%6d%67"), "%6d%67-***"),
+        (f"key{OURS.replace('-', '%2D')}", "keymg%2D***"),
+        (OURS.replace("mg-", "mg–"), "mg–***"),  # a dash
+        (OURS.replace("mg-", "mg－"), "mg－***"),  # a wide one
+        (f"Bearer%20{PROVIDERS}", "Bearer%20sk-***"),
         (OURS[:14], "mg-***"),  # cut where the line's room ended
         (f"?api_key={PROVIDERS}&user=bob", "?api_key=sk-***&user=bob"),
         ("gsk_" + "g7" * 20, "gsk_***"),
@@ -119,7 +126,7 @@ PROVIDERS = "sk-proj-" + "d4E5_f6-" * 6
     ],
 )
 def test_a_key_is_masked_wherever_it_stands_in_a_line(line: str, logged: str) -> None:
-    written = json.loads(without_keys(json.dumps({"path": line}).encode()))
+    written = json.loads(without_keys(orjson.dumps({"path": line})))
     assert written == {"path": logged}
 
 
