@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import pty
 import re
@@ -23,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
+from gateway.log import RepeatHandler
 from gateway.run.admin.printed import describe_forgotten, show_block
 from gateway.run.admin.serving import AdminFile
 from gateway.settings import DatabaseSettings, Settings
@@ -43,11 +45,14 @@ Out = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
-def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     for name, value in place_of(tmp_path, []).items():
         monkeypatch.setenv(name, value)
-    return tmp_path / "mnemogate.db"
+    yield tmp_path / "mnemogate.db"
+    # `serve` logs to the stderr of its test, which is closed in the next one.
+    root = logging.getLogger()
+    root.handlers[:] = [each for each in root.handlers if not isinstance(each, RepeatHandler)]
 
 
 @contextmanager
