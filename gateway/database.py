@@ -1,6 +1,6 @@
 """Opens the database that the settings name. Other modules know the store's types; none knows what lies below it.
 
-The one exception is gateway/cli.py, which asks the database's lock who serves it, and has to start fast.
+The one exception is gateway/commands.py, which asks the database's lock who serves it, and has to start fast.
 """
 
 from __future__ import annotations

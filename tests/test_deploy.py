@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cli import _parser
+from gateway.cli import root
 from gateway.settings.load import load_settings
 from gateway.web.middleware import OPEN_PATHS
 from tests.patience import PATIENCE_S
@@ -119,8 +119,8 @@ def test_gateways_and_a_worker_share_one_postgres(many: dict[str, Any]) -> None:
         "worker": ["worker"],
     }
     for command in commands.values():
-        arguments = _parser().parse_args(command)
-        assert callable(arguments.run)
+        name, *options = command
+        root.commands[name].make_context(name, options)
     image = dict(re.findall(r"\b(MNEMOGATE_\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text("utf-8")))
     for each in ours.values():
         assert each["build"]["args"]["EXTRAS"] == "[postgres]"

@@ -158,13 +158,17 @@ def move_agents(
     source: Server,
     target: Server,
     wanted: Sequence[str],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
+    progress: Callable[[int, int], None],
     *,
     model: str | None = None,
 ) -> Arrivals:
-    """Moves agents one after the other, and says of each what became of it.
+    """Moves agents one after the other.
 
-    wanted: their ids; none: all. model: that they have here; None: the one that they had there.
+    wanted: their ids; none: all.
+    report: is called with a line of what became of each.
+    progress: is called with how many are done, and how many there are.
+    model: that they have here; None: the one that they had there.
 
     Raises: NotMoved: a server cannot be reached, or lists no agents.
     """
@@ -179,15 +183,15 @@ def move_agents(
         raise NotMoved(f"{source.url} has no agent {', '.join(sorted(missing))}.", 404)
     sharing = Counter(archive["id"] for each in archives.values() for archive in each)
     done = Arrivals()
-    for state in agents:
-        # A sleeptime agent is made anew with the agent for which it reads.
-        if (wanted and state["id"] not in wanted) or (state["id"] in readers and not wanted):
-            continue
+    # A sleeptime agent is made with the agent for which it reads.
+    moving = [each for each in agents if (each["id"] in wanted if wanted else each["id"] not in readers)]
+    for number, state in enumerate(moving):
+        progress(number, len(moving))
         name = f"{state['id']} {state.get('name')!r:.200}"
         # Where this is not answered, nothing can be moved.
         if (here := _here(target, state["id"])) is not None:
             done.there += 1
-            say(f"{name}: is here already" + _mended(target, here))
+            report(f"{name}: is here already" + _mended(target, here))
             continue
         shared = next((each for each in archives[state["id"]] if sharing[each["id"]] > 1), None)
         try:
@@ -196,16 +200,16 @@ def move_agents(
             left_out, idle = _write(target, moved, model)
         except NotMoved as error:
             done.failed += 1
-            say(f"{name}: not moved. {error.message}")
+            report(f"{name}: not moved. {error.message}")
         except _WRONG as error:
             done.failed += 1
-            say(f"{name}: not moved. {_other_form(source, error)}")
+            report(f"{name}: not moved. {_other_form(source, error)}")
         else:
             done.moved += 1
             done.models.update(models)
             told += f"; cannot run here: {', '.join(idle)}" if idle else ""
             told += f"; left out: {', '.join(left_out)}" if left_out else ""
-            say(f"{name}: {told}")
+            report(f"{name}: {told}")
     return done
 
 

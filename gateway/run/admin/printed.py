@@ -1,46 +1,109 @@
-"""How the command line shows the answers of operations, and what it says beside them."""
+"""The answers of operations as the command line shows them: lines, tables or JSON on stdout, remarks on stderr.
+
+Tables and colours are for a terminal. What a script may read has no part of them.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import IO, Any, NamedTuple
 
-from gateway.run.admin.move import Moved
+import click
 
-# Memories between two lines of a move's progress.
-_TOLD = 100
+# Memories between two lines of a move's progress where there is no terminal.
+_REPORTED = 100
 
 # Characters that a terminal obeys (ECMA-48) or that reorder a line (Unicode's TR9). Users and models wrote what is
 # printed, and must not control the operator's terminal.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
+Record = dict[str, Any]
+
+
+class Column(NamedTuple):
+    """One thing that a list shows of its records."""
+
+    head: str
+    """Its heading in a table."""
+    cell: Callable[[Record], str]
+    """Its text in a table."""
+    line: Callable[[Record], str | None] | None = None
+    """Its text in a line for scripts; None: the cell's. A text of None has no place in the line."""
+    is_number: bool = False
+
+
+class RecordList(NamedTuple):
+    """A kind of list: its columns, and the remark where it is empty."""
+
+    columns: tuple[Column, ...]
+    empty: str
+
+
+def complain(message: str, path: str = "mnemogate") -> None:
+    """Prints an error or a warning on stderr. path: the command's."""
+    path = f"{path}:"
+    print(click.style(path, "red", bold=True) if wants_colour(sys.stderr) else path, message, file=sys.stderr)
+
+
+def wants_colour(stream: IO[str] | None = None) -> bool:
+    """Returns whether colours are wanted, on a stream if one is given (https://no-color.org)."""
+    is_terminal = stream is None or stream.isatty()
+    return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def show_list(listing: RecordList, records: Iterable[Record], *, as_json: bool = False) -> None:
+    """Prints records: as JSON, as a table on a terminal, or as lines of fields between tabs."""
+    count = 0
+    if sys.stdout.isatty() and not as_json:
+        from gateway.run.admin import terminal
+
+        heads = [(column.head, column.is_number) for column in listing.columns]
+        rows = ([plain(column.cell(record)) for column in listing.columns] for record in records)
+        count = terminal.show_table(heads, rows)
+    else:
+        for count, record in enumerate(records, 1):  # noqa: B007  # how many there were
+            print(json.dumps(record) if as_json else _line(listing, record))
+    if not count:
+        print(listing.empty, file=sys.stderr)
+
+
+def show_record(listing: RecordList, record: Record) -> None:
+    show_list(listing, [record])
+
+
+def _line(listing: RecordList, record: Record) -> str:
+    texts = ((column.line or column.cell)(record) for column in listing.columns)
+    return "\t".join(plain(text) for text in texts if text is not None)
+
+
+def show_json(value: Any) -> None:
+    text = json.dumps(value, indent=2, default=str)
+    if wants_colour(sys.stdout):
+        from gateway.run.admin import terminal
+
+        terminal.show_json(text)
+    else:
+        print(text)
+
+
+def show_line(text: str) -> None:
+    print(plain(text.replace("\n", " ")), flush=True)
+
 
 def show_new_key(key: dict[str, Any]) -> None:
     print(key["secret"])
     print(f"Key {key['id']} for project {key['project']!r}. It is not shown again.", file=sys.stderr)
-    if key.get("is_new"):  # a gateway of an older version does not say
+    if key.get("is_new"):  # a gateway of an older version leaves it out
         print(f"This project is new: no other key and no setting names {key['project']!r}.", file=sys.stderr)
     if key.get("is_first"):
         now = "It is the first key: from now on every request needs one, also when all are revoked."
         print(now, file=sys.stderr)
-
-
-def show_keys(keys: list[dict[str, Any]]) -> None:
-    for key in keys:
-        state = "revoked" if key["revoked"] is not None else "active"
-        may = [f"memory {key['memory']}"] if key["memory"] else []
-        may += [f"{key['opens']} only"] if key["opens"] else []
-        used = key.get("used")  # a gateway of an older version does not record it
-        times = (f"made {_minute(key['created'])}", f"last used {_minute(used)}" if used else "never used")
-        fields = (str(key["id"]), f"{key['prefix']}…", key["project"], key["name"], state, *times, *may)
-        print("\t".join(fields))
-    if not keys:
-        print("There are no keys; only this machine can use the gateway.", file=sys.stderr)
 
 
 def show_revoked(key: dict[str, Any]) -> None:
@@ -48,53 +111,25 @@ def show_revoked(key: dict[str, Any]) -> None:
 
 
 def show_memory(shown: dict[str, str]) -> None:
-    print(plain(shown["text"]))
+    text = plain(shown["text"])
+    if sys.stdout.isatty():
+        from gateway.run.admin import terminal
+
+        terminal.show_text(text)
+    else:
+        print(text)
 
 
 def show_block(block: dict[str, Any]) -> None:
-    size = len(block["value"])  # an empty line alone would not tell that the block is empty
+    size = len(block["value"])  # an empty line alone does not show that the block is empty
     print(f"{block['label']} (version {block['version']}, {size} characters)", file=sys.stderr)
     print(plain(block["value"]))
-    if waiting := block.get("waiting"):  # a gateway of an older version does not say
+    if waiting := block.get("waiting"):  # a gateway of an older version leaves it out
         edits, are = ("edit", "is") if waiting == 1 else ("edits", "are")
         late = (
             f"{waiting} newer {edits} of it {are} not in the block until confirmed, and can be undone then."
         )
         print(late, file=sys.stderr)
-
-
-def show_enqueued(answer: dict[str, int]) -> None:
-    print(f"Job {answer['job']}; `mnemogate jobs` shows it until it is done.", file=sys.stderr)
-
-
-def show_jobs(jobs: list[dict[str, Any]]) -> None:
-    for job in jobs:
-        show_job(job)
-    if not jobs:
-        print("There are no jobs to show.", file=sys.stderr)
-
-
-def show_job(job: dict[str, Any]) -> None:
-    due = datetime.fromtimestamp(job["due"], UTC).strftime("%Y-%m-%d %H:%M:%S")
-    fields = (job["id"], job["state"], job["kind"], f"memory {job['agent']}", job["key"])
-    print(*fields, f"tries {job['tries']}", f"due {due}", job["error"] or "", sep="\t")
-
-
-def show_batches(batches: list[dict[str, Any]]) -> None:
-    for batch in batches:
-        show_batch(batch)
-    if not batches:
-        print("There are no batches.", file=sys.stderr)
-
-
-def show_batch(batch: dict[str, Any]) -> None:
-    created = datetime.fromtimestamp(batch["created"], UTC).strftime("%Y-%m-%d %H:%M:%S")
-    counts = " ".join(f"{name} {count}" for name, count in batch["counts"].items() if count)
-    print(batch["id"], batch["state"], batch["project"], created, counts, sep="\t")
-
-
-def show_as_json(job: dict[str, Any]) -> None:
-    print(json.dumps(job, indent=2))
 
 
 def show_cancelled(job: dict[str, Any]) -> None:
@@ -125,7 +160,7 @@ def describe_forgetting(wanted: dict[str, Any]) -> str:
 
 
 def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, Any]) -> str:
-    """Says what is gone, and which commands forget what may still quote it.
+    """Describes what is gone, and names the commands that forget what may still quote it.
 
     wanted: as the command line gave it, `config` and `db` too.
     """
@@ -161,18 +196,18 @@ def describe_exported(wanted: dict[str, Any], messages: int | None, file: str, b
     """Returns what an export has written. messages: None: it is not known."""
     kind = next((each for each in ("user", "conversation", "agent") if each in wanted), None)
     subject = f"1 {kind} ({wanted[kind]})" if kind else "1 user"
-    said = "" if messages is None else f", {counted(messages, 'messages')}"
-    return plain(f"Exported: {subject}{said}, to {file} ({bytes:,} bytes).")
+    count = "" if messages is None else f", {counted(messages, 'messages')}"
+    return plain(f"Exported: {subject}{count}, to {file} ({bytes:,} bytes).")
 
 
 def describe_others(profiles: Sequence[str]) -> str:
-    """Says that what was named is not all of a person. profiles: those in which there are other memories."""
+    """Describes that one memory of a user is not all. profiles: those that have the others."""
     named = ", ".join(argument(f"--profile={each}") for each in profiles)
     return f"This is one memory of several; the others have a profile of their own: {named}"
 
 
 def describe_unswept(is_server: bool) -> str:
-    """Says that the database still has old copies of what is gone, and what takes them out."""
+    """Describes that the database still has old copies of what is gone, and what takes them out."""
     if is_server:
         return (
             "The server still has old versions of it: somebody sees them in a transaction that is older, or the role "
@@ -184,19 +219,29 @@ def describe_unswept(is_server: bool) -> str:
     )
 
 
-def size(each: dict[str, Any]) -> tuple[str, ...]:
-    """Says when the last turn was and how much was said."""
-    at = each["last_turn"]
-    last = "-" if at is None else _minute(at)
-    return last, counted(each["messages"], "messages"), f"{-(-each['bytes'] // 1000)} kB"
+def show_progress(seen: int, count: int) -> None:
+    """Reports how far a move is, now and then."""
+    if seen % _REPORTED == 0:
+        print(f"{seen} of {count} memories", file=sys.stderr)
 
 
-def _minute(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+def show_moved(moved: int, there: int, refused: Sequence[str]) -> None:
+    """Prints what a move has done. refused: why memories were not moved."""
+    print(f"Moved: {moved} {'memory' if moved == 1 else 'memories'}; {there} were there already.")
+    for why in refused:
+        print(plain(f"Not moved: {why}"))
+
+
+def show_arrivals(moved: int, there: int, failed: int, models: Mapping[str, int]) -> None:
+    """Prints how many agents a move from another server has brought, and how many of them each model has."""
+    print(f"{moved} moved, {there} here before, {failed} not moved.", file=sys.stderr)
+    if models:
+        named = ", ".join(f"{plain(model)} ({n})" for model, n in sorted(models.items()))
+        print(f"Their models: {named}. The gateway's upstreams must serve these.", file=sys.stderr)
 
 
 def counted(number: int, name: str) -> str:
-    """Says how many there are. name: in the plural."""
+    """Returns a number with its name. name: in the plural."""
     return f"{number} {name.removesuffix('s') if number == 1 else name}"
 
 
@@ -213,16 +258,90 @@ def plain(text: str) -> str:
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def show_progress(done: Moved, count: int) -> None:
-    """Says how far a move is, now and then."""
-    seen = done.moved + done.there + len(done.refused)
-    if seen % _TOLD == 0:
-        print(f"{seen} of {count} memories", file=sys.stderr)
+def _at(seconds: float, form: str = "%Y-%m-%d %H:%M") -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime(form)
 
 
-def describe_moved(done: Moved) -> str:
-    """Says what a move has done, and what it left behind."""
-    what = "memory" if done.moved == 1 else "memories"
-    lines = [f"Moved: {done.moved} {what}; {done.there} were there already."]
-    lines += [plain(f"Not moved: {why}") for why in done.refused]
-    return "\n".join(lines)
+def _text(head: str, name: str | None = None) -> Column:
+    """Makes a column of a field that is a text. name: the field's; None: the heading's."""
+    return Column(head, lambda record: str(record[name or head] or ""))
+
+
+def _worded(head: str, cell: Callable[[Record], str]) -> Column:
+    """Makes a column whose text, if there is one, has the heading before it in a line."""
+    return Column(head, cell, lambda record: f"{head} {cell(record)}" if cell(record) else None)
+
+
+def _count(name: str) -> Column:
+    return Column(name, lambda each: str(each[name]), lambda each: counted(each[name], name), True)
+
+
+def _kilobytes(each: Record) -> str:
+    return str(-(-each["bytes"] // 1000))
+
+
+def _last_used(key: Record) -> str:
+    used = key.get("used")  # a gateway of an older version does not record it
+    return _at(used) if used else "never"
+
+
+_ID = Column("id", lambda record: str(record["id"]), is_number=True)
+_FORGET = Column("memory forget", lambda each: " ".join(map(argument, each["forget"])))
+_SIZE = (
+    Column("last turn", lambda each: "-" if each["last_turn"] is None else _at(each["last_turn"])),
+    _count("messages"),
+    Column("kB", _kilobytes, lambda each: f"{_kilobytes(each)} kB", True),
+)
+_NOTHING = "There is nothing to list."
+
+KEYS = RecordList(
+    (
+        _ID,
+        Column("key", lambda key: f"{key['prefix']}…"),
+        _text("project"),
+        _text("name"),
+        Column("state", lambda key: "active" if key["revoked"] is None else "revoked"),
+        _worded("made", lambda key: _at(key["created"])),
+        Column(
+            "last used",
+            _last_used,
+            lambda key: f"last used {_last_used(key)}" if key.get("used") else "never used",
+        ),
+        _worded("memory", lambda key: key["memory"] or ""),
+        Column(
+            "opens",
+            lambda key: key["opens"] or "",
+            lambda key: f"{key['opens']} only" if key["opens"] else None,
+        ),
+    ),
+    "There are no keys; only this machine can use the gateway.",
+)
+JOBS = RecordList(
+    (
+        _ID,
+        _text("state"),
+        _text("kind"),
+        _worded("memory", lambda job: str(job["agent"])),
+        _text("key"),
+        _worded("tries", lambda job: str(job["tries"])),
+        _worded("due", lambda job: _at(job["due"], "%Y-%m-%d %H:%M:%S")),
+        _text("error"),
+    ),
+    "There are no jobs to show.",
+)
+BATCHES = RecordList(
+    (
+        _text("id"),
+        _text("state"),
+        _text("project"),
+        Column("created", lambda batch: _at(batch["created"], "%Y-%m-%d %H:%M:%S")),
+        Column("items", lambda batch: " ".join(f"{name} {n}" for name, n in batch["counts"].items() if n)),
+    ),
+    "There are no batches.",
+)
+USERS = RecordList(
+    (*_SIZE, *map(_count, ("conversations", "blocks", "facts", "passages")), _FORGET), _NOTHING
+)
+CONVERSATIONS = RecordList(
+    (*_SIZE, Column("client's id", lambda each: each["client_id"] or "-"), _FORGET), _NOTHING
+)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -28,17 +27,6 @@ def recode(stream: IO[str], encoding: str | None = None, errors: str = "strict")
     """Gives a standard stream another encoding, or another way with what its encoding does not have."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(encoding=encoding, errors=errors)
-
-
-def can_ask() -> bool:
-    """Returns whether a person can read a question and answer it."""
-    return sys.stdin.isatty() and sys.stderr.isatty()
-
-
-def is_agreed(question: str) -> bool:
-    """Asks a question on the terminal. Anything but "y" or "yes" is a no, the end of the input as well."""
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 @contextmanager
@@ -71,7 +59,7 @@ def written(path: str | None, *, is_forced: bool) -> Iterator[IO[str]]:
         return
     with _named(path):
         _check_free(path, is_forced=is_forced)
-        part = os.path.join(os.path.dirname(path), f".{secrets.token_hex(8)}.part")
+        part = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             with open(os.open(part, flags, 0o600), "w", encoding="utf-8") as file:

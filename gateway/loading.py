@@ -1,0 +1,29 @@
+"""An interrupt while modules are loaded."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXIT_INTERRUPTED = 130  # as shells report it
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Has an interrupt end the process at once while modules are loaded: an import may lose an exception.
+
+    Use it where nothing is open that has to be closed.
+    """
+    # Of what a script runs in the background an interrupt is ignored from the start, and stays so.
+    can_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not can_interrupt or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

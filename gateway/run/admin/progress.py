@@ -1,0 +1,53 @@
+"""The progress of long work, on the terminal of stderr alone."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+# Work that ends sooner shows nothing, and does not wait for rich to be loaded.
+_SHOWN_AFTER_S = 0.5
+
+
+class Progress:
+    """A bar, a spinner where the whole is not known, and nothing where stderr is no terminal.
+
+    It appears with the first report after half a second.
+    """
+
+    def __init__(self, description: str, unit: Literal["numbers", "bytes"] = "numbers") -> None:
+        self.is_shown = sys.stderr.isatty()
+        self._description = description
+        self._unit = unit
+        self._begun = time.monotonic()
+        self._bar: tuple[Bar, TaskID] | None = None
+
+    def show(self, done: int | None = None, total: int | None = None) -> None:
+        """Reports how much is done. None: it is not known."""
+        if not self.is_shown or time.monotonic() < self._begun + _SHOWN_AFTER_S:
+            return
+        if self._bar is None:
+            from gateway.run.admin.terminal import make_bar
+
+            bar = make_bar(
+                self._description, total, is_counted=done is not None, is_bytes=self._unit == "bytes"
+            )
+            self._bar = bar, bar.add_task("", total=total)
+            bar.start()
+        bar, task = self._bar
+        bar.update(task, completed=done or 0, total=total)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar[0].stop()

@@ -1,0 +1,116 @@
+"""Tables, colours and bars on a terminal, by rich: imported where something is shown on one, and not before."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console
+from rich.json import JSON
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    FileSizeColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+# Rows that are laid out together, and so held in memory; a longer list is several tables.
+_ROWS = 1000
+# Cells between two columns of such a table.
+_BETWEEN = 3
+_TIME = r"\[\d{4}-\d\d-\d\d \d\d:\d\d\]"
+# The states of keys, jobs and batches by what an operator has to look at.
+_STYLES = {
+    "active": "green",
+    "completed": "green",
+    "running": "cyan",
+    "retrying": "yellow",
+    "failed": "red",
+    "dead": "red",
+    "revoked": "dim",
+    "cancelled": "dim",
+}
+
+
+def show_table(heads: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> int:
+    """Prints rows below headings, or one field a line where the terminal is too narrow. Returns the number of rows.
+
+    heads: each with whether its column has numbers. Columns without any text are left out; the last one may be wrapped
+    between words.
+    """
+    console, rows, count = Console(highlight=False), iter(rows), 0
+    while page := list(islice(rows, _ROWS)):
+        count += len(page)
+        shown = [n for n in range(len(heads)) if any(row[n] for row in page)]
+        names, texts = [heads[n][0] for n in shown], [[row[n] for n in shown] for row in page]
+        widths = [max(map(cell_len, column)) for column in zip(names, *texts, strict=True)]
+        longest_word = max(cell_len(word) for row in (names, *texts) for word in row[-1].split() or ("",))
+        if sum(widths[:-1]) + longest_word + _BETWEEN * (len(shown) - 1) <= console.width:
+            table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+            for n, width in zip(shown, widths, strict=True):
+                justify: Literal["right", "left"] = "right" if heads[n][1] else "left"
+                table.add_column(heads[n][0], justify=justify, min_width=None if n == shown[-1] else width)
+            for row in texts:
+                table.add_row(*(Text(text, _STYLES.get(text, "")) for text in row))
+            console.print(table)
+        else:
+            _show_stacked(console, names, texts)
+    return count
+
+
+def _show_stacked(console: Console, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    width = max(map(len, names)) + 2
+    for number, row in enumerate(rows):
+        if number:
+            console.print()
+        for name, text in zip(names, row, strict=True):
+            if text:
+                line = Text.assemble((name.ljust(width), "bold"), (text, _STYLES.get(text, "")))
+                console.print(line, soft_wrap=True)
+
+
+def show_text(text: str) -> None:
+    """Prints a text in which lines without an indent are headings."""
+    console = Console(highlight=False)
+    for line in text.split("\n"):
+        words = line.lstrip(" ")
+        indent = min(len(line) - len(words), console.width // 2)
+        styled = Text(words, "" if indent else "bold")
+        styled.highlight_regex(_TIME, "dim")
+        parts = styled.wrap(console, max(console.width - indent - 2, 1))
+        for number, part in enumerate(parts):
+            console.print(Text(" " * (indent + 2 * (number > 0))) + part, soft_wrap=True)
+
+
+def show_json(text: str) -> None:
+    Console().print(JSON(text), soft_wrap=True)
+
+
+def make_bar(description: str, total: int | None, *, is_counted: bool, is_bytes: bool) -> Progress:
+    """Makes a bar on stderr, which vanishes at its end. What is printed meanwhile stands above it.
+
+    total: None: it is not known. is_counted: shows how much is done, in bytes or in numbers.
+    """
+    columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn(description, markup=False)]
+    if total is not None:
+        columns.append(BarColumn(bar_width=30))
+    if is_counted and is_bytes:
+        columns.append(FileSizeColumn() if total is None else DownloadColumn())
+    elif is_counted:
+        of = "" if total is None else " of {task.total:,}"
+        columns.append(TextColumn(f"{{task.completed:,}}{of}"))
+    columns.append(TimeElapsedColumn() if total is None else TimeRemainingColumn())
+    # Lines for a file or another program go there all the same.
+    is_shared = sys.stdout.isatty()
+    return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=is_shared)
