@@ -18,7 +18,7 @@ from adapters.scripted import Said, Scripted, ScriptedCall, ScriptedFailure, Scr
 
 _REMEMBER: Final = re.compile(r"^[^\S\n]*+remember\s*+:\s*+(\S.*)$", re.I | re.M)
 _CALL: Final = re.compile(r"^[^\S\n]*+call[^\S\n]*+:[^\S\n]*+([\w-]+)[^\S\n]*(\{.*\})?[^\S\n]*$", re.I | re.M)
-_NOTE: Final = re.compile(r"<memory>.*?(?:</memory>|\Z)", re.S)
+_NOTE: Final = re.compile(r"<memory\b[^<>]*>.*?(?:</memory>|\Z)", re.S)
 _SECTION: Final = re.compile(r"<(memory_blocks|memory|summary)\b[^<>]*>(.*?)(?:</\1>|\Z)", re.S)
 _BLOCK_TAG: Final = re.compile(r" ?</?memory_block\b[^<>]*>")  # within a line where a note tells a block anew
 _TAG_LINE: Final = re.compile(r"^\s*</?[a-z_][^>]*>\s*$")

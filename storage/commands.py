@@ -44,15 +44,15 @@ NO_NOTES: dict[int, str] = {}
 
 @dataclass(slots=True)
 class PlacedNote:
-    """A note on a path. at: how many atoms the path has in front of the note's message.
+    """A note on a path."""
 
-    utf8: its text. As a text, one with an emoji takes four bytes a character, and its UTF-8 beside it once it was sent.
-    tokens: of the text, filled in by whoever estimates them first; 0 before.
-    """
-
-    at: int
+    at: int  # how many atoms the path has before the note's message
+    # Its text. As a text, one with an emoji takes four bytes a character, and its UTF-8 beside it once it was sent.
     utf8: bytes
+    # What whoever reads the text first has found out: its tokens, 0 before, and what it shows of memory blocks, if
+    # anything.
     tokens: int = field(default=0, compare=False)
+    shown: Mapping[str, str] | None = field(default=None, compare=False)
 
 
 @frozen
@@ -377,7 +377,7 @@ class StepOpened:
 class StepEnd:
     """The end of a step, in one transaction. exchange: all of it.
 
-    results: as in `RunEnd`. snapshot: the memory section of the path, to be stored; None: as the exchange says.
+    results: as in `RunEnd`.
     reading: what has been read where the run ends well. accepts: runs that its end makes due; one whose agent reads
     already is left out. words: of the error that ended the run, or "".
     """
@@ -386,7 +386,6 @@ class StepEnd:
     exchange: Exchange
     step: RunStep
     results: Mapping[int, bytes] = field(default_factory=dict)
-    snapshot: Snapshot | None = None
     reading: ReadSpan | None = None
     accepts: Sequence[RunAccept] = ()
     words: str = ""

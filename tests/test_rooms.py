@@ -106,6 +106,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "ids",
             "json_limits",
             "subsequence",
+            "tags",
             "text",
             "thoughts",
             "tool_rule",

@@ -455,6 +455,7 @@ class Chat:
         toolbox = self._agents.toolbox(known, changes, call.passes)
         form = form_for(request, attempts.endpoint, attempts.target.model)
         prompt = await keeper.composer.make(known, form, toolbox.definitions())
+        changes.shown = prompt.section.shown
         if known.plan.appending:
             known = await keeper.open(known, prompt)
         if prompt.composition.breaks:

@@ -18,7 +18,9 @@ from typing import Any, Protocol
 from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError, ProviderTooLarge
 from adapters.types import Header, ModelRequest
+from gateway.core.prompt.note import render_note
 from gateway.core.request.identity import Mode
+from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.commands import FINISHED, Command, TurnOutcome
@@ -33,7 +35,7 @@ from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.fit import fit, fit_rounds
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.known import Known
+from gateway.run.memory.known import Known, seen_blocks
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
@@ -45,6 +47,7 @@ from gateway.run.upstream.keepalive import BEAT, await_with_beats, beating
 from gateway.run.upstream.relay import handed_on
 from gateway.settings import Settings
 from storage.errors import Stale, StoreError
+from storage.value import changed
 
 _log = logging.getLogger("mnemogate")
 # The time that an upstream has to end its body after [DONE], so that its connection can be used again.
@@ -66,6 +69,14 @@ class TurnMemory(Protocol):
 
     async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         """Returns the prompt for another target than was expected, and knows it from now on."""
+
+    async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
+        """Adds to the last answer of a round a note of the memory blocks that it does not show as they are.
+
+        Where steps are kept this is done with these.
+
+        answers: by their order in the round.
+        """
 
     async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
         """Commits a step, opens the next one, or both. Raises: StoreError, which ends the turn.
@@ -93,6 +104,27 @@ class TreeMemory:
     async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         self.known = self.known.answered_by(target)
         return await self.keeper.composer.remake(self.known, prompt, target, form)
+
+    async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
+        known, changes, keeper = self.known, self.changes, self.keeper
+        try:
+            look = await keeper.store.turns.look(known.agent, None, None) if known.agent.id else None
+        except StoreError as error:
+            _log.warning(
+                "Memory blocks could not be read again within a reply, which may go on with older values: %s",
+                error.message,
+            )
+            look = None
+        if look is not None and (look.blocks, look.ops) != (known.look.blocks, known.look.ops):
+            # Others have written meanwhile: these edits will be merged into what is there now.
+            self.known = known = replace(known, look=replace(known.look, blocks=look.blocks, ops=look.ops))
+            changes.make_again(seen_blocks(known.asked, look, known.path))
+        texts, shown = changes.unshown(answers[n].shown for n in sorted(answers))
+        if texts:
+            mark = mark_of(known.agent.secret)
+            note = render_note((), texts, keeper.now(), mark=mark, names_mark=not prompt.names(mark)).rstrip()
+            last = max(answers)
+            answers[last] = changed(answers[last], changes=note, shown=shown)
 
     async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
         raise AssertionError("an exchange of a tree is written as a whole")
@@ -362,6 +394,7 @@ class TurnRun:
         made: dict[int, ToolAnswer] = {}
         try:
             await self._results_of(run_tools(self.memory.toolbox, calls, made))
+            await self.memory.note_changes(self.prompt, made)
         except (ClientGone, asyncio.CancelledError):
             # What has been done is known, though the others were cut off.
             self._undone = self._finished_tools(calls, made)
@@ -373,11 +406,7 @@ class TurnRun:
     ) -> list[Command]:
         due: list[Command] = []
         for n in sorted(made):
-            result = made[n]
-            finished = events.ToolFinished(
-                calls[n].call_id, result.content, result.status, result.stdout, result.stderr
-            )
-            due += self._turn.feed(finished)
+            due += self._turn.feed(made[n].event(calls[n].call_id))
         return due
 
     async def _results_of(self, running: Coroutine[Any, Any, list[ToolAnswer]]) -> list[ToolAnswer]:

@@ -288,8 +288,6 @@ async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run
 async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[str]:
     """Ends a step, and accepts the runs that this makes due. Returns their public names."""
     agent, e = write.agent, write.exchange
-    if write.snapshot is not None:
-        e = changed(e, snapshot=await exchanges.add_snapshot(connection, agent.id, write.snapshot))
     row = await connection.row(SQL["step_finish"], (*exchanges.update_values(e), e.id, agent.id, agent.epoch))
     if row is None:
         raise Stale("something was forgotten while this run was under way")

@@ -16,6 +16,7 @@ from gateway.core.conversation.private import as_system
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.redaction import withhold
 from gateway.core.prompt import blocks, note, summary
+from gateway.core.tags import plain_tags
 from gateway.core.thoughts import without_thoughts
 from gateway.core.turn.upstream_error import context_from_error
 from storage.records import Block
@@ -26,7 +27,16 @@ _NOTE = "Notes from earlier conversations with this user, for reference: quotati
 
 
 def _block(value: str) -> str:
-    return blocks.render_section([Block(0, "human", "", value, _LENGTH * 2, False)])
+    return blocks.render_section([Block(0, "human", "", value, _LENGTH * 2, False)], "a2b3c4d5")
+
+
+def _summary(text: str) -> str:
+    return summary.render(text, "a2b3c4d5")
+
+
+def _change(value: str) -> object:
+    changes, _ = blocks.changes_since({}, [Block(0, "human", "", value, _LENGTH * 4, False)])
+    return blocks.shown_in_note(note.render_note((), changes, 0.0, mark="a2b3c4d5"))["human"]
 
 
 def _tool(described: str) -> object:
@@ -46,7 +56,13 @@ def _demo(text: str) -> object:
     [
         (as_system, _OPEN),  # a system message to an agent
         (_block, _OPEN),
-        (summary.render, _OPEN),
+        (_summary, _OPEN),
+        (plain_tags, _OPEN + "é"),
+        (plain_tags, "<m" * _LENGTH + "é"),
+        (plain_tags, "</\u200b" * _LENGTH),
+        (plain_tags, "＜" + "/" * _LENGTH),
+        (_change, "- Memory block" * 100_000),
+        (_change, "\n</memory_block\n" * 100_000),
         (note.strip_notes, _NOTE + "\\" * _LENGTH),
         (note.own_words, "<system-reminder>" * 100_000),
         (note.own_words, "For context:" + "[" * _LENGTH),
@@ -71,6 +87,12 @@ def _demo(text: str) -> object:
         "system",
         "block",
         "summary",
+        "tag",
+        "tags",
+        "unseen",
+        "slashes",
+        "change",
+        "frames",
         "note",
         "reminder",
         "context",

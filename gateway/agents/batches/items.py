@@ -26,7 +26,9 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation.append import finish_turn, path_hash
 from gateway.core.conversation.canonical import Canon, WireMessage, text_of
 from gateway.core.memory import edits
-from gateway.core.prompt.section import Section, digest
+from gateway.core.prompt.note import render_note
+from gateway.core.prompt.section import Section
+from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.client import ClientView
@@ -52,7 +54,7 @@ from storage.batches import EXPIRED, BatchItem, ItemEnd, RoundWrite
 from storage.commands import BlockMerge
 from storage.errors import NotFound, StoreError
 from storage.records import DEFAULT, BlockOp, Counts, Run, RunState, RunStep
-from storage.value import frozen
+from storage.value import changed, frozen
 
 _log = logging.getLogger("mnemogate")
 FORGOTTEN = (
@@ -248,7 +250,7 @@ class ItemTurns:
             raise ItemFailed(FORGOTTEN)
         known = as_of(known, item.tip)
         told = orjson.loads(asked[-1][1]) if asked else {}
-        changes = BlockEdits(list(known.blocks), told=dict(told.get("told", {})))
+        changes = BlockEdits(list(known.blocks), shown=told.get("shown", {}))
         # Passages and facts of earlier rounds enter with the turn, and their searches find them before.
         inserts = [_op(each) for made in rounds for each in made["inserts"]]
         changes.ops += inserts
@@ -260,7 +262,10 @@ class ItemTurns:
         )  # fmt: skip
         found.next = turn.first_call
         for made in rounds:
-            results = {each["call_id"]: ToolAnswer(*each["answer"]) for each in made["results"]}
+            results = {
+                each["call_id"]: changed(ToolAnswer(*each["answer"]), shown=each.get("shown", {}))
+                for each in made["results"]
+            }
 
             async def again(
                 calls: Sequence[commands.RunTool], results: Mapping[str, ToolAnswer] = results
@@ -322,10 +327,11 @@ class ItemTurns:
                 "The agent's own prompt leaves no room in the window of its model.",
                 StopReason.SYSTEM_OVERFLOW,
             )
-        call = opened.next
-        fitted = await fit_rounds(prompt, call.messages) if call.messages else prompt
-        body = fitted.body(call.messages, call.budget_tokens, call.offer)
-        told = {block.label: digest(block.value) for block in known.blocks}
+        call, changes = opened.next, opened.changes
+        changes.shown = prompt.section.shown
+        messages = _with_changes(opened, self._keeper.now())
+        fitted = await fit_rounds(prompt, messages) if messages else prompt
+        body = fitted.body(messages, call.budget_tokens, call.offer)
         began = opened.asked.get("began", self._keeper.now())
         return Composed(
             target.upstream,
@@ -335,7 +341,7 @@ class ItemTurns:
             known.agent.epoch,
             orjson.dumps(
                 {
-                    "told": told,
+                    "shown": dict(changes.shown),
                     "notes": {str(n): note for n, note in prompt.notes.items()},
                     "messages": len(known.plan.held),
                     "began": began,
@@ -361,7 +367,11 @@ class ItemTurns:
         async def run_them(calls: Sequence[commands.RunTool]) -> list[ToolAnswer]:
             answers = await run_tools(tools, calls)
             results.extend(
-                {"call_id": call.call_id, "answer": [a.content, a.status, a.stdout, a.stderr]}
+                {
+                    "call_id": call.call_id,
+                    "answer": [a.content, a.status, a.stdout, a.stderr],
+                    "shown": dict(a.shown),
+                }
                 for call, a in zip(calls, answers, strict=True)
             )
             return answers
@@ -502,11 +512,24 @@ async def _feed(turn: Turn, body: bytes, run: RunsCalls) -> commands.CallModel |
     while calls := [each for each in due if isinstance(each, commands.RunTool)]:
         due = [each for each in due if not isinstance(each, commands.RunTool)]
         for call, answer in zip(calls, await run(calls), strict=True):
-            due += turn.feed(
-                events.ToolFinished(call.call_id, answer.content, answer.status, answer.stdout, answer.stderr)
-            )
+            due += turn.feed(answer.event(call.call_id))
     again = next((each for each in due if isinstance(each, commands.CallModel)), None)
     return again or _saved(due)
+
+
+def _with_changes(opened: ItemTurn, now: float) -> Sequence[Json]:
+    """Returns an item's rounds, with a note of what other writers have changed since.
+
+    A round may have waited for hours, so the note is made for each request, and is no part of the rounds.
+    """
+    messages, changes = opened.next.messages, opened.changes
+    results = [each.get("shown", {}) for made in opened.rounds for each in made["results"]]
+    texts, _ = changes.unshown(results) if messages else ((), {})
+    if not texts:
+        return messages
+    note = render_note((), texts, now, mark=mark_of(opened.known.agent.secret)).rstrip()
+    *before, last = messages
+    return [*before, {**last, "content": f"{last['content']}\n\n{note}"}]
 
 
 def _saved(due: Sequence[Command]) -> commands.Save:

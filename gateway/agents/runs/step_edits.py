@@ -1,7 +1,7 @@
 """The edits of a step's tools: made on the blocks that the step found, and with their results written behind it.
 
 They are written by compare-and-set. If somebody else was faster they are made again on what is there then, so no result
-tells what did not happen. What others wrote meanwhile is told behind the results.
+reports what did not happen. What others wrote meanwhile is in a note after the results.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from gateway.core.conversation.private import NUDGE, with_private
 from gateway.core.memory import edits
 from gateway.core.memory.builtin import call_of
 from gateway.core.memory.tools import Edit
+from gateway.core.prompt.blocks import NOTHING_SHOWN, Shown, last_shown
 from gateway.core.prompt.note import render_note
-from gateway.core.prompt.section import learned, untold
 from gateway.core.turn.guide import ToolResult
 from gateway.run.memory.record import BlockEdits
 from storage.commands import BlockMerge
-from storage.records import Block, Snapshot
+from storage.records import Block
 from storage.value import changed
 
 
 class StepEdits:
-    """The blocks as the tools of a step found them, and what they changed.
+    """The blocks as the tools of a step found them, and what they changed."""
 
-    pinned: the memory section of the path. theirs: ids of calls that the client has answered.
-    """
+    def __init__(self, blocks: Sequence[Block], shown: Shown, theirs: frozenset[str]) -> None:
+        """Takes the blocks of a step.
 
-    def __init__(self, blocks: Sequence[Block], pinned: Snapshot | None, theirs: frozenset[str]) -> None:
+        shown: what its prompt shows last of each.
+        theirs: ids of calls that the client has answered.
+        """
         self.found = tuple(blocks)
-        told = None if pinned is None else dict(pinned.known.get("blocks", {}))
-        self.changes = BlockEdits(list(blocks), told=told)
+        self.changes = BlockEdits(list(blocks), shown=shown)
         self._theirs = theirs
 
     def account_for(self, results: Sequence[ToolResult]) -> bool:
@@ -59,40 +60,31 @@ class StepEdits:
         ops = [changed(op, exchange=exchange) for op in self.changes.ops]
         return edits.merge(self.found, ops), _versions(self.found)
 
-    def learned(self, pinned: Snapshot | None, results: Sequence[ToolResult]) -> Snapshot | None:
-        """Returns the memory section of a path that has seen these results, which tell it of the edits."""
-        if self.changes.ops or self._untold(pinned, results):
-            return learned(pinned, self.changes.blocks)
-        return pinned
-
-    def messages(
-        self, results: Sequence[ToolResult], pinned: Snapshot | None, now: float
-    ) -> list[WireMessage]:
-        """Returns results as messages, with what the path has to be told of other people's edits."""
-        messages = [each.stored() for each in results]
-        if changes := self._untold(pinned, results):
-            frame = render_note((), changes, now).rstrip()
-            ours = [n for n, each in enumerate(results) if each.call_id not in self._theirs]
-            if ours:
-                last = messages[ours[-1]]
-                said = str(last["content"])
-                # A person is shown what the tool said.
-                messages[ours[-1]] = with_private({**last, "content": f"{said}\n\n{frame}"}, said=len(said))
-            else:
-                # The client's results stay as it gave them.
-                messages.append(
-                    with_private({"role": "user", "content": frame}, shown="system", sender=NUDGE)
-                )
-        return messages
-
-    def _untold(self, pinned: Snapshot | None, results: Sequence[ToolResult]) -> tuple[str, ...]:
-        return untold(pinned, self.found, self.changes.blocks) if results else ()
+    def messages(self, results: Sequence[ToolResult], mark: str, now: float) -> list[WireMessage]:
+        """Returns results as messages, with a note of what other writers have changed. mark: the memory's."""
+        if not results:
+            return []
+        changes, shown = self.changes.unshown(each.shown for each in results)
+        if not changes:
+            return [each.stored() for each in results]
+        note = render_note((), changes, now, mark=mark).rstrip()
+        last = next((each for each in reversed(results) if each.call_id not in self._theirs), None)
+        if last is not None:
+            noted = changed(last, changes=note, shown=shown)
+            return [(noted if each is last else each).stored() for each in results]
+        # The client's results stay as it gave them.
+        nudge: WireMessage = {"role": "user", "content": note}
+        return [
+            *(each.stored() for each in results),
+            with_private(nudge, shown="system", sender=NUDGE, shown_blocks=dict(shown)),
+        ]
 
 
 def _with_edits(result: ToolResult, made: Sequence[Edit]) -> ToolResult:
     """Returns the result of a call as it is after its edits were made again."""
     status = next((each.status for each in made if each.status == "error"), "success")
-    return changed(result, content="\n".join(each.result for each in made), status=status)
+    content, shown = "\n".join(each.result for each in made), (each.shown for each in made)
+    return changed(result, content=content, status=status, shown=last_shown(shown, NOTHING_SHOWN))
 
 
 def _versions(blocks: Sequence[Block]) -> dict[int, int]:

@@ -21,7 +21,9 @@ from gateway.agents.runs.step_edits import StepEdits
 from gateway.core.conversation.append import finish_step, path_hash, refuse, said_anew
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, text_of
 from gateway.core.conversation.private import NUDGE, as_system, with_private
+from gateway.core.prompt.blocks import Shown
 from gateway.core.prompt.note import estimate_tokens
+from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
@@ -32,7 +34,7 @@ from gateway.run.memory.known import Known, in_order
 from gateway.run.memory.own_path import ended, go_on, open_write, reread
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
-from gateway.run.tools.toolbox import Toolbox
+from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from storage.commands import (
     Committed,
     LookReader,
@@ -44,7 +46,7 @@ from storage.commands import (
     StepOpened,
 )
 from storage.errors import NotFound, Stale, StoreError, TooSlow, WriteConflict
-from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep, Snapshot
+from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep
 from storage.value import changed, frozen
 
 T = TypeVar("T")
@@ -118,8 +120,7 @@ class StepsMemory:
     _opened: StepOpened | None = None  # the step under way
     _late: tuple[StepOpen, Future[StepOpened]] | None = None  # one whose opening took too long
     _begun: float = 0.0
-    _section: Snapshot | None = None  # the path's, as it is stored
-    _learned: Snapshot | None = None  # the same with what the path knows since
+    _shown: Shown = field(default_factory=dict)  # what the prompt under way shows last of each block
     _chars: int = 0
     _readers: Sequence[LookReader] = ()
 
@@ -133,6 +134,7 @@ class StepsMemory:
         """Returns the prompt of the step under way. Raises: StoreError."""
         composer = self.keeper.composer
         prompt = await composer.make(self.known, self.form, self.toolbox.definitions())
+        self._shown = self._edits.changes.shown = prompt.section.shown
         return changed(prompt, counts=True)
 
     async def open(self, prompt: Prompt) -> None:
@@ -153,6 +155,7 @@ class StepsMemory:
     async def write_results(self, results: Sequence[ToolResult]) -> None:
         """Writes results of calls of a run that went no further, behind its last step. Raises: StoreError."""
         end = RunEnd(self.known.agent.id, self.run.id, RunState.FAILED, StopReason.ERROR, self.keeper.now())
+        self._shown = self._edits.changes.shown = await self.keeper.composer.shown(self.known)
         await self._open_next(results, "", end)
 
     async def give_up(self, prompt: Prompt) -> None:
@@ -176,6 +179,9 @@ class StepsMemory:
         known = self.known.answered_by(target)
         self.known = changed(known, asked=changed(known.asked, target=target))
         return await self.keeper.composer.remake(self.known, prompt, target, form)
+
+    async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
+        return
 
     async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
         if step.reply is not None:
@@ -206,10 +212,9 @@ class StepsMemory:
             e.id, known.agent.id, self.run.id, number, self._begun, now, counts,
             result.stop, None, result.error, dict(result.waiting),
         )  # fmt: skip
-        section = None if result.stop is None else self._learned
         accepts = self._due(e, now) if result.stop is not None and result.error is None else ()
         kept = _kept_results(e, result.results)
-        write = StepEnd(known.agent, e, step, kept, section, self.reading, accepts, result.words)
+        write = StepEnd(known.agent, e, step, kept, self.reading, accepts, result.words)
         self.begun += await asyncio.shield(self.keeper.store.append.finish(write))
         self.last = counts
         total = Counts(*map(sum, zip(self.run.counts, counts, strict=True)))
@@ -267,7 +272,7 @@ class StepsMemory:
         return in_order(self.known.asked.spec, await self.keeper.store.blocks.load(self.known.agent.id))
 
     def _see(self, blocks: Sequence[Block]) -> None:
-        self._edits = StepEdits(blocks, self.known.pinned, self.theirs)
+        self._edits = StepEdits(blocks, self._shown, self.theirs)
         self.toolbox = self.makes_toolbox(self.known, self._edits.changes, self.run, self.maker)
 
     # -- the next one begins
@@ -299,17 +304,17 @@ class StepsMemory:
         raise WriteConflict("the blocks of this agent change too fast")
 
     async def _open_once(self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None) -> Prompt:
-        known, made, now = self.known, self._edits, self.keeper.now()
-        messages = made.messages(results, known.pinned, now)
+        known, made, shown, now = self.known, self._edits, self._shown, self.keeper.now()
+        messages = made.messages(results, mark_of(known.agent.secret), now)
         if nudge:
             messages.append(as_system(nudge, sender=NUDGE))
         messages += self.behind
-        tip, pinned = known.path[-1], made.learned(known.pinned, results)
-        self.known = go_on(known, tip, messages, pinned, made.changes.blocks, now)
+        tip = known.path[-1]
+        self.known = go_on(known, tip, messages, known.pinned, made.changes.blocks, now)
         prompt = await self.prompt()
         write = open_write(self.known, prompt, self._to_begin(now), now)
         merged, versions = made.merge(tip.id)
-        write = changed(write, edits=merged, versions=versions, snapshot=self._put_off(write.snapshot))
+        write = changed(write, edits=merged, versions=versions)
         write = changed(write, reading=self.reading, replaces=self.replaces)
         if end is not None:
             e = self._finished(write.exchange, prompt, (), None)
@@ -317,22 +322,9 @@ class StepsMemory:
         try:
             await self._open(write)
         except WriteConflict:
-            self.known = known
+            self.known, self._shown = known, shown
             raise
         return prompt
-
-    def _put_off(self, section: Snapshot | None) -> Snapshot | None:
-        """Returns the memory section that a step is stored with.
-
-        Where the path only knows more and is shown the same, that is stored once, when the run ends. If it never does,
-        what the run has edited is told once more.
-        """
-        is_same = section is not None and self._section is not None and section.text == self._section.text
-        if section is None or section.id or not is_same:
-            self._learned = None
-            return section
-        self._learned = section
-        return self._section
 
     async def _make_again(self, results: Sequence[ToolResult]) -> list[ToolResult]:
         """Makes the edits of the step again on the blocks as they are now. Returns the results with what came of it."""
@@ -373,9 +365,9 @@ class StepsMemory:
         uid = self.known.conversation_uid
         conversation = Conversation(e.conversation, uid, key, opened.rev, e.id)
         look = changed(look, conversation=conversation, next_seq=e.seq + len(e.inputs) + 1)
-        self._section = opened.snapshot
-        pinned = self._learned or opened.snapshot
-        self.known = changed(self.known, agent=opened.agent, look=look, pinned=pinned, unended=None, row=e.id)
+        self.known = changed(
+            self.known, agent=opened.agent, look=look, pinned=opened.snapshot, unended=None, row=e.id
+        )
         self._opened, self._begun, self.behind = opened, begun, ()
         self.run = opened.run or self.run
         self._edits.changes.ops.clear()

@@ -28,12 +28,15 @@ from gateway.core.memory.builtin import (
     edits_of,
     lookup_of,
 )
+from gateway.core.prompt.blocks import NOTHING_SHOWN, last_shown
+from gateway.core.tags import plain_tags
 from gateway.core.turn.asides import FILLER, HEARTBEAT, THINKING, Asides, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ForeignCall, KeepsCalls, ToolAnswer, failed, most_chars, shortened
 from storage.batches import origin_of_call
 from storage.records import Block, Exchange
+from storage.value import changed
 
 RESULT_CHARS = 50_000
 FINISHED = "All edits are done."
@@ -88,14 +91,16 @@ class AgentTools:
         call = replace(call, arguments=meant)
         if call.name in SPEAKING and tool.definition is None:
             assert self.others is not None
-            return await self._once(call, partial(speak, self.others, call, self._most(RESULT_CHARS)))
+            return _from_elsewhere(
+                await self._once(call, partial(speak, self.others, call, self._most(RESULT_CHARS)))
+            )
         if tool.definition is None:
             return self._cut(await self._run_own(call), RESULT_CHARS)
         given = self.memory.changes.blocks
         answer = await self._once(call, partial(self._run_defined, call, tool.definition))
         if answer.blocks:
             answer = edit_blocks(self.memory, answer, given, call.call_id)
-        return self._cut(answer, min(RESULT_CHARS, tool.definition.result_chars))
+        return self._cut(_from_elsewhere(answer), min(RESULT_CHARS, tool.definition.result_chars))
 
     async def _once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
         return await (perform() if self.calls is None else self.calls.once(call, perform))
@@ -173,7 +178,8 @@ class AgentTools:
                 for n, each in enumerate(wanted)
             ]
             status = next((each.status for each in made if each.status == "error"), "success")
-            return ToolAnswer("\n".join(each.content for each in made), status)
+            shown = last_shown([each.shown for each in made], NOTHING_SHOWN)
+            return ToolAnswer("\n".join(each.content for each in made), status, shown=shown)
         if name in REMEMBERED:
             if name == "remember_fact":
                 return memory.remember_fact(call.call_id, str(arguments[REMEMBERED[name]]))
@@ -186,7 +192,7 @@ class AgentTools:
             return failed(wanted_hits) if isinstance(wanted_hits, str) else await memory.look_up(wanted_hits)
         if name in FILE_TOOLS:
             files = FileTools(memory.store, memory.known.agent, self.foreign.children, memory.embed_query)
-            return await files.run(name, arguments)
+            return _from_elsewhere(await files.run(name, arguments))
         return ToolAnswer(FINISHED)
 
     def _most(self, most: int) -> int:
@@ -195,8 +201,12 @@ class AgentTools:
 
     def _cut(self, answer: ToolAnswer, most: int) -> ToolAnswer:
         """Returns the answer in a length that leaves room in the window. most: characters."""
-        content = shortened(answer.content, self._most(most))
-        return ToolAnswer(content, answer.status, answer.stdout, answer.stderr)
+        return changed(answer, content=shortened(answer.content, self._most(most)), blocks={})
+
+
+def _from_elsewhere(answer: ToolAnswer) -> ToolAnswer:
+    """Returns an answer in words that are not the gateway's, without what could pass for it."""
+    return changed(answer, content=plain_tags(answer.content))
 
 
 def asides_of(spec: AgentSpec, theirs: Collection[str] = ()) -> Asides:

@@ -68,7 +68,7 @@ def edit_blocks(memory: MemoryTools, answer: ToolAnswer, blocks: Sequence[Block]
             wrong.append(_error(block, _MEANWHILE))
             continue
         arguments = {"label": block.label, "new_memory": value}
-        edit = memory.edit(call_id, "rethink", block.label, arguments)
+        edit = memory.edit(call_id, "rethink", block.label, arguments, is_read=False)
         if edit.status == "error":
             wrong.append(edit.content)
     return _answered(answer, wrong)

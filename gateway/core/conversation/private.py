@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.tags import Tags
 
 # The key. Its fields: shown ("system": the message is shown as one of the system's), status, stdout, stderr, unrun (of
 # a tool's result), approval, reason (of an answer), otid, sender, name (of a message; where another one goes upstream),
 # filler and spoken (what a reply's calls said in front of its text and behind it), asides (tool -> which of its
 # arguments are not the tool's), fillers (gateway.core.conversation.fillers), cut (of a reply), ids (by which its client
-# may refer to a reply that its upstream keeps).
+# may refer to a reply that its upstream keeps), said (how much of a result is the tool's own text), shown_blocks (what
+# a result shows of memory blocks: gateway.core.prompt.blocks.Shown).
 PRIVATE = "mnemogate"
 NUDGE = "rules"  # the sender of what nobody says: of an agent's rules, or of its memory within a run
 
@@ -25,7 +27,7 @@ _NO_NAME = re.compile(r"[\s<|\\/>]")
 _NAME_CHARS = 64
 
 _OPEN, _CLOSE = "<system_message>", "</system_message>"
-_TAG = re.compile(r"<(?=\s*+/?\s*+system_message\b)", re.IGNORECASE)
+_plain = Tags("system_message").make_plain
 
 
 def with_private(message: WireMessage, **fields: Any) -> WireMessage:
@@ -81,7 +83,7 @@ def as_system(text: str, **fields: Any) -> WireMessage:
 
     Templates refuse a system message behind the first; so it is the user's in a fixed frame, and shown as the system's.
     """
-    content = f"{_OPEN}\n{_TAG.sub('‹', text)}\n{_CLOSE}"
+    content = f"{_OPEN}\n{_plain(text)}\n{_CLOSE}"
     return with_private({"role": "user", "content": content}, shown="system", **fields)
 
 

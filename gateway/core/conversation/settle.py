@@ -99,7 +99,9 @@ def _repeat(tree: Tree, twin: Exchange, e: Exchange, plan: Plan, ended: Ended) -
     e = tree.change(twin.id, touched=max(e.begun, twin.touched), ended=ended.now)
     if is_tombstone(e):
         return e
-    e = tree.change(e.id, **contents(plan, ended, e.hush), notes=twin.notes or ended.notes)
+    # A note stays, with what a request for the same has added to it.
+    longer = {i: note for i, note in ended.notes.items() if note.startswith(twin.notes.get(i, ""))}
+    e = tree.change(e.id, **contents(plan, ended, e.hush), notes={**twin.notes, **longer})
     # Edits that were merged into the blocks already are not merged once more.
     if not e.merged:
         e = tree.change(e.id, edits=ended.edits)

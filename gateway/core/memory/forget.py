@@ -13,7 +13,7 @@ import orjson
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.listed import called_tools
-from gateway.core.conversation.private import private_of, without_private
+from gateway.core.conversation.private import private_of, without_fields, without_private
 from gateway.core.dates import date_of
 from gateway.core.memory.builtin import SEARCHING
 from gateway.core.memory.edits import perform
@@ -56,7 +56,7 @@ def _without_found(message: WireMessage, calls: Mapping[str, str] | None, erased
     ):
         return {**without_private(message), "content": FORGOTTEN}
     if said is not None and quotes(text[said:], erased):
-        return {**message, "content": text[:said]}
+        return {**without_fields(message, "said", "shown_blocks"), "content": text[:said]}
     return message
 
 

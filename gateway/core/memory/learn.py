@@ -123,7 +123,9 @@ def build_request(
     lines = [f"Today is {day_of(now)}.", "", "# Memory blocks"]
     for b in blocks:
         kind = ", read-only" if b.read_only else ""
-        lines.append(f"## {b.label} ({len(b.value)} of {b.limit} characters{kind}): {quote(b.description)}")
+        lines.append(
+            f"## {quote(b.label)} ({len(b.value)} of {b.limit} characters{kind}): {quote(b.description)}"
+        )
         lines += [f"> {line}" for line in b.value.splitlines()] or ["> (empty)"]
     lines += ["", "# Known facts"]
     lines += [f"{i}. [{day_of(f.valid_from)}] {quote(f.text)}" for i, f in enumerate(facts, 1)] or ["none"]

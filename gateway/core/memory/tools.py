@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from adapters.types import Json
+from gateway.core.prompt.blocks import Shown
+from gateway.core.tags import plain_tags
 from gateway.core.text import without_nul
 from storage.records import Block
 
@@ -204,14 +206,14 @@ def check(tool: str, arguments: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """The result of an edit. value: the block's new value; None: it is unchanged. result: the text for the model.
+    """The result of an edit."""
 
-    has_failed: it could not be made. A block that says so already is unchanged, too.
-    """
-
-    value: str | None
-    result: str
-    has_failed: bool = False
+    value: str | None  # the block's new value; None: it is unchanged
+    result: str  # the text for the model
+    has_failed: bool = False  # it could not be made; a block that says so already is unchanged, too
+    shown: Shown = field(
+        default_factory=dict
+    )  # what the result shows of the block: what it says from then on
 
     @property
     def status(self) -> str:
@@ -355,4 +357,4 @@ def _ended(lines: Iterable[str]) -> str:
 
 
 def _short(text: str) -> str:
-    return repr(text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…")
+    return plain_tags(repr(text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"))

@@ -1,6 +1,6 @@
 """The transcript: what was said in a memory, as those are shown it who read it after the fact.
 
-    [2026-11-21 Sat, user Anna] What is the weather like in Oslo?
+    [2026-11-21 Sat, user "Anna"] What is the weather like in Oslo?
     assistant used get_weather
     [2026-11-21 Sat, assistant] Cold, and it snows.
 
@@ -18,6 +18,7 @@ from gateway.core.dates import day_of
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.redaction import withhold
 from gateway.core.prompt import note
+from gateway.core.tags import quoted_name
 from storage.records import Message
 
 # A longer message is cut in its middle: what it says about somebody stands at its edges.
@@ -82,7 +83,7 @@ def transcript(messages: Sequence[Message], used: Mapping[int, Sequence[str]]) -
 
 def who(message: Message) -> str:
     """Returns who said it, on one line."""
-    return quote(f"{message.role} {message.speaker}" if message.speaker else message.role)
+    return quote(message.role) + (f" {quoted_name(message.speaker)}" if message.speaker else "")
 
 
 def quote(text: str) -> str:

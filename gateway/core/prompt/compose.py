@@ -28,6 +28,7 @@ from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import is_nudge, private_of, without_private
 from gateway.core.conversation.provider_fields import FIELDS, refilled, refilled_calls, without_opaque
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
+from gateway.core.prompt.blocks import NOTHING_SHOWN, Shown, last_shown, shown_in_note
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.subsequence import lcs
 from storage.commands import Additions
@@ -43,43 +44,48 @@ NO_TOOL = "Error: there is no tool"  # begins the result of a call by a name tha
 
 @frozen
 class FilledMessage:
-    """A message that is put in front of the client's, with the note before its text.
-
-    atoms: what it says, without the note. at: where on the path it stands (`PathElement.at`), None where it does not
-    yet. is_nudge: an agent's rules say it to its model, and it opens no turn.
-    """
+    """A message that is put in front of the client's, with the note before its text."""
 
     message: WireMessage
-    atoms: tuple[Atom, ...]
-    at: tuple[int, int] | None = None
+    atoms: tuple[Atom, ...]  # what it says, without the note
+    at: tuple[int, int] | None = None  # where on the path it stands (`PathElement.at`); None: it does not yet
     note: str = ""
-    is_nudge: bool = False
+    is_nudge: bool = False  # an agent's rules say it to its model, and it opens no turn
+    shown: Shown = field(default_factory=dict)  # what it shows of memory blocks, with its note
 
     @classmethod
     def of(
         cls, message: WireMessage, atoms: tuple[Atom, ...], at: tuple[int, int] | None, note: str = ""
     ) -> FilledMessage:
-        return cls(prefixed(without_private(message), note), atoms, at, note, is_nudge(message))
+        shown = shown_in_note(note) if note else _shown_in(message)
+        return cls(prefixed(without_private(message), note), atoms, at, note, is_nudge(message), shown)
 
 
 @dataclass(slots=True)
 class Composition:
-    """The messages and texts of ours around the client's list. Indices are those of the request's own `messages`.
+    """The messages and texts of ours around the client's list. Indices are those of the request's own `messages`."""
 
-    fill: goes before the first of the client's messages that is not a system message.
-    list_at: what of the path the client's messages are, by index; empty for a plain list, where places are counted.
-    notes: index -> text before that message's text. note_tokens: of all these, by estimate.
-    hidden: index -> the messages that take its place; none for one that stands in the fill.
-    breaks: hidden rounds that could not be put back, and were in the prompt of the turn before as far as is known: its
-    stable prefix is broken.
-    """
-
+    # These go before the first of the client's messages that is not a system message.
     fill: Sequence[FilledMessage] = ()
+    # What of the path the client's messages are; empty for a plain list, where places are counted.
     list_at: dict[int, PathElement] = field(default_factory=dict, compare=False)
-    notes: dict[int, str] = field(default_factory=dict)
-    note_tokens: int = 0
+    notes: dict[int, str] = field(default_factory=dict)  # texts before those of these messages
+    note_tokens: int = 0  # of all these, by estimate
+    # The messages that take the place of one; none for one that stands in the fill.
     hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
+    # Hidden rounds that could not be put back, and were in the prompt of the turn before as far as is known: its
+    # stable prefix is broken.
     breaks: int = 0
+    shown: dict[int, Shown] = field(
+        default_factory=dict
+    )  # what notes and hidden rounds show of memory blocks
+
+    def put_note(self, index: int, note: str, tokens: int, shown: Shown | None = None) -> None:
+        """Puts a note before a message. tokens: of it, by estimate. shown: by it; None: it has to be looked for."""
+        self.notes[index] = note
+        self.note_tokens += tokens
+        if shown := shown_in_note(note) if shown is None else shown:
+            self.shown[index] = shown
 
 
 def prefixed(message: WireMessage, note: str) -> WireMessage:
@@ -93,6 +99,17 @@ def prefixed(message: WireMessage, note: str) -> WireMessage:
     if isinstance(first, dict) and first.get("type") == "text" and isinstance(first.get("text"), str):
         return {**message, "content": [{**first, "text": note + first["text"]}, *(content or ())[1:]]}
     return {**message, "content": [{"type": "text", "text": note}, *(content or [])]}
+
+
+def _shown_in(message: WireMessage) -> Shown:
+    """Returns what a message of ours shows of memory blocks: the result of an edit, or a change within a turn."""
+    shown = private_of(message).get("shown_blocks")
+    return shown if isinstance(shown, dict) else NOTHING_SHOWN
+
+
+def _shown_in_rounds(content: Content) -> Shown:
+    """Returns what the hidden rounds of a reply show of memory blocks."""
+    return last_shown(map(_shown_in, content.full or ()), NOTHING_SHOWN)
 
 
 def known_note(tree: Tree, plan: Plan, i: int) -> str | None:
@@ -127,8 +144,7 @@ def compose(
         found.hidden.update((listing.positions[i], []) for i in range(plan.heard or plan.told))
     for i, note in fresh.items():
         if i >= held and note:
-            found.notes[listing.positions[plan.new[i - held]]] = note
-            found.note_tokens += estimate_tokens(note)
+            found.put_note(listing.positions[plan.new[i - held]], note, estimate_tokens(note))
     if place.anchor is None or plan.appending:
         return found
     if additions is not None:
@@ -150,9 +166,10 @@ def _place_counted(listing: Listing, additions: Additions, found: Composition) -
     replies: dict[int, Exchange] = {}
     for earlier in additions.notes:
         text = earlier.utf8.decode("utf-8", "surrogatepass")
-        earlier.tokens = earlier.tokens or estimate_tokens(text)
-        found.notes[listing.positions[listing.message_at(earlier.at)]] = text
-        found.note_tokens += earlier.tokens
+        if not earlier.tokens:
+            earlier.tokens, earlier.shown = estimate_tokens(text), shown_in_note(text) or None
+        index = listing.positions[listing.message_at(earlier.at)]
+        found.put_note(index, text, earlier.tokens, earlier.shown or NOTHING_SHOWN)
     for x in additions.rounds:
         # Clients may keep a reply in several messages; it has a place of its own only if it is one.
         end = end_offset(x)
@@ -170,8 +187,8 @@ def _place_compared(
         found.list_at.setdefault(listing.positions[i], element)
         if element.position == -1:
             replies[i] = element.exchange
-        elif is_user(element.atoms) and (kept := element.exchange.notes.get(element.position)):
-            found.notes[listing.positions[i]] = kept
+        elif is_user(element.atoms) and (note := element.exchange.notes.get(element.position)):
+            found.put_note(listing.positions[i], note, 0)
     # One message may be met for several atoms.
     found.note_tokens = sum(map(estimate_tokens, found.notes.values()))
     return replies
@@ -246,17 +263,21 @@ def _left_out(tree: Tree, plan: Plan, offered: Container[str]) -> Iterator[Fille
                 note = x.notes.get(element.position, "") if is_user(element.atoms) else ""
                 message = content.messages[element.position]
                 if x.id in plan.withheld:
+                    # The call itself stays, so its model has read what it made of a block.
                     message = {**message, "content": WITHHELD}
                 yield FilledMessage.of(message, element.atoms, element.at, note)
         elif content.said is not None:
-            is_same = bool(plan.query.model) and x.model == plan.query.model
+            is_same, shown = bool(plan.query.model) and x.model == plan.query.model, NOTHING_SHOWN
             if content.is_step:
                 said = [_bare(m if is_same else without_opaque(m)) for m in content.full or ()]
             else:
                 whole = _bare(content.said if is_same else without_opaque(content.said))
                 said = put_back(content, whole, None, offered, is_same_model=is_same) or [whole]
-            for m in said:
-                yield FilledMessage.of(m, element.atoms, element.at)
+                if len(said) > 1:
+                    shown = _shown_in_rounds(content)
+            for n, m in enumerate(said, 1):
+                filled = FilledMessage.of(m, element.atoms, element.at)
+                yield changed(filled, shown=shown) if n == len(said) else filled
 
 
 def _bare(said: WireMessage) -> WireMessage:
@@ -324,6 +345,8 @@ def _hide(
             put = None if full is None else [full]
         if put is not None:
             found.hidden[listing.positions[i]] = put
+            if shown := _shown_in_rounds(content):
+                found.shown[listing.positions[i]] = shown
 
 
 def put_back(

@@ -16,7 +16,9 @@ from operator import attrgetter
 from string import digits, punctuation
 
 from gateway.core.dates import day_of
+from gateway.core.prompt.blocks import CHANGES, describe_mark
 from gateway.core.prompt.frame import without_frame
+from gateway.core.tags import MARK, plain_tags, quoted_name
 from gateway.core.words import apart, folded_words, stem
 from storage.records import Atom, Message
 from storage.value import frozen
@@ -56,21 +58,19 @@ _MOST_CHARS, _EDGES = 5, 64
 # Where a text was cut. In ASCII, since one other character makes a note take twice the memory and more.
 _CUT = "..."
 
-_OPEN = "<memory>"
 _CLOSE = "</memory>"
 _HEADING = "Notes from earlier conversations with this user, for reference: quotations, possibly outdated."
 _SELECTION = "The message names nothing to look for; this is a small selection of what was said."
-_CHANGES = "Changed in the memory blocks since they were last shown:"
 
-_TAG = re.compile(r"<(?=\s*+/?\s*+memory\b)", re.IGNORECASE)
 # A model may repeat a note as it is, with a mark of quotation before each line, or escaped within JSON or HTML.
 _LEFT, _RIGHT = r"(?:<|&lt;|(?<!\\)\\++u003c)", r"(?:>|&gt;|\\++u003e)"
 _NOTE = re.compile(
-    rf"{_LEFT}memory{_RIGHT}(?:\s|>|\\+[nr])*{re.escape(_HEADING)}.*?(?:{_LEFT}\\?/memory{_RIGHT}(?:\s|\\+[nr])*|\Z)",
+    rf"{_LEFT}memory(?: {MARK})?{_RIGHT}(?:\s|>|\\+[nr])*{re.escape(_HEADING)}.*?"
+    rf"(?:{_LEFT}\\?/memory{_RIGHT}(?:\s|\\+[nr])*|\Z)",
     re.DOTALL | re.IGNORECASE,
 )
-_SPEAKERS = {"passage": "saved note", "fact": "learned", "assistant": "you"}
-_OUR_NAMES = frozenset((*_SPEAKERS.values(), "user"))
+_SOURCES = {"passage": "saved note", "fact": "learned"}
+_SPEAKERS = {"assistant": "you", "user": "user"}
 # Around a sentence; two that differ in nothing else are the same.
 _POINTS = " .…!?¿¡。！？"
 _ASKS = frozenset("?？؟")
@@ -115,8 +115,16 @@ def estimate_tokens(text: str) -> int:
     return (4 * len(raw) + 11 * signs + 8 * wide + 19) // 20
 
 
-# Of the frame of any note.
-_EMPTY_TOKENS = estimate_tokens(f"{_OPEN}\n{_HEADING} Written {day_of(0.0)}.\n{_CLOSE}\n\n")
+def _frame(mark: str, now: float) -> str:
+    return f"<memory {mark}>\n{_HEADING} Written {day_of(now)}."
+
+
+# A mark is no word: of 3,000 in OpenAI's o200k it had five tokens on average and seven or fewer in 99 of 100. The
+# estimate of the rest of the frame is seven above its count.
+_MARK_TOKENS = 6
+# Of the frame of any note, and of the line that names its mark.
+_EMPTY_TOKENS = estimate_tokens(f"{_frame('', 0.0)}\n{_CLOSE}\n\n") + _MARK_TOKENS
+NAMING_TOKENS = estimate_tokens(f"{describe_mark('')}\n") + _MARK_TOKENS
 _SELECTION_TOKENS = estimate_tokens(f"{_SELECTION}\n")
 
 
@@ -188,7 +196,8 @@ def choose(
     candidates: best first. exclude_atoms: what stands in the window; a message with one of them is left out, as is
     one that repeats another, the query, or what a note on this path says already.
     noted: the texts of those notes. shared: lines that stand in the question too, and are not told.
-    budget_tokens: for the whole note as `render_note` makes it. cut_chars: how much of one message is told.
+    budget_tokens: for the whole note as `render_note` makes it, without the line that names its mark.
+    cut_chars: how much of one message is told.
     is_selection: the candidates are a selection of the whole memory (`most_telling` of the store), which the note says.
     A message of which facts say most is left out for them.
     """
@@ -296,7 +305,7 @@ class _Shown:
             return None
         is_cut = self._shared or len(m.text) > _SEARCHED_CHARS
         line = _quote(without_lines(m.text[:_SEARCHED_CHARS], self._shared)) if is_cut else m.line
-        line = _TAG.sub("‹", line) if "<" in line else line
+        line = plain_tags(line)
         return None if self.tells(_line(m, line)) else line
 
     def tells(self, line: str) -> bool:
@@ -382,16 +391,27 @@ def _words(text: str) -> frozenset[str]:
 
 
 def render_note(
-    hits: Sequence[Recalled], changes: Sequence[str], now: float, *, is_selection: bool = False
+    hits: Sequence[Recalled],
+    changes: Sequence[str],
+    now: float,
+    *,
+    mark: str,
+    is_selection: bool = False,
+    names_mark: bool = False,
 ) -> str:
     """Returns the note that goes before the user's own words; "" if there is nothing to say.
 
-    changes: one line for each change of a memory block. now: seconds since the epoch; the note's own date.
+    changes: of memory blocks, as `changes_since` gives them.
+    now: seconds since the epoch; the note's own date.
+    mark: the memory's.
     is_selection: as for `choose`.
+    names_mark: no text before the note does.
     """
     if not hits and not changes:
         return ""
-    lines, last = [_frame(now)], ("", 0)
+    lines, last = [_frame(mark, now)], ("", 0)
+    if names_mark:
+        lines.append(describe_mark(mark))
     if is_selection and hits:
         lines.append(_SELECTION)
     for hit in hits:
@@ -401,7 +421,7 @@ def render_note(
             last = group
         lines.append(hit.line)
     if changes:
-        lines += [_CHANGES, *(f"- {_quote(change)}" for change in changes)]
+        lines += [CHANGES, *(f"- {change}" for change in changes)]
     return "\n".join((*lines, _CLOSE, "", ""))
 
 
@@ -431,11 +451,7 @@ def asks_for_all(text: str, noted: Iterable[str], *, opens: bool) -> bool:
 
 def mentions_blocks(note: str) -> bool:
     """Returns whether a note, or a text that quotes one, says what was changed in a memory block."""
-    return _CHANGES in note
-
-
-def _frame(now: float) -> str:
-    return f"{_OPEN}\n{_HEADING} Written {day_of(now)}."
+    return CHANGES in note
 
 
 def _heading(day: str, years: Collection[str]) -> str:
@@ -444,17 +460,17 @@ def _heading(day: str, years: Collection[str]) -> str:
 
 
 def _line(message: Message, text: str) -> str:
-    who = _SPEAKERS.get(message.source) or message.speaker or _SPEAKERS.get(message.role) or message.role
-    if who not in _OUR_NAMES:
-        # A name must not pass for the heading of a group.
-        who = _quote(who).replace("[", "(")
+    who = _SOURCES.get(message.source)
+    if who is None:
+        # What a client gave, a name or a role, must not pass for a label, nor for the heading of a group.
+        given = message.speaker or ("" if message.role in _SPEAKERS else message.role)
+        who = quoted_name(given) if given else _SPEAKERS[message.role]
     return f"{who}: {text}"
 
 
 def _quote(text: str) -> str:
     """Puts a text on one line, so that it cannot pass for lines of the note; a tag of ours in it becomes plain text."""
-    line = " ".join(text.split())
-    return _TAG.sub("‹", line) if "<" in line else line
+    return plain_tags(" ".join(text.split()))
 
 
 @lru_cache(maxsize=1)  # of one query they are asked for by each candidate

@@ -1,45 +1,33 @@
 """The memory section of a conversation: a snapshot, pinned to the path until taking it again costs nothing.
 
-What the model itself changes it learns from its tools' results; what others change rides in the next note. So the
-first bytes of the prompt stay what they were, and the provider's cache holds.
+What changes afterwards the model reads further down: what it changes itself in its tools' results, what others change
+in the next note. So the first bytes of the prompt stay what they were, and the provider's cache holds. What the model
+reads last about a block must be what holds. So a note states each block that is not as the prompt shows it last, and
+what the prompt shows is taken from the texts that stand in it, whatever way they came there (`Composition.shown`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from hashlib import blake2b
+from dataclasses import field
 from typing import Any
 
-from gateway.core.prompt.blocks import describe_tools, render_section, section_changes
+from gateway.core.prompt.blocks import (
+    NOTHING_SHOWN,
+    Shown,
+    changes_since,
+    describe_mark,
+    describe_tools,
+    digest,
+    last_shown,
+    render_section,
+    show,
+)
 from storage.records import Block, Snapshot
 from storage.value import frozen
 
-# Where an agent's own prompt says so, its blocks stand there, and otherwise behind it.
+# Where an agent's own prompt says so, its blocks stand there, and otherwise after it.
 CORE_MEMORY = "{CORE_MEMORY}"
-
-
-@frozen
-class Section:
-    """A section for one request. snapshot: the path's from now on; id 0: it has to be stored; None: nothing to say.
-
-    changes: what a note has to say, or [].
-    """
-
-    snapshot: Snapshot | None
-    changes: tuple[str, ...] = ()
-
-    @property
-    def text(self) -> str:
-        return self.snapshot.text if self.snapshot else ""
-
-
-NO_SECTION = Section(None)
-
-
-def digest(value: str) -> str:
-    """Returns the hash by which a path remembers what it knows of a block."""
-    return blake2b(value.encode(), digest_size=8).hexdigest()
 
 
 def made_of(system: str, offered: Iterable[str]) -> str:
@@ -49,28 +37,39 @@ def made_of(system: str, offered: Iterable[str]) -> str:
 
 @frozen
 class SectionParts:
-    """The parts of a section. With other ones the prompt begins anew anyway, but for the blocks and the tools.
+    """The parts of a section. With other ones the prompt begins anew anyway, but for the blocks and the tools."""
 
-    blocks: as this path sees them. offered: names of our tools in this request. system: the agent's own prompt, which
-    stands before the blocks. epoch: the memory's now. summary: which one stands behind the section, 0: none.
-    made: what an agent that may change is made of (`made_of`), "": one of the settings.
-    """
+    blocks: Sequence[Block]  # as this path sees them
+    offered: Mapping[str, str]  # names of our tools in this request
+    system: str  # the agent's own prompt, which stands before the blocks
+    epoch: int  # the memory's now
+    mark: str  # of the memory's notes
+    summary: int = 0  # which one stands after the section; 0: none
+    made: str = ""  # what an agent that may change is made of (`made_of`); "": one of the settings
 
-    blocks: Sequence[Block]
-    offered: Mapping[str, str]
-    system: str
-    epoch: int
-    summary: int = 0
-    made: str = ""
+    @property
+    def has_any(self) -> bool:
+        """True where there is something to show."""
+        has_blocks = any(block.value.strip() for block in self.blocks)
+        return bool(has_blocks or self.system or self.offered or self.summary or self.made)
 
     def render(self) -> str:
         """Returns the text of the system message."""
-        section = render_section(self.blocks, describe_tools(list(self.offered)))
+        section = render_section(self.blocks, self.mark, describe_tools(list(self.offered)))
+        if not section and (self.summary or self.made):
+            # A summary bears the mark, and notes may go to an agent's model within a run. Elsewhere the first note
+            # names the mark, and a conversation without notes needs none.
+            section = describe_mark(self.mark)
         return _join(self.system, section, has_place=bool(self.made))
 
     def known(self) -> dict[str, Any]:
-        """Returns what a path knows that has seen them."""
-        known = {"blocks": _digests(self.blocks), "tools": dict(self.offered), "epoch": self.epoch}
+        """Returns what is stored of them with the text, so that other ones are noticed."""
+        known = {
+            "blocks": last_shown(map(show, self.blocks), NOTHING_SHOWN),
+            "tools": dict(self.offered),
+            "epoch": self.epoch,
+            "mark": self.mark,
+        }
         if self.summary:
             known["summary"] = self.summary
         if self.made:
@@ -78,53 +77,80 @@ class SectionParts:
         return known
 
     def are_of(self, known: Mapping[str, Any]) -> bool:
-        """Returns whether a path knows the same ones, but for the blocks and the tools."""
-        found = known.get("epoch", 0), known.get("summary", 0), known.get("made", self.made)
-        return found == (self.epoch, self.summary, self.made)
+        """Returns whether a section was made of the same ones, but for the blocks and the tools."""
+        found = (
+            known.get("epoch", 0),
+            known.get("mark"),
+            known.get("summary", 0),
+            known.get("made", self.made),
+        )
+        return found == (self.epoch, self.mark, self.summary, self.made)
+
+
+@frozen
+class Section:
+    """A section for one request."""
+
+    snapshot: (
+        Snapshot | None
+    )  # the path's from now on; id 0: it has to be stored; None: there is nothing to show
+    parts: SectionParts | None = None  # of which one that is taken now is made
+    changes: tuple[str, ...] = ()  # what the request's note has to state
+    shown: Shown = field(default_factory=dict)  # what the prompt shows last of each block, with its note
+
+    @property
+    def text(self) -> str:
+        return self.snapshot.text if self.snapshot else ""
+
+
+NO_SECTION = Section(None)
 
 
 def make_section(
     parts: SectionParts,
     *,
     pinned: Snapshot | None,
+    shown: Shown = NOTHING_SHOWN,
     goes_on: bool,
-    idle_s: float,
-    cache_s: float,
-    always: bool,
+    is_due: bool,
     takes_note: bool,
 ) -> Section:
     """Returns the section for one request.
 
-    pinned: the path's snapshot. goes_on: the conversation exists already. idle_s: since the path was sent upstream.
-    cache_s: how long the provider keeps its prompt cache. always: the agent asks for a new one with each request.
+    pinned: the path's snapshot.
+    shown: what the texts after the section show last of each block, without this request's note.
+    goes_on: the conversation exists already.
+    is_due: it costs nothing to take it again, or the agent asks for that.
     takes_note: a note can be attached to this request.
     """
-    if pinned is None and not (parts.system or parts.blocks or parts.offered or parts.summary or parts.made):
-        return NO_SECTION
-    # A conversation that began off the record has the profile's prompt alone. One of an agent over REST may begin with
+    # A conversation that began without one has the profile's prompt alone. One of an agent over REST may begin with
     # messages that no provider has seen: its first ones, or those of an import.
-    if goes_on and pinned is None and not parts.made:
-        alone = _join(parts.system, "", has_place=False)
-        pinned = Snapshot(0, alone, {"blocks": {}, "tools": dict(parts.offered), "epoch": parts.epoch})
-    # It is taken again where it may show what is to be forgotten, and where the provider's cache is gone: after the
-    # idle time, or because the prefix breaks anyway.
-    if pinned is None or always or idle_s > cache_s or not parts.are_of(pinned.known):
-        return _taken_again(parts, pinned)
-    now = _digests(parts.blocks)
-    if pinned.known.get("blocks", {}) == now or not takes_note:
-        return Section(pinned if pinned.id or pinned.text else None)
-    # The model learns of the changes by a note; the section's bytes stay, and with them the cached prefix.
-    changes = untold(pinned, parts.blocks, parts.blocks)
-    return Section(replace(pinned, id=0, known={**pinned.known, "blocks": now}), changes)
+    if pinned is None and goes_on and not parts.made:
+        pinned = Snapshot(0, parts.system, {**parts.known(), "blocks": {}, "summary": 0})
+    if pinned is None and not parts.has_any:
+        return Section(None, parts)
+    if pinned is None or not parts.are_of(pinned.known):
+        return _taken(parts, pinned, shown, takes_note=takes_note)
+    if is_due:
+        taken = _taken(parts, pinned, shown, takes_note=takes_note)
+        # Where an older text after it would have the last word, and no note can follow that, the section waits.
+        if takes_note or not changes_since(taken.shown, parts.blocks)[0]:
+            return taken
+    return _with_changes(pinned, parts, shown, takes_note=takes_note)
 
 
-def _taken_again(parts: SectionParts, pinned: Snapshot | None) -> Section:
+def _taken(parts: SectionParts, pinned: Snapshot | None, shown: Shown, *, takes_note: bool) -> Section:
+    """Returns a section that is taken now; the pinned one if it is the same."""
     text, known = parts.render(), parts.known()
-    if pinned is not None and pinned.text == text and pinned.known == known:
-        return Section(pinned if pinned.id else None)
-    if not text and not parts.blocks and not parts.summary:
-        return NO_SECTION
-    return Section(Snapshot(0, text, known))
+    is_same = pinned is not None and pinned.text == text and pinned.known == known
+    snapshot = pinned if is_same and pinned is not None else Snapshot(0, text, known)
+    return _with_changes(snapshot, parts, shown, takes_note=takes_note)
+
+
+def _with_changes(snapshot: Snapshot, parts: SectionParts, shown: Shown, *, takes_note: bool) -> Section:
+    last = last_shown((shown,), snapshot.known.get("blocks", NOTHING_SHOWN))
+    changes, after = changes_since(last, parts.blocks) if takes_note else ((), last)
+    return Section(snapshot if snapshot.id or snapshot.text else None, parts, changes, after)
 
 
 def _join(system: str, section: str, *, has_place: bool) -> str:
@@ -133,33 +159,3 @@ def _join(system: str, section: str, *, has_place: bool) -> str:
         before, _, behind = system.partition(CORE_MEMORY)
         return f"{before}{section}{behind}"
     return f"{system}\n\n{section}" if system and section else system + section
-
-
-def untold(pinned: Snapshot | None, read: Sequence[Block], blocks: Sequence[Block]) -> tuple[str, ...]:
-    """Returns what a path has to be told of blocks that others changed since it saw them, a text for each.
-
-    read: the blocks without the edits that the path's model has just made; blocks: with them.
-    """
-    if pinned is None:
-        return ()
-    seen = pinned.known.get("blocks", {})
-    now = _digests(read)
-    versions = {
-        b.label: b.version if seen[b.label] == now.get(b.label) else -1 for b in blocks if b.label in seen
-    }
-    versions.update({label: -1 for label in seen if label not in now})
-    return tuple(section_changes(versions, blocks))
-
-
-def learned(snapshot: Snapshot | None, blocks: Sequence[Block]) -> Snapshot | None:
-    """Returns the snapshot of a path whose model has just edited blocks, and so knows what they say now."""
-    if snapshot is None:
-        return None
-    now = _digests(blocks)
-    if snapshot.known.get("blocks") == now:
-        return snapshot
-    return replace(snapshot, id=0, known={**snapshot.known, "blocks": now})
-
-
-def _digests(blocks: Sequence[Block]) -> dict[str, str]:
-    return {b.label: digest(b.value) for b in blocks}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import field
+
 from adapters.types import Event, Header, Json
+from gateway.core.prompt.blocks import Shown
 from gateway.core.turn.guide import StopReason
 from gateway.errors import GatewayError
 from storage.value import frozen
@@ -44,17 +47,15 @@ class ReplyFailed:
 
 @frozen
 class ToolFinished:
-    """A tool of ours has run.
-
-    content: its result, or its failure, in the words that the model is to read. status: success or error. stdout,
-    stderr: the output of code that it ran.
-    """
+    """A tool of ours has run."""
 
     call_id: str
-    content: str
-    status: str = "success"
-    stdout: str = ""
+    content: str  # its result, or its failure, in the words that the model is to read
+    status: str = "success"  # or error
+    stdout: str = ""  # with stderr: the output of code that it ran
     stderr: str = ""
+    changes: str = ""  # as in `ToolResult`
+    shown: Shown = field(default_factory=dict)
 
 
 @frozen

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from adapters.types import Json
 from gateway.core.conversation.private import with_private
+from gateway.core.prompt.blocks import Shown
 from storage.value import frozen
 
 LIMIT_REACHED = (
@@ -103,24 +104,27 @@ _MORE = ("stdout", "stderr", "approval", "reason")
 
 @frozen
 class ToolResult:
-    """The result of a call. status: success or error. stdout, stderr: the output of code that the tool ran.
-
-    approval: "approved" or "denied", where a person was asked; reason: theirs. was_run: False: a rule forbids the call,
-    or nobody could read it.
-    """
+    """The result of a call."""
 
     call_id: str
-    content: str
-    status: str = "success"
-    stdout: str = ""
+    content: str  # the tool's own
+    status: str = "success"  # or error
+    stdout: str = ""  # with stderr: the output of code that the tool ran
     stderr: str = ""
-    approval: str = ""
-    reason: str = ""
-    was_run: bool = True
+    approval: str = ""  # "approved" or "denied", where a person was asked
+    reason: str = ""  # the person's
+    was_run: bool = True  # False: a rule forbids the call, or nobody could read it
+    changes: str = ""  # a note of what has changed in memory meanwhile, which stands after the content
+    shown: Shown = field(default_factory=dict)  # what content and changes show of memory blocks
 
     def message(self) -> Json:
-        """Returns the message that carries it upstream."""
-        return {"role": "tool", "tool_call_id": self.call_id, "content": self.content}
+        """Returns the message that carries it upstream, with private fields that say what it shows."""
+        message = {"role": "tool", "tool_call_id": self.call_id, "content": self.content}
+        if self.changes:
+            # A person is shown what the tool said.
+            message["content"] += f"\n\n{self.changes}"
+            message = with_private(message, said=len(self.content))
+        return with_private(message, shown_blocks=dict(self.shown)) if self.shown else message
 
     def stored(self) -> Json:
         """Returns the message as it is stored."""

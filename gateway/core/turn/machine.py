@@ -322,9 +322,8 @@ class Turn:
         return [*shown, *runs]
 
     def _tool_finished(self, tool: events.ToolFinished) -> list[Command]:
-        result = self._calls.finish(
-            ToolResult(tool.call_id, tool.content, tool.status, tool.stdout, tool.stderr)
-        )
+        answer = (tool.content, tool.status, tool.stdout, tool.stderr)
+        result = self._calls.finish(ToolResult(tool.call_id, *answer, changes=tool.changes, shown=tool.shown))
         if result is None:
             return []
         self._show_results([result])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gateway.core.dates import minute_of
 from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note as recall
+from gateway.core.tags import mark_of
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
 from gateway.run.admin.printed import counted
 from gateway.run.admin.users import other_profiles
@@ -103,7 +104,9 @@ class ShowOperation:
             found = await self.store.recall.most_telling(agent, question, deadline_ms=SEARCH_MS)
             query, budget = "", recall.selection_budget(budget)
         hits = recall.choose(found, query, budget_tokens=budget, is_selection=is_selection)
-        note = recall.render_note(hits, (), self.now(), is_selection=is_selection).strip() or "nothing"
+        mark = mark_of(agent.secret)
+        note = recall.render_note(hits, (), self.now(), mark=mark, is_selection=is_selection)
+        note = note.strip() or "nothing"
         messages = [m for m in found if m.source == "message"][:FOUND]
         lines = ["", "Would be recalled", *(f"  {line}" for line in note.splitlines())]
         if messages:

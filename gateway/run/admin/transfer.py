@@ -3,8 +3,8 @@
 The lines hold everything that was kept and nothing that belongs to a database: no rows, no secret, no hashes. A line
 has one key that says what it is. Exchanges are known by their numbers, all that has a public name by that, and a line
 stands after those to which it refers. What is attached to an agent travels with it, but for archives and folders,
-which are memories of their own. Hashes are made again under the secret of the new memory. A forgotten message keeps
-its position, and matches nothing there, since nobody knows its words any more.
+which are memories of their own. Hashes are made again under the secret of the new memory, and notes get its mark. A
+forgotten message keeps its position, and matches nothing there, since nobody knows its words any more.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any
 
 import orjson
 
-from gateway.core.conversation.canonical import Canon, WireMessage
+from gateway.core.conversation.canonical import Canon, WireMessage, text_of
 from gateway.core.conversation.change import heads_of
+from gateway.core.conversation.private import private_of
 from gateway.core.conversation.tree import is_tombstone
 from gateway.core.memory.learn import fact_key
+from gateway.core.tags import mark_of, with_mark
 from gateway.core.text import without_nul
 from gateway.errors import BadRequest
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
@@ -303,6 +305,7 @@ class LineReader:
         self._agent = agent
         self._next_seq = next_seq
         self._canon = Canon(agent.secret)
+        self._mark = mark_of(agent.secret)
         # By an exchange's number: its path, depth, atoms and messages.
         self._paths: dict[int, tuple[bytes, int, int, int]] = {}
 
@@ -334,6 +337,8 @@ class LineReader:
     async def _exchange(self, v: dict[str, Any]) -> TransferRecord:
         state = State(v["state"])
         is_gone = state in _GONE
+        if not is_gone:
+            v = _with_mark(v, self._mark)
         inputs, media, reply = _blanks(v) if is_gone else self._hashes(v)
         self._check_number(v["seq"] + len(inputs) - (reply is None))
         path, depth, offset, length = await self._after(v["parent"])
@@ -385,6 +390,29 @@ class LineReader:
                 atoms += len(flat)
             self._paths[seq] = (path, chain[-1].depth + 1, atoms, chain[-1].length)
         return self._paths[seq]
+
+
+def _with_mark(v: dict[str, Any], mark: str) -> dict[str, Any]:
+    """Returns an exchange whose notes bear the mark of the memory that it comes into."""
+    full = v["full"]
+    if full is not None:
+        full = {**full, "messages": [_noted(message, mark) for message in full["messages"]]}
+    return {
+        **v,
+        "input": v["input"] and [_noted(message, mark) for message in v["input"]],
+        "full": full,
+        "notes": {at: with_mark(note, mark) for at, note in v["notes"].items()},
+    }
+
+
+def _noted(message: WireMessage, mark: str) -> WireMessage:
+    """Returns a message, of which the part that is a note of the gateway's bears this mark."""
+    private = private_of(message)
+    start = private.get("said", 0 if "shown_blocks" in private and message.get("role") == "user" else None)
+    if start is None:
+        return message
+    text = text_of(message)
+    return {**message, "content": text[:start] + with_mark(text[start:], mark)}
 
 
 def _content(v: dict[str, Any]) -> dict[str, Any]:

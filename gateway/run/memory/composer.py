@@ -13,12 +13,14 @@ from gateway.core.conversation.match import Keeping
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_forgotten
+from gateway.core.prompt.blocks import Shown
 from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
 from gateway.core.prompt.eviction import NO_EVICTION, Eviction, find_beginning
 from gateway.core.prompt.note import estimate_tokens, own_words
 from gateway.core.prompt.section import Section, SectionParts, made_of, make_section
 from gateway.core.prompt.summary import SummaryTerms
 from gateway.core.prompt.window import MessageBounds
+from gateway.core.tags import mark_of
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import fit, is_crowded, may_exceed
@@ -32,7 +34,7 @@ from gateway.run.memory.prompt import (
     Prompt,
     RecallResult,
 )
-from gateway.run.memory.recall import Recaller
+from gateway.run.memory.recall import Recaller, render_changes
 from storage.errors import StoreError
 from storage.sql.store import Store
 from storage.value import changed, filled
@@ -71,12 +73,18 @@ class Composer:
         # Something may be recalled for what somebody says, a nudge of an agent's rules is not. What only quotes its
         # conversation is a front end's request for a title or the like.
         is_asked = bool(new) and new[-1].get("role") == "user" and not is_nudge(new[-1])
-        takes_note = is_asked and last not in notes and not plan.quotes
+        takes_note = is_asked and not plan.quotes
         at = plan.new[last - len(new)] if plan.new else -1
         if not is_asked and (asked_before := _read_before(known)) is not None:
             takes_note, at = True, asked_before
-        section = self._section(known, _in_use(known), takes_note=takes_note)
         composition = await self._compose(known, notes)
+        section = self._section(known, composition, takes_note=takes_note)
+        if is_asked and last in notes:
+            takes_note = False
+            if section.changes:
+                # What was found for the message stays; that a block has changed since stands after it.
+                notes[last] += render_changes(known, section, WHOLE.notes(composition))
+                composition = await self._compose(known, notes)
         prompt = Prompt(
             asked.request,
             asked.target,
@@ -118,7 +126,12 @@ class Composer:
             beginning = self._beginning(known, composition)
             prompt = changed(prompt, composition=composition, beginning=beginning)
             prompt = await self._with_summaries(known, prompt)
-        return changed(prompt, window=await fit(prompt))
+        return await self._shown_again(known, prompt, await fit(prompt))
+
+    async def shown(self, known: Known) -> Shown:
+        """Returns what the prompt of a request shows last of each memory block, without a note of its own."""
+        composition = await self._compose(known, _known_notes(known))
+        return self._section(known, composition, takes_note=False).shown
 
     async def _compose(self, known: Known, notes: Mapping[int, str]) -> Composition:
         if known.is_plain:  # all that is of ours on its path has come with the look
@@ -130,24 +143,38 @@ class Composer:
         # In append mode only the gateway has the history, so it goes upstream even with memory off.
         return await self._compose(known, {}) if known.plan.appending else Composition()
 
-    def _section(self, known: Known, summary: int, *, takes_note: bool) -> Section:
-        """Returns the memory section with a summary behind it. summary: its id, or 0."""
-        anchor, spec = known.plan.match.anchor, known.asked.spec
+    def _section(
+        self,
+        known: Known,
+        composition: Composition,
+        window: FittedWindow = WHOLE,
+        summary: int | None = None,
+        *,
+        takes_note: bool,
+        is_due: bool = False,
+    ) -> Section:
+        """Returns the memory section with what has changed since.
+
+        summary: the id of the one that stands after it, or 0; None: the one in use.
+        is_due: the prompt begins anew in any case.
+        """
+        anchor, spec, plan = known.plan.match.anchor, known.asked.spec, known.plan
         parts = SectionParts(
             known.blocks,
             known.memory_tools if known.offered else {},
             spec.system,
             known.look.epoch,
-            summary,
+            mark_of(known.agent.secret),
+            _in_use(known) if summary is None else summary,
             made_of(spec.system, known.offered) if spec.uid else "",
         )
+        idle_s = 0.0 if anchor is None else plan.query.now - (anchor.ended or anchor.begun)
         return make_section(
             parts,
             pinned=known.pinned,
+            shown=window.shown(composition),
             goes_on=anchor is not None,
-            idle_s=0.0 if anchor is None else known.plan.query.now - (anchor.ended or anchor.begun),
-            cache_s=self.cache_s,
-            always=spec.rebuilds,
+            is_due=is_due or spec.rebuilds or idle_s > self.cache_s,
             takes_note=takes_note,
         )
 
@@ -194,6 +221,7 @@ class Composer:
         has_changes = context is not None and bool(section.changes)  # they may make a long note
         if not (is_long or has_changes or known.asked.spec.bounds or known.evicted):
             return prompt
+        composition = prompt.composition
         prompt = changed(prompt, beginning=self._beginning(known, prompt.composition))
         if is_long or prompt.beginning.evicted is not None or is_crowded(prompt):
             prompt = await self._with_summaries(known, prompt)
@@ -201,13 +229,28 @@ class Composer:
             return prompt
         beginning = prompt.beginning
         newer = next((cut.id for cut in beginning.cuts if cut.id != beginning.in_use), None)
-        renewed = None if newer is None else self._section(known, newer, takes_note=takes_note)
+        renewed = None
+        if newer is not None:
+            renewed = self._section(known, composition, summary=newer, takes_note=takes_note)
         note = self.recaller.room(known, section) if takes_note else NO_NOTE
         window = await fit(prompt, renewed=None if renewed is None else renewed.text, note=note)
-        if window.summary_id not in (0, beginning.in_use):
-            # With another summary the prompt's beginning changes anyway, so the memory section is rendered again too.
-            section = self._section(known, window.summary_id, takes_note=takes_note)
+        if window.summary_id in (0, beginning.in_use):
+            return await self._shown_again(known, prompt, window, takes_note=takes_note)
+        # With another summary the prompt's beginning changes anyway, so the memory section is rendered again too.
+        section = self._section(known, composition, window, window.summary_id, takes_note=takes_note)
         return changed(prompt, window=window, section=section, system=section.text)
+
+    async def _shown_again(
+        self, known: Known, prompt: Prompt, window: FittedWindow, *, takes_note: bool = False
+    ) -> Prompt:
+        """Returns the prompt with a window; what that leaves out of the blocks' last values, the section shows."""
+        if not prompt.hides(window):
+            return changed(prompt, window=window)
+        composition = prompt.composition
+        section = self._section(known, composition, window, takes_note=takes_note, is_due=True)
+        prompt = changed(prompt, section=section, system=section.text)
+        note = self.recaller.room(known, section) if takes_note else NO_NOTE
+        return changed(prompt, window=await fit(prompt, note=note))
 
 
 def _asked_at(plan: Plan) -> int:

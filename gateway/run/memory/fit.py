@@ -107,7 +107,11 @@ async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
         count = await _counter(target.model)
         if window.tokens + sum(message_tokens(m, count) for m in rounds) <= window.most:
             return prompt
-    return changed(prompt, window=await fit(prompt, rounds=rounds))
+    window, parts = await fit(prompt, rounds=rounds), prompt.section.parts
+    if parts is not None and prompt.hides(window):
+        prompt = changed(prompt, system=parts.render())
+        window = await fit(prompt, rounds=rounds)
+    return changed(prompt, window=window)
 
 
 def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> bool:

@@ -147,7 +147,7 @@ async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: 
     # The look-up has brought all of a plain turn.
     rounds = look.additions.rounds
     chain = rounds if rounds and rounds[-1].id == look.exchange.id else (*rounds, look.exchange)
-    blocks = _seen_blocks(asked, look, chain) if look.blocks or look.ops else ()
+    blocks = seen_blocks(asked, look, chain) if look.blocks or look.ops else ()
     offered = offer_tools(asked, agent, look.snapshot, asked.request.json)
     return Known(
         asked, agent, look, plan, Tree(rounds), chain, True, found.uid, look.snapshot, blocks, offered
@@ -187,7 +187,7 @@ async def _weigh(store: Store, asked: MemoryRequest, agent: Agent, look: Look, q
         return Known(asked, agent, look, plan, tree, path, False, uid)
     number = anchor.snapshot if anchor is not None else None
     pinned = await store.turns.snapshot(agent, number) if number is not None else None
-    blocks = _seen_blocks(asked, look, path) if agent.id else await blocks_of_new(store, asked, agent)
+    blocks = seen_blocks(asked, look, path) if agent.id else await blocks_of_new(store, asked, agent)
     offered = offer_tools(asked, agent, pinned, asked.request.json)
     if plan.fill:
         plan = replace(plan, fill=_put_in_front(asked, plan))
@@ -286,7 +286,7 @@ def in_order(spec: AgentSpec, blocks: Sequence[Block]) -> list[Block]:
     return sorted(blocks, key=lambda block: order.get(block.label, len(order)))
 
 
-def _seen_blocks(asked: MemoryRequest, look: Look, path: Sequence[Exchange]) -> tuple[Block, ...]:
+def seen_blocks(asked: MemoryRequest, look: Look, path: Sequence[Exchange]) -> tuple[Block, ...]:
     """Returns the blocks of a look as a path sees them, its own pending edits included."""
     blocks = in_order(asked.spec, look.blocks)
     return tuple(edits.view(blocks, look.ops, {x.id for x in path}) if look.ops else blocks)

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from gateway.core.conversation.canonical import WireMessage, is_system
+from gateway.core.prompt.blocks import NOTHING_SHOWN, Shown, is_mark_named, last_shown
 from gateway.core.prompt.compose import Composition, FilledMessage
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import estimate_tokens
@@ -80,6 +81,23 @@ class FittedWindow:
         """Returns the messages that go before the client's own, as far as they fit."""
         return composition.fill if self.filled is None else [composition.fill[n] for n in self.filled]
 
+    def notes(self, composition: Composition) -> list[str]:
+        """Returns the notes before the client's messages and in the fill, as far as they fit."""
+        found = [note for index, note in composition.notes.items() if index not in self.dropped]
+        found += [each.note for each in self.fill(composition) if each.note]
+        return found
+
+    def shown(self, composition: Composition) -> Shown:
+        """Returns what the texts around the client's messages show last of each memory block, as far as they fit."""
+        found = [each.shown for each in self.fill(composition)]
+        for index in sorted(composition.shown) if composition.shown else ():
+            rounds = composition.hidden.get(index)
+            left = rounds if self.hidden is None else self.hidden.get(index)
+            # Of hidden rounds that fit in part nothing is sure.
+            if index not in self.dropped and rounds == left:
+                found.append(composition.shown[index])
+        return last_shown(found, NOTHING_SHOWN)
+
 
 WHOLE = FittedWindow()
 
@@ -124,6 +142,17 @@ class Prompt:
     @property
     def hidden(self) -> Mapping[int, list[WireMessage]]:
         return self.composition.hidden if self.window.hidden is None else self.window.hidden
+
+    def names(self, mark: str) -> bool:
+        """Returns whether a text of ours in it names the mark of the memory's notes."""
+        return is_mark_named((self.system, *self.window.notes(self.composition)), mark)
+
+    def hides(self, window: FittedWindow) -> bool:
+        """Returns whether a window leaves out what the prompt shows last of a memory block."""
+        composition = self.composition
+        return bool(composition.shown or composition.fill) and (
+            window.shown(composition) != WHOLE.shown(composition)
+        )
 
     @property
     def adds_usage(self) -> bool:

@@ -7,10 +7,12 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from gateway.core.prompt import note
+from gateway.core.prompt.blocks import is_mark_named
 from gateway.core.prompt.section import Section
+from gateway.core.tags import mark_of
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import count_tokens
 from gateway.run.memory.known import Known
@@ -44,6 +46,14 @@ FEW_TOKENS = 500
 # The window keeps so much free for a note: its frame, and a line or two. In a nearly full window a short note is better
 # than a prefix that changes some turns earlier.
 LEAST_TOKENS = 128
+
+
+class _Renderer(Protocol):
+    """Renders the note of a request: what is recalled, and changed memory blocks."""
+
+    def __call__(
+        self, hits: Sequence[note.Recalled], changes: Sequence[str], *, is_selection: bool = False
+    ) -> str: ...
 
 
 class _Recalling(NamedTuple):
@@ -80,25 +90,32 @@ class Recaller:
     settings: MemorySettings
     embed_query: EmbedQuery | None
 
-    def budget(self, known: Known) -> int:
+    def budget(self, known: Known, naming: int = 0) -> int:
         """Returns the tokens that a note may take; 0: nothing is recalled for this request.
 
         A note stays in the conversation, so in a small window it has to be small as well.
+
+        naming: tokens of the line that names the note's mark, which is not counted in the result. In a small window it
+        is taken beside it, or the note would hold nothing else.
         """
         scope, context = known.asked.identity.scope, known.asked.target.context_window
         if scope is None or not scope.spans:
             return 0
         defined = known.asked.spec.defined
         own = None if defined is None else defined.recall_tokens
-        budget = self.settings.recall_tokens if own is None else own
+        budget = max(0, (self.settings.recall_tokens if own is None else own) - naming)
         if context is None:
             return budget
         return min(budget, context // NOTE_SHARE, max(FEW_TOKENS, context // (2 * NOTE_SHARE)))
 
     def room(self, known: Known, section: Section) -> NoteRoom:
         """Returns the room for a note: the changes that it has to name are not cut short, what it recalls may be."""
-        budget, changes = self.budget(known), _change_tokens(known, section)
-        return NoteRoom(changes + min(budget, LEAST_TOKENS), changes + budget)
+        # Whether an earlier note in the window names the mark is known once that is fitted.
+        naming = 0 if is_mark_named((section.text,), mark_of(known.agent.secret)) else note.NAMING_TOKENS
+        budget = self.budget(known, naming)
+        # A model's own count may be a fifth above the estimate.
+        fixed = naming * 5 // 4 + _change_tokens(known, section)
+        return NoteRoom(fixed + min(budget, LEAST_TOKENS), fixed + budget)
 
     async def recall(self, known: Known, prompt: Prompt, text: str) -> RecallResult:
         """Returns the note for the user's last message, which also names changed blocks.
@@ -108,8 +125,10 @@ class Recaller:
         section, window = prompt.section, prompt.window
         anchor = known.plan.match.anchor
         elsewhere = known.look.next_seq - 1 - (anchor.length if anchor else 0)
-        budget, begun = self._budget_in(known, prompt), time.perf_counter()
+        naming = 0 if prompt.names(mark_of(known.agent.secret)) else note.NAMING_TOKENS
+        budget, begun = self._budget_in(known, prompt, naming), time.perf_counter()
         found, has_failed, ms = _NOTHING, False, 0.0
+        render = _renderer(known, names_mark=naming > 0)
         chosen: Sequence[note.Recalled] = ()
         # What its client leaves out of a list is not put back, and may have to be recalled.
         is_trimmed = known.asked.spec.history == "client" and not known.plan.appending
@@ -118,9 +137,9 @@ class Recaller:
             try:
                 found = await self._find(_Recalling(known, window, visible, budget, begun), text)
                 if found.is_selection:
-                    budget = min(budget, note.selection_budget(self.budget(known)))
+                    budget = min(budget, note.selection_budget(self.budget(known, naming)))
                 if found.messages:
-                    chosen = await _choose(found, prompt, visible, budget, known.plan.query.now)
+                    chosen = await _choose(found, prompt, visible, budget, naming, render)
             except StoreError as error:
                 # A memory that answers late or not at all is one without hits; the reply does not wait for it.
                 has_failed = True
@@ -128,17 +147,16 @@ class Recaller:
                     "Memory could not be searched for a reply, which was made without: %s", error.message
                 )
             ms = (time.perf_counter() - begun) * 1000
-        now, is_selection = known.plan.query.now, found.is_selection
-        rendered = note.render_note(chosen, section.changes, now, is_selection=is_selection)
+        rendered = render(chosen, section.changes, is_selection=found.is_selection)
         return RecallResult(rendered, note.estimate_tokens(rendered) if chosen else 0, ms, has_failed)
 
-    def _budget_in(self, known: Known, prompt: Prompt) -> int:
-        """Returns the tokens that what is recalled may take in this prompt's window."""
-        budget, room = self.budget(known), prompt.window.note_tokens
+    def _budget_in(self, known: Known, prompt: Prompt, naming: int) -> int:
+        """Returns the tokens that what is recalled may take in this prompt's window. naming: as for `budget`."""
+        budget, room = self.budget(known, naming), prompt.window.note_tokens
         if room is None:
             return budget
         # The size of a note is estimated, and may be up to 3% more.
-        return min(budget, (room - _change_tokens(known, prompt.section)) * 31 // 32)
+        return min(budget, (room - naming - _change_tokens(known, prompt.section)) * 31 // 32)
 
     async def _find(self, recalling: _Recalling, text: str) -> _Found:
         """Returns what memory has for a message. Raises: StoreError."""
@@ -214,9 +232,10 @@ class Recaller:
 
 
 async def _choose(
-    found: _Found, prompt: Prompt, visible: VisibleContent, budget: int, now: float
+    found: _Found, prompt: Prompt, visible: VisibleContent, budget: int, naming: int, render: _Renderer
 ) -> list[note.Recalled]:
-    """Returns what of this has room in a note. budget: tokens."""
+    """Returns what of this has room in a note. budget, naming: tokens, as in `Recaller.budget`."""
+    render = partial(render, is_selection=found.is_selection)
     choose = partial(
         note.choose,
         found.messages,
@@ -227,13 +246,12 @@ async def _choose(
         cut_chars=min(note.CUT_CHARS, 2 * budget),
         is_selection=found.is_selection,
     )
-    render = partial(note.render_note, now=now, is_selection=found.is_selection)
     chosen = choose(budget_tokens=budget)
     # The estimate is too low for some languages, and a full window has no room for a token more.
     while chosen and (excess := await _excess(prompt, render(chosen, prompt.section.changes))) > 1:
         # The note may take less than its budget, and would be the same with a little less of it.
         taken = note.estimate_tokens(render(chosen, ()))
-        budget = min(budget - 1, int(taken / excess))
+        budget = min(budget - 1, int(taken / excess) - naming)
         chosen = choose(budget_tokens=budget)
     return chosen
 
@@ -253,10 +271,21 @@ async def _excess(prompt: Prompt, rendered: str) -> float:
 
 
 def _change_tokens(known: Known, section: Section) -> int:
-    """Returns what a note of the changed blocks alone takes, with its frame."""
+    """Returns what a note of the changed blocks alone takes, with its frame, but without the name of its mark."""
     if not section.changes:
         return 0
-    return note.estimate_tokens(note.render_note((), section.changes, known.plan.query.now))
+    return note.estimate_tokens(_renderer(known, names_mark=False)((), section.changes))
+
+
+def render_changes(known: Known, section: Section, notes: Sequence[str]) -> str:
+    """Returns a note of the changed blocks alone. notes: those that the prompt has."""
+    is_named = is_mark_named((section.text, *notes), mark_of(known.agent.secret))
+    return _renderer(known, names_mark=not is_named)((), section.changes)
+
+
+def _renderer(known: Known, *, names_mark: bool) -> _Renderer:
+    now, mark = known.plan.query.now, mark_of(known.agent.secret)
+    return partial(note.render_note, now=now, mark=mark, names_mark=names_mark)
 
 
 def _left(limit_ms: float, begun: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from gateway.core.conversation import settle
@@ -16,7 +16,16 @@ from gateway.core.conversation.plan import Plan, low_of
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.memory.tools import Edit
-from gateway.core.prompt.section import digest, learned
+from gateway.core.prompt.blocks import (
+    NOTHING_SHOWN,
+    Shown,
+    changes_since,
+    frame,
+    is_shown,
+    last_shown,
+    show,
+    show_edit,
+)
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt
@@ -27,7 +36,7 @@ from storage.records import Block, BlockOp, Exchange, Snapshot
 OPENED = TurnOutcome(End.CANCELLED)
 CHANGED_MEANWHILE = (
     "Error: the block {label!r} was changed by somebody else since you saw it. Nothing was done. It now reads:"
-    "\n{value}"
+    "\n{frame}"
 )
 # A rule that settles a turn.
 How = Callable[[Tree, Plan, settle.Ended], Exchange]
@@ -35,35 +44,71 @@ How = Callable[[Tree, Plan, settle.Ended], Exchange]
 
 @dataclass(slots=True)
 class BlockEdits:
-    """The changes of a turn's model to memory: blocks as the model sees them, and its edits, which stay pending.
-
-    told: digests of what the path was told of each block, where others may change one meanwhile; None: nobody does.
-    """
+    """The changes of a turn's model to memory: blocks as the model sees them, and its edits, which stay pending."""
 
     blocks: list[Block] = field(default_factory=list)
     ops: list[BlockOp] = field(default_factory=list)
-    told: dict[str, str] | None = None
+    shown: Shown = field(
+        default_factory=dict
+    )  # what the prompt, and the results since, show last of each block
+    _made: Shown = field(default_factory=dict)  # what the results of this round show so far
 
-    def make(self, op: BlockOp) -> Edit:
-        """Makes an edit on the blocks as the model sees them. Returns it with the result that the model reads."""
+    def make(self, op: BlockOp, *, is_read: bool = True) -> Edit:
+        """Makes an edit on the blocks as the model sees them. Returns it with the result that the model reads.
+
+        is_read: it is the model's own, which so knows what it makes of the block; else that of code, which was given
+        the block as it is.
+        """
+        before = next((block for block in self.blocks if block.label == op.label), None)
         blocks, edit = edits.perform(self.blocks, op)
-        if edit.value is None:
+        if edit.value is not None:
+            if is_read and (unseen := self._unseen(op)) is not None:
+                edit = unseen
+            else:
+                self.blocks = blocks
+                self.ops.append(op)
+        elif edit.has_failed:
             return edit
-        if (unseen := self._unseen(op)) is not None:
-            return unseen
-        self.blocks = blocks
-        self.ops.append(op)
-        if self.told is not None:
-            self.told[op.label] = digest(edit.value)
-        return edit
+        if before is None or not is_read:
+            return edit
+        now = next(block for block in self.blocks if block.label == op.label)
+        # The model has written all of the block, or it is given it with an error; else it reads of a part.
+        shown = show(now) if op.op == "rethink" else show_edit(before, now)
+        self._made = last_shown((shown,), self._made)
+        return replace(edit, shown=shown)
+
+    def make_again(self, blocks: Sequence[Block]) -> None:
+        """Makes the edits on other values of the blocks. One that cannot be made any more changes nothing."""
+        self.blocks = [*blocks]
+        for op in self.ops:
+            if op.op not in edits.KEEPING:
+                self.blocks, _ = edits.perform(self.blocks, op)
+
+    def unshown(self, results: Iterable[Shown]) -> tuple[tuple[str, ...], Shown]:
+        """Returns a text for each block that is not as these results leave it, and what they show with these texts.
+
+        The texts have to stand after the results, and are not returned again.
+        """
+        shown = last_shown(results, NOTHING_SHOWN)
+        last = last_shown((shown,), self.shown)
+        changes, self.shown = changes_since(last, self.blocks)
+        self._made = NOTHING_SHOWN
+        new = (
+            {label: value for label, value in self.shown.items() if last.get(label) != value}
+            if changes
+            else {}
+        )
+        return changes, {**shown, **new}
+
+    def _is_seen(self, block: Block) -> bool:
+        return is_shown(last_shown((self._made,), self.shown), block)
 
     def _unseen(self, op: BlockOp) -> Edit | None:
         """Returns an error where the model would write over what somebody else wrote and it has not seen."""
-        told, block = self.told, next((each for each in self.blocks if each.label == op.label), None)
-        if op.op != "rethink" or told is None or block is None or told.get(op.label) == digest(block.value):
+        block = next(each for each in self.blocks if each.label == op.label)
+        if op.op != "rethink" or self._is_seen(block):
             return None
-        told[op.label] = digest(block.value)
-        return Edit(None, CHANGED_MEANWHILE.format(label=op.label, value=block.value), has_failed=True)
+        return Edit(None, CHANGED_MEANWHILE.format(label=op.label, frame=frame(block)), has_failed=True)
 
 
 def record_turn(
@@ -81,7 +126,7 @@ def record_turn(
             how = settle.refuse
     ended = _ended(known, prompt, changes.ops, outcome, now)
     plan, key, look = known.plan, known.asked.identity.conversation, known.look
-    snapshot = _snapshot(known, prompt, changes)
+    snapshot = _snapshot(known, prompt)
     plain: tuple[Exchange, int] | None = None
     # A plain turn that finished is one insert, unless the conversation has moved since it was read.
     if known.is_plain and how is settle.finish and look.conversation is not None:
@@ -151,15 +196,14 @@ def _foreseen(
         return None
 
 
-def _snapshot(known: Known, prompt: Prompt, changes: BlockEdits) -> Snapshot | None:
+def _snapshot(known: Known, prompt: Prompt) -> Snapshot | None:
     """Returns the memory section that the path has from now on."""
-    # Nothing new is kept, and what the path knew before it knows after.
+    # Nothing new is kept, and the path's section stays.
     if known.plan.off:
         anchor = known.plan.match.anchor
         number = anchor.snapshot if anchor is not None else None
         return None if number is None else Snapshot(number, "", {})
-    snapshot = prompt.section.snapshot
-    return learned(snapshot, changes.blocks) if changes.ops else snapshot
+    return prompt.section.snapshot
 
 
 def _probes(known: Known, key: str | None) -> Probes:

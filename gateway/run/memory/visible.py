@@ -35,16 +35,13 @@ class VisibleContent:
         if dropped:
             places = zip(listing.atoms, listing.positions, strict=True)
             shown = {a for atoms, place in places if place not in dropped for a in atoms}
-            notes = [note for i, note in composition.notes.items() if i not in dropped]
         else:
             shown = set(listing.between(0, listing.before[-1]))
-            notes = list(composition.notes.values())
         if not known.is_plain:
             shown.update(_merged(listing, dropped))
         for each in window.fill(composition):
             shown.update(each.atoms)
-            notes.append(each.note)
-        return cls(_numbers(known, composition, window), shown, notes)
+        return cls(_numbers(known, composition, window), shown, window.notes(composition))
 
 
 def _merged(listing: Listing, dropped: Container[int]) -> Iterator[Atom]:

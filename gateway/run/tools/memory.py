@@ -15,6 +15,7 @@ from gateway.core.memory import edits, tools
 from gateway.core.memory.builtin import Lookup
 from gateway.core.memory.learn import FACT_CHARS, fact_key
 from gateway.core.prompt import note
+from gateway.core.tags import plain_tags, quoted_name
 from gateway.core.turn.asides import FILLER, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.run.memory.known import Known
@@ -99,10 +100,12 @@ class MemoryTools:
             )
         )
 
-    def edit(self, call_id: str, op: str, label: str, arguments: Mapping[str, Any]) -> ToolAnswer:
-        """Edits a block as the path sees it."""
-        edit = self.changes.make(self._op(call_id, op, label, arguments))
-        return ToolAnswer(edit.result, edit.status)
+    def edit(
+        self, call_id: str, op: str, label: str, arguments: Mapping[str, Any], *, is_read: bool = True
+    ) -> ToolAnswer:
+        """Edits a block as the path sees it. is_read: as for `BlockEdits.make`."""
+        edit = self.changes.make(self._op(call_id, op, label, arguments), is_read=is_read)
+        return ToolAnswer(edit.result, edit.status, shown=edit.shown)
 
     def remember(self, call_id: str, arguments: Mapping[str, Any]) -> ToolAnswer:
         """Keeps a text in archival memory. arguments: its `content`, and perhaps `tags`."""
@@ -246,10 +249,11 @@ def _kept(op: BlockOp, number: int) -> Message:
 
 def _result_line(hit: note.Recalled) -> str:
     at = day_of(hit.message.at).split()[0]
-    who = hit.message.speaker or hit.message.role
+    speaker, role = hit.message.speaker, hit.message.role
+    who = quoted_name(speaker) if speaker else role
     return f"- [{at}, {who}] {hit.text}" if hit.message.source == "message" else f"- [{at}] {_with_tags(hit)}"
 
 
 def _with_tags(hit: note.Recalled) -> str:
-    tags = ", ".join(hit.message.tags)
+    tags = plain_tags(" ".join(", ".join(hit.message.tags).split()))
     return f"{hit.text} (tags: {tags})" if tags else hit.text

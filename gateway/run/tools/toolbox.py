@@ -11,7 +11,9 @@ from typing import Any, Protocol
 import orjson
 
 from adapters.types import Json
+from gateway.core.prompt.blocks import Shown
 from gateway.core.turn.commands import RunTool
+from gateway.core.turn.events import ToolFinished
 from storage.value import frozen
 
 _log = logging.getLogger("mnemogate")
@@ -25,17 +27,21 @@ CUT = "\n[{left} more characters were cut off.]"
 
 @frozen
 class ToolAnswer:
-    """The answer of a tool.
+    """The answer of a tool."""
 
-    content: as the model reads it. status: success or error. stdout, stderr: the output of code that it ran.
-    blocks: label -> the value that code gave a block in its copy of the agent; whoever runs the code writes them.
-    """
-
-    content: str
-    status: str = "success"
-    stdout: str = ""
+    content: str  # as the model reads it
+    status: str = "success"  # or error
+    stdout: str = ""  # with stderr: the output of code that it ran
     stderr: str = ""
+    # Label -> the value that code gave a block in its copy of the agent; whoever runs the code writes them.
     blocks: Mapping[str, str] = field(default_factory=dict)
+    changes: str = ""  # as in `ToolResult`
+    shown: Shown = field(default_factory=dict)
+
+    def event(self, call_id: str) -> ToolFinished:
+        """Returns the end of the call as the turn is fed it."""
+        answer = (self.content, self.status, self.stdout, self.stderr)
+        return ToolFinished(call_id, *answer, changes=self.changes, shown=self.shown)
 
     def dump(self) -> bytes:
         """Returns its words as JSON, by the names of the fields."""

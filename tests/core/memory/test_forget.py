@@ -19,7 +19,7 @@ BLOCK = Block(1, "human", "The user", "has a cat", 1000)
 
 def note(day: int, changes: tuple[str, ...] = ()) -> str:
     message = Message(1, 1, "user", "something", day * 86_400.0 + 50, 1)
-    return render_note([Recalled.of(message, "something")], changes, (DAY + 9) * 86_400.0)
+    return render_note([Recalled.of(message, "something")], changes, (DAY + 9) * 86_400.0, mark="a2b3c4d5")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,9 @@ def test_a_note_is_known_by_the_day_of_what_it_quotes(text: str, expected: bool)
 
 def test_a_day_that_is_told_without_its_year_is_known() -> None:
     messages = [Message(n, n, "user", "something", day * 86_400.0, 1) for n, day in enumerate((DAY - 1, DAY))]
-    told = render_note([Recalled.of(each, "something") for each in messages], (), DAY * 86_400.0)
+    told = render_note(
+        [Recalled.of(each, "something") for each in messages], (), DAY * 86_400.0, mark="a2b3c4d5"
+    )
     assert "2024-10-04" not in told.partition("\n[")[2]
     assert quotes(told, Erased(frozenset({DAY})))
 

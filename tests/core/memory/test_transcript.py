@@ -72,7 +72,7 @@ def test_a_transcript_says_when_and_who_and_which_tools_were_used() -> None:
     ).splitlines()
     assert lines[0].startswith("You are not the assistant in this conversation")
     assert lines[2:] == [
-        "[1970-01-02 Fri, user Anna] What is the weather like?",
+        '[1970-01-02 Fri, user "Anna"] What is the weather like?',
         "assistant used get_weather, search",
         "[1970-01-02 Fri, assistant] Cold.",
         "assistant used note",

@@ -1,4 +1,4 @@
-"""The memory section stays what it was until taking it anew is free; what changed meanwhile is told in a note."""
+"""The memory section stays what it was until taking it again is free; what changed meanwhile is in a note."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core.prompt.section import Section, SectionParts, digest, learned, make_section
+from gateway.core.prompt.blocks import GONE, describe_mark, digest, show
+from gateway.core.prompt.section import Section, SectionParts, make_section
 from storage.records import Block, Snapshot
 
 HUMAN = Block(1, "human", "The user", "Name: Ann", 100)
@@ -15,15 +16,9 @@ OFFERED = {"memory_insert": "memory_insert"}
 
 
 def make(blocks: list[Block], pinned: Snapshot | None = None, **how: Any) -> Section:
-    made: dict[str, Any] = {"offered": OFFERED, "system": "Be kind.", "epoch": 1}
-    made |= {name: how.pop(name) for name in ("offered", "system", "epoch", "summary", "made") if name in how}
-    usual: dict[str, Any] = {
-        "goes_on": pinned is not None,
-        "idle_s": 10.0,
-        "cache_s": 300.0,
-        "always": False,
-        "takes_note": True,
-    }
+    made: dict[str, Any] = {"offered": OFFERED, "system": "Be kind.", "epoch": 1, "mark": "a2b3c4d5"}
+    made |= {name: how.pop(name) for name in (*made, "summary", "made") if name in how}
+    usual: dict[str, Any] = {"goes_on": pinned is not None, "is_due": False, "takes_note": True}
     return make_section(SectionParts(blocks, **made), pinned=pinned, **{**usual, **how})
 
 
@@ -47,26 +42,29 @@ def test_the_first_turn_takes_it(pinned: Snapshot) -> None:
 
 
 def test_nothing_changed_keeps_the_stored_one(pinned: Snapshot) -> None:
-    assert make([HUMAN], pinned) == Section(pinned)
-    assert make([HUMAN], pinned, idle_s=300.0) == Section(pinned)
+    for is_due in (False, True):
+        section = make([HUMAN], pinned, is_due=is_due)
+        assert section.snapshot is pinned
+        assert section.changes == ()
 
 
-def test_a_change_from_outside_is_told_and_the_bytes_stay(pinned: Snapshot) -> None:
+def test_a_change_from_outside_is_stated_and_the_section_stays(pinned: Snapshot) -> None:
     section = make([CHANGED], pinned)
-    assert section.text == pinned.text
+    assert section.snapshot is pinned
     assert len(section.changes) == 1
     assert "Name: Anna" in section.changes[0]
-    assert section.snapshot is not None
-    assert section.snapshot.id == 0
-    again = make([CHANGED], replace(section.snapshot, id=8))
-    assert again.changes == ()  # told once
+    assert section.shown == show(CHANGED)
+    assert make([CHANGED], pinned, shown=show(CHANGED)).changes == ()  # once
 
 
 def test_a_change_waits_where_no_note_can_be_attached(pinned: Snapshot) -> None:
-    assert make([CHANGED], pinned, takes_note=False) == Section(pinned)
+    section = make([CHANGED], pinned, takes_note=False)
+    assert section.snapshot is pinned
+    assert section.changes == ()
+    assert section.shown == show(HUMAN)
 
 
-def test_new_and_removed_blocks_are_told(pinned: Snapshot) -> None:
+def test_new_and_removed_blocks_are_stated(pinned: Snapshot) -> None:
     other = Block(2, "plans", "", "To Rome", 100)
     changes = make([other], pinned).changes
     assert len(changes) == 2
@@ -74,44 +72,63 @@ def test_new_and_removed_blocks_are_told(pinned: Snapshot) -> None:
     assert '"human"' in changes[1]
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        {"epoch": 2},  # it may show what is to be forgotten
-        {"idle_s": 301.0},  # the provider's cache is gone
-        {"always": True},
-        {"summary": 3},  # the prefix breaks anyway
-    ],
-)
-def test_it_is_taken_anew_when_that_is_free_or_due(pinned: Snapshot, how: dict[str, Any]) -> None:
+RENEWED: list[dict[str, Any]] = [
+    {"epoch": 2},  # it may show what is to be forgotten
+    {"is_due": True},  # the provider's cache is gone
+    {"summary": 3},  # the prefix breaks anyway
+    {"mark": "other234"},  # it names another mark than the notes have
+]
+
+
+@pytest.mark.parametrize("how", RENEWED)
+def test_it_is_taken_again_when_that_is_free_or_due(pinned: Snapshot, how: dict[str, Any]) -> None:
     section = make([CHANGED], pinned, **how)
     assert "Name: Anna" in section.text
     assert section.changes == ()
 
 
-def test_taken_anew_and_found_the_same_it_is_the_stored_one(pinned: Snapshot) -> None:
-    assert make([HUMAN], pinned, always=True) == Section(pinned)
+@pytest.mark.parametrize("how", RENEWED)
+def test_taken_again_it_does_not_leave_the_last_word_to_an_older_note(
+    pinned: Snapshot, how: dict[str, Any]
+) -> None:
+    older = show(replace(HUMAN, value="Name: Annie"))
+    assert len(make([CHANGED], pinned, shown=older, **how).changes) == 1
+    assert len(make([], pinned, shown=older, **how).changes) == 1
+    assert make([], pinned, shown={"human": GONE}, **how).changes == ()
+
+
+def test_where_no_note_can_follow_it_waits_with_the_older_note(pinned: Snapshot) -> None:
+    """The state of the turn's beginning is whole; a section of now before an older note would contradict itself."""
+    older = show(replace(HUMAN, value="Name: Annie"))
+    section = make([CHANGED], pinned, shown=older, is_due=True, takes_note=False)
+    assert section.snapshot is pinned
+    assert "Name: Anna" in make([CHANGED], pinned, is_due=True, takes_note=False).text
 
 
 def test_a_conversation_that_began_without_one_gets_no_blocks_in_its_middle() -> None:
     section = make([HUMAN], None, goes_on=True)
     assert section.text == "Be kind."  # the profile's own prompt, which does not change
     assert "Name: Ann" in "".join(section.changes)
+    assert make([HUMAN], None, goes_on=True, system="").snapshot is None
+    assert "Name: Ann" in make([HUMAN], None, goes_on=True, is_due=True).text
 
 
-def test_with_nothing_to_say_there_is_none() -> None:
-    section = make([], offered={}, system="")
-    assert (section.snapshot, section.text) == (None, "")
+NOTHING: dict[str, Any] = {"offered": {}, "system": ""}
 
 
-def test_what_the_model_changed_itself_is_not_told_again(pinned: Snapshot) -> None:
-    known = learned(pinned, [CHANGED])
-    assert known is not None
-    assert (known.id, known.text) == (0, pinned.text)
-    assert known.known["blocks"] == {"human": digest("Name: Anna")}
-    assert make([CHANGED], replace(known, id=8)).changes == ()
-    assert learned(pinned, [HUMAN]) is pinned
-    assert learned(None, [HUMAN]) is None
+@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("blocks", [[], [replace(HUMAN, value="")]])
+def test_with_nothing_to_show_there_is_none(blocks: list[Block], *, goes_on: bool) -> None:
+    section = make(blocks, goes_on=goes_on, **NOTHING)
+    assert (section.snapshot, section.text, section.changes) == (None, "", ())
+
+
+def test_it_names_the_mark_where_notes_may_go_to_the_model_without_a_message_of_the_user() -> None:
+    """Elsewhere the first note names it, so that a conversation without notes pays nothing."""
+    assert make([HUMAN], **{**NOTHING, "system": "Be kind."}).text.count("a2b3c4d5") == 1
+    assert make([], **{**NOTHING, "system": "Be kind."}).text == "Be kind."
+    assert make([], **{**NOTHING, "summary": 3}).text == describe_mark("a2b3c4d5")
+    assert make([], made="an agent's", **NOTHING).text == describe_mark("a2b3c4d5")
 
 
 def test_a_digest_tells_values_apart() -> None:

@@ -481,7 +481,7 @@ def test_a_users_memory_is_an_agent_that_the_settings_configure(
 
 
 def test_the_ids_of_messages_are_those_of_the_window(world: LettaWorld) -> None:
-    agent, client = world.agent(context_window_limit=1_000), world.letta
+    agent, client = world.agent(context_window_limit=1_100), world.letta
     conversation = client.conversations.create(agent_id=agent.id)
 
     def check(shown: Sequence[str] | None, everything: list[str]) -> None:

@@ -122,7 +122,7 @@ def test_what_python_changes_in_its_copy_of_the_blocks_is_written(world: LettaWo
     assert human() == "Name: Ann\ngardener\nLondon"
     # The model is told at once, as of what somebody else changes. Who reads the list is shown what the tool said.
     assert "it now reads" in result()
-    assert "gardener London" in result()
+    assert "gardener\nLondon" in result()
     returned = [each for each in reply.messages if each.message_type == "tool_return_message"]
     assert [each.tool_return for each in returned] == ["noted", "noted"]
     world.letta.agents.blocks.update("human", agent_id=agent.id, read_only=True)

@@ -78,7 +78,7 @@ def converse(
         is_pause = bool(pause_every) and turn % pause_every == pause_every - 1
         world.clock.sleep(400 if is_pause else 20)
     seen = world.upstream.seen[begun:]
-    done["notes"] = sum("<memory>" in text for text in map(str, map(_own_text, seen[-1].messages)))
+    done["notes"] = sum("<memory " in text for text in map(str, map(_own_text, seen[-1].messages)))
     return seen, done
 
 

@@ -22,7 +22,7 @@ from storage.records import Agent
 from storage.sql.terms import terms_since
 from tests.doubles.upstream import Call, Gate, Reply, Rules, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.process import serving
-from tests.gateway.sdk import World, agent, remember
+from tests.gateway.sdk import World, agent, remember, unmarked
 from tests.stored import indexed_seqs
 
 count = tokenizer_for("gpt-4o").count
@@ -228,9 +228,7 @@ def test_the_reply_is_remembered_as_well(world: World) -> None:
 def tortoises(world: World, user: str, count: int) -> None:
     """Conversations of which each could answer the same question, with more words than any note may hold."""
     for n in range(count):
-        text = (
-            f"Tortoise number {n} is called Sheldon {n}; she eats dandelions and sleeps behind shed {n * 7}."
-        )
+        text = f"The tortoise called Sheldon {n} eats dandelions and sleeps behind the garden shed {n * 7}."
         world.chat(user=user).say(text)
 
 
@@ -248,7 +246,7 @@ def test_a_note_keeps_to_its_budget_as_the_upstream_received_it(
             world.pass_time(1000)
         reply = world.post([{"role": "user", "content": TORTOISES}], user="alice")
         note = upstream.last.messages[-1]["content"].removesuffix(TORTOISES)
-        assert note.startswith("<memory>")
+        assert note.startswith("<memory ")
         assert most * 0.8 < count(note) <= most  # OpenAI's own tokens
         assert most * 0.8 < int(reply.headers["x-mnemogate-recalled-tokens"]) <= most
 
@@ -294,7 +292,7 @@ def test_what_others_said_changes_neither_what_is_recalled_nor_its_order(
             if is_indexed:
                 world.pass_time(1000)
             world.chat(user="alice").say(TORTOISES)
-            found.append(upstream.last.messages[-1]["content"])
+            found.append(unmarked(upstream.last.messages[-1]["content"].encode()).decode())
     assert found[0] == found[1]
     assert found[0].count("Sheldon") > 5
 

@@ -51,7 +51,7 @@ ANOTHER_OPENING = [*SEEN, "insert conversations", ADD]
 FIRST_TURN_OF_A_USER = ["read", "insert agents", *POOL, "insert conversations", ADD]
 FORK = [*LOOK, *POOL, *HEARD, *SEEN, ADD, MARK_PARENT, MARK_CONVERSATION]
 REGENERATED = [*LOOK, *POOL, *SEEN, ADD, MARK_PARENT, MARK_CONVERSATION]
-HIDDEN_ROUND = ["insert snapshots", ADD, "insert block_ops"]
+HIDDEN_ROUND = [ADD, "insert block_ops"]
 CARRYING_EDITS = [
     *LOOK, *POOL, "read", *SEEN, ADD, MARK_PARENT, MARK_CONVERSATION, "read", "read", "read",
     "insert block_history", "update blocks", "update block_ops",

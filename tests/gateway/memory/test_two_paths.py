@@ -51,7 +51,7 @@ class Pair:
 
     def _recall(self, question: str) -> str:
         # Another note each time: only what is kept is the same when it is asked again.
-        return f"<memory>as of {self.world.now}</memory>\n" if "where" in question else ""
+        return f"<memory a2b3c4d5>as of {self.world.now}</memory>\n" if "where" in question else ""
 
     def edits(self, id: str) -> list[str]:
         return [f"fact-{id}"] if self.has_edits else []

@@ -49,7 +49,7 @@ def test_a_conversation_that_opens_so_is_told_of_its_user_alone(
     known: World, text: str, stream: bool
 ) -> None:
     note = asked(known.chat(user="alice", stream=stream), text)
-    assert note.splitlines()[2] == SELECTION
+    assert note.splitlines()[3] == SELECTION  # after the frame and the name of its mark
     told = [line for line in note.splitlines() if line.startswith(("user: ", "you: "))]
     assert sorted(told) == [f"user: {BOAT}", f"user: {CAT}"]
     assert "bees" not in note

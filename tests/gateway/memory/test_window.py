@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from gateway.core.prompt import note
+from gateway.core.prompt.note import NAMING_TOKENS
 from gateway.core.request.scan import scan
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
@@ -128,7 +129,7 @@ def test_a_note_takes_what_the_window_leaves_free(
 ) -> None:
     """The window moves when a short note has no room any more, not when the longest has none."""
     context = 6_400
-    most = context // NOTE_SHARE
+    most = context // NOTE_SHARE + NAMING_TOKENS * 5 // 4  # the first note also names its mark
     large = UpstreamSettings("up", base_url=upstream.base_url, context_window=context)
     with remember(upstream, tmp_path, upstreams=(large,)) as world:
         for n in range(20):
@@ -139,7 +140,7 @@ def test_a_note_takes_what_the_window_leaves_free(
                 break
             long_talk(chat, 1)
         before = prefix_bytes(upstream.last)
-        assert "<memory>" not in before.decode()
+        assert "</memory>" not in before.decode()
         chat.say("Which bicycle is a Bianchi?")
         question = upstream.last
         note = question.messages[-1]["content"].partition("Which bicycle")[0]
@@ -298,7 +299,7 @@ def test_in_a_small_window_a_note_is_small(world: World) -> None:
     chat = world.chat(user="alice", max_tokens=RESERVE)
     for n in range(60):
         chat.say(f"Message {n}: what about the weather in the mountains, and how are the roads today?")
-    assert "<memory>" in world.upstream.last.body.decode()
+    assert "<memory " in world.upstream.last.body.decode()
     reply = world.post(
         [*chat.messages, {"role": "user", "content": "Weather, mountains, roads?"}], user="alice"
     )

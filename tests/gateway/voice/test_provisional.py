@@ -277,4 +277,4 @@ def test_what_the_application_said_before_a_reply_is_not_recalled_beside_it(worl
         chat.messages = [*before]
         chat.say(text)
     assert f"One moment, please. {reply}" in str(world.query("SELECT said FROM exchanges"))
-    assert "<memory>" not in world.upstream.last.body.decode()
+    assert "<memory " not in world.upstream.last.body.decode()

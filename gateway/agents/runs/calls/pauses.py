@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from gateway.agents.core.rules import CalledTool
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import PRIVATE, is_nudge, private_of
+from gateway.core.prompt.blocks import NOTHING_SHOWN
 from gateway.core.turn.calls import CallDecision, ResumedCalls
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
@@ -132,7 +133,10 @@ def result_of(message: WireMessage) -> ToolResult:
     }
     status = str(private.get("status") or "success")
     was_run = not private.get("unrun")
-    return ToolResult(str(message["tool_call_id"]), text_of(message), status, **more, was_run=was_run)
+    shown = private.get("shown_blocks") or NOTHING_SHOWN
+    return ToolResult(
+        str(message["tool_call_id"]), text_of(message), status, **more, was_run=was_run, shown=shown
+    )
 
 
 def _calls(known: Known) -> tuple[WireMessage, ...]:
