@@ -78,6 +78,9 @@ _PIECE_BYTES: Final = 256 * 1024
 _HEADER_BYTES: Final = 64 * 1024  # of one header, or of one trailer; aiohttp takes 128 of both together
 # Chosen: so much of a reply is decoded before other work of the loop goes on, some 5 ms.
 _TURN_BYTES: Final = 1024 * 1024
+# Events may be as short as 7 bytes, and each takes some 10 us whatever it has. Pieces with more lines are divided.
+_TURN_LINES: Final = 2048
+_DIVIDED_BYTES: Final = 16 * 1024
 # How often a wait looks for a connection that aiohttp closed for what is no HTTP within a body, without an error.
 _LOOK_S: Final = 1.0
 # How server-sent events begin, after a byte order mark and blank lines (html.spec.whatwg.org, section 9.2.5).
@@ -350,7 +353,7 @@ class HttpReply:
         except BaseException:
             await self.aclose()
             raise
-        self._ahead = b"".join(seen)
+        self._ahead = b"".join((*seen, self._ahead))
         self.is_stream = begin.startswith(_FIELDS)
 
     @property
@@ -414,7 +417,7 @@ class HttpReply:
             if size > self._replies.small_bytes:
                 await self._hold(size)
             parts.append(data)
-            if content.at_eof():
+            if content.at_eof() and not self._ahead:
                 break
         return b"".join(parts)
 
@@ -457,11 +460,20 @@ class HttpReply:
         except TimeoutError:
             return None
 
+    def _divided(self, data: bytes) -> bytes:
+        """Returns as much of what has arrived as is read before other work of the loop goes on; the rest is ahead."""
+        if len(data) <= _DIVIDED_BYTES or data.count(b"\n") <= _TURN_LINES:
+            self._ahead = b""
+            return data
+        self._ahead = data[_DIVIDED_BYTES:]
+        return data[:_DIVIDED_BYTES]
+
     async def _next(self) -> bytes:
         """Returns the bytes that have arrived, after a wait for the first; empty at the end."""
         if self._ahead:
-            data, self._ahead = self._ahead, b""
-            return data
+            if len(self._ahead) > _DIVIDED_BYTES:
+                await asyncio.sleep(0)
+            return self._divided(self._ahead)
         content = self._response.content
         try:
             # aiohttp's own wait takes 0.6 us where nothing is waited for, and each event of a stream would pay it.
@@ -471,7 +483,7 @@ class HttpReply:
                     await asyncio.sleep(0)
                 data = content.read_nowait()
                 self._taken += len(data)
-                return data
+                return self._divided(data)
             self._wait()
             data = await content.readany()
             self._taken += len(data)
@@ -484,7 +496,7 @@ class HttpReply:
                     more = content.read_nowait()
                     self._taken += len(more)
                     data += more
-            return data
+            return self._divided(data)
         except TimeoutError as error:
             self._abort()
             times = self._times

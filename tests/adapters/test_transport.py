@@ -204,6 +204,40 @@ async def test_twenty_megabytes_pass_in_both_directions(
     assert upstream.open_connections == 1
 
 
+@pytest.mark.parametrize("way", ["chunks", "events", "read"])
+async def test_short_events_without_an_end_leave_time_for_other_work(
+    transport: HttpTransport, upstream: StrictUpstream, way: str
+) -> None:
+    """Each takes as long as a long one, and a read may bring a hundred thousand."""
+    event = b"data:\n\n"
+    upstream.queue(raw(event * 100_000))
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    reply = await post(transport, upstream, chat(stream=True))
+    task = asyncio.create_task(other())
+    begun, most, found = turns, 0, b""
+    if way == "read":
+        found = await reply.read(1024 * 1024)
+    elif way == "chunks":
+        async for chunk in reply.chunks():
+            most, found = max(most, chunk.count(b"\n\n")), found + chunk
+    else:
+        async for events in reply.events():
+            most, found = max(most, len(events)), found + b"".join(each.raw for each in events)
+    turns -= begun
+    task.cancel()
+    await reply.aclose()
+    assert found == event * 100_000
+    assert most < 3000
+    assert turns > 20
+
+
 async def test_an_error_status_is_a_reply(transport: HttpTransport, upstream: StrictUpstream) -> None:
     upstream.queue(fail(429, "Slow down.", retry_after="7"))
     reply = await post(transport, upstream, chat())
