@@ -37,6 +37,8 @@ EVENTS: Final[Header] = ("content-type", "text/event-stream; charset=utf-8")
 
 # Chosen: after the last finish_reason come usage, perhaps some filters' verdicts, and [DONE].
 MOST_TAIL_EVENTS: Final = 1000
+# Of one reply. Chosen: far above what models make at once; each takes 1.5 kB, of an event of 100 bytes.
+MOST_CALLS: Final = 1000
 
 
 class ReplyForm(Enum):
@@ -78,6 +80,7 @@ class BrokeOff:
 
 
 _COMPLETE = Complete()
+_TOO_MANY_CALLS: Final = f"The upstream's reply has more than {MOST_CALLS:,} tool calls"
 RoundEnd = Complete | Refused | ErrorEvent | BrokeOff
 
 
@@ -205,6 +208,8 @@ class Round:
                 return end
         if len(self.tail) > MOST_TAIL_EVENTS:
             return self.fail(UpstreamBroke("The upstream's stream goes on after its reply was complete"))
+        if len(self.draft.calls) > MOST_CALLS:
+            return self.fail(UpstreamBroke(_TOO_MANY_CALLS))
         return None
 
     def take_whole(self, body: bytes) -> RoundEnd:
@@ -235,6 +240,8 @@ class Round:
             for choice in choices:
                 if isinstance(choice, dict) and not choice.get("index"):
                     self._take_delta(delta_of(choice), choice.get("finish_reason"), None)
+        if len(self.draft.calls) > MOST_CALLS:
+            return BrokeOff(UpstreamBroke(_TOO_MANY_CALLS))
         self.draft.usage = usage if isinstance(usage, dict) else None
         return self._complete()
 

@@ -31,7 +31,7 @@ from gateway.core.turn.events import (
     Saved,
     ToolFinished,
 )
-from gateway.core.turn.round import MOST_TAIL_EVENTS
+from gateway.core.turn.round import MOST_CALLS, MOST_TAIL_EVENTS
 from gateway.core.turn.spec import TurnSpec
 from gateway.errors import UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
 from tests.core.turn.playbook import (
@@ -109,6 +109,27 @@ class TestEndless:
         fed(turn, Received([ROLE, chunk({"content": "Hi"})]))
         due = fed(turn, Received([usage(1, 1)] * (MOST_TAIL_EVENTS + 1)))
         assert b"goes on" in sent_by(due)
+        assert [command.outcome.state for command in due if isinstance(command, Save)] == [End.FAILED]
+
+    def test_a_reply_of_ever_more_calls_is_broken_off(self) -> None:
+        turn = chat_turn(TurnSpec())
+        turn.feed(ReplyStarted(200, SSE))
+        pieces = [calls(call_piece(n, "{}", id=f"call_{n}", name="f")) for n in range(MOST_CALLS)]
+        assert b"call_999" in sent_by(fed(turn, Received([ROLE, *pieces])))
+        due = fed(turn, Received([calls(call_piece(MOST_CALLS, "{}", id="call_1000", name="f"))]))
+        assert b"more than 1,000 tool calls" in sent_by(due)
+        assert [command.outcome.state for command in due if isinstance(command, Save)] == [End.FAILED]
+
+    def test_a_whole_reply_of_too_many_calls_is_broken_off(self) -> None:
+        turn = chat_turn(TurnSpec())
+        turn.feed(ReplyStarted(200, JSON))
+        call = {"id": "call_a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        message = {"role": "assistant", "content": None, "tool_calls": [call] * (MOST_CALLS + 1)}
+        whole = {
+            "object": "chat.completion",
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        }
+        due = fed(turn, ReceivedWhole(orjson.dumps(whole)))
         assert [command.outcome.state for command in due if isinstance(command, Save)] == [End.FAILED]
 
 

@@ -30,6 +30,26 @@ def draft_of(*deltas: dict[str, Any], ours: frozenset[str] = frozenset()) -> Dra
     return draft
 
 
+class TestManyPieces:
+    """Each takes as long as the first: of twenty megabytes in pieces there would be no end otherwise."""
+
+    def test_texts_within_other_fields_are_continued(self) -> None:
+        draft = Draft()
+        for _ in range(200_000):
+            draft.add({"reasoning_details": [{"index": 0, "type": "text", "text": "x" * 100}]})
+        (item,) = draft.message()["reasoning_details"]
+        assert item == {"index": 0, "type": "text", "text": "x" * 20_000_000}
+
+    def test_items_of_a_list_are_continued_near_its_end(self) -> None:
+        draft = Draft()
+        for n in range(200_000):
+            draft.add({"reasoning_details": [{"index": n, "type": "text", "text": "a"}]})
+        draft.add({"reasoning_details": [{"index": n, "text": "b"} for n in (0, 199_950)]})
+        items = draft.message()["reasoning_details"]
+        assert len(items) == 200_001
+        assert [items[n]["text"] for n in (0, 199_950, 200_000)] == ["a", "ab", "b"]
+
+
 class TestMessages:
     def test_text_is_continued_and_names_are_replaced(self) -> None:
         draft = draft_of(
