@@ -60,7 +60,7 @@ def test_a_summary_stands_for_what_has_left(world: World, notes: Notes) -> None:
     chat = world.chat(system="Be brief.", user="alice", max_tokens=RESERVE)
     seen = talk(chat, 40)
     assert all(each.refusal is None for each in seen)
-    first = next(each for each in seen if "<summary>" in each.body.decode())
+    first = next(each for each in seen if "</summary>" in each.body.decode())
     assert system_of(first).startswith("Be brief.\n\n")
     assert "Notes 1: they talked" in system_of(first)
     assert first.messages[1]["role"] == "user"
@@ -80,7 +80,7 @@ def test_the_next_summary_covers_the_one_before(world: World, notes: Notes) -> N
     assert len(notes.asked) >= 2
     assert "<notes>\nNotes 1: they talked" in notes.asked[1].messages[1]["content"]
     assert "Message 0:" not in notes.asked[1].messages[1]["content"]
-    assert system_of(seen[-1]).count("<summary>") == 1
+    assert system_of(seen[-1]).count("</summary>") == 1
     used = [int(each.partition(":")[0]) for each in system_of(seen[-1]).split("Notes ")[2:]]
     assert used[-1] in (len(notes.asked) - 1, len(notes.asked))
 
@@ -115,7 +115,7 @@ def test_two_hundred_turns_on_an_8k_window(upstream: StrictUpstream, notes: Note
     moved = [n for n, (one, two) in enumerate(pairs) if shared(one, two) < len(prefix_bytes(one))]
     assert stable / sent >= 0.95
     assert len(moved) <= 2 * len(notes.asked)
-    assert "<summary>" in system_of(seen[-1])
+    assert "</summary>" in system_of(seen[-1])
 
 
 BAD = {
@@ -136,7 +136,7 @@ def test_a_model_that_gives_no_summary_changes_nothing(world: World, notes: Note
     seen = talk(chat, 40)
     assert notes.asked
     assert all(each.refusal is None for each in seen)
-    assert all("<summary>" not in each.body.decode() for each in seen)
+    assert all("</summary>" not in each.body.decode() for each in seen)
     assert world.query("SELECT count(*) FROM summaries") == [0]
     failed = next(
         job for job in world.gateway.call(world.store.jobs.list()) if job.kind == "compact" and job.error
@@ -177,7 +177,7 @@ def test_a_slow_model_is_not_waited_for(world: World, notes: Notes) -> None:
     chat = world.chat(user="alice", max_tokens=RESERVE)
     for n in range(40):
         chat.say(text_of(n, 12))
-    assert "<summary>" not in world.upstream.last.body.decode()
+    assert "</summary>" not in world.upstream.last.body.decode()
     gate.open()
     compacted(world)
     assert ": of this and that." in system_of(talk(chat, 1, 40)[0])
@@ -240,7 +240,7 @@ def test_branches_share_a_summary(world: World, notes: Notes) -> None:
     chat = world.chat(user="alice", max_tokens=RESERVE)
     seen = talk(chat, 32)
     before = system_of(seen[-1])
-    assert "<summary>" in before
+    assert "</summary>" in before
     count = len(notes.asked)
     chat.messages = [*chat.messages[:-4], {"role": "user", "content": "Something else altogether."}]
     chat.go_on()
@@ -282,14 +282,14 @@ def test_other_ways_to_send_a_history(world: World, notes: Notes, how: str) -> N
         chat.messages = chat.messages[-6:] if how == "trimmed" else []
         seen += talk(chat, 1, n)
     assert all(each.refusal is None for each in seen)
-    assert "Notes 1" in system_of(next(each for each in seen if "<summary>" in each.body.decode()))
+    assert "Notes 1" in system_of(next(each for each in seen if "</summary>" in each.body.decode()))
     moved = [
         n
         for n, (one, two) in enumerate(itertools.pairwise(seen))
         if shared(one, two) < len(prefix_bytes(one))
     ]
     assert len(moved) <= len(notes.asked)
-    used = [each for each in seen if "<summary>" in each.body.decode()]
+    used = [each for each in seen if "</summary>" in each.body.decode()]
     assert max(len(each.messages) for each in used) > 10  # what follows the summary is put in front again
 
 
@@ -342,7 +342,7 @@ def test_with_a_summary_the_memory_section_is_taken_anew(world: World, notes: No
     chat.say("Hello.")
     world.write_block("alice", "Alice has a cat called Miso.")
     seen = talk(chat, 30)
-    with_summary = [each for each in seen if "<summary>" in each.body.decode()]
+    with_summary = [each for each in seen if "</summary>" in each.body.decode()]
     before = [each for each in seen if each not in with_summary]
     assert before
     assert with_summary
