@@ -204,7 +204,7 @@ def _check_lists(data: bytes) -> None:
         message, _, place = str(error).partition(" - at `$.")
         if "length" in message:
             raise Unprocessable([Fault((*_AT, place.rstrip("`")), message.replace("`", "'"))]) from error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass  # what else is wrong is found where all of it is read
 
 

@@ -423,6 +423,7 @@ HOSTILE: dict[str, Any] = {
     "a number": b"7",
     "a list": b"[]",
     "deep": b"[" * 5000,
+    "deep in a field that nobody knows": b'{"a":' * 5000 + b"1" + b"}" * 5000,
     "a text": orjson.dumps("x"),
     "no agents": orjson.dumps({"agents": []}),
     "older form of a text": orjson.dumps({**OLDER_FILE, "core_memory": "x"}),

@@ -516,6 +516,10 @@ DONE = b'{"type":"response.completed","response":{"id":"resp_1","output":[]}}'
             ["error"],
         ),
         ([b"data: 7\n\ndata: {\n\ndata: \xff\n\n", b"data: %b\n\n" % DONE], ["", "", "", "completed"]),
+        (
+            [b'data: {"x":%b1%b}\n\n' % (b"[" * 5000, b"]" * 5000), b"data: %b\n\n" % DONE],
+            ["", "completed"],
+        ),
     ],
 )
 def test_whatever_an_upstream_streams_the_next_request_begins_anew(

@@ -43,7 +43,7 @@ def kind_of(name: str | None, data: bytes) -> str:
         return name
     try:
         return _decoder.decode(data).type or ""
-    except msgspec.DecodeError:
+    except NOT_READABLE:
         return ""
 
 
@@ -51,7 +51,7 @@ def response_in(data: bytes) -> bytes:
     """Returns the response that an event tells of; b"{}": none."""
     try:
         return bytes(_decoder.decode(data).response) or b"{}"
-    except msgspec.DecodeError:
+    except NOT_READABLE:
         return b"{}"
 
 

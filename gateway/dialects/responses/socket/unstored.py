@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 import orjson
 
-from gateway.dialects.responses.members import members, written
+from gateway.dialects.responses.members import NOT_READABLE, members, written
 from gateway.dialects.responses.socket.client import Create
 from storage.value import frozen
 
@@ -78,7 +78,7 @@ class Unstored:
             if not isinstance(id, str) or asked.items is None or is_stored:
                 return
             items = [*asked.items, *_sent_back(_array.decode(told.get("output", b"[]")))]
-        except (msgspec.DecodeError, orjson.JSONDecodeError):
+        except (*NOT_READABLE, orjson.JSONDecodeError):
             return  # no response as the API has them, which an upstream may send for all that is known
         self._put(id, _Kept(asked.base, items, sum(map(len, items))))
 
