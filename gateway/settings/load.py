@@ -29,6 +29,7 @@ from gateway.settings.check import check_address, check_settings
 from gateway.settings.schema import Mistakes, build, convert_text, former_name, unknown_name
 
 DEFAULT_CONFIG = "mnemogate.toml"
+_FILE_BYTES = 1024 * 1024  # chosen: far above any real one, and parsed within two seconds whatever is in it
 # A key written so is the value of the variable that follows.
 FROM_ENVIRONMENT = "env:"
 
@@ -176,7 +177,12 @@ def settings_file(config: str | None) -> Path | None:
 def _read_file(path: str | None) -> dict[str, Any]:
     file = Path(path or DEFAULT_CONFIG)
     try:
-        return tomllib.loads(file.read_text("utf-8-sig"))  # editors of Windows begin a file with a mark
+        with file.open("rb") as opened:
+            data = opened.read(_FILE_BYTES + 1)
+        if len(data) > _FILE_BYTES:
+            large = f"it has more than {_FILE_BYTES:,} bytes"
+            raise SettingsError(f"The settings file {file} cannot be read: {large}.", in_file=False)
+        return tomllib.loads(data.decode("utf-8-sig"))  # editors of Windows begin a file with a mark
     except FileNotFoundError:
         if path is None:
             return {}
@@ -189,6 +195,9 @@ def _read_file(path: str | None) -> dict[str, Any]:
         raise SettingsError(f"The settings file {file} cannot be read: {why}.", in_file=False) from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"The settings file {file} is not TOML: {error}.", in_file=False) from error
+    except RecursionError as error:
+        why = "its values are nested too deeply"
+        raise SettingsError(f"The settings file {file} cannot be read: {why}.", in_file=False) from error
 
 
 def _overrides(

@@ -366,12 +366,19 @@ def test_a_variable_sets_its_setting(
             "[server",
             ".toml is not TOML: Expected ']'",
         ),
+        (f"x = {'[' * 5000}{']' * 5000}", ".toml cannot be read: its values are nested too deeply."),
+        ("#" * (1024 * 1024 + 1), ".toml cannot be read: it has more than 1,048,576 bytes."),
     ],
 )
 def test_a_wrong_file_is_told_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, text)
     assert says in caught.value.message
+
+
+def test_a_file_without_an_end_is_refused() -> None:
+    with pytest.raises(SettingsError, match="/dev/zero cannot be read: it has more than 1,048,576 bytes"):
+        load_settings(config="/dev/zero", environ={})
 
 
 @pytest.mark.parametrize(
