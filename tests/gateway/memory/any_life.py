@@ -16,7 +16,7 @@ from gateway.errors import BadRequest
 from tests.doubles.upstream import call_tools, say
 from tests.gateway.admin.test_forget import perform
 from tests.gateway.memory.tooled import insert
-from tests.gateway.sdk import World
+from tests.gateway.sdk import World, unmarked
 
 NOUNS = ("cat", "dog", "house", "garden", "violin", "mountain", "tea", "train")
 TURNS = 90
@@ -67,11 +67,11 @@ class Life:
         self.reply = ""
 
     def sent(self) -> list[bytes]:
-        """Lives, and returns what the upstream was sent, without the numbers that it gives to calls."""
+        """Lives, and returns what the upstream was sent, without the numbers of its calls and the marks of memories."""
         begin = len(self.upstream.seen)
         for _ in range(TURNS):
             self.turn()
-        return [re.sub(rb"call_\d+", b"call", seen.body) for seen in self.upstream.seen[begin:]]
+        return [unmarked(re.sub(rb"call_\d+", b"call", seen.body)) for seen in self.upstream.seen[begin:]]
 
     def turn(self) -> None:
         dice = self.dice
