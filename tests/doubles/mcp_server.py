@@ -85,8 +85,9 @@ _heard: dict[str, str] = {}
 
 
 def told(name: str) -> str:
-    """Returns a header or a variable."""
-    return _heard.get(name.lower()) or os.environ.get(name, "nothing")
+    """Returns a header or a variable, backwards unless it is short: a secret that comes as it was sent is masked."""
+    value = _heard.get(name.lower()) or os.environ.get(name, "nothing")
+    return value if len(value) < 8 else value[::-1]
 
 
 def hearing(app: Any) -> Any:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import orjson
 from yarl import URL
 
 from adapters.types import Json
-from gateway.agents.core.mcp_server import McpSecrets
+from gateway.agents.core.mcp_server import MASK, McpSecrets
 from gateway.agents.tools.hosts import HostError, StatusFault, ToolHosts
 from gateway.core.definition import MOST_SCHEMA_BYTES, McpServerDefinition
 from gateway.run.tools.toolbox import ToolAnswer, failed
@@ -34,6 +35,7 @@ _MOST_PAGES = 100  # chosen: of its list, which a server could make endless
 _MISSING = "The extra `mcp` is not installed on the gateway's machine: pip install 'mnemogate[mcp]'."
 _Names = list[str]
 NO_SECRETS = McpSecrets()
+_LEAST_SECRET = 8  # characters; no measurement, as any value from 6 to 12 behaves alike
 
 
 class McpFault(Exception):
@@ -85,7 +87,9 @@ class McpServers:
             cursor = None
             for _ in range(_MOST_PAGES):
                 page = await session.list_tools(cursor=cursor)
-                found += [ListedTool(t.name, t.description or "", _kept(t.input_schema)) for t in page.tools]
+                for tool in page.tools:
+                    description = self._masked(server, secrets, tool.description or "")
+                    found.append(ListedTool(tool.name, description, _kept(tool.input_schema)))
                 cursor = page.next_cursor
                 if not cursor or max(len(found), len(left_out)) >= MOST_TOOLS:
                     break
@@ -103,7 +107,8 @@ class McpServers:
         texts = [_text(each) for each in result.content]
         if not texts and result.structured_content is not None:
             texts = [json.dumps(result.structured_content, ensure_ascii=False)]
-        return ToolAnswer("\n".join(texts), "error" if result.is_error else "success")
+        text = self._masked(server, secrets, "\n".join(texts))
+        return ToolAnswer(text, "error" if result.is_error else "success")
 
     @asynccontextmanager
     async def _session(
@@ -122,8 +127,7 @@ class McpServers:
                 if server.command:
                     opened = package.stdio_session(left_out, secrets.variables, *server.command)
                 else:
-                    header = self._header(server)
-                    headers = {**secrets.headers, **({} if header is None else {header.header: header.value})}
+                    headers = self._headers_of(server, secrets)
                     of = package.sse_session if server.transport == "sse" else package.http_session
                     opened = of(self._hosts, server.url, headers, faults, left_out)
                 async with opened as session:
@@ -135,7 +139,21 @@ class McpServers:
             raise
         except Exception as error:
             # The package raises what its parts raise, in groups of groups.
-            raise McpFault(_words(error, faults)) from error
+            raise McpFault(_words(error, faults, partial(self._masked, server, secrets))) from error
+
+    def _headers_of(self, server: McpServerDefinition, secrets: McpSecrets) -> dict[str, str]:
+        """Returns the headers of each request to a server. Raises: McpFault."""
+        header = self._header(server)
+        return {**secrets.headers, **({} if header is None else {header.header: header.value})}
+
+    def _masked(self, server: McpServerDefinition, secrets: McpSecrets, text: str) -> str:
+        """Returns a text of a server with each secret masked that it was sent: models and other callers read it."""
+        values = [*self._headers_of(server, secrets).values(), *secrets.variables.values()]
+        # The scheme of a header is no secret, and neither is what is as short.
+        words = {word for value in values for word in value.split() if len(word) >= _LEAST_SECRET}
+        for word in sorted(words, key=len, reverse=True):
+            text = text.replace(word, MASK)
+        return text
 
     def _header(self, server: McpServerDefinition) -> ToolHeader | None:
         """Returns the header that the settings have for a server. Raises: McpFault: none for this host."""
@@ -174,10 +192,10 @@ def _text(block: Any) -> str:
 _NO_WORDS = ("Server returned an error response", "Session terminated", "Not Found")
 
 
-def _words(error: BaseException, faults: Sequence[HostError]) -> str:
+def _words(error: BaseException, faults: Sequence[HostError], masked: Callable[[str], str]) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    text = " ".join(str(error).split())[:200]
+    text = masked(" ".join(str(error).split()))[:200]
     for fault in faults:
         if not isinstance(fault, StatusFault) or text in _NO_WORDS:
             return str(fault)

@@ -141,9 +141,9 @@ def keyed(
 def told(world: LettaWorld, server: Any, name: str) -> str:
     """Returns what a server says of a header or a variable that it was given."""
     tool = next(each for each in world.letta.mcp_servers.tools.list(server.id) if each.name == "told")
-    return str(
-        world.letta.mcp_servers.tools.run(tool.id, mcp_server_id=server.id, args={"name": name}).func_return
-    )
+    ran = world.letta.mcp_servers.tools.run(tool.id, mcp_server_id=server.id, args={"name": name})
+    text = str(ran.func_return)
+    return text if ran.status == "error" or len(text) < 8 else text[::-1]
 
 
 @pytest.mark.parametrize("kind", ["streamable_http", "sse"])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -287,6 +288,35 @@ async def test_secrets_go_to_no_host_that_the_settings_do_not_name() -> None:
         with pytest.raises(McpFault, match=r"tools\.hosts does not name"):
             await McpServers(settings, ToolHosts(settings)).list(named, McpSecrets({"X-Key": "s3cret"}))
         assert server.heads == []
+
+
+async def test_a_secret_that_a_server_repeats_is_masked() -> None:
+    """Its errors and results are read by models, and by people who may use the server and not see its secrets."""
+    secret = "s3cret-of-the-server"
+    fault = {"code": -32600, "message": f"{'No. ' * 45}Bearer {secret}"}
+    body = orjson.dumps({"jsonrpc": "2.0", "id": None, "error": fault})
+    async with serving(replying("400 Bad Request\r\nContent-Type: application/json", body)) as server:
+        named = McpServerDefinition(f"{server.url}/mcp")
+        secrets = McpSecrets({"Authorization": f"Bearer {secret}"})
+        for made in (secrets, McpSecrets({"X-Key": secret})):
+            with pytest.raises(McpFault) as raised:
+                await asking(named).list(named, made)
+            assert "Bearer" in str(raised.value)
+            assert "s3c" not in str(raised.value)
+        header = ToolHeader("ours", "127.0.0.1", "X-Key", secret)
+        settings = ToolSettings(private_hosts=(server.url,), headers=(header,))
+        with pytest.raises(McpFault) as raised:
+            await McpServers(settings, ToolHosts(settings)).list(replace(named, header="ours"))
+        assert "s3c" not in str(raised.value)
+    program = McpServerDefinition(command=(*STDIO.command, "told"))
+    settings = ToolSettings(mcp_stdio=(" ".join(program.command),), mcp_stdio_env=("TOKEN",))
+    servers = McpServers(settings, ToolHosts(settings))
+    told = McpSecrets(variables={"TOKEN": secret[::-1]})  # the server says it backwards
+    assert await servers.call(program, "told", {"name": "TOKEN"}, told) == ToolAnswer(secret)
+    both = McpSecrets(variables={"TOKEN": secret[::-1], "OTHER": secret})
+    settings = replace(settings, mcp_stdio_env=("TOKEN", "OTHER"))
+    servers = McpServers(settings, ToolHosts(settings))
+    assert await servers.call(program, "told", {"name": "TOKEN"}, both) == ToolAnswer("********")
 
 
 async def test_a_program_gets_the_variables_that_the_settings_name() -> None:
