@@ -105,6 +105,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "definition",
             "ids",
             "json_limits",
+            "message_text",
             "subsequence",
             "tags",
             "text",

@@ -1,4 +1,4 @@
-"""The seam to a dialect whose requests may go upstream in it, with memory spliced in; the reply passes as it comes.
+"""The seam to a dialect whose requests may go upstream in it, with memory added; the reply passes as it comes.
 
 Nothing is translated, so all that the upstream can do stays. Memory reads along: what the request says in messages of
 chat completions tells the conversation, and what the reply says is written as its turn. (The request is described in

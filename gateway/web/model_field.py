@@ -8,8 +8,8 @@ import msgspec
 import orjson
 
 from gateway.core.json_limits import check_values
-from gateway.core.request.scan import scan
-from gateway.core.request.splice import Splice
+from gateway.core.request.edit import BodyEdit
+from gateway.dialects.fields import repeated_keys
 from gateway.errors import BadRequest
 
 _KEY = b'"model"'
@@ -29,17 +29,16 @@ class NamedRequest:
     stream: bool = False
 
     def with_model(self, model: str) -> bytes:
-        """Returns the same bytes with another value for `model`; a body that names no model stays as it is."""
+        """Returns the body with another value for `model`; one that names no model stays as it is."""
         if self.model is None or model == self.model:
             return self.raw
-        name = orjson.dumps(model)
         if not _may_repeat(self.raw):
             head, key, rest = self.raw.partition(_KEY)
             colon, _, behind = rest.partition(self.written)
-            return b"".join((head, key, colon, name, behind))
-        splice = Splice(scan(self.raw))
-        splice.set_member("model", name)
-        return splice.render()
+            return b"".join((head, key, colon, orjson.dumps(model), behind))
+        edit = BodyEdit(self.raw, orjson.loads(self.raw))
+        edit.set_member("model", model)
+        return edit.render()
 
 
 class _Asked(msgspec.Struct):
@@ -69,7 +68,7 @@ def parse_named(raw: bytes) -> NamedRequest:
     if _may_repeat(raw):
         check_values(raw)
         # Upstreams differ in which of two fields they take; the route and the upstream must mean the same one.
-        if "model" in scan(raw).duplicates:
+        if "model" in repeated_keys(raw):
             raise BadRequest("Duplicate key in the request body: `model`.", param="model")
     return NamedRequest(raw, model or None, written, bytes(asked.stream) == b"true")
 

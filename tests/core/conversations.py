@@ -29,7 +29,8 @@ from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.memory import edits
 from gateway.core.memory.visibility import shown
-from gateway.core.prompt.compose import Composition, compose, known_note, prefixed
+from gateway.core.message_text import prefixed
+from gateway.core.prompt.compose import Composition, compose, known_note
 from storage.commands import MAX_RULE_CALLS, Missing, StoredContent
 from storage.records import Atom, Block, BlockOp, Exchange, State
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import openai
 
-from gateway.core.request.scan import scan
 from gateway.limits import Limits
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from storage.records import Block, JobState, Scope
@@ -283,14 +283,20 @@ def unmarked(sent: bytes) -> bytes:
 
 def message_bytes(seen: Seen) -> list[bytes]:
     """Returns the elements of `messages` as they stand in the body that arrived."""
-    layout = scan(seen.body)
-    return [seen.body[start:end] for start, end in layout.messages]
+    return [
+        bytes(each) for each in msgspec.json.decode(member_bytes(seen, "messages"), type=list[msgspec.Raw])
+    ]
 
 
 def prefix_bytes(seen: Seen) -> bytes:
     """Returns the messages array from its bracket to its last element, as the provider's cache sees it."""
-    layout = scan(seen.body)
-    return seen.body[layout.messages[0][0] : layout.messages[-1][1]]
+    return member_bytes(seen, "messages").strip(b"[] \n")
+
+
+def member_bytes(seen: Seen, key: str) -> bytes:
+    """Returns a member's value as it stands in the body that arrived; b"": there is none."""
+    members = msgspec.json.decode(seen.body, type=dict[str, msgspec.Raw])
+    return bytes(members[key]) if key in members else b""
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import is_nudge, private_of, without_private
 from gateway.core.conversation.provider_fields import FIELDS, refilled, refilled_calls, without_opaque
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
+from gateway.core.message_text import prefixed
 from gateway.core.prompt.blocks import NOTHING_SHOWN, Shown, last_shown, shown_in_note
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.subsequence import lcs
@@ -86,19 +87,6 @@ class Composition:
         self.note_tokens += tokens
         if shown := shown_in_note(note) if shown is None else shown:
             self.shown[index] = shown
-
-
-def prefixed(message: WireMessage, note: str) -> WireMessage:
-    """Returns the message with a note before its text, as `Splice.prefix_text` writes it."""
-    if not note:
-        return message
-    content = message.get("content")
-    if isinstance(content, str):
-        return {**message, "content": note + content}
-    first = content[0] if isinstance(content, list) and content else None
-    if isinstance(first, dict) and first.get("type") == "text" and isinstance(first.get("text"), str):
-        return {**message, "content": [{**first, "text": note + first["text"]}, *(content or ())[1:]]}
-    return {**message, "content": [{"type": "text", "text": note}, *(content or [])]}
 
 
 def _shown_in(message: WireMessage) -> Shown:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-import orjson
-
-from gateway.core.request.scan import Layout, scan
-from gateway.core.request.splice import Splice
+from gateway.core.request.edit import BodyEdit
 from storage.value import frozen
 
 NEWER_LIMIT = "max_completion_tokens"
@@ -37,7 +34,8 @@ class Reference:
 class ChatRequest:
     """A request as it came, and the fields we act on.
 
-    json: the parsed body; never changed, since `raw` is what goes upstream.
+    raw: the body as it came; it goes upstream where nothing is added. json: its value, which is never changed.
+    is_compact: orjson writes the value as these bytes. messages: those of `json` without private fields.
     wants_usage: the client is told the usage of a stream.
     tools: names of the client's own tools (legacy `functions` too), those without a readable name left out.
     has_tools: it sent tools, named or not.
@@ -60,18 +58,10 @@ class ChatRequest:
     query: str = ""
     ours: frozenset[str] = frozenset()
     references: tuple[Reference, ...] = ()
-    _layout: Layout | None = field(default=None, repr=False, compare=False)
+    is_compact: bool = False
 
-    @property
-    def layout(self) -> Layout:
-        """Returns the layout of `raw`; it is scanned for the first edit, and then kept."""
-        return self._layout or self.lay_out()
-
-    def lay_out(self, known: Sequence[int] = ()) -> Layout:
-        """Returns the layout. known: the places of the first messages, which need not be scanned."""
-        if self._layout is None:
-            self._layout = scan(self.raw, known)
-        return self._layout
+    def edit(self) -> BodyEdit:
+        return BodyEdit(self.raw, self.json, is_compact=self.is_compact)
 
 
 def with_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
@@ -82,17 +72,16 @@ def with_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
     new = {key: value for key, value in fields.items() if key not in said}
     if not new:
         return request
-    splice = Splice(request.layout)
+    edit = request.edit()
     for key, value in new.items():
-        splice.set_member(key, orjson.dumps(value))
+        edit.set_member(key, value)
     named = next((key for key in LIMITS if key in new), None)
     limit = request.max_tokens if named is None else new[named]
     return replace(
         request,
-        raw=splice.render(),
+        raw=edit.render(),
         json={**request.json, **new},
         max_tokens=limit if isinstance(limit, int) else None,
         max_tokens_key=named or request.max_tokens_key,
         ours=frozenset(new),
-        _layout=None,
     )

@@ -16,13 +16,12 @@ from adapters.types import Event, Json
 from gateway.core.conversation.canonical import text_of
 from gateway.core.native import Earlier, Memory, NativeReply
 from gateway.core.request.chat import ChatRequest, Reference
-from gateway.core.request.scan import Layout, scan
-from gateway.core.request.splice import Splice, as_string
+from gateway.core.request.edit import BodyEdit
 from gateway.core.said_again import as_heard
 from gateway.core.turn.commands import FINISHED, End
 from gateway.core.turn.stream import join_messages
 from gateway.dialects.chat.parse import parse as parse_chat
-from gateway.dialects.fields import check_depth, optional, read_object
+from gateway.dialects.fields import check_depth, is_compact, optional, read_object, repeated_keys
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.instructions import ClientInstructions, in_place_of
 from gateway.dialects.responses.parse import conversation_of, told_text
@@ -45,8 +44,9 @@ _ENDS: Final = {
 
 @frozen
 class NativeResponse:
-    """One request. layout, json: its body. path: below the upstream's base URL, with the query.
+    """One request. raw, json: its body; is_compact: orjson writes it so.
 
+    path: below the upstream's base URL, with the query.
     chat: it as a chat completion that takes no tool of ours. new: its messages that are of the input.
     places: by message of `chat` the item that it is made of (a text is the first one); -1: a reply, or nothing of the
     input. references: replies that the input only names, by their places in `chat`.
@@ -54,8 +54,9 @@ class NativeResponse:
     if the beginning of them alone was heard.
     """
 
-    layout: Layout
+    raw: bytes
     json: Json
+    is_compact: bool
     path: str
     chat: ChatRequest
     new: Sequence[Json]
@@ -93,27 +94,28 @@ class NativeResponse:
         new = [message for message, _ in told]
         messages = [*head, *path, *new]
         json = {**self.chat.json, "messages": messages}
-        chat = replace(self.chat, raw=orjson.dumps(json), json=json, messages=messages, _layout=None)
+        chat = replace(self.chat, raw=orjson.dumps(json), json=json, messages=messages, is_compact=True)
         places = [*[-1] * (len(head) + len(path)), *(at for _, at in told)]
         return changed(self, chat=chat, new=new, places=places, references=(), heard=heard)
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
-        """Returns the body for the upstream: the client's own bytes but for what memory adds."""
-        splice = Splice(self.layout, "input_text")
+        """Returns the body for the upstream: as the client has sent it, with what memory adds."""
+        edit = BodyEdit(
+            self.raw, self.json, is_compact=self.is_compact, listed="input", text_kind="input_text"
+        )
         if model != self.chat.model:
-            splice.set_member("model", orjson.dumps(model))
-        if system and self.json.get("instructions"):
-            splice.put_around("instructions", behind=f"\n\n{system}")
-        elif system:
-            splice.set_member("instructions", as_string(system))
-        is_text = isinstance(self.json["input"], str)
+            edit.set_member("model", model)
+        if system:
+            instructions = self.json.get("instructions")
+            edit.set_member("instructions", f"{instructions}\n\n{system}" if instructions else system)
+        said = self.json["input"]
         for index, note in (notes or {}).items():
             if note and self.places[index] >= 0:
-                if is_text:
-                    splice.put_around("input", before=note)
+                if isinstance(said, str):
+                    edit.set_member("input", note + said)
                 else:
-                    splice.prefix_text(self.places[index], note)
-        return splice.render()
+                    edit.prefix_text(self.places[index], note)
+        return edit.render()
 
     def reader(self) -> ResponseReader:
         return ResponseReader()
@@ -137,8 +139,8 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
         return None
     if len(items) > max_messages and isinstance(items, list):
         return None
-    layout = scan(body, listed="input")
-    if layout.duplicates:
+    compact = is_compact(body, json)
+    if not compact and repeated_keys(body):
         return None
     check_depth("input", [items])
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
@@ -160,8 +162,9 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
     request = parse_chat(orjson.dumps(chat), max_messages + 1)
     places = [*[-1] * len(head), *told.places]
     return NativeResponse(
-        layout,
+        body,
         json,
+        compact,
         path,
         request,
         request.messages[len(head) :] if told.messages else [],

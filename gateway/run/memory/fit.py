@@ -11,7 +11,7 @@ import orjson
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, media_of
-from gateway.core.prompt.compose import prefixed
+from gateway.core.message_text import prefixed
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.summary import EARLY, ROOMY, WORTH, Overfull, SummaryCut, summary_tokens
 from gateway.core.prompt.window import (
@@ -23,7 +23,6 @@ from gateway.core.prompt.window import (
     may_begin,
     plan_budget,
 )
-from gateway.core.request.splice import dump
 from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt, first_spoken
 from gateway.tokens import message_tokens, tokenizer_for, upper_bound
 from storage.records import ANY_WINDOW, Evicted
@@ -123,7 +122,7 @@ def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> boo
     ours = [each.message for each in composition.fill]
     ours += chain.from_iterable(composition.hidden.values())
     texts = (prompt.system, *composition.notes.values())
-    extra = sum(map(len, map(dump, (*ours, *prompt.tools)))) + sum(map(len, map(str.encode, texts)))
+    extra = sum(map(len, map(orjson.dumps, (*ours, *prompt.tools)))) + sum(map(len, map(str.encode, texts)))
     extra += sum(
         message_tokens(m, _no_tokens)
         for m in (*request.messages, *ours)
@@ -157,7 +156,7 @@ async def request_tokens(model: str, body: Mapping[str, Any]) -> int:
     count = await _counter(model)
     tools = body.get("tools")
     return sum(message_tokens(m, count) for m in body["messages"]) + (
-        count(dump(tools).decode()) if tools else 0
+        count(orjson.dumps(tools).decode()) if tools else 0
     )
 
 
@@ -191,7 +190,7 @@ def _prompt_tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
     return (
         sum(message_tokens(message, count) for message in sent)
         + sum(count(text) for text in (prompt.system, window.summary))
-        + sum(count(dump(tool).decode()) for tool in tools)
+        + sum(count(orjson.dumps(tool).decode()) for tool in tools)
     )
 
 

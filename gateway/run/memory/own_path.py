@@ -19,7 +19,6 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.prompt.eviction import evicted_at
 from gateway.core.request.chat import ChatRequest
-from gateway.core.request.splice import Splice
 from gateway.run.memory.known import (
     Known,
     MemoryRequest,
@@ -42,13 +41,11 @@ def headed(request: ChatRequest) -> ChatRequest:
     spoken = range(first_spoken(request.messages), len(request.messages))
     if not spoken:
         return request
-    splice = Splice(request.layout)
+    edit = request.edit()
     for index in spoken:
-        splice.drop_message(index)
+        edit.drop_message(index)
     head = request.messages[: spoken.start]
-    return changed(
-        request, raw=splice.render(), json={**request.json, "messages": head}, messages=head, _layout=None
-    )
+    return changed(request, raw=edit.render(), json={**request.json, "messages": head}, messages=head)
 
 
 async def read_path(

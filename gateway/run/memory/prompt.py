@@ -1,12 +1,10 @@
-"""A prompt: the client's own bytes with ours spliced in, and without what does not fit the window."""
+"""A prompt: the client's request with ours in it, and without what does not fit the window."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any
-
-import orjson
 
 from gateway.core.conversation.canonical import WireMessage, is_system
 from gateway.core.prompt.blocks import NOTHING_SHOWN, Shown, is_mark_named, last_shown
@@ -17,7 +15,6 @@ from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.summary import Overfull
 from gateway.core.request.chat import NEWER_LIMIT, ChatRequest
 from gateway.core.request.envelope import budget_to_think
-from gateway.core.request.splice import Splice, dump
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
 from storage.records import Evicted
@@ -187,46 +184,46 @@ class Prompt:
         call.
         """
         request, dropped = self.request, self.window.dropped
-        splice = Splice(request.layout)
+        edit = request.edit()
         if request.model != self.target.model:
-            splice.set_member("model", orjson.dumps(self.target.model))
+            edit.set_member("model", self.target.model)
         for key in (*self.form.consumed, *(request.ours & self.form.refused)):
-            splice.drop_member(key)
+            edit.drop_member(key)
         limit_key = request.max_tokens_key
         if limit_key in self.form.refused and limit_key in request.ours:
             limit_key = NEWER_LIMIT
-            splice.set_member(limit_key, orjson.dumps(request.max_tokens))
+            edit.set_member(limit_key, request.max_tokens)
         for index in self.form.as_system:
             if index not in dropped:
-                splice.set_role(index, "system")
+                edit.set_role(index, "system")
         for text in (self.system, self.window.summary):
             if text:
-                splice.append_system(text)
+                edit.append_system(text)
         for index in dropped:
-            splice.drop_message(index)
+            edit.drop_message(index)
         for index, messages in self.hidden.items():
-            splice.replace_message(index, map(dump, messages))
+            edit.replace_message(index, messages)
         for index, note in self.composition.notes.items():
             if index not in dropped:
-                splice.prefix_text(index, note)
+                edit.prefix_text(index, note)
         if fill := self.window.fill(self.composition):
-            splice.insert_messages(first_spoken(request.messages), [dump(each.message) for each in fill])
+            edit.insert_messages(first_spoken(request.messages), [each.message for each in fill])
         if self.tools:
-            splice.add_tools(map(dump, self.tools), in_front=self.leads)
+            edit.add_tools(self.tools, in_front=self.leads)
         if self.adds_usage:
             options = {**(request.json.get("stream_options") or {}), "include_usage": True}
-            splice.set_member("stream_options", orjson.dumps(options))
+            edit.set_member("stream_options", options)
         if more:
-            splice.insert_messages(len(request.messages), map(dump, more))
+            edit.insert_messages(len(request.messages), more)
             if budget_tokens is not None and limit_key is not None:
                 # Claude refuses a limit that its thoughts alone may reach, so a late round has room for theirs.
                 limit = max(budget_tokens, budget_to_think(request.json) + 1)
-                splice.set_member(limit_key, orjson.dumps(limit))
+                edit.set_member(limit_key, limit)
         if offer is not ANYTHING:
             for key, value in offer.fields(can_force=self.form.can_force).items():
                 if key not in self.form.refused:
-                    splice.set_member(key, orjson.dumps(value))
-        return splice.render()
+                    edit.set_member(key, value)
+        return edit.render()
 
 
 def first_spoken(messages: Sequence[WireMessage]) -> int:

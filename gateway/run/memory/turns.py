@@ -17,7 +17,6 @@ import orjson
 from gateway.core.conversation.canonical import Canon, WireMessage, call_id, text_of, visible
 from gateway.core.conversation.private import private_of, without_private
 from gateway.core.request.chat import ChatRequest, Reference
-from gateway.core.request.splice import Splice, dump
 from gateway.core.said_again import as_heard
 from gateway.errors import BadRequest, BodyTooLarge
 from gateway.run.memory.known import Known
@@ -89,7 +88,7 @@ class _Filled:
         self._request = request
         self._most_bytes = self._left_bytes = most_bytes
         self._answers = _Answers(request.messages)
-        self._splice = Splice(request.layout)
+        self._edit = request.edit()
         self._places = [[message] for message in request.messages]
         self._replaced = {each.index for each in request.references if not each.is_path}
 
@@ -98,28 +97,27 @@ class _Filled:
         at = reference.index
         found = self._as_heard(found, at if reference.is_path else at + 1)
         if reference.is_path:
-            self._splice.insert_messages(at, map(dump, found))
+            self._edit.insert_messages(at, found)
             self._places[at][:0] = found
         else:
             # The same reply may be named again and again.
-            self._left_bytes -= len(dump(found[-1]))
+            self._left_bytes -= len(orjson.dumps(found[-1]))
             if self._left_bytes < 0:
                 raise BodyTooLarge(
                     f"What the items stand for has more than {self._most_bytes} bytes (server.max_body_bytes)."
                 )
             reply = _with_calls(found[-1], self._answers.behind(at))
-            self._splice.replace_message(at, [dump(reply)])
+            self._edit.replace_message(at, [reply])
             self._places[at][-1:] = [reply]
 
     def request(self) -> ChatRequest:
         messages = [*chain.from_iterable(self._places)]
         return replace(
             self._request,
-            raw=self._splice.render(),
+            raw=self._edit.render(),
             json={**self._request.json, "messages": messages},
             messages=messages,
             references=(),
-            _layout=None,
         )
 
     def _as_heard(self, found: Sequence[WireMessage], behind: int) -> Sequence[WireMessage]:
@@ -128,7 +126,7 @@ class _Filled:
         end = min((at for at in self._replaced if at >= behind), default=len(messages))
         heard = as_heard(found, messages[behind:end])
         for index in heard.again:
-            self._splice.drop_message(behind + index)
+            self._edit.drop_message(behind + index)
             self._places[behind + index].clear()
         return heard.path
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from gateway.core.conversation.canonical import WireMessage, squash, text_of, visible
 from gateway.core.conversation.private import with_private
 from gateway.core.conversation.tree import Content
-from gateway.core.prompt.compose import FilledMessage, _answered, prefixed, put_back
+from gateway.core.message_text import prefixed
+from gateway.core.prompt.compose import FilledMessage, _answered, put_back
 from tests.core.conversations import (
     OUR_TOOLS,
     World,

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.conversation.private import PRIVATE
 from gateway.core.request.chat import ChatRequest
-from gateway.core.request.splice import Splice
 from gateway.dialects.chat.parse import ROLES, parse
+from gateway.dialects.fields import repeated_keys
 from gateway.errors import BadRequest
 
 USER = {"role": "user", "content": "hi"}
@@ -35,7 +36,7 @@ def test_a_plain_request_keeps_its_own_bytes() -> None:
     assert (request.model, request.messages, request.n) == ("gpt", [USER], 1)
     assert not any((request.stream, request.wants_usage, request.has_tools))
     assert (request.tools, request.max_tokens, request.max_tokens_key) == ((), None, None)
-    assert Splice(request.layout).render() is body
+    assert request.edit().render() is body
 
 
 def test_what_we_act_on_is_read() -> None:
@@ -208,6 +209,43 @@ def test_a_field_we_act_on_comes_once(body: bytes, param: str) -> None:
     assert refused(body).param == param
 
 
+@pytest.mark.parametrize(
+    ("body", "keys"),
+    [
+        (b"{}", ()),
+        (b'{"a":{"b":1,"b":2},"c":[{"a":1,"a":1}]}', ()),
+        (rb'{"mod\u0065l":1,"n":[],"model":2,"N":3,"n":4}', ("model", "n")),
+        (b'{"a":%b,"b":1,"a":1}' % (b"9" * 300), ("a",)),
+        # The longest value is there once more: as a value, and across the end of a text.
+        (b'{"a":["%b"],"a":["%b"]}' % (b"x" * 200, b"x" * 200), ("a",)),
+        (b'{"a":"b\\"%b","a":"%b"}' % (b"x" * 200, b"x" * 200), ("a",)),
+        (b'{"b\\"%b":1,"a":"%b"}' % (b"x" * 200, b"x" * 200), ()),
+        # Counted one by one they would take the square of their number: minutes for these.
+        (b"{%b}" % b",".join(b'"k%d":1' % (i % 200_000) for i in range(200_001)), ("k0",)),
+    ],
+    ids=lambda each: repr(each[:40]),
+)
+def test_repeated_keys_are_found(body: bytes, keys: tuple[str, ...]) -> None:
+    assert repeated_keys(body) == keys
+
+
+def test_what_is_too_deep_to_be_looked_into_is_refused() -> None:
+    body = b'{"model":"m","messages":[{"role":"user"}],"user":"a","x":%b,"user":"b"}'
+    deep = b"[" * 1_020 + b"]" * 1_020
+    assert orjson.loads(body % deep)
+    assert "nested too deep" in refused(body % deep).message
+
+
+def test_what_a_client_puts_under_our_private_key_is_not_read_and_goes_upstream() -> None:
+    message = {"role": "assistant", "content": "a", PRIVATE: {"fillers": [[5]]}}
+    body = orjson.dumps({"model": "m", "messages": [USER, message, message]})
+    request = parse(body)
+    assert request.messages == [USER, *[{"role": "assistant", "content": "a"}] * 2]
+    edit = request.edit()
+    edit.prefix_text(0, "N ")
+    assert edit.render() == body.replace(b'"hi"', b'"N hi"')
+
+
 def test_a_body_may_be_nested_more_deeply_than_we_write() -> None:
     with pytest.raises(orjson.JSONEncodeError):
         orjson.dumps(orjson.loads(DEEP))
@@ -279,7 +317,7 @@ def test_any_json_is_read_or_refused(fields: dict[str, Any], is_near_miss: bool)
     except BadRequest:
         return
     assert request.json == orjson.loads(body)
-    assert len(request.layout.messages) == len(request.messages)
+    assert request.messages == request.json["messages"]
 
 
 @settings(max_examples=200)

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.core.request.scan import scan
 from gateway.settings import BlockSettings
 from tests.doubles.upstream import Call, Seen, call_tools, say
-from tests.gateway.sdk import Chat, World, agent, prefix_bytes
+from tests.gateway.sdk import Chat, World, agent, member_bytes, prefix_bytes
 
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -118,8 +117,7 @@ def share_of(seen: Sequence[Seen]) -> Share:
 
 def _prompt(seen: Seen) -> bytes:
     """Returns the bytes a provider's cache compares: the tools, then the messages, as they arrived."""
-    span = scan(seen.body).span("tools")
-    return (seen.body[slice(*span)] if span else b"") + prefix_bytes(seen)
+    return member_bytes(seen, "tools") + prefix_bytes(seen)
 
 
 def _common(one: bytes, two: bytes) -> int:

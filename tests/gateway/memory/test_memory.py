@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import orjson
 import pytest
 
 from gateway.core.prompt.note import estimate_tokens
@@ -1110,24 +1111,44 @@ def test_two_agents_of_one_user_know_nothing_of_each_other(upstream: StrictUpstr
 # -- the client's words, and picky upstreams
 
 
-def test_the_clients_bytes_go_upstream_as_they_came(world: World) -> None:
+def test_the_clients_values_go_upstream_as_they_came(world: World) -> None:
+    world.upstream.rules = Rules(unknown_parameters=False)
     world.chat(user="alice").say(FACT)
     message = b'{ "content" : "Does my cat hate thunderstorms, caf\\u00e9 \\"1.10\\"?",\t"role":"user" , "name":"al"}'
     system = b'{"role":"system", "content": [ {"type":"text","text":"Be  kind."} ]}'
     body = (
-        b'{"temperature" : 1.0,"messages" : [ '
+        b'{"temperature" : 1.0,"seed_like":12345678901234567890123,"messages" : [ '
         + system
         + b" ,\n"
         + message
         + b'], "model":"m","user":"alice" }'
     )
     assert world.gateway.post(body).status == 200
-    sent_body = world.upstream.last.body
-    assert b'{"temperature" : 1.0,"messages" : [ ' + system + b" ,\n" in sent_body
-    assert (
-        b'Does my cat hate thunderstorms, caf\\u00e9 \\"1.10\\"?",\t"role":"user" , "name":"al"}' in sent_body
-    )
-    assert b"Miso" in sent_body
+    came, arrived = json.loads(body), json.loads(world.upstream.last.body)
+    asked, said = came["messages"][-1], arrived["messages"][-1]
+    assert "Miso" in said["content"]
+    assert said["content"].endswith(asked["content"])
+    assert said == {**asked, "content": said["content"]}
+    assert arrived["messages"][0]["content"][:1] == came["messages"][0]["content"]
+    for key in ("temperature", "seed_like", "model"):
+        assert arrived[key] == came[key]
+
+
+@pytest.mark.parametrize(("levels", "status"), [(400, 200), (1_020, 400)])
+def test_a_member_that_is_too_deep_to_be_written_goes_as_it_came_or_is_refused(
+    world: World, levels: int, status: int
+) -> None:
+    world.upstream.rules = Rules(unknown_parameters=False)
+    world.chat(user="alice").say(FACT)
+    deep = b"[" * levels + b"]" * levels
+    body = orjson.dumps({"model": "m", "user": "alice", "messages": [{"role": "user", "content": QUESTION}]})
+    reply = world.gateway.post(body[:-1] + b', "x": %b}' % deep)
+    assert reply.status == status
+    if status == 200:
+        assert b"Miso" in world.upstream.last.body
+        assert b'"x":' + deep in world.upstream.last.body
+    else:
+        assert b"nested too deep" in reply.body
 
 
 @pytest.mark.parametrize("system", [None, "Be kind."])

@@ -13,7 +13,6 @@ import pytest
 
 from gateway.core.prompt import note
 from gateway.core.prompt.note import NAMING_TOKENS
-from gateway.core.request.scan import scan
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
 from gateway.run import chat as chat_module
@@ -25,7 +24,7 @@ from gateway.run.memory.recall import LEAST_TOKENS, NOTE_SHARE
 from gateway.settings import UpstreamSettings
 from gateway.tokens import message_tokens, tokenizer_for
 from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
-from tests.gateway.sdk import Chat, World, agent, message_bytes, prefix_bytes, remember
+from tests.gateway.sdk import Chat, World, agent, member_bytes, message_bytes, prefix_bytes, remember
 
 count = tokenizer_for("gpt-4o").count
 
@@ -43,8 +42,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
 
 def tokens(seen: Seen) -> int:
     """Roughly: four characters a token, for all that is sent."""
-    tools = scan(seen.body).span("tools")
-    return (len(prefix_bytes(seen)) + (tools[1] - tools[0] if tools else 0)) // 4
+    return (len(prefix_bytes(seen)) + len(member_bytes(seen, "tools"))) // 4
 
 
 def words(beginning: str, count: int) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import orjson
 import pytest
 
 from adapters import registry
@@ -149,7 +150,7 @@ def test_only_the_role_is_changed(tmp_path: Path) -> None:
     )
     with family("deepseek", tmp_path) as world:
         world.gateway.post(body, {"x-mnemogate-memory": "off"})
-        assert world.upstream.last.body == body.replace(b'"developer"', b'"system"')
+        assert world.upstream.last.json == orjson.loads(body.replace(b'"developer"', b'"system"'))
 
 
 @pytest.mark.parametrize("name", ["unknown", "openai", "groq"])
