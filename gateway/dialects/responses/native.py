@@ -34,6 +34,9 @@ _NO_WORDS: Final = [{"role": "user", "content": ""}]
 # Fields that memory reads in another form, or that would mean another thing in a chat completion.
 _TOLD: Final = frozenset(("input", "instructions", "text", "tool_choice", "tools", "stream_options"))
 _DELTA, _ITEM, _BEGUN = "response.output_text.delta", "response.output_item.done", "response.created"
+# Of a reply that has no end so many are read, and what follows is not remembered. Chosen: far above what models write
+# in one reply. All of them are read at once, in some 0.2 s.
+MOST_PIECES: Final = 50_000
 _ENDS: Final = {
     "response.completed": FINISHED,
     "response.incomplete": FINISHED,  # cut by a limit: it was said nevertheless
@@ -207,7 +210,8 @@ class ResponseReader:
         if not isinstance(kind, str):
             return
         if kind in (_DELTA, _ITEM):
-            self._came.append(event.data)
+            if len(self._came) < MOST_PIECES:
+                self._came.append(event.data)
         elif kind == _BEGUN:
             self._begun = event.data
         elif kind in _ENDS:

@@ -11,7 +11,7 @@ import pytest
 
 from adapters.types import Event
 from gateway.core.turn.commands import FINISHED, End
-from gateway.dialects.responses.native import ResponseReader, read_native
+from gateway.dialects.responses.native import MOST_PIECES, ResponseReader, read_native
 from gateway.run.native import EarlierReplies
 
 Json = dict[str, Any]
@@ -226,3 +226,15 @@ def test_what_is_kept_has_a_bound_whatever_it_is(ids: list[str], before: str | N
     finally:
         tracemalloc.stop()
     assert held < 400_000
+
+
+def test_of_a_reply_without_an_end_so_much_is_read() -> None:
+    """What is read at its end holds up all else, and a stream may go on for ever."""
+    reader = ResponseReader()
+    for _ in range(MOST_PIECES + 10):
+        reader.take(delta("x"))
+    reply = reader.reply()
+    assert reply.end is End.CANCELLED
+    assert reply.said == {"role": "assistant", "content": "x" * MOST_PIECES}
+    reader.take(event("response.completed", response=response(SAID)))
+    assert reader.reply().said == {"role": "assistant", "content": "Ok."}
