@@ -35,7 +35,7 @@ class ChatRequest:
     """A request as it came, and the fields we act on.
 
     raw: the body as it came; it goes upstream where nothing is added. json: its value, which is never changed.
-    is_compact: orjson writes the value as these bytes. messages: those of `json` without private fields.
+    messages: those of `json` without private fields.
     wants_usage: the client is told the usage of a stream.
     tools: names of the client's own tools (legacy `functions` too), those without a readable name left out.
     has_tools: it sent tools, named or not.
@@ -58,10 +58,9 @@ class ChatRequest:
     query: str = ""
     ours: frozenset[str] = frozenset()
     references: tuple[Reference, ...] = ()
-    is_compact: bool = False
 
     def edit(self) -> BodyEdit:
-        return BodyEdit(self.raw, self.json, is_compact=self.is_compact)
+        return BodyEdit(self.raw, self.json)
 
 
 def with_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:

@@ -35,26 +35,16 @@ class BodyEdit:
     not edited inside.
     """
 
-    def __init__(
-        self,
-        raw: bytes,
-        json: Json,
-        *,
-        is_compact: bool = False,
-        listed: str = "messages",
-        text_kind: str = "text",
-    ) -> None:
+    def __init__(self, raw: bytes, json: Json, *, listed: str = "messages", text_kind: str = "text") -> None:
         """Begins without edits.
 
         raw: the body as it came.
         json: its value, which is not changed.
-        is_compact: orjson writes the value as these bytes.
         listed: the member that has the messages, whose name differs between dialects.
         text_kind: the type of a part that is text, which differs as well.
         """
         self._raw = raw
         self._json = json
-        self._is_compact = is_compact
         self._listed = listed
         self._text_kind = text_kind
         self._members: Json = {}
@@ -116,12 +106,12 @@ class BodyEdit:
         has_list_edits = bool(self._before or self._instead or self._notes or self._roles or self._appended)
         if not (has_list_edits or self._members or self._tools):
             return self._raw
-        if self._is_compact or not _has_long_number(self._raw):
-            edited = self._edited(self._json, has_list_edits)
-            try:
+        edited = self._edited(self._json, has_list_edits)
+        try:
+            if not _may_change(self._raw, self._json):
                 return orjson.dumps(edited)
-            except orjson.JSONEncodeError:
-                pass  # a member is nested more deeply than it writes
+        except orjson.JSONEncodeError:
+            pass  # a member is nested more deeply than it writes
         return orjson.dumps(self._edited(_as_came(self._raw, self._json), has_list_edits))
 
     def _edited(self, json: Json, has_list_edits: bool) -> Json:
@@ -163,9 +153,11 @@ class BodyEdit:
         return edited
 
 
-def _has_long_number(raw: bytes) -> bool:
-    """Returns whether a body may have an integer beyond 64 bits; never False where it has."""
-    return _LONG in raw.translate(_ALL_ZEROS)
+def _may_change(raw: bytes, json: Json) -> bool:
+    """Returns whether a body may have an integer beyond 64 bits, which orjson changes; never False where it has."""
+    # Most clients write JSON as orjson does. Of the others most put spaces into it.
+    is_compact = raw.find(b'": ', 0, 99) < 0 and orjson.dumps(json) == raw
+    return not is_compact and _LONG in raw.translate(_ALL_ZEROS)
 
 
 def _as_came(raw: bytes, json: Mapping[str, Any]) -> Json:

@@ -21,7 +21,7 @@ from gateway.core.said_again import as_heard
 from gateway.core.turn.commands import FINISHED, End
 from gateway.core.turn.stream import join_messages
 from gateway.dialects.chat.parse import parse as parse_chat
-from gateway.dialects.fields import check_depth, is_compact, optional, read_object, repeated_keys
+from gateway.dialects.fields import check_depth, optional, read_object, repeated_keys
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.instructions import ClientInstructions, in_place_of
 from gateway.dialects.responses.parse import conversation_of, told_text
@@ -47,7 +47,7 @@ _ENDS: Final = {
 
 @frozen
 class NativeResponse:
-    """One request. raw, json: its body; is_compact: orjson writes it so.
+    """One request. raw, json: its body.
 
     path: below the upstream's base URL, with the query.
     chat: it as a chat completion that takes no tool of ours. new: its messages that are of the input.
@@ -59,7 +59,6 @@ class NativeResponse:
 
     raw: bytes
     json: Json
-    is_compact: bool
     path: str
     chat: ChatRequest
     new: Sequence[Json]
@@ -97,15 +96,13 @@ class NativeResponse:
         new = [message for message, _ in told]
         messages = [*head, *path, *new]
         json = {**self.chat.json, "messages": messages}
-        chat = replace(self.chat, raw=orjson.dumps(json), json=json, messages=messages, is_compact=True)
+        chat = replace(self.chat, raw=orjson.dumps(json), json=json, messages=messages)
         places = [*[-1] * (len(head) + len(path)), *(at for _, at in told)]
         return changed(self, chat=chat, new=new, places=places, references=(), heard=heard)
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
         """Returns the body for the upstream: as the client has sent it, with what memory adds."""
-        edit = BodyEdit(
-            self.raw, self.json, is_compact=self.is_compact, listed="input", text_kind="input_text"
-        )
+        edit = BodyEdit(self.raw, self.json, listed="input", text_kind="input_text")
         if model != self.chat.model:
             edit.set_member("model", model)
         if system:
@@ -142,8 +139,7 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
         return None
     if len(items) > max_messages and isinstance(items, list):
         return None
-    compact = is_compact(body, json)
-    if not compact and repeated_keys(body):
+    if repeated_keys(body):
         return None
     check_depth("input", [items])
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
@@ -167,7 +163,6 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
     return NativeResponse(
         body,
         json,
-        compact,
         path,
         request,
         request.messages[len(head) :] if told.messages else [],

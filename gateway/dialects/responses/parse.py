@@ -20,7 +20,6 @@ from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import (
     check_depth,
     check_length,
-    is_compact,
     missing,
     number,
     optional,
@@ -75,7 +74,7 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ResponsesRequest:
     for key, value in json.items():
         check_depth(key, [value])
     # Whoever let the request through on its way here may have read the other one.
-    for key in () if is_compact(body, json) else repeated_keys(body):
+    for key in repeated_keys(body):
         raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])
     messages, references = _messages(json, max_messages)
     chat: Json = {"model": json.get("model"), "messages": messages}
