@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Container, Sequence
-from dataclasses import dataclass
 from typing import BinaryIO, Literal, Protocol
+
+from msgspec import Struct
 
 from adapters.errors import ProviderError, ProviderTooLarge
 from adapters.types import Capabilities, Embedded, Event, Header, ModelRequest
@@ -154,8 +155,7 @@ class Embedder(Protocol):
     async def aclose(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class PartState:
+class PartState(Struct, frozen=True):
     """The state of a provider's batch. is_over: there will be no more results. has_results: there are some to be read.
 
     words: why it has none, as the provider says it. is_gone: the provider knows nothing of it.
@@ -172,8 +172,7 @@ class PartState:
     left: Literal["errored", "expired", "cancelled"] = "errored"
 
 
-@dataclass(frozen=True, slots=True)
-class PartResult:
+class PartResult(Struct, frozen=True):
     """The result of one request of a batch.
 
     body: of a success, the chat completion. words: of an error, the provider's. is_transient: the same request may
@@ -187,8 +186,7 @@ class PartResult:
     is_transient: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BatchPart:
+class BatchPart(Struct, frozen=True):
     """Requests that are submitted as one batch. mark: random, by which the batch is found again.
 
     since: seconds since the epoch, before which it cannot have been made. count: how many requests it has at most.

@@ -8,9 +8,11 @@ llama.cpp) takes what its model takes, so its row says only what the server itse
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.claude.models import can_force
 from adapters.types import Capabilities
@@ -58,8 +60,7 @@ _ANTHROPIC: Final = replace(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderSpec:
+class ProviderSpec(Struct, frozen=True):
     """A row of the table. base_url: None where every customer has one of their own. dialect: the API spoken there.
 
     is_server: one runs it oneself, and `base_url` is its default address.

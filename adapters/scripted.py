@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from adapters.base import ModelReply, read_whole
 from adapters.errors import ProviderError
@@ -25,8 +26,7 @@ from adapters.types import BYTES_PER_TOKEN, Capabilities, Event, Header, ModelRe
 _TOKEN = re.compile(r"\s*\S+|\s+")
 
 
-@dataclass(frozen=True, slots=True)
-class ScriptedCall:
+class ScriptedCall(Struct, frozen=True):
     """A call of a tool. arguments: JSON text. id: made up where it is None."""
 
     name: str
@@ -34,8 +34,7 @@ class ScriptedCall:
     id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(Struct, frozen=True):
     """An assistant message. finish_reason: None for the one that fits."""
 
     text: str | None
@@ -43,8 +42,7 @@ class Said:
     finish_reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ScriptedFailure:
+class ScriptedFailure(Struct, frozen=True):
     """An HTTP error with OpenAI's error object."""
 
     status: int
@@ -54,8 +52,7 @@ class ScriptedFailure:
     headers: tuple[Header, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Raw:
+class Raw(Struct, frozen=True):
     """A body of these bytes, piece by piece; an exception among them is raised in its place."""
 
     pieces: tuple[bytes | ProviderError, ...]

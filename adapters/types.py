@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, NamedTuple
+
+from msgspec import Struct
 
 _PLAIN = ("text/plain", "application/octet-stream")  # what frameworks call bytes whose type nobody has named
 
@@ -70,8 +71,7 @@ def refuses_nothing(name: str) -> frozenset[str]:
     return frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(Struct, frozen=True):
     """The capabilities of an upstream that the gateway acts on; those of an unknown upstream are the defaults.
 
     max_completion_tokens: it takes this field, by which our own calls are limited; else the older `max_tokens`.
@@ -131,8 +131,7 @@ class ModelRequest(NamedTuple):
     upload_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Embedded:
+class Embedded(Struct, frozen=True):
     """The vectors of some texts.
 
     vectors: one for each text, float32, little endian, of one dimension and of length 1 (or all zeros). tokens: billed.

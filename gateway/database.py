@@ -6,7 +6,8 @@ The one exception is gateway/commands.py, which asks the database's lock who ser
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.core.memory.rules import RULES
 from gateway.errors import SettingsError
@@ -50,8 +51,7 @@ def may_be_keyed(settings: Settings) -> bool:
     return settings.database.url is None and was_keyed(settings.database.path)
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseFindings:
+class DatabaseFindings(Struct, frozen=True):
     """A database as the start would find it. fault: why memory would not work, in words.
 
     is_keyed: there are gateway keys, or nobody can know. notes: what else is worth knowing, in words.

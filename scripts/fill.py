@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, Listing
 from gateway.core.conversation.match import Keeping, Query

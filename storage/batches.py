@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from storage.commands import BlockMerge, StepOpen
 from storage.records import BlockOp, Run, RunState, RunStep
-from storage.value import frozen
 
 BATCH = "batch"  # the kind of its job
 # The stop reason of an item that no provider answered in time.
@@ -28,8 +28,7 @@ class BatchState(StrEnum):
     CANCELLED = "cancelled"
 
 
-@frozen
-class Batch:
+class Batch(Struct, frozen=True):
     """Sends to many agents, answered at a provider's own time. callback: who is told when it ends."""
 
     id: int
@@ -45,8 +44,7 @@ class Batch:
         return self.state not in (BatchState.CREATED, BatchState.RUNNING)
 
 
-@frozen
-class BatchCounts:
+class BatchCounts(Struct, frozen=True):
     """How many items of a batch are in each state. One whose agent was deleted has failed."""
 
     waiting: int = 0
@@ -65,8 +63,7 @@ class BatchCounts:
         return self.completed + self.failed + self.expired + self.cancelled
 
 
-@frozen
-class BatchItem:
+class BatchItem(Struct, frozen=True):
     """An item of a batch. run: its run; None: its agent was deleted. agent: its public uid. conversation: its name.
 
     part, sent, errors, expiries, tip, epoch: as the table has them.
@@ -114,8 +111,7 @@ def call_of_origin(origin: str) -> tuple[str, str] | None:
     return None if found is None else (found[1] or "", found[2])
 
 
-@frozen
-class ItemDraft:
+class ItemDraft(Struct, frozen=True):
     """An item as it is accepted. run: its id 0. request: JSON. uid: of the agent's own conversation, if it begins."""
 
     run: Run
@@ -123,8 +119,7 @@ class ItemDraft:
     uid: str
 
 
-@frozen
-class GivenItem:
+class GivenItem(Struct, frozen=True):
     """An item that goes into a part. asked: JSON, how it was asked."""
 
     agent: int
@@ -134,8 +129,7 @@ class GivenItem:
     asked: bytes
 
 
-@frozen
-class RoundWrite:
+class RoundWrite(Struct, frozen=True):
     """A round of an item that goes on: a reply whose tools have run.
 
     sent: which of its requests it is. number: of the round. data: JSON, without its edits, which are added as written:
@@ -151,8 +145,7 @@ class RoundWrite:
     now: float
 
 
-@frozen
-class ItemEnd:
+class ItemEnd(Struct, frozen=True):
     """The end of an item. state, stop: of its run. words: why it failed, or "".
 
     turn: its exchange, whole; None: nothing of it is kept. step: the call of the model, with the tokens of all of its
@@ -174,8 +167,7 @@ class ItemEnd:
     versions: Mapping[int, int] = field(default_factory=dict)
 
 
-@frozen
-class ItemBack:
+class ItemBack(Struct, frozen=True):
     """An item whose request came to nothing, and that is sent again. part: with which; 0: with the next one."""
 
     item: BatchItem

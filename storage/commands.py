@@ -6,6 +6,10 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
 from storage.records import (
     Agent,
     Atom,
@@ -21,13 +25,11 @@ from storage.records import (
     Snapshot,
     Summary,
 )
-from storage.value import changed, frozen
 
 # -- what passes between a turn and the store
 
 
-@frozen
-class LookReader:
+class LookReader(Struct, frozen=True):
     """A sleeptime agent that reads a memory. turns: behind its cursor, as many as were asked for at most.
 
     is_busy: it reads now, or is about to.
@@ -55,8 +57,7 @@ class PlacedNote:
     shown: Mapping[str, str] | None = field(default=None, compare=False)
 
 
-@frozen
-class Additions:
+class Additions(Struct, frozen=True):
     """The texts and rounds of ours that stand on a path, oldest first.
 
     notes: each stands before its message's text. rounds: the exchanges whose reply is more than the client has of it,
@@ -77,7 +78,7 @@ class Additions:
                     notes.append(PlacedNote(at, text.encode("utf-8", "surrogatepass")))
                 at += len(atoms)
             if e.hidden or e.opaque:
-                rounds.append(changed(e, notes=NO_NOTES))
+                rounds.append(replace(e, notes=NO_NOTES))
             if e.adds:
                 last = e.id
         return Additions(tuple(notes), tuple(rounds), last)
@@ -86,8 +87,7 @@ class Additions:
 NO_ADDITIONS = Additions()
 
 
-@dataclass(slots=True)
-class Look:
+class Look(Struct):
     """The surroundings of a request, as one round trip reads them.
 
     epoch to stamp: the agent's numbers. exchange: the newest whose path is exactly the client's list up to its last
@@ -106,24 +106,23 @@ class Look:
     conversation: Conversation | None = None
     exchange: Exchange | None = None
     has_rivals: bool = False
-    additions: Additions = field(default_factory=lambda: NO_ADDITIONS)
+    additions: Additions = msgspec.field(default_factory=lambda: NO_ADDITIONS)
     has_tombs: bool = False
     snapshot: Snapshot | None = None
-    blocks: list[Block] = field(default_factory=list)
-    ops: list[BlockOp] = field(default_factory=list)
+    blocks: list[Block] = msgspec.field(default_factory=list)
+    ops: list[BlockOp] = msgspec.field(default_factory=list)
     # No look is kept of which one of these is true.
     is_continued: bool = False
     is_head: bool = False
     shares_blocks: bool = False
-    readers: list[LookReader] = field(default_factory=list)
+    readers: list[LookReader] = msgspec.field(default_factory=list)
 
     @property
     def numbers(self) -> Numbers:
         return Numbers(self.epoch, self.next_seq, self.indexed_seq, self.stamp)
 
 
-@frozen
-class Opening:
+class Opening(Struct, frozen=True):
     """A first exchange of a conversation without an id, as far as it tells which lists may belong to it.
 
     at: when it was written. inputs: its atoms. words: how many its last message has; stem: hash of the first of them,
@@ -141,8 +140,7 @@ class Opening:
 MOST_QUESTIONS = 16
 
 
-@frozen
-class Probes:
+class Probes(Struct, frozen=True):
     """The keys under which the exchanges that may matter to a list of messages are looked up.
 
     key: the client's conversation id; with one, only that conversation matters. replies: keys of replies that the list
@@ -186,8 +184,7 @@ class Missing(Exception):
         self.ids = ids
 
 
-@frozen
-class Pool:
+class Pool(Struct, frozen=True):
     """Exchanges as loaded: without content, but for what was said last in each conversation.
 
     conversation: the named one, where it exists; last_at: when it last moved. contents: of those exchanges of which
@@ -198,12 +195,11 @@ class Pool:
     exchanges: Sequence[Exchange]
     conversation: int | None
     last_at: float = 0.0
-    contents: Mapping[int, StoredContent] = field(default_factory=dict)
+    contents: Mapping[int, StoredContent] = msgspec.field(default_factory=dict)
     tombs: frozenset[bytes] = frozenset()
 
 
-@frozen
-class Change:
+class Change(Struct, frozen=True):
     """The changes that a turn makes to the tree.
 
     exchange: its own; a new one has an id below 1, and so has a new conversation. others: stored ones that changed.
@@ -226,8 +222,7 @@ class Change:
         return not (self.others or self.carried or self.heads or self.tombs or self.stale or self.merge)
 
 
-@frozen
-class LearnedFact:
+class LearnedFact(Struct, frozen=True):
     """A fact to be kept. key: facts that have the same one say the same. replaces: ids of those it makes untrue."""
 
     text: str
@@ -239,8 +234,7 @@ class LearnedFact:
     replaces: Sequence[int] = ()
 
 
-@frozen
-class BlockMerge:
+class BlockMerge(Struct, frozen=True):
     """The result of pending memory edits.
 
     writes: (block, its new value, operation), in order. passages: (text, operation). facts: (fact, operation).
@@ -253,8 +247,7 @@ class BlockMerge:
     dropped: Sequence[BlockOp] = ()
 
 
-@frozen
-class TurnWrite:
+class TurnWrite(Struct, frozen=True):
     """A turn to be written, in one transaction.
 
     plain: for a plain turn, the new exchange and the `rev` of the conversation that it was planned on. If the
@@ -284,8 +277,7 @@ class TurnWrite:
     chars: int = 0
 
 
-@frozen
-class Committed:
+class Committed(Struct, frozen=True):
     """A turn as it was written. agent: as it is stored. exchange, conversation: row ids.
 
     is_plain: it was written as planned, without `decide`. snapshot: the row of its path's memory section.
@@ -310,8 +302,7 @@ class Committed:
 # -- what passes between a run and the store
 
 
-@frozen
-class OwnPath:
+class OwnPath(Struct, frozen=True):
     """The path of a conversation of ours, empty where it has not begun.
 
     path: what it goes on from, oldest first, with words; it begins where the window does, and ends with the tip.
@@ -323,8 +314,7 @@ class OwnPath:
     summaries: Sequence[Summary] = ()
 
 
-@frozen
-class StepOpen:
+class StepOpen(Struct, frozen=True):
     """The beginning of a step, in one transaction.
 
     exchange: what came in; its id is below 0. rev: of the conversation when it was read. conversation: its row; None:
@@ -352,8 +342,8 @@ class StepOpen:
     snapshot: Snapshot | None = None
     defaults: Sequence[Block] = ()
     shared: Sequence[Block] = ()
-    edits: BlockMerge = field(default_factory=lambda: BlockMerge())
-    versions: Mapping[int, int] = field(default_factory=dict)
+    edits: BlockMerge = msgspec.field(default_factory=lambda: BlockMerge())
+    versions: Mapping[int, int] = msgspec.field(default_factory=dict)
     adopts: bool = False
     carries: Sequence[int] = ()
     ends: Exchange | None = None
@@ -362,8 +352,7 @@ class StepOpen:
     reading: ReadSpan | None = None
 
 
-@frozen
-class StepOpened:
+class StepOpened(Struct, frozen=True):
     """A step as it was begun: with its numbers. rev: the conversation's now. run: the one that began with it."""
 
     agent: Agent
@@ -373,8 +362,7 @@ class StepOpened:
     run: Run | None
 
 
-@frozen
-class StepEnd:
+class StepEnd(Struct, frozen=True):
     """The end of a step, in one transaction. exchange: all of it.
 
     results: as in `RunEnd`.
@@ -385,14 +373,13 @@ class StepEnd:
     agent: Agent
     exchange: Exchange
     step: RunStep
-    results: Mapping[int, bytes] = field(default_factory=dict)
+    results: Mapping[int, bytes] = msgspec.field(default_factory=dict)
     reading: ReadSpan | None = None
     accepts: Sequence[RunAccept] = ()
     words: str = ""
 
 
-@frozen
-class RunAccept:
+class RunAccept(Struct, frozen=True):
     """A run that goes on without its client, to be accepted in one transaction with its request and its job.
 
     run: as it will be, its id 0; its agent is there. Where its conversation is 0, that is the one with the key `key`,
@@ -413,8 +400,7 @@ class RunAccept:
     listing: bytes | None = None
 
 
-@frozen
-class ReadSpan:
+class ReadSpan(Struct, frozen=True):
     """The part of a memory that a sleeptime agent's run reads, from `cursor` up to `upto`.
 
     exchanges: those that it comes from, and with them what the run writes into blocks.
@@ -427,8 +413,7 @@ class ReadSpan:
     exchanges: Sequence[int] = ()
 
 
-@frozen
-class RunEnd:
+class RunEnd(Struct, frozen=True):
     """The end of a run behind a step that is written already. agent, run: row ids; run 0: it begins with this, or has
     no row and never will.
 
@@ -444,10 +429,10 @@ class RunEnd:
     stop: str
     at: float
     exchange: int | None = None
-    waiting: Mapping[str, str] = field(default_factory=dict)
-    results: Mapping[int, bytes] = field(default_factory=dict)
-    edits: BlockMerge = field(default_factory=lambda: BlockMerge())
-    versions: Mapping[int, int] = field(default_factory=dict)
+    waiting: Mapping[str, str] = msgspec.field(default_factory=dict)
+    results: Mapping[int, bytes] = msgspec.field(default_factory=dict)
+    edits: BlockMerge = msgspec.field(default_factory=lambda: BlockMerge())
+    versions: Mapping[int, int] = msgspec.field(default_factory=dict)
     reading: ReadSpan | None = None
     words: str = ""
 
@@ -455,8 +440,7 @@ class RunEnd:
 # -- what passes between forgetting and the store
 
 
-@frozen
-class ForgetTarget:
+class ForgetTarget(Struct, frozen=True):
     """The part of one memory that is to be forgotten.
 
     messages, passages: by their numbers. files, exchanges, conversation: row ids. before: what is older than that.
@@ -474,8 +458,7 @@ class ForgetTarget:
     keeps_memory: bool = False
 
 
-@frozen
-class Extent:
+class Extent(Struct, frozen=True):
     """The size of a target before it is forgotten. messages: how many will go; those of a whole memory are not counted.
 
     kept: how many of the same exchange stay. conversation: the public name of theirs, None where it is not asked.
@@ -486,8 +469,7 @@ class Extent:
     conversation: str | None = None
 
 
-@frozen
-class Erased:
+class Erased(Struct, frozen=True):
     """Marks of what was erased, by which notes that may quote it are found. blocks: a block or an edit is among it.
 
     days: the days on which it was said or saved, counted since the epoch, UTC.
@@ -497,8 +479,7 @@ class Erased:
     blocks: bool = False
 
 
-@frozen
-class Revised:
+class Revised(Struct, frozen=True):
     """A later value of a block that was built on something that was erased.
 
     is_erased: the value itself came from what was erased. op: the edit that made the value, if its turn stays.
@@ -511,8 +492,7 @@ class Revised:
     is_whole: bool = False
 
 
-@frozen
-class Rules:
+class Rules(Struct, frozen=True):
     """The pure functions that decide for the store what it does not know itself. It gets them when it is opened.
 
     messages_of: (an exchange with its content, did another conversation open with its head, seq of the message before
@@ -536,8 +516,7 @@ class Rules:
 # -- what passes between export, import and the store
 
 
-@frozen
-class TransferRecord:
+class TransferRecord(Struct, frozen=True):
     """A record of an export: values without database ids, exchanges by their numbers. exchange: with its content."""
 
     values: dict[str, Any]
@@ -547,8 +526,7 @@ class TransferRecord:
 # -- what passes between who reads a memory after the fact and the store
 
 
-@frozen
-class Unread:
+class Unread(Struct, frozen=True):
     """The next messages that are settled and that a reader has not read. agent: with its present numbers.
 
     cursor: up to where it has come; upto: up to where `messages`, oldest first, go. used: the tools that were called in
@@ -559,13 +537,12 @@ class Unread:
     cursor: int
     upto: int
     messages: Sequence[Message]
-    used: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    used: Mapping[int, Sequence[str]] = msgspec.field(default_factory=dict)
     is_more: bool = False
     is_waiting: bool = False
 
 
-@frozen
-class Learned:
+class Learned(Struct, frozen=True):
     """The result of learning. writes: (block, its new value, exchanges it came from); a block with id 0 is to be made.
 
     dropped: how many edits made no sense.
@@ -579,8 +556,7 @@ class Learned:
 # -- what passes between embedding and the store
 
 
-@frozen
-class Unembedded:
+class Unembedded(Struct, frozen=True):
     """The next messages of a memory to be embedded. agent: with its present numbers.
 
     cursor: up to where all are embedded; upto: up to where `messages`, those without a vector, go. stamp: changes when

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
+
+from msgspec import Struct
 
 from storage.errors import Unavailable
 
 
-@dataclass(frozen=True, slots=True)
-class StoreHealth:
+class StoreHealth(Struct, frozen=True):
     """The store's state.
 
     status: ok, or the `status` word of the error that stops it (full, readonly, locked, corrupt, broken), slow, closed.
@@ -160,8 +160,7 @@ Operation = Callable[[Connection], Coroutine[Any, Any, T]]
 Effect = Operation[object]
 
 
-@dataclass(frozen=True, slots=True)
-class ServerFindings:
+class ServerFindings(Struct, frozen=True):
     """A database server as a start would find it.
 
     schema: the version of our tables, 0 where there are none. known: the one that a start brings an older one to.

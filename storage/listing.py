@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 from storage.records import (
     DEFAULT,
@@ -19,14 +20,12 @@ from storage.records import (
     RunStep,
     Scope,
 )
-from storage.value import frozen
 
 MOST_TAGS = 64  # that one list of agents looks for; of more it takes the first ones alone
 _LAST = 2**62  # above every number
 
 
-@frozen
-class Page:
+class Page(Struct, frozen=True):
     """A page of a list in the order in which its rows were made.
 
     after, before: numbers of rows between which it lies, exclusive, in the order asked for; their rows may be gone.
@@ -49,8 +48,7 @@ class Page:
         return "down" if self.newest_first else "up"
 
 
-@frozen
-class RunFilter:
+class RunFilter(Struct, frozen=True):
     """The runs that are asked for. None: any."""
 
     agent: int | None = None
@@ -60,8 +58,7 @@ class RunFilter:
     stop: str | None = None
 
 
-@frozen
-class RunEntry:
+class RunEntry(Struct, frozen=True):
     """A run as lists show it. key: the client's own id of the conversation."""
 
     run: Run
@@ -75,8 +72,7 @@ class RunEntry:
         return DEFAULT if self.key == DEFAULT else self.conversation_uid
 
 
-@frozen
-class StepEntry:
+class StepEntry(Struct, frozen=True):
     """A step as lists show it. seq: the number of its exchange. model: the upstream and model that made it."""
 
     step: RunStep
@@ -86,8 +82,7 @@ class StepEntry:
     agent_uid: str
 
 
-@frozen
-class AgentDraft:
+class AgentDraft(Struct, frozen=True):
     """An agent to be made. agent: its memory, not stored yet.
 
     body: of its definition. own: new blocks with what else is said of each. blocks: public names of those that are
@@ -106,8 +101,7 @@ class AgentDraft:
     identities: Sequence[int] = ()
 
 
-@frozen
-class AgentChange:
+class AgentChange(Struct, frozen=True):
     """A change of an agent. None: as it is. Each list: all that it has then, as in `AgentDraft`.
 
     folder_tools: what it is given beside the tools with folders, and loses without.
@@ -123,8 +117,7 @@ class AgentChange:
     identities: Sequence[int] | None = None
 
 
-@frozen
-class AgentEntry:
+class AgentEntry(Struct, frozen=True):
     """An agent as lists show it. definition: None for a memory of a profile, which the settings configure."""
 
     agent: Agent
@@ -137,8 +130,7 @@ class AgentEntry:
         return f"{self.agent.scope.profile} {self.agent.scope.subject.removeprefix('user:')}"
 
 
-@frozen
-class ReaderEntry:
+class ReaderEntry(Struct, frozen=True):
     """A sleeptime agent that reads a memory. reader: its row; uid: its public name.
 
     seq: up to where it has read; turns: those behind that, which it is to read.
@@ -150,8 +142,7 @@ class ReaderEntry:
     turns: int
 
 
-@frozen
-class AgentFilter:
+class AgentFilter(Struct, frozen=True):
     """The agents that are asked for. None: any.
 
     text: a part of the name. tags: of which it has one, or all. stop: why its last run ended. identity: a public name;
@@ -170,8 +161,7 @@ class AgentFilter:
     hidden: bool = False
 
 
-@frozen
-class BlockEntry:
+class BlockEntry(Struct, frozen=True):
     """A block as the agents API knows it. owner: the agent whose end is its end; None: nobody, or a profile.
 
     profile: of the users that share it, "" for nobody's. details: what else was said of it: metadata, tags, hidden.
@@ -183,8 +173,7 @@ class BlockEntry:
     details: dict[str, Any]
 
 
-@frozen
-class BlockFilter:
+class BlockFilter(Struct, frozen=True):
     """The blocks that are asked for. None: any. label_text, description, value: a part of each.
 
     least, most: how many agents have it.
@@ -202,8 +191,7 @@ class BlockFilter:
     hidden: bool = False
 
 
-@frozen
-class BlockChange:
+class BlockChange(Struct, frozen=True):
     """A change of a block. None: as it is."""
 
     value: str | None = None
@@ -214,8 +202,7 @@ class BlockChange:
     details: dict[str, Any] | None = None
 
 
-@frozen
-class PassageDraft:
+class PassageDraft(Struct, frozen=True):
     """A passage to be saved. at: when it was said, in seconds since the epoch."""
 
     text: str
@@ -224,8 +211,7 @@ class PassageDraft:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-@frozen
-class PassageFilter:
+class PassageFilter(Struct, frozen=True):
     """The passages that are asked for. None: any.
 
     text: a part of theirs. since, until: when they were saved. tags: of which one has one, or all.
@@ -245,8 +231,7 @@ class PassageFilter:
         return has_tags and after and (self.until is None or passage.at < self.until)
 
 
-@frozen
-class StandingExchange:
+class StandingExchange(Struct, frozen=True):
     """An exchange with its content. key: the client's own id of its conversation.
 
     run: the public name of the run that it is a step of. waiting: {call id: who must answer it first}, where a
@@ -260,8 +245,7 @@ class StandingExchange:
     waiting: dict[str, str]
 
 
-@frozen
-class ConversationEntry:
+class ConversationEntry(Struct, frozen=True):
     """A conversation as lists show it. begun, last_at: when it began, and when something was said in it.
 
     definition: what was said of it over REST; None: nothing.
@@ -274,8 +258,7 @@ class ConversationEntry:
     definition: Definition | None
 
 
-@frozen
-class ConversationFilter:
+class ConversationFilter(Struct, frozen=True):
     """The conversations that are asked for. agent: a row; None: any agent.
 
     text: a part of the summary. archived: whether they are; None: either. hidden: with those that are hidden.
@@ -290,8 +273,7 @@ class ConversationFilter:
     order: Literal["created", "spoken", "completed"] = "created"
 
 
-@frozen
-class Retained:
+class Retained(Struct, frozen=True):
     """How much of what was said is retained. A turn is one request with its reply; superseded ones are counted."""
 
     last_at: float | None = None  # when the last turn ended; None: nothing is retained
@@ -302,8 +284,7 @@ class Retained:
     conversations: int = 0  # in which anything is retained; 0 where one conversation was asked for
 
 
-@frozen
-class ListedMemory:
+class ListedMemory(Struct, frozen=True):
     """A memory in the operator's list."""
 
     id: int
@@ -316,8 +297,7 @@ class ListedMemory:
     retained: Retained
 
 
-@frozen
-class ListedConversation:
+class ListedConversation(Struct, frozen=True):
     """A conversation in the operator's list."""
 
     id: int

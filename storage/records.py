@@ -7,11 +7,12 @@ record without its content can still be recognised, and says nothing.
 
 from __future__ import annotations
 
-from dataclasses import field
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, NamedTuple
 
-from storage.value import frozen
+from msgspec import Struct, field
+from msgspec.structs import force_setattr
 
 # One kind byte (u: a user's, t, a, c) and a keyed digest.
 Atom = bytes
@@ -51,8 +52,7 @@ class Scope(NamedTuple):
         return not self.subject.startswith("conversation:")
 
 
-@frozen
-class Agent:
+class Agent(Struct, frozen=True):
     """A memory. secret keys its hashes; epoch rises when something is forgotten.
 
     next_seq: the next number; messages, passages and facts are numbered in one order. indexed_seq: the last number that
@@ -81,8 +81,7 @@ class Numbers(NamedTuple):
     stamp: int
 
 
-@frozen
-class Conversation:
+class Conversation(Struct, frozen=True):
     """A conversation. key: the client's own id, unique within the agent; None for one found from its messages.
 
     tip: 0 for a tree, the client's; else it is one path, ours, and this its last exchange, -1 while it is empty.
@@ -134,8 +133,7 @@ class Evicted(NamedTuple):
         return (ANY_WINDOW if context is None else context) <= self.context
 
 
-@frozen
-class Exchange:
+class Exchange(Struct, frozen=True):
     """One request of a client and our reply to it. A turn with calls of the client's tools has several exchanges.
 
     inputs: atoms, message by message, of what the client sent since the parent's reply (system messages excluded).
@@ -221,8 +219,7 @@ class Exchange:
         return any(atoms[0][:1] == USER_ATOM for atoms in self.inputs if atoms)
 
 
-@frozen
-class Block:
+class Block(Struct, frozen=True, eq=False):
     """A labelled piece of memory that stands in the system prompt. limit: characters, enforced.
 
     uid: its public name; "" for one that is not stored, or was read for a turn.
@@ -235,11 +232,14 @@ class Block:
     limit: int
     read_only: bool = False
     version: int = 1
-    uid: str = field(default="", compare=False)  # follows from the id
+    uid: str = ""  # follows from the id
+
+    def __eq__(self, other: object) -> bool:
+        """Compares all but the uid, which only some readings have."""
+        return isinstance(other, Block) and _BLOCK(self) == _BLOCK(other)
 
 
-@frozen
-class Revision:
+class Revision(Struct, frozen=True):
     """A value that a block had.
 
     restores: the version that an undo brought back. origin: who wrote it (`default`, `tool:<call>`, `undo`, `forget`,
@@ -255,8 +255,7 @@ class Revision:
     value: str
 
 
-@frozen
-class BlockOp:
+class BlockOp(Struct, frozen=True):
     """A memory edit of a turn, as an operation (not a value): merged when the turn is confirmed.
 
     op: insert | replace | rethink | patch, or archival_insert and remember_fact (which become a passage, a fact).
@@ -273,8 +272,7 @@ class BlockOp:
     at: float = 0.0
 
 
-@frozen
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """The memory section of a system prompt as it was sent, and what the path knows since.
 
     known: {"blocks": {label: digest of the value that the path knows}, "tools": {offered name: tool}, "epoch": n}.
@@ -286,8 +284,7 @@ class Snapshot:
     known: dict[str, Any]
 
 
-@frozen
-class Summary:
+class Summary(Struct, frozen=True):
     """A summary of the path up to an exchange, including that one. tokens: the text's.
 
     exchange: without its content. If anything of the path is forgotten, the summary is erased too.
@@ -301,8 +298,7 @@ class Summary:
     model: str
 
 
-@frozen
-class Passage:
+class Passage(Struct, frozen=True):
     """An archival memory. sources: exchanges it came from, where they were asked for. file: the one it is a part of.
 
     metadata: what a program says of it, which nobody searches.
@@ -318,8 +314,7 @@ class Passage:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-@frozen
-class Message:
+class Message(Struct, frozen=True, eq=False):
     """A standing message, as recall and `memory show` read it.
 
     seq: public order within the agent. previous: seq of the message before it in its conversation. tags: of a passage,
@@ -340,7 +335,10 @@ class Message:
     # The exchanges that a fact was learned from.
     origins: tuple[int, ...] = ()
     tags: tuple[str, ...] = ()
-    _line: str | None = field(default=None, init=False, repr=False, compare=False)
+    _line: str | None = None  # made when it is first asked for
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Message) and _MESSAGE(self) == _MESSAGE(other)
 
     @property
     def line(self) -> str:
@@ -350,12 +348,11 @@ class Message:
             line = " ".join(self.text.split())
             # Most texts are on one line, which need not be there twice.
             line = self.text if line == self.text else line
-            object.__setattr__(self, "_line", line)
+            force_setattr(self, "_line", line)
         return line
 
 
-@frozen
-class Fact:
+class Fact(Struct, frozen=True):
     """A learned fact. at: when it was learned; valid_from: when it was said.
 
     exchange: where it was said; sources: all exchanges that it may quote. ended_at: since when it is no longer true;
@@ -374,8 +371,7 @@ class Fact:
     successor: int | None = None
 
 
-@frozen
-class Key:
+class Key(Struct, frozen=True):
     """A gateway key. Only its SHA-256 is stored."""
 
     id: int
@@ -400,8 +396,7 @@ class JobState(StrEnum):
     DEAD = "dead"
 
 
-@frozen
-class Job:
+class Job(Struct, frozen=True):
     """Durable background work.
 
     agent: the memory that it works on; 0: none. For each agent one job of a kind runs at a time.
@@ -427,8 +422,7 @@ class Job:
     error: str | None = None
 
 
-@frozen
-class Step:
+class Step(Struct, frozen=True):
     """A step of a job that was performed. size: bytes of its result."""
 
     job: int
@@ -437,8 +431,7 @@ class Step:
     size: int
 
 
-@frozen
-class Vector:
+class Vector(Struct, frozen=True):
     """The vector of a text. model: the embedder that made it; vectors of different models cannot be compared.
 
     data: float32, little endian, of length 1. baseline, spread: how similar the text is to texts that have nothing to
@@ -464,8 +457,7 @@ class DefinitionKind(StrEnum):
     IDENTITY = "identity"
 
 
-@frozen
-class Definition:
+class Definition(Struct, frozen=True):
     """A document that was made over REST. uid: its public name, random, without a prefix.
 
     Of an agent, an archive or a folder it is the memory's uid, of a conversation or a block that one's.
@@ -509,8 +501,7 @@ class Counts(NamedTuple):
     reasoning: int = 0
 
 
-@frozen
-class Run:
+class Run(Struct, frozen=True):
     """One send to a conversation of ours, from its message to its stop reason.
 
     parent: the run that waits for this one; depth: how many wait above it. batch: the one whose item it is.
@@ -540,8 +531,7 @@ class Run:
         return self.state not in (RunState.CREATED, RunState.RUNNING)
 
 
-@frozen
-class RunStep:
+class RunStep(Struct, frozen=True):
     """A model call of a run, and the exchange that it made. number: from 1 on, in the run's order.
 
     stop: why the run ended with it; None: it went on. error: the class of what went wrong, never words.
@@ -562,8 +552,7 @@ class RunStep:
     waiting: dict[str, str] = field(default_factory=dict)
 
 
-@frozen
-class StoredFile:
+class StoredFile(Struct, frozen=True):
     """A file of a folder. state: as `files` has it. bytes: how long the file was; its text lies in passages."""
 
     id: int
@@ -574,3 +563,7 @@ class StoredFile:
     created: float
     type: str
     name: str
+
+
+_BLOCK = attrgetter(*(name for name in Block.__struct_fields__ if name != "uid"))
+_MESSAGE = attrgetter(*(name for name in Message.__struct_fields__ if name != "_line"))

@@ -30,7 +30,6 @@ DATA = {
     "storage.fusion",
     "storage.listing",
     "storage.records",
-    "storage.value",
 }
 ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors", "adapters.sse"}
 STORAGE = {
@@ -42,7 +41,6 @@ STORAGE = {
     "storage.records",
     "storage.errors",
     "storage.sidecar",
-    "storage.value",
 }
 
 # The store and its groups, for the types of what a room is handed. Nobody can make one of these without a database,
@@ -148,7 +146,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"batches"},
         {"commands", "database", "listing", "search"},
         {"health_check", "records", "sidecar"},
-        {"errors", "fusion", "text", "value"},
+        {"errors", "fusion", "text"},
     ],
 }
 # These stand alone: none of their neighbours imports them, and they import the lowest floor alone.

@@ -7,13 +7,14 @@ before this table.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
+from msgspec import Struct
+from msgspec.structs import replace
 
-@dataclass(frozen=True, slots=True)
-class Model:
+
+class Model(Struct, frozen=True):
     """A family of models. max_tokens: the limit of a request that has none of its own.
 
     late_system: the model takes `role: system` after a user turn; others answer such a message with a 400.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.agents.core.waits import Waiter
 from gateway.agents.registry.registry import Registry
@@ -27,8 +29,7 @@ from gateway.run.tools.toolbox import Toolbox
 from storage.records import Scope
 
 
-@dataclass(frozen=True, slots=True)
-class ChatAgents:
+class ChatAgents(Struct, frozen=True):
     """The agents of all projects, for chat completions."""
 
     registry: Registry

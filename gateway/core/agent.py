@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+from msgspec import Struct
 
 from gateway.core.definition import AgentDefinition, Sleeptime, ToolDefinition
 from storage.records import Block
 
 
-@dataclass(frozen=True, slots=True)
-class AgentTool:
+class AgentTool(Struct, frozen=True):
     """A tool of an agent. definition: None for one of the gateway's own, known by its name."""
 
     name: str
@@ -21,8 +21,7 @@ class AgentTool:
 FILLER_AFTER_MS: Final = 1000.0
 
 
-@dataclass(frozen=True, slots=True)
-class FixedFiller:
+class FixedFiller(Struct, frozen=True):
     """A sentence for the user when a tool takes longer than `after_ms`."""
 
     after_ms: float
@@ -51,8 +50,7 @@ def filler_written(filler: Filler) -> Literal["model", "none"] | dict[str, Any]:
 SpeakingStyle = Literal["reply", "message"]
 
 
-@dataclass(frozen=True, slots=True)
-class AgentSpec:
+class AgentSpec(Struct, frozen=True):
     """One agent. A value that a request holds until its end, whatever happens to the definition meanwhile.
 
     system: the agent's own prompt, which stands before the memory blocks.

@@ -6,8 +6,11 @@ A dialect makes it of a request and shows it again; what a turn needs of it goes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
+
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import fields
 
 # Of the JSON schema of one tool; a model's window would hold few of this size.
 MOST_SCHEMA_BYTES = 64 * 1024
@@ -15,13 +18,13 @@ MOST_SCHEMA_BYTES = 64 * 1024
 SLEEP_EVERY = 5
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
+class _Stored(Struct, frozen=True):
     """A definition, which is stored as JSON."""
 
     def body(self) -> dict[str, Any]:
         """Returns it as it is stored."""
-        return asdict(self)
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Self:
@@ -36,8 +39,7 @@ class _Stored:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Sleeptime(_Stored):
+class Sleeptime(_Stored, frozen=True):
     """The agents that read, beside the conversation, what is said to an agent, and edit its blocks.
 
     agents: their public names. frequency: so many turns make a run due; None: each does. at_rest: none does, they read
@@ -54,8 +56,7 @@ class Sleeptime(_Stored):
         return 0 if self.at_rest else self.frequency or 1
 
 
-@dataclass(frozen=True, slots=True)
-class AgentDefinition(_Stored):
+class AgentDefinition(_Stored, frozen=True):
     """One agent's configuration.
 
     kind: its loop: how it speaks, and which tools and rules it begins with (gateway.core.memory.builtin).
@@ -101,11 +102,10 @@ class AgentDefinition(_Stored):
     def of(cls, body: Mapping[str, Any]) -> Self:
         sleeptime = body.get("sleeptime")
         read = None if sleeptime is None else Sleeptime.of(sleeptime)
-        return super(AgentDefinition, cls).of({**body, "sleeptime": read})
+        return super().of({**body, "sleeptime": read})
 
 
-@dataclass(frozen=True, slots=True)
-class ToolDefinition(_Stored):
+class ToolDefinition(_Stored, frozen=True):
     """A tool that was made over REST; its name is its definition's.
 
     schema: {"name", "description", "parameters"} as a model is shown it. source_type: python | webhook | mcp | json
@@ -127,8 +127,7 @@ class ToolDefinition(_Stored):
     kept: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class McpServerDefinition(_Stored):
+class McpServerDefinition(_Stored, frozen=True):
     """An MCP server that was named over REST; its name is its definition's."""
 
     url: str = ""  # of one that speaks HTTP
@@ -144,8 +143,7 @@ class McpServerDefinition(_Stored):
     )  # field -> value, encrypted (gateway.agents.core.mcp_server)
 
 
-@dataclass(frozen=True, slots=True)
-class IdentityDefinition(_Stored):
+class IdentityDefinition(_Stored, frozen=True):
     """A user or an organisation of an application, to whom agents belong.
 
     The application's key for it is its definition's name; `name` is for people. properties: each {"key", "value",
@@ -157,8 +155,7 @@ class IdentityDefinition(_Stored):
     properties: tuple[dict[str, Any], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ConversationDefinition(_Stored):
+class ConversationDefinition(_Stored, frozen=True):
     """A conversation, as it was described over REST, and the model that it goes on with.
 
     summary, description: in its caller's words. archived: when it was put aside, in seconds since the epoch; None: it

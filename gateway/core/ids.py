@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import uuid
 
-from storage.value import frozen
+from msgspec import Struct
 
 # Kinds with a uid of their own. Archives, sources (folders) and groups wear the uid of a memory.
 NAMED = frozenset(
@@ -42,8 +42,7 @@ _DASHED = re.compile(r"([a-z_]+)-([0-9a-f]{8})-([0-9a-f]{4})-([0-9a-f]{4})-([0-9
 _PLACED = re.compile(r"([a-z]+)-([0-9a-f]{32})-([0-9]{1,18})(?:-h([0-9]{1,9}))?(?:-[0-9]{1,9})?")
 
 
-@frozen
-class Place:
+class Place(Struct, frozen=True):
     """The place that an id names. uid: of the memory. hidden: number of a message within a hidden round."""
 
     uid: str

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from msgspec import Struct
+
 from adapters.types import Event, Json
 from gateway.core.turn.commands import End
-from storage.value import frozen
 
 Memory = tuple[str, int]  # the uid of a memory, and its epoch: after a forgetting it is another one
 
 
-@frozen
-class NativeReply:
+class NativeReply(Struct, frozen=True):
     """A reply as far as it has come.
 
     end: FINISHED once it is complete, FAILED where the upstream says so; CANCELLED: it would be cut here. said: as a

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from gateway.core.conversation.canonical import WireMessage, call_id, is_system, squash, text_of
 from gateway.core.words import begins, letters, without_remark
-from storage.value import frozen
 
 
-@frozen
-class HeardPath:
+class HeardPath(Struct, frozen=True):
     """A path that an id stands for, beside what its client says behind it.
 
     path: its last reply as far as its caller has heard it. again: which of the messages behind only say it again, by

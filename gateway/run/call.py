@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.types import Capabilities, ModelRequest
 from gateway.core.agent import AgentSpec
@@ -20,15 +23,13 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Endpoint
 from gateway.run.upstream.route import Route
-from storage.value import frozen
 
 # Claude thinks at the temperature 1 alone (build-with-claude/extended-thinking).
 _NOT_WHEN_THINKING = frozenset({"temperature"})
 _NONE: frozenset[str] = frozenset()
 
 
-@frozen
-class Passes:
+class Passes(Struct, frozen=True):
     """The parts of a caller's request that may go upstream with what is made of it."""
 
     headers: tuple[tuple[str, str], ...] = ()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache, lru_cache, partial
 from operator import attrgetter
 from urllib.parse import quote
 from zlib import crc32
 
 import orjson
+from msgspec.structs import replace
 
 from gateway.core.agent import AgentSpec
 from gateway.core.applications import APPLICATIONS

@@ -6,8 +6,9 @@ which `gateway.agents` implements; with `NoAgents` the gateway has profiles alon
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from gateway.core.agent import AgentSpec, Filler, FixedFiller
 from gateway.core.definition import Sleeptime
@@ -69,8 +70,7 @@ class StoredAgents(Protocol):
         """Returns the tools that the gateway runs in a turn, of a stored agent or not."""
 
 
-@dataclass(frozen=True, slots=True)
-class NoAgents:
+class NoAgents(Struct, frozen=True):
     """Implements `StoredAgents` for a gateway without the agents API."""
 
     keeper: MemoryKeeper

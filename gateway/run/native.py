@@ -16,6 +16,7 @@ from itertools import count
 from typing import Protocol
 
 import orjson
+from msgspec import Struct
 
 from adapters.errors import ProviderTooLarge
 from adapters.sse import EventDecoder
@@ -93,8 +94,7 @@ class NativeRequest(Protocol):
         """Returns what takes from its reply what memory has put into the request."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Turn:
+class _Turn(Struct, frozen=True):
     """A turn that the upstream keeps. ids: those of its reply. before: the id of the reply that it went on from, heard:
     that reply as JSON, if it was heard in part.
 
@@ -194,8 +194,7 @@ class EarlierReplies:
         self.bytes = 0
 
 
-@dataclass(frozen=True, slots=True)
-class FoundReplies:
+class FoundReplies(Struct, frozen=True):
     """The `Earlier` of one request: the paths that the store has, by their ids, and what the process knows."""
 
     found: Mapping[str, Sequence[Json]]

@@ -12,8 +12,11 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError, ProviderTooLarge
@@ -47,7 +50,6 @@ from gateway.run.upstream.keepalive import BEAT, await_with_beats, beating
 from gateway.run.upstream.relay import handed_on
 from gateway.settings import Settings
 from storage.errors import Stale, StoreError
-from storage.value import changed
 
 _log = logging.getLogger("mnemogate")
 # The time that an upstream has to end its body after [DONE], so that its connection can be used again.
@@ -124,7 +126,7 @@ class TreeMemory:
             mark = mark_of(known.agent.secret)
             note = render_note((), texts, keeper.now(), mark=mark, names_mark=not prompt.names(mark)).rstrip()
             last = max(answers)
-            answers[last] = changed(answers[last], changes=note, shown=shown)
+            answers[last] = replace(answers[last], changes=note, shown=shown)
 
     async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
         raise AssertionError("an exchange of a tree is written as a whole")
@@ -133,8 +135,7 @@ class TreeMemory:
         return self.keeper.write(self.known, prompt, self.changes, outcome)
 
 
-@dataclass(frozen=True, slots=True)
-class TurnLimits:
+class TurnLimits(Struct, frozen=True):
     """The limits of a turn. commit_wait_s: how long the end of a reply waits for the commit.
 
     max_rounds: how many hidden tool rounds a turn without rules may have. streamed_bytes: of a stream that is

@@ -7,7 +7,8 @@ that is no form has no fields.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 _BOUNDARY = re.compile(r""";\s*boundary=(?:"([^"]+)"|([^\s;"]+))""", re.IGNORECASE)
 _SAYS_BOUNDARY = re.compile(r"boundary[\d*]*\s*=", re.IGNORECASE)
@@ -99,8 +100,7 @@ def _may_be(name: bytes, head: bytes | bytearray) -> bool:
     return any(found[1] or found[2].strip() == name for found in _MAY_NAME.finditer(head))
 
 
-@dataclass(frozen=True, slots=True)
-class FormPart:
+class FormPart(Struct, frozen=True):
     """One field of a form. file_name: None where it is no file. type: as it says, "" where it says none."""
 
     name: str

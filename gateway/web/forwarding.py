@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -70,8 +71,7 @@ def forwarding_routes(
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardedHead:
+class ForwardedHead(Struct, frozen=True):
     """The part of a request that is known before its body.
 
     path: below the upstream's base URL, with the query. named: the upstream that a header asks for.

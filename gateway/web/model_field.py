@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 import orjson
+from msgspec import Struct
 
 from gateway.core.json_limits import check_values
 from gateway.core.request.edit import BodyEdit
@@ -15,8 +14,7 @@ from gateway.errors import BadRequest
 _KEY = b'"model"'
 
 
-@dataclass(frozen=True, slots=True)
-class NamedRequest:
+class NamedRequest(Struct, frozen=True):
     """A request with the model that it names.
 
     raw: the body as it came. model: None where it names none, or where the value is no name. written: the value as it

@@ -12,7 +12,8 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from storage.errors import Broken, Busy, Closed, StoreError, Unavailable
 from storage.health_check import CHECK_S
@@ -26,8 +27,7 @@ from storage.postgres.connection import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PoolLimits:
+class PoolLimits(Struct, frozen=True):
     """Bounds and pauses; chosen, but for the size, which was enough for 16 turns at a time when it was measured.
 
     size: connections at most; bulk: how many of them bulk work may have. wait_s: how long a read waits for one.

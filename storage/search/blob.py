@@ -25,17 +25,17 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from itertools import chain, islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from msgspec import Struct
+
 from storage.search.common import says_nothing
 from storage.search.words import VERSION as WORDS
 from storage.search.words import date_words, names_in, split_words, words_of
-from storage.value import frozen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,8 +100,7 @@ class Indexable(Protocol):
     def previous(self) -> int | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """A message as the index reads it, and nothing else of it: two that are equal have the same terms."""
 
     seq: int
@@ -129,8 +128,7 @@ def by_chunk(seqs: Iterable[int]) -> dict[int, list[int]]:
 DocumentRow = tuple[int, ...]
 
 
-@frozen
-class Counted:
+class Counted(Struct, frozen=True):
     """The terms of a message, counted.
 
     row: of the table in its blob. terms: how often each occurs, up to 255, with the marks HEAD and NAME where it stands
@@ -198,8 +196,7 @@ def _flags(document: Indexable, words: Sequence[str]) -> int:
     return flags
 
 
-@frozen
-class _Blob:
+class _Blob(Struct, frozen=True):
     """A blob taken apart. documents: 64 rows of `_COLUMNS`; places, frequencies: beside the hashes.
 
     words: the version of its terms.

@@ -10,10 +10,11 @@ from itertools import islice, repeat
 from math import log
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from storage.search.blob import ROW_SHIFT, hash_terms
 from storage.search.index import NO_HASH, Index, no_occurrences, without
 from storage.search.layout import IndexLayout
-from storage.value import frozen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,8 +33,7 @@ _LEAST_IN_GENERAL = 500
 _LEAST_ASKED = 1e-9
 
 
-@frozen
-class Found:
+class Found(Struct, frozen=True):
     """Every occurrence of some terms, one for each document and term: row, frequency and marks, as the index has them.
 
     weights: of each term, by how few messages have it; asked: what all weigh together as they are asked. indexed:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from storage.search.blob import ASKS, FREQUENCY, HEAD, NO_ROW, PRESENT, ROW_SHIFT, SLIGHT, USER
 from storage.search.find import Found
 from storage.search.layout import LEAST_AGAINST, IndexLayout
@@ -22,7 +24,6 @@ from storage.search.weigh import (
     NEIGHBOUR,
     TELLING_TERMS,
 )
-from storage.value import frozen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,8 +41,7 @@ _NEAR_ENOUGH = 1.5
 _BEYOND_ALONE = 3.0
 
 
-@frozen
-class Near:
+class Near(Struct, frozen=True):
     """The vectors of an agent's messages, compared with the query's (storage/search/vectors.py).
 
     likeness: similarities, in whatever measure. beyond: in standard deviations of texts that have nothing to do with

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
+from msgspec.structs import replace
+
 from storage.fusion import in_turn
 from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
 from storage.search.common import NAMES_NOTHING, SAYS_NOTHING, least_common, load_tables, shares_in_general
@@ -19,7 +21,6 @@ from storage.search.many import Many, Near
 from storage.search.tail import Tail
 from storage.search.weigh import LEAST_BEST_SHARE
 from storage.search.words import split_words, terms_of_word
-from storage.value import changed
 
 # So many hits in so many rows are ranked one after the other; of more, numpy's calls take less time.
 _FEW_HITS, _FEW_ROWS = 250, 256
@@ -102,7 +103,7 @@ def rank(
     hashes = [*hash_terms(terms, secret).values()] if index.blob_bytes else []
     found = find(index, layout, terms, hashes, in_general)
     if commonness > NAMES_NOTHING:
-        found = changed(found, asked=_HELD_OF_COMMON / LEAST_BEST_SHARE * found.asked)
+        found = replace(found, asked=_HELD_OF_COMMON / LEAST_BEST_SHARE * found.asked)
     if not layout.end or (not found.count and near is None):
         return []
     is_few = near is None and found.count <= _FEW_HITS and layout.end <= _FEW_ROWS

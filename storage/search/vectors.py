@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from storage.records import Vector
 from storage.search.blob import CHUNK, CorruptIndex, chunk_of
@@ -31,8 +32,7 @@ _HEADER = struct.Struct("<2sHIII")
 _NUMBER_BYTES = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """A blob taken apart, its numbers where they lie; or several one after the other. seqs: [n]; numbers: [n, d]."""
 
     seqs: NDArray[np.int64]
@@ -64,8 +64,7 @@ def open_chunk(blob: bytes) -> Chunk:
     return Chunk(np.frombuffer(slots, np.uint8).astype(np.int64) + chunk * CHUNK, numbers)
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(Struct, frozen=True):
     """All vectors of an agent in one piece, which is compared twice as fast.
 
     common: by row, its similarity to the mean of all: as much as it is like any question that this memory gets.

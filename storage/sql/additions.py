@@ -6,7 +6,9 @@ It knows when and where something is gone; whether a text quotes it, the store's
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from storage.commands import Erased, Rules
 from storage.database import Connection
@@ -19,8 +21,7 @@ SQL = load("forget.sql")
 DAY_S = 86_400
 
 
-@dataclass(frozen=True, slots=True)
-class _Gone:
+class _Gone(Struct, frozen=True):
     """The part of a memory that is gone, as its marks tell.
 
     first: the lowest number among it; 0: no exchange. said_at: when the first of these exchanges began, in seconds.

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
+from msgspec.structs import replace
+
 from storage.database import Connection, Database
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.records import Agent, Block, Numbers, Scope
 from storage.sql.blocks import ensure_blocks, ensure_shared_blocks
 from storage.sql.statements import load
-from storage.value import changed
 
 SQL = load("statements.sql")
 K = TypeVar("K")
@@ -53,7 +54,7 @@ async def create_agent(connection: Connection, draft: Agent) -> Agent:
         (draft.uid, scope.project, scope.profile, scope.subject, draft.secret, draft.epoch, draft.created),
     )
     if row is not None:
-        return changed(draft, id=row[0])
+        return replace(draft, id=row[0])
     found = await find_agent(connection, scope)
     if found is None:
         # Only a uid can have collided, and those are random.

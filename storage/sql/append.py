@@ -13,6 +13,7 @@ from functools import partial
 from typing import NoReturn
 
 import orjson
+from msgspec.structs import replace
 
 from storage.commands import (
     BlockMerge,
@@ -52,7 +53,6 @@ from storage.sql.readings import accept_reading, advance_over
 from storage.sql.runs import add_step, add_text, add_words, begin_run, create_run, end_run, replace_text
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
-from storage.value import changed
 
 SQL = load("append.sql")
 _CANCELLED = "cancelled"
@@ -155,7 +155,7 @@ class Append(Group):
     async def _open(self, write: StepOpen, connection: Connection) -> StepOpened:
         if not write.agent.id:
             agent = await self._agents.begin(connection, write.agent, write.defaults, write.shared, write.now)
-            write = changed(write, agent=agent)
+            write = replace(write, agent=agent)
         return await open_step(connection, write, self._rules)
 
     def finish(self, write: StepEnd) -> Future[list[str]]:
@@ -187,26 +187,26 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         # Else the statement that adds the exchange locks the agent itself.
         await connection.lock(agent.id)
     if write.conversation is None:
-        e, rev = changed(e, conversation=await _begin_conversation(connection, write)), 0
+        e, rev = replace(e, conversation=await _begin_conversation(connection, write)), 0
     if write.adopts:
         await _adopt(connection, write, rules)
     if write.ends is not None:
         await exchanges.update_exchange(connection, agent.id, write.ends)
     snapshot = write.snapshot
     if snapshot is not None and not snapshot.id:
-        snapshot = changed(snapshot, id=await exchanges.add_snapshot(connection, agent.id, snapshot))
-    e = changed(e, snapshot=None if snapshot is None else snapshot.id)
+        snapshot = replace(snapshot, id=await exchanges.add_snapshot(connection, agent.id, snapshot))
+    e = replace(e, snapshot=None if snapshot is None else snapshot.id)
     added = await exchanges.add_exchange(connection, agent.id, agent.epoch, rev, e)
     if added is None:
         await _why_not(connection, agent)
     await write_edits(connection, agent.id, write.edits, write.versions, write.now, write.reading)
     run = None
     if write.run is not None:
-        draft = changed(write.run, agent=agent.id, conversation=e.conversation)
+        draft = replace(write.run, agent=agent.id, conversation=e.conversation)
         run = await _begin_run(connection, draft, write)
     if write.end is not None:
-        run = await _end(connection, write.end if run is None else changed(write.end, run=run.id))
-    e = changed(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
+        run = await _end(connection, write.end if run is None else replace(write.end, run=run.id))
+    e = replace(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
     return StepOpened(agent, e, rev + 1, snapshot, run)
 
 
@@ -260,13 +260,13 @@ async def write_edits(
             raise WriteConflict(error.message) from error
         versions[block] += 1
         # Forgetting makes the block again without what is gone, of the edits that stay.
-        await add_op(connection, agent, changed(op, state="merged"))
+        await add_op(connection, agent, replace(op, state="merged"))
     for text, op in merged.passages:
         await keep_edit(connection, agent, text, op)
-        await add_op(connection, agent, changed(op, state="merged"))
+        await add_op(connection, agent, replace(op, state="merged"))
     await keep_facts(connection, agent, merged.facts, now)
     for _, op in merged.facts:
-        await add_op(connection, agent, changed(op, state="merged"))
+        await add_op(connection, agent, replace(op, state="merged"))
 
 
 async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 import orjson
+from msgspec.structs import replace
 
 from storage.batches import (
     BATCH,
@@ -52,7 +52,6 @@ from storage.sql.runs import (
     make_run,
 )
 from storage.sql.statements import load, rows_of
-from storage.value import changed
 
 SQL = load("batches.sql")
 GONE = "the memory of this item is gone"
@@ -409,7 +408,7 @@ def _all_of(merged: BlockMerge, exchange: int) -> BlockMerge:
         [(block, value, _of(op, exchange)) for block, value, op in merged.writes],
         [(text, _of(op, exchange)) for text, op in merged.passages],
         [
-            (changed(fact, exchange=exchange, sources=(exchange,)), _of(op, exchange))
+            (replace(fact, exchange=exchange, sources=(exchange,)), _of(op, exchange))
             for fact, op in merged.facts
         ],
     )

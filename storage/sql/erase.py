@@ -17,11 +17,12 @@ The store's `Rules` decide what quotes what, and what is left of a block.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from storage.commands import Rules
 from storage.database import Connection
@@ -50,8 +51,7 @@ _FEW = 4
 ErasingPhase = Callable[[Connection, "ErasingWork", int], Awaitable[int | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class ErasingWork:
+class ErasingWork(Struct, frozen=True):
     """The parameters of one transaction. id: the intention's row. target: what it says. now: seconds."""
 
     id: int

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
+from msgspec.structs import replace
 
 from storage.commands import MOST_QUESTIONS, NO_ADDITIONS, NO_NOTES, Look, Probes, StoredContent
 from storage.database import AgentNumbers, Connection, Row
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
 from storage.sql.blocks import seen
 from storage.sql.statements import load, rows_of
-from storage.value import changed
 
 ATOM_BYTES = 12
 MEDIA_BYTES = 11
@@ -215,7 +215,7 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
                 texts = row[_TEXT], row[_TEXT + 1]
                 found.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1])
             case "exchange":
-                found.exchange = changed(make_exchange(row[_SKELETON:]), notes=NO_NOTES)
+                found.exchange = replace(make_exchange(row[_SKELETON:]), notes=NO_NOTES)
                 found.is_continued, found.has_rivals = bool(row[_NUMBER]), bool(row[_NUMBER + 1])
             case "addition":
                 added.append(make_exchange(row[_SKELETON:], *row[_CONTENT : _CONTENT + 3]))
@@ -354,7 +354,7 @@ def is_step(e: Exchange) -> bool:
 
 def emptied(e: Exchange) -> Exchange:
     """Returns an exchange without its words and whatever may quote them; its place and its hashes stay."""
-    return changed(
+    return replace(
         e, state=State.FORGOTTEN, standing=False, edits=False, opaque=False, hidden=False, notes={}, snapshot=None,
         size=0, evicted=None, input=None, said=None, full=None,
     )  # fmt: skip

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from hashlib import blake2b
 
 import orjson
+from msgspec.structs import replace
 
 from storage.commands import Learned, LearnedFact
 from storage.database import Connection, Row

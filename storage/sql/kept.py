@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from storage.commands import NO_ADDITIONS, NO_NOTES, Additions, Committed, Look, Opening, TurnWrite
 from storage.database import AgentNumbers, Told
 from storage.records import Block, BlockOp, Conversation, Exchange, Snapshot
-from storage.value import changed
 
 # Chosen: some six thousand open conversations, or five hundred with twenty notes each.
 KEPT_BYTES = 27 << 19
@@ -258,8 +258,8 @@ def _go_on(place: _Place, e: Exchange, write: TurnWrite, done: Committed) -> Non
     own.id, own.seq, own.snapshot = done.exchange, done.seq, done.snapshot
     rounds = place.additions.rounds
     if rounds and rounds[-1].id == e.parent and e.carries:
-        rounds = (*rounds[:-1], changed(rounds[-1], carried=True))
-        place.additions = changed(place.additions, rounds=rounds)
+        rounds = (*rounds[:-1], replace(rounds[-1], carried=True))
+        place.additions = replace(place.additions, rounds=rounds)
     if e.adds:
         place.additions = place.additions.and_of(e)
     own.input = own.said = own.full = None

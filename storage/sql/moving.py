@@ -7,10 +7,10 @@ is put where it is not there yet, so that a move that was killed is begun again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from storage.database import Connection, Row
 from storage.errors import WriteConflict
@@ -28,8 +28,7 @@ _PAGE = 64
 _MANY = 1 << 31  # more than anybody has attached
 
 
-@dataclass(frozen=True, slots=True)
-class MovedBlock:
+class MovedBlock(Struct, frozen=True):
     """A block that no memory owns. profile: the one whose users share it, or "".
 
     values: label, description, limit, read_only. versions: (version, restores, at, origin, exchange, sources, value),
@@ -44,8 +43,7 @@ class MovedBlock:
     versions: Sequence[tuple[Any, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class MovedLinks:
+class MovedLinks(Struct, frozen=True):
     """The links of a memory: what it has attached, in order, and who reads it, as (scope, number, time)."""
 
     attached: Sequence[dict[str, Any]]

@@ -10,10 +10,10 @@ from __future__ import annotations
 import builtins
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from storage.database import Connection, Row
 from storage.errors import BlockOverLimit, NotFound, WriteConflict

@@ -7,7 +7,8 @@ cursor in the transaction that writes what it made of it. The store's `Rules` de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from storage.commands import Rules, Unread
 from storage.database import Connection, Database

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
 from itertools import chain
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from storage.batches import call_of_origin
 from storage.commands import Revised, Rules
@@ -30,8 +31,7 @@ def origins_of(exchange: int | None, sources: bytes) -> set[int]:
     return {*orjson.loads(sources), *([] if exchange is None else [exchange])}
 
 
-@dataclass(frozen=True, slots=True)
-class _Sifted:
+class _Sifted(Struct, frozen=True):
     """The versions of a block, sifted. clean: the values of those before the first one that came from what is gone.
 
     later: those from that one on, each of which may hold words of it, since a version is written on top of the one

@@ -20,6 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from sys import getsizeof
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from storage.commands import Rules
 from storage.database import Connection, Row
 from storage.records import Agent, Exchange, Message, Numbers, State
@@ -31,7 +34,6 @@ from storage.sql import exchanges
 from storage.sql.passages import load_kept
 from storage.sql.terms import terms_since
 from storage.sql.vectors import VectorCache
-from storage.value import changed
 
 # The bytes that all may take together: a memory of 10,000 messages takes some 6 MB, one of a dozen that are not indexed
 # 13 kB, one of two 5 kB. With what is kept of looks and lists and the process itself it stays at some 150 MB.
@@ -44,8 +46,7 @@ _MESSAGE_BYTES, _NONE_BYTES = 300, 100
 _TAIL = 64
 
 
-@dataclass(frozen=True, slots=True)
-class News:
+class News(Struct, frozen=True):
     """A reading of what has changed in a memory. since: the numbers that it had. position: up to where all is read now.
 
     terms: (chunk, stamp, bytes). told: messages, passages and facts that the index does not know.
@@ -213,7 +214,7 @@ class Remembered:
     def _as_read(self, m: Message) -> Message:
         """Returns a message as it is read by itself: what came before its exchange is not asked."""
         before = None if m.previous is None else self.told.get(m.previous)
-        return m if before is not None and before.exchange == m.exchange else changed(m, previous=None)
+        return m if before is not None and before.exchange == m.exchange else replace(m, previous=None)
 
 
 class MemoryCache:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Sequence
-from dataclasses import replace
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from storage.commands import RunAccept
 from storage.database import Connection, Database, Row
@@ -22,7 +23,6 @@ from storage.records import Counts, Run, RunState, RunStep
 from storage.sql.group import Group, alone, bulk_writes, locking, reads, writes
 from storage.sql.jobs import Jobs
 from storage.sql.statements import load, rows_of
-from storage.value import frozen
 
 SQL = load("runs.sql")
 
@@ -30,8 +30,7 @@ SQL = load("runs.sql")
 _MOST_WORDS = 4_000
 
 
-@frozen
-class RunText:
+class RunText(Struct, frozen=True):
     """A part of a run that is not, or not yet, an exchange. seq: its order among those of its kind.
 
     Kinds: request, call, result, event, callback, words, listing.

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from storage.commands import TransferRecord
 from storage.database import Connection, Database, Row

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from storage.commands import (
     MAX_RULE_CALLS,
@@ -39,7 +40,6 @@ from storage.sql.kept import KeptLooks
 from storage.sql.passages import keep_edit
 from storage.sql.remembered import MemoryCache
 from storage.sql.statements import run_of
-from storage.value import changed, filled
 
 # A turn that waits to be written holds this much beside what was said; estimated.
 _WRITE_BYTES = 4096
@@ -239,7 +239,7 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
         # The common turn is one statement, which adds a row only where epoch and rev are as they were planned on.
         e, rev = write.plain
         if snapshot != e.snapshot:
-            e = changed(e, snapshot=snapshot)
+            e = replace(e, snapshot=snapshot)
         is_all = not write.ops and (write.snapshot is None or write.snapshot.id > 0)
         added = await exchanges.add_exchange(
             connection, agent.id, agent.epoch, rev, e, carries=e.carries, is_all=is_all
@@ -299,10 +299,10 @@ async def _apply(
     if is_added and e.conversation <= 0:
         begun = await exchanges.add_conversation(connection, agent, write.uid, write.key, write.now)
     # The change stays as it is: it may be written twice.
-    e = changed(e, snapshot=snapshot, conversation=e.conversation if begun is None else begun.id)
+    e = replace(e, snapshot=snapshot, conversation=e.conversation if begun is None else begun.id)
     if is_added:
         id, seq, is_head = await exchanges.insert_exchange(connection, agent, e)
-        filled(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
+        replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
         if is_head or not change.is_alone:
             begun = None
     else:

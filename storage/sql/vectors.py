@@ -13,7 +13,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from storage.commands import Rules, Unembedded
 from storage.database import Connection, Database
@@ -41,8 +43,7 @@ _READ_MS = 5_000.0
 CACHE_BYTES = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(Struct, frozen=True):
     """An agent's vectors in one piece. stamp: the agent's when they were read.
 
     parts: by number of the chunk (since when it is as it is, its first row, the row after its last).

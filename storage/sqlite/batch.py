@@ -7,15 +7,15 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec import Struct
+
 from storage.errors import Broken, StatementFailed, Unavailable
 from storage.sqlite.connection import translate
-from storage.value import frozen
 
 WriteResult = tuple[bool, Any]  # (True, the function's result) or (False, the exception)
 
 
-@frozen
-class BatchReport:
+class BatchReport(Struct, frozen=True):
     """The end of a batch. outcomes: one for each write. fault: what is wrong with the database itself, if anything.
 
     is_whole: each function ran once, and nothing of it was undone.

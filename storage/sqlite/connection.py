@@ -15,12 +15,12 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Self, TypeVar
 
 import aiosqlite
 from aiosqlite.core import _STOP_RUNNING_SENTINEL, set_exception, set_result
+from msgspec import Struct
 
 from storage.errors import (
     Broken,
@@ -89,8 +89,7 @@ _TEXTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseFile:
+class DatabaseFile(Struct, frozen=True):
     """A database file and how it is opened.
 
     synchronous: with NORMAL a commit survives a crash of the process, with FULL also a crash of the machine.

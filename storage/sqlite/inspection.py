@@ -6,16 +6,16 @@ import os
 import sqlite3
 import stat
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from storage.sidecar import check_place, resolved
 from storage.sqlite.connection import check_version, translated
 from storage.sqlite.migration import find_version, load_migrations
 
 
-@dataclass(frozen=True, slots=True)
-class Inspected:
+class Inspected(Struct, frozen=True):
     """The file as it is. is_keyed: there are gateway keys in it. is_open: other accounts may read it.
 
     upgrade: its schema version and the one that a start brings it to; None: there is nothing to do.

@@ -10,10 +10,10 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
+from msgspec import Struct
 
 from storage.errors import Owned
 from storage.sidecar import LOCK, check_reach, ensure_sidecar, open_sidecar, resolved, unavailable
@@ -23,8 +23,7 @@ _TRIES = 5
 _PAUSE_S = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class LockOwner:
+class LockOwner(Struct, frozen=True):
     """The process that owns a database file; None where it has not said so."""
 
     pid: int | None

@@ -36,6 +36,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from msgspec import Struct
+
 from storage.database import StoreHealth, Told
 from storage.errors import Broken, Busy, Closed, Corrupt, StoreError, Unavailable
 from storage.sqlite.batch import BatchReport, WriteResult, run_batch
@@ -47,8 +49,7 @@ from storage.sqlite.writeback import WriteBack, begin_anew, empty
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class WriterLimits:
+class WriterLimits(Struct, frozen=True):
     """Bounds and pauses; the defaults are chosen, except where a measurement is named.
 
     queue_bytes: how much may wait in each queue. gather_s: for so long a batch gathers at most. batch_items: the most

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import asdict
 
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderBroke, ProviderTimeout, ProviderTooLarge, ProviderUnreachable

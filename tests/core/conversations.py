@@ -8,11 +8,12 @@ what is stored, `Request.lines` what went upstream, and a client's own messages 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from textwrap import dedent
 from typing import Any, TypeVar
 
 import orjson
+from msgspec.structs import replace
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import (

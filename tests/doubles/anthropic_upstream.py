@@ -11,10 +11,11 @@ refuses (tests/doubles/anthropic_rules.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from tests.doubles.anthropic_rules import Refused, bind, check_request, sign
 from tests.doubles.openai_rules import Refusal

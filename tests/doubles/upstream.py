@@ -21,10 +21,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import orjson
+from msgspec.structs import replace
 
 from tests.doubles.openai_rules import Refusal, Rules, check_chat
 from tests.doubles.other_endpoints import Endpoints

@@ -6,11 +6,11 @@ The tests beside this file hold for all databases. What is SQLite's own is in te
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from msgspec.structs import replace
 
 from storage.records import Agent, Scope
 from storage.sql.agents import create_agent

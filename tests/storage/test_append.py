@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.conversation.append import abandon, finish_step, open_step, plan_step
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage

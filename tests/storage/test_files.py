@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.ids import new_uid
 from gateway.run.admin.forget import YOUNG_S, Retention

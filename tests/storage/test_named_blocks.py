@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, OverLimit, WriteConflict

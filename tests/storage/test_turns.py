@@ -6,11 +6,11 @@ import copyreg
 import pickle
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, WireMessage

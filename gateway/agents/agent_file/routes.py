@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 from msgspec import UNSET
+from msgspec.structs import replace
 from starlette.responses import Response
 
 from gateway.agents.agent_file.form import ImportForm

@@ -10,10 +10,10 @@ in a text of `metadata`, which it takes. (letta/schemas/agent_file.py of letta-a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from gateway.agents.agent_file.messages import written
 from gateway.agents.core.agent_file import CarriedArchive, CarriedMessage
@@ -50,8 +50,7 @@ FILE = (
 SOURCE = ("name", "description", "instructions", "metadata", "embedding_config")
 
 
-@dataclass(frozen=True, slots=True)
-class Travelling:
+class Travelling(Struct, frozen=True):
     """All that an export says of an agent.
 
     state: the agent as it is shown. sleeptime: others read what is said to it. initial: messages at the head of each

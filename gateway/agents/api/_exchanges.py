@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from gateway.agents.runs.calls.record import still_waiting
 from gateway.agents.runs.messages import MessageView
@@ -23,8 +24,7 @@ def conversation_id(uid: str, key: str | None) -> str:
     return DEFAULT if key == DEFAULT else ids.named("conv", uid)
 
 
-@dataclass(frozen=True, slots=True)
-class Exchanges:
+class Exchanges(Struct, frozen=True):
     """The exchanges of one agent, shown in one way."""
 
     store: Store

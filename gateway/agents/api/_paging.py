@@ -7,10 +7,9 @@ that it ends at the cursor; a client that goes on `before` its first row is give
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from msgspec import UNSET, structs
+from msgspec import UNSET, Struct, field, structs
 
 from gateway.agents.api._query import PageQuery
 from gateway.agents.wire.fields import Maybe
@@ -47,8 +46,7 @@ def by_time(query: PageQuery) -> PageQuery:
     return structs.replace(query, after=query.before, before=query.after)
 
 
-@dataclass(frozen=True, slots=True)
-class Paging:
+class Paging(Struct, frozen=True):
     """The way in which a list is given page by page."""
 
     # The order where the query names none.

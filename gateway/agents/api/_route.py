@@ -75,8 +75,7 @@ class Asked:
 AnswersAgents = Callable[[Asked], Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class AgentsRoute:
+class AgentsRoute(Struct, frozen=True):
     """A route. says: what it does, as a verb in the imperative.
 
     path: with and without a slash at its end alike. body, query: what it takes; a body may be left out where every

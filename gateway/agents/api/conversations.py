@@ -6,10 +6,10 @@ A path names one by its id; `default` with an `agent_id`, or an agent's id alone
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Literal, NoReturn
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from gateway.agents.api._paging import CONVERSATION_MESSAGES
 from gateway.agents.api._query import PageQuery, SpokenQuery
@@ -39,7 +39,6 @@ from gateway.core.definition import ConversationDefinition
 from gateway.errors import BadRequest, UnknownId
 from storage.listing import ConversationEntry, ConversationFilter
 from storage.records import DEFAULT, Agent, Run
-from storage.value import frozen
 
 
 class CreateConversation(Body):
@@ -196,8 +195,7 @@ def conversation_json(
 _ARCHIVED = {"unarchived": False, "archived": True, "all": None}
 
 
-@frozen
-class NamedConversation:
+class NamedConversation(Struct, frozen=True):
     """The conversation that a request names. name: `default`, or its public one.
 
     entry: None for an agent's own, which may not have begun.

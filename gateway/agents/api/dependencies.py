@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
-from msgspec import UnsetType
+from msgspec import Struct, UnsetType
+from msgspec.structs import replace
 
 from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import Asked, uid_in
@@ -32,8 +32,7 @@ from storage.sql.store import Store
 ORIGIN = "api"
 
 
-@dataclass(frozen=True, slots=True)
-class AgentsApi:
+class AgentsApi(Struct, frozen=True):
     """The parts of one gateway."""
 
     settings: Settings

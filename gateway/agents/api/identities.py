@@ -7,11 +7,11 @@ profile is a memory, and no identity.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
+from msgspec.structs import replace
 
 from gateway.agents.api._paging import cut
 from gateway.agents.api._query import AgentsOfQuery, PageQuery

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from adapters.types import Json
 from gateway.agents.api._exchanges import Exchanges
@@ -67,8 +67,7 @@ def view_of(
     return MakesSteps(numbers, showing, by_token, now, before, start.counts)
 
 
-@dataclass(frozen=True, slots=True)
-class RunEvents:
+class RunEvents(Struct, frozen=True):
     """Shows runs in the form of the agents API (`ShowsRuns`). now: seconds since the epoch."""
 
     store: Store

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 from starlette.types import Receive
 from starlette.types import Scope as AsgiScope
 from starlette.types import Send as AsgiSend

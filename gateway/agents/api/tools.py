@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import orjson
 from msgspec import UNSET, Meta, UnsetType
+from msgspec.structs import replace
 
 from gateway.agents.api._paging import OLDEST_FIRST, cut
 from gateway.agents.api._query import ApprovalQuery, PageQuery, ToolsQuery

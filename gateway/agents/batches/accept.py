@@ -6,7 +6,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from adapters.base import BatchProvider
 from gateway.agents.batches.items import ItemRequest
@@ -22,7 +23,6 @@ from storage.errors import NotFound, StoreError
 from storage.listing import Page
 from storage.records import DEFAULT, Run, RunState
 from storage.sql.store import Store
-from storage.value import frozen
 
 MOST_ITEMS = 10_000
 # Kinds of upstreams that one runs oneself, which answer whatever key comes.
@@ -30,8 +30,7 @@ _KEYLESS = ("scripted", "vllm", "ollama", "lmstudio", "llama.cpp")
 _PAGE = 50
 
 
-@frozen
-class AskedItem:
+class AskedItem(Struct, frozen=True):
     """An item that is asked for. agent: its uid. conversation: `default`, or a uid. model, system: as in a send."""
 
     agent: str
@@ -42,8 +41,7 @@ class AskedItem:
     system: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BatchRequests:
+class BatchRequests(Struct, frozen=True):
     """Batches of all projects. providers: what answers them, by upstream. now: seconds since the epoch."""
 
     store: Store

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.agents.core.rules import RuleGuide
@@ -54,7 +56,6 @@ from storage.batches import EXPIRED, BatchItem, ItemEnd, RoundWrite
 from storage.commands import BlockMerge
 from storage.errors import NotFound, StoreError
 from storage.records import DEFAULT, BlockOp, Counts, Run, RunState, RunStep
-from storage.value import changed, frozen
 
 _log = logging.getLogger("mnemogate")
 FORGOTTEN = (
@@ -83,8 +84,7 @@ def expired(words: str) -> ItemFailed:
     return ItemFailed(words, EXPIRED)
 
 
-@frozen
-class ItemRequest:
+class ItemRequest(Struct, frozen=True):
     """The send that an item asks for. model, system: in place of the agent's."""
 
     messages: tuple[WireMessage, ...]
@@ -110,8 +110,7 @@ class ItemRequest:
         )
 
 
-@frozen
-class Composed:
+class Composed(Struct, frozen=True):
     """A request for a provider. asked: what has to be known of it when its reply comes."""
 
     upstream: str
@@ -122,8 +121,7 @@ class Composed:
     asked: bytes
 
 
-@frozen
-class Ending:
+class Ending(Struct, frozen=True):
     """The end of an item, before its place in the conversation is known. tokens: of the last call."""
 
     turn: ItemTurn
@@ -263,7 +261,7 @@ class ItemTurns:
         found.next = turn.first_call
         for made in rounds:
             results = {
-                each["call_id"]: changed(ToolAnswer(*each["answer"]), shown=each.get("shown", {}))
+                each["call_id"]: replace(ToolAnswer(*each["answer"]), shown=each.get("shown", {}))
                 for each in made["results"]
             }
 

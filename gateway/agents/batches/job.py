@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 from uuid import uuid4
 
 import orjson
+from msgspec.structs import asdict
 
 from adapters.base import BatchProvider
 from adapters.errors import ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure

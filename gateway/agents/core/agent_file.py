@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from gateway.core.definition import (
     AgentDefinition,
@@ -16,8 +17,7 @@ from storage.listing import PassageDraft
 from storage.records import Block
 
 
-@dataclass(frozen=True, slots=True)
-class CarriedMessage:
+class CarriedMessage(Struct, frozen=True):
     """A message as it is stored, with when it was said. model: that made a reply; "" for others."""
 
     message: dict[str, Any]
@@ -25,8 +25,7 @@ class CarriedMessage:
     model: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CarriedConversation:
+class CarriedConversation(Struct, frozen=True):
     """A conversation beside an agent's `default`. begun: seconds since the epoch. messages: oldest first."""
 
     uid: str
@@ -35,8 +34,7 @@ class CarriedConversation:
     messages: Sequence[CarriedMessage] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CarriedArchive:
+class CarriedArchive(Struct, frozen=True):
     """An archive. passages: oldest first. uid: that it keeps; None: it is given one, as in the classes below."""
 
     name: str
@@ -45,8 +43,7 @@ class CarriedArchive:
     uid: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CarriedFolder:
+class CarriedFolder(Struct, frozen=True):
     """A folder. files: (name, type, text)."""
 
     name: str
@@ -55,8 +52,7 @@ class CarriedFolder:
     uid: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CarriedIdentity:
+class CarriedIdentity(Struct, frozen=True):
     """An identity, by the application's key. What has its uid or its key is not made again but attached."""
 
     uid: str
@@ -64,8 +60,7 @@ class CarriedIdentity:
     said: IdentityDefinition
 
 
-@dataclass(frozen=True, slots=True)
-class CarriedAgent:
+class CarriedAgent(Struct, frozen=True):
     """An agent. blocks, folders, archives: by their keys in the file. tools: by name. messages: of `default`.
 
     begun: when it was made, where that was before.
@@ -86,8 +81,7 @@ class CarriedAgent:
     begun: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AgentFile:
+class AgentFile(Struct, frozen=True):
     """The content of a file. tools: those that are defined in it, by name. blocks: each with what else is said of it.
 
     block_uids: those that blocks keep. What keeps its uid and is there already is not made again but attached.

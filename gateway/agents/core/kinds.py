@@ -7,10 +7,11 @@ change here changes no agent that is there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from gateway.core.agent import SpeakingStyle
 
@@ -58,8 +59,7 @@ _SLEEPING = ("memory_replace", "memory_insert", "memory_rethink", "memory_finish
 _TALKING = ("send_message", "conversation_search")
 
 
-@dataclass(frozen=True, slots=True)
-class AgentKind:
+class AgentKind(Struct, frozen=True):
     """A kind of agents.
 
     tools: those of the gateway's own that it begins with. has_rules: rules for these as well. clears: each turn of the

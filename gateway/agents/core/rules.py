@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Final
+
+from msgspec import Struct, field
 
 from gateway.core.agent import SpeakingStyle
 from gateway.core.prompt.compose import NO_TOOL
@@ -41,8 +42,7 @@ _ORDERING: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CalledTool:
+class CalledTool(Struct, frozen=True):
     """A call since the user's newest message. status: success, error, or denied by a person. result: None: it runs."""
 
     name: str
@@ -50,8 +50,7 @@ class CalledTool:
     result: str | None = ""
 
 
-@dataclass(frozen=True, slots=True)
-class JudgedCall:
+class JudgedCall(Struct, frozen=True):
     """A call of the reply that is judged. has_failed: its result is an error, or it was not run.
 
     goes_on: the model asked to go on, or the result comes from somebody who waits for what the model makes of it.
@@ -66,8 +65,7 @@ class JudgedCall:
 # The limit that a rule sets, after the calls that count
 
 
-@dataclass(frozen=True, slots=True)
-class _Limit:
+class _Limit(Struct, frozen=True):
     """The names that one rule leaves. must: one of them has to be called. words: why the others may not be."""
 
     names: frozenset[str]
@@ -145,8 +143,7 @@ def _value(text: str) -> bool | tuple[float] | str:
 # What the rules decide
 
 
-@dataclass(frozen=True, slots=True)
-class RuleState:
+class RuleState(Struct, frozen=True):
     """The state from which is decided: rules, what was called so far, and names of the agent's tools.
 
     called: in their order; those of the reply that is judged are in it, as far as they ran.

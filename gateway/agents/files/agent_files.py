@@ -11,11 +11,12 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from gateway.agents.core.agent_file import (
     AgentFile,

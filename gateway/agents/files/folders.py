@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.tools import file_tools
@@ -42,8 +45,7 @@ class SentFile:
             raise BodyTooLarge(f"A file has at most {MOST_BYTES} bytes; this one has {len(self.data)}.")
 
 
-@dataclass(frozen=True, slots=True)
-class FileView:
+class FileView(Struct, frozen=True):
     """A file as lists show it. parts: passages that hold its text. content: None where it is not asked for."""
 
     file: StoredFile

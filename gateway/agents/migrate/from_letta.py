@@ -18,6 +18,8 @@ from typing import Any
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
+from msgspec import Struct
+
 from gateway.agents.migrate.moved import (
     MovedAgent,
     MovedConversation,
@@ -51,8 +53,7 @@ class NotMoved(GatewayError):
         self.answered = answered
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(Struct, frozen=True):
     """A server with the agents API. url: without a path. key: None: it wants none."""
 
     url: str

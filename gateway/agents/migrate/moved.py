@@ -8,10 +8,10 @@ archive here as they did there. (Seen of 0.16.8.)
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from gateway.agents.agent_file.write import BLOCK, FILE, OURS, SAME, SOURCE, some
 
@@ -34,16 +34,14 @@ _TOOL = (
 _IDENTITY = ("id", "identifier_key", "name", "identity_type", "properties")
 
 
-@dataclass(frozen=True, slots=True)
-class MovedConversation:
+class MovedConversation(Struct, frozen=True):
     """A conversation beside `default`, with its messages as they are listed, oldest first."""
 
     said: Mapping[str, Any]
     messages: Sequence[_Json]
 
 
-@dataclass(frozen=True, slots=True)
-class MovedAgent:
+class MovedAgent(Struct, frozen=True):
     """All that a server of Letta's tells of an agent.
 
     state: the agent as it is shown, with its blocks, tools and sources. messages: all of `default`, as they are listed,

@@ -7,8 +7,10 @@ that its order depends on nobody else, and takes from each in turn.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core import ids
 from gateway.core.memory.file_text import chunks
@@ -26,8 +28,7 @@ OWN = "This is an agent's own archive: it is called after its agent, and ends wi
 SEARCH_MS = 1000.0
 
 
-@dataclass(frozen=True, slots=True)
-class PassageView:
+class PassageView(Struct, frozen=True):
     """A passage. uid: of the memory in which it lies, an agent's, an archive's or a folder's. file: it is a part of."""
 
     uid: str

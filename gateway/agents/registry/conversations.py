@@ -6,7 +6,8 @@ Each is one path with a window of its own. Blocks, passages and what is recalled
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from gateway.core import ids
 from gateway.core.definition import ConversationDefinition

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from gateway.agents.core.mcp_server import McpServerConfig, sent_with
 from gateway.agents.registry.tools import ToolRegistry, ToolView

@@ -10,9 +10,11 @@ not found whatever is kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.agents.core.kinds import (
     DEFAULT_KIND,
@@ -58,8 +60,7 @@ def api_scope(project: str, uid: str) -> Scope:
     return Scope(project, API_PROFILE, f"agent:{uid}")
 
 
-@dataclass(frozen=True, slots=True)
-class NewAgent:
+class NewAgent(Struct, frozen=True):
     """An agent to be made. name: None: one is made up.
 
     own: new blocks with what else is said of each. blocks, folders: public names of those that are attached. tools: by
@@ -83,8 +84,7 @@ class NewAgent:
     sleeptime: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AgentEdit:
+class AgentEdit(Struct, frozen=True):
     """A change of an agent. None: as it is. blocks, tools, folders, identities: public names of all that it has then.
 
     multi_agent_tools: with the tools that speak to other agents, or without them.
@@ -102,8 +102,7 @@ class AgentEdit:
     identities: Sequence[str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AgentView:
+class AgentView(Struct, frozen=True):
     """An agent as the agents API shows it.
 
     definition: for a user's memory one that says what its profile says. last_run: the newest one. readers: the agents

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from gateway.agents.core.kinds import BUILT_IN, KINDS, VOICE_KIND, base_rules
 from gateway.agents.core.sleeper import PERSONA, SLEEP, sleeper_of

@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from gateway.agents.core.kinds import BUILT_IN, ELSEWHERE, FILE_TOOLS, built_in_named, built_in_uid
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
@@ -26,8 +28,7 @@ _ANY = 2**62
 _OWN = tuple(name for name in BUILT_IN if name in SCHEMAS)
 
 
-@dataclass(frozen=True, slots=True)
-class ToolView:
+class ToolView(Struct, frozen=True):
     """A tool as lists show it. definition: None for one of the gateway's own, whose public name is a constant."""
 
     name: str
@@ -35,8 +36,7 @@ class ToolView:
     definition: Definition | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedAgent:
+class ResolvedAgent(Struct, frozen=True):
     """An agent that a request has named. scope: of its one memory. made_of: rows and versions of its definitions."""
 
     spec: AgentSpec

@@ -7,10 +7,11 @@ last step is open (the model is called), or it has calls (those that were not ma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.agents.runs.calls.pauses import PausedRun, decided, denied, left_off, paused
 from gateway.agents.runs.calls.record import call_number, is_of_step, results_left
@@ -42,8 +43,7 @@ class MessageGone(Exception):
     """The message of a run that was broken off is forgotten, so there is nothing to go on with."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunBeginning:
+class RunBeginning(Struct, frozen=True):
     """A run whose first step is open, or one that begins with calls of a step that is kept (resumed)."""
 
     memory: StepsMemory

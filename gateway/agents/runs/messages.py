@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.agents.runs.calls.record import still_waiting
 from gateway.core.conversation.listed import CannotRewrite, ListedMessage, called_tools, listed, rewritten
@@ -46,8 +47,7 @@ async def last_counts(store: Store, run: Run) -> Counts:
     return Counts() if step is None else step.counts
 
 
-@dataclass(frozen=True, slots=True)
-class MessageView:
+class MessageView(Struct, frozen=True):
     """A stored message as lists show it. conversation: its public name; key: the client's.
 
     run: the public name of the run that it belongs to; step: the number of its exchange, where that is a step. A result

@@ -12,10 +12,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.agents.core.kinds import READING_KINDS
 from gateway.agents.core.waits import Wait, Waiter, Waits, WaitsInCircle
@@ -69,8 +70,7 @@ class AcceptsRuns(Protocol):
     async def accept(self, asked: RunRequest) -> Run: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Speaker:
+class Speaker(Struct, frozen=True):
     """A turn of an agent that speaks to others. agent, name: its public id, and its name.
 
     passes: what of its request goes upstream with theirs. holds_slot: it is a run in the background.
@@ -293,8 +293,7 @@ class Peers:
         return asyncio.get_running_loop().time() + self._wait_s
 
 
-@dataclass(frozen=True, slots=True)
-class PeersOf:
+class PeersOf(Struct, frozen=True):
     """`SendsToAgents` of one turn."""
 
     peers: Peers

@@ -6,7 +6,8 @@ The sends of a conversation queue, so by the time it is asked the one before has
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.agents.runs.messages import exchanges_of
 from gateway.core.conversation.append import refused
@@ -21,8 +22,7 @@ from storage.records import Agent, Exchange, Run, RunState
 from storage.sql.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class SentBefore:
+class SentBefore(Struct, frozen=True):
     """A send that came before. run: that answered it. steps: the run's, with their words.
 
     is_answered: it has its answer. is_said_anew: its messages are said once more; else they stand already.
@@ -35,8 +35,7 @@ class SentBefore:
     is_said_anew: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SendMarks:
+class SendMarks(Struct, frozen=True):
     """The marks by which a send is known again.
 
     conversation: its name. messages, decisions: those of the send, the decisions first. otid: the digest of the
@@ -51,8 +50,7 @@ class SendMarks:
     head: Sequence[WireMessage] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _EndedRun:
+class _EndedRun(Struct, frozen=True):
     """A run that has ended. told: its exchanges, if it was completed up to its answer. is_cut: something of its last
     reply was shown. begins: the exchange that it began with, and those that it took the place of, newest first."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import orjson
+from msgspec import Struct, field
 
 from adapters.types import Json
 from gateway.agents.core.sleeper import SLEEP
@@ -27,8 +27,7 @@ from storage.records import DEFAULT, READING, Agent, Counts, Exchange, Run, RunS
 MAX_STEPS = 50
 
 
-@dataclass(frozen=True, slots=True)
-class RunRequest:
+class RunRequest(Struct, frozen=True):
     """A send to a conversation of ours.
 
     scope: whose memory. conversation: `default`, or an id. messages: as they are stored, with their private fields.
@@ -61,8 +60,7 @@ class RunRequest:
     reading: ReadSpan | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptedRun:
+class AcceptedRun(Struct, frozen=True):
     """A run that was accepted before, as an attempt finds it. request: what is kept of its request without messages.
 
     attempt: from 1 on; the process may have died in earlier ones.
@@ -73,8 +71,7 @@ class AcceptedRun:
     attempt: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class RunStart:
+class RunStart(Struct, frozen=True):
     """A run whose first step is open. run: its public name. agent: whose memory.
 
     first: the number of the step's first message; reply: of its reply. Where calls that waited are answered, of the
@@ -97,8 +94,7 @@ class RunStart:
     begun: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
+class RunResult(Struct, frozen=True):
     """The result of a send. run: as it ended. agent: whose memory. steps: its exchanges, with their words.
 
     is_repeat: the same send had been answered before; nothing was sent upstream. status: of the reply. begun: public
@@ -114,8 +110,7 @@ class RunResult:
     last: Counts = field(default_factory=Counts)
 
 
-@dataclass(frozen=True, slots=True)
-class Sending:
+class Sending(Struct, frozen=True):
     """A send, whichever way it came. request: the one that came, without what is said in it.
 
     shows_steps: its client reads each step as messages of its own; else all of them are one reply. replaces: the run

@@ -12,10 +12,11 @@ import logging
 import time
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from weakref import WeakValueDictionary
 from zlib import crc32
+
+from msgspec.structs import replace
 
 from gateway.agents.core.rules import RuleGuide
 from gateway.agents.core.waits import Wait, Waiter

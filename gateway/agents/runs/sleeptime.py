@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.agents.core.sleeper import SLEEP
 from gateway.agents.registry.registry import Registry
@@ -50,8 +51,7 @@ _HALVINGS = 3
 _LIMITS = WorkerLimits(concurrency=8)
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
+class _Span(Struct, frozen=True):
     """The part of a memory that a run reads. text: what its agent is told; "": nothing. is_more: something follows."""
 
     reading: ReadSpan

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import NUDGE, with_private
 from gateway.core.memory import edits
@@ -19,7 +21,6 @@ from gateway.core.turn.guide import ToolResult
 from gateway.run.memory.record import BlockEdits
 from storage.commands import BlockMerge
 from storage.records import Block
-from storage.value import changed
 
 
 class StepEdits:
@@ -57,7 +58,7 @@ class StepEdits:
 
     def merge(self, exchange: int) -> tuple[BlockMerge, dict[int, int]]:
         """Returns what was changed, and the versions of the blocks that were found. exchange: the step's."""
-        ops = [changed(op, exchange=exchange) for op in self.changes.ops]
+        ops = [replace(op, exchange=exchange) for op in self.changes.ops]
         return edits.merge(self.found, ops), _versions(self.found)
 
     def messages(self, results: Sequence[ToolResult], mark: str, now: float) -> list[WireMessage]:
@@ -70,7 +71,7 @@ class StepEdits:
         note = render_note((), changes, now, mark=mark).rstrip()
         last = next((each for each in reversed(results) if each.call_id not in self._theirs), None)
         if last is not None:
-            noted = changed(last, changes=note, shown=shown)
+            noted = replace(last, changes=note, shown=shown)
             return [(noted if each is last else each).stored() for each in results]
         # The client's results stay as it gave them.
         nudge: WireMessage = {"role": "user", "content": note}
@@ -84,7 +85,7 @@ def _with_edits(result: ToolResult, made: Sequence[Edit]) -> ToolResult:
     """Returns the result of a call as it is after its edits were made again."""
     status = next((each.status for each in made if each.status == "error"), "success")
     content, shown = "\n".join(each.result for each in made), (each.shown for each in made)
-    return changed(result, content=content, status=status, shown=last_shown(shown, NOTHING_SHOWN))
+    return replace(result, content=content, status=status, shown=last_shown(shown, NOTHING_SHOWN))
 
 
 def _versions(blocks: Sequence[Block]) -> dict[int, int]:

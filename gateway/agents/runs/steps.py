@@ -12,7 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import msgspec
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.agents.runs.calls.record import call_number
@@ -47,7 +50,6 @@ from storage.commands import (
 )
 from storage.errors import NotFound, Stale, StoreError, TooSlow, WriteConflict
 from storage.records import Block, Conversation, Counts, Exchange, Run, RunState, RunStep
-from storage.value import changed, frozen
 
 T = TypeVar("T")
 
@@ -71,8 +73,7 @@ _STATES = {
 }
 
 
-@frozen
-class _StepResult:
+class _StepResult(Struct, frozen=True):
     """The result of a step. full, said: as `finish_step` takes them. usage: as the upstream counted it.
 
     waiting: as in `RunStep`. results: those of its calls that are kept until the others are there.
@@ -82,7 +83,7 @@ class _StepResult:
     full: Sequence[WireMessage] = ()
     said: WireMessage | None = None
     usage: Json | None = None
-    waiting: Mapping[str, str] = field(default_factory=dict)
+    waiting: Mapping[str, str] = msgspec.field(default_factory=dict)
     results: Sequence[ToolResult] = ()
     stop: str | None = None
     error: str | None = None
@@ -135,15 +136,15 @@ class StepsMemory:
         composer = self.keeper.composer
         prompt = await composer.make(self.known, self.form, self.toolbox.definitions())
         self._shown = self._edits.changes.shown = prompt.section.shown
-        return changed(prompt, counts=True)
+        return replace(prompt, counts=True)
 
     async def open(self, prompt: Prompt) -> None:
         """Writes what came in. Raises: WriteConflict: the conversation has moved; StoreError."""
         now = self.keeper.now()
         write = open_write(self.known, prompt, self._to_begin(now), now)
         if self.replaces is not None and write.ends is None:
-            write = changed(write, ends=said_anew(self.known.path, write.exchange.inputs))
-        await self._open(changed(write, replaces=self.replaces, request=self.request, reading=self.reading))
+            write = replace(write, ends=said_anew(self.known.path, write.exchange.inputs))
+        await self._open(replace(write, replaces=self.replaces, request=self.request, reading=self.reading))
 
     async def take_up(self, e: Exchange) -> None:
         """Goes on with a step that an earlier attempt of this run has opened."""
@@ -177,7 +178,7 @@ class StepsMemory:
     async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         self.form = form
         known = self.known.answered_by(target)
-        self.known = changed(known, asked=changed(known.asked, target=target))
+        self.known = replace(known, asked=replace(known.asked, target=target))
         return await self.keeper.composer.remake(self.known, prompt, target, form)
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
@@ -218,7 +219,7 @@ class StepsMemory:
         self.begun += await asyncio.shield(self.keeper.store.append.finish(write))
         self.last = counts
         total = Counts(*map(sum, zip(self.run.counts, counts, strict=True)))
-        self.run = changed(self.run, steps=number, counts=total)
+        self.run = replace(self.run, steps=number, counts=total)
         self.maker = self.run.id
         self._take(e)
         return e
@@ -314,11 +315,11 @@ class StepsMemory:
         prompt = await self.prompt()
         write = open_write(self.known, prompt, self._to_begin(now), now)
         merged, versions = made.merge(tip.id)
-        write = changed(write, edits=merged, versions=versions)
-        write = changed(write, reading=self.reading, replaces=self.replaces)
+        write = replace(write, edits=merged, versions=versions)
+        write = replace(write, reading=self.reading, replaces=self.replaces)
         if end is not None:
             e = self._finished(write.exchange, prompt, (), None)
-            write = changed(write, exchange=e, end=end)
+            write = replace(write, exchange=e, end=end)
         try:
             await self._open(write)
         except WriteConflict:
@@ -337,7 +338,7 @@ class StepsMemory:
 
     def _to_begin(self, now: float) -> Run | None:
         """Returns the run as it begins with the step that is opened; None: it has begun."""
-        return changed(self.run, begun=now) if self.run.begun is None else None
+        return replace(self.run, begun=now) if self.run.begun is None else None
 
     async def _open(self, write: StepOpen) -> None:
         opening = self.keeper.store.append.open(write)
@@ -364,8 +365,8 @@ class StepsMemory:
         e, look = opened.exchange, self.known.look
         uid = self.known.conversation_uid
         conversation = Conversation(e.conversation, uid, key, opened.rev, e.id)
-        look = changed(look, conversation=conversation, next_seq=e.seq + len(e.inputs) + 1)
-        self.known = changed(
+        look = replace(look, conversation=conversation, next_seq=e.seq + len(e.inputs) + 1)
+        self.known = replace(
             self.known, agent=opened.agent, look=look, pinned=opened.snapshot, unended=None, row=e.id
         )
         self._opened, self._begun, self.behind = opened, begun, ()
@@ -412,7 +413,7 @@ class StepsMemory:
             return behind
         if self._opened is not None:
             await self._end_step(prompt, self._result_of(outcome, stop, error))
-            self.run = changed(self.run, state=state, stop=stop, ended=self.keeper.now())
+            self.run = replace(self.run, state=state, stop=stop, ended=self.keeper.now())
         elif outcome.waiting:
             await self._pause(stop, outcome)
         else:
@@ -447,7 +448,7 @@ class StepsMemory:
 
     async def _end_run(self, state: RunState, stop: StopReason, words: str = "") -> None:
         # One that only answers what waits has no row before its first step.
-        self.run = changed(self.run, state=state, stop=stop)
+        self.run = replace(self.run, state=state, stop=stop)
         if self.run.id:
             end = RunEnd(
                 self.known.agent.id,
@@ -462,7 +463,7 @@ class StepsMemory:
 
     def _take_end(self, run: Run) -> None:
         """Takes over how the run has ended, as it is stored."""
-        self.run = changed(self.run, state=run.state, stop=run.stop, ended=run.ended)
+        self.run = replace(self.run, state=run.state, stop=run.stop, ended=run.ended)
 
     def _report(self, prompt: Prompt) -> None:
         """Tells the background services what the run has left to be done."""

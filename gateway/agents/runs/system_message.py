@@ -6,8 +6,9 @@ that stays: place 0 of the agent for the agent's own conversation, place 0 of a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.run import RunRequest
@@ -24,8 +25,7 @@ SYSTEM_SEQ: Final = 0
 _BEFORE_S = 0.001
 
 
-@dataclass(frozen=True, slots=True)
-class SystemMessage:
+class SystemMessage(Struct, frozen=True):
     """A system message as it would go to the model now."""
 
     id: str
@@ -41,8 +41,7 @@ def system_id(agent: Agent, conversation: str = DEFAULT) -> str:
     return ids.placed("message", agent.uid if conversation == DEFAULT else conversation, SYSTEM_SEQ)
 
 
-@dataclass(frozen=True, slots=True)
-class SystemMessages:
+class SystemMessages(Struct, frozen=True):
     """The system messages of all agents."""
 
     store: Store

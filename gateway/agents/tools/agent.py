@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from urllib.parse import quote
+
+from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.agents.core.kinds import FILE_TOOLS
@@ -36,7 +38,6 @@ from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ForeignCall, KeepsCalls, ToolAnswer, failed, most_chars, shortened
 from storage.batches import origin_of_call
 from storage.records import Block, Exchange
-from storage.value import changed
 
 RESULT_CHARS = 50_000
 FINISHED = "All edits are done."
@@ -201,12 +202,12 @@ class AgentTools:
 
     def _cut(self, answer: ToolAnswer, most: int) -> ToolAnswer:
         """Returns the answer in a length that leaves room in the window. most: characters."""
-        return changed(answer, content=shortened(answer.content, self._most(most)), blocks={})
+        return replace(answer, content=shortened(answer.content, self._most(most)), blocks={})
 
 
 def _from_elsewhere(answer: ToolAnswer) -> ToolAnswer:
     """Returns an answer in words that are not the gateway's, without what could pass for it."""
-    return changed(answer, content=plain_tags(answer.content))
+    return replace(answer, content=plain_tags(answer.content))
 
 
 def asides_of(spec: AgentSpec, theirs: Collection[str] = ()) -> Asides:

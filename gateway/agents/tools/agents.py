@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.toolbox import ToolAnswer, failed
-from storage.value import changed, frozen
 
 ASK: Final = "send_message_to_agent_and_wait_for_reply"
 ASK_TAGGED: Final = "send_message_to_agents_matching_tags"
@@ -23,8 +24,7 @@ _NAME_CHARS = 80
 _CUT = " [{left} more characters were cut off.]"
 
 
-@frozen
-class AgentAnswer:
+class AgentAnswer(Struct, frozen=True):
     """The answer of an agent to another one's message.
 
     id, name: public ones. text: its words. error: in place of them, why there are none; kind: the class of that.
@@ -38,7 +38,7 @@ class AgentAnswer:
 
     def failed(self, kind: str, error: str) -> AgentAnswer:
         """Returns the answer of the same agent where there are no words of it."""
-        return changed(self, error=error, kind=kind)
+        return replace(self, error=error, kind=kind)
 
 
 class SendsToAgents(Protocol):

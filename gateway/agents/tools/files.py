@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
+
+from msgspec import Struct
 
 from gateway.agents.tools.children import Children, OutOfBounds
 from gateway.run.memory.recall import EmbedQuery
@@ -28,8 +29,7 @@ TOO_LONG = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Match:
+class _Match(Struct, frozen=True):
     """A line that a pattern is in. path: `<folder>/<file>`. number: from 1 on. lines: of its file."""
 
     path: str
@@ -37,8 +37,7 @@ class _Match:
     lines: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class FileTools:
+class FileTools(Struct, frozen=True):
     """The tools of one agent. embed_query: None: files are searched by words alone."""
 
     store: Store

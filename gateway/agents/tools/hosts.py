@@ -13,11 +13,11 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from msgspec import Struct
 from yarl import URL
 
 from gateway.settings import HostRule, ToolSettings
@@ -40,8 +40,7 @@ class StatusFault(HostError):
     """An MCP server answered a message with an HTTP status, and perhaps with a message of its own beside it."""
 
 
-@dataclass(frozen=True, slots=True)
-class HostReply:
+class HostReply(Struct, frozen=True):
     """A reply whose headers have come. headers: lower-case names."""
 
     status: int

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from msgspec import Struct
 from yarl import URL
 
 from adapters.types import Json
@@ -24,7 +25,6 @@ from gateway.agents.tools.hosts import HostError, StatusFault, ToolHosts
 from gateway.core.definition import MOST_SCHEMA_BYTES, McpServerDefinition
 from gateway.run.tools.toolbox import ToolAnswer, failed
 from gateway.settings import ToolHeader, ToolSettings
-from storage.value import frozen
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -42,8 +42,7 @@ class McpFault(Exception):
     """A server that cannot be asked, or that does not answer. Its text is for who named the server."""
 
 
-@frozen
-class ListedTool:
+class ListedTool(Struct, frozen=True):
     """A tool as its server lists it. parameters: a JSON schema; None: there is none by which it can be called."""
 
     name: str

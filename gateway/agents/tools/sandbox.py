@@ -26,6 +26,7 @@ from pathlib import Path
 
 import msgspec
 import orjson
+from msgspec import Struct
 
 from adapters.types import Json
 from gateway.agents.tools import inside
@@ -205,11 +206,10 @@ class _Answer(msgspec.Struct, forbid_unknown_fields=True):
     blocks: dict[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended:
+class _Ended(Struct, frozen=True):
     """A call that has ended. wrong: why there is no answer, in words."""
 
-    answer: _Answer = field(default_factory=_Answer)
+    answer: _Answer = msgspec.field(default_factory=_Answer)
     stdout: str = ""
     stderr: str = ""
     wrong: str = ""

@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from gateway.errors import CallerError, GatewayError, UpstreamError
-from storage.value import frozen
 
 _SHOWN = 200  # characters of a value or a name that an error repeats
 _SAID = 1000  # of its sentence, which may have the values that a field takes
 
 
-@frozen
-class Fault:
+class Fault(Struct, frozen=True):
     """One fault of a request. loc: where it lies ("body", "query" or "path", then keys and indices).
 
     type: in the words of pydantic, whose errors the client's users know. value: what was there.

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import orjson
+from msgspec import Struct
 
 from gateway.agents.wire.fields import given, lines_of, time_of
 from gateway.core import ids
@@ -19,11 +20,9 @@ from gateway.core.conversation.private import name_of, private_of, system_text
 from gateway.core.memory.tools import read_arguments
 from gateway.core.turn.asides import THINKING
 from storage.records import Summary
-from storage.value import frozen
 
 
-@frozen
-class Showing:
+class Showing(Struct, frozen=True):
     """The way in which a caller wants messages to be shown.
 
     types: only these; None: all. speaks: the tool whose argument `argument` is what an agent says; None: its calls are
@@ -36,8 +35,7 @@ class Showing:
     summaries: bool = False
 
 
-@frozen
-class Origin:
+class Origin(Struct, frozen=True):
     """The origin of a stored message. id: its public one. at: seconds since the epoch.
 
     conversation: its public name, where a list may hold messages of several.

@@ -6,10 +6,10 @@ An answer to a pause (an approval, results of the client's tools) and plain mess
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import replace
 
 from gateway.agents.wire.errors import Fault, Unprocessable
 from gateway.agents.wire.fields import Body, Kept, Maybe, convert, refused
@@ -17,7 +17,6 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import as_system, with_name, with_private
 from gateway.core.turn.calls import CallDecision
 from gateway.errors import BadRequest
-from storage.value import frozen
 
 MAX_STEPS = 50  # of a send that names none; Letta's number
 _MOST_STEPS = 200
@@ -194,8 +193,7 @@ class CancelRuns(Body):
     run_ids: Maybe[list[str]] = UNSET
 
 
-@frozen
-class Sent:
+class Sent(Struct, frozen=True):
     """The content of a send: new messages as they are stored, and answers to what waits, which they stand behind.
 
     otid: the client's id of the send, by which it is known when it comes again.

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import orjson
+from msgspec import Struct
 
 from adapters.types import Event, Json
 from gateway.agents.wire.errors import LettaErrors, error_event
@@ -94,8 +96,7 @@ class RunNumbers:
         return Origin(id, at, self.run_id, step_id)
 
 
-@dataclass(frozen=True, slots=True)
-class MakesSteps:
+class MakesSteps(Struct, frozen=True):
     """Makes the view of a run, once its first step is open. now: seconds since the epoch.
 
     before: messages that are shown in front of the first reply. counts: of earlier steps.
@@ -106,7 +107,7 @@ class MakesSteps:
     by_token: bool
     now: Callable[[], float]
     before: Sequence[Json] = ()
-    counts: Counts = field(default_factory=Counts)
+    counts: Counts = msgspec.field(default_factory=Counts)
     speaks_chat: bool = False
 
     def __call__(self, spec: TurnSpec) -> StepView:

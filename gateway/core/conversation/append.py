@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import orjson
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, WireMessage, is_result, squash, text_of
 from gateway.core.conversation.match import Match, Query
@@ -16,7 +17,6 @@ from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import PathElement, Tree, flat, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
-from storage.value import changed
 
 
 def begins_fork(e: Exchange) -> bool:
@@ -51,9 +51,9 @@ def plan_step(
     if tip is not None:
         # The numbers go on with the same run, unless another conversation takes the next ones; the store checks that.
         seq, prior = tip.seq + len(tip.inputs) + 1, tip.id if tip.adds else tip.prior
-        e = changed(e, seq=seq, run=tip.run, prior=prior, length=tip.length + length)
+        e = replace(e, seq=seq, run=tip.run, prior=prior, length=tip.length + length)
     else:
-        e = changed(e, length=length)
+        e = replace(e, length=length)
     withheld = refused(tree.chain(tip))
     fill: Iterable[PathElement] = [
         x for x in tree.elements(tip) if x.exchange.id not in withheld or is_result(x.atoms)
@@ -66,7 +66,7 @@ def plan_step(
         Match(tip),
         new,
         conversation,
-        changed(e, id=-1, conversation=conversation or 0),
+        replace(e, id=-1, conversation=conversation or 0),
         [*held, *query.listing.messages],
         fill=tuple(fill),
         held=tuple(held),
@@ -91,7 +91,7 @@ def refused(path: Sequence[Exchange]) -> set[int]:
 
 def open_step(plan: Plan, notes: Mapping[int, str], evicted: Evicted | None) -> Exchange:
     """Returns the exchange as it is written before the model is asked."""
-    return changed(
+    return replace(
         plan.exchange,
         state=State.OPEN,
         input=orjson.dumps(plan.messages),
@@ -116,13 +116,13 @@ def finish_step(
 
     full: the reply as it goes upstream again; empty: there is none. said: what the reader got of it; None: all.
     """
-    e = changed(_ended(e, now), model=model, evicted=evicted)
+    e = replace(_ended(e, now), model=model, evicted=evicted)
     if not full:
-        return changed(e, path=canon.path(flat(e), above))
+        return replace(e, path=canon.path(flat(e), above))
     shown = full[0] if said is None else said
     atoms = canon.atoms(shown)
     is_other = list(full) != [shown]
-    return changed(
+    return replace(
         e,
         reply=atoms,
         path=canon.path((*flat(e), *atoms), above),
@@ -151,7 +151,7 @@ def finish_turn(
         return e
     ours = sorted({str(call.get("id")) for m in full for call in m.get("tool_calls") or ()})
     hidden = orjson.dumps({"messages": list(full), "ours": ours})
-    return changed(e, full=hidden, hidden=True, opaque=any(map(has_opaque, full)))
+    return replace(e, full=hidden, hidden=True, opaque=any(map(has_opaque, full)))
 
 
 def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
@@ -163,9 +163,9 @@ def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
     Behind calls nothing is: the model knows what these have changed.
     """
     taken = next((x for x in reversed(path) if x.superseded or x.reply is not None or begins_fork(x)), None)
-    e = changed(e, superseded=True, evicted=None if taken is None else taken.evicted)
+    e = replace(e, superseded=True, evicted=None if taken is None else taken.evicted)
     if not any(map(is_result, e.inputs)):
-        e = changed(e, standing=False, snapshot=None if taken is None else taken.snapshot)
+        e = replace(e, standing=False, snapshot=None if taken is None else taken.snapshot)
     return e
 
 
@@ -186,8 +186,8 @@ def said_anew(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...]]) -> E
 
 def abandon(e: Exchange, canon: Canon, above: bytes, now: float) -> Exchange:
     """Returns an exchange that a process left open, ended without a reply."""
-    return changed(_ended(e, now), path=canon.path(flat(e), above))
+    return replace(_ended(e, now), path=canon.path(flat(e), above))
 
 
 def _ended(e: Exchange, now: float) -> Exchange:
-    return changed(e, state=State.FINISHED, ended=now, carried=True, standing=True)
+    return replace(e, state=State.FINISHED, ended=now, carried=True, standing=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from msgspec.structs import replace
+
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree, is_tombstone
 from storage.commands import Change, Pool
 from storage.records import Atom, Exchange, State
-from storage.value import changed
 
 
 def plan_change(
@@ -21,7 +22,7 @@ def plan_change(
     tree = Tree(pool.exchanges, pool.contents, pool.tombs)
     before = {x.id: x for x in tree}
     if query.named and plan.match.anchor is None:
-        plan = changed(plan, conversation=pool.conversation)
+        plan = replace(plan, conversation=pool.conversation)
     e = how(tree, plan, ended)
     merging = settle.mergeable(tree, ended.now, query.idle_s, named=query.named)
     for x, why in merging:
@@ -29,7 +30,7 @@ def plan_change(
     e = tree.by_id[e.id]  # merging may have changed it
     changes = [tree.by_id[i] for i in tree.changed if i != e.id]
     stale = [x.id for x in (*changes, e) if x.id in before and _reads_anew(before[x.id], x)]
-    carried = {x.id for x in changes if x.id not in stale and x == changed(before[x.id], carried=True)}
+    carried = {x.id for x in changes if x.id not in stale and x == replace(before[x.id], carried=True)}
     tombs = []
     if e.state is State.OFF:
         tombs = [b"".join(a) for a in (*e.inputs, e.reply or ()) if a and a[0][:1] in b"ua"]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from itertools import chain
 
+from msgspec.structs import replace
+
 from gateway.core.conversation.canonical import is_user, squash_utf8, text_of
 from gateway.core.conversation.match import Keeping, Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
@@ -16,7 +18,6 @@ from gateway.core.conversation.settle import Ended, contents
 from gateway.core.conversation.tree import Tree
 from storage.commands import Look
 from storage.records import Exchange, State
-from storage.value import filled
 
 # Asked of every turn: a name of the module's costs a tenth of a member of its enum.
 _ON, _FINISHED = Keeping.ON, State.FINISHED
@@ -130,4 +131,4 @@ def finish_opening(tree: Tree, plan: Plan, ended: Ended) -> Exchange | None:
     if matters or query.listing.said:
         return None
     e = finish_plain(plan, ended)
-    return filled(e, id=ended.id, conversation=ended.id, length=len(e.inputs) + 1)
+    return replace(e, id=ended.id, conversation=ended.id, length=len(e.inputs) + 1)

@@ -7,16 +7,16 @@ part of, and bears its number; its words are in the reply, so it is listed with 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage, squash, text_of
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.private import with_private, without_fields
 from storage.records import Exchange, State
-from storage.value import frozen
 
 _SPEAKS, _ARGUMENT = "send_message", "message"
 
@@ -25,8 +25,7 @@ class CannotRewrite(ValueError):
     """Says why a message cannot have another text."""
 
 
-@frozen
-class ListedMessage:
+class ListedMessage(Struct, frozen=True):
     """A stored message. seq: its number. hidden: its place, from 1 on, among the hidden ones of the reply at `seq`.
 
     at: when it was said. is_reply: it is of the exchange's reply. results: of calls of it for which nothing was run.

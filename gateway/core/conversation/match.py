@@ -14,12 +14,13 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from gateway.core.conversation.canonical import Listing, is_user, squash, text_of
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.subsequence import LCS_ATOMS, lcs
 from gateway.core.words import begins, letters, without_remark
 from storage.records import Atom, Exchange
-from storage.value import frozen
 
 LONG_REPLY = 32  # a reply of so many characters is found nowhere else word for word
 _MAX_TURNS = 8  # so many turns further back are searched for the same reply
@@ -39,8 +40,7 @@ class Keeping(StrEnum):
     READ = "read"
 
 
-@frozen
-class Query:
+class Query(Struct, frozen=True):
     """The part of a request that the rules decide by.
 
     named: the client gave a conversation id. conversation: row id of the named conversation, if it exists already.
@@ -59,8 +59,7 @@ class Query:
     model: str = ""
 
 
-@frozen
-class Form:
+class Form(Struct, frozen=True):
     """The form in which an altered reply came back, as indices of the list; the end is excluded.
 
     block: the messages between the reply that was found word for word and this one. reply: those of the reply itself.
@@ -70,8 +69,7 @@ class Form:
     reply: tuple[int, int]
 
 
-@frozen
-class Match:
+class Match(Struct, frozen=True):
     """The place from which the list goes on. anchor: the exchange whose reply was found last; None: a new tree begins.
 
     first, last: indices of the messages that hold its reply, -1 where there is none. form: set for an altered reply.

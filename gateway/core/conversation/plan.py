@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from msgspec import Struct
+
 from gateway.core.conversation.canonical import (
     RESULTS,
     Listing,
@@ -22,14 +24,12 @@ from gateway.core.conversation.tip import HEARD, Spoken, find_tip, was_heard
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone, moved_at
 from gateway.core.words import letters, transcribed
 from storage.records import Atom, Evicted, Exchange, State
-from storage.value import frozen
 
 # Characters, white space aside. Chosen: "Hi" and "Hello" stand in many messages that quote nobody.
 _MIN_QUOTE = 16
 
 
-@frozen
-class Amendment:
+class Amendment(Struct, frozen=True):
     """The form in which a stored exchange came back. block, reply: indices of the list, end excluded; None: as stored.
 
     media: digests of the block's images and sounds, one for each message.
@@ -41,8 +41,7 @@ class Amendment:
     media: tuple[bytes, ...] = ()
 
 
-@frozen
-class Plan:
+class Plan(Struct, frozen=True):
     """The additions of a request to the tree, and what it needs of it.
 
     new: indices of its new messages. conversation: row id, None for a new one. exchange: the one to be written, id 0;

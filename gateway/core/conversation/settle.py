@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, squash, text_of, visible
 from gateway.core.conversation.fillers import with_fillers_of
@@ -19,11 +21,9 @@ from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, flat, is_forgotten, is_tombstone
 from gateway.core.thoughts import without_thoughts
 from storage.records import Evicted, Exchange, State
-from storage.value import changed, frozen
 
 
-@frozen
-class Ended:
+class Ended(Struct, frozen=True):
     """The end of a request. full: our reply's messages as the upstream saw them. said: the reply as the client has it.
 
     id: the id of the exchange to be written (negative: not yet stored). ours: ids of the calls that the gateway ran.
@@ -55,7 +55,7 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     is_written = tree.get(ended.id) is not None
     e = _exchange(tree, plan, ended)
     reply = query.listing.canon.atoms(ended.said)
-    e = changed(e, reply=reply, ended=ended.now, stopped=None, size=len(squash(text_of(ended.said))))
+    e = replace(e, reply=reply, ended=ended.now, stopped=None, size=len(squash(text_of(ended.said))))
     # A message that was written before the model was asked is a row of its own already, whatever the answer.
     twin = None if is_written else _find_twin(tree, e)
     e = _add(tree, e, plan, ended) if twin is None else _repeat(tree, twin, e, plan, ended)
@@ -91,7 +91,7 @@ def _add(tree: Tree, e: Exchange, plan: Plan, ended: Ended) -> Exchange:
     said = {} if is_tombstone(e) else {**contents(plan, ended, e.hush), "edits": ended.edits}
     canon = plan.query.listing.canon
     key = canon.reply_key(e.reply or ())
-    return tree.add(changed(e, path=_path_of(tree, e, canon), reply_key=key, head=head_of(tree, e), **said))
+    return tree.add(replace(e, path=_path_of(tree, e, canon), reply_key=key, head=head_of(tree, e), **said))
 
 
 def _repeat(tree: Tree, twin: Exchange, e: Exchange, plan: Plan, ended: Ended) -> Exchange:
@@ -120,7 +120,7 @@ def open_(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     e = _exchange(tree, plan, ended)
     if is_tombstone(e):
         return tree.add(e)
-    return tree.add(changed(e, state=State.OPEN, input=_kept(plan.messages, e.hush)))
+    return tree.add(replace(e, state=State.OPEN, input=_kept(plan.messages, e.hush)))
 
 
 def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
@@ -130,12 +130,12 @@ def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     """
     e = _exchange(tree, plan, ended)
     if is_tombstone(e):
-        return tree.add(changed(e, stopped=ended.now))
-    e = changed(e, state=State.CANCELLED, stopped=ended.now, **contents(plan, ended, e.hush))
+        return tree.add(replace(e, stopped=ended.now))
+    e = replace(e, state=State.CANCELLED, stopped=ended.now, **contents(plan, ended, e.hush))
     if ended.full:
-        e = changed(e, edits=ended.edits, size=len(squash(text_of(ended.said))))
+        e = replace(e, edits=ended.edits, size=len(squash(text_of(ended.said))))
     else:
-        e = changed(e, said=None, full=None, hidden=False, opaque=False)
+        e = replace(e, said=None, full=None, hidden=False, opaque=False)
     return tree.add(e)
 
 
@@ -152,10 +152,10 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     e = _place(tree, plan, ended)
     tree.lend(e.id, plan.messages)
     conversation = _conversation_of(tree, plan, e)
-    e = changed(e, conversation=e.id if conversation is None else conversation)
+    e = replace(e, conversation=e.id if conversation is None else conversation)
     # Another request, which was off the record, may have ended since this one was planned.
     hush = find_hush(tree, e, plan.messages, len(plan.held), tree.siblings(e))
-    e = changed(e, hush=plan.hush | hush)
+    e = replace(e, hush=plan.hush | hush)
     again = [x for x in tree.siblings(e) if is_asked_again(tree, x, e, appending=plan.appending)]
     return _off_the_record(tree, plan, e) if plan.off or any(map(is_forgotten, again)) else e
 
@@ -168,7 +168,7 @@ def _place(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     parent, draft = tree.get(plan.exchange.parent), tree.get(ended.id)
     if draft is not None:
         tree.remove(draft)
-    e = changed(
+    e = replace(
         plan.exchange,
         id=ended.id,
         seq=draft.seq if draft else 0,
@@ -180,14 +180,14 @@ def _place(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     )
     if parent is None:
         return e
-    e = changed(e, prior=tree.prior(e), offset=end_offset(parent), length=parent.length + e.length)
+    e = replace(e, prior=tree.prior(e), offset=end_offset(parent), length=parent.length + e.length)
     # The window may begin among the new messages, and their places move with the form of those before them.
     if e.evicted is not None and e.evicted.depth == e.depth:
         begin = e.evicted.offset + e.offset - plan.exchange.offset
-        e = changed(e, evicted=e.evicted._replace(offset=begin))
+        e = replace(e, evicted=e.evicted._replace(offset=begin))
     # The exchange continues its parent's run of numbers, unless another conversation took the next ones; the store
     # checks that.
-    return e if draft else changed(e, seq=parent.seq + len(parent.inputs) + 1, run=parent.run)
+    return e if draft else replace(e, seq=parent.seq + len(parent.inputs) + 1, run=parent.run)
 
 
 def _conversation_of(tree: Tree, plan: Plan, e: Exchange) -> int | None:
@@ -205,11 +205,11 @@ def _off_the_record(tree: Tree, plan: Plan, e: Exchange) -> Exchange:
     is_asked = plan.query.mode is not Keeping.ON and not plan.appending
     if is_asked and (said := _only_here(tree, e, named=plan.query.named)):
         # What was said on the record stays there, where nothing else has it: its reply was not heard.
-        return changed(e, notes={}, hush=e.hush | {-1, *range(len(e.inputs))} - said)
+        return replace(e, notes={}, hush=e.hush | {-1, *range(len(e.inputs))} - said)
     # What was held back for it is kept already, and goes with the next request on the record.
     own = len(plan.held)
     inputs, media = e.inputs[own:], e.media[own:]
-    return changed(e, state=State.OFF, notes={}, inputs=inputs, media=media, length=e.length - own)
+    return replace(e, state=State.OFF, notes={}, inputs=inputs, media=media, length=e.length - own)
 
 
 def _only_here(tree: Tree, e: Exchange, *, named: bool) -> set[int]:

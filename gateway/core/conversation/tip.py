@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum, auto
 
+from msgspec import Struct
+
 from gateway.core.conversation.canonical import RESULTS, Canon, Listing, WireMessage, text_of
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.words import begins, grows, letters, without_remark
 from storage.records import Exchange, State
-from storage.value import frozen
 
 # Chosen: a reply of which a part of the head says what was heard is looked for in no more messages.
 _MAX_TOLD = 8
@@ -38,8 +39,7 @@ class Spoken(Enum):
 HEARD = (Spoken.TIP, Spoken.ABOVE)
 
 
-@frozen
-class Tip:
+class Tip(Struct, frozen=True):
     """The place from which a list of new messages goes on, in append mode. exchange: None in a new conversation.
 
     held: the messages that come before it, of cancelled sends or of a turn that is asked once more. head: so many

@@ -15,12 +15,12 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import orjson
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage, is_user, text_of
 from gateway.core.words import grows
 from storage.commands import Missing, StoredContent
 from storage.records import Atom, Exchange, State
-from storage.value import changed
 
 _TOMBSTONES = frozenset({State.OFF, State.FORGOTTEN})
 
@@ -145,7 +145,7 @@ class Tree:
 
     def change(self, exchange_id: int, **fields: Any) -> Exchange:
         """Replaces fields of an exchange, which keeps its position in the tree."""
-        new = self.by_id[exchange_id] = changed(self.by_id[exchange_id], **fields)
+        new = self.by_id[exchange_id] = replace(self.by_id[exchange_id], **fields)
         self.changed.add(exchange_id)
         if not fields.keys().isdisjoint(("input", "said", "full", "state")):
             self._known.pop(exchange_id, None)

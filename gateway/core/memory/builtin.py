@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from types import MappingProxyType
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from msgspec import Struct
 
 from adapters.types import Json
 from gateway.core.memory.tools import MEMORY_TOOLS, string, tool
@@ -215,8 +216,7 @@ def definition_of(name: str) -> Json | None:
 _NEXT: Final = " #"
 
 
-@dataclass(frozen=True, slots=True)
-class EditCall:
+class EditCall(Struct, frozen=True):
     """One operation on a block. op: insert, replace, rethink or patch. arguments: as `apply` reads them."""
 
     op: str
@@ -308,8 +308,7 @@ def _patches(label: str, patch: str) -> list[EditCall] | str:
 # Searches
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(Struct, frozen=True):
     """A search of memory.
 
     queries: each is looked for; empty: the newest are wanted. sources: message, passage, fact. roles: of messages;

@@ -20,11 +20,11 @@ from itertools import islice, permutations
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from gateway.core.conversation.canonical import call_id, calls_of, squash_utf8, text_of
 from gateway.core.prompt.note import own_words
 from storage.records import Scope
-from storage.value import frozen
 
 # Shorter arguments are names and numbers, which a person may well say alone. In UTF-8, white space aside. Chosen.
 _LEAST_BYTES = 16
@@ -38,8 +38,7 @@ _MOST_PARTS, _HEADING_BYTES = 8, 32
 _Messages = Sequence[Mapping[str, Any]]
 
 
-@frozen
-class _Call:
+class _Call(Struct, frozen=True):
     """tool: its name. arguments: its texts, hash -> bytes. asked: hash of the user's message that led to it."""
 
     tool: str

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 import orjson
+from msgspec.structs import replace
 
 from gateway.core.memory.file_text import chunks
 from gateway.core.memory.learn import fact_key, said_as_such

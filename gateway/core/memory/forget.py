@@ -7,9 +7,9 @@ each message that it quotes. In doubt the note is erased as well, since a note c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import orjson
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.listed import called_tools

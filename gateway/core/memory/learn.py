@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.dates import day_of
 from gateway.core.memory import tools
@@ -81,16 +82,14 @@ _ORDER = re.compile(
 _SAID = "User said: "
 
 
-@dataclass(frozen=True, slots=True)
-class BlockEdit:
+class BlockEdit(Struct, frozen=True):
     """An edit of a block. op: insert, replace or rethink. arguments: as `tools.apply` takes them."""
 
     op: str
     arguments: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class FactEdit:
+class FactEdit(Struct, frozen=True):
     """replaces, messages: numbers as they were shown; what was not shown is left out later."""
 
     text: str
@@ -99,8 +98,7 @@ class FactEdit:
     messages: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """Edits read from a reply. ignored: how many of its calls made no sense."""
 
     edits: tuple[BlockEdit | FactEdit, ...]

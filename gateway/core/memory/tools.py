@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import orjson
+from msgspec import Struct, field
 
 from adapters.types import Json
 from gateway.core.prompt.blocks import Shown
@@ -204,8 +204,7 @@ def check(tool: str, arguments: Mapping[str, Any]) -> str | None:
 # Edits
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(Struct, frozen=True):
     """The result of an edit."""
 
     value: str | None  # the block's new value; None: it is unchanged

@@ -11,7 +11,8 @@ like a secret is withheld, and no message can pass for another entry.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import squash
 from gateway.core.dates import day_of

@@ -8,11 +8,13 @@ the same. Everything is found by its place on the path, so that the bytes of one
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
+import msgspec
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import (
     Listing,
@@ -34,7 +36,6 @@ from gateway.core.prompt.note import estimate_tokens
 from gateway.core.subsequence import lcs
 from storage.commands import Additions
 from storage.records import Atom, Exchange
-from storage.value import changed, frozen
 
 UNANSWERED = "No result was given."
 WITHHELD = "The call was made. Its result cannot be told: the provider of the model refused to read it."
@@ -43,8 +44,7 @@ _TABLES = 8
 NO_TOOL = "Error: there is no tool"  # begins the result of a call by a name that nobody has
 
 
-@frozen
-class FilledMessage:
+class FilledMessage(Struct, frozen=True):
     """A message that is put in front of the client's, with the note before its text."""
 
     message: WireMessage
@@ -52,7 +52,7 @@ class FilledMessage:
     at: tuple[int, int] | None = None  # where on the path it stands (`PathElement.at`); None: it does not yet
     note: str = ""
     is_nudge: bool = False  # an agent's rules say it to its model, and it opens no turn
-    shown: Shown = field(default_factory=dict)  # what it shows of memory blocks, with its note
+    shown: Shown = msgspec.field(default_factory=dict)  # what it shows of memory blocks, with its note
 
     @classmethod
     def of(
@@ -62,22 +62,21 @@ class FilledMessage:
         return cls(prefixed(without_private(message), note), atoms, at, note, is_nudge(message), shown)
 
 
-@dataclass(slots=True)
-class Composition:
+class Composition(Struct):
     """The messages and texts of ours around the client's list. Indices are those of the request's own `messages`."""
 
     # These go before the first of the client's messages that is not a system message.
     fill: Sequence[FilledMessage] = ()
     # What of the path the client's messages are; empty for a plain list, where places are counted.
-    list_at: dict[int, PathElement] = field(default_factory=dict, compare=False)
-    notes: dict[int, str] = field(default_factory=dict)  # texts before those of these messages
+    list_at: dict[int, PathElement] = msgspec.field(default_factory=dict)
+    notes: dict[int, str] = msgspec.field(default_factory=dict)  # texts before those of these messages
     note_tokens: int = 0  # of all these, by estimate
     # The messages that take the place of one; none for one that stands in the fill.
-    hidden: dict[int, list[WireMessage]] = field(default_factory=dict)
+    hidden: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
     # Hidden rounds that could not be put back, and were in the prompt of the turn before as far as is known: its
     # stable prefix is broken.
     breaks: int = 0
-    shown: dict[int, Shown] = field(
+    shown: dict[int, Shown] = msgspec.field(
         default_factory=dict
     )  # what notes and hidden rounds show of memory blocks
 
@@ -126,7 +125,7 @@ def compose(
     """
     listing, place = plan.query.listing, plan.match
     held = len(plan.held)
-    found = Composition(_filled(tree, plan, offered, fresh) if plan.fill or held else ())
+    found = Composition(_replace(tree, plan, offered, fresh) if plan.fill or held else ())
     if held:
         # They stand behind the reply as it was heard, which comes back at the head of the list, or have it among them.
         found.hidden.update((listing.positions[i], []) for i in range(plan.heard or plan.told))
@@ -223,7 +222,7 @@ def _is_gone(element: PathElement) -> bool:
     return is_tombstone(element.exchange) or element.position in element.exchange.hush
 
 
-def _filled(
+def _replace(
     tree: Tree, plan: Plan, offered: Container[str], fresh: Mapping[int, str]
 ) -> Sequence[FilledMessage]:
     """Returns what the client left out, and in append mode the messages of sends that were cancelled."""
@@ -265,7 +264,7 @@ def _left_out(tree: Tree, plan: Plan, offered: Container[str]) -> Iterator[Fille
                     shown = _shown_in_rounds(content)
             for n, m in enumerate(said, 1):
                 filled = FilledMessage.of(m, element.atoms, element.at)
-                yield changed(filled, shown=shown) if n == len(said) else filled
+                yield replace(filled, shown=shown) if n == len(said) else filled
 
 
 def _bare(said: WireMessage) -> WireMessage:
@@ -286,7 +285,7 @@ def _answered(fill: Sequence[FilledMessage], new: Sequence[WireMessage]) -> list
         calls = [_readable(x) for x in made if isinstance(x, dict)] if isinstance(made, list) else []
         if calls != made:
             rest = {name: value for name, value in each.message.items() if name != "tool_calls"}
-            each = changed(each, message={**rest, "tool_calls": calls} if calls else rest)
+            each = replace(each, message={**rest, "tool_calls": calls} if calls else rest)
         found.append(each)
         results = takewhile(lambda y: y.get("role") == "tool", whole[i + 1 :]) if calls else ()
         known = {str(y.get("tool_call_id")) for y in results}

@@ -5,17 +5,18 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Container, Iterable
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement
 from gateway.core.prompt.compose import Composition
 from gateway.core.prompt.summary import IN_USE, KEPT, SummaryCut, cut_plain, cut_tree
 from gateway.core.prompt.window import MessageBounds
 from storage.records import Evicted, Exchange, Summary
-from storage.value import changed, frozen
 
 
-@frozen
-class Eviction:
+class Eviction(Struct, frozen=True):
     """The beginning of a request that is left out.
 
     evicted: the part of the path that has left the window before. The composition's fill lacks it, and in the client's
@@ -69,7 +70,7 @@ class Eviction:
         )
         found = [cut for cut in cuts if cut is not None]
         kept = [cut for n, cut in enumerate(found) if n < IN_USE or cut.id == self.in_use]
-        return changed(self, cuts=tuple(reversed(kept)))
+        return replace(self, cuts=tuple(reversed(kept)))
 
 
 NO_EVICTION = Eviction()

@@ -15,13 +15,14 @@ from functools import lru_cache
 from operator import attrgetter
 from string import digits, punctuation
 
+from msgspec import Struct
+
 from gateway.core.dates import day_of
 from gateway.core.prompt.blocks import CHANGES, describe_mark
 from gateway.core.prompt.frame import without_frame
 from gateway.core.tags import MARK, plain_tags, quoted_name
 from gateway.core.words import apart, folded_words, stem
 from storage.records import Atom, Message
-from storage.value import frozen
 
 # A query has about 1,000 tokens at most; a longer message is a template or a document, not a question.
 QUERY_CHARS = 4_000
@@ -82,8 +83,7 @@ _YEAR = 4
 _WHEN = attrgetter("message.at", "message.seq")
 
 
-@frozen
-class Recalled:
+class Recalled(Struct, frozen=True):
     """A message chosen for a note.
 
     text: as it is shown, on one line, cut and without tags of ours. line: with its speaker's name. day: of the message.

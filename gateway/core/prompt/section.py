@@ -9,8 +9,9 @@ what the prompt shows is taken from the texts that stand in it, whatever way the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field
 from typing import Any
+
+from msgspec import Struct, field
 
 from gateway.core.prompt.blocks import (
     NOTHING_SHOWN,
@@ -24,7 +25,6 @@ from gateway.core.prompt.blocks import (
     show,
 )
 from storage.records import Block, Snapshot
-from storage.value import frozen
 
 # Where an agent's own prompt says so, its blocks stand there, and otherwise after it.
 CORE_MEMORY = "{CORE_MEMORY}"
@@ -35,8 +35,7 @@ def made_of(system: str, offered: Iterable[str]) -> str:
     return digest("\0".join((system, *offered)))
 
 
-@frozen
-class SectionParts:
+class SectionParts(Struct, frozen=True):
     """The parts of a section. With other ones the prompt begins anew anyway, but for the blocks and the tools."""
 
     blocks: Sequence[Block]  # as this path sees them
@@ -87,8 +86,7 @@ class SectionParts:
         return found == (self.epoch, self.mark, self.summary, self.made)
 
 
-@frozen
-class Section:
+class Section(Struct, frozen=True):
     """A section for one request."""
 
     snapshot: (

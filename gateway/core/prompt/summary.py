@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from gateway.core.conversation.canonical import RESULTS, Listing, WireMessage, calls_of, text_of
 from gateway.core.conversation.fillers import spoken
@@ -21,7 +22,6 @@ from gateway.core.prompt.compose import Composition
 from gateway.core.tags import Tags, mark_of
 from gateway.core.thoughts import without_thoughts
 from storage.records import Exchange, Summary
-from storage.value import frozen
 
 # A summary is made when this share of the window is used, so that it is ready when the window is full.
 EARLY = 0.9
@@ -50,8 +50,7 @@ CALL_CHARS = 400
 CHARS_PER_TOKEN = 6
 
 
-@dataclass(frozen=True, slots=True)
-class SummaryCut:
+class SummaryCut(Struct, frozen=True):
     """A summary where this request has its end: what it covers is the first `fill` messages that are put in front,
     and, where those are all, what comes before message `index` of the client's. id: the summary's. end: atoms of the
     path that it covers."""
@@ -63,8 +62,7 @@ class SummaryCut:
     end: int = 0
 
 
-@frozen
-class SummaryTerms:
+class SummaryTerms(Struct, frozen=True):
     """An agent's own terms for its summaries; what is None is as for everybody.
 
     is_all: all is covered that was said, and not only what is about to leave the window. share: of the window, that
@@ -104,8 +102,7 @@ class SummaryTerms:
         return text if self.chars is None or len(text) <= self.chars else _whole_lines(text[: self.chars])
 
 
-@dataclass(frozen=True, slots=True)
-class Overfull:
+class Overfull(Struct, frozen=True):
     """A window that needs a summary soon. keep: tokens that stay as they are; size: what a summary may take.
 
     messages: how many stay at least. newest: the id of the newest summary that the request knew of, 0: none.
@@ -117,8 +114,7 @@ class Overfull:
     newest: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Struct, frozen=True):
     """One exchange of a path: what it takes of the window, and whether a turn begins with it.
 
     waits: its reply has calls, which the next exchange answers.

@@ -15,12 +15,12 @@ or, with that opening kept, between two rounds of its turn; never between a tool
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from msgspec import Struct
+
 from gateway.core.conversation.canonical import RESULTS, SYSTEM
-from storage.value import frozen
 
 # Chosen: a fifth leaves at a time, so the cached prefix breaks once per fifth of the context.
 STEP_SHARE = 5
@@ -31,8 +31,7 @@ OPENERS = SYSTEM | {"user"}
 NUDGE = "nudge"  # a part of its turn, like a reply
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(Struct, frozen=True):
     """The tokens that the list may take. high: without the system message. step: how far below `high` a cut goes.
 
     most: what the list and a note may take together.
@@ -43,8 +42,7 @@ class Budget:
     most: int
 
 
-@dataclass(frozen=True, slots=True)
-class MessageBounds:
+class MessageBounds(Struct, frozen=True):
     """The most messages that a list may have, and the least that it keeps when it begins anew above that."""
 
     most: int
@@ -56,8 +54,7 @@ class MessageBounds:
         return self.most - max(2, self.most // 10)
 
 
-@frozen
-class WindowItem:
+class WindowItem(Struct, frozen=True):
     """One message as the window sees it.
 
     bound: a number no smaller than its tokens, such as its bytes. calls: ids of the tool calls that it makes.
@@ -70,8 +67,7 @@ class WindowItem:
     answers: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(Struct, frozen=True):
     """The part of a list that goes upstream. kept: ranges of indices, ascending."""
 
     kept: tuple[range, ...]
@@ -168,8 +164,7 @@ def may_begin(elements: Sequence[WindowItem], index: int) -> bool:
     return elements[index].role in OPENERS and not _splits_a_call(elements)[index]
 
 
-@dataclass(frozen=True, slots=True)
-class _WindowCut:
+class _WindowCut(Struct, frozen=True):
     """A place where the list may begin. pinned: what stays before it. tokens: how many leave; more with each cut."""
 
     index: int

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from gateway.core.request.edit import BodyEdit
-from storage.value import frozen
 
 NEWER_LIMIT = "max_completion_tokens"
 LIMITS = (NEWER_LIMIT, "max_tokens")
 
 
-@frozen
-class Reference:
+class Reference(Struct, frozen=True):
     """A place in a list where messages come that the gateway has kept: an earlier reply, or the path that ends with it.
 
     index: of the message in whose place they come, or before which the path does. id: as the client has it.
@@ -30,8 +30,7 @@ class Reference:
 
 
 # Not frozen: fields set through object.__setattr__ cost 3 us a request.
-@dataclass(slots=True)
-class ChatRequest:
+class ChatRequest(Struct):
     """A request as it came, and the fields we act on.
 
     raw: the body as it came; it goes upstream where nothing is added. json: its value, which is never changed.

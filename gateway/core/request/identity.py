@@ -15,6 +15,9 @@ from functools import lru_cache
 from math import inf
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from gateway.core.applications import APPLICATIONS
 from gateway.core.request.headers import RawHeaders, header_text, refuse_repeated
 from gateway.core.request.side_requests import (
@@ -25,7 +28,6 @@ from gateway.core.request.side_requests import (
 from gateway.core.request.signed_user import SIGNED_USER, signed_user
 from gateway.errors import BadRequest, UnknownModel
 from storage.records import Scope
-from storage.value import changed, frozen
 
 
 class Mode(StrEnum):
@@ -126,8 +128,7 @@ class IdentityRules:
         object.__setattr__(self, "_read", single | {_OPEN_WEBUI_CHAT, _RETRIES})
 
 
-@frozen
-class Identity:
+class Identity(Struct, frozen=True):
     """The names and wishes that a request carries.
 
     agent: the name or id asked for, None for the default; profile: that, or the default's name.
@@ -154,7 +155,7 @@ class Identity:
 
     def with_history(self) -> Identity:
         """Returns it for a history that is ours: what is not kept of a message there, no later list brings back."""
-        return self if self.own is None else changed(self, mode=self.own, leaves_nothing=False, own=None)
+        return self if self.own is None else replace(self, mode=self.own, leaves_nothing=False, own=None)
 
 
 def identify(

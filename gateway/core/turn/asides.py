@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from itertools import groupby
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Final
+
+from msgspec import Struct, field
 
 from adapters.types import Json
 from gateway.core.turn.stream import CallOwner, ToolCall
@@ -67,8 +68,7 @@ class Voice(Enum):
     FILLER = "filler"
 
 
-@dataclass(frozen=True, slots=True)
-class Asides:
+class Asides(Struct, frozen=True):
     """The arguments of a turn's tools that the tools are not given, or that are said to the user.
 
     given: tool -> its asides. words: tool -> the argument that is its words to the user.

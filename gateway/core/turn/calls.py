@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.memory.tools import read_arguments
@@ -21,7 +23,6 @@ from gateway.core.turn.guide import (
 )
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.stream import ToolCall
-from storage.value import frozen
 
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments!r}. Nothing was done."
 SPOKEN = "The user has read it."
@@ -32,8 +33,7 @@ _NAME_CHARS: Final = 64
 NO_WORDS = "Error: {name} needs `{key}`, a text. Nothing was said."
 
 
-@dataclass(frozen=True, slots=True)
-class CallDecision:
+class CallDecision(Struct, frozen=True):
     """A decision about a call that waits. call_id: None: about all of them.
 
     result: of a tool of the client's, or of one that it ran itself. approve: of a call that a person has to allow; who
@@ -48,8 +48,7 @@ class CallDecision:
     request: str | None = None
 
 
-@frozen
-class ResumedCalls:
+class ResumedCalls(Struct, frozen=True):
     """Calls of a step that is kept, with which a turn begins when they are answered.
 
     calls: all of that step. results: those that exist, of calls that were answered, denied, or run before. What has no

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from msgspec import Struct
+
 from adapters.types import Event, Json
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
@@ -184,8 +186,7 @@ class MakesView(Protocol):
     def __call__(self, spec: TurnSpec) -> ClientView: ...
 
 
-@dataclass(frozen=True, slots=True)
-class MakesUnseen:
+class MakesUnseen(Struct, frozen=True):
     speaks_chat: bool = False
 
     def __call__(self, spec: TurnSpec) -> ClientView:

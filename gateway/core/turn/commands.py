@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from enum import StrEnum
 from typing import Final
+
+from msgspec import Struct, field
 
 from adapters.types import Header, Json
 from gateway.core.turn.guide import Offer, StopReason, ToolResult
 from gateway.errors import GatewayError
-from storage.value import frozen
 
 
-@frozen
-class SendHead:
+class SendHead(Struct, frozen=True):
     """Send status and headers of a stream; they leave with the first bytes of the body."""
 
     status: int
     headers: tuple[Header, ...]
 
 
-@frozen
-class SendBody:
+class SendBody(Struct, frozen=True):
     """Send bytes of the stream."""
 
     data: bytes
 
 
-@frozen
-class SendWhole:
+class SendWhole(Struct, frozen=True):
     """Answer with one body, which leaves at `Finish`."""
 
     status: int
@@ -37,15 +34,13 @@ class SendWhole:
     body: bytes
 
 
-@frozen
-class Refuse:
+class Refuse(Struct, frozen=True):
     """Answer with an error of the gateway's; nothing has been sent."""
 
     error: GatewayError
 
 
-@frozen
-class CallModel:
+class CallModel(Struct, frozen=True, eq=False):
     """Call the model again.
 
     messages: of all hidden rounds so far; they follow the messages of the first request. None, where steps are kept.
@@ -55,11 +50,16 @@ class CallModel:
 
     messages: tuple[Json, ...]
     budget_tokens: int | None
-    offer: Offer = field(default_factory=Offer, compare=False)
+    offer: Offer = field(default_factory=Offer)
+
+    def __eq__(self, other: object) -> bool:
+        """Compares what is asked; an offer follows from the turn's state."""
+        if not isinstance(other, CallModel):
+            return NotImplemented
+        return (self.messages, self.budget_tokens) == (other.messages, other.budget_tokens)
 
 
-@frozen
-class RunTool:
+class RunTool(Struct, frozen=True):
     """Run a tool of ours. name: as it was offered; arguments: a JSON object. alone: never beside another such call."""
 
     call_id: str
@@ -68,8 +68,7 @@ class RunTool:
     alone: bool = False
 
 
-@frozen
-class Keep:
+class Keep(Struct, frozen=True):
     """Commit a step of the turn, open the next one, or both at once, then feed `Kept`.
 
     It comes with `reply` before the tools of that reply run, and with `results` or a `nudge`, the next step's input,
@@ -90,20 +89,17 @@ class Keep:
     nudge: str = ""
 
 
-@frozen
-class CloseUpstream:
+class CloseUpstream(Struct, frozen=True):
     """Close the reply that is being read, or give up the call that waits for one."""
 
 
-@frozen
-class Save:
+class Save(Struct, frozen=True):
     """Write the turn down, then feed `Saved`."""
 
     outcome: TurnOutcome
 
 
-@frozen
-class Finish:
+class Finish(Struct, frozen=True):
     """End the reply to the client; nothing follows."""
 
 
@@ -122,8 +118,7 @@ class End(StrEnum):
 FINISHED: Final = End.FINISHED
 
 
-@frozen
-class TurnOutcome:
+class TurnOutcome(Struct, frozen=True):
     """The outcome of a turn.
 
     full: the reply's messages as the upstream saw or said them, hidden rounds included. It ends with results of our

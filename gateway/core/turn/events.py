@@ -2,51 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from msgspec import Struct, field
 
 from adapters.types import Event, Header, Json
 from gateway.core.prompt.blocks import Shown
 from gateway.core.turn.guide import StopReason
 from gateway.errors import GatewayError
-from storage.value import frozen
 
 
-@frozen
-class ReplyStarted:
+class ReplyStarted(Struct, frozen=True):
     """Status and headers of the upstream's reply are there."""
 
     status: int
     headers: tuple[Header, ...] = ()
 
 
-@frozen
-class Received:
+class Received(Struct, frozen=True):
     """Events of a streamed reply: all that one read brought."""
 
     events: list[Event]
 
 
-@frozen
-class ReceivedWhole:
+class ReceivedWhole(Struct, frozen=True):
     """The body of a reply that is no stream has come, all of it."""
 
     body: bytes
 
 
-@frozen
-class ReplyEnded:
+class ReplyEnded(Struct, frozen=True):
     """A streamed reply's body has ended properly. After `[DONE]` it says nothing new and may be left out."""
 
 
-@frozen
-class ReplyFailed:
+class ReplyFailed(Struct, frozen=True):
     """The upstream could not be reached, broke off or took too long."""
 
     error: GatewayError
 
 
-@frozen
-class ToolFinished:
+class ToolFinished(Struct, frozen=True):
     """A tool of ours has run."""
 
     call_id: str
@@ -58,13 +51,11 @@ class ToolFinished:
     shown: Shown = field(default_factory=dict)
 
 
-@frozen
-class ToolsLate:
+class ToolsLate(Struct, frozen=True):
     """Tools of ours have been running for so long that the user is to hear something (`TurnSpec.filler`)."""
 
 
-@frozen
-class Kept:
+class Kept(Struct, frozen=True):
     """A `Keep` is committed, of the step that is open now, or else of the one that was closed.
 
     first: the number of its first message, which is the step's; reply: of its reply. results: those of tools with which
@@ -80,8 +71,7 @@ class Kept:
 LOST = "Something of this memory was forgotten meanwhile: the reply is not kept."
 
 
-@frozen
-class Saved:
+class Saved(Struct, frozen=True):
     """The end may leave. durable: the turn is committed; False: the store is too slow or down.
 
     is_lost: it is not kept and will not be, since what it goes on from was forgotten meanwhile. behind: what was
@@ -93,13 +83,11 @@ class Saved:
     behind: Kept | None = None
 
 
-@frozen
-class ClientLeft:
+class ClientLeft(Struct, frozen=True):
     """The client is gone, or the process is about to end."""
 
 
-@frozen
-class Stopped:
+class Stopped(Struct, frozen=True):
     """The turn is to end now, though its client is still there: somebody cancelled it, or a step could not be kept."""
 
     reason: StopReason = StopReason.CANCELLED

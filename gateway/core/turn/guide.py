@@ -7,14 +7,14 @@ each call of our tools, in the order of the calls, `ran` for each result, and `a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from enum import StrEnum
 from typing import Final, Protocol
+
+from msgspec import Struct, field
 
 from adapters.types import Json
 from gateway.core.conversation.private import with_private
 from gateway.core.prompt.blocks import Shown
-from storage.value import frozen
 
 LIMIT_REACHED = (
     "Not run: the limit of {rounds} rounds of memory tools for one reply is reached. "
@@ -49,8 +49,7 @@ _PROPER: Final = frozenset(
 )
 
 
-@frozen
-class Offer:
+class Offer(Struct, frozen=True):
     """The freedom that the next call of the model has. By itself it says: any tool or none.
 
     names: the tools that may be called; None: all. must: one of them has to be called. one_at_a_time: the model is
@@ -84,8 +83,7 @@ class Offer:
         return found
 
 
-@frozen
-class ProposedCall:
+class ProposedCall(Struct, frozen=True):
     """A call of a tool of ours, as the model wants it.
 
     arguments: without our asides; None: they cannot be read. asides: those of our arguments that the model gave.
@@ -102,8 +100,7 @@ class ProposedCall:
 _MORE = ("stdout", "stderr", "approval", "reason")
 
 
-@frozen
-class ToolResult:
+class ToolResult(Struct, frozen=True):
     """The result of a call."""
 
     call_id: str
@@ -136,25 +133,21 @@ class ToolResult:
         )
 
 
-@frozen
-class Allowed:
+class Allowed(Struct, frozen=True):
     """The call is run. prefilled: arguments that take the place of the model's."""
 
     prefilled: Mapping[str, object] = field(default_factory=dict)
 
 
-@frozen
-class NeedsApproval:
+class NeedsApproval(Struct, frozen=True):
     """A person has to approve the call first."""
 
 
-@frozen
-class Undecided:
+class Undecided(Struct, frozen=True):
     """The call cannot be judged before the calls that are running have their results."""
 
 
-@frozen
-class Forbidden:
+class Forbidden(Struct, frozen=True):
     """The call is not run. words: its result, which says why and what may be called."""
 
     words: str
@@ -163,8 +156,7 @@ class Forbidden:
 Verdict = Allowed | NeedsApproval | Undecided | Forbidden
 
 
-@frozen
-class Stop:
+class Stop(Struct, frozen=True):
     """The turn ends."""
 
     reason: StopReason

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from msgspec import Struct
+
 from adapters.types import Json, token_count
 from gateway.core.turn.stream import Draft
 from storage.records import Counts
-from storage.value import frozen
 
 BILLED = "mnemogate_billed"  # field of `usage`, beside what the real API sends
 DETAILS = "completion_tokens_details"
 
 
-@frozen
-class Ledger:
+class Ledger(Struct, frozen=True):
     """The tokens of the rounds that are complete.
 
     usage: what the client would be told now; None: no round reported any. prompt, completion: of all rounds together,

@@ -23,10 +23,10 @@ forced call (vllm-project/vllm#25054).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from enum import Enum
 
 import orjson
+from msgspec.structs import replace
 
 from adapters.types import Event, Json
 from gateway.core.conversation.private import as_system, without_private

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, Final
 
 import orjson
+from msgspec import Struct
 
 from adapters.types import Event, Header, Json
 from gateway.core.conversation.canonical import gap
@@ -31,7 +32,6 @@ from gateway.core.turn.stream import (
 from gateway.core.turn.text_events import TextEvents
 from gateway.core.turn.upstream_error import error_in
 from gateway.errors import GatewayError, UpstreamBroke
-from storage.value import frozen
 
 EVENTS: Final[Header] = ("content-type", "text/event-stream; charset=utf-8")
 
@@ -52,28 +52,24 @@ class ReplyForm(Enum):
 AS_EVENTS, AS_BODY = ReplyForm
 
 
-@frozen
-class Complete:
+class Complete(Struct, frozen=True):
     """The model has said all that it wanted to say."""
 
 
-@frozen
-class Refused:
+class Refused(Struct, frozen=True):
     """The upstream answered with an error, or with a body that is no chat completion."""
 
     body: bytes
 
 
-@frozen
-class ErrorEvent:
+class ErrorEvent(Struct, frozen=True):
     """The upstream put an error into its stream. raw: its event, if it has the form of OpenAI's; None: it has not."""
 
     error: Json
     raw: bytes | None
 
 
-@frozen
-class BrokeOff:
+class BrokeOff(Struct, frozen=True):
     """The upstream could not be reached, or its reply broke off."""
 
     error: GatewayError

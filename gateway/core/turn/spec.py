@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from msgspec import Struct
+
 from gateway.core.agent import FixedFiller
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.turn.asides import Asides
-from storage.value import frozen
 
 
-@frozen
-class TurnSpec:
+class TurnSpec(Struct, frozen=True):
     """The terms that the machine keeps to. It learns from the upstream alone whether the reply is a stream.
 
     wants_usage: the client asked for the usage chunk of its stream (a whole reply has its usage anyway).

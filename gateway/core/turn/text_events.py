@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 
+from msgspec import Struct
+
 from adapters.types import Json
 from gateway.core.turn.stream import NAMING
-from storage.value import frozen
 
 _CONTENT = re.compile(rb'"content":\s?"')
 # A JSON string up to its end, or to an escaped character. Events with one are parsed.
@@ -19,8 +20,7 @@ _CHARACTERS = re.compile(rb'[^"\\\x00-\x1f]*')
 _PADDING = b',"obfuscation":"'
 
 
-@frozen
-class TextEvents:
+class TextEvents(Struct, frozen=True):
     """Events like one that was parsed. before: the bytes in front of the text; behind: those up to the padding or the
     end; end: those behind the padding, None where there is none."""
 

@@ -20,6 +20,8 @@ from enum import Enum
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 # Statuses that another endpoint or moment may mend. Others are about the request, as 501 is. Of those that nobody
 # has defined, 520 to 530 are what Cloudflare says before an upstream that is down, and 529 is Anthropic's "overloaded".
 TRANSIENT: Final = frozenset((408, 429, *range(500, 600))) - {501}
@@ -47,8 +49,7 @@ class Target(NamedTuple):
         return self.rank == 0 or self.upstream == upstream
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """The operator's decisions for an upstream; see docs/settings.toml.
 
     retry_budget: retries as a share of requests. retry_wait_s: the longest wait before a retry. breaker_failures: how
@@ -62,8 +63,7 @@ class Policy:
     breaker_s: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """A failed attempt. kind: an HTTP status or a word. sent: the upstream may have seen the request.
 
     repeatable: the same endpoint may be asked again; False after a wait of ours ran out.
@@ -145,8 +145,7 @@ class EndpointHealth:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class RouteMember:
+class RouteMember(Struct, frozen=True):
     """An endpoint as a candidate. name: the input of its hash. model: the one it would be asked for."""
 
     name: str

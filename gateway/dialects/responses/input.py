@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import gap
@@ -20,7 +21,6 @@ from gateway.core.request.chat import Reference
 from gateway.dialects.fields import check_depth, missing, optional, text_in, wrong_type
 from gateway.dialects.responses.ids import turn_of
 from gateway.errors import BadRequest
-from storage.value import frozen
 
 # How `encrypted_content` of our own begins: the fields of a reply's thoughts as the upstream made them, which some
 # upstreams want back with the results of their calls. One of OpenAI's can be read by OpenAI alone.
@@ -29,8 +29,7 @@ THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking_blo
 _ROLES = ("user", "assistant", "system", "developer")
 
 
-@frozen
-class InputMessages:
+class InputMessages(Struct, frozen=True):
     """An input as messages. references: those that stand for a reply which the client only names.
 
     places: by message the item that it is made of, a text the first one; -1: a reply, which may be made of several.

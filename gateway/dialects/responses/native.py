@@ -7,10 +7,11 @@ have no place for is passed over there, since it goes upstream in any case.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.types import Event, Json
 from gateway.core.conversation.canonical import text_of
@@ -26,7 +27,6 @@ from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.instructions import ClientInstructions, in_place_of
 from gateway.dialects.responses.parse import conversation_of, told_text
 from gateway.errors import BadRequest, BodyTooLarge
-from storage.value import changed, frozen
 
 # What has no reply that could be read along, and what is put together at OpenAI.
 _ELSEWHERE: Final = ("background", "prompt")
@@ -45,8 +45,7 @@ _ENDS: Final = {
 }
 
 
-@frozen
-class NativeResponse:
+class NativeResponse(Struct, frozen=True):
     """One request. raw, json: its body.
 
     path: below the upstream's base URL, with the query.
@@ -98,7 +97,7 @@ class NativeResponse:
         json = {**self.chat.json, "messages": messages}
         chat = replace(self.chat, raw=orjson.dumps(json), json=json, messages=messages)
         places = [*[-1] * (len(head) + len(path)), *(at for _, at in told)]
-        return changed(self, chat=chat, new=new, places=places, references=(), heard=heard)
+        return replace(self, chat=chat, new=new, places=places, references=(), heard=heard)
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
         """Returns the body for the upstream: as the client has sent it, with what memory adds."""

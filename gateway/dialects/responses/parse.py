@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from adapters.types import Json
 from gateway.core.request.chat import ChatRequest, Reference
@@ -31,7 +32,6 @@ from gateway.dialects.fields import (
 from gateway.dialects.responses.ids import turn_of
 from gateway.dialects.responses.input import read_items, untold
 from gateway.errors import BadRequest
-from storage.value import frozen
 
 # What only OpenAI has or does.
 _ELSEWHERE = ("prompt", "context_management")
@@ -51,8 +51,7 @@ _LEFT_OUT = frozenset((*_ELSEWHERE, *_NOT_ASKED))
 _LOGPROBS = "message.output_text.logprobs"
 
 
-@frozen
-class ResponsesRequest:
+class ResponsesRequest(Struct, frozen=True):
     """A request with what its reply says of it. conversation: the one that it goes on with, by its id; None: none.
 
     echo: the fields of the response that are the request's.

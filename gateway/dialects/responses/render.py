@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import orjson
+from msgspec import Struct
 
 from adapters.types import Event, Json, token_count
 from gateway.core.conversation.canonical import text_of
@@ -28,7 +29,6 @@ from gateway.dialects.responses.ids import make_tag
 from gateway.dialects.responses.input import THOUGHTS
 from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, ThoughtsItem
 from gateway.errors import GatewayError
-from storage.value import frozen
 
 NOT_DURABLE = b": mnemogate not durable\n\n"
 # Why a response is not complete, by the finish_reason that says so.
@@ -49,8 +49,7 @@ def no_usage(text: str) -> Json | None:
     return None
 
 
-@frozen
-class MakesResponses:
+class MakesResponses(Struct, frozen=True):
     """The dialect, for one request. echo: the fields of the response that are the request's.
 
     turn: tells the names of conversation and turn, once the upstream has been asked; None: nothing is kept of it.

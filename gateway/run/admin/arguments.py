@@ -6,8 +6,9 @@ Whatever is wrong with them is a BadRequest whose message and `param` name the f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from gateway.core import ids
 from gateway.errors import BadRequest
@@ -19,8 +20,7 @@ RawArguments = Mapping[str, Any]
 _NUMBERS_END = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class Defaults:
+class Defaults(Struct, frozen=True):
     """The user and the profile of requests that name none, so that a command means the same memory.
 
     user: None where such requests have no user. profile: by project.
@@ -34,8 +34,7 @@ class Defaults:
 NO_DEFAULTS = Defaults()
 
 
-@dataclass(frozen=True, slots=True)
-class Whose:
+class Whose(Struct, frozen=True):
     """Names the memories of an operation. profile, subject: None means all of the project's."""
 
     project: str

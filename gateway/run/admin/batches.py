@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from gateway.core import ids
 from gateway.errors import BadRequest
@@ -18,8 +20,7 @@ LISTED = 100
 _PAGE = 200
 
 
-@dataclass(frozen=True, slots=True)
-class BatchOperations:
+class BatchOperations(Struct, frozen=True):
     """now: seconds since the epoch."""
 
     store: Store

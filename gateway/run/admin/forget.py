@@ -10,8 +10,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from gateway.errors import BadRequest
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, Whose, nothing_of
@@ -41,16 +44,14 @@ PartKind = Literal["message", "exchange", "in"]
 _PARTS: tuple[PartKind, ...] = ("message", "exchange", "in")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """One part of a memory. value: the number of a message or exchange, or a conversation's id (`in`)."""
 
     kind: PartKind
     value: int | str
 
 
-@dataclass(frozen=True, slots=True)
-class ForgetRequest:
+class ForgetRequest(Struct, frozen=True):
     """The arguments of `forget`. part: None means all of each memory. left: begun by an earlier call."""
 
     whose: Whose

@@ -7,8 +7,10 @@ operations on memories are in `show`, `forget` and `transfer`; gateway/operation
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, get_args
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from gateway.errors import BadRequest, GatewayError, MemoryUnavailable
 from gateway.run.admin.arguments import Arguments, RawArguments
@@ -47,8 +49,7 @@ class Operations:
             raise MemoryUnavailable(error.message, retry_after_s=1.0) from error
 
 
-@dataclass(frozen=True, slots=True)
-class KeyOperations:
+class KeyOperations(Struct, frozen=True):
     """projects: those that the settings name."""
 
     keys: Keys
@@ -81,8 +82,7 @@ class KeyOperations:
             raise BadRequest(f"{error.message}; `mnemogate keys list` shows them", param="key") from error
 
 
-@dataclass(frozen=True, slots=True)
-class JobOperations:
+class JobOperations(Struct, frozen=True):
     """now: seconds since the epoch."""
 
     store: Store

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.core.dates import minute_of
 from gateway.core.memory.visibility import messages_of
@@ -41,8 +42,7 @@ ORIGINS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ShowOperation:
+class ShowOperation(Struct, frozen=True):
     """Shows memories as text. recall_tokens: of the note that would be recalled. now: seconds since the epoch.
 
     embed_query: as replies have it, so that what is shown is what they get.

@@ -12,10 +12,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import astuple, replace
 
 from gateway.core.conversation.canonical import Canon, WireMessage, text_of
 from gateway.core.conversation.change import heads_of
@@ -56,8 +58,7 @@ _PLAIN = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class ExportPosition:
+class ExportPosition(Struct, frozen=True):
     """The position of an export. after: the last row of `part`. edge: the ends of all parts when it began."""
 
     uid: str
@@ -72,8 +73,7 @@ WRONG = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 _NumberedRecord = tuple[int, tuple[str, TransferRecord]]
 
 
-@dataclass(frozen=True, slots=True)
-class ImportPosition:
+class ImportPosition(Struct, frozen=True):
     """The position of an import. is_whole: the last line of the export was seen. name: the public name that it had."""
 
     uid: str

@@ -6,9 +6,10 @@ forget` forgets it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf
 from typing import Any
+
+from msgspec import Struct
 
 from gateway.errors import BadRequest
 from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, id_of
@@ -22,8 +23,7 @@ PAGE = 500
 DEFAULT = ("project", "default")
 
 
-@dataclass(frozen=True, slots=True)
-class ListOperations:
+class ListOperations(Struct, frozen=True):
     """Lists memories and conversations, a page at a time. Answers are {"lines", "next"}."""
 
     store: Store

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import orjson
+from msgspec import Struct
 
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import Tree, end_offset
@@ -61,8 +62,7 @@ _NOTHING = (
 PerformsStep = Callable[[str, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class SummaryRequest:
+class SummaryRequest(Struct, frozen=True):
     """The payload of a job. exchange: up to it. keep: tokens at the end that stay whole. size: tokens of a summary.
 
     messages: how many at the end stay whole. newest: the summary that the turn knew of which asks for it; None:
@@ -84,8 +84,7 @@ class SummaryRequest:
         return cls(**orjson.loads(payload))
 
 
-@dataclass(frozen=True, slots=True)
-class SummarySpan:
+class SummarySpan(Struct, frozen=True):
     """The part of a path that a summary is to cover. earlier: the text that covers what is before, or "".
 
     tokens: of all that is covered then.
@@ -305,8 +304,7 @@ def _share(x: Exchange, count: Callable[[str], int]) -> Share:
     return Share(tokens, opens, len(messages) + len(replies), waits)
 
 
-@dataclass(frozen=True, slots=True)
-class CompactOperation:
+class CompactOperation(Struct, frozen=True):
     """Asks for a summary by hand. The job is done by the process that serves.
 
     has_model: the settings name one for those of agents that name none of their own.

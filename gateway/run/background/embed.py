@@ -15,7 +15,8 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from adapters.base import Embedder
 from adapters.errors import ProviderError, ProviderRefused

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+
+from msgspec.structs import asdict
 
 from gateway.metrics import Metrics
 from storage.batches import BatchCounts, BatchState

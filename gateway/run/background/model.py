@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from adapters.base import Provider
 from adapters.errors import ProviderError
@@ -36,8 +37,7 @@ class RequestRefused(JobFailed):
     """The model refuses this request, whose words it may not want, or which it may not understand."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelAnswer:
+class ModelAnswer(Struct, frozen=True):
     """A whole reply. message: as the upstream gave it. finish_reason: stop, length, tool_calls, content_filter."""
 
     message: dict[str, Any]

@@ -21,6 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
+
 from gateway.errors import GatewayError
 from storage.database import Effect
 from storage.errors import Stale, StoreError, Unavailable, is_known
@@ -71,8 +73,7 @@ class Postponed(JobFailed):
         self.delay_s, self.is_planned = delay_s, is_planned
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLimits:
+class WorkerLimits(Struct, frozen=True):
     """Chosen limits. tries: 8, the last some ten minutes after the first.
 
     lease_s: a job without a heartbeat for so long is taken over. heartbeat_s: how often it gives one.
@@ -153,7 +154,7 @@ class Worker:
 
     jobs: Jobs
     handlers: Mapping[str, Handler]
-    limits: WorkerLimits = WorkerLimits()
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
     count: Callable[[str, str], None] = lambda kind, outcome: None
     idle: Callable[[], int] = lambda: 0
     rests: Callable[[str], float] = lambda kind: 0.0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import RESULTS, text_of
 from gateway.core.conversation.match import Keeping
@@ -38,13 +40,11 @@ from gateway.run.memory.prompt import (
 from gateway.run.memory.recall import Recaller, render_changes
 from storage.errors import StoreError
 from storage.sql.store import Store
-from storage.value import changed, filled
 
 _log = logging.getLogger("mnemogate")
 
 
-@dataclass(frozen=True, slots=True)
-class Composer:
+class Composer(Struct, frozen=True):
     """Makes prompts. cache_s: how long providers keep their cache. summarises: a background job makes summaries."""
 
     store: Store
@@ -64,7 +64,7 @@ class Composer:
         if known.is_off:
             composition = await self._compose_off(known)
             prompt = Prompt(asked.request, asked.target, form, asked.spec.system, composition=composition)
-            return changed(prompt, window=await fit(prompt))
+            return replace(prompt, window=await fit(prompt))
         new = plan.messages
         last = _asked_at(plan)
         # Notes written once stay: a retry, or a question asked again, gets the same.
@@ -110,22 +110,22 @@ class Composer:
             # An empty note is kept as well, so that nothing is searched twice.
             notes[last] = recall.note
         if recall.note:
-            prompt = filled(prompt, window=_put_note(known, prompt, recall, at))
-        return filled(prompt, recall=recall)
+            prompt = replace(prompt, window=_put_note(known, prompt, recall, at))
+        return replace(prompt, recall=recall)
 
     async def remake(self, known: Known, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         """Returns the prompt for another target than was expected, whose window may be another one too.
 
         What only the model that was expected could read stays here; note and memory section stay as they are.
         """
-        prompt = changed(prompt, target=target, form=form)
+        prompt = replace(prompt, target=target, form=form)
         if known.is_off:
-            prompt = changed(prompt, composition=await self._compose_off(known))
+            prompt = replace(prompt, composition=await self._compose_off(known))
         else:
             made, before = await self._compose(known, prompt.notes), prompt.composition
-            composition = changed(made, notes=before.notes, note_tokens=before.note_tokens)
+            composition = replace(made, notes=before.notes, note_tokens=before.note_tokens)
             beginning = self._beginning(known, composition)
-            prompt = changed(prompt, composition=composition, beginning=beginning)
+            prompt = replace(prompt, composition=composition, beginning=beginning)
             prompt = await self._with_summaries(known, prompt)
         return await self._shown_again(known, prompt, await fit(prompt))
 
@@ -213,7 +213,7 @@ class Composer:
                 return prompt
             covered = known.path_ids
         beginning = prompt.beginning.with_summaries(found, covered, prompt.composition)
-        return changed(prompt, beginning=beginning)
+        return replace(prompt, beginning=beginning)
 
     async def _fitted(self, known: Known, prompt: Prompt, *, takes_note: bool) -> Prompt:
         """Fits the window, once: with room for the note, and with the section that goes with the summary chosen."""
@@ -223,7 +223,7 @@ class Composer:
         if not (is_long or has_changes or known.asked.spec.bounds or known.evicted):
             return prompt
         composition = prompt.composition
-        prompt = changed(prompt, beginning=self._beginning(known, prompt.composition))
+        prompt = replace(prompt, beginning=self._beginning(known, prompt.composition))
         if is_long or prompt.beginning.evicted is not None or is_crowded(prompt):
             prompt = await self._with_summaries(known, prompt)
         elif not has_changes:
@@ -239,19 +239,19 @@ class Composer:
             return await self._shown_again(known, prompt, window, takes_note=takes_note)
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again too.
         section = self._section(known, composition, window, window.summary_id, takes_note=takes_note)
-        return changed(prompt, window=window, section=section, system=section.text)
+        return replace(prompt, window=window, section=section, system=section.text)
 
     async def _shown_again(
         self, known: Known, prompt: Prompt, window: FittedWindow, *, takes_note: bool = False
     ) -> Prompt:
         """Returns the prompt with a window; what that leaves out of the blocks' last values, the section shows."""
         if not prompt.hides(window):
-            return changed(prompt, window=window)
+            return replace(prompt, window=window)
         composition = prompt.composition
         section = self._section(known, composition, window, takes_note=takes_note, is_due=True)
-        prompt = changed(prompt, section=section, system=section.text)
+        prompt = replace(prompt, section=section, system=section.text)
         note = self.recaller.room(known, section) if takes_note else NO_NOTE
-        return changed(prompt, window=await fit(prompt, note=note))
+        return replace(prompt, window=await fit(prompt, note=note))
 
 
 def _asked_at(plan: Plan) -> int:
@@ -298,9 +298,9 @@ def _put_note(known: Known, prompt: Prompt, recall: RecallResult, at: int) -> Fi
     else:
         # A conversation of ours: the new message is the last of those that are put in front.
         *before, last = composition.fill
-        noted = changed(last, message=prefixed(last.message, recall.note), note=recall.note)
+        noted = replace(last, message=prefixed(last.message, recall.note), note=recall.note)
         composition.fill = [*before, noted]
-    return changed(window, tokens=window.tokens + tokens) if window.tokens else window
+    return replace(window, tokens=window.tokens + tokens) if window.tokens else window
 
 
 def _in_use(known: Known) -> int:

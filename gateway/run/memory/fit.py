@@ -8,6 +8,7 @@ from itertools import accumulate, chain
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, media_of
@@ -26,7 +27,6 @@ from gateway.core.prompt.window import (
 from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt, first_spoken
 from gateway.tokens import message_tokens, tokenizer_for, upper_bound
 from storage.records import ANY_WINDOW, Evicted
-from storage.value import changed
 
 # The client's message by its index, or (None) one of ours that goes in front.
 _Entry = tuple[int | None, WireMessage]
@@ -108,9 +108,9 @@ async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
             return prompt
     window, parts = await fit(prompt, rounds=rounds), prompt.section.parts
     if parts is not None and prompt.hides(window):
-        prompt = changed(prompt, system=parts.render())
+        prompt = replace(prompt, system=parts.render())
         window = await fit(prompt, rounds=rounds)
-    return changed(prompt, window=window)
+    return replace(prompt, window=window)
 
 
 def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> bool:

@@ -11,9 +11,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from gateway.core.conversation import settle
 from gateway.core.definition import Sleeptime

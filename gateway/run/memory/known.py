@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
 from functools import partial
 from hashlib import blake2b
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation import plan as planning
@@ -34,7 +36,6 @@ from storage.commands import Look
 from storage.errors import StoreError
 from storage.records import Agent, Block, Evicted, Exchange, Snapshot, Summary
 from storage.sql.store import Store
-from storage.value import frozen
 
 _MEMORY_TOOLS = builtin.EDITING | builtin.SEARCHING | builtin.REMEMBERED.keys()
 _KEEPING = {
@@ -47,8 +48,7 @@ _KEEPING = {
 _ids = random.Random()
 
 
-@frozen
-class MemoryRequest:
+class MemoryRequest(Struct, frozen=True):
     """A request as memory sees it. spec: the agent it asks for. now: seconds since the epoch.
 
     target: which upstream and model are expected to answer, and the model's window. place: in its conversation's queue.
@@ -62,8 +62,7 @@ class MemoryRequest:
     place: QueuePlace = field(default_factory=QueuePlace)
 
 
-@frozen
-class Known:
+class Known(Struct, frozen=True):
     """Everything that was read for one request.
 
     agent: the memory's owner as it is stored, or a draft of it. look: the result of one round trip.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from gateway.core.conversation.append import abandon, begins_fork, open_step, path_hash, plan_step
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, is_user
@@ -33,7 +34,6 @@ from storage.commands import Look, OwnPath, StepOpen
 from storage.errors import NotFound, StoreError
 from storage.records import DEFAULT, Agent, Block, Exchange, Run, Snapshot, State
 from storage.sql.store import Store
-from storage.value import changed
 
 
 def headed(request: ChatRequest) -> ChatRequest:
@@ -45,7 +45,7 @@ def headed(request: ChatRequest) -> ChatRequest:
     for index in spoken:
         edit.drop_message(index)
     head = request.messages[: spoken.start]
-    return changed(request, raw=edit.render(), json={**request.json, "messages": head}, messages=head)
+    return replace(request, raw=edit.render(), json={**request.json, "messages": head}, messages=head)
 
 
 async def read_path(
@@ -70,7 +70,7 @@ async def read_path(
         raise StoreError("the memory of this agent is being removed")
     # Something of this memory was forgotten since the agent was cached.
     if agent.id and agent.epoch != own.look.epoch:
-        agent = changed(agent, epoch=own.look.epoch)
+        agent = replace(agent, epoch=own.look.epoch)
         agents.remember(agent)
     conversation = own.look.conversation
     if conversation is None and asked.identity.conversation != DEFAULT:
@@ -106,7 +106,7 @@ def taken_up(known: Known) -> Known:
     e = known.unended
     assert e is not None
     path = known.path[:-1]
-    known = changed(known, path=path, tree=Tree(path), unended=None)
+    known = replace(known, path=path, tree=Tree(path), unended=None)
     return _planned(known, orjson.loads(e.input or b"[]"), known.pinned, known.blocks)
 
 
@@ -119,7 +119,7 @@ async def reread(store: Store, known: Known) -> Known | None:
     tips = [path[-1].id if path else None for path in (known.path, own.path if own else ())]
     if own is None or own.look.conversation is None or tips[0] != tips[1]:
         return None
-    known = changed(known, look=own.look, path=tuple(own.path), tree=Tree(own.path), summaries=own.summaries)
+    known = replace(known, look=own.look, path=tuple(own.path), tree=Tree(own.path), summaries=own.summaries)
     blocks = in_order(known.asked.spec, own.look.blocks)
     return _planned(known, known.plan.held, known.pinned, blocks)
 
@@ -144,7 +144,7 @@ def as_of(known: Known, tip: int | None) -> Known:
         path = path[: next(n for n, x in enumerate(path, 1) if x.id == tip)]
     if path == known.path:
         return known
-    known = changed(known, path=path, tree=Tree(path), unended=None)
+    known = replace(known, path=path, tree=Tree(path), unended=None)
     return _planned(known, known.plan.held, known.pinned, known.blocks)
 
 
@@ -154,7 +154,7 @@ def ended(known: Known, finished: Exchange) -> Known:
         return known
     known.tree.add(finished)
     path = (*(x for x in known.path if x.id != finished.id), finished)
-    return changed(known, path=path, unended=None)
+    return replace(known, path=path, unended=None)
 
 
 def go_on(
@@ -166,7 +166,7 @@ def go_on(
     now: float,
 ) -> Known:
     """Returns the knowledge for the next step. finished: the step before. blocks: as that has left them."""
-    known = changed(ended(known, finished), asked=changed(known.asked, now=now))
+    known = replace(ended(known, finished), asked=replace(known.asked, now=now))
     return _planned(known, messages, pinned, blocks)
 
 
@@ -185,11 +185,11 @@ def _planned(
     )
     if asked.spec.defined is not None and asked.spec.defined.clears:
         first = _turn_begins(known, messages)
-        plan = changed(plan, fill=tuple(each for each in plan.fill if each.exchange.depth >= first))
-    known = changed(known, plan=plan, pinned=pinned, blocks=tuple(blocks))
+        plan = replace(plan, fill=tuple(each for each in plan.fill if each.exchange.depth >= first))
+    known = replace(known, plan=plan, pinned=pinned, blocks=tuple(blocks))
     # The tools are the same for every step, whatever came in.
     body: dict[str, Any] = {**asked.request.json, "messages": [{"role": "user"}]}
-    return changed(known, offered=offer_tools(known.asked, known.agent, pinned, body))
+    return replace(known, offered=offer_tools(known.asked, known.agent, pinned, body))
 
 
 def _turn_begins(known: Known, messages: Sequence[WireMessage]) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from typing import Any
+
+from msgspec import Struct, field
 
 from gateway.core.conversation.canonical import WireMessage, is_system
 from gateway.core.prompt.blocks import NOTHING_SHOWN, Shown, is_mark_named, last_shown
@@ -18,11 +19,9 @@ from gateway.core.request.envelope import budget_to_think
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
 from storage.records import Evicted
-from storage.value import frozen
 
 
-@frozen
-class EndpointForm:
+class EndpointForm(Struct, frozen=True):
     """How a request has to look for one endpoint.
 
     consumed: fields of the client's that are not for an upstream; spent: those that its translation reads.
@@ -39,8 +38,7 @@ class EndpointForm:
     refused: frozenset[str] = frozenset()
 
 
-@frozen
-class NoteRoom:
+class NoteRoom(Struct, frozen=True):
     """The tokens for a note of this request: `least` are kept free for it, and `most` are given where they are free."""
 
     least: int = 0
@@ -50,8 +48,7 @@ class NoteRoom:
 NO_NOTE = NoteRoom()
 
 
-@frozen
-class FittedWindow:
+class FittedWindow(Struct, frozen=True):
     """The part of a conversation that goes into the model's window.
 
     dropped: indices of the client's messages that stay out. filled: indices of the composition's fill that go in;
@@ -99,8 +96,7 @@ class FittedWindow:
 WHOLE = FittedWindow()
 
 
-@frozen
-class RecallResult:
+class RecallResult(Struct, frozen=True):
     """The note that was made for a request, "" for none, and how making it went. ms: 0 if nothing was searched."""
 
     note: str = ""
@@ -112,8 +108,7 @@ class RecallResult:
 NO_RECALL = RecallResult()
 
 
-@frozen
-class Prompt:
+class Prompt(Struct, frozen=True):
     """All that goes upstream for one target, whatever rounds follow.
 
     system: text for the leading system message. tools: definitions of ours. section: the memory section that `system`

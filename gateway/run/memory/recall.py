@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
+
+from msgspec import Struct
 
 from gateway.core.prompt import note
 from gateway.core.prompt.blocks import is_mark_named
@@ -82,8 +83,7 @@ class _Found(NamedTuple):
 _NOTHING = _Found((), "", frozenset(), False)
 
 
-@dataclass(frozen=True, slots=True)
-class Recaller:
+class Recaller(Struct, frozen=True):
     """Makes notes of what memory has for a message. embed_query: None: memory is searched by words alone."""
 
     store: Store

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence, Set
-from dataclasses import replace
 from itertools import chain
 
 import orjson
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, WireMessage, call_id, text_of, visible
 from gateway.core.conversation.private import private_of, without_private

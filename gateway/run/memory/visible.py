@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence, Set
 from itertools import groupby
 
+from msgspec import Struct
+
 from gateway.core.conversation.canonical import Listing, squash
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.compose import Composition
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import FittedWindow
 from storage.records import Atom, Exchange, Message
-from storage.value import frozen
 
 _MAX_MERGED = 8  # so many messages in front of one are tried as the beginning of the same reply
 
 
-@frozen
-class VisibleContent:
+class VisibleContent(Struct, frozen=True):
     """The content that one request shows, but for its own note, which is made later.
 
     numbers: of messages that need not even be looked at: the request has them word for word. atoms: the hashes of all

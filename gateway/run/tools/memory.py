@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.dates import day_of
 from gateway.core.memory import edits, tools
@@ -27,7 +28,6 @@ from storage.fusion import in_turn
 from storage.listing import PassageFilter
 from storage.records import Agent, BlockOp, Message, Passage
 from storage.sql.store import Store
-from storage.value import frozen
 
 _log = logging.getLogger("mnemogate")
 _MOST_TAGGED = 40  # passages that are read for their tags
@@ -49,8 +49,7 @@ class SearchesPassages(Protocol):
         """Returns passages, best first, or the newest where the query is blank. is_own: with those of its own."""
 
 
-@frozen
-class MemoryTools:
+class MemoryTools(Struct, frozen=True):
     """The memory tools of one turn, which reads and edits blocks as its path sees them.
 
     changes: the turn's blocks and edits, written with it and pending until it is confirmed. archives: None: there are

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import field
 from typing import Any, Protocol
 
 import orjson
+from msgspec import Struct, field
 
 from adapters.types import Json
 from gateway.core.prompt.blocks import Shown
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.events import ToolFinished
-from storage.value import frozen
 
 _log = logging.getLogger("mnemogate")
 AT_ONCE = 8  # calls of one round that run side by side
@@ -25,8 +24,7 @@ WINDOW_SHARE = 5  # a result may take one part in so many of the window
 CUT = "\n[{left} more characters were cut off.]"
 
 
-@frozen
-class ToolAnswer:
+class ToolAnswer(Struct, frozen=True):
     """The answer of a tool."""
 
     content: str  # as the model reads it
@@ -66,8 +64,7 @@ def shortened(content: str, most: int) -> str:
     return content if len(content) <= most else content[:most] + CUT.format(left=len(content) - most)
 
 
-@frozen
-class ForeignCall:
+class ForeignCall(Struct, frozen=True):
     """A call of a tool that is not the gateway's own. tool: its name. agent, run: public names.
 
     key: the call's own name among all calls of all agents. agent_state: {"id", "name", "blocks"}, for code. project:

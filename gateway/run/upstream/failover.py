@@ -15,9 +15,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.base import MAX_REPLY_BYTES, BufferedReply, ModelReply, Provider
 from adapters.errors import ProviderError
@@ -50,8 +54,7 @@ _log = logging.getLogger("mnemogate")
 _MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
 
 
-@dataclass(slots=True)
-class Endpoint:
+class Endpoint(Struct):
     """A provider with one key. name: the upstream's name; from the second key on with the key's number (`openai#2`).
 
     has_key: False where callers bring their own key. A limit that one caller has reached then holds for no other.
@@ -62,7 +65,7 @@ class Endpoint:
     provider: Provider
     policy: Policy
     has_key: bool = True
-    health: EndpointHealth = field(default_factory=EndpointHealth)
+    health: EndpointHealth = msgspec.field(default_factory=EndpointHealth)
 
 
 Candidate = tuple[Endpoint, Target]
@@ -149,8 +152,7 @@ class Failover:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Failed:
+class _Failed(Struct, frozen=True):
     """An attempt that failed. reply: the upstream's error, if it answered. error: why there is no reply."""
 
     failure: Failure

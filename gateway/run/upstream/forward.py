@@ -8,10 +8,11 @@ that may have made one is not sent again. An upload passes through once.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from adapters.base import Provider
 from adapters.types import Header, ModelRequest
@@ -78,8 +79,7 @@ class StreamedBody(Protocol):
     def pieces(self) -> AsyncIterator[bytes]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(Struct, frozen=True):
     """A request for an upstream; its body is either `named` or `upload`.
 
     path: below the base URL, with the query. headers: the caller's, as ASGI has them. project: the caller's.

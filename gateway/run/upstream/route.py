@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from fnmatch import fnmatchcase
 from typing import Final
+
+from msgspec import Struct
 
 from gateway.core.agent import AgentSpec
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, SettingsError, UnknownModel
 from gateway.settings import ModelSettings, ProfileSettings, Settings
-from storage.value import frozen
 
 UPSTREAM_HEADER: Final = "x-mnemogate-upstream"
 # The providers that Letta's server calls otherwise than their kind is called here.
 _KINDS_OF_LETTA: Final = {"google_ai": "gemini", "lmstudio_openai": "lmstudio"}
 
 
-@frozen
-class Route:
+class Route(Struct, frozen=True):
     """Where a request can go. upstream: a name of the settings. model: the upstream's name for it.
 
     context_window: tokens, None if unknown. others: further deployments of the same model (rank 0), and the fallbacks.
-    first: the target before those.
+    They come after `first`.
     """
 
     upstream: str
     model: str
     context_window: int | None = None
     others: tuple[Target, ...] = ()
-    first: Target = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "first", Target(self.upstream, self.model, self.context_window))
+    @property
+    def first(self) -> Target:
+        return Target(self.upstream, self.model, self.context_window)
 
     @property
     def targets(self) -> tuple[Target, ...]:

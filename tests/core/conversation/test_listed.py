@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import CannotRewrite, called_tools, leaves_calls, listed, rewritten

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.conversation.private import with_private
 from gateway.core.memory.forget import quotes, rebuild, without_found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.memory import learn
 from gateway.core.memory.learn import BlockEdit, FactEdit, Reading

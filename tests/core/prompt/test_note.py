@@ -7,13 +7,13 @@ import json
 import random
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.core.prompt import note as notes_of
 from gateway.core.prompt.blocks import CHANGES, changes_since, describe_mark

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.prompt.blocks import GONE, describe_mark, digest, show
 from gateway.core.prompt.section import Section, SectionParts, make_section

@@ -12,11 +12,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from gateway.agents.runs.run import RunRequest, RunResult
 from gateway.agents.runs.runs import AgentRuns

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.agents.registry.registry import AgentEdit
 from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from msgspec.structs import replace
 
 from gateway.agents.registry.registry import AgentEdit, AgentView, NewAgent, Registry
 from gateway.core.definition import AgentDefinition

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from letta_client import (
     NotFoundError,
     UnprocessableEntityError,
 )
+from msgspec.structs import replace
 
 from gateway.operations import make_operations
 from gateway.settings import UpstreamSettings

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.agents.core.mcp_server import McpSecrets, McpServerConfig
 from gateway.agents.registry.mcp_servers import McpRegistry

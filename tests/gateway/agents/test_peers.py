@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 import pytest
 from letta_client.types import AgentState
+from msgspec.structs import replace
 
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
 from tests.gateway.agents.letta import LettaWorld, letta, spoken

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.agents.core.kinds import BUILT_IN, KINDS, MULTI_AGENT_TOOLS, built_in_named, built_in_uid
 from gateway.agents.registry.conversations import AgentConversations, said_of

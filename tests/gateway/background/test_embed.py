@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.prompt.note import QUERY_CHARS

@@ -9,13 +9,13 @@ import asyncio
 import base64
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import openai
 import pydantic
 import pytest
+from msgspec.structs import replace
 
 from tests.doubles.anthropic_upstream import think
 from tests.doubles.upstream import Call, Gate, Reply, call_tools, raw, say

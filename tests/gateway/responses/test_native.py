@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import openai
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import text_of
 from gateway.settings import BlockSettings

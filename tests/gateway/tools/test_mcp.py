@@ -8,13 +8,13 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import orjson
 import pytest
 import uvloop
+from msgspec.structs import replace
 
 import gateway.agents.tools
 import tests.doubles.mcp_server as double

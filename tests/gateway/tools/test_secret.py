@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from base64 import b64encode
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.agents.core.mcp_server import MASK, McpSecrets, McpServerConfig, sent_with
 from gateway.agents.tools.secret import SecretCipher, SecretFault

@@ -8,13 +8,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import openai
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from adapters import registry
 from adapters.providers import PROVIDERS

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from msgspec.structs import replace
 
 from gateway.settings import ModelSettings, ProfileSettings, ProjectSettings, UpstreamSettings
 from gateway.web.form import FieldSearch, boundary_of

@@ -9,10 +9,10 @@ import select
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from openai.types.responses import ResponseErrorEvent
 
 from gateway.settings import UpstreamSettings

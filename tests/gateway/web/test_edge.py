@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import uvicorn
+from msgspec.structs import replace
 
 from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.upstream import Gate, StrictUpstream, fail, raw, say

@@ -6,10 +6,10 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.limits import Limits
 from gateway.settings import ServerSettings

@@ -13,7 +13,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.agents.registry.registry import Registry
@@ -47,8 +49,7 @@ _PAGE = 1000
 _log = logging.getLogger("mnemogate")
 
 
-@dataclass(frozen=True, slots=True)
-class PerformedRun:
+class PerformedRun(Struct, frozen=True):
     """A run as it has ended. callback: the URL that is to be called."""
 
     run: Run

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 
 import orjson
+from msgspec import Struct
 
 from adapters.types import Json
 from gateway.agents.tools.hosts import HostError
@@ -45,8 +45,7 @@ def calling_back(
     return enqueue
 
 
-@dataclass(frozen=True, slots=True)
-class Callbacks:
+class Callbacks(Struct, frozen=True):
     """Makes the calls. now: seconds since the epoch."""
 
     store: Store

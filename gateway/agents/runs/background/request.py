@@ -7,10 +7,11 @@ caller are not kept: they are in memory alone, so a run that is taken up after a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from adapters.types import Json
 from gateway.agents.registry.tools import ResolvedAgent
@@ -18,8 +19,7 @@ from gateway.agents.runs.run import RunRequest
 from gateway.core.turn.calls import CallDecision
 
 
-@dataclass(frozen=True, slots=True)
-class KeptRequest:
+class KeptRequest(Struct, frozen=True):
     """The part of a request that is kept.
 
     shown: how its events are shown, in the dialect's own words; None: they are not logged. callback: the URL that is

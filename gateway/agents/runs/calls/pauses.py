@@ -7,7 +7,8 @@ goes on, and what it finds unanswered gets a result that says so.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.agents.core.rules import CalledTool
 from gateway.core.conversation.canonical import WireMessage, text_of
@@ -22,8 +23,7 @@ from storage.records import Run, RunStep
 NOT_MADE = "Error: the run was cancelled before this call was made."
 
 
-@dataclass(frozen=True, slots=True)
-class PausedRun:
+class PausedRun(Struct, frozen=True):
     """Calls that waited, or were broken off, as they are now.
 
     maker: the row of the run that made them. theirs: ids of those whose results the client gave. waiting: the run that

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 
 import orjson
+from msgspec import Struct
 
 from gateway.agents.runs.calls.pauses import is_permission, result_of
 from gateway.core.conversation.listed import called_tools
@@ -38,8 +38,7 @@ def is_of_step(step: Exchange, number: int) -> bool:
     return low <= number < low + _RESULTS or number < _RESULTS
 
 
-@dataclass(frozen=True, slots=True)
-class CallRecord:
+class CallRecord(Struct, frozen=True):
     """The record of the calls of one step. agent, run: rows; the run is the one that made the step."""
 
     store: Store

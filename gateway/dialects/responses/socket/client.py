@@ -8,19 +8,18 @@ from __future__ import annotations
 from typing import Final
 
 import orjson
+from msgspec import Struct
 
 from gateway.dialects.fields import missing, wrong_type
 from gateway.dialects.responses.members import NOT_READABLE, members
 from gateway.errors import BadRequest
-from storage.value import frozen
 
 _LONGEST_ID: Final = 256  # chosen
 # Of the message alone, and no part of a request.
 _ENVELOPE: Final = frozenset(("type", "event_id", "stream_id", "generate"))
 
 
-@frozen
-class Create:
+class Create(Struct, frozen=True):
     """`response.create`. stream_id: under which responses come one after another; None: those without one do, too.
 
     fields: of the request, each value as it is written. previous: `previous_response_id`. is_generated: the model is to
@@ -33,16 +32,14 @@ class Create:
     is_generated: bool
 
 
-@frozen
-class Cancel:
+class Cancel(Struct, frozen=True):
     """`response.cancel`. response: its id; None: the one under way."""
 
     stream_id: str | None
     response: str | None
 
 
-@frozen
-class Steer:
+class Steer(Struct, frozen=True):
     """`response.steer`. fields: what it asks for, which is sent back, each value as it is written."""
 
     fields: dict[str, bytes]

@@ -12,18 +12,17 @@ from typing import Final
 
 import msgspec
 import orjson
+from msgspec import Struct
 
 from gateway.dialects.responses.members import NOT_READABLE, members, written
 from gateway.dialects.responses.socket.client import Create
-from storage.value import frozen
 
 # Chosen: a connection of one talk needs the newest alone; one of several talks, or of talks that fork, some more.
 _MOST_KEPT: Final = 64
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-@frozen
-class _Kept:
+class _Kept(Struct, frozen=True):
     """A response that nobody has stored. base: the stored one before its items; None: they are all there is."""
 
     base: str | None
@@ -31,8 +30,7 @@ class _Kept:
     size: int
 
 
-@frozen
-class Unanswered:
+class Unanswered(Struct, frozen=True):
     """A request whose response may be kept. base, items: before its reply; None: they are not known here."""
 
     base: str | None
