@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from adapters.scripted import Said, Scripted, ScriptedCall, ScriptedFailure, ScriptedProvider
+from adapters.scripted import Scripted, ScriptedCall, ScriptedFailure, ScriptedMessage, ScriptedProvider
 
 _REMEMBER: Final = re.compile(r"^[^\S\n]*+remember\s*+:\s*+(\S.*)$", re.I | re.M)
 _CALL: Final = re.compile(r"^[^\S\n]*+call[^\S\n]*+:[^\S\n]*+([\w-]+)[^\S\n]*(\{.*\})?[^\S\n]*$", re.I | re.M)
@@ -65,7 +65,7 @@ def _try_to_answer(body: Mapping[str, Any]) -> Scripted:
         return ScriptedFailure(400, f"The demo model cannot read this request: {error}.")
 
 
-def answer(body: Mapping[str, Any]) -> Said | ScriptedFailure:
+def answer(body: Mapping[str, Any]) -> ScriptedMessage | ScriptedFailure:
     """Returns the reply to a request; messages that are not what the API takes are read as far as they go."""
     speaker = _tool(body, _SPEAKS) if body.get("tool_choice") == "required" else None
     if field := _unknown_wish(body, speaker):
@@ -78,7 +78,7 @@ def answer(body: Mapping[str, Any]) -> Said | ScriptedFailure:
     question, tool = _question(messages), _tool(body, _INSERTS)
     has_tools = _tool(body, re.compile(r"")) is not None
     if calls := (*_remembering(question, tool), *_calls(question, body)):
-        return Said(None, calls)
+        return ScriptedMessage(None, calls)
     return _say(
         _known(messages, question) or _introduction(messages, question, tool, has_tools=has_tools),
         body,
@@ -119,19 +119,23 @@ def _call(tool: str, arguments: Mapping[str, str]) -> ScriptedCall:
     return ScriptedCall(tool, json.dumps(arguments, ensure_ascii=False))
 
 
-def _say(text: str, body: Mapping[str, Any], speaker: str | None) -> Said:
+def _say(text: str, body: Mapping[str, Any], speaker: str | None) -> ScriptedMessage:
     """Says it in words, or by the tool that is for speaking."""
-    said = _cut(text, body)
-    return said if speaker is None else Said(None, (_call(speaker, {"message": said.text or ""}),))
+    spoken = _cut(text, body)
+    return (
+        spoken
+        if speaker is None
+        else ScriptedMessage(None, (_call(speaker, {"message": spoken.text or ""}),))
+    )
 
 
-def _cut(text: str, body: Mapping[str, Any]) -> Said:
+def _cut(text: str, body: Mapping[str, Any]) -> ScriptedMessage:
     """Keeps to the request's bound on the completion, a word for a token."""
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     words = re.findall(r"\s*\S+", text)
     if isinstance(limit, int) and 0 < limit < len(words):
-        return Said("".join(words[:limit]), finish_reason="length")
-    return Said(text)
+        return ScriptedMessage("".join(words[:limit]), finish_reason="length")
+    return ScriptedMessage(text)
 
 
 def _text(message: Mapping[str, Any]) -> str:
@@ -175,9 +179,9 @@ def _introduction(
         invitation += " A line `call: NAME {…}` makes me call any tool on offer."
     if not question:
         return _HELP + invitation
-    said = "You said: " + (question if len(question) <= 300 else question[:300] + "…")
+    spoken = "You said: " + (question if len(question) <= 300 else question[:300] + "…")
     is_first = all(message.get("role") != "assistant" for message in messages)
-    return f"{said}\n\n{_HELP}{invitation}" if is_first else said
+    return f"{spoken}\n\n{_HELP}{invitation}" if is_first else spoken
 
 
 def _lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -188,8 +192,8 @@ def _lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
         text, role = _text(message), message.get("role")
         if role in ("system", "developer", "user"):
             for section in _SECTION.finditer(text):
-                told = section[2] if section[1] == "summary" else _HEADING.sub("", section[2])
-                lines += _section_lines(told)
+                shown = section[2] if section[1] == "summary" else _HEADING.sub("", section[2])
+                lines += _section_lines(shown)
         if role == "user" and message is not users[-1]:
             lines += _NOTE.sub("", text).splitlines()
     # A question or a command is no answer, and the assistant's own lines would repeat its guesses.

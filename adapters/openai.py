@@ -18,7 +18,7 @@ from adapters.headers import as_sent, end_to_end
 from adapters.transport import HttpTransport, Upload
 from adapters.types import Capabilities, Header, ModelRequest
 
-_OURS: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
+_RESERVED: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
 _CREDENTIALS: Final = frozenset(("authorization", "x-api-key", "api-key"))
 _OF_RESPONSES: Final = ("/responses", "/conversations")
 _ACCOUNT: Final = frozenset(("openai-organization", "openai-project"))
@@ -72,7 +72,7 @@ class OpenAICompatible:
         self._fixed.setdefault("Content-Type", "application/json")
         own = frozenset(extra_name.lower() for extra_name, _ in headers)
         # Which account of a key pays is for its owner to say; a caller's organization is none of the operator's.
-        self._taken = _OURS | own if own.isdisjoint(_CREDENTIALS) else _OURS | own | _ACCOUNT
+        self._taken = _RESERVED | own if own.isdisjoint(_CREDENTIALS) else _RESERVED | own | _ACCOUNT
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.base_url!r})"  # never the key

@@ -34,7 +34,7 @@ class ScriptedCall(Struct, frozen=True):
     id: str | None = None
 
 
-class Said(Struct, frozen=True):
+class ScriptedMessage(Struct, frozen=True):
     """An assistant message. finish_reason: None for the one that fits."""
 
     text: str | None
@@ -60,7 +60,7 @@ class Raw(Struct, frozen=True):
     headers: tuple[Header, ...] = (("content-type", "text/event-stream"),)
 
 
-Scripted = Said | ScriptedFailure | Raw | ProviderError
+Scripted = ScriptedMessage | ScriptedFailure | Raw | ProviderError
 Script = Callable[[Mapping[str, Any]], Scripted]
 
 
@@ -130,9 +130,11 @@ class ScriptedProvider:
         pass
 
     def _make(self, body: Mapping[str, Any]) -> Scripted:
-        return self._script(body) if self._script is not None else Said("Ok.")
+        return self._script(body) if self._script is not None else ScriptedMessage("Ok.")
 
-    def _render(self, body: Mapping[str, Any], scripted: Said | ScriptedFailure | Raw) -> ScriptedReply:
+    def _render(
+        self, body: Mapping[str, Any], scripted: ScriptedMessage | ScriptedFailure | Raw
+    ) -> ScriptedReply:
         match scripted:
             case Raw(pieces, status, headers):
                 return ScriptedReply(status, headers, deque(pieces), self._pause_s)
@@ -140,7 +142,7 @@ class ScriptedProvider:
                 kind = "invalid_request_error" if 400 <= status < 500 and status != 429 else kind
                 error = {"error": {"message": message, "type": kind, "param": None, "code": code}}
                 return ScriptedReply(status, (*_JSON, *headers), deque([orjson.dumps(error)]))
-            case Said():
+            case ScriptedMessage():
                 number = next(self._numbers)
                 if body.get("stream"):
                     return ScriptedReply(200, _STREAM, deque(_stream(body, scripted, number)), self._pause_s)
@@ -216,15 +218,17 @@ def _frame(body: Mapping[str, Any], number: int, kind: str) -> dict[str, Any]:
     }
 
 
-def _usage(body: Mapping[str, Any], said: Said) -> dict[str, int]:
+def _usage(body: Mapping[str, Any], scripted: ScriptedMessage) -> dict[str, int]:
     prompt = len(orjson.dumps(body.get("messages"))) // BYTES_PER_TOKEN + 1
-    completion = len(_tokens(said)) + sum(len(call.arguments) // BYTES_PER_TOKEN + 4 for call in said.calls)
+    completion = len(_tokens(scripted)) + sum(
+        len(call.arguments) // BYTES_PER_TOKEN + 4 for call in scripted.calls
+    )
     completion *= _count(body)  # each choice is paid for
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _tokens(said: Said) -> list[str]:
-    return _TOKEN.findall(said.text or "")
+def _tokens(scripted: ScriptedMessage) -> list[str]:
+    return _TOKEN.findall(scripted.text or "")
 
 
 def _call(call: ScriptedCall, number: int, k: int, arguments: str) -> dict[str, Any]:
@@ -235,42 +239,42 @@ def _call(call: ScriptedCall, number: int, k: int, arguments: str) -> dict[str, 
     }
 
 
-def _finish(said: Said) -> str:
-    return said.finish_reason or ("tool_calls" if said.calls else "stop")
+def _finish(scripted: ScriptedMessage) -> str:
+    return scripted.finish_reason or ("tool_calls" if scripted.calls else "stop")
 
 
-def _whole(body: Mapping[str, Any], said: Said, number: int) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
-    if said.calls:
-        message["tool_calls"] = [_call(c, number, k, c.arguments) for k, c in enumerate(said.calls)]
-    choice = {"message": message, "logprobs": None, "finish_reason": _finish(said)}
+def _whole(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": scripted.text, "refusal": None}
+    if scripted.calls:
+        message["tool_calls"] = [_call(c, number, k, c.arguments) for k, c in enumerate(scripted.calls)]
+    choice = {"message": message, "logprobs": None, "finish_reason": _finish(scripted)}
     return {
         **_frame(body, number, "chat.completion"),
         "choices": [{"index": i, **choice} for i in range(_count(body))],
-        "usage": _usage(body, said),
+        "usage": _usage(body, scripted),
     }
 
 
-def _stream(body: Mapping[str, Any], said: Said, number: int) -> Iterable[bytes]:
+def _stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> Iterable[bytes]:
     options = body.get("stream_options") or {}
     with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
     frame = _frame(body, number, "chat.completion.chunk")
     if with_usage:
         frame["usage"] = None
-    head = {"role": "assistant", "content": None if said.text is None else "", "refusal": None}
+    head = {"role": "assistant", "content": None if scripted.text is None else "", "refusal": None}
     deltas: list[tuple[dict[str, Any], str | None]] = [(head, None)]
-    deltas += [({"content": token}, None) for token in _tokens(said)]
-    for k, call in enumerate(said.calls):
+    deltas += [({"content": token}, None) for token in _tokens(scripted)]
+    for k, call in enumerate(scripted.calls):
         deltas.append(({"tool_calls": [{"index": k, **_call(call, number, k, "")}]}, None))
         for piece in _TOKEN.findall(call.arguments):
             deltas.append(({"tool_calls": [{"index": k, "function": {"arguments": piece}}]}, None))
-    deltas.append(({}, _finish(said)))
+    deltas.append(({}, _finish(scripted)))
     for delta, finish in deltas:
         for i in range(_count(body)):
             choice = {"index": i, "delta": delta, "logprobs": None, "finish_reason": finish}
             yield b"data: " + orjson.dumps({**frame, "choices": [choice]}) + b"\n\n"
     if with_usage:
-        yield b"data: " + orjson.dumps({**frame, "choices": [], "usage": _usage(body, said)}) + b"\n\n"
+        yield b"data: " + orjson.dumps({**frame, "choices": [], "usage": _usage(body, scripted)}) + b"\n\n"
     yield b"data: [DONE]\n\n"
 
 

@@ -39,7 +39,7 @@ def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
     return False
 
 
-def says_no_type(headers: Iterable[Header]) -> bool:
+def lacks_content_type(headers: Iterable[Header]) -> bool:
     """Says whether the type of a reply is none, or a plain one, which may be anything."""
     kind = next((value for name, value in headers if name == "content-type"), "")
     return not kind or kind.lower().lstrip().startswith(_PLAIN)

@@ -119,7 +119,7 @@ class Gateway:
                 settings,
                 keeper,
                 failover,
-                failover.beside(self._own or providers),
+                failover.over(self._own or providers),
                 self.metrics,
                 pending,
                 limits,

@@ -69,7 +69,10 @@ def make_operations(settings: Settings, store: Store, embed_query: EmbedQuery | 
 
 
 async def move_store(
-    settings: Settings, source: DatabaseSettings, target: DatabaseSettings, told: Callable[[Moved, int], None]
+    settings: Settings,
+    source: DatabaseSettings,
+    target: DatabaseSettings,
+    report: Callable[[Moved, int], None],
 ) -> Moved:
     """Moves what is in one database to another. told: as `Move.run`.
 
@@ -83,6 +86,6 @@ async def move_store(
                 store = await open_database(replace(settings, database=each))
                 stack.push_async_callback(store.close)
                 stores.append(store)
-            return await Move(stores[0], stores[1], then).run(told)
+            return await Move(stores[0], stores[1], then).run(report)
     except StoreError as error:
         raise GatewayError(error.message) from error

@@ -174,9 +174,9 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
     server = make_server(app, settings.server, app.readiness, started, limits, app.begin_stop)
     if admin is not None:
         if store.database.is_owned:  # else the file is the owner's
-            _tell_command_line(admin, local)
+            _write_address(admin, local)
         # Where the file could not be written, or was taken away with the database, it is written now.
-        store.database.when_recovered(partial(_tell_command_line, admin, local))
+        store.database.when_recovered(partial(_write_address, admin, local))
     _end_on_hangup(server.handle_exit)
     try:
         await server.serve(sockets=[listener])
@@ -211,7 +211,7 @@ def _spare_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-def _tell_command_line(admin: AdminFile, address: str) -> None:
+def _write_address(admin: AdminFile, address: str) -> None:
     try:
         admin.write(address)
     except (OSError, StoreError) as error:
@@ -303,8 +303,8 @@ def _say(text: str) -> None:
 def _described(upstream: UpstreamSettings) -> str:
     if upstream.kind == "scripted":
         return "built in, no key needed"
-    whose = ", with the caller's own key" if _asks_caller(upstream) else ""
-    return f"{upstream.base_url or upstream.kind}{whose}"
+    key_note = ", with the caller's own key" if _asks_caller(upstream) else ""
+    return f"{upstream.base_url or upstream.kind}{key_note}"
 
 
 def _asks_caller(upstream: UpstreamSettings) -> bool:

@@ -164,7 +164,7 @@ class StoredContent(NamedTuple):
     """The columns of an exchange that hold what was said, as JSON."""
 
     input: bytes | None = None
-    said: bytes | None = None
+    shown_reply: bytes | None = None
     full: bytes | None = None
 
 

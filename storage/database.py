@@ -58,7 +58,7 @@ class AgentNumbers(NamedTuple):
 
 
 # What transactions have changed: by agent its numbers, None where they are not known. None: maybe all.
-Told = Mapping[int, AgentNumbers | None] | None
+Changes = Mapping[int, AgentNumbers | None] | None
 
 # A row as every driver gives it: values in the order of the statement's columns.
 Row = Sequence[Any]
@@ -222,10 +222,10 @@ class Database(Protocol):
         None: something may have been missed. It is given every `DEAF_S` seconds while nothing can be heard.
         """
 
-    def tell(self, channel: str, word: str = "") -> None:
+    def notify(self, channel: str, word: str = "") -> None:
         """Tells the other processes something, soon. It may be lost: nothing that must be right depends on it."""
 
-    def when_told(self, function: Callable[[Told], None]) -> None:
+    def when_changed(self, function: Callable[[Changes], None]) -> None:
         """Has a function called with what each transaction changed of agents' rows, before anybody has its result.
 
         A database that is shared does not call it: others write there too.

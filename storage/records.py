@@ -181,7 +181,7 @@ class Exchange(Struct, frozen=True):
     # The part of the path that this request left out.
     evicted: Evicted | None = None
     input: bytes | None = None
-    said: bytes | None = None
+    shown_reply: bytes | None = None
     full: bytes | None = None
     # Says whether `full` is there, for a record loaded without its content.
     hidden: bool = False
@@ -191,7 +191,7 @@ class Exchange(Struct, frozen=True):
     model: str = ""
     stopped: float | None = None
     head: int = 0
-    hush: frozenset[int] = frozenset()
+    redactions: frozenset[int] = frozenset()
     state: State = State.FINISHED
     superseded: bool = False
     carried: bool = False
@@ -203,7 +203,7 @@ class Exchange(Struct, frozen=True):
         return self.hidden or self.opaque or any(self.notes.values())
 
     @property
-    def tells(self) -> bool:
+    def ends_with_user(self) -> bool:
         """True for one that ends with a user's message: that its parent was carried is not written there too.
 
         Openings are looked up by it, so that of a first exchange it is.
@@ -214,7 +214,7 @@ class Exchange(Struct, frozen=True):
     @property
     def carries(self) -> bool:
         """True for one that brings a new user message and does not tell: its parent's row says that it was carried."""
-        if self.parent is None or self.tells:
+        if self.parent is None or self.ends_with_user:
             return False
         return any(atoms[0][:1] == USER_ATOM for atoms in self.inputs if atoms)
 

@@ -22,7 +22,7 @@ from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_plain, plan_plain
 from gateway.core.conversation.lookup import full_probes, plain_probes
 from gateway.core.conversation.match import Keeping, Query
-from gateway.core.conversation.openings import begins_anew, opening_of, openings_of
+from gateway.core.conversation.openings import begins_conversation, opening_of, openings_of
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory.rules import RULES
@@ -149,7 +149,7 @@ class StoredTurn:
     tree: Tree | None
     composition: Composition
     notes: dict[int, str]
-    begins_anew: bool = False
+    begins_conversation: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -187,21 +187,21 @@ class Speaker:
         self._agent = await self.store.agents.find(self.scope)
         turns, agent = self.store.turns, self.agent
         listing = Listing(Canon(agent.secret), list(messages))
-        path = listing.canon.path(listing.flat(listing.said)) if listing.said else None
+        path = listing.canon.path(listing.flat(listing.answered)) if listing.answered else None
         look = await turns.look(agent, key, path) if agent.id else Look()
         assert look is not None
         known = look.conversation.id if key is not None and look.conversation else None
         query = Query(listing, key is not None, mode, self.now(), IDLE_S, conversation=known)
         plan, tree = plan_plain(look, query), None
         openings = None if look.has_tombs else turns.openings(agent, look)
-        is_new = openings is not None and begins_anew(query, openings)
+        is_new = openings is not None and begins_conversation(query, openings)
         if plan is None:
             tree = Tree()
             if agent.id and not is_new:
                 pool = await turns.pool(agent, full_probes(query, key))
                 tree = Tree(pool.exchanges, pool.contents, pool.tombs)
             plan = await with_contents(turns, agent, tree, partial(plan_turn, tree, query))
-            if key is None and not listing.said and not is_new:
+            if key is None and not listing.answered and not is_new:
                 turns.keep_openings(agent, look, openings_of(tree))
         fresh = {} if mode is Keeping.OFF else self._notes(tree, plan)
         if tree is None:
@@ -264,7 +264,7 @@ class Speaker:
             plain=plain,
             probes=lambda: plain_probes(plan, key) if is_plain else full_probes(plan.query, key),
             decide=decide,
-            change=decide(Pool((), None)) if turn.begins_anew else None,
+            change=decide(Pool((), None)) if turn.begins_conversation else None,
             seen=(turn.look.next_seq, turn.look.rev),
             opening=opening_of(plan, now),
             ops=[memory_insert(0, f"{now}-{i}", text) for i, text in enumerate(edited)],

@@ -91,7 +91,7 @@ MAKERS = {
 # folder is a module that stands in the room itself.
 FLOORS: dict[str, list[set[str]]] = {
     "gateway.core": [
-        {"native", "said_again"},
+        {"native"},
         {"turn"},
         {"memory"},
         {"prompt"},

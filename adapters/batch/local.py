@@ -135,11 +135,11 @@ class LocalBatches:
         if reply.status == 200:
             return PartResult(custom_id, "succeeded", raw), None
         try:
-            said = orjson.loads(raw)
+            error_body = orjson.loads(raw)
         except orjson.JSONDecodeError:
-            said = None
+            error_body = None
         wait_s = (read_retry_after(reply.headers, time.time()) or 0.0) if reply.status in _BUSY else None
         failed = PartResult(
-            custom_id, "errored", words=words_of(said), is_transient=is_transient(reply.status)
+            custom_id, "errored", words=words_of(error_body), is_transient=is_transient(reply.status)
         )
         return failed, wait_s

@@ -50,5 +50,5 @@ def is_transient(status: int) -> bool:
 def words_of(body: object) -> str:
     """Returns what an error says. body: the error object, or what came in its place."""
     found = body.get("error", body) if isinstance(body, dict) else body
-    said = found.get("message") if isinstance(found, dict) else found
-    return said[:MOST_WORDS] if isinstance(said, str) and said else "no reason is given"
+    message = found.get("message") if isinstance(found, dict) else found
+    return message[:MOST_WORDS] if isinstance(message, str) and message else "no reason is given"

@@ -73,11 +73,11 @@ def assistant_blocks(message: Json, where: str) -> list[Json]:
         raise Untranslatable("`function_call` is not taken here: use `tool_calls`.", f"{where}.function_call")
     if message.get("audio") is not None:
         raise Untranslatable("Audio is not taken by this model's provider.", f"{where}.audio")
-    said = _mark(_content(message.get("content"), where) or _refused(message), message)
+    text_blocks = _mark(_content(message.get("content"), where) or _refused(message), message)
     calls = message.get("tool_calls")
     given = calls if isinstance(calls, list) else ()
     called = [_tool_use(call, f"{where}.tool_calls[{place}]") for place, call in enumerate(given)]
-    blocks = _in_places(_opaque(message), said, called)
+    blocks = _in_places(_opaque(message), text_blocks, called)
     while blocks and blocks[-1].get("type") in THINKING:
         blocks.pop()
     return blocks
@@ -203,15 +203,15 @@ def _opaque(message: Json) -> list[Json]:
     return [block for block in found if block.get("type") != "thinking" or block.get("signature")]
 
 
-def _in_places(opaque: list[Json], said: list[Json], called: list[Json]) -> list[Json]:
+def _in_places(opaque: list[Json], text_blocks: list[Json], called: list[Json]) -> list[Json]:
     """Returns all blocks with the opaque ones where they stood between text and calls; by default at the front.
 
     Text is cut at their places: thinking counts only behind what it was thought behind.
     """
     if not opaque:
-        return said + called
+        return text_blocks + called
     found: list[Json] = []
-    texts, calls = said[::-1], called[::-1]
+    texts, calls = text_blocks[::-1], called[::-1]
     passed = 0
     for block in opaque:
         start, call = (place if isinstance(place := block.get(key), int) else 0 for key in PLACE[1:])

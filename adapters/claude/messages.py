@@ -143,15 +143,15 @@ def _drop_unanswered(found: ClaudeMessages) -> None:
                 calls.pop(str(block.get("tool_use_id")), None)
     if not calls:
         return
-    behind = [block for each in found.messages[last + 1 :] for block in each["content"]]
-    goes_on = all(block.get("type") == "tool_result" for block in behind)
+    after = [block for each in found.messages[last + 1 :] for block in each["content"]]
+    goes_on = all(block.get("type") == "tool_result" for block in after)
     for place in {place for place in calls.values() if place < last or not goes_on}:
         content: list[Json] = []
-        is_behind = False  # thoughts behind such a call count behind it alone
+        is_after_call = False  # thoughts behind such a call count behind it alone
         for block in found.messages[place]["content"]:
             if block.get("type") in _THEIR_CALLS and str(block.get("id")) in calls:
-                is_behind = True
-            elif not (is_behind and block.get("type") in THINKING):
+                is_after_call = True
+            elif not (is_after_call and block.get("type") in THINKING):
                 content.append(block)
         while content and content[-1].get("type") in THINKING:
             content.pop()

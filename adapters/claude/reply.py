@@ -42,17 +42,23 @@ def completion(message: Json, created: int, first_index: int = 0) -> Json:
     parts = _Parts()
     for place, block in enumerate(message.get("content") or (), first_index):
         parts.add(place, block)
-    said = parts.message()
+    whole_message = parts.message()
     finish, native, refusal = ending(message)
     if refusal is not None:
-        said["refusal"] = refusal
+        whole_message["refusal"] = refusal
     return {
         "id": message.get("id"),
         "object": "chat.completion",
         "created": created,
         "model": message.get("model"),
         "choices": [
-            {"index": 0, "message": said, "logprobs": None, "finish_reason": finish or "stop", **native}
+            {
+                "index": 0,
+                "message": whole_message,
+                "logprobs": None,
+                "finish_reason": finish or "stop",
+                **native,
+            }
         ],
         "usage": to_usage(message.get("usage") or {}),
         **{key: value for key, value in message.items() if key not in MESSAGE_FIELDS},
@@ -98,8 +104,12 @@ class _Parts:
             "provider_blocks": self.provider_blocks,
             "citations": self.citations,
         }
-        said: Json = {"role": "assistant", "content": self.text if self.has_text else None, "refusal": None}
-        return said | {key: value for key, value in more.items() if value}
+        whole_message: Json = {
+            "role": "assistant",
+            "content": self.text if self.has_text else None,
+            "refusal": None,
+        }
+        return whole_message | {key: value for key, value in more.items() if value}
 
 
 def placed(block: Json, index: int, start: int, call: int) -> Json:

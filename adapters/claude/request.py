@@ -180,8 +180,8 @@ def _stop_thinking(wire: Json) -> None:
 
 def _allow_other_prefix(wire: Json) -> None:
     """Has thoughts that the model would refuse left out: memory, tools or notes before them may be others than then."""
-    said = (turn for turn in wire["messages"] if turn["role"] == "assistant")
-    turns = [turn for turn in said if any(block.get("type") in THINKING for block in turn["content"])]
+    replies = (turn for turn in wire["messages"] if turn["role"] == "assistant")
+    turns = [turn for turn in replies if any(block.get("type") in THINKING for block in turn["content"])]
     if not turns:
         return
     thinking = wire.get("thinking", {"type": "adaptive"})  # which is these models' own default

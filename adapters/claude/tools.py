@@ -154,7 +154,7 @@ def to_schema(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     found: Json = {}
-    told: Json = {}
+    noted: Json = {}
     for key, value in schema.items():
         if key in _BY_NAME and isinstance(value, dict):
             found[key] = {name: to_schema(each) for name, each in value.items()}
@@ -165,11 +165,11 @@ def to_schema(schema: Any) -> Any:
         elif key in _TAKEN or value in _TAKEN_AS.get(key, ()):
             found[key] = to_schema(value)
         elif not key.startswith("$"):
-            told[key] = value
+            noted[key] = value
     if found.get("type") == "object" or "properties" in found:
         found.setdefault("additionalProperties", False)
-    if told:
-        said = found.get("description")
-        rest = json.dumps(told, ensure_ascii=False)
-        found["description"] = f"{said}\n\n{rest}" if said else rest
+    if noted:
+        description = found.get("description")
+        rest = json.dumps(noted, ensure_ascii=False)
+        found["description"] = f"{description}\n\n{rest}" if description else rest
     return found

@@ -63,7 +63,7 @@ class ChatAgents(Struct, frozen=True):
         # The client sees none of the agent's tools, so a call of an unknown name is not its either.
         gateway_tools = AllBut(request.tools) if prompt.tools else ()
         terms = replace(
-            terms, ours=gateway_tools, alone=alone_of(spec), asides=asides_of(spec, request.tools)
+            terms, gateway_tools=gateway_tools, alone=alone_of(spec), asides=asides_of(spec, request.tools)
         )
         return terms, guide_of(spec, prompt)
 

@@ -10,7 +10,7 @@ from gateway.errors import BodyTooLarge
 
 # orjson reads 1,024 levels and writes 254. The rest is for the JSON of ours within which it is written.
 MOST_LEVELS: Final = 240
-_OURS: Final = 254 - MOST_LEVELS
+_LEVELS: Final = 254 - MOST_LEVELS
 # Lists, objects and what is in them. Chosen: above a batch of 10,000 requests. Each may take 70 bytes or more for its
 # three, and microseconds of the loop that answers everybody.
 MOST_VALUES: Final = 1_000_000
@@ -20,7 +20,7 @@ _SIGNS: Final = (b",", b"[", b"{")
 def is_too_deep(json: Any) -> bool:
     """Returns whether JSON has more than `MOST_LEVELS` of lists and objects."""
     # To have it written costs a seventh of reading it, and less than counting its brackets.
-    for _ in range(_OURS):
+    for _ in range(_LEVELS):
         json = [json]
     try:
         orjson.dumps(json)

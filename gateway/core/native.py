@@ -25,7 +25,7 @@ class NativeReply(Struct, frozen=True):
     """
 
     end: End
-    said: Json | None = None
+    shown_reply: Json | None = None
     ids: tuple[str, ...] = ()
 
 

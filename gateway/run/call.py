@@ -66,7 +66,7 @@ class ChatCall:
         self.describe(form)
         body = self.request.raw
         is_changed = form.consumed or form.as_system or target.model != self.request.model
-        if is_changed or self.request.ours & form.refused:
+        if is_changed or self.request.added_fields & form.refused:
             body = Prompt(self.request, target, form).body()
         return self.send(target, body)
 
@@ -82,21 +82,21 @@ class ChatCall:
 
         prompt: None where the request goes as it came. known: None where memory has no part in it.
         """
-        said = self.receipt.said
-        said["x-mnemogate-memory"] = self.memory
-        said["x-mnemogate-consumed"] = ",".join((*form.consumed, *form.spent)) or None
-        said["x-mnemogate-adapted"] = "developer_role" if form.as_system else None
+        headers = self.receipt.headers
+        headers["x-mnemogate-memory"] = self.memory
+        headers["x-mnemogate-consumed"] = ",".join((*form.consumed, *form.spent)) or None
+        headers["x-mnemogate-adapted"] = "developer_role" if form.as_system else None
         if prompt is not None:
-            said["x-mnemogate-evicted-tokens"] = str(prompt.window.evicted_tokens)
+            headers["x-mnemogate-evicted-tokens"] = str(prompt.window.evicted_tokens)
             self.receipt.count_tokens = partial(counted_usage, prompt)
         if known is not None and prompt is not None:
             if not self.view.speaks_chat:
                 self.receipt.turn = turn_of(known)
-            said["x-mnemogate-agent"] = known.agent.uid
-            said["x-mnemogate-conversation"] = known.conversation_uid
-            said["x-mnemogate-recalled-tokens"] = str(prompt.recall.tokens)
-            said["x-mnemogate-injected-tokens"] = str(prompt.injected_tokens)
-            said["x-mnemogate-recall"] = "unavailable" if prompt.recall.has_failed else None
+            headers["x-mnemogate-agent"] = known.agent.uid
+            headers["x-mnemogate-conversation"] = known.conversation_uid
+            headers["x-mnemogate-recalled-tokens"] = str(prompt.recall.tokens)
+            headers["x-mnemogate-injected-tokens"] = str(prompt.injected_tokens)
+            headers["x-mnemogate-recall"] = "unavailable" if prompt.recall.has_failed else None
 
 
 def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointForm:
@@ -112,7 +112,7 @@ def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointFo
         () if takes_developer else developer_places(request.messages),
         known.stream_usage,
         (known.forces_thinkers or not asks_to_think(request.json)) and known.can_force(model),
-        _refused(request, known, model) if request.ours else _NONE,
+        _refused(request, known, model) if request.added_fields else _NONE,
     )
 
 

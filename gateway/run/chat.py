@@ -89,7 +89,7 @@ class Chat:
         self._agents = agents
         self._rules_of = cache(partial(rules_of, settings))
         self._route_of = lru_cache(maxsize=_MOST_ROUTES)(partial(resolve_route, settings))
-        self._said_who_is_missing = False
+        self._has_named_missing = False
         self._earlier = EarlierReplies()
         keeper.store.forgetting.when_gone(self._earlier.clear)
 
@@ -117,27 +117,27 @@ class Chat:
         if spec is None:
             spec, identity = await self._defined(identity, request.model)
         is_named = identity.conversation is not None
-        is_ours = is_named and await self._agents.owns(identity, spec)
+        is_stored = is_named and await self._agents.owns(identity, spec)
         # The one place where it is decided that the history is ours; it takes a conversation with a name.
-        if is_named and not is_ours and not identity.append and spec.history == "append":
+        if is_named and not is_stored and not identity.append and spec.history == "append":
             identity = replace(identity, append=True)
-        has_history = is_ours or identity.append
+        has_history = is_stored or identity.append
         identity = identity.with_history() if has_history else self._of_sub_agent(identity, request)
         if identity.side_request is not None:
             # A name of the settings may have any letters.
-            receipt.said["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
+            receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
         if is_defined:
-            spec, request = await self._agents.in_conversation(spec, identity, request, is_stored=is_ours)
+            spec, request = await self._agents.in_conversation(spec, identity, request, is_stored=is_stored)
         if identity.agent is not None and asks_agent(request.model):
             route = agent_route(self._settings, spec)
         else:
             route = self._route_of(request.model)
-        if is_ours and identity.mode not in KEEPS:
+        if is_stored and identity.mode not in KEEPS:
             # What an application asks for itself, or wants off the record, is no part of it.
-            identity, is_ours = replace(identity, scope=None, conversation=None), False
+            identity, is_stored = replace(identity, scope=None, conversation=None), False
         passes = Passes(forwardable(headers), credential)
         call = ChatCall(request, passes, identity, spec, route, view, sink, receipt)
-        if is_ours:
+        if is_stored:
             await self._agents.complete(call)
             return "on"
         return await self._complete(call)
@@ -206,7 +206,7 @@ class Chat:
         # Once more: what kind of request it is, all of its list tells.
         identity = self._of_sub_agent(self._identify(headers, request, project, memory), request)
         if identity.side_request is not None:
-            receipt.said["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
+            receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
         if native.conversation is None:
             is_named = identity.conversation is not None
             if native.previous is None and (identity.append or (is_named and spec.history == "append")):
@@ -240,7 +240,7 @@ class Chat:
             try:
                 with attempts:
                     if begun is None:
-                        receipt.said["x-mnemogate-memory"] = call.memory
+                        receipt.headers["x-mnemogate-memory"] = call.memory
                         make = partial(native_request, call, native)
                         await relay(
                             attempts, make, sink, receipt, self._limits.beat_s, change=native.change()
@@ -276,8 +276,8 @@ class Chat:
                 found = {}
             for id, path in found.items():
                 self._earlier.keep(memory, (id,), None, path[:-1], path[-1])
-            return native.behind(FoundReplies(found, self._earlier), memory)
-        return native.behind(self._earlier, memory)
+            return native.with_history(FoundReplies(found, self._earlier), memory)
+        return native.with_history(self._earlier, memory)
 
     async def _memory_of(self, scope: Scope) -> Memory:
         """Returns the memory of a scope as it is now, as far as this process knows."""
@@ -435,9 +435,9 @@ class Chat:
 
     def _say_who_is_missing(self) -> None:
         """Logs once that a request named nobody, since memory is off then and nothing else shows it."""
-        if self._said_who_is_missing:
+        if self._has_named_missing:
             return
-        self._said_who_is_missing = True
+        self._has_named_missing = True
         _log.warning(
             "Requests that name no user have no memory: let the application send `user` or x-mnemogate-user, or set "
             "memory.default_user or memory.single_user. (This line comes once.)"

@@ -79,7 +79,7 @@ class NativeRequest(Protocol):
     @property
     def is_stored(self) -> bool: ...
 
-    def behind(self, earlier: Earlier, memory: Memory) -> NativeRequest:
+    def with_history(self, earlier: Earlier, memory: Memory) -> NativeRequest:
         """Returns it with what it only refers to in `chat`, as far as that is known."""
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
@@ -105,14 +105,14 @@ class _Turn(Struct, frozen=True):
     ids: tuple[str, ...]
     before: str | None
     heard: bytes
-    told: bytes
-    has_said: bool
+    content: bytes
+    has_reply: bool
 
     @property
     def size(self) -> int:
         return (
             _TURN_BYTES
-            + len(self.told)
+            + len(self.content)
             + len(self.heard)
             + sum(_ID_BYTES + len(id) for id in (*self.ids, self.before or ""))
         )
@@ -146,7 +146,7 @@ class EarlierReplies:
         for turn in reversed(found.values()):
             if turn.heard and path:
                 path[-1] = orjson.loads(turn.heard)
-            path += orjson.loads(turn.told)
+            path += orjson.loads(turn.content)
         return path
 
     def reply(self, memory: Memory, id: str) -> Json | None:
@@ -156,8 +156,8 @@ class EarlierReplies:
             return None
         self._turns.move_to_end(n)
         turn = self._turns[n]
-        said: Json | None = orjson.loads(turn.told)[-1] if turn.has_said else None
-        return said
+        shown_reply: Json | None = orjson.loads(turn.content)[-1] if turn.has_reply else None
+        return shown_reply
 
     def keep(
         self,
@@ -165,12 +165,12 @@ class EarlierReplies:
         ids: Sequence[str],
         before: str | None,
         new: Sequence[Json],
-        said: Json | None,
+        shown_reply: Json | None,
         heard: Json | None = None,
     ) -> None:
-        told = _dumped([*new, *([said] if said is not None else [])])
+        content = _dumped([*new, *([shown_reply] if shown_reply is not None else [])])
         was_heard = b"" if heard is None else _dumped(heard)
-        turn = _Turn(memory, tuple(ids), before, was_heard, told, said is not None)
+        turn = _Turn(memory, tuple(ids), before, was_heard, content, shown_reply is not None)
         if not ids or turn.size > self._limit:
             return
         n = next(self._numbers)
@@ -314,7 +314,7 @@ class NativeRun:
         except Exception:
             # Memory never breaks chat: an error of ours in writing must not take the answer with it.
             _log.exception("A turn was answered and could not be stored, by a fault in the gateway.")
-        self.call.receipt.said["x-mnemogate-durable"] = "false"
+        self.call.receipt.headers["x-mnemogate-durable"] = "false"
         if self.call.identity.mode is Mode.STRICT and not self.call.sink.started:
             raise MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
 
@@ -328,10 +328,12 @@ class NativeRun:
     def _write(self, reply: NativeReply, end: End, *, is_refused: bool = False) -> Awaitable[object]:
         """Hands the turn over to memory, and notes by which ids a client may refer to it."""
         self._is_saved = True
-        native, said, agent = self.native, reply.said, self.memory.known.agent
+        native, shown_reply, agent = self.native, reply.shown_reply, self.memory.known.agent
         if native.is_stored:
             memory = agent.uid, agent.epoch
-            self.earlier.keep(memory, reply.ids, native.previous, native.new, said, native.heard)
-            if said is not None:
-                said = with_private(said, ids=reply.ids)
-        return self.memory.write(self.prompt, TurnOutcome(end, said=said, is_refused=is_refused))
+            self.earlier.keep(memory, reply.ids, native.previous, native.new, shown_reply, native.heard)
+            if shown_reply is not None:
+                shown_reply = with_private(shown_reply, ids=reply.ids)
+        return self.memory.write(
+            self.prompt, TurnOutcome(end, shown_reply=shown_reply, is_refused=is_refused)
+        )

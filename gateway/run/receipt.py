@@ -15,13 +15,13 @@ class Receipt:
     count_tokens: returns the usage of a reply with a text, counted here; None: its prompt is not known.
     """
 
-    __slots__ = ("_came", "_sent", "added_ms", "begun", "count_tokens", "said", "turn")
+    __slots__ = ("_came", "_sent", "added_ms", "begun", "count_tokens", "headers", "turn")
 
     def __init__(self, begun: float) -> None:
         """Begins the account. begun: when the request arrived, by time.perf_counter()."""
         self.begun = begun
         self.added_ms = 0.0
-        self.said: dict[str, str | None] = {}
+        self.headers: dict[str, str | None] = {}
         self.turn: str | None = None
         self.count_tokens: Callable[[str], Json] | None = None
         self._sent = self._came = 0.0
@@ -41,6 +41,6 @@ class Receipt:
         """
         now = time.perf_counter()
         self.added_ms = ((self._sent or now) - self.begun + (now - self._came if self._came else 0.0)) * 1000
-        said = [(name, value) for name, value in self.said.items() if value is not None]
-        said.append(("x-mnemogate-added-ms", f"{self.added_ms:.2f}"))
-        return said
+        headers = [(name, value) for name, value in self.headers.items() if value is not None]
+        headers.append(("x-mnemogate-added-ms", f"{self.added_ms:.2f}"))
+        return headers

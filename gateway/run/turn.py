@@ -343,7 +343,7 @@ class TurnRun:
     async def _beat(self) -> None:
         """Sends a comment, unless that would commit us to a status that a later round may take back."""
         if not self.sink.started:
-            if self._reply is None or self._turn.spec.ours:
+            if self._reply is None or self._turn.spec.gateway_tools:
                 return
             self._start(self._reply.status, handed_on(self._reply.headers))
         await self.sink.write(BEAT)
@@ -513,9 +513,9 @@ class TurnRun:
         self._is_written = True
         if self._keeping is None:
             return memory.write(self.prompt, outcome)
-        return self._write_behind(memory, outcome)
+        return self._write_after_stop(memory, outcome)
 
-    async def _write_behind(self, memory: TurnMemory, outcome: TurnOutcome) -> object:
+    async def _write_after_stop(self, memory: TurnMemory, outcome: TurnOutcome) -> object:
         await self._kept()
         return await memory.write(self.prompt, outcome)
 
@@ -536,8 +536,8 @@ class TurnRun:
             if not writing.done():
                 await ended(writing, self.limits.commit_wait_s)
             if writing.done():
-                behind = writing.result()
-                return events.Saved(behind=behind) if isinstance(behind, events.Kept) else _SAVED
+                after_stop = writing.result()
+                return events.Saved(after_stop=after_stop) if isinstance(after_stop, events.Kept) else _SAVED
             self.pending.add(writing, "A turn that was answered already")
         except StoreError as error:
             if self.is_taken_up:
@@ -555,7 +555,7 @@ class TurnRun:
         finally:
             self.metrics.commit_ms.observe((time.perf_counter() - begun) * 1000)
         self.metrics.not_durable.inc()
-        self.call.receipt.said["x-mnemogate-durable"] = "false"
+        self.call.receipt.headers["x-mnemogate-durable"] = "false"
         if memory.known.asked.identity.mode is Mode.STRICT and not self.sink.started:
             late = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
             self._refusal = Conflict(events.LOST) if is_lost else late

@@ -49,7 +49,7 @@ DEFAULT_PROFILE = "default"
 # The user whose memory it is when --single-user makes one person of all callers.
 SINGLE_USER = "owner"
 # With this name as memory.background_model no model is used, even if [[models]] has prices.
-NOBODY = "none"
+NO_MODEL = "none"
 # Standard Webhooks writes its secrets so.
 SECRET_PREFIX = "whsec_"
 
@@ -265,8 +265,8 @@ class UpstreamSettings:
     def capabilities(self) -> dict[str, bool | str]:
         """Returns what the settings say of its capabilities, by the names that adapters have for them."""
         responses = self.takes.get("responses")
-        said: dict[str, bool | str] = {str(name): value for name, value in self.takes.items()}
-        return {**said, "responses": "stored"} if responses is True else said
+        takes: dict[str, bool | str] = {str(name): value for name, value in self.takes.items()}
+        return {**takes, "responses": "stored"} if responses is True else takes
 
     @property
     def has_key(self) -> bool:
@@ -377,7 +377,7 @@ class Settings:
         """The model for our own calls: the named one, else the cheapest whose price is known; None without either."""
         named = self.memory.background_model
         if named is not None:
-            return None if named == NOBODY else named
+            return None if named == NO_MODEL else named
         priced = [each for each in self.models if each.price is not None]
         return min(priced, key=lambda each: each.price or 0.0).alias if priced else None
 

@@ -233,10 +233,10 @@ def _named(settings: Settings) -> set[str]:
     """Returns the variables that the file names for keys and secrets."""
     found: set[str] = set()
 
-    def note(where: str, said: str) -> str:
-        if (name := _variable_of(said)) is not None:
+    def note(where: str, text: str) -> str:
+        if (name := _variable_of(text)) is not None:
             found.add(name)
-        return said
+        return text
 
     _map_secrets(settings, note)
     return found
@@ -322,8 +322,8 @@ def _map_secrets(settings: Settings, value_of: Callable[[str, str], str | None])
     value_of: is given the setting's name and what it says; None: it is left out.
     """
 
-    def mapped(where: str, said: str | None) -> str | None:
-        return None if said is None else value_of(where, said)
+    def mapped(where: str, text: str | None) -> str | None:
+        return None if text is None else value_of(where, text)
 
     upstreams = []
     for upstream in settings.upstreams:
@@ -354,10 +354,10 @@ def _with_secrets(
     is not set is added to them.
     """
 
-    def value_of(where: str, said: str) -> str | None:
-        name = _variable_of(said)
+    def value_of(where: str, text: str) -> str | None:
+        name = _variable_of(text)
         if name is None:
-            return said
+            return text
         if not environ.get(name):
             if needs_all or where.startswith("database."):
                 mistakes.add(SettingsError(f"{where} names {name}, which is not set"))

@@ -36,7 +36,7 @@ class Caller(NamedTuple):
     opens: str | None = None
 
 
-NOBODY = Caller()
+ANONYMOUS = Caller()
 
 
 class Guard:
@@ -98,11 +98,11 @@ class Guard:
         credential = authorization or None
         # A gateway key never goes upstream, whether it opens this door, was revoked or belongs to another gateway.
         if credential is not None and KEY_PREFIX in credential:
-            is_ours = (_bearer(credential) or credential).startswith(KEY_PREFIX)
-            credential = None if is_ours else credential
+            is_gateway_key = (_bearer(credential) or credential).startswith(KEY_PREFIX)
+            credential = None if is_gateway_key else credential
         if not (self._demanded or await self.demands_key()):
             self._check_local(host, origin)
-            return NOBODY if credential is None else Caller(DEFAULT_PROJECT, credential)
+            return ANONYMOUS if credential is None else Caller(DEFAULT_PROJECT, credential)
         # Without `x-mnemogate-key`, `Authorization` holds the gateway's key, so there is no key of the provider's.
         if key is None:
             key, credential = _bearer(authorization), None

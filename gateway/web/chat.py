@@ -86,7 +86,7 @@ class ChatRoute:
                 )
             finally:
                 # A client that left has had its headers.
-                trace.memory = trace.memory or receipt.said.get("x-mnemogate-memory")
+                trace.memory = trace.memory or receipt.headers.get("x-mnemogate-memory")
                 trace.added_ms = receipt.added_ms
 
     async def answer_native(
@@ -109,5 +109,5 @@ class ChatRoute:
                     native, route, headers, caller.project, caller.credential, reply, receipt, caller.memory
                 )
             finally:
-                trace.memory = trace.memory or receipt.said.get("x-mnemogate-memory")
+                trace.memory = trace.memory or receipt.headers.get("x-mnemogate-memory")
                 trace.added_ms = receipt.added_ms

@@ -11,7 +11,7 @@ import re
 from msgspec import Struct
 
 _BOUNDARY = re.compile(r""";\s*boundary=(?:"([^"]+)"|([^\s;"]+))""", re.IGNORECASE)
-_SAYS_BOUNDARY = re.compile(r"boundary[\d*]*\s*=", re.IGNORECASE)
+_BOUNDARY_FIELD = re.compile(r"boundary[\d*]*\s*=", re.IGNORECASE)
 _NAME = re.compile(rb"""^content-disposition:[^\r\n]*;\s*name=(?:"([^"\r\n]*)"|([^\s;]+))""", re.I | re.M)
 _FILE_NAME = re.compile(
     rb"""^content-disposition:[^\r\n]*;\s*filename=(?:"([^"\r\n]*)"|([^\s;]+))""", re.I | re.M
@@ -28,7 +28,7 @@ def boundary_of(content_type: str) -> bytes | None:
     """Returns the boundary of a `multipart/form-data` type; None for other types, and where it has not just one."""
     if not content_type.lower().startswith("multipart/form-data"):
         return None
-    if len(_SAYS_BOUNDARY.findall(content_type)) > 1:
+    if len(_BOUNDARY_FIELD.findall(content_type)) > 1:
         return None
     found = _BOUNDARY.search(content_type)
     return (found[1] or found[2]).encode("latin-1") if found else None
@@ -69,8 +69,8 @@ class FieldSearch:
             return self._lose()
         if self._value is not None:
             self.span, self._value = (min(self._value, self._at), self._at), None
-        behind = self._left[len(self._mark) : len(self._mark) + 2]
-        if behind == b"--":
+        after = self._left[len(self._mark) : len(self._mark) + 2]
+        if after == b"--":
             self.is_over = self.is_whole = True
             return False
         end = self._left.find(b"\r\n\r\n")

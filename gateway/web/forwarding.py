@@ -162,7 +162,7 @@ class ForwardedPath:
     ) -> None:
         trace = trace_of(scope)
         receipt = Receipt(trace.begun)
-        receipt.said["x-mnemogate-memory"] = trace.memory
+        receipt.headers["x-mnemogate-memory"] = trace.memory
         connection = scope["state"].get("connection")
         try:
             with ClientReply(receive, send, self.limits.send_timeout_s, connection) as reply:

@@ -23,7 +23,7 @@ from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.run.sink import ClientGone
-from gateway.web.auth import METRICS_PATH, NOBODY, Caller, Guard
+from gateway.web.auth import ANONYMOUS, METRICS_PATH, Caller, Guard
 from gateway.web.headers import as_bytes
 from gateway.web.misspelt import hint_for
 
@@ -48,7 +48,7 @@ class Trace:
     request_id: str
     begun: float
     errors: ErrorForm | None = None
-    caller: Caller = NOBODY
+    caller: Caller = ANONYMOUS
     route: str = "other"
     model: str | None = None
     stream: bool | None = None
@@ -114,12 +114,12 @@ class Edge:
         trace = Trace("", time.perf_counter())
         _read_headers(scope, trace)
         scope.setdefault("state", {})["trace"] = trace
-        ours = (b"x-mnemogate-request-id", trace.request_id.encode())
+        own = (b"x-mnemogate-request-id", trace.request_id.encode())
 
         def answer(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
-                headers = [*message["headers"], ours]
+                headers = [*message["headers"], own]
                 is_named = False
                 for name, value in headers:
                     if name == b"content-type":
@@ -128,7 +128,7 @@ class Edge:
                         is_named = True
                 # An upstream's own id stays; OpenAI's SDKs show it, and the provider's support asks for it.
                 if not is_named:
-                    headers.append((b"x-request-id", ours[1]))
+                    headers.append((b"x-request-id", own[1]))
                 message["headers"] = headers
             else:
                 trace.bytes_out += len(message.get("body", b""))

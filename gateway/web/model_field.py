@@ -32,8 +32,8 @@ class NamedRequest(Struct, frozen=True):
             return self.raw
         if not _may_repeat(self.raw):
             head, key, rest = self.raw.partition(_KEY)
-            colon, _, behind = rest.partition(self.written)
-            return b"".join((head, key, colon, orjson.dumps(model), behind))
+            colon, _, after = rest.partition(self.written)
+            return b"".join((head, key, colon, orjson.dumps(model), after))
         edit = BodyEdit(self.raw, orjson.loads(self.raw))
         edit.set_member("model", model)
         return edit.render()

@@ -143,8 +143,8 @@ def stored_routes(
 
 def _turn(receipt: Receipt) -> tuple[str, str] | None:
     """Returns the names of conversation and turn under which a reply is kept; None: it is not."""
-    conversation, turn = receipt.said.get("x-mnemogate-conversation"), receipt.turn
-    is_kept = receipt.said.get("x-mnemogate-memory") == "on"
+    conversation, turn = receipt.headers.get("x-mnemogate-conversation"), receipt.turn
+    is_kept = receipt.headers.get("x-mnemogate-memory") == "on"
     return (conversation, turn) if is_kept and conversation is not None and turn is not None else None
 
 

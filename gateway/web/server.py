@@ -63,7 +63,7 @@ class GatewayServer(uvicorn.Server):
         super().__init__(config)
         self.server_state = _DatedState()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._told_to_exit = asyncio.Event()
+        self._exit_requested = asyncio.Event()
         self._on_started = on_started
         self._on_stopping = on_stopping
         self._signal: str | None = None
@@ -80,11 +80,11 @@ class GatewayServer(uvicorn.Server):
         self._readiness.draining = True
         self.should_exit = True
         if self._loop is not None:  # else it is still starting, and looks when it has
-            self._loop.call_soon_threadsafe(self._told_to_exit.set)
+            self._loop.call_soon_threadsafe(self._exit_requested.set)
 
     async def main_loop(self) -> None:
         if not self.should_exit:
-            await self._told_to_exit.wait()
+            await self._exit_requested.wait()
         if self._on_stopping is not None:
             self._on_stopping(self._signal)
 

@@ -265,10 +265,10 @@ async def connect(place: PostgresPlace) -> RawConnection:
         place.urls.remove(url)
         place.urls.insert(0, url)
         return raw
-    told = next((error for error in errors if not isinstance(error, Broken)), errors[-1])
+    first = next((error for error in errors if not isinstance(error, Broken)), errors[-1])
     if len(errors) == 1:
-        raise told
-    raise type(told)("; ".join(error.message for error in errors)) from told
+        raise first
+    raise type(first)("; ".join(error.message for error in errors)) from first
 
 
 async def _connect_to(url: str, place: PostgresPlace) -> RawConnection:

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 import asyncpg
 
-from storage.database import Connection, Operation, Row, StoreHealth, Told
+from storage.database import Changes, Connection, Operation, Row, StoreHealth
 from storage.errors import Broken, Busy, Closed, ReadOnly, StatementFailed, StoreError, TooSlow, Unavailable
 from storage.health_check import HealthCheck
 from storage.postgres.clock import SharedClock
@@ -67,7 +67,7 @@ class PostgresDatabase:
         self._clock = SharedClock()
         self._ears = NotificationListener(ear, self._clock.read, self._health_check.hurry)
         self._tidying = Tidying(place, limits.sweep_s, limits.long_s)
-        self._told: list[tuple[str, str]] = []
+        self._notices: list[tuple[str, str]] = []
         self._telling: asyncio.Task[None] | None = None
         # Writes under way, oldest first: when each began, and how many bytes it holds.
         self._writes: dict[asyncio.Task[None], tuple[float, int]] = {}
@@ -272,29 +272,29 @@ class PostgresDatabase:
     def hear(self, channel: str, heard: Callable[[str | None], None]) -> None:
         self._ears.hear(channel, heard)
 
-    def tell(self, channel: str, word: str = "") -> None:
-        if self._closing or (channel, word) in self._told:
+    def notify(self, channel: str, word: str = "") -> None:
+        if self._closing or (channel, word) in self._notices:
             return
-        self._told.append((channel, word))
+        self._notices.append((channel, word))
         if self._telling is None:
-            self._telling = self._loop.create_task(self._tell())
+            self._telling = self._loop.create_task(self._send_notices())
 
-    async def _tell(self) -> None:
+    async def _send_notices(self) -> None:
         try:
-            while self._told:
+            while self._notices:
                 # Others must not look before what they are told of is there.
                 if self._writes:
                     await asyncio.wait(list(self._writes), timeout=self._limits.slow_s)
-                words, self._told = self._told, []
+                words, self._notices = self._notices, []
                 await self._notify(words)
         finally:
             self._telling = None  # until here `close` waits for it
 
     async def _notify(self, words: list[tuple[str, str]]) -> None:
         with contextlib.suppress(StoreError):
-            await self.read(lambda connection: connection.rows(*self._ears.told(words)))
+            await self.read(lambda connection: connection.rows(*self._ears.notice(words)))
 
-    def when_told(self, function: Callable[[Told], None]) -> None:
+    def when_changed(self, function: Callable[[Changes], None]) -> None:
         pass
 
     def when_failed(self, function: Callable[[Unavailable], None]) -> None:

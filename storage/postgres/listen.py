@@ -71,7 +71,7 @@ class NotificationListener:
         """Has a function called with what is told on a channel, as `Database.hear`; before `begin`."""
         self._hearing.setdefault(channel, []).append(heard)
 
-    def told(self, words: list[tuple[str, str]]) -> tuple[str, tuple[list[str], list[str]]]:
+    def notice(self, words: list[tuple[str, str]]) -> tuple[str, tuple[list[str], list[str]]]:
         """Returns the statement that tells words on channels, and its values."""
         channels = [_PREFIX + channel for channel, _ in words]
         return _NOTIFY, (channels, [f"{self._name} {word}" for _, word in words])

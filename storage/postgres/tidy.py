@@ -95,7 +95,7 @@ class Tidying:
                 await asyncio.sleep(min(pause, left))
                 pause = min(2 * pause, _LAST_LOOK_S)
             warnings: list[str] = []
-            raw.add_log_listener(lambda _, said: warnings.append(str(said)))
+            raw.add_log_listener(lambda _, warning: warnings.append(str(warning)))
             await raw.execute(f"VACUUM {', '.join(_ERASED)}", timeout=self._timeout_s)
             await asyncio.sleep(0)  # a listener is called behind the answer
             self._is_refused = bool(warnings)

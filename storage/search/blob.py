@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
-from storage.search.common import says_nothing
+from storage.search.common import lacks_content
 from storage.search.words import VERSION as WORDS
 from storage.search.words import date_words, names_in, split_words, words_of
 
@@ -51,7 +51,7 @@ _DOCUMENT_TERMS = 4_000
 _DOCUMENT_CHARS = 200_000
 
 # A text with no sentence but questions, or one that only repeats a question. Longer ones tell something by the way.
-_LAST_ASKS, _TOLD = re.compile(r"[?？؟]\W*\Z"), re.compile(r"[.!。！](?:\s|(?<=[。！]))")
+_LAST_ASKS, _STATED = re.compile(r"[?？؟]\W*\Z"), re.compile(r"[.!。！](?:\s|(?<=[。！]))")
 _QUESTION_CHARS = 500
 # A text of more terms says something.
 _SLIGHT_TERMS = 8
@@ -189,9 +189,9 @@ def _flags(document: Indexable, words: Sequence[str]) -> int:
     text = document.text[:_DOCUMENT_CHARS].strip()
     if len(text) <= _QUESTION_CHARS:
         asks = _LAST_ASKS.search(text)
-        if asks and not _TOLD.search(text, 0, asks.start()):
+        if asks and not _STATED.search(text, 0, asks.start()):
             flags |= ASKS
-    if len(words) <= _SLIGHT_TERMS and says_nothing(split_words(text), words):
+    if len(words) <= _SLIGHT_TERMS and lacks_content(split_words(text), words):
         flags |= SLIGHT
     return flags
 

@@ -29,7 +29,7 @@ _SHARES = [
     0.0, *(min(1.0, _MESSAGE_WORDS * 10 ** (-line / 2)) for line in range(_LAST_LINE, _FIRST_LINE - 1, -1))
 ]  # fmt: skip
 # A word that is in a larger share of people's messages tells nothing.
-SAYS_NOTHING = 0.5
+COMMON_SHARE = 0.5
 # A word that is in a larger share names nothing. These are some 150 words of a language, beside those said to
 # assistants. One of LongMemEval's 500 questions has no others, and none of short talk's 1,088. With all words of the
 # table, some 500, these were 8 and 43.
@@ -53,10 +53,10 @@ def _by_language(table: Path) -> dict[str, list[str]]:
     return found
 
 
-_SAID = _by_language(_SAID_TO_ASSISTANTS)
-_WHEN = frozenset(words_of(" ".join(_SAID.pop("-"))))
+_ADDRESSES = _by_language(_SAID_TO_ASSISTANTS)
+_WHEN = frozenset(words_of(" ".join(_ADDRESSES.pop("-"))))
 # Of two with the same score the first counts. Each has 16 bits of a term's degrees.
-_LANGUAGES = (*_SAID, "el", "fi", "hu", "ro")
+_LANGUAGES = (*_ADDRESSES, "el", "fi", "hu", "ro")
 _DEGREE_BITS, _DEGREE = 16, 0xFFFF
 _BY_LANGUAGE = Struct(f"<{len(_LANGUAGES)}H")
 
@@ -69,9 +69,9 @@ def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]
     degrees = load_tables().get
     some = words[:_TELLING_WORDS]
     # A function word, which has no terms, stands for itself.
-    said = {*chain.from_iterable(map(terms_of_word, some)), *filterfalse(terms_of_word, some)}
+    named = {*chain.from_iterable(map(terms_of_word, some)), *filterfalse(terms_of_word, some)}
     # The degrees of all languages are added at once.
-    scores = sum(filter(None, map(degrees, said)), _ENGLISH_LEAD)
+    scores = sum(filter(None, map(degrees, named)), _ENGLISH_LEAD)
     by_language = _BY_LANGUAGE.unpack(scores.to_bytes(_BY_LANGUAGE.size, "little"))
     shift = _DEGREE_BITS * by_language.index(max(by_language))
     return [_SHARES[degrees(term, 0) >> shift & _DEGREE] for term in terms]
@@ -92,9 +92,9 @@ def names_nothing(text: str) -> bool:
     return bool(words) and least_common(terms, shares_in_general(words, terms)) > NAMES_NOTHING
 
 
-def says_nothing(words: Sequence[str], terms: Sequence[str]) -> bool:
+def lacks_content(words: Sequence[str], terms: Sequence[str]) -> bool:
     """Returns whether each term of a text is in most of people's messages: "And now?" words: all of the text's."""
-    return min(shares_in_general(words, terms), default=1.0) > SAYS_NOTHING
+    return min(shares_in_general(words, terms), default=1.0) > COMMON_SHARE
 
 
 @cache
@@ -107,7 +107,7 @@ def load_tables() -> dict[str, int]:
     for language, number, *terms in _read(_TABLE):
         degree = _LAST_LINE + 1 - int(number) << _DEGREE_BITS * _LANGUAGES.index(language)
         tables.update((term, tables[term] + degree if term in tables else degree) for term in terms)
-    for place, words in enumerate(_SAID.values()):
+    for place, words in enumerate(_ADDRESSES.values()):
         shift = _DEGREE_BITS * place
         for term in words_of(" ".join(words)):
             tables[term] = tables.get(term, 0) & ~(_DEGREE << shift) | _MOST << shift

@@ -9,8 +9,8 @@ from storage.search.blob import ASKS, FREQUENCY, HEAD, ROW_SHIFT, SLIGHT, USER
 from storage.search.find import Found
 from storage.search.layout import LEAST_AGAINST, IndexLayout
 from storage.search.weigh import (
+    AFTER_FACTOR,
     ANSWERING,
-    BEHIND,
     FEW,
     LEAST_BEST_SHARE,
     LEAST_RELATIVE,
@@ -79,9 +79,9 @@ class Few:
                 before = layout.earlier[row]
                 score[before] += part / against
                 share[before] += part
-            behind = layout.later[row]
-            score[behind] += part / against
-            share[behind] += part
+            later = layout.later[row]
+            score[later] += part / against
+            share[later] += part
 
     def _hits_of(self, found: Found) -> list[_Hits]:
         """Returns the occurrences in the tail, and those in the index."""
@@ -106,8 +106,8 @@ class Few:
             flag = flags[row]
             if flag & ASKS:
                 # A turn that only asks counts by what else it says.
-                told = (layout.head[row] - self._known[row]) / TELLING_TERMS
-                value *= min(max(told, LEAST_TELLING), 1.0)
+                stated = (layout.head[row] - self._known[row]) / TELLING_TERMS
+                value *= min(max(stated, LEAST_TELLING), 1.0)
             found[row] = value
             if value > best:
                 best = value
@@ -150,5 +150,5 @@ class Few:
         for row in [row for row in fused if flags[row] & SLIGHT]:
             before = earlier[row]
             is_answer = before >= 0 and flags[before] & ASKS
-            held[row] = min(fused[row], BEHIND * fused.get(before, 0.0)) if is_answer else 0.0
+            held[row] = min(fused[row], AFTER_FACTOR * fused.get(before, 0.0)) if is_answer else 0.0
         fused.update(held)

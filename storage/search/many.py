@@ -13,8 +13,8 @@ from storage.search.blob import ASKS, FREQUENCY, HEAD, NO_ROW, PRESENT, ROW_SHIF
 from storage.search.find import Found
 from storage.search.layout import LEAST_AGAINST, IndexLayout
 from storage.search.weigh import (
+    AFTER_FACTOR,
     ANSWERING,
-    BEHIND,
     FEW,
     LEAST_BEST_SHARE,
     LEAST_RELATIVE,
@@ -158,8 +158,8 @@ class Many:
             known = np.zeros(total, np.int64)
             for row, _, _ in self._hits:
                 known += np.bincount(row, minlength=total)
-            told = np.asarray(layout.head)[rows] - known[rows]
-            score *= np.where(flags & ASKS, (told / TELLING_TERMS).clip(LEAST_TELLING, 1.0), 1.0)
+            stated = np.asarray(layout.head)[rows] - known[rows]
+            score *= np.where(flags & ASKS, (stated / TELLING_TERMS).clip(LEAST_TELLING, 1.0), 1.0)
         return rows, score, share, flags
 
     def _is_weak(
@@ -193,7 +193,7 @@ def _hold_back(
     worth[rows] = fused
     before = np.asarray(layout.earlier)[rows[slight]]
     is_answer = (flags[before] & ASKS) > 0
-    fused[slight] = np.where(is_answer, np.minimum(fused[slight], BEHIND * worth[before]), 0.0)
+    fused[slight] = np.where(is_answer, np.minimum(fused[slight], AFTER_FACTOR * worth[before]), 0.0)
 
 
 def _relative(score: NDArray[np.float64], of_user: NDArray[np.integer], weight: float) -> NDArray[np.float64]:

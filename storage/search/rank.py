@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from storage.fusion import in_turn
 from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
-from storage.search.common import NAMES_NOTHING, SAYS_NOTHING, least_common, load_tables, shares_in_general
+from storage.search.common import COMMON_SHARE, NAMES_NOTHING, least_common, load_tables, shares_in_general
 from storage.search.few import Few
 from storage.search.find import find, widen
 from storage.search.index import Index
@@ -32,9 +32,9 @@ _QUERY_WORDS, _QUERY_CHARS = 256, 10_000
 MOST_HITS = 96
 # Tokens for each term of a message, whose function words the index leaves out; and the most terms of it that are told.
 _TOKENS_OF_TERM = 2.4
-_TOLD_TERMS = 32
-_TOKENS_OF = [terms * _TOKENS_OF_TERM for terms in range(_TOLD_TERMS)]
-_MOST_TOKENS = _TOLD_TERMS * _TOKENS_OF_TERM
+_STATED_TERMS = 32
+_TOKENS_OF = [terms * _TOKENS_OF_TERM for terms in range(_STATED_TERMS)]
+_MOST_TOKENS = _STATED_TERMS * _TOKENS_OF_TERM
 
 # A second look: so many of the first hits give names and numbers, and so many hits of the first look stay in front.
 # Measured: 88.2 and 88.7% of LongMemEval's evidence (1,000 tokens, index and note alone); of questions of two steps in
@@ -97,7 +97,7 @@ def rank(
         return []
     in_general = shares_in_general(words, terms)
     commonness = least_common(terms, in_general) if only_strong else 0.0
-    if commonness > SAYS_NOTHING:
+    if commonness > COMMON_SHARE:
         return []
     layout = index.lay(tail or Tail(), skip)
     hashes = [*hash_terms(terms, secret).values()] if index.blob_bytes else []
@@ -140,7 +140,7 @@ def most_telling(
     head, flags, earlier = layout.head, layout.flags, layout.earlier
     unwanted = layout.rows_of(skip)
     # By conversation, which its newest message stands for.
-    told, asked = dict[int, list[int]](), dict[int, list[int]]()
+    stated, asked = dict[int, list[int]](), dict[int, list[int]]()
     newest_of = dict[int, int]()
     for row in range(layout.end - 1, max(layout.end - 1 - _TELLING_ROWS, -1), -1):
         newest = newest_of.pop(row, row)
@@ -148,12 +148,12 @@ def most_telling(
             newest_of.setdefault(before, newest)
         flag = flags[row]
         if flag & USER and not flag & SLIGHT and row not in unwanted:
-            (asked if flag & ASKS else told).setdefault(newest, []).append(row)
-    for rows in chain(told.values(), asked.values()):
+            (asked if flag & ASKS else stated).setdefault(newest, []).append(row)
+    for rows in chain(stated.values(), asked.values()):
         rows.sort(key=lambda row: (-head[row], row))
-    newest = max(chain(told, asked), default=-1)
-    leads = asked.get(newest, ())[:1] if newest not in told else ()
-    ranked = dict.fromkeys(chain(leads, _by_turns(told), _by_turns(asked)))
+    newest = max(chain(stated, asked), default=-1)
+    leads = asked.get(newest, ())[:1] if newest not in stated else ()
+    ranked = dict.fromkeys(chain(leads, _by_turns(stated), _by_turns(asked)))
     return _numbers([*ranked][:limit], layout)
 
 
@@ -181,5 +181,5 @@ def _fill(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list
         if place >= limit and filled >= room:
             return ranked[:place]
         length = lengths[row]
-        filled += _TOKENS_OF[length] if length < _TOLD_TERMS else _MOST_TOKENS
+        filled += _TOKENS_OF[length] if length < _STATED_TERMS else _MOST_TOKENS
     return ranked

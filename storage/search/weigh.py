@@ -13,7 +13,7 @@ TELLING_TERMS = 12
 LEAST_TELLING = 0.05
 ANSWERING = 0.7
 # Puts one turn next behind another.
-BEHIND = 0.999
+AFTER_FACTOR = 0.999
 
 # Bounds for a search that nobody asked for. The best hit has to hold so much of the query's weight (over 240 questions
 # of LongMemEval, 550 turns each, it held 0.3 or more), or, since a question may have several parts, the best few

@@ -30,12 +30,12 @@ class _Gone(Struct, frozen=True):
 
     erased: Erased
     first: int
-    said_at: float
+    begun_at: float
     places: Mapping[int, int]
 
     def was_known_to(self, e: Exchange) -> bool:
         """Returns whether an exchange may have been given it: one that had ended before it was said was not."""
-        return e.seq >= self.first or max(e.touched, e.ended or 0.0, e.stopped or 0.0) >= self.said_at
+        return e.seq >= self.first or max(e.touched, e.ended or 0.0, e.stopped or 0.0) >= self.begun_at
 
     def may_be_used_by(self, e: Exchange, rules: Rules) -> bool:
         """Returns whether hidden rounds of an exchange may have used it, in its words or in others.
@@ -44,8 +44,8 @@ class _Gone(Struct, frozen=True):
         """
         if e.full is None or exchanges.is_step(e):
             return False
-        is_behind = e.seq > self.places.get(e.conversation, e.seq)
-        is_unread = is_behind or self.erased.blocks
+        is_after = e.seq > self.places.get(e.conversation, e.seq)
+        is_unread = is_after or self.erased.blocks
         return is_unread or rules.quotes(e.full.decode(errors="replace"), self.erased)
 
 
@@ -62,7 +62,7 @@ async def erase_additions(
     start = 0
     if gone.first:
         # A turn that took its number before may have been under way still (not a day) when it was said, and found it.
-        start = await connection.value(SQL["begun_before"], (agent, gone.first, gone.said_at - DAY_S)) or 0
+        start = await connection.value(SQL["begun_before"], (agent, gone.first, gone.begun_at - DAY_S)) or 0
     rows = await connection.rows(SQL["additions"], (agent, start, after, limit))
     for id, step in rows:
         e = await exchanges.load_exchange(connection, agent, id)
@@ -90,8 +90,8 @@ async def _load_gone(connection: Connection, agent: int) -> _Gone | None:
     for origin, fork, last in await rows_of(connection, SQL["forks_after"], sorted(places), agent):
         if gone[origin] <= last:
             places[fork] = min(gone[origin], places.get(fork, gone[origin]))
-    said_at = min((begun for _, _, _, begun, _ in touched), default=0.0)
-    return _Gone(Erased(frozenset(days), has_blocks), first, said_at, places)
+    begun_at = min((begun for _, _, _, begun, _ in touched), default=0.0)
+    return _Gone(Erased(frozenset(days), has_blocks), first, begun_at, places)
 
 
 def _left_of(e: Exchange, above: Exchange | None, gone: _Gone, rules: Rules) -> Exchange:

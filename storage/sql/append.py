@@ -94,8 +94,8 @@ async def read_path(
             case "snapshot":
                 look.snapshot = Snapshot(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
             case "block":
-                id, limit, read_only, version, whose, label, description, value = row[_NUMBER : _TEXT + 3]
-                blocks.append((whose, Block(id, label, description, value, limit, bool(read_only), version)))
+                id, limit, read_only, version, owner, label, description, value = row[_NUMBER : _TEXT + 3]
+                blocks.append((owner, Block(id, label, description, value, limit, bool(read_only), version)))
             case "op":
                 call, op, label = row[_TEXT : _TEXT + 3]
                 made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
@@ -164,7 +164,7 @@ class Append(Group):
         Returns the public names of the runs that it made due.
         """
         e = write.exchange
-        size = 2 * sum(len(part or b"") for part in (e.input, e.said, e.full))
+        size = 2 * sum(len(part or b"") for part in (e.input, e.shown_reply, e.full))
         ending = self._database.write(lambda connection: end_step(connection, self._jobs, write), bytes=size)
         if write.accepts:
             ending.add_done_callback(lambda _: self._jobs.wake())

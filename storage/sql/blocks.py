@@ -35,9 +35,9 @@ async def load_blocks(connection: Connection, agent: int, *, keep_shared: bool =
     keep_shared: shared and attached ones are read-only, for those who may not write them, whatever tools may do.
     """
     rows = await connection.rows(SQL["block_load"], (agent,))
-    blocks = [(whose, make_block(row)) for *row, whose in rows]
+    blocks = [(owner, make_block(row)) for *row, owner in rows]
     if keep_shared:
-        blocks = [(whose, replace(b, read_only=True) if whose else b) for whose, b in blocks]
+        blocks = [(owner, replace(b, read_only=True) if owner else b) for owner, b in blocks]
     return tuple(seen(blocks))
 
 
@@ -48,9 +48,9 @@ def seen(blocks: Iterable[tuple[int, Block]]) -> list[Block]:
     label the own one counts, then the shared one.
     """
     counting: dict[str, tuple[int, Block]] = {}
-    for whose, block in blocks:
-        if block.label not in counting or whose < counting[block.label][0]:
-            counting[block.label] = whose, block
+    for owner, block in blocks:
+        if block.label not in counting or owner < counting[block.label][0]:
+            counting[block.label] = owner, block
     in_order = sorted(counting.values(), key=lambda each: (max(1, each[0]), each[1].id))
     return [block for _, block in in_order]
 
@@ -221,7 +221,9 @@ class Blocks(Group):
     undo = writes(alone(undo_block))
 
     @writes
-    async def render_anew(self, connection: Connection, agent: int, conversation: int | None = None) -> None:
+    async def invalidate_snapshots(
+        self, connection: Connection, agent: int, conversation: int | None = None
+    ) -> None:
         """Has each path of an agent, or one conversation's, take a new memory section with its next call."""
         await connection.lock(agent)
         if conversation is None:

@@ -48,9 +48,9 @@ async def read_attached(
     rows = await connection.rows(SQL["attached_read"], (agent, limit, after))
     found = []
     for n, (kind, target) in enumerate(rows, after + 1):
-        said = await _attached(connection, kind, target)
+        fields = await _attached(connection, kind, target)
         # A page must not end where something was left out.
-        found.append((n, {"kind": kind, **(said or {})}))
+        found.append((n, {"kind": kind, **(fields or {})}))
     return found
 
 
@@ -67,8 +67,8 @@ async def _attached(connection: Connection, kind: str, target: int) -> dict[str,
     if row is None:
         return None
     names = ("uid", "label", "description", "limit", "read_only", "value", "details")
-    said = dict(zip(names, row, strict=True))
-    return {**said, "read_only": bool(row[4]), "details": orjson.loads(row[6] or b"{}")}
+    fields = dict(zip(names, row, strict=True))
+    return {**fields, "read_only": bool(row[4]), "details": orjson.loads(row[6] or b"{}")}
 
 
 # -- import

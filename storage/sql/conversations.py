@@ -96,9 +96,11 @@ class Conversations(Group):
         if uid is None:
             raise NotFound(f"there is no conversation {conversation}")
         await connection.run(SQL["runs_cancel"], (at, conversation, agent.id))
-        said = await find_definition(connection, agent.scope.project, DefinitionKind.CONVERSATION, uid)
-        if said is not None:
-            await remove_definition(connection, said.id)
+        definition_row = await find_definition(
+            connection, agent.scope.project, DefinitionKind.CONVERSATION, uid
+        )
+        if definition_row is not None:
+            await remove_definition(connection, definition_row.id)
         target = ForgetTarget(conversation=conversation, keeps_memory=keeps_memory)
         return await begin_forgetting(connection, agent.id, target, at)
 
@@ -177,7 +179,7 @@ def _is_wanted(entry: ConversationEntry, wanted: ConversationFilter) -> bool:
 
 
 def _entry(row: Row) -> ConversationEntry:
-    own, agent, said = row[:_OWN], row[_OWN : _OWN + COLUMNS], row[_OWN + COLUMNS :]
-    definition = None if said[0] is None else make_definition(said)
+    own, agent, definition_row = row[:_OWN], row[_OWN : _OWN + COLUMNS], row[_OWN + COLUMNS :]
+    definition = None if definition_row[0] is None else make_definition(definition_row)
     begun, last_at = own[-2:]
     return ConversationEntry(Conversation(*own[:-2]), make_agent_record(agent), begun, last_at, definition)

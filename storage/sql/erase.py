@@ -126,7 +126,7 @@ async def _erase_all(connection: Connection, agent: int, ids: Iterable[int]) -> 
 async def _erase(connection: Connection, agent: int, e: Exchange) -> None:
     """Erases a whole exchange; a tombstone stays."""
     await _unlink(connection, agent, e, [*range(len(e.inputs)), -1])
-    tombstone = replace(exchanges.emptied(e), merged="", model="", hush=frozenset())
+    tombstone = replace(exchanges.emptied(e), merged="", model="", redactions=frozenset())
     await exchanges.update_exchange(connection, agent, tombstone, is_whole=True)
 
 
@@ -136,10 +136,10 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
     if e is None or e.state in (State.FORGOTTEN, State.OFF):
         return
     place = seq - e.seq if seq < e.seq + len(e.inputs) else -1
-    hush = e.hush | {place}
+    redactions = e.redactions | {place}
     # Results of tools (`t`) do not count: with nothing but these left, nobody said anything here any more.
-    left = [i for i, atoms in enumerate(e.inputs) if i not in hush and atoms and atoms[0][:1] != b"t"]
-    if e.said is not None and -1 not in hush:
+    left = [i for i, atoms in enumerate(e.inputs) if i not in redactions and atoms and atoms[0][:1] != b"t"]
+    if e.shown_reply is not None and -1 not in redactions:
         left.append(-1)
     if not left:
         await _erase(connection, agent, e)
@@ -151,8 +151,10 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
     # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
     full = e.full if place >= 0 and exchanges.is_step(e) else None
     rest = replace(
-        e, hush=hush, edits=False, hidden=full is not None, opaque=False if place < 0 else e.opaque, snapshot=None,
-        notes=dict.fromkeys(e.notes, ""), input=orjson.dumps(messages), said=None if place < 0 else e.said, full=full,
+        e, redactions=redactions, edits=False, hidden=full is not None, opaque=False if place < 0 else e.opaque,
+        snapshot=None,
+        notes=dict.fromkeys(e.notes, ""), input=orjson.dumps(messages),
+        shown_reply=None if place < 0 else e.shown_reply, full=full,
     )  # fmt: skip
     await exchanges.update_exchange(connection, agent, rest, is_whole=True)
 

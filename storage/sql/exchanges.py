@@ -34,7 +34,7 @@ _DEFLATED = b"x"
 _LEVEL = 6
 
 _STATES = {str(state): state for state in State}
-_NO_HUSH: frozenset[int] = frozenset()
+_NO_REDACTIONS: frozenset[int] = frozenset()
 
 SQL = load("exchanges.sql")
 
@@ -98,13 +98,13 @@ def unpack_notes(data: bytes | None) -> dict[int, str]:
 
 
 def make_exchange(
-    row: Row, input_: bytes | None = None, said: bytes | None = None, full: bytes | None = None
+    row: Row, input_: bytes | None = None, shown_reply: bytes | None = None, full: bytes | None = None
 ) -> Exchange:
     """Makes the record of a row of `{skeleton}`; behind it there may be more."""
     (
         id, conversation, parent, depth, seq, offset, length, begun, touched, ended, stopped,
         state, superseded, carried, standing, edits, merged, size, head, evicted, prior, snapshot,
-        path, reply_key, hush, inputs, media, reply, notes, run, opaque, model, hidden, *_,
+        path, reply_key, redactions, inputs, media, reply, notes, run, opaque, model, hidden, *_,
     ) = row  # fmt: skip
     # Without names, which cost half as much again: a long conversation has hundreds of rows.
     return Exchange(
@@ -132,14 +132,14 @@ def make_exchange(
         bool(edits),
         Evicted(*orjson.loads(evicted)) if evicted else None,
         input_,
-        said,
+        shown_reply,
         full,
         bool(hidden),
         bool(opaque),
         model,
         stopped,
         head,
-        frozenset(orjson.loads(hush)) if hush else _NO_HUSH,
+        frozenset(orjson.loads(redactions)) if redactions else _NO_REDACTIONS,
         _STATES[state],
         bool(superseded),
         bool(carried),
@@ -177,13 +177,13 @@ def _values(e: Exchange) -> list[Any]:
         e.path,
         e.reply_key,
         b"".join(e.inputs[-1]) if e.inputs else None,
-        orjson.dumps(sorted(e.hush)) if e.hush else None,
+        orjson.dumps(sorted(e.redactions)) if e.redactions else None,
         pack_inputs(e.inputs),
         _pack_media(e.media),
         None if e.reply is None else b"".join(e.reply),
         pack_notes(e.notes),
         e.input,
-        e.said,
+        e.shown_reply,
         e.full,
     ]
 
@@ -226,9 +226,9 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
             case "snapshot":
                 found.snapshot = Snapshot(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
             case "block":
-                id, limit, read_only, version, whose, label, description, value = row[_NUMBER : _TEXT + 3]
-                blocks.append((whose, Block(id, label, description, value, limit, bool(read_only), version)))
-                found.shares_blocks |= whose == 1
+                id, limit, read_only, version, owner, label, description, value = row[_NUMBER : _TEXT + 3]
+                blocks.append((owner, Block(id, label, description, value, limit, bool(read_only), version)))
+                found.shares_blocks |= owner == 1
             case "op":
                 call, op, label = row[_TEXT : _TEXT + 3]
                 made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
@@ -356,7 +356,7 @@ def emptied(e: Exchange) -> Exchange:
     """Returns an exchange without its words and whatever may quote them; its place and its hashes stay."""
     return replace(
         e, state=State.FORGOTTEN, standing=False, edits=False, opaque=False, hidden=False, notes={}, snapshot=None,
-        size=0, evicted=None, input=None, said=None, full=None,
+        size=0, evicted=None, input=None, shown_reply=None, full=None,
     )  # fmt: skip
 
 
@@ -433,7 +433,7 @@ def _make_spoken(row: Sequence[Any]) -> Exchange:
         standing=bool(row[12]),
         carried=bool(row[13]),
         head=row[14],
-        hush=frozenset(orjson.loads(row[15])) if row[15] else frozenset(),
+        redactions=frozenset(orjson.loads(row[15])) if row[15] else frozenset(),
         input=row[0],
-        said=row[1],
+        shown_reply=row[1],
     )

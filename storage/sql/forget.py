@@ -134,7 +134,7 @@ class Forgetting(Group):
         self._before[id] = before
         self._agents.clear()
         self._wake()
-        self._database.tell(GONE)
+        self._database.notify(GONE)
         return id
 
     async def forget(self, agent: int, target: ForgetTarget) -> None:
@@ -175,7 +175,7 @@ class Forgetting(Group):
                 self._cursors[id] = cursor
                 return False
         self._wake()
-        self._database.tell(GONE)
+        self._database.notify(GONE)
         return True
 
     def _gone(self) -> None:
@@ -197,9 +197,9 @@ def _numbers(e: Exchange) -> list[int]:
     """Returns the numbers of the messages of people and models that are still there."""
     if e.state in (State.FORGOTTEN, State.OFF):
         return []
-    spoken = [i for i, atoms in enumerate(e.inputs) if i not in e.hush and atoms]
-    said = [len(e.inputs)] if e.said is not None and -1 not in e.hush else []
-    return [e.seq + place for place in (*spoken, *said)]
+    spoken = [i for i, atoms in enumerate(e.inputs) if i not in e.redactions and atoms]
+    reply_place = [len(e.inputs)] if e.shown_reply is not None and -1 not in e.redactions else []
+    return [e.seq + place for place in (*spoken, *reply_place)]
 
 
 async def begin_forgetting(connection: Connection, agent: int, target: ForgetTarget, now: float) -> int:

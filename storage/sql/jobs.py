@@ -108,7 +108,7 @@ class Jobs(Group):
     def wake(self) -> None:
         """Calls the watchers, here and elsewhere. For those who have enqueued in a transaction of their own."""
         self.wake_here()
-        self._database.tell(WORK)
+        self._database.notify(WORK)
 
     def wake_here(self) -> None:
         """Calls the watchers of this process."""

@@ -16,7 +16,7 @@ import orjson
 from msgspec.structs import replace
 
 from storage.commands import NO_ADDITIONS, NO_NOTES, Additions, Committed, Look, Opening, TurnWrite
-from storage.database import AgentNumbers, Told
+from storage.database import AgentNumbers, Changes
 from storage.records import Block, BlockOp, Conversation, Exchange, Snapshot
 
 # Chosen: some six thousand open conversations, or five hundred with twenty notes each.
@@ -79,12 +79,12 @@ class KeptLooks:
         memory = self._memories.get(agent)
         return memory is not None and ((key is None and path is None) or (key, path) in memory.places)
 
-    def told(self, told: Told) -> None:
+    def apply(self, apply: Changes) -> None:
         """Takes in what the agents' rows say now. Memories of which that is not known are dropped."""
-        if told is None:
+        if apply is None:
             self.clear()
             return
-        for agent, numbers in told.items():
+        for agent, numbers in apply.items():
             memory = self._memories.get(agent)
             if memory is not None and numbers is not None:
                 memory.numbers = numbers
@@ -262,7 +262,7 @@ def _go_on(place: _Place, e: Exchange, write: TurnWrite, done: Committed) -> Non
         place.additions = replace(place.additions, rounds=rounds)
     if e.adds:
         place.additions = place.additions.and_of(e)
-    own.input = own.said = own.full = None
+    own.input = own.shown_reply = own.full = None
     own.notes = NO_NOTES
     place.exchange = e
     place.has_rivals = False
@@ -278,7 +278,7 @@ def _bytes_of(place: _Place) -> int:
         size += len(note.utf8)
     for e in additions.rounds:
         size += _ROUNDS_BYTES + 45 * sum(map(len, e.inputs))
-        size += sum(len(part or b"") for part in (e.input, e.said, e.full))
+        size += sum(len(part or b"") for part in (e.input, e.shown_reply, e.full))
     return size
 
 

@@ -140,7 +140,7 @@ class Keys(Group):
             return await self._database.write(lambda connection: _revoke(connection, name_or_id, now))
         finally:
             self._known = OrderedDict()
-            self._database.tell(KEYS)
+            self._database.notify(KEYS)
 
     @reads
     async def list(self, connection: Connection) -> tuple[Key, ...]:
@@ -216,7 +216,7 @@ class Keys(Group):
     def _made(self) -> None:
         self._any = True
         self._leave_sign(True)
-        self._database.tell(KEYS)
+        self._database.notify(KEYS)
 
     def _changed(self) -> None:
         """Has everything asked again, but stays with what it knows while the database is down."""

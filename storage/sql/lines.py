@@ -71,7 +71,7 @@ class Lines(Group):
                 await connection.run(SQL["withdraw"], (name, self._me))
 
         giving = self._database.write(write)
-        giving.add_done_callback(lambda _: self._database.tell(LINES, name))
+        giving.add_done_callback(lambda _: self._database.notify(LINES, name))
         return giving
 
     async def held(self, names: Collection[str]) -> set[str]:

@@ -41,7 +41,7 @@ class Messages(Group):
         return [_standing(row) for row in await connection.rows(SQL[f"{where}_{page.way}"], values)]
 
     @long_reads
-    async def said(
+    async def of_conversation(
         self, connection: Connection, agent: int, conversation: int, after: int, limit: int
     ) -> list[StandingExchange]:
         """Returns exchanges of a conversation, oldest first, also such as do not stand.
@@ -171,7 +171,7 @@ async def _at(connection: Connection, agent: int, seq: int) -> StandingExchange:
 
 
 def _standing(row: Row) -> StandingExchange:
-    input_, said, full, conversation, key, is_tip, run, waiting, *skeleton = row
-    e = exchanges.make_exchange(skeleton, input_, said, full)
+    input_, shown_reply, full, conversation, key, is_tip, run, waiting, *skeleton = row
+    e = exchanges.make_exchange(skeleton, input_, shown_reply, full)
     held = orjson.loads(waiting) if waiting and is_tip else {}
     return StandingExchange(e, conversation, key, run, held)

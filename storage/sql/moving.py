@@ -99,7 +99,7 @@ class Moving(Group):
     @long_reads
     async def links(self, connection: Connection, agent: int) -> MovedLinks:
         """Returns what a memory has attached, and who reads it."""
-        attached = [said for _, said in await read_attached(connection, agent, 0, _MANY)]
+        attached = [fields for _, fields in await read_attached(connection, agent, 0, _MANY)]
         rows = await connection.rows(SQL["readers"], (agent,))
         return MovedLinks(attached, [(Scope(*row[:3]), row[3], row[4]) for row in rows])
 
@@ -158,10 +158,10 @@ class Moving(Group):
         agent = await find_agent(connection, scope)
         if agent is None:
             return
-        for said in links.attached:
-            target = await find_target(connection, scope.project, said, created)
+        for fields in links.attached:
+            target = await find_target(connection, scope.project, fields, created)
             if target is not None:
-                await attach(connection, agent.id, said["kind"], target)
+                await attach(connection, agent.id, fields["kind"], target)
         for reader, seq, at in links.readers:
             found = await connection.value(SQL["memory_at"], (reader.project, reader.profile, reader.subject))
             if found is not None:

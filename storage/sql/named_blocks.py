@@ -81,9 +81,9 @@ async def seen_blocks(connection: Connection, agents: Sequence[int]) -> dict[int
     """Returns the blocks that each of these agents sees, as `seen`."""
     entries: dict[int, BlockEntry] = {}
     held: dict[int, list[tuple[int, Block]]] = {agent: [] for agent in agents}
-    for *row, agent, whose in await rows_of(connection, SQL["seen"], agents):
+    for *row, agent, owner in await rows_of(connection, SQL["seen"], agents):
         entry = entries[row[0]] = _entry(row)
-        held[agent].append((whose, entry.block))
+        held[agent].append((owner, entry.block))
     return {agent: [entries[block.id] for block in seen(blocks)] for agent, blocks in held.items()}
 
 

@@ -41,8 +41,8 @@ async def insert_passage(
     # Its number is of the same order as those of messages, so that the search index can name both.
     seq = await take_seq(connection, agent)
     named = orjson.dumps(list(tags)).decode() if tags else None
-    said = orjson.dumps(metadata).decode() if metadata else None
-    values = (agent, seq, at, exchange, orjson.dumps(list(sources)), file, named, said, text)
+    details = orjson.dumps(metadata).decode() if metadata else None
+    values = (agent, seq, at, exchange, orjson.dumps(list(sources)), file, named, details, text)
     id = await connection.value(SQL["passage_insert"], values)
     return Passage(id, seq, text, at, tuple(sources), file, tuple(tags), dict(metadata or {}))
 
@@ -129,6 +129,6 @@ class Passages(Group):
 
 
 def _passage(row: Row) -> Passage:
-    id, seq, text, at, sources, file, tags, said = row
+    id, seq, text, at, sources, file, tags, details = row
     plain = (id, seq, text, at, tuple(orjson.loads(sources)), file)
-    return Passage(*plain, tuple(orjson.loads(tags or "[]")), orjson.loads(said or "{}"))
+    return Passage(*plain, tuple(orjson.loads(tags or "[]")), orjson.loads(details or "{}"))

@@ -286,7 +286,7 @@ class Recall(Group):
         return [m for e, is_shared, _ in found for m in self._rules.messages_of(e, is_shared, None, None)]
 
     @reads
-    async def behind(self, connection: Connection, at_least: int, limit: int) -> list[int]:
+    async def outdated(self, connection: Connection, at_least: int, limit: int) -> list[int]:
         """Returns agents whose index lacks that many messages."""
         return [id for (id,) in await connection.rows(exchanges.SQL["behind"], (at_least, limit))]
 

@@ -56,7 +56,7 @@ class News(Struct, frozen=True):
     numbers: Numbers
     position: int
     terms: Sequence[Row]
-    told: Sequence[Message] = ()
+    recent: Sequence[Message] = ()
 
 
 @dataclass(slots=True)
@@ -72,19 +72,19 @@ class Remembered:
     index: Index = field(default_factory=Index)
     numbers: Numbers | None = None
     position: int = 0
-    told: dict[int, Message] = field(default_factory=dict)
+    recent: dict[int, Message] = field(default_factory=dict)
     tail: Tail = field(default_factory=Tail)
     uncounted: list[Message] = field(default_factory=list)
     shown: dict[int, Message | None] = field(default_factory=dict)
     has_grown: bool = True
     _exchanges: int = 0
     _terms_stamp: int = -1
-    _told_bytes: int = 0
+    _recent_bytes: int = 0
     _shown_bytes: int = 0
 
     @property
     def size(self) -> int:
-        return self.index.size + self.tail.size + self._told_bytes + self._shown_bytes
+        return self.index.size + self.tail.size + self._recent_bytes + self._shown_bytes
 
     @property
     def _is_full(self) -> bool:
@@ -104,7 +104,7 @@ class Remembered:
         """Returns every message but those that are left out; None: some of them would have to be read."""
         if now.indexed_seq or self._is_full or not self.is_of(now, skip):
             return None
-        return [m for seq, m in self.told.items() if seq not in skip]
+        return [m for seq, m in self.recent.items() if seq not in skip]
 
     async def read(self, connection: Connection, now: Numbers, rules: Rules) -> News:
         """Reads what has changed. It changes nothing here."""
@@ -121,15 +121,15 @@ class Remembered:
         fresh = [e for e, _, _ in rows if e.seq >= position]
         reached = position
         for e in fresh:
-            reached = _behind(e) if e.seq == reached else reached
-        found = [(e, is_shared, previous) for e, is_shared, previous in rows if _is_told(e)]
-        told = [m for each in found for m in rules.messages_of(*each, None)]
+            reached = _end_of(e) if e.seq == reached else reached
+        found = [(e, is_shared, previous) for e, is_shared, previous in rows if _is_recallable(e)]
+        recent = [m for each in found for m in rules.messages_of(*each, None)]
         if reached < now.next_seq:  # numbers that no exchange has are those of passages and facts
-            told += await load_kept(connection, exchanges.SQL["kept_since"], (self.agent, position, _TAIL))
-        reached = _behind(fresh[-1]) if len(fresh) == _TAIL else max(now.next_seq, reached)
+            recent += await load_kept(connection, exchanges.SQL["kept_since"], (self.agent, position, _TAIL))
+        reached = _end_of(fresh[-1]) if len(fresh) == _TAIL else max(now.next_seq, reached)
         # One that is open tells nothing yet, so that it is read again.
         reached = min([reached, *(e.seq for e in fresh if e.state is State.OPEN)])
-        return News(before, now, reached, terms, told)
+        return News(before, now, reached, terms, recent)
 
     def take(self, news: News) -> bool:
         """Takes what was read; False: something else was taken meanwhile. Raises: CorruptIndex."""
@@ -140,19 +140,19 @@ class Remembered:
         self._terms_stamp = max((stamp for _, stamp, _ in news.terms), default=self._terms_stamp)
         before = self.numbers
         if before is None or before.stamp != now.stamp:
-            self.shown, self.told, self.tail, self.uncounted, self._shown_bytes = {}, {}, Tail(), [], 0
+            self.shown, self.recent, self.tail, self.uncounted, self._shown_bytes = {}, {}, Tail(), [], 0
         elif before.indexed_seq != now.indexed_seq:
             # What was below the index has changed since it was indexed, and the index still has it as it was.
             indexed = range(before.indexed_seq + 1, now.indexed_seq + 1)
-            self.keep({seq: self._as_read(m) for seq, m in self.told.items() if seq in indexed})
-            self.told = {seq: m for seq, m in self.told.items() if seq not in indexed}
-            self.tail, self.uncounted = Tail(), list(self.told.values())
-        for m in news.told:
-            if self.told.setdefault(m.seq, m) is m:
+            self.keep({seq: self._as_read(m) for seq, m in self.recent.items() if seq in indexed})
+            self.recent = {seq: m for seq, m in self.recent.items() if seq not in indexed}
+            self.tail, self.uncounted = Tail(), list(self.recent.values())
+        for m in news.recent:
+            if self.recent.setdefault(m.seq, m) is m:
                 self.uncounted.append(m)
         self.numbers, self.position = now, news.position
-        self._exchanges = len({m.exchange for m in self.told.values()})
-        self._told_bytes, self.has_grown = sum(map(_size, self.told.values())), True
+        self._exchanges = len({m.exchange for m in self.recent.values()})
+        self._recent_bytes, self.has_grown = sum(map(_size, self.recent.values())), True
         return True
 
     def hand_on(self, e: Exchange, rules: Rules) -> None:
@@ -162,15 +162,15 @@ class Remembered:
         """
         if self.numbers is None or e.seq != self.position or e.state is State.OPEN or e.head:
             return
-        if _is_told(e):
+        if _is_recallable(e):
             if self._is_full:
                 return
             self._exchanges += 1
             for m in rules.messages_of(e, False, None, None):
-                self.told[m.seq] = m
+                self.recent[m.seq] = m
                 self.uncounted.append(m)
-                self._told_bytes += _size(m)
-        self.position = _behind(e)
+                self._recent_bytes += _size(m)
+        self.position = _end_of(e)
         # What is being read meanwhile does not know of it.
         epoch, _, indexed, stamp = self.numbers
         self.numbers = Numbers(epoch, self.position, indexed, stamp)
@@ -189,11 +189,11 @@ class Remembered:
 
     def messages(self, seqs: Sequence[int]) -> tuple[list[Message], list[int]]:
         """Returns messages that were found, as far as somebody may see them, and those that have to be read before."""
-        told, shown = self.told, self.shown
+        recent, shown = self.recent, self.shown
         found: list[Message] = []
         unread: list[int] = []
         for seq in seqs:
-            m = told.get(seq) or shown.get(seq)
+            m = recent.get(seq) or shown.get(seq)
             if m is not None:
                 found.append(m)
             elif seq not in shown:
@@ -213,7 +213,7 @@ class Remembered:
 
     def _as_read(self, m: Message) -> Message:
         """Returns a message as it is read by itself: what came before its exchange is not asked."""
-        before = None if m.previous is None else self.told.get(m.previous)
+        before = None if m.previous is None else self.recent.get(m.previous)
         return m if before is not None and before.exchange == m.exchange else replace(m, previous=None)
 
 
@@ -297,12 +297,12 @@ def document_of(m: Indexable) -> Document:
     return Document(m.seq, m.role, m.text, m.at, m.speaker, m.previous)
 
 
-def _behind(e: Exchange) -> int:
+def _end_of(e: Exchange) -> int:
     """Returns the first number behind those of an exchange."""
     return e.seq + len(e.inputs) + 1
 
 
-def _is_told(e: Exchange) -> bool:
+def _is_recallable(e: Exchange) -> bool:
     return e.standing and e.state is State.FINISHED
 
 

@@ -327,7 +327,7 @@ class Runs(Group):
         return {run: data.decode() for run, data in await rows_of(connection, SQL["words"], runs)}
 
     @reads
-    async def behind(self, connection: Connection, run: Run) -> int | None:
+    async def last_exchange(self, connection: Connection, run: Run) -> int | None:
         """Returns the exchange in which the results of a run's last calls may lie, which no reply follows."""
         id: int | None = await connection.value(SQL["behind"], (run.id, run.agent))
         return id

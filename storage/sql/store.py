@@ -106,7 +106,7 @@ class Store:
         self.sleepers = Sleepers(database, self.jobs)
         database.when_recovered(self.agents.clear)
         database.when_recovered(looks.clear)
-        database.when_told(looks.told)
+        database.when_changed(looks.apply)
         database.when_recovered(memories.clear)
         database.when_recovered(self.jobs.wake)  # what was due meanwhile waits
 

@@ -34,8 +34,8 @@ async def mend_terms(connection: Connection, agent: int) -> None:
             blob.check(data, chunk)
         except blob.CorruptIndex:
             await replace_terms(connection, agent, chunk, b"")
-            behind = chunk * blob.CHUNK - 1
-            await connection.run(SQL["agent_indexed_again"], (behind, agent, behind))
+            covered = chunk * blob.CHUNK - 1
+            await connection.run(SQL["agent_indexed_again"], (covered, agent, covered))
 
 
 async def forget_terms(connection: Connection, agent: int, seqs: Iterable[int]) -> None:

@@ -266,11 +266,11 @@ async def _exchanges(
         # A few at a time: one exchange may be a megabyte, and all of a result is in memory.
         count = min(_FEW, limit - len(found))
         rows = await connection.rows(SQL["exchanges"], (agent, found[-1][0] if found else after, count))
-        for input_, said, full, uid, parent, prior, *skeleton in rows:
+        for input_, shown_reply, full, uid, parent, prior, *skeleton in rows:
             (e,) = exchanges.exchanges([skeleton])
-            e = replace(e, input=input_, said=said, full=full)
+            e = replace(e, input=input_, shown_reply=shown_reply, full=full)
             found.append((e.seq, TransferRecord({"conversation": uid, "parent": parent, "prior": prior}, e)))
-            size += sum(len(part or b"") for part in (input_, said, full))
+            size += sum(len(part or b"") for part in (input_, shown_reply, full))
         if len(rows) < count:
             break
     return found
@@ -303,11 +303,13 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
             # Each exchange that is added to a conversation of ours is its end from then on.
             await _put_row(connection, agent.id, part, {**v, "ours": -1 if v["ours"] else 0})
         case "passage":
-            tags, said = (
+            tags, shown_reply = (
                 orjson.dumps(v[name]).decode() if v[name] else None for name in ("tags", "metadata")
             )
             file = None if v["file"] is None else await _row_of(connection, agent.id, "file", v["file"])
-            await _put_row(connection, agent.id, part, {**v, "tags": tags, "file": file, "metadata": said})
+            await _put_row(
+                connection, agent.id, part, {**v, "tags": tags, "file": file, "metadata": shown_reply}
+            )
         case "fact":
             await _put_row(connection, agent.id, part, {**v, "key": hash_key(agent.secret, values["key"])})
         case "tag":

@@ -59,8 +59,8 @@ class Turns(Group):
 
     async def look(self, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
         """Reads a request's surroundings, or takes them from what is kept. Parameters: as `exchanges.look`."""
-        is_told = not self._database.is_shared
-        found = self._kept.find(agent.id, key, path) if is_told else None
+        is_notified = not self._database.is_shared
+        found = self._kept.find(agent.id, key, path) if is_notified else None
         return found or await self._look(agent, key, path)
 
     @reads
@@ -68,7 +68,7 @@ class Turns(Group):
         self, connection: Connection, agent: Agent, key: str | None, path: bytes | None
     ) -> Look | None:
         if self._database.is_shared and self._kept.has(agent.id, key, path):
-            self._kept.told({agent.id: await exchanges.look_again(connection, agent)})
+            self._kept.apply({agent.id: await exchanges.look_again(connection, agent)})
             found = self._kept.find(agent.id, key, path)
             if found is not None:
                 return found
@@ -190,7 +190,7 @@ def _size(write: TurnWrite) -> int:
     e = write.plain[0] if write.plain else write.change.exchange if write.change else None
     if e is None:
         return _WRITE_BYTES + 2 * write.chars
-    return _WRITE_BYTES + 2 * (len(e.input or b"") + len(e.said or b"") + len(e.full or b""))
+    return _WRITE_BYTES + 2 * (len(e.input or b"") + len(e.shown_reply or b"") + len(e.full or b""))
 
 
 async def _pool(

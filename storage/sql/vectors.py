@@ -253,6 +253,6 @@ class Vectors(Group):
         return bool(await connection.value(SQL["lacks"], (model, agent)))
 
     @reads
-    async def behind(self, connection: Connection, model: str, limit: int) -> list[int]:
+    async def outdated(self, connection: Connection, model: str, limit: int) -> list[int]:
         """Returns people's memories of which not all is embedded."""
         return [id for (id,) in await connection.rows(SQL["behind"], (model, limit))]

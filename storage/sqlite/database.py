@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from storage.database import Operation, Row, Statement, StoreHealth, Told
+from storage.database import Changes, Operation, Row, Statement, StoreHealth
 from storage.errors import Broken, StatementFailed, Unavailable
 from storage.health_check import CHECK_S, HealthCheck
 from storage.sidecar import LOGS, check_place, make_sidecar, resolved, restrict
@@ -186,18 +186,18 @@ class SqliteDatabase:
         self._is_current = False  # the file has the present schema
         self._listeners: list[Callable[[], None]] = []
         self._failure_listeners: list[Callable[[Unavailable], None]] = []
-        self._told: list[Callable[[Told], None]] = []
+        self._when_changed: list[Callable[[Changes], None]] = []
         self.path = target.path
         self._watch = watch = Watch()
         self.writer = Writer(
             target.path,
             lambda: watch.over(self._take(connect)),
             watch,
-            told=self._tell,
+            changes=self._notify,
             limits=limits,
             failed=self._failed,
             recovered=self._recovered,
-            beside=WriteBack(lambda: open_writer(target)),
+            log_copier=WriteBack(lambda: open_writer(target)),
         )
         self.reader = Reader(target, self.writer.report)
         self.long_reader = ThreadReader(target, self.writer.report)
@@ -272,11 +272,11 @@ class SqliteDatabase:
     def hear(self, channel: str, heard: Callable[[str | None], None]) -> None:
         pass
 
-    def tell(self, channel: str, word: str = "") -> None:
+    def notify(self, channel: str, word: str = "") -> None:
         pass
 
-    def when_told(self, function: Callable[[Told], None]) -> None:
-        self._told.append(function)
+    def when_changed(self, function: Callable[[Changes], None]) -> None:
+        self._when_changed.append(function)
 
     def when_failed(self, function: Callable[[Unavailable], None]) -> None:
         self._failure_listeners.append(function)
@@ -319,9 +319,9 @@ class SqliteDatabase:
         if not (self._is_current and self._lock.is_held):
             raise self.writer.fault
 
-    def _tell(self, told: Told) -> None:
-        for function in self._told:
-            function(told)
+    def _notify(self, changes: Changes) -> None:
+        for function in self._when_changed:
+            function(changes)
 
     async def _check_disk(self) -> None:
         """Has a disk that may be full or read-only show whether it can be written.

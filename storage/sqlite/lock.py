@@ -113,9 +113,11 @@ def _is_at(path: str, descriptor: int) -> bool:
 
 def _read(descriptor: int) -> LockOwner:
     try:
-        said = orjson.loads(os.pread(descriptor, 4096, 0))
+        owner = orjson.loads(os.pread(descriptor, 4096, 0))
     except (OSError, orjson.JSONDecodeError):
         return LockOwner(None, None)
     return (
-        LockOwner(said.get("pid"), said.get("address")) if isinstance(said, dict) else LockOwner(None, None)
+        LockOwner(owner.get("pid"), owner.get("address"))
+        if isinstance(owner, dict)
+        else LockOwner(None, None)
     )

@@ -24,24 +24,24 @@ class LoopCalls:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._calls: deque[Callable[[], object]] = deque()
-        self._heard, self._told = socket.socketpair()
-        self._heard.setblocking(False)
-        self._told.setblocking(False)
-        self._loop.add_reader(self._heard, self._perform)
+        self._wakee, self._waker = socket.socketpair()
+        self._wakee.setblocking(False)
+        self._waker.setblocking(False)
+        self._loop.add_reader(self._wakee, self._perform)
 
     def call(self, function: Callable[..., object], *arguments: object) -> None:
         """Has a function called soon, from whatever thread. Once this is closed nothing is called any more."""
         self._calls.append(partial(function, *arguments))
         with suppress(OSError):  # it is closed; or full, and then the loop has enough to be woken by
-            self._told.send(b"\0")
+            self._waker.send(b"\0")
 
     def close(self) -> None:
-        self._loop.remove_reader(self._heard)
-        self._heard.close()
-        self._told.close()
+        self._loop.remove_reader(self._wakee)
+        self._wakee.close()
+        self._waker.close()
 
     def _perform(self) -> None:
-        self._heard.recv(_MANY)
+        self._wakee.recv(_MANY)
         while self._calls:
             call = self._calls.popleft()
             try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from storage.database import AgentNumbers, Told
+from storage.database import AgentNumbers, Changes
 
 _TRIGGERS = (
     """CREATE TEMP TRIGGER agent_told AFTER UPDATE OF epoch, next_seq, indexed_seq, rev, stamp ON main.agents BEGIN
@@ -42,9 +42,9 @@ class Watch:
     def over(self, connection: sqlite3.Connection) -> sqlite3.Connection:
         """Watches a connection, which it closes where that fails. Raises: sqlite3.Error."""
         try:
-            connection.create_function("tell_agent", -1, self._tell)
-            connection.create_function("tell_all", 0, self._tell_all)
-            connection.create_function("tell_row", -1, self._tell_row)
+            connection.create_function("tell_agent", -1, self._note_agent)
+            connection.create_function("tell_all", 0, self._note_all)
+            connection.create_function("tell_row", -1, self._note_row)
             for trigger in _TRIGGERS:
                 connection.execute(trigger)
         except BaseException:
@@ -52,7 +52,7 @@ class Watch:
             raise
         return connection
 
-    def take(self, *, is_whole: bool) -> Told:
+    def take(self, *, is_whole: bool) -> Changes:
         """Returns what has changed since, as `Database.when_told` hands it on.
 
         is_whole: nothing of it was undone. Else the numbers may be of what was, and nothing is said of these agents but
@@ -64,12 +64,12 @@ class Watch:
             return None
         return changed if is_whole else dict.fromkeys(changed)
 
-    def _tell(self, agent: int, *numbers: int) -> None:
+    def _note_agent(self, agent: int, *numbers: int) -> None:
         self._changed[agent] = AgentNumbers(*numbers) if numbers else None
 
-    def _tell_row(self, *row: int) -> int:
+    def _note_row(self, *row: int) -> int:
         self.row = row
         return row[0]
 
-    def _tell_all(self) -> None:
+    def _note_all(self) -> None:
         self._is_all = True

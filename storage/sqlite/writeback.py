@@ -44,7 +44,7 @@ def _copy(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
-def begin_anew(connection: sqlite3.Connection) -> bool:
+def copy_log(connection: sqlite3.Connection) -> bool:
     """Writes the log back as far as readers allow. True when that is all, so that the next write begins it anew."""
     _, pages, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     return bool(pages == copied)

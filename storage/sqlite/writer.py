@@ -38,13 +38,13 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
-from storage.database import StoreHealth, Told
+from storage.database import Changes, StoreHealth
 from storage.errors import Broken, Busy, Closed, Corrupt, StoreError, Unavailable
 from storage.sqlite.batch import BatchReport, WriteResult, run_batch
 from storage.sqlite.connection import Driver, translate, try_writing
 from storage.sqlite.loop_calls import LoopCalls
 from storage.sqlite.watch import Watch
-from storage.sqlite.writeback import WriteBack, begin_anew, empty
+from storage.sqlite.writeback import WriteBack, copy_log, empty
 
 T = TypeVar("T")
 
@@ -116,18 +116,18 @@ class Writer:
         connect: Callable[[], sqlite3.Connection],
         watch: Watch,
         *,
-        beside: WriteBack,
-        told: Callable[[Told], None],
+        log_copier: WriteBack,
+        changes: Callable[[Changes], None],
         failed: Callable[[Unavailable], None],
         recovered: Callable[[], None],
         limits: WriterLimits | None,
     ) -> None:
         self._path, self._log_path = path, f"{path}-wal"
-        self._beside = beside
+        self._log_copier = log_copier
         self._connect = connect
         self._watch = watch
         self._limits = limits or WriterLimits()
-        self._told = told
+        self._when_changed = changes
         self._report_failure = failed
         self._recovered = recovered
         self._turns = _Queue()
@@ -357,13 +357,15 @@ class Writer:
         if report.fault is None and self._was_moved():
             lost = self._moved()
             report = BatchReport([(False, lost.again()) for _ in batch], lost)
-        told = self._watch.take(is_whole=report.is_whole)
-        self._call_loop(self._performed, batch, report, told, self._wal_size())
+        changes = self._watch.take(is_whole=report.is_whole)
+        self._call_loop(self._performed, batch, report, changes, self._wal_size())
 
-    def _performed(self, batch: list[_Write[Any]], report: BatchReport, told: Told, wal_bytes: int) -> None:
+    def _performed(
+        self, batch: list[_Write[Any]], report: BatchReport, changes: Changes, wal_bytes: int
+    ) -> None:
         self._running = []
         self._wal_bytes = wal_bytes
-        self._told(told)
+        self._when_changed(changes)
         if report.fault is not None:
             self._fail(report.fault)
         else:
@@ -437,7 +439,7 @@ class Writer:
     def _fail(self, fault: Unavailable) -> None:
         self._failures += 1
         self._last_error = fault.message
-        self._told(None)  # what was written last is not known
+        self._when_changed(None)  # what was written last is not known
         if self._closing or self._fault is not None:
             self._fail_waiting(fault)
             return
@@ -495,7 +497,7 @@ class Writer:
         try:
             # An error is named by the writer, which meets it next if it is still there.
             with contextlib.suppress(sqlite3.Error, StoreError):
-                await self._beside.copy()
+                await self._log_copier.copy()
         finally:
             self._copying = None
             self._post_write_back()
@@ -503,7 +505,7 @@ class Writer:
     async def _stop_copying(self) -> None:
         if self._copying is not None:
             await asyncio.wait([self._copying])
-        await self._beside.close()
+        await self._log_copier.close()
 
     def _post_write_back(self, *, at_rest: bool = False) -> None:
         """Has the writer's thread write back what is left in the log, behind the writes that it was given."""
@@ -512,7 +514,7 @@ class Writer:
             self._log_free.set()
             return
         self._log_free.clear()
-        work = begin_anew
+        work = copy_log
         if at_rest or size >= 2 * limits.checkpoint_bytes:
             waits = size >= limits.pause_bytes and not at_rest
             work = partial(empty, wait_ms=limits.pause_ms if waits else 0)

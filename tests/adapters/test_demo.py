@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from adapters.demo import answer
-from adapters.scripted import Said, ScriptedCall, ScriptedFailure
+from adapters.scripted import ScriptedCall, ScriptedFailure, ScriptedMessage
 from tests.doubles.openai_rules import check_chat
 
 
@@ -31,13 +31,13 @@ def body_of(*contents: str, **more: Any) -> dict[str, Any]:
 
 def said(body: dict[str, Any]) -> str:
     found = answer(body)
-    assert isinstance(found, Said)
+    assert isinstance(found, ScriptedMessage)
     return found.text or ""
 
 
 def calls(body: dict[str, Any]) -> tuple[ScriptedCall, ...]:
     found = answer(body)
-    assert isinstance(found, Said)
+    assert isinstance(found, ScriptedMessage)
     return found.calls
 
 
@@ -198,4 +198,4 @@ def test_a_stranger_is_told_what_the_demo_can_do() -> None:
 
 def test_the_request_bounds_the_reply() -> None:
     found = answer(body_of("one two three four", max_completion_tokens=3))
-    assert found == Said("You said: one", finish_reason="length")
+    assert found == ScriptedMessage("You said: one", finish_reason="length")

@@ -9,7 +9,7 @@ import pytest
 
 from adapters.demo import DemoProvider
 from adapters.errors import ProviderBroke, ProviderUnreachable, UnfinishedEvent
-from adapters.scripted import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
+from adapters.scripted import Raw, ScriptedCall, ScriptedFailure, ScriptedMessage, ScriptedProvider
 from adapters.types import ModelRequest
 from tests.adapters.test_sse import DONES
 
@@ -39,7 +39,7 @@ async def whole(provider: ScriptedProvider, body: dict[str, Any]) -> Any:
 
 
 async def test_a_stream_has_the_chunks_of_the_real_api() -> None:
-    provider = ScriptedProvider(replies=[Said("Hello, you there")])
+    provider = ScriptedProvider(replies=[ScriptedMessage("Hello, you there")])
     chunks = await stream(provider, body_of("hi", stream_options={"include_usage": True}))
     *deltas, usage = chunks
     assert deltas[0]["choices"][0]["delta"]["role"] == "assistant"
@@ -53,7 +53,7 @@ async def test_a_stream_has_the_chunks_of_the_real_api() -> None:
 
 @pytest.mark.parametrize("n", [1, 2])
 async def test_the_usage_counts_every_choice(n: int) -> None:
-    provider = ScriptedProvider(replies=[Said("Hello, you there")] * 2)
+    provider = ScriptedProvider(replies=[ScriptedMessage("Hello, you there")] * 2)
     reply = await whole(provider, body_of("hi", n=n))
     *_, last = await stream(provider, body_of("hi", n=n, stream_options={"include_usage": True}))
     assert len(reply["choices"]) == n
@@ -67,7 +67,9 @@ async def test_usage_is_streamed_only_if_asked_for() -> None:
 
 
 async def test_a_whole_reply_and_a_streamed_one_say_the_same() -> None:
-    said = Said("Let me look.", (ScriptedCall("f", '{"a": "b c"}', "c1"), ScriptedCall("g", "{}", "c2")))
+    said = ScriptedMessage(
+        "Let me look.", (ScriptedCall("f", '{"a": "b c"}', "c1"), ScriptedCall("g", "{}", "c2"))
+    )
     provider = ScriptedProvider(replies=[said, said])
     message = (await whole(provider, body_of("hi")))["choices"][0]["message"]
     chunks = await stream(provider, body_of("hi"))

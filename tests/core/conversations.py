@@ -153,7 +153,7 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
         path = [m for m in path if m is not None]
         assert fill == [*path[: len(path) - bool(plan.heard)], *heard, *plan.held]
         return
-    listed = listing.atoms[: plan.match.last + 1 if plan.match.form else listing.said]
+    listed = listing.atoms[: plan.match.last + 1 if plan.match.form else listing.answered]
     # The last replies came back altered, or for the first time.
     spans = {a.exchange: slice(*a.reply) for a in plan.amendments if a.reply}
     forms = {id: [atom for atoms in listing.atoms[span] for atom in atoms] for id, span in spans.items()}
@@ -180,10 +180,10 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
 def _sent_before(tree: Tree, element: PathElement) -> WireMessage | None:
     """Returns a message of a path as it went upstream, None where it is off the record or forgotten."""
     e, content = element.exchange, tree.content(element.exchange)
-    if content.messages is None or element.position in e.hush:
+    if content.messages is None or element.position in e.redactions:
         return None
     if element.position < 0:
-        return content.said
+        return content.shown_reply
     return prefixed(content.messages[element.position], e.notes.get(element.position, ""))
 
 
@@ -222,7 +222,7 @@ class Memory:
 
     def ask(self, key: str | None, rules: Callable[[Tree], T]) -> tuple[Tree, T]:
         """The rules' answer, of a tree with as much content as they ask for, and no more. It takes few calls."""
-        skeletons = [replace(e, input=None, said=None, full=None) for e in self.found(key)]
+        skeletons = [replace(e, input=None, shown_reply=None, full=None) for e in self.found(key)]
         contents: dict[int, StoredContent] = {}
         for _ in range(MAX_RULE_CALLS):
             tree = Tree(skeletons, contents)
@@ -253,7 +253,7 @@ class Memory:
         if old is None:
             return e
         full = (e.full or old.full) if e.hidden else None
-        return replace(e, input=e.input or old.input, said=e.said or old.said, full=full)
+        return replace(e, input=e.input or old.input, shown_reply=e.shown_reply or old.shown_reply, full=full)
 
     def settle(self, key: str | None, now: float) -> None:
         """Applies the edits of confirmed turns to the blocks."""
@@ -272,7 +272,7 @@ class Memory:
 
 
 def content_of(e: Exchange) -> StoredContent:
-    return StoredContent(e.input, e.said, e.full)
+    return StoredContent(e.input, e.shown_reply, e.full)
 
 
 def memory_insert(exchange: int, id: str, text: str) -> BlockOp:
@@ -293,7 +293,7 @@ def check_columns(records: Iterable[Exchange], canon: Canon, named: Iterable[int
         parent, elements = tree.parent(e), tree.elements(tree.parent(e))
         assert parent is None or parent.conversation == e.conversation
         assert e.depth == (parent.depth + 1 if parent else 0)
-        is_told = any(k.tells and k.ended is not None for k in tree.kids(e))
+        is_told = any(k.ends_with_user and k.ended is not None for k in tree.kids(e))
         assert e.carried == carried[e.id] or (is_told and not e.carried), f"carried of {e.id}"
         assert e.standing == tree.stands(e, named=e.conversation in names), f"standing of {e.id}"
         assert e.offset == sum(len(el.atoms) for el in elements), f"offset of {e.id}"
@@ -420,7 +420,7 @@ class World:
         ended = settle.Ended(
             id=request.exchange if plan.appending else len(memory.records) + 1,
             full=full,
-            said=visible(full, ours),
+            shown_reply=visible(full, ours),
             now=self.now,
             notes=dict(request.notes),
             ours=ours,
@@ -471,7 +471,13 @@ class World:
     def forget(self, exchange: int, who: str | None = "alice") -> None:
         memory = self.memory(who)
         e = memory.records[exchange]
-        gone: dict[str, Any] = {"input": None, "said": None, "full": None, "hidden": False, "notes": {}}
+        gone: dict[str, Any] = {
+            "input": None,
+            "shown_reply": None,
+            "full": None,
+            "hidden": False,
+            "notes": {},
+        }
         memory.records[exchange] = replace(e, state=State.FORGOTTEN, edits=False, **gone)
         tree = Tree(memory.records.values())
         for x in tree:

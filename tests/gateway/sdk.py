@@ -137,7 +137,7 @@ class World:
         async def work() -> None:
             background = self.gateway.app.background
             assert background is not None
-            for agent in await self.store.recall.behind(0, 100):
+            for agent in await self.store.recall.outdated(0, 100):
                 background.indexing.lags(agent, None)
                 await background.indexing.step()
             await background.maintenance.step()

@@ -128,7 +128,7 @@ class Writer:
             Canon(self.agent.secret),
             above,
             full=[reply] if reply else [],
-            said=None,
+            shown_reply=None,
             model="up/m",
             evicted=e.evicted,
             now=self.now,
@@ -192,7 +192,7 @@ async def long_path(writer: Writer, steps: int) -> None:
             opened = await append.open_step(connection, opening, RULES)
             assert opened.run is not None
             e = finish_step(
-                opened.exchange, Canon(writer.agent.secret), path[-1].path, full=[assistant("Yes.")], said=None,
+                opened.exchange, Canon(writer.agent.secret), path[-1].path, full=[assistant("Yes.")], shown_reply=None,
                 model="up/m", evicted=evicted, now=100.0,
             )  # fmt: skip
             step = RunStep(e.id, writer.agent.id, opened.run.id, 1, 100.0, 100.0, stop="end_turn")
@@ -221,7 +221,7 @@ async def test_a_send_reads_from_where_the_window_begins(writer: Writer) -> None
     own = await writer.read()
     assert [x.depth for x in own.path] == list(range(29, 40))
     assert own.path[0].input is not None
-    assert own.path[-1].said is not None
+    assert own.path[-1].shown_reply is not None
     # A larger window, or one whose size nobody knows, has room for more.
     writer.context = 2000
     assert len((await writer.read()).path) == 40
@@ -294,7 +294,7 @@ async def test_no_step_is_written_once_something_was_forgotten(writer: Writer) -
         await writer.finish(assistant("1234."), e.path)
     with pytest.raises(Stale):
         await writer.go_on(user("And now?"))
-    assert (await writer.read()).path[-1].said is None
+    assert (await writer.read()).path[-1].shown_reply is None
 
 
 async def test_edits_are_written_with_their_results_or_not_at_all(writer: Writer) -> None:

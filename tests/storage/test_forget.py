@@ -91,7 +91,9 @@ async def found(store: Store, agent: Agent, mark: str) -> list[str]:
 
 
 async def row_of(alice: Speaker, mark: str) -> Exchange:
-    return next(e for e in await alice.rows() if f"zq{mark}x".encode() in (e.input or b"") + (e.said or b""))
+    return next(
+        e for e in await alice.rows() if f"zq{mark}x".encode() in (e.input or b"") + (e.shown_reply or b"")
+    )
 
 
 # -- one exchange, one message
@@ -110,7 +112,13 @@ async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_st
     assert await found(store, alice.agent, "threeu")
     (tomb,) = [e for e in await alice.rows() if e.state is State.FORGOTTEN]
     assert (tomb.id, tomb.path, tomb.inputs, tomb.reply) == (gone.id, gone.path, gone.inputs, gone.reply)
-    assert (tomb.input, tomb.said, tomb.full, tomb.notes, tomb.standing) == (None, None, None, {}, False)
+    assert (tomb.input, tomb.shown_reply, tomb.full, tomb.notes, tomb.standing) == (
+        None,
+        None,
+        None,
+        {},
+        False,
+    )
 
 
 async def test_after_all_was_forgotten_what_is_said_next_can_be_forgotten_too(

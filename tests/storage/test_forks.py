@@ -38,7 +38,7 @@ class Talk:
 
     async def path(self, name: str) -> list[str]:
         own = await self.writer.read(name)
-        said = [e for e in own.path if e.said is not None]
+        said = [e for e in own.path if e.shown_reply is not None]
         return [orjson.loads(e.input or b"")[0]["content"] for e in said]
 
     async def forget(self, e: Exchange) -> None:
@@ -156,7 +156,7 @@ async def test_hidden_rounds_behind_what_is_forgotten_go_in_forks_too(talk: Talk
     await talk.fork(one, UIDS[0], upto=one.seq + 1)
     three = await talk.say("three", UIDS[0])
     agent = talk.writer.agent.id
-    said = orjson.loads(three.said or b"")
+    said = orjson.loads(three.shown_reply or b"")
     rounds = {"messages": [assistant(None, call("1")), result("1", "x"), said], "ours": ["1"]}
     hidden = replace(three, full=orjson.dumps(rounds), hidden=True)
 

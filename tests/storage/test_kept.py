@@ -154,7 +154,7 @@ class Life:
 
     async def rewrite(self) -> None:
         """A person gives a message another text."""
-        rows = [(s.agent, x) for s in self.speakers for x in await s.rows() if x.said]
+        rows = [(s.agent, x) for s in self.speakers for x in await s.rows() if x.shown_reply]
         if rows:
             agent, e = self.chance.choice(rows)
             with suppress(CannotRewrite, Stale):

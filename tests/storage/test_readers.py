@@ -99,4 +99,4 @@ async def test_what_a_run_has_read_is_emptied_behind_the_lock_of_its_agent(write
 
     found = await writer.store.database.read(read)
     assert found is not None
-    assert (found.state, found.input, found.said) == (State.FORGOTTEN, None, None)
+    assert (found.state, found.input, found.shown_reply) == (State.FORGOTTEN, None, None)

@@ -120,7 +120,7 @@ async def test_a_plain_turn_leaves_the_row_before_it_alone(alice: Speaker, key: 
     history = await opened(alice, key)
     await alice.say([*history, user("three")], assistant("Third."), key)
     first, second, third = await alice.rows()
-    assert (first.carried, second.carried, third.tells) == (True, False, True)
+    assert (first.carried, second.carried, third.ends_with_user) == (True, False, True)
 
 
 @both

@@ -409,7 +409,7 @@ async def test_a_process_does_not_hear_itself(stores: tuple[Store, Store]) -> No
     await listening(*stores)
     for each in heard.values():
         each.clear()
-    one.database.tell(KEYS, "word")
+    one.database.notify(KEYS, "word")
     await comes(lambda: heard[other] == ["word"])
     assert heard[one] == []
 

@@ -126,7 +126,7 @@ class FileIdentity(CreateIdentity, kw_only=True):
     id: str
 
 
-class OursOfAgent(msgspec.Struct):
+class AgentExtension(msgspec.Struct):
     mnemogate: dict[str, Any] = {}
     created_at: str | None = None
     sleeptime: FileSleeptime | None = None
@@ -138,13 +138,13 @@ class OursOfAgent(msgspec.Struct):
     conversations: Annotated[list[FileConversation], MOST_OF_FILE] = []
 
 
-class Ours(msgspec.Struct):
+class FileExtension(msgspec.Struct):
     """The parts that Letta's form has no place for. agents: by id.
 
     is_moved: `mnemogate from-letta` made the file of an agent of Letta's server. What it names keeps its id.
     """
 
-    agents: dict[str, OursOfAgent] = {}
+    agents: dict[str, AgentExtension] = {}
     is_moved: bool = False
 
 

@@ -75,9 +75,9 @@ class FileMessage(msgspec.Struct, kw_only=True):
 def written(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
     """Returns a message as it stands in a file."""
     message, private = regular(carried.message), private_of(carried.message)
-    if (said := private.get("said")) is not None:
+    if (spoken_text := private.get("said")) is not None:
         # Behind it the model was told what had changed in the blocks, which is no part of what the tool said.
-        message = {**message, "content": text_of(message)[:said]}
+        message = {**message, "content": text_of(message)[:spoken_text]}
     role, approval = message.get("role"), private.get("approval")
     returns: list[dict[str, Any]] = []
     if private.get("shown") == "system":
@@ -148,8 +148,8 @@ def _thought(text: str, signature: Any) -> dict[str, Any]:
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call.get("function") or {}
-    said = {"arguments": function.get("arguments") or "", "name": function.get("name") or ""}
-    return {"id": call.get("id") or "", "function": said, "type": "function"}
+    spoken_text = {"arguments": function.get("arguments") or "", "name": function.get("name") or ""}
+    return {"id": call.get("id") or "", "function": spoken_text, "type": "function"}
 
 
 def _return(message: Mapping[str, Any], private: Mapping[str, Any], at: float) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def read(message: FileMessage, at: float, *, thinks: bool = False) -> list[Carri
         case "user" | "summary":
             made = [_named(message, {"role": "user", "content": _content(message.content)})]
         case "system":
-            made = [as_system(_told(message.content), otid=message.otid, sender=message.sender_id)]
+            made = [as_system(_shown_text(message.content), otid=message.otid, sender=message.sender_id)]
         case "assistant":
             made = [_reply(message, thinks=thinks)]
         case "approval" if message.tool_calls:
@@ -238,7 +238,11 @@ def _reply(message: FileMessage, *, thinks: bool) -> dict[str, Any]:
             {"id": call.id, "type": "function", "function": _function(call.function)}
             for call in message.tool_calls
         ]
-        spoken = [said for call in made["tool_calls"] if (said := spoken_by(call, _SHOWING)) is not None]
+        spoken = [
+            spoken_text
+            for call in made["tool_calls"]
+            if (spoken_text := spoken_by(call, _SHOWING)) is not None
+        ]
         made = with_private(made, spoken="\n\n".join(spoken) or None)
     return with_private(made, otid=message.otid)
 
@@ -298,7 +302,7 @@ def _result_in(text: str) -> tuple[str, str | None]:
 def _content(content: str | list[dict[str, Any]] | None) -> Any:
     """Returns what a user said: a text, or parts of text and images."""
     if not isinstance(content, list):
-        return _said(content or "")
+        return _reply_text(content or "")
     parts = [part for each in content if (part := _part(each)) is not None]
     if any(part["type"] != "text" for part in parts):
         return parts
@@ -311,17 +315,17 @@ def is_packed(content: Any) -> bool:
         found = msgspec.convert(content, str | list[dict[str, Any]])
     except msgspec.ValidationError:
         return False
-    return _told(found) != _plain(found)
+    return _shown_text(found) != _plain(found)
 
 
-def _told(content: str | list[dict[str, Any]] | None) -> str:
+def _shown_text(content: str | list[dict[str, Any]] | None) -> str:
     """Returns what was said as the system."""
     text = _plain(content)
     packed = _packed(text)
     return packed["message"] if packed.get("type") == "system_alert" else text
 
 
-def _said(text: str) -> str:
+def _reply_text(text: str) -> str:
     """Returns what a user said, where an agent of an older type kept it packed."""
     packed = _packed(text)
     return packed["message"] if packed.get("type") == "user_message" else text
@@ -350,7 +354,7 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any] | None:
             url = f"data:{source.get('media_type') or 'image/png'};base64,{source['data']}"
         return {"type": "image_url", "image_url": {"url": url}} if isinstance(url, str) else None
     text = part.get("text")
-    return {"type": "text", "text": _said(text)} if isinstance(text, str) else None
+    return {"type": "text", "text": _reply_text(text)} if isinstance(text, str) else None
 
 
 def _plain(content: str | list[dict[str, Any]] | None) -> str:

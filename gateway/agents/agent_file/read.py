@@ -19,9 +19,11 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from gateway.agents.agent_file.form import (
+    AgentExtension,
     File,
     FileAgent,
     FileConversation,
+    FileExtension,
     FileIdentity,
     FileLists,
     FilePassage,
@@ -29,15 +31,13 @@ from gateway.agents.agent_file.form import (
     FileTool,
     GroupConfig,
     ImportForm,
-    Ours,
-    OursOfAgent,
 )
 from gateway.agents.agent_file.messages import FileCall, FileMessage, answers, read
 from gateway.agents.agent_file.older import in_newer_form, is_older
-from gateway.agents.agent_file.write import OURS
+from gateway.agents.agent_file.write import EXTENSION
 from gateway.agents.api.agents import CreateAgent, definition_of
 from gateway.agents.api.blocks import CreateBlock, block_of
-from gateway.agents.api.conversations import CreateConversation, said_in
+from gateway.agents.api.conversations import CreateConversation, with_update
 from gateway.agents.api.identities import edited
 from gateway.agents.api.passages import moment_of
 from gateway.agents.api.tools import UpdateTool, tool_of
@@ -69,7 +69,7 @@ from storage.listing import PassageDraft
 from storage.records import Block
 
 _AT = ("body", "file")
-_OURS_AT = (*_AT, "metadata", OURS)
+_EXTENSION_AT = (*_AT, "metadata", EXTENSION)
 
 
 def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
@@ -81,18 +81,18 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     if is_older(json):
         json = in_newer_form(json, _AT)
     file = convert(json, File, _AT)
-    ours = _ours(file.metadata)
-    is_ours = OURS in file.metadata and not ours.is_moved
-    kept = _kept(file) if ours.is_moved else {}
+    extension = _extension(file.metadata)
+    is_own = EXTENSION in file.metadata and not extension.is_moved
+    kept = _kept(file) if extension.is_moved else {}
     _check_ids(json)
     left_out: list[str] = []
     slept_on, sleepers = _groups(file, left_out)
     left_out += [f"mcp_servers.{n}" for n in range(len(file.mcp_servers))]
     left_out += [f"skills.{skill.name}" for skill in file.skills or ()]
-    tools, names = _tools(file.tools, left_out, is_ours=is_ours)
+    tools, names = _tools(file.tools, left_out, is_own=is_own)
     blocks = {str(each.get("id")): _block(each, n) for n, each in enumerate(file.blocks)}
     folders = _folders(file, kept)
-    reader = _AgentReader(form, now, ours, is_ours, kept, slept_on, names, blocks, folders, left_out)
+    reader = _AgentReader(form, now, extension, is_own, kept, slept_on, names, blocks, folders, left_out)
     agents = []
     for n, raw in enumerate(file.agents):
         agent = convert(raw, FileAgent, (*_AT, "agents", n))
@@ -116,8 +116,8 @@ class _AgentReader:
 
     form: ImportForm
     now: float
-    ours: Ours
-    is_ours: bool
+    extension: FileExtension
+    is_own: bool
     kept: Mapping[str, str]
     slept_on: Mapping[str, FileSleeptime]
     names: Mapping[str, str]
@@ -129,14 +129,14 @@ class _AgentReader:
     def read(self, agent: FileAgent, raw: Mapping[str, Any], n: int, name: str) -> CarriedAgent:
         """Returns the agent at the place n of the file. raw: the same as JSON."""
         form, now, at = self.form, self.now, (*_AT, "agents", n)
-        own = self.ours.agents.get(agent.id) or OursOfAgent()
+        own = self.extension.agents.get(agent.id) or AgentExtension()
         # On Letta's server an agent that speaks by a tool thinks in text.
-        thinks = not self.is_ours and kind_of(agent.agent_type or "").style == "message"
+        thinks = not self.is_own and kind_of(agent.agent_type or "").style == "message"
         spoken = partial(_messages, now=now, left_out=self.left_out, thinks=thinks)
         sleeptime = self.slept_on.get(agent.id) or own.sleeptime
         self.left_out += _secrets(agent)
         definition = _definition(
-            raw, own if self.is_ours and agent.id in self.ours.agents else None, form, at
+            raw, own if self.is_own and agent.id in self.extension.agents else None, form, at
         )
         made = CarriedAgent(
             name,
@@ -153,7 +153,7 @@ class _AgentReader:
             passages=_passages(own.passages, now),
             uid=self.kept.get(agent.id),
             identities=[*map(_identity, own.identities)],
-            begun=moment_of(own.created_at, _OURS_AT),
+            begun=moment_of(own.created_at, _EXTENSION_AT),
         )
         _check_labels([self.blocks[key][0] for key in made.blocks], at)
         if form.strip_messages:
@@ -169,18 +169,18 @@ class _AgentReader:
 
 
 def _identity(identity: FileIdentity) -> CarriedIdentity:
-    uid = _uid(identity.id, (*_OURS_AT, "identities", "id"))
-    said = edited(IdentityDefinition(identity.name), identity)
-    return CarriedIdentity(uid, identity.identifier_key, said)
+    uid = _uid(identity.id, (*_EXTENSION_AT, "identities", "id"))
+    definition = edited(IdentityDefinition(identity.name), identity)
+    return CarriedIdentity(uid, identity.identifier_key, definition)
 
 
-def _archives(own: OursOfAgent, archives: dict[str, CarriedArchive], now: float) -> list[str]:
+def _archives(own: AgentExtension, archives: dict[str, CarriedArchive], now: float) -> list[str]:
     """Adds an agent's archives to those of the file. Returns their keys."""
     keys = []
     for archive in own.archives:
         keys.append(f"archive-{len(archives)}")
         body = {"description": archive.description, "embedding": None, "embedding_config": None}
-        uid = None if archive.id is None else _uid(archive.id, (*_OURS_AT, "archives", "id"))
+        uid = None if archive.id is None else _uid(archive.id, (*_EXTENSION_AT, "archives", "id"))
         archives[keys[-1]] = CarriedArchive(archive.name, body, _passages(archive.passages, now), uid)
     return keys
 
@@ -209,13 +209,13 @@ def _check_lists(data: bytes) -> None:
         pass  # what else is wrong is found where all of it is read
 
 
-def _ours(metadata: Mapping[str, Any]) -> Ours:
-    text = metadata.get(OURS)
+def _extension(metadata: Mapping[str, Any]) -> FileExtension:
+    text = metadata.get(EXTENSION)
     if text is None:
-        return Ours()
+        return FileExtension()
     if not isinstance(text, str):
-        raise Unprocessable([Fault(_OURS_AT, "Expected JSON in a text", "json_invalid")])
-    return convert(parse(text.encode(), _OURS_AT), Ours, _OURS_AT)
+        raise Unprocessable([Fault(_EXTENSION_AT, "Expected JSON in a text", "json_invalid")])
+    return convert(parse(text.encode(), _EXTENSION_AT), FileExtension, _EXTENSION_AT)
 
 
 def _kept(file: File) -> dict[str, str]:
@@ -257,7 +257,7 @@ def _known(ids: Sequence[str] | None, there: Mapping[str, Any], at: tuple[str | 
 
 
 def _tools(
-    tools: Sequence[dict[str, Any]], left_out: list[str], *, is_ours: bool
+    tools: Sequence[dict[str, Any]], left_out: list[str], *, is_own: bool
 ) -> tuple[dict[str, ToolDefinition], dict[str, str]]:
     """Returns the tools that are defined here, by name, and the names of all by id: "" for what is left out.
 
@@ -283,11 +283,11 @@ def _tools(
                 raise Unprocessable(
                     [Fault((*at, "json_schema", "name"), "Expected a schema with the tool's name")]
                 )
-            if fields.get("source_type") == "json" and fields.get("source_code") and not is_ours:
+            if fields.get("source_type") == "json" and fields.get("source_code") and not is_own:
                 # Letta's server runs all that is not TypeScript as Python.
                 fields["source_type"] = "python"
             definition = tool_of(convert(fields, UpdateTool, at))[1]
-            schema = definition.schema if is_ours else _without_heartbeat(definition.schema)
+            schema = definition.schema if is_own else _without_heartbeat(definition.schema)
             made[tool.name] = replace(definition, schema=schema)
     return made, names
 
@@ -395,7 +395,7 @@ _FIELDS = (
 
 
 def _definition(
-    raw: Mapping[str, Any], own: OursOfAgent | None, form: ImportForm, at: tuple[str | int, ...]
+    raw: Mapping[str, Any], own: AgentExtension | None, form: ImportForm, at: tuple[str | int, ...]
 ) -> AgentDefinition:
     fields = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
     if isinstance(rules := fields.get("tool_rules"), list):
@@ -403,10 +403,10 @@ def _definition(
     if "compaction_settings" in fields:
         fields["compaction_settings"] = _compaction(fields["compaction_settings"])
     for name, most in (("llm_config", "max_tokens"), ("model_settings", "max_output_tokens")):
-        said = fields.get(name)
+        definition = fields.get(name)
         # Letta's server takes 0 for no bound.
-        if isinstance(said, dict) and said.get(most) == 0:
-            fields[name] = {**said, most: None}
+        if isinstance(definition, dict) and definition.get(most) == 0:
+            fields[name] = {**definition, most: None}
     config = fields.get("llm_config")
     if own is not None:
         more = {
@@ -415,8 +415,8 @@ def _definition(
         }
         fields |= {name: value for name, value in more.items() if value is not None}
         # Nobody learns from a copy of a user's memory, which is no user's.
-        ours = {name: value for name, value in own.mnemogate.items() if name != "learn"}
-        fields["mnemogate"] = {name: value for name, value in ours.items() if value is not None}
+        extension = {name: value for name, value in own.mnemogate.items() if name != "learn"}
+        fields["mnemogate"] = {name: value for name, value in extension.items() if value is not None}
         # A window that nobody set is the model's, whatever was shown.
         if isinstance(config, dict) and "context_window_limit" not in fields:
             fields["llm_config"] = {name: each for name, each in config.items() if name != "context_window"}
@@ -430,14 +430,14 @@ def _definition(
 
 
 def _conversation(
-    said: FileConversation, form: ImportForm, now: float, messages: Sequence[CarriedMessage]
+    definition: FileConversation, form: ImportForm, now: float, messages: Sequence[CarriedMessage]
 ) -> CarriedConversation:
-    model = said.model if form.model is UNSET else None
-    fields = {"summary": said.summary, "model": model, "model_settings": said.model_settings}
+    model = definition.model if form.model is UNSET else None
+    fields = {"summary": definition.summary, "model": model, "model_settings": definition.model_settings}
     return CarriedConversation(
-        _uid(said.id, (*_OURS_AT, "conversations", "id")),
-        said_in(ConversationDefinition(), convert(fields, CreateConversation, _OURS_AT), at=0),
-        moment_of(said.created_at, _OURS_AT) or now,
+        _uid(definition.id, (*_EXTENSION_AT, "conversations", "id")),
+        with_update(ConversationDefinition(), convert(fields, CreateConversation, _EXTENSION_AT), at=0),
+        moment_of(definition.created_at, _EXTENSION_AT) or now,
         messages,
     )
 
@@ -462,7 +462,7 @@ def _compaction(settings: Any) -> Any:
 
 def _passages(passages: Sequence[FilePassage], now: float) -> list[PassageDraft]:
     return [
-        PassageDraft(each.text, moment_of(each.created_at, _OURS_AT) or now, each.tags, each.metadata)
+        PassageDraft(each.text, moment_of(each.created_at, _EXTENSION_AT) or now, each.tags, each.metadata)
         for each in passages
     ]
 
@@ -482,10 +482,10 @@ def _joined(messages: Iterable[tuple[int, FileMessage]]) -> Iterable[tuple[int, 
 
 
 def _messages(
-    said: Sequence[FileMessage], place: str, now: float, left_out: list[str], *, thinks: bool
+    definition: Sequence[FileMessage], place: str, now: float, left_out: list[str], *, thinks: bool
 ) -> list[CarriedMessage]:
     """Returns the messages of a conversation as they are stored. place: where they lie in the file."""
-    messages = [*enumerate(said)]
+    messages = [*enumerate(definition)]
     # The first one is the compiled prompt, which is made anew.
     if messages and messages[0][1].role == "system":
         messages = messages[1:]

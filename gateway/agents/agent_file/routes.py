@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from gateway.agents.agent_file.form import ImportForm
 from gateway.agents.agent_file.read import read_file
-from gateway.agents.agent_file.write import OURS, Travelling, agent_file
+from gateway.agents.agent_file.write import EXTENSION, Travelling, agent_file
 from gateway.agents.api._route import AgentsRoute, Asked
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.folders import file_json, folder_json
@@ -105,5 +105,5 @@ class AgentFileRoutes:
         if left_out:
             asked.headers["x-mnemogate-left-out"] = ",".join(quote(name, safe="") for name in left_out)[:2000]
         # Programs see the body alone.
-        own = {OURS: {"left_out": left_out}} if left_out else {}
+        own = {EXTENSION: {"left_out": left_out}} if left_out else {}
         return {"agent_ids": [ids.named("agent", uid) for uid in made], **own}

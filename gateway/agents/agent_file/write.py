@@ -21,7 +21,7 @@ from gateway.agents.wire.fields import time_of
 from gateway.core.definition import Sleeptime
 from storage.listing import PassageDraft
 
-OURS = "mnemogate"  # the key in `metadata`
+EXTENSION = "mnemogate"  # the key in `metadata`
 _REVISION = "0"  # of Letta's database, which there is none of here
 
 # The fields of a created agent that an AgentState has under the same name.
@@ -101,10 +101,10 @@ def agent_file(of: Travelling, now: float) -> bytes:
         "files_agents": [],
         "group_ids": [],
     }
-    ours = {
+    extension = {
         "agents": {
             agent_id: {
-                "mnemogate": state[OURS],
+                "mnemogate": state[EXTENSION],
                 "sleeptime": None if of.sleeptime is None else {"frequency": of.sleeptime.frequency},
                 "message_buffer_limit": state["message_buffer_limit"],
                 "message_buffer_min": state["message_buffer_min"],
@@ -124,7 +124,7 @@ def agent_file(of: Travelling, now: float) -> bytes:
         "sources": sources,
         "tools": [{**each, "id": f"tool-{n}"} for n, each in enumerate(map(_tool, state["tools"]))],
         "mcp_servers": [],
-        "metadata": {"revision_id": _REVISION, OURS: orjson.dumps(ours).decode()},
+        "metadata": {"revision_id": _REVISION, EXTENSION: orjson.dumps(extension).decode()},
         "created_at": time_of(now),
     }
     return orjson.dumps(made, option=orjson.OPT_INDENT_2)

@@ -81,7 +81,7 @@ def _operation(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
         ]
     operation: dict[str, Any] = {
         "operationId": f"{row.method.lower()}{_WORD.sub('_', row.path)}",
-        "summary": row.says,
+        "summary": row.summary,
         "parameters": parameters,
         "responses": {
             "200": {"description": "Done.", "content": {"application/json": {"schema": {}}}},

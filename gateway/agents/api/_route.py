@@ -89,7 +89,7 @@ class AgentsRoute(Struct, frozen=True):
     method: str
     path: str
     handle: AnswersAgents
-    says: str
+    summary: str
     body: type[Struct] | None = None
     query: type[Struct] | None = None
     form: type[Struct] | None = None

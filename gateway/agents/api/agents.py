@@ -32,13 +32,13 @@ from gateway.agents.wire.fields import (
     HOSTED,
     NO_SECRETS,
     ONE_PROJECT,
-    SAID_HERE,
+    READ_ONLY,
     Body,
     Kept,
     Maybe,
     given,
-    kept_beside,
     refused,
+    retained_besides,
     time_of,
 )
 from gateway.agents.wire.message import Showing
@@ -84,7 +84,7 @@ _NEVER_NULL = frozenset(
     }
 )
 _MOST_TOKENS = frozenset({"max_tokens", "max_output_tokens"})
-SETTINGS_KEPT = kept_beside(*_SETTINGS_TYPES, "provider_type")
+SETTINGS_KEPT = retained_besides(*_SETTINGS_TYPES, "provider_type")
 
 
 class CompactionBody(Body):
@@ -147,7 +147,7 @@ class UpdateAgent(Body):
     hidden: Maybe[bool] = UNSET
     system: Maybe[str] = UNSET
     model: Maybe[Annotated[str, Meta(pattern=r"\S", max_length=200)]] = UNSET
-    llm_config: Annotated[dict[str, Any] | None, kept_beside(*_LLM_TYPES)] | UnsetType = UNSET
+    llm_config: Annotated[dict[str, Any] | None, retained_besides(*_LLM_TYPES)] | UnsetType = UNSET
     model_settings: Annotated[dict[str, Any] | None, SETTINGS_KEPT] | UnsetType = UNSET
     context_window_limit: Maybe[WindowTokens] = UNSET
     max_tokens: Maybe[_Tokens] = UNSET
@@ -183,9 +183,9 @@ class UpdateAgent(Body):
     message_ids: Annotated[list[str] | None, _NO_LIST] | UnsetType = UNSET
     secrets: Annotated[dict[str, str] | None, NO_SECRETS] | UnsetType = UNSET
     tool_exec_environment_variables: Annotated[dict[str, str] | None, NO_SECRETS] | UnsetType = UNSET
-    last_run_completion: Annotated[str | None, SAID_HERE] | UnsetType = UNSET
-    last_run_duration_ms: Annotated[int | None, SAID_HERE] | UnsetType = UNSET
-    last_stop_reason: Annotated[str | None, SAID_HERE] | UnsetType = UNSET
+    last_run_completion: Annotated[str | None, READ_ONLY] | UnsetType = UNSET
+    last_run_duration_ms: Annotated[int | None, READ_ONLY] | UnsetType = UNSET
+    last_stop_reason: Annotated[str | None, READ_ONLY] | UnsetType = UNSET
 
 
 class CreateAgent(UpdateAgent):
@@ -227,7 +227,7 @@ def definition_of(create: CreateAgent) -> AgentDefinition:
 def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition:
     """Returns a definition after an update. A null leaves a field as it is. Raises: Unprocessable."""
     sent = _without_none(given(update))
-    values: dict[str, Any] = {ours: sent[name] for name, ours in _PLAIN.items() if name in sent}
+    values: dict[str, Any] = {field: sent[name] for name, field in _PLAIN.items() if name in sent}
     if "timezone" in values:
         _check_timezone(values["timezone"])
     if "tool_rules" in sent:
@@ -237,12 +237,14 @@ def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition
     values.update(_model_of(definition, sent))
     own = sent.get("mnemogate")
     if own is not None:
-        said = given(own)
-        if said.get("learn") and not definition.learns:
+        given_fields = given(own)
+        if given_fields.get("learn") and not definition.learns:
             raise BadRequest(NO_LEARNING, param="mnemogate.learn")
-        values.update({_OWN[name]: msgspec.to_builtins(said[name]) for name in _OWN if name in said})
-        if "rebuild" in said:
-            values["rebuilds"] = said["rebuild"] == "always"
+        values.update(
+            {_OWN[name]: msgspec.to_builtins(given_fields[name]) for name in _OWN if name in given_fields}
+        )
+        if "rebuild" in given_fields:
+            values["rebuilds"] = given_fields["rebuild"] == "always"
     values["kept"] = {
         **definition.kept, **values.get("kept", {}), **{name: sent[name] for name in _KEPT if name in sent}
     }  # fmt: skip
@@ -276,14 +278,14 @@ _OWN = {"recall_tokens": "recall_tokens", "learn": "learns", "filler": "filler"}
 def compaction_in(settings: Maybe[CompactionBody], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Returns what is said of summaries, now and before. Raises: BadRequest: a mode that there is not."""
     now = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
-    said = _without_none({**(before or {}), **now})
-    if str(said.get("mode")).startswith("self_compact"):
+    given_fields = _without_none({**(before or {}), **now})
+    if str(given_fields.get("mode")).startswith("self_compact"):
         raise BadRequest(
             "compaction_settings.mode: A call of its own makes the summary, never the conversation's; use 'all' or "
             "'sliding_window'.",
             param="mode",
         )
-    return said
+    return given_fields
 
 
 def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str, Any]:
@@ -412,7 +414,7 @@ def agent_json(
         "id": ids.named("agent", made.uid),
         "name": made.name,
         "agent_type": definition.kind,
-        **{name: getattr(definition, ours) for name, ours in _PLAIN.items()},
+        **{name: getattr(definition, field) for name, field in _PLAIN.items()},
         "model": model,  # "" where it has none
         "tags": list(tags),
         "model_settings": _settings_json(definition, model),
@@ -458,7 +460,7 @@ def _own_json(definition: AgentDefinition) -> dict[str, Any]:
     """Returns the fields that an agent has here beyond those of Letta, as `Own` takes them."""
     return {
         "rebuild": "always" if definition.rebuilds else "free",
-        **{name: getattr(definition, ours) for name, ours in _OWN.items()},
+        **{name: getattr(definition, field) for name, field in _OWN.items()},
         "filler": definition.filler or kind_of(definition.kind).filler,
     }
 
@@ -632,7 +634,7 @@ class AgentRoutes:
         query: RecompileQuery = asked.query
         agent = (await self._api.entry(asked)).agent
         if not query.dry_run:
-            await self._api.store.blocks.render_anew(agent.id)
+            await self._api.store.blocks.invalidate_snapshots(agent.id)
         return (await self._prompt(asked)).system
 
     async def _prompt(self, asked: Asked) -> Prompt:

@@ -33,7 +33,7 @@ _ANTHROPICS = (
     "This is a batch of Anthropic's Messages API, which is not served here; a batch of agents names an agent_id "
     "in each request."
 )
-_NOBODY = "A batch goes on when its client is gone, so nobody can answer calls of the client's tools."
+_NO_CLIENT = "A batch goes on when its client is gone, so nobody can answer calls of the client's tools."
 _UNREAD = "The client's own tools read its skills, and a batch has none of these."
 
 
@@ -47,7 +47,7 @@ class BatchRequest(Body):
     conversation_id: Maybe[str] = UNSET
     override_model: Maybe[str] = UNSET
     override_system: Maybe[str] = UNSET
-    client_tools: Annotated[list[dict[str, Any]] | None, refused(_NOBODY)] | UnsetType = UNSET
+    client_tools: Annotated[list[dict[str, Any]] | None, refused(_NO_CLIENT)] | UnsetType = UNSET
     client_skills: Annotated[list[dict[str, Any]] | None, refused(_UNREAD)] | UnsetType = UNSET
     custom_id: Annotated[str | None, refused(_ANTHROPICS)] | UnsetType = UNSET
     params: Annotated[dict[str, Any] | None, refused(_ANTHROPICS)] | UnsetType = UNSET
@@ -161,7 +161,7 @@ class BatchRoutes:
         ]
 
     async def create(self, asked: Asked) -> Any:
-        _check_ours(asked)
+        _check_agents(asked)
         body: CreateBatch = asked.body
         callback = given_or_none(body.callback_url)
         if callback is not None and (why := self._api.runs.foreign.unreachable(callback)) is not None:
@@ -178,7 +178,7 @@ class BatchRoutes:
         return batch_json(*await self._api.batches.get(asked.project, batch.uid))
 
     async def list(self, asked: Asked) -> Any:
-        _check_ours(asked)
+        _check_agents(asked)
         query: BatchesQuery = asked.query
         cursors = [await self._row(asked.project, name) for name in (query.after, query.before)]
         page = page_of(query, *cursors)
@@ -207,13 +207,13 @@ class BatchRoutes:
         showing = showing_of(query)
         if (uid := uid_or_none("agent", query.agent_id)) is not None:
             item = await self._api.store.batches.of_agent(batch.id, uid)
-            return {"messages": [] if item is None else await self._said(item, showing)}
+            return {"messages": [] if item is None else await self._messages(item, showing)}
         after, found = await self._after(batch, query), list[Any]()
         while len(found) < query.limit:
             page = await self._api.store.batches.items(batch.id, after=after, limit=_PAGE)
             for item in page:
                 after = item.id
-                found += await self._said(item, showing)
+                found += await self._messages(item, showing)
                 if len(found) >= query.limit:
                     break
             if len(page) < _PAGE:
@@ -227,7 +227,7 @@ class BatchRoutes:
             raise UnknownId(f"There is no message {query.after!r} in this batch.")
         return 0 if item is None else item.id
 
-    async def _said(self, item: BatchItem, showing: Showing) -> Sequence[dict[str, Any]]:
+    async def _messages(self, item: BatchItem, showing: Showing) -> Sequence[dict[str, Any]]:
         """Returns the messages of an item that has ended."""
         store, run = self._api.store, item.run
         if run is None or not run.is_over:
@@ -248,7 +248,7 @@ class BatchRoutes:
         return (await self._api.store.batches.find(project, uid_in("job", id))).id
 
 
-def _check_ours(asked: Asked) -> None:
+def _check_agents(asked: Asked) -> None:
     """Refuses a client of Anthropic's Messages API, who cannot read our answer. Raises: UnknownPath."""
     if "anthropic-version" in asked.request.headers:
         method = asked.request.method
@@ -261,17 +261,17 @@ def _item(request: BatchRequest, n: int) -> AskedItem:
     if not isinstance(request.agent_id, str):
         raise Unprocessable([Fault((*at, "agent_id"), "Field required", "missing")])
     try:
-        said = sent(Send(messages=request.messages, input=request.input, max_steps=request.max_steps))
+        send = sent(Send(messages=request.messages, input=request.input, max_steps=request.max_steps))
     except Unprocessable as error:
         raise Unprocessable([replace(each, loc=(*at, *each.loc[1:])) for each in error.faults]) from error
-    if said.answers:
+    if send.answers:
         raise BadRequest("A batch takes new messages; answer a call with a send.", param="requests")
     fields = given(request)
     conversation = fields.get("conversation_id")
     name = "default" if conversation in (None, "default") else uid_in("conv", conversation)
     return AskedItem(
         uid_in("agent", request.agent_id),
-        said.messages,
+        send.messages,
         request.max_steps,
         name,
         fields.get("override_model"),

@@ -45,7 +45,7 @@ class CreateBlock(Body):
 
 
 # Of blocks that nobody describes; as on Letta's server, in words of ours.
-_SAID_OF = {
+_DESCRIPTIONS = {
     "human": "What you know of the person you talk with: who they are, what they like, what matters to them.",
     "persona": "Who you are: how you think, speak and act.",
 }
@@ -71,7 +71,7 @@ def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
     made = Block(
         0,
         create.label,
-        create.description if isinstance(create.description, str) else _SAID_OF.get(create.label, ""),
+        create.description if isinstance(create.description, str) else _DESCRIPTIONS.get(create.label, ""),
         create.value,
         DEFAULT_LIMIT if create.limit is UNSET or create.limit is None else create.limit,
         create.read_only is True,

@@ -25,12 +25,12 @@ from gateway.agents.api.dependencies import AgentsApi, given_or_none, uid_or_non
 from gateway.agents.api.messages import MessageRoutes
 from gateway.agents.api.runs import stream_of
 from gateway.agents.api.sends import SendRoutes
-from gateway.agents.registry.conversations import AgentConversations, said_of
+from gateway.agents.registry.conversations import AgentConversations, definition_of
 from gateway.agents.runs.begin import digest_of
 from gateway.agents.runs.messages import AgentMessages
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, system_id
-from gateway.agents.wire.fields import SAID_HERE, Body, Kept, Maybe, given, refused, time_of
+from gateway.agents.wire.fields import READ_ONLY, Body, Kept, Maybe, given, refused, time_of
 from gateway.agents.wire.run import StreamRun
 from gateway.agents.wire.send import Send
 from gateway.core import ids
@@ -65,7 +65,7 @@ class UpdateConversation(CreateConversation):
     """A change of a conversation; what is left out stays, a null takes a field back to the agent's."""
 
     archived: Maybe[bool] = UNSET
-    last_message_at: Annotated[str | None, SAID_HERE] | UnsetType = UNSET
+    last_message_at: Annotated[str | None, READ_ONLY] | UnsetType = UNSET
 
 
 class CreateConversationQuery(Body):
@@ -140,7 +140,9 @@ class ConversationSend(Send):
     agent_id: Maybe[str] = UNSET
 
 
-def said_in(said: ConversationDefinition, body: CreateConversation, *, at: float) -> ConversationDefinition:
+def with_update(
+    definition: ConversationDefinition, body: CreateConversation, *, at: float
+) -> ConversationDefinition:
     """Returns what is said of a conversation after a request. at: now. Raises: Unprocessable."""
     sent = given(body)
     values: dict[str, Any] = {}
@@ -155,13 +157,13 @@ def said_in(said: ConversationDefinition, body: CreateConversation, *, at: float
     if "hidden" in sent:
         values["hidden"] = sent["hidden"] is True
     if "archived" in sent:
-        was = said.archived
+        was = definition.archived
         values["archived"] = None if sent["archived"] is not True else was or at
     if "model_settings" in sent:
         settings = sent["model_settings"] or {}
         values["sampling"], values["kept"] = {}, {"model_settings": settings} if settings else {}
         set_sampling(values["sampling"], settings)
-    return replace(said, **values)
+    return replace(definition, **values)
 
 
 def conversation_json(
@@ -169,19 +171,19 @@ def conversation_json(
 ) -> dict[str, Any]:
     """Returns a conversation. name: its public id. message_ids: None: they were not asked for."""
     body = {} if entry.definition is None else entry.definition.body
-    said = ConversationDefinition.of(body)
+    definition = ConversationDefinition.of(body)
     changed = entry.begun if entry.definition is None else entry.definition.updated
     return {
         "id": name,
         "agent_id": ids.named("agent", entry.agent.uid),
-        "summary": said.summary,
-        "description": said.description,
-        "hidden": said.hidden,
-        "archived": said.archived is not None,
-        "archived_at": time_of(said.archived),
-        "model": said.model,
-        "model_settings": said.kept.get("model_settings"),
-        "context_window_limit": said.context_window,
+        "summary": definition.summary,
+        "description": definition.description,
+        "hidden": definition.hidden,
+        "archived": definition.archived is not None,
+        "archived_at": time_of(definition.archived),
+        "model": definition.model,
+        "model_settings": definition.kept.get("model_settings"),
+        "context_window_limit": definition.context_window,
         "in_context_message_ids": None if message_ids is None else list(message_ids),
         "isolated_block_ids": [],
         "last_message_at": time_of(entry.last_at) if entry.conversation.tip != -1 else None,
@@ -206,8 +208,8 @@ class NamedConversation(Struct, frozen=True):
     entry: ConversationEntry | None
 
     @property
-    def said(self) -> ConversationDefinition | None:
-        return None if self.entry is None else said_of(self.entry)
+    def definition(self) -> ConversationDefinition | None:
+        return None if self.entry is None else definition_of(self.entry)
 
 
 class ConversationRoutes:
@@ -307,8 +309,8 @@ class ConversationRoutes:
     async def create(self, asked: Asked) -> Any:
         agent = (await self._api.registry.find(asked.project, uid_in("agent", asked.query.agent_id))).agent
         self._api.registry.check_model(given_or_none(asked.body.model))
-        said = said_in(ConversationDefinition(), asked.body, at=self._api.now())
-        return await self._shown(await self._conversations.create(agent, said))
+        definition = with_update(ConversationDefinition(), asked.body, at=self._api.now())
+        return await self._shown(await self._conversations.create(agent, definition))
 
     async def retrieve(self, asked: Asked) -> Any:
         named = await self._named(asked, asked.query.agent_id)
@@ -319,8 +321,8 @@ class ConversationRoutes:
         entry = named.entry or _no_own(named)
         self._api.registry.check_model(given_or_none(update.model))
 
-        def edit(said: ConversationDefinition) -> ConversationDefinition:
-            return said_in(said, update, at=self._api.now())
+        def edit(definition: ConversationDefinition) -> ConversationDefinition:
+            return with_update(definition, update, at=self._api.now())
 
         return await self._shown(
             await self._conversations.change(asked.project, entry.conversation.uid, edit)
@@ -337,17 +339,17 @@ class ConversationRoutes:
         query: ForkConversationQuery = asked.query
         named = await self._named(asked, query.agent_id)
         upto = None if not isinstance(query.message_id, str) else _number_in(named, query.message_id)
-        said = named.said or ConversationDefinition()
+        definition = named.definition or ConversationDefinition()
         source = await self._number(named)
         return await self._shown(
-            await self._conversations.fork(named.agent, source, said, hidden=query.hidden, upto=upto)
+            await self._conversations.fork(named.agent, source, definition, hidden=query.hidden, upto=upto)
         )
 
     async def recompile(self, asked: Asked) -> Any:
         query: RecompileConversationQuery = asked.query
         named = await self._named(asked, given_or_none(asked.body.agent_id) or query.agent_id)
         if not query.dry_run and (found := await self._number(named)) is not None:
-            await self._api.store.blocks.render_anew(named.agent.id, found)
+            await self._api.store.blocks.invalidate_snapshots(named.agent.id, found)
         request = RunRequest(await self._spec(asked, named), named.agent.scope, named.name)
         return (await self._api.runs.preview(request)).system
 
@@ -372,7 +374,11 @@ class ConversationRoutes:
         send: ConversationSend = asked.body
         named = await self._named(asked, send.agent_id)
         return await self._sends.begin(
-            asked, named.agent.uid, is_stream=send.streaming, conversation=named.name, said_of_it=named.said
+            asked,
+            named.agent.uid,
+            is_stream=send.streaming,
+            conversation=named.name,
+            conversation_definition=named.definition,
         )
 
     async def stream(self, asked: Asked) -> Any:
@@ -417,7 +423,9 @@ class ConversationRoutes:
     async def _spec(self, asked: Asked, named: NamedConversation) -> AgentSpec:
         """Returns the agent as it is in a conversation."""
         spec = (await self._api.registry.agent(asked.project, named.agent.uid)).spec
-        return spec if named.said is None else self._api.registry.with_said(spec, named.said)
+        return (
+            spec if named.definition is None else self._api.registry.with_conversation(spec, named.definition)
+        )
 
     async def _number(self, named: NamedConversation) -> int | None:
         """Returns the row of a conversation; None where the agent's own has not begun."""

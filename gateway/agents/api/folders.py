@@ -172,8 +172,8 @@ class FolderRoutes:
 
     def _rows(self, name: str) -> list[AgentsRoute]:
         all_, one = f"/v1/{name}", f"/v1/{name}/{{folder_id}}"
-        of, says = f"/v1/agents/{{agent_id}}/{name}", "" if name == "folders" else " (0.6)"
-        route = partial(_route, says)
+        of, summary = f"/v1/agents/{{agent_id}}/{name}", "" if name == "folders" else " (0.6)"
+        route = partial(_route, summary)
         return [
             route("GET", all_, self.index, "List folders", query=FoldersQuery, pages=OLDEST_FIRST),
             route("POST", all_, self.create, "Make a folder", body=CreateFolder),
@@ -341,8 +341,10 @@ class FolderRoutes:
         return None if uid is None else (await self._folders.file(folder, uid)).id
 
 
-def _route(says: str, method: str, path: str, handle: AnswersAgents, what: str, **more: Any) -> AgentsRoute:
-    return AgentsRoute(method, path, handle, f"{what}{says}.", **more)
+def _route(
+    summary: str, method: str, path: str, handle: AnswersAgents, what: str, **more: Any
+) -> AgentsRoute:
+    return AgentsRoute(method, path, handle, f"{what}{summary}.", **more)
 
 
 def _shown(folder: Definition, view: FileView) -> dict[str, Any]:

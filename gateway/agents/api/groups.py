@@ -108,10 +108,10 @@ def check_window(
     kept = definition.least_messages
     if limit is None or kept is None or kept <= limit or not (sent.get(least) or sent.get(most)):
         return
-    name, says = (
+    name, summary = (
         (least, f"at most {most}, {limit}") if sent.get(least) else (most, f"at least {least}, {kept}")
     )
-    raise Unprocessable([Fault((*at, name), f"Expected {says}", "value_error", sent[name])])
+    raise Unprocessable([Fault((*at, name), f"Expected {summary}", "value_error", sent[name])])
 
 
 def group_json(

@@ -79,8 +79,8 @@ class IdentitiesQuery(PageQuery):
 
     def takes(self, identity: Definition) -> bool:
         """Says whether an identity is asked for, its key aside."""
-        said = IdentityDefinition.of(identity.body)
-        wanted = ((self.name, said.name), (self.identity_type, said.type))
+        definition = IdentityDefinition.of(identity.body)
+        wanted = ((self.name, definition.name), (self.identity_type, definition.type))
         return all(not isinstance(value, str) or value == has for value, has in wanted)
 
 
@@ -89,28 +89,28 @@ def properties_of(properties: list[PropertyBody]) -> tuple[dict[str, Any], ...]:
     return tuple({each.key: msgspec.to_builtins(each) for each in properties}.values())
 
 
-def edited(said: IdentityDefinition, update: UpdateIdentity) -> IdentityDefinition:
+def edited(definition: IdentityDefinition, update: UpdateIdentity) -> IdentityDefinition:
     """Returns an identity after an update: a property takes the place of the one that has its key."""
     sent = {name: value for name, value in given(update).items() if value is not None}
-    before = {each["key"]: each for each in said.properties}
+    before = {each["key"]: each for each in definition.properties}
     after = {each["key"]: each for each in properties_of(sent.get("properties") or [])}
     return replace(
-        said,
-        name=sent.get("name", said.name),
-        type=sent.get("identity_type", said.type),
+        definition,
+        name=sent.get("name", definition.name),
+        type=sent.get("identity_type", definition.type),
         properties=tuple({**before, **after}.values()),
     )
 
 
 def identity_json(identity: Definition) -> dict[str, Any]:
     """Returns an identity. Letta's server leaves the older lists of agents and blocks empty as well."""
-    said = IdentityDefinition.of(identity.body)
+    definition = IdentityDefinition.of(identity.body)
     return {
         "id": ids.named("identity", identity.uid),
         "identifier_key": identity.name,
-        "name": said.name,
-        "identity_type": said.type,
-        "properties": list(said.properties),
+        "name": definition.name,
+        "identity_type": definition.type,
+        "properties": list(definition.properties),
         "project_id": None,
         "organization_id": None,
         "agent_ids": [],
@@ -155,8 +155,8 @@ class IdentityRoutes:
         found: list[Definition] = []
         size, after = max(page.limit, _READ), page.after
         while len(found) < page.limit:
-            behind = Page(after, page.before, size, page.newest_first)
-            rows = await self._definitions.list(asked.project, IDENTITY, behind, name=key)
+            following = Page(after, page.before, size, page.newest_first)
+            rows = await self._definitions.list(asked.project, IDENTITY, following, name=key)
             found += filter(query.takes, rows)
             if len(rows) < size:
                 break
@@ -186,8 +186,8 @@ class IdentityRoutes:
         # The properties that are sent are all, and without any it keeps its own.
         is_all = isinstance(create.properties, list)
 
-        def edit(said: IdentityDefinition) -> IdentityDefinition:
-            return edited(replace(said, properties=()) if is_all else said, create)
+        def edit(definition: IdentityDefinition) -> IdentityDefinition:
+            return edited(replace(definition, properties=()) if is_all else definition, create)
 
         return await self._change(asked.project, named[0].uid, edit)
 
@@ -202,7 +202,7 @@ class IdentityRoutes:
         return await self._change(
             asked.project,
             asked.uid("identity", "identity_id"),
-            lambda said: edited(said, update),
+            lambda definition: edited(definition, update),
             given_or_none(update.identifier_key),
         )
 
@@ -210,7 +210,7 @@ class IdentityRoutes:
         sent = convert({"properties": parse(asked.data)}, PropertiesBody, ("body",))
         new = properties_of(sent.properties)
         uid = asked.uid("identity", "identity_id")
-        return await self._change(asked.project, uid, lambda said: replace(said, properties=new))
+        return await self._change(asked.project, uid, lambda definition: replace(definition, properties=new))
 
     async def delete(self, asked: Asked) -> Any:
         await self._api.store.defined_agents.delete_attached(await self._named(asked), at=self._api.now())

@@ -35,11 +35,11 @@ _Secrets = Annotated[dict[str, _Secret], Meta(max_length=50)]
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # RFC 9110 5.1
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 # Headers that the gateway or the protocol says, by their names and their beginnings.
-_SAID_HERE = frozenset(
+_RESERVED = frozenset(
     ("accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host",
      "keep-alive", "last-event-id", "te", "trailer", "transfer-encoding", "upgrade", "user-agent")
 )  # fmt: skip
-_SAID_BEGINNINGS = ("mcp-", "proxy-")
+_RESERVED_PREFIXES = ("mcp-", "proxy-")
 
 
 class CreateMcpServer(Body):
@@ -155,7 +155,7 @@ def _http(config: dict[str, Any], kind: str, before: McpServerDefinition | None)
 
 def _check_header(name: str) -> None:
     lower = name.lower()
-    if not _HEADER.fullmatch(name) or lower in _SAID_HERE or lower.startswith(_SAID_BEGINNINGS):
+    if not _HEADER.fullmatch(name) or lower in _RESERVED or lower.startswith(_RESERVED_PREFIXES):
         raise _wrong(HEADERS, f"{name[:100]!r} is no header that can be sent")
 
 

@@ -144,7 +144,7 @@ class MessageRoutes:
         query: MessagesQuery = asked.query
         conversation = _conversation(query.conversation_id)
         if conversation is not None:
-            agent = await self._whose(asked.project, conversation)
+            agent = await self._owner(asked.project, conversation)
             return await self.page(agent, query, conversation)
         before = place_in("message", query.before)
 
@@ -185,7 +185,7 @@ class MessageRoutes:
 
     async def of_agent(self, asked: Asked) -> Any:
         agent, place = (await self._api.entry(asked)).agent, _named(asked)
-        await self._check_whose(agent, place)
+        await self._check_owner(agent, place)
         return await self._one(asked.project, place)
 
     async def retrieve(self, asked: Asked) -> Any:
@@ -241,7 +241,7 @@ class MessageRoutes:
                 (await self._api.registry.find(project, uid_in("agent", search.agent_id))).agent
             ], conversation
         if conversation is not None:
-            return [await self._whose(project, conversation)], conversation
+            return [await self._owner(project, conversation)], conversation
         everybody = AgentFilter(hidden=True, order="completed")
         entries = await self._api.store.definitions.agents(project, everybody, limit=_SEARCHED + 1)
         if len(entries) > _SEARCHED:
@@ -250,7 +250,7 @@ class MessageRoutes:
             )
         return [entry.agent for entry in entries], None
 
-    async def _whose(self, project: str, conversation: str) -> Agent:
+    async def _owner(self, project: str, conversation: str) -> Agent:
         """Returns the agent of a conversation. Raises: NotFound; BadRequest for `default`, which each agent has."""
         if conversation == DEFAULT:
             raise BadRequest(
@@ -359,7 +359,7 @@ class MessageRoutes:
     async def _stored(self, agent: Agent, asked: Asked) -> Place:
         """Returns the place in the path of a message that can be changed. Raises: UnknownId, BadRequest, NotFound."""
         place = _named(asked)
-        await self._check_whose(agent, place)
+        await self._check_owner(agent, place)
         if place.seq == SYSTEM_SEQ:
             raise BadRequest(
                 "The system message is the agent's system prompt with its memory, made of them when it is asked for: "
@@ -373,10 +373,10 @@ class MessageRoutes:
         place = place_in("message", id)
         if place is None:
             return None
-        await self._check_whose(agent, place)
+        await self._check_owner(agent, place)
         return Place(agent.uid, place.seq, place.hidden)
 
-    async def _check_whose(self, agent: Agent, place: Place) -> None:
+    async def _check_owner(self, agent: Agent, place: Place) -> None:
         """Raises: UnknownId, NotFound: a place is no message of this agent."""
         uid = place.uid
         if place.seq == SYSTEM_SEQ:

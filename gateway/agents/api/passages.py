@@ -365,11 +365,11 @@ class ArchiveRoutes:
 
     def _draft(self, text: CreateArchivePassage, at: tuple[str | int, ...]) -> PassageDraft:
         """Returns a text to be saved. Raises: BadRequest, Unprocessable."""
-        said = moment_of(text.created_at, (*at, "created_at"))
+        moment = moment_of(text.created_at, (*at, "created_at"))
         check_text(text.text, (*at, "text"))
         return PassageDraft(
             text.text,
-            self._api.now() if said is None else said,
+            self._api.now() if moment is None else moment,
             given_or_none(text.tags) or (),
             given_or_none(text.metadata) or {},
         )

@@ -97,13 +97,13 @@ class RunEvents(Struct, frozen=True):
             showing = showing_in(options) if options else await listing_of(self.store, run)
             exchanges = Exchanges(self.store, agent, showing)
             found = await exchanges.answers(run, await exchanges_of(self.store, agent, run))
-        told = list(_untold(found, map(_data, logged), attempt))
+        shown = list(_untold(found, map(_data, logged), attempt))
         if (error := await failure_of(self.store, run)) is not None:
-            told.append(stop_json(run.stop or StopReason.ERROR))
-            return b"".join(map(event, told)) + error_event(error, ids.named("run", run.uid))
+            shown.append(stop_json(run.stop or StopReason.ERROR))
+            return b"".join(map(event, shown)) + error_event(error, ids.named("run", run.uid))
         if run.is_over:
-            told += end_events(run, await last_counts(self.store, run))
-        return b"".join(map(event, told))
+            shown += end_events(run, await last_counts(self.store, run))
+        return b"".join(map(event, shown))
 
     async def callback(self, agent_row: int, run_row: int) -> Json | None:
         """Returns what a URL is told of a run that has ended; None where it is gone."""
@@ -114,13 +114,16 @@ class RunEvents(Struct, frozen=True):
         exchanges = Exchanges(self.store, agent, await listing_of(self.store, run))
         shown = await exchanges.answers(run, await exchanges_of(self.store, agent, run))
         error = await failure_of(self.store, run)
-        said = {} if error is None else {"error": error.message}
+        fields = {} if error is None else {"error": error.message}
         return {
             "run_id": ids.named("run", run.uid),
             "status": run.state.value,
             "stop_reason": run.stop,
             "completed_at": time_of(run.ended),
-            "metadata": {**said, "result": result_json(shown, run, last=await last_counts(self.store, run))},
+            "metadata": {
+                **fields,
+                "result": result_json(shown, run, last=await last_counts(self.store, run)),
+            },
         }
 
 
@@ -134,15 +137,15 @@ async def failure_of(store: Store, run: Run) -> GatewayError | None:
 
 def _untold(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:
     """Yields the messages of which events have not told all."""
-    told: dict[tuple[Any, ...], str] = {}
+    shown: dict[tuple[Any, ...], str] = {}
     for each in logged:
         key = _key(each)
-        told[key] = told.get(key, "") + _text(each)
+        shown[key] = shown.get(key, "") + _text(each)
     for message in messages:
         key = _key(message)
-        if key not in told:
+        if key not in shown:
             yield message
-        elif told[key] != _text(message):
+        elif shown[key] != _text(message):
             yield {**message, "id": ids.tried_again(message["id"], attempt)}
 
 

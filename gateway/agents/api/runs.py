@@ -164,8 +164,8 @@ class RunRoutes:
 
     async def _callback(self, run: Run) -> dict[str, Any]:
         """Returns what became of the call that was asked for at a run's end."""
-        told = await self._runs.texts(run.agent, run.id, "callback") if run.background else ()
-        return callback_json(orjson.loads(told[-1].data)) if told else {}
+        texts = await self._runs.texts(run.agent, run.id, "callback") if run.background else ()
+        return callback_json(orjson.loads(texts[-1].data)) if texts else {}
 
     async def messages(self, asked: Asked) -> Any:
         return await self._messages(await self._run(asked), None, asked.query)

@@ -87,7 +87,7 @@ class SendRoutes:
         *,
         is_stream: bool,
         conversation: str = DEFAULT,
-        said_of_it: ConversationDefinition | None = None,
+        conversation_definition: ConversationDefinition | None = None,
     ) -> Any:
         """Returns the reply to a send. uid: of the agent. conversation: `default`, or a public name.
 
@@ -98,7 +98,9 @@ class SendRoutes:
             raise BadRequest(
                 "Only runs in the background call back: send `background`.", param="callback_url"
             )
-        request = await self.request(asked, uid, conversation=conversation, said_of_it=said_of_it)
+        request = await self.request(
+            asked, uid, conversation=conversation, conversation_definition=conversation_definition
+        )
         if not send.background:
             return Answered(self._api, asked, request, is_stream)
         run = await self.accept(request, send, by_token=is_stream and send.stream_tokens)
@@ -124,16 +126,16 @@ class SendRoutes:
         uid: str,
         *,
         conversation: str = DEFAULT,
-        said_of_it: ConversationDefinition | None = None,
+        conversation_definition: ConversationDefinition | None = None,
     ) -> RunRequest:
         """Returns what a send asks of an agent. The parameters are those of `begin`."""
         send: Send = asked.body
-        said = sent(send)
+        content = sent(send)
         found = await self._api.registry.agent(asked.project, uid)
         fields = given(send)
         spec = found.spec
-        if said_of_it is not None:
-            spec = self._api.registry.with_said(spec, said_of_it)
+        if conversation_definition is not None:
+            spec = self._api.registry.with_conversation(spec, conversation_definition)
         if (model := fields.get("override_model")) is not None:
             spec = self._api.registry.with_model(spec, model)
         system = fields.get("override_system")
@@ -147,12 +149,12 @@ class SendRoutes:
             spec,
             found.scope,
             conversation,
-            messages=said.messages,
-            decisions=said.answers,
+            messages=content.messages,
+            decisions=content.answers,
             fields={} if spec.defined is None else spec.defined.sampling,
             client_tools=tuple(_offered(tool) for tool in fields.get("client_tools") or ()),
             max_steps=send.max_steps,
-            otid=said.otid,
+            otid=content.otid,
             is_retry=asked.request.headers.get("x-stainless-retry-count", "0") != "0",
             passes=passes,
             model=fields.get("override_model"),
@@ -174,7 +176,7 @@ class Answered:
         trace = trace_of(scope)
         trace.model, trace.stream, trace.memory = self.request.spec.model, self.is_stream, "on"
         receipt = Receipt(trace.begun)
-        receipt.said |= self.asked.headers
+        receipt.headers |= self.asked.headers
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.api.send_timeout_s, connection) as reply:
             try:

@@ -145,9 +145,9 @@ class ApprovalBody(Body):
     @property
     def is_needed(self) -> bool:
         """Raises: Unprocessable: it is not said."""
-        for said in (self.requires_approval, self.body_requires_approval):
-            if isinstance(said, bool):
-                return said
+        for result in (self.requires_approval, self.body_requires_approval):
+            if isinstance(result, bool):
+                return result
         raise Unprocessable([Fault(("body", "requires_approval"), "Field required", "missing")])
 
 
@@ -180,13 +180,13 @@ _FIELDS = {
     "description": "description",
 }
 # Of a tool of an MCP server.
-_SAID_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_json_schema"})
+_SET_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_json_schema"})
 
 
 def tool_of(update: ToolSource, before: ToolDefinition | None = None) -> tuple[str | None, ToolDefinition]:
     """Returns a tool after an update, with its name as far as the schema says it. Raises: Unprocessable."""
     sent = {name: value for name, value in given(update).items() if value is not None}
-    if before is not None and before.source_type == "mcp" and _SAID_BY_SERVER & sent.keys():
+    if before is not None and before.source_type == "mcp" and _SET_BY_SERVER & sent.keys():
         raise BadRequest("The MCP server says what this tool is: refresh the server.", param="source_code")
     made = before or ToolDefinition({})
     values: dict[str, Any] = {name: sent[field] for field, name in _FIELDS.items() if field in sent}
@@ -312,7 +312,7 @@ def tried_json(
     name: str, status: str, content: str, stdout: str, stderr: str, *, at: float
 ) -> dict[str, Any]:
     """Returns the result of a source that was tried. There is no message of it, nor a call: as on Letta's server."""
-    said = {
+    result = {
         "tool_return": content,
         "status": status,
         "tool_call_id": "null",
@@ -324,8 +324,8 @@ def tried_json(
         "message_type": "tool_return_message",
         "date": time_of(at),
         "name": name,
-        **said,
-        "tool_returns": [{"type": "tool", **said}],
+        **result,
+        "tool_returns": [{"type": "tool", **result}],
     }
 
 

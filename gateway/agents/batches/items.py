@@ -247,15 +247,15 @@ class ItemTurns:
         if item.epoch is not None and known.agent.epoch != item.epoch:
             raise ItemFailed(FORGOTTEN)
         known = as_of(known, item.tip)
-        told = orjson.loads(asked[-1][1]) if asked else {}
-        changes = BlockEdits(list(known.blocks), shown=told.get("shown", {}))
+        asked_state = orjson.loads(asked[-1][1]) if asked else {}
+        changes = BlockEdits(list(known.blocks), shown=asked_state.get("shown", {}))
         # Passages and facts of earlier rounds enter with the turn, and their searches find them before.
         inserts = [_op(each) for made in rounds for each in made["inserts"]]
         changes.ops += inserts
         toolbox = self._toolboxes.of_item(known, changes, run)
         turn = Turn(_terms(spec, toolbox), ClientView(), _guide(spec, request, memory, toolbox))
         found = ItemTurn(
-            item, run, spec, memory, request.messages, known, changes, toolbox, turn, rounds, told,
+            item, run, spec, memory, request.messages, known, changes, toolbox, turn, rounds, asked_state,
             inserts=len(inserts),
         )  # fmt: skip
         found.next = turn.first_call
@@ -454,14 +454,14 @@ class ItemTurns:
             notes={int(n) - head: note for n, note in notes.items() if int(n) >= head},
         )
         write = open_write(known, prompt, None, now)
-        said = outcome.said or {"role": "assistant", "content": ""}
+        shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
         canon = Canon(known.agent.secret)
         exchange = finish_turn(
             write.exchange,
             canon,
             path_hash(known.path, canon),
-            full=outcome.full or (said,),
-            said=said,
+            full=outcome.full or (shown_reply,),
+            shown_reply=shown_reply,
             model=known.plan.query.model,
             now=now,
         )
@@ -536,7 +536,7 @@ def _saved(due: Sequence[Command]) -> commands.Save:
 
 def _terms(spec: AgentSpec, toolbox: Toolbox) -> TurnSpec:
     return TurnSpec(
-        ours=AllBut() if toolbox.definitions() else (),
+        gateway_tools=AllBut() if toolbox.definitions() else (),
         hold_end=True,
         alone=alone_of(spec),
         asides=asides_of(spec),

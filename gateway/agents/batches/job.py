@@ -73,7 +73,7 @@ class BatchJobs:
     settings: BatchSettings
     now: Callable[[], float]
     tokens: Count
-    said: dict[int, BatchCounts] = field(default_factory=dict)
+    reported: dict[int, BatchCounts] = field(default_factory=dict)
     resting: int = 0
 
     async def run(self, job: JobContext) -> None:
@@ -245,11 +245,11 @@ class _Attempt:
 
     async def _say(self) -> None:
         counts = await self.jobs.store.batches.counts(self.batch.id)
-        if self.jobs.said.get(self.batch.id) == counts:
+        if self.jobs.reported.get(self.batch.id) == counts:
             return
-        self.jobs.said[self.batch.id] = counts
+        self.jobs.reported[self.batch.id] = counts
         if not (counts.waiting or counts.running):
-            self.jobs.said.pop(self.batch.id)
+            self.jobs.reported.pop(self.batch.id)
         _log.info(
             "Batch %s: %d of %d items have ended (%d completed, %d failed, %d expired, %d cancelled); %d are running.",
             self._name, counts.ended, counts.total, counts.completed, counts.failed, counts.expired,
@@ -402,7 +402,7 @@ class _Attempt:
             return
         if state.is_gone or not provider.is_durable:
             # What this process has asked itself is read once: what could not be written then is missing.
-            await self.results.again(part, is_ours=state.is_gone and not provider.is_durable)
+            await self.results.again(part, is_local=state.is_gone and not provider.is_durable)
         await self.results.take_left(part, state.left)
         await self.parts.over(part, self.jobs.now())
 

@@ -62,13 +62,13 @@ class PartResults:
         async for page in self.pages(part.number):
             await self._settle([(item, partial(self._answered, item, result)) for item in page])
 
-    async def again(self, part: ProviderPart, *, is_ours: bool) -> None:
+    async def again(self, part: ProviderPart, *, is_local: bool) -> None:
         """Sends the items of a part again of which nobody knows any more. is_ours: since this process began anew."""
         async for page in self.pages(part.number):
             again = [
-                ItemBack(each, each.errors, each.expiries + (not is_ours))
+                ItemBack(each, each.errors, each.expiries + (not is_local))
                 for each in page
-                if is_ours or each.expiries + 1 < _EXPIRIES
+                if is_local or each.expiries + 1 < _EXPIRIES
             ]
             await self.outcomes.write(again)
 

@@ -29,7 +29,7 @@ class CarriedConversation(Struct, frozen=True):
     """A conversation beside an agent's `default`. begun: seconds since the epoch. messages: oldest first."""
 
     uid: str
-    said: ConversationDefinition
+    definition: ConversationDefinition
     begun: float
     messages: Sequence[CarriedMessage] = ()
 
@@ -57,7 +57,7 @@ class CarriedIdentity(Struct, frozen=True):
 
     uid: str
     key: str
-    said: IdentityDefinition
+    definition: IdentityDefinition
 
 
 class CarriedAgent(Struct, frozen=True):

@@ -282,12 +282,12 @@ class RuleGuide:
         called: Iterable[CalledTool] = (),
         approvals: Collection[str] = (),
         can_ask: bool = True,
-        is_told_more: bool = False,
+        has_later_message: bool = False,
     ) -> None:
         self._max_steps = max_steps
         self._approvals = approvals
         self._can_ask = can_ask
-        self._is_told_more = is_told_more
+        self._has_later_message = has_later_message
         self._called = [*called]
         self._state = RuleState(tuple(rules), self._called, tuple(attached), style)
         self._places: dict[str, int] = {}  # call id -> where it is among the called
@@ -343,8 +343,8 @@ class RuleGuide:
         reply, self._reply, self._has_unreadable = [*self._reply.values()], {}, False
         if self._bad_replies >= BAD_REPLIES:
             return Stop(StopReason.BAD_TOOL_CALL)
-        if self._is_told_more:
-            self._is_told_more = False
+        if self._has_later_message:
+            self._has_later_message = False
             self._called.clear()
             return self.offer()
         is_last = self._steps >= self._max_steps

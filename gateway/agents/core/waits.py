@@ -75,9 +75,9 @@ class Waits:
         seen, due = {queue}, [queue]
         while due:
             at = due.pop()
-            behind = {wait.queue for wait in self._open if wait.by.queue == at}
-            if by.queue in behind:
+            followers = {wait.queue for wait in self._open if wait.by.queue == at}
+            if by.queue in followers:
                 return True
-            due += behind - seen
-            seen |= behind
+            due += followers - seen
+            seen |= followers
         return False

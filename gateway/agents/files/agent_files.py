@@ -125,12 +125,12 @@ class AgentFiles:
     async def archives(self, agent: Agent) -> Sequence[CarriedArchive]:
         """Returns the archives that an agent has attached."""
         rows = await self._store.attached.targets(agent.id, DefinitionKind.ARCHIVE)
-        said = await self._store.definitions.of_memories(DefinitionKind.ARCHIVE, rows)
+        definitions = await self._store.definitions.of_memories(DefinitionKind.ARCHIVE, rows)
         memories = await self._store.definitions.memories(agent.scope.project, rows)
         return [
-            CarriedArchive(said[each.id].name, said[each.id].body, await self.passages(each))
+            CarriedArchive(definitions[each.id].name, definitions[each.id].body, await self.passages(each))
             for each in memories
-            if each.id in said
+            if each.id in definitions
         ]
 
     # -- brought in
@@ -260,9 +260,9 @@ class AgentFiles:
         """Makes the memory of an agent, which nobody finds yet. Returns it, and its next number."""
         now = self._now()
         scope = api_scope(project, agent.uid or ids.new_uid())
-        said, next_seq = await asyncio.to_thread(_said_lines, agent)
+        definitions, next_seq = await asyncio.to_thread(_message_lines, agent)
         lines = [
-            *said,
+            *definitions,
             _definition_line(DefinitionKind.AGENT, agent.name, agent.definition.body(), now, agent.begun),
             *_block_lines(agent, file, done, now),
             *_passage_lines(agent.passages, next_seq),
@@ -305,7 +305,7 @@ class AgentFiles:
             for key in keys:
                 yield {"kind": kind, "uid": uids[key]}
         for each in agent.identities:
-            yield {"kind": "identity", "uid": each.uid, "name": each.key, "body": each.said.body()}
+            yield {"kind": "identity", "uid": each.uid, "name": each.key, "body": each.definition.body()}
 
 
 def _cut(passages: Sequence[PassageDraft]) -> Sequence[PassageDraft]:
@@ -317,16 +317,16 @@ def _count_parts(folder: CarriedFolder) -> int:
     return sum(1 for _, _, text in folder.files for _ in parts(text))
 
 
-def _said_lines(agent: CarriedAgent) -> tuple[list[dict[str, Any]], int]:
+def _message_lines(agent: CarriedAgent) -> tuple[list[dict[str, Any]], int]:
     """Returns the lines of an agent's conversations, and the next number."""
     lines, next_seq = conversation_lines(agent.messages, ids.new_uid(), DEFAULT)
     for each in agent.conversations:
         spoken, next_seq = conversation_lines(each.messages, each.uid, None, begun=each.begun, first=next_seq)
-        said = {
+        definitions = {
             "kind": DefinitionKind.CONVERSATION, "uid": each.uid, "name": "", "created": each.begun,
-            "updated": each.begun, "body": each.said.body(),
+            "updated": each.begun, "body": each.definition.body(),
         }  # fmt: skip
-        lines += [*spoken, {"definition": said}]
+        lines += [*spoken, {"definition": definitions}]
     return lines, next_seq
 
 
@@ -391,11 +391,11 @@ def _block_lines(agent: CarriedAgent, file: AgentFile, done: _Done, now: float) 
 def _carried(e: Exchange) -> Iterator[CarriedMessage]:
     """Yields the messages of an exchange, but for those that were forgotten."""
     for n, message in enumerate(orjson.loads(e.input or b"[]")):
-        if n not in e.hush:
+        if n not in e.redactions:
             yield CarriedMessage(message, e.begun)
-    if e.said is None or -1 in e.hush:
+    if e.shown_reply is None or -1 in e.redactions:
         return
-    reply = orjson.loads(e.full)["messages"] if e.full is not None else [orjson.loads(e.said)]
+    reply = orjson.loads(e.full)["messages"] if e.full is not None else [orjson.loads(e.shown_reply)]
     for message in reply:
         model = e.model.partition("/")[2] if message.get("role") == "assistant" else ""
         yield CarriedMessage(message, e.ended or e.begun, model)

@@ -95,20 +95,21 @@ def _line(
 ) -> dict[str, Any]:
     begun = (came or reply)[0].at
     ended = max(begun, (reply or came)[-1].at)
-    said, full, model = None, None, ""
+    shown_reply, full, model = None, None, ""
     if reply:
         model = f"{_ELSEWHERE}/{reply[0].model}" if reply[0].model else ""
-        said = reply[0].message
-        spoken = private_of(said).get("spoken")
+        shown_reply = reply[0].message
+        spoken = private_of(shown_reply).get("spoken")
         if isinstance(spoken, str):
-            said = {"role": "assistant", "content": spoken}
+            shown_reply = {"role": "assistant", "content": spoken}
         if spoken or len(reply) > 1:
             full = {"messages": [each.message for each in reply], "ours": [], "step": True}
     return {
         "conversation": uid, "parent": parent, "prior": prior, "seq": seq, "run": seq, "begun": begun, "touched": begun,
         "ended": ended, "stopped": None, "superseded": False, "carried": True, "standing": True, "edits": False,
         "opaque": any(has_opaque(each.message) for each in reply), "model": model,
-        "merged": "", "size": 0 if said is None else len(squash(text_of(said))), "head": 0, "state": "finished",
-        "input": [each.message for each in came], "said": said, "full": full, "had": said is not None, "notes": {},
-        "hush": {},
+        "merged": "",
+        "size": 0 if shown_reply is None else len(squash(text_of(shown_reply))), "head": 0, "state": "finished",
+        "input": [each.message for each in came], "said": shown_reply, "full": full,
+        "had": shown_reply is not None, "notes": {}, "hush": {},
     }  # fmt: skip

@@ -120,8 +120,8 @@ class Server(Struct, frozen=True):
         except (OSError, http.client.HTTPException) as error:
             raise NotMoved(f"{self.url} did not answer: {getattr(error, 'reason', None) or error}") from error
         if status >= 300:
-            said = data[:2000].decode("utf-8", "replace")
-            raise NotMoved(f"{self.url} answered {path} with {status}: {said}", status)
+            text = data[:2000].decode("utf-8", "replace")
+            raise NotMoved(f"{self.url} answered {path} with {status}: {text}", status)
         if len(data) > _MOST_BYTES:
             raise NotMoved(f"{self.url} answered {path} with more than {_MOST_BYTES >> 20} MiB.")
         try:
@@ -197,7 +197,7 @@ def move_agents(
         shared = next((each for each in archives[state["id"]] if sharing[each["id"]] > 1), None)
         try:
             moved = _read(source, state, shared)
-            told, models = _told(moved), {model} if model else _models(moved)
+            line, models = _summary(moved), {model} if model else _models(moved)
             left_out, idle = _write(target, moved, model)
         except NotMoved as error:
             done.failed += 1
@@ -208,9 +208,9 @@ def move_agents(
         else:
             done.moved += 1
             done.models.update(models)
-            told += f"; cannot run here: {', '.join(idle)}" if idle else ""
-            told += f"; left out: {', '.join(left_out)}" if left_out else ""
-            report(f"{name}: {told}")
+            line += f"; cannot run here: {', '.join(idle)}" if idle else ""
+            line += f"; left out: {', '.join(left_out)}" if left_out else ""
+            report(f"{name}: {line}")
     return done
 
 
@@ -279,7 +279,7 @@ def _write(target: Server, moved: MovedAgent, model: str | None) -> tuple[list[s
     left_out = list((answer.get("mnemogate") or {}).get("left_out") or ())
     if answer["agent_ids"] != [ids.named("agent", ids.uid_of("agent", moved.state["id"]) or "")]:
         raise NotMoved(f"{target.url} is no gateway that keeps ids: it made {answer['agent_ids']}.")
-    if any(each.said.get("isolated_block_ids") for each in moved.conversations):
+    if any(each.record.get("isolated_block_ids") for each in moved.conversations):
         left_out.append("isolated blocks of conversations")
     idle = [found for each in left_out if (found := _IDLE.fullmatch(each))]
     servers = mcp_servers_of(moved.state)
@@ -294,10 +294,10 @@ def _write(target: Server, moved: MovedAgent, model: str | None) -> tuple[list[s
 def _models(moved: MovedAgent) -> set[str]:
     state, config = moved.state, moved.state.get("llm_config") or {}
     own = state.get("model") or config.get("handle") or config.get("model") or "none"
-    return {str(own), *(each.said["model"] for each in moved.conversations if each.said.get("model"))}
+    return {str(own), *(each.record["model"] for each in moved.conversations if each.record.get("model"))}
 
 
-def _told(moved: MovedAgent) -> str:
+def _summary(moved: MovedAgent) -> str:
     counts = (
         (len(carried(moved.messages)), "message"),
         (len(moved.conversations), "further conversation"),
@@ -305,5 +305,5 @@ def _told(moved: MovedAgent) -> str:
         (len(moved.state.get("blocks") or ()), "block"),
         (len(moved.state.get("sources") or ()), "folder"),
     )
-    said = [f"{n} {what}{'' if n == 1 else 's'}" for n, what in counts if n]
-    return ", ".join(said) or "nothing was said to it"
+    text = [f"{n} {what}{'' if n == 1 else 's'}" for n, what in counts if n]
+    return ", ".join(text) or "nothing was said to it"

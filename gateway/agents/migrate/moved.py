@@ -13,11 +13,11 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from gateway.agents.agent_file.write import BLOCK, FILE, OURS, SAME, SOURCE, some
+from gateway.agents.agent_file.write import BLOCK, EXTENSION, FILE, SAME, SOURCE, some
 
 _Json = dict[str, Any]
 # Types of what the gateway makes anew: the compiled prompt, summaries, answers to a pause that its results tell of.
-_MADE_ANEW = frozenset({"system_message", "summary_message", "event_message", "approval_response_message"})
+_RECREATED = frozenset({"system_message", "summary_message", "event_message", "approval_response_message"})
 # What that server shows of a compaction where nobody has said it: how its prompts begin, and its models.
 _THEIR_PROMPTS = (
     "The following messages are being evicted", "The previous messages are being evicted",
@@ -37,7 +37,7 @@ _IDENTITY = ("id", "identifier_key", "name", "identity_type", "properties")
 class MovedConversation(Struct, frozen=True):
     """A conversation beside `default`, with its messages as they are listed, oldest first."""
 
-    said: Mapping[str, Any]
+    record: Mapping[str, Any]
     messages: Sequence[_Json]
 
 
@@ -66,7 +66,7 @@ def moved_file(of: MovedAgent) -> bytes:
         "created_at": state.get("created_at"),
         "conversations": [
             {
-                **some(each.said, ("id", "created_at", "summary", "model", "model_settings")),
+                **some(each.record, ("id", "created_at", "summary", "model", "model_settings")),
                 "messages": carried(each.messages),
             }
             for each in of.conversations
@@ -90,7 +90,7 @@ def moved_file(of: MovedAgent) -> bytes:
         "secrets": dict.fromkeys(each["key"] for each in state.get("secrets") or ()),
         "messages": carried(of.messages),
     }
-    ours = {"is_moved": True, "agents": {state["id"]: own}}
+    extension = {"is_moved": True, "agents": {state["id"]: own}}
     return orjson.dumps(
         {
             "agents": [agent],
@@ -104,7 +104,7 @@ def moved_file(of: MovedAgent) -> bytes:
                 for each in state.get("sources") or ()
             ],
             "tools": [some(each, _TOOL) for each in state.get("tools") or ()],
-            "metadata": {OURS: orjson.dumps(ours).decode()},
+            "metadata": {EXTENSION: orjson.dumps(extension).decode()},
         }
     )
 
@@ -135,23 +135,23 @@ def _groups(state: Mapping[str, Any]) -> Iterator[_Json]:
     group = state.get("multi_agent_group")
     if group is not None:
         manager = {"manager_agent_id": group.get("manager_agent_id") or state["id"]}
-        said = some(group, ("manager_type", "sleeptime_agent_frequency"))
-        yield {"agent_ids": group.get("agent_ids") or [], "manager_config": {**said, **manager}}
+        record = some(group, ("manager_type", "sleeptime_agent_frequency"))
+        yield {"agent_ids": group.get("agent_ids") or [], "manager_config": {**record, **manager}}
 
 
 def _compaction(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
-    is_theirs = {
+    is_default = {
         "prompt": str(settings.get("prompt")).startswith(_THEIR_PROMPTS),
         "model": settings.get("model") in _THEIR_MODELS,
     }
-    return {name: value for name, value in settings.items() if not is_theirs.get(name)}
+    return {name: value for name, value in settings.items() if not is_default.get(name)}
 
 
 def _name(of: Mapping[str, Any]) -> str:
-    said: str = of.get("name") or of["id"]
-    return said[:_NAME]
+    record: str = of.get("name") or of["id"]
+    return record[:_NAME]
 
 
 # -- messages
@@ -166,7 +166,7 @@ def _joined(listed: Iterable[_Json]) -> Iterator[_Json]:
     """Yields messages, each as one: of a message several are listed, with one id (thought, text, calls)."""
     made: _Json | None = None
     for each in listed:
-        if each["message_type"] in _MADE_ANEW or _is_summary(each):
+        if each["message_type"] in _RECREATED or _is_summary(each):
             continue
         if made is not None and made["id"] != each["id"]:
             yield made
@@ -187,10 +187,10 @@ def _is_summary(each: _Json) -> bool:
     if each["message_type"] != "user_message" or not isinstance(content, str) or not content.startswith("{"):
         return False
     try:
-        said = orjson.loads(content)
+        record = orjson.loads(content)
     except orjson.JSONDecodeError:
         return False
-    return isinstance(said, dict) and said.get("type") == "system_alert"
+    return isinstance(record, dict) and record.get("type") == "system_alert"
 
 
 def _part(each: _Json) -> _Json:
@@ -239,13 +239,13 @@ def _call(call: _Json) -> _Json:
     }
 
 
-def _return(said: _Json) -> _Json:
-    result = said.get("tool_return")
+def _return(record: _Json) -> _Json:
+    result = record.get("tool_return")
     return {
-        "tool_call_id": said.get("tool_call_id"),
-        "status": said.get("status"),
-        "stdout": said.get("stdout"),
-        "stderr": said.get("stderr"),
+        "tool_call_id": record.get("tool_call_id"),
+        "status": record.get("status"),
+        "stdout": record.get("stdout"),
+        "stderr": record.get("stderr"),
         "func_response": result if isinstance(result, str) else orjson.dumps(result).decode(),
     }
 

@@ -19,7 +19,7 @@ from storage.records import API_PROFILE, Agent
 from storage.sql.store import Store
 
 
-def said_of(entry: ConversationEntry) -> ConversationDefinition:
+def definition_of(entry: ConversationEntry) -> ConversationDefinition:
     """Returns what was said of a conversation over REST."""
     return ConversationDefinition.of({} if entry.definition is None else entry.definition.body)
 
@@ -34,16 +34,16 @@ class AgentConversations:
         self._store = store
         self._now = now
 
-    async def create(self, agent: Agent, said: ConversationDefinition) -> ConversationEntry:
+    async def create(self, agent: Agent, definition: ConversationDefinition) -> ConversationEntry:
         """Makes a conversation, which is empty. Raises: Conflict: a profile's memory with another model."""
-        _check(agent, said)
-        return await self._store.conversations.create(agent, ids.new_uid(), said.body(), at=self._now())
+        _check(agent, definition)
+        return await self._store.conversations.create(agent, ids.new_uid(), definition.body(), at=self._now())
 
     async def fork(
         self,
         agent: Agent,
         source: int | None,
-        said: ConversationDefinition,
+        definition: ConversationDefinition,
         *,
         hidden: bool,
         upto: int | None,
@@ -56,7 +56,7 @@ class AgentConversations:
         Raises: BadRequest: a fork cannot begin after that message.
         """
         uid, at = ids.new_uid(), self._now()
-        body = replace(said, summary=None, description=None, archived=None, hidden=hidden).body()
+        body = replace(definition, summary=None, description=None, archived=None, hidden=hidden).body()
         if source is None:
             return await self._store.conversations.create(agent, uid, body, at=at)
         try:
@@ -73,9 +73,9 @@ class AgentConversations:
 
         async def change() -> ConversationEntry:
             found = await self._store.conversations.get(project, uid)
-            said = edit(said_of(found))
-            _check(found.agent, said)
-            return await self._store.conversations.change(found, said.body(), at=self._now())
+            definition = edit(definition_of(found))
+            _check(found.agent, definition)
+            return await self._store.conversations.change(found, definition.body(), at=self._now())
 
         return await on_latest(change)
 
@@ -89,8 +89,10 @@ class AgentConversations:
         await store.forgetting.finish(begun)
 
 
-def _check(agent: Agent, said: ConversationDefinition) -> None:
-    if agent.scope.profile != API_PROFILE and (said.model or said.context_window or said.sampling):
+def _check(agent: Agent, definition: ConversationDefinition) -> None:
+    if agent.scope.profile != API_PROFILE and (
+        definition.model or definition.context_window or definition.sampling
+    ):
         raise Conflict(
             f"This is the memory of a user of profile {agent.scope.profile!r}, which the settings file configures: its "
             "conversations have no model of their own."

@@ -206,16 +206,16 @@ class Registry:
         if uid is None:
             return spec
         found = await self._store.definitions.find(project, DefinitionKind.CONVERSATION, uid)
-        return spec if found is None else self.with_said(spec, ConversationDefinition.of(found.body))
+        return spec if found is None else self.with_conversation(spec, ConversationDefinition.of(found.body))
 
-    def with_said(self, spec: AgentSpec, said: ConversationDefinition) -> AgentSpec:
+    def with_conversation(self, spec: AgentSpec, described: ConversationDefinition) -> AgentSpec:
         """Returns an agent with what a conversation has of its own: another model, window or sampling."""
-        if said.model is not None:
-            spec = self.with_model(spec, said.model)
-        if said.context_window is not None:
-            spec = replace(spec, context_window=said.context_window)
-        if said.sampling and spec.defined is not None:
-            sampling = {**spec.defined.sampling, **said.sampling}
+        if described.model is not None:
+            spec = self.with_model(spec, described.model)
+        if described.context_window is not None:
+            spec = replace(spec, context_window=described.context_window)
+        if described.sampling and spec.defined is not None:
+            sampling = {**spec.defined.sampling, **described.sampling}
             spec = replace(spec, defined=replace(spec.defined, sampling=sampling))
         return spec
 
@@ -500,13 +500,13 @@ class Registry:
             return AgentView(agent, definition, blocks, tools, tags, last_run)
         spec = self._profiles.get(agent.scope.profile, AgentSpec(agent.scope.profile))
         model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
-        said = AgentDefinition(
+        described = AgentDefinition(
             DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds,
             learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=filler_written(spec.filler),
         )  # fmt: skip
         shown = Definition(
             0, agent.uid, agent.scope.project, DefinitionKind.AGENT, agent.id, entry.name, 1, agent.created,
-            agent.created, said.body(),
+            agent.created, described.body(),
         )  # fmt: skip
         names = _TOOLS_OF_A_PROFILE if spec.offers_tools else ()
         own = [*tools, *(ToolView(name, built_in_uid(name)) for name in names)]
@@ -535,8 +535,8 @@ class Registry:
 
 
 def _agent_tool(tool: ToolView) -> AgentTool:
-    said = None if tool.definition is None else ToolDefinition.of(tool.definition.body)
-    return AgentTool(tool.name, said)
+    described = None if tool.definition is None else ToolDefinition.of(tool.definition.body)
+    return AgentTool(tool.name, described)
 
 
 def _as_its_kind(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefinition:

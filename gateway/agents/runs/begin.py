@@ -21,7 +21,7 @@ from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import called_tools, cut_short
 from gateway.core.conversation.repeated import as_heard
 from gateway.core.ids import Place, new_uid, place_of, placed
-from gateway.core.prompt.compose import is_told
+from gateway.core.prompt.compose import is_shown
 from gateway.core.turn.calls import CallDecision
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
@@ -111,12 +111,12 @@ class BeginsRuns:
             form,
             run if resumed is None or resumed.waiting is None else resumed.waiting,
             self._tools_of(sending, known),
-            theirs=frozenset() if resumed is None else resumed.theirs,
+            client_calls=frozenset() if resumed is None else resumed.client_calls,
             maker=0 if resumed is None else resumed.maker,
             replaces=None if replaces is None else replaces.id,
             request=None if accepted is None else accepted.request,
             reading=sending.reading,
-            behind=sending.messages if sending.decisions else (),
+            after_results=sending.messages if sending.decisions else (),
         )
 
     async def _cut_short(self, known: Known, sending: Sending) -> Sending | None:
@@ -202,9 +202,9 @@ class BeginsRuns:
         run = await self._keeper.store.runs.load(step.agent, step.run)
         if run is None:
             return False
-        theirs = frozenset(id for id, kind in step.waiting.items() if kind == "client")
+        client_calls = frozenset(id for id, kind in step.waiting.items() if kind == "client")
         tools = self._tools_of(sending, known)
-        await StepsMemory(self._keeper, known, form, run, tools, theirs, run.id).write_results(results)
+        await StepsMemory(self._keeper, known, form, run, tools, client_calls, run.id).write_results(results)
         return True
 
     async def deny(self, sending: Sending, asked: MemoryRequest, run: Run) -> bool:
@@ -246,7 +246,7 @@ class BeginsRuns:
         if step is None or tip is None or tip.id != step.exchange:
             words = "No tool call is currently awaiting approval in this conversation, nor a result."
             raise BadRequest(words, param="messages")
-        if not is_told(known.plan, tip):
+        if not is_shown(known.plan, tip):
             words = "No tool call is currently awaiting approval: what these were made for is forgotten."
             raise BadRequest(words, param="messages")
         asks = Place(known.agent.uid, tip.seq + len(tip.inputs))

@@ -26,7 +26,7 @@ def guide_of(
     called: Iterable[CalledTool] = (),
     *,
     can_ask: bool = False,
-    is_told_more: bool = False,
+    has_later_message: bool = False,
 ) -> RuleGuide:
     """Returns what guides an agent's turn. called: since the user's newest message, in turns before this one.
 
@@ -42,7 +42,7 @@ def guide_of(
         called=called,
         approvals=approvals_of(spec),
         can_ask=can_ask,
-        is_told_more=is_told_more,
+        has_later_message=has_later_message,
     )
 
 
@@ -51,7 +51,7 @@ def terms_of(sending: Sending, prompt: Prompt) -> TurnSpec:
     return TurnSpec(
         wants_usage=request.wants_usage or sending.shows_steps,
         usage_added=prompt.adds_usage,
-        ours=AllBut(request.tools),
+        gateway_tools=AllBut(request.tools),
         budget_tokens=None if sending.shows_steps else request.max_tokens,
         hold_end=True,
         keeps_steps=True,

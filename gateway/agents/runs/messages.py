@@ -31,8 +31,8 @@ async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchang
     """
     ids = [each.step.exchange for each in await store.runs.steps(run)]
     found = [e for id in ids if (e := await store.turns.exchange(agent, id)) is not None]
-    behind = await store.runs.behind(run)
-    last = None if behind is None else await store.turns.exchange(agent, behind)
+    last_exchange = await store.runs.last_exchange(run)
+    last = None if last_exchange is None else await store.turns.exchange(agent, last_exchange)
     if last is not None and all(m.message.get("role") == "tool" for m in listed(last)[:1]):
         found.append(last)
     return found

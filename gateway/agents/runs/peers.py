@@ -243,7 +243,7 @@ class Peers:
             return to.failed("failed", f"{to.name} is not available at the moment")
         return _answer_of(result, to)
 
-    async def tell(self, sender: Speaker, uid: str, name: str, text: str) -> AgentAnswer:
+    async def send(self, sender: Speaker, uid: str, name: str, text: str) -> AgentAnswer:
         """Has an agent told something. What is told of it says no more than that it is on disk."""
         to = AgentAnswer(ids.named("agent", uid), name)
         if sender.waiter.depth >= MOST_DEPTH:
@@ -309,9 +309,9 @@ class PeersOf(Struct, frozen=True):
     async def ask_tagged(self, every: Sequence[str], some: Sequence[str], text: str) -> Sequence[AgentAnswer]:
         return await self.peers.ask_tagged(self.sender, self.run, every, some, text)
 
-    async def tell(self, agent: str, text: str) -> AgentAnswer:
+    async def send(self, agent: str, text: str) -> AgentAnswer:
         found = await self._found(agent)
-        return found if isinstance(found, AgentAnswer) else await self.peers.tell(self.sender, *found, text)
+        return found if isinstance(found, AgentAnswer) else await self.peers.send(self.sender, *found, text)
 
     async def _found(self, agent: str) -> tuple[str, str] | AgentAnswer:
         try:
@@ -342,13 +342,13 @@ def message_of(sender: Speaker, text: str, *, is_awaited: bool) -> WireMessage:
 
 
 def _answer_of(result: RunResult, to: AgentAnswer) -> AgentAnswer:
-    replies = [spoken(orjson.loads(e.said)) for e in result.steps if e.said]
-    said = "\n\n".join(each["content"] for each in replies if isinstance(each.get("content"), str))
+    replies = [spoken(orjson.loads(e.shown_reply)) for e in result.steps if e.shown_reply]
+    text = "\n\n".join(each["content"] for each in replies if isinstance(each.get("content"), str))
     run = result.run
     if run.stop == StopReason.REQUIRES_APPROVAL:
-        so_far = f" So far it has said: {said}" if said else ""
+        so_far = f" So far it has said: {text}" if text else ""
         error = f"{to.name} has no answer yet: a person has to answer calls that it has made.{so_far}"
         return to.failed("waiting", error)
     if run.state is not RunState.COMPLETED:
         return to.failed("failed", f"{to.name} did not finish its turn: {run.stop}")
-    return replace(to, text=said)
+    return replace(to, text=text)

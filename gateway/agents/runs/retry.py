@@ -32,7 +32,7 @@ class SentBefore(Struct, frozen=True):
     agent: Agent
     steps: tuple[Exchange, ...]
     is_answered: bool
-    is_said_anew: bool
+    is_resent: bool
 
 
 class SendMarks(Struct, frozen=True):
@@ -55,7 +55,7 @@ class _EndedRun(Struct, frozen=True):
     reply was shown. begins: the exchange that it began with, and those that it took the place of, newest first."""
 
     run: Run
-    told: tuple[Exchange, ...]
+    answered: tuple[Exchange, ...]
     is_cut: bool
     begins: Sequence[Exchange]
 
@@ -82,7 +82,7 @@ async def sent_before(
     before = await _ended_run(store, agent, marks.conversation, run)
     if marks.decisions:
         return await _decided_before(store, agent, marks, before)
-    return await _said_before(store, agent, marks, before)
+    return await _resent(store, agent, marks, before)
 
 
 async def _run_before(store: Store, agent: Agent, marks: SendMarks) -> Run | None:
@@ -98,38 +98,36 @@ async def _ended_run(store: Store, agent: Agent, conversation: str, run: Run) ->
     entries = await store.runs.steps(run)
     exchanges = [await store.turns.exchange(agent, entry.step.exchange) for entry in entries]
     steps = tuple(e for e in exchanges if e is not None)
-    told = tuple(await exchanges_of(store, agent, run)) if run.state is RunState.COMPLETED else steps
+    answered = tuple(await exchanges_of(store, agent, run)) if run.state is RunState.COMPLETED else steps
     is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
     # A process that is gone has left no step behind of a call that it was making.
-    first = next(iter(told), None) or await _unanswered(store, agent, conversation)
+    first = next(iter(answered), None) or await _unanswered(store, agent, conversation)
     begins = [] if first is None else await _beginnings(store, agent, first)
-    return _EndedRun(run, told, is_cut, begins)
+    return _EndedRun(run, answered, is_cut, begins)
 
 
 async def _decided_before(
     store: Store, agent: Agent, marks: SendMarks, before: _EndedRun
 ) -> SentBefore | None:
     """Returns what became of answers to calls."""
-    run, told, is_completed = before.run, before.told, before.is_completed
+    run, answered, is_completed = before.run, before.answered, before.is_completed
     if any([await _is_answered(store, agent, e, marks.decisions) for e in before.begins]):
         # A model cannot be asked anew behind its own reply.
-        return SentBefore(run, agent, told, is_completed or before.is_cut, is_said_anew=False)
-    return None if marks.otid is None else SentBefore(run, agent, told, is_completed, is_said_anew=True)
+        return SentBefore(run, agent, answered, is_completed or before.is_cut, is_resent=False)
+    return None if marks.otid is None else SentBefore(run, agent, answered, is_completed, is_resent=True)
 
 
-async def _said_before(store: Store, agent: Agent, marks: SendMarks, before: _EndedRun) -> SentBefore | None:
+async def _resent(store: Store, agent: Agent, marks: SendMarks, before: _EndedRun) -> SentBefore | None:
     """Returns what became of messages."""
-    run, told, begins = before.run, before.told, before.begins
+    run, answered, begins = before.run, before.answered, before.begins
     if not begins or not _begins_with(agent, marks, begins):
         # Another send under the same id is a new one, and takes the id.
-        return (
-            None if marks.otid is None else SentBefore(run, agent, (), is_answered=False, is_said_anew=True)
-        )
+        return None if marks.otid is None else SentBefore(run, agent, (), is_answered=False, is_resent=True)
     if before.is_completed:
-        return SentBefore(run, agent, told, is_answered=True, is_said_anew=False)
+        return SentBefore(run, agent, answered, is_answered=True, is_resent=False)
     # Where something of a reply was shown, the message is answered anew.
-    is_said_anew = before.is_cut or await _is_withheld(store, agent, marks.conversation, begins[0])
-    return SentBefore(run, agent, told, is_answered=False, is_said_anew=is_said_anew)
+    is_resent = before.is_cut or await _is_withheld(store, agent, marks.conversation, begins[0])
+    return SentBefore(run, agent, answered, is_answered=False, is_resent=is_resent)
 
 
 def _begins_with(agent: Agent, marks: SendMarks, begins: Sequence[Exchange]) -> bool:
@@ -137,8 +135,8 @@ def _begins_with(agent: Agent, marks: SendMarks, begins: Sequence[Exchange]) -> 
     if marks.otid is not None and not any(map(is_user, begins[0].inputs)):
         return True
     atoms = Canon(agent.secret).atoms
-    said, head = tuple(map(atoms, marks.messages)), tuple(map(atoms, marks.head))
-    return begins[-1].inputs in (said, head + said)
+    sent, head = tuple(map(atoms, marks.messages)), tuple(map(atoms, marks.head))
+    return begins[-1].inputs in (sent, head + sent)
 
 
 async def _beginnings(store: Store, agent: Agent, first: Exchange) -> list[Exchange]:

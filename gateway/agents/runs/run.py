@@ -184,7 +184,7 @@ def request_of(asked: RunRequest, *, stream: bool = True) -> ChatRequest:
         n=1,
         max_tokens=limit if isinstance(limit, int) else None,
         max_tokens_key=next((key for key in ("max_completion_tokens", "max_tokens") if key in body), None),
-        ours=frozenset(sampling),
+        added_fields=frozenset(sampling),
     )
 
 

@@ -28,6 +28,7 @@ from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.guide import guide_of, is_overfull, terms_of
 from gateway.agents.runs.messages import last_counts
 from gateway.agents.runs.peers import Peers, Speaker
+from gateway.agents.runs.replay import replay
 from gateway.agents.runs.retry import SendMarks, SentBefore, path_of, sent_before
 from gateway.agents.runs.run import (
     AcceptedRun,
@@ -39,7 +40,6 @@ from gateway.agents.runs.run import (
     of_client,
     request_of,
 )
-from gateway.agents.runs.said_again import say_again
 from gateway.agents.runs.steps import MakesToolbox, StepsMemory
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
@@ -241,7 +241,7 @@ class AgentRuns:
         # A system message behind what was said is new ("ask whether they are still there"), at the head it is not.
         new = [m for i, m in enumerate(request.messages) if i >= head and i not in left_out]
         messages = [of_client(m) for m in new]
-        receipt.said["x-mnemogate-appended"] = f"{len(messages)} of {len(request.messages) - head}"
+        receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {len(request.messages) - head}"
         if not messages:
             raise BadRequest(
                 "There is nothing new in `messages`: what follows the last assistant message is appended.",
@@ -259,7 +259,7 @@ class AgentRuns:
         )
         result = await self._send(sending, lambda _: view, call.sink, receipt)
         if result.is_repeat:
-            await say_again(request, result, view, call.sink, receipt)
+            await replay(request, result, view, call.sink, receipt)
 
     async def recover(self) -> None:
         """Fails the live runs that a process left behind: one before this, or another whose leases have run out."""
@@ -270,21 +270,21 @@ class AgentRuns:
             if not is_known(error):
                 _log.error("Runs that a stopped gateway left could not be ended: %s", error.message)
 
-    async def _left(self, ours: str | None = None) -> list[Run]:
+    async def _left(self, own: str | None = None) -> list[Run]:
         """Returns live runs that nobody performs any more. ours: a line that this process holds for another run."""
         store = self.keeper.store
         found = await store.runs.live()
         if not store.lines.is_needed:
             return [each.run for each in found]
         lines = [line_name(each.agent_uid, each.conversation) for each in found]
-        held = await store.lines.held(lines) - {ours}
+        held = await store.lines.held(lines) - {own}
         return [each.run for each, line in zip(found, lines, strict=True) if line not in held]
 
     async def cancel(self, run: Run) -> Run:
         """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""
         self.stop(run.id)
         ended = await self._end(run, RunState.CANCELLED, StopReason.CANCELLED)
-        self.ends.tell(run)
+        self.ends.notify(run)
         return ended
 
     async def cancel_paused(self, asked: RunRequest, run: Run) -> Run:
@@ -331,7 +331,7 @@ class AgentRuns:
                 raise _error_for(error) from error
             if before is not None:
                 sending = replace(sending, replaces=before.run)
-                if not before.is_said_anew:
+                if not before.is_resent:
                     sending = replace(sending, messages=(), decisions=())
             return await self._answer(sending, place, view, sink, receipt)
 
@@ -349,21 +349,21 @@ class AgentRuns:
         digest = digest_of(agent, name, sending.otid)
         head = () if sending.spec.defined is None else sending.spec.defined.initial_messages
         ended = partial(self._ended, line_name(agent.uid, name))
-        said = sending.messages
-        if sending.heard is not None and any(m.get("role") == "user" for m in said):
+        shown_reply = sending.messages
+        if sending.heard is not None and any(m.get("role") == "user" for m in shown_reply):
             # A list says what its client has heard: the same words behind their answer are another send.
             own = await path_of(self.keeper.store, agent, name)
             path = () if own is None else own.path
-            count = asks_again(path, Canon(agent.secret), said, sending.heard, head)
+            count = asks_again(path, Canon(agent.secret), shown_reply, sending.heard, head)
             if not count:
                 return None
-            said = said[-count:]
-        marks = SendMarks(name, said, sending.decisions, digest, head)
+            shown_reply = shown_reply[-count:]
+        marks = SendMarks(name, shown_reply, sending.decisions, digest, head)
         return await sent_before(self.keeper.store, agent, marks, ended)
 
-    async def _ended(self, ours: str, run: Run) -> Run:
+    async def _ended(self, own: str, run: Run) -> Run:
         """Ends a run of a process that has died, whose line is free or ours by now."""
-        is_left = self.keeper.store.lines.is_needed and run.id in {each.id for each in await self._left(ours)}
+        is_left = self.keeper.store.lines.is_needed and run.id in {each.id for each in await self._left(own)}
         return await self._end(run, RunState.FAILED, StopReason.ERROR, LEFT) if is_left else run
 
     async def _enter(self, sending: Sending, place: QueuePlace) -> Sending:
@@ -517,7 +517,7 @@ def _guide(sending: Sending, memory: StepsMemory, prompt: Prompt) -> RuleGuide:
         left -= memory.run.steps - (goes_on and memory.opened is None)
     called = called_before(memory.known, goes_on=goes_on)
     more = bool(sending.decisions and sending.messages)
-    return guide_of(sending.spec, prompt, left, called, can_ask=sending.shows_steps, is_told_more=more)
+    return guide_of(sending.spec, prompt, left, called, can_ask=sending.shows_steps, has_later_message=more)
 
 
 def _started(memory: StepsMemory, prompt: Prompt, accepted: AcceptedRun | None) -> RunStart:

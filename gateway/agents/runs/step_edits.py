@@ -26,7 +26,7 @@ from storage.records import Block
 class StepEdits:
     """The blocks as the tools of a step found them, and what they changed."""
 
-    def __init__(self, blocks: Sequence[Block], shown: Shown, theirs: frozenset[str]) -> None:
+    def __init__(self, blocks: Sequence[Block], shown: Shown, client_calls: frozenset[str]) -> None:
         """Takes the blocks of a step.
 
         shown: what its prompt shows last of each.
@@ -34,12 +34,12 @@ class StepEdits:
         """
         self.found = tuple(blocks)
         self.changes = BlockEdits(list(blocks), shown=shown)
-        self._theirs = theirs
+        self._client_calls = client_calls
 
     def account_for(self, results: Sequence[ToolResult]) -> bool:
         """Returns whether all these results are of edits, or the client's: none comes of a tool that may take long."""
         calls = {each.call_id for each in results}
-        return calls <= {call_of(op.call_id, calls) for op in self.changes.ops} | self._theirs
+        return calls <= {call_of(op.call_id, calls) for op in self.changes.ops} | self._client_calls
 
     def have_found(self, blocks: Sequence[Block]) -> bool:
         """Returns whether these are the versions of the blocks that the tools found."""
@@ -69,7 +69,7 @@ class StepEdits:
         if not changes:
             return [each.stored() for each in results]
         note = render_note((), changes, now, mark=mark).rstrip()
-        last = next((each for each in reversed(results) if each.call_id not in self._theirs), None)
+        last = next((each for each in reversed(results) if each.call_id not in self._client_calls), None)
         if last is not None:
             noted = replace(last, changes=note, shown=shown)
             return [(noted if each is last else each).stored() for each in results]

@@ -21,7 +21,7 @@ from adapters.types import Json
 from gateway.agents.runs.calls.record import call_number
 from gateway.agents.runs.run import reading_of
 from gateway.agents.runs.step_edits import StepEdits
-from gateway.core.conversation.append import finish_step, path_hash, refuse, said_anew
+from gateway.core.conversation.append import finish_step, path_hash, refuse, superseded_before
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, text_of
 from gateway.core.conversation.private import NUDGE, as_system, with_private
 from gateway.core.prompt.blocks import Shown
@@ -81,7 +81,7 @@ class _StepResult(Struct, frozen=True):
     """
 
     full: Sequence[WireMessage] = ()
-    said: WireMessage | None = None
+    shown_reply: WireMessage | None = None
     usage: Json | None = None
     waiting: Mapping[str, str] = msgspec.field(default_factory=dict)
     results: Sequence[ToolResult] = ()
@@ -107,12 +107,12 @@ class StepsMemory:
     form: EndpointForm
     run: Run
     makes_toolbox: MakesToolbox
-    theirs: frozenset[str] = frozenset()
+    client_calls: frozenset[str] = frozenset()
     maker: int = 0
     replaces: int | None = None
     request: bytes | None = None
     reading: ReadSpan | None = None
-    behind: Sequence[WireMessage] = ()
+    after_results: Sequence[WireMessage] = ()
     begun: list[str] = field(default_factory=list)
     steps: list[Exchange] = field(default_factory=list)
     last: Counts = field(default_factory=Counts)
@@ -143,7 +143,7 @@ class StepsMemory:
         now = self.keeper.now()
         write = open_write(self.known, prompt, self._to_begin(now), now)
         if self.replaces is not None and write.ends is None:
-            write = replace(write, ends=said_anew(self.known.path, write.exchange.inputs))
+            write = replace(write, ends=superseded_before(self.known.path, write.exchange.inputs))
         await self._open(replace(write, replaces=self.replaces, request=self.request, reading=self.reading))
 
     async def take_up(self, e: Exchange) -> None:
@@ -186,7 +186,9 @@ class StepsMemory:
 
     async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
         if step.reply is not None:
-            e = await self._end_step(prompt, _StepResult((step.reply,), step.said, step.usage, step.waits))
+            e = await self._end_step(
+                prompt, _StepResult((step.reply,), step.shown_reply, step.usage, step.waits)
+            )
             await self._look_again()
             if not (step.results or step.nudge):
                 return _kept(e), prompt
@@ -205,7 +207,7 @@ class StepsMemory:
     async def _end_step(self, prompt: Prompt, result: _StepResult) -> Exchange:
         assert self._opened is not None
         known, now = self.known, self.keeper.now()
-        e = self._finished(self._opened.exchange, prompt, result.full, result.said)
+        e = self._finished(self._opened.exchange, prompt, result.full, result.shown_reply)
         if result.is_refused:
             e = refuse(e, known.path)
         number, counts = self.run.steps + 1, counts_of(result.usage)
@@ -238,7 +240,7 @@ class StepsMemory:
         return [reading_of(reader, memory, now) for reader in due]
 
     def _finished(
-        self, e: Exchange, prompt: Prompt, full: Sequence[WireMessage], said: WireMessage | None
+        self, e: Exchange, prompt: Prompt, full: Sequence[WireMessage], shown_reply: WireMessage | None
     ) -> Exchange:
         known, canon = self.known, Canon(self.known.agent.secret)
         return finish_step(
@@ -246,7 +248,7 @@ class StepsMemory:
             canon,
             path_hash(known.path, canon),
             full=full,
-            said=said,
+            shown_reply=shown_reply,
             model=known.plan.query.model,
             evicted=prompt.window.evicted,
             now=self.keeper.now(),
@@ -273,7 +275,7 @@ class StepsMemory:
         return in_order(self.known.asked.spec, await self.keeper.store.blocks.load(self.known.agent.id))
 
     def _see(self, blocks: Sequence[Block]) -> None:
-        self._edits = StepEdits(blocks, self._shown, self.theirs)
+        self._edits = StepEdits(blocks, self._shown, self.client_calls)
         self.toolbox = self.makes_toolbox(self.known, self._edits.changes, self.run, self.maker)
 
     # -- the next one begins
@@ -309,7 +311,7 @@ class StepsMemory:
         messages = made.messages(results, mark_of(known.agent.secret), now)
         if nudge:
             messages.append(as_system(nudge, sender=NUDGE))
-        messages += self.behind
+        messages += self.after_results
         tip = known.path[-1]
         self.known = go_on(known, tip, messages, known.pinned, made.changes.blocks, now)
         prompt = await self.prompt()
@@ -369,7 +371,7 @@ class StepsMemory:
         self.known = replace(
             self.known, agent=opened.agent, look=look, pinned=opened.snapshot, unended=None, row=e.id
         )
-        self._opened, self._begun, self.behind = opened, begun, ()
+        self._opened, self._begun, self.after_results = opened, begun, ()
         self.run = opened.run or self.run
         self._edits.changes.ops.clear()
 
@@ -377,7 +379,7 @@ class StepsMemory:
 
     async def _write(self, prompt: Prompt, outcome: TurnOutcome) -> events.Kept | None:
         try:
-            behind = await self._end(prompt, outcome)
+            after_results = await self._end(prompt, outcome)
         except Stale:
             if self.run.background:
                 raise
@@ -390,7 +392,7 @@ class StepsMemory:
             if not self.run.background:
                 self.known.asked.place.leave()
         self._report(prompt)
-        return behind
+        return after_results
 
     async def _end(self, prompt: Prompt, outcome: TurnOutcome) -> events.Kept | None:
         """Writes the end of the run, in the way that suits what is open. Returns what stands behind its last step."""
@@ -408,9 +410,9 @@ class StepsMemory:
             )
             await self._open_next(outcome.results, "", end)
             assert self._opened is not None
-            behind = _kept(self._opened.exchange, self.known.plan.messages)
+            after_results = _kept(self._opened.exchange, self.known.plan.messages)
             self._take(self._opened.exchange)
-            return behind
+            return after_results
         if self._opened is not None:
             await self._end_step(prompt, self._result_of(outcome, stop, error))
             self.run = replace(self.run, state=state, stop=stop, ended=self.keeper.now())
@@ -422,13 +424,13 @@ class StepsMemory:
 
     def _result_of(self, outcome: TurnOutcome, stop: StopReason, error: str | None) -> _StepResult:
         """Returns what the last step of a run has come to. A reply that was cut off is kept as far as it came."""
-        full, said = outcome.full, outcome.said
-        if not full and outcome.text and said is not None:
-            full = (said := with_private(said, cut=True),)
+        full, shown_reply = outcome.full, outcome.shown_reply
+        if not full and outcome.text and shown_reply is not None:
+            full = (shown_reply := with_private(shown_reply, cut=True),)
         # The error's words may quote another memory, whose forgetting would not find them here.
         words = UNSAID if self.reading is not None and outcome.words else outcome.words
         return _StepResult(
-            full, said if full else None, outcome.step_usage, outcome.waiting,
+            full, shown_reply if full else None, outcome.step_usage, outcome.waiting,
             outcome.results if outcome.waiting else (), stop, error, outcome.is_refused, words,
         )  # fmt: skip
 

@@ -57,7 +57,7 @@ class AgentTools:
     memory: MemoryTools
     foreign: ForeignTools
     spec: AgentSpec
-    theirs: Collection[str] = ()
+    client_tools: Collection[str] = ()
     window: int | None = None
     run_uid: str | None = None
     step: Exchange | None = None
@@ -67,7 +67,7 @@ class AgentTools:
     _plain: dict[str, dict[str, Any]] = field(init=False)  # definitions without asides
 
     def __post_init__(self) -> None:
-        self._plain = _definitions(self.spec, self.theirs)
+        self._plain = _definitions(self.spec, self.client_tools)
         self._tools = {each.name: each for each in self.spec.tools if each.name in self._plain}
 
     # -- a toolbox
@@ -210,9 +210,9 @@ def _from_elsewhere(answer: ToolAnswer) -> ToolAnswer:
     return replace(answer, content=plain_tags(answer.content))
 
 
-def asides_of(spec: AgentSpec, theirs: Collection[str] = ()) -> Asides:
+def asides_of(spec: AgentSpec, client_tools: Collection[str] = ()) -> Asides:
     """Returns the arguments of an agent's tools that are not the tool's, and those that are its words to the user."""
-    return _asides_of(spec, _definitions(spec, theirs).values())
+    return _asides_of(spec, _definitions(spec, client_tools).values())
 
 
 def _asides_of(spec: AgentSpec, definitions: Iterable[dict[str, Any]]) -> Asides:
@@ -242,9 +242,9 @@ def _aside_names(spec: AgentSpec) -> frozenset[str]:
     return frozenset(name for name, is_wanted in wanted.items() if is_wanted)
 
 
-def _definitions(spec: AgentSpec, theirs: Collection[str]) -> dict[str, dict[str, Any]]:
+def _definitions(spec: AgentSpec, client_tools: Collection[str]) -> dict[str, dict[str, Any]]:
     """Returns the entries for a request's `tools`, by name, without asides. A tool that is not there yet has none."""
-    made = {tool.name: _definition(tool) for tool in spec.tools if tool.name not in theirs}
+    made = {tool.name: _definition(tool) for tool in spec.tools if tool.name not in client_tools}
     return {name: definition for name, definition in made.items() if definition is not None}
 
 
@@ -263,5 +263,5 @@ def _parameters(schema: Json | None) -> Json:
 
     Tools of MCP servers that take none are often {"type": "object"}: OpenAI wants properties there.
     """
-    said = {name: value for name, value in (schema or {}).items() if value is not None}
-    return {**said, "type": said.get("type", "object"), "properties": said.get("properties", {})}
+    given = {name: value for name, value in (schema or {}).items() if value is not None}
+    return {**given, "type": given.get("type", "object"), "properties": given.get("properties", {})}

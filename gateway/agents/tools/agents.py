@@ -17,8 +17,8 @@ from gateway.run.tools.toolbox import ToolAnswer, failed
 
 ASK: Final = "send_message_to_agent_and_wait_for_reply"
 ASK_TAGGED: Final = "send_message_to_agents_matching_tags"
-TELL: Final = "send_message_to_agent_async"
-SPEAKING: Final = frozenset({ASK, ASK_TAGGED, TELL})
+SEND_ASYNC: Final = "send_message_to_agent_async"
+SPEAKING: Final = frozenset({ASK, ASK_TAGGED, SEND_ASYNC})
 _SHORTEST = 200  # characters of an answer that are kept, however many agents have answered
 _NAME_CHARS = 80
 _CUT = " [{left} more characters were cut off.]"
@@ -50,7 +50,7 @@ class SendsToAgents(Protocol):
     async def ask_tagged(self, every: Sequence[str], some: Sequence[str], text: str) -> Sequence[AgentAnswer]:
         """Returns an answer of each agent that has all of the first tags and one of the second, if there are any."""
 
-    async def tell(self, agent: str, text: str) -> AgentAnswer:
+    async def send(self, agent: str, text: str) -> AgentAnswer:
         """Has a message delivered, whatever comes of it: its run goes on by itself. The answer has no text."""
 
 
@@ -65,8 +65,8 @@ async def speak(sends: SendsToAgents, call: RunTool, most: int) -> ToolAnswer:
             return failed("Error: no other agent has these tags. Nothing was sent.")
         return ToolAnswer(_listed(answers, most))
     other = str(arguments["other_agent_id"])
-    if call.name == TELL:
-        sent = await sends.tell(other, text)
+    if call.name == SEND_ASYNC:
+        sent = await sends.send(other, text)
         return failed(f"Error: {sent.error}") if sent.error else ToolAnswer(f"Sent to {sent.name}.")
     answer = await sends.ask(other, text)
     if answer.error:

@@ -16,7 +16,7 @@ from gateway.settings import ToolSettings
 from storage.records import DefinitionKind
 from storage.sql.store import Store
 
-NOBODY = "Error: nobody runs {name} here. Nothing was done."
+NOT_RUN = "Error: nobody runs {name} here. Nothing was done."
 
 
 class ForeignTools:
@@ -68,4 +68,4 @@ class ForeignTools:
             except SecretFault as error:
                 return failed(f"Error: {call.tool} cannot be called: {error}.")
             return await self.mcp.call(McpServerDefinition.of(server.body), name, call.arguments, secrets)
-        return failed(NOBODY.format(name=call.tool))
+        return failed(NOT_RUN.format(name=call.tool))

@@ -28,7 +28,7 @@ END_S = 2.0  # chosen: of saying that a session ends, which some servers never a
 for _name in ("mcp", "httpx2"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 # That our connection has of its own.
-_OURS = frozenset(("host", "connection", "content-length", "accept-encoding", "user-agent", "cookie"))
+_RESERVED = frozenset(("host", "connection", "content-length", "accept-encoding", "user-agent", "cookie"))
 
 
 @asynccontextmanager
@@ -122,12 +122,12 @@ class _Sifted:
         return self
 
     async def __anext__(self) -> Any:
-        said = await self._stream.__anext__()
-        result = getattr(getattr(said, "message", None), "result", None)
+        message = await self._stream.__anext__()
+        result = getattr(getattr(message, "message", None), "result", None)
         if isinstance(result, dict) and isinstance(result.get("tools"), list):
             tools = [tool for tool in result["tools"] if isinstance(tool, dict)]
             result["tools"] = [kept for tool in tools if (kept := self._kept(tool)) is not None]
-        return said
+        return message
 
     def _kept(self, tool: dict[str, Any]) -> dict[str, Any] | None:
         """Returns what is read of a tool; None: it cannot be called."""
@@ -182,7 +182,7 @@ class _Judged(httpx2.AsyncBaseTransport):
             self._faults.append(HostError("it leads to another address"))
             raise httpx2.ConnectError("another address")
         body = await request.aread()
-        sent = {name: value for name, value in request.headers.items() if name.lower() not in _OURS}
+        sent = {name: value for name, value in request.headers.items() if name.lower() not in _RESERVED}
         stack = AsyncExitStack()
         try:
             opened = self._hosts.open(

@@ -144,11 +144,11 @@ class Sandbox:
 
     async def _perform(self, work: Json, timeout_s: float) -> _Ended:
         limits = json.dumps({**_LIMITS, "CPU": int(timeout_s) + 1})
-        ours: list[int] = []
+        opened: list[int] = []
         try:
-            ours += os.pipe()
-            ours.append(_filter())
-            receive, send, filter_ = ours
+            opened += os.pipe()
+            opened.append(_filter())
+            receive, send, filter_ = opened
             close_in_children()
             process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -161,11 +161,11 @@ class Sandbox:
                 start_new_session=True,
                 env={},
             )
-            ours.remove(receive)  # it is read, and closed then
+            opened.remove(receive)  # it is read, and closed then
         except OSError as error:
             return _Ended(wrong=f"could not be started ({error.strerror})")
         finally:
-            for each in ours:
+            for each in opened:
                 os.close(each)
         heard = _Heard()
         wrong = ""

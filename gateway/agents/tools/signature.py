@@ -299,7 +299,7 @@ def _fields(node: ast.expr, name: str, classes: _Classes) -> dict[str, Any]:
                 f"the fields of its classes have more than {_MOST_CHARS:,} characters, counted wherever one is used",
             )
         assert isinstance(each.target, ast.Name)
-        default, description = _said_of(each.value)
+        default, description = _default_and_limits(each.value)
         properties[each.target.id] = {**_type(each.annotation, classes), **description}
         if default is None:
             required.append(each.target.id)
@@ -326,13 +326,13 @@ def _annotated(name: str, classes: _Classes) -> dict[str, ast.AnnAssign]:
     return found
 
 
-def _said_of(value: ast.expr | None) -> tuple[ast.expr | None, dict[str, str]]:
+def _default_and_limits(value: ast.expr | None) -> tuple[ast.expr | None, dict[str, str]]:
     """Returns the default of a field (None: it has none), and its description."""
     if not isinstance(value, ast.Call) or _name(value.func) not in ("Field", "field"):
         return _unless_dots(value), {}
-    said = {each.arg: each.value for each in value.keywords}
-    default = said.get("default") or said.get("default_factory") or (value.args[0] if value.args else None)
-    text = said.get("description")
+    named = {each.arg: each.value for each in value.keywords}
+    default = named.get("default") or named.get("default_factory") or (value.args[0] if value.args else None)
+    text = named.get("description")
     if isinstance(text, ast.Constant) and isinstance(text.value, str):
         return _unless_dots(default), {"description": text.value}
     return _unless_dots(default), {}
@@ -365,8 +365,8 @@ def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
                 current.append(line)
         elif (field := _field(line)) is not None:
             # What is written below belongs to it.
-            kind, name, said = field
-            current = sections[f":{kind} {name}"] = [said]
+            kind, name, named = field
+            current = sections[f":{kind} {name}"] = [named]
             if kind in _FIELDS:
                 described[name] = f":{kind} {name}"
         elif not (_is_rule(line) and len(sections) > 1):

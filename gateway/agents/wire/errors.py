@@ -14,7 +14,7 @@ from msgspec import Struct
 from gateway.errors import CallerError, GatewayError, UpstreamError
 
 _SHOWN = 200  # characters of a value or a name that an error repeats
-_SAID = 1000  # of its sentence, which may have the values that a field takes
+_MOST_CHARS = 1000  # of its sentence, which may have the values that a field takes
 
 
 class Fault(Struct, frozen=True):
@@ -30,7 +30,12 @@ class Fault(Struct, frozen=True):
 
     def json(self) -> dict[str, Any]:
         loc = [_cut(each) if isinstance(each, str) else each for each in self.loc]
-        return {"type": self.type, "loc": loc, "msg": _cut(self.msg, _SAID), "input": _short(self.value)}
+        return {
+            "type": self.type,
+            "loc": loc,
+            "msg": _cut(self.msg, _MOST_CHARS),
+            "input": _short(self.value),
+        }
 
 
 def name_of(value: Any) -> str:

@@ -47,7 +47,7 @@ Maybe: TypeAlias = T | UnsetType | None
 Kept: TypeAlias = Annotated[T | None, Meta(extra_json_schema={_VERDICT: "kept"})] | UnsetType
 
 
-def kept_beside(*honoured: str) -> Meta:
+def retained_besides(*honoured: str) -> Meta:
     """Returns what stands in the annotation of an object of which these fields are honoured, and the rest kept."""
     return Meta(extra_json_schema={_VERDICT: "partly kept", _HONOURED: honoured})
 
@@ -61,7 +61,7 @@ def refused(why: str) -> Meta:
 HOSTED = refused("It belongs to Letta's hosted product.")
 NO_SECRETS = refused("Definitions hold no secrets; the gateway's settings do (tools.headers).")
 NO_TEMPLATES = refused("Templates belong to Letta's hosted product.")
-SAID_HERE = refused("The gateway says this, not its caller.")
+READ_ONLY = refused("The gateway says this, not its caller.")
 ONE_PROJECT = refused("A key opens one project, and everything that it makes belongs to that.")
 
 

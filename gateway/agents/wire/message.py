@@ -50,13 +50,13 @@ class Origin(Struct, frozen=True):
 
 def showing_of(asked: msgspec.Struct) -> Showing:
     """Returns the way in which a send or a query wants messages to be shown."""
-    said = given(asked)
-    types = said.get("include_return_message_types")
+    spoken_text = given(asked)
+    types = spoken_text.get("include_return_message_types")
     return Showing(
         None if types is None else frozenset(types),
-        said["assistant_message_tool_name"] if said["use_assistant_message"] else None,
-        said["assistant_message_tool_kwarg"],
-        said.get("include_compaction_messages") is True,
+        spoken_text["assistant_message_tool_name"] if spoken_text["use_assistant_message"] else None,
+        spoken_text["assistant_message_tool_kwarg"],
+        spoken_text.get("include_compaction_messages") is True,
     )
 
 
@@ -238,11 +238,11 @@ def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -
     yield from thoughts({**message, "reasoning_content": thought} if thought else message)
     text = in_a_row((private.get("filler", ""), text_of(message) or message.get("refusal") or ""))
     # What it said through a tool comes in the place of the calls that said it.
-    spoken = [said for call in calls if (said := spoken_by(call, showing)) is not None]
+    spoken = [spoken_text for call in calls if (spoken_text := spoken_by(call, showing)) is not None]
     if text:
         yield "assistant_message", {"content": text}
-    for said in filter(None, spoken):
-        yield "assistant_message", {"content": said}
+    for spoken_text in filter(None, spoken):
+        yield "assistant_message", {"content": spoken_text}
     left = [call for call in calls if spoken_by(call, showing) is None]
     # A call that only waits beside the others is nobody's to answer.
     asked = [call for call in left if waiting.get(call.get("id", "")) in ("approval", "client")]
@@ -318,8 +318,8 @@ def spoken_by(call: Mapping[str, Any], showing: Showing) -> str | None:
         arguments = orjson.loads(function.get("arguments") or "{}")
     except orjson.JSONDecodeError:
         return None
-    said = arguments.get(showing.argument) if isinstance(arguments, dict) else None
-    return said if isinstance(said, str) else None
+    spoken_text = arguments.get(showing.argument) if isinstance(arguments, dict) else None
+    return spoken_text if isinstance(spoken_text, str) else None
 
 
 def _content(content: Any) -> Any:

@@ -62,13 +62,13 @@ def run_json(run: Run, agent_uid: str, conversation: str | None, words: str | No
     }
 
 
-def callback_json(told: Mapping[str, Any]) -> dict[str, Any]:
+def callback_json(report: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of a run that say how its client was called back."""
     return {
-        "callback_url": told["url"],
-        "callback_sent_at": time_of(told["at"]),
-        "callback_status_code": told["status"],
-        "callback_error": told["error"],
+        "callback_url": report["url"],
+        "callback_sent_at": time_of(report["at"]),
+        "callback_status_code": report["status"],
+        "callback_error": report["error"],
     }
 
 

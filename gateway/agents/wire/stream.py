@@ -288,8 +288,8 @@ class StepView(ClientView):
             if thoughts:
                 reply["reasoning_content"] = thoughts
             self._message(reply, self.numbers.reply)
-        for said in words:
-            self._message({"role": "assistant", "content": said}, self.numbers.reply)
+        for spoken_text in words:
+            self._message({"role": "assistant", "content": spoken_text}, self.numbers.reply)
 
     def _message(self, message: Json, seq: int) -> None:
         origin = self.numbers.origin(seq, self.now())

@@ -107,7 +107,7 @@ def finish_step(
     above: bytes,
     *,
     full: Sequence[WireMessage],
-    said: WireMessage | None,
+    shown_reply: WireMessage | None,
     model: str,
     evicted: Evicted | None,
     now: float,
@@ -119,7 +119,7 @@ def finish_step(
     e = replace(_ended(e, now), model=model, evicted=evicted)
     if not full:
         return replace(e, path=canon.path(flat(e), above))
-    shown = full[0] if said is None else said
+    shown = full[0] if shown_reply is None else shown_reply
     atoms = canon.atoms(shown)
     is_other = list(full) != [shown]
     return replace(
@@ -128,7 +128,7 @@ def finish_step(
         path=canon.path((*flat(e), *atoms), above),
         reply_key=canon.reply_key(atoms),
         size=len(squash(text_of(shown))),
-        said=orjson.dumps(shown),
+        shown_reply=orjson.dumps(shown),
         full=orjson.dumps({"messages": list(full), "ours": [], "step": True}) if is_other else None,
         hidden=is_other,
         opaque=any(map(has_opaque, full)),
@@ -141,16 +141,18 @@ def finish_turn(
     above: bytes,
     *,
     full: Sequence[WireMessage],
-    said: WireMessage,
+    shown_reply: WireMessage,
     model: str,
     now: float,
 ) -> Exchange:
     """Returns the exchange of a turn that is written as a whole: its rounds of tools are hidden ones."""
-    e = finish_step(e, canon, above, full=(said,), said=said, model=model, evicted=e.evicted, now=now)
+    e = finish_step(
+        e, canon, above, full=(shown_reply,), shown_reply=shown_reply, model=model, evicted=e.evicted, now=now
+    )
     if len(full) < 2:
         return e
-    ours = sorted({str(call.get("id")) for m in full for call in m.get("tool_calls") or ()})
-    hidden = orjson.dumps({"messages": list(full), "ours": ours})
+    gateway_calls = sorted({str(call.get("id")) for m in full for call in m.get("tool_calls") or ()})
+    hidden = orjson.dumps({"messages": list(full), "ours": gateway_calls})
     return replace(e, full=hidden, hidden=True, opaque=any(map(has_opaque, full)))
 
 
@@ -169,7 +171,7 @@ def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
     return e
 
 
-def said_anew(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...]]) -> Exchange | None:
+def superseded_before(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...]]) -> Exchange | None:
     """Returns the exchange whose words are in no prompt, and are said anew, as it is now that they stand elsewhere.
 
     What a fork shares with its conversation does not change.

@@ -93,12 +93,12 @@ def squash_utf8(text: str) -> bytes:
     return "".join(text.split()).encode("utf-8", "surrogatepass")
 
 
-def rest_after(text: str, said: str) -> str | None:
+def rest_after(text: str, answered: str) -> str | None:
     """Returns the rest of a text that begins with `said`, white space aside; None where it does not."""
-    if text.startswith(said):
-        return text[len(said) :]
+    if text.startswith(answered):
+        return text[len(answered) :]
     at = 0
-    for char in squash(said):
+    for char in squash(answered):
         while text[at : at + 1].isspace():
             at += 1
         if text[at : at + 1] != char:
@@ -107,23 +107,23 @@ def rest_after(text: str, said: str) -> str | None:
     return text[at:]
 
 
-def visible(full: Sequence[WireMessage], ours: Container[str] = ()) -> WireMessage:
+def visible(full: Sequence[WireMessage], gateway_calls: Container[str] = ()) -> WireMessage:
     """Returns what the client sees of a reply's messages: the text as it was streamed, and its own calls.
 
     ours: ids of the calls that the gateway ran itself.
     """
     assistants = [m for m in full if m["role"] == "assistant"]
-    calls = [c for m in assistants for c in m.get("tool_calls") or [] if call_id(c) not in ours]
-    said: WireMessage = {"role": "assistant", "content": in_a_row(map(text_of, assistants))}
-    return {**said, "tool_calls": calls} if calls else said
+    calls = [c for m in assistants for c in m.get("tool_calls") or [] if call_id(c) not in gateway_calls]
+    answered: WireMessage = {"role": "assistant", "content": in_a_row(map(text_of, assistants))}
+    return {**answered, "tool_calls": calls} if calls else answered
 
 
 def in_a_row(texts: Iterable[str]) -> str:
     """Joins the texts of several messages into one."""
-    said = ""
+    answered = ""
     for text in texts:
-        said += gap(said, text) + text
-    return said
+        answered += gap(answered, text) + text
+    return answered
 
 
 def gap(before: object, after: object) -> str:
@@ -258,13 +258,13 @@ class Listing:
         "_joined",
         "_media",
         "_paths",
+        "answered",
         "before",
         "canon",
         "messages",
         "new",
-        "path_said",
+        "path_answered",
         "positions",
-        "said",
     )
 
     def __init__(
@@ -278,18 +278,18 @@ class Listing:
 
         reply: that one, where it is known.
         """
-        places, counts, said, path, atoms = front
+        places, counts, answered, path, atoms = front
         self.canon = canon
         self.positions = positions = places[:]
         self.before = before = counts[:]
-        known, count, joined = before[said], before[-1], [atoms]
+        known, count, joined = before[answered], before[-1], [atoms]
         if reply is not None:
             at, found, path = reply
             joined += found
             known = count = count + len(found)
             positions.append(at)
             before.append(count)
-            said = len(positions)
+            answered = len(positions)
         new: list[tuple[Atom, ...]] = []
         for i in range(positions[-1] + 1 if positions else 0, len(messages)):
             role = messages[i].get("role")
@@ -301,21 +301,21 @@ class Listing:
             positions.append(i)
             before.append(count)
             if role == "assistant":
-                said = len(positions)
+                answered = len(positions)
                 new.clear()
             else:
                 new.append(found)
         # Nearly always no system message stands behind another.
-        behind = messages[positions[0] :] if positions else ()
-        is_all = len(behind) == len(positions)
-        self.messages = [*behind] if is_all else [*map(messages.__getitem__, positions)]
-        self.said = said
+        after = messages[positions[0] :] if positions else ()
+        is_all = len(after) == len(positions)
+        self.messages = [*after] if is_all else [*map(messages.__getitem__, positions)]
+        self.answered = answered
         self.new = tuple(new)
         self._joined = b"".join(joined)  # all atoms, one behind the other
-        if before[said] > known:
-            path = canon.path(self.between(known, before[said]), path)
-        self.path_said = path
-        self._paths = {0: b"", said: self.path_said}  # number of messages -> hash
+        if before[answered] > known:
+            path = canon.path(self.between(known, before[answered]), path)
+        self.path_answered = path
+        self._paths = {0: b"", answered: self.path_answered}  # number of messages -> hash
         self._atoms: list[tuple[Atom, ...]] | None = None
         self._media: dict[int, bytes] = {}
 
@@ -333,7 +333,7 @@ class Listing:
 
     def front(self) -> ListFront:
         """Returns all of it, for a list that goes on from it."""
-        return self.positions, self.before, self.said, self.path_said, self._joined
+        return self.positions, self.before, self.answered, self.path_answered, self._joined
 
     @property
     def atoms(self) -> list[tuple[Atom, ...]]:

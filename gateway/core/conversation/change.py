@@ -29,7 +29,7 @@ def plan_change(
         tree.change(x.id, merged=why)
     e = tree.by_id[e.id]  # merging may have changed it
     changes = [tree.by_id[i] for i in tree.changed if i != e.id]
-    stale = [x.id for x in (*changes, e) if x.id in before and _reads_anew(before[x.id], x)]
+    stale = [x.id for x in (*changes, e) if x.id in before and _changes_index(before[x.id], x)]
     carried = {x.id for x in changes if x.id not in stale and x == replace(before[x.id], carried=True)}
     tombs = []
     if e.state is State.OFF:
@@ -58,7 +58,7 @@ def heads_of(canon: Canon, inputs: Iterable[tuple[Atom, ...]]) -> list[bytes]:
     return found
 
 
-def _reads_anew(old: Exchange, new: Exchange) -> bool:
+def _changes_index(old: Exchange, new: Exchange) -> bool:
     """Returns whether the search index has to read an exchange again."""
     # The index holds only what stands: anything else is shown to nobody, and as the best hit it would be the measure
     # for all others.

@@ -29,8 +29,8 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
     # The path has one end, which nothing follows and nothing stands beside.
     if e is None or look.is_continued or look.has_rivals or look.is_head:
         return None
-    said, messages = listing.said, listing.messages
-    new = tuple(range(said, len(messages)))
+    answered, messages = listing.answered, listing.messages
+    new = tuple(range(answered, len(messages)))
     if query.append or query.mode is not _ON or not new or (look.has_tombs and len(new) > 1):
         return None
     # The last exchange stands as it is: no tombstone, no head made elsewhere, no edits that this turn would confirm.
@@ -42,7 +42,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         if e.parent is not None and not any(map(is_user, e.inputs)):
             return None
     # Results of tools that answer something off the record are off the record as well.
-    elif e.hush:
+    elif e.redactions:
         return None
     # Without names, which cost as much again as all the rest of it.
     exchange = Exchange(
@@ -50,7 +50,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         e.conversation,
         e.id,
         e.depth + 1,
-        listing.before[said],
+        listing.before[answered],
         inputs,
         tuple(map(listing.media, new)),
         None,  # reply
@@ -66,7 +66,9 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         e.run,
         look.additions.last,  # prior
     )
-    return Plan(query, Match(e, said - 1, said - 1), new, e.conversation, exchange, messages[said:])
+    return Plan(
+        query, Match(e, answered - 1, answered - 1), new, e.conversation, exchange, messages[answered:]
+    )
 
 
 def plan_opening(query: Query) -> Plan | None:
@@ -75,7 +77,7 @@ def plan_opening(query: Query) -> Plan | None:
     None: it has to be weighed.
     """
     listing = query.listing
-    if listing.said or query.append or query.mode is not _ON:
+    if listing.answered or query.append or query.mode is not _ON:
         return None
     new = tuple(range(len(listing)))
     conversation = query.conversation if query.named else None
@@ -88,8 +90,8 @@ def finish_plain(plan: Plan, ended: Ended, snapshot: int | None = None) -> Excha
     snapshot: the row of its path's memory section, where that is stored.
     """
     e, anchor, canon = plan.exchange, plan.match.anchor, plan.query.listing.canon
-    text = squash_utf8(text_of(ended.said))
-    reply = canon.atoms(ended.said, text)
+    text = squash_utf8(text_of(ended.shown_reply))
+    reply = canon.atoms(ended.shown_reply, text)
     # Made in one go: `changed` takes three times as long for so many fields, and names half as long again.
     return Exchange(
         e.id,
@@ -115,7 +117,7 @@ def finish_plain(plan: Plan, ended: Ended, snapshot: int | None = None) -> Excha
         snapshot,
         ended.edits,
         ended.evicted,
-        **contents(plan, ended, plan.hush),
+        **contents(plan, ended, plan.redactions),
     )
 
 
@@ -126,9 +128,14 @@ def finish_opening(tree: Tree, plan: Plan, ended: Ended) -> Exchange | None:
     """
     query = plan.query
     matters = (
-        tree.by_id or plan.off or plan.quotes or plan.hush or plan.appending or plan.conversation is not None
+        tree.by_id
+        or plan.off
+        or plan.quotes
+        or plan.redactions
+        or plan.appending
+        or plan.conversation is not None
     )
-    if matters or query.listing.said:
+    if matters or query.listing.answered:
         return None
     e = finish_plain(plan, ended)
     return replace(e, id=ended.id, conversation=ended.id, length=len(e.inputs) + 1)

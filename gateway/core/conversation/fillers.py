@@ -48,10 +48,10 @@ def spoken(message: WireMessage) -> WireMessage:
     """Returns a reply with what it says to its reader alone: no fillers and no thoughts. Other messages stay."""
     if message.get("role") != "assistant":
         return message
-    told = without_fillers(message)
-    text = told.get("content")
+    bare = without_fillers(message)
+    text = bare.get("content")
     own = without_thoughts(text) if isinstance(text, str) else text
-    return told if own is text else {**told, "content": own}
+    return bare if own is text else {**bare, "content": own}
 
 
 def _joined(before: str, after: str) -> str:
@@ -81,8 +81,8 @@ def with_fillers_of(message: WireMessage, old: Mapping[str, Any]) -> WireMessage
         spoken = [at[i] for i in range(start, end) if i in at]
         if spoken:
             # Punctuation behind the last word belongs to it.
-            behind = spoken[-1] + 1
-            stop = places[behind] if behind < len(places) else len(text)
+            next_place = spoken[-1] + 1
+            stop = places[next_place] if next_place < len(places) else len(text)
             found.append((places[spoken[0]] if start else 0, len(text[:stop].rstrip())))
     return noted(message, found)
 

@@ -60,12 +60,12 @@ def listed(e: Exchange) -> list[ListedMessage]:
     found = [
         ListedMessage(e, e.seq + place, None, message, e.begun, is_reply=False)
         for place, message in enumerate(_input(e))
-        if place not in e.hush
+        if place not in e.redactions
     ]
-    if e.said is None or -1 in e.hush:
+    if e.shown_reply is None or -1 in e.redactions:
         return found
     seq, at = e.seq + len(e.inputs), e.ended or e.begun
-    said = orjson.loads(e.said)
+    shown_reply = orjson.loads(e.shown_reply)
     full = _full(e)
     if full.get("step"):
         # A step's reply is one message; what it said by a tool is in its call.
@@ -73,12 +73,12 @@ def listed(e: Exchange) -> list[ListedMessage]:
         return [*found, ListedMessage(e, seq, None, reply, at, is_reply=True, results=results)]
     hidden = [_silent(message) for message in _rounds(full.get("messages", []))]
     found += [ListedMessage(e, seq, n, message, at, is_reply=True) for n, message in enumerate(hidden, 1)]
-    return [*found, ListedMessage(e, seq, None, said, at, is_reply=True)]
+    return [*found, ListedMessage(e, seq, None, shown_reply, at, is_reply=True)]
 
 
 def called_tools(e: Exchange) -> dict[str, str]:
     """Returns the calls of an exchange's reply: id -> tool."""
-    messages = _full(e).get("messages") or ([] if e.said is None else [orjson.loads(e.said)])
+    messages = _full(e).get("messages") or ([] if e.shown_reply is None else [orjson.loads(e.shown_reply)])
     return {
         str(call.get("id")): str((call.get("function") or {}).get("name"))
         for message in messages
@@ -111,8 +111,8 @@ def rewritten(e: Exchange, seq: int, text: str) -> Exchange:
         raise CannotRewrite("it is being answered")
     if (
         e.state in (State.FORGOTTEN, State.OFF)
-        or place in e.hush
-        or (place == len(e.inputs) and -1 in e.hush)
+        or place in e.redactions
+        or (place == len(e.inputs) and -1 in e.redactions)
     ):
         raise CannotRewrite("it is forgotten")
     if place < len(e.inputs):
@@ -121,16 +121,16 @@ def rewritten(e: Exchange, seq: int, text: str) -> Exchange:
         return replace(
             e, input=orjson.dumps(messages), notes={**e.notes, **({place: ""} if place in e.notes else {})}
         )
-    if e.said is None:
+    if e.shown_reply is None:
         raise CannotRewrite("there is no reply")
-    said, full = orjson.loads(e.said), _full(e)
-    if not text_of(said) and said.get("tool_calls"):
+    shown_reply, full = orjson.loads(e.shown_reply), _full(e)
+    if not text_of(shown_reply) and shown_reply.get("tool_calls"):
         raise CannotRewrite("it is a call of a tool, which stays as it was made")
     if full:
-        full = {**full, "messages": _told_anew(full, text)}
+        full = {**full, "messages": _rewritten_messages(full, text)}
     return replace(
         e,
-        said=orjson.dumps({**without_fields(said, "fillers"), "content": text}),
+        shown_reply=orjson.dumps({**without_fields(shown_reply, "fillers"), "content": text}),
         full=orjson.dumps(full) if full else None,
         hidden=bool(full),
     )
@@ -141,11 +141,11 @@ def cut_short(e: Exchange, text: str) -> Exchange:
 
     A reply that made no calls is gone then; calls were made, whatever was heard with them.
     """
-    said, full = orjson.loads(e.said or b"{}"), _full(e)
+    shown_reply, full = orjson.loads(e.shown_reply or b"{}"), _full(e)
     messages = list(full.get("messages") or ())
     place = _reply_place(full)
-    told = with_fillers_of({**without_fields(said, "fillers"), "content": text or None}, said)
-    if (messages[place] if messages else said).get("tool_calls") and not _speaks(messages[place:]):
+    shown = with_fillers_of({**without_fields(shown_reply, "fillers"), "content": text or None}, shown_reply)
+    if (messages[place] if messages else shown_reply).get("tool_calls") and not _speaks(messages[place:]):
         if messages:
             last = messages[place]
             messages[place] = (
@@ -154,16 +154,16 @@ def cut_short(e: Exchange, text: str) -> Exchange:
                 else with_private(without_fields(last, "filler"), filler=text or None)
             )
     else:
-        own = text_of(without_fillers(told)) if text else ""
+        own = text_of(without_fillers(shown)) if text else ""
         if not own:
             return replace(
-                e, reply=None, reply_key=None, size=0, said=None, full=None, hidden=False, opaque=False
+                e, reply=None, reply_key=None, size=0, shown_reply=None, full=None, hidden=False, opaque=False
             )
-        messages = _told_anew(full, own) if messages else messages
+        messages = _rewritten_messages(full, own) if messages else messages
     return replace(
         e,
         size=len(squash(text)),
-        said=orjson.dumps(told),
+        shown_reply=orjson.dumps(shown),
         full=orjson.dumps({**full, "messages": messages}) if full else None,
     )
 
@@ -178,7 +178,7 @@ def _speaks(messages: Sequence[WireMessage]) -> bool:
     return any((call.get("function") or {}).get("name") == _SPEAKS for call in calls)
 
 
-def _told_anew(full: dict[str, Any], text: str) -> list[WireMessage]:
+def _rewritten_messages(full: dict[str, Any], text: str) -> list[WireMessage]:
     """Returns a reply's messages as they go upstream, with another text: it stands in the last, in no round before."""
     messages = full["messages"]
     if full.get("step"):

@@ -36,9 +36,9 @@ def full_probes(
         asked[b"".join(listing.atoms[i])] = None
         if len(asked) == MOST_QUESTIONS:
             break
-    marks = [listing.path_said] if listing.said else []
+    marks = [listing.path_answered] if listing.answered else []
     marks += [b"".join(atoms) for atoms in listing.atoms[:-30:-1]]
-    replies = match.spans_of(listing, PROBED_TURNS) if listing.said else []
+    replies = match.spans_of(listing, PROBED_TURNS) if listing.answered else []
     return Probes(None, replies, list(asked), marks, since, maybe_tombs, recent, low)
 
 

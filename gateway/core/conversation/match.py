@@ -240,15 +240,15 @@ class _Search:
         self._query = query
         self._head = head
         # By the first atom of the reply, which is that of its text, if it has one.
-        self._ours: dict[Atom, list[Exchange]] = {}
+        self._by_first_atom: dict[Atom, list[Exchange]] = {}
         for e in tree:
             if e.reply:
-                self._ours.setdefault(e.reply[0], []).append(e)
+                self._by_first_atom.setdefault(e.reply[0], []).append(e)
         self._turns = _Turns(query.listing)
 
     def run(self) -> Match:
         """Tries the turns of the list, the last one first, until a reply of ours is evident."""
-        if not self._ours:
+        if not self._by_first_atom:
             return Match()
         for number, found in self._tries():
             ranked = self._ranked(number, found)
@@ -270,7 +270,11 @@ class _Search:
         It is found as an altered one; what is found by the name is the same reply in another conversation.
         """
         listed = self._turns.flat[: self._query.listing.before[span[0]]]
-        without = (e for atom in self._turns[number].unnamed for e in self._ours.get(atom, ())[-_MAX_PLACES:])
+        without = (
+            e
+            for atom in self._turns[number].unnamed
+            for e in self._by_first_atom.get(atom, ())[-_MAX_PLACES:]
+        )
         return any(self._tree.atoms(e)[: -len(e.reply or ())] == listed for e in without)
 
     def _tries(self) -> Iterator[tuple[int, list[tuple[ListSpan, Exchange]]]]:
@@ -280,9 +284,9 @@ class _Search:
         """
         tried, more = 0, _MAX_PLACES
         for number in range(len(self._turns) - 1, -1, -1):
-            said = self._turns[number]
-            near = (e for first in said.first_atoms() for e in self._ours.get(first, ()))
-            found = [(span, e) for e in near if e.reply for span in [said.find(e.reply)] if span]
+            answered = self._turns[number]
+            near = (e for first in answered.first_atoms() for e in self._by_first_atom.get(first, ()))
+            found = [(span, e) for e in near if e.reply for span in [answered.find(e.reply)] if span]
             found = [(span, e) for span, e in found if span[1] >= self._head]
             if not found:
                 continue
@@ -384,11 +388,11 @@ def _asked(elements: Sequence[PathElement]) -> list[Atom]:
 
 def find_match(tree: Tree, query: Query) -> Match:
     """Finds where the list goes on from what is stored. Raises: Missing."""
-    listing, said = query.listing, query.listing.said
-    if not said or not tree.by_id:
+    listing, answered = query.listing, query.listing.answered
+    if not answered or not tree.by_id:
         return Match()
     head = _head(tree, listing)
-    if head >= said:
+    if head >= answered:
         return Match()
     silent = _find_silent(tree, listing)
     if silent is not None:
@@ -413,10 +417,10 @@ def _common_begin(a: Sequence[tuple[Atom, ...]], b: Sequence[tuple[Atom, ...]]) 
 
 def _find_silent(tree: Tree, listing: Listing) -> Match | None:
     """Finds the exchange whose path is the list, where its reply has neither text nor calls to be found by (rule 2)."""
-    first = last = listing.said - 1
+    first = last = listing.answered - 1
     if listing.atoms[last]:
         return None
-    found = [e for e in tree if e.reply == () and e.path == listing.path_said]
+    found = [e for e in tree if e.reply == () and e.path == listing.path_answered]
     if not found:
         return None
     while first and listing.role(first - 1) == "assistant" and not listing.atoms[first - 1]:
@@ -445,7 +449,7 @@ def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:
         for b in range(len(listing) - 1, start, -1)
         if listing.role(b) == "assistant" and (listing.role(b - 1) != "assistant" or b - 1 <= start)
     ]
-    said = _letters_said(tree, near) if begins_at else {}
+    answered = _letters_of_replies(tree, near) if begins_at else {}
     for b in begins_at[:_MAX_BLOCKS]:
         end = next((i for i in range(b, len(listing)) if listing.role(i) != "assistant"), len(listing))
         block = tuple(listing.atoms[start:b])
@@ -453,7 +457,7 @@ def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:
         cut = letters(without_remark(spoken))
         is_long = len(squash(spoken)) >= LONG_REPLY
         asked = [c for c in near if _was_asked(tree, c, block, anchor)]
-        like = [c for c in near if c.id in said and begins(cut, said[c.id])]
+        like = [c for c in near if c.id in answered and begins(cut, answered[c.id])]
         like_ids = {c.id for c in like}
         # The best evidence is question and reply together. Next comes the question alone, then the reply alone, if it
         # is long or if the question is akin.
@@ -507,8 +511,8 @@ def _was_asked(tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], anc
         if inputs[-len(block) :] == block:
             return True
         if inputs and block[-len(inputs) :] == inputs:
-            said = sum(map(is_user, block[: -len(inputs)]))
-            return said <= sum(map(is_user, _between(tree, anchor, x)))
+            answered = sum(map(is_user, block[: -len(inputs)]))
+            return answered <= sum(map(is_user, _between(tree, anchor, x)))
     return False
 
 
@@ -520,12 +524,12 @@ def _between(tree: Tree, anchor: Exchange | None, e: Exchange) -> Iterator[tuple
         x = tree.parent(x)
 
 
-def _letters_said(tree: Tree, found: Sequence[Exchange]) -> dict[int, str]:
+def _letters_of_replies(tree: Tree, found: Sequence[Exchange]) -> dict[int, str]:
     """Returns id -> the letters of a reply. They are made once, since each reply is compared with many messages."""
     # The question of each turn is compared next (`_is_akin`).
     tree.load_together([*found, *map(tree.top, found)])
-    said = {c.id: tree.content(c).said for c in found if not is_tombstone(c)}
-    return {number: letters(text_of(message)) for number, message in said.items() if message is not None}
+    answered = {c.id: tree.content(c).shown_reply for c in found if not is_tombstone(c)}
+    return {number: letters(text_of(message)) for number, message in answered.items() if message is not None}
 
 
 def _is_akin(tree: Tree, e: Exchange, listing: Listing, at: int) -> bool:

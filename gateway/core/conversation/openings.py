@@ -18,13 +18,13 @@ from storage.commands import Missing, Opening
 from storage.records import Exchange
 
 
-def begins_anew(query: Query, openings: Iterable[Opening]) -> bool:
+def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
     """Returns whether a list certainly begins a new conversation. openings: all of its memory that may still count.
 
     Nothing of the memory may be off the record.
     """
     listing = query.listing
-    if listing.said or query.named or query.append or query.mode is not Keeping.ON or not len(listing):
+    if listing.answered or query.named or query.append or query.mode is not Keeping.ON or not len(listing):
         return False
     spoken: dict[int, list[str]] = {}
     return not any(

@@ -64,8 +64,8 @@ class Plan(Struct, frozen=True):
     amendments: tuple[Amendment, ...] = ()
     held: tuple[WireMessage, ...] = ()
     heard: int = 0
-    told: int = 0
-    hush: frozenset[int] = frozenset()
+    resent: int = 0
+    redactions: frozenset[int] = frozenset()
     off: bool = False
     appending: bool = False
     quotes: bool = False
@@ -78,13 +78,13 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     found = find_match(tree, query)
     tip = find_tip(tree, query, found) if query.append else None
     held: Sequence[WireMessage] = ()
-    heard = told = 0
+    heard = resent = 0
     fill: Sequence[PathElement] = ()
     amendments: Sequence[Amendment] = ()
     if tip is not None:
         found, new, held = Match(tip.exchange), tuple(range(tip.head, len(listing))), tip.held
         heard = tip.head if tip.spoken in HEARD else 0
-        told = tip.head if tip.spoken is Spoken.TOLD else 0
+        resent = tip.head if tip.spoken is Spoken.RESENT else 0
         fill = tree.elements(tip.exchange)
         if tip.exchange is not None and heard:
             # The last reply came back as it was spoken, in front of what interrupted it.
@@ -118,8 +118,8 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         tuple(amendments),
         tuple(held),
         heard,
-        told,
-        hush=find_hush(tree, e, messages, len(held), rivals_of(tree, found.anchor, conversation)),
+        resent,
+        redactions=find_redactions(tree, e, messages, len(held), rivals_of(tree, found.anchor, conversation)),
         off=query.mode is not Keeping.ON
         or _was_off(tree, e, found.anchor, conversation, appending=tip is not None),
         appending=tip is not None,
@@ -141,7 +141,7 @@ def is_enough(
     query, found, anchor = plan.query, plan.match, plan.match.anchor
     listing = query.listing
     if anchor is None:
-        return not listing.said and not query.append
+        return not listing.answered and not query.append
     if whole is not None and tree.get(whole.id) is None:
         return False
     if anchor.parent is None and not tree.kids(anchor) and _goes_deeper(tree, anchor.conversation):
@@ -165,7 +165,7 @@ def is_enough(
         path = path[: -len(anchor.reply)]
     # All of the list that is ours, and less than the path, whose beginning may not have been loaded.
     known = listing.flat(found.first if found.form else found.last + 1)
-    if found.last + 1 != listing.said or len(known) > len(path) - (not is_whole):
+    if found.last + 1 != listing.answered or len(known) > len(path) - (not is_whole):
         return False
     return path[len(path) - len(known) :] == known
 
@@ -254,7 +254,7 @@ def on_record(e: Exchange, rivals: Iterable[Exchange]) -> set[int]:
     for x in rivals:
         n = len(x.inputs)
         if n < len(e.inputs) and x.inputs == e.inputs[:n] and not is_tombstone(x):
-            kept.update(i for i in range(n) if i not in x.hush)
+            kept.update(i for i in range(n) if i not in x.redactions)
     return kept
 
 
@@ -276,8 +276,8 @@ def is_asked_again(tree: Tree, x: Exchange, e: Exchange, *, appending: bool) -> 
     A client that sends its new messages alone says of each whether it is on the record. What began later, to ask about
     the same message, says nothing of this one.
     """
-    says_nothing = x.state is State.OFF and (appending or x.begun > e.begun)
-    return tree.is_same_input(x, e) and not says_nothing
+    lacks_content = x.state is State.OFF and (appending or x.begun > e.begun)
+    return tree.is_same_input(x, e) and not lacks_content
 
 
 def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
@@ -302,14 +302,14 @@ def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
     tree.load_together((top, last))
     asked = [m for m in tree.content(top).messages or () if m.get("role") == "user"]
     question = squash(text_of(asked[-1])) if asked else ""
-    reply = squash(text_of(tree.content(last).said or {}))
+    reply = squash(text_of(tree.content(last).shown_reply or {}))
     if not question or not reply or len(question) + len(reply) < _MIN_QUOTE:
         return False
     before_it, found, after = squash(text_of(spoken[0])).partition(question)
     return bool(found) and reply in after and len(before_it) + len(after) > len(reply)
 
 
-def find_hush(
+def find_redactions(
     tree: Tree, e: Exchange, messages: Sequence[WireMessage], held: int, rivals: Iterable[Exchange]
 ) -> frozenset[int]:
     """Returns the indices of the messages of an exchange, without the last one, that are not kept.
@@ -320,12 +320,12 @@ def find_hush(
     tombs = _tombstone_atoms(tree, e.begun)
     if not tombs and not tree.tombs:
         return frozenset()
-    said, hush = on_record(e, rivals), set[int]()
+    recorded, redactions = on_record(e, rivals), set[int]()
     for i, atoms in enumerate(e.inputs[:-1]):
-        is_tomb = i >= held and ((i not in said and atoms in tombs) or b"".join(atoms) in tree.tombs)
-        if is_tomb or (i - 1 in hush and messages[i].get("role") != "user"):
-            hush.add(i)
-    return frozenset(hush)
+        is_tomb = i >= held and ((i not in recorded and atoms in tombs) or b"".join(atoms) in tree.tombs)
+        if is_tomb or (i - 1 in redactions and messages[i].get("role") != "user"):
+            redactions.add(i)
+    return frozenset(redactions)
 
 
 def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
@@ -333,9 +333,9 @@ def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
     gone = (
         atoms
         for x in tree
-        if (x.hush or is_tombstone(x)) and not (x.state is State.OFF and x.begun > begun)
+        if (x.redactions or is_tombstone(x)) and not (x.state is State.OFF and x.begun > begun)
         for i, atoms in (*enumerate(x.inputs), (-1, x.reply or ()))
-        if is_tombstone(x) or i in x.hush
+        if is_tombstone(x) or i in x.redactions
     )
     return {atoms for atoms in gone if atoms and atoms[0][:1] in b"ua"}
 
@@ -346,8 +346,8 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
     Only those may change on which no carried turn rests. The list is walked backwards along the path: `end` is where
     the messages end that the exchange may have brought, `behind` where those of its reply end.
     """
-    x, end, behind = found.anchor, found.first, found.last + 1
-    is_short = x is not None and listing.before[behind] < end_offset(x)
+    x, end, after = found.anchor, found.first, found.last + 1
+    is_short = x is not None and listing.before[after] < end_offset(x)
     # The match has found the anchor's reply. Those before it are told by their places alone, and may be others.
     reply, is_guess = found.form.reply if found.form else None, False
     while x is not None and tree.is_soft(x):
@@ -357,7 +357,7 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
             end -= 1
         start = max(0, end - len(x.inputs))
         parent = tree.parent(x)
-        fits = _may_be_inputs(x, parent, listing, (start, end), behind)
+        fits = _may_be_inputs(x, parent, listing, (start, end), after)
         is_as_stored = _is_as_stored(x, listing, start, end)
         # The client's own summary, and an answer to it, may stand in place of what it left out: where question and
         # reply are both another one, or a question is and the list is shorter than the path, they are not of this turn.
@@ -375,7 +375,7 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
             return
         x, reply, is_guess = parent, None, False
         if fits:
-            behind, end = start, _begin_of_reply(x, tree.parent(x), listing, start)
+            after, end = start, _begin_of_reply(x, tree.parent(x), listing, start)
             is_guess = end < start and _is_new_form(x, listing, end, start)
             reply = (end, start) if is_guess else None
         else:
@@ -394,7 +394,7 @@ def _may_be_asked(tree: Tree, x: Exchange, asked: str, *, is_doubtful: bool) -> 
 
 
 def _may_be_inputs(
-    x: Exchange, parent: Exchange | None, listing: Listing, span: tuple[int, int], behind: int
+    x: Exchange, parent: Exchange | None, listing: Listing, span: tuple[int, int], after: int
 ) -> bool:
     """Returns whether messages are as many as an exchange brought and of their roles, behind a reply or at the head.
 
@@ -411,7 +411,7 @@ def _may_be_inputs(
         and (not before or listing.atoms[start:end].count(before) <= x.inputs.count(before))
         and (
             not before
-            or listing.atoms[end:behind].count(before) <= (x.reply == before)
+            or listing.atoms[end:after].count(before) <= (x.reply == before)
             or tuple(listing.atoms[start:end]) == x.inputs
         )
     )
@@ -436,10 +436,10 @@ def _begin_of_reply(x: Exchange, parent: Exchange | None, listing: Listing, end:
     results there may also be what the reply before them said in front of its calls: Pipecat tells it once it is spoken.
     """
     has_question = any(atoms[0][:1] in b"ut" for atoms in x.inputs[-1:] if atoms)
-    said_before = () if parent is None or any(map(is_user, x.inputs)) else (parent.reply or ())[:1]
+    reply_before = () if parent is None or any(map(is_user, x.inputs)) else (parent.reply or ())[:1]
     start = end
     while start and listing.role(start - 1) == "assistant":
-        if start < end and said_before and tuple(listing.atoms[start - 1]) == said_before:
+        if start < end and reply_before and tuple(listing.atoms[start - 1]) == reply_before:
             return start
         start -= 1
         if not has_question and not _is_new_form(x, listing, start, end):

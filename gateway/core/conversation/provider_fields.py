@@ -32,30 +32,32 @@ def has_opaque(message: Mapping[str, Any]) -> bool:
     return bool(calls) and any(call.get(field) for call in calls for field in CALL_FIELDS)
 
 
-def refilled(message: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any] | None:
+def refilled(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the client's message with the fields that it dropped; None where it dropped none. said: our copy.
 
     White space at the ends of its text is ours then: the fields count characters.
     """
-    missing = {field: said[field] for field in FIELDS if said.get(field) and field not in message}
-    content, own = message.get("content"), said.get("content")
+    missing = {field: stored[field] for field in FIELDS if stored.get(field) and field not in message}
+    content, own = message.get("content"), stored.get("content")
     if missing and isinstance(content, str) and isinstance(own, str) and content.strip() == own.strip():
         missing["content"] = own
     given = message.get("tool_calls")
     if isinstance(given, list) and given:
-        calls = refilled_calls(given, said.get("tool_calls") or ())
+        calls = refilled_calls(given, stored.get("tool_calls") or ())
         if calls != given:
             missing["tool_calls"] = calls
     return {**message, **missing} if missing else None
 
 
-def refilled_calls(given: Calls, said: Calls) -> list[dict[str, Any]]:
+def refilled_calls(given: Calls, stored: Calls) -> list[dict[str, Any]]:
     """Returns the client's calls, each with the fields that it dropped. said: our copies, found by their ids."""
-    known = {call_id(call): call for call in said if call_id(call)}
+    known = {call_id(call): call for call in stored if call_id(call)}
     found = []
     for call in given:
-        ours = known.get(call_id(call), {})
-        missing = {field: ours[field] for field in CALL_FIELDS if ours.get(field) and field not in call}
+        stored_call = known.get(call_id(call), {})
+        missing = {
+            field: stored_call[field] for field in CALL_FIELDS if stored_call.get(field) and field not in call
+        }
         found.append({**call, **missing} if missing else call)
     return found
 

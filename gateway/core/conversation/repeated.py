@@ -78,19 +78,19 @@ def as_heard(
     path = [e for e in path if e.id not in withheld]
     count = _answered(path, messages)
     turns, asked = _unheard(path, canon, messages[count:], heard)
-    steps = _behind(path[: len(path) - len(turns)], tuple(map(canon.atoms, messages[:count])))
+    steps = _steps_after(path[: len(path) - len(turns)], tuple(map(canon.atoms, messages[:count])))
     if count and not steps:
         count, (turns, asked) = 0, _unheard(path, canon, messages, heard)
     turns, count = [*steps, *turns], count + asked
     path = path[: len(path) - len(turns)]
     while (turn := _newest_turn(path)) and not any(map(_words_of, turn)):
         path = path[: -len(turn)]
-    return [*_cut(turn, heard), *((e, "") for e in turns if e.said is not None)], count
+    return [*_cut(turn, heard), *((e, "") for e in turns if e.shown_reply is not None)], count
 
 
-def _cut(turn: Sequence[Exchange], told: Sequence[str]) -> list[tuple[Exchange, str]]:
+def _cut(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exchange, str]]:
     texts = list(map(_words_of, turn))
-    whole, heard = in_a_row(texts), _heard_of(texts, told)
+    whole, heard = in_a_row(texts), _heard_of(texts, heard_texts)
     left = letters(without_remark(heard))
     if not left or left == letters(whole):
         return []
@@ -107,14 +107,16 @@ def _cut(turn: Sequence[Exchange], told: Sequence[str]) -> list[tuple[Exchange, 
     return found
 
 
-def _heard_of(texts: Sequence[str], told: Sequence[str]) -> str:
+def _heard_of(texts: Sequence[str], heard_texts: Sequence[str]) -> str:
     """Returns what was heard of a reply; "": nothing is known of that. texts: of its steps. told: as in `as_heard`."""
     whole = in_a_row(texts)
-    for n, heard in enumerate(_runs(told)):
-        if _is_said(heard, whole):
+    for n, heard in enumerate(_runs(heard_texts)):
+        if _is_in(heard, whole):
             # What the application said behind the end of a step may be the next step in other words: that is no cut.
             ends = (
-                {letters(in_a_row(texts[:end])) for end in range(1, len(texts) + 1)} if n >= len(told) else ()
+                {letters(in_a_row(texts[:end])) for end in range(1, len(texts) + 1)}
+                if n >= len(heard_texts)
+                else ()
             )
             return "" if letters(without_remark(heard)) in ends else heard
     return ""
@@ -144,7 +146,7 @@ def _answered(path: Sequence[Exchange], messages: Sequence[WireMessage]) -> int:
     return next((i for i, m in enumerate(messages) if m.get("role") not in RESULTS), 0)
 
 
-def _behind(path: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...]) -> Sequence[Exchange]:
+def _steps_after(path: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...]) -> Sequence[Exchange]:
     """Returns the steps of the newest turn from the one on that began with these results; none: no step did."""
     turn = _newest_turn(path)
     steps = range(len(turn) - 1, 0, -1) if results else ()
@@ -161,7 +163,7 @@ def _asked(
 ) -> Iterator[tuple[Sequence[Exchange], int]]:
     """Yields the newest turns whose questions a list begins with, and how many messages these are, the fewest first."""
     found: list[Exchange] = []
-    said, begun = tuple(map(canon.atoms, messages)), tuple(map(canon.atoms, head))
+    sent, begun = tuple(map(canon.atoms, messages)), tuple(map(canon.atoms, head))
     asked: tuple[tuple[Atom, ...], ...] = ()
     while turn := _newest_turn(path):
         path = path[: -len(turn)]
@@ -171,21 +173,21 @@ def _asked(
         if begun and not path and question[: len(begun)] == begun:
             question = question[len(begun) :]
         found, asked = [*turn, *found], question + asked
-        if len(said) < len(asked):
+        if len(sent) < len(asked):
             return
         above = in_a_row(map(_words_of, _newest_turn(path)))
-        is_above = any(_is_said(each, above) for each in _runs(heard)) if heard else not letters(above)
-        if asked == said[: len(asked)] and is_above:
+        is_above = any(_is_in(each, above) for each in _runs(heard)) if heard else not letters(above)
+        if asked == sent[: len(asked)] and is_above:
             yield found, len(asked)
 
 
-def _runs(told: Sequence[str]) -> Iterator[str]:
+def _runs(heard_texts: Sequence[str]) -> Iterator[str]:
     """Yields what may have been heard of a reply: the application may have spoken in front of it, or behind it."""
-    yield from (in_a_row(told[n:]) for n in range(len(told)))
-    yield from (in_a_row(told[:n]) for n in range(len(told) - 1, 0, -1))
+    yield from (in_a_row(heard_texts[n:]) for n in range(len(heard_texts)))
+    yield from (in_a_row(heard_texts[:n]) for n in range(len(heard_texts) - 1, 0, -1))
 
 
-def _is_said(heard: str, text: str) -> bool:
+def _is_in(heard: str, text: str) -> bool:
     """Returns whether what was heard is all of a reply, or its beginning."""
     return letters(without_remark(heard)) == letters(text) or _is_begun(heard, text)
 
@@ -205,7 +207,7 @@ def _newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:
 
 def _words_of(e: Exchange) -> str:
     """Returns the reply of an exchange as its reader has it; "" where it has none."""
-    return "" if e.said is None else text_of(orjson.loads(e.said))
+    return "" if e.shown_reply is None else text_of(orjson.loads(e.shown_reply))
 
 
 def _up_to(text: str, count: int) -> str:

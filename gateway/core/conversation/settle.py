@@ -16,7 +16,14 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, squash, text_of, visible
 from gateway.core.conversation.fillers import with_fillers_of
 from gateway.core.conversation.match import Keeping
-from gateway.core.conversation.plan import Amendment, Plan, find_hush, find_opening, is_asked_again, on_record
+from gateway.core.conversation.plan import (
+    Amendment,
+    Plan,
+    find_opening,
+    find_redactions,
+    is_asked_again,
+    on_record,
+)
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, flat, is_forgotten, is_tombstone
 from gateway.core.thoughts import without_thoughts
@@ -33,10 +40,10 @@ class Ended(Struct, frozen=True):
 
     id: int
     full: Sequence[WireMessage]
-    said: WireMessage
+    shown_reply: WireMessage
     now: float
     notes: Mapping[int, str]
-    ours: frozenset[str] = frozenset()
+    gateway_calls: frozenset[str] = frozenset()
     edits: bool = False
     evicted: Evicted | None = None
 
@@ -54,8 +61,8 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     revived = {a.exchange for a in plan.amendments if _revive(tree, a)}
     is_written = tree.get(ended.id) is not None
     e = _exchange(tree, plan, ended)
-    reply = query.listing.canon.atoms(ended.said)
-    e = replace(e, reply=reply, ended=ended.now, stopped=None, size=len(squash(text_of(ended.said))))
+    reply = query.listing.canon.atoms(ended.shown_reply)
+    e = replace(e, reply=reply, ended=ended.now, stopped=None, size=len(squash(text_of(ended.shown_reply))))
     # A message that was written before the model was asked is a row of its own already, whatever the answer.
     twin = None if is_written else _find_twin(tree, e)
     e = _add(tree, e, plan, ended) if twin is None else _repeat(tree, twin, e, plan, ended)
@@ -88,10 +95,12 @@ def _find_twin(tree: Tree, e: Exchange) -> Exchange | None:
 
 
 def _add(tree: Tree, e: Exchange, plan: Plan, ended: Ended) -> Exchange:
-    said = {} if is_tombstone(e) else {**contents(plan, ended, e.hush), "edits": ended.edits}
+    shown_reply = {} if is_tombstone(e) else {**contents(plan, ended, e.redactions), "edits": ended.edits}
     canon = plan.query.listing.canon
     key = canon.reply_key(e.reply or ())
-    return tree.add(replace(e, path=_path_of(tree, e, canon), reply_key=key, head=head_of(tree, e), **said))
+    return tree.add(
+        replace(e, path=_path_of(tree, e, canon), reply_key=key, head=head_of(tree, e), **shown_reply)
+    )
 
 
 def _repeat(tree: Tree, twin: Exchange, e: Exchange, plan: Plan, ended: Ended) -> Exchange:
@@ -101,7 +110,7 @@ def _repeat(tree: Tree, twin: Exchange, e: Exchange, plan: Plan, ended: Ended) -
         return e
     # A note stays, with what a request for the same has added to it.
     longer = {i: note for i, note in ended.notes.items() if note.startswith(twin.notes.get(i, ""))}
-    e = tree.change(e.id, **contents(plan, ended, e.hush), notes={**twin.notes, **longer})
+    e = tree.change(e.id, **contents(plan, ended, e.redactions), notes={**twin.notes, **longer})
     # Edits that were merged into the blocks already are not merged once more.
     if not e.merged:
         e = tree.change(e.id, edits=ended.edits)
@@ -120,7 +129,7 @@ def open_(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     e = _exchange(tree, plan, ended)
     if is_tombstone(e):
         return tree.add(e)
-    return tree.add(replace(e, state=State.OPEN, input=_kept(plan.messages, e.hush)))
+    return tree.add(replace(e, state=State.OPEN, input=_kept(plan.messages, e.redactions)))
 
 
 def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
@@ -131,11 +140,11 @@ def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     e = _exchange(tree, plan, ended)
     if is_tombstone(e):
         return tree.add(replace(e, stopped=ended.now))
-    e = replace(e, state=State.CANCELLED, stopped=ended.now, **contents(plan, ended, e.hush))
+    e = replace(e, state=State.CANCELLED, stopped=ended.now, **contents(plan, ended, e.redactions))
     if ended.full:
-        e = replace(e, edits=ended.edits, size=len(squash(text_of(ended.said))))
+        e = replace(e, edits=ended.edits, size=len(squash(text_of(ended.shown_reply))))
     else:
-        e = replace(e, said=None, full=None, hidden=False, opaque=False)
+        e = replace(e, shown_reply=None, full=None, hidden=False, opaque=False)
     return tree.add(e)
 
 
@@ -154,8 +163,8 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     conversation = _conversation_of(tree, plan, e)
     e = replace(e, conversation=e.id if conversation is None else conversation)
     # Another request, which was off the record, may have ended since this one was planned.
-    hush = find_hush(tree, e, plan.messages, len(plan.held), tree.siblings(e))
-    e = replace(e, hush=plan.hush | hush)
+    redactions = find_redactions(tree, e, plan.messages, len(plan.held), tree.siblings(e))
+    e = replace(e, redactions=plan.redactions | redactions)
     again = [x for x in tree.siblings(e) if is_asked_again(tree, x, e, appending=plan.appending)]
     return _off_the_record(tree, plan, e) if plan.off or any(map(is_forgotten, again)) else e
 
@@ -203,9 +212,9 @@ def _conversation_of(tree: Tree, plan: Plan, e: Exchange) -> int | None:
 def _off_the_record(tree: Tree, plan: Plan, e: Exchange) -> Exchange:
     """Returns the new exchange as one that is off the record. Of most no words are kept."""
     is_asked = plan.query.mode is not Keeping.ON and not plan.appending
-    if is_asked and (said := _only_here(tree, e, named=plan.query.named)):
+    if is_asked and (shown_reply := _only_here(tree, e, named=plan.query.named)):
         # What was said on the record stays there, where nothing else has it: its reply was not heard.
-        return replace(e, notes={}, hush=e.hush | {-1, *range(len(e.inputs))} - said)
+        return replace(e, notes={}, redactions=e.redactions | {-1, *range(len(e.inputs))} - shown_reply)
     # What was held back for it is kept already, and goes with the next request on the record.
     own = len(plan.held)
     inputs, media = e.inputs[own:], e.media[own:]
@@ -215,13 +224,15 @@ def _off_the_record(tree: Tree, plan: Plan, e: Exchange) -> Exchange:
 def _only_here(tree: Tree, e: Exchange, *, named: bool) -> set[int]:
     """Returns the indices of messages that were said on the record and stand nowhere beside e once it is written."""
     siblings = tree.siblings(e)
-    said = on_record(e, siblings)
-    for x in siblings if said else ():
+    shown_reply = on_record(e, siblings)
+    for x in siblings if shown_reply else ():
         if is_tombstone(x) or not tree.stands(x, named=named):
             continue
         if tree.is_carried(x) or tree.is_same_input(x, e) or not tree.extends(e, x):
-            said = {i for i in said if i in x.hush or x.inputs[: i + 1] != e.inputs[: i + 1]}
-    return said
+            shown_reply = {
+                i for i in shown_reply if i in x.redactions or x.inputs[: i + 1] != e.inputs[: i + 1]
+            }
+    return shown_reply
 
 
 def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
@@ -238,28 +249,35 @@ def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
     return min(later, key=lambda x: x.begun, default=None)
 
 
-def _kept(messages: Sequence[WireMessage], hush: frozenset[int]) -> bytes:
+def _kept(messages: Sequence[WireMessage], redactions: frozenset[int]) -> bytes:
     """Returns an input as it is stored. A message that is not kept has only its role left."""
-    if not hush:
+    if not redactions:
         return orjson.dumps(messages)
     return orjson.dumps(
-        [{"role": m.get("role"), "content": ""} if i in hush else m for i, m in enumerate(messages)]
+        [{"role": m.get("role"), "content": ""} if i in redactions else m for i, m in enumerate(messages)]
     )
 
 
-def contents(plan: Plan, ended: Ended, hush: frozenset[int]) -> dict[str, Any]:
+def contents(plan: Plan, ended: Ended, redactions: frozenset[int]) -> dict[str, Any]:
     """Returns the fields of an exchange that hold what was said. hush: what is not kept; -1: the reply."""
-    if -1 in hush:
-        return {"input": _kept(plan.messages, hush), "said": None, "full": None, "model": plan.query.model}
+    if -1 in redactions:
+        return {
+            "input": _kept(plan.messages, redactions),
+            "shown_reply": None,
+            "full": None,
+            "model": plan.query.model,
+        }
     hidden = len(ended.full) > 1
-    full = orjson.dumps({"messages": list(ended.full), "ours": sorted(ended.ours)}) if hidden else None
-    said = ended.full[0] if len(ended.full) == 1 else ended.said
+    full = (
+        orjson.dumps({"messages": list(ended.full), "ours": sorted(ended.gateway_calls)}) if hidden else None
+    )
+    shown_reply = ended.full[0] if len(ended.full) == 1 else ended.shown_reply
     return {
-        "input": _kept(plan.messages, hush),
-        "said": orjson.dumps(said),
+        "input": _kept(plan.messages, redactions),
+        "shown_reply": orjson.dumps(shown_reply),
         "full": full,
         "hidden": hidden,
-        "opaque": has_opaque(said),
+        "opaque": has_opaque(shown_reply),
         "model": plan.query.model,
     }
 
@@ -299,22 +317,22 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
             inputs=inputs,
             media=amendment.media,
             notes=notes,
-            input=None if is_tombstone(x) else _kept(listing.messages[start:end], x.hush),
+            input=None if is_tombstone(x) else _kept(listing.messages[start:end], x.redactions),
         )
     if amendment.reply is not None:
         start, end = amendment.reply
         messages = listing.messages[start:end]
-        said = visible(messages) if len(messages) > 1 else messages[0]
+        shown_reply = visible(messages) if len(messages) > 1 else messages[0]
         if _may_have_fillers(x):
-            said = with_fillers_of(said, tree.content(x).said or {})
+            shown_reply = with_fillers_of(shown_reply, tree.content(x).shown_reply or {})
         # The atoms are sorted so that the text comes before the calls, as in every reply of ours.
-        reply = tuple(sorted(listing.canon.atoms(said), key=lambda a: a[:1]))
+        reply = tuple(sorted(listing.canon.atoms(shown_reply), key=lambda a: a[:1]))
         x = tree.change(
             x.id,
             reply=reply,
             reply_key=listing.canon.reply_key(reply),
-            size=len(squash(text_of(said))),
-            said=None if is_tombstone(x) or -1 in x.hush else orjson.dumps(said),
+            size=len(squash(text_of(shown_reply))),
+            shown_reply=None if is_tombstone(x) or -1 in x.redactions else orjson.dumps(shown_reply),
         )
     _rehash(tree, x, plan)
 
@@ -412,7 +430,7 @@ def _is_for_program(tree: Tree, e: Exchange) -> bool:
     """Returns whether a reply that nothing followed has no words for a person: calls alone, or JSON."""
     if tree.kids(e) or is_tombstone(e):
         return False
-    text = without_thoughts(text_of(tree.said(e) or {})).strip() if e.size else ""
+    text = without_thoughts(text_of(tree.shown_reply(e) or {})).strip() if e.size else ""
     if text[:1] not in "{[":
         return False
     try:
@@ -428,13 +446,13 @@ def _mark_carried(tree: Tree, e: Exchange) -> None:
     """
     if tree.goes_on(e):
         return
-    x, is_told = tree.parent(e), e.tells
+    x, is_shown = tree.parent(e), e.ends_with_user
     while x is not None:
-        if not x.carried and not is_told:
+        if not x.carried and not is_shown:
             tree.change(x.id, carried=True)
         if not tree.goes_on(x):
             return
-        x, is_told = tree.parent(x), False
+        x, is_shown = tree.parent(x), False
 
 
 def refresh_standing(tree: Tree, e: Exchange, *, named: bool) -> None:

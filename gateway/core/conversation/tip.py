@@ -18,7 +18,7 @@ from gateway.core.words import begins, grows, letters, without_remark
 from storage.records import Exchange, State
 
 # Chosen: a reply of which a part of the head says what was heard is looked for in no more messages.
-_MAX_TOLD = 8
+_MAX_RESENT = 8
 
 
 class Spoken(Enum):
@@ -30,7 +30,7 @@ class Spoken(Enum):
     """
 
     CUT = auto()
-    TOLD = auto()
+    RESENT = auto()
     TIP = auto()
     ABOVE = auto()
     OFF = auto()
@@ -64,21 +64,21 @@ def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
     cut = _cut(tree, tip)
     held = _held(tree, listing, tip, cut)
     spoken, head = _spoken(tree, listing, found, tip, held, cut)
-    if spoken is Spoken.TOLD:
-        held = _told_anew(held, listing, head)
+    if spoken is Spoken.RESENT:
+        held = _resent(held, listing, head)
     if spoken is Spoken.CUT:
         head = 0
-    said = listing.messages[head:]
-    is_repeated = _repeats(canon, said, held, may_grow=True)
+    new = listing.messages[head:]
+    is_repeated = _repeats(canon, new, held, may_grow=True)
     if is_repeated:
-        held = held[: -len(said)]  # the cancelled message once more
+        held = held[: -len(new)]  # the cancelled message once more
     elif tip is not None and not held and (spoken is Spoken.ABOVE or query.retry):
         asked = tree.content(tip).messages or []
         # What an SDK sends again has the very words; others that begin so are the next message.
-        is_again = _repeats(canon, said, asked, may_grow=spoken is Spoken.ABOVE)
+        is_again = _repeats(canon, new, asked, may_grow=spoken is Spoken.ABOVE)
         if is_again and (spoken is not Spoken.TIP or _is_heard(tree, listing, _above(tree, tip), head)):
             # The last turn once more: what it was asked takes its place, beside it.
-            return Tip(tree.parent(tip), asked[: -len(said)], head, spoken)
+            return Tip(tree.parent(tip), asked[: -len(new)], head, spoken)
     if tip is not None and spoken is Spoken.ABOVE:
         # Nobody heard its reply: what it was asked comes with what is said next, beside it.
         return Tip(_above(tree, tip), [*(tree.content(tip).messages or ()), *held], head, spoken)
@@ -101,19 +101,19 @@ def _spoken(
     head = _head(listing)
     if not head:
         return None, 0
-    is_off = _is_beside_off(tree, tip, found)
-    for end in (head, *range(min(head - 1, _MAX_TOLD), 0, -1)):
-        is_told = _place_told(held, listing, end) is not None
+    is_off = _has_off_sibling(tree, tip, found)
+    for end in (head, *range(min(head - 1, _MAX_RESENT), 0, -1)):
+        is_resent = _place_resent(held, listing, end) is not None
         is_tips = _is_heard(tree, listing, tip, end, least=1)
         # What was said last comes first, since replies may begin alike: of a cancelled send no reply is on the path
         # yet, and what was told of one with a later send is held. A request that is sent again tells what it told.
-        is_again = (is_told or is_tips) and _repeats(
+        is_again = (is_resent or is_tips) and _repeats(
             listing.canon, listing.messages[end:], held, may_grow=True
         )
         if cut and not is_again and was_heard(tree, cut[-1], listing, 0, end, least=1):
             return (Spoken.OFF, head) if is_off else (Spoken.CUT, end)
-        if is_told:
-            return Spoken.TOLD, end
+        if is_resent:
+            return Spoken.RESENT, end
         if is_tips:
             return Spoken.TIP, end
         if _is_heard(tree, listing, _above(tree, tip), end):
@@ -155,14 +155,14 @@ def _head(listing: Listing) -> int:
     return next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
 
 
-def _is_beside_off(tree: Tree, tip: Exchange | None, found: Match) -> bool:
+def _has_off_sibling(tree: Tree, tip: Exchange | None, found: Match) -> bool:
     """Returns whether the list may say a reply that was off the record at its place, whose words nobody knows."""
     if found.anchor is not None and found.anchor.state is not State.OFF:
         return False
-    beside = [e for e in tree if e.parent is None]
+    siblings = [e for e in tree if e.parent is None]
     if tip is not None:
-        beside = [*tree.kids(tip), *tree.siblings(tip)]
-    return any(e.state is State.OFF for e in beside)
+        siblings = [*tree.kids(tip), *tree.siblings(tip)]
+    return any(e.state is State.OFF for e in siblings)
 
 
 def _is_heard(tree: Tree, listing: Listing, e: Exchange | None, head: int, least: int = 4) -> bool:
@@ -184,18 +184,18 @@ def _held(tree: Tree, listing: Listing, tip: Exchange | None, cut: Sequence[Exch
     return held
 
 
-def _place_told(held: Sequence[WireMessage], listing: Listing, head: int) -> int | None:
+def _place_resent(held: Sequence[WireMessage], listing: Listing, head: int) -> int | None:
     """Returns where among the held messages a reply is told that the first `head` messages of a list tell again."""
     heard = letters(without_remark("".join(map(listing.text, range(head)))))
-    told = (
+    places = (
         i for i, m in enumerate(held) if m.get("role") == "assistant" and begins(heard, letters(text_of(m)))
     )
-    return max(told, default=None)
+    return max(places, default=None)
 
 
-def _told_anew(held: Sequence[WireMessage], listing: Listing, head: int) -> list[WireMessage]:
+def _resent(held: Sequence[WireMessage], listing: Listing, head: int) -> list[WireMessage]:
     """Returns the held messages with what the first `head` messages of a list tell of a reply in its place."""
-    place = _place_told(held, listing, head)
+    place = _place_resent(held, listing, head)
     assert place is not None
     return [*held[:place], *listing.messages[:head], *held[place + 1 :]]
 
@@ -208,8 +208,8 @@ def _cut(tree: Tree, tip: Exchange | None) -> list[Exchange]:
     after = tree.kids(tip) if tip is not None else [e for e in tree if e.parent is None]
     if tip is not None and not tree.goes_on(tip):
         asked = len(tip.inputs)
-        beside = (e for e in tree.siblings(tip) if e.begun > tip.begun)
-        after += [e for e in beside if e.inputs[:asked] == tip.inputs]
+        siblings = (e for e in tree.siblings(tip) if e.begun > tip.begun)
+        after += [e for e in siblings if e.inputs[:asked] == tip.inputs]
     while tip is not None and tree.goes_on(tip):
         tip = tree.parent(tip)
         after += [e for e in tree.kids(tip) if not tree.goes_on(e)] if tip is not None else []
@@ -228,13 +228,13 @@ def _cancelled(tree: Tree, tip: Exchange | None, cut: Sequence[Exchange]) -> lis
     held = [] if cut[-1].superseded else tree.content(cut[-1]).messages or []
     if tip is not None and tip.inputs and not tree.goes_on(tip) and cut[-1].parent == tip.parent:
         return held[len(tip.inputs) :]
-    said = next((e for e in reversed(cut) if not tree.goes_on(e)), None)
-    if said is None or said is cut[-1] or said.superseded:
+    new = next((e for e in reversed(cut) if not tree.goes_on(e)), None)
+    if new is None or new is cut[-1] or new.superseded:
         return held
-    return [*held, *(m for m in tree.content(said).messages or () if m.get("role") == "user")]
+    return [*held, *(m for m in tree.content(new).messages or () if m.get("role") == "user")]
 
 
 def was_heard(tree: Tree, x: Exchange, listing: Listing, start: int, end: int, least: int = 4) -> bool:
     """Returns whether messages are what was heard of the reply of an exchange. least: letters, as in `begins`."""
     heard = letters(without_remark("".join(map(listing.text, range(start, end)))))
-    return begins(heard, letters(text_of(tree.content(x).said or {})), least)
+    return begins(heard, letters(text_of(tree.content(x).shown_reply or {})), least)

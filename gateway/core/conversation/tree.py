@@ -34,9 +34,9 @@ class Content(NamedTuple):
     """
 
     messages: list[WireMessage] | None = None
-    said: WireMessage | None = None
+    shown_reply: WireMessage | None = None
     full: list[WireMessage] | None = None
-    ours: frozenset[str] = frozenset()
+    gateway_calls: frozenset[str] = frozenset()
     is_step: bool = False
 
 
@@ -71,7 +71,7 @@ def is_tombstone(exchange: Exchange) -> bool:
 
 def is_forgotten(e: Exchange) -> bool:
     """Returns whether its last message or its reply was forgotten. Asked again, it stays off the record."""
-    return is_tombstone(e) or -1 in e.hush or len(e.inputs) - 1 in e.hush
+    return is_tombstone(e) or -1 in e.redactions or len(e.inputs) - 1 in e.redactions
 
 
 def moved_at(e: Exchange) -> float:
@@ -147,7 +147,7 @@ class Tree:
         """Replaces fields of an exchange, which keeps its position in the tree."""
         new = self.by_id[exchange_id] = replace(self.by_id[exchange_id], **fields)
         self.changed.add(exchange_id)
-        if not fields.keys().isdisjoint(("input", "said", "full", "state")):
+        if not fields.keys().isdisjoint(("input", "shown_reply", "full", "state")):
             self._known.pop(exchange_id, None)
         self._forget_answers()
         return new
@@ -195,7 +195,7 @@ class Tree:
             full = _load(e.full or stored.full) or {}
             found = Content(
                 _load(e.input or stored.input),
-                _load(e.said or stored.said),
+                _load(e.shown_reply or stored.shown_reply),
                 full.get("messages"),
                 frozenset(full.get("ours", ())),
                 bool(full.get("step")),
@@ -203,9 +203,9 @@ class Tree:
         self._known[e.id] = found
         return found
 
-    def said(self, e: Exchange) -> WireMessage | None:
+    def shown_reply(self, e: Exchange) -> WireMessage | None:
         """Returns our reply as the client has it, also of an exchange that was just added. Raises: Missing."""
-        return _load(e.said or self._stored(e).said)  # type: ignore[no-any-return]
+        return _load(e.shown_reply or self._stored(e).shown_reply)  # type: ignore[no-any-return]
 
     def _stored(self, e: Exchange) -> StoredContent | Exchange:
         if e.input is not None or self._contents is None or e.id <= 0:
@@ -375,8 +375,8 @@ class Tree:
         ):
             return False
         # Only here are words compared: hashes cannot tell that a text has grown.
-        mine, theirs = self.content(new).messages, self.content(old).messages
-        return bool(mine and theirs) and grows(text_of(mine[k - 1]), text_of(theirs[k - 1]))  # type: ignore[index]
+        mine, others = self.content(new).messages, self.content(old).messages
+        return bool(mine and others) and grows(text_of(mine[k - 1]), text_of(others[k - 1]))  # type: ignore[index]
 
     def is_same_input(self, a: Exchange, b: Exchange) -> bool:
         return a.inputs == b.inputs and [d for d in a.media if d] == [d for d in b.media if d]

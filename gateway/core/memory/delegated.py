@@ -46,7 +46,7 @@ class _Call(Struct, frozen=True):
     asked: int
     at: float
 
-    def says(self, text: bytes) -> bool:
+    def quotes(self, text: bytes) -> bool:
         """Returns whether a text is one of the arguments, or begins with one and ends with another."""
         arguments = self.arguments
         if arguments.get(hash(text), 0) >= _LEAST_BYTES:
@@ -108,18 +108,18 @@ class Delegated:
         if not waiting:
             del self._waiting[scope]
             return False
-        said = _asked(messages)
-        last = next(said, b"")
+        texts = _asked(messages)
+        last = next(texts, b"")
         calls = [
             c
             for c in waiting.values()
-            if c.tool not in offered and now - c.at <= _WAIT_S and c.says(last) and hash(last) != c.asked
+            if c.tool not in offered and now - c.at <= _WAIT_S and c.quotes(last) and hash(last) != c.asked
         ]
         if not calls:
             return False
-        before = [hash(text) for text in said]
-        is_behind = [m.get("role") for m in messages[-2:]] == ["user", "user"]
-        return any(call.asked not in before or (is_behind and call.asked == before[0]) for call in calls)
+        before = [hash(text) for text in texts]
+        is_after_user = [m.get("role") for m in messages[-2:]] == ["user", "user"]
+        return any(call.asked not in before or (is_after_user and call.asked == before[0]) for call in calls)
 
 
 def _asked(messages: _Messages) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.memory.file_text import chunks
-from gateway.core.memory.learn import fact_key, said_as_such
+from gateway.core.memory.learn import as_statement, fact_key
 from gateway.core.memory.tools import Edit, apply
 from storage.commands import BlockMerge, LearnedFact
 from storage.records import Block, BlockOp
@@ -64,4 +64,4 @@ def merge(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:
 
 
 def _fact(text: str, op: BlockOp) -> LearnedFact:
-    return LearnedFact(said_as_such(text), "", fact_key(text), op.at, op.exchange, (op.exchange,))
+    return LearnedFact(as_statement(text), "", fact_key(text), op.at, op.exchange, (op.exchange,))

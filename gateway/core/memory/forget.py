@@ -40,7 +40,7 @@ def without_found(e: Exchange, above: Exchange, erased: Erased) -> Exchange:
 
     above: the step whose calls they answer. Both with their content. Of calls that were erased no result is left.
     """
-    is_gone = above.state is State.FORGOTTEN or -1 in above.hush
+    is_gone = above.state is State.FORGOTTEN or -1 in above.redactions
     calls = None if is_gone else called_tools(above)
     messages = orjson.loads(e.input or b"[]")
     left = [_without_found(m, calls, erased) for m in messages]
@@ -50,13 +50,13 @@ def without_found(e: Exchange, above: Exchange, erased: Erased) -> Exchange:
 def _without_found(message: WireMessage, calls: Mapping[str, str] | None, erased: Erased) -> WireMessage:
     if message.get("role") != "tool":
         return message
-    text, said = text_of(message), private_of(message).get("said")
+    text, length = text_of(message), private_of(message).get("said")
     if calls is None or (
-        calls.get(str(message.get("tool_call_id"))) in SEARCHING and quotes(text[:said], erased)
+        calls.get(str(message.get("tool_call_id"))) in SEARCHING and quotes(text[:length], erased)
     ):
         return {**without_private(message), "content": FORGOTTEN}
-    if said is not None and quotes(text[said:], erased):
-        return {**without_fields(message, "said", "shown_blocks"), "content": text[:said]}
+    if length is not None and quotes(text[length:], erased):
+        return {**without_fields(message, "said", "shown_blocks"), "content": text[:length]}
     return message
 
 

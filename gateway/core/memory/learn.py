@@ -79,7 +79,7 @@ _ORDER = re.compile(
     r"|\b(?:system prompt|from now on|new rule|new instructions?)\b",
     re.IGNORECASE | re.DOTALL,
 )
-_SAID = "User said: "
+_STATEMENT = "User said: "
 
 
 class BlockEdit(Struct, frozen=True):
@@ -227,7 +227,7 @@ def learn(
         if edit.op == "rethink" and not _may_rewrite(edit, found, seen):
             dropped += 1
             continue
-        arguments = _as_said(edit, found)
+        arguments = _as_statements(edit, found)
         done = tools.apply(edit.op, arguments, found)
         new = " ".join(str(arguments.get(k, "")) for k in ("new_string", "new_memory"))
         if done.value is None or found is None or (not secrets and has_secret(new)):
@@ -246,7 +246,7 @@ def learn(
 
 
 def _fact(edit: FactEdit, origins: _Origins, shown: Sequence[Fact], secrets: bool) -> LearnedFact | None:
-    text = said_as_such(edit.text)
+    text = as_statement(edit.text)
     if not secrets and (has_secret(text) or has_secret(edit.about)):
         return None
     key = fact_key(text)
@@ -277,20 +277,24 @@ def _may_rewrite(edit: BlockEdit, block: Block | None, seen: Mapping[str, int] |
     return block is not None and (seen is None or seen.get(block.label) == block.version)
 
 
-def _as_said(edit: BlockEdit, block: Block | None) -> Mapping[str, Any]:
+def _as_statements(edit: BlockEdit, block: Block | None) -> Mapping[str, Any]:
     """Returns the arguments with each new line that looks like an order marked as what the user said."""
     known = frozenset(block.value.split("\n")) if block is not None else frozenset()
     arguments = dict(edit.arguments)
     for name in ("new_string", "new_memory"):
         if isinstance(arguments.get(name), str):
             lines = arguments[name].split("\n")
-            arguments[name] = "\n".join(each if each in known else said_as_such(each) for each in lines)
+            arguments[name] = "\n".join(each if each in known else as_statement(each) for each in lines)
     return arguments
 
 
-def said_as_such(line: str) -> str:
+def as_statement(line: str) -> str:
     """Returns the line; if it looks like an order, marked as what the user said."""
-    return f"{_SAID}{line.strip()}" if _ORDER.search(line) and not line.strip().startswith(_SAID) else line
+    return (
+        f"{_STATEMENT}{line.strip()}"
+        if _ORDER.search(line) and not line.strip().startswith(_STATEMENT)
+        else line
+    )
 
 
 def fact_key(text: str) -> str:
@@ -311,13 +315,13 @@ class _Origins:
 
     def __init__(self, messages: Sequence[Message], shown: Sequence[Fact]) -> None:
         self._messages = messages
-        self._said = [(m, _keys(m.text)) for m in messages]
+        self._read = [(m, _keys(m.text)) for m in messages]
         self._known = [(f, _keys(f.text)) for f in shown]
-        self._all = frozenset().union(*(keys for _, keys in self._said))
+        self._all = frozenset().union(*(keys for _, keys in self._read))
 
     def of(self, text: str) -> set[int]:
         keys = _keys(text)
-        found = {m.exchange for m, said in self._said if keys & said}
+        found = {m.exchange for m, message_keys in self._read if keys & message_keys}
         rest = keys - self._all
         found.update(x for f, known in self._known if rest & known for x in f.sources)
         return found or {m.exchange for m in self._messages}
@@ -327,7 +331,7 @@ class _Origins:
 
     def closest(self, text: str) -> Message | None:
         keys = _keys(text)
-        best = max(self._said, key=lambda one: (len(keys & one[1]), one[0].role == "user"), default=None)
+        best = max(self._read, key=lambda one: (len(keys & one[1]), one[0].role == "user"), default=None)
         return None if best is None else best[0]
 
 

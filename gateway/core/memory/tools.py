@@ -107,10 +107,10 @@ BLOCK_TOOLS = tuple(tool for tool in MEMORY_TOOLS if tool.startswith("memory_"))
 # Offering
 
 
-def definitions(ours: Mapping[str, str]) -> list[Json]:
+def definitions(names: Mapping[str, str]) -> list[Json]:
     """Returns the entries for a request's `tools`. ours: offered name -> canonical tool, in the order that is kept."""
     return [
-        {"type": "function", "function": {"name": name, **MEMORY_TOOLS[tool]}} for name, tool in ours.items()
+        {"type": "function", "function": {"name": name, **MEMORY_TOOLS[tool]}} for name, tool in names.items()
     ]
 
 

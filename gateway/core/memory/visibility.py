@@ -34,12 +34,12 @@ def shown(e: Exchange, *, head_is_shared: bool, takes_reply: bool = True) -> lis
     inputs: list[WireMessage] = orjson.loads(e.input) if head < len(e.inputs) else []
     found = []
     for i, atoms in enumerate(e.inputs):
-        if i < head or i in e.hush or is_result(atoms):
+        if i < head or i in e.redactions or is_result(atoms):
             continue
         if not (is_nudge(inputs[i]) or _is_observation(inputs[i], e) or _is_instructions(inputs, i)):
             found.append((i, spoken(inputs[i])))
-    if takes_reply and e.said is not None and -1 not in e.hush:
-        found.append((-1, spoken(orjson.loads(e.said))))
+    if takes_reply and e.shown_reply is not None and -1 not in e.redactions:
+        found.append((-1, spoken(orjson.loads(e.shown_reply))))
     return found
 
 
@@ -57,9 +57,9 @@ def _is_observation(message: WireMessage, e: Exchange) -> bool:
 
     A person may begin like that as well; then the model does not go on as it has to behind such a result.
     """
-    if e.said is None or not text_of(message).startswith("Observation: "):
+    if e.shown_reply is None or not text_of(message).startswith("Observation: "):
         return False
-    return text_of(orjson.loads(e.said)).lstrip().startswith("Thought: ")
+    return text_of(orjson.loads(e.shown_reply)).lstrip().startswith("Thought: ")
 
 
 def messages_of(
@@ -80,7 +80,7 @@ def messages_of(
             continue
         place, name = len(e.inputs) if is_reply else i, m.get("name")
         seq = e.seq + place
-        if place and place - 1 in e.hush:
+        if place and place - 1 in e.redactions:
             previous = seq - 1  # what the index has, since that was said before it was forgotten
         found.append(
             Message(

@@ -128,7 +128,7 @@ def compose(
     found = Composition(_replace(tree, plan, offered, fresh) if plan.fill or held else ())
     if held:
         # They stand behind the reply as it was heard, which comes back at the head of the list, or have it among them.
-        found.hidden.update((listing.positions[i], []) for i in range(plan.heard or plan.told))
+        found.hidden.update((listing.positions[i], []) for i in range(plan.heard or plan.resent))
     for i, note in fresh.items():
         if i >= held and note:
             found.put_note(listing.positions[plan.new[i - held]], note, estimate_tokens(note))
@@ -213,13 +213,13 @@ def _tellable(elements: Sequence[PathElement], listing: Listing) -> list[PathEle
     return found
 
 
-def is_told(plan: Plan, e: Exchange) -> bool:
+def is_shown(plan: Plan, e: Exchange) -> bool:
     """Returns whether a reply of the path goes upstream again: not where the question that it answers is gone."""
     return any(each.exchange.id == e.id for each in _tellable(plan.fill, plan.query.listing))
 
 
 def _is_gone(element: PathElement) -> bool:
-    return is_tombstone(element.exchange) or element.position in element.exchange.hush
+    return is_tombstone(element.exchange) or element.position in element.exchange.redactions
 
 
 def _replace(
@@ -253,23 +253,27 @@ def _left_out(tree: Tree, plan: Plan, offered: Container[str]) -> Iterator[Fille
                     # The call itself stays, so its model has read what it made of a block.
                     message = {**message, "content": WITHHELD}
                 yield FilledMessage.of(message, element.atoms, element.at, note)
-        elif content.said is not None:
+        elif content.shown_reply is not None:
             is_same, shown = bool(plan.query.model) and x.model == plan.query.model, NOTHING_SHOWN
             if content.is_step:
-                said = [_bare(m if is_same else without_opaque(m)) for m in content.full or ()]
+                shown_reply = [_bare(m if is_same else without_opaque(m)) for m in content.full or ()]
             else:
-                whole = _bare(content.said if is_same else without_opaque(content.said))
-                said = put_back(content, whole, None, offered, is_same_model=is_same) or [whole]
-                if len(said) > 1:
+                whole = _bare(content.shown_reply if is_same else without_opaque(content.shown_reply))
+                shown_reply = put_back(content, whole, None, offered, is_same_model=is_same) or [whole]
+                if len(shown_reply) > 1:
                     shown = _shown_in_rounds(content)
-            for n, m in enumerate(said, 1):
+            for n, m in enumerate(shown_reply, 1):
                 filled = FilledMessage.of(m, element.atoms, element.at)
-                yield replace(filled, shown=shown) if n == len(said) else filled
+                yield replace(filled, shown=shown) if n == len(shown_reply) else filled
 
 
-def _bare(said: WireMessage) -> WireMessage:
+def _bare(shown_reply: WireMessage) -> WireMessage:
     """Returns a reply as clients send it back, without fields that say nothing (`refusal: null`, no annotations)."""
-    return {k: v for k, v in without_private(said).items() if k in ("role", "content") or v not in (None, [])}
+    return {
+        k: v
+        for k, v in without_private(shown_reply).items()
+        if k in ("role", "content") or v not in (None, [])
+    }
 
 
 def _answered(fill: Sequence[FilledMessage], new: Sequence[WireMessage]) -> list[FilledMessage]:
@@ -316,8 +320,8 @@ def _hide(
     back: list[tuple[int, Exchange]] = []
     for i, x in replies.items():
         if x.hidden or x.opaque:
-            beside = replies.get(i - 1), replies.get(i + 1)
-            if not any(y is not None and y.id == x.id for y in beside):
+            neighbours = replies.get(i - 1), replies.get(i + 1)
+            if not any(y is not None and y.id == x.id for y in neighbours):
                 back.append((i, x))
     tree.load_together(x for _, x in back)
     for i, x in back:
@@ -328,7 +332,7 @@ def _hide(
             # A reply that came back cut stays so: only the turn behind it finds another prompt in front.
             found.breaks += put is None and (i == plan.match.last or not _is_offered(content, offered))
         else:
-            full = refilled(message, content.said or {}) if is_same else None
+            full = refilled(message, content.shown_reply or {}) if is_same else None
             put = None if full is None else [full]
         if put is not None:
             found.hidden[listing.positions[i]] = put
@@ -361,14 +365,14 @@ def put_back(
     mine: list[dict[str, Any]] = message.get("tool_calls") or []
     streamed = in_a_row(text for y in before if y["role"] == "assistant" for text in _own(y))
     before = [without_private(y) for y in before]
-    rest = rest_after(text_of(without_fillers(with_fillers_of(message, content.said or {}))), streamed)
+    rest = rest_after(text_of(without_fillers(with_fillers_of(message, content.shown_reply or {}))), streamed)
     if not before or rest is None or not _is_offered(content, offered):
         return None
     rest = rest.lstrip()
-    theirs = [c for c in calls if call_id(c) not in content.ours]
+    client_calls = [c for c in calls if call_id(c) not in content.gateway_calls]
     # A mixed round: the client has its own calls, and the results to them, in its list.
-    if theirs:
-        return _put_back_mixed(before, mine, theirs, after, is_longer=bool(rest))
+    if client_calls:
+        return _put_back_mixed(before, mine, client_calls, after, is_longer=bool(rest))
     own = in_a_row(map(text_of, full[last + 1 :]))
     # White space as the model made it.
     rest = rest and own[: len(own) - len(own.lstrip())] + rest
@@ -384,12 +388,12 @@ def _is_offered(content: Content, offered: Container[str]) -> bool:
     """Returns whether the tools of a reply's hidden rounds are all there."""
     full = content.full or []
     # Calls by a name that no tool had: none can be offered now, and none was then.
-    of_nobody = {
+    without_result = {
         str(y.get("tool_call_id")) for y in full if y["role"] == "tool" and text_of(y).startswith(NO_TOOL)
     }
-    ours = content.ours - of_nobody
+    gateway_calls = content.gateway_calls - without_result
     calls = (c for y in full for c in y.get("tool_calls") or [])
-    return all(c["function"]["name"] in offered for c in calls if call_id(c) in ours)
+    return all(c["function"]["name"] in offered for c in calls if call_id(c) in gateway_calls)
 
 
 def _own(message: WireMessage) -> tuple[str, str]:
@@ -400,21 +404,21 @@ def _own(message: WireMessage) -> tuple[str, str]:
 def _put_back_mixed(
     before: Sequence[WireMessage],
     mine: list[dict[str, Any]],
-    theirs: list[dict[str, Any]],
+    client_calls: list[dict[str, Any]],
     after: Sequence[WireMessage] | None,
     *,
     is_longer: bool,
 ) -> list[WireMessage] | None:
     ids = {call_id(c) for c in mine}
     answers = {str(y.get("tool_call_id")) for y in after or () if y.get("role") == "tool"}
-    if is_longer or len(mine) != len(theirs) or not (after is None or ids <= answers):
+    if is_longer or len(mine) != len(client_calls) or not (after is None or ids <= answers):
         return None
     back: list[WireMessage] = []
     for y in before:
         calls = y.get("tool_calls") or []
-        if any(c in theirs for c in calls):
+        if any(c in client_calls for c in calls):
             # In the order of the reply: Claude's thoughts stand between the calls.
             given = iter(refilled_calls(mine, calls))
-            y = {**y, "tool_calls": [next(given, c) if c in theirs else c for c in calls]}
+            y = {**y, "tool_calls": [next(given, c) if c in client_calls else c for c in calls]}
         back.append(y)
     return back

@@ -53,8 +53,8 @@ class Eviction(Struct, frozen=True):
             return None if element is None else element.at
         # A plain list is its path, so the place is a number of atoms. Its depth is not known, only a lower one: each
         # exchange behind it has an atom.
-        behind = listing.before[listing.said] - listing.before[i]
-        return max(0, anchor.depth - behind), listing.before[i]
+        after = listing.before[listing.answered] - listing.before[i]
+        return max(0, anchor.depth - after), listing.before[i]
 
     def with_summaries(
         self, summaries: Iterable[Summary], path: Container[int], composition: Composition

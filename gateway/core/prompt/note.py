@@ -38,7 +38,7 @@ _LOOKED_CHARS, _BEGUN_CHARS = 64, 48
 _SELECTION_CHARS = 200
 # A cut line that has so much of a message from its beginning has told it, where the rest has no further word of the
 # query. Chosen.
-_TOLD = 3 / 4
+_SHOWN_SHARE = 3 / 4
 # The most words of a query that an excerpt is chosen by.
 _KEYS = 64
 # Facts take the place of a message if they have at least this share of its words. Chosen.
@@ -166,7 +166,7 @@ def without_lines(text: str, lines: Collection[str]) -> str:
     return "\n".join(line for line in text.splitlines() if line.strip() not in lines)
 
 
-def told_apart(found: Sequence[Message], shared: Collection[str]) -> list[Message]:
+def without_templates(found: Sequence[Message], shared: Collection[str]) -> list[Message]:
     """Returns what was found but messages that have only a template in common with the question.
 
     A text that a person quotes once more stands in one or two messages, and what was said of it is wanted.
@@ -209,7 +209,7 @@ def choose(
     most_chars, half = cut_chars, room // 2
     in_request = _Shown(exclude_atoms, noted, query, shared)
     tried = {"", _quote(query).casefold().strip(_POINTS)}
-    told = _Told()
+    chosen = _Chosen()
     groups: dict[_Group, list[Recalled]] = {}
     years: set[str] = set()
     for message, line, folded in _lines_to_try(candidates, in_request):
@@ -222,7 +222,7 @@ def choose(
         shown = line
         if len(line) > most_chars:
             shown, end = _best_part(line, _keys(query), most_chars)
-            if in_request.tells(_line(message, shown)):
+            if in_request.shows(_line(message, shown)):
                 continue
             shown += end
             folded = shown.casefold()
@@ -230,7 +230,7 @@ def choose(
         group = hit.day, message.conversation
         heading = "" if group in groups else _heading(hit.day, years)
         cost = estimate_tokens(f"{heading}{hit.line}\n")
-        if cost > room or not told.add(folded):
+        if cost > room or not chosen.add(folded):
             continue
         room -= cost
         groups.setdefault(group, []).append(hit)
@@ -243,7 +243,7 @@ def choose(
     return _in_order(groups)
 
 
-def tells_all(
+def shows_all(
     notes: Sequence[str], messages: Sequence[Message], query: str, *, exclude_atoms: Set[Atom]
 ) -> bool:
     """Returns whether the notes tell each of these messages, so that `choose` would leave out whichever is found.
@@ -251,7 +251,7 @@ def tells_all(
     messages: oldest first; the newest are the least likely to be told.
     """
     # Most memories say more than the notes have room for.
-    if _TOLD * sum([len(m.text) for m in messages]) > sum(map(len, notes)):
+    if _SHOWN_SHARE * sum([len(m.text) for m in messages]) > sum(map(len, notes)):
         return False
     shown = _Shown(exclude_atoms, notes, query)
     return all(shown.new_line(m) is None for m in reversed(messages))
@@ -306,9 +306,9 @@ class _Shown:
         is_cut = self._shared or len(m.text) > _SEARCHED_CHARS
         line = _quote(without_lines(m.text[:_SEARCHED_CHARS], self._shared)) if is_cut else m.line
         line = plain_tags(line)
-        return None if self.tells(_line(m, line)) else line
+        return None if self.shows(_line(m, line)) else line
 
-    def tells(self, line: str) -> bool:
+    def shows(self, line: str) -> bool:
         """Returns whether a note's line is this one, or is a cut one that has it, or most of it and of the query."""
         if line in self._whole:
             return True
@@ -316,23 +316,23 @@ class _Shown:
         for noted in self._lines[bisect_left(self._lines, begins) :]:
             if not noted.startswith(begins):
                 return False
-            if len(noted) < _TOLD * len(line) or not noted.endswith(_CUT):
+            if len(noted) < _SHOWN_SHARE * len(line) or not noted.endswith(_CUT):
                 continue
             if noted.startswith(line):
                 return True
-            told = noted.removesuffix(_CUT).rstrip()
-            if line.startswith(told):
-                rest = line[len(told) :].lower()
-                more = [key for key in _keys(self._query) if key in rest and key not in told]
+            chosen = noted.removesuffix(_CUT).rstrip()
+            if line.startswith(chosen):
+                rest = line[len(chosen) :].lower()
+                more = [key for key in _keys(self._query) if key in rest and key not in chosen]
                 if more:  # else all were told in small letters, and no line has to be put into them
-                    told = told.lower()
-                    more = [key for key in more if key not in told]
+                    chosen = chosen.lower()
+                    more = [key for key in more if key not in chosen]
                 if not more:
                     return True
         return False
 
 
-class _Told:
+class _Chosen:
     """The lines that a note has so far, folded."""
 
     def __init__(self) -> None:
@@ -375,8 +375,8 @@ def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
         in_place = [m]
         if m.source == "message" and m.exchange in facts:
             words = _words(m.text)
-            said = frozenset().union(*(_words(f.text) for f in facts[m.exchange]))
-            if words and len(words & said) >= _MOST * len(words):
+            fact_words = frozenset().union(*(_words(f.text) for f in facts[m.exchange]))
+            if words and len(words & fact_words) >= _MOST * len(words):
                 in_place = [f for f in facts[m.exchange] if words & _words(f.text)]
         for each in in_place:
             if each.seq not in taken:

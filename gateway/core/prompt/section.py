@@ -154,6 +154,6 @@ def _with_changes(snapshot: Snapshot, parts: SectionParts, shown: Shown, *, take
 def _join(system: str, section: str, *, has_place: bool) -> str:
     """Returns the prompt with its section. has_place: it may say where that stands, as an agent's does."""
     if has_place and CORE_MEMORY in system:
-        before, _, behind = system.partition(CORE_MEMORY)
-        return f"{before}{section}{behind}"
+        before, _, after = system.partition(CORE_MEMORY)
+        return f"{before}{section}{after}"
     return f"{system}\n\n{section}" if system and section else system + section

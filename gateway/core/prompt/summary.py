@@ -77,19 +77,19 @@ class SummaryTerms(Struct, frozen=True):
     chars: int | None = None
 
     @classmethod
-    def of(cls, said: Mapping[str, Any]) -> SummaryTerms:
+    def of(cls, values: Mapping[str, Any]) -> SummaryTerms:
         """Reads what an agent's definition says (`AgentDefinition.compaction`)."""
-        share, model = said.get("sliding_window_percentage"), said.get("model") or None
+        share, model = values.get("sliding_window_percentage"), values.get("model") or None
         # Letta Code names `letta/auto` for each agent: a model of the hosted product, which stands for whichever.
         if model is not None and model.startswith("letta/"):
             model = None
         return cls(
-            said.get("mode") == "all",
+            values.get("mode") == "all",
             # What stays has to leave room for what comes.
             None if share is None else min(float(share), ROOMY),
             model,
-            said.get("prompt") or None,
-            said.get("clip_chars"),
+            values.get("prompt") or None,
+            values.get("clip_chars"),
         )
 
     @property
@@ -251,10 +251,10 @@ def _lines_of(x: Exchange) -> Iterator[str]:
         return
     content = Tree([x]).content(x)
     for i, message in enumerate(content.messages or ()):
-        if i not in x.hush:
+        if i not in x.redactions:
             yield from _line(spoken(message))
-    if content.said is not None and -1 not in x.hush:
-        yield from _line(spoken(content.said))
+    if content.shown_reply is not None and -1 not in x.redactions:
+        yield from _line(spoken(content.shown_reply))
 
 
 def _line(message: WireMessage) -> Iterator[str]:

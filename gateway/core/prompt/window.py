@@ -145,7 +145,7 @@ def fit_window(elements: Sequence[WindowItem], budget: Budget, count: Callable[[
     return Window(kept, chosen.tokens)
 
 
-def begin_anew(elements: Sequence[WindowItem], bounds: MessageBounds) -> int:
+def begin_window(elements: Sequence[WindowItem], bounds: MessageBounds) -> int:
     """Returns the index at which a list of too many messages begins; 0: as it does.
 
     That is the newest user message that leaves the least, so nothing moves before the most is reached again. A turn is

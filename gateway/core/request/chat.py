@@ -55,7 +55,7 @@ class ChatRequest(Struct):
     max_tokens: int | None = None
     max_tokens_key: str | None = None
     query: str = ""
-    ours: frozenset[str] = frozenset()
+    added_fields: frozenset[str] = frozenset()
     references: tuple[Reference, ...] = ()
 
     def edit(self) -> BodyEdit:
@@ -64,10 +64,10 @@ class ChatRequest(Struct):
 
 def with_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
     """Returns the request with fields that it does not say itself: those of an agent's definition."""
-    said = {key for key, value in request.json.items() if value is not None}
-    if said.intersection(LIMITS):
-        said.update(LIMITS)
-    new = {key: value for key, value in fields.items() if key not in said}
+    set_fields = {key for key, value in request.json.items() if value is not None}
+    if set_fields.intersection(LIMITS):
+        set_fields.update(LIMITS)
+    new = {key: value for key, value in fields.items() if key not in set_fields}
     if not new:
         return request
     edit = request.edit()
@@ -81,5 +81,5 @@ def with_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
         json={**request.json, **new},
         max_tokens=limit if isinstance(limit, int) else None,
         max_tokens_key=named or request.max_tokens_key,
-        ours=frozenset(new),
+        added_fields=frozenset(new),
     )

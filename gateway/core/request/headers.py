@@ -26,7 +26,7 @@ _PASS_PREFIXES = (b"openai-", b"x-stainless-", b"x-openrouter-")
 # Those of ours that a request may carry. Another one is refused, since who misspells `x-mnemogate-memory: off` is
 # remembered against their will.
 _PREFIX = "x-mnemogate-"
-_OURS = [
+_HEADERS = [
     _PREFIX + name
     for name in ["user", "conversation", "agent", "memory", "history", "key", "upstream", "admin"]
 ]
@@ -72,8 +72,8 @@ _seen: dict[bytes, str] = {}
 
 
 def _passing_name(raw: bytes) -> str:
-    if raw.startswith(_PREFIX.encode()) and (name := raw.decode("latin-1")) not in _OURS:
-        close = difflib.get_close_matches(name, _OURS, n=1) or ["one of " + ", ".join(_OURS)]
+    if raw.startswith(_PREFIX.encode()) and (name := raw.decode("latin-1")) not in _HEADERS:
+        close = difflib.get_close_matches(name, _HEADERS, n=1) or ["one of " + ", ".join(_HEADERS)]
         raise BadRequest(f"There is no header `{name[:64]}`; did you mean {close[0]}?", param=name[:64])
     name = raw.decode("latin-1") if raw in _PASS or raw.startswith(_PASS_PREFIXES) else ""
     if len(raw) <= 64 and len(_seen) < 1024:  # callers choose the names

@@ -98,8 +98,8 @@ def is_single_structured_turn(body: Mapping[str, Any]) -> bool:
     if roles.count("user") != 1:
         return False
     asked = roles.index("user")
-    behind = messages[asked + 1 :]
-    return "assistant" not in roles[:asked] and (not behind or (is_forced and all(map(_is_called, behind))))
+    after = messages[asked + 1 :]
+    return "assistant" not in roles[:asked] and (not after or (is_forced and all(map(_is_called, after))))
 
 
 def _is_forced(body: Mapping[str, Any]) -> bool:

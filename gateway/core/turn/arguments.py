@@ -123,10 +123,10 @@ class _Expansion:
             return 2 + sum(self._of(each, level + 1) for each in part)
         if not isinstance(part, dict):
             return 8
-        said = {
+        texts = {
             key: value for key, value in part.items() if key not in _WORDS or isinstance(value, dict | bool)
         }
-        size = 2 + sum(len(key) + 4 + self._of(value, level + 1) for key, value in said.items())
+        size = 2 + sum(len(key) + 4 + self._of(value, level + 1) for key, value in texts.items())
         reference = part.get("$ref")
         return size + (self._of_target(reference, level + 1) if isinstance(reference, str) else 0)
 
@@ -291,7 +291,9 @@ def _demand(kind: Any, error: ValidationError) -> str:
     if name in _BOUNDS:
         return _BOUNDS[name].format(kind.limit)
     demands: Mapping[str, Callable[[], str]] = {
-        "type": lambda: "must be " + " or ".join(said for each, said in _TYPES.items() if each in kind.types),
+        "type": lambda: (
+            "must be " + " or ".join(texts for each, texts in _TYPES.items() if each in kind.types)
+        ),
         "enum": lambda: f"must be one of {_listed(kind.options, _short)}",
         "const": lambda: f"must be {_short(kind.expected_value)}",
         "pattern": lambda: f"must match the pattern {_short(kind.pattern)}",

@@ -133,7 +133,7 @@ class Listener:
         found: list[tuple[int, Voice, str]] = []
         for place, call in enumerate(calls):
             read = self._read.get(place, 0)
-            if call.owner is not CallOwner.OURS or len(call.arguments) == read:
+            if call.owner is not CallOwner.GATEWAY or len(call.arguments) == read:
                 continue
             self._read[place] = len(call.arguments)
             text = "".join(call.arguments[read:])

@@ -196,7 +196,12 @@ def sound_name(name: str) -> str:
 
 
 def name_calls(
-    ours: Iterable[ToolCall], theirs: Sequence[ToolCall], taken: set[str], number: int, *, names_theirs: bool
+    gateway_calls: Iterable[ToolCall],
+    client_calls: Sequence[ToolCall],
+    taken: set[str],
+    number: int,
+    *,
+    names_client_calls: bool,
 ) -> None:
     """Gives an id to each call that has none of its own.
 
@@ -206,9 +211,9 @@ def name_calls(
     ids; else they have been sent already, and stay as they are.
     """
     given: set[str] = set()
-    if names_theirs:
-        _rename(theirs, given, f"call_client_{number}")
-    _rename(ours, given | taken | {call.id for call in theirs}, f"call_mnemogate_{number}")
+    if names_client_calls:
+        _rename(client_calls, given, f"call_client_{number}")
+    _rename(gateway_calls, given | taken | {call.id for call in client_calls}, f"call_mnemogate_{number}")
 
 
 def _rename(calls: Iterable[ToolCall], taken: set[str], prefix: str) -> None:

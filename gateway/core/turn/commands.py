@@ -82,7 +82,7 @@ class Keep(Struct, frozen=True):
     """
 
     reply: Json | None = None
-    said: Json | None = None
+    shown_reply: Json | None = None
     usage: Json | None = None
     waits: Mapping[str, str] = field(default_factory=dict)
     results: tuple[ToolResult, ...] = ()
@@ -140,7 +140,7 @@ class TurnOutcome(Struct, frozen=True):
 
     state: End
     full: tuple[Json, ...] = ()
-    said: Json | None = None
+    shown_reply: Json | None = None
     finish_reason: str | None = None
     usage: Json | None = None
     rounds: int = 0
@@ -154,5 +154,5 @@ class TurnOutcome(Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        content = self.said.get("content") if self.said else None
+        content = self.shown_reply.get("content") if self.shown_reply else None
         return content if isinstance(content, str) else ""

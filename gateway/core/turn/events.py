@@ -80,7 +80,7 @@ class Saved(Struct, frozen=True):
 
     durable: bool = True
     is_lost: bool = False
-    behind: Kept | None = None
+    after_stop: Kept | None = None
 
 
 class ClientLeft(Struct, frozen=True):

@@ -120,7 +120,7 @@ class ToolResult(Struct, frozen=True):
         if self.changes:
             # A person is shown what the tool said.
             message["content"] += f"\n\n{self.changes}"
-            message = with_private(message, said=len(self.content))
+            message = with_private(message, shown_reply=len(self.content))
         return with_private(message, shown_blocks=dict(self.shown)) if self.shown else message
 
     def stored(self) -> Json:

@@ -32,13 +32,13 @@ class Ledger(Struct, frozen=True):
         usage = draft.usage
         completion = count(draft.generated()) if usage is None else token_count(usage, "completion_tokens")
         return Ledger(
-            self.told(usage),
+            self.reported(usage),
             self.prompt + token_count(usage, "prompt_tokens"),
             self.completion + completion,
             self.rounds + 1,
         )
 
-    def told(self, usage: Json | None) -> Json | None:
+    def reported(self, usage: Json | None) -> Json | None:
         """Returns what the client is told if this is the last round's usage; None: the round reported none."""
         return self.usage if usage is None else self.merged(usage)
 

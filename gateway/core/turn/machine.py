@@ -95,7 +95,7 @@ class Turn:
         self._ledger = NOTHING
         self._rounds = 0
         self._messages: list[Json] = []
-        self._said: list[Json] = []
+        self._shown_replies: list[Json] = []
         self._steps = 0  # that are kept
         # The calls of ours in it
         self._calls = NO_CALLS
@@ -135,7 +135,7 @@ class Turn:
             case events.ReceivedWhole() if state is _READING:
                 return self._received(self._round.take_whole(event.body))
             case events.Saved() if state is _SAVING:
-                return self._release(event.durable, is_lost=event.is_lost, behind=event.behind)
+                return self._release(event.durable, is_lost=event.is_lost, after_stop=event.after_stop)
             case events.ReplyEnded() if state is _READING:
                 return self._received(self._round.end())
             case events.ReplyFailed() if state in (_WAITING, _READING):
@@ -189,12 +189,12 @@ class Turn:
             reason = StopReason.BAD_REPLY
         else:
             reason = StopReason.NO_CREDITS if reply.status == 402 else StopReason.UPSTREAM_ERROR
-        is_refused, told = self._is_refused(body), error_of(reply.status, body)
-        words = str(told["message"])
+        is_refused, fields = self._is_refused(body), error_of(reply.status, body)
+        words = str(fields["message"])
         # A success is no status that tells an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.spec.shows_steps and reply.is_success):
             self._view.stop(reason, {})
-            self._view.upstream_error(told, None)
+            self._view.upstream_error(fields, None)
             return [*self._flush(), *self._break_off(End.FAILED, reason, words, is_refused=is_refused)]
         shown, headers = self._view.refused(reply.status, body), reply.headers
         if shown is None:
@@ -267,9 +267,9 @@ class Turn:
             return self._make_outcome(end, reason, (), None, results=self._calls.results_so_far)
         if self.spec.keeps_steps:
             # Calls that nobody has answered would lock the conversation.
-            return self._make_outcome(end, reason, (), self._round.said())
-        said = join_messages([*self._said, self._round.said(self._round.theirs)])
-        return self._make_outcome(end, reason, tuple(self._messages), said)
+            return self._make_outcome(end, reason, (), self._round.shown_reply())
+        shown_reply = join_messages([*self._shown_replies, self._round.shown_reply(self._round.client_calls)])
+        return self._make_outcome(end, reason, tuple(self._messages), shown_reply)
 
     # A reply is complete
 
@@ -280,42 +280,48 @@ class Turn:
         if draft.calls:
             if self.spec.shows_steps:
                 self._round.take_unreadable()
-            return self._called(self._round.ours, self._round.theirs)
+            return self._called(self._round.gateway_calls, self._round.client_calls)
         follows = self._guide.after()
         if isinstance(follows, Stop):
             return self._end(follows.reason)
         return [*self._hide(), *self._go_on(follows)]
 
-    def _called(self, ours: list[ToolCall], theirs: list[ToolCall]) -> list[Command]:
-        name_calls(ours, theirs, _ids(self._messages), self._rounds, names_theirs=self.spec.keeps_steps)
-        if ours and self._offer.is_final:
+    def _called(self, gateway_calls: list[ToolCall], client_calls: list[ToolCall]) -> list[Command]:
+        name_calls(
+            gateway_calls,
+            client_calls,
+            _ids(self._messages),
+            self._rounds,
+            names_client_calls=self.spec.keeps_steps,
+        )
+        if gateway_calls and self._offer.is_final:
             # The model calls tools although it was told not to. The client must not wait for their results.
-            self._finish_instead = None if theirs else "stop"
-            return self._end(StopReason.REQUIRES_APPROVAL if theirs else StopReason.END_TURN)
-        return self._begin_tools(ours) if ours else self._pause()
+            self._finish_instead = None if client_calls else "stop"
+            return self._end(StopReason.REQUIRES_APPROVAL if client_calls else StopReason.END_TURN)
+        return self._begin_tools(gateway_calls) if gateway_calls else self._pause()
 
-    def _begin_tools(self, ours: list[ToolCall]) -> list[Command]:
+    def _begin_tools(self, gateway_calls: list[ToolCall]) -> list[Command]:
         """Has calls of ours run; those that cannot be run have their result at once."""
-        theirs = self._round.theirs
-        self._calls = OwnCalls(self.spec, self._guide, ours)
+        client_calls = self._round.client_calls
+        self._calls = OwnCalls(self.spec, self._guide, gateway_calls)
         runs = self._calls.judge()
         if self._calls.waiting:
             return self._pause()
         left = self._budget_left(self._counted())
-        self._is_last_round = bool(theirs) or (left is not None and left <= 0)
+        self._is_last_round = bool(client_calls) or (left is not None and left <= 0)
         shown: list[Command] = []
         if self._is_last_round:
-            self._finish_instead = "tool_calls" if theirs else "length"
+            self._finish_instead = "tool_calls" if client_calls else "length"
         else:
             shown += self._hide()
         if self._round.form is AS_EVENTS:
-            self._view.call_tools(ours)
+            self._view.call_tools(gateway_calls)
         self._show_results(self._calls.results)
         shown += self._flush()
         if not runs:
             return [*shown, *self._tools_finished()]
         if self.spec.keeps_steps:
-            step = self._step(waits={call.id: "client" for call in theirs})
+            step = self._step(waits={call.id: "client" for call in client_calls})
             self._is_kept = True
             return [*shown, *self._keep(step, runs)]
         self._state = _TOOLS
@@ -350,7 +356,7 @@ class Turn:
         """Judges the calls that depend on these results; without any it ends the turn or begins the next round."""
         if not self._calls.is_judged:
             return self._judge_on()
-        if self._round.theirs:
+        if self._round.client_calls:
             return self._pause()
         if self._is_last_round:
             return self._end(StopReason.MAX_TOKENS)
@@ -373,7 +379,7 @@ class Turn:
         """Ends the turn with calls that somebody else has to answer. Beside an approval ours wait, too."""
         if self._calls.waiting:
             self._calls.hold()
-        self._waiting = self._calls.waiting | {call.id: "client" for call in self._round.theirs}
+        self._waiting = self._calls.waiting | {call.id: "client" for call in self._round.client_calls}
         return self._end(StopReason.REQUIRES_APPROVAL)
 
     def resume(self, resumed: ResumedCalls) -> list[Command]:
@@ -382,7 +388,7 @@ class Turn:
         self._is_last_round = False
         self._state = _TOOLS
         self._round.draft.take_calls([*resumed.calls], AllBut(), is_over=True)
-        self._calls = OwnCalls(self.spec, self._guide, self._round.ours, resumed)
+        self._calls = OwnCalls(self.spec, self._guide, self._round.gateway_calls, resumed)
         self._show_results(self._calls.results)
         return self._tools_finished()
 
@@ -402,15 +408,15 @@ class Turn:
         self._messages += [self._round.made(), *(each.message() for each in step.results)]
         if offer.nudge:
             self._messages.append(without_private(as_system(offer.nudge)))
-        self._said.append(self._round.said())
+        self._shown_replies.append(self._round.shown_reply())
         self._ledger = self._counted()
-        said = "" if spec.shows_steps else join_messages(self._said)["content"]
+        shown_reply = "" if spec.shows_steps else join_messages(self._shown_replies)["content"]
         merged = self._ledger.merged if self._ledger.rounds else None
         late, self._late = self._late, ""
         if offer.is_final:  # a call that comes nevertheless is not run, so it has nothing to say either
             spec = replace(spec, asides=None)
         # At once, since the next round may fail before it has begun.
-        self._round = Round(spec, self._view, self._round.form, merged, said, late)
+        self._round = Round(spec, self._view, self._round.form, merged, shown_reply, late)
         self._calls = NO_CALLS
         self._is_hidden = self._is_kept = self._is_resumed = False
         self._offer = offer
@@ -441,8 +447,8 @@ class Turn:
         draft = self._round.draft
         if self._is_kept:
             return commands.Keep()
-        said = self._round.said() if self._round.spoken else None
-        return commands.Keep(self._round.made(), said, draft.usage, waits or {})
+        shown_reply = self._round.shown_reply() if self._round.spoken else None
+        return commands.Keep(self._round.made(), shown_reply, draft.usage, waits or {})
 
     def _counted(self) -> Ledger:
         return self._ledger if self._is_resumed else self._ledger.plus(self._round.draft, self.spec.count)
@@ -456,43 +462,45 @@ class Turn:
         """Ends a reply that is complete: it is saved first, then its end leaves (or the other way round)."""
         draft, spec = self._round.draft, self.spec
         # Beside the client's other calls a cut one may be broken, and where we keep the steps nobody could mend it.
-        theirs = [] if spec.keeps_steps and draft.finish_reason in CUT else self._round.theirs
-        said = self._round.said(theirs)
+        client_calls = [] if spec.keeps_steps and draft.finish_reason in CUT else self._round.client_calls
+        shown_reply = self._round.shown_reply(client_calls)
         results = self._calls.results
-        full: tuple[Json, ...] = (said,)
+        full: tuple[Json, ...] = (shown_reply,)
         if results:
-            behind = (each.stored() if spec.keeps_steps else each.message() for each in results)
-            full = (self._round.made(), *behind)
+            after_stop = (each.stored() if spec.keeps_steps else each.message() for each in results)
+            full = (self._round.made(), *after_stop)
         elif spec.keeps_steps and self._round.filler and draft.text:
-            full = (self._round.made(theirs),)  # what was said ahead of it is no part of it upstream
-        self._said.append(said)
-        joined = said if len(self._said) == 1 else join_messages(self._said)
+            full = (self._round.made(client_calls),)  # what was said ahead of it is no part of it upstream
+        self._shown_replies.append(shown_reply)
+        joined = shown_reply if len(self._shown_replies) == 1 else join_messages(self._shown_replies)
         if self._is_hidden:
             # The upstream's was said of a round with calls that the client never saw.
             self._finish_instead = "stop"
         finish = self._finish_instead or draft.finish_reason
         self._outcome = self._make_outcome(FINISHED, reason, (*self._messages, *full), joined, finish)
-        save = commands.Save(self._last_step(said, full) if spec.keeps_steps else self._outcome)
+        save = commands.Save(self._last_step(shown_reply, full) if spec.keeps_steps else self._outcome)
         self._state = _SAVING
         if spec.hold_end:
             return [*self._flush(), save]
         *sends, finished = self._release(durable=True)
         return [*sends, save, finished]
 
-    def _last_step(self, said: Json, full: tuple[Json, ...]) -> TurnOutcome:
+    def _last_step(self, shown_reply: Json, full: tuple[Json, ...]) -> TurnOutcome:
         """Returns the outcome where steps are kept: of the last reply alone, or of what followed on it."""
         assert self._outcome is not None
         draft, results = self._round.draft, self._calls.results
         if self._is_kept:
-            return replace(self._outcome, full=(), said=None, results=results)
+            return replace(self._outcome, full=(), shown_reply=None, results=results)
         if self._waiting:
             made = self._round.made()
-            said = said if self._round.spoken else made
-            return replace(self._outcome, full=(made,), said=said, step_usage=draft.usage, results=results)
-        return replace(self._outcome, full=full, said=said, step_usage=draft.usage)
+            shown_reply = shown_reply if self._round.spoken else made
+            return replace(
+                self._outcome, full=(made,), shown_reply=shown_reply, step_usage=draft.usage, results=results
+            )
+        return replace(self._outcome, full=full, shown_reply=shown_reply, step_usage=draft.usage)
 
     def _release(
-        self, durable: bool, *, is_lost: bool = False, behind: events.Kept | None = None
+        self, durable: bool, *, is_lost: bool = False, after_stop: events.Kept | None = None
     ) -> list[Command]:
         """Lets the end go. The parameters are those of `Saved`."""
         self._state = _DONE
@@ -513,11 +521,11 @@ class Turn:
         self._view.stop(self._outcome.stop, waiting, calls)
         if self._round.form is AS_BODY:
             reply = self._round
-            is_unchanged = self._rounds == 1 and not reply.ours
+            is_unchanged = self._rounds == 1 and not reply.gateway_calls
             data = self._view.whole(reply.body, self._outcome, is_unchanged=is_unchanged)
             return [commands.SendWhole(reply.status, reply.headers, data), _FINISH]
-        if behind is not None:
-            self._view.results(behind.first, behind.results, is_last=True)
+        if after_stop is not None:
+            self._view.results(after_stop.first, after_stop.results, is_last=True)
         elif self.spec.keeps_steps and not (self._is_kept or waiting):
             self._view.results(None, [each.stored() for each in self._calls.results])
         if not durable:
@@ -563,20 +571,20 @@ class Turn:
         end: End,
         reason: StopReason,
         full: tuple[Json, ...],
-        said: Json | None,
+        shown_reply: Json | None,
         finish: str | None = None,
         results: tuple[ToolResult, ...] = (),
     ) -> TurnOutcome:
-        clashes = _ids(self._messages) & _ids([said or {}]) if self._messages else ()
+        clashes = _ids(self._messages) & _ids([shown_reply or {}]) if self._messages else ()
         if clashes:  # the client has its call under that name already, so ours of an earlier round gives way
             names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
             hidden = len(self._messages)
             full = (*(_renamed(message, names) for message in full[:hidden]), *full[hidden:])
-        usage = self._ledger.told(self._round.draft.usage)
+        usage = self._ledger.reported(self._round.draft.usage)
         is_hidden = len(full) > 1 and any(message["role"] == "tool" for message in full)
         # By their places, since the names take longer than all the rest of it (measured).
         return TurnOutcome(
-            end, full, said, finish, usage, self._rounds, is_hidden, reason, self._waiting, results
+            end, full, shown_reply, finish, usage, self._rounds, is_hidden, reason, self._waiting, results
         )
 
 

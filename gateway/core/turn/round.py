@@ -94,7 +94,7 @@ class Round:
         view: ClientView,
         form: ReplyForm | None,
         merged: Callable[[Json], Json] | None = None,
-        said: Any = "",
+        shown_reply: Any = "",
         filler: str = "",
     ) -> None:
         self.form = form
@@ -109,12 +109,12 @@ class Round:
         self.words = ""  # what its calls said to the user, behind the text
         self._spec = spec
         self._view = view
-        self._has_ours = bool(spec.ours)
-        self._keeps_tail = spec.hold_end or self._has_ours
+        self._has_gateway_tools = bool(spec.gateway_tools)
+        self._keeps_tail = spec.hold_end or self._has_gateway_tools
         self._merged = merged
         self._has_begun = merged is not None  # the view knows the turn's first chunk
-        self._said_before = said
-        self._text_before = said  # the same, until this reply says something
+        self._shown_before = shown_reply
+        self._text_before = shown_reply  # the same, until this reply says something
         self._choices_done = 0
         self._in_tail = False
         self._text_events: TextEvents | None = None  # those that add a text and do nothing else
@@ -123,27 +123,27 @@ class Round:
         self._refusal: list[bytes] = []  # an error reply that comes as events
 
     @property
-    def ours(self) -> list[ToolCall]:
+    def gateway_calls(self) -> list[ToolCall]:
         """The calls that the gateway runs."""
         if not self.draft.calls:
             return []
-        return [call for call in self.draft.calls if call.owner is CallOwner.OURS]
+        return [call for call in self.draft.calls if call.owner is CallOwner.GATEWAY]
 
     @property
-    def theirs(self) -> list[ToolCall]:
+    def client_calls(self) -> list[ToolCall]:
         """The calls that the client has to answer."""
         if not self.draft.calls:
             return []
-        return [call for call in self.draft.calls if call.owner is not CallOwner.OURS]
+        return [call for call in self.draft.calls if call.owner is not CallOwner.GATEWAY]
 
     def take_unreadable(self) -> None:
         """Takes calls from the client that it could not read, so that they are answered and not sent on as they are.
 
         Strict servers parse the arguments of earlier calls, and would refuse all that follows.
         """
-        for call in self.theirs:
+        for call in self.client_calls:
             if read_arguments(call.text) is None:
-                call.owner = CallOwner.OURS
+                call.owner = CallOwner.GATEWAY
             elif not call.text.strip():
                 call.arguments = ["{}"]
 
@@ -152,7 +152,7 @@ class Round:
         """All that was said to the user beside the reply's own text."""
         return self.filler + gap(self.filler, self.words) + self.words
 
-    def said(self, calls: Iterable[ToolCall] = ()) -> Json:
+    def shown_reply(self, calls: Iterable[ToolCall] = ()) -> Json:
         """Returns the reply with these calls as its reader got it."""
         message = self.draft.message(calls)
         if not (self.filler or self.words):
@@ -258,9 +258,9 @@ class Round:
     # Events
 
     def _begin_events(self) -> None:
-        if self.form is AS_BODY and self._said_before:
+        if self.form is AS_BODY and self._shown_before:
             # A round that came as one body was hidden. Its text waited for the end, which is a stream after all.
-            self._view.add_text(self._said_before)
+            self._view.add_text(self._shown_before)
         self.form = AS_EVENTS
 
     def _take(self, event: Event) -> RoundEnd | None:
@@ -323,7 +323,7 @@ class Round:
             self._in_tail = True
         event = ReplyEvent(raw, name, chunk, calls, total)
         # Some upstreams never give a finish_reason; with most of them usage is what ends a round.
-        if self._in_tail or (usage is not None and self._has_ours and event.is_usage):
+        if self._in_tail or (usage is not None and self._has_gateway_tools and event.is_usage):
             self.tail.append(event)
         else:
             while self.tail:  # usage in the middle of a reply ended nothing
@@ -346,13 +346,15 @@ class Round:
             self._text_before = ""
         draft.add(delta)
         pieces = delta.get("tool_calls")
-        if pieces or (reason and self._has_ours):
-            return draft.take_calls(pieces if isinstance(pieces, list) else [], self._spec.ours, bool(reason))
+        if pieces or (reason and self._has_gateway_tools):
+            return draft.take_calls(
+                pieces if isinstance(pieces, list) else [], self._spec.gateway_tools, bool(reason)
+            )
         return calls
 
     def _complete(self) -> Complete:
         if self.draft.calls:
-            calls = self.draft.take_calls([], self._spec.ours, is_over=True)
+            calls = self.draft.take_calls([], self._spec.gateway_tools, is_over=True)
             if calls and self.form is AS_EVENTS:
                 # Nothing but the end said whose they are, and no finish_reason came to announce it.
                 self._view.add_calls(calls)

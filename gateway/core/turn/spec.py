@@ -32,7 +32,7 @@ class TurnSpec(Struct, frozen=True):
 
     wants_usage: bool = False
     usage_added: bool = False
-    ours: Collection[str] = ()
+    gateway_tools: Collection[str] = ()
     budget_tokens: int | None = None
     hold_end: bool = False
     choices: int = 1

@@ -31,8 +31,8 @@ FUNCTION = (None, "", "function")
 
 class CallOwner(Enum):
     UNKNOWN = "unknown"  # the name has not been read to its end
-    OURS = "ours"
-    THEIRS = "theirs"
+    GATEWAY = "gateway"
+    CLIENT = "client"
 
 
 class AllBut(Collection[str]):
@@ -134,7 +134,16 @@ class ToolCall:
 class Draft:
     """The assistant message of one round in the making (choice 0)."""
 
-    __slots__ = ("_fields", "_newest", "_settled", "_texts", "_theirs", "calls", "finish_reason", "usage")
+    __slots__ = (
+        "_client_calls",
+        "_fields",
+        "_newest",
+        "_settled",
+        "_texts",
+        "calls",
+        "finish_reason",
+        "usage",
+    )
 
     def __init__(self) -> None:
         self._fields: Json = {}
@@ -142,7 +151,7 @@ class Draft:
         self.calls: list[ToolCall] = []
         self._newest: dict[Any, ToolCall] = {}  # index -> the last call under it
         self._settled = 0  # so many calls, from the first on, have an owner
-        self._theirs = 0  # and so many of these are the client's
+        self._client_calls = 0  # and so many of these are the client's
         self.finish_reason: str | None = None
         self.usage: Json | None = None
 
@@ -190,7 +199,9 @@ class Draft:
         found.add(entry)
         return found
 
-    def take_calls(self, entries: list[Any], ours: Collection[str], is_over: bool) -> list[Json] | None:
+    def take_calls(
+        self, entries: list[Any], gateway_tools: Collection[str], is_over: bool
+    ) -> list[Json] | None:
         """Adds pieces of tool calls. Returns the pieces that the client gets now; None: the very pieces that came.
 
         ours: names of the tools that run here; their calls are kept from the client. is_over: no name will go on.
@@ -203,16 +214,16 @@ class Draft:
                 call = self.call_for(entry)
                 touched.setdefault(id(call), (call, []))[1].append(entry)
                 # Arguments come after the name, so the first of them tells that the name has ended.
-                if call.owner is CallOwner.UNKNOWN and ours:
+                if call.owner is CallOwner.UNKNOWN and gateway_tools:
                     function = entry.get("function")
                     has_arguments = isinstance(function, dict) and bool(function.get("arguments"))
-                    call.owner = decide_owner(call, ours, bool(call.name) and has_arguments)
-        if not ours:
+                    call.owner = decide_owner(call, gateway_tools, bool(call.name) and has_arguments)
+        if not gateway_tools:
             return None
         if is_over:
             for call in self.calls[self._settled :]:
                 if call.owner is CallOwner.UNKNOWN:
-                    call.owner = decide_owner(call, ours, True)
+                    call.owner = decide_owner(call, gateway_tools, True)
         # `unchanged` counts the pieces that go out as they are; if all do, the event goes out in its own bytes.
         shown: list[Json] = []
         unchanged = 0
@@ -238,9 +249,9 @@ class Draft:
             call = self.calls[self._settled]
             if call.owner is CallOwner.UNKNOWN:
                 break
-            if call.owner is CallOwner.THEIRS:
-                call.place, call.is_moved = self._theirs, self._theirs != self._settled
-                self._theirs += 1
+            if call.owner is CallOwner.CLIENT:
+                call.place, call.is_moved = self._client_calls, self._client_calls != self._settled
+                self._client_calls += 1
                 placed.append(call)
             self._settled += 1
         return placed
@@ -315,7 +326,7 @@ def _parts(content: Any) -> list[Any]:
     return content if isinstance(content, list) else [{"type": "text", "text": content}]
 
 
-def decide_owner(call: ToolCall, ours: Collection[str], is_complete: bool) -> CallOwner:
+def decide_owner(call: ToolCall, gateway_tools: Collection[str], is_complete: bool) -> CallOwner:
     """Decides whose call it is, as early as its name allows.
 
     is_complete: the name has ended, because arguments came after it or the reply is over. A name may come in pieces, so
@@ -323,10 +334,10 @@ def decide_owner(call: ToolCall, ours: Collection[str], is_complete: bool) -> Ca
     is something else (OpenAI's `custom` tools) is theirs, wherever its name stands.
     """
     if call.fields.get("type") not in FUNCTION:
-        return CallOwner.THEIRS
-    names, named, other = ours, CallOwner.OURS, CallOwner.THEIRS
-    if isinstance(ours, AllBut):
-        names, named, other = ours.names, other, named
+        return CallOwner.CLIENT
+    names, named, other = gateway_tools, CallOwner.GATEWAY, CallOwner.CLIENT
+    if isinstance(gateway_tools, AllBut):
+        names, named, other = gateway_tools.names, other, named
     if is_complete:
         return named if call.name in names else other
     if call.name and not any(name.startswith(call.name) for name in names):
@@ -408,6 +419,6 @@ def delta_of(choice: Json) -> Json:
     return {**message, "tool_calls": indexed}
 
 
-def says_nothing(delta: Mapping[str, Any]) -> bool:
+def lacks_content(delta: Mapping[str, Any]) -> bool:
     """Says whether a delta tells its reader nothing; a role alone tells nothing."""
     return not any(value for key, value in delta.items() if key != "role")

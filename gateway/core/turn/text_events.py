@@ -25,7 +25,7 @@ class TextEvents(Struct, frozen=True):
     end; end: those behind the padding, None where there is none."""
 
     before: bytes
-    behind: bytes
+    after: bytes
     end: bytes | None
 
     @classmethod
@@ -41,8 +41,8 @@ class TextEvents(Struct, frozen=True):
         at = marks[0].end()
         if not raw.startswith(text + b'"', at):  # it has escaped characters
             return None
-        behind, padding, rest = raw[at + len(text) :].partition(_PADDING)
-        return cls(raw[:at], behind + padding, rest[rest.find(b'"') :] if padding else None)
+        after, padding, rest = raw[at + len(text) :].partition(_PADDING)
+        return cls(raw[:at], after + padding, rest[rest.find(b'"') :] if padding else None)
 
     def text_of(self, raw: bytes) -> str | None:
         """Returns the text of an event of this form; None: it has to be parsed."""
@@ -50,12 +50,12 @@ class TextEvents(Struct, frozen=True):
             return None
         at = len(self.before)
         text_end = end = _end_of_string(raw, at)
-        behind = self.behind
+        after = self.after
         if self.end is not None:
-            if not raw.startswith(behind, end):
+            if not raw.startswith(after, end):
                 return None
-            behind, end = self.end, _end_of_string(raw, end + len(behind))
-        if raw[end:] != behind:
+            after, end = self.end, _end_of_string(raw, end + len(after))
+        if raw[end:] != after:
             return None
         try:
             return raw[at:text_end].decode()

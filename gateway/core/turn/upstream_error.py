@@ -102,13 +102,13 @@ def refusal_of(body: bytes) -> int | None:
 
 def _status_of(error: Json) -> int:
     """Returns the HTTP status that an error claims, by number or by name."""
-    for said in (error.get("code"), error.get("status"), error.get("type")):
+    for code in (error.get("code"), error.get("status"), error.get("type")):
         # A number may come as a number or as its digits; a name in the spelling of any upstream.
-        number = int(said) if isinstance(said, str) and len(said) == 3 and said.isdecimal() else said
+        number = int(code) if isinstance(code, str) and len(code) == 3 and code.isdecimal() else code
         if isinstance(number, int) and 400 <= number < 600:
             return number
-        if isinstance(said, str) and said.lower() in _STATUSES:
-            return _STATUSES[said.lower()]
+        if isinstance(code, str) and code.lower() in _STATUSES:
+            return _STATUSES[code.lower()]
     return 500
 
 

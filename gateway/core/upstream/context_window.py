@@ -66,15 +66,15 @@ class ContextWindows:
         """Notes the context that an error named, in the upstream's own tokens."""
         self._of(at).reported = tokens
 
-    def counted(self, at: ModelAt, ours: int, theirs: int, most: int) -> None:
+    def counted(self, at: ModelAt, estimated: int, actual: int, most: int) -> None:
         """Notes an upstream's count for a prompt of `ours` tokens; `most` tokens would have fitted."""
         learned = self._learned.get(at) or _Learned()
         # A first count replaces a guess. Later ones count only near the end of the window, where they matter.
         scale = 1.0 if learned.is_guess or learned.scale is None else learned.scale
-        is_off = theirs > ours * scale * _TOLERANCE and theirs > most * scale * _NEARLY_FULL
+        is_off = actual > estimated * scale * _TOLERANCE and actual > most * scale * _NEARLY_FULL
         if learned.is_guess or is_off:
             learned = self._of(at)
-            learned.scale = max(scale, min(ceil(theirs / ours * _STEPS) / _STEPS, _MOST_SCALE))
+            learned.scale = max(scale, min(ceil(actual / estimated * _STEPS) / _STEPS, _MOST_SCALE))
             learned.is_guess = False
 
     def guessed(self, at: ModelAt) -> None:

@@ -16,7 +16,7 @@ from gateway.core.conversation.private import without_private
 from gateway.core.turn.client import MOST_HELD_BYTES, ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import says_nothing
+from gateway.core.turn.stream import lacks_content
 from gateway.dialects.chat.errors import error_event
 from gateway.errors import GatewayError
 
@@ -35,7 +35,7 @@ class ChatView(ClientView):
     speaks_chat: ClassVar[bool] = True
 
     def __init__(self, spec: TurnSpec) -> None:
-        self._waits = bool(spec.ours)
+        self._waits = bool(spec.gateway_tools)
         self._held = 0  # bytes that wait
         self._strips_usage = spec.usage_added and not spec.wants_usage  # we asked for it, the client did not
         self._first: Json = {}  # the first round's first chunk
@@ -108,7 +108,7 @@ class ChatView(ClientView):
         changed = orjson.loads(body)
         for choice in changed["choices"]:
             if isinstance(choice, dict) and not choice.get("index"):
-                choice["message"] = without_private(outcome.said or {})
+                choice["message"] = without_private(outcome.shown_reply or {})
                 choice["finish_reason"] = outcome.finish_reason
         if outcome.rounds > 1:
             changed |= self._identity
@@ -119,7 +119,7 @@ class ChatView(ClientView):
     def refused(self, status: int, body: bytes) -> bytes:
         return body
 
-    def _put(self, raw: bytes, *, says: bool = True) -> None:
+    def _put(self, raw: bytes, *, has_content: bool = True) -> None:
         """Puts bytes behind the others. says: they say something, so that all may leave."""
         if self._strips_usage:
             raw = raw.replace(_NO_USAGE, b"")  # our asking for usage puts this into every other chunk
@@ -127,7 +127,7 @@ class ChatView(ClientView):
         self._has_begun = True
         if self._waits:
             self._held += len(raw)
-            self._waits = not says and self._held <= MOST_HELD_BYTES
+            self._waits = not has_content and self._held <= MOST_HELD_BYTES
 
     @property
     def _identity(self) -> Json:
@@ -147,7 +147,7 @@ class ChatView(ClientView):
         """
         chunk = event.chunk
         if chunk is None:
-            self._put(event.raw or b"", says=False)
+            self._put(event.raw or b"", has_content=False)
             return
         if (self._strips_usage or is_hidden) and event.is_usage:
             return
@@ -159,7 +159,7 @@ class ChatView(ClientView):
             changed["usage"] = None
         elif event.usage is not None:
             changed["usage"] = event.usage
-        says = has_role = is_rewritten = False
+        has_content = has_role = is_rewritten = False
         choices = []
         for choice in event.choices:
             if not isinstance(choice, dict):
@@ -168,18 +168,24 @@ class ChatView(ClientView):
             new = self._choice(choice, event.calls, finish, is_hidden)
             delta = new.get("delta")
             is_delta = isinstance(delta, dict)
-            says = says or bool(new.get("finish_reason")) or (is_delta and not says_nothing(new["delta"]))
+            has_content = (
+                has_content
+                or bool(new.get("finish_reason"))
+                or (is_delta and not lacks_content(new["delta"]))
+            )
             has_role = has_role or (is_delta and bool(new["delta"].get("role")))
             is_rewritten = is_rewritten or new is not choice
             choices.append(new)
         if is_rewritten:
             # What was taken out may have been all that the event said: then it does not go out at all.
-            if not says and not has_role:
+            if not has_content and not has_role:
                 return
             changed["choices"] = choices
         self._has_role = self._has_role or has_role
         is_own = event.raw is None or bool(changed)
-        self._put(_frame({**chunk, **changed}, event.name) if is_own else event.raw or b"", says=says)
+        self._put(
+            _frame({**chunk, **changed}, event.name) if is_own else event.raw or b"", has_content=has_content
+        )
         self._is_open = self._has_role and not (self._waits or self._is_later or self._strips_usage)
 
     def _choice(self, choice: Json, calls: list[Json] | None, finish: str | None, is_hidden: bool) -> Json:

@@ -16,15 +16,15 @@ class ResponsesErrors(ChatErrors):
 
     def event(self, error: GatewayError) -> bytes:
         # Whoever writes this does not know how many events came before; typed clients ask for a number.
-        said = error_fields(error.message, error.code, error.kind, error.param)
-        return frame("error", {**said, "sequence_number": 0})
+        fields = error_fields(error.message, error.code, error.kind, error.param)
+        return frame("error", {**fields, "sequence_number": 0})
 
 
 def error_fields(message: str, code: str | None, kind: str, param: Any) -> Json:
     """Returns what an event of the type `error` says."""
-    said = {"code": code or kind, "message": message, "param": param}
+    fields = {"code": code or kind, "message": message, "param": param}
     # The reference has these fields in the event itself. OpenAI sends them in `error`, which its SDKs raise.
-    return {**said, "error": {"type": kind, **said}}
+    return {**fields, "error": {"type": kind, **fields}}
 
 
 def frame(kind: str, fields: Json) -> bytes:

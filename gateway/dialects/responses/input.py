@@ -108,9 +108,9 @@ class _Reply:
                 self._refusals.append(part["refusal"])
             else:
                 self._parts.append(part)
-        said = "".join(text)
+        joined = "".join(text)
         # As the words of two rounds are joined where the reply is kept.
-        self._texts += [gap(self._texts[-1] if self._texts else "", said), said]
+        self._texts += [gap(self._texts[-1] if self._texts else "", joined), joined]
         self._has_spoken = True
 
     def call(self, call: Json) -> None:
@@ -156,12 +156,12 @@ class _Messages:
         self.at = 0  # the item that is taken
         self._start = start
         self._is_read_only = is_read_only
-        self._told = InputMessages([], [], [])
+        self._input = InputMessages([], [], [])
         self._reply = _Reply()
 
     def end(self) -> InputMessages:
         self._end_reply()
-        return self._told
+        return self._input
 
     def take_message(self, item: Json, where: str) -> None:
         role, content = item.get("role"), item.get("content")
@@ -169,18 +169,18 @@ class _Messages:
             raise missing(f"{where}.role") if role is None else _wrong_role(f"{where}.role", role)
         if content is None:
             raise missing(f"{where}.content")
-        said = self._content(content, f"{where}.content")
+        joined = self._content(content, f"{where}.content")
         if role != "assistant":
-            self._add({"role": role, "content": said})
+            self._add({"role": role, "content": joined})
             return
         if self._reply.is_over:
             self._end_reply()
-        self._reply.say(said)
+        self._reply.say(joined)
 
     def take_thoughts(self, item: Json, where: str) -> None:
         sealed = optional(item, "encrypted_content", str, where)
-        is_ours = sealed is not None and sealed.startswith(SEALED)
-        self._reply.think(_unsealed(sealed, f"{where}.encrypted_content") if is_ours else {})
+        is_sealed_here = sealed is not None and sealed.startswith(SEALED)
+        self._reply.think(_unsealed(sealed, f"{where}.encrypted_content") if is_sealed_here else {})
 
     def take_call(self, item: Json, where: str) -> None:
         function = {"name": text_in(item, "name", where), "arguments": text_in(item, "arguments", where)}
@@ -201,8 +201,8 @@ class _Messages:
         id = text_in(item, "id", where)
         turn = turn_of(id)
         self._end_reply()
-        references = self._told.references
-        index = self._start + len(self._told.messages)
+        references = self._input.references
+        index = self._start + len(self._input.messages)
         # The items of one reply are one message.
         last = references[-1] if references else None
         if last is None or (last.index, last.conversation, last.turn) != (index - 1, *turn):
@@ -223,8 +223,8 @@ class _Messages:
         self._reply = _Reply()
 
     def _put(self, message: Json) -> None:
-        self._told.messages.append(message)
-        self._told.places.append(-1 if message["role"] == "assistant" else self.at)
+        self._input.messages.append(message)
+        self._input.places.append(-1 if message["role"] == "assistant" else self.at)
 
 
 def _unsealed(sealed: str, param: str) -> Json:
@@ -265,10 +265,10 @@ def _content(content: Any, where: str, *, is_read_only: bool) -> str | list[Json
         if is_read_only and kind not in _WORDS:
             parts.append(part)
             continue
-        told = _PARTS.get(kind) if isinstance(kind, str) else None
-        if told is None:
+        reader = _PARTS.get(kind) if isinstance(kind, str) else None
+        if reader is None:
             raise missing(f"{at}.type") if kind is None else untold(f"{at}.type", kind)
-        parts.append(told(part, at))
+        parts.append(reader(part, at))
     return parts
 
 

@@ -15,24 +15,24 @@ from msgspec.structs import replace
 
 from adapters.types import Event, Json
 from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.heard import as_heard
 from gateway.core.native import Earlier, Memory, NativeReply
 from gateway.core.request.chat import ChatRequest, Reference
 from gateway.core.request.edit import BodyEdit
-from gateway.core.said_again import as_heard
 from gateway.core.turn.commands import FINISHED, End
 from gateway.core.turn.stream import join_messages
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import check_depth, optional, read_object, repeated_keys
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.instructions import ClientInstructions, in_place_of
-from gateway.dialects.responses.parse import conversation_of, told_text
+from gateway.dialects.responses.parse import conversation_of, text_format
 from gateway.errors import BadRequest, BodyTooLarge
 
 # What has no reply that could be read along, and what is put together at OpenAI.
 _ELSEWHERE: Final = ("background", "prompt")
 _NO_WORDS: Final = [{"role": "user", "content": ""}]
 # Fields that memory reads in another form, or that would mean another thing in a chat completion.
-_TOLD: Final = frozenset(("input", "instructions", "text", "tool_choice", "tools", "stream_options"))
+_TRANSLATED: Final = frozenset(("input", "instructions", "text", "tool_choice", "tools", "stream_options"))
 _DELTA, _ITEM, _BEGUN = "response.output_text.delta", "response.output_item.done", "response.created"
 # Of a reply that has no end so many are read, and what follows is not remembered. Chosen: far above what models write
 # in one reply. All of them are read at once, in some 0.2 s.
@@ -75,28 +75,28 @@ class NativeResponse(Struct, frozen=True):
     def is_stored(self) -> bool:
         return self.json.get("store") is not False
 
-    def behind(self, earlier: Earlier, memory: Memory) -> NativeResponse:
+    def with_history(self, earlier: Earlier, memory: Memory) -> NativeResponse:
         """Returns it with what it only refers to in `chat`, as far as that is known."""
         head = self.chat.messages[:1] if self.json.get("instructions") else []
         path: Sequence[Json] = earlier.path(memory, self.previous)
         named = {each.index - len(head): earlier.reply(memory, each.id) for each in self.references}
         places = self.places[len(self.places) - len(self.new) :]
-        told = [
+        placed = [
             (put, at)
             for n, (message, at) in enumerate(zip(self.new, places, strict=True))
             if (put := named.get(n, message)) is not None
         ]
         heard: Json | None = None
         if path and path[-1]["role"] == "assistant":
-            found = as_heard(path, [message for message, _ in told])
+            found = as_heard(path, [message for message, _ in placed])
             heard = None if found.path[-1] is path[-1] else found.path[-1]
             path = found.path
-            told = [each for n, each in enumerate(told) if n not in found.again]
-        new = [message for message, _ in told]
+            placed = [each for n, each in enumerate(placed) if n not in found.again]
+        new = [message for message, _ in placed]
         messages = [*head, *path, *new]
         json = {**self.chat.json, "messages": messages}
         chat = replace(self.chat, raw=orjson.dumps(json), json=json, messages=messages)
-        places = [*[-1] * (len(head) + len(path)), *(at for _, at in told)]
+        places = [*[-1] * (len(head) + len(path)), *(at for _, at in placed)]
         return replace(self, chat=chat, new=new, places=places, references=(), heard=heard)
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
@@ -107,11 +107,11 @@ class NativeResponse(Struct, frozen=True):
         if system:
             instructions = self.json.get("instructions")
             edit.set_member("instructions", f"{instructions}\n\n{system}" if instructions else system)
-        said = self.json["input"]
+        replies = self.json["input"]
         for index, note in (notes or {}).items():
             if note and self.places[index] >= 0:
-                if isinstance(said, str):
-                    edit.set_member("input", note + said)
+                if isinstance(replies, str):
+                    edit.set_member("input", note + replies)
                 else:
                     edit.prefix_text(self.places[index], note)
         return edit.render()
@@ -142,31 +142,31 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
         return None
     check_depth("input", [items])
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
-    told = read_items(items, len(head), is_read_only=True)
+    placed = read_items(items, len(head), is_read_only=True)
     previous = optional(json, "previous_response_id", str)
-    if not told.messages and previous is None:
+    if not placed.messages and previous is None:
         return None
     # What is sent back of a tool that OpenAI declares is no message: such a request goes on from the words before it.
-    messages = [*head, *(told.messages or _NO_WORDS)]
+    messages = [*head, *(placed.messages or _NO_WORDS)]
     # With this choice none of our tools is offered: a call of one could not be hidden.
     chat: Json = {"model": json.get("model"), "messages": messages, "tool_choice": "none"}
     for key, value in json.items():
-        if value is not None and key not in _TOLD:
+        if value is not None and key not in _TRANSLATED:
             chat.setdefault(key, value)
     if json.get("text") is not None:
-        chat.update(told_text(json["text"]))
+        chat.update(text_format(json["text"]))
     if functions := _functions(json.get("tools")):
         chat["tools"] = functions
     request = parse_chat(orjson.dumps(chat), max_messages + 1)
-    places = [*[-1] * len(head), *told.places]
+    places = [*[-1] * len(head), *placed.places]
     return NativeResponse(
         body,
         json,
         path,
         request,
-        request.messages[len(head) :] if told.messages else [],
+        request.messages[len(head) :] if placed.messages else [],
         places,
-        told.references,
+        placed.references,
         conversation_of(json),
         previous,
     )
@@ -225,8 +225,8 @@ class ResponseReader:
         if not isinstance(items, list):
             items = []
         read = read_items([item for item in items if isinstance(item, dict)], is_read_only=True)
-        said = [message for message in read.messages if message["role"] == "assistant"]
-        message = join_messages(said) if said else None
+        replies = [message for message in read.messages if message["role"] == "assistant"]
+        message = join_messages(replies) if replies else None
         if message is not None and self._end is not FINISHED:
             text = text_of(message)
             message = {"role": "assistant", "content": text} if text else None

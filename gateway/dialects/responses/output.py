@@ -28,7 +28,7 @@ class Item:
     """
 
     kind: ClassVar[str]
-    told: Json
+    done: Json
 
     def __init__(self, tag: str, index: int, emit: Emit) -> None:
         self.tag = tag
@@ -48,7 +48,7 @@ class Item:
         """Returns all that the model wrote of it, for a count of its tokens."""
         raise NotImplementedError
 
-    def tell(self, kind: str, **fields: Any) -> None:
+    def emit(self, kind: str, **fields: Any) -> None:
         """Tells an event of this item. kind: its type behind `response.`."""
         self._emit(f"response.{kind}", item_id=self.id, output_index=self.index, **fields)
 
@@ -61,8 +61,8 @@ class Item:
 
     def end(self, status: str) -> None:
         """Tells all of the item once more. status: completed or incomplete."""
-        self.told = self.json(status)
-        self._emit("response.output_item.done", output_index=self.index, item=self.told)
+        self.done = self.json(status)
+        self._emit("response.output_item.done", output_index=self.index, item=self.done)
 
 
 class _Part:
@@ -104,16 +104,16 @@ class MessageItem(Item):
         part = self._part("output_text")
         part.pieces.append(text)
         part.logprobs += logprobs
-        self.tell("output_text.delta", content_index=len(self._parts) - 1, delta=text, logprobs=logprobs)
+        self.emit("output_text.delta", content_index=len(self._parts) - 1, delta=text, logprobs=logprobs)
 
     def refuse(self, text: str) -> None:
         self._part("refusal").pieces.append(text)
-        self.tell("refusal.delta", content_index=len(self._parts) - 1, delta=text)
+        self.emit("refusal.delta", content_index=len(self._parts) - 1, delta=text)
 
     def annotate(self, annotation: Json) -> None:
         part = self._part("output_text")
         part.annotations.append(annotation)
-        self.tell(
+        self.emit(
             "output_text.annotation.added",
             content_index=len(self._parts) - 1,
             annotation_index=len(part.annotations) - 1,
@@ -128,7 +128,7 @@ class MessageItem(Item):
         if not self._parts or self._parts[-1].kind != kind:
             self._end_part()
             self._parts.append(_Part(kind))
-            self.tell("content_part.added", content_index=len(self._parts) - 1, part=self._parts[-1].json())
+            self.emit("content_part.added", content_index=len(self._parts) - 1, part=self._parts[-1].json())
         return self._parts[-1]
 
     def _end_part(self) -> None:
@@ -136,10 +136,10 @@ class MessageItem(Item):
             return
         at, part = len(self._parts) - 1, self._parts[-1]
         if part.kind == "refusal":
-            self.tell("refusal.done", content_index=at, refusal=part.text)
+            self.emit("refusal.done", content_index=at, refusal=part.text)
         else:
-            self.tell("output_text.done", content_index=at, text=part.text, logprobs=part.logprobs)
-        self.tell("content_part.done", content_index=at, part=part.json())
+            self.emit("output_text.done", content_index=at, text=part.text, logprobs=part.logprobs)
+        self.emit("content_part.done", content_index=at, part=part.json())
 
 
 class ThoughtsItem(Item):
@@ -173,16 +173,16 @@ class ThoughtsItem(Item):
             return
         if not self._pieces:
             part = {"type": "summary_text", "text": ""}
-            self.tell("reasoning_summary_part.added", summary_index=0, part=part)
+            self.emit("reasoning_summary_part.added", summary_index=0, part=part)
         self._pieces.append(text)
-        self.tell("reasoning_summary_text.delta", summary_index=0, delta=text)
+        self.emit("reasoning_summary_text.delta", summary_index=0, delta=text)
 
     def end(self, status: str) -> None:
         if self._pieces:
             text = "".join(self._pieces)
-            self.tell("reasoning_summary_text.done", summary_index=0, text=text)
+            self.emit("reasoning_summary_text.done", summary_index=0, text=text)
             part = {"type": "summary_text", "text": text}
-            self.tell("reasoning_summary_part.done", summary_index=0, part=part)
+            self.emit("reasoning_summary_part.done", summary_index=0, part=part)
         super().end(status)
 
 
@@ -194,16 +194,16 @@ class CallItem(Item):
     def __init__(self, tag: str, index: int, emit: Emit, call: ToolCall) -> None:
         super().__init__(tag, index, emit)
         self._call = call
-        self._told = 0  # pieces of its arguments
+        self._sent = 0  # pieces of its arguments
 
     def grow(self) -> None:
         """Tells the arguments that have come."""
         arguments = self._call.arguments
         if arguments:
             self.begin()
-            for piece in filter(None, arguments[self._told :]):
-                self.tell("function_call_arguments.delta", delta=piece)
-            self._told = len(arguments)
+            for piece in filter(None, arguments[self._sent :]):
+                self.emit("function_call_arguments.delta", delta=piece)
+            self._sent = len(arguments)
 
     def generated(self) -> str:
         return (
@@ -218,17 +218,17 @@ class CallItem(Item):
             return {"type": "function_call", "name": call.name, "arguments": arguments, **known}
         custom = call.fields.get(str(call.fields["type"]))
         own = custom if isinstance(custom, dict) else {}
-        said = "" if is_empty else str(own.get("input") or "")
-        return {"type": "custom_tool_call", "name": str(own.get("name") or ""), "input": said, **known}
+        text = "" if is_empty else str(own.get("input") or "")
+        return {"type": "custom_tool_call", "name": str(own.get("name") or ""), "input": text, **known}
 
     def end(self, status: str) -> None:
         self.begin()
         if self._is_function:
-            self.tell("function_call_arguments.done", arguments=self._call.text, name=self._call.name)
+            self.emit("function_call_arguments.done", arguments=self._call.text, name=self._call.name)
         else:
-            said = self.json(status)["input"]
-            self.tell("custom_tool_call_input.delta", delta=said)
-            self.tell("custom_tool_call_input.done", input=said)
+            text = self.json(status)["input"]
+            self.emit("custom_tool_call_input.delta", delta=text)
+            self.emit("custom_tool_call_input.done", input=text)
         super().end(status)
 
     @property

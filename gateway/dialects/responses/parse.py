@@ -82,8 +82,8 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ResponsesRequest:
     for key, value in json.items():
         if value is None or key in _LEFT_OUT:
             continue
-        if key in _TOLD:
-            chat.update(_TOLD[key](value))
+        if key in _TRANSLATED:
+            chat.update(_TRANSLATED[key](value))
         else:
             chat.setdefault(key, value)
     if "tools" not in chat:
@@ -103,8 +103,8 @@ def _messages(json: Json, max_messages: int) -> tuple[list[Json], list[Reference
         check_length("input", items, max_messages - 1)
     instructions = optional(json, "instructions", str)
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
-    told = read_items(items, len(head))
-    messages, references = told.messages, told.references
+    translated = read_items(items, len(head))
+    messages, references = translated.messages, translated.references
     if not messages:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     previous = optional(json, "previous_response_id", str)
@@ -147,8 +147,8 @@ def _strings(json: Json, key: str) -> list[str]:
 def _tools(tools: Any) -> Json:
     if not isinstance(tools, list):
         raise wrong_type("tools", "an array of objects", tools)
-    told = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
-    return {"tools": told} if told else {}
+    translated = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
+    return {"tools": translated} if translated else {}
 
 
 def _tool(tool: Any, where: str) -> Json:
@@ -203,18 +203,18 @@ def _kind(tool: Any, where: str) -> str:
     return str(kind)
 
 
-def told_text(text: Any) -> Json:
+def text_format(text: Any) -> Json:
     """Returns how chat completions are told what form an answer shall have. Raises: BadRequest."""
     if not isinstance(text, dict):
         raise wrong_type("text", "an object", text)
-    told = _fields(text, "verbosity")
+    translated = _fields(text, "verbosity")
     form = optional(text, "format", dict, "text")
     if form is None or form.get("type") == "text":
-        return told
+        return translated
     if form.get("type") == "json_schema":
         schema = {key: value for key, value in form.items() if key != "type"}
-        return {**told, "response_format": {"type": "json_schema", "json_schema": schema}}
-    return {**told, "response_format": form}
+        return {**translated, "response_format": {"type": "json_schema", "json_schema": schema}}
+    return {**translated, "response_format": form}
 
 
 def _reasoning(reasoning: Any) -> Json:
@@ -239,14 +239,14 @@ def _fields(value: Json, *keys: str) -> Json:
     return {key: value[key] for key in keys if value.get(key) is not None}
 
 
-_TOLD: dict[str, Callable[[Any], Json]] = {
+_TRANSLATED: dict[str, Callable[[Any], Json]] = {
     "model": _nothing,
     "input": _nothing,
     "instructions": _nothing,
     "conversation": _nothing,
     "max_output_tokens": _limit,
     "reasoning": _reasoning,
-    "text": told_text,
+    "text": text_format,
     "tool_choice": _tool_choice,
     "tools": _tools,
 }
@@ -275,11 +275,11 @@ ECHOED: Json = {
 
 
 def _echo(json: Json, request: ChatRequest, conversation: str | None) -> Json:
-    said = {key: json[key] for key in ECHOED if json.get(key) is not None}
+    echoed = {key: json[key] for key in ECHOED if json.get(key) is not None}
     reasoning = json.get("reasoning") or {}
     return {
         **ECHOED,
-        **said,
+        **echoed,
         "model": request.model,
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
         "conversation": None if conversation is None else {"id": conversation},

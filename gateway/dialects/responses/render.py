@@ -62,7 +62,7 @@ class MakesResponses(Struct, frozen=True):
     count: Callable[[str], Json | None] = no_usage
 
     def __call__(self, spec: TurnSpec) -> ResponsesView:
-        return ResponsesView(self.echo, self.turn, self.count, waits=bool(spec.ours))
+        return ResponsesView(self.echo, self.turn, self.count, waits=bool(spec.gateway_tools))
 
 
 class ResponsesView(ClientView):
@@ -88,7 +88,7 @@ class ResponsesView(ClientView):
         self._tag = ""  # of all ids, once something is told
         self._first: Json = {}  # the newest chunk that may be the reply's first
         self._out: list[bytes] = []
-        self._told = 0  # events
+        self._sent = 0  # events
         self._items: list[Item] = []
         self._open: Item | None = None  # the item of text that goes on
         self._draft = Draft()  # of the client's calls
@@ -154,7 +154,9 @@ class ResponsesView(ClientView):
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         reply = self._first = orjson.loads(body)
         choices = (c for c in reply["choices"] if isinstance(c, dict) and not c.get("index"))
-        self._take(delta_of({"message": without_private(outcome.said or {})}), _logprobs(next(choices, {})))
+        self._take(
+            delta_of({"message": without_private(outcome.shown_reply or {})}), _logprobs(next(choices, {}))
+        )
         self._finish, self._usage = outcome.finish_reason, outcome.usage
         return orjson.dumps(self._end_items())
 
@@ -241,7 +243,7 @@ class ResponsesView(ClientView):
 
     def _begin_response(self) -> None:
         self._waits = False
-        if not self._told:
+        if not self._sent:
             self._tag = make_tag(self._turn())
             self._emit("response.created", response=self._response("in_progress"))
             self._emit("response.in_progress", response=self._response("in_progress"))
@@ -261,9 +263,12 @@ class ResponsesView(ClientView):
 
     def _break_off(self, message: str, code: str | None, kind: str, param: Any) -> None:
         self._begin_response()
-        said = error_fields(message, code, kind, param)
-        self._emit("error", **said)
-        error = {"code": said["code"] if said["code"] in _ERROR_CODES else "server_error", "message": message}
+        fields = error_fields(message, code, kind, param)
+        self._emit("error", **fields)
+        error = {
+            "code": fields["code"] if fields["code"] in _ERROR_CODES else "server_error",
+            "message": message,
+        }
         self._emit("response.failed", response={**self._response("failed"), "error": error})
 
     def _response(self, status: str, reason: str | None = None) -> Json:
@@ -279,7 +284,7 @@ class ResponsesView(ClientView):
             "error": None,
             "incomplete_details": None if reason is None else {"reason": reason},
             "model": first.get("model") or self._echo["model"],
-            "output": [item.told for item in self._items] if is_over else [],
+            "output": [item.done for item in self._items] if is_over else [],
             "usage": None if self._usage is None or not is_over else _usage(self._usage),
         }
         if isinstance(tier := first.get("service_tier"), str):
@@ -287,8 +292,8 @@ class ResponsesView(ClientView):
         return response
 
     def _emit(self, kind: str, **fields: Any) -> None:
-        self._out.append(frame(kind, {**fields, "sequence_number": self._told}))
-        self._told += 1
+        self._out.append(frame(kind, {**fields, "sequence_number": self._sent}))
+        self._sent += 1
 
 
 def _is_object(body: bytes) -> bool:
@@ -310,7 +315,7 @@ def _list(value: Any) -> list[Any]:
 def _usage(usage: Json) -> Json:
     """Returns the usage of a chat completion under the names that it has here."""
     prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
-    told = {
+    item = {
         "input_tokens": token_count(usage, "prompt_tokens"),
         "input_tokens_details": {
             "cached_tokens": token_count(prompt, "cached_tokens"),
@@ -320,4 +325,4 @@ def _usage(usage: Json) -> Json:
         "output_tokens_details": {"reasoning_tokens": token_count(completion, "reasoning_tokens")},
         "total_tokens": token_count(usage, "total_tokens"),
     }
-    return {**told, BILLED: usage[BILLED]} if BILLED in usage else told
+    return {**item, BILLED: usage[BILLED]} if BILLED in usage else item

@@ -34,7 +34,7 @@ class Defaults(Struct, frozen=True):
 NO_DEFAULTS = Defaults()
 
 
-class Whose(Struct, frozen=True):
+class MemoryOwner(Struct, frozen=True):
     """Names the memories of an operation. profile, subject: None means all of the project's."""
 
     project: str
@@ -106,7 +106,7 @@ class Arguments:
             raise BadRequest(f"{name} must be a list of numbers.", param=name)
         return value
 
-    def whose(self, defaults: Defaults | None = None) -> Whose:
+    def owner(self, defaults: Defaults | None = None) -> MemoryOwner:
         """Reads project, profile, and user or else conversation, or what was made over the agents API.
 
         defaults: for those that are left out, if any.
@@ -119,14 +119,14 @@ class Arguments:
         if "agent" in self:
             if profile or user or conversation:
                 raise BadRequest("An agent is named by its id alone.", param="agent")
-            return Whose(project, API_PROFILE, _subject_of(self.text("agent")))
+            return MemoryOwner(project, API_PROFILE, _subject_of(self.text("agent")))
         if user and conversation:
             raise BadRequest("Name a user, or the conversation of nobody, not both.", param="conversation")
         if defaults is not None:
             profile = profile or defaults.profile(project)
             user = user or (None if conversation else defaults.user)
         subject = f"user:{user}" if user else f"conversation:{conversation}" if conversation else None
-        return Whose(project, profile, subject)
+        return MemoryOwner(project, profile, subject)
 
 
 # The kinds of memories that are made over REST, by the kinds of their ids.
@@ -148,7 +148,7 @@ def id_of(subject: str) -> str:
     return ids.named("source" if kind == "folder" else kind, uid)
 
 
-def nothing_of(named: Scope | Whose) -> str:
+def nothing_of(named: Scope | MemoryOwner) -> str:
     """Says that there is no such memory, and where it was looked for: a project or profile may be misspelt."""
     subject = named.subject or "anybody"
     if named.profile == API_PROFILE:

@@ -17,7 +17,14 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from gateway.errors import BadRequest
-from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, Whose, nothing_of
+from gateway.run.admin.arguments import (
+    NO_DEFAULTS,
+    Arguments,
+    Defaults,
+    MemoryOwner,
+    RawArguments,
+    nothing_of,
+)
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Extent, ForgetTarget
 from storage.errors import NotFound, StoreError, Unavailable, is_known
@@ -54,7 +61,7 @@ class Part(Struct, frozen=True):
 class ForgetRequest(Struct, frozen=True):
     """The arguments of `forget`. part: None means all of each memory. left: begun by an earlier call."""
 
-    whose: Whose
+    owner: MemoryOwner
     part: Part | None
     left: tuple[int, ...]
 
@@ -71,10 +78,10 @@ class ForgetRequest(Struct, frozen=True):
             part = Part(kind, arguments.text(kind) if kind == "in" else arguments.number(kind))
         # A whole user is forgotten in all profiles, and everybody where nobody is named, so that only a part is
         # looked for where a request would put it.
-        whose = arguments.whose(defaults if part else None)
-        if part and whose.subject is None:
+        owner = arguments.owner(defaults if part else None)
+        if part and owner.subject is None:
             raise BadRequest(f"Say whose {part.kind}: --user, --conversation or --agent.", param="user")
-        return cls(whose, part, tuple(arguments.numbers("left")))
+        return cls(owner, part, tuple(arguments.numbers("left")))
 
 
 @dataclass(eq=False)
@@ -106,12 +113,12 @@ class ForgetOperations:
         left = [id for id in request.left if id in before]
         count, extent, is_more = 0, Extent(), False
         if request.part is None:
-            begun, is_more = await self._begin_whole(request.whose, is_late)
+            begun, is_more = await self._begin_whole(request.owner, is_late)
             count, left = len(begun), [*left, *begun]
-            if request.whose.subject is not None and not (begun or before or request.left):
-                raise BadRequest(nothing_of(request.whose), param="user")
+            if request.owner.subject is not None and not (begun or before or request.left):
+                raise BadRequest(nothing_of(request.owner), param="user")
         elif not request.left:
-            begun_part, extent = await self._begin_part(request.whose, request.part)
+            begun_part, extent = await self._begin_part(request.owner, request.part)
             count, left = 1, [begun_part]
         while left and await forgetting.run(left[0], is_late):
             left.pop(0)
@@ -119,9 +126,9 @@ class ForgetOperations:
                 break
         done, swept = not left and not is_more, False
         if done:
-            whose = request.whose
-            if whose.profile is None and whose.subject is None:
-                await forgetting.forget_project(whose.project)
+            owner = request.owner
+            if owner.profile is None and owner.subject is None:
+                await forgetting.forget_project(owner.project)
             swept = await forgetting.sweep()
             # What a call that was cut off has begun is not found by who asks for it again.
             left = await forgetting.unfinished()
@@ -133,9 +140,9 @@ class ForgetOperations:
         waiting: how many edits of the block wait until their turns are confirmed. None of them is in the block yet.
         """
         arguments = Arguments(raw)
-        whose, label = arguments.whose(self.defaults), arguments.text("block")
-        scope = whose.scope
-        agents = await self._find(whose)
+        owner, label = arguments.owner(self.defaults), arguments.text("block")
+        scope = owner.scope
+        agents = await self._find(owner)
         if not agents:
             raise BadRequest(nothing_of(scope), param="user")
         blocks = await self.store.blocks.load(agents[0])
@@ -151,27 +158,27 @@ class ForgetOperations:
             raise BadRequest(error.message + late, param="block") from error
         return {"label": after.label, "version": after.version, "value": after.value, "waiting": waiting}
 
-    async def _begin_whole(self, whose: Whose, is_late: Callable[[], bool]) -> tuple[list[int], bool]:
+    async def _begin_whole(self, owner: MemoryOwner, is_late: Callable[[], bool]) -> tuple[list[int], bool]:
         """Begins to forget whole memories. Returns their numbers, and whether there may be more."""
         forgetting = self.store.forgetting
         # An import that broke off holds what somebody said, too.
-        subjects = [whose.subject] if whose.subject is None else [whose.subject, IMPORTING + whose.subject]
+        subjects = [owner.subject] if owner.subject is None else [owner.subject, IMPORTING + owner.subject]
         begun: list[int] = []
         while not is_late() and len(begun) < _PAGE:
             # A memory that was begun is not found again, so there is no page to turn.
             agents: list[int] = []
             for subject in subjects:
-                agents = agents or await forgetting.find(whose.project, whose.profile, subject, limit=1)
+                agents = agents or await forgetting.find(owner.project, owner.profile, subject, limit=1)
             if not agents:
                 return begun, False
             begun.append(await forgetting.begin(agents[0], ForgetTarget(is_all=True)))
         return begun, True
 
-    async def _begin_part(self, whose: Whose, part: Part) -> tuple[int, Extent]:
+    async def _begin_part(self, owner: MemoryOwner, part: Part) -> tuple[int, Extent]:
         """Begins to forget one part. Returns its number and its extent. Raises: BadRequest: there is no such part."""
-        agents = await self._find(whose)
+        agents = await self._find(owner)
         if not agents:
-            raise BadRequest(nothing_of(whose.scope), param="user")
+            raise BadRequest(nothing_of(owner.scope), param="user")
         target = await self._target(agents[0], part)
         if target is None:
             kind = "conversation" if part.kind == "in" else part.kind
@@ -193,9 +200,9 @@ class ForgetOperations:
             else ForgetTarget(exchanges=[exchange])
         )
 
-    async def _find(self, whose: Whose) -> list[int]:
+    async def _find(self, owner: MemoryOwner) -> list[int]:
         return await self.store.forgetting.find(
-            whose.project, whose.profile or DEFAULT_PROFILE, whose.subject, limit=1
+            owner.project, owner.profile or DEFAULT_PROFILE, owner.subject, limit=1
         )
 
 

@@ -84,7 +84,7 @@ class _Full(msgspec.Struct):
     ours: list[str]
 
 
-class _Told(_Exchange):
+class _FullExchange(_Exchange):
     input: list[dict[str, Any]] | None
     said: dict[str, Any] | None
     full: _Full | None
@@ -222,7 +222,8 @@ class _Rule(msgspec.Struct):
 
 
 _BY_PART: dict[str, type[msgspec.Struct]] = {
-    "conversation": _Conversation, "definition": _Definition, "exchange": _Told, "block": _Block, "version": _Version,
+    "conversation": _Conversation, "definition": _Definition, "exchange": _FullExchange,
+    "block": _Block, "version": _Version,
     "file": _File, "passage": _Passage, "fact": _Fact, "ended": _Ended, "learned": _Learned, "edit": _Edit, "tag": _Tag,
     "attached": _Attached, "run": _Run, "step": _Step,
 }  # fmt: skip

@@ -34,7 +34,7 @@ class Move:
     target: Store
     then: Sequence[str] = ()
 
-    async def run(self, told: Callable[[Moved, int], None] = lambda done, count: None) -> Moved:
+    async def run(self, report: Callable[[Moved, int], None] = lambda done, count: None) -> Moved:
         """Moves everything. told: called after each memory, with how many there are.
 
         Raises: GatewayError: something goes on that would be lost; StoreError.
@@ -51,7 +51,7 @@ class Move:
         while memories := await source.memories(at):
             for agent in memories:
                 await self._move(agent, done)
-                told(done, count)
+                report(done, count)
             at = memories[-1].id
         at = 0
         while blocks := await source.blocks(at):

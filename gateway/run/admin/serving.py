@@ -87,12 +87,12 @@ class ServingProcess(NamedTuple):
                 return json.loads(reply.read())
         except urllib.error.HTTPError as error:
             with error:
-                said = error.read()
+                answer = error.read()
             if error.code == 401:
                 # Another program listens there now.
                 raise ProcessGone from error
             try:
-                message = json.loads(said)["error"]["message"]
+                message = json.loads(answer)["error"]["message"]
             except (ValueError, KeyError, TypeError):
                 message = f"the gateway at {self.address} answered {error.code}"
             raise GatewayError(message) from error

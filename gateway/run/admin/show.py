@@ -61,7 +61,7 @@ class ShowOperation(Struct, frozen=True):
         memory comes from.
         """
         arguments = Arguments(raw)
-        scope = arguments.whose(self.defaults).scope
+        scope = arguments.owner(self.defaults).scope
         query, is_why = arguments.optional_text("query"), arguments.flag("why")
         store = self.store
         agent = await store.agents.find(scope)
@@ -74,7 +74,7 @@ class ShowOperation(Struct, frozen=True):
         waiting = len(await store.blocks.waiting(agent.id))
         lines = [_text(agent, look, facts, waiting)]
         lines += ["", "Retained", f"  {_retained(retained)}", "", "Recent messages"]
-        lines += [f"  {line}" for each in recent for line in _said(*each)] or ["  none"]
+        lines += [f"  {line}" for each in recent for line in _lines_of(*each)] or ["  none"]
         if query is not None:
             lines += await self._found(agent, query)
         if is_why:
@@ -136,7 +136,7 @@ def _retained(retained: Retained) -> str:
     return f"{counted(retained.messages, 'messages')} in {turns}{cancelled} of {conversations}"
 
 
-def _said(e: Exchange, head_is_shared: bool, previous: int | None) -> list[str]:
+def _lines_of(e: Exchange, head_is_shared: bool, previous: int | None) -> list[str]:
     """Returns the messages of an exchange, each with why it does not stand."""
     why = ""
     if e.state is State.CANCELLED:
@@ -181,8 +181,8 @@ async def _sources(store: Store, agent: Agent, exchanges: Sequence[int]) -> list
     # A shared block may come from another user's memory, of which nothing is shown: its exchange is not found here.
     for id in exchanges[:SOURCES]:
         e = await store.turns.exchange(agent, id)
-        said = messages_of(e, False, None, None) if e is not None else []
-        lines += [f"from message {_short(_line(m))}" for m in said if m.role == "user"]
+        messages = messages_of(e, False, None, None) if e is not None else []
+        lines += [f"from message {_short(_line(m))}" for m in messages if m.role == "user"]
         if e is None:
             lines.append("from a message that is not in this memory")
     if len(exchanges) > SOURCES:

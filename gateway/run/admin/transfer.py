@@ -97,7 +97,7 @@ class TransferOperations:
         same person has a memory, too.
         """
         arguments = Arguments(raw)
-        scope = arguments.whose(self.defaults).scope
+        scope = arguments.owner(self.defaults).scope
         agent = await self.store.agents.find(scope)
         if agent is None:
             raise BadRequest(nothing_of(scope), param="user")
@@ -136,7 +136,7 @@ class TransferOperations:
         no more lines. Returns {"at"}.
         """
         arguments = Arguments(raw)
-        scope, lines = arguments.whose(self.defaults).scope, arguments.texts("lines")
+        scope, lines = arguments.owner(self.defaults).scope, arguments.texts("lines")
         at = ImportPosition(*arguments.list_of("at", 4)) if "at" in arguments else None
         first = arguments.optional_number("line") or 1
         done = await self.write(scope, at, lines, first=first, is_end=arguments.flag("end"))
@@ -170,7 +170,7 @@ class TransferOperations:
             if not lines:
                 raise BadRequest("There is nothing to import.", param="lines")
             number, line = lines[0]
-            with _told(number):
+            with _naming_line(number):
                 at, lines = await self._begin(scope, orjson.loads(line)), lines[1:]
         found = await transfer.under_way(scope)
         if found is None or found.uid != at.uid:
@@ -178,7 +178,7 @@ class TransferOperations:
         reader, is_whole = LineReader(self.store, found, at.next_seq), at.is_whole
         records: list[_NumberedRecord] = []
         for number, line in lines:
-            with _told(number):
+            with _naming_line(number):
                 read = orjson.loads(line)
                 if is_whole:
                     raise ValueError("it stands behind the line that ends the export")
@@ -206,7 +206,7 @@ class TransferOperations:
             # One by one, so that the line is told. If somebody took a public name in the moment in which it was found
             # free, another one is given now, and none is wrong.
             for number, record in records:
-                with _told(number):
+                with _naming_line(number):
                     await self.store.transfer.write(agent, [record])
 
     async def _begin(self, scope: Scope, line: Any) -> ImportPosition:
@@ -228,7 +228,7 @@ def _no_export(why: str) -> BadRequest:
 
 
 @contextmanager
-def _told(number: int) -> Iterator[None]:
+def _naming_line(number: int) -> Iterator[None]:
     """Tells the number of a line that is read in vain."""
     try:
         yield
@@ -262,12 +262,12 @@ def _as_line(record: TransferRecord) -> dict[str, Any]:
         }
     line |= {
         "input": _json(e.input),
-        "said": _json(e.said),
+        "said": _json(e.shown_reply),
         "full": _json(e.full),
         "had": e.reply is not None,
     }
     line["notes"] = {str(i): note for i, note in e.notes.items()}
-    line["hush"] = {str(i): _kinds((e.reply or ()) if i < 0 else e.inputs[i]) for i in sorted(e.hush)}
+    line["hush"] = {str(i): _kinds((e.reply or ()) if i < 0 else e.inputs[i]) for i in sorted(e.redactions)}
     return line
 
 
@@ -370,11 +370,11 @@ class LineReader:
 
     def _hashes(self, v: dict[str, Any]) -> _Hashes:
         messages: list[WireMessage] = v["input"] or []
-        hush = {int(i): _blank(kinds) for i, kinds in v["hush"].items()}
-        inputs = tuple(hush.get(i) or self._canon.atoms(m) for i, m in enumerate(messages))
+        redactions = {int(i): _blank(kinds) for i, kinds in v["hush"].items()}
+        inputs = tuple(redactions.get(i) or self._canon.atoms(m) for i, m in enumerate(messages))
         media = tuple(self._canon.media(m) for m in messages)
-        said = self._canon.atoms(v["said"]) if v["said"] is not None else ()
-        reply = (hush.get(-1) or tuple(sorted(said, key=lambda a: a[:1]))) if v["had"] else None
+        reply_atoms = self._canon.atoms(v["said"]) if v["said"] is not None else ()
+        reply = (redactions.get(-1) or tuple(sorted(reply_atoms, key=lambda a: a[:1]))) if v["had"] else None
         return inputs, media, reply
 
     async def _after(self, seq: int | None) -> tuple[bytes, int, int, int]:
@@ -419,11 +419,11 @@ def _content(v: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of an exchange that hold what was said."""
     return {
         "input": None if v["input"] is None else orjson.dumps(v["input"] or []),
-        "said": None if v["said"] is None else orjson.dumps(v["said"]),
+        "shown_reply": None if v["said"] is None else orjson.dumps(v["said"]),
         "full": None if v["full"] is None else orjson.dumps(v["full"]),
         "hidden": v["full"] is not None,
         "notes": {int(i): note for i, note in v["notes"].items()},
-        "hush": frozenset(map(int, v["hush"])),
+        "redactions": frozenset(map(int, v["hush"])),
     }
 
 

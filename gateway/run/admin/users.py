@@ -43,8 +43,8 @@ class ListOperations(Struct, frozen=True):
         profile: all, if it is left out. from: the answer's `next`.
         """
         arguments = Arguments(raw)
-        whose = arguments.whose(self.defaults)
-        if whose.subject is None:
+        owner = arguments.owner(self.defaults)
+        if owner.subject is None:
             raise BadRequest("Say whose conversations: --user, --conversation or --agent.", param="user")
         profile = arguments.optional_text("profile")
         before = (inf, 0)
@@ -52,7 +52,7 @@ class ListOperations(Struct, frozen=True):
             last_at, id = arguments.list_of("from", 2)
             before = (float(last_at), int(id))
         found, following = await self.store.overview.conversations(
-            whose.project, profile, whose.subject, before=before, limit=PAGE
+            owner.project, profile, owner.subject, before=before, limit=PAGE
         )
         lines = [_conversation(each) for each in found]
         return {"lines": lines, "next": None if following is None else list(following)}

@@ -296,7 +296,7 @@ def _shares(path: Sequence[Exchange]) -> list[Share]:
 def _share(x: Exchange, count: Callable[[str], int]) -> Share:
     content = Tree([x]).content(x)
     messages = content.messages or []
-    replies = content.full or ([content.said] if content.said is not None else [])
+    replies = content.full or ([content.shown_reply] if content.shown_reply is not None else [])
     tokens = sum(message_tokens(m, count) for m in (*messages, *replies))
     # What an agent's rules say to its model goes on with the run.
     opens = bool(messages) and messages[0].get("role") == "user" and not is_nudge(messages[0])
@@ -320,7 +320,7 @@ class CompactOperation(Struct, frozen=True):
         in: one of the user's conversations, by its public name or the client's; without it, the one that spoke last.
         """
         arguments = Arguments(raw)
-        scope, name = arguments.whose(self.defaults).scope, arguments.optional_text("in")
+        scope, name = arguments.owner(self.defaults).scope, arguments.optional_text("in")
         store = self.store
         agents = await store.forgetting.find(scope.project, scope.profile, scope.subject, limit=1)
         terms = await _terms(store, agents[0]) if agents else SummaryTerms()

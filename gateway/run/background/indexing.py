@@ -51,7 +51,7 @@ class Indexing:
 
     async def look(self) -> None:
         """Finds what lags in the database, as processes have left it that ended."""
-        for agent in await self._store.recall.behind(INDEX_EVERY, 10_000):
+        for agent in await self._store.recall.outdated(INDEX_EVERY, 10_000):
             self.lags(agent, INDEX_EVERY)
 
     async def step(self) -> float | None:

@@ -227,8 +227,8 @@ class Worker:
 
     async def _prolong(self, context: JobContext) -> None:
         if not context.ended:
-            is_ours = await self.jobs.heartbeat(context.job, self.limits.lease_s)
-            if not is_ours and not context.ended:
+            is_held = await self.jobs.heartbeat(context.job, self.limits.lease_s)
+            if not is_held and not context.ended:
                 context.lost.set()
 
     async def _live(self, context: JobContext) -> None:

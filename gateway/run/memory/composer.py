@@ -98,7 +98,7 @@ class Composer(Struct, frozen=True):
             section,
             {} if plan.off else notes,
             NO_RECALL,
-            bool(asked.spec.uid) or known.is_ours,
+            bool(asked.spec.uid) or known.is_stored,
         )
         if asked.target.context_window is not None or asked.spec.bounds or known.evicted:
             prompt = await self._fitted(known, prompt, takes_note=takes_note)

@@ -18,7 +18,7 @@ from gateway.core.prompt.summary import EARLY, ROOMY, WORTH, Overfull, SummaryCu
 from gateway.core.prompt.window import (
     Budget,
     Window,
-    begin_anew,
+    begin_window,
     describe,
     fit_window,
     may_begin,
@@ -119,13 +119,13 @@ def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> boo
     Bytes are an upper bound of a text's tokens. A link to an image has few, and stands for many tokens.
     """
     request, composition = prompt.request, prompt.composition
-    ours = [each.message for each in composition.fill]
-    ours += chain.from_iterable(composition.hidden.values())
+    added = [each.message for each in composition.fill]
+    added += chain.from_iterable(composition.hidden.values())
     texts = (prompt.system, *composition.notes.values())
-    extra = sum(map(len, map(orjson.dumps, (*ours, *prompt.tools)))) + sum(map(len, map(str.encode, texts)))
+    extra = sum(map(len, map(orjson.dumps, (*added, *prompt.tools)))) + sum(map(len, map(str.encode, texts)))
     extra += sum(
         message_tokens(m, _no_tokens)
-        for m in (*request.messages, *ours)
+        for m in (*request.messages, *added)
         if isinstance(m.get("content"), list)
     )
     reserve = min(request.max_tokens or 4096, context_tokens // 4)
@@ -141,9 +141,9 @@ def is_crowded(prompt: Prompt) -> bool:
     bounds = prompt.beginning.bounds
     if bounds is None:
         return False
-    behind = len(prompt.request.messages) - max(prompt.beginning.start, first_spoken(prompt.request.messages))
+    after = len(prompt.request.messages) - max(prompt.beginning.start, first_spoken(prompt.request.messages))
     more = sum(len(rounds) - 1 for rounds in prompt.composition.hidden.values())
-    return len(prompt.composition.fill) + behind + more > bounds.early
+    return len(prompt.composition.fill) + after + more > bounds.early
 
 
 async def count_tokens(model: str, text: str) -> int:
@@ -343,10 +343,10 @@ class _WindowRoom:
         """Returns the first entry behind a summary."""
         if cut.fill < self._fill:
             return cut.fill
-        behind = (
+        after = (
             n for n, (index, _) in enumerate(self.entries) if (index or 0) >= cut.index and n >= self._fill
         )
-        return next(behind, 0)
+        return next(after, 0)
 
     def count(self, index: int) -> int:
         return self.tokens(index, index + 1)
@@ -379,7 +379,7 @@ class _WindowRoom:
 
     def surplus(self, start: int) -> int:
         """Returns how many messages from `start` on leave because they are too many."""
-        return 0 if self._bounds is None else begin_anew(self.elements[start:], self._bounds)
+        return 0 if self._bounds is None else begin_window(self.elements[start:], self._bounds)
 
     def context(self, window: Window) -> int:
         """Returns the tokens of the largest window in which there is no room for what left this one."""

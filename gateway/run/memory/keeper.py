@@ -153,8 +153,12 @@ class MemoryKeeper:
         """
         asked = known.asked
         asked.place.hand_on()
-        if outcome.said is not None and "tool_calls" in outcome.said and asked.identity.scope is not None:
-            self.delegated.made(asked.identity.scope, asked.request.json, outcome.said, self.now())
+        if (
+            outcome.shown_reply is not None
+            and "tool_calls" in outcome.shown_reply
+            and asked.identity.scope is not None
+        ):
+            self.delegated.made(asked.identity.scope, asked.request.json, outcome.shown_reply, self.now())
         # A failed turn is asked again, or comes back in a later list, which must know what of it is off the record.
         has_failed = outcome.state is End.FAILED and not outcome.text
         leaves_nothing = known.asked.identity.leaves_nothing or (has_failed and not known.plan.off)
@@ -167,7 +171,9 @@ class MemoryKeeper:
             return self._over(known, error)
         if write.plain is not None:
             e, listing = write.plain[0], known.plan.query.listing
-            self.resent.answered(known.asked.request, listing, outcome.said or {}, e.reply or (), e.path)
+            self.resent.answered(
+                known.asked.request, listing, outcome.shown_reply or {}, e.reply or (), e.path
+            )
         overfull = prompt.window.overfull if outcome.state is FINISHED else None
         writing.add_done_callback(partial(self._written, known, write, overfull))
         return writing
@@ -191,7 +197,7 @@ class MemoryKeeper:
             return
         committed = writing.result()
         if not self._unkept:
-            _behind_the_reply(self._keep_all)
+            _after_reply(self._keep_all)
         self._unkept.append(partial(self._keep, known, write, overfull, committed))
         if not committed.is_plain:
             self._keep_all()
@@ -229,7 +235,7 @@ class MemoryKeeper:
             self.events.index_lags(agent, waiting)
 
 
-def _behind_the_reply(work: Callable[[], None]) -> None:
+def _after_reply(work: Callable[[], None]) -> None:
     """Does something when the next pass of the loop has woken the turn that waits for a commit, and its reply left."""
     loop = asyncio.get_running_loop()
     loop.call_soon(loop.call_soon, work)

@@ -20,7 +20,7 @@ from gateway.core.conversation.canonical import Canon, Listing
 from gateway.core.conversation.fast_path import plan_opening, plan_plain
 from gateway.core.conversation.lookup import RECENT, full_probes
 from gateway.core.conversation.match import Keeping, Query
-from gateway.core.conversation.openings import begins_anew, openings_of
+from gateway.core.conversation.openings import begins_conversation, openings_of
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.memory import builtin, edits
@@ -97,7 +97,7 @@ class Known(Struct, frozen=True):
         return self.asked.identity.mode is Mode.OFF
 
     @property
-    def is_ours(self) -> bool:
+    def is_stored(self) -> bool:
         """The conversation is one of ours, so all that was said in it is one path."""
         return self.plan.appending and self.summaries is not None
 
@@ -161,7 +161,7 @@ async def _look(store: Store, resent: ResentLists, asked: MemoryRequest) -> tupl
     for _ in range(2):
         agent = await agent_of(store, asked)
         listing = resent.listing(Canon(agent.secret), asked.request)
-        path = listing.path_said if listing.said else None
+        path = listing.path_answered if listing.answered else None
         look = await store.turns.look(agent, key, path) if agent.id else Look()
         if look is not None:
             break
@@ -229,7 +229,7 @@ async def _plan(
     tree = Tree()
     openings = None if look.has_tombs else store.turns.openings(agent, look)
     # Before its first number is taken a memory holds nothing, whether it is stored by then or not.
-    if look.next_seq == 1 or (openings is not None and begins_anew(query, openings)):
+    if look.next_seq == 1 or (openings is not None and begins_conversation(query, openings)):
         return plan_opening(query) or planning.plan_turn(tree, query), tree
     recent: int | None = RECENT + query.listing.replies
     low: int | None = None
@@ -239,7 +239,7 @@ async def _plan(
         tree = Tree(pool.exchanges, pool.contents, pool.tombs)
         plan = await with_contents(store.turns, agent, tree, partial(planning.plan_turn, tree, query))
         evicted = evicted_at(plan.match.anchor, asked.target.context_window)
-        if not query.named and not query.listing.said:
+        if not query.named and not query.listing.answered:
             store.turns.keep_openings(agent, look, openings_of(tree))
         is_all = recent is None and low is None
         if is_all or not tree.is_partial:

@@ -182,10 +182,10 @@ class Prompt(Struct, frozen=True):
         edit = request.edit()
         if request.model != self.target.model:
             edit.set_member("model", self.target.model)
-        for key in (*self.form.consumed, *(request.ours & self.form.refused)):
+        for key in (*self.form.consumed, *(request.added_fields & self.form.refused)):
             edit.drop_member(key)
         limit_key = request.max_tokens_key
-        if limit_key in self.form.refused and limit_key in request.ours:
+        if limit_key in self.form.refused and limit_key in request.added_fields:
             limit_key = NEWER_LIMIT
             edit.set_member(limit_key, request.max_tokens)
         for index in self.form.as_system:

@@ -161,14 +161,14 @@ class Recaller(Struct, frozen=True):
     async def _find(self, recalling: _Recalling, text: str) -> _Found:
         """Returns what memory has for a message. Raises: StoreError."""
         known, query = recalling.known, note.make_query(text)
-        if self._is_told(recalling, text, query):
+        if self._is_shown(recalling, text, query):
             return _NOTHING
         shared: frozenset[str] = frozenset()
         found = await self._search(recalling, query)
         lines = note.shared_lines(text, found)
         if lines and (own := note.make_query(note.without_lines(text, lines))):
             # Some applications put every message into the same template, whose words would find themselves.
-            rest = note.told_apart(found, lines)
+            rest = note.without_templates(found, lines)
             query, shared = own, lines
             found = [*await self._search(recalling, own), *rest]
         is_selection = not found and note.asks_for_all(query, recalling.visible.notes, opens=_opens(known))
@@ -181,14 +181,14 @@ class Recaller(Struct, frozen=True):
         found = [m for m in found if m.source != "fact" or not shows_origin(known, recalling.window, m)]
         return _Found(found, query, shared, is_selection)
 
-    def _is_told(self, recalling: _Recalling, text: str, query: str) -> bool:
+    def _is_shown(self, recalling: _Recalling, text: str, query: str) -> bool:
         """Returns whether the conversation's notes tell all of a young memory: no search finds more to tell then."""
         known, visible = recalling.known, recalling.visible
         # The lines of a message may be a template's, and without them others are told otherwise.
         if not visible.notes or "\n" in text:
             return False
         messages = self.store.recall.at_hand(known.agent, known.look.numbers, visible.numbers)
-        return messages is not None and note.tells_all(
+        return messages is not None and note.shows_all(
             visible.notes, messages, query, exclude_atoms=visible.atoms
         )
 
@@ -258,8 +258,8 @@ async def _choose(
 
 def _opens(known: Known) -> bool:
     """Returns whether the user has said nothing in this conversation before."""
-    said = (m for m in known.plan.messages if m.get("role") == "user")
-    return known.plan.match.anchor is None and len(list(said)) == 1
+    user_messages = (m for m in known.plan.messages if m.get("role") == "user")
+    return known.plan.match.anchor is None and len(list(user_messages)) == 1
 
 
 async def _excess(prompt: Prompt, rendered: str) -> float:

@@ -158,16 +158,18 @@ def record_turn(
 def _ended(
     known: Known, prompt: Prompt, ops: Sequence[BlockOp], outcome: TurnOutcome, now: float
 ) -> settle.Ended:
-    said = outcome.said or {"role": "assistant", "content": ""}
+    shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
     has_words = outcome.state is FINISHED or bool(outcome.text)
     full = outcome.full if has_words or outcome.hidden else ()
     if has_words and not full:
-        full = (said,)
-    ours: frozenset[str] = frozenset()
-    if full != (said,):  # else the client has all of the reply
+        full = (shown_reply,)
+    gateway_calls: frozenset[str] = frozenset()
+    if full != (shown_reply,):  # else the client has all of the reply
         # Its own calls are in `said`; what else was called, the gateway ran.
-        ours = frozenset(_call_ids(full) - _call_ids([said]))
-    return settle.Ended(known.row, full, said, now, prompt.notes, ours, bool(ops), prompt.window.evicted)
+        gateway_calls = frozenset(_call_ids(full) - _call_ids([shown_reply]))
+    return settle.Ended(
+        known.row, full, shown_reply, now, prompt.notes, gateway_calls, bool(ops), prompt.window.evicted
+    )
 
 
 def _call_ids(messages: Iterable[WireMessage]) -> set[str]:

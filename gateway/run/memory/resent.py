@@ -64,17 +64,22 @@ class ResentLists:
             listing = Listing(canon, messages, front, known)
         else:
             listing = Listing(canon, messages)
-            if not listing.said:
+            if not listing.answered:
                 return listing  # to read the first words again costs less than to store them
         sent = hash(tuple(marks or map(_mark, messages))), listing.front(), None
         self._store((canon.secret, len(messages)), sent)
         return listing
 
     def answered(
-        self, request: ChatRequest, listing: Listing, said: WireMessage, reply: tuple[Atom, ...], path: bytes
+        self,
+        request: ChatRequest,
+        listing: Listing,
+        answered: WireMessage,
+        reply: tuple[Atom, ...],
+        path: bytes,
     ) -> None:
         """Takes in the reply to a list. reply: its atoms. path: the hash of the path down to it."""
-        name, text = (listing.canon.secret, len(request.messages)), text_alone(said)
+        name, text = (listing.canon.secret, len(request.messages)), text_alone(answered)
         sent = self._sent.get(name)
         if text is None or sent is None:
             return

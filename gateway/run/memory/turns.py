@@ -15,9 +15,9 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, WireMessage, call_id, text_of, visible
+from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import private_of, without_private
 from gateway.core.request.chat import ChatRequest, Reference
-from gateway.core.said_again import as_heard
 from gateway.errors import BadRequest, BodyTooLarge
 from gateway.run.memory.known import Known
 from storage.errors import NotFound
@@ -54,7 +54,7 @@ async def with_references(
             kept[each.conversation] = (
                 _Kept() if agent is None else await _read(store, agent, each.conversation)
             )
-        found = kept[each.conversation].told(each.turn, is_whole=each.is_path)
+        found = kept[each.conversation].path_to(each.turn, is_whole=each.is_path)
         if not found:
             raise _not_found(each)
         filled.put(each, found)
@@ -70,13 +70,13 @@ async def paths_to(store: Store, scope: Scope, ids: Set[str]) -> dict[str, list[
     if agent is None:
         return found
     kept: dict[str, _Kept] = {}
-    for conversation, begun, said in await store.messages.newest(agent.id, _NEWEST):
-        if not any(id.encode() in said for id in ids):
+    for conversation, begun, reply in await store.messages.newest(agent.id, _NEWEST):
+        if not any(id.encode() in reply for id in ids):
             continue
         if conversation not in kept:
             kept[conversation] = await _read(store, agent, conversation)
-        path = kept[conversation].told(_time(begun), is_whole=True)
-        named = private_of(orjson.loads(said)).get("ids") or ()
+        path = kept[conversation].path_to(_time(begun), is_whole=True)
+        named = private_of(orjson.loads(reply)).get("ids") or ()
         found.update((id, path) for id in named if path and id in ids)
     return found
 
@@ -106,7 +106,7 @@ class _Filled:
                 raise BodyTooLarge(
                     f"What the items stand for has more than {self._most_bytes} bytes (server.max_body_bytes)."
                 )
-            reply = _with_calls(found[-1], self._answers.behind(at))
+            reply = _with_calls(found[-1], self._answers.after(at))
             self._edit.replace_message(at, [reply])
             self._places[at][-1:] = [reply]
 
@@ -120,14 +120,14 @@ class _Filled:
             references=(),
         )
 
-    def _as_heard(self, found: Sequence[WireMessage], behind: int) -> Sequence[WireMessage]:
+    def _as_heard(self, found: Sequence[WireMessage], after: int) -> Sequence[WireMessage]:
         """Returns it as far as it was heard, and drops what the client says of it again. behind: from where on."""
         messages = self._request.messages
-        end = min((at for at in self._replaced if at >= behind), default=len(messages))
-        heard = as_heard(found, messages[behind:end])
+        end = min((at for at in self._replaced if at >= after), default=len(messages))
+        heard = as_heard(found, messages[after:end])
         for index in heard.again:
-            self._edit.drop_message(behind + index)
-            self._places[behind + index].clear()
+            self._edit.drop_message(after + index)
+            self._places[after + index].clear()
         return heard.path
 
 
@@ -144,7 +144,7 @@ class _Answers:
             if message.get("role") == "tool":
                 self._last[run, message["tool_call_id"]] = at
 
-    def behind(self, at: int) -> Callable[[str], bool]:
+    def after(self, at: int) -> Callable[[str], bool]:
         """Returns what says whether the result of a call stands behind a reply, in its run."""
         return lambda id: self._last.get((self._runs[at], id), -1) > at
 
@@ -176,7 +176,7 @@ class _Kept:
     def add(self, each: StandingExchange) -> None:
         e = each.exchange
         above = None if e.parent is None else self._by_id.get(e.parent)
-        if e.hush or (above is None and e.parent is not None):
+        if e.redactions or (above is None and e.parent is not None):
             return  # something of its path is gone
         self._by_id[e.id] = each
         if each.run is not None:
@@ -189,7 +189,7 @@ class _Kept:
         if e.standing or place not in self._by_name:
             self._by_name[place] = each
 
-    def told(self, turn: str, *, is_whole: bool) -> list[WireMessage]:
+    def path_to(self, turn: str, *, is_whole: bool) -> list[WireMessage]:
         """Returns the path that ends with a turn as its client has it, oldest first; an empty one: it is not there.
 
         is_whole: else its reply alone.
@@ -218,7 +218,7 @@ async def _read(store: Store, agent: Agent, uid: str) -> _Kept:
         return kept
     after = -1
     while True:
-        found = await store.messages.said(agent.id, conversation.id, after, _PAGE)
+        found = await store.messages.of_conversation(agent.id, conversation.id, after, _PAGE)
         for each in found:
             kept.add(each)
         if len(found) < _PAGE:
@@ -228,19 +228,19 @@ async def _read(store: Store, agent: Agent, uid: str) -> _Kept:
 
 def _reply(steps: Sequence[Exchange]) -> list[WireMessage]:
     """Returns the reply of a turn as its client has it, of several steps one message; none: it has none."""
-    replies = [each for each in map(_said, steps) if each]
+    replies = [each for each in map(_reply_of, steps) if each]
     if len(steps) == 1 or not replies:
         return replies
-    ours = {m.get("tool_call_id") for e in steps[1:] for m in orjson.loads(e.input or b"[]")}
-    return [visible(replies, ours)]
+    gateway_calls = {m.get("tool_call_id") for e in steps[1:] for m in orjson.loads(e.input or b"[]")}
+    return [visible(replies, gateway_calls)]
 
 
-def _said(e: Exchange) -> WireMessage:
-    said: WireMessage = {} if e.said is None else without_private(orjson.loads(e.said))
+def _reply_of(e: Exchange) -> WireMessage:
+    reply: WireMessage = {} if e.shown_reply is None else without_private(orjson.loads(e.shown_reply))
     if e.state is State.FINISHED:
-        return said
+        return reply
     # Its calls may be cut, and nobody answers them.
-    text = text_of(said)
+    text = text_of(reply)
     return {"role": "assistant", "content": text} if text else {}
 
 

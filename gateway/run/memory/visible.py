@@ -64,12 +64,12 @@ def _numbers(known: Known, composition: Composition, window: FittedWindow) -> ra
     anchor = known.plan.match.anchor
     if anchor is None:
         return range(0)
-    behind = first = anchor.seq + len(anchor.inputs) + 1
+    after = first = anchor.seq + len(anchor.inputs) + 1
     if known.is_plain:
-        first = behind if window.evicted_tokens else anchor.run
-    elif known.is_ours:
-        first = max(anchor.run, _first_filled(known, composition, window, behind))
-    return range(first, behind)
+        first = after if window.evicted_tokens else anchor.run
+    elif known.is_stored:
+        first = max(anchor.run, _first_filled(known, composition, window, after))
+    return range(first, after)
 
 
 def _first_filled(known: Known, composition: Composition, window: FittedWindow, otherwise: int) -> int:

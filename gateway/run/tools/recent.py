@@ -68,9 +68,9 @@ class CallsAt:
     _counts: Counter[tuple[str, bytes]] = field(default_factory=Counter)
 
     async def once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
-        said = call.name, orjson.dumps(call.arguments, option=orjson.OPT_SORT_KEYS)
-        self._counts[said] += 1
-        return await self.recent.once((self.place, *said, self._counts[said]), perform)
+        call_key = call.name, orjson.dumps(call.arguments, option=orjson.OPT_SORT_KEYS)
+        self._counts[call_key] += 1
+        return await self.recent.once((self.place, *call_key, self._counts[call_key]), perform)
 
 
 async def _made(perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:

@@ -25,18 +25,18 @@ _TABLE: Final[tuple[tuple[type[ProviderError], type[UpstreamError], str], ...]] 
 
 def translate(error: ProviderError) -> UpstreamError:
     """Returns the gateway's error for a provider's. Its text says who speaks: it might be the provider's own."""
-    made = next(ours for theirs, ours, _ in _TABLE if isinstance(error, theirs))
+    made = next(mapped for provider_error, mapped, _ in _TABLE if isinstance(error, provider_error))
     return made(f"The gateway got no whole answer from its upstream: {str(error) or 'it could not be used'}.")
 
 
 def kind_of(error: GatewayError) -> str:
     """Returns the kind of an upstream's error, as metrics and receipts name it."""
-    return next((kind for _, ours, kind in _TABLE if isinstance(error, ours)), "broke")
+    return next((kind for _, mapped, kind in _TABLE if isinstance(error, mapped)), "broke")
 
 
 def failure_of(error: ProviderError) -> Failure:
     """Returns what failover has to know of an attempt that brought no reply."""
-    kind = next(kind for theirs, _, kind in _TABLE if isinstance(error, theirs))
+    kind = next(kind for provider_error, _, kind in _TABLE if isinstance(error, provider_error))
     match error:
         case ProviderTimeout():
             # An endpoint that was silent until a timeout is not tried again for this request.

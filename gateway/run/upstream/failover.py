@@ -107,7 +107,7 @@ class Failover:
         about = "Whether an upstream is passed over, for one model at least, while there is another."
         metrics.watch("upstream_resting", about, self._passed_over, "upstream")
 
-    def beside(self, providers: Mapping[str, Provider]) -> Failover:
+    def over(self, providers: Mapping[str, Provider]) -> Failover:
         """Returns the same endpoints, over other connections to them: what is learned of one holds for both."""
         other = copy(self)
         other.endpoints = {
@@ -300,13 +300,13 @@ class Attempts:
             self._is_guess = context_window < known
             self.target = target._replace(context_window=context_window)
             self._note(str(reply.status), is_error=True)
-            self._receipt.said["x-mnemogate-context-tokens"] = str(tokens)
+            self._receipt.headers["x-mnemogate-context-tokens"] = str(tokens)
             return shorter
         return error
 
-    def counted(self, ours: int, theirs: int, most: int) -> None:
+    def counted(self, estimated: int, actual: int, most: int) -> None:
         """Notes how many tokens a reply counted for its prompt."""
-        self._failover.context_windows.counted(self.target[:2], ours, theirs, most)
+        self._failover.context_windows.counted(self.target[:2], estimated, actual, most)
 
     def broke(self, error: GatewayError) -> None:
         """Notes that a reply which had begun broke off."""
@@ -364,9 +364,9 @@ class Attempts:
         self._note(outcome, is_error=is_error)
         if not self._is_settled:
             self._is_settled = True
-            self._receipt.said["x-mnemogate-upstream"] = self.endpoint.name
+            self._receipt.headers["x-mnemogate-upstream"] = self.endpoint.name
         if len(self._log) > 1:
-            self._receipt.said["x-mnemogate-tries"] = ";".join(map(":".join, self._log))
+            self._receipt.headers["x-mnemogate-tries"] = ";".join(map(":".join, self._log))
 
     def _note(self, outcome: str, *, is_error: bool) -> None:
         metrics, name = self._failover.metrics, self.endpoint.name

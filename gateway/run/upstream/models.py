@@ -316,8 +316,10 @@ def _list_in(body: bytes) -> list[Any] | None:
 
 def _refusal(upstream: str, status: int, body: bytes) -> _Refusal:
     try:
-        said = orjson.loads(body)["error"]["message"]
+        refusal = orjson.loads(body)["error"]["message"]
     except (ValueError, KeyError, TypeError):
-        said = None
-    message = said if isinstance(said, str) and said else f"The upstream {upstream!r} refuses this key."
+        refusal = None
+    message = (
+        refusal if isinstance(refusal, str) and refusal else f"The upstream {upstream!r} refuses this key."
+    )
     return _Refusal(status, message)

@@ -22,7 +22,7 @@ from gateway.run.upstream.keepalive import BEAT, beating
 # Cookies are between the upstream and us. The date of this response, which web pages may read it (access-control-*)
 # and the receipt (x-mnemogate-*) are our own to say.
 _NOT_HANDED_ON: Final = frozenset(("date", "set-cookie"))
-_OURS: Final = ("access-control-", "x-mnemogate-")
+_RESERVED: Final = ("access-control-", "x-mnemogate-")
 # Chosen: events are some hundred bytes; one with an image may be larger than this.
 _MAX_EVENT_BYTES: Final = 1024 * 1024
 _MARKS: Final = (b"\n\n", b"\r\n\r\n")  # the ends of an event, the longest last
@@ -154,7 +154,7 @@ def handed_on(headers: Sequence[Header]) -> tuple[Header, ...]:
 
 @lru_cache(maxsize=1024)  # upstreams send the same few names with every reply
 def _is_handed_on(name: str) -> bool:
-    return name not in _NOT_HANDED_ON and not name.startswith(_OURS)
+    return name not in _NOT_HANDED_ON and not name.startswith(_RESERVED)
 
 
 class ChangedEvents:

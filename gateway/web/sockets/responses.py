@@ -42,7 +42,7 @@ _DROPPED: Final = frozenset(
     b"connection upgrade content-length content-type content-encoding transfer-encoding expect x-request-id".split()
 )
 _BETA: Final = b"openai-beta"
-_SAYS_WHEN: Final = frozenset((b"retry-after", b"retry-after-ms", b"x-request-id"))
+_RETRY_HEADERS: Final = frozenset((b"retry-after", b"retry-after-ms", b"x-request-id"))
 _log = logging.getLogger("mnemogate")
 
 
@@ -178,7 +178,7 @@ class _Session:
                 try:
                     event = read_client_event(message["bytes"])
                 except GatewayError as error:
-                    await self.tell(server.failed(error))
+                    await self.send_event(server.failed(error))
                 else:
                     await self._take(event)
         except asyncio.CancelledError:
@@ -208,12 +208,12 @@ class _Session:
             case Cancel():
                 self._cancel(event)
             case Steer():
-                await self.tell(server.not_steered(event))
+                await self.send_event(server.not_steered(event))
             case Create():
                 try:
                     self._enqueue(event)
                 except GatewayError as error:
-                    await self.tell(server.failed(error), event.stream_id)
+                    await self.send_event(server.failed(error), event.stream_id)
 
     def _enqueue(self, create: Create) -> None:
         if self._sockets.is_draining():
@@ -281,8 +281,8 @@ class _Session:
         body, asked = self.unstored.request(create)
         if not create.is_generated:
             begun, done = server.prepared(create)
-            await self.tell(begun, create.stream_id)
-            await self.tell(done, create.stream_id)
+            await self.send_event(begun, create.stream_id)
+            await self.send_event(done, create.stream_id)
             self.unstored.keep(asked, server.response_in(done))
             return
         headers = [
@@ -296,11 +296,13 @@ class _Session:
             return
         if response.is_cancelled:
             begun = response.begun or server.response_in(server.prepared(create)[0])
-            await self.tell(server.cancelled(begun, response.events), create.stream_id)
+            await self.send_event(server.cancelled(begun, response.events), create.stream_id)
         else:
-            await self.tell(server.failed(UpstreamBroke("The reply ended in the middle.")), create.stream_id)
+            await self.send_event(
+                server.failed(UpstreamBroke("The reply ended in the middle.")), create.stream_id
+            )
 
-    async def tell(self, event: bytes, stream_id: str | None = None) -> None:
+    async def send_event(self, event: bytes, stream_id: str | None = None) -> None:
         """Sends an event, unless the client has gone."""
         if not self._is_closed:
             with suppress(OSError):  # it is just going, which the session is told next
@@ -334,13 +336,13 @@ class _Answer:
         elif self._is_stream:
             for event in self._stream.feed(message["body"]):
                 if event.data is not None:
-                    await self._tell(server.kind_of(event.name, event.data), event.data)
+                    await self._send_event(server.kind_of(event.name, event.data), event.data)
         else:
             self._body += message["body"]
             if not message.get("more_body", False):
                 await self._refuse()
 
-    async def _tell(self, kind: str, data: bytes) -> None:
+    async def _send_event(self, kind: str, data: bytes) -> None:
         response = self._response
         if response.has_ended or data == b"[DONE]":
             return
@@ -353,13 +355,15 @@ class _Answer:
             elif kind == server.ERROR:
                 data = server.broken_off(data)
         response.events += 1
-        await self._session.tell(data, self._stream_id)
+        await self._session.send_event(data, self._stream_id)
 
     async def _refuse(self) -> None:
         self._response.has_ended = True
         status = self._status if self._status >= 400 else 502  # no stream, which was asked for
-        says = {name.decode(): value.decode("latin-1") for name, value in self._headers if name in _SAYS_WHEN}
-        await self._session.tell(server.refused(status, bytes(self._body), says), self._stream_id)
+        headers = {
+            name.decode(): value.decode("latin-1") for name, value in self._headers if name in _RETRY_HEADERS
+        }
+        await self._session.send_event(server.refused(status, bytes(self._body), headers), self._stream_id)
 
 
 class _Body:

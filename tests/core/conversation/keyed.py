@@ -16,4 +16,4 @@ both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 def path_texts(world: World, exchange: int) -> list[str]:
     tree = Tree(world.memory().records.values())
     contents = [tree.content(e) for e in tree.chain(tree.by_id[exchange])]
-    return [text_of(m) for c in contents for m in [*(c.messages or []), c.said] if m and text_of(m)]
+    return [text_of(m) for c in contents for m in [*(c.messages or []), c.shown_reply] if m and text_of(m)]

@@ -15,7 +15,7 @@ from gateway.core.conversation.append import (
     path_hash,
     plan_step,
     refuse,
-    said_anew,
+    superseded_before,
 )
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
 from gateway.core.conversation.match import Keeping, Query
@@ -58,7 +58,7 @@ class Conversation:
                 CANON,
                 above,
                 full=[reply] if reply else [],
-                said=said,
+                shown_reply=said,
                 model="up/m",
                 evicted=evicted,
                 now=2.0,
@@ -112,7 +112,7 @@ def test_what_was_said_may_be_something_else_than_what_goes_upstream() -> None:
     spoken = assistant(None, call("1", "send_message", '{"message":"Hello"}'))
     e = talk.step(talk.plan(user("Hi")), spoken, assistant("Hello"))
     assert e.reply == CANON.atoms(assistant("Hello"))
-    assert talk.tree.content(e).said == assistant("Hello")
+    assert talk.tree.content(e).shown_reply == assistant("Hello")
     assert talk.sent(talk.plan(held=[result("1", "sent")]))[1] == spoken
 
 
@@ -197,7 +197,7 @@ def test_what_is_refused_in_a_fork_leaves_what_stands_above_it() -> None:
     assert (refusal.superseded, refusal.evicted) == (True, left)
     again = replace(own, id=11, parent=10, inputs=(CANON.atoms(user("two")),))
     behind = [*path[:2], own, replace(again, superseded=True)]
-    said = said_anew(behind, own.inputs)
+    said = superseded_before(behind, own.inputs)
     assert said is not None
     assert said.id == own.id
-    assert said_anew([*path[:2], replace(again, superseded=True)], first.inputs) is None
+    assert superseded_before([*path[:2], replace(again, superseded=True)], first.inputs) is None

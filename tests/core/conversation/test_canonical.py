@@ -188,7 +188,7 @@ def test_broken_arguments_and_lone_surrogates_are_hashed_as_they_are() -> None:
 def test_a_listing_leaves_system_messages_aside_and_knows_where_the_rest_was() -> None:
     listing = Listing(CANON, [system("s"), user("a"), system("t"), assistant("b"), user("c")])
     assert [*listing.positions] == [1, 3, 4]
-    assert listing.said == 2
+    assert listing.answered == 2
     assert len(listing) == 3
     assert listing.new == (CANON.atoms(user("c")),)
     assert listing.flat(2) == flat([user("a"), assistant("b")])
@@ -196,7 +196,7 @@ def test_a_listing_leaves_system_messages_aside_and_knows_where_the_rest_was() -
 
 @pytest.mark.parametrize("messages", [[], [user("a")], [system("s")]])
 def test_a_list_without_a_reply_has_said_nothing(messages: list[WireMessage]) -> None:
-    assert Listing(CANON, messages).said == 0
+    assert Listing(CANON, messages).shown_reply == 0
 
 
 @pytest.mark.parametrize("at", [0, 2, 4, 6])
@@ -224,7 +224,7 @@ def test_a_listing_goes_on_from_the_front_of_its_list(at: int) -> None:
     found = Listing(Counting(CANON.secret), messages, front)
     assert hashed == [m for m in messages[at:] if m["role"] != "system"]
     assert (found.positions, found.messages, found.atoms) == (whole.positions, whole.messages, whole.atoms)
-    assert (found.said, found.before, found.new) == (whole.said, whole.before, whole.new)
+    assert (found.shown_reply, found.before, found.new) == (whole.shown_reply, whole.before, whole.new)
     assert [found.path(n) for n in (5, 2, 3)] == [whole.path(n) for n in (5, 2, 3)]
 
 

@@ -36,8 +36,8 @@ HIDDEN = [assistant("Moment. ", call("m1", "memory_insert")), result("m1", "ok")
 
 def look_for(tree: Tree, listing: Listing) -> Look:
     """What a store would say of a list, worked out from all there is."""
-    path = listing.canon.path(listing.flat(listing.said))
-    found = [e for e in tree if e.path == path and listing.said]
+    path = listing.canon.path(listing.flat(listing.answered))
+    found = [e for e in tree if e.path == path and listing.answered]
     look = Look(exchange=max(found, key=lambda e: (e.begun, e.id), default=None))
     if look.exchange is not None:
         look.is_continued = bool(tree.kids(look.exchange))
@@ -96,7 +96,7 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     assert plain is not None
     general = plan_turn(tree, query)
     assert (plain.match.anchor, plain.new) == (general.match.anchor, general.new)
-    assert (plain.fill, plain.off, plain.hush) == (general.fill, general.off, general.hush)
+    assert (plain.fill, plain.off, plain.redactions) == (general.fill, general.off, general.redactions)
     fresh = {len(plain.messages) - 1: "<note>"}
     counted = compose(Tree(look.additions.rounds), plain, offered, fresh, look.additions)
     assert counted == compose(tree, general, offered, fresh)
@@ -105,7 +105,7 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     assert without_numbers(written) == without_numbers(settle.finish(tree, general, ended))
     others = [tree.by_id[i] for i in tree.changed if i != 99]
     moved = [e.id for e in others if _without_words(e) != _without_words(world.memory().records[e.id])]
-    assert written.tells
+    assert written.ends_with_user
     assert moved == []  # not even marked as carried
 
 

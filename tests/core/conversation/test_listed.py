@@ -19,7 +19,7 @@ ATOM = (b"u" + bytes(11),)
 def exchange(inputs: list[Any], said: Any, full: dict[str, Any] | None = None, **fields: Any) -> Exchange:
     made = Exchange(
         1, 1, None, 0, 0, (ATOM,) * len(inputs), (b"",) * len(inputs), ATOM, b"path", None, 1.0, 1.0, ended=2.0, seq=10,
-        input=orjson.dumps(inputs), said=None if said is None else orjson.dumps(said),
+        input=orjson.dumps(inputs), shown_reply=None if said is None else orjson.dumps(said),
         full=None if full is None else orjson.dumps(full),
     )  # fmt: skip
     return replace(made, **fields)
@@ -62,8 +62,8 @@ def test_nothing_is_listed_of_a_tombstone(state: State) -> None:
 
 def test_what_is_hushed_or_not_there_is_left_out() -> None:
     e = exchange([user("one"), user("two")], assistant("Both."))
-    assert places(replace(e, hush=frozenset({0}))) == [(11, None, "two"), (12, None, "Both.")]
-    assert places(replace(e, hush=frozenset({-1}))) == [(10, None, "one"), (11, None, "two")]
+    assert places(replace(e, redactions=frozenset({0}))) == [(11, None, "two"), (12, None, "Both.")]
+    assert places(replace(e, redactions=frozenset({-1}))) == [(10, None, "one"), (11, None, "two")]
     assert places(exchange([user("one")], None)) == [(10, None, "one")]
 
 
@@ -94,7 +94,7 @@ def test_what_was_said_by_a_tool_is_replaced_in_its_call() -> None:
     told = rewritten(e, 11, "Bye.")
     (m,) = orjson.loads(told.full or b"")["messages"]
     assert orjson.loads(m["tool_calls"][0]["function"]["arguments"]) == {"message": "Bye.", "thinking": "t"}
-    assert orjson.loads(told.said or b"")["content"] == "Bye."
+    assert orjson.loads(told.shown_reply or b"")["content"] == "Bye."
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_what_was_said_by_a_tool_is_replaced_in_its_call() -> None:
         (exchange([user("one")], assistant(None, call("c1", "f", "{}"))), 11, "a call"),
         (exchange([user("one")], None), 11, "no reply"),
         (exchange([user("one")], assistant("x"), state=State.OPEN), 10, "being answered"),
-        (exchange([user("one")], assistant("x"), hush=frozenset({0})), 10, "forgotten"),
-        (exchange([user("one")], assistant("x"), hush=frozenset({-1})), 11, "forgotten"),
+        (exchange([user("one")], assistant("x"), redactions=frozenset({0})), 10, "forgotten"),
+        (exchange([user("one")], assistant("x"), redactions=frozenset({-1})), 11, "forgotten"),
         (exchange([user("one")], assistant("x"), state=State.FORGOTTEN), 10, "forgotten"),
     ],
 )

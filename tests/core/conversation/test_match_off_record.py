@@ -166,7 +166,7 @@ def test_what_was_heard_of_a_reply_that_was_off_is_not_kept_in_append_mode(
         assert filling.standing(key="c1") == [*said, "two", "Second."]
     then = filling.begin([user("three")], "c1", append=True)
     assert then.lines[-3:] == ["+ user: two", "+ assistant: Second.", "user: three"]
-    stored = b"".join((e.input or b"") + (e.said or b"") for e in filling.memory().records.values())
+    stored = b"".join((e.input or b"") + (e.shown_reply or b"") for e in filling.memory().records.values())
     assert b"diagnosis" not in stored
 
 
@@ -231,7 +231,7 @@ def test_what_was_said_on_the_record_stays_there_in_a_request_that_is_off(
     asked += [assistant("Sorry to"), user("bye")]
     assert world.say(asked, "Bye.", key).is_untouched
     assert world.standing() == ["hello there", "Good day.", "my bicycle is red", "bye", "Bye."]
-    stored = b"".join((e.input or b"") + (e.said or b"") for e in world.memory().records.values())
+    stored = b"".join((e.input or b"") + (e.shown_reply or b"") for e in world.memory().records.values())
     assert b"diagnosis" not in stored
     assert b"Sorry" not in stored
     assert b"harmless" not in stored
@@ -310,6 +310,6 @@ def test_what_was_off_the_record_and_ended_meanwhile_is_not_kept(
     world.cancel(secret, [assistant("Sorry to hear that.")])
     world.finish(later, "Good.")
     assert world.standing() == ["hello there", "Good day.", "my bicycle is red", "Good."]
-    stored = b"".join((e.input or b"") + (e.said or b"") for e in world.memory().records.values())
+    stored = b"".join((e.input or b"") + (e.shown_reply or b"") for e in world.memory().records.values())
     assert b"diagnosis" not in stored
     assert b"Sorry" not in stored

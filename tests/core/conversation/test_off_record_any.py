@@ -51,7 +51,7 @@ class Talker:
 
     def check(self, *, has_ended: bool) -> None:
         memory = self.world.memory()
-        stored = b"".join((e.input or b"") + (e.said or b"") for e in memory.records.values()).decode()
+        stored = b"".join((e.input or b"") + (e.shown_reply or b"") for e in memory.records.values()).decode()
         assert not [text for text in self.off if text in stored]
         standing = self.world.standing()
         assert len(standing) == len(set(standing))

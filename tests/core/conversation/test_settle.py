@@ -269,5 +269,5 @@ def test_a_turn_that_was_off_takes_no_notes_nor_edits(world: World) -> None:
     world.say([user("a secret")], kept("Sorry."), mode=Keeping.OFF, edits=["secret"])
     world.wait(500)
     (e,) = world.memory().records.values()
-    assert (e.input, e.said, e.full, e.notes, e.edits) == (None, None, None, {}, False)
+    assert (e.input, e.shown_reply, e.full, e.notes, e.edits) == (None, None, None, {}, False)
     assert world.learned() == []

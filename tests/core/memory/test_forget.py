@@ -50,13 +50,15 @@ def test_of_results_go_hits_of_searches_and_what_was_told_behind_them() -> None:
         {"id": name, "function": {"name": name, "arguments": "{}"}}
         for name in ("conversation_search", "look")
     ]
-    above = replace(empty, said=orjson.dumps({"role": "assistant", "content": None, "tool_calls": calls}))
+    above = replace(
+        empty, shown_reply=orjson.dumps({"role": "assistant", "content": None, "tool_calls": calls})
+    )
     hit = "- [2024-10-04, user] My cat is called Miso."
     told = "Done.\n\n" + note(DAY - 1, ('Memory block "human" has changed',))
     results = [
         {"role": "tool", "tool_call_id": "conversation_search", "content": hit},
         {"role": "tool", "tool_call_id": "look", "content": hit},  # somebody else's words
-        with_private({"role": "tool", "tool_call_id": "look", "content": told}, said=5),
+        with_private({"role": "tool", "tool_call_id": "look", "content": told}, shown_reply=5),
         {"role": "user", "content": hit},
     ]
     step = replace(empty, input=orjson.dumps(results))
@@ -67,7 +69,10 @@ def test_of_results_go_hits_of_searches_and_what_was_told_behind_them() -> None:
     ):
         left = orjson.loads(without_found(step, above, erased).input or b"")
         assert {n: m["content"] for n, m in enumerate(left) if m != results[n]} == changes
-    for gone in (replace(above, said=None, state=State.FORGOTTEN), replace(above, hush=frozenset({-1}))):
+    for gone in (
+        replace(above, shown_reply=None, state=State.FORGOTTEN),
+        replace(above, redactions=frozenset({-1})),
+    ):
         left = orjson.loads(without_found(step, gone, Erased(frozenset({DAY - 5}))).input or b"")
         assert [m["content"] for m in left] == ["(forgotten)"] * 3 + [hit]
 

@@ -255,7 +255,7 @@ def test_orders_are_kept_as_what_was_said() -> None:
 
 @pytest.mark.parametrize("text", ["Eats no meat on Fridays.", "Alice always drinks tea.", "Has two dogs."])
 def test_ordinary_facts_are_no_orders(text: str) -> None:
-    assert learn.said_as_such(text) == text
+    assert learn.as_statement(text) == text
 
 
 def test_a_block_is_written_anew_only_by_who_has_seen_it() -> None:

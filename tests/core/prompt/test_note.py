@@ -28,10 +28,10 @@ from gateway.core.prompt.note import (
     own_words,
     selection_budget,
     shared_lines,
+    shows_all,
     strip_notes,
-    tells_all,
-    told_apart,
     without_lines,
+    without_templates,
 )
 from gateway.core.words import folded_words, telling_words
 from gateway.tokens import tokenizer_for
@@ -364,8 +364,8 @@ def test_a_message_of_which_a_note_has_most_is_told_already(chars: int, is_told:
 def test_a_word_that_a_note_has_in_capitals_is_told() -> None:
     reply = message(1, f"RAIN AND WEATHER, {'so far ' * 100}and weather and a numbat", "assistant")
     noted = f"you: {reply.text[:600]} ..."
-    assert tells_all([noted], [reply], "The weather?", exclude_atoms=set())
-    assert not tells_all([noted], [reply], "The numbats?", exclude_atoms=set())
+    assert shows_all([noted], [reply], "The weather?", exclude_atoms=set())
+    assert not shows_all([noted], [reply], "The numbats?", exclude_atoms=set())
 
 
 def test_words_of_a_noted_line_are_told_where_they_are_a_message_of_their_own() -> None:
@@ -416,7 +416,7 @@ def test_of_what_notes_tell_all_of_nothing_is_chosen() -> None:
             asked = text()
             chosen = choose(memory, asked, noted=notes, exclude_atoms=visible)
             for some in (memory, memory[:3], chance.sample(memory, 4)):
-                if tells_all(notes, some, asked, exclude_atoms=visible):
+                if shows_all(notes, some, asked, exclude_atoms=visible):
                     told_all += 1
                     assert not choose(some, asked, noted=notes, exclude_atoms=visible)
             notes.append(render_note(chosen, (), MARCH))
@@ -426,10 +426,10 @@ def test_of_what_notes_tell_all_of_nothing_is_chosen() -> None:
 def test_a_cut_line_tells_all_of_a_message_but_of_a_question_about_the_rest() -> None:
     reply = message(1, f"{'rain and weather ' * 45}and a numbat", "assistant")
     notes = [render_note(choose([reply], "The weather?"), (), MARCH)]
-    assert tells_all(notes, [reply], "The weather?", exclude_atoms=set())
-    assert not tells_all(notes, [reply], "The numbats?", exclude_atoms=set())
-    assert not tells_all(notes, [reply, message(2, "Rain.")], "The weather?", exclude_atoms=set())
-    assert tells_all(notes, [reply, message(2, "Rain.")], "The weather?", exclude_atoms={b"u2"})
+    assert shows_all(notes, [reply], "The weather?", exclude_atoms=set())
+    assert not shows_all(notes, [reply], "The numbats?", exclude_atoms=set())
+    assert not shows_all(notes, [reply, message(2, "Rain.")], "The weather?", exclude_atoms=set())
+    assert shows_all(notes, [reply, message(2, "Rain.")], "The weather?", exclude_atoms={b"u2"})
 
 
 def test_a_long_turn_without_the_words_is_cut_at_its_beginning() -> None:
@@ -848,8 +848,8 @@ def test_of_many_messages_with_the_same_lines_none_is_told_for_them() -> None:
     said = [message(n, f"{n}\n{RULES}") for n in range(3)]
     other = message(3, "I like tea.")
     shared = shared_lines(f"4\n{RULES}", said)
-    assert told_apart([*said[:2], other], shared) == [*said[:2], other]
-    assert told_apart([*said, other], shared) == [other]
+    assert without_templates([*said[:2], other], shared) == [*said[:2], other]
+    assert without_templates([*said, other], shared) == [other]
 
 
 @given(st.text() | st.text(st.characters(max_codepoint=127)))

@@ -17,7 +17,7 @@ from gateway.core.prompt.window import (
     MessageBounds,
     Window,
     WindowItem,
-    begin_anew,
+    begin_window,
     describe,
     fit_window,
     plan_budget,
@@ -251,4 +251,4 @@ def test_a_growing_list_keeps_its_first_message_for_a_step(
 )
 def test_a_list_of_too_many_messages_begins_with_a_user_message(roles: str, begins: int) -> None:
     names = {"u": "user", "a": "assistant", "t": "tool"}
-    assert begin_anew([WindowItem(names[each], 1) for each in roles], MessageBounds(6, 3)) == begins
+    assert begin_window([WindowItem(names[each], 1) for each in roles], MessageBounds(6, 3)) == begins

@@ -93,8 +93,8 @@ class TestPlain:
         )
         assert playbook
         assert playbook.outcome.state is End.FINISHED
-        assert playbook.outcome.said == {"role": "assistant", "content": "Hello"}
-        assert playbook.outcome.full == (playbook.outcome.said,)
+        assert playbook.outcome.shown_reply == {"role": "assistant", "content": "Hello"}
+        assert playbook.outcome.full == (playbook.outcome.shown_reply,)
         assert not playbook.outcome.hidden
         assert playbook.outcome.finish_reason == "stop"
 
@@ -181,7 +181,7 @@ class TestPlain:
             << Finish()
         )
         assert playbook
-        assert playbook.outcome.said == {"role": "assistant", "content": "Hi", "x": 1}
+        assert playbook.outcome.shown_reply == {"role": "assistant", "content": "Hi", "x": 1}
 
     def test_fields_nobody_knows_are_kept_in_what_the_upstream_said(self) -> None:
         details = [{"type": "reasoning.text", "index": 0, "text": "be"}]
@@ -219,8 +219,8 @@ class TestPlain:
             playbook = Playbook(chat_turn(spec)) >> ReplyStarted(200, SSE) >> Received(events)
             assert playbook << SendHead(200, SSE) << body(*events[:4]) << Save
             assert playbook >> Saved() << body(*events[4:]) << Finish()
-            assert playbook.outcome.said is not None
-            assert [call["id"] for call in playbook.outcome.said["tool_calls"]] == ["call_t", "call_u"]
+            assert playbook.outcome.shown_reply is not None
+            assert [call["id"] for call in playbook.outcome.shown_reply["tool_calls"]] == ["call_t", "call_u"]
             assert not playbook.outcome.hidden
 
 
@@ -280,7 +280,7 @@ class TestHiddenRounds:
         ]
         outcome = playbook.outcome
         assert [message["role"] for message in outcome.full] == ["assistant", "tool", "assistant"]
-        assert outcome.said == {"role": "assistant", "content": "Noted"}
+        assert outcome.shown_reply == {"role": "assistant", "content": "Noted"}
         assert outcome.hidden
 
     def test_text_before_a_hidden_call_is_not_held(self) -> None:
@@ -317,7 +317,7 @@ class TestHiddenRounds:
             *("assistant", "tool", "tool"),
             "assistant",
         ]
-        assert played.outcome.said == {"role": "assistant", "content": "One moment. And. Done."}
+        assert played.outcome.shown_reply == {"role": "assistant", "content": "One moment. And. Done."}
         assert len(played.heads) == 1
         if not stream:
             assert played.body["id"] == "a"
@@ -441,8 +441,10 @@ class TestMixed:
         assert [(m["role"], m["tool_call_id"]) for m in results] == [
             ("tool", call[0]) for call in made if call[1] in OURS
         ]
-        assert played.outcome.said is not None
-        assert [call["id"] for call in played.outcome.said["tool_calls"]] == [call[0] for call in theirs]
+        assert played.outcome.shown_reply is not None
+        assert [call["id"] for call in played.outcome.shown_reply["tool_calls"]] == [
+            call[0] for call in theirs
+        ]
         assert played.called == []
         if stream:
             assert sorted(played.client.calls) == list(range(len(theirs)))

@@ -71,7 +71,7 @@ def test_words_stream_and_are_what_was_said(cut: Any) -> None:
     skip(playbook >> Received(streamed(body, cut)))
     assert playbook << Save
     outcome = playbook.outcome
-    assert outcome.said == {"role": "assistant", "content": 'Hello "Anna"\n'}
+    assert outcome.shown_reply == {"role": "assistant", "content": 'Hello "Anna"\n'}
     reply, result = outcome.full
     assert (
         reply["tool_calls"][0]["function"]["arguments"] == speak('Hello "Anna"\n', thinking="She is new.")[2]
@@ -139,7 +139,7 @@ def test_a_tool_beside_the_words_runs_without_our_arguments() -> None:
     playbook = talk() >> ReplyStarted(200, SSE)
     skip(playbook >> Received(streamed(completion(None, (look, speak("Done."))))))
     assert playbook << (
-        lambda c: isinstance(c, Keep) and c.said == {**DONE, "mnemogate": {"fillers": [[0, 11]]}}
+        lambda c: isinstance(c, Keep) and c.shown_reply == {**DONE, "mnemogate": {"fillers": [[0, 11]]}}
     )
     assert playbook >> Kept(1, 2) << RunTool("l", "look", {"q": "tea"})
     assert skip(playbook >> ToolFinished("l", "found")) << Save
@@ -153,12 +153,12 @@ def test_a_filler_is_spoken_once_and_only_into_silence() -> None:
 
     quiet = talk() >> ReplyStarted(200, SSE)
     skip(quiet >> Received(streamed(completion(None, (look("a"), look("b"))), letters)))
-    assert [c.said for c in quiet._due if isinstance(c, Keep)] == [
+    assert [c.shown_reply for c in quiet._due if isinstance(c, Keep)] == [
         {"role": "assistant", "content": "Let me look.", "mnemogate": {"fillers": [[0, 12]]}}
     ]
     loud = talk() >> ReplyStarted(200, SSE)
     skip(loud >> Received(streamed(completion("So.", (look("a"),)))))
-    assert [c.said for c in loud._due if isinstance(c, Keep)] == [None]
+    assert [c.shown_reply for c in loud._due if isinstance(c, Keep)] == [None]
 
 
 def test_a_cut_reply_keeps_the_words_that_were_shown() -> None:

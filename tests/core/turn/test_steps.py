@@ -131,7 +131,7 @@ def test_a_reply_is_kept_before_its_tools_run_and_their_results_before_the_next_
     assert skip(playbook) << Save
     outcome = playbook.outcome
     assert outcome.full == ({"role": "assistant", "content": "Noted."},)
-    assert outcome.said == outcome.full[0]
+    assert outcome.shown_reply == outcome.full[0]
     assert (outcome.stop, outcome.results, dict(outcome.waiting)) == (StopReason.END_TURN, (), {})
     assert outcome.step_usage is not None
     assert outcome.step_usage["prompt_tokens"] == 30
@@ -174,7 +174,7 @@ def test_an_unknown_name_is_ours_and_a_tool_of_the_clients_is_not() -> None:
     )
     assert skip(playbook) << Save
     assert playbook.outcome.full == ()
-    assert playbook.outcome.said is None
+    assert playbook.outcome.shown_reply is None
     assert playbook.outcome.results == (ToolResult("a", "There is no such tool.", "error"),)
     assert dict(playbook.outcome.waiting) == {"b": "client"}
     assert playbook.outcome.stop is StopReason.REQUIRES_APPROVAL
@@ -189,7 +189,7 @@ def test_beside_an_approval_the_other_calls_wait() -> None:
     assert dict(outcome.waiting) == {"a": "held", "b": "approval", "d": "client"}
     assert [result.call_id for result in outcome.results] == ["c"]
     assert [call["id"] for call in outcome.full[0]["tool_calls"]] == ["a", "b", "c", "d"]
-    assert outcome.full[0] == outcome.said
+    assert outcome.full[0] == outcome.shown_reply
     assert not [command for command in playbook.seen if isinstance(command, RunTool)]
 
 
@@ -236,7 +236,7 @@ def test_a_turn_that_ends_behind_its_tools_has_no_reply() -> None:
     playbook << Keep >> Kept(1, 2) << RunTool >> ToolFinished("a", "done")
     assert skip(playbook) << Save
     outcome = playbook.outcome
-    assert (outcome.full, outcome.said, outcome.stop) == ((), None, StopReason.TOOL_RULE)
+    assert (outcome.full, outcome.shown_reply, outcome.stop) == ((), None, StopReason.TOOL_RULE)
     assert outcome.results == (ToolResult("a", "done"),)
     assert outcome.usage is not None
     assert outcome.usage["completion_tokens"] == 5
@@ -341,7 +341,7 @@ def test_a_cut_reply_keeps_its_text_and_no_calls(event: Any) -> None:
     playbook = steps() >> ReplyStarted(200, SSE)
     skip(playbook >> Received(streamed(completion("Let me", (CALL,)))[:-3]))
     skip(playbook >> event) << CloseUpstream << Save
-    assert playbook.outcome.said == {"role": "assistant", "content": "Let me"}
+    assert playbook.outcome.shown_reply == {"role": "assistant", "content": "Let me"}
     assert playbook.outcome.full == ()
     assert playbook.outcome.state is (End.FAILED if isinstance(event, ReplyFailed) else End.CANCELLED)
 
@@ -361,7 +361,7 @@ def test_a_turn_that_is_stopped_among_its_tools_keeps_the_results_that_are_there
     )
     skip(playbook >> ToolFinished("b", "found"))
     assert playbook >> Stopped() << CloseUpstream << Save
-    assert (playbook.outcome.full, playbook.outcome.said) == ((), None)
+    assert (playbook.outcome.full, playbook.outcome.shown_reply) == ((), None)
     interrupted = ToolResult(CALL[0], INTERRUPTED, "error")
     assert playbook.outcome.results == (interrupted, ToolResult("b", "found"))
 

@@ -15,7 +15,7 @@ from gateway.core.turn.stream import (
     chunk_of,
     decide_owner,
     join_messages,
-    says_nothing,
+    lacks_content,
 )
 
 NAMES = {"memory_insert", "memory_insert_all", "search"}
@@ -142,12 +142,12 @@ class TestMessages:
         ("", False, CallOwner.UNKNOWN),
         ("memory", False, CallOwner.UNKNOWN),
         ("memory_insert", False, CallOwner.UNKNOWN),  # may go on
-        ("memory_insert", True, CallOwner.OURS),
-        ("memory", True, CallOwner.THEIRS),
+        ("memory_insert", True, CallOwner.GATEWAY),
+        ("memory", True, CallOwner.CLIENT),
         ("memory_insert_al", False, CallOwner.UNKNOWN),
-        ("memory_insert_also", False, CallOwner.THEIRS),
-        ("get", False, CallOwner.THEIRS),
-        ("", True, CallOwner.THEIRS),
+        ("memory_insert_also", False, CallOwner.CLIENT),
+        ("get", False, CallOwner.CLIENT),
+        ("", True, CallOwner.CLIENT),
     ],
 )
 def test_whose_call_it_is_is_known_as_early_as_its_name_allows(
@@ -213,7 +213,7 @@ def test_each_call_is_looked_at_once_however_many_follow(name: str) -> None:
     ],
 )
 def test_a_delta_that_says_nothing(delta: dict[str, Any], nothing: bool) -> None:
-    assert says_nothing(delta) is nothing
+    assert lacks_content(delta) is nothing
 
 
 def test_a_whole_reply_is_a_chunk_and_stays_what_it_was() -> None:

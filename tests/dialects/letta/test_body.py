@@ -14,10 +14,10 @@ from gateway.agents.wire.fields import (
     convert,
     given,
     kept,
-    kept_beside,
     list_fields,
     read,
     refused,
+    retained_besides,
 )
 from gateway.errors import BadRequest
 
@@ -35,7 +35,7 @@ class Outer(Body):
     words: list[str] | UnsetType = UNSET
     one: Inner | UnsetType | None = UNSET
     quiet: Kept[str] = UNSET
-    partly: Annotated[dict[str, Any] | None, kept_beside("heat")] | UnsetType = UNSET
+    partly: Annotated[dict[str, Any] | None, retained_besides("heat")] | UnsetType = UNSET
     never: Annotated[str | None, refused("It cannot be.")] | UnsetType = UNSET
 
 

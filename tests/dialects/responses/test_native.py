@@ -78,7 +78,7 @@ def test_a_stream_is_read_as_far_as_it_came(
         reader.take(each if is_named else each._replace(name=None))
     reply = reader.reply()
     assert reply.end is end
-    assert reply.said == (None if said is None else {"role": "assistant", "content": said})
+    assert reply.shown_reply == (None if said is None else {"role": "assistant", "content": said})
     assert reader.is_over == (end is not End.CANCELLED)
 
 
@@ -88,7 +88,7 @@ def test_a_complete_reply_has_its_calls_and_its_ids() -> None:
     assert reader.reply().ids == ("resp_1",)
     reader.take(event("response.completed", response=response(SAID, CALL)))
     reply = reader.reply()
-    assert reply.said == {"role": "assistant", "content": "Ok.", "tool_calls": [CALLED]}
+    assert reply.shown_reply == {"role": "assistant", "content": "Ok.", "tool_calls": [CALLED]}
     assert reply.ids == ("resp_1", "msg_1", "fc_1")
 
 
@@ -105,7 +105,7 @@ def test_a_whole_reply_may_be_anything(body: bytes, end: End, said: str | None) 
     reader = ResponseReader()
     reader.take_whole(body)
     reply = reader.reply()
-    assert (reply.end, (reply.said or {}).get("content")) == (end, said)
+    assert (reply.end, (reply.shown_reply or {}).get("content")) == (end, said)
 
 
 def test_what_a_request_refers_to_is_read_in_its_place() -> None:
@@ -118,25 +118,25 @@ def test_what_a_request_refers_to_is_read_in_its_place() -> None:
     body = {"model": "m", "input": items, "instructions": "Be brief.", "previous_response_id": "resp_2"}
     native = read_native(orjson.dumps(body), "/responses", 100)
     assert native is not None
-    behind = native.behind(earlier, ALICE)
+    behind = native.with_history(earlier, ALICE)
     head = {"role": "system", "content": "Be brief."}
     assert behind.chat.messages == [head, one, said[0], two, said[1], *items]
     assert orjson.loads(behind.chat.raw)["messages"] == behind.chat.messages
     sent = orjson.loads(behind.body("m", "A section.", {1: "not here ", 5: "a note "}))
     assert sent["input"] == [{"role": "user", "content": "a note Three?"}]
     assert sent["instructions"] == "Be brief.\n\nA section."
-    assert native.behind(earlier, ("bob's", 0)).chat.messages == [head, *items]
+    assert native.with_history(earlier, ("bob's", 0)).chat.messages == [head, *items]
 
     items = [one, {"type": "item_reference", "id": "msg_1"}, {"type": "item_reference", "id": "gone"}, two]
     native = read_native(orjson.dumps({"model": "m", "input": [*items[:2], two]}), "/responses", 100)
     assert native is not None
-    behind = native.behind(earlier, ALICE)
+    behind = native.with_history(earlier, ALICE)
     assert behind.chat.messages == [one, said[0], two]
     sent = orjson.loads(behind.body("m", "", {2: "a note "}))
     assert sent["input"] == [*items[:2], {"role": "user", "content": "a note Two?"}]
     native = read_native(orjson.dumps({"model": "m", "input": [one, items[2], two]}), "/responses", 100)
     assert native is not None
-    assert native.behind(earlier, ALICE).chat.messages == [one, two]
+    assert native.with_history(earlier, ALICE).chat.messages == [one, two]
 
 
 def test_ids_that_lead_back_to_themselves_end() -> None:
@@ -235,6 +235,6 @@ def test_of_a_reply_without_an_end_so_much_is_read() -> None:
         reader.take(delta("x"))
     reply = reader.reply()
     assert reply.end is End.CANCELLED
-    assert reply.said == {"role": "assistant", "content": "x" * MOST_PIECES}
+    assert reply.shown_reply == {"role": "assistant", "content": "x" * MOST_PIECES}
     reader.take(event("response.completed", response=response(SAID)))
-    assert reader.reply().said == {"role": "assistant", "content": "Ok."}
+    assert reader.reply().shown_reply == {"role": "assistant", "content": "Ok."}

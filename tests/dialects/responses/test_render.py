@@ -103,7 +103,7 @@ def stream(*events: ReplyEvent, finish: str | None = None, **asked: Any) -> tupl
 
 def whole(message: Json, finish: str = "stop", **asked: Any) -> Response:
     body = {**chunk(), "choices": [{"index": 0, "message": message, "finish_reason": finish}], "usage": USAGE}
-    outcome = TurnOutcome(End.FINISHED, said=message, finish_reason=finish, usage=USAGE)
+    outcome = TurnOutcome(End.FINISHED, shown_reply=message, finish_reason=finish, usage=USAGE)
     return Response.model_validate_json(view(**asked).whole(orjson.dumps(body), outcome, is_unchanged=True))
 
 
@@ -216,7 +216,7 @@ def test_calls_under_one_index_are_calls_of_their_own(index: Any) -> None:
 
 
 def test_what_no_upstream_should_send_is_told_nevertheless() -> None:
-    outcome = TurnOutcome(End.FINISHED, said={"content": ""}, usage=None)
+    outcome = TurnOutcome(End.FINISHED, shown_reply={"content": ""}, usage=None)
     empty = orjson.dumps({**chunk(), "choices": [], "usage": []})
     assert Response.model_validate_json(view().whole(empty, outcome, is_unchanged=True)).status == "completed"
     odd = {"index": 0, "id": "call_1", "type": "id"}

@@ -90,7 +90,7 @@ class Outcome:
     @property
     def said(self) -> list[str]:
         """The texts of its replies."""
-        replies = [orjson.loads(e.said) for e in self.result.steps if e.said]
+        replies = [orjson.loads(e.shown_reply) for e in self.result.steps if e.shown_reply]
         return [reply["content"] for reply in replies if reply.get("content")]
 
 
@@ -152,7 +152,10 @@ class Life:
         """What stands in the conversation, message by message: role and text, or the calls."""
         found = []
         for e in filter(lambda e: e.standing or not e.superseded, self.path()):
-            for m in (*orjson.loads(e.input or b"[]"), *([orjson.loads(e.said)] if e.said else [])):
+            for m in (
+                *orjson.loads(e.input or b"[]"),
+                *([orjson.loads(e.shown_reply)] if e.shown_reply else []),
+            ):
                 calls = ",".join(call["function"]["name"] for call in m.get("tool_calls") or ())
                 found.append(f"{m['role']}: {m.get('content') or calls}")
         return found

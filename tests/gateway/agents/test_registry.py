@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.agents.core.kinds import BUILT_IN, KINDS, MULTI_AGENT_TOOLS, built_in_named, built_in_uid
-from gateway.agents.registry.conversations import AgentConversations, said_of
+from gateway.agents.registry.conversations import AgentConversations, definition_of
 from gateway.agents.registry.registry import AgentEdit, AgentView, NewAgent, Registry
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
@@ -311,7 +311,12 @@ async def test_changes_of_a_tool_and_of_a_conversation_side_by_side_are_all_made
     now = (await registry.tools.get(PROJECT, tool.uid)).definition
     assert now is not None
     assert sorted(now.body["tags"]) == ["t0", "t1", "t2", "t3"]
-    assert sorted(said_of(await store.conversations.get(PROJECT, talk)).summary or "") == ["0", "1", "2", "3"]
+    assert sorted(definition_of(await store.conversations.get(PROJECT, talk)).summary or "") == [
+        "0",
+        "1",
+        "2",
+        "3",
+    ]
 
 
 async def test_lists_replace_what_an_agent_has(registry: Registry, store: Store) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from adapters.scripted import Said, ScriptedCall, ScriptedProvider
+from adapters.scripted import ScriptedCall, ScriptedMessage, ScriptedProvider
 from gateway.limits import Limits
 from gateway.run.background.learn import Learning
 from storage.records import Fact, JobState, Scope
@@ -32,7 +32,7 @@ class Learner:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.model = ScriptedProvider(script=lambda body: Said("Nothing."))
+        self.model = ScriptedProvider(script=lambda body: ScriptedMessage("Nothing."))
         app = world.gateway.app
         assert app.background.model is not None
         assert app.background.learning is not None
@@ -40,7 +40,7 @@ class Learner:
         self.learning: Learning = app.background.learning
 
     def teaches(self, *calls: ScriptedCall) -> None:
-        self.model.queue(Said(None, calls))
+        self.model.queue(ScriptedMessage(None, calls))
 
     @property
     def shown(self) -> list[str]:

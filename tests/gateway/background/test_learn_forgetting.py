@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from adapters.base import ModelReply
-from adapters.scripted import Said, ScriptedProvider
+from adapters.scripted import ScriptedMessage, ScriptedProvider
 from adapters.types import ModelRequest
 from gateway.run.admin.forget import ForgetOperations
 from gateway.run.background.model import ModelAnswer
@@ -64,7 +64,7 @@ def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
     (seq,) = world.query("SELECT min(seq) FROM exchanges")
     background = world.gateway.app.background.model
     assert background is not None
-    again = (Said(None, (fact(f"Known: {what}"),)) for what in ("Zqmisox", "Bergen"))
+    again = (ScriptedMessage(None, (fact(f"Known: {what}"),)) for what in ("Zqmisox", "Bergen"))
     learner.model = background.provider = Forgetful(replies=again)
     learner.rest()
     learner.rest()
@@ -93,9 +93,11 @@ def test_what_was_replaced_meanwhile_is_not_learned(learner: Learner) -> None:
     background = world.gateway.app.background.model
     assert background is not None
 
-    def answer(body: dict[str, Any]) -> Said:
+    def answer(body: dict[str, Any]) -> ScriptedMessage:
         asked = body["messages"][1]["content"].partition("# New messages")[2]
-        return Said(None, tuple(fact(f"Has a {pet}.") for pet in ("kitten", "dog") if pet in asked))
+        return ScriptedMessage(
+            None, tuple(fact(f"Has a {pet}.") for pet in ("kitten", "dog") if pet in asked)
+        )
 
     learner.model = background.provider = Slow(script=answer)
     learner.rest()
@@ -126,7 +128,7 @@ def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
                     await held.wait()
                 return await super().send(request)
 
-        learner.model = background.provider = Busy(script=lambda body: Said("Nothing."))
+        learner.model = background.provider = Busy(script=lambda body: ScriptedMessage("Nothing."))
         with patch.object(background, "ask", announced):
             for gate, user, text in zip(
                 waiting, ("alice", "bob"), ("I like tea.", "I am Zqmisox."), strict=True

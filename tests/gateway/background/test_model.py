@@ -12,7 +12,7 @@ import pytest
 
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderBroke, ProviderUnreachable
-from adapters.scripted import Raw, Said, ScriptedCall, ScriptedFailure, ScriptedProvider
+from adapters.scripted import Raw, ScriptedCall, ScriptedFailure, ScriptedMessage, ScriptedProvider
 from adapters.types import Capabilities, Header, ModelRequest
 from gateway.app import Gateway
 from gateway.cli import main
@@ -56,7 +56,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def test_a_reply_is_the_message_and_what_it_cost(world: World) -> None:
-    world.provider.queue(Said("A cat.", (ScriptedCall("note", '{"a":1}'),)))
+    world.provider.queue(ScriptedMessage("A cat.", (ScriptedCall("note", '{"a":1}'),)))
     tool = {"type": "function", "function": {"name": "note", "parameters": {"type": "object"}}}
     reply = await world.background().ask("p", ASK, tools=[tool], max_tokens=50)
     assert reply.text == "A cat."

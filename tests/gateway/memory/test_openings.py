@@ -31,7 +31,7 @@ async def test_openings_are_told_apart_as_the_rules_do(store: Store, seed: int) 
         for text in _texts(dice):
             mode = Keeping.OFF if n > 8 and dice.random() < 0.1 else Keeping.ON
             request = await pair.begin([*heads, user(text)], None, mode)
-            anew += pair.stored[id(request)].begins_anew
+            anew += pair.stored[id(request)].begins_conversation
             if dice.random() < 0.15:
                 under_way.append(request)
             elif dice.random() < 0.1:
@@ -66,7 +66,7 @@ async def test_only_what_may_extend_an_opening_is_weighed(
     for text in ("Once.", "Twice!", first):
         await pair.finish(await pair.begin([user(text)], None), [assistant("Ok.")])
     request = await pair.begin([user(then)], None)
-    assert pair.stored[id(request)].begins_anew == is_anew
+    assert pair.stored[id(request)].begins_conversation == is_anew
     await pair.finish(request, [assistant("Fine.")])
 
 
@@ -76,7 +76,7 @@ async def test_an_opening_of_long_ago_is_not_weighed(store: Store) -> None:
         await pair.finish(await pair.begin([user(text)], None), [assistant("Ok.")])
     pair.world.now += 2 * IDLE_S
     request = await pair.begin([user("Hello")], None)
-    assert pair.stored[id(request)].begins_anew
+    assert pair.stored[id(request)].begins_conversation
 
 
 async def test_openings_side_by_side_are_weighed_when_they_end(store: Store) -> None:
@@ -84,7 +84,7 @@ async def test_openings_side_by_side_are_weighed_when_they_end(store: Store) -> 
     for text in ("Hi", "Good day"):
         await pair.finish(await pair.begin([user(text)], None), [assistant("Ok.")])
     requests = [await pair.begin([user(text)], None) for text in ("I would", "I would like tea")]
-    assert all(pair.stored[id(request)].begins_anew for request in requests)
+    assert all(pair.stored[id(request)].begins_conversation for request in requests)
     for request in reversed(requests):
         await pair.finish(request, [assistant("Tea.")])
     assert "I would" not in pair.world.standing()

@@ -40,7 +40,7 @@ def agrees(found: Listing, request: ChatRequest) -> None:
         fresh.messages,
         fresh.atoms,
     )
-    assert (found.said, found.before, found.new) == (fresh.said, fresh.before, fresh.new)
+    assert (found.shown_reply, found.before, found.new) == (fresh.shown_reply, fresh.before, fresh.new)
     assert found.path(len(found)) == fresh.path(len(fresh))
 
 
@@ -76,7 +76,7 @@ def answer(resent: ResentLists, request: ChatRequest, said: dict[str, Any]) -> N
     """Answers a list, as the gateway does when it records the turn."""
     found, reply = resent.listing(CANON, request), CANON.atoms(said)
     new = [atom for atoms in found.new for atom in atoms]
-    resent.answered(request, found, said, reply, CANON.path((*new, *reply), found.path_said))
+    resent.answered(request, found, said, reply, CANON.path((*new, *reply), found.path_answered))
 
 
 @pytest.mark.parametrize(

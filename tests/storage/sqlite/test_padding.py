@@ -45,7 +45,7 @@ def exchange(chance: random.Random, mark: int) -> Exchange:
         evicted=chance.choice([None, Evicted(3, 40, 9_000, 8_192)]),
         merged=chance.choice(("", "carried", "idle")),
         input=text(chance.choice((4, 40, 300, 900))),
-        said=text(chance.choice((4, 40, 300))),
+        shown_reply=text(chance.choice((4, 40, 300))),
         notes={0: "a note " * chance.randrange(80)} if chance.random() < 0.5 else {},
     )
 
@@ -112,7 +112,10 @@ async def test_rows_stay_where_they_are_whatever_they_become(store: Store, agent
 
 async def test_a_short_row_is_exactly_as_long_after_as_before(store: Store, agent: Agent, path: Path) -> None:
     chance = random.Random(3)
-    made = [replace(exchange(chance, i), input=b"x" * (500 + 40 * i), said=None, notes={}) for i in range(50)]
+    made = [
+        replace(exchange(chance, i), input=b"x" * (500 + 40 * i), shown_reply=None, notes={})
+        for i in range(50)
+    ]
 
     async def insert(connection: Connection) -> None:
         for e in made:
@@ -128,7 +131,9 @@ async def test_a_short_row_is_exactly_as_long_after_as_before(store: Store, agen
             await exchanges.update_exchange(
                 connection,
                 agent.id,
-                replace(exchange(chance, row), id=row, input=b"y" * 40, said=None, notes={}, inputs=()),
+                replace(
+                    exchange(chance, row), id=row, input=b"y" * 40, shown_reply=None, notes={}, inputs=()
+                ),
                 is_whole=True,
             )
 
@@ -151,7 +156,7 @@ async def test_python_and_sql_agree(store: Store, agent: Agent) -> None:
     async def write(connection: Connection) -> list[tuple[int, int]]:
         found = []
         for length in range(0, 400, 7):
-            made = replace(exchange(chance, 1), input=b"x" * length, said=None, notes={}, inputs=())
+            made = replace(exchange(chance, 1), input=b"x" * length, shown_reply=None, notes={}, inputs=())
             id, _, _ = await exchanges.insert_exchange(connection, agent.id, made)
             read = "SELECT length(pad) FROM exchanges WHERE id = ?"
             before = await connection.value(read, (id,))
@@ -182,13 +187,15 @@ async def test_a_row_that_went_to_overflow_pages_never_comes_back_whole(
     chance = random.Random(seed)
 
     def opened(i: int) -> Exchange:
-        e = replace(exchange(random.Random(i), i), said=None, notes={}, evicted=None, inputs=((b"a" * 12,),))
+        e = replace(
+            exchange(random.Random(i), i), shown_reply=None, notes={}, evicted=None, inputs=((b"a" * 12,),)
+        )
         return replace(e, state=State.OPEN, input=b"secret%04d " % i * random.Random(i).randrange(1, 200))
 
     async def write(connection: Connection, i: int) -> int:
         id, _, _ = await exchanges.insert_exchange(connection, agent.id, opened(i))
         said = b"quietly%04d " % i * chance.randrange(1, 400)
-        e = replace(opened(i), id=id, state=State.FINISHED, said=said)
+        e = replace(opened(i), id=id, state=State.FINISHED, shown_reply=said)
         await exchanges.update_exchange(connection, agent.id, e)
         return id
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from storage.database import AgentNumbers, Told
+from storage.database import AgentNumbers, Changes
 from storage.errors import Full
 from storage.records import Block, Scope
 from storage.sql.store import Store
@@ -26,15 +26,15 @@ class Ear:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.heard: list[Told] = []
+        self.heard: list[Changes] = []
         self.known: dict[int, AgentNumbers | None] = self.read()
-        store.database.when_told(self._hear)
+        store.database.when_changed(self._hear)
 
     def read(self) -> dict[int, AgentNumbers | None]:
         rows = self.store.database.reader.connection.execute(_NUMBERS)  # type: ignore[attr-defined]
         return {id: AgentNumbers(*numbers) for id, *numbers in rows.fetchall()}
 
-    def _hear(self, told: Told) -> None:
+    def _hear(self, told: Changes) -> None:
         self.heard.append(told)
         if isinstance(told, Mapping):
             self.known.update(told)

@@ -44,7 +44,7 @@ MOST_TRIES = 3
 MOST_BEGINNINGS = 30
 # Why a run failed, where no upstream says it.
 _GONE = "What this run was asked is gone: it was forgotten, or its conversation was deleted."
-_OURS = "An error of the gateway's own; its log says more."
+_INTERNAL = "An error of the gateway's own; its log says more."
 _PAGE = 1000
 _log = logging.getLogger("mnemogate")
 
@@ -104,7 +104,7 @@ class BackgroundRuns:
             if before.is_answered:
                 return before.run
             replaces = before.run.id
-            asked = asked if before.is_said_anew else replace(asked, messages=(), decisions=())
+            asked = asked if before.is_resent else replace(asked, messages=(), decisions=())
         draft = Run(
             0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(), asked.parent, asked.depth,
             background=True, otid=digest_of(agent, name, asked.otid),
@@ -231,7 +231,7 @@ class BackgroundRuns:
             ended = await self._store.runs.end(
                 run.agent, run.id, RunState.CANCELLED, StopReason.CANCELLED, now
             )
-            self._shared.tell(ended)
+            self._shared.notify(ended)
             if (log := self._logs.get(ended.uid)) is not None:
                 await log.close()
             self._end_here(ended.uid, queue)
@@ -314,7 +314,7 @@ class BackgroundRuns:
             return None
         if not run.is_over:
             is_same = digest is not None or await self._asks(run, asked)
-            return SentBefore(run, agent, (), is_answered=True, is_said_anew=False) if is_same else None
+            return SentBefore(run, agent, (), is_answered=True, is_resent=False) if is_same else None
         head: Sequence[Json] = () if asked.spec.defined is None else asked.spec.defined.initial_messages
         marks = SendMarks(name, asked.messages, asked.decisions, digest, head)
         return await sent_before(store, agent, marks)
@@ -347,7 +347,7 @@ class BackgroundRuns:
                 await self._attempt(agent, found, kept, name, place, attempt, log)
             found = await store.runs.load(agent.id, run.id) or found
         if not found.is_over:
-            found = await self._end(found, _OURS)
+            found = await self._end(found, _INTERNAL)
         await self._over(found, kept, log, attempt)
         return PerformedRun(found, kept.callback)
 
@@ -386,7 +386,7 @@ class BackgroundRuns:
                 log.add(self._shows.refused(run.uid, error))
         except Exception:
             _log.exception("A background run failed by a fault in the gateway.")
-            await self._end(run, _OURS)
+            await self._end(run, _INTERNAL)
 
     async def _log_of(self, agent: Agent, run: Run, kept: KeptRequest, attempt: int) -> EventLog | None:
         """Returns the log of a run for this attempt; None where it has none."""
@@ -423,7 +423,7 @@ class BackgroundRuns:
                 log.add(await self._shows.rest(run, kept.shown or {}, logged, attempt))
             await log.close()
         self._let_go(run.uid)
-        self._shared.tell(run)
+        self._shared.notify(run)
 
     def _ended_elsewhere(self, uid: str, row: int) -> None:
         """Stops a run that another process has ended, or lets go of its place."""

@@ -22,7 +22,7 @@ from storage.sql.store import Store
 KIND = "callback"
 
 # Returns what is told of a run (its agent's row, its own); None: it is gone.
-TellsOfRun = Callable[[int, int], Awaitable[Json | None]]
+CallbackBody = Callable[[int, int], Awaitable[Json | None]]
 
 
 def calling_back(
@@ -50,14 +50,14 @@ class Callbacks(Struct, frozen=True):
 
     store: Store
     webhooks: Webhooks
-    tells: TellsOfRun
+    body_of: CallbackBody
     now: Callable[[], float]
 
     async def handle(self, job: JobContext) -> None:
         payload = orjson.loads(job.payload)
         run, body = payload["run"], payload["body"]
         if run is not None:
-            body = await self.tells(*run)
+            body = await self.body_of(*run)
             if body is None:
                 return
         status, error = None, None
@@ -68,10 +68,10 @@ class Callbacks(Struct, frozen=True):
         except TimeoutError:
             error = "it did not answer in time"
         if run is not None:
-            told = {"url": payload["url"], "at": self.now(), "status": status, "error": error}
+            report = {"url": payload["url"], "at": self.now(), "status": status, "error": error}
             agent, row = run
             await asyncio.shield(
-                self.store.runs.add_text(agent, row, KIND, job.job.attempt, orjson.dumps(told))
+                self.store.runs.add_text(agent, row, KIND, job.job.attempt, orjson.dumps(report))
             )
         if error is not None:
             raise JobFailed(f"the callback was not delivered: {error}")

@@ -22,7 +22,7 @@ class RunEnds:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._told = asyncio.Event()
+        self._changed = asyncio.Event()
         self._ended: list[Callable[[str, int], None]] = []
         self._missed: list[Callable[[], None]] = []
         store.database.hear(RUNS, self._heard)
@@ -37,21 +37,21 @@ class RunEnds:
         self._ended.append(ended)
         self._missed.append(missed)
 
-    def tell(self, run: Run) -> None:
+    def notify(self, run: Run) -> None:
         """Tells the others, and who waits here, that a run has ended."""
-        self._store.database.tell(RUNS, f"{run.uid} {run.id}")
+        self._store.database.notify(RUNS, f"{run.uid} {run.id}")
         self._wake()
 
     async def of(self, run: Run) -> Run:
         """Waits for the end of a run. Returns it as it is then. Raises: StoreError."""
         while True:
-            told = self._told
+            changed = self._changed
             now = await self._store.runs.load(run.agent, run.id)
             if now is None or now.is_over:
                 return now or run
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):
-                    await told.wait()
+                    await changed.wait()
 
     async def of_accepted(self, agent: Agent, conversation: str) -> None:
         """Waits for the ends of the runs of a conversation that were accepted before this moment, by any process.
@@ -73,5 +73,5 @@ class RunEnds:
         self._wake()
 
     def _wake(self) -> None:
-        self._told.set()
-        self._told = asyncio.Event()
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -32,7 +32,7 @@ class PausedRun(Struct, frozen=True):
 
     calls: ResumedCalls
     maker: int
-    theirs: frozenset[str] = frozenset()
+    client_calls: frozenset[str] = frozenset()
     waiting: Run | None = None
 
 
@@ -99,7 +99,7 @@ def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run
     answers: as `decided` makes them. run: the newest of the conversation, which goes on waiting for the others.
     """
     calls = _calls(known)
-    results, denied, approved, theirs = [], set[str](), set[str](), set[str]()
+    results, denied, approved, client_calls = [], set[str](), set[str](), set[str]()
     for m in answers:
         private, id = private_of(m), str(m["tool_call_id"])
         if is_permission(m):
@@ -109,13 +109,13 @@ def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run
         if private.get("approval") == "denied":
             denied.add(id)
         elif step.waiting.get(id) in ("client", "approval"):
-            theirs.add(id)
+            client_calls.add(id)
     answered = approved | {result.call_id for result in results}
     is_partial = any(kind != "held" and id not in answered for id, kind in step.waiting.items())
     return PausedRun(
         ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
         step.run,
-        frozenset(theirs),
+        frozenset(client_calls),
         run if is_partial else None,
     )
 
@@ -142,7 +142,7 @@ def result_of(message: WireMessage) -> ToolResult:
 def _calls(known: Known) -> tuple[WireMessage, ...]:
     """Returns the calls of the step with which a conversation ends."""
     content = known.tree.content(known.path[-1])
-    replies = content.full if content.is_step and content.full else [content.said or {}]
+    replies = content.full if content.is_step and content.full else [content.shown_reply or {}]
     return tuple(call for m in replies for call in m.get("tool_calls") or ())
 
 
@@ -171,7 +171,7 @@ def called_before(known: Known, *, goes_on: bool) -> list[CalledTool]:
     for x in known.path:
         content = known.tree.content(x)
         take(content.messages or ())
-        for m in content.full if content.is_step and content.full else [content.said or {}]:
+        for m in content.full if content.is_step and content.full else [content.shown_reply or {}]:
             for call in m.get("tool_calls") or ():
                 names[str(call.get("id"))] = str(call["function"]["name"])
     take(known.plan.messages)

@@ -72,20 +72,20 @@ def with_stream_id(data: bytes, stream_id: str | None) -> bytes:
 
 def broken_off(data: bytes) -> bytes:
     """Returns a stream's event of the type `error`. Its fields stand in the event itself there, and in `error` here."""
-    said = _members(data)
-    error = {key: said.get(key, b"null") for key in ("code", "message", "param")}
-    error = {"type": b'"server_error"', **error, **_members(said.get("error", b""))}
-    number = said.get("sequence_number", b"0")
+    named = _members(data)
+    error = {key: named.get(key, b"null") for key in ("code", "message", "param")}
+    error = {"type": b'"server_error"', **error, **_members(named.get("error", b""))}
+    number = named.get("sequence_number", b"0")
     return _event(ERROR, {"error": written(error), "sequence_number": number})
 
 
 def refused(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
     """Returns the event for a request that an error answers. headers: what they say of when to try again."""
-    said = _members(body).get("error", b"null")
-    error = _members(said)
+    named = _members(body).get("error", b"null")
+    error = _members(named)
     if not error:
-        is_told = said.startswith(b'"')
-        error = {"message": said if is_told else orjson.dumps(f"The reply has the status {status}.")}
+        is_text = named.startswith(b'"')
+        error = {"message": named if is_text else orjson.dumps(f"The reply has the status {status}.")}
     kind = b'"invalid_request_error"' if status < 500 else b'"server_error"'
     error = {"type": kind, "code": b"null", "param": b"null", **error}
     if headers:
@@ -105,11 +105,11 @@ def cancelled(begun: bytes, sequence_number: int) -> bytes:
 
 def prepared(create: Create) -> tuple[bytes, bytes]:
     """Returns beginning and end of a response that is not generated (`generate: false`), which can be gone on from."""
-    said = {key: value for key, value in create.fields.items() if key in ECHOED and value != b"null"}
+    named = {key: value for key, value in create.fields.items() if key in ECHOED and value != b"null"}
     now = b"%d" % time.time()
     response = {
         **_ECHOED,
-        **said,
+        **named,
         "id": b'"resp_%b"' % uuid4().hex.encode(),
         "object": b'"response"',
         "created_at": now,
@@ -132,13 +132,13 @@ def not_steered(steer: Steer) -> bytes:
         "message": "This gateway does not steer a response under way. Cancel it, and send another request.",
     }
     asked = {key: steer.fields.get(key, b"null") for key in ("input", "previous_response_id")}
-    said = {"error": orjson.dumps(error), "steer": written(asked), "sequence_number": b"0"}
-    return _event("response.steer.failed", said)
+    named = {"error": orjson.dumps(error), "steer": written(asked), "sequence_number": b"0"}
+    return _event("response.steer.failed", named)
 
 
 def _of_response(kind: str, response: Mapping[str, bytes], status: str, sequence_number: int) -> bytes:
-    told = {**response, "status": orjson.dumps(status)}
-    return _event(kind, {"response": written(told), "sequence_number": b"%d" % sequence_number})
+    fields = {**response, "status": orjson.dumps(status)}
+    return _event(kind, {"response": written(fields), "sequence_number": b"%d" % sequence_number})
 
 
 def _event(kind: str, fields: Mapping[str, bytes]) -> bytes:

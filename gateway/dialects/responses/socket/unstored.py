@@ -70,12 +70,12 @@ class Unstored:
     def keep(self, asked: Unanswered, response: bytes) -> None:
         """Keeps a response that is complete, unless somebody else does. response: as its last event tells it."""
         try:
-            told = members(response)
-            id, store = orjson.loads(told.get("id", b"null")), told.get("store", b"null")
+            fields = members(response)
+            id, store = orjson.loads(fields.get("id", b"null")), fields.get("store", b"null")
             is_stored = asked.is_stored if store == b"null" else store == b"true"
             if not isinstance(id, str) or asked.items is None or is_stored:
                 return
-            items = [*asked.items, *_sent_back(_array.decode(told.get("output", b"[]")))]
+            items = [*asked.items, *_sent_back(_array.decode(fields.get("output", b"[]")))]
         except (*NOT_READABLE, orjson.JSONDecodeError):
             return  # no response as the API has them, which an upstream may send for all that is known
         self._put(id, _Kept(asked.base, items, sum(map(len, items))))
@@ -102,8 +102,8 @@ def _items(raw: bytes) -> list[bytes]:
 def _sent_back(output: Sequence[msgspec.Raw]) -> list[bytes]:
     """Returns the items of a reply as an input has them."""
     items = [members(bytes(item)) for item in output]
-    said = [each for each in items if each.get("type") != b'"reasoning"' or "encrypted_content" in each]
-    if len(said) < len(items):
-        for each in said:  # by its id a call would be asked for the thoughts before it
+    returned = [each for each in items if each.get("type") != b'"reasoning"' or "encrypted_content" in each]
+    if len(returned) < len(items):
+        for each in returned:  # by its id a call would be asked for the thoughts before it
             each.pop("id", None)
-    return [written(each) for each in said]
+    return [written(each) for each in returned]

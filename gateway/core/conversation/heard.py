@@ -26,28 +26,28 @@ class HeardPath(Struct, frozen=True):
     again: Sequence[int]
 
 
-def as_heard(path: Sequence[WireMessage], behind: Sequence[WireMessage]) -> HeardPath:
+def as_heard(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> HeardPath:
     """Returns what is left of a path and of what its client says behind it. path: ends with a reply."""
-    again = _repeated(path, behind)
-    heard, said = path[-1], _Reply.of(path[-1])
-    for index in range(again[-1] + 1 if again else 0, len(behind)):
-        message = behind[index]
+    again = _repeated(path, after)
+    heard, reply = path[-1], _Reply.of(path[-1])
+    for index in range(again[-1] + 1 if again else 0, len(after)):
+        message = after[index]
         if message.get("role") not in ("assistant", "tool"):
             break
-        if heard is path[-1] and said.was_heard_as(message):
+        if heard is path[-1] and reply.was_heard_as(message):
             heard = {**heard, "content": text_of(message)}
-        elif not said.is_said_again(message):
+        elif not reply.is_resent(message):
             continue
         again.append(index)
     return HeardPath([*path[:-1], heard], again)
 
 
-def _repeated(path: Sequence[WireMessage], behind: Sequence[WireMessage]) -> list[int]:
+def _repeated(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> list[int]:
     """Returns which messages, by index, stand in the path and lead to its last reply or to a result of its calls."""
     calls = _calls(path[-1])
     above = enumerate(map(_form, path))
     passed: list[int] = []
-    for index, message in enumerate(behind):
+    for index, message in enumerate(after):
         if message.get("role") == "tool" and message.get("tool_call_id") in calls:
             return passed
         if is_system(message):
@@ -83,7 +83,7 @@ class _Reply(NamedTuple):
         text = text_of(reply)
         return cls(letters(text), squash(text), _calls(reply))
 
-    def is_said_again(self, message: WireMessage) -> bool:
+    def is_resent(self, message: WireMessage) -> bool:
         """Returns whether a message has nothing but what the reply has."""
         if message.get("role") != "assistant":
             return False

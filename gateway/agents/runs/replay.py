@@ -21,23 +21,23 @@ _EVENTS = ("content-type", "text/event-stream; charset=utf-8")
 _DONE = b"data: [DONE]\n\n"
 
 
-async def say_again(
+async def replay(
     request: ChatRequest, result: RunResult, view: MakesView, sink: Sink, receipt: Receipt
 ) -> None:
     """Sends the reply that a run has given, streamed or whole as it is asked for now. Raises: ClientGone."""
-    full = [orjson.loads(e.said) for e in result.steps if e.said is not None]
+    full = [orjson.loads(e.shown_reply) for e in result.steps if e.shown_reply is not None]
     calls = [call for m in full for call in m.get("tool_calls") or ()]
-    said = visible(full, {call_id(call) for call in calls if _name(call) not in request.tools})
-    finish = "tool_calls" if "tool_calls" in said else "stop"
+    shown_reply = visible(full, {call_id(call) for call in calls if _name(call) not in request.tools})
+    finish = "tool_calls" if "tool_calls" in shown_reply else "stop"
     counts = result.run.counts
     usage = {"prompt_tokens": counts.prompt, "completion_tokens": counts.completion}
     usage["total_tokens"] = counts.prompt + counts.completion
     head = {"id": f"chatcmpl-{result.run.uid}", "created": int(result.run.created), "model": request.model}
     made = view(TurnSpec())
     if not request.stream:
-        choice = {"index": 0, "message": said, "finish_reason": finish}
+        choice = {"index": 0, "message": shown_reply, "finish_reason": finish}
         whole = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
-        outcome = TurnOutcome(End.FINISHED, said=said, finish_reason=finish, usage=usage)
+        outcome = TurnOutcome(End.FINISHED, shown_reply=shown_reply, finish_reason=finish, usage=usage)
         body = made.whole(orjson.dumps(whole), outcome, is_unchanged=True)
         await sink.whole(200, [_JSON, *receipt.close()], body)
         return
@@ -47,7 +47,7 @@ async def say_again(
             None, chunk={**head, "object": "chat.completion.chunk", "choices": [*choices], **more}
         )
 
-    first = event({"index": 0, "delta": delta_of({"message": said}), "finish_reason": None})
+    first = event({"index": 0, "delta": delta_of({"message": shown_reply}), "finish_reason": None})
     tail = [event({"index": 0, "delta": {}, "finish_reason": finish})]
     if request.wants_usage:
         tail.append(event(usage=usage))
