@@ -19,7 +19,7 @@ import orjson
 from yarl import URL
 
 from adapters.base import BufferedReply, ModelReply, WholeReply, read_whole
-from adapters.claude.errors import Untranslatable, error_body, translate_body
+from adapters.claude.error_form import Untranslatable, error_body, translate_body
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.reply import completion, next_index
 from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire

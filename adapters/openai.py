@@ -13,8 +13,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from adapters.base import ModelReply
-from adapters.calls import IndexedReply, with_own_ids, with_signatures
 from adapters.headers import as_sent, end_to_end
+from adapters.tool_calls import IndexedReply, with_own_ids, with_signatures
 from adapters.transport import HttpTransport, Upload
 from adapters.types import Capabilities, Header, ModelRequest
 

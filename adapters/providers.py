@@ -14,7 +14,7 @@ from typing import Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.claude.models import can_force
+from adapters.claude.model_limits import can_force
 from adapters.types import Capabilities
 
 _THINKS: Final = frozenset({"temperature", "max_tokens"})

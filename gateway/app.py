@@ -22,35 +22,35 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from adapters.base import Provider
 from gateway.agents.routes import agents_routes, error_forms
 from gateway.agents.services import AgentServices
-from gateway.database import may_be_keyed, preload
 from gateway.dialects.responses.errors import ResponsesErrors
 from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
+from gateway.open_database import may_be_keyed, preload
 from gateway.operations import make_operations
-from gateway.providers import make_embedder, make_providers, own_provider
+from gateway.provider_factory import make_embedder, make_providers, own_provider
+from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.loop import run_at_start
-from gateway.run.background.services import BackgroundServices
 from gateway.run.chat import Chat
 from gateway.run.directory import Directory, NoAgents
-from gateway.run.memory.blocks import follow_settings
+from gateway.run.memory.block_edits import follow_settings
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
 from gateway.run.turn import turn_limits_of
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.forward import Forwarding
-from gateway.run.upstream.models import ModelList
+from gateway.run.upstream.model_list import ModelList
 from gateway.settings import Settings, is_loopback
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
 from gateway.web.auth import Guard
 from gateway.web.body import BodyReader
-from gateway.web.chat import CHAT_PATHS, ChatRoute, is_chat
+from gateway.web.completions import CHAT_PATHS, ChatRoute, is_chat
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes
-from gateway.web.sockets.responses import OpensSocket, ResponsesSockets
+from gateway.web.sockets.responses_socket import OpensSocket, ResponsesSockets
 from storage.errors import Unavailable
 from storage.sql.store import Store
 

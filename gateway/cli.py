@@ -1,7 +1,7 @@
 """The command line: the commands, with their options and their words.
 
-Help, completion and refusals are answered from this module alone. What performs the commands (`gateway.commands`) is
-loaded once it is known which one runs.
+Help, completion and refusals are answered from this module alone. What performs the commands (`gateway.cli_commands`)
+is loaded once it is known which one runs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gateway.run.admin.progress import Progress
 from gateway.run.admin.streams import open_closed_streams, recode
 
 if TYPE_CHECKING:
-    from gateway.commands import Commands
+    from gateway.cli_commands import Commands
     from gateway.limits import Limits
 
 EXIT_FAILED = 1
@@ -223,7 +223,7 @@ def _commands() -> Commands:
     """Loads what performs commands, over the files that were named."""
     context = click.get_current_context()
     with loading():
-        from gateway.commands import Commands
+        from gateway.cli_commands import Commands
     return Commands(context.meta.get("config"), context.meta.get("db"), context.obj)
 
 

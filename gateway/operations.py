@@ -7,13 +7,13 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from gateway.database import open_database
 from gateway.errors import GatewayError
-from gateway.run.admin.arguments import Defaults
-from gateway.run.admin.batches import BatchOperations
+from gateway.open_database import open_database
+from gateway.run.admin.batch_operations import BatchOperations
 from gateway.run.admin.forget import ForgetOperations
+from gateway.run.admin.key_operations import JobOperations, KeyOperations, Operations
 from gateway.run.admin.move import Move, Moved
-from gateway.run.admin.operations import JobOperations, KeyOperations, Operations
+from gateway.run.admin.operation_arguments import Defaults
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.transfer import TransferOperations
 from gateway.run.admin.users import ListOperations

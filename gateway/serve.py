@@ -24,12 +24,12 @@ import uvloop
 from gateway.agents.tools.descriptors import close_in_children
 from gateway.app import Gateway, install_key
 from gateway.core.request.identity import AGENT_PREFIX
-from gateway.database import named_in, open_database
 from gateway.errors import GatewayError, SettingsError, UnknownModel
 from gateway.limits import Limits
 from gateway.log import configure_logging
+from gateway.open_database import named_in, open_database
 from gateway.operations import make_operations
-from gateway.providers import make_embedder
+from gateway.provider_factory import make_embedder
 from gateway.run.admin.serving import AdminFile
 from gateway.run.background.embed import Embedding
 from gateway.run.upstream.route import resolve_route

@@ -1,7 +1,7 @@
 """Makes storage/search/common_words.txt, the share that common words have of what people say: by hand, once.
 
 The source is wordfreq's data (CC BY-SA 4.0), which comes out of its wheel on PyPI; it is not installed. Words become
-terms as the search index makes them, so run this again when storage/search/words.py makes other terms.
+terms as the search index makes them, so run this again when storage/search/tokens.py makes other terms.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from storage.search.words import words_of
+from storage.search.tokens import words_of
 
 PACKAGE = "wordfreq==3.1.1"
 TARGET = Path(__file__).parents[1] / "storage/search/common_words.txt"

@@ -335,7 +335,8 @@ class Message(Struct, frozen=True, eq=False):
     # The exchanges that a fact was learned from.
     origins: tuple[int, ...] = ()
     tags: tuple[str, ...] = ()
-    _line: str | None = None  # made when it is first asked for
+    # (text, line) where the line was asked for; a copy with another text has it no more.
+    _line: tuple[str, str] | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Message) and _MESSAGE(self) == _MESSAGE(other)
@@ -343,12 +344,12 @@ class Message(Struct, frozen=True, eq=False):
     @property
     def line(self) -> str:
         """The text on one line."""
-        line = self._line
-        if line is None:
-            line = " ".join(self.text.split())
-            # Most texts are on one line, which need not be there twice.
-            line = self.text if line == self.text else line
-            force_setattr(self, "_line", line)
+        if self._line is not None and self._line[0] is self.text:
+            return self._line[1]
+        line = " ".join(self.text.split())
+        # Most texts are on one line, which need not be there twice.
+        line = self.text if line == self.text else line
+        force_setattr(self, "_line", (self.text, line))
         return line
 
 

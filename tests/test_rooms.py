@@ -25,7 +25,7 @@ LEAVES = {
 }
 DATA = {
     "adapters.types",
-    "storage.batches",
+    "storage.batch_records",
     "storage.commands",
     "storage.fusion",
     "storage.listing",
@@ -33,7 +33,7 @@ DATA = {
 }
 ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors", "adapters.sse"}
 STORAGE = {
-    "storage.batches",
+    "storage.batch_records",
     "storage.commands",
     "storage.fusion",
     "storage.listing",
@@ -83,15 +83,15 @@ ALLOWED: dict[str, set[str]] = {
 }
 # These alone make adapters, the store and what lies below it; the commands read who serves.
 MAKERS = {
-    "gateway.providers": {"adapters."},
-    "gateway.database": {"storage."},
-    "gateway.commands": {"storage.sqlite.lock"},
+    "gateway.provider_factory": {"adapters."},
+    "gateway.open_database": {"storage."},
+    "gateway.cli_commands": {"storage.sqlite.lock"},
 }
 # The rooms within a room, from the top floor down: each may import the floors below its own. A name that is no
 # folder is a module that stands in the room itself.
 FLOORS: dict[str, list[set[str]]] = {
     "gateway.core": [
-        {"native"},
+        {"native_form"},
         {"turn"},
         {"memory"},
         {"prompt"},
@@ -106,16 +106,16 @@ FLOORS: dict[str, list[set[str]]] = {
             "message_text",
             "subsequence",
             "tags",
-            "text",
+            "nul",
             "thoughts",
             "tool_rule",
-            "words",
+            "heard_words",
         },
     ],
     "gateway.run": [
         {"background"},
         {"chat"},
-        {"native"},
+        {"native_turn"},
         {"directory", "turn"},
         {"call"},
         {"tools"},
@@ -124,11 +124,11 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "gateway.web": [
         {"responses"},
-        {"server", "chat", "forwarding", "admin", "models"},
+        {"server", "completions", "forwarding", "admin", "models"},
         {"sockets"},
         {"middleware", "upload"},
-        {"auth", "sse", "body", "form", "model_field", "health", "connection"},
-        {"headers", "misspelt"},
+        {"auth", "event_stream", "body", "form", "model_field", "health", "uvicorn_protocol"},
+        {"raw_headers", "misspelt"},
     ],
     "gateway.agents": [
         {"migrate", "services", "routes"},
@@ -143,7 +143,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "storage": [
         {"open"},
         {"postgres", "sql", "sqlite"},
-        {"batches"},
+        {"batch_records"},
         {"commands", "database", "listing", "search"},
         {"health_check", "records", "sidecar"},
         {"errors", "fusion", "text"},
@@ -156,12 +156,12 @@ LINES = 900  # of one file
 TOP = {
     "gateway.app",
     "gateway.operations",
-    "gateway.providers",
-    "gateway.database",
+    "gateway.provider_factory",
+    "gateway.open_database",
     "gateway.agents.services",
     "gateway.serve",
     "gateway.cli",
-    "gateway.commands",
+    "gateway.cli_commands",
     "gateway.__main__",
 }
 

@@ -16,10 +16,10 @@ import orjson
 
 from adapters.anthropic import DEFAULT_VERSION, MARKED, OAUTH, SAMPLING_VERSION, with_beta
 from adapters.base import BatchPart, PartResult, PartState
-from adapters.batch.client import EARLY_S, PAGE, SdkBatches, as_live
-from adapters.batch.lines import read_results
 from adapters.batch.refused import words_of
-from adapters.claude.errors import Untranslatable
+from adapters.batch.result_lines import read_results
+from adapters.batch.sdk_client import EARLY_S, PAGE, SdkBatches, as_live
+from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import completion
 from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
 from adapters.errors import (

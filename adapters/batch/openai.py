@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 import orjson
 
 from adapters.base import BatchPart, PartResult, PartState
-from adapters.batch.client import EARLY_S, PAGE, SdkBatches, as_live
-from adapters.batch.lines import read_results
 from adapters.batch.refused import MOST_WORDS, is_transient, words_of
+from adapters.batch.result_lines import read_results
+from adapters.batch.sdk_client import EARLY_S, PAGE, SdkBatches, as_live
 from adapters.errors import ProviderBroke, ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused
 from adapters.types import Json
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from adapters.claude.errors import Untranslatable
+from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import OPAQUE, PLACE, THINKING
 from adapters.types import Json
 

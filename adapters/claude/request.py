@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from adapters.claude.cache import place_marks
-from adapters.claude.errors import Untranslatable
-from adapters.claude.messages import arrange
-from adapters.claude.models import Model, find_model
+from adapters.claude.error_form import Untranslatable
+from adapters.claude.history import arrange
+from adapters.claude.model_limits import Model, find_model
 from adapters.claude.reply import THINKING
-from adapters.claude.tools import to_choice, to_schema, to_tools
+from adapters.claude.tool_schemas import to_choice, to_schema, to_tools
 from adapters.types import Json
 
 SAMPLING: Final = ("temperature", "top_p", "top_k")

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import orjson
 
-from adapters.claude.errors import error_body, to_openai
+from adapters.claude.error_form import error_body, to_openai
 from adapters.claude.reply import (
     CALL_FIELDS,
     MESSAGE_FIELDS,

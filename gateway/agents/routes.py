@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from starlette.routing import Route
 
-from gateway.agents.agent_file.routes import AgentFileRoutes
+from gateway.agents.agent_file.file_routes import AgentFileRoutes
 from gateway.agents.api._openapi import document
 from gateway.agents.api._refused import refused_rows
 from gateway.agents.api._route import AgentsRoute, Asked, serve
@@ -28,7 +28,7 @@ from gateway.agents.api.runs import RunRoutes
 from gateway.agents.api.sends import SendRoutes
 from gateway.agents.api.stores import StoreRoutes
 from gateway.agents.api.tools import ToolRoutes
-from gateway.agents.wire.errors import LettaErrors
+from gateway.agents.wire.faults import LettaErrors
 from gateway.errors import ErrorForm
 from gateway.web.body import BodyReader
 

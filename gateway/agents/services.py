@@ -11,26 +11,26 @@ from gateway.agents.api.agents import show_agents
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import RunEvents
 from gateway.agents.batches.accept import BatchRequests
+from gateway.agents.batches.batch_service import BatchService
 from gateway.agents.batches.items import ItemTurns
-from gateway.agents.batches.service import BatchService
 from gateway.agents.registry.registry import Registry
-from gateway.agents.runs.background.accept import BackgroundRuns
+from gateway.agents.runs.agent_runs import AgentRuns
+from gateway.agents.runs.background.admission import BackgroundRuns
 from gateway.agents.runs.background.callbacks import Callbacks
-from gateway.agents.runs.background.service import RunServices
-from gateway.agents.runs.runs import AgentRuns
+from gateway.agents.runs.background.run_service import RunServices
 from gateway.agents.runs.sleeptime import Sleeping, sleeptime_schedule
 from gateway.agents.stored import ChatAgents
 from gateway.core.agent import AgentSpec
 from gateway.limits import Limits
 from gateway.metrics import Metrics
-from gateway.providers import make_batches
+from gateway.provider_factory import make_batches
+from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.loop import run_at_start
-from gateway.run.background.services import BackgroundServices
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
 from gateway.run.turn import turn_limits_of
 from gateway.run.upstream.failover import Failover
-from gateway.run.upstream.models import ModelList
+from gateway.run.upstream.model_list import ModelList
 from gateway.settings import Settings
 
 

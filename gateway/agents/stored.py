@@ -9,18 +9,18 @@ from msgspec.structs import replace
 
 from gateway.agents.core.waits import Waiter
 from gateway.agents.registry.registry import Registry
-from gateway.agents.runs.guide import guide_of
+from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.peers import Speaker
 from gateway.agents.runs.run import sampling_of
-from gateway.agents.runs.runs import AgentRuns
-from gateway.agents.tools.agent import alone_of, asides_of
+from gateway.agents.runs.turn_guide import guide_of
+from gateway.agents.tools.agent_tools import alone_of, asides_of
 from gateway.core.agent import AgentSpec
-from gateway.core.memory.tools import may_offer
-from gateway.core.request.chat import ChatRequest, with_fields
+from gateway.core.memory.memory_tools import may_offer
+from gateway.core.request.chat_request import ChatRequest, with_fields
 from gateway.core.request.identity import KEEPS, Identity
+from gateway.core.turn.draft import AllBut
 from gateway.core.turn.guide import Guide
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import AllBut
 from gateway.run.call import ChatCall, Passes
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt

@@ -1,4 +1,4 @@
-"""Tool rules of an agent as values, read from its definition. `gateway.agents.core.rules` decides by them."""
+"""Tool rules of an agent as values, read from its definition. `gateway.agents.core.tool_rules` decides by them."""
 
 from __future__ import annotations
 

@@ -10,15 +10,15 @@ from msgspec.structs import replace
 
 from adapters.types import Capabilities, ModelRequest
 from gateway.core.agent import AgentSpec
-from gateway.core.request.chat import ChatRequest
+from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.envelope import asks_to_think, consumed, developer_places, spent
 from gateway.core.request.identity import Identity
-from gateway.core.turn.client import MakesView
+from gateway.core.turn.client_view import MakesView
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.fit import counted_usage, fit
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.memory.turns import turn_of
+from gateway.run.memory.stored_turns import turn_of
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Endpoint

@@ -16,9 +16,8 @@ from msgspec.structs import replace
 from gateway.core.agent import AgentSpec
 from gateway.core.applications import APPLICATIONS
 from gateway.core.conversation.canonical import is_system
-from gateway.core.native import Memory
-from gateway.core.request.chat import ChatRequest
-from gateway.core.request.headers import forwardable
+from gateway.core.native_form import Memory
+from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import (
     CONVERSATION_ORDER,
     KEEPS,
@@ -29,8 +28,9 @@ from gateway.core.request.identity import (
     asks_agent,
     identify,
 )
+from gateway.core.request.request_headers import forwardable
 from gateway.core.turn.asides import fillers_in
-from gateway.core.turn.client import MakesUnseen, MakesView
+from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.spec import TurnSpec
 from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.metrics import Metrics
@@ -42,8 +42,8 @@ from gateway.run.memory.known import MemoryRequest
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
-from gateway.run.memory.turns import paths_to, with_references
-from gateway.run.native import EarlierReplies, FoundReplies, NativeRequest, NativeRun, native_request
+from gateway.run.memory.stored_turns import paths_to, with_references
+from gateway.run.native_turn import EarlierReplies, FoundReplies, NativeRequest, NativeRun, native_request
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink

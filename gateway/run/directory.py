@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from gateway.core.agent import AgentSpec, Filler, FixedFiller
 from gateway.core.definition import Sleeptime
-from gateway.core.request.chat import ChatRequest
+from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import AGENT_PREFIX, Identity, asks_agent
 from gateway.core.turn.guide import Guide
 from gateway.core.turn.spec import TurnSpec

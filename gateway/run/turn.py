@@ -44,9 +44,9 @@ from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
 from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tools
-from gateway.run.upstream.errors import translate
 from gateway.run.upstream.failover import Attempts, Endpoint
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, beating
+from gateway.run.upstream.provider_errors import translate
 from gateway.run.upstream.relay import handed_on
 from gateway.settings import Settings
 from storage.errors import Stale, StoreError

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import BadRequest, NotAuthenticated, UnknownPath
-from gateway.run.admin.operations import Operations
+from gateway.run.admin.key_operations import Operations
 from gateway.web.middleware import trace_of
 
 ADMIN_PREFIX = "/admin/"

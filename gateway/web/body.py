@@ -8,7 +8,7 @@ from starlette.types import Message, Receive, Scope
 
 from gateway.errors import BadRequest, BodyTimeout, BodyTooLarge, Overloaded, UnsupportedEncoding
 from gateway.run.sink import ClientGone
-from gateway.web.headers import header_of
+from gateway.web.raw_headers import header_of
 
 # Chosen: so much the server takes before anybody asks for it. As values a body may take eleven times as much memory, so
 # that a thousand of 1 MiB were 11 GB.

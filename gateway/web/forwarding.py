@@ -16,7 +16,7 @@ from msgspec import Struct
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from gateway.core.request.headers import RawHeaders, refuse_repeated
+from gateway.core.request.request_headers import RawHeaders, refuse_repeated
 from gateway.errors import BadRequest, UnknownPath
 from gateway.limits import Limits
 from gateway.run.receipt import Receipt
@@ -24,11 +24,11 @@ from gateway.run.upstream.forward import Forwarding, Outgoing
 from gateway.run.upstream.relay import ReplyChange
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
+from gateway.web.event_stream import ClientReply
 from gateway.web.form import FieldSearch, boundary_of
-from gateway.web.headers import named_upstream
 from gateway.web.middleware import trace_of
 from gateway.web.model_field import NamedRequest, parse_named
-from gateway.web.sse import ClientReply
+from gateway.web.raw_headers import named_upstream
 from gateway.web.upload import UploadBody
 
 _ANY: Final = ("GET", "POST", "DELETE")

@@ -24,8 +24,8 @@ from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.run.sink import ClientGone
 from gateway.web.auth import ANONYMOUS, METRICS_PATH, Caller, Guard
-from gateway.web.headers import as_bytes
 from gateway.web.misspelt import hint_for
+from gateway.web.raw_headers import as_bytes
 
 OPEN_PATHS = frozenset(("/", "/health", "/health/ready", "/v1/health", "/v1/health/"))
 OPENAI_ERRORS: Final = ChatErrors()

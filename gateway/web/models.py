@@ -16,9 +16,9 @@ from starlette.routing import Route
 
 from gateway.core.ids import named
 from gateway.core.request.identity import AGENT_PREFIX, asks_agent
-from gateway.run.upstream.models import ModelList
-from gateway.web.headers import named_upstream
+from gateway.run.upstream.model_list import ModelList
 from gateway.web.middleware import trace_of
+from gateway.web.raw_headers import named_upstream
 from storage.errors import StoreError
 
 

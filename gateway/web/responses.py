@@ -16,19 +16,19 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
-from gateway.core.request.headers import RawHeaders
-from gateway.dialects.responses.ids import goes_on_from_here, is_here
+from gateway.core.request.request_headers import RawHeaders
 from gateway.dialects.responses.instructions import cut_from_stored
 from gateway.dialects.responses.native import NativeResponse, read_native
 from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.render import MakesResponses
+from gateway.dialects.responses.response_ids import goes_on_from_here, is_here
 from gateway.errors import BadRequest, UnknownId
 from gateway.limits import Limits
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.forward import OF_RESPONSES, Forwarding, Outgoing
 from gateway.run.upstream.relay import ReplyChange
 from gateway.web.body import BodyReader
-from gateway.web.chat import ChatRoute
+from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedPath
 from gateway.web.middleware import trace_of
 from gateway.web.model_field import NamedRequest

@@ -19,8 +19,8 @@ from uvicorn.server import ServerState
 from gateway.errors import GatewayError, SettingsError
 from gateway.limits import Limits
 from gateway.settings import ServerSettings
-from gateway.web.connection import HttpConnection
 from gateway.web.health import Readiness
+from gateway.web.uvicorn_protocol import HttpConnection
 
 # Longer than the 120 s after which clients and load balancers drop idle connections, so that they close them first.
 KEEP_ALIVE_S = 135

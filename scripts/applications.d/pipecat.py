@@ -17,16 +17,16 @@ class Ends(FrameProcessor):
 
     def __init__(self):
         super().__init__()
-        self.shown_reply, self.ended = "", asyncio.Event()
+        self.said, self.ended = "", asyncio.Event()
 
     async def process_frame(self, frame, direction):
         await super().process_frame(frame, direction)
         if isinstance(frame, LLMTextFrame):
-            self.shown_reply += frame.text
+            self.said += frame.text
         await self.push_frame(frame, direction)
         if isinstance(frame, LLMFullResponseEndFrame):
-            print(self.shown_reply)
-            self.shown_reply = ""
+            print(self.said)
+            self.said = ""
             self.ended.set()
 
 

@@ -108,7 +108,7 @@ class _Maker:
         late = early + self.random.uniform(0.08, 0.35)
         first = self.plant(
             role,
-            self.random.choice(fact.shown_reply).format(**values),
+            self.random.choice(fact.said).format(**values),
             early,
             [t.format(**values) for t in fact.told],
         )
@@ -131,7 +131,7 @@ class _Maker:
                     singles.append(made)
             for number, fact in enumerate(MANY):
                 ones = self.random.sample(fact.slots["one"], self.random.randint(2, 4))
-                frames = self.random.sample(fact.shown_reply, min(len(ones), len(fact.shown_reply)))
+                frames = self.random.sample(fact.said, min(len(ones), len(fact.said)))
                 said = [
                     self.plant(role, frames[i % len(frames)].format(one=one), self.random.random(), fact.told)
                     for i, one in enumerate(ones)
@@ -139,7 +139,7 @@ class _Maker:
                 self.ask(number % 2 == self.half, "several", fact.asked, role, {}, *said)
             for number, answer in enumerate(ANSWERS):
                 values = {slot: self.random.choice(of) for slot, of in answer.slots.items()}
-                text, question = answer.shown_reply.format(**values), answer.question.format(**values)
+                text, question = answer.said.format(**values), answer.question.format(**values)
                 mark = self.plant(role, text, self.random.random(), (), question)
                 self.ask(number % 2 == self.half, "answered", answer.asked, role, values, mark)
             ours = [event for number, event in enumerate(v.EVENTS) if number % 2 == self.half]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gateway.core.prompt.note import estimate_tokens
 from storage.search.blob import Document
-from storage.search.words import split_words, terms_of_word
+from storage.search.tokens import split_words, terms_of_word
 
 _HITS = 200
 

@@ -13,9 +13,9 @@ A message's neighbours in its conversation count for it at half weight. They are
 how far before it its predecessor is, and a query passes the hits in the head (the first words) of a message on to
 both sides. So a message's words lie in one place, and forgetting it needs nothing but its own chunk.
 
-`words` is the version of the terms (storage/search/words.py). A query reads a blob of any; one of an earlier version is
-made again when something is added to it. One of a later version, which a newer program beside this one has written, is
-added to, and is of ours then.
+`words` is the version of the terms (storage/search/tokens.py). A query reads a blob of any; one of an earlier version
+is made again when something is added to it. One of a later version, which a newer program has written, is added to,
+and has this version then.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from msgspec import Struct
 
 from storage.search.common import lacks_content
-from storage.search.words import VERSION as WORDS
-from storage.search.words import date_words, names_in, split_words, words_of
+from storage.search.tokens import VERSION as WORDS
+from storage.search.tokens import date_words, names_in, split_words, words_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,7 @@ from itertools import chain, filterfalse
 from pathlib import Path
 from struct import Struct
 
-from storage.search.words import split_words, terms_of_word, words_of
+from storage.search.tokens import split_words, terms_of_word, words_of
 
 _TABLE = Path(__file__).with_name("common_words.txt")
 _SAID_TO_ASSISTANTS = Path(__file__).with_name("said_to_assistants.txt")

@@ -42,7 +42,7 @@ _BEYOND_ALONE = 3.0
 
 
 class Near(Struct, frozen=True):
-    """The vectors of an agent's messages, compared with the query's (storage/search/vectors.py).
+    """The vectors of an agent's messages, compared with the query's (storage/search/vector_blobs.py).
 
     likeness: similarities, in whatever measure. beyond: in standard deviations of texts that have nothing to do with
     the query, above the mean of those or of all messages that have a vector, the higher one; zeros where these texts

@@ -19,8 +19,8 @@ from storage.search.index import Index
 from storage.search.layout import IndexLayout
 from storage.search.many import Many, Near
 from storage.search.tail import Tail
+from storage.search.tokens import split_words, terms_of_word
 from storage.search.weigh import LEAST_BEST_SHARE
-from storage.search.words import split_words, terms_of_word
 
 # So many hits in so many rows are ranked one after the other; of more, numpy's calls take less time.
 _FEW_HITS, _FEW_ROWS = 250, 256

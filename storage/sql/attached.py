@@ -9,8 +9,8 @@ from storage.errors import OverLimit
 from storage.records import Agent, DefinitionKind
 from storage.sql.definitions import touch_agent
 from storage.sql.group import Group, alone, reads, writes
+from storage.sql.patterns import part_of
 from storage.sql.statements import load, rows_of
-from storage.sql.words import part_of
 
 SQL = load("attached.sql")
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 import orjson
 from msgspec.structs import replace
 
-from storage.batches import (
+from storage.batch_records import (
     BATCH,
     SOURCES_ROOM,
     Batch,
@@ -37,7 +37,6 @@ from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.listing import Page
 from storage.records import DEFAULT, BlockOp, Run, RunState, RunStep
-from storage.sql.append import open_step, write_edits
 from storage.sql.blocks import add_op, write_block
 from storage.sql.group import Group, bulk_writes, effect, locking, reads
 from storage.sql.jobs import NO_AGENT, Jobs
@@ -52,6 +51,7 @@ from storage.sql.runs import (
     make_run,
 )
 from storage.sql.statements import load, rows_of
+from storage.sql.stored_paths import open_step, write_edits
 
 SQL = load("batches.sql")
 GONE = "the memory of this item is gone"

@@ -14,7 +14,7 @@ from storage.database import Connection, Row
 from storage.errors import NotFound, Overtaken, WriteConflict
 from storage.listing import ConversationEntry, ConversationFilter
 from storage.records import Agent, Conversation, DefinitionKind
-from storage.sql import append
+from storage.sql import stored_paths
 from storage.sql.definitions import (
     COLUMNS,
     add_definition,
@@ -60,7 +60,7 @@ class Conversations(Group):
         """
         await connection.lock(agent.id)
         begun = (agent.id, uid, None, at, at)
-        if await connection.value(append.SQL["begin"], begun) is None:
+        if await connection.value(stored_paths.SQL["begin"], begun) is None:
             raise WriteConflict(f"there is a conversation {uid!r} already")
         project = agent.scope.project
         await add_definition(

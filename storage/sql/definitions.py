@@ -17,8 +17,8 @@ from storage.errors import NotFound, Overtaken, WriteConflict
 from storage.listing import MOST_TAGS, AgentEntry, AgentFilter, Page
 from storage.records import Agent, Definition, DefinitionKind, Scope
 from storage.sql.group import Group, alone, long_reads, reads, writes
+from storage.sql.patterns import part_of
 from storage.sql.statements import load, rows_of
-from storage.sql.words import part_of
 
 SQL = load("definitions.sql")
 

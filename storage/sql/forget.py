@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import orjson
 
 from storage.commands import Extent, ForgetTarget, Rules
@@ -217,7 +218,7 @@ async def begin_forgetting(connection: Connection, agent: int, target: ForgetTar
         for file in target.files:
             await connection.run(SQL["file_erase"], (file, agent))
         await raise_epoch(connection, agent)
-    id: int = await connection.value(SQL["intend"], (agent, orjson.dumps(wanted)))
+    id: int = await connection.value(SQL["intend"], (agent, msgspec.json.encode(wanted)))
     return id
 
 

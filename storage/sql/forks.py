@@ -14,7 +14,7 @@ from storage.database import Connection, Database
 from storage.errors import NotForkable, NotFound, WriteConflict
 from storage.listing import ConversationEntry
 from storage.records import Agent, DefinitionKind, Exchange, Snapshot, State
-from storage.sql import append, exchanges
+from storage.sql import exchanges, stored_paths
 from storage.sql.blocks import emptied_section
 from storage.sql.conversations import find_conversation
 from storage.sql.definitions import add_definition
@@ -72,13 +72,13 @@ class Forks(Group):
             parent = await self._last_before(connection, agent.id, None if end == -1 else end)
         else:
             parent = await self._ending_with(connection, agent.id, source, upto) if upto else None
-        fork = await connection.value(append.SQL["begin"], (agent.id, uid, None, at, at))
+        fork = await connection.value(stored_paths.SQL["begin"], (agent.id, uid, None, at, at))
         if fork is None:
             raise WriteConflict(f"there is a conversation {uid!r} already")
         if parent is not None:
             if not tip:
                 # An exchange that is carried cannot be superseded, and its edits are confirmed.
-                await connection.run(append.SQL["carry"], (parent.id, agent.id))
+                await connection.run(stored_paths.SQL["carry"], (parent.id, agent.id))
                 await merge_edits(connection, agent.id, [parent.id], self._rules, at)
                 await connection.run(SQL["moved"], (source, agent.id))
             await _begin(connection, agent.id, fork, parent, at)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 from msgspec.structs import replace
@@ -253,18 +252,15 @@ def _go_on(place: _Place, e: Exchange, write: TurnWrite, done: Committed) -> Non
     # The exchange has moved its conversation once.
     old = place.conversation
     place.conversation = Conversation(old.id, old.uid, old.key, old.rev + 1, old.tip)
-    own: Any = e  # nobody else has it any more; `filled` takes ten times as long
-    own.run = e.run if done.seq == e.seq else done.seq
-    own.id, own.seq, own.snapshot = done.exchange, done.seq, done.snapshot
+    run = e.run if done.seq == e.seq else done.seq
+    e = replace(e, id=done.exchange, seq=done.seq, run=run, snapshot=done.snapshot)
     rounds = place.additions.rounds
     if rounds and rounds[-1].id == e.parent and e.carries:
         rounds = (*rounds[:-1], replace(rounds[-1], carried=True))
         place.additions = replace(place.additions, rounds=rounds)
     if e.adds:
         place.additions = place.additions.and_of(e)
-    own.input = own.shown_reply = own.full = None
-    own.notes = NO_NOTES
-    place.exchange = e
+    place.exchange = replace(e, input=None, shown_reply=None, full=None, notes=NO_NOTES)
     place.has_rivals = False
     if done.snapshot != (place.snapshot.id if place.snapshot is not None else None):
         place.snapshot = _snapshot(write, done)

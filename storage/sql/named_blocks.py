@@ -31,10 +31,10 @@ from storage.sql.blocks import (
 )
 from storage.sql.definitions import find_definition, put_definition, remove_definition
 from storage.sql.group import Group, alone, long_reads, reads, writes
+from storage.sql.patterns import part_of
 from storage.sql.readers import load_sleepers
 from storage.sql.rebuild import origins_of
 from storage.sql.statements import load, rows_of
-from storage.sql.words import part_of
 
 SQL = load("named_blocks.sql")
 

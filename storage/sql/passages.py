@@ -16,8 +16,8 @@ from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import BlockOp, Message, Passage
 from storage.sql.agents import take_seq
 from storage.sql.group import Group, alone, bulk_writes, long_reads, reads
+from storage.sql.patterns import part_of
 from storage.sql.statements import load, rows_of
-from storage.sql.words import part_of
 
 SQL = load("statements.sql")
 

@@ -9,7 +9,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from storage.batches import call_of_origin
+from storage.batch_records import call_of_origin
 from storage.commands import Revised, Rules
 from storage.database import Connection, Row
 from storage.records import BlockOp

@@ -29,7 +29,7 @@ from storage.records import Agent, Exchange, Message, Numbers, State
 from storage.search.blob import Document, Indexable
 from storage.search.index import Index
 from storage.search.tail import Tail
-from storage.search.words import forget_words
+from storage.search.tokens import forget_words
 from storage.sql import exchanges
 from storage.sql.passages import load_kept
 from storage.sql.terms import terms_since

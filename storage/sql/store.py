@@ -17,10 +17,10 @@ from collections.abc import Callable
 from storage.commands import Rules
 from storage.database import Database, StoreHealth
 from storage.sql.agents import Agents
-from storage.sql.append import Append
 from storage.sql.attached import Attached
 from storage.sql.batches import Batches, BatchSpending
 from storage.sql.blocks import Blocks
+from storage.sql.conversation_locks import Lines
 from storage.sql.conversations import Conversations
 from storage.sql.defined_agents import DefinedAgents
 from storage.sql.definitions import Definitions
@@ -31,7 +31,6 @@ from storage.sql.forks import Forks
 from storage.sql.jobs import Jobs
 from storage.sql.kept import KeptLooks
 from storage.sql.keys import Keys
-from storage.sql.lines import Lines
 from storage.sql.messages import Messages
 from storage.sql.moving import Moving
 from storage.sql.named_blocks import NamedBlocks
@@ -43,6 +42,7 @@ from storage.sql.remembered import MemoryCache
 from storage.sql.runs import Runs
 from storage.sql.sleepers import Sleepers
 from storage.sql.spending import Spending
+from storage.sql.stored_paths import Append
 from storage.sql.summaries import Summaries
 from storage.sql.transfer import Transfer
 from storage.sql.turns import Turns

@@ -302,7 +302,7 @@ async def _apply(
     e = replace(e, snapshot=snapshot, conversation=e.conversation if begun is None else begun.id)
     if is_added:
         id, seq, is_head = await exchanges.insert_exchange(connection, agent, e)
-        replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
+        e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
         if is_head or not change.is_alone:
             begun = None
     else:

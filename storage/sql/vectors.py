@@ -1,7 +1,7 @@
 """Vectors of messages: where they lie, the comparison with a query's, and how far a memory has been embedded.
 
-They lie in a blob for each chunk of an agent, as storage/search/vectors.py makes them. What leaves the search index
-leaves here too (`forget_indexed`), in the same transaction.
+They lie in a blob for each chunk of an agent, as storage/search/vector_blobs.py makes them. What leaves the search
+index leaves here too (`forget_indexed`), in the same transaction.
 
 The caller decides who embeds, and what a message of an exchange is. What the search index knows is embedded: finished
 exchanges whether they stand or not, since that may change, passages and facts. It goes on from a number in the agent's
@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from storage.commands import Rules, Unembedded
 from storage.database import Connection, Database
 from storage.records import Vector
-from storage.search import vectors
+from storage.search import vector_blobs
 from storage.search.blob import CHUNK, CorruptIndex, by_chunk, chunk_of
 from storage.search.many import Near
 from storage.sql import exchanges
@@ -51,7 +51,7 @@ class _Kept(Struct, frozen=True):
 
     stamp: int
     parts: dict[int, tuple[int, int, int]]
-    joined: vectors.Joined
+    joined: vector_blobs.Joined
 
 
 class VectorCache:
@@ -100,14 +100,14 @@ async def find_near(connection: Connection, cache: VectorCache, agent: int, aske
         if kept is None:
             return None
         cache.keep(agent, asked.model, kept)
-    return vectors.compare(kept.joined, asked)
+    return vector_blobs.compare(kept.joined, asked)
 
 
 async def _load(
     connection: Connection, agent: int, model: str, dimension: int, stamp: int, before: _Kept | None
 ) -> _Kept | None:
     """Returns all chunks as they are now; those that have not changed are not read again."""
-    found: list[vectors.Chunk] = []
+    found: list[vector_blobs.Chunk] = []
     parts: dict[int, tuple[int, int, int]] = {}
     rows = 0
     for number, since in await connection.rows(SQL["chunks"], (agent, model)):
@@ -123,14 +123,14 @@ async def _load(
             found.append(chunk)
             parts[number] = since, rows, rows + len(chunk)
             rows += len(chunk)
-    return _Kept(stamp, parts, vectors.join(found)) if found else None
+    return _Kept(stamp, parts, vector_blobs.join(found)) if found else None
 
 
-async def _read(connection: Connection, agent: int, number: int, model: str) -> vectors.Chunk | None:
+async def _read(connection: Connection, agent: int, number: int, model: str) -> vector_blobs.Chunk | None:
     """Returns a chunk; None where there is none, or it is damaged, which is found out when it is written."""
     row = await connection.row(SQL["get"], (agent, number, model))
     try:
-        return None if row is None else vectors.open_chunk(row[0])
+        return None if row is None else vector_blobs.open_chunk(row[0])
     except CorruptIndex:
         return None
 
@@ -144,9 +144,9 @@ async def add_vectors(
         of_chunk = {seq: added[seq] for seq in seqs}
         row = await connection.row(SQL["any"], (agent, number))
         try:
-            data = vectors.merge(row[0] if row is not None and row[1] == model else None, of_chunk)
+            data = vector_blobs.merge(row[0] if row is not None and row[1] == model else None, of_chunk)
         except CorruptIndex:
-            data = vectors.merge(None, of_chunk)
+            data = vector_blobs.merge(None, of_chunk)
             damaged = number * CHUNK if damaged is None else min(number * CHUNK, damaged)
         await connection.run(SQL["put"], (agent, number, stamp, model, data))
     return damaged
@@ -161,7 +161,7 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
         if row is None:
             continue
         try:
-            left = vectors.forget(row[0], gone)
+            left = vector_blobs.forget(row[0], gone)
         except CorruptIndex:
             # Nobody knows what is in it, so nothing of it may stay.
             left = b""

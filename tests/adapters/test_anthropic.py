@@ -10,9 +10,9 @@ import orjson
 import pytest
 
 from adapters.anthropic import Anthropic
-from adapters.claude.errors import Untranslatable
+from adapters.claude.error_form import Untranslatable
 from adapters.claude.events import NamedEventDecoder
-from adapters.claude.models import find_model
+from adapters.claude.model_limits import find_model
 from adapters.claude.request import to_wire
 from adapters.errors import ProviderBroke
 from adapters.sse import EventDecoder

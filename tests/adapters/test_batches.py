@@ -18,7 +18,7 @@ import pytest
 from starlette.responses import HTMLResponse
 
 from adapters.base import BatchPart, BatchProvider, PartResult
-from adapters.batch import lines
+from adapters.batch import result_lines
 from adapters.batch.anthropic import AnthropicBatches
 from adapters.batch.local import LocalBatches
 from adapters.batch.openai import OpenAIBatches
@@ -313,7 +313,7 @@ async def test_lines_that_are_no_results_hold_back_no_others(kind: str) -> None:
 
 
 async def test_a_line_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "_MOST_BYTES", 100)
+    monkeypatch.setattr(result_lines, "_MOST_BYTES", 100)
 
     async def pieces() -> AsyncIterator[bytes]:
         for piece in (b'{"n": "', b"x" * 90, b"y" * 90, b'"}\n{"n": 1}\n{"n": ', b"2}"):
@@ -321,7 +321,9 @@ async def test_a_line_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -
 
     found: list[str] = []
     with pytest.raises(ProviderGarbled, match="1 lines"):
-        await _list(lines.read_results(pieces(), lambda line: PartResult(str(line["n"]), "expired")), found)
+        await _list(
+            result_lines.read_results(pieces(), lambda line: PartResult(str(line["n"]), "expired")), found
+        )
     assert found == ["1", "2"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from adapters.calls import with_own_ids, with_signatures
+from adapters.tool_calls import with_own_ids, with_signatures
 
 Json = dict[str, Any]
 

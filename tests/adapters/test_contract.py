@@ -13,8 +13,8 @@ from msgspec.structs import asdict
 
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderBroke, ProviderTimeout, ProviderTooLarge, ProviderUnreachable
+from adapters.factory import make_provider
 from adapters.providers import PROVIDERS, ProviderSpec
-from adapters.registry import make_provider
 from adapters.transport import HttpTransport, Timeouts
 from adapters.types import Header, ModelRequest
 from tests.doubles.anthropic_upstream import StrictAnthropic, refuse

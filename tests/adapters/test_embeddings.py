@@ -14,8 +14,8 @@ import pytest
 
 from adapters.embeddings import ApiEmbedder
 from adapters.errors import ProviderBroke, ProviderRefused, ProviderUnreachable
+from adapters.factory import make_provider
 from adapters.local_embeddings import EmbedderMissing, LocalEmbedder
-from adapters.registry import make_provider
 from tests.doubles.upstream import Reply, StrictUpstream, fail
 
 JSON = {"content-type": "application/json"}

@@ -8,15 +8,15 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from adapters import registry
+from adapters import factory
 from adapters.base import Provider
+from adapters.factory import make_provider
 from adapters.providers import PROVIDERS
-from adapters.registry import make_provider
 from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
 from adapters.types import Event, ModelRequest
 from gateway.core.conversation.canonical import text_of
-from gateway.core.turn.stream import Draft, chunk_of
+from gateway.core.turn.draft import Draft, chunk_of
 from gateway.core.turn.upstream_error import error_in
 from tests.doubles.upstream import Reply, StrictUpstream, raw
 from tests.golden import ROOT, Golden, find
@@ -31,7 +31,7 @@ def provider_of(
     golden: Golden, upstream: StrictUpstream, transport: HttpTransport, patch: pytest.MonkeyPatch
 ) -> Provider:
     row = PROVIDERS[golden.family]
-    patch.setitem(registry.PROVIDERS, row.name, replace(row, base_url=upstream.base_url))
+    patch.setitem(factory.PROVIDERS, row.name, replace(row, base_url=upstream.base_url))
     return make_provider(row.name, key="k", transport=transport)
 
 

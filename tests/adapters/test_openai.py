@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from adapters.errors import ProviderUnreachable
+from adapters.factory import make_provider
 from adapters.openai import OpenAICompatible
 from adapters.providers import PROVIDERS
-from adapters.registry import make_provider
 from adapters.transport import HttpTransport
 from adapters.types import Header, ModelRequest
 from tests.doubles.upstream import StrictUpstream

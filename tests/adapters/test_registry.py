@@ -9,9 +9,9 @@ from msgspec.structs import replace
 from yarl import URL
 
 from adapters.anthropic import Anthropic
+from adapters.factory import make_provider
 from adapters.providers import PROVIDERS, UNKNOWN, ProviderSpec
-from adapters.registry import make_provider
-from gateway.providers import make_providers
+from gateway.provider_factory import make_providers
 from gateway.settings import NEEDS_ADDRESS, Kind, Settings, UpstreamSettings
 
 WITH_ADDRESS = [row for row in PROVIDERS.values() if row.base_url is not None]

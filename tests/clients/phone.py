@@ -127,7 +127,7 @@ class Phone:
 
     async def next_said(self) -> tuple[str, str]:
         async with asyncio.timeout(PATIENCE_S):
-            return await self.shown_reply.get()
+            return await self.said.get()
 
     async def next_error(self) -> Any:
         async with asyncio.timeout(PATIENCE_S):
@@ -208,7 +208,7 @@ async def dial(
 
     def note(event: Any) -> None:
         if event.item.type == "message":
-            phone.shown_reply.put_nowait((event.item.role, event.item.text_content or ""))
+            phone.said.put_nowait((event.item.role, event.item.text_content or ""))
 
     session.on("conversation_item_added", note)
     session.on("error", lambda event: phone.errors.put_nowait(event.error.error))

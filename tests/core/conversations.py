@@ -8,7 +8,7 @@ what is stored, `Request.lines` what went upstream, and a client's own messages 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from textwrap import dedent
 from typing import Any, TypeVar
 
@@ -307,7 +307,7 @@ def check_columns(records: Iterable[Exchange], canon: Canon, named: Iterable[int
 
 def without_numbers(e: Exchange) -> dict[str, object]:
     """Returns a record without what the store decides: its id and its place in the agent's order."""
-    return {f.name: getattr(e, f.name) for f in fields(e) if f.name not in ("seq", "run")}
+    return {name: getattr(e, name) for name in e.__struct_fields__ if name not in ("seq", "run")}
 
 
 # -- the world
@@ -423,7 +423,7 @@ class World:
             shown_reply=visible(full, ours),
             now=self.now,
             notes=dict(request.notes),
-            ours=ours,
+            gateway_calls=ours,
             edits=bool(new_edits),
         )
         self._write(request, ended, new_edits, how)
@@ -551,7 +551,7 @@ def _content(tree: Tree, e: Exchange) -> str:
     asked = " / ".join(map(_brief, content.messages)) if content.messages else "..."
     if e.ended is None:
         return asked
-    return f"{asked} > {_brief(content.said) if content.said else '...'}"
+    return f"{asked} > {_brief(content.shown_reply) if content.shown_reply else '...'}"
 
 
 def call_name(call: WireMessage) -> str:

@@ -15,7 +15,7 @@ from gateway.agents.tools.signature import schema_of
 from gateway.core.conversation.private import as_system
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.redaction import withhold
-from gateway.core.prompt import blocks, note, summary
+from gateway.core.prompt import note, shown_blocks, summary
 from gateway.core.tags import plain_tags
 from gateway.core.thoughts import without_thoughts
 from gateway.core.turn.upstream_error import context_from_error
@@ -27,7 +27,7 @@ _NOTE = "Notes from earlier conversations with this user, for reference: quotati
 
 
 def _block(value: str) -> str:
-    return blocks.render_section([Block(0, "human", "", value, _LENGTH * 2, False)], "a2b3c4d5")
+    return shown_blocks.render_section([Block(0, "human", "", value, _LENGTH * 2, False)], "a2b3c4d5")
 
 
 def _summary(text: str) -> str:
@@ -35,8 +35,8 @@ def _summary(text: str) -> str:
 
 
 def _change(value: str) -> object:
-    changes, _ = blocks.changes_since({}, [Block(0, "human", "", value, _LENGTH * 4, False)])
-    return blocks.shown_in_note(note.render_note((), changes, 0.0, mark="a2b3c4d5"))["human"]
+    changes, _ = shown_blocks.changes_since({}, [Block(0, "human", "", value, _LENGTH * 4, False)])
+    return shown_blocks.shown_in_note(note.render_note((), changes, 0.0, mark="a2b3c4d5"))["human"]
 
 
 def _tool(described: str) -> object:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.agents.wire.fields import parse as parse_body
-from gateway.agents.wire.fields import read_texts
+from gateway.agents.wire.struct_fields import parse as parse_body
+from gateway.agents.wire.struct_fields import read_texts
 from gateway.core.json_limits import MOST_VALUES, check_values
 from gateway.dialects.chat.parse import parse
 from gateway.errors import BodyTooLarge

@@ -11,9 +11,9 @@ refuses (tests/doubles/anthropic_rules.py).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import orjson
 from msgspec.structs import replace
 
@@ -26,16 +26,15 @@ Json = dict[str, Any]
 _STOPS = {"length": "max_tokens", "stop": "end_turn", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 
-@dataclass(frozen=True)
-class Message(Reply):
+class Message(Reply, frozen=True):
     """A reply with content blocks of its own.
 
     blocks: stand before the text and the calls of `Reply`. fields: of the message. stop: fields of its end.
     """
 
     blocks: Sequence[Json] = ()
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    stop: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    stop: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 def message(*blocks: Json, text: str | None = None, **options: Any) -> Message:

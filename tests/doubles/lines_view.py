@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import orjson
 
 from adapters.types import Event
-from gateway.core.turn.client import ClientView, ReplyEvent
+from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import ToolResult
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import ToolCall
 from gateway.errors import GatewayError
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 JSON = Any
 
@@ -72,8 +73,7 @@ TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]+")
 MESSAGE_NAME = re.compile(r"[^\s<|\\/>]+")
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(Struct, frozen=True):
     """The switches for what differs between upstreams.
 
     unknown_parameters: a field that the API does not have is a 400.
@@ -114,7 +114,7 @@ class Refusal(Exception):
         self.body = {"error": {"message": message, "type": type, "param": param, "code": code}}
 
 
-def check_chat(body: JSON, rules: Rules = Rules()) -> None:
+def check_chat(body: JSON, rules: Rules = Rules()) -> None:  # noqa: B008
     """Checks a request body. Raises: Refusal."""
     if not isinstance(body, dict):
         raise Refusal("We could not parse the JSON body of your request: it is not an object.")

@@ -24,7 +24,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import msgspec
 import orjson
+from msgspec import Struct
 from msgspec.structs import replace
 
 from tests.doubles.openai_rules import Refusal, Rules, check_chat
@@ -57,8 +59,7 @@ class Gate:
             await asyncio.shield(asyncio.wrap_future(self._future))
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(Struct, frozen=True):
     """A tool call of the model.
 
     arguments: JSON text as it stands, or a value that is dumped. pieces: how the text is cut in a stream; an int
@@ -66,7 +67,7 @@ class Call:
     """
 
     name: str
-    arguments: Any = field(default_factory=dict)
+    arguments: Any = msgspec.field(default_factory=dict)
     id: str | None = None
     pieces: Sequence[str] | int = 7
     late_name: bool = False
@@ -82,8 +83,7 @@ class Call:
         return [self.text[i : i + self.pieces] for i in range(0, len(self.text), self.pieces)]
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """One scripted reply; see `say`, `call_tools`, `fail` and `raw` for the usual ones.
 
     Events are counted as they leave, the role delta being the first.
@@ -101,18 +101,18 @@ class Reply:
     finish_reason: str | None = None
     usage: Mapping[str, Any] | None = None
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     body: Sequence[bytes] | None = None
     hold_before_headers: Gate | None = None
-    hold_after: Mapping[int, Gate] = field(default_factory=dict)
+    hold_after: Mapping[int, Gate] = msgspec.field(default_factory=dict)
     cut_before_headers: bool = False
     cut_after: int | None = None
     error_after: tuple[int, Mapping[str, Any]] | None = None
     done: bool = True
     id: str | None = None
     model: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    delta: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    delta: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 def say(text: str, tokens: Sequence[str] | None = None, **options: Any) -> Reply:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.core.conversation.append import abandon, finish_step, open_step, plan_step
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
 from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.stored_path import abandon, finish_step, open_step, plan_step
 from gateway.core.conversation.tree import Tree, end_offset
 from gateway.core.memory import edits
 from gateway.core.memory.rules import RULES
@@ -33,7 +33,7 @@ from storage.records import (
     Snapshot,
     State,
 )
-from storage.sql import append
+from storage.sql import stored_paths
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, assistant, call, result, user
 from tests.storage.conftest import OpenStore
@@ -189,14 +189,14 @@ async def long_path(writer: Writer, steps: int) -> None:
             planned = writer.planned(OwnPath(Look(), path), path[-1], [user(f"Message {n}")], evicted)
             run = Run(0, uuid.uuid4().hex, 0, 0, RunState.RUNNING, 100.0, begun=100.0)
             opening = replace(planned, conversation=conversation, rev=rev + n - 1, run=run, snapshot=section)
-            opened = await append.open_step(connection, opening, RULES)
+            opened = await stored_paths.open_step(connection, opening, RULES)
             assert opened.run is not None
             e = finish_step(
                 opened.exchange, Canon(writer.agent.secret), path[-1].path, full=[assistant("Yes.")], shown_reply=None,
                 model="up/m", evicted=evicted, now=100.0,
             )  # fmt: skip
             step = RunStep(e.id, writer.agent.id, opened.run.id, 1, 100.0, 100.0, stop="end_turn")
-            await append.end_step(connection, writer.store.jobs, StepEnd(writer.agent, e, step))
+            await stored_paths.end_step(connection, writer.store.jobs, StepEnd(writer.agent, e, step))
             path = [*path, e][-10:]
         return path
 

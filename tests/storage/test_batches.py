@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from storage.batches import (
+from storage.batch_records import (
     SOURCES_ROOM,
     Batch,
     BatchCounts,

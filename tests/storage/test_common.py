@@ -6,7 +6,7 @@ import pytest
 
 from storage.search.blob import Document, encode
 from storage.search.common import shares_in_general
-from storage.search.words import split_words, words_of
+from storage.search.tokens import split_words, words_of
 from tests.stored import ranked
 
 SECRET = b"s" * 32

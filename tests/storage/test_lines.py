@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage.sql.lines import Lines
+from storage.sql.conversation_locks import Lines
 from storage.sql.store import Store
 
 LEASE_S = 15.0

@@ -13,12 +13,12 @@ from msgspec.structs import replace
 from gateway.core.memory.rules import RULES
 from storage.commands import ForgetTarget
 from storage.records import Message
-from storage.search import words
+from storage.search import tokens
 from storage.search.blob import Counted, Document, Indexable, count_terms, encode, forget
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail
-from storage.search.words import forget_words
+from storage.search.tokens import forget_words
 from storage.sql.facts import keep_facts
 from storage.sql.remembered import MemoryCache, Remembered
 from storage.sql.store import Store
@@ -456,7 +456,7 @@ async def test_an_index_with_the_words_of_an_earlier_version_is_made_again_as_it
     store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr(words, "_PLAIN", {})
+        earlier.setattr(tokens, "_PLAIN", {})
         forget_words()
         for number in range(80):
             await alice.say([user(f"{number}: Władysław, Oslo")], assistant("Noted."))
@@ -467,7 +467,7 @@ async def test_an_index_with_the_words_of_an_earlier_version_is_made_again_as_it
     found = await rows(store, chunks)
     assert len(found) == 3
     for chunk, data in found:
-        old = bytes([*data[:3], words.VERSION - 1, *data[4:]])
+        old = bytes([*data[:3], tokens.VERSION - 1, *data[4:]])
         await rows(store, "UPDATE terms SET data = ? WHERE chunk = ?", (old, chunk))
     # Until then what is written in the same way is found.
     assert len(await search(store, alice, "Oslo")) == 40
@@ -475,5 +475,5 @@ async def test_an_index_with_the_words_of_an_earlier_version_is_made_again_as_it
     await alice.say([user("And further?")], assistant("Noted."))
     while await store.recall.index(alice.agent.id):
         pass
-    assert {data[3] for _, data in await rows(store, chunks)} == {words.VERSION}
+    assert {data[3] for _, data in await rows(store, chunks)} == {tokens.VERSION}
     assert len(await search(store, alice, "Władysław")) == 40

@@ -18,7 +18,7 @@ from storage.search import blob
 from storage.search.blob import CHUNK, CorruptIndex, Document, check, count_terms, encode, forget, merge
 from storage.search.index import Index
 from storage.search.rank import rank
-from storage.search.words import VERSION, names_in, split_words, words_of
+from storage.search.tokens import VERSION, names_in, split_words, words_of
 from tests.stored import indexed_seqs, ranked
 
 SECRET = b"s" * 32
@@ -503,7 +503,7 @@ def test_times_no_calendar_has_are_kept_without_a_date() -> None:
 
 
 def test_numpy_is_not_loaded_before_it_is_needed() -> None:
-    code = "import sys, storage.search.rank; from storage.search.words import words_of; words_of('dog'); "
+    code = "import sys, storage.search.rank; from storage.search.tokens import words_of; words_of('dog'); "
     code += "sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -14,7 +14,7 @@ from storage.commands import ForgetTarget, Unembedded
 from storage.database import Connection
 from storage.errors import Stale
 from storage.records import Agent, Message, Vector
-from storage.search import many, vectors
+from storage.search import many, vector_blobs
 from storage.search.blob import CorruptIndex, Document, encode
 from storage.sql.store import Store
 from storage.sql.vectors import add_vectors, forget_indexed
@@ -44,24 +44,24 @@ def of_text(m: Message) -> bytes:
 
 
 def test_a_chunk_gives_back_what_was_put_in() -> None:
-    blob = vectors.merge(None, {70: unit(70), 65: unit(65)})
-    blob = vectors.merge(blob, {127: unit(127), 65: unit("again")})
-    chunk = vectors.open_chunk(blob)
+    blob = vector_blobs.merge(None, {70: unit(70), 65: unit(65)})
+    blob = vector_blobs.merge(blob, {127: unit(127), 65: unit("again")})
+    chunk = vector_blobs.open_chunk(blob)
     assert chunk.seqs.tolist() == [65, 70, 127]
     assert [row.tobytes() for row in chunk.numbers] == [unit("again"), unit(70), unit(127)]
 
 
 def test_what_is_forgotten_leaves_no_byte_in_the_chunk() -> None:
-    blob = vectors.merge(None, {seq: unit(seq) for seq in range(64, 70)})
-    left = vectors.forget(blob, [65, 66, 300])
-    assert vectors.open_chunk(left).seqs.tolist() == [64, 67, 68, 69]
+    blob = vector_blobs.merge(None, {seq: unit(seq) for seq in range(64, 70)})
+    left = vector_blobs.forget(blob, [65, 66, 300])
+    assert vector_blobs.open_chunk(left).seqs.tolist() == [64, 67, 68, 69]
     assert unit(65) not in left
-    assert vectors.forget(left, range(64, 128)) == b""
+    assert vector_blobs.forget(left, range(64, 128)) == b""
 
 
 def test_vectors_of_another_length_take_the_place_of_a_chunk() -> None:
-    blob = vectors.merge(vectors.merge(None, {1: unit(1)}), {2: unit(2, 8)})
-    assert vectors.open_chunk(blob).seqs.tolist() == [2]
+    blob = vector_blobs.merge(vector_blobs.merge(None, {1: unit(1)}), {2: unit(2, 8)})
+    assert vector_blobs.open_chunk(blob).seqs.tolist() == [2]
 
 
 @pytest.mark.parametrize(
@@ -76,19 +76,21 @@ def test_vectors_of_another_length_take_the_place_of_a_chunk() -> None:
 )
 def test_damaged_bytes_are_refused(damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(CorruptIndex):
-        vectors.open_chunk(damage(vectors.merge(None, {1: unit(1), 2: unit(2)})))
+        vector_blobs.open_chunk(damage(vector_blobs.merge(None, {1: unit(1), 2: unit(2)})))
 
 
 def test_the_nearest_message_stands_out_most() -> None:
     chunks = [
-        vectors.open_chunk(vectors.merge(None, {seq: unit(seq) for seq in range(first, first + 40)}))
+        vector_blobs.open_chunk(
+            vector_blobs.merge(None, {seq: unit(seq) for seq in range(first, first + 40)})
+        )
         for first in (0, 64)
     ]
-    near = vectors.compare(vectors.join(chunks), Vector(MODEL, unit(71), 0.1, 0.2))
+    near = vector_blobs.compare(vector_blobs.join(chunks), Vector(MODEL, unit(71), 0.1, 0.2))
     assert near is not None
     assert near.seqs[near.likeness.argmax()] == 71
     assert near.beyond.max() == pytest.approx((1.0 - 0.1) / 0.2, rel=0.1)
-    weaker = vectors.compare(vectors.join(chunks), Vector(MODEL, unit(71), -0.9, 0.2))
+    weaker = vector_blobs.compare(vector_blobs.join(chunks), Vector(MODEL, unit(71), -0.9, 0.2))
     assert weaker is not None
     assert weaker.beyond.mean() == pytest.approx(
         0.0, abs=1e-6
@@ -96,14 +98,14 @@ def test_the_nearest_message_stands_out_most() -> None:
 
 
 def test_chunks_of_another_length_are_not_compared() -> None:
-    chunk = vectors.open_chunk(vectors.merge(None, {1: unit(1, 8)}))
-    assert vectors.compare(vectors.join([chunk]), Vector(MODEL, unit(1))) is None
-    assert vectors.compare(vectors.join([chunk.part(0, 0)]), Vector(MODEL, unit(1, 8))) is None
+    chunk = vector_blobs.open_chunk(vector_blobs.merge(None, {1: unit(1, 8)}))
+    assert vector_blobs.compare(vector_blobs.join([chunk]), Vector(MODEL, unit(1))) is None
+    assert vector_blobs.compare(vector_blobs.join([chunk.part(0, 0)]), Vector(MODEL, unit(1, 8))) is None
 
 
 def test_messages_that_are_all_alike_do_not_stand_out() -> None:
-    chunk = vectors.open_chunk(vectors.merge(None, {seq: unit(1) for seq in range(5)}))
-    near = vectors.compare(vectors.join([chunk]), Vector(MODEL, unit(1)))
+    chunk = vector_blobs.open_chunk(vector_blobs.merge(None, {seq: unit(1) for seq in range(5)}))
+    near = vector_blobs.compare(vector_blobs.join([chunk]), Vector(MODEL, unit(1)))
     assert near is not None
     assert near.beyond.tolist() == [0.0] * 5
     blobs = list(encode([Document(seq, "user", "Small talk.", 0.0) for seq in range(5)], SECRET).values())
@@ -118,7 +120,9 @@ def test_what_is_near_to_everything_stands_behind_what_is_near_to_the_query() ->
     found = {seq: (data / np.linalg.norm(data)).astype("<f4").tobytes() for seq, data in texts.items()}
     asked = common + own[7] * 0.3
     query = Vector(MODEL, (asked / np.linalg.norm(asked)).astype("<f4").tobytes(), 0.1, 0.2)
-    near = vectors.compare(vectors.join([vectors.open_chunk(vectors.merge(None, found))]), query)
+    near = vector_blobs.compare(
+        vector_blobs.join([vector_blobs.open_chunk(vector_blobs.merge(None, found))]), query
+    )
     assert near is not None
     assert near.seqs[near.beyond.argmax()] == 50
     assert near.seqs[near.likeness.argmax()] == 7
@@ -236,7 +240,7 @@ async def search(store: Store, agent: Agent, text: str, model: str = MODEL, **op
 async def stored(store: Store, agent: Agent) -> list[tuple[str, list[int]]]:
     """(model, numbers) of each chunk."""
     found = await rows(store, "SELECT model, data FROM vectors WHERE agent = ? ORDER BY chunk", (agent.id,))
-    return [(model, vectors.open_chunk(data).seqs.tolist()) for model, data in found]
+    return [(model, vector_blobs.open_chunk(data).seqs.tolist()) for model, data in found]
 
 
 def parts(seed: object) -> list[bytes]:

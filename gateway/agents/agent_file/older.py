@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.agents.agent_file.messages import is_packed
-from gateway.agents.wire.fields import convert
+from gateway.agents.agent_file.file_messages import is_packed
+from gateway.agents.wire.struct_fields import convert
 
 _Parts = list[dict[str, Any]]
 

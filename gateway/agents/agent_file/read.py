@@ -18,7 +18,8 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from gateway.agents.agent_file.form import (
+from gateway.agents.agent_file.file_messages import FileCall, FileMessage, answers, read
+from gateway.agents.agent_file.file_structs import (
     AgentExtension,
     File,
     FileAgent,
@@ -32,7 +33,6 @@ from gateway.agents.agent_file.form import (
     GroupConfig,
     ImportForm,
 )
-from gateway.agents.agent_file.messages import FileCall, FileMessage, answers, read
 from gateway.agents.agent_file.older import in_newer_form, is_older
 from gateway.agents.agent_file.write import EXTENSION
 from gateway.agents.api.agents import CreateAgent, definition_of
@@ -51,8 +51,8 @@ from gateway.agents.core.agent_file import (
     CarriedMessage,
 )
 from gateway.agents.core.kinds import kind_of
-from gateway.agents.wire.errors import Fault, Unprocessable
-from gateway.agents.wire.fields import convert, parse
+from gateway.agents.wire.faults import Fault, Unprocessable
+from gateway.agents.wire.struct_fields import convert, parse
 from gateway.core import ids
 from gateway.core.definition import (
     AgentDefinition,

@@ -15,9 +15,9 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from gateway.agents.agent_file.messages import written
+from gateway.agents.agent_file.file_messages import written
 from gateway.agents.core.agent_file import CarriedArchive, CarriedMessage
-from gateway.agents.wire.fields import time_of
+from gateway.agents.wire.struct_fields import time_of
 from gateway.core.definition import Sleeptime
 from storage.listing import PassageDraft
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.agents.runs.calls.record import still_waiting
-from gateway.agents.runs.messages import MessageView
+from gateway.agents.runs.calls.call_record import still_waiting
+from gateway.agents.runs.message_listing import MessageView
 from gateway.agents.runs.system_message import SystemMessage
 from gateway.agents.wire.message import Origin, Showing, raw_json, shown, summary_shown
 from gateway.core import ids

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from msgspec import UNSET, Struct, field, structs
 
 from gateway.agents.api._query import PageQuery
-from gateway.agents.wire.fields import Maybe
+from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids
 from gateway.errors import UnknownId
 

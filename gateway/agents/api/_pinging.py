@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from gateway.agents.wire.errors import refused_event
+from gateway.agents.wire.faults import refused_event
 from gateway.run.sink import ClientGone, Sink
 
 EVENTS = ("content-type", "text/event-stream; charset=utf-8")

@@ -24,10 +24,10 @@ from starlette.types import Scope
 
 from gateway.agents.api._paging import NEWEST_FIRST, Paging
 from gateway.agents.api._query import PageQuery
-from gateway.agents.wire import fields as bodies
-from gateway.agents.wire.errors import Fault, LettaErrors, Unprocessable
+from gateway.agents.wire import struct_fields as bodies
+from gateway.agents.wire.faults import Fault, LettaErrors, Unprocessable
 from gateway.core import ids
-from gateway.core.text import without_nul
+from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId
 from gateway.web.body import BodyReader
 from gateway.web.form import FormPart, boundary_of, form_parts

@@ -24,11 +24,13 @@ from gateway.agents.api.model import WINDOW, embedding_config_json
 from gateway.agents.api.tools import ToolRuleBody, show_tool
 from gateway.agents.core.kinds import DEFAULT_KIND, kind_of
 from gateway.agents.registry.registry import AgentEdit, AgentView, NewAgent
-from gateway.agents.runs.messages import AgentMessages
+from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import system_id
-from gateway.agents.wire.errors import Fault, Unprocessable
-from gateway.agents.wire.fields import (
+from gateway.agents.wire.faults import Fault, Unprocessable
+from gateway.agents.wire.message import Showing
+from gateway.agents.wire.send import initial_messages
+from gateway.agents.wire.struct_fields import (
     HOSTED,
     NO_SECRETS,
     ONE_PROJECT,
@@ -41,8 +43,6 @@ from gateway.agents.wire.fields import (
     retained_besides,
     time_of,
 )
-from gateway.agents.wire.message import Showing
-from gateway.agents.wire.send import initial_messages
 from gateway.core import ids
 from gateway.core.agent import FILLER_AFTER_MS
 from gateway.core.definition import AgentDefinition

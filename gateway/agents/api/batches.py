@@ -18,15 +18,15 @@ from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import AgentsRoute, Asked, uid_in
 from gateway.agents.api.dependencies import AgentsApi, given_or_none, page_of, uid_or_none
 from gateway.agents.batches.accept import AskedItem
-from gateway.agents.wire.errors import Fault, Unprocessable
-from gateway.agents.wire.fields import Body, Kept, Maybe, given, lasted_ns, refused, time_of
+from gateway.agents.wire.faults import Fault, Unprocessable
 from gateway.agents.wire.message import Showing, showing_of
-from gateway.agents.wire.run import usage_json
+from gateway.agents.wire.run_json import usage_json
 from gateway.agents.wire.send import MAX_STEPS, MessageType, Send, sent
+from gateway.agents.wire.struct_fields import Body, Kept, Maybe, given, lasted_ns, refused, time_of
 from gateway.core import ids
 from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.web.middleware import trace_of
-from storage.batches import Batch, BatchCounts, BatchItem
+from storage.batch_records import Batch, BatchCounts, BatchItem
 from storage.records import Counts
 
 _ANTHROPICS = (

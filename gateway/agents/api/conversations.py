@@ -25,14 +25,14 @@ from gateway.agents.api.dependencies import AgentsApi, given_or_none, uid_or_non
 from gateway.agents.api.messages import MessageRoutes
 from gateway.agents.api.runs import stream_of
 from gateway.agents.api.sends import SendRoutes
-from gateway.agents.registry.conversations import AgentConversations, definition_of
+from gateway.agents.registry.conversation_registry import AgentConversations, definition_of
 from gateway.agents.runs.begin import digest_of
-from gateway.agents.runs.messages import AgentMessages
+from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, system_id
-from gateway.agents.wire.fields import READ_ONLY, Body, Kept, Maybe, given, refused, time_of
-from gateway.agents.wire.run import StreamRun
+from gateway.agents.wire.run_json import StreamRun
 from gateway.agents.wire.send import Send
+from gateway.agents.wire.struct_fields import READ_ONLY, Body, Kept, Maybe, given, refused, time_of
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition

@@ -12,17 +12,17 @@ from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import Asked, uid_in
 from gateway.agents.batches.accept import BatchRequests
 from gateway.agents.registry.registry import AgentView, Registry
-from gateway.agents.runs.background.accept import BackgroundRuns
-from gateway.agents.runs.runs import AgentRuns
+from gateway.agents.runs.agent_runs import AgentRuns
+from gateway.agents.runs.background.admission import BackgroundRuns
 from gateway.agents.runs.system_message import SystemMessages
 from gateway.agents.tools.checked import checked
-from gateway.agents.wire.fields import Maybe
+from gateway.agents.wire.struct_fields import Maybe
 from gateway.core.definition import ToolDefinition
 from gateway.errors import BadRequest
 from gateway.run.background.compact import Compactor
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
-from gateway.run.upstream.models import ModelList
+from gateway.run.upstream.model_list import ModelList
 from gateway.settings import Settings
 from storage.listing import AgentEntry, Page
 from storage.records import DefinitionKind

@@ -14,9 +14,9 @@ from gateway.agents.api._route import AgentsRoute, AnswersAgents, Asked
 from gateway.agents.api.dependencies import AgentsApi, given_or_none, page_of, uid_or_none
 from gateway.agents.api.model import embedding_config_json
 from gateway.agents.api.passages import passage_json
-from gateway.agents.files.folders import FileView, Folders, SentFile
+from gateway.agents.files.folder_search import FileView, Folders, SentFile
 from gateway.agents.registry.archives import Archives
-from gateway.agents.wire.fields import Body, Kept, Maybe, given, refused, time_of
+from gateway.agents.wire.struct_fields import Body, Kept, Maybe, given, refused, time_of
 from gateway.core import ids
 from gateway.core.memory.file_text import file_name
 from gateway.errors import BadRequest, Conflict, UnknownId

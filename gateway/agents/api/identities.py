@@ -17,7 +17,7 @@ from gateway.agents.api._paging import cut
 from gateway.agents.api._query import AgentsOfQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, Asked
 from gateway.agents.api.dependencies import AgentsApi, given_or_none
-from gateway.agents.wire.fields import ONE_PROJECT, Body, Maybe, convert, given, parse, refused
+from gateway.agents.wire.struct_fields import ONE_PROJECT, Body, Maybe, convert, given, parse, refused
 from gateway.core import ids
 from gateway.core.definition import IdentityDefinition
 from gateway.run.latest import on_latest

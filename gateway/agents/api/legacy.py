@@ -11,7 +11,7 @@ from gateway.agents.api.blocks import BlockRoutes, CreateBlock, UpdateBlock, blo
 from gateway.agents.api.dependencies import ORIGIN, AgentsApi
 from gateway.agents.api.passages import CreatePassage, PassageRoutes
 from gateway.agents.api.tools import ToolRoutes
-from gateway.agents.wire.fields import read_texts
+from gateway.agents.wire.struct_fields import read_texts
 from storage.listing import BlockChange
 
 

@@ -10,15 +10,15 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.agents.api._exchanges import Exchanges
-from gateway.agents.runs.messages import exchanges_of, last_counts
+from gateway.agents.runs.message_listing import exchanges_of, last_counts
 from gateway.agents.runs.run import RunStart
-from gateway.agents.wire.errors import error_event
-from gateway.agents.wire.fields import time_of
+from gateway.agents.wire.faults import error_event
 from gateway.agents.wire.message import Showing, summary_shown
-from gateway.agents.wire.run import end_events, result_json, stop_json
-from gateway.agents.wire.stream import MakesSteps, RunNumbers, event, is_end, numbered, ping_event
+from gateway.agents.wire.run_json import end_events, result_json, stop_json
+from gateway.agents.wire.run_stream import MakesSteps, RunNumbers, event, is_end, numbered, ping_event
+from gateway.agents.wire.struct_fields import time_of
 from gateway.core import ids
-from gateway.core.turn.client import MakesView
+from gateway.core.turn.client_view import MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.errors import GatewayError, UpstreamError
 from storage.records import Run, RunState

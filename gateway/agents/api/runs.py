@@ -18,10 +18,9 @@ from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQue
 from gateway.agents.api._route import AgentsRoute, Asked, uid_in
 from gateway.agents.api.dependencies import AgentsApi, given_or_none, page_of
 from gateway.agents.api.run_events import failure_of, listing_of
-from gateway.agents.runs.messages import AgentMessages, exchanges_of, last_counts
-from gateway.agents.wire.fields import given
+from gateway.agents.runs.message_listing import AgentMessages, exchanges_of, last_counts
 from gateway.agents.wire.message import Showing
-from gateway.agents.wire.run import (
+from gateway.agents.wire.run_json import (
     Feedback,
     StreamRun,
     callback_json,
@@ -32,12 +31,13 @@ from gateway.agents.wire.run import (
     step_json,
     usage_json,
 )
-from gateway.agents.wire.stream import DONE, ping_event
+from gateway.agents.wire.run_stream import DONE, ping_event
+from gateway.agents.wire.struct_fields import given
 from gateway.core import ids
 from gateway.core.memory.visibility import tools_used
 from gateway.errors import BadRequest, UnknownId
+from gateway.web.event_stream import ClientReply
 from gateway.web.middleware import trace_of
-from gateway.web.sse import ClientReply
 from storage.listing import RunEntry, RunFilter, StepEntry
 from storage.records import DEFAULT, Agent, Conversation, Run, RunState
 

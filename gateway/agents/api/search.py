@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.wire.fields import NO_TEMPLATES, Body, Maybe, refused
+from gateway.agents.wire.struct_fields import NO_TEMPLATES, Body, Maybe, refused
 
 _PROJECT = refused("A key opens one project, and a search is of that.")
 

@@ -19,20 +19,20 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import options_of, view_of
 from gateway.agents.api.runs import RunStream, ended_json, run_shown
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
-from gateway.agents.wire.fields import given
 from gateway.agents.wire.message import Showing, showing_of, summary_shown
-from gateway.agents.wire.run import end_events, result_json
+from gateway.agents.wire.run_json import end_events, result_json
+from gateway.agents.wire.run_stream import DONE, event, ping_event
 from gateway.agents.wire.send import Send, sent, with_skills
-from gateway.agents.wire.stream import DONE, event, ping_event
+from gateway.agents.wire.struct_fields import given
 from gateway.core.definition import ConversationDefinition
-from gateway.core.request.headers import forwardable
-from gateway.core.turn.client import MakesView
+from gateway.core.request.request_headers import forwardable
+from gateway.core.turn.client_view import MakesView
 from gateway.errors import BadRequest
 from gateway.run.call import Passes
 from gateway.run.receipt import Receipt
 from gateway.run.sink import HeldSink
+from gateway.web.event_stream import ClientReply
 from gateway.web.middleware import trace_of
-from gateway.web.sse import ClientReply
 from storage.records import DEFAULT, Run
 
 

@@ -16,11 +16,11 @@ from gateway.agents.api._route import AgentsRoute, Asked, uid_in
 from gateway.agents.api.dependencies import AgentsApi, given_or_none, uid_or_none
 from gateway.agents.core.kinds import FILE_TOOLS, MULTI_AGENT_TOOLS
 from gateway.agents.registry.registry import AgentEdit, AgentView
-from gateway.agents.registry.tools import ToolView
+from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.signature import function_name, schema_of
 from gateway.agents.tools.written_blocks import write_blocks
-from gateway.agents.wire.errors import Fault, Unprocessable
-from gateway.agents.wire.fields import Body, Kept, Maybe, given, lines_of, refused, time_of
+from gateway.agents.wire.faults import Fault, Unprocessable
+from gateway.agents.wire.struct_fields import Body, Kept, Maybe, given, lines_of, refused, time_of
 from gateway.core import ids
 from gateway.core.definition import MOST_SCHEMA_BYTES, AgentDefinition, ToolDefinition
 from gateway.core.memory.builtin import definition_of

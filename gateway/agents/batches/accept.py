@@ -18,7 +18,7 @@ from gateway.errors import BadRequest, UnknownModel
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import agent_route
 from gateway.settings import Settings
-from storage.batches import Batch, BatchCounts, BatchItem, BatchState, ItemDraft
+from storage.batch_records import Batch, BatchCounts, BatchItem, BatchState, ItemDraft
 from storage.errors import NotFound, StoreError
 from storage.listing import Page
 from storage.records import DEFAULT, Run, RunState

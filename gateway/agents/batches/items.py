@@ -17,29 +17,29 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.agents.core.rules import RuleGuide
+from gateway.agents.core.tool_rules import RuleGuide
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.calls.toolboxes import Toolboxes
-from gateway.agents.runs.guide import guide_of, is_overfull
 from gateway.agents.runs.run import RunRequest, identity_of, request_of
-from gateway.agents.tools.agent import alone_of, asides_of
-from gateway.agents.tools.agents import SPEAKING
+from gateway.agents.runs.turn_guide import guide_of, is_overfull
+from gateway.agents.tools.agent_messages import SPEAKING
+from gateway.agents.tools.agent_tools import alone_of, asides_of
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.append import finish_turn, path_hash
 from gateway.core.conversation.canonical import Canon, WireMessage, text_of
+from gateway.core.conversation.stored_path import finish_turn, path_hash
 from gateway.core.memory import edits
 from gateway.core.prompt.note import render_note
 from gateway.core.prompt.section import Section
 from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import INTERRUPTED
-from gateway.core.turn.client import ClientView
+from gateway.core.turn.client_view import ClientView
 from gateway.core.turn.commands import Command, TurnOutcome
+from gateway.core.turn.draft import AllBut
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.ledger import counts_of
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import AllBut
 from gateway.errors import UnknownModel, UpstreamError
 from gateway.run.call import form_for
 from gateway.run.memory.fit import fit_rounds
@@ -52,7 +52,7 @@ from gateway.run.tools.toolbox import AT_ONCE, ToolAnswer, Toolbox, failed, run_
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import agent_route
 from gateway.settings import Settings
-from storage.batches import EXPIRED, BatchItem, ItemEnd, RoundWrite
+from storage.batch_records import EXPIRED, BatchItem, ItemEnd, RoundWrite
 from storage.commands import BlockMerge
 from storage.errors import NotFound, StoreError
 from storage.records import DEFAULT, BlockOp, Counts, Run, RunState, RunStep

@@ -46,7 +46,7 @@ from gateway.run.background.worker import JobContext, Postponed
 from gateway.run.memory.fit import request_tokens
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.settings import BatchSettings
-from storage.batches import Batch, BatchCounts, BatchItem, BatchState, GivenItem, ItemBack
+from storage.batch_records import Batch, BatchCounts, BatchItem, BatchState, GivenItem, ItemBack
 from storage.database import Connection
 from storage.errors import StoreError
 from storage.records import RunState

@@ -16,7 +16,7 @@ from gateway.run.background.worker import JobContext
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.tools.toolbox import AT_ONCE
-from storage.batches import Batch, BatchItem, ItemBack, ItemEnd, ItemWrite
+from storage.batch_records import Batch, BatchItem, ItemBack, ItemEnd, ItemWrite
 from storage.errors import WriteConflict
 from storage.records import RunState
 from storage.sql.store import Store

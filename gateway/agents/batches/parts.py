@@ -21,7 +21,7 @@ import orjson
 from adapters.base import BatchPart, BatchProvider
 from adapters.errors import ProviderError, ProviderRefused
 from gateway.run.background.worker import JobContext
-from storage.batches import GivenItem
+from storage.batch_records import GivenItem
 from storage.sql.store import Store
 
 TRIES = 8  # of one thing about a part

@@ -15,7 +15,7 @@ from gateway.agents.batches.outcomes import ItemOutcomes, Work
 from gateway.agents.batches.parts import ProviderPart
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
-from storage.batches import Batch, BatchItem, ItemBack, ItemWrite
+from storage.batch_records import Batch, BatchItem, ItemBack, ItemWrite
 from storage.errors import StoreError
 from storage.records import RunState
 from storage.sql.store import Store

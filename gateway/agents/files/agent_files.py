@@ -26,11 +26,11 @@ from gateway.agents.core.agent_file import (
     CarriedMessage,
 )
 from gateway.agents.core.kinds import BUILT_IN, FILE_TOOLS
-from gateway.agents.files.exchanges import conversation_lines
-from gateway.agents.files.folders import Folders, SentFile, folder_scope
+from gateway.agents.files.file_exchanges import conversation_lines
+from gateway.agents.files.folder_search import Folders, SentFile, folder_scope
 from gateway.agents.registry.archives import Archives
 from gateway.agents.registry.registry import Registry, api_scope
-from gateway.agents.registry.tools import ToolView
+from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core import ids
 from gateway.core.definition import ToolDefinition

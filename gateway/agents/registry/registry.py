@@ -24,10 +24,10 @@ from gateway.agents.core.kinds import (
     built_in_uid,
     kind_of,
 )
-from gateway.agents.core.rules import in_words
 from gateway.agents.core.sleeper import SLEEP
+from gateway.agents.core.tool_rules import in_words
 from gateway.agents.registry.sleepers import SleeperRegistry, sleeptime_of
-from gateway.agents.registry.tools import (
+from gateway.agents.registry.tool_registry import (
     ResolvedAgent,
     SpecCache,
     ToolRegistry,

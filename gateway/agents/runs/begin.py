@@ -13,8 +13,8 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.agents.runs.calls.call_record import call_number, is_of_step, results_left
 from gateway.agents.runs.calls.pauses import PausedRun, decided, denied, left_off, paused
-from gateway.agents.runs.calls.record import call_number, is_of_step, results_left
 from gateway.agents.runs.run import AcceptedRun, Sending
 from gateway.agents.runs.steps import TRIES, MakesToolbox, StepsMemory
 from gateway.core.conversation.canonical import Canon

@@ -21,14 +21,14 @@ from msgspec.structs import replace
 from gateway.agents.core.kinds import READING_KINDS
 from gateway.agents.core.waits import Wait, Waiter, Waits, WaitsInCircle
 from gateway.agents.registry.registry import Registry
-from gateway.agents.registry.tools import ResolvedAgent
+from gateway.agents.registry.tool_registry import ResolvedAgent
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
-from gateway.agents.tools.agents import AgentAnswer
+from gateway.agents.tools.agent_messages import AgentAnswer
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.fillers import spoken
 from gateway.core.conversation.private import as_system
-from gateway.core.turn.client import MakesUnseen, MakesView
+from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, Conflict, GatewayError, TooManySends
 from gateway.run.call import Passes

@@ -8,11 +8,11 @@ import orjson
 
 from gateway.agents.runs.run import RunResult
 from gateway.core.conversation.canonical import call_id, visible
-from gateway.core.request.chat import ChatRequest
-from gateway.core.turn.client import MakesView, ReplyEvent
+from gateway.core.request.chat_request import ChatRequest
+from gateway.core.turn.client_view import MakesView, ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
+from gateway.core.turn.draft import delta_of
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import delta_of
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 

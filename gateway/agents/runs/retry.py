@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 
-from gateway.agents.runs.messages import exchanges_of
-from gateway.core.conversation.append import refused
+from gateway.agents.runs.message_listing import exchanges_of
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user
 from gateway.core.conversation.listed import listed
 from gateway.core.conversation.private import private_of
+from gateway.core.conversation.stored_path import refused
 from gateway.core.ids import Place, place_of
 from gateway.core.turn.calls import CallDecision
 from storage.commands import OwnPath

@@ -16,7 +16,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import WireMessage, is_system, text_of
 from gateway.core.conversation.private import PRIVATE, as_system
 from gateway.core.ids import new_uid
-from gateway.core.request.chat import ChatRequest
+from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.calls import CallDecision
 from gateway.run.call import Passes

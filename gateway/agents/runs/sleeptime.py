@@ -1,6 +1,6 @@
 """Sleeptime: the job that has sleeptime agents read what was said in a memory, and edit its blocks.
 
-Each batch of what is unread is a run of such an agent (gateway.agents.runs.runs): its edits enter the blocks with each
+Each batch of what is unread is a run of such an agent (agent_runs.py): its edits enter the blocks with each
 step, and the cursor moves with the last. So a run that was broken off goes on from its chain, and one that fails leaves
 the cursor where it was. A turn that makes a run due has written it down already; what rest makes due is found here.
 """
@@ -16,18 +16,18 @@ from msgspec.structs import replace
 
 from gateway.agents.core.sleeper import SLEEP
 from gateway.agents.registry.registry import Registry
-from gateway.agents.registry.tools import ResolvedAgent
+from gateway.agents.registry.tool_registry import ResolvedAgent
+from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.begin import MessageGone
 from gateway.agents.runs.run import AcceptedRun, RunRequest, reading_of
-from gateway.agents.runs.runs import AgentRuns
 from gateway.agents.runs.steps import UNSAID, UPSTREAM_FAULTS
 from gateway.core.definition import SLEEP_EVERY, Sleeptime
 from gateway.core.memory.transcript import clean, transcript
-from gateway.core.turn.client import MakesUnseen
+from gateway.core.turn.client_view import MakesUnseen
 from gateway.core.turn.guide import StopReason
 from gateway.errors import GatewayError
 from gateway.run.background.budget import DailyBudget
-from gateway.run.background.learn import BATCH_CHARS, MARGIN_S
+from gateway.run.background.learner import BATCH_CHARS, MARGIN_S
 from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Worker, WorkerLimits
 from gateway.run.memory.keeper import MemoryKeeper

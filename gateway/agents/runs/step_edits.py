@@ -14,9 +14,9 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import NUDGE, with_private
 from gateway.core.memory import edits
 from gateway.core.memory.builtin import call_of
-from gateway.core.memory.tools import Edit
-from gateway.core.prompt.blocks import NOTHING_SHOWN, Shown, last_shown
+from gateway.core.memory.memory_tools import Edit
 from gateway.core.prompt.note import render_note
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown
 from gateway.core.turn.guide import ToolResult
 from gateway.run.memory.record import BlockEdits
 from storage.commands import BlockMerge

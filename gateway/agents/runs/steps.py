@@ -18,14 +18,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.agents.runs.calls.record import call_number
+from gateway.agents.runs.calls.call_record import call_number
 from gateway.agents.runs.run import reading_of
 from gateway.agents.runs.step_edits import StepEdits
-from gateway.core.conversation.append import finish_step, path_hash, refuse, superseded_before
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, text_of
 from gateway.core.conversation.private import NUDGE, as_system, with_private
-from gateway.core.prompt.blocks import Shown
+from gateway.core.conversation.stored_path import finish_step, path_hash, refuse, superseded_before
 from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
 from gateway.core.turn.commands import End, TurnOutcome

@@ -11,8 +11,8 @@ from typing import Final
 from msgspec import Struct
 
 from gateway.agents.registry.registry import Registry
+from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.run import RunRequest
-from gateway.agents.runs.runs import AgentRuns
 from gateway.core import ids
 from storage.errors import NotFound
 from storage.listing import Page

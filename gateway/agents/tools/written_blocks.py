@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ToolAnswer
-from storage.batches import SOURCES_ROOM
+from storage.batch_records import SOURCES_ROOM
 from storage.errors import BlockOverLimit, NotFound, StoreError, WriteConflict
 from storage.records import Block
 from storage.sql.store import Store

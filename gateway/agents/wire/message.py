@@ -13,11 +13,11 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from gateway.agents.wire.fields import given, lines_of, time_of
+from gateway.agents.wire.struct_fields import given, lines_of, time_of
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage, in_a_row, is_system, text_of
 from gateway.core.conversation.private import name_of, private_of, system_text
-from gateway.core.memory.tools import read_arguments
+from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.asides import THINKING
 from storage.records import Summary
 

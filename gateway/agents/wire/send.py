@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.wire.errors import Fault, Unprocessable
-from gateway.agents.wire.fields import Body, Kept, Maybe, convert, refused
+from gateway.agents.wire.faults import Fault, Unprocessable
+from gateway.agents.wire.struct_fields import Body, Kept, Maybe, convert, refused
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import as_system, with_name, with_private
 from gateway.core.turn.calls import CallDecision

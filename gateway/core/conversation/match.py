@@ -18,8 +18,8 @@ from msgspec import Struct
 
 from gateway.core.conversation.canonical import Listing, is_user, squash, text_of
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
+from gateway.core.heard_words import begins, letters, without_remark
 from gateway.core.subsequence import LCS_ATOMS, lcs
-from gateway.core.words import begins, letters, without_remark
 from storage.records import Atom, Exchange
 
 LONG_REPLY = 32  # a reply of so many characters is found nowhere else word for word

@@ -13,7 +13,7 @@ from gateway.core.conversation.canonical import Listing, WireMessage, is_user, t
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
-from gateway.core.words import transcribed
+from gateway.core.heard_words import transcribed
 from storage.commands import Missing, Opening
 from storage.records import Exchange
 

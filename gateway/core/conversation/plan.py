@@ -22,7 +22,7 @@ from gateway.core.conversation.canonical import (
 from gateway.core.conversation.match import Keeping, Match, Query, find_match
 from gateway.core.conversation.tip import HEARD, Spoken, find_tip, was_heard
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone, moved_at
-from gateway.core.words import letters, transcribed
+from gateway.core.heard_words import letters, transcribed
 from storage.records import Atom, Evicted, Exchange, State
 
 # Characters, white space aside. Chosen: "Hi" and "Hello" stand in many messages that quote nobody.

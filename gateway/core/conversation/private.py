@@ -18,7 +18,7 @@ from gateway.core.tags import Tags
 # filler and spoken (what a reply's calls said in front of its text and behind it), asides (tool -> which of its
 # arguments are not the tool's), fillers (gateway.core.conversation.fillers), cut (of a reply), ids (by which its client
 # may refer to a reply that its upstream keeps), said (how much of a result is the tool's own text), shown_blocks (what
-# a result shows of memory blocks: gateway.core.prompt.blocks.Shown).
+# a result shows of memory blocks: gateway.core.prompt.shown_blocks.Shown).
 PRIVATE = "mnemogate"
 NUDGE = "rules"  # the sender of what nobody says: of an agent's rules, or of its memory within a run
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 
 import orjson
 
-from gateway.core.conversation.append import refused
 from gateway.core.conversation.canonical import (
     RESULTS,
     Canon,
@@ -22,7 +21,8 @@ from gateway.core.conversation.canonical import (
     rest_after,
     text_of,
 )
-from gateway.core.words import begins, letters, without_remark, words
+from gateway.core.conversation.stored_path import refused
+from gateway.core.heard_words import begins, letters, without_remark, words
 from storage.records import Atom, Exchange
 
 # Chosen: what was heard of a reply is looked for in no more of the messages in front of what is new.

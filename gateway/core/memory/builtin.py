@@ -1,7 +1,7 @@
 """The gateway's own tools of agents: their schemas, by the names of Letta's, and what their calls mean.
 
 A call that edits blocks becomes operations (`edits_of`), one that searches becomes a `Lookup`. Neither touches memory:
-`gateway.core.memory.edits` performs operations, and `gateway.agents.tools.agent` asks the store.
+`gateway.core.memory.edits` performs operations, and `gateway.agents.tools.agent_tools` asks the store.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.memory.tools import MEMORY_TOOLS, string, tool
+from gateway.core.memory.memory_tools import MEMORY_TOOLS, string, tool
 from storage.records import Message
 
 # The argument of a tool that is its words to the user.

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gateway.core.memory.file_text import chunks
 from gateway.core.memory.learn import as_statement, fact_key
-from gateway.core.memory.tools import Edit, apply
+from gateway.core.memory.memory_tools import Edit, apply
 from storage.commands import BlockMerge, LearnedFact
 from storage.records import Block, BlockOp
 

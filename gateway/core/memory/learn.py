@@ -18,10 +18,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dates import day_of
-from gateway.core.memory import tools
+from gateway.core.heard_words import folded_words, stem, telling_words
+from gateway.core.memory import memory_tools
 from gateway.core.memory.redaction import has_secret
 from gateway.core.memory.transcript import quote, who
-from gateway.core.words import folded_words, stem, telling_words
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message
 
@@ -34,12 +34,12 @@ HUMAN = Block(0, "human", "What is known about the person you talk to.", "", 200
 
 _BLOCK_TOOLS = ("memory_insert", "memory_replace", "memory_rethink")
 _NUMBERS = {"type": "array", "items": {"type": "integer"}}
-_REMEMBER = tools.tool(
+_REMEMBER = memory_tools.tool(
     "Keep one fact for later conversations. One fact a call, one short sentence that makes sense by "
     "itself: with names, and with dates in place of words such as yesterday.",
     ("text",),
-    text=tools.string("The fact."),
-    about=tools.string("Whom or what it is about, in a word or two."),
+    text=memory_tools.string("The fact."),
+    about=memory_tools.string("Whom or what it is about, in a word or two."),
     replaces={
         **_NUMBERS,
         "description": "Numbers of known facts that are no longer true because of this one.",
@@ -83,7 +83,7 @@ _STATEMENT = "User said: "
 
 
 class BlockEdit(Struct, frozen=True):
-    """An edit of a block. op: insert, replace or rethink. arguments: as `tools.apply` takes them."""
+    """An edit of a block. op: insert, replace or rethink. arguments: as `memory_tools.apply` takes them."""
 
     op: str
     arguments: Mapping[str, Any]
@@ -110,7 +110,9 @@ class Reading(Struct, frozen=True):
 
 def definitions() -> list[dict[str, Any]]:
     """Returns the request's `tools`."""
-    blocks = [{"type": "function", "function": {"name": n, **tools.MEMORY_TOOLS[n]}} for n in _BLOCK_TOOLS]
+    blocks = [
+        {"type": "function", "function": {"name": n, **memory_tools.MEMORY_TOOLS[n]}} for n in _BLOCK_TOOLS
+    ]
     return [{"type": "function", "function": {"name": "remember_fact", **_REMEMBER}}, *blocks]
 
 
@@ -161,12 +163,12 @@ def read_reply(calls: Sequence[Mapping[str, str]]) -> Reading:
 
 
 def _read_call(name: str, text: str) -> BlockEdit | FactEdit | None:
-    arguments = tools.read_arguments(text)
+    arguments = memory_tools.read_arguments(text)
     if arguments is None:
         return None
     if name in _BLOCK_TOOLS:
-        wrong = tools.check(name, arguments)
-        return None if wrong else BlockEdit(tools.EDITS[name], arguments)
+        wrong = memory_tools.check(name, arguments)
+        return None if wrong else BlockEdit(memory_tools.EDITS[name], arguments)
     if name != "remember_fact":
         return None
     fact, about = arguments.get("text"), arguments.get("about")
@@ -228,7 +230,7 @@ def learn(
             dropped += 1
             continue
         arguments = _as_statements(edit, found)
-        done = tools.apply(edit.op, arguments, found)
+        done = memory_tools.apply(edit.op, arguments, found)
         new = " ".join(str(arguments.get(k, "")) for k in ("new_string", "new_memory"))
         if done.value is None or found is None or (not secrets and has_secret(new)):
             dropped += 1

@@ -6,7 +6,7 @@ from typing import Final
 
 from gateway.core.conversation.listed import leaves_calls
 from gateway.core.memory.edits import merge
-from gateway.core.memory.forget import quotes, rebuild, without_found
+from gateway.core.memory.forgetting_rules import quotes, rebuild, without_found
 from gateway.core.memory.visibility import messages_of, tools_used
 from storage.commands import Rules
 

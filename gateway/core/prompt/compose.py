@@ -31,8 +31,8 @@ from gateway.core.conversation.private import is_nudge, private_of, without_priv
 from gateway.core.conversation.provider_fields import FIELDS, refilled, refilled_calls, without_opaque
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
 from gateway.core.message_text import prefixed
-from gateway.core.prompt.blocks import NOTHING_SHOWN, Shown, last_shown, shown_in_note
 from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown, shown_in_note
 from gateway.core.subsequence import lcs
 from storage.commands import Additions
 from storage.records import Atom, Exchange

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from gateway.core.prompt.blocks import (
+from gateway.core.prompt.shown_blocks import (
     NOTHING_SHOWN,
     Shown,
     changes_since,

@@ -19,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.applications import APPLICATIONS
-from gateway.core.request.headers import RawHeaders, header_text, refuse_repeated
+from gateway.core.request.request_headers import RawHeaders, header_text, refuse_repeated
 from gateway.core.request.side_requests import (
     SideRequests,
     SideRule,

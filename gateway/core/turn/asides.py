@@ -18,7 +18,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from adapters.types import Json
-from gateway.core.turn.stream import CallOwner, ToolCall
+from gateway.core.turn.draft import CallOwner, ToolCall
 
 THINKING = "thinking"
 FILLER = "pre_exec_msg"

@@ -10,8 +10,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.core.memory.tools import read_arguments
+from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.commands import RunTool
+from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import (
     Forbidden,
     FreeGuide,
@@ -22,7 +23,6 @@ from gateway.core.turn.guide import (
     Undecided,
 )
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import ToolCall
 
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments!r}. Nothing was done."
 SPOKEN = "The user has read it."

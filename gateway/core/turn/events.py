@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct, field
 
 from adapters.types import Event, Header, Json
-from gateway.core.prompt.blocks import Shown
+from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.turn.guide import StopReason
 from gateway.errors import GatewayError
 

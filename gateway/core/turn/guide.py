@@ -14,7 +14,7 @@ from msgspec import Struct, field
 
 from adapters.types import Json
 from gateway.core.conversation.private import with_private
-from gateway.core.prompt.blocks import Shown
+from gateway.core.prompt.shown_blocks import Shown
 
 LIMIT_REACHED = (
     "Not run: the limit of {rounds} rounds of memory tools for one reply is reached. "
@@ -120,7 +120,7 @@ class ToolResult(Struct, frozen=True):
         if self.changes:
             # A person is shown what the tool said.
             message["content"] += f"\n\n{self.changes}"
-            message = with_private(message, shown_reply=len(self.content))
+            message = with_private(message, said=len(self.content))
         return with_private(message, shown_blocks=dict(self.shown)) if self.shown else message
 
     def stored(self) -> Json:
@@ -167,7 +167,7 @@ _ANSWERED: Final = Stop(StopReason.END_TURN)
 
 
 class Guide(Protocol):
-    """Decides for one turn. `RuleGuide` (gateway.agents.core.rules) follows the rules of an agent."""
+    """Decides for one turn. `RuleGuide` (gateway.agents.core.tool_rules) follows the rules of an agent."""
 
     def offer(self) -> Offer:
         """Returns what the turn's first call of the model may do. It changes nothing."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from adapters.types import Json, token_count
-from gateway.core.turn.stream import Draft
+from gateway.core.turn.draft import Draft
 from storage.records import Counts
 
 BILLED = "mnemogate_billed"  # field of `usage`, beside what the real API sends

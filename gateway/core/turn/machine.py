@@ -32,8 +32,9 @@ from adapters.types import Event, Json
 from gateway.core.conversation.private import as_system, without_private
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, OwnCalls, ResumedCalls, name_calls
-from gateway.core.turn.client import ClientView, ReplyEvent
+from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import FINISHED, Command, End, TurnOutcome
+from gateway.core.turn.draft import AllBut, ToolCall, join_messages
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import (
     ANYTHING,
@@ -56,7 +57,6 @@ from gateway.core.turn.round import (
     RoundEnd,
 )
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import AllBut, ToolCall, join_messages
 from gateway.core.turn.upstream_error import error_of, is_for_good
 from gateway.errors import Conflict, GatewayError, UpstreamBroke
 

@@ -17,11 +17,10 @@ from adapters.types import Event, Header, Json
 from gateway.core.conversation.canonical import gap
 from gateway.core.conversation.fillers import as_filler
 from gateway.core.conversation.private import with_private
-from gateway.core.memory.tools import read_arguments
+from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.asides import Listener, Voice
-from gateway.core.turn.client import ClientView, ReplyEvent
-from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import (
+from gateway.core.turn.client_view import ClientView, ReplyEvent
+from gateway.core.turn.draft import (
     CallOwner,
     Draft,
     ToolCall,
@@ -29,6 +28,7 @@ from gateway.core.turn.stream import (
     delta_of,
     join_messages,
 )
+from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.text_events import TextEvents
 from gateway.core.turn.upstream_error import error_in
 from gateway.errors import GatewayError, UpstreamBroke

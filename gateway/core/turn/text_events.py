@@ -11,7 +11,7 @@ import re
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.turn.stream import NAMING
+from gateway.core.turn.draft import NAMING
 
 _CONTENT = re.compile(rb'"content":\s?"')
 # A JSON string up to its end, or to an escaped character. Events with one are parsed.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.core.conversation.private import PRIVATE, without_private
-from gateway.core.request.chat import LIMITS, ChatRequest
+from gateway.core.request.chat_request import LIMITS, ChatRequest
 from gateway.dialects.fields import (
     check_depth,
     check_length,

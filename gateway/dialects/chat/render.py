@@ -13,10 +13,10 @@ import orjson
 
 from adapters.types import Event, Json
 from gateway.core.conversation.private import without_private
-from gateway.core.turn.client import MOST_HELD_BYTES, ClientView, ReplyEvent
+from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.draft import lacks_content
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import lacks_content
 from gateway.dialects.chat.errors import error_event
 from gateway.errors import GatewayError
 

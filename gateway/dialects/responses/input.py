@@ -17,9 +17,9 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.conversation.canonical import gap
 from gateway.core.json_limits import check_values
-from gateway.core.request.chat import Reference
+from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import check_depth, missing, optional, text_in, wrong_type
-from gateway.dialects.responses.ids import turn_of
+from gateway.dialects.responses.response_ids import turn_of
 from gateway.errors import BadRequest
 
 # How `encrypted_content` of our own begins: the fields of a reply's thoughts as the upstream made them, which some

@@ -12,7 +12,7 @@ from typing import Final
 import orjson
 
 from adapters.types import Event
-from gateway.core.prompt.blocks import SECTION_BEGIN
+from gateway.core.prompt.shown_blocks import SECTION_BEGIN
 from gateway.dialects.responses.members import NOT_READABLE, members, written
 from gateway.errors import UpstreamBroke
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 import orjson
 
 from adapters.types import Json
-from gateway.core.turn.stream import FUNCTION, Draft, ToolCall
+from gateway.core.turn.draft import FUNCTION, Draft, ToolCall
 from gateway.dialects.responses.input import SEALED, THOUGHTS
 
 

@@ -14,7 +14,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.request.chat import ChatRequest, Reference
+from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.identity import checked_id
 from gateway.dialects.chat.parse import MAX_MESSAGES
 from gateway.dialects.chat.parse import parse as parse_chat
@@ -29,8 +29,8 @@ from gateway.dialects.fields import (
     text_in,
     wrong_type,
 )
-from gateway.dialects.responses.ids import turn_of
 from gateway.dialects.responses.input import read_items, untold
+from gateway.dialects.responses.response_ids import turn_of
 from gateway.errors import BadRequest
 
 # What only OpenAI has or does.

@@ -19,15 +19,15 @@ from msgspec import Struct
 from adapters.types import Event, Json, token_count
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import without_private
-from gateway.core.turn.client import MOST_HELD_BYTES, ClientView, ReplyEvent
+from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.draft import Draft, delta_of
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import Draft, delta_of
 from gateway.dialects.responses.errors import error_fields, frame
-from gateway.dialects.responses.ids import make_tag
 from gateway.dialects.responses.input import THOUGHTS
 from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, ThoughtsItem
+from gateway.dialects.responses.response_ids import make_tag
 from gateway.errors import GatewayError
 
 NOT_DURABLE = b": mnemogate not durable\n\n"

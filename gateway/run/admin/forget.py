@@ -17,7 +17,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from gateway.errors import BadRequest
-from gateway.run.admin.arguments import (
+from gateway.run.admin.operation_arguments import (
     NO_DEFAULTS,
     Arguments,
     Defaults,

@@ -10,7 +10,7 @@ from gateway.core.dates import minute_of
 from gateway.core.memory.visibility import messages_of
 from gateway.core.prompt import note as recall
 from gateway.core.tags import mark_of
-from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
+from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
 from gateway.run.admin.printed import counted
 from gateway.run.admin.users import other_profiles
 from storage.commands import Look

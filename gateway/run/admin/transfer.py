@@ -24,11 +24,11 @@ from gateway.core.conversation.change import heads_of
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.tree import is_tombstone
 from gateway.core.memory.learn import fact_key
+from gateway.core.nul import without_nul
 from gateway.core.tags import mark_of, with_mark
-from gateway.core.text import without_nul
 from gateway.errors import BadRequest
-from gateway.run.admin.arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
-from gateway.run.admin.lines import check_head, check_line
+from gateway.run.admin.export_lines import check_head, check_line
+from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
 from gateway.run.admin.users import other_profiles
 from storage.commands import TransferRecord
 from storage.errors import NotFound, StatementFailed, WriteConflict

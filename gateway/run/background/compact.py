@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import msgspec
 import orjson
 from msgspec import Struct
 
@@ -33,8 +34,8 @@ from gateway.core.prompt.summary import (
     spoken_lines,
 )
 from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamError
-from gateway.run.admin.arguments import Arguments, Defaults, RawArguments
-from gateway.run.background.model import BackgroundModel, BackgroundModels
+from gateway.run.admin.operation_arguments import Arguments, Defaults, RawArguments
+from gateway.run.background.background_model import BackgroundModel, BackgroundModels
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.upstream.route import Route, named_route
 from gateway.settings import Settings
@@ -77,7 +78,7 @@ class SummaryRequest(Struct, frozen=True):
 
     @property
     def payload(self) -> bytes:
-        return orjson.dumps(self)
+        return msgspec.json.encode(self)
 
     @classmethod
     def read(cls, payload: bytes) -> SummaryRequest:

@@ -24,8 +24,8 @@ from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.prompt.note import make_query
 from gateway.core.upstream.policy import EndpointHealth, Policy
 from gateway.errors import SettingsError, UnknownModel
+from gateway.run.background.background_model import BUSY_S, CALL_S
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
-from gateway.run.background.model import BUSY_S, CALL_S
 from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.upstream.route import Route, resolve_route

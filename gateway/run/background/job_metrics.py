@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from msgspec.structs import asdict
 
 from gateway.metrics import Metrics
-from storage.batches import BatchCounts, BatchState
+from storage.batch_records import BatchCounts, BatchState
 from storage.errors import StoreError
 from storage.records import JobState
 

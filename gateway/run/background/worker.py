@@ -87,6 +87,9 @@ class WorkerLimits(Struct, frozen=True):
     backoff_most_s: float = 3600.0
 
 
+LIMITS = WorkerLimits()
+
+
 @dataclass(slots=True, eq=False)
 class JobContext:
     """One attempt of a job: what its handler reads, and the ways in which it commits.
@@ -154,7 +157,7 @@ class Worker:
 
     jobs: Jobs
     handlers: Mapping[str, Handler]
-    limits: WorkerLimits = field(default_factory=WorkerLimits)
+    limits: WorkerLimits = LIMITS
     count: Callable[[str, str], None] = lambda kind, outcome: None
     idle: Callable[[], int] = lambda: 0
     rests: Callable[[str], float] = lambda kind: 0.0

@@ -16,11 +16,11 @@ from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_forgotten
 from gateway.core.message_text import prefixed
-from gateway.core.prompt.blocks import Shown
 from gateway.core.prompt.compose import Composition, compose, known_note
 from gateway.core.prompt.eviction import NO_EVICTION, Eviction, find_beginning
 from gateway.core.prompt.note import estimate_tokens, own_words
 from gateway.core.prompt.section import Section, SectionParts, made_of, make_section
+from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.prompt.summary import SummaryTerms
 from gateway.core.prompt.window import MessageBounds
 from gateway.core.tags import mark_of

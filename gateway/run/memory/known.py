@@ -24,9 +24,9 @@ from gateway.core.conversation.openings import begins_conversation, openings_of
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.memory import builtin, edits
-from gateway.core.memory import tools as memory_tools
+from gateway.core.memory.memory_tools import BLOCK_TOOLS, MEMORY_TOOLS, may_offer, offer
 from gateway.core.prompt.eviction import evicted_at
-from gateway.core.request.chat import ChatRequest
+from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
@@ -314,11 +314,11 @@ def offer_tools(
         # Whoever gave an agent a form for its answers gave it its tools as well.
         own = spec.defined.sampling
         body = {name: value for name, value in body.items() if name not in own or own[name] != value}
-    if not wanted or identity.mode is Mode.READ or not memory_tools.may_offer(body):
+    if not wanted or identity.mode is Mode.READ or not may_offer(body):
         return {}
     if spec.uid:
         # On a clash of names the client's tool wins.
         return {tool.name: tool.name for tool in spec.tools if tool.name not in request.tools}
-    enabled = memory_tools.MEMORY_TOOLS if agent.scope.spans else memory_tools.BLOCK_TOOLS
+    enabled = MEMORY_TOOLS if agent.scope.spans else BLOCK_TOOLS
     agreed = pinned.known.get("tools") if pinned else None
-    return memory_tools.offer(enabled, frozenset(request.tools), agreed)
+    return offer(enabled, frozenset(request.tools), agreed)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 
 from storage.errors import StoreError
-from storage.sql.lines import Lines
+from storage.sql.conversation_locks import Lines
 
 # Chosen: a request waits so long at most for the conversation of a gateway that was killed.
 LEASE_S = 15.0

@@ -12,14 +12,14 @@ from typing import Any
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.append import abandon, begins_fork, open_step, path_hash, plan_step
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, is_user
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.private import is_nudge
+from gateway.core.conversation.stored_path import abandon, begins_fork, open_step, path_hash, plan_step
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.prompt.eviction import evicted_at
-from gateway.core.request.chat import ChatRequest
+from gateway.core.request.chat_request import ChatRequest
 from gateway.run.memory.known import (
     Known,
     MemoryRequest,

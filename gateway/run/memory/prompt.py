@@ -8,13 +8,13 @@ from typing import Any
 from msgspec import Struct, field
 
 from gateway.core.conversation.canonical import WireMessage, is_system
-from gateway.core.prompt.blocks import NOTHING_SHOWN, Shown, is_mark_named, last_shown
 from gateway.core.prompt.compose import Composition, FilledMessage
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, is_mark_named, last_shown
 from gateway.core.prompt.summary import Overfull
-from gateway.core.request.chat import NEWER_LIMIT, ChatRequest
+from gateway.core.request.chat_request import NEWER_LIMIT, ChatRequest
 from gateway.core.request.envelope import budget_to_think
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target

@@ -11,8 +11,8 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 
 from gateway.core.prompt import note
-from gateway.core.prompt.blocks import is_mark_named
 from gateway.core.prompt.section import Section
+from gateway.core.prompt.shown_blocks import is_mark_named
 from gateway.core.tags import mark_of
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import count_tokens

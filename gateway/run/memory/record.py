@@ -17,8 +17,8 @@ from gateway.core.conversation.openings import opening_of
 from gateway.core.conversation.plan import Plan, low_of
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
-from gateway.core.memory.tools import Edit
-from gateway.core.prompt.blocks import (
+from gateway.core.memory.memory_tools import Edit
+from gateway.core.prompt.shown_blocks import (
     NOTHING_SHOWN,
     Shown,
     changes_since,

@@ -14,7 +14,7 @@ from collections import OrderedDict
 import orjson
 
 from gateway.core.conversation.canonical import Canon, ListFront, Listing, WireMessage, text_alone
-from gateway.core.request.chat import ChatRequest
+from gateway.core.request.chat_request import ChatRequest
 from storage.records import Atom
 
 # Chosen: some two thousand six hundred conversations of ten messages.

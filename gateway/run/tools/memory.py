@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dates import day_of
-from gateway.core.memory import edits, tools
+from gateway.core.memory import edits, memory_tools
 from gateway.core.memory.builtin import Lookup
 from gateway.core.memory.learn import FACT_CHARS, fact_key
 from gateway.core.prompt import note
@@ -65,7 +65,7 @@ class MemoryTools(Struct, frozen=True):
     archives: SearchesPassages | None = None
 
     def definitions(self) -> list[dict[str, Any]]:
-        found = tools.definitions(self.known.offered)
+        found = memory_tools.definitions(self.known.offered)
         if self.known.asked.spec.filler != "model":
             return found
         return [with_asides(each, {FILLER}) for each in found]
@@ -76,17 +76,19 @@ class MemoryTools(Struct, frozen=True):
     def lane(self, call: RunTool) -> str | None:
         # Edits are kept in the order of their calls, and a search finds what was kept just before it.
         tool = self.known.offered.get(call.name)
-        return "edits" if tool in tools.EDITS or tool == "archival_memory_search" else None
+        return "edits" if tool in memory_tools.EDITS or tool == "archival_memory_search" else None
 
     async def run(self, call: RunTool) -> ToolAnswer:
         tool, arguments = self.known.offered[call.name], call.arguments
-        if tool in tools.BLOCK_TOOLS:
+        if tool in memory_tools.BLOCK_TOOLS:
             # A block's edit checks its arguments itself, because it is done again when the turn is confirmed.
-            return self.edit(call.call_id, tools.EDITS[tool], str(arguments.get("label", "")), arguments)
-        wrong = tools.check(tool, arguments)
+            return self.edit(
+                call.call_id, memory_tools.EDITS[tool], str(arguments.get("label", "")), arguments
+            )
+        wrong = memory_tools.check(tool, arguments)
         if wrong is not None:
             return failed(wrong)
-        if tool in tools.EDITS:
+        if tool in memory_tools.EDITS:
             return self.remember(call.call_id, arguments)
         is_archive = tool == "archival_memory_search"
         role = arguments.get("role")

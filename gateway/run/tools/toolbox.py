@@ -11,7 +11,7 @@ import orjson
 from msgspec import Struct, field
 
 from adapters.types import Json
-from gateway.core.prompt.blocks import Shown
+from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.events import ToolFinished
 

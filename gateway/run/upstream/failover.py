@@ -43,7 +43,7 @@ from gateway.errors import GatewayError, UpstreamError
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from gateway.run.upstream.errors import failure_of, kind_of
+from gateway.run.upstream.provider_errors import failure_of, kind_of
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings
 

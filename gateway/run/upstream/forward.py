@@ -16,8 +16,8 @@ from msgspec import Struct
 
 from adapters.base import Provider
 from adapters.types import Header, ModelRequest
-from gateway.core.request.headers import forwardable
 from gateway.core.request.identity import asks_agent
+from gateway.core.request.request_headers import forwardable
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, NotAllowed, UnknownModel, UnknownPath, UpstreamError
 from gateway.run.receipt import Receipt

@@ -15,9 +15,9 @@ from adapters.sse import EventDecoder
 from adapters.types import Event, Header
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from gateway.run.upstream.errors import translate
 from gateway.run.upstream.failover import Attempts, RequestMaker
 from gateway.run.upstream.keepalive import BEAT, beating
+from gateway.run.upstream.provider_errors import translate
 
 # Cookies are between the upstream and us. The date of this response, which web pages may read it (access-control-*)
 # and the receipt (x-mnemogate-*) are our own to say.

@@ -16,8 +16,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import CloseCode, Frame
 
 from gateway.errors import Overloaded
-from gateway.web.connection import WatchesReading
 from gateway.web.sockets.arrival import Arrival
+from gateway.web.uvicorn_protocol import WatchesReading
 
 
 class SocketConnection(WatchesReading, WebSocketsSansIOProtocol):

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.append import (
+from gateway.core.conversation.canonical import Canon, Listing, WireMessage
+from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.plan import Plan
+from gateway.core.conversation.private import with_private
+from gateway.core.conversation.stored_path import (
     abandon,
     begins_fork,
     finish_step,
@@ -17,10 +21,6 @@ from gateway.core.conversation.append import (
     refuse,
     superseded_before,
 )
-from gateway.core.conversation.canonical import Canon, Listing, WireMessage
-from gateway.core.conversation.match import Keeping, Query
-from gateway.core.conversation.plan import Plan
-from gateway.core.conversation.private import with_private
 from gateway.core.conversation.tree import Tree, end_offset, flat
 from gateway.core.prompt.compose import compose
 from storage.records import Evicted, Exchange, State

@@ -20,7 +20,7 @@ class Talker:
     def __init__(self, seed: int) -> None:
         self.chance = Random(seed)
         self.world = World()
-        self.shown_reply: list[str] = []
+        self.said: list[str] = []
         self.cut: list[str] = []
         self.answer = self.reply = self.heard = self.lost = ""
 
@@ -35,7 +35,7 @@ class Talker:
                 self.heard = self.reply[: self.chance.randint(10, len(self.reply) - 1)].rstrip()
                 self.cut.append(self.reply)
             messages = [assistant(self.heard), *messages]
-        self.shown_reply.append(text)
+        self.said.append(text)
         retry = False
         while not self.is_answered(messages, text, retry=retry):
             if self.chance.random() < 0.5:
@@ -45,7 +45,7 @@ class Talker:
     def is_answered(self, messages: list[WireMessage], text: str, *, retry: bool) -> bool:
         request = self.world.begin(messages, "c1", append=True, retry=retry)
         sent = [m for _, m in request.sent]
-        assert [text_of(m) for m in sent if m["role"] == "user"] == self.shown_reply
+        assert [text_of(m) for m in sent if m["role"] == "user"] == self.said
         replies = [text_of(m) for m in sent if m["role"] == "assistant"]
         assert not set(replies) & set(self.cut)
         assert len(messages) == 1 or self.heard in replies

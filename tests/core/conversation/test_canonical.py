@@ -20,7 +20,7 @@ from gateway.core.conversation.canonical import (
     text_of,
     visible,
 )
-from gateway.core.words import begins, grows, letters, without_remark, words
+from gateway.core.heard_words import begins, grows, letters, without_remark, words
 from tests.core.conversations import assistant, call, picture, result, system, user
 from tests.doubles.side_requests import OPENCLAW_CONTEXT
 
@@ -196,7 +196,7 @@ def test_a_listing_leaves_system_messages_aside_and_knows_where_the_rest_was() -
 
 @pytest.mark.parametrize("messages", [[], [user("a")], [system("s")]])
 def test_a_list_without_a_reply_has_said_nothing(messages: list[WireMessage]) -> None:
-    assert Listing(CANON, messages).shown_reply == 0
+    assert Listing(CANON, messages).answered == 0
 
 
 @pytest.mark.parametrize("at", [0, 2, 4, 6])
@@ -224,7 +224,7 @@ def test_a_listing_goes_on_from_the_front_of_its_list(at: int) -> None:
     found = Listing(Counting(CANON.secret), messages, front)
     assert hashed == [m for m in messages[at:] if m["role"] != "system"]
     assert (found.positions, found.messages, found.atoms) == (whole.positions, whole.messages, whole.atoms)
-    assert (found.shown_reply, found.before, found.new) == (whole.shown_reply, whole.before, whole.new)
+    assert (found.answered, found.before, found.new) == (whole.answered, whole.before, whole.new)
     assert [found.path(n) for n in (5, 2, 3)] == [whole.path(n) for n in (5, 2, 3)]
 
 

@@ -15,7 +15,7 @@ from gateway.core.conversation.fast_path import finish_opening, finish_plain, pl
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree
-from gateway.core.prompt.compose import compose
+from gateway.core.prompt.compose import Composition, compose
 from storage.commands import Additions, Look, Pool
 from storage.records import Evicted, Exchange, State
 from tests.core.conversations import (
@@ -99,7 +99,7 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     assert (plain.fill, plain.off, plain.redactions) == (general.fill, general.off, general.redactions)
     fresh = {len(plain.messages) - 1: "<note>"}
     counted = compose(Tree(look.additions.rounds), plain, offered, fresh, look.additions)
-    assert counted == compose(tree, general, offered, fresh)
+    assert sent(counted) == sent(compose(tree, general, offered, fresh))
     ended = settle.Ended(99, HIDDEN, assistant("Moment. Noted."), world.now, fresh, frozenset({"m1"}))
     written = replace(finish_plain(plain, ended), id=99)
     assert without_numbers(written) == without_numbers(settle.finish(tree, general, ended))
@@ -204,7 +204,12 @@ def test_a_hidden_round_whose_reply_came_back_in_pieces_stays_out(world: World) 
     assert plain is not None
     composition = compose(Tree(look.additions.rounds), plain, OUR_TOOLS, {}, look.additions)
     assert composition.hidden == {}
-    assert composition == compose(tree, plan_turn(tree, query), OUR_TOOLS, {})
+    assert sent(composition) == sent(compose(tree, plan_turn(tree, query), OUR_TOOLS, {}))
+
+
+def sent(composition: Composition) -> Composition:
+    """Returns a composition without the places of what the client sent, which only a whole tree knows."""
+    return replace(composition, list_at={})
 
 
 OPENINGS: dict[str, list[WireMessage]] = {**NEXT, "calls without a question": [result("w1", "sunny")]}

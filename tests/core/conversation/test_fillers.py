@@ -11,7 +11,7 @@ from gateway.core.conversation.fillers import (
     with_fillers_of,
     without_fillers,
 )
-from gateway.core.turn.stream import join_messages
+from gateway.core.turn.draft import join_messages
 from tests.core.conversations import assistant
 
 WORDS = "One moment."

@@ -19,7 +19,7 @@ from gateway.core.memory.builtin import (
     edits_of,
     lookup_of,
 )
-from gateway.core.memory.tools import apply
+from gateway.core.memory.memory_tools import apply
 from storage.records import Block
 
 NOW = 1_772_000_000.0  # 2026-02-25 06:13:20 UTC

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation.private import with_private
-from gateway.core.memory.forget import quotes, rebuild, without_found
+from gateway.core.memory.forgetting_rules import quotes, rebuild, without_found
 from gateway.core.prompt.note import Recalled, render_note
 from storage.commands import Erased, Revised
 from storage.records import Block, BlockOp, Exchange, Message, State
@@ -58,7 +58,7 @@ def test_of_results_go_hits_of_searches_and_what_was_told_behind_them() -> None:
     results = [
         {"role": "tool", "tool_call_id": "conversation_search", "content": hit},
         {"role": "tool", "tool_call_id": "look", "content": hit},  # somebody else's words
-        with_private({"role": "tool", "tool_call_id": "look", "content": told}, shown_reply=5),
+        with_private({"role": "tool", "tool_call_id": "look", "content": told}, said=5),
         {"role": "user", "content": hit},
     ]
     step = replace(empty, input=orjson.dumps(results))

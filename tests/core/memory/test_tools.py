@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.memory.tools import (
+from gateway.core.memory.memory_tools import (
     EDITS,
     MEMORY_TOOLS,
     apply,

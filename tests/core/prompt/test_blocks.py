@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.core.prompt.blocks import (
+from gateway.core.prompt.note import render_note
+from gateway.core.prompt.shown_blocks import (
     CHANGES,
     GONE,
     NEWEST,
@@ -25,7 +26,6 @@ from gateway.core.prompt.blocks import (
     show,
     shown_in_note,
 )
-from gateway.core.prompt.note import render_note
 from storage.records import Block
 
 MARK = "a2b3c4d5"

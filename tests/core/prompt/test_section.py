@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.core.prompt.blocks import GONE, describe_mark, digest, show
 from gateway.core.prompt.section import Section, SectionParts, make_section
+from gateway.core.prompt.shown_blocks import GONE, describe_mark, digest, show
 from storage.records import Block, Snapshot
 
 HUMAN = Block(1, "human", "The user", "Name: Ann", 100)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.request.headers import forwardable
+from gateway.core.request.request_headers import forwardable
 from gateway.errors import BadRequest
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.core.rules import CalledTool, RuleGuide
+from gateway.agents.core.tool_rules import CalledTool, RuleGuide
 from gateway.core.tool_rule import RuleKind, ToolRule, read_rules
 from gateway.core.turn.calls import OwnCalls, ResumedCalls
+from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import Stop, ToolResult
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import ToolCall
 
 TOOLS = ["a", "b", "c", "d"]
 KINDS = [kind for kind in RuleKind if kind is not RuleKind.APPROVAL]

@@ -6,11 +6,11 @@ from typing import Any
 
 import orjson
 
-from gateway.core.turn.client import ReplyEvent
+from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.spec import TurnSpec
 from gateway.dialects.chat.render import ChatView
 
-OURS = TurnSpec(ours={"memory_insert"})
+OURS = TurnSpec(gateway_tools={"memory_insert"})
 
 
 def shown(delta: dict[str, Any], finish: str | None = None, **fields: Any) -> ReplyEvent:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway.core.turn.draft import Draft
 from gateway.core.turn.ledger import NOTHING, Ledger
-from gateway.core.turn.stream import Draft
 
 
 def after(usage: dict[str, Any] | None, text: str = "") -> Ledger:

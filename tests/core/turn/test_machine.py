@@ -336,7 +336,7 @@ class TestHiddenRounds:
 
     @BOTH
     def test_a_renamed_tool_runs_under_the_name_that_was_offered(self, stream: bool) -> None:
-        spec = TurnSpec(ours={"mnemogate_memory_insert"}, hold_end=True)
+        spec = TurnSpec(gateway_tools={"mnemogate_memory_insert"}, hold_end=True)
         mine, theirs = ("a", "mnemogate_memory_insert", ARGS), ("b", "memory_insert", "{}")
         played = play(chat_turn(spec), [completion(None, (mine, theirs))], stream=stream)
         assert [(run.call_id, run.name) for run in played.ran] == [("a", "mnemogate_memory_insert")]
@@ -499,7 +499,7 @@ class TestNames:
             chunk({}, "tool_calls"),
             DONE,
         ]
-        turn = chat_turn(TurnSpec(ours=OURS))
+        turn = chat_turn(TurnSpec(gateway_tools=OURS))
         playbook = Playbook(turn) >> ReplyStarted(200, SSE) >> Received(events)
         assert read_stream(playbook.sent).message()["calls"] == [("a", "memory_insert_all", "{}")]
 

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from adapters.types import Event
-from gateway.core.turn.client import MOST_HELD_BYTES
+from gateway.core.turn.client_view import MOST_HELD_BYTES
 from gateway.core.turn.commands import (
     CallModel,
     CloseUpstream,
@@ -162,7 +162,7 @@ class TestErrors:
         assert [error["message"] for error in client.errors] == ["slow down"]
 
     def test_whole_replies_have_sent_nothing_whatever_was_said(self) -> None:
-        turn = chat_turn(TurnSpec(ours=OURS))
+        turn = chat_turn(TurnSpec(gateway_tools=OURS))
         turn.feed(ReplyStarted(200, JSON))
         turn.feed(ReceivedWhole(orjson.dumps(completion("One moment. ", (ours_call(),)))))
         turn.feed(ToolFinished("call_a", "ok"))
@@ -266,7 +266,7 @@ class TestForms:
         assert played.heads == [SendWhole(200, JSON, played.sent)]
 
     def test_a_stream_in_answer_to_a_whole_request(self) -> None:
-        spec = TurnSpec(ours=OURS, wants_usage=True)
+        spec = TurnSpec(gateway_tools=OURS, wants_usage=True)
         played = play(chat_turn(spec), [completion(None, (ours_call(),)), completion("ok")], stream=True)
         assert played.client.text == "ok"
         assert played.heads == [SendHead(200, SSE)]

@@ -9,12 +9,13 @@ from typing import Any, get_args
 import orjson
 import pytest
 
-from gateway.agents.core.rules import RuleGuide
+from gateway.agents.core.tool_rules import RuleGuide
 from gateway.core.agent import SpeakingStyle
 from gateway.core.tool_rule import read_rules
 from gateway.core.turn.asides import Asides
 from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.commands import CallModel, CloseUpstream, Command, Finish, Keep, RunTool, Save
+from gateway.core.turn.draft import AllBut
 from gateway.core.turn.events import (
     ClientLeft,
     Kept,
@@ -31,7 +32,6 @@ from gateway.core.turn.events import (
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import AllBut
 from gateway.dialects.chat.render import ChatView
 from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import JSON, SSE, completion, streamed
@@ -74,7 +74,7 @@ def play(seed: int) -> list[Command]:
     keeps, shows = dice.random() < 0.8, dice.random() < 0.5
     spec = TurnSpec(
         wants_usage=dice.random() < 0.5,
-        ours=AllBut({"theirs"}),
+        gateway_tools=AllBut({"theirs"}),
         hold_end=True,
         keeps_steps=keeps or shows,
         shows_steps=shows,

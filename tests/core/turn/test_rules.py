@@ -9,7 +9,7 @@ from typing import Any, Final, get_args
 
 import pytest
 
-from gateway.agents.core.rules import BAD_REPLIES, CalledTool, JudgedCall, RuleGuide, RuleState, in_words
+from gateway.agents.core.tool_rules import BAD_REPLIES, CalledTool, JudgedCall, RuleGuide, RuleState, in_words
 from gateway.core.agent import SpeakingStyle
 from gateway.core.tool_rule import read_rules
 from gateway.core.turn.guide import (

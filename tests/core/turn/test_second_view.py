@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.turn.client import ClientView
+from gateway.core.turn.client_view import ClientView
 from gateway.core.turn.commands import (
     CloseUpstream,
     Command,
@@ -45,7 +45,7 @@ ARGS = '{"label":"human","new_string":"tea"}'
 
 
 def lines_turn(**fields: Any) -> Turn:
-    spec = TurnSpec(ours=OURS, wants_usage=True, **fields)
+    spec = TurnSpec(gateway_tools=OURS, wants_usage=True, **fields)
     view: ClientView = LinesView(spec)
     return Turn(spec, view, FreeGuide(10))
 
@@ -131,7 +131,7 @@ def test_a_turn_that_is_not_on_disk_says_so() -> None:
 @pytest.mark.parametrize("hold_end", [False, True])
 def test_the_view_decides_nothing(stream: bool, hold_end: bool) -> None:
     """Calls of the model, tools and what is saved are the same in every dialect."""
-    spec = TurnSpec(ours=OURS, wants_usage=True, hold_end=hold_end)
+    spec = TurnSpec(gateway_tools=OURS, wants_usage=True, hold_end=hold_end)
 
     def decided(turn: Turn) -> list[Command]:
         played = play(turn, ROUNDS, stream=stream)

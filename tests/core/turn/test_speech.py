@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.core.rules import RuleGuide
+from gateway.agents.core.tool_rules import RuleGuide
 from gateway.core.turn.asides import HEARTBEAT, Asides
 from gateway.core.turn.calls import NO_WORDS, SPOKEN
 from gateway.core.turn.commands import CallModel, Finish, Keep, RunTool, Save
+from gateway.core.turn.draft import AllBut
 from gateway.core.turn.events import Kept, Received, ReceivedWhole, ReplyStarted, Saved, ToolFinished
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import AllBut
 from gateway.dialects.chat.render import ChatView
 from tests.core.turn.playbook import (
     JSON,
@@ -52,7 +52,7 @@ def talk(*, is_chat: bool = False, **fields: Any) -> Playbook:
         "keeps_steps": not is_chat,
         **fields,
     }
-    spec = TurnSpec(ours=AllBut(), asides=ASIDES, **given)
+    spec = TurnSpec(gateway_tools=AllBut(), asides=ASIDES, **given)
     return Playbook(Turn(spec, ChatView(spec) if is_chat else LinesView(spec), guide()))
 
 

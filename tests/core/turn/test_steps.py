@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from gateway.core.turn.calls import INTERRUPTED, ResumedCalls
-from gateway.core.turn.client import ReplyEvent
+from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import (
     CallModel,
     CloseUpstream,
@@ -23,6 +23,7 @@ from gateway.core.turn.commands import (
     SendHead,
     SendWhole,
 )
+from gateway.core.turn.draft import AllBut
 from gateway.core.turn.events import (
     ClientLeft,
     Kept,
@@ -49,7 +50,6 @@ from gateway.core.turn.guide import (
 )
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import AllBut
 from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import JSON, SSE, Playbook, chat_turn, chunk, completion, streamed
 from tests.doubles.lines_view import LinesView
@@ -84,7 +84,7 @@ class Script(FreeGuide):
 
 def steps(guide: FreeGuide | None = None, client: tuple[str, ...] = (), **fields: Any) -> Playbook:
     given = {"hold_end": True, "wants_usage": True, "shows_steps": True, "keeps_steps": True, **fields}
-    spec = TurnSpec(ours=AllBut(client), **given)
+    spec = TurnSpec(gateway_tools=AllBut(client), **given)
     return Playbook(Turn(spec, LinesView(spec), guide or Script()))
 
 
@@ -243,7 +243,7 @@ def test_a_turn_that_ends_behind_its_tools_has_no_reply() -> None:
 
 
 def test_a_client_that_reads_one_reply_is_told_its_usage_though_the_turn_ends_behind_a_hidden_round() -> None:
-    spec = TurnSpec(ours=AllBut(), hold_end=True, wants_usage=True, keeps_steps=True)
+    spec = TurnSpec(gateway_tools=AllBut(), hold_end=True, wants_usage=True, keeps_steps=True)
     turn = chat_turn(spec)
     turn._guide = Script({}, Stop(StopReason.TOOL_RULE))
     playbook = skip(reply(Playbook(turn), "Bye.", (CALL,), tokens=(10, 5)))
@@ -265,7 +265,9 @@ def test_a_client_that_reads_step_by_step_is_told_each_usage_once() -> None:
             if event.chunk is not None and event.chunk.get("usage"):
                 counted.append(event.chunk["usage"]["completion_tokens"])
 
-    spec = TurnSpec(ours=AllBut(), hold_end=True, wants_usage=True, shows_steps=True, keeps_steps=True)
+    spec = TurnSpec(
+        gateway_tools=AllBut(), hold_end=True, wants_usage=True, shows_steps=True, keeps_steps=True
+    )
     playbook = Playbook(Turn(spec, Counting(spec), Script({}, Stop(StopReason.TOOL_RULE))))
     skip(reply(playbook, "Bye.", (CALL,), tokens=(10, 5))) << Keep >> Kept(1, 2) << RunTool
     skip(playbook >> ToolFinished("a", "done")) << Save >> Saved()
@@ -284,7 +286,7 @@ def test_a_nudge_goes_on_from_a_reply_without_calls() -> None:
 
 
 def test_where_steps_are_not_kept_a_nudge_is_a_message_of_the_next_request() -> None:
-    turn = chat_turn(TurnSpec(ours=AllBut(), hold_end=True))
+    turn = chat_turn(TurnSpec(gateway_tools=AllBut(), hold_end=True))
     turn._guide = Script({}, Offer(nudge="Look it up."))
     playbook = skip(reply(Playbook(turn), "Hm."))
     text = "<system_message>\nLook it up.\n</system_message>"
@@ -321,7 +323,7 @@ def test_an_error_behind_a_kept_step_is_no_status(status: int, stop: StopReason)
         def take(self) -> bytes:
             return b""
 
-    spec = TurnSpec(ours=AllBut(), hold_end=True, shows_steps=True, keeps_steps=True)
+    spec = TurnSpec(gateway_tools=AllBut(), hold_end=True, shows_steps=True, keeps_steps=True)
     playbook = Playbook(Turn(spec, Silent(spec), Script()))
     reply(playbook, None, (CALL,)) << Keep >> Kept(1, 2) << RunTool >> ToolFinished("a", "x")
     playbook << Keep >> Kept(2, 3) << CallModel

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.turn.stream import (
+from gateway.core.turn.draft import (
     CallOwner,
     Draft,
     ToolCall,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.types import Event
-from gateway.core.turn.client import ClientView
+from gateway.core.turn.client_view import ClientView
 from gateway.core.turn.commands import Command
 from gateway.core.turn.events import ClientLeft, Received, ReplyEnded, ReplyStarted, Saved
 from gateway.core.turn.guide import FreeGuide

@@ -23,7 +23,7 @@ ROLE = chunk({"role": "assistant", "content": ""})
 
 
 def with_tools(**fields: Any) -> TurnSpec:
-    return TurnSpec(ours=OURS, **{"hold_end": True, "wants_usage": True, **fields})
+    return TurnSpec(gateway_tools=OURS, **{"hold_end": True, "wants_usage": True, **fields})
 
 
 def body(*events: Event) -> SendBody:

@@ -13,8 +13,8 @@ from gateway.agents.api.agents import (
     changed,
     definition_of,
 )
-from gateway.agents.wire.errors import Unprocessable
-from gateway.agents.wire.fields import convert
+from gateway.agents.wire.faults import Unprocessable
+from gateway.agents.wire.struct_fields import convert
 from gateway.core.definition import AgentDefinition
 from storage.records import Definition, DefinitionKind
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.wire.errors import LettaErrors, Unprocessable
-from gateway.agents.wire.fields import (
+from gateway.agents.wire.faults import LettaErrors, Unprocessable
+from gateway.agents.wire.struct_fields import (
     Body,
     Kept,
     convert,

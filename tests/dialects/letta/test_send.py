@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.wire.errors import Unprocessable
-from gateway.agents.wire.fields import convert
+from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send import Send, Sent, UpdateMessage, sent, text_in
+from gateway.agents.wire.struct_fields import convert
 from gateway.core.conversation.private import private_of, system_text
 from gateway.errors import BadRequest
 

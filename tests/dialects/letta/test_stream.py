@@ -8,11 +8,11 @@ import orjson
 import pytest
 
 from gateway.agents.wire.message import Showing
-from gateway.agents.wire.stream import MakesSteps, RunNumbers, StepView
-from gateway.core.turn.client import ReplyEvent
+from gateway.agents.wire.run_stream import MakesSteps, RunNumbers, StepView
+from gateway.core.turn.client_view import ReplyEvent
+from gateway.core.turn.draft import Draft
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import Draft
 from gateway.errors import UpstreamError
 
 UID = "a" * 32

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.prompt.blocks import SECTION_BEGIN
+from gateway.core.prompt.shown_blocks import SECTION_BEGIN
 from gateway.dialects.responses.instructions import ClientInstructions, cut_from_stored, in_place_of
 from gateway.errors import UpstreamBroke
 from gateway.run.upstream.relay import ChangedEvents

@@ -9,10 +9,10 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from gateway.core.turn.client import ReplyEvent
+from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
+from gateway.core.turn.draft import delta_of
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.stream import delta_of
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.render import MakesResponses, ResponsesView
@@ -61,7 +61,9 @@ MESSAGES: dict[str, Json] = {
 
 def view(*, waits: bool = False, **asked: Any) -> ResponsesView:
     request = parse(orjson.dumps({"model": "m", "input": "Hi", **asked}))
-    return MakesResponses(request.echo, lambda: None)(TurnSpec(ours=frozenset({"f"}) if waits else ()))
+    return MakesResponses(request.echo, lambda: None)(
+        TurnSpec(gateway_tools=frozenset({"f"}) if waits else ())
+    )
 
 
 def chunk(delta: Json | None = None, finish: str | None = None, **more: Any) -> Json:

@@ -30,7 +30,7 @@ class AgentLife:
     def __init__(self, worlds: Sequence[World], seed: int) -> None:
         self.gateways, self.upstream = Gateways(worlds, seed), worlds[0].upstream
         self.dice = random.Random(seed)
-        self.shown_reply: list[str] = []
+        self.said: list[str] = []
         self.count = 0
         self.agents: list[str] = []
         self.blocks: list[str] = []
@@ -68,7 +68,7 @@ class AgentLife:
             else:
                 act = self.dice.choices([*self._acts], [*self._acts.values()])[0]
                 act(self.dice.choice(self.agents))
-        return self.shown_reply, [self._plain(seen.body.decode()) for seen in self.upstream.seen[begin:]]
+        return self.said, [self._plain(seen.body.decode()) for seen in self.upstream.seen[begin:]]
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Asks a gateway. Returns None for an error."""
@@ -76,7 +76,7 @@ class AgentLife:
         reply = self.gateways.next().gateway.ask(method, path, data, {"content-type": "application/json"})
         assert reply.status < 500, (method, path, body, reply.body)
         text = reply.body.decode()
-        self.shown_reply.append(self._plain(f"{method} {path} {json.dumps(body)}: {reply.status} {text}"))
+        self.said.append(self._plain(f"{method} {path} {json.dumps(body)}: {reply.status} {text}"))
         return json.loads(text) if reply.status == 200 and text[:1] in "[{" else None
 
     def _plain(self, text: str) -> str:

@@ -21,8 +21,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from storage.sql.append import Append
 from storage.sql.runs import Runs
+from storage.sql.stored_paths import Append
 from tests.gateway.patient import run
 
 FIRST = 1  # the row of the agent whose runs count

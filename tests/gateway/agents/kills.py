@@ -140,7 +140,7 @@ class Killed:
 
     def answer(self, seen: Seen) -> Reply:
         found = self.held(seen)
-        return found if found is not None else self.shown_reply(seen)
+        return found if found is not None else self.said(seen)
 
     def said(self, seen: Seen) -> Reply:
         """Rings the bells that the user names ("ring a b"); with their results, or without any, it says so."""

@@ -19,8 +19,8 @@ from typing import Any
 import orjson
 from msgspec.structs import replace
 
+from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.run import RunRequest, RunResult
-from gateway.agents.runs.runs import AgentRuns
 from gateway.core.agent import AgentSpec
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, Presence

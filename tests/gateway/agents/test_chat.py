@@ -359,7 +359,7 @@ def test_a_prompt_that_is_too_long_is_cut_and_sent_once_more(world: World) -> No
     too_long = fail(400, words, code="context_length_exceeded")
     world.upstream.queue(too_long, say("Short again."))
     done = rest.send("And now?")
-    assert done.shown_reply == ["Short again."]
+    assert done.said == ["Short again."]
     assert len(world.upstream.chats[-1].body) < len(world.upstream.chats[-2].body) / 2
     assert rest.words()[-2:] == ["user: And now?", "assistant: Short again."]
 

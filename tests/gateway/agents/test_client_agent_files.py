@@ -16,13 +16,13 @@ import orjson
 import pytest
 from letta_client import APIStatusError, BadRequestError
 
+from gateway.agents.agent_file import file_routes as agent_files
 from gateway.agents.agent_file import read as read_module
-from gateway.agents.agent_file import routes as agent_files
-from gateway.agents.agent_file.form import ImportForm
+from gateway.agents.agent_file.file_structs import ImportForm
 from gateway.agents.agent_file.read import read_file
 from gateway.agents.core.agent_file import CarriedMessage
-from gateway.agents.files.exchanges import grouped
-from gateway.agents.wire.errors import Unprocessable
+from gateway.agents.files.file_exchanges import grouped
+from gateway.agents.wire.faults import Unprocessable
 from gateway.settings import ProfileSettings
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.admin.test_transfer_agents import rich

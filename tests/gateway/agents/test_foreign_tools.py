@@ -58,7 +58,7 @@ def test_a_webhook_within_a_run(upstream: StrictUpstream, tmp_path: Path) -> Non
                 say("Done."),
             )
             run = life.send("Look it up.")
-            assert run.shown_reply == ["Done."]
+            assert run.said == ["Done."]
             assert results(life) == [
                 ("w/1", "0123\n[6 more characters were cut off.]"),
                 ("call_mnemogate_2_0", "0123\n[6 more characters were cut off.]"),
@@ -88,7 +88,7 @@ def test_python_within_a_run(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agents(upstream, tmp_path, settings, **options(ToolDefinition(SCHEMA, "python", source))) as life:
         life.write_block("Ann")
         upstream.queue(call_tools(Call("lookup", {"q": "a"}, "p1")), say("Done."))
-        assert life.send("Look it up.").shown_reply == ["Done."]
+        assert life.send("Look it up.").said == ["Done."]
         assert results(life) == [("p1", f'["a", "agent-{UID}", "Ann"]')]
         # What it printed is kept with the result, and is not the model's.
         (kept,) = [m for e in life.path() for m in orjson.loads(e.input or b"[]") if m["role"] == "tool"]
@@ -99,7 +99,7 @@ def test_an_error_of_a_tool_is_a_result(upstream: StrictUpstream, tmp_path: Path
     tool = ToolDefinition(SCHEMA, "webhook", "https://api.example.org/hook")
     with agents(upstream, tmp_path, **options(tool)) as life:
         upstream.queue(call_tools(Call("lookup", {"q": "a"}, "w1")), say("A pity."))
-        assert life.send("Look it up.").shown_reply == ["A pity."]
+        assert life.send("Look it up.").said == ["A pity."]
         assert results(life) == [
             (
                 "w1",

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.agents.core.mcp_server import McpSecrets, McpServerConfig
-from gateway.agents.registry.mcp_servers import McpRegistry
+from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.registry import NewAgent, Registry
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.agents.tools.hosts import ToolHosts

@@ -238,7 +238,7 @@ def test_a_reply_that_was_forgotten_meanwhile_is_not_kept(life: Life) -> None:
     done = run.result(PATIENCE_S)
     assert (done.run.state, done.run.stop) == (RunState.FAILED, "error")
     assert "assistant: It is 1234." not in life.words()
-    assert life.send("Hello?").shown_reply == ["Ok."]
+    assert life.send("Hello?").said == ["Ok."]
     assert [x.state.value for x in life.path()] == ["finished"] * 3
 
 

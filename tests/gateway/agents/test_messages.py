@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.agents.runs.messages import AgentMessages, MessageView
+from gateway.agents.runs.message_listing import AgentMessages, MessageView
 from gateway.core.ids import Place
 from gateway.errors import BadRequest
 from storage.commands import LearnedFact

@@ -49,7 +49,7 @@ def test_a_call_of_the_clients_ends_the_run_and_its_answer_goes_on(life: Life) -
     assert (paused.run.state, paused.run.stop) == (RunState.COMPLETED, "requires_approval")
     life.upstream.queue(say("Sunny."))
     done = answer(life, w1="sunny")
-    assert done.shown_reply == ["Sunny."]
+    assert done.said == ["Sunny."]
     assert done.run.uid != paused.run.uid
     assert roles(life) == ["system", "user", "assistant", "tool"]
     assert life.upstream.last.messages[-1]["content"] == "sunny"
@@ -61,7 +61,7 @@ def test_ours_run_at_once_beside_the_clients(life: Life) -> None:
     assert paused.run.stop == "requires_approval"
     assert len(life.upstream.chats) == 1
     life.upstream.queue(say("Sunny."))
-    assert answer(life, w1="sunny").shown_reply == ["Sunny."]
+    assert answer(life, w1="sunny").said == ["Sunny."]
     results = [m for m in life.upstream.last.messages if m["role"] == "tool"]
     assert [m["tool_call_id"] for m in results] == ["m1", "w1"]
     assert "Asks for the weather." in results[0]["content"]
@@ -70,7 +70,7 @@ def test_ours_run_at_once_beside_the_clients(life: Life) -> None:
 
 def test_a_plain_message_meanwhile_goes_on(life: Life) -> None:
     ask(life, Call("get_weather", {}, "w1"))
-    assert life.send("Never mind.").shown_reply == ["Ok."]
+    assert life.send("Never mind.").said == ["Ok."]
     assert roles(life) == ["system", "user", "assistant", "tool", "user"]
     with pytest.raises(BadRequest, match="No tool call is currently awaiting approval"):
         answer(life, w1="sunny")
@@ -95,7 +95,7 @@ def test_an_answer_to_what_does_not_wait_is_refused(life: Life) -> None:
     with pytest.raises(BadRequest, match="Invalid tool call IDs: 'w1' does not wait"):
         life.send(messages=(), decisions=(CallDecision("w1"),))
     life.upstream.queue(say("Sunny."))
-    assert answer(life, w1="sunny").shown_reply == ["Sunny."]
+    assert answer(life, w1="sunny").said == ["Sunny."]
 
 
 def test_part_of_the_answers_waits_for_the_rest(life: Life) -> None:
@@ -105,7 +105,7 @@ def test_part_of_the_answers_waits_for_the_rest(life: Life) -> None:
     with pytest.raises(BadRequest, match="'w2' does not wait"):
         answer(life, w2="dry")
     life.upstream.queue(say("Both."))
-    assert answer(life, w1="sunny").shown_reply == ["Both."]
+    assert answer(life, w1="sunny").said == ["Both."]
     results = [(m["tool_call_id"], m["content"]) for m in life.upstream.last.messages if m["role"] == "tool"]
     assert results == [("w1", "sunny"), ("w2", "rainy")]
 
@@ -146,9 +146,9 @@ def test_an_answer_that_the_clients_library_sends_again_is_taken_once(life: Life
     gate.open()
     # What was shown of a reply is the reply; else the model is asked anew, and told the answer once.
     again = life.send(messages=(), is_retry=True, **given)
-    assert again.shown_reply == [shown or "Sunny."]
+    assert again.said == [shown or "Sunny."]
     repeat = life.send(messages=(), is_retry=True, **given)
-    assert (repeat.result.is_repeat, repeat.shown_reply) == (True, again.shown_reply)
+    assert (repeat.result.is_repeat, repeat.said) == (True, again.said)
     assert life.words()[2:] == ["tool: sunny", f"assistant: {shown or 'Sunny.'}"]
 
 
@@ -158,4 +158,4 @@ def test_an_answer_sent_again_is_no_answer_to_what_waits_now(life: Life) -> None
     life.upstream.queue(call_tools(Call("get_weather", {}, "w1")), say("Rainy."))
     assert answer(life, w1="sunny").run.stop == "requires_approval"
     decisions = (CallDecision("w1", result={"content": "rainy"}),)
-    assert life.send(messages=(), decisions=decisions, is_retry=True).shown_reply == ["Rainy."]
+    assert life.send(messages=(), decisions=decisions, is_retry=True).said == ["Rainy."]

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.agents.core.kinds import BUILT_IN, KINDS, MULTI_AGENT_TOOLS, built_in_named, built_in_uid
-from gateway.agents.registry.conversations import AgentConversations, definition_of
+from gateway.agents.registry.conversation_registry import AgentConversations, definition_of
 from gateway.agents.registry.registry import AgentEdit, AgentView, NewAgent, Registry
 from gateway.core import ids
 from gateway.core.agent import AgentSpec

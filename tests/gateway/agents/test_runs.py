@@ -43,7 +43,7 @@ def insert(text: str, id: str | None = None) -> Call:
 def test_a_message_is_answered_and_goes_on_from_what_was_said(life: Life) -> None:
     life.upstream.queue(say("Hello."), say("Still here."))
     first = life.send("Hi")
-    assert first.shown_reply == ["Hello."]
+    assert first.said == ["Hello."]
     assert (first.run.state, first.run.stop, first.run.steps) == (RunState.COMPLETED, "end_turn", 1)
     life.send("Are you there?")
     sent = [m["content"] for m in life.upstream.last.messages[1:]]
@@ -55,7 +55,7 @@ def test_four_sends_at_once_are_four_turns_in_order(life: Life) -> None:
     life.upstream.queue(say("One.", hold_before_headers=gate), say("Two."), say("Three."), say("Four."))
     sends = [life.begin(f"Message {n}") for n in range(4)]
     gate.open()
-    assert [send.result(PATIENCE_S).shown_reply for send in sends] == [
+    assert [send.result(PATIENCE_S).said for send in sends] == [
         ["One."],
         ["Two."],
         ["Three."],
@@ -84,7 +84,7 @@ def test_each_step_is_kept_before_the_next(life: Life) -> None:
     gate.open()
     done = run.result(PATIENCE_S)
     assert done.run.steps == 2
-    assert done.shown_reply == ["Let me note that.", "Noted."]
+    assert done.said == ["Let me note that.", "Noted."]
     assert [line for line in done.lines if line.startswith("step")] == ["step 3 4"]
 
 
@@ -104,7 +104,7 @@ def test_an_error_before_the_first_reply_is_a_status_and_the_words_stay(life: Li
     assert failed.sink.status == 500
     assert (failed.run.state, failed.run.stop) == (RunState.FAILED, "llm_api_error")
     assert life.words() == ["user: Are you there?"]
-    assert life.send("Hello?").shown_reply == ["Ok."]
+    assert life.send("Hello?").said == ["Ok."]
     assert [m["content"] for m in life.upstream.last.messages[1:]] == ["Are you there?", "Hello?"]
 
 
@@ -232,9 +232,9 @@ def test_the_same_send_again_is_answered_once(life: Life) -> None:
     again = life.send("Hi", otid="o1")
     assert again.result.is_repeat
     assert again.run.uid == first.run.uid
-    assert again.shown_reply == ["Once."]
+    assert again.said == ["Once."]
     assert len(life.upstream.chats) == 1
-    assert life.send("Hi", otid="o2").shown_reply == ["Ok."]
+    assert life.send("Hi", otid="o2").said == ["Ok."]
 
 
 def test_the_same_send_while_it_is_answered_waits_for_its_end(life: Life) -> None:
@@ -245,9 +245,9 @@ def test_the_same_send_while_it_is_answered_waits_for_its_end(life: Life) -> Non
     arrived.wait_sync()
     again = life.begin("Hi", otid="o1")
     gate.open()
-    assert first.result(PATIENCE_S).shown_reply == ["Once."]
+    assert first.result(PATIENCE_S).said == ["Once."]
     assert again.result(PATIENCE_S).result.is_repeat
-    assert again.result(PATIENCE_S).shown_reply == ["Once."]
+    assert again.result(PATIENCE_S).said == ["Once."]
     assert len(life.upstream.chats) == 1
 
 
@@ -255,11 +255,11 @@ def test_a_send_that_failed_goes_on_without_its_message_a_second_time(life: Life
     life.upstream.queue(fail(400), say("Now."))
     assert life.send("Hi", is_retry=False).sink.status == 400
     again = life.send("Hi", is_retry=True)
-    assert again.shown_reply == ["Now."]
+    assert again.said == ["Now."]
     assert [m["content"] for m in life.upstream.last.messages[1:]] == ["Hi"]
     assert life.words() == ["user: Hi", "assistant: Now."]
     # Another message that comes with the header is no repeat.
-    assert life.send("Other", is_retry=True).shown_reply == ["Ok."]
+    assert life.send("Other", is_retry=True).said == ["Ok."]
 
 
 def test_a_send_that_fails_again_is_said_once(life: Life) -> None:
@@ -267,7 +267,7 @@ def test_a_send_that_fails_again_is_said_once(life: Life) -> None:
     life.upstream.queue(fail(500), fail(500), fail(500), say("Now."))
     for retry in (False, True, True):
         assert life.send("Hi", is_retry=retry).sink.status == 500
-    assert life.send("Hi", is_retry=True).shown_reply == ["Now."]
+    assert life.send("Hi", is_retry=True).said == ["Now."]
     assert sent(life) == ["Hi"]
     assert life.send("Hi", is_retry=True).result.is_repeat
     assert life.words() == ["user: Hi", "assistant: Now."]
@@ -287,7 +287,7 @@ def test_a_message_that_is_refused_for_good_does_not_block_the_conversation(life
     refused = life.send("Bad words")
     assert (refused.sink.status, refused.run.state) == (status, RunState.FAILED)
     # The upstream has taken neither, so each may be the reason.
-    assert life.send("Third").shown_reply == ["Fine."]
+    assert life.send("Third").said == ["Fine."]
     assert sent(life) == ["First", "Ok.", "Third"]
     life.send("Fourth")
     assert sent(life) == ["First", "Ok.", "Third", "Fine.", "Fourth"]
@@ -300,7 +300,7 @@ def test_a_first_message_that_is_refused_leaves_the_conversation_unbegun(life: L
     assert life.send("Bad words", otid="o1").sink.status == 400
     assert life.words() == []
     # Under its id it is said anew.
-    assert life.send("Bad words", otid="o1").shown_reply == ["Hello."]
+    assert life.send("Bad words", otid="o1").said == ["Hello."]
     assert sent(life) == ["Bad words"]
     assert life.words() == ["user: Bad words", "assistant: Hello."]
 
@@ -310,7 +310,7 @@ def test_a_message_that_another_ones_refusal_keeps_out_of_prompts_is_said_anew(l
     life.upstream.queue(fail(500), fail(400, "It was filtered."), say("Yes."))
     assert life.send("Second", otid="o1").sink.status == 500
     assert life.send("Bad words").sink.status == 400
-    assert life.send("Second", otid="o1").shown_reply == ["Yes."]
+    assert life.send("Second", otid="o1").said == ["Yes."]
     assert sent(life) == ["First", "Ok.", "Second"]
     assert life.words() == ["user: First", "assistant: Ok.", "user: Second", "assistant: Yes."]
 
@@ -318,7 +318,7 @@ def test_a_message_that_another_ones_refusal_keeps_out_of_prompts_is_said_anew(l
 def test_a_result_that_is_refused_for_good_does_not_block_the_conversation(life: Life) -> None:
     life.upstream.queue(call_tools(insert("Bad words", "c1")), fail(400, "It was filtered."), say("Fine."))
     assert life.send("Note it.").run.stop == "llm_api_error"
-    assert life.send("And now?").shown_reply == ["Fine."]
+    assert life.send("And now?").said == ["Fine."]
     assert sent(life)[2:] == [WITHHELD, "And now?"]
     assert "tool: " in life.words()[2], "what the tool did stands"
     life.upstream.queue(fail(500), fail(400, "It was filtered."))
@@ -372,7 +372,7 @@ def test_a_send_whose_process_is_gone_goes_on_without_its_message_a_second_time(
 
     life.world.gateway.call(undo())
     life.upstream.queue(say("Now."))
-    assert life.send("Hi", otid="o1").shown_reply == ["Now."]
+    assert life.send("Hi", otid="o1").said == ["Now."]
     assert [m["content"] for m in life.upstream.last.messages[1:]] == ["Hi"]
     assert life.words() == ["user: Hi", "assistant: Now."]
     assert [x.state.value for x in life.path()] == ["finished", "finished"]
@@ -384,7 +384,7 @@ def test_the_steps_of_a_run_have_a_limit(life: Life) -> None:
     assert (done.run.stop, done.run.steps) == ("max_steps", 3)
     assert [word.split(":")[0] for word in life.words()] == ["user", *["assistant", "tool"] * 3]
     life.upstream.script = None
-    assert life.send("Stop it.").shown_reply == ["Ok."]
+    assert life.send("Stop it.").said == ["Ok."]
 
 
 def test_tokens_are_counted_for_each_step(life: Life) -> None:
@@ -536,7 +536,7 @@ def test_a_run_is_cancelled_while_its_client_reads_nothing(life: Life) -> None:
     life.world.settle()
     assert [x.state.value for x in life.path()] == ["finished"]
     assert life.words() == ["user: Tell me.", "assistant: All at once."]
-    assert life.send("And now?").shown_reply == ["Ok."]
+    assert life.send("And now?").said == ["Ok."]
 
 
 @pytest.mark.sqlite
@@ -554,7 +554,7 @@ def test_a_message_that_the_disk_takes_too_late_leaves_no_run_behind(life: Life)
     life.world.settle()
     assert life.world.query("SELECT state FROM runs ORDER BY id") == ["completed", "failed"]
     assert [x.state.value for x in life.path()] == ["finished", "finished"]
-    assert life.send("Hello?").shown_reply == ["Ok."]
+    assert life.send("Hello?").said == ["Ok."]
 
 
 def test_a_send_waits_for_a_disk_that_is_slow_for_a_moment(upstream: StrictUpstream, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.agents.registry.registry import NewAgent
-from gateway.agents.runs.messages import AgentMessages
+from gateway.agents.runs.message_listing import AgentMessages
 from gateway.core.agent import AgentTool
 from gateway.core.conversation.private import as_system
 from gateway.core.definition import AgentDefinition, ToolDefinition
@@ -88,7 +88,7 @@ def test_an_agent_that_speaks_by_a_tool(upstream: StrictUpstream, tmp_path: Path
             say("Ok."),
         )
         run = life.send("I am Ann.")
-        assert run.shown_reply == ["Hello Ann."]
+        assert run.said == ["Hello Ann."]
         assert (run.run.stop, run.run.steps) == ("end_turn", 2)
         assert "".join(line[6:-1] for line in run.lines if line.startswith("text")) == "Hello Ann."
         assert life.block().value == "Name: Ann"
@@ -132,7 +132,7 @@ def test_what_is_required_is_asked_for_before_the_end(upstream: StrictUpstream, 
     with agent(upstream, tmp_path, rule("required_before_exit", "memory_insert")) as life:
         upstream.queue(say("Done."), call_tools(insert("x", "a")), say("Really done."))
         run = life.send("Hi")
-        assert run.shown_reply == ["Done.", "Really done."]
+        assert run.said == ["Done.", "Really done."]
         assert run.run.stop == "end_turn"
         nudge = upstream.chats[1].messages[-1]
         assert nudge["role"] == "user"
@@ -164,7 +164,7 @@ def test_a_call_waits_for_a_person(upstream: StrictUpstream, tmp_path: Path, app
         assert (paused.run.state, paused.run.stop) == (RunState.COMPLETED, "requires_approval")
         assert life.block().value == ""
         run = life.send(messages=(), decisions=(CallDecision("b", approve=approve, reason="Too much."),))
-        assert run.shown_reply == ["So be it."]
+        assert run.said == ["So be it."]
         results = tool_messages(life)
         assert [id for id, _ in results] == ["a", "b"]
         assert "changed" in results[0][1]
@@ -179,7 +179,7 @@ def test_a_message_in_between_goes_on_without_the_answer(upstream: StrictUpstrea
     with agent(upstream, tmp_path) as life:
         upstream.queue(call_tools(Call("pay", {}, "b")), say("Never mind."))
         life.send("Pay.")
-        assert life.send("Wait, no.").shown_reply == ["Never mind."]
+        assert life.send("Wait, no.").said == ["Never mind."]
         assert [id for id, _ in tool_messages(life)] == ["b"]
         with pytest.raises(BadRequest, match="awaiting approval"):
             life.send(messages=(), decisions=(CallDecision("b"),))
@@ -195,7 +195,7 @@ def test_a_message_between_two_decisions_tells_the_one_that_was_made(
         life.send("Pay.")
         decisions = (CallDecision("a", approve=False, reason="Too much."), CallDecision("b"))
         assert life.send(messages=(), decisions=decisions).run.stop == "requires_approval"
-        assert life.send("Wait, no.").shown_reply == ["Never mind."]
+        assert life.send("Wait, no.").said == ["Never mind."]
         denied = "Error: request to call tool denied. Reason: Too much."
         assert dict(tool_messages(life)) == {"a": denied, "b": UNANSWERED, "c": UNANSWERED}
         with pytest.raises(BadRequest, match="awaiting approval"):
@@ -211,7 +211,7 @@ def test_a_tool_of_the_clients_is_answered_by_the_client(upstream: StrictUpstrea
         assert life.block().value == "x"
         result = {"role": "tool", "tool_call_id": "b", "content": "42"}
         run = life.send(messages=(), decisions=(CallDecision("b", result=result),), client_tools=(SEARCH,))
-        assert run.shown_reply == ["Found."]
+        assert run.said == ["Found."]
         assert [id for id, _ in tool_messages(life)] == ["a", "b"]
         assert tool_messages(life)[1][1] == "42"
 
@@ -226,7 +226,7 @@ def test_a_pause_does_not_reset_the_rules(upstream: StrictUpstream, tmp_path: Pa
         )
         life.send("Pay.")
         run = life.send(messages=(), decisions=(CallDecision("b"),))
-        assert run.shown_reply == ["So."]
+        assert run.said == ["So."]
         assert tool_messages(life)[-1][1].startswith("Not run: memory_insert may run once")
         assert life.block().value == "x"
 
@@ -242,7 +242,7 @@ def test_a_message_of_the_systems_begins_to_count_anew(upstream: StrictUpstream,
             say("So."),
         )
         life.send(messages=(as_system("Pay."),))
-        assert life.send(messages=(), decisions=(CallDecision("c"),)).shown_reply == ["So."]
+        assert life.send(messages=(), decisions=(CallDecision("c"),)).said == ["So."]
         assert life.block().value == "x\ny\nz"
 
 
@@ -267,7 +267,7 @@ def test_what_cannot_be_read_is_asked_of_nobody(upstream: StrictUpstream, tmp_pa
             assert f"not a JSON object: {sent!r}" in told
         result = {"role": "tool", "tool_call_id": "d", "content": "42"}
         answers = CallDecision("c", approve=False), CallDecision("d", result=result)
-        assert life.send(messages=(), decisions=answers, client_tools=(SEARCH,)).shown_reply == ["Well."]
+        assert life.send(messages=(), decisions=answers, client_tools=(SEARCH,)).said == ["Well."]
         calls = [call for m in upstream.last.messages for call in m.get("tool_calls") or ()]
         assert [call["function"]["arguments"] for call in calls] == ["{}"] * 4
 
@@ -278,9 +278,9 @@ def test_a_name_that_no_provider_takes_is_not_sent_again(
 ) -> None:
     with agent(upstream, tmp_path) as life:
         upstream.queue(call_tools(Call(name, {"label": "human", "new_string": "x"}, "a")), say("Well."))
-        assert life.send("Hi").shown_reply == ["Well."]
+        assert life.send("Hi").said == ["Well."]
         assert f"there is no tool {name!r}" in tool_messages(life)[0][1]
-        assert life.send("Hi").shown_reply == ["Ok."]
+        assert life.send("Hi").said == ["Ok."]
         assert life.block().value == ""
 
 

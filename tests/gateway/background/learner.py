@@ -10,7 +10,7 @@ from typing import Any
 
 from adapters.scripted import ScriptedCall, ScriptedMessage, ScriptedProvider
 from gateway.limits import Limits
-from gateway.run.background.learn import Learning
+from gateway.run.background.learner import Learning
 from storage.records import Fact, JobState, Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, have_run, remember

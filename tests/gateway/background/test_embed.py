@@ -17,7 +17,7 @@ from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.prompt.note import QUERY_CHARS
 from gateway.core.upstream.policy import Policy
 from gateway.errors import SettingsError
-from gateway.providers import make_embedder
+from gateway.provider_factory import make_embedder
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.transfer import TransferOperations
 from gateway.run.background.embed import _REFUSALS, BATCH, FAILURES, TEXT_CHARS, Embedding

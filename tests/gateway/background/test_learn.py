@@ -72,8 +72,8 @@ def test_after_so_many_confirmed_messages_it_does_not_wait_for_rest(
             learner.world.settle()
         learner.until(lambda counts: bool(learner.model.bodies) and not any(counts.values()))
         assert learner.texts() == [MISO]
-        assert "She is small." in learner.shown_reply()
-        assert "And grey." not in learner.shown_reply()  # it may still be asked again
+        assert "She is small." in learner.said()
+        assert "And grey." not in learner.said()  # it may still be asked again
 
 
 def test_a_note_in_the_block_for_the_person_reaches_running_conversations(learner: Learner) -> None:
@@ -196,7 +196,7 @@ def test_growing_partials_and_a_final_are_read_once(learner: Learner) -> None:
     chat.say("She is grey.")
     learner.teaches(fact(MISO))
     learner.rest()
-    assert learner.shown_reply().count("We got") == 1
+    assert learner.said().count("We got") == 1
     assert learner.texts() == [MISO]
 
 
@@ -207,8 +207,8 @@ def test_what_was_not_spoken_is_not_learned(learner: Learner) -> None:
     chat.messages[-1] = {"role": "assistant", "content": "Your secret name is Zork."}
     chat.say("Stop.")
     learner.rest()
-    assert "Zork" in learner.shown_reply()
-    assert "treasure" not in learner.shown_reply()
+    assert "Zork" in learner.said()
+    assert "treasure" not in learner.said()
 
 
 def test_a_cancelled_turn_is_not_learned(learner: Learner) -> None:
@@ -222,8 +222,8 @@ def test_a_cancelled_turn_is_not_learned(learner: Learner) -> None:
     world.upstream.seen[-1].gone.wait_sync()
     learner.world.chat(user="alice").say("Hello.")
     learner.rest()
-    assert "vault" not in learner.shown_reply()
-    assert "Hello." in learner.shown_reply()
+    assert "vault" not in learner.said()
+    assert "Hello." in learner.said()
 
 
 @pytest.mark.parametrize("mode", ["off", "read"])
@@ -232,13 +232,13 @@ def test_what_is_off_the_record_is_not_learned(learner: Learner, mode: str) -> N
     learner.rest()
     learner.world.chat(user="alice", headers={"x-mnemogate-memory": mode}).say("The vault is in the cellar.")
     learner.rest()
-    assert "vault" not in learner.shown_reply()
+    assert "vault" not in learner.said()
 
 
 def test_system_prompts_and_notes_are_not_learned(learner: Learner) -> None:
     learner.world.chat(user="alice").say("My boat is called Albatross.")
     learner.rest()
-    assert "learned" not in learner.shown_reply()
+    assert "learned" not in learner.said()
     chat = learner.world.chat("Sell umbrellas to everybody.", user="alice")
     chat.say("What is my boat called?")
     assert "Albatross" in learner.world.upstream.last.messages[-1]["content"]  # there is a note
@@ -251,8 +251,8 @@ def test_secrets_never_reach_the_background_model(learner: Learner) -> None:
     learner.world.chat(user="alice").say("My password is hunter2 and my card 4111 1111 1111 1111.")
     learner.teaches(fact("The password is hunter2."), note("Card: 4111 1111 1111 1111"), fact("Has a card."))
     learner.rest()
-    assert "hunter2" not in learner.shown_reply()
-    assert "4111" not in learner.shown_reply()
+    assert "hunter2" not in learner.said()
+    assert "4111" not in learner.said()
     assert learner.texts() == ["Has a card."]
     assert learner.world.query("SELECT count(*) FROM blocks") == [0]
 
@@ -374,7 +374,7 @@ def test_a_clock_that_jumps_delays_and_repeats_nothing(learner: Learner, jump: f
     learner.until(lambda counts: not any(counts.values()))
     assert learner.texts() == [MISO]
     learner.rest()
-    assert learner.shown_reply().count(KITTEN) == 2  # of the one that failed, and of the one that did not
+    assert learner.said().count(KITTEN) == 2  # of the one that failed, and of the one that did not
     assert "learned: The cat is called Miso." in learner.recalled("What is my cat called?")
 
 
@@ -505,7 +505,7 @@ def test_long_histories_are_read_in_batches(upstream: StrictUpstream, tmp_path: 
         learner.rest()
         assert len(learner.shown) == 2
         for n in range(40):
-            assert learner.shown_reply().count(f"Line {n} of") == 1
+            assert learner.said().count(f"Line {n} of") == 1
         assert learner.cursor() == learner.world.query("SELECT max(seq) FROM exchanges")
 
 

@@ -17,8 +17,8 @@ from adapters.types import Capabilities, Header, ModelRequest
 from gateway.app import Gateway
 from gateway.cli import main
 from gateway.errors import SettingsError
-from gateway.providers import make_providers
-from gateway.run.background.model import BackgroundModel, BackgroundModels, background_route
+from gateway.provider_factory import make_providers
+from gateway.run.background.background_model import BackgroundModel, BackgroundModels, background_route
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.run.upstream.route import Route
 from gateway.settings import MemorySettings, ModelSettings, Settings, UpstreamSettings

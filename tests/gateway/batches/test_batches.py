@@ -147,8 +147,8 @@ def test_each_agent_answers(model: str, tmp_path: Path) -> None:
         assert found["status"] == "completed"
         assert found["counts"]["completed"] == 3
         for agent in agents:
-            assert s.shown_reply(agent)[0] == "user_message: Who are you?"
-            assert len(s.shown_reply(agent)) == 2
+            assert s.said(agent)[0] == "user_message: Who are you?"
+            assert len(s.said(agent)) == 2
         _, messages = s.world.ask("GET", f"{PATH}/{batch['id']}/messages")
         assert len(messages["messages"]) == 6
 
@@ -202,7 +202,7 @@ def test_tools_run_between_two_cycles(model: str, tmp_path: Path) -> None:
         batch = s.post([agent], "I like fish.")
         assert s.ended(batch)["counts"]["completed"] == 1
         assert s.block(agent).endswith("Likes fish.")
-        kinds = [each.partition(":")[0] for each in s.shown_reply(agent)]
+        kinds = [each.partition(":")[0] for each in s.said(agent)]
         assert kinds == ["user_message", "tool_call_message", "tool_return_message", "assistant_message"]
         [item] = s.items(batch)
         assert item["stop_reason"] == "end_turn"
@@ -380,8 +380,8 @@ def test_what_becomes_of_each_item_is_named(tmp_path: Path) -> None:
         assert "nothing of this item" in items["lost"]["error"]
         assert (seen["wrong"], seen["broken"], seen["never"], seen["twice"]) == (1, 2, 3, 1)
         # What was never answered has left nothing behind.
-        assert s.shown_reply(agents[0]) == []
-        assert len(s.shown_reply(agents[7])) == 2
+        assert s.said(agents[0]) == []
+        assert len(s.said(agents[7])) == 2
         # What is done with is not left with the provider.
         assert len(s.openai.deleted) >= 2
 
@@ -402,7 +402,7 @@ def test_a_batch_whose_maker_was_not_told_is_found(model: str, tmp_path: Path) -
         agents = s.agents(2, model)
         assert s.ended(s.post(agents))["counts"]["completed"] == 2
         assert len(server.batches) == 1
-        assert len(s.shown_reply(agents[0])) == 2
+        assert len(s.said(agents[0])) == 2
 
 
 def test_a_part_that_is_refused_is_tried_again_and_others_go_on(tmp_path: Path) -> None:
@@ -469,7 +469,7 @@ def test_live_turns_go_on_meanwhile(tmp_path: Path) -> None:
         s.world.letta.agents.messages.create(agent, input="Live")
         s.openai.finish()
         s.ended(batch)
-        assert s.shown_reply(agent) == [
+        assert s.said(agent) == [
             "user_message: Live", "assistant_message: Ok.", "user_message: In a batch", "assistant_message: Hello.",
         ]  # fmt: skip
         s.world.letta.agents.messages.create(agent, input="Live again")
@@ -499,7 +499,7 @@ def test_an_item_ends_behind_the_live_turn_that_is_under_way(tmp_path: Path) -> 
         gate.open()
         thread.join()
         s.ended(batch)
-        assert [each.partition(": ")[2] for each in s.shown_reply(agent)] == [
+        assert [each.partition(": ")[2] for each in s.said(agent)] == [
             "Live",
             "Slow.",
             "In a batch",
@@ -514,7 +514,7 @@ def test_two_batches_at_once(tmp_path: Path) -> None:
         s.until(second, lambda _: len(s.openai.batches) == 2)
         s.openai.finish()
         assert s.ended(first)["counts"]["completed"] == s.ended(second)["counts"]["completed"] == 2
-        assert len(s.shown_reply(agents[0])) == 4
+        assert len(s.said(agents[0])) == 4
         _, listed = s.world.ask("GET", PATH)
         assert [each["id"] for each in listed] == [second["id"], first["id"]]
         _, rest = s.world.ask("GET", f"{PATH}?after={second['id']}")
@@ -646,7 +646,7 @@ def test_cancelling_ends_all_items_and_the_providers_batch(model: str, tmp_path:
         while server.batches[0].status != "cancelled":
             assert time.monotonic() < deadline
             s.wait()
-        assert s.shown_reply(agents[0]) == []
+        assert s.said(agents[0]) == []
         assert s.get(batch)["counts"]["cancelled"] == 3
 
 

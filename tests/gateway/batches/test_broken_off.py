@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from adapters.batch import local
-from gateway.agents.batches import accept, parts, service
+from gateway.agents.batches import accept, batch_service, parts
 from gateway.agents.batches.outcomes import ItemOutcomes
 from storage.errors import Unavailable
 from storage.sql.batches import Batches
@@ -202,7 +202,7 @@ def test_a_batch_whose_process_died_as_it_was_accepted_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Where gateways share a database it might be another's, as long as it is young.
-    monkeypatch.setattr(service, "YOUNG_S", 60.0)
+    monkeypatch.setattr(batch_service, "YOUNG_S", 60.0)
     with scene(tmp_path) as s:
         s.world.world.clock.sleep(-3600.0)  # the next process starts an hour later
         Breaking(monkeypatch, "start", 1)
@@ -416,7 +416,7 @@ def test_a_queue_that_has_little_room_is_given_less(tmp_path: Path) -> None:
         sizes = [(len(each.requests), each.status) for each in s.openai.batches]
         assert sizes[:3] == [(10, "failed"), (5, "failed"), (2, "completed")]
         assert sum(size for size, status in sizes if status == "completed") == 10
-        assert all(len(s.shown_reply(agent)) == 2 for agent in agents)
+        assert all(len(s.said(agent)) == 2 for agent in agents)
         assert set(s.openai.files) <= set(s.openai.deleted)
 
 
@@ -502,7 +502,7 @@ def test_a_model_that_has_room_does_not_wait_for_one_that_has_none(tmp_path: Pat
         ]
         s.openai._end(s.openai.batches[1])
         s.until(batch, lambda found: found["counts"]["completed"] == 3)
-        assert [len(s.shown_reply(agent)) for agent in free] == [2, 2, 2]
+        assert [len(s.said(agent)) for agent in free] == [2, 2, 2]
         s.openai.held = False
         s.openai.finish()
         assert s.ended(batch)["counts"]["completed"] == 7
@@ -564,12 +564,12 @@ def test_an_agent_that_is_changed_between_two_cycles_takes_nobody_along(
         s.openai.finish()
         counts = s.ended(batch)["counts"]
         assert (counts["failed"], counts["completed"]) == (failed, 2 - failed)
-        assert s.shown_reply(agents[1])[-1] == "assistant_message: Done."
+        assert s.said(agents[1])[-1] == "assistant_message: Done."
         if failed:
             assert "was changed meanwhile" in s.items(batch)[0]["error"]
         # Rounds that were done stay.
         assert "Note it. 0." in s.block(agents[0])
-        assert s.shown_reply(agents[0])[1] == "tool_call_message: core_memory_append"
+        assert s.said(agents[0])[1] == "tool_call_message: core_memory_append"
 
 
 def test_calls_of_the_gateways_own_stop_with_a_cancel(

@@ -176,7 +176,7 @@ def test_rounds_that_were_done_stay_when_a_batch_is_cancelled(tmp_path: Path) ->
         assert (status, found["status"]) == (200, "cancelled")
         s.until(batch, lambda found: found["counts"]["cancelled"] == 2)
         assert s.items(batch)[0]["stop_reason"] == "cancelled"
-        said = s.shown_reply(agents[0])
+        said = s.said(agents[0])
         assert said[:2] == ["user_message: I adore quokkas.", "tool_call_message: core_memory_append"]
         # What forgets the turn takes back what it wrote.
         message = spoken(s.world.letta.agents.messages.list(agents[0], order="asc").items)[0]
@@ -382,7 +382,7 @@ def test_webhooks_are_called_once(tmp_path: Path) -> None:
             agents = s.agents(2, tools=["buy"])
             assert s.ended(s.post(agents))["counts"]["completed"] == 2
             assert len(shop.bodies) == 2
-            assert s.shown_reply(agents[0])[-1] == "assistant_message: It said ok."
+            assert s.said(agents[0])[-1] == "assistant_message: It said ok."
 
 
 def test_an_item_asks_another_agent(tmp_path: Path) -> None:
@@ -397,8 +397,8 @@ def test_an_item_asks_another_agent(tmp_path: Path) -> None:
         other = s.world.agent(model="up/m", name="other").id
         [agent] = s.agents(1, tools=[tool])
         assert s.ended(s.post([agent]))["counts"]["completed"] == 1
-        assert "Ok." in s.shown_reply(agent)[-1]
-        assert any("Are you there?" in each for each in s.shown_reply(other))
+        assert "Ok." in s.said(agent)[-1]
+        assert any("Are you there?" in each for each in s.said(other))
 
 
 _PARAMETERS = {"type": "object", "properties": {"what": {"type": "string"}}, "required": ["what"]}

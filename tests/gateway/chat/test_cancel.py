@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.run.upstream.failover import Attempts
-from gateway.web.sse import ClientReply
+from gateway.web.event_stream import ClientReply
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, raw, say
 from tests.gateway.sdk import CHAT, World, agent, remember
 from tests.server import QUIET

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.conversation.private import PRIVATE
-from gateway.core.request.chat import ChatRequest
+from gateway.core.request.chat_request import ChatRequest
 from gateway.dialects.chat.parse import ROLES, parse
 from gateway.dialects.fields import repeated_keys
 from gateway.errors import BadRequest

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from gateway.core.turn.client import MakesView
+from gateway.core.turn.client_view import MakesView
 from gateway.dialects.chat.parse import parse
 from gateway.dialects.chat.render import ChatView
 from gateway.run.receipt import Receipt

@@ -163,7 +163,7 @@ def test_a_fault_costs_the_memory_and_not_the_chat(
             for stream in (False, True):
                 assert durable(world.post(QUESTION, headers, stream=stream))
                 assert "Miso" in upstream.last.body.decode()
-        assert world.shown_reply()[0] == FACT
+        assert world.said()[0] == FACT
 
 
 @pytest.mark.parametrize("fault", [Full(), ReadOnly(), Locked(), Damaged()], ids=lambda f: f.status)
@@ -283,7 +283,7 @@ def test_no_agent_is_made_twice_when_its_first_turn_was_not_kept(
         fault.mend(world)
         assert world.recover()
         assert durable(world.post("Two."))
-        assert world.shown_reply() == ["Two."]
+        assert world.said() == ["Two."]
         scope = Scope("default", "default", "user:alice")
 
         async def find() -> Any:

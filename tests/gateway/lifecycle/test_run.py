@@ -35,7 +35,7 @@ class Started:
 
     @property
     def example(self) -> str:
-        return self.shown_reply[self.shown_reply.index("from openai") :]
+        return self.said[self.said.index("from openai") :]
 
     def paste(self, program: str) -> str:
         """What the program prints."""
@@ -107,9 +107,9 @@ def run(checkout: Path, *arguments: str) -> Iterator[Started]:
 
 def test_it_says_where_it_is_and_its_example_works_when_pasted(checkout: Path) -> None:
     with run(checkout, "--port", "0") as started:
-        address = re.search(r"^Mnemogate listens on (http://127\.0\.0\.1:\d+)$", started.shown_reply, re.M)
-        assert address is not None, started.shown_reply
-        assert f"Database: {checkout}/mnemogate.db\n" in started.shown_reply
+        address = re.search(r"^Mnemogate listens on (http://127\.0\.0\.1:\d+)$", started.said, re.M)
+        assert address is not None, started.said
+        assert f"Database: {checkout}/mnemogate.db\n" in started.said
         assert len(started.example.splitlines()) == 7
         assert f'base_url="{address[1]}/v1"' in started.example
         assert "Miso" in started.paste(started.example)
@@ -134,8 +134,8 @@ def test_the_first_minute_is_one_memory(checkout: Path, upstream: StrictUpstream
         first_reply, answered = started.paste(started.example).strip().split("This is what I remember")
         assert "cat is called Miso" in first_reply
         assert "cat is called Miso" in answered
-        advice = re.search(r'^Say "(.+)" to model="([^"]+)"', started.shown_reply, re.M)
-        assert advice is not None, started.shown_reply
+        advice = re.search(r'^Say "(.+)" to model="([^"]+)"', started.said, re.M)
+        assert advice is not None, started.said
         with_tools = asks(started.example, advice[1]).replace("gpt-4o-mini", advice[2])
         assert "Memory block 'human' changed" in started.paste(with_tools)
     shown = subprocess.run(

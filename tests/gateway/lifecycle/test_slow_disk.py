@@ -54,7 +54,7 @@ def test_a_commit_that_takes_too_long_is_released_counted_and_made_good(
             assert streamed.body.endswith(b"data: [DONE]\n\n")
             assert world.counted("mnemogate_not_durable_total") == 2
             assert world.counted("mnemogate_writer_queue") == 3
-        assert world.shown_reply() == ["One.", "Two."]
+        assert world.said() == ["One.", "Two."]
         assert world.counted("mnemogate_writer_queue") == 0
 
 
@@ -128,7 +128,7 @@ def test_another_users_text_does_not_wait_for_the_write_of_a_turn(
             gate.open()
             alice.read_until(b"data: [DONE]")
             bob.read_until(b"data: [DONE]") if stream else bob.read_reply()
-        assert world.shown_reply() == [FACT, FACT, "Said by Bob", QUESTION]
+        assert world.said() == [FACT, FACT, "Said by Bob", QUESTION]
 
 
 def test_the_end_of_a_stream_waits_for_the_disk_and_its_text_does_not(
@@ -151,7 +151,7 @@ def test_the_end_of_a_stream_waits_for_the_disk_and_its_text_does_not(
             gate.open()
         rest = client.read_until(b"data: [DONE]\n\n")
         assert b"not durable" not in rest
-        assert world.shown_reply() == ["Hi"]
+        assert world.said() == ["Hi"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -167,7 +167,7 @@ def test_strict_says_so_when_its_turn_is_not_on_disk(
             else:
                 assert (reply.status, reply.error["type"]) == (503, "server_error")
             assert world.counted("mnemogate_not_durable_total") == 1
-        assert world.shown_reply() == ["One."]
+        assert world.said() == ["One."]
 
 
 def test_append_mode_does_not_wait_for_a_stalled_disk_for_ever(
@@ -200,7 +200,7 @@ def test_a_full_queue_takes_the_memory_and_not_the_chat(upstream: StrictUpstream
 
 def durable_soon(world: World) -> bool:
     """After the stall; the wait of 1 ms may still be too short for the disk of a busy machine."""
-    return world.post("Later.").status == 200 and "Later." in world.shown_reply()
+    return world.post("Later.").status == 200 and "Later." in world.said()
 
 
 # -- append sends queue

@@ -57,7 +57,7 @@ def test_a_request_that_comes_before_finds_the_turn_kept(
 ) -> None:
     chat = world.chat(user="alice", headers=headers)
     chat.say("Message 0.", **options)
-    monkeypatch.setattr(keeper, "_behind_the_reply", lambda work: None)
+    monkeypatch.setattr(keeper, "_after_reply", lambda work: None)
     chat.say("Message 1.", **options)
     asked = [world.statements_of(lambda n=n: chat.say(f"Message {n}.", **options)) for n in range(2, 5)]
     assert asked == [["insert exchanges"]] * 3
@@ -71,7 +71,7 @@ def test_a_turn_that_cannot_be_kept_keeps_no_other_from_it(
     for chat in (alice, bob):
         chat.say("Hello.")
     world.settle()
-    monkeypatch.setattr(keeper, "_behind_the_reply", lambda work: None)
+    monkeypatch.setattr(keeper, "_after_reply", lambda work: None)
     keep, failing = world.store.turns.keep, [ValueError("no")]
 
     def keep_or_fail(write: TurnWrite, done: Committed) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.prompt.blocks import describe_mark
+from gateway.core.prompt.shown_blocks import describe_mark
 from gateway.run.admin.transfer import TransferOperations
 from gateway.settings import BlockSettings
 from storage.records import Scope

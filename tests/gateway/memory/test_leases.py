@@ -11,7 +11,7 @@ import pytest
 from gateway.run.memory.leases import LEASE_S, Leases, line_name
 from gateway.run.memory.queue import QueuePlace, Queues
 from storage.errors import Unavailable
-from storage.sql.lines import Lines
+from storage.sql.conversation_locks import Lines
 from storage.sql.store import Store
 from tests.patience import PATIENCE_S
 from tests.stored import open_store

@@ -241,7 +241,7 @@ class Wanderer:
         self.chance = Random(seed)
         self.messages: list[dict[str, Any]] = []
         self.left: list[list[dict[str, Any]]] = [[]]
-        self.shown_reply = 0
+        self.said = 0
 
     def turn(self) -> None:
         chance, upstream = self.chance, self.world.upstream
@@ -249,8 +249,8 @@ class Wanderer:
             ["alone"] * 3 + ["whole"] * 2 + ["tail", "edit", "again", "return", "title", "cut"]
         )
         back = chance.randrange(0, len(self.messages) + 1, 2)
-        self.shown_reply += 1
-        asked = {"role": "user", "content": text_of(self.shown_reply, 12)}
+        self.said += 1
+        asked = {"role": "user", "content": text_of(self.said, 12)}
         if kind == "title":
             chat = self.world.chat(user="alice", max_tokens=300, headers=NAMED)
             upstream.queue(say("Message and answer"))

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from gateway.core.conversation.canonical import Canon, Listing
-from gateway.core.request.chat import ChatRequest
+from gateway.core.request.chat_request import ChatRequest
 from gateway.dialects.chat.parse import parse
 from gateway.run.memory.resent import ResentLists
 from tests.doubles.upstream import StrictUpstream
@@ -40,7 +40,7 @@ def agrees(found: Listing, request: ChatRequest) -> None:
         fresh.messages,
         fresh.atoms,
     )
-    assert (found.shown_reply, found.before, found.new) == (fresh.shown_reply, fresh.before, fresh.new)
+    assert (found.answered, found.before, found.new) == (fresh.answered, fresh.before, fresh.new)
     assert found.path(len(found)) == fresh.path(len(fresh))
 
 

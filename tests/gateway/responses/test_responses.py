@@ -5,15 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from msgspec.structs import replace
 
-from gateway.run.memory import turns
+from gateway.run.memory import stored_turns
 from gateway.settings import ProfileSettings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.records import Scope
@@ -534,7 +533,7 @@ def test_hidden_rounds_stand_behind_an_id_too(world: World, upstream: StrictUpst
 def test_a_long_chain_is_whole(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "_PAGE", 3)
+    monkeypatch.setattr(stored_turns, "_PAGE", 3)
     previous = None
     for n in range(8):
         previous = respond(world, user="alice", input=f"Say {n}", previous_response_id=previous).id

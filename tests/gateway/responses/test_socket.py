@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from gateway.core.conversation.canonical import text_of
-from gateway.dialects.responses.socket.client import Create, read_client_event
+from gateway.dialects.responses.socket.client_events import Create, read_client_event
 from gateway.dialects.responses.socket.unstored import Unstored
 from tests.doubles.responses_rules import StoredResponses, called, said, thought
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from gateway.database import open_database
+from gateway.open_database import open_database
 from gateway.settings.load import load_settings
 from tests.gateway.two.kept import check, check_files, read_kept
 from tests.gateway.two.people import Agent, Person, Whole, everybody, flat

@@ -355,7 +355,7 @@ class Agent(Person):
                     raise Refused(str(reply.body))
                 assert reply.status == 200, f"{reply.status} {reply.body!r}"
                 run = reply.json["id"] if how == 1 else run_of(reply.body) if how == 2 else None
-                self.shown_reply.append((text, run))
+                self.said.append((text, run))
                 return
             except Lost as error:
                 is_absent = isinstance(error, Absent | Refused)
@@ -369,7 +369,7 @@ class Agent(Person):
 
     def check(self, gateway: Gateway) -> None:
         """Checks what a gateway lists: each message once, in the order in which it was sent; and each run's events."""
-        for text, run in self.shown_reply:
+        for text, run in self.said:
             if run is not None:
                 state = self._ended(gateway, run)
                 assert state in ("completed", "failed"), f"{text}: {state}"
@@ -378,13 +378,13 @@ class Agent(Person):
         assert not [text for text, count in counts.items() if count > 1], (
             f"stands twice: {counts.most_common(3)}"
         )
-        assert set(listed) <= {text for text, _ in self.shown_reply} | set(self.perhaps)
-        kept = [text for text, _ in self.shown_reply]
+        assert set(listed) <= {text for text, _ in self.said} | set(self.perhaps)
+        kept = [text for text, _ in self.said]
         stands = [text for text in listed if text in set(kept)]
         assert not set(kept) - set(stands), f"{set(kept) - set(stands)} are lost"
         swapped = [pair for pair in zip(kept, stands, strict=True) if pair[0] != pair[1]]
         assert not swapped, f"said and standing, where these differ: {swapped[:6]}"
-        for _, run in self.shown_reply[-5:]:
+        for _, run in self.said[-5:]:
             if run is not None:
                 numbers = [event["seq_id"] for event in events(gateway, run)]
                 assert numbers == sorted(set(numbers))

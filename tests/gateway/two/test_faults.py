@@ -6,16 +6,15 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from msgspec.structs import replace
 
-from gateway.database import open_database
+from gateway.open_database import open_database
 from gateway.run.admin.transfer import TransferOperations
 from gateway.settings import DatabaseSettings, MemorySettings
 from storage.records import Scope
@@ -60,7 +59,7 @@ class World:
         assert reply.status == 200, reply.body
         answer = reply.json["choices"][0]["message"]["content"]
         self.messages.append({"role": "assistant", "content": answer})
-        self.shown_reply.append(text)
+        self.said.append(text)
         return reply.headers["x-mnemogate-memory"]
 
     def post(self, messages: list[Message], **headers: str) -> RawReply:
@@ -201,7 +200,7 @@ def test_chat_goes_on_without_memory_and_memory_comes_back(
         assert world.say("So it is.") == "on"
         # What was said meanwhile came with the client's own list.
         kept = world.kept()
-        assert [text for text in kept if text in world.shown_reply] == world.shown_reply
+        assert [text for text in kept if text in world.said] == world.said
         asked = [{"role": "user", "content": "What is my cat called?"}]
         assert world.post(asked).headers["x-mnemogate-memory"] == "on"
         assert "Miso" in upstream.last.body.decode()
@@ -232,7 +231,7 @@ def test_a_gateway_that_starts_before_its_database_remembers_later(
             proxy.allow()
             world.wait_until_it_works()
             assert world.say("Now?") == "on"
-            assert world.kept() == world.shown_reply
+            assert world.kept() == world.said
 
 
 @pytest.mark.parametrize("is_answer", [False, True], ids=["never done", "done"])
@@ -247,7 +246,7 @@ def test_a_commit_whose_answer_is_lost_is_written_once(world: World, is_answer: 
     world.wait_until_it_works()
     assert world.say("Go on.") == "on"
     assert world.say("And on.") == "on"
-    assert world.kept() == world.shown_reply
+    assert world.kept() == world.said
 
 
 def test_a_request_that_is_sent_again_after_a_lost_commit_is_one_turn(world: World) -> None:
@@ -258,7 +257,7 @@ def test_a_request_that_is_sent_again_after_a_lost_commit_is_one_turn(world: Wor
     lost.wait_sync()
     world.wait_until_it_works()
     world.messages[:] = before
-    world.shown_reply.pop()
+    world.said.pop()
     assert world.say("Second.") == "on"
     assert world.kept() == ["First.", "Second."]
 
@@ -271,7 +270,7 @@ def test_connections_that_are_cut_again_and_again_double_nothing(world: World) -
     world.wait_until_it_works()
     world.say("The last one.")
     kept = world.kept()
-    assert [text for text in kept if text in set(world.shown_reply)] == world.shown_reply
+    assert [text for text in kept if text in set(world.said)] == world.said
     assert len(set(kept)) == len(kept)
 
 
@@ -282,7 +281,7 @@ def test_a_slow_database_delays_and_loses_nothing(world: World) -> None:
         assert world.say(f"Slow {number}.") == "on"
     world.proxy.slow_down(0.0)
     assert world.say("Last.") == "on"
-    assert world.kept() == world.shown_reply
+    assert world.kept() == world.said
 
 
 def test_the_log_of_a_fault_has_no_words_of_anybody(

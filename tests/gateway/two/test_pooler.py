@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.database import check_database, open_database
+from gateway.open_database import check_database, open_database
 from gateway.settings import DatabaseSettings, Settings
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.two.pooler import Pooler, find_binaries, version_of

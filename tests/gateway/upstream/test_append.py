@@ -100,12 +100,12 @@ class Phone:
         expected = self._path([*goes, new])
         assert self._ask(new) == 200
         assert (upstream.last.refusal, told(upstream.last)) == (None, expected)
-        self.shown_reply = [*expected, text]
+        self.said = [*expected, text]
         self.held, self.open = stays, []
         if calls:
             # Claude's calls have ids of another form.
             id = f"call_{number}" if upstream is second or self.two.kind == "openai" else f"toolu_{number}"
-            self.shown_reply.append(f"call {id}")
+            self.said.append(f"call {id}")
             self.open = [id]
 
     def fails(self, status: int, goes: Sequence[Json], new: Json, stays: list[Json]) -> None:
@@ -133,7 +133,7 @@ class Phone:
         """The history with what comes behind it, where each call has a result right behind it."""
         answered = {m["tool_call_id"]: m["content"] for m in behind if is_result(m)}
         results = [f"result {id}: {answered.get(id, 'No result was given.')}" for id in self.open]
-        return [*self.shown_reply, *results, *(m["content"] for m in behind if not is_result(m))]
+        return [*self.said, *results, *(m["content"] for m in behind if not is_result(m))]
 
     def _ask(self, new: Json, more: dict[str, str] | None = None) -> int:
         stream = self.dice.random() < 0.5

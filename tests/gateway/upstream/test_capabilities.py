@@ -16,7 +16,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from adapters import registry
+from adapters import factory
 from adapters.providers import PROVIDERS
 from adapters.types import Capabilities
 from gateway.settings import UpstreamSettings
@@ -60,7 +60,7 @@ def family(name: str, tmp_path: Path, **of_upstream: Any) -> Iterator[World]:
     with StrictUpstream(rules=rules) as upstream, pytest.MonkeyPatch.context() as patch:
         address: str | None = upstream.base_url
         if row is not None and row.base_url is not None:
-            patch.setitem(registry.PROVIDERS, name, replace(row, base_url=address))
+            patch.setitem(factory.PROVIDERS, name, replace(row, base_url=address))
             address = None if name != "openai" else address
         kind: Any = "openai" if row is None else name
         settings = UpstreamSettings("up", kind, address, **of_upstream)

@@ -14,7 +14,7 @@ from adapters.errors import (
 )
 from gateway.core.upstream.policy import Failure
 from gateway.errors import UpstreamBroke, UpstreamError, UpstreamTimeout, UpstreamUnreachable
-from gateway.run.upstream.errors import failure_of, kind_of, translate
+from gateway.run.upstream.provider_errors import failure_of, kind_of, translate
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from adapters.base import Provider
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, NotAuthenticated, SettingsError, UnknownModel, UpstreamUnreachable
 from gateway.limits import Limits
-from gateway.providers import make_providers
+from gateway.provider_factory import make_providers
+from gateway.run.background.background_model import background_route
 from gateway.run.background.embed import embedder_route
-from gateway.run.background.model import background_route
-from gateway.run.upstream.models import ModelList
+from gateway.run.upstream.model_list import ModelList
 from gateway.run.upstream.route import Route, check_models, resolve_route
 from gateway.settings import (
     DeploymentSettings,
@@ -421,7 +421,7 @@ async def test_an_upstream_is_asked_less_and_less_often_with_a_key_that_fails() 
 async def test_it_is_asked_without_a_key_once_and_the_log_says_so_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.run.upstream.models.RETRY_S", 0.0)
+    monkeypatch.setattr("gateway.run.upstream.model_list.RETRY_S", 0.0)
     caplog.set_level("INFO", "mnemogate")
     with StrictUpstream(key="sk-good") as upstream:
         settings = settings_for(upstream)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adapters.types import ModelRequest
-from gateway.providers import make_batches, make_providers
+from gateway.provider_factory import make_batches, make_providers
 from gateway.settings import Settings, UpstreamSettings
 from tests.doubles.batches import OpenAIBatchServer
 from tests.doubles.proxy import proxy

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from gateway.web.headers import as_bytes, header_of
+from gateway.web.raw_headers import as_bytes, header_of
 
 
 def test_an_upstreams_header_that_is_no_text_goes_on_in_its_own_bytes() -> None:

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from gateway.limits import Limits
 from gateway.settings import ServerSettings
-from gateway.web.connection import MOST_WAITING, WatchesReading
 from gateway.web.health import Readiness
 from gateway.web.server import bind, make_server
+from gateway.web.uvicorn_protocol import MOST_WAITING, WatchesReading
 from tests.patience import PATIENCE_S, SHORT_S, comes
 
 GET = b"GET /%b HTTP/1.1\r\nhost: a\r\n\r\n"

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from adapters.types import Json
 from gateway.agents.runs.run import RunStart
-from gateway.core.turn.client import MakesView
+from gateway.core.turn.client_view import MakesView
 from gateway.errors import GatewayError
 from gateway.run.sink import Presence
 from storage.records import Run

@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import Struct
 
-from gateway.agents.core.rules import CalledTool
+from gateway.agents.core.tool_rules import CalledTool
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import PRIVATE, is_nudge, private_of
-from gateway.core.prompt.blocks import NOTHING_SHOWN
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN
 from gateway.core.turn.calls import CallDecision, ResumedCalls
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest

@@ -10,9 +10,9 @@ from collections.abc import Hashable
 
 from gateway.agents.core.waits import Waiter
 from gateway.agents.registry.archives import Archives
-from gateway.agents.runs.calls.record import CallRecord
+from gateway.agents.runs.calls.call_record import CallRecord
 from gateway.agents.runs.peers import Peers, Speaker
-from gateway.agents.tools.agent import AgentTools
+from gateway.agents.tools.agent_tools import AgentTools
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.run.call import Passes
 from gateway.run.directory import memory_tools

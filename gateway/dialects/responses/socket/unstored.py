@@ -15,7 +15,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.dialects.responses.members import NOT_READABLE, members, written
-from gateway.dialects.responses.socket.client import Create
+from gateway.dialects.responses.socket.client_events import Create
 
 # Chosen: a connection of one talk needs the newest alone; one of several talks, or of talks that fork, some more.
 _MOST_KEPT: Final = 64

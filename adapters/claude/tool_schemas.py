@@ -1,0 +1,175 @@
+"""Tools, the choice among them, and answers that follow a schema: OpenAI's form in, Anthropic's out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any, Final, TypeVar
+
+from adapters.claude.error_form import Untranslatable
+from adapters.types import Json
+
+T = TypeVar("T")
+_UNIONS: Final = ("anyOf", "oneOf", "allOf")
+_EMPTY: Final[Json] = {"type": "object", "properties": {}}
+# The keywords of a schema that an answer can be held to (build-with-claude/structured-outputs, "JSON Schema
+# limitations"; Anthropic's own SDK says the others in descriptions as well).
+_BY_NAME: Final = ("properties", "$defs", "definitions")
+_VALUES: Final = ("const", "default", "enum")
+_TAKEN: Final = frozenset(
+    ("type", "required", "additionalProperties", "items", "anyOf", "allOf", "$ref", "description", "title")
+)
+_TAKEN_AS: Final[dict[str, tuple[Any, ...]]] = {
+    "format": ("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"),
+    "minItems": (0, 1),
+}
+
+
+def to_tools(tools: Any) -> list[Json]:
+    """Returns tools as Anthropic takes them; those in its own form (`input_schema`, or a type of its own) pass."""
+    if not isinstance(tools, list):
+        raise Untranslatable("`tools` is a list of tools.", "tools", "invalid_type")
+    return [_tool(tool, f"tools[{place}]") for place, tool in enumerate(tools)]
+
+
+def _tool(tool: Any, where: str) -> Json:
+    if not isinstance(tool, dict):
+        raise Untranslatable(f"'{where}' is not an object.", where, "invalid_type")
+    function = tool.get("function")
+    if not isinstance(function, dict):
+        if tool.get("type") in (None, "custom") and "input_schema" not in tool:
+            raise Untranslatable("Only tools of type 'function' are taken here.", f"{where}.type")
+        return tool
+    found: Json = {"name": function.get("name")}
+    if function.get("description") is not None:
+        found["description"] = function["description"]
+    schema = function.get("parameters")
+    if isinstance(schema, dict) and schema:
+        schema = {"type": "object", **_merged(schema, schema, {})}
+    found["input_schema"] = schema or _EMPTY
+    # `strict` ends here, as at Anthropic's own endpoint for OpenAI's dialect: OpenAI's frameworks set it on every tool,
+    # and Anthropic refuses a request with more of them, or larger ones, than its grammar has room for.
+    known = ("name", "description", "parameters", "strict")
+    found |= {key: value for key, value in function.items() if key not in known and value is not None}
+    found |= {key: value for key, value in tool.items() if key not in ("type", "function")}
+    return found
+
+
+def _merged(schema: Json, root: Json, named: dict[str, Json]) -> Json:
+    """Returns a tool's schema with the branches of unions at its top merged into it: there, unions are refused.
+
+    It takes what any branch takes, and demands what all of them demand; the tool itself judges the rest.
+    root: has the definitions. named: those that were merged already.
+    """
+    if schema.keys().isdisjoint(_UNIONS):
+        return schema
+    found = {key: value for key, value in schema.items() if key not in _UNIONS}
+    # A name that several branches have, a discriminator as a rule, may have any of their values.
+    values: dict[str, dict[str, Any]] = {}
+    required = _required(schema)
+    for union in _UNIONS:
+        branches = [_branch(branch, root, named) for branch in _of(list, schema.get(union))]
+        for branch in branches:
+            for name, value in _of(dict, branch.get("properties")).items():
+                values.setdefault(name, {}).update((repr(each), each) for each in _alternatives(value))
+        demanded = Counter(name for branch in branches for name in dict.fromkeys(_required(branch)))
+        least = 1 if union == "allOf" else len(branches)
+        required += [name for name, count in demanded.items() if count >= least]
+        if branches and all(branch.get("additionalProperties") is False for branch in branches):
+            found["additionalProperties"] = False
+    merged = {name: [*each.values()] for name, each in values.items()}
+    properties = {name: each[0] if len(each) == 1 else {"anyOf": each} for name, each in merged.items()}
+    found["properties"] = properties | _of(dict, schema.get("properties"))
+    if required:
+        found["required"] = list(dict.fromkeys(required))
+    return found
+
+
+def _branch(branch: Any, root: Json, named: dict[str, Json]) -> Json:
+    """Returns a branch of a union, with the unions at its own top merged; one that is only named is looked up."""
+    branch = _of(dict, branch)
+    ref = str(branch.get("$ref", ""))
+    place, _, name = ref.rpartition("/")
+    if place not in ("#/$defs", "#/definitions"):
+        return _merged(branch, root, named)
+    if ref not in named:
+        named[ref] = {}  # within itself it says nothing
+        named[ref] = _branch(_of(dict, root.get(place[2:])).get(name), root, named)
+    return named[ref]
+
+
+def _required(schema: Json) -> list[str]:
+    return [name for name in _of(list, schema.get("required")) if isinstance(name, str)]
+
+
+def _alternatives(value: Any) -> list[Any]:
+    match value:
+        case {"anyOf": list(found), **rest} if not rest:
+            return found
+    return [value]
+
+
+def _of(kind: type[T], value: Any) -> T:
+    """Returns the value, or an empty one where it is of another kind: schemas come from anywhere."""
+    return value if isinstance(value, kind) else kind()
+
+
+def to_choice(choice: Any, parallel: Any, has_tools: bool) -> Json | None:
+    """Returns Anthropic's `tool_choice`, or None where none is needed. parallel: `parallel_tool_calls`.
+
+    Raises: Untranslatable.
+    """
+    if choice is None and parallel is not False:
+        return None
+    found = _choice(choice)
+    if not has_tools and found["type"] in ("auto", "none"):
+        return None
+    if parallel is False and found["type"] != "none":
+        found = {**found, "disable_parallel_tool_use": True}
+    return found
+
+
+def _choice(choice: Any) -> Json:
+    match choice:
+        case None | "auto":
+            return {"type": "auto"}
+        case "none":
+            return {"type": "none"}
+        case "required":
+            return {"type": "any"}
+        case {"type": "function", "function": {"name": str(name)}}:
+            return {"type": "tool", "name": name}
+        case {"type": "auto" | "any" | "tool" | "none"}:
+            return dict(choice)
+    raise Untranslatable(f"This `tool_choice` is not taken here: {str(choice)[:100]}.", "tool_choice")
+
+
+def to_schema(schema: Any) -> Any:
+    """Returns the schema of an answer as Anthropic takes it, with what it has no grammar for told in descriptions.
+
+    Its objects are closed, as in OpenAI's strict mode; bounds and patterns would be refused.
+    """
+    if isinstance(schema, list):
+        return [to_schema(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found: Json = {}
+    noted: Json = {}
+    for key, value in schema.items():
+        if key in _BY_NAME and isinstance(value, dict):
+            found[key] = {name: to_schema(each) for name, each in value.items()}
+        elif key in _VALUES:
+            found[key] = value
+        elif key == "oneOf" and "anyOf" not in schema:
+            found["anyOf"] = to_schema(value)
+        elif key in _TAKEN or value in _TAKEN_AS.get(key, ()):
+            found[key] = to_schema(value)
+        elif not key.startswith("$"):
+            noted[key] = value
+    if found.get("type") == "object" or "properties" in found:
+        found.setdefault("additionalProperties", False)
+    if noted:
+        description = found.get("description")
+        rest = json.dumps(noted, ensure_ascii=False)
+        found["description"] = f"{description}\n\n{rest}" if description else rest
+    return found

@@ -1,0 +1,373 @@
+"""Messages of an agent file: in Letta's form of them, and as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from gateway.agents.core.agent_file import CarriedMessage
+from gateway.agents.wire.message import Showing, content_parts, regular, spoken_by
+from gateway.agents.wire.struct_fields import lines_of, time_of
+from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.private import (
+    as_system,
+    name_of,
+    private_of,
+    system_text,
+    with_name,
+    with_private,
+)
+from gateway.core.memory.memory_tools import read_arguments
+from gateway.core.turn.calls import sound_name
+
+_SHOWING = Showing()
+# Of a packed result, which has nothing else: a tool's own JSON may have these fields, too.
+_STATUSES = {"OK": "success", "Failed": "error"}
+_RESULT = {"status", "message", "time"}
+# Why an agent's turn went on or began, where no message was the reason.
+_EVENTS = ("heartbeat", "login")
+
+
+class Function(msgspec.Struct):
+    name: str
+    arguments: str = ""
+
+
+class FileCall(msgspec.Struct):
+    id: str
+    function: Function
+
+
+class FileReturn(msgspec.Struct):
+    """A tool's result. func_response: as the model read it."""
+
+    tool_call_id: str | None = None
+    status: str | None = None
+    stdout: list[str] | None = None
+    stderr: list[str] | None = None
+    func_response: Any = None
+
+
+class FileMessage(msgspec.Struct, kw_only=True):
+    """A message. content: parts, or a text in older files."""
+
+    id: str
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+    name: str | None = None
+    otid: str | None = None
+    sender_id: str | None = None
+    model: str | None = None
+    tool_calls: list[FileCall] | None = None
+    tool_call_id: str | None = None
+    tool_returns: list[FileReturn] | None = None
+    created_at: str | None = None
+    approve: bool | None = None
+    denial_reason: str | None = None
+
+
+# -- as they stand in a file
+
+
+def written(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
+    """Returns a message as it stands in a file."""
+    message, private = regular(carried.message), private_of(carried.message)
+    if (spoken_text := private.get("said")) is not None:
+        # Behind it the model was told what had changed in the blocks, which is no part of what the tool said.
+        message = {**message, "content": text_of(message)[:spoken_text]}
+    role, approval = message.get("role"), private.get("approval")
+    returns: list[dict[str, Any]] = []
+    if private.get("shown") == "system":
+        role, content = "system", [_text(system_text(message))]
+    elif role == "tool":
+        returns = [_return(message, private, carried.at)]
+        content = [_text(returns[0]["func_response"])]
+    else:
+        content = [*_thoughts(message), *_parts(message)]
+        if not content and role != "assistant":
+            # Letta's server 0.16.8 lists no message of an agent of whom one of these has no text.
+            content = [_text("")]
+    return {
+        "type": "message",
+        "role": role,
+        "content": content,
+        "name": name_of(message),
+        "otid": private.get("otid"),
+        "sender_id": private.get("sender"),
+        "batch_item_id": None,
+        "group_id": None,
+        "id": id,
+        "model": carried.model or None,
+        "agent_id": agent_id,
+        "tool_calls": [_call(call) for call in message.get("tool_calls", ())] or None,
+        "tool_call_id": message.get("tool_call_id"),
+        "tool_returns": returns,
+        "created_at": time_of(carried.at),
+        "approve": None if approval is None else approval == "approved",
+        "approval_request_id": None,
+        "denial_reason": private.get("reason"),
+        "approvals": [],
+    }
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, "signature": None}
+
+
+def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    content = message.get("content")
+    if isinstance(content, list):
+        return [_text(part["text"]) if part["type"] == "text" else part for part in content_parts(content)]
+    text = text_of(message)
+    return [_text(text)] if text else []
+
+
+def _thoughts(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    blocks = [block for block in message.get("thinking_blocks") or () if isinstance(block, dict)]
+    for block in blocks:
+        if isinstance(block.get("data"), str):
+            yield {"type": "redacted_reasoning", "data": block["data"]}
+        elif isinstance(block.get("thinking"), str):
+            yield _thought(block["thinking"], block.get("signature"))
+    readable = message.get("reasoning_content") or message.get("reasoning")
+    if not blocks and isinstance(readable, str) and readable:
+        yield _thought(readable, None)
+
+
+def _thought(text: str, signature: Any) -> dict[str, Any]:
+    return {
+        "type": "reasoning",
+        "is_native": True,
+        "reasoning": text,
+        "signature": signature if isinstance(signature, str) else None,
+    }
+
+
+def _call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or {}
+    spoken_text = {"arguments": function.get("arguments") or "", "name": function.get("name") or ""}
+    return {"id": call.get("id") or "", "function": spoken_text, "type": "function"}
+
+
+def _return(message: Mapping[str, Any], private: Mapping[str, Any], at: float) -> dict[str, Any]:
+    """Returns a result, packed as Letta's server reads it: at any other text it refuses to list the messages."""
+    status = private.get("status") or "success"
+    packed = {
+        "status": next((name for name, each in _STATUSES.items() if each == status), "Failed"),
+        "message": text_of(message),
+        "time": datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %I:%M:%S %p UTC+0000"),
+    }
+    return {
+        "tool_call_id": message.get("tool_call_id"),
+        "status": status,
+        "stdout": lines_of(private.get("stdout")),
+        "stderr": lines_of(private.get("stderr")),
+        "func_response": msgspec.json.encode(packed).decode(),
+    }
+
+
+# -- as they are stored
+
+
+def read(message: FileMessage, at: float, *, thinks: bool = False) -> list[CarriedMessage]:
+    """Returns a message of a file as it is stored: several results of tools are several; an answer to a pause is none.
+
+    at: when it was said, where it does not say so. thinks: what stands beside calls is a thought.
+    """
+    moment = _moment(message.created_at, at)
+    made: list[dict[str, Any]]
+    match message.role:
+        case "user" if event := _event(message.content):
+            made = [as_system(event, otid=message.otid)]
+        case "user" | "summary":
+            made = [_named(message, {"role": "user", "content": _content(message.content)})]
+        case "system":
+            made = [as_system(_shown_text(message.content), otid=message.otid, sender=message.sender_id)]
+        case "assistant":
+            made = [_reply(message, thinks=thinks)]
+        case "approval" if message.tool_calls:
+            made = [_reply(message, thinks=thinks)]
+        case "tool":
+            made = _results(message)
+        case _:
+            made = []
+    return [CarriedMessage(each, moment, message.model or "") for each in made]
+
+
+def answers(messages: Iterable[CarriedMessage]) -> Iterator[bool]:
+    """Says of each message whether a provider would take it: a result has to follow on its call, and once.
+
+    Where a summary took the calls away, Letta's server kept their results.
+    """
+    waiting: set[str] = set()
+    for each in messages:
+        message = each.message
+        if message["role"] != "tool":
+            waiting = {str(call["id"]) for call in message.get("tool_calls") or ()}
+            yield True
+        else:
+            id = message["tool_call_id"]
+            yield id in waiting
+            waiting.discard(id)
+
+
+def _named(message: FileMessage, made: dict[str, Any]) -> dict[str, Any]:
+    return with_private(with_name(made, message.name or ""), otid=message.otid, sender=message.sender_id)
+
+
+def _reply(message: FileMessage, *, thinks: bool) -> dict[str, Any]:
+    parts = message.content if isinstance(message.content, list) else []
+    text = _plain(message.content)
+    blocks = [block for block in map(_block, parts) if block is not None]
+    if thinks and text and message.tool_calls:
+        blocks.append({"type": "thinking", "thinking": text})
+        text = ""
+    # Without calls a reply has a text, if an empty one: providers refuse null.
+    nothing = None if message.tool_calls else ""
+    made: dict[str, Any] = {"role": "assistant", "content": text or nothing}
+    if readable := "\n".join(block["thinking"] for block in blocks if "thinking" in block):
+        made["reasoning_content"] = readable
+    # What its provider did not sign it does not take back.
+    if signed := [block for block in blocks if "signature" in block or "data" in block]:
+        made["thinking_blocks"] = signed
+    if message.tool_calls:
+        made["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": _function(call.function)}
+            for call in message.tool_calls
+        ]
+        spoken = [
+            spoken_text
+            for call in made["tool_calls"]
+            if (spoken_text := spoken_by(call, _SHOWING)) is not None
+        ]
+        made = with_private(made, spoken="\n\n".join(spoken) or None)
+    return with_private(made, otid=message.otid)
+
+
+def _function(function: Function) -> dict[str, Any]:
+    """Returns a call as it may be sent again: strict servers check its name and parse its arguments."""
+    is_sound = read_arguments(function.arguments) is not None and function.arguments.strip()
+    return {"name": sound_name(function.name), "arguments": function.arguments if is_sound else "{}"}
+
+
+def _block(part: Mapping[str, Any]) -> dict[str, Any] | None:
+    if part.get("type") == "reasoning" and isinstance(part.get("reasoning"), str):
+        signature = part.get("signature")
+        signed = {"signature": signature} if isinstance(signature, str) and signature else {}
+        return {"type": "thinking", "thinking": part["reasoning"], **signed}
+    if part.get("type") == "redacted_reasoning" and isinstance(part.get("data"), str):
+        return {"type": "redacted_thinking", "data": part["data"]}
+    return None
+
+
+def _results(message: FileMessage) -> list[dict[str, Any]]:
+    returns = message.tool_returns or [FileReturn(message.tool_call_id)]
+    decision = None if message.approve is None else ("approved" if message.approve else "denied")
+    made = []
+    for each in returns:
+        text = each.func_response if isinstance(each.func_response, str) else _plain(message.content)
+        text, status = _result_in(text)
+        status = each.status or status
+        result: dict[str, Any] = {
+            "role": "tool",
+            "tool_call_id": each.tool_call_id or message.tool_call_id or "",
+            "content": text,
+        }
+        made.append(
+            with_private(
+                with_name(result, message.name or ""),
+                status=status if status != "success" else None,
+                stdout="\n".join(each.stdout or ()) or None,
+                stderr="\n".join(each.stderr or ()) or None,
+                approval=decision,
+                reason=message.denial_reason,
+            )
+        )
+    return made
+
+
+def _result_in(text: str) -> tuple[str, str | None]:
+    """Returns a result and its status, where Letta's server kept it packed; what is no text in it as JSON."""
+    found = (read_arguments(text) if text.startswith("{") else None) or {}
+    status = _STATUSES.get(str(found["status"])) if found.keys() == _RESULT else None
+    if status is None:
+        return text, None
+    message = found["message"]
+    return message if isinstance(message, str) else msgspec.json.encode(message).decode(), status
+
+
+def _content(content: str | list[dict[str, Any]] | None) -> Any:
+    """Returns what a user said: a text, or parts of text and images."""
+    if not isinstance(content, list):
+        return _reply_text(content or "")
+    parts = [part for each in content if (part := _part(each)) is not None]
+    if any(part["type"] != "text" for part in parts):
+        return parts
+    return "\n".join(part["text"] for part in parts)
+
+
+def is_packed(content: Any) -> bool:
+    """Returns whether this is what somebody said as the system, as an agent of an older type kept it packed."""
+    try:
+        found = msgspec.convert(content, str | list[dict[str, Any]])
+    except msgspec.ValidationError:
+        return False
+    return _shown_text(found) != _plain(found)
+
+
+def _shown_text(content: str | list[dict[str, Any]] | None) -> str:
+    """Returns what was said as the system."""
+    text = _plain(content)
+    packed = _packed(text)
+    return packed["message"] if packed.get("type") == "system_alert" else text
+
+
+def _reply_text(text: str) -> str:
+    """Returns what a user said, where an agent of an older type kept it packed."""
+    packed = _packed(text)
+    return packed["message"] if packed.get("type") == "user_message" else text
+
+
+def _event(content: str | list[dict[str, Any]] | None) -> str:
+    """Returns what Letta's older agents were told in the user's name that nobody has said; "" for all else."""
+    text = _plain(content)
+    found = (read_arguments(text) if text.startswith("{") else None) or {}
+    if found.get("type") not in _EVENTS or not isinstance(found.get("time"), str):
+        return ""
+    return found["reason"] if isinstance(found.get("reason"), str) and found["reason"] else text
+
+
+def _packed(text: str) -> dict[str, Any]:
+    """Returns the object in which Letta's older agents kept a message, with its time; {} for plain text."""
+    found = (read_arguments(text) if text.startswith("{") else None) or {}
+    return found if isinstance(found.get("message"), str) and isinstance(found.get("time"), str) else {}
+
+
+def _part(part: Mapping[str, Any]) -> dict[str, Any] | None:
+    source = part.get("source")
+    if part.get("type") == "image" and isinstance(source, dict):
+        url = source.get("url")
+        if isinstance(source.get("data"), str):
+            url = f"data:{source.get('media_type') or 'image/png'};base64,{source['data']}"
+        return {"type": "image_url", "image_url": {"url": url}} if isinstance(url, str) else None
+    text = part.get("text")
+    return {"type": "text", "text": _reply_text(text)} if isinstance(text, str) else None
+
+
+def _plain(content: str | list[dict[str, Any]] | None) -> str:
+    if not isinstance(content, list):
+        return content or ""
+    return "\n".join(
+        part["text"] for part in content if part.get("type") == "text" and isinstance(part.get("text"), str)
+    )
+
+
+def _moment(text: str | None, otherwise: float) -> float:
+    try:
+        moment = datetime.fromisoformat(text or "")
+        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).timestamp()
+    except (ValueError, OverflowError):
+        return otherwise

@@ -1,0 +1,109 @@
+"""Agent files: an agent as a file that Letta's server reads as well, and agents made of such a file."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import quote
+
+from msgspec import UNSET
+from msgspec.structs import replace
+from starlette.responses import Response
+
+from gateway.agents.agent_file.file_structs import ImportForm
+from gateway.agents.agent_file.read import read_file
+from gateway.agents.agent_file.write import EXTENSION, Travelling, agent_file
+from gateway.agents.api._route import AgentsRoute, Asked
+from gateway.agents.api.dependencies import AgentsApi
+from gateway.agents.api.folders import file_json, folder_json
+from gateway.agents.files.agent_files import AgentFiles
+from gateway.agents.files.folder_search import Folders
+from gateway.agents.registry.archives import Archives
+from gateway.agents.wire.struct_fields import Body, Maybe
+from gateway.core import ids
+from gateway.core.definition import AgentDefinition
+from gateway.errors import BadRequest
+from storage.listing import Page
+from storage.records import DEFAULT, Definition
+
+_FILES = 1000  # of a folder
+
+
+class ExportQuery(Body):
+    """An export. conversation_id: whose messages; scrub_messages: without messages."""
+
+    conversation_id: Maybe[str] = UNSET
+    scrub_messages: bool = False
+    use_legacy_format: bool = False
+    max_steps: Maybe[int] = UNSET
+
+
+class AgentFileRoutes:
+    def __init__(self, api: AgentsApi) -> None:
+        self._api = api
+        self._folders = Folders(api.store, api.registry, api.keeper.events, api.now)
+        archives = Archives(api.store, api.now, api.keeper.embed_query)
+        self._files = AgentFiles(
+            api.store, api.registry, archives, self._folders, api.runs.foreign, api.keeper.events, api.now
+        )
+
+    def rows(self) -> list[AgentsRoute]:
+        return [
+            AgentsRoute(
+                "GET",
+                "/v1/agents/{agent_id}/export",
+                self.export,
+                "Return an agent as a file.",
+                query=ExportQuery,
+            ),
+            AgentsRoute(
+                "POST", "/v1/agents/import", self.restore, "Make the agents of a file.", form=ImportForm
+            ),
+        ]
+
+    async def export(self, asked: Asked) -> Any:
+        query: ExportQuery = asked.query
+        if query.use_legacy_format:
+            raise BadRequest("Agents are exported in the newer form alone.", param="use_legacy_format")
+        view = await self._api.view(asked)
+        conversation = query.conversation_id if isinstance(query.conversation_id, str) else DEFAULT
+        # A conversation is named by its id here, and by its key or its public name in the store.
+        name = ids.uid_of("conv", conversation) or conversation
+        definition = AgentDefinition.of(view.definition.body)
+        travelling = Travelling(
+            await self._api.shown(view),
+            definition.sleeptime,
+            definition.initial_messages,
+            () if query.scrub_messages else await self._files.messages(view.agent, name),
+            [(folder_json(each), await self._texts(each)) for each in view.folders],
+            await self._files.passages(view.agent),
+            await self._files.archives(view.agent),
+        )
+        return Response(agent_file(travelling, self._api.now()), media_type="application/json")
+
+    async def _texts(self, folder: Definition) -> list[dict[str, Any]]:
+        found = await self._folders.list(folder, Page(limit=_FILES, newest_first=False))
+        whole = [file for file in found if file.state == "completed"]
+        views = await self._folders.view(folder, whole, with_content=True)
+        return [file_json(folder, view.file, view.parts, view.content) for view in views]
+
+    async def restore(self, asked: Asked) -> Any:
+        form: ImportForm = asked.body
+        assert asked.file is not None
+        # It may have thousands of blocks and messages, each of which is checked.
+        file = await asyncio.to_thread(read_file, asked.file.data, form, self._api.now())
+        agents = [
+            replace(
+                each,
+                definition=replace(each.definition, model=each.definition.model or self._api.first_model()),
+            )
+            for each in file.agents
+        ]
+        made, left_out = await self._files.bring_in(
+            asked.project, replace(file, agents=agents), overrides_tools=form.override_existing_tools
+        )
+        if left_out:
+            asked.headers["x-mnemogate-left-out"] = ",".join(quote(name, safe="") for name in left_out)[:2000]
+        # Programs see the body alone.
+        own = {EXTENSION: {"left_out": left_out}} if left_out else {}
+        return {"agent_ids": [ids.named("agent", uid) for uid in made], **own}

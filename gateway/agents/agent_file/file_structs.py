@@ -1,0 +1,177 @@
+"""The form of an agent file, as far as it is read, and of the fields beside it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.agents.agent_file.file_messages import FileMessage
+from gateway.agents.api.agents import MOST_PARTS
+from gateway.agents.api.identities import CreateIdentity
+from gateway.agents.wire.struct_fields import NO_SECRETS, ONE_PROJECT, Body, Maybe
+
+FileName = Annotated[str, Meta(min_length=1, max_length=200)]
+# Of each kind of part of a file, but for messages and passages, of which an agent may have very many.
+MOST_OF_FILE = Meta(max_length=10_000)
+
+
+class ImportForm(Body):
+    """The fields beside an agent file. The second names of three of them are those of older clients."""
+
+    append_copy_suffix: bool = False
+    override_existing_tools: bool = True
+    strip_messages: bool = False
+    name: Maybe[FileName] = UNSET
+    override_name: Maybe[FileName] = UNSET
+    model: Maybe[FileName] = UNSET
+    override_model_handle: Maybe[FileName] = UNSET
+    embedding: Maybe[str] = UNSET
+    override_embedding_handle: Maybe[str] = UNSET
+    env_vars_json: Annotated[str | None, NO_SECRETS] | UnsetType = UNSET
+    secrets: Annotated[str | None, NO_SECRETS] | UnsetType = UNSET
+    project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
+
+
+class FileAgent(msgspec.Struct):
+    id: str
+    name: FileName | None = None
+    agent_type: str | None = None
+    tool_ids: Annotated[list[str], MOST_PARTS] | None = None
+    block_ids: Annotated[list[str], MOST_PARTS] | None = None
+    source_ids: Annotated[list[str], MOST_PARTS] | None = None
+    tags: Annotated[list[str], MOST_PARTS] | None = None
+    messages: list[FileMessage] | None = None
+    tool_exec_environment_variables: dict[str, str | None] | None = None
+    secrets: dict[str, str | None] | None = None
+
+
+class FileTool(msgspec.Struct):
+    id: str
+    name: FileName
+    tool_type: str = "custom"
+
+
+class FileSkill(msgspec.Struct):
+    """A file with instructions, which programs of Letta's read beside the server."""
+
+    name: str
+
+
+class FileSource(msgspec.Struct):
+    id: str
+    name: FileName
+    description: str | None = None
+    instructions: str | None = None
+    metadata: dict[str, Any] | None = None
+    embedding_config: dict[str, Any] | None = None
+
+
+class FileOfSource(msgspec.Struct):
+    id: str
+    source_id: str
+    file_name: str | None = None
+    original_file_name: str | None = None
+    file_type: str | None = None
+    content: str | None = None
+
+
+class FilePassage(msgspec.Struct):
+    text: Annotated[str, Meta(min_length=1)]
+    tags: list[str] = []
+    metadata: dict[str, Any] = {}
+    created_at: str | None = None
+
+
+class FileArchive(msgspec.Struct):
+    name: FileName
+    id: str | None = None
+    description: str | None = None
+    passages: list[FilePassage] = []
+
+
+class FileConversation(msgspec.Struct):
+    id: str
+    created_at: str | None = None
+    summary: str | None = None
+    model: str | None = None
+    model_settings: dict[str, Any] | None = None
+    messages: list[FileMessage] = []
+
+
+Frequency = Annotated[int, Meta(ge=1)]
+
+
+class FileSleeptime(msgspec.Struct):
+    """An agent is read by a sleeptime agent. frequency: turns; None: after each."""
+
+    frequency: Frequency | None = None
+
+
+class GroupConfig(msgspec.Struct):
+    manager_type: str | None = None
+    manager_agent_id: str | None = None
+    sleeptime_agent_frequency: Frequency | None = None
+
+
+class FileGroup(msgspec.Struct):
+    agent_ids: list[str] = []
+    manager_config: GroupConfig | None = None
+
+
+class FileIdentity(CreateIdentity, kw_only=True):
+    """An identity that an agent has."""
+
+    id: str
+
+
+class AgentExtension(msgspec.Struct):
+    mnemogate: dict[str, Any] = {}
+    created_at: str | None = None
+    sleeptime: FileSleeptime | None = None
+    message_buffer_limit: int | None = None
+    message_buffer_min: int | None = None
+    passages: list[FilePassage] = []
+    archives: Annotated[list[FileArchive], MOST_PARTS] = []
+    identities: Annotated[list[FileIdentity], MOST_PARTS] = []
+    conversations: Annotated[list[FileConversation], MOST_OF_FILE] = []
+
+
+class FileExtension(msgspec.Struct):
+    """The parts that Letta's form has no place for. agents: by id.
+
+    is_moved: `mnemogate from-letta` made the file of an agent of Letta's server. What it names keeps its id.
+    """
+
+    agents: dict[str, AgentExtension] = {}
+    is_moved: bool = False
+
+
+_Raw = Annotated[list[msgspec.Raw], MOST_OF_FILE] | None
+
+
+class FileLists(msgspec.Struct):
+    """The lists of a file, unread: how long they are is known in a tenth of the time that it takes to read them."""
+
+    blocks: _Raw = None
+    tools: _Raw = None
+    sources: _Raw = None
+    files: _Raw = None
+    groups: _Raw = None
+    mcp_servers: _Raw = None
+    skills: _Raw = None
+
+
+class File(msgspec.Struct):
+    """A file, as far as its parts are of one form; the rest of an agent, a block and a tool is read by itself."""
+
+    agents: Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=100)]
+    blocks: Annotated[list[dict[str, Any]], MOST_OF_FILE] = []
+    tools: Annotated[list[dict[str, Any]], MOST_OF_FILE] = []
+    sources: Annotated[list[FileSource], MOST_OF_FILE] = []
+    files: Annotated[list[FileOfSource], MOST_OF_FILE] = []
+    groups: Annotated[list[FileGroup], MOST_OF_FILE] = []
+    mcp_servers: Annotated[list[dict[str, Any]], MOST_OF_FILE] = []
+    skills: Annotated[list[FileSkill], MOST_OF_FILE] | None = None
+    metadata: dict[str, Any] = {}

@@ -1,0 +1,65 @@
+"""The service of batches: the worker that performs them, and what an interrupted acceptance left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
+
+from adapters.base import BatchProvider
+from gateway.agents.batches.items import ItemTurns
+from gateway.agents.batches.job import BatchJobs
+from gateway.metrics import Metrics
+from gateway.run.admin.forget import YOUNG_S
+from gateway.run.background.job_metrics import BatchMetrics
+from gateway.run.background.worker import Worker, WorkerLimits
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.settings import BatchSettings
+from storage.batch_records import BATCH
+from storage.errors import StoreError
+
+# A job that ends the process is tried again all the same: what it has done is on disk.
+_LIMITS = WorkerLimits(concurrency=4, tries=1_000_000)
+
+
+class BatchService:
+    """Performs the batches of one gateway."""
+
+    def __init__(
+        self,
+        keeper: MemoryKeeper,
+        turns: ItemTurns,
+        providers: Mapping[str, BatchProvider],
+        settings: BatchSettings,
+        metrics: Metrics,
+        count: Callable[[str, str], None],
+    ) -> None:
+        """providers: by the names of upstreams. count: is given the kind and the outcome of each attempt of a job."""
+        store = keeper.store
+        self._batches, self._is_shared, self._now = store.batches, store.database.is_shared, keeper.now
+        self._begun = keeper.now()
+        tokens = BatchMetrics(metrics, store.batches.open_counts).tokens
+        jobs = BatchJobs(store, keeper, turns, providers, settings, keeper.now, tokens)
+        self._jobs = jobs
+        self._worker = Worker(store.jobs, {BATCH: jobs.run}, _LIMITS, count, lambda: jobs.resting)
+
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """Returns what performs batches until it is cancelled."""
+        return [self._worker.run(), self._drop_unstarted()]
+
+    async def _drop_unstarted(self) -> None:
+        """Fails the batches that were never accepted whole, since their process died."""
+        before = self._begun
+        while True:
+            if self._is_shared:
+                # A young batch may be one that another gateway is accepting.
+                before = self._now() - YOUNG_S
+            with suppress(StoreError):
+                await self._batches.drop_unstarted(before, self._now())
+            if not self._is_shared:
+                return
+            await asyncio.sleep(YOUNG_S / 2)
+
+    async def aclose(self) -> None:
+        await self._jobs.aclose()

@@ -1,0 +1,193 @@
+"""Folders: memories that hold the text of files. Agents to which one is attached search it by tools of their own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.agents.registry.registry import Registry
+from gateway.agents.registry.tool_registry import file_tools
+from gateway.core import ids
+from gateway.core.memory.file_text import parts, text_of
+from gateway.errors import BodyTooLarge, Conflict, UnsupportedFile
+from gateway.run.memory.keeper import TurnEvents
+from storage.commands import ForgetTarget
+from storage.errors import StoreError
+from storage.listing import AgentEntry, Page
+from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Scope, StoredFile
+from storage.sql.store import Store
+
+_log = logging.getLogger("mnemogate")
+MOST_BYTES = 10_000_000  # of a file
+_PARSING = "parsing"  # the state of a file whose text is not all there
+_WRITTEN = 64  # parts of a file that one transaction writes
+
+Handling = Literal["skip", "error", "suffix", "replace"]
+
+
+@dataclass(frozen=True, slots=True)
+class SentFile:
+    """A file that somebody sends. type: as they named it. Raises: BodyTooLarge."""
+
+    name: str
+    type: str
+    data: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.data) > MOST_BYTES:
+            raise BodyTooLarge(f"A file has at most {MOST_BYTES} bytes; this one has {len(self.data)}.")
+
+
+class FileView(Struct, frozen=True):
+    """A file as lists show it. parts: passages that hold its text. content: None where it is not asked for."""
+
+    file: StoredFile
+    parts: int
+    content: str | None = None
+
+
+class Folders:
+    """Folders and their files. project: the caller's; a folder of another one is not found.
+
+    Raises beside what is said: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
+    """
+
+    def __init__(
+        self, store: Store, registry: Registry, events: TurnEvents, now: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._events = events
+        self._now = now
+
+    # -- folders
+
+    async def create(self, project: str, name: str, body: dict[str, Any]) -> Definition:
+        """Makes a folder. Raises: Conflict: there is one of that name."""
+        if await self._store.definitions.named(project, DefinitionKind.FOLDER, name, 1):
+            raise Conflict(f"There is a folder named {name!r} already.", param="name")
+        uid = ids.new_uid()
+        draft = self._store.agents.draft(folder_scope(project, uid))
+        _, made = await self._store.defined_agents.create_memory(
+            replace(draft, uid=uid), DefinitionKind.FOLDER, name, body, at=self._now()
+        )
+        return made
+
+    async def get(self, project: str, uid: str) -> Definition:
+        return await self._store.definitions.get(project, DefinitionKind.FOLDER, uid)
+
+    async def delete(self, folder: Definition) -> None:
+        """Deletes a folder with its files; agents lose it."""
+        agents = await self.agents(folder)
+        await self._store.defined_agents.detach_folder(agents, folder.memory, file_tools(), at=self._now())
+        self._registry.changed()
+        await self._store.forgetting.forget(folder.memory, ForgetTarget(is_all=True))
+
+    async def memory(self, folder: Definition) -> Agent:
+        (found,) = await self._store.definitions.memories(folder.project, [folder.memory])
+        return found
+
+    # -- agents
+
+    async def agents(self, folder: Definition) -> Sequence[int]:
+        """Returns the agents that have a folder attached, by the rows of their memories."""
+        return await self._store.attached.agents_with(folder.project, DefinitionKind.FOLDER, folder.memory)
+
+    async def attach(self, entry: AgentEntry, folder: Definition) -> None:
+        """Gives an agent a folder, and the tools that read files.
+
+        Raises: OverLimit: it has too many; Conflict: a profile's memory.
+        """
+        self._registry.configured(entry)
+        agent = entry.agent.id
+        await self._store.defined_agents.attach_folder(agent, folder.memory, file_tools(), at=self._now())
+        self._registry.changed()
+
+    async def detach(self, entry: AgentEntry, folder: Definition) -> None:
+        """Takes a folder from an agent, and with the last one the tools that read files."""
+        await self._store.defined_agents.detach_folder(
+            [entry.agent.id], folder.memory, file_tools(), at=self._now()
+        )
+        self._registry.changed()
+
+    # -- files
+
+    async def upload(
+        self, folder: Definition, upload: SentFile, handling: Handling
+    ) -> tuple[StoredFile, bool]:
+        """Saves a file. handling: of a name that is taken. Returns the file, and whether it is a new one.
+
+        Raises: UnsupportedFile: it is no text; Conflict: the name is taken.
+        """
+        text = text_of(upload.data, upload.type)
+        if text is None:
+            raise UnsupportedFile(
+                f"{upload.name!r} is no text that can be read. Send text in UTF-8, such as Markdown, code or CSV."
+            )
+        return await self.save(folder.memory, upload, text, handling)
+
+    async def save(
+        self, memory: int, upload: SentFile, text: str, handling: Handling
+    ) -> tuple[StoredFile, bool]:
+        """Saves a file whose text is known, whatever its type, as `upload` does. memory: the folder's."""
+        files = self._store.files
+        taken = await files.named(memory, upload.name)
+        if taken is not None and handling == "skip":
+            return taken, False
+        if taken is not None and handling == "error":
+            raise Conflict(f"There is a file {upload.name!r} in this folder already.", param="file")
+        if taken is not None and handling == "replace":
+            await self.remove(taken)
+        size, now = len(upload.data), self._now()
+        draft = StoredFile(0, ids.new_uid(), memory, _PARSING, size, now, upload.type, upload.name)
+        file = await files.add(draft, renames=handling == "suffix")
+        count = 0
+        try:
+            rest = parts(text)
+            while some := list(islice(rest, _WRITTEN)):
+                await files.write(file, some)
+                count += len(some)
+            file = await files.complete(file)
+        except BaseException:
+            # What cannot be forgotten now is forgotten at the next start.
+            with suppress(StoreError):
+                await self.remove(file)
+            raise
+        self._events.index_lags(file.memory)
+        self._events.turn_kept(file.memory, count)
+        return file, True
+
+    async def file(self, folder: Definition, uid: str) -> StoredFile:
+        return await self._store.files.get(folder.memory, uid)
+
+    async def view(
+        self, folder: Definition, files: Sequence[StoredFile], *, with_content: bool = False
+    ) -> Sequence[FileView]:
+        """Returns files of a folder as lists show them."""
+        counts = await self._store.files.part_counts(folder.memory, [file.id for file in files])
+        return [
+            FileView(
+                file, counts.get(file.id, 0), await self._store.files.text(file) if with_content else None
+            )
+            for file in files
+        ]
+
+    async def list(self, folder: Definition, page: Page) -> Sequence[StoredFile]:
+        """Returns a page of a folder's files. after, before: their rows."""
+        return await self._store.files.list(folder.memory, page)
+
+    async def remove(self, file: StoredFile) -> None:
+        """Forgets a file; it is not found any more at once."""
+        await self._store.forgetting.forget(file.memory, ForgetTarget(files=[file.id]))
+
+
+def folder_scope(project: str, uid: str) -> Scope:
+    """Returns the scope of a folder's memory."""
+    return Scope(project, API_PROFILE, f"{DefinitionKind.FOLDER}:{uid}")

@@ -1,0 +1,192 @@
+"""MCP servers of a project, and their tools as definitions of the project's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from msgspec.structs import replace
+
+from gateway.agents.core.mcp_server import McpServerConfig, sent_with
+from gateway.agents.registry.tool_registry import ToolRegistry, ToolView
+from gateway.agents.tools.mcp import ListedTool, McpFault, McpServers
+from gateway.agents.tools.secret import SecretCipher, SecretFault
+from gateway.core import ids
+from gateway.core.definition import McpServerDefinition, ToolDefinition
+from gateway.errors import BadRequest, Conflict
+from storage.errors import WriteConflict
+from storage.listing import Page
+from storage.records import Definition, DefinitionKind
+from storage.sql.store import Store
+
+_PAGE = 200
+_NAMES = 8  # that one tool is tried under
+_NONE_BEFORE = McpServerDefinition()
+
+
+class McpRegistry:
+    """Servers by their public names. project: the caller's; what another one has is not found.
+
+    Raises beside what is said: NotFound, WriteConflict, Unavailable, as the store does.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        tools: ToolRegistry,
+        servers: McpServers,
+        cipher: SecretCipher,
+        now: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._tools = tools
+        self._servers = servers
+        self._cipher = cipher
+        self._now = now
+
+    async def get(self, project: str, uid: str) -> Definition:
+        return await self._store.definitions.get(project, DefinitionKind.MCP, uid)
+
+    async def list(self, project: str, page: Page) -> Sequence[Definition]:
+        return await self._store.definitions.list(project, DefinitionKind.MCP, page)
+
+    async def create(self, project: str, name: str, config: McpServerConfig) -> Definition:
+        """Makes a server, and its tools.
+
+        Raises: BadRequest: it cannot be asked, or its secrets cannot be stored; WriteConflict: the name is taken.
+        """
+        uid = ids.new_uid()
+        sealed, values = config.retained(_NONE_BEFORE), config.given()
+        with _as_bad_request():
+            sealed |= await self._cipher.encrypt(project, uid, values)
+        server, listed = await self._asked(replace(config.definition, secrets=sealed), values)
+        made = await self._store.definitions.add(
+            project, DefinitionKind.MCP, uid, name, server.body(), at=self._now()
+        )
+        await self._sync(project, made, listed)
+        return made
+
+    async def change(
+        self,
+        project: str,
+        uid: str,
+        name: str | None,
+        edit: Callable[[McpServerDefinition], McpServerConfig] | None,
+    ) -> Definition:
+        """Changes a server, and its tools with it. edit: returns how it is configured then. Raises: as `create`."""
+        found = await self.get(project, uid)
+        before = McpServerDefinition.of(found.body)
+        config = McpServerConfig(before) if edit is None else edit(before)
+        sealed, values = config.retained(before), config.given()
+        with _as_bad_request():
+            values |= await self._cipher.decrypt(found, sealed)
+            sealed |= await self._cipher.encrypt(project, uid, config.given())
+        now, listed = await self._asked(replace(config.definition, secrets=sealed), values)
+        changed = await self._store.definitions.change(found, now.body(), at=self._now(), name=name)
+        await self._sync(project, changed, listed)
+        return changed
+
+    async def delete(self, project: str, uid: str) -> None:
+        """Deletes a server with its tools, which all agents lose."""
+        found = await self.get(project, uid)
+        for tool in await self.tools(project, uid):
+            await self._tools.delete(project, tool.uid)
+        # No agent has a server, so this is the end of its definition alone.
+        await self._store.defined_agents.delete_attached(found, at=self._now())
+
+    async def refresh(self, project: str, uid: str) -> Sequence[ToolView]:
+        """Asks a server for its tools anew. Returns them. Raises: BadRequest: it cannot be asked."""
+        found = await self.get(project, uid)
+        before = McpServerDefinition.of(found.body)
+        with _as_bad_request():
+            values = await self._cipher.decrypt(found, before.secrets)
+        now, listed = await self._asked(before, values)
+        if now != before:
+            found = await self._store.definitions.change(found, now.body(), at=self._now())
+        await self._sync(project, found, listed)
+        return await self.tools(project, uid)
+
+    async def tools(self, project: str, uid: str) -> Sequence[ToolView]:
+        """Returns a server's tools, as they were when it was asked last."""
+        await self.get(project, uid)
+        found: list[ToolView] = []
+        after: str | None = None
+        while True:
+            page = await self._tools.list(project, after=after, limit=_PAGE, newest_first=False)
+            found += [each for each in page if _name_there(each, uid) is not None]
+            if len(page) < _PAGE:
+                return found
+            after = page[-1].uid
+
+    async def _asked(
+        self, server: McpServerDefinition, values: Mapping[str, str]
+    ) -> tuple[McpServerDefinition, Sequence[ListedTool]]:
+        """Returns a server as it is now, and its tools that can be called. Raises: BadRequest.
+
+        values: its secrets in plain text.
+        """
+        try:
+            listed = await self._servers.list(server, sent_with(server, values))
+        except McpFault as error:
+            raise BadRequest(f"The MCP server cannot be asked: {error}.", param="config") from error
+        left_out = dict.fromkeys(tool.name for tool in listed if tool.parameters is None)
+        tools = [tool for tool in listed if tool.parameters is not None]
+        return replace(server, left_out=tuple(left_out)), tools
+
+    async def _sync(self, project: str, server: Definition, listed: Sequence[ListedTool]) -> None:
+        """Makes the tools those that were listed. What a person has set of one (approval, say) stays."""
+        here = {_name_there(each, server.uid): each for each in await self.tools(project, server.uid)}
+        for tool in {each.name: each for each in listed}.values():
+            known = here.pop(tool.name, None)
+            if known is None:
+                await self._add(project, server, tool)
+            else:
+                await self._tools.change(
+                    project,
+                    known.uid,
+                    lambda now, tool=tool, name=known.name: (None, replace(now, schema=_schema(name, tool))),  # type: ignore[misc]
+                )
+        for gone in here.values():
+            await self._tools.delete(project, gone.uid)
+
+    async def _add(self, project: str, server: Definition, tool: ListedTool) -> None:
+        """Makes a tool under its own name; where somebody has that, under the server's and its own."""
+        both = f"{server.name}_{tool.name}"
+        names = [_allowed(tool.name), _allowed(both), *(_allowed(both, f"_{n}") for n in range(2, _NAMES))]
+        for name in names:
+            definition = ToolDefinition(
+                _schema(name, tool), "mcp", f"{server.uid}/{tool.name}", tags=(f"mcp:{server.name}",)
+            )
+            try:
+                await self._tools.create(project, name, definition)
+                return
+            except (Conflict, WriteConflict):
+                continue
+        raise Conflict(f"There are too many tools with the name {tool.name!r}.")
+
+
+@contextmanager
+def _as_bad_request() -> Iterator[None]:
+    try:
+        yield
+    except SecretFault as error:
+        text = str(error)
+        raise BadRequest(f"{text[:1].upper()}{text[1:]}.", param="config") from error
+
+
+def _name_there(tool: ToolView, uid: str) -> str | None:
+    """Returns the name that a tool has at this server; None: it is another's."""
+    if tool.definition is None or tool.definition.body.get("source_type") != "mcp":
+        return None
+    server, _, name = str(tool.definition.body["source"]).partition("/")
+    return name if server == uid else None
+
+
+def _schema(name: str, tool: ListedTool) -> dict[str, object]:
+    return {"name": name, "description": tool.description, "parameters": tool.parameters}
+
+
+def _allowed(name: str, end: str = "") -> str:
+    """Returns a name as every provider takes one."""
+    return (re.sub(r"[^A-Za-z0-9_-]", "_", name)[: 64 - len(end)] or "_") + end

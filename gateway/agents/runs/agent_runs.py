@@ -1,0 +1,555 @@
+"""Runs: sends to conversations of ours, each from its message to its stop reason.
+
+The sends of a conversation queue. What came in is on disk before the model is asked, each reply before its tools run,
+their results before it is asked again. An error before the first reply is the status of the reply; a client that
+leaves cancels the run, and what was finished of it stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from functools import partial
+from weakref import WeakValueDictionary
+from zlib import crc32
+
+from msgspec.structs import replace
+
+from gateway.agents.core.tool_rules import RuleGuide
+from gateway.agents.core.waits import Wait, Waiter
+from gateway.agents.registry.registry import Registry
+from gateway.agents.runs.background.ends import RunEnds
+from gateway.agents.runs.begin import BeginsRuns, RunBeginning, digest_of
+from gateway.agents.runs.calls.pauses import called_before
+from gateway.agents.runs.calls.toolboxes import Toolboxes
+from gateway.agents.runs.message_listing import last_counts
+from gateway.agents.runs.peers import Peers, Speaker
+from gateway.agents.runs.replay import replay
+from gateway.agents.runs.retry import SendMarks, SentBefore, path_of, sent_before
+from gateway.agents.runs.run import (
+    AcceptedRun,
+    RunRequest,
+    RunResult,
+    RunStart,
+    Sending,
+    identity_of,
+    of_client,
+    request_of,
+)
+from gateway.agents.runs.steps import MakesToolbox, StepsMemory
+from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
+from gateway.agents.tools.foreign import ForeignTools
+from gateway.core.agent import AgentSpec
+from gateway.core.conversation.canonical import Canon
+from gateway.core.conversation.listed import called_tools
+from gateway.core.conversation.repeated import asks_again, heard_before, repeated
+from gateway.core.ids import uid_of
+from gateway.core.request.identity import Identity
+from gateway.core.turn.client_view import MakesView
+from gateway.core.turn.guide import StopReason
+from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, UnknownModel
+from gateway.metrics import Metrics
+from gateway.run.call import ChatCall, form_for
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.known import Known, MemoryRequest
+from gateway.run.memory.leases import line_name
+from gateway.run.memory.own_path import headed, read_path
+from gateway.run.memory.prompt import EndpointForm, Prompt, first_spoken
+from gateway.run.memory.queue import QueuePlace
+from gateway.run.memory.record import BlockEdits
+from gateway.run.pending import Pending
+from gateway.run.receipt import Receipt
+from gateway.run.sink import Sink
+from gateway.run.turn import TurnLimits, TurnRun
+from gateway.run.upstream.failover import Attempts, Failover
+from gateway.run.upstream.route import Route, agent_route
+from gateway.settings import Settings
+from storage.errors import NotFound, RunOver, StoreError, is_known
+from storage.records import DEFAULT, Agent, Counts, Run, RunState, Summary
+
+_log = logging.getLogger("mnemogate")
+# The sends that may be in one conversation's queue, the one that is answered among them.
+MOST_SENDS = 32
+# Why a run failed that nobody performs any more.
+LEFT = "The gateway was stopped while it performed this run."
+# A run in the background waits so long for a commit: nobody waits for it.
+DISK_WAIT_S = 3600.0
+
+
+class AgentRuns:
+    """Answers sends to conversations of ours. One for the process.
+
+    keeper, registry: what they are answered with. foreign: the tools that were defined. peers: how agents speak to each
+    other. toolboxes: those of all turns, of agents or not.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        keeper: MemoryKeeper,
+        failover: Failover,
+        metrics: Metrics,
+        pending: Pending,
+        limits: TurnLimits,
+        registry: Registry,
+        answer_wait_s: float,
+        background: Failover,
+    ) -> None:
+        """answer_wait_s: how long an agent waits for another one's answer.
+
+        background: has connections of its own, for the runs that nobody waits for.
+        """
+        self._settings = settings
+        self.keeper = keeper
+        self.registry = registry
+        self._failover = failover
+        self._metrics = metrics
+        self._pending = pending
+        self._limits = limits
+        self._background = background
+        self._patient = replace(limits, commit_wait_s=DISK_WAIT_S, beat_s=0.0)
+        self._begins = BeginsRuns(keeper, pending, self._tools_of)
+        self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
+        self.ends = RunEnds(keeper.store)
+        self._arriving: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
+        self._live: dict[int, tuple[int, TurnRun]] = {}  # by the run's row, with the agent's
+        self.peers = Peers(registry, keeper.store, self, pending, answer_wait_s)
+        self.toolboxes = Toolboxes(keeper, self.foreign, self.peers)
+
+    async def send(
+        self,
+        asked: RunRequest,
+        view: Callable[[RunStart], MakesView],
+        sink: Sink,
+        receipt: Receipt,
+        above: Wait | None = None,
+    ) -> RunResult:
+        """Answers a send of the agents API; its events go to the sink. view: makes the dialect's, once a step is open.
+
+        above: of the agent that waits for its answer.
+
+        Raises: GatewayError while nothing was sent, NotFound: there is no such conversation; StoreError; ClientGone.
+        """
+        return await self._send(replace(self._sending(asked), above=above), view, sink, receipt)
+
+    async def perform(
+        self,
+        asked: RunRequest,
+        accepted: AcceptedRun,
+        place: QueuePlace,
+        view: Callable[[RunStart], MakesView],
+        sink: Sink,
+    ) -> None:
+        """Performs a run that was accepted, or goes on with it where an earlier attempt was broken off.
+
+        One that somebody ends before it begins stays as it was ended.
+
+        place: in the queue of its conversation, which is free now. asked: its conversation is `default`, or a uid.
+        Raises: GatewayError: it cannot begin; StoreError, CancelledError: it stays as it is, and can be taken up again.
+        """
+        sending = replace(self._sending(asked), accepted=accepted, depth=accepted.run.depth)
+        if accepted.run.state is RunState.CREATED:
+            await self._spare_pause(sending)
+        with suppress(RunOver):
+            await self._answer(sending, place, view, sink, Receipt(time.perf_counter()))
+
+    def check_background(self, asked: RunRequest, callback: str | None) -> None:
+        """Refuses what could not run later either. Raises: BadRequest, UnknownModel."""
+        agent_route(self._settings, asked.spec)
+        if callback is not None and (why := self.foreign.unreachable(callback)) is not None:
+            raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
+
+    def _sending(self, asked: RunRequest, route: Route | None = None) -> Sending:
+        """Returns a send. route: in place of the one of its agent's model. Raises: UnknownModel."""
+        return Sending(
+            request_of(asked),
+            asked.messages,
+            identity_of(asked),
+            asked.spec,
+            route or agent_route(self._settings, asked.spec),
+            asked.passes,
+            shows_steps=True,
+            max_steps=asked.max_steps,
+            otid=asked.otid,
+            decisions=asked.decisions,
+            parent=asked.parent,
+            depth=asked.depth,
+            spares_pauses=asked.spares_pauses,
+            reading=asked.reading,
+        )
+
+    async def preview(self, asked: RunRequest) -> Prompt:
+        """Returns the prompt that a send goes on from, as it would be now. Raises: StoreError, UnknownModel."""
+        return await self._preview(self._sending(asked))
+
+    async def system_text(self, asked: RunRequest) -> str:
+        """Returns the system prompt with memory, as it would go to the model now. Raises: StoreError.
+
+        It can be read where no upstream has the agent's model, too: then the window of that is unknown.
+        """
+        try:
+            route = agent_route(self._settings, asked.spec)
+        except UnknownModel:
+            route = Route("", asked.spec.model or "")
+        return (await self._preview(self._sending(asked, route))).system
+
+    async def _preview(self, sending: Sending) -> Prompt:
+        keeper = self.keeper
+        seen = self._seen(sending, QueuePlace())
+        known = await read_path(keeper.store, seen, sending.messages, keeper.settings.idle_s)
+        toolbox = self.toolboxes.make(known, BlockEdits(list(known.blocks)))
+        return await keeper.composer.make(known, EndpointForm(), toolbox.definitions())
+
+    def _seen(self, sending: Sending, place: QueuePlace) -> MemoryRequest:
+        """Returns what memory is asked for a send that is not answered. place: in the queue of its conversation."""
+        target = self._failover.context_windows.on(sending.route.first)
+        return MemoryRequest(
+            sending.request, sending.identity, sending.spec, self.keeper.now(), target, place
+        )
+
+    async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
+        """Returns whether a chat completion names a conversation of ours: an agent's `default`, or one sent to so."""
+        name, scope = identity.conversation, identity.scope
+        if name is None or scope is None:
+            return False
+        uid = uid_of("conv", name)
+        if name != DEFAULT and uid is None:
+            return False
+        if name == DEFAULT and spec.uid:
+            return True
+        store = self.keeper.store
+        try:
+            agent = await store.agents.find(scope)
+            found = None if agent is None else await store.append.conversation(agent, uid or DEFAULT)
+        except StoreError:
+            return False
+        return found is not None and bool(found.tip)
+
+    async def complete(self, call: ChatCall) -> None:
+        """Answers a chat completion that names a conversation of ours; what its list repeats is left out.
+
+        Raises: as `send`.
+        """
+        request, view, receipt = call.request, call.view, call.receipt
+        if request.n > 1:
+            raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
+        left_out = set(repeated(request.messages))
+        head = first_spoken(request.messages)
+        # A system message behind what was said is new ("ask whether they are still there"), at the head it is not.
+        new = [m for i, m in enumerate(request.messages) if i >= head and i not in left_out]
+        messages = [of_client(m) for m in new]
+        receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {len(request.messages) - head}"
+        if not messages:
+            raise BadRequest(
+                "There is nothing new in `messages`: what follows the last assistant message is appended.",
+                param="messages",
+            )
+        sending = Sending(
+            headed(request),
+            messages,
+            call.identity,
+            call.spec,
+            call.route,
+            call.passes,
+            shows_steps=False,
+            heard=heard_before(request.messages),
+        )
+        result = await self._send(sending, lambda _: view, call.sink, receipt)
+        if result.is_repeat:
+            await replay(request, result, view, call.sink, receipt)
+
+    async def recover(self) -> None:
+        """Fails the live runs that a process left behind: one before this, or another whose leases have run out."""
+        try:
+            for each in await self._left():
+                await self._end(each, RunState.FAILED, StopReason.ERROR, LEFT)
+        except StoreError as error:
+            if not is_known(error):
+                _log.error("Runs that a stopped gateway left could not be ended: %s", error.message)
+
+    async def _left(self, own: str | None = None) -> list[Run]:
+        """Returns live runs that nobody performs any more. ours: a line that this process holds for another run."""
+        store = self.keeper.store
+        found = await store.runs.live()
+        if not store.lines.is_needed:
+            return [each.run for each in found]
+        lines = [line_name(each.agent_uid, each.conversation) for each in found]
+        held = await store.lines.held(lines) - {own}
+        return [each.run for each, line in zip(found, lines, strict=True) if line not in held]
+
+    async def cancel(self, run: Run) -> Run:
+        """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""
+        self.stop(run.id)
+        ended = await self._end(run, RunState.CANCELLED, StopReason.CANCELLED)
+        self.ends.notify(run)
+        return ended
+
+    async def cancel_paused(self, asked: RunRequest, run: Run) -> Run:
+        """Denies the calls with which a run waits for answers, and cancels it. Returns it as it is now.
+
+        It stays as it is where nothing of it waits any more. asked: names its conversation. Raises: StoreError.
+        """
+        runs = self.keeper.store.runs
+        with QueuePlace() as place:
+            sending = await self._enter(self._sending(asked), place)
+            await self._pending.written(sending.scope, self._limits.commit_wait_s)
+            if await self._begins.deny(sending, self._seen(sending, place), run):
+                return await runs.cancel_paused(run.agent, run.id, self.keeper.now())
+        return await runs.load(run.agent, run.id) or run
+
+    def stop(self, run: int) -> None:
+        """Stops a run that is performed here, if it is, since it was ended. run: its row."""
+        if run in self._live:
+            self._live[run][1].stop(StopReason.CANCELLED)
+
+    def stop_deleted(self, agent: int) -> None:
+        """Stops the runs of an agent that is deleted; their clients get an error, since nothing can be kept."""
+        for owner, turn in self._live.values():
+            if owner == agent:
+                turn.stop(StopReason.CANCELLED)
+
+    # -- one send
+
+    async def _send(
+        self, sending: Sending, view: Callable[[RunStart], MakesView], sink: Sink, receipt: Receipt
+    ) -> RunResult:
+        # A run awaits each of its writes, so it loses nothing where these take long.
+        if not (health := self.keeper.store.health).is_up:
+            raise MemoryUnavailable.since(health.status)
+        with QueuePlace() as place:
+            try:
+                with sink.while_here():
+                    sending = await self._enter(sending, place)
+                    await self._spare_pause(sending)
+                    before = await self._before(sending)
+                    if before is not None and before.is_answered:
+                        return await self._answered_before(before)
+            except StoreError as error:
+                raise _error_for(error) from error
+            if before is not None:
+                sending = replace(sending, replaces=before.run)
+                if not before.is_resent:
+                    sending = replace(sending, messages=(), decisions=())
+            return await self._answer(sending, place, view, sink, receipt)
+
+    async def _answered_before(self, before: SentBefore) -> RunResult:
+        last = await last_counts(self.keeper.store, before.run)
+        return RunResult(before.run, before.agent, before.steps, is_repeat=True, last=last)
+
+    async def _before(self, sending: Sending) -> SentBefore | None:
+        agent, identity = await self._agent(sending), sending.identity
+        if not agent.id or not (sending.otid or identity.retry):
+            return None
+        # The end of a run whose client has left is perhaps not on disk yet.
+        await self._pending.written(sending.scope, self._limits.commit_wait_s)
+        name = identity.conversation or DEFAULT
+        digest = digest_of(agent, name, sending.otid)
+        head = () if sending.spec.defined is None else sending.spec.defined.initial_messages
+        ended = partial(self._ended, line_name(agent.uid, name))
+        shown_reply = sending.messages
+        if sending.heard is not None and any(m.get("role") == "user" for m in shown_reply):
+            # A list says what its client has heard: the same words behind their answer are another send.
+            own = await path_of(self.keeper.store, agent, name)
+            path = () if own is None else own.path
+            count = asks_again(path, Canon(agent.secret), shown_reply, sending.heard, head)
+            if not count:
+                return None
+            shown_reply = shown_reply[-count:]
+        marks = SendMarks(name, shown_reply, sending.decisions, digest, head)
+        return await sent_before(self.keeper.store, agent, marks, ended)
+
+    async def _ended(self, own: str, run: Run) -> Run:
+        """Ends a run of a process that has died, whose line is free or ours by now."""
+        is_left = self.keeper.store.lines.is_needed and run.id in {each.id for each in await self._left(own)}
+        return await self._end(run, RunState.FAILED, StopReason.ERROR, LEFT) if is_left else run
+
+    async def _enter(self, sending: Sending, place: QueuePlace) -> Sending:
+        """Waits for the sends before this one. Returns it with the name of its conversation that all of them use."""
+        identity, queues = sending.identity, self.keeper.queues
+        if not self.ends.is_shared:
+            agent, name = await self._queue_of(sending)
+            await queues.enter((agent.uid, name), place, MOST_SENDS)
+            return replace(sending, identity=replace(identity, conversation=name))
+        # Sends that wait for a server's answers queue in the order in which they came.
+        asked = (identity.scope, identity.conversation)
+        async with self._arriving.setdefault(asked, asyncio.Lock()):
+            agent, name = await self._queue_of(sending)
+            await self.ends.of_accepted(agent, name)
+            entering = asyncio.ensure_future(queues.enter((agent.uid, name), place, MOST_SENDS))
+            try:
+                await asyncio.sleep(0)  # it stands in the queue then
+            except BaseException:
+                entering.cancel()
+                raise
+        await entering
+        return replace(sending, identity=replace(identity, conversation=name))
+
+    async def _queue_of(self, sending: Sending) -> tuple[Agent, str]:
+        """Returns the agent, and the name of the conversation that all sends to it use. Raises: NotFound."""
+        agent = await self._agent(sending)
+        name = sending.identity.conversation or DEFAULT
+        if name == DEFAULT:
+            return agent, name
+        uid = uid_of("conv", name) or name
+        found = await self.keeper.store.append.conversation(agent, uid) if agent.id else None
+        if found is None:
+            raise NotFound(f"there is no conversation {name!r}")
+        return agent, found.name
+
+    async def _spare_pause(self, sending: Sending) -> None:
+        """Raises: Conflict: the send is not to disturb calls of its conversation that wait for answers."""
+        if not sending.spares_pauses:
+            return
+        store, agent = self.keeper.store, await self._agent(sending)
+        name = sending.identity.conversation or DEFAULT
+        found = await store.append.conversation(agent, name) if agent.id else None
+        if found is not None and await store.runs.waiting(agent.id, found.id) is not None:
+            raise Conflict("This conversation waits for answers to calls.")
+
+    async def _agent(self, sending: Sending) -> Agent:
+        return await self.keeper.store.agents.find_or_draft(sending.scope)
+
+    async def _answer(
+        self,
+        sending: Sending,
+        place: QueuePlace,
+        view: Callable[[RunStart], MakesView],
+        sink: Sink,
+        receipt: Receipt,
+    ) -> RunResult:
+        """Answers a send whose turn it is in the queue of its conversation. Raises: as `send`, or as `perform`."""
+        key = partial(crc32, repr(sending.identity.scope).encode())
+        failover = self._failover if sending.accepted is None else self._background
+        attempts = failover.attempts(sending.route, key, sink, receipt)
+        form = form_for(sending.request, attempts.endpoint, attempts.target.model)
+        asked = MemoryRequest(
+            sending.request, sending.identity, sending.spec, self.keeper.now(), attempts.target, place
+        )
+        accepted = sending.accepted
+        await self._pending.written(sending.scope, self._limits.commit_wait_s)
+        try:
+            begun = await self._begins.begin(sending, asked, form, sink)
+        except StoreError as error:
+            if accepted is not None:
+                raise
+            raise _error_for(error) from error
+        memory, prompt, resumed = begun.memory, begun.prompt, begun.resumed
+        if resumed is not None and resumed.waiting is not None:
+            if accepted is not None:
+                await self._end(accepted.run, RunState.COMPLETED, StopReason.REQUIRES_APPROVAL)
+            # What the calls' own reply has cost was told with it.
+            return RunResult(replace(memory.run, steps=0, counts=Counts()), memory.known.agent, ())
+        with attempts:
+            call = ChatCall(
+                sending.request, sending.passes, sending.identity, sending.spec, sending.route,
+                view(_started(memory, prompt, accepted)), sink, receipt, "on",
+            )  # fmt: skip
+            ends = StopReason.SYSTEM_OVERFLOW if sending.shows_steps and await is_overfull(prompt) else None
+            turn = self._turn(sending, begun, call, attempts, ends)
+            try:
+                status = await self._live_turn(turn, memory.run)
+            finally:
+                self._metrics.added_ms.observe(receipt.added_ms)
+                self._metrics.memory.inc("on")
+        steps, due = tuple(memory.steps), tuple(memory.begun)
+        return RunResult(memory.run, memory.known.agent, steps, status=status, begun=due, last=memory.last)
+
+    def _turn(
+        self,
+        sending: Sending,
+        begun: RunBeginning,
+        call: ChatCall,
+        attempts: Attempts,
+        ends: StopReason | None,
+    ) -> TurnRun:
+        """Returns the turn that a run is. ends: as in `TurnRun`."""
+        memory, prompt, is_accepted = begun.memory, begun.prompt, sending.accepted is not None
+        return TurnRun(
+            call,
+            attempts,
+            prompt,
+            memory,
+            self._pending,
+            self._metrics,
+            self._patient if is_accepted else self._limits,
+            _guide(sending, memory, prompt),
+            terms_of(sending, prompt),
+            None if begun.resumed is None else begun.resumed.calls,
+            ends,
+            is_taken_up=is_accepted,
+        )
+
+    async def _live_turn(self, turn: TurnRun, run: Run) -> int:
+        """Runs a turn that can be stopped meanwhile. Returns the status."""
+        if run.id:
+            self._live[run.id] = (run.agent, turn)
+        try:
+            if run.background:
+                now = await self.keeper.store.runs.load(run.agent, run.id)
+                if now is None or now.is_over:
+                    # It was cancelled before it could be stopped.
+                    return 200
+            return await turn.run()
+        finally:
+            self._live.pop(run.id, None)
+
+    async def _end(self, run: Run, state: RunState, stop: StopReason, words: str = "") -> Run:
+        return await self.keeper.store.runs.end(run.agent, run.id, state, stop, self.keeper.now(), words)
+
+    def _tools_of(self, sending: Sending, known: Known) -> MakesToolbox:
+        return partial(self.toolboxes.make, speaker=_speaker(sending, known))
+
+
+def _speaker(sending: Sending, known: Known) -> Speaker:
+    uid = known.agent.uid
+    waiter = Waiter(uid, (uid, sending.identity.conversation or DEFAULT), sending.depth, sending.above)
+    return Speaker.of(known, waiter, sending.passes, holds_slot=sending.accepted is not None)
+
+
+def _guide(sending: Sending, memory: StepsMemory, prompt: Prompt) -> RuleGuide:
+    left, goes_on = sending.max_steps, False
+    if sending.accepted is not None:
+        goes_on = sending.accepted.run.state is RunState.RUNNING
+        # The reply of a step that is taken up with its calls counts once more.
+        left -= memory.run.steps - (goes_on and memory.opened is None)
+    called = called_before(memory.known, goes_on=goes_on)
+    more = bool(sending.decisions and sending.messages)
+    return guide_of(sending.spec, prompt, left, called, can_ask=sending.shows_steps, has_later_message=more)
+
+
+def _started(memory: StepsMemory, prompt: Prompt, accepted: AcceptedRun | None) -> RunStart:
+    e = memory.opened or memory.known.path[-1]
+    is_resumed, run = memory.opened is None, memory.run
+    return RunStart(
+        run.uid,
+        memory.known.agent,
+        e.seq,
+        e.seq + len(e.inputs),
+        is_resumed,
+        called_tools(e) if is_resumed else {},
+        run.steps,
+        run.counts,
+        1 if accepted is None else accepted.attempt,
+        _new_summary(memory.known, prompt),
+        memory.begun,
+    )
+
+
+def _new_summary(known: Known, prompt: Prompt) -> Summary | None:
+    """Returns the summary that a prompt begins with, if the one before did not."""
+    id = prompt.window.summary_id
+    if id in (0, prompt.beginning.in_use):
+        return None
+    return next((each for each in known.summaries or () if each.id == id), None)
+
+
+def _error_for(error: StoreError) -> Exception:
+    """Returns the error that a caller is told: what is not there stays that, else memory is not available."""
+    if isinstance(error, NotFound):
+        return UnknownId(f"{error.message[:1].upper()}{error.message[1:]}.", param="conversation_id")
+    if not is_known(error):
+        _log.warning("A run was refused, since the database could not be used: %s", error.message)
+    return MemoryUnavailable.since(error.status)

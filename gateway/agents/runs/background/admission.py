@@ -1,0 +1,488 @@
+"""Runs in the background: accepted onto the disk, performed by a job, taken up where a process has left them.
+
+    run = await background.accept(asked)          # returns when run, request and job are on disk
+    await background.perform(agent, run, 1, 1)    # what the job does (gateway.agents.runs.background.run_service)
+
+A run has its place in the queue of its conversation from the moment it is accepted, and after a restart before
+anybody else can ask. Its caller may go; an upstream's error ends it; only the death of a process is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from adapters.types import Json
+from gateway.agents.registry.registry import Registry
+from gateway.agents.runs.agent_runs import LEFT, AgentRuns
+from gateway.agents.runs.background.elsewhere import DELETED, Elsewhere
+from gateway.agents.runs.background.event_log import EventLog, ShowsRuns, stored
+from gateway.agents.runs.background.stored_request import KeptRequest
+from gateway.agents.runs.begin import MessageGone, digest_of
+from gateway.agents.runs.retry import SendMarks, SentBefore, sent_before
+from gateway.agents.runs.run import AcceptedRun, RunRequest, RunStart
+from gateway.core.ids import new_uid, uid_of
+from gateway.core.turn.client_view import MakesUnseen, MakesView
+from gateway.core.turn.guide import StopReason
+from gateway.errors import Conflict, GatewayError
+from gateway.run.call import Passes
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.known import new_conversation_uid
+from gateway.run.memory.queue import QueuePlace, Reservation
+from gateway.run.sink import Sink, UnseenSink
+from storage.commands import RunAccept
+from storage.errors import NotFound, StoreError
+from storage.records import DEFAULT, Agent, Run, RunState
+
+# How often a run is tried that took the process with it, or may have. One that has not begun has done nothing yet.
+MOST_TRIES = 3
+MOST_BEGINNINGS = 30
+# Why a run failed, where no upstream says it.
+_GONE = "What this run was asked is gone: it was forgotten, or its conversation was deleted."
+_INTERNAL = "An error of the gateway's own; its log says more."
+_PAGE = 1000
+_log = logging.getLogger("mnemogate")
+
+
+class PerformedRun(Struct, frozen=True):
+    """A run as it has ended. callback: the URL that is to be called."""
+
+    run: Run
+    callback: str | None
+
+
+class BackgroundRuns:
+    """One for the process. shows: the dialect in which events are logged."""
+
+    def __init__(self, runs: AgentRuns, registry: Registry, keeper: MemoryKeeper, shows: ShowsRuns) -> None:
+        self._runs = runs
+        self._registry = registry
+        self._keeper = keeper
+        self._store = keeper.store
+        self._shows = shows
+        # Places of runs that are accepted: the first of a conversation is the next one's, whichever that is.
+        self._places: dict[tuple[str, str], deque[Reservation]] = {}
+        self._queues: dict[str, tuple[str, str]] = {}
+        self._performed: set[str] = set()  # whose places are taken already
+        self._accepting: set[str] = set()  # whose rows are not written yet
+        self._logs: dict[str, EventLog] = {}  # of runs that have not ended, by uid
+        self._passes: dict[str, Passes] = {}
+        self._ends: dict[str, asyncio.Event] = {}
+        self._shared = runs.ends
+        self._elsewhere = Elsewhere(keeper.store, shows)
+        self._shared.when_ended(self._ended_elsewhere, keeper.store.jobs.wake_here)
+
+    async def accept(
+        self,
+        asked: RunRequest,
+        *,
+        callback: str | None = None,
+        shown: Json | None = None,
+        listing: bytes | None = None,
+    ) -> Run:
+        """Accepts a run. Returns it when it is on disk; the run that there is, where the same send came before.
+
+        callback: a URL to be called at the end. shown: how its events are shown; None: they are not logged. listing: as
+        in `RunAccept`.
+
+        Raises: BadRequest, UnknownModel, StoreError; NotFound: no such agent or conversation.
+        """
+        self._runs.check_background(asked, callback)
+        store = self._store
+        agent = await store.agents.find(asked.scope)
+        if agent is None:
+            raise NotFound("there is no such agent")
+        name, conversation = await self._conversation(agent, asked.conversation)
+        before = await self._before(agent, name, conversation, asked)
+        replaces = None
+        if before is not None:
+            if before.is_answered:
+                return before.run
+            replaces = before.run.id
+            asked = asked if before.is_resent else replace(asked, messages=(), decisions=())
+        draft = Run(
+            0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(), asked.parent, asked.depth,
+            background=True, otid=digest_of(agent, name, asked.otid),
+        )  # fmt: skip
+        request = KeptRequest.of(asked, shown, callback).written()
+        wanted = RunAccept(
+            draft, request, DEFAULT, new_conversation_uid(), replaces=replaces, listing=listing
+        )
+        # Before it is written: the job may begin in the same moment.
+        queue = (agent.uid, name)
+        self._accepting.add(draft.uid)
+        self._enqueue(draft, queue, asked.passes)
+        # Where others may perform it, its log begins with that.
+        if shown is not None and not self._shared.is_shared:
+            self._logs[draft.uid] = EventLog(store, draft, agent.epoch, self._shows)
+        try:
+            accepted = await store.runs.accept(wanted)
+        except BaseException:
+            self._take_back(draft.uid, queue)
+            raise
+        finally:
+            self._accepting.discard(draft.uid)
+        if accepted.uid != draft.uid:
+            self._take_back(draft.uid, queue)
+            return accepted
+        if (log := self._logs.get(draft.uid)) is not None:
+            self._begin_log(log, accepted)
+        return accepted
+
+    async def perform(self, agent_row: int, run_row: int, attempt: int, tries: int) -> PerformedRun | None:
+        """Performs a run that was accepted, up to its end. Returns it, None where it is gone.
+
+        attempt: rises each time it is tried; tries: counts only those that were never ended.
+        Raises: StoreError, CancelledError: it can be tried again.
+        """
+        store = self._store
+        agent = await store.agents.load(agent_row)
+        run = None if agent is None else await store.runs.load(agent_row, run_row)
+        if agent is None or run is None:
+            return None
+        try:
+            entry = await store.runs.get(agent.scope.project, run.uid)
+        except NotFound:
+            # Its conversation was deleted.
+            if not run.is_over:
+                await self._end(run, _GONE)
+            if (lost := self._queues.get(run.uid)) is not None:
+                self._take_back(run.uid, lost)
+            return None
+        name = entry.conversation
+        if run.is_over and run.uid not in self._queues:
+            # A process that is gone has ended it; the places are for those that have not ended.
+            return await self._perform(agent, run, name, QueuePlace(), attempt, tries)
+        # Where it has a place, it is there, although its conversation may have gone and left its name to another one.
+        queue = self._queues.get(run.uid) or (agent.uid, name)
+        self._queues[run.uid] = queue
+        self._performed.add(run.uid)
+        reserved = self._next_place(queue) or self._keeper.queues.reserve(queue)
+        try:
+            place = await reserved.taken()
+            ended = await self._perform(agent, run, name, place, attempt, tries)
+        except (StoreError, asyncio.CancelledError):
+            # Nobody may come in between before it is taken up, unless it was ended from outside.
+            if self._shared.is_shared:
+                # Whoever goes on with it may be elsewhere, and must not find the conversation taken.
+                reserved.drop()
+                reserved = self._keeper.queues.reserve(queue)
+            if run.uid in self._queues:
+                self._places.setdefault(queue, deque()).appendleft(reserved)
+            else:
+                reserved.drop()
+            raise
+        except BaseException:
+            reserved.drop()
+            raise
+        finally:
+            self._performed.discard(run.uid)
+        reserved.drop()
+        return ended
+
+    async def recover(self) -> None:
+        """Gives the runs that earlier processes have left their places, before anybody else can ask.
+
+        Raises: StoreError: it may be called again.
+        """
+        after = 0
+        while True:
+            page = await self._store.runs.open_background(after=after, limit=_PAGE)
+            for entry, has_job in page:
+                after = entry.run.id
+                if not has_job:
+                    await self._end(entry.run, LEFT)
+                elif entry.run.uid not in self._queues:  # else it began before the store had come back for us
+                    self._enqueue(entry.run, (entry.agent_uid, entry.conversation), None)
+            if len(page) < _PAGE:
+                break
+        # So that each stands in its queue.
+        await asyncio.sleep(0)
+
+    async def sweep(self) -> None:
+        """Ends runs whose jobs somebody has taken away, so that they hold up nobody. Raises: StoreError.
+
+        Lets go of those that others have ended.
+        """
+        if not self._queues:
+            return
+        known, found, is_all = set(self._queues) - self._accepting, set[str](), False
+        after = 0
+        while not is_all:
+            page = await self._store.runs.open_background(after=after, limit=_PAGE)
+            found.update(entry.run.uid for entry, _ in page)
+            await self._end_lost([entry.run for entry, has_job in page if not has_job])
+            is_all, after = len(page) < _PAGE, page[-1][0].run.id if page else 0
+        if self._shared.is_shared:
+            for uid in known - found:
+                self._ended_elsewhere(uid, 0)
+
+    async def _end_lost(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            queue = self._queues.get(run.uid)
+            if queue is None:
+                continue
+            now = self._keeper.now()
+            ended = await self._store.runs.end(
+                run.agent, run.id, RunState.CANCELLED, StopReason.CANCELLED, now
+            )
+            self._shared.notify(ended)
+            if (log := self._logs.get(ended.uid)) is not None:
+                await log.close()
+            self._end_here(ended.uid, queue)
+
+    def let_go_of(self, agent: str) -> None:
+        """Lets go of the runs of an agent that is deleted, so that nobody waits for them. agent: its uid."""
+        for uid, queue in [*self._queues.items()]:
+            if queue[0] != agent:
+                continue
+            if (log := self._logs.get(uid)) is not None:
+                log.drop(self._shows.refused(uid, Conflict(DELETED)))
+            self._end_here(uid, queue)
+
+    async def ended(self, run: Run) -> Run:
+        """Waits for the end of a run that was accepted. Returns it as it is then."""
+        if self._shared.is_shared:
+            return await self._shared.of(run)
+        if (event := self._ends.get(run.uid)) is not None:
+            await event.wait()
+        return await self._store.runs.load(run.agent, run.id) or run
+
+    async def events(self, run: Run, after: int) -> AsyncIterator[bytes]:
+        """Yields the events of a run after a number, and those that follow. Without a log, whole messages at its end.
+
+        Raises: StoreError.
+        """
+        log = self._logs.get(run.uid) or await self._log_ahead(run)
+        if log is not None:
+            async for event in log.after(after):
+                yield event
+            return
+        if self._shared.is_shared:
+            async for event in self._elsewhere.events(run, after):
+                yield event
+                if self._shows.is_end(event):
+                    return
+            if await self._store.runs.load(run.agent, run.id) is None:
+                return
+        run = await self.ended(run)
+        is_logged = False
+        async for number, event in stored(self._store, run, 0):
+            is_logged = True
+            if number > after:
+                yield event
+        if not is_logged:
+            is_gone = await self._store.runs.load(run.agent, run.id) is None
+            deleted = self._shows.refused(run.uid, Conflict(DELETED)) if is_gone else b""
+            whole = deleted or await self._shows.rest(run, {}, (), 1)
+            for number, event in enumerate(self._shows.numbered(whole, 1), 1):
+                if number > after:
+                    yield event
+
+    async def _log_ahead(self, run: Run) -> EventLog | None:
+        """Returns the log of a run that an earlier process has left, before this one performs it; None: it has none."""
+        if run.uid not in self._queues or self._shared.is_shared:
+            return None
+        agent = await self._store.agents.load(run.agent)
+        texts = await self._store.runs.texts(run.agent, run.id, "request")
+        if agent is None or not texts or KeptRequest.read(texts[0].data).shown is None:
+            return None
+        log = EventLog(self._store, run, agent.epoch, self._shows)
+        await log.go_on(agent.epoch)
+        # It may have begun meanwhile, or ended.
+        return self._logs.setdefault(run.uid, log) if run.uid in self._queues else self._logs.get(run.uid)
+
+    # -- the same send again
+
+    async def _before(
+        self, agent: Agent, name: str, conversation: int, asked: RunRequest
+    ) -> SentBefore | None:
+        """Returns what became of the same send before, None where it is new. A run that has not ended is its answer."""
+        store, digest = self._store, digest_of(agent, name, asked.otid)
+        if digest is not None:
+            run = await store.runs.by_otid(agent.id, digest)
+        elif asked.is_retry and conversation:
+            run = await store.runs.newest(agent.id, conversation)
+        else:
+            return None
+        if run is None:
+            return None
+        if not run.is_over:
+            is_same = digest is not None or await self._asks(run, asked)
+            return SentBefore(run, agent, (), is_answered=True, is_resent=False) if is_same else None
+        head: Sequence[Json] = () if asked.spec.defined is None else asked.spec.defined.initial_messages
+        marks = SendMarks(name, asked.messages, asked.decisions, digest, head)
+        return await sent_before(store, agent, marks)
+
+    async def _asks(self, run: Run, asked: RunRequest) -> bool:
+        """Returns whether a run that has not begun says the same."""
+        texts = await self._store.runs.texts(run.agent, run.id, "request")
+        if not texts:
+            return False
+        kept, same = KeptRequest.read(texts[0].data), KeptRequest.of(asked, None, None)
+        return (kept.messages, kept.decisions) == (same.messages, same.decisions)
+
+    # -- one attempt
+
+    async def _perform(
+        self, agent: Agent, run: Run, name: str, place: QueuePlace, attempt: int, tries: int
+    ) -> PerformedRun | None:
+        store = self._store
+        # It may have been cancelled while it waited.
+        found = await store.runs.load(agent.id, run.id)
+        if found is None:
+            return None
+        texts = await store.runs.texts(agent.id, run.id, "request")
+        kept = KeptRequest.read(texts[0].data if texts else b"")
+        log = await self._log_of(agent, found, kept, attempt)
+        if not found.is_over:
+            if tries > (MOST_BEGINNINGS if found.state is RunState.CREATED else MOST_TRIES):
+                await self._end(found, f"{LEFT} It was tried {tries - 1} times.")
+            else:
+                await self._attempt(agent, found, kept, name, place, attempt, log)
+            found = await store.runs.load(agent.id, run.id) or found
+        if not found.is_over:
+            found = await self._end(found, _INTERNAL)
+        await self._over(found, kept, log, attempt)
+        return PerformedRun(found, kept.callback)
+
+    async def _attempt(
+        self,
+        agent: Agent,
+        run: Run,
+        kept: KeptRequest,
+        name: str,
+        place: QueuePlace,
+        attempt: int,
+        log: EventLog | None,
+    ) -> None:
+        project, options = agent.scope.project, kept.shown or {}
+
+        def view(start: RunStart) -> MakesView:
+            return MakesUnseen() if log is None else self._shows.view(start, options)
+
+        sink: Sink = UnseenSink() if log is None else log
+        try:
+            found = await self._registry.for_send(
+                project, agent.uid, name, model=kept.model, system=kept.system
+            )
+            asked = replace(kept.asked(found, name), passes=self._passes.get(run.uid, Passes()))
+            accepted = AcceptedRun(run, kept.written(with_messages=False), attempt)
+            await self._runs.perform(asked, accepted, place, view, sink)
+        except MessageGone:
+            await self._end(run, _GONE)
+        except (StoreError, asyncio.CancelledError):
+            if log is not None:
+                await log.flush()
+            raise
+        except GatewayError as error:
+            await self._end(run, error.message)
+            if log is not None:
+                log.add(self._shows.refused(run.uid, error))
+        except Exception:
+            _log.exception("A background run failed by a fault in the gateway.")
+            await self._end(run, _INTERNAL)
+
+    async def _log_of(self, agent: Agent, run: Run, kept: KeptRequest, attempt: int) -> EventLog | None:
+        """Returns the log of a run for this attempt; None where it has none."""
+        log = self._logs.get(run.uid)
+        is_new = log is None
+        # What was asked may be erased by now; whoever reads along waits for the end all the same.
+        if kept.shown is None and is_new:
+            return None
+        if log is None:
+            log = self._logs[run.uid] = EventLog(self._store, run, agent.epoch, self._shows)
+        self._begin_log(log, run)
+        if is_new and attempt == 1 and self._shared.is_shared:
+            log.add(self._shows.begun(run.uid))
+        elif attempt > 1 or is_new:
+            logged = await log.go_on(agent.epoch)
+            log.add(
+                await self._shows.rest(
+                    replace(run, state=RunState.RUNNING), kept.shown or {}, logged, attempt
+                )
+            )
+        return log
+
+    def _begin_log(self, log: EventLog, run: Run) -> None:
+        if not log.run.id:
+            log.run = run
+            log.add(self._shows.begun(run.uid))
+
+    async def _over(self, run: Run, kept: KeptRequest, log: EventLog | None, attempt: int) -> None:
+        """Lets go of a run that has ended; its log gets what it lacks."""
+        if log is not None:
+            await log.flush()
+            logged = [event async for _, event in stored(self._store, run, 0)]
+            if not (logged and self._shows.is_end(logged[-1])):
+                log.add(await self._shows.rest(run, kept.shown or {}, logged, attempt))
+            await log.close()
+        self._let_go(run.uid)
+        self._shared.notify(run)
+
+    def _ended_elsewhere(self, uid: str, row: int) -> None:
+        """Stops a run that another process has ended, or lets go of its place."""
+        self._runs.stop(row)
+        queue = self._queues.get(uid)
+        if queue is not None and uid not in self._performed:
+            self._take_back(uid, queue)
+
+    def _end_here(self, uid: str, queue: tuple[str, str]) -> None:
+        """Lets go of a run that was ended from outside; its place is its own while it is performed."""
+        if uid in self._performed:
+            self._let_go(uid)
+        else:
+            self._take_back(uid, queue)
+
+    def _let_go(self, uid: str) -> None:
+        """Drops what is kept of a run, and wakes those who wait for its end."""
+        for kept in (self._queues, self._passes, self._logs):
+            kept.pop(uid, None)
+        if (event := self._ends.pop(uid, None)) is not None:
+            event.set()
+
+    async def _end(self, run: Run, words: str) -> Run:
+        """Fails a run that has not ended. words: why."""
+        now = self._keeper.now()
+        return await self._store.runs.end(run.agent, run.id, RunState.FAILED, StopReason.ERROR, now, words)
+
+    # -- places
+
+    async def _conversation(self, agent: Agent, name: str) -> tuple[str, int]:
+        """Returns the name of a conversation that all of its sends use, and its row; 0: it has not begun.
+
+        Raises: NotFound.
+        """
+        found = await self._store.append.conversation(agent, uid_of("conv", name) or name)
+        if found is None:
+            if name != DEFAULT:
+                raise NotFound(f"there is no conversation {name!r}")
+            return DEFAULT, 0
+        return found.name, found.id
+
+    def _enqueue(self, run: Run, queue: tuple[str, str], passes: Passes | None) -> None:
+        self._places.setdefault(queue, deque()).append(self._keeper.queues.reserve(queue))
+        self._queues[run.uid] = queue
+        self._ends[run.uid] = asyncio.Event()
+        if passes is not None:
+            self._passes[run.uid] = passes
+
+    def _take_back(self, uid: str, queue: tuple[str, str]) -> None:
+        """Takes back what was lined up for a run that will not be performed. Any place of the queue will do."""
+        if (place := self._next_place(queue, last=True)) is not None:
+            place.drop()
+        self._let_go(uid)
+
+    def _next_place(self, queue: tuple[str, str], *, last: bool = False) -> Reservation | None:
+        places = self._places.get(queue)
+        if not places:
+            return None
+        found = places.pop() if last else places.popleft()
+        if not places:
+            del self._places[queue]
+        return found

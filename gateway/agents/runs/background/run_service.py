@@ -1,0 +1,104 @@
+"""Job `run`: runs that go on without their clients, with a worker of their own, and what they leave behind.
+
+Long runs keep neither summaries nor live turns waiting: they have slots and connections of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import orjson
+
+from gateway.agents.runs.background.admission import BackgroundRuns
+from gateway.agents.runs.background.callbacks import KIND as CALLBACK
+from gateway.agents.runs.background.callbacks import Callbacks, calling_back
+from gateway.run.background.loop import PeriodicTask
+from gateway.run.background.worker import JobContext, Worker, WorkerLimits
+from storage.database import DEAF_S
+from storage.sql.store import Store
+
+KIND = "run"
+# Chosen: each holds a connection to its upstream for minutes.
+AT_ONCE = 16
+# Chosen: whoever sends to its conversation waits behind a run that is tried again.
+BACKOFF_S = 10.0
+# What a run leaves beside its steps (its request, its events, records of calls) is kept so long after its end.
+KEPT_S = 3 * 3600.0
+# How often its own attempts are counted by the run itself, which has to be ended then.
+_ANY_NUMBER = 1_000_000
+_PAGE = 64
+_LEAST_S = 1.0
+# How often those are looked for that a process which died has left, where others live on.
+_RECOVER_S = 30.0
+
+
+class RunServices:
+    """Performs the jobs of runs and their callbacks. count: is given each attempt's kind and outcome.
+
+    recover: fails the live runs that processes have left behind. now: seconds since the epoch. idle: as in `Worker`.
+    """
+
+    def __init__(
+        self,
+        runs: BackgroundRuns,
+        recover: Callable[[], Awaitable[None]],
+        store: Store,
+        callbacks: Callbacks,
+        count: Callable[[str, str], None],
+        now: Callable[[], float],
+        idle: Callable[[], int],
+    ) -> None:
+        self._runs = runs
+        self._store = store
+        self._is_shared = store.database.is_shared
+        self._now = now
+        limits = WorkerLimits(
+            concurrency=AT_ONCE, tries=_ANY_NUMBER, backoff_first_s=1.0, backoff_most_s=BACKOFF_S
+        )
+        self.worker = Worker(store.jobs, {KIND: self._perform}, limits, count, idle)
+        # Those that nobody answers must not take the slots of runs.
+        self.callers = Worker(store.jobs, {CALLBACK: callbacks.handle}, count=count)
+        self._cleaning = PeriodicTask("clean up after runs", self.clean)
+        self._sweeping = PeriodicTask("begin runs without a job", self._sweep)
+        self._recover = recover
+        self._recovering = PeriodicTask("end abandoned runs", self._fail_left)
+
+    def tasks(self, *, works: bool = True) -> list[Coroutine[Any, Any, None]]:
+        """Returns its tasks, which run until they are cancelled. works: runs are performed here."""
+        if not works:
+            return [self._watch()]
+        tasks = [self.worker.run(), self.callers.run(), self._cleaning.run(), self._watch()]
+        return [*tasks, self._recovering.run()] if self._is_shared else tasks
+
+    async def clean(self) -> float | None:
+        """Empties what is due. Returns the seconds until more will be; None: not before a run ends."""
+        runs, now = self._store.runs, self._now()
+        if await runs.drop_texts(now - KEPT_S, _PAGE) == _PAGE:
+            return _LEAST_S
+        first = await runs.texts_since()
+        return None if first is None else max(_LEAST_S, first + KEPT_S - now)
+
+    async def _perform(self, job: JobContext) -> None:
+        row = orjson.loads(job.payload)["run"]
+        done = await self._runs.perform(job.agent, row, job.job.attempt, job.job.tries)
+        if done is not None and done.callback is not None:
+            run = (done.run.agent, done.run.id)
+            await job.finish(calling_back(self._store, done.callback, done.run.uid, run=run))
+        self._cleaning.wake()
+
+    async def _watch(self) -> None:
+        """Looks for runs whose jobs were taken away, when something has happened to jobs."""
+        unwatch = self._store.jobs.watch(self._sweeping.wake)
+        try:
+            await self._sweeping.run()
+        finally:
+            unwatch()
+
+    async def _sweep(self) -> float | None:
+        await self._runs.sweep()
+        return DEAF_S if self._is_shared else None
+
+    async def _fail_left(self) -> float:
+        await self._recover()
+        return _RECOVER_S

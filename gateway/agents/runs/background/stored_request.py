@@ -1,0 +1,84 @@
+"""The request of a run that goes on without its client, as it is kept until the run has ended.
+
+Its messages go when they stand in the conversation; what is left says how the run goes on. Headers and keys of the
+caller are not kept: they are in memory alone, so a run that is taken up after a restart asks with the gateway's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+
+from adapters.types import Json
+from gateway.agents.registry.tool_registry import ResolvedAgent
+from gateway.agents.runs.run import RunRequest
+from gateway.core.turn.calls import CallDecision
+
+
+class KeptRequest(Struct, frozen=True):
+    """The part of a request that is kept.
+
+    shown: how its events are shown, in the dialect's own words; None: they are not logged. callback: the URL that is
+    called when the run has ended.
+    """
+
+    messages: tuple[Json, ...] = ()
+    decisions: tuple[Json, ...] = ()
+    fields: Mapping[str, Any] | None = None
+    max_steps: int = 1
+    model: str | None = None
+    system: str | None = None
+    shown: Json | None = None
+    callback: str | None = None
+    spares_pauses: bool = False
+    client_tools: tuple[Json, ...] = ()
+
+    @staticmethod
+    def of(asked: RunRequest, shown: Json | None, callback: str | None) -> KeptRequest:
+        return KeptRequest(
+            asked.messages,
+            tuple(map(asdict, asked.decisions)),
+            asked.fields,
+            asked.max_steps,
+            asked.model,
+            asked.system,
+            shown,
+            callback,
+            asked.spares_pauses,
+            asked.client_tools,
+        )
+
+    @staticmethod
+    def read(data: bytes) -> KeptRequest:
+        """data: may be empty, since a run that has ended keeps nothing."""
+        kept = KeptRequest(**orjson.loads(data or b"{}"))
+        return replace(
+            kept,
+            messages=tuple(kept.messages),
+            decisions=tuple(kept.decisions),
+            client_tools=tuple(kept.client_tools),
+        )
+
+    def written(self, *, with_messages: bool = True) -> bytes:
+        left = () if with_messages else ("messages", "decisions")
+        return orjson.dumps({key: value for key, value in asdict(self).items() if key not in left})
+
+    def asked(self, found: ResolvedAgent, conversation: str) -> RunRequest:
+        """Returns the request as it was made. found: its agent, with the model and prompt of this request."""
+        return RunRequest(
+            found.spec,
+            found.scope,
+            conversation,
+            messages=self.messages,
+            decisions=tuple(CallDecision(**each) for each in self.decisions),
+            fields=self.fields or {},
+            client_tools=self.client_tools,
+            max_steps=self.max_steps,
+            model=self.model,
+            system=self.system,
+            spares_pauses=self.spares_pauses,
+        )

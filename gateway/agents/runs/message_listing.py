@@ -1,0 +1,294 @@
+"""Messages of an agent, as its API lists and changes them: of all its conversations in its one order, or of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from msgspec import Struct
+
+from gateway.agents.runs.calls.call_record import still_waiting
+from gateway.core.conversation.listed import CannotRewrite, ListedMessage, called_tools, listed, rewritten
+from gateway.core.ids import Place, placed
+from gateway.errors import BadRequest
+from gateway.run.memory.recall import EmbedQuery
+from storage.commands import ForgetTarget
+from storage.errors import NotFound
+from storage.listing import Page, StandingExchange
+from storage.records import DEFAULT, Agent, Conversation, Counts, Exchange, Message, Run
+from storage.sql.store import Store
+
+# The most numbers that are told of a conversation.
+NUMBERS = 1000
+_BATCH = 50
+_SEARCH_MS = 1000.0
+_AFTER_ALL = 2**31  # behind all hidden messages of a reply
+
+
+async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchange]:
+    """Returns the exchanges of a run: its steps, and the results of the last calls, where it ended with these.
+
+    Raises: StoreError.
+    """
+    ids = [each.step.exchange for each in await store.runs.steps(run)]
+    found = [e for id in ids if (e := await store.turns.exchange(agent, id)) is not None]
+    last_exchange = await store.runs.last_exchange(run)
+    last = None if last_exchange is None else await store.turns.exchange(agent, last_exchange)
+    if last is not None and all(m.message.get("role") == "tool" for m in listed(last)[:1]):
+        found.append(last)
+    return found
+
+
+async def last_counts(store: Store, run: Run) -> Counts:
+    """Returns the tokens of the newest step of a run that is read back; zeros where it has none.
+
+    A batch's item has one step, in which all its calls of the model are added up: they are zeros, too.
+    """
+    step = None if run.batch is not None else await store.runs.last_step(run.agent, run.id)
+    return Counts() if step is None else step.counts
+
+
+class MessageView(Struct, frozen=True):
+    """A stored message as lists show it. conversation: its public name; key: the client's.
+
+    run: the public name of the run that it belongs to; step: the number of its exchange, where that is a step. A result
+    belongs to the step of its run that made the call.
+    waiting: {call id: who must answer it first} of a reply at the end of its conversation. names: tools by call id, of
+    the calls that a result may answer.
+    """
+
+    listed: ListedMessage
+    conversation: str
+    key: str | None
+    run: str | None
+    step: int | None
+    waiting: Mapping[str, str]
+    names: Mapping[str, str]
+
+
+class AgentMessages:
+    """Messages of agents. Raises beside what is said: NotFound, Stale, Unavailable, as the store does."""
+
+    def __init__(self, store: Store, now: Callable[[], float], embed_query: EmbedQuery | None = None) -> None:
+        """embed_query: makes the vector of a question; None: messages are searched by words alone."""
+        self._store = store
+        self._now = now
+        self._embed_query = embed_query
+
+    async def list(
+        self,
+        agent: Agent,
+        *,
+        conversation: str | None = None,
+        after: Place | None = None,
+        before: Place | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> Sequence[MessageView]:
+        """Returns a page. conversation: its public name, or the client's; None: all of them.
+
+        after, before: where it begins and ends, in the order asked for; what stood there may be gone.
+        """
+        of = None
+        if conversation is not None:
+            found = await self.conversation(agent, conversation)
+            if found is None:
+                return []
+            of = found.id
+        first, last = (before, after) if newest_first else (after, before)
+        low = (-1, 0) if first is None else _place(first)
+        high = (2**62, 0) if last is None else _place(last)
+        views: list[MessageView] = []
+        at, end = low[0], high[0]
+        while len(views) < limit:
+            size = min(_BATCH, limit - len(views))
+            page = Page(end, at, size) if newest_first else Page(at, end, size, newest_first=False)
+            rows = await self._store.messages.page(agent.id, page, conversation=of)
+            shown = [view for view in await self._views(agent, rows) if low < view.listed.place < high]
+            views += reversed(shown) if newest_first else shown
+            if len(rows) < size:
+                break
+            e = rows[-1].exchange
+            at, end = (at, e.seq - 1) if newest_first else (e.seq + len(e.inputs) + 1, end)
+        return views[:limit]
+
+    async def list_all(
+        self,
+        project: str,
+        *,
+        after: Place | None = None,
+        before: Place | None = None,
+        limit: int = 100,
+        newest_first: bool = True,
+    ) -> Sequence[tuple[Agent, MessageView]]:
+        """Returns a page of the messages of all agents, in the order in which their exchanges began. As `list`."""
+        first, last = (before, after) if newest_first else (after, before)
+        low = (-1, -1, 0) if first is None else await self._row(project, first)
+        high = (2**62, 0, 0) if last is None else await self._row(project, last)
+        found: list[tuple[Agent, MessageView]] = []
+        at, end = low[0] - 1, high[0] + 1
+        while len(found) < limit:
+            size = min(_BATCH, limit - len(found))
+            page = Page(end, at, size) if newest_first else Page(at, end, size, newest_first=False)
+            rows = await self._store.messages.page_of_project(project, page)
+            for agent, row in rows:
+                views = await self._views(agent, [row])
+                id = row.exchange.id
+                shown = [(agent, view) for view in views if low < (id, *view.listed.place) < high]
+                found += reversed(shown) if newest_first else shown
+            if len(rows) < size:
+                break
+            at, end = (at, rows[-1][1].exchange.id) if newest_first else (rows[-1][1].exchange.id, end)
+        return found[:limit]
+
+    async def _row(self, project: str, place: Place) -> tuple[int, int, int]:
+        return await self._store.messages.place(project, place.uid, place.seq), *_place(place)
+
+    async def get(self, agent: Agent, place: Place) -> MessageView:
+        """Returns the message at a place. Raises: NotFound."""
+        try:
+            row = await self._store.messages.at(agent.id, place.seq)
+            for view in await self._views(agent, [row]):
+                if (view.listed.seq, view.listed.hidden) == (place.seq, place.hidden):
+                    return view
+        except NotFound:
+            pass
+        id = placed("message", agent.uid, place.seq, hidden=place.hidden)
+        raise NotFound(f"there is no message {id!r}")
+
+    async def search(
+        self,
+        agent: Agent,
+        query: str,
+        *,
+        roles: Collection[str] = ("user", "assistant"),
+        since: float | None = None,
+        until: float | None = None,
+        limit: int = 10,
+        by_meaning: bool = True,
+        conversation: str | None = None,
+    ) -> Sequence[MessageView]:
+        """Returns messages that answer a query, best first. since, until: when they were said.
+
+        conversation: `default`, or the public name of the one in which they were; None: any. by_meaning: by vectors
+        beside words, where there is an embedder.
+        """
+        now = await self._store.agents.load(agent.id)
+        if now is None:
+            return []
+        try:
+            only = None if conversation is None else await self.conversation(now, conversation)
+        except NotFound:
+            only = None
+        if conversation is not None and only is None:
+            return []
+        past = {} if only is None else await self._store.messages.past(now.id, only.id)
+        embed = self._embed_query if by_meaning else None
+        vector = None if embed is None else await embed(now.id, query, _SEARCH_MS)
+
+        def takes(hit: Message) -> bool:
+            in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)
+            is_there = only is None or hit.seq <= past.get(hit.conversation, -1)
+            return hit.source == "message" and hit.role in roles and in_time and is_there
+
+        hits = await self._store.recall.search(
+            now,
+            query,
+            limit=limit,
+            takes=takes,
+            deadline_ms=_SEARCH_MS,
+            vector=vector,
+        )
+        return [await self.get(now, Place(now.uid, hit.seq)) for hit in hits]
+
+    async def rewrite(self, agent: Agent, place: Place, text: str) -> MessageView:
+        """Gives a message another text, which is shown, recalled and sent from now on. Raises: BadRequest, NotFound."""
+        view = await self._changeable(agent, place)
+
+        def edit(e: Exchange) -> Exchange:
+            return rewritten(e, place.seq, text)
+
+        try:
+            await self._store.messages.rewrite(agent, place.seq, edit)
+        except CannotRewrite as error:
+            raise BadRequest(f"This message cannot have another text: {error}.") from error
+        return await self.get(agent, Place(place.uid, view.listed.seq))
+
+    async def delete(self, agent: Agent, place: Place) -> None:
+        """Forgets a message, and what was made of it. Raises: BadRequest, NotFound."""
+        await self._changeable(agent, place)
+        await self._store.forgetting.forget(agent.id, ForgetTarget(messages=[place.seq]))
+
+    async def reset(self, agent: Agent, conversation: str = DEFAULT) -> None:
+        """Begins a conversation anew under its name: its runs end and its words are erased.
+
+        What was learned, saved and written into blocks stays.
+        """
+        found = await self.conversation(agent, conversation)
+        if found is None:
+            return
+        begun = await self._store.conversations.take_away(agent, found.id, keeps_memory=True, at=self._now())
+        self._store.agents.forget(agent.scope)
+        await self._store.forgetting.finish(begun)
+
+    async def numbers(self, agent: Agent, conversation: str = DEFAULT) -> Sequence[int]:
+        """Returns the numbers of the messages in a conversation's window, oldest first: of `NUMBERS` at most."""
+        found = await self.conversation(agent, conversation)
+        return [] if found is None else await self._store.messages.numbers(agent.id, found.id, NUMBERS)
+
+    async def numbers_of(self, agents: Sequence[Agent]) -> Mapping[int, Sequence[int]]:
+        """Returns the same of several agents' own conversations, by their rows."""
+        return await self._store.messages.numbers_of([agent.id for agent in agents], DEFAULT, NUMBERS)
+
+    async def conversation(self, agent: Agent, name: str) -> Conversation | None:
+        """Returns a conversation by its public name or the client's; None where `default` has not begun yet.
+
+        Raises: NotFound.
+        """
+        try:
+            return await self._store.messages.conversation(agent.id, name)
+        except NotFound:
+            if name == DEFAULT:
+                return None
+            raise
+
+    async def _changeable(self, agent: Agent, place: Place) -> MessageView:
+        if place.hidden is not None:
+            raise BadRequest("A message of a hidden round is a part of its reply: change or delete that.")
+        return await self.get(agent, place)
+
+    async def _views(self, agent: Agent, rows: Sequence[StandingExchange]) -> Sequence[MessageView]:
+        """Returns the messages of exchanges, in the order in which they were said."""
+        messages = {row.exchange.id: listed(row.exchange) for row in rows}
+        known = {row.exchange.id: row for row in rows}
+        # A result says which tool it is of, and which step made the call, by the reply before it.
+        asked = {
+            row.exchange.parent
+            for row in rows
+            if row.exchange.parent is not None
+            and row.exchange.parent not in known
+            and any(m.is_result for m in messages[row.exchange.id])
+        }
+        if asked:
+            known |= await self._store.messages.of_rows(agent.id, sorted(asked))
+        calls = {id: called_tools(row.exchange) for id, row in known.items()}
+        waits = {row.exchange.id: await self._waiting(agent, row.exchange) for row in rows if row.waiting}
+        found: list[MessageView] = []
+        for row in sorted(rows, key=lambda row: row.exchange.seq):
+            e = row.exchange
+            names = {**calls.get(e.parent or 0, {}), **calls[e.id]}
+            above = known.get(e.parent or 0)
+            goes_on = above is not None and above.run is not None and row.run in (None, above.run)
+            for m in messages[e.id]:
+                waiting = waits.get(e.id, {}) if m.is_reply and m.hidden is None else {}
+                of = above if above is not None and goes_on and m.is_result else row
+                step = None if of.run is None else of.exchange.seq
+                found.append(MessageView(m, row.conversation, row.key, of.run, step, waiting, names))
+        return found
+
+    async def _waiting(self, agent: Agent, e: Exchange) -> Mapping[str, str]:
+        step = await self._store.runs.waiting(agent.id, e.conversation)
+        return {} if step is None else await still_waiting(self._store, step, e)
+
+
+def _place(place: Place) -> tuple[int, int]:
+    return place.seq, _AFTER_ALL if place.hidden is None else place.hidden

@@ -1,0 +1,73 @@
+"""The terms of an agent's turn, made of its definition: what guides it, and what of it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import orjson
+
+from gateway.agents.core.tool_rules import CalledTool, RuleGuide
+from gateway.agents.runs.run import MAX_STEPS, Sending
+from gateway.agents.tools.agent_tools import alone_of, approvals_of, asides_of
+from gateway.core.agent import AgentSpec
+from gateway.core.prompt.window import DEFAULT_RESERVE_TOKENS
+from gateway.core.tool_rule import read_rules
+from gateway.core.turn.draft import AllBut
+from gateway.core.turn.spec import TurnSpec
+from gateway.run.memory.fit import count_tokens
+from gateway.run.memory.prompt import Prompt
+from gateway.tokens import upper_bound
+
+
+def guide_of(
+    spec: AgentSpec,
+    prompt: Prompt,
+    max_steps: int = MAX_STEPS,
+    called: Iterable[CalledTool] = (),
+    *,
+    can_ask: bool = False,
+    has_later_message: bool = False,
+) -> RuleGuide:
+    """Returns what guides an agent's turn. called: since the user's newest message, in turns before this one.
+
+    Where none of its tools are offered its rules sleep. can_ask: a person may be asked to approve a call. is_told_more:
+    as in `RuleGuide`.
+    """
+    names = [tool["function"]["name"] for tool in prompt.tools]
+    return RuleGuide(
+        read_rules(spec.defined.rules) if spec.defined is not None and names else (),
+        names,
+        style=spec.style if names else "reply",
+        max_steps=max_steps,
+        called=called,
+        approvals=approvals_of(spec),
+        can_ask=can_ask,
+        has_later_message=has_later_message,
+    )
+
+
+def terms_of(sending: Sending, prompt: Prompt) -> TurnSpec:
+    request = sending.request
+    return TurnSpec(
+        wants_usage=request.wants_usage or sending.shows_steps,
+        usage_added=prompt.adds_usage,
+        gateway_tools=AllBut(request.tools),
+        budget_tokens=None if sending.shows_steps else request.max_tokens,
+        hold_end=True,
+        keeps_steps=True,
+        shows_steps=sending.shows_steps,
+        has_status=sending.accepted is not None,
+        alone=alone_of(sending.spec),
+        filler=sending.spec.fixed_filler,
+        asides=asides_of(sending.spec, request.tools),
+    )
+
+
+async def is_overfull(prompt: Prompt) -> bool:
+    """Returns whether the system text and the tools leave no room in the window, whatever is cut."""
+    context, tools = prompt.target.context_window, prompt.tools
+    text = prompt.system + (orjson.dumps(tools).decode() if tools else "")
+    if context is None or upper_bound(text) < context // 2:
+        return False
+    reserve = min(prompt.request.max_tokens or DEFAULT_RESERVE_TOKENS, context // 4)
+    return await count_tokens(prompt.target.model, text) > context - reserve

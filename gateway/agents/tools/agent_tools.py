@@ -1,0 +1,267 @@
+"""The tools of an agent that was made over REST: the gateway's own, by their names, and those that were defined."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+from msgspec.structs import replace
+
+from adapters.types import Json
+from gateway.agents.core.kinds import FILE_TOOLS
+from gateway.agents.tools.agent_messages import SPEAKING, SendsToAgents, speak
+from gateway.agents.tools.checked import checked
+from gateway.agents.tools.file_tools import FileTools
+from gateway.agents.tools.foreign import ForeignTools
+from gateway.agents.tools.written_blocks import edit_blocks, write_blocks
+from gateway.core import ids
+from gateway.core.agent import AgentSpec, AgentTool
+from gateway.core.definition import ToolDefinition
+from gateway.core.memory.builtin import (
+    EDITING,
+    REMEMBERED,
+    SEARCHING,
+    WORDS,
+    definition_of,
+    edit_id,
+    edits_of,
+    lookup_of,
+)
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, last_shown
+from gateway.core.tags import plain_tags
+from gateway.core.turn.asides import FILLER, HEARTBEAT, THINKING, Asides, with_asides
+from gateway.core.turn.commands import RunTool
+from gateway.run.tools.memory import MemoryTools
+from gateway.run.tools.toolbox import ForeignCall, KeepsCalls, ToolAnswer, failed, most_chars, shortened
+from storage.batch_records import origin_of_call
+from storage.records import Block, Exchange
+
+RESULT_CHARS = 50_000
+FINISHED = "All edits are done."
+
+
+@dataclass(slots=True)
+class AgentTools:
+    """The tools of one step of an agent.
+
+    memory: edits and searches the agent's memory. foreign: performs those that were defined. theirs: names of tools of
+    the client's, which outrank the agent's. window: tokens of the model's context; None: not known.
+    run_uid: of the run that the step belongs to. step: what made the calls, as it is stored; None: a turn that is
+    written as a whole, with a run_uid that of a batch's item. others: sends to other agents; None: nothing is called.
+    calls: the record of those that leave the gateway; None: none is kept.
+    """
+
+    memory: MemoryTools
+    foreign: ForeignTools
+    spec: AgentSpec
+    client_tools: Collection[str] = ()
+    window: int | None = None
+    run_uid: str | None = None
+    step: Exchange | None = None
+    others: SendsToAgents | None = None
+    calls: KeepsCalls | None = None
+    _tools: dict[str, AgentTool] = field(init=False)
+    _plain: dict[str, dict[str, Any]] = field(init=False)  # definitions without asides
+
+    def __post_init__(self) -> None:
+        self._plain = _definitions(self.spec, self.client_tools)
+        self._tools = {each.name: each for each in self.spec.tools if each.name in self._plain}
+
+    # -- a toolbox
+
+    def definitions(self) -> list[dict[str, Any]]:
+        asides = _asides_of(self.spec, self._plain.values()).given
+        return [with_asides(each, asides.get(name, ())) for name, each in self._plain.items()]
+
+    def owns(self, name: str) -> bool:
+        return name in self._tools
+
+    def lane(self, call: RunTool) -> str | None:
+        # Edits are kept in the order of their calls, and a search finds what was kept just before it.
+        own = call.name in EDITING or call.name in REMEMBERED or call.name in SEARCHING
+        return "memory" if own and self._tools[call.name].definition is None else None
+
+    async def run(self, call: RunTool) -> ToolAnswer:
+        tool, parameters = self._tools[call.name], self._plain[call.name]["function"].get("parameters") or {}
+        meant, wrong = await checked(self.foreign.children, call.name, parameters, call.arguments)
+        if wrong is not None:
+            return failed(wrong)
+        call = replace(call, arguments=meant)
+        if call.name in SPEAKING and tool.definition is None:
+            assert self.others is not None
+            return _from_elsewhere(
+                await self._once(call, partial(speak, self.others, call, self._most(RESULT_CHARS)))
+            )
+        if tool.definition is None:
+            return self._cut(await self._run_own(call), RESULT_CHARS)
+        given = self.memory.changes.blocks
+        answer = await self._once(call, partial(self._run_defined, call, tool.definition))
+        if answer.blocks:
+            answer = edit_blocks(self.memory, answer, given, call.call_id)
+        return self._cut(_from_elsewhere(answer), min(RESULT_CHARS, tool.definition.result_chars))
+
+    async def _once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
+        return await (perform() if self.calls is None else self.calls.once(call, perform))
+
+    async def _run_defined(self, call: RunTool, tool: ToolDefinition) -> ToolAnswer:
+        """Performs a call of a tool that was defined.
+
+        What code changes in its copy of the blocks is written, unless the turn is written as a whole.
+        """
+        blocks = await self._blocks() if tool.source_type == "python" else []
+        answer = await self.foreign.run(tool, self._foreign_call(call, blocks))
+        memory, step, run = self.memory, self.step, self.run_uid
+        if not answer.blocks or run is None:
+            return answer
+        return await write_blocks(
+            memory.store,
+            answer,
+            blocks,
+            at=memory.now(),
+            origin=origin_of_call(run, call.call_id) if step is None else f"tool:{call.call_id}",
+            exchange=None if step is None else step.id,
+            edited=self._edited(),
+        )
+
+    async def _blocks(self) -> Sequence[Block]:
+        """Returns the blocks as they are now; one that edits of this conversation wait for, as its model sees it."""
+        memory = self.memory
+        if self.run_uid is None:
+            return memory.changes.blocks
+        now = {block.id: block for block in await memory.store.blocks.load(memory.known.agent.id)}
+        waits = self._edited()
+        return [
+            block if block.label in waits else now[block.id]
+            for block in memory.changes.blocks
+            if block.id in now
+        ]
+
+    def _edited(self) -> set[str]:
+        """Returns the labels of blocks with edits that are not in the store yet."""
+        known, changes = self.memory.known, self.memory.changes
+        path = known.path_ids
+        return {op.label for op in (*(op for op in known.look.ops if op.exchange in path), *changes.ops)}
+
+    def _foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:
+        """Returns a call as others are told it. Its key is the same only for the same call of the same step."""
+        uid, run = self.spec.uid, self.run_uid
+        step = "" if self.step is None else ids.placed("step", uid, self.step.seq)
+        return ForeignCall(
+            call.name,
+            call.arguments,
+            call.call_id,
+            ids.named("agent", uid),
+            "" if run is None else ids.named("run", run),
+            # Providers choose the ids of calls, and headers bear few characters.
+            f"{step or ids.new_uid()}/{quote(call.call_id, safe='')}",
+            self._agent_state(blocks),
+            self.memory.known.agent.scope.project,
+        )
+
+    def _agent_state(self, blocks: Sequence[Block]) -> dict[str, Any]:
+        shown = [
+            {"label": b.label, "value": b.value, "description": b.description, "limit": b.limit}
+            for b in blocks
+        ]
+        return {"id": ids.named("agent", self.spec.uid), "name": self.spec.name, "blocks": shown}
+
+    async def _run_own(self, call: RunTool) -> ToolAnswer:
+        name, arguments, memory = call.name, call.arguments, self.memory
+        if name in EDITING:
+            wanted = edits_of(name, arguments)
+            if isinstance(wanted, str):
+                return failed(wanted)
+            made = [
+                memory.edit(edit_id(call.call_id, n), each.op, each.label, each.arguments)
+                for n, each in enumerate(wanted)
+            ]
+            status = next((each.status for each in made if each.status == "error"), "success")
+            shown = last_shown([each.shown for each in made], NOTHING_SHOWN)
+            return ToolAnswer("\n".join(each.content for each in made), status, shown=shown)
+        if name in REMEMBERED:
+            if name == "remember_fact":
+                return memory.remember_fact(call.call_id, str(arguments[REMEMBERED[name]]))
+            tags = arguments.get("tags")
+            kept = {"content": arguments[REMEMBERED[name]], **({"tags": tags} if tags else {})}
+            return memory.remember(call.call_id, kept)
+        if name in SEARCHING:
+            timezone = "UTC" if self.spec.defined is None else self.spec.defined.timezone
+            wanted_hits = lookup_of(name, arguments, memory.now(), timezone)
+            return failed(wanted_hits) if isinstance(wanted_hits, str) else await memory.look_up(wanted_hits)
+        if name in FILE_TOOLS:
+            files = FileTools(memory.store, memory.known.agent, self.foreign.children, memory.embed_query)
+            return _from_elsewhere(await files.run(name, arguments))
+        return ToolAnswer(FINISHED)
+
+    def _most(self, most: int) -> int:
+        """Returns how many characters a result may have, so that it leaves room in the window."""
+        return most_chars(most, self.window)
+
+    def _cut(self, answer: ToolAnswer, most: int) -> ToolAnswer:
+        """Returns the answer in a length that leaves room in the window. most: characters."""
+        return replace(answer, content=shortened(answer.content, self._most(most)), blocks={})
+
+
+def _from_elsewhere(answer: ToolAnswer) -> ToolAnswer:
+    """Returns an answer in words that are not the gateway's, without what could pass for it."""
+    return replace(answer, content=plain_tags(answer.content))
+
+
+def asides_of(spec: AgentSpec, client_tools: Collection[str] = ()) -> Asides:
+    """Returns the arguments of an agent's tools that are not the tool's, and those that are its words to the user."""
+    return _asides_of(spec, _definitions(spec, client_tools).values())
+
+
+def _asides_of(spec: AgentSpec, definitions: Iterable[dict[str, Any]]) -> Asides:
+    return Asides.of(definitions, _aside_names(spec), WORDS)
+
+
+def alone_of(spec: AgentSpec) -> frozenset[str]:
+    """Returns the tools whose calls may not run beside one another."""
+    defined = {tool.name: tool.definition for tool in spec.tools}
+    return frozenset(name for name, tool in defined.items() if tool is not None and not tool.is_parallel)
+
+
+def approvals_of(spec: AgentSpec) -> frozenset[str]:
+    """Returns the tools whose calls a person has to approve, whatever the rules say."""
+    defined = {tool.name: tool.definition for tool in spec.tools}
+    return frozenset(name for name, tool in defined.items() if tool is not None and tool.needs_approval)
+
+
+def _aside_names(spec: AgentSpec) -> frozenset[str]:
+    speaks_by_tool = spec.style == "message"
+    thinks = None if spec.defined is None else spec.defined.thinks_aloud
+    wanted = {
+        HEARTBEAT: speaks_by_tool,
+        THINKING: speaks_by_tool if thinks is None else thinks,
+        FILLER: spec.filler == "model",
+    }
+    return frozenset(name for name, is_wanted in wanted.items() if is_wanted)
+
+
+def _definitions(spec: AgentSpec, client_tools: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Returns the entries for a request's `tools`, by name, without asides. A tool that is not there yet has none."""
+    made = {tool.name: _definition(tool) for tool in spec.tools if tool.name not in client_tools}
+    return {name: definition for name, definition in made.items() if definition is not None}
+
+
+def _definition(tool: AgentTool) -> dict[str, Any] | None:
+    if tool.definition is None:
+        return definition_of(tool.name)
+    schema = tool.definition.schema
+    return {
+        "type": "function",
+        "function": {**schema, "name": tool.name, "parameters": _parameters(schema.get("parameters"))},
+    }
+
+
+def _parameters(schema: Json | None) -> Json:
+    """Returns a schema of arguments as every provider takes it.
+
+    Tools of MCP servers that take none are often {"type": "object"}: OpenAI wants properties there.
+    """
+    given = {name: value for name, value in (schema or {}).items() if value is not None}
+    return {**given, "type": given.get("type", "object"), "properties": given.get("properties", {})}

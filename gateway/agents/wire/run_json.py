@@ -1,0 +1,195 @@
+"""Runs and steps, as the agents API shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.agents.wire.struct_fields import Body, Kept, Maybe, lasted_ns, refused, time_of
+from gateway.core import ids
+from gateway.core.turn.guide import StopReason
+from storage.listing import RunEntry, StepEntry
+from storage.records import Counts, Run, RunStep
+
+
+class Feedback(Body):
+    """The judgement of a step; null takes it back."""
+
+    feedback: Maybe[Literal["positive", "negative"]] = UNSET
+    tags: Annotated[list[str] | None, refused("Steps have no tags.")] | UnsetType = UNSET
+
+
+class StreamRun(Body):
+    """Where the stream of a run goes on. starting_after: `seq_id` of the last event that was read."""
+
+    starting_after: Annotated[int, Meta(ge=0)] = 0
+    include_pings: Maybe[bool] = UNSET
+    batch_size: Kept[int] = UNSET
+    poll_interval: Kept[float] = UNSET
+    agent_id: Kept[str] = UNSET
+    otid: Kept[str] = UNSET
+    run_id: Kept[str] = UNSET
+
+
+_NONE = Counts()
+_FAILED = frozenset(
+    {StopReason.ERROR, StopReason.UPSTREAM_ERROR, StopReason.BAD_REPLY, StopReason.BAD_TOOL_CALL}
+)
+
+
+def run_json(run: Run, agent_uid: str, conversation: str | None, words: str | None = None) -> dict[str, Any]:
+    """Returns a run. conversation: its public id, "default" for the agent's own. words: of the error that ended it."""
+    return {
+        "id": ids.named("run", run.uid),
+        "agent_id": ids.named("agent", agent_uid),
+        "conversation_id": conversation,
+        "status": run.state.value,
+        "stop_reason": run.stop,
+        "background": run.background,
+        "created_at": time_of(run.created),
+        "completed_at": time_of(run.ended),
+        "total_duration_ns": lasted_ns(run.begun, run.ended),
+        "ttft_ns": None,
+        "metadata": None if words is None else {"error": words},
+        "request_config": None,
+        "base_template_id": None,
+        "callback_url": None,
+        "callback_sent_at": None,
+        "callback_status_code": None,
+        "callback_error": None,
+    }
+
+
+def callback_json(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a run that say how its client was called back."""
+    return {
+        "callback_url": report["url"],
+        "callback_sent_at": time_of(report["at"]),
+        "callback_status_code": report["status"],
+        "callback_error": report["error"],
+    }
+
+
+def step_json(entry: StepEntry, words: str | None = None) -> dict[str, Any]:
+    """Returns a step. words: of the error with which it failed."""
+    step, model = entry.step, entry.model
+    upstream, _, name = model.partition("/")
+    counts = step.counts
+    return {
+        "id": ids.placed("step", entry.agent_uid, entry.seq),
+        "agent_id": ids.named("agent", entry.agent_uid),
+        "run_id": ids.named("run", entry.run_uid),
+        "origin": None,
+        "provider_id": None,
+        "provider_name": upstream or None,
+        "provider_category": None,
+        "model": name or None,
+        "model_handle": model or None,
+        "model_endpoint": None,
+        "context_window_limit": None,
+        "prompt_tokens": counts.prompt,
+        "completion_tokens": counts.completion,
+        "total_tokens": counts.prompt + counts.completion,
+        "cached_input_tokens": counts.cached,
+        "cache_write_tokens": counts.written,
+        "reasoning_tokens": counts.reasoning,
+        "prompt_tokens_details": {"cached_tokens": counts.cached, "cache_creation_tokens": counts.written},
+        "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
+        "status": _status(step),
+        "stop_reason": step.stop,
+        "error_type": step.error,
+        "error_data": None if words is None else {"message": words},
+        "feedback": step.feedback,
+        "messages": [],
+        "tags": [],
+        "tid": None,
+        "trace_id": None,
+        "request_id": None,
+        "project_id": None,
+    }
+
+
+def run_metrics_json(entry: RunEntry, tools: Sequence[str]) -> dict[str, Any]:
+    """Returns how long a run took. tools: public names of those that it called."""
+    run = entry.run
+    return {
+        "id": ids.named("run", run.uid),
+        "agent_id": ids.named("agent", entry.agent_uid),
+        "run_start_ns": None if run.begun is None else int(run.begun * 1e9),
+        "run_ns": lasted_ns(run.begun, run.ended),
+        "num_steps": run.steps,
+        "tools_used": [ids.named("tool", each) for each in tools] or None,
+        "organization_id": None,
+        "project_id": None,
+        "template_id": None,
+        "base_template_id": None,
+    }
+
+
+def metrics_json(entry: StepEntry) -> dict[str, Any]:
+    """Returns how long a step took, of which the call of the model is not told apart."""
+    step = entry.step
+    return {
+        "id": ids.placed("step", entry.agent_uid, entry.seq),
+        "agent_id": ids.named("agent", entry.agent_uid),
+        "run_id": ids.named("run", entry.run_uid),
+        "step_start_ns": int(step.begun * 1e9),
+        "step_ns": lasted_ns(step.begun, step.ended),
+        "llm_request_ns": None,
+        "llm_request_start_ns": None,
+        "tool_execution_ns": None,
+        "provider_id": None,
+        "project_id": None,
+        "template_id": None,
+        "base_template_id": None,
+    }
+
+
+def _status(step: RunStep) -> str:
+    if step.ended is None:
+        return "pending"
+    if step.stop == StopReason.CANCELLED:
+        return "cancelled"
+    return "failed" if step.error is not None or step.stop in _FAILED else "success"
+
+
+def usage_json(counts: Counts, steps: int, begun: Sequence[str] = (), last: Counts = _NONE) -> dict[str, Any]:
+    """Returns what a run has used.
+
+    begun: uids of runs that its end has made due, and that go on without it. last: of its last step, whose prompt and
+    reply are what the context holds now; zeros where that is not known.
+    """
+    return {
+        "message_type": "usage_statistics",
+        "prompt_tokens": counts.prompt,
+        "completion_tokens": counts.completion,
+        "total_tokens": counts.prompt + counts.completion,
+        "step_count": steps,
+        "cached_input_tokens": counts.cached,
+        "cache_write_tokens": counts.written,
+        "reasoning_tokens": counts.reasoning,
+        "context_tokens": last.prompt + last.completion or None,
+        "run_ids": [ids.named("run", uid) for uid in begun] or None,
+    }
+
+
+def result_json(
+    messages: list[dict[str, Any]], run: Run, begun: Sequence[str] = (), last: Counts = _NONE
+) -> dict[str, Any]:
+    """Returns the whole reply to a send. run: as it has ended. begun, last: as in `usage_json`."""
+    return {
+        "messages": messages,
+        "stop_reason": stop_json(run.stop or StopReason.END_TURN),
+        "usage": usage_json(run.counts, run.steps, begun, last),
+    }
+
+
+def end_events(run: Run, last: Counts = _NONE) -> list[dict[str, Any]]:
+    """Returns the events with which the stream of a run that has ended ends. last: as in `usage_json`."""
+    return [stop_json(run.stop or StopReason.END_TURN), usage_json(run.counts, run.steps, last=last)]
+
+
+def stop_json(stop: str) -> dict[str, Any]:
+    return {"message_type": "stop_reason", "stop_reason": stop}

@@ -1,0 +1,308 @@
+"""A run as its client sees it while it goes on: events of the agents API, made of what the turn machine shows.
+
+Text and thoughts leave as they come, or (`stream_tokens: false`) as whole messages when their step ends. Calls leave
+whole, since their asides are no business of the reader's; a result leaves when it is kept, under the number that it has
+there. No event but an error has a name: the client drops others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import orjson
+from msgspec import Struct
+
+from adapters.types import Event, Json
+from gateway.agents.wire.faults import LettaErrors, error_event
+from gateway.agents.wire.message import Origin, Showing, piece, shown, spoken_by, without_asides
+from gateway.agents.wire.run_json import stop_json, usage_json
+from gateway.agents.wire.struct_fields import time_of
+from gateway.core import ids
+from gateway.core.turn.asides import Asides
+from gateway.core.turn.client_view import ClientView, ReplyEvent
+from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.draft import ToolCall
+from gateway.core.turn.guide import StopReason
+from gateway.core.turn.ledger import counts_of
+from gateway.core.turn.spec import TurnSpec
+from gateway.errors import GatewayError, UpstreamError
+from storage.records import Counts
+
+DONE = b"data: [DONE]\n\n"
+
+
+def _words_of(body: bytes) -> str | None:
+    """Returns what an upstream said of its error, in any of the forms that are usual."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    error = found.get("error", found) if isinstance(found, dict) else None
+    words = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+    return words if isinstance(words, str) else None
+
+
+def event(data: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def ping_event(run: str, at: float) -> bytes:
+    """Returns what is said while nothing else is. run: its public name."""
+    id = ids.named("run", run)
+    return event({"id": id, "date": time_of(at), "message_type": "ping", "run_id": id})
+
+
+def numbered(data: bytes, first: int) -> list[bytes]:
+    """Returns events one by one, each with its number as `seq_id`; what only ends a stream is none."""
+    found: list[bytes] = []
+    for each in data.split(b"\n\n"):
+        if each and each + b"\n\n" != DONE and not each.startswith(b":"):
+            # The data of an event is an object.
+            found.append(each[:-1] + b',"seq_id":%d}\n\n' % (first + len(found)))
+    return found
+
+
+def is_end(event: bytes) -> bool:
+    """Returns whether an event is the last one of a run."""
+    return event.startswith(b"event: error") or b'"message_type":"usage_statistics"' in event
+
+
+@dataclass(slots=True)
+class RunNumbers:
+    """The numbers under which a run's messages are shown. uid: of the memory. run_id: public.
+
+    first: number of the first message of the step under way; reply: of its reply.
+    steps: how many have begun. names: {call id: tool} of calls that an earlier run made. begun: of runs that the end of
+    this one makes due; empty until then. again: the reply that was perhaps shown in part by an earlier attempt, and the
+    number of this one.
+    """
+
+    uid: str
+    run_id: str
+    first: int
+    reply: int
+    steps: int = 1
+    names: Mapping[str, str] = field(default_factory=dict)
+    begun: Sequence[str] = ()
+    again: tuple[int, int] | None = None
+
+    def origin(self, seq: int, at: float) -> Origin:
+        step_id, id = ids.placed("step", self.uid, self.first), ids.placed("message", self.uid, seq)
+        if self.again is not None and self.again[0] == seq:
+            id = ids.tried_again(id, self.again[1])
+        return Origin(id, at, self.run_id, step_id)
+
+
+class MakesSteps(Struct, frozen=True):
+    """Makes the view of a run, once its first step is open. now: seconds since the epoch.
+
+    before: messages that are shown in front of the first reply. counts: of earlier steps.
+    """
+
+    numbers: RunNumbers
+    showing: Showing
+    by_token: bool
+    now: Callable[[], float]
+    before: Sequence[Json] = ()
+    counts: Counts = msgspec.field(default_factory=Counts)
+    speaks_chat: bool = False
+
+    def __call__(self, spec: TurnSpec) -> StepView:
+        before = list(map(event, self.before))
+        asides = spec.asides or Asides()
+        return StepView(self.numbers, self.showing, self.by_token, self.now, self.counts, before, asides)
+
+
+@dataclass(slots=True)
+class StepView(ClientView):
+    """The view of a run. Calls of the client's wait for `end`, and results until they are kept."""
+
+    numbers: RunNumbers
+    showing: Showing
+    by_token: bool
+    now: Callable[[], float]
+    counts: Counts = field(default_factory=Counts)  # of the steps so far
+    _before: list[bytes] = field(default_factory=list)
+    _asides: Asides = field(default_factory=Asides)
+    _last: Counts = field(default_factory=Counts)  # of the last step
+    _out: list[bytes] = field(default_factory=list)
+    _thoughts: list[str] = field(default_factory=list)  # of the step, as far as they are not shown
+    _text: list[str] = field(default_factory=list)
+    _words: dict[int, str] = field(default_factory=dict)  # of calls that speak, as far as they are not shown
+    _kinds: list[str] = field(default_factory=list)  # of the messages of the reply, in their order
+    _names: dict[str, str] = field(default_factory=dict)  # call id -> tool
+    _waits: list[Json] = field(
+        default_factory=list
+    )  # the calls that wait, by the ids under which they are kept
+    _waiting: Mapping[str, str] = field(default_factory=dict)
+    _stop: StopReason = StopReason.END_TURN
+
+    def take(self) -> bytes:
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    # A stream
+
+    def begin(self, first: Json) -> None:
+        """Shows what comes in front of the first reply. Ids and times here are the gateway's."""
+        self._out += self._before
+        self._before.clear()
+
+    def show(self, event: ReplyEvent) -> None:
+        for choice in event.choices:
+            delta = choice.get("delta") if isinstance(choice, dict) else None
+            if not isinstance(delta, dict):
+                continue
+            thought = delta.get("reasoning_content") or delta.get("reasoning")
+            if isinstance(thought, str) and thought:
+                self.add_thought(thought)
+            if isinstance(text := delta.get("content") or delta.get("refusal"), str) and text:
+                self.add_text(text)
+        usage = event.chunk.get("usage") if event.chunk else None
+        if isinstance(usage, dict):
+            self._last = counts_of(usage)
+            self.counts = Counts(*map(sum, zip(self.counts, self._last, strict=True)))
+
+    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+        for text in filter(None, texts):
+            self.add_text(text)
+        return True
+
+    def add_text(self, text: str) -> None:
+        if self.by_token:
+            self._piece("assistant_message", {"content": text})
+        else:
+            self._text.append(text)
+
+    def add_words(self, text: str, between: str, call: int) -> None:
+        # A call that is shown as one says them there.
+        if self._asides.words.get(self.showing.speaks or "") != self.showing.argument:
+            return
+        if self.by_token:
+            self._piece("assistant_message", {"content": text}, f"of call {call}")
+        else:
+            self._words[call] = self._words.get(call, "") + text
+
+    def add_thought(self, text: str) -> None:
+        if self.by_token:
+            self._piece("reasoning_message", {"reasoning": text, "source": "reasoner_model"})
+        else:
+            self._thoughts.append(text)
+
+    def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
+        for each in tail:
+            self.show(each)
+
+    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
+        for each in tail:
+            self.show(each)
+        self._end_reply()
+        if self._waits:
+            self._show_calls(self._waits)
+        self._out += [
+            event(stop_json(self._stop)),
+            event(usage_json(self.counts, self.numbers.steps, self.numbers.begun, self._last)),
+            DONE,
+        ]
+
+    # Tools of ours
+
+    def call_tools(self, calls: Sequence[ToolCall]) -> None:
+        self._end_reply()
+        self._names.update({call.id: call.name for call in calls})
+        self._show_calls([call.built() for call in calls])
+
+    # A turn that keeps each step
+
+    def results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
+        self._end_reply()
+        # They belong to the step that made the calls, but for those of an earlier run, which open one.
+        if first is not None and not self.numbers.steps and not is_last:
+            self.numbers.first = first
+        for n, result in enumerate(results):
+            self._message(result, self.numbers.reply if first is None else first + n)
+
+    def step(self, first: int, reply: int) -> None:
+        self.numbers.first, self.numbers.reply = first, reply
+        self._kinds.clear()
+        self.numbers.steps += 1
+
+    def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
+        self._stop, self._waiting = reason, waiting
+        self._waits = [call.built() for call in calls]
+
+    # Errors
+
+    def upstream_error(self, error: Json, raw: bytes | None) -> None:
+        self.fail(UpstreamError(str(error.get("message") or "The upstream failed.")))
+
+    def fail(self, error: GatewayError) -> None:
+        self._end_reply()
+        self._out.append(event(stop_json(self._stop)))
+        self._out.append(error_event(error, self.numbers.run_id))
+
+    # One body
+
+    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        raise AssertionError("a run is shown as events")
+
+    def refused(self, status: int, body: bytes) -> bytes:
+        from_upstream = UpstreamError(_words_of(body) or f"The upstream answered {status}.")
+        return LettaErrors().body(from_upstream)
+
+    # -- how it is shown
+
+    def _piece(self, kind: str, fields: dict[str, Any], which: str = "") -> None:
+        """Shows a piece of a message; all pieces of one have its id and otid. which: of several of this kind."""
+        name = f"{kind} {which}"
+        if name not in self._kinds:
+            self._kinds.append(name)
+        if self.showing.types is not None and kind not in self.showing.types:
+            return
+        origin = self.numbers.origin(self.numbers.reply, self.now())
+        self._out.append(event(piece(kind, origin, self._kinds.index(name), fields)))
+
+    def _show_calls(self, calls: Sequence[Json]) -> None:
+        """Shows calls without our arguments. Thoughts among these, and what a call said, are shown already."""
+        names = [str((call.get("function") or {}).get("name")) for call in calls]
+        _, made = without_asides(calls, self._asides.noted(names))
+        left = [
+            call
+            for name, call in zip(names, made, strict=True)
+            if name not in self._asides.words or spoken_by(call, self.showing) is None
+        ]
+        self._message({"role": "assistant", "tool_calls": left}, self.numbers.reply)
+
+    def _end_reply(self) -> None:
+        """Shows what of the reply is held back as whole messages: thoughts, text, then what its calls said."""
+        thoughts, text, words = "".join(self._thoughts), "".join(self._text), [*self._words.values()]
+        self._thoughts.clear()
+        self._text.clear()
+        self._words.clear()
+        if thoughts or text:
+            reply: Json = {"role": "assistant", "content": text}
+            if thoughts:
+                reply["reasoning_content"] = thoughts
+            self._message(reply, self.numbers.reply)
+        for spoken_text in words:
+            self._message({"role": "assistant", "content": spoken_text}, self.numbers.reply)
+
+    def _message(self, message: Json, seq: int) -> None:
+        origin = self.numbers.origin(seq, self.now())
+        # Messages of one reply are numbered through, as they will be in lists.
+        first = len(self._kinds) if seq == self.numbers.reply else 0
+        made = shown(
+            message,
+            origin,
+            self.showing,
+            waiting=self._waiting,
+            names={**self.numbers.names, **self._names},
+            first=first,
+        )
+        if seq == self.numbers.reply:
+            self._kinds += [each["message_type"] for each in made]
+        self._out += map(event, made)

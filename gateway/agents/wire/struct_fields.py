@@ -1,0 +1,314 @@
+"""Reads the bodies of the agents API into structs, which also describe them in `/openapi.json`.
+
+Each field has one of three verdicts. Most are honoured. `Kept` ones are stored and given back, without effect here;
+the reply's `x-mnemogate-kept` names those that were sent. `Refused` ones are answered with a 400 that says why. A
+field that no struct has is a 422.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from functools import cache
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import msgspec
+import orjson
+from msgspec import UNSET, Meta, UnsetType
+
+from gateway.agents.wire.faults import Fault, Unprocessable, either, name_of
+from gateway.core.json_limits import MOST_LEVELS, check_values, is_too_deep
+from gateway.core.nul import NUL, without_nul
+from gateway.errors import BadRequest
+
+_VERDICT = "x-verdict"
+_HONOURED: Final = "x-honoured"
+_NAME: Final = re.compile(r"[\w.-]{1,100}", re.ASCII)
+_MOST_NAMED: Final = 50
+
+T = TypeVar("T")
+# The type of a field that may be left out (UNSET, its default), or be null.
+Maybe: TypeAlias = T | UnsetType | None
+# The same of one that has no effect here.
+Kept: TypeAlias = Annotated[T | None, Meta(extra_json_schema={_VERDICT: "kept"})] | UnsetType
+
+
+def retained_besides(*honoured: str) -> Meta:
+    """Returns what stands in the annotation of an object of which these fields are honoured, and the rest kept."""
+    return Meta(extra_json_schema={_VERDICT: "partly kept", _HONOURED: honoured})
+
+
+def refused(why: str) -> Meta:
+    """Returns what stands in the annotation of a field that is refused. why: a sentence for the caller."""
+    return Meta(extra_json_schema={_VERDICT: "refused", "description": why})
+
+
+# What several bodies and queries refuse.
+HOSTED = refused("It belongs to Letta's hosted product.")
+NO_SECRETS = refused("Definitions hold no secrets; the gateway's settings do (tools.headers).")
+NO_TEMPLATES = refused("Templates belong to Letta's hosted product.")
+READ_ONLY = refused("The gateway says this, not its caller.")
+ONE_PROJECT = refused("A key opens one project, and everything that it makes belongs to that.")
+
+
+class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """A body. A field that was not sent is UNSET, so that a null that was sent is known from none."""
+
+
+B = TypeVar("B", bound=msgspec.Struct)
+
+
+def read(data: bytes, kind: type[B]) -> B:
+    """Reads a body. Raises: Unprocessable, naming the field; BadRequest for a field that is refused; BodyTooLarge."""
+    return convert(parse(data or b"{}"), kind, ("body",))
+
+
+def parse(data: bytes, at: tuple[str | int, ...] = ("body",)) -> Any:
+    """Parses JSON that can be kept. at: where it lies, for errors. Raises: Unprocessable, BodyTooLarge."""
+    check_values(data)
+    try:
+        json = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        fault = Fault((*at, error.pos), f"JSON decode error: {error.msg}", "json_invalid")
+        raise Unprocessable([fault]) from error
+    if is_too_deep(json):
+        message = f"JSON may be nested {MOST_LEVELS} levels deep, and this is deeper"
+        raise Unprocessable([Fault(at, message, "json_invalid")])
+    return without_nul(json) if NUL in data else json
+
+
+def read_texts(data: bytes) -> dict[str, str]:
+    """Reads a body that has a text for each name. Raises: Unprocessable, naming the field; BodyTooLarge."""
+    check_values(data)
+    try:
+        found = msgspec.json.decode(data or b"{}", type=dict[str, str])
+        return without_nul(found) if NUL in data else found
+    except msgspec.ValidationError as error:
+        raise Unprocessable([_fault(str(error), None, ("body",), None)]) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unprocessable([Fault(("body",), f"JSON decode error: {error}", "json_invalid")]) from error
+
+
+def convert(json: Any, kind: type[B], at: tuple[str | int, ...], *, lax: bool = False) -> B:
+    """Makes a struct of parsed JSON, or (lax: numbers come as text) of the parameters of a query.
+
+    at: where the JSON lies, for errors. Raises: as `read`.
+    """
+    if not isinstance(json, dict):
+        raise Unprocessable([Fault(at, f"Input should be an object, not {name_of(json)}", "model_type")])
+    try:
+        made = msgspec.convert(json, kind, strict=not lax)
+    except msgspec.ValidationError as error:
+        raise Unprocessable([_fault(str(error), json, at, kind)]) from error
+    check_refused(made)
+    return made
+
+
+def check_refused(body: msgspec.Struct) -> None:
+    """Raises: BadRequest: a field was sent that is refused, in the body or in a part of it."""
+    for at, part in _parts(body):
+        for name, why in _refusals(type(part)).items():
+            # Null, false and empty are what the client's own defaults send: they ask for nothing.
+            if getattr(part, name) is not UNSET and getattr(part, name):
+                raise BadRequest(f"{at}{name}: {why}", param=f"{at}{name}")
+
+
+def kept(body: msgspec.Struct) -> list[str]:
+    """Returns the names of the fields that were sent and have no effect here; of a part's as `blocks.hidden`."""
+    found: dict[str, None] = {}
+    for at, part in _parts(body):
+        for name, honoured in _kept_fields(type(part)).items():
+            value = getattr(part, name)
+            if value is UNSET or value is None:
+                continue
+            if honoured is None:
+                found[f"{at}{name}"] = None
+            elif isinstance(value, dict):
+                found |= {f"{at}{name}.{key}": None for key in value if value[key] and key not in honoured}
+    # They are said in a header.
+    return [name for name in found if _NAME.fullmatch(name)][:_MOST_NAMED]
+
+
+def _parts(body: msgspec.Struct, at: str = "") -> Iterator[tuple[str, msgspec.Struct]]:
+    """Yields a body and the parts that it has, each with its name and a dot."""
+    yield at, body
+    for name in _nested(type(body)):
+        value = getattr(body, name)
+        for each in value if isinstance(value, list) else (value,):
+            if isinstance(each, msgspec.Struct):
+                yield from _parts(each, f"{at}{name}.")
+
+
+def given(body: msgspec.Struct) -> dict[str, Any]:
+    """Returns the fields that were sent, by name."""
+    return {name: value for name in body.__struct_fields__ if (value := getattr(body, name)) is not UNSET}
+
+
+@cache
+def list_fields(kind: type[msgspec.Struct]) -> frozenset[str]:
+    """Returns the names of the fields that hold a list."""
+    hints = get_type_hints(kind)
+    return frozenset(
+        name
+        for name in kind.__struct_fields__
+        if any(get_origin(part) is list for part in (hints[name], *get_args(hints[name])))
+    )
+
+
+# -- verdicts
+
+
+def _verdicts(kind: type[msgspec.Struct]) -> Iterator[tuple[str, dict[str, Any]]]:
+    hints = get_type_hints(kind, include_extras=True)
+    for name in kind.__struct_fields__:
+        for meta in _metas(hints[name]):
+            extra = meta.extra_json_schema or {}
+            if _VERDICT in extra:
+                yield name, extra
+
+
+def _metas(hint: Any) -> Iterator[Meta]:
+    """Returns the metas of an annotation and of the members of its union."""
+    if get_origin(hint) is Annotated:
+        yield from (each for each in hint.__metadata__ if isinstance(each, Meta))
+        yield from _metas(hint.__origin__)
+    else:
+        for part in get_args(hint):
+            if get_origin(part) is Annotated:
+                yield from _metas(part)
+
+
+@cache
+def _refusals(kind: type[msgspec.Struct]) -> dict[str, str]:
+    return {name: extra["description"] for name, extra in _verdicts(kind) if extra[_VERDICT] == "refused"}
+
+
+@cache
+def _kept_fields(kind: type[msgspec.Struct]) -> dict[str, tuple[str, ...] | None]:
+    """Returns the fields that are kept; with the names of what is honoured in one where that is not nothing."""
+    return {name: extra.get(_HONOURED) for name, extra in _verdicts(kind) if extra[_VERDICT] != "refused"}
+
+
+@cache
+def _nested(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    """Returns the names of the fields that hold parts of a body."""
+    hints = get_type_hints(kind)
+    return tuple(name for name in kind.__struct_fields__ if _has_struct(hints[name]))
+
+
+def _has_struct(hint: Any) -> bool:
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return True
+    return any(map(_has_struct, get_args(hint)))
+
+
+# -- errors
+
+_AT = re.compile(r" - at `(key in )?\$(.*)`$")
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
+_FIELD = re.compile(r"`([^`]+)`")
+
+
+def _fault(message: str, json: Any, at: tuple[str | int, ...], body: type[msgspec.Struct] | None) -> Fault:
+    """Makes a fault of msgspec's message, e.g. "Expected `str`, got `int` - at `$.blocks[0].label`"."""
+    loc: list[str | int] = [*at]
+    found = _AT.search(message)
+    value = json
+    if found is not None:
+        for key, index in _STEP.findall(found[2]):
+            loc.append(key or (int(index) if index.isdigit() else index))
+            value = _child(value, loc[-1])
+        message = message[: found.start()]
+    kind = "value_error"
+    if message.startswith("Object missing required field") and (name := _FIELD.search(message)):
+        loc.append(name[1])
+        kind, message = "missing", "Field required"
+    elif message.startswith("Object contains unknown field") and (name := _FIELD.search(message)):
+        loc.append(name[1])
+        kind, message, value = "extra_forbidden", "Extra inputs are not permitted", _child(value, name[1])
+        known = body.__struct_encode_fields__ if body is not None and loc == [*at, name[1]] else ()
+        if close := get_close_matches(name[1], known, n=1):
+            message += f"; did you mean '{close[0]}'?"
+    elif message.startswith("Expected"):
+        kind = "type_error"
+    elif message.startswith("Invalid") and body is not None and (allowed := choices(body, loc[len(at) :])):
+        kind, message = "enum", f"Input should be {either(allowed)}"
+    return Fault(tuple(loc), message.replace("`", "'"), kind, value)
+
+
+def _child(value: Any, key: str | int) -> Any:
+    try:
+        return value[key]
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def choices(kind: type[msgspec.Struct], place: Sequence[str | int]) -> list[str]:
+    """Returns what may stand at a place of a body, in the order in which it is declared; [] where that is no choice.
+
+    place: keys and indices, from the body.
+    """
+    hints: list[Any] = [kind]
+    for step in place:
+        hints = [member for hint in hints for inner in _within(hint, step) for member in _members(inner)]
+    found = [value for hint in hints if get_origin(hint) is Literal for value in get_args(hint)]
+    return list(dict.fromkeys(map(str, found)))
+
+
+def _within(hint: Any, step: str | int) -> Iterator[Any]:
+    """Yields what is declared of a part of a value."""
+    inner = get_args(hint)
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        config = hint.__struct_config__
+        if config.tag_field == step:
+            yield Literal[config.tag]
+        elif step in hint.__struct_fields__:
+            yield get_type_hints(hint, include_extras=True)[str(step)]
+    elif get_origin(hint) is list or get_origin(hint) is dict:
+        yield inner[-1]
+
+
+def _members(hint: Any) -> Iterator[Any]:
+    """Yields the members of a union; of anything else, itself."""
+    if get_origin(hint) is Annotated:
+        yield from _members(hint.__origin__)
+    elif get_origin(hint) in (Union, UnionType):
+        for each in get_args(hint):
+            yield from _members(each)
+    else:
+        yield hint
+
+
+def time_of(at: float | None) -> str | None:
+    """Returns a time in ISO 8601, in UTC with microseconds. at: seconds since the epoch."""
+    if at is None:
+        return None
+    # A clock that was wrong once must not make a list unreadable.
+    try:
+        return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")
+    except (OverflowError, OSError, ValueError):
+        return datetime.fromtimestamp(0, UTC).isoformat(timespec="microseconds")
+
+
+def lasted_ns(begun: float | None, ended: float | None) -> int | None:
+    """Returns how long something took; None: it has not begun, or not ended. A clock may have been put back."""
+    return None if begun is None or ended is None else max(0, int((ended - begun) * 1e9))
+
+
+def lines_of(output: Any) -> list[str] | None:
+    """Returns the output of a tool's code line by line; None: there is none."""
+    return output.splitlines() if isinstance(output, str) and output else None

@@ -1,0 +1,323 @@
+"""The work of the commands: operations, asked of the process that serves the database or performed here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+from gateway.errors import BadRequest, GatewayError
+from gateway.limits import Limits
+from gateway.loading import loading
+from gateway.run.admin import printed
+from gateway.run.admin.printed import complain
+from gateway.run.admin.progress import Progress
+from gateway.run.admin.serving import ProcessGone, ServingProcess
+from gateway.run.admin.streams import opened, pages_of, written
+from gateway.settings import Settings, without_password
+from gateway.settings.check import POSTGRES
+from gateway.settings.load import load_settings
+from storage.errors import ReadOnly, StoreError
+from storage.sqlite.lock import owner_of
+
+EXIT_FAILED = 1
+# Operations that make sense before the first `serve`: they may make the database.
+FOUNDERS = ("keys-create", "memory-import")
+URLS = ("url", "listen_url", "proxy")
+SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret", "secrets_key", "webhook_secret")
+# A compaction that was asked for on a terminal is watched so often, and at most so long.
+WATCH_S = 0.5
+WATCHED_S = 600.0
+
+_Wanted = Mapping[str, Any]
+
+
+@dataclass
+class Commands:
+    """The commands, over the files that the command line named.
+
+    Errors of all methods: GatewayError, SettingsError.
+    """
+
+    config: str | None = None
+    """The settings file; None: mnemogate.toml, if there is one."""
+    db: str | None = None
+    """The database file; None: as the settings say."""
+    limits: Limits | None = None
+    """Of a gateway that is served; None: its own."""
+
+    def load(
+        self,
+        flags: Mapping[tuple[str, str], Any] | None = None,
+        upstream: str | None = None,
+        *,
+        needs_secrets: bool = False,
+    ) -> Settings:
+        """Returns the settings. flags: values of single settings that count before the file's."""
+        given = {("database", "path"): self.db, **(flags or {})}
+        return load_settings(
+            config=self.config,
+            flags={name: value for name, value in given.items() if value is not None},
+            upstream=upstream,
+            needs_secrets=needs_secrets,
+        )
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings, in which secrets are not resolved."""
+        return self.load()
+
+    # -- serving
+
+    def serve(self, flags: Mapping[tuple[str, str], Any], upstream: str | None, *, works: bool) -> int:
+        with loading():
+            from gateway.serve import serve
+
+        logging.captureWarnings(True)
+        return serve(self.load(flags, upstream, needs_secrets=True), self.limits, works=works)
+
+    def work(self) -> int:
+        with loading():
+            from gateway.serve import work
+
+        logging.captureWarnings(True)
+        return work(self.load(needs_secrets=True), self.limits)
+
+    def migrate(self) -> None:
+        with loading():
+            from gateway.serve import migrate
+
+        asyncio.run(migrate(self.settings))
+        print(f"{self.settings.database.shown} has the schema of this version.", file=sys.stderr)
+
+    def check_config(self) -> None:
+        """Prints the settings, and what a start would refuse. Nothing is made, and no port is taken."""
+        with loading():
+            from gateway.open_database import DatabaseFindings, check_database
+            from gateway.provider_factory import make_embedder, make_providers
+            from gateway.run.background.background_model import background_route
+            from gateway.run.upstream.route import check_models
+            from gateway.serve import check_door
+            from gateway.settings.schema import Mistakes
+            from gateway.web.server import find_address
+
+        def check_address(settings: Settings) -> None:
+            find_address(settings.server.host, settings.server.port)
+
+        settings, mistakes = self.load(needs_secrets=True), Mistakes()
+        database = DatabaseFindings()
+        for check in (check_models, check_address, make_providers, background_route, make_embedder):
+            with mistakes.noted():
+                check(settings)
+        with mistakes.noted():
+            database = check_database(settings)
+            check_door(settings, database.is_keyed or settings.server.key is not None)
+        mistakes.end()
+        for note in database.notes:
+            complain(note)
+        if database.fault is not None:
+            complain(f"nothing would be remembered: {database.fault}")
+        if database.is_open:
+            complain(f"other accounts may read {settings.database.shown}; `chmod 600` closes it")
+        printed.show_json(_without_secrets(asdict(settings)))
+
+    def move(self, target: str) -> int:
+        """Moves all memories to a database: the URL of a PostgreSQL, or a file."""
+        with loading():
+            from gateway.operations import move_store
+
+        here = self.settings.database
+        if target.startswith(POSTGRES):
+            source, filled = replace(here, url=None), replace(here, url=target)
+            if not os.path.exists(source.path):
+                raise GatewayError(f"There is no database at {os.path.abspath(source.path)} to be moved.")
+        elif here.url is None:
+            raise GatewayError(
+                "A file is filled from a PostgreSQL, which database.url or MNEMOGATE_DATABASE_URL names."
+            )
+        else:
+            source, filled = here, replace(here, url=None, path=target)
+        with Progress("Moving memories") as progress:
+            show = progress.show if progress.is_shown else printed.show_progress
+            done = asyncio.run(
+                move_store(
+                    self.settings,
+                    source,
+                    filled,
+                    lambda moved, count: show(moved.moved + moved.there + len(moved.refused), count),
+                )
+            )
+        printed.show_moved(done.moved, done.there, done.refused)
+        return EXIT_FAILED if done.refused else 0
+
+    # -- operations
+
+    def perform(self, operation: str, wanted: _Wanted) -> Any:
+        """Asks the process that serves this database, or performs the operation here if there is none.
+
+        wanted: its arguments; those that are None count as left out.
+        """
+        settings, arguments = self.settings, _given(wanted)
+        try:
+            body = json.dumps(arguments, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            around = error.object[max(error.start - 8, 0) : error.end]
+            raise BadRequest(f"What was given is not UTF-8: {around!r}.") from error
+        if (process := self._find_process()) is not None:
+            with suppress(ProcessGone):
+                return process.ask(operation, body)
+        is_there = settings.database.url is not None or os.path.exists(settings.database.path)
+        if operation not in FOUNDERS and not is_there:
+            raise GatewayError(
+                f"There is no database at {settings.database.shown}; --db or database.path says where it is."
+            )
+        with loading():
+            from gateway.serve import perform_here
+
+        answer = asyncio.run(perform_here(settings, operation, arguments))
+        if not is_there:
+            print(f"There was no database: {settings.database.shown} is new.", file=sys.stderr)
+        return answer
+
+    def _find_process(self) -> ServingProcess | None:
+        """Returns the process that serves this database; None: there is none.
+
+        The lock decides: a process that was killed leaves its file, and another program may have its port by now.
+        Raises: GatewayError: the database is another account's.
+        """
+        database = self.settings.database
+        if database.url is not None:
+            return None
+        try:
+            is_owned = owner_of(database.path) is not None
+        except ReadOnly as error:
+            raise GatewayError(error.message) from error
+        except StoreError:
+            return None
+        return ServingProcess.find(database.path) if is_owned else None
+
+    def _pages(self, operation: str, wanted: _Wanted) -> Iterator[Any]:
+        """Yields the answers of an operation that answers page by page."""
+        answer = self.perform(operation, wanted)
+        yield answer
+        while answer["next"] is not None:
+            answer = self.perform(operation, {**wanted, "from": answer["next"]})
+            yield answer
+
+    def list_pages(
+        self,
+        operation: str,
+        wanted: _Wanted,
+        listing: printed.RecordList,
+        most: int | None,
+        *,
+        as_json: bool,
+    ) -> None:
+        """Prints all pages of a list. most: lines; None: all."""
+        lines = (line for page in self._pages(operation, wanted) for line in page["lines"])
+        printed.show_list(listing, islice(lines, most), as_json=as_json)
+
+    def forget(self, wanted: _Wanted, check_consent: Callable[[str], None], *, all_users: bool) -> None:
+        """Forgets a memory or a part of it. check_consent: is called with what will be done, and raises a refusal."""
+        wanted = _given(wanted)
+        is_narrowed = not wanted.keys().isdisjoint(
+            ("message", "exchange", "in", "user", "conversation", "agent")
+        )
+        if all_users and is_narrowed:
+            raise BadRequest("Say what to forget: --all-users is everybody, the others name somebody.")
+        if not all_users and not is_narrowed:
+            raise BadRequest("Say what to forget: --user, --conversation, --agent, or --all-users.")
+        is_server = (
+            self.settings.database.url is not None
+        )  # mistakes in the settings come before the question
+        check_consent(printed.describe_forgetting(wanted))
+        answer = first = self.perform("memory-forget", wanted)
+        count = answer["memories"]
+        with Progress("Forgetting memories") as progress:
+            while not answer["done"]:
+                progress.show(count)
+                answer = self.perform("memory-forget", {**wanted, "left": answer["left"]})
+                count += answer["memories"]
+        files = {"config": self.config, "db": self.db}
+        print(printed.describe_forgotten({**files, **wanted}, count, first), file=sys.stderr)
+        if not answer.get("swept", True):  # a gateway of an older version leaves it out
+            print(printed.describe_unswept(is_server), file=sys.stderr)
+
+    def export(self, wanted: _Wanted, path: str | None, *, is_forced: bool) -> None:
+        """Writes a memory to a new file, or to the standard output. is_forced: may replace a file."""
+        wanted = _given(wanted)
+        pages = self._pages("memory-export", wanted)
+        first = next(pages)
+        others = first.get("others")  # a gateway of an older version leaves it out, and `messages`
+        messages: int | None = 0
+        with Progress("Exporting messages") as progress, written(path, is_forced=is_forced) as file:
+            page: Any = first
+            while page is not None:
+                file.writelines(f"{line}\n" for line in page["lines"])
+                messages = None if messages is None or "messages" not in page else messages + page["messages"]
+                if path or not sys.stdout.isatty():  # a bar would mix with the lines
+                    progress.show(messages or 0)
+                page = next(pages, None)
+        if path:
+            size = os.stat(path).st_size
+            print(printed.describe_exported(wanted, messages, path, size), file=sys.stderr)
+        if others:
+            print(printed.describe_others(others), file=sys.stderr)
+
+    def restore(self, wanted: _Wanted, path: str | None) -> None:
+        """Imports an exported memory from a file, or from the standard input."""
+        place, line, size = None, 1, 0
+        whole = os.path.getsize(path) if path and os.path.isfile(path) else None
+        with Progress("Importing", "bytes") as progress, opened(path) as file:
+            for lines in pages_of(file):
+                page = {**wanted, "lines": lines, "line": line, "at": place}
+                place = self.perform("memory-import", page)["at"]
+                line += len(lines)
+                size += sum(len(each.encode()) + 1 for each in lines)
+                progress.show(size, whole)
+        if place is None:
+            raise BadRequest("There is nothing to import.")
+        self.perform("memory-import", {**wanted, "lines": [], "at": place, "end": True})
+
+    def compact(self, wanted: _Wanted) -> None:
+        """Asks for a summary of a conversation. On a terminal it is waited for, if a gateway serves that makes it."""
+        job = self.perform("compact", wanted)["job"]
+        print(f"Job {job}; `mnemogate jobs` shows it until it is done.", file=sys.stderr)
+        with Progress("Summarising (^C leaves it to the gateway)") as progress:
+            if not progress.is_shown or self._find_process() is None:
+                return
+            end, found = time.monotonic() + WATCHED_S, None
+            while time.monotonic() < end:
+                found = next((each for each in self.perform("jobs-list", {}) if each["id"] == job), None)
+                if found is None or found["state"] not in ("pending", "running"):
+                    break
+                progress.show()
+                time.sleep(WATCH_S)
+        if found is None:
+            print("It is done.", file=sys.stderr)
+        elif found["error"]:
+            raise GatewayError(f"The job {job} is {found['state']}: {found['error']}")
+
+
+def _given(wanted: _Wanted) -> dict[str, Any]:
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _without_secrets(value: Any, name: str = "") -> Any:
+    """Replaces keys and headers, at any depth, by whether they are set, and passwords in URLs. name: the value's."""
+    if name in SECRETS:
+        return "(set)" if value else value
+    if isinstance(value, dict):
+        return {key: _without_secrets(each, key) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_secrets(each) for each in value]
+    return without_password(value) if name in URLS and value else value

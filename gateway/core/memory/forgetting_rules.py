@@ -1,0 +1,95 @@
+"""Rules of forgetting: which notes may quote what was erased, and what is left of a block without it.
+
+When a rule is asked, the erased words are gone already. It decides by what stood beside them: a note gives the day of
+each message that it quotes. In doubt the note is erased as well, since a note can be written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import orjson
+from msgspec.structs import replace
+
+from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.listed import called_tools
+from gateway.core.conversation.private import private_of, without_fields, without_private
+from gateway.core.dates import date_of
+from gateway.core.heard_words import folded_words
+from gateway.core.memory.builtin import SEARCHING
+from gateway.core.memory.edits import perform
+from gateway.core.prompt.note import mentions_blocks
+from storage.commands import Erased, Revised
+from storage.records import Block, Exchange, State
+
+FORGOTTEN = "(forgotten)"  # in the place of what a search found; no hit is shorter
+_REVEALING = 4  # letters of a word that can give something away; shorter ones are function words
+
+
+def quotes(text: str, erased: Erased) -> bool:
+    """Returns whether a text may quote what was erased. text: a note, or hidden rounds with results of searches."""
+    if erased.blocks and mentions_blocks(text):
+        return True
+    # Notes give the day of the week too, which other texts of ours may leave out, and the year where it is another.
+    dates = (date_of(day).split()[0] for day in erased.days)
+    return any(f"[{date}" in text or f"[{date.partition('-')[2]} " in text for date in dates)
+
+
+def without_found(e: Exchange, above: Exchange, erased: Erased) -> Exchange:
+    """Returns a step without what its results may quote of what was erased: hits of searches, and changes of blocks.
+
+    above: the step whose calls they answer. Both with their content. Of calls that were erased no result is left.
+    """
+    is_gone = above.state is State.FORGOTTEN or -1 in above.redactions
+    calls = None if is_gone else called_tools(above)
+    messages = orjson.loads(e.input or b"[]")
+    left = [_without_found(m, calls, erased) for m in messages]
+    return e if left == messages else replace(e, input=orjson.dumps(left))
+
+
+def _without_found(message: WireMessage, calls: Mapping[str, str] | None, erased: Erased) -> WireMessage:
+    if message.get("role") != "tool":
+        return message
+    text, length = text_of(message), private_of(message).get("said")
+    if calls is None or (
+        calls.get(str(message.get("tool_call_id"))) in SEARCHING and quotes(text[:length], erased)
+    ):
+        return {**without_private(message), "content": FORGOTTEN}
+    if length is not None and quotes(text[length:], erased):
+        return {**without_fields(message, "said", "shown_blocks"), "content": text[:length]}
+    return message
+
+
+def rebuild(block: Block, later: Sequence[Revised]) -> str:
+    """Returns the value of a block without what was erased.
+
+    Edits by tools are done again on what is left. Of values that were given whole, those lines are left out that may
+    repeat what was erased.
+
+    block: with its last value from before. later: the values it had since, oldest first.
+    """
+    clean = _words(block.value)
+    before = block.value
+    tainted: set[str] = set()
+    now = block
+    for each in later:
+        if each.is_whole:
+            now = replace(now, value=each.value)
+        elif each.is_erased:
+            # The words that this edit brought in may come back in a later value; those from before may stay.
+            known = set(before.split("\n"))
+            for line in each.value.split("\n"):
+                if line not in known:
+                    tainted |= _words(line) - clean
+        elif each.op is not None and each.op.op != "rethink":
+            # An insert or a replace says what it adds, so it can be done without the erased part.
+            (now,), _ = perform([now], each.op)
+        else:
+            lines = each.value.split("\n")
+            now = replace(now, value="\n".join(line for line in lines if not _words(line) & tainted))
+        before = each.value
+    return now.value
+
+
+def _words(text: str) -> set[str]:
+    return {w for w in folded_words(text) if len(w) >= _REVEALING or not w.isascii() or w.isdigit()}

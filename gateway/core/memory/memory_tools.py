@@ -1,0 +1,359 @@
+"""The memory tools: their definitions, when they may be offered, and their edits as values.
+
+This module knows nothing of stores and turns. An edit is a function of a block's value and the call's arguments, so
+that it can be shown to the next model call at once and done again on the block when the turn is confirmed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import orjson
+from msgspec import Struct, field
+
+from adapters.types import Json
+from gateway.core.nul import without_nul
+from gateway.core.prompt.shown_blocks import Shown
+from gateway.core.tags import plain_tags
+from storage.records import Block
+
+PREFIX = "mnemogate_"
+
+
+def tool(description: str, required: Iterable[str], /, **properties: Json) -> Json:
+    """Returns a tool's definition without its name."""
+    parameters = {"type": "object", "properties": properties, "required": list(required)}
+    return {"description": description, "parameters": parameters}
+
+
+def string(description: str, **bounds: Any) -> Json:
+    return {"type": "string", **bounds, "description": description}
+
+
+_LABEL = string("Label of the memory block, as it stands in the system prompt.")
+_SEARCH = {
+    "query": string("Words to look for: names, things, topics."),
+    "limit": {"type": "integer", "description": "How many results at most. Default: 5."},
+}
+
+MEMORY_TOOLS: Mapping[str, Json] = MappingProxyType(
+    {
+        "memory_insert": tool(
+            "Add a line to a memory block. Use it as soon as you learn something about the user, their wishes or "
+            "their work that will matter in later conversations: one fact a line, short, with names and dates. "
+            "The user does not see this call.",
+            ("label", "new_string"),
+            label=_LABEL,
+            new_string=string("The text to add."),
+            insert_line={
+                "type": "integer",
+                "description": "Insert after this line; 0: at the beginning. Default: -1, at the end.",
+            },
+        ),
+        "memory_replace": tool(
+            "Replace a passage of a memory block, to correct what has changed or (with an empty new_string) to "
+            "remove it. The old passage must be given exactly and occur exactly once.",
+            ("label", "old_string", "new_string"),
+            label=_LABEL,
+            old_string=string("The passage as it stands now, exactly."),
+            new_string=string("What shall stand there instead."),
+        ),
+        "memory_rethink": tool(
+            "Rewrite a whole memory block, to put it in order or to shorten one that is full. Everything that the "
+            "new text leaves out is gone from the block. For single changes use memory_insert or memory_replace.",
+            ("label", "new_memory"),
+            label=_LABEL,
+            new_memory=string("The block's whole new text."),
+        ),
+        "archival_memory_insert": tool(
+            "Keep a piece of text in long-term memory, outside of the system prompt. Use it for details that need "
+            "not be in sight all the time; they can be found with archival_memory_search.",
+            ("content",),
+            content=string("The text to keep; it must make sense by itself."),
+        ),
+        "archival_memory_search": tool(
+            "Search what was kept with archival_memory_insert. Returns the passages that fit best, with dates.",
+            ("query",),
+            **_SEARCH,
+        ),
+        "conversation_search": tool(
+            "Search all earlier conversations with this user. Use it when something is mentioned that is not in "
+            "sight. Returns the messages that fit best, with dates and speakers.",
+            ("query",),
+            query=_SEARCH["query"],
+            role=string("Only what this side said. Default: both.", enum=["user", "assistant"]),
+            limit=_SEARCH["limit"],
+        ),
+    }
+)
+
+# A tool that changes memory -> its operation in the store's records.
+EDITS: Mapping[str, str] = MappingProxyType(
+    {
+        "memory_insert": "insert",
+        "memory_replace": "replace",
+        "memory_rethink": "rethink",
+        "archival_memory_insert": "archival_insert",
+    }
+)
+
+# The tools that need no search. Where no user is named, nothing that the prompt does not show may be read.
+BLOCK_TOOLS = tuple(tool for tool in MEMORY_TOOLS if tool.startswith("memory_"))
+
+
+# Offering
+
+
+def definitions(names: Mapping[str, str]) -> list[Json]:
+    """Returns the entries for a request's `tools`. ours: offered name -> canonical tool, in the order that is kept."""
+    return [
+        {"type": "function", "function": {"name": name, **MEMORY_TOOLS[tool]}} for name, tool in names.items()
+    ]
+
+
+def may_offer(body: Mapping[str, Any]) -> bool:
+    """Returns whether a request leaves room for tools that its sender does not know of.
+
+    It does if it asks for one choice, leaves the choice of the tool to the model and takes an answer in plain text.
+    With anything else a hidden tool round would not be what the sender meant, or could not be hidden.
+    """
+    if body.get("n") not in (None, 1) or body.get("logprobs") or body.get("top_logprobs") is not None:
+        return False
+    if body.get("tool_choice") not in (None, "auto") or body.get("function_call") is not None:
+        return False
+    if body.get("functions") is not None or body.get("audio") is not None:
+        return False
+    if body.get("tools") is not None and not isinstance(body["tools"], list):
+        return False
+    form = body.get("response_format")
+    if form is not None and not (isinstance(form, dict) and form.get("type") == "text"):
+        return False
+    if body.get("modalities") not in (None, ["text"]):
+        return False
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
+        return False
+    # A last message of the assistant's is an answer that the model is to continue.
+    return messages[-1].get("role") != "assistant"
+
+
+def offer(
+    enabled: Iterable[str], client_names: Collection[str], agreed: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Returns offered name -> canonical tool, for one request. Empty: offer nothing (and no `tools: []`).
+
+    enabled: canonical names, in the order of the profile. agreed: the names under which this conversation was
+    first offered them; they stay, unless a tool of the client's has taken one of them by now.
+    """
+    if agreed:
+        if any(name in client_names for name in agreed):
+            return {}
+        allowed = frozenset(enabled)
+        return {name: tool for name, tool in agreed.items() if tool in allowed}
+    offered: dict[str, str] = {}
+    for tool in enabled:
+        if tool not in MEMORY_TOOLS:
+            continue
+        name = tool
+        while name in client_names or name in offered:
+            name = PREFIX + name
+        offered[name] = tool
+    return offered
+
+
+# Arguments
+
+
+def read_arguments(text: str) -> Json | None:
+    """Returns a call's arguments; None if they are no JSON object. Models send "" for no arguments."""
+    if not text.strip():
+        return {}
+    try:
+        parsed = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(parsed, dict):
+        return None
+    return without_nul(parsed) if "\\u0000" in text else parsed
+
+
+_TYPES = {"string": str, "integer": int}
+
+
+def check(tool: str, arguments: Mapping[str, Any]) -> str | None:
+    """Returns what is wrong with a call's arguments, for the model to read; None if nothing is.
+
+    Arguments that are not in the schema are ignored.
+    """
+    parameters = MEMORY_TOOLS[tool]["parameters"]
+    for name, schema in parameters["properties"].items():
+        value = arguments.get(name)
+        if value is None:
+            if name in parameters["required"]:
+                return f"Error: {tool} needs `{name}`. Nothing was done."
+        elif not isinstance(value, _TYPES[schema["type"]]) or isinstance(value, bool):
+            return f"Error: `{name}` of {tool} must be of type {schema['type']}. Nothing was done."
+        elif "enum" in schema and value not in schema["enum"]:
+            return f"Error: `{name}` of {tool} must be one of {', '.join(schema['enum'])}. Nothing was done."
+    return None
+
+
+# Edits
+
+
+class Edit(Struct, frozen=True):
+    """The result of an edit."""
+
+    value: str | None  # the block's new value; None: it is unchanged
+    result: str  # the text for the model
+    has_failed: bool = False  # it could not be made; a block that says so already is unchanged, too
+    shown: Shown = field(
+        default_factory=dict
+    )  # what the result shows of the block: what it says from then on
+
+    @property
+    def status(self) -> str:
+        """How the call went: success or error."""
+        return "error" if self.has_failed else "success"
+
+
+# Each side of a diff is shown up to this length: enough to recognise the edit, and not the whole block again.
+SHOWN_CHARS = 200
+_LINES = 10  # of those in which a text is, that are named
+
+
+def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
+    """Edits a block. op: insert, replace, rethink or patch. block: the one that the arguments name; None: none is."""
+    wrong = check(f"memory_{op}", arguments) if op != "patch" else None
+    if wrong is not None:
+        return Edit(None, wrong, has_failed=True)
+    label = arguments["label"]
+    if block is None:
+        return _failed(f"there is no memory block {label!r}.")
+    if block.read_only:
+        return _failed(f"the memory block {label!r} is read-only.")
+    # These say in half a sentence what was done, or why nothing was.
+    if op == "insert":
+        edit = _insert(block.value, arguments["new_string"], arguments.get("insert_line"))
+    elif op == "replace":
+        old, new, every = arguments["old_string"], arguments["new_string"], bool(arguments.get("every"))
+        # Many places of a long text would be gigabytes.
+        if every and old and (over := _over(block, _grown(block.value, old, new))) is not None:
+            return over
+        edit = _replace(block.value, old, new, every=every)
+    elif op == "patch":
+        edit = _patch(block.value, arguments["patch"])
+    else:
+        new = arguments["new_memory"]
+        edit = Edit(new, f"rewritten: {len(block.value)} -> {len(new)} characters")
+    if edit.value is None:
+        return _failed(edit.result)
+    if (over := _over(block, len(edit.value))) is not None:
+        return over
+    if edit.value == block.value:
+        return Edit(None, f"The memory block {label!r} says so already.")
+    return Edit(
+        edit.value, f"Memory block {label!r} {edit.result} ({len(edit.value)} of {block.limit} characters)"
+    )
+
+
+def _failed(why: str, advice: str = "") -> Edit:
+    return Edit(None, f"Error: {why} Nothing was done.{advice}", has_failed=True)
+
+
+def _over(block: Block, size: int) -> Edit | None:
+    """Returns what a model is told of a block of so many characters; None: it may have them."""
+    # A block that is over its limit already (the limit was lowered) may be made shorter.
+    if size <= block.limit or size < len(block.value):
+        return None
+    return _failed(
+        f"the memory block {block.label!r} would have {size} characters; its limit is {block.limit}.",
+        " Shorten it first, or keep the text in archival memory.",
+    )
+
+
+def _grown(value: str, old: str, new: str) -> int:
+    """Returns the size of a value in which all places of a text are replaced."""
+    return len(value) + value.count(old) * (len(new) - len(old))
+
+
+def _insert(value: str, new: str, line: int | None) -> Edit:
+    new = new.strip("\n")
+    if not new.strip():
+        return Edit(None, "the text to add is empty.")
+    lines = value.split("\n") if value else []
+    at = len(lines) if line is None or line == -1 else line
+    if not 0 <= at <= len(lines):
+        return Edit(None, f"insert_line must be from 0 to {len(lines)}, or -1; it is {at}.")
+    return Edit("\n".join([*lines[:at], new, *lines[at:]]), f"changed: + {_short(new)}")
+
+
+def _replace(value: str, old: str, new: str, *, every: bool = False) -> Edit:
+    """every: all places are replaced, and there may be more than one."""
+    if not old:
+        return Edit(None, "the text to replace is empty.")
+    if every and old in value:
+        return Edit(value.replace(old, new), f"changed: - {_short(old)} + {_short(new)}")
+    found = value.count(old)
+    # Overlapping places count as well: "aa" in "aaa" does not say which.
+    if found == 1 and value.find(old, value.find(old) + 1) != -1:
+        found = 2
+    if found == 0:
+        return Edit(None, f"the text to replace is not in the block: {_short(old)}.")
+    if found > 1:
+        lines = ", ".join(map(str, _lines_of(value, old)))
+        return Edit(
+            None,
+            f"the text to replace is there more than once (lines {lines}); give more of what is around it.",
+        )
+    return Edit(value.replace(old, new), f"changed: - {_short(old)} + {_short(new)}")
+
+
+def _lines_of(value: str, old: str) -> list[int]:
+    """Returns the first lines, from 1, in which a text begins."""
+    found: list[int] = []
+    line, counted, at = 1, 0, value.find(old)
+    while at != -1 and len(found) < _LINES:
+        line += value.count("\n", counted, at)
+        found.append(line)
+        counted, end = at, value.find("\n", at)
+        at = -1 if end == -1 else value.find(old, end + 1)
+    return found
+
+
+def _patch(value: str, patch: str) -> Edit:
+    """Applies the places of a patch, one after the other; each must be found exactly once, as whole lines."""
+    # Each line with a break on both sides, so that whole lines are found in one search.
+    text, shown = "\n" + _ended(value.split("\n") if value else []), []
+    for hunk in re.split(r"^@@.*\n?", patch, flags=re.MULTILINE):
+        if not hunk.strip():
+            continue
+        # A line that stays and is empty may have lost its blank.
+        rows = [row or " " for row in hunk.strip("\n").split("\n") if not row.startswith("\\")]
+        wrong = next((row for row in rows if row[0] not in " -+"), None)
+        if wrong is not None:
+            return Edit(None, f"a line of the patch begins with none of ' ', '-', '+': {_short(wrong)}.")
+        old = [row[1:] for row in rows if row[0] != "+"]
+        new = [row[1:] for row in rows if row[0] != "-"]
+        sought = "\n" + _ended(old)
+        # Nothing says where, so at the end.
+        at = text.find(sought) if old else len(text) - 1
+        if at == -1 or (old and text.find(sought, at + 1) != -1):
+            how = "not in the block" if at == -1 else "there more than once"
+            return Edit(None, f"these lines of the patch are {how}: {_short(chr(10).join(old))}.")
+        text = text[: at + 1] + _ended(new) + text[at + len(sought) :]
+        shown += [row for row in rows if row[0] != " "]
+    if not shown:
+        return Edit(None, "the patch changes nothing.")
+    return Edit(text[1:-1], f"changed: {_short(chr(10).join(shown))}")
+
+
+def _ended(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _short(text: str) -> str:
+    return plain_tags(repr(text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"))

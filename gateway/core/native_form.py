@@ -1,0 +1,53 @@
+"""The seam to a dialect whose requests may go upstream in it, with memory added; the reply passes as it comes.
+
+Nothing is translated, so all that the upstream can do stays. Memory reads along: what the request says in messages of
+chat completions tells the conversation, and what the reply says is written as its turn. (The request is described in
+gateway.run.native_turn.)
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from adapters.types import Event, Json
+from gateway.core.turn.commands import End
+
+Memory = tuple[str, int]  # the uid of a memory, and its epoch: after a forgetting it is another one
+
+
+class NativeReply(Struct, frozen=True):
+    """A reply as far as it has come.
+
+    end: FINISHED once it is complete, FAILED where the upstream says so; CANCELLED: it would be cut here. said: as a
+    message; None: nothing was said. ids: the reply's own and those of its parts, by which its client may refer to it.
+    """
+
+    end: End
+    shown_reply: Json | None = None
+    ids: tuple[str, ...] = ()
+
+
+class NativeReader(Protocol):
+    """Reads a reply along as it passes."""
+
+    @property
+    def is_over(self) -> bool:
+        """Says whether the reply's end was among what has passed."""
+
+    def take(self, event: Event) -> None: ...
+
+    def take_whole(self, body: bytes) -> None: ...
+
+    def reply(self) -> NativeReply: ...
+
+
+class Earlier(Protocol):
+    """The replies that clients may refer to by the ids that an upstream has given them."""
+
+    def path(self, memory: Memory, id: str | None) -> list[Json]:
+        """Returns the messages down to a reply, oldest first, as far up as they are known."""
+
+    def reply(self, memory: Memory, id: str) -> Json | None:
+        """Returns the reply that has this id, or a part with it."""

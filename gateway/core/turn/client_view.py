@@ -1,0 +1,193 @@
+"""The seam between the machine and the dialect in which a client is answered.
+
+The machine decides what the client gets, and when; a `ClientView` of the dialect makes the bytes. Chunks and messages
+are those of chat completions, the form into which the adapters bring every provider, whatever the client speaks. The
+head is the upstream's: every dialect answers in server-sent events or in one JSON body, as the upstream did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from msgspec import Struct
+
+from adapters.types import Event, Json
+from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.draft import ToolCall
+from gateway.core.turn.guide import StopReason, ToolResult
+from gateway.core.turn.spec import TurnSpec
+from gateway.errors import GatewayError
+
+# What a view holds until something is said. Chosen: a role, filters' verdicts and comments take some kilobytes.
+MOST_HELD_BYTES: Final = 64 * 1024
+
+
+@dataclass(slots=True)
+class ReplyEvent:
+    """One event of the upstream's stream on its way to the client.
+
+    raw: its bytes as they came; None: the chunk came as a whole reply in the middle of a stream.
+    name: the event's name, which few upstreams give.
+    chunk: the event parsed; None: a comment, or something unknown.
+    calls: the pieces of the client's own tool calls that it gets now; None: those of the chunk, unchanged.
+    usage: the usage of all rounds, which replaces the chunk's; None: the chunk's own.
+    """
+
+    raw: bytes | None
+    name: str | None = None
+    chunk: Json | None = None
+    calls: list[Json] | None = None
+    usage: Json | None = None
+
+    @property
+    def choices(self) -> list[Any]:
+        choices = self.chunk.get("choices") if self.chunk else None
+        return choices if isinstance(choices, list) else []
+
+    @property
+    def has_finish(self) -> bool:
+        return any(isinstance(choice, dict) and choice.get("finish_reason") for choice in self.choices)
+
+    @property
+    def is_usage(self) -> bool:
+        """Says whether the event is the chunk that carries nothing but usage."""
+        chunk = self.chunk
+        return chunk is not None and not chunk.get("choices") and isinstance(chunk.get("usage"), dict)
+
+
+class ClientView:
+    """One reply as its client sees it. The machine calls it in the order of events, then takes the bytes.
+
+    By itself it shows nothing: a reply that nobody reads, of a turn whose result is taken from what is written down.
+    """
+
+    __slots__ = ()
+
+    def take(self) -> bytes:
+        """Returns the bytes that may leave now, and forgets them.
+
+        It returns none until there is something worth a head: up to then an error of a later round is still a status.
+        More than `MOST_HELD_BYTES` are worth one, whatever they say.
+        """
+        return b""
+
+    # A stream
+
+    def begin(self, first: Json) -> None:
+        """Notes the turn's first chunk: id, model and time of the whole reply are its. Whole replies have one, too.
+
+        Chunks without choices may have come before; each is noted, and the last one counts.
+        """
+
+    def show(self, event: ReplyEvent) -> None:
+        """Shows an event of the round that is read."""
+
+    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+        """Shows events that say these texts and nothing else. Returns False where they have to be parsed for that."""
+        return True
+
+    def add_text(self, text: str) -> None:
+        """Shows text of no event: of whole replies before, the gap between two rounds, what is said ahead of a call."""
+
+    def add_words(self, text: str, between: str, call: int) -> None:
+        """Shows words that a call says to the user, as they are written into its arguments.
+
+        between: blanks that part them from what was said before, in one text. call: its place in the reply.
+        """
+
+    def add_thought(self, text: str) -> None:
+        """Shows a piece of a thought that the model wrote into the arguments of a call."""
+
+    def add_calls(self, calls: list[Json]) -> None:
+        """Shows calls of the client's tools that were kept back to the end of a stream without a finish_reason."""
+
+    def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
+        """Ends a hidden round: all its calls are ours, and another round follows.
+
+        tail: its last events, whose finish_reason and usage are not the reply's.
+        """
+
+    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
+        """Ends the stream.
+
+        tail: the events from the first finish_reason on. finish: stands in for the upstream's finish_reason, and is
+        said where the upstream said none; None: the upstream's. done: the upstream's `[DONE]` event, empty without.
+        """
+
+    def not_durable(self) -> None:
+        """Says that the end leaves although the turn is not on disk."""
+
+    # Tools of ours
+
+    def call_tools(self, calls: Sequence[ToolCall]) -> None:
+        """Shows complete calls of our tools that are about to run."""
+
+    def tool_result(self, result: ToolResult) -> None:
+        """Shows the result of one of them."""
+
+    # A turn that keeps each step
+
+    def results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
+        """Shows results of our tools as they are kept.
+
+        first: the number of the first of them; None: they are a part of the reply, since nothing was run for it.
+        is_last: no step is opened with them.
+        """
+
+    def step(self, first: int, reply: int) -> None:
+        """Notes the step that was opened. Results of the round before are its input; what follows is its reply.
+
+        first: the number of its first message; reply: of its reply.
+        """
+
+    def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
+        """Notes how the turn ends; `end` or an error follows. waiting: as in `TurnOutcome`.
+
+        calls: those that wait, and those beside them that were not shown yet.
+        """
+
+    # Errors
+
+    def upstream_error(self, error: Json, raw: bytes | None) -> None:
+        """Ends the stream with an error of the upstream's.
+
+        error: message, type, param, code, and what else the upstream said. raw: the upstream's event, where it has
+        that very form.
+        """
+
+    def fail(self, error: GatewayError) -> None:
+        """Ends the stream with an error of the gateway's."""
+
+    # One body
+
+    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        """Returns the body of a reply that is no stream.
+
+        body: the last round's as it came. is_unchanged: it says what the client is to be told, nothing else.
+        """
+        return b""
+
+    def refused(self, status: int, body: bytes) -> bytes | None:
+        """Returns the body of an upstream's error that is still a status; None: the client could not read it."""
+        return body
+
+
+class MakesView(Protocol):
+    """The dialect that a route hands to the turn; it makes a view for each turn, once the turn's terms are known.
+
+    speaks_chat: the client reads chat completions, so a reply that the gateway has no part in may pass as it comes.
+    """
+
+    @property
+    def speaks_chat(self) -> bool: ...
+
+    def __call__(self, spec: TurnSpec) -> ClientView: ...
+
+
+class MakesUnseen(Struct, frozen=True):
+    speaks_chat: bool = False
+
+    def __call__(self, spec: TurnSpec) -> ClientView:
+        return ClientView()

@@ -1,0 +1,153 @@
+"""The messages to a client: the events of a stream, each as one, and errors in a form of their own.
+
+(developers.openai.com/api/docs/guides/websocket-mode)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final
+from uuid import uuid4
+
+import msgspec
+import orjson
+
+from gateway.dialects.responses.errors import ResponsesErrors
+from gateway.dialects.responses.members import NOT_READABLE, members, written
+from gateway.dialects.responses.parse import ECHOED
+from gateway.dialects.responses.socket.client_events import Create, Steer
+from gateway.errors import GatewayError
+
+BEGUN: Final = "response.created"
+ERROR: Final = "error"
+# Behind which nothing comes, and what those of them tell that can be gone on from.
+ENDS: Final = frozenset(("response.completed", "response.incomplete", "response.failed", ERROR))
+GOOD_ENDS: Final = frozenset(("response.completed", "response.incomplete"))
+
+
+class _Head(msgspec.Struct):
+    type: str | None = None
+    response: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+_decoder = msgspec.json.Decoder(_Head)
+_errors = ResponsesErrors()
+# Values stay as they are written: what comes from elsewhere may be nested more deeply than orjson writes.
+_ECHOED: Final = {key: orjson.dumps(value) for key, value in ECHOED.items()}
+
+
+def kind_of(name: str | None, data: bytes) -> str:
+    """Returns the type of an event of a stream, which its name mostly says."""
+    if name is not None and (name.startswith("response.") or name == ERROR):
+        return name
+    try:
+        return _decoder.decode(data).type or ""
+    except NOT_READABLE:
+        return ""
+
+
+def response_in(data: bytes) -> bytes:
+    """Returns the response that an event tells of; b"{}": none."""
+    try:
+        return bytes(_decoder.decode(data).response) or b"{}"
+    except NOT_READABLE:
+        return b"{}"
+
+
+def id_of(response: bytes) -> str | None:
+    try:
+        id = orjson.loads(_members(response).get("id", b"null"))
+    except orjson.JSONDecodeError:
+        return None
+    return id if isinstance(id, str) else None
+
+
+def with_stream_id(data: bytes, stream_id: str | None) -> bytes:
+    """Returns an event of a response that was asked for under such an id."""
+    if stream_id is None or not data.endswith(b"}"):
+        return data
+    return data[:-1] + b',"stream_id":%b}' % orjson.dumps(stream_id)
+
+
+def broken_off(data: bytes) -> bytes:
+    """Returns a stream's event of the type `error`. Its fields stand in the event itself there, and in `error` here."""
+    named = _members(data)
+    error = {key: named.get(key, b"null") for key in ("code", "message", "param")}
+    error = {"type": b'"server_error"', **error, **_members(named.get("error", b""))}
+    number = named.get("sequence_number", b"0")
+    return _event(ERROR, {"error": written(error), "sequence_number": number})
+
+
+def refused(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
+    """Returns the event for a request that an error answers. headers: what they say of when to try again."""
+    named = _members(body).get("error", b"null")
+    error = _members(named)
+    if not error:
+        is_text = named.startswith(b'"')
+        error = {"message": named if is_text else orjson.dumps(f"The reply has the status {status}.")}
+    kind = b'"invalid_request_error"' if status < 500 else b'"server_error"'
+    error = {"type": kind, "code": b"null", "param": b"null", **error}
+    if headers:
+        error["headers"] = orjson.dumps(headers)
+    return _event(ERROR, {"status": b"%d" % status, "error": written(error)})
+
+
+def failed(error: GatewayError) -> bytes:
+    """Returns the event for an error of the gateway's."""
+    return refused(error.status, _errors.body(error), {})
+
+
+def cancelled(begun: bytes, sequence_number: int) -> bytes:
+    """Returns the end of a response that its client has cancelled. begun: the response as it was told of at first."""
+    return _of_response("response.incomplete", _members(begun), "cancelled", sequence_number)
+
+
+def prepared(create: Create) -> tuple[bytes, bytes]:
+    """Returns beginning and end of a response that is not generated (`generate: false`), which can be gone on from."""
+    named = {key: value for key, value in create.fields.items() if key in ECHOED and value != b"null"}
+    now = b"%d" % time.time()
+    response = {
+        **_ECHOED,
+        **named,
+        "id": b'"resp_%b"' % uuid4().hex.encode(),
+        "object": b'"response"',
+        "created_at": now,
+        "error": b"null",
+        "incomplete_details": b"null",
+        "model": create.fields.get("model", b"null"),
+        "output": b"[]",
+        "usage": b"null",
+        "store": b"false",
+    }
+    begun = _of_response(BEGUN, response, "in_progress", 0)
+    return begun, _of_response("response.completed", {**response, "completed_at": now}, "completed", 1)
+
+
+def not_steered(steer: Steer) -> bytes:
+    """Returns the answer to `response.steer`: its input was not taken."""
+    error = {
+        "type": "invalid_request_error",
+        "code": "steering_not_supported",
+        "message": "This gateway does not steer a response under way. Cancel it, and send another request.",
+    }
+    asked = {key: steer.fields.get(key, b"null") for key in ("input", "previous_response_id")}
+    named = {"error": orjson.dumps(error), "steer": written(asked), "sequence_number": b"0"}
+    return _event("response.steer.failed", named)
+
+
+def _of_response(kind: str, response: Mapping[str, bytes], status: str, sequence_number: int) -> bytes:
+    fields = {**response, "status": orjson.dumps(status)}
+    return _event(kind, {"response": written(fields), "sequence_number": b"%d" % sequence_number})
+
+
+def _event(kind: str, fields: Mapping[str, bytes]) -> bytes:
+    return written({"type": orjson.dumps(kind), **fields})
+
+
+def _members(data: bytes) -> dict[str, bytes]:
+    """Returns the members of what may be an object; of anything else none."""
+    try:
+        return members(data)
+    except NOT_READABLE:
+        return {}

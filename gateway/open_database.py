@@ -1,0 +1,101 @@
+"""Opens the database that the settings name. Other modules know the store's types; none knows what lies below it.
+
+The one exception is gateway/cli_commands.py, which asks the database's lock who serves it, and has to start fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec import Struct
+
+from gateway.core.memory.rules import RULES
+from gateway.errors import SettingsError
+from gateway.settings import DatabaseSettings, Settings
+from storage.errors import StoreError, Unavailable
+from storage.open import inspect_server, open_store
+from storage.search.rank import preload as preload
+from storage.sql.keys import was_keyed
+from storage.sql.store import Store
+from storage.sqlite.inspection import inspect
+
+
+async def open_database(settings: Settings, address: str | None = None) -> Store:
+    """Opens the store. address: of this process, if it serves; it is named to another one that wants the database.
+
+    Raises: StoreError: why it cannot be opened.
+    """
+    database = settings.database
+    if database.url is not None:
+        return await open_store(
+            database.url,
+            RULES,
+            pool=database.pool,
+            pooled=database.pooled,
+            pooler_prepares=database.pooler_prepares,
+            listen_url=database.listen_url,
+        )
+    return await open_store(database.path, RULES, address=address, synchronous=database.synchronous)
+
+
+def named_in(settings: Settings) -> str:
+    """Returns the setting that says where the database is."""
+    return "database.path" if settings.database.url is None else "database.url"
+
+
+def may_be_keyed(settings: Settings) -> bool:
+    """Says whether keys were made for this database, as far as that is known without opening it.
+
+    Only a file has a sign beside it. Of a server nothing is known.
+    """
+    return settings.database.url is None and was_keyed(settings.database.path)
+
+
+class DatabaseFindings(Struct, frozen=True):
+    """A database as the start would find it. fault: why memory would not work, in words.
+
+    is_keyed: there are gateway keys, or nobody can know. notes: what else is worth knowing, in words.
+    """
+
+    is_keyed: bool = True
+    is_open: bool = False
+    fault: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def check_database(settings: Settings) -> DatabaseFindings:
+    """Looks at the database without opening it for good. Raises: SettingsError: the start would refuse it."""
+    if settings.database.url is not None:
+        return asyncio.run(_check_server(settings.database, settings.database.url))
+    path = settings.database.path
+    try:
+        found = inspect(path)
+    except Unavailable as error:
+        return DatabaseFindings(fault=error.message)
+    except StoreError as error:
+        raise SettingsError(f"database.path: {error.message}") from error
+    notes = () if found.upgrade is None else (f"the database has {_schema(*found.upgrade)}",)
+    return DatabaseFindings(is_keyed=found.is_keyed, is_open=found.is_open, notes=notes)
+
+
+def _schema(found: int, known: int) -> str:
+    after = f", which a start brings to {known}; only a copy leads back" if found < known else ""
+    return f"schema version {found}{after}"
+
+
+async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFindings:
+    try:
+        found = await inspect_server(
+            url,
+            pooled=database.pooled,
+            pooler_prepares=database.pooler_prepares,
+            listen_url=database.listen_url,
+        )
+    except Unavailable as error:
+        return DatabaseFindings(fault=error.message)
+    except StoreError as error:
+        raise SettingsError(f"database.url: {error.message}") from error
+    tables = _schema(found.schema, found.known) if found.schema else "no tables yet"
+    arrive = "arrive" if found.deaf is None else f"do not arrive: {found.deaf}"
+    notes = (f"PostgreSQL {found.version}, {tables}", f"notifications between gateways {arrive}")
+    return DatabaseFindings(is_keyed=found.is_keyed, notes=notes)

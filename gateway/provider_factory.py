@@ -1,0 +1,109 @@
+"""Makes the providers and embedders that the settings name. No other module of the gateway names their classes.
+
+Modules that hardly anybody needs (the demo's model, the embedders) are loaded where they are used.
+"""
+
+from __future__ import annotations
+
+import time
+
+from adapters.base import BatchProvider, Embedder, Provider
+from adapters.batch.anthropic import AnthropicBatches
+from adapters.batch.local import LocalBatches
+from adapters.batch.openai import OpenAIBatches
+from adapters.factory import make_provider
+from adapters.openai import OpenAICompatible
+from adapters.providers import PROVIDERS
+from adapters.transport import HttpTransport, Timeouts
+from gateway.errors import SettingsError
+from gateway.run.background.embed import LOCAL, embedder_route
+from gateway.run.upstream.route import Route
+from gateway.settings import Settings, UpstreamSettings
+
+
+def make_providers(settings: Settings) -> dict[str, Provider]:
+    """Returns providers by name; those of an upstream's further keys are called `name#2` and so on.
+
+    Raises: SettingsError.
+    """
+    made = {}
+    for each in settings.upstreams:
+        for number, key in enumerate(each.keys or (None,), 1):
+            name = each.name if number == 1 else f"{each.name}#{number}"
+            made[name] = _make_provider(each, name, key)
+    return made
+
+
+def make_batches(settings: Settings) -> dict[str, BatchProvider]:
+    """Returns what answers batches, by the names of upstreams; it has connections of its own. Raises: SettingsError."""
+    return {each.name: _make_batches(each) for each in settings.upstreams}
+
+
+def _make_batches(upstream: UpstreamSettings) -> BatchProvider:
+    key = upstream.keys[0] if upstream.keys else None
+    live = _make_provider(upstream, upstream.name, key)
+    if not isinstance(live, OpenAICompatible):
+        return LocalBatches(live)
+    kind: str | None = upstream.batches
+    if kind is None:
+        # At another address nobody knows who answers.
+        is_openai = live.base_url == PROVIDERS["openai"].base_url
+        kind = "anthropic" if upstream.kind == "anthropic" else "openai" if is_openai else "none"
+    if kind == "openai":
+        return OpenAIBatches(live.base_url, key, upstream.headers, time.time, upstream.proxy)
+    if kind == "anthropic":
+        return AnthropicBatches(live.base_url, key, upstream.headers, time.time, upstream.proxy)
+    return LocalBatches(live)
+
+
+def make_embedder(settings: Settings) -> Embedder | None:
+    """Makes the embedder; None: the settings name none. Raises: SettingsError."""
+    if settings.memory.embedder == LOCAL:
+        from adapters.local_embeddings import EmbedderMissing, LocalEmbedder
+
+        try:
+            return LocalEmbedder()
+        except EmbedderMissing as error:
+            raise SettingsError(f"memory.embedder: {LOCAL!r} cannot be used: {error}") from error
+    route = embedder_route(settings)
+    if route is None:
+        return None
+    from adapters.embeddings import ApiEmbedder
+
+    return ApiEmbedder(own_provider(settings, route), route.model)
+
+
+def own_provider(settings: Settings, route: Route) -> Provider:
+    """Makes a provider with connections of its own, which no live turn waits for. Raises: SettingsError."""
+    upstream = next(each for each in settings.upstreams if each.name == route.upstream)
+    return _make_provider(upstream, upstream.name, upstream.keys[0] if upstream.keys else None)
+
+
+def _make_provider(upstream: UpstreamSettings, name: str, key: str | None) -> Provider:
+    if upstream.kind == "scripted":
+        from adapters.demo import DemoProvider
+
+        return DemoProvider(name)
+    kind: str = upstream.kind
+    named = PROVIDERS.get(upstream.name)
+    if kind == "openai" and named is not None and named.dialect == "openai":
+        # An upstream that speaks OpenAI's dialect and bears a known name is that provider, at any address.
+        kind = upstream.name
+    timeouts = Timeouts(
+        connect_s=upstream.connect_timeout_s,
+        first_byte_s=upstream.first_byte_timeout_s,
+        between_chunks_s=upstream.idle_timeout_s,
+        total_s=upstream.total_timeout_s,
+    )
+    try:
+        return make_provider(
+            kind,
+            name=name,
+            base_url=upstream.base_url,
+            key=key,
+            headers=tuple(upstream.headers.items()),
+            known=upstream.capabilities,
+            transport=HttpTransport(timeouts, upstream.proxy),
+        )
+    except ValueError as error:
+        raise SettingsError(f"upstreams {upstream.name!r}: base_url: {error}") from error

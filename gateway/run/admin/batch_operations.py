@@ -1,0 +1,77 @@
+"""Operations on batches, of all projects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from gateway.core import ids
+from gateway.errors import BadRequest
+from gateway.run.admin.operation_arguments import Arguments, RawArguments
+from storage.batch_records import Batch
+from storage.errors import NotFound
+from storage.listing import Page
+from storage.sql.store import Store
+
+LISTED = 100
+_PAGE = 200
+
+
+class BatchOperations(Struct, frozen=True):
+    """now: seconds since the epoch."""
+
+    store: Store
+    now: Callable[[], float]
+
+    async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:
+        """Returns batches, the newest first."""
+        limit = Arguments(raw).optional_number("limit") or LISTED
+        return [await self._shown(batch) for batch in await self.store.batches.list(None, Page(limit=limit))]
+
+    async def show(self, raw: RawArguments) -> dict[str, Any]:
+        """Returns a batch with those of its items that have failed, expired or were cancelled, and why."""
+        batch = await self._find(raw)
+        store, found, after = self.store.batches, list[dict[str, Any]](), 0
+        while page := await store.items(batch.id, after=after, limit=_PAGE):
+            words = await store.words(batch.id, after, page[-1].id)
+            after = page[-1].id
+            for item in page:
+                if item.state not in ("failed", "expired", "cancelled"):
+                    continue
+                run = item.run
+                found.append(
+                    {
+                        "agent": ids.named("agent", item.agent) if item.agent else None,
+                        "run": None if run is None else ids.named("run", run.uid),
+                        "state": item.state,
+                        "stop": None if run is None else run.stop,
+                        "error": item.why(words.get(item.id)),
+                    }
+                )
+        return {**await self._shown(batch), "items": found}
+
+    async def cancel(self, raw: RawArguments) -> dict[str, Any]:
+        """Cancels what has not ended of a batch, also of one that was cancelled before."""
+        batch = await self.store.batches.cancel(await self._find(raw), self.now())
+        return await self._shown(batch)
+
+    async def _find(self, raw: RawArguments) -> Batch:
+        name = Arguments(raw).text("batch")
+        try:
+            return await self.store.batches.find(None, ids.uid_of("job", name) or name)
+        except NotFound as error:
+            raise BadRequest(f"{error.message}; `mnemogate batches` shows them", param="batch") from error
+
+    async def _shown(self, batch: Batch) -> dict[str, Any]:
+        counts = await self.store.batches.counts(batch.id)
+        return {
+            "id": ids.named("job", batch.uid),
+            "project": batch.project,
+            "state": batch.state.value,
+            "created": batch.created,
+            "ended": batch.ended,
+            "counts": {"total": counts.total, **asdict(counts)},
+        }

@@ -1,0 +1,172 @@
+"""The background services put together: the worker with its jobs, what makes them due, maintenance, retention.
+
+No reply waits for any of it, but for the vector of a question (gateway.run.background.embed).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from adapters.base import Embedder, Provider
+from gateway.core.definition import Sleeptime
+from gateway.core.prompt.summary import Overfull
+from gateway.limits import Limits
+from gateway.metrics import Metrics
+from gateway.run.admin.forget import RETENTION, Retention
+from gateway.run.background.background_model import BackgroundModels, background_route
+from gateway.run.background.budget import DailyBudget
+from gateway.run.background.compact import COMPACT, Compactor
+from gateway.run.background.embed import KIND as EMBED
+from gateway.run.background.embed import Embedding
+from gateway.run.background.indexing import Indexing
+from gateway.run.background.job_metrics import JobMetrics
+from gateway.run.background.learner import KIND as LEARN
+from gateway.run.background.learner import Learning
+from gateway.run.background.maintenance import Maintenance
+from gateway.run.background.schedule import Schedule
+from gateway.run.background.worker import Handler, JobContext, Worker
+from gateway.run.memory.recall import EmbedQuery
+from gateway.run.upstream.route import Route
+from gateway.settings import Settings
+from storage.commands import Committed
+from storage.sql.store import Store
+
+# So many processes are reckoned with that may serve a memory in turns.
+_SHARES = 4
+# So many turns make nothing due.
+_NEVER = 2**62
+
+
+class BackgroundServices:
+    """Implements TurnEvents (gateway.run.memory.keeper), by which turns say that there is work.
+
+    handlers: what durable jobs do, by kind; filled before the start. models: those that are called in the background;
+    model: the one that the settings name, None where they name none.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        metrics: Metrics,
+        now: Callable[[], float],
+        make_provider: Callable[[Route], Provider],
+        embedder: Embedder | None,
+        limits: Limits,
+    ) -> None:
+        """make_provider, embedder: never those of live turns. now: seconds since the epoch.
+
+        Raises: SettingsError.
+        """
+        memory, job_metrics = settings.memory, JobMetrics(metrics, store.jobs.counts)
+        self._is_shared = store.database.is_shared
+        self.count_attempt = job_metrics.attempts.inc
+        self.handlers: dict[str, Handler] = {}
+        self.worker = Worker(store.jobs, self.handlers, count=job_metrics.attempts.inc, rests=self._rests_s)
+        self.indexing = Indexing(store)
+        self.maintenance = Maintenance(store, memory.idle_s, now, self.indexing)
+        days = {name: each.retention_days for name, each in settings.projects.items()}
+        self.retention = Retention(store, {n: d for n, d in days.items() if d is not None}, now)
+        route = background_route(settings)
+        self.models = BackgroundModels(
+            make_provider,
+            store.spending,
+            now,
+            concurrency=limits.background_calls,
+            daily_tokens=memory.background_daily_tokens,
+            count=job_metrics.call,
+        )
+        self.model = None if route is None else self.models.of(route)
+        self.embedding: Embedding | None = None
+        if embedder is not None:
+            self.embedding = Embedding(
+                store, embedder, memory, now, concurrency=limits.background_calls, count=job_metrics.call
+            )
+            self.handlers[EMBED] = self.embedding.handle
+        self.budget = DailyBudget(store.spending, now, memory.background_daily_tokens, job_metrics.call)
+        # The profiles whose users' memories sleeptime agents read.
+        asleep = tuple(each.name for each in settings.profiles if each.sleeptime)
+        self.sleeptime: Schedule | None = None
+        self.learning: Learning | None = None
+        if memory.learn_every and self.model is not None:
+            self.learning = Learning(store, self.model, memory, now, asleep)
+            self.handlers[LEARN] = self._learn
+        self.compactor = Compactor(store, settings, self.models, self.model, now)
+        self.handlers[COMPACT] = self.compactor.run
+        self.handlers[RETENTION] = self._retain
+
+    def add_sleeptime(self, schedule: Schedule) -> None:
+        """Adds the schedule of the agents that read memories after their turns; before the start."""
+        self.sleeptime = schedule
+
+    def start(self, *, works: bool = True) -> list[asyncio.Task[None]]:
+        """Starts its tasks, which run until they are cancelled. works: jobs are performed here, besides made due."""
+        runs: list[Coroutine[Any, Any, None]] = [
+            self.indexing.run(),
+            self.maintenance.run(),
+        ]
+        if self.sleeptime is not None:
+            runs.append(self.sleeptime.run())
+        if self.learning is not None:
+            runs.append(self.learning.schedule.run())
+        if self.embedding is not None:
+            runs.append(self.embedding.run())
+        if works:
+            runs += [self.retention.run(), self.worker.run(), self.maintenance.look_again()]
+        return [asyncio.create_task(each) for each in runs]
+
+    def _rests_s(self, kind: str) -> float:
+        return self.embedding.rests_s if self.embedding is not None and kind == EMBED else 0.0
+
+    async def drain(self, timeout_s: float) -> None:
+        """Waits until the jobs that turns asked for are in the queue, for so long at most."""
+        await self.compactor.drain(timeout_s)
+
+    async def aclose(self) -> None:
+        await self.models.aclose()
+
+    @property
+    def embed_query(self) -> EmbedQuery | None:
+        """Makes the vector of a question; None: memory is searched by words alone."""
+        return None if self.embedding is None else self.embedding.embed_query
+
+    # -- TurnEvents
+
+    @property
+    def makes_summaries(self) -> bool:
+        return self.model is not None
+
+    def index_lags(self, agent: int, messages: int | None = None) -> None:
+        self.indexing.lags(agent, messages)
+
+    def edits_wait(self) -> None:
+        self.maintenance.edits_wait()
+
+    def turn_kept(
+        self, agent: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
+    ) -> None:
+        # One process that owns its file knows what was said since the last job.
+        seq = seq if self._is_shared else None
+        if self.embedding is not None:
+            self.embedding.schedule.add(agent, messages, seq=seq)
+        if sleeptime is not None and self.sleeptime is not None:
+            # Its turns are counted here only to look at the store when it may be due: earlier where others count, too.
+            every = sleeptime.every or _NEVER
+            self.sleeptime.add(agent, 1, max(1, every // _SHARES) if self._is_shared else every)
+        elif self.learning is not None:
+            self.learning.schedule.add(agent, messages, seq=seq)
+
+    def window_fills(self, turn: Committed, overfull: Overfull) -> None:
+        self.compactor.want(turn, overfull)
+
+    async def _retain(self, job: JobContext) -> None:
+        await self.retention.step()
+
+    async def _learn(self, job: JobContext) -> None:
+        assert self.learning is not None
+        await self.learning.handle(job)
+        if self.embedding is not None:
+            # Facts are numbered along with messages, and are embedded as they are.
+            self.embedding.schedule.enqueue_now([job.agent])

@@ -1,0 +1,192 @@
+"""Learning: the job that reads confirmed messages and keeps the facts in them.
+
+It asks the background model once, which is a journaled step, and writes the facts together with the cursor. After an
+error the job is tried again. An answer without a usable call teaches nothing, and the cursor moves on. So it does where
+a model that answers others refuses a text.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from gateway.core.memory import learn
+from gateway.core.memory.transcript import MESSAGE_CHARS, clean
+from gateway.core.prompt import note
+from gateway.run.background.background_model import BackgroundModel, RequestRefused
+from gateway.run.background.schedule import AT_START, Schedule
+from gateway.run.background.worker import JobContext
+from gateway.settings import MemorySettings
+from storage.commands import Learned, Unread
+from storage.errors import TooSlow
+from storage.records import LEARNER, Block, Fact, Message
+from storage.sql.store import Store
+
+_log = logging.getLogger("mnemogate")
+
+KIND = "learn"
+# One call reads messages of this length, about 6,000 tokens. Each failure of the job halves it, down to an eighth.
+BATCH_CHARS = 24_000
+_HALVINGS = 3
+# One call shows so many known facts. Of a larger memory these are the newest (a third) and those that the messages
+# recall.
+SHOWN_FACTS = 60
+# The job waits this much longer than the idle time, so that the last message is confirmed by then.
+MARGIN_S = 1.0
+# The deadline of a job's searches: no reply waits for them.
+_SEARCH_MS = 5_000.0
+
+
+class Learning:
+    """Learns from people's memories when they are due. now: seconds since the epoch, as turns are dated."""
+
+    def __init__(
+        self,
+        store: Store,
+        background: BackgroundModel,
+        settings: MemorySettings,
+        now: Callable[[], float],
+        but: Sequence[str] = (),
+    ) -> None:
+        """but: profiles whose users' memories others read."""
+        self._but = but
+        self._store = store
+        self._background = background
+        self._idle_s = settings.idle_s
+        self._secrets = settings.learn_secrets
+        self._now = now
+        # It has answered since the start: what it refuses is not refused for the settings' sake.
+        self._answers = False
+        self.schedule = Schedule(
+            "learning",
+            KIND,
+            store.jobs,
+            self._start,
+            every=settings.learn_every,
+            rest_s=settings.idle_s + MARGIN_S,
+            now=now,
+            # The newest turn is not confirmed before the next one.
+            spares_last=True,
+        )
+
+    async def _start(self) -> None:
+        self.schedule.enqueue_after_rest(await self._store.readers.unlearned(AT_START, self._but))
+
+    # -- the job
+
+    async def handle(self, job: JobContext) -> None:
+        """Learns from the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
+        asked = orjson.loads(await job.step("ask", lambda: self._ask(job)))
+        cursor, upto = asked["cursor"], asked["upto"]
+        if asked["is_more"]:
+            # Before this job ends, so that a crash in between leaves nothing unread.
+            await self._store.jobs.enqueue(KIND, job.agent, KIND)
+        if upto > cursor:
+            # Read again, because what was asked about may have been forgotten, or learned by another job.
+            found = await self._next(job, upto)
+            if found is None or found.cursor != cursor:
+                return
+            if not await self._learn(job, asked, found):
+                self.schedule.enqueue_now([job.agent])
+                return
+        if asked["is_waiting"]:
+            self.schedule.enqueue_after_rest([job.agent])
+
+    async def _next(self, job: JobContext, upto: int | None = None) -> Unread | None:
+        """Reads the next batch. upto: the batch that an earlier attempt read, by its end."""
+        return await self._store.readers.unread(
+            job.agent,
+            LEARNER,
+            now=self._now(),
+            idle_s=self._idle_s,
+            limit_chars=BATCH_CHARS >> min(max(job.job.tries - 1, 0), _HALVINGS),
+            message_chars=MESSAGE_CHARS,
+            upto=upto,
+        )
+
+    async def _ask(self, job: JobContext) -> bytes:
+        """Asks the model. Returns, as JSON, what was read, what was shown with it, and the calls of the answer."""
+        found = await self._next(job)
+        asked: dict[str, Any] = {"cursor": 0, "upto": 0, "is_more": False, "is_waiting": False}
+        scope = None if found is None else found.agent.scope
+        if found is not None and scope is not None and scope.is_person and scope.profile not in self._but:
+            messages = clean(found.messages, secrets=self._secrets)
+            facts = await self._related(found, messages) if messages else []
+            asked = {
+                "cursor": found.cursor,
+                "upto": found.upto,
+                "is_more": found.is_more,
+                "is_waiting": found.is_waiting,
+                "messages": [message.seq for message in messages],
+                "shown": [fact.seq for fact in facts],
+                "blocks": {},
+                "calls": [],
+            }
+            if messages:
+                blocks = learn.with_human(await self._store.facts.blocks(job.agent))
+                asked["blocks"] = {block.label: block.version for block in blocks}
+                request = learn.build_request(blocks, facts, messages, self._now())
+                asked["calls"] = await self._calls(job, found.agent.scope.project, request)
+        return orjson.dumps(asked)
+
+    async def _calls(
+        self, job: JobContext, project: str, request: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, str]]:
+        """Returns the calls of the model's answer; none where it refuses what no smaller batch would be without."""
+        try:
+            reply = await self._background.ask(project, request, tools=learn.definitions())
+        except RequestRefused:
+            if not self._answers or job.job.tries <= _HALVINGS:
+                raise
+            _log.warning(
+                "Learning: the background model refuses to read a part of a memory, which is skipped."
+            )
+            return []
+        self._answers = True
+        return learn.keep_calls(reply.message)
+
+    async def _related(self, found: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
+        """Returns the known facts that the model sees: all of a small memory, else the newest and the related."""
+        facts = await self._store.facts.list(found.agent.id, limit=SHOWN_FACTS + 1)
+        if len(facts) <= SHOWN_FACTS:
+            return facts[::-1]
+        newest = facts[: SHOWN_FACTS // 3]
+        query = note.make_query("\n".join(m.text for m in messages if m.role == "user"))
+        try:
+            hits = await self._store.recall.search(
+                found.agent,
+                query,
+                limit=SHOWN_FACTS - len(newest),
+                deadline_ms=_SEARCH_MS,
+            )
+        except TooSlow:
+            hits = []
+        seqs = {f.seq for f in newest} | {m.seq for m in hits if m.source == "fact"}
+        return await self._store.facts.get(found.agent.id, sorted(seqs))
+
+    async def _learn(self, job: JobContext, asked: dict[str, Any], found: Unread) -> bool:
+        """Writes what the answer says. Returns False if a message that the model read is gone.
+
+        Then nobody could say which message an answer comes from, and the job has to ask again.
+        """
+        messages = clean(found.messages, secrets=self._secrets)
+        if asked["calls"] and [message.seq for message in messages] != asked.get("messages"):
+            return False
+        shown = await self._store.facts.get(job.agent, asked["shown"])
+        reading = learn.read_reply(asked["calls"])
+        dropped = 0
+
+        def decide(blocks: Sequence[Block]) -> Learned:
+            nonlocal dropped
+            learned = learn.learn(reading, messages, shown, blocks, asked["blocks"], secrets=self._secrets)
+            dropped = learned.dropped
+            return learned
+
+        effect = self._store.facts.learning(found.agent, asked["cursor"], asked["upto"], self._now(), decide)
+        await job.finish(effect)
+        if dropped:
+            _log.info("Learning: %d calls of the background model were invalid and were ignored.", dropped)
+        return True

@@ -1,0 +1,254 @@
+"""Turns that a client names instead of sending them again: what was answered where, by a name that is told beforehand.
+
+A name is made of the time at which the request came, by which its exchange is known in whatever form its words come
+back, and of a hash of its words and their place: the same answer to the same words is kept once, under the time of the
+first. Nothing is stored for it. A turn is found whether it stands or not, but not where it was forgotten.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence, Set
+from itertools import chain
+
+import orjson
+from msgspec.structs import replace
+
+from gateway.core.conversation.canonical import Canon, WireMessage, call_id, text_of, visible
+from gateway.core.conversation.heard import as_heard
+from gateway.core.conversation.private import private_of, without_private
+from gateway.core.request.chat_request import ChatRequest, Reference
+from gateway.errors import BadRequest, BodyTooLarge
+from gateway.run.memory.known import Known
+from storage.errors import NotFound
+from storage.listing import StandingExchange
+from storage.records import Agent, Exchange, Scope, State
+from storage.sql.store import Store
+
+_PAGE = 200
+_NEWEST = 100  # chosen: who goes on by an id goes on from what was said last, nearly always
+_TIME = struct.Struct(">d")
+_TIME_CHARS = 2 * _TIME.size
+_PLACE_BYTES = 4
+
+
+def turn_of(known: Known) -> str:
+    """Returns the name of the turn that a request asks for, within its conversation."""
+    plan = known.plan
+    return _time(plan.exchange.begun) + _place(plan.exchange, plan.match.anchor)
+
+
+async def with_references(
+    store: Store, scope: Scope | None, request: ChatRequest, most_bytes: int
+) -> ChatRequest:
+    """Returns a request with the messages that its references stand for.
+
+    scope: whose memory it is; in another one nothing is found. most_bytes: of the replies that are put in their places.
+    Raises: BadRequest: one of them is not there; BodyTooLarge; StoreError.
+    """
+    agent = None if scope is None else await store.agents.find(scope)
+    filled = _Filled(request, most_bytes)
+    kept: dict[str, _Kept] = {}
+    for each in request.references:
+        if each.conversation not in kept:
+            kept[each.conversation] = (
+                _Kept() if agent is None else await _read(store, agent, each.conversation)
+            )
+        found = kept[each.conversation].path_to(each.turn, is_whole=each.is_path)
+        if not found:
+            raise _not_found(each)
+        filled.put(each, found)
+    return filled.request()
+
+
+async def paths_to(store: Store, scope: Scope, ids: Set[str]) -> dict[str, list[WireMessage]]:
+    """Returns the messages down to the replies that an upstream gave these ids, each with the reply at its end.
+
+    They are found among the newest turns of a memory. Raises: StoreError.
+    """
+    agent, found = await store.agents.find(scope), dict[str, list[WireMessage]]()
+    if agent is None:
+        return found
+    kept: dict[str, _Kept] = {}
+    for conversation, begun, reply in await store.messages.newest(agent.id, _NEWEST):
+        if not any(id.encode() in reply for id in ids):
+            continue
+        if conversation not in kept:
+            kept[conversation] = await _read(store, agent, conversation)
+        path = kept[conversation].path_to(_time(begun), is_whole=True)
+        named = private_of(orjson.loads(reply)).get("ids") or ()
+        found.update((id, path) for id in named if path and id in ids)
+    return found
+
+
+class _Filled:
+    """A request whose references are replaced by what they stand for, one after the other."""
+
+    def __init__(self, request: ChatRequest, most_bytes: int) -> None:
+        self._request = request
+        self._most_bytes = self._left_bytes = most_bytes
+        self._answers = _Answers(request.messages)
+        self._edit = request.edit()
+        self._places = [[message] for message in request.messages]
+        self._replaced = {each.index for each in request.references if not each.is_path}
+
+    def put(self, reference: Reference, found: Sequence[WireMessage]) -> None:
+        """Puts a path in front of its place, or a reply in its place. found: ends with the reply."""
+        at = reference.index
+        found = self._as_heard(found, at if reference.is_path else at + 1)
+        if reference.is_path:
+            self._edit.insert_messages(at, found)
+            self._places[at][:0] = found
+        else:
+            # The same reply may be named again and again.
+            self._left_bytes -= len(orjson.dumps(found[-1]))
+            if self._left_bytes < 0:
+                raise BodyTooLarge(
+                    f"What the items stand for has more than {self._most_bytes} bytes (server.max_body_bytes)."
+                )
+            reply = _with_calls(found[-1], self._answers.after(at))
+            self._edit.replace_message(at, [reply])
+            self._places[at][-1:] = [reply]
+
+    def request(self) -> ChatRequest:
+        messages = [*chain.from_iterable(self._places)]
+        return replace(
+            self._request,
+            raw=self._edit.render(),
+            json={**self._request.json, "messages": messages},
+            messages=messages,
+            references=(),
+        )
+
+    def _as_heard(self, found: Sequence[WireMessage], after: int) -> Sequence[WireMessage]:
+        """Returns it as far as it was heard, and drops what the client says of it again. behind: from where on."""
+        messages = self._request.messages
+        end = min((at for at in self._replaced if at >= after), default=len(messages))
+        heard = as_heard(found, messages[after:end])
+        for index in heard.again:
+            self._edit.drop_message(after + index)
+            self._places[after + index].clear()
+        return heard.path
+
+
+class _Answers:
+    """Where a list has the results of calls: within a run of replies and results, a result is known by its call."""
+
+    def __init__(self, messages: Sequence[WireMessage]) -> None:
+        self._runs: list[int] = []
+        self._last: dict[tuple[int, str], int] = {}
+        run = 0
+        for at, message in enumerate(messages):
+            run += message.get("role") not in ("assistant", "tool")
+            self._runs.append(run)
+            if message.get("role") == "tool":
+                self._last[run, message["tool_call_id"]] = at
+
+    def after(self, at: int) -> Callable[[str], bool]:
+        """Returns what says whether the result of a call stands behind a reply, in its run."""
+        return lambda id: self._last.get((self._runs[at], id), -1) > at
+
+
+def _with_calls(reply: WireMessage, has: Callable[[str], bool]) -> WireMessage:
+    """Returns a reply with some of its calls. An item tells of one part of it, and a call may have been left out."""
+    calls = [call for call in reply.get("tool_calls") or () if has(call_id(call))]
+    rest = {key: value for key, value in reply.items() if key != "tool_calls"}
+    return {**rest, "tool_calls": calls} if calls else {**rest, "content": rest.get("content") or ""}
+
+
+def _time(begun: float) -> str:
+    return _TIME.pack(begun).hex()
+
+
+def _place(e: Exchange, above: Exchange | None) -> str:
+    start = b"" if above is None else b"%d" % above.seq
+    return Canon.path(chain.from_iterable(e.inputs), start)[:_PLACE_BYTES].hex()
+
+
+class _Kept:
+    """The turns of a conversation with all that is above them."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, StandingExchange] = {}
+        self._by_name: dict[str, StandingExchange] = {}
+        self._runs: dict[str, list[StandingExchange]] = {}
+
+    def add(self, each: StandingExchange) -> None:
+        e = each.exchange
+        above = None if e.parent is None else self._by_id.get(e.parent)
+        if e.redactions or (above is None and e.parent is not None):
+            return  # something of its path is gone
+        self._by_id[e.id] = each
+        if each.run is not None:
+            steps = self._runs.setdefault(each.run, [])
+            steps.append(each)
+            if len(steps) > 1:
+                return  # its client has one reply of a run, whose first step has the name
+        self._by_name[_time(e.begun)] = each
+        place = _place(e, None if above is None else above.exchange)
+        if e.standing or place not in self._by_name:
+            self._by_name[place] = each
+
+    def path_to(self, turn: str, *, is_whole: bool) -> list[WireMessage]:
+        """Returns the path that ends with a turn as its client has it, oldest first; an empty one: it is not there.
+
+        is_whole: else its reply alone.
+        """
+        each = self._by_name.get(turn[:_TIME_CHARS]) or self._by_name.get(turn[_TIME_CHARS:])
+        turns: list[list[WireMessage]] = []
+        while each is not None:
+            steps = [each.exchange] if each.run is None else [step.exchange for step in self._runs[each.run]]
+            reply = _reply(steps)
+            if not (turns or reply):
+                return []
+            if not is_whole:
+                return reply
+            asked = map(without_private, orjson.loads(steps[0].input or b"[]"))
+            turns.append([*asked, *reply])
+            above = steps[0].parent
+            each = None if above is None else self._by_id[above]
+        return [*chain.from_iterable(reversed(turns))]
+
+
+async def _read(store: Store, agent: Agent, uid: str) -> _Kept:
+    kept = _Kept()
+    try:
+        conversation = await store.messages.conversation(agent.id, uid)
+    except NotFound:
+        return kept
+    after = -1
+    while True:
+        found = await store.messages.of_conversation(agent.id, conversation.id, after, _PAGE)
+        for each in found:
+            kept.add(each)
+        if len(found) < _PAGE:
+            return kept
+        after = found[-1].exchange.seq
+
+
+def _reply(steps: Sequence[Exchange]) -> list[WireMessage]:
+    """Returns the reply of a turn as its client has it, of several steps one message; none: it has none."""
+    replies = [each for each in map(_reply_of, steps) if each]
+    if len(steps) == 1 or not replies:
+        return replies
+    gateway_calls = {m.get("tool_call_id") for e in steps[1:] for m in orjson.loads(e.input or b"[]")}
+    return [visible(replies, gateway_calls)]
+
+
+def _reply_of(e: Exchange) -> WireMessage:
+    reply: WireMessage = {} if e.shown_reply is None else without_private(orjson.loads(e.shown_reply))
+    if e.state is State.FINISHED:
+        return reply
+    # Its calls may be cut, and nobody answers them.
+    text = text_of(reply)
+    return {"role": "assistant", "content": text} if text else {}
+
+
+def _not_found(reference: Reference) -> BadRequest:
+    what = "Previous response" if reference.is_path else "Item"
+    return BadRequest(
+        f"{what} with id {reference.id[:120]!r} not found. The gateway keeps what was answered to a named user or in a "
+        "named conversation, for them alone.",
+        param=reference.param,
+        code="previous_response_not_found" if reference.is_path else None,
+    )

@@ -1,0 +1,113 @@
+"""POST /v1/chat/completions, as a plain ASGI callable in front of the router, since here time counts most.
+
+Two more paths lead here, of clients that were made for Letta's server: one that names its agent, and the path twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.core.request.chat_request import ChatRequest
+from gateway.core.turn.client_view import MakesView
+from gateway.dialects.chat.parse import parse
+from gateway.dialects.chat.render import ChatView
+from gateway.run.chat import Chat
+from gateway.run.native_turn import NativeRequest
+from gateway.run.receipt import Receipt
+from gateway.run.upstream.route import Route
+from gateway.settings import ServerSettings
+from gateway.web.body import BodyReader
+from gateway.web.event_stream import ClientReply
+from gateway.web.middleware import trace_of
+
+CHAT_PATH = "/v1/chat/completions"
+# LiveKit's `with_letta` takes a base URL that ends in this path, and OpenAI's SDK puts it behind once more.
+_TWICE = f"{CHAT_PATH}/chat/completions"
+_OF_AGENT = re.compile(r"/v1/voice-beta/([^/]+)/chat/completions")
+CHAT_PATHS = (CHAT_PATH, _TWICE, "/v1/voice-beta/{agent_id}/chat/completions")
+
+
+def is_chat(path: str) -> bool:
+    """Returns whether a POST to this path is a chat completion."""
+    return path in (CHAT_PATH, _TWICE) or _OF_AGENT.fullmatch(path) is not None
+
+
+@dataclass(eq=False)
+class ChatRoute:
+    """The route names the dialect: how a request is read, and the view in which it is answered."""
+
+    settings: ServerSettings
+    chat: Chat
+    bodies: BodyReader
+    send_timeout_s: float
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        trace = trace_of(scope)
+        trace.route = "chat"
+        async with self.bodies.read(scope, receive) as body:
+            trace.bytes_in = len(body)
+            named = None if scope["path"] == CHAT_PATH else _OF_AGENT.fullmatch(scope["path"])
+            request = parse(bytes(body), self.settings.max_messages, None if named is None else named[1])
+            if named is None:
+                request.query = scope["query_string"].decode("latin-1")
+            trace.model, trace.stream = request.model, request.stream
+            receipt = Receipt(trace.begun)
+            await self.answer(request, scope["headers"], ChatView, receipt, scope, receive, send)
+
+    async def answer(
+        self,
+        request: ChatRequest,
+        headers: Sequence[tuple[bytes, bytes]],
+        view: MakesView,
+        receipt: Receipt,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Answers a request that was read. view: of the dialect in which it came."""
+        trace = trace_of(scope)
+        caller = trace.caller
+        connection = scope["state"].get("connection")
+        with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
+            try:
+                trace.memory = await self.chat.answer(
+                    request,
+                    headers,
+                    caller.project,
+                    caller.credential,
+                    reply,
+                    receipt,
+                    view,
+                    caller.memory,
+                )
+            finally:
+                # A client that left has had its headers.
+                trace.memory = trace.memory or receipt.headers.get("x-mnemogate-memory")
+                trace.added_ms = receipt.added_ms
+
+    async def answer_native(
+        self,
+        native: NativeRequest,
+        route: Route,
+        headers: Sequence[tuple[bytes, bytes]],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Answers a request in its own dialect. route: to the upstream that answers."""
+        trace = trace_of(scope)
+        caller = trace.caller
+        receipt = Receipt(trace.begun)
+        connection = scope["state"].get("connection")
+        with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
+            try:
+                trace.memory = await self.chat.answer_native(
+                    native, route, headers, caller.project, caller.credential, reply, receipt, caller.memory
+                )
+            finally:
+                trace.memory = trace.memory or receipt.headers.get("x-mnemogate-memory")
+                trace.added_ms = receipt.added_ms

@@ -1,0 +1,119 @@
+"""One response on its way to the client: when it starts, that it ends, and whether anybody still reads it.
+
+`ClientReply` is the web's side of `gateway.run.sink.Sink`. ASGI drops silently what is sent to a client that left,
+so the reply has to learn of it in another way. The gateway's own connection tells it (gateway.web.uvicorn_protocol).
+Under another server a task watches `receive`, which also says `http.disconnect` when a response is complete, and may
+say an empty `http.request` before that. (Such a task costs 4% of a plain request.)
+A client that does not read would block `send` for ever; a timer ends that wherever `send` may wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from starlette.types import Receive, Send
+
+from gateway.run.sink import ClientGone, Presence
+from gateway.web.raw_headers import as_bytes
+
+
+class ClientConnection(Protocol):
+    """A client's connection, which tells when it is lost. is_full: a write would wait for the client to read."""
+
+    on_lost: Callable[[], object] | None
+
+    @property
+    def is_full(self) -> bool: ...
+
+    def is_closing(self) -> bool: ...
+
+
+class ClientReply:
+    """The `Sink` of an ASGI request. Use it in a `with` block, inside of which its watcher lives.
+
+    The request's body must have been read before: the watcher takes all that `receive` still has to say.
+    """
+
+    def __init__(
+        self, receive: Receive, send: Send, send_timeout_s: float, connection: ClientConnection | None = None
+    ) -> None:
+        self._presence = Presence()
+        self.started = False
+        self.ended = False
+        self._receive = receive
+        self._send = send
+        self._send_timeout_s = send_timeout_s
+        self._head: dict[str, Any] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._connection = connection
+
+    def __enter__(self) -> ClientReply:
+        if self._connection is None:
+            self._watcher = asyncio.create_task(self._watch())
+        elif self._connection.is_closing():
+            self._presence.leave()
+        else:
+            self._connection.on_lost = self._lost
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+        # The client may have sent its next request already, whose reply has taken this place over.
+        if self._connection is not None and self._connection.on_lost == self._lost:
+            self._connection.on_lost = None
+
+    def while_here(self) -> AbstractContextManager[None]:
+        return self._presence
+
+    def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        self._head = {
+            "type": "http.response.start",
+            "status": status,
+            "headers": as_bytes(headers),
+        }
+
+    def write(self, data: bytes) -> Coroutine[Any, Any, None]:
+        return self._put(data, more_body=True)
+
+    def end(self) -> Coroutine[Any, Any, None]:
+        return self._put(b"", more_body=False)
+
+    def whole(
+        self, status: int, headers: Sequence[tuple[str, str]], body: bytes
+    ) -> Coroutine[Any, Any, None]:
+        self.start(status, [*headers, ("content-length", str(len(body)))])
+        return self._put(body, more_body=False)
+
+    async def _put(self, body: bytes, *, more_body: bool) -> None:
+        if more_body and not body:
+            return  # so that the head waits for the first bytes: until it leaves, an error is still a status
+        if self._presence.is_gone:
+            raise ClientGone
+        timer: asyncio.TimerHandle | None = None
+        if self._connection is None or self._connection.is_full:
+            timer = asyncio.get_running_loop().call_later(self._send_timeout_s, self._presence.leave)
+        try:
+            if self._head is not None:
+                self.started = True
+                head, self._head = self._head, None
+                await self._send(head)
+            if not more_body:
+                # Before the send, because uvicorn wakes the watcher from inside it: this end is not a client that left.
+                self.ended = True
+            await self._send({"type": "http.response.body", "body": body, "more_body": more_body})
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._lost()
+
+    def _lost(self) -> None:
+        if not self.ended:
+            self._presence.leave()

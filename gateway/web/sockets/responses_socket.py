@@ -1,0 +1,423 @@
+"""The Responses API over a WebSocket: a connection is a sequence of requests to POST /v1/responses.
+
+The handshake goes through the edge as a GET, and each `response.create` as a POST with the headers of the handshake: so
+keys, limits, errors, memory, counts and the log are those of a request, and there is one way through all of it. What
+such a POST answers, a stream, is cut into its events, which are the messages that the client is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from adapters.sse import EventDecoder
+from gateway.core.request.request_headers import RawHeaders
+from gateway.dialects.responses.socket import server_events
+from gateway.dialects.responses.socket.client_events import (
+    Cancel,
+    ClientEvent,
+    Create,
+    Steer,
+    read_client_event,
+)
+from gateway.dialects.responses.socket.unstored import Unanswered, Unstored
+from gateway.errors import GatewayError, Overloaded, UpstreamBroke
+from gateway.web.body import BodyReader, ByteQuota
+from gateway.web.middleware import trace_of
+from gateway.web.raw_headers import header_of
+from gateway.web.sockets.arrival import Arrival
+
+PATH: Final = "/v1/responses"
+# LiveKit opens its base URL as it is.
+_PATHS: Final = frozenset((PATH, f"{PATH}/", "/v1", "/v1/"))
+_MOST_UNDER_WAY: Final = 32  # chosen: on one connection, with those that wait for their turn
+# Codes of a close, RFC 6455's registry.
+_POLICY_VIOLATION: Final = 1008
+_SERVICE_RESTART: Final = 1012
+# Of the handshake alone, or of one request.
+_DROPPED: Final = frozenset(
+    b"connection upgrade content-length content-type content-encoding transfer-encoding expect x-request-id".split()
+)
+_BETA: Final = b"openai-beta"
+_RETRY_HEADERS: Final = frozenset((b"retry-after", b"retry-after-ms", b"x-request-id"))
+_log = logging.getLogger("mnemogate")
+
+
+class OpensSocket:
+    """The route of a handshake. A GET that is none finds nothing there.
+
+    It is an object because starlette would wrap a function.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not scope["state"].get("opens_socket"):
+            raise HTTPException(405)
+        trace_of(scope).route = "responses"
+        await send({"type": "http.response.start", "status": 101, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class ResponsesSockets:
+    """The WebSocket side of the application.
+
+    edge: answers requests. bodies: counts messages as it counts bodies. is_draining: no new request is taken.
+    """
+
+    def __init__(self, edge: ASGIApp, bodies: BodyReader, is_draining: Callable[[], bool]) -> None:
+        self.edge = edge
+        self.bodies = bodies
+        self.is_draining = is_draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # websocket.connect
+        is_open = False
+
+        async def answer(message: Message) -> None:
+            nonlocal is_open
+            if message.get("status") == 101:
+                is_open = True
+            elif not is_open:
+                # As uvicorn knows it: the handshake is refused as a request is.
+                await send({**message, "type": f"websocket.{message['type']}"})
+
+        path = PATH if scope["path"] in _PATHS else scope["path"]
+        handshake = _request(scope, "GET", path, {"opens_socket": True}, scope["headers"])
+        await self.edge(handshake, receive, answer)
+        if is_open:
+            await send({"type": "websocket.accept"})
+            await _Session(self, scope, receive, send).run()
+
+
+class _Response:
+    """A response that was asked for; to the edge it is its client's connection.
+
+    quota: of its request. begun: the response as it was told of at first. events: how many were told.
+    before: the id of the one that had ended before it was asked for; None: none, or it still went on.
+    """
+
+    has_whole_body = True
+
+    def __init__(self, create: Create, quota: ByteQuota, connection: Any, before: str | None) -> None:
+        self.create = create
+        self.quota = quota
+        self.before = before
+        self.on_lost: Callable[[], object] | None = None
+        self._has_left = False
+        self.is_cancelled = False
+        self.has_ended = False
+        self.id: str | None = None
+        self.begun = b""
+        self.events = 0
+        self._connection = connection
+
+    def begin(self, response: bytes) -> None:
+        self.begun, self.id = response, server_events.id_of(response)
+
+    @property
+    def is_full(self) -> bool:
+        return bool(self._connection.is_full)
+
+    def is_closing(self) -> bool:
+        return self._has_left
+
+    def abort(self) -> None:
+        if not self.is_cancelled:
+            self._connection.abort()
+
+    def leave(self) -> None:
+        """Ends it, as its client does that closes the connection."""
+        self._has_left = True
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def is_meant(self, cancel: Cancel) -> bool:
+        if cancel.response is None:
+            return self.create.stream_id == cancel.stream_id
+        # Nobody knows the id of one that has not begun. Pipecat names the one before, which is over.
+        return cancel.response == (self.before if self.id is None else self.id)
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        self.leave()
+
+
+# Responses that come one after another; the first is under way.
+_Queue = deque[_Response]
+
+
+class _Session:
+    """One open socket, whose queues, one for each `stream_id`, are side by side."""
+
+    def __init__(self, sockets: ResponsesSockets, scope: Scope, receive: Receive, send: Send) -> None:
+        self._sockets = sockets
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._connection = scope["state"]["connection"]
+        self.unstored = Unstored(sockets.bodies.limit_bytes)
+        self._queues: dict[str | None, _Queue] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._over: tuple[str | None, str | None] = None, None  # stream_id and id of the one that ended last
+        self._is_over = False  # no further response begins
+        self._is_closed = False
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        self._model = query.pop("model", None)
+        self._query = urlencode(query).encode()
+        self._headers = _of_each_request(scope["headers"])
+
+    async def run(self) -> None:
+        self._connection.on_shutdown = self._drained
+        self._connection.arrival = Arrival(self._sockets.bodies, self._late)
+        if self._sockets.is_draining():
+            await self._close()
+        try:
+            while (message := await self._receive())["type"] == "websocket.receive":
+                try:
+                    event = read_client_event(message["bytes"])
+                except GatewayError as error:
+                    await self.send_event(server_events.failed(error))
+                else:
+                    await self._take(event)
+        except asyncio.CancelledError:
+            # As the edge does, which is cancelled here in its turn: the log would have the trace of a cancelled task.
+            await self._cut()
+        finally:
+            self._is_over = self._is_closed = True
+            for queue in self._queues.values():
+                queue[0].leave()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _cut(self) -> None:
+        """Ends at once, as the server does that has waited for its `shutdown_s`; each response under way is told so."""
+        self._is_over = True
+        if self._connection.is_full:
+            self._connection.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._close()
+
+    def _late(self) -> None:
+        self._connection.fail(_POLICY_VIOLATION, "The message did not arrive in time. Send it faster.")
+
+    async def _take(self, event: ClientEvent) -> None:
+        match event:
+            case Cancel():
+                self._cancel(event)
+            case Steer():
+                await self.send_event(server_events.not_steered(event))
+            case Create():
+                try:
+                    self._enqueue(event)
+                except GatewayError as error:
+                    await self.send_event(server_events.failed(error), event.stream_id)
+
+    def _enqueue(self, create: Create) -> None:
+        if self._sockets.is_draining():
+            raise Overloaded("The gateway is shutting down.")
+        count = sum(map(len, self._queues.values()))
+        if count >= _MOST_UNDER_WAY:
+            raise Overloaded(f"{count} responses are under way or wait on this connection.", retry_after_s=1)
+        quota = self._sockets.bodies.quota()
+        quota.grow(sum(map(len, create.fields.values())))
+        stream_id, before = self._over
+        is_next = create.stream_id == stream_id and stream_id not in self._queues
+        response = _Response(create, quota, self._connection, before if is_next else None)
+        if (queue := self._queues.get(create.stream_id)) is not None:
+            queue.append(response)
+        else:
+            queue = self._queues[create.stream_id] = _Queue((response,))
+            self._start(self._serve(create.stream_id, queue))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error(
+                "A WebSocket was closed by a fault in the gateway: %s", type(error).__name__, exc_info=error
+            )
+            self._connection.abort()
+
+    def _cancel(self, cancel: Cancel) -> None:
+        """Cancels a response. One that is over has ended while this was on its way: an error would tell of the next."""
+        for queue in self._queues.values():
+            if queue[0].is_meant(cancel):
+                queue[0].cancel()
+
+    def _drained(self) -> None:
+        """Closes the connection behind the responses under way."""
+        if not self._queues:
+            self._start(self._close())
+
+    async def _close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            with suppress(OSError):
+                await self._send({"type": "websocket.close", "code": _SERVICE_RESTART})
+
+    async def _serve(self, name: str | None, queue: _Queue) -> None:
+        try:
+            while queue:
+                with queue[0].quota:
+                    if not self._is_over:
+                        await self._respond(queue[0])
+                self._over = name, queue.popleft().id
+        finally:
+            del self._queues[name]
+        if not self._queues and self._sockets.is_draining():
+            await self._close()
+
+    async def _respond(self, response: _Response) -> None:
+        create = response.create
+        if self._model is not None:
+            create.fields.setdefault("model", orjson.dumps(self._model))
+        body, asked = self.unstored.request(create)
+        if not create.is_generated:
+            begun, done = server_events.prepared(create)
+            await self.send_event(begun, create.stream_id)
+            await self.send_event(done, create.stream_id)
+            self.unstored.keep(asked, server_events.response_in(done))
+            return
+        headers = [
+            *self._headers,
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        scope = _request(self._scope, "POST", PATH, {"connection": response}, headers, self._query)
+        await self._sockets.edge(scope, _Body(body), _Answer(self, asked, response))
+        if response.has_ended:
+            return
+        if response.is_cancelled:
+            begun = response.begun or server_events.response_in(server_events.prepared(create)[0])
+            await self.send_event(server_events.cancelled(begun, response.events), create.stream_id)
+        else:
+            await self.send_event(
+                server_events.failed(UpstreamBroke("The reply ended in the middle.")), create.stream_id
+            )
+
+    async def send_event(self, event: bytes, stream_id: str | None = None) -> None:
+        """Sends an event, unless the client has gone."""
+        if not self._is_closed:
+            with suppress(OSError):  # it is just going, which the session is told next
+                await self._send(
+                    {
+                        "type": "websocket.send",
+                        "text": server_events.with_stream_id(event, stream_id).decode(errors="replace"),
+                    }
+                )
+
+
+class _Answer:
+    """The `send` of one request: what answers it becomes events."""
+
+    def __init__(self, session: _Session, asked: Unanswered, response: _Response) -> None:
+        self._session = session
+        self._stream_id = response.create.stream_id
+        self._asked = asked
+        self._response = response
+        self._stream = EventDecoder()
+        self._status = 0
+        self._headers: RawHeaders = ()
+        self._is_stream = False
+        self._body = bytearray()  # of what is no stream
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status, self._headers = message["status"], message["headers"]
+            kind = header_of(self._headers, b"content-type") or b""
+            self._is_stream = self._status == 200 and kind.startswith(b"text/event-stream")
+        elif self._is_stream:
+            for event in self._stream.feed(message["body"]):
+                if event.data is not None:
+                    await self._send_event(server_events.kind_of(event.name, event.data), event.data)
+        else:
+            self._body += message["body"]
+            if not message.get("more_body", False):
+                await self._refuse()
+
+    async def _send_event(self, kind: str, data: bytes) -> None:
+        response = self._response
+        if response.has_ended or data == b"[DONE]":
+            return
+        if kind == server_events.BEGUN:
+            response.begin(server_events.response_in(data))
+        elif kind in server_events.ENDS:
+            response.has_ended = True
+            if kind in server_events.GOOD_ENDS:
+                self._session.unstored.keep(self._asked, server_events.response_in(data))
+            elif kind == server_events.ERROR:
+                data = server_events.broken_off(data)
+        response.events += 1
+        await self._session.send_event(data, self._stream_id)
+
+    async def _refuse(self) -> None:
+        self._response.has_ended = True
+        status = self._status if self._status >= 400 else 502  # no stream, which was asked for
+        headers = {
+            name.decode(): value.decode("latin-1") for name, value in self._headers if name in _RETRY_HEADERS
+        }
+        await self._session.send_event(
+            server_events.refused(status, bytes(self._body), headers), self._stream_id
+        )
+
+
+class _Body:
+    """The `receive` of one request, whose body is here."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body: bytes | None = body
+
+    async def __call__(self) -> Message:
+        body, self._body = self._body, None
+        if body is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+def _request(
+    scope: Scope, method: str, path: str, state: dict[str, Any], headers: RawHeaders, query: bytes = b""
+) -> Scope:
+    """Returns the scope of a request that came over a socket."""
+    return {
+        "type": "http",
+        "asgi": scope["asgi"],
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "https" if scope["scheme"] == "wss" else "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query,
+        "root_path": "",
+        "headers": headers,
+        "client": scope["client"],
+        "server": scope["server"],
+        "state": state,
+    }
+
+
+def _of_each_request(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
+    """Returns the headers of a handshake that are those of each request too."""
+    kept = []
+    for name, value in headers:
+        if name == _BETA:
+            # The beta of the socket ends here: the upstream is asked by HTTP.
+            names = [
+                each for each in value.split(b",") if not each.strip().startswith(b"responses_websockets")
+            ]
+            value = b",".join(names).strip()
+        if value and name not in _DROPPED and not name.startswith(b"sec-websocket-"):
+            kept.append((name, value))
+    return kept

@@ -1,0 +1,219 @@
+"""A client's connection: uvicorn's, with the bounds that it lacks.
+
+uvicorn bounds neither the head of a request, nor the lines within its body, nor a body that stays unread, nor the
+requests that wait, nor the time in which a client reads nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES: Final = 64 * 1024  # OpenAI's and Cloudflare's own limits are 16 to 32 KiB
+MOST_WAITING: Final = 64  # requests that were sent ahead; browsers and SDKs send none
+
+
+class WatchesReading(asyncio.Protocol):
+    """A connection that is dropped when its client has read nothing for `send_timeout_s`.
+
+    A whole reply is written at once and would stay in memory for as long as its client likes, also while the
+    connection closes in order.
+    """
+
+    send_timeout_s = 60.0
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    _reads_timer: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.watch_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._reads_timer is not None and not self.transport.is_closing():  # which waits for the last byte
+            self._reads_timer.cancel()
+            self._reads_timer = None
+
+    def watch_reading(self) -> None:
+        """Checks from now on that the bytes left to send become fewer."""
+        left = self.transport.get_write_buffer_size()
+        if left and self._reads_timer is None:
+            self._reads_timer = self.loop.call_later(self.send_timeout_s, self._check_reading, left)
+
+    def _check_reading(self, before: int) -> None:
+        self._reads_timer = None
+        if self.transport.get_write_buffer_size() < before:
+            self.watch_reading()
+        else:
+            self.transport.abort()
+
+
+class HttpConnection(WatchesReading, HttpToolsProtocol):
+    """One connection of uvicorn's server; its requests have it in `scope["state"]["connection"]`.
+
+    uvicorn's `cycle` is the newest request, so the last of those in the `pipeline` that is answered. This is the
+    transport of its requests.
+    """
+
+    head_timeout_s = 20.0  # also for the rest of a body after its reply
+    on_lost: Callable[[], object] | None = None  # set by the reply under way (gateway.web.event_stream)
+    _head: bytes | None = None  # of the reply under way; empty: it has left
+    _is_ending = False  # what arrives is dropped
+    # Read since the last head, part of a body or end, so a head may be larger by less than two reads.
+    _line_bytes = 0
+    _arrival_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Returns whether a write waits for the client to read."""
+        return self.flow.write_paused
+
+    @property
+    def is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def has_whole_body(self) -> bool:
+        """Returns whether the body of the newest request, and so of all before it, has arrived."""
+        return self.cycle is None or not self.cycle.more_body
+
+    def is_closing(self) -> bool:
+        return self.transport.is_closing()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def write(self, data: bytes) -> None:
+        """Writes a part of a reply. Its head leaves with the first bytes of its body, in one packet."""
+        if self._head is None and not data.startswith(b"HTTP/1.1 100 "):
+            self._head = data
+        elif data := (self._head or b"") + data:
+            self._head = self._head and b""
+            if not self.transport.is_closing():
+                self.transport.write(data)
+
+    def close(self) -> None:
+        """Ends the connection. What its client still sends is dropped: refused, it might cost the reply."""
+        self.write(b"")
+        if self.has_whole_body or self.pipeline:
+            self.transport.close()
+        else:
+            self._is_ending = True  # RFC 9112 9.6
+            self.flow.resume_reading()
+            self.transport.write_eof()
+
+    # asyncio, llhttp and uvicorn call these
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._bound_arrival()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._bound_arrival()
+        # The requests refer to this connection; the garbage collector seldom comes.
+        self.pipeline.clear()
+        self.cycle = self.scope = None  # type: ignore[assignment]
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_ending:
+            return
+        self._line_bytes += len(data)
+        try:
+            while data := self._parse(data):
+                pass
+            if self._line_bytes > MAX_HEAD_BYTES:
+                raise HttpParserError("a head, trailer or chunk extension is too large")
+        except HttpParserError as error:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response(f"Invalid HTTP request received: {error}.")
+        self._bound_arrival()
+
+    def on_headers_complete(self) -> None:
+        self._line_bytes = 0
+        if self.parser.should_upgrade():
+            return  # `_parse` decides
+        if len(self.pipeline) >= MOST_WAITING:
+            raise HttpParserError("too many requests wait")
+        self.scope["state"]["connection"] = self
+        super().on_headers_complete()
+        self.headers = []  # for trailers, which are no headers (RFC 9110 6.5.1)
+        self.cycle.transport = self  # type: ignore[assignment]
+
+    def on_body(self, body: bytes) -> None:
+        self._line_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._line_bytes = 0
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+            self.cycle.more_body = False  # also after its reply, where uvicorn passes over it
+            # uvicorn pauses reading until more of the body is asked for. Only by reading is a client's leaving seen.
+            if not self.pipeline:
+                self.flow.resume_reading()
+
+    def on_response_complete(self) -> None:
+        self.write(b"")  # a reply to HEAD has no body
+        self._head = None
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self.watch_reading()
+        elif self.pipeline:
+            self.flow.pause_reading()
+        self._bound_arrival()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if not self.is_answering:
+            super().timeout_keep_alive_handler()
+            self.watch_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuses what arrives, and ends the connection. Requests before it are answered first."""
+        self._is_ending = True
+        if self.is_answering and self.has_whole_body:
+            self.cycle.keep_alive = False
+        elif self.is_answering and (self.pipeline or self.cycle.response_started):
+            self.abort()
+        else:
+            super().send_400_response(msg)
+
+    def _parse(self, data: bytes) -> bytes:
+        """Parses what was read. Returns the bytes to parse in its place, if any. Raises: HttpParserError."""
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as offer:
+            method, headers = self.parser.get_method(), dict(self.headers)
+            if method == b"CONNECT":
+                raise HttpParserError("there are no tunnels") from None
+            is_handshake = method == b"GET" and b"sec-websocket-key" in headers
+            if is_handshake and not (self.is_answering or self.is_full):
+                self.scope["method"] = "GET"
+                self.handle_websocket_upgrade()
+                self.parser = self.scope = None  # type: ignore[assignment]  # they refer to this connection
+                return b""
+            # Another offer is ignored (RFC 9110 7.8): Java's client makes one with its first request. llhttp takes what
+            # follows it for the other protocol's (MagicStack/httptools#124).
+            line = b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())
+            lines = [b"%b: %b" % pair for pair in self.headers if pair[0] != b"upgrade"]
+            self.parser = HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            return b"\r\n".join([line, *lines, b"", data[offer.args[0] :]])
+        return b""
+
+    def _bound_arrival(self) -> None:
+        """Bounds the wait for the rest of a head or a body while no reply is under way."""
+        is_arriving = self.scope is None or "path" not in self.scope or self.cycle.more_body
+        is_waited_for = is_arriving and self.parser is not None and not self.is_answering
+        if is_waited_for and self._arrival_timer is None:
+            self._arrival_timer = self.loop.call_later(self.head_timeout_s, self.timeout_keep_alive_handler)
+        elif self._arrival_timer is not None and not is_waited_for:
+            self._arrival_timer.cancel()
+            self._arrival_timer = None

@@ -1,0 +1,332 @@
+"""Conversations of ours: one path each, which a send goes on from at its tip.
+
+A send reads with two statements what it goes on from, whatever the length of its memory, and writes step by step: the
+user's message before the model is asked, each reply before its tools run, their results before it is asked again. A
+step is planned on the conversation's `rev`; if somebody else moved it since, nothing is written.
+"""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Mapping
+from functools import partial
+from typing import NoReturn
+
+import orjson
+from msgspec.structs import replace
+
+from storage.commands import (
+    BlockMerge,
+    Look,
+    LookReader,
+    OwnPath,
+    ReadSpan,
+    Rules,
+    RunEnd,
+    StepEnd,
+    StepOpen,
+    StepOpened,
+)
+from storage.database import Connection, Database, Row
+from storage.errors import NotFound, RunOver, Stale, WriteConflict
+from storage.records import (
+    DEFAULT,
+    Agent,
+    Block,
+    BlockOp,
+    Conversation,
+    Evicted,
+    Run,
+    RunState,
+    Snapshot,
+    Summary,
+)
+from storage.sql import exchanges
+from storage.sql.agents import Agents
+from storage.sql.blocks import add_op, seen, write_block
+from storage.sql.facts import keep_facts
+from storage.sql.group import Group, alone, reads
+from storage.sql.jobs import Jobs
+from storage.sql.passages import keep_edit
+from storage.sql.readers import TOOL_ATOM
+from storage.sql.readings import accept_reading, advance_over
+from storage.sql.runs import add_step, add_text, add_words, begin_run, create_run, end_run, replace_text
+from storage.sql.statements import load
+from storage.sql.turns import merge_edits
+
+SQL = load("stored_paths.sql")
+_CANCELLED = "cancelled"
+# As many as `Summaries.of` returns.
+_SUMMARIES = 16
+# A row of `head`: what it is, five numbers, three texts, a content, a time. A row of `path`: a summary's five values,
+# three contents, and the columns of `{skeleton}`.
+_NUMBER, _TEXT, _CONTENT, _TIME = 1, 6, 9, 10
+_PATH_CONTENT, _SKELETON = 6, 9
+
+
+async def read_path(
+    connection: Connection,
+    agent: Agent,
+    name: str,
+    context: int | None,
+    turns: int = 0,
+) -> OwnPath | None:
+    """Returns a conversation from where its window begins; None where the agent is not stored any more.
+
+    name: `default`, or its public one. context: tokens of the model's window; None: unknown, and then
+    all of it is read. turns: so many that sleeptime agents have not read are counted at most; 0: nobody asks for them.
+    """
+    scope = agent.scope
+    values = (agent.id, *_key_and_uid(name), scope.project, scope.profile, scope.subject, turns, TOOL_ATOM)
+    rows = await connection.rows(SQL["head"], values)
+    if not rows or rows[0][0] != "agent":
+        return None
+    look = Look(*rows[0][1:6])
+    tip: Row | None = None
+    blocks: list[tuple[int, Block]] = []
+    for row in rows[1:]:
+        match row[0]:
+            case "conversation":
+                texts = row[_TEXT], row[_TEXT + 1]
+                look.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1], row[_NUMBER + 2])
+            case "tip":
+                tip = row
+            case "snapshot":
+                look.snapshot = Snapshot(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
+            case "block":
+                id, limit, read_only, version, owner, label, description, value = row[_NUMBER : _TEXT + 3]
+                blocks.append((owner, Block(id, label, description, value, limit, bool(read_only), version)))
+            case "op":
+                call, op, label = row[_TEXT : _TEXT + 3]
+                made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
+                look.ops.append(made)
+            case "reader":
+                look.readers.append(LookReader(row[_NUMBER], row[_NUMBER + 1], bool(row[_NUMBER + 2])))
+    look.blocks = seen(blocks)
+    if tip is None or look.conversation is None:
+        return OwnPath(look)
+    evicted = Evicted(*orjson.loads(tip[_CONTENT])) if tip[_CONTENT] else None
+    low = evicted.depth if evicted is not None and evicted.is_out_of(context) else 0
+    found = await connection.rows(
+        SQL["path"], (agent.id, look.conversation.id, tip[_NUMBER], low, _SUMMARIES)
+    )
+    path, summaries = [], []
+    for row in found:
+        skeleton = row[_SKELETON:]
+        if row[0] == "exchange":
+            path.append(exchanges.make_exchange(skeleton, *row[_PATH_CONTENT:_SKELETON]))
+        else:
+            summaries.append(Summary(row[1], exchanges.make_exchange(skeleton), *row[2:_PATH_CONTENT]))
+    return OwnPath(look, tuple(path), tuple(reversed(summaries)))
+
+
+def _key_and_uid(name: str) -> tuple[str | None, str | None]:
+    return (name, None) if name == DEFAULT else (None, name)
+
+
+class Append(Group):
+    """Reads a conversation of ours, and writes the steps of its runs."""
+
+    def __init__(self, database: Database, agents: Agents, rules: Rules, jobs: Jobs) -> None:
+        super().__init__(database)
+        self._agents = agents
+        self._rules = rules
+        self._jobs = jobs
+
+    path = reads(alone(read_path))
+
+    @reads
+    async def conversation(self, connection: Connection, agent: Agent, name: str) -> Conversation | None:
+        """Returns a conversation by its name: `default`, or its public one."""
+        row = await connection.row(SQL["conversation_named"], (agent.id, *_key_and_uid(name)))
+        return None if row is None else Conversation(*row)
+
+    def open(self, write: StepOpen) -> Future[StepOpened]:
+        """Begins a step: its exchange with what came in, and with the edits of the step before.
+
+        Raises: WriteConflict when the conversation or a block was changed since it was read; Stale when something was
+        forgotten since; RunOver when there is no run to begin; Unavailable.
+        """
+        return self._database.write(
+            partial(self._open, write),
+            bytes=2 * len(write.exchange.input or b""),
+        )
+
+    async def _open(self, write: StepOpen, connection: Connection) -> StepOpened:
+        if not write.agent.id:
+            agent = await self._agents.begin(connection, write.agent, write.defaults, write.shared, write.now)
+            write = replace(write, agent=agent)
+        return await open_step(connection, write, self._rules)
+
+    def finish(self, write: StepEnd) -> Future[list[str]]:
+        """Ends a step, and its run where the step has a stop reason. Raises: Stale, Unavailable.
+
+        Returns the public names of the runs that it made due.
+        """
+        e = write.exchange
+        size = 2 * sum(len(part or b"") for part in (e.input, e.shown_reply, e.full))
+        ending = self._database.write(lambda connection: end_step(connection, self._jobs, write), bytes=size)
+        if write.accepts:
+            ending.add_done_callback(lambda _: self._jobs.wake())
+        return ending
+
+    def end(self, write: RunEnd) -> Future[Run]:
+        """Ends a run behind a step that is written already. Returns it as it is now.
+
+        Raises: WriteConflict when a block was changed since it was read; Unavailable, NotFound.
+        """
+        return self._database.write(lambda connection: _end(connection, write))
+
+
+async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
+    """Begins a step of an agent that is stored. Raises: as `Append.open`."""
+    agent, e, rev = write.agent, write.exchange, write.rev
+    if write.edits.writes or write.adopts:
+        await connection.lock_sharers(agent.id)
+    elif write.conversation is None or write.ends is not None:
+        # Else the statement that adds the exchange locks the agent itself.
+        await connection.lock(agent.id)
+    if write.conversation is None:
+        e, rev = replace(e, conversation=await _begin_conversation(connection, write)), 0
+    if write.adopts:
+        await _adopt(connection, write, rules)
+    if write.ends is not None:
+        await exchanges.update_exchange(connection, agent.id, write.ends)
+    snapshot = write.snapshot
+    if snapshot is not None and not snapshot.id:
+        snapshot = replace(snapshot, id=await exchanges.add_snapshot(connection, agent.id, snapshot))
+    e = replace(e, snapshot=None if snapshot is None else snapshot.id)
+    added = await exchanges.add_exchange(connection, agent.id, agent.epoch, rev, e)
+    if added is None:
+        await _why_not(connection, agent)
+    await write_edits(connection, agent.id, write.edits, write.versions, write.now, write.reading)
+    run = None
+    if write.run is not None:
+        draft = replace(write.run, agent=agent.id, conversation=e.conversation)
+        run = await _begin_run(connection, draft, write)
+    if write.end is not None:
+        run = await _end(connection, write.end if run is None else replace(write.end, run=run.id))
+    e = replace(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
+    return StepOpened(agent, e, rev + 1, snapshot, run)
+
+
+async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
+    """Begins the conversation of a step. Raises: WriteConflict: it is there."""
+    begun = (write.agent.id, write.uid, write.key, write.now, write.now)
+    made = await connection.value(SQL["begin"], begun)
+    if made is None:
+        raise WriteConflict("the conversation was begun by somebody else meanwhile")
+    return int(made)
+
+
+async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
+    """Makes a tree ours, of which the step carries a path. Raises: WriteConflict: it was moved."""
+    agent, e = write.agent.id, write.exchange
+    if not await connection.run(SQL["adopt"], (e.parent or -1, e.conversation, agent, write.rev)):
+        raise WriteConflict("the conversation was moved by somebody else meanwhile")
+    for each in write.carries:
+        await connection.run(SQL["carry"], (each, agent))
+    await merge_edits(connection, agent, write.carries, rules, write.now)
+
+
+async def _why_not(connection: Connection, agent: Agent) -> NoReturn:
+    """Raises: Stale, WriteConflict: for which of the two a step was not written."""
+    row = await connection.row(exchanges.SQL["epoch"], (agent.id,))
+    if row is None or row[0] != agent.epoch:
+        raise Stale("something was forgotten while this run was under way")
+    raise WriteConflict("the conversation was moved by somebody else meanwhile")
+
+
+async def write_edits(
+    connection: Connection,
+    agent: int,
+    merged: BlockMerge,
+    read: Mapping[int, int],
+    now: float,
+    reading: ReadSpan | None = None,
+) -> None:
+    """Writes edits whose exchange is written, each on the version that its result was made on. Raises: WriteConflict.
+
+    read: by block the version that the first of its edits was made on. reading: as in `StepOpen`.
+    """
+    versions = dict(read)
+    for block, value, op in merged.writes:
+        try:
+            await write_block(
+                connection, block, versions[block], value, at=now, origin=f"tool:{op.call_id}",
+                exchange=op.exchange, sources=(op.exchange,) if reading is None else reading.exchanges,
+            )  # fmt: skip
+        except NotFound as error:
+            raise WriteConflict(error.message) from error
+        versions[block] += 1
+        # Forgetting makes the block again without what is gone, of the edits that stay.
+        await add_op(connection, agent, replace(op, state="merged"))
+    for text, op in merged.passages:
+        await keep_edit(connection, agent, text, op)
+        await add_op(connection, agent, replace(op, state="merged"))
+    await keep_facts(connection, agent, merged.facts, now)
+    for _, op in merged.facts:
+        await add_op(connection, agent, replace(op, state="merged"))
+
+
+async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run:
+    """Begins the run of a step, which may have been accepted before (its id is not 0 then).
+
+    Raises: RunOver: it has ended, or the send was taken.
+    """
+    if draft.id:
+        run = await begin_run(connection, draft.agent, draft.id, write.now)
+    else:
+        run = await create_run(connection, draft, replaces=write.replaces)
+    if run.is_over or run.uid != draft.uid:
+        raise RunOver("the run was ended, or another one has taken its send")
+    if write.request is not None:
+        await replace_text(connection, run.agent, run.id, "request", 0, write.request)
+    return run
+
+
+async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[str]:
+    """Ends a step, and accepts the runs that this makes due. Returns their public names."""
+    agent, e = write.agent, write.exchange
+    row = await connection.row(SQL["step_finish"], (*exchanges.update_values(e), e.id, agent.id, agent.epoch))
+    if row is None:
+        raise Stale("something was forgotten while this run was under way")
+    if e.seq <= row[0]:
+        # The search index has passed it while it was open.
+        await exchanges.mark(connection, agent.id, "stale", (b"",), e.id)
+    step = write.step
+    await add_step(connection, step)
+    await _add_results(connection, agent.id, step.run, write.results)
+    await add_words(connection, agent.id, step.run, write.words)
+    if write.reading is not None and step.stop not in (None, _CANCELLED) and step.error is None:
+        await advance_over(connection, write.reading, step.ended or step.begun)
+    accepted = [await accept_reading(connection, jobs, each) for each in write.accepts]
+    return [run.uid for run in accepted if run is not None]
+
+
+async def _end(connection: Connection, write: RunEnd) -> Run:
+    await (connection.lock_sharers if write.edits.writes else connection.lock)(write.agent)
+    run = write.run
+    if write.exchange is not None:
+        values = (
+            write.stop,
+            orjson.dumps(write.waiting) if write.waiting else None,
+            write.exchange,
+            write.agent,
+        )
+        maker = await connection.value(SQL["step_stop"], values)
+        if maker is None:
+            raise Stale("something was forgotten while this run was under way")
+        await _add_results(connection, write.agent, maker, write.results)
+        run = run or maker
+    await write_edits(connection, write.agent, write.edits, write.versions, write.at, write.reading)
+    if write.reading is not None and write.state is RunState.COMPLETED:
+        await advance_over(connection, write.reading, write.at)
+    return await end_run(connection, write.agent, run, write.state, write.stop, write.at, write.words)
+
+
+async def _add_results(connection: Connection, agent: int, run: int, results: Mapping[int, bytes]) -> None:
+    for n, data in results.items():
+        if not await add_text(connection, agent, run, "result", n, data):
+            # A call that was approved has been made since.
+            await replace_text(connection, agent, run, "result", n, data)
