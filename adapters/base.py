@@ -156,33 +156,34 @@ class Embedder(Protocol):
 
 
 class PartState(Struct, frozen=True):
-    """The state of a provider's batch. is_over: there will be no more results. has_results: there are some to be read.
+    """The state of a provider's batch."""
 
-    words: why it has none, as the provider says it. is_gone: the provider knows nothing of it.
-    is_too_much: it has none because the account's queue has no room for so much. room: the tokens that the queue takes
-    when it is empty, where the provider says so. left: what became of the requests of which the results say nothing.
-    """
-
+    # There will be no more results.
     is_over: bool
+    # There are some to be read.
     has_results: bool = False
+    # Why it has none, as the provider says it.
     words: str = ""
+    # The provider knows nothing of it.
     is_gone: bool = False
+    # It has none because the account's queue has no room for so much.
     is_too_much: bool = False
+    # The tokens that the queue takes when it is empty, where the provider says so.
     room: int | None = None
+    # What became of the requests of which the results say nothing.
     left: Literal["errored", "expired", "cancelled"] = "errored"
 
 
 class PartResult(Struct, frozen=True):
-    """The result of one request of a batch.
-
-    body: of a success, the chat completion. words: of an error, the provider's. is_transient: the same request may
-    succeed another time.
-    """
+    """The result of one request of a batch."""
 
     custom_id: str
     outcome: Literal["succeeded", "errored", "expired", "cancelled"]
+    # Of a success, the chat completion.
     body: bytes = b""
+    # Of an error, the provider's.
     words: str = ""
+    # The same request may succeed another time.
     is_transient: bool = False
 
 
@@ -198,16 +199,15 @@ class BatchPart(Struct, frozen=True):
 
 
 class BatchProvider(Protocol):
-    """An upstream that answers many requests at a time of its own.
+    """An upstream that answers many requests at a time of its own."""
 
-    most_requests, most_bytes: of one batch. again_s: how long to wait before it is asked again; None: as the caller
-    likes. is_durable: its batches outlive this process. missing: what has to be installed before it takes any, with the
-    line to run; None: nothing. All methods raise ProviderError.
-    """
-
+    # most_requests, most_bytes: of one batch.
     most_requests: int
     most_bytes: int
+    # How long to wait before it is asked again; None: as the caller likes.
     again_s: float | None
+    # Its batches outlive this process. missing: what has to be installed before it takes any, with the line
+    # to run; None: nothing. All methods raise ProviderError.
     is_durable: bool
 
     @property

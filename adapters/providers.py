@@ -61,15 +61,15 @@ _ANTHROPIC: Final = replace(
 
 
 class ProviderSpec(Struct, frozen=True):
-    """A row of the table. base_url: None where every customer has one of their own. dialect: the API spoken there.
-
-    is_server: one runs it oneself, and `base_url` is its default address.
-    """
+    """A row of the table."""
 
     name: str
+    # None where every customer has one of their own.
     base_url: str | None
     capabilities: Capabilities = UNKNOWN
+    # The API spoken there.
     dialect: Literal["openai", "anthropic"] = "openai"
+    # One runs it oneself, and `base_url` is its default address.
     is_server: bool = False
 
 

@@ -46,17 +46,17 @@ from adapters.types import Event, Header, is_event_stream, lacks_content_type
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """The bounds of a call, in seconds. headers_s: of the wait for the headers.
-
-    connect, small: for aiohttp, of a new connection, and of the headers too after a body that is written at once.
-    """
+    """The bounds of a call, in seconds."""
 
     connect_s: float = 10.0
     # A whole reply's first byte comes when the model is done; OpenAI's SDK waits as long.
     first_byte_s: float = 600.0
     between_chunks_s: float = 300.0
     total_s: float | None = None
+    # Of the wait for the headers.
     headers_s: float = field(init=False)
+    # connect, small: for aiohttp, of a new connection, and of the headers too after a body that is written at
+    # once.
     connect: aiohttp.ClientTimeout = field(init=False)
     small: aiohttp.ClientTimeout = field(init=False)
 

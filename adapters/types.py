@@ -74,60 +74,60 @@ def refuses_nothing(name: str) -> frozenset[str]:
 class Capabilities(Struct, frozen=True):
     """The capabilities of an upstream that the gateway acts on; those of an unknown upstream are the defaults.
 
-    max_completion_tokens: it takes this field, by which our own calls are limited; else the older `max_tokens`.
-    developer_role: False where it is known to have no such role, so that `system` stands in; None where not known.
-    metadata: it takes `metadata` without `store`; for others the field is held back then.
-    stream_usage: it takes `stream_options.include_usage`, which we add where hidden rounds share a client's limit, and
-    where a client always gets the usage. None: not known, so it is asked for in the latter case alone.
-    responses: "stored": it has `/responses` and keeps them, so that requests go there as they are; "stateless": it
-    stores nothing of them; False: it has none. The gateway answers the latter two by way of chat completions.
-    omits_call_index: pieces of tool calls in its streams have no `index`, so we add one.
-    any_call_id: it takes tool calls under ids of any form; False: only under such as it makes itself. signs_calls: it
-    takes none but such as bear its signature, or say that they have none.
-    spends: fields of a request that its translation reads and does not pass on.
-    forces_thinkers: a model that is asked to think can also be made to call a tool. can_force: says of a model's name
-    whether it can be made to call one at all. refused: says of a model's name which fields it refuses; they are left
-    out where they are an agent's settings and not the application's.
-
-    The abilities of its models (tools, images, schemas) have no column: a request that needs one goes on, and the
-    upstream answers.
+    The abilities of its models (tools, images, schemas) have no column: a request that needs one goes on, and
+    the upstream answers.
     """
 
+    # It takes this field, by which our own calls are limited; else the older `max_tokens`.
     max_completion_tokens: bool = False
+    # False where it is known to have no such role, so that `system` stands in; None where not known.
     developer_role: bool | None = None
+    # It takes `metadata` without `store`; for others the field is held back then.
     metadata: bool = False
+    # It takes `stream_options.include_usage`, which we add where hidden rounds share a client's limit, and
+    # where a client always gets the usage. None: not known, so it is asked for in the latter case alone.
     stream_usage: bool | None = None
+    # "stored": it has `/responses` and keeps them, so that requests go there as they are; "stateless": it
+    # stores nothing of them; False: it has none. The gateway answers the latter two by way of chat
+    # completions.
     responses: ResponsesEndpoint = False
+    # Pieces of tool calls in its streams have no `index`, so we add one.
     omits_call_index: bool = False
+    # It takes tool calls under ids of any form; False: only under such as it makes itself.
     any_call_id: bool = True
+    # It takes none but such as bear its signature, or say that they have none.
     signs_calls: bool = False
+    # Fields of a request that its translation reads and does not pass on.
     spends: tuple[str, ...] = ()
+    # A model that is asked to think can also be made to call a tool.
     forces_thinkers: bool = True
+    # Says of a model's name whether it can be made to call one at all.
     can_force: Callable[[str], bool] = any_model
+    # Says of a model's name which fields it refuses; they are left out where they are an agent's settings and
+    # not the application's.
     refused: Callable[[str], frozenset[str]] = refuses_nothing
 
 
 # A NamedTuple, because a frozen dataclass costs three times as much to make, and each round makes one.
 class ModelRequest(NamedTuple):
-    """A request to an upstream.
+    """A request to an upstream."""
 
-    body: the whole JSON body in OpenAI's chat completion dialect, as it shall reach the upstream.
-    headers: the caller's headers that go on (never a credential of ours).
-    credential: the caller's own `Authorization` value; used only by an upstream without a key of its own.
-    query: the client's, without its "?"; a `path` may have one of its own instead. streams: it asks for a stream.
-    path: below the upstream's base URL.
-    upload: the body piece by piece as it comes in, instead of `body`; it is read once, so nothing sends it again.
-    upload_bytes: its size, if it is known.
-    """
-
+    # The whole JSON body in OpenAI's chat completion dialect, as it shall reach the upstream.
     body: bytes
+    # The caller's headers that go on (never a credential of ours).
     headers: tuple[Header, ...] = ()
+    # The caller's own `Authorization` value; used only by an upstream without a key of its own.
     credential: str | None = None
+    # The client's, without its "?"; a `path` may have one of its own instead.
     query: str = ""
+    # It asks for a stream.
     streams: bool = False
+    # Below the upstream's base URL.
     path: str = "/chat/completions"
     method: str = "POST"
+    # The body piece by piece as it comes in, instead of `body`; it is read once, so nothing sends it again.
     upload: AsyncIterator[bytes] | None = None
+    # Its size, if it is known.
     upload_bytes: int | None = None
 
 

@@ -35,13 +35,15 @@ from typing import ClassVar, Protocol, Self
 class GatewayError(Exception):
     """The facts of an error.
 
-    message: what was wrong, what was seen, what to do. status: of the reply, while one can be sent. kind: who is at
-    fault, in OpenAI's words. code: the error by name, if it has one. param: the request field it is about, if any.
-    retry_after_s: seconds after which the same request may succeed.
+    message: what was wrong, what was seen, what to do.
     """
 
+    # Of the reply, while one can be sent.
     status: ClassVar[int] = 500
+    # Who is at fault, in OpenAI's words.
     kind: ClassVar[str] = "server_error"
+    # The error by name, if it has one. param: the request field it is about, if any. retry_after_s: seconds
+    # after which the same request may succeed.
     code: str | None = None
     headers: tuple[tuple[str, str], ...] = ()  # that the reply is to bear as well
 

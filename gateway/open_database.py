@@ -52,14 +52,14 @@ def may_be_keyed(settings: Settings) -> bool:
 
 
 class DatabaseFindings(Struct, frozen=True):
-    """A database as the start would find it. fault: why memory would not work, in words.
+    """A database as the start would find it."""
 
-    is_keyed: there are gateway keys, or nobody can know. notes: what else is worth knowing, in words.
-    """
-
+    # There are gateway keys, or nobody can know.
     is_keyed: bool = True
     is_open: bool = False
+    # Why memory would not work, in words.
     fault: str | None = None
+    # What else is worth knowing, in words.
     notes: tuple[str, ...] = ()
 
 

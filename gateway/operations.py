@@ -74,7 +74,7 @@ async def move_store(
     target: DatabaseSettings,
     report: Callable[[Moved, int], None],
 ) -> Moved:
-    """Moves what is in one database to another. told: as `Move.run`.
+    """Moves what is in one database to another. report: as `Move.run`.
 
     Raises: GatewayError: one of the two cannot be used; SettingsError.
     """

@@ -64,21 +64,22 @@ class BatchCounts(Struct, frozen=True):
 
 
 class BatchItem(Struct, frozen=True):
-    """An item of a batch. run: its run; None: its agent was deleted. agent: its public uid. conversation: its name.
-
-    part, sent, errors, expiries, tip, epoch: as the table has them.
-    """
+    """An item of a batch."""
 
     id: int
+    # Its run; None: its agent was deleted.
     run: Run | None
+    # Its public uid.
     agent: str
     project: str
+    # part, sent, errors, expiries, tip, epoch: as the table has them.
     part: int
     sent: int
     errors: int
     expiries: int
     tip: int | None
     epoch: int | None
+    # Its name.
     conversation: str | None = None
 
     def why(self, words: str | None) -> str | None:
@@ -132,38 +133,43 @@ class GivenItem(Struct, frozen=True):
 class RoundWrite(Struct, frozen=True):
     """A round of an item that goes on: a reply whose tools have run.
 
-    sent: which of its requests it is. number: of the round. data: JSON, without its edits, which are added as written:
-    [block, version, operation] each. edits, versions: as in `StepOpen`. tokens: of the call of the model.
+    sent: which of its requests it is.
     """
 
     item: BatchItem
+    # Of the round.
     number: int
+    # JSON, without its edits, which are added as written: [block, version, operation] each.
     data: Mapping[str, object]
+    # edits, versions: as in `StepOpen`.
     edits: BlockMerge
     versions: Mapping[int, int]
+    # Of the call of the model.
     tokens: int
     now: float
 
 
 class ItemEnd(Struct, frozen=True):
-    """The end of an item. state, stop: of its run. words: why it failed, or "".
-
-    turn: its exchange, whole; None: nothing of it is kept. step: the call of the model, with the tokens of all of its
-    calls; its exchange does not count. edits: of earlier rounds, as they were written. merged: what enters with the
-    turn, whose exchange has no row yet. versions: of the blocks on which its writes were made, by block.
-    """
+    """The end of an item."""
 
     item: BatchItem
+    # state, stop: of its run.
     state: RunState
     stop: str
     now: float
+    # Why it failed, or "".
     words: str = ""
     tokens: int = 0
+    # Its exchange, whole; None: nothing of it is kept.
     turn: StepOpen | None = None
+    # The call of the model, with the tokens of all of its calls; its exchange does not count.
     step: RunStep | None = None
     rounds: int = 0
+    # Of earlier rounds, as they were written.
     edits: Sequence[tuple[int, int, BlockOp]] = ()
+    # What enters with the turn, whose exchange has no row yet.
     merged: BlockMerge = field(default_factory=BlockMerge)
+    # Of the blocks on which its writes were made, by block.
     versions: Mapping[int, int] = field(default_factory=dict)
 
 

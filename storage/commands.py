@@ -88,33 +88,36 @@ NO_ADDITIONS = Additions()
 
 
 class Look(Struct):
-    """The surroundings of a request, as one round trip reads them.
+    """The surroundings of a request, as one round trip reads them."""
 
-    epoch to stamp: the agent's numbers. exchange: the newest whose path is exactly the client's list up to its last
-    assistant message, without its notes. additions: to its path.
-    is_continued: something follows it already. has_rivals: it is a first turn, and not the only one.
-    is_head: the list begins like one that was made elsewhere. has_tombs: something is off the record.
-    ops: pending memory edits of the agent, all paths. readers: who reads it after the fact, where that was asked for.
-    rev: rises with whatever changes of all this without a new number. shares_blocks: some are of a whole profile.
-    """
-
+    # epoch, next_seq, indexed_seq, rev, stamp: the agent's numbers.
     epoch: int = 0
     next_seq: int = 1
     indexed_seq: int = 0
+    # Rises with whatever changes of all this without a new number.
     rev: int = 0
     stamp: int = 0
     conversation: Conversation | None = None
+    # The newest whose path is exactly the client's list up to its last assistant message, without its notes.
     exchange: Exchange | None = None
+    # It is a first turn, and not the only one.
     has_rivals: bool = False
+    # To its path.
     additions: Additions = msgspec.field(default_factory=lambda: NO_ADDITIONS)
+    # Something is off the record.
     has_tombs: bool = False
     snapshot: Snapshot | None = None
     blocks: list[Block] = msgspec.field(default_factory=list)
+    # Pending memory edits of the agent, all paths.
     ops: list[BlockOp] = msgspec.field(default_factory=list)
     # No look is kept of which one of these is true.
+    # Something follows it already.
     is_continued: bool = False
+    # The list begins like one that was made elsewhere.
     is_head: bool = False
+    # Some are of a whole profile.
     shares_blocks: bool = False
+    # Who reads it after the fact, where that was asked for.
     readers: list[LookReader] = msgspec.field(default_factory=list)
 
     @property
@@ -123,16 +126,16 @@ class Look(Struct):
 
 
 class Opening(Struct, frozen=True):
-    """A first exchange of a conversation without an id, as far as it tells which lists may belong to it.
+    """A first exchange of a conversation without an id, as far as it tells which lists may belong to it."""
 
-    at: when it was written. inputs: its atoms. words: how many its last message has; stem: hash of the first of them,
-    all but the last; None: not known.
-    """
-
+    # When it was written.
     at: float
     begun: float
+    # Its atoms.
     inputs: tuple[tuple[Atom, ...], ...]
+    # How many its last message has.
     words: int | None
+    # Hash of the first of them, all but the last; None: not known.
     stem: int | None
 
 
@@ -141,22 +144,23 @@ MOST_QUESTIONS = 16
 
 
 class Probes(Struct, frozen=True):
-    """The keys under which the exchanges that may matter to a list of messages are looked up.
+    """The keys under which the exchanges that may matter to a list of messages are looked up."""
 
-    key: the client's conversation id; with one, only that conversation matters. replies: keys of replies that the list
-    may hold. inputs: hashes of the questions in it. marks: hashes of heads and of what may be off the record. since:
-    openings that ended after this time may be the same conversation. maybe_tombs: hashes of messages that may have been
-    forgotten. recent: how many exchanges up from the deepest one are loaded; low: from which depth on they are loaded;
-    None: all. First exchanges are always loaded.
-    """
-
+    # The client's conversation id; with one, only that conversation matters.
     key: str | None
+    # Keys of replies that the list may hold.
     replies: Sequence[bytes] = ()
+    # Hashes of the questions in it.
     inputs: Sequence[bytes] = ()
+    # Hashes of heads and of what may be off the record.
     marks: Sequence[bytes] = ()
+    # Openings that ended after this time may be the same conversation.
     since: float = 0.0
+    # Hashes of messages that may have been forgotten.
     maybe_tombs: Sequence[bytes] = ()
+    # How many exchanges up from the deepest one are loaded.
     recent: int | None = None
+    # From which depth on they are loaded; None: all. First exchanges are always loaded.
     low: int | None = None
 
 
@@ -185,35 +189,35 @@ class Missing(Exception):
 
 
 class Pool(Struct, frozen=True):
-    """Exchanges as loaded: without content, but for what was said last in each conversation.
-
-    conversation: the named one, where it exists; last_at: when it last moved. contents: of those exchanges of which
-    rules asked for it (`Missing`). tombs: which of `Probes.maybe_tombs` are off the record or forgotten in any
-    conversation; looked up once something was forgotten.
-    """
+    """Exchanges as loaded: without content, but for what was said last in each conversation."""
 
     exchanges: Sequence[Exchange]
+    # The named one, where it exists.
     conversation: int | None
+    # When it last moved.
     last_at: float = 0.0
+    # Of those exchanges of which rules asked for it (`Missing`).
     contents: Mapping[int, StoredContent] = msgspec.field(default_factory=dict)
+    # Which of `Probes.maybe_tombs` are off the record or forgotten in any conversation; looked up once
+    # something was forgotten.
     tombs: frozenset[bytes] = frozenset()
 
 
 class Change(Struct, frozen=True):
-    """The changes that a turn makes to the tree.
+    """The changes that a turn makes to the tree."""
 
-    exchange: its own; a new one has an id below 1, and so has a new conversation. others: stored ones that changed.
-    carried: those that are carried now, and have not changed otherwise: a loop of tools may have hundreds.
-    heads, tombs: hashes under which it has to be recognised. stale: stored ones whose indexed words changed.
-    merge: exchanges whose memory edits enter the blocks now, in this order.
-    """
-
+    # Its own; a new one has an id below 1, and so has a new conversation.
     exchange: Exchange | None
+    # Stored ones that changed.
     others: Sequence[Exchange] = ()
+    # Those that are carried now, and have not changed otherwise: a loop of tools may have hundreds.
     carried: Sequence[int] = ()
+    # heads, tombs: hashes under which it has to be recognised.
     heads: Sequence[bytes] = ()
     tombs: Sequence[bytes] = ()
+    # Stored ones whose indexed words changed.
     stale: Sequence[int] = ()
+    # Exchanges whose memory edits enter the blocks now, in this order.
     merge: Sequence[int] = ()
 
     @property
@@ -223,79 +227,84 @@ class Change(Struct, frozen=True):
 
 
 class LearnedFact(Struct, frozen=True):
-    """A fact to be kept. key: facts that have the same one say the same. replaces: ids of those it makes untrue."""
+    """A fact to be kept."""
 
     text: str
     about: str
+    # Facts that have the same one say the same.
     key: str
     valid_from: float
     exchange: int | None
     sources: Sequence[int]
+    # Ids of those it makes untrue.
     replaces: Sequence[int] = ()
 
 
 class BlockMerge(Struct, frozen=True):
-    """The result of pending memory edits.
+    """The result of pending memory edits."""
 
-    writes: (block, its new value, operation), in order. passages: (text, operation). facts: (fact, operation).
-    dropped: operations that cannot be done any more.
-    """
-
+    # (block, its new value, operation), in order.
     writes: Sequence[tuple[int, str, BlockOp]] = ()
+    # (text, operation).
     passages: Sequence[tuple[str, BlockOp]] = ()
+    # (fact, operation).
     facts: Sequence[tuple[LearnedFact, BlockOp]] = ()
+    # Operations that cannot be done any more.
     dropped: Sequence[BlockOp] = ()
 
 
 class TurnWrite(Struct, frozen=True):
-    """A turn to be written, in one transaction.
-
-    plain: for a plain turn, the new exchange and the `rev` of the conversation that it was planned on. If the
-    conversation has moved since, or the turn is not plain, `decide` is called with the exchanges as they are by then,
-    and returns what changes; `probes` say which exchanges. Both run in the writer's thread, have no side effects, and
-    `decide` may raise `Missing`.
-    change: what it returns if the memory is as it was seen; None: that is not known. seen: its next number and `rev`.
-    uid: the public name of a new conversation. snapshot: the memory section that the path has now; id 0: to be stored.
-    defaults, shared: blocks for an agent's first use. ops: memory edits of this turn; their `exchange` is filled in.
-    opening: of a list without an id that goes on from nothing. chars: how much was said in it.
-    """
+    """A turn to be written, in one transaction."""
 
     agent: Agent
     key: str | None
+    # The public name of a new conversation.
     uid: str
     now: float
+    # For a plain turn, the new exchange and the `rev` of the conversation that it was planned on. If the
+    # conversation has moved since, or the turn is not plain, `decide` is called with the exchanges as they
+    # are by then, and returns what changes; `probes` say which exchanges. Both run in the writer's thread,
+    # have no side effects, and `decide` may raise `Missing`.
     plain: tuple[Exchange, int] | None
     probes: Callable[[], Probes]
     decide: Callable[[Pool], Change]
+    # What it returns if the memory is as it was seen; None: that is not known.
     change: Change | None = None
+    # Its next number and `rev`.
     seen: tuple[int, int] = (1, 0)
+    # Memory edits of this turn; their `exchange` is filled in.
     ops: Sequence[BlockOp] = ()
+    # The memory section that the path has now; id 0: to be stored.
     snapshot: Snapshot | None = None
+    # defaults, shared: blocks for an agent's first use.
     defaults: Sequence[Block] = ()
     shared: Sequence[Block] = ()
+    # Of a list without an id that goes on from nothing.
     opening: Opening | None = None
+    # How much was said in it.
     chars: int = 0
 
 
 class Committed(Struct, frozen=True):
-    """A turn as it was written. agent: as it is stored. exchange, conversation: row ids.
+    """A turn as it was written."""
 
-    is_plain: it was written as planned, without `decide`. snapshot: the row of its path's memory section.
-    seq, next_seq: the numbers of its messages go from the one up to the other; 0: it took no new ones.
-    added: the exchange, with its content, where it is new and not as it was planned.
-    begun: the conversation that began with it, if nothing else has changed and no head is like its path. is_head: the
-    path of one that is plain is like a head.
-    """
-
+    # As it is stored.
     agent: Agent
+    # exchange, conversation: row ids.
     exchange: int
     conversation: int
+    # It was written as planned, without `decide`.
     is_plain: bool
+    # The row of its path's memory section.
     snapshot: int | None = None
+    # seq, next_seq: the numbers of its messages go from the one up to the other; 0: it took no new ones.
     seq: int = 0
     next_seq: int = 0
+    # The exchange, with its content, where it is new and not as it was planned.
     added: Exchange | None = None
+    # The conversation that began with it, if nothing else has changed and no head is like its path.
     begun: Conversation | None = None
+    # The path of one that is plain is like a head.
     is_head: bool = False
 
 
@@ -315,88 +324,93 @@ class OwnPath(Struct, frozen=True):
 
 
 class StepOpen(Struct, frozen=True):
-    """The beginning of a step, in one transaction.
-
-    exchange: what came in; its id is below 0. rev: of the conversation when it was read. conversation: its row; None:
-    it begins, under the public name `uid` and the client's name `key`.
-    run: the run that begins with this step; None: it goes on. snapshot: the memory section of the path; id 0: to be
-    stored. defaults, shared: blocks for an agent's first use.
-    edits: those of the step before; an operation's `exchange` is that step's. versions: of the blocks on which they
-    were made, by block.
-    replaces: the run of the same send that ended before, whose otid this one takes.
-    request: what stays of what an accepted run was asked, now that its messages are in the exchange; None: it had none.
-    end: the run ends with this, and the exchange has no reply. reading: what the run reads, from which its edits come.
-    adopts: the conversation was a tree; carries: exchanges of its path that the step carries. ends: an exchange of a
-    process that is gone, or one that the step says anew, as it is now.
-    """
+    """The beginning of a step, in one transaction."""
 
     agent: Agent
     key: str
     uid: str
+    # Its row; None: it begins, under the public name `uid` and the client's name `key`.
     conversation: int | None
+    # Of the conversation when it was read.
     rev: int
     now: float
+    # What came in; its id is below 0.
     exchange: Exchange
+    # The run that begins with this step; None: it goes on.
     run: Run | None = None
+    # The run of the same send that ended before, whose otid this one takes.
     replaces: int | None = None
+    # The memory section of the path; id 0: to be stored.
     snapshot: Snapshot | None = None
+    # defaults, shared: blocks for an agent's first use.
     defaults: Sequence[Block] = ()
     shared: Sequence[Block] = ()
+    # Those of the step before; an operation's `exchange` is that step's.
     edits: BlockMerge = msgspec.field(default_factory=lambda: BlockMerge())
+    # Of the blocks on which they were made, by block.
     versions: Mapping[int, int] = msgspec.field(default_factory=dict)
+    # The conversation was a tree.
     adopts: bool = False
+    # Exchanges of its path that the step carries.
     carries: Sequence[int] = ()
+    # An exchange of a process that is gone, or one that the step says anew, as it is now.
     ends: Exchange | None = None
+    # What stays of what an accepted run was asked, now that its messages are in the exchange; None: it had
+    # none.
     request: bytes | None = None
+    # The run ends with this, and the exchange has no reply.
     end: RunEnd | None = None
+    # What the run reads, from which its edits come.
     reading: ReadSpan | None = None
 
 
 class StepOpened(Struct, frozen=True):
-    """A step as it was begun: with its numbers. rev: the conversation's now. run: the one that began with it."""
+    """A step as it was begun: with its numbers."""
 
     agent: Agent
     exchange: Exchange
+    # The conversation's now.
     rev: int
     snapshot: Snapshot | None
+    # The one that began with it.
     run: Run | None
 
 
 class StepEnd(Struct, frozen=True):
-    """The end of a step, in one transaction. exchange: all of it.
-
-    results: as in `RunEnd`.
-    reading: what has been read where the run ends well. accepts: runs that its end makes due; one whose agent reads
-    already is left out. words: of the error that ended the run, or "".
-    """
+    """The end of a step, in one transaction."""
 
     agent: Agent
+    # All of it.
     exchange: Exchange
     step: RunStep
+    # As in `RunEnd`.
     results: Mapping[int, bytes] = msgspec.field(default_factory=dict)
+    # What has been read where the run ends well.
     reading: ReadSpan | None = None
+    # Runs that its end makes due; one whose agent reads already is left out.
     accepts: Sequence[RunAccept] = ()
+    # Of the error that ended the run, or "".
     words: str = ""
 
 
 class RunAccept(Struct, frozen=True):
-    """A run that goes on without its client, to be accepted in one transaction with its request and its job.
+    """A run that goes on without its client, to be accepted in one transaction with its request and its job."""
 
-    run: as it will be, its id 0; its agent is there. Where its conversation is 0, that is the one with the key `key`,
-    or one that begins under it with the public name `uid`.
-    request: what it is asked, JSON. kind: of the job, whose key is the run's uid and whose payload {"run": its row}.
-    "": whoever accepts it performs it. replaces: as in `StepOpen`. reads: the memory that it reads, to which the job
-    belongs, one of a kind at a time. listing: how its messages are listed, JSON, which stays as long as the run; None:
-    nothing is asked of that.
-    """
-
+    # As it will be, its id 0; its agent is there. Where its conversation is 0, that is the one with the key
+    # `key`, or one that begins under it with the public name `uid`.
     run: Run
+    # What it is asked, JSON.
     request: bytes
     key: str = "default"
     uid: str = ""
+    # Of the job, whose key is the run's uid and whose payload {"run": its row}. "": whoever accepts it
+    # performs it.
     kind: str = "run"
+    # As in `StepOpen`.
     replaces: int | None = None
+    # The memory that it reads, to which the job belongs, one of a kind at a time.
     reads: int | None = None
+    # How its messages are listed, JSON, which stays as long as the run; None: nothing is asked of that.
     listing: bytes | None = None
 
 
@@ -414,26 +428,27 @@ class ReadSpan(Struct, frozen=True):
 
 
 class RunEnd(Struct, frozen=True):
-    """The end of a run behind a step that is written already. agent, run: row ids; run 0: it begins with this, or has
-    no row and never will.
+    """The end of a run behind a step that is written already."""
 
-    exchange: the step that it ended with; None: the step stays as it is. waiting: as in `RunStep`. results: of that
-    step's calls, messages that no step has taken in, as JSON, by their numbers among the texts of its run. edits,
-    versions: as in `StepOpen`, behind these results. reading: as in `StepEnd`, and as in `StepOpen`. words: of the
-    error that ended the run, which quote nobody.
-    """
-
+    # agent, run: row ids; run 0: it begins with this, or has no row and never will.
     agent: int
     run: int
     state: RunState
     stop: str
     at: float
+    # The step that it ended with; None: the step stays as it is.
     exchange: int | None = None
+    # As in `RunStep`.
     waiting: Mapping[str, str] = msgspec.field(default_factory=dict)
+    # Of that step's calls, messages that no step has taken in, as JSON, by their numbers among the texts of
+    # its run.
     results: Mapping[int, bytes] = msgspec.field(default_factory=dict)
+    # edits, versions: as in `StepOpen`, behind these results.
     edits: BlockMerge = msgspec.field(default_factory=lambda: BlockMerge())
     versions: Mapping[int, int] = msgspec.field(default_factory=dict)
+    # As in `StepEnd`, and as in `StepOpen`.
     reading: ReadSpan | None = None
+    # Of the error that ended the run, which quote nobody.
     words: str = ""
 
 
@@ -441,20 +456,20 @@ class RunEnd(Struct, frozen=True):
 
 
 class ForgetTarget(Struct, frozen=True):
-    """The part of one memory that is to be forgotten.
+    """The part of one memory that is to be forgotten."""
 
-    messages, passages: by their numbers. files, exchanges, conversation: row ids. before: what is older than that.
-    is_all: the memory with its secret, after which nothing tells that it was there. keeps_memory: what was learned and
-    saved from it stays.
-    """
-
+    # messages, passages: by their numbers.
     messages: Sequence[int] = ()
     passages: Sequence[int] = ()
+    # files, exchanges, conversation: row ids.
     files: Sequence[int] = ()
     exchanges: Sequence[int] = ()
     conversation: int | None = None
+    # What is older than that.
     before: float | None = None
+    # The memory with its secret, after which nothing tells that it was there.
     is_all: bool = False
+    # What was learned and saved from it stays.
     keeps_memory: bool = False
 
 
@@ -480,36 +495,35 @@ class Erased(Struct, frozen=True):
 
 
 class Revised(Struct, frozen=True):
-    """A later value of a block that was built on something that was erased.
-
-    is_erased: the value itself came from what was erased. op: the edit that made the value, if its turn stays.
-    is_whole: an undo brought back an older value that has nothing of what was erased.
-    """
+    """A later value of a block that was built on something that was erased."""
 
     value: str
+    # The value itself came from what was erased.
     is_erased: bool = False
+    # The edit that made the value, if its turn stays.
     op: BlockOp | None = None
+    # An undo brought back an older value that has nothing of what was erased.
     is_whole: bool = False
 
 
 class Rules(Struct, frozen=True):
-    """The pure functions that decide for the store what it does not know itself. It gets them when it is opened.
+    """The pure functions that decide for the store what it does not know itself. It gets them when it is opened."""
 
-    messages_of: (an exchange with its content, did another conversation open with its head, seq of the message before
-    it, seqs that are wanted or None) -> its messages that may be found. merge: what pending operations come to on the
-    blocks as they are now. quotes: may this note or hidden round quote what is gone? rebuild: the value of a block
-    without what is gone. Its arguments: the block with its last untouched value, and the values it had since, oldest
-    first. tools_used: the tools that an exchange with all its content has called, by name, those of hidden rounds too.
-    without_found: (a step with results, the one whose calls they answer) without what they may quote. leaves_calls: has
-    an exchange with all its content calls whose results are to come?
-    """
-
+    # (an exchange with its content, did another conversation open with its head, seq of the message before
+    # it, seqs that are wanted or None) -> its messages that may be found.
     messages_of: Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
+    # What pending operations come to on the blocks as they are now.
     merge: Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge]
+    # May this note or hidden round quote what is gone?
     quotes: Callable[[str, Erased], bool]
+    # The value of a block without what is gone. Its arguments: the block with its last untouched value, and
+    # the values it had since, oldest first.
     rebuild: Callable[[Block, Sequence[Revised]], str]
+    # The tools that an exchange with all its content has called, by name, those of hidden rounds too.
     tools_used: Callable[[Exchange], Sequence[str]]
+    # (a step with results, the one whose calls they answer) without what they may quote.
     without_found: Callable[[Exchange, Exchange, Erased], Exchange]
+    # Has an exchange with all its content calls whose results are to come?
     leaves_calls: Callable[[Exchange], bool]
 
 
@@ -527,18 +541,20 @@ class TransferRecord(Struct, frozen=True):
 
 
 class Unread(Struct, frozen=True):
-    """The next messages that are settled and that a reader has not read. agent: with its present numbers.
+    """The next messages that are settled and that a reader has not read."""
 
-    cursor: up to where it has come; upto: up to where `messages`, oldest first, go. used: the tools that were called in
-    an exchange. is_more: there is more that is settled; is_waiting: what follows has to stand its time first.
-    """
-
+    # With its present numbers.
     agent: Agent
+    # Up to where it has come.
     cursor: int
+    # Up to where `messages`, oldest first, go.
     upto: int
     messages: Sequence[Message]
+    # The tools that were called in an exchange.
     used: Mapping[int, Sequence[str]] = msgspec.field(default_factory=dict)
+    # There is more that is settled.
     is_more: bool = False
+    # What follows has to stand its time first.
     is_waiting: bool = False
 
 
@@ -557,16 +573,17 @@ class Learned(Struct, frozen=True):
 
 
 class Unembedded(Struct, frozen=True):
-    """The next messages of a memory to be embedded. agent: with its present numbers.
+    """The next messages of a memory to be embedded."""
 
-    cursor: up to where all are embedded; upto: up to where `messages`, those without a vector, go. stamp: changes when
-    anything of this does. is_new: nothing of this memory is embedded by this model, and that has to be written first.
-    """
-
+    # With its present numbers.
     agent: Agent
     model: str
+    # Up to where all are embedded.
     cursor: int
+    # Up to where `messages`, those without a vector, go.
     upto: int
+    # Changes when anything of this does.
     stamp: int
     messages: Sequence[Message] = ()
+    # Nothing of this memory is embedded by this model, and that has to be written first.
     is_new: bool = False

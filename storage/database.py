@@ -15,16 +15,16 @@ from storage.errors import Unavailable
 
 
 class StoreHealth(Struct, frozen=True):
-    """The store's state.
+    """The store's state."""
 
-    status: ok, or the `status` word of the error that stops it (full, readonly, locked, corrupt, broken), slow, closed.
-    error: the last failure in words, kept after recovery; failures: how many there were.
-    waiting, waiting_bytes: writes not yet on disk.
-    """
-
+    # Ok, or the `status` word of the error that stops it (full, readonly, locked, corrupt, broken), slow,
+    # closed.
     status: str
+    # The last failure in words, kept after recovery.
     error: str | None = None
+    # How many there were.
     failures: int = 0
+    # waiting, waiting_bytes: writes not yet on disk.
     waiting: int = 0
     waiting_bytes: int = 0
 
@@ -65,16 +65,16 @@ Row = Sequence[Any]
 
 
 class Statement(str):
-    """A statement of the store: as a string the text that SQLite takes, beside it PostgreSQL's.
+    """A statement of the store: as a string the text that SQLite takes, beside it PostgreSQL's."""
 
-    name: for tests and logs. sizes: the parameters that are lists, with the number of placeholders SQLite has for each.
-    measured: how many values SQLite measures, to fill in what keeps a row in its place; is_padded: of a new row.
-    """
-
+    # For tests and logs.
     name: str
     postgres: str
+    # The parameters that are lists, with the number of placeholders SQLite has for each.
     sizes: Mapping[int, int]
+    # How many values SQLite measures, to fill in what keeps a row in its place.
     measured: int
+    # Of a new row.
     is_padded: bool
 
     def __new__(
@@ -161,16 +161,16 @@ Effect = Operation[object]
 
 
 class ServerFindings(Struct, frozen=True):
-    """A database server as a start would find it.
-
-    schema: the version of our tables, 0 where there are none. known: the one that a start brings an older one to.
-    is_keyed: there are gateway keys. deaf: why what one process tells does not arrive at others.
-    """
+    """A database server as a start would find it."""
 
     version: str
+    # The version of our tables, 0 where there are none.
     schema: int
+    # The one that a start brings an older one to.
     known: int
+    # There are gateway keys.
     is_keyed: bool
+    # Why what one process tells does not arrive at others.
     deaf: str | None
 
 

@@ -26,11 +26,10 @@ _LAST = 2**62  # above every number
 
 
 class Page(Struct, frozen=True):
-    """A page of a list in the order in which its rows were made.
+    """A page of a list in the order in which its rows were made."""
 
-    after, before: numbers of rows between which it lies, exclusive, in the order asked for; their rows may be gone.
-    """
-
+    # after, before: numbers of rows between which it lies, exclusive, in the order asked for; their rows may
+    # be gone.
     after: int | None = None
     before: int | None = None
     limit: int = 50
@@ -73,31 +72,35 @@ class RunEntry(Struct, frozen=True):
 
 
 class StepEntry(Struct, frozen=True):
-    """A step as lists show it. seq: the number of its exchange. model: the upstream and model that made it."""
+    """A step as lists show it."""
 
     step: RunStep
+    # The number of its exchange.
     seq: int
+    # The upstream and model that made it.
     model: str
     run_uid: str
     agent_uid: str
 
 
 class AgentDraft(Struct, frozen=True):
-    """An agent to be made. agent: its memory, not stored yet.
+    """An agent to be made."""
 
-    body: of its definition. own: new blocks with what else is said of each. blocks: public names of those that are
-    attached. tools: as `attached` names them: definitions, or below 0 built-in ones. folders: rows of memories.
-    identities: of definitions.
-    """
-
+    # Its memory, not stored yet.
     agent: Agent
     name: str
+    # Of its definition.
     body: dict[str, Any]
+    # New blocks with what else is said of each.
     own: Sequence[tuple[Block, dict[str, Any]]] = ()
+    # Public names of those that are attached.
     blocks: Sequence[str] = ()
+    # As `attached` names them: definitions, or below 0 built-in ones.
     tools: Sequence[int] = ()
     tags: Sequence[str] = ()
+    # Rows of memories.
     folders: Sequence[int] = ()
+    # Of definitions.
     identities: Sequence[int] = ()
 
 
@@ -131,58 +134,60 @@ class AgentEntry(Struct, frozen=True):
 
 
 class ReaderEntry(Struct, frozen=True):
-    """A sleeptime agent that reads a memory. reader: its row; uid: its public name.
+    """A sleeptime agent that reads a memory."""
 
-    seq: up to where it has read; turns: those behind that, which it is to read.
-    """
-
+    # Its row.
     reader: int
+    # Its public name.
     uid: str
+    # Up to where it has read.
     seq: int
+    # Those behind that, which it is to read.
     turns: int
 
 
 class AgentFilter(Struct, frozen=True):
-    """The agents that are asked for. None: any.
-
-    text: a part of the name. tags: of which it has one, or all. stop: why its last run ended. identity: a public name;
-    identity_keys: of which one is such an identity's. order: created, updated or completed. hidden: with those that are
-    hidden.
-    """
+    """The agents that are asked for. None: any."""
 
     name: str | None = None
+    # A part of the name.
     text: str | None = None
+    # Of which it has one, or all.
     tags: Sequence[str] = ()
     all_tags: bool = False
+    # Why its last run ended.
     stop: str | None = None
+    # A public name.
     identity: str | None = None
+    # Of which one is such an identity's.
     identity_keys: Sequence[str] = ()
+    # Created, updated or completed.
     order: str = "created"
+    # With those that are hidden.
     hidden: bool = False
 
 
 class BlockEntry(Struct, frozen=True):
-    """A block as the agents API knows it. owner: the agent whose end is its end; None: nobody, or a profile.
-
-    profile: of the users that share it, "" for nobody's. details: what else was said of it: metadata, tags, hidden.
-    """
+    """A block as the agents API knows it."""
 
     block: Block
+    # The agent whose end is its end; None: nobody, or a profile.
     owner: int | None
+    # Of the users that share it, "" for nobody's.
     profile: str
+    # What else was said of it: metadata, tags, hidden.
     details: dict[str, Any]
 
 
 class BlockFilter(Struct, frozen=True):
-    """The blocks that are asked for. None: any. label_text, description, value: a part of each.
-
-    least, most: how many agents have it.
-    """
+    """The blocks that are asked for. None: any."""
 
     label: str | None = None
+    # label_text, description, value: a part of each.
     label_text: str | None = None
     description: str | None = None
     value: str | None = None
+    # least, most: how many agents have it.
     least: int = 0
     most: int = 2**31
     tags: Sequence[str] = ()
@@ -212,14 +217,14 @@ class PassageDraft(Struct, frozen=True):
 
 
 class PassageFilter(Struct, frozen=True):
-    """The passages that are asked for. None: any.
+    """The passages that are asked for. None: any."""
 
-    text: a part of theirs. since, until: when they were saved. tags: of which one has one, or all.
-    """
-
+    # A part of theirs.
     text: str | None = None
+    # since, until: when they were saved.
     since: float | None = None
     until: float | None = None
+    # Of which one has one, or all.
     tags: Sequence[str] = ()
     all_tags: bool = False
 
@@ -232,44 +237,43 @@ class PassageFilter(Struct, frozen=True):
 
 
 class StandingExchange(Struct, frozen=True):
-    """An exchange with its content. key: the client's own id of its conversation.
-
-    run: the public name of the run that it is a step of. waiting: {call id: who must answer it first}, where a
-    conversation of ours ends with it.
-    """
+    """An exchange with its content."""
 
     exchange: Exchange
     conversation: str
+    # The client's own id of its conversation.
     key: str | None
+    # The public name of the run that it is a step of.
     run: str | None
+    # {call id: who must answer it first}, where a conversation of ours ends with it.
     waiting: dict[str, str]
 
 
 class ConversationEntry(Struct, frozen=True):
-    """A conversation as lists show it. begun, last_at: when it began, and when something was said in it.
-
-    definition: what was said of it over REST; None: nothing.
-    """
+    """A conversation as lists show it."""
 
     conversation: Conversation
     agent: Agent
+    # begun, last_at: when it began, and when something was said in it.
     begun: float
     last_at: float
+    # What was said of it over REST; None: nothing.
     definition: Definition | None
 
 
 class ConversationFilter(Struct, frozen=True):
-    """The conversations that are asked for. agent: a row; None: any agent.
+    """The conversations that are asked for."""
 
-    text: a part of the summary. archived: whether they are; None: either. hidden: with those that are hidden.
-    order: by when they were begun ("created"), when something was said last ("spoken"), or when the last run ended
-    ("completed").
-    """
-
+    # A row; None: any agent.
     agent: int | None = None
+    # A part of the summary.
     text: str | None = None
+    # Whether they are; None: either.
     archived: bool | None = False
+    # With those that are hidden.
     hidden: bool = False
+    # By when they were begun ("created"), when something was said last ("spoken"), or when the last run ended
+    # ("completed").
     order: Literal["created", "spoken", "completed"] = "created"
 
 

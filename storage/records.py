@@ -53,18 +53,16 @@ class Scope(NamedTuple):
 
 
 class Agent(Struct, frozen=True):
-    """A memory. secret keys its hashes; epoch rises when something is forgotten.
-
-    next_seq: the next number; messages, passages and facts are numbered in one order. indexed_seq: the last number that
-    the search index knows.
-    """
+    """A memory. secret keys its hashes; epoch rises when something is forgotten."""
 
     id: int
     uid: str
     scope: Scope
     secret: bytes
     epoch: int
+    # The last number that the search index knows.
     indexed_seq: int = 0
+    # The next number; messages, passages and facts are numbered in one order.
     next_seq: int = 1
     created: float = 0.0
 
@@ -82,15 +80,14 @@ class Numbers(NamedTuple):
 
 
 class Conversation(Struct, frozen=True):
-    """A conversation. key: the client's own id, unique within the agent; None for one found from its messages.
-
-    tip: 0 for a tree, the client's; else it is one path, ours, and this its last exchange, -1 while it is empty.
-    """
+    """A conversation."""
 
     id: int
     uid: str
+    # The client's own id, unique within the agent; None for one found from its messages.
     key: str | None
     rev: int = 0
+    # 0 for a tree, the client's; else it is one path, ours, and this its last exchange, -1 while it is empty.
     tip: int = 0
 
     @property
@@ -117,15 +114,13 @@ ANY_WINDOW = 2**31 - 1
 
 
 class Evicted(NamedTuple):
-    """The part of a path that no longer fits a window: its first `offset` atoms, some `tokens`.
+    """The part of a path that no longer fits a window: its first `offset` atoms, some `tokens`."""
 
-    depth: that of the exchange in which the window begins, or a lower one where that is not known.
-    context: tokens of the window for which that is so; a larger one may have room for more.
-    """
-
+    # That of the exchange in which the window begins, or a lower one where that is not known.
     depth: int
     offset: int
     tokens: int
+    # Tokens of the window for which that is so; a larger one may have room for more.
     context: int
 
     def is_out_of(self, context: int | None) -> bool:
@@ -134,54 +129,55 @@ class Evicted(NamedTuple):
 
 
 class Exchange(Struct, frozen=True):
-    """One request of a client and our reply to it. A turn with calls of the client's tools has several exchanges.
-
-    inputs: atoms, message by message, of what the client sent since the parent's reply (system messages excluded).
-    media: for each of these messages the digest of its images and sounds, b"" where it has none.
-    reply: atoms of our reply as the client has it; None while it was never had (cancelled).
-    run: the first number of an unbroken run: from it up to the reply's, the agent's numbers are all of this path.
-    offset: how many atoms the path has in front of the inputs. length: messages of the whole path, its reply included.
-    path: hash of all atoms up to and including the reply, going on from the parent's.
-    reply_key: hash under which a reply of ours is looked up (its text without white space, else its calls).
-    head: of a first exchange, how many of its messages were made elsewhere.
-    hush: indices of input messages that were off the record when they were said, or were forgotten; -1: the reply was.
-    carried: a later request went on from it, and does not tell. standing: its messages are shown and recalled.
-    touched: when a finished request last began here, repeated this or (lazily, see core) carried it.
-    stopped: when a cancelled request was cut; ended: when a finished one ended.
-    input, said: JSON array of messages, JSON message; None in a tombstone.
-    full: {"messages": [...], "ours": [call ids]}, only where it differs from `said` (hidden rounds).
-    notes: input message index -> note text ("" means: looked, found nothing).
-    prior: the nearest strict ancestor that has notes or hidden rounds, so that a path's additions are walked directly.
-    edits: whether block operations hang on this exchange; merged: why they entered the blocks ("carried", "idle").
+    """One request of a client and our reply to it. A turn with calls of the client's tools has several
+    exchanges.
     """
 
     id: int
     conversation: int
     parent: int | None
     depth: int
+    # How many atoms the path has in front of the inputs.
     offset: int
+    # Atoms, message by message, of what the client sent since the parent's reply (system messages excluded).
     inputs: tuple[tuple[Atom, ...], ...]
+    # For each of these messages the digest of its images and sounds, b"" where it has none.
     media: tuple[bytes, ...]
+    # Atoms of our reply as the client has it; None while it was never had (cancelled).
     reply: tuple[Atom, ...] | None
+    # Hash of all atoms up to and including the reply, going on from the parent's.
     path: bytes
+    # Hash under which a reply of ours is looked up (its text without white space, else its calls).
     reply_key: bytes | None
     begun: float
+    # When a finished request last began here, repeated this or (lazily, see core) carried it.
     touched: float
     # What a plain turn leaves as it is comes last, so that it can give the rest without names.
+    # When a finished one ended.
     ended: float | None = None
     size: int = 0
+    # Messages of the whole path, its reply included.
     length: int = 0
+    # Its messages are shown and recalled.
     standing: bool = False
     seq: int = 0
+    # From it up to the reply's, the agent's numbers are all of this path.
+    # The first number of an unbroken.
     run: int = 0
+    # The nearest strict ancestor that has notes or hidden rounds, so that a path's additions are walked
+    # directly.
     prior: int | None = None
+    # Input message index -> note text ("" means: looked, found nothing).
     notes: dict[int, str] = field(default_factory=dict)
     snapshot: int | None = None
+    # Whether block operations hang on this exchange.
     edits: bool = False
     # The part of the path that this request left out.
     evicted: Evicted | None = None
+    # input, shown_reply: JSON array of messages, JSON message; None in a tombstone.
     input: bytes | None = None
     shown_reply: bytes | None = None
+    # {"messages": [...], "ours": [call ids]}, only where it differs from `shown_reply` (hidden rounds).
     full: bytes | None = None
     # Says whether `full` is there, for a record loaded without its content.
     hidden: bool = False
@@ -189,12 +185,18 @@ class Exchange(Struct, frozen=True):
     opaque: bool = False
     # Upstream and model that made the reply.
     model: str = ""
+    # When a cancelled request was cut.
     stopped: float | None = None
+    # Of a first exchange, how many of its messages were made elsewhere.
     head: int = 0
+    # Indices of input messages that were off the record when they were said, or were forgotten; -1: the reply
+    # was.
     redactions: frozenset[int] = frozenset()
     state: State = State.FINISHED
     superseded: bool = False
+    # A later request went on from it, and does not tell.
     carried: bool = False
+    # Why they entered the blocks ("carried", "idle").
     merged: str = ""
 
     @property
@@ -220,18 +222,17 @@ class Exchange(Struct, frozen=True):
 
 
 class Block(Struct, frozen=True, eq=False):
-    """A labelled piece of memory that stands in the system prompt. limit: characters, enforced.
-
-    uid: its public name; "" for one that is not stored, or was read for a turn.
-    """
+    """A labelled piece of memory that stands in the system prompt."""
 
     id: int
     label: str
     description: str
     value: str
+    # Characters, enforced.
     limit: int
     read_only: bool = False
     version: int = 1
+    # Its public name; "" for one that is not stored, or was read for a turn.
     uid: str = ""  # follows from the id
 
     def __eq__(self, other: object) -> bool:
@@ -240,34 +241,34 @@ class Block(Struct, frozen=True, eq=False):
 
 
 class Revision(Struct, frozen=True):
-    """A value that a block had.
-
-    restores: the version that an undo brought back. origin: who wrote it (`default`, `tool:<call>`, `undo`, `forget`,
-    or as its writer calls itself; `-`: it was forgotten). sources: exchanges it came from.
-    """
+    """A value that a block had."""
 
     version: int
+    # The version that an undo brought back.
     restores: int | None
     at: float
+    # Who wrote it (`default`, `tool:<call>`, `undo`, `forget`, or as its writer calls itself; `-`: it was
+    # forgotten).
     origin: str
     exchange: int | None
+    # Exchanges it came from.
     sources: tuple[int, ...]
     value: str
 
 
 class BlockOp(Struct, frozen=True):
-    """A memory edit of a turn, as an operation (not a value): merged when the turn is confirmed.
-
-    op: insert | replace | rethink | patch, or archival_insert and remember_fact (which become a passage, a fact).
-    arguments: the tool call's own JSON. state: pending | merged | dropped.
-    """
+    """A memory edit of a turn, as an operation (not a value): merged when the turn is confirmed."""
 
     id: int
     exchange: int
     call_id: str
+    # Insert | replace | rethink | patch, or archival_insert and remember_fact (which become a passage, a
+    # fact).
     op: str
     label: str
+    # The tool call's own JSON.
     arguments: bytes
+    # Pending | merged | dropped.
     state: str = "pending"
     at: float = 0.0
 
@@ -285,42 +286,38 @@ class Snapshot(Struct, frozen=True):
 
 
 class Summary(Struct, frozen=True):
-    """A summary of the path up to an exchange, including that one. tokens: the text's.
-
-    exchange: without its content. If anything of the path is forgotten, the summary is erased too.
-    """
+    """A summary of the path up to an exchange, including that one."""
 
     id: int
+    # Without its content. If anything of the path is forgotten, the summary is erased too.
     exchange: Exchange
     text: str
+    # The text's.
     tokens: int
     at: float
     model: str
 
 
 class Passage(Struct, frozen=True):
-    """An archival memory. sources: exchanges it came from, where they were asked for. file: the one it is a part of.
-
-    metadata: what a program says of it, which nobody searches.
-    """
+    """An archival memory."""
 
     id: int
     seq: int
     text: str
     at: float
+    # Exchanges it came from, where they were asked for.
     sources: tuple[int, ...] = ()
+    # The one it is a part of.
     file: int | None = None
     tags: tuple[str, ...] = ()
+    # What a program says of it, which nobody searches.
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
 class Message(Struct, frozen=True, eq=False):
-    """A standing message, as recall and `memory show` read it.
+    """A standing message, as recall and `memory show` read it."""
 
-    seq: public order within the agent. previous: seq of the message before it in its conversation. tags: of a passage,
-    where they were asked for.
-    """
-
+    # Public order within the agent.
     seq: int
     exchange: int
     role: str
@@ -331,9 +328,11 @@ class Message(Struct, frozen=True, eq=False):
     atoms: tuple[Atom, ...] = ()
     # One of message, passage, fact.
     source: str = "message"
+    # Seq of the message before it in its conversation.
     previous: int | None = None
     # The exchanges that a fact was learned from.
     origins: tuple[int, ...] = ()
+    # Of a passage, where they were asked for.
     tags: tuple[str, ...] = ()
     # (text, line) where the line was asked for; a copy with another text has it no more.
     _line: tuple[str, str] | None = None
@@ -354,21 +353,23 @@ class Message(Struct, frozen=True, eq=False):
 
 
 class Fact(Struct, frozen=True):
-    """A learned fact. at: when it was learned; valid_from: when it was said.
-
-    exchange: where it was said; sources: all exchanges that it may quote. ended_at: since when it is no longer true;
-    successor: number of the fact that says what is true instead.
-    """
+    """A learned fact."""
 
     id: int
     seq: int
     text: str
     about: str
+    # When it was learned.
     at: float
+    # When it was said.
     valid_from: float
+    # Where it was said.
     exchange: int | None = None
+    # All exchanges that it may quote.
     sources: tuple[int, ...] = ()
+    # Since when it is no longer true.
     ended_at: float | None = None
+    # Number of the fact that says what is true instead.
     successor: int | None = None
 
 
@@ -398,28 +399,26 @@ class JobState(StrEnum):
 
 
 class Job(Struct, frozen=True):
-    """Durable background work.
-
-    agent: the memory that it works on; 0: none. For each agent one job of a kind runs at a time.
-    key: a job that is enqueued while another waits under the same key is merged with it. payload: ids and numbers,
-    never text of messages.
-    epoch: the agent's epoch when the job was made; on another epoch it commits nothing.
-    attempt: rises with every claim, and only the newest attempt can commit. tries: the attempts that count towards the
-    dead letter.
-    error: why the last attempt failed, without contents.
-    """
+    """Durable background work."""
 
     id: int
     kind: str
+    # The memory that it works on; 0: none. For each agent one job of a kind runs at a time.
     agent: int
+    # A job that is enqueued while another waits under the same key is merged with it.
     key: str
+    # Ids and numbers, never text of messages.
     payload: bytes
+    # The agent's epoch when the job was made; on another epoch it commits nothing.
     epoch: int
     state: JobState
+    # Rises with every claim, and only the newest attempt can commit.
     attempt: int
+    # The attempts that count towards the dead letter.
     tries: int
     due: float
     created: float
+    # Why the last attempt failed, without contents.
     error: str | None = None
 
 
@@ -433,14 +432,14 @@ class Step(Struct, frozen=True):
 
 
 class Vector(Struct, frozen=True):
-    """The vector of a text. model: the embedder that made it; vectors of different models cannot be compared.
+    """The vector of a text."""
 
-    data: float32, little endian, of length 1. baseline, spread: how similar the text is to texts that have nothing to
-    do with it, as a mean and a standard deviation; a spread of 0 means that this is not known.
-    """
-
+    # The embedder that made it; vectors of different models cannot be compared.
     model: str
+    # Float32, little endian, of length 1.
     data: bytes
+    # baseline, spread: how similar the text is to texts that have nothing to do with it, as a mean and a
+    # standard deviation; a spread of 0 means that this is not known.
     baseline: float = 0.0
     spread: float = 0.0
 
@@ -459,23 +458,25 @@ class DefinitionKind(StrEnum):
 
 
 class Definition(Struct, frozen=True):
-    """A document that was made over REST. uid: its public name, random, without a prefix.
+    """A document that was made over REST.
 
     Of an agent, an archive or a folder it is the memory's uid, of a conversation or a block that one's.
-    memory: the row in `agents` that it has or belongs to; 0: none. version: rises with every change.
-    body: JSON, in the gateway's words. A tool, an MCP server and an identity, whose name is the application's key for
-    it, are alone in having their name in a project.
     """
 
     id: int
+    # Its public name, random, without a prefix.
     uid: str
     project: str
     kind: DefinitionKind
+    # The row in `agents` that it has or belongs to; 0: none.
     memory: int
     name: str
+    # Rises with every change.
     version: int
     created: float
     updated: float
+    # JSON, in the gateway's words. A tool, an MCP server and an identity, whose name is the application's key
+    # for it, are alone in having their name in a project.
     body: dict[str, Any]
 
 
@@ -490,25 +491,19 @@ class RunState(StrEnum):
 
 
 class Counts(NamedTuple):
-    """The tokens of model calls. cached, written: of the prompt, read from and written to the provider's cache.
-
-    reasoning: of the completion.
-    """
+    """The tokens of model calls."""
 
     prompt: int = 0
     completion: int = 0
+    # cached, written: of the prompt, read from and written to the provider's cache.
     cached: int = 0
     written: int = 0
+    # Of the completion.
     reasoning: int = 0
 
 
 class Run(Struct, frozen=True):
-    """One send to a conversation of ours, from its message to its stop reason.
-
-    parent: the run that waits for this one; depth: how many wait above it. batch: the one whose item it is.
-    background: it goes on when its client leaves, and after a restart. stop: why it ended. steps, counts: of all its
-    steps so far. otid: keyed hash of the send's own id; the newest run of a send that came twice has it.
-    """
+    """One send to a conversation of ours, from its message to its stop reason."""
 
     id: int
     uid: str
@@ -516,15 +511,22 @@ class Run(Struct, frozen=True):
     conversation: int
     state: RunState
     created: float
+    # The run that waits for this one.
     parent: int | None = None
+    # How many wait above it.
     depth: int = 0
+    # The one whose item it is.
     batch: int | None = None
+    # It goes on when its client leaves, and after a restart.
     background: bool = False
+    # Why it ended.
     stop: str | None = None
+    # steps, counts: of all its steps so far.
     steps: int = 0
     counts: Counts = Counts()
     begun: float | None = None
     ended: float | None = None
+    # Keyed hash of the send's own id; the newest run of a send that came twice has it.
     otid: bytes | None = None
 
     @property
@@ -533,33 +535,35 @@ class Run(Struct, frozen=True):
 
 
 class RunStep(Struct, frozen=True):
-    """A model call of a run, and the exchange that it made. number: from 1 on, in the run's order.
-
-    stop: why the run ended with it; None: it went on. error: the class of what went wrong, never words.
-    feedback: "positive" or "negative", as somebody judged it. waiting: {call id: approval | client | held} of the calls
-    that somebody must answer first.
-    """
+    """A model call of a run, and the exchange that it made."""
 
     exchange: int
     agent: int
     run: int
+    # From 1 on, in the run's order.
     number: int
     begun: float
     ended: float | None = None
     counts: Counts = Counts()
+    # Why the run ended with it; None: it went on.
     stop: str | None = None
+    # "positive" or "negative", as somebody judged it.
     feedback: str | None = None
+    # The class of what went wrong, never words.
     error: str | None = None
+    # {call id: approval | client | held} of the calls that somebody must answer first.
     waiting: dict[str, str] = field(default_factory=dict)
 
 
 class StoredFile(Struct, frozen=True):
-    """A file of a folder. state: as `files` has it. bytes: how long the file was; its text lies in passages."""
+    """A file of a folder."""
 
     id: int
     uid: str
     memory: int
+    # As `files` has it.
     state: str
+    # How long the file was; its text lies in passages.
     bytes: int
     created: float
     type: str

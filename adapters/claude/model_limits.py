@@ -15,17 +15,17 @@ from msgspec.structs import replace
 
 
 class Model(Struct, frozen=True):
-    """A family of models. max_tokens: the limit of a request that has none of its own.
+    """A family of models."""
 
-    late_system: the model takes `role: system` after a user turn; others answer such a message with a 400.
-    least: the `thinking` that is the least it takes; None: it always thinks. binds: it takes thoughts back only behind
-    what they were thought behind (build-with-claude/preserved-thinking). can_force: it can be made to call a tool.
-    """
-
+    # The limit of a request that has none of its own.
     max_tokens: int
+    # The model takes `role: system` after a user turn; others answer such a message with a 400.
     late_system: bool = False
+    # The `thinking` that is the least it takes; None: it always thinks.
     least: str | None = "disabled"
+    # It takes thoughts back only behind what they were thought behind (build-with-claude/preserved-thinking).
     binds: bool = False
+    # It can be made to call a tool.
     can_force: bool = True
 
 

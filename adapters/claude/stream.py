@@ -38,17 +38,18 @@ _PING: Final = Event(b": ping\n\n", None)
 
 @dataclass(slots=True)
 class _ContentBlock:
-    """A block that has begun. fields: as it began. pieces: of the fields that deltas continue.
-
-    start: where it begins in the content. call: how many calls were before it.
-    """
+    """A block that has begun."""
 
     kind: str
     place: int
+    # As it began.
     fields: Json
+    # Where it begins in the content.
     start: int
+    # How many calls were before it.
     call: int
     has_input: bool = False
+    # Of the fields that deltas continue.
     pieces: dict[str, list[str]] = field(default_factory=dict)
     citations: list[Any] = field(default_factory=list)
 

@@ -51,38 +51,40 @@ SpeakingStyle = Literal["reply", "message"]
 
 
 class AgentSpec(Struct, frozen=True):
-    """One agent. A value that a request holds until its end, whatever happens to the definition meanwhile.
-
-    system: the agent's own prompt, which stands before the memory blocks.
-    model, upstream, context_window: what answers to `agent/<name>`; model None: the agent has none of its own.
-    offers_tools: memory tools go to the model even if the client has no tools of its own.
-    history: whose the conversation's history is. "full": the client's, with what it left out put back; "client": the
-    client's alone; "append": ours, and the client sends its new message only.
-    rebuilds: the memory section is rendered anew with each request. summarises: what leaves the window is summarised.
-    blocks: the memory blocks a new user begins with, in the order in which they stand in the prompt.
-    shared: labels of those that all users of the agent see.
-    filler: what is said ahead of a tool of ours.
-    uid: the public name of its one memory, which is there; "": a profile's, which has a memory for each user.
-    style: how it speaks. tools: those that it has, in their order. defined: what was said of it
-    over REST; None: a profile's. sleeptime: None: nobody works after its turns.
-    """
+    """One agent. A value that a request holds until its end, whatever happens to the definition meanwhile."""
 
     name: str
+    # The agent's own prompt, which stands before the memory blocks.
     system: str = ""
+    # model, upstream, context_window: what answers to `agent/<name>`; model None: the agent has none of its
+    # own.
     model: str | None = None
     upstream: str | None = None
     context_window: int | None = None
+    # Memory tools go to the model even if the client has no tools of its own.
     offers_tools: bool = False
+    # Whose the conversation's history is. "full": the client's, with what it left out put back; "client": the
+    # client's alone; "append": ours, and the client sends its new message only.
     history: Literal["full", "append", "client"] = "full"
+    # The memory section is rendered anew with each request.
     rebuilds: bool = False
+    # What leaves the window is summarised.
     summarises: bool = True
+    # The memory blocks a new user begins with, in the order in which they stand in the prompt.
     blocks: tuple[Block, ...] = ()
+    # Labels of those that all users of the agent see.
     shared: frozenset[str] = frozenset()
+    # What is said ahead of a tool of ours.
     filler: Filler = None
+    # The public name of its one memory, which is there; "": a profile's, which has a memory for each user.
     uid: str = ""
+    # How it speaks.
     style: SpeakingStyle = "reply"
+    # Those that it has, in their order.
     tools: tuple[AgentTool, ...] = ()
+    # What was said of it over REST; None: a profile's.
     defined: AgentDefinition | None = None
+    # None: nobody works after its turns.
     sleeptime: Sleeptime | None = None
 
     @property

@@ -57,45 +57,48 @@ class Sleeptime(_Stored, frozen=True):
 
 
 class AgentDefinition(_Stored, frozen=True):
-    """One agent's configuration.
+    """One agent's configuration."""
 
-    kind: its loop: how it speaks, and which tools and rules it begins with (gateway.core.memory.builtin).
-    model: as its caller names it, `<upstream>/<model>` or `<model>`; None: the gateway's first. context_window: tokens.
-    sampling: fields of a chat completion that each of its requests bears (temperature, max_tokens, response_format, …).
-    rules: tool rules, each {"type", "tool_name", …} (gateway.core.tool_rule). thinks_aloud: its tools get an argument
-    for thoughts; None: as its kind says.
-    most_messages, least_messages: above so many the window begins anew, and then keeps at least so many; None: only its
-    tokens count. clears: each turn of the user begins with an empty window.
-    timezone: an IANA name, for dates that the model reads. compaction: mode, model, prompt,
-    sliding_window_percentage, clip_chars, as far as they are given.
-    initial_messages: chat messages with which a conversation begins.
-    rebuilds: the memory section is rendered anew before each call. recall_tokens: of a note; None: as the settings say.
-    learns: facts are learned from what is said. filler: what is said ahead of a tool: "model", {"after_ms", "say"} or
-    "none"; None: as its kind says. sleeptime: None: nobody works after its turns.
-    kept: fields of a dialect that have no effect here, to be given back.
-    """
-
+    # Its loop: how it speaks, and which tools and rules it begins with (gateway.core.memory.builtin).
     kind: str
     system: str = ""
     description: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     hidden: bool = False
+    # As its caller names it, `<upstream>/<model>` or `<model>`; None: the gateway's first.
     model: str | None = None
+    # Tokens.
     context_window: int | None = None
+    # Fields of a chat completion that each of its requests bears (temperature, max_tokens, response_format,
+    # …).
     sampling: dict[str, Any] = field(default_factory=dict)
+    # Tool rules, each {"type", "tool_name", …} (gateway.core.tool_rule).
     rules: tuple[dict[str, Any], ...] = ()
+    # Its tools get an argument for thoughts; None: as its kind says.
     thinks_aloud: bool | None = None
+    # most_messages, least_messages: above so many the window begins anew, and then keeps at least so many;
+    # None: only its tokens count.
     most_messages: int | None = None
     least_messages: int | None = None
+    # Each turn of the user begins with an empty window.
     clears: bool = False
+    # An IANA name, for dates that the model reads.
     timezone: str = "UTC"
+    # Mode, model, prompt, sliding_window_percentage, clip_chars, as far as they are given.
     compaction: dict[str, Any] = field(default_factory=dict)
+    # Chat messages with which a conversation begins.
     initial_messages: tuple[dict[str, Any], ...] = ()
+    # The memory section is rendered anew before each call.
     rebuilds: bool = False
+    # Of a note; None: as the settings say.
     recall_tokens: int | None = None
+    # Facts are learned from what is said.
     learns: bool = False
+    # What is said ahead of a tool: "model", {"after_ms", "say"} or "none"; None: as its kind says.
     filler: Literal["model", "none"] | dict[str, Any] | None = None
+    # None: nobody works after its turns.
     sleeptime: Sleeptime | None = None
+    # Fields of a dialect that have no effect here, to be given back.
     kept: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -106,21 +109,21 @@ class AgentDefinition(_Stored, frozen=True):
 
 
 class ToolDefinition(_Stored, frozen=True):
-    """A tool that was made over REST; its name is its definition's.
+    """A tool that was made over REST; its name is its definition's."""
 
-    schema: {"name", "description", "parameters"} as a model is shown it. source_type: python | webhook | mcp | json
-    (only declared) | typescript (of an agent file): nobody runs the last two here. source: Python, TypeScript, a
-    webhook's URL, or `<uid of an MCP server>/<its name there>`.
-    needs_approval: a person must approve each call. is_parallel: calls of it may run beside one another.
-    result_chars: the most of a result that a model reads.
-    """
-
+    # {"name", "description", "parameters"} as a model is shown it.
     schema: dict[str, Any]
+    # Python | webhook | mcp | json (only declared) | typescript (of an agent file): nobody runs the last two
+    # here.
     source_type: Literal["python", "typescript", "webhook", "json", "mcp"] = "python"
+    # Python, TypeScript, a webhook's URL, or `<uid of an MCP server>/<its name there>`.
     source: str = ""
     description: str | None = None
+    # A person must approve each call.
     needs_approval: bool = False
+    # Calls of it may run beside one another.
     is_parallel: bool = False
+    # The most of a result that a model reads.
     result_chars: int = 50_000
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -156,17 +159,17 @@ class IdentityDefinition(_Stored, frozen=True):
 
 
 class ConversationDefinition(_Stored, frozen=True):
-    """A conversation, as it was described over REST, and the model that it goes on with.
+    """A conversation, as it was described over REST, and the model that it goes on with."""
 
-    summary, description: in its caller's words. archived: when it was put aside, in seconds since the epoch; None: it
-    is not. model, context_window, sampling: before those of the agent. kept: as in `AgentDefinition`.
-    """
-
+    # summary, description: in its caller's words.
     summary: str | None = None
     description: str | None = None
     hidden: bool = False
+    # When it was put aside, in seconds since the epoch; None: it is not.
     archived: float | None = None
+    # model, context_window, sampling: before those of the agent.
     model: str | None = None
     context_window: int | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
+    # As in `AgentDefinition`.
     kept: dict[str, Any] = field(default_factory=dict)

@@ -38,10 +38,8 @@ class Passes(Struct, frozen=True):
 
 @dataclass(slots=True)
 class ChatCall:
-    """A chat completion, or a run as one: who asks what of which agent over which route, and where the reply goes.
-
-    view: the dialect's. memory: how memory stands for it, as its reply says, once that is known: on, read, off, none or
-    unavailable. is_native: it goes upstream in its own dialect, and not as `request`.
+    """A chat completion, or a run as one: who asks what of which agent over which route, and where the reply
+    goes.
     """
 
     request: ChatRequest
@@ -49,10 +47,13 @@ class ChatCall:
     identity: Identity
     spec: AgentSpec
     route: Route
+    # The dialect's.
     view: MakesView
     sink: Sink
     receipt: Receipt
+    # How memory stands for it, as its reply says, once that is known: on, read, off, none or unavailable.
     memory: str = ""
+    # It goes upstream in its own dialect, and not as `request`.
     is_native: bool = False
 
     async def request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:

@@ -95,16 +95,16 @@ class NativeRequest(Protocol):
 
 
 class _Turn(Struct, frozen=True):
-    """A turn that the upstream keeps. ids: those of its reply. before: the id of the reply that it went on from, heard:
-    that reply as JSON, if it was heard in part.
-
-    told: its messages as JSON, of which the last one is the reply's where it `has_said` something.
-    """
+    """A turn that the upstream keeps."""
 
     memory: Memory
+    # Those of its reply.
     ids: tuple[str, ...]
+    # The id of the reply that it went on from.
     before: str | None
+    # That reply as JSON, if it was heard in part.
     heard: bytes
+    # Its messages as JSON, of which the last one is the reply's where it `has_reply` something.
     content: bytes
     has_reply: bool
 

@@ -11,7 +11,7 @@ from adapters.types import Header, Json
 class Receipt:
     """The account that a reply gives of its making. added_ms: our part of the time up to its head.
 
-    said: the headers by name; one that is None is not sent. turn: by which a client may name it; None: by nothing.
+    headers: the headers by name; one that is None is not sent. turn: by which a client may name it; None: by nothing.
     count_tokens: returns the usage of a reply with a text, counted here; None: its prompt is not known.
     """
 

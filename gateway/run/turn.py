@@ -136,16 +136,15 @@ class TreeMemory:
 
 
 class TurnLimits(Struct, frozen=True):
-    """The limits of a turn. commit_wait_s: how long the end of a reply waits for the commit.
+    """The limits of a turn."""
 
-    max_rounds: how many hidden tool rounds a turn without rules may have. streamed_bytes: of a stream that is
-    remembered.
-    beat_s: the silence after which a keep-alive comment is sent; 0: never.
-    """
-
+    # How long the end of a reply waits for the commit.
     commit_wait_s: float
+    # How many hidden tool rounds a turn without rules may have.
     max_rounds: int
+    # Of a stream that is remembered.
     streamed_bytes: int
+    # The silence after which a keep-alive comment is sent; 0: never.
     beat_s: float = 0.0
 
 
@@ -160,25 +159,27 @@ def turn_limits_of(settings: Settings, limits: Limits) -> TurnLimits:
 
 @dataclass(slots=True)
 class TurnRun:
-    """One turn. It owns what memory knows, what goes upstream and what will be written, until the turn is over.
-
-    prompt: the prompt for the target that is asked. memory: None where nothing is remembered of the turn.
-    guide: None: a turn without rules. spec: its terms. resumed: calls of a step that is kept, with which the turn
-    begins instead of a call of the model. ends: why the model is not even asked. is_taken_up: what breaks it off (a
-    shutdown, a store that fails, words that were forgotten) leaves it as it is on disk, for who takes it up again.
-    """
+    """One turn. It owns what memory knows, what goes upstream and what will be written, until the turn is over."""
 
     call: ChatCall
     attempts: Attempts
+    # The prompt for the target that is asked.
     prompt: Prompt
+    # None where nothing is remembered of the turn.
     memory: TurnMemory | None
     pending: Pending
     metrics: Metrics
     limits: TurnLimits
+    # None: a turn without rules.
     guide: Guide | None = None
+    # Its terms.
     spec: TurnSpec = field(default_factory=TurnSpec)
+    # Calls of a step that is kept, with which the turn begins instead of a call of the model.
     resumed: ResumedCalls | None = None
+    # Why the model is not even asked.
     ends: StopReason | None = None
+    # What breaks it off (a shutdown, a store that fails, words that were forgotten) leaves it as it is on
+    # disk, for who takes it up again.
     is_taken_up: bool = False
     status: int = 0
     sink: Sink = field(init=False)

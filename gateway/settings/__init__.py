@@ -116,10 +116,7 @@ class SideRequest:
 
 @dataclass(frozen=True, slots=True)
 class MemorySettings:
-    """The table [memory]. user_order, conversation_order: None means the orders of gateway/core/request/identity.py.
-
-    openwebui_jwt_secret: `env:NAME` stands for the variable NAME until the settings are loaded.
-    """
+    """The table [memory]."""
 
     default: DefaultMode = "on"
     recall_tokens: int = ranged(1000, 0)
@@ -127,6 +124,7 @@ class MemorySettings:
     idle_s: float = ranged(120.0, 0.0)
     cache_s: float = ranged(300.0, 0.0)
     history: History = "full"
+    # user_order, conversation_order: None means the orders of gateway/core/request/identity.py.
     user_order: tuple[str, ...] | None = None
     conversation_order: tuple[str, ...] | None = None
     default_user: str | None = None
@@ -139,6 +137,7 @@ class MemorySettings:
     background_daily_tokens: int = ranged(2_000_000, 0)
     learn_every: int = ranged(8, 0)
     learn_secrets: bool = False
+    # `env:NAME` stands for the variable NAME until the settings are loaded.
     openwebui_jwt_secret: str | None = field(default=None, repr=False)
     side_requests: tuple[SideRequest, ...] = ()
 
@@ -185,21 +184,21 @@ class ToolHeader:
 
 @dataclass(frozen=True, slots=True)
 class ToolSettings:
-    """The table [tools], about tools that are not the gateway's own. hosts, private_hosts: as `HostRule` reads them.
+    """The table [tools], about tools that are not the gateway's own."""
 
-    webhook_secret: SECRET_PREFIX and base64; `env:NAME` stands for the variable NAME until the settings are loaded.
-    secrets_key: 32 bytes in base64, likewise; None: no secrets are stored.
-    python: an interpreter for tools that are written in Python; None: the gateway's own.
-    mcp_stdio: command lines of MCP servers. mcp_stdio_env: the variables that these may be given over REST.
-    """
-
+    # hosts, private_hosts: as `HostRule` reads them.
     hosts: tuple[str, ...] = ()
     private_hosts: tuple[str, ...] = ()
+    # SECRET_PREFIX and base64; `env:NAME` stands for the variable NAME until the settings are loaded.
     webhook_secret: str | None = field(default=None, repr=False)
+    # 32 bytes in base64, likewise; None: no secrets are stored.
     secrets_key: str | None = field(default=None, repr=False)
+    # An interpreter for tools that are written in Python; None: the gateway's own.
     python: str | None = None
     python_timeout_s: float = ranged(30.0, 1.0, 180.0)
+    # Command lines of MCP servers.
     mcp_stdio: tuple[str, ...] = ()
+    # The variables that these may be given over REST.
     mcp_stdio_env: tuple[str, ...] = ()
     headers: tuple[ToolHeader, ...] = ()
 
@@ -231,15 +230,12 @@ _NO_KEYS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """An upstream. api_key: one key or several; `env:NAME` stands for the variable NAME until the settings are loaded.
-
-    takes: capability -> whether it has it, where its kind does not tell. batches: whose batch API it has; None: as its
-    kind has it. proxy: the HTTP proxy before it, or `env:NAME`.
-    """
+    """An upstream."""
 
     name: str
     kind: Kind = "openai"
     base_url: str | None = None
+    # One key or several; `env:NAME` stands for the variable NAME until the settings are loaded.
     api_key: str | tuple[str, ...] | None = field(default=None, repr=False)
     connect_timeout_s: float = ranged(10.0, 0.1)
     # The OpenAI SDK's own default; reasoning models think long before their first byte.
@@ -247,11 +243,14 @@ class UpstreamSettings:
     idle_timeout_s: float = ranged(300.0, 0.1)
     total_timeout_s: float | None = ranged(None, 0.1)
     retries: int = ranged(0, 0, 10)
+    # Capability -> whether it has it, where its kind does not tell.
     takes: dict[Capability, bool | ResponsesWay] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict, repr=False)
     models: tuple[str, ...] = ()
     context_window: int | None = ranged(None, 1)
+    # Whose batch API it has; None: as its kind has it.
     batches: Literal["openai", "anthropic", "none"] | None = None
+    # The HTTP proxy before it, or `env:NAME`.
     proxy: str | None = field(default=None, repr=False)
 
     @property
@@ -295,16 +294,15 @@ class DeploymentSettings:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """A name that callers ask for (`alias`). fallbacks: other names that callers could ask for.
-
-    price: of a million tokens, in whatever currency, since prices are only compared.
-    """
+    """A name that callers ask for (`alias`)."""
 
     alias: str
     model: str
     upstream: str | None = None
     context_window: int | None = ranged(None, 1)
+    # Of a million tokens, in whatever currency, since prices are only compared.
     price: float | None = ranged(None, 0)
+    # Other names that callers could ask for.
     fallbacks: tuple[str, ...] = ()
     deployments: tuple[DeploymentSettings, ...] = ()
 

@@ -24,15 +24,14 @@ _READ = frozenset((b"authorization", b"x-mnemogate-key", b"host", b"origin"))
 
 # A NamedTuple, because a frozen dataclass costs three times as much to make, and each request makes one.
 class Caller(NamedTuple):
-    """The caller of a request that was admitted.
-
-    credential: the caller's own `Authorization`, for an upstream without a key of its own. memory: the mode of requests
-    that ask for none, where the key says it. opens: the one path that the key opens, where it is one.
-    """
+    """The caller of a request that was admitted."""
 
     project: str = DEFAULT_PROJECT
+    # The caller's own `Authorization`, for an upstream without a key of its own.
     credential: str | None = None
+    # The mode of requests that ask for none, where the key says it.
     memory: str | None = None
+    # The one path that the key opens, where it is one.
     opens: str | None = None
 
 

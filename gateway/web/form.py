@@ -101,10 +101,12 @@ def _may_be(name: bytes, head: bytes | bytearray) -> bool:
 
 
 class FormPart(Struct, frozen=True):
-    """One field of a form. file_name: None where it is no file. type: as it says, "" where it says none."""
+    """One field of a form."""
 
     name: str
+    # None where it is no file.
     file_name: str | None
+    # As it says, "" where it says none.
     type: str
     data: bytes
 

@@ -72,13 +72,12 @@ def forwarding_routes(
 
 
 class ForwardedHead(Struct, frozen=True):
-    """The part of a request that is known before its body.
-
-    path: below the upstream's base URL, with the query. named: the upstream that a header asks for.
-    """
+    """The part of a request that is known before its body."""
 
     method: str
+    # Below the upstream's base URL, with the query.
     path: str
+    # The upstream that a header asks for.
     named: str | None
     content_type: str
     is_encoded: bool

@@ -39,14 +39,13 @@ _log = logging.getLogger("mnemogate")
 
 @dataclass(slots=True)
 class Trace:
-    """The facts of one request, for its log line and for the layers inside.
-
-    begun: time.perf_counter() at its arrival. errors: the form of its errors, from a route that learns the dialect only
-    from the request; None: that of its path.
-    """
+    """The facts of one request, for its log line and for the layers inside."""
 
     request_id: str
+    # Time.perf_counter() at its arrival.
     begun: float
+    # The form of its errors, from a route that learns the dialect only from the request; None: that of its
+    # path.
     errors: ErrorForm | None = None
     caller: Caller = ANONYMOUS
     route: str = "other"

@@ -15,14 +15,13 @@ _KEY = b'"model"'
 
 
 class NamedRequest(Struct, frozen=True):
-    """A request with the model that it names.
+    """A request with the model that it names."""
 
-    raw: the body as it came. model: None where it names none, or where the value is no name. written: the value as it
-    stands in the body.
-    """
-
+    # The body as it came.
     raw: bytes
+    # None where it names none, or where the value is no name.
     model: str | None = None
+    # The value as it stands in the body.
     written: bytes = b""
     stream: bool = False
 

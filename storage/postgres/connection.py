@@ -147,19 +147,19 @@ class OwnConnection(asyncpg.Connection):  # type: ignore[misc]
 class PostgresPlace:
     """A database on a server and how it is connected to.
 
-    is_pooled: a pooler in transaction mode lies between, so that nothing may be set for a session. carries: it carries
-    prepared statements from one session to another. factory: of connections; tests that count statements bring their
-    own. connect_s: how long a connection to one host may take to open. urls: one for each host that `url` names, and
-    first the one that took the last connection.
-
     Raises: NotAdmitted: the URL cannot be read.
     """
 
     url: str
+    # A pooler in transaction mode lies between, so that nothing may be set for a session.
     is_pooled: bool = False
+    # It carries prepared statements from one session to another.
     carries: bool = False
+    # Of connections; tests that count statements bring their own.
     factory: type[Any] = OwnConnection
+    # How long a connection to one host may take to open.
     connect_s: float = 5.0
+    # One for each host that `url` names, and first the one that took the last connection.
     urls: list[str] = field(init=False, compare=False, default_factory=list)
 
     def __post_init__(self) -> None:

@@ -28,24 +28,27 @@ from storage.postgres.connection import (
 
 
 class PoolLimits(Struct, frozen=True):
-    """Bounds and pauses; chosen, but for the size, which was enough for 16 turns at a time when it was measured.
+    """Bounds and pauses; chosen, but for the size, which was enough for 16 turns at a time when it was measured."""
 
-    size: connections at most; bulk: how many of them bulk work may have. wait_s: how long a read waits for one.
-    queue_bytes: how much may wait to be written. read_s, long_s, write_s: after which a read or a statement of a
-    transaction is given up. slow_s: a write that takes longer makes the status `slow`. check_s: how long a connection
-    may take to answer after a read was given up. sweep_s: between two VACUUMs. health_s: between two checks of health.
-    """
-
+    # Connections at most.
     size: int = 8
+    # How many of them bulk work may have.
     bulk: int = 2
+    # How long a read waits for one.
     wait_s: float = 0.25
+    # How much may wait to be written.
     queue_bytes: int = 64 << 20
+    # read_s, long_s, write_s: after which a read or a statement of a transaction is given up.
     read_s: float = 2.0
     long_s: float = 60.0
     write_s: float = 30.0
+    # A write that takes longer makes the status `slow`.
     slow_s: float = 1.0
+    # How long a connection may take to answer after a read was given up.
     check_s: float = 2.0
+    # Between two VACUUMs.
     sweep_s: float = 60.0
+    # Between two checks of health.
     health_s: float = CHECK_S
     retry_first_s: float = 0.25
     retry_most_s: float = 10.0

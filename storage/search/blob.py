@@ -197,16 +197,16 @@ def _flags(document: Indexable, words: Sequence[str]) -> int:
 
 
 class _Blob(Struct, frozen=True):
-    """A blob taken apart. documents: 64 rows of `_COLUMNS`; places, frequencies: beside the hashes.
-
-    words: the version of its terms.
-    """
+    """A blob taken apart."""
 
     chunk: int
+    # 64 rows of `_COLUMNS`.
     documents: NDArray[Any]
     hashes: NDArray[np.uint32]
+    # places, frequencies: beside the hashes.
     places: NDArray[np.uint8]
     frequencies: NDArray[np.uint8]
+    # The version of its terms.
     words: int = WORDS
 
 

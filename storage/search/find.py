@@ -34,18 +34,21 @@ _LEAST_ASKED = 1e-9
 
 
 class Found(Struct, frozen=True):
-    """Every occurrence of some terms, one for each document and term: row, frequency and marks, as the index has them.
-
-    weights: of each term, by how few messages have it; asked: what all weigh together as they are asked. indexed:
-    occurrences in the index, those of a term side by side; sizes: how many there are of each. fresh: by term, those in
-    the tail, which have places in it for rows. count: of all.
+    """Every occurrence of some terms, one for each document and term: row, frequency and marks, as the index has
+    them.
     """
 
+    # Of each term, by how few messages have it.
     weights: Sequence[float]
+    # What all weigh together as they are asked.
     asked: float
+    # Occurrences in the index, those of a term side by side.
     indexed: NDArray[np.int64]
+    # How many there are of each.
     sizes: Sequence[int]
+    # By term, those in the tail, which have places in it for rows.
     fresh: Sequence[Sequence[int]]
+    # Of all.
     count: int
 
 

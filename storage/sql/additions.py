@@ -22,15 +22,14 @@ DAY_S = 86_400
 
 
 class _Gone(Struct, frozen=True):
-    """The part of a memory that is gone, as its marks tell.
-
-    first: the lowest number among it; 0: no exchange. said_at: when the first of these exchanges began, in seconds.
-    places: by conversation the lowest number that is gone there, or in the past of a fork.
-    """
+    """The part of a memory that is gone, as its marks tell."""
 
     erased: Erased
+    # The lowest number among it; 0: no exchange.
     first: int
+    # When the first of these exchanges began, in seconds.
     begun_at: float
+    # By conversation the lowest number that is gone there, or in the past of a fork.
     places: Mapping[int, int]
 
     def was_known_to(self, e: Exchange) -> bool:

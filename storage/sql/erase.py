@@ -52,12 +52,15 @@ ErasingPhase = Callable[[Connection, "ErasingWork", int], Awaitable[int | None]]
 
 
 class ErasingWork(Struct, frozen=True):
-    """The parameters of one transaction. id: the intention's row. target: what it says. now: seconds."""
+    """The parameters of one transaction."""
 
+    # The intention's row.
     id: int
     agent: int
+    # What it says.
     target: dict[str, Any]
     rules: Rules
+    # Seconds.
     now: float
 
 

@@ -46,21 +46,20 @@ class _Place:
 
 @dataclass(slots=True)
 class _Memory:
-    """The part that all looks of a memory have in common, and the ends of its paths, those put last at the end.
+    """The part that all looks of a memory have in common, and the ends of its paths, those put last at the end."""
 
-    numbers: as they were read or told last. state: those of them for which the rest is right.
-    bytes: of these; beside them are `opening_bytes`, and those of each place.
-    openings: all that a list may repeat or extend, the newest last, and perhaps some that nothing can any more; None:
-    they were not read.
-    """
-
+    # As they were read or told last.
     numbers: AgentNumbers
+    # Those of them for which the rest is right.
     state: tuple[int, int, int]  # epoch, rev, next number
     has_tombs: bool
     blocks: list[Block]
     ops: list[BlockOp]
+    # Of these; beside them are `opening_bytes`, and those of each place.
     bytes: int
     places: dict[_Name, _Place] = field(default_factory=dict)
+    # All that a list may repeat or extend, the newest last, and perhaps some that nothing can any more; None:
+    # they were not read.
     openings: list[Opening] | None = None
     opening_bytes: int = 0
 

@@ -29,17 +29,16 @@ _MANY = 1 << 31  # more than anybody has attached
 
 
 class MovedBlock(Struct, frozen=True):
-    """A block that no memory owns. profile: the one whose users share it, or "".
-
-    values: label, description, limit, read_only. versions: (version, restores, at, origin, exchange, sources, value),
-    oldest first, with exchanges as `_Place`.
-    """
+    """A block that no memory owns."""
 
     project: str
+    # The one whose users share it, or "".
     profile: str
+    # Label, description, limit, read_only.
     values: tuple[Any, ...]
     uid: str
     details: dict[str, Any]
+    # (version, restores, at, origin, exchange, sources, value), oldest first, with exchanges as `_Place`.
     versions: Sequence[tuple[Any, ...]]
 
 

@@ -47,35 +47,38 @@ _TAIL = 64
 
 
 class News(Struct, frozen=True):
-    """A reading of what has changed in a memory. since: the numbers that it had. position: up to where all is read now.
+    """A reading of what has changed in a memory."""
 
-    terms: (chunk, stamp, bytes). told: messages, passages and facts that the index does not know.
-    """
-
+    # The numbers that it had.
     since: Numbers | None
     numbers: Numbers
+    # Up to where all is read now.
     position: int
+    # (chunk, stamp, bytes).
     terms: Sequence[Row]
+    # Messages, passages and facts that the index does not know.
     recent: Sequence[Message] = ()
 
 
 @dataclass(slots=True)
 class Remembered:
-    """One memory. numbers: those that it is right for. position: from this number on nothing is known yet.
-
-    told: messages, passages and facts that the index does not know, by seq. tail: those of them whose terms a query has
-    needed; uncounted: the others. shown: by seq, messages that were read because a query found them; None: nobody may
-    see it. has_grown: since it was weighed.
-    """
+    """One memory."""
 
     agent: int
     index: Index = field(default_factory=Index)
+    # Those that it is right for.
     numbers: Numbers | None = None
+    # From this number on nothing is known yet.
     position: int = 0
+    # Messages, passages and facts that the index does not know, by seq.
     recent: dict[int, Message] = field(default_factory=dict)
+    # Those of them whose terms a query has needed.
     tail: Tail = field(default_factory=Tail)
+    # The others.
     uncounted: list[Message] = field(default_factory=list)
+    # By seq, messages that were read because a query found them; None: nobody may see it.
     shown: dict[int, Message | None] = field(default_factory=dict)
+    # Since it was weighed.
     has_grown: bool = True
     _exchanges: int = 0
     _terms_stamp: int = -1

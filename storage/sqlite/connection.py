@@ -90,16 +90,14 @@ _TEXTS = {
 
 
 class DatabaseFile(Struct, frozen=True):
-    """A database file and how it is opened.
-
-    synchronous: with NORMAL a commit survives a crash of the process, with FULL also a crash of the machine.
-    busy_timeout_ms: how long the writer waits for another process that holds the file.
-    factory: of connections; tests that count statements bring their own.
-    """
+    """A database file and how it is opened."""
 
     path: str
+    # With NORMAL a commit survives a crash of the process, with FULL also a crash of the machine.
     synchronous: str = "NORMAL"
+    # How long the writer waits for another process that holds the file.
     busy_timeout_ms: int = 200
+    # Of connections; tests that count statements bring their own.
     factory: type[sqlite3.Connection] = sqlite3.Connection
 
 

@@ -50,22 +50,23 @@ T = TypeVar("T")
 
 
 class WriterLimits(Struct, frozen=True):
-    """Bounds and pauses; the defaults are chosen, except where a measurement is named.
+    """Bounds and pauses; the defaults are chosen, except where a measurement is named."""
 
-    queue_bytes: how much may wait in each queue. gather_s: for so long a batch gathers at most. batch_items: the most
-    writes of a batch, so that its first write need not wait for hundreds. slow_s: a batch that takes longer makes the
-    status `slow`. fair_batches: after so many batches of turns in a row one bulk write goes first, because the search
-    index must not fall behind for ever. checkpoint_bytes, pause_bytes: size of the log at which it is written back
-    without waiting for readers, and at which writes wait for readers and for all of it (inline write-backs of 4 MB gave
-    commits of 3-7 ms at p99). A file of twice the former is emptied.
-    """
-
+    # How much may wait in each queue.
     queue_bytes: int = 64 << 20
+    # For so long a batch gathers at most.
     gather_s: float = 0.004
+    # The most writes of a batch, so that its first write need not wait for hundreds.
     batch_items: int = 256
+    # After so many batches of turns in a row one bulk write goes first, because the search index must not
+    # fall behind for ever.
     fair_batches: int = 32
+    # A batch that takes longer makes the status `slow`.
     slow_s: float = 1.0
     idle_s: float = 1.0
+    # checkpoint_bytes, pause_bytes: size of the log at which it is written back without waiting for readers,
+    # and at which writes wait for readers and for all of it (inline write-backs of 4 MB gave commits of 3-7
+    # ms at p99). A file of twice the former is emptied.
     checkpoint_bytes: int = 16 << 20
     pause_bytes: int = 64 << 20
     pause_ms: int = 1000
@@ -105,8 +106,8 @@ class _Queue:
 class Writer:
     """The writer. All its methods belong to the event loop's thread; the functions given to it run in the writer's.
 
-    connect: opens the connection that writes, in the writer's thread. watch: it watches that connection. told: called
-    with what a batch has changed, before its writes are answered. beside: copies a grown log. failed: called with what
+    connect: opens the connection that writes, in the writer's thread. watch: it watches that connection. changes: called
+    with what a batch has changed, before its writes are answered. log_copier: copies a grown log. failed: called with what
     is wrong when writing fails after it worked; recovered: when it works again.
     """
 

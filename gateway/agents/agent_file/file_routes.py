@@ -30,9 +30,11 @@ _FILES = 1000  # of a folder
 
 
 class ExportQuery(Body):
-    """An export. conversation_id: whose messages; scrub_messages: without messages."""
+    """An export."""
 
+    # Whose messages.
     conversation_id: Maybe[str] = UNSET
+    # Without messages.
     scrub_messages: bool = False
     use_legacy_format: bool = False
     max_steps: Maybe[int] = UNSET

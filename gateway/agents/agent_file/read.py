@@ -108,22 +108,23 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
 
 @dataclass(slots=True)
 class _AgentReader:
-    """Reads the agents of a file whose other parts are read.
-
-    is_ours: a gateway like this one wrote the file. kept: uids that are kept, by id. names: of tools, as of `_tools`.
-    left_out: gets the names of what is left out. archives: those of the agents so far.
-    """
+    """Reads the agents of a file whose other parts are read."""
 
     form: ImportForm
     now: float
     extension: FileExtension
+    # A gateway like this one wrote the file.
     is_own: bool
+    # Uids that are kept, by id.
     kept: Mapping[str, str]
     slept_on: Mapping[str, FileSleeptime]
+    # Of tools, as of `_tools`.
     names: Mapping[str, str]
     blocks: Mapping[str, tuple[Block, dict[str, Any]]]
     folders: Mapping[str, CarriedFolder]
+    # Gets the names of what is left out.
     left_out: list[str]
+    # Those of the agents so far.
     archives: dict[str, CarriedArchive] = field(default_factory=dict)
 
     def read(self, agent: FileAgent, raw: Mapping[str, Any], n: int, name: str) -> CarriedAgent:
@@ -261,7 +262,7 @@ def _tools(
 ) -> tuple[dict[str, ToolDefinition], dict[str, str]]:
     """Returns the tools that are defined here, by name, and the names of all by id: "" for what is left out.
 
-    is_ours: a gateway like this one wrote the file.
+    is_own: a gateway like this one wrote the file.
     """
     made: dict[str, ToolDefinition] = {}
     names: dict[str, str] = {}

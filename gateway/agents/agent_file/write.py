@@ -51,19 +51,20 @@ SOURCE = ("name", "description", "instructions", "metadata", "embedding_config")
 
 
 class Travelling(Struct, frozen=True):
-    """All that an export says of an agent.
+    """All that an export says of an agent."""
 
-    state: the agent as it is shown. sleeptime: others read what is said to it. initial: messages at the head of each
-    conversation. folders: each as it is shown, with its files. passages: of its own archive. archives: those that it
-    has attached.
-    """
-
+    # The agent as it is shown.
     state: Mapping[str, Any]
+    # Others read what is said to it.
     sleeptime: Sleeptime | None = None
+    # Messages at the head of each conversation.
     initial: Sequence[Mapping[str, Any]] = ()
     messages: Sequence[CarriedMessage] = ()
+    # Each as it is shown, with its files.
     folders: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]] = ()
+    # Of its own archive.
     passages: Sequence[PassageDraft] = ()
+    # Those that it has attached.
     archives: Sequence[CarriedArchive] = ()
 
 

@@ -21,16 +21,16 @@ EVENTS = ("content-type", "text/event-stream; charset=utf-8")
 
 @dataclass(slots=True)
 class PingingSink:
-    """A stream that says something while nothing else is said. every_s: 0: never.
-
-    ping: the event; a comment until the run has a name. headers: of a stream that begins with it.
-    started: whether anything of the reply was sent.
-    """
+    """A stream that says something while nothing else is said."""
 
     inner: Sink
+    # 0: never.
     every_s: float
+    # The event; a comment until the run has a name.
     ping: bytes = b":\n\n"
+    # Of a stream that begins with it.
     headers: Sequence[tuple[str, str]] = (EVENTS,)
+    # Whether anything of the reply was sent.
     started: bool = False
     _has_head: bool = False
     _wrote: bool = False

@@ -22,8 +22,9 @@ _NO_IDENTITIES = refused("An identity has agents alone; blocks have tags.")
 
 
 class PageQuery(Body):
-    """A page of a list. after, before: ids between which it lies, exclusive, in the order asked for."""
+    """A page of a list."""
 
+    # before, after: ids between which it lies, exclusive, in the order asked for.
     before: Maybe[str] = UNSET
     after: Maybe[str] = UNSET
     limit: Maybe[Limit] = UNSET

@@ -43,19 +43,20 @@ _PROJECT_HEADERS = ("x-project", "x-project-id")
 
 @dataclass(slots=True)
 class Asked:
-    """One request of the agents API, read and checked.
-
-    path: the parameters of its path. body, query: structs of the route's, None where it has none. headers: those that
-    the reply is to bear as well. data: the body as it came. file: that of a form.
-    """
+    """One request of the agents API, read and checked."""
 
     project: str
+    # The parameters of its path.
     path: Mapping[str, str]
+    # body, query: structs of the route's, None where it has none.
     body: Any
     query: Any
     request: Request
+    # Those that the reply is to bear as well.
     headers: dict[str, str] = field(default_factory=dict)
+    # The body as it came.
     data: bytes = b""
+    # That of a form.
     file: FormPart | None = None
 
     def uid(self, kind: str, name: str) -> str:
@@ -76,27 +77,28 @@ AnswersAgents = Callable[[Asked], Awaitable[Any]]
 
 
 class AgentsRoute(Struct, frozen=True):
-    """A route. says: what it does, as a verb in the imperative.
-
-    path: with and without a slash at its end alike. body, query: what it takes; a body may be left out where every
-    field may. form: the fields of a body that is a form with a file in `file`. A handler returns JSON, or an ASGI
-    application that answers. reads_body: the handler reads one that is no struct. Any other body, or query, has to be
-    empty. is_served: False: it only says why not.
-    needs: a parameter of the query without which the path without a slash is another API's. pages: of a list whose
-    query is a `PageQuery`; the handler is given the query that the list is to be read with.
-    """
+    """A route."""
 
     method: str
+    # With and without a slash at its end alike.
     path: str
     handle: AnswersAgents
+    # What it does, as a verb in the imperative.
     summary: str
+    # body, query: what it takes; a body may be left out where every field may.
     body: type[Struct] | None = None
     query: type[Struct] | None = None
+    # The fields of a body that is a form with a file in `file`. A handler returns JSON, or an ASGI
+    # application that answers.
     form: type[Struct] | None = None
     slashes: tuple[str, ...] = ("", "/")
+    # The handler reads one that is no struct. Any other body, or query, has to be empty.
     reads_body: bool = False
+    # False: it only says why not.
     is_served: bool = True
+    # A parameter of the query without which the path without a slash is another API's.
     needs: str = ""
+    # Of a list whose query is a `PageQuery`; the handler is given the query that the list is to be read with.
     pages: Paging = NEWEST_FIRST
 
     async def answer(self, asked: Asked) -> Any:

@@ -113,16 +113,16 @@ class Compact(Body):
 
 
 class Own(Body):
-    """The fields that an agent has here beyond those of Letta.
+    """The fields that an agent has here beyond those of Letta."""
 
-    rebuild: "free" renders the memory section anew when it costs nothing, "always" before each call. recall_tokens: of
-    a note; 0: none; null: as the settings have it. learn: of users' memories alone. filler: what is said ahead of a
-    tool: a sentence of the model's own, or a fixed one when the tool takes longer; null: as its agent_type has it.
-    """
-
+    # "free" renders the memory section anew when it costs nothing, "always" before each call.
     rebuild: Literal["free", "always"] | UnsetType = UNSET
+    # Of a note; 0: none; null: as the settings have it.
     recall_tokens: Maybe[Annotated[int, Meta(ge=0, le=100_000)]] = UNSET
+    # Of users' memories alone.
     learn: bool | UnsetType = UNSET
+    # What is said ahead of a tool: a sentence of the model's own, or a fixed one when the tool takes longer;
+    # null: as its agent_type has it.
     filler: Maybe[Literal["model", "none"] | FillerBody] = UNSET
 
 

@@ -70,8 +70,9 @@ class PropertiesBody(Body):
 
 
 class IdentitiesQuery(PageQuery):
-    """A page of identities. name, identifier_key: exactly."""
+    """A page of identities."""
 
+    # name, identifier_key: exactly.
     name: Maybe[str] = UNSET
     identifier_key: Maybe[str] = UNSET
     identity_type: Maybe[_Type] = UNSET

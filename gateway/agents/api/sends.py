@@ -91,7 +91,7 @@ class SendRoutes:
     ) -> Any:
         """Returns the reply to a send. uid: of the agent. conversation: `default`, or a public name.
 
-        said_of_it: what the conversation has of its own.
+        conversation_definition: what the conversation has of its own.
         """
         send: Send = asked.body
         if given(send).get("callback_url") and not send.background:

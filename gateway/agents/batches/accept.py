@@ -31,24 +31,29 @@ _PAGE = 50
 
 
 class AskedItem(Struct, frozen=True):
-    """An item that is asked for. agent: its uid. conversation: `default`, or a uid. model, system: as in a send."""
+    """An item that is asked for."""
 
+    # Its uid.
     agent: str
     messages: tuple[WireMessage, ...]
     max_steps: int
+    # `default`, or a uid.
     conversation: str = DEFAULT
+    # model, system: as in a send.
     model: str | None = None
     system: str | None = None
 
 
 class BatchRequests(Struct, frozen=True):
-    """Batches of all projects. providers: what answers them, by upstream. now: seconds since the epoch."""
+    """Batches of all projects."""
 
     store: Store
     settings: Settings
     registry: Registry
     failover: Failover
+    # What answers them, by upstream.
     providers: Mapping[str, BatchProvider]
+    # Seconds since the epoch.
     now: Callable[[], float]
 
     async def accept(

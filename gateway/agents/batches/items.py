@@ -85,10 +85,11 @@ def expired(words: str) -> ItemFailed:
 
 
 class ItemRequest(Struct, frozen=True):
-    """The send that an item asks for. model, system: in place of the agent's."""
+    """The send that an item asks for."""
 
     messages: tuple[WireMessage, ...]
     max_steps: int
+    # model, system: in place of the agent's.
     model: str | None = None
     system: str | None = None
 
@@ -137,10 +138,7 @@ class Ending(Struct, frozen=True):
 
 @dataclass(slots=True)
 class ItemTurn:
-    """An item as it is read. rounds: those before, as they are stored. asked: how it was asked last.
-
-    next: the call of the model that follows on the rounds. outcome: of a turn that ends with them, as its agent is now.
-    """
+    """An item as it is read."""
 
     item: BatchItem
     run: Run
@@ -151,9 +149,13 @@ class ItemTurn:
     changes: BlockEdits
     toolbox: Toolbox
     turn: Turn
+    # Those before, as they are stored.
     rounds: Sequence[Json]
+    # How it was asked last.
     asked: Json
+    # The call of the model that follows on the rounds.
     next: commands.CallModel = field(init=False)
+    # Of a turn that ends with them, as its agent is now.
     outcome: TurnOutcome | None = None
     inserts: int = 0  # how many of the changes are those of earlier rounds
 
@@ -168,17 +170,16 @@ class ItemTurn:
 
 @dataclass(slots=True)
 class JournaledTools:
-    """An item's tools. Calls of those that are not the gateway's own are written down, and never made twice.
-
-    add: (kind, seq, data) -> a text of the item. known: (round, call id) -> the result of a call that was made; None:
-    it has none. places: of all calls of a batch at once.
-    """
+    """An item's tools. Calls of those that are not the gateway's own are written down, and never made twice."""
 
     inner: Toolbox
     foreign: frozenset[str]
     number: int
+    # (kind, seq, data) -> a text of the item.
     add: Callable[[str, int, bytes], Awaitable[bool]]
+    # (round, call id) -> the result of a call that was made; None: it has none.
     known: Mapping[tuple[int, str], ToolAnswer | None]
+    # Of all calls of a batch at once.
     places: asyncio.Semaphore
     _count: int = 0
 

@@ -61,19 +61,20 @@ _REFUSED: Final = (400, 401, 402, 403, 404, 405, 410, 422)
 
 @dataclass(eq=False)
 class BatchJobs:
-    """Performs the jobs of batches. providers: by the names of upstreams. now: seconds since the epoch.
-
-    tokens: counts those of all batches. resting: how many jobs only wait for what this process asks itself.
-    """
+    """Performs the jobs of batches."""
 
     store: Store
     keeper: MemoryKeeper
     turns: ItemTurns
+    # By the names of upstreams.
     providers: Mapping[str, BatchProvider]
     settings: BatchSettings
+    # Seconds since the epoch.
     now: Callable[[], float]
+    # Counts those of all batches.
     tokens: Count
     reported: dict[int, BatchCounts] = field(default_factory=dict)
+    # How many jobs only wait for what this process asks itself.
     resting: int = 0
 
     async def run(self, job: JobContext) -> None:

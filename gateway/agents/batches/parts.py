@@ -71,27 +71,30 @@ class PartDraft:
 
 @dataclass(slots=True)
 class ProviderPart:
-    """A part. at: seconds since the epoch when it was thought of.
-
-    tries: how often it could not be submitted; refusals: how often of these the provider refused it.
-    until: when it may be tried again, as the provider said. misses: when something else failed, oldest first.
-    made: the provider's ids of it, by the refusals before each; deleted: those of which it keeps nothing.
-    over_at: when it was over; None: it is not. no_room: the provider's queue had no room for it.
-    """
+    """A part."""
 
     number: int
     upstream: str
     model: str
     mark: str
+    # Seconds since the epoch when it was thought of.
     at: float
     count: int
+    # How often it could not be submitted.
     tries: int = 0
+    # How often of these the provider refused it.
     refusals: int = 0
+    # When it may be tried again, as the provider said.
     until: float = 0.0
+    # When something else failed, oldest first.
     misses: dict[Miss, list[float]] = field(default_factory=dict)
+    # The provider's ids of it, by the refusals before each.
     made: dict[int, str] = field(default_factory=dict)
+    # Those of which it keeps nothing.
     deleted: set[int] = field(default_factory=set)
+    # When it was over; None: it is not.
     over_at: float | None = None
+    # The provider's queue had no room for it.
     no_room: bool = False
 
     @property

@@ -63,7 +63,7 @@ class PartResults:
             await self._settle([(item, partial(self._answered, item, result)) for item in page])
 
     async def again(self, part: ProviderPart, *, is_local: bool) -> None:
-        """Sends the items of a part again of which nobody knows any more. is_ours: since this process began anew."""
+        """Sends the items of a part again of which nobody knows any more. is_local: since this process began anew."""
         async for page in self.pages(part.number):
             again = [
                 ItemBack(each, each.errors, each.expiries + (not is_local))

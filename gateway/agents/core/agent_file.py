@@ -26,20 +26,24 @@ class CarriedMessage(Struct, frozen=True):
 
 
 class CarriedConversation(Struct, frozen=True):
-    """A conversation beside an agent's `default`. begun: seconds since the epoch. messages: oldest first."""
+    """A conversation beside an agent's `default`."""
 
     uid: str
     definition: ConversationDefinition
+    # Seconds since the epoch.
     begun: float
+    # Oldest first.
     messages: Sequence[CarriedMessage] = ()
 
 
 class CarriedArchive(Struct, frozen=True):
-    """An archive. passages: oldest first. uid: that it keeps; None: it is given one, as in the classes below."""
+    """An archive."""
 
     name: str
     body: dict[str, Any]
+    # Oldest first.
     passages: Sequence[PassageDraft] = ()
+    # That it keeps; None: it is given one, as in the classes below.
     uid: str | None = None
 
 
@@ -61,37 +65,39 @@ class CarriedIdentity(Struct, frozen=True):
 
 
 class CarriedAgent(Struct, frozen=True):
-    """An agent. blocks, folders, archives: by their keys in the file. tools: by name. messages: of `default`.
-
-    begun: when it was made, where that was before.
-    """
+    """An agent."""
 
     name: str
     definition: AgentDefinition
     tags: Sequence[str] = ()
+    # By their keys in the file.
     blocks: Sequence[str] = ()
+    # By name.
     tools: Sequence[str] = ()
+    # folders, archives: by their keys in the file.
     folders: Sequence[str] = ()
     archives: Sequence[str] = ()
     passages: Sequence[PassageDraft] = ()
+    # Of `default`.
     messages: Sequence[CarriedMessage] = ()
     conversations: Sequence[CarriedConversation] = ()
     uid: str | None = None
     identities: Sequence[CarriedIdentity] = ()
+    # When it was made, where that was before.
     begun: float | None = None
 
 
 class AgentFile(Struct, frozen=True):
-    """The content of a file. tools: those that are defined in it, by name. blocks: each with what else is said of it.
-
-    block_uids: those that blocks keep. What keeps its uid and is there already is not made again but attached.
-    left_out: names of what the file has and the gateway does not take.
-    """
+    """The content of a file."""
 
     agents: Sequence[CarriedAgent]
+    # Those that are defined in it, by name.
     tools: Mapping[str, ToolDefinition] = field(default_factory=dict)
+    # Each with what else is said of it.
     blocks: Mapping[str, tuple[Block, dict[str, Any]]] = field(default_factory=dict)
     folders: Mapping[str, CarriedFolder] = field(default_factory=dict)
     archives: Mapping[str, CarriedArchive] = field(default_factory=dict)
+    # Those that blocks keep. What keeps its uid and is there already is not made again but attached.
     block_uids: Mapping[str, str] = field(default_factory=dict)
+    # Names of what the file has and the gateway does not take.
     left_out: Sequence[str] = ()

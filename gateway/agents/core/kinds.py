@@ -60,19 +60,19 @@ _TALKING = ("send_message", "conversation_search")
 
 
 class AgentKind(Struct, frozen=True):
-    """A kind of agents.
-
-    tools: those of the gateway's own that it begins with. has_rules: rules for these as well. clears: each turn of the
-    user begins with an empty window. most_messages, least_messages: of its window; None: no such bound.
-    filler: what is said ahead of a tool where nobody says what.
-    """
+    """A kind of agents."""
 
     style: SpeakingStyle
+    # Those of the gateway's own that it begins with.
     tools: tuple[str, ...] = ()
+    # Rules for these as well.
     has_rules: bool = False
+    # Each turn of the user begins with an empty window.
     clears: bool = False
+    # most_messages, least_messages: of its window; None: no such bound.
     most_messages: int | None = None
     least_messages: int | None = None
+    # What is said ahead of a tool where nobody says what.
     filler: Literal["model", "none"] = "none"
 
 

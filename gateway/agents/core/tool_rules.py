@@ -51,14 +51,13 @@ class CalledTool(Struct, frozen=True):
 
 
 class JudgedCall(Struct, frozen=True):
-    """A call of the reply that is judged. has_failed: its result is an error, or it was not run.
-
-    goes_on: the model asked to go on, or the result comes from somebody who waits for what the model makes of it.
-    """
+    """A call of the reply that is judged."""
 
     name: str
     has_run: bool = True
+    # Its result is an error, or it was not run.
     has_failed: bool = False
+    # The model asked to go on, or the result comes from somebody who waits for what the model makes of it.
     goes_on: bool = False
 
 
@@ -66,10 +65,12 @@ class JudgedCall(Struct, frozen=True):
 
 
 class _Limit(Struct, frozen=True):
-    """The names that one rule leaves. must: one of them has to be called. words: why the others may not be."""
+    """The names that one rule leaves."""
 
     names: frozenset[str]
+    # Why the others may not be.
     words: str
+    # One of them has to be called.
     must: bool = False
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
@@ -268,7 +269,7 @@ class RuleGuide:
     """The guide of an agent's turn.
 
     called: what was called since the user's newest message, in turns before this one. approvals: tools that a person
-    has to approve, without a rule. can_ask: False: nobody can be asked, so such calls get an error. is_told_more: a
+    has to approve, without a rule. can_ask: False: nobody can be asked, so such calls get an error. has_later_message: a
     message of the user's stands behind the results of the first reply, so that the rules begin anew there.
     """
 

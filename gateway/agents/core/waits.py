@@ -23,14 +23,15 @@ class WaitsInCircle(Exception):
 
 @dataclass(eq=False, slots=True)
 class Waiter:
-    """A turn that may wait. agent: uid of its memory. queue: the one that it holds, if it does.
+    """A turn that may wait."""
 
-    depth: how many messages of agents led to it. above: what waits for it.
-    """
-
+    # Uid of its memory.
     agent: str
+    # The one that it holds, if it does.
     queue: QueueName | None = None
+    # How many messages of agents led to it.
     depth: int = 0
+    # What waits for it.
     above: Wait | None = None
 
 

@@ -42,18 +42,18 @@ class MovedConversation(Struct, frozen=True):
 
 
 class MovedAgent(Struct, frozen=True):
-    """All that a server of Letta's tells of an agent.
+    """All that a server of Letta's tells of an agent."""
 
-    state: the agent as it is shown, with its blocks, tools and sources. messages: all of `default`, as they are listed,
-    oldest first. passages: likewise. files: of its sources, with their content. shared: the archive in which the
-    passages lie, where other agents have it, too.
-    """
-
+    # The agent as it is shown, with its blocks, tools and sources.
     state: Mapping[str, Any]
+    # All of `default`, as they are listed, oldest first.
     messages: Sequence[_Json] = ()
     conversations: Sequence[MovedConversation] = ()
+    # Likewise.
     passages: Sequence[_Json] = ()
+    # Of its sources, with their content.
     files: Sequence[_Json] = ()
+    # The archive in which the passages lie, where other agents have it, too.
     shared: Mapping[str, Any] | None = None
 
 

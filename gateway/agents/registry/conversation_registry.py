@@ -51,7 +51,7 @@ class AgentConversations:
         """Makes a conversation that shares the past of another one, with its model.
 
         source: the row of the other one; None: the agent's own, which has not begun.
-        said: the definition of the other one.
+        definition: the definition of the other one.
         upto: as in `Forks.fork`.
         Raises: BadRequest: a fork cannot begin after that message.
         """

@@ -61,60 +61,64 @@ def api_scope(project: str, uid: str) -> Scope:
 
 
 class NewAgent(Struct, frozen=True):
-    """An agent to be made. name: None: one is made up.
-
-    own: new blocks with what else is said of each. blocks, folders: public names of those that are attached. tools: by
-    name; tool_uids, identities: by public name. base_tools, multi_agent_tools: with those of the gateway's own that its
-    kind begins with, and those that speak to other agents. base_rules: with rules for them; None: as its kind has it.
-    sleeptime: with an agent that reads what is said to it.
-    """
+    """An agent to be made."""
 
     definition: AgentDefinition
+    # None: one is made up.
     name: str | None = None
+    # New blocks with what else is said of each.
     own: Sequence[tuple[Block, dict[str, Any]]] = ()
+    # Public names of those that are attached.
     blocks: Sequence[str] = ()
+    # By name.
     tools: Sequence[str] = ()
+    # By public name.
     tool_uids: Sequence[str] = ()
     tags: Sequence[str] = ()
+    # Public names of those that are attached.
     folders: Sequence[str] = ()
+    # By public name.
     identities: Sequence[str] = ()
+    # With those of the gateway's own that its kind begins with, and those that speak to other agents.
     base_tools: bool = True
+    # With rules for them; None: as its kind has it.
     base_rules: bool | None = None
+    # With those of the gateway's own that its kind begins with, and those that speak to other agents.
     multi_agent_tools: bool = False
+    # With an agent that reads what is said to it.
     sleeptime: bool = False
 
 
 class AgentEdit(Struct, frozen=True):
-    """A change of an agent. None: as it is. blocks, tools, folders, identities: public names of all that it has then.
-
-    multi_agent_tools: with the tools that speak to other agents, or without them.
-    sleeptime: another agent reads what is said to it.
-    """
+    """A change of an agent. None: as it is."""
 
     name: str | None = None
     edit: Callable[[AgentDefinition], AgentDefinition] | None = None
+    # blocks, tools: public names of all that it has then.
     blocks: Sequence[str] | None = None
     tools: Sequence[str] | None = None
     tags: Sequence[str] | None = None
+    # With the tools that speak to other agents, or without them.
     multi_agent_tools: bool | None = None
+    # Another agent reads what is said to it.
     sleeptime: bool | None = None
+    # folders, identities: public names of all that it has then.
     folders: Sequence[str] | None = None
     identities: Sequence[str] | None = None
 
 
 class AgentView(Struct, frozen=True):
-    """An agent as the agents API shows it.
-
-    definition: for a user's memory one that says what its profile says. last_run: the newest one. readers: the agents
-    that read what is said to it.
-    """
+    """An agent as the agents API shows it."""
 
     agent: Agent
+    # For a user's memory one that says what its profile says.
     definition: Definition
     blocks: Sequence[BlockEntry]
     tools: Sequence[ToolView]
     tags: Sequence[str]
+    # The newest one.
     last_run: Run | None
+    # The agents that read what is said to it.
     readers: Sequence[ReaderEntry] = ()
     folders: Sequence[Definition] = ()
     identities: Sequence[Definition] = ()

@@ -271,7 +271,7 @@ class AgentRuns:
                 _log.error("Runs that a stopped gateway left could not be ended: %s", error.message)
 
     async def _left(self, own: str | None = None) -> list[Run]:
-        """Returns live runs that nobody performs any more. ours: a line that this process holds for another run."""
+        """Returns live runs that nobody performs any more. own: a line that this process holds for another run."""
         store = self.keeper.store
         found = await store.runs.live()
         if not store.lines.is_needed:

@@ -48,20 +48,21 @@ async def last_counts(store: Store, run: Run) -> Counts:
 
 
 class MessageView(Struct, frozen=True):
-    """A stored message as lists show it. conversation: its public name; key: the client's.
-
-    run: the public name of the run that it belongs to; step: the number of its exchange, where that is a step. A result
-    belongs to the step of its run that made the call.
-    waiting: {call id: who must answer it first} of a reply at the end of its conversation. names: tools by call id, of
-    the calls that a result may answer.
-    """
+    """A stored message as lists show it."""
 
     listed: ListedMessage
+    # Its public name.
     conversation: str
+    # The client's.
     key: str | None
+    # The public name of the run that it belongs to.
     run: str | None
+    # The number of its exchange, where that is a step. A result belongs to the step of its run that made the
+    # call.
     step: int | None
+    # {call id: who must answer it first} of a reply at the end of its conversation.
     waiting: Mapping[str, str]
+    # Tools by call id, of the calls that a result may answer.
     names: Mapping[str, str]
 
 

@@ -71,16 +71,16 @@ class AcceptsRuns(Protocol):
 
 
 class Speaker(Struct, frozen=True):
-    """A turn of an agent that speaks to others. agent, name: its public id, and its name.
-
-    passes: what of its request goes upstream with theirs. holds_slot: it is a run in the background.
-    """
+    """A turn of an agent that speaks to others."""
 
     project: str
+    # agent, name: its public id, and its name.
     agent: str
     name: str
     waiter: Waiter
+    # What of its request goes upstream with theirs.
     passes: Passes
+    # It is a run in the background.
     holds_slot: bool = False
 
     @staticmethod

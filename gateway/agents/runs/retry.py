@@ -23,40 +23,43 @@ from storage.sql.store import Store
 
 
 class SentBefore(Struct, frozen=True):
-    """A send that came before. run: that answered it. steps: the run's, with their words.
+    """A send that came before."""
 
-    is_answered: it has its answer. is_said_anew: its messages are said once more; else they stand already.
-    """
-
+    # That answered it.
     run: Run
     agent: Agent
+    # The run's, with their words.
     steps: tuple[Exchange, ...]
+    # It has its answer.
     is_answered: bool
+    # Its messages are said once more; else they stand already.
     is_resent: bool
 
 
 class SendMarks(Struct, frozen=True):
-    """The marks by which a send is known again.
+    """The marks by which a send is known again."""
 
-    conversation: its name. messages, decisions: those of the send, the decisions first. otid: the digest of the
-    client's id; None: a send counts as the same whose messages or answers are those of the conversation's newest run.
-    head: messages with which a conversation begins.
-    """
-
+    # Its name.
     conversation: str
+    # messages, decisions: those of the send, the decisions first.
     messages: Sequence[WireMessage]
     decisions: Sequence[CallDecision]
+    # The digest of the client's id; None: a send counts as the same whose messages or answers are those of
+    # the conversation's newest run.
     otid: bytes | None
+    # Messages with which a conversation begins.
     head: Sequence[WireMessage] = ()
 
 
 class _EndedRun(Struct, frozen=True):
-    """A run that has ended. told: its exchanges, if it was completed up to its answer. is_cut: something of its last
-    reply was shown. begins: the exchange that it began with, and those that it took the place of, newest first."""
+    """A run that has ended."""
 
     run: Run
+    # Its exchanges, if it was completed up to its answer.
     answered: tuple[Exchange, ...]
+    # Something of its last reply was shown.
     is_cut: bool
+    # The exchange that it began with, and those that it took the place of, newest first.
     begins: Sequence[Exchange]
 
     @property

@@ -28,35 +28,39 @@ MAX_STEPS = 50
 
 
 class RunRequest(Struct, frozen=True):
-    """A send to a conversation of ours.
-
-    scope: whose memory. conversation: `default`, or an id. messages: as they are stored, with their private fields.
-    decisions: about calls that wait; messages stand behind what comes of them. fields: further ones of the call
-    upstream. client_tools: as they go upstream. otid: the client's own id of this send. is_retry: its library sends it
-    again. passes: what of the request may go upstream.
-    parent: the row of a run of another agent that waits for this one; depth: how many messages of agents led to it.
-    spares_pauses: it is refused where somebody has to answer calls first, which a message in between would leave
-    without an answer.
-    model, system: of this send in place of the agent's; `spec` has them already. reading: what the messages quote, of
-    another memory. An upstream's failure does not end such a run.
-    """
+    """A send to a conversation of ours."""
 
     spec: AgentSpec
+    # Whose memory.
     scope: Scope
+    # `default`, or an id.
     conversation: str = DEFAULT
+    # As they are stored, with their private fields.
     messages: tuple[WireMessage, ...] = ()
+    # About calls that wait; messages stand behind what comes of them.
     decisions: tuple[CallDecision, ...] = ()
+    # Further ones of the call upstream.
     fields: Mapping[str, Any] = field(default_factory=dict)
+    # As they go upstream.
     client_tools: tuple[Json, ...] = ()
     max_steps: int = MAX_STEPS
+    # The client's own id of this send.
     otid: str | None = None
+    # Its library sends it again.
     is_retry: bool = False
+    # What of the request may go upstream.
     passes: Passes = field(default_factory=Passes)
+    # The row of a run of another agent that waits for this one.
     parent: int | None = None
+    # How many messages of agents led to it.
     depth: int = 0
+    # It is refused where somebody has to answer calls first, which a message in between would leave without
+    # an answer.
     spares_pauses: bool = False
+    # model, system: of this send in place of the agent's; `spec` has them already.
     model: str | None = None
     system: str | None = None
+    # What the messages quote, of another memory. An upstream's failure does not end such a run.
     reading: ReadSpan | None = None
 
 
@@ -72,70 +76,77 @@ class AcceptedRun(Struct, frozen=True):
 
 
 class RunStart(Struct, frozen=True):
-    """A run whose first step is open. run: its public name. agent: whose memory.
+    """A run whose first step is open."""
 
-    first: the number of the step's first message; reply: of its reply. Where calls that waited are answered, of the
-    step that made them: no other is open before they have run (is_resumed). names: {call id: tool} of those.
-    steps, counts: of earlier attempts. attempt: whose reply that is, where an earlier one may have shown some of it.
-    summary: the one that the prompt begins with, where it did not before.
-    begun: public names of runs that its end makes due; empty until then.
-    """
-
+    # Its public name.
     run: str
+    # Whose memory.
     agent: Agent
+    # The number of the step's first message.
     first: int
+    # Of its reply. Where calls that waited are answered, of the step that made them: no other is open before
+    # they have run (is_resumed).
     reply: int
     is_resumed: bool = False
+    # {call id: tool} of those.
     names: Mapping[str, str] = field(default_factory=dict)
+    # steps, counts: of earlier attempts.
     steps: int = 0
     counts: Counts = field(default_factory=Counts)
+    # Whose reply that is, where an earlier one may have shown some of it.
     attempt: int = 1
+    # The one that the prompt begins with, where it did not before.
     summary: Summary | None = None
+    # Public names of runs that its end makes due; empty until then.
     begun: Sequence[str] = ()
 
 
 class RunResult(Struct, frozen=True):
-    """The result of a send. run: as it ended. agent: whose memory. steps: its exchanges, with their words.
+    """The result of a send."""
 
-    is_repeat: the same send had been answered before; nothing was sent upstream. status: of the reply. begun: public
-    names of runs that its end has made due. last: the tokens of its last step; zeros where they are not known.
-    """
-
+    # As it ended.
     run: Run
+    # Whose memory.
     agent: Agent
+    # Its exchanges, with their words.
     steps: tuple[Exchange, ...]
+    # The same send had been answered before; nothing was sent upstream.
     is_repeat: bool = False
+    # Of the reply.
     status: int = 200
+    # Public names of runs that its end has made due.
     begun: tuple[str, ...] = ()
+    # The tokens of its last step; zeros where they are not known.
     last: Counts = field(default_factory=Counts)
 
 
 class Sending(Struct, frozen=True):
-    """A send, whichever way it came. request: the one that came, without what is said in it.
+    """A send, whichever way it came."""
 
-    shows_steps: its client reads each step as messages of its own; else all of them are one reply. replaces: the run
-    of the same send that ended before, whose otid it takes. above: of the agent that waits for its answer. accepted:
-    None: its client waits for it. heard: the reply before it, as a chat completion's client has it; None: nothing is
-    said of that. The other fields are those of `RunRequest`.
-    """
-
+    # The one that came, without what is said in it.
     request: ChatRequest
     messages: Sequence[WireMessage]
     identity: Identity
     spec: AgentSpec
     route: Route
     passes: Passes
+    # Its client reads each step as messages of its own; else all of them are one reply.
     shows_steps: bool
     max_steps: int = MAX_STEPS
     otid: str | None = None
     decisions: Sequence[CallDecision] = ()
+    # The run of the same send that ended before, whose otid it takes.
     replaces: Run | None = None
     parent: int | None = None
     depth: int = 0
     spares_pauses: bool = False
+    # Of the agent that waits for its answer.
     above: Wait | None = None
+    # None: its client waits for it.
     accepted: AcceptedRun | None = None
     reading: ReadSpan | None = None
+    # The reply before it, as a chat completion's client has it; None: nothing is said of that. The other
+    # fields are those of `RunRequest`.
     heard: Sequence[str] | None = None
 
     @property

@@ -30,7 +30,7 @@ class StepEdits:
         """Takes the blocks of a step.
 
         shown: what its prompt shows last of each.
-        theirs: ids of calls that the client has answered.
+        client_calls: ids of calls that the client has answered.
         """
         self.found = tuple(blocks)
         self.changes = BlockEdits(list(blocks), shown=shown)

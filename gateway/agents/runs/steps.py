@@ -74,47 +74,52 @@ _STATES = {
 
 
 class _StepResult(Struct, frozen=True):
-    """The result of a step. full, said: as `finish_step` takes them. usage: as the upstream counted it.
+    """The result of a step."""
 
-    waiting: as in `RunStep`. results: those of its calls that are kept until the others are there.
-    stop: why the run ends with it; None: it goes on. error: as in `RunStep`. is_refused, words: as in `TurnOutcome`.
-    """
-
+    # full, shown_reply: as `finish_step` takes them.
     full: Sequence[WireMessage] = ()
     shown_reply: WireMessage | None = None
+    # As the upstream counted it.
     usage: Json | None = None
+    # As in `RunStep`.
     waiting: Mapping[str, str] = msgspec.field(default_factory=dict)
+    # Those of its calls that are kept until the others are there.
     results: Sequence[ToolResult] = ()
+    # Why the run ends with it; None: it goes on.
     stop: str | None = None
+    # As in `RunStep`.
     error: str | None = None
+    # is_refused, words: as in `TurnOutcome`.
     is_refused: bool = False
     words: str = ""
 
 
 @dataclass(slots=True)
 class StepsMemory:
-    """Memory's part of one run.
-
-    known: what the step under way goes on from. run: its row, id 0 until its first step is open, unless it was accepted
-    before. theirs: ids of calls that the client has answered. maker: the row of the run that made the calls with which
-    it begins. behind: messages that came with the answers to these, and stand behind their results. replaces, request,
-    reading: as in `StepOpen`. steps: the exchanges that have ended; last: the tokens of the newest. begun: public
-    names of the runs that its end has made due.
-    """
+    """Memory's part of one run."""
 
     keeper: MemoryKeeper
+    # What the step under way goes on from.
     known: Known
     form: EndpointForm
+    # Its row, id 0 until its first step is open, unless it was accepted before.
     run: Run
     makes_toolbox: MakesToolbox
+    # Ids of calls that the client has answered.
     client_calls: frozenset[str] = frozenset()
+    # The row of the run that made the calls with which it begins.
     maker: int = 0
+    # replaces, request, reading: as in `StepOpen`.
     replaces: int | None = None
     request: bytes | None = None
     reading: ReadSpan | None = None
+    # Messages that came with the answers to these, and stand behind their results.
     after_results: Sequence[WireMessage] = ()
+    # Public names of the runs that its end has made due.
     begun: list[str] = field(default_factory=list)
+    # The exchanges that have ended.
     steps: list[Exchange] = field(default_factory=list)
+    # The tokens of the newest.
     last: Counts = field(default_factory=Counts)
     toolbox: Toolbox = field(init=False)
     _edits: StepEdits = field(init=False)

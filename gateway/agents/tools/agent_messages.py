@@ -25,15 +25,16 @@ _CUT = " [{left} more characters were cut off.]"
 
 
 class AgentAnswer(Struct, frozen=True):
-    """The answer of an agent to another one's message.
+    """The answer of an agent to another one's message."""
 
-    id, name: public ones. text: its words. error: in place of them, why there are none; kind: the class of that.
-    """
-
+    # id, name: public ones.
     id: str
     name: str
+    # Its words.
     text: str = ""
+    # In place of them, why there are none.
     error: str = ""
+    # The class of that.
     kind: str = ""
 
     def failed(self, kind: str, error: str) -> AgentAnswer:

@@ -45,23 +45,25 @@ FINISHED = "All edits are done."
 
 @dataclass(slots=True)
 class AgentTools:
-    """The tools of one step of an agent.
+    """The tools of one step of an agent."""
 
-    memory: edits and searches the agent's memory. foreign: performs those that were defined. theirs: names of tools of
-    the client's, which outrank the agent's. window: tokens of the model's context; None: not known.
-    run_uid: of the run that the step belongs to. step: what made the calls, as it is stored; None: a turn that is
-    written as a whole, with a run_uid that of a batch's item. others: sends to other agents; None: nothing is called.
-    calls: the record of those that leave the gateway; None: none is kept.
-    """
-
+    # Edits and searches the agent's memory.
     memory: MemoryTools
+    # Performs those that were defined.
     foreign: ForeignTools
     spec: AgentSpec
+    # Names of tools of the client's, which outrank the agent's.
     client_tools: Collection[str] = ()
+    # Tokens of the model's context; None: not known.
     window: int | None = None
+    # Of the run that the step belongs to.
     run_uid: str | None = None
+    # What made the calls, as it is stored; None: a turn that is written as a whole, with a run_uid that of a
+    # batch's item.
     step: Exchange | None = None
+    # Sends to other agents; None: nothing is called.
     others: SendsToAgents | None = None
+    # The record of those that leave the gateway; None: none is kept.
     calls: KeepsCalls | None = None
     _tools: dict[str, AgentTool] = field(init=False)
     _plain: dict[str, dict[str, Any]] = field(init=False)  # definitions without asides

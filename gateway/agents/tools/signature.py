@@ -170,16 +170,17 @@ def _is_writable(value: object) -> bool:
 
 @dataclass(slots=True)
 class _Classes:
-    """The classes of a source, by name. fields: of those that were looked at. within: those that are being written out.
-
-    lines: where the lines of the source begin. left: how many characters of fields may be written out. A model is shown
-    a class wherever it is used: not every provider follows references.
-    """
+    """The classes of a source, by name."""
 
     by_name: Mapping[str, ast.ClassDef]
+    # Where the lines of the source begin.
     lines: Sequence[int]
+    # Of those that were looked at.
     fields: dict[str, dict[str, ast.AnnAssign]] = field(default_factory=dict)
+    # Those that are being written out.
     within: list[str] = field(default_factory=list)
+    # How many characters of fields may be written out. A model is shown a class wherever it is used: not
+    # every provider follows references.
     left: int = _MOST_CHARS
 
     def length_of(self, node: ast.AnnAssign) -> int:

@@ -18,14 +18,14 @@ _MOST_CHARS = 1000  # of its sentence, which may have the values that a field ta
 
 
 class Fault(Struct, frozen=True):
-    """One fault of a request. loc: where it lies ("body", "query" or "path", then keys and indices).
+    """One fault of a request."""
 
-    type: in the words of pydantic, whose errors the client's users know. value: what was there.
-    """
-
+    # Where it lies ("body", "query" or "path", then keys and indices).
     loc: tuple[str | int, ...]
     msg: str
+    # In the words of pydantic, whose errors the client's users know.
     type: str = "value_error"
+    # What was there.
     value: Any = None
 
     def json(self) -> dict[str, Any]:

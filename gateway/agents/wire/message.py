@@ -23,28 +23,27 @@ from storage.records import Summary
 
 
 class Showing(Struct, frozen=True):
-    """The way in which a caller wants messages to be shown.
+    """The way in which a caller wants messages to be shown."""
 
-    types: only these; None: all. speaks: the tool whose argument `argument` is what an agent says; None: its calls are
-    shown as calls. summaries: those of a conversation are shown as well.
-    """
-
+    # Only these; None: all.
     types: frozenset[str] | None = None
+    # The tool whose argument `argument` is what an agent says; None: its calls are shown as calls.
     speaks: str | None = "send_message"
     argument: str = "message"
+    # Those of a conversation are shown as well.
     summaries: bool = False
 
 
 class Origin(Struct, frozen=True):
-    """The origin of a stored message. id: its public one. at: seconds since the epoch.
+    """The origin of a stored message."""
 
-    conversation: its public name, where a list may hold messages of several.
-    """
-
+    # Its public one.
     id: str
+    # Seconds since the epoch.
     at: float
     run_id: str | None = None
     step_id: str | None = None
+    # Its public name, where a list may hold messages of several.
     conversation: str | None = None
 
 

@@ -72,21 +72,23 @@ def is_end(event: bytes) -> bool:
 
 @dataclass(slots=True)
 class RunNumbers:
-    """The numbers under which a run's messages are shown. uid: of the memory. run_id: public.
+    """The numbers under which a run's messages are shown."""
 
-    first: number of the first message of the step under way; reply: of its reply.
-    steps: how many have begun. names: {call id: tool} of calls that an earlier run made. begun: of runs that the end of
-    this one makes due; empty until then. again: the reply that was perhaps shown in part by an earlier attempt, and the
-    number of this one.
-    """
-
+    # Of the memory.
     uid: str
+    # Public.
     run_id: str
+    # Number of the first message of the step under way.
     first: int
+    # Of its reply.
     reply: int
+    # How many have begun.
     steps: int = 1
+    # {call id: tool} of calls that an earlier run made.
     names: Mapping[str, str] = field(default_factory=dict)
+    # Of runs that the end of this one makes due; empty until then.
     begun: Sequence[str] = ()
+    # The reply that was perhaps shown in part by an earlier attempt, and the number of this one.
     again: tuple[int, int] | None = None
 
     def origin(self, seq: int, at: float) -> Origin:
@@ -97,16 +99,16 @@ class RunNumbers:
 
 
 class MakesSteps(Struct, frozen=True):
-    """Makes the view of a run, once its first step is open. now: seconds since the epoch.
-
-    before: messages that are shown in front of the first reply. counts: of earlier steps.
-    """
+    """Makes the view of a run, once its first step is open."""
 
     numbers: RunNumbers
     showing: Showing
     by_token: bool
+    # Seconds since the epoch.
     now: Callable[[], float]
+    # Messages that are shown in front of the first reply.
     before: Sequence[Json] = ()
+    # Of earlier steps.
     counts: Counts = msgspec.field(default_factory=Counts)
     speaks_chat: bool = False
 

@@ -94,7 +94,7 @@ def squash_utf8(text: str) -> bytes:
 
 
 def rest_after(text: str, answered: str) -> str | None:
-    """Returns the rest of a text that begins with `said`, white space aside; None where it does not."""
+    """Returns the rest of a text that begins with `answered`, white space aside; None where it does not."""
     if text.startswith(answered):
         return text[len(answered) :]
     at = 0
@@ -110,7 +110,7 @@ def rest_after(text: str, answered: str) -> str | None:
 def visible(full: Sequence[WireMessage], gateway_calls: Container[str] = ()) -> WireMessage:
     """Returns what the client sees of a reply's messages: the text as it was streamed, and its own calls.
 
-    ours: ids of the calls that the gateway ran itself.
+    gateway_calls: ids of the calls that the gateway ran itself.
     """
     assistants = [m for m in full if m["role"] == "assistant"]
     calls = [c for m in assistants for c in m.get("tool_calls") or [] if call_id(c) not in gateway_calls]
@@ -235,8 +235,8 @@ def _canonical_arguments(arguments: object) -> str:
         return squash(arguments)
 
 
-# The beginning of a client's list, as it was hashed with a request before: `positions`, `before`, `said` and
-# `path_said` of its `Listing`, and all its atoms, one behind the other.
+# The beginning of a client's list, as it was hashed with a request before: `positions`, `before`, `answered` and
+# `path_answered` of its `Listing`, and all its atoms, one behind the other.
 ListFront = tuple["array[int]", "array[int]", int, bytes, bytes]
 # A reply that was hashed when it was recorded: its index in the request's list, its atoms, and the hash of the path
 # down to it.
@@ -249,8 +249,8 @@ class Listing:
     """The client's list, system messages aside, with its atoms.
 
     messages: the client's, in order. positions: their indices in the request's own list. before: how many atoms there
-    are in front of each of them, and at last in all. said: how many messages there are up to the last assistant
-    message; what follows is new. path_said: the hash of the path that they are. new: the atoms of each message that is.
+    are in front of each of them, and at last in all. answered: how many messages there are up to the last assistant
+    message; what follows is new. path_answered: the hash of the path that they are. new: the atoms of each message that is.
     """
 
     __slots__ = (

@@ -26,17 +26,19 @@ class CannotRewrite(ValueError):
 
 
 class ListedMessage(Struct, frozen=True):
-    """A stored message. seq: its number. hidden: its place, from 1 on, among the hidden ones of the reply at `seq`.
-
-    at: when it was said. is_reply: it is of the exchange's reply. results: of calls of it for which nothing was run.
-    """
+    """A stored message."""
 
     exchange: Exchange
+    # Its number.
     seq: int
+    # Its place, from 1 on, among the hidden ones of the reply at `seq`.
     hidden: int | None
     message: WireMessage
+    # When it was said.
     at: float
+    # It is of the exchange's reply.
     is_reply: bool
+    # Of calls of it for which nothing was run.
     results: Sequence[WireMessage] = ()
 
     @property

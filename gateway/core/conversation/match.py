@@ -41,21 +41,23 @@ class Keeping(StrEnum):
 
 
 class Query(Struct, frozen=True):
-    """The part of a request that the rules decide by.
-
-    named: the client gave a conversation id. conversation: row id of the named conversation, if it exists already.
-    now: seconds since the epoch. idle_s: for how long an unnamed opening may be repeated. append: the client sends
-    only its new message. retry: it sends that message once more. model: the upstream and the model that will answer.
-    """
+    """The part of a request that the rules decide by."""
 
     listing: Listing
+    # The client gave a conversation id.
     named: bool
     mode: Keeping
+    # Seconds since the epoch.
     now: float
+    # For how long an unnamed opening may be repeated.
     idle_s: float
+    # The client sends only its new message.
     append: bool = False
+    # It sends that message once more.
     retry: bool = False
+    # Row id of the named conversation, if it exists already.
     conversation: int | None = None
+    # The upstream and the model that will answer.
     model: str = ""
 
 
@@ -70,14 +72,14 @@ class Form(Struct, frozen=True):
 
 
 class Match(Struct, frozen=True):
-    """The place from which the list goes on. anchor: the exchange whose reply was found last; None: a new tree begins.
+    """The place from which the list goes on."""
 
-    first, last: indices of the messages that hold its reply, -1 where there is none. form: set for an altered reply.
-    """
-
+    # The exchange whose reply was found last; None: a new tree begins.
     anchor: Exchange | None = None
+    # first, last: indices of the messages that hold its reply, -1 where there is none.
     first: int = -1
     last: int = -1
+    # Set for an altered reply.
     form: Form | None = None
 
 
@@ -208,27 +210,27 @@ def _common_end(tree: Tree, e: Exchange, listed: Sequence[Atom]) -> int:
 
 
 class _Rank(NamedTuple):
-    """The fit of a stored exchange as the last reply of ours in a list. The greater of two ranks fits better.
-
-    is_whole: its path is the whole list; such an exchange is preferred to one whose path only ends like the list.
-    goes_on: its path is whole, and the next message of the list was asked after it before, or nothing follows it yet.
-    Among equals the newest exchange is taken, as on the fast path. A list without its beginning is no sign that the
-    client went back: "go on", "Ok." and "why?" may follow each other twice.
-    """
+    """The fit of a stored exchange as the last reply of ours in a list. The greater of two ranks fits better."""
 
     likeness: int
+    # Its path is the whole list; such an exchange is preferred to one whose path only ends like the list.
     is_whole: bool
+    # Its path is whole, and the next message of the list was asked after it before, or nothing follows it
+    # yet. Among equals the newest exchange is taken, as on the fast path. A list without its beginning is no
+    # sign that the client went back: "go on", "Ok." and "why?" may follow each other twice.
     goes_on: bool
     begun: float
     id: int
 
 
 class _Candidate(NamedTuple):
-    """An exchange that may be the anchor. span: the first and last message of its reply. elements: its path."""
+    """An exchange that may be the anchor."""
 
     rank: _Rank
     exchange: Exchange
+    # The first and last message of its reply.
     span: ListSpan
+    # Its path.
     elements: Sequence[PathElement]
 
 

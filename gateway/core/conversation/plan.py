@@ -30,45 +30,46 @@ _MIN_QUOTE = 16
 
 
 class Amendment(Struct, frozen=True):
-    """The form in which a stored exchange came back. block, reply: indices of the list, end excluded; None: as stored.
-
-    media: digests of the block's images and sounds, one for each message.
-    """
+    """The form in which a stored exchange came back."""
 
     exchange: int
+    # block, reply: indices of the list, end excluded; None: as stored.
     block: tuple[int, int] | None
     reply: tuple[int, int] | None
+    # Digests of the block's images and sounds, one for each message.
     media: tuple[bytes, ...] = ()
 
 
 class Plan(Struct, frozen=True):
-    """The additions of a request to the tree, and what it needs of it.
-
-    new: indices of its new messages. conversation: row id, None for a new one. exchange: the one to be written, id 0;
-    messages: its input, of which `held` come before those of the list: messages of cancelled sends in append mode,
-    results of tools in a step of ours. fill: what the client left out in front of its list.
-    heard: how many messages at the head of its list say the last reply again, as it was spoken; told: how many are
-    among the held ones; append mode.
-    hush: indices in the exchange's input that are not kept. off: nothing of it is kept.
-    withheld: exchanges whose results of tools are told of, without their words.
-    quotes: it says again what its conversation said last, and stands only once somebody goes on from it.
-    """
+    """The additions of a request to the tree, and what it needs of it."""
 
     query: Query
     match: Match
+    # Indices of its new messages.
     new: tuple[int, ...]
+    # Row id, None for a new one.
     conversation: int | None
+    # The one to be written, id 0.
     exchange: Exchange
+    # Its input, of which `held` come before those of the list: messages of cancelled sends in append mode,
+    # results of tools in a step of ours.
     messages: list[WireMessage]
+    # What the client left out in front of its list.
     fill: tuple[PathElement, ...] = ()
     amendments: tuple[Amendment, ...] = ()
     held: tuple[WireMessage, ...] = ()
+    # How many messages at the head of its list say the last reply again, as it was spoken.
     heard: int = 0
+    # How many are among the held ones; append mode.
     resent: int = 0
+    # Indices in the exchange's input that are not kept.
     redactions: frozenset[int] = frozenset()
+    # Nothing of it is kept.
     off: bool = False
     appending: bool = False
+    # It says again what its conversation said last, and stands only once somebody goes on from it.
     quotes: bool = False
+    # Exchanges whose results of tools are told of, without their words.
     withheld: frozenset[int] = frozenset()
 
 
@@ -344,7 +345,7 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
     """Yields the other form in which exchanges came back (a template gone, a reply cut), the last exchange first.
 
     Only those may change on which no carried turn rests. The list is walked backwards along the path: `end` is where
-    the messages end that the exchange may have brought, `behind` where those of its reply end.
+    the messages end that the exchange may have brought, `after` where those of its reply end.
     """
     x, end, after = found.anchor, found.first, found.last + 1
     is_short = x is not None and listing.before[after] < end_offset(x)
@@ -400,7 +401,7 @@ def _may_be_inputs(
 
     If the reply before it is among them, the client has left out messages of its own (aider: the files in the chat),
     and the first ones are those of the turn before. So are all if that reply stands between them and the end of its
-    own, which is `behind`: the client has not kept its question ("the user is silent, you would say:").
+    own, which is `after`: the client has not kept its question ("the user is silent, you would say:").
     """
     start, end = span
     before = None if parent is None else parent.reply

@@ -33,7 +33,7 @@ def has_opaque(message: Mapping[str, Any]) -> bool:
 
 
 def refilled(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the client's message with the fields that it dropped; None where it dropped none. said: our copy.
+    """Returns the client's message with the fields that it dropped; None where it dropped none. stored: our copy.
 
     White space at the ends of its text is ours then: the fields count characters.
     """
@@ -50,7 +50,7 @@ def refilled(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, An
 
 
 def refilled_calls(given: Calls, stored: Calls) -> list[dict[str, Any]]:
-    """Returns the client's calls, each with the fields that it dropped. said: our copies, found by their ids."""
+    """Returns the client's calls, each with the fields that it dropped. stored: our copies, found by their ids."""
     known = {call_id(call): call for call in stored if call_id(call)}
     found = []
     for call in given:

@@ -108,7 +108,7 @@ def _cut(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exc
 
 
 def _heard_of(texts: Sequence[str], heard_texts: Sequence[str]) -> str:
-    """Returns what was heard of a reply; "": nothing is known of that. texts: of its steps. told: as in `as_heard`."""
+    """Returns what was heard of a reply; "": nothing is known of that. texts: of its steps. heard_texts: as in `as_heard`."""
     whole = in_a_row(texts)
     for n, heard in enumerate(_runs(heard_texts)):
         if _is_in(heard, whole):

@@ -31,20 +31,22 @@ from storage.records import Evicted, Exchange, State
 
 
 class Ended(Struct, frozen=True):
-    """The end of a request. full: our reply's messages as the upstream saw them. said: the reply as the client has it.
+    """The end of a request."""
 
-    id: the id of the exchange to be written (negative: not yet stored). ours: ids of the calls that the gateway ran.
-    edits: the turn has memory operations. notes: index in the exchange's input -> text. evicted: the part of the path
-    that the request left out.
-    """
-
+    # The id of the exchange to be written (negative: not yet stored).
     id: int
+    # Our reply's messages as the upstream saw them.
     full: Sequence[WireMessage]
+    # The reply as the client has it.
     shown_reply: WireMessage
     now: float
+    # Index in the exchange's input -> text.
     notes: Mapping[int, str]
+    # Ids of the calls that the gateway ran.
     gateway_calls: frozenset[str] = frozenset()
+    # The turn has memory operations.
     edits: bool = False
+    # The part of the path that the request left out.
     evicted: Evicted | None = None
 
 
@@ -259,7 +261,7 @@ def _kept(messages: Sequence[WireMessage], redactions: frozenset[int]) -> bytes:
 
 
 def contents(plan: Plan, ended: Ended, redactions: frozenset[int]) -> dict[str, Any]:
-    """Returns the fields of an exchange that hold what was said. hush: what is not kept; -1: the reply."""
+    """Returns the fields of an exchange that hold what was said. redactions: what is not kept; -1: the reply."""
     if -1 in redactions:
         return {
             "input": _kept(plan.messages, redactions),

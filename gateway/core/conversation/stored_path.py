@@ -114,7 +114,7 @@ def finish_step(
 ) -> Exchange:
     """Returns the exchange as it has ended. above: hash of the path in front of it.
 
-    full: the reply as it goes upstream again; empty: there is none. said: what the reader got of it; None: all.
+    full: the reply as it goes upstream again; empty: there is none. shown_reply: what the reader got of it; None: all.
     """
     e = replace(_ended(e, now), model=model, evicted=evicted)
     if not full:

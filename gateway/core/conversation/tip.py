@@ -24,7 +24,7 @@ _MAX_RESENT = 8
 class Spoken(Enum):
     """The reply that the assistant's messages at the head of a list say again.
 
-    CUT: that of the last cancelled send; they are new. TOLD: one that is among the held messages. TIP: the tip's.
+    CUT: that of the last cancelled send; they are new. RESENT: one that is among the held messages. TIP: the tip's.
     ABOVE: that of the turn before it, so nobody heard the tip's. OFF: perhaps one that was off the record, whose words
     nobody knows.
     """
@@ -40,15 +40,15 @@ HEARD = (Spoken.TIP, Spoken.ABOVE)
 
 
 class Tip(Struct, frozen=True):
-    """The place from which a list of new messages goes on, in append mode. exchange: None in a new conversation.
+    """The place from which a list of new messages goes on, in append mode."""
 
-    held: the messages that come before it, of cancelled sends or of a turn that is asked once more. head: so many
-    messages at its head are not new. spoken: the reply that they say again.
-    """
-
+    # None in a new conversation.
     exchange: Exchange | None
+    # The messages that come before it, of cancelled sends or of a turn that is asked once more.
     held: Sequence[WireMessage]
+    # So many messages at its head are not new.
     head: int
+    # The reply that they say again.
     spoken: Spoken | None
 
 

@@ -26,17 +26,17 @@ _TOMBSTONES = frozenset({State.OFF, State.FORGOTTEN})
 
 
 class Content(NamedTuple):
-    """The words of an exchange.
+    """The words of an exchange."""
 
-    messages: the client's input. said: our reply as the client has it. full: the reply as the upstream saw it, hidden
-    rounds included; None where there were none. ours: ids of the calls in it that the gateway ran itself.
-    is_step: `full` is what goes upstream, and `said` what the reader got of it, nothing of which goes there.
-    """
-
+    # The client's input.
     messages: list[WireMessage] | None = None
+    # Our reply as the client has it.
     shown_reply: WireMessage | None = None
+    # The reply as the upstream saw it, hidden rounds included; None where there were none.
     full: list[WireMessage] | None = None
+    # Ids of the calls in it that the gateway ran itself.
     gateway_calls: frozenset[str] = frozenset()
+    # `full` is what goes upstream, and `shown_reply` what the reader got of it, nothing of which goes there.
     is_step: bool = False
 
 

@@ -309,19 +309,22 @@ def _patches(label: str, patch: str) -> list[EditCall] | str:
 
 
 class Lookup(Struct, frozen=True):
-    """A search of memory.
+    """A search of memory."""
 
-    queries: each is looked for; empty: the newest are wanted. sources: message, passage, fact. roles: of messages;
-    empty: any. tags: of passages; needs_all: each of them. since, until: epoch seconds. limit: results in all.
-    """
-
+    # Each is looked for; empty: the newest are wanted.
     queries: tuple[str, ...]
+    # Message, passage, fact.
     sources: frozenset[str]
+    # Of messages; empty: any.
     roles: frozenset[str] = frozenset()
+    # Of passages.
     tags: frozenset[str] = frozenset()
+    # Each of them.
     needs_all: bool = False
+    # since, until: epoch seconds.
     since: float | None = None
     until: float | None = None
+    # Results in all.
     limit: int = 5
 
     def takes(self, hit: Message) -> bool:

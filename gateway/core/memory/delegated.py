@@ -39,10 +39,13 @@ _Messages = Sequence[Mapping[str, Any]]
 
 
 class _Call(Struct, frozen=True):
-    """tool: its name. arguments: its texts, hash -> bytes. asked: hash of the user's message that led to it."""
+    """TODO"""
 
+    # Its name.
     tool: str
+    # Its texts, hash -> bytes.
     arguments: Mapping[int, int]
+    # Hash of the user's message that led to it.
     asked: int
     at: float
 

@@ -90,10 +90,11 @@ class BlockEdit(Struct, frozen=True):
 
 
 class FactEdit(Struct, frozen=True):
-    """replaces, messages: numbers as they were shown; what was not shown is left out later."""
+    """TODO"""
 
     text: str
     about: str = ""
+    # replaces, messages: numbers as they were shown; what was not shown is left out later.
     replaces: tuple[int, ...] = ()
     messages: tuple[int, ...] = ()
 

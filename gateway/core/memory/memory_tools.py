@@ -108,7 +108,7 @@ BLOCK_TOOLS = tuple(tool for tool in MEMORY_TOOLS if tool.startswith("memory_"))
 
 
 def definitions(names: Mapping[str, str]) -> list[Json]:
-    """Returns the entries for a request's `tools`. ours: offered name -> canonical tool, in the order that is kept."""
+    """Returns the entries for a request's `tools`. names: offered name -> canonical tool, in the order that is kept."""
     return [
         {"type": "function", "function": {"name": name, **MEMORY_TOOLS[tool]}} for name, tool in names.items()
     ]

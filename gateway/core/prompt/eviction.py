@@ -17,24 +17,24 @@ from storage.records import Evicted, Exchange, Summary
 
 
 class Eviction(Struct, frozen=True):
-    """The beginning of a request that is left out.
-
-    evicted: the part of the path that has left the window before. The composition's fill lacks it, and in the client's
-    list it is everything before message `start`. cuts: summaries that may stand for the beginning, the one that covers
-    least first. in_use: the id of the summary that the last request used.
-
-    is_plain: the list is the path word for word. summarises: a summary is made when the window fills up. kept: the
-    share of it that the summary leaves. bounds: of the window's messages; None: its tokens count alone.
-    """
+    """The beginning of a request that is left out."""
 
     plan: Plan | None = None
+    # The list is the path word for word.
     is_plain: bool = False
+    # The part of the path that has left the window before. The composition's fill lacks it, and in the
+    # client's list it is everything before message `start`.
     evicted: Evicted | None = None
     start: int = 0
+    # Summaries that may stand for the beginning, the one that covers least first.
     cuts: tuple[SummaryCut, ...] = ()
+    # The id of the summary that the last request used.
     in_use: int = 0
+    # A summary is made when the window fills up.
     summarises: bool = False
+    # The share of it that the summary leaves.
     kept: float = KEPT
+    # Of the window's messages; None: its tokens count alone.
     bounds: MessageBounds | None = None
 
     def where(self, index: int, composition: Composition) -> tuple[int, int] | None:

@@ -84,14 +84,14 @@ _WHEN = attrgetter("message.at", "message.seq")
 
 
 class Recalled(Struct, frozen=True):
-    """A message chosen for a note.
-
-    text: as it is shown, on one line, cut and without tags of ours. line: with its speaker's name. day: of the message.
-    """
+    """A message chosen for a note."""
 
     message: Message
+    # As it is shown, on one line, cut and without tags of ours.
     text: str
+    # With its speaker's name.
     line: str
+    # Of the message.
     day: str
 
     @classmethod

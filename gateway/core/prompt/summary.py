@@ -51,29 +51,31 @@ CHARS_PER_TOKEN = 6
 
 
 class SummaryCut(Struct, frozen=True):
-    """A summary where this request has its end: what it covers is the first `fill` messages that are put in front,
-    and, where those are all, what comes before message `index` of the client's. id: the summary's. end: atoms of the
-    path that it covers."""
+    """A summary where this request has its"""
 
     text: str
     fill: int
     index: int = 0
+    # The summary's.
     id: int = 0
+    # Atoms of the path that it covers.
+    # What it covers is the first `fill` messages that are put in front, and, where those are all, what comes
+    # before message `index` of the client's.
     end: int = 0
 
 
 class SummaryTerms(Struct, frozen=True):
-    """An agent's own terms for its summaries; what is None is as for everybody.
+    """An agent's own terms for its summaries; what is None is as for everybody."""
 
-    is_all: all is covered that was said, and not only what is about to leave the window. share: of the window, that
-    stays word for word. model: as an agent names it. instructions: what the model is asked. chars: the most of a
-    summary.
-    """
-
+    # All is covered that was said, and not only what is about to leave the window.
     is_all: bool = False
+    # Of the window, that stays word for word.
     share: float | None = None
+    # As an agent names it.
     model: str | None = None
+    # What the model is asked.
     instructions: str | None = None
+    # The most of a summary.
     chars: int | None = None
 
     @classmethod
@@ -103,14 +105,15 @@ class SummaryTerms(Struct, frozen=True):
 
 
 class Overfull(Struct, frozen=True):
-    """A window that needs a summary soon. keep: tokens that stay as they are; size: what a summary may take.
+    """A window that needs a summary soon."""
 
-    messages: how many stay at least. newest: the id of the newest summary that the request knew of, 0: none.
-    """
-
+    # Tokens that stay as they are.
     keep: int
+    # What a summary may take.
     size: int
+    # How many stay at least.
     messages: int = 0
+    # The id of the newest summary that the request knew of, 0: none.
     newest: int = 0
 
 

@@ -55,15 +55,14 @@ class MessageBounds(Struct, frozen=True):
 
 
 class WindowItem(Struct, frozen=True):
-    """One message as the window sees it.
-
-    bound: a number no smaller than its tokens, such as its bytes. calls: ids of the tool calls that it makes.
-    answers: the id of the call whose result it is.
-    """
+    """One message as the window sees it."""
 
     role: str
+    # A number no smaller than its tokens, such as its bytes.
     bound: int
+    # Ids of the tool calls that it makes.
     calls: tuple[str, ...] = ()
+    # The id of the call whose result it is.
     answers: str | None = None
 
 

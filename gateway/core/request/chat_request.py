@@ -15,47 +15,50 @@ LIMITS = (NEWER_LIMIT, "max_tokens")
 
 
 class Reference(Struct, frozen=True):
-    """A place in a list where messages come that the gateway has kept: an earlier reply, or the path that ends with it.
-
-    index: of the message in whose place they come, or before which the path does. id: as the client has it.
-    conversation, turn: the names that it tells. param: the field that has it.
+    """A place in a list where messages come that the gateway has kept: an earlier reply, or the path that ends
+    with it.
     """
 
+    # Of the message in whose place they come, or before which the path does.
     index: int
+    # As the client has it.
     id: str
+    # conversation, turn: the names that it tells.
     conversation: str
     turn: str
+    # The field that has it.
     param: str
     is_path: bool = False
 
 
 # Not frozen: fields set through object.__setattr__ cost 3 us a request.
 class ChatRequest(Struct):
-    """A request as it came, and the fields we act on.
+    """A request as it came, and the fields we act on."""
 
-    raw: the body as it came; it goes upstream where nothing is added. json: its value, which is never changed.
-    messages: those of `json` without private fields.
-    wants_usage: the client is told the usage of a stream.
-    tools: names of the client's own tools (legacy `functions` too), those without a readable name left out.
-    has_tools: it sent tools, named or not.
-    max_tokens: the completion's limit; max_tokens_key: the field it came in.
-    references: what in `messages` is kept here, by their places. query: of its URL, as it came.
-    ours: fields that an agent's definition says and the client does not.
-    """
-
+    # The body as it came; it goes upstream where nothing is added.
     raw: bytes
+    # Its value, which is never changed.
     json: dict[str, Any]
     model: str
+    # Those of `json` without private fields.
     messages: list[dict[str, Any]]
     stream: bool = False
+    # The client is told the usage of a stream.
     wants_usage: bool = False
+    # Names of the client's own tools (legacy `functions` too), those without a readable name left out.
     tools: tuple[str, ...] = ()
+    # It sent tools, named or not.
     has_tools: bool = False
     n: int = 1
+    # The completion's limit.
     max_tokens: int | None = None
+    # The field it came in.
     max_tokens_key: str | None = None
+    # Of its URL, as it came.
     query: str = ""
+    # Fields that an agent's definition says and the client does not.
     added_fields: frozenset[str] = frozenset()
+    # What in `messages` is kept here, by their places.
     references: tuple[Reference, ...] = ()
 
     def edit(self) -> BodyEdit:

@@ -90,21 +90,21 @@ _Source = tuple[str, bytes | None, tuple[str, ...]]  # name, header or else keys
 
 @dataclass(frozen=True, slots=True)
 class IdentityRules:
-    """The rules by which a project's requests are read; built once.
+    """The rules by which a project's requests are read; built once."""
 
-    user_order, conversation_order: the headers and fields that name one, the first hit wins; names with a dash are
-    headers, the others paths in the body. default_user: the user of requests that name none, or None.
-    default_profile: the agent of requests that name none. default_mode, profile_modes: the mode without a control
-    header. jwt_secret: with which Open WebUI signs who its user is; None: nobody's word is taken for signed.
-    """
-
+    # The agent of requests that name none.
     default_profile: str
+    # user_order, conversation_order: the headers and fields that name one, the first hit wins; names with a
+    # dash are headers, the others paths in the body.
     user_order: tuple[str, ...] = USER_ORDER
     conversation_order: tuple[str, ...] = CONVERSATION_ORDER
+    # The user of requests that name none, or None.
     default_user: str | None = None
+    # default_mode, profile_modes: the mode without a control header.
     default_mode: Mode = Mode.ON
     profile_modes: Mapping[str, Mode] = field(default_factory=dict)
     side_rules: tuple[SideRule, ...] = APPLICATIONS.side_requests
+    # With which Open WebUI signs who its user is; None: nobody's word is taken for signed.
     jwt_secret: str | None = field(default=None, repr=False)
     _user: tuple[_Source, ...] = field(init=False, repr=False, compare=False)
     _conversation: tuple[_Source, ...] = field(init=False, repr=False, compare=False)
@@ -129,28 +129,29 @@ class IdentityRules:
 
 
 class Identity(Struct, frozen=True):
-    """The names and wishes that a request carries.
-
-    agent: the name or id asked for, None for the default; profile: that, or the default's name.
-    scope: whose memory it is; None when neither a user nor a conversation is named, and then nothing is remembered.
-    append: the client sends its new message only. retry: the client's library sends this request again.
-    side_request: the name of the rule that took the request for the application's own, and so set the mode.
-    leaves_nothing: a rule has found out that nobody asks here, and nothing at all is kept of it, since the user's own
-    turn may have the same words under another prompt.
-    own: the mode that it has where its history is ours, if its form alone has set another one.
-    """
+    """The names and wishes that a request carries."""
 
     project: str
+    # That, or the default's name.
     profile: str
+    # The name or id asked for, None for the default.
     agent: str | None
     user: str | None
     conversation: str | None
+    # Whose memory it is; None when neither a user nor a conversation is named, and then nothing is
+    # remembered.
     scope: Scope | None
     mode: Mode
+    # The client sends its new message only.
     append: bool = False
+    # The client's library sends this request again.
     retry: bool = False
+    # The name of the rule that took the request for the application's own, and so set the mode.
     side_request: str | None = None
+    # A rule has found out that nobody asks here, and nothing at all is kept of it, since the user's own turn
+    # may have the same words under another prompt.
     leaves_nothing: bool = False
+    # The mode that it has where its history is ours, if its form alone has set another one.
     own: Mode | None = None
 
     def with_history(self) -> Identity:

@@ -34,29 +34,29 @@ NO_WORDS = "Error: {name} needs `{key}`, a text. Nothing was said."
 
 
 class CallDecision(Struct, frozen=True):
-    """A decision about a call that waits. call_id: None: about all of them.
+    """A decision about a call that waits."""
 
-    result: of a tool of the client's, or of one that it ran itself. approve: of a call that a person has to allow; who
-    does not, may say so of one of the client's as well. reason: why not. request: the public id of the message that
-    asked for it; None: whichever waits.
-    """
-
+    # None: about all of them.
     call_id: str | None
+    # Of a call that a person has to allow; who does not, may say so of one of the client's as well.
     approve: bool = True
+    # Why not.
     reason: str | None = None
+    # Of a tool of the client's, or of one that it ran itself.
     result: Json | None = None
+    # The public id of the message that asked for it; None: whichever waits.
     request: str | None = None
 
 
 class ResumedCalls(Struct, frozen=True):
-    """Calls of a step that is kept, with which a turn begins when they are answered.
+    """Calls of a step that is kept, with which a turn begins when they are answered."""
 
-    calls: all of that step. results: those that exist, of calls that were answered, denied, or run before. What has no
-    result is judged and run. approved, denied: ids of calls that a person has decided on.
-    """
-
+    # All of that step.
     calls: tuple[Json, ...]
+    # Those that exist, of calls that were answered, denied, or run before. What has no result is judged and
+    # run.
     results: tuple[ToolResult, ...] = ()
+    # approved, denied: ids of calls that a person has decided on.
     approved: frozenset[str] = frozenset()
     denied: frozenset[str] = frozenset()
 
@@ -207,7 +207,7 @@ def name_calls(
 
     Some servers begin to count anew with each reply ("call_0"), but an id stands for one call of the turn.
 
-    taken: ids of earlier calls in the turn. number: of the reply. names_theirs: the client's calls are kept by their
+    taken: ids of earlier calls in the turn. number: of the reply. names_client_calls: the client's calls are kept by their
     ids; else they have been sent already, and stay as they are.
     """
     given: set[str] = set()

@@ -26,19 +26,17 @@ MOST_HELD_BYTES: Final = 64 * 1024
 
 @dataclass(slots=True)
 class ReplyEvent:
-    """One event of the upstream's stream on its way to the client.
+    """One event of the upstream's stream on its way to the client."""
 
-    raw: its bytes as they came; None: the chunk came as a whole reply in the middle of a stream.
-    name: the event's name, which few upstreams give.
-    chunk: the event parsed; None: a comment, or something unknown.
-    calls: the pieces of the client's own tool calls that it gets now; None: those of the chunk, unchanged.
-    usage: the usage of all rounds, which replaces the chunk's; None: the chunk's own.
-    """
-
+    # Its bytes as they came; None: the chunk came as a whole reply in the middle of a stream.
     raw: bytes | None
+    # The event's name, which few upstreams give.
     name: str | None = None
+    # The event parsed; None: a comment, or something unknown.
     chunk: Json | None = None
+    # The pieces of the client's own tool calls that it gets now; None: those of the chunk, unchanged.
     calls: list[Json] | None = None
+    # The usage of all rounds, which replaces the chunk's; None: the chunk's own.
     usage: Json | None = None
 
     @property

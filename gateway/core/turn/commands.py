@@ -60,32 +60,36 @@ class CallModel(Struct, frozen=True, eq=False):
 
 
 class RunTool(Struct, frozen=True):
-    """Run a tool of ours. name: as it was offered; arguments: a JSON object. alone: never beside another such call."""
+    """Run a tool of ours."""
 
     call_id: str
+    # As it was offered.
     name: str
+    # A JSON object.
     arguments: Json
+    # Never beside another such call.
     alone: bool = False
 
 
 class Keep(Struct, frozen=True):
     """Commit a step of the turn, open the next one, or both at once, then feed `Kept`.
 
-    It comes with `reply` before the tools of that reply run, and with `results` or a `nudge`, the next step's input,
-    before the model is called again; with both at once if no tool had to run.
-
-    reply: the model's message, with all its calls; None: it is kept already. said: what the reader got of it; None: the
-    same.
-    usage: what the upstream counted for this reply; None: nothing. waits: somebody has to answer calls of this reply
-    before the turn can go on, though ours are run at once (call id -> "client").
-    results: in the order of the calls. nudge: a message for the model that nobody said; "": none.
+    It comes with `reply` before the tools of that reply run, and with `results` or a `nudge`, the next step's
+    input, before the model is called again; with both at once if no tool had to run.
     """
 
+    # The model's message, with all its calls; None: it is kept already.
     reply: Json | None = None
+    # What the reader got of it; None: the same.
     shown_reply: Json | None = None
+    # What the upstream counted for this reply; None: nothing.
     usage: Json | None = None
+    # Somebody has to answer calls of this reply before the turn can go on, though ours are run at once (call
+    # id -> "client").
     waits: Mapping[str, str] = field(default_factory=dict)
+    # In the order of the calls.
     results: tuple[ToolResult, ...] = ()
+    # A message for the model that nobody said; "": none.
     nudge: str = ""
 
 
@@ -121,35 +125,35 @@ FINISHED: Final = End.FINISHED
 class TurnOutcome(Struct, frozen=True):
     """The outcome of a turn.
 
-    full: the reply's messages as the upstream saw or said them, hidden rounds included. It ends with results of our
-        tools where the last round was mixed, or where the budget was used up.
-    said: the one assistant message that the client has; of an unfinished turn the text generated so far.
-    finish_reason, usage: those that the client is told, or would have been.
-    is_refused: the upstream refused what went in, and would again: the turn's messages, or those of its last step
-        where steps are kept.
-    rounds: replies of the model that began. hidden: `full` holds results of our tools, which the client never saw.
-    stop: why the turn ended.
-
-    Of a turn that keeps each step, `full` and `said` are those of the last reply alone. They are empty where it is kept
-    already; then `results` belong to it, and so does `waiting`.
-
-    waiting: call id -> who has to answer first: "approval", "client", or "held" for a call that waits beside them.
-    results: of calls in that reply, those that no step has taken in. step_usage: the upstream's count of that reply.
-    words: of the error that ended the turn, which may quote it; "": there is none.
+    Of a turn that keeps each step, `full` and `shown_reply` are those of the last reply alone. They are empty
+    where it is kept already; then `results` belong to it, and so does `waiting`.
     """
 
     state: End
+    # The reply's messages as the upstream saw or said them, hidden rounds included. It ends with results of
+    # our tools where the last round was mixed, or where the budget was used up.
     full: tuple[Json, ...] = ()
+    # The one assistant message that the client has; of an unfinished turn the text generated so far.
     shown_reply: Json | None = None
+    # finish_reason, usage: those that the client is told, or would have been.
     finish_reason: str | None = None
     usage: Json | None = None
+    # Replies of the model that began.
     rounds: int = 0
+    # `full` holds results of our tools, which the client never saw.
     hidden: bool = False
+    # Why the turn ended.
     stop: StopReason = StopReason.END_TURN
+    # Call id -> who has to answer first: "approval", "client", or "held" for a call that waits beside them.
     waiting: Mapping[str, str] = field(default_factory=dict)
+    # Of calls in that reply, those that no step has taken in.
     results: tuple[ToolResult, ...] = ()
+    # The upstream's count of that reply.
     step_usage: Json | None = None
+    # The upstream refused what went in, and would again: the turn's messages, or those of its last step where
+    # steps are kept.
     is_refused: bool = False
+    # Of the error that ended the turn, which may quote it; "": there is none.
     words: str = ""
 
     @property

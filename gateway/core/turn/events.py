@@ -74,7 +74,7 @@ LOST = "Something of this memory was forgotten meanwhile: the reply is not kept.
 class Saved(Struct, frozen=True):
     """The end may leave. durable: the turn is committed; False: the store is too slow or down.
 
-    is_lost: it is not kept and will not be, since what it goes on from was forgotten meanwhile. behind: what was
+    is_lost: it is not kept and will not be, since what it goes on from was forgotten meanwhile. after_stop: what was
     written behind the last step, where a run ends with results.
     """
 

@@ -50,17 +50,17 @@ _PROPER: Final = frozenset(
 
 
 class Offer(Struct, frozen=True):
-    """The freedom that the next call of the model has. By itself it says: any tool or none.
+    """The freedom that the next call of the model has. By itself it says: any tool or none."""
 
-    names: the tools that may be called; None: all. must: one of them has to be called. one_at_a_time: the model is
-    asked for no more than one call a reply. nudge: a message for the model, shown as the system's; "": none.
-    is_final: no tool may be called, and a call that comes nevertheless ends the turn without being run.
-    """
-
+    # The tools that may be called; None: all.
     names: tuple[str, ...] | None = None
+    # One of them has to be called.
     must: bool = False
+    # The model is asked for no more than one call a reply.
     one_at_a_time: bool = False
+    # A message for the model, shown as the system's; "": none.
     nudge: str = ""
+    # No tool may be called, and a call that comes nevertheless ends the turn without being run.
     is_final: bool = False
 
     def fields(self, *, can_force: bool = True) -> Json:
@@ -84,16 +84,15 @@ class Offer(Struct, frozen=True):
 
 
 class ProposedCall(Struct, frozen=True):
-    """A call of a tool of ours, as the model wants it.
-
-    arguments: without our asides; None: they cannot be read. asides: those of our arguments that the model gave.
-    is_approved: a person has allowed it.
-    """
+    """A call of a tool of ours, as the model wants it."""
 
     id: str
     name: str
+    # Without our asides; None: they cannot be read.
     arguments: Json | None
+    # Those of our arguments that the model gave.
     asides: Mapping[str, object] = field(default_factory=dict)
+    # A person has allowed it.
     is_approved: bool = False
 
 

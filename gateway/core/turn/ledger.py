@@ -16,13 +16,11 @@ DETAILS = "completion_tokens_details"
 
 
 class Ledger(Struct, frozen=True):
-    """The tokens of the rounds that are complete.
+    """The tokens of the rounds that are complete."""
 
-    usage: what the client would be told now; None: no round reported any. prompt, completion: of all rounds together,
-    the completion estimated where a round reported none.
-    """
-
+    # What the client would be told now; None: no round reported any.
     usage: Json | None = None
+    # prompt, completion: of all rounds together, the completion estimated where a round reported none.
     prompt: int = 0
     completion: int = 0
     rounds: int = 0

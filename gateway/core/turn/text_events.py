@@ -21,7 +21,7 @@ _PADDING = b',"obfuscation":"'
 
 
 class TextEvents(Struct, frozen=True):
-    """Events like one that was parsed. before: the bytes in front of the text; behind: those up to the padding or the
+    """Events like one that was parsed. before: the bytes in front of the text; after: those up to the padding or the
     end; end: those behind the padding, None where there is none."""
 
     before: bytes

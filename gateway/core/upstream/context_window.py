@@ -67,7 +67,7 @@ class ContextWindows:
         self._of(at).reported = tokens
 
     def counted(self, at: ModelAt, estimated: int, actual: int, most: int) -> None:
-        """Notes an upstream's count for a prompt of `ours` tokens; `most` tokens would have fitted."""
+        """Notes an upstream's count for a prompt of `estimated` tokens; `most` tokens would have fitted."""
         learned = self._learned.get(at) or _Learned()
         # A first count replaces a guess. Later ones count only near the end of the window, where they matter.
         scale = 1.0 if learned.is_guess or learned.scale is None else learned.scale

@@ -34,14 +34,15 @@ _MOST_RETRIES_LEFT: Final = 10.0
 
 
 class Target(NamedTuple):
-    """A model at an upstream. upstream: a name of the settings. model: the upstream's name for it.
+    """A model at an upstream."""
 
-    context_window: tokens, None if unknown. rank: 0 for what was asked for, higher for fallbacks.
-    """
-
+    # A name of the settings.
     upstream: str
+    # The upstream's name for it.
     model: str
+    # Tokens, None if unknown.
     context_window: int | None = None
+    # 0 for what was asked for, higher for fallbacks.
     rank: int = 0
 
     def gets_credential(self, upstream: str) -> bool:
@@ -50,44 +51,45 @@ class Target(NamedTuple):
 
 
 class Policy(Struct, frozen=True):
-    """The operator's decisions for an upstream; see docs/settings.toml.
-
-    retry_budget: retries as a share of requests. retry_wait_s: the longest wait before a retry. breaker_failures: how
-    many in a row open the circuit, 0 for never; breaker_s: for how long.
-    """
+    """The operator's decisions for an upstream; see docs/settings.toml."""
 
     retries: int = 0
+    # Retries as a share of requests.
     retry_budget: float = 0.2
+    # The longest wait before a retry.
     retry_wait_s: float = 2.0
+    # How many in a row open the circuit, 0 for never.
     breaker_failures: int = 5
+    # For how long.
     breaker_s: float = 10.0
 
 
 class Failure(Struct, frozen=True):
-    """A failed attempt. kind: an HTTP status or a word. sent: the upstream may have seen the request.
+    """A failed attempt."""
 
-    repeatable: the same endpoint may be asked again; False after a wait of ours ran out.
-    """
-
+    # An HTTP status or a word.
     kind: str
+    # The upstream may have seen the request.
     sent: bool = True
+    # The same endpoint may be asked again; False after a wait of ours ran out.
     repeatable: bool = True
     retry_after_s: float | None = None
 
 
 @dataclass(slots=True)
 class EndpointHealth:
-    """The state of one endpoint. Times are those of the caller's monotonic clock.
+    """The state of one endpoint. Times are those of the caller's monotonic clock."""
 
-    failures: in a row. open_until: the end of the open circuit. cooldowns: model -> until when, by its own Retry-After.
-    is_probing: the one request that may close the circuit is under way. requests: since the retry budget was filled.
-    """
-
+    # In a row.
     failures: int = 0
+    # The end of the open circuit.
     open_until: float = -math.inf
+    # Model -> until when, by its own Retry-After.
     cooldowns: dict[str, float] = field(default_factory=dict)
+    # The one request that may close the circuit is under way.
     is_probing: bool = False
     in_flight: int = 0
+    # Since the retry budget was filled.
     requests: int = 0
     retries_left: float = _MOST_RETRIES_LEFT
 
@@ -146,11 +148,13 @@ class EndpointHealth:
 
 
 class RouteMember(Struct, frozen=True):
-    """An endpoint as a candidate. name: the input of its hash. model: the one it would be asked for."""
+    """An endpoint as a candidate."""
 
+    # The input of its hash.
     name: str
     rank: int
     health: EndpointHealth
+    # The one it would be asked for.
     model: str = ""
 
     def is_available(self, now: float) -> bool:

@@ -120,7 +120,7 @@ class ChatView(ClientView):
         return body
 
     def _put(self, raw: bytes, *, has_content: bool = True) -> None:
-        """Puts bytes behind the others. says: they say something, so that all may leave."""
+        """Puts bytes behind the others. has_content: they say something, so that all may leave."""
         if self._strips_usage:
             raw = raw.replace(_NO_USAGE, b"")  # our asking for usage puts this into every other chunk
         self._out.append(raw)

@@ -46,25 +46,27 @@ _ENDS: Final = {
 
 
 class NativeResponse(Struct, frozen=True):
-    """One request. raw, json: its body.
+    """One request."""
 
-    path: below the upstream's base URL, with the query.
-    chat: it as a chat completion that takes no tool of ours. new: its messages that are of the input.
-    places: by message of `chat` the item that it is made of (a text is the first one); -1: a reply, or nothing of the
-    input. references: replies that the input only names, by their places in `chat`.
-    conversation: the one at OpenAI that it goes on with. previous: the response that it goes on from; heard: its words,
-    if the beginning of them alone was heard.
-    """
-
+    # raw, json: its body.
     raw: bytes
     json: Json
+    # Below the upstream's base URL, with the query.
     path: str
+    # It as a chat completion that takes no tool of ours.
     chat: ChatRequest
+    # Its messages that are of the input.
     new: Sequence[Json]
+    # By message of `chat` the item that it is made of (a text is the first one); -1: a reply, or nothing of
+    # the input.
     places: Sequence[int]
+    # Replies that the input only names, by their places in `chat`.
     references: Sequence[Reference]
+    # The one at OpenAI that it goes on with.
     conversation: str | None
+    # The response that it goes on from.
     previous: str | None
+    # Its words, if the beginning of them alone was heard.
     heard: Json | None = None
 
     @property

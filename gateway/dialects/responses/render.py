@@ -50,15 +50,15 @@ def no_usage(text: str) -> Json | None:
 
 
 class MakesResponses(Struct, frozen=True):
-    """The dialect, for one request. echo: the fields of the response that are the request's.
-
-    turn: tells the names of conversation and turn, once the upstream has been asked; None: nothing is kept of it.
-    count: returns the usage of a reply with a text, where the upstream reports none, in the form of a chat completion.
-    """
+    """The dialect, for one request."""
 
     speaks_chat: ClassVar[bool] = False
+    # The fields of the response that are the request's.
     echo: Json
+    # Tells the names of conversation and turn, once the upstream has been asked; None: nothing is kept of it.
     turn: Callable[[], tuple[str, str] | None]
+    # Returns the usage of a reply with a text, where the upstream reports none, in the form of a chat
+    # completion.
     count: Callable[[str], Json | None] = no_usage
 
     def __call__(self, spec: TurnSpec) -> ResponsesView:

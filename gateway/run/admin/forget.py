@@ -86,14 +86,13 @@ class ForgetRequest(Struct, frozen=True):
 
 @dataclass(eq=False)
 class ForgetOperations:
-    """Forgets by hand, and undoes edits. now: seconds since the epoch.
-
-    call_s: after so long a call answers with what is left.
-    """
+    """Forgets by hand, and undoes edits."""
 
     store: Store
+    # Seconds since the epoch.
     now: Callable[[], float]
     defaults: Defaults = NO_DEFAULTS
+    # After so long a call answers with what is left.
     call_s: float = CALL_S
 
     async def forget(self, raw: RawArguments) -> dict[str, Any]:
@@ -208,10 +207,12 @@ class ForgetOperations:
 
 @dataclass(eq=False)
 class Retention:
-    """Forgets what is older than its project keeps. days: by project. now: seconds since the epoch."""
+    """Forgets what is older than its project keeps."""
 
     store: Store
+    # By project.
     days: Mapping[str, float]
+    # Seconds since the epoch.
     now: Callable[[], float]
     _started: float = field(init=False)
     _day: int = -1  # the last that this process has enqueued

@@ -35,7 +35,7 @@ class Move:
     then: Sequence[str] = ()
 
     async def run(self, report: Callable[[Moved, int], None] = lambda done, count: None) -> Moved:
-        """Moves everything. told: called after each memory, with how many there are.
+        """Moves everything. report: called after each memory, with how many there are.
 
         Raises: GatewayError: something goes on that would be lost; StoreError.
         """

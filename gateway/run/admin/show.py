@@ -43,14 +43,14 @@ ORIGINS = {
 
 
 class ShowOperation(Struct, frozen=True):
-    """Shows memories as text. recall_tokens: of the note that would be recalled. now: seconds since the epoch.
-
-    embed_query: as replies have it, so that what is shown is what they get.
-    """
+    """Shows memories as text."""
 
     store: Store
+    # Of the note that would be recalled.
     recall_tokens: int
+    # Seconds since the epoch.
     now: Callable[[], float]
+    # As replies have it, so that what is shown is what they get.
     embed_query: Callable[[int, str, float], Awaitable[Vector | None]] | None = None
     defaults: Defaults = NO_DEFAULTS
 

@@ -59,11 +59,13 @@ _PLAIN = (
 
 
 class ExportPosition(Struct, frozen=True):
-    """The position of an export. after: the last row of `part`. edge: the ends of all parts when it began."""
+    """The position of an export."""
 
     uid: str
     part: str
+    # The last row of `part`.
     after: int
+    # The ends of all parts when it began.
     edge: dict[str, Any]
 
 
@@ -74,11 +76,13 @@ _NumberedRecord = tuple[int, tuple[str, TransferRecord]]
 
 
 class ImportPosition(Struct, frozen=True):
-    """The position of an import. is_whole: the last line of the export was seen. name: the public name that it had."""
+    """The position of an import."""
 
     uid: str
     next_seq: int
+    # The last line of the export was seen.
     is_whole: bool
+    # The public name that it had.
     name: str | None
 
 

@@ -66,17 +66,18 @@ def background_route(settings: Settings) -> Route | None:
 
 @dataclass(eq=False)
 class BackgroundModel:
-    """Calls one model of one provider, within bounds. model: its name there. timeout_s: of a whole call.
-
-    daily_tokens: for each project; 0 sets no bound. now: seconds since the epoch.
-    """
+    """Calls one model of one provider, within bounds."""
 
     provider: Provider
+    # Its name there.
     model: str
     spending: Spending
+    # Seconds since the epoch.
     now: Callable[[], float]
     concurrency: int = 2
+    # For each project; 0 sets no bound.
     daily_tokens: int = 0
+    # Of a whole call.
     timeout_s: float = CALL_S
     count: CountCall = lambda outcome, tokens: None
     _budget: DailyBudget = field(init=False)

@@ -15,13 +15,12 @@ CountCall = Callable[[str, int], None]
 
 @dataclass(eq=False)
 class DailyBudget:
-    """Holds background calls to a number of tokens for each project and day. tokens: 0 sets no bound.
-
-    now: seconds since the epoch; days are UTC's.
-    """
+    """Holds background calls to a number of tokens for each project and day."""
 
     spending: Spending
+    # Seconds since the epoch; days are UTC's.
     now: Callable[[], float]
+    # 0 sets no bound.
     tokens: int
     count: CountCall
 

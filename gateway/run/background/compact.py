@@ -64,16 +64,17 @@ PerformsStep = Callable[[str, Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
 
 
 class SummaryRequest(Struct, frozen=True):
-    """The payload of a job. exchange: up to it. keep: tokens at the end that stay whole. size: tokens of a summary.
+    """The payload of a job."""
 
-    messages: how many at the end stay whole. newest: the summary that the turn knew of which asks for it; None:
-    somebody asks by hand.
-    """
-
+    # Up to it.
     exchange: int
+    # Tokens at the end that stay whole.
     keep: int
+    # Tokens of a summary.
     size: int
+    # How many at the end stay whole.
     messages: int = 0
+    # The summary that the turn knew of which asks for it; None: somebody asks by hand.
     newest: int | None = None
 
     @property
@@ -102,15 +103,14 @@ class SummarySpan(Struct, frozen=True):
 
 @dataclass(eq=False)
 class Compactor:
-    """Asks for summaries when turns say that a window fills up, and makes them.
-
-    model: makes those of agents that name no model of their own; None: there is none. now: seconds since the epoch.
-    """
+    """Asks for summaries when turns say that a window fills up, and makes them."""
 
     store: Store
     settings: Settings
     models: BackgroundModels
+    # Makes those of agents that name no model of their own; None: there is none.
     model: BackgroundModel | None
+    # Seconds since the epoch.
     now: Callable[[], float]
     _enqueuing: set[asyncio.Task[None]] = field(default_factory=set)
 

@@ -22,14 +22,13 @@ _log = logging.getLogger("mnemogate")
 
 @dataclass(eq=False)
 class PeriodicTask:
-    """Repeats `step` when it is due or woken. name: in the log.
+    """Repeats `step` when it is due or woken."""
 
-    step: does what is due. Returns the seconds until more will be; None: not before it is woken. start: runs once,
-    before the first step.
-    """
-
+    # In the log.
     name: str
+    # Does what is due. Returns the seconds until more will be; None: not before it is woken.
     step: Callable[[], Awaitable[float | None]]
+    # Runs once, before the first step.
     start: Callable[[], Awaitable[None]] | None = None
     # Nothing was due when it last looked: it sleeps until it is woken.
     is_open_ended: bool = True

@@ -35,19 +35,21 @@ class _Waiting:
 
 @dataclass(eq=False)
 class Schedule:
-    """Enqueues one kind of job for memories that are due. name: in the log. start: runs once, before the first step.
+    """Enqueues one kind of job for memories that are due."""
 
-    every: messages after which a memory is due. rest_s: a memory without a turn for so long is due, too.
-    spares_last: the newest turn does not count yet. now: seconds since the epoch, as turns are dated.
-    """
-
+    # In the log.
     name: str
     kind: str
     jobs: Jobs
+    # Runs once, before the first step.
     start: Callable[[], Awaitable[None]]
+    # Messages after which a memory is due.
     every: int
+    # A memory without a turn for so long is due, too.
     rest_s: float
+    # Seconds since the epoch, as turns are dated.
     now: Callable[[], float]
+    # The newest turn does not count yet.
     spares_last: bool = False
     # The memories by agent, in the order of their newest turns, so that the first one comes to rest first.
     _waiting: dict[int, _Waiting] = field(default_factory=dict)

@@ -74,14 +74,14 @@ class Postponed(JobFailed):
 
 
 class WorkerLimits(Struct, frozen=True):
-    """Chosen limits. tries: 8, the last some ten minutes after the first.
-
-    lease_s: a job without a heartbeat for so long is taken over. heartbeat_s: how often it gives one.
-    """
+    """Chosen limits."""
 
     concurrency: int = 4
+    # A job without a heartbeat for so long is taken over.
     lease_s: float = 30.0
+    # How often it gives one.
     heartbeat_s: float = 10.0
+    # 8, the last some ten minutes after the first.
     tries: int = 8
     backoff_first_s: float = 5.0
     backoff_most_s: float = 3600.0
@@ -147,21 +147,23 @@ Handler = Callable[[JobContext], Awaitable[None]]
 
 @dataclass(eq=False)
 class Worker:
-    """Runs jobs, several at a time. handlers: by kind, filled before `run`; jobs of other kinds are left alone.
-
-    count: is given each attempt's kind and outcome. idle: how many of its jobs only wait for others, which may be jobs
-    behind them; these take no room, and whoever changes the number wakes it. rests: for how many seconds jobs of a kind
-    are left alone, because all of them would wait for the same; not above 0: for none.
-    sleep: waits so many seconds of a clock that does not jump. jitter: from 0 to 1.
-    """
+    """Runs jobs, several at a time."""
 
     jobs: Jobs
+    # By kind, filled before `run`; jobs of other kinds are left alone.
     handlers: Mapping[str, Handler]
     limits: WorkerLimits = LIMITS
+    # Is given each attempt's kind and outcome.
     count: Callable[[str, str], None] = lambda kind, outcome: None
+    # How many of its jobs only wait for others, which may be jobs behind them; these take no room, and
+    # whoever changes the number wakes it.
     idle: Callable[[], int] = lambda: 0
+    # For how many seconds jobs of a kind are left alone, because all of them would wait for the same; not
+    # above 0: for none.
     rests: Callable[[str], float] = lambda kind: 0.0
+    # Waits so many seconds of a clock that does not jump.
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    # From 0 to 1.
     jitter: Callable[[], float] = random.random
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _running: set[JobContext] = field(default_factory=set)

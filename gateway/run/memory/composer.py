@@ -45,11 +45,13 @@ _log = logging.getLogger("mnemogate")
 
 
 class Composer(Struct, frozen=True):
-    """Makes prompts. cache_s: how long providers keep their cache. summarises: a background job makes summaries."""
+    """Makes prompts."""
 
     store: Store
     recaller: Recaller
+    # How long providers keep their cache.
     cache_s: float
+    # A background job makes summaries.
     summarises: bool
 
     async def make(

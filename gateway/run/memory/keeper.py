@@ -73,15 +73,14 @@ class TurnEvents(Protocol):
 
 @dataclass
 class MemoryKeeper:
-    """Reads and writes the memory of all turns. now: seconds since the epoch.
-
-    embed_query: None: memory is searched by words alone.
-    """
+    """Reads and writes the memory of all turns."""
 
     store: Store
     settings: MemorySettings
+    # Seconds since the epoch.
     now: Callable[[], float]
     events: TurnEvents
+    # None: memory is searched by words alone.
     embed_query: EmbedQuery | None
     open_wait_s: float = OPEN_WAIT_S
     composer: Composer = field(init=False)

@@ -49,46 +49,50 @@ _ids = random.Random()
 
 
 class MemoryRequest(Struct, frozen=True):
-    """A request as memory sees it. spec: the agent it asks for. now: seconds since the epoch.
-
-    target: which upstream and model are expected to answer, and the model's window. place: in its conversation's queue.
-    """
+    """A request as memory sees it."""
 
     request: ChatRequest
     identity: Identity
+    # The agent it asks for.
     spec: AgentSpec
+    # Seconds since the epoch.
     now: float
+    # Which upstream and model are expected to answer, and the model's window.
     target: Target
+    # In its conversation's queue.
     place: QueuePlace = field(default_factory=QueuePlace)
 
 
 class Known(Struct, frozen=True):
-    """Everything that was read for one request.
-
-    agent: the memory's owner as it is stored, or a draft of it. look: the result of one round trip.
-    plan: what the request adds to its conversation. tree: the exchanges at hand. path: those that the request goes on
-    from, oldest first, as far as they matter. is_plain: the list is its path word for word, and only the exchanges that
-    have something of ours are in `tree` and `path`.
-    conversation_uid: the conversation's public name, a new one if it is new. pinned: the path's memory section.
-    blocks: as the path sees them, its own pending edits included. offered: our tools for the model, name in this
-    request -> tool. row: of the exchange, once its user message is written; negative before.
-    summaries: those of the conversation, newest first, where they were read with it; None: they were not.
-    unended: an exchange that a process which is gone left open, as it ends; it is written with the next one.
-    """
+    """Everything that was read for one request."""
 
     asked: MemoryRequest
+    # The memory's owner as it is stored, or a draft of it.
     agent: Agent
+    # The result of one round trip.
     look: Look
+    # What the request adds to its conversation.
     plan: Plan
+    # The exchanges at hand.
     tree: Tree
+    # Those that the request goes on from, oldest first, as far as they matter.
     path: tuple[Exchange, ...]
+    # The list is its path word for word, and only the exchanges that have something of ours are in `tree` and
+    # `path`.
     is_plain: bool
+    # The conversation's public name, a new one if it is new.
     conversation_uid: str
+    # The path's memory section.
     pinned: Snapshot | None = None
+    # As the path sees them, its own pending edits included.
     blocks: tuple[Block, ...] = ()
+    # Our tools for the model, name in this request -> tool.
     offered: Mapping[str, str] = field(default_factory=dict)
+    # Of the exchange, once its user message is written; negative before.
     row: int = -1
+    # Those of the conversation, newest first, where they were read with it; None: they were not.
     summaries: Sequence[Summary] | None = None
+    # An exchange that a process which is gone left open, as it ends; it is written with the next one.
     unended: Exchange | None = None
 
     @property

@@ -22,19 +22,19 @@ from storage.records import Evicted
 
 
 class EndpointForm(Struct, frozen=True):
-    """How a request has to look for one endpoint.
+    """How a request has to look for one endpoint."""
 
-    consumed: fields of the client's that are not for an upstream; spent: those that its translation reads.
-    as_system: indices of messages whose role the upstream calls `system`. takes_usage: it counts a stream's tokens when
-    it is asked to; None: not known. can_force: the model can be made to call a tool. refused: settings of an agent that
-    the model does not take.
-    """
-
+    # Fields of the client's that are not for an upstream.
     consumed: tuple[str, ...] = ()
+    # Those that its translation reads.
     spent: tuple[str, ...] = ()
+    # Indices of messages whose role the upstream calls `system`.
     as_system: tuple[int, ...] = ()
+    # It counts a stream's tokens when it is asked to; None: not known.
     takes_usage: bool | None = True
+    # The model can be made to call a tool.
     can_force: bool = True
+    # Settings of an agent that the model does not take.
     refused: frozenset[str] = frozenset()
 
 
@@ -49,26 +49,28 @@ NO_NOTE = NoteRoom()
 
 
 class FittedWindow(Struct, frozen=True):
-    """The part of a conversation that goes into the model's window.
+    """The part of a conversation that goes into the model's window."""
 
-    dropped: indices of the client's messages that stay out. filled: indices of the composition's fill that go in;
-    hidden: its hidden rounds that do, by the message they replace; None: all.
-    summary: what stands for what was left out, or "". evicted: what of the path is out, for the next request to leave
-    out as well; evicted_tokens: how much. tokens: of the whole prompt, by our count; 0: it was not counted, or is not
-    text alone. most: how many would have fitted. overfull: the window fills up, and a summary is wanted.
-    note_tokens: what a note may take; None: nothing limits it.
-    """
-
+    # Indices of the client's messages that stay out.
     dropped: frozenset[int] = frozenset()
+    # Indices of the composition's fill that go in.
     filled: tuple[int, ...] | None = None
+    # Its hidden rounds that do, by the message they replace; None: all.
     hidden: Mapping[int, list[WireMessage]] | None = None
+    # What stands for what was left out, or "".
     summary: str = ""
     summary_id: int = 0
+    # What of the path is out, for the next request to leave out as well.
     evicted: Evicted | None = None
+    # How much.
     evicted_tokens: int = 0
+    # Of the whole prompt, by our count; 0: it was not counted, or is not text alone.
     tokens: int = 0
+    # How many would have fitted.
     most: int = 0
+    # The window fills up, and a summary is wanted.
     overfull: Overfull | None = None
+    # What a note may take; None: nothing limits it.
     note_tokens: int | None = None
 
     def fill(self, composition: Composition) -> Sequence[FilledMessage]:
@@ -109,26 +111,28 @@ NO_RECALL = RecallResult()
 
 
 class Prompt(Struct, frozen=True):
-    """All that goes upstream for one target, whatever rounds follow.
-
-    system: text for the leading system message. tools: definitions of ours. section: the memory section that `system`
-    ends with. notes: by index among the new messages; they are written with the turn. beginning: the part that is left
-    out, where something may have to be. leads: our tools stand before the client's, because they change less: the tools
-    are at the front of the provider's cache. counts: the tokens of every call are to be known.
-    """
+    """All that goes upstream for one target, whatever rounds follow."""
 
     request: ChatRequest
     target: Target
     form: EndpointForm = field(default_factory=EndpointForm)
+    # Text for the leading system message.
     system: str = ""
+    # Definitions of ours.
     tools: Sequence[dict[str, Any]] = ()
     composition: Composition = field(default_factory=Composition)
+    # The part that is left out, where something may have to be.
     beginning: Eviction = field(default_factory=Eviction)
     window: FittedWindow = field(default_factory=FittedWindow)
+    # The memory section that `system` ends with.
     section: Section = field(default_factory=lambda: NO_SECTION)
+    # By index among the new messages; they are written with the turn.
     notes: Mapping[int, str] = field(default_factory=dict)
     recall: RecallResult = field(default_factory=RecallResult)
+    # Our tools stand before the client's, because they change less: the tools are at the front of the
+    # provider's cache.
     leads: bool = False
+    # The tokens of every call are to be known.
     counts: bool = False
 
     @property

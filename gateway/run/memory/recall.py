@@ -58,25 +58,26 @@ class _Renderer(Protocol):
 
 
 class _Recalling(NamedTuple):
-    """One recall. budget: tokens that the note may take. begun: since when its time runs, by `time.perf_counter`."""
+    """One recall."""
 
     known: Known
     window: FittedWindow
     visible: VisibleContent
+    # Tokens that the note may take.
     budget: int
+    # Since when its time runs, by `time.perf_counter`.
     begun: float
 
 
 class _Found(NamedTuple):
-    """The messages that memory has for one, best first.
-
-    query: what was looked for. shared: lines that the message has in common with what was found, which are not told.
-    is_selection: nothing was looked for, and this tells most of the whole memory.
-    """
+    """The messages that memory has for one, best first."""
 
     messages: Sequence[Message]
+    # What was looked for.
     query: str
+    # Lines that the message has in common with what was found, which are not told.
     shared: frozenset[str]
+    # Nothing was looked for, and this tells most of the whole memory.
     is_selection: bool
 
 

@@ -165,7 +165,7 @@ def _ended(
         full = (shown_reply,)
     gateway_calls: frozenset[str] = frozenset()
     if full != (shown_reply,):  # else the client has all of the reply
-        # Its own calls are in `said`; what else was called, the gateway ran.
+        # Its own calls are in `shown_reply`; what else was called, the gateway ran.
         gateway_calls = frozenset(_call_ids(full) - _call_ids([shown_reply]))
     return settle.Ended(
         known.row, full, shown_reply, now, prompt.notes, gateway_calls, bool(ops), prompt.window.evicted

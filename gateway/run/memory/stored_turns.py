@@ -121,7 +121,7 @@ class _Filled:
         )
 
     def _as_heard(self, found: Sequence[WireMessage], after: int) -> Sequence[WireMessage]:
-        """Returns it as far as it was heard, and drops what the client says of it again. behind: from where on."""
+        """Returns it as far as it was heard, and drops what the client says of it again. after: from where on."""
         messages = self._request.messages
         end = min((at for at in self._replaced if at >= after), default=len(messages))
         heard = as_heard(found, messages[after:end])

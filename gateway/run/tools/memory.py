@@ -50,18 +50,16 @@ class SearchesPassages(Protocol):
 
 
 class MemoryTools(Struct, frozen=True):
-    """The memory tools of one turn, which reads and edits blocks as its path sees them.
-
-    changes: the turn's blocks and edits, written with it and pending until it is confirmed. archives: None: there are
-    none but the memory's own passages.
-    """
+    """The memory tools of one turn, which reads and edits blocks as its path sees them."""
 
     store: Store
     known: Known
+    # The turn's blocks and edits, written with it and pending until it is confirmed.
     changes: BlockEdits
     recall_tokens: int
     now: Callable[[], float]
     embed_query: EmbedQuery | None = None
+    # None: there are none but the memory's own passages.
     archives: SearchesPassages | None = None
 
     def definitions(self) -> list[dict[str, Any]]:

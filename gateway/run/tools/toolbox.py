@@ -65,19 +65,20 @@ def shortened(content: str, most: int) -> str:
 
 
 class ForeignCall(Struct, frozen=True):
-    """A call of a tool that is not the gateway's own. tool: its name. agent, run: public names.
+    """A call of a tool that is not the gateway's own."""
 
-    key: the call's own name among all calls of all agents. agent_state: {"id", "name", "blocks"}, for code. project:
-    whose tool it is.
-    """
-
+    # Its name.
     tool: str
     arguments: Json
     call_id: str
+    # agent, run: public names.
     agent: str
     run: str
+    # The call's own name among all calls of all agents.
     key: str
+    # {"id", "name", "blocks"}, for code.
     agent_state: Json = field(default_factory=dict)
+    # Whose tool it is.
     project: str = ""
 
 

@@ -55,15 +55,14 @@ _MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
 
 
 class Endpoint(Struct):
-    """A provider with one key. name: the upstream's name; from the second key on with the key's number (`openai#2`).
+    """A provider with one key."""
 
-    has_key: False where callers bring their own key. A limit that one caller has reached then holds for no other.
-    """
-
+    # The upstream's name; from the second key on with the key's number (`openai#2`).
     name: str
     upstream: str
     provider: Provider
     policy: Policy
+    # False where callers bring their own key. A limit that one caller has reached then holds for no other.
     has_key: bool = True
     health: EndpointHealth = msgspec.field(default_factory=EndpointHealth)
 
@@ -165,20 +164,20 @@ class Attempts:
     """The attempts of one request, within a `with` block that ends when the request is over.
 
     The request counts as in flight at the endpoint of its next attempt, or at the one that answered.
-
-    endpoint, target: the endpoint and the target of the next attempt; after an answer, those that answered.
-    is_answered: the last attempt had a reply, whatever its status. is_once: a request that may have had an effect is
-    not sent again. fault: why the request could not be sent to its end, if the caller is to blame; no upstream is then.
     """
 
     _failover: Failover
+    # endpoint, target: the endpoint and the target of the next attempt; after an answer, those that answered.
     endpoint: Endpoint
     target: Target
     _rest: list[Candidate]  # those that follow
     _sink: Sink
     _receipt: Receipt
+    # The last attempt had a reply, whatever its status.
     is_answered: bool = False
+    # A request that may have had an effect is not sent again.
     is_once: bool = False
+    # Why the request could not be sent to its end, if the caller is to blame; no upstream is then.
     fault: Callable[[], Exception | None] = no_fault
     _log: list[tuple[str, str]] = field(default_factory=list)  # endpoints and their outcomes
     _is_settled: bool = False

@@ -80,14 +80,14 @@ class StreamedBody(Protocol):
 
 
 class Outgoing(Struct, frozen=True):
-    """A request for an upstream; its body is either `named` or `upload`.
-
-    path: below the base URL, with the query. headers: the caller's, as ASGI has them. project: the caller's.
-    """
+    """A request for an upstream; its body is either `named` or `upload`."""
 
     method: str
+    # Below the base URL, with the query.
     path: str
+    # The caller's, as ASGI has them.
     headers: Sequence[tuple[bytes, bytes]]
+    # The caller's.
     project: str
     credential: str | None
     named: WholeBody | None = None

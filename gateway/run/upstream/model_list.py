@@ -58,10 +58,12 @@ class _Refusal(NamedTuple):
 
 @dataclass(slots=True)
 class _Answer:
-    """The answer of an upstream to one key. until: it is not asked again before. failures: in a row."""
+    """The answer of an upstream to one key."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # It is not asked again before.
     until: float = 0.0
+    # In a row.
     failures: int = 0
     entries: Entries | None = None
     refusal: _Refusal | None = None

@@ -19,15 +19,15 @@ _KINDS_OF_LETTA: Final = {"google_ai": "gemini", "lmstudio_openai": "lmstudio"}
 
 
 class Route(Struct, frozen=True):
-    """Where a request can go. upstream: a name of the settings. model: the upstream's name for it.
+    """Where a request can go."""
 
-    context_window: tokens, None if unknown. others: further deployments of the same model (rank 0), and the fallbacks.
-    They come after `first`.
-    """
-
+    # A name of the settings.
     upstream: str
+    # The upstream's name for it.
     model: str
+    # Tokens, None if unknown.
     context_window: int | None = None
+    # Further deployments of the same model (rank 0), and the fallbacks. They come after `first`.
     others: tuple[Target, ...] = ()
 
     @property

@@ -58,15 +58,14 @@ class ShowsRuns(Protocol):
 
 @dataclass(eq=False)
 class EventLog:
-    """The events of one run, as a `Sink` of its turns. epoch: the agent's, as its attempt found it.
-
-    is_over: nothing follows any more.
-    """
+    """The events of one run, as a `Sink` of its turns."""
 
     store: Store
     run: Run
+    # The agent's, as its attempt found it.
     epoch: int
     shows: ShowsRuns
+    # Nothing follows any more.
     is_over: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _next: int = 1

@@ -20,11 +20,7 @@ from gateway.core.turn.calls import CallDecision
 
 
 class KeptRequest(Struct, frozen=True):
-    """The part of a request that is kept.
-
-    shown: how its events are shown, in the dialect's own words; None: they are not logged. callback: the URL that is
-    called when the run has ended.
-    """
+    """The part of a request that is kept."""
 
     messages: tuple[Json, ...] = ()
     decisions: tuple[Json, ...] = ()
@@ -32,7 +28,9 @@ class KeptRequest(Struct, frozen=True):
     max_steps: int = 1
     model: str | None = None
     system: str | None = None
+    # How its events are shown, in the dialect's own words; None: they are not logged.
     shown: Json | None = None
+    # The URL that is called when the run has ended.
     callback: str | None = None
     spares_pauses: bool = False
     client_tools: tuple[Json, ...] = ()

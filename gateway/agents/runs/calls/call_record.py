@@ -39,9 +39,10 @@ def is_of_step(step: Exchange, number: int) -> bool:
 
 
 class CallRecord(Struct, frozen=True):
-    """The record of the calls of one step. agent, run: rows; the run is the one that made the step."""
+    """The record of the calls of one step."""
 
     store: Store
+    # agent, run: rows; the run is the one that made the step.
     agent: int
     run: int
     step: Exchange

@@ -24,15 +24,14 @@ NOT_MADE = "Error: the run was cancelled before this call was made."
 
 
 class PausedRun(Struct, frozen=True):
-    """Calls that waited, or were broken off, as they are now.
-
-    maker: the row of the run that made them. theirs: ids of those whose results the client gave. waiting: the run that
-    goes on waiting, where other calls have no answer yet; None: all have one.
-    """
+    """Calls that waited, or were broken off, as they are now."""
 
     calls: ResumedCalls
+    # The row of the run that made them.
     maker: int
+    # Ids of those whose results the client gave.
     client_calls: frozenset[str] = frozenset()
+    # The run that goes on waiting, where other calls have no answer yet; None: all have one.
     waiting: Run | None = None
 
 

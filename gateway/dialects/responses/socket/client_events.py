@@ -20,15 +20,15 @@ _ENVELOPE: Final = frozenset(("type", "event_id", "stream_id", "generate"))
 
 
 class Create(Struct, frozen=True):
-    """`response.create`. stream_id: under which responses come one after another; None: those without one do, too.
+    """`response.create`."""
 
-    fields: of the request, each value as it is written. previous: `previous_response_id`. is_generated: the model is to
-    answer.
-    """
-
+    # Under which responses come one after another; None: those without one do, too.
     stream_id: str | None
+    # Of the request, each value as it is written.
     fields: dict[str, bytes]
+    # `previous_response_id`.
     previous: str | None
+    # The model is to answer.
     is_generated: bool
 
 
