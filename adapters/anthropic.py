@@ -142,7 +142,8 @@ class Anthropic(OpenAICompatible):
 class _TranslatedReply(WholeReply):
     """A body that is translated when it is whole: an answer, an error, a list.
 
-    translate: for the body of a 200. complaint: begins the error about one that is something else.
+    translate: for the body of a 200.
+    complaint: begins the error about one that is something else.
     """
 
     def __init__(self, reply: ModelReply, translate: Callable[[Json], Json], complaint: str) -> None:

@@ -67,8 +67,8 @@ Script = Callable[[Mapping[str, Any]], Scripted]
 class ScriptedProvider:
     """A provider whose replies are given beforehand.
 
-    replies: queued, one for each request; a ProviderError is raised by `send`. script: makes the reply from the
-    request's body when the queue is empty; without one it is "Ok.".
+    replies: queued, one for each request; a ProviderError is raised by `send`.
+    script: makes the reply from the request's body when the queue is empty; without one it is "Ok.".
     pause_s: between two events of a stream. requests: what was sent here, oldest first.
     """
 

@@ -144,7 +144,8 @@ class HttpTransport:
     ) -> None:
         """Opens nothing.
 
-        proxy: http://host:port, with user and password before the host where it asks for them; None: there is none.
+        proxy: http://host:port, with user and password before the host where it asks for them; None: there is
+            none.
         replies: for the replies that are read whole.
         """
         self.timeouts = timeouts or Timeouts()
@@ -169,8 +170,11 @@ class HttpTransport:
     ) -> HttpReply:
         """Sends a request; returns when the response's headers are there.
 
-        url: as it is written to an upstream. headers: all headers to send, except `Host` and `Content-Length`.
-        streams: the request asks for a stream. Where its type does not say that it is one, its first bytes do.
+        url: as it is written to an upstream.
+        headers: all headers to send, except `Host` and `Content-Length`.
+        streams: the request asks for a stream. Where its type does not say that it is one, its first bytes
+            do.
+
         Raises: ProviderUnreachable, ProviderTimeout.
         """
         times, session, pace = self.timeouts, self._session, self._pace

@@ -81,7 +81,6 @@ class Gateway:
         has_agents: bool = True,
     ) -> None:
         """providers: by the names of settings.upstreams; made of the settings if left out.
-
         works: performs jobs; without it other processes do, which share the database.
         has_agents: serves the agents API, and agents made over it in chat completions.
 

@@ -200,8 +200,9 @@ class Database(Protocol):
     def write(self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False) -> Future[T]:
         """Runs a transaction. It begins at once and ends on disk, whether the future is awaited or cancelled.
 
-        bytes: about what the operation holds. is_repeatable: where the answer to a commit is lost it may be performed
-        again, since it finds what it has written before.
+        bytes: about what the operation holds.
+        is_repeatable: where the answer to a commit is lost it may be performed again, since it finds what it
+            has written before.
         """
 
     def write_one(self, statement: str, values: Sequence[object], *, bytes: int = 0) -> Future[list[Row]]:

@@ -22,7 +22,11 @@ _TRANSIENT: Final = frozenset((408, 409, 425, 429))
 
 @contextmanager
 def translated(sdk: ModuleType, now: Callable[[], float]) -> Iterator[None]:
-    """Raises errors of an SDK as ours. sdk: its module. now: seconds since the epoch, for dates in Retry-After."""
+    """Raises errors of an SDK as ours.
+
+    sdk: its module.
+    now: seconds since the epoch, for dates in Retry-After.
+    """
     try:
         yield
     except sdk.APIStatusError as error:

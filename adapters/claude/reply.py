@@ -36,8 +36,8 @@ MESSAGE_FIELDS: Final = frozenset(
 def completion(message: Json, created: int, first_index: int = 0) -> Json:
     """Returns the chat completion for a message, the body of a 200.
 
-    created: seconds since 1970, which Anthropic does not report. first_index: the index of its first block, see
-    `next_index`.
+    created: seconds since 1970, which Anthropic does not report.
+    first_index: the index of its first block, see `next_index`.
     """
     parts = _Parts()
     for place, block in enumerate(message.get("content") or (), first_index):
@@ -113,7 +113,11 @@ class _Parts:
 
 
 def placed(block: Json, index: int, start: int, call: int) -> Json:
-    """Returns a block with its place. start: in the content. call: among the calls."""
+    """Returns a block with its place.
+
+    start: in the content.
+    call: among the calls.
+    """
     found: Json = {"index": index}
     if start:
         found["start_index"] = start

@@ -57,9 +57,12 @@ BINDING_BETA: Final = "thinking-binding-controls-2026-08-01"
 
 
 def to_wire(body: Json, *, limits: Mapping[str, int] | None = None, marks: bool = True) -> Json:
-    """Returns the request for the Messages API. body: a chat completion request.
+    """Returns the request for the Messages API.
 
-    limits: model -> the most tokens it may write, where known. marks: place cache marks, for a client that set none.
+    body: a chat completion request.
+    limits: model -> the most tokens it may write, where known.
+    marks: place cache marks, for a client that set none.
+
     Raises: Untranslatable: names the field that the Messages API has no word for.
     """
     for key, nothing in _ASKS_NOTHING.items():

@@ -55,8 +55,10 @@ class _ContentBlock:
 
 
 class StreamTranslator:
-    """The translator of one reply. created: seconds since 1970. wants_usage: the client asked for the usage chunk.
+    """The translator of one reply.
 
+    created: seconds since 1970.
+    wants_usage: the client asked for the usage chunk.
     first_index: the index of its first block, as in `reply.completion`.
     """
 
@@ -244,7 +246,11 @@ class StreamTranslator:
     def _chunk(
         self, delta: Json, finish: str | None = None, native: Json | None = None, more: Json | None = None
     ) -> Event:
-        """Returns a chunk. native: further fields of the choice; more: further fields of the chunk."""
+        """Returns a chunk.
+
+        native: further fields of the choice
+        more: further fields of the chunk.
+        """
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish, **(native or {})}
         chunk = {**self._identity, "choices": [choice], **(more or {})}
         if self._wants_usage:

@@ -59,7 +59,9 @@ def _merged(schema: Json, root: Json, named: dict[str, Json]) -> Json:
     """Returns a tool's schema with the branches of unions at its top merged into it: there, unions are refused.
 
     It takes what any branch takes, and demands what all of them demand; the tool itself judges the rest.
-    root: has the definitions. named: those that were merged already.
+
+    root: has the definitions.
+    named: those that were merged already.
     """
     if schema.keys().isdisjoint(_UNIONS):
         return schema

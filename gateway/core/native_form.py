@@ -20,8 +20,9 @@ Memory = tuple[str, int]  # the uid of a memory, and its epoch: after a forgetti
 class NativeReply(Struct, frozen=True):
     """A reply as far as it has come.
 
-    end: FINISHED once it is complete, FAILED where the upstream says so; CANCELLED: it would be cut here. shown_reply: as a
-    message; None: nothing was said. ids: the reply's own and those of its parts, by which its client may refer to it.
+    end: FINISHED once it is complete, FAILED where the upstream reports a failure; CANCELLED: it would be cut here.
+    shown_reply: the reply as a message; None: it has no content.
+    ids: the reply's own and those of its parts, by which its client may refer to it.
     """
 
     end: End

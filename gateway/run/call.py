@@ -81,7 +81,8 @@ class ChatCall:
     def describe(self, form: EndpointForm, prompt: Prompt | None = None, known: Known | None = None) -> None:
         """Fills the receipt: whose memory, which conversation, and what was done to the request, for this endpoint.
 
-        prompt: None where the request goes as it came. known: None where memory has no part in it.
+        prompt: None where the request goes as it came.
+        known: None where memory has no part in it.
         """
         headers = self.receipt.headers
         headers["x-mnemogate-memory"] = self.memory

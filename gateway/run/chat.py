@@ -106,7 +106,9 @@ class Chat:
     ) -> str:
         """Answers a request, and returns how memory stood for it: on, read, off, none or unavailable.
 
-        view: the dialect's. memory: the mode that the caller's key gives to requests that ask for none.
+        view: the dialect's.
+        memory: the mode that the caller's key gives to requests that ask for none.
+
         Raises: GatewayError while nothing was sent; ClientGone.
         """
         if request.references:

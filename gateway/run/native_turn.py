@@ -85,7 +85,8 @@ class NativeRequest(Protocol):
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
         """Returns the body for the upstream.
 
-        system: goes behind the instructions. notes: each in front of a message, by its index in `chat`.
+        system: goes behind the instructions.
+        notes: each in front of a message, by its index in `chat`.
         """
 
     def reader(self) -> NativeReader: ...

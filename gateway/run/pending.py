@@ -38,7 +38,8 @@ class Pending:
     def add(self, work: Awaitable[object], what: str, left: Scope | None = None) -> None:
         """Takes over a write.
 
-        what: its name, which begins a line of the log. left: the scope of a client whose reply had no proper end.
+        what: its name, which begins a line of the log.
+        left: the scope of a client whose reply had no proper end.
         """
         task = asyncio.ensure_future(self._run(work, what))
         self._tasks.add(task)

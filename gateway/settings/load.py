@@ -103,9 +103,13 @@ def load_settings(
 ) -> Settings:
     """Reads and checks the settings.
 
-    config: a file that must exist; without it and without MNEMOGATE_CONFIG, `mnemogate.toml` is read if there.
-    flags: (table, key) -> value. upstream: base URL of the one upstream to use. needs_secrets: with False a key or a
-    secret is left out whose variable is not set, but for the database's: whoever looks into a database has none.
+    config: a file that must exist; without it and without MNEMOGATE_CONFIG, `mnemogate.toml` is read if
+        there.
+    flags: (table, key) -> value.
+    upstream: base URL of the one upstream to use.
+    needs_secrets: with False a key or a secret is left out whose variable is not set, but for the database's:
+        whoever looks into a database has none.
+
     Raises: SettingsError: names the setting, what was seen and what would do.
     """
     given = os.environ if environ is None else environ
@@ -350,8 +354,8 @@ def _with_secrets(
 ) -> Settings:
     """Returns the settings with the values of the variables that they name.
 
-    needs_all: with False what names a variable that is not set is left out, but for the database's URLs. mistakes: what
-    is not set is added to them.
+    needs_all: with False what names a variable that is not set is left out, but for the database's URLs.
+    mistakes: what is not set is added to them.
     """
 
     def value_of(where: str, text: str) -> str | None:

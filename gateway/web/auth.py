@@ -54,11 +54,11 @@ class Guard:
         """Sets what is allowed while there are no keys.
 
         hosts: names, besides this machine's own, under which the gateway may be addressed.
-        origins: of web pages from elsewhere that are answered. `*` is not among them: it would let in every page that
-        somebody on this machine opens.
-        is_local: only this machine can reach the gateway, and there were no keys when that was last known. While the
-        store cannot say whether there are keys, a local caller is served (chat does not depend on the store), and
-        others are asked to wait.
+        origins: of web pages from elsewhere that are answered. `*` is not among them: it would let in every
+            page that somebody on this machine opens.
+        is_local: only this machine can reach the gateway, and there were no keys when that was last known.
+            While the store cannot say whether there are keys, a local caller is served (chat does not depend
+            on the store), and others are asked to wait.
         is_keyed: the settings give a key, so that one is demanded whatever the store says.
         metrics_keys: which keys open /metrics once there are keys.
         """

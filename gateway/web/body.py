@@ -19,7 +19,8 @@ SLOWEST_BYTES_PER_S = 16 * 1024  # chosen: what arrives more slowly than this ru
 class BodyReader:
     """The reader of all bodies of the process.
 
-    limit_bytes: of one body. in_flight_bytes: of all bodies over LARGE_BYTES, each until its request is answered.
+    limit_bytes: of one body.
+    in_flight_bytes: of all bodies over LARGE_BYTES, each until its request is answered.
     """
 
     def __init__(self, limit_bytes: int, in_flight_bytes: int, timeout_s: float) -> None:

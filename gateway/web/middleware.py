@@ -88,8 +88,9 @@ class Edge:
         """Puts the edge around an application.
 
         open_prefix: paths with this prefix check their callers themselves.
-        error_forms: path prefix -> the form of all errors below it, including those before any route (a wrong key, an
-        unknown path). The first prefix that fits counts; on all other paths errors have OpenAI's form.
+        error_forms: path prefix -> the form of all errors below it, including those before any route (a wrong
+            key, an unknown path). The first prefix that fits counts; on all other paths errors have OpenAI's
+            form.
         paths: of the routes, of which an unknown path may be a misspelling.
         """
         self._open_prefix = open_prefix

@@ -184,7 +184,8 @@ def make_server(
 ) -> GatewayServer:
     """Returns the server of an application; give its `serve` the sockets of `bind`.
 
-    on_started: called when it listens. on_stopping: called with the signal's name, if one came, before it drains.
+    on_started: called when it listens.
+    on_stopping: called with the signal's name, if one came, before it drains.
     """
     limits = limits or Limits()
     times = {"head_timeout_s": limits.header_timeout_s, "send_timeout_s": limits.send_timeout_s}

@@ -316,9 +316,10 @@ async def _connect_to(url: str, place: PostgresPlace) -> RawConnection:
 class PostgresConnection:
     """A connection of asyncpg as the store's operations use one.
 
-    begins: what begins the transaction, which the first statement does that is not `single`; None in a read, where each
-    statement is one. until: when the statements must have ended, by the loop's clock. has_committed: what was written
-    is on disk, or was sent to be: nobody knows while the answer is out.
+    begins: what begins the transaction, which the first statement does that is not `single`; None in a read,
+        where each statement is one.
+    until: when the statements must have ended, by the loop's clock. has_committed: what was written is on
+        disk, or was sent to be: nobody knows while the answer is out.
     """
 
     __slots__ = ("_begins", "_clock", "_locked", "_raw", "_until", "has_committed", "is_begun")

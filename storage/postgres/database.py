@@ -88,9 +88,13 @@ class PostgresDatabase:
     ) -> Self:
         """Connects, and brings the database to the present schema.
 
-        A server that cannot be used for now does not stop the start: `health` says so, everything raises the named
-        error, and it comes back by itself. pool: how many connections. pooled: a pooler in transaction mode lies
-        between. pooler_prepares: it carries prepared statements. listen_url: past it, where notifications arrive.
+        A server that cannot be used for now does not stop the start: `health` says so, everything raises the
+        named error, and it comes back by itself.
+
+        pool: how many connections.
+        pooled: a pooler in transaction mode lies between.
+        pooler_prepares: it carries prepared statements.
+        listen_url: past it, where notifications arrive.
         factory: of connections, for tests that count statements.
 
         Raises: NotAdmitted, Foreign, TooNew.

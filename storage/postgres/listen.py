@@ -37,8 +37,9 @@ _RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 10.0
 class NotificationListener:
     """The ears of a process for what others tell.
 
-    place: where notifications arrive; None: nowhere, and the process stays deaf. timed: is given readings of the
-    database's clock now and then (SharedClock). lost: called when the connection is lost.
+    place: where notifications arrive; None: nowhere, and the process stays deaf.
+    timed: is given readings of the database's clock now and then (SharedClock).
+    lost: called when the connection is lost.
     """
 
     def __init__(

@@ -57,8 +57,9 @@ class PoolLimits(Struct, frozen=True):
 class ConnectionPool:
     """Connections, given to whoever asks in order.
 
-    prepare: makes sure of the schema when the server answers for the first time. failed: called with what is wrong when
-    the server fails after it worked; recovered: when it works again.
+    prepare: makes sure of the schema when the server answers for the first time.
+    failed: called with what is wrong when the server fails after it worked
+    recovered: when it works again.
     """
 
     def __init__(

@@ -39,7 +39,11 @@ _FIRST_LOOK_S, _LAST_LOOK_S = 0.01, 1.0
 
 
 class Tidying:
-    """The upkeep of one process. pause_s: between two VACUUMs; timeout_s: for one."""
+    """The upkeep of one process.
+
+    pause_s: between two VACUUMs
+    timeout_s: for one.
+    """
 
     def __init__(self, place: PostgresPlace, pause_s: float, timeout_s: float) -> None:
         self._place = place

@@ -225,7 +225,8 @@ def encode(
 ) -> dict[int, bytes]:
     """Returns blobs by chunk; `merge` adds one to what the chunk already has.
 
-    secret: the agent's, at most 64 bytes. counted: those whose terms were counted before, with the marks of names.
+    secret: the agent's, at most 64 bytes.
+    counted: those whose terms were counted before, with the marks of names.
     """
     import numpy as np
 

@@ -61,8 +61,9 @@ def find(
 ) -> Found:
     """Returns where the terms are.
 
-    layout: of the index and its tail. hashes: of each term, where the index has any. in_general: of each the share of
-    people's messages that has it.
+    layout: of the index and its tail.
+    hashes: of each term, where the index has any.
+    in_general: of each the share of people's messages that has it.
     """
     parts = index.occurrences(hashes) if hashes else []
     if layout.replaced:

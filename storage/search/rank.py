@@ -76,20 +76,20 @@ def rank(
 ) -> list[int]:
     """Returns the numbers of the messages that answer the query, best first.
 
-    Two rankings, of all turns and of the user's alone, each relative to its best, are added, the second the more the
-    longer the assistant's turns are: these would win most places by their mere number of words, yet some things only
-    the assistant said.
-    near: two more rankings, by vectors; messages without a vector have the others alone. (Weights other than 1 gained
-    nothing that held on both halves of the questions. Without the ranking of the user's turns 3 points were lost at
-    1,000 tokens.)
+    Two rankings, of all turns and of the user's alone, each relative to its best, are added, the second the
+    more the longer the assistant's turns are: these would win most places by their mere number of words, yet
+    some things only the assistant said.
 
-    room: tokens that the messages are wanted for; where they are short, more than `limit` are returned. Such a search
-    looks a second time, also for names and numbers that the first hits add: "What did my sister win?" shares its words
-    with the message that names her, and not with the one that tells.
-    tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts. skip: messages
-    that are not wanted; those in the index count for the statistics.
-    only_strong: for a search that nobody asked for. Small talk finds nothing, and without hits that hold a good part of
-    the query nothing is returned. A search tool leaves it off.
+    near: two more rankings, by vectors; messages without a vector have the others alone. (Weights other than
+        1 gained nothing that held on both halves of the questions. Without the ranking of the user's turns 3
+        points were lost at 1,000 tokens.)
+    room: tokens that the messages are wanted for; where they are short, more than `limit` are returned. Such
+        a search looks a second time, also for names and numbers that the first hits add: "What did my sister
+        win?" shares its words with the message that names her, and not with the one that tells.
+    tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts.
+    skip: messages that are not wanted; those in the index count for the statistics.
+    only_strong: for a search that nobody asked for. Small talk finds nothing, and without hits that hold a
+        good part of the query nothing is returned. A search tool leaves it off.
     """
     words = split_words(query[:_QUERY_CHARS])
     terms = [*dict.fromkeys(chain.from_iterable(map(terms_of_word, words)))][:_QUERY_WORDS]

@@ -112,7 +112,11 @@ class Attached(Group):
         limit: int = 50,
         descending: bool = False,
     ) -> list[str]:
-        """Returns a page of a project's tags by name. text: a part of them. after, before: in the order asked for."""
+        """Returns a page of a project's tags by name.
+
+        text: a part of them.
+        after, before: in the order asked for.
+        """
         low, high = (before, after) if descending else (after, before)
         way = "tags_down" if descending else "tags_up"
         rows = await connection.rows(SQL[way], (project, low or "", high, part_of(text), limit))

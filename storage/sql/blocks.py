@@ -128,8 +128,8 @@ async def write_block(
 ) -> Block:
     """Sets the value if the block is still at that version. Raises: WriteConflict, BlockOverLimit, NotFound.
 
-    is_bounded: False where the value has to be written however long it is. room: bytes for its sources, where they are
-    told later: the row must not grow then.
+    is_bounded: False where the value has to be written however long it is.
+    room: bytes for its sources, where they are told later: the row must not grow then.
     """
     found = await get_block(connection, block)
     # Compare and set: whoever read an older version has not seen what it would overwrite.

@@ -253,7 +253,11 @@ class Definitions(Group):
         name: str | None = None,
         text: str | None = None,
     ) -> builtins.list[Definition]:
-        """Returns a page of a project's definitions of a kind. name: exactly; text: a part of the name."""
+        """Returns a page of a project's definitions of a kind.
+
+        name: exactly
+        text: a part of the name.
+        """
         values = (project, *page.bounds, kind, name, part_of(text), page.limit)
         return [make_definition(row) for row in await connection.rows(SQL[f"list_{page.way}"], values)]
 

@@ -198,7 +198,8 @@ _NUMBER, _TEXT, _CONTENT, _TIME, _SKELETON = 1, 6, 9, 12, 13
 async def look(connection: Connection, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
     """Reads a request's surroundings with one statement; None where the agent is not stored any more.
 
-    key: the client's own conversation id. path: hash of the client's list up to its last assistant message.
+    key: the client's own conversation id.
+    path: hash of the client's list up to its last assistant message.
     """
     scope = agent.scope
     rows = await connection.rows(
@@ -318,7 +319,9 @@ async def add_exchange(
 ) -> Added | None:
     """Adds a turn as it was planned.
 
-    None: the conversation moved, or something was forgotten, since it was planned. carries: it carries its parent.
+    None: the conversation moved, or something was forgotten, since it was planned.
+
+    carries: it carries its parent.
     is_all: nothing else is written with it.
     """
     values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev)

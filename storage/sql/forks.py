@@ -58,10 +58,11 @@ class Forks(Group):
         """Makes a conversation that shares the past of another one.
 
         source: the row of the other one.
-        upto: the number of the last message that is shared; 0: none is; None: all before the active run, and before
-        calls that have no results yet.
-        Raises: NotFound: the agent, the source or the message is gone; NotForkable: a fork cannot begin after that
-        message; WriteConflict: the name is taken.
+        upto: the number of the last message that is shared; 0: none is; None: all before the active run, and
+            before calls that have no results yet.
+
+        Raises: NotFound: the agent, the source or the message is gone; NotForkable: a fork cannot begin after
+            that message; WriteConflict: the name is taken.
         """
         await connection.lock_sharers(agent.id)
         row = await connection.row(SQL["source"], (agent.id, source))

@@ -84,7 +84,10 @@ class Jobs(Group):
     def __init__(
         self, database: Database, now: Callable[[], float | None], tick: Callable[[], float | None]
     ) -> None:
-        """Makes the group. now: seconds since the epoch, for due jobs. tick: a clock that never jumps, for leases.
+        """Makes the group.
+
+        now: seconds since the epoch, for due jobs.
+        tick: a clock that never jumps, for leases.
 
         Where they give None, the database's own clock counts.
         """
@@ -148,10 +151,13 @@ class Jobs(Group):
     ) -> int:
         """Adds a job within the caller's own transaction; call `wake` when that is committed. Returns its number.
 
-        One that waits under the same key takes this one's payload (or what `merge` makes of the old and the new) and
-        the earlier of both times (`postpone`: the new one). agent: 0 for work that belongs to no memory. due: None is
-        now. epoch: the one that the caller read; None: the present one. payload: ids and numbers, never text of
-        messages.
+        One that waits under the same key takes this one's payload (or what `merge` makes of the old and the
+        new) and the earlier of both times (`postpone`: the new one).
+
+        agent: 0 for work that belongs to no memory.
+        due: None is now.
+        epoch: the one that the caller read; None: the present one.
+        payload: ids and numbers, never text of messages.
 
         Raises: Stale when the agent is gone or something was forgotten since that epoch.
         """
@@ -182,8 +188,10 @@ class Jobs(Group):
     ) -> Job | None:
         """Claims the next job of these kinds for the time of the lease; None: nothing is due whose lane is free.
 
-        A job whose lease ran out is taken over. tries: one that was never ended in so many is dead. running: jobs that
-        the caller runs itself, however old their leases are.
+        A job whose lease ran out is taken over.
+
+        tries: one that was never ended in so many is dead.
+        running: jobs that the caller runs itself, however old their leases are.
         """
         dropped = tuple(self._dropped)
 

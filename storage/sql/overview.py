@@ -26,8 +26,9 @@ class Overview(Group):
     async def memories(
         self, connection: Connection, project: str | None, *, after: int = 0, limit: int = 64
     ) -> list[ListedMemory]:
-        """Returns memories of people and of nobody's conversations, the oldest first. project: None: of all.
+        """Returns memories of people and of nobody's conversations, the oldest first.
 
+        project: None: of all.
         after: the number of the last one on the page before.
         """
         rows = await connection.rows(SQL["memories"], (project, after, limit))

@@ -69,8 +69,9 @@ class Readers(Group):
     ) -> Unread | None:
         """Reads the next messages that are settled; None where the memory is gone.
 
-        limit_chars: of one batch, which has an exchange at least. message_chars: a message counts with this length at
-        most. upto: reads again what was read up to there before.
+        limit_chars: of one batch, which has an exchange at least.
+        message_chars: a message counts with this length at most.
+        upto: reads again what was read up to there before.
         """
 
         async def read(connection: Connection) -> Unread | None:

@@ -70,7 +70,8 @@ async def rebuild_block(connection: Connection, agent: int, block: int, rules: R
 async def _sift(connection: Connection, rows: Sequence[Row], turnless: Collection[int]) -> _Sifted:
     """Tells what stays of a block's versions. Empties the edits that made those that do not.
 
-    rows: of `block_versions`, oldest first. turnless: versions that go without an exchange that is gone.
+    rows: of `block_versions`, oldest first.
+    turnless: versions that go without an exchange that is gone.
     """
     origins = {version: origins_of(exchange, listed) for version, _, _, exchange, listed, _ in rows}
     erased = await erased_among(connection, chain.from_iterable(origins.values()))

@@ -90,9 +90,11 @@ class Recall(Group):
     ) -> list[Message]:
         """Returns messages, passages and facts of this agent that answer the query, best first.
 
-        numbers: the agent's, as they were just read; None: they are read. skip: numbers that the request shows already.
-        room: tokens that are to be filled; of short messages that takes more than `limit`. takes: says which messages
-        are wanted; the others are passed over. vector: the query's, which is compared with those of the same model.
+        numbers: the agent's, as they were just read; None: they are read.
+        skip: numbers that the request shows already.
+        room: tokens that are to be filled; of short messages that takes more than `limit`.
+        takes: says which messages are wanted; the others are passed over.
+        vector: the query's, which is compared with those of the same model.
 
         Raises: TooSlow, Unavailable; Corrupt: something of this memory is damaged.
         """

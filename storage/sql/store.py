@@ -56,8 +56,10 @@ def _unknown() -> None:
 class Store:
     """All groups of one store. One of these serves one process.
 
-    now: seconds since the epoch. tick: a clock that never jumps, for leases. Without them the machine's clocks count,
-    or the database's where processes share it. path: of the file, if it is one.
+    now: seconds since the epoch.
+    tick: a clock that never jumps, for leases. Without them the machine's clocks count, or the database's
+        where processes share it.
+    path: of the file, if it is one.
     """
 
     def __init__(

@@ -73,8 +73,9 @@ async def read_path(
 ) -> OwnPath | None:
     """Returns a conversation from where its window begins; None where the agent is not stored any more.
 
-    name: `default`, or its public one. context: tokens of the model's window; None: unknown, and then
-    all of it is read. turns: so many that sleeptime agents have not read are counted at most; 0: nobody asks for them.
+    name: `default`, or its public one.
+    context: tokens of the model's window; None: unknown, and then all of it is read.
+    turns: so many that sleeptime agents have not read are counted at most; 0: nobody asks for them.
     """
     scope = agent.scope
     values = (agent.id, *_key_and_uid(name), scope.project, scope.profile, scope.subject, turns, TOOL_ATOM)
@@ -247,7 +248,8 @@ async def write_edits(
 ) -> None:
     """Writes edits whose exchange is written, each on the version that its result was made on. Raises: WriteConflict.
 
-    read: by block the version that the first of its edits was made on. reading: as in `StepOpen`.
+    read: by block the version that the first of its edits was made on.
+    reading: as in `StepOpen`.
     """
     versions = dict(read)
     for block, value, op in merged.writes:

@@ -78,7 +78,9 @@ class Summaries(Group):
     ) -> None:
         """Adds a summary to a conversation of ours, whose window begins behind it from now on.
 
-        conversation: as it was read. evicted: what the summary stands for.
+        conversation: as it was read.
+        evicted: what the summary stands for.
+
         Raises: Stale: something was forgotten since; WriteConflict: the conversation has gone on.
         """
         await connection.lock(agent.id)

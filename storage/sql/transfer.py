@@ -118,8 +118,9 @@ class Transfer(Group):
     ) -> list[tuple[int, TransferRecord]]:
         """Returns (what comes after it, record) of one part.
 
-        part: conversation, definition, exchange, block, version, file, passage, fact, ended, learned, edit, tag,
-        attached, run or step. Nothing lies beyond the edge: what is said meanwhile would refer to what is not exported.
+        part: conversation, definition, exchange, block, version, file, passage, fact, ended, learned, edit,
+            tag, attached, run or step. Nothing lies beyond the
+        edge: what is said meanwhile would refer to what is not exported.
         """
         if part == "attached":
             attached = await read_attached(connection, agent.id, after, limit)

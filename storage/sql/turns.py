@@ -198,8 +198,9 @@ async def _pool(
 ) -> Pool:
     """Loads the exchanges that may matter.
 
-    planned: the conversation that a plain turn goes on with. since: the next number when the turn was planned: of
-    openings from there on one may have begun later than this turn, and extend it.
+    planned: the conversation that a plain turn goes on with.
+    since: the next number when the turn was
+    planned: of openings from there on one may have begun later than this turn, and extend it.
     """
     agent, row = of.id, None
     if probes.key is not None:
@@ -262,7 +263,10 @@ async def _resolve(
 ) -> tuple[Change, int]:
     """Returns what a turn changes that was not written as a plain one, and the last number that the search index knows.
 
-    agent: as it is stored. is_new: it was not when the turn was planned. Raises: Stale.
+    agent: as it is stored.
+    is_new: it was not when the turn was planned.
+
+    Raises: Stale.
     """
     indexed = 0
     if not is_new or write.change is not None:

@@ -219,12 +219,15 @@ class SqliteDatabase:
     ) -> Self:
         """Takes the file, brings it to the present schema, and opens it.
 
-        A database that cannot be used for now (full, locked, read-only, damaged, in a directory that is not there)
-        does not stop the start: `health` says so, everything raises the named error, and it comes back by itself.
-        address: where this process serves, for whoever is refused the file. factory: of connections, for tests that
-        count statements. connect: how the writing connection is made, `connect_current` unless a test puts a fault
-        there. check_s: between two checks of its health. is_doubtful: says of a path whether its disk may be full or
-        read-only.
+        A database that cannot be used for now (full, locked, read-only, damaged, in a directory that is not
+        there) does not stop the start: `health` says so, everything raises the named error, and it comes back
+        by itself.
+
+        address: where this process serves, for whoever is refused the file.
+        factory: of connections, for tests that count statements.
+        connect: how the writing connection is made, `connect_current` unless a test puts a fault there.
+        check_s: between two checks of its health.
+        is_doubtful: says of a path whether its disk may be full or read-only.
 
         Raises: Owned, TooNew, Foreign.
         """

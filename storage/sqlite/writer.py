@@ -106,9 +106,12 @@ class _Queue:
 class Writer:
     """The writer. All its methods belong to the event loop's thread; the functions given to it run in the writer's.
 
-    connect: opens the connection that writes, in the writer's thread. watch: it watches that connection. changes: called
-    with what a batch has changed, before its writes are answered. log_copier: copies a grown log. failed: called with what
-    is wrong when writing fails after it worked; recovered: when it works again.
+    connect: opens the connection that writes, in the writer's thread.
+    watch: it watches that connection.
+    changes: called with what a batch has changed, before its writes are answered.
+    log_copier: copies a grown log.
+    failed: called with what is wrong when writing fails after it worked
+    recovered: when it works again.
     """
 
     def __init__(
@@ -270,11 +273,14 @@ class Writer:
     ) -> asyncio.Future[T]:
         """Queues a write. The future has the function's result once it is committed.
 
-        The function runs in the writer's thread, inside a transaction that it must not end. Cancelling the future, or
-        the task that awaits it, abandons the result and never the write. bytes: about what the function holds.
-        is_bulk: work that can wait: index, import, forget. It is a transaction of its own, performed when no turn
-        waits. Turns that come meanwhile wait for it, so that it should stay below 5 ms. begins: the function begins a
-        transaction itself where it needs one, and is given none if it comes alone.
+        The function runs in the writer's thread, inside a transaction that it must not end. Cancelling the
+        future, or the task that awaits it, abandons the result and never the write.
+
+        bytes: about what the function holds.
+        is_bulk: work that can wait: index, import, forget. It is a transaction of its own, performed when no
+            turn waits. Turns that come meanwhile wait for it, so that it should stay below 5 ms.
+        begins: the function begins a transaction itself where it needs one, and is given none if it comes
+            alone.
 
         Raises, here or from the future: Busy, Closed, and what is wrong with the database (Unavailable); from the
         future also what the function raises, SQLite's errors translated.

@@ -175,7 +175,8 @@ def _return(message: Mapping[str, Any], private: Mapping[str, Any], at: float) -
 def read(message: FileMessage, at: float, *, thinks: bool = False) -> list[CarriedMessage]:
     """Returns a message of a file as it is stored: several results of tools are several; an answer to a pause is none.
 
-    at: when it was said, where it does not say so. thinks: what stands beside calls is a thought.
+    at: when it was said, where it does not say so.
+    thinks: what stands beside calls is a thought.
     """
     moment = _moment(message.created_at, at)
     made: list[dict[str, Any]]

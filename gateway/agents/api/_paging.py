@@ -64,8 +64,10 @@ class Paging(Struct, frozen=True):
         return query
 
     def shown(self, query: PageQuery, read: PageQuery, answer: Any) -> Any:
-        """Returns an answer with its rows in the order asked for. query: as it came; read: as `read` returned it.
+        """Returns an answer with its rows in the order asked for.
 
+        query: as it came
+        read: as `read` returned it.
         answer: a list, or an object with one in `files`; anything else has no rows.
         """
         newest_first = query.newest_first(self.newest_first) and not self.shown_oldest_first

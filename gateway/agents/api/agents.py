@@ -402,9 +402,11 @@ def agent_json(
 ) -> dict[str, Any]:
     """Returns an agent with all that the client requires, whatever it asks to be included.
 
-    blocks: each with its definition's body. tools, folders, identities: as they are shown. window: tokens of the
-    model's context, if they are known. pending: the message that waits for an answer. readers: those that read what is
-    said to it.
+    blocks: each with its definition's body.
+    tools, folders, identities: as they are shown.
+    window: tokens of the model's context, if they are known.
+    pending: the message that waits for an answer.
+    readers: those that read what is said to it.
     """
     definition = AgentDefinition.of(made.body)
     model, kept = definition.model or "", definition.kept

@@ -22,7 +22,9 @@ def context_json(
 ) -> dict[str, Any]:
     """Returns a prompt in its parts.
 
-    body: as it goes upstream. window: tokens. system: the agent's own words, with which the memory section begins.
+    body: as it goes upstream.
+    window: tokens.
+    system: the agent's own words, with which the memory section begins.
     passages, recalled: how many passages the agent has, and how many messages of all its conversations.
     """
     messages = [m for m in body["messages"] if m.get("role") != "system"]

@@ -169,7 +169,11 @@ def with_update(
 def conversation_json(
     entry: ConversationEntry, *, name: str, message_ids: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Returns a conversation. name: its public id. message_ids: None: they were not asked for."""
+    """Returns a conversation.
+
+    name: its public id.
+    message_ids: None: they were not asked for.
+    """
     body = {} if entry.definition is None else entry.definition.body
     definition = ConversationDefinition.of(body)
     changed = entry.begun if entry.definition is None else entry.definition.updated

@@ -9,7 +9,11 @@ WINDOW = 128_000
 
 
 def model_json(handle: str, window: int | None) -> dict[str, Any]:
-    """Returns a model. handle: as an agent names it. window: tokens, None where it is not known."""
+    """Returns a model.
+
+    handle: as an agent names it.
+    window: tokens, None where it is not known.
+    """
     provider, _, name = handle.rpartition("/")
     kind = "anthropic" if provider == "anthropic" else "openai"
     return {

@@ -45,7 +45,11 @@ class SearchPassages(Body):
 
 
 def passage_json(uid: str, passage: Passage, file: StoredFile | None) -> dict[str, Any]:
-    """Returns a passage. uid: of the memory in which it lies. file: it is a part of."""
+    """Returns a passage.
+
+    uid: of the memory in which it lies.
+    file: it is a part of.
+    """
     return {
         "id": ids.placed("passage", uid, passage.seq),
         "text": passage.text,

@@ -89,8 +89,10 @@ class SendRoutes:
         conversation: str = DEFAULT,
         conversation_definition: ConversationDefinition | None = None,
     ) -> Any:
-        """Returns the reply to a send. uid: of the agent. conversation: `default`, or a public name.
+        """Returns the reply to a send.
 
+        uid: of the agent.
+        conversation: `default`, or a public name.
         conversation_definition: what the conversation has of its own.
         """
         send: Send = asked.body

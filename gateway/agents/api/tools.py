@@ -205,7 +205,11 @@ def tool_of(update: ToolSource, before: ToolDefinition | None = None) -> tuple[s
 
 
 def upserted(create: CreateTool, made: ToolDefinition, before: ToolDefinition) -> ToolDefinition:
-    """Returns a tool that is made under a name which another one has. made: as if none had. before: the other one."""
+    """Returns a tool that is made under a name which another one has.
+
+    made: as if none had.
+    before: the other one.
+    """
     if before.source_type == "mcp":
         return made
     sent = {name for name, value in given(create).items() if value is not None}

@@ -35,7 +35,9 @@ class BatchService:
         metrics: Metrics,
         count: Callable[[str, str], None],
     ) -> None:
-        """providers: by the names of upstreams. count: is given the kind and the outcome of each attempt of a job."""
+        """providers: by the names of upstreams.
+        count: is given the kind and the outcome of each attempt of a job.
+        """
         store = keeper.store
         self._batches, self._is_shared, self._now = store.batches, store.database.is_shared, keeper.now
         self._begun = keeper.now()

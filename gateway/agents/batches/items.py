@@ -73,7 +73,11 @@ _WORDS: dict[str, str] = {
 
 
 class ItemFailed(Exception):
-    """An item cannot go on. words: for its caller. state: of its run."""
+    """An item cannot go on.
+
+    words: for its caller.
+    state: of its run.
+    """
 
     def __init__(self, words: str, stop: str = StopReason.ERROR, state: RunState = RunState.FAILED) -> None:
         super().__init__(words)

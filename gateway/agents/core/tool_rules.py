@@ -268,9 +268,11 @@ def _nudged(follows: Offer, words: str) -> Offer:
 class RuleGuide:
     """The guide of an agent's turn.
 
-    called: what was called since the user's newest message, in turns before this one. approvals: tools that a person
-    has to approve, without a rule. can_ask: False: nobody can be asked, so such calls get an error. has_later_message: a
-    message of the user's stands behind the results of the first reply, so that the rules begin anew there.
+    called: what was called since the user's newest message, in turns before this one.
+    approvals: tools that a person has to approve, without a rule.
+    can_ask: False: nobody can be asked, so such calls get an error.
+    has_later_message: a message of the user's stands behind the results of the first reply, so that the rules
+        begin anew there.
     """
 
     def __init__(

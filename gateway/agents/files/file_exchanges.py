@@ -28,8 +28,9 @@ def conversation_lines(
 ) -> tuple[list[dict[str, Any]], int]:
     """Returns the lines of a conversation, and the next number.
 
-    uid: its public name. key: its caller's name for it. begun: when; None: with its first message, and without one it
-    is not there.
+    uid: its public name.
+    key: its caller's name for it.
+    begun: when; None: with its first message, and without one it is not there.
     """
     lines: list[dict[str, Any]] = []
     seq, parent, prior = first, None, None

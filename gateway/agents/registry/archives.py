@@ -164,7 +164,11 @@ class Archives:
     async def passages(
         self, agent: Agent, query: str, wanted: PassageFilter, *, limit: int, is_own: bool = True
     ) -> Sequence[Passage]:
-        """Returns the same for the agent's model. query: blank: the newest are wanted. is_own: with its own archive."""
+        """Returns the same for the agent's model.
+
+        query: blank: the newest are wanted.
+        is_own: with its own archive.
+        """
         memories = (await self.of(agent))[0 if is_own else 1 :]
         if query.strip():
             found = await self.search_in(memories, query, wanted, limit=limit)

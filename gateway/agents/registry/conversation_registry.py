@@ -53,6 +53,7 @@ class AgentConversations:
         source: the row of the other one; None: the agent's own, which has not begun.
         definition: the definition of the other one.
         upto: as in `Forks.fork`.
+
         Raises: BadRequest: a fork cannot begin after that message.
         """
         uid, at = ids.new_uid(), self._now()

@@ -187,7 +187,9 @@ class Registry:
     ) -> ResolvedAgent:
         """Returns an agent as a send to it finds it. Raises: NotFound.
 
-        uid: of the agent. conversation: `default`, or a uid. model, system: of the send in place of the agent's.
+        uid: of the agent.
+        conversation: `default`, or a uid.
+        model, system: of the send in place of the agent's.
         """
         found = await self.agent(project, uid)
         spec = found.spec

@@ -99,7 +99,6 @@ class AgentRuns:
         background: Failover,
     ) -> None:
         """answer_wait_s: how long an agent waits for another one's answer.
-
         background: has connections of its own, for the runs that nobody waits for.
         """
         self._settings = settings
@@ -127,8 +126,9 @@ class AgentRuns:
         receipt: Receipt,
         above: Wait | None = None,
     ) -> RunResult:
-        """Answers a send of the agents API; its events go to the sink. view: makes the dialect's, once a step is open.
+        """Answers a send of the agents API; its events go to the sink.
 
+        view: makes the dialect's, once a step is open.
         above: of the agent that waits for its answer.
 
         Raises: GatewayError while nothing was sent, NotFound: there is no such conversation; StoreError; ClientGone.
@@ -147,8 +147,11 @@ class AgentRuns:
 
         One that somebody ends before it begins stays as it was ended.
 
-        place: in the queue of its conversation, which is free now. asked: its conversation is `default`, or a uid.
-        Raises: GatewayError: it cannot begin; StoreError, CancelledError: it stays as it is, and can be taken up again.
+        place: in the queue of its conversation, which is free now.
+        asked: its conversation is `default`, or a uid.
+
+        Raises: GatewayError: it cannot begin; StoreError, CancelledError: it stays as it is, and can be taken
+            up again.
         """
         sending = replace(self._sending(asked), accepted=accepted, depth=accepted.run.depth)
         if accepted.run.state is RunState.CREATED:

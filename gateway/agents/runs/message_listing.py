@@ -85,8 +85,9 @@ class AgentMessages:
         limit: int = 100,
         newest_first: bool = True,
     ) -> Sequence[MessageView]:
-        """Returns a page. conversation: its public name, or the client's; None: all of them.
+        """Returns a page.
 
+        conversation: its public name, or the client's; None: all of them.
         after, before: where it begins and ends, in the order asked for; what stood there may be gone.
         """
         of = None
@@ -168,10 +169,11 @@ class AgentMessages:
         by_meaning: bool = True,
         conversation: str | None = None,
     ) -> Sequence[MessageView]:
-        """Returns messages that answer a query, best first. since, until: when they were said.
+        """Returns messages that answer a query, best first.
 
-        conversation: `default`, or the public name of the one in which they were; None: any. by_meaning: by vectors
-        beside words, where there is an embedder.
+        since, until: when they were said.
+        conversation: `default`, or the public name of the one in which they were; None: any.
+        by_meaning: by vectors beside words, where there is an embedder.
         """
         now = await self._store.agents.load(agent.id)
         if now is None:

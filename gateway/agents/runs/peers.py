@@ -171,7 +171,11 @@ class Peers:
     async def ask(
         self, sender: Speaker, run: int | None, uid: str, name: str, text: str, until: float
     ) -> AgentAnswer:
-        """Returns an agent's answer. run: the row of the one that waits, if it has one. until: by the loop's clock."""
+        """Returns an agent's answer.
+
+        run: the row of the one that waits, if it has one.
+        until: by the loop's clock.
+        """
         to = AgentAnswer(ids.named("agent", uid), name)
         if sender.waiter.depth >= MOST_DEPTH:
             return to.failed("depth", _TOO_DEEP)

@@ -204,7 +204,8 @@ def sampling_of(
 ) -> dict[str, Any]:
     """Returns the fields that each request of an agent bears unless it says them itself.
 
-    has_tools: the request has some, of the agent's or of the client's. more: fields that count before the agent's.
+    has_tools: the request has some, of the agent's or of the client's.
+    more: fields that count before the agent's.
     """
     found = {**({} if spec.defined is None else spec.defined.sampling), **more}
     if not has_tools:

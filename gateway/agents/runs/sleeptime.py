@@ -64,7 +64,8 @@ def sleeptime_schedule(
 ) -> Schedule:
     """Returns the schedule that makes runs of sleeptime agents due.
 
-    idle_s: seconds without a turn after which a memory is read. profiles: those of the settings with `sleeptime`.
+    idle_s: seconds without a turn after which a memory is read.
+    profiles: those of the settings with `sleeptime`.
     """
 
     async def look() -> None:

@@ -367,7 +367,11 @@ class StepsMemory:
                 self._take_opened(await asyncio.shield(opening), write.now, write.key)
 
     def _take_opened(self, opened: StepOpened, begun: float, key: str | None) -> None:
-        """Goes on from a step that is open. begun: when it was opened. key: its client's, of the conversation."""
+        """Goes on from a step that is open.
+
+        begun: when it was opened.
+        key: its client's, of the conversation.
+        """
         self.keeper.store.agents.remember(opened.agent)
         e, look = opened.exchange, self.known.look
         uid = self.known.conversation_uid

@@ -28,10 +28,13 @@ def guide_of(
     can_ask: bool = False,
     has_later_message: bool = False,
 ) -> RuleGuide:
-    """Returns what guides an agent's turn. called: since the user's newest message, in turns before this one.
+    """Returns what guides an agent's turn.
 
-    Where none of its tools are offered its rules sleep. can_ask: a person may be asked to approve a call. is_told_more:
-    as in `RuleGuide`.
+    called: since the user's newest message, in turns before this one.
+
+    Where none of its tools are offered its rules sleep.
+
+    can_ask: a person may be asked to approve a call. is_told_more: as in `RuleGuide`.
     """
     names = [tool["function"]["name"] for tool in prompt.tools]
     return RuleGuide(

@@ -51,6 +51,7 @@ class Children:
 
         function: `module:name`; it takes JSON and returns JSON.
         seconds: for all questions together.
+
         Raises: OutOfBounds.
         """
         try:

@@ -72,7 +72,8 @@ class HostReply(Struct, frozen=True):
 class ToolHosts:
     """Speaks to the hosts of the settings. Each request has a connection of its own, so no judgement outlives it.
 
-    resolve: the system's resolver unless told otherwise. tls: with the system's certificates unless told otherwise.
+    resolve: the system's resolver unless told otherwise.
+    tls: with the system's certificates unless told otherwise.
     """
 
     def __init__(

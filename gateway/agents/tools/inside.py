@@ -131,7 +131,11 @@ def _fields(value: Any) -> Any:
 
 
 def _agent(agent: Any, blocks: Any) -> SimpleNamespace:
-    """Returns a copy of the agent: `agent_state.memory.get_block("human").value`. blocks: its blocks by label."""
+    """Returns a copy of the
+
+    agent: `agent_state.memory.get_block("human").value`.
+    blocks: its blocks by label.
+    """
 
     def update_block_value(label: str, value: str) -> None:
         blocks[label].value = value

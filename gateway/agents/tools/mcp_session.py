@@ -35,8 +35,10 @@ _RESERVED = frozenset(("host", "connection", "content-length", "accept-encoding"
 async def http_session(
     hosts: ToolHosts, url: str, headers: Mapping[str, str], faults: list[HostError], left_out: list[str]
 ) -> AsyncIterator[Client]:
-    """Speaks streamable HTTP. headers: of each request. faults: gets what went wrong with the host.
+    """Speaks streamable HTTP.
 
+    headers: of each request.
+    faults: gets what went wrong with the host.
     left_out: gets the names of tools that are listed and cannot be called.
     """
     transport = _Judged(hosts, url, headers, faults)
@@ -70,7 +72,8 @@ async def stdio_session(
 ) -> AsyncIterator[Client]:
     """Starts a program and speaks over its pipes; it ends with the session.
 
-    left_out: as in `http_session`. variables: of the program, beside the few that each has.
+    left_out: as in `http_session`.
+    variables: of the program, beside the few that each has.
     """
     parameters = StdioServerParameters(command=command, args=list(arguments), env=dict(variables))
     # Opening /dev/null does not wait for anything.

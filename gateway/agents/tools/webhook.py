@@ -24,7 +24,11 @@ SHOWN_CHARS = 500  # of a reply that says that something went wrong
 
 
 class Webhooks:
-    """Makes the calls. secret: `whsec_` and base64; None: they are not signed. now: seconds since the epoch."""
+    """Makes the calls.
+
+    secret: `whsec_` and base64; None: they are not signed.
+    now: seconds since the epoch.
+    """
 
     def __init__(self, hosts: ToolHosts, secret: str | None, now: Callable[[], float]) -> None:
         self._hosts = hosts

@@ -30,8 +30,9 @@ async def write_blocks(
 ) -> ToolAnswer:
     """Writes the blocks that an answer names. Returns it; what cannot be written is said behind it, as an error.
 
-    blocks: as the code was given them. exchange: the row of the one that it was called for: who forgets that forgets
-    what came of it. edited: labels of blocks with edits that are not in the store yet.
+    blocks: as the code was given them.
+    exchange: the row of the one that it was called for: who forgets that forgets what came of it.
+    edited: labels of blocks with edits that are not in the store yet.
     """
     wrong = []
     for block, value in _changed(blocks, answer):

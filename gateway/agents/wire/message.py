@@ -71,8 +71,10 @@ def shown(
 ) -> list[dict[str, Any]]:
     """Returns a stored message as it is shown.
 
-    waiting: call id -> who must answer it first, of a reply that waits. names: call id -> tool, of results.
-    first: how many messages were shown of it before. results: those that are a part of it.
+    waiting: call id -> who must answer it first, of a reply that waits.
+    names: call id -> tool, of results.
+    first: how many messages were shown of it before.
+    results: those that are a part of it.
     """
     message = regular(message)
     whole = (message, *map(regular, results))

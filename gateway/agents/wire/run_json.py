@@ -40,7 +40,11 @@ _FAILED = frozenset(
 
 
 def run_json(run: Run, agent_uid: str, conversation: str | None, words: str | None = None) -> dict[str, Any]:
-    """Returns a run. conversation: its public id, "default" for the agent's own. words: of the error that ended it."""
+    """Returns a run.
+
+    conversation: its public id, "default" for the agent's own.
+    words: of the error that ended it.
+    """
     return {
         "id": ids.named("run", run.uid),
         "agent_id": ids.named("agent", agent_uid),
@@ -158,8 +162,9 @@ def _status(step: RunStep) -> str:
 def usage_json(counts: Counts, steps: int, begun: Sequence[str] = (), last: Counts = _NONE) -> dict[str, Any]:
     """Returns what a run has used.
 
-    begun: uids of runs that its end has made due, and that go on without it. last: of its last step, whose prompt and
-    reply are what the context holds now; zeros where that is not known.
+    begun: uids of runs that its end has made due, and that go on without it.
+    last: of its last step, whose prompt and reply are what the context holds now; zeros where that is not
+        known.
     """
     return {
         "message_type": "usage_statistics",
@@ -178,7 +183,11 @@ def usage_json(counts: Counts, steps: int, begun: Sequence[str] = (), last: Coun
 def result_json(
     messages: list[dict[str, Any]], run: Run, begun: Sequence[str] = (), last: Counts = _NONE
 ) -> dict[str, Any]:
-    """Returns the whole reply to a send. run: as it has ended. begun, last: as in `usage_json`."""
+    """Returns the whole reply to a send.
+
+    run: as it has ended.
+    begun, last: as in `usage_json`.
+    """
     return {
         "messages": messages,
         "stop_reason": stop_json(run.stop or StopReason.END_TURN),

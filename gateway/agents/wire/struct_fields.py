@@ -104,9 +104,12 @@ def read_texts(data: bytes) -> dict[str, str]:
 
 
 def convert(json: Any, kind: type[B], at: tuple[str | int, ...], *, lax: bool = False) -> B:
-    """Makes a struct of parsed JSON, or (lax: numbers come as text) of the parameters of a query.
+    """Makes a struct of parsed JSON, or (
 
-    at: where the JSON lies, for errors. Raises: as `read`.
+    lax: numbers come as text) of the parameters of a query.
+    at: where the JSON lies, for errors.
+
+    Raises: as `read`.
     """
     if not isinstance(json, dict):
         raise Unprocessable([Fault(at, f"Input should be an object, not {name_of(json)}", "model_type")])

@@ -166,7 +166,11 @@ class Canon:
         return self._atom(b"a", _encoded(name), _encoded(squashed))
 
     def atoms(self, message: Mapping[str, Any], text: bytes | None = None) -> tuple[Atom, ...]:
-        """Returns the atoms of a message: none of what stands in this list alone. text: squashed, where it is known."""
+        """Returns the atoms of a
+
+        message: none of what stands in this list alone.
+        text: squashed, where it is known.
+        """
         role = message.get("role")
         if role in SYSTEM:
             return ()
@@ -248,9 +252,12 @@ _NOTHING: ListFront = array("I"), array("I", [0]), 0, b"", b""
 class Listing:
     """The client's list, system messages aside, with its atoms.
 
-    messages: the client's, in order. positions: their indices in the request's own list. before: how many atoms there
-    are in front of each of them, and at last in all. answered: how many messages there are up to the last assistant
-    message; what follows is new. path_answered: the hash of the path that they are. new: the atoms of each message that is.
+    messages: the client's, in order.
+    positions: their indices in the request's own list.
+    before: the number of atoms before each of them, and at last in all.
+    answered: the number of messages up to the last assistant message; what follows is new.
+    path_answered: the hash of the path up to there.
+    new: the atoms of each new message.
     """
 
     __slots__ = (
@@ -274,8 +281,9 @@ class Listing:
         front: ListFront = _NOTHING,
         reply: KnownReply | None = None,
     ) -> None:
-        """Hashes a list. front: of the same list, all that is in front of one of its replies, under the same secret.
+        """Hashes a list.
 
+        front: of the same list, all that is in front of one of its replies, under the same secret.
         reply: that one, where it is known.
         """
         places, counts, answered, path, atoms = front

@@ -133,11 +133,13 @@ def is_enough(
 ) -> bool:
     """Returns whether as much of a long conversation was loaded as this request needs.
 
-    It is enough if the client's list is word for word the end of the path, its last turn is loaded completely, with
-    what follows it, and the part before the list is loaded back to where the window began. Nor may another path end as
-    well with this list: in a named conversation what was said last has to be loaded, which may stand on another branch
-    than the deepest one, far above that one's end.
-    last_at: when the named conversation last moved. whole: the exchange whose path is all of the list.
+    It is enough if the client's list is word for word the end of the path, its last turn is loaded
+    completely, with what follows it, and the part before the list is loaded back to where the window began.
+    Nor may another path end as well with this list: in a named conversation what was said last has to be
+    loaded, which may stand on another branch than the deepest one, far above that one's end.
+
+    last_at: when the named conversation last moved.
+    whole: the exchange whose path is all of the list.
     """
     query, found, anchor = plan.query, plan.match, plan.match.anchor
     listing = query.listing

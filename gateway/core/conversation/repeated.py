@@ -58,7 +58,8 @@ def asks_again(
     """Returns how many messages at the end of a list are those of the newest turn, if all of them were asked before;
     0: something is new. Its client has the reply before them, and none to them.
 
-    messages, heard: as in `as_heard`. head: messages with which a conversation begins.
+    messages, heard: as in `as_heard`.
+    head: messages with which a conversation begins.
     """
     if all(count < len(messages) for _, count in _asked(path, canon, messages, heard, head)):
         return 0
@@ -71,8 +72,10 @@ def as_heard(
     """Returns the steps whose replies a barge-in has cut, each with what was heard of it, and how many messages at the
     head of a list are there already.
 
-    path: oldest first, with contents. messages: what is new of the list. heard: the texts of the reply before them;
-    what is no beginning of the newest one that was not left out cuts nothing.
+    path: oldest first, with contents.
+    messages: what is new of the list.
+    heard: the texts of the reply before them; what is no beginning of the newest one that was not left out
+        cuts nothing.
     """
     withheld = refused(path)
     path = [e for e in path if e.id not in withheld]
@@ -108,7 +111,11 @@ def _cut(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exc
 
 
 def _heard_of(texts: Sequence[str], heard_texts: Sequence[str]) -> str:
-    """Returns what was heard of a reply; "": nothing is known of that. texts: of its steps. heard_texts: as in `as_heard`."""
+    """Returns what was heard of a reply; "": nothing is known of that.
+
+    texts: of its steps.
+    heard_texts: as in `as_heard`.
+    """
     whole = in_a_row(texts)
     for n, heard in enumerate(_runs(heard_texts)):
         if _is_in(heard, whole):
@@ -128,8 +135,8 @@ def _unheard(
     """Returns the newest turns, if a list asks on behind their questions without any reply to them, and how many
     messages these are. In front of the newest one there may be others whose requests were cancelled.
 
-    messages: what is new of the list, which begins with those questions. heard: the reply before them. A list that only
-    asks again what was answered is another turn.
+    messages: what is new of the list, which begins with those questions.
+    heard: the reply before them. A list that only asks again what was answered is another turn.
     """
     found = [
         (turns, count)

@@ -42,8 +42,8 @@ def plan_step(
 ) -> Plan:
     """Plans a step: what came in goes on from the tip, with which the path in the tree ends.
 
-    held: messages of ours, which come before those of the query's list: results of tools. evicted: what of the path has
-    left the window.
+    held: messages of ours, which come before those of the query's list: results of tools.
+    evicted: what of the path has left the window.
     """
     new = tuple(range(len(query.listing)))
     e = new_exchange(query, tip, held, new)
@@ -112,9 +112,11 @@ def finish_step(
     evicted: Evicted | None,
     now: float,
 ) -> Exchange:
-    """Returns the exchange as it has ended. above: hash of the path in front of it.
+    """Returns the exchange as it has ended.
 
-    full: the reply as it goes upstream again; empty: there is none. shown_reply: what the reader got of it; None: all.
+    above: hash of the path in front of it.
+    full: the reply as it goes upstream again; empty: there is none.
+    shown_reply: what the reader got of it; None: all.
     """
     e = replace(_ended(e, now), model=model, evicted=evicted)
     if not full:

@@ -87,8 +87,9 @@ def _load(data: bytes | None) -> Any:
 class Tree:
     """The exchanges of some conversations, with their changes.
 
-    contents: of exchanges whose own fields do not carry it; None: all carry their own. tombs: hashes of messages that
-    were forgotten, in any conversation. changed: ids of what was added or changed.
+    contents: of exchanges whose own fields do not carry it; None: all carry their own.
+    tombs: hashes of messages that were forgotten, in any conversation. changed: ids of what was added or
+        changed.
     """
 
     def __init__(

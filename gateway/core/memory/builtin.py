@@ -348,7 +348,11 @@ _MOST_QUERIES = 8
 
 
 def lookup_of(name: str, arguments: Mapping[str, Any], now: float, timezone: str = "UTC") -> Lookup | str:
-    """Returns the search that a call asks for, or an error. arguments: they fit the schema. timezone: of its dates."""
+    """Returns the search that a call asks for, or an error.
+
+    arguments: they fit the schema.
+    timezone: of its dates.
+    """
     query = str(arguments.get("query") or "").strip()
     queries = (query,) if query else ()
     since_key, until_key = _DATES.get(name, ("", ""))

@@ -71,7 +71,10 @@ class Delegated:
         self._waiting: OrderedDict[Scope, dict[str, _Call]] = OrderedDict()
 
     def made(self, scope: Scope, body: Mapping[str, Any], reply: Mapping[str, Any], now: float) -> None:
-        """Notes the calls of a reply. body: of its request. now: seconds since the epoch.
+        """Notes the calls of a reply.
+
+        body: of its request.
+        now: seconds since the epoch.
 
         A call that the client asked for is an answer for a program (a question rewritten for a search, which may then
         be asked in the user's place), and never gets a result.

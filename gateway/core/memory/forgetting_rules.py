@@ -36,9 +36,11 @@ def quotes(text: str, erased: Erased) -> bool:
 
 
 def without_found(e: Exchange, above: Exchange, erased: Erased) -> Exchange:
-    """Returns a step without what its results may quote of what was erased: hits of searches, and changes of blocks.
+    """Returns a step without what its results may quote of what was
 
-    above: the step whose calls they answer. Both with their content. Of calls that were erased no result is left.
+    erased: hits of searches, and changes of blocks.
+    above: the step whose calls they answer. Both with their content. Of calls that were erased no result is
+        left.
     """
     is_gone = above.state is State.FORGOTTEN or -1 in above.redactions
     calls = None if is_gone else called_tools(above)
@@ -66,7 +68,8 @@ def rebuild(block: Block, later: Sequence[Revised]) -> str:
     Edits by tools are done again on what is left. Of values that were given whole, those lines are left out that may
     repeat what was erased.
 
-    block: with its last value from before. later: the values it had since, oldest first.
+    block: with its last value from before.
+    later: the values it had since, oldest first.
     """
     clean = _words(block.value)
     before = block.value

@@ -206,9 +206,11 @@ def learn(
 ) -> Learned:
     """Returns the changes that an answer makes to the blocks and facts as they are now.
 
-    messages, shown: as they were numbered. blocks: those that may be edited; `human` may be missing, and is made when
-    it is first written to. seen: versions of the blocks as they were shown; a block that has changed since is not
-    rewritten as a whole. secrets: as in `clean`.
+    messages, shown: as they were numbered.
+    blocks: those that may be edited; `human` may be missing, and is made when it is first written to.
+    seen: versions of the blocks as they were shown; a block that has changed since is not rewritten as a
+        whole.
+    secrets: as in `clean`.
     """
     origins = _Origins(messages, shown)
     now = with_human(blocks)

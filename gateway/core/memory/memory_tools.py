@@ -145,8 +145,9 @@ def offer(
 ) -> dict[str, str]:
     """Returns offered name -> canonical tool, for one request. Empty: offer nothing (and no `tools: []`).
 
-    enabled: canonical names, in the order of the profile. agreed: the names under which this conversation was
-    first offered them; they stay, unless a tool of the client's has taken one of them by now.
+    enabled: canonical names, in the order of the profile.
+    agreed: the names under which this conversation was first offered them; they stay, unless a tool of the
+        client's has taken one of them by now.
     """
     if agreed:
         if any(name in client_names for name in agreed):
@@ -226,7 +227,11 @@ _LINES = 10  # of those in which a text is, that are named
 
 
 def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
-    """Edits a block. op: insert, replace, rethink or patch. block: the one that the arguments name; None: none is."""
+    """Edits a block.
+
+    op: insert, replace, rethink or patch.
+    block: the one that the arguments name; None: none is.
+    """
     wrong = check(f"memory_{op}", arguments) if op != "patch" else None
     if wrong is not None:
         return Edit(None, wrong, has_failed=True)

@@ -42,8 +42,10 @@ def clean(
 ) -> list[Message]:
     """Returns what may be read after the fact, oldest first: without marks and notes.
 
-    most_chars: a longer message is cut. secrets: whether what looks like a secret stays. repeats: whether a reply stays
-    that comes again word for word; it says nothing new, but without it the question before it has no answer.
+    most_chars: a longer message is cut.
+    secrets: whether what looks like a secret stays.
+    repeats: whether a reply stays that comes again word for word; it says nothing new, but without it the
+        question before it has no answer.
     """
     found: list[Message] = []
     replies: set[str] = set()
@@ -70,7 +72,11 @@ def _cut(text: str, most_chars: int) -> str:
 
 
 def transcript(messages: Sequence[Message], used: Mapping[int, Sequence[str]]) -> str:
-    """Returns what a sleeptime agent reads. messages: cleaned. used: by exchange, the tools that were called in it."""
+    """Returns what a sleeptime agent reads.
+
+    messages: cleaned.
+    used: by exchange, the tools that were called in it.
+    """
     lines, left = [_HEAD, ""], dict(used)
     for m in messages:
         # What an exchange called stands in front of its reply; of one without words, in its place.

@@ -24,7 +24,8 @@ from storage.records import Exchange, Message
 def shown(e: Exchange, *, head_is_shared: bool, takes_reply: bool = True) -> list[tuple[int, WireMessage]]:
     """Returns (index in the input, or -1 for the reply; message), in order.
 
-    e: with its content. head_is_shared: another conversation opened with the same messages.
+    e: with its content.
+    head_is_shared: another conversation opened with the same messages.
     """
     if is_tombstone(e) or e.input is None:
         return []
@@ -68,8 +69,10 @@ def messages_of(
     """Returns what recall may find of an exchange. Notes of ours that a message quotes are not its own words, nor is
     what an application says beside them.
 
-    e: with its content. previous: seq of the message before it. wanted: seqs; None: all. A reply that is not wanted is
-    not even parsed; a message in front of one is, since the one behind it says what came before it.
+    e: with its content.
+    previous: seq of the message before it.
+    wanted: seqs; None: all. A reply that is not wanted is not even parsed; a message in front of one is,
+        since the one behind it says what came before it.
     """
     found = []
     takes_reply = wanted is None or e.seq + len(e.inputs) in wanted

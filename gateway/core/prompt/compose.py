@@ -81,7 +81,11 @@ class Composition(Struct):
     )  # what notes and hidden rounds show of memory blocks
 
     def put_note(self, index: int, note: str, tokens: int, shown: Shown | None = None) -> None:
-        """Puts a note before a message. tokens: of it, by estimate. shown: by it; None: it has to be looked for."""
+        """Puts a note before a message.
+
+        tokens: of it, by estimate.
+        shown: by it; None: it has to be looked for.
+        """
         self.notes[index] = note
         self.note_tokens += tokens
         if shown := shown_in_note(note) if shown is None else shown:
@@ -118,9 +122,11 @@ def compose(
 ) -> Composition:
     """Returns what goes around the client's list.
 
-    offered: names of our tools in this request. fresh: index among the new messages -> note.
-    additions: to a list that is its path word for word, whose places are counted then. None: what stands where is
-    found by comparing list and path.
+    offered: names of our tools in this request.
+    fresh: index among the new messages -> note.
+    additions: to a list that is its path word for word, whose places are counted then. None: what stands
+        where is found by comparing list and path.
+
     Raises: Missing.
     """
     listing, place = plan.query.listing, plan.match
@@ -352,8 +358,9 @@ def put_back(
 
     White space does not count, since clients strip it, nor do fillers, which no model is told: they may be cut or gone.
 
-    after: the messages behind it, None where the history is ours. Of a mixed round both halves go back or none:
-    results of the client's own calls have to follow. Returns None where the message has to stay as it is.
+    after: the messages behind it, None where the history is ours. Of a mixed round both halves go back or
+        none: results of the client's own calls have to follow. Returns None where the message has to stay as
+        it is.
     is_same_model: what only the provider reads may go with it.
     """
     full = content.full

@@ -59,7 +59,11 @@ class Eviction(Struct, frozen=True):
     def with_summaries(
         self, summaries: Iterable[Summary], path: Container[int], composition: Composition
     ) -> Eviction:
-        """Returns the same with the summaries of this path. summaries: newest first. path: ids of its exchanges."""
+        """Returns the same with the summaries of this path.
+
+        summaries: newest first.
+        path: ids of its exchanges.
+        """
         assert self.plan is not None
         listing, is_begun = self.plan.query.listing, self.evicted is not None
         cuts = (

@@ -193,13 +193,15 @@ def choose(
 ) -> list[Recalled]:
     """Returns the candidates worth a line, in the order in which they were said.
 
-    candidates: best first. exclude_atoms: what stands in the window; a message with one of them is left out, as is
-    one that repeats another, the query, or what a note on this path says already.
-    noted: the texts of those notes. shared: lines that stand in the question too, and are not told.
+    candidates: best first.
+    exclude_atoms: what stands in the window; a message with one of them is left out, as is one that repeats
+        another, the query, or what a note on this path says already.
+    noted: the texts of those notes.
+    shared: lines that stand in the question too, and are not told.
     budget_tokens: for the whole note as `render_note` makes it, without the line that names its mark.
     cut_chars: how much of one message is told.
-    is_selection: the candidates are a selection of the whole memory (`most_telling` of the store), which the note says.
-    A message of which facts say most is left out for them.
+    is_selection: the candidates are a selection of the whole memory (`most_telling` of the store), which the
+        note says. A message of which facts say most is left out for them.
     """
     if is_selection:
         budget_tokens, cut_chars = budget_tokens - _SELECTION_TOKENS, min(cut_chars, _SELECTION_CHARS)
@@ -443,8 +445,9 @@ def selection_budget(budget_tokens: int) -> int:
 def asks_for_all(text: str, noted: Iterable[str], *, opens: bool) -> bool:
     """Returns whether a text for which nothing was found may ask for the memory as a whole.
 
-    opens: the user says nothing before it; later on it has to ask. noted: the notes of its conversation, which have one
-    selection at most, so that small talk costs nothing again.
+    opens: the user says nothing before it; later on it has to ask.
+    noted: the notes of its conversation, which have one selection at most, so that small talk costs nothing
+        again.
     """
     return (opens or not _ASKS.isdisjoint(text)) and not any(_SELECTION in each for each in noted)
 

@@ -47,7 +47,8 @@ _CHANGE = re.compile(
 def render_section(blocks: Sequence[Block], mark: str, about: str = "") -> str:
     """Returns the section as it stands in the system message, or "" if there is nothing to show.
 
-    blocks: in the order in which they shall stand; without tools the empty ones show nothing and are left out.
+    blocks: in the order in which they shall stand; without tools the empty ones show nothing and are left
+        out.
     mark: of the memory's notes.
     about: the sentence of `describe_tools`, or "" where none are offered.
     """

@@ -189,7 +189,8 @@ def cut_tree(
 ) -> SummaryCut | None:
     """Returns where a summary ends in any list; None: it is of another path.
 
-    path: ids of the exchanges that the list goes on from. is_begun: the path's beginning has left already.
+    path: ids of the exchanges that the list goes on from.
+    is_begun: the path's beginning has left already.
     """
     x = summary.exchange
     if x.id not in path:
@@ -296,8 +297,10 @@ def parts(lines: Sequence[str], most: int = PART_CHARS) -> list[list[str]]:
 def ask_for(
     earlier: str, lines: Sequence[str], size: int, instructions: str | None = None
 ) -> list[dict[str, Any]]:
-    """Returns the messages for a model. earlier: the notes so far, or "". size: tokens the answer may take.
+    """Returns the messages for a model.
 
+    earlier: the notes so far, or "".
+    size: tokens the answer may take.
     instructions: an agent's own; None: ours.
     """
     body = "\n\n".join(map(_plain, lines))

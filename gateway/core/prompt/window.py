@@ -84,8 +84,9 @@ class Window(Struct, frozen=True):
 def plan_budget(
     capacity: int, *, max_tokens: int | None = None, fixed_tokens: int = 0, note_tokens: int = 0
 ) -> Budget:
-    """Returns the budget of one request. capacity: the model's context in tokens.
+    """Returns the budget of one request.
 
+    capacity: the model's context in tokens.
     max_tokens: the request's limit for the reply.
     fixed_tokens: what is sent besides the list, such as the system message and the tools.
     note_tokens: what is kept free for a note.

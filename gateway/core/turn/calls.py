@@ -207,8 +207,10 @@ def name_calls(
 
     Some servers begin to count anew with each reply ("call_0"), but an id stands for one call of the turn.
 
-    taken: ids of earlier calls in the turn. number: of the reply. names_client_calls: the client's calls are kept by their
-    ids; else they have been sent already, and stay as they are.
+    taken: ids of earlier calls in the turn.
+    number: of the reply.
+    names_client_calls: the client's calls are kept by their ids; else they have been sent already, and stay
+        as they are.
     """
     given: set[str] = set()
     if names_client_calls:

@@ -92,7 +92,8 @@ class ClientView:
     def add_words(self, text: str, between: str, call: int) -> None:
         """Shows words that a call says to the user, as they are written into its arguments.
 
-        between: blanks that part them from what was said before, in one text. call: its place in the reply.
+        between: blanks that part them from what was said before, in one text.
+        call: its place in the reply.
         """
 
     def add_thought(self, text: str) -> None:
@@ -110,8 +111,10 @@ class ClientView:
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
         """Ends the stream.
 
-        tail: the events from the first finish_reason on. finish: stands in for the upstream's finish_reason, and is
-        said where the upstream said none; None: the upstream's. done: the upstream's `[DONE]` event, empty without.
+        tail: the events from the first finish_reason on.
+        finish: stands in for the upstream's finish_reason, and is said where the upstream said none; None:
+            the upstream's.
+        done: the upstream's `[DONE]` event, empty without.
         """
 
     def not_durable(self) -> None:
@@ -130,19 +133,22 @@ class ClientView:
     def results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
         """Shows results of our tools as they are kept.
 
-        first: the number of the first of them; None: they are a part of the reply, since nothing was run for it.
+        first: the number of the first of them; None: they are a part of the reply, since nothing was run for
+            it.
         is_last: no step is opened with them.
         """
 
     def step(self, first: int, reply: int) -> None:
         """Notes the step that was opened. Results of the round before are its input; what follows is its reply.
 
-        first: the number of its first message; reply: of its reply.
+        first: the number of its first message
+        reply: of its reply.
         """
 
     def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
-        """Notes how the turn ends; `end` or an error follows. waiting: as in `TurnOutcome`.
+        """Notes how the turn ends; `end` or an error follows.
 
+        waiting: as in `TurnOutcome`.
         calls: those that wait, and those beside them that were not shown yet.
         """
 
@@ -151,8 +157,8 @@ class ClientView:
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
         """Ends the stream with an error of the upstream's.
 
-        error: message, type, param, code, and what else the upstream said. raw: the upstream's event, where it has
-        that very form.
+        error: message, type, param, code, and what else the upstream said.
+        raw: the upstream's event, where it has that very form.
         """
 
     def fail(self, error: GatewayError) -> None:
@@ -163,7 +169,8 @@ class ClientView:
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         """Returns the body of a reply that is no stream.
 
-        body: the last round's as it came. is_unchanged: it says what the client is to be told, nothing else.
+        body: the last round's as it came.
+        is_unchanged: it says what the client is to be told, nothing else.
         """
         return b""
 

@@ -204,9 +204,9 @@ class Draft:
     ) -> list[Json] | None:
         """Adds pieces of tool calls. Returns the pieces that the client gets now; None: the very pieces that came.
 
-        gateway_tools: names of the tools that run here; their calls are kept from the client. is_over: no name will go on.
-        A call of the client's waits until the owners of all calls before it are known, so that the index under which
-        the client gets it does not depend on how the bytes were cut.
+        gateway_tools: names of the tools that run here; their calls are kept from the client.
+        is_over: no name will go on. A call of the client's waits until the owners of all calls before it are
+            known, so that the index under which the client gets it does not depend on how the bytes were cut.
         """
         touched: dict[int, tuple[ToolCall, list[Json]]] = {}
         for entry in entries:

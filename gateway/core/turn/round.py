@@ -83,9 +83,10 @@ RoundEnd = Complete | Refused | ErrorEvent | BrokeOff
 class Round:
     """One reply, from the model's call to its end. What belongs to the turn as a whole is given.
 
-    form: how the client is answered so far; the reply may change it. merged: what the client is told if the reply has
-    this usage and is the last one; None: it is the first. shown_reply: the text of the rounds before. filler: what was said
-    since the reply before it was kept.
+    form: how the client is answered so far; the reply may change it.
+    merged: what the client is told if the reply has this usage and is the last one; None: it is the first.
+    shown_reply: the text of the rounds before.
+    filler: what was said since the reply before it was kept.
     """
 
     def __init__(

@@ -32,7 +32,8 @@ class TextEvents(Struct, frozen=True):
     def like(cls, raw: bytes, chunk: Json) -> TextEvents | None:
         """Returns the form of an event, if another one of that form adds its text to the reply and does nothing else.
 
-        raw: its bytes. chunk: the same parsed.
+        raw: its bytes.
+        chunk: the same parsed.
         """
         text = (_only_text(chunk) or "").encode()
         marks = [*_CONTENT.finditer(raw)] if text else []

@@ -189,8 +189,11 @@ def choose_next(
 ) -> tuple[NextAttempt, float]:
     """Returns the step after a failed attempt, and the seconds to wait before it.
 
-    attempts: at this endpoint, for this request. has_peer: another endpoint of the same rank is left; has_fallback: any
-    endpoint is left. may_retry: the retry budget allows one more. chance: between 0 and 1.
+    attempts: at this endpoint, for this request.
+    has_peer: another endpoint of the same rank is left
+    has_fallback: any endpoint is left.
+    may_retry: the retry budget allows one more.
+    chance: between 0 and 1.
     """
     # Another endpoint of the same model answers sooner than a retry, and as well.
     if has_peer:

@@ -143,7 +143,8 @@ class ChatView(ClientView):
     def _show(self, event: ReplyEvent, finish: str | None = None, *, is_hidden: bool = False) -> None:
         """Puts an event as the client is to have it, in its own bytes if that is what they say.
 
-        finish: stands in for the upstream's finish_reason. is_hidden: the event ends a hidden round.
+        finish: stands in for the upstream's finish_reason.
+        is_hidden: the event ends a hidden round.
         """
         chunk = event.chunk
         if chunk is None:

@@ -41,10 +41,12 @@ class InputMessages(Struct, frozen=True):
 
 
 def read_items(items: str | list[Any], start: int = 0, *, is_read_only: bool = False) -> InputMessages:
-    """Returns what the items say. start: how many messages come before these.
+    """Returns what the items say.
 
-    is_read_only: the items themselves go upstream, so what has no place in chat completions is passed over, and so is
-    what is wrong.
+    start: how many messages come before these.
+    is_read_only: the items themselves go upstream, so what has no place in chat completions is passed over,
+        and so is what is wrong.
+
     Raises: BadRequest: an item has no place in chat completions, or a form that is none.
     """
     if isinstance(items, str):

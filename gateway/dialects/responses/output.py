@@ -24,7 +24,9 @@ class Emit(Protocol):
 class Item:
     """An output item as it grows.
 
-    tag: of the response's ids. index: its place in the output. emit: tells an event. done: it as it has ended.
+    tag: of the response's ids.
+    index: its place in the output.
+    emit: tells an event. done: it as it has ended.
     """
 
     kind: ClassVar[str]

@@ -100,7 +100,8 @@ def show_json(text: str) -> None:
 def make_bar(description: str, total: int | None, *, is_counted: bool, is_bytes: bool) -> Progress:
     """Makes a bar on stderr, which vanishes at its end. What is printed meanwhile stands above it.
 
-    total: None: it is not known. is_counted: shows how much is done, in bytes or in numbers.
+    total: None: it is not known.
+    is_counted: shows how much is done, in bytes or in numbers.
     """
     columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn(description, markup=False)]
     if total is not None:

@@ -56,7 +56,8 @@ class BackgroundServices:
         embedder: Embedder | None,
         limits: Limits,
     ) -> None:
-        """make_provider, embedder: never those of live turns. now: seconds since the epoch.
+        """make_provider, embedder: never those of live turns.
+        now: seconds since the epoch.
 
         Raises: SettingsError.
         """

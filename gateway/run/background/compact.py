@@ -189,9 +189,12 @@ class Compactor:
     ) -> str:
         """Summarises a conversation of ours now; its window begins behind the summary from then on. Returns the text.
 
-        terms: in place of the agent's. fallback: the route of the model that is asked where nobody names one.
-        Whoever calls holds the conversation's queue. Raises: BadRequest: there is nothing to summarise; UpstreamError,
-        Overloaded: there is no summary; StoreError.
+        terms: in place of the agent's.
+        fallback: the route of the model that is asked where nobody names one. Whoever calls holds the
+            conversation's queue.
+
+        Raises: BadRequest: there is nothing to summarise; UpstreamError, Overloaded: there is no summary;
+            StoreError.
         """
         path = await self.store.summaries.path(agent.id, conversation.tip) if conversation.tip > 0 else []
         if not path:
@@ -243,8 +246,8 @@ async def _span(
 ) -> SummarySpan | None:
     """Returns what a summary is to cover of a path, which begins with what the earlier one covers.
 
-    keep, messages: how many tokens and messages stay. is_all: none do, unless calls wait for their results.
-    None: there is nothing to cover.
+    keep, messages: how many tokens and messages stay.
+    is_all: none do, unless calls wait for their results. None: there is nothing to cover.
     """
     first = 1 if earlier is not None else 0
     shares = await asyncio.to_thread(_shares, path)

@@ -82,7 +82,8 @@ def embedder_route(settings: Settings) -> Route | None:
 class Embedding:
     """Keeps the vectors of all memories, and makes those of questions.
 
-    now: seconds since the epoch. concurrency: of its calls.
+    now: seconds since the epoch.
+    concurrency: of its calls.
     """
 
     def __init__(

@@ -61,10 +61,11 @@ class Schedule:
         self._task = PeriodicTask(self.name, self.step, self.start)
 
     def add(self, agent: int, messages: int, every: int | None = None, seq: int | None = None) -> None:
-        """Counts the messages of a turn, which is on disk. every: in place of the schedule's.
+        """Counts the messages of a turn, which is on disk.
 
-        seq: the number of the first of them. With it a memory is due whenever so many numbers were taken, by whichever
-        process; without it this one's messages are counted.
+        every: in place of the schedule's.
+        seq: the number of the first of them. With it a memory is due whenever so many numbers were taken, by
+            whichever process; without it this one's messages are counted.
         """
         # Taken out and put back: it stands last then.
         waiting = self._waiting.pop(agent, None) or _Waiting(0.0)

@@ -62,8 +62,9 @@ class TurnEvents(Protocol):
     def turn_kept(
         self, agent: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
     ) -> None:
-        """Reports a turn, by which a memory has so many more messages. sleeptime: who reads them after the fact.
+        """Reports a turn, by which a memory has so many more messages.
 
+        sleeptime: who reads them after the fact.
         seq: the number of the first of them, or near it.
         """
 
@@ -227,7 +228,11 @@ class MemoryKeeper:
             events.window_fills(committed, overfull)
 
     def report_lag(self, agent: int, look: Look, chars: int) -> None:
-        """Reports a memory that is to be indexed soon. look: as the turn began. chars: that the turn has added."""
+        """Reports a memory that is to be indexed soon.
+
+        look: as the turn began.
+        chars: that the turn has added.
+        """
         # The counts of then are near enough for work that is done later anyway.
         waiting = look.next_seq - look.indexed_seq
         if waiting >= INDEX_EVERY or chars > INDEX_CHARS:

@@ -310,7 +310,8 @@ def offer_tools(
 ) -> dict[str, str]:
     """Returns the memory tools for a request, offered name -> tool.
 
-    pinned: the path's section, which says by which names its conversation has them already. body: of the request.
+    pinned: the path's section, which says by which names its conversation has them already.
+    body: of the request.
     """
     request, identity, spec = asked.request, asked.identity, asked.spec
     wanted = spec.offers_tools and (identity.agent is not None or request.has_tools)

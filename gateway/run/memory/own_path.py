@@ -51,9 +51,11 @@ def headed(request: ChatRequest) -> ChatRequest:
 async def read_path(
     store: Store, asked: MemoryRequest, messages: Sequence[WireMessage], idle_s: float
 ) -> Known:
-    """Returns what a send goes on from. messages: what came in, as it will be stored.
+    """Returns what a send goes on from.
 
+    messages: what came in, as it will be stored.
     asked: its request is a headed one; its conversation is `default`, or the uid of one that is there.
+
     Raises: NotFound: there is no such conversation; StoreError.
     """
     scope = asked.identity.scope
@@ -165,7 +167,11 @@ def go_on(
     blocks: Sequence[Block],
     now: float,
 ) -> Known:
-    """Returns the knowledge for the next step. finished: the step before. blocks: as that has left them."""
+    """Returns the knowledge for the next step.
+
+    finished: the step before.
+    blocks: as that has left them.
+    """
     known = replace(ended(known, finished), asked=replace(known.asked, now=now))
     return _planned(known, messages, pinned, blocks)
 

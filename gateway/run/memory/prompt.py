@@ -179,8 +179,9 @@ class Prompt(Struct, frozen=True):
     ) -> bytes:
         """Returns the request's JSON.
 
-        more: hidden rounds of this turn. budget_tokens: what is left of the client's limit. offer: what the model may
-        call.
+        more: hidden rounds of this turn.
+        budget_tokens: what is left of the client's limit.
+        offer: what the model may call.
         """
         request, dropped = self.request, self.window.dropped
         edit = request.edit()

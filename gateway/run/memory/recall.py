@@ -121,7 +121,8 @@ class Recaller(Struct, frozen=True):
     async def recall(self, known: Known, prompt: Prompt, text: str) -> RecallResult:
         """Returns the note for the user's last message, which also names changed blocks.
 
-        text: that message. prompt: what is visible already.
+        text: that message.
+        prompt: what is visible already.
         """
         section, window = prompt.section, prompt.window
         anchor = known.plan.match.anchor

@@ -121,7 +121,11 @@ def record_turn(
     now: float,
     how: How | None = None,
 ) -> TurnWrite:
-    """Returns the write of a turn. now: when it ended. how: settles it, if not its end says how."""
+    """Returns the write of a turn.
+
+    now: when it ended.
+    how: settles it, if not its end says how.
+    """
     if how is None:
         how = settle.finish if outcome.state is FINISHED else settle.cancel
         if outcome.is_refused:

@@ -78,7 +78,11 @@ class ResentLists:
         reply: tuple[Atom, ...],
         path: bytes,
     ) -> None:
-        """Takes in the reply to a list. reply: its atoms. path: the hash of the path down to it."""
+        """Takes in the reply to a list.
+
+        reply: its atoms.
+        path: the hash of the path down to it.
+        """
         name, text = (listing.canon.secret, len(request.messages)), text_alone(answered)
         sent = self._sent.get(name)
         if text is None or sent is None:

@@ -43,7 +43,9 @@ async def with_references(
 ) -> ChatRequest:
     """Returns a request with the messages that its references stand for.
 
-    scope: whose memory it is; in another one nothing is found. most_bytes: of the replies that are put in their places.
+    scope: whose memory it is; in another one nothing is found.
+    most_bytes: of the replies that are put in their places.
+
     Raises: BadRequest: one of them is not there; BodyTooLarge; StoreError.
     """
     agent = None if scope is None else await store.agents.find(scope)

@@ -53,7 +53,11 @@ def failed(content: str) -> ToolAnswer:
 
 
 def most_chars(most: int, window: int | None) -> int:
-    """Returns how many characters of a result leave room in the window. most: at most. window: tokens."""
+    """Returns how many characters of a result leave room in the window.
+
+    most: at most.
+    window: tokens.
+    """
     if window is None:
         return most
     return min(most, max(LEAST_CHARS, window * CHARS_PER_TOKEN // WINDOW_SHARE))

@@ -120,8 +120,8 @@ class Failover:
     ) -> Attempts:
         """Returns the attempts of a request; nothing is sent yet.
 
-        key: requests with the same key go to the same endpoint, if there are several. path: an endpoint that is known
-        not to serve this path is passed over.
+        key: requests with the same key go to the same endpoint, if there are several.
+        path: an endpoint that is known not to serve this path is passed over.
         """
         endpoints = self.endpoints[route.upstream]
         # The common route has one endpoint and needs no order.

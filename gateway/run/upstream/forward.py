@@ -132,8 +132,11 @@ class Forwarding:
     def find(self, path: str, model: str | None, named: str | None, *, is_read: bool = True) -> Route:
         """Returns the upstream for a path, and what the model is called there; "" for none.
 
-        path: below the base URL. named: the upstream the caller asks for, by its name in the settings. Without a model
-        and a name it is the first upstream that has such an endpoint. is_read: whether the body was read for a model.
+        path: below the base URL.
+        named: the upstream the caller asks for, by its name in the settings. Without a model and a name it is
+            the first upstream that has such an endpoint.
+        is_read: whether the body was read for a model.
+
         Raises: BadRequest, UnknownModel, UnknownPath.
         """
         if not is_read and self._settings.models and not path.startswith(_WITHOUT_MODEL):

@@ -140,11 +140,14 @@ class ModelList:
     ) -> Entries:
         """Returns the list as a caller sees it.
 
-        credential: the caller's own `Authorization`. upstream: the one that the caller names; without it the key goes
-        to an upstream only where no other could be meant. has_others: the caller is shown other models beside it.
-        Raises: NotAuthenticated, NotAllowed: the upstream refuses the key, or wants one, and no other has models;
-        UpstreamUnreachable: an upstream is down, and there is nothing else to list; BadRequest: there is no such
-        upstream, or several want a key and none was named.
+        credential: the caller's own `Authorization`.
+        upstream: the one that the caller names; without it the key goes to an upstream only where no other
+            could be meant.
+        has_others: the caller is shown other models beside it.
+
+        Raises: NotAuthenticated, NotAllowed: the upstream refuses the key, or wants one, and no other has
+            models; UpstreamUnreachable: an upstream is down, and there is nothing else to list; BadRequest:
+            there is no such upstream, or several want a key and none was named.
         """
         found = await self._entries_for(credential, upstream, has_others=has_others)
         if not found and not has_others:

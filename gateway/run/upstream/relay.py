@@ -60,10 +60,12 @@ async def relay(
 ) -> None:
     """Answers `sink` with the upstream's reply.
 
-    make: makes the request, which is sent only if the client is still there. beat_s: a comment goes into an event
-    stream after so much silence; 0: never. json_bytes: of the bodies that are no event stream only JSON is held until
-    it is whole, and no more than this of it; None: every body is held, as it has to be for a reader and for a change.
+    make: makes the request, which is sent only if the client is still there.
+    beat_s: a comment goes into an event stream after so much silence; 0: never.
+    json_bytes: of the bodies that are no event stream only JSON is held until it is whole, and no more than
+        this of it; None: every body is held, as it has to be for a reader and for a change.
     change: of a success; None: it goes on in its own bytes.
+
     Raises: UpstreamError and below; ClientGone, with the upstream's connection closed.
     """
     reply: ModelReply | None = None

@@ -69,7 +69,9 @@ class OpensSocket:
 class ResponsesSockets:
     """The WebSocket side of the application.
 
-    edge: answers requests. bodies: counts messages as it counts bodies. is_draining: no new request is taken.
+    edge: answers requests.
+    bodies: counts messages as it counts bodies.
+    is_draining: no new request is taken.
     """
 
     def __init__(self, edge: ASGIApp, bodies: BodyReader, is_draining: Callable[[], bool]) -> None:

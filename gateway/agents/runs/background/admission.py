@@ -87,8 +87,9 @@ class BackgroundRuns:
     ) -> Run:
         """Accepts a run. Returns it when it is on disk; the run that there is, where the same send came before.
 
-        callback: a URL to be called at the end. shown: how its events are shown; None: they are not logged. listing: as
-        in `RunAccept`.
+        callback: a URL to be called at the end.
+        shown: how its events are shown; None: they are not logged.
+        listing: as in `RunAccept`.
 
         Raises: BadRequest, UnknownModel, StoreError; NotFound: no such agent or conversation.
         """
@@ -137,7 +138,9 @@ class BackgroundRuns:
     async def perform(self, agent_row: int, run_row: int, attempt: int, tries: int) -> PerformedRun | None:
         """Performs a run that was accepted, up to its end. Returns it, None where it is gone.
 
-        attempt: rises each time it is tried; tries: counts only those that were never ended.
+        attempt: rises each time it is tried
+        tries: counts only those that were never ended.
+
         Raises: StoreError, CancelledError: it can be tried again.
         """
         store = self._store

@@ -33,8 +33,9 @@ def calling_back(
     run: tuple[int, int] | None = None,
     body: Mapping[str, object] | None = None,
 ) -> Effect:
-    """Returns what has a URL called when the transaction is committed. id: of what has ended, unlike any other.
+    """Returns what has a URL called when the transaction is committed.
 
+    id: of what has ended, unlike any other.
     run: the rows of an agent and its run, of which the body is made then; else `body`, which holds no words.
     """
     payload = orjson.dumps({"url": url, "id": id, "run": run, "body": body})

@@ -34,9 +34,12 @@ _RECOVER_S = 30.0
 
 
 class RunServices:
-    """Performs the jobs of runs and their callbacks. count: is given each attempt's kind and outcome.
+    """Performs the jobs of runs and their callbacks.
 
-    recover: fails the live runs that processes have left behind. now: seconds since the epoch. idle: as in `Worker`.
+    count: is given each attempt's kind and outcome.
+    recover: fails the live runs that processes have left behind.
+    now: seconds since the epoch.
+    idle: as in `Worker`.
     """
 
     def __init__(

@@ -74,7 +74,10 @@ async def still_waiting(store: Store, step: RunStep, e: Exchange) -> dict[str, s
 
 
 async def results_left(store: Store, step: RunStep, e: Exchange, but: Collection[str]) -> list[ToolResult]:
-    """Returns what is known of the calls of a step whose run went no further. e: its exchange. but: these calls.
+    """Returns what is known of the calls of a step whose run went no further.
+
+    e: its exchange.
+    but: these calls.
 
     A call of which nothing is known was not made. Raises: StoreError.
     """

@@ -95,7 +95,8 @@ def left_off(known: Known, maker: int) -> PausedRun:
 def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run) -> PausedRun:
     """Returns the calls of a step that waits, the last of its conversation, with the answers that were given so far.
 
-    answers: as `decided` makes them. run: the newest of the conversation, which goes on waiting for the others.
+    answers: as `decided` makes them.
+    run: the newest of the conversation, which goes on waiting for the others.
     """
     calls = _calls(known)
     results, denied, approved, client_calls = [], set[str](), set[str](), set[str]()

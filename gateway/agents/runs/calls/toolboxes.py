@@ -43,10 +43,11 @@ class Toolboxes:
         maker: int = 0,
         speaker: Speaker | None = None,
     ) -> Toolbox:
-        """Returns the tools of one step of a run, or of one turn that is written as a whole (run: None).
+        """Returns the tools of one step of a run, or of one turn that is written as a whole (
 
-        maker: the row of the run that made the calls, 0 where they are not kept. speaker: the turn, as it speaks to
-        other agents; None: it makes no calls.
+        run: None).
+        maker: the row of the run that made the calls, 0 where they are not kept.
+        speaker: the turn, as it speaks to other agents; None: it makes no calls.
         """
         if not known.offered:
             return NO_TOOLS
