@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import openai
 import pydantic
-from msgspec.structs import replace
 
 from tests.clients.base import KIND, TIMEOUT_S, City, Client, Failure, from_sdk, rain
 from tests.clients.sdks import async_client

@@ -49,7 +49,7 @@ class LettaServer:
         if parts.path in self.broken:
             return 500, {"detail": "An internal server error occurred"}
         path = f"{parts.path}?agent_id={query['agent_id']}" if "agent_id" in query else parts.path
-        found = self.ends_with_user.get(path)
+        found = self.tells.get(path)
         if not isinstance(found, list):
             return (200, found) if found is not None else (404, {"detail": "Not found"})
         assert query.get("order", "asc") == "asc"

@@ -54,7 +54,7 @@ def told(messages: Any) -> list[tuple[str, str]]:
 def test_agents_come_with_all_that_they_remember(
     world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source.ends_with_user[f"/v1/agents/{POSTMAN}/archival-memory"][0]["metadata"] = {"round": 7}
+    source.tells[f"/v1/agents/{POSTMAN}/archival-memory"][0]["metadata"] = {"round": 7}
     assert move(world, source) == 0
     out, err = capsys.readouterr()
     assert "3 moved, 0 here before, 0 not moved." in err
@@ -84,9 +84,7 @@ def test_agents_come_with_all_that_they_remember(
     assert asked == ["My roses are red.", "Water them at six.", "remember: I like tea", "What do I like?"]
     assert ("tool_return_message", "Name: Ann\nI like tea") in said
     (conversation,) = client.conversations.list(agent_id=GARDENER)
-    assert conversation.id == undashed(
-        source.ends_with_user[f"/v1/conversations/?agent_id={GARDENER}"][0]["id"]
-    )
+    assert conversation.id == undashed(source.tells[f"/v1/conversations/?agent_id={GARDENER}"][0]["id"])
     assert conversation.summary == "About cats"
     beside = told(spoken(client.conversations.messages.list(conversation.id, order="asc")))
     assert [text for kind, text in beside if kind == "user_message"] == ["My cat is called Miso."]
@@ -95,9 +93,7 @@ def test_agents_come_with_all_that_they_remember(
     assert passage.metadata == {"round": 7}
     assert passage.created_at.isoformat().startswith("2026-11-23T05:20:0")
     folders = {folder.name: folder.id for folder in client.agents.folders.list(GARDENER)}
-    recorded = {
-        each["name"]: undashed(each["id"]) for each in source.ends_with_user["/v1/agents/"][0]["sources"]
-    }
+    recorded = {each["name"]: undashed(each["id"]) for each in source.tells["/v1/agents/"][0]["sources"]}
     assert folders == recorded
     (file,) = client.folders.files.list(folders["plans"])
     assert file.file_name == "plans/beds.md"
@@ -106,7 +102,7 @@ def test_agents_come_with_all_that_they_remember(
 
 
 def test_the_text_of_a_pdf_comes_as_a_file(world: LettaWorld, source: LettaServer) -> None:
-    for path, files in source.ends_with_user.items():
+    for path, files in source.tells.items():
         if path.endswith("/files"):
             for file in files:
                 file |= {"original_file_name": "beds.pdf", "file_type": "application/pdf"}
@@ -126,7 +122,7 @@ def test_calls_of_a_reply_that_had_to_be_allowed_stand_with_its_others(
     returns = [
         {"tool_return": n, "tool_call_id": id, "status": "success"} for n, id in (("4", "c2"), ("9", "c1"))
     ]
-    source.ends_with_user[f"/v1/agents/{POSTMAN}/messages"] = [
+    source.tells[f"/v1/agents/{POSTMAN}/messages"] = [
         listed("user_message", content="Roll."),
         listed("assistant_message", "message-2", content="Let me see."),
         listed("tool_call_message", "message-2", tool_calls=[add]),
@@ -147,7 +143,7 @@ def test_what_agents_shared_they_share(world: LettaWorld, source: LettaServer) -
     assert move(world, source) == 0
     client = world.letta
     team = client.agents.blocks.retrieve("team", agent_id=GARDENER)
-    recorded = {block["label"]: block["id"] for block in source.ends_with_user["/v1/agents/"][0]["blocks"]}
+    recorded = {block["label"]: block["id"] for block in source.tells["/v1/agents/"][0]["blocks"]}
     assert team.id == undashed(recorded["team"])
     client.agents.blocks.update("team", agent_id=COOK, value="We have a pond, too.")
     assert client.agents.blocks.retrieve("team", agent_id=GARDENER).value == "We have a pond, too."
@@ -169,7 +165,7 @@ def test_identities_come_with_their_ids(world: LettaWorld, source: LettaServer) 
         "organization_id": "org-00000000-0000-4000-8000-000000000000", "properties": [plan],
     }  # fmt: skip
     team = {**ann, "id": "identity-0a721164-439c-4d16-b1a9-353ec7e3c111", "identifier_key": "team"}
-    for each in source.ends_with_user["/v1/agents/"]:
+    for each in source.tells["/v1/agents/"]:
         if each["id"] in (COOK, GARDENER):
             each["identities"] = [ann, team] if each["id"] == COOK else [ann]
     # One of the key is here already.
@@ -227,8 +223,8 @@ def test_an_archive_that_was_half_there_when_the_gateway_died_comes_whole(
     world: LettaWorld, source: LettaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = f"/v1/agents/{COOK}/archival-memory"
-    first = source.ends_with_user[path][0]
-    source.ends_with_user[path] = [{**first, "id": f"passage-{n}", "text": f"Frost {n}."} for n in range(300)]
+    first = source.tells[path][0]
+    source.tells[path] = [{**first, "id": f"passage-{n}", "text": f"Frost {n}."} for n in range(300)]
     source.page = 1000
 
     async def dies(*_: object) -> None:
@@ -259,11 +255,9 @@ def test_an_archive_that_was_half_there_when_the_gateway_died_comes_whole(
 def test_a_folder_that_was_half_there_when_the_gateway_died_comes_whole(
     world: LettaWorld, source: LettaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (path,) = (path for path, said in source.ends_with_user.items() if path.endswith("/files") and said)
-    (file,) = source.ends_with_user[path]
-    source.ends_with_user[path] = [
-        {**file, "id": f"file-{n}", "content": f"Row {n}.\n" * 300} for n in range(3)
-    ]
+    (path,) = (path for path, said in source.tells.items() if path.endswith("/files") and said)
+    (file,) = source.tells[path]
+    source.tells[path] = [{**file, "id": f"file-{n}", "content": f"Row {n}.\n" * 300} for n in range(3)]
 
     async def nothing(*_: object) -> None:
         pass
@@ -293,10 +287,10 @@ def test_a_folder_that_was_half_there_when_the_gateway_died_comes_whole(
 
 def test_an_older_server_has_fewer_lists(world: LettaWorld, source: LettaServer) -> None:
     """0.11.7 has no archives and no conversations, and shows blocks within `memory`."""
-    for path in [*source.ends_with_user]:
+    for path in [*source.tells]:
         if "archives" in path or "conversations" in path:
-            del source.ends_with_user[path]
-    for agent in source.ends_with_user["/v1/agents/"]:
+            del source.tells[path]
+    for agent in source.tells["/v1/agents/"]:
         agent["memory"] = {"blocks": agent.pop("blocks")}
         agent["tool_exec_environment_variables"] = [{"key": "TOKEN", "value": ""}]
         del agent["secrets"]
@@ -327,7 +321,7 @@ def test_a_move_names_what_it_cannot_do(
     with pytest.raises(SystemExit):
         main(["from-letta", "letta:8283"])
     assert "expected http://HOST:PORT" in capsys.readouterr().err
-    source.ends_with_user[f"/v1/agents/{COOK}/messages"] = [{"id": "message-1"}]
+    source.tells[f"/v1/agents/{COOK}/messages"] = [{"id": "message-1"}]
     assert move(world, source, "--agent", COOK) == 1
     assert "in another form than Letta 0.16" in capsys.readouterr().out
 
@@ -347,7 +341,7 @@ def test_a_move_names_what_it_cannot_do(
 def test_an_answer_of_another_kind_is_named(
     world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str], answer: Any
 ) -> None:
-    source.ends_with_user["/v1/agents/"] = answer
+    source.tells["/v1/agents/"] = answer
     assert move(world, source) == 1
     err = capsys.readouterr().err
     assert "has answered in another form" in err or "did not answer /v1/agents/ with JSON" in err
@@ -357,11 +351,9 @@ def test_a_server_does_not_write_to_the_terminal(
     world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = "\x1b]0;owned\x07\nagent-1: moved"
-    for agent in source.ends_with_user["/v1/agents/"]:
+    for agent in source.tells["/v1/agents/"]:
         agent["name"] = bad
-    source.ends_with_user[f"/v1/agents/{COOK}/messages"] = [
-        {"id": "message-1", "message_type": bad, "content": ""}
-    ]
+    source.tells[f"/v1/agents/{COOK}/messages"] = [{"id": "message-1", "message_type": bad, "content": ""}]
     source.refusal = {"detail": bad}
     assert move(world, source, "--agent", COOK) == 1
     source.password = "another"
@@ -383,15 +375,15 @@ def test_a_gateway_that_does_not_answer_ends_the_move(
 
 
 def test_hidden_agents_come_and_stay_hidden(world: LettaWorld, source: LettaServer) -> None:
-    source.ends_with_user["/v1/agents/"][-1]["hidden"] = True
+    source.tells["/v1/agents/"][-1]["hidden"] = True
     assert move(world, source) == 0
     assert world.letta.agents.retrieve(POSTMAN).hidden
     assert POSTMAN not in [each.id for each in world.letta.agents.list()]
 
 
 def test_names_that_an_agent_here_cannot_have_are_made_to_fit(world: LettaWorld, source: LettaServer) -> None:
-    source.ends_with_user["/v1/agents/"][-1]["name"] = ""
-    source.ends_with_user["/v1/agents/"][0]["name"] = "g" * 300
+    source.tells["/v1/agents/"][-1]["name"] = ""
+    source.tells["/v1/agents/"][0]["name"] = "g" * 300
     assert move(world, source) == 0
     assert world.letta.agents.retrieve(POSTMAN).name == POSTMAN
     assert world.letta.agents.retrieve(GARDENER).name == "g" * 200
@@ -399,7 +391,7 @@ def test_names_that_an_agent_here_cannot_have_are_made_to_fit(world: LettaWorld,
 
 def test_a_passage_without_a_text_is_none(world: LettaWorld, source: LettaServer) -> None:
     path = f"/v1/agents/{POSTMAN}/archival-memory"
-    source.ends_with_user[path].insert(0, {**source.ends_with_user[path][0], "id": "passage-1", "text": ""})
+    source.tells[path].insert(0, {**source.tells[path][0], "id": "passage-1", "text": ""})
     assert move(world, source, "--agent", POSTMAN) == 0
     assert [each.text for each in world.letta.agents.passages.list(POSTMAN)] == ["Number 12 has a dog."]
 
@@ -407,7 +399,7 @@ def test_a_passage_without_a_text_is_none(world: LettaWorld, source: LettaServer
 def test_a_conversation_keeps_the_model_of_its_own(
     world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (said,) = source.ends_with_user[f"/v1/conversations/?agent_id={GARDENER}"]
+    (said,) = source.tells[f"/v1/conversations/?agent_id={GARDENER}"]
     said |= {"model": "openai/large", "model_settings": {"provider_type": "openai", "temperature": 0.1}}
     said["isolated_block_ids"] = ["block-1"]
     assert move(world, source, "--agent", GARDENER) == 0
@@ -454,7 +446,7 @@ def test_a_tool_that_is_here_stays_as_it_is(world: LettaWorld, source: LettaServ
     """Somebody may have made it run here, while only some of the agents were moved."""
     schema = {"name": "roll", "description": "Old.", "parameters": {"type": "object", "properties": {}}}
     roll = {"id": "tool-1", "name": "roll", "tool_type": "custom", "source_type": "json", "source_code": ""}
-    for agent in source.ends_with_user["/v1/agents/"]:
+    for agent in source.tells["/v1/agents/"]:
         agent["tools"].append({**roll, "json_schema": schema})
     made = world.letta.tools.create(
         source_type="json", source_code="", json_schema={**schema, "description": "Mended."}
@@ -469,7 +461,7 @@ def test_a_tool_that_cannot_run_here_comes_and_is_named(
 ) -> None:
     schema = {"name": "roll", "description": "Rolls.", "parameters": {"type": "object", "properties": {}}}
     roll = {"id": "tool-1", "name": "roll", "tool_type": "custom", "json_schema": schema}
-    for agent in source.ends_with_user["/v1/agents/"]:
+    for agent in source.tells["/v1/agents/"]:
         agent["tools"].append(
             {**roll, "source_type": "typescript", "source_code": "export function roll() {}"}
         )
@@ -484,7 +476,7 @@ def test_a_tool_of_an_mcp_server_is_the_one_that_has_its_name_here(
     schema = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {}}}
     said = {"metadata_": {"mcp": {"server_name": "sums", "server_id": "mcp_server-1"}}, "tags": ["mcp:sums"]}
     add = {"id": "tool-1", "name": "add", "tool_type": "external_mcp", "json_schema": schema, **said}
-    for agent in source.ends_with_user["/v1/agents/"]:
+    for agent in source.tells["/v1/agents/"]:
         agent["tools"].append(add)
     with letta(upstream, tmp_path, tools=ALLOWED) as world:
         assert move(world, source, "--agent", POSTMAN) == 0
@@ -546,7 +538,7 @@ def test_an_id_that_is_none_of_lettas_is_refused(world: LettaWorld) -> None:
 
 def test_an_agent_whose_id_is_taken_is_not_overwritten(world: LettaWorld, source: LettaServer) -> None:
     assert move(world, source, "--agent", POSTMAN) == 0
-    state = source.ends_with_user["/v1/agents/"][-1]
+    state = source.tells["/v1/agents/"][-1]
     assert state["id"] == POSTMAN
     form = {"file": ("a.af", moved_file(MovedAgent(state)), "application/json")}
     assert world.letta._client.post("/v1/agents/import", files=form).status_code == 409

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
@@ -62,7 +63,7 @@ class Scene:
             return say("It is noted.")
         self.asked.append(seen)
         answer = self.answer()
-        return Reply(**{**answer.__dict__, "hold_before_headers": self.held})
+        return replace(answer, hold_before_headers=self.held)
 
     def vector_of(self, text: str) -> list[float]:
         """Of what was said; in the server's thread."""

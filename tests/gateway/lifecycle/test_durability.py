@@ -13,13 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, Listing
 from storage.sqlite.lock import owner_of
