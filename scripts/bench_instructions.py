@@ -67,7 +67,7 @@ async def remembered(port: int, pid: int, name: str, earlier: tuple[int, ...]) -
     talks = [load.Talk(f"{name}-{number}") for number in range(PEOPLE)]
     for before in (*earlier, bench_load.WARM_TURNS):
         for talk in talks:
-            talk.begin_window()
+            talk.begin_anew()
         await drive(port, load.Talks(talks, before))
     with counted(pid, PEOPLE * bench_load.MEASURED_TURNS, found):
         await drive(port, load.Talks(talks, bench_load.MEASURED_TURNS))

@@ -129,7 +129,7 @@ async def measure(
         talks = [load.Talk(f"bench-{next(_users)}") for _ in range(max(workers, requests // turns))]
         for before in (EARLIER_TURNS, WARM_TURNS):
             for talk in talks:
-                talk.begin_window()
+                talk.begin_anew()
             warm = await load.drive(target.port, load.Talks(talks, before), min(16, workers))
             target.errors += warm.errors
         flow = load.Talks(talks, turns, stream=stream)
@@ -197,7 +197,7 @@ async def search_each_turn(target: Target) -> None:
     talks = [load.Talk(f"known-{next(_users)}") for _ in range(KNOWN_WELL)]
     for before in (*[LONG_TURNS] * CONVERSATIONS, WARM_TURNS):
         for talk in talks:
-            talk.begin_window()
+            talk.begin_anew()
         target.errors += (await load.drive(target.port, load.Talks(talks, before), 16)).errors
     spent = target.cpu_s()
     result = await load.drive(target.port, load.Talks(talks, MEASURED_TURNS), 16)

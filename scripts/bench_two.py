@@ -124,7 +124,7 @@ async def measure(way: Way, sizes: Sizes) -> None:
     talks = [load.Talk(f"bench-{next(_numbers)}") for _ in range(sizes.talks)]
     for before in (EARLIER_TURNS, WARM_TURNS):
         for each in talks:
-            each.begin_window()
+            each.begin_anew()
         await talk(way, talks, before)
     gateways, database = way.cpu_s(), way.spent()
     rate = await talk(way, talks, MEASURED_TURNS)

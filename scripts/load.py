@@ -260,7 +260,7 @@ class Talks:
                 return None
         self.current[worker] = (talk, left - 1)
         if self.is_anew:
-            talk.begin_window()
+            talk.begin_anew()
         return talk.request(self.stream)
 
     def done(self, worker: int, body: bytes) -> None:
