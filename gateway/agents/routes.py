@@ -32,7 +32,7 @@ from gateway.agents.wire.faults import LettaErrors
 from gateway.errors import ErrorForm
 from gateway.web.body import BodyReader
 
-# The paths whose errors have the form of this API, whoever makes them.
+# The paths with errors in the form of this API, whatever raises them.
 _PREFIXES: Final = (
     "/v1/agents", "/v1/blocks", "/v1/tools", "/v1/runs", "/v1/steps", "/v1/tags", "/v1/passages", "/v1/messages/",
     "/v1/archives", "/v1/folders", "/v1/sources", "/v1/mcp-servers", "/v1/identities", "/v1/templates", "/v1/groups",
@@ -63,11 +63,11 @@ def _described(rows: tuple[AgentsRoute, ...]) -> dict[str, Any]:
 
 
 def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
-    """Returns all rows, those that only say why they are not served behind the others."""
+    """Returns all rows, those that are refused last."""
     parts: tuple[_HasRows, ...] = (
         # Paths are compared one after the other, and who speaks to an agent is in a hurry.
         SendRoutes(api),
-        # Before the messages: a batch's path is theirs with the id `batches`.
+        # Before the messages: to them a batch's path has the id `batches`.
         BatchRoutes(api), AgentFileRoutes(api), AgentRoutes(api), BlockRoutes(api), ToolRoutes(api),
         McpServerRoutes(api), MessageRoutes(api), ConversationRoutes(api), PassageRoutes(api),
         ArchiveRoutes(api), FolderRoutes(api), RunRoutes(api), GroupRoutes(api),

@@ -37,7 +37,7 @@ from gateway.settings import Settings
 class AgentServices:
     """The services of one gateway's agents."""
 
-    agents: AgentRuns  # performs runs whose clients wait
+    agents: AgentRuns  # performs runs with a client that waits
     runs: BackgroundRuns  # accepts runs that go on without their clients
     run_services: RunServices  # performs these
     sleeping: Sleeping  # performs the runs of sleeptime agents

@@ -76,7 +76,7 @@ def written(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
     """Returns a message as it stands in a file."""
     message, private = regular(carried.message), private_of(carried.message)
     if (spoken_text := private.get("said")) is not None:
-        # Behind it the model was told what had changed in the blocks, which is no part of what the tool said.
+        # After it stands the note about changed blocks, which is no part of the tool's result.
         message = {**message, "content": text_of(message)[:spoken_text]}
     role, approval = message.get("role"), private.get("approval")
     returns: list[dict[str, Any]] = []
@@ -88,7 +88,7 @@ def written(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
     else:
         content = [*_thoughts(message), *_parts(message)]
         if not content and role != "assistant":
-            # Letta's server 0.16.8 lists no message of an agent of whom one of these has no text.
+            # Letta's server 0.16.8 lists no message of an agent with an empty text in one of these.
             content = [_text("")]
     return {
         "type": "message",
@@ -175,8 +175,8 @@ def _return(message: Mapping[str, Any], private: Mapping[str, Any], at: float) -
 def read(message: FileMessage, at: float, *, thinks: bool = False) -> list[CarriedMessage]:
     """Returns a message of a file as it is stored: several results of tools are several; an answer to a pause is none.
 
-    at: when it was said, where it does not say so.
-    thinks: what stands beside calls is a thought.
+    at: the time of a message that has none.
+    thinks: text next to calls is a thought.
     """
     moment = _moment(message.created_at, at)
     made: list[dict[str, Any]]
@@ -199,9 +199,9 @@ def read(message: FileMessage, at: float, *, thinks: bool = False) -> list[Carri
 
 
 def answers(messages: Iterable[CarriedMessage]) -> Iterator[bool]:
-    """Says of each message whether a provider would take it: a result has to follow on its call, and once.
+    """Returns for each message whether a provider would take it: a result has to follow on its call, and once.
 
-    Where a summary took the calls away, Letta's server kept their results.
+    Where a summary took the calls away, Letta's server retained their results.
     """
     waiting: set[str] = set()
     for each in messages:
@@ -291,7 +291,7 @@ def _results(message: FileMessage) -> list[dict[str, Any]]:
 
 
 def _result_in(text: str) -> tuple[str, str | None]:
-    """Returns a result and its status, where Letta's server kept it packed; what is no text in it as JSON."""
+    """Returns a result and its status, where Letta's server packed it; parts other than text as JSON."""
     found = (read_arguments(text) if text.startswith("{") else None) or {}
     status = _STATUSES.get(str(found["status"])) if found.keys() == _RESULT else None
     if status is None:
@@ -301,7 +301,7 @@ def _result_in(text: str) -> tuple[str, str | None]:
 
 
 def _content(content: str | list[dict[str, Any]] | None) -> Any:
-    """Returns what a user said: a text, or parts of text and images."""
+    """Returns the content of a user message: a text, or parts of text and images."""
     if not isinstance(content, list):
         return _reply_text(content or "")
     parts = [part for each in content if (part := _part(each)) is not None]
@@ -311,7 +311,7 @@ def _content(content: str | list[dict[str, Any]] | None) -> Any:
 
 
 def is_packed(content: Any) -> bool:
-    """Returns whether this is what somebody said as the system, as an agent of an older type kept it packed."""
+    """Returns whether this is a system message in the packed form of older agent types."""
     try:
         found = msgspec.convert(content, str | list[dict[str, Any]])
     except msgspec.ValidationError:
@@ -320,20 +320,20 @@ def is_packed(content: Any) -> bool:
 
 
 def _shown_text(content: str | list[dict[str, Any]] | None) -> str:
-    """Returns what was said as the system."""
+    """Returns the text of a system message."""
     text = _plain(content)
     packed = _packed(text)
     return packed["message"] if packed.get("type") == "system_alert" else text
 
 
 def _reply_text(text: str) -> str:
-    """Returns what a user said, where an agent of an older type kept it packed."""
+    """Returns the text of a user message in the packed form of older agent types."""
     packed = _packed(text)
     return packed["message"] if packed.get("type") == "user_message" else text
 
 
 def _event(content: str | list[dict[str, Any]] | None) -> str:
-    """Returns what Letta's older agents were told in the user's name that nobody has said; "" for all else."""
+    """Returns the text that Letta's older agents got as a user message without a user; "" for all else."""
     text = _plain(content)
     found = (read_arguments(text) if text.startswith("{") else None) or {}
     if found.get("type") not in _EVENTS or not isinstance(found.get("time"), str):
@@ -342,7 +342,7 @@ def _event(content: str | list[dict[str, Any]] | None) -> str:
 
 
 def _packed(text: str) -> dict[str, Any]:
-    """Returns the object in which Letta's older agents kept a message, with its time; {} for plain text."""
+    """Returns the object in which Letta's older agents packed a message, with its time; {} for plain text."""
     found = (read_arguments(text) if text.startswith("{") else None) or {}
     return found if isinstance(found.get("message"), str) and isinstance(found.get("time"), str) else {}
 

@@ -32,7 +32,7 @@ _FILES = 1000  # of a folder
 class ExportQuery(Body):
     """An export."""
 
-    # Whose messages.
+    # The agent that owns the messages.
     conversation_id: Maybe[str] = UNSET
     # Without messages.
     scrub_messages: bool = False

@@ -1,4 +1,4 @@
-"""The form of an agent file, as far as it is read, and of the fields beside it."""
+"""The form of an agent file, as far as it is read, and the fields sent with it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_OF_FILE = Meta(max_length=10_000)
 
 
 class ImportForm(Body):
-    """The fields beside an agent file. The second names of three of them are those of older clients."""
+    """The form fields sent with an agent file. The second names of three of them are those of older clients."""
 
     append_copy_suffix: bool = False
     override_existing_tools: bool = True
@@ -54,7 +54,7 @@ class FileTool(msgspec.Struct):
 
 
 class FileSkill(msgspec.Struct):
-    """A file with instructions, which programs of Letta's read beside the server."""
+    """A file with instructions, which other programs of Letta read."""
 
     name: str
 

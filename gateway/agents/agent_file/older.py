@@ -1,4 +1,4 @@
-"""An agent file from before Letta 0.16, told in the form that is read.
+"""An agent file from before Letta 0.16, translated into the form that is read.
 
     {"agent_type": …, "core_memory": [block, …], "tools": [...], "messages": [...], "tags": [{"tag": "shop"}], …,
      "version": "0.6.47"}
@@ -72,7 +72,7 @@ def _numbered(kind: str, parts: Sequence[Mapping[str, Any]]) -> _Parts:
 
 
 def _messages(messages: Sequence[Mapping[str, Any]]) -> _Parts:
-    """Returns messages with ids. The prompt was kept each time that it was compiled, so it stands among them."""
+    """Returns messages with ids. The prompt was stored each time that it was compiled, so it stands among them."""
     return [
         {**each, "role": "prompt"}
         if each.get("role") == "system" and not is_packed(each.get("content"))

@@ -1,6 +1,6 @@
 """An agent file, read: its form is that of Letta 0.16, or an older one (`older.py`).
 
-A field that it has and nobody here knows is left alone.
+An unknown field is left alone.
 
 What the gateway has no place for (tools of Letta's that it lacks, groups, MCP servers, values of secrets that an
 export wipes) is left out, and named. Everything else that is wrong is an Unprocessable that names the field.
@@ -73,7 +73,7 @@ _EXTENSION_AT = (*_AT, "metadata", EXTENSION)
 
 
 def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
-    """Returns the content of a file. now: when messages were said that do not say so.
+    """Returns the content of a file. now: the time of messages that have none.
 
     Raises: Unprocessable; BadRequest: it has secrets.
     """
@@ -108,14 +108,14 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
 
 @dataclass(slots=True)
 class _AgentReader:
-    """Reads the agents of a file whose other parts are read."""
+    """Reads the agents of a file after its other parts."""
 
     form: ImportForm
     now: float
     extension: FileExtension
     # A gateway like this one wrote the file.
     is_own: bool
-    # Uids that are kept, by id.
+    # The uids that are retained, by id.
     kept: Mapping[str, str]
     slept_on: Mapping[str, FileSleeptime]
     # Of tools, as of `_tools`.
@@ -220,7 +220,7 @@ def _extension(metadata: Mapping[str, Any]) -> FileExtension:
 
 
 def _kept(file: File) -> dict[str, str]:
-    """Returns the uids of agents, blocks and folders that keep theirs, by id. Raises: Unprocessable."""
+    """Returns the uids of agents, blocks and folders that retain their uids, by id. Raises: Unprocessable."""
     parts = {
         "agents": [str(each.get("id")) for each in file.agents],
         "blocks": [str(each.get("id")) for each in file.blocks],
@@ -312,7 +312,7 @@ _TOOL_FIELDS = (
 def _block(raw: dict[str, Any], n: int) -> tuple[Block, dict[str, Any]]:
     names = ("label", "value", "description", "limit", "read_only", "metadata", "tags", "hidden")
     fields = {name: raw[name] for name in names if raw.get(name) is not None}
-    # A file says all of a block: one without a description is not given one.
+    # A file holds all of a block: one without a description is not given one.
     fields.setdefault("description", "")
     block, details = block_of(convert(fields, CreateBlock, (*_AT, "blocks", n)))
     # Letta 0.16 prints limits and does not enforce them.
@@ -349,7 +349,7 @@ def _folders(file: File, kept: Mapping[str, str]) -> dict[str, CarriedFolder]:
 
 
 def _secrets(agent: FileAgent) -> Iterable[str]:
-    """Yields names of secrets, whose values an export wipes. Raises: BadRequest: a value is there."""
+    """Yields the names of secrets; an export wipes their values. Raises: BadRequest: a value is there."""
     for key in ("tool_exec_environment_variables", "secrets"):
         values: dict[str, str | None] = getattr(agent, key) or {}
         if any(values.values()):
@@ -385,7 +385,7 @@ def _named(agent: FileAgent, form: ImportForm, *, is_only: bool) -> str:
     return f"{name}_copy" if form.append_copy_suffix else name
 
 
-# What is said of an agent in a file and means the same when one is made.
+# Fields of an agent in a file that mean the same when an agent is created.
 _FIELDS = (
     "agent_type", "description", "metadata", "hidden", "system", "llm_config", "model_settings", "context_window_limit",
     "max_tokens", "response_format", "parallel_tool_calls", "tool_rules", "message_buffer_autoclear", "timezone",
@@ -415,10 +415,10 @@ def _definition(
             "message_buffer_min": own.message_buffer_min,
         }
         fields |= {name: value for name, value in more.items() if value is not None}
-        # Nobody learns from a copy of a user's memory, which is no user's.
+        # A copy of a user's memory belongs to no user, so nothing is learned from it.
         extension = {name: value for name, value in own.mnemogate.items() if name != "learn"}
         fields["mnemogate"] = {name: value for name, value in extension.items() if value is not None}
-        # A window that nobody set is the model's, whatever was shown.
+        # A window that was not set is the model's, whatever was shown.
         if isinstance(config, dict) and "context_window_limit" not in fields:
             fields["llm_config"] = {name: each for name, each in config.items() if name != "context_window"}
     for model in (form.override_model_handle, form.model):
@@ -487,7 +487,7 @@ def _messages(
 ) -> list[CarriedMessage]:
     """Returns the messages of a conversation as they are stored. place: where they lie in the file."""
     messages = [*enumerate(definition)]
-    # The first one is the compiled prompt, which is made anew.
+    # The first one is the compiled prompt, which is compiled again.
     if messages and messages[0][1].role == "system":
         messages = messages[1:]
     found = [(n, made) for n, each in _joined(messages) for made in read(each, now, thinks=thinks)]

@@ -51,11 +51,11 @@ SOURCE = ("name", "description", "instructions", "metadata", "embedding_config")
 
 
 class Travelling(Struct, frozen=True):
-    """All that an export says of an agent."""
+    """All parts of an agent that an export contains."""
 
     # The agent as it is shown.
     state: Mapping[str, Any]
-    # Others read what is said to it.
+    # Other agents read its messages.
     sleeptime: Sleeptime | None = None
     # Messages at the head of each conversation.
     initial: Sequence[Mapping[str, Any]] = ()

@@ -42,7 +42,7 @@ class Exchanges(Struct, frozen=True):
         )
 
     async def summaries(self, views: Sequence[MessageView]) -> dict[tuple[int, int], list[dict[str, Any]]]:
-        """Returns the summaries that are to be shown, by the place of the message behind which each comes."""
+        """Returns the summaries that are to be shown, by the position of the message that each follows."""
         if not self.showing.summaries:
             return {}
         last = {view.listed.exchange.id: listed(view.listed.exchange)[-1].place for view in views}
@@ -50,7 +50,7 @@ class Exchanges(Struct, frozen=True):
         return {last[each.exchange.id]: summary_shown(each, self.agent.uid, self.showing) for each in found}
 
     def raw(self, view: MessageView | SystemMessage) -> dict[str, Any]:
-        """Returns a message of a list as Letta 0.6 kept it."""
+        """Returns a message of a list in Letta 0.6's form."""
         agent_id = ids.named("agent", self.agent.uid)
         if isinstance(view, SystemMessage):
             return raw_json(_wire(view), self._origin_of(view), agent_id)
@@ -69,7 +69,7 @@ class Exchanges(Struct, frozen=True):
         return Origin(id, m.at, run, step, conversation_id(view.conversation, view.key))
 
     async def answers(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
-        """Returns what a run has said and done, without what it was told; if that is nothing, what it waits for."""
+        """Returns the output messages of a run; if there are none, the calls that it waits for."""
         if not steps and run.stop == StopReason.REQUIRES_APPROVAL:
             return await self._asked(run)
         return await self.of_run(run, steps, with_input=False)

@@ -52,7 +52,7 @@ def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for row in rows:
         path = _PARAMETER.sub(r"{\1}", row.path)
-        # Where the path without a slash is another API's, too, the one with it is ours.
+        # Where another API has the path without a slash, only the path with it is documented.
         path += "/" if row.slashes == ("/",) or row.needs else ""
         paths.setdefault(path, {})[row.method.lower()] = _operation(row, components)
     schemas = {**components, "Detail": _DETAIL, "Fault": _FAULT}
@@ -109,7 +109,7 @@ def _operation(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schema(convertor: str) -> dict[str, Any]:
-    """Returns the form of a parameter in a path. A conversation's says which names are not another API's."""
+    """Returns the form of a parameter in a path. A conversation's pattern excludes the names of another API."""
     pattern = {"pattern": f"^({ConversationConvertor.regex})$"} if convertor == "conversation" else {}
     return {"type": "string", **pattern}
 

@@ -16,17 +16,17 @@ from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids
 from gateway.errors import UnknownId
 
-# Returns a query whose cursors go by the order of its list, which it names.
+# Returns a query with cursors in the order of its list, which it names.
 ReadsCursors: TypeAlias = Callable[[PageQuery], PageQuery]
 
 
 def in_order(query: PageQuery) -> PageQuery:
-    """Returns a query whose cursors go by the order of its list already."""
+    """Returns a query that has its cursors in the order of its list already."""
     return query
 
 
 def in_time(query: PageQuery) -> PageQuery:
-    """Returns a query whose cursors go by time, `after` being newer, with its cursors in the order of the list."""
+    """Returns a query with cursors by time (`after` is newer), turned into the order of the list."""
     if not query.newest_first():
         return query
     return structs.replace(query, after=query.before, before=query.after)

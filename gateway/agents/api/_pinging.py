@@ -1,4 +1,4 @@
-"""A stream of events that says now and then that it is there, also before its first event.
+"""A stream of events with pings in its pauses, also before its first event.
 
 A model on one's own machine may read a long prompt for minutes, and clients give up a connection on which nothing comes
 (`letta-client` after 60 s). A ping sends the status. So the error that would have been one is an event from then on; it
@@ -21,7 +21,7 @@ EVENTS = ("content-type", "text/event-stream; charset=utf-8")
 
 @dataclass(slots=True)
 class PingingSink:
-    """A stream that says something while nothing else is said."""
+    """A stream that sends pings while it has no events."""
 
     inner: Sink
     # 0: never.

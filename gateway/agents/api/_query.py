@@ -33,7 +33,7 @@ class PageQuery(Body):
     ascending: Maybe[bool] = UNSET
 
     def newest_first(self, otherwise: bool = True) -> bool:
-        """Says whether the newest come first. otherwise: where the query says nothing."""
+        """Returns whether the newest come first. otherwise: the default."""
         if isinstance(self.order, str):
             return self.order == "desc"
         return not self.ascending if isinstance(self.ascending, bool) else otherwise
@@ -196,12 +196,12 @@ class RecompileQuery(Body):
 
 
 class ResetQuery(Body):
-    """A reset by the client before 1.0, which says in the query what later ones say in the body."""
+    """A reset by the client before 1.0, which puts into the query what later ones put into the body."""
 
     add_default_initial_messages: Kept[bool] = UNSET
 
 
 class ApprovalQuery(Body):
-    """The client sends in the query what its body says as well."""
+    """The client repeats its body's fields in the query."""
 
     requires_approval: Maybe[bool] = UNSET

@@ -67,7 +67,7 @@ class Asked:
         """Returns the id in which the request has a uid, which the store knows without its kind."""
         query, body = str(self.request.url.query), self.data.decode("utf-8", "replace")
         sent = " ".join([*self.path.values(), query, body])
-        # Tried once for each word of a body, not anew at each of its letters.
+        # Tried once for each word of a body, not again at each of its letters.
         found = re.findall(rf"(?<![a-z_])[a-z_]++-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", sent)
         # A place of a memory names it, too, but may be another thing that is missing.
         return min(found, key=len, default=uid)
@@ -94,11 +94,11 @@ class AgentsRoute(Struct, frozen=True):
     slashes: tuple[str, ...] = ("", "/")
     # The handler reads one that is no struct. Any other body, or query, has to be empty.
     reads_body: bool = False
-    # False: it only says why not.
+    # False: it is not served, and answers with the reason.
     is_served: bool = True
     # A parameter of the query without which the path without a slash is another API's.
     needs: str = ""
-    # Of a list whose query is a `PageQuery`; the handler is given the query that the list is to be read with.
+    # Of a list with a `PageQuery`; the handler is given the query with which the list is read.
     pages: Paging = NEWEST_FIRST
 
     async def answer(self, asked: Asked) -> Any:
@@ -128,7 +128,7 @@ def _route(path: str, methods: Mapping[str, AgentsRoute], reader: BodyReader) ->
 
 
 class _SharedRoute(Route):
-    """A path that another API has as well: it is ours with a certain parameter in the query."""
+    """A path that another API has as well: it matches with a certain parameter in the query."""
 
     def __init__(self, path: str, served: _Served, *, methods: list[str], needs: str) -> None:
         super().__init__(path, served, methods=methods)
@@ -228,7 +228,7 @@ def _parameters(kind: type[Struct], request: Request) -> dict[str, Any]:
     given: dict[str, Any] = {}
     lists = bodies.list_fields(kind)
     for sent, value in request.query_params.multi_items():
-        # As Letta 0.6 called it. Its `user_id` selects nothing: the key says who asks.
+        # As Letta 0.6 called it. Its `user_id` selects nothing: the key decides who asks.
         name = "after" if sent == "cursor" else sent
         if name == "user_id":
             continue
@@ -254,7 +254,7 @@ _NOUNS = {
 
 
 def as_gateway_error(error: StoreError, asked: Asked) -> GatewayError:
-    """Returns an error of the store as the caller is told it, in the caller's own names."""
+    """Returns an error of the store in the caller's terms."""
     if isinstance(error, NotFound):
         message, uid = error.message, _UID.search(error.message)
         if uid is not None:

@@ -71,7 +71,7 @@ _SETTINGS_TYPES: dict[str, tuple[type, ...]] = {
     "temperature": (int, float), "parallel_tool_calls": (bool,), "response_format": (dict,), "verbosity": (str,),
     "thinking": (dict,), "max_output_tokens": (int,), "effort": (str,), "reasoning": (dict,),
 }  # fmt: skip
-# The settings that are shown of every model, beside the effort of its reasoning.
+# The settings that are shown for every model, besides its reasoning effort.
 _OF_EVERY_MODEL = ("max_output_tokens", "parallel_tool_calls", "temperature", "response_format")
 _NEVER_NULL = frozenset(
     {
@@ -100,7 +100,7 @@ class CompactionBody(Body):
 
 
 class FillerBody(Body):
-    """A sentence that is said when a tool takes longer than `after_ms`."""
+    """A sentence that the user hears when a tool takes longer than `after_ms`."""
 
     say: Annotated[str, Meta(pattern=r"\S", max_length=500)]
     after_ms: Annotated[float, Meta(ge=0, le=60_000)] = FILLER_AFTER_MS
@@ -115,13 +115,13 @@ class Compact(Body):
 class Own(Body):
     """The fields that an agent has here beyond those of Letta."""
 
-    # "free" renders the memory section anew when it costs nothing, "always" before each call.
+    # "free" renders the memory section again when it costs nothing, "always" before each call.
     rebuild: Literal["free", "always"] | UnsetType = UNSET
     # Of a note; 0: none; null: as the settings have it.
     recall_tokens: Maybe[Annotated[int, Meta(ge=0, le=100_000)]] = UNSET
     # Of users' memories alone.
     learn: bool | UnsetType = UNSET
-    # What is said ahead of a tool: a sentence of the model's own, or a fixed one when the tool takes longer;
+    # The filler before a tool: a sentence of the model's own, or a fixed one when the tool takes longer;
     # null: as its agent_type has it.
     filler: Maybe[Literal["model", "none"] | FillerBody] = UNSET
 
@@ -254,13 +254,13 @@ def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition
 
 
 def _unlike(rules: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """Returns rules in their order, each once. A null says as much as a field that is left out."""
+    """Returns rules in their order, each once. A null means the same as a field that is left out."""
     return tuple(
         {orjson.dumps(_without_none(rule), option=orjson.OPT_SORT_KEYS): rule for rule in rules}.values()
     )
 
 
-# The fields that are taken over, and shown, as they are: their name -> ours.
+# The fields that are taken over, and shown, as they are: Letta's name -> the definition's.
 _PLAIN = {
     **{name: name for name in ("description", "model", "system", "metadata", "hidden", "timezone")},
     "context_window_limit": "context_window",
@@ -276,7 +276,7 @@ _OWN = {"recall_tokens": "recall_tokens", "learn": "learns", "filler": "filler"}
 
 
 def compaction_in(settings: Maybe[CompactionBody], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Returns what is said of summaries, now and before. Raises: BadRequest: a mode that there is not."""
+    """Returns the stored summary settings with those sent in them. Raises: BadRequest: an unknown mode."""
     now = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
     given_fields = _without_none({**(before or {}), **now})
     if str(given_fields.get("mode")).startswith("self_compact"):
@@ -289,7 +289,7 @@ def compaction_in(settings: Maybe[CompactionBody], before: Mapping[str, Any] | N
 
 
 def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the fields about the model change. What a field of its own says counts before the older objects."""
+    """Returns what the fields about the model change. A field of its own takes precedence over the older objects."""
     values: dict[str, Any] = {}
     sampling = dict(definition.sampling)
     kept: dict[str, Any] = {}
@@ -406,7 +406,7 @@ def agent_json(
     tools, folders, identities: as they are shown.
     window: tokens of the model's context, if they are known.
     pending: the message that waits for an answer.
-    readers: those that read what is said to it.
+    readers: the agents that read its messages.
     """
     definition = AgentDefinition.of(made.body)
     model, kept = definition.model or "", definition.kept
@@ -468,7 +468,7 @@ def _own_json(definition: AgentDefinition) -> dict[str, Any]:
 
 
 def _last_run_json(run: Run | None) -> dict[str, Any]:
-    """Returns what an agent says of its newest run, if it has one."""
+    """Returns the fields of an agent's newest run, if it has one."""
     duration_ms = None
     if run is not None and run.begun is not None and run.ended is not None:
         duration_ms = max(0, int((run.ended - run.begun) * 1000))

@@ -1,6 +1,6 @@
 """Batches: sends to many agents, answered at the providers' own time.
 
-`POST /v1/messages/batches` is Anthropic's path as well: a request with its header, or with a `custom_id`, is not ours.
+`POST /v1/messages/batches` is Anthropic's path as well: requests with its header or a `custom_id` are refused.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class BatchRequest(Body):
 
 
 class CreateBatch(Body):
-    """Sends to many agents, one to each. callback_url: is told when all have ended."""
+    """Sends to many agents, one to each. callback_url: is called when all have ended."""
 
     requests: list[BatchRequest]
     callback_url: Maybe[str] = UNSET
@@ -134,7 +134,7 @@ def item_json(item: BatchItem, words: str) -> dict[str, Any]:
     }
 
 
-_PAGE = 20  # items whose messages are read at once
+_PAGE = 20  # items that are read with their messages at once
 
 
 class BatchRoutes:

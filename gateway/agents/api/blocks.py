@@ -16,7 +16,7 @@ from gateway.errors import BadRequest
 from storage.listing import BlockChange, BlockEntry, BlockFilter
 from storage.records import Block, Revision
 
-# Characters of a block whose maker names no limit; Letta's number.
+# Characters of a block without a limit of its own; Letta's number.
 DEFAULT_LIMIT = 100_000
 
 Label = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -44,7 +44,7 @@ class CreateBlock(Body):
     project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
 
 
-# Of blocks that nobody describes; as on Letta's server, in words of ours.
+# Descriptions of blocks that have none; the same labels as on Letta's server, in other words.
 _DESCRIPTIONS = {
     "human": "What you know of the person you talk with: who they are, what they like, what matters to them.",
     "persona": "Who you are: how you think, speak and act.",
@@ -52,7 +52,7 @@ _DESCRIPTIONS = {
 
 
 class AgentBlock(CreateBlock):
-    """A block that is made with an agent. One that a client was given is made anew, as by Letta's server."""
+    """A block that is made with an agent. A block that exists already is copied, as by Letta's server."""
 
     id: Kept[str] = UNSET
     created_by_id: Kept[str] = UNSET
@@ -67,7 +67,7 @@ class UpdateBlock(CreateBlock):
 
 
 def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
-    """Returns a new block with what else is said of it; its id does not count."""
+    """Returns a new block with its details; its id is ignored."""
     made = Block(
         0,
         create.label,
@@ -80,7 +80,7 @@ def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
 
 
 def change_of(update: UpdateBlock, details: dict[str, Any]) -> BlockChange:
-    """Returns the change that is asked for. details: what else is said of the block so far."""
+    """Returns the change that is asked for. details: the block's details so far."""
     sent = given(update)
     description = sent.get("description")
     return BlockChange(
@@ -94,7 +94,7 @@ def change_of(update: UpdateBlock, details: dict[str, Any]) -> BlockChange:
 
 
 def details_of(block: CreateBlock) -> dict[str, Any]:
-    """Returns what is said of a block beside what a turn needs of it."""
+    """Returns the fields of a block that a turn does not need."""
     sent = given(block)
     return {name: sent[name] for name in ("metadata", "tags", "hidden") if sent.get(name) is not None}
 

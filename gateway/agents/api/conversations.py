@@ -93,7 +93,7 @@ class ConversationsQuery(PageQuery):
 
 
 class ConversationQuery(Body):
-    """The conversation in a path. agent_id: whose `default` it is."""
+    """The conversation in a path. agent_id: the agent of a `default`."""
 
     agent_id: Maybe[str] = UNSET
 
@@ -121,7 +121,7 @@ class CompactConversation(Compact):
 class StreamConversation(StreamRun):
     """The run of a conversation that a stream follows: the one that is named, else the newest.
 
-    agent_id: whose `default` a path names. otid: the client's id of a send.
+    agent_id: the agent of a `default` in the path. otid: the client's id of a send.
     """
 
     agent_id: Maybe[str] = UNSET
@@ -134,7 +134,7 @@ class ConversationMessagesQuery(SpokenQuery):
 
 
 class ConversationSend(Send):
-    """A send to a conversation, which streams unless it says otherwise. agent_id: whose `default` it is."""
+    """A send to a conversation, which streams by default. agent_id: the agent of a `default`."""
 
     streaming: bool = True
     agent_id: Maybe[str] = UNSET
@@ -143,7 +143,7 @@ class ConversationSend(Send):
 def with_update(
     definition: ConversationDefinition, body: CreateConversation, *, at: float
 ) -> ConversationDefinition:
-    """Returns what is said of a conversation after a request. at: now. Raises: Unprocessable."""
+    """Returns a conversation's definition after a request. at: now. Raises: Unprocessable."""
     sent = given(body)
     values: dict[str, Any] = {}
     for name, field in (
@@ -367,7 +367,7 @@ class ConversationRoutes:
         found = await self._number(named)
         return {} if found is None else await self._messages.end_all(asked.project, named.agent, found)
 
-    # -- what is said in them
+    # -- their messages
 
     async def messages(self, asked: Asked) -> Any:
         query: ConversationMessagesQuery = asked.query
@@ -407,7 +407,7 @@ class ConversationRoutes:
     # -- what is named
 
     async def _named(self, asked: Asked, agent_id: Maybe[str]) -> NamedConversation:
-        """Returns the conversation in the path. agent_id: the agent's, where it is said. Raises: UnknownId."""
+        """Returns the conversation in the path. agent_id: the agent's, where it is sent. Raises: UnknownId."""
         name, registry = asked.path["conversation_id"], self._api.registry
         agent = uid_or_none("agent", agent_id)
         uid = ids.uid_of("conv", name)

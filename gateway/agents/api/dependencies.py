@@ -71,7 +71,7 @@ class AgentsApi(Struct, frozen=True):
         return await self.show_agents(self, views)
 
     async def called(self, made: ToolDefinition, call: ForeignCall) -> ToolAnswer:
-        """Returns the answer to a call that somebody makes by hand. Raises: BadRequest: its arguments are wrong."""
+        """Returns the answer to a call made by hand. Raises: BadRequest: its arguments are wrong."""
         parameters = made.schema.get("parameters") or {}
         foreign = self.runs.foreign
         meant, wrong = await checked(foreign.children, call.tool, parameters, call.arguments)
@@ -92,7 +92,7 @@ class AgentsApi(Struct, frozen=True):
         return page_of(query, *places)
 
     def first_model(self) -> str:
-        """Returns the model of an agent whose maker names none. Raises: BadRequest: nothing is known of any."""
+        """Returns the model of an agent that is created without one. Raises: BadRequest: no model is known."""
         for entry in self.models.entries:
             if not str(entry["id"]).startswith("agent/"):
                 return self.registry.handle(str(entry["id"]))

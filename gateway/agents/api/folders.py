@@ -75,7 +75,7 @@ class UploadQuery(Body):
 
 
 class UploadForm(Body):
-    """The fields beside a file: none."""
+    """The form fields sent with a file: none."""
 
 
 # What a folder keeps of what it was made or changed with.
@@ -251,7 +251,7 @@ class FolderRoutes:
         query: UploadQuery = asked.query
         folder, file = await self._folder(asked), asked.file
         assert file is not None
-        # What a form says beside a file may be a path of the client's machine.
+        # Form fields next to a file may hold a path of the client's machine.
         name = given_or_none(query.name) or re.split(r"[/\\]", file.file_name or "")[-1]
         name = file_name(name)
         if not name:

@@ -1,4 +1,4 @@
-"""Groups: an agent with those that read what is said to it."""
+"""Groups: an agent with the agents that read its messages."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class VoiceSleeptimeConfig(Body):
 
 
 def config_of(update: UpdateGroup) -> SleeptimeConfig | VoiceSleeptimeConfig | None:
-    """Returns what is said of a group; None: nothing. Raises: BadRequest, Unprocessable."""
+    """Returns the settings of a group; None: there are none. Raises: BadRequest, Unprocessable."""
     config = update.manager_config
     if not isinstance(config, dict):
         return None

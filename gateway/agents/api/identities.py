@@ -1,6 +1,6 @@
-"""Identities: users or organisations of an application, each under the application's own key, to whom agents belong.
+"""Identities: users or organisations of an application, each under the application's own key, to which agents belong.
 
-They sort agents, and keep nobody out: the key of a request alone says what may be read. What is known of a user of a
+They sort agents and protect nothing: the key of a request alone decides what may be read. What is known of a user of a
 profile is a memory, and no identity.
 """
 
@@ -33,7 +33,7 @@ _NO_BLOCKS = refused(NO_BLOCKS)
 
 
 class PropertyBody(Body):
-    """Something that is said of an identity."""
+    """A property of an identity."""
 
     key: _Text
     value: str | int | float | bool | dict[str, Any]
@@ -44,7 +44,7 @@ _Properties = Annotated[list[PropertyBody], Meta(max_length=1_000)]
 
 
 class UpdateIdentity(Body):
-    """A change of an identity; what is left out or null stays, and so does a property whose key is not sent."""
+    """A change of an identity; what is left out or null stays, and so does a property that is not sent."""
 
     identifier_key: Maybe[_Text] = UNSET
     name: Maybe[_Text] = UNSET
@@ -79,7 +79,7 @@ class IdentitiesQuery(PageQuery):
     project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
 
     def takes(self, identity: Definition) -> bool:
-        """Says whether an identity is asked for, its key aside."""
+        """Returns whether an identity matches the filters, its key aside."""
         definition = IdentityDefinition.of(identity.body)
         wanted = ((self.name, definition.name), (self.identity_type, definition.type))
         return all(not isinstance(value, str) or value == has for value, has in wanted)

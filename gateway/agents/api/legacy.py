@@ -87,7 +87,7 @@ class LegacyRoutes:
         try:
             await self._named.attach(agent, made.block.uid)
         except Exception:
-            # A label that the agent has already: then nobody shall have it.
+            # The agent has a block with this label already: the new block is removed again.
             await self._named.delete(asked.project, made.block.uid)
             raise
         return await self._blocks.memory(asked)

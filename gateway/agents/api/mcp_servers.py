@@ -34,7 +34,7 @@ _Secret = Annotated[str, Meta(max_length=8_000)]
 _Secrets = Annotated[dict[str, _Secret], Meta(max_length=50)]
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # RFC 9110 5.1
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
-# Headers that the gateway or the protocol says, by their names and their beginnings.
+# Headers that the gateway or the protocol sets, by their names and their beginnings.
 _RESERVED = frozenset(
     ("accept", "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "host",
      "keep-alive", "last-event-id", "te", "trailer", "transfer-encoding", "upgrade", "user-agent")
@@ -57,7 +57,7 @@ class UpdateMcpServer(Body):
 
 
 class RefreshQuery(Body):
-    """agent_id: whose variables Letta's server fills in. What a server is sent is its own here."""
+    """agent_id: on Letta's server the agent with the variables; ignored here, a server has its own."""
 
     agent_id: Kept[str] = UNSET
 

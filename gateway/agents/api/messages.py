@@ -1,4 +1,4 @@
-"""Stored messages: listed, changed, forgotten, begun anew; and runs that are ended."""
+"""Stored messages: list, change, forget, reset; and end runs."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class MessageRoutes:
         after: Place | None,
         some: Callable[[Place | None, int], Awaitable[_Entries]],
     ) -> list[dict[str, Any]]:
-        """Returns a page as it is shown. some: lists what comes behind a place, so many messages at most."""
+        """Returns a page as it is shown. some: lists at most so many messages after a position."""
         limit, newest_first, showing = query.size(_PAGE), query.newest_first(), showing_of(query)
         found: list[dict[str, Any]] = []
         # The client takes an empty page for the end, so one is only given where nothing more is to be shown.
@@ -234,7 +234,7 @@ class MessageRoutes:
         return in_turn(ranked)[: search.limit]
 
     async def _searched(self, project: str, search: SearchMessages) -> tuple[Sequence[Agent], str | None]:
-        """Returns whose messages are searched, and in which conversation; None: in all. Raises: BadRequest."""
+        """Returns the agents to search, and the conversation; None: all of them. Raises: BadRequest."""
         conversation = _conversation(search.conversation_id)
         if isinstance(search.agent_id, str):
             return [
@@ -303,7 +303,7 @@ class MessageRoutes:
     async def compact(
         self, project: str, uid: str, spec: AgentSpec, conversation: str, body: Compact
     ) -> dict[str, Any]:
-        """Summarises a conversation of an agent while nothing is said in it. conversation: as it is looked up."""
+        """Summarises a conversation of an agent while no turn runs in it. conversation: as it is looked up."""
         api, settings = self._api, compaction_in(body.compaction_settings)
         own = {} if spec.defined is None else spec.defined.compaction
         terms, fallback = SummaryTerms.of({**own, **settings}), agent_route(api.settings, spec)

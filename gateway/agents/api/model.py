@@ -51,7 +51,7 @@ def embedding_model_json(handle: str) -> dict[str, Any]:
 
 
 def embedding_config_json(config: dict[str, Any] | None, handle: str | None) -> dict[str, Any] | None:
-    """Returns the older object about an embedder, as it was given, else as a handle says. handle: None: it has none.
+    """Returns the older object about an embedder: as given, else made of its handle. handle: None: it has none.
 
     Clients before 1.0 demand one where a handle was given; what makes vectors here is the setting memory.embedder.
     """

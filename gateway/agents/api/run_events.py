@@ -29,7 +29,7 @@ _TEXTS = ("content", "reasoning")
 
 
 def options_of(showing: Showing, *, by_token: bool) -> Json:
-    """Returns the way in which a run is shown, as it is kept."""
+    """Returns the way in which a run is shown, as stored."""
     types = None if showing.types is None else sorted(showing.types)
     own = {"speaks": showing.speaks, "argument": showing.argument, "summaries": showing.summaries}
     return {"types": types, **own, "by_token": by_token}
@@ -106,7 +106,7 @@ class RunEvents(Struct, frozen=True):
         return b"".join(map(event, shown))
 
     async def callback(self, agent_row: int, run_row: int) -> Json | None:
-        """Returns what a URL is told of a run that has ended; None where it is gone."""
+        """Returns the body of a callback about a run that has ended; None: the run is gone."""
         run = await self.store.runs.load(agent_row, run_row)
         agent = await self.store.agents.load(agent_row)
         if run is None or agent is None:
@@ -128,7 +128,7 @@ class RunEvents(Struct, frozen=True):
 
 
 async def failure_of(store: Store, run: Run) -> GatewayError | None:
-    """Returns the error that a run has failed with; None: it has not failed, or nothing is said of that."""
+    """Returns the error that a run has failed with; None: it has not failed, or has no message."""
     words = await store.runs.words([run.id]) if run.state is RunState.FAILED else {}
     if not words:
         return None
@@ -136,7 +136,7 @@ async def failure_of(store: Store, run: Run) -> GatewayError | None:
 
 
 def _untold(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:
-    """Yields the messages of which events have not told all."""
+    """Yields the messages that the events have not shown in full."""
     shown: dict[tuple[Any, ...], str] = {}
     for each in logged:
         key = _key(each)

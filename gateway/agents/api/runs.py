@@ -298,7 +298,7 @@ def stream_of(api: AgentsApi, run: Run, wanted: StreamRun) -> RunStream:
 async def ended_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, Any]:
     """Returns the whole reply of a run that has ended.
 
-    Raises: UpstreamError, GatewayError: it failed before anything was said, as it would have with its client.
+    Raises: UpstreamError, GatewayError: it failed before the first output, as it would have with its client.
     """
     agent = await api.store.agents.load(run.agent)
     if agent is None:
@@ -312,7 +312,7 @@ async def ended_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, An
 
 @dataclass(slots=True)
 class RunStream:
-    """The reply that follows a run in the background. after: the number of the event behind which it begins."""
+    """The reply that follows a run in the background. after: the number of the last event to skip."""
 
     api: AgentsApi
     run: Run

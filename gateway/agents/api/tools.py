@@ -131,20 +131,20 @@ class SearchTools(Body):
 
 
 class HandCall(Body):
-    """The arguments of a call that somebody makes by hand."""
+    """The arguments of a call made by hand."""
 
     args: Maybe[dict[str, Any]] = UNSET
 
 
 class ApprovalBody(Body):
-    """Says whether a person must approve. The TypeScript client (1.12) sends the field by its parameter's name."""
+    """Returns whether a person must approve. The TypeScript client (1.12) sends the field by its parameter's name."""
 
     requires_approval: bool | UnsetType = UNSET
     body_requires_approval: bool | UnsetType = UNSET
 
     @property
     def is_needed(self) -> bool:
-        """Raises: Unprocessable: it is not said."""
+        """Raises: Unprocessable: it is missing."""
         for result in (self.requires_approval, self.body_requires_approval):
             if isinstance(result, bool):
                 return result
@@ -158,7 +158,7 @@ class CreateTool(UpdateTool):
 
 
 class TriedTool(ToolSource, kw_only=True):
-    """A source that is run once, with these arguments, and not kept."""
+    """A source that is run once, with these arguments, and not stored."""
 
     source_code: str
     args: dict[str, Any]
@@ -184,7 +184,7 @@ _SET_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_j
 
 
 def tool_of(update: ToolSource, before: ToolDefinition | None = None) -> tuple[str | None, ToolDefinition]:
-    """Returns a tool after an update, with its name as far as the schema says it. Raises: Unprocessable."""
+    """Returns a tool after an update, with its name as far as the schema has it. Raises: Unprocessable."""
     sent = {name: value for name, value in given(update).items() if value is not None}
     if before is not None and before.source_type == "mcp" and _SET_BY_SERVER & sent.keys():
         raise BadRequest("The MCP server says what this tool is: refresh the server.", param="source_code")
@@ -334,7 +334,7 @@ def tried_json(
 
 
 def execution_json(status: str, content: str, stdout: str = "", stderr: str = "") -> dict[str, Any]:
-    """Returns the result of a call that somebody made by hand."""
+    """Returns the result of a call made by hand."""
     return {
         "status": status,
         "func_return": content,
@@ -580,7 +580,7 @@ class ToolRoutes:
 
 
 def _edited(update: ToolSource, before: ToolDefinition) -> tuple[str | None, ToolDefinition]:
-    """Returns a tool after an update; what is not said of its schema is read off its source. Raises: BadRequest."""
+    """Returns a tool after an update; missing parts of its schema are read from its source. Raises: BadRequest."""
     name, made = tool_of(update, before)
     sent = given(update)
     if made.source_type != "python":

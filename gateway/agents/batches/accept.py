@@ -98,7 +98,7 @@ class BatchRequests(Struct, frozen=True):
         return batch
 
     async def _check_upstream(self, project: str, item: AskedItem, *, has_credential: bool) -> None:
-        """Refuses an upstream whose batches cannot be made here, and a key that only this request has.
+        """Refuses an upstream without batches, and a key that only this request has.
 
         Raises: BadRequest.
         """

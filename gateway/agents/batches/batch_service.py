@@ -1,4 +1,4 @@
-"""The service of batches: the worker that performs them, and what an interrupted acceptance left behind."""
+"""The service of batches: the worker that performs them, and the clean-up after an interrupted acceptance."""
 
 from __future__ import annotations
 

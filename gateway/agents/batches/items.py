@@ -1,6 +1,6 @@
 """The turn of one item of a batch: composed for a provider, and fed what came back, by the machine of every turn.
 
-Nothing of it is held between two requests. What it goes on from is read anew, the rounds before are fed to the machine
+Nothing of it is held between two requests. What it goes on from is read again, the rounds before are fed to the machine
 again with the results that their tools had, and so rules, counts and names of calls are what they were.
 """
 
@@ -284,7 +284,7 @@ class ItemTurns:
         return found
 
     async def _open(self, item: BatchItem) -> ItemTurn:
-        """Reads an item whose turn goes on. Raises: ItemFailed, StoreError."""
+        """Reads an item in the middle of its turn. Raises: ItemFailed, StoreError."""
         opened = await self.open(item)
         if opened.outcome is not None:
             raise ItemFailed(CHANGED)
@@ -411,7 +411,7 @@ class ItemTurns:
         )
 
     async def give_up(self, item: BatchItem, failure: ItemFailed) -> Ending | ItemEnd:
-        """Returns the end of an item that cannot go on; the rounds that it had are kept. Raises: StoreError."""
+        """Returns the end of an item that cannot go on; the rounds that it had are stored. Raises: StoreError."""
         plain = ItemEnd(item, failure.state, failure.stop, self._keeper.now(), failure.words)
         try:
             opened = await self.open(item)
@@ -434,7 +434,7 @@ class ItemTurns:
         )
 
     async def settle(self, ending: Ending) -> ItemEnd:
-        """Returns how an item ends: its turn stands behind the last of its conversation. Raises: StoreError.
+        """Returns how an item ends: its turn follows the last one of its conversation. Raises: StoreError.
 
         Whoever writes it has been in the conversation's queue since before this is called.
         """
@@ -484,7 +484,7 @@ class ItemTurns:
         )
 
     def report(self, ending: Ending) -> None:
-        """Tells the background services what an item's turn has left to be done."""
+        """Notifies the background services of the work that an item's turn has left."""
         opened, keeper = ending.turn, self._keeper
         known, outcome = opened.known, ending.outcome
         if outcome is None:
@@ -554,7 +554,7 @@ def _guide(spec: AgentSpec, request: ItemRequest, memory: MemoryRequest, toolbox
 
 
 def _foreign(spec: AgentSpec) -> frozenset[str]:
-    """Returns the tools whose calls have effects elsewhere."""
+    """Returns the tools with effects outside the gateway."""
     return frozenset(tool.name for tool in spec.tools if tool.definition is not None or tool.name in SPEAKING)
 
 

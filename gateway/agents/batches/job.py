@@ -1,4 +1,4 @@
-"""The job of a batch: it submits what is ready, asks for results, feeds them to the items, and begins anew.
+"""The job of a batch: it submits what is ready, asks for results, feeds them to the items, and repeats.
 
 Each attempt does all that can be done now, and puts the job off until the providers are asked again. What it has done
 is on disk before the next thing is done, so one that is killed is taken up where it was: a part that was being
@@ -53,7 +53,7 @@ from storage.records import RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-FAULTS: Final = 8  # attempts that end with an error of ours
+FAULTS: Final = 8  # attempts that end with an internal error
 _GONE: Final = (404, 410)  # statuses of results that a provider keeps no longer
 # Of a part that is looked for: a key that is no longer taken, or a server that cannot say what it has.
 _REFUSED: Final = (400, 401, 402, 403, 404, 405, 410, 422)
@@ -79,7 +79,7 @@ class BatchJobs:
 
     async def run(self, job: JobContext) -> None:
         """Performs one attempt. Raises: Postponed: there is something left to be waited for."""
-        # What this process asks itself no other would find, and would ask anew: the job stays here meanwhile.
+        # Requests that this process sends itself are unknown to others, which would repeat them: the job stays here.
         while (wait_s := await self._run(job)) is not None:
             await self._rest(wait_s)
 
@@ -102,7 +102,7 @@ class BatchJobs:
         except StoreError:
             raise
         except Exception:
-            # An error of ours must not leave items open for ever.
+            # An internal error must not leave items open for ever.
             _log.exception("Batch %s met a fault in the gateway.", ids.named("job", batch.uid))
             if await parts.faulted() < FAULTS:
                 raise
@@ -190,7 +190,7 @@ class _Attempt:
         """Ends the batch, then what providers still do and keep for it, then the job. Raises: Postponed."""
         await self._end(state)
         waits = list[float]()
-        # Where results broke off behind the last one that is needed, a part is open still.
+        # Where results broke off after the last one that is needed, a part is open still.
         for part in self.parts.open:
             provider = self.jobs.providers.get(part.upstream)
             if provider is not None and not await self._stopped(part, provider):
@@ -287,7 +287,7 @@ class _Attempt:
             await self._missed(part, error)
 
     async def _missed(self, part: ProviderPart, error: ProviderError) -> None:
-        """Gives a part up whose provider has said for good that it is lost, or has said nothing for too long."""
+        """Gives up a part that its provider has lost for good, or has not answered about for too long."""
         gone = _GONE if part.id is not None else _REFUSED
         is_for_good = isinstance(error, ProviderGarbled) or (
             isinstance(error, ProviderRefused) and error.status in gone
@@ -305,7 +305,7 @@ class _Attempt:
         return await self.parts.missed(part, miss, self.jobs.now(), self.jobs.settings.poll_s)
 
     async def _adopt(self, part: ProviderPart, provider: BatchProvider) -> bool:
-        """Looks for a part whose making was interrupted, and submits it if it is not there. Raises: ProviderUnsure."""
+        """Looks for a part that was being submitted, and submits it if it is not there. Raises: ProviderUnsure."""
         found = await self._find(part, provider, part.number)
         if found is not None:
             _log.info(
@@ -350,7 +350,7 @@ class _Attempt:
     async def _submit(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
         now = await self.jobs.store.batches.get(self.batch.id)
         if now is not None and now.is_over:
-            # It was cancelled meanwhile: nobody pays for what is cancelled at once.
+            # It was cancelled meanwhile: what is cancelled at once costs nothing.
             await self.parts.over(part)
             return False
         try:
@@ -519,7 +519,7 @@ class _Attempt:
         return DAY_S - passed
 
     async def _compose(self, item: BatchItem) -> tuple[Composed, bytes, GivenItem] | None:
-        """Returns an item's request, its line and what is kept of it; None: it has ended instead."""
+        """Returns an item's request, its line and its stored state; None: it has ended instead."""
         # Live turns come in between.
         await asyncio.sleep(0)
         try:

@@ -1,4 +1,4 @@
-"""The writing of what becomes of items: together where that can be, each behind the live turns of its conversation."""
+"""Writes the outcomes of items: together where possible, each after the live turns of its conversation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from storage.sql.store import Store
 
 _CONFLICTS: Final = 8
 
-# Makes what becomes of an item, anew where somebody else was faster.
+# Makes the outcome of an item, again where another writer was faster.
 Makes = Callable[[], Awaitable[ItemWrite | Ending]]
 Work = tuple[BatchItem, Makes]
 
@@ -42,7 +42,7 @@ class ItemOutcomes:
     _later: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def settle(self, works: Sequence[Work]) -> None:
-        """Writes what becomes of items: those of a page together, those whose conversation is busy when it is free."""
+        """Writes the outcomes of items: a page together, those of a busy conversation once it is free."""
         places = asyncio.Semaphore(AT_ONCE)
 
         async def make(work: Work) -> ItemWrite | Ending:
@@ -73,7 +73,7 @@ class ItemOutcomes:
                 for ending in endings:
                     self.turns.report(ending)
                 return
-        # Two of them have changed one block, or somebody else was faster: one by one, each on what is there then.
+        # Two of them have changed one block, or another writer was faster: one by one, each on the state at that time.
         for work in together:
             await self._alone(work)
 
@@ -86,7 +86,7 @@ class ItemOutcomes:
         self.tokens.inc(by=sum(each.tokens for each in writes if not isinstance(each, ItemBack)))
 
     async def done(self) -> None:
-        """Waits for the items whose conversation was busy."""
+        """Waits for the items of busy conversations."""
         while self._later:
             await self._later.pop()
 

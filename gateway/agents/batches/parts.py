@@ -29,7 +29,7 @@ _GROWTH = 10  # the longest wait between two polls, in first ones
 _PATIENCE_S = 86_400.0  # as long as a provider takes for a part
 _SILENCE_S = 3 * 86_400.0  # chosen: a key that is refused from Friday on is noticed on Monday
 
-# A provider says that what was submitted is not to be looked for, or that there are no results; it gives no answer at
+# A provider reports that a submission cannot be looked up, or that there are no results; it gives no answer at
 # all; it does not stop; it does not delete what it keeps.
 Miss = Literal["unfound", "unread", "unheard", "unstopped", "undeleted"]
 
@@ -56,14 +56,14 @@ class PartDraft:
         return self.size + more > provider.most_bytes or len(self.items) >= provider.most_requests
 
     def hand_over(self) -> BinaryIO:
-        """Returns the file, whose taker closes it."""
+        """Returns the file; the caller closes it."""
         file, self._file = self._file, None
         assert file is not None
         file.seek(0)
         return file
 
     def release(self) -> None:
-        """Closes the file, if nobody has taken it."""
+        """Closes the file, if it was not taken."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -84,7 +84,7 @@ class ProviderPart:
     tries: int = 0
     # How often of these the provider refused it.
     refusals: int = 0
-    # When it may be tried again, as the provider said.
+    # When it may be tried again, as the provider asked.
     until: float = 0.0
     # When something else failed, oldest first.
     misses: dict[Miss, list[float]] = field(default_factory=dict)
@@ -188,7 +188,7 @@ class PartJournal:
     async def failed(self, part: ProviderPart, *, refused: bool, until: float = 0.0) -> None:
         """Writes down that it could not be submitted. refused: surely there is none, so the next has another mark.
 
-        Why is not written: a provider's words may quote somebody's.
+        Why is not written: a provider's message may quote a user's.
         """
         await self._write(f"failed-{part.number}-{part.tries + 1}", {"refused": refused, "until": until})
         part.tries, part.until = part.tries + 1, until
@@ -238,7 +238,7 @@ class PartJournal:
         return [each for each in self.parts if (each.upstream, each.model) == key]
 
     async def faulted(self) -> int:
-        """Writes down that an attempt ended with an error of ours. Returns how many did."""
+        """Writes down that an attempt ended with an internal error. Returns how many did."""
         self.faults += 1
         await self._write(f"fault-{self.faults}", {})
         return self.faults
@@ -260,5 +260,5 @@ def _lasted(times: Sequence[float], first_s: float) -> float:
 
 
 def cause(error: ProviderError) -> str:
-    """Returns what the log says of an error: a provider's own words may quote somebody's."""
+    """Returns the log's text for an error: a provider's own message may quote a user's."""
     return f"status {error.status}" if isinstance(error, ProviderRefused) else error.message

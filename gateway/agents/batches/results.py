@@ -63,7 +63,7 @@ class PartResults:
             await self._settle([(item, partial(self._answered, item, result)) for item in page])
 
     async def again(self, part: ProviderPart, *, is_local: bool) -> None:
-        """Sends the items of a part again of which nobody knows any more. is_local: since this process began anew."""
+        """Sends the items of a lost part again. is_local: it was lost because this process restarted."""
         async for page in self.pages(part.number):
             again = [
                 ItemBack(each, each.errors, each.expiries + (not is_local))
@@ -73,7 +73,7 @@ class PartResults:
             await self.outcomes.write(again)
 
     async def fail(self, part: ProviderPart, failure: ItemFailed) -> None:
-        """Ends the items of a part that nobody will answer."""
+        """Ends the items of a part that will get no answer."""
         async for page in self.pages(part.number):
             await self._settle([(item, partial(self.turns.give_up, item, failure)) for item in page])
 

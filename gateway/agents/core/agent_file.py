@@ -18,7 +18,7 @@ from storage.records import Block
 
 
 class CarriedMessage(Struct, frozen=True):
-    """A message as it is stored, with when it was said. model: that made a reply; "" for others."""
+    """A message as it is stored, with its time. model: the one that made a reply; "" for others."""
 
     message: dict[str, Any]
     at: float
@@ -26,7 +26,7 @@ class CarriedMessage(Struct, frozen=True):
 
 
 class CarriedConversation(Struct, frozen=True):
-    """A conversation beside an agent's `default`."""
+    """A conversation of an agent other than its `default`."""
 
     uid: str
     definition: ConversationDefinition
@@ -93,7 +93,7 @@ class AgentFile(Struct, frozen=True):
     agents: Sequence[CarriedAgent]
     # Those that are defined in it, by name.
     tools: Mapping[str, ToolDefinition] = field(default_factory=dict)
-    # Each with what else is said of it.
+    # Each with its details.
     blocks: Mapping[str, tuple[Block, dict[str, Any]]] = field(default_factory=dict)
     folders: Mapping[str, CarriedFolder] = field(default_factory=dict)
     archives: Mapping[str, CarriedArchive] = field(default_factory=dict)

@@ -47,7 +47,7 @@ MULTI_AGENT_TOOLS = (
 # What an agent has while a folder is attached to it.
 FILE_TOOLS = ("grep_files", "semantic_search_files")
 
-# Tools of Letta's that need a service beside the gateway, so that there are none until somebody makes them.
+# Tools of Letta's that need a service outside the gateway, so there are none until a caller creates them.
 ELSEWHERE = frozenset({"web_search", "fetch_webpage", "run_code", "run_code_with_tools"})
 
 # After these the turn ends; after all others of the gateway's own it goes on.
@@ -72,7 +72,7 @@ class AgentKind(Struct, frozen=True):
     # most_messages, least_messages: of its window; None: no such bound.
     most_messages: int | None = None
     least_messages: int | None = None
-    # What is said ahead of a tool where nobody says what.
+    # The default filler before a tool.
     filler: Literal["model", "none"] = "none"
 
 
@@ -92,10 +92,10 @@ KINDS: Mapping[str, AgentKind] = MappingProxyType(
     }
 )
 
-# The kind of an agent whose maker names none, and of users' memories.
+# The kind of an agent that is created without one, and of users' memories.
 DEFAULT_KIND = "letta_v1_agent"
 VOICE_KIND = "voice_convo_agent"
-# Agents of these kinds read what others have said; nobody speaks to them.
+# Agents of these kinds read the messages of others and get none themselves.
 READING_KINDS = frozenset({"sleeptime_agent", "voice_sleeptime_agent"})
 
 
@@ -107,7 +107,7 @@ def kind_of(name: str) -> AgentKind:
 def base_rules(tools: Sequence[str], rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns the rules that say of each of these tools whether the turn goes on after it.
 
-    rules: those that are there; a tool about which one of them says that gets no other.
+    rules: those that are there; a tool with a rule of this type gets no other.
     """
     ruled = {rule.get("tool_name") for rule in rules if rule.get("type") in ("continue_loop", "exit_loop")}
     return [

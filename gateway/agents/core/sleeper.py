@@ -1,4 +1,4 @@
-"""Sleeptime agents as they are made: each reads what was said to another agent, and keeps that one's blocks."""
+"""Sleeptime agents as they are made: each reads another agent's messages and maintains its blocks."""
 
 from __future__ import annotations
 

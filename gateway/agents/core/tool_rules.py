@@ -57,7 +57,7 @@ class JudgedCall(Struct, frozen=True):
     has_run: bool = True
     # Its result is an error, or it was not run.
     has_failed: bool = False
-    # The model asked to go on, or the result comes from somebody who waits for what the model makes of it.
+    # The model asked to go on, or the result comes from a caller that waits for the model's answer.
     goes_on: bool = False
 
 
@@ -186,7 +186,7 @@ class RuleState(Struct, frozen=True):
         return Allowed(given)
 
     def after(self, reply: Sequence[JudgedCall], *, is_last: bool = False) -> Offer | Stop:
-        """Returns what follows on a reply whose calls have their results.
+        """Returns the next step once all calls of a reply have their results.
 
         is_last: it was the last step that the turn may have.
         """
@@ -223,7 +223,7 @@ class RuleState(Struct, frozen=True):
         return tuple(name for name in self.attached if all(name in limit.names for limit in limits))
 
     def _can_be_asked(self, names: Sequence[str]) -> bool:
-        """Returns whether there is a call to be asked for: a tool that nobody has denied since the last that counts."""
+        """Returns whether there is a call to be asked for: a tool that was not denied since the last counted call."""
         denied = {
             each.name for each in takewhile(lambda each: each.status == "denied", reversed(self.called))
         }
@@ -270,9 +270,9 @@ class RuleGuide:
 
     called: what was called since the user's newest message, in turns before this one.
     approvals: tools that a person has to approve, without a rule.
-    can_ask: False: nobody can be asked, so such calls get an error.
-    has_later_message: a message of the user's stands behind the results of the first reply, so that the rules
-        begin anew there.
+    can_ask: False: there is no one to ask, so such calls get an error.
+    has_later_message: a user message follows the results of the first reply, so that the rules
+        start over there.
     """
 
     def __init__(

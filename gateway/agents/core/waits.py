@@ -4,7 +4,7 @@
         ...  # the other's turn has `wait` above it
 
 A circle would wait for ever, so it is refused when the wait begins that closes it. There are two kinds. A turn may
-ask an agent that waits for it, over however many others. And it may ask one whose queue is held by a turn that waits
+ask an agent that waits for it, through any number of others. It may ask one with a queue held by a turn that waits
 for the queue which the asker holds: neither has asked the other, but both began at the same time.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-QueueName = tuple[str, str]  # the uid of an agent's memory, the key of a conversation of ours
+QueueName = tuple[str, str]  # the uid of an agent's memory, the key of a stored conversation
 
 
 class WaitsInCircle(Exception):
@@ -72,7 +72,7 @@ class Waits:
             if above.agent == queue[0]:
                 return True
             above = above.above.by if above.above is not None and not above.above.is_over else None
-        # Who holds a queue waits in others: whoever comes behind waits for those as well.
+        # The holder of a queue waits in others: all that queue up after it wait for those as well.
         seen, due = {queue}, [queue]
         while due:
             at = due.pop()

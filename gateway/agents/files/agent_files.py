@@ -1,6 +1,6 @@
 """Agent files: agents with all that travels with them, read out of the store and brought in.
 
-An agent that is brought in grows in a memory that nobody finds (storage.sql.transfer), and takes its place when all of
+An agent that is brought in grows in a hidden memory (storage.sql.transfer), and takes its place when all of
 the file is there. Whatever goes wrong before that, nothing of the file is left.
 """
 
@@ -64,7 +64,7 @@ class _Done:
 class AgentFiles:
     """Agent files of all projects. project: the caller's.
 
-    Raises beside what is said: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
+    Raises besides what the methods name: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class AgentFiles:
             done.archives[key] = await self._make_archive(project, archive, done)
 
     async def _make_folder(self, project: str, name: str, folder: CarriedFolder, done: _Done) -> str:
-        """Makes a folder, which nobody finds before all of it is there. Returns its public name."""
+        """Makes a folder, which stays hidden until it is complete. Returns its public name."""
         uid = folder.uid or ids.new_uid()
         line = _definition_line(DefinitionKind.FOLDER, name, folder.body, self._now())
         memory = await self._fill(folder_scope(project, uid), [line], 1, done)
@@ -231,7 +231,7 @@ class AgentFiles:
         self._events.turn_kept(memory.id, next_seq)
 
     async def _make_archive(self, project: str, archive: CarriedArchive, done: _Done) -> str:
-        """Makes an archive, which nobody finds before all of it is there. Returns its public name."""
+        """Makes an archive, which stays hidden until it is complete. Returns its public name."""
         uid = archive.uid or ids.new_uid()
         passages = await asyncio.to_thread(_cut, archive.passages)
         lines = [
@@ -257,7 +257,7 @@ class AgentFiles:
     async def _grow(
         self, project: str, agent: CarriedAgent, file: AgentFile, done: _Done
     ) -> tuple[Agent, int]:
-        """Makes the memory of an agent, which nobody finds yet. Returns it, and its next number."""
+        """Makes the memory of an agent, which is hidden as yet. Returns it, and its next number."""
         now = self._now()
         scope = api_scope(project, agent.uid or ids.new_uid())
         definitions, next_seq = await asyncio.to_thread(_message_lines, agent)
@@ -273,7 +273,7 @@ class AgentFiles:
         return await self._fill(scope, lines, end, done), end
 
     async def _fill(self, scope: Scope, lines: Iterable[dict[str, Any]], next_seq: int, done: _Done) -> Agent:
-        """Makes a memory of lines, which nobody finds before its transfer ends."""
+        """Makes a memory of lines, which stays hidden until its transfer ends."""
         transfer = self._store.transfer
         draft = Agent(0, ids.new_uid(), scope, secrets.token_bytes(16), 0, created=self._now())
         memory = await transfer.begin(draft)
@@ -284,7 +284,7 @@ class AgentFiles:
         return memory
 
     async def _attached(self, project: str, agent: CarriedAgent, done: _Done) -> Any:
-        """Yields what an agent has attached beside blocks."""
+        """Yields what an agent has attached, without its blocks."""
         names = [*agent.tools, *(FILE_TOOLS if agent.folders else ())]
         for name in dict.fromkeys(names):
             if name in done.tools:

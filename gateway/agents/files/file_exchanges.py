@@ -1,7 +1,7 @@
-"""Messages of a file as the exchanges of a conversation of ours, in the form of an export's lines.
+"""Messages of a file as the exchanges of a stored conversation, in the form of an export's lines.
 
 An exchange is what came since the last reply, and the reply. Results that nothing follows but the user's words belong
-to the reply whose calls they answer, as where a run ends behind its tools.
+to the reply whose calls they answer, as where a run ends after its tools.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 MOST_BYTES = 10_000_000  # of a file
-_PARSING = "parsing"  # the state of a file whose text is not all there
+_PARSING = "parsing"  # the state of a file with an incomplete text
 _WRITTEN = 64  # parts of a file that one transaction writes
 
 Handling = Literal["skip", "error", "suffix", "replace"]
@@ -34,7 +34,7 @@ Handling = Literal["skip", "error", "suffix", "replace"]
 
 @dataclass(frozen=True, slots=True)
 class SentFile:
-    """A file that somebody sends. type: as they named it. Raises: BodyTooLarge."""
+    """An uploaded file. type: as the client named it. Raises: BodyTooLarge."""
 
     name: str
     type: str
@@ -56,7 +56,7 @@ class FileView(Struct, frozen=True):
 class Folders:
     """Folders and their files. project: the caller's; a folder of another one is not found.
 
-    Raises beside what is said: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
+    Raises besides what the methods name: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Folders:
     async def save(
         self, memory: int, upload: SentFile, text: str, handling: Handling
     ) -> tuple[StoredFile, bool]:
-        """Saves a file whose text is known, whatever its type, as `upload` does. memory: the folder's."""
+        """Saves a file with a known text, whatever its type, as `upload` does. memory: the folder's."""
         files = self._store.files
         taken = await files.named(memory, upload.name)
         if taken is not None and handling == "skip":

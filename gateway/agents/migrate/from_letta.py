@@ -271,7 +271,7 @@ def _read(source: Server, state: _Json, shared: _Json | None) -> MovedAgent:
 
 def _write(target: Server, moved: MovedAgent, model: str | None) -> tuple[list[str], list[str]]:
     """Imports an agent. Returns the names of what was left out, and of tools that cannot run. Raises: NotMoved."""
-    # What is here already stays, as with blocks: somebody may have mended it.
+    # What is here already stays, as with blocks: it may have been corrected.
     fields = {"append_copy_suffix": "false", "override_existing_tools": "false"}
     if model is not None:
         fields["model"] = model

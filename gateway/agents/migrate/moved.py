@@ -1,4 +1,4 @@
-"""An agent of Letta's own server as an agent file that loses nothing of it, made of what that server tells over REST.
+"""An agent of Letta's own server as an agent file that loses nothing of it, made of the server's REST responses.
 
 That server's own export has the messages of the window alone, no passages, no conversations, and fails for some agents.
 The ids in this file are the server's, and what it names keeps them: so several agents share their blocks, folders and
@@ -16,9 +16,9 @@ from msgspec import Struct
 from gateway.agents.agent_file.write import BLOCK, EXTENSION, FILE, SAME, SOURCE, some
 
 _Json = dict[str, Any]
-# Types of what the gateway makes anew: the compiled prompt, summaries, answers to a pause that its results tell of.
+# Types that the gateway makes itself: the compiled prompt, summaries, approvals that the results show.
 _RECREATED = frozenset({"system_message", "summary_message", "event_message", "approval_response_message"})
-# What that server shows of a compaction where nobody has said it: how its prompts begin, and its models.
+# Defaults that the server shows for a compaction: the beginnings of its prompts, and its models.
 _THEIR_PROMPTS = (
     "The following messages are being evicted", "The previous messages are being evicted",
     "Your task is to create a detailed summary of the conversation so far",
@@ -35,14 +35,14 @@ _IDENTITY = ("id", "identifier_key", "name", "identity_type", "properties")
 
 
 class MovedConversation(Struct, frozen=True):
-    """A conversation beside `default`, with its messages as they are listed, oldest first."""
+    """A conversation other than `default`, with its messages as they are listed, oldest first."""
 
     record: Mapping[str, Any]
     messages: Sequence[_Json]
 
 
 class MovedAgent(Struct, frozen=True):
-    """All that a server of Letta's tells of an agent."""
+    """All that a Letta server returns about an agent."""
 
     # The agent as it is shown, with its blocks, tools and sources.
     state: Mapping[str, Any]
@@ -58,7 +58,7 @@ class MovedAgent(Struct, frozen=True):
 
 
 def moved_file(of: MovedAgent) -> bytes:
-    """Returns the agent's file. The sleeptime agent that reads for it is not in it, and is made anew."""
+    """Returns the agent's file. The sleeptime agent that reads for it is not in it, and is created again."""
     state = of.state
     # That server keeps passages without a text, too.
     passages = [_passage(each) for each in of.passages if each["text"]]
@@ -117,7 +117,7 @@ def newer_state(shown: Mapping[str, Any]) -> _Json:
 
 
 def readers_of(state: Mapping[str, Any]) -> Sequence[str]:
-    """Returns the ids of the sleeptime agents that read what is said to an agent."""
+    """Returns the ids of the sleeptime agents that read an agent's messages."""
     group = state.get("multi_agent_group") or {}
     return (group.get("agent_ids") or ()) if "sleeptime" in str(group.get("manager_type")) else ()
 
@@ -158,7 +158,7 @@ def _name(of: Mapping[str, Any]) -> str:
 
 
 def carried(listed: Iterable[_Json]) -> list[_Json]:
-    """Returns messages as they stand in a file, without those that the gateway makes anew."""
+    """Returns messages in a file's form, without those that the gateway makes itself."""
     return [*_joined(listed)]
 
 
@@ -182,7 +182,7 @@ def _joined(listed: Iterable[_Json]) -> Iterator[_Json]:
 
 
 def _is_summary(each: _Json) -> bool:
-    """Says whether a message is a summary that Letta's server put into the window in the user's name."""
+    """Returns whether a message is a summary that Letta's server put into the window in the user's name."""
     content = each.get("content")
     if each["message_type"] != "user_message" or not isinstance(content, str) or not content.startswith("{"):
         return False

@@ -1,7 +1,7 @@
 """Archival memories of agents: each agent's own archive, and archives and folders that several agents have attached.
 
 An archive that is attached is a memory of its own, with its index and its forgetting. A search asks each of them, so
-that its order depends on nobody else, and takes from each in turn.
+that its order depends on no other archive, and takes from each in turn.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PassageView(Struct, frozen=True):
 class Archives:
     """Archives and their passages. project: the caller's; an archive of another one is not found.
 
-    Raises beside what is said: NotFound, WriteConflict, Unavailable, as the store does.
+    Raises besides what the methods name: NotFound, WriteConflict, Unavailable, as the store does.
     """
 
     def __init__(self, store: Store, now: Callable[[], float], embed_query: EmbedQuery | None = None) -> None:
@@ -139,7 +139,7 @@ class Archives:
     async def add(
         self, memory: Agent, text: str, tags: Sequence[str] = (), *, at: float | None = None
     ) -> Sequence[PassageView]:
-        """Saves a text, in parts where it is long. at: when it was said; None: now."""
+        """Saves a text, in parts where it is long. at: its time; None: now."""
         return await self.add_all(memory, [PassageDraft(text, self._now() if at is None else at, tags)])
 
     async def add_all(self, memory: Agent, drafts: Sequence[PassageDraft]) -> Sequence[PassageView]:
@@ -194,7 +194,7 @@ class Archives:
         return await self._with_files(in_turn(ranked)[:limit])
 
     async def _with_files(self, views: Sequence[PassageView]) -> Sequence[PassageView]:
-        """Returns passages with the files that they are parts of, without those whose file is about to be forgotten."""
+        """Returns passages with the files that they are parts of, without those of a file that is being forgotten."""
         ids = {view.passage.file for view in views} - {None}
         if not ids:
             return views

@@ -1,4 +1,4 @@
-"""Conversations of agents beside their own: made, changed, and forgotten when they are deleted.
+"""Conversations of agents other than `default`: created, changed, and forgotten when they are deleted.
 
 Each is one path with a window of its own. Blocks, passages and what is recalled are the agent's.
 """
@@ -20,14 +20,14 @@ from storage.sql.store import Store
 
 
 def definition_of(entry: ConversationEntry) -> ConversationDefinition:
-    """Returns what was said of a conversation over REST."""
+    """Returns a conversation's definition over REST."""
     return ConversationDefinition.of({} if entry.definition is None else entry.definition.body)
 
 
 class AgentConversations:
     """Conversations of all agents. project: the caller's, everywhere.
 
-    Raises beside what is said: NotFound, WriteConflict, Stale, Unavailable, as the store does.
+    Raises besides what the methods name: NotFound, WriteConflict, Stale, Unavailable, as the store does.
     """
 
     def __init__(self, store: Store, now: Callable[[], float]) -> None:
@@ -70,7 +70,7 @@ class AgentConversations:
     async def change(
         self, project: str, uid: str, edit: Callable[[ConversationDefinition], ConversationDefinition]
     ) -> ConversationEntry:
-        """Says something else of a conversation, on what was said at that moment. Raises: Conflict: as `create`."""
+        """Changes a conversation's definition, from its state at that moment. Raises: Conflict: as `create`."""
 
         async def change() -> ConversationEntry:
             found = await self._store.conversations.get(project, uid)

@@ -28,7 +28,7 @@ _NONE_BEFORE = McpServerDefinition()
 class McpRegistry:
     """Servers by their public names. project: the caller's; what another one has is not found.
 
-    Raises beside what is said: NotFound, WriteConflict, Unavailable, as the store does.
+    Raises besides what the methods name: NotFound, WriteConflict, Unavailable, as the store does.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class McpRegistry:
         await self._store.defined_agents.delete_attached(found, at=self._now())
 
     async def refresh(self, project: str, uid: str) -> Sequence[ToolView]:
-        """Asks a server for its tools anew. Returns them. Raises: BadRequest: it cannot be asked."""
+        """Asks a server for its tools again, and returns them. Raises: BadRequest: it cannot be asked."""
         found = await self.get(project, uid)
         before = McpServerDefinition.of(found.body)
         with _as_bad_request():
@@ -151,7 +151,7 @@ class McpRegistry:
             await self._tools.delete(project, gone.uid)
 
     async def _add(self, project: str, server: Definition, tool: ListedTool) -> None:
-        """Makes a tool under its own name; where somebody has that, under the server's and its own."""
+        """Makes a tool under its own name; where that is taken, under the server's and its own."""
         both = f"{server.name}_{tool.name}"
         names = [_allowed(tool.name), _allowed(both), *(_allowed(both, f"_{n}") for n in range(2, _NAMES))]
         for name in names:

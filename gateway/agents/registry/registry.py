@@ -3,8 +3,8 @@
 The blocks, passages and messages of a user's memory are its own; its configuration is the profile's, which the settings
 file declares.
 
-`resolve` gives a turn its `AgentSpec`. What it found is kept until something is changed here; a memory that is gone is
-not found whatever is kept.
+`resolve` gives a turn its `AgentSpec`. Results are cached until something changes here; a memory that is gone is
+not found whatever is cached.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class NewAgent(Struct, frozen=True):
     definition: AgentDefinition
     # None: one is made up.
     name: str | None = None
-    # New blocks with what else is said of each.
+    # New blocks, each with its details.
     own: Sequence[tuple[Block, dict[str, Any]]] = ()
     # Public names of those that are attached.
     blocks: Sequence[str] = ()
@@ -85,7 +85,7 @@ class NewAgent(Struct, frozen=True):
     base_rules: bool | None = None
     # With those of the gateway's own that its kind begins with, and those that speak to other agents.
     multi_agent_tools: bool = False
-    # With an agent that reads what is said to it.
+    # With an agent that reads its messages.
     sleeptime: bool = False
 
 
@@ -100,7 +100,7 @@ class AgentEdit(Struct, frozen=True):
     tags: Sequence[str] | None = None
     # With the tools that speak to other agents, or without them.
     multi_agent_tools: bool | None = None
-    # Another agent reads what is said to it.
+    # Another agent reads its messages.
     sleeptime: bool | None = None
     # folders, identities: public names of all that it has then.
     folders: Sequence[str] | None = None
@@ -111,14 +111,14 @@ class AgentView(Struct, frozen=True):
     """An agent as the agents API shows it."""
 
     agent: Agent
-    # For a user's memory one that says what its profile says.
+    # For a user's memory one made from its profile.
     definition: Definition
     blocks: Sequence[BlockEntry]
     tools: Sequence[ToolView]
     tags: Sequence[str]
     # The newest one.
     last_run: Run | None
-    # The agents that read what is said to it.
+    # The agents that read its messages.
     readers: Sequence[ReaderEntry] = ()
     folders: Sequence[Definition] = ()
     identities: Sequence[Definition] = ()
@@ -127,7 +127,7 @@ class AgentView(Struct, frozen=True):
 class Registry:
     """Agents and tools of all projects. project: the caller's, everywhere; what another one has is not found.
 
-    Raises beside what is said: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
+    Raises besides what the methods name: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Registry:
         return kept if await self._store.agents.find(kept.scope) is not None else None
 
     async def _is_present(self, kept: ResolvedAgent) -> bool:
-        """Returns whether an agent is still as it was read. Of a file that nobody else writes it is known."""
+        """Returns whether an agent is still as it was read. A file with one writer takes no read."""
         if not self._store.database.is_shared:
             return True
         try:
@@ -412,7 +412,7 @@ class Registry:
         if edit.sleeptime is not None:
             await (self.sleepers.turn_on if edit.sleeptime else self.sleepers.turn_off)(changed)
         if edit.sleeptime:
-            # Nothing more may be said here, and then no turn makes it due to read what was said before.
+            # No further turn may come that would make the reading of earlier messages due.
             due = self._now() + self._settings.memory.idle_s
             await self._store.jobs.enqueue(SLEEP, changed.agent.id, SLEEP, due=due)
         self._cache.clear()
@@ -568,6 +568,6 @@ def _least(kind: AgentKind, most: int | None) -> int | None:
 
 
 def _system(defined: AgentDefinition, tools: Sequence[ToolView]) -> str:
-    """Returns an agent's own prompt, with the rules of its tools behind it."""
+    """Returns an agent's own prompt, followed by the rules of its tools."""
     rules = in_words(read_rules(defined.rules), [tool.name for tool in tools])
     return "\n\n".join(part for part in (defined.system, rules and f"{_RULES}\n{rules}") if part)

@@ -20,7 +20,7 @@ SUFFIX = "-sleeptime"
 
 
 def sleeptime_of(defined: AgentDefinition) -> Sleeptime | None:
-    """Returns when others read what is said to an agent. Of one that speaks by voice they do when it rests."""
+    """Returns when others read an agent's messages. With a voice agent they do once it rests."""
     is_voice = defined.kind == VOICE_KIND
     return None if defined.sleeptime is None else replace(defined.sleeptime, at_rest=is_voice)
 
@@ -53,7 +53,7 @@ class SleeperRegistry:
         await on_latest(turn_on)
 
     async def _adopt(self, found: AgentEntry, definition: AgentDefinition) -> bool:
-        """Has those read again of whom a memory's definition speaks, and who came with it from elsewhere."""
+        """Registers the readers that an imported memory's definition names."""
         project, has_any = found.agent.scope.project, False
         for uid in () if definition.sleeptime is None else definition.sleeptime.agents:
             sleeper = await self._store.definitions.find(project, DefinitionKind.AGENT, uid)
@@ -98,7 +98,7 @@ class SleeperRegistry:
 
 
 def _without(found: AgentEntry, uid: str) -> dict[str, Any] | None:
-    """Returns the body of a definition whose agent one reads no more; None: it stays as it is."""
+    """Returns a definition's body without a reader; None: it stays as it is."""
     definition = None if found.definition is None else AgentDefinition.of(found.definition.body)
     if definition is None or definition.sleeptime is None:
         return None

@@ -29,7 +29,7 @@ _OWN = tuple(name for name in BUILT_IN if name in SCHEMAS)
 
 
 class ToolView(Struct, frozen=True):
-    """A tool as lists show it. definition: None for one of the gateway's own, whose public name is a constant."""
+    """A tool as lists show it. definition: None for one of the gateway's own, which has a constant public name."""
 
     name: str
     uid: str
@@ -48,7 +48,7 @@ class ResolvedAgent(Struct, frozen=True):
 class SpecCache:
     """The specs that names stand for. age_s: how long it is believed that a name stands for nothing else as well.
 
-    round: rises with each change, so that no older reading is kept after it.
+    round: rises with each change, so that no older reading is cached after it.
     """
 
     age_s: float
@@ -76,7 +76,7 @@ class SpecCache:
 class ToolRegistry:
     """Tools by their public names. project: the caller's; what another one has is not found.
 
-    Raises beside what is said: NotFound, WriteConflict, Unavailable, as the store does.
+    Raises besides what the methods name: NotFound, WriteConflict, Unavailable, as the store does.
     """
 
     def __init__(self, store: Store, cache: SpecCache, now: Callable[[], float]) -> None:
@@ -138,7 +138,7 @@ class ToolRegistry:
     async def change(
         self, project: str, uid: str, edit: Callable[[ToolDefinition], tuple[str | None, ToolDefinition]]
     ) -> ToolView:
-        """Changes a tool. edit: returns its name, where it says one, and what it is then. Raises: Conflict."""
+        """Changes a tool. edit: returns its new name, if any, and its new definition. Raises: Conflict."""
 
         async def change() -> Definition:
             found = (await self.get(project, uid)).definition

@@ -1,4 +1,4 @@
-"""Runs: sends to conversations of ours, each from its message to its stop reason.
+"""Runs: sends to stored conversations, each from its message to its stop reason.
 
 The sends of a conversation queue. What came in is on disk before the model is asked, each reply before its tools run,
 their results before it is asked again. An error before the first reply is the status of the reply; a client that
@@ -73,14 +73,14 @@ from storage.records import DEFAULT, Agent, Counts, Run, RunState, Summary
 _log = logging.getLogger("mnemogate")
 # The sends that may be in one conversation's queue, the one that is answered among them.
 MOST_SENDS = 32
-# Why a run failed that nobody performs any more.
+# The error of a run without a process that performs it.
 LEFT = "The gateway was stopped while it performed this run."
-# A run in the background waits so long for a commit: nobody waits for it.
+# A run in the background waits so long for a commit: no client waits for it.
 DISK_WAIT_S = 3600.0
 
 
 class AgentRuns:
-    """Answers sends to conversations of ours. One for the process.
+    """Answers sends to stored conversations. One for the process.
 
     keeper, registry: what they are answered with. foreign: the tools that were defined. peers: how agents speak to each
     other. toolboxes: those of all turns, of agents or not.
@@ -99,7 +99,7 @@ class AgentRuns:
         background: Failover,
     ) -> None:
         """answer_wait_s: how long an agent waits for another one's answer.
-        background: has connections of its own, for the runs that nobody waits for.
+        background: has connections of its own, for the runs that no client waits for.
         """
         self._settings = settings
         self.keeper = keeper
@@ -145,7 +145,7 @@ class AgentRuns:
     ) -> None:
         """Performs a run that was accepted, or goes on with it where an earlier attempt was broken off.
 
-        One that somebody ends before it begins stays as it was ended.
+        One that was ended before it begins stays ended.
 
         place: in the queue of its conversation, which is free now.
         asked: its conversation is `default`, or a uid.
@@ -214,7 +214,7 @@ class AgentRuns:
         )
 
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
-        """Returns whether a chat completion names a conversation of ours: an agent's `default`, or one sent to so."""
+        """Returns whether a chat completion names a stored conversation: `default`, or one used so before."""
         name, scope = identity.conversation, identity.scope
         if name is None or scope is None:
             return False
@@ -232,7 +232,7 @@ class AgentRuns:
         return found is not None and bool(found.tip)
 
     async def complete(self, call: ChatCall) -> None:
-        """Answers a chat completion that names a conversation of ours; what its list repeats is left out.
+        """Answers a chat completion that names a stored conversation; messages that its list repeats are left out.
 
         Raises: as `send`.
         """
@@ -241,7 +241,7 @@ class AgentRuns:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
         left_out = set(repeated(request.messages))
         head = first_spoken(request.messages)
-        # A system message behind what was said is new ("ask whether they are still there"), at the head it is not.
+        # A system message after the stored messages is new ("ask whether they are still there"), at the head it is not.
         new = [m for i, m in enumerate(request.messages) if i >= head and i not in left_out]
         messages = [of_client(m) for m in new]
         receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {len(request.messages) - head}"
@@ -265,7 +265,7 @@ class AgentRuns:
             await replay(request, result, view, call.sink, receipt)
 
     async def recover(self) -> None:
-        """Fails the live runs that a process left behind: one before this, or another whose leases have run out."""
+        """Fails the live runs of a process that is gone: an earlier one, or another with expired leases."""
         try:
             for each in await self._left():
                 await self._end(each, RunState.FAILED, StopReason.ERROR, LEFT)
@@ -274,7 +274,7 @@ class AgentRuns:
                 _log.error("Runs that a stopped gateway left could not be ended: %s", error.message)
 
     async def _left(self, own: str | None = None) -> list[Run]:
-        """Returns live runs that nobody performs any more. own: a line that this process holds for another run."""
+        """Returns live runs that no process performs any more. own: a lock that this process holds for another run."""
         store = self.keeper.store
         found = await store.runs.live()
         if not store.lines.is_needed:
@@ -309,7 +309,7 @@ class AgentRuns:
             self._live[run][1].stop(StopReason.CANCELLED)
 
     def stop_deleted(self, agent: int) -> None:
-        """Stops the runs of an agent that is deleted; their clients get an error, since nothing can be kept."""
+        """Stops the runs of an agent that is deleted; their clients get an error, since nothing can be stored."""
         for owner, turn in self._live.values():
             if owner == agent:
                 turn.stop(StopReason.CANCELLED)
@@ -346,7 +346,7 @@ class AgentRuns:
         agent, identity = await self._agent(sending), sending.identity
         if not agent.id or not (sending.otid or identity.retry):
             return None
-        # The end of a run whose client has left is perhaps not on disk yet.
+        # The end of a run is perhaps not on disk yet if its client has left.
         await self._pending.written(sending.scope, self._limits.commit_wait_s)
         name = identity.conversation or DEFAULT
         digest = digest_of(agent, name, sending.otid)
@@ -354,7 +354,7 @@ class AgentRuns:
         ended = partial(self._ended, line_name(agent.uid, name))
         shown_reply = sending.messages
         if sending.heard is not None and any(m.get("role") == "user" for m in shown_reply):
-            # A list says what its client has heard: the same words behind their answer are another send.
+            # A list shows what its client has heard: the same words after their answer are another send.
             own = await path_of(self.keeper.store, agent, name)
             path = () if own is None else own.path
             count = asks_again(path, Canon(agent.secret), shown_reply, sending.heard, head)
@@ -365,7 +365,7 @@ class AgentRuns:
         return await sent_before(self.keeper.store, agent, marks, ended)
 
     async def _ended(self, own: str, run: Run) -> Run:
-        """Ends a run of a process that has died, whose line is free or ours by now."""
+        """Ends a run of a process that has died, with a lock that is free or held here by now."""
         is_left = self.keeper.store.lines.is_needed and run.id in {each.id for each in await self._left(own)}
         return await self._end(run, RunState.FAILED, StopReason.ERROR, LEFT) if is_left else run
 
@@ -423,7 +423,7 @@ class AgentRuns:
         sink: Sink,
         receipt: Receipt,
     ) -> RunResult:
-        """Answers a send whose turn it is in the queue of its conversation. Raises: as `send`, or as `perform`."""
+        """Answers a send that is first in the queue of its conversation. Raises: as `send`, or as `perform`."""
         key = partial(crc32, repr(sending.identity.scope).encode())
         failover = self._failover if sending.accepted is None else self._background
         attempts = failover.attempts(sending.route, key, sink, receipt)
@@ -443,7 +443,7 @@ class AgentRuns:
         if resumed is not None and resumed.waiting is not None:
             if accepted is not None:
                 await self._end(accepted.run, RunState.COMPLETED, StopReason.REQUIRES_APPROVAL)
-            # What the calls' own reply has cost was told with it.
+            # The usage of the calls' own reply was reported with it.
             return RunResult(replace(memory.run, steps=0, counts=Counts()), memory.known.agent, ())
         with attempts:
             call = ChatCall(
@@ -550,7 +550,7 @@ def _new_summary(known: Known, prompt: Prompt) -> Summary | None:
 
 
 def _error_for(error: StoreError) -> Exception:
-    """Returns the error that a caller is told: what is not there stays that, else memory is not available."""
+    """Returns the error for the caller: NotFound as it is, else that memory is not available."""
     if isinstance(error, NotFound):
         return UnknownId(f"{error.message[:1].upper()}{error.message[1:]}.", param="conversation_id")
     if not is_known(error):

@@ -1,6 +1,6 @@
 """The beginning of a run: what it goes on from is read, and what came in is written before the model is asked.
 
-A run that was accepted earlier may have been broken off, since the process died. Its chain says how far it came: the
+A run that was accepted earlier may have been broken off, since the process died. Its chain shows how far it came: the
 last step is open (the model is called), or it has calls (those that were not made are made, and all results go on).
 """
 
@@ -44,7 +44,7 @@ class MessageGone(Exception):
 
 
 class RunBeginning(Struct, frozen=True):
-    """A run whose first step is open, or one that begins with calls of a step that is kept (resumed)."""
+    """A run with an open first step, or one that begins with calls of a stored step (resumed)."""
 
     memory: StepsMemory
     prompt: Prompt
@@ -75,7 +75,7 @@ class BeginsRuns:
             with sink.while_here():
                 known = await read_path(keeper.store, asked, first, keeper.settings.idle_s)
                 if (left := await self._cut_short(known, sending)) is not None:
-                    # What the model said is shorter now, so all of it is read again.
+                    # The model's reply is shorter now, so all of it is read again.
                     sending = left
                     continue
                 resumed = await (
@@ -96,7 +96,7 @@ class BeginsRuns:
                 self._pending.add(memory.give_up(prompt), "A run that began too late")
                 raise
             except (WriteConflict, Stale):
-                # Somebody else has written in the meantime, or forgotten: all of it is read again.
+                # Another writer has added or erased something meanwhile: all of it is read again.
                 continue
         raise WriteConflict("this conversation changes too fast")
 
@@ -198,7 +198,7 @@ class BeginsRuns:
         step: RunStep,
         results: Sequence[ToolResult],
     ) -> bool:
-        """Writes results behind the step that made their calls. False: its run is gone. Raises: StoreError."""
+        """Writes results after the step that made their calls. False: its run is gone. Raises: StoreError."""
         run = await self._keeper.store.runs.load(step.agent, step.run)
         if run is None:
             return False
@@ -276,7 +276,7 @@ class BeginsRuns:
 
 
 def _with_room(decision: CallDecision, window: int | None) -> CallDecision:
-    """Returns a decision whose result leaves room in the window, as results of our own tools do. window: tokens."""
+    """Returns a decision with its result cut to the window, as the gateway's own tools' are. window: tokens."""
     text = None if decision.result is None else decision.result.get("content")
     if window is None or not isinstance(text, str):
         return decision

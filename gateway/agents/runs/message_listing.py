@@ -17,11 +17,11 @@ from storage.listing import Page, StandingExchange
 from storage.records import DEFAULT, Agent, Conversation, Counts, Exchange, Message, Run
 from storage.sql.store import Store
 
-# The most numbers that are told of a conversation.
+# The most message numbers that are shown of a conversation.
 NUMBERS = 1000
 _BATCH = 50
 _SEARCH_MS = 1000.0
-_AFTER_ALL = 2**31  # behind all hidden messages of a reply
+_AFTER_ALL = 2**31  # after all hidden messages of a reply
 
 
 async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchange]:
@@ -67,7 +67,7 @@ class MessageView(Struct, frozen=True):
 
 
 class AgentMessages:
-    """Messages of agents. Raises beside what is said: NotFound, Stale, Unavailable, as the store does."""
+    """Messages of agents. Raises besides what the methods name: NotFound, Stale, Unavailable, as the store does."""
 
     def __init__(self, store: Store, now: Callable[[], float], embed_query: EmbedQuery | None = None) -> None:
         """embed_query: makes the vector of a question; None: messages are searched by words alone."""
@@ -171,9 +171,9 @@ class AgentMessages:
     ) -> Sequence[MessageView]:
         """Returns messages that answer a query, best first.
 
-        since, until: when they were said.
+        since, until: bounds of their times.
         conversation: `default`, or the public name of the one in which they were; None: any.
-        by_meaning: by vectors beside words, where there is an embedder.
+        by_meaning: by vectors as well as words, where there is an embedder.
         """
         now = await self._store.agents.load(agent.id)
         if now is None:
@@ -222,7 +222,7 @@ class AgentMessages:
         await self._store.forgetting.forget(agent.id, ForgetTarget(messages=[place.seq]))
 
     async def reset(self, agent: Agent, conversation: str = DEFAULT) -> None:
-        """Begins a conversation anew under its name: its runs end and its words are erased.
+        """Resets a conversation under its name: its runs end and its messages are erased.
 
         What was learned, saved and written into blocks stays.
         """
@@ -260,10 +260,10 @@ class AgentMessages:
         return await self.get(agent, place)
 
     async def _views(self, agent: Agent, rows: Sequence[StandingExchange]) -> Sequence[MessageView]:
-        """Returns the messages of exchanges, in the order in which they were said."""
+        """Returns the messages of exchanges, in the order of the conversation."""
         messages = {row.exchange.id: listed(row.exchange) for row in rows}
         known = {row.exchange.id: row for row in rows}
-        # A result says which tool it is of, and which step made the call, by the reply before it.
+        # A result's tool and the step of its call are found by the reply before it.
         asked = {
             row.exchange.parent
             for row in rows

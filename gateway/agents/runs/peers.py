@@ -78,7 +78,7 @@ class Speaker(Struct, frozen=True):
     agent: str
     name: str
     waiter: Waiter
-    # What of its request goes upstream with theirs.
+    # The parts of its request that go upstream with the other agents' requests.
     passes: Passes
     # It is a run in the background.
     holds_slot: bool = False
@@ -216,7 +216,7 @@ class Peers:
         asked = replace(_request(sender, found, text, is_awaited=True), parent=parent)
         sink = UnseenSink()
         run = asyncio.ensure_future(self._run(asked, to, sink, wait))
-        # The process waits for it when it stops, also if nobody else does any more.
+        # The process waits for it when it stops, also if its caller does not any more.
         self._pending.add(run, "An answer to an agent")
         try:
             seconds = max(0.0, until - asyncio.get_running_loop().time())
@@ -248,7 +248,7 @@ class Peers:
         return _answer_of(result, to)
 
     async def send(self, sender: Speaker, uid: str, name: str, text: str) -> AgentAnswer:
-        """Has an agent told something. What is told of it says no more than that it is on disk."""
+        """Sends an agent a message. The result confirms that it is on disk, no more."""
         to = AgentAnswer(ids.named("agent", uid), name)
         if sender.waiter.depth >= MOST_DEPTH:
             return to.failed("depth", _TOO_DEEP)
@@ -338,7 +338,7 @@ def _request(sender: Speaker, found: ResolvedAgent, text: str, *, is_awaited: bo
 
 
 def message_of(sender: Speaker, text: str, *, is_awaited: bool) -> WireMessage:
-    """Returns a message of an agent as the other one is told it."""
+    """Returns a message of an agent as the other one gets it."""
     how = "It waits for your answer: what you say in this turn." if is_awaited else "It waits for no answer."
     return as_system(
         f"Message from the agent {sender.name} ({sender.agent}). {how}\n\n{text}", sender=sender.agent

@@ -1,4 +1,4 @@
-"""The reply that a run has given, said again as a chat completion: the client has asked for it once more."""
+"""Replays a run's reply as a chat completion, for a client that sends the same request again."""
 
 from __future__ import annotations
 

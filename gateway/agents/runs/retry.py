@@ -32,7 +32,7 @@ class SentBefore(Struct, frozen=True):
     steps: tuple[Exchange, ...]
     # It has its answer.
     is_answered: bool
-    # Its messages are said once more; else they stand already.
+    # Its messages are written once more; else they are stored already.
     is_resent: bool
 
 
@@ -44,7 +44,7 @@ class SendMarks(Struct, frozen=True):
     # messages, decisions: those of the send, the decisions first.
     messages: Sequence[WireMessage]
     decisions: Sequence[CallDecision]
-    # The digest of the client's id; None: a send counts as the same whose messages or answers are those of
+    # The digest of the client's id; None: a send counts as the same if it has the messages or answers of
     # the conversation's newest run.
     otid: bytes | None
     # Messages with which a conversation begins.
@@ -75,7 +75,7 @@ async def sent_before(
 ) -> SentBefore | None:
     """Returns what became of a send before; None: it is new.
 
-    ended: looks at a run that has not ended, and ends it if nobody performs it any more. Raises: StoreError.
+    ended: looks at a run that has not ended, and ends it if no process performs it any more. Raises: StoreError.
     """
     run = await _run_before(store, agent, marks)
     if run is not None and not run.is_over and ended is not None:
@@ -103,7 +103,7 @@ async def _ended_run(store: Store, agent: Agent, conversation: str, run: Run) ->
     steps = tuple(e for e in exchanges if e is not None)
     answered = tuple(await exchanges_of(store, agent, run)) if run.state is RunState.COMPLETED else steps
     is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
-    # A process that is gone has left no step behind of a call that it was making.
+    # A process that is gone has left no step of a call that it was making.
     first = next(iter(answered), None) or await _unanswered(store, agent, conversation)
     begins = [] if first is None else await _beginnings(store, agent, first)
     return _EndedRun(run, answered, is_cut, begins)
@@ -115,7 +115,7 @@ async def _decided_before(
     """Returns what became of answers to calls."""
     run, answered, is_completed = before.run, before.answered, before.is_completed
     if any([await _is_answered(store, agent, e, marks.decisions) for e in before.begins]):
-        # A model cannot be asked anew behind its own reply.
+        # A model cannot be asked again after its own reply.
         return SentBefore(run, agent, answered, is_completed or before.is_cut, is_resent=False)
     return None if marks.otid is None else SentBefore(run, agent, answered, is_completed, is_resent=True)
 
@@ -128,7 +128,7 @@ async def _resent(store: Store, agent: Agent, marks: SendMarks, before: _EndedRu
         return None if marks.otid is None else SentBefore(run, agent, (), is_answered=False, is_resent=True)
     if before.is_completed:
         return SentBefore(run, agent, answered, is_answered=True, is_resent=False)
-    # Where something of a reply was shown, the message is answered anew.
+    # Where something of a reply was shown, the message is answered again.
     is_resent = before.is_cut or await _is_withheld(store, agent, marks.conversation, begins[0])
     return SentBefore(run, agent, answered, is_answered=False, is_resent=is_resent)
 
@@ -159,7 +159,7 @@ async def _beginnings(store: Store, agent: Agent, first: Exchange) -> list[Excha
 
 
 async def _has_waited(store: Store, agent: Agent, e: Exchange) -> bool:
-    """Returns whether a run ended with this exchange, since somebody had to answer its calls."""
+    """Returns whether a run ended with this exchange, because its calls wait for an answer."""
     try:
         return bool((await store.runs.step(agent.scope.project, agent.uid, e.seq)).step.waiting)
     except NotFound:
@@ -170,7 +170,7 @@ async def _has_waited(store: Store, agent: Agent, e: Exchange) -> bool:
 async def _is_answered(store: Store, agent: Agent, e: Exchange, decisions: Sequence[CallDecision]) -> bool:
     """Returns whether an exchange begins with what these answers gave.
 
-    Results may be for calls that wait now, where a model names its calls alike. A permission is not: nobody has seen
+    Results may be for calls that wait now, where a model names its calls alike. A permission is not: no one has seen
     yet, perhaps, what waits now.
     """
     results = [m.message for m in listed(e) if m.message.get("role") == "tool"]
@@ -203,7 +203,7 @@ async def path_of(store: Store, agent: Agent, name: str) -> OwnPath | None:
 
 
 async def _is_withheld(store: Store, agent: Agent, name: str, e: Exchange) -> bool:
-    """Returns whether an exchange is in no prompt: the upstream has refused it, or one behind it."""
+    """Returns whether an exchange is in no prompt: the upstream has refused it, or one after it."""
     own = await path_of(store, agent, name)
     return e.superseded or (own is not None and e.id in refused(own.path))
 

@@ -1,4 +1,4 @@
-"""The values of a run: a send to a conversation of ours, how it begins and what becomes of it."""
+"""The values of a run: a send to a stored conversation, its beginning and its outcome."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ MAX_STEPS = 50
 
 
 class RunRequest(Struct, frozen=True):
-    """A send to a conversation of ours."""
+    """A send to a stored conversation."""
 
     spec: AgentSpec
-    # Whose memory.
+    # The memory's scope.
     scope: Scope
     # `default`, or an id.
     conversation: str = DEFAULT
     # As they are stored, with their private fields.
     messages: tuple[WireMessage, ...] = ()
-    # About calls that wait; messages stand behind what comes of them.
+    # Answers to waiting calls; the messages follow their results.
     decisions: tuple[CallDecision, ...] = ()
     # Further ones of the call upstream.
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class RunRequest(Struct, frozen=True):
     parent: int | None = None
     # How many messages of agents led to it.
     depth: int = 0
-    # It is refused where somebody has to answer calls first, which a message in between would leave without
+    # It is refused while calls wait for an answer; a message in between would leave them without
     # an answer.
     spares_pauses: bool = False
     # model, system: of this send in place of the agent's; `spec` has them already.
@@ -65,7 +65,7 @@ class RunRequest(Struct, frozen=True):
 
 
 class AcceptedRun(Struct, frozen=True):
-    """A run that was accepted before, as an attempt finds it. request: what is kept of its request without messages.
+    """A run that was accepted before, as an attempt finds it. request: its stored request without messages.
 
     attempt: from 1 on; the process may have died in earlier ones.
     """
@@ -76,11 +76,11 @@ class AcceptedRun(Struct, frozen=True):
 
 
 class RunStart(Struct, frozen=True):
-    """A run whose first step is open."""
+    """A run with an open first step."""
 
     # Its public name.
     run: str
-    # Whose memory.
+    # The memory's scope.
     agent: Agent
     # The number of the step's first message.
     first: int
@@ -93,7 +93,7 @@ class RunStart(Struct, frozen=True):
     # steps, counts: of earlier attempts.
     steps: int = 0
     counts: Counts = field(default_factory=Counts)
-    # Whose reply that is, where an earlier one may have shown some of it.
+    # The run of that reply, where an earlier one may have shown some of it.
     attempt: int = 1
     # The one that the prompt begins with, where it did not before.
     summary: Summary | None = None
@@ -106,7 +106,7 @@ class RunResult(Struct, frozen=True):
 
     # As it ended.
     run: Run
-    # Whose memory.
+    # The memory's scope.
     agent: Agent
     # Its exchanges, with their words.
     steps: tuple[Exchange, ...]
@@ -123,7 +123,7 @@ class RunResult(Struct, frozen=True):
 class Sending(Struct, frozen=True):
     """A send, whichever way it came."""
 
-    # The one that came, without what is said in it.
+    # The request that came, without its messages.
     request: ChatRequest
     messages: Sequence[WireMessage]
     identity: Identity
@@ -135,7 +135,7 @@ class Sending(Struct, frozen=True):
     max_steps: int = MAX_STEPS
     otid: str | None = None
     decisions: Sequence[CallDecision] = ()
-    # The run of the same send that ended before, whose otid it takes.
+    # The run of the same send that ended before, which hands its otid to this one.
     replaces: Run | None = None
     parent: int | None = None
     depth: int = 0
@@ -145,7 +145,7 @@ class Sending(Struct, frozen=True):
     # None: its client waits for it.
     accepted: AcceptedRun | None = None
     reading: ReadSpan | None = None
-    # The reply before it, as a chat completion's client has it; None: nothing is said of that. The other
+    # The reply before it, as a chat completion's client has it; None: it is not known. The other
     # fields are those of `RunRequest`.
     heard: Sequence[str] | None = None
 
@@ -202,7 +202,7 @@ def request_of(asked: RunRequest, *, stream: bool = True) -> ChatRequest:
 def sampling_of(
     spec: AgentSpec, *, has_tools: bool, more: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """Returns the fields that each request of an agent bears unless it says them itself.
+    """Returns the fields that each request of an agent bears unless it has them itself.
 
     has_tools: the request has some, of the agent's or of the client's.
     more: fields that count before the agent's.
@@ -215,7 +215,7 @@ def sampling_of(
 
 
 def of_client(message: WireMessage) -> WireMessage:
-    """Returns a message of a chat completion as it is stored: private fields are ours alone."""
+    """Returns a message of a chat completion as it is stored: private fields come from the gateway alone."""
     if is_system(message):
         return as_system(text_of(message))
     return {key: value for key, value in message.items() if key != PRIVATE}

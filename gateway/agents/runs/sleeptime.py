@@ -1,4 +1,4 @@
-"""Sleeptime: the job that has sleeptime agents read what was said in a memory, and edit its blocks.
+"""Sleeptime: the job that has sleeptime agents read the new messages of a memory, and edit its blocks.
 
 Each batch of what is unread is a run of such an agent (agent_runs.py): its edits enter the blocks with each
 step, and the cursor moves with the last. So a run that was broken off goes on from its chain, and one that fails leaves
@@ -47,12 +47,12 @@ _PAGE = 16
 MESSAGE_CHARS = 200_000
 # So often what is read at a time is halved, each time that a run fails.
 _HALVINGS = 3
-# Chosen: these runs keep neither summaries nor learning waiting, and fewer connections than those that somebody began.
+# Enough that summaries and learning do not wait for these runs, with fewer connections than clients' runs have.
 _LIMITS = WorkerLimits(concurrency=8)
 
 
 class _Span(Struct, frozen=True):
-    """The part of a memory that a run reads. text: what its agent is told; "": nothing. is_more: something follows."""
+    """The part of a memory that a run reads. text: the message for its agent; "": none. is_more: more follows."""
 
     reading: ReadSpan
     is_more: bool
@@ -212,7 +212,7 @@ class Sleeping:
         return span if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
 
     async def _refused(self, job: JobContext, run: Run, span: _Span) -> _Span | None:
-        """Goes on behind what a model has refused to read: with less of it, or past it. None: it stays there.
+        """Goes on after text that a model has refused to read: with less of it, or past it. None: it stays there.
 
         What no smaller part would be without is passed over, if the model has ever answered: else it may refuse
         everything, for the sake of its settings.

@@ -1,6 +1,6 @@
-"""The edits of a step's tools: made on the blocks that the step found, and with their results written behind it.
+"""The edits of a step's tools: made on the blocks that the step found, and written after it with their results.
 
-They are written by compare-and-set. If somebody else was faster they are made again on what is there then, so no result
+They are written by compare-and-set. If another writer was faster they are made again on the new state, so no result
 reports what did not happen. What others wrote meanwhile is in a note after the results.
 """
 

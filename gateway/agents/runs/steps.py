@@ -1,6 +1,6 @@
 """Memory's part of a run: each step is written as it ends, and the next one is planned on what it left.
 
-The blocks are read anew before the tools of a step run, and their edits are written with the results.
+The blocks are read again before the tools of a step run, and their edits are written with the results.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from storage.records import Block, Conversation, Counts, Exchange, Run, RunState
 
 T = TypeVar("T")
 
-# How often edits are made again, or a send is planned again, because somebody else was faster: another process, or one
+# How often edits are made again, or a send is planned again, because another writer was faster: another process, or one
 # that writes for the first time.
 TRIES = 32
 
@@ -63,7 +63,7 @@ UPSTREAM_FAULTS = frozenset({StopReason.UPSTREAM_ERROR, StopReason.NO_CREDITS, S
 # In place of the words of an upstream that may quote what was read.
 UNSAID = "The upstream gave an error, whose words are not kept here, since they may quote what was read."
 
-# Makes the tools of a step of a run. The last: the row of the run that made the step whose calls they run; 0: none yet.
+# Makes the tools of a step of a run. The last parameter: the row of the run that made these calls; 0: none yet.
 MakesToolbox = Callable[[Known, BlockEdits, Run, int], Toolbox]
 
 _STATES = {
@@ -83,7 +83,7 @@ class _StepResult(Struct, frozen=True):
     usage: Json | None = None
     # As in `RunStep`.
     waiting: Mapping[str, str] = msgspec.field(default_factory=dict)
-    # Those of its calls that are kept until the others are there.
+    # Those of its calls that are stored until the others are there.
     results: Sequence[ToolResult] = ()
     # Why the run ends with it; None: it goes on.
     stop: str | None = None
@@ -113,7 +113,7 @@ class StepsMemory:
     replaces: int | None = None
     request: bytes | None = None
     reading: ReadSpan | None = None
-    # Messages that came with the answers to these, and stand behind their results.
+    # Messages that came with the answers to these, and follow their results.
     after_results: Sequence[WireMessage] = ()
     # Public names of the runs that its end has made due.
     begun: list[str] = field(default_factory=list)
@@ -124,7 +124,7 @@ class StepsMemory:
     toolbox: Toolbox = field(init=False)
     _edits: StepEdits = field(init=False)
     _opened: StepOpened | None = None  # the step under way
-    _late: tuple[StepOpen, Future[StepOpened]] | None = None  # one whose opening took too long
+    _late: tuple[StepOpen, Future[StepOpened]] | None = None  # a step that took too long to open
     _begun: float = 0.0
     _shown: Shown = field(default_factory=dict)  # what the prompt under way shows last of each block
     _chars: int = 0
@@ -159,13 +159,13 @@ class StepsMemory:
         self._take_opened(opened, self.keeper.now(), conversation.key)
 
     async def write_results(self, results: Sequence[ToolResult]) -> None:
-        """Writes results of calls of a run that went no further, behind its last step. Raises: StoreError."""
+        """Writes results of calls of a run that stopped, after its last step. Raises: StoreError."""
         end = RunEnd(self.known.agent.id, self.run.id, RunState.FAILED, StopReason.ERROR, self.keeper.now())
         self._shown = self._edits.changes.shown = await self.keeper.composer.shown(self.known)
         await self._open_next(results, "", end)
 
     async def give_up(self, prompt: Prompt) -> None:
-        """Ends the run whose first step took too long to open, when that is on disk after all."""
+        """Ends a run with a first step that took too long to open, when that is on disk after all."""
         try:
             await self._await_late()
             if self._opened is not None:
@@ -232,7 +232,7 @@ class StepsMemory:
         return e
 
     def _due(self, e: Exchange, now: float) -> list[RunAccept]:
-        """Returns the runs that this one's end makes due: of those who read what is said here."""
+        """Returns the runs that this one's end makes due: of the agents that read these messages."""
         sleeptime = self.known.asked.spec.sleeptime
         if (
             sleeptime is None
@@ -267,7 +267,7 @@ class StepsMemory:
         self.known = ended(self.known, e)
 
     async def _look_again(self) -> None:
-        """Reads the blocks as they are now, for the tools and for what the next call is told."""
+        """Reads the blocks as they are now, for the tools and for the notes of the next call."""
         self._see(await self._blocks())
 
     async def _read_again(self, results: Sequence[ToolResult]) -> Sequence[ToolResult]:
@@ -294,7 +294,7 @@ class StepsMemory:
     async def _edited(
         self, results: Sequence[ToolResult], write: Callable[[Sequence[ToolResult]], Awaitable[T]]
     ) -> T:
-        """Writes edits with what they had as results; those that somebody was faster than are made again.
+        """Writes edits with their results; edits that another writer has overtaken are made again.
 
         Raises: WriteConflict, StoreError.
         """
@@ -350,7 +350,7 @@ class StepsMemory:
     async def _open(self, write: StepOpen) -> None:
         opening = self.keeper.store.append.open(write)
         try:
-            # Nobody waits for a run in the background, so it waits for the disk.
+            # No client waits for a run in the background, so it waits for the disk.
             async with asyncio.timeout(None if self.run.background else self.keeper.open_wait_s):
                 opened = await asyncio.shield(opening)
         except TimeoutError:
@@ -392,7 +392,7 @@ class StepsMemory:
         except Stale:
             if self.run.background:
                 raise
-            # What the step says may quote what is gone: it stays unfinished, and the next send ends it. With a whole
+            # The step's reply may quote what was erased: it stays unfinished, and the next send ends it. With a whole
             # memory its run is gone too.
             with suppress(NotFound):
                 await self._end_run(RunState.FAILED, StopReason.ERROR, events.LOST)
@@ -404,7 +404,7 @@ class StepsMemory:
         return after_results
 
     async def _end(self, prompt: Prompt, outcome: TurnOutcome) -> events.Kept | None:
-        """Writes the end of the run, in the way that suits what is open. Returns what stands behind its last step."""
+        """Writes the end of the run, in the way that suits what is open. Returns the messages after its last step."""
         state, stop = _state_after(prompt, outcome)
         await self._await_late()
         is_passing = stop in UPSTREAM_FAULTS and not outcome.is_refused
@@ -413,7 +413,7 @@ class StepsMemory:
             return None
         error = str(stop) if state is RunState.FAILED else None
         if self._opened is None and outcome.results and not outcome.waiting:
-            # The steps are used up, or the run was stopped: what its tools did is told with the next send.
+            # The steps are used up, or the run was stopped: its tools' results are shown with the next send.
             end = RunEnd(
                 self.known.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.reading
             )
@@ -432,11 +432,11 @@ class StepsMemory:
         return None
 
     def _result_of(self, outcome: TurnOutcome, stop: StopReason, error: str | None) -> _StepResult:
-        """Returns what the last step of a run has come to. A reply that was cut off is kept as far as it came."""
+        """Returns the result of a run's last step. A reply that was cut off is stored as far as it came."""
         full, shown_reply = outcome.full, outcome.shown_reply
         if not full and outcome.text and shown_reply is not None:
             full = (shown_reply := with_private(shown_reply, cut=True),)
-        # The error's words may quote another memory, whose forgetting would not find them here.
+        # The error's message may quote another memory, and forgetting there would not find it here.
         words = UNSAID if self.reading is not None and outcome.words else outcome.words
         return _StepResult(
             full, shown_reply if full else None, outcome.step_usage, outcome.waiting,
@@ -444,7 +444,7 @@ class StepsMemory:
         )  # fmt: skip
 
     async def _pause(self, stop: StopReason, outcome: TurnOutcome) -> None:
-        """Ends the run with calls that somebody has to answer, behind what our tools did meanwhile."""
+        """Ends the run with calls that wait for an answer, after the gateway's tools have run."""
 
         async def end(results: Sequence[ToolResult]) -> Run:
             e = self.known.path[-1]
@@ -477,7 +477,7 @@ class StepsMemory:
         self.run = replace(self.run, state=run.state, stop=run.stop, ended=run.ended)
 
     def _report(self, prompt: Prompt) -> None:
-        """Tells the background services what the run has left to be done."""
+        """Notifies the background services of the work that the run has left."""
         keeper, known = self.keeper, self.known
         if self.reading is not None:
             # Its words are emptied before anybody could look for them.
@@ -507,7 +507,7 @@ def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopRe
 
 
 def _kept_results(e: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes]:
-    """Returns results of calls of a step as they are kept until the others are there."""
+    """Returns results of calls of a step as they are stored until the others are there."""
     return {call_number(e, each.call_id): orjson.dumps(each.stored()) for each in results}
 
 

@@ -49,7 +49,7 @@ class SystemMessages(Struct, frozen=True):
     runs: AgentRuns
 
     async def named(self, project: str, uid: str) -> tuple[Agent, str]:
-        """Returns whose system message an id names: an agent, and `default` or a public name. Raises: NotFound.
+        """Returns the owner of a system message by its id: an agent, and `default` or a public name. Raises: NotFound.
 
         uid: of the id.
         """

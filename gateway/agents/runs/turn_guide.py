@@ -34,7 +34,7 @@ def guide_of(
 
     Where none of its tools are offered its rules sleep.
 
-    can_ask: a person may be asked to approve a call. is_told_more: as in `RuleGuide`.
+    can_ask: a person may be asked to approve a call. has_later_message: as in `RuleGuide`.
     """
     names = [tool["function"]["name"] for tool in prompt.tools]
     return RuleGuide(

@@ -19,7 +19,7 @@ ASK: Final = "send_message_to_agent_and_wait_for_reply"
 ASK_TAGGED: Final = "send_message_to_agents_matching_tags"
 SEND_ASYNC: Final = "send_message_to_agent_async"
 SPEAKING: Final = frozenset({ASK, ASK_TAGGED, SEND_ASYNC})
-_SHORTEST = 200  # characters of an answer that are kept, however many agents have answered
+_SHORTEST = 200  # characters that are left of an answer, however many agents have answered
 _NAME_CHARS = 80
 _CUT = " [{left} more characters were cut off.]"
 
@@ -76,7 +76,7 @@ async def speak(sends: SendsToAgents, call: RunTool, most: int) -> ToolAnswer:
 
 
 def _listed(answers: Sequence[AgentAnswer], most: int) -> str:
-    """Returns the answers as JSON. Long ones are cut, each alike, so that nobody is missing."""
+    """Returns the answers as JSON. Long ones are cut, each alike, so that none is missing."""
     heads = [{"agent_id": each.id, "agent_name": each.name[:_NAME_CHARS]} for each in answers]
     each_most = max(_SHORTEST, (most - len(orjson.dumps(heads)) - 40 * len(heads)) // len(heads))
     found = [

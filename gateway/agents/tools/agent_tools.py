@@ -63,7 +63,7 @@ class AgentTools:
     step: Exchange | None = None
     # Sends to other agents; None: nothing is called.
     others: SendsToAgents | None = None
-    # The record of those that leave the gateway; None: none is kept.
+    # The record of those that leave the gateway; None: there is none.
     calls: KeepsCalls | None = None
     _tools: dict[str, AgentTool] = field(init=False)
     _plain: dict[str, dict[str, Any]] = field(init=False)  # definitions without asides
@@ -82,7 +82,7 @@ class AgentTools:
         return name in self._tools
 
     def lane(self, call: RunTool) -> str | None:
-        # Edits are kept in the order of their calls, and a search finds what was kept just before it.
+        # Edits are applied in the order of their calls, and a search finds the edits before it.
         own = call.name in EDITING or call.name in REMEMBERED or call.name in SEARCHING
         return "memory" if own and self._tools[call.name].definition is None else None
 
@@ -148,7 +148,7 @@ class AgentTools:
         return {op.label for op in (*(op for op in known.look.ops if op.exchange in path), *changes.ops)}
 
     def _foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:
-        """Returns a call as others are told it. Its key is the same only for the same call of the same step."""
+        """Returns a call as other parties get it. Its key is the same only for the same call of the same step."""
         uid, run = self.spec.uid, self.run_uid
         step = "" if self.step is None else ids.placed("step", uid, self.step.seq)
         return ForeignCall(
@@ -222,13 +222,13 @@ def _asides_of(spec: AgentSpec, definitions: Iterable[dict[str, Any]]) -> Asides
 
 
 def alone_of(spec: AgentSpec) -> frozenset[str]:
-    """Returns the tools whose calls may not run beside one another."""
+    """Returns the tools with calls that must run one after another."""
     defined = {tool.name: tool.definition for tool in spec.tools}
     return frozenset(name for name, tool in defined.items() if tool is not None and not tool.is_parallel)
 
 
 def approvals_of(spec: AgentSpec) -> frozenset[str]:
-    """Returns the tools whose calls a person has to approve, whatever the rules say."""
+    """Returns the tools that always need a person's approval, whatever the rules allow."""
     defined = {tool.name: tool.definition for tool in spec.tools}
     return frozenset(name for name, tool in defined.items() if tool is not None and tool.needs_approval)
 

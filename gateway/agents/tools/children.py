@@ -92,7 +92,7 @@ class Child:
         begun = loop.time()
         try:
             async with asyncio.timeout(self.left_s):
-                # One that has ended says so by its answer.
+                # A child that has ended is noticed by its missing answer.
                 with suppress(BrokenPipeError, ConnectionResetError):
                     stdin.write(orjson.dumps(question) + b"\n")
                     await stdin.drain()
@@ -139,7 +139,7 @@ async def _end(process: Process) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.close()
-    # asyncio sees its end only once its pipes are read to theirs.
+    # asyncio sees its end only once its pipes are read to the end.
     while await process.stdout.read(_ANSWER_BYTES):
         pass
     await process.wait()

@@ -1,4 +1,4 @@
-"""Tools that are not the gateway's own, each performed as its definition says. One for the process."""
+"""Tools that are not the gateway's own, each performed by its definition. One for the process."""
 
 from __future__ import annotations
 

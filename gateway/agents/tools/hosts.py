@@ -37,11 +37,11 @@ class HostError(Exception):
 
 
 class StatusFault(HostError):
-    """An MCP server answered a message with an HTTP status, and perhaps with a message of its own beside it."""
+    """An MCP server answered a message with an HTTP status, and perhaps with a message of its own."""
 
 
 class HostReply(Struct, frozen=True):
-    """A reply whose headers have come. headers: lower-case names."""
+    """A reply after its headers. headers: lower-case names."""
 
     status: int
     headers: Mapping[str, str]
@@ -72,8 +72,8 @@ class HostReply(Struct, frozen=True):
 class ToolHosts:
     """Speaks to the hosts of the settings. Each request has a connection of its own, so no judgement outlives it.
 
-    resolve: the system's resolver unless told otherwise.
-    tls: with the system's certificates unless told otherwise.
+    resolve: the system's resolver by default.
+    tls: with the system's certificates by default.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class ToolHosts:
 
 
 class _Judged(AbstractResolver):
-    """Answers with the addresses that were judged, whatever a resolver says by now."""
+    """Answers with the addresses that were judged, whatever a resolver answers by now."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         self._addresses = addresses

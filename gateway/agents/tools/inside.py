@@ -1,8 +1,8 @@
 """The program within the sandbox: it lays limits on itself, runs a tool's function, and writes its result to a pipe.
 
-Another interpreter gets it as text, so it imports nothing of ours and needs Python 3.8 alone. It says to the pipe that
-it is there, and then the work comes on stdin as JSON: source, arguments, agent. Arguments of the program: the number of
-the pipe, and the limits by name.
+Another interpreter gets it as text, so it imports nothing of the gateway and needs Python 3.8 alone. It reports to the
+pipe that it has started, and then the work comes on stdin as JSON: source, arguments, agent. Arguments of the program:
+the number of the pipe, and the limits by name.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
     with os.fdopen(pipe, "wb") as out:
         # Half a character (a lone surrogate) has no form in UTF-8.
         out.write(json.dumps(answer, ensure_ascii=False).encode(errors="replace"))
-    # Python would wait for threads that the tool has left behind.
+    # Python would wait for threads that the tool has left running.
     os._exit(0)
 
 
@@ -155,7 +155,7 @@ def _text(result: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a result whose objects have the methods of a dict again, as JSON needs them."""
+    """Returns a result with plain dicts in place of objects, as JSON needs them."""
     if isinstance(value, (list, tuple)):
         return [*map(_plain, value)]
     return {name: _plain(each) for name, each in dict.items(value)} if isinstance(value, dict) else value

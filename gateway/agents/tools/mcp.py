@@ -174,7 +174,7 @@ def _load() -> ModuleType:
 
 
 def _kept(schema: Any) -> Json | None:
-    """Returns a schema as JSON is kept: a number beyond 64 bits is rounded. None: it is too large."""
+    """Returns a schema as it is stored: a number beyond 64 bits is rounded. None: it is too large."""
     data = json.dumps(schema, ensure_ascii=False).encode(errors="replace")
     return None if len(data) > MOST_SCHEMA_BYTES else orjson.loads(data)
 
@@ -187,7 +187,7 @@ def _text(block: Any) -> str:
     return text if isinstance(text, str) else f"[{block.type}]"
 
 
-# What the package says where a status is all that it knows.
+# The package's message where it knows no more than the status.
 _NO_WORDS = ("Server returned an error response", "Session terminated", "Not Found")
 
 

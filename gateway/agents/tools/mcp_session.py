@@ -73,7 +73,7 @@ async def stdio_session(
     """Starts a program and speaks over its pipes; it ends with the session.
 
     left_out: as in `http_session`.
-    variables: of the program, beside the few that each has.
+    variables: of the program, besides the few that each has.
     """
     parameters = StdioServerParameters(command=command, args=list(arguments), env=dict(variables))
     # Opening /dev/null does not wait for anything.
@@ -86,7 +86,7 @@ async def stdio_session(
 class _Client(Client):
     async def __aenter__(self) -> Self:
         await super().__aenter__()
-        # Behind each call the package asks for the list of tools, to check the result by a schema that is left out
+        # After each call the package asks for the list of tools, to check the result by a schema that is left out
         # here. Where that fails, what the call has done would be lost.
         self.session.validate_tool_result = _take_result  # type: ignore[method-assign]
         return self
@@ -104,7 +104,7 @@ async def _sifted(opened: Any, left_out: list[str]) -> AsyncIterator[Any]:
 
 
 class _Sifted:
-    """A stream of what a server says. One wrong tool would have the package refuse all of a list."""
+    """A stream of a server's messages. One wrong tool would have the package refuse all of a list."""
 
     def __init__(self, stream: Any, left_out: list[str]) -> None:
         self._stream = stream

@@ -6,14 +6,14 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-# Of a file that lies in memory, without its content: an inode, its name, and what the kernel has beside them.
+# Of a file that lies in memory, without its content: an inode, its name, and the kernel's own bookkeeping.
 _FILE_BYTES = 2048
 # Pages of files that lie on a disk can be read again, and are not counted.
 _COUNTED = ("RssAnon:", "RssShmem:", "VmSwap:")
 
 
 def can_be_counted() -> bool:
-    """Returns whether this kernel tells what a process has started."""
+    """Returns whether this kernel lists a process's children."""
     return Path(f"/proc/self/task/{os.getpid()}/children").exists()
 
 

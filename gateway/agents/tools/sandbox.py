@@ -2,8 +2,8 @@
 
 The code has no network, no processes but its own, no files but the interpreter's (to read) and a small /tmp, no
 variables, no keys and no rights, and system calls that reach around these are refused. Limits of the kernel bound the
-processor time and memory of each process, and their number; we bound the memory of all, the time and what is said.
-Some memory nobody counts (what lies in pipes and sockets), so the kernel is told to end a call first where the machine
+processor time and memory of each process, and their number; the gateway bounds the whole memory, time and output.
+Some memory is not counted (pipes and sockets), so the kernel is set to end a call first where the machine
 has none left. Before the first call a probe tries to get out: if it can, or if nothing can be run, there
 are no such tools.
 """
@@ -45,7 +45,7 @@ _LIMITS = {"AS": 256 * _MB, "FSIZE": _TMP_BYTES, "NOFILE": 64, "NPROC": 16, "SIG
 _CALL_BYTES = 384 * _MB
 _LOOK_S = 0.05
 _AT_ONCE = 4
-_KEPT_CHARS = 10_000  # of stdout and of stderr, which no model reads
+_KEPT_CHARS = 10_000  # of stdout and of stderr, which are stored and not shown to a model
 _READ_BYTES = 64 * 1024
 _NOBODY = 65534
 _START_S = 10.0  # of the probe, of asking the interpreter where it lies, of the end of what was killed
@@ -66,7 +66,7 @@ import os, sys
 os.setgroups([]); os.setresgid({_NOBODY}, {_NOBODY}, {_NOBODY}); os.setresuid({_NOBODY}, {_NOBODY}, {_NOBODY})
 os.execv(sys.argv[1], sys.argv[1:])
 """
-# Read-only, /proc keeps the code from taking this back. The shell adds a variable that says where the gateway runs.
+# A read-only /proc stops the code from undoing this. The shell adds a variable with the gateway's directory.
 _ENDED_FIRST = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD; exec "$@"'
 
 
@@ -191,7 +191,7 @@ class Sandbox:
         except* PermissionError:
             wrong = "cannot be watched: the system hides its processes from the gateway"
         finally:
-            # Whatever is within ends with it: its first process is told so by the kernel.
+            # Whatever is within ends with it: the kernel signals its first process.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await asyncio.shield(_drain(process))
@@ -216,7 +216,7 @@ class _Ended(Struct, frozen=True):
 
 
 class _TooMuch(Exception):
-    """The code takes more than it may. Its text says of what."""
+    """The code takes more than it may. The message names the limit."""
 
 
 @dataclass(slots=True)
@@ -261,7 +261,7 @@ async def _end(process: asyncio.subprocess.Process, watch: asyncio.Task[None]) -
 
 
 async def _write(stream: asyncio.StreamWriter, data: bytes) -> None:
-    # Code that ended early reads nothing; nor do walls that could not be set up, whose end may be known already.
+    # Code that ended early reads nothing; nor does a sandbox that could not be set up and may have ended already.
     with suppress(BrokenPipeError, ConnectionResetError):
         if not stream.is_closing():
             stream.write(data)
@@ -284,7 +284,7 @@ def _reading(descriptor: int) -> Iterator[asyncio.StreamReader]:
     """Reads a pipe, and closes it.
 
     A transport of the loop would be waited for, and uvloop's closes the pipe if that wait is cancelled. The file that
-    it was given then closes it once more, when its number is perhaps somebody else's.
+    it was given then closes it once more, when its number may belong to another file.
     """
     loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
 
@@ -331,7 +331,7 @@ async def _prefixes(python: str) -> Sequence[str]:
 
 
 def _command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:
-    """Returns the command that sets up the walls for `python`; filters of calls and the program come behind it."""
+    """Returns the command that sets up the walls for `python`; the filters of calls and the program follow."""
     walls = [
         *(bwrap, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"),
         *(

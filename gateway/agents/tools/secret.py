@@ -66,7 +66,7 @@ class SecretCipher:
     async def decrypt(self, server: Definition, values: Mapping[str, str]) -> dict[str, str]:
         """Returns secrets in plain text.
 
-        server: whose they are.
+        server: the MCP server of the secrets.
         values: as they are stored, by their fields.
 
         Raises: SecretFault: names the server, the field and the variable with the key.

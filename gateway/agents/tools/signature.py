@@ -1,7 +1,7 @@
 """The JSON schema of a tool that is written in Python, read off its last function. The source is never run.
 
 As Letta's server has it: types are required, descriptions come from the docstring (in Google's, Sphinx's or NumPy's
-style), `self` and `agent_state` are not the model's, and a class of the source says what an object has (pydantic's
+style), `self` and `agent_state` are not the model's, and a class of the source defines an object's fields (pydantic's
 models). Beyond it: `dict[str, …]`, unions, defaults, dataclasses and typed dicts. A parameter is required if it has no
 default, also an `Optional` one, which may then be null.
 """
@@ -55,7 +55,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Returns {"name", "description", "parameters"} of the tool, the last function. Raises: BadRequest: names the line.
 
-    parameters: their schema, if somebody has said it; then the source needs no types and no `Args:`.
+    parameters: their schema, if it was sent; then the source needs no types and no `Args:`.
     """
     function, classes = _read(source)
     description, described = _read_docstring(ast.get_docstring(function, clean=False) or "")
@@ -104,7 +104,7 @@ def _read(source: str) -> tuple[_Function, _Classes]:
     if len(source) > _MOST_CHARS:
         raise BadRequest(f"The source has more than {_MOST_CHARS:,} characters.", param="source_code")
     try:
-        # An invalid escape in a string is a warning, which is nobody's here.
+        # An invalid escape in a string is a warning, which concerns nothing here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = ast.parse(source)
@@ -157,7 +157,7 @@ def _is_json(value: object) -> bool:
 
 
 def _is_writable(value: object) -> bool:
-    """Returns whether a value goes into JSON as it is kept: without surrogates, with numbers of 64 bits."""
+    """Returns whether a value goes into JSON as it is stored: without surrogates, with numbers of 64 bits."""
     try:
         orjson.dumps(value)
     except TypeError:
@@ -281,7 +281,7 @@ def _name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-# -- classes whose fields say what an object has: models of pydantic, dataclasses, typed dicts
+# -- classes that define an object's fields: models of pydantic, dataclasses, typed dicts
 
 
 def _fields(node: ast.expr, name: str, classes: _Classes) -> dict[str, Any]:
@@ -340,7 +340,7 @@ def _default_and_limits(value: ast.expr | None) -> tuple[ast.expr | None, dict[s
 
 
 def _unless_dots(default: ast.expr | None) -> ast.expr | None:
-    """Returns a default; `...` says that there is none."""
+    """Returns a default; `...` stands for none."""
     return None if isinstance(default, ast.Constant) and default.value is Ellipsis else default
 
 

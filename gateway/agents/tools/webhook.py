@@ -1,7 +1,7 @@
 """Tools that are a POST to an address of their maker's, signed as Standard Webhooks has it.
 
 The signature is over id, time and body (github.com/standard-webhooks/standard-webhooks, spec, "Signature scheme"), so
-that a receiver can tell our calls from others, and a replay from a call. A call is made once, whatever becomes of it.
+that a receiver can distinguish the gateway's calls from others, and a replay from a call. A call is made once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gateway.settings import SECRET_PREFIX
 
 TIMEOUT_S = 30.0
 LIMIT_BYTES = 1_000_000
-SHOWN_CHARS = 500  # of a reply that says that something went wrong
+SHOWN_CHARS = 500  # of an error reply
 
 
 class Webhooks:

@@ -28,7 +28,7 @@ async def write_blocks(
     exchange: int | None = None,
     edited: Collection[str] = (),
 ) -> ToolAnswer:
-    """Writes the blocks that an answer names. Returns it; what cannot be written is said behind it, as an error.
+    """Writes the blocks that an answer names. Returns it; what cannot be written follows as an error.
 
     blocks: as the code was given them.
     exchange: the row of the one that it was called for: who forgets that forgets what came of it.

@@ -23,7 +23,7 @@ class Fault(Struct, frozen=True):
     # Where it lies ("body", "query" or "path", then keys and indices).
     loc: tuple[str | int, ...]
     msg: str
-    # In the words of pydantic, whose errors the client's users know.
+    # In the words of pydantic, which the client's users know.
     type: str = "value_error"
     # What was there.
     value: Any = None
@@ -104,5 +104,5 @@ def error_event(error: GatewayError, run_id: str | None = None) -> bytes:
 
 
 def refused_event(body: bytes) -> bytes:
-    """Returns the event that says what the body of an error does."""
+    """Returns the event with the same error as the body."""
     return error_event(UpstreamError(str(orjson.loads(body)["detail"])))

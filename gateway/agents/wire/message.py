@@ -27,7 +27,7 @@ class Showing(Struct, frozen=True):
 
     # Only these; None: all.
     types: frozenset[str] | None = None
-    # The tool whose argument `argument` is what an agent says; None: its calls are shown as calls.
+    # The tool that speaks through its argument `argument`; None: its calls are shown as calls.
     speaks: str | None = "send_message"
     argument: str = "message"
     # Those of a conversation are shown as well.
@@ -92,7 +92,7 @@ def shown(
     return found
 
 
-# The types of fields that are read here. A client or a provider may send any others, and they are kept as they came.
+# The types of fields that are read here. A client or a provider may send any others, and they are stored as they came.
 _TYPES = {
     "name": str, "tool_call_id": str, "refusal": str, "reasoning_content": str, "reasoning": str,
     "reasoning_details": list, "thinking_blocks": list, "tool_calls": list,
@@ -100,7 +100,7 @@ _TYPES = {
 
 
 def regular(message: WireMessage) -> WireMessage:
-    """Returns a message whose fields have the types of the API; a field of another type is left out."""
+    """Returns a message without the fields that have a type other than the API's."""
     found: WireMessage = {
         key: value for key, value in message.items() if isinstance(value, _TYPES.get(key, object))
     }
@@ -141,7 +141,7 @@ def piece(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> dict[
 
 
 def summary_shown(summary: Summary, uid: str, showing: Showing) -> list[dict[str, Any]]:
-    """Returns a summary as it is shown, behind the last message that it covers and under the id of that.
+    """Returns a summary as it is shown, after the last message that it covers and under that one's id.
 
     uid: of the memory.
     """
@@ -163,7 +163,7 @@ def summary_shown(summary: Summary, uid: str, showing: Showing) -> list[dict[str
 
 
 def raw_json(message: WireMessage, origin: Origin, agent_id: str) -> dict[str, Any]:
-    """Returns a stored message in the form in which Letta 0.6 kept it: `msg_object=true`."""
+    """Returns a stored message in the form of Letta 0.6: `msg_object=true`."""
     content = message.get("content")
     return {
         "id": origin.id,
@@ -238,14 +238,14 @@ def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -
     thought, calls = without_asides(message.get("tool_calls", ()), private.get("asides") or {})
     yield from thoughts({**message, "reasoning_content": thought} if thought else message)
     text = in_a_row((private.get("filler", ""), text_of(message) or message.get("refusal") or ""))
-    # What it said through a tool comes in the place of the calls that said it.
+    # Text that it spoke through a tool takes the place of those calls.
     spoken = [spoken_text for call in calls if (spoken_text := spoken_by(call, showing)) is not None]
     if text:
         yield "assistant_message", {"content": text}
     for spoken_text in filter(None, spoken):
         yield "assistant_message", {"content": spoken_text}
     left = [call for call in calls if spoken_by(call, showing) is None]
-    # A call that only waits beside the others is nobody's to answer.
+    # A call that only waits for the others needs no answer.
     asked = [call for call in left if waiting.get(call.get("id", "")) in ("approval", "client")]
     if rest := [call for call in left if call not in asked]:
         yield "tool_call_message", calls_json(rest)
@@ -324,7 +324,7 @@ def spoken_by(call: Mapping[str, Any], showing: Showing) -> str | None:
 
 
 def _content(content: Any) -> Any:
-    """Returns what a user said: a string, or parts of text and images."""
+    """Returns the content of a user message: a string, or parts of text and images."""
     if not isinstance(content, list):
         return content if isinstance(content, str) else ""
     return content_parts(content)
@@ -341,7 +341,7 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
         url = image.get("url") if isinstance(image, dict) else image
         return {"type": "image", "source": _source(url if isinstance(url, str) else "")}
     text = part.get("text") or part.get("refusal")
-    # Sounds and files have no form in this API; that one was there is said, not what it held.
+    # Sounds and files have no form in this API; only their presence is shown.
     return {"type": "text", "text": text if isinstance(text, str) else f"[{part.get('type')}]"}
 
 

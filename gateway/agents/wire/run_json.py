@@ -133,7 +133,7 @@ def run_metrics_json(entry: RunEntry, tools: Sequence[str]) -> dict[str, Any]:
 
 
 def metrics_json(entry: StepEntry) -> dict[str, Any]:
-    """Returns how long a step took, of which the call of the model is not told apart."""
+    """Returns how long a step took, the call of the model included."""
     step = entry.step
     return {
         "id": ids.placed("step", entry.agent_uid, entry.seq),
@@ -163,7 +163,7 @@ def usage_json(counts: Counts, steps: int, begun: Sequence[str] = (), last: Coun
     """Returns what a run has used.
 
     begun: uids of runs that its end has made due, and that go on without it.
-    last: of its last step, whose prompt and reply are what the context holds now; zeros where that is not
+    last: of its last step (its prompt and reply are the present context); zeros where that is not
         known.
     """
     return {

@@ -1,7 +1,7 @@
 """A run as its client sees it while it goes on: events of the agents API, made of what the turn machine shows.
 
 Text and thoughts leave as they come, or (`stream_tokens: false`) as whole messages when their step ends. Calls leave
-whole, since their asides are no business of the reader's; a result leaves when it is kept, under the number that it has
+whole, since their asides do not concern the reader; a result leaves when it is stored, under the number that it has
 there. No event but an error has a name: the client drops others.
 """
 
@@ -35,7 +35,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def _words_of(body: bytes) -> str | None:
-    """Returns what an upstream said of its error, in any of the forms that are usual."""
+    """Returns the message of an upstream's error, in any of the forms that are usual."""
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -50,7 +50,7 @@ def event(data: Mapping[str, Any]) -> bytes:
 
 
 def ping_event(run: str, at: float) -> bytes:
-    """Returns what is said while nothing else is. run: its public name."""
+    """Returns a ping. run: its public name."""
     id = ids.named("run", run)
     return event({"id": id, "date": time_of(at), "message_type": "ping", "run_id": id})
 
@@ -120,7 +120,7 @@ class MakesSteps(Struct, frozen=True):
 
 @dataclass(slots=True)
 class StepView(ClientView):
-    """The view of a run. Calls of the client's wait for `end`, and results until they are kept."""
+    """The view of a run. The client's calls wait for `end`, and results until they are stored."""
 
     numbers: RunNumbers
     showing: Showing
@@ -138,7 +138,7 @@ class StepView(ClientView):
     _names: dict[str, str] = field(default_factory=dict)  # call id -> tool
     _waits: list[Json] = field(
         default_factory=list
-    )  # the calls that wait, by the ids under which they are kept
+    )  # the calls that wait, by the ids under which they are stored
     _waiting: Mapping[str, str] = field(default_factory=dict)
     _stop: StopReason = StopReason.END_TURN
 
@@ -181,7 +181,7 @@ class StepView(ClientView):
             self._text.append(text)
 
     def add_words(self, text: str, between: str, call: int) -> None:
-        # A call that is shown as one says them there.
+        # A call in the form of the API.
         if self._asides.words.get(self.showing.speaks or "") != self.showing.argument:
             return
         if self.by_token:
@@ -211,7 +211,7 @@ class StepView(ClientView):
             DONE,
         ]
 
-    # Tools of ours
+    # The gateway's tools
 
     def call_tools(self, calls: Sequence[ToolCall]) -> None:
         self._end_reply()
@@ -269,7 +269,7 @@ class StepView(ClientView):
         self._out.append(event(piece(kind, origin, self._kinds.index(name), fields)))
 
     def _show_calls(self, calls: Sequence[Json]) -> None:
-        """Shows calls without our arguments. Thoughts among these, and what a call said, are shown already."""
+        """Shows calls without the gateway's arguments. Thoughts in these, and spoken text, are shown already."""
         names = [str((call.get("function") or {}).get("name")) for call in calls]
         _, made = without_asides(calls, self._asides.noted(names))
         left = [
@@ -280,7 +280,7 @@ class StepView(ClientView):
         self._message({"role": "assistant", "tool_calls": left}, self.numbers.reply)
 
     def _end_reply(self) -> None:
-        """Shows what of the reply is held back as whole messages: thoughts, text, then what its calls said."""
+        """Shows the rest of the reply as whole messages: thoughts, text, then text of its speaking calls."""
         thoughts, text, words = "".join(self._thoughts), "".join(self._text), [*self._words.values()]
         self._thoughts.clear()
         self._text.clear()

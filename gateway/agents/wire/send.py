@@ -1,6 +1,6 @@
 """A send to an agent: its body, and the messages it becomes.
 
-An answer to a pause (an approval, results of the client's tools) and plain messages are told apart here.
+An answer to a pause (an approval, results of the client's tools) and plain messages are separated here.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ Parts = list[TextPart | ImagePart]
 
 
 class PlainMessage(Body, tag_field="type", tag="message"):
-    """A message. role `system`: somebody else speaks; the model gets it as such, within the conversation."""
+    """A message. role `system`: not the user speaks; the model gets it as a system message, within the conversation."""
 
     role: Literal["user", "system", "assistant"]
     content: str | Annotated[Parts, Meta(min_length=1)]
@@ -168,7 +168,7 @@ class Send(Body):
 
 
 def with_skills(system: str, skills: Sequence[ClientSkill]) -> str:
-    """Returns a system prompt that names the client's skills behind what it says."""
+    """Returns a system prompt followed by the names of the client's skills."""
     lines = [" ".join(f"- {each.name} ({each.location}): {each.description}".split()) for each in skills]
     named = "\n".join(("<available_skills>", *lines, "</available_skills>"))
     return f"{system}\n\n{named}" if system else named
@@ -194,7 +194,7 @@ class CancelRuns(Body):
 
 
 class Sent(Struct, frozen=True):
-    """The content of a send: new messages as they are stored, and answers to what waits, which they stand behind.
+    """The content of a send: new messages as they are stored, and answers to waiting calls, which come before them.
 
     otid: the client's id of the send, by which it is known when it comes again.
     """
@@ -222,7 +222,7 @@ def text_in(update: UpdateMessage) -> str:
 
 
 def sent(send: Send) -> Sent:
-    """Returns what a send says. Raises: Unprocessable."""
+    """Returns the content of a send. Raises: Unprocessable."""
     _check_tools(send.client_tools or ())
     if send.messages not in (UNSET, None) and send.input not in (UNSET, None):
         raise Unprocessable([Fault(("body", "input"), "Give either 'messages' or 'input', not both")])
@@ -278,7 +278,7 @@ _TYPES = (
 
 
 def _typed_parts(given: dict[str, Any]) -> dict[str, Any]:
-    """Returns a message whose parts all name their type, which the client may leave out.
+    """Returns a message with the type in each part; the client may leave it out.
 
     Letta 0.6 called a message's content its `text`.
     """
@@ -366,7 +366,7 @@ def _answer(given: Decision | ToolReturn) -> CallDecision:
 def _result_text(given: str | Parts) -> str:
     """Returns the text of a result.
 
-    A tool's message has no images in chat completions, so in place of them it says that there were some.
+    A tool's message has no images in chat completions, so in place of them a text states that there were some.
     """
     text = _text(given)
     images = 0 if isinstance(given, str) else sum(isinstance(part, ImagePart) for part in given)

@@ -48,7 +48,7 @@ Kept: TypeAlias = Annotated[T | None, Meta(extra_json_schema={_VERDICT: "kept"})
 
 
 def retained_besides(*honoured: str) -> Meta:
-    """Returns what stands in the annotation of an object of which these fields are honoured, and the rest kept."""
+    """Returns the annotation of an object with these fields honoured and the rest retained."""
     return Meta(extra_json_schema={_VERDICT: "partly kept", _HONOURED: honoured})
 
 
@@ -78,7 +78,7 @@ def read(data: bytes, kind: type[B]) -> B:
 
 
 def parse(data: bytes, at: tuple[str | int, ...] = ("body",)) -> Any:
-    """Parses JSON that can be kept. at: where it lies, for errors. Raises: Unprocessable, BodyTooLarge."""
+    """Parses JSON that can be stored. at: where it lies, for errors. Raises: Unprocessable, BodyTooLarge."""
     check_values(data)
     try:
         json = orjson.loads(data)
@@ -142,7 +142,7 @@ def kept(body: msgspec.Struct) -> list[str]:
                 found[f"{at}{name}"] = None
             elif isinstance(value, dict):
                 found |= {f"{at}{name}.{key}": None for key in value if value[key] and key not in honoured}
-    # They are said in a header.
+    # They are named in a header.
     return [name for name in found if _NAME.fullmatch(name)][:_MOST_NAMED]
 
 
@@ -202,7 +202,7 @@ def _refusals(kind: type[msgspec.Struct]) -> dict[str, str]:
 
 @cache
 def _kept_fields(kind: type[msgspec.Struct]) -> dict[str, tuple[str, ...] | None]:
-    """Returns the fields that are kept; with the names of what is honoured in one where that is not nothing."""
+    """Returns the fields that are retained, each with the names honoured inside it, if any."""
     return {name: extra.get(_HONOURED) for name, extra in _verdicts(kind) if extra[_VERDICT] != "refused"}
 
 

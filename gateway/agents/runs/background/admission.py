@@ -42,7 +42,7 @@ from storage.records import DEFAULT, Agent, Run, RunState
 # How often a run is tried that took the process with it, or may have. One that has not begun has done nothing yet.
 MOST_TRIES = 3
 MOST_BEGINNINGS = 30
-# Why a run failed, where no upstream says it.
+# The error of a run that failed without an upstream's error.
 _GONE = "What this run was asked is gone: it was forgotten, or its conversation was deleted."
 _INTERNAL = "An error of the gateway's own; its log says more."
 _PAGE = 1000
@@ -68,8 +68,8 @@ class BackgroundRuns:
         # Places of runs that are accepted: the first of a conversation is the next one's, whichever that is.
         self._places: dict[tuple[str, str], deque[Reservation]] = {}
         self._queues: dict[str, tuple[str, str]] = {}
-        self._performed: set[str] = set()  # whose places are taken already
-        self._accepting: set[str] = set()  # whose rows are not written yet
+        self._performed: set[str] = set()  # runs with a place in the queue
+        self._accepting: set[str] = set()  # runs without a row as yet
         self._logs: dict[str, EventLog] = {}  # of runs that have not ended, by uid
         self._passes: dict[str, Passes] = {}
         self._ends: dict[str, asyncio.Event] = {}
@@ -170,7 +170,7 @@ class BackgroundRuns:
             place = await reserved.taken()
             ended = await self._perform(agent, run, name, place, attempt, tries)
         except (StoreError, asyncio.CancelledError):
-            # Nobody may come in between before it is taken up, unless it was ended from outside.
+            # No send may come in between before it is taken up, unless it was ended from outside.
             if self._shared.is_shared:
                 # Whoever goes on with it may be elsewhere, and must not find the conversation taken.
                 reserved.drop()
@@ -208,7 +208,7 @@ class BackgroundRuns:
         await asyncio.sleep(0)
 
     async def sweep(self) -> None:
-        """Ends runs whose jobs somebody has taken away, so that they hold up nobody. Raises: StoreError.
+        """Ends runs without a job (an operator dropped it), so that they hold up no others. Raises: StoreError.
 
         Lets go of those that others have ended.
         """
@@ -240,7 +240,7 @@ class BackgroundRuns:
             self._end_here(ended.uid, queue)
 
     def let_go_of(self, agent: str) -> None:
-        """Lets go of the runs of an agent that is deleted, so that nobody waits for them. agent: its uid."""
+        """Lets go of the runs of an agent that is deleted, so that nothing waits for them. agent: its uid."""
         for uid, queue in [*self._queues.items()]:
             if queue[0] != agent:
                 continue
@@ -323,7 +323,7 @@ class BackgroundRuns:
         return await sent_before(store, agent, marks)
 
     async def _asks(self, run: Run, asked: RunRequest) -> bool:
-        """Returns whether a run that has not begun says the same."""
+        """Returns whether a run that has not begun has the same messages."""
         texts = await self._store.runs.texts(run.agent, run.id, "request")
         if not texts:
             return False
@@ -443,7 +443,7 @@ class BackgroundRuns:
             self._take_back(uid, queue)
 
     def _let_go(self, uid: str) -> None:
-        """Drops what is kept of a run, and wakes those who wait for its end."""
+        """Drops a run's state, and wakes what waits for its end."""
         for kept in (self._queues, self._passes, self._logs):
             kept.pop(uid, None)
         if (event := self._ends.pop(uid, None)) is not None:

@@ -1,4 +1,4 @@
-"""Job `callback`: tells a URL that a run, or a batch, has ended. Signed as webhooks are, tried again for some hours.
+"""Job `callback`: posts to a URL that a run, or a batch, has ended. Signed as webhooks are, tried again for some hours.
 
 A redirect is never followed, and ends it. The receiver knows a repetition by `webhook-id`.
 """
@@ -21,7 +21,7 @@ from storage.sql.store import Store
 
 KIND = "callback"
 
-# Returns what is told of a run (its agent's row, its own); None: it is gone.
+# Returns the body about a run (its agent's row, its own); None: the run is gone.
 CallbackBody = Callable[[int, int], Awaitable[Json | None]]
 
 

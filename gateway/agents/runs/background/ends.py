@@ -1,4 +1,4 @@
-"""The ends of runs, which all processes tell each other.
+"""The ends of runs, of which all processes notify each other.
 
 Where gateways share a database, a run that goes on without its client is performed by whichever claims its job.
 """
@@ -13,7 +13,7 @@ from storage.database import RUNS
 from storage.records import Agent, Run
 from storage.sql.store import Store
 
-# How often somebody who waits looks at a run. Its end is told, so that is for what was not heard.
+# Seconds between looks at a run that is waited for. Its end is notified; this is for lost notifications.
 _LOOK_S = 1.0
 
 
@@ -38,7 +38,7 @@ class RunEnds:
         self._missed.append(missed)
 
     def notify(self, run: Run) -> None:
-        """Tells the others, and who waits here, that a run has ended."""
+        """Notifies other processes and waiters here that a run has ended."""
         self._store.database.notify(RUNS, f"{run.uid} {run.id}")
         self._wake()
 

@@ -50,7 +50,7 @@ class ShowsRuns(Protocol):
         """Returns whether nothing follows on an event."""
 
     async def rest(self, run: Run, options: Json, logged: Sequence[bytes], attempt: int) -> bytes:
-        """Returns what the kept steps of a run have said and these events do not say, and its end if it has ended.
+        """Returns the events of a run's stored steps that these events lack, and its end if it has ended.
 
         attempt: names messages that were shown in part.
         """
@@ -159,7 +159,7 @@ class EventLog:
             return
         error = done.exception()
         if error is not None:
-            # Whoever reads now has them from memory; whoever comes later has what the steps have kept.
+            # Present readers have them from memory; later ones read the stored steps.
             _log.warning(
                 "Events of a background run could not be stored; a stream that is opened later lacks them: %s",
                 error,

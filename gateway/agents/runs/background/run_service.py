@@ -1,4 +1,4 @@
-"""Job `run`: runs that go on without their clients, with a worker of their own, and what they leave behind.
+"""Job `run`: runs that go on without their clients, with a worker of their own, and the clean-up after them.
 
 Long runs keep neither summaries nor live turns waiting: they have slots and connections of their own.
 """
@@ -21,9 +21,9 @@ from storage.sql.store import Store
 KIND = "run"
 # Chosen: each holds a connection to its upstream for minutes.
 AT_ONCE = 16
-# Chosen: whoever sends to its conversation waits behind a run that is tried again.
+# Few, since sends to its conversation wait for a run that is tried again; no measurement.
 BACKOFF_S = 10.0
-# What a run leaves beside its steps (its request, its events, records of calls) is kept so long after its end.
+# How long a run's request, events and records of calls are stored after its end.
 KEPT_S = 3 * 3600.0
 # How often its own attempts are counted by the run itself, which has to be ended then.
 _ANY_NUMBER = 1_000_000
@@ -37,7 +37,7 @@ class RunServices:
     """Performs the jobs of runs and their callbacks.
 
     count: is given each attempt's kind and outcome.
-    recover: fails the live runs that processes have left behind.
+    recover: fails the live runs of processes that are gone.
     now: seconds since the epoch.
     idle: as in `Worker`.
     """
@@ -60,7 +60,7 @@ class RunServices:
             concurrency=AT_ONCE, tries=_ANY_NUMBER, backoff_first_s=1.0, backoff_most_s=BACKOFF_S
         )
         self.worker = Worker(store.jobs, {KIND: self._perform}, limits, count, idle)
-        # Those that nobody answers must not take the slots of runs.
+        # Callbacks without an answer must not take the slots of runs.
         self.callers = Worker(store.jobs, {CALLBACK: callbacks.handle}, count=count)
         self._cleaning = PeriodicTask("clean up after runs", self.clean)
         self._sweeping = PeriodicTask("begin runs without a job", self._sweep)
@@ -91,7 +91,7 @@ class RunServices:
         self._cleaning.wake()
 
     async def _watch(self) -> None:
-        """Looks for runs whose jobs were taken away, when something has happened to jobs."""
+        """Looks for runs without a job, after a change of jobs."""
         unwatch = self._store.jobs.watch(self._sweeping.wake)
         try:
             await self._sweeping.run()

@@ -1,7 +1,7 @@
-"""The request of a run that goes on without its client, as it is kept until the run has ended.
+"""The request of a run that goes on without its client, as it is stored until the run has ended.
 
-Its messages go when they stand in the conversation; what is left says how the run goes on. Headers and keys of the
-caller are not kept: they are in memory alone, so a run that is taken up after a restart asks with the gateway's own.
+Its messages go when they stand in the conversation; the rest describes how the run goes on. Headers and keys of the
+caller are not stored: they are in memory alone, so a run that is taken up after a restart asks with the gateway's own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gateway.core.turn.calls import CallDecision
 
 
 class KeptRequest(Struct, frozen=True):
-    """The part of a request that is kept."""
+    """The part of a request that is stored."""
 
     messages: tuple[Json, ...] = ()
     decisions: tuple[Json, ...] = ()

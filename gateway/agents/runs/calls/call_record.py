@@ -1,7 +1,7 @@
 """The record of calls that leave the gateway: each is noted before it is made, so that none is made twice.
 
-It lies with the run that made the step, beside the results that wait for others of the step. A call that was noted and
-has no result was perhaps made and perhaps not: the model is told so, and decides.
+It lies with the run that made the step, with the results that wait for others of the step. A call that was noted and
+has no result was perhaps made and perhaps not: the model gets a note of that, and decides.
 """
 
 from __future__ import annotations
@@ -67,14 +67,17 @@ class CallRecord(Struct, frozen=True):
 
 
 async def still_waiting(store: Store, step: RunStep, e: Exchange) -> dict[str, str]:
-    """Returns the calls of a step that wait for an answer still: id -> whose. e: its exchange. Raises: StoreError."""
+    """Returns the calls of a step that wait for an answer: id -> "client" or "approval".
+
+    e: the step's exchange. Raises: StoreError.
+    """
     texts = await store.runs.texts(step.agent, step.run, "result")
     answered = {orjson.loads(text.data).get("tool_call_id") for text in texts if is_of_step(e, text.seq)}
     return {id: kind for id, kind in step.waiting.items() if id not in answered}
 
 
 async def results_left(store: Store, step: RunStep, e: Exchange, but: Collection[str]) -> list[ToolResult]:
-    """Returns what is known of the calls of a step whose run went no further.
+    """Returns what is known of the calls of a step after which its run stopped.
 
     e: its exchange.
     but: these calls.

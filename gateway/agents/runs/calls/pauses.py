@@ -1,7 +1,7 @@
 """Pauses of a run: calls that a person or the client has to answer, and how a later run goes on with the answers.
 
 What is decided lies with the run that waits until the rest is there. Nothing is locked meanwhile: a plain message just
-goes on, and what it finds unanswered gets a result that says so.
+goes on, and what it finds unanswered gets a result that states it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PausedRun(Struct, frozen=True):
     calls: ResumedCalls
     # The row of the run that made them.
     maker: int
-    # Ids of those whose results the client gave.
+    # Ids of the calls with results from the client.
     client_calls: frozenset[str] = frozenset()
     # The run that goes on waiting, where other calls have no answer yet; None: all have one.
     waiting: Run | None = None
@@ -38,7 +38,7 @@ class PausedRun(Struct, frozen=True):
 def decided(
     step: RunStep, answered: Iterable[str], decisions: Sequence[CallDecision], *, may_repeat: bool = False
 ) -> list[WireMessage]:
-    """Returns the answers as they are kept. may_repeat: the same send came before, perhaps; what it said is left out.
+    """Returns the answers as stored. may_repeat: the same send may have come before; its answers are left out.
 
     Raises: BadRequest: one is about a call that does not wait for it.
     """
@@ -87,7 +87,7 @@ def denied(step: RunStep, done: Collection[str]) -> list[ToolResult]:
 def left_off(known: Known, maker: int) -> PausedRun:
     """Returns the calls of the step with which a conversation ends, all of which are made: its run was broken off.
 
-    Of those that have left the gateway the record tells what came of them. maker: as in `PausedRun`.
+    For those that have left the gateway the record has the outcome. maker: as in `PausedRun`.
     """
     return PausedRun(ResumedCalls(_calls(known)), maker)
 

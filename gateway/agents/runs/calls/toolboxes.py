@@ -1,6 +1,6 @@
 """The toolboxes of turns: the tools of a memory, and with an agent made over REST all tools that it has.
 
-A call that leaves the gateway is made once. For a step of a run its record tells, and for a chat completion its place
+A call that leaves the gateway is made once. For a step of a run its record decides, and for a chat completion its place
 on the path; a batch's item takes up its calls itself.
 """
 
@@ -46,7 +46,7 @@ class Toolboxes:
         """Returns the tools of one step of a run, or of one turn that is written as a whole (
 
         run: None).
-        maker: the row of the run that made the calls, 0 where they are not kept.
+        maker: the row of the run that made the calls, 0 where they are not stored.
         speaker: the turn, as it speaks to other agents; None: it makes no calls.
         """
         if not known.offered:
@@ -86,7 +86,7 @@ class Toolboxes:
 def _place(known: Known) -> Hashable | None:
     """Returns the place on a path at which a chat completion goes on, and with what.
 
-    None: the beginning of a conversation that nobody names, which another one may have alike.
+    None: the beginning of a conversation without a name, and another may begin alike.
     """
     identity, anchor = known.asked.identity, known.plan.match.anchor
     if anchor is None and identity.conversation is None and identity.user is None:
