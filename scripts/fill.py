@@ -49,7 +49,7 @@ async def write_conversation(store: Store, agent: Agent, key: str, turns: Iterab
             e = finish(tree, plan_turn(tree, query), Ended(-1, [said], said, at + 1.0, {}))
             added = await exchanges.insert_exchange(connection, agent.id, e)
             if parent is not None:
-                await exchanges.update_exchange(connection, agent.id, replace(parent, carried=True))
+                await exchanges.update_exchange(connection, agent.id, replace(parent, continued=True))
             listed.append(said)
             parent = replace(e, id=added.id, seq=added.seq)
 

@@ -22,14 +22,14 @@ from storage.records import (
     Run,
     RunState,
     RunStep,
-    Snapshot,
+    SentSection,
     Summary,
 )
 
 # -- what passes between a turn and the store
 
 
-class LookReader(Struct, frozen=True):
+class MemoryReader(Struct, frozen=True):
     """A sleeptime agent that reads a memory. turns: behind its cursor, as many as were asked for at most.
 
     is_busy: it reads now, or is about to.
@@ -87,7 +87,7 @@ class Additions(Struct, frozen=True):
 NO_ADDITIONS = Additions()
 
 
-class Look(Struct):
+class MemorySnapshot(Struct):
     """The surroundings of a request, as one round trip reads them."""
 
     # epoch, next_seq, indexed_seq, rev, stamp: the agent's numbers.
@@ -106,7 +106,7 @@ class Look(Struct):
     additions: Additions = msgspec.field(default_factory=lambda: NO_ADDITIONS)
     # Something is off the record.
     has_tombs: bool = False
-    snapshot: Snapshot | None = None
+    section: SentSection | None = None
     blocks: list[Block] = msgspec.field(default_factory=list)
     # Pending memory edits of the agent, all paths.
     ops: list[BlockOp] = msgspec.field(default_factory=list)
@@ -118,7 +118,7 @@ class Look(Struct):
     # Some are of a whole profile.
     shares_blocks: bool = False
     # Who reads it after the fact, where that was asked for.
-    readers: list[LookReader] = msgspec.field(default_factory=list)
+    readers: list[MemoryReader] = msgspec.field(default_factory=list)
 
     @property
     def numbers(self) -> Numbers:
@@ -211,7 +211,7 @@ class Change(Struct, frozen=True):
     # Stored ones that changed.
     others: Sequence[Exchange] = ()
     # Those that are carried now, and have not changed otherwise: a loop of tools may have hundreds.
-    carried: Sequence[int] = ()
+    continued: Sequence[int] = ()
     # heads, tombs: hashes under which it has to be recognised.
     heads: Sequence[bytes] = ()
     tombs: Sequence[bytes] = ()
@@ -223,7 +223,7 @@ class Change(Struct, frozen=True):
     @property
     def is_alone(self) -> bool:
         """True where nothing changes beside the exchange."""
-        return not (self.others or self.carried or self.heads or self.tombs or self.stale or self.merge)
+        return not (self.others or self.continued or self.heads or self.tombs or self.stale or self.merge)
 
 
 class LearnedFact(Struct, frozen=True):
@@ -275,7 +275,7 @@ class TurnWrite(Struct, frozen=True):
     # Memory edits of this turn; their `exchange` is filled in.
     ops: Sequence[BlockOp] = ()
     # The memory section that the path has now; id 0: to be stored.
-    snapshot: Snapshot | None = None
+    section: SentSection | None = None
     # defaults, shared: blocks for an agent's first use.
     defaults: Sequence[Block] = ()
     shared: Sequence[Block] = ()
@@ -296,7 +296,7 @@ class Committed(Struct, frozen=True):
     # It was written as planned, without `decide`.
     is_plain: bool
     # The row of its path's memory section.
-    snapshot: int | None = None
+    section: int | None = None
     # seq, next_seq: the numbers of its messages go from the one up to the other; 0: it took no new ones.
     seq: int = 0
     next_seq: int = 0
@@ -311,14 +311,14 @@ class Committed(Struct, frozen=True):
 # -- what passes between a run and the store
 
 
-class OwnPath(Struct, frozen=True):
+class StoredPath(Struct, frozen=True):
     """The path of a conversation of ours, empty where it has not begun.
 
     path: what it goes on from, oldest first, with words; it begins where the window does, and ends with the tip.
     summaries: newest first.
     """
 
-    look: Look
+    snapshot: MemorySnapshot
     path: Sequence[Exchange] = ()
     summaries: Sequence[Summary] = ()
 
@@ -341,7 +341,7 @@ class StepOpen(Struct, frozen=True):
     # The run of the same send that ended before, whose otid this one takes.
     replaces: int | None = None
     # The memory section of the path; id 0: to be stored.
-    snapshot: Snapshot | None = None
+    section: SentSection | None = None
     # defaults, shared: blocks for an agent's first use.
     defaults: Sequence[Block] = ()
     shared: Sequence[Block] = ()
@@ -352,7 +352,7 @@ class StepOpen(Struct, frozen=True):
     # The conversation was a tree.
     adopts: bool = False
     # Exchanges of its path that the step carries.
-    carries: Sequence[int] = ()
+    continues_parent: Sequence[int] = ()
     # An exchange of a process that is gone, or one that the step says anew, as it is now.
     ends: Exchange | None = None
     # What stays of what an accepted run was asked, now that its messages are in the exchange; None: it had
@@ -371,7 +371,7 @@ class StepOpened(Struct, frozen=True):
     exchange: Exchange
     # The conversation's now.
     rev: int
-    snapshot: Snapshot | None
+    section: SentSection | None
     # The one that began with it.
     run: Run | None
 

@@ -159,7 +159,7 @@ class Exchange(Struct, frozen=True):
     # Messages of the whole path, its reply included.
     length: int = 0
     # Its messages are shown and recalled.
-    standing: bool = False
+    active: bool = False
     seq: int = 0
     # From it up to the reply's, the agent's numbers are all of this path.
     # The first number of an unbroken.
@@ -169,7 +169,7 @@ class Exchange(Struct, frozen=True):
     prior: int | None = None
     # Input message index -> note text ("" means: looked, found nothing).
     notes: dict[int, str] = field(default_factory=dict)
-    snapshot: int | None = None
+    section: int | None = None
     # Whether block operations hang on this exchange.
     edits: bool = False
     # The part of the path that this request left out.
@@ -195,7 +195,7 @@ class Exchange(Struct, frozen=True):
     state: State = State.FINISHED
     superseded: bool = False
     # A later request went on from it, and does not tell.
-    carried: bool = False
+    continued: bool = False
     # Why they entered the blocks ("carried", "idle").
     merged: str = ""
 
@@ -214,7 +214,7 @@ class Exchange(Struct, frozen=True):
         return self.depth > 1 and bool(last) and last[0][:1] == USER_ATOM
 
     @property
-    def carries(self) -> bool:
+    def continues_parent(self) -> bool:
         """True for one that brings a new user message and does not tell: its parent's row says that it was carried."""
         if self.parent is None or self.ends_with_user:
             return False
@@ -273,7 +273,7 @@ class BlockOp(Struct, frozen=True):
     at: float = 0.0
 
 
-class Snapshot(Struct, frozen=True):
+class SentSection(Struct, frozen=True):
     """The memory section of a system prompt as it was sent, and what the path knows since.
 
     known: {"blocks": {label: digest of the value that the path knows}, "tools": {offered name: tool}, "epoch": n}.

@@ -28,11 +28,11 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.memory.rules import RULES
 from gateway.core.prompt.compose import Composition, compose, known_note
 from gateway.run.memory.contents import with_contents
-from storage.commands import Change, Committed, Look, Pool, TurnWrite
+from storage.commands import Change, Committed, MemorySnapshot, Pool, TurnWrite
 from storage.database import Connection
 from storage.open import is_url
 from storage.postgres.pool import PoolLimits
-from storage.records import Agent, Block, Exchange, Passage, Run, Scope, Snapshot
+from storage.records import Agent, Block, Exchange, Passage, Run, Scope, SentSection
 from storage.search.blob import PRESENT, Document, document_type, open_blob
 from storage.search.index import Index
 from storage.search.rank import rank
@@ -144,7 +144,7 @@ class StoredTurn:
 
     agent: Agent
     key: str | None
-    look: Look
+    snapshot: MemorySnapshot
     plan: Plan
     tree: Tree | None
     composition: Composition
@@ -188,12 +188,12 @@ class Speaker:
         turns, agent = self.store.turns, self.agent
         listing = Listing(Canon(agent.secret), list(messages))
         path = listing.canon.path(listing.flat(listing.answered)) if listing.answered else None
-        look = await turns.look(agent, key, path) if agent.id else Look()
-        assert look is not None
-        known = look.conversation.id if key is not None and look.conversation else None
+        snapshot = await turns.snapshot(agent, key, path) if agent.id else MemorySnapshot()
+        assert snapshot is not None
+        known = snapshot.conversation.id if key is not None and snapshot.conversation else None
         query = Query(listing, key is not None, mode, self.now(), IDLE_S, conversation=known)
-        plan, tree = plan_plain(look, query), None
-        openings = None if look.has_tombs else turns.openings(agent, look)
+        plan, tree = plan_plain(snapshot, query), None
+        openings = None if snapshot.has_tombs else turns.openings(agent, snapshot)
         is_new = openings is not None and begins_conversation(query, openings)
         if plan is None:
             tree = Tree()
@@ -202,14 +202,14 @@ class Speaker:
                 tree = Tree(pool.exchanges, pool.contents, pool.tombs)
             plan = await with_contents(turns, agent, tree, partial(plan_turn, tree, query))
             if key is None and not listing.answered and not is_new:
-                turns.keep_openings(agent, look, openings_of(tree))
+                turns.cache_openings(agent, snapshot, openings_of(tree))
         fresh = {} if mode is Keeping.OFF else self._notes(tree, plan)
         if tree is None:
-            composition = compose(Tree(look.additions.rounds), plan, offered, fresh, look.additions)
+            composition = compose(Tree(snapshot.additions.rounds), plan, offered, fresh, snapshot.additions)
         else:
             composing = partial(compose, tree, plan, offered, fresh)
             composition = await with_contents(turns, agent, tree, composing)
-        return StoredTurn(agent, key, look, plan, tree, composition, {} if plan.off else fresh, is_new)
+        return StoredTurn(agent, key, snapshot, plan, tree, composition, {} if plan.off else fresh, is_new)
 
     def _notes(self, tree: Tree | None, plan: Plan) -> dict[int, str]:
         new = plan.messages
@@ -234,7 +234,7 @@ class Speaker:
         *,
         uid: str = "",
         decided: Callable[[Change], None] = lambda change: None,
-        snapshot: Snapshot | None = None,
+        section: SentSection | None = None,
         row: int = -1,
     ) -> tuple[TurnWrite, Committed]:
         """Writes a turn, which may be kept later. decided: told of what is decided inside the transaction.
@@ -247,8 +247,8 @@ class Speaker:
         )
         ended = settle.Ended(row, full, visible(full, ours), now, turn.notes, ours, edits=bool(edited))
         plain = None
-        if turn.is_plain and how is settle.finish and turn.look.conversation is not None:
-            plain = (finish_plain(plan, ended), turn.look.conversation.rev)
+        if turn.is_plain and how is settle.finish and turn.snapshot.conversation is not None:
+            plain = (finish_plain(plan, ended), turn.snapshot.conversation.rev)
 
         def decide(pool: Pool) -> Change:
             change = plan_change(pool, plan, ended, how)
@@ -265,10 +265,10 @@ class Speaker:
             probes=lambda: plain_probes(plan, key) if is_plain else full_probes(plan.query, key),
             decide=decide,
             change=decide(Pool((), None)) if turn.begins_conversation else None,
-            seen=(turn.look.next_seq, turn.look.rev),
+            seen=(turn.snapshot.next_seq, turn.snapshot.rev),
             opening=opening_of(plan, now),
             ops=[memory_insert(0, f"{now}-{i}", text) for i, text in enumerate(edited)],
-            snapshot=snapshot,
+            section=section,
             defaults=[HUMAN],
         )
         return write, await self.store.turns.commit(write)

@@ -110,17 +110,22 @@ class TreeMemory:
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         known, changes, keeper = self.known, self.changes, self.keeper
         try:
-            look = await keeper.store.turns.look(known.agent, None, None) if known.agent.id else None
+            snapshot = await keeper.store.turns.snapshot(known.agent, None, None) if known.agent.id else None
         except StoreError as error:
             _log.warning(
                 "Memory blocks could not be read again within a reply, which may go on with older values: %s",
                 error.message,
             )
-            look = None
-        if look is not None and (look.blocks, look.ops) != (known.look.blocks, known.look.ops):
+            snapshot = None
+        if snapshot is not None and (snapshot.blocks, snapshot.ops) != (
+            known.snapshot.blocks,
+            known.snapshot.ops,
+        ):
             # Others have written meanwhile: these edits will be merged into what is there now.
-            self.known = known = replace(known, look=replace(known.look, blocks=look.blocks, ops=look.ops))
-            changes.make_again(seen_blocks(known.asked, look, known.path))
+            self.known = known = replace(
+                known, snapshot=replace(known.snapshot, blocks=snapshot.blocks, ops=snapshot.ops)
+            )
+            changes.make_again(seen_blocks(known.asked, snapshot, known.path))
         texts, shown = changes.unshown(answers[n].shown for n in sorted(answers))
         if texts:
             mark = mark_of(known.agent.secret)

@@ -155,7 +155,7 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
     full = e.full if place >= 0 and exchanges.is_step(e) else None
     rest = replace(
         e, redactions=redactions, edits=False, hidden=full is not None, opaque=False if place < 0 else e.opaque,
-        snapshot=None,
+        section=None,
         notes=dict.fromkeys(e.notes, ""), input=orjson.dumps(messages),
         shown_reply=None if place < 0 else e.shown_reply, full=full,
     )  # fmt: skip

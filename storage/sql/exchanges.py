@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import MOST_QUESTIONS, NO_ADDITIONS, NO_NOTES, Look, Probes, StoredContent
+from storage.commands import MOST_QUESTIONS, NO_ADDITIONS, NO_NOTES, MemorySnapshot, Probes, StoredContent
 from storage.database import AgentNumbers, Connection, Row
-from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, Snapshot, State
+from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, SentSection, State
 from storage.sql.blocks import seen
 from storage.sql.statements import load, rows_of
 
@@ -103,7 +103,7 @@ def make_exchange(
     """Makes the record of a row of `{skeleton}`; behind it there may be more."""
     (
         id, conversation, parent, depth, seq, offset, length, begun, touched, ended, stopped,
-        state, superseded, carried, standing, edits, merged, size, head, evicted, prior, snapshot,
+        state, superseded, continued, active, edits, merged, size, head, evicted, prior, section,
         path, reply_key, redactions, inputs, media, reply, notes, run, opaque, model, hidden, *_,
     ) = row  # fmt: skip
     # Without names, which cost half as much again: a long conversation has hundreds of rows.
@@ -123,12 +123,12 @@ def make_exchange(
         ended,
         size,
         length,
-        bool(standing),
+        bool(active),
         seq,
         run,
         prior,
         unpack_notes(notes),
-        snapshot,
+        section,
         bool(edits),
         Evicted(*orjson.loads(evicted)) if evicted else None,
         input_,
@@ -142,7 +142,7 @@ def make_exchange(
         frozenset(orjson.loads(redactions)) if redactions else _NO_REDACTIONS,
         _STATES[state],
         bool(superseded),
-        bool(carried),
+        bool(continued),
         merged,
     )
 
@@ -162,8 +162,8 @@ def _values(e: Exchange) -> list[Any]:
         e.stopped,
         str(e.state),
         +e.superseded,
-        +e.carried,
-        +e.standing,
+        +e.continued,
+        +e.active,
         +e.edits,
         +e.adds,
         +e.opaque,
@@ -173,7 +173,7 @@ def _values(e: Exchange) -> list[Any]:
         e.head,
         orjson.dumps(list(e.evicted)) if e.evicted else None,
         e.prior,
-        e.snapshot,
+        e.section,
         e.path,
         e.reply_key,
         b"".join(e.inputs[-1]) if e.inputs else None,
@@ -195,7 +195,9 @@ def _values(e: Exchange) -> list[Any]:
 _NUMBER, _TEXT, _CONTENT, _TIME, _SKELETON = 1, 6, 9, 12, 13
 
 
-async def look(connection: Connection, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
+async def snapshot(
+    connection: Connection, agent: Agent, key: str | None, path: bytes | None
+) -> MemorySnapshot | None:
     """Reads a request's surroundings with one statement; None where the agent is not stored any more.
 
     key: the client's own conversation id.
@@ -207,7 +209,7 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
     )
     if not rows or rows[0][0] != "agent":
         return None
-    found = Look(*rows[0][1:6])
+    found = MemorySnapshot(*rows[0][1:6])
     blocks: list[tuple[int, Block]] = []
     added: list[Exchange] = []
     for row in rows[1:]:
@@ -225,7 +227,7 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
             case "tomb":
                 found.has_tombs = True
             case "snapshot":
-                found.snapshot = Snapshot(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
+                found.section = SentSection(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
             case "block":
                 id, limit, read_only, version, owner, label, description, value = row[_NUMBER : _TEXT + 3]
                 blocks.append((owner, Block(id, label, description, value, limit, bool(read_only), version)))
@@ -240,7 +242,7 @@ async def look(connection: Connection, agent: Agent, key: str | None, path: byte
     return found
 
 
-async def look_again(connection: Connection, agent: Agent) -> AgentNumbers | None:
+async def load_numbers(connection: Connection, agent: Agent) -> AgentNumbers | None:
     """Reads an agent's numbers, for which a look is right that was read before.
 
     None where it is not stored any more, or no such look is right, since its profile shares blocks.
@@ -314,7 +316,7 @@ async def add_exchange(
     rev: int,
     e: Exchange,
     *,
-    carries: bool = False,
+    continues_parent: bool = False,
     is_all: bool = False,
 ) -> Added | None:
     """Adds a turn as it was planned.
@@ -325,7 +327,7 @@ async def add_exchange(
     is_all: nothing else is written with it.
     """
     values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev)
-    statement = SQL["exchange_add_carrying" if carries else "exchange_add"]
+    statement = SQL["exchange_add_carrying" if continues_parent else "exchange_add"]
     row = await connection.insert(statement, values, is_all=is_all)
     return None if row is None else Added(*row)
 
@@ -358,7 +360,7 @@ def is_step(e: Exchange) -> bool:
 def emptied(e: Exchange) -> Exchange:
     """Returns an exchange without its words and whatever may quote them; its place and its hashes stay."""
     return replace(
-        e, state=State.FORGOTTEN, standing=False, edits=False, opaque=False, hidden=False, notes={}, snapshot=None,
+        e, state=State.FORGOTTEN, active=False, edits=False, opaque=False, hidden=False, notes={}, section=None,
         size=0, evicted=None, input=None, shown_reply=None, full=None,
     )  # fmt: skip
 
@@ -379,16 +381,16 @@ async def add_conversation(
     return Conversation(int(id), uid, key)
 
 
-async def add_snapshot(connection: Connection, agent: int, snapshot: Snapshot) -> int:
+async def add_section(connection: Connection, agent: int, section: SentSection) -> int:
     """Keeps a memory section as it was sent. Returns its row."""
-    values = (agent, snapshot.text, orjson.dumps(snapshot.known))
+    values = (agent, section.text, orjson.dumps(section.known))
     return int(await connection.value(SQL["snapshot_insert"], values))
 
 
-async def load_snapshot(connection: Connection, agent: int, id: int) -> Snapshot | None:
+async def load_section(connection: Connection, agent: int, id: int) -> SentSection | None:
     """Returns a memory section as it was sent; None where it is gone."""
     row = await connection.row(SQL["snapshot"], (id, agent))
-    return None if row is None else Snapshot(row[0], row[1], orjson.loads(row[2]))
+    return None if row is None else SentSection(row[0], row[1], orjson.loads(row[2]))
 
 
 async def mark(connection: Connection, agent: int, kind: str, hashes: Iterable[bytes], exchange: int) -> None:
@@ -433,8 +435,8 @@ def _make_spoken(row: Sequence[Any]) -> Exchange:
         stopped=row[10],
         seq=row[6],
         state=State(row[11]),
-        standing=bool(row[12]),
-        carried=bool(row[13]),
+        active=bool(row[12]),
+        continued=bool(row[13]),
         head=row[14],
         redactions=frozenset(orjson.loads(row[15])) if row[15] else frozenset(),
         input=row[0],

@@ -32,7 +32,7 @@ from storage.sql.erase import (
 )
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.jobs import forget_jobs
-from storage.sql.kept import KeptLooks
+from storage.sql.kept import SnapshotCache
 from storage.sql.readers import load_sleepers
 from storage.sql.readings import end_readings
 from storage.sql.remembered import MemoryCache
@@ -49,7 +49,7 @@ class Forgetting(Group):
         agents: Agents,
         now: Callable[[], float],
         memories: MemoryCache,
-        looks: KeptLooks,
+        looks: SnapshotCache,
         wake: Callable[[], None],
         rules: Rules,
     ) -> None:

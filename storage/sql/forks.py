@@ -13,7 +13,7 @@ from storage.commands import Rules
 from storage.database import Connection, Database
 from storage.errors import NotForkable, NotFound, WriteConflict
 from storage.listing import ConversationEntry
-from storage.records import Agent, DefinitionKind, Exchange, Snapshot, State
+from storage.records import Agent, DefinitionKind, Exchange, SentSection, State
 from storage.sql import exchanges, stored_paths
 from storage.sql.blocks import emptied_section
 from storage.sql.conversations import find_conversation
@@ -123,12 +123,12 @@ class Forks(Group):
 
 async def _begin(connection: Connection, agent: int, fork: int, parent: Exchange, at: float) -> None:
     """Adds the exchange with which a fork begins."""
-    snapshot = None
+    section = None
     # The first send renders the memory section again, with the same text if nothing has changed.
-    if parent.snapshot is not None:
-        shown = await exchanges.load_snapshot(connection, agent, parent.snapshot)
+    if parent.section is not None:
+        shown = await exchanges.load_section(connection, agent, parent.section)
         known = emptied_section({} if shown is None else shown.known)
-        snapshot = await exchanges.add_snapshot(connection, agent, Snapshot(0, "", known))
+        section = await exchanges.add_section(connection, agent, SentSection(0, "", known))
     e = Exchange(
         0,
         fork,
@@ -145,11 +145,11 @@ async def _begin(connection: Connection, agent: int, fork: int, parent: Exchange
         ended=at,
         length=parent.length + 1,
         prior=parent.id if parent.adds else parent.prior,
-        snapshot=snapshot,
+        section=section,
         evicted=parent.evicted,
         model=parent.model,
         state=State.OFF,
-        carried=True,
+        continued=True,
     )
     await exchanges.insert_exchange(connection, agent, e)
     await note_fork(connection, agent, fork, parent.id)

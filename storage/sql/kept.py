@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import NO_ADDITIONS, NO_NOTES, Additions, Committed, Look, Opening, TurnWrite
+from storage.commands import NO_ADDITIONS, NO_NOTES, Additions, Committed, MemorySnapshot, Opening, TurnWrite
 from storage.database import AgentNumbers, Changes
-from storage.records import Block, BlockOp, Conversation, Exchange, Snapshot
+from storage.records import Block, BlockOp, Conversation, Exchange, SentSection
 
 # Chosen: some six thousand open conversations, or five hundred with twenty notes each.
 KEPT_BYTES = 27 << 19
@@ -40,7 +40,7 @@ class _Place:
     exchange: Exchange
     has_rivals: bool
     additions: Additions
-    snapshot: Snapshot | None
+    section: SentSection | None
     bytes: int = 0
 
 
@@ -64,7 +64,7 @@ class _Memory:
     opening_bytes: int = 0
 
 
-class KeptLooks:
+class SnapshotCache:
     """The memories that were looked at last. Only the event loop's thread uses it."""
 
     def __init__(self, limit_bytes: int = KEPT_BYTES) -> None:
@@ -89,7 +89,7 @@ class KeptLooks:
             elif memory is not None:
                 self.drop(agent)
 
-    def find(self, agent: int, key: str | None, path: bytes | None) -> Look | None:
+    def find(self, agent: int, key: str | None, path: bytes | None) -> MemorySnapshot | None:
         """Returns a look as it would be read now; None where what is kept is not of now."""
         memory = self._memories.get(agent)
         if memory is None:
@@ -100,57 +100,65 @@ class KeptLooks:
             return None
         if key is None and path is None:
             self._memories.move_to_end(agent)
-            return Look(*numbers, has_tombs=memory.has_tombs, blocks=memory.blocks, ops=memory.ops)
+            return MemorySnapshot(*numbers, has_tombs=memory.has_tombs, blocks=memory.blocks, ops=memory.ops)
         place = memory.places.get((key, path))
         if place is None:
             return None
         self._memories.move_to_end(agent)
-        return Look(
+        return MemorySnapshot(
             *numbers,
             place.conversation,
             place.exchange,
             place.has_rivals,
             place.additions,
             memory.has_tombs,
-            place.snapshot,
+            place.section,
             memory.blocks,
             memory.ops,
         )
 
-    def keep(self, agent: int, key: str | None, path: bytes | None, look: Look) -> None:
+    def keep(self, agent: int, key: str | None, path: bytes | None, snapshot: MemorySnapshot) -> None:
         """Keeps a look that was read."""
-        if look.shares_blocks:
+        if snapshot.shares_blocks:
             self.drop(agent)
             return
-        state = look.epoch, look.rev, look.next_seq
-        numbers = AgentNumbers(look.epoch, look.next_seq, look.indexed_seq, look.rev, look.stamp)
+        state = snapshot.epoch, snapshot.rev, snapshot.next_seq
+        numbers = AgentNumbers(
+            snapshot.epoch, snapshot.next_seq, snapshot.indexed_seq, snapshot.rev, snapshot.stamp
+        )
         memory = self._memories.get(agent)
         if memory is not None and memory.state == state:
             memory.numbers = numbers
         else:
             self.drop(agent)
-            size = _MEMORY_BYTES + sum(400 + len(b.value) for b in look.blocks)
-            size += sum(400 + len(op.arguments) for op in look.ops)
-            memory = _Memory(numbers, state, look.has_tombs, look.blocks, look.ops, size)
+            size = _MEMORY_BYTES + sum(400 + len(b.value) for b in snapshot.blocks)
+            size += sum(400 + len(op.arguments) for op in snapshot.ops)
+            memory = _Memory(numbers, state, snapshot.has_tombs, snapshot.blocks, snapshot.ops, size)
             self._memories[agent] = memory
             self.bytes += size
         # No turn is planned on the end of a path from its look alone where that goes on, or was made elsewhere.
-        is_end = path is not None and not (look.is_continued or look.is_head)
-        if look.exchange is not None and look.conversation is not None and is_end:
-            place = _Place(look.conversation, look.exchange, look.has_rivals, look.additions, look.snapshot)
+        is_end = path is not None and not (snapshot.is_continued or snapshot.is_head)
+        if snapshot.exchange is not None and snapshot.conversation is not None and is_end:
+            place = _Place(
+                snapshot.conversation,
+                snapshot.exchange,
+                snapshot.has_rivals,
+                snapshot.additions,
+                snapshot.section,
+            )
             self._put(memory, (key, path), place)
         self._shrink()
 
-    def openings(self, agent: int, look: Look) -> list[Opening] | None:
+    def openings(self, agent: int, snapshot: MemorySnapshot) -> list[Opening] | None:
         """Returns the openings of a memory that is as it was looked at; None: they are not known."""
         memory = self._memories.get(agent)
-        is_same = memory is not None and memory.state == (look.epoch, look.rev, look.next_seq)
+        is_same = memory is not None and memory.state == (snapshot.epoch, snapshot.rev, snapshot.next_seq)
         return memory.openings if memory is not None and is_same else None
 
-    def keep_openings(self, agent: int, look: Look, openings: list[Opening]) -> None:
+    def cache_openings(self, agent: int, snapshot: MemorySnapshot, openings: list[Opening]) -> None:
         """Keeps all openings of a memory, which were read after the look."""
         memory = self._memories.get(agent)
-        if memory is not None and memory.state == (look.epoch, look.rev, look.next_seq):
+        if memory is not None and memory.state == (snapshot.epoch, snapshot.rev, snapshot.next_seq):
             newest = openings[-_OPENINGS:]
             self._put_openings(memory, newest, sum(map(_opening_bytes, newest)))
             self._shrink()
@@ -252,17 +260,17 @@ def _go_on(place: _Place, e: Exchange, write: TurnWrite, done: Committed) -> Non
     old = place.conversation
     place.conversation = Conversation(old.id, old.uid, old.key, old.rev + 1, old.tip)
     run = e.run if done.seq == e.seq else done.seq
-    e = replace(e, id=done.exchange, seq=done.seq, run=run, snapshot=done.snapshot)
+    e = replace(e, id=done.exchange, seq=done.seq, run=run, section=done.section)
     rounds = place.additions.rounds
-    if rounds and rounds[-1].id == e.parent and e.carries:
-        rounds = (*rounds[:-1], replace(rounds[-1], carried=True))
+    if rounds and rounds[-1].id == e.parent and e.continues_parent:
+        rounds = (*rounds[:-1], replace(rounds[-1], continued=True))
         place.additions = replace(place.additions, rounds=rounds)
     if e.adds:
         place.additions = place.additions.and_of(e)
     place.exchange = replace(e, input=None, shown_reply=None, full=None, notes=NO_NOTES)
     place.has_rivals = False
-    if done.snapshot != (place.snapshot.id if place.snapshot is not None else None):
-        place.snapshot = _snapshot(write, done)
+    if done.section != (place.section.id if place.section is not None else None):
+        place.section = _section(write, done)
 
 
 def _bytes_of(place: _Place) -> int:
@@ -281,8 +289,8 @@ def _opening_bytes(opening: Opening) -> int:
     return _OPENING_BYTES + 100 * len(opening.inputs)
 
 
-def _snapshot(write: TurnWrite, done: Committed) -> Snapshot | None:
-    if done.snapshot is None or write.snapshot is None:
+def _section(write: TurnWrite, done: Committed) -> SentSection | None:
+    if done.section is None or write.section is None:
         return None
     # As it is read: its keys are strings.
-    return Snapshot(done.snapshot, write.snapshot.text, orjson.loads(orjson.dumps(write.snapshot.known)))
+    return SentSection(done.section, write.section.text, orjson.loads(orjson.dumps(write.section.known)))

@@ -92,7 +92,7 @@ class Readers(Group):
                 is_decided = is_left or row[_IS_FOLLOWED] or _is_decided(e, now, idle_s)
                 if upto is None and (is_running or not is_decided):
                     return replace(found, messages=messages, used=used, is_more=False, is_waiting=True)
-                if is_left or (e.standing and e.state is State.FINISHED):
+                if is_left or (e.active and e.state is State.FINISHED):
                     new = self._rules.messages_of(e, is_shared, None, None)
                     size += sum(min(len(m.text), message_chars) for m in new)
                     if upto is None and messages and size > limit_chars:
@@ -140,7 +140,7 @@ def _is_decided(e: Exchange, now: float, idle_s: float) -> bool:
 
     An exchange that is dated in the future was written before the clock was put back.
     """
-    if e.carried or e.state in (State.OFF, State.FORGOTTEN):
+    if e.continued or e.state in (State.OFF, State.FORGOTTEN):
         return True
     patience_s = _OPEN_S if e.state is State.OPEN else idle_s
     return abs(now - max(e.ended or e.stopped or e.begun, e.touched)) > patience_s

@@ -337,7 +337,7 @@ class Recall(Group):
         return [
             document_of(m)
             for e, _, previous in spoken
-            if e.standing and e.state == "finished"
+            if e.active and e.state == "finished"
             for m in self._rules.messages_of(e, False, previous, None)
         ]
 

@@ -306,7 +306,7 @@ def _end_of(e: Exchange) -> int:
 
 
 def _is_recallable(e: Exchange) -> bool:
-    return e.standing and e.state is State.FINISHED
+    return e.active and e.state is State.FINISHED
 
 
 def _size(m: Message | None) -> int:

@@ -29,7 +29,7 @@ from storage.sql.files import Files
 from storage.sql.forget import Forgetting
 from storage.sql.forks import Forks
 from storage.sql.jobs import Jobs
-from storage.sql.kept import KeptLooks
+from storage.sql.kept import SnapshotCache
 from storage.sql.keys import Keys
 from storage.sql.messages import Messages
 from storage.sql.moving import Moving
@@ -80,7 +80,7 @@ class Store:
         self.blocks = Blocks(database)
         self.passages = Passages(database)
         self.files = Files(database)
-        looks, memories = KeptLooks(), MemoryCache(rules)
+        looks, memories = SnapshotCache(), MemoryCache(rules)
         self.turns = Turns(database, self.agents, rules, looks, memories)
         self.recall = Recall(database, memories, rules)
         self.vectors = Vectors(database, rules)

@@ -17,15 +17,15 @@ from msgspec.structs import replace
 
 from storage.commands import (
     BlockMerge,
-    Look,
-    LookReader,
-    OwnPath,
+    MemoryReader,
+    MemorySnapshot,
     ReadSpan,
     Rules,
     RunEnd,
     StepEnd,
     StepOpen,
     StepOpened,
+    StoredPath,
 )
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, RunOver, Stale, WriteConflict
@@ -38,7 +38,7 @@ from storage.records import (
     Evicted,
     Run,
     RunState,
-    Snapshot,
+    SentSection,
     Summary,
 )
 from storage.sql import exchanges
@@ -70,7 +70,7 @@ async def read_path(
     name: str,
     context: int | None,
     turns: int = 0,
-) -> OwnPath | None:
+) -> StoredPath | None:
     """Returns a conversation from where its window begins; None where the agent is not stored any more.
 
     name: `default`, or its public one.
@@ -82,34 +82,34 @@ async def read_path(
     rows = await connection.rows(SQL["head"], values)
     if not rows or rows[0][0] != "agent":
         return None
-    look = Look(*rows[0][1:6])
+    snapshot = MemorySnapshot(*rows[0][1:6])
     tip: Row | None = None
     blocks: list[tuple[int, Block]] = []
     for row in rows[1:]:
         match row[0]:
             case "conversation":
                 texts = row[_TEXT], row[_TEXT + 1]
-                look.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1], row[_NUMBER + 2])
+                snapshot.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1], row[_NUMBER + 2])
             case "tip":
                 tip = row
             case "snapshot":
-                look.snapshot = Snapshot(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
+                snapshot.section = SentSection(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
             case "block":
                 id, limit, read_only, version, owner, label, description, value = row[_NUMBER : _TEXT + 3]
                 blocks.append((owner, Block(id, label, description, value, limit, bool(read_only), version)))
             case "op":
                 call, op, label = row[_TEXT : _TEXT + 3]
                 made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
-                look.ops.append(made)
+                snapshot.ops.append(made)
             case "reader":
-                look.readers.append(LookReader(row[_NUMBER], row[_NUMBER + 1], bool(row[_NUMBER + 2])))
-    look.blocks = seen(blocks)
-    if tip is None or look.conversation is None:
-        return OwnPath(look)
+                snapshot.readers.append(MemoryReader(row[_NUMBER], row[_NUMBER + 1], bool(row[_NUMBER + 2])))
+    snapshot.blocks = seen(blocks)
+    if tip is None or snapshot.conversation is None:
+        return StoredPath(snapshot)
     evicted = Evicted(*orjson.loads(tip[_CONTENT])) if tip[_CONTENT] else None
     low = evicted.depth if evicted is not None and evicted.is_out_of(context) else 0
     found = await connection.rows(
-        SQL["path"], (agent.id, look.conversation.id, tip[_NUMBER], low, _SUMMARIES)
+        SQL["path"], (agent.id, snapshot.conversation.id, tip[_NUMBER], low, _SUMMARIES)
     )
     path, summaries = [], []
     for row in found:
@@ -118,7 +118,7 @@ async def read_path(
             path.append(exchanges.make_exchange(skeleton, *row[_PATH_CONTENT:_SKELETON]))
         else:
             summaries.append(Summary(row[1], exchanges.make_exchange(skeleton), *row[2:_PATH_CONTENT]))
-    return OwnPath(look, tuple(path), tuple(reversed(summaries)))
+    return StoredPath(snapshot, tuple(path), tuple(reversed(summaries)))
 
 
 def _key_and_uid(name: str) -> tuple[str | None, str | None]:
@@ -193,10 +193,10 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         await _adopt(connection, write, rules)
     if write.ends is not None:
         await exchanges.update_exchange(connection, agent.id, write.ends)
-    snapshot = write.snapshot
-    if snapshot is not None and not snapshot.id:
-        snapshot = replace(snapshot, id=await exchanges.add_snapshot(connection, agent.id, snapshot))
-    e = replace(e, snapshot=None if snapshot is None else snapshot.id)
+    section = write.section
+    if section is not None and not section.id:
+        section = replace(section, id=await exchanges.add_section(connection, agent.id, section))
+    e = replace(e, section=None if section is None else section.id)
     added = await exchanges.add_exchange(connection, agent.id, agent.epoch, rev, e)
     if added is None:
         await _why_not(connection, agent)
@@ -208,7 +208,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     if write.end is not None:
         run = await _end(connection, write.end if run is None else replace(write.end, run=run.id))
     e = replace(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
-    return StepOpened(agent, e, rev + 1, snapshot, run)
+    return StepOpened(agent, e, rev + 1, section, run)
 
 
 async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
@@ -225,9 +225,9 @@ async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
     agent, e = write.agent.id, write.exchange
     if not await connection.run(SQL["adopt"], (e.parent or -1, e.conversation, agent, write.rev)):
         raise WriteConflict("the conversation was moved by somebody else meanwhile")
-    for each in write.carries:
+    for each in write.continues_parent:
         await connection.run(SQL["carry"], (each, agent))
-    await merge_edits(connection, agent, write.carries, rules, write.now)
+    await merge_edits(connection, agent, write.continues_parent, rules, write.now)
 
 
 async def _why_not(connection: Connection, agent: Agent) -> NoReturn:

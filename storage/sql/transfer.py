@@ -20,7 +20,7 @@ from storage.errors import NotFound, WriteConflict
 from storage.records import API_PROFILE, IMPORTING, Agent, Counts, DefinitionKind, Exchange, Scope
 from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent, find_agent, load_agent
-from storage.sql.carried import (
+from storage.sql.continued import (
     own_uid,
     put_attached,
     put_definition,

@@ -12,7 +12,7 @@ from storage.commands import (
     MAX_RULE_CALLS,
     Change,
     Committed,
-    Look,
+    MemorySnapshot,
     Missing,
     Opening,
     Pool,
@@ -23,7 +23,7 @@ from storage.commands import (
 )
 from storage.database import Connection, Database
 from storage.errors import Stale, StatementFailed
-from storage.records import Agent, Block, Conversation, Exchange, Snapshot
+from storage.records import Agent, Block, Conversation, Exchange, SentSection
 from storage.sql import exchanges
 from storage.sql.agents import Agents, load_agent
 from storage.sql.blocks import (
@@ -36,7 +36,7 @@ from storage.sql.blocks import (
 )
 from storage.sql.facts import keep_facts
 from storage.sql.group import Group, bulk_writes, reads
-from storage.sql.kept import KeptLooks
+from storage.sql.kept import SnapshotCache
 from storage.sql.passages import keep_edit
 from storage.sql.remembered import MemoryCache
 from storage.sql.statements import run_of
@@ -49,7 +49,7 @@ class Turns(Group):
     """Reads what a turn needs before it is answered, and writes it when it has ended."""
 
     def __init__(
-        self, database: Database, agents: Agents, rules: Rules, kept: KeptLooks, memories: MemoryCache
+        self, database: Database, agents: Agents, rules: Rules, kept: SnapshotCache, memories: MemoryCache
     ) -> None:
         super().__init__(database)
         self._agents = agents
@@ -57,7 +57,7 @@ class Turns(Group):
         self._kept = kept
         self._memories = memories
 
-    async def look(self, agent: Agent, key: str | None, path: bytes | None) -> Look | None:
+    async def snapshot(self, agent: Agent, key: str | None, path: bytes | None) -> MemorySnapshot | None:
         """Reads a request's surroundings, or takes them from what is kept. Parameters: as `exchanges.look`."""
         is_notified = not self._database.is_shared
         found = self._kept.find(agent.id, key, path) if is_notified else None
@@ -66,26 +66,26 @@ class Turns(Group):
     @reads
     async def _look(
         self, connection: Connection, agent: Agent, key: str | None, path: bytes | None
-    ) -> Look | None:
+    ) -> MemorySnapshot | None:
         if self._database.is_shared and self._kept.has(agent.id, key, path):
-            self._kept.apply({agent.id: await exchanges.look_again(connection, agent)})
+            self._kept.apply({agent.id: await exchanges.load_numbers(connection, agent)})
             found = self._kept.find(agent.id, key, path)
             if found is not None:
                 return found
-        found = await exchanges.look(connection, agent, key, path)
+        found = await exchanges.snapshot(connection, agent, key, path)
         if found is None:
             self._kept.drop(agent.id)
         else:
             self._kept.keep(agent.id, key, path, found)
         return found
 
-    def openings(self, agent: Agent, look: Look) -> list[Opening] | None:
+    def openings(self, agent: Agent, snapshot: MemorySnapshot) -> list[Opening] | None:
         """Returns the openings of a memory as it was looked at, without reading them; None: they are not known."""
-        return self._kept.openings(agent.id, look)
+        return self._kept.openings(agent.id, snapshot)
 
-    def keep_openings(self, agent: Agent, look: Look, openings: list[Opening]) -> None:
+    def cache_openings(self, agent: Agent, snapshot: MemorySnapshot, openings: list[Opening]) -> None:
         """Keeps all openings of a memory that a list may repeat or extend, the newest last."""
-        self._kept.keep_openings(agent.id, look, openings)
+        self._kept.cache_openings(agent.id, snapshot, openings)
 
     @reads
     async def pool(self, connection: Connection, agent: Agent, probes: Probes) -> Pool:
@@ -105,9 +105,9 @@ class Turns(Group):
         return await exchanges.load_exchange(connection, agent.id, exchange)
 
     @reads
-    async def snapshot(self, connection: Connection, agent: Agent, snapshot: int) -> Snapshot | None:
+    async def section(self, connection: Connection, agent: Agent, section: int) -> SentSection | None:
         """Returns a memory section as it was sent; None where it is gone."""
-        return await exchanges.load_snapshot(connection, agent.id, snapshot)
+        return await exchanges.load_section(connection, agent.id, section)
 
     @reads
     async def conversation_uid(self, connection: Connection, agent: Agent, conversation: int) -> str | None:
@@ -233,29 +233,29 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
         agent = await agents.begin(connection, agent, write.defaults, write.shared, write.now)
     elif write.change is not None and write.change.merge:
         await connection.lock_sharers(agent.id)
-    snapshot = None if write.snapshot is None else write.snapshot.id
-    if write.snapshot is not None and not snapshot:
-        snapshot = await exchanges.add_snapshot(connection, agent.id, write.snapshot)
+    section = None if write.section is None else write.section.id
+    if write.section is not None and not section:
+        section = await exchanges.add_section(connection, agent.id, write.section)
     if write.plain is not None and not is_new:
         # The common turn is one statement, which adds a row only where epoch and rev are as they were planned on.
         e, rev = write.plain
-        if snapshot != e.snapshot:
-            e = replace(e, snapshot=snapshot)
-        is_all = not write.ops and (write.snapshot is None or write.snapshot.id > 0)
+        if section != e.section:
+            e = replace(e, section=section)
+        is_all = not write.ops and (write.section is None or write.section.id > 0)
         added = await exchanges.add_exchange(
-            connection, agent.id, agent.epoch, rev, e, carries=e.carries, is_all=is_all
+            connection, agent.id, agent.epoch, rev, e, continues_parent=e.continues_parent, is_all=is_all
         )
         if added is not None:
             for op in write.ops:
                 await add_op(connection, agent.id, replace(op, exchange=added.id))
             seq, is_head = added.seq, bool(added.is_head)
             numbers = (seq, seq + len(e.inputs) + 1)
-            return Committed(agent, added.id, e.conversation, True, snapshot, *numbers, is_head=is_head)
+            return Committed(agent, added.id, e.conversation, True, section, *numbers, is_head=is_head)
     change, indexed = await _resolve(connection, agent, write, is_new=is_new)
-    e, is_added, begun = await _apply(connection, agent.id, write, change, snapshot, indexed)
+    e, is_added, begun = await _apply(connection, agent.id, write, change, section, indexed)
     await merge_edits(connection, agent.id, change.merge, rules, write.now)
     numbers = (e.seq, e.seq + len(e.inputs) + 1) if is_added else (0, 0)
-    return Committed(agent, e.id, e.conversation, False, snapshot, *numbers, e if is_added else None, begun)
+    return Committed(agent, e.id, e.conversation, False, section, *numbers, e if is_added else None, begun)
 
 
 async def _resolve(
@@ -289,7 +289,7 @@ async def _apply(
     agent: int,
     write: TurnWrite,
     change: Change,
-    snapshot: int | None,
+    section: int | None,
     indexed: int,
 ) -> tuple[Exchange, bool, Conversation | None]:
     """Writes what a turn changes in the tree. Returns its exchange, whether that is new, and `Committed.begun`.
@@ -303,7 +303,7 @@ async def _apply(
     if is_added and e.conversation <= 0:
         begun = await exchanges.add_conversation(connection, agent, write.uid, write.key, write.now)
     # The change stays as it is: it may be written twice.
-    e = replace(e, snapshot=snapshot, conversation=e.conversation if begun is None else begun.id)
+    e = replace(e, section=section, conversation=e.conversation if begun is None else begun.id)
     if is_added:
         id, seq, is_head = await exchanges.insert_exchange(connection, agent, e)
         e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
@@ -314,9 +314,9 @@ async def _apply(
         await connection.run(exchanges.SQL["ops_drop"], (agent, e.id))
     for other in change.others:
         await exchanges.update_exchange(connection, agent, other)
-    await run_of(connection, exchanges.SQL["exchanges_carried"], change.carried, agent)
+    await run_of(connection, exchanges.SQL["exchanges_carried"], change.continued, agent)
     # An exchange that is added moves its conversation by itself.
-    if not is_added or change.others or change.carried:
+    if not is_added or change.others or change.continued:
         await connection.run(exchanges.SQL["conversation_moved"], (write.now, e.conversation, agent))
     # A turn off the record has no edits. One that is asked again after its edits entered the blocks keeps those.
     if e.edits and (not e.merged or e.id in change.merge):

@@ -43,7 +43,7 @@ async def phone(world: World, room: str | None) -> AsyncIterator[Any]:
         yield made
 
 
-def standing(world: World) -> list[tuple[Any, Any]]:
+def active(world: World) -> list[tuple[Any, Any]]:
     """What is taken for said: of each turn the last message of its input and its reply, as they are stored."""
     rows = world.query("SELECT input, said FROM exchanges WHERE standing <> 0 ORDER BY id")
     return [(json.loads(one)[-1].get("content"), json.loads(other).get("content")) for one, other in rows]
@@ -67,7 +67,7 @@ async def test_a_tool_is_called_and_its_result_is_spoken_of(phone: Any) -> None:
     assert [m["tool_call_id"] for m in sent[3:]] == ["a", "b"]
     assert await phone.say("Thanks.") == "Ok."
     assert phone.world.query("SELECT count(*) FROM conversations") == [1]
-    assert standing(phone.world) == [
+    assert active(phone.world) == [
         ("How is the weather in Oslo and Rome?", None),
         ("Rain in Rome.", "It rains in both."),
         ("Thanks.", "Ok."),
@@ -81,7 +81,7 @@ async def test_a_preemptive_answer_that_is_wanted_is_one_turn(phone: Any, room: 
     assert await phone.say("My name is Ola.") == "Hello, Ola."
     assert len(phone.world.upstream.chats) == 1
     await phone.say("Bye.")
-    assert standing(phone.world) == [("My name is Ola.", "Hello, Ola."), ("Bye.", "Ok.")]
+    assert active(phone.world) == [("My name is Ola.", "Hello, Ola."), ("Bye.", "Ok.")]
     assert phone.world.query("SELECT key FROM conversations") == [room]
 
 
@@ -98,7 +98,7 @@ async def test_preemptive_answers_that_were_let_go_leave_no_trace(phone: Any) ->
         await seen.gone.wait()
     assert len(upstream.chats) == 5
     await phone.say("At eight.")
-    assert standing(phone.world) == [
+    assert active(phone.world) == [
         ("Hello.", "Ok."),
         ("I would like a table for two.", "At what time?"),
         ("At eight.", "Ok."),
@@ -150,7 +150,7 @@ async def test_a_barge_in_reaches_the_upstream(phone: Any) -> None:
         "Stop. I take the fish.",
     ]
     await phone.say("Goodbye.")
-    assert standing(phone.world)[1] == ("What is there to eat?", "We have")
+    assert active(phone.world)[1] == ("What is there to eat?", "We have")
     assert "and oysters" not in await later(phone.world, "What is there to eat, soup or oysters?")
 
 
@@ -184,7 +184,7 @@ async def test_what_is_said_while_the_caller_hangs_up_is_not_known(world: World,
     note = await later(world, "Where does the treasure lie? And what is my boat called?")
     assert "Nina" in note
     assert "palm" not in note
-    assert ("My boat is the Nina.", "Ok.") in standing(world)
+    assert ("My boat is the Nina.", "Ok.") in active(world)
 
 
 async def test_livekits_retries_are_one_turn(phone: Any) -> None:
@@ -193,7 +193,7 @@ async def test_livekits_retries_are_one_turn(phone: Any) -> None:
     assert await phone.say("My dog is Rex.") == "Rex, noted."
     assert len(phone.world.upstream.chats) == 3
     await phone.say("Bye.")
-    assert standing(phone.world) == [("My dog is Rex.", "Rex, noted."), ("Bye.", "Ok.")]
+    assert active(phone.world) == [("My dog is Rex.", "Rex, noted."), ("Bye.", "Ok.")]
     assert "Rex, noted" in await later(phone.world, "What is my dog called?")
 
 

@@ -283,19 +283,19 @@ def memory_insert(exchange: int, id: str, text: str) -> BlockOp:
 def check_columns(records: Iterable[Exchange], canon: Canon, named: Iterable[int]) -> None:
     """Checks every stored column against its value, computed from the whole tree."""
     tree, names = Tree(records), set(named)
-    carried: dict[int, bool] = {}
+    continued: dict[int, bool] = {}
 
     for e in sorted(tree, key=lambda e: -e.depth):
         later = [k for k in tree.kids(e) if k.ended is not None]
-        carried[e.id] = any(not tree.goes_on(k) or carried[k.id] for k in later)
+        continued[e.id] = any(not tree.goes_on(k) or continued[k.id] for k in later)
 
     for e in tree:
         parent, elements = tree.parent(e), tree.elements(tree.parent(e))
         assert parent is None or parent.conversation == e.conversation
         assert e.depth == (parent.depth + 1 if parent else 0)
         is_told = any(k.ends_with_user and k.ended is not None for k in tree.kids(e))
-        assert e.carried == carried[e.id] or (is_told and not e.carried), f"carried of {e.id}"
-        assert e.standing == tree.stands(e, named=e.conversation in names), f"standing of {e.id}"
+        assert e.continued == continued[e.id] or (is_told and not e.continued), f"carried of {e.id}"
+        assert e.active == tree.stands(e, named=e.conversation in names), f"standing of {e.id}"
         assert e.offset == sum(len(el.atoms) for el in elements), f"offset of {e.id}"
         assert e.length == len(e.inputs) + 1 + (parent.length if parent else 0), f"length of {e.id}"
         above = [x.id for x in tree.chain(parent) if x.adds]
@@ -501,11 +501,11 @@ class World:
         drawn = [[line for e in tree.roots(c) for line in draw(e, "")] for c in seen]
         return "\n--\n".join("\n".join(lines) for lines in drawn)
 
-    def standing(self, who: str | None = "alice", key: str | None = None) -> list[str]:
+    def active(self, who: str | None = "alice", key: str | None = None) -> list[str]:
         """Returns what other conversations may know."""
         memory = self.memory(who, key)
         tree = Tree(memory.records.values())
-        return [text for e in tree if e.standing for text in self._shown(tree, e)]
+        return [text for e in tree if e.active for text in self._shown(tree, e)]
 
     def confirmed(self, who: str | None = "alice", key: str | None = None) -> list[str]:
         """Returns what may be learned from."""
@@ -514,7 +514,7 @@ class World:
         return [
             text
             for e in tree
-            if e.standing and (tree.is_carried(e) or self.now - (e.ended or self.now) > IDLE_S)
+            if e.active and (tree.is_continued(e) or self.now - (e.ended or self.now) > IDLE_S)
             for text in self._shown(tree, e)
         ]
 
@@ -539,8 +539,8 @@ def drawn(text: str) -> str:
 def _state(tree: Tree, e: Exchange) -> str:
     if is_tombstone(e):
         return "off" if e.state is State.OFF else "forgotten"
-    if e.standing:
-        return "carried" if tree.is_carried(e) else "stands"
+    if e.active:
+        return "carried" if tree.is_continued(e) else "stands"
     if e.ended is None:
         return "open" if e.state is State.OPEN else "cut"
     return "replaced" if e.superseded else "waits"

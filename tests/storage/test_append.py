@@ -17,7 +17,7 @@ from gateway.core.conversation.stored_path import abandon, finish_step, open_ste
 from gateway.core.conversation.tree import Tree, end_offset
 from gateway.core.memory import edits
 from gateway.core.memory.rules import RULES
-from storage.commands import Look, OwnPath, RunEnd, StepEnd, StepOpen, StepOpened
+from storage.commands import MemorySnapshot, RunEnd, StepEnd, StepOpen, StepOpened, StoredPath
 from storage.database import Connection
 from storage.errors import Stale, WriteConflict
 from storage.records import (
@@ -30,7 +30,7 @@ from storage.records import (
     RunState,
     RunStep,
     Scope,
-    Snapshot,
+    SentSection,
     State,
 )
 from storage.sql import stored_paths
@@ -54,24 +54,28 @@ class Writer:
     opened: StepOpened = field(init=False)
     number: int = 0
 
-    async def read(self, name: str = "default") -> OwnPath:
+    async def read(self, name: str = "default") -> StoredPath:
         self.agent = await self.store.agents.find(self.scope) or self.store.agents.draft(self.scope)
         if not self.agent.id:
-            return OwnPath(Look())
+            return StoredPath(MemorySnapshot())
         own = await self.store.append.path(self.agent, name, self.context)
         assert own is not None
-        self.agent = replace(self.agent, epoch=own.look.epoch)
+        self.agent = replace(self.agent, epoch=own.snapshot.epoch)
         return own
 
     async def begin(
-        self, *messages: WireMessage, own: OwnPath | None = None, evicted: Evicted | None = None, **more: Any
+        self,
+        *messages: WireMessage,
+        own: StoredPath | None = None,
+        evicted: Evicted | None = None,
+        **more: Any,
     ) -> StepOpened:
         """Opens a run's first step. more: of `StepOpen`."""
         own = own or await self.read()
         self.number = 0
         run = Run(0, uuid.uuid4().hex, 0, 0, RunState.RUNNING, self.now, begun=self.now)
         tip = own.path[-1] if own.path else None
-        found = own.look.conversation
+        found = own.snapshot.conversation
         write = self.planned(own, tip, messages, evicted)
         return await self._open(
             replace(
@@ -79,7 +83,7 @@ class Writer:
                 conversation=None if found is None else found.id,
                 rev=0 if found is None else found.rev,
                 run=run,
-                snapshot=own.look.snapshot or Snapshot(0, "section", {"blocks": {}}),
+                section=own.snapshot.section or SentSection(0, "section", {"blocks": {}}),
                 defaults=(HUMAN,),
                 **more,
             )
@@ -88,15 +92,17 @@ class Writer:
     async def go_on(self, *messages: WireMessage, **more: Any) -> StepOpened:
         """Opens the next step of the run, behind the one that was finished."""
         before = self.opened
-        write = self.planned(OwnPath(Look(), (before.exchange,)), before.exchange, messages, None)
+        write = self.planned(
+            StoredPath(MemorySnapshot(), (before.exchange,)), before.exchange, messages, None
+        )
         conversation, rev = before.exchange.conversation, before.rev
         return await self._open(
-            replace(write, conversation=conversation, rev=rev, snapshot=before.snapshot, **more)
+            replace(write, conversation=conversation, rev=rev, section=before.section, **more)
         )
 
     def planned(
         self,
-        own: OwnPath,
+        own: StoredPath,
         tip: Exchange | None,
         messages: Sequence[WireMessage],
         evicted: Evicted | None,
@@ -178,17 +184,19 @@ async def long_path(writer: Writer, steps: int) -> None:
     """
     await writer.say("Message 0")
     first = await writer.read()
-    assert first.look.conversation is not None
-    section = first.look.snapshot
-    conversation, rev = first.look.conversation.id, first.look.conversation.rev
+    assert first.snapshot.conversation is not None
+    section = first.snapshot.section
+    conversation, rev = first.snapshot.conversation.id, first.snapshot.conversation.rev
 
     async def write(connection: Connection, path: list[Exchange], numbers: Sequence[int]) -> list[Exchange]:
         for n in numbers:
             begin = path[0]
             evicted = Evicted(begin.depth, begin.offset, 5, 1000) if len(path) == 10 else None
-            planned = writer.planned(OwnPath(Look(), path), path[-1], [user(f"Message {n}")], evicted)
+            planned = writer.planned(
+                StoredPath(MemorySnapshot(), path), path[-1], [user(f"Message {n}")], evicted
+            )
             run = Run(0, uuid.uuid4().hex, 0, 0, RunState.RUNNING, 100.0, begun=100.0)
-            opening = replace(planned, conversation=conversation, rev=rev + n - 1, run=run, snapshot=section)
+            opening = replace(planned, conversation=conversation, rev=rev + n - 1, run=run, section=section)
             opened = await stored_paths.open_step(connection, opening, RULES)
             assert opened.run is not None
             e = finish_step(
@@ -237,7 +245,7 @@ async def test_each_step_of_a_run_is_an_exchange(writer: Writer) -> None:
     await writer.finish(assistant("Sunny."), first.path)
     own = await writer.read()
     assert [x.state for x in own.path] == [State.FINISHED] * 2
-    assert all(x.carried and x.standing for x in own.path)
+    assert all(x.continued and x.active for x in own.path)
     assert own.path[1].parent == own.path[0].id
     assert own.path[1].offset == end_offset(own.path[0])
     assert [(x.seq, x.run) for x in own.path] == [(1, 1), (3, 1)]
@@ -264,7 +272,7 @@ async def test_a_step_that_a_process_left_open_stays_in_the_path(writer: Writer)
     await writer.begin(user("Hello?"), own=own, ends=ends)
     await writer.finish(assistant("Yes."), ends.path)
     path = (await writer.read()).path
-    assert [(x.state, x.reply is None, x.standing) for x in path] == [
+    assert [(x.state, x.reply is None, x.active) for x in path] == [
         (State.FINISHED, True, True),
         (State.FINISHED, False, True),
     ]
@@ -282,7 +290,7 @@ async def test_a_step_on_a_path_that_moved_is_refused(writer: Writer) -> None:
 async def test_a_conversation_begins_once(writer: Writer) -> None:
     await writer.say("One.")
     with pytest.raises(WriteConflict):
-        await writer.begin(user("Other."), own=OwnPath(Look()))
+        await writer.begin(user("Other."), own=StoredPath(MemorySnapshot()))
 
 
 async def test_no_step_is_written_once_something_was_forgotten(writer: Writer) -> None:
@@ -300,7 +308,7 @@ async def test_no_step_is_written_once_something_was_forgotten(writer: Writer) -
 async def test_edits_are_written_with_their_results_or_not_at_all(writer: Writer) -> None:
     first = await writer.begin(user("I am Ann."))
     made = await writer.finish(assistant(None, call("1", "memory_insert", "{}")), stop=None)
-    (block,) = (await writer.read()).look.blocks
+    (block,) = (await writer.read()).snapshot.blocks
     arguments = b'{"label":"human","new_string":"Ann"}'
     op = BlockOp(0, made.id, "1", "insert", "human", arguments, at=100.0)
     merged = edits.merge([block], [op])
@@ -309,11 +317,11 @@ async def test_edits_are_written_with_their_results_or_not_at_all(writer: Writer
         await writer.go_on(result("1", "done"), edits=merged, versions={block.id: block.version})
     own = await writer.read()
     assert [x.id for x in own.path] == [first.exchange.id]
-    assert [b.value for b in own.look.blocks] == ["Bob was here"]
+    assert [b.value for b in own.snapshot.blocks] == ["Bob was here"]
     # Made again on what is there now.
-    again = edits.merge(own.look.blocks, [op])
+    again = edits.merge(own.snapshot.blocks, [op])
     await writer.go_on(result("1", "done"), edits=again, versions={block.id: block.version + 1})
-    (block,) = (await writer.read()).look.blocks
+    (block,) = (await writer.read()).snapshot.blocks
     assert block.value == "Bob was here\nAnn"
     (newest, *_) = await writer.store.blocks.revisions(block.id)
     assert (newest.exchange, newest.sources) == (made.id, (made.id,))
@@ -377,23 +385,23 @@ async def test_a_tree_goes_on_as_ours_from_its_newest_exchange(open_store: OpenS
     await alice.say([user("one"), assistant("First."), user("two")], assistant("Second."), "default")
     writer = Writer(store, ALICE)
     own = await writer.read()
-    assert own.look.conversation is not None
-    assert own.look.conversation.tip == 0
+    assert own.snapshot.conversation is not None
+    assert own.snapshot.conversation.tip == 0
     assert [x.depth for x in own.path] == [0, 1]
-    await writer.begin(user("three"), own=own, adopts=True, carries=[own.path[-1].id])
+    await writer.begin(user("three"), own=own, adopts=True, continues_parent=[own.path[-1].id])
     await writer.finish(assistant("Third."), own.path[-1].path)
     after = await writer.read()
-    assert after.look.conversation is not None
-    assert after.look.conversation.tip == after.path[-1].id
-    assert [x.carried for x in after.path] == [True] * 3
+    assert after.snapshot.conversation is not None
+    assert after.snapshot.conversation.tip == after.path[-1].id
+    assert [x.continued for x in after.path] == [True] * 3
 
 
 async def test_one_memory_does_not_read_anothers_path(writer: Writer) -> None:
     await writer.say("Mine.")
-    mine = (await writer.read()).look.conversation
+    mine = (await writer.read()).snapshot.conversation
     assert mine is not None
     other = Writer(writer.store, Scope("default", "@", "agent:a2"))
     await other.say("Theirs.")
     own = await other.read(mine.uid)
-    assert own.look.conversation is None
+    assert own.snapshot.conversation is None
     assert own.path == ()

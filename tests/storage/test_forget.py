@@ -22,7 +22,7 @@ from storage.records import (
     RunState,
     RunStep,
     Scope,
-    Snapshot,
+    SentSection,
     State,
     StoredFile,
 )
@@ -112,7 +112,7 @@ async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_st
     assert await found(store, alice.agent, "threeu")
     (tomb,) = [e for e in await alice.rows() if e.state is State.FORGOTTEN]
     assert (tomb.id, tomb.path, tomb.inputs, tomb.reply) == (gone.id, gone.path, gone.inputs, gone.reply)
-    assert (tomb.input, tomb.shown_reply, tomb.full, tomb.notes, tomb.standing) == (
+    assert (tomb.input, tomb.shown_reply, tomb.full, tomb.notes, tomb.active) == (
         None,
         None,
         None,
@@ -185,7 +185,7 @@ async def test_a_list_that_brings_it_back_goes_on_and_does_not_keep_it(
     rows = await alice.rows()
     assert len(rows) == before + 1
     assert rows[-1].parent == rows[-2].id
-    assert rows[-1].standing
+    assert rows[-1].active
     await store.database.sweep(1000)
     assert left(holds, "oneu", "onea", "twou", "threeu") == ["twou", "threeu"]
 
@@ -308,9 +308,9 @@ async def test_block_values_that_came_from_it_go_and_later_edits_stay(
 async def test_pending_edits_and_the_memory_sections_that_showed_them_go(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:
-    section = Snapshot(0, words("section"), {"blocks": {"human": "d"}, "tools": {"a": "b"}, "epoch": 0})
+    section = SentSection(0, words("section"), {"blocks": {"human": "d"}, "tools": {"a": "b"}, "epoch": 0})
     turn = await alice.begin([user("hello")], "c1")
-    await alice.end(turn, [assistant("Hi.")], [words("pending")], snapshot=section)
+    await alice.end(turn, [assistant("Hi.")], [words("pending")], section=section)
     (e,) = await alice.rows()
     assert left(holds, "section", "pending") == ["section", "pending"]
     await forget(store, alice.agent, ForgetTarget(exchanges=[e.id]))

@@ -98,7 +98,7 @@ async def test_who_planned_on_a_clients_conversation_plans_again(talk: Talk) -> 
     ((rev, tip),) = await rows(talk.store, before)
     await talk.store.forks.fork(speaker.agent, e.conversation, UIDS[0], {}, at=2.0)
     assert await rows(talk.store, before) == [(rev + 1, tip)]
-    assert [x.carried for x in await speaker.rows() if x.id == e.id] == [True]
+    assert [x.continued for x in await speaker.rows() if x.id == e.id] == [True]
 
 
 async def test_a_fork_has_the_summaries_of_its_past_and_no_others(talk: Talk) -> None:
@@ -178,7 +178,7 @@ async def test_a_fork_begins_with_an_exchange_that_matches_nothing(talk: Talk) -
     await talk.fork(one, UIDS[0])
     own = await talk.writer.read(UIDS[0])
     e = own.path[-1]
-    assert (e.state, e.standing, e.inputs, e.path, e.parent) == (State.OFF, False, (), b"", one.id)
+    assert (e.state, e.active, e.inputs, e.path, e.parent) == (State.OFF, False, (), b"", one.id)
     assert (e.depth, e.length, e.offset) == (1, 3, 2)
     said = await rows(talk.store, "SELECT count(*) FROM exchanges WHERE standing = 1")
     assert said == [(1,)]

@@ -17,11 +17,11 @@ from gateway.core.conversation.canonical import Canon, Listing, WireMessage
 from gateway.core.conversation.listed import CannotRewrite, rewritten
 from gateway.core.conversation.match import Keeping
 from gateway.core.conversation.tree import Tree
-from storage.commands import Change, ForgetTarget, Look, Pool
+from storage.commands import Change, ForgetTarget, MemorySnapshot, Pool
 from storage.errors import NotFound, Stale
-from storage.records import Agent, Block, Scope, Snapshot
+from storage.records import Agent, Block, Scope, SentSection
 from storage.sql import exchanges
-from storage.sql.kept import KeptLooks
+from storage.sql.kept import SnapshotCache
 from storage.sql.named_blocks import BlockChange
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, assistant, call, result, user
@@ -59,9 +59,9 @@ class Life:
                 Canon.path(Listing(Canon(agent.secret), messages).flat(len(messages))) if messages else None
             )
             read = await self.store.database.read(
-                lambda c, agent=agent, key=key, path=path: exchanges.look(c, agent, key, path)  # type: ignore[misc]
+                lambda c, agent=agent, key=key, path=path: exchanges.snapshot(c, agent, key, path)  # type: ignore[misc]
             )
-            assert await self.store.turns.look(agent, key, path) == read
+            assert await self.store.turns.snapshot(agent, key, path) == read
 
     async def turn(self) -> None:
         """Goes on with a conversation, from its end or from somewhere before it, or begins one."""
@@ -86,11 +86,11 @@ class Life:
         turn = await speaker.begin([*messages, said], key, mode)
         self.now += 1
         section = (
-            Snapshot(0, f"Section {self.now}", {"blocks": {}})
+            SentSection(0, f"Section {self.now}", {"blocks": {}})
             if chance.random() < 0.2
-            else turn.look.snapshot
+            else turn.snapshot.section
         )
-        await speaker.end(turn, full, edited, snapshot=section)
+        await speaker.end(turn, full, edited, section=section)
         messages += [said, reply]
 
     async def side_by_side(self) -> None:
@@ -226,7 +226,7 @@ async def is_kept(speaker: Speaker, talk: list[WireMessage]) -> bool:
     """Whether a look is found without being read: one that is read takes the place of all that are not of now."""
     path = Listing(Canon(speaker.agent.secret), talk).path(len(talk))
     has = speaker.store.turns._kept.has(speaker.agent.id, None, path)
-    await speaker.store.turns.look(speaker.agent, None, path)
+    await speaker.store.turns.snapshot(speaker.agent, None, path)
     return has
 
 
@@ -238,7 +238,7 @@ async def test_a_look_between_a_commit_and_its_keeping_loses_no_later_end(open_s
         await speaker.say(talk[:1], talk[1])
     turn = await speaker.begin([*talks[0], user("More?")])
     done = await speaker.commit(turn, [assistant("More.")])
-    await store.turns.look(speaker.agent, None, Listing(Canon(speaker.agent.secret), talks[1]).path(2))
+    await store.turns.snapshot(speaker.agent, None, Listing(Canon(speaker.agent.secret), talks[1]).path(2))
     speaker.keep(*done)
     assert await is_kept(speaker, talks[1])
 
@@ -257,16 +257,16 @@ async def test_an_end_that_is_not_known_takes_no_other_ends_with_it(open_store: 
 
 async def test_so_many_bytes_are_kept_and_those_used_last(open_store: OpenStore) -> None:
     store = await open_store()
-    kept = KeptLooks(limit_bytes=20_000)
+    kept = SnapshotCache(limit_bytes=20_000)
     looks = []
     for n in range(30):
         speaker = Speaker(store, ALICE._replace(subject=f"user:{n}"))
         await speaker.say([user("Hi")], assistant(f"Hello {n}."), "c")
         listing = Listing(Canon(speaker.agent.secret), [user("Hi"), assistant(f"Hello {n}.")])
         looks.append((speaker.agent.id, listing.path(2)))
-        look = await store.turns.look(speaker.agent, "c", listing.path(2))
-        assert look is not None
-        kept.keep(speaker.agent.id, "c", listing.path(2), look)
+        snapshot = await store.turns.snapshot(speaker.agent, "c", listing.path(2))
+        assert snapshot is not None
+        kept.keep(speaker.agent.id, "c", listing.path(2), snapshot)
         assert kept.bytes <= 20_000
     has = [kept.has(agent, "c", path) for agent, path in looks]
     assert has[-1]
@@ -280,23 +280,23 @@ async def test_the_newest_openings_are_kept_and_counted_once(open_store: OpenSto
     store = await open_store()
     kept, speaker = store.turns._kept, Speaker(store, ALICE)
 
-    async def look() -> Look:
-        found = await store.turns.look(speaker.agent, None, None)
+    async def snapshot() -> MemorySnapshot:
+        found = await store.turns.snapshot(speaker.agent, None, None)
         assert found is not None
         return found
 
     await speaker.say([user("In a conversation of its own.")], assistant("Yes."), "c")
-    kept.keep_openings(speaker.agent.id, await look(), [])
+    kept.cache_openings(speaker.agent.id, await snapshot(), [])
     for n in range(70):
         await speaker.say([user(f"Topic {n}")], assistant("Yes."))
-    now = await look()
+    now = await snapshot()
     openings = kept.openings(speaker.agent.id, now)
     assert openings is not None
     assert len(openings) == 64
     counted = kept.bytes
-    kept.keep_openings(speaker.agent.id, now, openings)
+    kept.cache_openings(speaker.agent.id, now, openings)
     assert kept.bytes == counted
-    kept.keep_openings(speaker.agent.id, now, [])
+    kept.cache_openings(speaker.agent.id, now, [])
     assert kept.bytes == counted - 64 * 600
     kept.drop(speaker.agent.id)
     assert kept.bytes == 0
@@ -307,10 +307,10 @@ async def test_a_memory_that_its_own_turn_pushes_out_is_not_counted(open_store: 
     speaker = Speaker(store, ALICE)
     await speaker.say([user("In a conversation of its own.")], assistant("Yes."), "c")
     agent = speaker.agent.id
-    look = await store.turns.look(speaker.agent, None, None)
-    assert look is not None
+    snapshot = await store.turns.snapshot(speaker.agent, None, None)
+    assert snapshot is not None
     kept = store.turns._kept
-    kept.keep_openings(agent, look, [])
+    kept.cache_openings(agent, snapshot, [])
     kept._limit = kept.bytes  # nothing more has a place
     await speaker.say([user("Another topic")], assistant("Yes."))
     assert not kept.has(agent, None, None)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.listing import AgentChange, AgentEntry, AgentFilter, BlockChange, BlockFilter, Page
-from storage.records import Block, Snapshot
+from storage.records import Block, SentSection
 from storage.sql.blocks import ensure_shared_blocks
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
@@ -31,12 +31,12 @@ async def labels(store: Store, agent: AgentEntry) -> list[str]:
     id = agent.agent.id
     found = [b.label for b in await store.blocks.load(id)]
     assert [e.block.label for e in await store.named_blocks.seen(id)] == found
-    look = await store.turns.look(agent.agent, None, None)
-    assert look is not None
-    assert [b.label for b in look.blocks] == found
+    snapshot = await store.turns.snapshot(agent.agent, None, None)
+    assert snapshot is not None
+    assert [b.label for b in snapshot.blocks] == found
     own = await store.append.path(agent.agent, "default", None)
     assert own is not None
-    assert [b.label for b in own.look.blocks] == found
+    assert [b.label for b in own.snapshot.blocks] == found
     return found
 
 
@@ -228,8 +228,8 @@ async def test_a_deleted_block_is_gone_with_its_values_and_from_the_sections_tha
     await store.named_blocks.attach(made.agent, uid)
     await store.named_blocks.change(PROJECT, uid, BlockChange(value="zqsecondx"), at=2.0, origin="api")
     turn = await ann.begin([user("one")], "c1")
-    shown = Snapshot(0, "house: zqsecondx", {"blocks": {"house": "d"}, "tools": {}, "epoch": 0})
-    await ann.end(turn, [assistant("First.")], snapshot=shown)
+    shown = SentSection(0, "house: zqsecondx", {"blocks": {"house": "d"}, "tools": {}, "epoch": 0})
+    await ann.end(turn, [assistant("First.")], section=shown)
     await store.named_blocks.delete(PROJECT, uid)
     assert await labels(store, made) == []
     assert await keeps_emptied_rows(store) is not store.database.is_shared

@@ -140,9 +140,9 @@ async def test_it_answers_as_if_it_remembered_nothing(store: Store, alice: Speak
         if life.dice.random() < 0.3:
             options["skip"] = range(start, start + life.dice.randrange(20))
         query = " ".join(life.dice.sample(NOUNS, 2))
-        look = await store.turns.look(alice.agent, None, None)
-        assert look is not None
-        warm = await search(store, alice, query, numbers=look.numbers, **options)
+        snapshot = await store.turns.snapshot(alice.agent, None, None)
+        assert snapshot is not None
+        warm = await search(store, alice, query, numbers=snapshot.numbers, **options)
         again = await search(store, alice, query, **options)
         assert cache._bytes == sum(memory.size for memory in cache._kept.values())
         cache.clear()
@@ -164,22 +164,22 @@ async def test_of_a_memory_without_an_index_all_is_at_hand_that_a_search_finds(
     steps = [life.say, life.say, life.edit, life.open, life.save, life.learn, life.forget]
     for _ in range(40):
         await life.dice.choice(steps)()
-        look = await store.turns.look(alice.agent, None, None)
-        assert look is not None
+        snapshot = await store.turns.snapshot(alice.agent, None, None)
+        assert snapshot is not None
         start = life.dice.randrange(2 * life.count)
         skip = range(start, start + life.dice.randrange(20))
-        known = store.recall.at_hand(alice.agent, look.numbers, skip)
-        found = await search(store, alice, " ".join(NOUNS), numbers=look.numbers, skip=skip, limit=96)
+        known = store.recall.at_hand(alice.agent, snapshot.numbers, skip)
+        found = await search(store, alice, " ".join(NOUNS), numbers=snapshot.numbers, skip=skip, limit=96)
         if known is not None:
             at_hand += 1
             assert {m.seq for m in found} <= {m.seq for m in known}
             assert not {m.seq for m in known} & {*skip}
     assert at_hand > 3
     await life.index()
-    look = await store.turns.look(alice.agent, None, None)
-    assert look is not None
-    await search(store, alice, "ant", numbers=look.numbers)
-    assert store.recall.at_hand(alice.agent, look.numbers, range(0)) is None
+    snapshot = await store.turns.snapshot(alice.agent, None, None)
+    assert snapshot is not None
+    await search(store, alice, "ant", numbers=snapshot.numbers)
+    assert store.recall.at_hand(alice.agent, snapshot.numbers, range(0)) is None
 
 
 async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) -> None:
@@ -189,17 +189,17 @@ async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) ->
     for n in range(5):
         await alice.say([user(f"My dog number {n}.")], assistant("Nice."), f"c{n}")
     await store.recall.index(alice.agent.id)
-    look = await store.turns.look(alice.agent, None, None)
-    assert look is not None
-    first = await hits(store, alice, "Which dog?", numbers=look.numbers)
+    snapshot = await store.turns.snapshot(alice.agent, None, None)
+    assert snapshot is not None
+    first = await hits(store, alice, "Which dog?", numbers=snapshot.numbers)
     statements.clear()
-    assert await hits(store, alice, "Which dog?", numbers=look.numbers) == first
+    assert await hits(store, alice, "Which dog?", numbers=snapshot.numbers) == first
     assert statements == []
     await alice.say([user("My dog number 6.")], assistant("Nice."), "c6")
-    look = await store.turns.look(alice.agent, None, None)
-    assert look is not None
+    snapshot = await store.turns.snapshot(alice.agent, None, None)
+    assert snapshot is not None
     statements.clear()
-    numbers = look.numbers
+    numbers = snapshot.numbers
     assert await hits(store, alice, "Which dog?", numbers=numbers, skip=range(11, 13)) == first
     assert statements == []  # what the request shows is not wanted
     # A turn that this process has committed is known.
@@ -207,18 +207,18 @@ async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) ->
     assert statements == []
     await save_passage(store, alice.agent.id, "The dog is called Rex.", at=7)
     await alice.say([user("My dog number 7.")], assistant("Nice."), "c7")
-    look = await store.turns.look(alice.agent, None, None)
-    assert look is not None
+    snapshot = await store.turns.snapshot(alice.agent, None, None)
+    assert snapshot is not None
     statements.clear()
     # It does not follow what is known: another process may have written in between.
-    assert await hits(store, alice, "Which dog?", numbers=look.numbers) == [*first, 11, 13, 14]
+    assert await hits(store, alice, "Which dog?", numbers=snapshot.numbers) == [*first, 11, 13, 14]
     assert len(statements) == 2
     await store.recall.index(alice.agent.id)
-    look = await store.turns.look(alice.agent, None, None)
-    assert look is not None
+    snapshot = await store.turns.snapshot(alice.agent, None, None)
+    assert snapshot is not None
     statements.clear()
     # The words of a message that was known stay when the index has come to it.
-    assert await hits(store, alice, "Which dog?", numbers=look.numbers) == [*first, 11, 13, 14]
+    assert await hits(store, alice, "Which dog?", numbers=snapshot.numbers) == [*first, 11, 13, 14]
     assert len(statements) == 1
 
 
@@ -231,10 +231,12 @@ async def test_what_opens_a_conversation_here_is_not_read_and_what_it_says_later
 
     async def reads() -> int:
         """Returns with how many statements a question from elsewhere finds all that was said."""
-        look = await store.turns.look(alice.agent, None, None)
-        assert look is not None
+        snapshot = await store.turns.snapshot(alice.agent, None, None)
+        assert snapshot is not None
         statements.clear()
-        assert await hits(store, alice, "Which dog?", numbers=look.numbers) == [*range(1, look.next_seq, 2)]
+        assert await hits(store, alice, "Which dog?", numbers=snapshot.numbers) == [
+            *range(1, snapshot.next_seq, 2)
+        ]
         return len(statements)
 
     for n in range(3):
@@ -325,9 +327,9 @@ async def test_numbers_that_another_process_has_moved_are_believed(store: Store,
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
     assert await hits(store, alice, "dog") == [1]
     await rows(store, "UPDATE exchanges SET standing = 0 WHERE agent = ?", (alice.agent.id,))
-    look = await store.turns.look(alice.agent, None, None)
-    assert look is not None
-    assert await hits(store, alice, "dog", numbers=look.numbers) == []
+    snapshot = await store.turns.snapshot(alice.agent, None, None)
+    assert snapshot is not None
+    assert await hits(store, alice, "dog", numbers=snapshot.numbers) == []
 
 
 async def test_a_message_read_before_another_process_changed_it_is_not_kept(
@@ -350,12 +352,12 @@ async def test_a_message_read_before_another_process_changed_it_is_not_kept(
     before = asyncio.create_task(hits(store, alice, "dog"))
     await has_read.wait()
     await rows(store, "UPDATE exchanges SET standing = 0 WHERE agent = ?", (alice.agent.id,))
-    look = await store.turns.look(alice.agent, None, None)
-    assert look is not None
-    assert await hits(store, alice, "dog", numbers=look.numbers) == []
+    snapshot = await store.turns.snapshot(alice.agent, None, None)
+    assert snapshot is not None
+    assert await hits(store, alice, "dog", numbers=snapshot.numbers) == []
     goes_on.set()
     assert await before == [1]
-    assert await hits(store, alice, "dog", numbers=look.numbers) == []
+    assert await hits(store, alice, "dog", numbers=snapshot.numbers) == []
 
 
 async def test_the_memories_asked_last_are_kept_as_far_as_they_fit() -> None:

@@ -30,7 +30,7 @@ from storage.commands import (
     TurnWrite,
 )
 from storage.errors import Stale, StatementFailed
-from storage.records import Exchange, Scope, Snapshot
+from storage.records import Exchange, Scope, SentSection
 from storage.sql.exchanges import pack_inputs, unpack_inputs
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, check_columns, result, user
@@ -43,7 +43,7 @@ both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 BOB = Scope("default", "default", "user:bob")
 # To compare a plan before and after; the hash that a Canon keeps ready cannot be pickled.
 copyreg.pickle(Canon, lambda canon: (Canon, (canon.secret,)))
-SECTION = Snapshot(0, "what alice's prompt said", {"blocks": {}, "tools": {}, "epoch": 0})
+SECTION = SentSection(0, "what alice's prompt said", {"blocks": {}, "tools": {}, "epoch": 0})
 
 
 class Clock:
@@ -120,7 +120,7 @@ async def test_a_plain_turn_leaves_the_row_before_it_alone(alice: Speaker, key: 
     history = await opened(alice, key)
     await alice.say([*history, user("three")], assistant("Third."), key)
     first, second, third = await alice.rows()
-    assert (first.carried, second.carried, third.ends_with_user) == (True, False, True)
+    assert (first.continued, second.continued, third.ends_with_user) == (True, False, True)
 
 
 @both
@@ -148,8 +148,8 @@ async def test_a_message_behind_many_rounds_of_tools_marks_them_in_one_statement
     await alice.say([*history, assistant("Sunny."), user("and?")], assistant("That is all."), key)
     # But for the last of them, below which the message is.
     assert kinds(statements) == [*again(alice), *WEIGHED[key], INSERT, "exchanges_carried", MOVED]
-    carried = [e.carried for e in await alice.rows()]
-    assert carried == [True, False, *[True] * 6, False, False]
+    continued = [e.continued for e in await alice.rows()]
+    assert continued == [True, False, *[True] * 6, False, False]
 
 
 @both
@@ -260,7 +260,7 @@ async def test_of_two_plain_turns_at_once_the_second_is_weighed_again(
     ends = [await alice.end(turn, [assistant("Socks.")], decided=decided.append) for turn in turns]
     assert [end.is_plain for end in ends] == [True, False]
     assert len(decided) == 1
-    assert [e.standing for e in await alice.rows()] == [True] * 4
+    assert [e.active for e in await alice.rows()] == [True] * 4
     assert [e.parent for e in await alice.rows()] == [None, 1, 2, 2]
     assert {e.conversation for e in await alice.rows()} == {ends[0].conversation}
 
@@ -270,7 +270,7 @@ async def test_of_a_growing_message_that_was_planned_twice_the_longer_stands(ali
     turns = [await alice.begin([*history, user(text)], "c1") for text in ("I would", "I would like tea")]
     for turn in reversed(turns):
         await alice.end(turn, [assistant("Yes.")])
-    assert [e.standing for e in await alice.rows()] == [True, True, True, False]
+    assert [e.active for e in await alice.rows()] == [True, True, True, False]
 
 
 async def test_two_first_turns_of_somebody_new_meet_in_one_memory(alice: Speaker) -> None:
@@ -278,7 +278,7 @@ async def test_two_first_turns_of_somebody_new_meet_in_one_memory(alice: Speaker
     ends = [await alice.end(turn, [assistant(f"r{k}")]) for k, turn in enumerate(turns)]
     assert ends[0].agent.id == ends[1].agent.id
     assert ends[0].conversation == ends[1].conversation
-    assert [e.standing for e in await alice.rows()] == [True, True]
+    assert [e.active for e in await alice.rows()] == [True, True]
 
 
 async def test_edits_of_a_repeated_turn_are_kept_once(alice: Speaker) -> None:
@@ -291,10 +291,10 @@ async def test_edits_of_a_repeated_turn_are_kept_once(alice: Speaker) -> None:
     await alice.end(
         await alice.begin(history, "c1"), noted("Noted.", "m9"), ["tea"]
     )  # merged, and asked once more
-    look = await alice.store.turns.look(alice.agent, "c1", None)
-    assert look is not None
-    assert look.ops == []
-    assert look.blocks[0].value == "tea"
+    snapshot = await alice.store.turns.snapshot(alice.agent, "c1", None)
+    assert snapshot is not None
+    assert snapshot.ops == []
+    assert snapshot.blocks[0].value == "tea"
 
 
 async def test_edits_of_a_turn_off_the_record_are_not_kept(alice: Speaker) -> None:
@@ -303,9 +303,9 @@ async def test_edits_of_a_turn_off_the_record_are_not_kept(alice: Speaker) -> No
     await alice.end(
         await alice.begin(asked, "c1"), noted("Sorry."), ["secret"]
     )  # asked again, memory on: stays off
-    look = await alice.store.turns.look(alice.agent, "c1", None)
-    assert look is not None
-    assert look.ops == []
+    snapshot = await alice.store.turns.snapshot(alice.agent, "c1", None)
+    assert snapshot is not None
+    assert snapshot.ops == []
     assert all(e.input is None for e in await alice.rows())
 
 
@@ -323,7 +323,7 @@ async def test_what_was_planned_before_something_was_forgotten_is_not_written(
     before = await alice.rows()
     dump = await _everything(alice.store)
     with pytest.raises(Stale):
-        await alice.end(turn, noted("Third."), ["tea"], snapshot=SECTION)
+        await alice.end(turn, noted("Third."), ["tea"], section=SECTION)
     assert await alice.rows() == before
     assert await _everything(alice.store) == dump
 
@@ -344,7 +344,7 @@ async def _everything(store: Store) -> list[list[tuple[Any, ...]]]:
 async def bob(alice: Speaker) -> Speaker:
     """Somebody else, after alice said much: a hidden round, an edit, a turn off the record, a memory section."""
     history = [user("my pin is 1234"), assistant("Noted.")]
-    await alice.end(await alice.begin(history[:1], "c1"), noted("Noted."), ["1234"], snapshot=SECTION)
+    await alice.end(await alice.begin(history[:1], "c1"), noted("Noted."), ["1234"], section=SECTION)
     await alice.end(await alice.begin([user("a secret")], "c2", Keeping.OFF), [assistant("Sorry.")])
     await alice.say([user("found without an id")], assistant("Yes, it is."))
     other = Speaker(alice.store, BOB, alice.now)
@@ -354,19 +354,21 @@ async def bob(alice: Speaker) -> Speaker:
 
 async def test_a_look_sees_nothing_of_another_agent(alice: Speaker, bob: Speaker) -> None:
     for e in await alice.rows():
-        look = await bob.store.turns.look(bob.agent, "c1", e.path)
-        assert look is not None
-        assert (look.conversation, look.exchange, look.snapshot) == (None, None, None)
-        assert (look.additions, look.ops) == (Additions(), [])
-        assert [look.is_head, look.has_tombs, look.is_continued, look.has_rivals] == [False] * 4
-        assert [b.value for b in look.blocks] == [""]
+        snapshot = await bob.store.turns.snapshot(bob.agent, "c1", e.path)
+        assert snapshot is not None
+        assert (snapshot.conversation, snapshot.exchange, snapshot.section) == (None, None, None)
+        assert (snapshot.additions, snapshot.ops) == (Additions(), [])
+        assert [snapshot.is_head, snapshot.has_tombs, snapshot.is_continued, snapshot.has_rivals] == [
+            False
+        ] * 4
+        assert [b.value for b in snapshot.blocks] == [""]
 
 
 async def test_a_look_with_another_agents_row_and_ones_own_scope_is_none(
     alice: Speaker, bob: Speaker
 ) -> None:
     mixed = replace(alice.agent, scope=BOB)
-    assert await bob.store.turns.look(mixed, "c1", (await alice.rows())[0].path) is None
+    assert await bob.store.turns.snapshot(mixed, "c1", (await alice.rows())[0].path) is None
 
 
 @both
@@ -408,11 +410,11 @@ async def test_a_pool_holds_nothing_of_another_agent(alice: Speaker, bob: Speake
 async def test_a_snapshot_and_a_uid_are_their_agents_alone(alice: Speaker, bob: Speaker) -> None:
     e = (await alice.rows())[0]
     turns = bob.store.turns
-    assert e.snapshot is not None
-    stored = await turns.snapshot(alice.agent, e.snapshot)
+    assert e.section is not None
+    stored = await turns.section(alice.agent, e.section)
     assert stored is not None
     assert stored.text == SECTION.text
-    assert await turns.snapshot(bob.agent, e.snapshot) is None
+    assert await turns.section(bob.agent, e.section) is None
     assert await turns.conversation_uid(alice.agent, e.conversation)
     assert await turns.conversation_uid(bob.agent, e.conversation) is None
 
@@ -451,10 +453,10 @@ async def test_settling_anothers_conversation_reads_nothing_of_it(alice: Speaker
 
 
 async def _rev(speaker: Speaker, key: str) -> int:
-    look = await speaker.store.turns.look(speaker.agent, key, None)
-    assert look is not None
-    assert look.conversation is not None
-    return look.conversation.rev
+    snapshot = await speaker.store.turns.snapshot(speaker.agent, key, None)
+    assert snapshot is not None
+    assert snapshot.conversation is not None
+    return snapshot.conversation.rev
 
 
 def _write(speaker: Speaker, turn: StoredTurn, plain: tuple[Exchange, int] | None = None) -> TurnWrite:

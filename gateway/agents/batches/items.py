@@ -490,8 +490,8 @@ class ItemTurns:
         if outcome is None:
             return
         chars = sum(len(text_of(m)) for m in opened.messages) + len(outcome.text)
-        keeper.report_lag(known.agent.id, known.look, chars)
-        messages, seq = len(opened.messages) + 1, known.look.next_seq
+        keeper.report_lag(known.agent.id, known.snapshot, chars)
+        messages, seq = len(opened.messages) + 1, known.snapshot.next_seq
         keeper.events.turn_kept(known.agent.id, messages, known.asked.spec.sleeptime, seq)
 
     async def _made(self, run: Run) -> dict[tuple[int, str], ToolAnswer | None]:

@@ -240,7 +240,7 @@ class BeginsRuns:
 
     async def _resume(self, known: Known, sending: Sending) -> PausedRun:
         """Returns how a turn goes on that waited for these decisions. Raises: BadRequest, StoreError."""
-        store, conversation = self._keeper.store, known.look.conversation
+        store, conversation = self._keeper.store, known.snapshot.conversation
         step = None if conversation is None else await store.runs.waiting(known.agent.id, conversation.id)
         tip = known.path[-1] if known.path else None
         if step is None or tip is None or tip.id != step.exchange:

@@ -16,7 +16,7 @@ from gateway.core.conversation.private import private_of
 from gateway.core.conversation.stored_path import refused
 from gateway.core.ids import Place, place_of
 from gateway.core.turn.calls import CallDecision
-from storage.commands import OwnPath
+from storage.commands import StoredPath
 from storage.errors import NotFound
 from storage.records import Agent, Exchange, Run, RunState
 from storage.sql.store import Store
@@ -93,7 +93,7 @@ async def _run_before(store: Store, agent: Agent, marks: SendMarks) -> Run | Non
     if marks.otid is not None:
         return await store.runs.by_otid(agent.id, marks.otid)
     own = await path_of(store, agent, marks.conversation)
-    found = None if own is None else own.look.conversation
+    found = None if own is None else own.snapshot.conversation
     return None if found is None else await store.runs.newest(agent.id, found.id)
 
 
@@ -197,7 +197,7 @@ async def _asking(store: Store, agent: Agent, e: Exchange) -> Place | None:
     return None if above is None else Place(agent.uid, above.seq + len(above.inputs))
 
 
-async def path_of(store: Store, agent: Agent, name: str) -> OwnPath | None:
+async def path_of(store: Store, agent: Agent, name: str) -> StoredPath | None:
     """Returns the end of a conversation."""
     return await store.append.path(agent, name, 1)
 

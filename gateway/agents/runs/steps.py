@@ -40,7 +40,7 @@ from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from storage.commands import (
     Committed,
-    LookReader,
+    MemoryReader,
     ReadSpan,
     RunAccept,
     RunEnd,
@@ -128,10 +128,10 @@ class StepsMemory:
     _begun: float = 0.0
     _shown: Shown = field(default_factory=dict)  # what the prompt under way shows last of each block
     _chars: int = 0
-    _readers: Sequence[LookReader] = ()
+    _readers: Sequence[MemoryReader] = ()
 
     def __post_init__(self) -> None:
-        self._readers = tuple(self.known.look.readers)
+        self._readers = tuple(self.known.snapshot.readers)
         self._see(self.known.blocks)
 
     # -- the beginning
@@ -153,7 +153,7 @@ class StepsMemory:
 
     async def take_up(self, e: Exchange) -> None:
         """Goes on with a step that an earlier attempt of this run has opened."""
-        conversation = self.known.look.conversation
+        conversation = self.known.snapshot.conversation
         assert conversation is not None
         opened = StepOpened(self.known.agent, e, conversation.rev, self.known.pinned, None)
         self._take_opened(opened, self.keeper.now(), conversation.key)
@@ -373,12 +373,12 @@ class StepsMemory:
         key: its client's, of the conversation.
         """
         self.keeper.store.agents.remember(opened.agent)
-        e, look = opened.exchange, self.known.look
+        e, snapshot = opened.exchange, self.known.snapshot
         uid = self.known.conversation_uid
         conversation = Conversation(e.conversation, uid, key, opened.rev, e.id)
-        look = replace(look, conversation=conversation, next_seq=e.seq + len(e.inputs) + 1)
+        snapshot = replace(snapshot, conversation=conversation, next_seq=e.seq + len(e.inputs) + 1)
         self.known = replace(
-            self.known, agent=opened.agent, look=look, pinned=opened.snapshot, unended=None, row=e.id
+            self.known, agent=opened.agent, snapshot=snapshot, pinned=opened.section, unended=None, row=e.id
         )
         self._opened, self._begun, self.after_results = opened, begun, ()
         self.run = opened.run or self.run
@@ -482,12 +482,12 @@ class StepsMemory:
         if self.reading is not None:
             # Its words are emptied before anybody could look for them.
             return
-        keeper.report_lag(known.agent.id, known.look, self._chars)
+        keeper.report_lag(known.agent.id, known.snapshot, self._chars)
         if not self.steps:
             return
         last = self.steps[-1]
         messages = sum(len(e.inputs) + 1 for e in self.steps)
-        keeper.events.turn_kept(known.agent.id, messages, known.asked.spec.sleeptime, known.look.next_seq)
+        keeper.events.turn_kept(known.agent.id, messages, known.asked.spec.sleeptime, known.snapshot.next_seq)
         if prompt.window.overfull is not None:
             turn = Committed(known.agent, last.id, last.conversation, True)
             keeper.events.window_fills(turn, prompt.window.overfull)

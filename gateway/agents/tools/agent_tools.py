@@ -145,7 +145,7 @@ class AgentTools:
         """Returns the labels of blocks with edits that are not in the store yet."""
         known, changes = self.memory.known, self.memory.changes
         path = known.path_ids
-        return {op.label for op in (*(op for op in known.look.ops if op.exchange in path), *changes.ops)}
+        return {op.label for op in (*(op for op in known.snapshot.ops if op.exchange in path), *changes.ops)}
 
     def _foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:
         """Returns a call as other parties get it. Its key is the same only for the same call of the same step."""

@@ -30,14 +30,14 @@ def plan_change(
     e = tree.by_id[e.id]  # merging may have changed it
     changes = [tree.by_id[i] for i in tree.changed if i != e.id]
     stale = [x.id for x in (*changes, e) if x.id in before and _changes_index(before[x.id], x)]
-    carried = {x.id for x in changes if x.id not in stale and x == replace(before[x.id], carried=True)}
+    continued = {x.id for x in changes if x.id not in stale and x == replace(before[x.id], continued=True)}
     tombs = []
     if e.state is State.OFF:
         tombs = [b"".join(a) for a in (*e.inputs, e.reply or ()) if a and a[0][:1] in b"ua"]
     return Change(
         exchange=e,
-        others=[x for x in changes if x.id not in carried],
-        carried=sorted(carried),
+        others=[x for x in changes if x.id not in continued],
+        continued=sorted(continued),
         heads=heads_of(query.listing.canon, e.inputs) if e.parent is None else [],
         tombs=tombs,
         stale=stale,
@@ -66,4 +66,4 @@ def _changes_index(old: Exchange, new: Exchange) -> bool:
 
 
 def _read(e: Exchange) -> tuple[object, ...]:
-    return e.standing, e.inputs, e.reply, e.ended is None, e.carried and e.head
+    return e.active, e.inputs, e.reply, e.ended is None, e.continued and e.head

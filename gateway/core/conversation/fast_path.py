@@ -16,25 +16,25 @@ from gateway.core.conversation.match import Keeping, Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.settle import Ended, contents
 from gateway.core.conversation.tree import Tree
-from storage.commands import Look
+from storage.commands import MemorySnapshot
 from storage.records import Exchange, State
 
 # Asked of every turn: a name of the module's costs a tenth of a member of its enum.
 _ON, _FINISHED = Keeping.ON, State.FINISHED
 
 
-def plan_plain(look: Look, query: Query) -> Plan | None:
+def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
     """Plans a plain turn. Returns None where the turn is not plain."""
-    e, listing = look.exchange, query.listing
+    e, listing = snapshot.exchange, query.listing
     # The path has one end, which nothing follows and nothing stands beside.
-    if e is None or look.is_continued or look.has_rivals or look.is_head:
+    if e is None or snapshot.is_continued or snapshot.has_rivals or snapshot.is_head:
         return None
     answered, messages = listing.answered, listing.messages
     new = tuple(range(answered, len(messages)))
-    if query.append or query.mode is not _ON or not new or (look.has_tombs and len(new) > 1):
+    if query.append or query.mode is not _ON or not new or (snapshot.has_tombs and len(new) > 1):
         return None
     # The last exchange stands as it is: no tombstone, no head made elsewhere, no edits that this turn would confirm.
-    if e.state is not _FINISHED or not e.standing or e.head or (e.edits and not e.merged):
+    if e.state is not _FINISHED or not e.active or e.head or (e.edits and not e.merged):
         return None
     inputs = listing.new
     if any(map(is_user, inputs)):
@@ -64,7 +64,7 @@ def plan_plain(look: Look, query: Query) -> Plan | None:
         False,  # standing
         e.seq + len(e.inputs) + 1,  # if nobody else speaks in between, it goes on with the same run
         e.run,
-        look.additions.last,  # prior
+        snapshot.additions.last,  # prior
     )
     return Plan(
         query, Match(e, answered - 1, answered - 1), new, e.conversation, exchange, messages[answered:]
@@ -84,7 +84,7 @@ def plan_opening(query: Query) -> Plan | None:
     return Plan(query, Match(), new, conversation, new_exchange(query, None, (), new), listing.messages)
 
 
-def finish_plain(plan: Plan, ended: Ended, snapshot: int | None = None) -> Exchange:
+def finish_plain(plan: Plan, ended: Ended, section: int | None = None) -> Exchange:
     """Returns the exchange to be written, if the conversation does not move before.
 
     snapshot: the row of its path's memory section, where that is stored.
@@ -114,7 +114,7 @@ def finish_plain(plan: Plan, ended: Ended, snapshot: int | None = None) -> Excha
         e.run,
         e.prior,
         dict(ended.notes),
-        snapshot,
+        section,
         ended.edits,
         ended.evicted,
         **contents(plan, ended, plan.redactions),

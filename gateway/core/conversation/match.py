@@ -489,7 +489,7 @@ def _after(tree: Tree, anchor: Exchange | None) -> list[Exchange]:
         while todo:
             c = todo.pop()
             found.append(c)
-            if not tree.is_carried(c):
+            if not tree.is_continued(c):
                 todo += tree.kids(c)
             else:
                 todo += [k for k in tree.kids(c) if tree.goes_on(k)]

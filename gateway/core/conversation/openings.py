@@ -44,7 +44,7 @@ def opening_of(plan: Plan, at: float) -> Opening | None:
 
 def openings_of(tree: Tree) -> list[Opening]:
     """Returns the openings of a tree that nobody went on from, the newest last."""
-    found = sorted((x for x in tree if x.parent is None and not x.carried), key=lambda x: x.begun)
+    found = sorted((x for x in tree if x.parent is None and not x.continued), key=lambda x: x.begun)
     return [_opening(x, _last_message(tree, x), _end(x)) for x in found]
 
 

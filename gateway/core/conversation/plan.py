@@ -231,7 +231,7 @@ def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
     def is_free(x: Exchange) -> bool:
         # One that ended later than this one began was under way then, whoever has gone on from it since.
         end = tree.last(x, query.now)
-        return end > query.now or (query.now - end <= query.idle_s and not tree.is_carried(x))
+        return end > query.now or (query.now - end <= query.idle_s and not tree.is_continued(x))
 
     near = [x for x in openings if is_free(x) and tree.extends(new, x)]
     if not near:

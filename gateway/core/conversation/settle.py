@@ -78,7 +78,7 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
         if y.superseded:
             y = tree.change(y.id, superseded=False)
         _judge(tree, y, named=query.named, idle_s=query.idle_s, appending=query.append)
-    if plan.quotes and not tree.is_carried(e):
+    if plan.quotes and not tree.is_continued(e):
         tree.change(e.id, superseded=True)
     for i in revived:
         _mark_carried(tree, tree.by_id[i])
@@ -230,7 +230,7 @@ def _only_here(tree: Tree, e: Exchange, *, named: bool) -> set[int]:
     for x in siblings if shown_reply else ():
         if is_tombstone(x) or not tree.stands(x, named=named):
             continue
-        if tree.is_carried(x) or tree.is_same_input(x, e) or not tree.extends(e, x):
+        if tree.is_continued(x) or tree.is_same_input(x, e) or not tree.extends(e, x):
             shown_reply = {
                 i for i in shown_reply if i in x.redactions or x.inputs[: i + 1] != e.inputs[: i + 1]
             }
@@ -419,7 +419,7 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, appending: bo
         if is_same and not appending and _is_for_program(tree, new) and not _is_for_program(tree, old):
             old, new = new, old
         # Without an id another question is a new chat once the idle time has passed, and the old one stands too.
-        if not tree.is_carried(old) and (x in near or named or tree.touched(new) - tree.end(old) <= idle_s):
+        if not tree.is_continued(old) and (x in near or named or tree.touched(new) - tree.end(old) <= idle_s):
             tree.change(old.id, superseded=True)
 
 
@@ -450,8 +450,8 @@ def _mark_carried(tree: Tree, e: Exchange) -> None:
         return
     x, is_shown = tree.parent(e), e.ends_with_user
     while x is not None:
-        if not x.carried and not is_shown:
-            tree.change(x.id, carried=True)
+        if not x.continued and not is_shown:
+            tree.change(x.id, continued=True)
         if not tree.goes_on(x):
             return
         x, is_shown = tree.parent(x), False
@@ -471,8 +471,8 @@ def refresh_standing(tree: Tree, e: Exchange, *, named: bool) -> None:
             stands[x.id] = tree.stands(x, named=named)
             todo += [c for c in tree.kids(x) if tree.goes_on(c)]
     for i, stood in stands.items():
-        if stood != tree.by_id[i].standing:
-            tree.change(i, standing=stood)
+        if stood != tree.by_id[i].active:
+            tree.change(i, active=stood)
 
 
 def head_of(tree: Tree, e: Exchange) -> int:
@@ -501,7 +501,7 @@ def mergeable(tree: Tree, now: float, idle_s: float, *, named: bool) -> list[tup
     An exchange with a date in the future ended before the clock was put back, and counts as old.
     """
     found = [
-        (e, "carried" if tree.is_carried(e) else "idle")
+        (e, "carried" if tree.is_continued(e) else "idle")
         for e in tree
         if e.edits and not e.merged and e.ended is not None and tree.stands(e, named=named)
     ]

@@ -169,7 +169,7 @@ def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
     taken = next((x for x in reversed(path) if x.superseded or x.reply is not None or begins_fork(x)), None)
     e = replace(e, superseded=True, evicted=None if taken is None else taken.evicted)
     if not any(map(is_result, e.inputs)):
-        e = replace(e, standing=False, snapshot=None if taken is None else taken.snapshot)
+        e = replace(e, active=False, section=None if taken is None else taken.section)
     return e
 
 
@@ -194,4 +194,4 @@ def abandon(e: Exchange, canon: Canon, above: bytes, now: float) -> Exchange:
 
 
 def _ended(e: Exchange, now: float) -> Exchange:
-    return replace(e, state=State.FINISHED, ended=now, carried=True, standing=True)
+    return replace(e, state=State.FINISHED, ended=now, continued=True, active=True)

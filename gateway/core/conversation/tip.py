@@ -128,8 +128,8 @@ def _above(tree: Tree, tip: Exchange | None) -> Exchange | None:
 
 def _touched_last(tree: Tree) -> Exchange | None:
     """Returns the tip of a conversation. What is off the record is on no path: the next turn goes on before it."""
-    standing = (e for e in tree if e.state is not State.OFF and tree.stands(e, named=True))
-    return max(standing, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
+    active = (e for e in tree if e.state is not State.OFF and tree.stands(e, named=True))
+    return max(active, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
 
 
 def _repeats(

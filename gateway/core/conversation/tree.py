@@ -315,11 +315,11 @@ class Tree:
                 todo += self._rounds(x)
         return found[::-1]
 
-    def is_carried(self, e: Exchange) -> bool:
+    def is_continued(self, e: Exchange) -> bool:
         """Returns whether a request with a new user message has finished on the turn of e."""
         memo = self._carried
         for x in self._unknown(e, memo):
-            memo[x.id] = x.carried or any(
+            memo[x.id] = x.continued or any(
                 c.ended is not None and (memo[c.id] if self.goes_on(c) else True) for c in self.kids(x)
             )
         return memo[e.id]
@@ -354,9 +354,9 @@ class Tree:
         """Returns whether e may still take another form: nothing that was carried rests on it."""
         kids = self.kids(e)
         # The exchanges that carried e may not be loaded.
-        if not kids and e.carried:
+        if not kids and e.continued:
             return False
-        return not any(self.is_carried(c) for c in kids)
+        return not any(self.is_continued(c) for c in kids)
 
     # -- comparing
 
@@ -411,11 +411,11 @@ class Tree:
         If a named conversation went on elsewhere while a second root of it was not under way, that is detached: it
         waits to be continued before it stands. What is off the record detaches nothing that was said before it.
         """
-        if e.parent is not None or not named or self.is_carried(e):
+        if e.parent is not None or not named or self.is_continued(e):
             return True
         roots = self._carried_roots.get(e.conversation)
         if roots is None:  # each of the others asks for them
-            roots = [x for x in self.roots(e.conversation) if self.is_carried(x)]
+            roots = [x for x in self.roots(e.conversation) if self.is_continued(x)]
             self._carried_roots[e.conversation] = roots
         return not any(
             self.are_apart(x, e) and (x.state is not State.OFF or x.begun < e.begun) for x in roots

@@ -30,7 +30,7 @@ def shown(e: Exchange, *, head_is_shared: bool, takes_reply: bool = True) -> lis
     if is_tombstone(e) or e.input is None:
         return []
     # A head is known to be the user's own once they went on with it, and no other conversation began with the same.
-    head = 0 if e.carried and not head_is_shared else e.head
+    head = 0 if e.continued and not head_is_shared else e.head
     # The JSON is parsed once: an imported head may have thousands of messages.
     inputs: list[WireMessage] = orjson.loads(e.input) if head < len(e.inputs) else []
     found = []

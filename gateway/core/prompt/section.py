@@ -24,7 +24,7 @@ from gateway.core.prompt.shown_blocks import (
     render_section,
     show,
 )
-from storage.records import Block, Snapshot
+from storage.records import Block, SentSection
 
 # Where an agent's own prompt says so, its blocks stand there, and otherwise after it.
 CORE_MEMORY = "{CORE_MEMORY}"
@@ -89,8 +89,8 @@ class SectionParts(Struct, frozen=True):
 class Section(Struct, frozen=True):
     """A section for one request."""
 
-    snapshot: (
-        Snapshot | None
+    sent: (
+        SentSection | None
     )  # the path's from now on; id 0: it has to be stored; None: there is nothing to show
     parts: SectionParts | None = None  # of which one that is taken now is made
     changes: tuple[str, ...] = ()  # what the request's note has to state
@@ -98,7 +98,7 @@ class Section(Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        return self.snapshot.text if self.snapshot else ""
+        return self.sent.text if self.sent else ""
 
 
 NO_SECTION = Section(None)
@@ -107,7 +107,7 @@ NO_SECTION = Section(None)
 def make_section(
     parts: SectionParts,
     *,
-    pinned: Snapshot | None,
+    pinned: SentSection | None,
     shown: Shown = NOTHING_SHOWN,
     goes_on: bool,
     is_due: bool,
@@ -124,7 +124,7 @@ def make_section(
     # A conversation that began without one has the profile's prompt alone. One of an agent over REST may begin with
     # messages that no provider has seen: its first ones, or those of an import.
     if pinned is None and goes_on and not parts.made:
-        pinned = Snapshot(0, parts.system, {**parts.known(), "blocks": {}, "summary": 0})
+        pinned = SentSection(0, parts.system, {**parts.known(), "blocks": {}, "summary": 0})
     if pinned is None and not parts.has_any:
         return Section(None, parts)
     if pinned is None or not parts.are_of(pinned.known):
@@ -137,18 +137,18 @@ def make_section(
     return _with_changes(pinned, parts, shown, takes_note=takes_note)
 
 
-def _taken(parts: SectionParts, pinned: Snapshot | None, shown: Shown, *, takes_note: bool) -> Section:
+def _taken(parts: SectionParts, pinned: SentSection | None, shown: Shown, *, takes_note: bool) -> Section:
     """Returns a section that is taken now; the pinned one if it is the same."""
     text, known = parts.render(), parts.known()
     is_same = pinned is not None and pinned.text == text and pinned.known == known
-    snapshot = pinned if is_same and pinned is not None else Snapshot(0, text, known)
-    return _with_changes(snapshot, parts, shown, takes_note=takes_note)
+    sent = pinned if is_same and pinned is not None else SentSection(0, text, known)
+    return _with_changes(sent, parts, shown, takes_note=takes_note)
 
 
-def _with_changes(snapshot: Snapshot, parts: SectionParts, shown: Shown, *, takes_note: bool) -> Section:
-    last = last_shown((shown,), snapshot.known.get("blocks", NOTHING_SHOWN))
+def _with_changes(sent: SentSection, parts: SectionParts, shown: Shown, *, takes_note: bool) -> Section:
+    last = last_shown((shown,), sent.known.get("blocks", NOTHING_SHOWN))
     changes, after = changes_since(last, parts.blocks) if takes_note else ((), last)
-    return Section(snapshot if snapshot.id or snapshot.text else None, parts, changes, after)
+    return Section(sent if sent.id or sent.text else None, parts, changes, after)
 
 
 def _join(system: str, section: str, *, has_place: bool) -> str:

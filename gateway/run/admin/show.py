@@ -13,7 +13,7 @@ from gateway.core.tags import mark_of
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
 from gateway.run.admin.printed import counted
 from gateway.run.admin.users import other_profiles
-from storage.commands import Look
+from storage.commands import MemorySnapshot
 from storage.listing import Retained
 from storage.records import Agent, Block, Exchange, Fact, Message, Scope, State, Vector
 from storage.sql.store import Store
@@ -65,20 +65,20 @@ class ShowOperation(Struct, frozen=True):
         query, is_why = arguments.optional_text("query"), arguments.flag("why")
         store = self.store
         agent = await store.agents.find(scope)
-        look = None if agent is None else await store.turns.look(agent, None, None)
-        if agent is None or look is None:
+        snapshot = None if agent is None else await store.turns.snapshot(agent, None, None)
+        if agent is None or snapshot is None:
             return {"text": "\n".join(await self._nothing(scope))}
         retained = await store.overview.retained(agent.id)
         recent = await store.overview.recent(agent.id, RECENT)
         facts = await store.facts.list(agent.id, limit=FACTS)
         waiting = len(await store.blocks.waiting(agent.id))
-        lines = [_text(agent, look, facts, waiting)]
+        lines = [_text(agent, snapshot, facts, waiting)]
         lines += ["", "Retained", f"  {_retained(retained)}", "", "Recent messages"]
         lines += [f"  {line}" for each in recent for line in _lines_of(*each)] or ["  none"]
         if query is not None:
             lines += await self._found(agent, query)
         if is_why:
-            lines += await _why(store, agent, look)
+            lines += await _why(store, agent, snapshot)
         return {"text": "\n".join(lines)}
 
     async def _nothing(self, scope: Scope) -> list[str]:
@@ -114,13 +114,13 @@ class ShowOperation(Struct, frozen=True):
         return lines
 
 
-def _text(agent: Agent, look: Look, facts: Sequence[Fact], waiting: int) -> str:
+def _text(agent: Agent, snapshot: MemorySnapshot, facts: Sequence[Fact], waiting: int) -> str:
     scope = agent.scope
     lines = [
         f"{scope.subject}  (project {scope.project}, profile {scope.profile}, memory {agent.uid})",
         "",
         "Blocks",
-        *([line for b in look.blocks for line in _block(b)] or ["  none"]),
+        *([line for b in snapshot.blocks for line in _block(b)] or ["  none"]),
     ]
     if waiting:
         lines.append(f"  edits of turns that are not confirmed: {waiting}")
@@ -143,16 +143,16 @@ def _lines_of(e: Exchange, head_is_shared: bool, previous: int | None) -> list[s
         why = "cancelled"
     elif e.state is State.OPEN:
         why = "not answered"
-    elif not e.standing:
+    elif not e.active:
         why = "superseded"
     mark = f"  ({why})" if why else ""
     return [f"{_line(m)}{mark}" for m in messages_of(e, head_is_shared, previous)]
 
 
-async def _why(store: Store, agent: Agent, look: Look) -> list[str]:
+async def _why(store: Store, agent: Agent, snapshot: MemorySnapshot) -> list[str]:
     """Lists the last versions of each block, the passages and the facts, each with the message that it came from."""
-    lines = ["", "Where blocks come from", *([] if look.blocks else ["  none"])]
-    for b in look.blocks:
+    lines = ["", "Where blocks come from", *([] if snapshot.blocks else ["  none"])]
+    for b in snapshot.blocks:
         lines.append(f"  {b.label}")
         for r in (await store.blocks.revisions(b.id))[:VERSIONS]:
             undone = f"undo, back to version {r.restores}"

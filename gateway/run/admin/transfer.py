@@ -51,11 +51,14 @@ WRITTEN = 8
 # Exchanges whose path hash is kept, within one call, for those that follow them.
 KEPT_PATHS = 4096
 
-# Fields of an exchange that a line holds as they are; its words, hashes and position in the tree need translation.
-_PLAIN = (
-    "seq", "run", "begun", "touched", "ended", "stopped", "superseded", "carried", "standing", "edits", "opaque",
-    "model", "merged", "size", "head",
-)  # fmt: skip
+# Fields of an exchange that a line holds as they are, by their names in the line; its words, hashes and position in the
+# tree need translation.
+_PLAIN = {
+    **{name: name for name in ("seq", "run", "begun", "touched", "ended", "stopped", "superseded")},
+    "carried": "continued",
+    "standing": "active",
+    **{name: name for name in ("edits", "opaque", "model", "merged", "size", "head")},
+}
 
 
 class ExportPosition(Struct, frozen=True):
@@ -257,7 +260,7 @@ def _as_line(record: TransferRecord) -> dict[str, Any]:
     e = record.exchange
     if e is None:
         return line
-    line = {**line, **{name: getattr(e, name) for name in _PLAIN}, "state": e.state.value}
+    line = {**line, **{name: getattr(e, field) for name, field in _PLAIN.items()}, "state": e.state.value}
     if is_tombstone(e):
         return {
             **line,
@@ -361,7 +364,7 @@ class LineReader:
             path=path if reply is not None else b"",
             reply_key=None if reply is None else self._canon.reply_key(reply),
             state=state,
-            **{name: v[name] for name in _PLAIN},
+            **{field: v[name] for name, field in _PLAIN.items()},
             **({} if is_gone else _content(v)),
         )
         if len(self._paths) >= KEPT_PATHS:

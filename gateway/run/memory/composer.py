@@ -138,7 +138,7 @@ class Composer(Struct, frozen=True):
 
     async def _compose(self, known: Known, notes: Mapping[int, str]) -> Composition:
         if known.is_plain:  # all that is of ours on its path has come with the look
-            return compose(known.tree, known.plan, known.offered, notes, known.look.additions)
+            return compose(known.tree, known.plan, known.offered, notes, known.snapshot.additions)
         composing = partial(compose, known.tree, known.plan, known.offered, notes)
         return await with_contents(self.store.turns, known.agent, known.tree, composing)
 
@@ -166,7 +166,7 @@ class Composer(Struct, frozen=True):
             known.blocks,
             known.memory_tools if known.offered else {},
             spec.system,
-            known.look.epoch,
+            known.snapshot.epoch,
             mark_of(known.agent.secret),
             _in_use(known) if summary is None else summary,
             made_of(spec.system, known.offered) if spec.uid else "",

@@ -31,7 +31,7 @@ from gateway.run.memory.recall import EmbedQuery, Recaller
 from gateway.run.memory.record import OPENED, BlockEdits, record_turn
 from gateway.run.memory.resent import ResentLists
 from gateway.settings import MemorySettings
-from storage.commands import Committed, Look, TurnWrite
+from storage.commands import Committed, MemorySnapshot, TurnWrite
 from storage.errors import TooSlow
 from storage.sql.store import Store
 
@@ -212,29 +212,29 @@ class MemoryKeeper:
     def _keep(self, known: Known, write: TurnWrite, overfull: Overfull | None, committed: Committed) -> None:
         """Keeps and reports what was written. overfull: as it was sent, its window was filling up."""
         known.asked.place.leave()
-        look, events = known.look, self.events
+        snapshot, events = known.snapshot, self.events
         self.store.turns.keep(write, committed)
         agent = committed.agent
         if agent is not known.agent:
             self.store.agents.remember(agent)
-        self.report_lag(agent.id, look, write.chars)
+        self.report_lag(agent.id, snapshot, write.chars)
         if write.ops:
             events.edits_wait()
         if not known.plan.off and agent.scope.spans:
             events.turn_kept(
-                agent.id, len(known.plan.messages) + 1, known.asked.spec.sleeptime, look.next_seq
+                agent.id, len(known.plan.messages) + 1, known.asked.spec.sleeptime, snapshot.next_seq
             )
         if overfull is not None:
             events.window_fills(committed, overfull)
 
-    def report_lag(self, agent: int, look: Look, chars: int) -> None:
+    def report_lag(self, agent: int, snapshot: MemorySnapshot, chars: int) -> None:
         """Reports a memory that is to be indexed soon.
 
         look: as the turn began.
         chars: that the turn has added.
         """
         # The counts of then are near enough for work that is done later anyway.
-        waiting = look.next_seq - look.indexed_seq
+        waiting = snapshot.next_seq - snapshot.indexed_seq
         if waiting >= INDEX_EVERY or chars > INDEX_CHARS:
             self.events.index_lags(agent, waiting)
 

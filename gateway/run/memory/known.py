@@ -32,9 +32,9 @@ from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.resent import ResentLists
-from storage.commands import Look
+from storage.commands import MemorySnapshot
 from storage.errors import StoreError
-from storage.records import Agent, Block, Evicted, Exchange, Snapshot, Summary
+from storage.records import Agent, Block, Evicted, Exchange, SentSection, Summary
 from storage.sql.store import Store
 
 _MEMORY_TOOLS = builtin.EDITING | builtin.SEARCHING | builtin.REMEMBERED.keys()
@@ -70,7 +70,7 @@ class Known(Struct, frozen=True):
     # The memory's owner as it is stored, or a draft of it.
     agent: Agent
     # The result of one round trip.
-    look: Look
+    snapshot: MemorySnapshot
     # What the request adds to its conversation.
     plan: Plan
     # The exchanges at hand.
@@ -83,7 +83,7 @@ class Known(Struct, frozen=True):
     # The conversation's public name, a new one if it is new.
     conversation_uid: str
     # The path's memory section.
-    pinned: Snapshot | None = None
+    pinned: SentSection | None = None
     # As the path sees them, its own pending edits included.
     blocks: tuple[Block, ...] = ()
     # Our tools for the model, name in this request -> tool.
@@ -130,8 +130,8 @@ class Known(Struct, frozen=True):
 
 async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: float) -> Known:
     """Returns what there is to know. Raises: StoreError when memory cannot be had."""
-    agent, listing, look = await _look(store, resent, asked)
-    identity, target, found = asked.identity, asked.target, look.conversation
+    agent, listing, snapshot = await _look(store, resent, asked)
+    identity, target, found = asked.identity, asked.target, snapshot.conversation
     is_named = identity.conversation is not None
     query = Query(
         listing,
@@ -144,20 +144,22 @@ async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: 
         found.id if is_named and found is not None else None,
         f"{target.upstream}/{target.model}",
     )
-    plan = plan_plain(look, query)
-    if plan is None or found is None or look.exchange is None:
-        return await _weigh(store, asked, agent, look, query)
+    plan = plan_plain(snapshot, query)
+    if plan is None or found is None or snapshot.exchange is None:
+        return await _weigh(store, asked, agent, snapshot, query)
     # The look-up has brought all of a plain turn.
-    rounds = look.additions.rounds
-    chain = rounds if rounds and rounds[-1].id == look.exchange.id else (*rounds, look.exchange)
-    blocks = seen_blocks(asked, look, chain) if look.blocks or look.ops else ()
-    offered = offer_tools(asked, agent, look.snapshot, asked.request.json)
+    rounds = snapshot.additions.rounds
+    chain = rounds if rounds and rounds[-1].id == snapshot.exchange.id else (*rounds, snapshot.exchange)
+    blocks = seen_blocks(asked, snapshot, chain) if snapshot.blocks or snapshot.ops else ()
+    offered = offer_tools(asked, agent, snapshot.section, asked.request.json)
     return Known(
-        asked, agent, look, plan, Tree(rounds), chain, True, found.uid, look.snapshot, blocks, offered
+        asked, agent, snapshot, plan, Tree(rounds), chain, True, found.uid, snapshot.section, blocks, offered
     )
 
 
-async def _look(store: Store, resent: ResentLists, asked: MemoryRequest) -> tuple[Agent, Listing, Look]:
+async def _look(
+    store: Store, resent: ResentLists, asked: MemoryRequest
+) -> tuple[Agent, Listing, MemorySnapshot]:
     """Returns the memory's owner, the request's list, and what one round trip reads of both. Raises: StoreError."""
     scope, key = asked.identity.scope, asked.identity.conversation
     assert scope is not None
@@ -166,35 +168,39 @@ async def _look(store: Store, resent: ResentLists, asked: MemoryRequest) -> tupl
         agent = await agent_of(store, asked)
         listing = resent.listing(Canon(agent.secret), asked.request)
         path = listing.path_answered if listing.answered else None
-        look = await store.turns.look(agent, key, path) if agent.id else Look()
-        if look is not None:
+        snapshot = await store.turns.snapshot(agent, key, path) if agent.id else MemorySnapshot()
+        if snapshot is not None:
             break
         # The agent was forgotten; the next request of its user makes a new one.
         store.agents.forget(scope)
     else:
         raise StoreError("the memory of this user is being removed")
     # Something of this memory was forgotten since the agent was cached.
-    if agent.epoch != look.epoch:
-        agent = replace(agent, epoch=look.epoch)
+    if agent.epoch != snapshot.epoch:
+        agent = replace(agent, epoch=snapshot.epoch)
         store.agents.remember(agent)
-    return agent, listing, look
+    return agent, listing, snapshot
 
 
-async def _weigh(store: Store, asked: MemoryRequest, agent: Agent, look: Look, query: Query) -> Known:
+async def _weigh(
+    store: Store, asked: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, query: Query
+) -> Known:
     """Returns what there is to know of a turn that is not plain."""
-    plan, tree = await _plan(store, asked, agent, look, query)
+    plan, tree = await _plan(store, asked, agent, snapshot, query)
     anchor = plan.match.anchor
     path = tuple(tree.chain(anchor))
-    uid = await _conversation_uid(store, agent, look, plan) or _uid_of_new(asked, agent, look, query.listing)
+    uid = await _conversation_uid(store, agent, snapshot, plan) or _uid_of_new(
+        asked, agent, snapshot, query.listing
+    )
     if asked.identity.mode is Mode.OFF:
-        return Known(asked, agent, look, plan, tree, path, False, uid)
-    number = anchor.snapshot if anchor is not None else None
-    pinned = await store.turns.snapshot(agent, number) if number is not None else None
-    blocks = seen_blocks(asked, look, path) if agent.id else await blocks_of_new(store, asked, agent)
+        return Known(asked, agent, snapshot, plan, tree, path, False, uid)
+    number = anchor.section if anchor is not None else None
+    pinned = await store.turns.section(agent, number) if number is not None else None
+    blocks = seen_blocks(asked, snapshot, path) if agent.id else await blocks_of_new(store, asked, agent)
     offered = offer_tools(asked, agent, pinned, asked.request.json)
     if plan.fill:
         plan = replace(plan, fill=_put_in_front(asked, plan))
-    return Known(asked, agent, look, plan, tree, path, False, uid, pinned, blocks, offered)
+    return Known(asked, agent, snapshot, plan, tree, path, False, uid, pinned, blocks, offered)
 
 
 async def agent_of(store: Store, asked: MemoryRequest) -> Agent:
@@ -223,7 +229,7 @@ def _put_in_front(asked: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
 
 
 async def _plan(
-    store: Store, asked: MemoryRequest, agent: Agent, look: Look, query: Query
+    store: Store, asked: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, query: Query
 ) -> tuple[Plan, Tree]:
     """Loads as much of a conversation as it takes to plan the turn.
 
@@ -231,9 +237,9 @@ async def _plan(
     the part back to where its window began is loaded, and then all of it. For a list that begins anew nothing is.
     """
     tree = Tree()
-    openings = None if look.has_tombs else store.turns.openings(agent, look)
+    openings = None if snapshot.has_tombs else store.turns.openings(agent, snapshot)
     # Before its first number is taken a memory holds nothing, whether it is stored by then or not.
-    if look.next_seq == 1 or (openings is not None and begins_conversation(query, openings)):
+    if snapshot.next_seq == 1 or (openings is not None and begins_conversation(query, openings)):
         return plan_opening(query) or planning.plan_turn(tree, query), tree
     recent: int | None = RECENT + query.listing.replies
     low: int | None = None
@@ -244,20 +250,20 @@ async def _plan(
         plan = await with_contents(store.turns, agent, tree, partial(planning.plan_turn, tree, query))
         evicted = evicted_at(plan.match.anchor, asked.target.context_window)
         if not query.named and not query.listing.answered:
-            store.turns.keep_openings(agent, look, openings_of(tree))
+            store.turns.cache_openings(agent, snapshot, openings_of(tree))
         is_all = recent is None and low is None
         if is_all or not tree.is_partial:
             return plan, tree
-        if planning.is_enough(tree, plan, evicted, pool.last_at, look.exchange):
+        if planning.is_enough(tree, plan, evicted, pool.last_at, snapshot.exchange):
             return plan, tree
         # What has left the window is not sent, so nothing further up is needed to compose the request.
         low = max(0, evicted.depth - 1) if evicted is not None and recent is not None else None
         recent = None
 
 
-async def _conversation_uid(store: Store, agent: Agent, look: Look, plan: Plan) -> str | None:
+async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot, plan: Plan) -> str | None:
     """Returns the public name of the conversation that a plan goes on with; None: it begins one, or that is gone."""
-    stored, found = plan.conversation, look.conversation
+    stored, found = plan.conversation, snapshot.conversation
     if found is not None and found.id == stored:
         return found.uid
     if stored is None or stored <= 0 or not agent.id:
@@ -265,7 +271,7 @@ async def _conversation_uid(store: Store, agent: Agent, look: Look, plan: Plan) 
     return await store.turns.conversation_uid(agent, stored)
 
 
-def _uid_of_new(asked: MemoryRequest, agent: Agent, look: Look, listing: Listing) -> str:
+def _uid_of_new(asked: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, listing: Listing) -> str:
     """Returns the public name of a conversation that begins.
 
     Requests that begin one at the same time must tell their clients the same name, before any of them is written. So it
@@ -273,7 +279,7 @@ def _uid_of_new(asked: MemoryRequest, agent: Agent, look: Look, listing: Listing
     conversation may have begun alike; and of the epoch, since what begins after a forgetting is another one.
     """
     key = asked.identity.conversation
-    of = b"k" + key.encode() if key is not None else b"m%d " % look.next_seq + listing.path(len(listing))
+    of = b"k" + key.encode() if key is not None else b"m%d " % snapshot.next_seq + listing.path(len(listing))
     return blake2b(b"%d %b" % (agent.epoch, of), key=agent.secret, digest_size=16).hexdigest()
 
 
@@ -289,10 +295,12 @@ def in_order(spec: AgentSpec, blocks: Sequence[Block]) -> list[Block]:
     return sorted(blocks, key=lambda block: order.get(block.label, len(order)))
 
 
-def seen_blocks(asked: MemoryRequest, look: Look, path: Sequence[Exchange]) -> tuple[Block, ...]:
+def seen_blocks(
+    asked: MemoryRequest, snapshot: MemorySnapshot, path: Sequence[Exchange]
+) -> tuple[Block, ...]:
     """Returns the blocks of a look as a path sees them, its own pending edits included."""
-    blocks = in_order(asked.spec, look.blocks)
-    return tuple(edits.view(blocks, look.ops, {x.id for x in path}) if look.ops else blocks)
+    blocks = in_order(asked.spec, snapshot.blocks)
+    return tuple(edits.view(blocks, snapshot.ops, {x.id for x in path}) if snapshot.ops else blocks)
 
 
 async def blocks_of_new(store: Store, asked: MemoryRequest, agent: Agent) -> tuple[Block, ...]:
@@ -306,7 +314,7 @@ async def blocks_of_new(store: Store, asked: MemoryRequest, agent: Agent) -> tup
 
 
 def offer_tools(
-    asked: MemoryRequest, agent: Agent, pinned: Snapshot | None, body: Mapping[str, Any]
+    asked: MemoryRequest, agent: Agent, pinned: SentSection | None, body: Mapping[str, Any]
 ) -> dict[str, str]:
     """Returns the memory tools for a request, offered name -> tool.
 

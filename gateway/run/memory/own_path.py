@@ -30,9 +30,9 @@ from gateway.run.memory.known import (
     offer_tools,
 )
 from gateway.run.memory.prompt import Prompt, first_spoken
-from storage.commands import Look, OwnPath, StepOpen
+from storage.commands import MemorySnapshot, StepOpen, StoredPath
 from storage.errors import NotFound, StoreError
-from storage.records import DEFAULT, Agent, Block, Exchange, Run, Snapshot, State
+from storage.records import DEFAULT, Agent, Block, Exchange, Run, SentSection, State
 from storage.sql.store import Store
 
 
@@ -64,17 +64,17 @@ async def read_path(
     # A remembered agent may have been forgotten by another process: then it is looked for once more.
     for _ in range(2):
         agent = await agent_of(store, asked)
-        own = await _find(store, asked, agent) if agent.id else OwnPath(Look())
+        own = await _find(store, asked, agent) if agent.id else StoredPath(MemorySnapshot())
         if own is not None:
             break
         agents.forget(scope)
     else:
         raise StoreError("the memory of this agent is being removed")
     # Something of this memory was forgotten since the agent was cached.
-    if agent.id and agent.epoch != own.look.epoch:
-        agent = replace(agent, epoch=own.look.epoch)
+    if agent.id and agent.epoch != own.snapshot.epoch:
+        agent = replace(agent, epoch=own.snapshot.epoch)
         agents.remember(agent)
-    conversation = own.look.conversation
+    conversation = own.snapshot.conversation
     if conversation is None and asked.identity.conversation != DEFAULT:
         raise NotFound("there is no such conversation")
     path = list(own.path)
@@ -87,7 +87,7 @@ async def read_path(
     known = Known(
         asked,
         agent,
-        own.look,
+        own.snapshot,
         plan_step(tree, _query(asked, agent, idle_s), None, None),
         tree,
         tuple(path),
@@ -96,11 +96,13 @@ async def read_path(
         summaries=own.summaries,
         unended=unended,
     )
-    blocks = in_order(asked.spec, own.look.blocks) if agent.id else await blocks_of_new(store, asked, agent)
-    seen = edits.view(blocks, own.look.ops, known.path_ids)
+    blocks = (
+        in_order(asked.spec, own.snapshot.blocks) if agent.id else await blocks_of_new(store, asked, agent)
+    )
+    seen = edits.view(blocks, own.snapshot.ops, known.path_ids)
     has_begun = any(not x.superseded and not begins_fork(x) for x in path)
     head = () if has_begun or asked.spec.defined is None else asked.spec.defined.initial_messages
-    return _planned(known, [*head, *messages], own.look.snapshot, seen)
+    return _planned(known, [*head, *messages], own.snapshot.section, seen)
 
 
 def taken_up(known: Known) -> Known:
@@ -119,14 +121,16 @@ async def reread(store: Store, known: Known) -> Known | None:
     """
     own = await _find(store, known.asked, known.agent)
     tips = [path[-1].id if path else None for path in (known.path, own.path if own else ())]
-    if own is None or own.look.conversation is None or tips[0] != tips[1]:
+    if own is None or own.snapshot.conversation is None or tips[0] != tips[1]:
         return None
-    known = replace(known, look=own.look, path=tuple(own.path), tree=Tree(own.path), summaries=own.summaries)
-    blocks = in_order(known.asked.spec, own.look.blocks)
+    known = replace(
+        known, snapshot=own.snapshot, path=tuple(own.path), tree=Tree(own.path), summaries=own.summaries
+    )
+    blocks = in_order(known.asked.spec, own.snapshot.blocks)
     return _planned(known, known.plan.held, known.pinned, blocks)
 
 
-async def _find(store: Store, asked: MemoryRequest, agent: Agent) -> OwnPath | None:
+async def _find(store: Store, asked: MemoryRequest, agent: Agent) -> StoredPath | None:
     name, sleeptime = asked.identity.conversation or DEFAULT, asked.spec.sleeptime
     turns = 0 if sleeptime is None else sleeptime.every
     return await store.append.path(agent, name, asked.target.context_window, turns)
@@ -163,7 +167,7 @@ def go_on(
     known: Known,
     finished: Exchange,
     messages: Sequence[WireMessage],
-    pinned: Snapshot | None,
+    pinned: SentSection | None,
     blocks: Sequence[Block],
     now: float,
 ) -> Known:
@@ -177,9 +181,9 @@ def go_on(
 
 
 def _planned(
-    known: Known, messages: Sequence[WireMessage], pinned: Snapshot | None, blocks: Sequence[Block]
+    known: Known, messages: Sequence[WireMessage], pinned: SentSection | None, blocks: Sequence[Block]
 ) -> Known:
-    asked, conversation = known.asked, known.look.conversation
+    asked, conversation = known.asked, known.snapshot.conversation
     tip = known.path[-1] if known.path else None
     plan = plan_step(
         known.tree,
@@ -220,7 +224,7 @@ def _query(asked: MemoryRequest, agent: Agent, idle_s: float) -> Query:
 
 def open_write(known: Known, prompt: Prompt, run: Run | None, now: float) -> StepOpen:
     """Returns what is written before the model is asked. run: the one that begins with it."""
-    conversation, spec = known.look.conversation, known.asked.spec
+    conversation, spec = known.snapshot.conversation, known.asked.spec
     tip = known.path[-1] if known.path else None
     adopts = conversation is not None and not conversation.tip
     return StepOpen(
@@ -232,10 +236,10 @@ def open_write(known: Known, prompt: Prompt, run: Run | None, now: float) -> Ste
         now=now,
         exchange=open_step(known.plan, prompt.notes, prompt.window.evicted),
         run=run,
-        snapshot=prompt.section.snapshot,
+        section=prompt.section.sent,
         defaults=spec.own_blocks,
         shared=spec.shared_blocks,
         adopts=adopts,
-        carries=[tip.id] if adopts and tip is not None else (),
+        continues_parent=[tip.id] if adopts and tip is not None else (),
         ends=known.unended,
     )

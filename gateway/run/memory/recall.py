@@ -126,7 +126,7 @@ class Recaller(Struct, frozen=True):
         """
         section, window = prompt.section, prompt.window
         anchor = known.plan.match.anchor
-        elsewhere = known.look.next_seq - 1 - (anchor.length if anchor else 0)
+        elsewhere = known.snapshot.next_seq - 1 - (anchor.length if anchor else 0)
         naming = 0 if prompt.names(mark_of(known.agent.secret)) else note.NAMING_TOKENS
         budget, begun = self._budget_in(known, prompt, naming), time.perf_counter()
         found, has_failed, ms = _NOTHING, False, 0.0
@@ -189,7 +189,7 @@ class Recaller(Struct, frozen=True):
         # The lines of a message may be a template's, and without them others are told otherwise.
         if not visible.notes or "\n" in text:
             return False
-        messages = self.store.recall.at_hand(known.agent, known.look.numbers, visible.numbers)
+        messages = self.store.recall.at_hand(known.agent, known.snapshot.numbers, visible.numbers)
         return messages is not None and note.shows_all(
             visible.notes, messages, query, exclude_atoms=visible.atoms
         )
@@ -200,7 +200,7 @@ class Recaller(Struct, frozen=True):
         return await self.store.recall.most_telling(
             known.agent,
             query,
-            numbers=known.look.numbers,
+            numbers=known.snapshot.numbers,
             skip=recalling.visible.numbers,
             limit=LEAST_HITS,
             deadline_ms=_left(self._limit_ms(known), recalling.begun),
@@ -223,7 +223,7 @@ class Recaller(Struct, frozen=True):
         return await self.store.recall.search(
             known.agent,
             query,
-            numbers=known.look.numbers,
+            numbers=known.snapshot.numbers,
             skip=visible.numbers,
             limit=MOST_HITS if has_evicted else max(LEAST_HITS, budget // LINE_TOKENS),
             room=SPARE * budget,

@@ -32,7 +32,7 @@ from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt
 from storage.commands import Change, Missing, Pool, Probes, TurnWrite
-from storage.records import Block, BlockOp, Exchange, Snapshot
+from storage.records import Block, BlockOp, Exchange, SentSection
 
 # The outcome that is written with a user's message before the model is asked, so that it survives the process.
 OPENED = TurnOutcome(End.CANCELLED)
@@ -131,13 +131,13 @@ def record_turn(
         if outcome.is_refused:
             how = settle.refuse
     ended = _ended(known, prompt, changes.ops, outcome, now)
-    plan, key, look = known.plan, known.asked.identity.conversation, known.look
-    snapshot = _snapshot(known, prompt)
+    plan, key, snapshot = known.plan, known.asked.identity.conversation, known.snapshot
+    section = _section(known, prompt)
     plain: tuple[Exchange, int] | None = None
     # A plain turn that finished is one insert, unless the conversation has moved since it was read.
-    if known.is_plain and how is settle.finish and look.conversation is not None:
-        stored = None if snapshot is None or not snapshot.id else snapshot.id
-        plain = (finish_plain(plan, ended, stored), look.conversation.rev)
+    if known.is_plain and how is settle.finish and snapshot.conversation is not None:
+        stored = None if section is None or not section.id else section.id
+        plain = (finish_plain(plan, ended, stored), snapshot.conversation.rev)
     probes = partial(plain_probes, plan, key) if known.is_plain else partial(_probes, known, key)
     decide = partial(plan_change, plan=plan, ended=ended, how=how)
     return TurnWrite(
@@ -149,9 +149,9 @@ def record_turn(
         probes,
         decide,
         None if known.is_plain else _foreseen(known, key, ended, how, decide),
-        (look.next_seq, look.rev),
+        (snapshot.next_seq, snapshot.rev),
         ops=changes.ops,
-        snapshot=snapshot,
+        section=section,
         defaults=() if known.agent.id else known.asked.spec.own_blocks,
         shared=() if known.agent.id else known.asked.spec.shared_blocks,
         opening=None if known.is_plain else opening_of(plan, ended.now),
@@ -191,7 +191,7 @@ def _foreseen(
 
     None: that takes contents which were not loaded, or more of a long conversation.
     """
-    tree, conversation = known.tree, known.look.conversation
+    tree, conversation = known.tree, known.snapshot.conversation
     if tree.is_partial or known.row >= 0:
         return None
     opening = finish_opening(tree, known.plan, ended) if how is settle.finish else None
@@ -204,14 +204,14 @@ def _foreseen(
         return None
 
 
-def _snapshot(known: Known, prompt: Prompt) -> Snapshot | None:
+def _section(known: Known, prompt: Prompt) -> SentSection | None:
     """Returns the memory section that the path has from now on."""
     # Nothing new is kept, and the path's section stays.
     if known.plan.off:
         anchor = known.plan.match.anchor
-        number = anchor.snapshot if anchor is not None else None
-        return None if number is None else Snapshot(number, "", {})
-    return prompt.section.snapshot
+        number = anchor.section if anchor is not None else None
+        return None if number is None else SentSection(number, "", {})
+    return prompt.section.sent
 
 
 def _probes(known: Known, key: str | None) -> Probes:

@@ -188,7 +188,7 @@ class _Kept:
                 return  # its client has one reply of a run, whose first step has the name
         self._by_name[_time(e.begun)] = each
         place = _place(e, None if above is None else above.exchange)
-        if e.standing or place not in self._by_name:
+        if e.active or place not in self._by_name:
             self._by_name[place] = each
 
     def path_to(self, turn: str, *, is_whole: bool) -> list[WireMessage]:

@@ -101,7 +101,7 @@ def replaced(known: Known, idle_s: float) -> set[int]:
     tree, plan = known.tree, known.plan
     # A reply that came back cut is stored as it was generated until this request has finished.
     found = {amendment.exchange for amendment in plan.amendments}
-    unsettled = [x for x in known.path if not tree.is_carried(x)]
+    unsettled = [x for x in known.path if not tree.is_continued(x)]
     found |= {x.id for x in unsettled}
     for x in (*unsettled, plan.exchange):
         if x.parent is not None:

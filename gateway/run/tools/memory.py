@@ -143,7 +143,7 @@ class MemoryTools(Struct, frozen=True):
             return failed("Error: memory cannot be searched at the moment.")
         # The pending edits of this path count, and those of this turn.
         path = self.known.path_ids
-        pending = [*(op for op in self.known.look.ops if op.exchange in path), *self.changes.ops]
+        pending = [*(op for op in self.known.snapshot.ops if op.exchange in path), *self.changes.ops]
         inserted = [op for op in pending if _SOURCES.get(op.op) in wanted.sources]
         kept = [_kept(op, n) for n, op in enumerate(inserted) if wanted.takes_tags(_tags(op))]
         budget = self.recall_tokens or DEFAULT_TOKENS

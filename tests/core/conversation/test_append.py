@@ -126,7 +126,7 @@ def test_a_call_that_nobody_answered_gets_a_result() -> None:
 def test_a_step_without_a_reply_stays_in_the_path() -> None:
     talk = Conversation()
     e = talk.step(talk.plan(user("Hello?")), None)
-    assert (e.state, e.reply, e.carried, e.standing) == (State.FINISHED, None, True, True)
+    assert (e.state, e.reply, e.continued, e.active) == (State.FINISHED, None, True, True)
     plan = talk.plan(user("Are you there?"))
     assert [m["content"] for m in talk.sent(plan)] == ["Hello?"]
     assert plan.exchange.offset == end_offset(e)
@@ -138,7 +138,7 @@ def test_a_step_without_a_reply_stays_in_the_path() -> None:
 def test_what_was_left_open_ends_without_a_reply() -> None:
     talk = Conversation()
     e = abandon(open_step(talk.plan(user("Hello?")), {0: "note"}, None), CANON, b"", 3.0)
-    assert (e.state, e.reply, e.ended, e.carried) == (State.FINISHED, None, 3.0, True)
+    assert (e.state, e.reply, e.ended, e.continued) == (State.FINISHED, None, 3.0, True)
     assert e.notes == {0: "note"}
 
 

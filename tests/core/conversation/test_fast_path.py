@@ -16,7 +16,7 @@ from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.compose import Composition, compose
-from storage.commands import Additions, Look, Pool
+from storage.commands import Additions, MemorySnapshot, Pool
 from storage.records import Evicted, Exchange, State
 from tests.core.conversations import (
     IDLE_S,
@@ -34,27 +34,29 @@ from tests.core.conversations import (
 HIDDEN = [assistant("Moment. ", call("m1", "memory_insert")), result("m1", "ok"), assistant("Noted.")]
 
 
-def look_for(tree: Tree, listing: Listing) -> Look:
+def look_for(tree: Tree, listing: Listing) -> MemorySnapshot:
     """What a store would say of a list, worked out from all there is."""
     path = listing.canon.path(listing.flat(listing.answered))
     found = [e for e in tree if e.path == path and listing.answered]
-    look = Look(exchange=max(found, key=lambda e: (e.begun, e.id), default=None))
-    if look.exchange is not None:
-        look.is_continued = bool(tree.kids(look.exchange))
-        look.has_rivals = look.exchange.parent is None and bool(tree.siblings(look.exchange))
-        look.additions = Additions().and_of(*tree.chain(look.exchange))
-    look.has_tombs = any(e.state is State.OFF for e in tree)
-    return look
+    snapshot = MemorySnapshot(exchange=max(found, key=lambda e: (e.begun, e.id), default=None))
+    if snapshot.exchange is not None:
+        snapshot.is_continued = bool(tree.kids(snapshot.exchange))
+        snapshot.has_rivals = snapshot.exchange.parent is None and bool(tree.siblings(snapshot.exchange))
+        snapshot.additions = Additions().and_of(*tree.chain(snapshot.exchange))
+    snapshot.has_tombs = any(e.state is State.OFF for e in tree)
+    return snapshot
 
 
-def planned(world: World, messages: list[WireMessage], **how: Any) -> tuple[Tree, Look, Query, Plan | None]:
+def planned(
+    world: World, messages: list[WireMessage], **how: Any
+) -> tuple[Tree, MemorySnapshot, Query, Plan | None]:
     tree = Tree(world.memory().found("c1"))
     listing = Listing(Canon(SECRET), messages)
     world.now += 1
     usual: dict[str, Any] = {"named": True, "mode": Keeping.ON, "now": world.now, "idle_s": IDLE_S}
     query = Query(listing, **{**usual, **how})
-    look = look_for(tree, listing)
-    return tree, look, query, plan_plain(look, query)
+    snapshot = look_for(tree, listing)
+    return tree, snapshot, query, plan_plain(snapshot, query)
 
 
 @pytest.fixture
@@ -92,13 +94,13 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     world: World, new: list[WireMessage], offered: frozenset[str]
 ) -> None:
     messages = [*long_chat(world), *new]
-    tree, look, query, plain = planned(world, messages)
+    tree, snapshot, query, plain = planned(world, messages)
     assert plain is not None
     general = plan_turn(tree, query)
     assert (plain.match.anchor, plain.new) == (general.match.anchor, general.new)
     assert (plain.fill, plain.off, plain.redactions) == (general.fill, general.off, general.redactions)
     fresh = {len(plain.messages) - 1: "<note>"}
-    counted = compose(Tree(look.additions.rounds), plain, offered, fresh, look.additions)
+    counted = compose(Tree(snapshot.additions.rounds), plain, offered, fresh, snapshot.additions)
     assert sent(counted) == sent(compose(tree, general, offered, fresh))
     ended = settle.Ended(99, HIDDEN, assistant("Moment. Noted."), world.now, fresh, frozenset({"m1"}))
     written = replace(finish_plain(plain, ended), id=99)
@@ -190,19 +192,19 @@ def test_an_imported_head_is_weighed(world: World) -> None:
 
 
 def test_a_list_that_is_also_a_head_made_elsewhere_is_weighed(world: World) -> None:
-    _, look, query, plain = planned(world, [*long_chat(world), user("on")])
+    _, snapshot, query, plain = planned(world, [*long_chat(world), user("on")])
     assert plain is not None
-    look.is_head = True
-    assert plan_plain(look, query) is None
+    snapshot.is_head = True
+    assert plan_plain(snapshot, query) is None
 
 
 def test_a_hidden_round_whose_reply_came_back_in_pieces_stays_out(world: World) -> None:
     full = [*HIDDEN[:2], assistant("Noted.", call("w1"))]
     world.say([user("I like tea")], full, "c1")
     pieces = [assistant("Moment. Noted."), assistant(None, call("w1")), result("w1", "sunny")]
-    tree, look, query, plain = planned(world, [user("I like tea"), *pieces])
+    tree, snapshot, query, plain = planned(world, [user("I like tea"), *pieces])
     assert plain is not None
-    composition = compose(Tree(look.additions.rounds), plain, OUR_TOOLS, {}, look.additions)
+    composition = compose(Tree(snapshot.additions.rounds), plain, OUR_TOOLS, {}, snapshot.additions)
     assert composition.hidden == {}
     assert sent(composition) == sent(compose(tree, plan_turn(tree, query), OUR_TOOLS, {}))
 

@@ -38,10 +38,10 @@ def test_a_full_resend_goes_on(world: World, key: str | None) -> None:
     """)
     assert then.is_untouched
     assert goes_on_from(then, first)
-    assert world.standing() == ["my cat is Tom", "Nice cat.", "bye now", "Bye."]
+    assert world.active() == ["my cat is Tom", "Nice cat.", "bye now", "Bye."]
     assert world.confirmed() == ["my cat is Tom", "Nice cat."]
     world.wait(200)
-    assert world.confirmed() == world.standing()
+    assert world.confirmed() == world.active()
 
 
 @both
@@ -108,7 +108,7 @@ def test_a_clock_in_the_system_prompt_changes_nothing(world: World, key: str | N
           carried: key 1 > Ok.
             stands: key 2 > Ok.
     """)
-    assert not any("12:0" in text for text in world.standing())
+    assert not any("12:0" in text for text in world.active())
 
 
 @both
@@ -124,7 +124,7 @@ def test_a_retry_is_one_turn(world: World, key: str | None) -> None:
           cut: my dog is Rex
           stands: my dog is Rex > Nice dog.
     """)
-    assert world.standing().count("my dog is Rex") == 1
+    assert world.active().count("my dog is Rex") == 1
     assert world.confirmed() == ["hello there", "Good day."]
 
 
@@ -268,7 +268,7 @@ def test_the_clients_own_summary_in_place_of_the_head(world: World, key: str | N
         "      carried: fact 3 > reply number 3",
         "        stands: next > Next.",
     ]
-    assert not any("Summary" in text for text in world.standing())
+    assert not any("Summary" in text for text in world.active())
 
 
 @both
@@ -286,7 +286,7 @@ def test_the_clients_own_summary_takes_no_turns_place(
     told = [
         text for k in range(4) for text in (f"fact {k}", f"this is the reply number {k} of all that I gave")
     ]
-    assert world.standing() == [*told, "next", "Next."]
+    assert world.active() == [*told, "next", "Next."]
 
 
 @both
@@ -303,7 +303,7 @@ def test_the_answer_to_the_clients_own_summary_takes_no_replys_place(
     told = [
         text for k in range(4) for text in (f"fact {k}", f"this is the reply number {k} of all that I gave")
     ]
-    assert world.standing() == [*told, "next", "Next."]
+    assert world.active() == [*told, "next", "Next."]
 
 
 @both
@@ -317,7 +317,7 @@ def test_the_clients_own_summary_takes_no_questions_place_within_its_turn(
         said += [asked, result(str(k), f"sunny {k}")]
     summary = user("A summary: 'What is the weather in all capitals?' It was asked for two of them.")
     world.say([summary, *said[-4:]], "Sunny everywhere.", key)
-    assert world.standing() == ["What is the weather in all capitals?", "Sunny everywhere."]
+    assert world.active() == ["What is the weather in all capitals?", "Sunny everywhere."]
 
 
 def test_a_reply_that_comes_back_named_is_not_that_of_another_conversation(world: World) -> None:
@@ -355,7 +355,7 @@ def test_a_turn_takes_none_of_the_turn_before_it_where_the_clients_own_messages_
             [*done, *files, user(remark), assistant(answer), user(f"And {k}?" + rules)], f"And {k}.", key
         )
         done += [user(remark), assistant(answer), user(f"And {k}?"), assistant(f"And {k}.")]
-    told = [text for text in world.standing() if text.startswith(("Make", "This is"))]
+    told = [text for text in world.active() if text.startswith(("Make", "This is"))]
     assert [text.removesuffix(rules) for text in told] == [text for turn in turns for text in turn]
 
 
@@ -373,7 +373,7 @@ def test_a_message_without_words_takes_no_questions_place(
     world.say([*before, user(said)], replied, key)
     world.say([user("."), assistant(replied), user("and a bell")], "Ring it.", key)
     told = [str(message["content"]) for message in before]
-    assert world.standing() == [*told, said, replied, "and a bell", "Ring it."]
+    assert world.active() == [*told, said, replied, "and a bell", "Ring it."]
 
 
 def shots() -> list[WireMessage]:
@@ -394,7 +394,7 @@ def test_a_fixed_few_shot_head_is_nobodys_memory(world: World, key: str | None) 
     assert world.tree() == "\n--\n".join(
         f"carried: {head} / I like tea {k} > Extracted: tea {k}.\n  stands: Bye > Bye." for k in range(3)
     )
-    assert world.standing() == [
+    assert world.active() == [
         text for k in range(3) for text in (f"I like tea {k}", f"Extracted: tea {k}.", "Bye", "Bye.")
     ]
 
@@ -416,7 +416,7 @@ def test_a_turn_under_way_that_was_not_kept_when_it_began_is_the_users_own(
     """An answer for a program leaves nothing, and may be a call whose result comes next."""
     asked = [user("Which city is wettest? I live in Cork."), assistant(None, call("1")), result("1", "wet")]
     world.say([*shots(), *asked], "Cork is.", key)
-    assert world.standing() == ["Which city is wettest? I live in Cork.", "Cork is."]
+    assert world.active() == ["Which city is wettest? I live in Cork.", "Cork is."]
 
 
 @both
@@ -424,9 +424,9 @@ def test_an_imported_history_is_shown_once_it_was_carried_on(world: World, key: 
     start = [user("my boat is Ada"), assistant("A boat.")]
     history = world.chat(("one", "r1"), key=key, start=start)
     world.wait(900)
-    assert world.standing() == world.confirmed() == ["one", "r1"]
+    assert world.active() == world.confirmed() == ["one", "r1"]
     world.chat(("two", "r2"), key=key, start=history)
-    assert world.standing() == ["my boat is Ada", "A boat.", "one", "r1", "two", "r2"]
+    assert world.active() == ["my boat is Ada", "A boat.", "one", "r1", "two", "r2"]
 
 
 @both
@@ -435,7 +435,7 @@ def test_an_opening_that_was_cancelled_here_was_not_made_elsewhere(world: World,
     asked = [user("I like tea")]
     world.cancel(world.begin(asked, key))
     world.say([*asked, assistant("Noted."), user("and coffee")], "Both.", key)
-    assert world.standing() == ["I like tea", "Noted.", "and coffee", "Both."]
+    assert world.active() == ["I like tea", "Noted.", "and coffee", "Both."]
 
 
 def test_a_greeting_of_the_app_that_the_model_also_said_elsewhere(world: World) -> None:
@@ -497,7 +497,7 @@ def test_append_mode_puts_the_conversation_before_the_message(filling: World) ->
     """)
     again = filling.say([user("and now?")], "Again.", "c1", append=True, retry=True)
     assert again.lines == request.lines
-    assert filling.standing()[-3:] == ["lost?", "and now?", "Again."]
+    assert filling.active()[-3:] == ["lost?", "and now?", "Again."]
 
 
 def test_a_cancelled_message_that_is_sent_again_in_append_mode_is_there_once(filling: World) -> None:
@@ -505,7 +505,7 @@ def test_a_cancelled_message_that_is_sent_again_in_append_mode_is_there_once(fil
     filling.cancel(filling.begin([user("lost?")], "c1", append=True))
     request = filling.say([user("lost?")], "Found.", "c1", append=True)
     assert request.lines == ["+ user: one", "+ assistant: r1", "user: lost?"]
-    assert filling.standing() == ["one", "r1", "lost?", "Found."]
+    assert filling.active() == ["one", "r1", "lost?", "Found."]
 
 
 def test_a_transcript_that_went_on_in_append_mode_is_there_once(filling: World) -> None:
@@ -514,7 +514,7 @@ def test_a_transcript_that_went_on_in_append_mode_is_there_once(filling: World) 
         filling.cancel(filling.begin([user(text)], "c1", append=True))
     request = filling.say([user("I would like a boat")], "Which?", "c1", append=True)
     assert request.lines == ["+ user: one", "+ assistant: r1", "user: I would like a boat"]
-    assert filling.standing() == ["one", "r1", "I would like a boat", "Which?"]
+    assert filling.active() == ["one", "r1", "I would like a boat", "Which?"]
 
 
 def test_a_retry_in_append_mode_repeats_the_very_words(filling: World) -> None:
@@ -531,7 +531,7 @@ def test_a_reply_that_nobody_heard_in_append_mode_leaves_its_question(filling: W
     filling.say([told, user("two")], "Nobody heard this.", "c1", append=True)
     request = filling.say([told, user("three")], "Third.", "c1", append=True)
     assert request.lines == ["+ user: one", "+ assistant: This is the first", "+ user: two", "user: three"]
-    assert filling.standing() == ["one", "This is the first", "two", "three", "Third."]
+    assert filling.active() == ["one", "This is the first", "two", "three", "Third."]
 
 
 def test_the_application_may_speak_behind_what_was_heard_in_append_mode(filling: World) -> None:
@@ -544,7 +544,7 @@ def test_the_application_may_speak_behind_what_was_heard_in_append_mode(filling:
         "assistant: Are you still there?",
         "user: two",
     ]
-    assert filling.standing() == ["one", "This is the first", "Are you still there?", "two", "Second."]
+    assert filling.active() == ["one", "This is the first", "Are you still there?", "two", "Second."]
 
 
 def test_two_replies_told_in_append_mode_have_the_question_of_a_cut_one_between_them(filling: World) -> None:

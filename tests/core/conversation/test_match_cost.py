@@ -123,7 +123,7 @@ def test_what_is_shown_of_a_long_head_is_read_once(world: World, monkeypatch: py
         return orjson.loads(data)
 
     monkeypatch.setattr(visibility, "orjson", SimpleNamespace(loads=loads))
-    found = visibility.messages_of(replace(e, carried=True), False, None)
+    found = visibility.messages_of(replace(e, continued=True), False, None)
     assert [m.text for m in found[:2]] == ["q0", "a0"]
     assert (len(found), len(read)) == (102, 2)
 
@@ -280,14 +280,14 @@ def test_a_message_among_many_lone_ones_costs_no_more_than_each_of_them_once(
 ) -> None:
     """Each asked all others whether the conversation went on from them: 250 held everybody for a second."""
     asked = 0
-    plain = Tree.is_carried
+    plain = Tree.is_continued
 
     def counted(tree: Tree, e: Any) -> bool:
         nonlocal asked
         asked += 1
         return plain(tree, e)
 
-    monkeypatch.setattr(Tree, "is_carried", counted)
+    monkeypatch.setattr(Tree, "is_continued", counted)
     costs = []
     world = World()
     for size in (20, 80):

@@ -26,7 +26,7 @@ def test_a_turn_that_was_off_stays_so_when_it_is_resent(world: World, key: str |
     request = world.say([*history, user("my bicycle is red")], "Good.", key)
     assert request.is_untouched
     world.chat(("bye", "Bye."), key=key, start=[*history, user("my bicycle is red"), assistant("Good.")])
-    assert world.standing() == ["my bicycle is red", "Good.", "bye", "Bye."]
+    assert world.active() == ["my bicycle is red", "Good.", "bye", "Bye."]
     assert world.confirmed() == ["my bicycle is red", "Good."]
     assert world.tree() == drawn("""
         off: ... > ...
@@ -48,7 +48,7 @@ def test_a_turn_that_was_off_stays_so_in_other_forms(filling: World, key: str | 
     for messages, front in lists:
         request = filling.say(messages, "Fine.", key)
         assert request.sent == [*(("+ ", m) for m in front), *(("", m) for m in messages)]
-        assert not any("diagnosis" in text or "Sorry" in text for text in filling.standing())
+        assert not any("diagnosis" in text or "Sorry" in text for text in filling.active())
         assert not any(b"diagnosis" in (e.input or b"") for e in filling.memory().records.values())
 
 
@@ -122,10 +122,10 @@ def test_a_turn_that_was_off_and_is_asked_again_stays_off_for_the_idle_time(worl
     asked = [user("my diagnosis is X")]
     world.say(asked, "Sorry.", mode=Keeping.OFF)
     world.say(asked, "Oh.")
-    assert world.standing() == []
+    assert world.active() == []
     world.wait(5000)
     world.say(asked, "Oh.")
-    assert world.standing() == ["my diagnosis is X", "Oh."]  # another day: said anew
+    assert world.active() == ["my diagnosis is X", "Oh."]  # another day: said anew
 
 
 def test_what_was_forgotten_stays_forgotten(world: World) -> None:
@@ -138,7 +138,7 @@ def test_what_was_forgotten_stays_forgotten(world: World) -> None:
           carried: bye > Bye.
             stands: again > Again.
     """)
-    assert not any("1234" in text for text in world.standing())
+    assert not any("1234" in text for text in world.active())
     trimmed = world.begin([history[-1], user("again")])
     assert "1234" not in "".join(trimmed.lines)  # nor is it filled in
 
@@ -163,7 +163,7 @@ def test_what_was_heard_of_a_reply_that_was_off_is_not_kept_in_append_mode(
             "user: two",
         ]
         assert request.lines == sent
-        assert filling.standing(key="c1") == [*said, "two", "Second."]
+        assert filling.active(key="c1") == [*said, "two", "Second."]
     then = filling.begin([user("three")], "c1", append=True)
     assert then.lines[-3:] == ["+ user: two", "+ assistant: Second.", "user: three"]
     stored = b"".join((e.input or b"") + (e.shown_reply or b"") for e in filling.memory().records.values())
@@ -182,12 +182,12 @@ def test_what_is_off_the_record_takes_nobodys_place(
     """An application asks about the user's message, with memory off, once it has been answered."""
     world.say([user("hello there")], "Good day.", key)
     world.say([user(asks)], "No.", key, mode=mode)
-    assert world.standing() == ["hello there", "Good day."]
+    assert world.active() == ["hello there", "Good day."]
     history = world.chat(("two", "Second."), key=key, start=[user("hello there"), assistant("Good day.")])
     asked = [*history, user("three")]
     world.say(asked, "Third.", key)
     world.say([*history, user(asks)], "No.", key, mode=mode)
-    assert world.standing() == ["hello there", "Good day.", "two", "Second.", "three", "Third."]
+    assert world.active() == ["hello there", "Good day.", "two", "Second.", "three", "Third."]
 
 
 @both
@@ -206,7 +206,7 @@ def test_what_is_asked_off_the_record_beside_a_turn_takes_nothing_of_it(
         said += ["and fast"]
     world.say(asked, "No.", key, mode=Keeping.OFF)
     world.finish(turn, "I see.")
-    assert world.standing() == ["hello there", "Good day.", *said, "I see."]
+    assert world.active() == ["hello there", "Good day.", *said, "I see."]
 
 
 @both
@@ -223,14 +223,14 @@ def test_what_was_said_on_the_record_stays_there_in_a_request_that_is_off(
         world.cancel(world.begin(asked, key))
     for heard in ("my diagnosis", "my diagnosis is X"):  # a transcript that grows
         world.say([*asked, user(heard)], "X is harmless.", key, mode=Keeping.OFF)
-        assert world.standing() == ["hello there", "Good day.", "my bicycle is red"]
+        assert world.active() == ["hello there", "Good day.", "my bicycle is red"]
     asked += [user("my diagnosis is X")]
     for _ in range(2):
         world.say(asked, "Sorry to hear that.", key, mode=Keeping.OFF)
-        assert world.standing() == ["hello there", "Good day.", "my bicycle is red"]
+        assert world.active() == ["hello there", "Good day.", "my bicycle is red"]
     asked += [assistant("Sorry to"), user("bye")]
     assert world.say(asked, "Bye.", key).is_untouched
-    assert world.standing() == ["hello there", "Good day.", "my bicycle is red", "bye", "Bye."]
+    assert world.active() == ["hello there", "Good day.", "my bicycle is red", "bye", "Bye."]
     stored = b"".join((e.input or b"") + (e.shown_reply or b"") for e in world.memory().records.values())
     assert b"diagnosis" not in stored
     assert b"Sorry" not in stored
@@ -246,7 +246,7 @@ def test_what_was_said_on_the_record_and_asked_about_off_it_is_kept_with_what_fo
     world.say(asked, "Red is a good colour.", key)
     world.say(asked, '{"angry": false}', key, mode=Keeping.OFF)
     world.say([*asked, user("and fast")], "I see.", key)  # nothing of the reply was heard
-    assert world.standing() == ["hello there", "Good day.", "my bicycle is red", "and fast", "I see."]
+    assert world.active() == ["hello there", "Good day.", "my bicycle is red", "and fast", "I see."]
 
 
 @both
@@ -259,7 +259,7 @@ def test_what_stands_beside_a_request_that_is_off_is_not_kept_with_it_too(
     world.cancel(world.begin([bike], key))
     world.say([bike, user("and fast")], "I see.", key)
     world.say([bike, user(asks)], "No.", key, mode=Keeping.OFF)
-    assert world.standing() == ["my bicycle is red", "and fast", "I see."]
+    assert world.active() == ["my bicycle is red", "and fast", "I see."]
 
 
 @both
@@ -273,7 +273,7 @@ def test_what_goes_on_from_an_edit_that_was_off_takes_the_place_of_what_was_edit
     world.say([*bike, user("and fast")], "I see.", key)
     world.say([*bike, user("and slow")], "Hm.", key, mode=Keeping.OFF)
     world.say([*bike, user("and slow"), user("and new")], "Nice.", key)
-    assert world.standing() == ["hello there", "Good day.", "my bicycle is red", "and new", "Nice."]
+    assert world.active() == ["hello there", "Good day.", "my bicycle is red", "and new", "Nice."]
 
 
 @both
@@ -284,7 +284,7 @@ def test_what_is_off_the_record_and_goes_on_leaves_what_was_said_before_it(
     world.say([user("my bicycle is red")], "Red is a good colour.", key)
     world.say([user("my bicycle is red")], "So is mine.", key, mode=Keeping.OFF)
     world.chat(("bye", "Bye."), key=key, start=[user("my bicycle is red"), assistant("So is mine.")])
-    assert world.standing() == ["my bicycle is red", "Red is a good colour.", "bye", "Bye."]
+    assert world.active() == ["my bicycle is red", "Red is a good colour.", "bye", "Bye."]
 
 
 @both
@@ -293,7 +293,7 @@ def test_what_began_on_the_record_and_went_on_off_it_is_not_kept(world: World, k
     history = world.chat(("hello there", "Good day."), key=key)
     world.say([*history, user("my diagnosis")], "Yes?", key)
     world.say([*history, user("my diagnosis is X")], "Sorry.", key, mode=Keeping.OFF)
-    assert world.standing() == ["hello there", "Good day."]
+    assert world.active() == ["hello there", "Good day."]
 
 
 @both
@@ -309,7 +309,7 @@ def test_what_was_off_the_record_and_ended_meanwhile_is_not_kept(
     later = world.begin([*asked, *heard, user("my bicycle is red")], key)
     world.cancel(secret, [assistant("Sorry to hear that.")])
     world.finish(later, "Good.")
-    assert world.standing() == ["hello there", "Good day.", "my bicycle is red", "Good."]
+    assert world.active() == ["hello there", "Good day.", "my bicycle is red", "Good."]
     stored = b"".join((e.input or b"") + (e.shown_reply or b"") for e in world.memory().records.values())
     assert b"diagnosis" not in stored
     assert b"Sorry" not in stored

@@ -57,7 +57,7 @@ def test_tool_outputs_that_were_pruned_later(world: World, key: str | None) -> N
             carried: and? > That is it.
               stands: bye now > Bye.
     """)
-    assert not any("OUTPUT" in text for text in world.standing())  # results are never told
+    assert not any("OUTPUT" in text for text in world.active())  # results are never told
 
 
 @both
@@ -210,4 +210,4 @@ def test_what_was_said_before_a_call_may_be_told_behind_its_result(
     world.say(later, "Bye.", key)
     world.say([*later, assistant("Bye."), user("hm")], "Yes?", key)
     said = ["how is the weather?", "One moment.", heard, "thanks", "Bye.", "hm", "Yes?"]
-    assert world.standing() == said
+    assert world.active() == said

@@ -42,7 +42,7 @@ def test_a_growing_message_is_one_turn(world: World, key: str | None, is_first: 
     for request in under_way:
         world.finish(request, "UNSPOKEN")
     before = [] if is_first else ["hello there", "Good day."]
-    assert world.standing() == [*before, "I would like a table", "A table."]
+    assert world.active() == [*before, "I would like a table", "A table."]
     world.say([*whole, assistant("A table."), user("for two")], "Two.", key)
     assert world.confirmed() == [*before, "I would like a table", "A table."]
     states = [line.strip().split(":")[0] for line in world.tree().splitlines()]
@@ -76,7 +76,7 @@ def test_a_draft_without_a_reply_that_was_heard_after_all_is_nothing(
     world.say([*asked, assistant("We have soup"), user("stop it")], "Very well.", key)
     before = [] if is_first else ["hello there", "Good day."]
     said = ["what is there to eat?", "We have soup", "stop it", "Very well."]
-    assert world.standing() == [*before, *said]
+    assert world.active() == [*before, *said]
 
 
 @both
@@ -95,7 +95,7 @@ def test_what_was_asked_while_a_reply_was_spoken_stands_behind_it(
     world.say([*whole, user("fine")], "Until then.", key)
     before = [] if is_first else ["hello there", "Good day."]
     said = ["what is there to eat?", soup, "a table", eight, "fine", "Until then."]
-    assert world.standing() == [*before, *said]
+    assert world.active() == [*before, *said]
 
 
 def test_a_short_beginning_in_another_chat_takes_nothing_away(world: World) -> None:
@@ -196,7 +196,7 @@ def test_a_cut_reply_that_a_speculative_list_lacked(world: World, key: str | Non
     world.say(second, "long answer that was UNSPOKEN", key)
     world.say([*second, user("third")], "SPECULATIVE", key)
     world.say([*second, assistant("long answer..."), user("third thing")], "Good.", key)
-    assert world.standing() == [
+    assert world.active() == [
         "hello there",
         "Good day.",
         "second thing",
@@ -211,7 +211,7 @@ def test_what_was_spoken_of_a_cancelled_reply_counts(world: World, key: str | No
     history = world.chat(("hello there", "Good day."), key=key)
     asked = [*history, user("I like tea")]
     world.cancel(world.begin(asked, key), [assistant("Noted, tea it is and UNSPOKEN")], ["tea"])
-    assert world.standing() == ["hello there", "Good day."]
+    assert world.active() == ["hello there", "Good day."]
     world.say([*asked, assistant("Noted, tea"), user("wait, coffee")], "Yes?", key)
     assert world.tree() == drawn("""
         carried: hello there > Good day.
@@ -254,9 +254,9 @@ def test_a_cut_turn_that_is_written_after_the_next_one_began_is_told_once(
     world.cancel(cut, [assistant("It is on the large square near the river")])
     world.finish(following, "The Elbe.")
     said = [*before, "Where is the market?", "It is on the large...", "Stop, which river?", "The Elbe."]
-    assert world.standing() == said
+    assert world.active() == said
     world.say([*heard, assistant("The Elbe."), user("Thanks")], "Welcome.", key)
-    assert world.standing() == [*said, "Thanks", "Welcome."]
+    assert world.active() == [*said, "Thanks", "Welcome."]
 
 
 @both
@@ -268,7 +268,7 @@ def test_two_replies_cut_to_the_same_words_are_two_turns(world: World, key: str 
         world.say(history, f"{heard} and the rest, unspoken {number}", key)
         history.append(assistant(heard))
     world.say([*history, user("bye")], "Bye.", key)
-    assert world.standing() == [
+    assert world.active() == [
         *(text for number in range(3) for text in (f"Question {number}?", heard)),
         "bye",
         "Bye.",
@@ -322,7 +322,7 @@ def test_a_path_is_what_the_client_had_however_short_its_replies_were_cut(
     last = world.say([*history, user("bye now")], "Bye bye then.", key)
     assert path_texts(world, last.exchange) == [*map(text_of, history), "bye now", "Bye bye then."]
     spoken = set(map(text_of, history))
-    assert spoken <= set(world.standing()), "every word that was had stands"
+    assert spoken <= set(world.active()), "every word that was had stands"
 
 
 @both
@@ -353,7 +353,7 @@ def test_a_transcript_grows_behind_a_short_greeting_of_the_models(world: World) 
         ("I would like a table", "A table."),
     ):
         world.say([assistant("Hello?"), user(text)], reply)
-    assert world.standing() == ["Hello?", "I would like a table", "A table."]
+    assert world.active() == ["Hello?", "I would like a table", "A table."]
     assert "--" not in world.tree()
 
 
@@ -368,7 +368,7 @@ def test_replies_that_nobody_asked_for_stay_apart(world: World, key: str | None)
     world.say(list_, "A table for two, or for three?", key)
     list_ = [*list_, assistant("A table"), user("for two")]
     world.say(list_, "For two.", key)
-    assert world.standing() == [
+    assert world.active() == [
         *("hello there", "Good day.", "Are you there?", "Hello?"),
         *("yes", "A table", "for two", "For two."),
     ]
@@ -382,7 +382,7 @@ def test_a_reply_that_nobody_asked_for_leaves_the_greeting_of_the_app_alone(worl
     list_ += [assistant("Hello?")]
     for text in ("I would", "I would like a table"):
         world.say([*list_, user(text)], "A table.")
-    assert world.standing() == [
+    assert world.active() == [
         "This is Mia.",
         "Are you there?",
         "Hello?",
@@ -403,7 +403,7 @@ def test_a_result_is_no_question_of_a_reply_that_nobody_asked_for(world: World, 
         user("sorry"),
     ]
     world.say(list_, "It rains.", key)
-    assert world.standing()[-2:] == ["sorry", "It rains."]
+    assert world.active()[-2:] == ["sorry", "It rains."]
 
 
 @both
@@ -422,7 +422,7 @@ def test_a_draft_with_the_same_short_reply_is_not_the_turn_that_was_cut(
     list_ = [*list_, user(question)]
     world.cancel(world.begin(list_, key), [assistant("Ok. UNSPOKEN")])
     world.say([*list_, assistant("Ok."), user("go on")], "Four.", key)
-    assert world.standing() == [
+    assert world.active() == [
         *("hello there", "Good day.", "second thing", "Two.", "third thing", "Three."),
         *(question, "Ok.", "go on", "Four."),
     ]
@@ -450,9 +450,9 @@ def test_what_was_said_while_nothing_could_be_stored_is_not_lost_behind_the_same
     lost += [assistant(None, call("2", arguments='{"city":"Rome"}'))] if is_tool else [assistant("Nice.")]
     then = [*asked, *lost, again, assistant("Fine, so be it."), user("and fast")]
     world.say(then, "I see.", key)
-    assert world.standing().count("my bicycle is red") == 1
-    assert world.standing().count("Well, the market") == 1
-    assert world.standing().count("Fine, so be it.") == 1
+    assert world.active().count("my bicycle is red") == 1
+    assert world.active().count("Well, the market") == 1
+    assert world.active().count("Fine, so be it.") == 1
 
 
 @both
@@ -470,7 +470,7 @@ def test_the_greeting_of_the_app_is_no_reply_of_ours_with_the_same_words(
         world.cancel(world.begin(list_, key), [assistant("Sure, what is")])
     list_ += [assistant(heard), user("and quickly")]
     assert world.say(list_, "At eight.", key).is_untouched
-    assert world.standing() == [greeting, question, heard, "and quickly", "At eight."]
+    assert world.active() == [greeting, question, heard, "and quickly", "At eight."]
 
 
 def test_a_question_that_the_client_did_not_keep_is_not_the_one_before_it(world: World) -> None:
@@ -481,7 +481,7 @@ def test_a_question_that_the_client_did_not_keep_is_not_the_one_before_it(world:
     world.say(list_, "I see, and then?", "call")
     list_ += [assistant("I see"), user("so")]
     world.say(list_, "Ok.", "call")
-    assert world.standing().count("no") == 1
+    assert world.active().count("no") == 1
 
 
 @both
@@ -498,6 +498,6 @@ def test_a_short_word_into_a_second_silence_takes_nothing_from_the_turns_before_
         list_.append(assistant(word))
     list_.append(user("a plumber, please"))
     world.say(list_, "At eight.", key)
-    assert [text for text in world.standing() if not text.startswith("(")] == [text_of(m) for m in list_] + [
+    assert [text for text in world.active() if not text.startswith("(")] == [text_of(m) for m in list_] + [
         "At eight."
     ]

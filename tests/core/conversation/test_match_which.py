@@ -150,7 +150,7 @@ def test_two_users_with_the_same_opening_share_nothing(world: World, key: str | 
         carried: Hi > Hello!
           stands: what is my pin? > No idea.
     """)
-    assert world.standing("bob")[2] == "my pin is 1234"
+    assert world.active("bob")[2] == "my pin is 1234"
 
 
 def test_of_two_anonymous_callers_nothing_is_kept(world: World) -> None:

@@ -53,10 +53,10 @@ class Talker:
         memory = self.world.memory()
         stored = b"".join((e.input or b"") + (e.shown_reply or b"") for e in memory.records.values()).decode()
         assert not [text for text in self.off if text in stored]
-        standing = self.world.standing()
-        assert len(standing) == len(set(standing))
+        active = self.world.active()
+        assert len(active) == len(set(active))
         if has_ended:
-            assert not self.on.intersection(map(text_of, self.messages)).difference(standing)
+            assert not self.on.intersection(map(text_of, self.messages)).difference(active)
 
 
 @both

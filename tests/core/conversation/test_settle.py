@@ -52,7 +52,7 @@ def test_parallel_first_turns_all_stand(world: World, key: str | None) -> None:
     for k, request in enumerate(requests):
         world.finish(request, f"r{k}")
     world.say([user("fact 1"), assistant("r1"), user("on")], "On.", key)
-    assert world.standing() == ["fact 0", "r0", "fact 1", "r1", "fact 2", "r2", "on", "On."]
+    assert world.active() == ["fact 0", "r0", "fact 1", "r1", "fact 2", "r2", "on", "On."]
 
 
 VERDICT = '{"is_homework": false}'
@@ -81,7 +81,7 @@ def test_what_a_program_asks_of_a_message_takes_no_answers_place(
         requests = {n: world.begin(asked, key) for n in begins}
         for n in (ended, 1 - ended):
             world.finish(requests[n], replies[n])
-    assert world.standing() == ["hello there", "Good day.", "I sold my sledge", "Who bought it?"]
+    assert world.active() == ["hello there", "Good day.", "I sold my sledge", "Who bought it?"]
 
 
 @both
@@ -93,7 +93,7 @@ def test_an_answer_that_begins_with_a_call_takes_the_place_of_one_in_words(
     world.say(asked, "I do not know.", key)
     world.say(asked, assistant(None, call("1")), key)
     world.say([*asked, assistant(None, call("1")), result("1", "sunny")], "It is sunny.", key)
-    assert world.standing() == ["hello there", "Good day.", "the weather in Paris", "It is sunny."]
+    assert world.active() == ["hello there", "Good day.", "the weather in Paris", "It is sunny."]
 
 
 @pytest.mark.parametrize("heard", [[], [assistant("Good day to")]], ids=["alone", "barge-in"])
@@ -117,7 +117,7 @@ def test_of_two_answers_for_a_program_the_last_one_stands(world: World, key: str
     history = world.chat(("hello there", "Good day."), key=key)
     for reply in ('{"say": "One."}', '{"say": "Two."}'):
         world.say([*history, user("a number")], reply, key)
-    assert world.standing()[-1] == '{"say": "Two."}'
+    assert world.active()[-1] == '{"say": "Two."}'
 
 
 @both
@@ -141,7 +141,7 @@ def test_two_finished_requests_for_one_turn_give_one_turn(
     """)
     world.say([*asked, assistant("one"), user("ok")], "Ok.", key)
     assert world.confirmed() == ["hello there", "Good day.", "I like tea", "one"]
-    assert "two" not in world.standing()
+    assert "two" not in world.active()
 
 
 def test_the_same_answer_twice_is_stored_once(world: World) -> None:
@@ -157,7 +157,7 @@ def test_of_openings_that_grew_into_one_another_the_longest_stands_in_whatever_o
     requests = [world.begin([user(text)], key) for text in ("I", "I would", "I would like tea")]
     for request in (requests[2], requests[0], requests[1]):
         world.finish(request, "Yes.")
-    assert world.standing() == ["I would like tea", "Yes."]
+    assert world.active() == ["I would like tea", "Yes."]
     assert "--" not in world.tree()
 
 
@@ -166,7 +166,7 @@ def test_of_openings_that_grew_into_one_another_the_longest_stands_in_whatever_o
 
 def test_a_one_turn_conversation_stands_at_once_and_is_confirmed_by_time(world: World) -> None:
     world.say([user("my sister is Ann")], "A lovely name.")
-    assert world.standing() == ["my sister is Ann", "A lovely name."]
+    assert world.active() == ["my sister is Ann", "A lovely name."]
     assert world.confirmed() == []
     world.wait(119)
     assert world.confirmed() == []
@@ -197,7 +197,7 @@ def test_a_request_that_was_cancelled_confirms_nothing(world: World) -> None:
 def test_a_partial_reply_is_never_shown(world: World, key: str | None) -> None:
     world.cancel(world.begin([user("a story?")], key), [assistant("Once upon a time")])
     world.wait(500)
-    assert world.standing() == world.confirmed() == []
+    assert world.active() == world.confirmed() == []
 
 
 # -- memory edits

@@ -218,7 +218,7 @@ def test_a_note_is_written_once_and_stays_where_it_was(world: World, key: str | 
     assert third.lines[-1] == "user: <3>three"
     again = world.begin([*asked, assistant("r2"), user("three")], key)
     assert again.lines == third.lines
-    assert world.standing() == ["one", "r1", "two", "r2", "three", "r3"]  # no note is anybody's words
+    assert world.active() == ["one", "r1", "two", "r2", "three", "r3"]  # no note is anybody's words
 
 
 @both

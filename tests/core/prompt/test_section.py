@@ -9,13 +9,13 @@ from msgspec.structs import replace
 
 from gateway.core.prompt.section import Section, SectionParts, make_section
 from gateway.core.prompt.shown_blocks import GONE, describe_mark, digest, show
-from storage.records import Block, Snapshot
+from storage.records import Block, SentSection
 
 HUMAN = Block(1, "human", "The user", "Name: Ann", 100)
 OFFERED = {"memory_insert": "memory_insert"}
 
 
-def make(blocks: list[Block], pinned: Snapshot | None = None, **how: Any) -> Section:
+def make(blocks: list[Block], pinned: SentSection | None = None, **how: Any) -> Section:
     made: dict[str, Any] = {"offered": OFFERED, "system": "Be kind.", "epoch": 1, "mark": "a2b3c4d5"}
     made |= {name: how.pop(name) for name in (*made, "summary", "made") if name in how}
     usual: dict[str, Any] = {"goes_on": pinned is not None, "is_due": False, "takes_note": True}
@@ -23,48 +23,48 @@ def make(blocks: list[Block], pinned: Snapshot | None = None, **how: Any) -> Sec
 
 
 @pytest.fixture
-def pinned() -> Snapshot:
+def pinned() -> SentSection:
     """What the first turn sent, stored."""
     first = make([HUMAN])
-    assert first.snapshot is not None
-    return replace(first.snapshot, id=7)
+    assert first.sent is not None
+    return replace(first.sent, id=7)
 
 
 CHANGED = replace(HUMAN, value="Name: Anna", version=2)
 
 
-def test_the_first_turn_takes_it(pinned: Snapshot) -> None:
+def test_the_first_turn_takes_it(pinned: SentSection) -> None:
     section = make([HUMAN])
     assert section.text.startswith("Be kind.\n\n")
     assert "Name: Ann" in section.text
     assert "memory_insert" in section.text
-    assert section.snapshot == replace(pinned, id=0)  # to be stored
+    assert section.sent == replace(pinned, id=0)  # to be stored
 
 
-def test_nothing_changed_keeps_the_stored_one(pinned: Snapshot) -> None:
+def test_nothing_changed_keeps_the_stored_one(pinned: SentSection) -> None:
     for is_due in (False, True):
         section = make([HUMAN], pinned, is_due=is_due)
-        assert section.snapshot is pinned
+        assert section.sent is pinned
         assert section.changes == ()
 
 
-def test_a_change_from_outside_is_stated_and_the_section_stays(pinned: Snapshot) -> None:
+def test_a_change_from_outside_is_stated_and_the_section_stays(pinned: SentSection) -> None:
     section = make([CHANGED], pinned)
-    assert section.snapshot is pinned
+    assert section.sent is pinned
     assert len(section.changes) == 1
     assert "Name: Anna" in section.changes[0]
     assert section.shown == show(CHANGED)
     assert make([CHANGED], pinned, shown=show(CHANGED)).changes == ()  # once
 
 
-def test_a_change_waits_where_no_note_can_be_attached(pinned: Snapshot) -> None:
+def test_a_change_waits_where_no_note_can_be_attached(pinned: SentSection) -> None:
     section = make([CHANGED], pinned, takes_note=False)
-    assert section.snapshot is pinned
+    assert section.sent is pinned
     assert section.changes == ()
     assert section.shown == show(HUMAN)
 
 
-def test_new_and_removed_blocks_are_stated(pinned: Snapshot) -> None:
+def test_new_and_removed_blocks_are_stated(pinned: SentSection) -> None:
     other = Block(2, "plans", "", "To Rome", 100)
     changes = make([other], pinned).changes
     assert len(changes) == 2
@@ -81,7 +81,7 @@ RENEWED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("how", RENEWED)
-def test_it_is_taken_again_when_that_is_free_or_due(pinned: Snapshot, how: dict[str, Any]) -> None:
+def test_it_is_taken_again_when_that_is_free_or_due(pinned: SentSection, how: dict[str, Any]) -> None:
     section = make([CHANGED], pinned, **how)
     assert "Name: Anna" in section.text
     assert section.changes == ()
@@ -89,7 +89,7 @@ def test_it_is_taken_again_when_that_is_free_or_due(pinned: Snapshot, how: dict[
 
 @pytest.mark.parametrize("how", RENEWED)
 def test_taken_again_it_does_not_leave_the_last_word_to_an_older_note(
-    pinned: Snapshot, how: dict[str, Any]
+    pinned: SentSection, how: dict[str, Any]
 ) -> None:
     older = show(replace(HUMAN, value="Name: Annie"))
     assert len(make([CHANGED], pinned, shown=older, **how).changes) == 1
@@ -97,11 +97,11 @@ def test_taken_again_it_does_not_leave_the_last_word_to_an_older_note(
     assert make([], pinned, shown={"human": GONE}, **how).changes == ()
 
 
-def test_where_no_note_can_follow_it_waits_with_the_older_note(pinned: Snapshot) -> None:
+def test_where_no_note_can_follow_it_waits_with_the_older_note(pinned: SentSection) -> None:
     """The state of the turn's beginning is whole; a section of now before an older note would contradict itself."""
     older = show(replace(HUMAN, value="Name: Annie"))
     section = make([CHANGED], pinned, shown=older, is_due=True, takes_note=False)
-    assert section.snapshot is pinned
+    assert section.sent is pinned
     assert "Name: Anna" in make([CHANGED], pinned, is_due=True, takes_note=False).text
 
 
@@ -109,7 +109,7 @@ def test_a_conversation_that_began_without_one_gets_no_blocks_in_its_middle() ->
     section = make([HUMAN], None, goes_on=True)
     assert section.text == "Be kind."  # the profile's own prompt, which does not change
     assert "Name: Ann" in "".join(section.changes)
-    assert make([HUMAN], None, goes_on=True, system="").snapshot is None
+    assert make([HUMAN], None, goes_on=True, system="").sent is None
     assert "Name: Ann" in make([HUMAN], None, goes_on=True, is_due=True).text
 
 
@@ -120,7 +120,7 @@ NOTHING: dict[str, Any] = {"offered": {}, "system": ""}
 @pytest.mark.parametrize("blocks", [[], [replace(HUMAN, value="")]])
 def test_with_nothing_to_show_there_is_none(blocks: list[Block], *, goes_on: bool) -> None:
     section = make(blocks, goes_on=goes_on, **NOTHING)
-    assert (section.snapshot, section.text, section.changes) == (None, "", ())
+    assert (section.sent, section.text, section.changes) == (None, "", ())
 
 
 def test_it_names_the_mark_where_notes_may_go_to_the_model_without_a_message_of_the_user() -> None:

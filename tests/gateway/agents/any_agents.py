@@ -51,7 +51,7 @@ class AgentLife:
             self.delete_passage: 2,
             self.list_messages: 6,
             self.change_message: 4,
-            self.look: 6,
+            self.snapshot: 6,
             self.change_agent: 2,
             self.delete_agent: 1,
             self.wait: 2,
@@ -165,7 +165,7 @@ class AgentLife:
                 text = f"Changed {self.count}: the {self.dice.choice(NOUNS)}."
                 self.ask("PATCH", one, {"message_type": "user_message", "content": text})
 
-    def look(self, agent: str) -> None:
+    def snapshot(self, agent: str) -> None:
         what = (
             "core-memory/blocks",
             "archival-memory",

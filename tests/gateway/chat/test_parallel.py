@@ -59,8 +59,8 @@ async def test_parallel_sends_on_one_conversation_keep_their_turns(
     await arrived.wait()
     gate.open()
     assert sorted(await asyncio.gather(*asks)) == sorted(f"Reply {n}." for n in range(N))
-    standing = await asyncio.to_thread(standing_inputs, world)
-    assert sorted(standing) == sorted(["Hello.", *(f"Item {n}?" for n in range(N))])
+    active = await asyncio.to_thread(standing_inputs, world)
+    assert sorted(active) == sorted(["Hello.", *(f"Item {n}?" for n in range(N))])
     assert await asyncio.to_thread(world.query, "SELECT count(*) FROM conversations") == [1]
 
 

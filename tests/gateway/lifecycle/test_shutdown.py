@@ -56,8 +56,8 @@ def rows(database: Path) -> list[tuple[str, str, str | None, int]]:
         assert owner_of(database) is None
         assert shown(database, "PRAGMA integrity_check") == [("ok",)]
     return [
-        (state, json.loads(given)[-1]["content"], said and json.loads(said)["content"], standing)
-        for state, given, said, standing in shown(
+        (state, json.loads(given)[-1]["content"], said and json.loads(said)["content"], active)
+        for state, given, said, active in shown(
             database, "SELECT state, input, said, standing FROM exchanges ORDER BY id"
         )
     ]
@@ -205,8 +205,8 @@ def test_a_reply_cut_at_the_bound_is_a_cancelled_turn(
             reply = client.read_reply()
             assert (reply.status, reply.error["code"]) == (503, "overloaded")
         upstream.last.gone.wait_sync()
-    ((state, said, _, standing),) = rows(database)
-    assert (state, said, standing) == ("cancelled", "Hi", 0)
+    ((state, said, _, active),) = rows(database)
+    assert (state, said, active) == ("cancelled", "Hi", 0)
     store = gateway.app.store
     assert isinstance(store, Store)
     assert store.health.waiting == 0

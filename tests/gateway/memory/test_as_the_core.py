@@ -112,7 +112,7 @@ class Both:
 
         self.world.gateway.call(read())
         assert stored.tree() == self.core.tree()
-        assert stored.standing() == self.core.standing()
+        assert stored.active() == self.core.active()
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ async def test_openings_side_by_side_are_weighed_when_they_end(store: Store) -> 
     assert all(pair.stored[id(request)].begins_conversation for request in requests)
     for request in reversed(requests):
         await pair.finish(request, [assistant("Tea.")])
-    assert "I would" not in pair.world.standing()
+    assert "I would" not in pair.world.active()
 
 
 @pytest.mark.parametrize("first", [0, 1], ids=["the earlier", "the later"])
@@ -110,4 +110,4 @@ async def test_an_opening_asked_again_after_a_reply_that_took_long_is_one_chat(s
     pair.world.now += 2 * IDLE_S
     await pair.finish(request, [assistant("Hello!")])
     await pair.finish(await pair.begin([user("Hi")], None), [assistant("Good day!")])
-    assert [row.standing for row in await pair.speaker.rows()] == [False, True]
+    assert [row.active for row in await pair.speaker.rows()] == [False, True]

@@ -692,11 +692,11 @@ def test_who_goes_on_from_a_quote_means_it(world: World) -> None:
     world.chat(user="alice", headers=CHAT).say(FACT)
     chat = world.chat(user="alice", headers=CHAT)
     chat.say(quoting("Someone wrote: {question} {answer} Which zebra is it about?"))
-    standing = "SELECT id FROM exchanges WHERE standing <> 0 ORDER BY id"
-    assert world.query(standing) == [1]
+    active = "SELECT id FROM exchanges WHERE standing <> 0 ORDER BY id"
+    assert world.query(active) == [1]
     chat.say("Go on.")
     # The quote is now where the conversation goes on, as after an edit of its first message.
-    assert world.query(standing) == [2, 3]
+    assert world.query(active) == [2, 3]
 
 
 def test_a_question_is_no_quote_of_the_chat_it_edits(world: World) -> None:

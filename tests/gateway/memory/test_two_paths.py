@@ -348,4 +348,4 @@ async def test_a_growing_message_that_ends_out_of_order_is_weighed(store: Store)
     assert pair.plain == 2
     for request in reversed(requests):
         await pair.finish(request, [assistant("Tea.")])
-    assert pair.world.standing() == ["Hi", "Hello!", "I would like tea", "Tea."]
+    assert pair.world.active() == ["Hi", "Hello!", "I would like tea", "Tea."]

@@ -37,8 +37,8 @@ def test_growing_partials_and_a_final_give_one_fact(world: World) -> None:
         world.clock.sleep(0.3)
     chat.say("What now?")
     assert world.block("alice").value == "Said: I live in Porto with my sister."
-    standing = world.query("SELECT input FROM exchanges WHERE standing <> 0 ORDER BY id")
-    assert len(standing) == 3
+    active = world.query("SELECT input FROM exchanges WHERE standing <> 0 ORDER BY id")
+    assert len(active) == 3
     world.chat(user="alice", model="agent/helper").say("Where in Porto do I live, and with whom?")
     note = world.upstream.last.messages[-1]["content"]
     assert note.count("user: I live") == 1
@@ -138,8 +138,8 @@ def test_two_finished_requests_for_one_turn_give_one_turn(world: World) -> None:
     chat.messages.append(reply)
     chat.say("Ha!")
     said = world.query("SELECT said FROM exchanges WHERE standing <> 0 ORDER BY id")
-    standing = [json.loads(each)["content"] for each in said]
-    assert standing == ["Ok.", "Joke two.", "Ok."]
+    active = [json.loads(each)["content"] for each in said]
+    assert active == ["Ok.", "Joke two.", "Ok."]
 
 
 def test_of_two_answers_the_one_that_is_carried_on_stands(world: World) -> None:
@@ -153,9 +153,9 @@ def test_of_two_answers_the_one_that_is_carried_on_stands(world: World) -> None:
     chat.messages.append(replies[0])
     chat.say("Ha!")
     said = world.query("SELECT said FROM exchanges WHERE standing <> 0 ORDER BY id")
-    standing = [json.loads(each)["content"] for each in said]
-    assert "Joke one." in standing
-    assert "Joke two." not in standing
+    active = [json.loads(each)["content"] for each in said]
+    assert "Joke one." in active
+    assert "Joke two." not in active
 
 
 def test_the_same_request_twice_with_the_same_reply_is_stored_once(world: World) -> None:
@@ -188,7 +188,7 @@ def test_the_idle_time_of_the_settings_confirms_a_turn(
 
 @pytest.mark.parametrize(("idle_s", "standing"), [(7.0, 2), (1000.0, 1)])
 def test_an_edit_after_the_idle_time_of_the_settings_replaces_nothing(
-    upstream: StrictUpstream, tmp_path: Path, idle_s: float, standing: int
+    upstream: StrictUpstream, tmp_path: Path, idle_s: float, active: int
 ) -> None:
     with remember(upstream, tmp_path, memory={"idle_s": idle_s}) as world:
         chat = world.chat(user="alice")
@@ -198,7 +198,7 @@ def test_an_edit_after_the_idle_time_of_the_settings_replaces_nothing(
             chat.messages = [*before]
             chat.say(f"I fly to {city}.")
             world.clock.sleep(20)
-        assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0 AND depth = 1") == [standing]
+        assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0 AND depth = 1") == [active]
 
 
 @pytest.mark.parametrize("gap_s", [5, 86_400], ids=["at once", "a day later"])

@@ -148,7 +148,7 @@ async def test_a_database_of_every_older_version_opens_and_works(
     said += [assistant("Hello Miso."), user("She is grey.")]
     await alice.say(said, assistant("Noted."))
     first, second = await alice.rows()
-    assert (second.parent, first.carried) == (first.id, True)
+    assert (second.parent, first.continued) == (first.id, True)
     found = await store.recall.search(alice.agent, "What is my cat called?")
     assert "My cat is called Miso." in [message.text for message in found]
     key = await store.keys.find(secret)

@@ -40,7 +40,7 @@ def exchange(chance: random.Random, mark: int) -> Exchange:
         touched=1.76e9,
         ended=chance.choice((None, 2.0, 1.76e9 + 0.25)),
         state=chance.choice(list(State)),
-        carried=chance.random() < 0.5,
+        continued=chance.random() < 0.5,
         size=chance.randrange(70_000),
         evicted=chance.choice([None, Evicted(3, 40, 9_000, 8_192)]),
         merged=chance.choice(("", "carried", "idle")),
