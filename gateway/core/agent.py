@@ -28,7 +28,7 @@ class FixedFiller(Struct, frozen=True):
     say: str
 
 
-# What is said ahead of a tool: a sentence of the model's own, a fixed one, or nothing.
+# The filler before a tool: a sentence of the model's own, a fixed one, or nothing.
 Filler = Literal["model"] | FixedFiller | None
 
 
@@ -63,10 +63,10 @@ class AgentSpec(Struct, frozen=True):
     context_window: int | None = None
     # Memory tools go to the model even if the client has no tools of its own.
     offers_tools: bool = False
-    # Whose the conversation's history is. "full": the client's, with what it left out put back; "client": the
-    # client's alone; "append": ours, and the client sends its new message only.
+    # The source of the conversation's history. "full": the client's list, completed from memory; "client": the
+    # client's list alone; "append": the stored conversation, to which the client sends new messages only.
     history: Literal["full", "append", "client"] = "full"
-    # The memory section is rendered anew with each request.
+    # The memory section is rendered again with each request.
     rebuilds: bool = False
     # What leaves the window is summarised.
     summarises: bool = True
@@ -74,7 +74,7 @@ class AgentSpec(Struct, frozen=True):
     blocks: tuple[Block, ...] = ()
     # Labels of those that all users of the agent see.
     shared: frozenset[str] = frozenset()
-    # What is said ahead of a tool of ours.
+    # The filler before a gateway tool.
     filler: Filler = None
     # The public name of its one memory, which is there; "": a profile's, which has a memory for each user.
     uid: str = ""
@@ -82,9 +82,9 @@ class AgentSpec(Struct, frozen=True):
     style: SpeakingStyle = "reply"
     # Those that it has, in their order.
     tools: tuple[AgentTool, ...] = ()
-    # What was said of it over REST; None: a profile's.
+    # Its definition over REST; None: a profile's agent.
     defined: AgentDefinition | None = None
-    # None: nobody works after its turns.
+    # None: no sleeptime agent reads its turns.
     sleeptime: Sleeptime | None = None
 
     @property
@@ -93,7 +93,7 @@ class AgentSpec(Struct, frozen=True):
 
     @property
     def bounds(self) -> tuple[int, int] | None:
-        """The most messages of its window, and the least that stay when it begins anew; None: tokens count alone."""
+        """The most messages of its window, and the least that stay when it is cut; None: tokens count alone."""
         most = None if self.defined is None else self.defined.most_messages
         if self.defined is None or most is None:
             return None

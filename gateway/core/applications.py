@@ -1,6 +1,6 @@
 """Signatures of well-known applications and frameworks, read from `gateway/data/applications.toml`.
 
-By these the gateway tells apart a person's words and what an application writes in the place of a person or the
+By these the gateway separates a person's words from what an application writes in the place of a person or the
 system. The file describes its tables. An operator adds side requests in the settings.
 """
 

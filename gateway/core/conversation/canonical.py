@@ -3,7 +3,7 @@
 A list is flattened into atoms, keyed hashes of 12 bytes: one for a user or tool message, one for an assistant's
 text, one for each of its calls. White space, ids, the split into messages, the dump of arguments, reasoning and
 unknown fields make no difference; the words, the kinds of media and a speaker's `name` do. System messages have no
-atoms, nor has what OpenClaw says behind the newest message, which no later list has.
+atoms, nor has the text that OpenClaw appends to the newest message, which no later list has.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"  # as `str.split` knows it
 # Roles: each has an older or a newer name.
 SYSTEM = frozenset({"system", "developer"})
 RESULTS = frozenset({"tool", "function"})
-# Around what OpenClaw says in the user's role, behind the newest message.
+# Around the text that OpenClaw appends to the newest message in the user's role.
 _PASSING, _PASSED = b"<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>", b"<<<END_OPENCLAW_INTERNAL_CONTEXT>>>"
 _ATOM_BYTES = 12
 _PATH = blake2b(digest_size=16)  # to copy it costs a third of making one
@@ -48,7 +48,7 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 
 def text_alone(message: Mapping[str, Any]) -> str | None:
-    """Returns the text of an assistant's message whose atoms are made of that alone; None: there may be more to it."""
+    """Returns the text of an assistant message with atoms of text alone; None: it may have others."""
     content = message.get("content")
     if not isinstance(content, str) or message.get("name") is not None:
         return None
@@ -240,7 +240,7 @@ def _canonical_arguments(arguments: object) -> str:
 
 
 # The beginning of a client's list, as it was hashed with a request before: `positions`, `before`, `answered` and
-# `path_answered` of its `Listing`, and all its atoms, one behind the other.
+# `path_answered` of its `Listing`, and all its atoms, concatenated.
 ListFront = tuple["array[int]", "array[int]", int, bytes, bytes]
 # A reply that was hashed when it was recorded: its index in the request's list, its atoms, and the hash of the path
 # down to it.
@@ -313,13 +313,13 @@ class Listing:
                 new.clear()
             else:
                 new.append(found)
-        # Nearly always no system message stands behind another.
+        # Nearly always no system message follows another.
         after = messages[positions[0] :] if positions else ()
         is_all = len(after) == len(positions)
         self.messages = [*after] if is_all else [*map(messages.__getitem__, positions)]
         self.answered = answered
         self.new = tuple(new)
-        self._joined = b"".join(joined)  # all atoms, one behind the other
+        self._joined = b"".join(joined)  # all atoms, concatenated
         if before[answered] > known:
             path = canon.path(self.between(known, before[answered]), path)
         self.path_answered = path

@@ -17,7 +17,7 @@ from storage.records import Atom, Exchange, State
 def plan_change(
     pool: Pool, plan: Plan, ended: settle.Ended, how: Callable[[Tree, Plan, settle.Ended], Exchange]
 ) -> Change:
-    """Says what a turn changes of the tree as it is now, inside the writing transaction. Raises: Missing."""
+    """Returns the changes that a turn makes to the tree as it is now, inside the writing transaction. Raises: Missing."""
     query = plan.query
     tree = Tree(pool.exchanges, pool.contents, pool.tombs)
     before = {x.id: x for x in tree}
@@ -60,7 +60,7 @@ def heads_of(canon: Canon, inputs: Iterable[tuple[Atom, ...]]) -> list[bytes]:
 
 def _changes_index(old: Exchange, new: Exchange) -> bool:
     """Returns whether the search index has to read an exchange again."""
-    # The index holds only what stands: anything else is shown to nobody, and as the best hit it would be the measure
+    # The index holds only active exchanges: anything else is never shown, and as the best hit it would be the measure
     # for all others.
     return _read(old) != _read(new) and not is_tombstone(new)
 

@@ -26,7 +26,7 @@ _ON, _FINISHED = Keeping.ON, State.FINISHED
 def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
     """Plans a plain turn. Returns None where the turn is not plain."""
     e, listing = snapshot.exchange, query.listing
-    # The path has one end, which nothing follows and nothing stands beside.
+    # The path has one end, without followers or siblings.
     if e is None or snapshot.is_continued or snapshot.has_rivals or snapshot.is_head:
         return None
     answered, messages = listing.answered, listing.messages
@@ -62,7 +62,7 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
         0,  # size
         e.length + len(new) + 1,
         False,  # standing
-        e.seq + len(e.inputs) + 1,  # if nobody else speaks in between, it goes on with the same run
+        e.seq + len(e.inputs) + 1,  # with no other turn in between, it goes on with the same run
         e.run,
         snapshot.additions.last,  # prior
     )

@@ -1,4 +1,4 @@
-"""Fillers: what an agent says ahead of a tool ("Let me look."), which its reader hears and memory must not keep.
+"""Fillers: sentences before a tool runs ("Let me look."), which the reader hears and memory must not store.
 
 They are a part of the reply, because the client sends the reply back and is recognised by it. The reply bears a note
 of where in its text they stand, by which recall, summaries and learning leave them out.
@@ -45,7 +45,7 @@ def without_fillers(message: WireMessage) -> WireMessage:
 
 
 def spoken(message: WireMessage) -> WireMessage:
-    """Returns a reply with what it says to its reader alone: no fillers and no thoughts. Other messages stay."""
+    """Returns a reply without fillers and thoughts. Other messages stay."""
     if message.get("role") != "assistant":
         return message
     bare = without_fillers(message)
@@ -80,7 +80,7 @@ def with_fillers_of(message: WireMessage, old: Mapping[str, Any]) -> WireMessage
     for start, end in spans:
         spoken = [at[i] for i in range(start, end) if i in at]
         if spoken:
-            # Punctuation behind the last word belongs to it.
+            # Punctuation after the last word belongs to it.
             next_place = spoken[-1] + 1
             stop = places[next_place] if next_place < len(places) else len(text)
             found.append((places[spoken[0]] if start else 0, len(text[:stop].rstrip())))

@@ -1,4 +1,4 @@
-"""Repeats behind an id: a client says again what stands above a reply, though the id of the reply stands for all of it.
+"""Repeats after an id: a client sends again what precedes a reply, though the reply's id stands for all of it.
 
 LiveKit repeats the reply, as far as its caller has heard it, Vercel's SDK the calls of one, Semantic Kernel and Strands
 the question with the results of its calls, LlamaIndex everything.
@@ -16,9 +16,9 @@ from gateway.core.heard_words import begins, letters, without_remark
 
 
 class HeardPath(Struct, frozen=True):
-    """A path that an id stands for, beside what its client says behind it.
+    """A path that an id stands for, with the messages that its client sends after it.
 
-    path: its last reply as far as its caller has heard it. again: which of the messages behind only say it again, by
+    path: its last reply as far as its caller has heard it. again: which of the later messages only repeat it, by
     index.
     """
 
@@ -27,7 +27,7 @@ class HeardPath(Struct, frozen=True):
 
 
 def as_heard(path: Sequence[WireMessage], after: Sequence[WireMessage]) -> HeardPath:
-    """Returns what is left of a path and of what its client says behind it. path: ends with a reply."""
+    """Returns a path, and the messages after it without repeats. path: ends with a reply."""
     again = _repeated(path, after)
     heard, reply = path[-1], _Reply.of(path[-1])
     for index in range(again[-1] + 1 if again else 0, len(after)):
@@ -72,7 +72,7 @@ def _calls(message: WireMessage) -> frozenset[str]:
 
 
 class _Reply(NamedTuple):
-    """A reply as what comes behind its id is compared with it. letters, text: without and with signs; calls: ids."""
+    """A reply in the form in which later messages are compared with it. letters, text: without and with signs; calls: ids."""
 
     letters: str
     text: str

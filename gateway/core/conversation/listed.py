@@ -22,7 +22,7 @@ _SPEAKS, _ARGUMENT = "send_message", "message"
 
 
 class CannotRewrite(ValueError):
-    """Says why a message cannot have another text."""
+    """A message cannot have another text; the message is the reason."""
 
 
 class ListedMessage(Struct, frozen=True):
@@ -34,7 +34,7 @@ class ListedMessage(Struct, frozen=True):
     # Its place, from 1 on, among the hidden ones of the reply at `seq`.
     hidden: int | None
     message: WireMessage
-    # When it was said.
+    # Its time.
     at: float
     # It is of the exchange's reply.
     is_reply: bool
@@ -70,7 +70,7 @@ def listed(e: Exchange) -> list[ListedMessage]:
     shown_reply = orjson.loads(e.shown_reply)
     full = _full(e)
     if full.get("step"):
-        # A step's reply is one message; what it said by a tool is in its call.
+        # A step's reply is one message; text that it spoke by a tool is in its call.
         reply, *results = full["messages"]
         return [*found, ListedMessage(e, seq, None, reply, at, is_reply=True, results=results)]
     hidden = [_silent(message) for message in _rounds(full.get("messages", []))]
@@ -92,7 +92,7 @@ def called_tools(e: Exchange) -> dict[str, str]:
 def leaves_calls(e: Exchange) -> bool:
     """Returns whether an exchange ends with calls that have no results in it. e: with its content.
 
-    Calls of hidden rounds have theirs. A call of a step may be shown as text.
+    Calls of hidden rounds have their results. A call of a step may be shown as text.
     """
     full = _full(e)
     if not full.get("step"):
@@ -209,7 +209,7 @@ def _with_text(last: WireMessage, text: str) -> WireMessage:
 
 
 def _rounds(messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
-    """Returns the hidden rounds among a reply's messages. Of a reply that was cut there may be nothing behind them."""
+    """Returns the hidden rounds among a reply's messages. After those of a reply that was cut nothing may follow."""
     return messages if messages and messages[-1].get("role") == "tool" else messages[:-1]
 
 

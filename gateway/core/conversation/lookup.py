@@ -14,7 +14,7 @@ from storage.commands import MOST_QUESTIONS, Probes
 PROBED_TURNS = 8
 
 
-# Exchanges at the end of a conversation that are loaded at first, beside as many as a list has replies; more only
+# Exchanges at the end of a conversation that are loaded at first, besides as many as a list has replies; more only
 # where those are not enough.
 RECENT = 64
 

@@ -25,7 +25,7 @@ from storage.records import Atom, Exchange
 LONG_REPLY = 32  # a reply of so many characters is found nowhere else word for word
 _MAX_TURNS = 8  # so many turns further back are searched for the same reply
 _MAX_PLACES = 8  # a reply is compared path by path at so many places, in the tree or far back in the list
-_MAX_BLOCKS = 64  # so many of a list's last replies are tried as altered replies of ours
+_MAX_BLOCKS = 64  # so many of a list's last replies are tried as altered stored replies
 _MAX_TEXTS = 8  # so many assistant texts of one turn are tried in combination
 
 
@@ -33,7 +33,7 @@ ListSpan = tuple[int, int]  # first and last message of something in a list
 
 
 class Keeping(StrEnum):
-    """The use that a request makes of memory. ON: it recalls and is kept. READ: it only recalls. OFF: neither."""
+    """The use that a request makes of memory. ON: it recalls and is stored. READ: it only recalls. OFF: neither."""
 
     ON = "on"
     OFF = "off"
@@ -74,7 +74,7 @@ class Form(Struct, frozen=True):
 class Match(Struct, frozen=True):
     """The place from which the list goes on."""
 
-    # The exchange whose reply was found last; None: a new tree begins.
+    # The exchange of the reply that was found last; None: a new tree begins.
     anchor: Exchange | None = None
     # first, last: indices of the messages that hold its reply, -1 where there is none.
     first: int = -1
@@ -100,7 +100,7 @@ class _Segment:
         self.calls = [(i, a) for i in assistants for a in listing.atoms[i] if a[:1] == b"c"]
         texts = [(i, squash(listing.text(i))) for i in assistants]
         texts = [(i, t) for i, t in texts if t][-_MAX_TEXTS:]
-        # A client may split one reply into messages, or merge two: each run of texts may be one of ours.
+        # A client may split one reply into messages, or merge two: each run of texts may be a stored reply.
         self.spans: dict[Atom, ListSpan] = {}
         self.unnamed: list[Atom] = []
         for end in range(len(texts), 0, -1):
@@ -210,10 +210,10 @@ def _common_end(tree: Tree, e: Exchange, listed: Sequence[Atom]) -> int:
 
 
 class _Rank(NamedTuple):
-    """The fit of a stored exchange as the last reply of ours in a list. The greater of two ranks fits better."""
+    """The fit of a stored exchange as the last stored reply in a list. The greater of two ranks fits better."""
 
     likeness: int
-    # Its path is the whole list; such an exchange is preferred to one whose path only ends like the list.
+    # Its path is the whole list; such an exchange is preferred to one with a path that only ends like the list.
     is_whole: bool
     # Its path is whole, and the next message of the list was asked after it before, or nothing follows it
     # yet. Among equals the newest exchange is taken, as on the fast path. A list without its beginning is no
@@ -235,7 +235,7 @@ class _Candidate(NamedTuple):
 
 
 class _Search:
-    """Finds the last reply of ours in the list, on the path that shares most with the list."""
+    """Finds the last stored reply in the list, on the path that shares most with the list."""
 
     def __init__(self, tree: Tree, query: Query, head: int) -> None:
         self._tree = tree
@@ -249,7 +249,7 @@ class _Search:
         self._turns = _Turns(query.listing)
 
     def run(self) -> Match:
-        """Tries the turns of the list, the last one first, until a reply of ours is evident."""
+        """Tries the turns of the list, the last one first, until a stored reply is evident."""
         if not self._by_first_atom:
             return Match()
         for number, found in self._tries():
@@ -280,7 +280,7 @@ class _Search:
         return any(self._tree.atoms(e)[: -len(e.reply or ())] == listed for e in without)
 
     def _tries(self) -> Iterator[tuple[int, list[tuple[ListSpan, Exchange]]]]:
-        """Yields (number of a turn, the replies of ours that end at one place in it), the last place first.
+        """Yields (number of a turn, the stored replies that end at one position in it), the last place first.
 
         A turn has several where the assistant spoke once more into a silence. The last of each is always tried.
         """
@@ -333,7 +333,7 @@ class _Search:
         return sorted(found, key=rank)[-_MAX_PLACES:]
 
     def _is_evident(self, best: _Candidate) -> bool:
-        """Returns whether a reply is ours, and not somebody else's with the same words.
+        """Returns whether a reply is the stored one, and not another with the same words.
 
         A long reply is evidence enough, and so is a path that is the whole list; for a short one the question has to
         agree too, and the beginning of the list must not lead elsewhere. In a named conversation it is enough that the
@@ -358,9 +358,9 @@ class _Search:
         return all(_is_akin(tree, e, listing, i) for i in asked)
 
     def _has_reply_within(self, best: _Candidate) -> bool:
-        """Returns whether the list has a reply of ours among the messages that this one answers.
+        """Returns whether the list has a stored reply among the messages that this one answers.
 
-        They were sent while that reply was still spoken, and the list goes on from it (LiveKit, where somebody types).
+        They were sent while that reply was still spoken, and the list goes on from it (LiveKit, where the user types).
         """
         atoms, e = self._query.listing.atoms, best.exchange
         for _, found in self._tries():
@@ -405,7 +405,7 @@ def find_match(tree: Tree, query: Query) -> Match:
 
 
 def _head(tree: Tree, listing: Listing) -> int:
-    """Returns with how many messages a list begins as a conversation was opened before; no reply of ours is in them.
+    """Returns how many first messages a list shares with an earlier opening; no stored reply is in them.
 
     A model may greet in the very words of the application's greeting.
     """
@@ -418,7 +418,7 @@ def _common_begin(a: Sequence[tuple[Atom, ...]], b: Sequence[tuple[Atom, ...]]) 
 
 
 def _find_silent(tree: Tree, listing: Listing) -> Match | None:
-    """Finds the exchange whose path is the list, where its reply has neither text nor calls to be found by (rule 2)."""
+    """Finds the exchange with the list as its path and a reply without text or calls to be found by (rule 2)."""
     first = last = listing.answered - 1
     if listing.atoms[last]:
         return None
@@ -431,7 +431,7 @@ def _find_silent(tree: Tree, listing: Listing) -> Match | None:
 
 
 def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:
-    """Finds the next reply of ours that came back cut (to what was spoken of it) or otherwise altered.
+    """Finds the next stored reply that came back cut (to what was spoken of it) or otherwise altered.
 
     A turn is recognised by its question. Its reply alone is enough only if no other question competes for it: "Well" is
     the beginning of many replies, and one turn would take the place of another in the tree.
@@ -504,7 +504,7 @@ def _was_asked(tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], anc
     """Returns whether the messages before a reply are those that c brought, or end like them.
 
     Without an anchor the results of tools are no evidence, because many exchanges have the same ones. Where more was
-    said in front of them than the path has, the same words were said once more in a turn that is not stored.
+    messages before them than the path has, the same words came once more in a turn that is not stored.
     """
     for x in (c, tree.top(c)):
         inputs = x.inputs

@@ -1,4 +1,4 @@
-"""Openings: lists that go on from nothing, and what is kept of them so that the next one need not read them again.
+"""Openings: lists that go on from nothing, and their digests, cached so that the next one need not read them again.
 
 A user who opens one conversation after another has each list compared with the openings of the idle time, which it may
 repeat or extend (rule 6). Nearly always it does neither, and the words that they begin with show it. Where they do not,
@@ -35,7 +35,7 @@ def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
 
 
 def opening_of(plan: Plan, at: float) -> Opening | None:
-    """Returns what is kept of a turn, written at that time, if it is an opening."""
+    """Returns the digest of a turn, written at that time, if it is an opening."""
     e, messages = plan.exchange, plan.messages
     if plan.match.anchor is not None or plan.query.named or not messages:
         return None
@@ -43,7 +43,7 @@ def opening_of(plan: Plan, at: float) -> Opening | None:
 
 
 def openings_of(tree: Tree) -> list[Opening]:
-    """Returns the openings of a tree that nobody went on from, the newest last."""
+    """Returns the openings of a tree without continuation, the newest last."""
     found = sorted((x for x in tree if x.parent is None and not x.continued), key=lambda x: x.begun)
     return [_opening(x, _last_message(tree, x), _end(x)) for x in found]
 

@@ -1,7 +1,7 @@
 """Planning: what a request adds to the stored tree, once it is known where its list goes on.
 
-`plan_turn` says what is new, what came back in another form and what the client left out in front;
-gateway/core/conversation/settle.py says what stands afterwards. Rules are numbered as in docs/conversations.md.
+`plan_turn` finds what is new, what came back in another form and what the client left out at the front;
+gateway/core/conversation/settle.py decides what is active afterwards. Rules are numbered as in docs/conversations.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_for
 from gateway.core.heard_words import letters, transcribed
 from storage.records import Atom, Evicted, Exchange, State
 
-# Characters, white space aside. Chosen: "Hi" and "Hello" stand in many messages that quote nobody.
+# Characters, white space aside. "Hi" and "Hello" are in many messages that quote nothing; no measurement.
 _MIN_QUOTE = 16
 
 
@@ -52,7 +52,7 @@ class Plan(Struct, frozen=True):
     # The one to be written, id 0.
     exchange: Exchange
     # Its input, of which `held` come before those of the list: messages of cancelled sends in append mode,
-    # results of tools in a step of ours.
+    # results of tools in a stored step.
     messages: list[WireMessage]
     # What the client left out in front of its list.
     fill: tuple[PathElement, ...] = ()
@@ -62,14 +62,14 @@ class Plan(Struct, frozen=True):
     heard: int = 0
     # How many are among the held ones; append mode.
     resent: int = 0
-    # Indices in the exchange's input that are not kept.
+    # Indices in the exchange's input that are not stored.
     redactions: frozenset[int] = frozenset()
-    # Nothing of it is kept.
+    # Nothing of it is stored.
     off: bool = False
     appending: bool = False
-    # It says again what its conversation said last, and stands only once somebody goes on from it.
+    # It repeats its conversation's last message, and is active only once a later turn goes on from it.
     quotes: bool = False
-    # Exchanges whose results of tools are told of, without their words.
+    # Exchanges with tool results that are mentioned without their text.
     withheld: frozenset[int] = frozenset()
 
 
@@ -135,11 +135,11 @@ def is_enough(
 
     It is enough if the client's list is word for word the end of the path, its last turn is loaded
     completely, with what follows it, and the part before the list is loaded back to where the window began.
-    Nor may another path end as well with this list: in a named conversation what was said last has to be
+    Nor may another path end as well with this list: in a named conversation the last message has to be
     loaded, which may stand on another branch than the deepest one, far above that one's end.
 
     last_at: when the named conversation last moved.
-    whole: the exchange whose path is all of the list.
+    whole: the exchange with the whole list as its path.
     """
     query, found, anchor = plan.query, plan.match, plan.match.anchor
     listing = query.listing
@@ -166,7 +166,7 @@ def is_enough(
     path = tree.atoms(anchor)
     if found.form and anchor.reply:
         path = path[: -len(anchor.reply)]
-    # All of the list that is ours, and less than the path, whose beginning may not have been loaded.
+    # All stored messages of the list, and less than the path, whose beginning may not have been loaded.
     known = listing.flat(found.first if found.form else found.last + 1)
     if found.last + 1 != listing.answered or len(known) > len(path) - (not is_whole):
         return False
@@ -174,9 +174,9 @@ def is_enough(
 
 
 def _has_latest(tree: Tree, path: Sequence[Exchange], last_at: float) -> bool:
-    """Returns whether what was said last, at this time, is loaded and is on a path, or follows an exchange of it.
+    """Returns whether the last message, of this time, is loaded and is on a path, or follows an exchange of it.
 
-    A cancelled request is on no path. One that follows no exchange of this path, as a request for a title, says nothing
+    A cancelled request is on no path. One that follows no exchange of this path, as a request for a title, shows nothing
     of where the others are.
     """
     latest = max(tree, key=moved_at)
@@ -221,7 +221,7 @@ def new_exchange(
 
 
 def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
-    """Returns an opening that nobody had continued when this one began, and that it repeats or extends.
+    """Returns an opening without continuation when this one began, and that it repeats or extends.
 
     It is the same chat: a transcript that grows, or a question sent again within the idle time.
     """
@@ -252,7 +252,7 @@ def rivals_of(tree: Tree, anchor: Exchange | None, conversation: int | None) -> 
 
 
 def on_record(e: Exchange, rivals: Iterable[Exchange]) -> set[int]:
-    """Returns the indices of messages in front of its last one that another request at its place has kept."""
+    """Returns the indices of messages before its last one that another request at its position has stored."""
     kept: set[int] = set()
     for x in rivals:
         n = len(x.inputs)
@@ -274,10 +274,10 @@ def _was_off(
 
 
 def is_asked_again(tree: Tree, x: Exchange, e: Exchange, *, appending: bool) -> bool:
-    """Returns whether a request says what another at its place did, so that it is off the record as that one is.
+    """Returns whether a request repeats another at its position, so that it is off the record as that one is.
 
-    A client that sends its new messages alone says of each whether it is on the record. What began later, to ask about
-    the same message, says nothing of this one.
+    A client that sends its new messages alone decides for each whether it is on the record. What began later, to ask about
+    the same message, does not decide for this one.
     """
     lacks_content = x.state is State.OFF and (appending or x.begun > e.begun)
     return tree.is_same_input(x, e) and not lacks_content
@@ -315,10 +315,10 @@ def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
 def find_redactions(
     tree: Tree, e: Exchange, messages: Sequence[WireMessage], held: int, rivals: Iterable[Exchange]
 ) -> frozenset[int]:
-    """Returns the indices of the messages of an exchange, without the last one, that are not kept.
+    """Returns the indices of the messages of an exchange, without the last one, that are not stored.
 
-    They match something that was forgotten, or they answer such a message. The first `held` were said on the
-    record, and so were those that one of its rivals has kept.
+    They match something that was forgotten, or they answer such a message. The first `held` came on the
+    record, and so were those that one of its rivals has stored.
     """
     tombs = _tombstone_atoms(tree, e.begun)
     if not tombs and not tree.tombs:
@@ -351,11 +351,11 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
     """
     x, end, after = found.anchor, found.first, found.last + 1
     is_short = x is not None and listing.before[after] < end_offset(x)
-    # The match has found the anchor's reply. Those before it are told by their places alone, and may be others.
+    # The match has found the anchor's reply. Those before it are known by their positions alone, and may be others.
     reply, is_guess = found.form.reply if found.form else None, False
     while x is not None and tree.is_soft(x):
         is_turn = any(map(is_user, x.inputs))
-        # Behind its question the list may have more than is stored, such as a tool round of the client's own.
+        # After its question the list may have more than is stored, such as a tool round of the client's own.
         while is_turn and end and listing.role(end - 1) != "user":
             end -= 1
         start = max(0, end - len(x.inputs))
@@ -399,11 +399,11 @@ def _may_be_asked(tree: Tree, x: Exchange, asked: str, *, is_doubtful: bool) -> 
 def _may_be_inputs(
     x: Exchange, parent: Exchange | None, listing: Listing, span: tuple[int, int], after: int
 ) -> bool:
-    """Returns whether messages are as many as an exchange brought and of their roles, behind a reply or at the head.
+    """Returns whether messages are as many as an exchange brought and of their roles, after a reply or at the head.
 
     If the reply before it is among them, the client has left out messages of its own (aider: the files in the chat),
     and the first ones are those of the turn before. So are all if that reply stands between them and the end of its
-    own, which is `after`: the client has not kept its question ("the user is silent, you would say:").
+    own, which is `after`: the client has not retained its question ("the user is silent, you would say:").
     """
     start, end = span
     before = None if parent is None else parent.reply
@@ -434,9 +434,9 @@ def _was_within(tree: Tree, x: Exchange, text: str) -> bool:
 def _begin_of_reply(x: Exchange, parent: Exchange | None, listing: Listing, end: int) -> int:
     """Returns where the messages begin in which a reply came back that ends at `end`; `end` where there are none.
 
-    They are all of the assistant's behind the question. Where an exchange brought none (a system message asked for
-    it), those before its own are of another reply or of a head, and its own are known by its words alone. Behind
-    results there may also be what the reply before them said in front of its calls: Pipecat tells it once it is spoken.
+    They are all assistant messages after the question. Where an exchange brought none (a system message asked for
+    it), those before its own belong to another reply or to a head, and its own are known by its words alone. Behind
+    results there may also be the text before the calls of the reply before them: Pipecat sends it once it is spoken.
     """
     has_question = any(atoms[0][:1] in b"ut" for atoms in x.inputs[-1:] if atoms)
     reply_before = () if parent is None or any(map(is_user, x.inputs)) else (parent.reply or ())[:1]

@@ -1,4 +1,4 @@
-"""Private fields: what a stored message of an agent bears beside what the model is sent.
+"""Private fields: what a stored message of an agent bears besides what the model gets.
 
 They lie under one key of the message, have no atoms, are in no body that goes upstream, and are forgotten with the
 row. `with_private` adds them, `without_private` takes them off.
@@ -15,14 +15,14 @@ from gateway.core.tags import Tags
 
 # The key. Its fields: shown ("system": the message is shown as one of the system's), status, stdout, stderr, unrun (of
 # a tool's result), approval, reason (of an answer), otid, sender, name (of a message; where another one goes upstream),
-# filler and spoken (what a reply's calls said in front of its text and behind it), asides (tool -> which of its
+# filler and spoken (text of a reply's calls, before its own text and after it), asides (tool -> which of its
 # arguments are not the tool's), fillers (gateway.core.conversation.fillers), cut (of a reply), ids (by which its client
-# may refer to a reply that its upstream keeps), said (how much of a result is the tool's own text), shown_blocks (what
+# may refer to a reply that its upstream stores), said (how much of a result is the tool's own text), shown_blocks (what
 # a result shows of memory blocks: gateway.core.prompt.shown_blocks.Shown).
 PRIVATE = "mnemogate"
-NUDGE = "rules"  # the sender of what nobody says: of an agent's rules, or of its memory within a run
+NUDGE = "rules"  # the sender of messages without an author: an agent's rules, or its memory within a run
 
-# What OpenAI takes as the name of a message's author, as its errors tell.
+# What OpenAI takes as the name of a message's author, as its errors show.
 _NO_NAME = re.compile(r"[\s<|\\/>]")
 _NAME_CHARS = 64
 
@@ -31,7 +31,7 @@ _plain = Tags("system_message").make_plain
 
 
 def with_private(message: WireMessage, **fields: Any) -> WireMessage:
-    """Returns the message with these fields beside those that it has; a field that is None is left out."""
+    """Returns the message with these fields added to those that it has; a field that is None is left out."""
     given = {name: value for name, value in fields.items() if value is not None}
     return {**message, PRIVATE: {**private_of(message), **given}} if given else message
 
@@ -57,7 +57,7 @@ def private_of(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def with_name(message: WireMessage, name: str) -> WireMessage:
-    """Returns the message with the name of who says it. "": it has none.
+    """Returns the message with its author's name. "": it has none.
 
     Strict servers refuse the request over a blank or a bracket in a name, so it goes upstream without such.
     """
@@ -68,20 +68,20 @@ def with_name(message: WireMessage, name: str) -> WireMessage:
 
 
 def name_of(message: Mapping[str, Any]) -> str | None:
-    """Returns the name of who says a message, as it was given."""
+    """Returns the name of a message's author, as given."""
     found = private_of(message).get("name") or message.get("name")
     return found if isinstance(found, str) else None
 
 
 def is_nudge(message: Mapping[str, Any]) -> bool:
-    """Returns whether nobody has said a message: an agent's rules or its memory tell its model something in a run."""
+    """Returns whether a message has no author: an agent's rules or its memory wrote it for the model within a run."""
     return PRIVATE in message and private_of(message).get("sender") == NUDGE
 
 
 def as_system(text: str, **fields: Any) -> WireMessage:
-    """Returns what somebody else than the user says within a conversation, as a message that every model takes.
+    """Returns a message of a party other than the user, in a form that every model takes.
 
-    Templates refuse a system message behind the first; so it is the user's in a fixed frame, and shown as the system's.
+    Templates refuse a system message after the first; so it is the user's in a fixed frame, and shown as the system's.
     """
     content = f"{_OPEN}\n{_plain(text)}\n{_CLOSE}"
     return with_private({"role": "user", "content": content}, shown="system", **fields)

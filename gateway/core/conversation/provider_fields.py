@@ -1,8 +1,8 @@
 """Fields that a provider gives with a reply and reads again later: signed thoughts, blocks OpenAI has no form for.
 
 A client may send them back; most drop them. They are put back from our own copy where the reply came back word for
-word and the same upstream and model are asked: nobody else can read them, and a strict upstream refuses what it does
-not know. Some stand beside a reply's text, some within its calls: Gemini refuses a call whose signature is missing.
+word and the same upstream and model are asked: no other upstream can read them, and a strict one refuses what it does
+not know. Some stand next to a reply's text, some within its calls: Gemini refuses a call without its signature.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def has_opaque(message: Mapping[str, Any]) -> bool:
 def refilled(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the client's message with the fields that it dropped; None where it dropped none. stored: our copy.
 
-    White space at the ends of its text is ours then: the fields count characters.
+    White space at the ends of its text is the stored copy's then: the fields count characters.
     """
     missing = {field: stored[field] for field in FIELDS if stored.get(field) and field not in message}
     content, own = message.get("content"), stored.get("content")
@@ -63,7 +63,7 @@ def refilled_calls(given: Calls, stored: Calls) -> list[dict[str, Any]]:
 
 
 def without_opaque(message: dict[str, Any]) -> dict[str, Any]:
-    """Returns a message of ours as another model is shown it: without thoughts.
+    """Returns a stored message as another model gets it: without thoughts.
 
     Not even readable thoughts are left: OpenAI refuses them.
     """

@@ -1,4 +1,4 @@
-"""Repeats: the part of a chat completion's list that a conversation of ours has, up to its last assistant message.
+"""Repeats: the part of a chat completion's list that a stored conversation has, up to its last assistant message.
 
 That is not matched, but it may say more than the list's end: that its client has asked something before, or that it has
 heard a part of a reply. All of a REST send is new.
@@ -40,7 +40,7 @@ def repeated(messages: Sequence[WireMessage]) -> list[int]:
 
 
 def heard_before(messages: Sequence[WireMessage]) -> list[str]:
-    """Returns what the assistant says in front of what is new in a chat completion's list, behind the question before
+    """Returns the assistant's text before the new messages in a chat completion's list, after the question before
     it, as its client has it: the texts of its messages, the newest few."""
     last = max((i for i, m in enumerate(messages) if m.get("role") == "assistant"), default=-1)
     begun = max((i for i in range(last) if messages[i].get("role") == "user"), default=-1)
@@ -69,7 +69,7 @@ def asks_again(
 def as_heard(
     path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: Sequence[str]
 ) -> tuple[list[tuple[Exchange, str]], int]:
-    """Returns the steps whose replies a barge-in has cut, each with what was heard of it, and how many messages at the
+    """Returns the steps with replies that a barge-in has cut, each with what was heard of it, and how many messages at the
     head of a list are there already.
 
     path: oldest first, with contents.
@@ -103,7 +103,7 @@ def _cut(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exc
         if left.startswith(own):
             left, before = left[len(own) :], in_a_row((before, text))
             continue
-        # The client's own form counts; where it is written otherwise, ours up to the same letter.
+        # The client's own form counts; where it is written otherwise, the stored one up to the same letter.
         rest = rest_after(heard, before) if left else ""
         found.append((e, _up_to(text, len(left)) if rest is None else rest.strip()))
         left = ""
@@ -119,7 +119,7 @@ def _heard_of(texts: Sequence[str], heard_texts: Sequence[str]) -> str:
     whole = in_a_row(texts)
     for n, heard in enumerate(_runs(heard_texts)):
         if _is_in(heard, whole):
-            # What the application said behind the end of a step may be the next step in other words: that is no cut.
+            # The application's text after the end of a step may be the next step in other words: that is no cut.
             ends = (
                 {letters(in_a_row(texts[:end])) for end in range(1, len(texts) + 1)}
                 if n >= len(heard_texts)
@@ -132,8 +132,8 @@ def _heard_of(texts: Sequence[str], heard_texts: Sequence[str]) -> str:
 def _unheard(
     path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: Sequence[str]
 ) -> tuple[Sequence[Exchange], int]:
-    """Returns the newest turns, if a list asks on behind their questions without any reply to them, and how many
-    messages these are. In front of the newest one there may be others whose requests were cancelled.
+    """Returns the newest turns, if a list goes on after their questions without any reply to them, and how many
+    messages these are. Before the newest one there may be others with cancelled requests.
 
     messages: what is new of the list, which begins with those questions.
     heard: the reply before them. A list that only asks again what was answered is another turn.
@@ -168,7 +168,7 @@ def _asked(
     heard: Sequence[str],
     head: Sequence[WireMessage] = (),
 ) -> Iterator[tuple[Sequence[Exchange], int]]:
-    """Yields the newest turns whose questions a list begins with, and how many messages these are, the fewest first."""
+    """Yields the newest turns with questions that a list begins with, and how many messages these are, the fewest first."""
     found: list[Exchange] = []
     sent, begun = tuple(map(canon.atoms, messages)), tuple(map(canon.atoms, head))
     asked: tuple[tuple[Atom, ...], ...] = ()
@@ -189,7 +189,7 @@ def _asked(
 
 
 def _runs(heard_texts: Sequence[str]) -> Iterator[str]:
-    """Yields what may have been heard of a reply: the application may have spoken in front of it, or behind it."""
+    """Yields what may have been heard of a reply: the application may have spoken before it, or after it."""
     yield from (in_a_row(heard_texts[n:]) for n in range(len(heard_texts)))
     yield from (in_a_row(heard_texts[:n]) for n in range(len(heard_texts) - 1, 0, -1))
 

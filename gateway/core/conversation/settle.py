@@ -70,7 +70,7 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     e = _add(tree, e, plan, ended) if twin is None else _repeat(tree, twin, e, plan, ended)
     # A request that goes on from superseded exchanges brings them back, all along its path. Each exchange that is
     # brought back, revived or new is compared with the alternatives that stand at its place.
-    # A quote takes nobody's place.
+    # A quote takes no other exchange's place.
     is_new = twin is None and not plan.quotes
     judged = [y for y in tree.chain(e) if (y.id == e.id and is_new) or y.superseded or y.id in revived]
     tree.load_together(x for y in judged for x in (y, *tree.siblings(y)))
@@ -124,7 +124,7 @@ def open_(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     """Writes the user's message before the model is asked, in append mode.
 
     If the process dies, the message stays like that of a cancelled request. What was heard of the reply before it is
-    known from now on, since the client tells it once.
+    known from now on, since the client sends it once.
     """
     for amendment in plan.amendments:
         _amend(tree, plan, amendment)
@@ -135,9 +135,9 @@ def open_(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
 
 
 def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
-    """Writes a request whose client left.
+    """Writes a request after its client has left.
 
-    The text generated so far is shown to nobody. It is kept so that the part that was spoken is recognised later.
+    The text generated so far is not shown. It is stored so that the part that was spoken is recognised later.
     """
     e = _exchange(tree, plan, ended)
     if is_tombstone(e):
@@ -172,7 +172,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
 
 
 def _place(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
-    """Returns the new exchange behind its parent.
+    """Returns the new exchange after its parent.
 
     It takes the place of its draft: in append mode the user's message was written before the model was asked.
     """
@@ -212,19 +212,19 @@ def _conversation_of(tree: Tree, plan: Plan, e: Exchange) -> int | None:
 
 
 def _off_the_record(tree: Tree, plan: Plan, e: Exchange) -> Exchange:
-    """Returns the new exchange as one that is off the record. Of most no words are kept."""
+    """Returns the new exchange as one that is off the record. Most are stored without text."""
     is_asked = plan.query.mode is not Keeping.ON and not plan.appending
     if is_asked and (shown_reply := _only_here(tree, e, named=plan.query.named)):
-        # What was said on the record stays there, where nothing else has it: its reply was not heard.
+        # Messages on the record stay there, where nothing else has it: its reply was not heard.
         return replace(e, notes={}, redactions=e.redactions | {-1, *range(len(e.inputs))} - shown_reply)
-    # What was held back for it is kept already, and goes with the next request on the record.
+    # What was held back for it is stored already, and goes with the next request on the record.
     own = len(plan.held)
     inputs, media = e.inputs[own:], e.media[own:]
     return replace(e, state=State.OFF, notes={}, inputs=inputs, media=media, length=e.length - own)
 
 
 def _only_here(tree: Tree, e: Exchange, *, named: bool) -> set[int]:
-    """Returns the indices of messages that were said on the record and stand nowhere beside e once it is written."""
+    """Returns the indices of messages on the record that no sibling of e has once it is written."""
     siblings = tree.siblings(e)
     shown_reply = on_record(e, siblings)
     for x in siblings if shown_reply else ():
@@ -252,7 +252,7 @@ def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
 
 
 def _kept(messages: Sequence[WireMessage], redactions: frozenset[int]) -> bytes:
-    """Returns an input as it is stored. A message that is not kept has only its role left."""
+    """Returns an input as it is stored. A message that is not stored has only its role left."""
     if not redactions:
         return orjson.dumps(messages)
     return orjson.dumps(
@@ -261,7 +261,7 @@ def _kept(messages: Sequence[WireMessage], redactions: frozenset[int]) -> bytes:
 
 
 def contents(plan: Plan, ended: Ended, redactions: frozenset[int]) -> dict[str, Any]:
-    """Returns the fields of an exchange that hold what was said. redactions: what is not kept; -1: the reply."""
+    """Returns the fields of an exchange that hold content. redactions: what is not stored; -1: the reply."""
     if -1 in redactions:
         return {
             "input": _kept(plan.messages, redactions),
@@ -327,7 +327,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
         shown_reply = visible(messages) if len(messages) > 1 else messages[0]
         if _may_have_fillers(x):
             shown_reply = with_fillers_of(shown_reply, tree.content(x).shown_reply or {})
-        # The atoms are sorted so that the text comes before the calls, as in every reply of ours.
+        # The atoms are sorted so that the text comes before the calls, as in every stored reply.
         reply = tuple(sorted(listing.canon.atoms(shown_reply), key=lambda a: a[:1]))
         x = tree.change(
             x.id,
@@ -340,12 +340,12 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
 
 
 def _may_have_fillers(x: Exchange) -> bool:
-    """Returns whether something may have been said ahead of a tool: the tool has run, or the reply was cut."""
+    """Returns whether a filler may have come before a tool: the tool has run, or the reply was cut."""
     return x.hidden or x.reply is None
 
 
 def _rehash(tree: Tree, x: Exchange, plan: Plan) -> None:
-    """Renews offsets and path hashes of an exchange whose form changed, and of the uncarried ones below it."""
+    """Renews offsets and path hashes of an exchange with a changed form, and of those below it that are not continued."""
     canon, todo = plan.query.listing.canon, [x]
     while todo:
         x = todo.pop()
@@ -390,7 +390,7 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, appending: bo
     A turn supersedes what it repeats or extends, and after the first turn also what extends it. If nothing that stands
     is like it, it supersedes whatever had ended before it began. What a later turn carried is never superseded. Where
     the same was asked for a person and for a program (a guardrail, a router), the answer to the person stands, unless
-    the new message comes alone: then the client has said that it is sent again, and goes on from the last answer.
+    the new message comes alone: then the client has marked it as sent again, and goes on from the last answer.
     What is off the record takes the place of what it extends alone: elsewhere words would be lost that were on it.
     """
     rivals = [x for x in tree.siblings(y) if x.ended is not None and not x.superseded]
@@ -402,7 +402,7 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, appending: bo
     def is_like(x: Exchange) -> bool:
         old, new = in_order(x)
         # After an anchor the place is certain, so a shorter form of a question is the same question too. So it is at
-        # the beginning where the longer one says more than the question: of the reply to it, nobody had heard a word.
+        # the beginning where the longer one has more than the question: no one had heard a word of its reply.
         more = old.inputs[len(new.inputs) :]
         is_certain = y.parent is not None or (bool(more) and all(map(is_user, more)))
         return tree.extends(new, old) or (is_certain and tree.extends(old, new))
@@ -410,7 +410,7 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, appending: bo
     near = [x for x in rivals if is_like(x)]
     # Alternatives that overlapped are requests side by side, and all of them stand.
     apart = [x for x in rivals if y.parent is not None and tree.are_apart(x, y)]
-    # What is off the record took nobody's place, so what extends it does.
+    # What is off the record took no other exchange's place, so what extends it does.
     for x in [*near, *apart] if all(map(is_tombstone, near)) else near:
         old, new = in_order(x)
         is_same = tree.is_same_input(x, y)
@@ -444,7 +444,7 @@ def _is_for_program(tree: Tree, e: Exchange) -> bool:
 def _mark_carried(tree: Tree, e: Exchange) -> None:
     """Marks the exchanges that a finished request with a new user message carried: those of the turn before it.
 
-    Its parent is left out where the request itself tells.
+    Its parent is left out where the request itself names it.
     """
     if tree.goes_on(e):
         return
@@ -496,7 +496,7 @@ def head_of(tree: Tree, e: Exchange) -> int:
 
 
 def mergeable(tree: Tree, now: float, idle_s: float, *, named: bool) -> list[tuple[Exchange, str]]:
-    """Returns the exchanges whose memory edits may be merged into the blocks, oldest first, each with the reason.
+    """Returns the exchanges with memory edits that may be merged into the blocks, oldest first, each with the reason.
 
     An exchange with a date in the future ended before the clock was put back, and counts as old.
     """

@@ -1,4 +1,4 @@
-"""Append: planning for a conversation that is ours, which goes on from its tip.
+"""Plans a turn of a stored conversation, which goes on from its head.
 
 Nothing is matched, nothing is provisional: a step that has ended is carried and stands, with a reply, with a cut one or
 without any. What a chat completion's list repeats of it: gateway/core/conversation/repeated.py.
@@ -42,7 +42,7 @@ def plan_step(
 ) -> Plan:
     """Plans a step: what came in goes on from the tip, with which the path in the tree ends.
 
-    held: messages of ours, which come before those of the query's list: results of tools.
+    held: the gateway's messages, which come before those of the query's list: results of tools.
     evicted: what of the path has left the window.
     """
     new = tuple(range(len(query.listing)))
@@ -162,9 +162,9 @@ def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
     """Returns an exchange that has ended, which the upstream refused, so that its words are not sent again.
 
     A user's message is neither shown nor recalled either. Results say what tools have done: they stay, with a message
-    that came with them, and the model is told that there are some.
-    path: in front of it. What its prompt left out to make room comes back, and what it was told of memory is told anew.
-    Behind calls nothing is: the model knows what these have changed.
+    that came with them, and a note tells the model that there are some.
+    path: before it. What its prompt left out to make room comes back, and notes of memory are made again.
+    After calls nothing is: the model knows what these have changed.
     """
     taken = next((x for x in reversed(path) if x.superseded or x.reply is not None or begins_fork(x)), None)
     e = replace(e, superseded=True, evicted=None if taken is None else taken.evicted)
@@ -174,7 +174,7 @@ def refuse(e: Exchange, path: Sequence[Exchange]) -> Exchange:
 
 
 def superseded_before(path: Sequence[Exchange], inputs: Sequence[tuple[Atom, ...]]) -> Exchange | None:
-    """Returns the exchange whose words are in no prompt, and are said anew, as it is now that they stand elsewhere.
+    """Returns the exchange that a resent message replaces: it was in no prompt, and its messages stand elsewhere now.
 
     What a fork shares with its conversation does not change.
     """

@@ -1,7 +1,7 @@
-"""Append mode: finding where a list goes on whose client sends its new messages alone.
+"""Append mode: finding where a list goes on that has new messages alone.
 
 The path touched last comes before them, then the messages of sends that were cancelled. At the head of the list the
-client may tell how much of a reply was heard. Rule 13 of docs/conversations.md.
+client may report how much of a reply was heard. Rule 13 of docs/conversations.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.heard_words import begins, grows, letters, without_remark
 from storage.records import Exchange, State
 
-# Chosen: a reply of which a part of the head says what was heard is looked for in no more messages.
+# The most messages at the head that may report what was heard of a reply; no measurement.
 _MAX_RESENT = 8
 
 
@@ -25,8 +25,8 @@ class Spoken(Enum):
     """The reply that the assistant's messages at the head of a list say again.
 
     CUT: that of the last cancelled send; they are new. RESENT: one that is among the held messages. TIP: the tip's.
-    ABOVE: that of the turn before it, so nobody heard the tip's. OFF: perhaps one that was off the record, whose words
-    nobody knows.
+    ABOVE: that of the turn before it, so the tip's was not heard. OFF: perhaps one that was off the record, with words
+    that are unknown.
     """
 
     CUT = auto()
@@ -77,10 +77,10 @@ def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
         # What an SDK sends again has the very words; others that begin so are the next message.
         is_again = _repeats(canon, new, asked, may_grow=spoken is Spoken.ABOVE)
         if is_again and (spoken is not Spoken.TIP or _is_heard(tree, listing, _above(tree, tip), head)):
-            # The last turn once more: what it was asked takes its place, beside it.
+            # The last turn once more: its messages take its place, as a sibling.
             return Tip(tree.parent(tip), asked[: -len(new)], head, spoken)
     if tip is not None and spoken is Spoken.ABOVE:
-        # Nobody heard its reply: what it was asked comes with what is said next, beside it.
+        # Its reply was not heard: its messages come with the next ones, as a sibling.
         return Tip(_above(tree, tip), [*(tree.content(tip).messages or ()), *held], head, spoken)
     is_next = spoken is not None or is_repeated or found.anchor is None
     return Tip(tip, held, head, spoken) if is_next else None
@@ -94,9 +94,9 @@ def _spoken(
     held: Sequence[WireMessage],
     cut: Sequence[Exchange],
 ) -> tuple[Spoken | None, int]:
-    """Returns which reply the head of a list says again, and in how many messages; None: none that is known.
+    """Returns which reply the head of a list repeats, and in how many messages; None: none that is known.
 
-    Behind it the application may have spoken, or a second reply be told.
+    After it may come the application's own text, or a second reply.
     """
     head = _head(listing)
     if not head:
@@ -105,8 +105,8 @@ def _spoken(
     for end in (head, *range(min(head - 1, _MAX_RESENT), 0, -1)):
         is_resent = _place_resent(held, listing, end) is not None
         is_tips = _is_heard(tree, listing, tip, end, least=1)
-        # What was said last comes first, since replies may begin alike: of a cancelled send no reply is on the path
-        # yet, and what was told of one with a later send is held. A request that is sent again tells what it told.
+        # The last reply is tried first, since replies may begin alike: of a cancelled send no reply is on the path
+        # yet, and what a later send reported of one is held. A request that is sent again repeats its report.
         is_again = (is_resent or is_tips) and _repeats(
             listing.canon, listing.messages[end:], held, may_grow=True
         )
@@ -122,7 +122,7 @@ def _spoken(
 
 
 def _above(tree: Tree, tip: Exchange | None) -> Exchange | None:
-    """Returns the exchange in front of a tip whose message is the user's."""
+    """Returns the exchange before a tip with a user message."""
     return tree.parent(tip) if tip is not None and not tree.goes_on(tip) else None
 
 
@@ -139,7 +139,7 @@ def _repeats(
     if not new or len(before) < len(new):
         return False
     pairs = [*zip(new, before[-len(new) :], strict=True)]
-    # Words alone do not tell another picture from the same one once more.
+    # Words alone do not distinguish another picture from the same one.
     if any(canon.media(a) != canon.media(b) for a, b in pairs):
         return False
     others = [(a, b) for a, b in pairs if canon.atoms(a) != canon.atoms(b)]
@@ -156,7 +156,7 @@ def _head(listing: Listing) -> int:
 
 
 def _has_off_sibling(tree: Tree, tip: Exchange | None, found: Match) -> bool:
-    """Returns whether the list may say a reply that was off the record at its place, whose words nobody knows."""
+    """Returns whether the list may repeat a reply that was off the record there, with unknown words."""
     if found.anchor is not None and found.anchor.state is not State.OFF:
         return False
     siblings = [e for e in tree if e.parent is None]
@@ -179,13 +179,13 @@ def _held(tree: Tree, listing: Listing, tip: Exchange | None, cut: Sequence[Exch
     """Returns the messages of cancelled sends that come before those of a list."""
     held = _cancelled(tree, tip, cut)
     if len(listing) and all(listing.role(i) in RESULTS for i in range(len(listing))):
-        # Results stand behind their calls, so what the user has said meanwhile waits for what is said next.
+        # Results follow their calls, so messages that the user sent meanwhile wait for the next ones.
         return [m for m in held if m.get("role") in RESULTS]
     return held
 
 
 def _place_resent(held: Sequence[WireMessage], listing: Listing, head: int) -> int | None:
-    """Returns where among the held messages a reply is told that the first `head` messages of a list tell again."""
+    """Returns where the held messages report a reply that the first `head` messages of a list report again."""
     heard = letters(without_remark("".join(map(listing.text, range(head)))))
     places = (
         i for i, m in enumerate(held) if m.get("role") == "assistant" and begins(heard, letters(text_of(m)))
@@ -194,16 +194,16 @@ def _place_resent(held: Sequence[WireMessage], listing: Listing, head: int) -> i
 
 
 def _resent(held: Sequence[WireMessage], listing: Listing, head: int) -> list[WireMessage]:
-    """Returns the held messages with what the first `head` messages of a list tell of a reply in its place."""
+    """Returns the held messages with the report of the first `head` messages of a list in its place."""
     place = _place_resent(held, listing, head)
     assert place is not None
     return [*held[:place], *listing.messages[:head], *held[place + 1 :]]
 
 
 def _cut(tree: Tree, tip: Exchange | None) -> list[Exchange]:
-    """Returns the cancelled sends behind a tip, oldest first.
+    """Returns the cancelled sends after a tip, oldest first.
 
-    A user's may have waited for results of tools. One that asked the question of the tip once more stands beside it.
+    A user's may have waited for results of tools. One that repeated the tip's question is its sibling.
     """
     after = tree.kids(tip) if tip is not None else [e for e in tree if e.parent is None]
     if tip is not None and not tree.goes_on(tip):
@@ -218,7 +218,7 @@ def _cut(tree: Tree, tip: Exchange | None) -> list[Exchange]:
 
 
 def _cancelled(tree: Tree, tip: Exchange | None, cut: Sequence[Exchange]) -> list[WireMessage]:
-    """Returns the messages of the last cancelled send, which are kept and sent with the next one.
+    """Returns the messages of the last cancelled send, which are stored and sent with the next one.
 
     Those that the upstream has refused would only be refused again. One that asked the question of the tip once more
     brings what follows that question.
