@@ -17,7 +17,7 @@ from storage.records import Atom, Exchange, State
 def plan_change(
     pool: Pool, plan: Plan, ended: settle.Ended, how: Callable[[Tree, Plan, settle.Ended], Exchange]
 ) -> Change:
-    """Returns the changes that a turn makes to the tree as it is now, inside the writing transaction. Raises: Missing."""
+    """Returns a turn's changes to the tree as it is now, inside the writing transaction. Raises: Missing."""
     query = plan.query
     tree = Tree(pool.exchanges, pool.contents, pool.tombs)
     before = {x.id: x for x in tree}

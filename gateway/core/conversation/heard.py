@@ -72,7 +72,7 @@ def _calls(message: WireMessage) -> frozenset[str]:
 
 
 class _Reply(NamedTuple):
-    """A reply in the form in which later messages are compared with it. letters, text: without and with signs; calls: ids."""
+    """A reply as later messages are compared with it. letters, text: without and with signs; calls: ids."""
 
     letters: str
     text: str

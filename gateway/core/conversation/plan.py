@@ -176,7 +176,7 @@ def is_enough(
 def _has_latest(tree: Tree, path: Sequence[Exchange], last_at: float) -> bool:
     """Returns whether the last message, of this time, is loaded and is on a path, or follows an exchange of it.
 
-    A cancelled request is on no path. One that follows no exchange of this path, as a request for a title, shows nothing
+    Cancelled requests are on no path. One that follows no exchange, as a request for a title, shows nothing
     of where the others are.
     """
     latest = max(tree, key=moved_at)
@@ -276,7 +276,7 @@ def _was_off(
 def is_asked_again(tree: Tree, x: Exchange, e: Exchange, *, appending: bool) -> bool:
     """Returns whether a request repeats another at its position, so that it is off the record as that one is.
 
-    A client that sends its new messages alone decides for each whether it is on the record. What began later, to ask about
+    A client that sends new messages alone decides whether it is on the record. What began later, to ask about
     the same message, does not decide for this one.
     """
     lacks_content = x.state is State.OFF and (appending or x.begun > e.begun)

@@ -69,7 +69,7 @@ def asks_again(
 def as_heard(
     path: Sequence[Exchange], canon: Canon, messages: Sequence[WireMessage], heard: Sequence[str]
 ) -> tuple[list[tuple[Exchange, str]], int]:
-    """Returns the steps with replies that a barge-in has cut, each with what was heard of it, and how many messages at the
+    """Returns the steps with replies cut by a barge-in, each with what was heard of it, and how many messages at the
     head of a list are there already.
 
     path: oldest first, with contents.
@@ -168,7 +168,7 @@ def _asked(
     heard: Sequence[str],
     head: Sequence[WireMessage] = (),
 ) -> Iterator[tuple[Sequence[Exchange], int]]:
-    """Yields the newest turns with questions that a list begins with, and how many messages these are, the fewest first."""
+    """Yields the newest turns with questions at a list's beginning, and their number of messages, the fewest first."""
     found: list[Exchange] = []
     sent, begun = tuple(map(canon.atoms, messages)), tuple(map(canon.atoms, head))
     asked: tuple[tuple[Atom, ...], ...] = ()

@@ -345,7 +345,7 @@ def _may_have_fillers(x: Exchange) -> bool:
 
 
 def _rehash(tree: Tree, x: Exchange, plan: Plan) -> None:
-    """Renews offsets and path hashes of an exchange with a changed form, and of those below it that are not continued."""
+    """Renews offsets and path hashes of an exchange with a changed form, and of uncontinued ones below it."""
     canon, todo = plan.query.listing.canon, [x]
     while todo:
         x = todo.pop()

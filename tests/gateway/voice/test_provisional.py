@@ -186,7 +186,7 @@ def test_the_idle_time_of_the_settings_confirms_a_turn(
         assert world.block("alice").value == "Lives in Porto."
 
 
-@pytest.mark.parametrize(("idle_s", "standing"), [(7.0, 2), (1000.0, 1)])
+@pytest.mark.parametrize(("idle_s", "active"), [(7.0, 2), (1000.0, 1)])
 def test_an_edit_after_the_idle_time_of_the_settings_replaces_nothing(
     upstream: StrictUpstream, tmp_path: Path, idle_s: float, active: int
 ) -> None:
