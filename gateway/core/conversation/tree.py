@@ -87,7 +87,7 @@ def _load(data: bytes | None) -> Any:
 class Tree:
     """The exchanges of some conversations, with their changes.
 
-    contents: of exchanges whose own fields do not carry it; None: all carry their own.
+    contents: of exchanges that do not carry it themselves; None: all do.
     tombs: hashes of messages that were forgotten, in any conversation. changed: ids of what was added or
         changed.
     """
@@ -181,7 +181,7 @@ class Tree:
 
     @property
     def contents(self) -> Mapping[int, StoredContent]:
-        """Those that were loaded beside the exchanges."""
+        """Those that were loaded with the exchanges."""
         return self._contents or {}
 
     def content(self, e: Exchange) -> Content:
@@ -216,7 +216,7 @@ class Tree:
         return self._contents[e.id]
 
     def _missing_with(self, e: Exchange) -> list[int]:
-        """The exchange and those of its groups, as far as the store has contents of theirs that were not loaded."""
+        """The exchange and those of its groups, as far as the store has contents that were not loaded."""
         wanted = dict.fromkeys([e.id, *(i for group in self._groups if e.id in group for i in group)])
         there = (self.by_id[i] for i in wanted if i > 0 and i in self.by_id)
         known = self._contents or {}
@@ -279,7 +279,7 @@ class Tree:
         return e.parent is not None and not any(map(is_user, e.inputs))
 
     def prior(self, e: Exchange) -> int | None:
-        """Returns the nearest ancestor that added something of ours to the path."""
+        """Returns the nearest ancestor that added text or rounds of the gateway to the path."""
         parent = self.parent(e)
         if parent is None:
             return None
@@ -299,7 +299,7 @@ class Tree:
         return top
 
     def _rounds(self, e: Exchange) -> list[Exchange]:
-        """Returns the finished exchanges behind e that go on with its turn."""
+        """Returns the finished exchanges after e that go on with its turn."""
         return [c for c in self.kids(e) if c.ended is not None and self.goes_on(c)]
 
     def _unknown(self, e: Exchange, known: Container[int]) -> list[Exchange]:
@@ -361,7 +361,7 @@ class Tree:
     # -- comparing
 
     def extends(self, new: Exchange, old: Exchange) -> bool:
-        """Returns whether new says what old does, and in its last message the same or a transcript that went on."""
+        """Returns whether new has old's messages, and as its last message the same or a transcript that went on."""
         k = len(old.inputs)
         if not k or len(new.inputs) < k or new.inputs[: k - 1] != old.inputs[: k - 1]:
             return False
@@ -375,7 +375,7 @@ class Tree:
             or new.media[k - 1] != old.media[k - 1]
         ):
             return False
-        # Only here are words compared: hashes cannot tell that a text has grown.
+        # Only here are words compared: hashes cannot show that a text has grown.
         mine, others = self.content(new).messages, self.content(old).messages
         return bool(mine and others) and grows(text_of(mine[k - 1]), text_of(others[k - 1]))  # type: ignore[index]
 
@@ -409,7 +409,7 @@ class Tree:
         """Returns whether nothing speaks against an exchange but those with its own place.
 
         If a named conversation went on elsewhere while a second root of it was not under way, that is detached: it
-        waits to be continued before it stands. What is off the record detaches nothing that was said before it.
+        waits to be continued before it stands. What is off the record detaches nothing before it.
         """
         if e.parent is not None or not named or self.is_continued(e):
             return True

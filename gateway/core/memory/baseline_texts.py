@@ -1,8 +1,8 @@
-"""Sentences that nobody said, against which the similarity of a question is measured.
+"""Sentences from no conversation, against which the similarity of a question is measured.
 
 Embedders differ in how alike they find any two texts. How alike a question is to these sentences gives the baseline
 above which a hit means something; a small memory has too few texts of its own for that. The sentences are about many
-matters, some of them small talk and errands. Their vectors are kept in memory only, so the sentences may be changed.
+matters, some of them small talk and errands. Their vectors are cached in memory only, so the sentences may be changed.
 """
 
 from __future__ import annotations

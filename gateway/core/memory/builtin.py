@@ -328,7 +328,7 @@ class Lookup(Struct, frozen=True):
     limit: int = 5
 
     def takes(self, hit: Message) -> bool:
-        """Says whether a hit is one of those that are looked for, but for its tags."""
+        """Returns whether a hit is one of those that are looked for, but for its tags."""
         return (
             hit.source in self.sources
             and (not self.roles or hit.role in self.roles)
@@ -337,7 +337,7 @@ class Lookup(Struct, frozen=True):
         )
 
     def takes_tags(self, tags: Collection[str]) -> bool:
-        """Says whether a passage that is filed under these is."""
+        """Returns whether a passage with these tags is."""
         found = self.tags & frozenset(tags)
         return not self.tags or (found == self.tags if self.needs_all else bool(found))
 

@@ -1,12 +1,12 @@
 """Delegated tasks: what a model writes to a sub-agent, as an argument of a call, which then opens another conversation.
 
-It comes in the user's role, and nobody has said it. A list is a sub-agent's if its last user's message is, word for
+It comes in the user's role, and no user wrote it. A list is a sub-agent's if its last user message is, word for
 word, an argument of a call that still waits for its result, and if it has nothing of what the call was made for. What a
-framework's known template says around the task does not count, nor does a heading between two arguments (Open WebUI's
+framework's known template has around the task does not count, nor does a heading between two arguments (Open WebUI's
 task and its context). An argument may also be a list of tasks (AG2) or of messages (Haystack). A handoff (LibreChat)
-goes on in the caller's list: there the task stands right behind the message that the call was made for.
-(What a user has said comes as an argument too; and of what a call suggests to a user, one may be chosen.) Nor does it
-offer the called tool: so does the caller, whose user may say what it was called with (a question that is corrected, a
+goes on in the caller's list: there the task directly follows the message that the call was made for.
+(A user's own words come as an argument too; and a user may choose one of a call's suggestions.) Nor does it
+offer the called tool: so does the caller, and its user may repeat the call's argument (a question that is corrected, a
 button), and who delegates keeps that from those delegated to.
 
 Calls are known to the process alone, by hashes of their arguments, and for a time.
@@ -28,7 +28,7 @@ from storage.records import Scope
 
 # Shorter arguments are names and numbers, which a person may well say alone. In UTF-8, white space aside. Chosen.
 _LEAST_BYTES = 16
-# So long a call may wait for its result, in seconds; so many of one memory wait at once; so many memories are kept.
+# So long a call may wait for its result, in seconds; so many of one memory wait at once; so many memories are tracked.
 _WAIT_S, _MOST_CALLS, _MOST_MEMORIES = 3600.0, 64, 1024
 # So many texts of a call are known: far more than tasks that are given at once.
 _MOST_TEXTS = 64
@@ -101,7 +101,7 @@ class Delegated:
     def is_task(
         self, scope: Scope, messages: _Messages, now: float, *, offered: Collection[str] = ()
     ) -> bool:
-        """Returns whether a list is a sub-agent's, and forgets the calls whose results it brings.
+        """Returns whether a list is a sub-agent's, and forgets the calls with results in it.
 
         offered: the names of its request's tools.
         """

@@ -1,4 +1,4 @@
-"""The text of a file that somebody uploads: read from its bytes, and cut into the parts that are stored."""
+"""The text of an uploaded file: read from its bytes, and cut into the parts that are stored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 PART = 2000  # characters of a part
-# Types whose content is no text, whatever its bytes look like.
+# Types without text, whatever their bytes look like.
 _NO_TEXT: Final = ("image/", "audio/", "video/", "font/", "application/pdf", "application/zip")
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -20,7 +20,7 @@ _ENDS: Final = ("\n\n", "\n", ". ", " ")
 
 
 def text_of(data: bytes, type: str) -> str | None:
-    """Returns a file's text; None: it is none. UTF-8, and UTF-16 that says so by its first bytes, are read.
+    """Returns a file's text; None: it is none. UTF-8, and UTF-16 with a byte order mark, are read.
 
     type: as whoever sent it named it.
     """
@@ -50,14 +50,14 @@ def parts(text: str, size: int = PART) -> Iterator[str]:
 
 
 def chunks(text: str) -> list[str]:
-    """Returns what a text says in passages: its parts without the blanks around them."""
+    """Returns the passages of a text: its parts without the blanks around them."""
     return [clean for part in parts(text.strip()) if (clean := part.strip())]
 
 
 def file_name(name: str) -> str:
     """Returns a name with its directories, without characters that do not print; "" where nothing is left.
 
-    Nothing is opened by it: directories only tell files of one name apart.
+    Nothing is opened by it: directories only distinguish files of one name.
     """
     parts = ("".join(filter(str.isprintable, part)).strip() for part in name.replace("\\", "/").split("/"))
     return "/".join(part for part in parts if part not in ("", ".", ".."))[:1000].rstrip("/")

@@ -1,6 +1,6 @@
 """Rules of forgetting: which notes may quote what was erased, and what is left of a block without it.
 
-When a rule is asked, the erased words are gone already. It decides by what stood beside them: a note gives the day of
+When a rule is asked, the erased words are gone already. It decides by their surroundings: a note gives the day of
 each message that it quotes. In doubt the note is erased as well, since a note can be written again.
 """
 
@@ -30,7 +30,8 @@ def quotes(text: str, erased: Erased) -> bool:
     """Returns whether a text may quote what was erased. text: a note, or hidden rounds with results of searches."""
     if erased.blocks and mentions_blocks(text):
         return True
-    # Notes give the day of the week too, which other texts of ours may leave out, and the year where it is another.
+    # Notes give the day of the week too, which the gateway's other texts may leave out, and the year where it is
+    # another.
     dates = (date_of(day).split()[0] for day in erased.days)
     return any(f"[{date}" in text or f"[{date.partition('-')[2]} " in text for date in dates)
 
@@ -39,7 +40,7 @@ def without_found(e: Exchange, above: Exchange, erased: Erased) -> Exchange:
     """Returns a step without what its results may quote of what was
 
     erased: hits of searches, and changes of blocks.
-    above: the step whose calls they answer. Both with their content. Of calls that were erased no result is
+    above: the step with the calls that they answer. Both with their content. Of calls that were erased no result is
         left.
     """
     is_gone = above.state is State.FORGOTTEN or -1 in above.redactions
@@ -85,7 +86,7 @@ def rebuild(block: Block, later: Sequence[Revised]) -> str:
                 if line not in known:
                     tainted |= _words(line) - clean
         elif each.op is not None and each.op.op != "rethink":
-            # An insert or a replace says what it adds, so it can be done without the erased part.
+            # An insert or a replace holds what it adds, so it can be done without the erased part.
             (now,), _ = perform([now], each.op)
         else:
             lines = each.value.split("\n")

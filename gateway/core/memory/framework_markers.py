@@ -1,6 +1,6 @@
 """Marks that voice frameworks put into messages: turn marks, flush tags, lines that only fill a pause.
 
-Nobody said them. They pass untouched in both directions; they are removed only before something is learned from a
+No one wrote them. They pass untouched in both directions; they are removed only before something is learned from a
 message.
 """
 
@@ -13,7 +13,7 @@ import re
 _TURN_MARK = re.compile(r"^[\s✓✔●⬤○◯◐◑◒◓]+")
 # Vapi's `<flush />` sends what is buffered to the voice; break and emphasis are the speech engines' own.
 _TAG = re.compile(r"</?\s*(?:flush|break|emphasis|prosody|speak|say-as|phoneme)\b[^<>]*>", re.IGNORECASE)
-# Whole messages that only bridge a pause, and prompts that a framework says in the user's place.
+# Whole messages that only bridge a pause, and prompts that a framework sends in the user's place.
 _EMPTY = re.compile(
     r"(?:(?:ok(?:ay)?|sure|right|alright|well|hm+|um+|uh+)[\s,.!…]*+)?"
     r"(?:let me (?:just )?(?:check|see|look|think)(?: (?:that|this|on that|into that|it up))?(?: for you)?"

@@ -1,9 +1,9 @@
-"""Learning from what was said: the request to the background model, and the edits that its answer leads to.
+"""Learning from conversations: the request to the background model, and the edits that its answer leads to.
 
 The module is sans-IO. Its caller gives it messages of confirmed turns; they are shown to the model as numbered
 quotations, and so is what is known. The model answers by tool calls: edits of blocks, and facts. An answer is never
 trusted: calls that make no sense are dropped, numbers that were not shown mean nothing, and what looks like an order
-is kept as something that the user said. The words of a fact decide from which messages it came, not the model, since
+is stored as a quote of the user. The words of a fact decide from which messages it came, not the model, since
 forgetting relies on it.
 """
 
@@ -68,7 +68,7 @@ _SMALL = frozenset(
         "but that this it its he she they his her their user users s said"
     )
 )
-# Small words that tell what is from what was.
+# Small words that distinguish what is from what was.
 _TENSES = frozenset({"was", "were", "had", "did", "would", "will"})
 # Sentences that look like orders to an assistant. English only: the prompt asks for the same in any language.
 _ORDER = re.compile(
@@ -154,7 +154,7 @@ def keep_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def read_reply(calls: Sequence[Mapping[str, str]]) -> Reading:
-    """Reads the calls of a reply, as `keep_calls` gives them. Text beside them, such as a refusal, means nothing."""
+    """Reads the calls of a reply, as `keep_calls` gives them. Other text, such as a refusal, means nothing."""
     edits: list[BlockEdit | FactEdit] = []
     for call in calls[:MOST_EDITS]:
         edit = _read_call(call.get("name", ""), call.get("arguments", ""))
@@ -257,7 +257,7 @@ def _fact(edit: FactEdit, origins: _Origins, shown: Sequence[Fact], secrets: boo
     key = fact_key(text)
     old = [shown[n - 1] for n in dict.fromkeys(edit.replaces) if 0 < n <= len(shown)]
     replaced = [f for f in old if fact_key(f.text) != key]
-    # A fact that "replaces" its own words says nothing new.
+    # A fact that "replaces" its own words adds nothing.
     if len(replaced) < len(old):
         return None
     named = origins.named(edit.messages)
@@ -283,7 +283,7 @@ def _may_rewrite(edit: BlockEdit, block: Block | None, seen: Mapping[str, int] |
 
 
 def _as_statements(edit: BlockEdit, block: Block | None) -> Mapping[str, Any]:
-    """Returns the arguments with each new line that looks like an order marked as what the user said."""
+    """Returns the arguments with each new line that looks like an order marked as the user's statement."""
     known = frozenset(block.value.split("\n")) if block is not None else frozenset()
     arguments = dict(edit.arguments)
     for name in ("new_string", "new_memory"):
@@ -294,7 +294,7 @@ def _as_statements(edit: BlockEdit, block: Block | None) -> Mapping[str, Any]:
 
 
 def as_statement(line: str) -> str:
-    """Returns the line; if it looks like an order, marked as what the user said."""
+    """Returns the line; if it looks like an order, marked as the user's statement."""
     return (
         f"{_STATEMENT}{line.strip()}"
         if _ORDER.search(line) and not line.strip().startswith(_STATEMENT)

@@ -108,7 +108,7 @@ BLOCK_TOOLS = tuple(tool for tool in MEMORY_TOOLS if tool.startswith("memory_"))
 
 
 def definitions(names: Mapping[str, str]) -> list[Json]:
-    """Returns the entries for a request's `tools`. names: offered name -> canonical tool, in the order that is kept."""
+    """Returns the entries for a request's `tools`. names: offered name -> canonical tool, in a fixed order."""
     return [
         {"type": "function", "function": {"name": name, **MEMORY_TOOLS[tool]}} for name, tool in names.items()
     ]
@@ -210,10 +210,8 @@ class Edit(Struct, frozen=True):
 
     value: str | None  # the block's new value; None: it is unchanged
     result: str  # the text for the model
-    has_failed: bool = False  # it could not be made; a block that says so already is unchanged, too
-    shown: Shown = field(
-        default_factory=dict
-    )  # what the result shows of the block: what it says from then on
+    has_failed: bool = False  # it could not be made; a block that has the text already is unchanged, too
+    shown: Shown = field(default_factory=dict)  # what the result shows of the block: its text from then on
 
     @property
     def status(self) -> str:
@@ -270,7 +268,7 @@ def _failed(why: str, advice: str = "") -> Edit:
 
 
 def _over(block: Block, size: int) -> Edit | None:
-    """Returns what a model is told of a block of so many characters; None: it may have them."""
+    """Returns the error about a block of so many characters; None: it may have them."""
     # A block that is over its limit already (the limit was lowered) may be made shorter.
     if size <= block.limit or size < len(block.value):
         return None
@@ -344,7 +342,7 @@ def _patch(value: str, patch: str) -> Edit:
         old = [row[1:] for row in rows if row[0] != "+"]
         new = [row[1:] for row in rows if row[0] != "-"]
         sought = "\n" + _ended(old)
-        # Nothing says where, so at the end.
+        # Without a position, at the end.
         at = text.find(sought) if old else len(text) - 1
         if at == -1 or (old and text.find(sought, at + 1) != -1):
             how = "not in the block" if at == -1 else "there more than once"

@@ -1,6 +1,6 @@
 """Redaction of text that looks like a secret: keys, tokens, passwords, card numbers. It is not learned.
 
-Secrets are recognised by their form. In doubt a text is withheld, since it is still where it was said.
+Secrets are recognised by their form. In doubt a text is withheld, since it is still in its conversation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _KNOWN = re.compile(
     r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|xox[abeprs]-[A-Za-z0-9\-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}"
     r"|AIza[A-Za-z0-9_\-]{30,}|ya29\.[\w\-]{20,}|eyJ[\w\-]{8,8000}+\.[\w\-]{8,}\.[\w\-]*)"
 )
-# Words that announce a secret, with the secret behind them: anything without white space.
+# Words that announce a secret, with the secret after them: anything without white space.
 _NAMED = re.compile(
     r"((?:\b|_)(?:pass(?:word|phrase|code|wd)|passwor[td]|kennwort|mot de passe|contraseña|api[ _-]?key|access[ _-]?key"
     r"|secret[ _-]?key|(?:access|auth|bearer)[ _-]?token|cvv|cvc|pin(?:[ -]?(?:code|number))?)\b"

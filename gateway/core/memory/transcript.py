@@ -1,11 +1,11 @@
-"""The transcript: what was said in a memory, as those are shown it who read it after the fact.
+"""The transcript: a memory's messages, as readers after the fact get them.
 
     [2026-11-21 Sat, user "Anna"] What is the weather like in Oslo?
     assistant used get_weather
     [2026-11-21 Sat, assistant] Cold, and it snows.
 
-Whatever is read here was said to somebody else. So our notes and the marks of frameworks are no part of it, what looks
-like a secret is withheld, and no message can pass for another entry.
+The messages were not addressed to the reader. So the gateway's notes and the marks of frameworks are no part of it,
+what looks like a secret is withheld, and no message can pass for another entry.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gateway.core.prompt import note
 from gateway.core.tags import quoted_name
 from storage.records import Message
 
-# A longer message is cut in its middle: what it says about somebody stands at its edges.
+# A longer message is cut in its middle: facts about people stand at its edges.
 MESSAGE_CHARS = 4_000
 _LEFT_OUT = "\n[…]\n"
 _SPEAKERS = ("user", "assistant")
@@ -44,7 +44,7 @@ def clean(
 
     most_chars: a longer message is cut.
     secrets: whether what looks like a secret stays.
-    repeats: whether a reply stays that comes again word for word; it says nothing new, but without it the
+    repeats: whether a reply stays that comes again word for word; it adds nothing, but without it the
         question before it has no answer.
     """
     found: list[Message] = []
@@ -89,7 +89,7 @@ def transcript(messages: Sequence[Message], used: Mapping[int, Sequence[str]]) -
 
 
 def who(message: Message) -> str:
-    """Returns who said it, on one line."""
+    """Returns the author, on one line."""
     return quote(message.role) + (f" {quoted_name(message.speaker)}" if message.speaker else "")
 
 

@@ -1,8 +1,8 @@
 """Visibility: which messages of an exchange other conversations may see.
 
-They never see what was off the record, nor results of tools, nor what was said ahead of a tool, nor a thought within a
-reply, nor what an agent's rules told its model. A head that was made elsewhere (few-shot examples, a template) is seen
-once the conversation was carried on, unless another conversation opened with the same head.
+They never see what was off the record, nor results of tools, nor fillers, nor a thought within a
+reply, nor messages of an agent's rules to its model. A head that was made elsewhere (few-shot examples, a template)
+is seen once the conversation was carried on, unless another conversation opened with the same head.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def shown(e: Exchange, *, head_is_shared: bool, takes_reply: bool = True) -> lis
 
 
 def _is_instructions(inputs: list[WireMessage], i: int) -> bool:
-    """Returns whether a message is a project's AGENTS.md, which Open WebUI puts before the first thing somebody says.
+    """Returns whether a message is a project's AGENTS.md, which Open WebUI puts before a user's first message.
 
-    Whoever shows theirs mostly says nothing behind it, and who asks about it asks in the same message.
+    A person who shows such a file mostly adds nothing after it, or asks about it in the same message.
     """
     is_before = i + 1 < len(inputs) and inputs[i + 1].get("role") == "user"
     return is_before and text_of(inputs[i]).startswith("# AGENTS.md\n\n")
@@ -56,7 +56,7 @@ def _is_instructions(inputs: list[WireMessage], i: int) -> bool:
 def _is_observation(message: WireMessage, e: Exchange) -> bool:
     """Returns whether a message is the result of a tool that a model called in words (LlamaIndex's ReAct agents).
 
-    A person may begin like that as well; then the model does not go on as it has to behind such a result.
+    A person may begin like that as well; then the model does not go on as it has to after such a result.
     """
     if e.shown_reply is None or not text_of(message).startswith("Observation: "):
         return False
@@ -66,13 +66,13 @@ def _is_observation(message: WireMessage, e: Exchange) -> bool:
 def messages_of(
     e: Exchange, head_is_shared: bool, previous: int | None, wanted: Container[int] | None = None
 ) -> list[Message]:
-    """Returns what recall may find of an exchange. Notes of ours that a message quotes are not its own words, nor is
-    what an application says beside them.
+    """Returns what recall may find of an exchange. Notes that a message quotes are not its own words, nor is
+    an application's text around them.
 
     e: with its content.
     previous: seq of the message before it.
     wanted: seqs; None: all. A reply that is not wanted is not even parsed; a message in front of one is,
-        since the one behind it says what came before it.
+        since the next one names what came before it.
     """
     found = []
     takes_reply = wanted is None or e.seq + len(e.inputs) in wanted
@@ -84,7 +84,7 @@ def messages_of(
         place, name = len(e.inputs) if is_reply else i, m.get("name")
         seq = e.seq + place
         if place and place - 1 in e.redactions:
-            previous = seq - 1  # what the index has, since that was said before it was forgotten
+            previous = seq - 1  # what the index has, since that came before it was forgotten
         found.append(
             Message(
                 seq,

@@ -41,14 +41,14 @@ UNANSWERED = "No result was given."
 WITHHELD = "The call was made. Its result cannot be told: the provider of the model refused to read it."
 # Chosen: a list may differ from its path in so many stretches of `LCS_ATOMS`, where a client has pruned results.
 _TABLES = 8
-NO_TOOL = "Error: there is no tool"  # begins the result of a call by a name that nobody has
+NO_TOOL = "Error: there is no tool"  # begins the result of a call by an unknown name
 
 
 class FilledMessage(Struct, frozen=True):
     """A message that is put in front of the client's, with the note before its text."""
 
     message: WireMessage
-    atoms: tuple[Atom, ...]  # what it says, without the note
+    atoms: tuple[Atom, ...]  # its content, without the note
     at: tuple[int, int] | None = None  # where on the path it stands (`PathElement.at`); None: it does not yet
     note: str = ""
     is_nudge: bool = False  # an agent's rules say it to its model, and it opens no turn
@@ -63,7 +63,7 @@ class FilledMessage(Struct, frozen=True):
 
 
 class Composition(Struct):
-    """The messages and texts of ours around the client's list. Indices are those of the request's own `messages`."""
+    """The gateway's messages and texts around the client's list. Indices are those of the request's own `messages`."""
 
     # These go before the first of the client's messages that is not a system message.
     fill: Sequence[FilledMessage] = ()
@@ -93,7 +93,7 @@ class Composition(Struct):
 
 
 def _shown_in(message: WireMessage) -> Shown:
-    """Returns what a message of ours shows of memory blocks: the result of an edit, or a change within a turn."""
+    """Returns what a gateway message shows of memory blocks: the result of an edit, or a change within a turn."""
     shown = private_of(message).get("shown_blocks")
     return shown if isinstance(shown, dict) else NOTHING_SHOWN
 
@@ -124,7 +124,7 @@ def compose(
 
     offered: names of our tools in this request.
     fresh: index among the new messages -> note.
-    additions: to a list that is its path word for word, whose places are counted then. None: what stands
+    additions: to a list that equals its path word for word; positions are counted then. None: what stands
         where is found by comparing list and path.
 
     Raises: Missing.
@@ -133,7 +133,7 @@ def compose(
     held = len(plan.held)
     found = Composition(_replace(tree, plan, offered, fresh) if plan.fill or held else ())
     if held:
-        # They stand behind the reply as it was heard, which comes back at the head of the list, or have it among them.
+        # They follow the reply as it was heard, which comes back at the head of the list, or have it among them.
         found.hidden.update((listing.positions[i], []) for i in range(plan.heard or plan.resent))
     for i, note in fresh.items():
         if i >= held and note:
@@ -154,7 +154,7 @@ def compose(
 def _place_counted(listing: Listing, additions: Additions, found: Composition) -> dict[int, Exchange]:
     """Puts the notes of a path into its list, which is that path word for word. Returns replies by their messages.
 
-    Both have the same atoms, so the number of those in front of a message says which one it is.
+    Both have the same atoms, so the number of those before a message identifies it.
     """
     replies: dict[int, Exchange] = {}
     for earlier in additions.notes:
@@ -283,9 +283,9 @@ def _bare(shown_reply: WireMessage) -> WireMessage:
 
 
 def _answered(fill: Sequence[FilledMessage], new: Sequence[WireMessage]) -> list[FilledMessage]:
-    """Gives a result to calls that were never answered, where the history is ours, so that they lock nothing.
+    """Gives a result to calls that were never answered, where the history is stored here, so that they block nothing.
 
-    new: what follows. The result stands right behind the call, where it is found again with the next request.
+    new: what follows. The result directly follows the call, where it is found again with the next request.
     Strict servers refuse calls that they cannot read as well, such as one that was cut off.
     """
     found = []
@@ -335,7 +335,7 @@ def _hide(
         is_same = bool(model) and x.model == model and listing.atoms[i] == x.reply
         if x.hidden:
             put = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)
-            # A reply that came back cut stays so: only the turn behind it finds another prompt in front.
+            # A reply that came back cut stays so: only the turn after it finds another prompt before it.
             found.breaks += put is None and (i == plan.match.last or not _is_offered(content, offered))
         else:
             full = refilled(message, content.shown_reply or {}) if is_same else None
@@ -354,11 +354,13 @@ def put_back(
     *,
     is_same_model: bool = True,
 ) -> list[WireMessage] | None:
-    """Returns the hidden rounds and then the rest of the message, whose text begins with what was streamed before them.
+    """Returns the hidden rounds and then the rest of the message, with a text that begins with what was streamed
+    before them.
 
-    White space does not count, since clients strip it, nor do fillers, which no model is told: they may be cut or gone.
+    White space does not count, since clients strip it, nor do fillers, which no model is shown: they may be cut or
+    gone.
 
-    after: the messages behind it, None where the history is ours. Of a mixed round both halves go back or
+    after: the messages after it, None where the history is stored here. Of a mixed round both halves go back or
         none: results of the client's own calls have to follow. Returns None where the message has to stay as
         it is.
     is_same_model: what only the provider reads may go with it.
@@ -404,7 +406,7 @@ def _is_offered(content: Content, offered: Container[str]) -> bool:
 
 
 def _own(message: WireMessage) -> tuple[str, str]:
-    """Returns what a reader got of a message, fillers aside: its text, and what its calls said behind it."""
+    """Returns what a reader got of a message, fillers aside: its text, followed by the text of its speaking calls."""
     return text_of(message), str(private_of(message).get("spoken", ""))
 
 

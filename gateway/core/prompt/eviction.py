@@ -52,7 +52,7 @@ class Eviction(Struct, frozen=True):
             element = composition.list_at.get(index)
             return None if element is None else element.at
         # A plain list is its path, so the place is a number of atoms. Its depth is not known, only a lower one: each
-        # exchange behind it has an atom.
+        # exchange after it has an atom.
         after = listing.before[listing.answered] - listing.before[i]
         return max(0, anchor.depth - after), listing.before[i]
 

@@ -19,10 +19,10 @@ _BEGINNINGS = tuple({template.begin for template in APPLICATIONS.templates})
 
 
 def without_frame(text: str) -> str:
-    """Returns what somebody has said themselves, without what applications say around it.
+    """Returns a person's own words, without the text that applications put around them.
 
     Coding agents put that between these tags (Letta Code, Claude Code, opencode). A message of nothing else stays as it
-    is: some wrap what the person says meanwhile. Of what a framework says in somebody's place nothing is left.
+    is: some wrap the person's later words. Of a framework's own text in the user's role nothing is left.
     """
     bare = _without_added(text)
     if asked := _asked(bare.strip()):
@@ -37,7 +37,7 @@ def without_frame(text: str) -> str:
 
 
 def _asked(text: str) -> str:
-    """Returns what somebody has asked in a framework's template; "": it is none that is known."""
+    """Returns the question in a framework's template; "": it is no known template."""
     if text.startswith(_BEGINNINGS):
         for template in APPLICATIONS.templates:
             if text.startswith(template.begin) and (question := template.question(text)):

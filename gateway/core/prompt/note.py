@@ -1,7 +1,7 @@
 """The note of recalled messages: the query made of a message, the choice among what was found, the text.
 
 Sans-IO. It knows nothing of how messages are found; candidates come best first. A note is reference material from
-outside the conversation: it is dated, says where it comes from and asks for nothing, since text that gives orders
+outside the conversation: it is dated, names its source and asks for nothing, since text that gives orders
 from inside a user's message looks like an attack, and some models then refuse the whole message.
 """
 
@@ -36,7 +36,7 @@ _SEARCHED_CHARS = 20_000
 _LOOKED_CHARS, _BEGUN_CHARS = 64, 48
 # An excerpt of a selection is shorter: the messages were chosen by how they begin.
 _SELECTION_CHARS = 200
-# A cut line that has so much of a message from its beginning has told it, where the rest has no further word of the
+# A cut line that has so much of a message from its beginning shows it, where the rest has no further word of the
 # query. Chosen.
 _SHOWN_SHARE = 3 / 4
 # The most words of a query that an excerpt is chosen by.
@@ -87,7 +87,7 @@ class Recalled(Struct, frozen=True):
     """A message chosen for a note."""
 
     message: Message
-    # As it is shown, on one line, cut and without tags of ours.
+    # As it is shown, on one line, cut and without the gateway's tags.
     text: str
     # With its speaker's name.
     line: str
@@ -169,7 +169,7 @@ def without_lines(text: str, lines: Collection[str]) -> str:
 def without_templates(found: Sequence[Message], shared: Collection[str]) -> list[Message]:
     """Returns what was found but messages that have only a template in common with the question.
 
-    A text that a person quotes once more stands in one or two messages, and what was said of it is wanted.
+    A text that a person quotes once more stands in one or two messages, and the messages about it are wanted.
     """
     alike = {m.seq for m in found if not _long_lines(m.text).isdisjoint(shared)}
     return [m for m in found if len(alike) < _OFTEN or m.seq not in alike]
@@ -191,17 +191,17 @@ def choose(
     cut_chars: int = CUT_CHARS,
     is_selection: bool = False,
 ) -> list[Recalled]:
-    """Returns the candidates worth a line, in the order in which they were said.
+    """Returns the candidates worth a line, in the order of their times.
 
     candidates: best first.
     exclude_atoms: what stands in the window; a message with one of them is left out, as is one that repeats
-        another, the query, or what a note on this path says already.
+        another, the query, or what a note on this path has already.
     noted: the texts of those notes.
-    shared: lines that stand in the question too, and are not told.
+    shared: lines that stand in the question too, and are not shown.
     budget_tokens: for the whole note as `render_note` makes it, without the line that names its mark.
-    cut_chars: how much of one message is told.
+    cut_chars: how much of one message is shown.
     is_selection: the candidates are a selection of the whole memory (`most_telling` of the store), which the
-        note says. A message of which facts say most is left out for them.
+        note says. A message mostly covered by facts is left out for them.
     """
     if is_selection:
         budget_tokens, cut_chars = budget_tokens - _SELECTION_TOKENS, min(cut_chars, _SELECTION_CHARS)
@@ -248,9 +248,9 @@ def choose(
 def shows_all(
     notes: Sequence[str], messages: Sequence[Message], query: str, *, exclude_atoms: Set[Atom]
 ) -> bool:
-    """Returns whether the notes tell each of these messages, so that `choose` would leave out whichever is found.
+    """Returns whether the notes show each of these messages, so that `choose` would leave out whichever is found.
 
-    messages: oldest first; the newest are the least likely to be told.
+    messages: oldest first; the newest are the least likely to be shown.
     """
     # Most memories say more than the notes have room for.
     if _SHOWN_SHARE * sum([len(m.text) for m in messages]) > sum(map(len, notes)):
@@ -268,9 +268,10 @@ def _in_order(groups: Mapping[_Group, list[Recalled]]) -> list[Recalled]:
 
 
 def _lines_to_try(candidates: Sequence[Message], shown: _Shown) -> list[tuple[Message, str, str]]:
-    """Returns (message, its line without tags of ours, the line folded) as they are to be tried, some of them twice.
+    """Returns (message, its line without the gateway's tags, the line folded) as they are to be tried, some of them
+    twice.
 
-    A message stands before the reply that repeats it word for word. shown: has what is not told again.
+    A message stands before the reply that repeats it word for word. shown: has what is not shown again.
     """
     if [m for m in candidates if m.source == "fact"]:
         candidates = list(_with_facts_first(candidates))
@@ -298,10 +299,10 @@ class _Shown:
     ) -> None:
         self._atoms, self._query, self._shared = atoms, query, shared
         self._lines = sorted("\n".join(notes).split("\n"))
-        self._whole = frozenset(self._lines)  # among which most of what was told is found
+        self._whole = frozenset(self._lines)  # where most repeats are found
 
     def new_line(self, m: Message) -> str | None:
-        """Returns the line of a message, without tags of ours; None where a note would repeat what is shown."""
+        """Returns the line of a message, without the gateway's tags; None where a note would repeat what is shown."""
         # If one of its messages is visible, a note would repeat it.
         if not self._atoms.isdisjoint(m.atoms):
             return None
@@ -326,7 +327,7 @@ class _Shown:
             if line.startswith(chosen):
                 rest = line[len(chosen) :].lower()
                 more = [key for key in _keys(self._query) if key in rest and key not in chosen]
-                if more:  # else all were told in small letters, and no line has to be put into them
+                if more:  # else all were shown in small letters, and no line has to be put into them
                     chosen = chosen.lower()
                     more = [key for key in more if key not in chosen]
                 if not more:
@@ -339,7 +340,7 @@ class _Chosen:
 
     def __init__(self) -> None:
         self._lines = self._words = ""
-        self._wordless: list[str] = []  # lines whose words were not needed yet
+        self._wordless: list[str] = []  # lines that were not split into words yet
 
     def add(self, line: str) -> bool:
         """Adds a line. Returns False where its words stand in another one, one after the other."""
@@ -428,12 +429,12 @@ def render_note(
 
 
 def own_words(text: str) -> str:
-    """Returns what somebody has said themselves: without notes of ours, and without what applications say around it."""
+    """Returns a person's own words: without the gateway's notes and the text that applications put around them."""
     return without_frame(strip_notes(text))
 
 
 def strip_notes(text: str) -> str:
-    """Returns the text without notes of ours: a reply that quotes one must not be learned as if it had been said."""
+    """Returns the text without the gateway's notes: a reply that quotes one must not be learned as a statement."""
     return _NOTE.sub("", text) if _HEADING in text else text
 
 
@@ -445,7 +446,7 @@ def selection_budget(budget_tokens: int) -> int:
 def asks_for_all(text: str, noted: Iterable[str], *, opens: bool) -> bool:
     """Returns whether a text for which nothing was found may ask for the memory as a whole.
 
-    opens: the user says nothing before it; later on it has to ask.
+    opens: no user message comes before it; later on it has to ask.
     noted: the notes of its conversation, which have one selection at most, so that small talk costs nothing
         again.
     """
@@ -453,12 +454,12 @@ def asks_for_all(text: str, noted: Iterable[str], *, opens: bool) -> bool:
 
 
 def mentions_blocks(note: str) -> bool:
-    """Returns whether a note, or a text that quotes one, says what was changed in a memory block."""
+    """Returns whether a note, or a text that quotes one, states a change of a memory block."""
     return CHANGES in note
 
 
 def _heading(day: str, years: Collection[str]) -> str:
-    """Returns the line before a group. The year is said where it is another than before."""
+    """Returns the line before a group. It has the year where that differs from the line before."""
     return f"[{day[_YEAR + 1 :] if '-' in day and day[:_YEAR] in years else day}]\n"
 
 
@@ -472,7 +473,9 @@ def _line(message: Message, text: str) -> str:
 
 
 def _quote(text: str) -> str:
-    """Puts a text on one line, so that it cannot pass for lines of the note; a tag of ours in it becomes plain text."""
+    """Puts a text on one line, so that it cannot pass for lines of the note; a tag of the gateway's in it becomes
+    plain text.
+    """
     return plain_tags(" ".join(text.split()))
 
 
@@ -487,7 +490,7 @@ def _keys(query: str) -> Sequence[str]:
 def _best_part(text: str, keys: Sequence[str], limit: int) -> tuple[str, str]:
     """Returns the part of at most `limit` characters that has most of the query's words, or the beginning.
 
-    text: on one line, and longer. Returns the part, with a sign before it where it was cut there, and the sign behind.
+    text: on one line, and longer. Returns the part, with a sign before it where it was cut there, and one after it.
     """
     low = text.lower()
     start = _densest(low, keys, limit * 3 // 4) if len(low) == len(text) else 0

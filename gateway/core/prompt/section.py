@@ -26,17 +26,20 @@ from gateway.core.prompt.shown_blocks import (
 )
 from storage.records import Block, SentSection
 
-# Where an agent's own prompt says so, its blocks stand there, and otherwise after it.
+# Where an agent's own prompt has this placeholder, its blocks stand there, and otherwise after it.
 CORE_MEMORY = "{CORE_MEMORY}"
 
 
 def made_of(system: str, offered: Iterable[str]) -> str:
-    """Returns the hash of what an agent's prompt is made of beside its blocks."""
+    """Returns the hash of what an agent's prompt is made of without its blocks."""
     return digest("\0".join((system, *offered)))
 
 
 class SectionParts(Struct, frozen=True):
-    """The parts of a section. With other ones the prompt begins anew anyway, but for the blocks and the tools."""
+    """The parts of a section.
+
+    With other ones the prompt changes from its beginning anyway, but for the blocks and the tools.
+    """
 
     blocks: Sequence[Block]  # as this path sees them
     offered: Mapping[str, str]  # names of our tools in this request

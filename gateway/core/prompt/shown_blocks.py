@@ -136,7 +136,7 @@ def changes_since(shown: Shown, blocks: Iterable[Block]) -> tuple[tuple[str, ...
         label = shown_label(block.label)
         is_first = label not in labels
         labels.add(label)
-        # Nothing tells two blocks apart whose labels look alike.
+        # Two blocks with labels that look alike cannot be distinguished.
         if is_shown(shown, block) or not is_first:
             continue
         name = f'Memory block "{label}"'
@@ -184,7 +184,7 @@ def _read_after(seen: str | None, then: str) -> str:
         first, _, made = seen.partition(_EDIT)
         return f"{first if made == before else _UNKNOWN}{_EDIT}{after}"
     shown, _, _ = seen.partition(_BROKEN)
-    # A section that was rendered since has the edit already, and says the same.
+    # A section that was rendered since has the edit already, and shows the same.
     return after if before == seen or after == shown else f"{shown}{_BROKEN}{after}"
 
 

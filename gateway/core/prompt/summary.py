@@ -67,7 +67,7 @@ class SummaryCut(Struct, frozen=True):
 class SummaryTerms(Struct, frozen=True):
     """An agent's own terms for its summaries; what is None is as for everybody."""
 
-    # All is covered that was said, and not only what is about to leave the window.
+    # The whole conversation is covered, and not only what is about to leave the window.
     is_all: bool = False
     # Of the window, that stays word for word.
     share: float | None = None
@@ -80,7 +80,7 @@ class SummaryTerms(Struct, frozen=True):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> SummaryTerms:
-        """Reads what an agent's definition says (`AgentDefinition.compaction`)."""
+        """Reads an agent's definition (`AgentDefinition.compaction`)."""
         share, model = values.get("sliding_window_percentage"), values.get("model") or None
         # Letta Code names `letta/auto` for each agent: a model of the hosted product, which stands for whichever.
         if model is not None and model.startswith("letta/"):
@@ -130,7 +130,7 @@ class Share(Struct, frozen=True):
 
 
 class Nonsense(Exception):
-    """The answer is no summary. message: the reason, without a word of what was said."""
+    """The answer is no summary. message: the reason, without a word of the conversation."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -242,9 +242,9 @@ INSTRUCTIONS = (
 
 
 def spoken_lines(exchanges: Sequence[Exchange]) -> list[str]:
-    """Returns what was said, message by message, without what was forgotten or off the record.
+    """Returns the conversation, message by message, without what was forgotten or off the record.
 
-    These are the client's words and the reply as the client has it: notes of ours and hidden rounds may quote other
+    These are the client's words and the reply as the client has it: notes and hidden rounds may quote other
     conversations, and what is derived from those would have to be forgotten with them.
     """
     return [line for x in exchanges for line in _lines_of(x)]
@@ -301,7 +301,7 @@ def ask_for(
 
     earlier: the notes so far, or "".
     size: tokens the answer may take.
-    instructions: an agent's own; None: ours.
+    instructions: an agent's own; None: the gateway's.
     """
     body = "\n\n".join(map(_plain, lines))
     notes = f"<notes>\n{_plain(earlier).strip()}\n</notes>\n\n" if earlier else ""
@@ -319,7 +319,7 @@ _REFUSAL = re.compile(
     r"|won['’]t|must decline)\b|as an ai\b|unfortunately,? i\b|es tut mir leid|je suis désolé|lo siento)",
     re.I,
 )
-# Characters: in a longer answer an apology is part of what is said.
+# Characters: in a longer answer an apology is part of the content.
 _SHORT = 600
 _ENOUGH = 24
 # From so many words on, repeating oneself shows.
@@ -335,9 +335,9 @@ def check(
     finish_reason: str | None,
     by_hand: bool = False,
 ) -> str:
-    """Returns the summary as it is kept. Raises: Nonsense: the answer is no summary, and nothing changes.
+    """Returns the summary as it is stored. Raises: Nonsense: the answer is no summary, and nothing changes.
 
-    by_hand: somebody has asked for it, so it may be longer than the few words that it stands for.
+    by_hand: it was asked for, so it may be longer than the few words that it stands for.
     """
     text = _unwrapped(answer)
     length = len(earlier) + sum(map(len, source))
@@ -362,7 +362,7 @@ def check(
 
 
 def lacked_room(answer: str, *, size: int, finish_reason: str | None) -> bool:
-    """Says whether an answer was cut before it said much: its model has spent the room on thoughts."""
+    """Returns whether an answer was cut before it had much text: its model has spent the room on thoughts."""
     return finish_reason == "length" and len(_unwrapped(answer)) < size
 
 

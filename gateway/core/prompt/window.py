@@ -4,12 +4,12 @@ A cut is a pure function of the list, so that a caller who resends everything ge
 again without anything being stored. Let T be the tokens of the list, H the most that it may have (`Budget.high`)
 and S the step by which a cut goes below H (`Budget.step`):
 
-    T <= H    everything is kept
+    T <= H    everything stays
     T >  H    ceil((T - H) / S) * S tokens or a little more leave from the head
 
 While the list grows by S, the same messages are left out and the prefix that the provider has cached stays; then
-the cut moves once. Between H - S and H tokens are kept. A cut may fall before the user message that opens a turn,
-or, with that opening kept, between two rounds of its turn; never between a tool call and its result.
+the cut moves once. Between H - S and H tokens stay. A cut may fall before the user message that opens a turn,
+or, after that opening, between two rounds of its turn; never between a tool call and its result.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Budget(Struct, frozen=True):
 
 
 class MessageBounds(Struct, frozen=True):
-    """The most messages that a list may have, and the least that it keeps when it begins anew above that."""
+    """The most messages that a list may have, and the least that stay when it is cut above that."""
 
     most: int
     least: int
@@ -62,7 +62,7 @@ class WindowItem(Struct, frozen=True):
     bound: int
     # Ids of the tool calls that it makes.
     calls: tuple[str, ...] = ()
-    # The id of the call whose result it is.
+    # The id of the call that it answers.
     answers: str | None = None
 
 
@@ -89,7 +89,7 @@ def plan_budget(
     capacity: the model's context in tokens.
     max_tokens: the request's limit for the reply.
     fixed_tokens: what is sent besides the list, such as the system message and the tools.
-    note_tokens: what is kept free for a note.
+    note_tokens: what is left free for a note.
     """
     reserve = min(DEFAULT_RESERVE_TOKENS if max_tokens is None else max(0, max_tokens), capacity // 4)
     step = max(1, capacity // STEP_SHARE)
@@ -121,10 +121,10 @@ def describe(message: Mapping[str, Any], bound: int, *, is_nudge: bool = False) 
 
 
 def fit_window(elements: Sequence[WindowItem], budget: Budget, count: Callable[[int], int]) -> Window:
-    """Chooses what is kept of a list, oldest first, without its leading system message.
+    """Chooses what stays of a list, oldest first, without its leading system message.
 
     count: gives the tokens of the element at an index; it is called only where the bounds do not fit. System messages
-    that stand at the head of `elements` nevertheless are kept.
+    that stand at the head of `elements` nevertheless stay.
     """
     size = len(elements)
     if sum(element.bound for element in elements) <= budget.high:
@@ -160,7 +160,7 @@ def begin_window(elements: Sequence[WindowItem], bounds: MessageBounds) -> int:
 
 
 def may_begin(elements: Sequence[WindowItem], index: int) -> bool:
-    """Returns whether a list may begin at this index: with an opener, and with no result whose call comes before it."""
+    """Returns whether a list may begin at this index: with an opener, and with no result of a call before it."""
     return elements[index].role in OPENERS and not _splits_a_call(elements)[index]
 
 

@@ -15,15 +15,15 @@ LIMITS = (NEWER_LIMIT, "max_tokens")
 
 
 class Reference(Struct, frozen=True):
-    """A place in a list where messages come that the gateway has kept: an earlier reply, or the path that ends
+    """A place in a list where stored messages are inserted: an earlier reply, or the path that ends
     with it.
     """
 
-    # Of the message in whose place they come, or before which the path does.
+    # Of the message that they replace, or that the path precedes.
     index: int
     # As the client has it.
     id: str
-    # conversation, turn: the names that it tells.
+    # conversation, turn: the names in it.
     conversation: str
     turn: str
     # The field that has it.
@@ -43,7 +43,7 @@ class ChatRequest(Struct):
     # Those of `json` without private fields.
     messages: list[dict[str, Any]]
     stream: bool = False
-    # The client is told the usage of a stream.
+    # The client asked for the usage of a stream.
     wants_usage: bool = False
     # Names of the client's own tools (legacy `functions` too), those without a readable name left out.
     tools: tuple[str, ...] = ()
@@ -56,9 +56,9 @@ class ChatRequest(Struct):
     max_tokens_key: str | None = None
     # Of its URL, as it came.
     query: str = ""
-    # Fields that an agent's definition says and the client does not.
+    # Fields from the agent's definition that the client did not send.
     added_fields: frozenset[str] = frozenset()
-    # What in `messages` is kept here, by their places.
+    # The stored messages in `messages`, by their positions.
     references: tuple[Reference, ...] = ()
 
     def edit(self) -> BodyEdit:

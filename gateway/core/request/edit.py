@@ -40,7 +40,7 @@ class BodyEdit:
 
         raw: the body as it came.
         json: its value, which is not changed.
-        listed: the member that has the messages, whose name differs between dialects.
+        listed: the member that has the messages, a name that differs between dialects.
         text_kind: the type of a part that is text, which differs as well.
         """
         self._raw = raw
@@ -101,7 +101,7 @@ class BodyEdit:
     def render(self) -> bytes:
         """Returns the body with all edits in it; the same object when there are none.
 
-        Raises: BadRequest: a member is nested so deep that no edit can be made beside it.
+        Raises: BadRequest: a member is nested so deep that no edit can be made next to it.
         """
         has_list_edits = bool(self._before or self._instead or self._notes or self._roles or self._appended)
         if not (has_list_edits or self._members or self._tools):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-# Field -> the types in which its vendor sends it; in another form it is somebody else's field.
+# Field -> the types in which its vendor sends it; in another form it is another vendor's field.
 _FIELDS: Final[dict[str, tuple[type, ...]]] = {
     "call": (dict,),  # Vapi, docs.vapi.ai/customization/custom-llm
     "customer": (dict,),

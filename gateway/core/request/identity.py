@@ -39,7 +39,7 @@ class Mode(StrEnum):
     STRICT = "strict"
 
 
-KEEPS = (Mode.ON, Mode.STRICT)  # the modes in which what is said is kept
+KEEPS = (Mode.ON, Mode.STRICT)  # the modes in which messages are stored
 _OFF = Mode.OFF  # by its name Python 3.11 finds it five times as slowly
 # Names with a dash are headers, the others fields of the body.
 USER_ORDER = (
@@ -104,7 +104,7 @@ class IdentityRules:
     default_mode: Mode = Mode.ON
     profile_modes: Mapping[str, Mode] = field(default_factory=dict)
     side_rules: tuple[SideRule, ...] = APPLICATIONS.side_requests
-    # With which Open WebUI signs who its user is; None: nobody's word is taken for signed.
+    # The secret with which Open WebUI signs its user; None: nothing is taken for signed.
     jwt_secret: str | None = field(default=None, repr=False)
     _user: tuple[_Source, ...] = field(init=False, repr=False, compare=False)
     _conversation: tuple[_Source, ...] = field(init=False, repr=False, compare=False)
@@ -138,7 +138,7 @@ class Identity(Struct, frozen=True):
     agent: str | None
     user: str | None
     conversation: str | None
-    # Whose memory it is; None when neither a user nor a conversation is named, and then nothing is
+    # The scope of the memory; None when neither a user nor a conversation is named, and then nothing is
     # remembered.
     scope: Scope | None
     mode: Mode
@@ -148,14 +148,14 @@ class Identity(Struct, frozen=True):
     retry: bool = False
     # The name of the rule that took the request for the application's own, and so set the mode.
     side_request: str | None = None
-    # A rule has found out that nobody asks here, and nothing at all is kept of it, since the user's own turn
+    # A rule has found that no user asks here, and nothing is stored of it, since the user's own turn
     # may have the same words under another prompt.
     leaves_nothing: bool = False
-    # The mode that it has where its history is ours, if its form alone has set another one.
+    # The mode with a stored history, if the request's form alone has set another one.
     own: Mode | None = None
 
     def with_history(self) -> Identity:
-        """Returns it for a history that is ours: what is not kept of a message there, no later list brings back."""
+        """Returns it for a stored history, where no later list brings back what was not stored."""
         return self if self.own is None else replace(self, mode=self.own, leaves_nothing=False, own=None)
 
 
@@ -329,7 +329,7 @@ def _mode(
     # library sends it with each request, titles among them. It counts more than a schema alone, which may well stand in
     # the user's own turn.
     if (side := rules._side.find(body.get("messages") or ())) is not None:
-        # What an application says in the user's place mostly comes back in later lists, and is known again by its
+        # An application's text in the user's role mostly comes back in later lists, and is known again by its
         # hashes.
         return Mode(side.memory), side.name, side.leaves_nothing, None
     if asked is None and is_single_structured_turn(body):
@@ -344,7 +344,7 @@ def _asked_mode(raw: bytes) -> Mode | None:
 
 
 def _word(header: bytes, raw: bytes, known: Collection[str], expected: str) -> str:
-    """Returns the value of a header that says one word. Raises: BadRequest: it is not one that is known."""
+    """Returns the value of a header with one word. Raises: BadRequest: it is not one that is known."""
     name = header.decode()
     text = header_text(raw, name).strip().lower()
     if text not in known:

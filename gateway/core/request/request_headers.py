@@ -1,7 +1,8 @@
 """The headers of a client: as text where they are read here, and those that may go on to an upstream.
 
-A list says what may pass, not what may not: gateways stand behind sign-on proxies and load balancers whose headers
-(names, addresses, tokens) nobody can list, and they are no provider's business. Credentials travel apart from these.
+An allow-list decides what passes: sign-on proxies and load balancers before a gateway add headers
+(names, addresses, tokens) that no list can name, and that do not concern a provider. Credentials travel apart from
+these.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from gateway.errors import BadRequest
 
 RawHeaders = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
 
-# The third line says to OpenRouter which application asks; the fourth which conversation it is, since some upstreams
+# The third line names the application to OpenRouter; the fourth which conversation it is, since some upstreams
 # keep its prompt cache by it; the last how much of a file is wanted.
 _PASS = frozenset(
     b"accept user-agent idempotency-key x-idempotency-key traceparent tracestate x-request-id x-client-request-id "
@@ -23,14 +24,17 @@ _PASS = frozenset(
     b"range if-range".split()
 )
 _PASS_PREFIXES = (b"openai-", b"x-stainless-", b"x-openrouter-")
-# Those of ours that a request may carry. Another one is refused, since who misspells `x-mnemogate-memory: off` is
+# The gateway's headers in a request. Another one is refused, since a client that misspells `x-mnemogate-memory: off` is
 # remembered against their will.
 _PREFIX = "x-mnemogate-"
 _HEADERS = [
     _PREFIX + name
     for name in ["user", "conversation", "agent", "memory", "history", "key", "upstream", "admin"]
 ]
-_NOMINATES_NONE = (b"keep-alive", b"close")  # as nearly every client says it: no header of these names passes
+_NOMINATES_NONE = (
+    b"keep-alive",
+    b"close",
+)  # as nearly every client sends it: no header of these names passes
 
 
 def header_text(raw: bytes, name: str) -> str:
@@ -51,7 +55,7 @@ def refuse_repeated(headers: RawHeaders, single: Collection[bytes]) -> None:
 
 
 def forwardable(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
-    """Returns the client's headers that go upstream. Raises: BadRequest: one of ours is misspelt."""
+    """Returns the client's headers that go upstream. Raises: BadRequest: one of the gateway's is misspelt."""
     passed = []
     nominated: set[str] = set()  # by `Connection`, to go no further than here (RFC 9110 7.6.1)
     for raw, value in headers:

@@ -1,7 +1,7 @@
 """Requests that an application makes for itself and not for its user: titles, tags, follow-up questions.
 
-They are recognised by rules: those of gateway.core.applications, and the operator's. Beside them stands the single turn
-whose answer goes to a program: it reads memory and leaves nothing in it.
+They are recognised by rules: those of gateway.core.applications, and the operator's. Another kind is the single turn
+with an answer for a program: it reads memory and leaves nothing in it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class SideRule(Protocol):
 
     pattern: a regular expression, matched at the start of the text (white space before it is skipped, case ignored).
     where: in the last message, if that is the user's; or in the first or the last, if that is a system message.
-    leaves_nothing: no later list has what such a request says, so that there is nothing to be known again by hashes.
+    leaves_nothing: no later list has such a request's messages, so nothing is recognised by hashes.
     """
 
     @property
@@ -38,7 +38,7 @@ _GRAMMARS = frozenset(
     )
 )
 _PROMPTS = ("system", "developer")
-_KEPT_CHARS = 32 * 1024  # chosen: far above most prompts; each project keeps one of them
+_KEPT_CHARS = 32 * 1024  # far above most prompts; each project caches one
 
 
 class SideRequests:
@@ -74,7 +74,7 @@ class SideRequests:
         return found
 
     def _pattern(self, where: str) -> re.Pattern[str]:
-        # An empty group behind each rule has its number for a name, and is the last to end: `lastgroup` of a match. A
+        # An empty group after each rule has its number for a name, and is the last to end: `lastgroup` of a match. A
         # group around it would be entered for each rule that the text does not even begin like.
         parts = [f"(?:{rule.pattern})(?P<r{n}>)" for n, rule in enumerate(self._rules) if rule.where == where]
         # White space is given up by no rule, so that a text of much of it costs one pass. No rule: no match.
@@ -82,9 +82,9 @@ class SideRequests:
 
 
 def is_single_structured_turn(body: Mapping[str, Any]) -> bool:
-    """Returns whether a request is one turn whose answer is for a program.
+    """Returns whether a request is one turn with an answer for a program.
 
-    Such a turn says so by OpenAI's `response_format`, by a schema or a grammar as local servers take it, or by a
+    Such a turn has OpenAI's `response_format`, by a schema or a grammar as local servers take it, or by a
     `tool_choice` that names the only tool. Where that tool has to be called once more, the program had no answer yet.
     """
     wanted = body.get("response_format")

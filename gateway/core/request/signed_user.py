@@ -26,7 +26,8 @@ def signed_user(token: bytes, secret: str, now: float) -> str:
     Raises: NotAuthenticated: the token is malformed, not signed with this secret, or expired.
     """
     head, _, signature = token.rpartition(b".")
-    # The signature is compared before anything of the token is believed, and always as HS256, whatever its header says.
+    # The signature is compared before anything of the token is believed, and always as HS256, whatever its header
+    # names.
     wanted = hmac.digest(secret.encode(), head, "sha256")
     if not hmac.compare_digest(_decoded(signature), wanted):
         raise _refused("it is not signed with memory.openwebui_jwt_secret")

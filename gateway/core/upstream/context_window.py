@@ -1,7 +1,8 @@
 """The context windows of models: from the settings, and from what upstreams report when they refuse or count.
 
 Sizes are in tokens as we count them. An upstream with a vocabulary of its own may take more of them for the same
-words, and a window that is full by its count is not full by ours. Its context counts as that much smaller here.
+words, and a window that is full by its count is not full by the gateway's. Its context counts as that much smaller
+here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from math import ceil
 
 from gateway.core.upstream.policy import Target
 
-# Vocabularies made for other languages take up to about so many tokens for each of ours.
+# Vocabularies made for other languages take up to about so many tokens for each token counted here.
 GUESS = 2.0
 _MOST_SCALE = 4.0
 # Scales are rounded up to sixteenths: every new scale moves what fits, and costs the provider's cache.
@@ -26,9 +27,9 @@ ModelAt = tuple[str, str]  # upstream, model
 
 @dataclass(slots=True)
 class _Learned:
-    """The figures of one model, as replies have told them. reported: in the upstream's tokens.
+    """The figures of one model, as replies reported them. reported: in the upstream's tokens.
 
-    scale: tokens by the upstream's count for each of ours. is_guess: the scale is one.
+    scale: tokens by the upstream's count for each counted here. is_guess: the scale is one.
     """
 
     reported: int | None = None

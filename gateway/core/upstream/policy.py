@@ -5,7 +5,7 @@ and share the load, a higher rank is a fallback. `EndpointHealth` is what is kno
 *circuit breaker* opens after several failures in a row; when its time is over one request probes the endpoint, and
 closes the circuit or opens it again. A *cooldown* is a model's own Retry-After. An endpoint with an open circuit or a
 cooldown is passed over while there is another; it is never taken out when it is the only one, because the upstream's
-own answer says more than any of ours.
+own answer says more than one of the gateway's.
 
 A conversation stays at its endpoint (the provider's prompt cache is there), unless that one is clearly busier than
 another: rendezvous hashing with bounded load.
@@ -22,8 +22,8 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-# Statuses that another endpoint or moment may mend. Others are about the request, as 501 is. Of those that nobody
-# has defined, 520 to 530 are what Cloudflare says before an upstream that is down, and 529 is Anthropic's "overloaded".
+# Statuses that another endpoint or moment may mend. Others are about the request, as 501 is. Of undefined ones,
+# 520 to 530 are Cloudflare's for an upstream that is down, and 529 is Anthropic's "overloaded".
 TRANSIENT: Final = frozenset((408, 429, *range(500, 600))) - {501}
 # Chosen: a voice caller does not notice it, and a restarting upstream often needs no more.
 _FIRST_BACKOFF_S: Final = 0.1
@@ -71,7 +71,7 @@ class Failure(Struct, frozen=True):
     kind: str
     # The upstream may have seen the request.
     sent: bool = True
-    # The same endpoint may be asked again; False after a wait of ours ran out.
+    # The same endpoint may be asked again; False after the gateway's own deadline.
     repeatable: bool = True
     retry_after_s: float | None = None
 
@@ -130,7 +130,7 @@ class EndpointHealth:
         return now >= self.open_until and now >= self.cooldown_until(model) and not self.is_probing
 
     def is_passed_over(self, now: float) -> bool:
-        """Returns whether requests are kept from it, for one model at least."""
+        """Returns whether requests are withheld from it, for one model at least."""
         return self.is_probing or now < max(self.open_until, *self.cooldowns.values(), -math.inf)
 
     def may_retry(self, policy: Policy) -> bool:
@@ -221,7 +221,7 @@ def backoff_s(attempts: int, chance: float, longest_s: float) -> float:
 def order(members: Sequence[RouteMember], now: float, key: int) -> list[int]:
     """Returns the indices of the members to try, first to last. key: the same for all requests of one conversation.
 
-    Available members stand by rank. Behind them, as a last resort, stands the one whose circuit closes next; one in
+    Available members stand by rank. After them, as a last resort, the one with the circuit that closes next; one in
     its cooldown is spared. If none is available, the one that will be first is tried.
     """
     found: list[int] = []
@@ -242,7 +242,7 @@ def _spread(members: Sequence[RouteMember], group: list[int], key: int) -> list[
     # Rendezvous hashing: each key ranks all members in an order of its own. When a member goes, only the keys that it
     # led move, and they spread over all others.
     ranked = sorted(group, key=lambda i: _score(key, members[i].name), reverse=True)
-    # Bounded load: a member with too many requests in flight stands behind those that have room.
+    # Bounded load: a member with too many requests in flight comes after those that have room.
     least = min(members[i].health.in_flight for i in group)
     lean = [i for i in ranked if members[i].health.in_flight <= least + _MAX_LEAN]
     return lean + sorted(set(ranked) - set(lean), key=lambda i: members[i].health.in_flight)
