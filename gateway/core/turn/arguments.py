@@ -2,8 +2,8 @@
 
 The schema is a stranger's, and so are the arguments. `jsonschema-rs` judges by the draft that the schema names (2020-12
 where it names none), fetches nothing, and matches patterns in linear time; `format` is not checked. Alternatives within
-alternatives still take any time, in which nothing else runs in this process. So `cost` says beforehand what a check can
-take at most, and what costs much is checked in another process (gateway.agents.tools.checked).
+alternatives still take any time, in which nothing else runs in this process. So `cost` estimates beforehand what a
+check can take at most, and what costs much is checked in another process (gateway.agents.tools.checked).
 
 A keyword that is no JSON Schema, and a reference that leads nowhere, forbid nothing; the rest of the schema holds.
 """
@@ -39,7 +39,7 @@ _EXTREME: Final = re.compile(rb"[0-9]e[+-]?[0-9]{2}")
 # What is for people, unless it is the name of a property.
 _WORDS: Final = frozenset(("title", "description", "$comment", "default", "examples"))
 _SHOWN = 80
-_MOST_CHARS = 1_000  # of what is said
+_MOST_CHARS = 1_000  # of an error's text
 _NAMES_CHARS = 600  # of the names or values that there are
 
 

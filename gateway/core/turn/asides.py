@@ -1,4 +1,4 @@
-"""Asides: arguments that we add to our tools, and the words that a tool says to the user, read while they are written.
+"""Asides: arguments added to the gateway's tools, and text that a tool speaks, read while they are written.
 
 An aside is an argument for us and not for the tool: a thought, a filler to be spoken before the tool runs, the wish to
 go on. They stand first in a tool's schema and are required, so that a strict one stays valid; models order keys as they
@@ -69,7 +69,7 @@ class Voice(Enum):
 
 
 class Asides(Struct, frozen=True):
-    """The arguments of a turn's tools that the tools are not given, or that are said to the user.
+    """The arguments of a turn's tools that the tools are not given, or that are spoken to the user.
 
     given: tool -> its asides. words: tool -> the argument that is its words to the user.
     """
@@ -206,7 +206,7 @@ class StringReader:
         return self._depth == 1 and self._is_object and self._wants_key
 
     def _read_string(self, text: str, at: int) -> int:
-        """Reads on in a string. Returns the place behind what it read."""
+        """Reads on in a string. Returns the position after what it read."""
         if self._escape:
             self._escape += text[at]
             self._end_escape()

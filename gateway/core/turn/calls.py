@@ -1,4 +1,4 @@
-"""The calls of ours in one reply: which of them run, which wait for somebody, and their results."""
+"""The gateway's calls in one reply: which of them run, which wait for an answer, and their results."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class CallDecision(Struct, frozen=True):
 
 
 class ResumedCalls(Struct, frozen=True):
-    """Calls of a step that is kept, with which a turn begins when they are answered."""
+    """Calls of a stored step, with which a turn begins when they are answered."""
 
     # All of that step.
     calls: tuple[Json, ...]
@@ -62,9 +62,9 @@ class ResumedCalls(Struct, frozen=True):
 
 
 class OwnCalls:
-    """The calls of ours in one reply.
+    """The gateway's calls in one reply.
 
-    waiting: call id -> "approval", or "held" for one that waits beside an approval.
+    waiting: call id -> "approval", or "held" for one that waits with an approval.
     """
 
     def __init__(
@@ -159,9 +159,10 @@ class OwnCalls:
         return result
 
     def hold(self) -> None:
-        """Lets all that would run wait, since a call beside it has to be approved first.
+        """Lets all that would run wait, since another call has to be approved first.
 
-        So does what a rule forbids behind that one: the rules go by what was run, and that is not known before.
+        So does what a rule forbids after that one: the rules go by the calls that were run, and that is not known
+        before.
         """
         running = [id for id, result in self._results.items() if result is None]
         ids = [call.id for call in self.calls]
@@ -205,11 +206,11 @@ def name_calls(
 ) -> None:
     """Gives an id to each call that has none of its own.
 
-    Some servers begin to count anew with each reply ("call_0"), but an id stands for one call of the turn.
+    Some servers restart their count with each reply ("call_0"), but an id stands for one call of the turn.
 
     taken: ids of earlier calls in the turn.
     number: of the reply.
-    names_client_calls: the client's calls are kept by their ids; else they have been sent already, and stay
+    names_client_calls: the client's calls are stored by their ids; else they have been sent already, and stay
         as they are.
     """
     given: set[str] = set()

@@ -20,7 +20,7 @@ from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.spec import TurnSpec
 from gateway.errors import GatewayError
 
-# What a view holds until something is said. Chosen: a role, filters' verdicts and comments take some kilobytes.
+# The most bytes that a view holds back before the first text: a role, filters' verdicts and comments take some kB.
 MOST_HELD_BYTES: Final = 64 * 1024
 
 
@@ -50,7 +50,7 @@ class ReplyEvent:
 
     @property
     def is_usage(self) -> bool:
-        """Says whether the event is the chunk that carries nothing but usage."""
+        """Returns whether the event is the chunk that carries nothing but usage."""
         chunk = self.chunk
         return chunk is not None and not chunk.get("choices") and isinstance(chunk.get("usage"), dict)
 
@@ -58,7 +58,7 @@ class ReplyEvent:
 class ClientView:
     """One reply as its client sees it. The machine calls it in the order of events, then takes the bytes.
 
-    By itself it shows nothing: a reply that nobody reads, of a turn whose result is taken from what is written down.
+    By itself it shows nothing: for a turn without a reader, with its result taken from the store.
     """
 
     __slots__ = ()
@@ -87,12 +87,12 @@ class ClientView:
         return True
 
     def add_text(self, text: str) -> None:
-        """Shows text of no event: of whole replies before, the gap between two rounds, what is said ahead of a call."""
+        """Shows text of no event: of whole replies before, the gap between two rounds, a filler."""
 
     def add_words(self, text: str, between: str, call: int) -> None:
-        """Shows words that a call says to the user, as they are written into its arguments.
+        """Shows text that a call speaks to the user, as they are written into its arguments.
 
-        between: blanks that part them from what was said before, in one text.
+        between: blanks that separate them from the text before, in one text.
         call: its place in the reply.
         """
 
@@ -100,27 +100,27 @@ class ClientView:
         """Shows a piece of a thought that the model wrote into the arguments of a call."""
 
     def add_calls(self, calls: list[Json]) -> None:
-        """Shows calls of the client's tools that were kept back to the end of a stream without a finish_reason."""
+        """Shows calls of the client's tools that were held back to the end of a stream without a finish_reason."""
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
-        """Ends a hidden round: all its calls are ours, and another round follows.
+        """Ends a hidden round: all its calls are the gateway's, and another round follows.
 
-        tail: its last events, whose finish_reason and usage are not the reply's.
+        tail: its last events, with a finish_reason and usage other than the reply's.
         """
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
         """Ends the stream.
 
         tail: the events from the first finish_reason on.
-        finish: stands in for the upstream's finish_reason, and is said where the upstream said none; None:
+        finish: stands in for the upstream's finish_reason, and is sent where the upstream sent none; None:
             the upstream's.
         done: the upstream's `[DONE]` event, empty without.
         """
 
     def not_durable(self) -> None:
-        """Says that the end leaves although the turn is not on disk."""
+        """Notes that the end leaves although the turn is not on disk."""
 
-    # Tools of ours
+    # The gateway's tools
 
     def call_tools(self, calls: Sequence[ToolCall]) -> None:
         """Shows complete calls of our tools that are about to run."""
@@ -131,7 +131,7 @@ class ClientView:
     # A turn that keeps each step
 
     def results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
-        """Shows results of our tools as they are kept.
+        """Shows results of the gateway's tools as they are stored.
 
         first: the number of the first of them; None: they are a part of the reply, since nothing was run for
             it.
@@ -149,7 +149,7 @@ class ClientView:
         """Notes how the turn ends; `end` or an error follows.
 
         waiting: as in `TurnOutcome`.
-        calls: those that wait, and those beside them that were not shown yet.
+        calls: those that wait, and others that were not shown yet.
         """
 
     # Errors
@@ -157,7 +157,7 @@ class ClientView:
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
         """Ends the stream with an error of the upstream's.
 
-        error: message, type, param, code, and what else the upstream said.
+        error: message, type, param, code, and the upstream's other fields.
         raw: the upstream's event, where it has that very form.
         """
 
@@ -170,7 +170,7 @@ class ClientView:
         """Returns the body of a reply that is no stream.
 
         body: the last round's as it came.
-        is_unchanged: it says what the client is to be told, nothing else.
+        is_unchanged: it holds exactly what the client gets.
         """
         return b""
 

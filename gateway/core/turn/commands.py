@@ -43,7 +43,7 @@ class Refuse(Struct, frozen=True):
 class CallModel(Struct, frozen=True, eq=False):
     """Call the model again.
 
-    messages: of all hidden rounds so far; they follow the messages of the first request. None, where steps are kept.
+    messages: of all hidden rounds so far; they follow the messages of the first request. None, where steps are stored.
     budget_tokens: the rest of the client's budget; None: not limited.
     offer: what the model may do.
     """
@@ -60,14 +60,14 @@ class CallModel(Struct, frozen=True, eq=False):
 
 
 class RunTool(Struct, frozen=True):
-    """Run a tool of ours."""
+    """Run a gateway tool."""
 
     call_id: str
     # As it was offered.
     name: str
     # A JSON object.
     arguments: Json
-    # Never beside another such call.
+    # Never at the same time as another such call.
     alone: bool = False
 
 
@@ -78,18 +78,18 @@ class Keep(Struct, frozen=True):
     input, before the model is called again; with both at once if no tool had to run.
     """
 
-    # The model's message, with all its calls; None: it is kept already.
+    # The model's message, with all its calls; None: it is stored already.
     reply: Json | None = None
     # What the reader got of it; None: the same.
     shown_reply: Json | None = None
     # What the upstream counted for this reply; None: nothing.
     usage: Json | None = None
-    # Somebody has to answer calls of this reply before the turn can go on, though ours are run at once (call
+    # Calls of this reply wait for an answer before the turn can go on; the gateway's are run at once (call
     # id -> "client").
     waits: Mapping[str, str] = field(default_factory=dict)
     # In the order of the calls.
     results: tuple[ToolResult, ...] = ()
-    # A message for the model that nobody said; "": none.
+    # A message of the gateway's for the model; "": none.
     nudge: str = ""
 
 
@@ -115,7 +115,7 @@ Command = (
 class End(StrEnum):
     FINISHED = "finished"
     CANCELLED = "cancelled"
-    FAILED = "failed"  # by an error; whatever of the reply was sent counts as never said
+    FAILED = "failed"  # by an error; whatever of the reply was sent does not count
 
 
 # Bound once, because each turn asks for it and it is slow to read off its class.
@@ -126,16 +126,16 @@ class TurnOutcome(Struct, frozen=True):
     """The outcome of a turn.
 
     Of a turn that keeps each step, `full` and `shown_reply` are those of the last reply alone. They are empty
-    where it is kept already; then `results` belong to it, and so does `waiting`.
+    where it is stored already; then `results` belong to it, and so does `waiting`.
     """
 
     state: End
-    # The reply's messages as the upstream saw or said them, hidden rounds included. It ends with results of
+    # The reply's messages as the upstream got or sent them, hidden rounds included. It ends with results of
     # our tools where the last round was mixed, or where the budget was used up.
     full: tuple[Json, ...] = ()
     # The one assistant message that the client has; of an unfinished turn the text generated so far.
     shown_reply: Json | None = None
-    # finish_reason, usage: those that the client is told, or would have been.
+    # finish_reason, usage: those that the client gets, or would have got.
     finish_reason: str | None = None
     usage: Json | None = None
     # Replies of the model that began.
@@ -144,14 +144,14 @@ class TurnOutcome(Struct, frozen=True):
     hidden: bool = False
     # Why the turn ended.
     stop: StopReason = StopReason.END_TURN
-    # Call id -> who has to answer first: "approval", "client", or "held" for a call that waits beside them.
+    # Call id -> who has to answer first: "approval", "client", or "held" for a call that waits with them.
     waiting: Mapping[str, str] = field(default_factory=dict)
     # Of calls in that reply, those that no step has taken in.
     results: tuple[ToolResult, ...] = ()
     # The upstream's count of that reply.
     step_usage: Json | None = None
     # The upstream refused what went in, and would again: the turn's messages, or those of its last step where
-    # steps are kept.
+    # steps are stored.
     is_refused: bool = False
     # Of the error that ended the turn, which may quote it; "": there is none.
     words: str = ""

@@ -1,7 +1,8 @@
 """Reads one reply of a model, piece by piece: deltas go in, a whole message comes out.
 
-It knows the shape of a chat completion (chunks and whole bodies) and nothing of turns; a set of names says which
-calls are ours. A whole reply is read as a stream of one delta. The bytes for the client never pass through here.
+It knows the shape of a chat completion (chunks and whole bodies) and nothing of turns; a set of names decides which
+calls are the gateway's. A whole reply is read as a stream of one delta. The bytes for the client never pass through
+here.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class CallOwner(Enum):
 
 
 class AllBut(Collection[str]):
-    """All names but these: the tools of ours where an unknown name is to get an error, not to be left to the client."""
+    """All names but these: gateway tools where an unknown name is an error and is not left to the client."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self.names = frozenset(names)
@@ -109,7 +110,7 @@ class ToolCall:
         for key, value in function.items():
             if key == "name":
                 # Most upstreams send the name whole, some in pieces, some whole with every piece. Of the last kind the
-                # id comes again, too, and tells it from a name that goes on with the same letters.
+                # id comes again, too, and distinguishes it from a name that goes on with the same letters.
                 if isinstance(value, str) and not (is_header_again and value == self.name):
                     self.name += value
             elif key == "arguments":
@@ -177,7 +178,7 @@ class Draft:
                 _merge_field(self._fields, key, value)
 
     def add_texts(self, texts: Iterable[str]) -> None:
-        """Adds texts behind an earlier one."""
+        """Appends texts to an earlier one."""
         self._texts["content"] += texts
 
     def call_for(self, entry: Json) -> ToolCall:
@@ -189,7 +190,7 @@ class Draft:
         found = self._newest.get(key) if index is not None else self.calls[-1] if self.calls else None
         if found is not None and id_ and found.id and id_ != found.id and (name or index is None):
             # Some upstreams send parallel calls under one index, or without any. Under one index another id is not
-            # enough to tell a new call from a piece whose id was made anew; a name that comes with it is.
+            # enough to distinguish a new call from a piece with a new id; a name that comes with it is.
             found = None
         elif found is not None and index is None and not id_ and name and found.name and found.arguments:
             found = None  # there is neither index nor id: a name after arguments begins the next call
@@ -204,7 +205,7 @@ class Draft:
     ) -> list[Json] | None:
         """Adds pieces of tool calls. Returns the pieces that the client gets now; None: the very pieces that came.
 
-        gateway_tools: names of the tools that run here; their calls are kept from the client.
+        gateway_tools: names of the tools that run here; their calls are withheld from the client.
         is_over: no name will go on. A call of the client's waits until the owners of all calls before it are
             known, so that the index under which the client gets it does not depend on how the bytes were cut.
         """
@@ -213,7 +214,7 @@ class Draft:
             if isinstance(entry, dict):
                 call = self.call_for(entry)
                 touched.setdefault(id(call), (call, []))[1].append(entry)
-                # Arguments come after the name, so the first of them tells that the name has ended.
+                # Arguments come after the name, so the first of them shows that the name has ended.
                 if call.owner is CallOwner.UNKNOWN and gateway_tools:
                     function = entry.get("function")
                     has_arguments = isinstance(function, dict) and bool(function.get("arguments"))
@@ -231,7 +232,7 @@ class Draft:
         for call in sorted(due, key=lambda call: call.place):
             pieces = touched[id(call)][1] if id(call) in touched else []
             if not call.sent and call.pieces != len(pieces):
-                # Earlier pieces were kept back while the owner was unknown: all of them go as one.
+                # Earlier pieces were held back while the owner was unknown: all of them go as one.
                 index = call.place if call.is_moved or call.index is None else call.index
                 shown.append({"index": index, **call.built()})
             elif call.is_moved:
@@ -243,7 +244,7 @@ class Draft:
         return None if unchanged == len(entries) == len(shown) else shown
 
     def _settle(self) -> list[ToolCall]:
-        """Returns the calls of the client's that have got a place: calls of ours leave no gap in its numbers."""
+        """Returns the client's calls with an index: the gateway's calls leave no gap in these."""
         placed: list[ToolCall] = []
         while self._settled < len(self.calls):
             call = self.calls[self._settled]
@@ -276,7 +277,7 @@ class Draft:
         built["role"] = "assistant"  # whatever the upstream called it: it is the reply
         built.pop("tool_calls", None)
         built.pop("provider_specific_fields", None)
-        built.pop(PRIVATE, None)  # ours alone to say
+        built.pop(PRIVATE, None)  # set by the gateway alone
         made = [call.built() for call in calls] if calls else []
         if not built.get("content"):
             built["content"] = None if made or built.get("function_call") else ""
@@ -286,9 +287,9 @@ class Draft:
 
 
 def join_messages(messages: Iterable[Json]) -> Json:
-    """Returns one assistant message that says what several said one after the other.
+    """Returns one assistant message with the content of several.
 
-    messages: oldest first. Text goes on behind a gap, tool calls are listed one after the other, other fields merged.
+    messages: oldest first. Texts are joined with a gap, tool calls are listed one after the other, other fields merged.
     """
     joined: Json = {}
     calls: list[Json] = []
@@ -327,11 +328,11 @@ def _parts(content: Any) -> list[Any]:
 
 
 def decide_owner(call: ToolCall, gateway_tools: Collection[str], is_complete: bool) -> CallOwner:
-    """Decides whose call it is, as early as its name allows.
+    """Decides the owner of a call, as early as its name allows.
 
     is_complete: the name has ended, because arguments came after it or the reply is over. A name may come in pieces, so
-    one that is the beginning of a known one is undecided until then. Ours are functions: a call that says that it
-    is something else (OpenAI's `custom` tools) is theirs, wherever its name stands.
+    one that is the beginning of a known one is undecided until then. Gateway tools are functions: a call that names
+    another type (OpenAI's `custom` tools) is the client's, whatever its name.
     """
     if call.fields.get("type") not in FUNCTION:
         return CallOwner.CLIENT
@@ -420,5 +421,5 @@ def delta_of(choice: Json) -> Json:
 
 
 def lacks_content(delta: Mapping[str, Any]) -> bool:
-    """Says whether a delta tells its reader nothing; a role alone tells nothing."""
+    """Returns whether a delta has no content; a role alone is none."""
     return not any(value for key, value in delta.items() if key != "role")

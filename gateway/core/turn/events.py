@@ -30,7 +30,7 @@ class ReceivedWhole(Struct, frozen=True):
 
 
 class ReplyEnded(Struct, frozen=True):
-    """A streamed reply's body has ended properly. After `[DONE]` it says nothing new and may be left out."""
+    """A streamed reply's body has ended properly. After `[DONE]` it adds nothing and may be left out."""
 
 
 class ReplyFailed(Struct, frozen=True):
@@ -40,7 +40,7 @@ class ReplyFailed(Struct, frozen=True):
 
 
 class ToolFinished(Struct, frozen=True):
-    """A tool of ours has run."""
+    """A gateway tool has run."""
 
     call_id: str
     content: str  # its result, or its failure, in the words that the model is to read
@@ -52,14 +52,14 @@ class ToolFinished(Struct, frozen=True):
 
 
 class ToolsLate(Struct, frozen=True):
-    """Tools of ours have been running for so long that the user is to hear something (`TurnSpec.filler`)."""
+    """Gateway tools have been running for so long that the user should hear something (`TurnSpec.filler`)."""
 
 
 class Kept(Struct, frozen=True):
     """A `Keep` is committed, of the step that is open now, or else of the one that was closed.
 
     first: the number of its first message, which is the step's; reply: of its reply. results: those of tools with which
-    it begins, as they are kept.
+    it begins, as they are stored.
     """
 
     first: int
@@ -67,15 +67,15 @@ class Kept(Struct, frozen=True):
     results: tuple[Json, ...] = ()
 
 
-# What a client is told of a turn that is lost.
+# The error for the client of a turn that is lost.
 LOST = "Something of this memory was forgotten meanwhile: the reply is not kept."
 
 
 class Saved(Struct, frozen=True):
     """The end may leave. durable: the turn is committed; False: the store is too slow or down.
 
-    is_lost: it is not kept and will not be, since what it goes on from was forgotten meanwhile. after_stop: what was
-    written behind the last step, where a run ends with results.
+    is_lost: it is not stored and will not be, since what it goes on from was forgotten meanwhile. after_stop: what was
+    written after the last step, where a run ends with results.
     """
 
     durable: bool = True
@@ -88,7 +88,7 @@ class ClientLeft(Struct, frozen=True):
 
 
 class Stopped(Struct, frozen=True):
-    """The turn is to end now, though its client is still there: somebody cancelled it, or a step could not be kept."""
+    """The turn is to end now, though its client is still there: it was cancelled, or a step could not be stored."""
 
     reason: StopReason = StopReason.CANCELLED
 

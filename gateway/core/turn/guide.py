@@ -40,7 +40,7 @@ class StopReason(StrEnum):
 
     @property
     def is_proper(self) -> bool:
-        """Says whether the turn came to an end that it was meant to have."""
+        """Returns whether the turn came to a regular end."""
         return self in _PROPER
 
 
@@ -50,7 +50,7 @@ _PROPER: Final = frozenset(
 
 
 class Offer(Struct, frozen=True):
-    """The freedom that the next call of the model has. By itself it says: any tool or none."""
+    """The freedom that the next call of the model has. By default: any tool or none."""
 
     # The tools that may be called; None: all.
     names: tuple[str, ...] | None = None
@@ -66,7 +66,8 @@ class Offer(Struct, frozen=True):
     def fields(self, *, can_force: bool = True) -> Json:
         """Returns the fields of a request that say so; the `tools` never change, because providers cache them.
 
-        Where it is only narrower than all tools no field says it: a call outside of it gets an error as its result.
+        Where it is only narrower than all tools no field of the request shows it: a call outside of it gets an error
+        as its result.
         can_force: the model can be made to call a tool.
         """
         found: Json = {}
@@ -84,7 +85,7 @@ class Offer(Struct, frozen=True):
 
 
 class ProposedCall(Struct, frozen=True):
-    """A call of a tool of ours, as the model wants it."""
+    """A call of a gateway tool, as the model proposes it."""
 
     id: str
     name: str
@@ -109,7 +110,7 @@ class ToolResult(Struct, frozen=True):
     stderr: str = ""
     approval: str = ""  # "approved" or "denied", where a person was asked
     reason: str = ""  # the person's
-    was_run: bool = True  # False: a rule forbids the call, or nobody could read it
+    was_run: bool = True  # False: a rule forbids the call, or it is unreadable
     changes: str = ""  # a note of what has changed in memory meanwhile, which stands after the content
     shown: Shown = field(default_factory=dict)  # what content and changes show of memory blocks
 
@@ -117,7 +118,7 @@ class ToolResult(Struct, frozen=True):
         """Returns the message that carries it upstream, with private fields that say what it shows."""
         message = {"role": "tool", "tool_call_id": self.call_id, "content": self.content}
         if self.changes:
-            # A person is shown what the tool said.
+            # A person is shown the tool's own text.
             message["content"] += f"\n\n{self.changes}"
             message = with_private(message, said=len(self.content))
         return with_private(message, shown_blocks=dict(self.shown)) if self.shown else message
@@ -147,7 +148,7 @@ class Undecided(Struct, frozen=True):
 
 
 class Forbidden(Struct, frozen=True):
-    """The call is not run. words: its result, which says why and what may be called."""
+    """The call is not run. words: its result, with the reason and what may be called."""
 
     words: str
 
@@ -175,7 +176,7 @@ class Guide(Protocol):
         """Judges the next call of a reply. The calls before it count as run, if they were judged so."""
 
     def answered(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
-        """Takes a call of the step with which the turn begins, in place of `judge`: somebody else has answered it."""
+        """Takes a call of the step with which the turn begins, in place of `judge`: it was answered from outside."""
 
     def ran(self, result: ToolResult) -> None:
         """Takes the result of a call that was run. Calls of one reply may end in any order."""
@@ -187,8 +188,8 @@ class Guide(Protocol):
 class FreeGuide:
     """The guide of a turn without rules: any call goes on, a reply without calls ends the turn.
 
-    max_rounds: how many rounds of tools there may be; then the model is told that the limit is reached, and called a
-    last time.
+    max_rounds: how many rounds of tools there may be; then a message tells the model that the limit is reached, and
+    it is called a last time.
     """
 
     def __init__(self, max_rounds: int) -> None:

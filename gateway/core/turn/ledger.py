@@ -11,14 +11,14 @@ from adapters.types import Json, token_count
 from gateway.core.turn.draft import Draft
 from storage.records import Counts
 
-BILLED = "mnemogate_billed"  # field of `usage`, beside what the real API sends
+BILLED = "mnemogate_billed"  # field of `usage`, in addition to the real API's
 DETAILS = "completion_tokens_details"
 
 
 class Ledger(Struct, frozen=True):
     """The tokens of the rounds that are complete."""
 
-    # What the client would be told now; None: no round reported any.
+    # The usage that the client would get now; None: no round reported any.
     usage: Json | None = None
     # prompt, completion: of all rounds together, the completion estimated where a round reported none.
     prompt: int = 0
@@ -37,13 +37,13 @@ class Ledger(Struct, frozen=True):
         )
 
     def reported(self, usage: Json | None) -> Json | None:
-        """Returns what the client is told if this is the last round's usage; None: the round reported none."""
+        """Returns the usage for the client if this is the last round's usage; None: the round reported none."""
         return self.usage if usage is None else self.merged(usage)
 
     def merged(self, usage: Json) -> Json:
-        """Returns what the client is told if this is the last round's usage.
+        """Returns the usage for the client if this is the last round's usage.
 
-        The client's conversation holds one reply, so it is told the last round's prompt and the completions of all.
+        The client's conversation holds one reply, so it gets the last round's prompt and the completions of all.
         What the hidden rounds cost besides stands in a field of its own. Unknown fields are those of the last round.
         """
         if not self.rounds:

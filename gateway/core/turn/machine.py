@@ -6,18 +6,18 @@ Every turn ends with exactly one `Save` and one `Finish`, whatever goes wrong.
     WAITING   a model has been called           ReplyStarted -> READING
     READING   its reply comes in                the reply's end -> KEEPING, TOOLS, SAVING, DONE
     KEEPING   a step is being committed         Kept -> TOOLS, WAITING (next round)
-    TOOLS     calls of ours are being run       the last ToolFinished -> KEEPING, WAITING (next round), SAVING, DONE
+    TOOLS     gateway calls are being run       the last ToolFinished -> KEEPING, WAITING (next round), SAVING, DONE
     SAVING    the end is held for the commit    Saved -> DONE
     DONE      late events are tolerated, nothing is commanded
 
-A `Round` (gateway.core.turn.round) reads each reply, a `Guide` says which calls run and what follows on a reply, a
+A `Round` (gateway.core.turn.round) reads each reply, a `Guide` decides which calls run and what follows a reply, a
 `ClientView` makes the bytes.
 
-Where steps are not kept, a round whose calls are all ours is hidden: its calls and results become messages of the next
-request. A round with calls of the client's, too, is the last one: ours are run and kept, theirs are the client's to
-answer. Where steps are kept (`TurnSpec.keeps_steps`) a round is committed before its tools run, and their results
-before the model is called again. Calls decide what follows, never the finish_reason: some upstreams say `stop` with a
-forced call (vllm-project/vllm#25054).
+Where steps are not stored, a round with gateway calls alone is hidden: its calls and results become messages of the
+next request. A round with client calls as well is the last one: the gateway's are run and stored, the others left for
+the client to answer. Where steps are stored (`TurnSpec.keeps_steps`) a round is committed before its tools run, and
+their results before the model is called again. Calls decide what follows, never the finish_reason: some upstreams say
+`stop` with a forced call (vllm-project/vllm#25054).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ from gateway.core.turn.spec import TurnSpec
 from gateway.core.turn.upstream_error import error_of, is_for_good
 from gateway.errors import Conflict, GatewayError, UpstreamBroke
 
-# After these the last call may lack its end, so calls of ours are dropped instead of run.
+# After these the last call may lack its end, so gateway calls are dropped instead of run.
 CUT = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.BAD_REPLY}
 _DONE_EVENT = b"data: [DONE]\n\n"
 _FINISH = commands.Finish()
@@ -96,20 +96,20 @@ class Turn:
         self._rounds = 0
         self._messages: list[Json] = []
         self._shown_replies: list[Json] = []
-        self._steps = 0  # that are kept
-        # The calls of ours in it
+        self._steps = 0  # that are stored
+        # Its gateway calls
         self._calls = NO_CALLS
         self._waiting: dict[str, str] = {}
         self._is_last_round = True
         self._is_hidden = False  # the view knows that the round's end is not the reply's
-        self._is_kept = False  # the reply is, with its calls
+        self._is_kept = False  # the reply is stored, with its calls
         self._is_resumed = False  # the reply is one of an earlier turn
-        self._has_filled = False  # the fixed sentence was said
-        self._late = ""  # the same, where the reply before it is kept
+        self._has_filled = False  # the fixed sentence was sent
+        self._late = ""  # the same, where the reply before it is stored
         self._after_keep: list[Command] = []
         # The end
         self._finish_instead: str | None = None  # the client's finish_reason, where it is not the upstream's
-        self._outcome: TurnOutcome | None = None  # as the client is told
+        self._outcome: TurnOutcome | None = None  # as reported to the client
 
     @property
     def first_call(self) -> commands.CallModel:
@@ -191,7 +191,7 @@ class Turn:
             reason = StopReason.NO_CREDITS if reply.status == 402 else StopReason.UPSTREAM_ERROR
         is_refused, fields = self._is_refused(body), error_of(reply.status, body)
         words = str(fields["message"])
-        # A success is no status that tells an error; where steps are shown the reader waits for events.
+        # A success status cannot carry an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.spec.shows_steps and reply.is_success):
             self._view.stop(reason, {})
             self._view.upstream_error(fields, None)
@@ -213,7 +213,7 @@ class Turn:
         return [whole, *self._break_off(End.FAILED, reason, words, is_refused=is_refused)]
 
     def _is_refused(self, body: bytes) -> bool:
-        """Says whether an error is a refusal of what went in, before there was anything of a reply."""
+        """Returns whether an error is a refusal of the input, before there was anything of a reply."""
         reply = self._round
         has_reply = self._rounds > 1 and not self.spec.keeps_steps
         return not (has_reply or reply.has_spoken or reply.draft.calls) and is_for_good(reply.status, body)
@@ -230,7 +230,7 @@ class Turn:
 
     @property
     def _is_past_status(self) -> bool:
-        """True where no status can tell an error any more. With one a client sends again what is kept already."""
+        """True where no status can carry an error any more. On one a client would resend what is stored already."""
         spec = self.spec
         return self._head_sent or spec.has_status or (spec.shows_steps and self._steps > 0)
 
@@ -266,7 +266,7 @@ class Turn:
         if self._is_kept:
             return self._make_outcome(end, reason, (), None, results=self._calls.results_so_far)
         if self.spec.keeps_steps:
-            # Calls that nobody has answered would lock the conversation.
+            # Calls without an answer would block the conversation.
             return self._make_outcome(end, reason, (), self._round.shown_reply())
         shown_reply = join_messages([*self._shown_replies, self._round.shown_reply(self._round.client_calls)])
         return self._make_outcome(end, reason, tuple(self._messages), shown_reply)
@@ -295,13 +295,13 @@ class Turn:
             names_client_calls=self.spec.keeps_steps,
         )
         if gateway_calls and self._offer.is_final:
-            # The model calls tools although it was told not to. The client must not wait for their results.
+            # The model calls tools against `tool_choice`. The client must not wait for their results.
             self._finish_instead = None if client_calls else "stop"
             return self._end(StopReason.REQUIRES_APPROVAL if client_calls else StopReason.END_TURN)
         return self._begin_tools(gateway_calls) if gateway_calls else self._pause()
 
     def _begin_tools(self, gateway_calls: list[ToolCall]) -> list[Command]:
-        """Has calls of ours run; those that cannot be run have their result at once."""
+        """Runs gateway calls; those that cannot be run have their result at once."""
         client_calls = self._round.client_calls
         self._calls = OwnCalls(self.spec, self._guide, gateway_calls)
         runs = self._calls.judge()
@@ -336,14 +336,14 @@ class Turn:
         return [*self._flush(), *(() if self._calls.is_running else self._tools_finished())]
 
     def _fill_silence(self) -> list[Command]:
-        """Says the fixed sentence, once a turn and where the reply has said nothing itself."""
+        """Sends the fixed sentence, once a turn and where the reply has no text itself."""
         spec, reply = self.spec, self._round
         is_last = self._is_last_round or reply.form is not AS_EVENTS
         if spec.filler is None or self._has_filled or is_last or reply.has_spoken:
             return []
         self._has_filled = True
         reply.fill(spec.filler.say)
-        # A reply that is kept already cannot take it in: it is the next one's.
+        # A reply that is stored already cannot take it in: it is the next one's.
         self._late = spec.filler.say if self._is_kept else ""
         return self._flush()
 
@@ -376,14 +376,14 @@ class Turn:
         return [*shown, *runs]
 
     def _pause(self) -> list[Command]:
-        """Ends the turn with calls that somebody else has to answer. Beside an approval ours wait, too."""
+        """Ends the turn with calls that wait for an answer. With an approval among them the gateway's wait, too."""
         if self._calls.waiting:
             self._calls.hold()
         self._waiting = self._calls.waiting | {call.id: "client" for call in self._round.client_calls}
         return self._end(StopReason.REQUIRES_APPROVAL)
 
     def resume(self, resumed: ResumedCalls) -> list[Command]:
-        """Begins with calls of a step that is kept, in place of a reply. Returns what is to be done."""
+        """Begins with calls of a stored step, in place of a reply. Returns what is to be done."""
         self._is_kept = self._is_resumed = True
         self._is_last_round = False
         self._state = _TOOLS
@@ -395,9 +395,9 @@ class Turn:
     # From one round to the next
 
     def _hide(self) -> list[Command]:
-        """Tells the view that the round is not the last one."""
+        """Notifies the view that the round is not the last one."""
         self._is_hidden = True
-        # What a whole reply said waits for the end: nothing has been sent, so there is nothing to be hidden.
+        # The text of a whole reply waits for the end: nothing has been sent, so there is nothing to be hidden.
         self._view.hide_round(self._round.tail if self._round.form is AS_EVENTS else ())
         return self._flush()
 
@@ -443,7 +443,7 @@ class Turn:
         return [*self._flush(), *then]
 
     def _step(self, waits: Mapping[str, str] | None = None) -> commands.Keep:
-        """Returns the reply of the round as a step that is kept; nothing if it is kept already."""
+        """Returns the reply of the round as a step to be stored; nothing if it is stored already."""
         draft = self._round.draft
         if self._is_kept:
             return commands.Keep()
@@ -461,7 +461,7 @@ class Turn:
     def _end(self, reason: StopReason) -> list[Command]:
         """Ends a reply that is complete: it is saved first, then its end leaves (or the other way round)."""
         draft, spec = self._round.draft, self.spec
-        # Beside the client's other calls a cut one may be broken, and where we keep the steps nobody could mend it.
+        # Among the client's calls a cut one may be broken, and where steps are stored it could not be repaired.
         client_calls = [] if spec.keeps_steps and draft.finish_reason in CUT else self._round.client_calls
         shown_reply = self._round.shown_reply(client_calls)
         results = self._calls.results
@@ -470,11 +470,11 @@ class Turn:
             after_stop = (each.stored() if spec.keeps_steps else each.message() for each in results)
             full = (self._round.made(), *after_stop)
         elif spec.keeps_steps and self._round.filler and draft.text:
-            full = (self._round.made(client_calls),)  # what was said ahead of it is no part of it upstream
+            full = (self._round.made(client_calls),)  # the filler is no part of it upstream
         self._shown_replies.append(shown_reply)
         joined = shown_reply if len(self._shown_replies) == 1 else join_messages(self._shown_replies)
         if self._is_hidden:
-            # The upstream's was said of a round with calls that the client never saw.
+            # The upstream's finish_reason is of a round with calls that the client never saw.
             self._finish_instead = "stop"
         finish = self._finish_instead or draft.finish_reason
         self._outcome = self._make_outcome(FINISHED, reason, (*self._messages, *full), joined, finish)
@@ -486,7 +486,7 @@ class Turn:
         return [*sends, save, finished]
 
     def _last_step(self, shown_reply: Json, full: tuple[Json, ...]) -> TurnOutcome:
-        """Returns the outcome where steps are kept: of the last reply alone, or of what followed on it."""
+        """Returns the outcome where steps are stored: of the last reply alone, or of what followed on it."""
         assert self._outcome is not None
         draft, results = self._round.draft, self._calls.results
         if self._is_kept:
@@ -506,12 +506,12 @@ class Turn:
         self._state = _DONE
         assert self._outcome is not None
         if is_lost and self.spec.shows_steps:
-            # Its messages have ids here, which nothing stands behind.
+            # Its messages have ids here, which no stored message has.
             self._view.stop(StopReason.ERROR, {})
             self._view.fail(Conflict(events.LOST))
             return [*self._flush(), _FINISH]
         waiting = self._outcome.waiting
-        # Beside an approval nothing was shown yet, not even the calls that have their results.
+        # With an approval nothing was shown yet, not even the calls that have their results.
         is_shown = self._is_kept or not self._calls.waiting
         calls = (
             [call for call in self._round.draft.calls if call.id in waiting or not is_shown]
@@ -534,9 +534,9 @@ class Turn:
         return [*self._flush(), _FINISH]
 
     def _tail(self) -> list[ReplyEvent]:
-        """Returns the last events of the stream. Of a round that was hidden already only its usage is left to tell.
+        """Returns the last events of the stream. Of a round that was hidden already only its usage is left to send.
 
-        A view that shows the rounds one by one has been told that as well.
+        A view that shows the rounds one by one has got that as well.
         """
         if not self._is_hidden:
             return self._round.tail
@@ -576,7 +576,9 @@ class Turn:
         results: tuple[ToolResult, ...] = (),
     ) -> TurnOutcome:
         clashes = _ids(self._messages) & _ids([shown_reply or {}]) if self._messages else ()
-        if clashes:  # the client has its call under that name already, so ours of an earlier round gives way
+        if (
+            clashes
+        ):  # the client has its call under that name already, so the gateway's of an earlier round gives way
             names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
             hidden = len(self._messages)
             full = (*(_renamed(message, names) for message in full[:hidden]), *full[hidden:])

@@ -1,7 +1,7 @@
 """Reads one reply of the model: facts of the upstream go in, and what the client gets of them goes to its view at once.
 
-Only these are kept back: a tool call until its name tells whose it is; and everything from the first chunk with a
-finish_reason on (the `tail`), since some upstreams put the last text there and only the end tells what the round was.
+Only these are held back: a tool call until its name shows its owner; and everything from the first chunk with a
+finish_reason on (the `tail`), since some upstreams put the last text there and only the end shows what the round was.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ AS_EVENTS, AS_BODY = ReplyForm
 
 
 class Complete(Struct, frozen=True):
-    """The model has said all that it wanted to say."""
+    """The model's reply is complete."""
 
 
 class Refused(Struct, frozen=True):
@@ -84,9 +84,9 @@ class Round:
     """One reply, from the model's call to its end. What belongs to the turn as a whole is given.
 
     form: how the client is answered so far; the reply may change it.
-    merged: what the client is told if the reply has this usage and is the last one; None: it is the first.
+    merged: the usage for the client if the reply has this usage and is the last one; None: it is the first.
     shown_reply: the text of the rounds before.
-    filler: what was said since the reply before it was kept.
+    filler: text sent since the reply before it was stored.
     """
 
     def __init__(
@@ -106,8 +106,8 @@ class Round:
         self.tail: list[ReplyEvent] = []
         self.done = b""  # the upstream's `[DONE]` event
         self.body = b""  # a reply that is one body
-        self.filler = filler  # said ahead of a tool, in front of the text
-        self.words = ""  # what its calls said to the user, behind the text
+        self.filler = filler  # before a tool, ahead of the text
+        self.words = ""  # the text of its speaking calls, after its own
         self._spec = spec
         self._view = view
         self._has_gateway_tools = bool(spec.gateway_tools)
@@ -115,7 +115,7 @@ class Round:
         self._merged = merged
         self._has_begun = merged is not None  # the view knows the turn's first chunk
         self._shown_before = shown_reply
-        self._text_before = shown_reply  # the same, until this reply says something
+        self._text_before = shown_reply  # the same, until this reply has text
         self._choices_done = 0
         self._in_tail = False
         self._text_events: TextEvents | None = None  # those that add a text and do nothing else
@@ -150,7 +150,7 @@ class Round:
 
     @property
     def spoken(self) -> str:
-        """All that was said to the user beside the reply's own text."""
+        """All text shown to the user other than the reply's own."""
         return self.filler + gap(self.filler, self.words) + self.words
 
     def shown_reply(self, calls: Iterable[ToolCall] = ()) -> Json:
@@ -162,7 +162,7 @@ class Round:
         return join_messages([*before, message, {"content": self.words or None}])
 
     def made(self, calls: Iterable[ToolCall] | None = None) -> Json:
-        """Returns the reply as it goes upstream again, with all its calls or these; what they said is noted on it."""
+        """Returns the reply as it goes upstream again, with all its calls or these; their spoken text is noted on it."""
         made = [*(self.draft.calls if calls is None else calls)]
         asides = None if self._spec.asides is None else self._spec.asides.noted(call.name for call in made)
         message = self.draft.message(made)
@@ -253,7 +253,7 @@ class Round:
     def fail(self, error: GatewayError) -> RoundEnd:
         """Takes an end that is none."""
         if self.form is AS_EVENTS and self._choices_done >= self._spec.choices:
-            return self._complete()  # all was said; what broke is its wrapping
+            return self._complete()  # the text is complete; what broke is its wrapping
         return BrokeOff(error)
 
     # Events
@@ -307,7 +307,7 @@ class Round:
             reason = choice.get("finish_reason")
             if reason:
                 self._choices_done += 1
-            # The turn follows the first of several choices. Tools of ours are offered only where there is just one.
+            # The turn follows the first of several choices. Gateway tools are offered only where there is just one.
             if not choice.get("index"):
                 calls = self._take_delta(choice.get("delta"), reason, calls)
         usage = chunk.get("usage")
@@ -317,7 +317,7 @@ class Round:
             if self._merged is not None:
                 total = self._merged(usage)
         if not self._has_begun:
-            # Azure's first chunk judges the prompt: it has no choices, and nobody's id.
+            # Azure's first chunk judges the prompt: it has no choices, and no reply's id.
             self._has_begun = bool(choices)
             self._view.begin(chunk)
         if self._keeps_tail and self._choices_done >= self._spec.choices:
@@ -357,7 +357,7 @@ class Round:
         if self.draft.calls:
             calls = self.draft.take_calls([], self._spec.gateway_tools, is_over=True)
             if calls and self.form is AS_EVENTS:
-                # Nothing but the end said whose they are, and no finish_reason came to announce it.
+                # Nothing but the end shows their owner, and no finish_reason came to announce it.
                 self._view.add_calls(calls)
         if self._listener is not None:
             self._speak(self._listener)
@@ -378,17 +378,17 @@ class Round:
                 self.words += gap(self.words, text)
                 self._say(voice, text, between, place)
             elif not self.has_spoken and (text := text.lstrip()):
-                # A filler is for the silence before a tool; where something was said there is none. Blanks say nothing.
+                # A filler is for the silence before a tool; where the reply has text there is none. Blanks are no text.
                 self._speaker = (place, voice)
                 self._say(voice, text, gap(self._text_before, text))
 
     @property
     def has_spoken(self) -> bool:
-        """Says whether the user got anything of the reply."""
+        """Returns whether the user got anything of the reply."""
         return bool(self.spoken or self.draft.text)
 
     def fill(self, text: str) -> None:
-        """Says a filler that is not the model's."""
+        """Sends a filler that is not the model's."""
         self._say(Voice.FILLER, text, gap(self._text_before, text))
 
     def _say(self, voice: Voice, text: str, between: str = "", call: int = 0) -> None:

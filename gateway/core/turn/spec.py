@@ -16,7 +16,7 @@ class TurnSpec(Struct, frozen=True):
 
     # The client asked for the usage chunk of its stream (a whole reply has its usage anyway).
     wants_usage: bool = False
-    # The gateway asked for that chunk; unless the client did, it is kept from the client.
+    # The gateway asked for that chunk; unless the client did, it is withheld from the client.
     usage_added: bool = False
     # Names of the tools that the gateway runs; empty: no call is looked at. `AllBut` takes all but the
     # client's.
@@ -27,18 +27,18 @@ class TurnSpec(Struct, frozen=True):
     hold_end: bool = False
     # The request's `n`.
     choices: int = 1
-    # A sentence that is said when a tool of ours takes long; None: none is.
+    # The sentence that is sent when a gateway tool takes long; None: none.
     filler: FixedFiller | None = None
     # Estimates the tokens of a text, where the upstream reports no usage.
     count: Callable[[str], int] = estimate_tokens
-    # Each round is kept before the next one begins; else they are hidden rounds of one reply.
+    # Each round is stored before the next one begins; else they are hidden rounds of one reply.
     keeps_steps: bool = False
     # The client reads each round as messages of its own, and always in events, also a reply that came whole;
     # else all rounds are one reply to it.
     shows_steps: bool = False
-    # The status was sent before the turn, so every error is told behind it.
+    # The status was sent before the turn, so every error comes after it.
     has_status: bool = False
-    # Names of tools of ours that are never run beside one another.
+    # Names of gateway tools that never run at the same time.
     alone: Collection[str] = ()
     # Arguments of our tools that are shown while they are written, or are not the tool's; None: there are
     # none.

@@ -22,7 +22,7 @@ _PADDING = b',"obfuscation":"'
 
 class TextEvents(Struct, frozen=True):
     """Events like one that was parsed. before: the bytes in front of the text; after: those up to the padding or the
-    end; end: those behind the padding, None where there is none."""
+    end; end: those after the padding, None where there is none."""
 
     before: bytes
     after: bytes
@@ -70,7 +70,7 @@ def _end_of_string(raw: bytes, at: int) -> int:
 
 
 def _only_text(chunk: Json) -> str | None:
-    """Returns the text of a chunk that has nothing else to be kept: no usage, no end, no piece of a call."""
+    """Returns the text of a chunk that has nothing else of use: no usage, no end, no piece of a call."""
     choices = chunk.get("choices")
     if chunk.get("usage") is not None or not isinstance(choices, list) or len(choices) != 1:
         return None

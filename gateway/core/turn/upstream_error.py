@@ -34,7 +34,7 @@ def is_for_good(status: int, body: bytes) -> bool:
     """Returns whether an upstream refuses what went in for what it is, and so would refuse it again.
 
     A length that the error names is no such reason: less goes in front of it the next time. Where it names none, as
-    much would. Under a 200 the error itself says what it is.
+    much would. Under a 200 the error itself shows what it is.
     """
     if status < 400:
         status = _status_of(error_of(status, body))
@@ -63,7 +63,7 @@ def error_in(chunk: Json, name: str | None = None) -> Json | None:
                 orjson.dumps(message).decode() if message else "The upstream reported an error"
             )
     else:
-        code = chunk.get("code")  # xAI puts it beside the text
+        code = chunk.get("code")  # xAI puts it next to the text
         shaped = {"message": str(error), "type": "upstream_error", "param": None, "code": code}
     return shaped
 
@@ -89,7 +89,7 @@ def refusal_of(body: bytes) -> int | None:
 
     OpenRouter answers so when its upstream fails after the status has left.
     """
-    # An error begins as one, behind white space that came as a sign of life. The rest of a completion is not looked at.
+    # An error begins as one, after white space that came as a sign of life. The rest of a completion is not looked at.
     if body.lstrip().find(b"error", 0, _ERROR_BEGINS) < 0:
         return None
     try:
@@ -113,7 +113,7 @@ def _status_of(error: Json) -> int:
 
 
 def error_of(status: int, body: bytes) -> Json:
-    """Returns the error to report for an upstream's reply whose status can no longer be sent."""
+    """Returns the error to report for an upstream's reply with a status that can no longer be sent."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
