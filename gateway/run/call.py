@@ -51,13 +51,13 @@ class ChatCall:
     view: MakesView
     sink: Sink
     receipt: Receipt
-    # How memory stands for it, as its reply says, once that is known: on, read, off, none or unavailable.
+    # The state of memory for it, as in its reply's header, once that is known: on, read, off, none or unavailable.
     memory: str = ""
     # It goes upstream in its own dialect, and not as `request`.
     is_native: bool = False
 
     async def request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
-        """Returns the request as it came, where nothing of ours goes in."""
+        """Returns the request as it came, where the gateway adds nothing."""
         form = form_for(self.request, endpoint, target.model)
         if target.context_window is not None:
             prompt = Prompt(self.request, target, form)
@@ -79,7 +79,7 @@ class ChatCall:
         return ModelRequest(body, passes.headers, passes.credential, request.query, request.stream)
 
     def describe(self, form: EndpointForm, prompt: Prompt | None = None, known: Known | None = None) -> None:
-        """Fills the receipt: whose memory, which conversation, and what was done to the request, for this endpoint.
+        """Fills the receipt: the memory, the conversation, and the changes to the request, for this endpoint.
 
         prompt: None where the request goes as it came.
         known: None where memory has no part in it.

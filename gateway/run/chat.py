@@ -57,9 +57,9 @@ from storage.errors import StoreError, is_known
 from storage.records import Agent, Scope
 
 _log = logging.getLogger("mnemogate")
-_MOST_ROUTES = 256  # kept, since callers choose the names of models
+_MOST_ROUTES = 256  # cached; bounded, since callers choose the names of models
 _, _READ, _OFF, _STRICT = Mode  # by their names Python 3.11 finds them five times as slowly
-SUB_AGENT = "sub-agent"  # said of a task that a model has delegated, as the names of rules are
+SUB_AGENT = "sub-agent"  # the name of a task that a model has delegated, as the names of rules are
 _context_window = attrgetter("context_window")
 _terms = lru_cache(maxsize=256)(TurnSpec)  # nearly all turns share a few
 
@@ -120,7 +120,7 @@ class Chat:
             spec, identity = await self._defined(identity, request.model)
         is_named = identity.conversation is not None
         is_stored = is_named and await self._agents.owns(identity, spec)
-        # The one place where it is decided that the history is ours; it takes a conversation with a name.
+        # The one place where it is decided that the history is the stored one; it takes a conversation with a name.
         if is_named and not is_stored and not identity.append and spec.history == "append":
             identity = replace(identity, append=True)
         has_history = is_stored or identity.append
@@ -162,7 +162,7 @@ class Chat:
         project: str,
         memory: str | None = None,
     ) -> str:
-        """Returns how memory stands for a request as far as it says itself: on, off, or none where nobody is named.
+        """Returns the state of memory by the request alone: on, off, or none where no user is named.
 
         It is on for what is off the record, too: memory knows such words again in a later list, and does not keep them.
         And where a profile has a system prompt, which goes upstream whoever asks. The parameters are those of `answer`.
@@ -205,7 +205,7 @@ class Chat:
                 read_by = await self._memory_of(identity.scope)
                 native = await self._with_earlier(native, identity.scope, read_by)
         request = native.chat
-        # Once more: what kind of request it is, all of its list tells.
+        # Once more: what kind of request it is, its whole list decides.
         identity = self._of_sub_agent(self._identify(headers, request, project, memory), request)
         if identity.side_request is not None:
             receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
@@ -231,7 +231,7 @@ class Chat:
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
         with QueuePlace() as place:
             place.most_s = self._limits.commit_wait_s
-            begun, call.memory = None, "unavailable"  # where the request refers to what nobody knows here
+            begun, call.memory = None, "unavailable"  # where the request refers to what is unknown here
             if not all(map(is_system, call.request.messages)):
                 begun, call.memory = await self._remember(call, attempts, place)
             if begun is not None and read_by not in (None, _as_memory(begun[0].known.agent)):
@@ -291,7 +291,7 @@ class Chat:
     async def _with_references(
         self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
     ) -> ChatRequest:
-        """Returns a request with what it refers to, in the memory of who asks; what kind it is, all of its list tells.
+        """Returns a request with what it refers to, in the caller's memory; its whole list decides of what kind it is.
 
         Raises: BadRequest, UnknownModel, MemoryUnavailable.
         """
@@ -323,7 +323,7 @@ class Chat:
         return replace(identity, mode=_READ, side_request=SUB_AGENT, leaves_nothing=True)
 
     async def _complete(self, call: ChatCall) -> str:
-        """Answers a request whose conversation is the client's own. Returns how memory stood for it."""
+        """Answers a request in a client conversation. Returns the state of memory for it."""
         request, spec, route, receipt = call.request, call.spec, call.route, call.receipt
         attempts = self.failover.attempts(route, lambda: _conversation_key(request), call.sink, receipt)
         # Whatever happens here, the next request of the conversation does not wait for ever.
@@ -414,9 +414,9 @@ class Chat:
                 )
             return None, "none"
         is_strict = identity.mode is _STRICT
-        # A history that is ours nobody else has.
+        # A stored history exists here alone.
         strict = is_strict or (identity.append and not call.is_native)
-        # Reading may still work; but who asks for this would rather have no answer than one that is not kept.
+        # Reading may still work; but `strict` asks for no answer rather than one that is not stored.
         why = None if not strict or (health := self.keeper.store.health).ok else health.status
         if why is None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
@@ -428,7 +428,7 @@ class Chat:
                     _log.warning("A request was answered without memory: %s", error.message)
                 why = error.status
             except Exception:
-                # Memory never breaks chat: an error of ours in it must not either.
+                # Memory never breaks chat: an error in its code must not either.
                 _log.exception("A request was answered without memory, by a fault in the gateway.")
                 why = StoreError.status
         if strict:
@@ -436,7 +436,7 @@ class Chat:
         return None, "unavailable"
 
     def _say_who_is_missing(self) -> None:
-        """Logs once that a request named nobody, since memory is off then and nothing else shows it."""
+        """Logs once that a request named no user, since memory is off then and nothing else shows it."""
         if self._has_named_missing:
             return
         self._has_named_missing = True

@@ -101,7 +101,7 @@ class NoAgents(Struct, frozen=True):
 def memory_tools(
     keeper: MemoryKeeper, known: Known, edits: BlockEdits, archives: SearchesPassages | None = None
 ) -> MemoryTools:
-    """Returns the memory tools of a turn. archives: attached ones that a search reads beside the memory's own."""
+    """Returns the memory tools of a turn. archives: attached ones that a search reads as well as the memory's own."""
     recall_tokens = keeper.settings.recall_tokens
     return MemoryTools(keeper.store, known, edits, recall_tokens, keeper.now, keeper.embed_query, archives)
 
@@ -133,7 +133,7 @@ def unknown(identity: Identity, model: str) -> CallerError:
 
 
 def _spec_of(profile: ProfileSettings, memory: MemorySettings) -> AgentSpec:
-    """Returns what a profile of the settings says of an agent; what it leaves open, `[memory]` decides."""
+    """Returns an agent's definition from a profile of the settings; what it leaves open, `[memory]` decides."""
     return AgentSpec(
         name=profile.name,
         system=profile.system or "",
@@ -156,6 +156,6 @@ def _filler_of(filler: Literal["model"] | FillerSettings | None) -> Filler:
 
 
 def _block_of(block: BlockSettings) -> Block:
-    # Blocks that users share are read-only to models unless the operator says otherwise.
+    # Blocks that users share are read-only to models unless the operator decides otherwise.
     is_read_only = block.read_only or (block.shared and not block.writable)
     return Block(0, block.label, block.description, block.value, block.limit, is_read_only)

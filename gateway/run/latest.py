@@ -13,9 +13,9 @@ _TRIES: Final = 8
 
 
 async def on_latest(change: Callable[[], Awaitable[T]]) -> T:
-    """Makes a change, and makes it again where somebody else was faster. change: reads what is there, writes on it.
+    """Makes a change, and makes it again where another writer was faster. change: reads the state, writes on it.
 
-    Raises: Overtaken: somebody was faster each time.
+    Raises: Overtaken: another writer was faster each time.
     """
     for _ in range(_TRIES - 1):
         try:

@@ -1,6 +1,6 @@
 """The turn of a native request (gateway.core.native_form): memory goes in, and the reply passes and is written.
 
-There are no hidden tool rounds here, no window of ours and no fallback to another upstream: they would change what the
+There are no hidden tool rounds here, no window and no fallback to another upstream: they would change what the
 upstream keeps of the conversation, or take a translation.
 """
 
@@ -40,18 +40,18 @@ from storage.errors import StoreError
 from storage.records import Scope
 
 _log = logging.getLogger("mnemogate")
-# Chosen: some four thousand turns of a kilobyte. What is dropped is told as if the client had begun anew.
+# Some four thousand turns of a kilobyte. A dropped conversation continues as a new one.
 KEPT_BYTES = 4 * 1024 * 1024
-_TURN_BYTES, _ID_BYTES = 450, 200  # measured: the values of a turn beside its words; one of its ids
+_TURN_BYTES, _ID_BYTES = 450, 200  # measured: the values of a turn without its words; one of its ids
 
 
 class NativeRequest(Protocol):
     """A request in its own dialect.
 
-    chat: it as a chat completion that takes no tool of ours. path: below the upstream's base URL. previous: the
+    chat: it as a chat completion without the gateway's tools. path: below the upstream's base URL. previous: the
     upstream's reply that it goes on from, by its id; heard: that reply, if its client heard the beginning alone.
     named: that id, and all others that it refers to. conversation: the upstream's one that it goes on with. new: the
-    messages of `chat` that it says itself, its instructions aside. is_stored: the upstream keeps the reply, so that
+    messages of `chat` that it brings itself, its instructions aside. is_stored: the upstream keeps the reply, so that
     another request may name it.
     """
 
@@ -85,7 +85,7 @@ class NativeRequest(Protocol):
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
         """Returns the body for the upstream.
 
-        system: goes behind the instructions.
+        system: goes after the instructions.
         notes: each in front of a message, by its index in `chat`.
         """
 
@@ -313,7 +313,7 @@ class NativeRun:
             self.pending.add(writing, "A turn that its client left at its end", left=self._scope)
             raise
         except Exception:
-            # Memory never breaks chat: an error of ours in writing must not take the answer with it.
+            # Memory never breaks chat: an error in writing must not take the answer with it.
             _log.exception("A turn was answered and could not be stored, by a fault in the gateway.")
         self.call.receipt.headers["x-mnemogate-durable"] = "false"
         if self.call.identity.mode is Mode.STRICT and not self.call.sink.started:

@@ -39,7 +39,7 @@ class Pending:
         """Takes over a write.
 
         what: its name, which begins a line of the log.
-        left: the scope of a client whose reply had no proper end.
+        left: the scope of a client with a reply without a proper end.
         """
         task = asyncio.ensure_future(self._run(work, what))
         self._tasks.add(task)

@@ -37,7 +37,7 @@ class Receipt:
     def close(self) -> list[Header]:
         """Returns the headers as the reply's head leaves, `x-mnemogate-added-ms` with them.
 
-        What is ours is the time before the upstream was first called, and the time since its last reply began.
+        The gateway's share is the time before the upstream was first called, and the time since its last reply began.
         """
         now = time.perf_counter()
         self.added_ms = ((self._sent or now) - self.begun + (now - self._came if self._came else 0.0)) * 1000

@@ -44,7 +44,7 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class HeldSink:
-    """A response that is held back: its route makes one body of what it tells. outer: whose client is waiting.
+    """A response that is held back: its route makes one body of its events. outer: the sink of the waiting client.
 
     headers, body: of an error that is still a status, or of the stream that was held.
     """
@@ -75,7 +75,10 @@ class HeldSink:
 
 
 class Presence:
-    """A reader's being there, until it leaves. As a block, made like asyncio.Timeout, it is what `while_here` says."""
+    """The presence of a reader, until it leaves.
+
+    As a context manager, like asyncio.Timeout, it does what `while_here` does.
+    """
 
     is_gone = False
     _task: asyncio.Task[Any] | None = None  # the one inside
@@ -102,7 +105,7 @@ class Presence:
         task, self._task = self._task, None
         if task is None or not self._is_cancelled:
             return
-        # If more cancellations are left than there were at the start, somebody else (the shutdown) asked as well, and
+        # If more cancellations are left than there were at the start, another party (the shutdown) asked as well, and
         # its CancelledError has to go on. An error of the block's own goes on, too.
         if task.uncancel() <= self._cancelling and (kind is None or kind is asyncio.CancelledError):
             raise ClientGone from error
@@ -110,7 +113,7 @@ class Presence:
 
 @dataclass(slots=True)
 class UnseenSink:
-    """A response that nobody reads: of a turn whose result is taken from what it has written down.
+    """A response without a reader: of a turn with its result taken from the store.
 
     Whoever wants the turn ended makes the reader leave.
     """

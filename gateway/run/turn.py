@@ -58,7 +58,7 @@ _SAVED = events.Saved()
 
 
 class TurnMemory(Protocol):
-    """Memory's part of a turn, wherever its conversation is kept.
+    """Memory's part of a turn, wherever its conversation is stored.
 
     known: what was read, for the target that answers. toolbox: the tools that the gateway runs in the turn.
     """
@@ -75,7 +75,7 @@ class TurnMemory(Protocol):
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         """Adds to the last answer of a round a note of the memory blocks that it does not show as they are.
 
-        Where steps are kept this is done with these.
+        Where steps are stored this is done with these.
 
         answers: by their order in the round.
         """
@@ -83,12 +83,12 @@ class TurnMemory(Protocol):
     async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
         """Commits a step, opens the next one, or both. Raises: StoreError, which ends the turn.
 
-        Returns also the prompt of the model's next call. It has all that is kept, so its body takes no `more`; where
+        Returns also the prompt of the model's next call. It has all that is stored, so its body takes no `more`; where
         no step was opened it is the one given.
         """
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        """Writes the turn when it has ended; its result is `Kept` where that is behind the last step.
+        """Writes the turn when it has ended; its result is `Kept` where that comes after the last step.
 
         Raises, when it is awaited: StoreError.
         """
@@ -179,7 +179,7 @@ class TurnRun:
     guide: Guide | None = None
     # Its terms.
     spec: TurnSpec = field(default_factory=TurnSpec)
-    # Calls of a step that is kept, with which the turn begins instead of a call of the model.
+    # Calls of a stored step, with which the turn begins instead of a call of the model.
     resumed: ResumedCalls | None = None
     # Why the model is not even asked.
     ends: StopReason | None = None
@@ -200,7 +200,7 @@ class TurnRun:
     _refusal: GatewayError | None = None
     _finished: bool = False
     _is_written: bool = False
-    _undone: Sequence[Command] = ()  # commands that the client's leaving kept from being performed
+    _undone: Sequence[Command] = ()  # commands that were not performed because the client left
 
     def __post_init__(self) -> None:
         self.sink = self.call.sink
@@ -263,7 +263,7 @@ class TurnRun:
             self._task = None
 
     async def _perform_undone(self) -> None:
-        """Has that kept and saved which the machine counts as done already, and for which there was no time."""
+        """Stores what the machine counts as done already and there was no time for."""
         undone, self._undone = self._undone, ()
         for n, command in enumerate(undone):
             match command:
@@ -342,7 +342,7 @@ class TurnRun:
             await self._feed(events.ReplyEnded())
 
     async def _send(self) -> ModelReply:
-        # The reply is ours to close from here on: whoever waits for this may be cancelled in the same moment.
+        # The reply has to be closed here from now on: the waiting task may be cancelled in the same moment.
         self._reply = await self.attempts.send(self._request_for)
         return self._reply
 
@@ -455,7 +455,10 @@ class TurnRun:
             await _read_out(self._reply)
 
     async def _left(self) -> None:
-        """Ends a turn whose client is gone, or that is stopped by a shutdown. Nothing more is sent or waited for."""
+        """Ends a turn after its client is gone, or that is stopped by a shutdown.
+
+        Nothing more is sent or waited for.
+        """
         if self.is_taken_up:
             await self._kept()
             return
@@ -476,7 +479,7 @@ class TurnRun:
             await reply.aclose()
 
     def _compare(self, outcome: TurnOutcome) -> None:
-        """Compares the upstream's count of the prompt with ours, so that ours can be corrected."""
+        """Compares the upstream's count of the prompt with the gateway's, which it corrects."""
         window = self.prompt.window
         if window.tokens and outcome.usage and outcome.rounds == 1:
             counted = outcome.usage.get("prompt_tokens")
@@ -486,7 +489,7 @@ class TurnRun:
     # -- the store
 
     async def _keep(self, step: commands.Keep) -> list[Command]:
-        """Has a step committed. It is not given up: who leaves meanwhile finds it kept."""
+        """Has a step committed. It is not given up: a client that leaves meanwhile finds it stored."""
         assert self.memory is not None
         keeping = self._begin_keeping(self.memory, step)
         try:
@@ -510,12 +513,12 @@ class TurnRun:
         return self._keeping
 
     async def _kept(self) -> None:
-        """Waits until the step is kept that is being kept, if there is one."""
+        """Waits until a step that is being stored is stored."""
         if self._keeping is not None:
             await asyncio.wait([self._keeping])
 
     def _write(self, memory: TurnMemory, outcome: TurnOutcome) -> Awaitable[object]:
-        """Hands the turn over to memory, which writes it even if nobody waits for the write any more."""
+        """Hands the turn over to memory, which writes it even if nothing waits for the write any more."""
         self._is_written = True
         if self._keeping is None:
             return memory.write(self.prompt, outcome)
@@ -526,7 +529,7 @@ class TurnRun:
         return await memory.write(self.prompt, outcome)
 
     async def _save(self, outcome: TurnOutcome) -> events.Saved:
-        """Returns whether the turn is on disk, or nothing of it is kept. A slow store is waited for only so long."""
+        """Returns whether the turn is on disk, or nothing of it is stored. A slow store is waited for only so long."""
         memory, is_lost = self.memory, False
         if memory is None:
             return _SAVED
@@ -556,7 +559,7 @@ class TurnRun:
                 await asyncio.wait([writing])  # who takes it up finds it as it is
             raise
         except Exception:
-            # Memory never breaks chat: an error of ours in writing must not take the answer with it.
+            # Memory never breaks chat: an error in writing must not take the answer with it.
             _log.exception("A turn was answered and could not be stored, by a fault in the gateway.")
         finally:
             self.metrics.commit_ms.observe((time.perf_counter() - begun) * 1000)
@@ -571,7 +574,7 @@ class TurnRun:
 def ended(work: asyncio.Future[Any], seconds: float) -> asyncio.Future[None]:
     """Returns what is done when the work is, or after so many seconds. To give up this wait gives up no work.
 
-    Each turn waits so. `asyncio.wait` says the same in thirteen calls, which take 10 us of a turn (measured).
+    Each turn waits so. `asyncio.wait` does the same in thirteen calls, which take 10 us of a turn (measured).
     """
     loop = work.get_loop()
     over = loop.create_future()

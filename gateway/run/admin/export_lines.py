@@ -1,6 +1,6 @@
 """The shape of the lines of an export: the fields of each part, with their types and bounds.
 
-A file may come from anywhere, and a value that no gateway writes would be found when somebody asks for it: by an error
+A file may come from anywhere, and a value that no gateway writes would surface later, when it is read: by an error
 in each list that it stands in, or by an index that cannot count so far. A field that is not known here is left alone.
 """
 
@@ -230,7 +230,7 @@ _BY_PART: dict[str, type[msgspec.Struct]] = {
 
 
 def check_line(part: str, values: Mapping[str, Any], *, is_gone: bool = False) -> None:
-    """Checks what a line says of a part. is_gone: of an exchange whose words are forgotten or off the record.
+    """Checks a line's part. is_gone: of an exchange with content that is forgotten or off the record.
 
     Raises: ValueError, which names the field.
     """

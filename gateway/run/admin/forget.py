@@ -76,7 +76,7 @@ class ForgetRequest(Struct, frozen=True):
         if named:
             kind = named[0]
             part = Part(kind, arguments.text(kind) if kind == "in" else arguments.number(kind))
-        # A whole user is forgotten in all profiles, and everybody where nobody is named, so that only a part is
+        # A whole user is forgotten in all profiles, and all users where none is named, so that only a part is
         # looked for where a request would put it.
         owner = arguments.owner(defaults if part else None)
         if part and owner.subject is None:
@@ -99,7 +99,7 @@ class ForgetOperations:
         """Forgets a user in one profile or all, a project's users, or one part: message, exchange or conversation.
 
         Returns {"memories", "left", "done", "swept" (the database has no old copies of it either)}; where a part is
-        named also how much it was: "messages", "kept" (of the same exchange), "conversation".
+        named also its size: "messages", "kept" (of the same exchange), "conversation".
         """
         request = ForgetRequest.read(raw, self.defaults)
         forgetting, end = self.store.forgetting, time.monotonic() + self.call_s
@@ -160,7 +160,7 @@ class ForgetOperations:
     async def _begin_whole(self, owner: MemoryOwner, is_late: Callable[[], bool]) -> tuple[list[int], bool]:
         """Begins to forget whole memories. Returns their numbers, and whether there may be more."""
         forgetting = self.store.forgetting
-        # An import that broke off holds what somebody said, too.
+        # An import that broke off holds a user's words, too.
         subjects = [owner.subject] if owner.subject is None else [owner.subject, IMPORTING + owner.subject]
         begun: list[int] = []
         while not is_late() and len(begun) < _PAGE:
@@ -236,7 +236,7 @@ class Retention:
             await asyncio.sleep(_SHARED_S if self.store.database.is_shared else RETENTION_S)
 
     async def _enqueue(self, day: int) -> None:
-        """Has what is due done by somebody: once a day, and where a process has left a forgetting half done."""
+        """Schedules what is due: once a day, and where a process has left a forgetting half done."""
         if day != self._day or await self.store.forgetting.unfinished():
             await self.store.jobs.enqueue(RETENTION, NO_AGENT, str(day))
             self._day = day

@@ -1,6 +1,6 @@
 """Operations that an operator may ask of the process that owns the database: keys and jobs; JSON in, JSON out.
 
-The command line calls them directly when nobody serves, and over the owner's admin route when somebody does. The
+The command line calls them directly when no process serves, and over the owner's admin route when one does. The
 operations on memories are in `show`, `forget` and `transfer`; gateway/operations.py puts all of them together.
 """
 
@@ -38,7 +38,7 @@ class Operations:
     async def perform(self, name: str, raw: RawArguments) -> Any:
         """Performs one operation and returns its answer, which can be written as JSON.
 
-        Raises: GatewayError: there is no such operation; BadRequest; MemoryUnavailable: the store says why.
+        Raises: GatewayError: there is no such operation; BadRequest; MemoryUnavailable: the store's error.
         """
         operation = self._operations.get(name)
         if operation is None:
@@ -111,7 +111,7 @@ class JobOperations(Struct, frozen=True):
         return await self._change(raw, self.store.jobs.retry)
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
-        """Deletes a job. A batch ends with its own, which nobody else would end."""
+        """Deletes a job. A batch ends with its own, which nothing else would end."""
         job = await self._change(raw, self.store.jobs.cancel)
         if job["kind"] == BATCH:
             batches = self.store.batches

@@ -19,7 +19,7 @@ from storage.sql.store import Store
 
 @dataclass(slots=True)
 class Moved:
-    """How many memories were moved now, and were there already. refused: why those that were not stayed behind."""
+    """How many memories were moved now, and were there already. refused: the reasons for those that were not."""
 
     moved: int = 0
     there: int = 0

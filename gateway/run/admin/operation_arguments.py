@@ -1,6 +1,6 @@
 """The arguments of operations: JSON objects, which each operation reads once into a typed value.
 
-Whatever is wrong with them is a BadRequest whose message and `param` name the field.
+Any mistake in them is a BadRequest; its message and `param` name the field.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Defaults(Struct, frozen=True):
     profile: Callable[[str], str] = lambda project: DEFAULT_PROFILE
 
 
-# The defaults of a gateway whose settings name no user and no profile.
+# The defaults of a gateway with settings that name no user and no profile.
 NO_DEFAULTS = Defaults()
 
 
@@ -43,7 +43,7 @@ class MemoryOwner(Struct, frozen=True):
 
     @property
     def scope(self) -> Scope:
-        """The one memory that is named. Raises: BadRequest: nobody is named."""
+        """The one memory that is named. Raises: BadRequest: no user is named."""
         if self.subject is None:
             raise BadRequest("Say whose memory: --user, --conversation or --agent.", param="user")
         return Scope(self.project, self.profile or DEFAULT_PROFILE, self.subject)
@@ -149,7 +149,9 @@ def id_of(subject: str) -> str:
 
 
 def nothing_of(named: Scope | MemoryOwner) -> str:
-    """Says that there is no such memory, and where it was looked for: a project or profile may be misspelt."""
+    """Returns the message that there is no such memory, and where it was looked for: a project or profile may be
+    misspelt.
+    """
     subject = named.subject or "anybody"
     if named.profile == API_PROFILE:
         return f"There is no {id_of(subject)} in project {named.project!r}."

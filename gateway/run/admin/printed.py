@@ -268,7 +268,7 @@ def _text(head: str, name: str | None = None) -> Column:
 
 
 def _worded(head: str, cell: Callable[[Record], str]) -> Column:
-    """Makes a column whose text, if there is one, has the heading before it in a line."""
+    """Makes a column with the heading before its text in a line, if there is a text."""
     return Column(head, cell, lambda record: f"{head} {cell(record)}" if cell(record) else None)
 
 

@@ -38,13 +38,16 @@ class AdminFile:
         self._is_written = False
 
     def write(self, address: str) -> None:
-        """Writes the file anew: what a killed process left may have other rights. Raises: OSError, StoreError."""
+        """Replaces the file: one that a killed process left may have other permissions. Raises: OSError, StoreError."""
         values = {"pid": os.getpid(), "address": address, "token": self.token}
         replace_sidecar(self._database, ADMIN, json.dumps(values).encode())
         self._is_written = True
 
     def remove(self) -> None:
-        """Removes the file, if this process has written it. One that has to stay does no harm: nobody answers there."""
+        """Removes the file, if this process has written it.
+
+        One that has to stay does no harm: no process answers there.
+        """
         if self._is_written:
             with suppress(OSError):
                 remove_sidecar(self._database, ADMIN)
@@ -73,7 +76,7 @@ class ServingProcess(NamedTuple):
     def ask(self, operation: str, body: bytes) -> Any:
         """Returns the answer of an operation. body: its arguments, JSON.
 
-        Raises: GatewayError: what the process said, or that it says nothing; ProcessGone.
+        Raises: GatewayError: the process's error, or that it does not answer; ProcessGone.
         """
         request = urllib.request.Request(
             f"{self.address}/admin/{operation}",

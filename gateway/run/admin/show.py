@@ -55,7 +55,7 @@ class ShowOperation(Struct, frozen=True):
     defaults: Defaults = NO_DEFAULTS
 
     async def show(self, raw: RawArguments) -> dict[str, str]:
-        """Shows the memory of a user, or of nobody's conversation. Returns {"text"}.
+        """Shows the memory of a user, or of a conversation without a user. Returns {"text"}.
 
         query: adds what would be recalled for it, and the messages found with their numbers. why: adds where each
         memory comes from.
@@ -82,7 +82,7 @@ class ShowOperation(Struct, frozen=True):
         return {"text": "\n".join(lines)}
 
     async def _nothing(self, scope: Scope) -> list[str]:
-        """Says that there is no such memory, and which profiles have one."""
+        """Returns the message that there is no such memory, and which profiles have one."""
         others = await other_profiles(self.store, scope)
         return [nothing_of(scope), *(f"Profile {name!r} has a memory: --profile {name}" for name in others)]
 

@@ -1,10 +1,10 @@
 """`mnemogate memory export` and `import`: a memory as JSON lines, a page at a time.
 
-The lines hold everything that was kept and nothing that belongs to a database: no rows, no secret, no hashes. A line
-has one key that says what it is. Exchanges are known by their numbers, all that has a public name by that, and a line
+The lines hold everything that was stored and nothing that belongs to a database: no rows, no secret, no hashes. A line
+has one key that names its kind. Exchanges are known by their numbers, all that has a public name by that, and a line
 stands after those to which it refers. What is attached to an agent travels with it, but for archives and folders,
 which are memories of their own. Hashes are made again under the secret of the new memory, and notes get its mark. A
-forgotten message keeps its position, and matches nothing there, since nobody knows its words any more.
+forgotten message keeps its position, and matches nothing there, since its words are unknown.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ END: dict[str, Any] = {"end": {}}
 PAGE = 100
 # Lines of a transaction; one line may be a whole request.
 WRITTEN = 8
-# Exchanges whose path hash is kept, within one call, for those that follow them.
+# The path hashes of exchanges are cached, within one call, for those that follow them.
 KEPT_PATHS = 4096
 
 # Fields of an exchange that a line holds as they are, by their names in the line; its words, hashes and position in the
@@ -210,8 +210,8 @@ class TransferOperations:
         try:
             await self.store.transfer.write(agent, [record for _, record in records])
         except (*WRONG, WriteConflict, NotFound, StatementFailed):
-            # One by one, so that the line is told. If somebody took a public name in the moment in which it was found
-            # free, another one is given now, and none is wrong.
+            # One by one, so that an error names the line. If a public name was taken in the moment in which it was
+            # found free, another one is given now, and none is wrong.
             for number, record in records:
                 with _naming_line(number):
                     await self.store.transfer.write(agent, [record])
@@ -236,7 +236,7 @@ def _no_export(why: str) -> BadRequest:
 
 @contextmanager
 def _naming_line(number: int) -> Iterator[None]:
-    """Tells the number of a line that is read in vain."""
+    """Adds a line's number to the error about it."""
     try:
         yield
     except orjson.JSONDecodeError as error:
@@ -295,7 +295,7 @@ def _json(data: bytes | None) -> Any:
 
 # -- lines to records
 
-# States of exchanges whose words nobody has any more.
+# States of exchanges without stored words.
 _GONE = (State.OFF, State.FORGOTTEN)
 # Of an exchange: the atoms and the media of its messages, and the atoms of its reply; None: it has none.
 _Hashes = tuple[tuple[tuple[Atom, ...], ...], tuple[bytes, ...], tuple[Atom, ...] | None]
@@ -304,7 +304,7 @@ _Hashes = tuple[tuple[tuple[Atom, ...], ...], tuple[bytes, ...], tuple[Atom, ...
 class LineReader:
     """Makes records of lines, within one call. Hashes of paths go on from exchange to exchange.
 
-    next_seq: the number behind those that the memory has given out.
+    next_seq: the number after those that the memory has given out.
     """
 
     def __init__(self, store: Store, agent: Agent, next_seq: int) -> None:
@@ -329,7 +329,7 @@ class LineReader:
             self._check_number(values["seq"])
         if part == "exchange":
             return part, await self._exchange(values)
-        values = without_nul(values)  # a message is what was said; the rest is kept as anywhere
+        values = without_nul(values)  # a message stays as it came; the rest is stored as anywhere
         if part == "fact":
             values = {**values, "key": fact_key(values["text"])}
         return part, TransferRecord(values)
@@ -400,7 +400,7 @@ class LineReader:
 
 
 def _with_mark(v: dict[str, Any], mark: str) -> dict[str, Any]:
-    """Returns an exchange whose notes bear the mark of the memory that it comes into."""
+    """Returns an exchange with notes that bear the mark of the memory that it comes into."""
     full = v["full"]
     if full is not None:
         full = {**full, "messages": [_noted(message, mark) for message in full["messages"]]}
@@ -423,7 +423,7 @@ def _noted(message: WireMessage, mark: str) -> WireMessage:
 
 
 def _content(v: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of an exchange that hold what was said."""
+    """Returns the fields of an exchange that hold content."""
     return {
         "input": None if v["input"] is None else orjson.dumps(v["input"] or []),
         "shown_reply": None if v["said"] is None else orjson.dumps(v["said"]),
@@ -435,7 +435,7 @@ def _content(v: dict[str, Any]) -> dict[str, Any]:
 
 
 def _blanks(v: dict[str, Any]) -> _Hashes:
-    """Returns hashes for a tombstone, of whose messages a line tells the kinds of atoms alone."""
+    """Returns hashes for a tombstone; its line has only the kinds of its messages' atoms."""
     inputs = tuple(_blank(kinds) for kinds in v["kinds"])
     return inputs, (b"",) * len(inputs), None if v["reply"] is None else _blank(v["reply"])
 

@@ -1,4 +1,4 @@
-"""`mnemogate users` and `mnemogate conversations`: whose memories there are, and how each is forgotten.
+"""`mnemogate users` and `mnemogate conversations`: the memories that there are, and how each is forgotten.
 
 No words of anybody are shown, only names, times and sizes. Each line has the arguments with which `mnemogate memory
 forget` forgets it.
@@ -17,7 +17,7 @@ from storage.listing import ListedConversation, ListedMemory, Retained
 from storage.records import API_PROFILE, Scope
 from storage.sql.store import Store
 
-# Lines of an answer. A list of 100,000 users takes 16 s without a server (measured), most of it for what was said.
+# Lines of an answer. A list of 100,000 users takes 16 s without a server (measured), most of it for the last messages.
 PAGE = 500
 # The option of `memory forget` that need not be given.
 DEFAULT = ("project", "default")
@@ -38,7 +38,7 @@ class ListOperations(Struct, frozen=True):
         return {"lines": [_memory(each) for each in found], "next": following}
 
     async def conversations(self, raw: RawArguments) -> dict[str, Any]:
-        """Lists the conversations of a user, or of nobody's name, the newest first.
+        """Lists the conversations of a user, or those without a user, the newest first.
 
         profile: all, if it is left out. from: the answer's `next`.
         """
@@ -59,7 +59,7 @@ class ListOperations(Struct, frozen=True):
 
 
 async def other_profiles(store: Store, scope: Scope) -> list[str]:
-    """Returns the other profiles in which somebody has a memory."""
+    """Returns the other profiles in which a user has a memory."""
     memories = await store.forgetting.find(scope.project, None, scope.subject)
     agents = [await store.agents.load(id) for id in memories]
     return [each.scope.profile for each in agents if each is not None and each.scope != scope]

@@ -34,7 +34,7 @@ _MAX_REPLY_BYTES = 8 * 1024 * 1024
 
 
 class RequestRefused(JobFailed):
-    """The model refuses this request, whose words it may not want, or which it may not understand."""
+    """The model refuses this request, for its content or its form."""
 
 
 class ModelAnswer(Struct, frozen=True):
@@ -133,7 +133,7 @@ class BackgroundModel:
         await self.provider.aclose()
 
     async def _send(self, request: ModelRequest) -> bytes:
-        """Returns the body of a reply of status 200. Raises: JobFailed, whose words hold nothing of the request."""
+        """Returns the body of a reply of status 200. Raises: JobFailed; its message holds nothing of the request."""
         try:
             reply = await self.provider.send(request)
             try:

@@ -87,7 +87,7 @@ class BackgroundServices:
             )
             self.handlers[EMBED] = self.embedding.handle
         self.budget = DailyBudget(store.spending, now, memory.background_daily_tokens, job_metrics.call)
-        # The profiles whose users' memories sleeptime agents read.
+        # The profiles with users' memories that sleeptime agents read.
         asleep = tuple(each.name for each in settings.profiles if each.sleeptime)
         self.sleeptime: Schedule | None = None
         self.learning: Learning | None = None
@@ -148,7 +148,7 @@ class BackgroundServices:
     def turn_kept(
         self, agent: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
     ) -> None:
-        # One process that owns its file knows what was said since the last job.
+        # One process that owns its file knows the turns since the last job.
         seq = seq if self._is_shared else None
         if self.embedding is not None:
             self.embedding.schedule.add(agent, messages, seq=seq)

@@ -1,8 +1,8 @@
 """Compaction: a job summarises what will soon leave a conversation's window.
 
-A turn whose window fills up asks for the job when it has been written, and nothing waits for it. The job reads the
-conversation from the store. A model that is down, refuses or talks nonsense changes nothing: meanwhile the window is
-cut without a summary, and the job is tried again.
+A turn with a window that fills up asks for the job when it has been written, and nothing waits for it. The job reads
+the conversation from the store. A model that is down, refuses or talks nonsense changes nothing: meanwhile the window
+is cut without a summary, and the job is tried again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ COMPACT = "compact"
 _SLACK = 2
 # The share that stays of a conversation that is compacted by hand, by messages' tokens; Letta's.
 SHARE = 0.30
-# Programs know Letta's first words, by which they tell this from a failure.
+# Programs know Letta's first words, by which they distinguish this from a failure.
 _NOTHING = (
     "Summarization failed to reduce the number of messages: there is nothing to summarise yet. The last turn stays as "
     "it is, unless the mode is 'all'."
@@ -74,7 +74,7 @@ class SummaryRequest(Struct, frozen=True):
     size: int
     # How many at the end stay whole.
     messages: int = 0
-    # The summary that the turn knew of which asks for it; None: somebody asks by hand.
+    # The newest summary known to the turn that asks; None: it is asked for by hand.
     newest: int | None = None
 
     @property
@@ -115,7 +115,7 @@ class Compactor:
     _enqueuing: set[asyncio.Task[None]] = field(default_factory=set)
 
     def want(self, turn: Committed, overfull: Overfull) -> None:
-        """Asks for a summary of a conversation whose window fills up. Returns at once.
+        """Asks for a summary of a conversation with a window that fills up. Returns at once.
 
         A request while a job of the conversation waits becomes that job's.
         """
@@ -187,10 +187,10 @@ class Compactor:
     async def compact(
         self, agent: Agent, conversation: Conversation, terms: SummaryTerms, fallback: Route, size: int
     ) -> str:
-        """Summarises a conversation of ours now; its window begins behind the summary from then on. Returns the text.
+        """Summarises a stored conversation now; its window begins after the summary from then on. Returns the text.
 
         terms: in place of the agent's.
-        fallback: the route of the model that is asked where nobody names one. Whoever calls holds the
+        fallback: the route of the model that is asked by default. The caller holds the
             conversation's queue.
 
         Raises: BadRequest: there is nothing to summarise; UpstreamError, Overloaded: there is no summary;
@@ -235,7 +235,7 @@ class Compactor:
         text, done = span.earlier, 0
         for part in parts(spoken_lines(span.exchanges), PART_CHARS):
             ask = partial(_ask, project, model, terms, text, part, size, by_hand)
-            # The step's name says what it was made of, so that a later run of another span does not take its result.
+            # The step's name identifies its input, so that a later run of another span does not take its result.
             text = (await step(f"{span.end.id}: {done} and {len(part)}", ask)).decode()
             done += len(part)
         return text
@@ -260,7 +260,7 @@ async def _span(
 
 
 async def _terms(store: Store, agent: int) -> SummaryTerms:
-    """Returns what an agent's definition says of its summaries; nothing where it has none."""
+    """Returns an agent's definition of its summaries; an empty one where it has none."""
     entries = await store.definitions.agents_among([agent])
     definition = entries[0].definition if entries else None
     return SummaryTerms.of({} if definition is None else definition.body.get("compaction") or {})

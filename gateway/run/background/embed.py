@@ -1,11 +1,11 @@
-"""Vectors of what was said: the job that makes them, and the vector of a question.
+"""Vectors of messages: the job that makes them, and the vector of a question.
 
 Memories that lack vectors of the embedder are found at the start, so a new embedder embeds everything again. A job
 embeds one batch, commits it with how far it has come, and enqueues the next; one that fails is tried again later, as
 all jobs are. Until there are vectors, memory is searched by words.
 
-Only the vector of a question is waited for by a reply. The wait is bounded, and after failures in a row nobody waits
-for a while. What the embedder says of one text alone holds up no other.
+Only the vector of a question is waited for by a reply. The wait is bounded, and after failures in a row nothing waits
+for a while. An error about one text alone holds up no other.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ _QUESTIONS = Policy()
 _LOCAL_QUESTIONS = replace(_QUESTIONS, breaker_s=1.0)
 # After failures in a row no memory is embedded for so long.
 REST_S = 30.0
-# So many jobs have to fail in a row. One among many says nothing: with a rest for each, an embedder that fails one call
-# in fifty would fall behind a busy gateway for ever.
+# So many jobs have to fail in a row. One among many means nothing: with a rest for each, an embedder that fails one
+# call in fifty would never catch up with a busy gateway for ever.
 FAILURES = 2
 # When so many single texts in a row are refused, the texts are not at fault, and the job fails.
 _REFUSALS = 3
@@ -105,11 +105,11 @@ class Embedding:
         self._slots = asyncio.Semaphore(concurrency)
         self._tick = time.monotonic
         self._count = count
-        # Vectors of texts that nobody said (gateway.core.memory.baseline_texts); None: they are still to be made.
+        # Vectors of baseline texts (gateway.core.memory.baseline_texts); None: they are still to be made.
         self._baseline: Sequence[bytes] | None = None
         self._policy = _LOCAL_QUESTIONS if embedder.is_local else _QUESTIONS
         # What questions know of the embedder: those of callers in haste (voice agents) on their own, since to be late
-        # for them says nothing of the others.
+        # for them does not concern the others.
         self._health, self._health_in_haste = EndpointHealth(), EndpointHealth()
         # Jobs do not call the embedder before this time.
         self._no_jobs_until = 0.0
@@ -178,12 +178,12 @@ class Embedding:
         self._failures = 0
         await job.finish(vectors.adding(found, added))
         if await vectors.lacks(job.agent, name):
-            # Stale says that the memory is gone.
+            # Stale means that the memory is gone.
             with suppress(Stale):
                 await self._store.jobs.enqueue(KIND, job.agent, KIND)
 
     async def _embed_messages(self, found: Unembedded) -> dict[int, bytes]:
-        """Returns vectors by the messages' numbers, without those whose text the embedder refuses."""
+        """Returns vectors by the messages' numbers, without those that the embedder refuses."""
         added: dict[int, bytes] = {}
         for start in range(0, len(found.messages), BATCH):
             batch = found.messages[start : start + BATCH]
@@ -272,7 +272,7 @@ class Embedding:
         retry_after_s = None
         match error:
             case StoreError():
-                return  # the search by words meets the same, and says so
+                return  # the search by words meets the same, and reports it
             case ProviderRefused(status=status) if status in _OF_A_TEXT:
                 _log.info(
                     "The embedder refused a question with status %d; memory was searched by words alone.",

@@ -36,7 +36,7 @@ class Indexing:
         self._task = PeriodicTask("indexing", self.step, self.look)
 
     def lags(self, agent: int, messages: int | None) -> None:
-        """Takes note of a memory whose index lacks so many messages; None: many."""
+        """Takes note of a memory with an index that lacks so many messages; None: many."""
         self._grown.pop(agent, None)
         if messages is None or messages >= FAR:
             self._far[agent] = None

@@ -51,7 +51,7 @@ class Learning:
         now: Callable[[], float],
         but: Sequence[str] = (),
     ) -> None:
-        """but: profiles whose users' memories others read."""
+        """but: profiles with users' memories that sleeptime agents read."""
         self._but = but
         self._store = store
         self._background = background
@@ -168,9 +168,9 @@ class Learning:
         return await self._store.facts.get(found.agent.id, sorted(seqs))
 
     async def _learn(self, job: JobContext, asked: dict[str, Any], found: Unread) -> bool:
-        """Writes what the answer says. Returns False if a message that the model read is gone.
+        """Writes the answer's edits. Returns False if a message that the model read is gone.
 
-        Then nobody could say which message an answer comes from, and the job has to ask again.
+        Then the source of an answer is unknown, and the job has to ask again.
         """
         messages = clean(found.messages, secrets=self._secrets)
         if asked["calls"] and [message.seq for message in messages] != asked.get("messages"):

@@ -1,6 +1,6 @@
 """A task that does what is due, sleeps until more will be, and can be woken before. It never polls.
 
-Its owner says what is due, and when. A failed run is logged and repeated later; it never ends the task.
+Its owner decides what is due, and when. A failed run is logged and repeated later; it never ends the task.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Maintenance after turns, for which nobody waits: idle time confirms memory edits.
+"""Maintenance after turns, for which no reply waits: idle time confirms memory edits.
 
 One task does it for the process. It sleeps until a conversation's idle time is over.
 """

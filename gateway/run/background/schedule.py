@@ -1,4 +1,4 @@
-"""Says when a memory is due for a job: when enough was said in it, or when it has come to rest.
+"""Decides when a memory is due for a job: after enough messages, or once it is idle.
 
 It never delays a turn: a finished turn leaves a number in memory, and a task of its own enqueues the job. What a
 process that died did not enqueue, the next one finds at its start.
@@ -85,7 +85,7 @@ class Schedule:
             self._task.wake()
 
     def enqueue_now(self, agents: Iterable[int]) -> None:
-        """Makes these memories due, whatever was said in them."""
+        """Makes these memories due, however many messages they have."""
         self._full.update(agents)
         self._task.wake()
 
@@ -100,7 +100,7 @@ class Schedule:
         await self._task.run()
 
     async def step(self) -> float | None:
-        """Enqueues what is due. Returns the seconds until more will be; None: not before something is said."""
+        """Enqueues what is due. Returns the seconds until more will be; None: not before the next message."""
         now, left = self.now(), _AT_ONCE
         while self._full:
             if not left:
@@ -118,12 +118,12 @@ class Schedule:
                 return max(_LEAST_S, waiting.at + self.rest_s - self.now())
             if waiting.messages:
                 await self._enqueue(agent)
-            # Something may have been said while the job was enqueued.
+            # A turn may have ended while the job was enqueued.
             if self._waiting.get(agent) is waiting and abs(now - waiting.at) >= self.rest_s:
                 del self._waiting[agent]
         return None
 
     async def _enqueue(self, agent: int) -> None:
-        # Stale says that the memory is gone.
+        # Stale means that the memory is gone.
         with suppress(Stale):
             await self.jobs.enqueue(self.kind, agent, self.kind)

@@ -1,6 +1,6 @@
 """The worker: claims durable jobs, has them performed, and keeps their leases while that goes on.
 
-It sleeps until something falls due or somebody wakes it; it never polls. A handler is a coroutine function that is
+It sleeps until something falls due or it is woken; it never polls. A handler is a coroutine function that is
 given a `JobContext` and may be ended at any await; what it must not do twice it does as a step:
 
     async def learn(job: JobContext) -> None:
@@ -8,7 +8,7 @@ given a `JobContext` and may be ended at any await; what it must not do twice it
         await job.finish(store.facts.adding(job.agent, reply))     # effect, cursor and the job's end: one transaction
 
 A handler that fails is tried again, each time later, until its job is a dead letter; its lane waits meanwhile. Words
-of errors that are not ours never reach the database or the log, since they may hold what somebody said.
+of foreign errors never reach the database or the log, since they may hold a user's words.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _OUTCOMES = {
 
 
 class JobFailed(Exception):
-    """An attempt failed. message: for the database and the operator, so it holds nothing that was said."""
+    """An attempt failed. message: for the database and the operator, so it holds no content."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -155,7 +155,7 @@ class Worker:
     limits: WorkerLimits = LIMITS
     # Is given each attempt's kind and outcome.
     count: Callable[[str, str], None] = lambda kind, outcome: None
-    # How many of its jobs only wait for others, which may be jobs behind them; these take no room, and
+    # How many of its jobs only wait for others, which may be jobs queued after them; these take no room, and
     # whoever changes the number wakes it.
     idle: Callable[[], int] = lambda: 0
     # For how many seconds jobs of a kind are left alone, because all of them would wait for the same; not
@@ -270,7 +270,7 @@ class Worker:
             return "finished"
         except Postponed as error:
             if not error.is_planned:
-                # Without the job's number: of many that wait for one thing the log tells once.
+                # Without the job's number: of many that wait for one thing the log has one line.
                 _log.warning("Jobs of the kind %r wait: %s", job.kind, error)
             return await self.jobs.release(job, error.delay_s, str(error))
         except Exception as error:
@@ -297,7 +297,7 @@ class Worker:
                     continue
                 if lost.done():
                     return False
-                # A store that is down says nothing of the lease, which runs on.
+                # A store that is down does not end the lease, which runs on.
                 with suppress(Unavailable):
                     await self._prolong(context)
         finally:
@@ -329,7 +329,7 @@ async def _first(*waits: Awaitable[object]) -> None:
 
 
 def _describe(error: BaseException) -> str:
-    """Returns what went wrong. Only errors of ours, whose words we chose, are quoted; of others the place is named."""
+    """Returns what went wrong. Only the gateway's own errors are quoted; of others the place is named."""
     if isinstance(error, JobFailed | GatewayError | Unavailable | Stale):
         return str(error)[:_ERROR_LENGTH]
     where = ""

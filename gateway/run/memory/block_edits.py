@@ -19,7 +19,7 @@ _LINE = line_name("", "settings")
 
 
 async def follow_settings(store: Store, leases: Leases, agents: Sequence[AgentSpec], now: float) -> None:
-    """Gives users whose memory is older than the settings the blocks that the settings declare now.
+    """Adds the blocks that the settings declare now to memories that are older than the settings.
 
     Settings are read once, when the process begins, so this is done once as well. Of processes that share a database
     one does it at a time, and not for settings that are followed already: those of two versions would take turns.
@@ -48,7 +48,9 @@ async def _follow(store: Store, agents: Iterable[AgentSpec], now: float) -> None
                 await store.blocks.follow(agent.name, agent.own_blocks, agent.shared_blocks, at=now)
         except Unavailable:
             raise
-        except StoreError as error:  # another attempt would do no better, and the other profiles have theirs
+        except (
+            StoreError
+        ) as error:  # another attempt would do no better, and the other profiles have their blocks
             _log.error(
                 "The memory blocks of profile %r could not be made as the settings have them: %s",
                 agent.name,

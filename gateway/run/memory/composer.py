@@ -73,7 +73,7 @@ class Composer(Struct, frozen=True):
         notes = dict(made_notes or ())
         if made_notes is None and not known.is_plain:  # the new messages of a plain list have no notes yet
             notes = _known_notes(known)
-        # Something may be recalled for what somebody says, a nudge of an agent's rules is not. What only quotes its
+        # Recall is for a person's words, not for a nudge of an agent's rules. What only quotes its
         # conversation is a front end's request for a title or the like.
         is_asked = bool(new) and new[-1].get("role") == "user" and not is_nudge(new[-1])
         takes_note = is_asked and not plan.quotes
@@ -109,14 +109,14 @@ class Composer(Struct, frozen=True):
         text = text_of(new[last]) if is_asked else plan.query.listing.text(at)
         recall = await self.recaller.recall(known, prompt, text)
         if is_asked:
-            # An empty note is kept as well, so that nothing is searched twice.
+            # An empty note is stored as well, so that nothing is searched twice.
             notes[last] = recall.note
         if recall.note:
             prompt = replace(prompt, window=_put_note(known, prompt, recall, at))
         return replace(prompt, recall=recall)
 
     async def remake(self, known: Known, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
-        """Returns the prompt for another target than was expected, whose window may be another one too.
+        """Returns the prompt for another target than was expected, perhaps with another window.
 
         What only the model that was expected could read stays here; note and memory section stay as they are.
         """
@@ -137,7 +137,7 @@ class Composer(Struct, frozen=True):
         return self._section(known, composition, takes_note=False).shown
 
     async def _compose(self, known: Known, notes: Mapping[int, str]) -> Composition:
-        if known.is_plain:  # all that is of ours on its path has come with the look
+        if known.is_plain:  # the snapshot has all that the gateway added to its path
             return compose(known.tree, known.plan, known.offered, notes, known.snapshot.additions)
         composing = partial(compose, known.tree, known.plan, known.offered, notes)
         return await with_contents(self.store.turns, known.agent, known.tree, composing)
@@ -159,7 +159,7 @@ class Composer(Struct, frozen=True):
         """Returns the memory section with what has changed since.
 
         summary: the id of the one that stands after it, or 0; None: the one in use.
-        is_due: the prompt begins anew in any case.
+        is_due: the prompt changes from its beginning in any case.
         """
         anchor, spec, plan = known.plan.match.anchor, known.asked.spec, known.plan
         parts = SectionParts(
@@ -203,7 +203,7 @@ class Composer(Struct, frozen=True):
         if anchor is None or not known.agent.id or not known.asked.spec.summarises:
             return prompt
         if known.summaries is not None:
-            # All of a conversation of ours is on the path, though not all of it was loaded.
+            # All of a stored conversation is on the path, though not all of it was loaded.
             found, covered = known.summaries, {each.exchange.id for each in known.summaries}
         else:
             try:
@@ -257,9 +257,10 @@ class Composer(Struct, frozen=True):
 
 
 def _asked_at(plan: Plan) -> int:
-    """Returns the index of the new message that somebody said last, of those in the user's role at the end of the list.
+    """Returns the index of the new message that the user wrote last, of those in the user's role at the end of the
+    list.
 
-    What an application says behind it mostly is in no later list (OpenClaw), and neither would its note be.
+    An application's text after it is mostly in no later list (OpenClaw), and neither would its note be.
     """
     new = plan.messages
     last = len(new) - 1
@@ -274,9 +275,9 @@ def _asked_at(plan: Plan) -> int:
 
 
 def _read_before(known: Known) -> int | None:
-    """Returns the index of the user's message whose results of tools a request brings, where nothing of it is kept.
+    """Returns the index of the user's message whose results of tools a request brings, where nothing of it is stored.
 
-    Its note is not kept either, and is looked for once more: the model had it before it called the tools.
+    Its note is not stored either, and is looked for once more: the model had it before it called the tools.
     """
     plan = known.plan
     listing, anchor = plan.query.listing, plan.match.anchor
@@ -298,7 +299,7 @@ def _put_note(known: Known, prompt: Prompt, recall: RecallResult, at: int) -> Fi
         composition.notes[plan.query.listing.positions[at]] = recall.note
         composition.note_tokens += tokens
     else:
-        # A conversation of ours: the new message is the last of those that are put in front.
+        # A stored conversation: the new message is the last of those put before the list.
         *before, last = composition.fill
         noted = replace(last, message=prefixed(last.message, recall.note), note=recall.note)
         composition.fill = [*before, noted]

@@ -28,7 +28,7 @@ from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt, f
 from gateway.tokens import message_tokens, tokenizer_for, upper_bound
 from storage.records import ANY_WINDOW, Evicted
 
-# The client's message by its index, or (None) one of ours that goes in front.
+# The client's message by its index, or (None) a stored one that goes before the list.
 _Entry = tuple[int | None, WireMessage]
 
 
@@ -43,7 +43,7 @@ async def fit(
 
     renewed: the system text for a summary that was not in use before; None: the prompt's own.
     note: the room for a note, which is made later, when it is known what is visible.
-    rounds: what goes behind it whatever is left out.
+    rounds: what follows it whatever is left out.
     """
     context = prompt.target.context_window
     gone = prompt.beginning.evicted
@@ -54,7 +54,7 @@ async def fit(
         return FittedWindow()
     count = estimate_tokens if context is None else await _counter(prompt.target.model)
     room = _WindowRoom(prompt, context or ANY_WINDOW, count, renewed=renewed, note=note, rounds=rounds)
-    # A summary can be used where the list may begin behind it, and where it stands for something.
+    # A summary can be used where the list may begin after it, and where it stands for something.
     cuts = [
         (at, cut)
         for cut in prompt.beginning.cuts
@@ -75,7 +75,7 @@ async def fit(
     tokens, most = room.prompt_tokens(kept, chosen)
     if not begin and window.is_whole and chosen is None and gone is None:
         return FittedWindow(tokens=tokens, most=most, overfull=overfull, note_tokens=note_tokens)
-    # The next request leaves out everything before the first entry that is kept, too.
+    # The next request leaves out everything before the first entry that stays, too.
     first = min(kept, default=len(room.entries))
     before = gone.tokens if gone is not None else 0
     filled, dropped, hidden = _split(prompt, room.entries, frozenset(kept))
@@ -95,7 +95,7 @@ async def fit(
 
 
 async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
-    """Returns the prompt for a call behind hidden rounds of its own turn.
+    """Returns the prompt for a call after hidden rounds of its own turn.
 
     Where there is no room for all, more of the conversation stays out of this call.
     """
@@ -114,7 +114,7 @@ async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
 
 
 def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> bool:
-    """Returns whether a request may be too long with what is ours, so that its tokens have to be counted.
+    """Returns whether a request may be too long with the gateway's additions, so that its tokens have to be counted.
 
     Bytes are an upper bound of a text's tokens. A link to an image has few, and stands for many tokens.
     """
@@ -204,7 +204,7 @@ async def _counter(model: str) -> Callable[[str], int]:
 def _choose(
     room: _WindowRoom, cuts: Sequence[tuple[int, SummaryCut]], gone: Evicted | None, in_use: int
 ) -> tuple[int, SummaryCut | None]:
-    """Returns the first entry behind the summary that stands for the beginning, and that summary.
+    """Returns the first entry after the summary that stands for the beginning, and that summary.
 
     The summary in use stays, so that the prompt begins as before, if the rest fits and no message after its end is
     missing. Otherwise the oldest summary that leaves enough room is taken, and otherwise the newest that fits.
@@ -220,9 +220,9 @@ def _choose(
 def _split(
     prompt: Prompt, entries: Sequence[_Entry], kept: frozenset[int]
 ) -> tuple[tuple[int, ...], frozenset[int], dict[int, list[WireMessage]]]:
-    """Returns what of the fill is kept, which of the client's messages are not, and what is of the hidden rounds.
+    """Returns which messages of the fill stay, which of the client's do not, and which hidden rounds stay.
 
-    A message that hidden rounds stand for is dropped when none of them is kept.
+    A message that hidden rounds stand for is dropped when none of them stays.
     """
     fill = len(prompt.composition.fill)
     dropped = set(range(first_spoken(prompt.request.messages), prompt.beginning.start))
@@ -242,7 +242,7 @@ def _split(
 
 
 def _evicted(prompt: Prompt, room: _WindowRoom, first: int, context_tokens: int) -> Evicted | None:
-    """Returns what the next request need not look at. first: the first entry that is kept."""
+    """Returns what the next request need not look at. first: the first entry that stays."""
     gone, tokens = prompt.beginning.evicted, room.tokens(0, first)
     at: tuple[int, int] | None = None
     if first < len(room.entries):
@@ -261,7 +261,7 @@ def _evicted(prompt: Prompt, room: _WindowRoom, first: int, context_tokens: int)
 
 
 def _entries(prompt: Prompt) -> list[_Entry]:
-    """Returns what is said, behind the leading system messages, as it would be sent whole."""
+    """Returns the messages after the leading system messages, as they would be sent whole."""
     messages, composition = prompt.request.messages, prompt.composition
     entries: list[_Entry] = [(None, each.message) for each in composition.fill]
     for i in range(max(prompt.beginning.start, first_spoken(messages)), len(messages)):
@@ -273,7 +273,7 @@ def _entries(prompt: Prompt) -> list[_Entry]:
 
 
 def _is_hidden_nudge(prompt: Prompt, index: int | None, message: WireMessage) -> bool:
-    """Returns whether an entry is a nudge within a hidden round: nobody else speaks to the model there."""
+    """Returns whether an entry is a nudge within a hidden round: no other message comes there."""
     return index in prompt.composition.hidden and message.get("role") == "user"
 
 
@@ -315,7 +315,7 @@ class _WindowRoom:
         self._before: list[int] | None = None
 
     def _count_fixed(self, prompt: Prompt) -> int:
-        """Counts what is sent whatever is kept: the client's leading system messages, and all tools."""
+        """Counts what is sent whatever stays: the client's leading system messages, and all tools."""
         request, count = prompt.request, self._count
         lead = request.messages[: first_spoken(request.messages)]
         named = [request.json.get("tools"), request.json.get("functions"), prompt.tools]
@@ -340,7 +340,7 @@ class _WindowRoom:
         )
 
     def place(self, cut: SummaryCut) -> int:
-        """Returns the first entry behind a summary."""
+        """Returns the first entry after a summary."""
         if cut.fill < self._fill:
             return cut.fill
         after = (
@@ -399,7 +399,7 @@ class _WindowRoom:
         return self.tokens(start, len(self.elements)) > most
 
     def overfull(self, cuts: Sequence[tuple[int, SummaryCut]], *, is_due: bool) -> Overfull | None:
-        """Returns the summary that is wanted: the window fills up, and there is enough behind the newest one.
+        """Returns the summary that is wanted: the window fills up, and there is enough after the newest one.
 
         is_due: something has left the window, and no summary stands for it.
         """

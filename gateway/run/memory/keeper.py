@@ -2,7 +2,7 @@
 
 It makes three values for a turn: `Known` (what was read), `Prompt` (what goes upstream) and `TurnWrite` (what is
 written). Whoever runs the turn owns them. The keeper itself holds the queues of append mode, the lists that were sent
-last, and for a moment the turns that are committed and not yet kept for the next one.
+last, and for a moment the turns that are committed and not yet cached for the next one.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class MemoryKeeper:
     delegated: Delegated = field(init=False, default_factory=Delegated)
     # Of steps that write their edits again, one after the other: side by side the slowest would lose again and again.
     editing: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
-    # Turns that are committed, and are kept behind their replies, or before the next request is read.
+    # Turns that are committed and are cached after their replies, or before the next request is read.
     _unkept: deque[Callable[[], None]] = field(init=False, default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -188,9 +188,9 @@ class MemoryKeeper:
     def _written(
         self, known: Known, write: TurnWrite, overfull: Overfull | None, writing: asyncio.Future[Committed]
     ) -> None:
-        """Has a turn that is committed kept: behind the reply that waits for it, if the turn is a plain one.
+        """Caches a committed turn: after the reply that waits for it, if the turn is a plain one.
 
-        What opens a conversation is kept with its words, so that comes before they may be forgotten.
+        What opens a conversation is cached with its words, so that comes before they may be forgotten.
         """
         if writing.cancelled() or writing.exception() is not None:
             known.asked.place.leave()

@@ -77,7 +77,7 @@ class Known(Struct, frozen=True):
     tree: Tree
     # Those that the request goes on from, oldest first, as far as they matter.
     path: tuple[Exchange, ...]
-    # The list is its path word for word, and only the exchanges that have something of ours are in `tree` and
+    # The list is its path word for word, and only the exchanges with additions of the gateway are in `tree` and
     # `path`.
     is_plain: bool
     # The conversation's public name, a new one if it is new.
@@ -97,12 +97,12 @@ class Known(Struct, frozen=True):
 
     @property
     def is_off(self) -> bool:
-        """Memory is off for this request: nothing of ours goes in, and of what was said nothing is kept."""
+        """Memory is off for this request: nothing is added, and nothing is stored."""
         return self.asked.identity.mode is Mode.OFF
 
     @property
     def is_stored(self) -> bool:
-        """The conversation is one of ours, so all that was said in it is one path."""
+        """The conversation is a stored one, so all its messages are one path."""
         return self.plan.appending and self.summaries is not None
 
     @property
@@ -206,7 +206,7 @@ async def _weigh(
 async def agent_of(store: Store, asked: MemoryRequest) -> Agent:
     """Returns the memory's owner as it is stored, or a draft of it.
 
-    Gateways that share a database could not agree on a draft: there it is stored before anything of it is kept.
+    Gateways that share a database could not agree on a draft: there it is stored before anything of it is cached.
     Raises: NotFound: it was made over REST, and is gone.
     """
     scope, spec = asked.identity.scope, asked.spec
@@ -214,7 +214,7 @@ async def agent_of(store: Store, asked: MemoryRequest) -> Agent:
     agents = store.agents
     if not store.database.is_shared:
         return agents.at_hand(scope) or await agents.find_or_draft(scope, is_made=bool(spec.uid))
-    # Of what is off the record hashes are kept, under the agent's secret.
+    # Of what is off the record hashes are stored, under the agent's secret.
     if not spec.uid and not asked.identity.leaves_nothing:
         return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, asked.now)
     return await agents.find_or_draft(scope, is_made=bool(spec.uid))
@@ -234,7 +234,7 @@ async def _plan(
     """Loads as much of a conversation as it takes to plan the turn.
 
     The conversation's end is nearly always enough: as many exchanges as the list has replies, and some more. If not,
-    the part back to where its window began is loaded, and then all of it. For a list that begins anew nothing is.
+    the part back to where its window began is loaded, and then all of it. For a new conversation nothing is.
     """
     tree = Tree()
     openings = None if snapshot.has_tombs else store.turns.openings(agent, snapshot)
@@ -274,7 +274,7 @@ async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot
 def _uid_of_new(asked: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, listing: Listing) -> str:
     """Returns the public name of a conversation that begins.
 
-    Requests that begin one at the same time must tell their clients the same name, before any of them is written. So it
+    Requests that begin one at the same time must give their clients the same name, before any of them is written. So it
     is a hash of the client's own name for it, or of its messages and of how much was known by then, since another
     conversation may have begun alike; and of the epoch, since what begins after a forgetting is another one.
     """
@@ -318,7 +318,7 @@ def offer_tools(
 ) -> dict[str, str]:
     """Returns the memory tools for a request, offered name -> tool.
 
-    pinned: the path's section, which says by which names its conversation has them already.
+    pinned: the path's section, which has the names that the conversation uses already.
     body: of the request.
     """
     request, identity, spec = asked.request, asked.identity, asked.spec

@@ -45,7 +45,7 @@ class Leases:
         return self._lines.is_needed
 
     async def try_take(self, name: str) -> bool:
-        """Takes a line if nobody has it. Raises: Unavailable."""
+        """Takes a lock if it is free. Raises: Unavailable."""
         if (giving := self._leaving.get(name)) is not None:
             await asyncio.wait([giving])
         if not await self._lines.take(name, LEASE_S):
@@ -56,7 +56,7 @@ class Leases:
         return True
 
     async def take(self, name: str) -> None:
-        """Waits until the line is ours. Raises: Unavailable."""
+        """Waits until the lock is held here. Raises: Unavailable."""
         freed = self._waiting[name] = asyncio.Event()
         try:
             while not await self.try_take(name):

@@ -1,7 +1,7 @@
-"""The knowledge that memory has of a conversation of ours: read once for a send, and taken on from step to step.
+"""Memory's knowledge of a stored conversation: read once for a send, and taken on from step to step.
 
 What came in is held back from the request and composed by us, so that a step of a run and a send look alike: the
-request has the fields of the call and the system messages at its head, and all that is said comes from the path.
+request has the fields of the call and the system messages at its head, and all content comes from the path.
 """
 
 from __future__ import annotations

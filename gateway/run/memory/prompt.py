@@ -1,4 +1,4 @@
-"""A prompt: the client's request with ours in it, and without what does not fit the window."""
+"""A prompt: the client's request with the gateway's additions, and without what does not fit the window."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EndpointForm(Struct, frozen=True):
     consumed: tuple[str, ...] = ()
     # Those that its translation reads.
     spent: tuple[str, ...] = ()
-    # Indices of messages whose role the upstream calls `system`.
+    # Indices of messages with the role that the upstream calls `system`.
     as_system: tuple[int, ...] = ()
     # It counts a stream's tokens when it is asked to; None: not known.
     takes_usage: bool | None = True
@@ -39,7 +39,7 @@ class EndpointForm(Struct, frozen=True):
 
 
 class NoteRoom(Struct, frozen=True):
-    """The tokens for a note of this request: `least` are kept free for it, and `most` are given where they are free."""
+    """The tokens for a note of this request: `least` are reserved for it, and `most` are given where they are free."""
 
     least: int = 0
     most: int = 0
@@ -118,7 +118,7 @@ class Prompt(Struct, frozen=True):
     form: EndpointForm = field(default_factory=EndpointForm)
     # Text for the leading system message.
     system: str = ""
-    # Definitions of ours.
+    # The gateway's definitions.
     tools: Sequence[dict[str, Any]] = ()
     composition: Composition = field(default_factory=Composition)
     # The part that is left out, where something may have to be.
@@ -140,7 +140,7 @@ class Prompt(Struct, frozen=True):
         return self.composition.hidden if self.window.hidden is None else self.window.hidden
 
     def names(self, mark: str) -> bool:
-        """Returns whether a text of ours in it names the mark of the memory's notes."""
+        """Returns whether a text of the gateway's in it names the mark of the memory's notes."""
         return is_mark_named((self.system, *self.window.notes(self.composition)), mark)
 
     def hides(self, window: FittedWindow) -> bool:
@@ -154,7 +154,7 @@ class Prompt(Struct, frozen=True):
     def adds_usage(self) -> bool:
         """True where we ask for the usage of a stream, which the client's own bytes do not.
 
-        It may be told in a dialect that always tells it, or hidden rounds share the client's limit of tokens.
+        It may be asked for by a dialect that always reports it, or hidden rounds share the client's limit of tokens.
         """
         request = self.request
         if self.form.takes_usage is False or not request.stream:
@@ -167,7 +167,7 @@ class Prompt(Struct, frozen=True):
 
     @property
     def injected_tokens(self) -> int:
-        """How much of ours is text around the client's, by estimate."""
+        """The estimated tokens of the gateway's text around the client's."""
         found = self.composition.note_tokens
         for text in (self.system, self.window.summary):
             if text:
@@ -216,7 +216,7 @@ class Prompt(Struct, frozen=True):
         if more:
             edit.insert_messages(len(request.messages), more)
             if budget_tokens is not None and limit_key is not None:
-                # Claude refuses a limit that its thoughts alone may reach, so a late round has room for theirs.
+                # Claude refuses a limit that its thoughts alone may reach, so a late round has room for them.
                 limit = max(budget_tokens, budget_to_think(request.json) + 1)
                 edit.set_member(limit_key, limit)
         if offer is not ANYTHING:
@@ -227,5 +227,5 @@ class Prompt(Struct, frozen=True):
 
 
 def first_spoken(messages: Sequence[WireMessage]) -> int:
-    """Returns the index of the first message behind the leading system messages."""
+    """Returns the index of the first message after the leading system messages."""
     return next((i for i, m in enumerate(messages) if not is_system(m)), len(messages))

@@ -62,7 +62,7 @@ class QueuePlace:
 
 
 class Reservation:
-    """A place in a queue for somebody who comes later. The other processes see it when it is taken."""
+    """A place in a queue for a later request. The other processes see it when it is taken."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Reservation:
 
 
 class Queues:
-    """The queues in which somebody is. A queue is named by its memory and the conversation's key.
+    """The queues that are in use. A queue is named by its memory and the conversation's key.
 
     leases: what is taken in addition where several processes share the database.
     """
@@ -102,7 +102,7 @@ class Queues:
         return len(self._locks)
 
     async def enter_free(self, name: tuple[str, str], place: QueuePlace) -> bool:
-        """Enters a queue in which nobody is. False: somebody is in it. Raises: Unavailable."""
+        """Enters an empty queue. False: it is not empty. Raises: Unavailable."""
         if name in self._locks:
             return False
         await self._enter(name, place)
@@ -133,7 +133,7 @@ class Queues:
             self._give_back(name, place)
 
     def _give_back(self, name: tuple[str, str], place: QueuePlace) -> None:
-        """Has a place give the line back when it is left; the next request here begins behind that."""
+        """Makes a place return the lock when it is left; the next request here begins after that."""
         line = line_name(*name)
 
         def let_go(next_: Callable[[], None]) -> None:
@@ -167,7 +167,7 @@ class Queues:
         place.take(let_go)
 
     def reserve(self, name: tuple[str, str]) -> Reservation:
-        """Returns a place behind those who are in the queue now. No limit holds for it."""
+        """Returns a place after those in the queue now. No limit holds for it."""
         place = QueuePlace()
         return Reservation(self._enter(name, place), place, partial(self._hold, name))
 

@@ -1,4 +1,4 @@
-"""Recall: the note that goes before the user's last message, made of what earlier conversations said."""
+"""Recall: the note that goes before the user's last message, made of earlier conversations."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ class _Found(NamedTuple):
     messages: Sequence[Message]
     # What was looked for.
     query: str
-    # Lines that the message has in common with what was found, which are not told.
+    # Lines that the message has in common with what was found, which are not shown.
     shared: frozenset[str]
-    # Nothing was looked for, and this tells most of the whole memory.
+    # Nothing was looked for, and this shows most of the whole memory.
     is_selection: bool
 
 
@@ -97,7 +97,7 @@ class Recaller(Struct, frozen=True):
         A note stays in the conversation, so in a small window it has to be small as well.
 
         naming: tokens of the line that names the note's mark, which is not counted in the result. In a small window it
-        is taken beside it, or the note would hold nothing else.
+        is taken as well, or the note would hold nothing else.
         """
         scope, context = known.asked.identity.scope, known.asked.target.context_window
         if scope is None or not scope.spans:
@@ -169,14 +169,14 @@ class Recaller(Struct, frozen=True):
         found = await self._search(recalling, query)
         lines = note.shared_lines(text, found)
         if lines and (own := note.make_query(note.without_lines(text, lines))):
-            # Some applications put every message into the same template, whose words would find themselves.
+            # Some applications put every message into the same template, and its words would find themselves.
             rest = note.without_templates(found, lines)
             query, shared = own, lines
             found = [*await self._search(recalling, own), *rest]
         is_selection = not found and note.asks_for_all(query, recalling.visible.notes, opens=_opens(known))
         if is_selection:
             found, query = await self._select(recalling, query), ""
-        if not known.is_plain:  # a plain list says nothing otherwise
+        if not known.is_plain:  # a plain list has nothing in another form
             rule = partial(replaced, known, self.settings.idle_s)
             gone = await with_contents(self.store.turns, known.agent, known.tree, rule)
             found = [m for m in found if m.exchange not in gone]
@@ -184,9 +184,9 @@ class Recaller(Struct, frozen=True):
         return _Found(found, query, shared, is_selection)
 
     def _is_shown(self, recalling: _Recalling, text: str, query: str) -> bool:
-        """Returns whether the conversation's notes tell all of a young memory: no search finds more to tell then."""
+        """Returns whether the conversation's notes show all of a young memory: no search finds more then."""
         known, visible = recalling.known, recalling.visible
-        # The lines of a message may be a template's, and without them others are told otherwise.
+        # The lines of a message may be a template's, and without them others are shown in another form.
         if not visible.notes or "\n" in text:
             return False
         messages = self.store.recall.at_hand(known.agent, known.snapshot.numbers, visible.numbers)
@@ -195,7 +195,7 @@ class Recaller(Struct, frozen=True):
         )
 
     async def _select(self, recalling: _Recalling, query: str) -> list[Message]:
-        """Returns what tells most of the whole memory, where a text has nothing that could be searched for."""
+        """Returns what shows most of the whole memory, where a text has nothing that could be searched for."""
         known = recalling.known
         return await self.store.recall.most_telling(
             known.agent,
@@ -259,13 +259,13 @@ async def _choose(
 
 
 def _opens(known: Known) -> bool:
-    """Returns whether the user has said nothing in this conversation before."""
+    """Returns whether this is the user's first message in the conversation."""
     user_messages = (m for m in known.plan.messages if m.get("role") == "user")
     return known.plan.match.anchor is None and len(list(user_messages)) == 1
 
 
 async def _excess(prompt: Prompt, rendered: str) -> float:
-    """Returns how many times the tokens that the window has for it a note takes; 0: nobody has counted the window."""
+    """Returns how many times the tokens that the window has for it a note takes; 0: the window was not counted."""
     most, target = prompt.window.note_tokens, prompt.target
     if not most or target.context_window is None:
         return 0.0

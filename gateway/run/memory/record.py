@@ -106,7 +106,7 @@ class BlockEdits:
         return is_shown(last_shown((self._made,), self.shown), block)
 
     def _unseen(self, op: BlockOp) -> Edit | None:
-        """Returns an error where the model would write over what somebody else wrote and it has not seen."""
+        """Returns an error where the model would overwrite another writer's text that it has not seen."""
         block = next(each for each in self.blocks if each.label == op.label)
         if op.op != "rethink" or self._is_seen(block):
             return None
@@ -124,7 +124,7 @@ def record_turn(
     """Returns the write of a turn.
 
     now: when it ended.
-    how: settles it, if not its end says how.
+    how: settles it; by default its end decides.
     """
     if how is None:
         how = settle.finish if outcome.state is FINISHED else settle.cancel
@@ -206,7 +206,7 @@ def _foreseen(
 
 def _section(known: Known, prompt: Prompt) -> SentSection | None:
     """Returns the memory section that the path has from now on."""
-    # Nothing new is kept, and the path's section stays.
+    # Nothing new is stored, and the path's section stays.
     if known.plan.off:
         anchor = known.plan.match.anchor
         number = anchor.section if anchor is not None else None

@@ -2,7 +2,7 @@
 
 A client resends its whole list with each request. So the hashes of its messages are stored from one turn to the next,
 and a long conversation costs little more than a short one. The reply was hashed when it was recorded, and is not
-hashed again when it comes back with the same text. Only a list whose messages have the same marks is taken for the
+hashed again when it comes back with the same text. Only a list of messages with the same marks is taken for the
 same; what is stored is never out of date. (Python's hash of bytes and texts is SipHash with 64 bits, under a key that
 each process draws. Two lists are only compared within one memory.)
 """
@@ -93,7 +93,7 @@ class ResentLists:
             self._sent[name] = mark, front, (hash(text), reply, path)
 
     def clear(self) -> None:
-        """Drops all: something was forgotten, which clients may have said."""
+        """Drops all: something was forgotten that clients may resend."""
         self._sent.clear()
         self.bytes = 0
 

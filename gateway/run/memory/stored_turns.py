@@ -1,8 +1,8 @@
-"""Turns that a client names instead of sending them again: what was answered where, by a name that is told beforehand.
+"""Turns that a client names instead of sending them again: found by an id that was sent with the reply.
 
 A name is made of the time at which the request came, by which its exchange is known in whatever form its words come
-back, and of a hash of its words and their place: the same answer to the same words is kept once, under the time of the
-first. Nothing is stored for it. A turn is found whether it stands or not, but not where it was forgotten.
+back, and of a hash of its words and their place: the same answer to the same words is stored once, under the time of
+the first. Nothing is stored for it. A turn is found whether it stands or not, but not where it was forgotten.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from storage.records import Agent, Exchange, Scope, State
 from storage.sql.store import Store
 
 _PAGE = 200
-_NEWEST = 100  # chosen: who goes on by an id goes on from what was said last, nearly always
+_NEWEST = 100  # a client that continues by an id nearly always continues from a recent reply; no measurement
 _TIME = struct.Struct(">d")
 _TIME_CHARS = 2 * _TIME.size
 _PLACE_BYTES = 4
@@ -43,7 +43,7 @@ async def with_references(
 ) -> ChatRequest:
     """Returns a request with the messages that its references stand for.
 
-    scope: whose memory it is; in another one nothing is found.
+    scope: the memory's scope; in another one nothing is found.
     most_bytes: of the replies that are put in their places.
 
     Raises: BadRequest: one of them is not there; BodyTooLarge; StoreError.
@@ -84,7 +84,7 @@ async def paths_to(store: Store, scope: Scope, ids: Set[str]) -> dict[str, list[
 
 
 class _Filled:
-    """A request whose references are replaced by what they stand for, one after the other."""
+    """A request; its references are replaced by what they stand for, one after the other."""
 
     def __init__(self, request: ChatRequest, most_bytes: int) -> None:
         self._request = request
@@ -123,7 +123,7 @@ class _Filled:
         )
 
     def _as_heard(self, found: Sequence[WireMessage], after: int) -> Sequence[WireMessage]:
-        """Returns it as far as it was heard, and drops what the client says of it again. after: from where on."""
+        """Returns it as far as it was heard, and drops the client's repeats of it. after: from where on."""
         messages = self._request.messages
         end = min((at for at in self._replaced if at >= after), default=len(messages))
         heard = as_heard(found, messages[after:end])
@@ -147,12 +147,12 @@ class _Answers:
                 self._last[run, message["tool_call_id"]] = at
 
     def after(self, at: int) -> Callable[[str], bool]:
-        """Returns what says whether the result of a call stands behind a reply, in its run."""
+        """Returns a test whether the result of a call follows a reply, in its run."""
         return lambda id: self._last.get((self._runs[at], id), -1) > at
 
 
 def _with_calls(reply: WireMessage, has: Callable[[str], bool]) -> WireMessage:
-    """Returns a reply with some of its calls. An item tells of one part of it, and a call may have been left out."""
+    """Returns a reply with some of its calls. An item stands for one part of it, and a call may have been left out."""
     calls = [call for call in reply.get("tool_calls") or () if has(call_id(call))]
     rest = {key: value for key, value in reply.items() if key != "tool_calls"}
     return {**rest, "tool_calls": calls} if calls else {**rest, "content": rest.get("content") or ""}
@@ -185,7 +185,7 @@ class _Kept:
             steps = self._runs.setdefault(each.run, [])
             steps.append(each)
             if len(steps) > 1:
-                return  # its client has one reply of a run, whose first step has the name
+                return  # its client has one reply of a run, named by the first step
         self._by_name[_time(e.begun)] = each
         place = _place(e, None if above is None else above.exchange)
         if e.active or place not in self._by_name:
@@ -241,7 +241,7 @@ def _reply_of(e: Exchange) -> WireMessage:
     reply: WireMessage = {} if e.shown_reply is None else without_private(orjson.loads(e.shown_reply))
     if e.state is State.FINISHED:
         return reply
-    # Its calls may be cut, and nobody answers them.
+    # Its calls may be cut, and get no answer.
     text = text_of(reply)
     return {"role": "assistant", "content": text} if text else {}
 

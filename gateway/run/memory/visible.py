@@ -21,7 +21,7 @@ class VisibleContent(Struct, frozen=True):
     """The content that one request shows, but for its own note, which is made later.
 
     numbers: of messages that need not even be looked at: the request has them word for word. atoms: the hashes of all
-    that is visible. notes: earlier notes of ours, as far as they still are.
+    that is visible. notes: earlier notes, as far as they still are.
     """
 
     numbers: range
@@ -45,9 +45,9 @@ class VisibleContent(Struct, frozen=True):
 
 
 def _merged(listing: Listing, dropped: Container[int]) -> Iterator[Atom]:
-    """Yields the hashes of what the assistant says in several messages of a list, one behind the other.
+    """Yields the hashes of successive assistant messages of a list, joined.
 
-    Stored, they may be one reply: what an application said itself (LiveKit's `session.say`) stands before the model's.
+    Stored, they may be one reply: an application's own text (LiveKit's `session.say`) stands before the model's.
     """
     places = range(len(listing.positions))
     for role, run in groupby(places, listing.role):
@@ -73,7 +73,7 @@ def _numbers(known: Known, composition: Composition, window: FittedWindow) -> ra
 
 
 def _first_filled(known: Known, composition: Composition, window: FittedWindow, otherwise: int) -> int:
-    """Returns the number from which on a conversation of ours is filled in, without a gap and in whole exchanges."""
+    """Returns the number from which on a stored conversation is filled in, without a gap and in whole exchanges."""
     filled = range(len(composition.fill)) if window.filled is None else window.filled
     if not filled:
         return otherwise
@@ -94,7 +94,7 @@ def shows_origin(known: Known, window: FittedWindow, m: Message) -> bool:
 
 
 def replaced(known: Known, idle_s: float) -> set[int]:
-    """Returns the exchanges whose words this list says otherwise, as far as no request has finished on it.
+    """Returns the exchanges that this list has in other words, as far as no request has finished on it.
 
     That is a transcript that grew, a correction, a reply that was cut short or not spoken at all.
     """

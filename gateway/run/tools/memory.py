@@ -1,4 +1,4 @@
-"""The memory tools that the model may call within a turn: edits of its blocks, searches of what was said."""
+"""The memory tools that the model may call within a turn: edits of its blocks, searches of conversations."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class MemoryTools(Struct, frozen=True):
         return name in self.known.offered
 
     def lane(self, call: RunTool) -> str | None:
-        # Edits are kept in the order of their calls, and a search finds what was kept just before it.
+        # Edits are applied in the order of their calls, and a search finds the edits before it.
         tool = self.known.offered.get(call.name)
         return "edits" if tool in memory_tools.EDITS or tool == "archival_memory_search" else None
 

@@ -64,7 +64,7 @@ def most_chars(most: int, window: int | None) -> int:
 
 
 def shortened(content: str, most: int) -> str:
-    """Returns a result in at most so many characters, and says what was cut."""
+    """Returns a result in at most so many characters, with a line about what was cut."""
     return content if len(content) <= most else content[:most] + CUT.format(left=len(content) - most)
 
 
@@ -82,7 +82,7 @@ class ForeignCall(Struct, frozen=True):
     key: str
     # {"id", "name", "blocks"}, for code.
     agent_state: Json = field(default_factory=dict)
-    # Whose tool it is.
+    # The tool's owner.
     project: str = ""
 
 

@@ -75,7 +75,7 @@ RequestMaker = Callable[[Target, Endpoint], Awaitable[ModelRequest]]
 
 
 def no_fault() -> None:
-    """Finds no fault with a caller whose whole request was here before anybody was asked."""
+    """Accepts a caller that had sent its whole request before an upstream was called."""
 
 
 class Failover:
@@ -138,7 +138,7 @@ class Failover:
         return Attempts(self, *first, rest, sink, receipt)
 
     def at_first_key(self, route: Route, sink: Sink, receipt: Receipt) -> Attempts:
-        """Returns attempts at the first key alone, whose account holds an upstream's files and the like."""
+        """Returns attempts at the first key alone, the account with an upstream's files and the like."""
         target = Target(route.upstream, route.model)
         return Attempts(self, self.endpoints[route.upstream][0], target, [], sink, receipt)
 
@@ -318,7 +318,7 @@ class Attempts:
         endpoint, failure = self.endpoint, failed.failure
         model, now = self.target.model, self._failover.now()
         is_limit = failure.kind == "429"
-        # Without a key of ours the limit is the caller's own, and says nothing about the endpoint.
+        # Without a key of the gateway's the limit is the caller's own, and does not concern the endpoint.
         if is_limit and failure.retry_after_s and endpoint.has_key:
             endpoint.health.limited(now, model, failure.retry_after_s)
         elif not is_limit or endpoint.has_key:

@@ -48,7 +48,7 @@ _LISTS: Final = (
 )
 # Paths of objects that an upstream keeps.
 _KEPT: Final = (*_LISTS, "/uploads", "/responses", "/conversations")
-# Paths whose bodies name no model: of a batch, the models stand in a file.
+# Paths with bodies that name no model: of a batch, the models stand in a file.
 _WITHOUT_MODEL: Final = ("/files", "/uploads", "/batches", "/vector_stores", "/containers")
 
 
@@ -242,7 +242,7 @@ class Forwarding:
                 held_bytes = _HELD_JSON_BYTES if change is None else None
                 await relay(attempts, make, sink, receipt, beat_s, held_bytes, change=change)
             except UpstreamError as error:
-                # The upload broke off on the client's side, and what the upstream made of that says less.
+                # The upload broke off on the client's side, and the upstream's error about it is less specific.
                 if (cause := outgoing.fault()) is not None:
                     raise cause from error
                 raise

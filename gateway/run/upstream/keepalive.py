@@ -1,4 +1,4 @@
-"""Keep-alive comments for a client whose upstream is silent within a reply.
+"""Keep-alive comments for a client while its upstream is silent within a reply.
 
 Event streams allow a comment anywhere between two events, and clients ignore it. Watching for silence costs a task for
 each read, so it is done only where the settings ask for it.
@@ -58,6 +58,6 @@ async def _end(task: asyncio.Future[Any]) -> None:
     if not task.done():
         task.cancel()
         await asyncio.wait((task,))
-    # How it failed is nobody's matter where whoever waited has left. Unasked, asyncio would log it as an error of ours.
+    # Its failure does not matter once the waiting task has left. Unread, asyncio would log it as an error.
     if not task.cancelled():
         task.exception()

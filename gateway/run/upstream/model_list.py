@@ -2,7 +2,7 @@
 
 Those lists are fetched in the background, at start and again from time to time. No request waits for them, and an
 upstream that does not answer keeps the list it had. An upstream that lists its models only for the caller's key is
-asked with that key when the caller asks; the answer is kept for the key, as a hash of it.
+asked with that key when the caller asks; the answer is cached for the key, as a hash of it.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class ModelList:
         credential: the caller's own `Authorization`.
         upstream: the one that the caller names; without it the key goes to an upstream only where no other
             could be meant.
-        has_others: the caller is shown other models beside it.
+        has_others: the caller is shown other models as well.
 
         Raises: NotAuthenticated, NotAllowed: the upstream refuses the key, or wants one, and no other has
             models; UpstreamUnreachable: an upstream is down, and there is nothing else to list; BadRequest:
@@ -204,12 +204,12 @@ class ModelList:
         raise UnknownModel.unlisted(name)
 
     def _is_built_in(self, name: str) -> bool:
-        """Says whether the built-in model answers to a name; it does to any, as a program asks for what it knows."""
+        """Returns whether the built-in model answers to a name; it does to any, as a program asks for what it knows."""
         built_in = {each.name for each in self._settings.upstreams if each.kind == "scripted"}
         return bool(built_in) and resolve_route(self._settings, name).upstream in built_in
 
     def _check_answers(self) -> None:
-        """Raises: UpstreamUnreachable: an upstream is down, so that nobody knows whether it has models."""
+        """Raises: UpstreamUnreachable: an upstream is down, so it is unknown whether it has models."""
         for name, why in self._failing.items():
             if why is not None:
                 text = f"The gateway has no list of models: the upstream {name!r} gave none, {why}."
@@ -225,7 +225,7 @@ class ModelList:
         return self._merge({**self._fetched, upstream: answer.entries})
 
     async def _ask(self, name: str, credential: str) -> _Answer:
-        """Returns what the upstream says to this key, asking it if that is not known. Requests at once ask once."""
+        """Returns the upstream's answer to this key, from the cache where it is known. Requests at once ask once."""
         key = (name, hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest())
         answer = self._answers.setdefault(key, _Answer())
         self._answers.move_to_end(key)

@@ -24,7 +24,7 @@ _TABLE: Final[tuple[tuple[type[ProviderError], type[UpstreamError], str], ...]] 
 
 
 def translate(error: ProviderError) -> UpstreamError:
-    """Returns the gateway's error for a provider's. Its text says who speaks: it might be the provider's own."""
+    """Returns the gateway's error for a provider's. Its text names the source, which may be the provider."""
     made = next(mapped for provider_error, mapped, _ in _TABLE if isinstance(error, provider_error))
     return made(f"The gateway got no whole answer from its upstream: {str(error) or 'it could not be used'}.")
 

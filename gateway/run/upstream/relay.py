@@ -139,7 +139,7 @@ async def _hand_on(
 def _start(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
     receipt.upstream_answered()
     headers = [*handed_on(reply.headers), *receipt.close()]
-    # A stream may get comments of ours, and an error event at its end.
+    # A stream may get comments from the gateway, and an error event at its end.
     if not reply.is_stream and reply.size is not None:
         headers.append(("content-length", str(reply.size)))
     sink.start(reply.status, headers)

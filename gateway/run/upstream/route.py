@@ -1,4 +1,4 @@
-"""Routes: the upstream that answers to a model's name, and the fallbacks behind it. Knows settings; opens nothing."""
+"""Routes: the upstream that answers to a model's name, and the fallbacks after it. Knows settings; opens nothing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def resolve_route(settings: Settings, model: str, *, by_operator: bool = False) 
 
     The name is a profile's (`agent/<name>`), an alias, `<upstream>/<model>`, one that a pattern takes, or any if there
     is only one upstream. A list of aliases is closed: with one, other names are unknown unless a pattern takes them.
-    by_operator: the settings themselves name the model, and may name it as `<upstream>/<model>` beside such a list.
+    by_operator: the settings themselves name the model, and may name it as `<upstream>/<model>` next to such a list.
     Raises: UnknownModel.
     """
     if model.startswith(AGENT_PREFIX):
@@ -169,7 +169,7 @@ def _others(
     fallbacks: tuple[str, ...],
     context_windows: dict[str, int | None],
 ) -> tuple[Target, ...]:
-    """Returns the targets behind the first one: deployments, then fallbacks with their own deployments.
+    """Returns the targets after the first one: deployments, then fallbacks with their own deployments.
 
     Fallbacks of a fallback are left out: the chain is what stands in one list.
     """
