@@ -167,7 +167,7 @@ class _TranslatedReply(WholeReply):
 
 
 class _StreamedReply:
-    """A stream whose events are translated as they come."""
+    """A stream with events that are translated as they come."""
 
     is_stream = True
     size: int | None = None

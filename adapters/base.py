@@ -1,7 +1,7 @@
 """The seam to a provider: the same few verbs for every upstream, real or scripted.
 
-`send` returns as soon as the response's status and headers are known. A reply must be closed; closing one whose
-body was not read to its end closes the upstream's connection, which is how a cancelled client stops the bill.
+`send` returns as soon as the response's status and headers are known. A reply must be closed; closing one with an
+unread body was not read to its end closes the upstream's connection, which is how a cancelled client stops the bill.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_REPLY_BYTES = 256 * 1024 * 1024  # chosen: far above any completion, far bel
 
 
 class ModelReply(Protocol):
-    """A response whose headers have arrived.
+    """A response after its headers have arrived.
 
     headers: lower-case names, end-to-end headers only (hop-by-hop ones, content-length and content-encoding are gone).
     is_stream: it is a success in server-sent events; any other reply is read as one body.
@@ -47,7 +47,7 @@ class ModelReply(Protocol):
     async def peek(self) -> Event | None:
         """Returns the first event of an event stream, which `chunks` and `events` repeat; None: none, or a large one.
 
-        Comments before it are passed over, but not for long: somebody waits for them as a sign of life.
+        Comments before it are passed over, but not for long: the client waits for them as a sign of life.
         Raises: as `events`.
         """
 
@@ -75,7 +75,7 @@ async def read_whole(reply: ModelReply, limit_bytes: int) -> bytes:
 
 
 class WholeReply(ABC):
-    """A reply whose body is one piece; a subclass says where it is read from."""
+    """A reply with a body in one piece; a subclass decides where it is read from."""
 
     status: int
     headers: tuple[Header, ...]
@@ -139,7 +139,7 @@ class Provider(Protocol):
 class Embedder(Protocol):
     """A maker of vectors from texts.
 
-    name: what its vectors are kept under; two embedders of one name make the same vectors. is_local: it computes in
+    name: under which its vectors are stored; two embedders of one name make the same vectors. is_local: it computes in
     this process, in about a millisecond, and costs nothing.
     """
 
@@ -162,13 +162,13 @@ class PartState(Struct, frozen=True):
     is_over: bool
     # There are some to be read.
     has_results: bool = False
-    # Why it has none, as the provider says it.
+    # The provider's reason where it has none.
     words: str = ""
     # The provider knows nothing of it.
     is_gone: bool = False
     # It has none because the account's queue has no room for so much.
     is_too_much: bool = False
-    # The tokens that the queue takes when it is empty, where the provider says so.
+    # The tokens that the queue takes when it is empty, where the provider reports them.
     room: int | None = None
     # What became of the requests of which the results say nothing.
     left: Literal["errored", "expired", "cancelled"] = "errored"
@@ -216,7 +216,7 @@ class BatchProvider(Protocol):
     def line(self, custom_id: str, body: bytes) -> bytes:
         """Returns a request as a line of a batch's file. body: a chat completion request that is no stream.
 
-        Raises: ProviderRefused, in words for its caller: it cannot be said in the provider's dialect.
+        Raises: ProviderRefused, with a message for the caller: the provider's dialect cannot express it.
         """
 
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:

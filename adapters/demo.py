@@ -1,7 +1,7 @@
 """The model that answers when no other is configured: a few rules, enough to watch a memory at work.
 
 It repeats the lines of a request that share words with the question: lines of recalled notes, of memory blocks and
-of earlier messages. A question of common words alone ("What do you know about me?") is told the newest of them. A line
+of earlier messages. A question of common words alone ("What do you know about me?") gets the newest of them. A line
 "remember: I like tea" calls the tool `memory_insert` or `core_memory_append`, and a line `call: find {"name": "tea"}`
 any tool, where the request offers it. Where a call is required and `send_message` on offer, as of agents of Letta's
 older types, it speaks by that.
@@ -20,9 +20,11 @@ _REMEMBER: Final = re.compile(r"^[^\S\n]*+remember\s*+:\s*+(\S.*)$", re.I | re.M
 _CALL: Final = re.compile(r"^[^\S\n]*+call[^\S\n]*+:[^\S\n]*+([\w-]+)[^\S\n]*(\{.*\})?[^\S\n]*$", re.I | re.M)
 _NOTE: Final = re.compile(r"<memory\b[^<>]*>.*?(?:</memory>|\Z)", re.S)
 _SECTION: Final = re.compile(r"<(memory_blocks|memory|summary)\b[^<>]*>(.*?)(?:</\1>|\Z)", re.S)
-_BLOCK_TAG: Final = re.compile(r" ?</?memory_block\b[^<>]*>")  # within a line where a note tells a block anew
+_BLOCK_TAG: Final = re.compile(
+    r" ?</?memory_block\b[^<>]*>"
+)  # within a line where a note shows a block again
 _TAG_LINE: Final = re.compile(r"^\s*</?[a-z_][^>]*>\s*$")
-# What a section says of itself, in front of what it tells.
+# A section's introduction, before its content.
 _HEADING: Final = re.compile(r"\A(?:\s*+(?!\[|- |user: |<)[^\n]*\n)+")
 # A note's line of the assistant, also in notes of before, and the day above some lines.
 _BY_ASSISTANT: Final = re.compile(r"^(?:\[[^\]]*\bassistant\]|you: |\[[^\]]*\]$)")
@@ -108,7 +110,7 @@ def _unknown_wish(body: Mapping[str, Any], speaker: str | None) -> str | None:
 
 
 def _tool(body: Mapping[str, Any], names: re.Pattern[str]) -> str | None:
-    """Returns a tool on offer; the name of ours is longer where the application has one of the same name."""
+    """Returns a tool on offer; the gateway's has a longer name where the application has one of the same name."""
     if body.get("tool_choice") == "none":
         return None
     functions = [tool.get("function") or {} for tool in body.get("tools") or () if isinstance(tool, dict)]
@@ -120,7 +122,7 @@ def _call(tool: str, arguments: Mapping[str, str]) -> ScriptedCall:
 
 
 def _say(text: str, body: Mapping[str, Any], speaker: str | None) -> ScriptedMessage:
-    """Says it in words, or by the tool that is for speaking."""
+    """Replies with text, or by the tool for speaking."""
     spoken = _cut(text, body)
     return (
         spoken
@@ -185,7 +187,7 @@ def _introduction(
 
 
 def _lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the lines that could hold an answer: memory sections and notes, and what the user said before."""
+    """Returns the lines that could hold an answer: memory sections and notes, and earlier user messages."""
     lines: list[str] = []
     users = [message for message in messages if message.get("role") == "user"]
     for message in messages:

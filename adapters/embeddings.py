@@ -1,4 +1,4 @@
-"""An embedder behind OpenAI's `/embeddings`, which many others serve too.
+"""An embedder over OpenAI's `/embeddings`, which many others serve too.
 
 It goes through a provider, for address, key and timeouts, and checks every vector that comes back: one that is
 missing, not finite or of another length than its neighbours would show only in wrong answers much later.

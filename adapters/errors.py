@@ -2,12 +2,12 @@
 
 ProviderError
 ├── ProviderUnreachable   no reply at all: refused, name not found, TLS, cut before the response's headers
-├── ProviderTimeout       a wait of ours ran out; `phase` says which
+├── ProviderTimeout       a deadline passed; `phase` names it
 ├── ProviderBroke         the reply began and did not end as HTTP or as server-sent events must
 │   ├── ProviderGarbled   a file of results came, and has lines that are none
 │   └── UnfinishedEvent   the stream ended inside an event; carries the rest
 ├── ProviderTooLarge      a reply, or one event of it, is larger than our bound
-├── ProviderUnsure        nobody can tell yet whether a batch was made
+├── ProviderUnsure        it is unknown as yet whether a batch was made
 └── ProviderRefused       an error status where only an answer will do (never from `send`)
     └── ProviderCrowded   the account's queue has no room for a batch
 """
@@ -75,7 +75,10 @@ class ProviderRefused(ProviderError):
 
 
 class ProviderCrowded(ProviderRefused):
-    """The account's queue has no room for a batch. room: the tokens that it takes when empty, where that was said."""
+    """The account's queue has no room for a batch.
+
+    room: the tokens that it takes when empty, where that was reported.
+    """
 
     def __init__(self, message: str, *, status: int, room: int | None = None) -> None:
         super().__init__(message, status=status)

@@ -24,11 +24,11 @@ def make_provider(
     known: Mapping[str, Any] | None = None,
     transport: HttpTransport | None = None,
 ) -> OpenAICompatible:
-    """Returns a provider made from a row, each of whose values can be replaced.
+    """Returns a provider made from a row; each of its values can be replaced.
 
     kind: a row's name, or any name if `base_url` is given. The row's capabilities count at the row's address
-        only, because elsewhere nobody knows who answers. Exceptions are a row without an address, a server
-        that one runs oneself, and a dialect that is translated here, whose possibilities are known.
+        only, because elsewhere another server may answer. Exceptions are a row without an address, a server
+        that one runs oneself, and a dialect that is translated here and so is known.
     known: capabilities by name, which replace the row's.
 
     Raises: ValueError: an unknown kind without an address, or an invalid address.

@@ -35,7 +35,7 @@ _THREADS = 2  # so that a query need not wait for a batch
 
 
 class EmbedderMissing(ImportError):
-    """The extra is not installed, or has other files than expected. The message says what to do."""
+    """The extra is not installed, or has other files than expected. The message names what to do."""
 
 
 class LocalEmbedder:

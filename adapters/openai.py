@@ -87,7 +87,7 @@ class OpenAICompatible:
             body = Upload(request.upload, request.upload_bytes)
         elif self._adapt_calls is not None and request.path == "/chat/completions":
             body = self._adapt_calls(request.body)
-        # A body without a type is JSON. Where there is no body, some servers (Fastify) refuse to be told its type.
+        # A body without a type is JSON. Where there is no body, some servers (Fastify) refuse a type.
         headers = (self._bare if body is None else self._fixed).copy()
         if self._key is None and request.credential is not None and "Authorization" not in headers:
             headers["Authorization"] = as_sent(request.credential)

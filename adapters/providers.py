@@ -2,7 +2,7 @@
 
 The columns follow the providers' own documents and errors (November 2026), and mean the provider, not each of its
 models, but for what a model refuses wherever it is served. A server that one runs oneself (vllm, ollama, lmstudio,
-llama.cpp) takes what its model takes, so its row says only what the server itself does.
+llama.cpp) takes what its model takes, so its row describes only the server itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from adapters.types import Capabilities
 
 _THINKS: Final = frozenset({"temperature", "max_tokens"})
 _DOES_NOT: Final = frozenset({"reasoning_effort", "verbosity"})
-# Names of OpenAI's models, perhaps behind a proxy's prefix, and what they answer with "Unsupported parameter" or
+# Names of OpenAI's models, perhaps after a proxy's prefix, and what they answer with "Unsupported parameter" or
 # "Unsupported value". The first that fits counts. Letta's server leaves out the same fields for these names.
 _REFUSED: Final = tuple(
     (re.compile(rf"(?:.*/)?(?:{names})"), refused)
@@ -37,7 +37,7 @@ def refused_fields(model: str) -> frozenset[str]:
     return next((refused for names, refused in _REFUSED if names.match(model)), frozenset())
 
 
-# What is known of an upstream of which nothing else is: a proxy may have any model behind it.
+# What is known of an upstream of which nothing else is: a proxy may serve any model.
 UNKNOWN: Final = Capabilities(can_force=can_force, refused=refused_fields)
 _COUNTS: Final = replace(UNKNOWN, stream_usage=True)
 _NEWER: Final = replace(_COUNTS, max_completion_tokens=True)

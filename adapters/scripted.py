@@ -65,7 +65,7 @@ Script = Callable[[Mapping[str, Any]], Scripted]
 
 
 class ScriptedProvider:
-    """A provider whose replies are given beforehand.
+    """A provider with replies that are given beforehand.
 
     replies: queued, one for each request; a ProviderError is raised by `send`.
     script: makes the reply from the request's body when the queue is empty; without one it is "Ok.".
@@ -151,7 +151,7 @@ class ScriptedProvider:
 
 @dataclass(slots=True)
 class ScriptedReply:
-    """A ModelReply whose pieces are known; those that were not read yet. pause_s: between two of them."""
+    """A ModelReply of known pieces: those not read yet. pause_s: between two of them."""
 
     status: int
     headers: tuple[Header, ...]

@@ -3,7 +3,7 @@
 An event is everything up to and including two line ends in a row, so that joining `Event.raw` gives the
 stream back byte for byte (blank lines too many begin the next event). The same bytes cut anywhere give the
 same events.
-Fields as in html.spec.whatwg.org, section 9.2.6. Two choices of ours:
+Fields as in html.spec.whatwg.org, section 9.2.6. Two choices of this module:
 
 - A blank line of "\\r" that ends the bytes so far waits for one more byte, which may be its "\\n". Streams
   with plain "\\n", which is what every provider seen sends, are never held back.
@@ -24,7 +24,7 @@ MAX_EVENT_LINES = 64 * 1024
 # Comments, blank lines and events without data between two that have some. Chosen: a quarter of an hour of the 25 bytes
 # that OpenRouter sends ten times a second.
 MAX_COMMENT_BYTES = 256 * 1024
-# Chosen: well below the silence that proxies allow (60 s), since somebody waits for comments as a sign of life.
+# Well below the silence that proxies allow (60 s), since clients wait for comments as a sign of life.
 COMMENTS_S = 10.0
 
 _BLANK = re.compile(rb"(?>\r\n|\n)(?>\r\n|\n|\r)|\r\r")
@@ -82,7 +82,7 @@ class EventDecoder:
         return events
 
     def finish(self) -> list[Event]:
-        """Returns what the end of the stream completes: an event whose last blank line waited, or stray blank lines.
+        """Returns what the end of the stream completes: an event that waited for its blank line, or stray blank lines.
 
         An upstream that forgets the blank line after its `[DONE]` has ended its stream.
         Raises: UnfinishedEvent: the stream ended inside an event.

@@ -7,8 +7,8 @@ Ids of other models' calls become such as the upstream takes. Mistral takes nine
 (error 3280), and so do the templates of its older models elsewhere. A conversation has other ids where another model
 made the call, or the gateway named it. (docs.mistral.ai/capabilities/function_calling)
 
-A call without a signature says so: Gemini refuses it else, from its third generation on, within the turn that is under
-way. Of calls side by side the first bears it. (ai.google.dev/gemini-api/docs/thought-signatures)
+A call without a signature is marked so: Gemini refuses it else, from its third generation on, within the turn that is
+under way. Of calls side by side the first bears it. (ai.google.dev/gemini-api/docs/thought-signatures)
 """
 
 from __future__ import annotations
@@ -119,17 +119,17 @@ class IndexedReply:
 
 
 def with_own_ids(body: bytes) -> bytes:
-    """Returns a chat completion request whose ids are of Mistral's form; the same bytes where they are already."""
+    """Returns a chat completion request with ids of Mistral's form; the same bytes where they are already."""
     return _changed(body, _rename)
 
 
 def with_signatures(body: bytes) -> bytes:
-    """Returns a chat completion request whose calls Gemini takes; the same bytes where it takes them already."""
+    """Returns a chat completion request with calls that Gemini takes; the same bytes where it takes them already."""
     return _changed(body, _sign)
 
 
 def _changed(body: bytes, change: Callable[[str, list[Json]], bool]) -> bytes:
-    """change: of a model's name and the messages; it says whether it has changed any."""
+    """change: takes a model's name and the messages; it returns whether it has changed any."""
     if _ANY_CALL not in body:
         return body
     try:

@@ -1,6 +1,6 @@
 """The one HTTP seam of the hot path: bytes out, bytes in. Knows nothing of providers or models.
 
-One session of aiohttp per upstream, made in the running loop on first use: unlimited, kept alive, no cookies, no
+One session of aiohttp per upstream, made in the running loop on first use: unlimited, with keep-alive, no cookies, no
 redirects, no credentials of the environment, and no proxy but one that is named. Every wait has a bound:
 
     connect          name look-up, TCP and TLS of a new connection
@@ -10,7 +10,7 @@ redirects, no credentials of the environment, and no proxy but one that is named
                      stops the clock); for an upload, how long it may take no piece
     total            from the call to the last byte; none unless asked for
 
-A kept-alive connection may be closed by the other side at the very moment we send on it. Such a request is
+The other side may close an idle connection at the very moment a request is sent on it. Such a request is
 sent once more if nothing of a response came back and the loss showed within `_IDLE_CLOSE_S`.
 """
 
@@ -292,7 +292,7 @@ def _address(url: str) -> URL:
 
 
 class HttpReply:
-    """A response whose headers have arrived. Unless its body is read to its end, closing costs the connection."""
+    """A response after its headers have arrived. Unless its body is read to its end, closing costs the connection."""
 
     __slots__ = (
         "_ahead",
@@ -617,7 +617,7 @@ def _translate(error: Exception, host: str, times: Timeouts, body: bytes | Uploa
 
 
 def _why(error: aiohttp.ClientConnectorError) -> str:
-    """Returns what went wrong. aiohttp's own text repeats the address, and says "ssl:default" also without TLS."""
+    """Returns what went wrong. aiohttp's own text repeats the address, and has "ssl:default" also without TLS."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return str(error.certificate_error)
     cause = error.os_error

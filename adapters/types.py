@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
-_PLAIN = ("text/plain", "application/octet-stream")  # what frameworks call bytes whose type nobody has named
+_PLAIN = ("text/plain", "application/octet-stream")  # what frameworks send for bytes without a type
 
 Header = tuple[str, str]
 Json = dict[str, Any]  # an object as orjson returns it
@@ -31,7 +31,7 @@ def token_count(usage: Any, key: str) -> int:
 
 
 def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
-    """Says whether a reply is server-sent events by its type (else it is one body, as far as its type says)."""
+    """Returns whether a reply is server-sent events by its type (else it is one body, as far as its type says)."""
     if 200 <= status < 300:
         for name, value in headers:
             if name == "content-type" and value.lower().lstrip().startswith("text/event-stream"):
@@ -40,7 +40,7 @@ def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
 
 
 def lacks_content_type(headers: Iterable[Header]) -> bool:
-    """Says whether the type of a reply is none, or a plain one, which may be anything."""
+    """Returns whether the type of a reply is none, or a plain one, which may be anything."""
     kind = next((value for name, value in headers if name == "content-type"), "")
     return not kind or kind.lower().lstrip().startswith(_PLAIN)
 
@@ -101,9 +101,9 @@ class Capabilities(Struct, frozen=True):
     spends: tuple[str, ...] = ()
     # A model that is asked to think can also be made to call a tool.
     forces_thinkers: bool = True
-    # Says of a model's name whether it can be made to call one at all.
+    # Returns for a model's name whether it can be forced to call one at all.
     can_force: Callable[[str], bool] = any_model
-    # Says of a model's name which fields it refuses; they are left out where they are an agent's settings and
+    # Returns for a model's name the fields that it refuses; they are left out where they are an agent's settings and
     # not the application's.
     refused: Callable[[str], frozenset[str]] = refuses_nothing
 
@@ -114,7 +114,7 @@ class ModelRequest(NamedTuple):
 
     # The whole JSON body in OpenAI's chat completion dialect, as it shall reach the upstream.
     body: bytes
-    # The caller's headers that go on (never a credential of ours).
+    # The caller's headers that go on (never a credential of the gateway's).
     headers: tuple[Header, ...] = ()
     # The caller's own `Authorization` value; used only by an upstream without a key of its own.
     credential: str | None = None

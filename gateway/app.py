@@ -98,13 +98,13 @@ class Gateway:
         _watch_store(self.readiness, self.metrics, store)
         self.access = access or AccessLog(enabled=server.access_log)
         self.guard = _make_guard(settings, store)
-        # Runs that nobody waits for have connections of their own, as far as the gateway makes them.
+        # Runs that no client waits for have connections of their own, as far as the gateway makes them.
         self._own = make_providers(settings) if providers is None else {}
         self.providers = providers = make_providers(settings) if providers is None else providers
         named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
         self.models = ModelList(settings, named, int(clock()), limits.models_refresh_s)
         self._embedder = make_embedder(settings)
-        # Never one of `providers`, whose connections are for live turns.
+        # Never one of `providers`, which have the connections for live turns.
         make_own = partial(own_provider, settings)
         self.background = services = BackgroundServices(
             settings, store, self.metrics, clock, make_own, self._embedder, limits
@@ -223,7 +223,7 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def start(self) -> None:
-        """Starts what works beside the requests, until `stop`."""
+        """Starts the background work, until `stop`."""
         self._log_ways()
         self._tasks.append(asyncio.create_task(self.models.run()))
         self.store.database.start()
@@ -253,7 +253,7 @@ class Gateway:
         )  # fmt: skip
 
     def _log_ways(self) -> None:
-        """Says which way requests for responses go with each upstream."""
+        """Returns for each upstream the way of its responses."""
         for each in self.settings.upstreams:
             if each.name not in self.providers:
                 continue
@@ -314,7 +314,7 @@ def _log_failure(fault: Unavailable) -> None:
 def _watch_store(readiness: Readiness, metrics: Metrics, store: Store) -> None:
     """Shows whether the store works, and what waits to be written to it."""
     writes, size = "Writes waiting for the store.", "Bytes waiting for the store."
-    # `health` is a value, so it is read anew each time.
+    # `health` is a value, so it is read each time.
     readiness.checks["store"] = lambda: store.health.status
     up = "Whether the store can be used: 1, or 0 while chat goes on without memory."
     metrics.watch("store_up", up, lambda: {(): float(store.health.is_up)})

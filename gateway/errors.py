@@ -20,7 +20,7 @@ GatewayError
 │   ├── UpstreamUnreachable     502
 │   ├── UpstreamBroke           502: the reply ended in the middle
 │   └── UpstreamTimeout         504
-├── Overloaded                  503: a limit of ours; carries retry_after_s
+├── Overloaded                  503: a limit of the gateway; carries retry_after_s
 ├── TooManySends                429: too many wait for one conversation already
 ├── MemoryUnavailable           503: only where the caller asked to fail without memory
 └── SettingsError               never over HTTP: the process does not start
@@ -70,7 +70,7 @@ class ErrorForm(Protocol):
         """Returns the JSON body of a reply with the error's status."""
 
     def event(self, error: GatewayError) -> bytes:
-        """Returns the event that ends a stream whose status has been sent."""
+        """Returns the event that ends a stream after its status was sent."""
 
 
 class CallerError(GatewayError):
@@ -182,7 +182,7 @@ class MemoryUnavailable(GatewayError):
     def since(cls, status: str) -> Self:
         """Returns the error for whoever asks while the store is so, in one word.
 
-        What the store says names files and servers. It is for the log, and not for everybody who has a key.
+        The store's message names files and servers. It is for the log, not for every holder of a key.
         """
         return cls(
             f"Memory is not available: the store is {status}. The gateway's log says more.", retry_after_s=1.0
@@ -202,7 +202,7 @@ class SettingsError(GatewayError):
 
     @classmethod
     def of(cls, mistakes: Sequence[SettingsError]) -> SettingsError:
-        """Returns one error for several mistakes, whose message has a line for each."""
+        """Returns one error for several mistakes, with a line for each in its message."""
         if len(mistakes) == 1:
             return mistakes[0]
         error = cls("\n".join(each.message for each in mistakes), in_file=any(e.in_file for e in mistakes))

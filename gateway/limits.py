@@ -1,4 +1,4 @@
-"""Limits that nobody needs to set, each with its reason. `Gateway` takes others, which tests use."""
+"""Limits that need no setting, each with its reason. `Gateway` takes others, which tests use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Limits(Struct, frozen=True):
     body_timeout_s: float = 30.0
     # A client that reads nothing for a minute has gone without closing its connection.
     send_timeout_s: float = 60.0
-    # A stream of an agent says that it is there; Letta's number.
+    # The interval of an agent stream's pings; Letta's number.
     ping_s: float = 20.0
     # All bodies over 64 KiB together; each is in memory twice while it is parsed, so this is about half a GiB.
     bodies_in_flight_bytes: int = 256 * 1024 * 1024
@@ -31,7 +31,7 @@ class Limits(Struct, frozen=True):
     # An agent waits so long for another one's answer, which then comes too late. Tools of agents take seconds, and a
     # client's own timeout is often a few minutes.
     answer_wait_s: float = 120.0
-    # A step of an agent is kept or not answered at all, so its end waits for a disk that has a bad moment.
+    # A step of an agent is stored or not answered at all, so its end waits for a disk that has a bad moment.
     step_wait_s: float = 5.0
     # Calls of the background model, and of the embedder, at a time: it must not crowd out the provider's live turns.
     background_calls: int = 2

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, on stderr, and never what anybody said, nor a key.
+"""Structured logs: one JSON object a line, on stderr, and never content, nor a key.
 
 Access lines are gathered and written in one go a few times a second; a write for each request would cost more than
 the rest of its bookkeeping. Every other line that repeats is written once, and then counted: a full disk is met by each
@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 import orjson
 
-# Chosen: soon enough for somebody who watches.
+# Soon enough for an operator who watches; no measurement.
 FLUSH_S = 0.1
 # Chosen: a line that repeats is counted for so long.
 COUNTED_S = 60.0
@@ -51,7 +51,7 @@ _MAY_BE_KEYS = (b"mg-", b"sk-", b"%", b"mg\xe2", b"sk\xe2", b"mg\xef", b"sk\xef"
 
 
 def write_stderr(data: bytes) -> None:
-    """Writes whole lines. A stderr that nobody reads any more is no reason to stop serving."""
+    """Writes whole lines. A stderr without a reader is no reason to stop serving."""
     try:
         sys.stderr.buffer.write(data)
         sys.stderr.buffer.flush()
@@ -100,7 +100,7 @@ class AccessLog:
 
 
 class RepeatHandler(logging.StreamHandler[TextIO]):
-    """Writes a line when it first comes, and when it comes again counts it: once a minute the line says how often.
+    """Writes a line when it first comes, and when it comes again counts it: once a minute the line has the count.
 
     The same text of the same logger is the same line. The event loop's clock ends the minute, so lines are counted in
     its thread alone; elsewhere each is written.
@@ -123,7 +123,7 @@ class RepeatHandler(logging.StreamHandler[TextIO]):
             self._counts[line] += 1
             return
         super().emit(record)
-        # Without its error, whose frames would live as long.
+        # Without its error, which would hold its frames as long.
         plain = {"exc_info": None, "exc_text": None, "stack_info": None}
         self._count(loop, line, logging.makeLogRecord({**record.__dict__, **plain}))
 

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 # Upper bounds of the buckets: fine where our own time lies, coarse where a disk or an upstream is slow.
 _MS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0)
-# Numbers by the values of their labels, whose order is the metric's; () where it has none.
+# Numbers by the values of their labels, in the metric's order; () where it has none.
 Readings = Mapping[tuple[str, ...], float]
 
 

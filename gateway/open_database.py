@@ -39,14 +39,14 @@ async def open_database(settings: Settings, address: str | None = None) -> Store
 
 
 def named_in(settings: Settings) -> str:
-    """Returns the setting that says where the database is."""
+    """Returns the setting of the database's location."""
     return "database.path" if settings.database.url is None else "database.url"
 
 
 def may_be_keyed(settings: Settings) -> bool:
-    """Says whether keys were made for this database, as far as that is known without opening it.
+    """Returns whether keys were made for this database, as far as that is known without opening it.
 
-    Only a file has a sign beside it. Of a server nothing is known.
+    Only a file has a marker file next to it. Of a server nothing is known.
     """
     return settings.database.url is None and was_keyed(settings.database.path)
 
@@ -54,7 +54,7 @@ def may_be_keyed(settings: Settings) -> bool:
 class DatabaseFindings(Struct, frozen=True):
     """A database as the start would find it."""
 
-    # There are gateway keys, or nobody can know.
+    # There are gateway keys, or that is unknown.
     is_keyed: bool = True
     is_open: bool = False
     # Why memory would not work, in words.

@@ -46,7 +46,7 @@ def _make_batches(upstream: UpstreamSettings) -> BatchProvider:
         return LocalBatches(live)
     kind: str | None = upstream.batches
     if kind is None:
-        # At another address nobody knows who answers.
+        # At another address another server may answer.
         is_openai = live.base_url == PROVIDERS["openai"].base_url
         kind = "anthropic" if upstream.kind == "anthropic" else "openai" if is_openai else "none"
     if kind == "openai":

@@ -40,7 +40,7 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# By an upstream's address, or its kind where that says it all. The scripted model answers to any name, so it is asked
+# By an upstream's address, or its kind where that is enough. The scripted model answers to any name, so it is asked
 # for by one that others have.
 EXAMPLE_MODELS = {
     "scripted": "gpt-4o-mini",
@@ -154,7 +154,7 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
         store = await _open_store(settings, local)
         _report_fault(store, "Requests are answered without memory")
         has_keys = await _check_keys(settings, store)
-        # Nobody owns a server: the command line opens it itself.
+        # A database server has no owning process: the command line opens it itself.
         admin = AdminFile(settings.database.path) if settings.database.url is None else None
         token = None if admin is None else admin.token
         app = Gateway(settings, store, admin_token=token, limits=limits, works=works)
@@ -189,10 +189,10 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
 def _allow_connections() -> None:
     """Lets this process open as many files as the system allows it: a reply takes two, and shells give 1024.
 
-    Beyond them libuv closes what comes, and nobody is told.
+    Beyond them libuv closes new connections without a message.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS has a lower limit than it says
+    with suppress(OSError, ValueError):  # macOS has a lower limit than it reports
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
@@ -292,7 +292,7 @@ def _announce(settings: Settings, store: Store, url: str, local: str, has_keys: 
 
 
 def _say(text: str) -> None:
-    """Prints for whoever watches the start. A stdout that nobody reads, or a full disk, is no reason not to serve."""
+    """Prints for an operator at a terminal. A stdout without a reader, or a full disk, is no reason not to serve."""
     try:
         print(text, flush=True)
     except OSError:
@@ -308,7 +308,7 @@ def _described(upstream: UpstreamSettings) -> str:
 
 
 def _asks_caller(upstream: UpstreamSettings) -> bool:
-    """Says whether the key that goes to an upstream is the caller's."""
+    """Returns whether the key that goes to an upstream is the caller's."""
     return upstream.kind != "scripted" and not (upstream.keys or upstream.headers)
 
 
@@ -320,7 +320,7 @@ def example_key(settings: Settings, has_keys: bool) -> str:
 
 
 def example_model(settings: Settings) -> str:
-    """Returns a model name that is answered here, for the example; "..." where the settings tell of none."""
+    """Returns a model name that is answered here, for the example; "..." where the settings name none."""
     names = [each.alias for each in settings.models]
     if settings.upstreams[0].kind != "scripted":
         names += [f"{AGENT_PREFIX}{each.name}" for each in settings.profiles if each.model]

@@ -139,7 +139,7 @@ def tokenizer_for(model: str) -> Tokenizer:
 
 
 def media_tokens(part: Mapping[str, Any]) -> int:
-    """Estimates a content part that is not text by its kind, since bytes say little and a URL says nothing."""
+    """Estimates a content part that is not text by its kind, since bytes show little and a URL nothing."""
     kind = part.get("type")
     body = part.get(kind) if isinstance(kind, str) else None
     body = body if isinstance(body, Mapping) else {}

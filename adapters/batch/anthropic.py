@@ -1,7 +1,7 @@
 """Batches of Claude: chat completions are translated on their way to `/v1/messages/batches`, and back.
 
-The official SDK speaks to it and is imported when it is first needed. A batch bears no mark: one whose making was
-interrupted is known by the ids of its results, which are there once it has ended.
+The official SDK speaks to it and is imported when it is first needed. A batch bears no mark: one that was interrupted
+while it was interrupted is known by the ids of its results, which are there once it has ended.
 (platform.claude.com/docs/en/build-with-claude/batch-processing)
 """
 

@@ -80,7 +80,7 @@ class LocalBatches:
             yield under.results.get_nowait()
 
     async def cancel(self, id: str) -> None:
-        # Nobody reads its results any more, and calls that wait for that would wait for ever.
+        # No one reads its results any more, and calls that wait for that would wait for ever.
         await self._drop(id)
 
     async def discard(self, id: str, part: BatchPart) -> None:

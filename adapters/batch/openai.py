@@ -1,7 +1,7 @@
 """Batches of an upstream that speaks OpenAI's dialect: a file of requests, and a batch on `/v1/chat/completions`.
 
 The official SDK speaks to it and is imported when it is first needed (a second of start-up). A batch is marked in its
-`metadata`, by which one is found again whose making was interrupted.
+`metadata`, by which a batch is found again after an interruption.
 (developers.openai.com/api/docs/guides/batch)
 """
 
@@ -48,7 +48,7 @@ class OpenAIBatches(SdkBatches):
         self._check_installed()
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-        # Nothing is sent twice behind our back: a batch whose making was interrupted is looked for.
+        # The SDK must not retry: a batch that was interrupted while it was made is looked for.
         return AsyncOpenAI(
             api_key=self._key or "",
             base_url=self._base_url,
@@ -74,7 +74,7 @@ class OpenAIBatches(SdkBatches):
                 )
         except ProviderRefused as error:
             if error.status < 500:
-                # Nobody else will delete it. What was refused is said in any case.
+                # Nothing else will delete it. The refusal is reported in any case.
                 with suppress(ProviderError):
                     await self._quietly(self._client.files.delete(file.id))
                 if _CROWDED.search(error.message):

@@ -1,4 +1,4 @@
-"""Errors of the providers' official SDKs as ours. Both are made by one generator and name theirs alike."""
+"""Maps errors of the providers' official SDKs. One generator made both, with the same names for errors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from adapters.errors import (
 )
 from adapters.types import read_retry_after
 
-MOST_WORDS: Final = 500  # characters of what a provider says
+MOST_WORDS: Final = 500  # characters of a provider's message
 _TRANSIENT: Final = frozenset((408, 409, 425, 429))
 
 
 @contextmanager
 def translated(sdk: ModuleType, now: Callable[[], float]) -> Iterator[None]:
-    """Raises errors of an SDK as ours.
+    """Raises errors of an SDK as provider errors.
 
     sdk: its module.
     now: seconds since the epoch, for dates in Retry-After.
@@ -52,7 +52,7 @@ def is_transient(status: int) -> bool:
 
 
 def words_of(body: object) -> str:
-    """Returns what an error says. body: the error object, or what came in its place."""
+    """Returns an error's message. body: the error object, or what came in its place."""
     found = body.get("error", body) if isinstance(body, dict) else body
     message = found.get("message") if isinstance(found, dict) else found
     return message[:MOST_WORDS] if isinstance(message, str) and message else "no reason is given"

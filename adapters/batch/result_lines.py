@@ -11,7 +11,7 @@ from adapters.errors import ProviderBroke, ProviderGarbled
 from adapters.types import Json
 
 _MOST_BYTES = 64 * 1024 * 1024  # of one line; chosen: far above any completion
-_UNREADABLE = b"?"  # stands for what is not kept of a line, and is no JSON
+_UNREADABLE = b"?"  # stands for the omitted part of a line, and is no JSON
 
 
 async def read_results(

@@ -15,7 +15,7 @@ from adapters.errors import ProviderRefused, ProviderUnreachable
 
 T = TypeVar("T")
 V = TypeVar("V")
-EARLY_S: Final = 60.0  # how far a provider's clock may be behind ours
+EARLY_S: Final = 60.0  # how late a provider's clock may be
 PAGE: Final = 100  # batches or files that are listed at once
 _MISSING: Final = (
     "the package {sdk!r} is not installed on the gateway's machine: run pip install 'mnemogate[batches]', or in a "
@@ -32,7 +32,7 @@ def as_live(proxy: str | None) -> dict[str, Any]:
 
 
 class SdkBatches:
-    """An account whose batches outlive this process. headers: sent with every request.
+    """An account with batches that outlive this process. headers: sent with every request.
 
     sdk: the package of the provider's SDK, which a subclass imports for its `_client` when that is first needed. It is
     one of the extra `batches`.
@@ -75,7 +75,7 @@ class SdkBatches:
             await self._client.close()
 
     def _translated(self) -> AbstractContextManager[None]:
-        """Raises errors of the SDK as ours. Raises: ProviderUnreachable: it is not installed."""
+        """Raises errors of the SDK as provider errors. Raises: ProviderUnreachable: it is not installed."""
         self._check_installed()
         return translated(import_module(self.sdk), self._now)
 
@@ -90,7 +90,7 @@ class SdkBatches:
             return None
 
     async def _quietly(self, call: Coroutine[Any, Any, object]) -> None:
-        """Awaits a call whose refusal says that there is nothing to be done any more: it has ended, or is gone."""
+        """Awaits a call; a refusal means that nothing is left to do: the batch has ended, or is gone."""
         try:
             with self._translated():
                 await call

@@ -206,7 +206,7 @@ def _opaque(message: Json) -> list[Json]:
 def _in_places(opaque: list[Json], text_blocks: list[Json], called: list[Json]) -> list[Json]:
     """Returns all blocks with the opaque ones where they stood between text and calls; by default at the front.
 
-    Text is cut at their places: thinking counts only behind what it was thought behind.
+    Text is cut at their places: thinking counts only at its original position.
     """
     if not opaque:
         return text_blocks + called

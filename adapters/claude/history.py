@@ -2,12 +2,12 @@
 
 The Messages API wants turns that alternate, beginning with the user's, and within a user's turn the results of the
 calls just before it ahead of everything else. So all that stands between two assistant messages becomes one user
-turn: tool results first, then what the user said, in their order; assistant messages in a row become one. Of calls
+turn: tool results first, then user messages, in their order; assistant messages in a row become one. Of calls
 with the same id, which are unique there, the later ones get another.
 
 System messages ahead of everything are the `system` field. Later ones end the user turn that they stand in, which
 is where the API takes them; a model that takes none there has them at the end of `system` instead, at the price of its
-prompt cache. Where only such messages ask for a reply, a short turn of ours stands for the user's.
+prompt cache. Where only such messages ask for a reply, a short turn of the gateway's stands for the user's.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def arrange(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
             case role:
                 raise Untranslatable(f"Messages of role '{role}' are not taken here.", f"{where}.role")
     if messages and messages[-1].get("role") != "assistant" and not (turn.results or turn.content):
-        # Only system messages, or nothing visible, came behind the last reply, and another one is asked for.
+        # Only system messages, or nothing visible, came after the last reply, and another one is asked for.
         turn.content.append({"type": "text", "text": AGAIN if found.messages else OPENING})
     _close(found, turn, late_system)
     _make_ids_unique(found)
@@ -104,7 +104,7 @@ def _say(found: ClaudeMessages, blocks: list[Json]) -> None:
 
 
 def _make_ids_unique(found: ClaudeMessages) -> None:
-    """Renames calls whose id occurs twice: some providers number the calls of each reply from the start again."""
+    """Renames calls with an id that occurs twice: some providers number the calls of each reply from the start again."""
     taken: set[str] = set()
     # From the id that a call came with to the ids that the last assistant message's calls of that id have now.
     last: dict[str, list[str]] = {}
@@ -127,7 +127,7 @@ def _make_ids_unique(found: ClaudeMessages) -> None:
 def _drop_unanswered(found: ClaudeMessages) -> None:
     """Drops calls of Anthropic's own tools without a result, which are refused: their reply was paused or broken off.
 
-    They stay where the API goes on with them: at the end of all, and beside calls whose results are all that follows.
+    They stay where the API goes on with them: at the end, and with calls that only their results follow.
     """
     calls: dict[str, int] = {}
     last = -1
@@ -147,7 +147,7 @@ def _drop_unanswered(found: ClaudeMessages) -> None:
     goes_on = all(block.get("type") == "tool_result" for block in after)
     for place in {place for place in calls.values() if place < last or not goes_on}:
         content: list[Json] = []
-        is_after_call = False  # thoughts behind such a call count behind it alone
+        is_after_call = False  # thoughts after such a call count there alone
         for block in found.messages[place]["content"]:
             if block.get("type") in _THEIR_CALLS and str(block.get("id")) in calls:
                 is_after_call = True

@@ -23,7 +23,7 @@ class Model(Struct, frozen=True):
     late_system: bool = False
     # The `thinking` that is the least it takes; None: it always thinks.
     least: str | None = "disabled"
-    # It takes thoughts back only behind what they were thought behind (build-with-claude/preserved-thinking).
+    # It takes thoughts back only at their original position (build-with-claude/preserved-thinking).
     binds: bool = False
     # It can be made to call a tool.
     can_force: bool = True
@@ -36,7 +36,7 @@ _ALWAYS: Final = Model(128_000, late_system=True, least=None)
 _BOUND: Final = Model(128_000, late_system=True, least=None, binds=True, can_force=False)
 # Up to the 4.1 family a prompt and max_tokens that together exceed the window are a 400, so less is asked for there.
 _OLD: Final = Model(32_000)
-_UNKNOWN: Final = Model(8_192)  # Claude's dialect is also spoken by others, whose limits differ
+_UNKNOWN: Final = Model(8_192)  # Claude's dialect is also spoken by others with other limits
 
 # The longest prefix counts.
 _MODELS: Final[dict[str, Model]] = {
@@ -66,7 +66,7 @@ _MODELS: Final[dict[str, Model]] = {
 _PREFIXES: Final = sorted(_MODELS, key=len, reverse=True)
 # Others put themselves in front: us.anthropic.claude-opus-4-6-v1:0 (Bedrock), anthropic/claude-opus-4.6 (OpenRouter).
 _IN_FRONT: Final = re.compile(r".*[./](?=claude-)")
-# A name ends with its version: behind it come a date, what serves it, or how (-20250514, @20250514, -v1:0, -fast, -0).
+# A name ends with its version: after it come a date, what serves it, or how (-20250514, @20250514, -v1:0, -fast, -0).
 _VERSION: Final = re.compile(r"claude-(?:[a-z]+-)?\d{1,2}(?!\d)(?:-[1-9]\d?(?!\d))?")
 
 
@@ -82,5 +82,5 @@ def find_model(name: str) -> Model:
 
 
 def can_force(name: str) -> bool:
-    """Says whether a model can be made to call a tool."""
+    """Returns whether a model can be forced to call a tool."""
     return find_model(name).can_force

@@ -1,7 +1,7 @@
 """The translation of a whole message of Anthropic's into a chat completion, and the parts its stream shares with it.
 
-Nothing is lost. Fields of the message that are not known here stay beside the completion's own, `usage` keeps
-Anthropic's counts beside OpenAI's, and blocks that a chat message has no field for ride along, unread, so that the
+Nothing is lost. Fields of the message that are not known here stay next to the completion's own, `usage` has
+Anthropic's counts next to OpenAI's, and blocks that a chat message has no field for ride along, unread, so that the
 client can send them back (`thinking_blocks`, `provider_blocks`). They bear their places, since thoughts are refused
 elsewhere: `index` among all blocks; `start_index` in the content and `call_index` among the calls, where not 0.
 """
@@ -174,7 +174,7 @@ def note_citations(citations: Any, start: int, end: int, count: int) -> list[Jso
 
 
 def to_usage(usage: Json) -> Json:
-    """Returns OpenAI's usage beside Anthropic's, which counts apart what it read from and wrote to its cache."""
+    """Returns OpenAI's usage together with Anthropic's, which counts apart what it read from and wrote to its cache."""
     read = token_count(usage, "cache_read_input_tokens")
     written = token_count(usage, "cache_creation_input_tokens")
     prompt = token_count(usage, "input_tokens") + read + written

@@ -130,7 +130,7 @@ def _set_user(wire: Json, body: Json) -> None:
 
 
 def _opaque(user: str) -> str:
-    """Returns an id that says nobody's name: with an email address or a phone number in it a request is refused."""
+    """Returns an id without personal data: with an email address or a phone number in it a request is refused."""
     if _PLAIN_ID.fullmatch(user) and not _PHONE.fullmatch(user):
         return user
     return hashlib.sha256(user.encode("utf-8", "replace")).hexdigest()
@@ -171,7 +171,7 @@ def _set_output(wire: Json, system: list[Json], body: Json, known: Model) -> Non
 
 
 def _stop_thinking(wire: Json) -> None:
-    """Asks for no thinking behind a call that has lost its thought, or was made without: such a request is refused."""
+    """Asks for no thinking after a call that has lost its thought, or was made without: such a request is refused."""
     thinking = wire.get("thinking")
     if not isinstance(thinking, dict) or thinking.get("type") != "enabled":
         return

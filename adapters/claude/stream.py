@@ -192,7 +192,7 @@ class StreamTranslator:
         if kind == "citations_delta":
             block.citations.append(delta.get("citation"))
             return []
-        # Every other delta is kept until its block ends: a signature counts only as a whole.
+        # Every other delta is held until its block ends: a signature counts only as a whole.
         for key, value in delta.items():
             if key == "type":
                 continue

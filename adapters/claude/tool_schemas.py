@@ -13,7 +13,7 @@ T = TypeVar("T")
 _UNIONS: Final = ("anyOf", "oneOf", "allOf")
 _EMPTY: Final[Json] = {"type": "object", "properties": {}}
 # The keywords of a schema that an answer can be held to (build-with-claude/structured-outputs, "JSON Schema
-# limitations"; Anthropic's own SDK says the others in descriptions as well).
+# limitations"; Anthropic's own SDK puts the others into descriptions as well).
 _BY_NAME: Final = ("properties", "$defs", "definitions")
 _VALUES: Final = ("const", "default", "enum")
 _TAKEN: Final = frozenset(
@@ -95,7 +95,7 @@ def _branch(branch: Any, root: Json, named: dict[str, Json]) -> Json:
     if place not in ("#/$defs", "#/definitions"):
         return _merged(branch, root, named)
     if ref not in named:
-        named[ref] = {}  # within itself it says nothing
+        named[ref] = {}  # within itself it adds nothing
         named[ref] = _branch(_of(dict, root.get(place[2:])).get(name), root, named)
     return named[ref]
 
@@ -147,7 +147,7 @@ def _choice(choice: Any) -> Json:
 
 
 def to_schema(schema: Any) -> Any:
-    """Returns the schema of an answer as Anthropic takes it, with what it has no grammar for told in descriptions.
+    """Returns the schema of an answer as Anthropic takes it, with what it has no grammar for put into descriptions.
 
     Its objects are closed, as in OpenAI's strict mode; bounds and patterns would be refused.
     """

@@ -85,7 +85,7 @@ def check_length(param: str, items: list[Any], most: int) -> None:
 
 
 def check_depth(param: str, json: list[Any]) -> None:
-    """Refuses what is nested too deep to be kept, or to have its tokens counted. json: as deep as in the body."""
+    """Refuses what is nested too deep to be stored, or to have its tokens counted. json: as deep as in the body."""
     if is_too_deep(json):
         raise BadRequest(
             f"Invalid '{param}': nested too deep. Expected at most {MOST_LEVELS} levels.", param=param

@@ -29,7 +29,7 @@ class Caller(NamedTuple):
     project: str = DEFAULT_PROJECT
     # The caller's own `Authorization`, for an upstream without a key of its own.
     credential: str | None = None
-    # The mode of requests that ask for none, where the key says it.
+    # The mode of requests that ask for none, where the key defines it.
     memory: str | None = None
     # The one path that the key opens, where it is one.
     opens: str | None = None
@@ -55,11 +55,11 @@ class Guard:
 
         hosts: names, besides this machine's own, under which the gateway may be addressed.
         origins: of web pages from elsewhere that are answered. `*` is not among them: it would let in every
-            page that somebody on this machine opens.
+            page that is opened on this machine.
         is_local: only this machine can reach the gateway, and there were no keys when that was last known.
             While the store cannot say whether there are keys, a local caller is served (chat does not depend
             on the store), and others are asked to wait.
-        is_keyed: the settings give a key, so that one is demanded whatever the store says.
+        is_keyed: the settings give a key, so that one is demanded whatever the store has.
         metrics_keys: which keys open /metrics once there are keys.
         """
         self._keys = keys
@@ -72,7 +72,7 @@ class Guard:
         self._seen_hosts: set[str] = set()  # as requests wrote them, and let in
 
     async def demands_key(self) -> bool:
-        """Says whether a key was ever made. Once that is known it holds, whatever becomes of the store."""
+        """Returns whether a key was ever made. Once known that holds, even when the store fails."""
         if not self._demanded:
             try:
                 self._demanded = await self._keys.has_any()

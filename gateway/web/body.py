@@ -96,7 +96,7 @@ class ByteQuota:
 
     def grow(self, size: int) -> None:
         """Takes what is missing for `size` bytes in all; small bodies take nothing. Raises: Overloaded."""
-        # In steps of LARGE_BYTES: a chunked body that grows would else be counted anew with every piece.
+        # In steps of LARGE_BYTES: a chunked body that grows would otherwise be counted again with every piece.
         if size - self._taken > LARGE_BYTES:
             self._taken += self._reader._take(size - self._taken)
 
@@ -154,7 +154,7 @@ def _part(message: Message) -> bytes:
 
 
 def _refuse_encoded(scope: Scope) -> None:
-    """Refuses a compressed body, which is not ours to read. Raises: UnsupportedEncoding."""
+    """Refuses a compressed body, which is not decoded here. Raises: UnsupportedEncoding."""
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise UnsupportedEncoding(

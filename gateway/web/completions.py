@@ -25,7 +25,7 @@ from gateway.web.event_stream import ClientReply
 from gateway.web.middleware import trace_of
 
 CHAT_PATH = "/v1/chat/completions"
-# LiveKit's `with_letta` takes a base URL that ends in this path, and OpenAI's SDK puts it behind once more.
+# LiveKit's `with_letta` takes a base URL that ends in this path, and OpenAI's SDK appends it once more.
 _TWICE = f"{CHAT_PATH}/chat/completions"
 _OF_AGENT = re.compile(r"/v1/voice-beta/([^/]+)/chat/completions")
 CHAT_PATHS = (CHAT_PATH, _TWICE, "/v1/voice-beta/{agent_id}/chat/completions")

@@ -1,8 +1,8 @@
 """One response on its way to the client: when it starts, that it ends, and whether anybody still reads it.
 
 `ClientReply` is the web's side of `gateway.run.sink.Sink`. ASGI drops silently what is sent to a client that left,
-so the reply has to learn of it in another way. The gateway's own connection tells it (gateway.web.uvicorn_protocol).
-Under another server a task watches `receive`, which also says `http.disconnect` when a response is complete, and may
+so the reply has to learn of it in another way. The gateway's own connection reports it (gateway.web.uvicorn_protocol).
+Under another server a task watches `receive`, which also returns `http.disconnect` when a response is complete, and may
 say an empty `http.request` before that. (Such a task costs 4% of a plain request.)
 A client that does not read would block `send` for ever; a timer ends that wherever `send` may wait.
 """
@@ -21,7 +21,7 @@ from gateway.web.raw_headers import as_bytes
 
 
 class ClientConnection(Protocol):
-    """A client's connection, which tells when it is lost. is_full: a write would wait for the client to read."""
+    """A client's connection, which reports its loss. is_full: a write would wait for the client to read."""
 
     on_lost: Callable[[], object] | None
 
@@ -62,7 +62,7 @@ class ClientReply:
     def __exit__(self, *_: object) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
-        # The client may have sent its next request already, whose reply has taken this place over.
+        # The client may have sent its next request already, and its reply has taken this place over.
         if self._connection is not None and self._connection.on_lost == self._lost:
             self._connection.on_lost = None
 

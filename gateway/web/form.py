@@ -1,6 +1,6 @@
 """Multipart forms (RFC 7578, RFC 2046 5.1): one field found in the first bytes of a form, or all of a whole one.
 
-Forms that are searched are too large to be kept, so only the bytes fed in are known. Nothing is judged there: a body
+Forms that are searched are too large to be held, so only the bytes fed in are known. Nothing is judged there: a body
 that is no form has no fields.
 """
 
@@ -38,7 +38,7 @@ class FieldSearch:
     """A search for the fields of a name. Feed it the form as it comes; it keeps the head of one part at most.
 
     span: where the first one's value lies in the form, as soon as it has ended. is_over: there will be no other one.
-    is_twice: another one has begun behind it, or what readers may take in two ways, as a head that is too long to be
+    is_twice: another one has begun after it, or what readers may take in two ways, as a head that is too long to be
     judged, or very many parts. is_whole: the form has ended in order.
     """
 
@@ -50,7 +50,7 @@ class FieldSearch:
         # A form without a preamble begins with a delimiter that has no line break before it.
         self._left, self._at = b"\r\n", -2  # what is not yet judged, and where in the form it lies
         self._parts = 0
-        self._value: int | None = None  # where the value begins whose end is looked for
+        self._value: int | None = None  # where the value that is being read begins
 
     def feed(self, piece: bytes) -> None:
         self._left += piece
@@ -59,7 +59,7 @@ class FieldSearch:
 
     def _step(self) -> bool:
         """Goes on by one part. Returns False when that takes more bytes, or when the search is over."""
-        # Some readers take a delimiter behind a bare line feed, too, and then read another form than the others.
+        # Some readers take a delimiter after a bare line feed, too, and then read another form than the others.
         start = self._left.find(self._mark[1:]) - 1
         if start < 0:
             self._pass(max(0, len(self._left) + 1 - len(self._mark)))
@@ -106,7 +106,7 @@ class FormPart(Struct, frozen=True):
     name: str
     # None where it is no file.
     file_name: str | None
-    # As it says, "" where it says none.
+    # As named in its head, "" where it has none.
     type: str
     data: bytes
 
@@ -115,7 +115,7 @@ def form_parts(data: bytes, boundary: bytes) -> list[FormPart] | None:
     """Returns the fields of a whole form, in their order; None: this is no form that ends, or has very many."""
     mark = b"\r\n--" + boundary
     found: list[FormPart] = []
-    # What stands before the first delimiter is nobody's; the last one ends in "--".
+    # Text before the first delimiter belongs to no part; the last one ends in "--".
     _, *pieces = (b"\r\n" + data).split(mark, _MOST_PARTS)
     for piece in pieces:
         if piece.startswith(b"--"):

@@ -125,7 +125,7 @@ class ForwardedPath:
     async def answer(
         self, head: ForwardedHead, asked: NamedRequest, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Answers a request whose body was read."""
+        """Answers a request after its body was read."""
         _refuse_strict(scope["headers"])
         route = self.forwarding.find(head.path, asked.model, head.named)
         caller = trace_of(scope).caller
@@ -171,7 +171,7 @@ class ForwardedPath:
 
 
 def _read_head(scope: Scope) -> ForwardedHead:
-    """Reads what says where a request goes. Raises: UnknownPath, BadRequest."""
+    """Reads what decides where a request goes. Raises: UnknownPath, BadRequest."""
     path: str = scope["path"]
     # The raw path has to be the same: an escaped character may have become one that the pattern allows.
     if not _PATH.fullmatch(path) or scope.get("raw_path", path.encode()) != path.encode():

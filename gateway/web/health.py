@@ -1,6 +1,6 @@
-"""`/health` says that the process lives, `/health/ready` that it takes requests, `/metrics` what it has counted.
+"""`/health` answers while the process lives, `/health/ready` while it takes requests, `/metrics` with its metrics.
 
-`/` says what this is, to whoever opens the address in a browser.
+`/` explains the gateway to a visitor with a browser.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GET  /health/ready          whether requests are taken
 class Readiness:
     """The state of the process, for load balancers.
 
-    started: the lifespan is up. draining: it was told to stop; running requests end, new ones should go elsewhere.
+    started: the lifespan is up. draining: it is stopping; running requests end, new ones should go elsewhere.
     checks: name -> a callable that returns the state of a part ("ok", or what is wrong). A store that is down makes the
     gateway degraded, not unready, because chat goes on without memory.
     """

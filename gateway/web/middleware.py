@@ -154,7 +154,7 @@ class Edge:
             if (connection := scope["state"].get("connection")) is not None:
                 connection.abort()
         except asyncio.CancelledError:
-            # The server cuts what is left at its end. It runs nothing behind this task, and would write the trace of a
+            # The server cuts what is left at its end. It runs nothing after this task, and would write the trace of a
             # cancelled one into the log.
             trace.is_cut = not trace.is_complete
             self.cut += trace.is_cut
@@ -177,7 +177,7 @@ class Edge:
             if error.status == 401:
                 headers.append((b"www-authenticate", b"Bearer"))
             if error.status == 408 or (trace.expects_continue and not _has_whole_body(scope)):
-                # The rest of the body may still come, or the next request in its place: nothing says which.
+                # The rest of the body may still come, or the next request in its place: nothing shows which.
                 headers.append((b"connection", b"close"))
             headers += as_bytes(error.headers)
             body = form.body(error)
@@ -186,7 +186,7 @@ class Edge:
             await answer({"type": "http.response.body", "body": body, "more_body": False})
         elif trace.is_event_stream and not trace.is_complete:
             await answer({"type": "http.response.body", "body": form.event(error), "more_body": False})
-        # Any other response that was begun stays incomplete. uvicorn then closes the connection, which tells the client
+        # Any other response that was begun stays incomplete. uvicorn then closes the connection, which shows the client
         # that the body was cut.
 
     def _error_form(self, path: str) -> ErrorForm:

@@ -31,7 +31,7 @@ def hint_for(path: str, known: Iterable[str]) -> str:
 
 
 def _nearest(path: str, known: Iterable[str]) -> str | None:
-    """Returns the route whose path is written nearly so, or which goes on from it; None: there is none."""
+    """Returns the route with nearly this path, or which goes on from it; None: there is none."""
     if len(path) > _MOST_CHARACTERS:
         return None
     own = path.rstrip("/").lower()

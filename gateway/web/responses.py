@@ -1,7 +1,7 @@
 """POST /v1/responses: passed on with memory where the model's upstream stores responses, else a chat completion.
 
 Agents answer it too. Of a request that becomes a chat completion the gateway keeps the history of the conversation that
-it names; else the upstream does. An id says where its response is: what an upstream has stored is asked of it, without
+it names; else the upstream does. An id shows where its response is: what an upstream has stored is asked of it, without
 what memory has put into it.
 """
 
@@ -142,7 +142,7 @@ def stored_routes(
 
 
 def _turn(receipt: Receipt) -> tuple[str, str] | None:
-    """Returns the names of conversation and turn under which a reply is kept; None: it is not."""
+    """Returns the names of conversation and turn under which a reply is stored; None: it is not."""
     conversation, turn = receipt.headers.get("x-mnemogate-conversation"), receipt.turn
     is_kept = receipt.headers.get("x-mnemogate-memory") == "on"
     return (conversation, turn) if is_kept and conversation is not None and turn is not None else None
@@ -154,7 +154,7 @@ def _usage(receipt: Receipt, text: str) -> Json | None:
 
 
 def _headers(headers: RawHeaders, conversation: str | None) -> RawHeaders:
-    """Returns a request's headers with what its body says of a conversation."""
+    """Returns a request's headers with the conversation that its body names."""
     if conversation is None:
         return headers
     named = (b"x-mnemogate-conversation", conversation.encode())

@@ -1,4 +1,4 @@
-"""uvicorn's server as the gateway needs it: it is told when to end, and drains before it does."""
+"""uvicorn's server as the gateway needs it: it ends on a signal, and drains before it does."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class _DatedState(ServerState):
 
 
 class GatewayServer(uvicorn.Server):
-    """The server says from the first signal on that it is draining, and exits with 0 when it has ended in order.
+    """From the first signal on the server reports that it is draining, and exits with 0 when it has ended in order.
 
     uvicorn looks ten times a second for whether it is to end, which is most of what an idle process does. This server
-    is told.
+    is notified.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ def _not_free(host: str, port: int, error: OSError) -> GatewayError:
 
 
 def _make_socket(send_timeout_s: float, **made: Any) -> Any:
-    """Returns the protocol of a connection whose handshake has come."""
+    """Returns the protocol of a connection after its handshake request."""
     from gateway.web.sockets.protocol import SocketConnection
 
     connection = SocketConnection(**made)
@@ -198,7 +198,7 @@ def make_server(
         # uvicorn calls it, and nothing else.
         ws=partial(_make_socket, limits.send_timeout_s),  # type: ignore[arg-type]
         ws_max_size=settings.max_body_bytes,
-        # A client answers pings when it reads, which one that is idle or slow may not do: what it leaves unread tells
+        # A client answers pings when it reads, which one that is idle or slow may not do: what it leaves unread shows
         # whether it is there, and a ping that never arrives.
         ws_ping_timeout=None,
         ws_per_message_deflate=False,  # events are small, and each would wait for it

@@ -1,6 +1,6 @@
 """Hands a request's body on as it comes, within limits of size and of time.
 
-The `model` field of a form says where the form goes. What stands before that field is kept until it is there, since
+The `model` field of a form decides where the form goes. The data before that field is held until it is there, since
 many clients send the file first, as OpenAI's own examples do.
 
 Only the time spent waiting for the client counts: a slow upstream is not the client's fault.
@@ -18,7 +18,7 @@ from gateway.run.sink import ClientGone
 from gateway.web.body import SLOWEST_BYTES_PER_S, ByteQuota, content_length
 from gateway.web.form import FieldSearch
 
-PIECE_BYTES = 256 * 1024  # chosen: what was kept goes on in such pieces, so that the loop is not blocked
+PIECE_BYTES = 256 * 1024  # held data goes on in such pieces, so that the loop is not blocked; no measurement
 
 
 class UploadBody:
@@ -44,7 +44,7 @@ class UploadBody:
         self._ended = asyncio.Event()
 
     async def look(self, search: FieldSearch, limit_bytes: int, quota: ByteQuota) -> None:
-        """Reads until the search has found its field, is over, or has seen `limit_bytes`. quota: for what is kept.
+        """Reads until the search has found its field, is over, or has seen `limit_bytes`. quota: for what is held.
 
         Raises: BodyTooLarge, BodyTimeout, Overloaded, ClientGone; BadRequest: the field is there twice.
         """
@@ -84,7 +84,7 @@ class UploadBody:
                 yield piece
 
     async def after(self) -> Message:
-        """Returns what `receive` says behind the body; the reply waits there for the client to leave."""
+        """Returns what `receive` returns after the body; the reply waits there for the client to leave."""
         await self._ended.wait()
         return await self._receive()
 
@@ -92,7 +92,7 @@ class UploadBody:
         try:
             return await self._taken()
         except Exception as error:
-            # Raised inside the upstream's client, which reports an error of its own; this one says whose fault it was.
+            # Raised inside the upstream's client, which reports an error of its own; this one names the cause.
             self.error = error
             self._ended.set()
             raise

@@ -24,7 +24,7 @@ from gateway.dialects.fields import (
 from gateway.errors import BadRequest
 
 MAX_MESSAGES = 5_000  # chosen: an agent's day; finding the conversation costs about 10 us a message
-# Chosen: longer than any that is served. Names are kept in several tables, by hundreds.
+# Longer than any that is served. Names are cached in several tables, by hundreds.
 LONGEST_MODEL = 1_000
 
 ROLES = ("user", "assistant", "tool", "system", "developer", "function")  # the most frequent first
@@ -40,7 +40,7 @@ _ACTED_ON = frozenset(_NAMED.split())
 
 
 def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = None) -> ChatRequest:
-    """Reads a request's body. agent: the one that its path names, whatever `model` says.
+    """Reads a request's body. agent: the one that its path names, whatever `model` is.
 
     Raises: BadRequest, BodyTooLarge.
     """

@@ -26,9 +26,9 @@ _NO_USAGE = b',"usage":null'
 
 
 class ChatView(ClientView):
-    """The view of chat completions. It shows one reply: no tools of ours, no steps, and no stop but a finish_reason.
+    """The view of chat completions. It shows one reply: no gateway tools, no steps, and no stop but a finish_reason.
 
-    While tools of ours are offered, chunks gather until something is said: a hidden round may come first, and the
+    While gateway tools are offered, chunks gather until the first content: a hidden round may come first, and the
     upstream's error in the round after it is then still a status.
     """
 
@@ -120,7 +120,7 @@ class ChatView(ClientView):
         return body
 
     def _put(self, raw: bytes, *, has_content: bool = True) -> None:
-        """Puts bytes behind the others. has_content: they say something, so that all may leave."""
+        """Appends bytes. has_content: they have content, so that all may leave."""
         if self._strips_usage:
             raw = raw.replace(_NO_USAGE, b"")  # our asking for usage puts this into every other chunk
         self._out.append(raw)
@@ -178,7 +178,7 @@ class ChatView(ClientView):
             is_rewritten = is_rewritten or new is not choice
             choices.append(new)
         if is_rewritten:
-            # What was taken out may have been all that the event said: then it does not go out at all.
+            # What was taken out may have been all of the event's content: then it does not go out at all.
             if not has_content and not has_role:
                 return
             changed["choices"] = choices

@@ -1,1 +1,1 @@
-"""OpenAI's Responses API, told by way of chat completions."""
+"""OpenAI's Responses API, translated to chat completions."""

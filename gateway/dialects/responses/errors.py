@@ -21,7 +21,7 @@ class ResponsesErrors(ChatErrors):
 
 
 def error_fields(message: str, code: str | None, kind: str, param: Any) -> Json:
-    """Returns what an event of the type `error` says."""
+    """Returns the fields of an event of the type `error`."""
     fields = {"code": code or kind, "message": message, "param": param}
     # The reference has these fields in the event itself. OpenAI sends them in `error`, which its SDKs raise.
     return {**fields, "error": {"type": kind, **fields}}

@@ -1,7 +1,7 @@
-"""Tells the input of a Responses request in messages of chat completions.
+"""Translates the input of a Responses request to messages of chat completions.
 
-An input is a flat list of items. A reply stands in it as several: what was thought, what was said, each call. In chat
-completions these are one message, and results follow the message whose calls they answer.
+An input is a flat list of items. A reply is several of them: thoughts, text, each call. In chat
+completions these are one message, and results follow the message with their calls.
 (platform.openai.com/docs/api-reference/responses/create, `input`)
 """
 
@@ -71,7 +71,7 @@ def read_items(items: str | list[Any], start: int = 0, *, is_read_only: bool = F
 
 
 def _untyped(item: Json) -> str | None:
-    """Returns the kind of an item that says none, as two kinds need not."""
+    """Returns the kind of an item without a type, which two kinds need not have."""
     return "message" if "role" in item else "item_reference" if "id" in item else None
 
 
@@ -86,7 +86,7 @@ def untold(param: str, what: object) -> BadRequest:
 
 
 class _Reply:
-    """A reply of which several items tell, one behind the other."""
+    """A reply made of several successive items."""
 
     def __init__(self) -> None:
         self._has_spoken = False  # the last item is words
@@ -98,7 +98,7 @@ class _Reply:
 
     @property
     def is_over(self) -> bool:
-        """Says whether words that come now are of another reply. Behind calls none can stand: their results do."""
+        """Returns whether text that comes now is of another reply. Calls are followed by their results alone."""
         return self._has_spoken and not self._calls
 
     def say(self, content: str | list[Json]) -> None:
@@ -111,7 +111,7 @@ class _Reply:
             else:
                 self._parts.append(part)
         joined = "".join(text)
-        # As the words of two rounds are joined where the reply is kept.
+        # As the words of two rounds are joined where the reply is stored.
         self._texts += [gap(self._texts[-1] if self._texts else "", joined), joined]
         self._has_spoken = True
 

@@ -1,6 +1,6 @@
 """The instructions of a response as its client has them: memory puts more into them upstream, which is not for clients.
 
-A response says the instructions that it was made with, in its body and in each event that bears it. All other events
+A response repeats the instructions that it was made with, in its body and in each event that bears it. All other events
 and fields pass as they came.
 """
 
@@ -31,7 +31,9 @@ class ClientInstructions:
         return self._with_own(body) if _KEY in body else body
 
     def unfinished(self, rest: bytes) -> bytes:
-        """Returns what the client gets of an event without an end, which nobody reads: nothing, if it may tell them."""
+        """Returns what the client gets of an event without an end, which no client reads: nothing, if it may hold
+        them.
+        """
         return b"" if _KEY in rest else rest
 
     def event(self, event: Event) -> bytes:
@@ -72,7 +74,7 @@ def in_place_of(own: str | None) -> ClientInstructions:
 
 
 def cut_from_stored(prompts: Sequence[str]) -> ClientInstructions:
-    """Returns the change for a response that an upstream has stored, of whose request nothing else is known.
+    """Returns the change for a response that an upstream has stored, with a request that is unknown otherwise.
 
     prompts: those of the profiles.
     """

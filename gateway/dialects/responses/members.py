@@ -19,5 +19,5 @@ def members(data: bytes) -> dict[str, bytes]:
 
 
 def written(fields: Mapping[str, bytes]) -> bytes:
-    """Returns an object of these members, whose values are written already."""
+    """Returns an object of these members with encoded values."""
     return b"{%b}" % b",".join(orjson.dumps(key) + b":" + value for key, value in fields.items())

@@ -1,7 +1,7 @@
 """A request to OpenAI's Responses API that goes upstream as one, with memory in its `instructions` and its input.
 
-It is read as a chat completion as well, which tells memory who says what in which conversation. What chat completions
-have no place for is passed over there, since it goes upstream in any case.
+It is read as a chat completion as well, from which memory learns the conversation and its messages. What chat
+completions have no place for is passed over there, since it goes upstream in any case.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DELTA, _ITEM, _BEGUN = "response.output_text.delta", "response.output_item.done
 MOST_PIECES: Final = 50_000
 _ENDS: Final = {
     "response.completed": FINISHED,
-    "response.incomplete": FINISHED,  # cut by a limit: it was said nevertheless
+    "response.incomplete": FINISHED,  # cut by a limit: its text counts nevertheless
     "response.failed": End.FAILED,
     "error": End.FAILED,
 }
@@ -53,7 +53,7 @@ class NativeResponse(Struct, frozen=True):
     json: Json
     # Below the upstream's base URL, with the query.
     path: str
-    # It as a chat completion that takes no tool of ours.
+    # It as a chat completion without gateway tools.
     chat: ChatRequest
     # Its messages that are of the input.
     new: Sequence[Json]
@@ -126,7 +126,7 @@ class NativeResponse(Struct, frozen=True):
 
 
 def read_native(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
-    """Returns a request as memory can read it; None: it cannot. What is wrong with it then, the upstream says."""
+    """Returns a request as memory can read it; None: it cannot. The upstream reports the mistake then."""
     try:
         return _read(body, path, max_messages)
     except (BadRequest, BodyTooLarge):
@@ -195,7 +195,7 @@ class ResponseReader:
         self._end: End = End.CANCELLED
         self._response: Json = {}
         self._begun = b""
-        self._came: list[bytes] = []  # events that tell what was said, as long as no end has come
+        self._came: list[bytes] = []  # events with content, as long as no end has come
 
     def take(self, event: Event) -> None:
         if event.data is None or self.is_over:
@@ -221,7 +221,7 @@ class ResponseReader:
         self._end = End.FAILED if self._response.get("error") else FINISHED
 
     def reply(self) -> NativeReply:
-        """Returns what has come. Of a reply that was cut only the words count: nobody has seen its calls complete."""
+        """Returns what has come. Of a reply that was cut only the text counts: its calls are incomplete."""
         response = self._response or _response(self._begun)
         items = response.get("output") or self._items_so_far()
         if not isinstance(items, list):
@@ -259,7 +259,7 @@ def _response(event: bytes) -> Json:
 
 
 def _object(data: bytes) -> Json:
-    """Returns what an upstream says, which may be anything; an empty object: it is none."""
+    """Returns the object in an upstream's bytes; an empty one where they are none."""
     try:
         json = orjson.loads(data)
     except orjson.JSONDecodeError:

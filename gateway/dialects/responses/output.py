@@ -1,6 +1,6 @@
 """The output items of a response as they grow, each telling its events.
 
-An item begins, its parts grow by pieces, and everything is told once more when it is complete.
+An item begins, its parts grow by pieces, and everything is sent once more when it is complete.
 (platform.openai.com/docs/api-reference/responses-streaming)
 """
 
@@ -16,7 +16,7 @@ from gateway.dialects.responses.input import SEALED, THOUGHTS
 
 
 class Emit(Protocol):
-    """Tells an event. kind: its type."""
+    """Sends an event. kind: its type."""
 
     def __call__(self, kind: str, **fields: Any) -> None: ...
 
@@ -26,7 +26,7 @@ class Item:
 
     tag: of the response's ids.
     index: its place in the output.
-    emit: tells an event. done: it as it has ended.
+    emit: sends an event. done: it as it has ended.
     """
 
     kind: ClassVar[str]
@@ -51,24 +51,24 @@ class Item:
         raise NotImplementedError
 
     def emit(self, kind: str, **fields: Any) -> None:
-        """Tells an event of this item. kind: its type behind `response.`."""
+        """Sends an event of this item. kind: its type after `response.`."""
         self._emit(f"response.{kind}", item_id=self.id, output_index=self.index, **fields)
 
     def begin(self) -> None:
-        """Tells that there is such an item, if that was not told."""
+        """Announces the item, once."""
         if not self._has_begun:
             self._has_begun = True
             item = self.json("in_progress")
             self._emit("response.output_item.added", output_index=self.index, item=item)
 
     def end(self, status: str) -> None:
-        """Tells all of the item once more. status: completed or incomplete."""
+        """Sends the whole item once more. status: completed or incomplete."""
         self.done = self.json(status)
         self._emit("response.output_item.done", output_index=self.index, item=self.done)
 
 
 class _Part:
-    """A part of what is said: text with what belongs to it, or a refusal."""
+    """A part of the content: text with what belongs to it, or a refusal."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -189,7 +189,10 @@ class ThoughtsItem(Item):
 
 
 class CallItem(Item):
-    """A call of the client's. It begins when its name is complete: arguments, another item or the reply's end tell."""
+    """A call of the client's.
+
+    It begins when its name is complete: known by arguments, another item or the reply's end.
+    """
 
     kind = "fc"
 
@@ -199,7 +202,7 @@ class CallItem(Item):
         self._sent = 0  # pieces of its arguments
 
     def grow(self) -> None:
-        """Tells the arguments that have come."""
+        """Sends the arguments that have come."""
         arguments = self._call.arguments
         if arguments:
             self.begin()

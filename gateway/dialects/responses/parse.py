@@ -52,7 +52,8 @@ _LOGPROBS = "message.output_text.logprobs"
 
 
 class ResponsesRequest(Struct, frozen=True):
-    """A request with what its reply says of it. conversation: the one that it goes on with, by its id; None: none.
+    """A request with the fields that its reply echoes. conversation: the one that it goes on with, by its id; None:
+    none.
 
     echo: the fields of the response that are the request's.
     """
@@ -117,7 +118,10 @@ def _messages(json: Json, max_messages: int) -> tuple[list[Json], list[Reference
 
 
 def conversation_of(json: Json) -> str | None:
-    """Returns the id of the conversation whose items come before the input; None: none is named. Raises: BadRequest."""
+    """Returns the id of the conversation with items that come before the input; None: none is named.
+
+    Raises: BadRequest.
+    """
     named = json.get("conversation")
     if isinstance(named, dict):
         named = named.get("id")
@@ -141,7 +145,7 @@ def _strings(json: Json, key: str) -> list[str]:
     return values
 
 
-# What chat completions know under another name or in another form: what they are told of it
+# What chat completions know under another name or in another form: the translation
 
 
 def _tools(tools: Any) -> Json:
@@ -182,7 +186,7 @@ def _tool_choice(choice: Any) -> Json:
 
 
 def _leave_out_choices(chat: Json) -> None:
-    """Leaves out what says nothing without tools, and is refused there by chat completions alone."""
+    """Leaves out what means nothing without tools, and is refused there by chat completions alone."""
     chat.pop("parallel_tool_calls", None)
     if chat.get("tool_choice") in ("auto", "none"):
         del chat["tool_choice"]
@@ -204,7 +208,7 @@ def _kind(tool: Any, where: str) -> str:
 
 
 def text_format(text: Any) -> Json:
-    """Returns how chat completions are told what form an answer shall have. Raises: BadRequest."""
+    """Returns the form of an answer in terms of chat completions. Raises: BadRequest."""
     if not isinstance(text, dict):
         raise wrong_type("text", "an object", text)
     translated = _fields(text, "verbosity")
@@ -235,7 +239,7 @@ def _nothing(_: Any) -> Json:
 
 
 def _fields(value: Json, *keys: str) -> Json:
-    """Returns the fields of these that are said."""
+    """Returns those of the fields that are set."""
     return {key: value[key] for key in keys if value.get(key) is not None}
 
 
@@ -252,7 +256,7 @@ _TRANSLATED: dict[str, Callable[[Any], Json]] = {
 }
 
 
-# Fields of the response that say what was asked, each with the value of a request that says nothing of it.
+# Fields of the response that echo the request, each with its default.
 ECHOED: Json = {
     "background": False,
     "instructions": None,
@@ -283,6 +287,6 @@ def _echo(json: Json, request: ChatRequest, conversation: str | None) -> Json:
         "model": request.model,
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
         "conversation": None if conversation is None else {"id": conversation},
-        # By its id another request can go on from it, but nobody can ask for it.
+        # By its id another request can go on from it, but it cannot be retrieved.
         "store": False,
     }

@@ -1,7 +1,7 @@
-"""Renders a reply as OpenAI's Responses API tells it: one response, whose output items are made of chat completions.
+"""Renders a reply in the form of OpenAI's Responses API: one response, with output items made of chat completions.
 
-Thoughts, words and each call are items of their own, in the order in which they begin. Every event of a stream says
-which item and which part of it goes on, and everything is told once more when it is complete.
+Thoughts, words and each call are items of their own, in the order in which they begin. Every event of a stream names
+the item and the part that go on, and everything is sent once more when it is complete.
 (platform.openai.com/docs/api-reference/responses-streaming)
 """
 
@@ -31,9 +31,9 @@ from gateway.dialects.responses.response_ids import make_tag
 from gateway.errors import GatewayError
 
 NOT_DURABLE = b": mnemogate not durable\n\n"
-# Why a response is not complete, by the finish_reason that says so.
+# The reason of an incomplete response, by finish_reason.
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
-# Those codes of errors that a response may have and that an upstream or the gateway says; the others are OpenAI's own.
+# Those codes of errors that a response may have and that an upstream or the gateway sends; the others are OpenAI's own.
 _ERROR_CODES = frozenset(("invalid_prompt", "rate_limit_exceeded", "server_error"))
 # What an upstream's error calls fields that have other names here.
 _NAMES = {
@@ -55,7 +55,7 @@ class MakesResponses(Struct, frozen=True):
     speaks_chat: ClassVar[bool] = False
     # The fields of the response that are the request's.
     echo: Json
-    # Tells the names of conversation and turn, once the upstream has been asked; None: nothing is kept of it.
+    # Returns the names of conversation and turn, once the upstream was called; None: the turn is not stored.
     turn: Callable[[], tuple[str, str] | None]
     # Returns the usage of a reply with a text, where the upstream reports none, in the form of a chat
     # completion.
@@ -66,9 +66,9 @@ class MakesResponses(Struct, frozen=True):
 
 
 class ResponsesView(ClientView):
-    """The view of the Responses API. As in a chat completion it shows one reply: no tools of ours, no steps.
+    """The view of the Responses API. As in a chat completion it shows one reply: no gateway tools, no steps.
 
-    waits: tools of ours are offered, so nothing is told before something is said: a hidden round may come first, and
+    waits: gateway tools are offered, so nothing is sent before the first content: a hidden round may come first, and
     the upstream's error in the round after it is then still a status.
     """
 
@@ -85,7 +85,7 @@ class ResponsesView(ClientView):
         self._count = count
         self._waits = waits
         self._held = 0  # bytes of comments that wait
-        self._tag = ""  # of all ids, once something is told
+        self._tag = ""  # of all ids, once something is sent
         self._first: Json = {}  # the newest chunk that may be the reply's first
         self._out: list[bytes] = []
         self._sent = 0  # events
@@ -180,7 +180,7 @@ class ResponsesView(ClientView):
             if not isinstance(choice, dict) or choice.get("index"):
                 continue
             if not self._waits:
-                self._begin_response()  # the model may think for long before it says something
+                self._begin_response()  # the model may think for long before its first text
             delta = choice.get("delta")
             if isinstance(delta, dict):
                 self._take(
@@ -220,7 +220,7 @@ class ResponsesView(ClientView):
     # What goes out
 
     def _item(self, kind: type[T]) -> T:
-        """Returns the item that goes on, or a new one behind it."""
+        """Returns the item that goes on, or a new one after it."""
         if isinstance(self._open, kind):
             return self._open
         self._close()

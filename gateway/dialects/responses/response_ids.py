@@ -1,8 +1,8 @@
-"""The ids of a response and of its items, which tell the turn that they are of, so that a client may go on from them.
+"""The ids of a response and of its items, which hold their turn's name, so that a client may go on from them.
 
     resp_<conversation><turn>        msg_<conversation><turn>_<place>
 
-Where nothing is kept of a turn, they are random and name nothing. Ids of any other form are an upstream's.
+Where a turn is not stored, they are random and name nothing. Ids of any other form are an upstream's.
 """
 
 from __future__ import annotations
@@ -50,6 +50,6 @@ def goes_on_from_here(body: bytes) -> bool:
 
 
 def turn_of(id: str) -> tuple[str, str]:
-    """Returns the names of conversation and turn that an id tells; empty ones: it is none of ours."""
+    """Returns the names of conversation and turn in an id; empty ones: the gateway did not make it."""
     found = _NAMED.fullmatch(id)
     return ("", "") if found is None else (found[1], found[2])

@@ -21,7 +21,7 @@ from gateway.web.uvicorn_protocol import WatchesReading
 
 
 class SocketConnection(WatchesReading, WebSocketsSansIOProtocol):
-    """A connection whose session says when it may end (`on_shutdown`)."""
+    """A connection that ends when its session allows it (`on_shutdown`)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -65,16 +65,16 @@ class SocketConnection(WatchesReading, WebSocketsSansIOProtocol):
         self.transport.close()
 
     def handle_text(self, event: Frame) -> None:
-        """Takes it as bytes: the session reads JSON, and tells what is wrong with what is none."""
+        """Takes it as bytes: the session reads JSON, and reports what is none."""
         self.handle_bytes(event)
 
     async def send(self, message: ASGISendEvent) -> None:
         await self.writable.wait()
         if self.close_sent:
-            raise ClientDisconnected  # its session is told next
+            raise ClientDisconnected  # its session is notified next
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
-            self.handshake_complete = True  # else uvicorn logs that nobody has answered it
+            self.handshake_complete = True  # else uvicorn logs that it was not answered
 
     def handle_ping(self) -> None:
         # Answers to a client that sends pings and reads nothing would fill the memory.
@@ -89,14 +89,14 @@ class SocketConnection(WatchesReading, WebSocketsSansIOProtocol):
 
     @property
     def is_full(self) -> bool:
-        """Says whether a write would wait for the client to read."""
+        """Returns whether a write would wait for the client to read."""
         return not self.writable.is_set()
 
     def abort(self) -> None:
         self.transport.abort()
 
     def shutdown(self) -> None:
-        """Is called when the server drains. A session ends its connection itself, behind the responses under way."""
+        """Is called when the server drains. A session ends its connection itself, after the responses under way."""
         if self.close_sent:
             super().shutdown()
         else:

@@ -102,7 +102,7 @@ class ResponsesSockets:
 class _Response:
     """A response that was asked for; to the edge it is its client's connection.
 
-    quota: of its request. begun: the response as it was told of at first. events: how many were told.
+    quota: of its request. begun: the response as first sent. events: how many were sent.
     before: the id of the one that had ended before it was asked for; None: none, or it still went on.
     """
 
@@ -144,7 +144,7 @@ class _Response:
     def is_meant(self, cancel: Cancel) -> bool:
         if cancel.response is None:
             return self.create.stream_id == cancel.stream_id
-        # Nobody knows the id of one that has not begun. Pipecat names the one before, which is over.
+        # One that has not begun has no id yet. Pipecat names the one before, which is over.
         return cancel.response == (self.before if self.id is None else self.id)
 
     def cancel(self) -> None:
@@ -157,7 +157,7 @@ _Queue = deque[_Response]
 
 
 class _Session:
-    """One open socket, whose queues, one for each `stream_id`, are side by side."""
+    """One open socket, with an independent queue for each `stream_id`."""
 
     def __init__(self, sockets: ResponsesSockets, scope: Scope, receive: Receive, send: Send) -> None:
         self._sockets = sockets
@@ -199,7 +199,7 @@ class _Session:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _cut(self) -> None:
-        """Ends at once, as the server does that has waited for its `shutdown_s`; each response under way is told so."""
+        """Ends at once, as the server does after its `shutdown_s`; each response under way gets an error."""
         self._is_over = True
         if self._connection.is_full:
             self._connection.abort()
@@ -254,13 +254,13 @@ class _Session:
             self._connection.abort()
 
     def _cancel(self, cancel: Cancel) -> None:
-        """Cancels a response. One that is over has ended while this was on its way: an error would tell of the next."""
+        """Cancels a response. One that is over has ended while this was on its way: an error would concern the next."""
         for queue in self._queues.values():
             if queue[0].is_meant(cancel):
                 queue[0].cancel()
 
     def _drained(self) -> None:
-        """Closes the connection behind the responses under way."""
+        """Closes the connection after the responses under way."""
         if not self._queues:
             self._start(self._close())
 
@@ -313,7 +313,7 @@ class _Session:
     async def send_event(self, event: bytes, stream_id: str | None = None) -> None:
         """Sends an event, unless the client has gone."""
         if not self._is_closed:
-            with suppress(OSError):  # it is just going, which the session is told next
+            with suppress(OSError):  # it is just going, of which the session is notified next
                 await self._send(
                     {
                         "type": "websocket.send",
@@ -377,7 +377,7 @@ class _Answer:
 
 
 class _Body:
-    """The `receive` of one request, whose body is here."""
+    """The `receive` of one request with a complete body."""
 
     def __init__(self, body: bytes) -> None:
         self._body: bytes | None = body

@@ -21,7 +21,7 @@ from gateway.errors import GatewayError
 
 BEGUN: Final = "response.created"
 ERROR: Final = "error"
-# Behind which nothing comes, and what those of them tell that can be gone on from.
+# The last events of a response, and the statuses of those that can be continued.
 ENDS: Final = frozenset(("response.completed", "response.incomplete", "response.failed", ERROR))
 GOOD_ENDS: Final = frozenset(("response.completed", "response.incomplete"))
 
@@ -38,7 +38,7 @@ _ECHOED: Final = {key: orjson.dumps(value) for key, value in ECHOED.items()}
 
 
 def kind_of(name: str | None, data: bytes) -> str:
-    """Returns the type of an event of a stream, which its name mostly says."""
+    """Returns the type of an event of a stream, mostly its name."""
     if name is not None and (name.startswith("response.") or name == ERROR):
         return name
     try:
@@ -48,7 +48,7 @@ def kind_of(name: str | None, data: bytes) -> str:
 
 
 def response_in(data: bytes) -> bytes:
-    """Returns the response that an event tells of; b"{}": none."""
+    """Returns the response in an event; b"{}": none."""
     try:
         return bytes(_decoder.decode(data).response) or b"{}"
     except NOT_READABLE:
@@ -99,7 +99,7 @@ def failed(error: GatewayError) -> bytes:
 
 
 def cancelled(begun: bytes, sequence_number: int) -> bytes:
-    """Returns the end of a response that its client has cancelled. begun: the response as it was told of at first."""
+    """Returns the end of a response that its client has cancelled. begun: the response as first sent."""
     return _of_response("response.incomplete", _members(begun), "cancelled", sequence_number)
 
 

@@ -1,4 +1,4 @@
-"""The responses that one connection alone knows: those that nobody has stored (`store: false`).
+"""The responses that one connection alone knows: those that are not stored (`store: false`).
 
 Over a WebSocket a client may go on from such a response by its id. The upstream is asked by HTTP, where it knows none
 but those that it has stored, so it is sent the items instead.
@@ -23,7 +23,7 @@ _array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class _Kept(Struct, frozen=True):
-    """A response that nobody has stored. base: the stored one before its items; None: they are all there is."""
+    """A response that is not stored. base: the stored one before its items; None: they are all there is."""
 
     base: str | None
     items: Sequence[bytes]
@@ -31,7 +31,7 @@ class _Kept(Struct, frozen=True):
 
 
 class Unanswered(Struct, frozen=True):
-    """A request whose response may be kept. base, items: before its reply; None: they are not known here."""
+    """A request with a response that may be cached. base, items: before its reply; None: they are not known here."""
 
     base: str | None
     items: Sequence[bytes] | None
@@ -39,20 +39,20 @@ class Unanswered(Struct, frozen=True):
 
 
 class Unstored:
-    """The responses of one connection that nobody has stored, so that the next request may go on from one by its id.
+    """The responses of one connection that are not stored, so that the next request may go on from one by its id.
 
     Their thoughts are left out unless the client asked for them in a form that can be sent back
     (`reasoning.encrypted_content`): an upstream knows no thoughts that it has not stored.
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        """limit_bytes: of all that is kept; a longer talk can only be gone on from with all of its items."""
+        """limit_bytes: of all that is cached; a longer conversation can only be gone on from with all of its items."""
         self._limit_bytes = limit_bytes
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._bytes = 0
 
     def request(self, create: Create) -> tuple[bytes, Unanswered]:
-        """Returns the body of a request that says the same, and what to keep its response with."""
+        """Returns an equivalent request body, and the state to cache with its response."""
         fields = {**create.fields, "stream": b"true"}
         own = _items(fields.get("input", b"null"))
         previous = create.previous
@@ -68,7 +68,7 @@ class Unstored:
         return written(fields), Unanswered(previous, items, is_stored)
 
     def keep(self, asked: Unanswered, response: bytes) -> None:
-        """Keeps a response that is complete, unless somebody else does. response: as its last event tells it."""
+        """Caches a response that is complete, unless it is stored elsewhere. response: as in its last event."""
         try:
             fields = members(response)
             id, store = orjson.loads(fields.get("id", b"null")), fields.get("store", b"null")
