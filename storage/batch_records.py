@@ -14,7 +14,7 @@ from storage.records import BlockOp, Run, RunState, RunStep
 BATCH = "batch"  # the kind of its job
 # The stop reason of an item that no provider answered in time.
 EXPIRED = "expired"
-# The bytes of where a value came from, so that its row can be told later without growing: at most 9 of a number.
+# The bytes reserved for a value's source, so that its row can be updated later without growing: at most 9 of a number.
 SOURCES_ROOM = 40
 
 _ORIGIN = re.compile(r"tool:(?:([0-9a-f]{32})/)?(.*)", re.DOTALL)
@@ -29,7 +29,7 @@ class BatchState(StrEnum):
 
 
 class Batch(Struct, frozen=True):
-    """Sends to many agents, answered at a provider's own time. callback: who is told when it ends."""
+    """Sends to many agents, answered at a provider's own time. callback: the URL that is called when it ends."""
 
     id: int
     uid: str
@@ -45,7 +45,7 @@ class Batch(Struct, frozen=True):
 
 
 class BatchCounts(Struct, frozen=True):
-    """How many items of a batch are in each state. One whose agent was deleted has failed."""
+    """How many items of a batch are in each state. An item of a deleted agent has failed."""
 
     waiting: int = 0
     running: int = 0
@@ -83,7 +83,7 @@ class BatchItem(Struct, frozen=True):
     conversation: str | None = None
 
     def why(self, words: str | None) -> str | None:
-        """Returns why it failed, None where it did not. words: those that were kept of it."""
+        """Returns why it failed, None where it did not. words: the stored part of the message."""
         return words or (None if self.run is not None else "The agent was deleted.")
 
     @property
@@ -131,7 +131,7 @@ class GivenItem(Struct, frozen=True):
 
 
 class RoundWrite(Struct, frozen=True):
-    """A round of an item that goes on: a reply whose tools have run.
+    """A round of an item that goes on: a reply after its tools have run.
 
     sent: which of its requests it is.
     """
@@ -160,21 +160,21 @@ class ItemEnd(Struct, frozen=True):
     # Why it failed, or "".
     words: str = ""
     tokens: int = 0
-    # Its exchange, whole; None: nothing of it is kept.
+    # Its exchange, whole; None: it is not stored.
     turn: StepOpen | None = None
     # The call of the model, with the tokens of all of its calls; its exchange does not count.
     step: RunStep | None = None
     rounds: int = 0
     # Of earlier rounds, as they were written.
     edits: Sequence[tuple[int, int, BlockOp]] = ()
-    # What enters with the turn, whose exchange has no row yet.
+    # What enters with the turn; its exchange has no row yet.
     merged: BlockMerge = field(default_factory=BlockMerge)
     # Of the blocks on which its writes were made, by block.
     versions: Mapping[int, int] = field(default_factory=dict)
 
 
 class ItemBack(Struct, frozen=True):
-    """An item whose request came to nothing, and that is sent again. part: with which; 0: with the next one."""
+    """An item that is sent again, since its request had no result. part: with which; 0: with the next one."""
 
     item: BatchItem
     errors: int

@@ -30,7 +30,7 @@ from storage.records import (
 
 
 class MemoryReader(Struct, frozen=True):
-    """A sleeptime agent that reads a memory. turns: behind its cursor, as many as were asked for at most.
+    """A sleeptime agent that reads a memory. turns: after its cursor, as many as were asked for at most.
 
     is_busy: it reads now, or is about to.
     """
@@ -40,7 +40,7 @@ class MemoryReader(Struct, frozen=True):
     is_busy: bool
 
 
-# Nobody adds to it.
+# It does not change.
 NO_NOTES: dict[int, str] = {}
 
 
@@ -49,7 +49,7 @@ class PlacedNote:
     """A note on a path."""
 
     at: int  # how many atoms the path has before the note's message
-    # Its text. As a text, one with an emoji takes four bytes a character, and its UTF-8 beside it once it was sent.
+    # Its text. As a text, one with an emoji takes four bytes a character, and its UTF-8 as well once it was sent.
     utf8: bytes
     # What whoever reads the text first has found out: its tokens, 0 before, and what it shows of memory blocks, if
     # anything.
@@ -58,9 +58,9 @@ class PlacedNote:
 
 
 class Additions(Struct, frozen=True):
-    """The texts and rounds of ours that stand on a path, oldest first.
+    """The gateway's texts and rounds on a path, oldest first.
 
-    notes: each stands before its message's text. rounds: the exchanges whose reply is more than the client has of it,
+    notes: each stands before its message's text. rounds: the exchanges with more of a reply than the client has,
     with their content and without notes. last: the newest exchange that has either.
     """
 
@@ -98,7 +98,7 @@ class MemorySnapshot(Struct):
     rev: int = 0
     stamp: int = 0
     conversation: Conversation | None = None
-    # The newest whose path is exactly the client's list up to its last assistant message, without its notes.
+    # The newest with a path that is exactly the client's list up to its last assistant message, without its notes.
     exchange: Exchange | None = None
     # It is a first turn, and not the only one.
     has_rivals: bool = False
@@ -110,7 +110,7 @@ class MemorySnapshot(Struct):
     blocks: list[Block] = msgspec.field(default_factory=list)
     # Pending memory edits of the agent, all paths.
     ops: list[BlockOp] = msgspec.field(default_factory=list)
-    # No look is kept of which one of these is true.
+    # A snapshot with one of these true is not cached.
     # Something follows it already.
     is_continued: bool = False
     # The list begins like one that was made elsewhere.
@@ -126,7 +126,7 @@ class MemorySnapshot(Struct):
 
 
 class Opening(Struct, frozen=True):
-    """A first exchange of a conversation without an id, as far as it tells which lists may belong to it."""
+    """A first exchange of a conversation without an id, as far as it shows which lists may belong to it."""
 
     # When it was written.
     at: float
@@ -165,7 +165,7 @@ class Probes(Struct, frozen=True):
 
 
 class StoredContent(NamedTuple):
-    """The columns of an exchange that hold what was said, as JSON."""
+    """The columns of an exchange that hold content, as JSON."""
 
     input: bytes | None = None
     shown_reply: bytes | None = None
@@ -173,12 +173,12 @@ class StoredContent(NamedTuple):
 
 
 # How often rules are called with more contents than before. They ask for contents at three places at most (compared
-# openings or siblings, altered replies, questions asked anew), at each of them for all that they will compare there.
+# openings or siblings, altered replies, questions asked again), at each of them for all that they will compare there.
 MAX_RULE_CALLS = 4
 
 
 class Missing(Exception):
-    """Tells the caller of a rule that it needs the contents of these exchanges.
+    """A rule needs the contents of these exchanges.
 
     The caller loads them all at once, and calls the rule again.
     """
@@ -189,7 +189,7 @@ class Missing(Exception):
 
 
 class Pool(Struct, frozen=True):
-    """Exchanges as loaded: without content, but for what was said last in each conversation."""
+    """Exchanges as loaded: without content, but for the last of each conversation."""
 
     exchanges: Sequence[Exchange]
     # The named one, where it exists.
@@ -215,19 +215,19 @@ class Change(Struct, frozen=True):
     # heads, tombs: hashes under which it has to be recognised.
     heads: Sequence[bytes] = ()
     tombs: Sequence[bytes] = ()
-    # Stored ones whose indexed words changed.
+    # Stored ones with changed words in the index.
     stale: Sequence[int] = ()
-    # Exchanges whose memory edits enter the blocks now, in this order.
+    # Exchanges with memory edits that enter the blocks now, in this order.
     merge: Sequence[int] = ()
 
     @property
     def is_alone(self) -> bool:
-        """True where nothing changes beside the exchange."""
+        """True where nothing else than the exchange changes."""
         return not (self.others or self.continued or self.heads or self.tombs or self.stale or self.merge)
 
 
 class LearnedFact(Struct, frozen=True):
-    """A fact to be kept."""
+    """A fact to be stored."""
 
     text: str
     about: str
@@ -281,7 +281,7 @@ class TurnWrite(Struct, frozen=True):
     shared: Sequence[Block] = ()
     # Of a list without an id that goes on from nothing.
     opening: Opening | None = None
-    # How much was said in it.
+    # Its characters.
     chars: int = 0
 
 
@@ -312,7 +312,7 @@ class Committed(Struct, frozen=True):
 
 
 class StoredPath(Struct, frozen=True):
-    """The path of a conversation of ours, empty where it has not begun.
+    """The path of a stored conversation, empty where it has not begun.
 
     path: what it goes on from, oldest first, with words; it begins where the window does, and ends with the tip.
     summaries: newest first.
@@ -338,7 +338,7 @@ class StepOpen(Struct, frozen=True):
     exchange: Exchange
     # The run that begins with this step; None: it goes on.
     run: Run | None = None
-    # The run of the same send that ended before, whose otid this one takes.
+    # The run of the same send that ended before, which gives its otid to this one.
     replaces: int | None = None
     # The memory section of the path; id 0: to be stored.
     section: SentSection | None = None
@@ -353,7 +353,7 @@ class StepOpen(Struct, frozen=True):
     adopts: bool = False
     # Exchanges of its path that the step carries.
     continues_parent: Sequence[int] = ()
-    # An exchange of a process that is gone, or one that the step says anew, as it is now.
+    # An exchange of a process that is gone, or one that the step replaces, in its new state.
     ends: Exchange | None = None
     # What stays of what an accepted run was asked, now that its messages are in the exchange; None: it had
     # none.
@@ -387,7 +387,7 @@ class StepEnd(Struct, frozen=True):
     results: Mapping[int, bytes] = msgspec.field(default_factory=dict)
     # What has been read where the run ends well.
     reading: ReadSpan | None = None
-    # Runs that its end makes due; one whose agent reads already is left out.
+    # Runs that its end makes due; an agent that reads already is left out.
     accepts: Sequence[RunAccept] = ()
     # Of the error that ended the run, or "".
     words: str = ""
@@ -403,7 +403,7 @@ class RunAccept(Struct, frozen=True):
     request: bytes
     key: str = "default"
     uid: str = ""
-    # Of the job, whose key is the run's uid and whose payload {"run": its row}. "": whoever accepts it
+    # Of the job with the run's uid as key and {"run": its row} as payload. "": the accepting process
     # performs it.
     kind: str = "run"
     # As in `StepOpen`.
@@ -428,7 +428,7 @@ class ReadSpan(Struct, frozen=True):
 
 
 class RunEnd(Struct, frozen=True):
-    """The end of a run behind a step that is written already."""
+    """The end of a run after a step that is written already."""
 
     # agent, run: row ids; run 0: it begins with this, or has no row and never will.
     agent: int
@@ -443,12 +443,12 @@ class RunEnd(Struct, frozen=True):
     # Of that step's calls, messages that no step has taken in, as JSON, by their numbers among the texts of
     # its run.
     results: Mapping[int, bytes] = msgspec.field(default_factory=dict)
-    # edits, versions: as in `StepOpen`, behind these results.
+    # edits, versions: as in `StepOpen`, after these results.
     edits: BlockMerge = msgspec.field(default_factory=lambda: BlockMerge())
     versions: Mapping[int, int] = msgspec.field(default_factory=dict)
     # As in `StepEnd`, and as in `StepOpen`.
     reading: ReadSpan | None = None
-    # Of the error that ended the run, which quote nobody.
+    # Of the error that ended the run, which quote no content.
     words: str = ""
 
 
@@ -467,7 +467,7 @@ class ForgetTarget(Struct, frozen=True):
     conversation: int | None = None
     # What is older than that.
     before: float | None = None
-    # The memory with its secret, after which nothing tells that it was there.
+    # The memory with its secret, after which no trace of it is left.
     is_all: bool = False
     # What was learned and saved from it stays.
     keeps_memory: bool = False
@@ -476,7 +476,7 @@ class ForgetTarget(Struct, frozen=True):
 class Extent(Struct, frozen=True):
     """The size of a target before it is forgotten. messages: how many will go; those of a whole memory are not counted.
 
-    kept: how many of the same exchange stay. conversation: the public name of theirs, None where it is not asked.
+    kept: how many of the same exchange stay. conversation: its public name, None where it is not asked for.
     """
 
     messages: int = 0
@@ -487,7 +487,7 @@ class Extent(Struct, frozen=True):
 class Erased(Struct, frozen=True):
     """Marks of what was erased, by which notes that may quote it are found. blocks: a block or an edit is among it.
 
-    days: the days on which it was said or saved, counted since the epoch, UTC.
+    days: the days of its messages, counted since the epoch, UTC.
     """
 
     days: frozenset[int]
@@ -521,9 +521,9 @@ class Rules(Struct, frozen=True):
     rebuild: Callable[[Block, Sequence[Revised]], str]
     # The tools that an exchange with all its content has called, by name, those of hidden rounds too.
     tools_used: Callable[[Exchange], Sequence[str]]
-    # (a step with results, the one whose calls they answer) without what they may quote.
+    # (a step with results, the step with their calls) without what they may quote.
     without_found: Callable[[Exchange, Exchange, Erased], Exchange]
-    # Has an exchange with all its content calls whose results are to come?
+    # Returns whether an exchange, with its content, has calls without results.
     leaves_calls: Callable[[Exchange], bool]
 
 

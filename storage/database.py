@@ -20,7 +20,7 @@ class StoreHealth(Struct, frozen=True):
     # Ok, or the `status` word of the error that stops it (full, readonly, locked, corrupt, broken), slow,
     # closed.
     status: str
-    # The last failure in words, kept after recovery.
+    # The last failure in words, retained after recovery.
     error: str | None = None
     # How many there were.
     failures: int = 0
@@ -34,15 +34,15 @@ class StoreHealth(Struct, frozen=True):
 
     @property
     def is_up(self) -> bool:
-        """Says whether what is asked of the store succeeds. One that is slow only delays it."""
+        """The store's health: whether operations succeed. One that is slow only delays it."""
         return self.status in ("ok", "slow")
 
 
 T = TypeVar("T")
 
-# What other processes may have changed is looked at anew after so long, whether or not they have told it.
+# Changes of other processes are looked for after so many seconds, with or without a notification.
 DEAF_S = 15.0
-# The channels on which processes tell each other that there is work, that keys or definitions have changed, that
+# The channels on which processes notify each other that there is work, that keys or definitions have changed, that
 # something was forgotten, that a place in a queue is free, that a run was ended.
 WORK, KEYS, GONE, LINES, RUNS = "work", "keys", "gone", "lines", "runs"
 
@@ -65,7 +65,7 @@ Row = Sequence[Any]
 
 
 class Statement(str):
-    """A statement of the store: as a string the text that SQLite takes, beside it PostgreSQL's."""
+    """A statement of the store: as a string SQLite's text, and as an attribute PostgreSQL's."""
 
     # For tests and logs.
     name: str
@@ -125,10 +125,10 @@ class Connection(Protocol):
         """Runs the statement. Returns how many rows it touched."""
 
     async def insert(self, statement: str, values: Sequence[object], *, is_all: bool) -> Row | None:
-        """Runs a statement that adds a row or writes nothing. Returns the row's id and what else the statement tells.
+        """Runs a statement that adds a row or writes nothing. Returns the row's id and what else the statement reports.
 
-        is_all: it comes first, and is all its transaction writes if it adds a row. In SQLite the statement tells of the
-        row by `tell_row(number, ...)`, whose value is the number; a row that is refused before that is not added.
+        is_all: it comes first, and is all its transaction writes if it adds a row. In SQLite the statement reports the
+        row by `tell_row(number, ...)`, which returns the number; a row that is refused before that is not added.
         """
 
     async def single(self, statement: str, values: Sequence[object]) -> Row | None:
@@ -150,7 +150,7 @@ class Connection(Protocol):
         """
 
     async def lock_seers(self, block: int) -> None:
-        """Locks the rows of all agents that see a block, before it is written by somebody who is none of them."""
+        """Locks the rows of all agents that see a block, before another agent writes it."""
 
 
 # A read or a write. It awaits nothing but its connection, so that a database that never waits needs no event loop.
@@ -170,7 +170,7 @@ class ServerFindings(Struct, frozen=True):
     known: int
     # There are gateway keys.
     is_keyed: bool
-    # Why what one process tells does not arrive at others.
+    # Why notifications do not arrive at other processes.
     deaf: str | None
 
 
@@ -212,19 +212,19 @@ class Database(Protocol):
         """Runs a transaction that gives way to turns: index, import, forget. It should stay below 5 ms."""
 
     async def sweep(self, wait_ms: int) -> bool:
-        """Takes what was overwritten out of the database's own old copies; False while somebody still reads them."""
+        """Takes what was overwritten out of the database's own old copies; False while they are still being read."""
 
     def start(self) -> None:
-        """Starts what runs without requests: the check of its health, and hearing what other processes tell."""
+        """Starts what runs without requests: the check of its health, and listening for other processes."""
 
     def hear(self, channel: str, heard: Callable[[str | None], None]) -> None:
-        """Has a function called with what other processes tell on a channel, once this one listens.
+        """Calls a function with the notifications of a channel, once this process listens.
 
         None: something may have been missed. It is given every `DEAF_S` seconds while nothing can be heard.
         """
 
     def notify(self, channel: str, word: str = "") -> None:
-        """Tells the other processes something, soon. It may be lost: nothing that must be right depends on it."""
+        """Notifies the other processes, soon. A notification may be lost: correctness does not depend on it."""
 
     def when_changed(self, function: Callable[[Changes], None]) -> None:
         """Has a function called with what each transaction changed of agents' rows, before anybody has its result.

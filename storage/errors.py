@@ -15,7 +15,7 @@ StoreError
 ├── Foreign                at start: the database is one of something else
 ├── NotAdmitted            at start: the server does not let us in, or cannot serve us
 ├── NotFound               what was asked for does not exist
-├── WriteConflict          somebody else was faster, or a rule of the schema forbids it
+├── WriteConflict          another writer was faster, or a rule of the schema forbids it
 │   ├── OverLimit          more than there may be: attached memories, files of a folder
 │   │   └── BlockOverLimit a value is longer than its block may be
 │   └── Overtaken          what was read has been changed since: read it again
@@ -87,7 +87,7 @@ class Closed(Unavailable):
 
 
 class Owned(StoreError):
-    """The file belongs to another process. pid, address: the owner's, as far as it has said so."""
+    """The file belongs to another process. pid, address: the owner's, as far as it has written them."""
 
     def __init__(self, path: str, pid: int | None, address: str | None) -> None:
         who = f"process {pid}" if pid else "another process"

@@ -91,7 +91,7 @@ class AgentDraft(Struct, frozen=True):
     name: str
     # Of its definition.
     body: dict[str, Any]
-    # New blocks with what else is said of each.
+    # New blocks, each with its details.
     own: Sequence[tuple[Block, dict[str, Any]]] = ()
     # Public names of those that are attached.
     blocks: Sequence[str] = ()
@@ -107,7 +107,7 @@ class AgentDraft(Struct, frozen=True):
 class AgentChange(Struct, frozen=True):
     """A change of an agent. None: as it is. Each list: all that it has then, as in `AgentDraft`.
 
-    folder_tools: what it is given beside the tools with folders, and loses without.
+    folder_tools: tools that it has while it has folders.
     """
 
     name: str | None = None
@@ -142,7 +142,7 @@ class ReaderEntry(Struct, frozen=True):
     uid: str
     # Up to where it has read.
     seq: int
-    # Those behind that, which it is to read.
+    # Those after that, which it is to read.
     turns: int
 
 
@@ -171,11 +171,11 @@ class BlockEntry(Struct, frozen=True):
     """A block as the agents API knows it."""
 
     block: Block
-    # The agent whose end is its end; None: nobody, or a profile.
+    # The agent with which it ends; None: no agent, or a profile.
     owner: int | None
-    # Of the users that share it, "" for nobody's.
+    # The profile of the users that share it; "" for none.
     profile: str
-    # What else was said of it: metadata, tags, hidden.
+    # Its details: metadata, tags, hidden.
     details: dict[str, Any]
 
 
@@ -208,7 +208,7 @@ class BlockChange(Struct, frozen=True):
 
 
 class PassageDraft(Struct, frozen=True):
-    """A passage to be saved. at: when it was said, in seconds since the epoch."""
+    """A passage to be saved. at: its time, in seconds since the epoch."""
 
     text: str
     at: float
@@ -219,7 +219,7 @@ class PassageDraft(Struct, frozen=True):
 class PassageFilter(Struct, frozen=True):
     """The passages that are asked for. None: any."""
 
-    # A part of theirs.
+    # A substring of them.
     text: str | None = None
     # since, until: when they were saved.
     since: float | None = None
@@ -229,7 +229,7 @@ class PassageFilter(Struct, frozen=True):
     all_tags: bool = False
 
     def takes(self, passage: Passage) -> bool:
-        """Says whether a passage is among them, by its tags and its time."""
+        """Returns whether a passage is among them, by its tags and its time."""
         missing = set(self.tags) - set(passage.tags)
         has_tags = not missing or (not self.all_tags and len(missing) < len(set(self.tags)))
         after = self.since is None or passage.at >= self.since
@@ -245,7 +245,7 @@ class StandingExchange(Struct, frozen=True):
     key: str | None
     # The public name of the run that it is a step of.
     run: str | None
-    # {call id: who must answer it first}, where a conversation of ours ends with it.
+    # {call id: who must answer it first}, where a stored conversation ends with it.
     waiting: dict[str, str]
 
 
@@ -254,10 +254,10 @@ class ConversationEntry(Struct, frozen=True):
 
     conversation: Conversation
     agent: Agent
-    # begun, last_at: when it began, and when something was said in it.
+    # begun, last_at: when it began, and when its last turn was.
     begun: float
     last_at: float
-    # What was said of it over REST; None: nothing.
+    # Its definition over REST; None: it has none.
     definition: Definition | None
 
 
@@ -272,19 +272,19 @@ class ConversationFilter(Struct, frozen=True):
     archived: bool | None = False
     # With those that are hidden.
     hidden: bool = False
-    # By when they were begun ("created"), when something was said last ("spoken"), or when the last run ended
+    # By when they were begun ("created"), when their last turn was ("spoken"), or when the last run ended
     # ("completed").
     order: Literal["created", "spoken", "completed"] = "created"
 
 
 class Retained(Struct, frozen=True):
-    """How much of what was said is retained. A turn is one request with its reply; superseded ones are counted."""
+    """How much of a memory's content is retained. A turn is one request with its reply; superseded ones are counted."""
 
     last_at: float | None = None  # when the last turn ended; None: nothing is retained
     messages: int = 0  # one that was forgotten without its question or reply is counted
     bytes: int = 0  # of the messages' JSON
     turns: int = 0
-    cancelled: int = 0  # turns whose client left before the end of the reply
+    cancelled: int = 0  # turns that the client left before the end of the reply
     conversations: int = 0  # in which anything is retained; 0 where one conversation was asked for
 
 

@@ -34,7 +34,7 @@ async def open_store(
 
 
 def is_url(target: str | Path) -> bool:
-    """Says whether a database lies on a PostgreSQL server."""
+    """Returns whether a database lies on a PostgreSQL server."""
     return isinstance(target, str) and target.startswith(("postgresql://", "postgres://"))
 
 

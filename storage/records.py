@@ -2,7 +2,7 @@
 
 `Exchange` is the one record of the conversation: what the client sent since our last reply, and our reply.
 Exchanges form trees; a conversation owns its trees. Atoms are keyed hashes (gateway/core/conversation/canonical.py): a
-record without its content can still be recognised, and says nothing.
+record without its content can still be recognised, and holds no text.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Scope(NamedTuple):
 
     @property
     def is_person(self) -> bool:
-        """True for the memory of a person, from whose conversations facts are learned."""
+        """True for the memory of a person; facts are learned from its conversations."""
         return self.subject.startswith("user:")
 
     @property
@@ -70,7 +70,7 @@ class Agent(Struct, frozen=True):
 class Numbers(NamedTuple):
     """An agent's numbers, by which a process knows whether what it remembers of the memory is still so.
 
-    stamp rises when something that was told changes; the others are the agent's.
+    stamp rises when something that was read changes; the others are the agent's.
     """
 
     epoch: int
@@ -87,7 +87,7 @@ class Conversation(Struct, frozen=True):
     # The client's own id, unique within the agent; None for one found from its messages.
     key: str | None
     rev: int = 0
-    # 0 for a tree, the client's; else it is one path, ours, and this its last exchange, -1 while it is empty.
+    # 0 for a client conversation, a tree; else the last exchange of a stored conversation, -1 while it is empty.
     tip: int = 0
 
     @property
@@ -103,7 +103,7 @@ class State(StrEnum):
     OPEN = "open"
     FINISHED = "finished"
     CANCELLED = "cancelled"
-    # Off the record, or read only: hashes alone are kept.
+    # Off the record, or read only: hashes alone are stored.
     OFF = "off"
     # A tombstone like OFF, and never standing.
     FORGOTTEN = "forgotten"
@@ -124,7 +124,7 @@ class Evicted(NamedTuple):
     context: int
 
     def is_out_of(self, context: int | None) -> bool:
-        """Returns whether it is out of a window of so many tokens as well; None: of one that nobody knows."""
+        """Returns whether it is out of a window of so many tokens as well; None: of an unknown one."""
         return (ANY_WINDOW if context is None else context) <= self.context
 
 
@@ -147,7 +147,7 @@ class Exchange(Struct, frozen=True):
     reply: tuple[Atom, ...] | None
     # Hash of all atoms up to and including the reply, going on from the parent's.
     path: bytes
-    # Hash under which a reply of ours is looked up (its text without white space, else its calls).
+    # Hash under which a stored reply is looked up (its text without white space, else its calls).
     reply_key: bytes | None
     begun: float
     # When a finished request last began here, repeated this or (lazily, see core) carried it.
@@ -179,9 +179,9 @@ class Exchange(Struct, frozen=True):
     shown_reply: bytes | None = None
     # {"messages": [...], "ours": [call ids]}, only where it differs from `shown_reply` (hidden rounds).
     full: bytes | None = None
-    # Says whether `full` is there, for a record loaded without its content.
+    # Whether `full` is there, for a record loaded without its content.
     hidden: bool = False
-    # Says whether the reply has fields that only its provider reads.
+    # Whether the reply has fields that only its provider reads.
     opaque: bool = False
     # Upstream and model that made the reply.
     model: str = ""
@@ -189,19 +189,19 @@ class Exchange(Struct, frozen=True):
     stopped: float | None = None
     # Of a first exchange, how many of its messages were made elsewhere.
     head: int = 0
-    # Indices of input messages that were off the record when they were said, or were forgotten; -1: the reply
+    # Indices of input messages that were off the record when they came, or were forgotten; -1: the reply
     # was.
     redactions: frozenset[int] = frozenset()
     state: State = State.FINISHED
     superseded: bool = False
-    # A later request went on from it, and does not tell.
+    # A later request went on from it without a user message.
     continued: bool = False
     # Why they entered the blocks ("carried", "idle").
     merged: str = ""
 
     @property
     def adds(self) -> bool:
-        """True for one with something of ours to be sent again: a note, hidden rounds, a provider's own fields."""
+        """True for one with additions to be sent again: a note, hidden rounds, a provider's own fields."""
         return self.hidden or self.opaque or any(self.notes.values())
 
     @property
@@ -215,7 +215,7 @@ class Exchange(Struct, frozen=True):
 
     @property
     def continues_parent(self) -> bool:
-        """True for one that brings a new user message and does not tell: its parent's row says that it was carried."""
+        """True for one after a parent with a mark that it was continued."""
         if self.parent is None or self.ends_with_user:
             return False
         return any(atoms[0][:1] == USER_ATOM for atoms in self.inputs if atoms)
@@ -310,7 +310,7 @@ class Passage(Struct, frozen=True):
     # The one it is a part of.
     file: int | None = None
     tags: tuple[str, ...] = ()
-    # What a program says of it, which nobody searches.
+    # A program's metadata, which is not searched.
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -361,15 +361,15 @@ class Fact(Struct, frozen=True):
     about: str
     # When it was learned.
     at: float
-    # When it was said.
+    # The time of its message.
     valid_from: float
-    # Where it was said.
+    # The exchange of its message.
     exchange: int | None = None
     # All exchanges that it may quote.
     sources: tuple[int, ...] = ()
     # Since when it is no longer true.
     ended_at: float | None = None
-    # Number of the fact that says what is true instead.
+    # Number of the fact that is true instead.
     successor: int | None = None
 
 
@@ -475,7 +475,7 @@ class Definition(Struct, frozen=True):
     version: int
     created: float
     updated: float
-    # JSON, in the gateway's words. A tool, an MCP server and an identity, whose name is the application's key
+    # JSON, in the gateway's words. A tool, an MCP server and an identity (with the application's key as its name)
     # for it, are alone in having their name in a project.
     body: dict[str, Any]
 
@@ -503,7 +503,7 @@ class Counts(NamedTuple):
 
 
 class Run(Struct, frozen=True):
-    """One send to a conversation of ours, from its message to its stop reason."""
+    """One send to a stored conversation, from its message to its stop reason."""
 
     id: int
     uid: str
@@ -515,7 +515,7 @@ class Run(Struct, frozen=True):
     parent: int | None = None
     # How many wait above it.
     depth: int = 0
-    # The one whose item it is.
+    # The batch of its item.
     batch: int | None = None
     # It goes on when its client leaves, and after a restart.
     background: bool = False
@@ -547,11 +547,11 @@ class RunStep(Struct, frozen=True):
     counts: Counts = Counts()
     # Why the run ended with it; None: it went on.
     stop: str | None = None
-    # "positive" or "negative", as somebody judged it.
+    # "positive" or "negative", as it was rated.
     feedback: str | None = None
     # The class of what went wrong, never words.
     error: str | None = None
-    # {call id: approval | client | held} of the calls that somebody must answer first.
+    # {call id: approval | client | held} of the calls that wait for an answer.
     waiting: dict[str, str] = field(default_factory=dict)
 
 

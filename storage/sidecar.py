@@ -89,7 +89,7 @@ def _link(path: str) -> tuple[str | None, int]:
     try:
         found = os.lstat(path)
         return (os.readlink(path), found.st_uid) if stat.S_ISLNK(found.st_mode) else (None, 0)
-    except OSError:  # whoever opens it is told
+    except OSError:  # its reader gets the error
         return None, 0
 
 

@@ -1,7 +1,7 @@
 """Texts as every database keeps them, for the few that one refuses.
 
 PostgreSQL has no U+0000 in a text, and neither database has half a surrogate pair. Both stand in JSON that people and
-models send. What is kept as bytes, messages above all, keeps them.
+models send. What is stored as bytes, messages above all, retains them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 
 def mended(values: Sequence[object]) -> list[object]:
-    """Returns a statement's values with texts that can be kept: without U+0000, with U+FFFD for half a pair."""
+    """Returns a statement's values with texts that can be stored: without U+0000, with U+FFFD for half a pair."""
     return [_mended(value) for value in values]
 
 

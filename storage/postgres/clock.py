@@ -1,7 +1,7 @@
 """The database's clock as a process knows it, by which all processes go that share a database.
 
-A reading says when it was asked for and when it came back, both by the clock here. The database's time lies in
-between, so a reading that took long says little: the difference of the clocks moves only as far as a reading proves.
+A reading has the times when it was asked for and when it came back, both by the clock here. The database's time lies in
+between, so a reading that took long proves little: the difference of the clocks moves only as far as a reading proves.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from storage.postgres.url import UNREADABLE, by_host, without_secret
 from storage.text import mended
 
 OLDEST_SERVER = 14
-# SQL_ASCII keeps the bytes that it is given, and ours are UTF-8.
+# SQL_ASCII stores bytes as they are, and these are UTF-8.
 _ENCODINGS = ("UTF8", "SQL_ASCII")
 
 # An agent, and all that share a block with it: what either owns or has attached.
@@ -126,7 +126,7 @@ _TCP_OPTIONS = {"TCP_USER_TIMEOUT": 1000 * _SILENT_S, "TCP_KEEPIDLE": _SILENT_S,
 
 
 class OwnConnection(asyncpg.Connection):  # type: ignore[misc]
-    """A connection whose prepared statements have names of this process's own, and which notices a lost machine."""
+    """A connection with statement names of this process's own, which notices a lost machine."""
 
     __slots__ = ()
 
@@ -228,7 +228,7 @@ _CLOSED_STATES = ("08003", "08006", "57P01", "57P02")
 
 
 def _is_closed(error: BaseException) -> bool:
-    """Says whether an error is the end of the connection, for which asyncpg has many words, some of them its own.
+    """Returns whether an error is the end of the connection, for which asyncpg has many errors, some of them its own.
 
     Its InternalClientError ("cannot switch to state ..") is of a connection that ended within a statement.
     """
@@ -297,7 +297,7 @@ async def _connect_to(url: str, place: PostgresPlace) -> RawConnection:
     except FAULTS as error:
         raise translate(error, name) from error
     except ValueError:
-        # What could not be read may be a part of the password, so the error itself is told to nobody.
+        # What could not be read may be a part of the password, so the error itself is not shown.
         raise NotAdmitted(f"{name}: {UNREADABLE}") from None
     found = raw.get_server_version()
     if found.major < OLDEST_SERVER:
@@ -319,7 +319,7 @@ class PostgresConnection:
     begins: what begins the transaction, which the first statement does that is not `single`; None in a read,
         where each statement is one.
     until: when the statements must have ended, by the loop's clock. has_committed: what was written is on
-        disk, or was sent to be: nobody knows while the answer is out.
+        disk, or was sent to be: that is unknown while the answer is out.
     """
 
     __slots__ = ("_begins", "_clock", "_locked", "_raw", "_until", "has_committed", "is_begun")
@@ -400,7 +400,7 @@ class PostgresConnection:
 
 
 class MendingConnection(PostgresConnection):
-    """One whose texts can be kept, for an operation of which the server or asyncpg has refused one."""
+    """Parameters with texts that can be stored, for an operation of which the server or asyncpg has refused one."""
 
     __slots__ = ()
 
@@ -419,14 +419,17 @@ def _text(statement: str) -> str:
 
 
 def is_unanswered(error: BaseException) -> bool:
-    """Says whether an error leaves open if the statement was performed. A server that answers has not done it."""
+    """Returns whether an error leaves open if the statement was performed. A server that answers has not done it."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith("08")
     return isinstance(error, OSError | TimeoutError)
 
 
 def is_refused_text(error: BaseException | None) -> bool:
-    """Says whether a statement was refused for U+0000 in a text, or for half a surrogate pair. It has done nothing."""
+    """Returns whether a statement was refused for U+0000 in a text, or for half a surrogate pair.
+
+    It has done nothing.
+    """
     if isinstance(error, asyncpg.CharacterNotInRepertoireError):
         return True
     return isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, UnicodeEncodeError)
@@ -438,7 +441,7 @@ def begins_with(place: PostgresPlace) -> str:
 
 
 def stops(error: StoreError) -> bool:
-    """Says whether nothing works after this error until a connection has been tried again."""
+    """Returns whether nothing works after this error until a connection has been tried again."""
     return isinstance(error, STOPPING)
 
 

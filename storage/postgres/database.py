@@ -88,7 +88,7 @@ class PostgresDatabase:
     ) -> Self:
         """Connects, and brings the database to the present schema.
 
-        A server that cannot be used for now does not stop the start: `health` says so, everything raises the
+        A server that cannot be used for now does not stop the start: `health` reports it, everything raises the
         named error, and it comes back by itself.
 
         pool: how many connections.
@@ -101,7 +101,7 @@ class PostgresDatabase:
         """
         limits = limits or PoolLimits(size=pool)
         place = PostgresPlace(url, pooled, pooler_prepares, factory)
-        # Behind a pooler notifications arrive nowhere, and nothing says so.
+        # Through a pooler notifications arrive nowhere, without an error.
         ear = PostgresPlace(listen_url or url) if listen_url or not pooled else None
         database = cls(place, limits, ear)
         await database._pool.start()
@@ -261,7 +261,7 @@ class PostgresDatabase:
     # -- life ---------------------------------------------------------------------------------------------------------
 
     async def sweep(self, wait_ms: int) -> bool:
-        """Has the server take old versions of rows out of its tables. Its log, replicas and backups keep theirs."""
+        """Has the server take old versions of rows out of its tables. Its log, replicas and backups retain them."""
         return await self._tidying.sweep(wait_ms / 1000)
 
     def start(self) -> None:
@@ -286,7 +286,7 @@ class PostgresDatabase:
     async def _send_notices(self) -> None:
         try:
             while self._notices:
-                # Others must not look before what they are told of is there.
+                # Others must not look before the change is committed.
                 if self._writes:
                     await asyncio.wait(list(self._writes), timeout=self._limits.slow_s)
                 words, self._notices = self._notices, []
@@ -364,7 +364,7 @@ class PostgresDatabase:
 
 
 def _met(error: BaseException) -> bool:
-    """Says whether two transactions met that could not go on together: one of them is performed again."""
+    """Returns whether two transactions met that could not go on together: one of them is performed again."""
     return isinstance(error, asyncpg.PostgresError) and error.sqlstate in _AGAIN
 
 
@@ -372,5 +372,5 @@ def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
     if future.done():  # whoever waited has gone
         return
     future.set_exception(error)
-    # This marks the error as seen: the loop must not log a write that nobody waits for, since health reports it.
+    # This marks the error as seen: the loop must not log a write that nothing waits for, since health reports it.
     future.exception()

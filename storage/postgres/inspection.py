@@ -16,11 +16,11 @@ _ASKED = "SELECT 1"
 
 
 class _Undone(Exception):
-    """Ends a transaction that is not to be kept."""
+    """Rolls a transaction back."""
 
 
 async def inspect(place: PostgresPlace, ear: PostgresPlace) -> ServerFindings:
-    """Says what is there. ear: where notifications are to arrive. Raises: StoreError."""
+    """Inspects a database. ear: where notifications are to arrive. Raises: StoreError."""
     raw = await connect(place)
     try:
         server = str(await raw.fetchval("SHOW server_version")).partition(" ")[0]
@@ -64,7 +64,7 @@ async def _check_carried(raw: RawConnection, place: PostgresPlace) -> None:
 
 
 async def _find_deaf(raw: RawConnection, ear: PostgresPlace) -> str | None:
-    """Returns why what is told on one connection does not arrive on another; None: it does."""
+    """Returns why notifications do not arrive between connections; None: they do."""
     try:
         other = await connect(ear)
     except StoreError as error:

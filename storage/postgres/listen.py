@@ -1,8 +1,8 @@
-"""Hearing and telling: what processes that share a database tell each other (PostgreSQL's LISTEN and NOTIFY).
+"""Notifications between processes that share a database (PostgreSQL's LISTEN and NOTIFY).
 
 One connection listens, a direct one where a pooler lies between. That it hears itself is the only sign that it hears at
 all: a pooler in transaction mode takes LISTEN and hands nothing on, and a machine that vanished closes no connection.
-While it is lost, whoever hears is told at once and every `DEAF_S` seconds that something may have been missed.
+While it is lost, listeners are called at once and every `DEAF_S` seconds: something may have been missed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 10.0
 
 
 class NotificationListener:
-    """The ears of a process for what others tell.
+    """A process's listener for notifications.
 
     place: where notifications arrive; None: nowhere, and the process stays deaf.
     timed: is given readings of the database's clock now and then (SharedClock).
@@ -54,7 +54,7 @@ class NotificationListener:
         self._hears_itself = asyncio.Event()
         self._lost = asyncio.Event()
         self._is_deaf = False  # and that is logged
-        # Known to its own ears, so that they do not hear what they told.
+        # Known to its own listener, which ignores its own notifications.
         self._name = secrets.token_hex(6)
         self._hearing: dict[str, list[Heard]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -65,15 +65,15 @@ class NotificationListener:
             self._task = asyncio.get_running_loop().create_task(self._listen())
 
     def renew(self) -> None:
-        """Listens anew: the database works again, maybe on another server, and here the old one still answers."""
+        """Listens again: the database works again, maybe on another server, and here the old one still answers."""
         self._lost.set()
 
     def hear(self, channel: str, heard: Heard) -> None:
-        """Has a function called with what is told on a channel, as `Database.hear`; before `begin`."""
+        """Calls a function with the notifications of a channel, as `Database.hear`; before `begin`."""
         self._hearing.setdefault(channel, []).append(heard)
 
     def notice(self, words: list[tuple[str, str]]) -> tuple[str, tuple[list[str], list[str]]]:
-        """Returns the statement that tells words on channels, and its values."""
+        """Returns the statement that notifies channels, and its values."""
         channels = [_PREFIX + channel for channel, _ in words]
         return _NOTIFY, (channels, [f"{self._name} {word}" for _, word in words])
 
@@ -113,7 +113,7 @@ class NotificationListener:
             for channel in self._hearing:
                 await raw.add_listener(_PREFIX + channel, self._heard)
             await raw.add_listener(_SELF, self._heard_itself)
-            self._doubt()  # what was told before is not heard
+            self._doubt()  # earlier notifications are lost
             while not lost.is_set():
                 await self._probe(raw)
                 if self._is_deaf:
@@ -128,7 +128,7 @@ class NotificationListener:
         self._doubt()
 
     async def _probe(self, raw: RawConnection) -> None:
-        """Tells itself something, and asks for the time. Raises: Broken: it does not hear it."""
+        """Notifies itself, and asks for the time. Raises: Broken: the notification does not arrive."""
         self._hears_itself.clear()
         asked = time.time()
         ((_, at),) = await raw.fetch(_PROBE, _SELF, self._name, timeout=_ANSWER_S)

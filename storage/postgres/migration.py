@@ -21,7 +21,7 @@ _log = logging.getLogger("mnemogate")
 # Any number that other users of the server are unlikely to lock: "Mnemogat" in ASCII.
 _LOCK = 0x4D6E656D6F676174
 
-# A step waits so long for a table that others use, and all turns wait behind it; then they go on, and the step is tried
+# A step waits so long for a table that others use, and all turns wait for it; then they go on, and the step is tried
 # again. The server has a vacuum make way after one second, and a dump never.
 _WAIT_MS, _PAUSE_S = 1_500, 10.0
 

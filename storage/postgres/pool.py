@@ -166,7 +166,7 @@ class ConnectionPool:
         finally:
             self._opening -= 1
         if raw is None:
-            # One may have come free meanwhile. Nobody would hand it on.
+            # One may have come free meanwhile, and would not be handed on.
             return self.take_idle() or (await self._wait(self._turns) if self._open else None)
         if self.fault is not None or self._closed:
             raw.terminate()
@@ -180,7 +180,7 @@ class ConnectionPool:
         try:
             return await future
         except BaseException:
-            # What was handed to somebody who gives up in this moment goes to the next.
+            # A connection handed to a waiter that gives up in this moment goes to the next.
             if future.done() and not future.cancelled():
                 if (raw := future.result()) is None:
                     _wake(queue, None)
@@ -206,7 +206,7 @@ class ConnectionPool:
         _wake(self._waiting_bulk, None)
 
     def give_up(self, raw: RawConnection) -> None:
-        """Takes a connection back on which somebody stopped waiting, once it answers again."""
+        """Takes back a connection after a cancelled wait, once it answers again."""
         task = asyncio.get_running_loop().create_task(self._check(raw))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -218,7 +218,7 @@ class ConnectionPool:
             self.give(raw)
 
     async def settle(self, raw: RawConnection, statement: str) -> None:
-        """Performs a statement behind one that has failed. A connection that does not answer even then is dropped."""
+        """Performs a statement after one that has failed. A connection that does not answer even then is dropped."""
         try:
             await raw.execute(statement, timeout=self._limits.check_s)
         except BaseException as error:

@@ -27,7 +27,7 @@ _ERASED = (
 
 # Whether VACUUM would have to leave rows that were deleted before a transaction: for a snapshot of this database, or
 # one that a standby or a slot holds; or for a transaction that writes, which holds back each snapshot that is taken
-# beside it, in whatever database. What another VACUUM sees holds back nothing.
+# next to it, in whatever database. What another VACUUM sees holds back nothing.
 _HELD = """SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE age(backend_xid) > age($1::text::xid))
 OR EXISTS (SELECT 1 FROM pg_stat_activity WHERE age(backend_xmin) > age($1::text::xid)
     AND coalesce(datname, current_database()) = current_database()
@@ -63,7 +63,7 @@ class Tidying:
             self._start(self._on_own(_analyze))
 
     async def sweep(self, wait_s: float) -> bool:
-        """Takes old versions of rows out of the tables, when nobody sees them any more.
+        """Takes old versions of rows out of the tables, when no transaction sees them any more.
 
         wait_s: waits so long for that. False: it is done later, or the server does not do it for our role.
         """
@@ -85,7 +85,7 @@ class Tidying:
         return self._swept_at + self._pause_s - self._loop.time()
 
     async def _vacuum(self, wait_s: float) -> bool:
-        """Returns False if somebody still sees the old versions: VACUUM would only say that it has left them."""
+        """Returns False if a transaction still sees the old versions: VACUUM would only report that it left them."""
         end = self._loop.time() + wait_s
         self._swept_at = self._loop.time()
         raw = await connect(self._place)
@@ -101,7 +101,7 @@ class Tidying:
             warnings: list[str] = []
             raw.add_log_listener(lambda _, warning: warnings.append(str(warning)))
             await raw.execute(f"VACUUM {', '.join(_ERASED)}", timeout=self._timeout_s)
-            await asyncio.sleep(0)  # a listener is called behind the answer
+            await asyncio.sleep(0)  # a listener is called after the answer
             self._is_refused = bool(warnings)
             if warnings:
                 _log.warning(

@@ -9,14 +9,14 @@ from urllib.parse import parse_qsl, urlencode
 from storage.errors import NotAdmitted
 
 UNREADABLE = "the URL cannot be read; in a user or password write %40 for @, %2F for /, %3A for :, %23 for #, %3F for ?"
-# Up to the last sign, since a user and a password may hold one that nobody has escaped.
+# Up to the last sign, since a user and a password may hold one that is not escaped.
 _PASSWORD = re.compile(r"(?<=://)([^:]*):.*@")
 _PASSWORD_OPTION = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
 
 # What comes before the hosts, the hosts, the path, the options. asyncpg takes a part of a password that holds one of
 # these signs for a host, which it would ask for in vain for ever.
 _URL = re.compile(r"(\w+://(?:[^/?#@]*@)?)([^/?#@]*)((?:/[^?#@]*)?)(?:\?([^#]*))?")
-_PORT = re.compile(r":(-?\d+)$")  # behind the last colon, as an address of IPv6 has others
+_PORT = re.compile(r":(-?\d+)$")  # after the last colon, as an address of IPv6 has others
 _LAST_PORT = 65535
 
 

@@ -1,7 +1,7 @@
 """The packed search index: one blob for every 64 messages of an agent.
 
 Pure: bytes and values in, bytes and values out; the store keeps the blobs as they are. Words appear only as
-32-bit hashes keyed with the agent's secret, so a blob says nothing without it and two agents share no hash.
+32-bit hashes keyed with the agent's secret, so a blob reveals nothing without it and two agents share no hash.
 
 A blob (little endian; `m` entries, in columns, which numpy searches in place):
 
@@ -9,7 +9,7 @@ A blob (little endian; `m` entries, in columns, which numpy searches in place):
     64 documents, by slot:   length u16, back u16, flags u8, head u8
     entries, by hash:        hash u32[m], place u8[m] (slot; bit 6: in the head; bit 7: a name), frequency u8[m]
 
-A message's neighbours in its conversation count for it at half weight. They are not copied into it: `back` says
+A message's neighbours in its conversation count for it at half weight. They are not copied into it: `back` notes
 how far before it its predecessor is, and a query passes the hits in the head (the first words) of a message on to
 both sides. So a message's words lie in one place, and forgetting it needs nothing but its own chunk.
 
@@ -46,14 +46,14 @@ CHUNK = 64
 
 # Characters of a turn that count for its neighbours: a whole long turn ruins BM25, its beginning does not.
 _HEAD_CHARS = 200
-# Distinct terms kept of one document; a page of prose has about 250.
+# Distinct terms stored of one document; a page of prose has about 250.
 _DOCUMENT_TERMS = 4_000
 _DOCUMENT_CHARS = 200_000
 
-# A text with no sentence but questions, or one that only repeats a question. Longer ones tell something by the way.
+# A text with no sentence but questions, or one that only repeats a question. Longer ones also state something.
 _LAST_ASKS, _STATED = re.compile(r"[?？؟]\W*\Z"), re.compile(r"[.!。！](?:\s|(?<=[。！]))")
 _QUESTION_CHARS = 500
-# A text of more terms says something.
+# A text of more terms has content.
 _SLIGHT_TERMS = 8
 
 _NONE = 0xFFFFFFFF
@@ -65,7 +65,7 @@ NO_DOCUMENTS = bytes(CHUNK * 6)
 _WORDS_AT = 3
 _PREFIX = _HEADER.size + len(NO_DOCUMENTS)
 _ENTRY_BYTES = 6
-# Parts of an entry's place, and of a counted term, whose marks are these two bits further to the left.
+# Parts of an entry's place, and of a counted term, with these two bits further to the left as marks.
 SLOT, _IN_HEAD, _NAMED, MARKS_SHIFT = 0x3F, 0x40, 0x80, 2
 FREQUENCY, HEAD, NAME = 0xFF, _IN_HEAD << MARKS_SHIFT, _NAMED << MARKS_SHIFT
 # An occurrence of a term, as queries see it, has its document's row to the left of these bits.
@@ -146,7 +146,7 @@ def count_terms(document: Indexable) -> Counted:
     words = head = words_of(text[: cut or _HEAD_CHARS])
     if cut < len(text):
         words = head + words_of(text[cut:]) if cut else words_of(text)
-    # The terms that a message has beside its text: when it was said and by whom.
+    # The terms of a message besides its text: its date and author.
     frame: Sequence[str] = date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
     if document.speaker:
         frame = [*frame, *words_of(document.speaker)]
@@ -203,14 +203,14 @@ class _Blob(Struct, frozen=True):
     # 64 rows of `_COLUMNS`.
     documents: NDArray[Any]
     hashes: NDArray[np.uint32]
-    # places, frequencies: beside the hashes.
+    # places, frequencies: parallel to the hashes.
     places: NDArray[np.uint8]
     frequencies: NDArray[np.uint8]
     # The version of its terms.
     words: int = WORDS
 
 
-# numpy is imported in the functions that need it: it costs 0.1 s and 20 MB, and without memory nobody asks for it.
+# numpy is imported in the functions that need it: it costs 0.1 s and 20 MB, and without memory it is not needed.
 
 
 @cache
@@ -226,7 +226,7 @@ def encode(
     """Returns blobs by chunk; `merge` adds one to what the chunk already has.
 
     secret: the agent's, at most 64 bytes.
-    counted: those whose terms were counted before, with the marks of names.
+    counted: those with terms that were counted before, with the marks of names.
     """
     import numpy as np
 
@@ -340,7 +340,7 @@ def _pack(blob: _Blob) -> bytes:
 
 
 class OpenBlob(NamedTuple):
-    """A blob whose outline is right. entries: how many it has."""
+    """A blob with a valid outline. entries: how many it has."""
 
     chunk: int
     entries: int

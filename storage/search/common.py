@@ -1,8 +1,8 @@
 """How common words are in what people say: the background against which a memory's own words are counted.
 
-A memory of ten messages cannot tell that "go" is a common word and "whale" is none. The table beside this module
+A memory of ten messages cannot show that "go" is a common word and "whale" is none. The table next to this module
 (common_words.txt; made by scripts/make_common_words.py, which names its source and licence) can. Another one by hand
-(said_to_assistants.txt) has what people say to an assistant whatever the matter is.
+(said_to_assistants.txt) has phrases that people use with any assistant.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from storage.search.tokens import split_words, terms_of_word, words_of
 
 _TABLE = Path(__file__).with_name("common_words.txt")
 _SAID_TO_ASSISTANTS = Path(__file__).with_name("said_to_assistants.txt")
-# A term of line N of the table is 10^(-N/2) of all words; one below the last line counts as never said. Those of the
+# A term of line N of the table is 10^(-N/2) of all words; one below the last line counts as never used. Those of the
 # last line are common to the degree 1.
 _FIRST_LINE, _LAST_LINE = 2, 7
 _MOST = _LAST_LINE + 1 - _FIRST_LINE
@@ -28,16 +28,16 @@ _MESSAGE_WORDS = 150
 _SHARES = [
     0.0, *(min(1.0, _MESSAGE_WORDS * 10 ** (-line / 2)) for line in range(_LAST_LINE, _FIRST_LINE - 1, -1))
 ]  # fmt: skip
-# A word that is in a larger share of people's messages tells nothing.
+# A word that is in a larger share of people's messages distinguishes nothing.
 COMMON_SHARE = 0.5
-# A word that is in a larger share names nothing. These are some 150 words of a language, beside those said to
+# A word that is in a larger share names nothing. These are some 150 words of a language, besides those used with
 # assistants. One of LongMemEval's 500 questions has no others, and none of short talk's 1,088. With all words of the
 # table, some 500, these were 8 and 43.
 NAMES_NOTHING = 0.1
-# Words of a text that tell its language.
+# Words of a text that show its language.
 _TELLING_WORDS = 64
 # One of a language's most common words does not show it, since short words are words of several ("van"); one that is
-# said to assistants does.
+# the phrases for assistants do.
 _ENGLISH_LEAD = 5
 
 
@@ -99,7 +99,7 @@ def lacks_content(words: Sequence[str], terms: Sequence[str]) -> bool:
 
 @cache
 def load_tables() -> dict[str, int]:
-    """Returns for each common term to which degree it is common in each language, one beside the other.
+    """Returns for each common term to which degree it is common in each language, in one row.
 
     That are 9,000 terms, in 6 ms and 0.7 MB.
     """

@@ -32,7 +32,7 @@ class Few:
 
     def __init__(self, layout: IndexLayout) -> None:
         self._layout = layout
-        # Behind the rows is one for the neighbours that there are not, whose row is -1.
+        # After the rows comes one for missing neighbours, with the row -1.
         self._score = [0.0] * (layout.end + 1)
         self._share = self._score[:]
         # How many of the query's words each row has, which matters for those that only ask.
@@ -63,7 +63,7 @@ class Few:
                         in_head[row] += weight
         # Words in the head of a message count for both of its neighbours, as in a text of the head's length.
         head_slope, asks = layout.head_slope, layout.marks & ASKS
-        # From the last row on: what the one behind it has comes to a row before what the one before it has.
+        # From the last row on: the later neighbour's share comes to a row before the earlier one's.
         for row in range(layout.end - 1, -1, -1):
             held = once[row]
             if held:
@@ -105,7 +105,7 @@ class Few:
                 continue
             flag = flags[row]
             if flag & ASKS:
-                # A turn that only asks counts by what else it says.
+                # A turn that only asks counts by its other words.
                 stated = (layout.head[row] - self._known[row]) / TELLING_TERMS
                 value *= min(max(stated, LEAST_TELLING), 1.0)
             found[row] = value
@@ -145,7 +145,7 @@ class Few:
         return held < LEAST_SHARE_OF_FEW * self._asked
 
     def _hold_back(self, fused: dict[int, float]) -> None:
-        """Takes small talk out: "Thanks." says nothing, and "Yes." no more than the question before it."""
+        """Takes small talk out: "Thanks." has no content, and "Yes." no more than the question before it."""
         flags, earlier, held = self._layout.flags, self._layout.earlier, {}
         for row in [row for row in fused if flags[row] & SLIGHT]:
             before = earlier[row]

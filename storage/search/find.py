@@ -1,6 +1,6 @@
 """Finding the words of a query in an agent's index (storage/search/index.py): which messages have which.
 
-Pure: values in, occurrences out. What a message is worth for having them, storage/search/rank.py says.
+Pure: values in, occurrences out. storage/search/rank.py weighs the messages by them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _QUERY_TERMS = 64
 _NAMES = 8
 
 # A word is as common as this memory and people in general have it, who count like as many messages as the memory has
-# and like this many at least: a few messages cannot tell which words are common. Measured on LongMemEval against counts
+# and like this many at least: a few messages cannot show which words are common. Measured on LongMemEval against counts
 # of the memory alone: evidence in the note with histories of 22 messages from 90.6 to 91.3%, of 550 from 87.6 to 87.9%,
 # in one of 10,866 from 71.4 to 71.9%; questions about something else that get a note, with 22 messages, 35 to 30%.
 _LEAST_IN_GENERAL = 500
@@ -110,7 +110,7 @@ def widen(
 ) -> Found | None:
     """Returns where the names of the best rows are; None where the query has them all. terms, hashes: the query's.
 
-    A name that comes from the index is not looked for in the tail, whose words would all have to be hashed for it.
+    A name that comes from the index is not looked for in the tail, since all words there would have to be hashed.
     """
     has_words, rows, tail = index.blob_bytes > 0, layout.tail_rows, layout.tail
     # By hash, where the index has any to compare them with; else by themselves.

@@ -57,7 +57,7 @@ class Index:
         """Makes an index of blobs by chunk. Raises: CorruptIndex."""
         self.layout = IndexLayout()
         self._columns, self._names = [_none(), _none()], _none()
-        # Chunks whose occurrences lie in the second column; those in the first are old then.
+        # Chunks with their occurrences in the second column; those in the first are old then.
         self._apart = frozenset[int]()
         self._lengths, self.blob_bytes = dict[int, int](), 0
         self.put(blobs)
@@ -131,7 +131,7 @@ class Index:
         return [[each & NO_HASH for each in part.tolist()] for part in _between(self._names, bounds)]
 
     def _make_room(self, chunks: Iterable[int]) -> None:
-        """Gives rows to chunks that have none. Rows behind them move."""
+        """Gives rows to chunks that have none. Rows after them move."""
         moved = self.layout.make_room(chunks)
         if len(self.layout.chunks) > _MOST_CHUNKS:
             raise OverflowError(f"no index has more than {_MOST_CHUNKS} chunks")

@@ -82,12 +82,12 @@ class IndexLayout:
 
     Its columns are arrays, which are read one number at a time, or by numpy where they lie. length, back, flags, head:
     as a blob has them, zeros where there is no document. earlier, later: the rows of a document's neighbours, -1 for
-    none; of several behind it, the last one counts.
+    none; of several after it, the last one counts.
 
-    places: of each chunk. end: the first row behind all that there are. lengths: sums over all rows. marks: the flags
+    places: of each chunk. end: the first row after all others. lengths: sums over all rows. marks: the flags
     that any row has. tail: messages that the index does not know. tail_rows: of each of them its row, -1 for one that
     is left out; out: their places. replaced: rows as the index has them, of messages that are in the tail nevertheless.
-    slope, head_slope: how much each term of a document, or of its head, counts against a term in it, beside
+    slope, head_slope: how much each term of a document, or of its head, counts against a term in it, next to
     LEAST_AGAINST. user_weight: how much the ranking of the user's turns counts.
     """
 
@@ -144,7 +144,7 @@ class IndexLayout:
         """Puts the messages of a tail into their rows, which are there, but those that are left out."""
         out: list[int] = []
         known = len(self.tail_rows)
-        if skip and skip.start <= tail.last:  # a request mostly shows what was said last
+        if skip and skip.start <= tail.last:  # a request mostly shows the last messages
             out = [place for place, each in enumerate(tail.documents) if each.seq in skip]
         if tail is not self.tail or out[: bisect_left(out, known)] != self.out:
             self._take_out()
@@ -166,7 +166,7 @@ class IndexLayout:
             self.lengths.change(1, length, head, flags)
             self.tail_rows.append(row)
             self.marks |= flags
-            # Of a row before others some may be waiting behind it.
+            # Messages after this one may still wait for their rows.
             is_linked = is_linked and row >= self.end
             if is_linked:
                 self.end = row + 1

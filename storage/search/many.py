@@ -35,8 +35,8 @@ _LEAST_SPREAD = 1e-6
 # between 0 and 2 the evidence found differs by 0.3 points.
 _NEAR_ENOUGH = 1.5
 # How far beyond texts that have nothing to do with the query a message has to be that is shown though hardly a word of
-# the query was ever said: 3, and 1 more for ten times as many messages, among which chance finds nearer ones. Measured
-# with 10 to 550 messages: 84 to 69% of questions have one, and 1 to 5% of small talk and errands, which nobody wants
+# the query was ever used: 3, and 1 more for ten times as many messages, among which chance finds nearer ones. Measured
+# with 10 to 550 messages: 84 to 69% of questions have one, and 1 to 5% of small talk and errands, which need none
 # notes for.
 _BEYOND_ALONE = 3.0
 
@@ -61,7 +61,7 @@ class Many:
         import numpy as np
 
         self._layout, self._near = layout, near
-        # Behind the rows is one for the neighbours that there are not.
+        # After the rows comes one for missing neighbours.
         self._score, self._share = np.zeros(len(layout.flags) + 1), np.zeros(len(layout.flags) + 1)
         self._hits: list[tuple[NDArray[np.int64], Sequence[int], Sequence[float]]] = []
         self._asked = 0.0
@@ -182,13 +182,13 @@ class Many:
 def _hold_back(
     fused: NDArray[np.float64], rows: NDArray[np.int64], flags: NDArray[np.uint8], layout: IndexLayout
 ) -> None:
-    """Takes small talk out: "Thanks." says nothing, and "Yes." no more than the question before it."""
+    """Takes small talk out: "Thanks." has no content, and "Yes." no more than the question before it."""
     import numpy as np
 
     slight = (flags & SLIGHT).nonzero()[0]
     if not len(slight):
         return
-    # Behind the rows is one for the neighbours that there are not.
+    # After the rows comes one for missing neighbours.
     worth, flags = np.zeros(len(layout.flags) + 1), np.append(np.asarray(layout.flags), np.uint8(0))
     worth[rows] = fused
     before = np.asarray(layout.earlier)[rows[slight]]
@@ -212,7 +212,7 @@ def _by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArr
 
     0 for a message without a vector; what the index does not know is left out.
     Two questions are alike whatever they ask for. So one that was asked before counts the least by its likeness, and
-    nothing for the measure of the others: it stands behind whatever answers. A likeness below the mean must not count
+    nothing for the measure of the others: it comes after whatever answers. A likeness below the mean must not count
     against a message that has the words.
     """
     import numpy as np

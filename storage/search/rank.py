@@ -25,12 +25,12 @@ from storage.search.weigh import LEAST_BEST_SHARE
 # So many hits in so many rows are ranked one after the other; of more, numpy's calls take less time.
 _FEW_HITS, _FEW_ROWS = 250, 256
 # Distinct words of a query that are looked up, and the characters in which they are looked for: callers may send a
-# book, whose words would be taken apart for each memory that is searched.
+# book, with words that would be split for each memory that is searched.
 _QUERY_WORDS, _QUERY_CHARS = 256, 10_000
 
 # The most messages that are returned, and read at once.
 MOST_HITS = 96
-# Tokens for each term of a message, whose function words the index leaves out; and the most terms of it that are told.
+# Tokens for each term of a message (the index has no function words); and the most terms of it that are shown.
 _TOKENS_OF_TERM = 2.4
 _STATED_TERMS = 32
 _TOKENS_OF = [terms * _TOKENS_OF_TERM for terms in range(_STATED_TERMS)]
@@ -44,7 +44,7 @@ _SURE = 10
 # An index larger than this is looked at once, since a second look takes nearly as long: 4,000 long messages.
 _LOOKED_AGAIN_BYTES = 4 << 20
 
-# Of a text whose words are all common the best hit has to hold so much: "Where do I work?" is answered, but "What did
+# For a text of common words alone the best hit has to hold so much: "Where do I work?" is answered, but "What did
 # we talk about last time?" is not by whatever happened last time. Chosen.
 _HELD_OF_COMMON = 0.8
 
@@ -78,17 +78,17 @@ def rank(
 
     Two rankings, of all turns and of the user's alone, each relative to its best, are added, the second the
     more the longer the assistant's turns are: these would win most places by their mere number of words, yet
-    some things only the assistant said.
+    some things only the assistant wrote.
 
     near: two more rankings, by vectors; messages without a vector have the others alone. (Weights other than
         1 gained nothing that held on both halves of the questions. Without the ranking of the user's turns 3
         points were lost at 1,000 tokens.)
     room: tokens that the messages are wanted for; where they are short, more than `limit` are returned. Such
         a search looks a second time, also for names and numbers that the first hits add: "What did my sister
-        win?" shares its words with the message that names her, and not with the one that tells.
+        win?" shares its words with the message that names her, and not with the one that answers.
     tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts.
     skip: messages that are not wanted; those in the index count for the statistics.
-    only_strong: for a search that nobody asked for. Small talk finds nothing, and without hits that hold a
+    only_strong: for a search that was not asked for. Small talk finds nothing, and without hits that hold a
         good part of the query nothing is returned. A search tool leaves it off.
     """
     words = split_words(query[:_QUERY_CHARS])
@@ -126,13 +126,13 @@ def rank(
 def most_telling(
     index: Index, *, tail: Tail | None = None, skip: range = range(0), limit: int = 50
 ) -> list[int]:
-    """Returns the numbers of the messages that tell most of a memory as a whole, best first.
+    """Returns the numbers of the messages that show most of a memory as a whole, best first.
 
-    Of each conversation, the newest first, the user's message whose head has most terms; then the next of each, and so
-    on. A fact is a conversation of its own. Questions come last, but for one that the newest conversation has nothing
-    better than; small talk does not come at all. tail, skip: as for `rank`.
+    Of each conversation, the newest first, the user's message with most terms in its head; then the next of each, and
+    so on. A fact is a conversation of its own. Questions come last, but for one that the newest conversation has
+    nothing better than; small talk does not come at all. tail, skip: as for `rank`.
 
-    Measured within 250 tokens: of what LongMemEval's users tell about themselves 39% of the lines, of the facts in
+    Measured within 250 tokens: of what LongMemEval's users state about themselves 39% of the lines, of the facts in
     short talk 14%; the newest messages are 8 and 5%, any messages 15 and 7%. Weighing the head's terms by how rare they
     are finds as much (38 and 17%), counting its names less (35 and 9%).
     """
@@ -175,7 +175,7 @@ def _mix(first: list[int], second: list[int]) -> list[int]:
 
 
 def _fill(ranked: list[int], layout: IndexLayout, limit: int, room: int) -> list[int]:
-    """Returns the first `limit` rows, and of those behind them as many as the room has place for."""
+    """Returns the first `limit` rows, and of those after them as many as the room has place for."""
     filled, lengths = 0.0, layout.length
     for place, row in enumerate(ranked):
         if place >= limit and filled >= room:

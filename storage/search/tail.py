@@ -12,7 +12,7 @@ from sys import getsizeof
 
 from storage.search.blob import NO_ROW, ROW_SHIFT, Counted, Indexable, count_terms, names_of
 
-# Measured: what a tail takes beside its table of terms, and what each message takes in it.
+# Measured: what a tail takes besides its table of terms, and what each message takes in it.
 _TAIL_BYTES, _MESSAGE_BYTES = 400, 80
 
 
@@ -53,7 +53,7 @@ class Tail:
         return _TAIL_BYTES + getsizeof(self.terms) + _MESSAGE_BYTES * len(self.documents)
 
     def add(self, document: Indexable) -> None:
-        """Adds a message whose number is new, and counts its terms."""
+        """Adds a message with a new number, and counts its terms."""
         counted, place, terms = count_terms(document), len(self.documents) << ROW_SHIFT, self.terms
         self.documents.append(document)
         self.last = max(self.last, document.seq)

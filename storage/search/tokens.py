@@ -1,6 +1,6 @@
 """The words of a text as the search index counts them: folded, stemmed, without function words.
 
-It knows scripts and languages; it does not know messages, nor how words are kept.
+It knows scripts and languages; it does not know messages, nor how words are stored.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ VERSION = 1
 
 # No word of a language is longer; a stemmer may take the square of a word's length.
 _LONGEST = 64
-# Unicode sorts the marks behind a letter in the square of their number, so of a long run only the beginning counts
+# Unicode sorts the marks after a letter in the square of their number, so of a long run only the beginning counts
 # (UAX 15, 13: 30 are more than any text needs). In a run there may be signs, too, of which no word is made.
 _RUN_OF_MARKS = re.compile(r"([^\w\s]{30})[^\w\s]+")
 _MARK_LETTERS = (("\uff9e", "\u3099"), ("\uff9f", "\u309a"))  # the only letters that NFKC makes marks of
-_SHORT = 256  # characters whose marks are sorted in 0.2 ms
+_SHORT = 256  # characters; their marks are sorted in 0.2 ms
 # Longer words are hashes and the like, which come once: their terms are not remembered. Those of 16,000 words take
 # about 3 MB.
 _WORD_CHARS, _MOST_WORDS = 40, 1 << 14
@@ -43,7 +43,7 @@ _ASCII_WORDS = (
 _OUTER = re.compile(r"'(?:(?<![a-zA-Z0-9_]')|(?![a-zA-Z0-9_]))")
 _THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")
 _HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-# Scripts written without spaces, and Hangul, whose words carry their particles.
+# Scripts written without spaces, and Hangul, where words carry their particles.
 _UNSPACED = re.compile(
     f"([{_HAN}\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\uac00-\ud7af]+)"
 )
@@ -51,8 +51,8 @@ _IS_HAN = re.compile(f"[{_HAN}]")
 # Accents, and the points of Hebrew, which hardly anybody types.
 _ACCENT = re.compile("[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7]")
 _SOFT_HYPHEN = "\u00ad"  # of pasted text: it is seen only at the end of a line
-# Letters that Unicode does not take apart. Isik has no dot in Turkish; its capital is an I, whose small letter is
-# another one elsewhere. Polish is typed without the stroke as without its other marks.
+# Letters that Unicode does not take apart. Isik has no dot in Turkish; its capital is an I, and the small letter of
+# that is another one elsewhere. Polish is typed without the stroke as without its other marks.
 _PLAIN = str.maketrans("ıł", "il")
 
 # Function words of English, which make up 40% of a text and decide nothing. Not in it: `may` and `will`, a month
@@ -67,7 +67,7 @@ with would you your yours yourself d ll m re ve
 """
 _STOP = frozenset(_FUNCTION_WORDS.split())
 
-# By the first letter's script; Latin letters default to English, since one message seldom says its language.
+# By the first letter's script; Latin letters default to English, since one message seldom shows its language.
 _STEMMERS = (
     (0x0370, 0x03FF, "greek"),
     (0x0400, 0x052F, "russian"),
@@ -127,7 +127,7 @@ def _normal(text: str) -> str:
     Signs that come often stand for three others (points between a chapter and its page) or four; one stands for 18.
     """
     most = 4 * len(text) + _LONGEST
-    # To be told that a text is in NFKC already, or not, takes one pass; marks that are in order take no sorting.
+    # The check whether a text is in NFKC takes one pass; marks that are in order take no sorting.
     if len(text) > _SHORT and not unicodedata.is_normalized("NFKC", text):
         for letter, mark in _MARK_LETTERS:
             text = text.replace(letter, mark)
@@ -136,7 +136,7 @@ def _normal(text: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """Returns the terms of a text in order. Numbers and identifiers are kept, function words are not."""
+    """Returns the terms of a text in order. Numbers and identifiers stay, function words do not."""
     return list(chain.from_iterable(map(terms_of_word, split_words(text))))
 
 

@@ -1,6 +1,6 @@
 """Vectors of messages: one blob for every 64 messages of an agent, compared with a query's one by one.
 
-Pure: bytes in, bytes out; the store keeps the blobs as they are. Unlike the search index a vector says something
+Pure: bytes in, bytes out; the store holds the blobs as they are. Unlike the search index a vector reveals something
 without the agent's secret, so whoever keeps blobs has to keep them where deleted bytes are overwritten.
 
 A blob (little endian; `n` vectors of `d` numbers and of length 1, by slot):
@@ -92,7 +92,7 @@ def join(chunks: Sequence[Chunk]) -> Joined:
 def _similarity(numbers: NDArray[np.float32], to: NDArray[np.float32]) -> NDArray[np.float64]:
     import numpy as np
 
-    # Not `@`: the library behind it wakes a thread for each core, which on a busy machine takes ten times as long
+    # Not `@`: its library wakes a thread for each core, which on a busy machine takes ten times as long
     # (measured with 10,000 vectors: 8 ms of processor time against 0.4).
     found: NDArray[np.float64] = np.einsum("ij,j->i", numbers, to).astype(np.float64)
     return found

@@ -5,17 +5,17 @@ from __future__ import annotations
 # The weight of a hit in the neighbouring turn.
 NEIGHBOUR = 0.5
 
-# A turn that only asks counts by what it says beside the query's words, in full from so many terms on: an earlier
-# question like this one is no answer, a long request tells something by the way. Its words count nothing for the turn
-# before it, and so much for the one behind it, which may answer. Measured with 300 questions asked before: 76% of the
+# A turn that only asks counts by its words besides the query's, in full from so many terms on: an earlier
+# question like this one is no answer, a long request states something by the way. Its words count nothing for the turn
+# before it, and so much for the one after it, which may answer. Measured with 300 questions asked before: 76% of the
 # evidence where these count in full, 84% so (2,000 tokens); a fixed quarter costs LongMemEval 0.6 points.
 TELLING_TERMS = 12
 LEAST_TELLING = 0.05
 ANSWERING = 0.7
-# Puts one turn next behind another.
+# Puts one turn directly after another.
 AFTER_FACTOR = 0.999
 
-# Bounds for a search that nobody asked for. The best hit has to hold so much of the query's weight (over 240 questions
+# Bounds for a search that was not asked for. The best hit has to hold so much of the query's weight (over 240 questions
 # of LongMemEval, 550 turns each, it held 0.3 or more), or, since a question may have several parts, the best few
 # together so much. Then hits below a tenth of the best score are left out, and below a twentieth of the query's weight.
 LEAST_BEST_SHARE = 0.25

@@ -22,7 +22,7 @@ DAY_S = 86_400
 
 
 class _Gone(Struct, frozen=True):
-    """The part of a memory that is gone, as its marks tell."""
+    """The part of a memory that is gone, as its marks show."""
 
     erased: Erased
     # The lowest number among it; 0: no exchange.
@@ -33,13 +33,13 @@ class _Gone(Struct, frozen=True):
     places: Mapping[int, int]
 
     def was_known_to(self, e: Exchange) -> bool:
-        """Returns whether an exchange may have been given it: one that had ended before it was said was not."""
+        """Returns whether an exchange may have been given it: one that had ended before it came was not."""
         return e.seq >= self.first or max(e.touched, e.ended or 0.0, e.stopped or 0.0) >= self.begun_at
 
     def may_be_used_by(self, e: Exchange, rules: Rules) -> bool:
         """Returns whether hidden rounds of an exchange may have used it, in its words or in others.
 
-        In others: behind it in its conversation, or where a block went too. Such rounds are not even read.
+        In others: after it in its conversation, or where a block went too. Such rounds are not even read.
         """
         if e.full is None or exchanges.is_step(e):
             return False
@@ -60,7 +60,7 @@ async def erase_additions(
         return None
     start = 0
     if gone.first:
-        # A turn that took its number before may have been under way still (not a day) when it was said, and found it.
+        # A turn that took its number before may have been under way still (not a day) when it came, and found it.
         start = await connection.value(SQL["begun_before"], (agent, gone.first, gone.begun_at - DAY_S)) or 0
     rows = await connection.rows(SQL["additions"], (agent, start, after, limit))
     for id, step in rows:
@@ -94,7 +94,10 @@ async def _load_gone(connection: Connection, agent: int) -> _Gone | None:
 
 
 def _left_of(e: Exchange, above: Exchange | None, gone: _Gone, rules: Rules) -> Exchange:
-    """Returns what stays of an exchange. above: the step of a run whose calls it answers; None: it answers none."""
+    """Returns what stays of an exchange.
+
+    above: the step of a run with the calls that it answers; None: it answers none.
+    """
     notes = {
         place: "" if note and rules.quotes(note, gone.erased) else note for place, note in e.notes.items()
     }

@@ -1,6 +1,6 @@
-"""Agents: whose memory a row belongs to.
+"""Agents: the owners of memories.
 
-Every turn needs its agent's secret, so those lately used are kept at hand.
+Every turn needs its agent's secret, so those lately used are cached.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ async def load_numbers(connection: Connection, id: int) -> Numbers | None:
 
 
 async def create_agent(connection: Connection, draft: Agent) -> Agent:
-    """Stores a draft. Returns it, or the agent that was there first, whose secret is another than the draft's."""
+    """Stores a draft. Returns it, or the agent that was there first, with a secret other than the draft's."""
     scope = draft.scope
     row = await connection.row(
         SQL["agent_insert"],
@@ -95,7 +95,7 @@ class Agents:
         self._cached = cached
         self._found: OrderedDict[Scope, Agent] = OrderedDict()
         self._drafts: OrderedDict[Scope, Agent] = OrderedDict()
-        # Drafts whose scope has got an agent: turns under way may hold them still.
+        # Drafts of scopes that have got an agent: turns under way may hold them still.
         self._spent: OrderedDict[str, Agent] = OrderedDict()
         # Held by who begins an agent, or waits for that; it goes with the last of them.
         self._beginning: WeakValueDictionary[Scope, asyncio.Lock] = WeakValueDictionary()
@@ -166,8 +166,8 @@ class Agents:
     ) -> Agent:
         """Stores the draft on which a turn was planned, with its blocks, if no other turn has. Returns it as stored.
 
-        Raises: Stale: what the draft has become was forgotten, or its scope has another agent, whose secret is not the
-        one that the turn's hashes are keyed with.
+        Raises: Stale: what the draft has become was forgotten, or its scope has another agent with a secret other
+        than the one that the turn's hashes are keyed with.
         """
         if draft.uid in self._spent and await find_agent(connection, draft.scope) is None:
             raise Stale("something was forgotten while this turn was under way")
@@ -184,11 +184,11 @@ class Agents:
         self._keep(self._found, agent.scope, agent)
 
     def forget(self, scope: Scope) -> None:
-        """Drops it from the cache, so that it is read anew. Requests that have the scope's draft keep it."""
+        """Drops it from the cache, so that it is read again. Requests that have the scope's draft retain it."""
         self._found.pop(scope, None)
 
     def clear(self) -> None:
-        """Asks the database anew from now on. Requests side by side keep their draft: two would have two secrets."""
+        """Asks the database again from now on. Parallel requests retain their draft: two would have two secrets."""
         self._found.clear()
 
     def _keep(self, entries: OrderedDict[K, Agent], key: K, agent: Agent) -> None:

@@ -15,11 +15,11 @@ from storage.sql.statements import load, rows_of
 SQL = load("attached.sql")
 
 _MEMORIES = (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER)
-MOST_MEMORIES = 7  # beside the agent's own, so that a search asks eight
+MOST_MEMORIES = 7  # besides the agent's own, so that a search asks eight
 
 
 async def attach(connection: Connection, agent: int, kind: str, target: int) -> bool:
-    """Attaches something behind what is there. False: it is attached already, and stays in its place.
+    """Attaches something after what is there. False: it is attached already, and stays in its place.
 
     Raises: OverLimit: a search would have to ask too many memories.
     """

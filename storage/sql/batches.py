@@ -1,4 +1,4 @@
-"""Batches: sends to many agents, each of which is a run whose turn is written when it ends.
+"""Batches: sends to many agents, each a run with a turn that is written when it ends.
 
 Where an item stands is a row of numbers; its words lie in `run_texts` until its turn is an exchange. Items are written
 by pages, each one transaction that checks first that the batch's job still runs here.
@@ -94,7 +94,7 @@ class Batches(Group):
             await connection.run(SQL["item_insert"], (stored.id, batch))
 
     async def start(self, batch: Batch) -> None:
-        """Enqueues the job of a batch whose items are all there."""
+        """Enqueues the job of a batch once all its items are there."""
         await self._jobs.enqueue(BATCH, NO_AGENT, batch.uid, orjson.dumps({"batch": batch.id}))
 
     async def drop_unstarted(self, before: float, at: float) -> int:
@@ -164,7 +164,7 @@ class Batches(Group):
 
     @reads
     async def item(self, connection: Connection, batch: int, run_uid: str) -> BatchItem | None:
-        """Returns the item of a batch whose run has this public name; None where it is gone."""
+        """Returns the item of a batch by its run's public name; None where it is gone."""
         row = await connection.row(SQL["by_uid"], (batch, run_uid))
         return None if row is None else _item(row)
 
@@ -360,7 +360,7 @@ async def _edit(
 ) -> list[object]:
     """Writes the edits of a round, each on the version that its result was made on. Raises: WriteConflict.
 
-    Returns them as they are kept, until there is an exchange that they came from.
+    Returns them as they are stored, until there is an exchange that they came from.
     """
     versions, made = dict(read), list[object]()
     for block, value, op in merged.writes:
@@ -419,7 +419,7 @@ def _of(op: BlockOp, exchange: int) -> BlockOp:
 
 
 def _origin(exchange: int) -> bytes:
-    """Returns the sources of a value whose exchange is known now: with its number they take the room of before."""
+    """Returns the sources of a value once its exchange is known: with its number they take the room of before."""
     return f"[{exchange}]".ljust(SOURCES_ROOM - _width(exchange)).encode()
 
 

@@ -24,8 +24,8 @@ SQL = load("statements.sql")
 _FOLLOWED = 200  # memories that one write gives a block: 4 ms, for which turns may have to wait
 DEFAULT_ORIGIN = "default"
 UNDO_ORIGIN = "undo"
-# The origin of a version whose value was erased: there is nothing to bring back. It is short, so that the row does not
-# grow (storage/sqlite/padding.py says why).
+# The origin of a version with an erased value: there is nothing to bring back. It is short, so that the row does not
+# grow (storage/sqlite/padding.py explains why).
 FORGOTTEN_ORIGIN = "-"
 
 
@@ -44,7 +44,7 @@ async def load_blocks(connection: Connection, agent: int, *, keep_shared: bool =
 def seen(blocks: Iterable[tuple[int, Block]]) -> list[Block]:
     """Returns the blocks that an agent sees: its own and its profile's in the order they were made, then attached ones.
 
-    blocks: each with whose it is: 0 the agent's own, 1 its profile's, beyond that the place of an attached one. Of a
+    blocks: each with its owner: 0 the agent's own, 1 its profile's, beyond that the place of an attached one. Of a
     label the own one counts, then the shared one.
     """
     counting: dict[str, tuple[int, Block]] = {}
@@ -88,9 +88,9 @@ async def follow_blocks(
 ) -> bool:
     """Brings what is stored up to what the settings say of a profile's blocks now; True while there is more of it.
 
-    Descriptions, limits and who may write are the settings' alone. So is a shared value as long as nobody has written
-    in it; what lies in people's own blocks is theirs. Who lacks a block is given it. What the settings say no more
-    stays: it may hold what somebody said.
+    Descriptions, limits and permissions come from the settings alone. So does a shared value that was never written
+    to; the values of people's own blocks stay. Missing blocks are added. Blocks that the settings no longer name
+    stay: they may hold a user's words.
     """
     for block, is_shared in [*((b, 0) for b in own), *((b, 1) for b in shared)]:
         settings = (block.description, block.limit, int(block.read_only))
@@ -129,7 +129,7 @@ async def write_block(
     """Sets the value if the block is still at that version. Raises: WriteConflict, BlockOverLimit, NotFound.
 
     is_bounded: False where the value has to be written however long it is.
-    room: bytes for its sources, where they are told later: the row must not grow then.
+    room: bytes for its sources, where they are added later: the row must not grow then.
     """
     found = await get_block(connection, block)
     # Compare and set: whoever read an older version has not seen what it would overwrite.
@@ -248,7 +248,7 @@ class Blocks(Group):
 
     @reads
     async def followed(self, connection: Connection) -> bytes | None:
-        """Returns the digest of the settings that the stored blocks follow; None: nobody has noted it."""
+        """Returns the digest of the settings that the stored blocks follow; None: it is not stored."""
         found: bytes | None = await connection.value(SQL["followed"])
         return found
 
@@ -260,7 +260,7 @@ class Blocks(Group):
     async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
         """Brings the stored blocks of a profile up to the settings; ids and versions of the arguments do not count.
 
-        The values of people's own blocks stay, and so does a shared one that somebody has written in.
+        The values of people's own blocks stay, and so does a shared one that was written to.
         """
         # The transactions are short, because turns wait for each.
         while await self._database.bulk(

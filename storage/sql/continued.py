@@ -1,6 +1,6 @@
 """The parts of an exported memory that only what was made over REST has: definitions, attached things, tags, runs.
 
-While an import grows nobody finds them: they are of a project that nobody has, and attached under kinds that nobody
+While an import grows they are hidden: they belong to a project without keys, and are attached under kinds that nothing
 looks for. `settle_in` gives them to their project.
 """
 

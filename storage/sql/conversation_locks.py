@@ -1,10 +1,10 @@
 """Lines: queues in which the processes that share a database stand, each held by one of them at a time under a lease.
 
-    if await lines.take("a", 15.0): ...      # ours for so long, unless it is prolonged
-    left = await lines.want("a")             # somebody else's: whoever gives it back hands it to us
+    if await lines.take("a", 15.0): ...      # held here for so long, unless it is prolonged
+    left = await lines.want("a")             # held elsewhere: its holder passes it on
     await lines.give("a")
 
-Whoever gives a line back tells the others its name. A process that dies leaves its lines until their leases run out.
+A process that releases a lock notifies the others of its name. Locks of a dead process stay until their leases end.
 What must be right does not rest on a lease: writes check the revision that they were planned on.
 """
 
@@ -43,7 +43,7 @@ class Lines(Group):
         self._database.when_recovered(function)
 
     async def take(self, name: str, seconds: float) -> bool:
-        """Takes a line, or prolongs the lease of one that is ours. False: another process has it."""
+        """Takes a lock, or prolongs the lease of one that is held here. False: another process has it."""
         values = (name, self._me, self._now(), seconds)
         return bool(await self._database.write_one(SQL["take"], values))
 
@@ -53,7 +53,7 @@ class Lines(Group):
         return max(0.0, found[0][0]) if found else None
 
     def prolong(self, names: Collection[str], seconds: float) -> Future[None]:
-        """Prolongs the leases of lines that are still ours."""
+        """Prolongs the leases of locks that are still held here."""
 
         async def write(connection: Connection) -> None:
             await rows_of(connection, SQL["prolong"], [*names], self._me, self._now(), seconds)
@@ -75,7 +75,7 @@ class Lines(Group):
         return giving
 
     async def held(self, names: Collection[str]) -> set[str]:
-        """Returns those of some lines that somebody holds."""
+        """Returns those of some locks that are held."""
 
         async def read(connection: Connection) -> set[str]:
             return {row[0] for row in await rows_of(connection, SQL["held"], [*names], self._now())}

@@ -1,7 +1,7 @@
 """Conversations as the agents API knows them: made, listed, changed, taken away.
 
-What was said of one over REST is a definition under its public name. One that was taken away keeps its row, under a
-name that nobody can send, and is not found any more.
+Its definition over REST is stored under its public name. One that was deleted retains its row, under a
+name that cannot be sent, and is not found any more.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SQL = load("conversations.sql")
 
 # The columns of a conversation, in front of those of its agent.
 _OWN = 7
-# The fewest rows that are read at once of a list some of whose rows may drop out.
+# The fewest rows that are read at once of a list from which rows may drop out.
 _FEW = 20
 _FIRST, _LAST = (-1.0, -1), (1e300, 2**62)
 
@@ -54,7 +54,7 @@ class Conversations(Group):
     async def create(
         self, connection: Connection, agent: Agent, uid: str, body: dict[str, Any], *, at: float
     ) -> ConversationEntry:
-        """Makes a conversation of ours, empty.
+        """Creates an empty stored conversation.
 
         Raises: NotFound: the agent is gone; WriteConflict: the name is taken.
         """
@@ -72,7 +72,7 @@ class Conversations(Group):
     async def change(
         self, connection: Connection, found: ConversationEntry, body: dict[str, Any], *, at: float
     ) -> ConversationEntry:
-        """Says something else of a conversation. Raises: Overtaken: somebody else did since; NotFound."""
+        """Changes a conversation's definition. Raises: Overtaken: another writer did since; NotFound."""
         agent, uid, project = found.agent, found.conversation.uid, found.agent.scope.project
         await connection.lock(agent.id)
         now = await find_conversation(connection, project, uid)

@@ -28,7 +28,7 @@ _CALLED = {
     DefinitionKind.MCP: "an MCP server",
     DefinitionKind.IDENTITY: "an identity",
 }
-# The fewest rows that are read at once of a list some of whose rows may drop out.
+# The fewest rows that are read at once of a list from which rows may drop out.
 _FEW = 20
 _MANY = 1000  # agents that a count reads at once
 COLUMNS = 10  # of an agent, in front of those of its definition

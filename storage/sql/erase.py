@@ -6,7 +6,7 @@
     passages   those that came from an erased exchange, are a file's that goes, or too old
     facts      likewise
     blocks     versions that came from one, and those built on them; a new value is made of what is left
-    run_texts  what runs of the memory hold beside their exchanges
+    run_texts  what runs of the memory hold besides their exchanges
     readings   what runs of its sleeptime agents hold of it
     additions  notes and hidden rounds that may quote what is gone
     end        marks and intention are deleted
@@ -57,7 +57,7 @@ class ErasingWork(Struct, frozen=True):
     # The intention's row.
     id: int
     agent: int
-    # What it says.
+    # Its text.
     target: dict[str, Any]
     rules: Rules
     # Seconds.
@@ -140,7 +140,7 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
         return
     place = seq - e.seq if seq < e.seq + len(e.inputs) else -1
     redactions = e.redactions | {place}
-    # Results of tools (`t`) do not count: with nothing but these left, nobody said anything here any more.
+    # Results of tools (`t`) do not count: with nothing but these left, the exchange has no message any more.
     left = [i for i, atoms in enumerate(e.inputs) if i not in redactions and atoms and atoms[0][:1] != b"t"]
     if e.shown_reply is not None and -1 not in redactions:
         left.append(-1)
@@ -165,7 +165,7 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
 async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: int | None = None) -> None:
     """Erases what an exchange took the place of: a transcript that grew, a cancelled request, an answer repeated.
 
-    Nobody is shown these, nor what was cancelled behind them, so nobody can name them. seq: the message that is
+    These are not shown, nor is what was cancelled after them, so they cannot be named. seq: the message that is
     forgotten; of a reply their replies alone.
     """
     e = await exchanges.load_exchange(connection, agent, id)
@@ -180,7 +180,7 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
             assert x is not None
             await _erase_message(connection, agent, other, x.seq + len(x.inputs))
         else:
-            # Where nobody heard its reply, the message of a cancelled send behind it came along to its successor.
+            # Where its reply was not heard, the message of a cancelled send after it came along to its successor.
             after = await read_ids(connection, "cancelled_after", (agent, e.conversation, other))
             await _erase_all(connection, agent, [other, *after])
 
@@ -223,7 +223,7 @@ def _erasing(kind: str) -> ErasingPhase:
                 await connection.run(SQL[f"{kind}_erase"], (id, agent))
                 if kind == "fact":
                     await connection.run(SQL["fact_ended_erase"], (id, agent))
-                # Its day is kept until what quotes it is gone too.
+                # Its day is stored until what quotes it is gone too.
                 await exchanges.mark(connection, agent, "day", (b"",), int(at // DAY_S))
                 await forget_indexed(connection, agent, [seq])
         return rows[-1][0] if len(rows) == _READ_PAGE else None
@@ -261,7 +261,7 @@ async def _rebuild_blocks(connection: Connection, work: ErasingWork, after: int)
 async def _hand_over(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Leaves the blocks that others see to them, with what an agent wrote there.
 
-    A person takes along what was said, from every block.
+    Forgetting a person erases their messages' traces from every block.
     """
     if work.target["all"][1] == API_PROFILE:
         await hand_over_blocks(connection, work.agent)

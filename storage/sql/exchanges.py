@@ -100,7 +100,7 @@ def unpack_notes(data: bytes | None) -> dict[int, str]:
 def make_exchange(
     row: Row, input_: bytes | None = None, shown_reply: bytes | None = None, full: bytes | None = None
 ) -> Exchange:
-    """Makes the record of a row of `{skeleton}`; behind it there may be more."""
+    """Makes the record of a row of `{skeleton}`; more columns may follow."""
     (
         id, conversation, parent, depth, seq, offset, length, begun, touched, ended, stopped,
         state, superseded, continued, active, edits, merged, size, head, evicted, prior, section,
@@ -252,14 +252,14 @@ async def load_numbers(connection: Connection, agent: Agent) -> AgentNumbers | N
     return None if row is None else AgentNumbers(*row)
 
 
-# How long the lists are that `pool_found` takes: longer ones are cut, their newest part kept.
+# How long the lists are that `pool_found` takes: longer ones are cut, their newest part stays.
 _REPLIES, _MARKS = 64, 32
 
 
 async def load_pool(
     connection: Connection, agent: int, probes: Probes, conversation: int | None, since: int | None = None
 ) -> list[Exchange]:
-    """Returns all exchanges that may matter, parents before their children; skeletons, but for what was said last.
+    """Returns all exchanges that may matter, parents before their children; skeletons, but for the last messages.
 
     conversation: the only one that matters, if it is known; if the probes name one, nothing else does.
     since: openings from this number on matter, too; None: they do not.
@@ -373,7 +373,7 @@ def update_values(e: Exchange, *, is_whole: bool = False) -> list[Any]:
 async def add_conversation(
     connection: Connection, agent: int, uid: str, key: str | None, now: float
 ) -> Conversation:
-    """Begins a conversation. One whose public name is taken gets another."""
+    """Begins a conversation. One with a taken public name gets another."""
     id = await connection.value(SQL["conversation_insert"], (agent, uid, key, now, now))
     if id is None:
         uid = uuid.uuid4().hex

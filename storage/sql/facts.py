@@ -49,7 +49,7 @@ class Facts(Group):
 
     @reads
     async def blocks(self, connection: Connection, agent: int) -> tuple[Block, ...]:
-        """Returns an agent's blocks. Shared ones are read-only here: what one user says is not for the others."""
+        """Returns an agent's blocks. Shared ones are read-only here: one user's words are not for the others."""
         return await load_blocks(connection, agent, keep_shared=True)
 
     @effect
@@ -86,7 +86,7 @@ class Facts(Group):
 async def keep_facts(
     connection: Connection, agent: int, facts: Sequence[tuple[LearnedFact, BlockOp]], now: float
 ) -> None:
-    """Adds the facts that a model has kept within a turn."""
+    """Adds the facts that a model has saved within a turn."""
     of = await load_agent(connection, agent) if facts else None
     for fact, _ in facts:
         assert of is not None  # its turn has just been written
@@ -94,7 +94,7 @@ async def keep_facts(
 
 
 async def _keep(connection: Connection, agent: Agent, fact: LearnedFact, now: float) -> None:
-    """Adds a fact unless one that says the same is there; the facts that it replaces end in any case."""
+    """Adds a fact unless an equal one is there; the facts that it replaces end in any case."""
     key, since = hash_key(agent.secret, fact.key), fact.valid_from or now
     id = await connection.value(SQL["same"], (agent.id, key))
     if id is None:
@@ -110,7 +110,7 @@ async def _keep(connection: Connection, agent: Agent, fact: LearnedFact, now: fl
 
 
 def hash_key(secret: bytes, key: str) -> bytes:
-    """Returns a fact's key as it is stored: nobody can try words against it once the secret is gone."""
+    """Returns a fact's key as it is stored: no words can be tried against it once the secret is gone."""
     return blake2b(key.encode("utf-8", "replace"), key=secret, digest_size=16).digest()
 
 

@@ -27,7 +27,7 @@ _PARTS = 256  # of a file's text that are read at once
 
 
 async def add_file(connection: Connection, draft: StoredFile, *, renames: bool) -> StoredFile:
-    """Adds a file whose text is still to come. renames: a name that is taken gets a number.
+    """Adds a file; its text is still to come. renames: a name that is taken gets a number.
 
     Raises: WriteConflict: the name is taken; OverLimit; NotFound: there is no such folder.
     """
@@ -74,7 +74,7 @@ class Files(Group):
 
     @bulk_writes
     async def write(self, connection: Connection, file: StoredFile, texts: Sequence[str]) -> None:
-        """Adds parts behind those that are there. Raises: NotFound: the file or its folder is gone."""
+        """Adds parts after those that are there. Raises: NotFound: the file or its folder is gone."""
         await connection.lock(file.memory)
         if await connection.row(SQL["get"], (file.uid, file.memory)) is None:
             raise NotFound(f"there is no file {file.uid!r}")
@@ -83,7 +83,7 @@ class Files(Group):
 
     @writes
     async def complete(self, connection: Connection, file: StoredFile) -> StoredFile:
-        """Says that all of its text is there. Raises: NotFound: it is gone."""
+        """Marks its text as complete. Raises: NotFound: it is gone."""
         if not await connection.run(SQL["set_state"], (COMPLETED, file.id, file.memory)):
             raise NotFound(f"there is no file {file.uid!r}")
         return replace(file, state=COMPLETED)
@@ -129,7 +129,7 @@ class Files(Group):
     async def unfinished(
         self, connection: Connection, before: float, limit: int = 100
     ) -> builtins.list[tuple[int, int]]:
-        """Returns (memory, row) of files that were begun before a time and whose text did not come to its end."""
+        """Returns (memory, row) of files that were begun before a time and have no complete text."""
         rows = await connection.rows(SQL["unfinished"], (PARSING, before, limit))
         return [(row[0], row[1]) for row in rows]
 

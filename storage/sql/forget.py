@@ -157,7 +157,7 @@ class Forgetting(Group):
             pass
 
     async def run(self, id: int, until: Callable[[], bool] = lambda: False) -> bool:
-        """Runs to the end, unless `until` says that it is enough for now. True when all is gone."""
+        """Runs to the end, unless `until` ends it for now. True when all is gone."""
         while before := self._before.get(id):
             if not await self.run(before[0], until):
                 return False
@@ -189,7 +189,7 @@ class Forgetting(Group):
         self._heard.append(forget)
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
-        """Takes what was forgotten out of the database's own old copies. False: somebody still reads them."""
+        """Takes what was forgotten out of the database's own old copies. False: they are still being read."""
         self._gone()
         return await self._database.sweep(wait_ms=wait_ms)
 
@@ -225,7 +225,7 @@ async def begin_forgetting(connection: Connection, agent: int, target: ForgetTar
 async def _step(
     connection: Connection, id: int, rules: Rules, at: _Cursor, now: float
 ) -> tuple[_Cursor | None, bool, int]:
-    """Runs one transaction of a phase. Returns where to go on, whether epochs may have changed, and whose it is."""
+    """Runs one transaction of a phase. Returns where to go on, whether epochs may have changed, and the agent."""
     # Another process may have ended it.
     row = await connection.row(SQL["intended"], (id,))
     if row is None:
@@ -234,7 +234,7 @@ async def _step(
     phases = phases_of(work.target)
     await connection.lock_sharers(work.agent)
     phase, after = at
-    # What was begun by another process, or was left off in another table, begins anew: each phase can be done again.
+    # What was begun by another process, or was left off in another table, starts over: each phase can be repeated.
     if phase not in phases:
         phase, after = next(iter(phases)), 0
     following = await phases[phase](connection, work, after)

@@ -99,7 +99,7 @@ class Forks(Group):
         return None
 
     async def _ending_with(self, connection: Connection, agent: int, source: int, upto: int) -> Exchange:
-        """Returns the exchange whose last message has this number. Raises: NotFound, NotForkable."""
+        """Returns the exchange that ends with the message of this number. Raises: NotFound, NotForkable."""
         id = await connection.value(SQL["holder"], (agent, source, upto))
         if id is None:
             raise NotFound(f"there is no message {upto} in this conversation")

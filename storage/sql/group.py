@@ -6,7 +6,7 @@
 
     await store.passages.count(agent)
 
-The decorator names the door of the database through which it goes, or says that it is an effect of a transaction to
+The decorator names the door of the database through which it goes, or marks it as an effect of a transaction to
 come. A function of a connection, which other transactions use too, becomes a method by `alone`.
 """
 
@@ -72,7 +72,7 @@ def bulk_writes(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Future[
 
 
 def effect(method: _Method[G, P, object]) -> Callable[Concatenate[G, P], Effect]:
-    """Makes a method that returns an effect, which does what the method says when it is run."""
+    """Makes a method that returns an effect, which runs the method's body when it is performed."""
 
     def making(self: G, /, *args: P.args, **kwargs: P.kwargs) -> Effect:
         return lambda connection: method(self, connection, *args, **kwargs)

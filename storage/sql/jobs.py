@@ -6,11 +6,11 @@
 
 A lane is an agent's jobs of one kind. One of them is its first: it alone is claimed, and keeps that place while it runs
 or waits to be tried again. When it has ended, the next one is; the schema sees to it. So a look at the queue finds what
-is next at once, however many stand behind. Of jobs that belong to no memory each key has a lane of its own.
+is next at once, however many follow. Among jobs that belong to no memory each key has a serial group of its own.
 
 Who holds a job. A lease stands in the job's row, with the clock that it is measured by. Processes that share a database
 go by its clock. One that owns its file goes by a clock of its own which never jumps; so what another opening of the
-file left running is nobody's, at once.
+file left running is free, at once.
 
 Every commit of a job checks, in its own transaction, that this attempt still runs and that the agent's epoch is the one
 the job was made on: what was forgotten meanwhile does not come back through work in flight.
@@ -79,7 +79,7 @@ def _wakes(
 
 
 class Jobs(Group):
-    """Durable work. Times are the store's: it knows what is due and whose lease has run out."""
+    """Durable work. Times are the store's: it knows what is due and which leases have run out."""
 
     def __init__(
         self, database: Database, now: Callable[[], float | None], tick: Callable[[], float | None]
@@ -130,7 +130,7 @@ class Jobs(Group):
         values = (now, kinds, self._holder, self._tick())
         wait: float | None = await connection.value(SQL["due_in"], values)
         if self._database.is_shared:
-            # Whoever enqueued a job may have died before it told anybody.
+            # The process that enqueued a job may have died before its notification.
             wait = _LOOK_S if wait is None else min(_LOOK_S, wait)
         return None if wait is None else max(0.0, wait)
 
@@ -186,9 +186,9 @@ class Jobs(Group):
     async def claim(
         self, kinds: Sequence[str], *, lease_s: float, tries: int, running: Collection[int] = ()
     ) -> Job | None:
-        """Claims the next job of these kinds for the time of the lease; None: nothing is due whose lane is free.
+        """Claims the next job of these kinds for the time of the lease; None: nothing is due in a free serial group.
 
-        A job whose lease ran out is taken over.
+        A job with an expired lease is taken over.
 
         tries: one that was never ended in so many is dead.
         running: jobs that the caller runs itself, however old their leases are.
@@ -233,7 +233,7 @@ class Jobs(Group):
 
     @reads
     async def is_held(self, connection: Connection, job: Job) -> bool:
-        """Says whether a job is this attempt's still, and its memory has not changed."""
+        """Returns whether a job is this attempt's still, and its memory has not changed."""
         return bool(await connection.value(SQL["is_held"], (job.id, job.attempt)))
 
     @reads
@@ -277,7 +277,7 @@ class Jobs(Group):
         await self._write(write)
 
     async def fail(self, job: Job, error: str, retry_in_s: float | None) -> str:
-        """Has the job tried again after that time, its lane waiting; None: it is dead. error: never what was said.
+        """Has the job tried again after that time, its serial group waiting; None: it is dead. error: never content.
 
         Returns what became of it: retrying, dead, dropped (its memory has changed), lost (another attempt's by now).
         """
@@ -288,7 +288,7 @@ class Jobs(Group):
         return await self._end(job, reason or job.error, delay_s, job.tries - 1)
 
     def let_go(self, job: Job) -> None:
-        """Ends a lease without the database, which may be out of reach: the next claim here tells it."""
+        """Ends a lease without the database, which may be out of reach: the next claim here reports it."""
         self._dropped.add((job.id, job.attempt))
 
     # -- operators and forgetting -------------------------------------------------------------------------------------

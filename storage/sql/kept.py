@@ -2,8 +2,8 @@
 
 A memory's part is right for one epoch, one next number and one `rev`: every change of what a look reads raises one of
 them (migrations/0012_kept.sql has the triggers). So a look asks for these first, and takes the rest from here where
-they are as they were. The process that owns its file need not even ask: it is told of each row of an agent that changes
-(storage/sqlite/watch.py). A turn that is committed hands on what it has changed itself.
+they are as they were. The process that owns its file need not even ask: it is notified of each row of an agent that
+changes (storage/sqlite/watch.py). A turn that is committed hands on what it has changed itself.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class _Place:
 class _Memory:
     """The part that all looks of a memory have in common, and the ends of its paths, those put last at the end."""
 
-    # As they were read or told last.
+    # As they were last read or notified.
     numbers: AgentNumbers
     # Those of them for which the rest is right.
     state: tuple[int, int, int]  # epoch, rev, next number
     has_tombs: bool
     blocks: list[Block]
     ops: list[BlockOp]
-    # Of these; beside them are `opening_bytes`, and those of each place.
+    # Of these; `opening_bytes` come in addition, and those of each place.
     bytes: int
     places: dict[_Name, _Place] = field(default_factory=dict)
     # All that a list may repeat or extend, the newest last, and perhaps some that nothing can any more; None:
@@ -90,12 +90,12 @@ class SnapshotCache:
                 self.drop(agent)
 
     def find(self, agent: int, key: str | None, path: bytes | None) -> MemorySnapshot | None:
-        """Returns a look as it would be read now; None where what is kept is not of now."""
+        """Returns a snapshot as it would be read now; None where the cache is not of now."""
         memory = self._memories.get(agent)
         if memory is None:
             return None
         numbers = memory.numbers
-        # Not of now; or a turn was committed, and told, that will be kept in a moment.
+        # Not of now; or a turn was committed, and notified, that will be cached in a moment.
         if memory.state != (numbers.epoch, numbers.rev, numbers.next_seq):
             return None
         if key is None and path is None:
@@ -164,9 +164,9 @@ class SnapshotCache:
             self._shrink()
 
     def committed(self, write: TurnWrite, done: Committed) -> None:
-        """Takes in a turn that was committed: what is kept goes on with its numbers, or is dropped.
+        """Takes in a turn that was committed: the cached entry goes on with its numbers, or is dropped.
 
-        The exchange of the write, or of what is done, becomes the end that is kept: nobody else needs it any more.
+        The exchange of the write, or of what is done, becomes the cached end: nothing else needs it any more.
         """
         agent = done.agent.id
         memory = self._memories.get(agent)
@@ -175,7 +175,7 @@ class SnapshotCache:
         epoch, rev, next_seq = memory.state
         if epoch == done.agent.epoch and 0 < done.seq < next_seq:
             return  # it was read after this turn
-        # An edit raises `rev`; and where somebody else has taken a number, or none was taken, this is not the present.
+        # An edit raises `rev`; and where another writer has taken a number, or none was taken, this is not the present.
         if write.ops or epoch != done.agent.epoch or done.seq != next_seq:
             self.drop(agent)
             return
@@ -207,14 +207,14 @@ class SnapshotCache:
         self._shrink()
 
     def drop(self, agent: int) -> None:
-        """Drops what is kept of one memory."""
+        """Drops the cached entries of one memory."""
         memory = self._memories.pop(agent, None)
         if memory is not None:
             self._clear(memory)
             self.bytes -= memory.bytes + memory.opening_bytes
 
     def clear(self) -> None:
-        """Drops everything, as where nobody knows what has changed."""
+        """Drops everything, as where it is unknown what has changed."""
         self._memories.clear()
         self.bytes = 0
 
@@ -255,7 +255,7 @@ class SnapshotCache:
 
 
 def _go_on(place: _Place, e: Exchange, write: TurnWrite, done: Committed) -> None:
-    """Moves the end of a path to the exchange that was committed behind it, or with which it begins."""
+    """Moves the end of a path to the exchange that was committed after it, or with which it begins."""
     # The exchange has moved its conversation once.
     old = place.conversation
     place.conversation = Conversation(old.id, old.uid, old.key, old.rev + 1, old.tip)

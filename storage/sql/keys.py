@@ -1,6 +1,6 @@
-"""Gateway keys. Only their SHA-256 is kept: keys are long and random, so nothing slower is needed to protect them.
+"""Gateway keys. Only their SHA-256 is stored: keys are long and random, so nothing slower is needed to protect them.
 
-An empty file beside the database, `<real path>.keyed`, says that there are keys: a gateway whose database cannot be
+An empty file next to the database, `<real path>.keyed`, marks that there are keys: a gateway whose database cannot be
 read any more must still know that it has a door.
 """
 
@@ -78,11 +78,11 @@ async def _revoke(connection: Connection, name_or_id: str, now: float) -> Key:
 
 
 class Keys(Group):
-    """The keys of callers. Those presented lately are kept in memory.
+    """The keys of callers. Those presented lately are cached.
 
-    So the common request costs no statement, and known callers stay known while the store is down. Nobody else writes a
-    file; what is known of a shared database is asked again after `DEAF_S`, and at once where another process tells of a
-    change.
+    So the common request costs no statement, and known callers stay known while the store is down. No other process
+    writes a file; what is known of a shared database is asked again after `DEAF_S`, and at once where another process
+    notifies of a change.
     """
 
     def __init__(self, database: Database, now: Callable[[], float], path: str | None) -> None:
@@ -102,7 +102,7 @@ class Keys(Group):
     async def create(
         self, project: str, name: str, memory: str | None = None, opens: str | None = None
     ) -> tuple[Key, str]:
-        """Returns a new key and its plain text, which nobody can ask for again. memory, opens: as in `Key`."""
+        """Returns a new key and its plain text, which cannot be retrieved again. memory, opens: as in `Key`."""
         plain = PREFIX + secrets.token_urlsafe(32)
         shown, now = plain[:SHOWN], self._now()
         values = (project, name, digest_of(plain), shown, now, memory, opens)
@@ -148,7 +148,7 @@ class Keys(Group):
         return tuple(Key(*row) for row in await connection.rows(SQL["key_list"]))
 
     async def find(self, presented: str) -> Key | None:
-        """Returns the key that was presented, unless it is revoked or was never ours. Raises: Unavailable."""
+        """Returns the key that was presented, unless it is revoked or unknown. Raises: Unavailable."""
         digest = digest_of(presented)
         # Keys may change while this one is read. What was read before goes into the book of before then.
         book = self._known
@@ -172,7 +172,7 @@ class Keys(Group):
         return key
 
     async def has_any(self) -> bool:
-        """Says whether a key was ever created. Revoked ones count: revoking the last must not open the server."""
+        """Returns whether a key was ever created. Revoked ones count: revoking the last must not open the server."""
         if not self._any and self._tick() >= self._none_until:
             book = self._known
             found = await self._database.read(lambda connection: connection.value(SQL["key_any"]))

@@ -126,7 +126,7 @@ class Messages(Group):
     async def rewrite(
         self, connection: Connection, agent: Agent, seq: int, edit: Callable[[Exchange], Exchange]
     ) -> StandingExchange:
-        """Gives a message another text; what was indexed of the old one goes, and so do summaries that may tell it.
+        """Gives a message another text; what was indexed of the old one goes, and so do summaries that may hold it.
 
         Raises: NotFound; Stale: something was forgotten since the agent was read; what `edit` raises.
         """
@@ -137,7 +137,7 @@ class Messages(Group):
         found = await _at(connection, agent.id, seq)
         e = edit(found.exchange)
         await exchanges.update_exchange(connection, agent.id, e, is_whole=True)
-        # The index does not find the old words from now on, not even by the messages beside this one; the exchange is
+        # The index does not find the old words from now on, not even by the messages next to this one; the exchange is
         # read again, where it was passed.
         if e.seq <= now.indexed_seq:
             await forget_indexed(connection, agent.id, range(e.seq, e.seq + len(e.inputs) + 1))

@@ -32,7 +32,7 @@ class MovedBlock(Struct, frozen=True):
     """A block that no memory owns."""
 
     project: str
-    # The one whose users share it, or "".
+    # The profile of the users that share it, or "".
     profile: str
     # Label, description, limit, read_only.
     values: tuple[Any, ...]
@@ -125,7 +125,7 @@ class Moving(Group):
 
     @bulk_writes
     async def put_block(self, connection: Connection, block: MovedBlock) -> None:
-        """Adds a block. One of the settings to which nobody has written becomes it; any other that is there counts."""
+        """Adds a block. One of the settings that was never written becomes it; any other that is there counts."""
         if await connection.row(SQL["block_named"], (block.uid,)) is not None:
             return
         where = (block.project, block.profile, block.values[0])
@@ -172,7 +172,7 @@ _Place = tuple[str, str, str, int]
 
 
 async def _place(connection: Connection, exchange: int | None) -> _Place | None:
-    """Returns whose an exchange is, and its number there; None where it is gone."""
+    """Returns the agent of an exchange, and its number there; None where it is gone."""
     if exchange is None:
         return None
     row = await connection.row(SQL["exchange_place"], (exchange,))

@@ -1,6 +1,6 @@
 """Blocks as the agents API knows them: by public names, made by themselves, attached to several agents.
 
-A block has an owner, whose end is its end; or a profile, whose users share it; or it is nobody's. `attached` says who
+A block has an owner, with which it ends; or a profile with users that share it; or neither. `attached` names who
 else sees it. Among the blocks that an agent sees a label is there once: whatever would make it two is a WriteConflict,
 for every agent that sees the block.
 """
@@ -51,7 +51,7 @@ async def add_block(
     origin: str,
     owner: int | None = None,
 ) -> BlockEntry:
-    """Makes a block; its id does not count. owner: the agent whose end is its end; None: it is nobody's.
+    """Makes a block; its id does not count. owner: the agent with which it ends; None: it has none.
 
     Raises: BlockOverLimit, WriteConflict.
     """
@@ -106,7 +106,7 @@ async def share_blocks(connection: Connection, memory: int) -> None:
 async def drop_copies(connection: Connection, project: str, memory: int, sleeper: int) -> None:
     """Takes from an agent the copies of a memory's blocks with which it was imported, before the memory was there.
 
-    One that nobody else sees is deleted, or its words would outlive the memory's.
+    One that no other agent sees is deleted, or its words would outlive the memory's.
     """
     seen = await seen_blocks(connection, [memory, sleeper])
     labels = {entry.block.label: entry.block.id for entry in seen[memory]}
@@ -127,7 +127,7 @@ async def _show_sleepers(connection: Connection, memory: int, block: int, label:
 
 
 async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) -> bool:
-    """Takes a block from an agent; one that is its own is nobody's then. False: it was neither.
+    """Takes a block from an agent; one that is its own has no owner then. False: it was neither.
 
     Those who read its memory see it no more either.
     """
@@ -141,7 +141,7 @@ async def detach_block(connection: Connection, agent: Agent, entry: BlockEntry) 
 async def hand_over_blocks(connection: Connection, agent: int) -> None:
     """Leaves the blocks that others see to them, with what an agent wrote there, before it goes.
 
-    Nothing of them counts as come from its exchanges any more, and its own ones that others have attached are nobody's.
+    Their contents lose their links to its exchanges, and its own ones that others have attached lose their owner.
     """
     for (block,) in await connection.rows(SQL["shared_with"], (agent,)):
         for version, exchange, listed in await connection.rows(SQL["history"], (block,)):
@@ -182,7 +182,7 @@ class NamedBlocks(Group):
             found += [entry for entry in map(_entry, rows) if _is_wanted(entry, wanted)]
             if len(rows) < _PAGE:
                 break
-            # What else is said of a block lies in a document, so some of a page may drop out.
+            # A block's details lie in a document, so some of a page may drop out.
             low, high = (low, rows[-1][0]) if page.newest_first else (rows[-1][0], high)
         return found[: page.limit]
 
@@ -273,7 +273,7 @@ class NamedBlocks(Group):
 
     @writes
     async def detach(self, connection: Connection, agent: Agent, uid: str) -> BlockEntry:
-        """Takes a block from an agent. One that is its own is nobody's then. Raises: NotFound."""
+        """Takes a block from an agent. One that is its own has no owner then. Raises: NotFound."""
         await connection.lock_sharers(agent.id)
         entry = await find_block(connection, agent.scope.project, uid)
         if not await detach_block(connection, agent, entry):
@@ -292,7 +292,7 @@ class NamedBlocks(Group):
 
 
 async def _held(connection: Connection, project: str, uid: str) -> BlockEntry:
-    """Returns a block that nobody else writes until the transaction ends. Raises: NotFound."""
+    """Returns a block that no other transaction writes until the transaction ends. Raises: NotFound."""
     await connection.lock_seers((await find_block(connection, project, uid)).block.id)
     return await find_block(connection, project, uid)
 

@@ -1,4 +1,4 @@
-"""The operator's lists: whose memories there are, which conversations they have, and how large each is."""
+"""The operator's lists: the memories, the conversations they have, and how large each is."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PageEnd = tuple[float, int]
 
 
 class Overview(Group):
-    """Pages of memories and of conversations. They may take long: each counts what was said."""
+    """Pages of memories and of conversations. They may take long: each counts messages."""
 
     @long_reads
     async def memories(
         self, connection: Connection, project: str | None, *, after: int = 0, limit: int = 64
     ) -> list[ListedMemory]:
-        """Returns memories of people and of nobody's conversations, the oldest first.
+        """Returns memories of people and of conversations without a user, the oldest first.
 
         project: None: of all.
         after: the number of the last one on the page before.
@@ -46,7 +46,7 @@ class Overview(Group):
 
     @long_reads
     async def retained(self, connection: Connection, agent: int) -> Retained:
-        """Returns how much of what was said in a memory is retained, counted as in the lists."""
+        """Returns how much of a memory's content is retained, counted as in the lists."""
         rows = await rows_of(connection, SQL["said_in_memories"], [agent])
         return _retained(rows[0][1:] if rows else None)
 

@@ -21,7 +21,7 @@ from storage.sql.statements import load, rows_of
 
 SQL = load("statements.sql")
 
-# The fewest rows that are read at once of a list some of whose rows may drop out.
+# The fewest rows that are read at once of a list from which rows may drop out.
 _FEW = 20
 
 
@@ -56,7 +56,7 @@ async def keep_edit(connection: Connection, agent: int, text: str, op: BlockOp) 
 
 
 async def load_kept(connection: Connection, statement: str, parameters: Sequence[object]) -> list[Message]:
-    """Returns passages and facts as messages. A fact counts as said by the user, as whom it is searched for."""
+    """Returns passages and facts as messages. A fact counts as a message of the user, and is searched for as such."""
     return [
         Message(
             seq,

@@ -30,7 +30,7 @@ _READ_MS = 5_000.0
 MOST_TURNS = 1_000
 # The kind of an atom of what a tool returned.
 TOOL_ATOM = b"t"
-# The columns behind those of `{spoken}`.
+# The columns after those of `{spoken}`.
 _FULL, _IS_FOLLOWED, _OF_RUN = -3, -2, -1
 
 
@@ -120,23 +120,26 @@ class Readers(Group):
 
     @reads
     async def last_at(self, connection: Connection, memory: int) -> float | None:
-        """Returns when something was last said in a memory."""
+        """Returns the time of a memory's last turn."""
         at: float | None = await connection.value(SQL["last_at"], (memory,))
         return at
 
     @reads
     async def unslept(self, connection: Connection, limit: int, profiles: Sequence[str]) -> list[int]:
-        """Returns memories with something that their sleeptime agents have not read. profiles: whose users have one."""
+        """Returns memories with something that their sleeptime agents have not read.
+
+        profiles: those with such agents.
+        """
         return [id for (id,) in await connection.rows(SQL["unslept"], (limit, profiles))]
 
     @reads
     async def unlearned(self, connection: Connection, limit: int, but: Sequence[str] = ()) -> list[int]:
-        """Returns people's memories with something that nobody has read. but: profiles that others read."""
+        """Returns people's memories with unread turns. but: profiles that sleeptime agents read."""
         return [id for (id,) in await connection.rows(SQL["unlearned"], (limit, but))]
 
 
 def _is_decided(e: Exchange, now: float, idle_s: float) -> bool:
-    """Says whether the text and the standing of an exchange are settled: a turn followed it, or the idle time is over.
+    """Returns whether the text and state of an exchange are settled: a turn followed it, or the idle time is over.
 
     An exchange that is dated in the future was written before the clock was put back.
     """

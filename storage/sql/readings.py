@@ -34,7 +34,7 @@ async def find_reading(connection: Connection, sleeper: int) -> tuple[int, str] 
 
 
 async def advance_over(connection: Connection, reading: ReadSpan, at: float) -> None:
-    """Moves a reader's cursor behind what it has read, unless it stands elsewhere by now."""
+    """Moves a reader's cursor past what it has read, unless the cursor has moved meanwhile."""
     await connection.run(
         SQL["read_up_to"], (reading.upto, at, reading.memory, reading.reader, reading.cursor)
     )

@@ -46,7 +46,7 @@ class _Sifted(Struct, frozen=True):
 async def rebuild_block(connection: Connection, agent: int, block: int, rules: Rules, now: float) -> bool:
     """Drops the versions of a block that came from what is gone, and all that were built on them. True: it had some.
 
-    agent: whose memory something is gone from. What its items of batches have written that have no turn goes too.
+    agent: of the memory that has lost something. What its items of batches have written that have no turn goes too.
     """
     rows = await connection.rows(SQL["block_versions"], (block,))
     turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent, block))}
@@ -68,7 +68,7 @@ async def rebuild_block(connection: Connection, agent: int, block: int, rules: R
 
 
 async def _sift(connection: Connection, rows: Sequence[Row], turnless: Collection[int]) -> _Sifted:
-    """Tells what stays of a block's versions. Empties the edits that made those that do not.
+    """Returns what stays of a block's versions. Empties the edits that made those that do not.
 
     rows: of `block_versions`, oldest first.
     turnless: versions that go without an exchange that is gone.
@@ -86,7 +86,7 @@ async def _sift(connection: Connection, rows: Sequence[Row], turnless: Collectio
         if is_erased:
             later.append(Revised(value, is_erased=True))
             if exchange is not None and (call := call_of_origin(origin)) is not None:
-                # A sleeptime agent's, whose own exchange stays.
+                # A sleeptime agent's; its own exchange stays.
                 await connection.run(SQL["op_erase"], (exchange, call[1], _NO_ARGUMENTS))
         elif not later:
             clean[version] = value

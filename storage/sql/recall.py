@@ -39,7 +39,7 @@ _LONG_UNREAD = 2_000
 _READ_MS = 5_000.0
 _LOOKED_AMONG = 5000  # hits among which a search for passages, or for messages of one kind, looks for them
 _BATCH = 64  # exchanges indexed in one write
-# A round of the loop that takes longer says that the loop is busy; then further rounds would let the index lag.
+# A round of the loop that takes longer shows that the loop is busy; then further rounds would let the index lag.
 _BUSY_S = 0.005
 _KEPT_BATCH = 1000  # passages and facts not indexed yet that a search reads at most
 _KEPT_STEP = 64  # of them one step indexes: a part of a file has 2,000 characters, which take 0.4 ms
@@ -70,7 +70,7 @@ class Recall(Group):
         self._rules = rules
         self._memories = memories
         # Those that are being read for the first time: by agent, its epoch and how often something was dropped, because
-        # nobody who asks after a forgetting may get what was read before it.
+        # no query after a forgetting may get what was read before it.
         self._reading: dict[tuple[int, int, int], asyncio.Task[Remembered]] = {}
 
     @_mends
@@ -93,7 +93,7 @@ class Recall(Group):
         numbers: the agent's, as they were just read; None: they are read.
         skip: numbers that the request shows already.
         room: tokens that are to be filled; of short messages that takes more than `limit`.
-        takes: says which messages are wanted; the others are passed over.
+        takes: selects the wanted messages; the others are passed over.
         vector: the query's, which is compared with those of the same model.
 
         Raises: TooSlow, Unavailable; Corrupt: something of this memory is damaged.
@@ -140,7 +140,7 @@ class Recall(Group):
         limit: int = 16,
         deadline_ms: float = 150.0,
     ) -> list[Message]:
-        """Returns what tells most of this agent's memory as a whole, for a query that names nothing to look for.
+        """Returns what shows most of this agent's memory as a whole, for a query that names nothing to look for.
 
         For another query it is nothing. numbers, skip: as for `search`. Raises: TooSlow, Unavailable, Corrupt.
         """
@@ -200,7 +200,7 @@ class Recall(Group):
             else:
                 reading = partial(memory.read, now=now, rules=self._rules)
                 if not memory.take(await self._database.read(reading, deadline_ms=deadline_ms)):
-                    continue  # somebody else has brought it further meanwhile
+                    continue  # another process has brought it further meanwhile
             # Something was forgotten while it was read, and may be in it.
             if clears == self._memories.clears:
                 self._memories.keep(memory)
@@ -289,7 +289,7 @@ class Recall(Group):
 
     @reads
     async def outdated(self, connection: Connection, at_least: int, limit: int) -> list[int]:
-        """Returns agents whose index lacks that many messages."""
+        """Returns agents with an index that lacks that many messages."""
         return [id for (id,) in await connection.rows(exchanges.SQL["behind"], (at_least, limit))]
 
     async def index(self, agent: int) -> bool:

@@ -7,7 +7,7 @@ another process has written meanwhile; what they say has changed is read again, 
     epoch        something was forgotten: all
     indexed_seq  the chunks of the index that were written since
     stamp        the same, and every message
-    next_seq     what was said since, unless the query leaves it out anyway
+    next_seq     messages since, unless the query leaves it out anyway
 
 Numbers are read before what they stand for, so that this may be newer than they say, and never older. A turn that this
 process has committed is not read where it opens a conversation: it is handed on. One thread, the event loop's, uses it.
@@ -36,11 +36,11 @@ from storage.sql.terms import terms_since
 from storage.sql.vectors import VectorCache
 
 # The bytes that all may take together: a memory of 10,000 messages takes some 6 MB, one of a dozen that are not indexed
-# 13 kB, one of two 5 kB. With what is kept of looks and lists and the process itself it stays at some 150 MB.
+# 13 kB, one of two 5 kB. With cached snapshots and lists and the process itself it stays at some 150 MB.
 CACHE_BYTES = 21 << 20
 # The messages that were shown may take so much of one memory.
 _SHOWN_BYTES = 2 << 20
-# Measured: what a message takes beside its text, and one that is not there.
+# Measured: what a message takes besides its text, and one that is not there.
 _MESSAGE_BYTES, _NONE_BYTES = 300, 100
 # As many exchanges that are not indexed are read at once, and as many passages with facts; a query waits for no more.
 _TAIL = 64
@@ -72,11 +72,11 @@ class Remembered:
     position: int = 0
     # Messages, passages and facts that the index does not know, by seq.
     recent: dict[int, Message] = field(default_factory=dict)
-    # Those of them whose terms a query has needed.
+    # Those of them with terms that a query has needed.
     tail: Tail = field(default_factory=Tail)
     # The others.
     uncounted: list[Message] = field(default_factory=list)
-    # By seq, messages that were read because a query found them; None: nobody may see it.
+    # By seq, messages that were read because a query found them; None: it is hidden.
     shown: dict[int, Message | None] = field(default_factory=dict)
     # Since it was weighed.
     has_grown: bool = True
@@ -130,7 +130,7 @@ class Remembered:
         if reached < now.next_seq:  # numbers that no exchange has are those of passages and facts
             recent += await load_kept(connection, exchanges.SQL["kept_since"], (self.agent, position, _TAIL))
         reached = _end_of(fresh[-1]) if len(fresh) == _TAIL else max(now.next_seq, reached)
-        # One that is open tells nothing yet, so that it is read again.
+        # One that is open has no content yet, so that it is read again.
         reached = min([reached, *(e.seq for e in fresh if e.state is State.OPEN)])
         return News(before, now, reached, terms, recent)
 
@@ -191,7 +191,7 @@ class Remembered:
         return self.tail
 
     def messages(self, seqs: Sequence[int]) -> tuple[list[Message], list[int]]:
-        """Returns messages that were found, as far as somebody may see them, and those that have to be read before."""
+        """Returns messages that were found, as far as they are visible, and those that have to be read before."""
         recent, shown = self.recent, self.shown
         found: list[Message] = []
         unread: list[int] = []
@@ -204,7 +204,7 @@ class Remembered:
         return found, unread
 
     def keep(self, read: Mapping[int, Message | None]) -> None:
-        """Keeps messages that were read to be shown; None: nobody may see it."""
+        """Caches messages that were read to be shown; None: hidden."""
         self.has_grown = True
         for seq, m in read.items():
             if seq in self.shown:
@@ -263,7 +263,7 @@ class MemoryCache:
         """Hands an exchange that opens a conversation on to its memory, so that no query has to read it.
 
         One within a conversation is read: queries leave it out until another one begins, and until then nothing of it
-        is kept. Of a memory in which nothing was said before, all is known with its first turn.
+        is cached. Of a memory without earlier turns, all is known with its first turn.
         """
         if e.parent is not None:
             return
@@ -301,7 +301,7 @@ def document_of(m: Indexable) -> Document:
 
 
 def _end_of(e: Exchange) -> int:
-    """Returns the first number behind those of an exchange."""
+    """Returns the first number after those of an exchange."""
     return e.seq + len(e.inputs) + 1
 
 

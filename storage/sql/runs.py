@@ -1,4 +1,4 @@
-"""Runs of agents: one for each send to a conversation of ours, with its steps and what of it is not an exchange.
+"""Runs of agents: one for each send to a stored conversation, with its steps and what of it is not an exchange.
 
     created -> running -> completed | failed | cancelled
 
@@ -26,7 +26,7 @@ from storage.sql.statements import load, rows_of
 
 SQL = load("runs.sql")
 
-# Of the words of an error: some upstreams repeat the whole request in theirs.
+# Of the words of an error: some upstreams repeat the whole request in it.
 _MOST_WORDS = 4_000
 
 
@@ -60,7 +60,7 @@ async def create_run(connection: Connection, draft: Run, *, replaces: int | None
 
 
 async def begin_conversation(connection: Connection, agent: int, key: str, uid: str, at: float) -> int | None:
-    """Returns the conversation of ours with a key; it begins under the public name `uid` if it is not there.
+    """Returns the stored conversation with a key; it begins under the public name `uid` if it is not there.
 
     None: the name is taken.
     """
@@ -112,7 +112,7 @@ async def newest_run(connection: Connection, agent: int, conversation: int) -> R
 
 
 async def begin_run(connection: Connection, agent: int, run: int, at: float) -> Run:
-    """Begins a run that was only created. Returns it as it is now: ended, where somebody was faster.
+    """Begins a run that was only created. Returns it as it is now: ended, where another writer was faster.
 
     Raises: NotFound.
     """
@@ -123,9 +123,9 @@ async def begin_run(connection: Connection, agent: int, run: int, at: float) -> 
 async def end_run(
     connection: Connection, agent: int, run: int, state: RunState, stop: str, at: float, words: str = ""
 ) -> Run:
-    """Ends a run without a step. Returns it as it is now: as somebody who was faster has ended it. Raises: NotFound.
+    """Ends a run without a step. Returns it as it is now: as a faster writer has ended it. Raises: NotFound.
 
-    words: of the error that ended it, which quote nobody.
+    words: of the error that ended it; they quote no content.
     """
     if await connection.run(SQL["end"], (state, stop, at, run, agent)):
         await add_words(connection, agent, run, words)
@@ -148,7 +148,7 @@ async def add_step(connection: Connection, step: RunStep) -> None:
 
 
 async def load_waiting(connection: Connection, agent: int, conversation: int) -> RunStep | None:
-    """Returns the step at the tip of a conversation of ours if calls of it wait for somebody."""
+    """Returns the step at the head of a stored conversation if its calls wait for an answer."""
     row = await connection.row(SQL["waiting"], (conversation, agent))
     return None if row is None else _step(row)
 
@@ -176,7 +176,7 @@ async def load_texts(
 async def replace_text(
     connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes
 ) -> None:
-    """Gives a part another content: a request whose messages are exchanges now keeps its options.
+    """Gives a part another content: a request with its messages in exchanges retains its options.
 
     What it had must not be anybody's words, unless it was longer: it is not overwritten else.
     """
@@ -184,7 +184,7 @@ async def replace_text(
 
 
 async def erase_texts(connection: Connection, agent: int, after: int, limit: int) -> int | None:
-    """Erases a page of what an agent's runs hold beside their exchanges. Returns where to go on; None: that was all.
+    """Erases a page of what an agent's runs hold besides their exchanges. Returns where to go on; None: that was all.
 
     Of a run under way stay what was asked for and that a call was made, so that it is not made twice.
     """
@@ -299,7 +299,7 @@ class Runs(Group):
 
     @reads
     async def step(self, connection: Connection, project: str, agent_uid: str, seq: int) -> StepEntry:
-        """Returns the step whose exchange has this number. Raises: NotFound, also for one of another project."""
+        """Returns the step with the exchange of this number. Raises: NotFound, also for one of another project."""
         row = await connection.row(SQL["step_find"], (project, agent_uid, seq))
         if row is None:
             raise NotFound(f"there is no step {seq} of agent {agent_uid!r}")
@@ -340,19 +340,19 @@ class Runs(Group):
 
     @reads
     async def paused(self, connection: Connection, agents: Sequence[int], key: str) -> dict[int, RunStep]:
-        """Returns the steps that wait for somebody at the tips of these agents' conversations of a name."""
+        """Returns the steps that wait for an answer at the heads of these agents' conversations of a name."""
         rows = await rows_of(connection, SQL["paused"], agents, key)
         return {step.agent: step for step in map(_step, rows)}
 
     @writes
     async def judge(self, connection: Connection, step: RunStep, feedback: str | None) -> None:
-        """Notes how somebody judged a step."""
+        """Stores a step's rating."""
         await connection.lock(step.agent)
         await connection.run(SQL["feedback"], (feedback, step.exchange, step.agent))
 
     @reads
     async def live(self, connection: Connection) -> builtins.list[RunEntry]:
-        """Returns the runs whose clients wait for them, or did when a process left them behind."""
+        """Returns the runs that clients wait for, or waited for when their process ended."""
         return [_entry(row) for row in await connection.rows(SQL["live"])]
 
 

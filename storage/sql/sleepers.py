@@ -32,7 +32,7 @@ async def add_sleeper(
     """Makes an agent that reads a memory, from where it has been read. Returns the row of the new one's memory.
 
     body: of the definition of the memory's agent, from now on; None: a profile's has none.
-    Raises: Overtaken: that was changed since it was found, or somebody reads it already.
+    Raises: Overtaken: that was changed since it was found, or another agent reads it already.
     """
     memory = found.agent.id
     await connection.lock_sharers(memory)

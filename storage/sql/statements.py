@@ -14,7 +14,7 @@ those of pieces.sql are known in every file. What the two databases write differ
     {postgres:FOR UPDATE} words that PostgreSQL alone is given
     LIMIT ?3              LIMIT CAST(?3 AS INTEGER) in SQLite, which from 3.47 on compiles a bare one for each value
     +name                 keeps SQLite from the index on this column; PostgreSQL is given the name alone
-    {padded:35}           room and padding of a new row, whose columns are the first 35 values (sqlite/padding.py)
+    {padded:35}           room and padding of a new row with the first 35 values as columns (sqlite/padding.py)
     {size:32}             how large the first 32 values are in a row. SQLite's connection fills in these two.
 
 A missing name fails at import, not in the middle of a turn.
@@ -85,7 +85,7 @@ def _statement(name: str, sqlite: str, postgres: str, pieces: Mapping[str, str])
     text = _ONLY.sub("", _CLOCK.sub(r"?\1", _HAS.sub(_IN_SQLITE, _assemble(sqlite, pieces))))
     filled = _FILLED.search(text)
     if filled is not None:
-        # SQLite's connection adds these values behind those that both databases are given.
+        # SQLite's connection adds these values after those that both databases are given.
         last = max(int(number) for number in re.findall(r"\?(\d+)", text))
         text = _FILLED.sub(f"?{last + 1}, ?{last + 2}" if filled[1] == "padded" else f"?{last + 1}", text)
     laid_out, sizes = _for_sqlite(_LIMIT.sub(r"LIMIT CAST(\1 AS INTEGER)", text))
@@ -111,7 +111,7 @@ def _for_sqlite(text: str) -> tuple[str, Mapping[int, int]]:
         return text, sizes
 
     def moved(number: int) -> int:
-        # A list takes more than one placeholder, so that the parameters behind it have higher numbers here.
+        # A list takes more than one placeholder, so that the parameters after it have higher numbers here.
         return number + sum(size - 1 for other, size in sizes.items() if other < number)
 
     def placeholders(found: re.Match[str]) -> str:

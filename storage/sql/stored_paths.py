@@ -1,8 +1,8 @@
-"""Conversations of ours: one path each, which a send goes on from at its tip.
+"""Stored conversations: one path each, which a send continues at its head.
 
 A send reads with two statements what it goes on from, whatever the length of its memory, and writes step by step: the
 user's message before the model is asked, each reply before its tools run, their results before it is asked again. A
-step is planned on the conversation's `rev`; if somebody else moved it since, nothing is written.
+step is planned on the conversation's `rev`; if another writer moved it since, nothing is written.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ async def read_path(
 
     name: `default`, or its public one.
     context: tokens of the model's window; None: unknown, and then all of it is read.
-    turns: so many that sleeptime agents have not read are counted at most; 0: nobody asks for them.
+    turns: so many that sleeptime agents have not read are counted at most; 0: they are not asked for.
     """
     scope = agent.scope
     values = (agent.id, *_key_and_uid(name), scope.project, scope.profile, scope.subject, turns, TOOL_ATOM)
@@ -126,7 +126,7 @@ def _key_and_uid(name: str) -> tuple[str | None, str | None]:
 
 
 class Append(Group):
-    """Reads a conversation of ours, and writes the steps of its runs."""
+    """Reads a stored conversation, and writes the steps of its runs."""
 
     def __init__(self, database: Database, agents: Agents, rules: Rules, jobs: Jobs) -> None:
         super().__init__(database)
@@ -172,7 +172,7 @@ class Append(Group):
         return ending
 
     def end(self, write: RunEnd) -> Future[Run]:
-        """Ends a run behind a step that is written already. Returns it as it is now.
+        """Ends a run after a step that is written already. Returns it as it is now.
 
         Raises: WriteConflict when a block was changed since it was read; Unavailable, NotFound.
         """
@@ -221,7 +221,7 @@ async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
 
 
 async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
-    """Makes a tree ours, of which the step carries a path. Raises: WriteConflict: it was moved."""
+    """Turns a client conversation into a stored one with this path. Raises: WriteConflict: it was moved."""
     agent, e = write.agent.id, write.exchange
     if not await connection.run(SQL["adopt"], (e.parent or -1, e.conversation, agent, write.rev)):
         raise WriteConflict("the conversation was moved by somebody else meanwhile")
@@ -246,7 +246,7 @@ async def write_edits(
     now: float,
     reading: ReadSpan | None = None,
 ) -> None:
-    """Writes edits whose exchange is written, each on the version that its result was made on. Raises: WriteConflict.
+    """Writes the edits of a written exchange, each on the version that its result was made on. Raises: WriteConflict.
 
     read: by block the version that the first of its edits was made on.
     reading: as in `StepOpen`.

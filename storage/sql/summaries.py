@@ -17,7 +17,7 @@ SQL = load("summaries.sql")
 
 
 class Summaries(Group):
-    """Summaries of what was said on a path up to an exchange."""
+    """Summaries of a path up to an exchange."""
 
     @reads
     async def of(
@@ -76,7 +76,7 @@ class Summaries(Group):
         summary: Summary,
         evicted: Evicted,
     ) -> None:
-        """Adds a summary to a conversation of ours, whose window begins behind it from now on.
+        """Adds a summary to a stored conversation; its window begins after it from now on.
 
         conversation: as it was read.
         evicted: what the summary stands for.

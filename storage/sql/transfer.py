@@ -40,7 +40,7 @@ SQL = load("transfer.sql")
 
 # What the statement `edge` returns, column by column.
 _EDGE = ("seq", "conversation", "block", "version", "edit", "definition", "file", "run", "learned")
-# Parts whose pages go by numbers of the agent's order; those of the others go by rows.
+# Parts that are paged by numbers of the agent's order; others are paged by rows.
 _NUMBERED = ("exchange", "passage", "fact", "step")
 # The size of a page, about; a single exchange may be larger.
 PAGE_BYTES = 1 << 20
@@ -53,7 +53,7 @@ _EMPTY: Mapping[str, bytes | str] = {
     "tags": "[]",
     "metadata": "{}",
 }
-# What a record says, part by part, in the order in which rows are read and written.
+# The fields of a record, part by part, in the order in which rows are read and written.
 _NAMES = {
     "conversation": ("uid", "key", "begun", "last_at", "settled_at", "ours"),
     "definition": ("kind", "uid", "name", "created", "updated", "body"),
@@ -120,7 +120,7 @@ class Transfer(Group):
 
         part: conversation, definition, exchange, block, version, file, passage, fact, ended, learned, edit,
             tag, attached, run or step. Nothing lies beyond the
-        edge: what is said meanwhile would refer to what is not exported.
+        edge: later turns would refer to what is not exported.
         """
         if part == "attached":
             attached = await read_attached(connection, agent.id, after, limit)
@@ -186,7 +186,7 @@ class Transfer(Group):
     async def end(self, agent: Agent, next_seq: int, uid: str | None = None) -> None:
         """Puts the memory in its place. uid: the public name that it had; one that is taken does not count.
 
-        Raises: WriteConflict, where something was said there meanwhile.
+        Raises: WriteConflict, where a turn came meanwhile.
         """
         scope = agent.scope._replace(subject=agent.scope.subject.removeprefix(IMPORTING))
 
@@ -301,7 +301,7 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
         case "version":
             await _put_version(connection, agent.id, v)
         case "conversation":
-            # Each exchange that is added to a conversation of ours is its end from then on.
+            # Each exchange that is added to a stored conversation is its head from then on.
             await _put_row(connection, agent.id, part, {**v, "ours": -1 if v["ours"] else 0})
         case "passage":
             tags, shown_reply = (
@@ -339,7 +339,7 @@ async def _resolved(
 
 
 async def _put_row(connection: Connection, agent: int, part: str, v: Mapping[str, Any]) -> Row | None:
-    """Writes a record as it is, in the order of its values. Returns what the statement tells of the row."""
+    """Writes a record as it is, in the order of its values. Returns what the statement reports of the row."""
     packed = [orjson.dumps(value) if name in _PACKED else value for name, value in v.items()]
     return await connection.row(SQL[f"{part}_put"], (agent, *packed))
 

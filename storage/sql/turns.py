@@ -41,7 +41,7 @@ from storage.sql.passages import keep_edit
 from storage.sql.remembered import MemoryCache
 from storage.sql.statements import run_of
 
-# A turn that waits to be written holds this much beside what was said; estimated.
+# A turn that waits to be written holds this much besides its content; estimated.
 _WRITE_BYTES = 4096
 
 
@@ -58,7 +58,7 @@ class Turns(Group):
         self._memories = memories
 
     async def snapshot(self, agent: Agent, key: str | None, path: bytes | None) -> MemorySnapshot | None:
-        """Reads a request's surroundings, or takes them from what is kept. Parameters: as `exchanges.look`."""
+        """Reads a request's surroundings, or takes them from the cache. Parameters: as `exchanges.look`."""
         is_notified = not self._database.is_shared
         found = self._kept.find(agent.id, key, path) if is_notified else None
         return found or await self._look(agent, key, path)
@@ -134,9 +134,9 @@ class Turns(Group):
         )
 
     def keep(self, write: TurnWrite, done: Committed) -> None:
-        """Takes a turn that was committed into what is kept, so that the next look and query need not read it.
+        """Takes a committed turn into the caches, so that the next snapshot and query need not read it.
 
-        The exchange in it is changed, and nobody else's any more.
+        The exchange in it belongs to the cache from then on.
         """
         if done.added is not None:
             self._memories.committed(done.agent, done.added)

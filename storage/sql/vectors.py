@@ -163,7 +163,7 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
         try:
             left = vector_blobs.forget(row[0], gone)
         except CorruptIndex:
-            # Nobody knows what is in it, so nothing of it may stay.
+            # Its contents are unknown, so nothing of it may stay.
             left = b""
             await connection.run(SQL["look_again"], (number * CHUNK - 1, agent))
         if stamp is None:
@@ -175,7 +175,7 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
 
 
 class Vectors(Group):
-    """Vectors of a memory, and how far it has been embedded. Forgotten or changed messages lose theirs."""
+    """Vectors of a memory, and how far it has been embedded. Forgotten or changed messages lose their vectors."""
 
     def __init__(self, database: Database, rules: Rules) -> None:
         super().__init__(database)
@@ -223,7 +223,7 @@ class Vectors(Group):
     async def adding(self, connection: Connection, found: Unembedded, added: Mapping[int, bytes]) -> None:
         """Returns the effect that adds vectors. added: float32 of one length, by number of the message.
 
-        The effect does nothing where something has changed since `found` was read, and begins anew where the vectors
+        The effect does nothing where something has changed since `found` was read, and starts over where the vectors
         of this model have another length than before.
         """
         agent, model = found.agent.id, found.model
@@ -243,13 +243,13 @@ class Vectors(Group):
 
     @reads
     async def has(self, connection: Connection, agent: int, model: str) -> bool:
-        """Tells whether anything of it was embedded."""
+        """Returns whether anything of it was embedded."""
         row = await connection.row(SQL["state"], (agent,))
         return row is not None and row[0] == model and row[1] > 0
 
     @reads
     async def lacks(self, connection: Connection, agent: int, model: str) -> bool:
-        """Tells whether something that is indexed was not embedded."""
+        """Returns whether something that is indexed was not embedded."""
         return bool(await connection.value(SQL["lacks"], (model, agent)))
 
     @reads

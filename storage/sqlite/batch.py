@@ -59,7 +59,7 @@ def run_batch(
 
 
 def _failed(error: Exception, path: str) -> tuple[WriteResult, Unavailable | None]:
-    """Returns the outcome of a write that raised an error, and what that says of the database itself."""
+    """Returns the outcome of a write that raised an error, and what that means for the database itself."""
     if not isinstance(error, sqlite3.Error):
         return (False, error), None
     answer = translate(error, path)

@@ -228,7 +228,7 @@ def _closing_on_error(connection: sqlite3.Connection) -> Iterator[sqlite3.Connec
 class Driver(aiosqlite.Connection):
     """A connection in a thread of its own that is handed whole functions: one hop for a batch, not one a statement.
 
-    aiosqlite gives the thread and its queue. It reports to the event loop even when nobody waits any more, which fails
+    aiosqlite gives the thread and its queue. It reports to the event loop even when nothing waits any more, which fails
     in the thread once the loop is closed; what is here does not.
     """
 
@@ -251,7 +251,7 @@ class Driver(aiosqlite.Connection):
         return self
 
     def post(self, function: Callable[[sqlite3.Connection], None], *, is_near: bool = False) -> None:
-        """Runs it in the thread and reports to nobody: the function must not raise.
+        """Runs it in the thread without a report: the function must not raise.
 
         is_near: on the caller's processor, which pays for short work that takes and gives the interpreter's lock.
         """
@@ -278,7 +278,7 @@ class Driver(aiosqlite.Connection):
                 report = partial(set_result, future, function())
             except BaseException as error:
                 report = partial(set_exception, future, error)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits any more
                 loop.call_soon_threadsafe(report)
 
         self._tx.put_nowait((None, perform))

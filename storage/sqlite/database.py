@@ -158,7 +158,7 @@ _LITTLE_ROOM_BYTES = 1 << 20
 
 
 def is_disk_doubtful(path: str) -> bool:
-    """Says whether the disk below a file has little room, or is mounted read-only. It reads and writes no file."""
+    """Returns whether the disk below a file has little room, or is mounted read-only. It reads and writes no file."""
     try:
         found = os.statvfs(path)
     except OSError:
@@ -220,14 +220,14 @@ class SqliteDatabase:
         """Takes the file, brings it to the present schema, and opens it.
 
         A database that cannot be used for now (full, locked, read-only, damaged, in a directory that is not
-        there) does not stop the start: `health` says so, everything raises the named error, and it comes back
+        there) does not stop the start: `health` reports it, everything raises the named error, and it comes back
         by itself.
 
         address: where this process serves, for whoever is refused the file.
         factory: of connections, for tests that count statements.
         connect: how the writing connection is made, `connect_current` unless a test puts a fault there.
         check_s: between two checks of its health.
-        is_doubtful: says of a path whether its disk may be full or read-only.
+        is_doubtful: returns for a path whether its disk may be full or read-only.
 
         Raises: Owned, TooNew, Foreign.
         """
@@ -265,7 +265,7 @@ class SqliteDatabase:
         return self.writer.submit(partial(_written, operation, self._watch), bytes=bytes, is_bulk=True)
 
     async def sweep(self, wait_ms: int) -> bool:
-        """Empties the write-ahead log; False while somebody still reads from it."""
+        """Empties the write-ahead log; False while it is still being read."""
         return await self.writer.checkpoint(wait_ms=wait_ms)
 
     def start(self) -> None:
@@ -309,7 +309,10 @@ class SqliteDatabase:
         self._lock.release()
 
     def _take(self, connect: Callable[[DatabaseFile], sqlite3.Connection]) -> sqlite3.Connection:
-        """Opens a writing connection to a file that is ours from then on. Raises: Owned, and what `connect` raises."""
+        """Opens a writing connection to a file that this process owns from then on.
+
+        Raises: Owned, and what `connect` raises.
+        """
         check_place(self.path)
         self._lock.take()
         _make_private(self.path)

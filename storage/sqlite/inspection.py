@@ -1,4 +1,4 @@
-"""A look at a database file that another process may own: it makes nothing, changes nothing and waits for nobody."""
+"""A look at a database file that another process may own: it makes nothing, changes nothing and waits for nothing."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def inspect(path: str) -> Inspected:
 
 
 def _open(path: str) -> sqlite3.Connection:
-    # The log of who has the file open has to be read with it. Where nobody has, SQLite would make a log even for a
-    # reader, unless it is told that the file does not change.
+    # An open file has to be read with its log. Where it is not open, SQLite would make a log even for a
+    # reader, unless the file is declared immutable.
     is_in_use = all(os.path.exists(f"{path}{side}") for side in ("-wal", "-shm"))
     mode = "mode=ro" if is_in_use else "mode=ro&immutable=1"
     return sqlite3.connect(f"{Path(path).as_uri()}?{mode}", uri=True, timeout=0.2)

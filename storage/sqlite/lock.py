@@ -1,8 +1,8 @@
-"""One process owns a database file: an operating-system lock on a file beside it that says who.
+"""One process owns a database file: an operating-system lock on a file next to it that names the owner.
 
 The lock is `flock` on `<real path>.lock`. It goes with the process, however that ends; the file stays and means nothing
-by itself. It is never deleted: somebody might just have opened it, and would then hold a lock that nobody else sees.
-A program started by the owner does not inherit the descriptor.
+by itself. It is never deleted: another process might just have opened it, and would then hold a lock that no other
+sees. A program started by the owner does not inherit the descriptor.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PAUSE_S = 0.02
 
 
 class LockOwner(Struct, frozen=True):
-    """The process that owns a database file; None where it has not said so."""
+    """The process that owns a database file; None where it has not written it."""
 
     pid: int | None
     address: str | None
@@ -40,7 +40,8 @@ class Lock:
         self.is_held = False
 
     def take(self) -> None:
-        """Takes the lock, unless it is held. One whose file was taken away, with the database, is no lock any more.
+        """Takes the lock, unless it is held. A lock on a file that was taken away, with the database, is no lock any
+        more.
 
         Raises: Owned, with what the owner wrote; Broken, ReadOnly, Full: there can be no lock file.
         """
@@ -52,7 +53,8 @@ class Lock:
         descriptor = ensure_sidecar(self._database, LOCK)
         try:
             self._lock(descriptor)
-            # The owner says who it is, for whoever is refused. The file is cut last, so that no reader finds it empty.
+            # The owner writes who it is, for those that are refused. The file is cut last, so that no reader finds it
+            # empty.
             data = orjson.dumps({"pid": os.getpid(), "address": self._address})
             os.pwrite(descriptor, data, 0)
             os.ftruncate(descriptor, len(data))
@@ -83,7 +85,7 @@ class Lock:
 
 
 def owner_of(database: str | Path) -> LockOwner | None:
-    """Returns who owns the file now; None: nobody.
+    """Returns who owns the file now; None: no process.
 
     Raises: ReadOnly: the database is another account's. Broken: the lock file cannot be read.
     """

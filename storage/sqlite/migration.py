@@ -18,7 +18,7 @@ from storage.sqlite.connection import translated
 
 _log = logging.getLogger("mnemogate")
 
-# "Mnem" in ASCII: tells our files from other SQLite databases.
+# "Mnem" in ASCII: distinguishes the gateway's files from other SQLite databases.
 APPLICATION_ID = 0x4D6E656D
 
 

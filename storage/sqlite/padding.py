@@ -1,7 +1,7 @@
 """Padding, which keeps a row from moving its neighbours when it grows.
 
 SQLite erases in place what is overwritten (`secure_delete`), but a row that no longer fits its page makes it deal the
-rows of several pages out anew, and then bytes of rows that moved may stay behind between the new ones: forgotten text
+rows of several pages out anew, and then bytes of rows that moved may stay between the new ones: forgotten text
 would be left in the file. So the part of an exchange that lies in its page never grows. Each row remembers its room
 there and is padded to it; what needs more goes to overflow pages, which belong to it alone and are erased when it
 gives them up. Its room is then what is left of it in its page, since other rows may take the rest.
@@ -20,7 +20,7 @@ _LOCAL = _USABLE - 35  # the longest record without overflow pages
 _LEAST = (_USABLE - 12) * 32 // 255 - 23  # what a longer record has in its page at least
 _STEP = _USABLE - 4  # what an overflow page holds
 _OTHERS = 45  # the columns that are not counted here, since they never change: id, agent, seq, run, room
-# Bytes of a whole number beside its type code: of those below the first of these, from there on, and so forth.
+# Bytes of a whole number besides its type code: of those below the first of these, from there on, and so forth.
 _WHOLE = (-(1 << 47), -(1 << 31), -(1 << 23), -(1 << 15), -128, 0, 2, 128, 1 << 15, 1 << 23, 1 << 31, 1 << 47)
 _WIDTHS = (8, 6, 4, 3, 2, 1, 0, 1, 2, 3, 4, 6, 8)
 # From these lengths on the type code of bytes takes one byte more.

@@ -27,7 +27,7 @@ _THREAD_BUSY_MS = 200
 
 
 class _Answers:
-    """Answers failures for both readers: names them, opens the file anew after a bad one, reports a damaged one."""
+    """Answers failures for both readers: names them, reopens the file after a bad one, reports a damaged one."""
 
     def __init__(self, target: DatabaseFile, damaged: Callable[[Corrupt], bool]) -> None:
         """Makes the handler. damaged: called when a read meets a damaged file. Returns whether that is news."""
@@ -85,7 +85,7 @@ class Reader(_Answers):
             return _read(self.connection, function, deadline_ms)
 
     def reset(self) -> None:
-        """Closes the connection; the next read opens the file anew."""
+        """Closes the connection; the next read reopens the file."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(sqlite3.Error):
@@ -128,7 +128,7 @@ class ThreadReader(_Answers):
             return self._driver
 
     def reset(self) -> None:
-        """Drops the connection when a read that runs has ended; the next read opens the file anew."""
+        """Drops the connection when a read that runs has ended; the next read reopens the file."""
         driver, self._driver = self._driver, None
         if driver is not None:
             driver.abandon()

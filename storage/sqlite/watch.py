@@ -1,4 +1,4 @@
-"""The agents whose rows the writer changes, as SQLite itself reports them.
+"""The agents with rows that the writer changes, as SQLite itself reports them.
 
 One process owns the file and writes it through one connection. That connection has a trigger of its own on `agents`,
 which hands over the numbers of each row that any statement changes, one of another trigger included. So what was handed
@@ -20,7 +20,7 @@ _TRIGGERS = (
         SELECT tell_agent(OLD.id);
     END""",
     "CREATE TEMP TRIGGER agent_gone AFTER DELETE ON main.agents BEGIN SELECT tell_agent(OLD.id); END",
-    # All users of a profile have such a block from now on, and no row of theirs changes.
+    # All users of a profile have such a block from now on, and no row of those users changes.
     """CREATE TEMP TRIGGER block_shared AFTER INSERT ON main.blocks WHEN NEW.agent IS NULL AND NEW.profile <> '' BEGIN
         SELECT tell_all();
     END""",
@@ -35,7 +35,9 @@ class Watch:
     """Gathers the changes of a batch, in the writer's thread."""
 
     def __init__(self) -> None:
-        self.row: tuple[int, ...] | None = None  # what the last statement has told of the row that it adds
+        self.row: tuple[int, ...] | None = (
+            None  # what the last statement has reported of the row that it adds
+        )
         self._changed: dict[int, AgentNumbers | None] = {}
         self._is_all = False
 
@@ -55,8 +57,8 @@ class Watch:
     def take(self, *, is_whole: bool) -> Changes:
         """Returns what has changed since, as `Database.when_told` hands it on.
 
-        is_whole: nothing of it was undone. Else the numbers may be of what was, and nothing is said of these agents but
-        that they were touched.
+        is_whole: nothing of it was undone. Else the numbers may be of what was, and nothing is known of these agents
+        but that they were touched.
         """
         changed, is_all = self._changed, self._is_all
         self._changed, self._is_all = {}, False

@@ -1,8 +1,8 @@
-"""Writing the log back beside the writer: a connection and a thread of their own copy it, and no write waits for that.
+"""Writes the log back next to the writer: a connection and a thread of their own copy it, and no write waits for that.
 
-SQLite before 3.51.3 can corrupt a database whose log is written back by one connection while another one starts it
-anew (the WAL-reset bug, sqlite.org/wal.html). A log is started anew only by a write that finds all of it copied. So
-whoever calls `copy` sees to it that there is something to copy, and that nobody else writes the log back meanwhile;
+SQLite before 3.51.3 can corrupt a database when one connection writes the log back while another one restarts it
+(the WAL-reset bug, sqlite.org/wal.html). A log is restarted only by a write that finds all of it copied. So
+the caller of `copy` makes sure that there is something to copy, and that nothing else writes the log back meanwhile;
 then the copy itself is the first that can make the log complete, and what it publishes last is true. What is left of
 the log the writer alone writes back, in its own thread, between two writes.
 """
@@ -30,7 +30,7 @@ class WriteBack:
         await self._driver.call(_copy)
 
     async def close(self) -> None:
-        """Closes the connection, behind a copy under way. The next copy opens another one."""
+        """Closes the connection, after a copy under way. The next copy opens another one."""
         driver, self._driver = self._driver, None
         if driver is not None:
             try:
@@ -45,7 +45,7 @@ def _copy(connection: sqlite3.Connection) -> None:
 
 
 def copy_log(connection: sqlite3.Connection) -> bool:
-    """Writes the log back as far as readers allow. True when that is all, so that the next write begins it anew."""
+    """Writes the log back as far as readers allow. True when that is all, so that the next write restarts it."""
     _, pages, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     return bool(pages == copied)
 

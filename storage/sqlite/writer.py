@@ -18,9 +18,9 @@ trial write is made. Waiting writes wait for this first attempt. If it fails, th
 `submit` refuses at once, and further attempts follow with growing pauses until writing works again.
 
 The log is written back when the writer is idle or the log has grown, one write-back at a time. Of a grown log most is
-copied beside the writer (storage.sqlite.writeback says why that is safe); the rest comes between two writes in the
-writer's thread, and then the log begins anew in the same file, since writing over it takes half of what growing takes.
-An idle writer empties it, as soon as nobody reads from it. Writing back within a commit would make the slowest commits
+copied next to the writer (storage.sqlite.writeback explains why that is safe); the rest comes between two writes in the
+writer's thread, and then the log restarts in the same file, since writing over it takes half of what growing takes.
+An idle writer empties it, as soon as no reader uses it. Writing back within a commit would make the slowest commits
 slower.
 """
 
@@ -59,7 +59,7 @@ class WriterLimits(Struct, frozen=True):
     # The most writes of a batch, so that its first write need not wait for hundreds.
     batch_items: int = 256
     # After so many batches of turns in a row one bulk write goes first, because the search index must not
-    # fall behind for ever.
+    # never catch up.
     fair_batches: int = 32
     # A batch that takes longer makes the status `slow`.
     slow_s: float = 1.0
@@ -153,8 +153,8 @@ class Writer:
         self._failures = 0
         self._inode: int | None = None  # of the file that is written, once it was looked at
         self._wal_bytes = 0
-        self._wal_full = self._limits.checkpoint_bytes  # a log whose file is larger has to be written back
-        self._log_free = asyncio.Event()  # nobody writes the log back, nor is about to
+        self._wal_full = self._limits.checkpoint_bytes  # a larger log has to be written back
+        self._log_free = asyncio.Event()  # the log is not being written back, nor about to be
         self._log_free.set()
         self._copying: asyncio.Task[None] | None = None
         self._active_at = 0.0
@@ -165,7 +165,7 @@ class Writer:
 
     async def start(self) -> None:
         """Opens the database. If that fails for want of disk, rights or a sound file the writer starts all the same,
-        says so, and goes on trying. Raises: TooNew, Foreign, StatementFailed."""
+        reports it, and goes on trying. Raises: TooNew, Foreign, StatementFailed."""
         try:
             self._driver = await self._open(check=False)
         except sqlite3.Error as error:
@@ -357,7 +357,7 @@ class Writer:
         try:
             functions = [write.function for write in batch]
             report = run_batch(connection, functions, self._path, begins=batch[0].begins)
-        except BaseException as error:  # nobody else would ever answer these futures
+        except BaseException as error:  # nothing else would ever resolve these futures
             answer = error if isinstance(error, Unavailable) else Broken(f"{self._path}: {error!r}")
             report = BatchReport([(False, answer)] * len(batch), answer)
         # A commit to a file that was removed or replaced succeeds, and is lost: it must not be acknowledged.
@@ -515,7 +515,7 @@ class Writer:
         await self._log_copier.close()
 
     def _post_write_back(self, *, at_rest: bool = False) -> None:
-        """Has the writer's thread write back what is left in the log, behind the writes that it was given."""
+        """Has the writer's thread write back what is left in the log, after the writes that it was given."""
         driver, limits, size = self._driver, self._limits, self._wal_bytes
         if driver is None or self._fault is not None:
             self._log_free.set()
@@ -543,13 +543,13 @@ class Writer:
         return Broken(f"{self._path} was removed or replaced while the gateway had it open")
 
     def _was_moved(self) -> bool:
-        """Tells whether another file, or none, lies at the path: nobody will find what is written to this one."""
+        """Returns whether another file, or none, lies at the path: writes to this one would be lost."""
         try:
             inode = os.stat(self._path).st_ino
         except FileNotFoundError:
             return True
         except OSError:
-            return False  # whatever it is, writing will tell
+            return False  # whatever it is, writing will show it
         if self._inode is None:
             self._inode = inode
         return inode != self._inode
@@ -558,7 +558,7 @@ class Writer:
         self._note_log(size, done)
         self._log_free.set()
         if not done:
-            # Somebody reads from it. What was forgotten may lie in it, so that is not left to the next write.
+            # It is being read. What was forgotten may lie in it, so that is not left to the next write.
             self._rest()
 
     def _note_log(self, size: int, done: bool) -> None:
@@ -586,7 +586,7 @@ def _settle(write: _Write[Any], outcome: WriteResult) -> None:
         future.set_result(value)
     else:
         future.set_exception(value)
-        # This marks the error as seen: the loop must not log a write that nobody waits for, since health reports it.
+        # This marks the error as seen: the loop must not log a write that nothing waits for, since health reports it.
         future.exception()
 
 
