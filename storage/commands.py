@@ -311,7 +311,7 @@ class Committed(Struct, frozen=True):
 # -- what passes between a run and the store
 
 
-class StoredPath(Struct, frozen=True):
+class ConversationPath(Struct, frozen=True):
     """The path of a stored conversation, empty where it has not begun.
 
     path: what it goes on from, oldest first, with words; it begins where the window does, and ends with the tip.

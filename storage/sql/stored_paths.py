@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from storage.commands import (
     BlockMerge,
+    ConversationPath,
     MemoryReader,
     MemorySnapshot,
     ReadSpan,
@@ -25,7 +26,6 @@ from storage.commands import (
     StepEnd,
     StepOpen,
     StepOpened,
-    StoredPath,
 )
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, RunOver, Stale, WriteConflict
@@ -70,7 +70,7 @@ async def read_path(
     name: str,
     context: int | None,
     turns: int = 0,
-) -> StoredPath | None:
+) -> ConversationPath | None:
     """Returns a conversation from where its window begins; None where the agent is not stored any more.
 
     name: `default`, or its public one.
@@ -105,7 +105,7 @@ async def read_path(
                 snapshot.readers.append(MemoryReader(row[_NUMBER], row[_NUMBER + 1], bool(row[_NUMBER + 2])))
     snapshot.blocks = seen(blocks)
     if tip is None or snapshot.conversation is None:
-        return StoredPath(snapshot)
+        return ConversationPath(snapshot)
     evicted = Evicted(*orjson.loads(tip[_CONTENT])) if tip[_CONTENT] else None
     low = evicted.depth if evicted is not None and evicted.is_out_of(context) else 0
     found = await connection.rows(
@@ -118,7 +118,7 @@ async def read_path(
             path.append(exchanges.make_exchange(skeleton, *row[_PATH_CONTENT:_SKELETON]))
         else:
             summaries.append(Summary(row[1], exchanges.make_exchange(skeleton), *row[2:_PATH_CONTENT]))
-    return StoredPath(snapshot, tuple(path), tuple(reversed(summaries)))
+    return ConversationPath(snapshot, tuple(path), tuple(reversed(summaries)))
 
 
 def _key_and_uid(name: str) -> tuple[str | None, str | None]:

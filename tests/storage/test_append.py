@@ -17,7 +17,7 @@ from gateway.core.conversation.stored_path import abandon, finish_step, open_ste
 from gateway.core.conversation.tree import Tree, end_offset
 from gateway.core.memory import edits
 from gateway.core.memory.rules import RULES
-from storage.commands import MemorySnapshot, RunEnd, StepEnd, StepOpen, StepOpened, StoredPath
+from storage.commands import ConversationPath, MemorySnapshot, RunEnd, StepEnd, StepOpen, StepOpened
 from storage.database import Connection
 from storage.errors import Stale, WriteConflict
 from storage.records import (
@@ -54,10 +54,10 @@ class Writer:
     opened: StepOpened = field(init=False)
     number: int = 0
 
-    async def read(self, name: str = "default") -> StoredPath:
+    async def read(self, name: str = "default") -> ConversationPath:
         self.agent = await self.store.agents.find(self.scope) or self.store.agents.draft(self.scope)
         if not self.agent.id:
-            return StoredPath(MemorySnapshot())
+            return ConversationPath(MemorySnapshot())
         own = await self.store.append.path(self.agent, name, self.context)
         assert own is not None
         self.agent = replace(self.agent, epoch=own.snapshot.epoch)
@@ -66,7 +66,7 @@ class Writer:
     async def begin(
         self,
         *messages: WireMessage,
-        own: StoredPath | None = None,
+        own: ConversationPath | None = None,
         evicted: Evicted | None = None,
         **more: Any,
     ) -> StepOpened:
@@ -93,7 +93,7 @@ class Writer:
         """Opens the next step of the run, behind the one that was finished."""
         before = self.opened
         write = self.planned(
-            StoredPath(MemorySnapshot(), (before.exchange,)), before.exchange, messages, None
+            ConversationPath(MemorySnapshot(), (before.exchange,)), before.exchange, messages, None
         )
         conversation, rev = before.exchange.conversation, before.rev
         return await self._open(
@@ -102,7 +102,7 @@ class Writer:
 
     def planned(
         self,
-        own: StoredPath,
+        own: ConversationPath,
         tip: Exchange | None,
         messages: Sequence[WireMessage],
         evicted: Evicted | None,
@@ -193,7 +193,7 @@ async def long_path(writer: Writer, steps: int) -> None:
             begin = path[0]
             evicted = Evicted(begin.depth, begin.offset, 5, 1000) if len(path) == 10 else None
             planned = writer.planned(
-                StoredPath(MemorySnapshot(), path), path[-1], [user(f"Message {n}")], evicted
+                ConversationPath(MemorySnapshot(), path), path[-1], [user(f"Message {n}")], evicted
             )
             run = Run(0, uuid.uuid4().hex, 0, 0, RunState.RUNNING, 100.0, begun=100.0)
             opening = replace(planned, conversation=conversation, rev=rev + n - 1, run=run, section=section)
@@ -290,7 +290,7 @@ async def test_a_step_on_a_path_that_moved_is_refused(writer: Writer) -> None:
 async def test_a_conversation_begins_once(writer: Writer) -> None:
     await writer.say("One.")
     with pytest.raises(WriteConflict):
-        await writer.begin(user("Other."), own=StoredPath(MemorySnapshot()))
+        await writer.begin(user("Other."), own=ConversationPath(MemorySnapshot()))
 
 
 async def test_no_step_is_written_once_something_was_forgotten(writer: Writer) -> None:

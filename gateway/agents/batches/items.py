@@ -45,9 +45,9 @@ from gateway.run.call import form_for
 from gateway.run.memory.fit import fit_rounds
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
-from gateway.run.memory.own_path import as_of, open_write, read_path
 from gateway.run.memory.prompt import FittedWindow, Prompt
 from gateway.run.memory.record import BlockEdits
+from gateway.run.memory.stored_conversation import as_of, open_write, read_path
 from gateway.run.tools.toolbox import AT_ONCE, ToolAnswer, Toolbox, failed, run_tools
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import agent_route

@@ -56,10 +56,10 @@ from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
 from gateway.run.memory.leases import line_name
-from gateway.run.memory.own_path import headed, read_path
 from gateway.run.memory.prompt import EndpointForm, Prompt, first_spoken
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
+from gateway.run.memory.stored_conversation import headed, read_path
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink

@@ -27,8 +27,8 @@ from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
-from gateway.run.memory.own_path import read_path, taken_up
 from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.stored_conversation import read_path, taken_up
 from gateway.run.pending import Pending
 from gateway.run.sink import Sink
 from gateway.run.tools.toolbox import most_chars, shortened

@@ -16,7 +16,7 @@ from gateway.core.conversation.private import private_of
 from gateway.core.conversation.stored_path import refused
 from gateway.core.ids import Place, place_of
 from gateway.core.turn.calls import CallDecision
-from storage.commands import StoredPath
+from storage.commands import ConversationPath
 from storage.errors import NotFound
 from storage.records import Agent, Exchange, Run, RunState
 from storage.sql.store import Store
@@ -197,7 +197,7 @@ async def _asking(store: Store, agent: Agent, e: Exchange) -> Place | None:
     return None if above is None else Place(agent.uid, above.seq + len(above.inputs))
 
 
-async def path_of(store: Store, agent: Agent, name: str) -> StoredPath | None:
+async def path_of(store: Store, agent: Agent, name: str) -> ConversationPath | None:
     """Returns the end of a conversation."""
     return await store.append.path(agent, name, 1)
 

@@ -34,9 +34,9 @@ from gateway.core.turn.ledger import counts_of
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, in_order
-from gateway.run.memory.own_path import ended, go_on, open_write, reread
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
+from gateway.run.memory.stored_conversation import ended, go_on, open_write, reread
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from storage.commands import (
     Committed,

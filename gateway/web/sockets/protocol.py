@@ -10,7 +10,6 @@ from asyncio import BaseTransport
 from collections.abc import Callable
 from typing import Any
 
-from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
@@ -68,7 +67,7 @@ class SocketConnection(WatchesReading, WebSocketsSansIOProtocol):
         """Takes it as bytes: the session reads JSON, and reports what is none."""
         self.handle_bytes(event)
 
-    async def send(self, message: ASGISendEvent) -> None:
+    async def send(self, message: Any) -> None:
         await self.writable.wait()
         if self.close_sent:
             raise ClientDisconnected  # its session is notified next

@@ -13,7 +13,7 @@ from typing import Any
 from letta_client.types import AgentState
 
 from gateway.settings import ProfileSettings
-from storage.commands import MemorySnapshot, StoredPath
+from storage.commands import ConversationPath, MemorySnapshot
 from storage.records import Conversation, JobState, Scope
 from tests.core.conversations import assistant, user
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
@@ -158,7 +158,7 @@ class SleepWorld:
                 if n:
                     tip = writer.opened.exchange
                     found = Conversation(tip.conversation, "", "default", writer.opened.rev, tip.id)
-                    own = StoredPath(
+                    own = ConversationPath(
                         MemorySnapshot(conversation=found, section=writer.opened.section), (tip,)
                     )
                 await writer.begin(user(f"Message {n}."), own=own)

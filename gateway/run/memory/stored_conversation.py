@@ -30,7 +30,7 @@ from gateway.run.memory.known import (
     offer_tools,
 )
 from gateway.run.memory.prompt import Prompt, first_spoken
-from storage.commands import MemorySnapshot, StepOpen, StoredPath
+from storage.commands import ConversationPath, MemorySnapshot, StepOpen
 from storage.errors import NotFound, StoreError
 from storage.records import DEFAULT, Agent, Block, Exchange, Run, SentSection, State
 from storage.sql.store import Store
@@ -64,7 +64,7 @@ async def read_path(
     # A remembered agent may have been forgotten by another process: then it is looked for once more.
     for _ in range(2):
         agent = await agent_of(store, asked)
-        own = await _find(store, asked, agent) if agent.id else StoredPath(MemorySnapshot())
+        own = await _find(store, asked, agent) if agent.id else ConversationPath(MemorySnapshot())
         if own is not None:
             break
         agents.forget(scope)
@@ -130,7 +130,7 @@ async def reread(store: Store, known: Known) -> Known | None:
     return _planned(known, known.plan.held, known.pinned, blocks)
 
 
-async def _find(store: Store, asked: MemoryRequest, agent: Agent) -> StoredPath | None:
+async def _find(store: Store, asked: MemoryRequest, agent: Agent) -> ConversationPath | None:
     name, sleeptime = asked.identity.conversation or DEFAULT, asked.spec.sleeptime
     turns = 0 if sleeptime is None else sleeptime.every
     return await store.append.path(agent, name, asked.target.context_window, turns)
