@@ -151,7 +151,7 @@ class Life:
     def words(self) -> list[str]:
         """What stands in the conversation, message by message: role and text, or the calls."""
         found = []
-        for e in filter(lambda e: e.standing or not e.superseded, self.path()):
+        for e in filter(lambda e: e.active or not e.superseded, self.path()):
             for m in (
                 *orjson.loads(e.input or b"[]"),
                 *([orjson.loads(e.shown_reply)] if e.shown_reply else []),

@@ -157,7 +157,7 @@ def test_a_client_that_leaves_cancels_its_run(life: Life) -> None:
         run.result(PATIENCE_S)
     life.upstream.last.gone.wait_sync()
     assert life.words() == ["user: Tell me.", "assistant: A long"]
-    assert life.path()[0].standing
+    assert life.path()[0].active
     assert life.world.query("SELECT state, stop FROM runs") == [("cancelled", "cancelled")]
     life.send("Go on.")
     assert [m["content"] for m in life.upstream.last.messages[1:]] == ["Tell me.", "A long", "Go on."]

@@ -82,7 +82,7 @@ async def test_a_memory_is_indexed_when_the_store_works_again() -> None:
 
 async def test_what_lags_since_an_earlier_process_is_found() -> None:
     memories = Memories()
-    await memories.indexing.snapshot()
+    await memories.indexing.look()
     for _ in range(2):
         await memories.pass_time(10)
     assert memories.indexed == [7, 8]
