@@ -104,7 +104,7 @@ def _say(found: ClaudeMessages, blocks: list[Json]) -> None:
 
 
 def _make_ids_unique(found: ClaudeMessages) -> None:
-    """Renames calls with an id that occurs twice: some providers number the calls of each reply from the start again."""
+    """Renames calls with an id that occurs twice: some providers restart their numbers with each reply."""
     taken: set[str] = set()
     # From the id that a call came with to the ids that the last assistant message's calls of that id have now.
     last: dict[str, list[str]] = {}

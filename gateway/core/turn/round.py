@@ -162,7 +162,7 @@ class Round:
         return join_messages([*before, message, {"content": self.words or None}])
 
     def made(self, calls: Iterable[ToolCall] | None = None) -> Json:
-        """Returns the reply as it goes upstream again, with all its calls or these; their spoken text is noted on it."""
+        """Returns the reply as it goes upstream again, with all its calls or these, with notes of spoken text."""
         made = [*(self.draft.calls if calls is None else calls)]
         asides = None if self._spec.asides is None else self._spec.asides.noted(call.name for call in made)
         message = self.draft.message(made)
