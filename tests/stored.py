@@ -274,7 +274,7 @@ class Speaker:
         return write, await self.store.turns.commit(write)
 
     def keep(self, write: TurnWrite, committed: Committed) -> Committed:
-        self.store.turns.keep(write, committed)
+        self.store.turns.cache_committed(write, committed)
         self.store.agents.remember(committed.agent)
         self._agent = committed.agent
         return committed

@@ -21,7 +21,7 @@ from storage.sql.statements import load, rows_of
 SQL = load("conversation_locks.sql")
 
 
-class Lines(Group):
+class ConversationLocks(Group):
     """The lines as one process sees them. now: seconds since the epoch; None: by the database's own clock."""
 
     def __init__(self, database: Database, now: Callable[[], float | None]) -> None:

@@ -323,7 +323,7 @@ async def add_exchange(
 
     None: the conversation moved, or something was forgotten, since it was planned.
 
-    carries: it carries its parent.
+    continues_parent: it continues its parent.
     is_all: nothing else is written with it.
     """
     values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev)

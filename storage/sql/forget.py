@@ -32,10 +32,10 @@ from storage.sql.erase import (
 )
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.jobs import forget_jobs
-from storage.sql.kept import SnapshotCache
+from storage.sql.memory_cache import MemoryCache
 from storage.sql.readers import load_sleepers
 from storage.sql.readings import end_readings
-from storage.sql.remembered import MemoryCache
+from storage.sql.snapshot_cache import SnapshotCache
 
 _Cursor = tuple[str, int]
 

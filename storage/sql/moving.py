@@ -17,10 +17,10 @@ from storage.errors import WriteConflict
 from storage.records import Agent, DefinitionKind, Scope
 from storage.sql.agents import find_agent
 from storage.sql.attached import attach
-from storage.sql.continued import find_target, read_attached
 from storage.sql.definitions import add_definition, find_definition, make_agent_record
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load
+from storage.sql.transfer_definitions import find_target, read_attached
 
 SQL = load("moving.sql")
 

@@ -24,8 +24,8 @@ from storage.search.tail import Tail
 from storage.sql import exchanges, vectors
 from storage.sql.agents import load_agent, load_numbers, set_indexed
 from storage.sql.group import Group, bulk_writes, reads
+from storage.sql.memory_cache import CachedMemory, MemoryCache, document_of
 from storage.sql.passages import load_kept, load_passages
-from storage.sql.remembered import MemoryCache, Remembered, document_of
 from storage.sql.terms import get_terms, mend_terms, replace_terms
 from storage.sql.vectors import find_near, forget_indexed
 
@@ -71,7 +71,7 @@ class Recall(Group):
         self._memories = memories
         # Those that are being read for the first time: by agent, its epoch and how often something was dropped, because
         # no query after a forgetting may get what was read before it.
-        self._reading: dict[tuple[int, int, int], asyncio.Task[Remembered]] = {}
+        self._reading: dict[tuple[int, int, int], asyncio.Task[CachedMemory]] = {}
 
     @_mends
     async def search(
@@ -161,7 +161,7 @@ class Recall(Group):
         return None if memory is None else memory.at_hand(numbers, skip)
 
     async def _messages(
-        self, agent: int, memory: Remembered, hits: Sequence[int], deadline_ms: float
+        self, agent: int, memory: CachedMemory, hits: Sequence[int], deadline_ms: float
     ) -> list[Message]:
         """Returns the messages with these numbers, in this order. Raises: TooSlow, Unavailable."""
         found, unread = memory.messages(hits)
@@ -181,7 +181,7 @@ class Recall(Group):
 
     async def _remembered(
         self, agent: Agent, numbers: Numbers | None, skip: range, deadline_ms: float
-    ) -> Remembered | None:
+    ) -> CachedMemory | None:
         """Returns the memory as it is now; None where it is gone. Raises: TooSlow, Unavailable."""
         while True:
             clears = self._memories.clears
@@ -206,11 +206,11 @@ class Recall(Group):
                 self._memories.keep(memory)
             return memory
 
-    async def _begin(self, agent: int, now: Numbers, deadline_ms: float) -> Remembered:
+    async def _begin(self, agent: int, now: Numbers, deadline_ms: float) -> CachedMemory:
         """Returns a memory that was not remembered. Raises: TooSlow, Unavailable."""
 
-        async def read(connection: Connection) -> Remembered:
-            memory = Remembered(agent)
+        async def read(connection: Connection) -> CachedMemory:
+            memory = CachedMemory(agent)
             memory.take(await memory.read(connection, now, self._rules))
             return memory
 

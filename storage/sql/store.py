@@ -20,7 +20,7 @@ from storage.sql.agents import Agents
 from storage.sql.attached import Attached
 from storage.sql.batches import Batches, BatchSpending
 from storage.sql.blocks import Blocks
-from storage.sql.conversation_locks import Lines
+from storage.sql.conversation_locks import ConversationLocks
 from storage.sql.conversations import Conversations
 from storage.sql.defined_agents import DefinedAgents
 from storage.sql.definitions import Definitions
@@ -29,8 +29,8 @@ from storage.sql.files import Files
 from storage.sql.forget import Forgetting
 from storage.sql.forks import Forks
 from storage.sql.jobs import Jobs
-from storage.sql.kept import SnapshotCache
 from storage.sql.keys import Keys
+from storage.sql.memory_cache import MemoryCache
 from storage.sql.messages import Messages
 from storage.sql.moving import Moving
 from storage.sql.named_blocks import NamedBlocks
@@ -38,11 +38,11 @@ from storage.sql.overview import Overview
 from storage.sql.passages import Passages
 from storage.sql.readers import Readers
 from storage.sql.recall import Recall
-from storage.sql.remembered import MemoryCache
 from storage.sql.runs import Runs
 from storage.sql.sleepers import Sleepers
+from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.spending import Spending
-from storage.sql.stored_paths import Append
+from storage.sql.stored_paths import StoredPaths
 from storage.sql.summaries import Summaries
 from storage.sql.transfer import Transfer
 from storage.sql.turns import Turns
@@ -85,8 +85,8 @@ class Store:
         self.recall = Recall(database, memories, rules)
         self.vectors = Vectors(database, rules)
         self.jobs = Jobs(database, asked, ticks)
-        self.lines = Lines(database, asked)
-        self.append = Append(database, self.agents, rules, self.jobs)
+        self.conversation_locks = ConversationLocks(database, asked)
+        self.stored_paths = StoredPaths(database, self.agents, rules, self.jobs)
         self.forgetting = Forgetting(database, self.agents, now, memories, looks, self.jobs.wake, rules)
         self.transfer = Transfer(database, self.agents, self.forgetting)
         self.moving = Moving(database)

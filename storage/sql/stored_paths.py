@@ -125,7 +125,7 @@ def _key_and_uid(name: str) -> tuple[str | None, str | None]:
     return (name, None) if name == DEFAULT else (None, name)
 
 
-class Append(Group):
+class StoredPaths(Group):
     """Reads a stored conversation, and writes the steps of its runs."""
 
     def __init__(self, database: Database, agents: Agents, rules: Rules, jobs: Jobs) -> None:

@@ -20,7 +20,13 @@ from storage.errors import NotFound, WriteConflict
 from storage.records import API_PROFILE, IMPORTING, Agent, Counts, DefinitionKind, Exchange, Scope
 from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent, find_agent, load_agent
-from storage.sql.continued import (
+from storage.sql.definitions import add_definition
+from storage.sql.facts import hash_key
+from storage.sql.forget import Forgetting
+from storage.sql.forks import note_fork
+from storage.sql.group import Group, bulk_writes, long_reads, reads
+from storage.sql.statements import load, rows_of
+from storage.sql.transfer_definitions import (
     own_uid,
     put_attached,
     put_definition,
@@ -29,12 +35,6 @@ from storage.sql.continued import (
     read_attached,
     settle_in,
 )
-from storage.sql.definitions import add_definition
-from storage.sql.facts import hash_key
-from storage.sql.forget import Forgetting
-from storage.sql.forks import note_fork
-from storage.sql.group import Group, bulk_writes, long_reads, reads
-from storage.sql.statements import load, rows_of
 
 SQL = load("transfer.sql")
 

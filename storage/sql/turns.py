@@ -36,9 +36,9 @@ from storage.sql.blocks import (
 )
 from storage.sql.facts import keep_facts
 from storage.sql.group import Group, bulk_writes, reads
-from storage.sql.kept import SnapshotCache
+from storage.sql.memory_cache import MemoryCache
 from storage.sql.passages import keep_edit
-from storage.sql.remembered import MemoryCache
+from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.statements import run_of
 
 # A turn that waits to be written holds this much besides its content; estimated.
@@ -49,43 +49,43 @@ class Turns(Group):
     """Reads what a turn needs before it is answered, and writes it when it has ended."""
 
     def __init__(
-        self, database: Database, agents: Agents, rules: Rules, kept: SnapshotCache, memories: MemoryCache
+        self, database: Database, agents: Agents, rules: Rules, cache: SnapshotCache, memories: MemoryCache
     ) -> None:
         super().__init__(database)
         self._agents = agents
         self._rules = rules
-        self._kept = kept
+        self._cache = cache
         self._memories = memories
 
     async def snapshot(self, agent: Agent, key: str | None, path: bytes | None) -> MemorySnapshot | None:
         """Reads a request's surroundings, or takes them from the cache. Parameters: as `exchanges.look`."""
         is_notified = not self._database.is_shared
-        found = self._kept.find(agent.id, key, path) if is_notified else None
+        found = self._cache.find(agent.id, key, path) if is_notified else None
         return found or await self._look(agent, key, path)
 
     @reads
     async def _look(
         self, connection: Connection, agent: Agent, key: str | None, path: bytes | None
     ) -> MemorySnapshot | None:
-        if self._database.is_shared and self._kept.has(agent.id, key, path):
-            self._kept.apply({agent.id: await exchanges.load_numbers(connection, agent)})
-            found = self._kept.find(agent.id, key, path)
+        if self._database.is_shared and self._cache.has(agent.id, key, path):
+            self._cache.apply({agent.id: await exchanges.load_numbers(connection, agent)})
+            found = self._cache.find(agent.id, key, path)
             if found is not None:
                 return found
         found = await exchanges.snapshot(connection, agent, key, path)
         if found is None:
-            self._kept.drop(agent.id)
+            self._cache.drop(agent.id)
         else:
-            self._kept.keep(agent.id, key, path, found)
+            self._cache.put(agent.id, key, path, found)
         return found
 
     def openings(self, agent: Agent, snapshot: MemorySnapshot) -> list[Opening] | None:
         """Returns the openings of a memory as it was looked at, without reading them; None: they are not known."""
-        return self._kept.openings(agent.id, snapshot)
+        return self._cache.openings(agent.id, snapshot)
 
     def cache_openings(self, agent: Agent, snapshot: MemorySnapshot, openings: list[Opening]) -> None:
         """Keeps all openings of a memory that a list may repeat or extend, the newest last."""
-        self._kept.cache_openings(agent.id, snapshot, openings)
+        self._cache.cache_openings(agent.id, snapshot, openings)
 
     @reads
     async def pool(self, connection: Connection, agent: Agent, probes: Probes) -> Pool:
@@ -133,14 +133,14 @@ class Turns(Group):
             is_repeatable=True,
         )
 
-    def keep(self, write: TurnWrite, done: Committed) -> None:
+    def cache_committed(self, write: TurnWrite, done: Committed) -> None:
         """Takes a committed turn into the caches, so that the next snapshot and query need not read it.
 
         The exchange in it belongs to the cache from then on.
         """
         if done.added is not None:
             self._memories.committed(done.agent, done.added)
-        self._kept.committed(write, done)
+        self._cache.committed(write, done)
 
     @reads
     async def due(

@@ -34,7 +34,7 @@ async def labels(store: Store, agent: AgentEntry) -> list[str]:
     snapshot = await store.turns.snapshot(agent.agent, None, None)
     assert snapshot is not None
     assert [b.label for b in snapshot.blocks] == found
-    own = await store.append.path(agent.agent, "default", None)
+    own = await store.stored_paths.path(agent.agent, "default", None)
     assert own is not None
     assert [b.label for b in own.snapshot.blocks] == found
     return found

@@ -261,7 +261,7 @@ async def test_a_run_is_accepted_into_a_conversation_that_begins_with_it(
 ) -> None:
     wanted = RunAccept(replace(draft, conversation=0), b"{}", key="default", uid="d" * 32)
     run = await store.runs.accept(wanted)
-    found = await store.append.conversation(alice.agent, "default")
+    found = await store.stored_paths.conversation(alice.agent, "default")
     assert found is not None
     assert (found.id, found.uid, found.tip) == (run.conversation, "d" * 32, -1)
     other = await store.runs.accept(

@@ -387,17 +387,17 @@ async def test_a_known_caller_stays_known_while_the_database_is_down(stores: tup
 async def test_a_line_is_heard_of_when_it_is_given_back(stores: tuple[Store, Store]) -> None:
     one, other = stores
     freed: list[str | None] = []
-    other.lines.heard(freed.append)
+    other.conversation_locks.heard(freed.append)
     await listening(other)
-    assert await one.lines.take("a", 15.0)
-    assert not await other.lines.take("a", 15.0)
-    left = await other.lines.want("a")
+    assert await one.conversation_locks.take("a", 15.0)
+    assert not await other.conversation_locks.take("a", 15.0)
+    left = await other.conversation_locks.want("a")
     assert left is not None
     assert 14 < left <= 15
-    await one.lines.give("a", 15.0)
+    await one.conversation_locks.give("a", 15.0)
     await comes(lambda: "a" in freed)
-    assert not await one.lines.take("a", 15.0)
-    assert await other.lines.take("a", 15.0)
+    assert not await one.conversation_locks.take("a", 15.0)
+    assert await other.conversation_locks.take("a", 15.0)
 
 
 async def test_a_process_does_not_hear_itself(stores: tuple[Store, Store]) -> None:

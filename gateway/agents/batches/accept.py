@@ -127,7 +127,11 @@ class BatchRequests(Struct, frozen=True):
         agent, conversation = rows[item.agent], 0
         if item.conversation != DEFAULT:
             owner = await self.store.agents.load(agent)
-            found = None if owner is None else await self.store.append.conversation(owner, item.conversation)
+            found = (
+                None
+                if owner is None
+                else await self.store.stored_paths.conversation(owner, item.conversation)
+            )
             if found is None:
                 raise NotFound(f"there is no conversation {ids.named('conv', item.conversation)!r}")
             conversation = found.id

@@ -226,7 +226,7 @@ class AgentRuns:
         store = self.keeper.store
         try:
             agent = await store.agents.find(scope)
-            found = None if agent is None else await store.append.conversation(agent, uid or DEFAULT)
+            found = None if agent is None else await store.stored_paths.conversation(agent, uid or DEFAULT)
         except StoreError:
             return False
         return found is not None and bool(found.tip)
@@ -277,10 +277,10 @@ class AgentRuns:
         """Returns live runs that no process performs any more. own: a lock that this process holds for another run."""
         store = self.keeper.store
         found = await store.runs.live()
-        if not store.lines.is_needed:
+        if not store.conversation_locks.is_needed:
             return [each.run for each in found]
         lines = [line_name(each.agent_uid, each.conversation) for each in found]
-        held = await store.lines.held(lines) - {own}
+        held = await store.conversation_locks.held(lines) - {own}
         return [each.run for each, line in zip(found, lines, strict=True) if line not in held]
 
     async def cancel(self, run: Run) -> Run:
@@ -366,7 +366,9 @@ class AgentRuns:
 
     async def _ended(self, own: str, run: Run) -> Run:
         """Ends a run of a process that has died, with a lock that is free or held here by now."""
-        is_left = self.keeper.store.lines.is_needed and run.id in {each.id for each in await self._left(own)}
+        is_left = self.keeper.store.conversation_locks.is_needed and run.id in {
+            each.id for each in await self._left(own)
+        }
         return await self._end(run, RunState.FAILED, StopReason.ERROR, LEFT) if is_left else run
 
     async def _enter(self, sending: Sending, place: QueuePlace) -> Sending:
@@ -397,7 +399,7 @@ class AgentRuns:
         if name == DEFAULT:
             return agent, name
         uid = uid_of("conv", name) or name
-        found = await self.keeper.store.append.conversation(agent, uid) if agent.id else None
+        found = await self.keeper.store.stored_paths.conversation(agent, uid) if agent.id else None
         if found is None:
             raise NotFound(f"there is no conversation {name!r}")
         return agent, found.name
@@ -408,7 +410,7 @@ class AgentRuns:
             return
         store, agent = self.keeper.store, await self._agent(sending)
         name = sending.identity.conversation or DEFAULT
-        found = await store.append.conversation(agent, name) if agent.id else None
+        found = await store.stored_paths.conversation(agent, name) if agent.id else None
         if found is not None and await store.runs.waiting(agent.id, found.id) is not None:
             raise Conflict("This conversation waits for answers to calls.")
 

@@ -199,7 +199,7 @@ async def _asking(store: Store, agent: Agent, e: Exchange) -> Place | None:
 
 async def path_of(store: Store, agent: Agent, name: str) -> ConversationPath | None:
     """Returns the end of a conversation."""
-    return await store.append.path(agent, name, 1)
+    return await store.stored_paths.path(agent, name, 1)
 
 
 async def _is_withheld(store: Store, agent: Agent, name: str, e: Exchange) -> bool:

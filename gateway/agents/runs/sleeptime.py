@@ -193,7 +193,7 @@ class Sleeping:
             # There is nothing in it for a model.
             now, stop = self._now(), StopReason.END_TURN
             end = RunEnd(run.agent, run.id, RunState.COMPLETED, stop, now, reading=span.reading)
-            await self._store.append.end(end)
+            await self._store.stored_paths.end(end)
         else:
             await self._budget.check(project)
             try:

@@ -223,7 +223,7 @@ class StepsMemory:
         accepts = self._due(e, now) if result.stop is not None and result.error is None else ()
         kept = _kept_results(e, result.results)
         write = StepEnd(known.agent, e, step, kept, self.reading, accepts, result.words)
-        self.begun += await asyncio.shield(self.keeper.store.append.finish(write))
+        self.begun += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
         self.last = counts
         total = Counts(*map(sum, zip(self.run.counts, counts, strict=True)))
         self.run = replace(self.run, steps=number, counts=total)
@@ -348,7 +348,7 @@ class StepsMemory:
         return replace(self.run, begun=now) if self.run.begun is None else None
 
     async def _open(self, write: StepOpen) -> None:
-        opening = self.keeper.store.append.open(write)
+        opening = self.keeper.store.stored_paths.open(write)
         try:
             # No client waits for a run in the background, so it waits for the disk.
             async with asyncio.timeout(None if self.run.background else self.keeper.open_wait_s):
@@ -453,7 +453,7 @@ class StepsMemory:
                 self.known.agent.id, self.run.id, RunState.COMPLETED, stop, self.keeper.now(), e.id, outcome.waiting,
                 _kept_results(e, results), merged, versions,
             )  # fmt: skip
-            return await asyncio.shield(self.keeper.store.append.end(write))
+            return await asyncio.shield(self.keeper.store.stored_paths.end(write))
 
         self._take_end(await self._edited(outcome.results, end))
 
@@ -470,7 +470,7 @@ class StepsMemory:
                 reading=self.reading,
                 words=words,
             )
-            self._take_end(await asyncio.shield(self.keeper.store.append.end(end)))
+            self._take_end(await asyncio.shield(self.keeper.store.stored_paths.end(end)))
 
     def _take_end(self, run: Run) -> None:
         """Takes over how the run has ended, as it is stored."""

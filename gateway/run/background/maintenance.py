@@ -54,7 +54,7 @@ class Maintenance:
             await asyncio.sleep(_LOOK_S)
             with suppress(StoreError):
                 await self._indexing.look()
-                await self._store.lines.drop()
+                await self._store.conversation_locks.drop()
             self._task.wake()
 
     async def step(self) -> float | None:

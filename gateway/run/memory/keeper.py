@@ -95,7 +95,7 @@ class MemoryKeeper:
     _unkept: deque[Callable[[], None]] = field(init=False, default_factory=deque)
 
     def __post_init__(self) -> None:
-        self.leases = Leases(self.store.lines)
+        self.leases = Leases(self.store.conversation_locks)
         self.queues = Queues(self.leases)
         self.store.forgetting.when_gone(self.resent.clear)
         recaller = Recaller(self.store, self.settings, self.embed_query)
@@ -136,7 +136,7 @@ class MemoryKeeper:
                 committed = await asyncio.shield(self.store.turns.commit(write))
         except TimeoutError:
             raise TooSlow("the disk did not take the message in time") from None
-        self.store.turns.keep(write, committed)
+        self.store.turns.cache_committed(write, committed)
         self.store.agents.remember(committed.agent)
         plan = replace(known.plan, conversation=committed.conversation)
         return replace(known, row=committed.exchange, agent=committed.agent, plan=plan)
@@ -213,7 +213,7 @@ class MemoryKeeper:
         """Keeps and reports what was written. overfull: as it was sent, its window was filling up."""
         known.asked.place.leave()
         snapshot, events = known.snapshot, self.events
-        self.store.turns.keep(write, committed)
+        self.store.turns.cache_committed(write, committed)
         agent = committed.agent
         if agent is not known.agent:
             self.store.agents.remember(agent)

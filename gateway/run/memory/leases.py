@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 
 from storage.errors import StoreError
-from storage.sql.conversation_locks import Lines
+from storage.sql.conversation_locks import ConversationLocks
 
 # Chosen: a request waits so long at most for the conversation of a gateway that was killed.
 LEASE_S = 15.0
@@ -30,7 +30,7 @@ def line_name(agent: str, conversation: str) -> str:
 class Leases:
     """The lines that requests of this process hold or wait for. One request at a time asks for a line."""
 
-    def __init__(self, lines: Lines) -> None:
+    def __init__(self, lines: ConversationLocks) -> None:
         self._lines = lines
         self._held: set[str] = set()
         # Those that are on their way back, by the write of that; None: it has failed.

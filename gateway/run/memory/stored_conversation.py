@@ -133,7 +133,7 @@ async def reread(store: Store, known: Known) -> Known | None:
 async def _find(store: Store, asked: MemoryRequest, agent: Agent) -> ConversationPath | None:
     name, sleeptime = asked.identity.conversation or DEFAULT, asked.spec.sleeptime
     turns = 0 if sleeptime is None else sleeptime.every
-    return await store.append.path(agent, name, asked.target.context_window, turns)
+    return await store.stored_paths.path(agent, name, asked.target.context_window, turns)
 
 
 def as_of(known: Known, tip: int | None) -> Known:

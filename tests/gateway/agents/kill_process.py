@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from storage.sql.runs import Runs
-from storage.sql.stored_paths import Append
+from storage.sql.stored_paths import StoredPaths
 from tests.gateway.patient import run
 
 FIRST = 1  # the row of the agent whose runs count
@@ -43,7 +43,7 @@ def _is_due(*rows: str) -> bool:
 
 def _watched(method: Callable[..., Future[Any]], *rows: str) -> Callable[..., Future[Any]]:
     @functools.wraps(method)
-    def watched(self: Append, write: Any) -> Future[Any]:
+    def watched(self: StoredPaths, write: Any) -> Future[Any]:
         is_due = write.agent.id == FIRST and _is_due(*rows)
         if is_due and _side == "before":
             _die()
@@ -79,8 +79,8 @@ def _row_of_acceptance(wanted: Any) -> str:
 
 if __name__ == "__main__":
     if _row:
-        Append.open = _watched(Append.open, "begun", "done")  # type: ignore[method-assign]
-        Append.finish = _watched(Append.finish, "replied", "ended")  # type: ignore[method-assign]
+        StoredPaths.open = _watched(StoredPaths.open, "begun", "done")  # type: ignore[method-assign]
+        StoredPaths.finish = _watched(StoredPaths.finish, "replied", "ended")  # type: ignore[method-assign]
         Runs.add_text = _awaited(Runs.add_text, _row_of_text)  # type: ignore[method-assign]
         Runs.accept = _awaited(Runs.accept, _row_of_acceptance)  # type: ignore[method-assign]
     raise SystemExit(run())

@@ -121,7 +121,7 @@ def results_of(sent: Outcome) -> list[dict[str, Any]]:
 def first_writes(life: Life, value: str, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Has somebody else write the block just before the first edit of a run. Returns these writes."""
     store, block = life.world.store, life.block()
-    opening = store.append.open
+    opening = store.stored_paths.open
     done: list[object] = []
 
     def first_somebody_else(write):  # type: ignore[no-untyped-def]
@@ -129,7 +129,7 @@ def first_writes(life: Life, value: str, monkeypatch: pytest.MonkeyPatch) -> lis
             done.append(store.blocks.write(block.id, block.version, value, at=1.0, origin="test"))
         return opening(write)
 
-    monkeypatch.setattr(store.append, "open", first_somebody_else)
+    monkeypatch.setattr(store.stored_paths, "open", first_somebody_else)
     return done
 
 
@@ -350,7 +350,7 @@ def test_what_the_window_shows_is_neither_read_nor_recalled(upstream: StrictUpst
 async def _path(life: Life):  # type: ignore[no-untyped-def]
     agent = await life.world.store.agents.find(life.scope)
     assert agent is not None
-    return await life.world.store.append.path(agent, "default", 2000)
+    return await life.world.store.stored_paths.path(agent, "default", 2000)
 
 
 def test_a_long_run_is_cut_between_its_rounds_and_keeps_its_question(

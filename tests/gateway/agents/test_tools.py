@@ -370,14 +370,14 @@ def test_all_edits_of_one_call_are_in_the_history(
     blocks = (HUMAN, replace(HUMAN, label="house"))
     with agents(upstream, tmp_path, blocks=blocks, **options) as life:
         store, block = life.world.store, life.block()
-        opening, done = store.append.open, []
+        opening, done = store.stored_paths.open, []
 
         def overtaken(write: Any) -> Any:
             if is_overtaken and write.edits.writes and not done:
                 done.append(store.blocks.write(block.id, block.version, "Bob", at=1.0, origin="test"))
             return opening(write)
 
-        monkeypatch.setattr(store.append, "open", overtaken)
+        monkeypatch.setattr(store.stored_paths, "open", overtaken)
         upstream.queue(call_tools(PATCH), say("Done."))
         life.send("Note it.")
         assert len(done) == is_overtaken

@@ -22,7 +22,7 @@ async def test_lines_of_processes_that_died_are_deleted(
     store = await open_store(empty_database(postgres).url)
     try:
         for name, seconds in (("left", -4000.0), ("held", 15.0)):
-            assert await store.lines.take(name, seconds)
+            assert await store.conversation_locks.take(name, seconds)
         looking = asyncio.create_task(
             maintenance.Maintenance(store, 60.0, lambda: 0.0, Indexing(store)).look_again()
         )

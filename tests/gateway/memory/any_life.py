@@ -145,5 +145,5 @@ class Life:
 
 async def _cool(world: World) -> None:
     """Lets a gateway keep nothing of what it has read."""
-    world.store.turns._kept.clear()
+    world.store.turns._cache.clear()
     world.store.recall._memories.clear()

@@ -11,7 +11,7 @@ import pytest
 from gateway.run.memory.leases import LEASE_S, Leases, line_name
 from gateway.run.memory.queue import QueuePlace, Queues
 from storage.errors import Unavailable
-from storage.sql.conversation_locks import Lines
+from storage.sql.conversation_locks import ConversationLocks
 from storage.sql.store import Store
 from tests.patience import PATIENCE_S
 from tests.stored import open_store
@@ -19,7 +19,7 @@ from tests.stored import open_store
 NAME = ("agent", "conversation")
 
 
-class Process(Lines):
+class Process(ConversationLocks):
     """Lines of a process that knows of others, over one database; what one gives back the others hear."""
 
     is_needed = True

@@ -262,7 +262,7 @@ def test_a_reply_says_how_much_was_injected_for_all_notes_that_are_sent(
     for question in (TORTOISES, "And tortoise number 3?", "And who is the 8th?", "Thanks."):
         messages.append({"role": "user", "content": [{"type": "text", "text": question}, image]})
         if how == "read":
-            world.store.turns._kept.clear()
+            world.store.turns._cache.clear()
         if how == "again":
             world.post(messages, user="alice")
         reply = world.post(messages, user="alice")

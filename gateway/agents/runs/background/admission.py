@@ -461,7 +461,7 @@ class BackgroundRuns:
 
         Raises: NotFound.
         """
-        found = await self._store.append.conversation(agent, uid_of("conv", name) or name)
+        found = await self._store.stored_paths.conversation(agent, uid_of("conv", name) or name)
         if found is None:
             if name != DEFAULT:
                 raise NotFound(f"there is no conversation {name!r}")

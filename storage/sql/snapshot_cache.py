@@ -19,21 +19,21 @@ from storage.database import AgentNumbers, Changes
 from storage.records import Block, BlockOp, Conversation, Exchange, SentSection
 
 # Chosen: some six thousand open conversations, or five hundred with twenty notes each.
-KEPT_BYTES = 27 << 19
+CACHE_BYTES = 27 << 19
 # Conversations of one memory; one that opens more forgets those it left first.
-_PLACES = 64
+_PATH_ENDS = 64
 # Openings of one memory that are compared with a new one, as many as `pool_found` reads.
 _OPENINGS = 64
 # Measured: a memory without blocks, the end of a path, a note without its text, an exchange with rounds without its
 # contents, an opening of one message.
-_MEMORY_BYTES, _PLACE_BYTES, _NOTE_BYTES, _ROUNDS_BYTES, _OPENING_BYTES = 800, 1300, 110, 1000, 500
+_MEMORY_BYTES, _PATH_END_BYTES, _NOTE_BYTES, _ROUNDS_BYTES, _OPENING_BYTES = 800, 1300, 110, 1000, 500
 
 # A client's name of a conversation, and the hash of the path that it goes on from.
 _Name = tuple[str | None, bytes | None]
 
 
 @dataclass(slots=True)
-class _Place:
+class _PathEnd:
     """The end of a path: what is known of a list that goes on from there."""
 
     conversation: Conversation
@@ -45,7 +45,7 @@ class _Place:
 
 
 @dataclass(slots=True)
-class _Memory:
+class _CachedMemory:
     """The part that all looks of a memory have in common, and the ends of its paths, those put last at the end."""
 
     # As they were last read or notified.
@@ -57,7 +57,7 @@ class _Memory:
     ops: list[BlockOp]
     # Of these; `opening_bytes` come in addition, and those of each place.
     bytes: int
-    places: dict[_Name, _Place] = field(default_factory=dict)
+    path_ends: dict[_Name, _PathEnd] = field(default_factory=dict)
     # All that a list may repeat or extend, the newest last, and perhaps some that nothing can any more; None:
     # they were not read.
     openings: list[Opening] | None = None
@@ -67,15 +67,15 @@ class _Memory:
 class SnapshotCache:
     """The memories that were looked at last. Only the event loop's thread uses it."""
 
-    def __init__(self, limit_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit = limit_bytes
-        self._memories: OrderedDict[int, _Memory] = OrderedDict()
+        self._memories: OrderedDict[int, _CachedMemory] = OrderedDict()
         self.bytes = 0
 
     def has(self, agent: int, key: str | None, path: bytes | None) -> bool:
         """Returns whether such a look is worth asking by what it would be right."""
         memory = self._memories.get(agent)
-        return memory is not None and ((key is None and path is None) or (key, path) in memory.places)
+        return memory is not None and ((key is None and path is None) or (key, path) in memory.path_ends)
 
     def apply(self, apply: Changes) -> None:
         """Takes in what the agents' rows say now. Memories of which that is not known are dropped."""
@@ -101,23 +101,23 @@ class SnapshotCache:
         if key is None and path is None:
             self._memories.move_to_end(agent)
             return MemorySnapshot(*numbers, has_tombs=memory.has_tombs, blocks=memory.blocks, ops=memory.ops)
-        place = memory.places.get((key, path))
-        if place is None:
+        end = memory.path_ends.get((key, path))
+        if end is None:
             return None
         self._memories.move_to_end(agent)
         return MemorySnapshot(
             *numbers,
-            place.conversation,
-            place.exchange,
-            place.has_rivals,
-            place.additions,
+            end.conversation,
+            end.exchange,
+            end.has_rivals,
+            end.additions,
             memory.has_tombs,
-            place.section,
+            end.section,
             memory.blocks,
             memory.ops,
         )
 
-    def keep(self, agent: int, key: str | None, path: bytes | None, snapshot: MemorySnapshot) -> None:
+    def put(self, agent: int, key: str | None, path: bytes | None, snapshot: MemorySnapshot) -> None:
         """Keeps a look that was read."""
         if snapshot.shares_blocks:
             self.drop(agent)
@@ -133,20 +133,20 @@ class SnapshotCache:
             self.drop(agent)
             size = _MEMORY_BYTES + sum(400 + len(b.value) for b in snapshot.blocks)
             size += sum(400 + len(op.arguments) for op in snapshot.ops)
-            memory = _Memory(numbers, state, snapshot.has_tombs, snapshot.blocks, snapshot.ops, size)
+            memory = _CachedMemory(numbers, state, snapshot.has_tombs, snapshot.blocks, snapshot.ops, size)
             self._memories[agent] = memory
             self.bytes += size
         # No turn is planned on the end of a path from its look alone where that goes on, or was made elsewhere.
         is_end = path is not None and not (snapshot.is_continued or snapshot.is_head)
         if snapshot.exchange is not None and snapshot.conversation is not None and is_end:
-            place = _Place(
+            end = _PathEnd(
                 snapshot.conversation,
                 snapshot.exchange,
                 snapshot.has_rivals,
                 snapshot.additions,
                 snapshot.section,
             )
-            self._put(memory, (key, path), place)
+            self._put(memory, (key, path), end)
         self._shrink()
 
     def openings(self, agent: int, snapshot: MemorySnapshot) -> list[Opening] | None:
@@ -186,24 +186,24 @@ class SnapshotCache:
             if len(openings) > _OPENINGS:
                 size -= _opening_bytes(openings.pop(0))
             self._put_openings(memory, openings, size)
-        place: _Place | None
+        end: _PathEnd | None
         if done.begun is not None and done.added is not None:
-            e, place = done.added, _Place(done.begun, done.added, False, NO_ADDITIONS, None)
+            e, end = done.added, _PathEnd(done.begun, done.added, False, NO_ADDITIONS, None)
         elif write.plain is not None and done.is_plain and not done.is_head:
-            e, place = write.plain[0], self._planned_on(memory, write.plain[0])
+            e, end = write.plain[0], self._planned_on(memory, write.plain[0])
         else:
             # Whatever it changed of the tree, these may be ends of paths no more.
             self._clear(memory)
             return
         name = write.key, e.path
-        if name in memory.places:
+        if name in memory.path_ends:
             # Two conversations without an id say the same; the one that began last is read.
             self._take(memory, name)
             return
-        if place is None:
+        if end is None:
             return
-        _go_on(place, e, write, done)
-        self._put(memory, name, place)
+        _go_on(end, e, write, done)
+        self._put(memory, name, end)
         self._shrink()
 
     def drop(self, agent: int) -> None:
@@ -218,35 +218,35 @@ class SnapshotCache:
         self._memories.clear()
         self.bytes = 0
 
-    def _planned_on(self, memory: _Memory, e: Exchange) -> _Place | None:
+    def _planned_on(self, memory: _CachedMemory, e: Exchange) -> _PathEnd | None:
         """Returns the place that a plain turn went on from. All of its conversation go, since that has moved."""
         found = None
-        for name, place in list(memory.places.items()):
-            if place.exchange.conversation == e.conversation:
-                self.bytes -= memory.places.pop(name).bytes
-                if place.exchange.id == e.parent:
-                    found = place
+        for name, end in list(memory.path_ends.items()):
+            if end.exchange.conversation == e.conversation:
+                self.bytes -= memory.path_ends.pop(name).bytes
+                if end.exchange.id == e.parent:
+                    found = end
         return found
 
-    def _put_openings(self, memory: _Memory, openings: list[Opening], size: int) -> None:
+    def _put_openings(self, memory: _CachedMemory, openings: list[Opening], size: int) -> None:
         """Keeps these openings of a memory instead of those it had. size: their bytes."""
         self.bytes += size - memory.opening_bytes
         memory.openings, memory.opening_bytes = openings, size
 
-    def _put(self, memory: _Memory, name: _Name, place: _Place) -> None:
-        places = memory.places
-        if name in places or len(places) == _PLACES:
-            self._take(memory, name if name in places else next(iter(places)))
-        places[name] = place
-        place.bytes = _bytes_of(place)
-        self.bytes += place.bytes
+    def _put(self, memory: _CachedMemory, name: _Name, end: _PathEnd) -> None:
+        path_ends = memory.path_ends
+        if name in path_ends or len(path_ends) == _PATH_ENDS:
+            self._take(memory, name if name in path_ends else next(iter(path_ends)))
+        path_ends[name] = end
+        end.bytes = _bytes_of(end)
+        self.bytes += end.bytes
 
-    def _take(self, memory: _Memory, name: _Name) -> None:
-        self.bytes -= memory.places.pop(name).bytes
+    def _take(self, memory: _CachedMemory, name: _Name) -> None:
+        self.bytes -= memory.path_ends.pop(name).bytes
 
-    def _clear(self, memory: _Memory) -> None:
-        self.bytes -= sum(place.bytes for place in memory.places.values())
-        memory.places.clear()
+    def _clear(self, memory: _CachedMemory) -> None:
+        self.bytes -= sum(end.bytes for end in memory.path_ends.values())
+        memory.path_ends.clear()
 
     def _shrink(self) -> None:
         """Drops the memories asked longest ago. Last of all: one that was dropped takes in nothing more."""
@@ -254,29 +254,29 @@ class SnapshotCache:
             self.drop(next(iter(self._memories)))
 
 
-def _go_on(place: _Place, e: Exchange, write: TurnWrite, done: Committed) -> None:
+def _go_on(end: _PathEnd, e: Exchange, write: TurnWrite, done: Committed) -> None:
     """Moves the end of a path to the exchange that was committed after it, or with which it begins."""
     # The exchange has moved its conversation once.
-    old = place.conversation
-    place.conversation = Conversation(old.id, old.uid, old.key, old.rev + 1, old.tip)
+    old = end.conversation
+    end.conversation = Conversation(old.id, old.uid, old.key, old.rev + 1, old.tip)
     run = e.run if done.seq == e.seq else done.seq
     e = replace(e, id=done.exchange, seq=done.seq, run=run, section=done.section)
-    rounds = place.additions.rounds
+    rounds = end.additions.rounds
     if rounds and rounds[-1].id == e.parent and e.continues_parent:
         rounds = (*rounds[:-1], replace(rounds[-1], continued=True))
-        place.additions = replace(place.additions, rounds=rounds)
+        end.additions = replace(end.additions, rounds=rounds)
     if e.adds:
-        place.additions = place.additions.and_of(e)
-    place.exchange = replace(e, input=None, shown_reply=None, full=None, notes=NO_NOTES)
-    place.has_rivals = False
-    if done.section != (place.section.id if place.section is not None else None):
-        place.section = _section(write, done)
+        end.additions = end.additions.and_of(e)
+    end.exchange = replace(e, input=None, shown_reply=None, full=None, notes=NO_NOTES)
+    end.has_rivals = False
+    if done.section != (end.section.id if end.section is not None else None):
+        end.section = _section(write, done)
 
 
-def _bytes_of(place: _Place) -> int:
+def _bytes_of(end: _PathEnd) -> int:
     """Returns the bytes that the end of a path takes."""
-    additions = place.additions
-    size = _PLACE_BYTES + 45 * sum(map(len, place.exchange.inputs)) + _NOTE_BYTES * len(additions.notes)
+    additions = end.additions
+    size = _PATH_END_BYTES + 45 * sum(map(len, end.exchange.inputs)) + _NOTE_BYTES * len(additions.notes)
     for note in additions.notes:
         size += len(note.utf8)
     for e in additions.rounds:

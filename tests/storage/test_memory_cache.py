@@ -20,7 +20,7 @@ from storage.search.rank import rank
 from storage.search.tail import Tail
 from storage.search.tokens import forget_words
 from storage.sql.facts import keep_facts
-from storage.sql.remembered import MemoryCache, Remembered
+from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.test_facts import fact
@@ -361,10 +361,10 @@ async def test_a_message_read_before_another_process_changed_it_is_not_kept(
 
 
 async def test_the_memories_asked_last_are_kept_as_far_as_they_fit() -> None:
-    def memory(agent: int) -> Remembered:
+    def memory(agent: int) -> CachedMemory:
         texts = [f"{noun} {agent}" for noun in NOUNS]
         documents = [Document(n, "user", text, 0.0) for n, text in enumerate(texts, 1)]
-        return Remembered(agent, Index(encode(documents, SECRET).items()))
+        return CachedMemory(agent, Index(encode(documents, SECRET).items()))
 
     cache = MemoryCache(RULES, limit_bytes=3 * memory(2).size)
     for n in (1, 2, 3, 1, 4):

@@ -21,8 +21,8 @@ from storage.commands import Change, ForgetTarget, MemorySnapshot, Pool
 from storage.errors import NotFound, Stale
 from storage.records import Agent, Block, Scope, SentSection
 from storage.sql import exchanges
-from storage.sql.kept import SnapshotCache
 from storage.sql.named_blocks import BlockChange
+from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, assistant, call, result, user
 from tests.storage.conftest import OpenStore
@@ -225,7 +225,7 @@ async def test_random_lives_leave_nothing_old(open_store: OpenStore, seed: int) 
 async def is_kept(speaker: Speaker, talk: list[WireMessage]) -> bool:
     """Whether a look is found without being read: one that is read takes the place of all that are not of now."""
     path = Listing(Canon(speaker.agent.secret), talk).path(len(talk))
-    has = speaker.store.turns._kept.has(speaker.agent.id, None, path)
+    has = speaker.store.turns._cache.has(speaker.agent.id, None, path)
     await speaker.store.turns.snapshot(speaker.agent, None, path)
     return has
 
@@ -249,7 +249,7 @@ async def test_an_end_that_is_not_known_takes_no_other_ends_with_it(open_store: 
     for talk in talks:
         await speaker.say(talk[:1], talk[1])
     turn = await speaker.begin([*talks[0], user("More?")])
-    speaker.store.turns._kept.drop(speaker.agent.id)
+    speaker.store.turns._cache.drop(speaker.agent.id)
     await is_kept(speaker, talks[1])  # and so it is read
     await speaker.end(turn, [assistant("More.")])
     assert await is_kept(speaker, talks[1])
@@ -266,7 +266,7 @@ async def test_so_many_bytes_are_kept_and_those_used_last(open_store: OpenStore)
         looks.append((speaker.agent.id, listing.path(2)))
         snapshot = await store.turns.snapshot(speaker.agent, "c", listing.path(2))
         assert snapshot is not None
-        kept.keep(speaker.agent.id, "c", listing.path(2), snapshot)
+        kept.put(speaker.agent.id, "c", listing.path(2), snapshot)
         assert kept.bytes <= 20_000
     has = [kept.has(agent, "c", path) for agent, path in looks]
     assert has[-1]
@@ -278,7 +278,7 @@ async def test_so_many_bytes_are_kept_and_those_used_last(open_store: OpenStore)
 
 async def test_the_newest_openings_are_kept_and_counted_once(open_store: OpenStore) -> None:
     store = await open_store()
-    kept, speaker = store.turns._kept, Speaker(store, ALICE)
+    kept, speaker = store.turns._cache, Speaker(store, ALICE)
 
     async def snapshot() -> MemorySnapshot:
         found = await store.turns.snapshot(speaker.agent, None, None)
@@ -309,7 +309,7 @@ async def test_a_memory_that_its_own_turn_pushes_out_is_not_counted(open_store: 
     agent = speaker.agent.id
     snapshot = await store.turns.snapshot(speaker.agent, None, None)
     assert snapshot is not None
-    kept = store.turns._kept
+    kept = store.turns._cache
     kept.cache_openings(agent, snapshot, [])
     kept._limit = kept.bytes  # nothing more has a place
     await speaker.say([user("Another topic")], assistant("Yes."))
@@ -323,7 +323,7 @@ async def test_what_is_kept_takes_about_as_many_bytes_as_are_counted(
     open_store: OpenStore, note: str
 ) -> None:
     store = await open_store()
-    kept, tick = store.turns._kept, itertools.count(1000)
+    kept, tick = store.turns._cache, itertools.count(1000)
 
     async def talk(subject: str) -> None:
         speaker = Speaker(

@@ -46,7 +46,7 @@ _MESSAGE_BYTES, _NONE_BYTES = 300, 100
 _TAIL = 64
 
 
-class News(Struct, frozen=True):
+class MemoryChanges(Struct, frozen=True):
     """A reading of what has changed in a memory."""
 
     # The numbers that it had.
@@ -61,7 +61,7 @@ class News(Struct, frozen=True):
 
 
 @dataclass(slots=True)
-class Remembered:
+class CachedMemory:
     """One memory."""
 
     agent: int
@@ -109,7 +109,7 @@ class Remembered:
             return None
         return [m for seq, m in self.recent.items() if seq not in skip]
 
-    async def read(self, connection: Connection, now: Numbers, rules: Rules) -> News:
+    async def read(self, connection: Connection, now: Numbers, rules: Rules) -> MemoryChanges:
         """Reads what has changed. It changes nothing here."""
         before, indexed = self.numbers, now.indexed_seq
         is_same = before is not None and before.stamp == now.stamp
@@ -118,7 +118,7 @@ class Remembered:
             terms = await terms_since(connection, self.agent, self._terms_stamp)
         position = max(indexed + 1, self.position if is_same else 0)
         if is_same and position >= now.next_seq:
-            return News(before, now, position, terms)
+            return MemoryChanges(before, now, position, terms)
         values = (self.agent, indexed + 1, position, _TAIL)
         rows = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_unread"], values))
         fresh = [e for e, _, _ in rows if e.seq >= position]
@@ -132,9 +132,9 @@ class Remembered:
         reached = _end_of(fresh[-1]) if len(fresh) == _TAIL else max(now.next_seq, reached)
         # One that is open has no content yet, so that it is read again.
         reached = min([reached, *(e.seq for e in fresh if e.state is State.OPEN)])
-        return News(before, now, reached, terms, recent)
+        return MemoryChanges(before, now, reached, terms, recent)
 
-    def take(self, news: News) -> bool:
+    def take(self, news: MemoryChanges) -> bool:
         """Takes what was read; False: something else was taken meanwhile. Raises: CorruptIndex."""
         if news.since is not self.numbers:
             return False
@@ -231,25 +231,25 @@ class MemoryCache:
         self._rules = rules
         self._limit = limit_bytes
         # With the bytes that each had when it was weighed last.
-        self._kept: OrderedDict[int, Remembered] = OrderedDict()
+        self._kept: OrderedDict[int, CachedMemory] = OrderedDict()
         self._sizes: dict[int, int] = {}
         self._bytes = 0
         self.clears = 0
 
-    def get(self, agent: int) -> Remembered | None:
+    def get(self, agent: int) -> CachedMemory | None:
         """Returns a memory, which counts as asked last; None: it is not remembered."""
         found = self._kept.get(agent)
         if found is not None:
             self._kept.move_to_end(agent)
         return found
 
-    def keep(self, memory: Remembered) -> None:
+    def keep(self, memory: CachedMemory) -> None:
         """Keeps a memory. The newest stays even where it alone is too large."""
         self._drop(memory.agent)
         self._kept[memory.agent], self._sizes[memory.agent] = memory, 0
         self.weigh(memory)
 
-    def weigh(self, memory: Remembered) -> None:
+    def weigh(self, memory: CachedMemory) -> None:
         """Counts a memory that may have grown as large as it is now, and makes room for it."""
         if self._kept.get(memory.agent) is not memory:
             return
@@ -269,7 +269,7 @@ class MemoryCache:
             return
         memory = self._kept.get(agent.id)
         if memory is None and e.seq == 1:
-            memory = Remembered(agent.id, numbers=Numbers(agent.epoch, 1, 0, 0), position=1)
+            memory = CachedMemory(agent.id, numbers=Numbers(agent.epoch, 1, 0, 0), position=1)
             self._kept[agent.id], self._sizes[agent.id] = memory, 0
         if memory is None or memory.numbers is None or memory.numbers.epoch != agent.epoch:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage.sql.conversation_locks import Lines
+from storage.sql.conversation_locks import ConversationLocks
 from storage.sql.store import Store
 
 LEASE_S = 15.0
@@ -21,12 +21,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def processes(store: Store, clock: Clock) -> list[Lines]:
+def processes(store: Store, clock: Clock) -> list[ConversationLocks]:
     """Lines as three processes see them."""
-    return [Lines(store.database, lambda: clock.now) for _ in range(3)]
+    return [ConversationLocks(store.database, lambda: clock.now) for _ in range(3)]
 
 
-async def test_one_process_has_a_line(processes: list[Lines]) -> None:
+async def test_one_process_has_a_line(processes: list[ConversationLocks]) -> None:
     one, other, _ = processes
     assert await one.take("a", LEASE_S)
     assert await one.take("a", LEASE_S), "its own lease is prolonged"
@@ -38,7 +38,7 @@ async def test_one_process_has_a_line(processes: list[Lines]) -> None:
     assert await other.take("a", LEASE_S)
 
 
-async def test_a_line_is_handed_to_who_asked_first(processes: list[Lines], clock: Clock) -> None:
+async def test_a_line_is_handed_to_who_asked_first(processes: list[ConversationLocks], clock: Clock) -> None:
     one, first, second = processes
     await one.take("a", LEASE_S)
     clock.now += 5
@@ -53,7 +53,7 @@ async def test_a_line_is_handed_to_who_asked_first(processes: list[Lines], clock
     assert await second.take("a", LEASE_S)
 
 
-async def test_who_asked_and_went_is_handed_nothing(processes: list[Lines]) -> None:
+async def test_who_asked_and_went_is_handed_nothing(processes: list[ConversationLocks]) -> None:
     one, other, third = processes
     await one.take("a", LEASE_S)
     await other.want("a")
@@ -67,7 +67,9 @@ async def test_who_asked_and_went_is_handed_nothing(processes: list[Lines]) -> N
     assert await one.take("a", LEASE_S), "what was handed over is given back"
 
 
-async def test_a_lease_runs_out_unless_it_is_prolonged(processes: list[Lines], clock: Clock) -> None:
+async def test_a_lease_runs_out_unless_it_is_prolonged(
+    processes: list[ConversationLocks], clock: Clock
+) -> None:
     one, other, _ = processes
     for name in ("a", "b"):
         await one.take(name, LEASE_S)

@@ -58,7 +58,7 @@ class Writer:
         self.agent = await self.store.agents.find(self.scope) or self.store.agents.draft(self.scope)
         if not self.agent.id:
             return ConversationPath(MemorySnapshot())
-        own = await self.store.append.path(self.agent, name, self.context)
+        own = await self.store.stored_paths.path(self.agent, name, self.context)
         assert own is not None
         self.agent = replace(self.agent, epoch=own.snapshot.epoch)
         return own
@@ -115,7 +115,7 @@ class Writer:
 
     async def _open(self, write: StepOpen) -> StepOpened:
         before = getattr(self, "opened", None)
-        self.opened = await self.store.append.open(write)
+        self.opened = await self.store.stored_paths.open(write)
         if self.opened.run is None and before is not None:
             self.opened = replace(self.opened, run=before.run)
         self.agent = self.opened.agent
@@ -142,7 +142,7 @@ class Writer:
         step = RunStep(
             e.id, self.agent.id, run.id, self.number, self.now, self.now, Counts(7, 3), stop, **more
         )
-        await self.store.append.finish(StepEnd(self.agent, e, step))
+        await self.store.stored_paths.finish(StepEnd(self.agent, e, step))
         self.opened = replace(self.opened, exchange=e)
         return e
 
@@ -358,7 +358,7 @@ async def test_a_run_ends_behind_a_step_that_is_written_already(writer: Writer) 
     e = await writer.finish(assistant(None, call("1"), call("2")), stop=None)
     assert writer.opened.run is not None
     run = writer.opened.run.id
-    ended = await writer.store.append.end(
+    ended = await writer.store.stored_paths.end(
         RunEnd(
             writer.agent.id,
             run,
