@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.turn.states import TRANSITIONS, TurnState
 from scripts import make_plots
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.agents import test_differences as differences
@@ -211,3 +212,13 @@ def test_the_pictures_of_the_benchmarks_show_the_tables_of_the_page() -> None:
 
 def test_the_readme_stays_short() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").split()) < 1_200
+
+
+def test_the_states_of_a_turn_are_those_of_the_table() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    shown = re.findall(r"^\| ([A-Z]+) \| (\w+) \| ([A-Z, ]+) \|$", page, re.M)
+    assert shown == [
+        (state.name, event.__name__, ", ".join(each.name for each in TurnState if each in afters))
+        for state, row in TRANSITIONS.items()
+        for event, afters in row.items()
+    ]

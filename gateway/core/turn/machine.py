@@ -3,12 +3,7 @@
 The shell calls the model once by itself, then feeds what happens and performs the commands in their order.
 Every turn ends with exactly one `Save` and one `Finish`, whatever goes wrong.
 
-    WAITING   a model has been called           ReplyStarted -> READING
-    READING   its reply comes in                the reply's end -> KEEPING, TOOLS, SAVING, DONE
-    KEEPING   a step is being committed         Kept -> TOOLS, WAITING (next round)
-    TOOLS     gateway calls are being run       the last ToolFinished -> KEEPING, WAITING (next round), SAVING, DONE
-    SAVING    the end is held for the commit    Saved -> DONE
-    DONE      late events are tolerated, nothing is commanded
+`gateway.core.turn.states` has its states and transitions as a table.
 
 A `Round` (gateway.core.turn.round) reads each reply, a `Guide` decides which calls run and what follows a reply, a
 `ClientView` makes the bytes.
@@ -23,7 +18,6 @@ their results before the model is called again. Calls decide what follows, never
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum
 
 import orjson
 from msgspec.structs import replace
@@ -57,6 +51,7 @@ from gateway.core.turn.round import (
     RoundEnd,
 )
 from gateway.core.turn.spec import TurnSpec
+from gateway.core.turn.states import TRANSITIONS, TurnState
 from gateway.core.turn.upstream_error import error_of, is_for_good
 from gateway.errors import Conflict, GatewayError, UpstreamBroke
 
@@ -67,17 +62,8 @@ _FINISH = commands.Finish()
 _FREE_CALL = commands.CallModel((), None, ANYTHING)
 
 
-class _State(Enum):
-    WAITING = "waiting"
-    READING = "reading"
-    KEEPING = "keeping"
-    TOOLS = "tools"
-    SAVING = "saving"
-    DONE = "done"
-
-
 # Bound once: to read a member off its class takes 70 ns (measured, Python 3.11), with each event of a stream.
-_WAITING, _READING, _KEEPING, _TOOLS, _SAVING, _DONE = _State
+_WAITING, _READING, _KEEPING, _TOOLS, _SAVING, _DONE = TurnState
 
 
 class Turn:
@@ -87,7 +73,7 @@ class Turn:
         self.spec = spec
         self._guide = guide
         self._view = view
-        self._state = _WAITING
+        self._enter(_WAITING)
         self._head_sent = False
         self._offer = self._guide.offer()
         self._round = Round(spec, view, AS_EVENTS if spec.shows_steps else None)
@@ -126,36 +112,41 @@ class Turn:
 
     def feed(self, event: TurnEvent) -> list[Command]:
         """Returns what is to be done about an event, in order. An event that comes too late commands nothing."""
-        state = self._state
+        if type(event) not in self._transitions:
+            return []
         match event:  # the most frequent first
-            case events.Received() if state is _READING:
+            case events.Received():
                 return self._received(self._round.take(event.events))
-            case events.ReplyStarted() if state is _WAITING:
+            case events.ReplyStarted():
                 return self._started(event)
-            case events.ReceivedWhole() if state is _READING:
+            case events.ReceivedWhole():
                 return self._received(self._round.take_whole(event.body))
-            case events.Saved() if state is _SAVING:
+            case events.Saved():
                 return self._release(event.durable, is_lost=event.is_lost, after_stop=event.after_stop)
-            case events.ReplyEnded() if state is _READING:
+            case events.ReplyEnded():
                 return self._received(self._round.end())
-            case events.ReplyFailed() if state in (_WAITING, _READING):
+            case events.ReplyFailed():
                 return self._received(self._round.fail(event.error))
-            case events.ToolFinished() if state is _TOOLS:
+            case events.ToolFinished():
                 return self._tool_finished(event)
-            case events.ToolsLate() if state is _TOOLS:
+            case events.ToolsLate():
                 return self._fill_silence()
-            case events.Kept() if state is _KEEPING:
+            case events.Kept():
                 return self._kept(event)
-            case events.ClientLeft() if state is not _DONE:
+            case events.ClientLeft():
                 return self._client_left()
-            case events.Stopped() if state not in (_SAVING, _DONE):
+            case events.Stopped():
                 return self._stopped(event.reason)
         return []
+
+    def _enter(self, state: TurnState) -> None:
+        self._state = state
+        self._transitions = TRANSITIONS[state]
 
     # A reply comes in
 
     def _started(self, reply: events.ReplyStarted) -> list[Command]:
-        self._state = _READING
+        self._enter(_READING)
         self._round.start(reply.status, reply.headers)
         self._rounds += 1
         return []
@@ -236,7 +227,7 @@ class Turn:
 
     def _client_left(self) -> list[Command]:
         if self._state is _SAVING:  # its outcome is on its way already
-            self._state = _DONE
+            self._enter(_DONE)
             return [commands.CloseUpstream(), _FINISH]
         return [commands.CloseUpstream(), *self._break_off(End.CANCELLED, StopReason.CANCELLED)]
 
@@ -249,7 +240,7 @@ class Turn:
         self._outcome = self._unfinished(state, reason)
         self._round.tail, self._round.done = [], _DONE_EVENT
         self._finish_instead = "stop"
-        self._state = _SAVING
+        self._enter(_SAVING)
         return [commands.CloseUpstream(), commands.Save(self._outcome)]
 
     def _break_off(
@@ -259,7 +250,7 @@ class Turn:
         outcome = self._unfinished(end, reason)
         if is_refused or words:
             outcome = replace(outcome, is_refused=is_refused, words=words)
-        self._state = _DONE
+        self._enter(_DONE)
         return [commands.Save(outcome), _FINISH]
 
     def _unfinished(self, end: End, reason: StopReason) -> TurnOutcome:
@@ -324,7 +315,7 @@ class Turn:
             step = self._step(waits={call.id: "client" for call in client_calls})
             self._is_kept = True
             return [*shown, *self._keep(step, runs)]
-        self._state = _TOOLS
+        self._enter(_TOOLS)
         return [*shown, *runs]
 
     def _tool_finished(self, tool: events.ToolFinished) -> list[Command]:
@@ -372,7 +363,7 @@ class Turn:
         shown = self._flush()
         if not runs:
             return [*shown, *self._tools_finished()]
-        self._state = _TOOLS
+        self._enter(_TOOLS)
         return [*shown, *runs]
 
     def _pause(self) -> list[Command]:
@@ -386,7 +377,7 @@ class Turn:
         """Begins with calls of a stored step, in place of a reply. Returns what is to be done."""
         self._is_kept = self._is_resumed = True
         self._is_last_round = False
-        self._state = _TOOLS
+        self._enter(_TOOLS)
         self._round.draft.take_calls([*resumed.calls], AllBut(), is_over=True)
         self._calls = OwnCalls(self.spec, self._guide, self._round.gateway_calls, resumed)
         self._show_results(self._calls.results)
@@ -423,11 +414,11 @@ class Turn:
         left = self._budget_left(self._ledger)
         if spec.keeps_steps:
             return self._keep(step, [commands.CallModel((), left, offer)])
-        self._state = _WAITING
+        self._enter(_WAITING)
         return [commands.CallModel(tuple(map(without_private, self._messages)), left, offer)]
 
     def _keep(self, step: commands.Keep, then: Sequence[Command]) -> list[Command]:
-        self._state = _KEEPING
+        self._enter(_KEEPING)
         self._after_keep = [*then]
         self._steps += step.reply is not None
         return [step]
@@ -435,9 +426,9 @@ class Turn:
     def _kept(self, kept: events.Kept) -> list[Command]:
         then, self._after_keep = self._after_keep, []
         if self._is_kept:
-            self._state = _TOOLS
+            self._enter(_TOOLS)
             return then
-        self._state = _WAITING
+        self._enter(_WAITING)
         self._view.results(kept.first, kept.results)
         self._view.step(kept.first, kept.reply)
         return [*self._flush(), *then]
@@ -479,7 +470,7 @@ class Turn:
         finish = self._finish_instead or draft.finish_reason
         self._outcome = self._make_outcome(FINISHED, reason, (*self._messages, *full), joined, finish)
         save = commands.Save(self._last_step(shown_reply, full) if spec.keeps_steps else self._outcome)
-        self._state = _SAVING
+        self._enter(_SAVING)
         if spec.hold_end:
             return [*self._flush(), save]
         *sends, finished = self._release(durable=True)
@@ -503,7 +494,7 @@ class Turn:
         self, durable: bool, *, is_lost: bool = False, after_stop: events.Kept | None = None
     ) -> list[Command]:
         """Lets the end go. The parameters are those of `Saved`."""
-        self._state = _DONE
+        self._enter(_DONE)
         assert self._outcome is not None
         if is_lost and self.spec.shows_steps:
             # Its messages have ids here, which no stored message has.
