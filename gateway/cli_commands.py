@@ -10,10 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from gateway.errors import BadRequest, GatewayError
 from gateway.limits import Limits
@@ -107,7 +110,7 @@ class Commands:
             from gateway.run.background.background_model import background_route
             from gateway.run.upstream.route import check_models
             from gateway.serve import check_door
-            from gateway.settings.schema import Mistakes
+            from gateway.settings.mistakes import Mistakes
             from gateway.web.server import find_address
 
         def check_address(settings: Settings) -> None:
@@ -128,7 +131,7 @@ class Commands:
             complain(f"nothing would be remembered: {database.fault}")
         if database.is_open:
             complain(f"other accounts may read {settings.database.shown}; `chmod 600` closes it")
-        printed.show_json(_without_secrets(asdict(settings)))
+        printed.show_json(_without_secrets(msgspec.to_builtins(settings)))
 
     def move(self, target: str) -> int:
         """Moves all memories to a database: the URL of a PostgreSQL, or a file."""

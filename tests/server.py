@@ -14,11 +14,12 @@ import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import uvloop
+from msgspec.structs import replace
 
 from gateway.app import Gateway
 from gateway.limits import Limits

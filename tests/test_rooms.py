@@ -13,11 +13,12 @@ OURS = ("gateway", "adapters", "storage")
 
 # Leaves of the gateway: they import nothing but errors (and one another), so that any room may read them.
 LEAVES = {
+    "gateway.checked",
     "gateway.errors",
     "gateway.settings",
     "gateway.settings.check",
     "gateway.settings.load",
-    "gateway.settings.schema",
+    "gateway.settings.mistakes",
     "gateway.limits",
     "gateway.metrics",
     "gateway.log",
@@ -53,8 +54,8 @@ STORE = {
 ALLOWED: dict[str, set[str]] = {
     "adapters": set(),
     "storage": set(),
-    "gateway.core": {"gateway.errors", *DATA},
-    "gateway.dialects": {"gateway.core.", "gateway.errors", *DATA},
+    "gateway.core": {"gateway.checked", "gateway.errors", *DATA},
+    "gateway.dialects": {"gateway.core.", "gateway.checked", "gateway.errors", *DATA},
     "gateway.run": {"gateway.core.", *LEAVES, *ADAPTERS, *STORAGE, *STORE},
     # The chat route hands a Provider on: it names the seam, never one of its makers.
     "gateway.web": {

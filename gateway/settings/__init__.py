@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Literal
+from functools import cache, lru_cache
+from typing import Annotated, Literal
 
-from gateway.settings.schema import prose, ranged
+from msgspec import Meta, Struct, field
+
+from gateway.checked import field_types, metas
+from gateway.settings.mistakes import MOST
 
 DefaultMode = Literal["on", "read", "off"]
 Compaction = Literal["summary", "truncate"]
@@ -63,33 +65,54 @@ def without_password(url: str) -> str:
     return _PASSWORD_BEFORE.sub(r"\1:***@", _PASSWORD_GIVEN.sub(r"\1***", url))
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    host: str = "127.0.0.1"
-    port: int = ranged(8080, 0, 65535)
-    key: str | None = field(default=None, repr=False)
-    allowed_hosts: tuple[str, ...] = ()
-    cors_origins: tuple[str, ...] = ()
-    max_body_bytes: int = ranged(32 * 1024 * 1024, 1024)
-    max_upload_bytes: int = ranged(512 * 1024 * 1024, 1024)
-    max_messages: int = ranged(5000, 1)
-    shutdown_s: int = ranged(30, 0)
+# A text of one line that is not empty. Fields of the type `str` may be empty and have lines.
+_LINE = r"\A[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*\Z"
+Text = Annotated[str, Meta(pattern=_LINE)]
+# Marks a field that no repr shows. `env:NAME` in it stands for the variable NAME until the settings are loaded.
+HIDDEN = Meta(extra_json_schema={"writeOnly": True})
+Secret = Annotated[str, Meta(pattern=_LINE), HIDDEN]
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class Table(Struct, frozen=True):
+    """A table of settings. Its repr leaves secrets out."""
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in _shown_fields(type(self)))
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+@cache
+def _shown_fields(kind: type[Struct]) -> tuple[str, ...]:
+    return tuple(name for name, hint in field_types(kind).items() if HIDDEN not in metas(hint))
+
+
+class ServerSettings(Table, frozen=True):
+    host: Text = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    key: Secret | None = None
+    allowed_hosts: tuple[Text, ...] = ()
+    cors_origins: tuple[Text, ...] = ()
+    max_body_bytes: Annotated[int, Meta(ge=1024)] = 32 * 1024 * 1024
+    max_upload_bytes: Annotated[int, Meta(ge=1024)] = 512 * 1024 * 1024
+    max_messages: Positive = 5000
+    shutdown_s: Count = 30
     access_log: bool = True
     metrics_keys: MetricsKeys = "auto"
-    keep_alive_comment_s: float = ranged(0.0, 0.0)
+    keep_alive_comment_s: Annotated[float, Meta(ge=0.0, le=MOST)] = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseSettings:
+class DatabaseSettings(Table, frozen=True):
     """The database: the SQLite file at `path`, or the PostgreSQL at `url`. pool and what follows it: PostgreSQL's."""
 
-    path: str = "mnemogate.db"
-    url: str | None = field(default=None, repr=False)
+    path: Text = "mnemogate.db"
+    url: Secret | None = None
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
-    pool: int = ranged(8, 2, 1000)
+    pool: Annotated[int, Meta(ge=2, le=1000)] = 8
     pooled: bool = False
     pooler_prepares: bool = False
-    listen_url: str | None = field(default=None, repr=False)
+    listen_url: Secret | None = None
 
     @property
     def shown(self) -> str:
@@ -97,15 +120,14 @@ class DatabaseSettings:
         return os.path.abspath(self.path) if self.url is None else without_password(self.url)
 
 
-@dataclass(frozen=True, slots=True)
-class SideRequest:
+class SideRequest(Table, frozen=True):
     """A request that an application makes for itself. gateway/core/request/side_requests.py knows some more.
 
     pattern: matched at the start of the last message if that is the user's, or of the first if it is a system message.
     """
 
-    name: str
-    pattern: str = prose()
+    name: Text
+    pattern: str
     memory: Literal["off", "read"] = "off"
     where: Literal["user", "system"] = "user"
 
@@ -114,36 +136,33 @@ class SideRequest:
         return self.where == "system"
 
 
-@dataclass(frozen=True, slots=True)
-class MemorySettings:
+class MemorySettings(Table, frozen=True):
     """The table [memory]."""
 
     default: DefaultMode = "on"
-    recall_tokens: int = ranged(1000, 0)
-    recall_deadline_ms: int = ranged(150, 1)
-    idle_s: float = ranged(120.0, 0.0)
-    cache_s: float = ranged(300.0, 0.0)
+    recall_tokens: Count = 1000
+    recall_deadline_ms: Positive = 150
+    idle_s: Annotated[float, Meta(ge=0.0, le=MOST)] = 120.0
+    cache_s: Annotated[float, Meta(ge=0.0, le=MOST)] = 300.0
     history: History = "full"
     # user_order, conversation_order: None means the orders of gateway/core/request/identity.py.
-    user_order: tuple[str, ...] | None = None
-    conversation_order: tuple[str, ...] | None = None
-    default_user: str | None = None
+    user_order: tuple[Text, ...] | None = None
+    conversation_order: tuple[Text, ...] | None = None
+    default_user: Text | None = None
     single_user: bool = False
-    max_tool_rounds: int = ranged(10, 1)
+    max_tool_rounds: Positive = 10
     compaction: Compaction = "summary"
-    embedder: str | None = None
-    embedder_wait_ms: int = ranged(100, 0)
-    background_model: str | None = None
-    background_daily_tokens: int = ranged(2_000_000, 0)
-    learn_every: int = ranged(8, 0)
+    embedder: Text | None = None
+    embedder_wait_ms: Count = 100
+    background_model: Text | None = None
+    background_daily_tokens: Count = 2_000_000
+    learn_every: Count = 8
     learn_secrets: bool = False
-    # `env:NAME` stands for the variable NAME until the settings are loaded.
-    openwebui_jwt_secret: str | None = field(default=None, repr=False)
+    openwebui_jwt_secret: Secret | None = None
     side_requests: tuple[SideRequest, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class HostRule:
+class HostRule(Struct, frozen=True):
     """A host that tools may speak to. name: in lower case; `*.example.org`: each below it; `*`: each."""
 
     scheme: str
@@ -172,46 +191,43 @@ _HOST_RULE = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ToolHeader:
+class ToolHeader(Table, frozen=True):
     """A header for MCP servers on a host. value: `env:NAME` stands for a variable until the settings are loaded."""
 
-    name: str
-    host: str
-    header: str
-    value: str = field(repr=False)
+    name: Text
+    host: Text
+    header: Text
+    value: Secret
 
 
-@dataclass(frozen=True, slots=True)
-class ToolSettings:
+class ToolSettings(Table, frozen=True):
     """The table [tools], about tools that are not the gateway's own."""
 
     # hosts, private_hosts: as `HostRule` reads them.
-    hosts: tuple[str, ...] = ()
-    private_hosts: tuple[str, ...] = ()
+    hosts: tuple[Text, ...] = ()
+    private_hosts: tuple[Text, ...] = ()
     # SECRET_PREFIX and base64; `env:NAME` stands for the variable NAME until the settings are loaded.
-    webhook_secret: str | None = field(default=None, repr=False)
+    webhook_secret: Secret | None = None
     # 32 bytes in base64, likewise; None: no secrets are stored.
-    secrets_key: str | None = field(default=None, repr=False)
+    secrets_key: Secret | None = None
     # An interpreter for tools that are written in Python; None: the gateway's own.
-    python: str | None = None
-    python_timeout_s: float = ranged(30.0, 1.0, 180.0)
+    python: Text | None = None
+    python_timeout_s: Annotated[float, Meta(ge=1.0, le=180.0)] = 30.0
     # Command lines of MCP servers.
-    mcp_stdio: tuple[str, ...] = ()
+    mcp_stdio: tuple[Text, ...] = ()
     # The variables that these may be given over REST.
-    mcp_stdio_env: tuple[str, ...] = ()
+    mcp_stdio_env: tuple[Text, ...] = ()
     headers: tuple[ToolHeader, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class BatchSettings:
+class BatchSettings(Table, frozen=True):
     """The table [batch]. poll_s: the first wait before a provider is asked again; waits grow tenfold at most.
 
     daily_tokens: of each project; 0 sets no bound.
     """
 
-    poll_s: float = ranged(60.0, 0.05)
-    daily_tokens: int = ranged(0, 0)
+    poll_s: Annotated[float, Meta(ge=0.05, le=MOST)] = 60.0
+    daily_tokens: Count = 0
 
 
 # Headers that say whose a request is, and are no keys.
@@ -228,30 +244,29 @@ _NO_KEYS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamSettings:
+class UpstreamSettings(Table, frozen=True):
     """An upstream."""
 
-    name: str
+    name: Text
     kind: Kind = "openai"
-    base_url: str | None = None
+    base_url: Text | None = None
     # One key or several; `env:NAME` stands for the variable NAME until the settings are loaded.
-    api_key: str | tuple[str, ...] | None = field(default=None, repr=False)
-    connect_timeout_s: float = ranged(10.0, 0.1)
+    api_key: Secret | tuple[Secret, ...] | None = None
+    connect_timeout_s: Annotated[float, Meta(ge=0.1, le=MOST)] = 10.0
     # The OpenAI SDK's own default; reasoning models think long before their first byte.
-    first_byte_timeout_s: float = ranged(600.0, 0.1)
-    idle_timeout_s: float = ranged(300.0, 0.1)
-    total_timeout_s: float | None = ranged(None, 0.1)
-    retries: int = ranged(0, 0, 10)
+    first_byte_timeout_s: Annotated[float, Meta(ge=0.1, le=MOST)] = 600.0
+    idle_timeout_s: Annotated[float, Meta(ge=0.1, le=MOST)] = 300.0
+    total_timeout_s: Annotated[float, Meta(ge=0.1, le=MOST)] | None = None
+    retries: Annotated[int, Meta(ge=0, le=10)] = 0
     # Capability -> whether it has it, where its kind does not tell.
     takes: dict[Capability, bool | ResponsesWay] = field(default_factory=dict)
-    headers: dict[str, str] = field(default_factory=dict, repr=False)
-    models: tuple[str, ...] = ()
-    context_window: int | None = ranged(None, 1)
+    headers: Annotated[dict[str, Text], HIDDEN] = field(default_factory=dict)
+    models: tuple[Text, ...] = ()
+    context_window: Positive | None = None
     # Whose batch API it has; None: as its kind has it.
     batches: Literal["openai", "anthropic", "none"] | None = None
     # The HTTP proxy before it, or `env:NAME`.
-    proxy: str | None = field(default=None, repr=False)
+    proxy: Secret | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -283,78 +298,71 @@ class UpstreamSettings:
         return self.kind != "scripted" and not self.keys and not own
 
 
-@dataclass(frozen=True, slots=True)
-class DeploymentSettings:
+class DeploymentSettings(Table, frozen=True):
     """A further place where a model is served. model: its name there; None means the same name."""
 
-    upstream: str
-    model: str | None = None
-    context_window: int | None = ranged(None, 1)
+    upstream: Text
+    model: Text | None = None
+    context_window: Positive | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSettings:
+class ModelSettings(Table, frozen=True):
     """A name that callers ask for (`alias`)."""
 
-    alias: str
-    model: str
-    upstream: str | None = None
-    context_window: int | None = ranged(None, 1)
+    alias: Text
+    model: Text
+    upstream: Text | None = None
+    context_window: Positive | None = None
     # Of a million tokens, in whatever currency, since prices are only compared.
-    price: float | None = ranged(None, 0)
+    price: Annotated[float, Meta(ge=0, le=MOST)] | None = None
     # Other names that callers could ask for.
-    fallbacks: tuple[str, ...] = ()
+    fallbacks: tuple[Text, ...] = ()
     deployments: tuple[DeploymentSettings, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class BlockSettings:
-    label: str
-    description: str = prose("")
-    value: str = prose("")
-    limit: int = ranged(2000, 1)
+class BlockSettings(Table, frozen=True):
+    label: Text
+    description: str = ""
+    value: str = ""
+    limit: Positive = 2000
     read_only: bool = False
     shared: bool = False
     writable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class FillerSettings:
+class FillerSettings(Table, frozen=True):
     """A sentence that is said when a tool takes longer than `after_ms`."""
 
-    say: str = prose()
-    after_ms: float = ranged(1000.0, 0, 60_000)
+    say: str
+    after_ms: Annotated[float, Meta(ge=0, le=60_000)] = 1000.0
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileSettings:
+class ProfileSettings(Table, frozen=True):
     """A profile. None means that the setting of the same name in [memory], or of its upstream, holds."""
 
-    name: str
-    model: str | None = None
-    upstream: str | None = None
-    system: str | None = prose(None)
+    name: Text
+    model: Text | None = None
+    upstream: Text | None = None
+    system: str | None = None
     memory: DefaultMode | None = None
     memory_tools: bool = False
     history: History | None = None
     rebuild: Literal["free", "always"] = "free"
     filler: Literal["model"] | FillerSettings | None = None
     compaction: Compaction | None = None
-    context_window: int | None = ranged(None, 1)
+    context_window: Positive | None = None
     sleeptime: bool = False
     blocks: tuple[BlockSettings, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ProjectSettings:
+class ProjectSettings(Table, frozen=True):
     memory: DefaultMode | None = None
-    profile: str | None = None
-    retention_days: float | None = ranged(None, 1)
+    profile: Text | None = None
+    retention_days: Annotated[float, Meta(ge=1, le=MOST)] | None = None
     lists_account: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Table, frozen=True):
     server: ServerSettings = ServerSettings()
     database: DatabaseSettings = DatabaseSettings()
     memory: MemorySettings = MemorySettings()

@@ -29,7 +29,7 @@ from gateway.settings import (
     UpstreamSettings,
     without_password,
 )
-from gateway.settings.schema import unknown_name
+from gateway.settings.mistakes import unknown_name
 
 T = TypeVar("T")
 # What the URL of a server begins with.

@@ -10,9 +10,10 @@ import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from gateway.errors import SettingsError
 from gateway.settings import (
@@ -26,7 +27,7 @@ from gateway.settings import (
     UpstreamSettings,
 )
 from gateway.settings.check import check_address, check_settings
-from gateway.settings.schema import Mistakes, build, convert_text, former_name, unknown_name
+from gateway.settings.mistakes import Mistakes, convert_text, read_tables, unknown_name
 
 DEFAULT_CONFIG = "mnemogate.toml"
 _FILE_BYTES = 1024 * 1024  # chosen: far above any real one, and parsed within two seconds whatever is in it
@@ -63,35 +64,6 @@ _TABLES: dict[str, Any] = {
     "batch": BatchSettings,
 }
 
-_FIXED = "it has one value for everybody now, so leave it out"
-# The settings that earlier versions had, as table.name, with what to do instead.
-FORMER = {
-    "server.bodies_in_flight_bytes": _FIXED,
-    "server.header_timeout_s": _FIXED,
-    "server.body_timeout_s": _FIXED,
-    "server.send_timeout_s": _FIXED,
-    "server.keep_alive_s": _FIXED,
-    "server.drain_s": _FIXED,
-    "server.models_refresh_s": _FIXED,
-    "server.consume_envelopes": _FIXED,
-    "database.commit_wait_ms": _FIXED,
-    "memory.voice_deadline_ms": "streamed replies have a fifth of `recall_deadline_ms`",
-    "memory.known_side_requests": "they are always known, so leave it out",
-    "memory.background_concurrency": _FIXED,
-    "memory.background_timeout_s": _FIXED,
-    "upstreams.api_key_env": 'write api_key = "env:NAME"',
-    "upstreams.api_keys": 'write api_key = ["sk-one", "sk-two"]',
-    "upstreams.api_keys_env": 'write api_key = ["env:NAME", "env:OTHER"]',
-    "upstreams.retry_budget": _FIXED,
-    "upstreams.retry_wait_s": _FIXED,
-    "upstreams.breaker_failures": _FIXED,
-    "upstreams.breaker_s": _FIXED,
-    "upstreams.takes_developer_role": "write takes = { developer_role = true }, or false",
-    "upstreams.takes_max_completion_tokens": "write takes = { max_completion_tokens = true }, or false",
-    "upstreams.takes_metadata": "write takes = { metadata = true }, or false",
-    "upstreams.takes_stream_usage": "write takes = { stream_usage = true }, or false",
-}
-
 
 def load_settings(
     *,
@@ -120,9 +92,9 @@ def load_settings(
         if text == "":  # a script's variable that is not set
             raise SettingsError(f"{flag}: expected a value, saw ''", in_file=False)
     raw = _read_file(config or environ.get("MNEMOGATE_CONFIG") or None)
-    settings, wrong = build(Settings, raw, FORMER)
-    mistakes = Mistakes()
-    for each in wrong.values():
+    tables, errors, wrong = read_tables(raw, Settings)
+    settings, mistakes = Settings(**tables), Mistakes()
+    for each in errors:
         mistakes.add(each)
     for (table, key), value in _overrides(raw, settings, environ, flags or {}, mistakes).items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
@@ -249,8 +221,7 @@ def _named(settings: Settings) -> set[str]:
 def _read_environment(environ: Mapping[str, str], mistakes: Mistakes) -> dict[tuple[str, str], Any]:
     known = dict(_SHORT)
     for table, cls in _TABLES.items():
-        known |= {f"MNEMOGATE_{table}_{each.name}".upper(): (table, each.name) for each in fields(cls)}
-    former = {f"MNEMOGATE_{path.replace('.', '_')}".upper(): text for path, text in FORMER.items()}
+        known |= {f"MNEMOGATE_{table}_{name}".upper(): (table, name) for name in cls.__struct_fields__}
     # A list of tables can only stand in the file.
     del known["MNEMOGATE_MEMORY_SIDE_REQUESTS"], known["MNEMOGATE_TOOLS_HEADERS"]
     found: dict[tuple[str, str], tuple[str, Any]] = {}
@@ -265,8 +236,6 @@ def _read_environment(environ: Mapping[str, str], mistakes: Mistakes) -> dict[tu
             continue
         with mistakes.noted(), _outside_file():
             if name not in known:
-                if name in former:
-                    raise SettingsError(former_name("environment", name, former[name]))
                 raise SettingsError(unknown_name("environment", name, [*known, *_SPECIAL]))
             # `NAME=` is how compose files and shells say that a variable is not set.
             if text:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -211,7 +210,7 @@ def test_the_operators_look_uses_it_where_nobody_serves_too(
         made.rest()
         settings = made.world.gateway.app.settings
     file = tmp_path / "memory.db"
-    here = dataclasses.replace(settings, database=DatabaseSettings(str(file), url_of(file)))
+    here = replace(settings, database=DatabaseSettings(str(file), url_of(file)))
     for question, is_recalled in ((QUESTION, True), ("What is a quasar?", False)):
         whose = {"project": "default", "user": "alice"}
         shown = asyncio.run(perform_here(here, "memory-show", {**whose, "query": question}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import re
 import tomllib
 from base64 import b64encode
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
+from msgspec.structs import replace
 
+from gateway.checked import is_struct
 from gateway.core.request.identity import CONVERSATION_ORDER, USER_ORDER, identify
 from gateway.errors import SettingsError
 from gateway.provider_factory import make_providers
@@ -29,7 +30,7 @@ from gateway.settings import (
     is_loopback,
     without_password,
 )
-from gateway.settings.load import FORMER, load_settings
+from gateway.settings.load import load_settings
 from storage.postgres.url import without_secret
 
 ROOT = Path(__file__).parents[3]
@@ -48,37 +49,6 @@ def test_file_then_environment_then_flags(tmp_path: Path) -> None:
     environ = {"MNEMOGATE_PORT": "2", "MNEMOGATE_MEMORY_RECALL_TOKENS": "6"}
     settings = load(tmp_path, text, environ, flags={("server", "port"): 3})
     assert (settings.server.port, settings.server.shutdown_s, settings.memory.recall_tokens) == (3, 4, 6)
-
-
-# What stands in the place of former settings; nothing does of the others.
-INSTEAD = {
-    "memory.voice_deadline_ms": "recall_deadline_ms = 150",
-    "upstreams.api_key_env": 'api_key = "env:NAME"',
-    "upstreams.api_keys": 'api_key = ["sk-one", "sk-two"]',
-    "upstreams.api_keys_env": 'api_key = ["env:NAME", "env:OTHER"]',
-    "upstreams.takes_developer_role": "takes = { developer_role = true }",
-    "upstreams.takes_max_completion_tokens": "takes = { max_completion_tokens = true }",
-    "upstreams.takes_metadata": "takes = { metadata = true }",
-    "upstreams.takes_stream_usage": "takes = { stream_usage = true }",
-}
-
-
-@pytest.mark.parametrize("path", FORMER)
-def test_a_setting_of_an_earlier_version_says_what_to_write_instead(tmp_path: Path, path: str) -> None:
-    table, name = path.split(".")
-    head = UPSTREAM if table == "upstreams" else f"[{table}]\n"
-    with pytest.raises(SettingsError, match=f"{name!r} is no setting any more: ") as raised:
-        load(tmp_path, f"{head}{name} = 1")
-    instead = INSTEAD.get(path)
-    assert (instead or "leave it out").removesuffix(" = 150") in str(raised.value)
-    load(tmp_path, head + (instead or ""), {"NAME": "k1", "OTHER": "k2"})
-
-
-def test_a_variable_of_an_earlier_version_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(
-        SettingsError, match=r"'MNEMOGATE_SERVER_DRAIN_S' is no setting any more: .* leave it"
-    ):
-        load(tmp_path, "", {"MNEMOGATE_SERVER_DRAIN_S": "1"})
 
 
 def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
@@ -416,7 +386,7 @@ def test_the_example_names_a_model_that_is_answered(environ: dict[str, str], exp
     settings = load_settings(environ=environ)
     assert example_model(settings) == expected
     assert resolve_route(settings, expected).model == expected
-    own = dataclasses.replace(settings, models=(ModelSettings("quick", "m"),))
+    own = replace(settings, models=(ModelSettings("quick", "m"),))
     assert example_model(own) == "quick"
 
 
@@ -437,7 +407,7 @@ def test_the_example_shows_whose_key_is_asked_for(environ: dict[str, str], expec
 
 def test_a_missing_file_is_an_error_only_when_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load_settings(environ={}) == dataclasses.replace(Settings(), profiles=(DEMO_PROFILE,))
+    assert load_settings(environ={}) == replace(Settings(), profiles=(DEMO_PROFILE,))
     with pytest.raises(SettingsError, match=r"The settings file other\.toml does not exist\."):
         load_settings(config="other.toml", environ={})
 
@@ -708,7 +678,7 @@ def names_in_code(cls: Any, where: str = "") -> set[str]:
     found: set[str] = set()
     for name, kind in get_type_hints(cls).items():
         path = f"{where}{name}"
-        inner = [each for each in (kind, *get_args(kind)) if dataclasses.is_dataclass(each)]
+        inner = [each for each in (kind, *get_args(kind)) if is_struct(each)]
         if not inner:
             found.add(path)
         for each in inner:
@@ -736,10 +706,10 @@ def test_the_reference_names_every_setting_and_no_other() -> None:
 def test_the_reference_shows_the_defaults_and_loads() -> None:
     settings = load_settings(config=str(REFERENCE), environ={"OPENAI_API_KEY": "k"})
     assert (settings.server, settings.database) == (Settings().server, Settings().database)
-    assert dataclasses.replace(settings.tools, headers=()) == Settings().tools
+    assert replace(settings.tools, headers=()) == Settings().tools
     memory = settings.memory
     assert (memory.user_order, memory.conversation_order) == (USER_ORDER, CONVERSATION_ORDER)
-    plain = dataclasses.replace(memory, side_requests=(), user_order=None, conversation_order=None)
+    plain = replace(memory, side_requests=(), user_order=None, conversation_order=None)
     assert plain == Settings().memory
     (upstream,) = settings.upstreams
     assert upstream.keys == ("k",)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import subprocess
 import sys
@@ -315,7 +314,7 @@ async def test_a_secret_that_a_server_repeats_is_masked() -> None:
     told = McpSecrets(variables={"TOKEN": secret[::-1]})  # the server says it backwards
     assert await servers.call(program, "told", {"name": "TOKEN"}, told) == ToolAnswer(secret)
     both = McpSecrets(variables={"TOKEN": secret[::-1], "OTHER": secret})
-    settings = dataclasses.replace(settings, mcp_stdio_env=("TOKEN", "OTHER"))
+    settings = replace(settings, mcp_stdio_env=("TOKEN", "OTHER"))
     servers = McpServers(settings, ToolHosts(settings))
     assert await servers.call(program, "told", {"name": "TOKEN"}, both) == ToolAnswer("********")
 

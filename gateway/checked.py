@@ -1,0 +1,243 @@
+"""Makes values of parsed JSON or TOML, or finds what is wrong with them, and where.
+
+A type says what is allowed: mostly a `msgspec.Struct` whose fields are annotated with `msgspec.Meta`. A `Fault` has no
+words for users: settings, operations and each dialect have their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+T = TypeVar("T")
+Path = tuple[str | int, ...]
+
+# The end of a message of msgspec's: "Expected `str`, got `int` - at `$.blocks[0].label`".
+_AT = re.compile(r" - at `(?:key in )?\$(.*)`$")
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
+_NAME = re.compile(r"`([^`]+)`")
+
+
+class Fault(Struct, frozen=True):
+    """A mistake in a request or in settings."""
+
+    # The keys and indices that lead to the value, or to the name that is missing or unknown.
+    path: Path
+    # A sentence in msgspec's words.
+    message: str
+    # "missing", "extra_forbidden" (an unknown name), "type_error" (a wrong type or out of bounds), "enum" (none of
+    # the choices) or another name of pydantic's, since clients of the agents API know those.
+    kind: str = "value_error"
+    # The value at the path; of a missing name, the object that lacks it.
+    value: Any = None
+    # The types that are declared at the path; of an unknown name, those of the object that has it.
+    expected: tuple[Any, ...] = ()
+    # The known name that is most like an unknown one.
+    nearest: str | None = None
+
+
+class Invalid(ValueError):
+    """A value that its type does not allow, in msgspec's words."""
+
+    def __init__(self, message: str, fault: Fault) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+def convert(value: Any, kind: type[T], path: Path = (), *, strict: bool = True, str_keys: bool = False) -> T:
+    """Makes a value of parsed JSON or TOML.
+
+    path: where the value lies, for the fault.
+    strict: with False, numbers and truth values may come as text.
+    str_keys: numbers that are keys come as text, as in JSON.
+
+    Raises: Invalid, for the first mistake.
+    """
+    try:
+        return msgspec.convert(value, kind, strict=strict, str_keys=str_keys)
+    except msgspec.ValidationError as error:
+        raise Invalid(str(error), fault_of(error, value, kind, path)) from error
+
+
+def fault_of(error: msgspec.ValidationError, value: Any, kind: Any, path: Path = ()) -> Fault:
+    """Returns the fault that msgspec found in a value. path: where the value lies."""
+    message, steps = str(error), list[str | int]()
+    if found := _AT.search(message):
+        message = message[: found.start()]
+        steps = [key or (int(index) if index.isdigit() else index) for key, index in _STEP.findall(found[1])]
+    for step in steps:
+        value = _child(value, step)
+    at, expected = (*path, *steps), declared(kind, steps)
+    words = message.replace("`", "'")
+    name = _NAME.search(message)
+    if name and message.startswith("Object missing required field"):
+        return Fault((*at, name[1]), words, "missing", value, expected)
+    if name and message.startswith("Object contains unknown field"):
+        return unknown((*at, name[1]), words, _child(value, name[1]), expected)
+    if message.startswith("Expected"):
+        return Fault(at, words, "type_error", value, expected)
+    is_choice = message.startswith("Invalid") and choices(expected)
+    return Fault(at, words, "enum" if is_choice else "value_error", value, expected)
+
+
+def unknown(path: Path, message: str, value: Any, expected: tuple[Any, ...]) -> Fault:
+    """Returns the fault of a name that is unknown. expected: the types of the object that has it."""
+    known = [name for each in expected for name in names(each)]
+    close = get_close_matches(str(path[-1]), known, n=1)
+    return Fault(path, message, "extra_forbidden", value, expected, close[0] if close else None)
+
+
+def collect(
+    raw: Mapping[str, Any], kind: type[Struct], path: Path = ()
+) -> tuple[dict[str, Any], list[Fault]]:
+    """Converts the fields of an object, and finds all mistakes where `convert` finds the first.
+
+    Returns the values of the fields that have no mistake, by name, and the faults in their order.
+    """
+    faults: list[Fault] = []
+    return _collect_fields(raw, kind, path, faults), faults
+
+
+def collect_one(value: Any, hint: Any, path: Path, faults: list[Fault]) -> Any:
+    """Converts a value and adds all its mistakes to the faults. With mistakes, the result means nothing."""
+    hint = member_for(value, hint)
+    bare = plain(hint)
+    origin, inner = get_origin(bare), get_args(bare)
+    if is_struct(bare) and isinstance(value, dict):
+        count = len(faults)
+        values = _collect_fields(value, bare, path, faults)
+        return bare(**values) if len(faults) == count else None
+    if origin in (list, tuple) and isinstance(value, list):
+        return origin(collect_one(each, inner[0], (*path, n), faults) for n, each in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        entries = {}
+        for key, each in value.items():
+            if names(bare) and key not in names(bare):
+                faults.append(unknown((*path, key), f"Unknown name '{key}'", each, (bare,)))
+            else:
+                entries[key] = collect_one(each, inner[1], (*path, key), faults)
+        return entries
+    try:
+        return convert(value, hint, path)
+    except Invalid as error:
+        faults.append(error.fault)
+        return None
+
+
+def _collect_fields(raw: Mapping[str, Any], kind: Any, path: Path, faults: list[Fault]) -> dict[str, Any]:
+    hints, values = field_types(kind), {}
+    for name, value in raw.items():
+        count = len(faults)
+        if name not in hints:
+            faults.append(unknown((*path, name), f"Unknown name '{name}'", value, (kind,)))
+            continue
+        made = collect_one(value, hints[name], (*path, name), faults)
+        if len(faults) == count:
+            values[name] = made
+    for each in msgspec.structs.fields(kind):
+        if each.required and each.name not in raw:
+            faults.append(Fault((*path, each.name), "Field required", "missing", raw, (kind,)))
+    return values
+
+
+# -- what types say
+
+
+def is_struct(hint: Any) -> TypeGuard[type[Struct]]:
+    return isinstance(hint, type) and issubclass(hint, Struct)
+
+
+@cache
+def field_types(kind: type[Struct]) -> dict[str, Any]:
+    """Returns the types of a struct's fields by name, with their annotations."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: hints[name] for name in kind.__struct_fields__}
+
+
+def names(hint: Any) -> tuple[str, ...]:
+    """Returns the names that an object of this type may have; () where it may have any."""
+    hint = plain(hint)
+    if is_struct(hint):
+        return hint.__struct_encode_fields__
+    keys = get_args(hint)[:1] if get_origin(hint) is dict else ()
+    return get_args(keys[0]) if keys and get_origin(keys[0]) is Literal else ()
+
+
+def metas(hint: Any) -> Iterator[Meta]:
+    """Yields the annotations of a type and of the members of its union."""
+    if get_origin(hint) is Annotated:
+        yield from (each for each in hint.__metadata__ if isinstance(each, Meta))
+        yield from metas(hint.__origin__)
+    elif get_origin(hint) in (Union, UnionType):
+        for part in get_args(hint):
+            yield from metas(part)
+
+
+def plain(hint: Any) -> Any:
+    """Returns a type without its annotations."""
+    return plain(hint.__origin__) if get_origin(hint) is Annotated else hint
+
+
+def members(hint: Any) -> Iterator[Any]:
+    """Yields the members of a union; of any other type, itself."""
+    if get_origin(plain(hint)) in (Union, UnionType):
+        for each in get_args(plain(hint)):
+            yield from members(each)
+    else:
+        yield hint
+
+
+def member_for(value: Any, hint: Any) -> Any:
+    """Returns the member of a union that a value is meant for, by its JSON type; if none fits, the first."""
+    if get_origin(plain(hint)) not in (Union, UnionType):
+        return hint
+    options = [each for each in members(hint) if each is not type(None)]
+    by_type: dict[Any, Any] = {str: Literal, list: tuple, dict: dict}
+    fits = by_type.get(type(value))
+    for each in options:
+        if get_origin(plain(each)) is fits or (fits is dict and is_struct(each)):
+            return each
+    return options[0]
+
+
+def declared(kind: Any, path: Iterable[str | int]) -> tuple[Any, ...]:
+    """Returns the types that are declared at a place within a type, the members of unions one by one."""
+    hints = [*members(kind)]
+    for step in path:
+        hints = [member for hint in hints for inner in _within(hint, step) for member in members(inner)]
+    return tuple(hints)
+
+
+def _within(hint: Any, step: str | int) -> Iterator[Any]:
+    hint = plain(hint)
+    if is_struct(hint):
+        config = hint.__struct_config__
+        if config.tag_field == step:
+            yield Literal[config.tag]
+        elif step in hint.__struct_fields__:
+            yield field_types(hint)[str(step)]
+    elif get_origin(hint) is tuple:
+        yield get_args(hint)[0]
+    elif get_origin(hint) in (list, dict):
+        yield get_args(hint)[-1]
+
+
+def choices(hints: Iterable[Any]) -> list[str]:
+    """Returns the values of the literals among types, in their order."""
+    literals = [hint for hint in map(plain, hints) if get_origin(hint) is Literal]
+    found = [str(value) for hint in literals for value in get_args(hint)]
+    return list(dict.fromkeys(found))
+
+
+def _child(value: Any, key: str | int) -> Any:
+    try:
+        return value[key]
+    except (KeyError, IndexError, TypeError):
+        return None
