@@ -51,8 +51,9 @@ from gateway.agents.core.agent_file import (
     CarriedMessage,
 )
 from gateway.agents.core.kinds import kind_of
-from gateway.agents.wire.faults import Fault, Unprocessable
+from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert, parse
+from gateway.checked import Fault, fault_of
 from gateway.core import ids
 from gateway.core.definition import (
     AgentDefinition,
@@ -203,9 +204,9 @@ def _check_lists(data: bytes) -> None:
     try:
         msgspec.json.decode(data, type=FileLists)
     except msgspec.ValidationError as error:
-        message, _, place = str(error).partition(" - at `$.")
-        if "length" in message:
-            raise Unprocessable([Fault((*_AT, place.rstrip("`")), message.replace("`", "'"))]) from error
+        fault = fault_of(error, None, FileLists, _AT)
+        if "length" in fault.message:
+            raise Unprocessable([replace(fault, kind="value_error")]) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass  # what else is wrong is found where all of it is read
 

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.wire.faults import Fault, Unprocessable
+from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send import MessageType
 from gateway.agents.wire.struct_fields import NO_TEMPLATES, Body, Kept, Maybe, refused
+from gateway.checked import Fault
 
 Order = Literal["asc", "desc"]
 _AgentOrder = Literal["created_at", "updated_at", "last_run_completion"]

@@ -25,7 +25,8 @@ from starlette.types import Scope
 from gateway.agents.api._paging import NEWEST_FIRST, Paging
 from gateway.agents.api._query import PageQuery
 from gateway.agents.wire import struct_fields as bodies
-from gateway.agents.wire.faults import Fault, LettaErrors, Unprocessable
+from gateway.agents.wire.faults import LettaErrors, Unprocessable
+from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId

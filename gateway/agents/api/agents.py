@@ -27,7 +27,7 @@ from gateway.agents.registry.registry import AgentEdit, AgentView, NewAgent
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import system_id
-from gateway.agents.wire.faults import Fault, Unprocessable
+from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.message import Showing
 from gateway.agents.wire.send import initial_messages
 from gateway.agents.wire.struct_fields import (
@@ -43,6 +43,7 @@ from gateway.agents.wire.struct_fields import (
     retained_besides,
     time_of,
 )
+from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.agent import FILLER_AFTER_MS
 from gateway.core.definition import AgentDefinition

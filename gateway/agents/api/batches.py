@@ -18,11 +18,12 @@ from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import AgentsRoute, Asked, uid_in
 from gateway.agents.api.dependencies import AgentsApi, given_or_none, page_of, uid_or_none
 from gateway.agents.batches.accept import AskedItem
-from gateway.agents.wire.faults import Fault, Unprocessable
+from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.message import Showing, showing_of
 from gateway.agents.wire.run_json import usage_json
 from gateway.agents.wire.send import MAX_STEPS, MessageType, Send, sent
 from gateway.agents.wire.struct_fields import Body, Kept, Maybe, given, lasted_ns, refused, time_of
+from gateway.checked import Fault
 from gateway.core import ids
 from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.web.middleware import trace_of
@@ -263,7 +264,7 @@ def _item(request: BatchRequest, n: int) -> AskedItem:
     try:
         send = sent(Send(messages=request.messages, input=request.input, max_steps=request.max_steps))
     except Unprocessable as error:
-        raise Unprocessable([replace(each, loc=(*at, *each.loc[1:])) for each in error.faults]) from error
+        raise Unprocessable([replace(each, path=(*at, *each.path[1:])) for each in error.faults]) from error
     if send.answers:
         raise BadRequest("A batch takes new messages; answer a call with a send.", param="requests")
     fields = given(request)

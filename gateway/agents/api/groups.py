@@ -12,8 +12,9 @@ from gateway.agents.api._route import AgentsRoute, Asked
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.core.kinds import VOICE_KIND, kind_of
 from gateway.agents.registry.registry import AgentEdit, AgentView
-from gateway.agents.wire.faults import Fault, Unprocessable
+from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import ONE_PROJECT, Body, Kept, Maybe, convert, given, refused
+from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
 from gateway.errors import BadRequest, UnknownId

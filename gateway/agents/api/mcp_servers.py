@@ -16,8 +16,9 @@ from gateway.agents.api.tools import HandCall, execution_json, show_tool
 from gateway.agents.core.mcp_server import HEADERS, MASK, TOKEN, VARIABLES, McpServerConfig, group_of
 from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.tool_registry import ToolView
-from gateway.agents.wire.faults import Fault, Unprocessable
+from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import Body, Kept, Maybe, convert, given
+from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
 from gateway.errors import UnknownId

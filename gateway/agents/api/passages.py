@@ -12,8 +12,9 @@ from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassageSearchQue
 from gateway.agents.api._route import AgentsRoute, Asked, uid_in
 from gateway.agents.api.dependencies import AgentsApi, given_or_none
 from gateway.agents.registry.archives import Archives, PassageView
-from gateway.agents.wire.faults import Fault, Unprocessable
+from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import Body, Kept, Maybe, time_of
+from gateway.checked import Fault
 from gateway.core import ids
 from gateway.errors import BadRequest, UnknownId
 from storage.listing import PassageDraft, PassageFilter

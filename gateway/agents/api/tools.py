@@ -19,8 +19,9 @@ from gateway.agents.registry.registry import AgentEdit, AgentView
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.signature import function_name, schema_of
 from gateway.agents.tools.written_blocks import write_blocks
-from gateway.agents.wire.faults import Fault, Unprocessable
+from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import Body, Kept, Maybe, given, lines_of, refused, time_of
+from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import MOST_SCHEMA_BYTES, AgentDefinition, ToolDefinition
 from gateway.core.memory.builtin import definition_of

@@ -9,33 +9,35 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from msgspec import Struct
+from msgspec.structs import replace
 
+from gateway.checked import Fault, choices
 from gateway.errors import CallerError, GatewayError, UpstreamError
 
 _SHOWN = 200  # characters of a value or a name that an error repeats
 _MOST_CHARS = 1000  # of its sentence, which may have the values that a field takes
 
 
-class Fault(Struct, frozen=True):
-    """One fault of a request."""
+def fault_json(fault: Fault) -> dict[str, Any]:
+    """Returns a fault as pydantic writes its errors, which the client's users know."""
+    return {
+        "type": fault.kind,
+        "loc": [_cut(each) if isinstance(each, str) else each for each in fault.path],
+        "msg": _cut(fault.message, _MOST_CHARS),
+        "input": _short(fault.value),
+    }
 
-    # Where it lies ("body", "query" or "path", then keys and indices).
-    loc: tuple[str | int, ...]
-    msg: str
-    # In the words of pydantic, which the client's users know.
-    type: str = "value_error"
-    # What was there.
-    value: Any = None
 
-    def json(self) -> dict[str, Any]:
-        loc = [_cut(each) if isinstance(each, str) else each for each in self.loc]
-        return {
-            "type": self.type,
-            "loc": loc,
-            "msg": _cut(self.msg, _MOST_CHARS),
-            "input": _short(self.value),
-        }
+def worded(fault: Fault) -> Fault:
+    """Returns a fault with the sentence that pydantic has for its kind; of other kinds msgspec's stays."""
+    if fault.kind == "missing":
+        return replace(fault, message="Field required")
+    if fault.kind == "extra_forbidden":
+        hint = f"; did you mean '{fault.nearest}'?" if fault.nearest else ""
+        return replace(fault, message=f"Extra inputs are not permitted{hint}")
+    if fault.kind == "enum":
+        return replace(fault, message=f"Input should be {_either(choices(fault.expected))}")
+    return fault
 
 
 def name_of(value: Any) -> str:
@@ -44,7 +46,7 @@ def name_of(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def either(values: Sequence[str]) -> str:
+def _either(values: Sequence[str]) -> str:
     """Returns the values in words: 'a', 'b' or 'c'."""
     *first, last = map(repr, values)
     return f"{', '.join(first)} or {last}" if first else last
@@ -73,7 +75,7 @@ class Unprocessable(CallerError):
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         first = faults[0]
-        super().__init__(f"{'.'.join(map(str, first.loc))}: {first.msg}", param=str(first.loc[-1]))
+        super().__init__(f"{'.'.join(map(str, first.path))}: {first.message}", param=str(first.path[-1]))
         self.faults = tuple(faults)
 
 
@@ -88,7 +90,9 @@ class LettaErrors:
 
 
 def _detail(error: GatewayError) -> Any:
-    return [fault.json() for fault in error.faults] if isinstance(error, Unprocessable) else error.message
+    return (
+        [fault_json(fault) for fault in error.faults] if isinstance(error, Unprocessable) else error.message
+    )
 
 
 def error_event(error: GatewayError, run_id: str | None = None) -> bytes:

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.wire.faults import Fault, Unprocessable
+from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import Body, Kept, Maybe, convert, refused
+from gateway.checked import Fault
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import as_system, with_name, with_private
 from gateway.core.turn.calls import CallDecision

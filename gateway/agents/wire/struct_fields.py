@@ -8,29 +8,26 @@ field that no struct has is a 422.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from functools import cache
-from types import UnionType
 from typing import (
     Annotated,
     Any,
     Final,
-    Literal,
     TypeAlias,
     TypeVar,
-    Union,
     get_args,
     get_origin,
-    get_type_hints,
 )
 
 import msgspec
 import orjson
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.wire.faults import Fault, Unprocessable, either, name_of
+from gateway import checked
+from gateway.agents.wire.faults import Unprocessable, name_of, worded
+from gateway.checked import Fault, fault_of, members, metas, plain
 from gateway.core.json_limits import MOST_LEVELS, check_values, is_too_deep
 from gateway.core.nul import NUL, without_nul
 from gateway.errors import BadRequest
@@ -98,25 +95,25 @@ def read_texts(data: bytes) -> dict[str, str]:
         found = msgspec.json.decode(data or b"{}", type=dict[str, str])
         return without_nul(found) if NUL in data else found
     except msgspec.ValidationError as error:
-        raise Unprocessable([_fault(str(error), None, ("body",), None)]) from error
+        raise Unprocessable([worded(fault_of(error, None, dict[str, str], ("body",)))]) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unprocessable([Fault(("body",), f"JSON decode error: {error}", "json_invalid")]) from error
 
 
 def convert(json: Any, kind: type[B], at: tuple[str | int, ...], *, lax: bool = False) -> B:
-    """Makes a struct of parsed JSON, or (
+    """Makes a struct of parsed JSON, or of the parameters of a query.
 
-    lax: numbers come as text) of the parameters of a query.
     at: where the JSON lies, for errors.
+    lax: numbers come as text, as in a query.
 
     Raises: as `read`.
     """
     if not isinstance(json, dict):
         raise Unprocessable([Fault(at, f"Input should be an object, not {name_of(json)}", "model_type")])
     try:
-        made = msgspec.convert(json, kind, strict=not lax)
-    except msgspec.ValidationError as error:
-        raise Unprocessable([_fault(str(error), json, at, kind)]) from error
+        made = checked.convert(json, kind, at, strict=not lax)
+    except checked.Invalid as error:
+        raise Unprocessable([worded(error.fault)]) from error
     check_refused(made)
     return made
 
@@ -164,11 +161,9 @@ def given(body: msgspec.Struct) -> dict[str, Any]:
 @cache
 def list_fields(kind: type[msgspec.Struct]) -> frozenset[str]:
     """Returns the names of the fields that hold a list."""
-    hints = get_type_hints(kind)
+    hints = checked.field_types(kind).items()
     return frozenset(
-        name
-        for name in kind.__struct_fields__
-        if any(get_origin(part) is list for part in (hints[name], *get_args(hints[name])))
+        name for name, hint in hints if any(get_origin(plain(each)) is list for each in members(hint))
     )
 
 
@@ -176,23 +171,11 @@ def list_fields(kind: type[msgspec.Struct]) -> frozenset[str]:
 
 
 def _verdicts(kind: type[msgspec.Struct]) -> Iterator[tuple[str, dict[str, Any]]]:
-    hints = get_type_hints(kind, include_extras=True)
-    for name in kind.__struct_fields__:
-        for meta in _metas(hints[name]):
+    for name, hint in checked.field_types(kind).items():
+        for meta in metas(hint):
             extra = meta.extra_json_schema or {}
             if _VERDICT in extra:
                 yield name, extra
-
-
-def _metas(hint: Any) -> Iterator[Meta]:
-    """Returns the metas of an annotation and of the members of its union."""
-    if get_origin(hint) is Annotated:
-        yield from (each for each in hint.__metadata__ if isinstance(each, Meta))
-        yield from _metas(hint.__origin__)
-    else:
-        for part in get_args(hint):
-            if get_origin(part) is Annotated:
-                yield from _metas(part)
 
 
 @cache
@@ -209,91 +192,11 @@ def _kept_fields(kind: type[msgspec.Struct]) -> dict[str, tuple[str, ...] | None
 @cache
 def _nested(kind: type[msgspec.Struct]) -> tuple[str, ...]:
     """Returns the names of the fields that hold parts of a body."""
-    hints = get_type_hints(kind)
-    return tuple(name for name in kind.__struct_fields__ if _has_struct(hints[name]))
+    return tuple(name for name, hint in checked.field_types(kind).items() if _has_struct(hint))
 
 
 def _has_struct(hint: Any) -> bool:
-    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        return True
-    return any(map(_has_struct, get_args(hint)))
-
-
-# -- errors
-
-_AT = re.compile(r" - at `(key in )?\$(.*)`$")
-_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
-_FIELD = re.compile(r"`([^`]+)`")
-
-
-def _fault(message: str, json: Any, at: tuple[str | int, ...], body: type[msgspec.Struct] | None) -> Fault:
-    """Makes a fault of msgspec's message, e.g. "Expected `str`, got `int` - at `$.blocks[0].label`"."""
-    loc: list[str | int] = [*at]
-    found = _AT.search(message)
-    value = json
-    if found is not None:
-        for key, index in _STEP.findall(found[2]):
-            loc.append(key or (int(index) if index.isdigit() else index))
-            value = _child(value, loc[-1])
-        message = message[: found.start()]
-    kind = "value_error"
-    if message.startswith("Object missing required field") and (name := _FIELD.search(message)):
-        loc.append(name[1])
-        kind, message = "missing", "Field required"
-    elif message.startswith("Object contains unknown field") and (name := _FIELD.search(message)):
-        loc.append(name[1])
-        kind, message, value = "extra_forbidden", "Extra inputs are not permitted", _child(value, name[1])
-        known = body.__struct_encode_fields__ if body is not None and loc == [*at, name[1]] else ()
-        if close := get_close_matches(name[1], known, n=1):
-            message += f"; did you mean '{close[0]}'?"
-    elif message.startswith("Expected"):
-        kind = "type_error"
-    elif message.startswith("Invalid") and body is not None and (allowed := choices(body, loc[len(at) :])):
-        kind, message = "enum", f"Input should be {either(allowed)}"
-    return Fault(tuple(loc), message.replace("`", "'"), kind, value)
-
-
-def _child(value: Any, key: str | int) -> Any:
-    try:
-        return value[key]
-    except (KeyError, IndexError, TypeError):
-        return None
-
-
-def choices(kind: type[msgspec.Struct], place: Sequence[str | int]) -> list[str]:
-    """Returns what may stand at a place of a body, in the order in which it is declared; [] where that is no choice.
-
-    place: keys and indices, from the body.
-    """
-    hints: list[Any] = [kind]
-    for step in place:
-        hints = [member for hint in hints for inner in _within(hint, step) for member in _members(inner)]
-    found = [value for hint in hints if get_origin(hint) is Literal for value in get_args(hint)]
-    return list(dict.fromkeys(map(str, found)))
-
-
-def _within(hint: Any, step: str | int) -> Iterator[Any]:
-    """Yields what is declared of a part of a value."""
-    inner = get_args(hint)
-    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        config = hint.__struct_config__
-        if config.tag_field == step:
-            yield Literal[config.tag]
-        elif step in hint.__struct_fields__:
-            yield get_type_hints(hint, include_extras=True)[str(step)]
-    elif get_origin(hint) is list or get_origin(hint) is dict:
-        yield inner[-1]
-
-
-def _members(hint: Any) -> Iterator[Any]:
-    """Yields the members of a union; of anything else, itself."""
-    if get_origin(hint) is Annotated:
-        yield from _members(hint.__origin__)
-    elif get_origin(hint) in (Union, UnionType):
-        for each in get_args(hint):
-            yield from _members(each)
-    else:
-        yield hint
+    return checked.is_struct(hint) or any(map(_has_struct, get_args(hint)))
 
 
 def time_of(at: float | None) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.wire.faults import LettaErrors, Unprocessable
+from gateway.agents.wire.faults import LettaErrors, Unprocessable, fault_json
 from gateway.agents.wire.struct_fields import (
     Body,
     Kept,
@@ -61,7 +61,7 @@ def test_a_fault_says_where_it_lies(data: bytes, loc: tuple[Any, ...], kind: str
     with pytest.raises(Unprocessable) as refusal:
         read(data, Outer)
     (fault,) = refusal.value.faults
-    assert (fault.loc, fault.type) == (loc, kind)
+    assert (fault.path, fault.kind) == (loc, kind)
     body = LettaErrors().body(refusal.value)
     assert b'"detail":[{"type":"' + kind.encode() in body
 
@@ -70,7 +70,7 @@ def test_a_fault_says_where_it_lies(data: bytes, loc: tuple[Any, ...], kind: str
 def test_a_field_that_is_misspelt_is_told_the_nearest(name: str, said: str) -> None:
     with pytest.raises(Unprocessable) as refusal:
         read(b'{"name": "a", "' + name.encode() + b'": 2}', Outer)
-    assert refusal.value.faults[0].msg == f"Extra inputs are not permitted{said}"
+    assert refusal.value.faults[0].message == f"Extra inputs are not permitted{said}"
 
 
 class Rule(Body, tag="first", tag_field="type"):
@@ -103,13 +103,13 @@ def test_a_choice_says_what_there_is_to_choose(body: Any, loc: tuple[Any, ...], 
     with pytest.raises(Unprocessable) as refusal:
         convert(body, Choosing, ("body",))
     (fault,) = refusal.value.faults
-    assert (fault.loc, fault.type, fault.msg) == (loc, "enum", f"Input should be {words}")
+    assert (fault.path, fault.kind, fault.message) == (loc, "enum", f"Input should be {words}")
 
 
 def test_a_long_value_is_not_repeated_whole() -> None:
     with pytest.raises(Unprocessable) as refusal:
         convert({"name": ["x" * 5000]}, Outer, ("body",))
-    assert refusal.value.faults[0].json()["input"] == "an array"
+    assert fault_json(refusal.value.faults[0])["input"] == "an array"
 
 
 def test_null_and_nothing_are_told_apart() -> None:

@@ -524,8 +524,8 @@ def test_a_list_that_is_too_long_is_named_before_anything_is_read(monkeypatch: p
     with pytest.raises(Unprocessable) as refused:
         read_file(HOSTILE["very many blocks"], ImportForm(), 0.0)
     (fault,) = refused.value.faults
-    assert fault.loc == ("body", "file", "blocks")
-    assert fault.msg == "Expected 'array' of length <= 10000"
+    assert fault.path == ("body", "file", "blocks")
+    assert fault.message == "Expected 'array' of length <= 10000"
 
 
 def test_others_are_answered_while_a_file_is_read(world: LettaWorld, monkeypatch: pytest.MonkeyPatch) -> None:
