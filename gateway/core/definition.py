@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 
 import msgspec
 from msgspec import Struct, field
-from msgspec.structs import fields
 
 # Of the JSON schema of one tool; a model's window would hold few of this size.
 MOST_SCHEMA_BYTES = 64 * 1024
@@ -28,15 +27,8 @@ class _Stored(Struct, frozen=True):
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Self:
-        """Reads what was stored. A field of another version that is not known here is left alone."""
-        known = {each.name for each in fields(cls)}
-        return cls(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in body.items()
-                if name in known
-            }
-        )
+        """Reads a stored definition. A field that this version does not know is ignored."""
+        return msgspec.convert(body, cls)
 
 
 class Sleeptime(_Stored, frozen=True):
@@ -100,12 +92,6 @@ class AgentDefinition(_Stored, frozen=True):
     sleeptime: Sleeptime | None = None
     # Fields of a dialect that have no effect here, to be given back.
     kept: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, body: Mapping[str, Any]) -> Self:
-        sleeptime = body.get("sleeptime")
-        read = None if sleeptime is None else Sleeptime.of(sleeptime)
-        return super().of({**body, "sleeptime": read})
 
 
 class ToolDefinition(_Stored, frozen=True):

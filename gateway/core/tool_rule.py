@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from msgspec import Struct
+
+from gateway.checked import convert
+
 
 class RuleKind(StrEnum):
     """The kinds of rules, by their names in a definition."""
@@ -37,25 +41,37 @@ class ToolRule:
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict, hash=False)
 
 
+class RawRule(Struct, frozen=True):
+    """A rule as a definition has it, in the field names of the agents API."""
+
+    type: RuleKind
+    tool_name: str
+    children: tuple[str, ...] | None = None
+    child_output_mapping: dict[str, str] | None = None
+    default_child: str | None = None
+    require_output_mapping: bool | None = None
+    max_count_limit: int | None = None
+    # Each {"name": a tool, "args": the arguments that the gateway sets}.
+    child_arg_nodes: list[dict[str, Any]] | None = None
+    args: dict[str, Any] | None = None
+
+
 def read_rules(raw: Iterable[Mapping[str, Any]]) -> tuple[ToolRule, ...]:
-    """Reads the rules of a definition, which a dialect has checked. Raises: ValueError, for an unknown kind."""
-    return tuple(_read(each) for each in raw)
+    """Reads the rules of a definition. Raises: Invalid."""
+    return tuple(_read(convert(each, RawRule)) for each in raw)
 
 
-def _read(raw: Mapping[str, Any]) -> ToolRule:
-    kind, tool = RuleKind(raw["type"]), raw["tool_name"]
-    arguments = {node["name"]: node["args"] for node in raw.get("child_arg_nodes") or () if node.get("args")}
-    if raw.get("args"):
-        arguments[tool] = raw["args"]
+def _read(raw: RawRule) -> ToolRule:
+    arguments = {node["name"]: node["args"] for node in raw.child_arg_nodes or () if node.get("args")}
+    if raw.args:
+        arguments[raw.tool_name] = raw.args
     return ToolRule(
-        kind,
-        tool,
-        children=tuple(raw.get("children") or ()),
-        outcomes=tuple(
-            (str(value), child) for value, child in (raw.get("child_output_mapping") or {}).items()
-        ),
-        default=raw.get("default_child"),
-        is_strict=bool(raw.get("require_output_mapping")),
-        most=raw.get("max_count_limit") or 0,
+        raw.type,
+        raw.tool_name,
+        children=raw.children or (),
+        outcomes=tuple((raw.child_output_mapping or {}).items()),
+        default=raw.default_child,
+        is_strict=bool(raw.require_output_mapping),
+        most=raw.max_count_limit or 0,
         arguments=arguments,
     )

@@ -71,8 +71,8 @@ Text = Annotated[str, Meta(pattern=_LINE)]
 # Marks a field that no repr shows. `env:NAME` in it stands for the variable NAME until the settings are loaded.
 HIDDEN = Meta(extra_json_schema={"writeOnly": True})
 Secret = Annotated[str, Meta(pattern=_LINE), HIDDEN]
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
+NonNegativeInt = Annotated[int, Meta(ge=0)]
+PositiveInt = Annotated[int, Meta(ge=1)]
 
 
 class Table(Struct, frozen=True):
@@ -96,8 +96,8 @@ class ServerSettings(Table, frozen=True):
     cors_origins: tuple[Text, ...] = ()
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 32 * 1024 * 1024
     max_upload_bytes: Annotated[int, Meta(ge=1024)] = 512 * 1024 * 1024
-    max_messages: Positive = 5000
-    shutdown_s: Count = 30
+    max_messages: PositiveInt = 5000
+    shutdown_s: NonNegativeInt = 30
     access_log: bool = True
     metrics_keys: MetricsKeys = "auto"
     keep_alive_comment_s: Annotated[float, Meta(ge=0.0, le=MOST)] = 0.0
@@ -140,8 +140,8 @@ class MemorySettings(Table, frozen=True):
     """The table [memory]."""
 
     default: DefaultMode = "on"
-    recall_tokens: Count = 1000
-    recall_deadline_ms: Positive = 150
+    recall_tokens: NonNegativeInt = 1000
+    recall_deadline_ms: PositiveInt = 150
     idle_s: Annotated[float, Meta(ge=0.0, le=MOST)] = 120.0
     cache_s: Annotated[float, Meta(ge=0.0, le=MOST)] = 300.0
     history: History = "full"
@@ -150,13 +150,13 @@ class MemorySettings(Table, frozen=True):
     conversation_order: tuple[Text, ...] | None = None
     default_user: Text | None = None
     single_user: bool = False
-    max_tool_rounds: Positive = 10
+    max_tool_rounds: PositiveInt = 10
     compaction: Compaction = "summary"
     embedder: Text | None = None
-    embedder_wait_ms: Count = 100
+    embedder_wait_ms: NonNegativeInt = 100
     background_model: Text | None = None
-    background_daily_tokens: Count = 2_000_000
-    learn_every: Count = 8
+    background_daily_tokens: NonNegativeInt = 2_000_000
+    learn_every: NonNegativeInt = 8
     learn_secrets: bool = False
     openwebui_jwt_secret: Secret | None = None
     side_requests: tuple[SideRequest, ...] = ()
@@ -227,7 +227,7 @@ class BatchSettings(Table, frozen=True):
     """
 
     poll_s: Annotated[float, Meta(ge=0.05, le=MOST)] = 60.0
-    daily_tokens: Count = 0
+    daily_tokens: NonNegativeInt = 0
 
 
 # Headers that say whose a request is, and are no keys.
@@ -262,7 +262,7 @@ class UpstreamSettings(Table, frozen=True):
     takes: dict[Capability, bool | ResponsesWay] = field(default_factory=dict)
     headers: Annotated[dict[str, Text], HIDDEN] = field(default_factory=dict)
     models: tuple[Text, ...] = ()
-    context_window: Positive | None = None
+    context_window: PositiveInt | None = None
     # Whose batch API it has; None: as its kind has it.
     batches: Literal["openai", "anthropic", "none"] | None = None
     # The HTTP proxy before it, or `env:NAME`.
@@ -303,7 +303,7 @@ class DeploymentSettings(Table, frozen=True):
 
     upstream: Text
     model: Text | None = None
-    context_window: Positive | None = None
+    context_window: PositiveInt | None = None
 
 
 class ModelSettings(Table, frozen=True):
@@ -312,7 +312,7 @@ class ModelSettings(Table, frozen=True):
     alias: Text
     model: Text
     upstream: Text | None = None
-    context_window: Positive | None = None
+    context_window: PositiveInt | None = None
     # Of a million tokens, in whatever currency, since prices are only compared.
     price: Annotated[float, Meta(ge=0, le=MOST)] | None = None
     # Other names that callers could ask for.
@@ -324,7 +324,7 @@ class BlockSettings(Table, frozen=True):
     label: Text
     description: str = ""
     value: str = ""
-    limit: Positive = 2000
+    limit: PositiveInt = 2000
     read_only: bool = False
     shared: bool = False
     writable: bool = False
@@ -350,7 +350,7 @@ class ProfileSettings(Table, frozen=True):
     rebuild: Literal["free", "always"] = "free"
     filler: Literal["model"] | FillerSettings | None = None
     compaction: Compaction | None = None
-    context_window: Positive | None = None
+    context_window: PositiveInt | None = None
     sleeptime: bool = False
     blocks: tuple[BlockSettings, ...] = ()
 

@@ -12,13 +12,14 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from gateway.checked import Invalid, convert
 from gateway.core.definition import (
     AgentDefinition,
     ConversationDefinition,
     IdentityDefinition,
     ToolDefinition,
 )
-from gateway.core.tool_rule import read_rules
+from gateway.core.tool_rule import RawRule
 
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 _Number = Annotated[int, Meta(ge=1, lt=2**31)]  # the search index has places for no more
@@ -209,18 +210,6 @@ class _Step(msgspec.Struct):
     error: str | None
 
 
-class _Rule(msgspec.Struct):
-    type: str
-    tool_name: str
-    children: list[str] | None = None
-    child_output_mapping: dict[str, str] | None = None
-    default_child: str | None = None
-    require_output_mapping: bool | None = None
-    max_count_limit: int | None = None
-    child_arg_nodes: list[dict[str, Any]] | None = None
-    args: dict[str, Any] | None = None
-
-
 _BY_PART: dict[str, type[msgspec.Struct]] = {
     "conversation": _Conversation, "definition": _Definition, "exchange": _FullExchange,
     "block": _Block, "version": _Version,
@@ -251,14 +240,12 @@ def _check_definition(values: Mapping[str, Any]) -> None:
         _check("body", values["body"], ConversationDefinition)
     elif values["kind"] == "agent":
         _check("body", values["body"], AgentDefinition)
-        rules = values["body"].get("rules", ())
-        for n, rule in enumerate(rules):
-            _check(f"body.rules[{n}]", rule, _Rule)
-        read_rules(rules)
+        for n, rule in enumerate(values["body"].get("rules", ())):
+            _check(f"body.rules[{n}]", rule, RawRule)
 
 
 def _check(what: str, values: Any, kind: Any) -> None:
     try:
-        msgspec.convert(values, kind, str_keys=True)
-    except msgspec.ValidationError as error:
+        convert(values, kind, str_keys=True)
+    except Invalid as error:
         raise ValueError(f"{what}: {error}") from error

@@ -6,18 +6,20 @@ Any mistake in them is a BadRequest; its message and `param` name the field.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from gateway.checked import Invalid, convert
 from gateway.core import ids
 from gateway.errors import BadRequest
 from gateway.settings import DEFAULT_PROFILE
 from storage.records import API_PROFILE, Scope
 
 RawArguments = Mapping[str, Any]
-# Above every number that SQLite gives out, and below what it cannot hold.
-_NUMBERS_END = 1 << 62
+_TEXT = Annotated[str, Meta(min_length=1)]
+# The bound is above every number that SQLite gives out, and below what it cannot hold.
+_NUMBER = Annotated[int, Meta(gt=0, lt=1 << 62)]
 
 
 class Defaults(Struct, frozen=True):
@@ -63,48 +65,42 @@ class Arguments:
         return self._given.get(name)
 
     def text(self, name: str) -> str:
-        value = self._given.get(name)
-        if not isinstance(value, str) or not value:
-            raise BadRequest(f"{name} must be a non-empty text, saw {value!r}.", param=name)
+        value: str = self._read(name, _TEXT, "a non-empty text")
         return value
 
     def optional_text(self, name: str) -> str | None:
         return self.text(name) if name in self else None
 
     def number(self, name: str) -> int:
-        value = self._given.get(name)
-        # True and False are numbers to isinstance.
-        if type(value) is not int or not 0 < value < _NUMBERS_END:
-            raise BadRequest(f"{name} must be a positive number, saw {value!r}.", param=name)
+        value: int = self._read(name, _NUMBER, "a positive number")
         return value
 
     def optional_number(self, name: str) -> int | None:
         return self.number(name) if name in self else None
 
     def flag(self, name: str) -> bool:
-        value = self._given.get(name, False)
-        if not isinstance(value, bool):
-            raise BadRequest(f"{name} must be true or false, saw {value!r}.", param=name)
-        return value
+        return name in self and self._read(name, bool, "true or false")
 
     def texts(self, name: str) -> list[str]:
-        value = self._given.get(name)
-        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            raise BadRequest(f"{name} must be a list of texts.", param=name)
-        return value
-
-    def list_of(self, name: str, length: int) -> list[Any]:
-        """Returns what an earlier answer gave out, to be given back as it is."""
-        value = self._given.get(name)
-        if not isinstance(value, list) or len(value) != length:
-            raise BadRequest(f"{name} must be what the answer before gave, saw {value!r}.", param=name)
+        value: list[str] = self._read(name, list[str], "a list of texts", is_shown=False)
         return value
 
     def numbers(self, name: str) -> list[int]:
-        value = self._given.get(name, [])
-        if not isinstance(value, list) or not all(type(each) is int for each in value):
-            raise BadRequest(f"{name} must be a list of numbers.", param=name)
+        return self._read(name, list[int], "a list of numbers", is_shown=False) if name in self else []
+
+    def list_of(self, name: str, length: int) -> list[Any]:
+        """Returns a list that the answer before gave, for the call that goes on from it."""
+        kind = Annotated[list[Any], Meta(min_length=length, max_length=length)]
+        value: list[Any] = self._read(name, kind, "what the answer before gave")
         return value
+
+    def _read(self, name: str, kind: Any, words: str, *, is_shown: bool = True) -> Any:
+        value = self._given.get(name)
+        try:
+            return convert(value, kind)
+        except Invalid as error:
+            seen = f", saw {value!r}" if is_shown else ""
+            raise BadRequest(f"{name} must be {words}{seen}.", param=name) from error
 
     def owner(self, defaults: Defaults | None = None) -> MemoryOwner:
         """Reads project, profile, and user or else conversation, or what was made over the agents API.
