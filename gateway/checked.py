@@ -1,7 +1,7 @@
 """Makes values of parsed JSON or TOML, or finds what is wrong with them, and where.
 
-A type says what is allowed: mostly a `msgspec.Struct` whose fields are annotated with `msgspec.Meta`. A `Fault` has no
-words for users: settings, operations and each dialect have their own.
+A type defines what is allowed: mostly a `msgspec.Struct` with fields that are annotated with `msgspec.Meta`. A `Fault`
+has no words for users: settings, operations and each dialect have their own.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _collect_fields(raw: Mapping[str, Any], kind: Any, path: Path, faults: list[
     return values
 
 
-# -- what types say
+# -- reading types
 
 
 def is_struct(hint: Any) -> TypeGuard[type[Struct]]:

@@ -1,4 +1,4 @@
-"""Changes that are made on what is there at that moment, however many others change it at once."""
+"""Optimistic changes: read, change, write, and repeat if another process has written meanwhile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from storage.errors import Overtaken
 
 T = TypeVar("T")
 
-_TRIES: Final = 8
+_TRIES: Final = 8  # no measurement; each failed try means that another write has succeeded
 
 
 async def on_latest(change: Callable[[], Awaitable[T]]) -> T:

@@ -115,7 +115,7 @@ class Presence:
 class UnseenSink:
     """A response without a reader: of a turn with its result taken from the store.
 
-    Whoever wants the turn ended makes the reader leave.
+    `presence.leave()` ends the turn.
     """
 
     presence: Presence = field(default_factory=Presence)

@@ -1,7 +1,7 @@
 """The settings that an operator can make, as frozen values.
 
 `load` reads them, `check` judges what no single value can say, and `schema` knows names, types and ranges.
-`docs/settings.toml` says what each setting is for; a test compares it with this module.
+`docs/settings.toml` describes each setting; a test compares it with this module.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Kind = Literal[
 # The other kinds have an address of their own.
 NEEDS_ADDRESS = ("openai", "azure")
 DEFAULT_PROFILE = "default"
-# The user whose memory it is when --single-user makes one person of all callers.
+# With --single-user all callers are one person; this is the name of that user.
 SINGLE_USER = "owner"
 # With this name as memory.background_model no model is used, even if [[models]] has prices.
 NO_MODEL = "none"
@@ -230,7 +230,7 @@ class BatchSettings(Table, frozen=True):
     daily_tokens: NonNegativeInt = 0
 
 
-# Headers that say whose a request is, and are no keys.
+# Headers that identify an account or an application, and are no keys.
 _NO_KEYS = frozenset(
     {
         "openai-organization",
@@ -258,12 +258,12 @@ class UpstreamSettings(Table, frozen=True):
     idle_timeout_s: Annotated[float, Meta(ge=0.1, le=MOST)] = 300.0
     total_timeout_s: Annotated[float, Meta(ge=0.1, le=MOST)] | None = None
     retries: Annotated[int, Meta(ge=0, le=10)] = 0
-    # Capability -> whether it has it, where its kind does not tell.
+    # Capability -> whether the upstream has it, where its kind leaves that open.
     takes: dict[Capability, bool | ResponsesWay] = field(default_factory=dict)
     headers: Annotated[dict[str, Text], HIDDEN] = field(default_factory=dict)
     models: tuple[Text, ...] = ()
     context_window: PositiveInt | None = None
-    # Whose batch API it has; None: as its kind has it.
+    # The provider of its batch API; None: as its kind has it.
     batches: Literal["openai", "anthropic", "none"] | None = None
     # The HTTP proxy before it, or `env:NAME`.
     proxy: Secret | None = None
@@ -284,16 +284,16 @@ class UpstreamSettings(Table, frozen=True):
 
     @property
     def has_key(self) -> bool:
-        """Says whether the settings may have a key of its account: any header may be one that is not known as none.
+        """True if the settings may hold a key of its account. Every header counts that is not known to be no key.
 
-        What lies in the account is guarded by this. Whom to ask for a key is another question (`is_keyless`): beside a
+        It guards what lies in the account. `is_keyless` decides who has to bring a key: next to a
         header of their own, some upstreams take the caller's.
         """
         return bool(self.keys) or not {name.lower() for name in self.headers} <= _NO_KEYS
 
     @property
     def is_keyless(self) -> bool:
-        """Says whether the caller's key is the one that counts there."""
+        """True if the upstream gets the caller's key."""
         own = {name.lower() for name in self.headers} & {"authorization", "x-api-key", "api-key"}
         return self.kind != "scripted" and not self.keys and not own
 
@@ -331,7 +331,7 @@ class BlockSettings(Table, frozen=True):
 
 
 class FillerSettings(Table, frozen=True):
-    """A sentence that is said when a tool takes longer than `after_ms`."""
+    """A sentence for the user when a tool takes longer than `after_ms`."""
 
     say: str
     after_ms: Annotated[float, Meta(ge=0, le=60_000)] = 1000.0
@@ -375,12 +375,12 @@ class Settings(Table, frozen=True):
 
     @property
     def default_user(self) -> str | None:
-        """The user of requests that name nobody; None where they have none."""
+        """The user of requests that name no user; None: such requests have none."""
         return self.memory.default_user or (SINGLE_USER if self.memory.single_user else None)
 
     @property
     def background_model(self) -> str | None:
-        """The model for our own calls: the named one, else the cheapest whose price is known; None without either."""
+        """The model for background work: the named one, else the cheapest with a price; None without either."""
         named = self.memory.background_model
         if named is not None:
             return None if named == NO_MODEL else named

@@ -127,7 +127,7 @@ def _check_database(database: DatabaseSettings) -> Iterator[str]:
 def _check_memory(memory: MemorySettings) -> Iterator[str]:
     for kind in ("user", "conversation"):
         for name in getattr(memory, f"{kind}_order") or ():
-            # Requests with another one are refused, since it may be a misspelt one of ours.
+            # Requests with another such header are refused, since it may be a misspelt header of the gateway.
             if name.lower().startswith("x-mnemogate-") and name.lower() != f"x-mnemogate-{kind}":
                 yield (
                     f"memory.{kind}_order: {name!r}: of headers that begin with x-mnemogate- "
@@ -138,7 +138,7 @@ def _check_memory(memory: MemorySettings) -> Iterator[str]:
 
 
 def _check_key(key: str) -> Iterator[str]:
-    """Refuses a gateway key that could be guessed: only its plain SHA-256 is kept, which protects random keys alone."""
+    """Refuses a gateway key that could be guessed: its plain SHA-256 is stored, which protects random keys alone."""
     if _KEY.fullmatch(key) is None or len(set(key.removeprefix("mg-"))) < _KEY_LETTERS:
         yield (
             "server.key (MNEMOGATE_KEY): expected mg- and at least 32 random letters, digits, - or _; "
@@ -161,7 +161,7 @@ def _check_upstream(upstream: UpstreamSettings) -> Iterator[str]:
         if _HEADER.fullmatch(name) is None or name.lower() in _FRAMING:
             yield f"{where}: headers: {name!r} is no header that can be sent"
     if upstream.proxy is not None and not _is_proxy(upstream.proxy):
-        # It may have a password in it, so it is not told.
+        # It may have a password in it, so the message does not show it.
         words = "proxy: expected http://host:port (in a password, # is written %23, ? %3F and / %2F)"
         yield f"{where}: {words}"
     url = upstream.base_url
@@ -174,7 +174,7 @@ def _check_upstream(upstream: UpstreamSettings) -> Iterator[str]:
 
 
 def check_address(name: str, url: str | None) -> None:
-    """Raises: SettingsError: this is no upstream's address. name: whose value it is."""
+    """Raises: SettingsError: this is no upstream's address. name: the setting or variable that has it."""
     text = url or ""
     try:
         found = urlsplit(text)

@@ -79,13 +79,13 @@ def load_settings(
         there.
     flags: (table, key) -> value.
     upstream: base URL of the one upstream to use.
-    needs_secrets: with False a key or a secret is left out whose variable is not set, but for the database's:
+    needs_secrets: with False, a key or a secret is left out if its variable is not set, but for the database's:
         whoever looks into a database has none.
 
     Raises: SettingsError: names the setting, what was seen and what would do.
     """
     given = os.environ if environ is None else environ
-    # Files of variables and mounted secrets end lines with blanks that nobody sees. What a name in the settings stands
+    # Files of variables and mounted secrets may end in invisible blanks. What a name in the settings stands
     # for ("env:NAME") is taken as it is.
     environ = {name: text.strip() for name, text in given.items()}
     for flag, text in (("--config", config), ("--upstream", upstream)):
@@ -187,7 +187,7 @@ def _overrides(
 
     raw, settings: the file's.
     """
-    # A variable that holds a key may have a name of ours: it is no setting.
+    # The file may name a variable for a key that begins with MNEMOGATE_: it is no setting.
     named = _named(settings)
     overrides = _read_environment({k: v for k, v in environ.items() if k not in named}, mistakes)
     for (table, key), value in flags.items():
@@ -292,7 +292,7 @@ def _default_upstreams(
 def _map_secrets(settings: Settings, value_of: Callable[[str, str], str | None]) -> Settings:
     """Returns the settings with another value wherever one may name a variable; these places are listed here alone.
 
-    value_of: is given the setting's name and what it says; None: it is left out.
+    value_of: gets the setting's name and its text, and returns the value; None: it is left out.
     """
 
     def mapped(where: str, text: str | None) -> str | None:

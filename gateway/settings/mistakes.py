@@ -1,4 +1,4 @@
-"""Words the mistakes in settings: each says where it is, what was seen and what would do.
+"""Words the mistakes in settings: where each is, what was seen and what would do.
 
 `gateway.checked` finds mistakes of names, types and ranges, `check` those between settings.
 """
