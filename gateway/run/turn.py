@@ -80,7 +80,7 @@ class TurnMemory(Protocol):
         answers: by their order in the round.
         """
 
-    async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
+    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
         """Commits a step, opens the next one, or both. Raises: StoreError, which ends the turn.
 
         Returns also the prompt of the model's next call. It has all that is stored, so its body takes no `more`; where
@@ -88,7 +88,7 @@ class TurnMemory(Protocol):
         """
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        """Writes the turn when it has ended; its result is `Kept` where that comes after the last step.
+        """Writes the turn when it has ended; its result is `StepSaved` where that comes after the last step.
 
         Raises, when it is awaited: StoreError.
         """
@@ -133,7 +133,7 @@ class TreeMemory:
             last = max(answers)
             answers[last] = replace(answers[last], changes=note, shown=shown)
 
-    async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
+    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
         raise AssertionError("an exchange of a tree is written as a whole")
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
@@ -194,7 +194,7 @@ class TurnRun:
     _next: commands.CallModel | None = None  # the round that follows
     _asked: commands.CallModel = field(init=False)  # the round that is under way
     _task: asyncio.Task[Any] | None = None
-    _keeping: asyncio.Future[tuple[events.Kept, Prompt]] | None = None
+    _step_saving: asyncio.Future[tuple[events.StepSaved, Prompt]] | None = None
     _stop: StopReason | None = None
     _whole: commands.SendWhole | None = None
     _refusal: GatewayError | None = None
@@ -248,7 +248,7 @@ class TurnRun:
             elif self.resumed is None:
                 self._next = self._asked
             else:
-                await self._perform_all(self._turn.resume(self.resumed))
+                await self._feed(self.resumed)
             while self._next is not None:
                 self._asked, self._next = self._next, None
                 await self._round()
@@ -257,7 +257,7 @@ class TurnRun:
                 raise
             self._task = None
             await self._perform_undone()
-            await self._kept()
+            await self._step_saved()
             await self._feed(events.Stopped(self._stop))
         finally:
             self._task = None
@@ -267,8 +267,8 @@ class TurnRun:
         undone, self._undone = self._undone, ()
         for n, command in enumerate(undone):
             match command:
-                case commands.Keep() if self.memory is not None:
-                    self.pending.add(self._begin_keeping(self.memory, command), "A step of a run")
+                case commands.SaveStep() if self.memory is not None:
+                    self.pending.add(self._begin_saving(self.memory, command), "A step of a run")
                 case commands.Save():
                     await self._perform_all([*undone[n:]])
                     return
@@ -382,8 +382,8 @@ class TurnRun:
                             calls.append(command)  # the calls of a round are run together
                         case commands.CallModel():
                             self._next = command
-                        case commands.Keep():
-                            later += await self._keep(command)
+                        case commands.SaveStep():
+                            later += await self._save_step(command)
                         case commands.Refuse(error):
                             self._refusal = error
                         case commands.CloseUpstream():
@@ -460,13 +460,13 @@ class TurnRun:
         Nothing more is sent or waited for.
         """
         if self.is_taken_up:
-            await self._kept()
+            await self._step_saved()
             return
         # The machine counts a command as performed, so what could no longer be sent is dropped, and the rest is done.
         for command in (*self._undone, *self._turn.feed(events.ClientLeft())):
             match command:
-                case commands.Keep() if self.memory is not None:
-                    self.pending.add(self._begin_keeping(self.memory, command), "A step of a run")
+                case commands.SaveStep() if self.memory is not None:
+                    self.pending.add(self._begin_saving(self.memory, command), "A step of a run")
                 case commands.Save(outcome) if self.memory is not None and not self._is_written:
                     scope = self.memory.known.agent.scope
                     self.pending.add(self._write(self.memory, outcome), "A cancelled turn", left=scope)
@@ -488,14 +488,14 @@ class TurnRun:
 
     # -- the store
 
-    async def _keep(self, step: commands.Keep) -> list[Command]:
+    async def _save_step(self, step: commands.SaveStep) -> list[Command]:
         """Has a step committed. It is not given up: a client that leaves meanwhile finds it stored."""
         assert self.memory is not None
-        keeping = self._begin_keeping(self.memory, step)
+        saving = self._begin_saving(self.memory, step)
         try:
-            kept, self.prompt = await asyncio.shield(keeping)
+            kept, self.prompt = await asyncio.shield(saving)
         except asyncio.CancelledError:
-            self.pending.add(keeping, "A step of a run")
+            self.pending.add(saving, "A step of a run")
             raise
         except StoreError as error:
             if self.is_taken_up:
@@ -506,26 +506,26 @@ class TurnRun:
             return self._turn.feed(events.Stopped(StopReason.ERROR))
         return self._turn.feed(kept)
 
-    def _begin_keeping(
-        self, memory: TurnMemory, step: commands.Keep
-    ) -> asyncio.Future[tuple[events.Kept, Prompt]]:
-        self._keeping = asyncio.ensure_future(memory.keep(self.prompt, step))
-        return self._keeping
+    def _begin_saving(
+        self, memory: TurnMemory, step: commands.SaveStep
+    ) -> asyncio.Future[tuple[events.StepSaved, Prompt]]:
+        self._step_saving = asyncio.ensure_future(memory.save_step(self.prompt, step))
+        return self._step_saving
 
-    async def _kept(self) -> None:
+    async def _step_saved(self) -> None:
         """Waits until a step that is being stored is stored."""
-        if self._keeping is not None:
-            await asyncio.wait([self._keeping])
+        if self._step_saving is not None:
+            await asyncio.wait([self._step_saving])
 
     def _write(self, memory: TurnMemory, outcome: TurnOutcome) -> Awaitable[object]:
         """Hands the turn over to memory, which writes it even if nothing waits for the write any more."""
         self._is_written = True
-        if self._keeping is None:
+        if self._step_saving is None:
             return memory.write(self.prompt, outcome)
         return self._write_after_stop(memory, outcome)
 
     async def _write_after_stop(self, memory: TurnMemory, outcome: TurnOutcome) -> object:
-        await self._kept()
+        await self._step_saved()
         return await memory.write(self.prompt, outcome)
 
     async def _save(self, outcome: TurnOutcome) -> events.Saved:
@@ -533,7 +533,7 @@ class TurnRun:
         memory, is_lost = self.memory, False
         if memory is None:
             return _SAVED
-        if outcome.state is not FINISHED and not self._turn.spec.keeps_steps:
+        if outcome.state is not FINISHED and not self._turn.spec.saves_steps:
             self.pending.add(
                 self._write(memory, outcome), "A turn that failed", left=memory.known.agent.scope
             )
@@ -546,7 +546,11 @@ class TurnRun:
                 await ended(writing, self.limits.commit_wait_s)
             if writing.done():
                 after_stop = writing.result()
-                return events.Saved(after_stop=after_stop) if isinstance(after_stop, events.Kept) else _SAVED
+                return (
+                    events.Saved(after_stop=after_stop)
+                    if isinstance(after_stop, events.StepSaved)
+                    else _SAVED
+                )
             self.pending.add(writing, "A turn that was answered already")
         except StoreError as error:
             if self.is_taken_up:

@@ -189,17 +189,17 @@ class StepsMemory:
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         return
 
-    async def keep(self, prompt: Prompt, step: commands.Keep) -> tuple[events.Kept, Prompt]:
+    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
         if step.reply is not None:
             e = await self._end_step(
                 prompt, _StepResult((step.reply,), step.shown_reply, step.usage, step.waits)
             )
             await self._look_again()
             if not (step.results or step.nudge):
-                return _kept(e), prompt
+                return _step_saved(e), prompt
         prompt = await self._open_next(await self._read_again(step.results), step.nudge)
         assert self._opened is not None
-        return _kept(self._opened.exchange, self.known.plan.messages), prompt
+        return _step_saved(self._opened.exchange, self.known.plan.messages), prompt
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
         # The next send of the conversation waits for this write. A run that may be taken up keeps its place.
@@ -386,7 +386,7 @@ class StepsMemory:
 
     # -- the run ends
 
-    async def _write(self, prompt: Prompt, outcome: TurnOutcome) -> events.Kept | None:
+    async def _write(self, prompt: Prompt, outcome: TurnOutcome) -> events.StepSaved | None:
         try:
             after_results = await self._end(prompt, outcome)
         except Stale:
@@ -403,7 +403,7 @@ class StepsMemory:
         self._report(prompt)
         return after_results
 
-    async def _end(self, prompt: Prompt, outcome: TurnOutcome) -> events.Kept | None:
+    async def _end(self, prompt: Prompt, outcome: TurnOutcome) -> events.StepSaved | None:
         """Writes the end of the run, in the way that suits what is open. Returns the messages after its last step."""
         state, stop = _state_after(prompt, outcome)
         await self._await_late()
@@ -419,7 +419,7 @@ class StepsMemory:
             )
             await self._open_next(outcome.results, "", end)
             assert self._opened is not None
-            after_results = _kept(self._opened.exchange, self.known.plan.messages)
+            after_results = _step_saved(self._opened.exchange, self.known.plan.messages)
             self._take(self._opened.exchange)
             return after_results
         if self._opened is not None:
@@ -511,7 +511,7 @@ def _kept_results(e: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes
     return {call_number(e, each.call_id): orjson.dumps(each.stored()) for each in results}
 
 
-def _kept(e: Exchange, messages: Sequence[WireMessage] = ()) -> events.Kept:
+def _step_saved(e: Exchange, messages: Sequence[WireMessage] = ()) -> events.StepSaved:
     """messages: those that came in with it."""
     results = (m for m in messages if m.get("role") == "tool")
-    return events.Kept(e.seq, e.seq + len(e.inputs), tuple(results))
+    return events.StepSaved(e.seq, e.seq + len(e.inputs), tuple(results))

@@ -57,7 +57,7 @@ def terms_of(sending: Sending, prompt: Prompt) -> TurnSpec:
         gateway_tools=AllBut(request.tools),
         budget_tokens=None if sending.shows_steps else request.max_tokens,
         hold_end=True,
-        keeps_steps=True,
+        saves_steps=True,
         shows_steps=sending.shows_steps,
         has_status=sending.accepted is not None,
         alone=alone_of(sending.spec),

@@ -71,8 +71,8 @@ class RunTool(Struct, frozen=True):
     alone: bool = False
 
 
-class Keep(Struct, frozen=True):
-    """Commit a step of the turn, open the next one, or both at once, then feed `Kept`.
+class SaveStep(Struct, frozen=True):
+    """Commit a step of the turn, open the next one, or both at once, then feed `StepSaved`.
 
     It comes with `reply` before the tools of that reply run, and with `results` or a `nudge`, the next step's
     input, before the model is called again; with both at once if no tool had to run.
@@ -108,7 +108,7 @@ class Finish(Struct, frozen=True):
 
 
 Command = (
-    SendHead | SendBody | SendWhole | Refuse | CallModel | RunTool | Keep | CloseUpstream | Save | Finish
+    SendHead | SendBody | SendWhole | Refuse | CallModel | RunTool | SaveStep | CloseUpstream | Save | Finish
 )
 
 

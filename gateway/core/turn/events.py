@@ -6,6 +6,7 @@ from msgspec import Struct, field
 
 from adapters.types import Event, Header, Json
 from gateway.core.prompt.shown_blocks import Shown
+from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.guide import StopReason
 from gateway.errors import GatewayError
 
@@ -55,8 +56,8 @@ class ToolsLate(Struct, frozen=True):
     """Gateway tools have been running for so long that the user should hear something (`TurnSpec.filler`)."""
 
 
-class Kept(Struct, frozen=True):
-    """A `Keep` is committed, of the step that is open now, or else of the one that was closed.
+class StepSaved(Struct, frozen=True):
+    """A `SaveStep` is committed, of the step that is open now, or else of the one that was closed.
 
     first: the number of its first message, which is the step's; reply: of its reply. results: those of tools with which
     it begins, as they are stored.
@@ -80,7 +81,7 @@ class Saved(Struct, frozen=True):
 
     durable: bool = True
     is_lost: bool = False
-    after_stop: Kept | None = None
+    after_stop: StepSaved | None = None
 
 
 class ClientLeft(Struct, frozen=True):
@@ -101,8 +102,9 @@ TurnEvent = (
     | ReplyFailed
     | ToolFinished
     | ToolsLate
-    | Kept
+    | StepSaved
     | Saved
     | ClientLeft
     | Stopped
+    | ResumedCalls
 )

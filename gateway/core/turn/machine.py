@@ -1,23 +1,28 @@
 """One turn as a machine: it decides what the model and the client get, given what the upstream sends. No IO, no clock.
 
-The shell calls the model once by itself, then feeds what happens and performs the commands in their order.
-Every turn ends with exactly one `Save` and one `Finish`, whatever goes wrong.
+The shell makes the first call of the model by itself. Then it feeds the machine each event and performs the commands
+that `feed` returns, in their order. `TRANSITIONS` (gateway.core.turn.states) lists the states and the events that each
+takes. Every turn ends with exactly one `Save` and one `Finish`, whatever goes wrong.
 
-`gateway.core.turn.states` has its states and transitions as a table.
+A `Round` (gateway.core.turn.round) reads each reply, a `Guide` decides which calls run and what follows a reply, and a
+`ClientView` makes the bytes for the client.
 
-A `Round` (gateway.core.turn.round) reads each reply, a `Guide` decides which calls run and what follows a reply, a
-`ClientView` makes the bytes.
+Gateway calls run here, client calls are left to the client. There are two ways to go from one round to the next:
 
-Where steps are not stored, a round with gateway calls alone is hidden: its calls and results become messages of the
-next request. A round with client calls as well is the last one: the gateway's are run and stored, the others left for
-the client to answer. Where steps are stored (`TurnSpec.keeps_steps`) a round is committed before its tools run, and
-their results before the model is called again. Calls decide what follows, never the finish_reason: some upstreams say
-`stop` with a forced call (vllm-project/vllm#25054).
+- In a chat completion a round with gateway calls alone is hidden: its calls and results become messages of the next
+  request, and the client gets all rounds as one reply. A round with client calls is the last one.
+- Where steps are saved (`TurnSpec.saves_steps`) a reply is committed before its tools run, and their results before the
+  model is called again.
+
+Calls decide what follows, never the finish_reason: some upstreams say `stop` with a forced call
+(vllm-project/vllm#25054).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, assert_never
 
 import orjson
 from msgspec.structs import replace
@@ -28,7 +33,7 @@ from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, OwnCalls, ResumedCalls, name_calls
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import FINISHED, Command, End, TurnOutcome
-from gateway.core.turn.draft import AllBut, ToolCall, join_messages
+from gateway.core.turn.draft import ToolCall, join_messages
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import (
     ANYTHING,
@@ -49,9 +54,20 @@ from gateway.core.turn.round import (
     Refused,
     Round,
     RoundEnd,
+    Stored,
 )
 from gateway.core.turn.spec import TurnSpec
-from gateway.core.turn.states import TRANSITIONS, TurnState
+from gateway.core.turn.states import (
+    DONE,
+    READING,
+    RUNNING_TOOLS,
+    SAVING_CALLS,
+    SAVING_RESULTS,
+    SAVING_TURN,
+    TRANSITIONS,
+    WAITING,
+    TurnState,
+)
 from gateway.core.turn.upstream_error import error_of, is_for_good
 from gateway.errors import Conflict, GatewayError, UpstreamBroke
 
@@ -59,43 +75,42 @@ from gateway.errors import Conflict, GatewayError, UpstreamBroke
 CUT = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.BAD_REPLY}
 _DONE_EVENT = b"data: [DONE]\n\n"
 _FINISH = commands.Finish()
+_NONE_WAIT: Final[Mapping[str, str]] = MappingProxyType({})
 _FREE_CALL = commands.CallModel((), None, ANYTHING)
 
 
-# Bound once: to read a member off its class takes 70 ns (measured, Python 3.11), with each event of a stream.
-_WAITING, _READING, _KEEPING, _TOOLS, _SAVING, _DONE = TurnState
-
-
 class Turn:
-    """The machine. Feed it all events of one reply before those of the next."""
+    """The machine. It takes all events of one reply before those of the next."""
 
     def __init__(self, spec: TurnSpec, view: ClientView, guide: Guide) -> None:
         self.spec = spec
         self._guide = guide
         self._view = view
-        self._enter(_WAITING)
+        self._state = WAITING
         self._head_sent = False
         self._offer = self._guide.offer()
+        # The round that is under way, and its gateway calls
         self._round = Round(spec, view, AS_EVENTS if spec.shows_steps else None)
+        self._calls = NO_CALLS
         # The rounds before it
         self._ledger = NOTHING
-        self._rounds = 0
+        self._replies = 0  # that have begun, the present one included
+        self._steps = 0  # whose reply was saved in this turn
         self._messages: list[Json] = []
         self._shown_replies: list[Json] = []
-        self._steps = 0  # that are stored
-        # Its gateway calls
-        self._calls = NO_CALLS
-        self._waiting: dict[str, str] = {}
-        self._is_last_round = True
-        self._is_hidden = False  # the view knows that the round's end is not the reply's
-        self._is_kept = False  # the reply is stored, with its calls
-        self._is_resumed = False  # the reply is one of an earlier turn
-        self._has_filled = False  # the fixed sentence was sent
-        self._late = ""  # the same, where the reply before it is stored
-        self._after_keep: list[Command] = []
+        # What waits
+        self._after_step: list[Command] = []  # for the commit of a step
+        self._filler = spec.filler  # for tools that take long; None: there is none, or it was sent
+        self._next_filler = ""  # for the next reply, since the one before it was saved without it
         # The end
-        self._finish_instead: str | None = None  # the client's finish_reason, where it is not the upstream's
-        self._outcome: TurnOutcome | None = None  # as reported to the client
+        self._client_finish: str | None = (
+            None  # the client's finish_reason, where it differs from the upstream's
+        )
+        self._outcome: TurnOutcome | None = None
+
+    @property
+    def state(self) -> TurnState:
+        return self._state
 
     @property
     def first_call(self) -> commands.CallModel:
@@ -103,26 +118,26 @@ class Turn:
         return _FREE_CALL if self._offer is ANYTHING else commands.CallModel((), None, self._offer)
 
     def take_texts(self, read: list[Event]) -> bytes | None:
-        """Takes events of the upstream that say a text and nothing else, as nearly all of a stream do.
+        """Takes events that add text and do nothing else, as nearly all of a stream do.
 
-        Returns the bytes that the client gets; None: they have to be fed.
+        Returns the bytes that the client gets; None: the events have to be fed.
         """
-        is_taken = self._state is _READING and self._round.take_texts(read)
+        is_taken = self._state is READING and self._round.take_texts(read)
         return self._view.take() if is_taken else None
 
     def feed(self, event: TurnEvent) -> list[Command]:
-        """Returns what is to be done about an event, in order. An event that comes too late commands nothing."""
-        if type(event) not in self._transitions:
+        """Returns the commands that follow from an event, in order; none from one that comes too late."""
+        if type(event) not in TRANSITIONS[self._state]:
             return []
         match event:  # the most frequent first
             case events.Received():
                 return self._received(self._round.take(event.events))
             case events.ReplyStarted():
-                return self._started(event)
+                return self._reply_started(event)
             case events.ReceivedWhole():
                 return self._received(self._round.take_whole(event.body))
             case events.Saved():
-                return self._release(event.durable, is_lost=event.is_lost, after_stop=event.after_stop)
+                return self._release_end(event)
             case events.ReplyEnded():
                 return self._received(self._round.end())
             case events.ReplyFailed():
@@ -130,25 +145,24 @@ class Turn:
             case events.ToolFinished():
                 return self._tool_finished(event)
             case events.ToolsLate():
-                return self._fill_silence()
-            case events.Kept():
-                return self._kept(event)
+                return self._send_filler()
+            case events.StepSaved():
+                return self._step_saved(event)
             case events.ClientLeft():
                 return self._client_left()
             case events.Stopped():
                 return self._stopped(event.reason)
-        return []
-
-    def _enter(self, state: TurnState) -> None:
-        self._state = state
-        self._transitions = TRANSITIONS[state]
+            case ResumedCalls():
+                return self._resume(event)
+            case _:
+                assert_never(event)
 
     # A reply comes in
 
-    def _started(self, reply: events.ReplyStarted) -> list[Command]:
-        self._enter(_READING)
+    def _reply_started(self, reply: events.ReplyStarted) -> list[Command]:
+        self._state = READING
         self._round.start(reply.status, reply.headers)
-        self._rounds += 1
+        self._replies += 1
         return []
 
     def _received(self, end: RoundEnd | None) -> list[Command]:
@@ -157,7 +171,7 @@ class Turn:
             case None:
                 return self._flush()
             case Complete():
-                return self._round_over()
+                return self._reply_complete()
             case Refused(body):
                 return self._refused(body)
             case ErrorEvent(error, raw):
@@ -206,7 +220,7 @@ class Turn:
     def _is_refused(self, body: bytes) -> bool:
         """Returns whether an error is a refusal of the input, before there was anything of a reply."""
         reply = self._round
-        has_reply = self._rounds > 1 and not self.spec.keeps_steps
+        has_reply = self._replies > 1 and not self.spec.saves_steps
         return not (has_reply or reply.has_spoken or reply.draft.calls) and is_for_good(reply.status, body)
 
     def _broken(self, error: GatewayError) -> list[Command]:
@@ -226,8 +240,8 @@ class Turn:
         return self._head_sent or spec.has_status or (spec.shows_steps and self._steps > 0)
 
     def _client_left(self) -> list[Command]:
-        if self._state is _SAVING:  # its outcome is on its way already
-            self._enter(_DONE)
+        if self._state is SAVING_TURN:  # its outcome is on its way already
+            self._state = DONE
             return [commands.CloseUpstream(), _FINISH]
         return [commands.CloseUpstream(), *self._break_off(End.CANCELLED, StopReason.CANCELLED)]
 
@@ -238,9 +252,9 @@ class Turn:
             error = Conflict("The reply was cancelled before it began.")
             return [commands.Refuse(error), commands.CloseUpstream(), *self._break_off(state, reason)]
         self._outcome = self._unfinished(state, reason)
-        self._round.tail, self._round.done = [], _DONE_EVENT
-        self._finish_instead = "stop"
-        self._enter(_SAVING)
+        self._round.tail, self._round.done_event = [], _DONE_EVENT
+        self._client_finish = "stop"
+        self._state = SAVING_TURN
         return [commands.CloseUpstream(), commands.Save(self._outcome)]
 
     def _break_off(
@@ -250,13 +264,13 @@ class Turn:
         outcome = self._unfinished(end, reason)
         if is_refused or words:
             outcome = replace(outcome, is_refused=is_refused, words=words)
-        self._enter(_DONE)
+        self._state = DONE
         return [commands.Save(outcome), _FINISH]
 
     def _unfinished(self, end: End, reason: StopReason) -> TurnOutcome:
-        if self._is_kept:
+        if self._round.is_stored:
             return self._make_outcome(end, reason, (), None, results=self._calls.results_so_far)
-        if self.spec.keeps_steps:
+        if self.spec.saves_steps:
             # Calls without an answer would block the conversation.
             return self._make_outcome(end, reason, (), self._round.shown_reply())
         shown_reply = join_messages([*self._shown_replies, self._round.shown_reply(self._round.client_calls)])
@@ -264,31 +278,33 @@ class Turn:
 
     # A reply is complete
 
-    def _round_over(self) -> list[Command]:
+    def _reply_complete(self) -> list[Command]:
         draft = self._round.draft
         if draft.finish_reason in CUT:
             return self._end(CUT[draft.finish_reason])
         if draft.calls:
             if self.spec.shows_steps:
-                self._round.take_unreadable()
+                self._round.take_unreadable_calls()
             return self._called(self._round.gateway_calls, self._round.client_calls)
         follows = self._guide.after()
         if isinstance(follows, Stop):
             return self._end(follows.reason)
-        return [*self._hide(), *self._go_on(follows)]
+        return [*self._hide_round(), *self._begin_next_round(follows)]
 
     def _called(self, gateway_calls: list[ToolCall], client_calls: list[ToolCall]) -> list[Command]:
         name_calls(
             gateway_calls,
             client_calls,
             _ids(self._messages),
-            self._rounds,
-            names_client_calls=self.spec.keeps_steps,
+            self._replies,
+            names_client_calls=self.spec.saves_steps,
         )
         if gateway_calls and self._offer.is_final:
             # The model calls tools against `tool_choice`. The client must not wait for their results.
-            self._finish_instead = None if client_calls else "stop"
-            return self._end(StopReason.REQUIRES_APPROVAL if client_calls else StopReason.END_TURN)
+            if client_calls:
+                return self._end(StopReason.REQUIRES_APPROVAL)
+            self._client_finish = "stop"
+            return self._end(StopReason.END_TURN)
         return self._begin_tools(gateway_calls) if gateway_calls else self._pause()
 
     def _begin_tools(self, gateway_calls: list[ToolCall]) -> list[Command]:
@@ -298,25 +314,30 @@ class Turn:
         runs = self._calls.judge()
         if self._calls.waiting:
             return self._pause()
-        left = self._budget_left(self._counted())
-        self._is_last_round = bool(client_calls) or (left is not None and left <= 0)
         shown: list[Command] = []
         if self._is_last_round:
-            self._finish_instead = "tool_calls" if client_calls else "length"
+            self._client_finish = "tool_calls" if client_calls else "length"
         else:
-            shown += self._hide()
+            shown += self._hide_round()
         if self._round.form is AS_EVENTS:
             self._view.call_tools(gateway_calls)
         self._show_results(self._calls.results)
         shown += self._flush()
         if not runs:
             return [*shown, *self._tools_finished()]
-        if self.spec.keeps_steps:
-            step = self._step(waits={call.id: "client" for call in client_calls})
-            self._is_kept = True
-            return [*shown, *self._keep(step, runs)]
-        self._enter(_TOOLS)
-        return [*shown, *runs]
+        if not self.spec.saves_steps:
+            self._state = RUNNING_TOOLS
+            return [*shown, *runs]
+        step = self._step(waits={call.id: "client" for call in client_calls})
+        self._round.stored = Stored.IN_THIS_TURN
+        self._state = SAVING_CALLS
+        return [*shown, *self._save_step(step, runs)]
+
+    @property
+    def _is_last_round(self) -> bool:
+        """True where the client has calls to answer, or no tokens of its budget are left for another reply."""
+        left = self._budget_left(self._counted())
+        return bool(self._round.client_calls) or (left is not None and left <= 0)
 
     def _tool_finished(self, tool: events.ToolFinished) -> list[Command]:
         answer = (tool.content, tool.status, tool.stdout, tool.stderr)
@@ -326,16 +347,15 @@ class Turn:
         self._show_results([result])
         return [*self._flush(), *(() if self._calls.is_running else self._tools_finished())]
 
-    def _fill_silence(self) -> list[Command]:
+    def _send_filler(self) -> list[Command]:
         """Sends the fixed sentence, once a turn and where the reply has no text itself."""
-        spec, reply = self.spec, self._round
-        is_last = self._is_last_round or reply.form is not AS_EVENTS
-        if spec.filler is None or self._has_filled or is_last or reply.has_spoken:
+        filler, reply = self._filler, self._round
+        if filler is None or reply.form is not AS_EVENTS or reply.has_spoken or self._is_last_round:
             return []
-        self._has_filled = True
-        reply.fill(spec.filler.say)
-        # A reply that is stored already cannot take it in: it is the next one's.
-        self._late = spec.filler.say if self._is_kept else ""
+        self._filler = None
+        reply.add_filler(filler.say)
+        if reply.is_stored:
+            self._next_filler = filler.say
         return self._flush()
 
     def _show_results(self, results: Iterable[ToolResult]) -> None:
@@ -352,184 +372,190 @@ class Turn:
         if self._is_last_round:
             return self._end(StopReason.MAX_TOKENS)
         follows = self._guide.after()
-        return self._end(follows.reason) if isinstance(follows, Stop) else self._go_on(follows)
+        return self._end(follows.reason) if isinstance(follows, Stop) else self._begin_next_round(follows)
 
     def _judge_on(self) -> list[Command]:
-        before = {each.call_id for each in self._calls.results}
+        known = {result.call_id for result in self._calls.results}
         runs = self._calls.judge()
         if self._calls.waiting:
             return self._pause()
-        self._show_results(each for each in self._calls.results if each.call_id not in before)
+        self._show_results(result for result in self._calls.results if result.call_id not in known)
         shown = self._flush()
         if not runs:
             return [*shown, *self._tools_finished()]
-        self._enter(_TOOLS)
+        self._state = RUNNING_TOOLS
         return [*shown, *runs]
 
     def _pause(self) -> list[Command]:
         """Ends the turn with calls that wait for an answer. With an approval among them the gateway's wait, too."""
         if self._calls.waiting:
             self._calls.hold()
-        self._waiting = self._calls.waiting | {call.id: "client" for call in self._round.client_calls}
-        return self._end(StopReason.REQUIRES_APPROVAL)
+        waiting = self._calls.waiting | {call.id: "client" for call in self._round.client_calls}
+        return self._end(StopReason.REQUIRES_APPROVAL, waiting)
 
-    def resume(self, resumed: ResumedCalls) -> list[Command]:
-        """Begins with calls of a stored step, in place of a reply. Returns what is to be done."""
-        self._is_kept = self._is_resumed = True
-        self._is_last_round = False
-        self._enter(_TOOLS)
-        self._round.draft.take_calls([*resumed.calls], AllBut(), is_over=True)
+    def _resume(self, resumed: ResumedCalls) -> list[Command]:
+        """Begins with calls of a stored step in place of a reply."""
+        self._state = RUNNING_TOOLS
+        self._round.resume(resumed.calls)
         self._calls = OwnCalls(self.spec, self._guide, self._round.gateway_calls, resumed)
         self._show_results(self._calls.results)
         return self._tools_finished()
 
     # From one round to the next
 
-    def _hide(self) -> list[Command]:
+    def _hide_round(self) -> list[Command]:
         """Notifies the view that the round is not the last one."""
-        self._is_hidden = True
+        self._round.is_hidden = True
         # The text of a whole reply waits for the end: nothing has been sent, so there is nothing to be hidden.
         self._view.hide_round(self._round.tail if self._round.form is AS_EVENTS else ())
         return self._flush()
 
-    def _go_on(self, offer: Offer) -> list[Command]:
-        """Begins the next round: everything that belongs to one reply starts again."""
-        spec = self.spec
+    def _begin_next_round(self, offer: Offer) -> list[Command]:
+        """Saves the round, where steps are saved, and calls the model again."""
+        spec, ended = self.spec, self._round
         step = replace(self._step(), results=self._calls.results, nudge=offer.nudge)
-        self._messages += [self._round.made(), *(each.message() for each in step.results)]
+        self._messages += [ended.upstream_message(), *(result.message() for result in step.results)]
         if offer.nudge:
             self._messages.append(without_private(as_system(offer.nudge)))
-        self._shown_replies.append(self._round.shown_reply())
+        self._shown_replies.append(ended.shown_reply())
         self._ledger = self._counted()
-        shown_reply = "" if spec.shows_steps else join_messages(self._shown_replies)["content"]
-        merged = self._ledger.merged if self._ledger.rounds else None
-        late, self._late = self._late, ""
-        if offer.is_final:  # a call that comes nevertheless is not run, so it has nothing to say either
-            spec = replace(spec, asides=None)
-        # At once, since the next round may fail before it has begun.
-        self._round = Round(spec, self._view, self._round.form, merged, shown_reply, late)
         self._calls = NO_CALLS
-        self._is_hidden = self._is_kept = self._is_resumed = False
         self._offer = offer
+        # At once, since the next round may fail before it has begun.
+        self._round = self._new_round(ended, offer)
         left = self._budget_left(self._ledger)
-        if spec.keeps_steps:
-            return self._keep(step, [commands.CallModel((), left, offer)])
-        self._enter(_WAITING)
+        if spec.saves_steps:
+            self._state = SAVING_RESULTS
+            return self._save_step(step, [commands.CallModel((), left, offer)])
+        self._state = WAITING
         return [commands.CallModel(tuple(map(without_private, self._messages)), left, offer)]
 
-    def _keep(self, step: commands.Keep, then: Sequence[Command]) -> list[Command]:
-        self._enter(_KEEPING)
-        self._after_keep = [*then]
+    def _new_round(self, ended: Round, offer: Offer) -> Round:
+        spec = self.spec
+        if offer.is_final:  # a call that comes nevertheless is not run, so its asides are not shown either
+            spec = replace(spec, asides=None)
+        merged = self._ledger.merged if self._ledger.rounds else None
+        text_before = "" if spec.shows_steps else join_messages(self._shown_replies)["content"]
+        filler, self._next_filler = self._next_filler, ""
+        return Round(spec, self._view, ended.form, merged, text_before, filler)
+
+    def _save_step(self, step: commands.SaveStep, then: Sequence[Command]) -> list[Command]:
+        """Returns the command to save a step. then: the commands that follow when it is saved."""
+        self._after_step = [*then]
         self._steps += step.reply is not None
         return [step]
 
-    def _kept(self, kept: events.Kept) -> list[Command]:
-        then, self._after_keep = self._after_keep, []
-        if self._is_kept:
-            self._enter(_TOOLS)
+    def _step_saved(self, saved: events.StepSaved) -> list[Command]:
+        then, self._after_step = self._after_step, []
+        if self._state is SAVING_CALLS:
+            self._state = RUNNING_TOOLS
             return then
-        self._enter(_WAITING)
-        self._view.results(kept.first, kept.results)
-        self._view.step(kept.first, kept.reply)
+        self._state = WAITING
+        self._view.results(saved.first, saved.results)
+        self._view.step(saved.first, saved.reply)
         return [*self._flush(), *then]
 
-    def _step(self, waits: Mapping[str, str] | None = None) -> commands.Keep:
-        """Returns the reply of the round as a step to be stored; nothing if it is stored already."""
-        draft = self._round.draft
-        if self._is_kept:
-            return commands.Keep()
-        shown_reply = self._round.shown_reply() if self._round.spoken else None
-        return commands.Keep(self._round.made(), shown_reply, draft.usage, waits or {})
+    def _step(self, waits: Mapping[str, str] | None = None) -> commands.SaveStep:
+        """Returns the reply of the round as a step to be saved; nothing if it is stored already."""
+        reply = self._round
+        if reply.is_stored:
+            return commands.SaveStep()
+        shown_reply = reply.shown_reply() if reply.spoken else None
+        return commands.SaveStep(reply.upstream_message(), shown_reply, reply.draft.usage, waits or {})
 
     def _counted(self) -> Ledger:
-        return self._ledger if self._is_resumed else self._ledger.plus(self._round.draft, self.spec.count)
+        """Returns the tokens of all rounds of this turn, the present one included."""
+        if self._round.stored is Stored.IN_EARLIER_TURN:
+            return self._ledger
+        return self._ledger.plus(self._round.draft, self.spec.count)
 
     def _budget_left(self, ledger: Ledger) -> int | None:
         return None if self.spec.budget_tokens is None else self.spec.budget_tokens - ledger.completion
 
     # The turn ends
 
-    def _end(self, reason: StopReason) -> list[Command]:
-        """Ends a reply that is complete: it is saved first, then its end leaves (or the other way round)."""
+    def _end(self, reason: StopReason, waiting: Mapping[str, str] = _NONE_WAIT) -> list[Command]:
+        """Ends a complete reply. The turn is saved first; without `TurnSpec.hold_end` the end leaves before that."""
         draft, spec = self._round.draft, self.spec
-        # Among the client's calls a cut one may be broken, and where steps are stored it could not be repaired.
-        client_calls = [] if spec.keeps_steps and draft.finish_reason in CUT else self._round.client_calls
+        # Among the client's calls a cut one may be broken, and where steps are saved it could not be repaired.
+        client_calls = [] if spec.saves_steps and draft.finish_reason in CUT else self._round.client_calls
         shown_reply = self._round.shown_reply(client_calls)
-        results = self._calls.results
-        full: tuple[Json, ...] = (shown_reply,)
-        if results:
-            after_stop = (each.stored() if spec.keeps_steps else each.message() for each in results)
-            full = (self._round.made(), *after_stop)
-        elif spec.keeps_steps and self._round.filler and draft.text:
-            full = (self._round.made(client_calls),)  # the filler is no part of it upstream
+        full = self._last_messages(shown_reply, client_calls)
         self._shown_replies.append(shown_reply)
         joined = shown_reply if len(self._shown_replies) == 1 else join_messages(self._shown_replies)
-        if self._is_hidden:
+        if self._round.is_hidden:
             # The upstream's finish_reason is of a round with calls that the client never saw.
-            self._finish_instead = "stop"
-        finish = self._finish_instead or draft.finish_reason
-        self._outcome = self._make_outcome(FINISHED, reason, (*self._messages, *full), joined, finish)
-        save = commands.Save(self._last_step(shown_reply, full) if spec.keeps_steps else self._outcome)
-        self._enter(_SAVING)
+            self._client_finish = "stop"
+        finish = self._client_finish or draft.finish_reason
+        outcome = self._make_outcome(FINISHED, reason, (*self._messages, *full), joined, finish, waiting)
+        self._outcome = outcome
+        save = commands.Save(self._last_step(outcome, shown_reply, full) if spec.saves_steps else outcome)
+        self._state = SAVING_TURN
         if spec.hold_end:
             return [*self._flush(), save]
-        *sends, finished = self._release(durable=True)
+        *sends, finished = self._release_end(events.Saved())
         return [*sends, save, finished]
 
-    def _last_step(self, shown_reply: Json, full: tuple[Json, ...]) -> TurnOutcome:
-        """Returns the outcome where steps are stored: of the last reply alone, or of what followed on it."""
-        assert self._outcome is not None
-        draft, results = self._round.draft, self._calls.results
-        if self._is_kept:
-            return replace(self._outcome, full=(), shown_reply=None, results=results)
-        if self._waiting:
-            made = self._round.made()
-            shown_reply = shown_reply if self._round.spoken else made
-            return replace(
-                self._outcome, full=(made,), shown_reply=shown_reply, step_usage=draft.usage, results=results
-            )
-        return replace(self._outcome, full=full, shown_reply=shown_reply, step_usage=draft.usage)
+    def _last_messages(self, shown_reply: Json, client_calls: list[ToolCall]) -> tuple[Json, ...]:
+        """Returns the messages of the last round as they go upstream again."""
+        reply, results, saves_steps = self._round, self._calls.results, self.spec.saves_steps
+        if results:
+            messages = (result.stored() if saves_steps else result.message() for result in results)
+            return (reply.upstream_message(), *messages)
+        if saves_steps and reply.filler and reply.draft.text:
+            return (reply.upstream_message(client_calls),)  # the filler is no part of it upstream
+        return (shown_reply,)
 
-    def _release(
-        self, durable: bool, *, is_lost: bool = False, after_stop: events.Kept | None = None
-    ) -> list[Command]:
-        """Lets the end go. The parameters are those of `Saved`."""
-        self._enter(_DONE)
+    def _last_step(self, outcome: TurnOutcome, shown_reply: Json, full: tuple[Json, ...]) -> TurnOutcome:
+        """Returns the outcome where steps are saved: of the last reply alone, or of what followed on it."""
+        reply, results = self._round, self._calls.results
+        if reply.is_stored:
+            return replace(outcome, full=(), shown_reply=None, results=results)
+        outcome = replace(outcome, full=full, shown_reply=shown_reply, step_usage=reply.draft.usage)
+        if not outcome.waiting:
+            return outcome
+        message = reply.upstream_message()
+        shown_reply = shown_reply if reply.spoken else message
+        return replace(outcome, full=(message,), shown_reply=shown_reply, results=results)
+
+    def _release_end(self, saved: events.Saved) -> list[Command]:
+        """Sends the end of the reply."""
+        self._state = DONE
         assert self._outcome is not None
-        if is_lost and self.spec.shows_steps:
+        outcome, reply, view = self._outcome, self._round, self._view
+        if saved.is_lost and self.spec.shows_steps:
             # Its messages have ids here, which no stored message has.
-            self._view.stop(StopReason.ERROR, {})
-            self._view.fail(Conflict(events.LOST))
+            view.stop(StopReason.ERROR, {})
+            view.fail(Conflict(events.LOST))
             return [*self._flush(), _FINISH]
-        waiting = self._outcome.waiting
-        # With an approval nothing was shown yet, not even the calls that have their results.
-        is_shown = self._is_kept or not self._calls.waiting
-        calls = (
-            [call for call in self._round.draft.calls if call.id in waiting or not is_shown]
-            if waiting
-            else ()
-        )
-        self._view.stop(self._outcome.stop, waiting, calls)
-        if self._round.form is AS_BODY:
-            reply = self._round
-            is_unchanged = self._rounds == 1 and not reply.gateway_calls
-            data = self._view.whole(reply.body, self._outcome, is_unchanged=is_unchanged)
+        view.stop(outcome.stop, outcome.waiting, self._unshown_calls(outcome.waiting))
+        if reply.form is AS_BODY:
+            is_unchanged = self._replies == 1 and not reply.gateway_calls
+            data = view.whole(reply.body, outcome, is_unchanged=is_unchanged)
             return [commands.SendWhole(reply.status, reply.headers, data), _FINISH]
-        if after_stop is not None:
-            self._view.results(after_stop.first, after_stop.results, is_last=True)
-        elif self.spec.keeps_steps and not (self._is_kept or waiting):
-            self._view.results(None, [each.stored() for each in self._calls.results])
-        if not durable:
-            self._view.not_durable()
-        self._view.end(self._tail(), self._finish_instead, self._round.done)
+        if saved.after_stop is not None:
+            view.results(saved.after_stop.first, saved.after_stop.results, is_last=True)
+        elif self.spec.saves_steps and not (reply.is_stored or outcome.waiting):
+            view.results(None, [result.stored() for result in self._calls.results])
+        if not saved.durable:
+            view.not_durable()
+        view.end(self._tail(), self._client_finish, reply.done_event)
         return [*self._flush(), _FINISH]
+
+    def _unshown_calls(self, waiting: Mapping[str, str]) -> Sequence[ToolCall]:
+        """Returns the calls that wait, and those that were not shown yet."""
+        if not waiting:
+            return ()
+        # With an approval nothing was shown yet, not even the calls that have their results.
+        is_shown = self._round.is_stored or not self._calls.waiting
+        return [call for call in self._round.draft.calls if call.id in waiting or not is_shown]
 
     def _tail(self) -> list[ReplyEvent]:
         """Returns the last events of the stream. Of a round that was hidden already only its usage is left to send.
 
         A view that shows the rounds one by one has got that as well.
         """
-        if not self._is_hidden:
+        if not self._round.is_hidden:
             return self._round.tail
         if self.spec.shows_steps:
             return []
@@ -564,20 +590,20 @@ class Turn:
         full: tuple[Json, ...],
         shown_reply: Json | None,
         finish: str | None = None,
+        waiting: Mapping[str, str] = _NONE_WAIT,
         results: tuple[ToolResult, ...] = (),
     ) -> TurnOutcome:
         clashes = _ids(self._messages) & _ids([shown_reply or {}]) if self._messages else ()
-        if (
-            clashes
-        ):  # the client has its call under that name already, so the gateway's of an earlier round gives way
+        if clashes:
+            # The client has a call under that id, so the gateway call of an earlier round gets another one.
             names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
             hidden = len(self._messages)
             full = (*(_renamed(message, names) for message in full[:hidden]), *full[hidden:])
         usage = self._ledger.reported(self._round.draft.usage)
         is_hidden = len(full) > 1 and any(message["role"] == "tool" for message in full)
-        # By their places, since the names take longer than all the rest of it (measured).
+        # By position, since keywords take longer than all the rest of it (measured).
         return TurnOutcome(
-            end, full, shown_reply, finish, usage, self._rounds, is_hidden, reason, self._waiting, results
+            end, full, shown_reply, finish, usage, self._replies, is_hidden, reason, waiting, results
         )
 
 

@@ -1,7 +1,10 @@
-"""Reads one reply of the model: facts of the upstream go in, and what the client gets of them goes to its view at once.
+"""Reads one reply of the model, and shows it to the client's view as it comes in.
 
-Only these are held back: a tool call until its name shows its owner; and everything from the first chunk with a
-finish_reason on (the `tail`), since some upstreams put the last text there and only the end shows what the round was.
+Two things are not shown at once:
+
+- A tool call waits until its name is known, since the name decides whether the gateway or the client answers it.
+- Everything from the first finish_reason on (the `tail`) waits for the end. Some upstreams send the last text with it,
+  and only the end of the reply decides whether another round follows.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.asides import Listener, Voice
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.draft import (
+    AllBut,
     CallOwner,
     Draft,
     ToolCall,
@@ -35,9 +39,10 @@ from gateway.errors import GatewayError, UpstreamBroke
 
 EVENTS: Final[Header] = ("content-type", "text/event-stream; charset=utf-8")
 
-# Chosen: after the last finish_reason come usage, perhaps some filters' verdicts, and [DONE].
+# Most events after the last finish_reason. Usage, some filters' verdicts and [DONE] come there; any value from 10 on
+# behaves alike, and this one bounds the memory that an endless stream takes.
 MOST_TAIL_EVENTS: Final = 1000
-# Of one reply. Chosen: far above what models make at once; each takes 1.5 kB, of an event of 100 bytes.
+# Most calls in one reply. Models make some tens at once; each takes 1.5 kB, from an event of 100 bytes.
 MOST_CALLS: Final = 1000
 
 
@@ -52,6 +57,14 @@ class ReplyForm(Enum):
 AS_EVENTS, AS_BODY = ReplyForm
 
 
+class Stored(Enum):
+    """The place where the reply of a round is stored, with its calls."""
+
+    NOWHERE = "nowhere"
+    IN_THIS_TURN = "in this turn"
+    IN_EARLIER_TURN = "in an earlier turn"
+
+
 class Complete(Struct, frozen=True):
     """The model's reply is complete."""
 
@@ -63,10 +76,10 @@ class Refused(Struct, frozen=True):
 
 
 class ErrorEvent(Struct, frozen=True):
-    """The upstream put an error into its stream. raw: its event, if it has the form of OpenAI's; None: it has not."""
+    """The upstream put an error into its stream."""
 
     error: Json
-    raw: bytes | None
+    raw: bytes | None  # the event; None: it has not the form of OpenAI's
 
 
 class BrokeOff(Struct, frozen=True):
@@ -81,12 +94,13 @@ RoundEnd = Complete | Refused | ErrorEvent | BrokeOff
 
 
 class Round:
-    """One reply, from the model's call to its end. What belongs to the turn as a whole is given.
+    """One call of the model with its reply.
 
-    form: how the client is answered so far; the reply may change it.
-    merged: the usage for the client if the reply has this usage and is the last one; None: it is the first.
-    shown_reply: the text of the rounds before.
-    filler: text sent since the reply before it was stored.
+    form: the form in which the client is answered so far; None: the reply decides.
+    merged: returns the usage for the client if the reply has the given usage and is the last one; None: it is the
+        first reply.
+    text_before: the text of the rounds before.
+    filler: a filler that was sent after the reply before was stored.
     """
 
     def __init__(
@@ -95,7 +109,7 @@ class Round:
         view: ClientView,
         form: ReplyForm | None,
         merged: Callable[[Json], Json] | None = None,
-        shown_reply: Any = "",
+        text_before: Any = "",
         filler: str = "",
     ) -> None:
         self.form = form
@@ -104,24 +118,30 @@ class Round:
         self.headers: tuple[Header, ...] = ()
         self.draft = Draft()
         self.tail: list[ReplyEvent] = []
-        self.done = b""  # the upstream's `[DONE]` event
-        self.body = b""  # a reply that is one body
-        self.filler = filler  # before a tool, ahead of the text
-        self.words = ""  # the text of its speaking calls, after its own
+        self.done_event = b""  # the upstream's `[DONE]`
+        self.body = b""  # of a reply that is no stream
+        self.filler = filler  # sent before a tool, and shown before the text
+        self.spoken_words = ""  # the text of calls that speak to the user, shown after the reply's own text
+        self.stored = Stored.NOWHERE
+        self.is_hidden = False  # the view knows that another round follows
         self._spec = spec
         self._view = view
         self._has_gateway_tools = bool(spec.gateway_tools)
-        self._keeps_tail = spec.hold_end or self._has_gateway_tools
+        self._holds_tail = spec.hold_end or self._has_gateway_tools
         self._merged = merged
-        self._has_begun = merged is not None  # the view knows the turn's first chunk
-        self._shown_before = shown_reply
-        self._text_before = shown_reply  # the same, until this reply has text
+        self._has_begun = merged is not None  # the view has the turn's first chunk
+        self._earlier_text = text_before
+        self._text_before = text_before  # what a gap must part the next text from; "": nothing
         self._choices_done = 0
         self._in_tail = False
-        self._text_events: TextEvents | None = None  # those that add a text and do nothing else
+        self._text_events: TextEvents | None = None  # the form of events that add text and do nothing else
         self._listener = None if spec.asides is None else Listener(spec.asides)
-        self._speaker: tuple[int, Voice] | None = None  # the call that spoke last, and how
+        self._speaker: tuple[int, Voice] | None = None  # the call that spoke last, and its voice
         self._refusal: list[bytes] = []  # an error reply that comes as events
+
+    @property
+    def is_stored(self) -> bool:
+        return self.stored is not Stored.NOWHERE
 
     @property
     def gateway_calls(self) -> list[ToolCall]:
@@ -137,10 +157,10 @@ class Round:
             return []
         return [call for call in self.draft.calls if call.owner is not CallOwner.GATEWAY]
 
-    def take_unreadable(self) -> None:
-        """Takes calls from the client that it could not read, so that they are answered and not sent on as they are.
+    def take_unreadable_calls(self) -> None:
+        """Makes client calls whose arguments are no JSON gateway calls, so that they get an error as their result.
 
-        Strict servers parse the arguments of earlier calls, and would refuse all that follows.
+        Strict servers parse the arguments of earlier calls, and would refuse every later request.
         """
         for call in self.client_calls:
             if read_arguments(call.text) is None:
@@ -150,25 +170,40 @@ class Round:
 
     @property
     def spoken(self) -> str:
-        """All text shown to the user other than the reply's own."""
-        return self.filler + gap(self.filler, self.words) + self.words
+        """All text that was shown to the user beyond the reply's own."""
+        return self.filler + gap(self.filler, self.spoken_words) + self.spoken_words
+
+    @property
+    def has_spoken(self) -> bool:
+        """True where the user got any text of the reply."""
+        return bool(self.spoken or self.draft.text)
 
     def shown_reply(self, calls: Iterable[ToolCall] = ()) -> Json:
-        """Returns the reply with these calls as its reader got it."""
+        """Returns the reply as the client got it, with these calls."""
         message = self.draft.message(calls)
-        if not (self.filler or self.words):
+        if not (self.filler or self.spoken_words):
             return message
         before = [as_filler(self.filler)] if self.filler else []
-        return join_messages([*before, message, {"content": self.words or None}])
+        return join_messages([*before, message, {"content": self.spoken_words or None}])
 
-    def made(self, calls: Iterable[ToolCall] | None = None) -> Json:
-        """Returns the reply as it goes upstream again, with all its calls or these, with notes of spoken text."""
-        made = [*(self.draft.calls if calls is None else calls)]
-        asides = None if self._spec.asides is None else self._spec.asides.noted(call.name for call in made)
-        message = self.draft.message(made)
+    def upstream_message(self, calls: Iterable[ToolCall] | None = None) -> Json:
+        """Returns the reply as it goes upstream again, with all its calls or these.
+
+        Private fields of the message hold what was shown to the user beyond its text.
+        """
+        sent = [*(self.draft.calls if calls is None else calls)]
+        asides = None if self._spec.asides is None else self._spec.asides.noted(call.name for call in sent)
         return with_private(
-            message, filler=self.filler or None, spoken=self.words or None, asides=asides or None
+            self.draft.message(sent),
+            filler=self.filler or None,
+            spoken=self.spoken_words or None,
+            asides=asides or None,
         )
+
+    def resume(self, calls: Iterable[Json]) -> None:
+        """Takes the calls of a stored reply in place of a new one. The gateway answers all of them."""
+        self.stored = Stored.IN_EARLIER_TURN
+        self.draft.take_calls([*calls], AllBut(), is_over=True)
 
     def start(self, status: int, headers: tuple[Header, ...]) -> None:
         self.status, self.headers = status, headers
@@ -229,7 +264,7 @@ class Round:
             self._take_chunk(chunk, None)
             if isinstance(usage, dict) and self._spec.wants_usage:
                 self._take_chunk({**chunk, "choices": [], "usage": usage}, None)
-            self.done = b"data: [DONE]\n\n"
+            self.done_event = b"data: [DONE]\n\n"
         else:
             self.form, self.body = AS_BODY, body
             if self._merged is None:
@@ -259,9 +294,9 @@ class Round:
     # Events
 
     def _begin_events(self) -> None:
-        if self.form is AS_BODY and self._shown_before:
+        if self.form is AS_BODY and self._earlier_text:
             # A round that came as one body was hidden. Its text waited for the end, which is a stream after all.
-            self._view.add_text(self._shown_before)
+            self._view.add_text(self._earlier_text)
         self.form = AS_EVENTS
 
     def _take(self, event: Event) -> RoundEnd | None:
@@ -270,7 +305,7 @@ class Round:
             self._pass_on(event)
             return None
         if data.startswith(b"[DONE]"):
-            self.done = event.raw
+            self.done_event = event.raw
             return self._complete()
         try:
             chunk = orjson.loads(data)
@@ -320,7 +355,7 @@ class Round:
             # Azure's first chunk judges the prompt: it has no choices, and no reply's id.
             self._has_begun = bool(choices)
             self._view.begin(chunk)
-        if self._keeps_tail and self._choices_done >= self._spec.choices:
+        if self._holds_tail and self._choices_done >= self._spec.choices:
             self._in_tail = True
         event = ReplyEvent(raw, name, chunk, calls, total)
         # Some upstreams never give a finish_reason; with most of them usage is what ends a round.
@@ -375,27 +410,22 @@ class Round:
             elif voice is Voice.WORDS:
                 self._speaker = (place, voice)
                 between = gap(self.spoken or self.draft.text or self._text_before, text)
-                self.words += gap(self.words, text)
+                self.spoken_words += gap(self.spoken_words, text)
                 self._say(voice, text, between, place)
             elif not self.has_spoken and (text := text.lstrip()):
                 # A filler is for the silence before a tool; where the reply has text there is none. Blanks are no text.
                 self._speaker = (place, voice)
                 self._say(voice, text, gap(self._text_before, text))
 
-    @property
-    def has_spoken(self) -> bool:
-        """Returns whether the user got anything of the reply."""
-        return bool(self.spoken or self.draft.text)
-
-    def fill(self, text: str) -> None:
-        """Sends a filler that is not the model's."""
+    def add_filler(self, text: str) -> None:
+        """Shows a filler that the model has not written."""
         self._say(Voice.FILLER, text, gap(self._text_before, text))
 
     def _say(self, voice: Voice, text: str, between: str = "", call: int = 0) -> None:
         if voice is Voice.FILLER:
             self.filler += text
         else:
-            self.words += text
+            self.spoken_words += text
         self._text_before = self.spoken
         if self.form is not AS_EVENTS:
             return

@@ -32,7 +32,7 @@ class TurnSpec(Struct, frozen=True):
     # Estimates the tokens of a text, where the upstream reports no usage.
     count: Callable[[str], int] = estimate_tokens
     # Each round is stored before the next one begins; else they are hidden rounds of one reply.
-    keeps_steps: bool = False
+    saves_steps: bool = False
     # The client reads each round as messages of its own, and always in events, also a reply that came whole;
     # else all rounds are one reply to it.
     shows_steps: bool = False

@@ -9,7 +9,7 @@ import pytest
 from gateway.core.turn.commands import Command
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.machine import Turn
-from gateway.core.turn.states import TRANSITIONS, TurnState
+from gateway.core.turn.states import TRANSITIONS
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -17,9 +17,9 @@ def transitions() -> Iterator[None]:
     feed = Turn.feed
 
     def checked(turn: Turn, event: TurnEvent) -> list[Command]:
-        before: TurnState = turn._state
+        before = turn.state
         commands = feed(turn, event)
-        after: TurnState = turn._state
+        after = turn.state
         if type(event) in TRANSITIONS[before]:
             assert after in TRANSITIONS[before][type(event)], f"{before} -{event}-> {after}"
         else:

@@ -14,17 +14,17 @@ from gateway.core.agent import SpeakingStyle
 from gateway.core.tool_rule import read_rules
 from gateway.core.turn.asides import Asides
 from gateway.core.turn.calls import ResumedCalls
-from gateway.core.turn.commands import CallModel, CloseUpstream, Command, Finish, Keep, RunTool, Save
+from gateway.core.turn.commands import CallModel, CloseUpstream, Command, Finish, RunTool, Save, SaveStep
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.events import (
     ClientLeft,
-    Kept,
     Received,
     ReceivedWhole,
     ReplyEnded,
     ReplyFailed,
     ReplyStarted,
     Saved,
+    StepSaved,
     Stopped,
     ToolFinished,
     TurnEvent,
@@ -76,7 +76,7 @@ def play(seed: int) -> list[Command]:
         wants_usage=dice.random() < 0.5,
         gateway_tools=AllBut({"theirs"}),
         hold_end=True,
-        keeps_steps=keeps or shows,
+        saves_steps=keeps or shows,
         shows_steps=shows,
         asides=Asides({"say": {"request_heartbeat"}, "a": {"request_heartbeat"}}, {"say": "message"}),
         budget_tokens=dice.choice([None, None, 40]),
@@ -100,7 +100,7 @@ def play(seed: int) -> list[Command]:
             assert not any(isinstance(each, Finish) for each in seen), "something follows on the end"
             seen.append(command)
             match command:
-                case Keep():
+                case SaveStep():
                     if command.reply is not None:
                         assert not open_reply
                         open_reply = True
@@ -109,28 +109,28 @@ def play(seed: int) -> list[Command]:
                     if command.results or command.nudge:
                         assert open_reply
                         open_reply = False
-                    todo.append(Kept(1, 2))
+                    todo.append(StepSaved(1, 2))
                 case RunTool():
-                    assert open_reply or not spec.keeps_steps, "a tool runs before its reply is kept"
+                    assert open_reply or not spec.saves_steps, "a tool runs before its reply is kept"
                     running.append(command)
                 case CallModel():
                     assert not open_reply
-                    assert not spec.keeps_steps or not command.messages
+                    assert not spec.saves_steps or not command.messages
                     todo.extend(reply(dice, ids))
                 case Save():
                     outcome = command.outcome
                     todo.append(Saved())
-                    if spec.keeps_steps:
+                    if spec.saves_steps:
                         assert not (open_reply and outcome.full)
                     assert bool(outcome.waiting) <= (outcome.stop is StopReason.REQUIRES_APPROVAL)
 
-    if dice.random() < 0.2 and spec.keeps_steps:
+    if dice.random() < 0.2 and spec.saves_steps:
         open_reply = True
         calls = tuple(
             {"id": f"w{n}", "type": "function", "function": {"name": dice.choice("abc"), "arguments": "{}"}}
             for n in range(dice.randrange(1, 4))
         )
-        took(turn.resume(ResumedCalls(calls, approved=frozenset(call["id"] for call in calls))))
+        took(turn.feed(ResumedCalls(calls, approved=frozenset(call["id"] for call in calls))))
     else:
         todo.extend(reply(dice, ids))
     for _ in range(2_000):
@@ -146,7 +146,7 @@ def play(seed: int) -> list[Command]:
         else:
             raise AssertionError("the turn waits for something that nobody was told of")
     # Whatever comes late changes nothing.
-    for late in (Saved(), Kept(1, 2), ToolFinished("a", "x"), Stopped(), ReplyEnded()):
+    for late in (Saved(), StepSaved(1, 2), ToolFinished("a", "x"), Stopped(), ReplyEnded()):
         assert turn.feed(late) == []
     return seen
 

@@ -9,9 +9,9 @@ import pytest
 from gateway.agents.core.tool_rules import RuleGuide
 from gateway.core.turn.asides import HEARTBEAT, Asides
 from gateway.core.turn.calls import NO_WORDS, SPOKEN
-from gateway.core.turn.commands import CallModel, Finish, Keep, RunTool, Save
+from gateway.core.turn.commands import CallModel, Finish, RunTool, Save, SaveStep
 from gateway.core.turn.draft import AllBut
-from gateway.core.turn.events import Kept, Received, ReceivedWhole, ReplyStarted, Saved, ToolFinished
+from gateway.core.turn.events import Received, ReceivedWhole, ReplyStarted, Saved, StepSaved, ToolFinished
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
@@ -49,7 +49,7 @@ def talk(*, is_chat: bool = False, **fields: Any) -> Playbook:
         "hold_end": True,
         "wants_usage": True,
         "shows_steps": not is_chat,
-        "keeps_steps": not is_chat,
+        "saves_steps": not is_chat,
         **fields,
     }
     spec = TurnSpec(gateway_tools=AllBut(), asides=ASIDES, **given)
@@ -131,7 +131,7 @@ def test_words_that_are_missing_are_an_error_and_go_on() -> None:
     playbook = talk() >> ReplyStarted(200, SSE)
     skip(playbook >> Received(streamed(completion(None, (("m", "send_message", '{"text":"Hi."}'),)))))
     wrong = ToolResult("m", NO_WORDS.format(name="send_message", key="message"), "error")
-    assert playbook << (lambda c: isinstance(c, Keep) and c.results == (wrong,))
+    assert playbook << (lambda c: isinstance(c, SaveStep) and c.results == (wrong,))
 
 
 def test_a_tool_beside_the_words_runs_without_our_arguments() -> None:
@@ -139,9 +139,9 @@ def test_a_tool_beside_the_words_runs_without_our_arguments() -> None:
     playbook = talk() >> ReplyStarted(200, SSE)
     skip(playbook >> Received(streamed(completion(None, (look, speak("Done."))))))
     assert playbook << (
-        lambda c: isinstance(c, Keep) and c.shown_reply == {**DONE, "mnemogate": {"fillers": [[0, 11]]}}
+        lambda c: isinstance(c, SaveStep) and c.shown_reply == {**DONE, "mnemogate": {"fillers": [[0, 11]]}}
     )
-    assert playbook >> Kept(1, 2) << RunTool("l", "look", {"q": "tea"})
+    assert playbook >> StepSaved(1, 2) << RunTool("l", "look", {"q": "tea"})
     assert skip(playbook >> ToolFinished("l", "found")) << Save
     # Nothing asked to go on, so the results are the last that is kept.
     assert [result.content for result in playbook.outcome.results] == ["found", SPOKEN]
@@ -153,12 +153,12 @@ def test_a_filler_is_spoken_once_and_only_into_silence() -> None:
 
     quiet = talk() >> ReplyStarted(200, SSE)
     skip(quiet >> Received(streamed(completion(None, (look("a"), look("b"))), letters)))
-    assert [c.shown_reply for c in quiet._due if isinstance(c, Keep)] == [
+    assert [c.shown_reply for c in quiet._due if isinstance(c, SaveStep)] == [
         {"role": "assistant", "content": "Let me look.", "mnemogate": {"fillers": [[0, 12]]}}
     ]
     loud = talk() >> ReplyStarted(200, SSE)
     skip(loud >> Received(streamed(completion("So.", (look("a"),)))))
-    assert [c.shown_reply for c in loud._due if isinstance(c, Keep)] == [None]
+    assert [c.shown_reply for c in loud._due if isinstance(c, SaveStep)] == [None]
 
 
 def test_a_cut_reply_keeps_the_words_that_were_shown() -> None:

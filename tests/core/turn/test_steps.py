@@ -15,10 +15,10 @@ from gateway.core.turn.commands import (
     Command,
     End,
     Finish,
-    Keep,
     Refuse,
     RunTool,
     Save,
+    SaveStep,
     SendBody,
     SendHead,
     SendWhole,
@@ -26,12 +26,12 @@ from gateway.core.turn.commands import (
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.events import (
     ClientLeft,
-    Kept,
     Received,
     ReceivedWhole,
     ReplyFailed,
     ReplyStarted,
     Saved,
+    StepSaved,
     Stopped,
     ToolFinished,
 )
@@ -83,7 +83,7 @@ class Script(FreeGuide):
 
 
 def steps(guide: FreeGuide | None = None, client: tuple[str, ...] = (), **fields: Any) -> Playbook:
-    given = {"hold_end": True, "wants_usage": True, "shows_steps": True, "keeps_steps": True, **fields}
+    given = {"hold_end": True, "wants_usage": True, "shows_steps": True, "saves_steps": True, **fields}
     spec = TurnSpec(gateway_tools=AllBut(client), **given)
     return Playbook(Turn(spec, LinesView(spec), guide or Script()))
 
@@ -105,8 +105,8 @@ def saved(command: Command) -> Any:
     return command.outcome
 
 
-def kept(playbook: Playbook) -> list[Keep]:
-    return [command for command in playbook.seen if isinstance(command, Keep)]
+def kept(playbook: Playbook) -> list[SaveStep]:
+    return [command for command in playbook.seen if isinstance(command, SaveStep)]
 
 
 def test_a_reply_is_kept_before_its_tools_run_and_their_results_before_the_next_call() -> None:
@@ -119,13 +119,13 @@ def test_a_reply_is_kept_before_its_tools_run_and_their_results_before_the_next_
     assert (first.results, first.nudge, first.waits) == ((), "", {})
     assert first.usage is not None
     assert first.usage["prompt_tokens"] == 10
-    playbook << Keep >> Kept(7, 8) << RunTool("a", "memory_insert", orjson.loads(ARGS))
+    playbook << SaveStep >> StepSaved(7, 8) << RunTool("a", "memory_insert", orjson.loads(ARGS))
     result = ToolResult("a", "done", "success", "out", "err")
     playbook >> ToolFinished("a", "done", stdout="out", stderr="err")
-    assert skip(playbook) << Keep(results=(result,))
+    assert skip(playbook) << SaveStep(results=(result,))
     assert guide.heard == [result]
     # What is kept is in the next prompt, so the command repeats nothing.
-    assert skip(playbook >> Kept(8, 9)) << CallModel((), None)
+    assert skip(playbook >> StepSaved(8, 9)) << CallModel((), None)
     assert b"step 8 9\n" in playbook.sent
     reply(playbook, "Noted.", tokens=(30, 4))
     assert skip(playbook) << Save
@@ -142,9 +142,13 @@ def test_a_reply_is_kept_before_its_tools_run_and_their_results_before_the_next_
 
 def test_steps_are_shown_without_a_gap_and_with_a_head_of_their_own() -> None:
     playbook = (
-        skip(reply(steps(), "One.", (CALL,))) << Keep >> Kept(1, 2) << RunTool >> ToolFinished("a", "x")
+        skip(reply(steps(), "One.", (CALL,)))
+        << SaveStep
+        >> StepSaved(1, 2)
+        << RunTool
+        >> ToolFinished("a", "x")
     )
-    skip(playbook) << Keep >> Kept(2, 3)
+    skip(playbook) << SaveStep >> StepSaved(2, 3)
     skip(playbook) << CallModel
     playbook >> ReplyStarted(200, JSON) >> ReceivedWhole(orjson.dumps(completion("Two.")))
     skip(playbook) << Save >> Saved()
@@ -159,16 +163,16 @@ def test_a_reply_whose_calls_are_not_run_is_kept_with_their_results_at_once() ->
     (step,) = kept(playbook)
     assert step.reply is not None
     assert step.results == (ToolResult("a", "Not now.", "error", was_run=False),)
-    assert skip(playbook << Keep >> Kept(3, 4)) << CallModel
+    assert skip(playbook << SaveStep >> StepSaved(3, 4)) << CallModel
 
 
 def test_an_unknown_name_is_ours_and_a_tool_of_the_clients_is_not() -> None:
     calls = (("a", "nobody", "{}"), ("b", "search", "{}"))
     playbook = skip(reply(steps(client=("search",)), None, calls))
-    assert playbook << (lambda c: isinstance(c, Keep) and c.waits == {"b": "client"})
+    assert playbook << (lambda c: isinstance(c, SaveStep) and c.waits == {"b": "client"})
     (
         playbook
-        >> Kept(1, 2)
+        >> StepSaved(1, 2)
         << RunTool("a", "nobody", {})
         >> ToolFinished("a", "There is no such tool.", "error")
     )
@@ -207,7 +211,7 @@ def test_behind_a_call_to_be_approved_what_a_rule_forbids_is_judged_anew() -> No
     # What cannot be read never will be, and no answer changes what came before.
     assert [(result.call_id, result.was_run) for result in outcome.results] == [("z", False), ("c", False)]
     resumed = ResumedCalls(tuple(outcome.full[0]["tool_calls"]), outcome.results, frozenset("b"))
-    commands = steps(Script()).turn.resume(resumed)
+    commands = steps(Script()).turn.feed(resumed)
     assert [each.name for each in commands if isinstance(each, RunTool)] == ["pay", "memory_insert"]
 
 
@@ -218,7 +222,7 @@ def test_an_answered_pause_goes_on_with_all_results_in_the_order_of_the_calls() 
     message = playbook.outcome.full[0]
     answer = ToolResult("d", "found")
     next_turn = steps(guide)
-    commands = next_turn.turn.resume(ResumedCalls(tuple(message["tool_calls"]), (answer,), frozenset("b")))
+    commands = next_turn.turn.feed(ResumedCalls(tuple(message["tool_calls"]), (answer,), frozenset("b")))
     assert [each for each in commands if isinstance(each, RunTool)] == [
         RunTool("a", "memory_insert", orjson.loads(ARGS)),
         RunTool("b", "pay", {}),
@@ -227,13 +231,13 @@ def test_an_answered_pause_goes_on_with_all_results_in_the_order_of_the_calls() 
     skip(next_turn >> ToolFinished("b", "paid"))
     skip(next_turn >> ToolFinished("a", "done"))
     paid = ToolResult("b", "paid", approval="approved")
-    next_turn << Keep(results=(ToolResult("a", "done"), paid, answer)) >> Kept(9, 10)
+    next_turn << SaveStep(results=(ToolResult("a", "done"), paid, answer)) >> StepSaved(9, 10)
     assert skip(next_turn) << CallModel((), None)
 
 
 def test_a_turn_that_ends_behind_its_tools_has_no_reply() -> None:
     playbook = skip(reply(steps(Script({}, Stop(StopReason.TOOL_RULE))), "Bye.", (CALL,), tokens=(10, 5)))
-    playbook << Keep >> Kept(1, 2) << RunTool >> ToolFinished("a", "done")
+    playbook << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished("a", "done")
     assert skip(playbook) << Save
     outcome = playbook.outcome
     assert (outcome.full, outcome.shown_reply, outcome.stop) == ((), None, StopReason.TOOL_RULE)
@@ -243,11 +247,11 @@ def test_a_turn_that_ends_behind_its_tools_has_no_reply() -> None:
 
 
 def test_a_client_that_reads_one_reply_is_told_its_usage_though_the_turn_ends_behind_a_hidden_round() -> None:
-    spec = TurnSpec(gateway_tools=AllBut(), hold_end=True, wants_usage=True, keeps_steps=True)
+    spec = TurnSpec(gateway_tools=AllBut(), hold_end=True, wants_usage=True, saves_steps=True)
     turn = chat_turn(spec)
     turn._guide = Script({}, Stop(StopReason.TOOL_RULE))
     playbook = skip(reply(Playbook(turn), "Bye.", (CALL,), tokens=(10, 5)))
-    playbook << Keep >> Kept(1, 2) << RunTool >> ToolFinished("a", "done")
+    playbook << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished("a", "done")
     skip(playbook) << Save >> Saved()
     assert skip(playbook) << Finish
     client = playbook.sent.decode()
@@ -266,10 +270,10 @@ def test_a_client_that_reads_step_by_step_is_told_each_usage_once() -> None:
                 counted.append(event.chunk["usage"]["completion_tokens"])
 
     spec = TurnSpec(
-        gateway_tools=AllBut(), hold_end=True, wants_usage=True, shows_steps=True, keeps_steps=True
+        gateway_tools=AllBut(), hold_end=True, wants_usage=True, shows_steps=True, saves_steps=True
     )
     playbook = Playbook(Turn(spec, Counting(spec), Script({}, Stop(StopReason.TOOL_RULE))))
-    skip(reply(playbook, "Bye.", (CALL,), tokens=(10, 5))) << Keep >> Kept(1, 2) << RunTool
+    skip(reply(playbook, "Bye.", (CALL,), tokens=(10, 5))) << SaveStep >> StepSaved(1, 2) << RunTool
     skip(playbook >> ToolFinished("a", "done")) << Save >> Saved()
     assert skip(playbook) << Finish
     assert counted == [5]
@@ -277,12 +281,12 @@ def test_a_client_that_reads_step_by_step_is_told_each_usage_once() -> None:
 
 def test_a_nudge_goes_on_from_a_reply_without_calls() -> None:
     playbook = skip(reply(steps(Script({}, Offer(nudge="You have to look it up."))), "Hm."))
-    assert playbook << Keep(
+    assert playbook << SaveStep(
         {"role": "assistant", "content": "Hm."},
         usage=kept(playbook)[0].usage,
         nudge="You have to look it up.",
     )
-    assert skip(playbook >> Kept(2, 3)) << CallModel
+    assert skip(playbook >> StepSaved(2, 3)) << CallModel
 
 
 def test_where_steps_are_not_kept_a_nudge_is_a_message_of_the_next_request() -> None:
@@ -297,18 +301,18 @@ def test_where_steps_are_not_kept_a_nudge_is_a_message_of_the_next_request() -> 
 def test_a_call_that_depends_on_a_result_is_judged_behind_it() -> None:
     guide = Script({"second": [Undecided(), Allowed({"limit": 3})], "third": [Forbidden("No.")]})
     calls = (("a", "first", "{}"), ("b", "second", '{"limit":1,"q":"x"}'), ("c", "third", "{}"))
-    playbook = skip(reply(steps(guide), None, calls)) << Keep >> Kept(1, 2)
+    playbook = skip(reply(steps(guide), None, calls)) << SaveStep >> StepSaved(1, 2)
     playbook << RunTool("a", "first", {}) >> ToolFinished("a", "1")
     assert skip(playbook) << RunTool("b", "second", {"limit": 3, "q": "x"})
     playbook >> ToolFinished("b", "2")
     results = (ToolResult("a", "1"), ToolResult("b", "2"), ToolResult("c", "No.", "error", was_run=False))
-    assert skip(playbook) << Keep(results=results)
+    assert skip(playbook) << SaveStep(results=results)
 
 
 def test_an_approval_behind_a_result_leaves_what_has_run() -> None:
     guide = Script({"second": [Undecided(), NeedsApproval()]})
     playbook = skip(reply(steps(guide), None, (("a", "first", "{}"), ("b", "second", "{}"))))
-    playbook << Keep >> Kept(1, 2) << RunTool >> ToolFinished("a", "1")
+    playbook << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished("a", "1")
     assert skip(playbook) << Save
     assert (playbook.outcome.full, dict(playbook.outcome.waiting)) == ((), {"b": "approval"})
     assert playbook.outcome.results == (ToolResult("a", "1"),)
@@ -323,10 +327,10 @@ def test_an_error_behind_a_kept_step_is_no_status(status: int, stop: StopReason)
         def take(self) -> bytes:
             return b""
 
-    spec = TurnSpec(gateway_tools=AllBut(), hold_end=True, shows_steps=True, keeps_steps=True)
+    spec = TurnSpec(gateway_tools=AllBut(), hold_end=True, shows_steps=True, saves_steps=True)
     playbook = Playbook(Turn(spec, Silent(spec), Script()))
-    reply(playbook, None, (CALL,)) << Keep >> Kept(1, 2) << RunTool >> ToolFinished("a", "x")
-    playbook << Keep >> Kept(2, 3) << CallModel
+    reply(playbook, None, (CALL,)) << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished("a", "x")
+    playbook << SaveStep >> StepSaved(2, 3) << CallModel
     playbook >> ReplyStarted(status, JSON) >> ReceivedWhole(b'{"error":{"message":"no"}}')
     assert playbook << Save << Finish
     assert playbook.outcome.stop is stop
@@ -359,7 +363,11 @@ def test_a_stopped_turn_has_an_end_for_its_client() -> None:
 
 def test_a_turn_that_is_stopped_among_its_tools_keeps_the_results_that_are_there() -> None:
     playbook = (
-        skip(reply(steps(), None, (CALL, ("b", "search", "{}")))) << Keep >> Kept(1, 2) << RunTool << RunTool
+        skip(reply(steps(), None, (CALL, ("b", "search", "{}"))))
+        << SaveStep
+        >> StepSaved(1, 2)
+        << RunTool
+        << RunTool
     )
     skip(playbook >> ToolFinished("b", "found"))
     assert playbook >> Stopped() << CloseUpstream << Save
@@ -369,7 +377,7 @@ def test_a_turn_that_is_stopped_among_its_tools_keeps_the_results_that_are_there
 
 
 def test_a_step_that_cannot_be_kept_ends_the_turn() -> None:
-    playbook = skip(reply(steps(), None, (CALL,))) << Keep
+    playbook = skip(reply(steps(), None, (CALL,))) << SaveStep
     assert playbook >> Stopped(StopReason.ERROR) << CloseUpstream << Save
     assert (playbook.outcome.state, playbook.outcome.stop) == (End.FAILED, StopReason.ERROR)
 
@@ -383,7 +391,7 @@ def test_a_reply_that_is_too_long_loses_its_calls() -> None:
 
 
 def test_calls_decide_what_follows_and_the_finish_reason_does_not() -> None:
-    assert skip(reply(steps(), None, (CALL,), "stop")) << Keep
+    assert skip(reply(steps(), None, (CALL,), "stop")) << SaveStep
     assert skip(reply(steps(), "Hi.", (), "tool_calls")) << Save
 
 
@@ -397,8 +405,8 @@ def test_a_tool_that_runs_alone_is_commanded_so() -> None:
     playbook = skip(reply(steps(alone={"memory_insert"}), None, (CALL, ("b", "search", "{}"))))
     assert (
         playbook
-        << Keep
-        >> Kept(1, 2)
+        << SaveStep
+        >> StepSaved(1, 2)
         << RunTool("a", "memory_insert", orjson.loads(ARGS), True)
         << RunTool("b", "search", {})
     )

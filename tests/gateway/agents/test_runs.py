@@ -169,12 +169,12 @@ def test_a_step_that_is_not_kept_after_its_client_left_is_a_line_of_the_log(
 ) -> None:
     entered, gate = Gate(), Gate()
 
-    async def keep(*_: object) -> NoReturn:
+    async def save_step(*_: object) -> NoReturn:
         entered.open()
         await gate.wait()
         raise Unavailable("the disk is full")
 
-    monkeypatch.setattr(StepsMemory, "keep", keep)
+    monkeypatch.setattr(StepsMemory, "save_step", save_step)
     life.upstream.queue(call_tools(insert("Name: Ann")))
     sink = ListeningSink()
     run = life.begin("I am Ann.", sink)
