@@ -27,8 +27,8 @@ import orjson
 import uvloop
 from mock_upstream import STREAM_HEAD, Mock, event, framed
 
+from tests.agents.letta import letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
-from tests.gateway.agents.letta import letta
 
 CONTEXT = 4_096  # tokens; ten steps fill it, so that the prompts of few and many steps are as long
 SETTINGS = """\

@@ -15,8 +15,8 @@ from typing import Any
 import load
 import orjson
 
+from tests.agents.batches.test_batches import PATH, append, asked, results
 from tests.doubles.batches import Fate, OpenAIBatchServer
-from tests.gateway.batches.test_batches import PATH, append, asked, results
 from tests.gateway.process import Process, serving
 
 SETTINGS = """\

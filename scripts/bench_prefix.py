@@ -20,8 +20,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from tests.agents.letta import letta
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
-from tests.gateway.agents.letta import letta
 from tests.gateway.memory.life import PROFILE, TOPICS, Share, converse, insert, mention_topics, share_of
 from tests.gateway.sdk import remember
 

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import uvicorn.server
 from hypothesis import HealthCheck, settings
 
 from gateway.log import RepeatHandler
+from storage.sql.store import Store
 from tests import stored
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway import deadlines
@@ -55,7 +56,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks each test with its stage, which is its folder: `pytest -m core`, `-m gateway`, `-m clients`."""
     for item in items:
         folder = _folder(item.path)
-        item.add_marker(folder if folder in ("gateway", "clients") else "core")
+        item.add_marker(
+            "gateway" if folder == "agents" else folder if folder in ("gateway", "clients") else "core"
+        )
         if not HAS_AGENTS and item.get_closest_marker("agents"):
             item.add_marker(pytest.mark.skip("needs agents made over REST"))
 
@@ -91,7 +94,7 @@ def own_logging() -> Iterator[None]:
 def kept_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The database in which `tests.stored.open_store` keeps what a test gives a file for."""
     kind: str = getattr(request, "param", EVERYWHERE)
-    if kind == "postgresql" and _folder(request.path) in ("gateway", "clients"):
+    if kind == "postgresql" and _folder(request.path) in ("agents", "gateway", "clients"):
         if request.node.get_closest_marker("sqlite"):
             pytest.skip("SQLite's own: PostgreSQL's are in tests/storage/postgres and tests/gateway/two")
         monkeypatch.setattr(stored, "server", stored.Server(request.getfixturevalue("postgres")))
@@ -155,3 +158,11 @@ def _patterns_of_routes_are_made_once() -> Iterator[None]:
 def upstream() -> Iterator[StrictUpstream]:
     with StrictUpstream() as strict:
         yield strict
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """A store on a database of its own, for tests of parts."""
+    opened = await stored.open_store(tmp_path / "memory.db")
+    yield opened
+    await opened.close()

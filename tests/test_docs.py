@@ -16,8 +16,8 @@ import pytest
 
 from gateway.core.turn.states import TRANSITIONS, TurnState
 from scripts import make_plots
+from tests.agents import test_differences as differences
 from tests.doubles.upstream import StrictUpstream
-from tests.gateway.agents import test_differences as differences
 from tests.gateway.sdk import remember
 
 ROOT = Path(__file__).parent.parent

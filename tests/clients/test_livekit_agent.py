@@ -14,8 +14,8 @@ import pytest
 
 from gateway.run.tools import memory as memory_tools
 from gateway.run.tools.memory import INCOMPLETE
+from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
-from tests.gateway.agents.letta import LettaWorld, letta
 from tests.patience import comes
 
 FILLER, ANSWER = "Let me look that up for you.", "Your boat is called Albatross."

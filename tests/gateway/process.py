@@ -22,7 +22,7 @@ from tests.server import Listener
 # What may be run in a copy of a process with the limits of `patient`.
 COPIED = (
     "tests.gateway.patient",
-    "tests.gateway.agents.kill_process",
+    "tests.agents.kill_process",
     "tests.gateway.background.batch_process",
     "tests.gateway.background.job_process",
 )

@@ -15,7 +15,7 @@ from storage.records import Exchange, State
 from storage.sql import exchanges
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
-from tests.storage.test_append import Writer
+from tests.storage.test_stored_paths import Writer
 from tests.stored import Speaker, rows
 
 UIDS = [letter * 32 for letter in "abc"]

@@ -12,7 +12,7 @@ from storage.sql.readers import advance, cursor_of
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.conftest import OpenStore
-from tests.storage.test_append import Writer
+from tests.storage.test_stored_paths import Writer
 
 SLEEPER = 77
 

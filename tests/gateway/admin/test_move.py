@@ -19,9 +19,9 @@ from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
 from storage.records import Agent
 from storage.sql.store import Store
+from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.admin.test_transfer_agents import rich, without
-from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.sdk import agent
 from tests.stored import open_store, rows
 

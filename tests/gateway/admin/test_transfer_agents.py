@@ -17,8 +17,8 @@ from gateway.errors import BadRequest
 from gateway.run.admin.transfer import TransferOperations
 from storage.records import Block
 from storage.sql.store import Store
+from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools
-from tests.gateway.agents.letta import LettaWorld, letta
 from tests.storage.api import make_agent
 from tests.stored import open_store
 

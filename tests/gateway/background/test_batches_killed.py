@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.agents.batches.test_batches import PATH, append, asked, results
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
-from tests.gateway.batches.test_batches import PATH, append, asked, results
 from tests.gateway.process import Process, serving
 from tests.patience import PATIENCE_S
 

@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from gateway.core.conversation.private import PRIVATE
+from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import StrictUpstream, raw
-from tests.gateway.agents.letta import LettaWorld, letta
 from tests.gateway.sdk import agent
 
 pytestmark = pytest.mark.agents

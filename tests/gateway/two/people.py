@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from tests.gateway.agents.kills import SCHEMA
+from tests.agents.kills import SCHEMA
 from tests.gateway.two.world import PATIENCE_S, Absent, Gateway, Lost, Refused, Said, World
 
 # Turns of a conversation that is sent whole, before the next one begins.

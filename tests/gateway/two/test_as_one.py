@@ -16,8 +16,8 @@ from storage.commands import ForgetTarget
 from storage.errors import Busy
 from storage.records import Scope
 from storage.sql.blocks import Blocks
+from tests.agents.any_agents import AgentLife
 from tests.doubles.upstream import StrictUpstream
-from tests.gateway.agents.any_agents import AgentLife
 from tests.gateway.memory.any_life import Life
 from tests.gateway.sdk import Clock, World, agent, remember
 from tests.patience import becomes

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.upstream import StrictUpstream
-from tests.gateway.agents.letta import LettaWorld, letta, spoken
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.agents.letta import letta
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.admin.test_move import BLOCKS, contents, live
-from tests.gateway.agents.letta import letta
 from tests.gateway.process import ROOT, command
 from tests.gateway.sdk import agent
 from tests.stored import open_store

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from tests.agents.batches.test_batches import PATH
+from tests.agents.sleep import is_sleeper
+from tests.agents.test_sleep_killed import CALLS, NOTES
 from tests.doubles.batches import OpenAIBatchServer
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
-from tests.gateway.agents.sleep import is_sleeper
-from tests.gateway.agents.test_sleep_killed import CALLS, NOTES
 from tests.gateway.background.test_batches_killed import ITEMS, ROUNDS, answer, ask, make
 from tests.gateway.background.test_batches_killed import SETTINGS as BATCHES
-from tests.gateway.batches.test_batches import PATH
 from tests.gateway.patient import LEASE_S
 from tests.gateway.process import Process, serving
 from tests.gateway.two.world import MODULE, Place, Worker

@@ -22,8 +22,8 @@ from typing import Any, Self
 
 import orjson
 
+from tests.agents.kills import Webhook
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
-from tests.gateway.agents.kills import Webhook
 from tests.gateway.forked import Forked
 from tests.gateway.process import Process, command, serving, started
 from tests.server import RawClient, RawReply

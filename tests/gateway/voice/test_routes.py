@@ -10,8 +10,8 @@ import openai
 import orjson
 import pytest
 
+from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
-from tests.gateway.agents.letta import LettaWorld, letta
 
 pytestmark = pytest.mark.agents
 

@@ -1,0 +1,587 @@
+"""Batches that are broken off: by an error in the middle of a request, by a provider that has lost what it had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from adapters.batch import local
+from gateway.agents.batches import accept, batch_service, parts
+from gateway.agents.batches.outcomes import ItemOutcomes
+from storage.errors import Unavailable
+from storage.sql.batches import Batches
+from tests.agents.batches.test_batches import MODELS, PATH, Json, append, asked, results, scene
+from tests.doubles.batches import BatchServer, Fate
+from tests.doubles.upstream import Gate, say
+
+pytestmark = pytest.mark.both
+
+
+class Breaking:
+    """A method of the store that breaks at its `at`-th call; at none: at each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, at: int | None = None) -> None:
+        real, self.calls = getattr(Batches, name), 0
+
+        async def broken(store: Batches, *about: Any) -> Any:
+            self.calls += 1
+            if at in (self.calls, None):
+                raise Unavailable("the disk is full")
+            return await real(store, *about)
+
+        monkeypatch.setattr(Batches, name, broken)
+
+
+def test_what_a_cancel_has_left_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with scene(tmp_path, held=True) as s:
+        batch = s.post(s.agents(3))
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        with monkeypatch.context() as meanwhile:
+            # The batch's job may see that it is cancelled before the request has cancelled the items.
+            Breaking(meanwhile, "end_page")
+            assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 503
+        found = s.until(batch, lambda found: not found["counts"]["waiting"] + found["counts"]["running"])
+        assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 3)
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+@pytest.mark.parametrize("cycle", [1, 2])
+def test_a_batch_whose_maker_was_not_told_is_cancelled_too(cycle: int, model: str, tmp_path: Path) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
+
+    with scene(tmp_path, answer, held=True) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        server.drop_create = cycle == 1
+        batch = s.post(s.agents(2, model))
+        s.until(batch, lambda _: len(server.batches) == 1)
+        if cycle == 2:
+            server.drop_create = True
+            server.finish()
+            s.until(batch, lambda _: len(server.batches) == 2)
+        assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
+        # Anthropic does not say which batch it is before that has ended.
+        is_listed = ("GET", "/v1/messages/batches")
+        s.until(batch, lambda _: model == "open/m" or server.calls.count(is_listed) > 10)
+        server.finish()
+        s.until_rest()
+        assert s.get(batch)["counts"]["cancelled"] == 2
+        assert len(server.batches) == cycle
+        assert s.openai.shown == []
+        assert model == "open/m" or {each.id for each in server.batches} == set(server.deleted)
+
+
+def test_nothing_is_submitted_of_a_batch_that_was_cancelled_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
+
+    running, begun = Batches.running, list[int]()
+
+    async def cancelled(store: Batches, id: int) -> None:
+        await running(store, id)
+        begun.append(id)
+        if len(begun) == 2:
+            found = await store.get(id)
+            assert found is not None
+            await store.cancel(found, found.created)
+
+    monkeypatch.setattr(Batches, "running", cancelled)
+    with scene(tmp_path, answer) as s:
+        batch = s.post(s.agents(2))
+        s.until_rest()
+        found = s.get(batch)
+        assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 2)
+        assert len(s.openai.batches) == 1
+        assert s.openai.shown == []
+
+
+def test_a_batch_that_is_not_accepted_whole_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accept, "_PAGE", 1)
+    with scene(tmp_path) as s:
+        agents = s.agents(3)
+        Breaking(monkeypatch, "add", 2)
+        body = {"requests": [{"agent_id": agent, "input": "Hi"} for agent in agents]}
+        assert s.world.ask("POST", PATH, body)[0] == 503
+        [batch] = s.world.ask("GET", PATH)[1]
+        assert (batch["status"], batch["counts"]["failed"]) == ("failed", 1)
+        assert s.ended(s.post(agents))["counts"]["completed"] == 3
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+@pytest.mark.parametrize("often", [2, 8])
+def test_results_that_are_gone_are_read_again_and_then_fail(
+    often: int, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        stream, asked = server.stream, list[int]()
+
+        def gone(lines: list[Any]) -> Response:
+            asked.append(len(lines))
+            return server.refused(404, "No such File object.") if len(asked) <= often else stream(lines)
+
+        monkeypatch.setattr(server, "stream", gone)
+        batch = s.post(s.agents(2, model))
+        found = s.ended(batch)["counts"]
+        assert (found["completed"], found["failed"]) == ((2, 0) if often == 2 else (0, 2))
+        assert len(server.batches) == 1
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+@pytest.mark.parametrize("garbage", [b"<html>\n", b'{"custom', b"null\n[]\n", b'{"custom_id": null}\n'])
+def test_results_that_cannot_be_read_are_not_read_for_ever(
+    garbage: bytes, model: str, tmp_path: Path
+) -> None:
+    with scene(tmp_path) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        server.garbage = garbage
+        agents = s.agents(3, model)
+        batch = s.post(agents)
+        found = s.ended(batch)["counts"]
+        is_glued = not garbage.endswith(b"\n")  # to the first result
+        assert (found["completed"], found["failed"]) == (3 - is_glued, is_glued)
+        assert {item["error"] for item in s.items(batch)} - {None} == (
+            {"1 lines of the provider's results cannot be read"} if is_glued else set()
+        )
+        assert len(server.batches) == 1
+        assert server.deleted
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+def test_a_batch_is_looked_for_as_long_as_its_provider_is_busy(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        unauthorised, looks = server.unauthorised, list[str]()
+
+        def busy(request: Request) -> Response | None:
+            if request.method == "GET" and request.url.path.endswith("batches") and len(looks) < 10:
+                looks.append(request.url.path)
+                return server.refused(429, "Too many requests.")
+            return unauthorised(request)
+
+        monkeypatch.setattr(server, "unauthorised", busy)
+        server.drop_create = True
+        assert s.ended(s.post(s.agents(2, model)))["counts"]["completed"] == 2
+        assert (len(looks), len(server.batches)) == (10, 1)
+
+
+@pytest.mark.parametrize("times", [0, 1])  # of each in the results
+def test_a_batch_that_somebody_cancels_at_openai(times: int, tmp_path: Path) -> None:
+    with scene(tmp_path, held=True) as s:
+        batch = s.post(s.agents(2))
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.cancel(s.openai.batches[0], Fate("cancelled", times=times))
+        found = s.ended(batch)
+        assert (found["status"], found["counts"]["cancelled"]) == ("completed", 2)
+        assert all("cancelled" in item["error"] for item in s.items(batch))
+
+
+@pytest.mark.parametrize("times", [0, 1])
+def test_a_batch_that_expires_at_openai_is_sent_again(times: int, tmp_path: Path) -> None:
+    with scene(tmp_path, held=True) as s:
+        batch = s.post(s.agents(2))
+        for made in range(1, 4):
+            s.until(batch, lambda _, made=made: len(s.openai.batches) == made)
+            s.openai.cancel(s.openai.batches[-1], Fate("expired", times=times))
+        assert s.ended(batch)["counts"]["expired"] == 2
+        assert len(s.openai.batches) == 3
+
+
+def test_a_batch_whose_process_died_as_it_was_accepted_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where gateways share a database it might be another's, as long as it is young.
+    monkeypatch.setattr(batch_service, "YOUNG_S", 60.0)
+    with scene(tmp_path) as s:
+        s.world.world.clock.sleep(-3600.0)  # the next process starts an hour later
+        Breaking(monkeypatch, "start", 1)
+        Breaking(monkeypatch, "fail", 1)
+        body = {"requests": [{"agent_id": agent, "input": "Hi"} for agent in s.agents(2)]}
+        assert s.world.ask("POST", PATH, body)[0] == 503
+        [batch] = s.world.ask("GET", PATH)[1]
+        assert batch["status"] == "created"
+    with scene(tmp_path) as s:
+        assert s.ended(batch)["counts"]["failed"] == 2
+
+
+def test_calls_whose_results_could_not_be_written_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failed = ItemOutcomes.write, list[int]()
+
+    async def write(outcomes: ItemOutcomes, writes: Any) -> None:
+        if not failed:
+            failed.append(len(writes))
+            raise Unavailable("the database is away")
+        await real(outcomes, writes)
+
+    monkeypatch.setattr(ItemOutcomes, "write", write)
+    with scene(tmp_path) as s:
+        assert s.ended(s.post(s.agents(3, "up/m")))["counts"]["completed"] == 3
+        assert failed
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+def test_a_provider_that_is_busy_is_left_alone(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path) as s:
+        server, clock = (s.openai if model == "open/m" else s.anthropic), s.world.world.clock
+        refused, asked = server.refused, list[float]()
+
+        def busy(status: int, words: str) -> Response:
+            asked.append(clock.now)
+            reply = refused(status, words)
+            reply.headers["retry-after"] = "3600"
+            return reply
+
+        monkeypatch.setattr(server, "refused", busy)
+        server.refuse_create = [(429, "Too much is enqueued.")]
+        batch = s.post(s.agents(2, model))
+        s.until(batch, lambda _: len(asked) == 1)
+        clock.sleep(3500.0)
+        s.ended(s.post(s.agents(1, "up/m")))
+        assert s.get(batch)["counts"]["running"] == 2
+        clock.sleep(3600.0)
+        s.ended(s.post(s.agents(1, "up/m")))
+        assert s.ended(batch)["counts"]["completed"] == 2
+
+
+def test_what_is_refused_is_not_left_with_the_provider(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path) as s:
+        make, s.openai.rejects = s.openai.make, "The file is malformed."
+
+        def make_second(*about: Any, **more: Any) -> Any:
+            s.openai.rejects = None if s.openai.batches else s.openai.rejects
+            return make(*about, **more)
+
+        monkeypatch.setattr(s.openai, "make", make_second)
+        s.openai.refuse_create = [(429, "Too much is enqueued.")] * 2
+        assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
+        # Two that were refused, one that failed as a whole, and the one that was answered.
+        assert len(s.openai.files) == 4
+        assert set(s.openai.files) <= set(s.openai.deleted)
+
+
+def test_a_file_whose_batch_could_not_be_made_is_not_left_there(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        s.openai.refuse_create = [(503, "Busy.")] * 3
+        assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
+        assert len(s.openai.files) == 4
+        s.until_rest()
+        assert s.openai.shown == []
+
+
+def test_a_batch_that_vanishes_leaves_no_file_behind(tmp_path: Path) -> None:
+    with scene(tmp_path, held=True) as s:
+        batch = s.post(s.agents(2))
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.batches.clear()
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.finish()
+        assert s.ended(batch)["counts"]["completed"] == 2
+        s.until_rest()
+        assert len(s.openai.files) == 2
+        assert s.openai.shown == []
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+def test_what_could_not_be_deleted_is_deleted_later(model: str, tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        server.refuse_delete = [(503, "Busy.")] * 3
+        batch = s.post(s.agents(2, model))
+        # The batch does not wait for that.
+        assert s.ended(batch)["counts"]["completed"] == 2
+        s.until_rest()
+        kept = (
+            {server.batches[0].id}
+            if model != "open/m"
+            else {*s.openai.files, f"file-out-{s.openai.batches[0].id}"}
+        )
+        assert kept <= set(server.deleted)
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+def test_results_that_break_off_behind_the_last_one_are_deleted(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        stream = server.stream
+
+        def cut_last(lines: list[Any]) -> Response:
+            if lines:
+                server.cut_results = sum(len(orjson.dumps(line)) + 1 for line in lines)
+                monkeypatch.setattr(server, "stream", stream)
+            return stream(lines)
+
+        monkeypatch.setattr(server, "stream", cut_last)
+        assert s.ended(s.post(s.agents(2, model)))["counts"]["completed"] == 2
+        s.until_rest()
+        assert server.cut_results is None
+        assert server.deleted
+
+
+def test_what_is_never_deleted_is_let_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with scene(tmp_path) as s:
+        s.openai.refuse_delete = [(503, "Busy.")] * 100
+        assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
+        s.until_rest()
+        assert len(s.openai.refuse_delete) == 92
+    assert f"could not delete what it has of {s.openai.batches[0].id}" in caplog.text
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+def test_a_key_that_is_put_right_in_time_goes_on(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path, held=True) as s:
+        server, clock = (s.openai if model == "open/m" else s.anthropic), s.world.world.clock
+        batch = s.post(s.agents(2, model))
+        s.until(batch, lambda _: len(server.batches) == 1)
+        server.finish()
+        with monkeypatch.context() as meanwhile:
+            polls = revoke(server, meanwhile)
+            for _ in range(20):
+                clock.sleep(10_000.0)
+                many = len(polls)
+                s.until(batch, lambda _, many=many: len(polls) > many)
+        assert s.ended(batch)["counts"]["completed"] == 2
+
+
+@pytest.mark.parametrize("model", MODELS[:2])
+def test_a_key_that_stays_revoked_fails_the_items(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_SILENCE_S", 20.0)
+    with scene(tmp_path, held=True) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        batch = s.post([*s.agents(2, model), *s.agents(1, "up/m")])
+        s.until(batch, lambda _: len(server.batches) == 1)
+        polls = revoke(server, monkeypatch)
+        counts = s.ended(batch)["counts"]
+        assert (counts["failed"], counts["completed"]) == (2, 1)
+        assert s.items(batch)[0]["error"].endswith("errors, the last one: The key was revoked.")
+        assert len(polls) > 20
+
+
+def test_tries_of_one_thing_are_not_counted_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path) as s:
+        s.openai.refuse_create = [(429, "Too much is enqueued.")] * 7
+        stream, asked = s.openai.stream, list[int]()
+
+        def gone(lines: list[Any]) -> Response:
+            asked.append(len(lines))
+            return s.openai.refused(404, "No such File object.") if len(asked) < 8 else stream(lines)
+
+        monkeypatch.setattr(s.openai, "stream", gone)
+        assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
+
+
+def revoke(server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Has a server refuse all. Returns what it is asked."""
+    asked = list[str]()
+
+    def unauthorised(request: Request) -> Response:
+        asked.append(request.url.path)
+        return server.refused(401, "The key was revoked.")
+
+    monkeypatch.setattr(server, "unauthorised", unauthorised)
+    return asked
+
+
+def test_a_queue_that_has_little_room_is_given_less(tmp_path: Path) -> None:
+    """An account may have so many tokens waiting, of all its batches together."""
+    with scene(tmp_path) as s:
+        s.openai.room = 3
+        agents = s.agents(10)
+        batch = s.post(agents)
+        assert s.ended(batch)["counts"]["completed"] == 10
+        sizes = [(len(each.requests), each.status) for each in s.openai.batches]
+        assert sizes[:3] == [(10, "failed"), (5, "failed"), (2, "completed")]
+        assert sum(size for size, status in sizes if status == "completed") == 10
+        assert all(len(s.said(agent)) == 2 for agent in agents)
+        assert set(s.openai.files) <= set(s.openai.deleted)
+
+
+def test_a_queue_that_refuses_what_it_has_no_room_for_is_waited_for(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        words = "Enqueued token limit reached for m in organization org. Limit: 90,000 enqueued tokens."
+        s.openai.refuse_create = [(400, words), (429, words)] * 10
+        batch = s.post(s.agents(3))
+        # Longer than a part is tried that is refused for another reason.
+        assert s.ended(batch)["counts"]["completed"] == 3
+        assert (s.openai.refuse_create, s.openai.shown) == ([], [])
+
+
+def test_an_item_that_no_queue_takes_fails_alone(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        agents = s.agents(4)
+        s.openai.most_bytes = 20_000
+        # It is met first, before anything has told that there is room.
+        batch = s.post(agents, "word " * 10_000, "Hi", "Hi", "Hi")
+        counts = s.ended(batch)["counts"]
+        assert (counts["failed"], counts["completed"]) == (1, 3)
+        assert s.items(batch)[0]["error"].startswith("The request alone is larger than its provider's queue")
+        assert "Limit: 5,000 enqueued tokens." in s.items(batch)[0]["error"]
+
+
+def test_a_queue_that_others_have_filled_is_waited_for(tmp_path: Path) -> None:
+    with scene(tmp_path, held=True) as s:
+        clock = s.world.world.clock
+        s.openai.room = 4
+        first = s.post(s.agents(4, "open/m"))
+        s.until(first, lambda _: len(s.openai.batches) == 1)
+        second = s.post(s.agents(4, "open/m", tags=["second"]))
+        # While nothing ends there is room for nobody, in smaller parts either.
+        s.until(second, lambda _: len(s.openai.batches) == 6)
+        assert [len(each.requests) for each in s.openai.batches] == [4, 4, 2, 1, 1, 1]
+        clock.sleep(3600.0)
+        s.openai.held = False
+        s.openai.finish()
+        assert s.ended(second)["counts"]["completed"] == 4
+        assert s.ended(first)["counts"]["completed"] == 4
+
+
+def test_a_queue_without_room_for_a_day_fails_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_PATIENCE_S", 10.0)
+    with scene(tmp_path) as s:
+        s.openai.room = 0
+        batch = s.post([*s.agents(3), *s.agents(2, "claude/claude-opus-4-6")])
+        counts = s.ended(batch)["counts"]
+        assert (counts["failed"], counts["completed"]) == (3, 2)
+        assert {item["error"] for item in s.items(batch)} == {
+            None,
+            "Enqueued token limit reached. Please try again once some batches have been completed.",
+        }
+        assert [len(each.requests) for each in s.openai.batches[:3]] == [3, 1, 1]
+
+
+def test_a_day_in_which_nobody_asked_does_not_count(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        s.openai.room = 0
+        batch = s.post(s.agents(3))
+        s.until(batch, lambda _: len(s.openai.batches) == 3)
+    with scene(tmp_path) as s:
+        s.world.world.clock.sleep(90_000.0)
+        s.openai.room = 0
+        s.until(batch, lambda _: len(s.openai.batches) == 2)
+        s.openai.room = 2
+        assert s.ended(batch)["counts"]["completed"] == 3
+
+
+def test_a_model_that_has_room_does_not_wait_for_one_that_has_none(tmp_path: Path) -> None:
+    with scene(tmp_path, held=True) as s:
+        s.openai.room = 3
+        crowded, free = s.agents(4, "open/m"), s.agents(3, "open/free")
+        batch = s.post([*crowded, *free])
+        # 4 of the one, 3 of the other, and 2 of the 4, behind which the other 2 have no room.
+        s.until(batch, lambda _: len(s.openai.batches) == 3)
+        assert [(each.model, len(each.requests)) for each in s.openai.batches] == [
+            ("m", 4),
+            ("free", 3),
+            ("m", 2),
+        ]
+        s.openai._end(s.openai.batches[1])
+        s.until(batch, lambda found: found["counts"]["completed"] == 3)
+        assert [len(s.said(agent)) for agent in free] == [2, 2, 2]
+        s.openai.held = False
+        s.openai.finish()
+        assert s.ended(batch)["counts"]["completed"] == 7
+
+
+def test_a_part_that_takes_a_day_leaves_the_others_their_time(tmp_path: Path) -> None:
+    with scene(tmp_path, held=True) as s:
+        s.openai.room = 4
+        batch = s.post(s.agents(8))
+        # One of the two halves has all the room there is.
+        s.until(batch, lambda _: len(s.openai.batches) == 2)
+        for _ in range(20):
+            s.world.world.clock.sleep(5_000.0)
+            polls = s.openai.polls
+            s.until(batch, lambda _, polls=polls: s.openai.polls > polls + 1)
+        assert len(s.openai.batches) == 2
+        s.openai.held = False
+        s.openai.finish()
+        assert s.ended(batch)["counts"]["completed"] == 8
+
+
+def test_an_agent_whose_model_is_changed_while_its_part_waits_goes_with_the_new_one(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        s.openai.room = 0
+        agents = s.agents(2)
+        batch = s.post(agents)
+        s.until(batch, lambda _: len(s.openai.batches) == 2)
+        status, found = s.world.ask("PATCH", f"/v1/agents/{agents[0]}", {"model": "claude/claude-opus-4-6"})
+        assert status == 200, found
+        s.openai.room = None
+        assert s.ended(batch)["counts"]["completed"] == 2
+        assert (len(s.anthropic.batches), s.openai.faults) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"),
+    [
+        ({"tool_rules": [{"type": "exit_loop", "tool_name": "core_memory_append"}]}, 1),
+        ({"tool_ids": []}, 1),
+        ({"tool_rules": [{"type": "run_first", "tool_name": "core_memory_replace"}]}, 0),
+    ],
+)
+def test_an_agent_that_is_changed_between_two_cycles_takes_nobody_along(
+    change: Json, failed: int, tmp_path: Path
+) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        made = len(results(body))
+        return Fate(text="Done.") if made == 2 else Fate(calls=(append(f"{asked(body)} {made}."),))
+
+    with scene(tmp_path, answer, held=True) as s:
+        agents = s.agents(2, tools=["core_memory_append", "core_memory_replace"])
+        batch = s.post(agents, "Note it.")
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.finish()
+        s.until(batch, lambda _: len(s.openai.batches) == 2)
+        status, found = s.world.ask("PATCH", f"/v1/agents/{agents[0]}", change)
+        assert status == 200, found
+        s.openai.held = False
+        s.openai.finish()
+        counts = s.ended(batch)["counts"]
+        assert (counts["failed"], counts["completed"]) == (failed, 2 - failed)
+        assert s.said(agents[1])[-1] == "assistant_message: Done."
+        if failed:
+            assert "was changed meanwhile" in s.items(batch)[0]["error"]
+        # Rounds that were done stay.
+        assert "Note it. 0." in s.block(agents[0])
+        assert s.said(agents[0])[1] == "tool_call_message: core_memory_append"
+
+
+def test_calls_of_the_gateways_own_stop_with_a_cancel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_HELD", 2)
+    gate = Gate()
+    with scene(tmp_path) as s:
+        s.world.upstream.script = lambda seen: say("Hello.", hold_before_headers=gate)
+        batch = s.post(s.agents(10, "up/m"))
+        s.world.upstream.arrived(local.AT_ONCE).wait_sync()
+        assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
+        gate.open()
+        s.until_rest()
+        assert s.get(batch)["counts"]["cancelled"] == 10

@@ -1,0 +1,441 @@
+"""Batches through the agents API: what is noted, kept, forgotten, and told to others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from adapters.batch.openai import OpenAIBatches
+from gateway.agents.batches import job as batch_job
+from gateway.agents.batches.items import ItemTurns, JournaledTools
+from gateway.agents.batches.parts import PartJournal
+from gateway.agents.registry.registry import Registry
+from gateway.core.turn.calls import INTERRUPTED
+from gateway.core.turn.commands import RunTool
+from gateway.operations import make_operations
+from gateway.run.tools.toolbox import ToolAnswer
+from gateway.settings import ToolSettings
+from storage.sql.jobs import Jobs
+from tests.agents.batches.test_batches import PATH, Json, _text, append, results, scene
+from tests.agents.letta import spoken
+from tests.agents.test_client_tools import NOTE
+from tests.doubles.batches import Fate
+from tests.doubles.tool_server import OK, served
+from tests.gateway.process import command
+from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
+from tests.inflated import with_inflated
+from tests.patience import PATIENCE_S
+
+
+def has(folder: Path, text: str) -> list[str]:
+    """Returns the files of the database that hold a text."""
+    return [
+        f.name
+        for f in folder.iterdir()
+        if f.name.startswith("memory.db") and text.encode() in with_inflated(f.read_bytes())
+    ]
+
+
+def noting(custom_id: str, body: Json) -> Fate:
+    return Fate(text="Written down.") if results(body) else Fate(calls=(append("Likes quokkas."),))
+
+
+@pytest.mark.sqlite
+def test_a_turn_of_a_batch_that_is_forgotten_leaves_nothing(tmp_path: Path) -> None:
+    with scene(tmp_path, noting) as s:
+        [agent] = s.agents(1)
+        s.ended(s.post([agent], "I adore quokkas."))
+        assert has(tmp_path, "quokkas")
+        s.world.world.settle()
+        for message in spoken(s.world.letta.agents.messages.list(agent, order="asc").items):
+            s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
+        assert "quokkas" not in s.block(agent)
+        deadline = time.monotonic() + PATIENCE_S
+        while has(tmp_path, "quokkas"):
+            assert time.monotonic() < deadline, has(tmp_path, "quokkas")
+            time.sleep(0.05)
+
+
+LONG_TEXT = " ".join(f"Line {n} of a long text about hens." for n in range(200))
+
+
+@pytest.mark.parametrize("is_last_call", [False, True])
+def test_an_item_keeps_facts_and_long_texts_as_a_live_send_does(is_last_call: bool, tmp_path: Path) -> None:
+    calls = (
+        ("remember_fact", {"fact": "Ann keeps seven hens."}),
+        ("archival_memory_insert", {"content": LONG_TEXT}),
+    )
+
+    def answer(custom_id: str, body: Json) -> Fate:
+        # With the calls in the last round the item ends with them, since no more steps are allowed.
+        return Fate(text="I know it now.") if results(body) else Fate(calls=calls)
+
+    with scene(tmp_path, answer) as s:
+        [agent] = s.agents(1, tools=["remember_fact", "archival_memory_insert"])
+        s.ended(s.post([agent], "I keep hens.", **({"max_steps": 1} if is_last_call else {})))
+        query = s.world.world.query
+        assert query("SELECT text FROM facts") == ["Ann keeps seven hens."]
+        parts = query("SELECT text FROM passages ORDER BY seq")
+        assert len(parts) > 1
+        assert " ".join(parts).split() == LONG_TEXT.split()
+
+
+@needs_bwrap
+def test_what_python_has_changed_in_a_block_goes_with_the_turn_of_its_item(tmp_path: Path) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        said = [m for m in body["messages"] if m["role"] == "user"][-1]["content"]
+        is_done = body["messages"][-1]["role"] == "tool"
+        return Fate(text="Ok.") if is_done else Fate(calls=(("note", {"text": said}),))
+
+    with scene(tmp_path, answer, tools=ToolSettings(python=PYTHON)) as s:
+        s.world.letta.tools.create(source_code=NOTE)
+        [agent] = s.agents(1, tools=["note"])
+        said = ("I keep hens.", "I adore quokkas.", "I row.")
+        for each in said:
+            assert s.ended(s.post([agent], each))["counts"]["completed"] == 1
+        assert s.block(agent).endswith("I keep hens.\nI adore quokkas.\nI row.")
+        s.world.world.settle()
+        messages = spoken(s.world.letta.agents.messages.list(agent, order="asc").items)
+        [told] = [m for m in messages if _text(m) == "I row."]
+        s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{told.id}")
+        s.world.world.settle()
+        assert s.block(agent).endswith("I keep hens.\nI adore quokkas.")
+        [told] = [m for m in messages if _text(m) == "I keep hens."]
+        s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{told.id}")
+        s.world.world.settle()
+        assert "hens" not in s.block(agent)
+
+
+@pytest.mark.parametrize(
+    "fate",
+    [Fate(text="You adore quokkas."), Fate("errored", words="Not allowed: quokkas.")],
+    ids=["a reply", "an error"],
+)
+def test_what_comes_back_for_a_forgotten_memory_is_not_kept(tmp_path: Path, fate: Fate) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        return fate
+
+    with scene(tmp_path, answer, held=True) as s:
+        [agent] = s.agents(1)
+        s.world.letta.agents.messages.create(agent, input="I adore quokkas.", override_model="up/m")
+        batch = s.post([agent], "And what do I adore?")
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        for message in spoken(s.world.letta.agents.messages.list(agent, order="asc").items):
+            s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
+        s.openai.finish()
+        assert s.ended(batch)["counts"]["failed"] == 1
+        assert "forgotten" in s.items(batch)[0]["error"]
+        assert "quokkas" not in s.items(batch)[0]["error"]
+        deadline = time.monotonic() + PATIENCE_S
+        while has(tmp_path, "quokkas"):
+            assert time.monotonic() < deadline, has(tmp_path, "quokkas")
+            time.sleep(0.05)
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("what", ["its conversation", "another message"])
+def test_what_an_item_has_noted_goes_with_what_is_forgotten_meanwhile(tmp_path: Path, what: str) -> None:
+    with scene(tmp_path, noting, held=True) as s:
+        [agent] = s.agents(1)
+        s.world.letta.agents.messages.create(agent, input="Hi", override_model="up/m")
+        conversation = s.world.letta.conversations.create(agent_id=agent)
+        batch = s.post([agent], "I adore quokkas.", conversation_id=conversation.id)
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.finish()
+        s.until(batch, lambda _: len(s.openai.batches) == 2)
+        s.world.letta.agents.blocks.update("human", agent_id=agent, value=s.block(agent) + "\nShe rows.")
+        assert "quokkas" in s.block(agent)
+        if what == "its conversation":
+            s.world.letta.conversations.delete(conversation.id)
+        else:
+            message = spoken(s.world.letta.agents.messages.list(agent, conversation_id="default").items)[0]
+            assert s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")[0] == 200
+        assert "quokkas" not in s.block(agent)
+        assert s.block(agent).endswith("She rows.")
+        s.openai.finish()
+        assert s.ended(batch)["counts"]["completed"] == 0
+        assert "quokkas" not in s.block(agent)
+
+
+@pytest.mark.both
+def test_rounds_that_were_done_stay_when_a_batch_is_cancelled(tmp_path: Path) -> None:
+    with scene(tmp_path, noting, held=True) as s:
+        agents = s.agents(2)
+        batch = s.post(agents, "I adore quokkas.")
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.finish()
+        s.until(batch, lambda _: len(s.openai.batches) == 2)
+        status, found = s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")
+        assert (status, found["status"]) == (200, "cancelled")
+        s.until(batch, lambda found: found["counts"]["cancelled"] == 2)
+        assert s.items(batch)[0]["stop_reason"] == "cancelled"
+        said = s.said(agents[0])
+        assert said[:2] == ["user_message: I adore quokkas.", "tool_call_message: core_memory_append"]
+        # What forgets the turn takes back what it wrote.
+        message = spoken(s.world.letta.agents.messages.list(agents[0], order="asc").items)[0]
+        assert s.world.ask("DELETE", f"/v1/agents/{agents[0]}/messages/{message.id}")[0] == 200
+        assert "quokkas" not in s.block(agents[0])
+        assert "quokkas" in s.block(agents[1])
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_batch_ends_with_its_job(
+    is_cancelled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator cancels the job of one that goes on, or that was cancelled and has items left to be ended."""
+
+    async def nothing(*_: object) -> None: ...
+
+    monkeypatch.setattr(Jobs, "retry", nothing)  # which has a job end those items
+    with scene(tmp_path, noting, held=True) as s:
+        batch = s.post(s.agents(2), "I adore quokkas.")
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.finish()
+        # An attempt of the job that has not ended yet would see the end of the batch, and end the items itself.
+        s.until(batch, lambda _: len(s.openai.batches) == 2 and s.is_at_rest())
+        if is_cancelled:
+            assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
+            assert s.get(batch)["counts"]["cancelled"] == 0
+        gateway, store = s.world.world.gateway, s.world.world.store
+        perform = make_operations(gateway.app.settings, store).perform
+        (job,) = [job for job in gateway.call(perform("jobs-list", {})) if job["kind"] == "batch"]
+        gateway.call(perform("jobs-cancel", {"job": job["id"]}))
+        found = s.get(batch)
+        assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 2)
+
+
+def test_a_batch_is_cut_into_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OpenAIBatches, "most_requests", 2)
+    with scene(tmp_path) as s:
+        agents = s.agents(5)
+        assert s.ended(s.post(agents))["counts"]["completed"] == 5
+        assert [len(each.requests) for each in s.openai.batches] == [2, 2, 1]
+
+
+def test_more_than_a_page_of_agents_over_three_cycles(tmp_path: Path) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        made = len(results(body))
+        return Fate(text="Done.") if made == 2 else Fate(calls=(append(f"Note {made}."),))
+
+    with scene(tmp_path, answer) as s:
+        agents = s.agents(60)
+        batch = s.post(agents)
+        assert s.ended(batch)["counts"]["completed"] == 60
+        assert [len(each.requests) for each in s.openai.batches] == [60, 60, 60]
+        assert s.block(agents[-1]).endswith("Note 0.\nNote 1.")
+        usage = [each["usage"]["total_tokens"] for each in s.items(batch)]
+        assert usage == [45] * 60
+
+
+@pytest.mark.sqlite
+def test_the_command_line_shows_and_cancels(tmp_path: Path) -> None:
+    with scene(tmp_path, lambda *_: Fate("errored", words="It is too rude.")) as s:
+        batch = s.post(agents := s.agents(2))
+        s.ended(batch)
+        assert s.world.ask("DELETE", f"/v1/agents/{agents[0]}")[0] == 200
+    asked = partial(command, where=tmp_path)
+    listed = asked("batches", "--db", "memory.db")
+    assert listed.returncode == 0, listed.stderr
+    assert listed.stdout.split("\t")[:2] == [batch["id"], "completed"]
+    assert "total 2 failed 2" in listed.stdout
+    shown = asked("batches", "show", batch["id"], "--db", "memory.db")
+    assert [each["error"] for each in orjson.loads(shown.stdout)["items"]] == [
+        "The agent was deleted.",
+        "It is too rude.",
+    ]
+    # One that has ended stays as it is.
+    assert (
+        asked("batches", "cancel", "--yes", batch["id"], "--db", "memory.db").stdout.split("\t")[1]
+        == "completed"
+    )
+    wrong = asked("batches", "show", "job-1", "--db", "memory.db")
+    assert wrong.returncode == 1
+    assert "mnemogate batches" in wrong.stderr
+
+
+def test_pages_of_items_and_messages(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        agents = s.agents(5)
+        batch = s.post(agents)
+        s.ended(batch)
+        first = s.world.ask("GET", f"{PATH}/{batch['id']}/items?limit=3")[1]
+        rest = s.world.ask("GET", f"{PATH}/{batch['id']}/items?after={first[-1]['run_id']}")[1]
+        assert [each["agent_id"] for each in (*first, *rest)] == agents
+        found: list[Json] = []
+        after = ""
+        while page := s.world.ask("GET", f"{PATH}/{batch['id']}/messages?limit=3{after}")[1]["messages"]:
+            found += page
+            after = f"&after={page[-1]['id']}"
+        assert [each["agent_id"] for each in found[::2]] == agents
+        one = s.world.ask("GET", f"{PATH}/{batch['id']}/messages?agent_id={agents[3]}")[1]["messages"]
+        assert [each["content"] for each in one] == ["Hi", "Hello."]
+
+
+def test_a_page_does_not_begin_anew_when_its_agent_is_deleted(tmp_path: Path) -> None:
+    with scene(tmp_path) as s:
+        agents = s.agents(2)
+        batch = s.post(agents)
+        s.ended(batch)
+        last = s.world.ask("GET", f"{PATH}/{batch['id']}/messages?limit=1")[1]["messages"][-1]
+        s.world.ask("DELETE", f"/v1/agents/{agents[0]}")
+        status, found = s.world.ask("GET", f"{PATH}/{batch['id']}/messages?after={last['id']}")
+        assert status == 404, found
+        assert last["id"] in found["detail"]
+
+
+def test_a_key_that_is_refused_for_every_call_fails_the_items(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path) as s:
+        refusal = s.openai.refused(401, "Incorrect API key.")
+        monkeypatch.setattr(s.openai, "unauthorised", lambda request: refusal)
+        assert s.ended(s.post(s.agents(1)))["counts"]["failed"] == 1
+
+
+def test_the_log_says_how_far_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "mnemogate"), scene(tmp_path, held=True) as s:
+        batch = s.post(s.agents(2))
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.finish()
+        s.ended(batch)
+    said = [record.getMessage() for record in caplog.records if batch["id"] in record.getMessage()]
+    assert any("0 of 2 items have ended" in line and "2 are running" in line for line in said)
+    assert any("2 of 2 items have ended (2 completed" in line for line in said)
+
+
+def test_an_error_of_ours_fails_one_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compose = ItemTurns.compose
+
+    async def broken(self: ItemTurns, item: Any) -> Any:
+        if item.agent == bad:
+            raise RuntimeError("a secret")
+        return await compose(self, item)
+
+    monkeypatch.setattr(ItemTurns, "compose", broken)
+    with scene(tmp_path) as s:
+        agents = s.agents(2)
+        bad = agents[0].removeprefix("agent-").replace("-", "")
+        batch = s.post(agents)
+        found = s.ended(batch)["counts"]
+        assert (found["failed"], found["completed"]) == (1, 1)
+        assert "secret" not in s.items(batch)[0]["error"]
+
+
+def test_errors_of_ours_over_and_over_end_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(self: PartJournal, *about: Any) -> Any:
+        raise RuntimeError
+
+    monkeypatch.setattr(PartJournal, "add", broken)
+    monkeypatch.setattr(batch_job, "FAULTS", 2)
+    with scene(tmp_path) as s:
+        batch = s.post(s.agents(2))
+        assert s.ended(batch)["counts"]["failed"] == 2
+
+
+def test_an_agent_whose_model_is_nowhere_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Who creates an agent is told so; one that was imported, or made before the settings changed, may be there.
+    monkeypatch.setattr(Registry, "check_model", lambda registry, model: None)
+    with scene(tmp_path) as s:
+        agents = [*s.agents(1), s.world.agent(model="nowhere/x", name="lost").id]
+        batch = s.post(agents)
+        assert s.ended(batch)["counts"]["completed"] == 1
+        assert "nowhere/x" in s.items(batch)[1]["error"]
+
+
+def test_its_maker_is_called_back(tmp_path: Path) -> None:
+    with served(OK) as receiver:
+        tools = ToolSettings(hosts=(receiver.url,), private_hosts=(receiver.url,))
+        with scene(tmp_path, tools=tools) as s:
+            [agent] = s.agents(1)
+            body = {"requests": [{"agent_id": agent, "input": "Hi"}], "callback_url": f"{receiver.url}/done"}
+            status, batch = s.world.ask("POST", PATH, body)
+            assert status == 200, batch
+            s.until(batch, lambda _: bool(receiver.bodies))
+            told = orjson.loads(receiver.bodies[0])
+            assert (told["job_id"], told["status"]) == (batch["id"], "completed")
+            assert (told["counts"]["total"], told["counts"]["completed"]) == (1, 1)
+            assert "webhook-id" in receiver.heads[0].lower()
+            elsewhere = {**body, "callback_url": "https://example.org/done"}
+            assert s.world.ask("POST", PATH, elsewhere)[0] == 400
+
+
+def test_webhooks_are_called_once(tmp_path: Path) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        if results(body):
+            return Fate(text=f"It said {results(body)[0]}.")
+        return Fate(calls=(("buy", {"what": "a fern"}),))
+
+    with served(OK) as shop:
+        tools = ToolSettings(hosts=(shop.url,), private_hosts=(shop.url,))
+        with scene(tmp_path, answer, tools=tools) as s:
+            schema = {"name": "buy", "description": "Buy.", "parameters": _PARAMETERS}
+            made = {"source_type": "webhook", "source_code": f"{shop.url}/buy", "json_schema": schema}
+            status, tool = s.world.ask("POST", "/v1/tools/", made)
+            assert status == 200, tool
+            agents = s.agents(2, tools=["buy"])
+            assert s.ended(s.post(agents))["counts"]["completed"] == 2
+            assert len(shop.bodies) == 2
+            assert s.said(agents[0])[-1] == "assistant_message: It said ok."
+
+
+def test_an_item_asks_another_agent(tmp_path: Path) -> None:
+    tool = "send_message_to_agent_and_wait_for_reply"
+
+    def answer(custom_id: str, body: Json) -> Fate:
+        if results(body):
+            return Fate(text=f"It said: {results(body)[0]}")
+        return Fate(calls=((tool, {"other_agent_id": other, "message": "Are you there?"}),))
+
+    with scene(tmp_path, answer) as s:
+        other = s.world.agent(model="up/m", name="other").id
+        [agent] = s.agents(1, tools=[tool])
+        assert s.ended(s.post([agent]))["counts"]["completed"] == 1
+        assert "Ok." in s.said(agent)[-1]
+        assert any("Are you there?" in each for each in s.said(other))
+
+
+_PARAMETERS = {"type": "object", "properties": {"what": {"type": "string"}}, "required": ["what"]}
+
+
+class Box:
+    """Tools that count their calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def definitions(self) -> list[dict[str, Any]]:
+        return []
+
+    def owns(self, name: str) -> bool:
+        return True
+
+    def lane(self, call: RunTool) -> str | None:
+        return None
+
+    async def run(self, call: RunTool) -> ToolAnswer:
+        self.calls.append(call.call_id)
+        return ToolAnswer(f"done {call.call_id}")
+
+
+async def test_a_call_that_was_made_is_not_made_again() -> None:
+    box, kept = Box(), list[tuple[str, int, bytes]]()
+
+    async def add(kind: str, seq: int, data: bytes) -> bool:
+        kept.append((kind, seq, data))
+        return True
+
+    known = {(0, "a"): ToolAnswer("done before"), (0, "b"): None}
+    tools = JournaledTools(box, frozenset({"buy"}), 0, add, known, asyncio.Semaphore(8))
+    answers = [await tools.run(RunTool(id, "buy", {})) for id in ("a", "b", "c")]
+    assert [each.content for each in answers] == ["done before", INTERRUPTED, "done c"]
+    assert box.calls == ["c"]
+    assert [(kind, seq) for kind, seq, _ in kept] == [("call", 2), ("result", 2)]
+    # The gateway's own may be made again: they are written with their results.
+    assert (await tools.run(RunTool("a", "own", {}))).content == "done a"

@@ -1,0 +1,429 @@
+"""Chat completions to agents that were made over REST: by name and by id, in a tree of their own or in `default`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from msgspec.structs import replace
+
+from gateway.agents.registry.registry import AgentEdit, AgentView, NewAgent, Registry
+from gateway.core.definition import AgentDefinition
+from storage.records import Block
+from tests.agents.life import Life, agents
+from tests.agents.test_runs import insert
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
+from tests.gateway.sdk import World
+
+OURS = {"x-mnemogate-conversation": "default"}
+LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+LOOKS = Call("look", id="call_look")
+HUMAN = Block(0, "human", "What is known of the user.", "", 1000)
+
+
+@pytest.fixture
+def life(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Life]:
+    with agents(upstream, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def world(life: Life) -> World:
+    return life.world
+
+
+def make(world: World, name: str = "ann", **fields: Any) -> AgentView:
+    registry = world.gateway.app.agent_services.registry
+    assert isinstance(registry, Registry)
+    definition = AgentDefinition("letta_v1_agent", **{"system": "You help.", "model": "m", **fields})
+    return world.gateway.call(registry.create("default", NewAgent(definition, name, own=[(HUMAN, {})])))
+
+
+def sent(world: World) -> list[Any]:
+    return [m["content"] for m in world.upstream.last.messages if m["role"] != "system"]
+
+
+@pytest.mark.parametrize("form", ["agent/{name}", "agent/agent-{uid}", "agent-{uid}"])
+def test_an_agent_is_asked_by_its_name_or_id(world: World, form: str) -> None:
+    made = make(world)
+    chat = world.chat(model=form.format(name="ann", uid=made.agent.uid))
+    assert chat.say("Hi") == "Ok."
+    assert chat.say("Are you there?") == "Ok."
+    assert world.upstream.last.json["model"] == "m"
+    assert "You help." in world.upstream.last.messages[0]["content"]
+    assert sent(world) == ["Hi", "Ok.", "Are you there?"]
+    tools = {tool["function"]["name"] for tool in world.upstream.last.json["tools"]}
+    assert "memory_insert" in tools
+
+
+def test_an_agent_that_is_not_there_is_an_unknown_model(world: World) -> None:
+    for model in ("agent/nobody", f"agent-{'0' * 32}"):
+        with pytest.raises(openai.NotFoundError):
+            world.chat(model=model).say("Hi")
+
+
+def test_whoever_speaks_it_is_one_memory(world: World) -> None:
+    make(world)
+    world.chat(model="agent/ann", user="bob").say("My tortoise is called Sheldon.")
+    world.clock.sleep(1000)
+    world.chat(model="agent/ann", user="carol").say("What is the tortoise called?")
+    assert "Sheldon" in world.upstream.last.messages[-1]["content"]
+    assert world.query("SELECT count(*) FROM agents WHERE subject LIKE 'user:%'") == [0]
+
+
+def test_its_tools_run_in_one_stream(world: World) -> None:
+    make(world)
+    world.upstream.queue(call_tools(insert("Name: Bob"), text="Let me note that."), say("Noted."))
+    chat = world.chat(model="agent/ann")
+    assert chat.say("I am Bob.", stream=True) == "Let me note that. Noted."
+    assert chat.say("Bye.") == "Ok."
+    assert world.query("SELECT value FROM block_history ORDER BY id DESC LIMIT 1") == ["Name: Bob"]
+
+
+def test_default_goes_on_from_what_the_agents_api_said(world: World, life: Life) -> None:
+    made = make(world)
+    found = world.gateway.call(world.gateway.app.agent_services.registry.resolve("default", "ann"))  # type: ignore[union-attr]
+    assert found is not None
+    rest = Life(world, found.spec, found.scope)
+    rest.send("First over REST.")
+    chat = world.chat(headers=OURS, model=f"agent/agent-{made.agent.uid}")
+    world.upstream.queue(say("Second."))
+    chat.say("Second over chat.")
+    assert sent(world) == ["First over REST.", "Ok.", "Second over chat."]
+    # Its whole list once more, or the new message alone: what stands is not said twice.
+    chat.say("Third.")
+    assert sent(world)[2:] == ["Second over chat.", "Second.", "Third."]
+    world.chat(headers=OURS, model="agent/ann").say("Fourth.")
+    assert sent(world)[-1] == "Fourth."
+    assert len(sent(world)) == 7
+    rest.send("Fifth over REST.")
+    assert len(sent(world)) == 9
+    assert [word.split(":")[0] for word in rest.words()] == ["user", "assistant"] * 5
+
+
+def test_what_a_list_repeats_is_said(world: World) -> None:
+    make(world)
+    body = {
+        "model": "agent/ann",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "One."},
+            {"role": "assistant", "content": "Ok."},
+            {"role": "user", "content": "Two."},
+        ],
+    }
+    reply = world.gateway.post(body, OURS)
+    assert reply.headers["x-mnemogate-appended"] == "1 of 3"
+    assert sent(world) == ["Two."]
+    assert "Be brief." in world.upstream.last.messages[0]["content"]
+    body["messages"] = body["messages"][:3]  # type: ignore[index]
+    assert world.gateway.post(body, OURS).error["param"] == "messages"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_rounds_on_default_are_one_reply_to_the_client_and_steps_to_us(world: World, stream: bool) -> None:
+    make(world)
+    world.upstream.queue(call_tools(insert("Name: Bob"), text="One moment."), say("Noted."), say("Bye."))
+    chat = world.chat(headers=OURS, model="agent/ann")
+    assert chat.say("I am Bob.", stream=stream) == "One moment. Noted."
+    assert world.query("SELECT count(*) FROM exchanges") == [2]
+    assert world.query("SELECT state, stop, steps FROM runs") == [("completed", "end_turn", 2)]
+    assert chat.say("Bye.", stream=stream) == "Bye."
+    assert [m["role"] for m in world.upstream.last.messages][1:] == [
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "user",
+    ]
+
+
+def test_the_clients_own_tool_pauses_and_its_result_goes_on(world: World) -> None:
+    make(world)
+    weather = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    chat = world.chat(headers=OURS, model="agent/ann", tools=[weather])
+
+    world.upstream.queue(call_tools(Call("get_weather", {}, "w1")), say("Sunny."))
+    chat.say("Weather?")
+    chat.answer(chat.messages[-1]["tool_calls"][0], "sunny")
+    assert chat.go_on() == "Sunny."
+    assert [m["role"] for m in world.upstream.last.messages][1:] == ["user", "assistant", "tool"]
+    assert world.upstream.last.messages[-1]["content"] == "sunny"
+
+
+def test_ours_beside_the_clients_own_tool_has_its_result(world: World) -> None:
+    make(world)
+    weather = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    chat = world.chat(headers=OURS, model="agent/ann", tools=[weather])
+
+    world.upstream.queue(call_tools(insert("Name: Bob"), Call("get_weather", {}, "w1")), say("Sunny."))
+    chat.say("Weather?")
+    chat.answer(chat.messages[-1]["tool_calls"][-1], "sunny")
+    assert chat.go_on() == "Sunny."
+    results = [m["content"] for m in world.upstream.last.messages if m["role"] == "tool"]
+    assert len(results) == 2
+    assert "Name: Bob" in results[0]
+    assert results[1] == "sunny"
+
+
+def test_a_request_off_the_record_is_no_part_of_default(world: World) -> None:
+    make(world)
+    world.chat(headers=OURS, model="agent/ann").say("One.")
+    off = world.chat(headers={**OURS, "x-mnemogate-memory": "off"}, model="agent/ann")
+    assert off.say("Off the record.") == "Ok."
+    assert world.query("SELECT count(*) FROM exchanges") == [1]
+    world.chat(headers=OURS, model="agent/ann").say("Two.")
+    assert sent(world) == ["One.", "Ok.", "Two."]
+
+
+def test_a_default_of_a_users_memory_stays_a_tree_until_it_is_sent_to(world: World) -> None:
+    chat = world.chat(headers=OURS, user="alice")
+    chat.say("One.")
+    chat.say("Two.")
+    assert world.query("SELECT tip FROM conversations") == [0]
+
+
+def test_the_rules_of_an_agent_hold_in_chat(world: World) -> None:
+    make(world, rules=({"type": "run_first", "tool_name": "memory_insert"},))
+    world.upstream.queue(call_tools(insert("x")), say("Done."))
+    assert world.chat(model="agent/ann").say("Go.") == "Done."
+    asked = [seen.json.get("tool_choice") for seen in world.upstream.chats]
+    assert asked[0] == {"type": "function", "function": {"name": "memory_insert"}}
+    assert asked[1] in (None, "auto")
+
+
+def test_an_agents_definition_takes_effect_with_the_next_request(world: World) -> None:
+
+    made = make(world, system="Before. {CORE_MEMORY} Behind.")
+    chat = world.chat(headers=OURS, model="agent/ann")
+    chat.say("One.")
+    before = world.upstream.last.messages[0]["content"]
+    assert before.startswith("Before. <memory_blocks>")
+    assert before.endswith("</memory_blocks> Behind.")
+    registry = world.gateway.app.agent_services.registry
+    assert registry is not None
+    edit = AgentEdit(edit=lambda d: replace(d, system="Anew."))
+    world.gateway.call(registry.change("default", made.agent.uid, edit))
+    chat.say("Two.")
+    assert world.upstream.last.messages[0]["content"].startswith("Anew.\n\n<memory_blocks>")
+
+
+def test_agents_are_listed_among_the_models(world: World) -> None:
+    first, second, twin = make(world, "ann"), make(world, "bob"), make(world, "bob")
+    ids = [model.id for model in world.sdk.models.list()]
+    assert "agent/ann" in ids
+    assert {f"agent/agent-{each.agent.uid}" for each in (second, twin)} <= {*ids}
+    assert "agent/bob" not in ids
+    assert f"agent/agent-{first.agent.uid}" not in ids
+    assert world.sdk.models.retrieve("agent/ann").owned_by == "mnemogate"
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.models.retrieve("agent/nobody")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("headers", [{}, OURS])
+def test_words_that_a_tool_says_are_the_reply(world: World, headers: dict[str, str], stream: bool) -> None:
+    registry = world.gateway.app.agent_services.registry
+    assert isinstance(registry, Registry)
+    definition = AgentDefinition("memgpt_agent", "You help.", model="m")
+    world.gateway.call(registry.create("default", NewAgent(definition, "old", own=[(HUMAN, {})])))
+    words = {"thinking": "A person.", "request_heartbeat": False, "message": "Hello Bob."}
+    look = {"thinking": "Who?", "request_heartbeat": True, "query": "Bob"}
+    world.upstream.queue(
+        call_tools(Call("conversation_search", look, "a")), call_tools(Call("send_message", words, "b"))
+    )
+    chat = world.chat(model="agent/old", headers=headers)
+    assert chat.say("I am Bob.", stream=stream) == "Hello Bob."
+    first = world.upstream.last.messages
+    world.upstream.queue(call_tools(Call("send_message", {**words, "message": "Bye."}, "c")))
+    assert chat.say("Bye.", stream=stream) == "Bye."
+    # The model reads its own call again, not the words alone, and what it was sent before stays as it was.
+    again = world.upstream.last.messages
+    assert again[: len(first)] == first
+    assert [m["role"] for m in again[1:]] == ["user", "assistant", "tool", "assistant", "tool", "user"]
+    assert again[4]["tool_calls"][0]["function"]["name"] == "send_message"
+    assert "mnemogate" not in str(again)
+    assert world.upstream.last.json["tool_choice"] == "required"
+
+
+def test_an_agents_sampling_goes_with_each_request_unless_it_says_so_itself(world: World) -> None:
+    make(world, sampling={"temperature": 0.2, "max_tokens": 50, "parallel_tool_calls": False})
+    chat = world.chat(model="agent/ann")
+    chat.say("One.")
+    assert world.upstream.last.json["temperature"] == 0.2
+    assert world.upstream.last.json["max_tokens"] == 50
+    chat.say("Two.", temperature=0.9, max_completion_tokens=70)
+    assert world.upstream.last.json["temperature"] == 0.9
+    assert world.upstream.last.json["max_completion_tokens"] == 70
+    assert "max_tokens" not in world.upstream.last.json
+    world.chat(model="agent/ann", headers=OURS).say("Three.")
+    assert world.upstream.last.json["temperature"] == 0.2
+
+
+@pytest.mark.parametrize(
+    "fields", [{"n": 2}, {"logprobs": True}, {"response_format": {"type": "json_object"}}]
+)
+@pytest.mark.parametrize("mode", ["on", "read", "off"])
+def test_what_an_agent_says_of_its_tools_goes_with_these(world: World, mode: str, fields: Any) -> None:
+    """Strict upstreams refuse `parallel_tool_calls` without tools."""
+    make(world, sampling={"parallel_tool_calls": False})
+    said = [{"role": "user", "content": "Answer in JSON."}]
+    for more in ({}, fields):
+        reply = world.post(said, {"x-mnemogate-memory": mode}, model="agent/ann", **more)
+        assert reply.status == 200, reply.body
+        asked = world.upstream.last.json
+        assert ("parallel_tool_calls" in asked) is ("tools" in asked) is (mode == "on" and not more)
+
+
+def test_a_message_for_an_answer_in_a_form_is_of_the_agents_own_conversation(world: World) -> None:
+    make(world)
+    for n in (1, 2):
+        world.upstream.queue(say(f'{{"say":{n}}}'))
+        said = [{"role": "user", "content": f"JSON of {n}."}]
+        reply = world.post(said, OURS, model="agent/ann", response_format={"type": "json_object"})
+        assert reply.headers["x-mnemogate-memory"] == "on"
+    assert sent(world) == ["JSON of 1.", '{"say":1}', "JSON of 2."]
+
+
+def rest_of(world: World, name: str = "ann") -> Life:
+    registry = world.gateway.app.agent_services.registry
+    assert registry is not None
+    found = world.gateway.call(registry.resolve("default", name))
+    assert found is not None
+    return Life(world, found.spec, found.scope)
+
+
+def test_a_conversation_that_is_named_by_its_id_is_the_same(world: World) -> None:
+    make(world)
+    rest_of(world).send("One.")
+    (uid,) = world.query("SELECT uid FROM conversations")
+    world.chat(model="agent/ann", headers={"x-mnemogate-conversation": f"conv-{uid}"}).say("Two.")
+    assert sent(world) == ["One.", "Ok.", "Two."]
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_a_message_buffer_that_clears_begins_each_turn_empty(world: World) -> None:
+    make(world, clears=True)
+    rest = rest_of(world)
+    rest.send("One.")
+    world.upstream.queue(call_tools(insert("x")), say("Done."))
+    rest.send("Two.")
+    assert [m["role"] for m in world.upstream.last.messages] == ["system", "user", "assistant", "tool"]
+    assert sent(world)[0] == "Two."
+    assert len(rest.words()) == 6
+
+
+def test_a_note_of_no_tokens_is_no_note(world: World) -> None:
+    make(world, recall_tokens=0)
+    world.chat(model="agent/ann").say("My tortoise is called Sheldon.")
+    world.clock.sleep(1000)
+    world.chat(model="agent/ann").say("What is the tortoise called?")
+    assert "Sheldon" not in world.upstream.last.messages[-1]["content"]
+
+
+def test_the_messages_with_which_an_agent_begins(world: World) -> None:
+    first = ({"role": "assistant", "content": "Welcome."}, {"role": "user", "content": "Hello."})
+    make(world, initial_messages=first)
+    rest = rest_of(world)
+    rest.send("Hi")
+    assert sent(world) == ["Welcome.", "Hello.", "Hi"]
+    rest.send("And?")
+    begun = ["assistant: Welcome.", "user: Hello.", "user: Hi"]
+    assert rest.words() == [*begun, "assistant: Ok.", "user: And?", "assistant: Ok."]
+
+
+def test_runs_that_a_process_left_behind_have_failed(world: World) -> None:
+    make(world)
+    rest = rest_of(world)
+    rest.send("One.")
+    world.gateway.call(_leave_open(world))
+    world.gateway.call(rest.agents.recover())
+    assert world.query("SELECT state, stop FROM runs") == [("failed", "error")]
+
+
+async def _leave_open(world: World) -> None:
+    await world.store.database.write(lambda c: c.run("UPDATE runs SET state = 'running', stop = NULL", ()))
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_sent_once_more(world: World) -> None:
+    make(world, context_window=None)
+    rest = rest_of(world)
+    for n in range(8):
+        rest.send(f"Message {n} " + "word " * 300)
+    words = (
+        "This model's maximum context length is 2000 tokens. However, your messages resulted in 4000 tokens."
+    )
+    too_long = fail(400, words, code="context_length_exceeded")
+    world.upstream.queue(too_long, say("Short again."))
+    done = rest.send("And now?")
+    assert done.said == ["Short again."]
+    assert len(world.upstream.chats[-1].body) < len(world.upstream.chats[-2].body) / 2
+    assert rest.words()[-2:] == ["user: And now?", "assistant: Short again."]
+
+
+def test_a_tool_that_nobody_has_gets_an_error_and_the_clients_own_does_not(world: World) -> None:
+    make(world)
+    weather = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    chat = world.chat(model="agent/ann", tools=[weather])
+    world.upstream.queue(call_tools(Call("get_wether", {}, "a")), call_tools(Call("get_weather", {}, "b")))
+    chat.say("Weather?", stream=True)
+    assert world.upstream.last.messages[-1]["content"].startswith("Error: there is no tool 'get_wether'.")
+    assert [call["id"] for call in chat.messages[-1]["tool_calls"]] == ["b"]
+
+
+def test_a_call_by_a_name_that_nobody_has_stays_in_the_prompt(world: World) -> None:
+    make(world)
+    chat = world.chat(model="agent/ann")
+    world.upstream.queue(call_tools(Call("get_wether", {}, "a")), say("There is none."))
+    assert chat.say("Weather?") == "There is none."
+    before = world.upstream.last.messages
+    chat.say("Never mind.")
+    assert world.upstream.last.messages[: len(before)] == before
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_send_that_comes_again_is_answered_as_before(world: World, stream: bool) -> None:
+    """Its answer was lost on its way: the SDK sends it once more, and nothing is asked or done a second time."""
+    make(world)
+    chat = world.chat(model="agent/ann", headers=OURS, tools=[LOOK])
+    chat.say("Hi")
+    world.upstream.queue(call_tools(insert("a"), text="Let me see."), call_tools(LOOKS, text="Now."))
+    chat.messages.append({"role": "user", "content": "Look."})
+    first = chat.complete(stream=stream)
+    asked = len(world.upstream.chats)
+    chat.headers = {**OURS, "x-stainless-retry-count": "1"}
+    again = chat.complete(stream=stream)
+    assert again == first
+    assert again["content"] == "Let me see. Now."
+    assert [call["function"]["name"] for call in again["tool_calls"]] == ["look"]
+    assert len(world.upstream.chats) == asked
+
+
+def test_the_same_words_behind_their_answer_are_another_send(world: World) -> None:
+    """The library sends it again since its first request did not arrive."""
+    make(world)
+    chat = world.chat(model="agent/ann", headers=OURS)
+    world.upstream.queue(say("First."), say("Second."))
+    assert chat.say("Go on.") == "First."
+    chat.headers = {**OURS, "x-stainless-retry-count": "1"}
+    assert chat.say("Go on.") == "Second."
+    assert sent(world) == ["Go on.", "First.", "Go on."]
+
+
+def test_a_send_that_comes_again_may_bring_what_was_cancelled_before_it(world: World) -> None:
+    make(world)
+    chat = world.chat(model="agent/ann", headers=OURS)
+    chat.say("Hi")
+    world.upstream.queue(fail(500), say("Yes."))
+    chat.messages.append({"role": "user", "content": "Are you"})
+    with pytest.raises(openai.InternalServerError):
+        chat.complete()
+    chat.messages.append({"role": "user", "content": "there?"})
+    first = chat.complete()
+    chat.headers = {**OURS, "x-stainless-retry-count": "1"}
+    assert chat.go_on() == first["content"] == "Yes."
+    assert chat.say("Good.") == "Ok."
+    assert sent(world) == ["Hi", "Ok.", "Are you", "there?", "Yes.", "Good."]

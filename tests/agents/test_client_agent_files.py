@@ -1,0 +1,741 @@
+"""Agent files by the client's own methods: they go round, files of Letta's server are read, hostile ones refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from codecs import BOM_UTF8
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from letta_client import APIStatusError, BadRequestError
+
+from gateway.agents.agent_file import file_routes as agent_files
+from gateway.agents.agent_file import read as read_module
+from gateway.agents.agent_file.file_structs import ImportForm
+from gateway.agents.agent_file.read import read_file
+from gateway.agents.core.agent_file import CarriedMessage
+from gateway.agents.files.file_exchanges import grouped
+from gateway.agents.wire.faults import Unprocessable
+from gateway.settings import ProfileSettings
+from tests.agents.letta import LettaWorld, letta, spoken
+from tests.agents.letta_file import LETTA_FILE, OLDER_FILE
+from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
+from tests.gateway.admin.test_transfer_agents import rich
+from tests.patience import PATIENCE_S, SHORT_S
+
+File = dict[str, Any]
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    with letta(upstream, tmp_path) as made:
+        yield made
+
+
+def export(world: LettaWorld, agent: str, **options: Any) -> File:
+    found = json.loads(world.letta.agents.export_file(agent, **options))
+    assert isinstance(found, dict)
+    return found
+
+
+def bring_in(world: LettaWorld, file: Any, **options: Any) -> list[str]:
+    data = file if isinstance(file, bytes) else orjson.dumps(file)
+    return world.letta.agents.import_file(file=("a.af", data, "application/json"), **options).agent_ids
+
+
+def timeless(file: File) -> Any:
+    """A file without the times at which it and what it holds were made."""
+
+    def strip(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                k: strip(v) for k, v in value.items() if k not in ("created_at", "revision_id", "file_name")
+            }
+        return [strip(each) for each in value] if isinstance(value, list) else value
+
+    file = copy.deepcopy(file)
+    file["metadata"]["mnemogate"] = json.loads(file["metadata"]["mnemogate"])
+    # The name of a folder is another one where it is taken.
+    for source in file["sources"]:
+        del source["name"]
+    return strip(file)
+
+
+def counts(world: LettaWorld) -> list[int]:
+    """How many rows the tables have that a file fills, but for those that were emptied."""
+    world.world.settle()
+    tables = {
+        "agents": "1 = 1", "definitions": "1 = 1", "attached": "1 = 1", "tags": "1 = 1", "conversations": "1 = 1",
+        "blocks": "1 = 1", "files": "memory <> 0", "passages": "agent > 0", "exchanges": "agent <> 0",
+        "forgetting": "1 = 1",
+    }  # fmt: skip
+    return [
+        world.world.query(f"SELECT count(*) FROM {table} WHERE {where}")[0] for table, where in tables.items()
+    ]
+
+
+@pytest.mark.parametrize("begins", ["by import", "by its first messages"])
+def test_what_an_agent_begins_with_does_not_keep_its_blocks_out_of_the_prompt(
+    world: LettaWorld, begins: str
+) -> None:
+    """Its messages were just said, but no request has been made of them whose beginning a provider could have."""
+    first: Any = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}]
+    made = world.agent(initial_message_sequence=first if begins != "by import" else [])
+    id = made.id
+    if begins == "by import":
+        world.letta.agents.messages.create(id, input="Hello")
+        (id,) = bring_in(world, export(world, id))
+    context: Any = world.letta.get(f"/v1/agents/{id}/context", cast_to=object)
+    assert "Name: Ann" in context["core_memory"]
+    world.letta.agents.messages.create(id, input="How are you?")
+    system, *_, question = world.upstream.last.messages
+    assert "Name: Ann" in system["content"]
+    assert question["content"] == "How are you?"
+
+
+def test_a_file_goes_round(world: LettaWorld) -> None:
+    made = rich(world)
+    first = export(world, made["agent"])
+    (id,) = bring_in(world, first)
+    again = export(world, id)
+    assert timeless(again) == timeless(first)
+    assert (len(first["blocks"]), len(first["sources"]), len(first["files"])) == (2, 1, 1)
+    assert first["agents"][0]["messages"][2]["content"] == [
+        {"type": "text", "text": "I have a boat.", "signature": None}
+    ]
+    agent, client = world.letta.agents.retrieve(made["agent"]), world.letta
+    there = client.agents.retrieve(id)
+    for name in (
+        "name",
+        "system",
+        "agent_type",
+        "tags",
+        "tool_rules",
+        "model",
+        "llm_config",
+        "compaction_settings",
+    ):
+        assert getattr(there, name) == getattr(agent, name), name
+    assert [tool.id for tool in there.tools] == [tool.id for tool in agent.tools]
+
+    def shown(id: str) -> list[tuple[Any, Any]]:
+        found = spoken(client.agents.messages.list(id, conversation_id="default"))
+        return [(each.message_type, getattr(each, "content", None)) for each in found]
+
+    assert shown(id) == shown(made["agent"])
+    passages = [each.text for each in client.agents.passages.list(id)]
+    assert passages == ["She sails."]
+    found = client.agents.passages.search(id, query="boat").results
+    assert "The boat is red." in {each.content for each in found}
+    world.upstream.queue(call_tools(Call("send_message", {"message": "Still here."})))
+    client.agents.messages.create(id, input="Are you there?")
+    sent = [str(m["content"]) for m in world.upstream.seen[-1].json["messages"]]
+    assert any("I have a boat." in text for text in sent)
+
+
+def test_a_file_says_what_it_was_asked_for(world: LettaWorld) -> None:
+    made = rich(world)
+    (conversation,) = [
+        c for c in world.letta.conversations.list(agent_id=made["agent"]) if c.summary == "On boats"
+    ]
+    texts = [
+        part["text"]
+        for message in export(world, made["agent"], conversation_id=conversation.id)["agents"][0]["messages"]
+        for part in message["content"]
+    ]
+    assert texts == ["", "Hello there", "Ok."]
+    assert len(export(world, made["agent"], scrub_messages=True)["agents"][0]["messages"]) == 1
+    with pytest.raises(BadRequestError, match="newer form"):
+        world.letta.agents.export_file(made["agent"], use_legacy_format=True)
+
+
+def test_an_import_does_as_it_is_told(world: LettaWorld) -> None:
+    agent = world.agent(name="ann")
+    world.letta.agents.messages.create(agent.id, input="Hi")
+    file = export(world, agent.id)
+    client = world.letta.agents
+    (copied,) = bring_in(world, file, append_copy_suffix=True, strip_messages=True, model="openai/other")
+    shown = client.retrieve(copied)
+    assert (shown.name, shown.model, spoken(client.messages.list(copied))) == (
+        "ann_copy",
+        "openai/other",
+        [],
+    )
+    (named,) = bring_in(world, BOM_UTF8 + json.dumps(json.dumps(file)).encode(), name="bo")
+    assert client.retrieve(named).name == "bo"
+    assert len(spoken(client.messages.list(named))) == 2
+    for options in ({"secrets": '{"a": "b"}'}, {"env_vars_json": "{}"}, {"project_id": "x"}):
+        with pytest.raises(BadRequestError):
+            bring_in(world, file, **options)
+    with pytest.raises(APIStatusError) as wrong:
+        bring_in(world, file, extra_body={"nonsense": "1"})
+    assert wrong.value.status_code == 422
+
+
+def test_a_tool_of_a_file_takes_the_place_of_one_that_is_there_or_does_not(world: LettaWorld) -> None:
+    schema: dict[str, object] = {"name": "look_up", "description": "new", "parameters": {}}
+    made = world.letta.tools.create(source_code="", source_type="json", json_schema=schema)
+    agent = world.agent(tools=["look_up"])
+    file = export(world, agent.id)
+    world.letta.tools.update(made.id, json_schema={**schema, "description": "changed"})
+    (first,) = bring_in(world, file, override_existing_tools=False)
+    assert world.letta.tools.retrieve(made.id).description == "changed"
+    bring_in(world, file)
+    assert world.letta.tools.retrieve(made.id).description == "new"
+    assert made.id in {tool.id for tool in world.letta.agents.retrieve(first).tools}
+
+
+def test_a_file_of_lettas_server_is_read(world: LettaWorld) -> None:
+    raw = world.letta.agents.with_raw_response.import_file(file=("a.af", orjson.dumps(LETTA_FILE)))
+    (id,) = raw.parse().agent_ids
+    assert raw.headers["x-mnemogate-left-out"] == "mcp_servers.0,skills.gifts,tools.run_code,secrets.SHOP_KEY"
+    agent = world.letta.agents.retrieve(id)
+    assert (agent.name, agent.agent_type, agent.model, agent.context_window_limit) == (
+        "clerk", "memgpt_v2_agent", "openai/gpt-4o-mini", 32000,
+    )  # fmt: skip
+    assert {block.label: block.value for block in agent.blocks} == {
+        "human": "Name: Chad",
+        "persona": "I am Sam.",
+    }
+    assert {tool.name for tool in agent.tools} == {
+        "send_message", "memory_insert", "look_up_order", "grep_files", "semantic_search_files",
+    }  # fmt: skip
+    assert [rule["type"] for rule in json.loads(agent.model_dump_json())["tool_rules"]] == [
+        "exit_loop", "constrain_child_tools",
+    ]  # fmt: skip
+    shown = spoken(world.letta.agents.messages.list(id, order="asc"))
+    assert [each.message_type for each in shown] == [
+        "user_message", "reasoning_message", "tool_call_message", "tool_return_message", "reasoning_message",
+        "assistant_message", "system_message", "user_message", "assistant_message",
+    ]  # fmt: skip
+    (source,) = agent.sources
+    (file,) = world.letta.folders.files.list(source.id, include_content=True)
+    assert (file.original_file_name, file.content) == ("prices.md", "# Prices\n\nA pen costs two.\n")
+    world.upstream.queue(call_tools(Call("send_message", {"message": "Gladly."})))
+    reply = world.letta.agents.messages.create(id, input="One more pen, please.")
+    assert "Gladly." in [getattr(each, "content", None) for each in reply.messages]
+    sent = world.upstream.seen[-1].json["messages"]
+    assert next(m["content"] for m in sent if m["role"] == "tool").startswith("Order 7")
+    again = export(world, id)
+    (twin,) = bring_in(world, again)
+    assert timeless(export(world, twin)) == timeless(again)
+
+
+def test_an_older_file_of_lettas_server_is_read(world: LettaWorld) -> None:
+    """The prompt stands wherever it was compiled anew, also between a call and its result."""
+    raw = world.letta.agents.with_raw_response.import_file(file=("a.af", orjson.dumps(OLDER_FILE)))
+    assert raw.headers["x-mnemogate-left-out"] == "tools.star_repository,secrets.SHOP_KEY"
+    (id,) = raw.parse().agent_ids
+    agent = world.letta.agents.retrieve(id)
+    assert (agent.name, agent.agent_type, agent.system) == ("old clerk", "memgpt_agent", "You sell pens.")
+    assert (agent.model, agent.llm_config.context_window) == ("openai/gpt-4o-mini", 32000)
+    assert (agent.tags, agent.metadata, agent.description) == (["shop"], {"shop": 1}, "A clerk")
+    (block,) = agent.blocks
+    assert (block.label, block.value, block.metadata) == ("human", "Name: Sarah", {"from": "the shop"})
+    assert [tool.name for tool in agent.tools] == ["send_message", "core_memory_append", "look_up_order"]
+    (looks_up,) = [tool for tool in agent.tools if tool.name == "look_up_order"]
+    assert looks_up.json_schema["parameters"] == {  # type: ignore[index]
+        "type": "object", "properties": {"order": {"type": "string"}}, "required": ["order"]
+    }  # fmt: skip
+    assert [rule.type for rule in agent.tool_rules or ()] == ["exit_loop", "constrain_child_tools"]
+    shown = spoken(world.letta.agents.messages.list(id, order="asc"))
+    assert [each.content for each in shown if each.message_type == "user_message"] == ["Where is my order 7?"]
+    assert [each.content for each in shown if each.message_type == "system_message"] == [
+        "Function called, returning control",
+        "The shop closes at six.",
+    ]
+    thoughts = [each.reasoning for each in shown if each.message_type == "reasoning_message"]
+    assert thoughts == ["She asks for her order.", "I tell her."]
+    assert [each.content for each in shown if each.message_type == "assistant_message"] == [
+        "It is on its way."
+    ]
+    (told,) = [each for each in shown if each.message_type == "tool_return_message"]
+    assert (told.tool_return, told.stdout) == ("Order 7 is processing.", ["Looking."])
+    world.upstream.queue(call_tools(Call("send_message", {"message": "Gladly."})))
+    reply = world.letta.agents.messages.create(id, input="One more pen, please.")
+    assert "Gladly." in [getattr(each, "content", None) for each in reply.messages]
+    sent = world.upstream.last.messages
+    assert [m["tool_call_id"] for m in sent if m["role"] == "tool"] == ["call_1", "call_2"]
+    assert not any("### Memory" in str(m["content"]) for m in sent)
+
+
+@pytest.mark.parametrize(
+    "field", [{"llm_config": {"model": "m", "max_tokens": 0}}, {"model_settings": {"max_output_tokens": 0}}]
+)
+def test_most_tokens_of_0_are_no_bound_in_a_file_and_an_error_elsewhere(
+    world: LettaWorld, field: dict[str, Any]
+) -> None:
+    (id,) = bring_in(world, changed(lambda f: agent_of(f).update(field)))
+    world.upstream.queue(call_tools(Call("send_message", {"message": "Yes."})))
+    world.letta.agents.messages.create(id, input="Are you there?")
+    assert "max_tokens" not in world.upstream.last.json
+    with pytest.raises(APIStatusError, match="Expected 'int' >= 1") as refused:
+        world.agent(**field)
+    assert refused.value.status_code == 422
+
+
+def with_source(kind: str, source: str) -> File:
+    file = copy.deepcopy(LETTA_FILE)
+    file["tools"][2].update(source_type=kind, source_code=source)
+    return file
+
+
+def test_a_tool_in_typescript_is_there_and_says_that_nobody_runs_it(world: LettaWorld) -> None:
+    source = "export function look_up_order(): string { return 'x'; }"
+    file = orjson.dumps(with_source("typescript", source))
+    made = world.letta.agents.import_file(file=("a.af", file))
+    assert "tools.look_up_order.typescript" in made.mnemogate["left_out"]  # type: ignore[attr-defined]
+    (id,) = made.agent_ids
+    (tool,) = [each for each in world.letta.agents.tools.list(id) if each.name == "look_up_order"]
+    assert (tool.source_type, tool.source_code) == ("typescript", source)
+    world.upstream.queue(
+        call_tools(Call("look_up_order", {"request_heartbeat": True})),
+        call_tools(Call("send_message", {"message": "I cannot look."})),
+    )
+    reply = world.letta.agents.messages.create(id, input="Where is my order?")
+    (told,) = [each for each in reply.messages if each.message_type == "tool_return_message"]
+    assert "nobody runs look_up_order here" in told.tool_return
+    (tools,) = [each for each in export(world, id)["tools"] if each["name"] == "look_up_order"]
+    assert (tools["source_type"], tools["source_code"]) == ("typescript", source)
+    # What is not its source may be changed.
+    assert world.letta.tools.update(tool.id, tags=["later"]).tags == ["later"]
+    with pytest.raises(BadRequestError, match="TypeScript is not run here"):
+        world.letta.tools.update(tool.id, source_code=f"{source} // more")
+    # It is made one that runs, and stays so when the file comes again.
+    world.letta.tools.update(tool.id, source_type="json")
+    again = world.letta.agents.import_file(file=("a.af", file))
+    assert "tools.look_up_order.typescript" not in again.mnemogate["left_out"]  # type: ignore[attr-defined]
+    assert world.letta.tools.retrieve(tool.id).source_type == "json"
+    with pytest.raises(BadRequestError, match="TypeScript is not run here"):
+        world.letta.tools.create(source_code=source, source_type="typescript")
+
+
+def test_python_is_there_without_a_sandbox_and_says_what_is_missing(
+    world: LettaWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a machine without bubblewrap.
+    monkeypatch.setenv("PATH", str(tmp_path))
+    file = orjson.dumps(with_source("python", "def look_up_order(order):\n    return 'x'\n"))
+    made = world.letta.agents.import_file(file=("a.af", file))
+    assert "tools.look_up_order.python" in made.mnemogate["left_out"]  # type: ignore[attr-defined]
+    (id,) = made.agent_ids
+    world.upstream.queue(
+        call_tools(Call("look_up_order", {"order": "7", "request_heartbeat": True})),
+        call_tools(Call("send_message", {"message": "I cannot look."})),
+    )
+    reply = world.letta.agents.messages.create(id, input="Where is my order?")
+    (told,) = [each for each in reply.messages if each.message_type == "tool_return_message"]
+    assert "install the package `bubblewrap`" in told.tool_return
+    with pytest.raises(BadRequestError, match="install the package `bubblewrap`"):
+        world.letta.tools.create(source_code="def other():\n    return 'x'\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"), [("def look_up_order():\n    return 1\n", "python"), ("", "json")]
+)
+def test_source_that_is_not_typescript_is_python_as_on_lettas_server(source: str, kind: str) -> None:
+    file = read_file(orjson.dumps(with_source("json", source)), ImportForm(), 0.0)
+    assert file.tools["look_up_order"].source_type == kind
+
+
+def test_a_copy_of_a_users_memory_is_an_agent(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with letta(upstream, tmp_path, ProfileSettings("helper", model="m")) as world:
+        world.world.chat(user="alice", model="agent/helper").say("I grow tulips.")
+        (memory,) = world.letta.agents.list(tags=["user:alice"])
+        (id,) = bring_in(world, export(world, memory.id), name="twin")
+        assert id != memory.id
+        assert world.letta.agents.retrieve(id).name == "twin"
+        assert world.letta.agents.messages.create(id, input="And?").messages[-1].content == "Ok."  # type: ignore[union-attr]
+
+
+def test_a_copy_of_a_primary_has_a_sleeptime_agent_of_its_own(world: LettaWorld) -> None:
+    agent = world.agent(name="ann", enable_sleeptime=True)
+    assert agent.managed_group is not None
+    config = {"manager_type": "sleeptime", "sleeptime_agent_frequency": 3}
+    world.ask("PATCH", f"/v1/groups/{agent.managed_group.id}", {"manager_config": config})
+    (id,) = bring_in(world, export(world, agent.id))
+    copy_ = world.letta.agents.retrieve(id)
+    assert copy_.managed_group is not None
+    assert copy_.managed_group.sleeptime_agent_frequency == 3
+    assert copy_.managed_group.agent_ids != agent.managed_group.agent_ids
+    assert len(world.letta.agents.list().items) == 4
+
+
+def test_a_sleeptime_agent_of_lettas_server_is_made_anew(world: LettaWorld) -> None:
+    def with_group(file: dict[str, Any]) -> None:
+        first = agent_of(file)
+        sleeper = {
+            **copy.deepcopy(first),
+            "id": "agent-9",
+            "agent_type": "sleeptime_agent",
+            "name": "clerk-sleeptime",
+        }
+        file["agents"].append(sleeper)
+        manager = {
+            "manager_type": "sleeptime",
+            "manager_agent_id": first["id"],
+            "sleeptime_agent_frequency": 7,
+        }
+        others = {"manager_type": "round_robin"}
+        file["groups"] = [
+            {
+                "id": "group-0",
+                "agent_ids": ["agent-9"],
+                "manager_config": manager,
+                "description": "",
+                "shared_block_ids": [],
+            },
+            {"id": "group-1", "agent_ids": [first["id"]], "manager_config": others, "description": ""},
+        ]
+
+    raw = world.letta.agents.with_raw_response.import_file(file=("a.af", changed(with_group)))
+    (id,) = raw.parse().agent_ids
+    assert {"groups.1", "agents.1"} <= {*raw.headers["x-mnemogate-left-out"].split(",")}
+    assert "groups.0" not in raw.headers["x-mnemogate-left-out"]
+    group = world.letta.agents.retrieve(id).managed_group
+    assert group is not None
+    assert group.sleeptime_agent_frequency == 7
+    assert len(world.letta.agents.list().items) == 2
+
+
+def changed(edit: Any) -> bytes:
+    file = copy.deepcopy(LETTA_FILE)
+    edit(file)
+    return orjson.dumps(file)
+
+
+def agent_of(file: File) -> File:
+    found = file["agents"][0]
+    assert isinstance(found, dict)
+    return found
+
+
+HOSTILE: dict[str, Any] = {
+    "no JSON": b"{",
+    "nothing": b"",
+    "a number": b"7",
+    "a list": b"[]",
+    "deep": b"[" * 5000,
+    "deep in a field that nobody knows": b'{"a":' * 5000 + b"1" + b"}" * 5000,
+    "a text": orjson.dumps("x"),
+    "no agents": orjson.dumps({"agents": []}),
+    "older form of a text": orjson.dumps({**OLDER_FILE, "core_memory": "x"}),
+    "older form with a tag of a text": orjson.dumps({**OLDER_FILE, "tags": ["x"]}),
+    "older form with a message of a number": orjson.dumps({**OLDER_FILE, "messages": [7]}),
+    "older form with a prompt of a number": orjson.dumps(
+        {**OLDER_FILE, "messages": [{"role": "system", "content": 7}]}
+    ),
+    "older form with a secret": orjson.dumps(
+        {**OLDER_FILE, "tool_exec_environment_variables": [{"key": "a", "value": "b"}]}
+    ),
+    "agents are a text": changed(lambda f: f.update(agents="x")),
+    "an agent is a number": changed(lambda f: f.update(agents=[1])),
+    "no id": changed(lambda f: agent_of(f).pop("id")),
+    "an id twice": changed(lambda f: f["agents"].append(f["agents"][0])),
+    "a block that is not there": changed(lambda f: agent_of(f).update(block_ids=["block-9"])),
+    "a tool that is not there": changed(lambda f: agent_of(f).update(tool_ids=["tool-99"])),
+    "a folder that is not there": changed(lambda f: agent_of(f).update(source_ids=["source-9"])),
+    "a file of no folder": changed(lambda f: f["files"][0].update(source_id="source-9")),
+    "a type that nobody knows": changed(lambda f: agent_of(f).update(agent_type="robot")),
+    "a rule that nobody knows": changed(
+        lambda f: agent_of(f).update(tool_rules=[{"type": "x", "tool_name": "y"}])
+    ),
+    "rules are a text": changed(lambda f: agent_of(f).update(tool_rules="x")),
+    "rules are a number": changed(lambda f: agent_of(f).update(tool_rules=1.5)),
+    "messages are a number": changed(lambda f: agent_of(f).update(messages=7)),
+    "a message without a role": changed(lambda f: agent_of(f)["messages"][1].pop("role")),
+    "a call without a name": changed(
+        lambda f: agent_of(f)["messages"][2].update(tool_calls=[{"id": "c", "function": {}}])
+    ),
+    "a block of a number": changed(lambda f: f["blocks"][0].update(value=7)),
+    "labels twice": changed(lambda f: f["blocks"][0].update(label="persona")),
+    "a window below 0": changed(lambda f: agent_of(f).update(context_window_limit=-1)),
+    "a timezone that is none": changed(lambda f: agent_of(f).update(timezone="Mars")),
+    "a secret": changed(lambda f: agent_of(f).update(secrets={"a": "b"})),
+    "a tool without a schema": changed(lambda f: f["tools"][2].update(json_schema=None)),
+    "a tool of another name": changed(lambda f: f["tools"][2]["json_schema"].update(name="other")),
+    "properties are a list": changed(
+        lambda f: f["tools"][2]["json_schema"].update(parameters={"type": "object", "properties": []})
+    ),
+    "required is a number": changed(
+        lambda f: f["tools"][2]["json_schema"].update(parameters={"type": "object", "required": 7})
+    ),
+    "ours is no JSON": changed(lambda f: f["metadata"].update(mnemogate="{")),
+    "ours is a list": changed(lambda f: f["metadata"].update(mnemogate="[]")),
+    "a passage of a number": changed(
+        lambda f: f["metadata"].update(
+            mnemogate=json.dumps({"agents": {"agent-0": {"passages": [{"text": 7}]}}})
+        )
+    ),
+    **{
+        f"very many {part}": changed(lambda f, part=part: f[part].extend([f[part][0]] * 10_000))
+        for part in ("blocks", "tools", "sources", "files")
+    },
+    "very many groups": changed(lambda f: f.update(groups=[{}] * 10_001)),
+    "a file too large": changed(lambda f: f["files"][0].update(content="x" * 10_000_001)),
+    "a name of a profile": changed(lambda f: agent_of(f).update(name="helper")),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_and_leaves_nothing(
+    name: str, upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with letta(upstream, tmp_path, ProfileSettings("helper")) as world:
+        before = counts(world)
+        with pytest.raises(APIStatusError) as refused:
+            bring_in(world, HOSTILE[name])
+        assert refused.value.status_code in (400, 409, 413, 422), refused.value
+        assert "detail" in json.loads(refused.value.response.text)
+        assert counts(world) == before
+
+
+def test_a_store_that_fails_in_the_middle_is_left_as_it_was(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = rich(world)
+    schema: dict[str, object] = {"name": "look_up", "description": "mine", "parameters": {}}
+    (tool,) = list(world.letta.tools.list(name="look_up"))
+    file = export(world, made["agent"])
+    world.letta.tools.update(tool.id, json_schema=schema)
+    before = counts(world)
+    transfer = world.world.gateway.app.store.transfer
+
+    async def fails(*_: object) -> None:
+        raise RuntimeError("the machine is on fire")
+
+    monkeypatch.setattr(transfer, "end", fails)
+    with pytest.raises(APIStatusError) as failed:
+        bring_in(world, file)
+    assert failed.value.status_code == 500
+    assert counts(world) == before
+    assert world.letta.tools.retrieve(tool.id).description == "mine"
+
+
+def test_a_list_that_is_too_long_is_named_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_module, "parse", None)
+    with pytest.raises(Unprocessable) as refused:
+        read_file(HOSTILE["very many blocks"], ImportForm(), 0.0)
+    (fault,) = refused.value.faults
+    assert fault.path == ("body", "file", "blocks")
+    assert fault.message == "Expected 'array' of length <= 10000"
+
+
+def test_others_are_answered_while_a_file_is_read(world: LettaWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, may_go_on = Event(), Event()
+
+    def slow(*given: Any) -> Any:
+        reads.set()
+        assert may_go_on.wait(PATIENCE_S)
+        return read_file(*given)
+
+    monkeypatch.setattr(agent_files, "read_file", slow)
+    with ThreadPoolExecutor() as pool:
+        made = pool.submit(bring_in, world, LETTA_FILE)
+        try:
+            assert reads.wait(PATIENCE_S)
+            health = httpx.get(f"{world.world.gateway.url.removesuffix('/v1')}/health", timeout=SHORT_S * 10)
+            assert health.status_code == 200
+        finally:
+            may_go_on.set()
+        assert len(made.result()) == 1
+
+
+def test_a_file_is_read_in_time_that_its_messages_take() -> None:
+    """Twenty thousand results behind one reply were looked through for each of them: 18 seconds."""
+    looked = 0
+
+    class Role(dict[str, Any]):
+        def __getitem__(self, key: str) -> Any:
+            nonlocal looked
+            looked += key == "role"
+            return super().__getitem__(key)
+
+    count = 500
+    messages = [Role(role="user", content="x"), Role(role="assistant", content="")]
+    messages += [Role(role="tool", content="ok") for _ in range(count)]
+    ((came, reply),) = grouped([CarriedMessage(each, 0.0) for each in messages])
+    assert (len(came), len(reply)) == (1, count + 1)
+    assert looked < 5 * count
+
+
+def test_the_calls_of_a_reply_that_come_in_many_messages_are_its_own() -> None:
+    file = copy.deepcopy(LETTA_FILE)
+    call = {"type": "function", "function": {"name": "roll", "arguments": "{}"}}
+    agent_of(file)["messages"] = [
+        {"id": "m", "role": "user", "content": "x"},
+        *(
+            {"id": f"m{n}", "role": "approval" if n else "assistant", "tool_calls": [{**call, "id": f"c{n}"}]}
+            for n in range(300)
+        ),
+    ]
+    (agent,) = read_file(orjson.dumps(file), ImportForm(), 0.0).agents
+    calls = [each.message.get("tool_calls") for each in agent.messages if each.message["role"] == "assistant"]
+    assert [[each["id"] for each in some or ()] for some in calls] == [[f"c{n}" for n in range(300)]]
+
+
+def test_agents_of_one_file_share_its_blocks(world: LettaWorld) -> None:
+    file = copy.deepcopy(LETTA_FILE)
+    twin = copy.deepcopy(file["agents"][0])
+    twin.update(id="agent-1", name="twin")
+    file["agents"].append(twin)
+    one, two = bring_in(world, file)
+    blocks = world.letta.agents.blocks
+    blocks.update("human", agent_id=one, value="Name: Bo")
+    assert blocks.retrieve("human", agent_id=two).value == "Name: Bo"
+    assert world.letta.agents.retrieve(two).name == "twin"
+
+
+def test_messages_that_no_provider_takes_do_not_brick_a_copy(world: LettaWorld) -> None:
+    """A summary of Letta's server took a call away and left its result; a reply of nothing was stored as null."""
+    file = copy.deepcopy(LETTA_FILE)
+    messages = file["agents"][0]["messages"]
+    messages[6:6] = [messages[3], {**messages[4], "content": [], "tool_calls": None, "id": "message-empty"}]
+    raw = world.letta.agents.with_raw_response.import_file(file=("a.af", orjson.dumps(file)))
+    assert "agents.0.messages.6" in raw.headers["x-mnemogate-left-out"].split(",")
+    (id,) = raw.parse().agent_ids
+    world.upstream.queue(call_tools(Call("send_message", {"message": "Gladly."})))
+    reply = world.letta.agents.messages.create(id, input="One more pen, please.")
+    assert "Gladly." in [getattr(each, "content", None) for each in reply.messages]
+    sent = world.upstream.last.messages
+    assert [m["tool_call_id"] for m in sent if m["role"] == "tool"] == ["call_1", "call_2"]
+    assert "" in [m["content"] for m in sent if m["role"] == "assistant"]
+
+
+def test_names_and_arguments_that_no_provider_takes_do_not_brick_a_copy(world: LettaWorld) -> None:
+    file = copy.deepcopy(LETTA_FILE)
+    messages = file["agents"][0]["messages"]
+    messages[1]["name"] = "Ann Smith"
+    messages[2]["tool_calls"][0]["function"] = {"name": "shop.look up", "arguments": "{"}
+    messages[3]["name"] = "shop.look up"
+    (id,) = bring_in(world, file)
+    world.letta.agents.messages.create(id, input="One more pen, please.")
+    sent = world.upstream.last.messages
+    assert [m.get("name") for m in sent[1:4]] == ["Ann_Smith", None, "shop.look_up"]
+    assert sent[2]["tool_calls"][0]["function"] == {"name": "shop_look_up", "arguments": "{}"}
+
+
+def packed(**fields: Any) -> str:
+    return json.dumps({**fields, "time": "2025-10-31 03:56:00 PM PDT-0700"})
+
+
+def test_what_older_agents_of_lettas_server_kept_packed_is_told_plainly(world: LettaWorld) -> None:
+    file = copy.deepcopy(LETTA_FILE)
+    messages = file["agents"][0]["messages"]
+    messages[1]["content"][0]["text"] = packed(
+        type="user_message", message="Where is order 7?", location="Bonn"
+    )
+    result = messages[3]["tool_returns"][0]
+    result["func_response"] = packed(status="Failed", message="There is no order 7.")
+    result["status"] = None
+    alike = '{"message": "a text of the user\'s own", "type": "user_message"}'
+    messages[7]["content"][0]["text"] = alike
+    (id,) = bring_in(world, file)
+    shown = spoken(world.letta.agents.messages.list(id, order="asc"))
+    asked = [each.content for each in shown if each.message_type == "user_message"]
+    assert asked == ["Where is order 7?", f"{alike}\nAnd a pen?"]
+    (told,) = [each for each in shown if each.message_type == "tool_return_message"]
+    assert (told.tool_return, told.status) == ("There is no order 7.", "error")
+    world.letta.agents.messages.create(id, input="One more pen, please.")
+    sent = world.upstream.last.messages
+    assert [m["content"] for m in sent[1:4:2]] == ["Where is order 7?", "There is no order 7."]
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        (packed(status="OK", message="Two."), "Two."),
+        (packed(status="OK", message="a\0b"), "ab"),  # not every database has U+0000
+        # A file of 0.16.8 has conversation_search's own result so.
+        (
+            packed(status="OK", message={"message": "Showing 1 results:", "results": [{"role": "user"}]}),
+            '{"message":"Showing 1 results:","results":[{"role":"user"}]}',
+        ),
+        (own := packed(status="OK", message="Two rows.", rows=[1, 2]), own),  # of the tool's own
+    ],
+)
+def test_a_packed_result_has_nothing_but_its_text(world: LettaWorld, result: str, told: str) -> None:
+    file = copy.deepcopy(LETTA_FILE)
+    file["agents"][0]["messages"][3]["tool_returns"][0]["func_response"] = result
+    (id,) = bring_in(world, file)
+    shown = spoken(world.letta.agents.messages.list(id, order="asc"))
+    assert [each.tool_return for each in shown if each.message_type == "tool_return_message"] == [told]
+
+
+def test_replies_without_words_between_them_keep_their_order(world: LettaWorld) -> None:
+    world.upstream.queue(say("One."), say("Two."))
+    agent = world.agent()
+    for text in ("a", "b"):
+        world.letta.agents.messages.create(agent.id, input=text)
+    file = export(world, agent.id)
+    messages = file["agents"][0]["messages"]
+    del messages[3]  # the second question
+    (id,) = bring_in(world, file)
+    shown = [
+        getattr(each, "content", None) for each in spoken(world.letta.agents.messages.list(id, order="asc"))
+    ]
+    assert shown == ["a", "One.", "Two."]
+    world.letta.agents.messages.create(id, input="c")
+
+
+def test_a_result_is_what_the_tool_said(world: LettaWorld) -> None:
+    """What the model was told behind it of changed blocks stays with the agent whose blocks they are."""
+    agent = world.agent()
+
+    def change_and_call(seen: Seen) -> Reply | None:
+        if seen.messages[-1]["role"] != "user":
+            return None
+        world.anew().agents.blocks.update("human", agent_id=agent.id, value="Name: Anna")
+        return call_tools(Call("conversation_search", {"query": "cats"}))
+
+    world.upstream.script = change_and_call
+    world.letta.agents.messages.create(agent.id, input="Look.")
+    assert "Name: Anna" in world.upstream.last.messages[-1]["content"]
+    file = export(world, agent.id)
+    result = file["agents"][0]["messages"][3]
+    assert result["content"][0]["text"] == result["tool_returns"][0]["func_response"]
+    assert json.loads(result["content"][0]["text"])["message"] == "Nothing was found."
+
+
+def test_lettas_server_can_list_the_messages_of_a_file(world: LettaWorld) -> None:
+    """0.16.8 takes any file, and answers the list of its agent's messages with an error ever after:
+
+    400 "Invalid system message (no text object on system): []" where one has no text, and 500 "An unknown error
+    occurred" where a result is not the object in which it packs its own.
+    """
+    agent = world.agent(system="")
+    search = Call("conversation_search", {"query": "x"})
+    world.upstream.queue(call_tools(search), call_tools(Call("nope")), say("Done."))
+    world.letta.agents.messages.create(agent.id, input="Keep it.")
+    file = export(world, agent.id)
+    messages = file["agents"][0]["messages"]
+    assert messages[0]["content"] == [{"type": "text", "text": "", "signature": None}]
+    results = [each for each in messages if each["role"] == "tool"]
+    packed = [json.loads(each["tool_returns"][0]["func_response"]) for each in results]
+    assert [(each["status"], each["time"]) for each in packed] == [
+        ("OK", "2025-10-09 08:53:20 AM UTC+0000"),
+        ("Failed", "2025-10-09 08:53:20 AM UTC+0000"),
+    ]
+    # Here it is read as what it was.
+    (copied,) = bring_in(world, file)
+    said = [(each["message"], status) for each, status in zip(packed, ("success", "error"), strict=True)]
+    for id in (agent.id, copied):
+        listed = spoken(world.letta.agents.messages.list(id, order="asc"))
+        told = [(m.tool_return, m.status) for m in listed if m.message_type == "tool_return_message"]
+        assert told == said
+
+
+def test_nobody_exports_an_agent_of_another_project(world: LettaWorld) -> None:
+    agent = world.agent()
+    gateway = world.world.gateway
+    other = world.anew(gateway.call(gateway.app.store.keys.create("elsewhere", "test"))[1])
+    with pytest.raises(APIStatusError) as missing:
+        other.agents.export_file(agent.id)
+    assert missing.value.status_code == 404

@@ -1,0 +1,101 @@
+"""An agent that is deleted while it answers: its stream says so, and nothing of it comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from letta_client import APIStatusError, ConflictError, NotFoundError
+from openai import BadRequestError, OpenAI
+from openai import NotFoundError as NoSuchModel
+
+from tests.agents.letta import LettaWorld, letta
+from tests.doubles.upstream import Gate, StrictUpstream, say
+from tests.patience import PATIENCE_S
+
+pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    with letta(upstream, tmp_path) as made:
+        yield made
+
+
+def left(world: LettaWorld) -> list[int]:
+    """How many rows each table has that an agent fills."""
+    world.world.settle()
+    tables = ("agents", "definitions", "attached", "tags", "runs", "run_steps", "conversations", "blocks")
+    return [world.world.query(f"SELECT count(*) FROM {table}")[0] for table in tables]
+
+
+def test_a_stream_under_way_ends_with_an_error_and_nothing_comes_back(world: LettaWorld) -> None:
+    agent = world.agent(tags=["t"])
+    gate = Gate()
+    world.upstream.queue(say("Too late.", tokens=["Too", " late."], hold_after={2: gate}))
+    events = iter(world.letta.agents.messages.stream(agent.id, input="Hi", stream_tokens=True))
+    assert next(events).content == "Too"
+    world.letta.agents.delete(agent.id)
+    with pytest.raises(NotFoundError):
+        world.letta.agents.retrieve(agent.id)
+    with pytest.raises(APIStatusError):
+        list(events)  # while the upstream says nothing
+    gate.open()
+    assert left(world) == [0] * 8
+    with pytest.raises(NotFoundError):
+        world.letta.agents.messages.create(agent.id, input="Still there?")
+    assert left(world) == [0] * 8
+
+
+def test_a_chat_completion_under_way_ends_and_nothing_comes_back(world: LettaWorld) -> None:
+    agent = world.agent(name="ann")
+    gate = Gate()
+    world.upstream.queue(say("Too late.", tokens=["Too", " late."], hold_after={2: gate}))
+    client = OpenAI(base_url=f"{world.world.gateway.url}/v1", api_key="sk-app", max_retries=0)
+    messages = [{"role": "user", "content": "Hi"}]
+    stream = client.chat.completions.create(model="agent/ann", messages=messages, stream=True)  # type: ignore[call-overload]
+    events = iter(stream)
+    next(events)
+    world.letta.agents.delete(agent.id)
+    gate.open()
+    list(events)
+    assert left(world) == [0] * 8
+    with pytest.raises((NoSuchModel, BadRequestError)):
+        client.chat.completions.create(model="agent/ann", messages=messages)  # type: ignore[arg-type]
+    assert left(world) == [0] * 8
+    client.close()
+
+
+def test_a_whole_reply_under_way_says_that_it_is_not_kept(world: LettaWorld) -> None:
+    agent = world.agent()
+    gate = Gate()
+    arrived = world.upstream.arrived(len(world.upstream.seen) + 1)
+    world.upstream.queue(say("Too late.", hold_before_headers=gate))
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(world.letta.agents.messages.create, agent.id, input="Hi")
+        arrived.wait_sync()
+        world.letta.agents.delete(agent.id)
+        with pytest.raises(ConflictError, match="forgotten meanwhile"):
+            sent.result(PATIENCE_S)  # while the upstream says nothing
+        gate.open()
+    assert left(world) == [0] * 8
+
+
+def test_nobody_waits_for_a_run_in_the_background_or_behind_one(world: LettaWorld) -> None:
+    agent = world.agent()
+    gate = Gate()
+    world.upstream.queue(say("Too late.", tokens=["Too", " late."], hold_after={2: gate}))
+    messages = world.letta.agents.messages
+    events = iter(messages.create(agent.id, input="Hi", streaming=True, stream_tokens=True, background=True))
+    assert [next(events).message_type for _ in range(2)] == ["ping", "assistant_message"]
+    later = messages.create_async(agent.id, input="Later.")
+    # A run whose events are not kept, which its reader finds before it is gone.
+    follows = iter(world.letta.runs.messages.stream(later.id))
+    world.letta.agents.delete(agent.id)
+    for reader in (events, follows):
+        with pytest.raises(APIStatusError, match="is deleted"):
+            list(reader)  # while the upstream says nothing
+    gate.open()
+    assert left(world) == [0] * 8

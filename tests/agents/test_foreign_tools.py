@@ -1,0 +1,206 @@
+"""Tools that are not the gateway's own, called within a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.agents.registry.registry import NewAgent
+from gateway.core import ids
+from gateway.core.agent import AgentTool
+from gateway.core.definition import AgentDefinition, ToolDefinition
+from gateway.run.sink import ClientGone
+from gateway.settings import ToolSettings
+from tests.agents.kills import Webhook
+from tests.agents.life import Life, ListeningSink, agents
+from tests.doubles.tool_server import replying, served
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
+from tests.patience import PATIENCE_S
+
+UID = "0123456789abcdef0123456789abcdef"
+SCHEMA = {
+    "name": "lookup",
+    "parameters": {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]},
+}
+
+
+def options(tool: ToolDefinition) -> dict[str, Any]:
+    defined = AgentDefinition("letta_v1_agent", "You help.")
+    return {"uid": UID, "tools": (AgentTool("lookup", tool),), "defined": defined}
+
+
+def make_ann(life: Life, url: str) -> None:
+    """Makes an agent that has the tool `lookup`, which is called at this URL."""
+    registry = life.world.gateway.app.agent_services.registry
+    assert registry is not None
+    tool = ToolDefinition(SCHEMA, "webhook", url)
+    life.world.gateway.call(registry.tools.create("default", "lookup", tool))
+    defined = AgentDefinition("react_agent", "You help.", model="m")
+    life.world.gateway.call(registry.create("default", NewAgent(defined, "ann", tools=["lookup"])))
+
+
+def results(life: Life) -> list[tuple[str, str]]:
+    """The results that went upstream with the newest call."""
+    return [(m["tool_call_id"], m["content"]) for m in life.upstream.last.messages if m["role"] == "tool"]
+
+
+def test_a_webhook_within_a_run(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with served(replying("200 OK", b"0123456789")) as server:
+        tool = ToolDefinition(SCHEMA, "webhook", f"{server.url}/hook", result_chars=4)
+        with agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)) as life:
+            upstream.queue(
+                call_tools(Call("lookup", {"q": "a"}, "w/1")),
+                call_tools(Call("lookup", {"q": "b"}, "w/1"), Call("lookup", {}, "w2")),
+                say("Done."),
+            )
+            run = life.send("Look it up.")
+            assert run.said == ["Done."]
+            assert results(life) == [
+                ("w/1", "0123\n[6 more characters were cut off.]"),
+                ("call_mnemogate_2_0", "0123\n[6 more characters were cut off.]"),
+                ("w2", "Error: `q` is missing in the call of lookup. Nothing was done."),
+            ]
+    first, second = map(orjson.loads, server.bodies)
+    assert first == {
+        "tool": "lookup",
+        "arguments": {"q": "a"},
+        "agent_id": f"agent-{UID}",
+        "run_id": f"run-{run.run.uid}",
+        "call_id": "w/1",
+    }
+    assert second["arguments"] == {"q": "b"}
+    keys = [line for head in server.heads for line in head.splitlines() if line.startswith("Idempotency-Key")]
+    names = zip(run.result.steps, ("w%2F1", "call_mnemogate_2_0"), strict=False)
+    assert keys == [f"Idempotency-Key: {ids.placed('step', UID, e.seq)}/{call}" for e, call in names]
+
+
+@needs_bwrap
+def test_python_within_a_run(upstream: StrictUpstream, tmp_path: Path) -> None:
+    source = (
+        "def lookup(q: str, agent_state):\n    print('looking')\n"
+        "    return [q, agent_state.id, agent_state.memory.get_block('human').value]"
+    )
+    settings = ToolSettings(python=PYTHON)
+    with agents(upstream, tmp_path, settings, **options(ToolDefinition(SCHEMA, "python", source))) as life:
+        life.write_block("Ann")
+        upstream.queue(call_tools(Call("lookup", {"q": "a"}, "p1")), say("Done."))
+        assert life.send("Look it up.").said == ["Done."]
+        assert results(life) == [("p1", f'["a", "agent-{UID}", "Ann"]')]
+        # What it printed is kept with the result, and is not the model's.
+        (kept,) = [m for e in life.path() for m in orjson.loads(e.input or b"[]") if m["role"] == "tool"]
+        assert kept["mnemogate"]["stdout"] == "looking\n"
+
+
+def test_an_error_of_a_tool_is_a_result(upstream: StrictUpstream, tmp_path: Path) -> None:
+    tool = ToolDefinition(SCHEMA, "webhook", "https://api.example.org/hook")
+    with agents(upstream, tmp_path, **options(tool)) as life:
+        upstream.queue(call_tools(Call("lookup", {"q": "a"}, "w1")), say("A pity."))
+        assert life.send("Look it up.").said == ["A pity."]
+        assert results(life) == [
+            (
+                "w1",
+                "Error: lookup cannot be called: no host may be spoken to: "
+                "the setting tools.hosts names none.",
+            )
+        ]
+
+
+def test_a_chat_completion_that_comes_again_calls_nobody_twice(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with (
+        served(replying("200 OK", b"Sent.")) as server,
+        agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,))) as life,
+    ):
+        make_ann(life, f"{server.url}/hook")
+
+        def ask(*messages: Any, **options: Any) -> None:
+            """Asks once; the model makes two calls alike, and says it is done."""
+            call = Call("lookup", {"q": "a"})
+            upstream.queue(call_tools(call), call_tools(call), say("Done."))
+            reply = life.world.post(messages, **{"model": "agent/ann", **options})
+            assert reply.json["choices"][0]["message"]["content"] == "Done."
+            assert [words for _, words in results(life)][-2:] == ["Sent.", "Sent."]
+
+        first: dict[str, Any] = {"role": "user", "content": "Send it."}
+        ask(first, user="zoe")
+        ask(first, user="zoe")
+        assert len(server.bodies) == 2
+        # Another speaker, another conversation, and what follows on it are places of their own.
+        ask(first, user="eve")
+        assert len(server.bodies) == 4
+        done = {"role": "assistant", "content": "Done."}
+        for _ in range(2):
+            ask(first, done, first, user="zoe")
+        assert len(server.bodies) == 6
+        # Where nobody says whose conversation it is, another one may begin alike.
+        for _ in range(2):
+            ask({"role": "user", "content": "Send that."})
+        assert len(server.bodies) == 10
+
+
+def test_a_client_that_left_finds_its_call_made(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with (
+        served(replying("200 OK", b"Sent.")) as server,
+        agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,))) as life,
+    ):
+        make_ann(life, f"{server.url}/hook")
+        gate = Gate()
+        upstream.queue(
+            call_tools(Call("lookup", {"q": "a"}), text="One moment."), say("Late.", hold_before_headers=gate)
+        )
+        arrived = upstream.arrived(2)
+        body: Any = {
+            "model": "agent/ann",
+            "user": "zoe",
+            "messages": [{"role": "user", "content": "Send it."}],
+        }
+        stream = life.world.sdk.chat.completions.create(**body, stream=True)
+        arrived.wait_sync()
+        stream.close()
+        upstream.seen[-1].gone.wait_sync()
+        gate.open()
+        upstream.forget_replies()
+        upstream.queue(call_tools(Call("lookup", {"q": "a"})), say("Done."))
+        again = life.world.sdk.chat.completions.create(**body)
+        assert (again.choices[0].message.content, len(server.bodies)) == ("Done.", 1)
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"type": "object"}, {"type": "object", "properties": None, "required": None}, {}, None]
+)
+def test_a_tool_without_arguments_goes_upstream_as_every_provider_takes_it(
+    upstream: StrictUpstream, tmp_path: Path, parameters: Any
+) -> None:
+    """Many MCP servers list {"type": "object"}, which OpenAI refuses: each send to the agent would be a 400."""
+    tool = ToolDefinition({**SCHEMA, "parameters": parameters}, "json")
+    with agents(upstream, tmp_path, ToolSettings(), **options(tool)) as life:
+        life.send("Look it up.")
+        sent = {each["function"]["name"]: each["function"] for each in upstream.last.json["tools"]}
+        assert sent["lookup"]["parameters"] == {"type": "object", "properties": {}}
+
+
+def test_a_client_that_leaves_a_send_does_not_have_its_call_denied(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """Whether the webhook has done it nobody knows; the model is told so, and not that there was no result."""
+    webhook = Webhook()
+    webhook.held.add("a")
+    tool = ToolDefinition({**SCHEMA, "parameters": {}}, "webhook", f"{webhook.url}/hook")
+    with agents(upstream, tmp_path, ToolSettings(private_hosts=(webhook.url,)), **options(tool)) as life:
+        upstream.queue(call_tools(Call("lookup", {"bell": "a"}, "w1")), say("I see."))
+        sink = ListeningSink()
+        run = life.begin("Look it up.", sink)
+        assert webhook.came.wait(PATIENCE_S)
+        life.leave(sink)
+        with pytest.raises(ClientGone):
+            run.result(PATIENCE_S)
+        life.send("And?")
+        told = "Error: the call was interrupted; it may or may not have been done."
+        assert results(life) == [("w1", told)]
+        assert life.words()[1:3] == ["assistant: lookup", f"tool: {told}"]
+    assert webhook.bells == ["a"]

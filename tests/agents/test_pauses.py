@@ -1,0 +1,161 @@
+"""Calls that somebody else answers: the run ends, nothing is locked, and a later run goes on with the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.core.prompt.compose import UNANSWERED
+from gateway.core.turn.calls import CallDecision
+from gateway.errors import BadRequest
+from gateway.run.sink import ClientGone
+from storage.records import RunState
+from tests.agents.life import Life, ListeningSink, Outcome, agents
+from tests.agents.test_runs import insert
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.patience import PATIENCE_S
+
+WEATHER = {
+    "type": "function",
+    "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+@pytest.fixture
+def life(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Life]:
+    with agents(upstream, tmp_path) as made:
+        yield made
+
+
+def ask(life: Life, *calls: Call, text: str = "Weather?") -> Outcome:
+    life.upstream.queue(call_tools(*calls))
+    return life.send(text, client_tools=(WEATHER,))
+
+
+def answer(life: Life, **results: str) -> Outcome:
+    decisions = tuple(CallDecision(id, result={"content": text}) for id, text in results.items())
+    return life.send(messages=(), decisions=decisions, client_tools=(WEATHER,))
+
+
+def roles(life: Life) -> list[Any]:
+    return [m["role"] for m in life.upstream.last.messages]
+
+
+def test_a_call_of_the_clients_ends_the_run_and_its_answer_goes_on(life: Life) -> None:
+    paused = ask(life, Call("get_weather", {}, "w1"))
+    assert (paused.run.state, paused.run.stop) == (RunState.COMPLETED, "requires_approval")
+    life.upstream.queue(say("Sunny."))
+    done = answer(life, w1="sunny")
+    assert done.said == ["Sunny."]
+    assert done.run.uid != paused.run.uid
+    assert roles(life) == ["system", "user", "assistant", "tool"]
+    assert life.upstream.last.messages[-1]["content"] == "sunny"
+    assert life.words() == ["user: Weather?", "assistant: get_weather", "tool: sunny", "assistant: Sunny."]
+
+
+def test_ours_run_at_once_beside_the_clients(life: Life) -> None:
+    paused = ask(life, insert("Asks for the weather.", "m1"), Call("get_weather", {}, "w1"))
+    assert paused.run.stop == "requires_approval"
+    assert len(life.upstream.chats) == 1
+    life.upstream.queue(say("Sunny."))
+    assert answer(life, w1="sunny").said == ["Sunny."]
+    results = [m for m in life.upstream.last.messages if m["role"] == "tool"]
+    assert [m["tool_call_id"] for m in results] == ["m1", "w1"]
+    assert "Asks for the weather." in results[0]["content"]
+    assert life.block().value == "Asks for the weather."
+
+
+def test_a_plain_message_meanwhile_goes_on(life: Life) -> None:
+    ask(life, Call("get_weather", {}, "w1"))
+    assert life.send("Never mind.").said == ["Ok."]
+    assert roles(life) == ["system", "user", "assistant", "tool", "user"]
+    with pytest.raises(BadRequest, match="No tool call is currently awaiting approval"):
+        answer(life, w1="sunny")
+
+
+def test_a_plain_message_is_told_what_was_done_beside_the_calls_that_wait(life: Life) -> None:
+    ask(life, insert("Asks for the weather.", "m1"), *(Call("get_weather", {}, id) for id in ("w1", "w2")))
+    assert answer(life, w2="sunny").run.stop == "requires_approval"
+    life.send("Never mind.")
+    results = {m["tool_call_id"]: m["content"] for m in life.upstream.last.messages if m["role"] == "tool"}
+    assert "Asks for the weather." in results["m1"]
+    assert (results["w1"], results["w2"]) == (UNANSWERED, "sunny")
+    assert [m["role"] for m in life.upstream.last.messages][-1] == "user"
+
+
+def test_an_answer_to_what_does_not_wait_is_refused(life: Life) -> None:
+    with pytest.raises(BadRequest, match="No tool call is currently awaiting approval"):
+        answer(life, w1="sunny")
+    ask(life, Call("get_weather", {}, "w1"))
+    with pytest.raises(BadRequest, match="'w2' does not wait"):
+        answer(life, w2="sunny")
+    with pytest.raises(BadRequest, match="Invalid tool call IDs: 'w1' does not wait"):
+        life.send(messages=(), decisions=(CallDecision("w1"),))
+    life.upstream.queue(say("Sunny."))
+    assert answer(life, w1="sunny").said == ["Sunny."]
+
+
+def test_part_of_the_answers_waits_for_the_rest(life: Life) -> None:
+    ask(life, Call("get_weather", {"city": "Paris"}, "w1"), Call("get_weather", {"city": "Rome"}, "w2"))
+    assert answer(life, w2="rainy").run.stop == "requires_approval"
+    assert len(life.upstream.chats) == 1
+    with pytest.raises(BadRequest, match="'w2' does not wait"):
+        answer(life, w2="dry")
+    life.upstream.queue(say("Both."))
+    assert answer(life, w1="sunny").said == ["Both."]
+    results = [(m["tool_call_id"], m["content"]) for m in life.upstream.last.messages if m["role"] == "tool"]
+    assert results == [("w1", "sunny"), ("w2", "rainy")]
+
+
+def test_part_of_the_answers_costs_nothing_again(life: Life) -> None:
+    asked = ask(life, Call("get_weather", {}, "w1"), Call("get_weather", {"city": "Rome"}, "w2"))
+    told = [(asked.run.steps, asked.run.counts)]
+    for id in ("w1", "w2"):
+        run = answer(life, **{id: "dry"}).run
+        told.append((run.steps, run.counts))
+    prompts = life.world.query("SELECT prompt FROM runs ORDER BY id")
+    assert [(steps, counts.prompt) for steps, counts in told] == [(1, prompts[0]), (0, 0), (1, prompts[1])]
+
+
+def test_an_answer_is_counted_with_the_run_that_it_begins(life: Life) -> None:
+    ask(life, Call("get_weather", {}, "w1"))
+    answer(life, w1="sunny")
+    assert life.world.query("SELECT steps, stop FROM runs ORDER BY id") == [
+        (1, "requires_approval"),
+        (1, "end_turn"),
+    ]
+
+
+@pytest.mark.parametrize("shown", ["", "text"])
+def test_an_answer_that_the_clients_library_sends_again_is_taken_once(life: Life, shown: str) -> None:
+    """After a lost connection it has no id of its own, only the header that says so."""
+    ask(life, Call("get_weather", {}, "w1"))
+    given: Any = {"decisions": (CallDecision("w1", result={"content": "sunny"}),), "client_tools": (WEATHER,)}
+    gate, sink = Gate(), ListeningSink()
+    hold: Any = {"hold_after": {2: gate}} if shown else {"hold_before_headers": gate}
+    life.upstream.queue(say("text goes on", tokens=["text", " goes on"], **hold), say("Sunny."))
+    arrived = life.upstream.arrived(2)
+    first = life.begin("", sink, messages=(), **given)
+    (sink.wrote if shown else arrived).wait_sync()
+    life.leave(sink)
+    with pytest.raises(ClientGone):
+        first.result(PATIENCE_S)
+    gate.open()
+    # What was shown of a reply is the reply; else the model is asked anew, and told the answer once.
+    again = life.send(messages=(), is_retry=True, **given)
+    assert again.said == [shown or "Sunny."]
+    repeat = life.send(messages=(), is_retry=True, **given)
+    assert (repeat.result.is_repeat, repeat.said) == (True, again.said)
+    assert life.words()[2:] == ["tool: sunny", f"assistant: {shown or 'Sunny.'}"]
+
+
+def test_an_answer_sent_again_is_no_answer_to_what_waits_now(life: Life) -> None:
+    """Some models count the calls of each reply anew."""
+    ask(life, Call("get_weather", {}, "w1"))
+    life.upstream.queue(call_tools(Call("get_weather", {}, "w1")), say("Rainy."))
+    assert answer(life, w1="sunny").run.stop == "requires_approval"
+    decisions = (CallDecision("w1", result={"content": "rainy"}),)
+    assert life.send(messages=(), decisions=decisions, is_retry=True).said == ["Rainy."]
