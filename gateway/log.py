@@ -20,7 +20,7 @@ import orjson
 
 # Soon enough for an operator who watches; no measurement.
 FLUSH_S = 0.1
-# Chosen: a line that repeats is counted for so long.
+# Seconds for which repetitions of a line are counted.
 COUNTED_S = 60.0
 # How the gateway's own keys begin, and those of OpenAI, Anthropic, OpenRouter and DeepSeek (sk-), Groq, xAI and Google.
 # The last three need more letters, since models have such names too (xai-grok). No letter stands before a key, but

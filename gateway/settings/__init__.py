@@ -104,11 +104,12 @@ class ServerSettings(Table, frozen=True):
 
 
 class DatabaseSettings(Table, frozen=True):
-    """The database: the SQLite file at `path`, or the PostgreSQL at `url`. pool and what follows it: PostgreSQL's."""
+    """The database: the SQLite file at `path`, or the PostgreSQL at `url`."""
 
     path: Text = "mnemogate.db"
     url: Secret | None = None
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
+    # From here on for PostgreSQL alone.
     pool: Annotated[int, Meta(ge=2, le=1000)] = 8
     pooled: bool = False
     pooler_prepares: bool = False
@@ -192,7 +193,7 @@ _HOST_RULE = re.compile(
 
 
 class ToolHeader(Table, frozen=True):
-    """A header for MCP servers on a host. value: `env:NAME` stands for a variable until the settings are loaded."""
+    """A header that MCP servers on a host are sent."""
 
     name: Text
     host: Text
@@ -206,9 +207,9 @@ class ToolSettings(Table, frozen=True):
     # hosts, private_hosts: as `HostRule` reads them.
     hosts: tuple[Text, ...] = ()
     private_hosts: tuple[Text, ...] = ()
-    # SECRET_PREFIX and base64; `env:NAME` stands for the variable NAME until the settings are loaded.
+    # SECRET_PREFIX and base64.
     webhook_secret: Secret | None = None
-    # 32 bytes in base64, likewise; None: no secrets are stored.
+    # 32 bytes in base64; None: no secrets are stored.
     secrets_key: Secret | None = None
     # An interpreter for tools that are written in Python; None: the gateway's own.
     python: Text | None = None
@@ -250,7 +251,7 @@ class UpstreamSettings(Table, frozen=True):
     name: Text
     kind: Kind = "openai"
     base_url: Text | None = None
-    # One key or several; `env:NAME` stands for the variable NAME until the settings are loaded.
+    # One key or several.
     api_key: Secret | tuple[Secret, ...] | None = None
     connect_timeout_s: Annotated[float, Meta(ge=0.1, le=MOST)] = 10.0
     # The OpenAI SDK's own default; reasoning models think long before their first byte.

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 from typing import Final
 
-# Chosen: longer than any path that is answered. To compare takes time with the square of it.
+# Longer than any path that is served. The time of a comparison grows with the square of it.
 _MOST_CHARACTERS: Final = 200
-# Chosen: of a short path two letters may differ. At 0.75 `/v1/chat` is `/v1/health`; from 0.8 to 0.9 all is the same.
+# Two letters of a short path may differ. At 0.75 `/v1/chat` is taken for `/v1/health`; 0.8 to 0.9 behave alike.
 _ALIKE: Final = 0.8
 _BELOW: Final = "; a base URL ends in /v1, and below it applications ask for POST /v1/chat/completions"
 

@@ -189,9 +189,10 @@ class Compactor:
     ) -> str:
         """Summarises a stored conversation now; its window begins after the summary from then on. Returns the text.
 
+        The caller holds the conversation's queue.
+
         terms: in place of the agent's.
-        fallback: the route of the model that is asked by default. The caller holds the
-            conversation's queue.
+        fallback: the route of the model that is asked by default.
 
         Raises: BadRequest: there is nothing to summarise; UpstreamError, Overloaded: there is no summary;
             StoreError.

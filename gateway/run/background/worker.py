@@ -74,15 +74,17 @@ class Postponed(JobFailed):
 
 
 class WorkerLimits(Struct, frozen=True):
-    """Chosen limits."""
+    """Limits of a worker. None is measured."""
 
+    # Jobs that one process performs at a time.
     concurrency: int = 4
-    # A job without a heartbeat for so long is taken over.
+    # Another worker takes over a job that was without a heartbeat for so long.
     lease_s: float = 30.0
-    # How often it gives one.
+    # A worker renews the leases of its jobs at this interval.
     heartbeat_s: float = 10.0
-    # 8, the last some ten minutes after the first.
+    # Attempts at a job; with these waits the eighth comes some ten minutes after the first.
     tries: int = 8
+    # The wait after the first failure, which doubles with each, and the longest wait.
     backoff_first_s: float = 5.0
     backoff_most_s: float = 3600.0
 

@@ -37,9 +37,9 @@ from gateway.settings import Settings
 MAX_LIST_BYTES = 8 * 1024 * 1024
 # After a failure the upstream is asked again after so many seconds, then after twice as many, up to the usual pace.
 RETRY_S = 15.0
-# A caller waits so long for the list that comes with its key. Chosen: what front ends wait for a list themselves.
+# Seconds that a caller waits for the list for its key; front ends wait about as long for a list.
 LIST_WAIT_S = 10.0
-# Lists of the keys seen last, each of which may take a megabyte. Chosen.
+# Lists that are cached, for the keys seen last. Each may take a megabyte; no measurement.
 KEPT_KEYS = 64
 _log = logging.getLogger("mnemogate")
 

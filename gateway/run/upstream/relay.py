@@ -19,11 +19,11 @@ from gateway.run.upstream.failover import Attempts, RequestMaker
 from gateway.run.upstream.keepalive import BEAT, beating
 from gateway.run.upstream.provider_errors import translate
 
-# Cookies are between the upstream and us. The date of this response, which web pages may read it (access-control-*)
-# and the receipt (x-mnemogate-*) are our own to say.
+# Cookies are between the upstream and the gateway. The gateway itself gives the response its date, the headers for web
+# pages (access-control-*) and the receipt (x-mnemogate-*).
 _NOT_HANDED_ON: Final = frozenset(("date", "set-cookie"))
 _RESERVED: Final = ("access-control-", "x-mnemogate-")
-# Chosen: events are some hundred bytes; one with an image may be larger than this.
+# Events have some hundred bytes; only one with an image may be larger than this.
 _MAX_EVENT_BYTES: Final = 1024 * 1024
 _MARKS: Final = (b"\n\n", b"\r\n\r\n")  # the ends of an event, the longest last
 

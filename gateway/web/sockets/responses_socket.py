@@ -39,7 +39,7 @@ from gateway.web.sockets.arrival import Arrival
 PATH: Final = "/v1/responses"
 # LiveKit opens its base URL as it is.
 _PATHS: Final = frozenset((PATH, f"{PATH}/", "/v1", "/v1/"))
-_MOST_UNDER_WAY: Final = 32  # chosen: on one connection, with those that wait for their turn
+_MOST_UNDER_WAY: Final = 32  # on one connection, with those that wait; clients seen so far send one or two
 # Codes of a close, RFC 6455's registry.
 _POLICY_VIOLATION: Final = 1008
 _SERVICE_RESTART: Final = 1012

@@ -14,7 +14,7 @@ from gateway.dialects.fields import missing, wrong_type
 from gateway.dialects.responses.members import NOT_READABLE, members
 from gateway.errors import BadRequest
 
-_LONGEST_ID: Final = 256  # chosen
+_LONGEST_ID: Final = 256  # characters; ids of OpenAI and of the gateway have fewer than 100
 # Of the message alone, and no part of a request.
 _ENVELOPE: Final = frozenset(("type", "event_id", "stream_id", "generate"))
 

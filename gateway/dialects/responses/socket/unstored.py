@@ -17,7 +17,7 @@ from msgspec import Struct
 from gateway.dialects.responses.members import NOT_READABLE, members, written
 from gateway.dialects.responses.socket.client_events import Create
 
-# Chosen: a connection of one talk needs the newest alone; one of several talks, or of talks that fork, some more.
+# Responses that are held. One conversation needs the newest alone, several or forked ones a few more; no measurement.
 _MOST_KEPT: Final = 64
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
