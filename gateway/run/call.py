@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from adapters.types import Capabilities, ModelRequest
 from gateway.core.agent import AgentSpec
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.envelope import asks_to_think, consumed, developer_places, spent
 from gateway.core.request.identity import Identity
@@ -47,6 +48,8 @@ class ChatCall:
     identity: Identity
     spec: AgentSpec
     route: Route
+    # Of its conversation.
+    kind: ConversationKind
     # The dialect's.
     view: MakesView
     sink: Sink

@@ -11,11 +11,13 @@ from urllib.parse import quote
 from zlib import crc32
 
 import orjson
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.agent import AgentSpec
 from gateway.core.applications import APPLICATIONS
 from gateway.core.conversation.canonical import is_system
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.native_form import Memory
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import (
@@ -62,6 +64,16 @@ _, _READ, _OFF, _STRICT = Mode  # by their names Python 3.11 finds them five tim
 SUB_AGENT = "sub-agent"  # the name of a task that a model has delegated, as the names of rules are
 _context_window = attrgetter("context_window")
 _terms = lru_cache(maxsize=256)(TurnSpec)  # nearly all turns share a few
+
+
+class _Resolved(Struct, frozen=True):
+    """A request with everything that decides how it is answered."""
+
+    # With the sampling of its agent.
+    request: ChatRequest
+    identity: Identity
+    spec: AgentSpec
+    kind: ConversationKind
 
 
 class Chat:
@@ -111,35 +123,21 @@ class Chat:
 
         Raises: GatewayError while nothing was sent; ClientGone.
         """
-        if request.references:
-            request = await self._with_references(headers, request, project, memory)
-        identity = self._identify(headers, request, project, memory)
-        spec = self.directory.profile(identity)
-        is_defined = spec is None
-        if spec is None:
-            spec, identity = await self._defined(identity, request.model)
-        is_named = identity.conversation is not None
-        is_stored = is_named and await self._agents.owns(identity, spec)
-        # The one place where it is decided that the history is the stored one; it takes a conversation with a name.
-        if is_named and not is_stored and not identity.append and spec.history == "append":
-            identity = replace(identity, append=True)
-        has_history = is_stored or identity.append
-        identity = identity.with_history() if has_history else self._of_sub_agent(identity, request)
+        whole = (
+            await self._with_references(headers, request, project, memory) if request.references else request
+        )
+        found = await self._resolve(headers, whole, project, memory)
+        identity = found.identity
         if identity.side_request is not None:
             # A name of the settings may have any letters.
             receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
-        if is_defined:
-            spec, request = await self._agents.in_conversation(spec, identity, request, is_stored=is_stored)
-        if identity.agent is not None and asks_agent(request.model):
-            route = agent_route(self._settings, spec)
+        if identity.agent is not None and asks_agent(found.request.model):
+            route = agent_route(self._settings, found.spec)
         else:
-            route = self._route_of(request.model)
-        if is_stored and identity.mode not in KEEPS:
-            # What an application asks for itself, or wants off the record, is no part of it.
-            identity, is_stored = replace(identity, scope=None, conversation=None), False
+            route = self._route_of(found.request.model)
         passes = Passes(forwardable(headers), credential)
-        call = ChatCall(request, passes, identity, spec, route, view, sink, receipt)
-        if is_stored:
+        call = ChatCall(found.request, passes, identity, found.spec, route, found.kind, view, sink, receipt)
+        if found.kind is ConversationKind.AGENT:
             await self._agents.complete(call)
             return "on"
         return await self._complete(call)
@@ -209,6 +207,9 @@ class Chat:
         identity = self._of_sub_agent(self._identify(headers, request, project, memory), request)
         if identity.side_request is not None:
             receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
+        kind = ConversationKind.CLIENT
+        if native.conversation is not None and identity.append:
+            kind = ConversationKind.APPENDED
         if native.conversation is None:
             is_named = identity.conversation is not None
             if native.previous is None and (identity.append or (is_named and spec.history == "append")):
@@ -217,9 +218,11 @@ class Chat:
                     "the input, `previous_response_id` or `conversation`, or have `takes = { responses = false }` set.",
                     param="x-mnemogate-history",
                 )
-            identity, spec = replace(identity, append=False), replace(spec, history="client")
+            spec = replace(spec, history="client")
         passes = Passes(with_body_headers(headers), credential)
-        call = ChatCall(request, passes, identity, spec, route, MakesUnseen(), sink, receipt, is_native=True)
+        call = ChatCall(
+            request, passes, identity, spec, route, kind, MakesUnseen(), sink, receipt, is_native=True
+        )
         return await self._complete_native(call, native, read_by)
 
     async def _complete_native(self, call: ChatCall, native: NativeRequest, read_by: Memory | None) -> str:
@@ -287,6 +290,36 @@ class Chat:
             return _as_memory(await self.keeper.store.agents.find_or_draft(scope))
         except StoreError:
             return "", 0
+
+    async def _resolve(
+        self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
+    ) -> _Resolved:
+        """Returns a request with its user, its agent and the kind of its conversation. The parameters are `answer`'s.
+
+        Raises: BadRequest, UnknownModel, MemoryUnavailable.
+        """
+        named = self._identify(headers, request, project, memory)
+        profile = self.directory.profile(named)
+        spec, owner = (profile, named) if profile is not None else await self._defined(named, request.model)
+        kind = await self._kind_of(owner, spec)
+        is_clients, is_agents = kind is ConversationKind.CLIENT, kind is ConversationKind.AGENT
+        identity = self._of_sub_agent(owner, request) if is_clients else owner.with_history()
+        if profile is None:
+            spec, request = await self._agents.in_conversation(spec, identity, request, is_stored=is_agents)
+        if is_agents and identity.mode not in KEEPS:
+            # A request of the application's own, or one off the record, is answered outside of the conversation.
+            outside = replace(identity, scope=None, conversation=None)
+            return _Resolved(request, outside, spec, ConversationKind.CLIENT)
+        return _Resolved(request, identity, spec, kind)
+
+    async def _kind_of(self, identity: Identity, spec: AgentSpec) -> ConversationKind:
+        """Returns the kind of the conversation that a request names. One without a name is the client's."""
+        if identity.conversation is None:
+            return ConversationKind.CLIENT
+        if await self._agents.owns(identity, spec):
+            return ConversationKind.AGENT
+        is_appended = identity.append or spec.history == "append"
+        return ConversationKind.APPENDED if is_appended else ConversationKind.CLIENT
 
     async def _with_references(
         self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
@@ -451,14 +484,14 @@ class Chat:
         """Reads what memory knows and makes the prompt. Raises: StoreError."""
         keeper, request, spec = self.keeper, call.request, call.spec
         known = await keeper.begin(
-            MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, place)
+            MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, place)
         )
         changes = BlockEdits(list(known.blocks))
         toolbox = self._agents.toolbox(known, changes, call.passes)
         form = form_for(request, attempts.endpoint, attempts.target.model)
         prompt = await keeper.composer.make(known, form, toolbox.definitions())
         changes.shown = prompt.section.shown
-        if known.plan.appending:
+        if known.plan.follows_head:
             known = await keeper.open(known, prompt)
         if prompt.composition.breaks:
             self._metrics.prefix_breaks.inc()

@@ -25,6 +25,7 @@ from gateway.core.conversation.canonical import (
     text_of,
     visible,
 )
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
@@ -147,7 +148,7 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
         return
     elements = tree.elements(plan.match.anchor)
     path = [_sent_before(tree, element) for element in elements]
-    if plan.appending:
+    if plan.follows_head:
         # The last reply as it was heard comes with the list.
         heard = listing.messages[: plan.heard] if plan.held else []
         path = [m for m in path if m is not None]
@@ -364,7 +365,8 @@ class World:
         memory = self.memory(who, key)
         listing = Listing(memory.canon, request.messages)
         known = memory.keys.get(key) if key is not None else None
-        query = Query(listing, key is not None, mode, self.now, IDLE_S, append, retry, known)
+        kind = ConversationKind.APPENDED if append else ConversationKind.CLIENT
+        query = Query(listing, key is not None, mode, self.now, IDLE_S, kind, retry, known)
         tree, plan = memory.ask(key, lambda tree: plan_turn(tree, query))
         request.plan = plan
         fresh = {} if mode is Keeping.OFF else self._notes(tree, plan)
@@ -374,7 +376,7 @@ class World:
         request.assemble()
         check_fill(request, tree, listing)
         assert request.is_untouched or not self.adds_nothing, request.lines
-        if plan.appending:
+        if plan.follows_head:
             # As a gateway does before it asks the model.
             draft = settle.Ended(len(memory.records) + 1, (), assistant(""), self.now, dict(request.notes))
             self._write(request, draft, (), settle.open_)
@@ -418,7 +420,7 @@ class World:
             c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS
         )
         ended = settle.Ended(
-            id=request.exchange if plan.appending else len(memory.records) + 1,
+            id=request.exchange if plan.follows_head else len(memory.records) + 1,
             full=full,
             shown_reply=visible(full, ours),
             now=self.now,

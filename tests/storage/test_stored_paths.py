@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.stored_path import abandon, finish_step, open_step, plan_step
 from gateway.core.conversation.tree import Tree, end_offset
@@ -108,7 +109,7 @@ class Writer:
         evicted: Evicted | None,
     ) -> StepOpen:
         listing = Listing(Canon(self.agent.secret), messages)
-        query = Query(listing, True, Keeping.ON, self.now, IDLE_S, append=True, model="up/m")
+        query = Query(listing, True, Keeping.ON, self.now, IDLE_S, kind=ConversationKind.AGENT, model="up/m")
         plan = plan_step(Tree(own.path), query, tip, None if tip is None else tip.conversation)
         e = open_step(plan, {}, evicted)
         return StepOpen(self.agent, "default", uuid.uuid4().hex, None, 0, self.now, e)

@@ -26,6 +26,7 @@ from gateway.agents.tools.agent_messages import SPEAKING
 from gateway.agents.tools.agent_tools import alone_of, asides_of
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import Canon, WireMessage, text_of
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.stored_path import finish_turn, path_hash
 from gateway.core.memory import edits
 from gateway.core.prompt.note import render_note
@@ -311,7 +312,12 @@ class ItemTurns:
             fields={} if spec.defined is None else spec.defined.sampling,
         )
         return MemoryRequest(
-            request_of(asked, stream=False), identity_of(asked), spec, self._keeper.now(), target
+            request_of(asked, stream=False),
+            identity_of(asked),
+            spec,
+            self._keeper.now(),
+            target,
+            ConversationKind.AGENT,
         )
 
     # -- it is composed

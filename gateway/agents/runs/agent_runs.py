@@ -44,6 +44,7 @@ from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import Canon
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.listed import called_tools
 from gateway.core.conversation.repeated import asks_again, heard_before, repeated
 from gateway.core.ids import uid_of
@@ -210,7 +211,13 @@ class AgentRuns:
         """Returns what memory is asked for a send that is not answered. place: in the queue of its conversation."""
         target = self._failover.context_windows.on(sending.route.first)
         return MemoryRequest(
-            sending.request, sending.identity, sending.spec, self.keeper.now(), target, place
+            sending.request,
+            sending.identity,
+            sending.spec,
+            self.keeper.now(),
+            target,
+            ConversationKind.AGENT,
+            place,
         )
 
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
@@ -431,7 +438,13 @@ class AgentRuns:
         attempts = failover.attempts(sending.route, key, sink, receipt)
         form = form_for(sending.request, attempts.endpoint, attempts.target.model)
         asked = MemoryRequest(
-            sending.request, sending.identity, sending.spec, self.keeper.now(), attempts.target, place
+            sending.request,
+            sending.identity,
+            sending.spec,
+            self.keeper.now(),
+            attempts.target,
+            ConversationKind.AGENT,
+            place,
         )
         accepted = sending.accepted
         await self._pending.written(sending.scope, self._limits.commit_wait_s)
@@ -450,7 +463,7 @@ class AgentRuns:
         with attempts:
             call = ChatCall(
                 sending.request, sending.passes, sending.identity, sending.spec, sending.route,
-                view(_started(memory, prompt, accepted)), sink, receipt, "on",
+                ConversationKind.AGENT, view(_started(memory, prompt, accepted)), sink, receipt, "on",
             )  # fmt: skip
             ends = StopReason.SYSTEM_OVERFLOW if sending.shows_steps and await is_overfull(prompt) else None
             turn = self._turn(sending, begun, call, attempts, ends)

@@ -166,7 +166,7 @@ def identity_of(asked: RunRequest) -> Identity:
     scope = asked.scope
     return Identity(
         scope.project, scope.profile, asked.spec.name, None, asked.conversation, scope, Mode.STRICT,
-        append=True, retry=asked.is_retry,
+        retry=asked.is_retry,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from itertools import chain
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_user, squash_utf8, text_of
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Keeping, Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.settle import Ended, contents
@@ -31,7 +32,12 @@ def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:
         return None
     answered, messages = listing.answered, listing.messages
     new = tuple(range(answered, len(messages)))
-    if query.append or query.mode is not _ON or not new or (snapshot.has_tombs and len(new) > 1):
+    if (
+        query.kind is not ConversationKind.CLIENT
+        or query.mode is not _ON
+        or not new
+        or (snapshot.has_tombs and len(new) > 1)
+    ):
         return None
     # The last exchange stands as it is: no tombstone, no head made elsewhere, no edits that this turn would confirm.
     if e.state is not _FINISHED or not e.active or e.head or (e.edits and not e.merged):
@@ -77,7 +83,7 @@ def plan_opening(query: Query) -> Plan | None:
     None: it has to be weighed.
     """
     listing = query.listing
-    if listing.answered or query.append or query.mode is not _ON:
+    if listing.answered or query.kind is not ConversationKind.CLIENT or query.mode is not _ON:
         return None
     new = tuple(range(len(listing)))
     conversation = query.conversation if query.named else None
@@ -132,7 +138,7 @@ def finish_opening(tree: Tree, plan: Plan, ended: Ended) -> Exchange | None:
         or plan.off
         or plan.quotes
         or plan.redactions
-        or plan.appending
+        or plan.follows_head
         or plan.conversation is not None
     )
     if matters or query.listing.answered:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.conversation.canonical import Listing, is_user, squash, text_of
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.heard_words import begins, letters, without_remark
 from gateway.core.subsequence import LCS_ATOMS, lcs
@@ -51,9 +52,9 @@ class Query(Struct, frozen=True):
     now: float
     # For how long an unnamed opening may be repeated.
     idle_s: float
-    # The client sends only its new message.
-    append: bool = False
-    # It sends that message once more.
+    # Decides whether the list is matched, or goes on from the head of what is stored.
+    kind: ConversationKind = ConversationKind.CLIENT
+    # The client sends its new message once more; read in append mode alone.
     retry: bool = False
     # Row id of the named conversation, if it exists already.
     conversation: int | None = None

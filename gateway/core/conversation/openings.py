@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from gateway.core.conversation.canonical import Listing, WireMessage, is_user, text_of
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
@@ -24,7 +25,13 @@ def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
     Nothing of the memory may be off the record.
     """
     listing = query.listing
-    if listing.answered or query.named or query.append or query.mode is not Keeping.ON or not len(listing):
+    if (
+        listing.answered
+        or query.named
+        or query.kind is not ConversationKind.CLIENT
+        or query.mode is not Keeping.ON
+        or not len(listing)
+    ):
         return False
     spoken: dict[int, list[str]] = {}
     return not any(

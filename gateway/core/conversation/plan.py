@@ -19,6 +19,7 @@ from gateway.core.conversation.canonical import (
     squash,
     text_of,
 )
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Keeping, Match, Query, find_match
 from gateway.core.conversation.tip import HEARD, Spoken, find_tip, was_heard
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone, moved_at
@@ -66,18 +67,25 @@ class Plan(Struct, frozen=True):
     redactions: frozenset[int] = frozenset()
     # Nothing of it is stored.
     off: bool = False
-    appending: bool = False
     # It repeats its conversation's last message, and is active only once a later turn goes on from it.
     quotes: bool = False
     # Exchanges with tool results that are mentioned without their text.
     withheld: frozenset[int] = frozenset()
+
+    @property
+    def follows_head(self) -> bool:
+        """Holds where it goes on from the head of a stored conversation.
+
+        False where a list repeats stored replies: in append mode too, such a list is matched like a client's.
+        """
+        return self.query.kind is not ConversationKind.CLIENT and self.match.last < 0
 
 
 def plan_turn(tree: Tree, query: Query) -> Plan:
     """Plans a request: returns what it will add. Nothing is changed yet. Raises: Missing."""
     listing = query.listing
     found = find_match(tree, query)
-    tip = find_tip(tree, query, found) if query.append else None
+    tip = find_tip(tree, query, found) if query.kind is ConversationKind.APPENDED else None
     held: Sequence[WireMessage] = ()
     heard = resent = 0
     fill: Sequence[PathElement] = ()
@@ -122,9 +130,10 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         resent,
         redactions=find_redactions(tree, e, messages, len(held), rivals_of(tree, found.anchor, conversation)),
         off=query.mode is not Keeping.ON
-        or _was_off(tree, e, found.anchor, conversation, appending=tip is not None),
-        appending=tip is not None,
-        quotes=found.anchor is None and not query.append and _quotes(tree, query, messages),
+        or _was_off(tree, e, found.anchor, conversation, follows_head=tip is not None),
+        quotes=found.anchor is None
+        and query.kind is ConversationKind.CLIENT
+        and _quotes(tree, query, messages),
     )
 
 
@@ -144,7 +153,7 @@ def is_enough(
     query, found, anchor = plan.query, plan.match, plan.match.anchor
     listing = query.listing
     if anchor is None:
-        return not listing.answered and not query.append
+        return not listing.answered and query.kind is ConversationKind.CLIENT
     if whole is not None and tree.get(whole.id) is None:
         return False
     if anchor.parent is None and not tree.kids(anchor) and _goes_deeper(tree, anchor.conversation):
@@ -158,7 +167,7 @@ def is_enough(
             return False
         if query.named and not _has_latest(tree, chain, last_at):
             return False
-    if plan.appending:
+    if plan.follows_head:
         return True
     if found.form and not found.form.block[0]:
         # No reply in front of it was found, so that it may be any that is stored.
@@ -262,24 +271,26 @@ def on_record(e: Exchange, rivals: Iterable[Exchange]) -> set[int]:
 
 
 def _was_off(
-    tree: Tree, e: Exchange, anchor: Exchange | None, conversation: int | None, *, appending: bool
+    tree: Tree, e: Exchange, anchor: Exchange | None, conversation: int | None, *, follows_head: bool
 ) -> bool:
     """Returns whether a turn that was off the record is asked again, or gets results of its tools."""
     before = [
-        x for x in rivals_of(tree, anchor, conversation) if is_asked_again(tree, x, e, appending=appending)
+        x
+        for x in rivals_of(tree, anchor, conversation)
+        if is_asked_again(tree, x, e, follows_head=follows_head)
     ]
     if anchor is not None and not any(map(is_user, e.inputs)):
         before.append(anchor)
     return any(map(is_forgotten, before))
 
 
-def is_asked_again(tree: Tree, x: Exchange, e: Exchange, *, appending: bool) -> bool:
+def is_asked_again(tree: Tree, x: Exchange, e: Exchange, *, follows_head: bool) -> bool:
     """Returns whether a request repeats another at its position, so that it is off the record as that one is.
 
     A client that sends new messages alone decides whether it is on the record. What began later, to ask about
     the same message, does not decide for this one.
     """
-    lacks_content = x.state is State.OFF and (appending or x.begun > e.begun)
+    lacks_content = x.state is State.OFF and (follows_head or x.begun > e.begun)
     return tree.is_same_input(x, e) and not lacks_content
 
 

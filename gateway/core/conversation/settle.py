@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, squash, text_of, visible
 from gateway.core.conversation.fillers import with_fillers_of
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Keeping
 from gateway.core.conversation.plan import (
     Amendment,
@@ -77,7 +78,9 @@ def finish(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     for y in judged:
         if y.superseded:
             y = tree.change(y.id, superseded=False)
-        _judge(tree, y, named=query.named, idle_s=query.idle_s, appending=query.append)
+        _judge(
+            tree, y, named=query.named, idle_s=query.idle_s, is_client=query.kind is ConversationKind.CLIENT
+        )
     if plan.quotes and not tree.is_continued(e):
         tree.change(e.id, superseded=True)
     for i in revived:
@@ -167,7 +170,7 @@ def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     # Another request, which was off the record, may have ended since this one was planned.
     redactions = find_redactions(tree, e, plan.messages, len(plan.held), tree.siblings(e))
     e = replace(e, redactions=plan.redactions | redactions)
-    again = [x for x in tree.siblings(e) if is_asked_again(tree, x, e, appending=plan.appending)]
+    again = [x for x in tree.siblings(e) if is_asked_again(tree, x, e, follows_head=plan.follows_head)]
     return _off_the_record(tree, plan, e) if plan.off or any(map(is_forgotten, again)) else e
 
 
@@ -213,7 +216,7 @@ def _conversation_of(tree: Tree, plan: Plan, e: Exchange) -> int | None:
 
 def _off_the_record(tree: Tree, plan: Plan, e: Exchange) -> Exchange:
     """Returns the new exchange as one that is off the record. Most are stored without text."""
-    is_asked = plan.query.mode is not Keeping.ON and not plan.appending
+    is_asked = plan.query.mode is not Keeping.ON and not plan.follows_head
     if is_asked and (shown_reply := _only_here(tree, e, named=plan.query.named)):
         # Messages on the record stay there, where nothing else has it: its reply was not heard.
         return replace(e, notes={}, redactions=e.redactions | {-1, *range(len(e.inputs))} - shown_reply)
@@ -384,7 +387,7 @@ def _refresh_prior(tree: Tree, x: Exchange) -> None:
 # -- who stands
 
 
-def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, appending: bool) -> None:
+def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, is_client: bool) -> None:
     """Decides between alternatives at one place: the one touched last stands, the others are superseded.
 
     A turn supersedes what it repeats or extends, and after the first turn also what extends it. If nothing that stands
@@ -416,7 +419,7 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, appending: bo
         is_same = tree.is_same_input(x, y)
         if _gone(new) > _gone(old) and (is_same or not tree.extends(new, old)):
             continue
-        if is_same and not appending and _is_for_program(tree, new) and not _is_for_program(tree, old):
+        if is_same and is_client and _is_for_program(tree, new) and not _is_for_program(tree, old):
             old, new = new, old
         # Without an id another question is a new chat once the idle time has passed, and the old one stands too.
         if not tree.is_continued(old) and (x in near or named or tree.touched(new) - tree.end(old) <= idle_s):

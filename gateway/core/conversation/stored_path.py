@@ -70,7 +70,6 @@ def plan_step(
         [*held, *query.listing.messages],
         fill=tuple(fill),
         held=tuple(held),
-        appending=True,
         withheld=frozenset(withheld),
     )
 

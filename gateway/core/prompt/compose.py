@@ -138,7 +138,7 @@ def compose(
     for i, note in fresh.items():
         if i >= held and note:
             found.put_note(listing.positions[plan.new[i - held]], note, estimate_tokens(note))
-    if place.anchor is None or plan.appending:
+    if place.anchor is None or plan.follows_head:
         return found
     if additions is not None:
         replies = _place_counted(listing, additions, found)
@@ -243,7 +243,7 @@ def _replace(
         atoms = plan.exchange.inputs[i]
         found.append(FilledMessage.of(m, atoms, (plan.exchange.depth, offset), fresh.get(i, "")))
         offset += len(atoms)
-    return _answered(found, plan.query.listing.messages) if plan.appending else found
+    return _answered(found, plan.query.listing.messages) if plan.follows_head else found
 
 
 def _left_out(tree: Tree, plan: Plan, offered: Container[str]) -> Iterator[FilledMessage]:

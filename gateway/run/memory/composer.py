@@ -144,7 +144,7 @@ class Composer(Struct, frozen=True):
 
     async def _compose_off(self, known: Known) -> Composition:
         # In append mode only the gateway has the history, so it goes upstream even with memory off.
-        return await self._compose(known, {}) if known.plan.appending else Composition()
+        return await self._compose(known, {}) if known.plan.follows_head else Composition()
 
     def _section(
         self,
@@ -282,7 +282,7 @@ def _read_before(known: Known) -> int | None:
     plan = known.plan
     listing, anchor = plan.query.listing, plan.match.anchor
     at = len(listing) - 1
-    if plan.query.mode is not Keeping.READ or plan.appending or at < 0 or listing.role(at) not in RESULTS:
+    if plan.query.mode is not Keeping.READ or plan.follows_head or at < 0 or listing.role(at) not in RESULTS:
         return None
     while at >= 0 and listing.role(at) != "user":
         at -= 1

@@ -18,6 +18,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.definition import Sleeptime
 from gateway.core.memory.delegated import Delegated
 from gateway.core.prompt.summary import Overfull
@@ -111,7 +112,7 @@ class MemoryKeeper:
         """
         if self._unkept:
             self._keep_all()
-        if asked.identity.append:
+        if asked.kind is ConversationKind.APPENDED:
             await self._queue(asked)
             # The time is taken again, because the turn that this request waited for was written meanwhile.
             asked = replace(asked, now=self.now())

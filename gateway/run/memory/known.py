@@ -18,6 +18,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation import plan as planning
 from gateway.core.conversation.canonical import Canon, Listing
 from gateway.core.conversation.fast_path import plan_opening, plan_plain
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.lookup import RECENT, full_probes
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.openings import begins_conversation, openings_of
@@ -59,6 +60,8 @@ class MemoryRequest(Struct, frozen=True):
     now: float
     # Which upstream and model are expected to answer, and the model's window.
     target: Target
+    # Of its conversation.
+    kind: ConversationKind
     # In its conversation's queue.
     place: QueuePlace = field(default_factory=QueuePlace)
 
@@ -103,7 +106,7 @@ class Known(Struct, frozen=True):
     @property
     def is_stored(self) -> bool:
         """The conversation is a stored one, so all its messages are one path."""
-        return self.plan.appending and self.summaries is not None
+        return self.asked.kind is ConversationKind.AGENT
 
     @property
     def memory_tools(self) -> dict[str, str]:
@@ -139,7 +142,7 @@ async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: 
         _KEEPING[identity.mode],
         asked.now,
         idle_s,
-        identity.append,
+        asked.kind,
         identity.retry,
         found.id if is_named and found is not None else None,
         f"{target.upstream}/{target.model}",

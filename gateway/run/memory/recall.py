@@ -133,7 +133,7 @@ class Recaller(Struct, frozen=True):
         render = _renderer(known, names_mark=naming > 0)
         chosen: Sequence[note.Recalled] = ()
         # What its client leaves out of a list is not put back, and may have to be recalled.
-        is_trimmed = known.asked.spec.history == "client" and not known.plan.appending
+        is_trimmed = known.asked.spec.history == "client" and not known.plan.follows_head
         if budget > 0 and (elsewhere > 0 or window.evicted_tokens > 0 or is_trimmed):
             visible = VisibleContent.of(known, prompt.composition, window)
             try:

@@ -217,7 +217,7 @@ def _query(asked: MemoryRequest, agent: Agent, idle_s: float) -> Query:
         mode=Keeping.ON,
         now=asked.now,
         idle_s=idle_s,
-        append=True,
+        kind=asked.kind,
         model=f"{asked.target.upstream}/{asked.target.model}",
     )
 

@@ -8,6 +8,7 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import with_private
@@ -39,7 +40,9 @@ class Conversation:
     def plan(
         self, *messages: WireMessage, held: Sequence[WireMessage] = (), evicted: Evicted | None = None
     ) -> Plan:
-        query = Query(Listing(CANON, messages), True, Keeping.ON, 1.0, 60.0, append=True, model="up/m")
+        query = Query(
+            Listing(CANON, messages), True, Keeping.ON, 1.0, 60.0, kind=ConversationKind.AGENT, model="up/m"
+        )
         return plan_step(self.tree, query, self.tip, 1, held=held, evicted=evicted)
 
     def step(

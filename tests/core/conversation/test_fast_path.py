@@ -12,6 +12,7 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_opening, finish_plain, plan_opening, plan_plain
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Keeping, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree
@@ -149,7 +150,7 @@ NOT_PLAIN: list[tuple[str, Setting, list[WireMessage], dict[str, Any]]] = [
     ("a turn off the record may be among the new ones", off, [user("a secret"), user("and now?")], {}),
     ("it is off itself", lambda w, h: None, [user("and now?")], {"mode": Keeping.OFF}),
     ("read only", lambda w, h: None, [user("and now?")], {"mode": Keeping.READ}),
-    ("append mode", lambda w, h: None, [user("and now?")], {"append": True}),
+    ("append mode", lambda w, h: None, [user("and now?")], {"kind": ConversationKind.APPENDED}),
     ("nothing new", lambda w, h: None, [], {}),
 ]
 
@@ -247,7 +248,7 @@ def test_an_opening_is_written_as_the_rules_would(
     [
         ([user("Hi")], {"mode": Keeping.OFF}),
         ([user("Hi")], {"mode": Keeping.READ}),
-        ([user("Hi")], {"append": True}),
+        ([user("Hi")], {"kind": ConversationKind.APPENDED}),
         ([user("Q"), assistant("made elsewhere"), user("Hi")], {}),
     ],
     ids=["off", "read", "append", "a head made elsewhere"],
