@@ -56,9 +56,9 @@ def added(page: str) -> str:
         "added to the first text of a stream, 20 at a time, p50": "first text, 20 streams",
         "the same, 200 at a time": "first text, 200 streams",
     }
-    names = ("nginx", "bare parts", "memory off", "memory on")
+    names = ("bare parts", "memory off", "memory on")
     series = [Series(name, [number(found[row][name]) for row in rows]) for name in names]
-    return bars("Added time, p50, milliseconds", list(rows.values()), series, step=0.25)
+    return bars("Added time, p50, milliseconds", list(rows.values()), series, step=5)
 
 
 def steps(page: str) -> str:
