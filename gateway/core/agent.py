@@ -17,7 +17,7 @@ class AgentTool(Struct, frozen=True):
     definition: ToolDefinition | None = None
 
 
-# Of a fixed sentence that does not say when; the settings have the same.
+# The delay of a fixed filler that names none; the same as in the settings.
 FILLER_AFTER_MS: Final = 1000.0
 
 
@@ -51,15 +51,16 @@ SpeakingStyle = Literal["reply", "message"]
 
 
 class AgentSpec(Struct, frozen=True):
-    """One agent. A value that a request holds until its end, whatever happens to the definition meanwhile."""
+    """One agent as a turn needs it. A turn uses the same value to its end, even if the definition changes meanwhile."""
 
     name: str
     # The agent's own prompt, which stands before the memory blocks.
     system: str = ""
-    # model, upstream, context_window: what answers to `agent/<name>`; model None: the agent has none of its
-    # own.
+    # The model that answers to `agent/<name>`; None: the request names one.
     model: str | None = None
+    # The upstream of that model.
     upstream: str | None = None
+    # Its context window in tokens; None: the upstream's settings say.
     context_window: int | None = None
     # Memory tools go to the model even if the client has no tools of its own.
     offers_tools: bool = False
@@ -68,23 +69,23 @@ class AgentSpec(Struct, frozen=True):
     history: Literal["full", "append", "client"] = "full"
     # The memory section is rendered again with each request.
     rebuilds: bool = False
-    # What leaves the window is summarised.
+    # Messages that leave the window are summarised.
     summarises: bool = True
     # The memory blocks a new user begins with, in the order in which they stand in the prompt.
     blocks: tuple[Block, ...] = ()
-    # Labels of those that all users of the agent see.
+    # Labels of the blocks that all users of the agent see.
     shared: frozenset[str] = frozenset()
-    # The filler before a gateway tool.
+    # What the user hears while a gateway tool runs.
     filler: Filler = None
-    # The public name of its one memory, which is there; "": a profile's, which has a memory for each user.
+    # The public id of the agent, which has one memory; "": a profile, which has a memory for each user.
     uid: str = ""
-    # How it speaks.
+    # Its speaking style.
     style: SpeakingStyle = "reply"
-    # Those that it has, in their order.
+    # Its tools, in the order in which the model gets them.
     tools: tuple[AgentTool, ...] = ()
-    # Its definition over REST; None: a profile's agent.
+    # Its definition over REST; None: the agent is made of a profile.
     defined: AgentDefinition | None = None
-    # None: no sleeptime agent reads its turns.
+    # The sleeptime agent that reads its turns; None: there is none.
     sleeptime: Sleeptime | None = None
 
     @property

@@ -57,59 +57,57 @@ class AgentDefinition(_Stored, frozen=True):
     description: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     hidden: bool = False
-    # As its caller names it, `<upstream>/<model>` or `<model>`; None: the gateway's first.
+    # `<upstream>/<model>` or `<model>`; None: the gateway's first model.
     model: str | None = None
-    # Tokens.
+    # Its context window in tokens; None: the model's.
     context_window: int | None = None
-    # Fields of a chat completion that each of its requests bears (temperature, max_tokens, response_format,
-    # …).
+    # Fields that are added to each of its requests (temperature, max_tokens, response_format, …).
     sampling: dict[str, Any] = field(default_factory=dict)
     # Tool rules, each {"type", "tool_name", …} (gateway.core.tool_rule).
     rules: tuple[dict[str, Any], ...] = ()
-    # Its tools get an argument for thoughts; None: as its kind says.
+    # Its tools get an argument for the model's thoughts; None: the default of its kind.
     thinks_aloud: bool | None = None
-    # most_messages, least_messages: above so many the window begins anew, and then keeps at least so many;
-    # None: only its tokens count.
+    # The most messages in its window; None: tokens alone limit it.
     most_messages: int | None = None
+    # The least messages that stay in the window when it is cut; None: half of the most.
     least_messages: int | None = None
     # Each turn of the user begins with an empty window.
     clears: bool = False
-    # An IANA name, for dates that the model reads.
+    # The IANA time zone of the dates that the model reads.
     timezone: str = "UTC"
-    # Mode, model, prompt, sliding_window_percentage, clip_chars, as far as they are given.
+    # Its terms for summaries: mode, model, prompt, sliding_window_percentage, clip_chars, each optional.
     compaction: dict[str, Any] = field(default_factory=dict)
     # Chat messages with which a conversation begins.
     initial_messages: tuple[dict[str, Any], ...] = ()
-    # The memory section is rendered anew before each call.
+    # The memory section is rendered again before each call of the model.
     rebuilds: bool = False
-    # Of a note; None: as the settings say.
+    # The most tokens of a note; None: the value of the settings.
     recall_tokens: int | None = None
-    # Facts are learned from what is said.
+    # Facts are learned from its conversations.
     learns: bool = False
-    # What is said ahead of a tool: "model", {"after_ms", "say"} or "none"; None: as its kind says.
+    # The filler before a tool runs: "model", {"after_ms", "say"} or "none"; None: the default of its kind.
     filler: Literal["model", "none"] | dict[str, Any] | None = None
-    # None: nobody works after its turns.
+    # The sleeptime agent that reads its turns; None: there is none.
     sleeptime: Sleeptime | None = None
-    # Fields of a dialect that have no effect here, to be given back.
+    # Fields of a dialect that have no effect here and are returned as they came.
     kept: dict[str, Any] = field(default_factory=dict)
 
 
 class ToolDefinition(_Stored, frozen=True):
     """A tool that was made over REST; its name is its definition's."""
 
-    # {"name", "description", "parameters"} as a model is shown it.
+    # {"name", "description", "parameters"} as a model gets it.
     schema: dict[str, Any]
-    # Python | webhook | mcp | json (only declared) | typescript (of an agent file): nobody runs the last two
-    # here.
+    # The kind of source. The gateway runs no "json" (declared only) and no "typescript" (from agent files).
     source_type: Literal["python", "typescript", "webhook", "json", "mcp"] = "python"
-    # Python, TypeScript, a webhook's URL, or `<uid of an MCP server>/<its name there>`.
+    # Program text, a webhook's URL, or `<uid of an MCP server>/<name of the tool there>`.
     source: str = ""
     description: str | None = None
     # A person must approve each call.
     needs_approval: bool = False
-    # Calls of it may run beside one another.
+    # Its calls may run at the same time.
     is_parallel: bool = False
-    # The most of a result that a model reads.
+    # The most characters of a result that the model gets.
     result_chars: int = 50_000
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -147,13 +145,13 @@ class IdentityDefinition(_Stored, frozen=True):
 class ConversationDefinition(_Stored, frozen=True):
     """A conversation, as it was described over REST, and the model that it goes on with."""
 
-    # summary, description: in its caller's words.
+    # A text for people, as `description`.
     summary: str | None = None
     description: str | None = None
     hidden: bool = False
-    # When it was put aside, in seconds since the epoch; None: it is not.
+    # When it was archived, in seconds since the epoch; None: it is not.
     archived: float | None = None
-    # model, context_window, sampling: before those of the agent.
+    # The model, in place of the agent's, like the two fields after it.
     model: str | None = None
     context_window: int | None = None
     sampling: dict[str, Any] = field(default_factory=dict)

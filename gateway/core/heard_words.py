@@ -14,7 +14,7 @@ _MOST_CHARACTERS = 1 << 14
 _NO_WORD = re.compile(r"\W*+")
 # "[interrupted]", "(laughs)", "*sighs*" at the end of what was spoken.
 _OPENING, _CLOSING = "[(*<", "])*>"
-_TRANSCRIPT_CHARS = 100_000  # chosen: two hours of speech, whose words are counted in some milliseconds
+_TRANSCRIPT_CHARS = 100_000  # two hours of speech; its words are counted in some milliseconds
 
 
 class _Apart(dict[int, int]):

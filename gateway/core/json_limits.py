@@ -8,11 +8,11 @@ import orjson
 
 from gateway.errors import BodyTooLarge
 
-# orjson reads 1,024 levels and writes 254. The rest is for the JSON of ours within which it is written.
+# orjson reads 1,024 levels and writes 254. The rest is for the JSON of the gateway around it.
 MOST_LEVELS: Final = 240
 _LEVELS: Final = 254 - MOST_LEVELS
-# Lists, objects and what is in them. Chosen: above a batch of 10,000 requests. Each may take 70 bytes or more for its
-# three, and microseconds of the loop that answers everybody.
+# The most values in a body: lists, objects and their items. A batch of 10,000 requests has fewer. A value may take 70
+# bytes of memory where its JSON takes three, and time of the loop that serves all requests.
 MOST_VALUES: Final = 1_000_000
 _SIGNS: Final = (b",", b"[", b"{")
 

@@ -35,7 +35,7 @@ _FORMS = (
     (0x00AA, 0x0250), (0x02B0, 0x02B9), (0x1D2C, 0x1D6B), (0x1E00, 0x1F00), (0x2070, 0x209D), (0x2100, 0x214F),
     (0x2460, 0x24EA), (0xFF21, 0xFF5B), (0x1D400, 0x1D800), (0x1F110, 0x1F18A),
 )  # fmt: skip
-# Letters of other alphabets that look like one of ours.
+# Letters of other alphabets that look like a Latin one.
 _ALIKE = {
     "a": "аɑαАΑ", "c": "сϲСϹ", "e": "еҽЕΕ", "i": "іıΙІι", "m": "мМΜ", "n": "ոΝ", "o": "оοОΟօ", "r": "гᴦ",
     "s": "ѕЅ", "t": "тТΤτ", "u": "υսц", "v": "ѵνν", "y": "уүγУΥҮ",

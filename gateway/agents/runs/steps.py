@@ -437,7 +437,7 @@ class StepsMemory:
         if not full and outcome.text and shown_reply is not None:
             full = (shown_reply := with_private(shown_reply, cut=True),)
         # The error's message may quote another memory, and forgetting there would not find it here.
-        words = UNSAID if self.reading is not None and outcome.words else outcome.words
+        words = UNSAID if self.reading is not None and outcome.error_message else outcome.error_message
         return _StepResult(
             full, shown_reply if full else None, outcome.step_usage, outcome.waiting,
             outcome.results if outcome.waiting else (), stop, error, outcome.is_refused, words,

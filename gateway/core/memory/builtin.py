@@ -311,20 +311,21 @@ def _patches(label: str, patch: str) -> list[EditCall] | str:
 class Lookup(Struct, frozen=True):
     """A search of memory."""
 
-    # Each is looked for; empty: the newest are wanted.
+    # The texts to search for; empty: the newest entries.
     queries: tuple[str, ...]
-    # Message, passage, fact.
+    # Kinds of entries: "message", "passage", "fact".
     sources: frozenset[str]
-    # Of messages; empty: any.
+    # Roles of messages; empty: any.
     roles: frozenset[str] = frozenset()
-    # Of passages.
+    # Tags of passages.
     tags: frozenset[str] = frozenset()
-    # Each of them.
+    # A passage must have all of the tags, not one of them.
     needs_all: bool = False
-    # since, until: epoch seconds.
+    # The earliest time, in epoch seconds; None: any.
     since: float | None = None
+    # The latest time, in epoch seconds; None: any.
     until: float | None = None
-    # Results in all.
+    # The most results.
     limit: int = 5
 
     def takes(self, hit: Message) -> bool:

@@ -26,27 +26,30 @@ from gateway.core.conversation.canonical import call_id, calls_of, squash_utf8, 
 from gateway.core.prompt.note import own_words
 from storage.records import Scope
 
-# Shorter arguments are names and numbers, which a person may well say alone. In UTF-8, white space aside. Chosen.
+# The least bytes of an argument that counts, without white space. Shorter ones are names and numbers, which a user may
+# send as a whole message. Not measured.
 _LEAST_BYTES = 16
-# So long a call may wait for its result, in seconds; so many of one memory wait at once; so many memories are tracked.
+# The longest wait of a call for its result, in seconds; the most waiting calls of a memory; the most memories.
 _WAIT_S, _MOST_CALLS, _MOST_MEMORIES = 3600.0, 64, 1024
-# So many texts of a call are known: far more than tasks that are given at once.
+# The most texts of a call that are noted. Models give a few tasks at once.
 _MOST_TEXTS = 64
-# Of so many a message may be made of two, with so many bytes of a heading between them. Chosen.
+# A task may be two arguments with a heading between them. Looked for in calls of at most this many arguments, since the
+# pairs are tried one by one, and with at most this many bytes of heading, as "## Context" is one. Not measured.
 _MOST_PARTS, _HEADING_BYTES = 8, 32
 
 _Messages = Sequence[Mapping[str, Any]]
 
 
 class _Call(Struct, frozen=True):
-    """TODO"""
+    """A call of a client's tool that has no result yet."""
 
-    # Its name.
+    # The name of the tool.
     tool: str
-    # Its texts, hash -> bytes.
+    # The texts among its arguments without white space: hash -> length in bytes.
     arguments: Mapping[int, int]
-    # Hash of the user's message that led to it.
+    # Hash of the user's message that the call was made for.
     asked: int
+    # When the call was made, in seconds since the epoch.
     at: float
 
     def quotes(self, text: bytes) -> bool:

@@ -90,12 +90,14 @@ class BlockEdit(Struct, frozen=True):
 
 
 class FactEdit(Struct, frozen=True):
-    """TODO"""
+    """A fact that the model wants to be stored. Its numbers may name facts and messages that it was not shown."""
 
     text: str
+    # Its subject, in a word or two.
     about: str = ""
-    # replaces, messages: numbers as they were shown; what was not shown is left out later.
+    # Numbers of the known facts that it replaces.
     replaces: tuple[int, ...] = ()
+    # Numbers of the messages that it comes from.
     messages: tuple[int, ...] = ()
 
 

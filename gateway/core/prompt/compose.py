@@ -39,19 +39,20 @@ from storage.records import Atom, Exchange
 
 UNANSWERED = "No result was given."
 WITHHELD = "The call was made. Its result cannot be told: the provider of the model refused to read it."
-# Chosen: a list may differ from its path in so many stretches of `LCS_ATOMS`, where a client has pruned results.
+# The most stretches of `LCS_ATOMS` in which a list is compared with its path. Lists differ in more than one where a
+# client has pruned results. Not measured: it bounds the time.
 _TABLES = 8
 NO_TOOL = "Error: there is no tool"  # begins the result of a call by an unknown name
 
 
 class FilledMessage(Struct, frozen=True):
-    """A message that is put in front of the client's, with the note before its text."""
+    """A stored message that is inserted before the client's, with the note before its text."""
 
     message: WireMessage
     atoms: tuple[Atom, ...]  # its content, without the note
-    at: tuple[int, int] | None = None  # where on the path it stands (`PathElement.at`); None: it does not yet
+    at: tuple[int, int] | None = None  # its offset on the path (`PathElement.at`); None: it has none yet
     note: str = ""
-    is_nudge: bool = False  # an agent's rules say it to its model, and it opens no turn
+    is_nudge: bool = False  # a message of an agent's rules to the model, which opens no turn
     shown: Shown = msgspec.field(default_factory=dict)  # what it shows of memory blocks, with its note
 
     @classmethod
@@ -65,16 +66,15 @@ class FilledMessage(Struct, frozen=True):
 class Composition(Struct):
     """The gateway's messages and texts around the client's list. Indices are those of the request's own `messages`."""
 
-    # These go before the first of the client's messages that is not a system message.
+    # Messages before the first of the client's that is not a system message.
     fill: Sequence[FilledMessage] = ()
-    # What of the path the client's messages are; empty for a plain list, where places are counted.
+    # The element of the path that each client message is; empty where the list is the path word for word.
     list_at: dict[int, PathElement] = msgspec.field(default_factory=dict)
     notes: dict[int, str] = msgspec.field(default_factory=dict)  # texts before those of these messages
     note_tokens: int = 0  # of all these, by estimate
-    # The messages that take the place of one; none for one that stands in the fill.
+    # The messages that replace a client message; an empty list where `fill` has it.
     hidden: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
-    # Hidden rounds that could not be put back, and were in the prompt of the turn before as far as is known: its
-    # stable prefix is broken.
+    # How many hidden rounds of the last prompt could not be restored, so that its stable prefix is broken.
     breaks: int = 0
     shown: dict[int, Shown] = msgspec.field(
         default_factory=dict
@@ -83,8 +83,8 @@ class Composition(Struct):
     def put_note(self, index: int, note: str, tokens: int, shown: Shown | None = None) -> None:
         """Puts a note before a message.
 
-        tokens: of it, by estimate.
-        shown: by it; None: it has to be looked for.
+        tokens: the estimated tokens of the note.
+        shown: the blocks that it shows; None: they are read from the note.
         """
         self.notes[index] = note
         self.note_tokens += tokens
@@ -122,7 +122,7 @@ def compose(
 ) -> Composition:
     """Returns what goes around the client's list.
 
-    offered: names of our tools in this request.
+    offered: names of the gateway tools in this request.
     fresh: index among the new messages -> note.
     additions: to a list that equals its path word for word; positions are counted then. None: what stands
         where is found by comparing list and path.

@@ -17,24 +17,24 @@ from storage.records import Evicted, Exchange, Summary
 
 
 class Eviction(Struct, frozen=True):
-    """The beginning of a request that is left out."""
+    """The part of a conversation that is not sent any more."""
 
     plan: Plan | None = None
-    # The list is the path word for word.
+    # The client's list is the path word for word.
     is_plain: bool = False
-    # The part of the path that has left the window before. The composition's fill lacks it, and in the
-    # client's list it is everything before message `start`.
+    # The part of the path that an earlier turn has evicted, which `Composition.fill` lacks.
     evicted: Evicted | None = None
+    # The index of the first message in the client's list after that part.
     start: int = 0
-    # Summaries that may stand for the beginning, the one that covers least first.
+    # Summaries that can replace the beginning, the one that covers least first.
     cuts: tuple[SummaryCut, ...] = ()
     # The id of the summary that the last request used.
     in_use: int = 0
     # A summary is made when the window fills up.
     summarises: bool = False
-    # The share of it that the summary leaves.
+    # The share of the window that such a summary leaves word for word.
     kept: float = KEPT
-    # Of the window's messages; None: its tokens count alone.
+    # Bounds of the number of messages; None: tokens alone limit the window.
     bounds: MessageBounds | None = None
 
     def where(self, index: int, composition: Composition) -> tuple[int, int] | None:

@@ -36,21 +36,24 @@ _SEARCHED_CHARS = 20_000
 _LOOKED_CHARS, _BEGUN_CHARS = 64, 48
 # An excerpt of a selection is shorter: the messages were chosen by how they begin.
 _SELECTION_CHARS = 200
-# A cut line that has so much of a message from its beginning shows it, where the rest has no further word of the
-# query. Chosen.
+# A line that has at least this share of a message from its beginning counts as the message, if the rest has no further
+# word of the query. Not measured.
 _SHOWN_SHARE = 3 / 4
 # The most words of a query that an excerpt is chosen by.
 _KEYS = 64
-# Facts take the place of a message if they have at least this share of its words. Chosen.
+# A fact replaces a message if it has at least this share of the message's words. Not measured; a smaller share drops
+# messages that say more than the fact.
 _MOST = 2 / 3
-# Shorter lines, such as brackets, are in many texts by chance. Chosen.
+# Shorter lines, such as brackets, are in many texts by chance. Not measured.
 _LINE_CHARS = 16
-# So many messages have a line from an application's template. Chosen.
+# A line in this many messages is part of an application's template. Not measured: fewer would take a user's repetition
+# for one, more would show a new template more often.
 _OFTEN = 3
 _SIGNS = (digits + punctuation).encode()
 # These bytes begin a character of three or four bytes, which counts as one token.
 _WIDE = bytes(range(0xE0, 0xF5))
-# What a selection of the whole memory may take: one part in so many of the budget, and so much at least. Chosen.
+# A selection of the whole memory takes one part in this many of the budget, and at least this many tokens. It is shown
+# where the message names nothing to look for, so most of the budget would be noise. Not measured.
 _SELECTION_SHARE, _SELECTION_LEAST = 4, 128
 # A smaller rest of the budget holds no further line.
 _LEAST_TOKENS = 12
@@ -87,11 +90,11 @@ class Recalled(Struct, frozen=True):
     """A message chosen for a note."""
 
     message: Message
-    # As it is shown, on one line, cut and without the gateway's tags.
+    # Its text in the note: on one line, cut, and without the gateway's tags.
     text: str
-    # With its speaker's name.
+    # That text after its speaker's name.
     line: str
-    # Of the message.
+    # The day of the message.
     day: str
 
     @classmethod

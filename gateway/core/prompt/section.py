@@ -42,7 +42,7 @@ class SectionParts(Struct, frozen=True):
     """
 
     blocks: Sequence[Block]  # as this path sees them
-    offered: Mapping[str, str]  # names of our tools in this request
+    offered: Mapping[str, str]  # names of the gateway tools in this request
     system: str  # the agent's own prompt, which stands before the blocks
     epoch: int  # the memory's now
     mark: str  # of the memory's notes

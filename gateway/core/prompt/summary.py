@@ -33,7 +33,7 @@ ROOMY = 0.7
 WORTH = 0.2
 # A summary may take one part in this many of the model's context.
 SIZE_SHARE = 8
-# Chosen: some eight hundred words.
+# The most tokens of a summary, some eight hundred words. Not measured: a longer one takes the room of messages.
 MOST_TOKENS = 1_500
 LEAST_TOKENS = 128
 # So many of a path's newest summaries may be used, the one in use among them.
@@ -51,38 +51,38 @@ CHARS_PER_TOKEN = 6
 
 
 class SummaryCut(Struct, frozen=True):
-    """A summary where this request has its"""
+    """The position of a summary in a request."""
 
     text: str
+    # It covers this many of the inserted messages,
     fill: int
+    # and, where those are all, the client's messages before this index.
     index: int = 0
-    # The summary's.
+    # The summary's id.
     id: int = 0
-    # Atoms of the path that it covers.
-    # What it covers is the first `fill` messages that are put in front, and, where those are all, what comes
-    # before message `index` of the client's.
+    # How many atoms of the path it covers.
     end: int = 0
 
 
 class SummaryTerms(Struct, frozen=True):
-    """An agent's own terms for its summaries; what is None is as for everybody."""
+    """An agent's own terms for its summaries. None: the default."""
 
-    # The whole conversation is covered, and not only what is about to leave the window.
+    # A summary covers the whole conversation, not only the messages that are about to leave the window.
     is_all: bool = False
-    # Of the window, that stays word for word.
+    # The share of the window that stays word for word.
     share: float | None = None
-    # As an agent names it.
+    # The model that writes the summaries, as the definition names it.
     model: str | None = None
-    # What the model is asked.
+    # The instructions to that model.
     instructions: str | None = None
-    # The most of a summary.
+    # The most characters of a summary.
     chars: int | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> SummaryTerms:
         """Reads an agent's definition (`AgentDefinition.compaction`)."""
         share, model = values.get("sliding_window_percentage"), values.get("model") or None
-        # Letta Code names `letta/auto` for each agent: a model of the hosted product, which stands for whichever.
+        # Letta Code sends `letta/auto` for each agent, a model of the hosted product that means "any".
         if model is not None and model.startswith("letta/"):
             model = None
         return cls(
@@ -100,20 +100,20 @@ class SummaryTerms(Struct, frozen=True):
         return 0.0 if self.is_all else KEPT if self.share is None else self.share
 
     def clip(self, text: str) -> str:
-        """Returns a summary no longer than it may be."""
+        """Returns a summary cut to its limit."""
         return text if self.chars is None or len(text) <= self.chars else _whole_lines(text[: self.chars])
 
 
 class Overfull(Struct, frozen=True):
     """A window that needs a summary soon."""
 
-    # Tokens that stay as they are.
+    # Tokens of the window that stay word for word.
     keep: int
-    # What a summary may take.
+    # The most tokens of the summary.
     size: int
-    # How many stay at least.
+    # The least messages that stay.
     messages: int = 0
-    # The id of the newest summary that the request knew of, 0: none.
+    # The id of the newest summary when the request was made; 0: none.
     newest: int = 0
 
 

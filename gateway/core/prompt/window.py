@@ -22,9 +22,11 @@ from msgspec import Struct
 
 from gateway.core.conversation.canonical import RESULTS, SYSTEM
 
-# Chosen: a fifth leaves at a time, so the cached prefix breaks once per fifth of the context.
+# A cut removes a fifth of the context, so the provider's cached prefix breaks once per fifth. Not measured: a larger
+# share loses more of the conversation at once, a smaller one breaks the prefix more often.
 STEP_SHARE = 5
-# Chosen, for requests that do not say how long the reply may get.
+# Tokens left for the reply where the request sets no limit. Not measured: fewer cut a long reply short, more take room
+# from the conversation.
 DEFAULT_RESERVE_TOKENS = 4_096
 
 OPENERS = SYSTEM | {"user"}
@@ -32,9 +34,11 @@ NUDGE = "nudge"  # a part of its turn, like a reply
 
 
 class Budget(Struct, frozen=True):
-    """The tokens that the list may take. high: without the system message. step: how far below `high` a cut goes.
+    """The tokens that the list may take.
 
-    most: what the list and a note may take together.
+    high: the most of the list without the system message.
+    step: a cut goes this far below `high`.
+    most: the most of the list and a note together.
     """
 
     high: int
@@ -58,7 +62,7 @@ class WindowItem(Struct, frozen=True):
     """One message as the window sees it."""
 
     role: str
-    # A number no smaller than its tokens, such as its bytes.
+    # An upper bound of its tokens, such as its bytes.
     bound: int
     # Ids of the tool calls that it makes.
     calls: tuple[str, ...] = ()

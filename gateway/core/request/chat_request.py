@@ -15,46 +15,45 @@ LIMITS = (NEWER_LIMIT, "max_tokens")
 
 
 class Reference(Struct, frozen=True):
-    """A place in a list where stored messages are inserted: an earlier reply, or the path that ends
-    with it.
-    """
+    """A reference to stored messages that belong into the list: an earlier reply, or the path that ends with it."""
 
-    # Of the message that they replace, or that the path precedes.
+    # Index of the message that the stored ones replace, or that the path is inserted before.
     index: int
-    # As the client has it.
+    # The id by which the client names the turn.
     id: str
-    # conversation, turn: the names in it.
+    # The conversation that the id names.
     conversation: str
+    # The turn that it names.
     turn: str
-    # The field that has it.
+    # The request's field with the id, for errors.
     param: str
     is_path: bool = False
 
 
 # Not frozen: fields set through object.__setattr__ cost 3 us a request.
 class ChatRequest(Struct):
-    """A request as it came, and the fields we act on."""
+    """A request as it came, and the fields that the gateway acts on."""
 
     # The body as it came; it goes upstream where nothing is added.
     raw: bytes
-    # Its value, which is never changed.
+    # The parsed body, which is never changed.
     json: dict[str, Any]
     model: str
-    # Those of `json` without private fields.
+    # The messages of `json` without private fields.
     messages: list[dict[str, Any]]
     stream: bool = False
     # The client asked for the usage of a stream.
     wants_usage: bool = False
     # Names of the client's own tools (legacy `functions` too), those without a readable name left out.
     tools: tuple[str, ...] = ()
-    # It sent tools, named or not.
+    # The client sent tools, named or not.
     has_tools: bool = False
     n: int = 1
-    # The completion's limit.
+    # The most tokens of the completion; None: the client sets no limit.
     max_tokens: int | None = None
-    # The field it came in.
+    # The field with that limit, such as max_completion_tokens.
     max_tokens_key: str | None = None
-    # Of its URL, as it came.
+    # The query of the request's URL.
     query: str = ""
     # Fields from the agent's definition that the client did not send.
     added_fields: frozenset[str] = frozenset()
@@ -66,7 +65,7 @@ class ChatRequest(Struct):
 
 
 def with_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
-    """Returns the request with fields that it does not say itself: those of an agent's definition."""
+    """Returns the request with those of an agent's fields that it does not set itself."""
     set_fields = {key for key, value in request.json.items() if value is not None}
     if set_fields.intersection(LIMITS):
         set_fields.update(LIMITS)

@@ -82,7 +82,7 @@ _OPEN_WEBUI_CHAT = b"x-openwebui-chat-id"
 _TEMPORARY = (b"temporary:", b"local:")  # how such an id begins: in Open WebUI, and in its older versions
 AGENT_PREFIX = "agent/"  # of a model's name that asks for an agent
 _AGENT_ID = re.compile(r"agent-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-MAX_ID_CHARS = 256  # chosen: far above the ids of any front end
+MAX_ID_CHARS = 256  # far above a UUID or an e-mail address, which front ends send
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 _Source = tuple[str, bytes | None, tuple[str, ...]]  # name, header or else keys in the body
@@ -92,19 +92,20 @@ _Source = tuple[str, bytes | None, tuple[str, ...]]  # name, header or else keys
 class IdentityRules:
     """The rules by which a project's requests are read; built once."""
 
-    # The agent of requests that name none.
+    # The profile of requests that name none.
     default_profile: str
-    # user_order, conversation_order: the headers and fields that name one, the first hit wins; names with a
-    # dash are headers, the others paths in the body.
+    # Sources of the user, the first that has one wins. Names with a dash are headers, others paths in the body.
     user_order: tuple[str, ...] = USER_ORDER
+    # Sources of the conversation, likewise.
     conversation_order: tuple[str, ...] = CONVERSATION_ORDER
-    # The user of requests that name none, or None.
+    # The user of requests that name none; None: they have no user.
     default_user: str | None = None
-    # default_mode, profile_modes: the mode without a control header.
+    # The mode of requests without a control header.
     default_mode: Mode = Mode.ON
+    # The same for single profiles.
     profile_modes: Mapping[str, Mode] = field(default_factory=dict)
     side_rules: tuple[SideRule, ...] = APPLICATIONS.side_requests
-    # The secret with which Open WebUI signs its user; None: nothing is taken for signed.
+    # The secret with which Open WebUI signs its user; None: signatures are not read.
     jwt_secret: str | None = field(default=None, repr=False)
     _user: tuple[_Source, ...] = field(init=False, repr=False, compare=False)
     _conversation: tuple[_Source, ...] = field(init=False, repr=False, compare=False)
@@ -132,9 +133,9 @@ class Identity(Struct, frozen=True):
     """The names and wishes that a request carries."""
 
     project: str
-    # That, or the default's name.
+    # The profile that the request names, or the default.
     profile: str
-    # The name or id asked for, None for the default.
+    # The agent's name or id in the request; None: it names none.
     agent: str | None
     user: str | None
     conversation: str | None
@@ -142,7 +143,7 @@ class Identity(Struct, frozen=True):
     # remembered.
     scope: Scope | None
     mode: Mode
-    # The client sends its new message only.
+    # The client sends its new message only, without the history.
     append: bool = False
     # The client's library sends this request again.
     retry: bool = False

@@ -16,7 +16,7 @@ import orjson
 from gateway.errors import NotAuthenticated
 
 SIGNED_USER = "x-openwebui-user-jwt"
-# Clocks of two machines may differ by so much. Chosen: what libraries take by default lies between 0 and 60.
+# The clocks of two machines may differ by this much. Defaults of JWT libraries lie between 0 and 60.
 LEEWAY_S = 30.0
 
 

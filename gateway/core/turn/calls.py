@@ -36,28 +36,28 @@ NO_WORDS = "Error: {name} needs `{key}`, a text. Nothing was said."
 class CallDecision(Struct, frozen=True):
     """A decision about a call that waits."""
 
-    # None: about all of them.
+    # The call; None: all calls that wait.
     call_id: str | None
-    # Of a call that a person has to allow; who does not, may say so of one of the client's as well.
+    # A person allows the call. False may be given for a client call, too.
     approve: bool = True
-    # Why not.
+    # The reason of a person who does not allow it.
     reason: str | None = None
-    # Of a tool of the client's, or of one that it ran itself.
+    # The result of a call that the client ran.
     result: Json | None = None
-    # The public id of the message that asked for it; None: whichever waits.
+    # The public id of the message that asks for the decision; None: the one that waits.
     request: str | None = None
 
 
 class ResumedCalls(Struct, frozen=True):
-    """Calls of a stored step, with which a turn begins when they are answered."""
+    """Calls of a stored step, with which a turn begins after they were answered."""
 
-    # All of that step.
+    # All calls of the step.
     calls: tuple[Json, ...]
-    # Those that exist, of calls that were answered, denied, or run before. What has no result is judged and
-    # run.
+    # The results of calls that were answered, denied, or run before. Calls without a result are judged and run.
     results: tuple[ToolResult, ...] = ()
-    # approved, denied: ids of calls that a person has decided on.
+    # Ids of the calls that a person has approved.
     approved: frozenset[str] = frozenset()
+    # Ids of the calls that a person has denied.
     denied: frozenset[str] = frozenset()
 
 

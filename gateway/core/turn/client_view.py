@@ -28,13 +28,13 @@ MOST_HELD_BYTES: Final = 64 * 1024
 class ReplyEvent:
     """One event of the upstream's stream on its way to the client."""
 
-    # Its bytes as they came; None: the chunk came as a whole reply in the middle of a stream.
+    # Its bytes; None: the chunk was made of a whole reply that came in the middle of a stream.
     raw: bytes | None
     # The event's name, which few upstreams give.
     name: str | None = None
-    # The event parsed; None: a comment, or something unknown.
+    # The parsed event; None: a comment, or an unknown event.
     chunk: Json | None = None
-    # The pieces of the client's own tool calls that it gets now; None: those of the chunk, unchanged.
+    # The pieces of client calls that the client gets with this event; None: those of the chunk, unchanged.
     calls: list[Json] | None = None
     # The usage of all rounds, which replaces the chunk's; None: the chunk's own.
     usage: Json | None = None
@@ -123,12 +123,12 @@ class ClientView:
     # The gateway's tools
 
     def call_tools(self, calls: Sequence[ToolCall]) -> None:
-        """Shows complete calls of our tools that are about to run."""
+        """Shows complete gateway calls that are about to run."""
 
     def tool_result(self, result: ToolResult) -> None:
         """Shows the result of one of them."""
 
-    # A turn that keeps each step
+    # A turn that saves each step
 
     def results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
         """Shows results of the gateway's tools as they are stored.
@@ -141,8 +141,8 @@ class ClientView:
     def step(self, first: int, reply: int) -> None:
         """Notes the step that was opened. Results of the round before are its input; what follows is its reply.
 
-        first: the number of its first message
-        reply: of its reply.
+        first: the number of its first message.
+        reply: the number of its reply.
         """
 
     def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:

@@ -43,9 +43,10 @@ class Refuse(Struct, frozen=True):
 class CallModel(Struct, frozen=True, eq=False):
     """Call the model again.
 
-    messages: of all hidden rounds so far; they follow the messages of the first request. None, where steps are stored.
+    messages: those of all hidden rounds so far, which follow the messages of the first request. Empty where steps are
+        saved: the next prompt has them.
     budget_tokens: the rest of the client's budget; None: not limited.
-    offer: what the model may do.
+    offer: the tools that the model may call.
     """
 
     messages: tuple[Json, ...]
@@ -63,7 +64,7 @@ class RunTool(Struct, frozen=True):
     """Run a gateway tool."""
 
     call_id: str
-    # As it was offered.
+    # The name under which the tool was offered.
     name: str
     # A JSON object.
     arguments: Json
@@ -80,14 +81,13 @@ class SaveStep(Struct, frozen=True):
 
     # The model's message, with all its calls; None: it is stored already.
     reply: Json | None = None
-    # What the reader got of it; None: the same.
+    # The message as the client got it; None: the same.
     shown_reply: Json | None = None
-    # What the upstream counted for this reply; None: nothing.
+    # The upstream's usage of this reply; None: it reported none.
     usage: Json | None = None
-    # Calls of this reply wait for an answer before the turn can go on; the gateway's are run at once (call
-    # id -> "client").
+    # Ids of client calls in this reply (call id -> "client"). Gateway calls run, then the turn waits for the client.
     waits: Mapping[str, str] = field(default_factory=dict)
-    # In the order of the calls.
+    # The results of the calls, in the order of the calls.
     results: tuple[ToolResult, ...] = ()
     # A message of the gateway's for the model; "": none.
     nudge: str = ""
@@ -130,31 +130,31 @@ class TurnOutcome(Struct, frozen=True):
     """
 
     state: End
-    # The reply's messages as the upstream got or sent them, hidden rounds included. It ends with results of
-    # our tools where the last round was mixed, or where the budget was used up.
+    # The messages of the turn as the upstream got or sent them, hidden rounds included. They end with results of
+    # gateway tools where the last round had client calls too, or where the budget was used up.
     full: tuple[Json, ...] = ()
-    # The one assistant message that the client has; of an unfinished turn the text generated so far.
+    # The one assistant message that the client got; in an unfinished turn the text generated so far.
     shown_reply: Json | None = None
-    # finish_reason, usage: those that the client gets, or would have got.
+    # The finish_reason for the client.
     finish_reason: str | None = None
+    # The usage for the client.
     usage: Json | None = None
-    # Replies of the model that began.
+    # How many replies of the model began.
     rounds: int = 0
-    # `full` holds results of our tools, which the client never saw.
+    # `full` has results of gateway tools, which the client does not get.
     hidden: bool = False
     # Why the turn ended.
     stop: StopReason = StopReason.END_TURN
-    # Call id -> who has to answer first: "approval", "client", or "held" for a call that waits with them.
+    # Calls that wait, by id: "approval" for a person, "client" for the client, "held" for the other calls.
     waiting: Mapping[str, str] = field(default_factory=dict)
-    # Of calls in that reply, those that no step has taken in.
+    # Results of calls in the last reply that are saved with no step yet.
     results: tuple[ToolResult, ...] = ()
-    # The upstream's count of that reply.
+    # The upstream's usage of the last reply.
     step_usage: Json | None = None
-    # The upstream refused what went in, and would again: the turn's messages, or those of its last step where
-    # steps are stored.
+    # The upstream refused the messages of the turn (of its last step, where steps are saved) and would again.
     is_refused: bool = False
-    # Of the error that ended the turn, which may quote it; "": there is none.
-    words: str = ""
+    # The message of the error that ended the turn, which may quote the user; "": there was none.
+    error_message: str = ""
 
     @property
     def text(self) -> str:

@@ -24,7 +24,8 @@ from gateway.core.conversation.private import PRIVATE
 NAMING = frozenset(
     {"role", "type", "id", "name", "format", "object", "model", "index", "mime_type", "expires_at"}
 )
-# So many items of a list may be continued side by side. No measurement; any value from 16 to 1,000 behaves alike.
+# How many of the last items of a list a later piece may continue. No measurement; any value from 16 to 1,000 behaves
+# alike.
 _NEAR_ITEMS = 64
 # The `type` of a call to a function, or of one that has not named its type yet.
 FUNCTION = (None, "", "function")
@@ -55,9 +56,12 @@ class AllBut(Collection[str]):
 class ToolCall:
     """One tool call as it grows.
 
-    index: the upstream's. fields, function: all fields but those named here. pieces: how many have come.
-    place: its index for the client, once that is known; is_moved: it is another one than in the reply. sent: the client
-    has its beginning.
+    index: the upstream's index.
+    fields: the call's fields but for those below; likewise `function`, the fields of its function.
+    pieces: how many pieces have come.
+    place: its index for the client, once that is known.
+    is_moved: that index differs from the upstream's.
+    sent: the client has its beginning.
     """
 
     __slots__ = (

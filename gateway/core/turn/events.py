@@ -57,10 +57,11 @@ class ToolsLate(Struct, frozen=True):
 
 
 class StepSaved(Struct, frozen=True):
-    """A `SaveStep` is committed, of the step that is open now, or else of the one that was closed.
+    """A `SaveStep` is committed. The numbers are those of the step that is open now, or else of the one that ended.
 
-    first: the number of its first message, which is the step's; reply: of its reply. results: those of tools with which
-    it begins, as they are stored.
+    first: the number of the step's first message, which names the step.
+    reply: the number of its reply.
+    results: the tool results with which it begins, as they are stored.
     """
 
     first: int
@@ -68,15 +69,16 @@ class StepSaved(Struct, frozen=True):
     results: tuple[Json, ...] = ()
 
 
-# The error for the client of a turn that is lost.
+# The error that the client of a lost turn gets.
 LOST = "Something of this memory was forgotten meanwhile: the reply is not kept."
 
 
 class Saved(Struct, frozen=True):
-    """The end may leave. durable: the turn is committed; False: the store is too slow or down.
+    """The end of the reply may leave.
 
-    is_lost: it is not stored and will not be, since what it goes on from was forgotten meanwhile. after_stop: what was
-    written after the last step, where a run ends with results.
+    durable: the turn is committed; False: the store is too slow or down.
+    is_lost: the turn will never be stored, since the conversation that it continues was forgotten meanwhile.
+    after_stop: the results that were saved after the last step, where a run ends with them.
     """
 
     durable: bool = True

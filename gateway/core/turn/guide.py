@@ -1,7 +1,7 @@
 """The guide of a turn: it decides which tools a model may call, which of its calls run, and when the turn ends.
 
 A guide serves one turn. The machine asks it in this order: `offer` once; then for each reply of the model `judge` for
-each call of our tools, in the order of the calls, `ran` for each result, and `after`.
+each gateway call, in the order of the calls, `ran` for each result, and `after`.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ _PROPER: Final = frozenset(
 class Offer(Struct, frozen=True):
     """The freedom that the next call of the model has. By default: any tool or none."""
 
-    # The tools that may be called; None: all.
+    # Names of the tools that may be called; None: all.
     names: tuple[str, ...] | None = None
     # One of them has to be called.
     must: bool = False
     # The model is asked for no more than one call a reply.
     one_at_a_time: bool = False
-    # A message for the model, shown as the system's; "": none.
+    # A message of the gateway to the model, in the system's role; "": none.
     nudge: str = ""
     # No tool may be called, and a call that comes nevertheless ends the turn without being run.
     is_final: bool = False
@@ -89,11 +89,11 @@ class ProposedCall(Struct, frozen=True):
 
     id: str
     name: str
-    # Without our asides; None: they cannot be read.
+    # The arguments without asides; None: they are no JSON object.
     arguments: Json | None
-    # Those of our arguments that the model gave.
+    # The asides that the model gave.
     asides: Mapping[str, object] = field(default_factory=dict)
-    # A person has allowed it.
+    # A person has approved it.
     is_approved: bool = False
 
 

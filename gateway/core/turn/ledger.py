@@ -20,8 +20,9 @@ class Ledger(Struct, frozen=True):
 
     # The usage that the client would get now; None: no round reported any.
     usage: Json | None = None
-    # prompt, completion: of all rounds together, the completion estimated where a round reported none.
+    # The prompt tokens of all rounds.
     prompt: int = 0
+    # The completion tokens of all rounds, estimated where a round reported none.
     completion: int = 0
     rounds: int = 0
 

@@ -179,8 +179,8 @@ class Turn:
                 self._view.stop(reason, {})
                 self._view.upstream_error(error, raw)
                 is_refused = self._is_refused(orjson.dumps({"error": error}))
-                words = str(error.get("message") or "")
-                over = self._break_off(End.FAILED, reason, words, is_refused=is_refused)
+                message = str(error.get("message") or "")
+                over = self._break_off(End.FAILED, reason, message, is_refused=is_refused)
                 return [*self._flush(), commands.CloseUpstream(), *over]
             case BrokeOff(error):
                 return self._broken(error)
@@ -195,12 +195,12 @@ class Turn:
         else:
             reason = StopReason.NO_CREDITS if reply.status == 402 else StopReason.UPSTREAM_ERROR
         is_refused, fields = self._is_refused(body), error_of(reply.status, body)
-        words = str(fields["message"])
+        message = str(fields["message"])
         # A success status cannot carry an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.spec.shows_steps and reply.is_success):
             self._view.stop(reason, {})
             self._view.upstream_error(fields, None)
-            return [*self._flush(), *self._break_off(End.FAILED, reason, words, is_refused=is_refused)]
+            return [*self._flush(), *self._break_off(End.FAILED, reason, message, is_refused=is_refused)]
         shown, headers = self._view.refused(reply.status, body), reply.headers
         if shown is None:
             what = (
@@ -215,7 +215,7 @@ class Turn:
                 ("content-type", "application/json"),
             )
         whole = commands.SendWhole(reply.status, headers, shown)
-        return [whole, *self._break_off(End.FAILED, reason, words, is_refused=is_refused)]
+        return [whole, *self._break_off(End.FAILED, reason, message, is_refused=is_refused)]
 
     def _is_refused(self, body: bytes) -> bool:
         """Returns whether an error is a refusal of the input, before there was anything of a reply."""
@@ -258,12 +258,12 @@ class Turn:
         return [commands.CloseUpstream(), commands.Save(self._outcome)]
 
     def _break_off(
-        self, end: End, reason: StopReason, words: str = "", *, is_refused: bool = False
+        self, end: End, reason: StopReason, message: str = "", *, is_refused: bool = False
     ) -> list[Command]:
         """Ends the turn before its reply is complete, without waiting for the commit."""
         outcome = self._unfinished(end, reason)
-        if is_refused or words:
-            outcome = replace(outcome, is_refused=is_refused, words=words)
+        if is_refused or message:
+            outcome = replace(outcome, is_refused=is_refused, error_message=message)
         self._state = DONE
         return [commands.Save(outcome), _FINISH]
 

@@ -39,10 +39,10 @@ from gateway.errors import GatewayError, UpstreamBroke
 
 EVENTS: Final[Header] = ("content-type", "text/event-stream; charset=utf-8")
 
-# Most events after the last finish_reason. Usage, some filters' verdicts and [DONE] come there; any value from 10 on
-# behaves alike, and this one bounds the memory that an endless stream takes.
+# The most events after the last finish_reason: usage, some filters' verdicts and [DONE] come there, which are few. So
+# many bound the memory that an endless stream takes. Not measured.
 MOST_TAIL_EVENTS: Final = 1000
-# Most calls in one reply. Models make some tens at once; each takes 1.5 kB, from an event of 100 bytes.
+# The most calls in one reply, far more than models make at once. Each takes 1.5 kB, from an event of 100 bytes.
 MOST_CALLS: Final = 1000
 
 

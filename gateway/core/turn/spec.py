@@ -12,16 +12,15 @@ from gateway.core.turn.asides import Asides
 
 
 class TurnSpec(Struct, frozen=True):
-    """The terms that the machine keeps to. It learns from the upstream alone whether the reply is a stream."""
+    """The terms of one turn. Whether the reply is a stream is not among them: the upstream decides that."""
 
     # The client asked for the usage chunk of its stream (a whole reply has its usage anyway).
     wants_usage: bool = False
     # The gateway asked for that chunk; unless the client did, it is withheld from the client.
     usage_added: bool = False
-    # Names of the tools that the gateway runs; empty: no call is looked at. `AllBut` takes all but the
-    # client's.
+    # Names of the tools that the gateway runs; `AllBut` holds all but the client's. Empty: calls are not read.
     gateway_tools: Collection[str] = ()
-    # Completion tokens the client allows for the whole reply; None: not limited.
+    # Completion tokens that the client allows for the whole reply; None: not limited.
     budget_tokens: int | None = None
     # The end of the reply waits for `Saved`.
     hold_end: bool = False
@@ -31,15 +30,13 @@ class TurnSpec(Struct, frozen=True):
     filler: FixedFiller | None = None
     # Estimates the tokens of a text, where the upstream reports no usage.
     count: Callable[[str], int] = estimate_tokens
-    # Each round is stored before the next one begins; else they are hidden rounds of one reply.
+    # Each round is saved before the next one begins; else they are hidden rounds of one reply.
     saves_steps: bool = False
-    # The client reads each round as messages of its own, and always in events, also a reply that came whole;
-    # else all rounds are one reply to it.
+    # The client gets each round as messages of its own, always as events; else it gets all rounds as one reply.
     shows_steps: bool = False
-    # The status was sent before the turn, so every error comes after it.
+    # The status was sent before the turn, so that no error can be one.
     has_status: bool = False
     # Names of gateway tools that never run at the same time.
     alone: Collection[str] = ()
-    # Arguments of our tools that are shown while they are written, or are not the tool's; None: there are
-    # none.
+    # Arguments of gateway tools that are shown while they are written, or are not the tool's; None: none.
     asides: Asides | None = None

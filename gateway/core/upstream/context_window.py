@@ -12,12 +12,12 @@ from math import ceil
 
 from gateway.core.upstream.policy import Target
 
-# Vocabularies made for other languages take up to about so many tokens for each token counted here.
+# The scale of a model that has reported none: vocabularies made for other languages take up to twice the tokens.
 GUESS = 2.0
 _MOST_SCALE = 4.0
 # Scales are rounded up to sixteenths: every new scale moves what fits, and costs the provider's cache.
 _STEPS = 16
-_TOLERANCE = 1.05  # chosen: what a chat's template and the form of its tools may add
+_TOLERANCE = 1.05  # room for what the chat template and the form of tools add; not measured
 _NEARLY_FULL = 0.9  # of the window: before that no correction is worth its price
 
 MOST_MODELS = 1024  # callers choose the names, and some upstreams serve one model under any
@@ -27,9 +27,11 @@ ModelAt = tuple[str, str]  # upstream, model
 
 @dataclass(slots=True)
 class _Learned:
-    """The figures of one model, as replies reported them. reported: in the upstream's tokens.
+    """The figures of one model, as replies reported them.
 
-    scale: tokens by the upstream's count for each counted here. is_guess: the scale is one.
+    reported: its context window, in the upstream's tokens.
+    scale: the upstream's tokens for each token counted here.
+    is_guess: the scale is not measured.
     """
 
     reported: int | None = None

@@ -25,10 +25,12 @@ from msgspec import Struct
 # Statuses that another endpoint or moment may mend. Others are about the request, as 501 is. Of undefined ones,
 # 520 to 530 are Cloudflare's for an upstream that is down, and 529 is Anthropic's "overloaded".
 TRANSIENT: Final = frozenset((408, 429, *range(500, 600))) - {501}
-# Chosen: a voice caller does not notice it, and a restarting upstream often needs no more.
+# The wait before the first retry. A voice caller does not notice it, and a restarting upstream often needs no more; not
+# measured.
 _FIRST_BACKOFF_S: Final = 0.1
 _LONGEST_COOLDOWN_S: Final = 3600.0  # a Retry-After of a day would be a decision of the operator's
-# Chosen: how many more requests than the idlest endpoint a conversation's own may have in flight.
+# A conversation stays at its endpoint, for the provider's cache, until that has this many more requests in flight than
+# the idlest one. Not measured: fewer give up the cache sooner, more let requests queue at one endpoint.
 _MAX_LEAN: Final = 4
 _MOST_RETRIES_LEFT: Final = 10.0
 
@@ -36,13 +38,13 @@ _MOST_RETRIES_LEFT: Final = 10.0
 class Target(NamedTuple):
     """A model at an upstream."""
 
-    # A name of the settings.
+    # The upstream's name in the settings.
     upstream: str
-    # The upstream's name for it.
+    # The model's name at the upstream.
     model: str
-    # Tokens, None if unknown.
+    # Its context window in tokens; None: unknown.
     context_window: int | None = None
-    # 0 for what was asked for, higher for fallbacks.
+    # 0 for the model that was asked for, higher for fallbacks.
     rank: int = 0
 
     def gets_credential(self, upstream: str) -> bool:
@@ -54,20 +56,20 @@ class Policy(Struct, frozen=True):
     """The operator's decisions for an upstream; see docs/settings.toml."""
 
     retries: int = 0
-    # Retries as a share of requests.
+    # The most retries, as a share of requests.
     retry_budget: float = 0.2
     # The longest wait before a retry.
     retry_wait_s: float = 2.0
-    # How many in a row open the circuit, 0 for never.
+    # How many failures in a row open the circuit; 0: never.
     breaker_failures: int = 5
-    # For how long.
+    # How long the circuit stays open.
     breaker_s: float = 10.0
 
 
 class Failure(Struct, frozen=True):
     """A failed attempt."""
 
-    # An HTTP status or a word.
+    # An HTTP status, or a word such as "unreachable".
     kind: str
     # The upstream may have seen the request.
     sent: bool = True
@@ -80,11 +82,11 @@ class Failure(Struct, frozen=True):
 class EndpointHealth:
     """The state of one endpoint. Times are those of the caller's monotonic clock."""
 
-    # In a row.
+    # Failures in a row.
     failures: int = 0
     # The end of the open circuit.
     open_until: float = -math.inf
-    # Model -> until when, by its own Retry-After.
+    # Model -> the end of its cooldown, from Retry-After.
     cooldowns: dict[str, float] = field(default_factory=dict)
     # The one request that may close the circuit is under way.
     is_probing: bool = False
