@@ -52,13 +52,15 @@ if EVERYWHERE not in KINDS:
     raise pytest.UsageError(f"MNEMOGATE_TEST_DATABASE: expected sqlite or postgresql, saw {EVERYWHERE!r}")
 
 
+# Folders whose tests start a gateway -> the stage that runs them; all others are of the stage core.
+STAGES = {"agents": "gateway", "gateway": "gateway", "clients": "clients"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks each test with its stage, which is its folder: `pytest -m core`, `-m gateway`, `-m clients`."""
     for item in items:
         folder = _folder(item.path)
-        item.add_marker(
-            "gateway" if folder == "agents" else folder if folder in ("gateway", "clients") else "core"
-        )
+        item.add_marker(STAGES.get(folder, "core"))
         if not HAS_AGENTS and item.get_closest_marker("agents"):
             item.add_marker(pytest.mark.skip("needs agents made over REST"))
 
@@ -94,7 +96,7 @@ def own_logging() -> Iterator[None]:
 def kept_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The database in which `tests.stored.open_store` keeps what a test gives a file for."""
     kind: str = getattr(request, "param", EVERYWHERE)
-    if kind == "postgresql" and _folder(request.path) in ("agents", "gateway", "clients"):
+    if kind == "postgresql" and _folder(request.path) in STAGES:
         if request.node.get_closest_marker("sqlite"):
             pytest.skip("SQLite's own: PostgreSQL's are in tests/storage/postgres and tests/gateway/two")
         monkeypatch.setattr(stored, "server", stored.Server(request.getfixturevalue("postgres")))
