@@ -83,41 +83,34 @@ class StepEntry(Struct, frozen=True):
     agent_uid: str
 
 
-class AgentDraft(Struct, frozen=True):
-    """An agent to be made."""
-
-    # Its memory, not stored yet.
-    agent: Agent
-    name: str
-    # Of its definition.
-    body: dict[str, Any]
-    # New blocks, each with its details.
-    own: Sequence[tuple[Block, dict[str, Any]]] = ()
-    # Public names of those that are attached.
-    blocks: Sequence[str] = ()
-    # As `attached` names them: definitions, or below 0 built-in ones.
-    tools: Sequence[int] = ()
-    tags: Sequence[str] = ()
-    # Rows of memories.
-    folders: Sequence[int] = ()
-    # Of definitions.
-    identities: Sequence[int] = ()
-
-
-class AgentChange(Struct, frozen=True):
-    """A change of an agent. None: as it is. Each list: all that it has then, as in `AgentDraft`.
-
-    folder_tools: tools that it has while it has folders.
-    """
+class AgentChange(Struct, frozen=True, kw_only=True):
+    """A change of an agent. None leaves a part as it is; each list replaces the one that the agent has."""
 
     name: str | None = None
+    # The body of its definition.
     body: dict[str, Any] | None = None
+    # The public names of the blocks that are attached.
     blocks: Sequence[str] | None = None
+    # Rows of definitions; numbers below 0 are built-in tools.
     tools: Sequence[int] | None = None
     tags: Sequence[str] | None = None
+    # Rows of the folders' memories.
     folders: Sequence[int] | None = None
+    # The tools that the agent has as long as it has a folder.
     folder_tools: Sequence[int] = ()
+    # Rows of definitions.
     identities: Sequence[int] | None = None
+
+
+class AgentDraft(AgentChange, frozen=True, kw_only=True):
+    """An agent to be made. It begins without the parts that are None."""
+
+    # Its memory, which is not stored yet.
+    agent: Agent
+    name: str
+    body: dict[str, Any]
+    # New blocks, each with the body of its definition.
+    own: Sequence[tuple[Block, dict[str, Any]]] = ()
 
 
 class AgentEntry(Struct, frozen=True):

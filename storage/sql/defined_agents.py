@@ -36,12 +36,12 @@ async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) ->
     )
     for block, details in draft.own:
         await add_block(connection, project, block, details, at=at, origin=ORIGIN, owner=agent.id)
-    for uid in dict.fromkeys(draft.blocks):
+    for uid in dict.fromkeys(draft.blocks or ()):
         await attach_block(connection, agent.id, await find_block(connection, project, uid))
-    await _attach_all(connection, agent.id, DefinitionKind.TOOL, draft.tools)
-    await _attach_all(connection, agent.id, DefinitionKind.FOLDER, draft.folders)
-    await _attach_all(connection, agent.id, DefinitionKind.IDENTITY, draft.identities)
-    await set_tags(connection, agent, draft.tags)
+    await _attach_all(connection, agent.id, DefinitionKind.TOOL, draft.tools or ())
+    await _attach_all(connection, agent.id, DefinitionKind.FOLDER, draft.folders or ())
+    await _attach_all(connection, agent.id, DefinitionKind.IDENTITY, draft.identities or ())
+    await set_tags(connection, agent, draft.tags or ())
     return await find_agent_entry(connection, project, agent.uid)
 
 

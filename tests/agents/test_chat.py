@@ -39,7 +39,7 @@ def make(world: World, name: str = "ann", **fields: Any) -> AgentView:
     registry = world.gateway.app.agent_services.registry
     assert isinstance(registry, Registry)
     definition = AgentDefinition("letta_v1_agent", **{"system": "You help.", "model": "m", **fields})
-    return world.gateway.call(registry.create("default", NewAgent(definition, name, own=[(HUMAN, {})])))
+    return world.gateway.call(registry.create("default", NewAgent(definition, name=name, own=[(HUMAN, {})])))
 
 
 def sent(world: World) -> list[Any]:
@@ -229,7 +229,7 @@ def test_words_that_a_tool_says_are_the_reply(world: World, headers: dict[str, s
     registry = world.gateway.app.agent_services.registry
     assert isinstance(registry, Registry)
     definition = AgentDefinition("memgpt_agent", "You help.", model="m")
-    world.gateway.call(registry.create("default", NewAgent(definition, "old", own=[(HUMAN, {})])))
+    world.gateway.call(registry.create("default", NewAgent(definition, name="old", own=[(HUMAN, {})])))
     words = {"thinking": "A person.", "request_heartbeat": False, "message": "Hello Bob."}
     look = {"thinking": "Who?", "request_heartbeat": True, "query": "Bob"}
     world.upstream.queue(

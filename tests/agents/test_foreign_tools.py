@@ -40,7 +40,7 @@ def make_ann(life: Life, url: str) -> None:
     tool = ToolDefinition(SCHEMA, "webhook", url)
     life.world.gateway.call(registry.tools.create("default", "lookup", tool))
     defined = AgentDefinition("react_agent", "You help.", model="m")
-    life.world.gateway.call(registry.create("default", NewAgent(defined, "ann", tools=["lookup"])))
+    life.world.gateway.call(registry.create("default", NewAgent(defined, name="ann", tool_names=["lookup"])))
 
 
 def results(life: Life) -> list[tuple[str, str]]:

@@ -66,7 +66,7 @@ async def test_tools_follow_their_server(servers: McpRegistry, agents: Registry,
     made = await servers.create(PROJECT, "calc", SERVER)
     tools = await servers.tools(PROJECT, made.uid)
     assert [each.name for each in tools] == ["add", "say_hello"]
-    agent = await agents.create(PROJECT, NewAgent(AgentDefinition("letta_v1_agent"), "ann"))
+    agent = await agents.create(PROJECT, NewAgent(AgentDefinition("letta_v1_agent"), name="ann"))
     for each in tools:
         agent = await agents.attach_tool(PROJECT, agent.agent.uid, each.uid)
     # A person says that one needs approval, and that stays.

@@ -51,7 +51,7 @@ def new(name: str = "ann", kind: str = "letta_v1_agent", **more: Any) -> NewAgen
     fields = {
         key: more.pop(key) for key in list(more) if key in ("system", "model", "rules", "most_messages")
     }
-    return NewAgent(AgentDefinition(kind, **fields), name, **more)
+    return NewAgent(AgentDefinition(kind, **fields), name=name, **more)
 
 
 def names(agent: AgentView) -> list[str]:
@@ -115,8 +115,8 @@ async def test_what_is_asked_for_counts_before_what_a_kind_has(registry: Registr
         new(
             kind="memgpt_agent",
             rules=(rule,),
-            tools=["memory", "mine"],
-            tool_uids=[mine.uid, built_in_uid("memory")],
+            tool_names=["memory", "mine"],
+            tools=[mine.uid, built_in_uid("memory")],
         ),
     )
     assert names(made) == ["memory", "mine", *KINDS["memgpt_agent"].tools]
@@ -158,8 +158,8 @@ async def test_an_agent_is_made_with_blocks_and_tags_or_not_at_all(registry: Reg
     assert (list(made.tags), made.last_run) == (["a", "b"], None)
     assert made == await registry.get(PROJECT, made.agent.uid)
     for broken, error in (
-        (new("bob", tools=["nothing"]), BadRequest),
-        (new("bob", tool_uids=["nothing"]), NotFound),
+        (new("bob", tool_names=["nothing"]), BadRequest),
+        (new("bob", tools=["nothing"]), NotFound),
         (new("bob", blocks=["nothing"]), NotFound),
     ):
         with pytest.raises(error, match="nothing"):
@@ -174,7 +174,7 @@ async def test_an_agent_is_made_with_blocks_and_tags_or_not_at_all(registry: Reg
 
 
 async def test_a_name_stands_for_the_agent_as_it_is_now(registry: Registry, store: Store) -> None:
-    made = await registry.create(PROJECT, new(system="Old.", model="main/gpt-x", tools=["memory"]))
+    made = await registry.create(PROJECT, new(system="Old.", model="main/gpt-x", tool_names=["memory"]))
     uid = made.agent.uid
     by_name = await registry.resolve(PROJECT, "ann")
     assert by_name is not None
@@ -416,7 +416,7 @@ async def test_a_page_of_agents_takes_a_few_statements_however_many_they_are(tmp
     counts = set()
     for size in (1, 9):
         while await registry.count(PROJECT, AgentFilter()) < size:
-            await registry.create(PROJECT, new(own=[(HUMAN, {})], tools=["mine"], tags=["a"]))
+            await registry.create(PROJECT, new(own=[(HUMAN, {})], tool_names=["mine"], tags=["a"]))
         statements.clear()
         assert len(await registry.list(PROJECT, AgentFilter())) == size
         counts.add(len([each for each in statements if "sqlite_master" not in each]))

@@ -395,9 +395,9 @@ def test_all_edits_of_one_call_of_a_chat_are_made(upstream: StrictUpstream, tmp_
         assert registry is not None
         made = NewAgent(
             AgentDefinition("react_agent", "You help.", model="m"),
-            "ann",
+            name="ann",
             own=[(HUMAN, {}), (replace(HUMAN, label="house"), {})],
-            tools=["memory_apply_patch"],
+            tool_names=["memory_apply_patch"],
         )
         view = life.world.gateway.call(registry.create("default", made))
         upstream.queue(call_tools(PATCH), say("Done."))
@@ -426,7 +426,7 @@ def test_a_nudge_of_a_chat_is_no_new_turn_for_the_window(upstream: StrictUpstrea
         rules = (rule("required_before_exit", "memory_insert"),)
         made = NewAgent(
             AgentDefinition("letta_v1_agent", "You help.", model="m", rules=rules, context_window=3000),
-            "ann",
+            name="ann",
             own=[(HUMAN, {})],
         )
         life.world.gateway.call(registry.create("default", made))
@@ -498,7 +498,7 @@ def test_a_fact_of_a_chat_is_kept_once_it_is_confirmed(upstream: StrictUpstream,
         registry = life.world.gateway.app.agent_services.registry
         assert registry is not None
         made = NewAgent(
-            AgentDefinition("react_agent", "You help.", model="m"), "ann", tools=["remember_fact"]
+            AgentDefinition("react_agent", "You help.", model="m"), name="ann", tool_names=["remember_fact"]
         )
         life.world.gateway.call(registry.create("default", made))
         upstream.queue(call_tools(FACT), say("Kept."))

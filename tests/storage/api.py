@@ -33,8 +33,9 @@ async def make_agent(
 ) -> AgentEntry:
     draft = store.agents.draft(api_scope(name, project))
     made = AgentDraft(
-        draft, name, body, [(block, {}) for block in own], blocks, tools, tags, identities=identities
-    )
+        agent=draft, name=name, body=body, own=[(block, {}) for block in own], blocks=blocks, tools=tools,
+        tags=tags, identities=identities,
+    )  # fmt: skip
     return await store.defined_agents.create(made, at=at)
 
 

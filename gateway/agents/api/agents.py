@@ -238,14 +238,14 @@ def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition
     values.update(_model_of(definition, sent))
     own = sent.get("mnemogate")
     if own is not None:
-        given_fields = given(own)
-        if given_fields.get("learn") and not definition.learns:
+        own_fields = given(own)
+        if own_fields.get("learn") and not definition.learns:
             raise BadRequest(NO_LEARNING, param="mnemogate.learn")
         values.update(
-            {_OWN[name]: msgspec.to_builtins(given_fields[name]) for name in _OWN if name in given_fields}
+            {_OWN[name]: msgspec.to_builtins(own_fields[name]) for name in _OWN if name in own_fields}
         )
-        if "rebuild" in given_fields:
-            values["rebuilds"] = given_fields["rebuild"] == "always"
+        if "rebuild" in own_fields:
+            values["rebuilds"] = own_fields["rebuild"] == "always"
     values["kept"] = {
         **definition.kept, **values.get("kept", {}), **{name: sent[name] for name in _KEPT if name in sent}
     }  # fmt: skip
@@ -279,14 +279,14 @@ _OWN = {"recall_tokens": "recall_tokens", "learn": "learns", "filler": "filler"}
 def compaction_in(settings: Maybe[CompactionBody], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Returns the stored summary settings with those sent in them. Raises: BadRequest: an unknown mode."""
     now = msgspec.to_builtins(settings) if isinstance(settings, CompactionBody) else {}
-    given_fields = _without_none({**(before or {}), **now})
-    if str(given_fields.get("mode")).startswith("self_compact"):
+    merged = _without_none({**(before or {}), **now})
+    if str(merged.get("mode")).startswith("self_compact"):
         raise BadRequest(
             "compaction_settings.mode: A call of its own makes the summary, never the conversation's; use 'all' or "
             "'sliding_window'.",
             param="mode",
         )
-    return given_fields
+    return merged
 
 
 def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str, Any]:
@@ -573,18 +573,11 @@ class AgentRoutes:
             definition = replace(definition, model=self._api.first_model())
         new = NewAgent(
             definition,
-            name=sent.get("name"),
             own=[block_of(block) for block in sent.get("memory_blocks") or ()],
-            blocks=[uid_in("block", each) for each in sent.get("block_ids") or ()],
-            tools=sent.get("tools") or (),
-            tool_uids=[uid_in("tool", each) for each in sent.get("tool_ids") or ()],
-            tags=sent.get("tags") or (),
-            folders=_folders(sent) or (),
-            identities=_identities(sent) or (),
+            tool_names=sent.get("tools") or (),
             base_tools=sent.get("include_base_tools") is not False,
             base_rules=sent.get("include_base_tool_rules"),
-            multi_agent_tools=sent.get("include_multi_agent_tools") is True,
-            sleeptime=sent.get("enable_sleeptime") is True,
+            **_parts(sent),
         )
         return await self._api.shown(await self._api.registry.create(asked.project, new))
 
@@ -598,18 +591,7 @@ class AgentRoutes:
         def edit(definition: AgentDefinition) -> AgentDefinition:
             return changed(definition, update)
 
-        blocks, tools = sent.get("block_ids"), sent.get("tool_ids")
-        change = AgentEdit(
-            name=sent.get("name"),
-            edit=edit,
-            blocks=None if blocks is None else [uid_in("block", each) for each in blocks],
-            tools=None if tools is None else [uid_in("tool", each) for each in tools],
-            tags=sent.get("tags"),
-            multi_agent_tools=sent.get("include_multi_agent_tools"),
-            sleeptime=sent.get("enable_sleeptime"),
-            folders=_folders(sent),
-            identities=_identities(sent),
-        )
+        change = AgentEdit(edit=edit, **_parts(sent))
         uid = asked.uid("agent", "agent_id")
         return await self._api.shown(await self._api.registry.change(asked.project, uid, change))
 
@@ -659,12 +641,25 @@ def _wanted(query: AgentsQuery) -> AgentFilter:
     )
 
 
-def _identities(sent: dict[str, Any]) -> list[str] | None:
-    named = sent.get("identity_ids")
-    return None if named is None else [uid_in("identity", each) for each in named]
+def _parts(sent: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a body says of an agent's parts, as the fields of `AgentParts`. Raises: UnknownId."""
+    return {
+        "name": sent.get("name"),
+        "blocks": _uids("block", sent.get("block_ids")),
+        "tools": _uids("tool", sent.get("tool_ids")),
+        "tags": sent.get("tags"),
+        "folders": _folders(sent),
+        "identities": _uids("identity", sent.get("identity_ids")),
+        "multi_agent_tools": sent.get("include_multi_agent_tools"),
+        "sleeptime": sent.get("enable_sleeptime"),
+    }
 
 
-def _folders(sent: dict[str, Any]) -> list[str] | None:
+def _uids(prefix: str, named: Sequence[str] | None) -> list[str] | None:
+    return None if named is None else [uid_in(prefix, each) for each in named]
+
+
+def _folders(sent: Mapping[str, Any]) -> list[str] | None:
     """Returns the folders that a body names, under either name; None: it names none."""
     named = [each for name in ("folder_ids", "source_ids") for each in sent.get(name) or ()]
     is_named = any(sent.get(name) is not None for name in ("folder_ids", "source_ids"))

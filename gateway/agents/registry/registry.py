@@ -60,51 +60,45 @@ def api_scope(project: str, uid: str) -> Scope:
     return Scope(project, API_PROFILE, f"agent:{uid}")
 
 
-class NewAgent(Struct, frozen=True):
-    """An agent to be made."""
+class AgentParts(Struct, frozen=True, kw_only=True):
+    """The name of an agent and what belongs to it beside its definition, by public names.
 
-    definition: AgentDefinition
-    # None: one is made up.
+    None leaves a part of an agent as it is; a new agent begins without it.
+    """
+
+    # A new agent without one gets a name of its uid.
     name: str | None = None
-    # New blocks, each with its details.
-    own: Sequence[tuple[Block, dict[str, Any]]] = ()
-    # Public names of those that are attached.
-    blocks: Sequence[str] = ()
-    # By name.
-    tools: Sequence[str] = ()
-    # By public name.
-    tool_uids: Sequence[str] = ()
-    tags: Sequence[str] = ()
-    # Public names of those that are attached.
-    folders: Sequence[str] = ()
-    # By public name.
-    identities: Sequence[str] = ()
-    # With those of the gateway's own that its kind begins with, and those that speak to other agents.
-    base_tools: bool = True
-    # With rules for them; None: as its kind has it.
-    base_rules: bool | None = None
-    # With those of the gateway's own that its kind begins with, and those that speak to other agents.
-    multi_agent_tools: bool = False
-    # With an agent that reads its messages.
-    sleeptime: bool = False
-
-
-class AgentEdit(Struct, frozen=True):
-    """A change of an agent. None: as it is."""
-
-    name: str | None = None
-    edit: Callable[[AgentDefinition], AgentDefinition] | None = None
-    # blocks, tools: public names of all that it has then.
+    # The blocks that are attached; each list replaces the one that the agent has.
     blocks: Sequence[str] | None = None
     tools: Sequence[str] | None = None
     tags: Sequence[str] | None = None
-    # With the tools that speak to other agents, or without them.
-    multi_agent_tools: bool | None = None
-    # Another agent reads its messages.
-    sleeptime: bool | None = None
-    # folders, identities: public names of all that it has then.
     folders: Sequence[str] | None = None
     identities: Sequence[str] | None = None
+    # The agent has the tools that speak to other agents.
+    multi_agent_tools: bool | None = None
+    # A sleeptime agent reads its messages.
+    sleeptime: bool | None = None
+
+
+class NewAgent(AgentParts, frozen=True):
+    """An agent to be made."""
+
+    definition: AgentDefinition
+    # New blocks, each with the body of its definition.
+    own: Sequence[tuple[Block, dict[str, Any]]] = ()
+    # Tools by their names, before those by public names.
+    tool_names: Sequence[str] = ()
+    # It has the built-in tools with which its kind begins.
+    base_tools: bool = True
+    # It has the rules for its built-in tools; None: as its kind has it.
+    base_rules: bool | None = None
+
+
+class AgentEdit(AgentParts, frozen=True):
+    """A change of an agent."""
+
+    # Returns the changed definition; it is called again if another change comes first.
+    edit: Callable[[AgentDefinition], AgentDefinition] | None = None
 
 
 class AgentView(Struct, frozen=True):
@@ -310,14 +304,14 @@ class Registry:
         tools = await self._tools_of_new(project, new)
         definition = _as_its_kind(new, tools)
         draft = replace(self._store.agents.draft(api_scope(project, uid)), uid=uid)
-        folders = await self._targets(project, DefinitionKind.FOLDER, new.folders)
-        identities = await self._targets(project, DefinitionKind.IDENTITY, new.identities)
+        folders = await self._targets(project, DefinitionKind.FOLDER, new.folders or ())
+        identities = await self._targets(project, DefinitionKind.IDENTITY, new.identities or ())
         numbers = [number_of(tool) for tool in tools]
         if folders:
             numbers += [each for each in file_tools() if each not in numbers]
         made = AgentDraft(
-            draft, name, definition.body(), new.own, new.blocks, numbers, new.tags, folders=folders,
-            identities=identities,
+            agent=draft, name=name, body=definition.body(), own=new.own, blocks=new.blocks, tools=numbers,
+            tags=new.tags, folders=folders, identities=identities,
         )  # fmt: skip
         entry = await self._store.defined_agents.create(made, at=now)
         self._store.agents.remember(entry.agent)
@@ -329,12 +323,12 @@ class Registry:
     async def _tools_of_new(self, project: str, new: NewAgent) -> Sequence[ToolView]:
         """Returns the tools that a new agent begins with, each once. Raises: NotFound, BadRequest."""
         names = [
-            *new.tools,
+            *new.tool_names,
             *(kind_of(new.definition.kind).tools if new.base_tools else ()),
             *(MULTI_AGENT_TOOLS if new.multi_agent_tools else ()),
         ]
         tools = [*await self.tools.all_named(project, names)]
-        tools += [await self.tools.get(project, each) for each in new.tool_uids]
+        tools += [await self.tools.get(project, each) for each in new.tools or ()]
         return tuple({tool.uid: tool for tool in tools}.values())
 
     async def get(self, project: str, uid: str) -> AgentView:
@@ -404,8 +398,9 @@ class Registry:
                     self.check_model(after.model)
                 body = after.body()
             change = AgentChange(
-                edit.name, body, edit.blocks, attached, edit.tags, folders, file_tools(), identities
-            )
+                name=edit.name, body=body, blocks=edit.blocks, tools=attached, tags=edit.tags, folders=folders,
+                folder_tools=file_tools(), identities=identities,
+            )  # fmt: skip
             return await self._store.defined_agents.change(entry, change, at=self._now())
 
         changed = await on_latest(change)

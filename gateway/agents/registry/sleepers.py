@@ -89,10 +89,10 @@ class SleeperRegistry:
         made = replace(made, rules=tuple(base_rules(tools, ())))
         draft = self._store.agents.draft(Scope(found.agent.scope.project, API_PROFILE, f"agent:{uid}"))
         return AgentDraft(
-            replace(draft, uid=uid),
-            f"{found.name}{SUFFIX}",
-            made.body(),
-            [(PERSONA, {})],
+            agent=replace(draft, uid=uid),
+            name=f"{found.name}{SUFFIX}",
+            body=made.body(),
+            own=[(PERSONA, {})],
             tools=[-1 - BUILT_IN.index(name) for name in tools],
         )
 
