@@ -48,7 +48,7 @@ class ChatCall:
     identity: Identity
     spec: AgentSpec
     route: Route
-    # Of its conversation.
+    # The kind of its conversation.
     kind: ConversationKind
     # The dialect's.
     view: MakesView

@@ -6,12 +6,12 @@ from enum import Enum, auto
 
 
 class ConversationKind(Enum):
-    """How a request says which conversation it goes on from."""
+    """Decides how the place is found from which a request goes on."""
 
     # The client sends the whole history with each request, and the list is matched with what is stored.
     CLIENT = auto()
-    # The gateway has the history, and the client sends its new messages alone: append mode. Requests off the record,
-    # cancelled ones and those that are sent again lie beside the path, as in a conversation of the client's.
+    # The gateway has the history, and the client sends its new messages alone: append mode. A request that is off the
+    # record, cancelled or sent again has a branch of its own in the tree, as in a client conversation.
     APPENDED = auto()
     # The gateway has the history of an agent. Its exchanges are one path, and each step is added at the end.
     AGENT = auto()

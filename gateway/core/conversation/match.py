@@ -52,7 +52,7 @@ class Query(Struct, frozen=True):
     now: float
     # For how long an unnamed opening may be repeated.
     idle_s: float
-    # Decides whether the list is matched, or goes on from the head of what is stored.
+    # Decides if the list is matched, or goes on from the head of the stored conversation.
     kind: ConversationKind = ConversationKind.CLIENT
     # The client sends its new message once more; read in append mode alone.
     retry: bool = False
@@ -63,12 +63,11 @@ class Query(Struct, frozen=True):
 
 
 class Form(Struct, frozen=True):
-    """The form in which an altered reply came back, as indices of the list; the end is excluded.
+    """The form in which an altered reply came back, as indices of the list; the end is excluded."""
 
-    block: the messages between the reply that was found word for word and this one. reply: those of the reply itself.
-    """
-
+    # The messages between the last reply that was found word for word and this one.
     block: tuple[int, int]
+    # The messages of the reply itself.
     reply: tuple[int, int]
 
 
@@ -77,10 +76,11 @@ class Match(Struct, frozen=True):
 
     # The exchange of the reply that was found last; None: a new tree begins.
     anchor: Exchange | None = None
-    # first, last: indices of the messages that hold its reply, -1 where there is none.
+    # The index of the first message of its reply; -1 if no reply of the list was found.
     first: int = -1
+    # The index of the last message of that reply; -1 likewise.
     last: int = -1
-    # Set for an altered reply.
+    # Where an altered reply is in the list; None: the reply came back word for word.
     form: Form | None = None
 
 

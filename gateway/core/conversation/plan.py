@@ -19,9 +19,9 @@ from gateway.core.conversation.canonical import (
     squash,
     text_of,
 )
+from gateway.core.conversation.head import HEARD, Spoken, find_head, was_heard
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Keeping, Match, Query, find_match
-from gateway.core.conversation.tip import HEARD, Spoken, find_tip, was_heard
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone, moved_at
 from gateway.core.heard_words import letters, transcribed
 from storage.records import Atom, Evicted, Exchange, State
@@ -34,8 +34,9 @@ class Amendment(Struct, frozen=True):
     """The form in which a stored exchange came back."""
 
     exchange: int
-    # block, reply: indices of the list, end excluded; None: as stored.
+    # Where its messages are in the list (end excluded); None: they came back as they are stored.
     block: tuple[int, int] | None
+    # Where its reply is in the list (end excluded); None: it came back as it is stored.
     reply: tuple[int, int] | None
     # Digests of the block's images and sounds, one for each message.
     media: tuple[bytes, ...] = ()
@@ -46,37 +47,38 @@ class Plan(Struct, frozen=True):
 
     query: Query
     match: Match
-    # Indices of its new messages.
+    # Indices of the list's new messages.
     new: tuple[int, ...]
-    # Row id, None for a new one.
+    # The row id of the conversation; None for a new one.
     conversation: int | None
-    # The one to be written, id 0.
+    # The exchange that the turn will write. It has the id 0 until then.
     exchange: Exchange
-    # Its input, of which `held` come before those of the list: messages of cancelled sends in append mode,
-    # results of tools in a stored step.
+    # The input of that exchange: the messages of `held`, then the new ones of the list.
     messages: list[WireMessage]
-    # What the client left out in front of its list.
+    # The part of the path that the client left out before its list.
     fill: tuple[PathElement, ...] = ()
+    # Stored exchanges that came back in another form.
     amendments: tuple[Amendment, ...] = ()
+    # Messages of cancelled sends (append mode), or results of tools (a step of an agent).
     held: tuple[WireMessage, ...] = ()
-    # How many messages at the head of its list say the last reply again, as it was spoken.
+    # How many messages at the beginning of the list repeat the last reply as the user heard it.
     heard: int = 0
-    # How many are among the held ones; append mode.
+    # How many messages at the beginning of the list repeat a reply that is among `held`; append mode alone.
     resent: int = 0
     # Indices in the exchange's input that are not stored.
     redactions: frozenset[int] = frozenset()
-    # Nothing of it is stored.
+    # Nothing of the request is stored.
     off: bool = False
-    # It repeats its conversation's last message, and is active only once a later turn goes on from it.
+    # The request quotes the last turn of its conversation. Its exchange is active only once a later turn follows it.
     quotes: bool = False
     # Exchanges with tool results that are mentioned without their text.
     withheld: frozenset[int] = frozenset()
 
     @property
     def follows_head(self) -> bool:
-        """Holds where it goes on from the head of a stored conversation.
+        """Is true if the request goes on from the head of a stored conversation.
 
-        False where a list repeats stored replies: in append mode too, such a list is matched like a client's.
+        In append mode it is false for a list that repeats stored replies, because that list is matched.
         """
         return self.query.kind is not ConversationKind.CLIENT and self.match.last < 0
 
@@ -85,20 +87,20 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     """Plans a request: returns what it will add. Nothing is changed yet. Raises: Missing."""
     listing = query.listing
     found = find_match(tree, query)
-    tip = find_tip(tree, query, found) if query.kind is ConversationKind.APPENDED else None
+    head = find_head(tree, query, found) if query.kind is ConversationKind.APPENDED else None
     held: Sequence[WireMessage] = ()
     heard = resent = 0
     fill: Sequence[PathElement] = ()
     amendments: Sequence[Amendment] = ()
-    if tip is not None:
-        found, new, held = Match(tip.exchange), tuple(range(tip.head, len(listing))), tip.held
-        heard = tip.head if tip.spoken in HEARD else 0
-        resent = tip.head if tip.spoken is Spoken.RESENT else 0
-        fill = tree.elements(tip.exchange)
-        if tip.exchange is not None and heard:
+    if head is not None:
+        found, new, held = Match(head.exchange), tuple(range(head.leading, len(listing))), head.held
+        heard = head.leading if head.spoken in HEARD else 0
+        resent = head.leading if head.spoken is Spoken.RESENT else 0
+        fill = tree.elements(head.exchange)
+        if head.exchange is not None and heard:
             # The last reply came back as it was spoken, in front of what interrupted it.
             fill = fill[:-1]
-            amendments = [Amendment(tip.exchange.id, None, (0, heard))]
+            amendments = [Amendment(head.exchange.id, None, (0, heard))]
     else:
         # Results of tools that came back within an altered reply are new as well.
         results = [i for i in range(found.first + 1, max(found.last, 0)) if listing.role(i) in RESULTS]
@@ -130,7 +132,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         resent,
         redactions=find_redactions(tree, e, messages, len(held), rivals_of(tree, found.anchor, conversation)),
         off=query.mode is not Keeping.ON
-        or _was_off(tree, e, found.anchor, conversation, follows_head=tip is not None),
+        or _was_off(tree, e, found.anchor, conversation, follows_head=head is not None),
         quotes=found.anchor is None
         and query.kind is ConversationKind.CLIENT
         and _quotes(tree, query, messages),

@@ -60,9 +60,9 @@ class MemoryRequest(Struct, frozen=True):
     now: float
     # Which upstream and model are expected to answer, and the model's window.
     target: Target
-    # Of its conversation.
+    # The kind of its conversation.
     kind: ConversationKind
-    # In its conversation's queue.
+    # The request's position in the queue of its conversation.
     place: QueuePlace = field(default_factory=QueuePlace)
 
 
@@ -78,7 +78,7 @@ class Known(Struct, frozen=True):
     plan: Plan
     # The exchanges at hand.
     tree: Tree
-    # Those that the request goes on from, oldest first, as far as they matter.
+    # The exchanges before the request, oldest first, as far back as the prompt needs them.
     path: tuple[Exchange, ...]
     # The list is its path word for word, and only the exchanges with additions of the gateway are in `tree` and
     # `path`.
@@ -91,9 +91,9 @@ class Known(Struct, frozen=True):
     blocks: tuple[Block, ...] = ()
     # Our tools for the model, name in this request -> tool.
     offered: Mapping[str, str] = field(default_factory=dict)
-    # Of the exchange, once its user message is written; negative before.
+    # The row id of the exchange, once its user message is written; negative before.
     row: int = -1
-    # Those of the conversation, newest first, where they were read with it; None: they were not.
+    # The summaries of the conversation, newest first; None: they were not read.
     summaries: Sequence[Summary] | None = None
     # An exchange that a process which is gone left open, as it ends; it is written with the next one.
     unended: Exchange | None = None

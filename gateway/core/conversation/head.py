@@ -22,75 +22,75 @@ _MAX_RESENT = 8
 
 
 class Spoken(Enum):
-    """The reply that the assistant's messages at the head of a list say again.
+    """The reply that the assistant's messages at the beginning of a list repeat."""
 
-    CUT: that of the last cancelled send; they are new. RESENT: one that is among the held messages. TIP: the tip's.
-    ABOVE: that of the turn before it, so the tip's was not heard. OFF: perhaps one that was off the record, with words
-    that are unknown.
-    """
-
+    # The reply of the last cancelled send. The messages are new, since none of that send is on the path.
     CUT = auto()
+    # A reply that is among the held messages.
     RESENT = auto()
-    TIP = auto()
+    # The reply of the conversation's head.
+    HEAD = auto()
+    # The reply of the turn before the head, so the user did not hear the head's.
     ABOVE = auto()
+    # Perhaps a reply that was off the record: its words are not stored, so they cannot be compared.
     OFF = auto()
 
 
-HEARD = (Spoken.TIP, Spoken.ABOVE)
+HEARD = (Spoken.HEAD, Spoken.ABOVE)
 
 
-class Tip(Struct, frozen=True):
-    """The place from which a list of new messages goes on, in append mode."""
+class PathHead(Struct, frozen=True):
+    """The end of the stored path from which a list of new messages goes on, in append mode."""
 
-    # None in a new conversation.
+    # The last exchange of that path; None in a new conversation.
     exchange: Exchange | None
-    # The messages that come before it, of cancelled sends or of a turn that is asked once more.
+    # Messages of cancelled sends, or of a turn that is asked once more. They come between the path and the list.
     held: Sequence[WireMessage]
-    # So many messages at its head are not new.
-    head: int
-    # The reply that they say again.
+    # How many messages at the beginning of the list are not new.
+    leading: int
+    # The reply that these messages repeat.
     spoken: Spoken | None
 
 
-def find_tip(tree: Tree, query: Query, found: Match) -> Tip | None:
-    """Returns the place from which a list goes on in append mode; None where it is found by what the list repeats.
+def find_head(tree: Tree, query: Query, found: Match) -> PathHead | None:
+    """Returns the head from which a list goes on in append mode; None where the list repeats stored messages.
 
-    The client sends its new message alone; the path of the exchange touched last comes before it, its tip.
+    Such a list is matched instead. The head is the exchange that was touched last; its path comes before the list.
     """
     if found.first > 0:
         return None
     listing, canon = query.listing, query.listing.canon
-    tip = _touched_last(tree)
-    cut = _cut(tree, tip)
-    held = _held(tree, listing, tip, cut)
-    spoken, head = _spoken(tree, listing, found, tip, held, cut)
+    head = _touched_last(tree)
+    cut = _cut(tree, head)
+    held = _held(tree, listing, head, cut)
+    spoken, leading = _spoken(tree, listing, found, head, held, cut)
     if spoken is Spoken.RESENT:
-        held = _resent(held, listing, head)
+        held = _resent(held, listing, leading)
     if spoken is Spoken.CUT:
-        head = 0
-    new = listing.messages[head:]
+        leading = 0
+    new = listing.messages[leading:]
     is_repeated = _repeats(canon, new, held, may_grow=True)
     if is_repeated:
         held = held[: -len(new)]  # the cancelled message once more
-    elif tip is not None and not held and (spoken is Spoken.ABOVE or query.retry):
-        asked = tree.content(tip).messages or []
+    elif head is not None and not held and (spoken is Spoken.ABOVE or query.retry):
+        asked = tree.content(head).messages or []
         # What an SDK sends again has the very words; others that begin so are the next message.
         is_again = _repeats(canon, new, asked, may_grow=spoken is Spoken.ABOVE)
-        if is_again and (spoken is not Spoken.TIP or _is_heard(tree, listing, _above(tree, tip), head)):
+        if is_again and (spoken is not Spoken.HEAD or _is_heard(tree, listing, _above(tree, head), leading)):
             # The last turn once more: its messages take its place, as a sibling.
-            return Tip(tree.parent(tip), asked[: -len(new)], head, spoken)
-    if tip is not None and spoken is Spoken.ABOVE:
+            return PathHead(tree.parent(head), asked[: -len(new)], leading, spoken)
+    if head is not None and spoken is Spoken.ABOVE:
         # Its reply was not heard: its messages come with the next ones, as a sibling.
-        return Tip(_above(tree, tip), [*(tree.content(tip).messages or ()), *held], head, spoken)
+        return PathHead(_above(tree, head), [*(tree.content(head).messages or ()), *held], leading, spoken)
     is_next = spoken is not None or is_repeated or found.anchor is None
-    return Tip(tip, held, head, spoken) if is_next else None
+    return PathHead(head, held, leading, spoken) if is_next else None
 
 
 def _spoken(
     tree: Tree,
     listing: Listing,
     found: Match,
-    tip: Exchange | None,
+    head: Exchange | None,
     held: Sequence[WireMessage],
     cut: Sequence[Exchange],
 ) -> tuple[Spoken | None, int]:
@@ -98,36 +98,36 @@ def _spoken(
 
     After it may come the application's own text, or a second reply.
     """
-    head = _head(listing)
-    if not head:
+    leading = _leading(listing)
+    if not leading:
         return None, 0
-    is_off = _has_off_sibling(tree, tip, found)
-    for end in (head, *range(min(head - 1, _MAX_RESENT), 0, -1)):
+    is_off = _has_off_sibling(tree, head, found)
+    for end in (leading, *range(min(leading - 1, _MAX_RESENT), 0, -1)):
         is_resent = _place_resent(held, listing, end) is not None
-        is_tips = _is_heard(tree, listing, tip, end, least=1)
+        is_tips = _is_heard(tree, listing, head, end, least=1)
         # The last reply is tried first, since replies may begin alike: of a cancelled send no reply is on the path
         # yet, and what a later send reported of one is held. A request that is sent again repeats its report.
         is_again = (is_resent or is_tips) and _repeats(
             listing.canon, listing.messages[end:], held, may_grow=True
         )
         if cut and not is_again and was_heard(tree, cut[-1], listing, 0, end, least=1):
-            return (Spoken.OFF, head) if is_off else (Spoken.CUT, end)
+            return (Spoken.OFF, leading) if is_off else (Spoken.CUT, end)
         if is_resent:
             return Spoken.RESENT, end
         if is_tips:
-            return Spoken.TIP, end
-        if _is_heard(tree, listing, _above(tree, tip), end):
+            return Spoken.HEAD, end
+        if _is_heard(tree, listing, _above(tree, head), end):
             return Spoken.ABOVE, end
-    return (Spoken.OFF, head) if is_off else (None, 0)
+    return (Spoken.OFF, leading) if is_off else (None, 0)
 
 
-def _above(tree: Tree, tip: Exchange | None) -> Exchange | None:
-    """Returns the exchange before a tip with a user message."""
-    return tree.parent(tip) if tip is not None and not tree.goes_on(tip) else None
+def _above(tree: Tree, head: Exchange | None) -> Exchange | None:
+    """Returns the exchange before the head, if the head begins with a user message."""
+    return tree.parent(head) if head is not None and not tree.goes_on(head) else None
 
 
 def _touched_last(tree: Tree) -> Exchange | None:
-    """Returns the tip of a conversation. What is off the record is on no path: the next turn goes on before it."""
+    """Returns the head of a conversation. What is off the record is on no path: the next turn goes on before it."""
     active = (e for e in tree if e.state is not State.OFF and tree.stands(e, named=True))
     return max(active, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
 
@@ -150,84 +150,84 @@ def _repeats(
     return others == pairs[-1:] and is_user and grows(text_of(last), text_of(earlier))
 
 
-def _head(listing: Listing) -> int:
+def _leading(listing: Listing) -> int:
     """Returns how many messages of the assistant are in front of those that are new."""
     return next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
 
 
-def _has_off_sibling(tree: Tree, tip: Exchange | None, found: Match) -> bool:
+def _has_off_sibling(tree: Tree, head: Exchange | None, found: Match) -> bool:
     """Returns whether the list may repeat a reply that was off the record there, with unknown words."""
     if found.anchor is not None and found.anchor.state is not State.OFF:
         return False
     siblings = [e for e in tree if e.parent is None]
-    if tip is not None:
-        siblings = [*tree.kids(tip), *tree.siblings(tip)]
+    if head is not None:
+        siblings = [*tree.kids(head), *tree.siblings(head)]
     return any(e.state is State.OFF for e in siblings)
 
 
-def _is_heard(tree: Tree, listing: Listing, e: Exchange | None, head: int, least: int = 4) -> bool:
+def _is_heard(tree: Tree, listing: Listing, e: Exchange | None, leading: int, least: int = 4) -> bool:
     """Returns whether the first `head` messages of a list are what was heard of the reply of an exchange.
 
     least: letters, where they are not all of it.
     """
-    if e is None or not head or not e.reply or not tree.is_soft(e):
+    if e is None or not leading or not e.reply or not tree.is_soft(e):
         return False
-    return was_heard(tree, e, listing, 0, head, least)
+    return was_heard(tree, e, listing, 0, leading, least)
 
 
-def _held(tree: Tree, listing: Listing, tip: Exchange | None, cut: Sequence[Exchange]) -> list[WireMessage]:
+def _held(tree: Tree, listing: Listing, head: Exchange | None, cut: Sequence[Exchange]) -> list[WireMessage]:
     """Returns the messages of cancelled sends that come before those of a list."""
-    held = _cancelled(tree, tip, cut)
+    held = _cancelled(tree, head, cut)
     if len(listing) and all(listing.role(i) in RESULTS for i in range(len(listing))):
         # Results follow their calls, so messages that the user sent meanwhile wait for the next ones.
         return [m for m in held if m.get("role") in RESULTS]
     return held
 
 
-def _place_resent(held: Sequence[WireMessage], listing: Listing, head: int) -> int | None:
+def _place_resent(held: Sequence[WireMessage], listing: Listing, leading: int) -> int | None:
     """Returns where the held messages report a reply that the first `head` messages of a list report again."""
-    heard = letters(without_remark("".join(map(listing.text, range(head)))))
+    heard = letters(without_remark("".join(map(listing.text, range(leading)))))
     places = (
         i for i, m in enumerate(held) if m.get("role") == "assistant" and begins(heard, letters(text_of(m)))
     )
     return max(places, default=None)
 
 
-def _resent(held: Sequence[WireMessage], listing: Listing, head: int) -> list[WireMessage]:
+def _resent(held: Sequence[WireMessage], listing: Listing, leading: int) -> list[WireMessage]:
     """Returns the held messages with the report of the first `head` messages of a list in its place."""
-    place = _place_resent(held, listing, head)
+    place = _place_resent(held, listing, leading)
     assert place is not None
-    return [*held[:place], *listing.messages[:head], *held[place + 1 :]]
+    return [*held[:place], *listing.messages[:leading], *held[place + 1 :]]
 
 
-def _cut(tree: Tree, tip: Exchange | None) -> list[Exchange]:
-    """Returns the cancelled sends after a tip, oldest first.
+def _cut(tree: Tree, head: Exchange | None) -> list[Exchange]:
+    """Returns the cancelled sends after the head, oldest first.
 
-    A user's may have waited for results of tools. One that repeated the tip's question is its sibling.
+    A user's may have waited for results of tools. One that repeated the question of the head is its sibling.
     """
-    after = tree.kids(tip) if tip is not None else [e for e in tree if e.parent is None]
-    if tip is not None and not tree.goes_on(tip):
-        asked = len(tip.inputs)
-        siblings = (e for e in tree.siblings(tip) if e.begun > tip.begun)
-        after += [e for e in siblings if e.inputs[:asked] == tip.inputs]
-    while tip is not None and tree.goes_on(tip):
-        tip = tree.parent(tip)
-        after += [e for e in tree.kids(tip) if not tree.goes_on(e)] if tip is not None else []
+    after = tree.kids(head) if head is not None else [e for e in tree if e.parent is None]
+    if head is not None and not tree.goes_on(head):
+        asked = len(head.inputs)
+        siblings = (e for e in tree.siblings(head) if e.begun > head.begun)
+        after += [e for e in siblings if e.inputs[:asked] == head.inputs]
+    while head is not None and tree.goes_on(head):
+        head = tree.parent(head)
+        after += [e for e in tree.kids(head) if not tree.goes_on(e)] if head is not None else []
     cut = [e for e in after if e.ended is None and e.state in (State.OPEN, State.CANCELLED)]
     return sorted(cut, key=lambda e: (e.begun, e.id))
 
 
-def _cancelled(tree: Tree, tip: Exchange | None, cut: Sequence[Exchange]) -> list[WireMessage]:
+def _cancelled(tree: Tree, head: Exchange | None, cut: Sequence[Exchange]) -> list[WireMessage]:
     """Returns the messages of the last cancelled send, which are stored and sent with the next one.
 
-    Those that the upstream has refused would only be refused again. One that asked the question of the tip once more
+    Those that the upstream has refused would only be refused again. One that repeated the question of the head
     brings what follows that question.
     """
     if not cut:
         return []
     held = [] if cut[-1].superseded else tree.content(cut[-1]).messages or []
-    if tip is not None and tip.inputs and not tree.goes_on(tip) and cut[-1].parent == tip.parent:
-        return held[len(tip.inputs) :]
+    if head is not None and head.inputs and not tree.goes_on(head) and cut[-1].parent == head.parent:
+        return held[len(head.inputs) :]
     new = next((e for e in reversed(cut) if not tree.goes_on(e)), None)
     if new is None or new is cut[-1] or new.superseded:
         return held
