@@ -448,7 +448,7 @@ class Chat:
             return None, "none"
         is_strict = identity.mode is _STRICT
         # Without memory the upstream would get the new messages of such a conversation, and none before them.
-        strict = is_strict or (identity.append and not call.is_native)
+        strict = is_strict or (call.kind is ConversationKind.APPENDED and not call.is_native)
         # Reading may still work; but `strict` asks for no answer rather than one that is not stored.
         why = None if not strict or (health := self.keeper.store.health).ok else health.status
         if why is None:
