@@ -1,8 +1,9 @@
 """Asides: arguments added to the gateway's tools, and text that a tool speaks, read while they are written.
 
-An aside is an argument for us and not for the tool: a thought, a filler to be spoken before the tool runs, the wish to
-go on. They stand first in a tool's schema and are required, so that a strict one stays valid; models order keys as they
-like, so nothing depends on the order. Where the model leaves one out, nothing is shown.
+An aside is an argument for the gateway and not for the tool: a thought, a filler to be spoken before the tool runs, the
+wish to be called again. Asides come first in a tool's schema and are required, since strict schemas demand that of
+every argument. Models order keys as they like, so nothing depends on the order. Where the model leaves an aside out,
+nothing is shown.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
 
 
 def with_asides(definition: Json, names: Collection[str]) -> Json:
-    """Returns a tool's definition with these asides. An argument of the tool's own that has such a name stays its own.
+    """Returns a tool's definition with these asides, but for those whose name the tool has for an argument of its own.
 
     definition: an entry of a request's `tools`.
     """
@@ -69,9 +70,10 @@ class Voice(Enum):
 
 
 class Asides(Struct, frozen=True):
-    """The arguments of a turn's tools that the tools are not given, or that are spoken to the user.
+    """The arguments of a turn's tools that the gateway takes for itself or shows to the user.
 
-    given: tool -> its asides. words: tool -> the argument that is its words to the user.
+    given: tool -> its asides.
+    words: tool -> the argument whose text is shown to the user.
     """
 
     given: Mapping[str, Collection[str]] = field(default_factory=dict)
@@ -120,16 +122,16 @@ def fillers_in(definitions: Iterable[Json]) -> Asides:
 _VOICES: Final = {THINKING: Voice.THOUGHT, FILLER: Voice.FILLER}
 
 
-class Listener:
-    """Reads the arguments of the calls of one reply as they grow."""
+class AsideReader:
+    """Reads the shown arguments of one reply's calls while the model writes them."""
 
     def __init__(self, asides: Asides) -> None:
         self._asides = asides
         self._calls: dict[int, tuple[StringReader, dict[str, Voice]]] = {}  # by the call's place
         self._read: dict[int, int] = {}  # pieces of its arguments that were read
 
-    def hear(self, calls: Iterable[ToolCall]) -> list[tuple[int, Voice, str]]:
-        """Returns what is new of the arguments that are shown: the call's place in the reply, how, and the text."""
+    def read(self, calls: Iterable[ToolCall]) -> list[tuple[int, Voice, str]]:
+        """Returns the text that is new since the last call: (index of the call in the reply, voice, text)."""
         found: list[tuple[int, Voice, str]] = []
         for place, call in enumerate(calls):
             read = self._read.get(place, 0)
@@ -155,7 +157,7 @@ _LOST = "\ufffd"
 
 
 class StringReader:
-    """Reads named strings at the top level of a JSON object while it grows, however it is cut. No JSON is an error.
+    """Reads named strings at the top level of a JSON object that comes in pieces. Broken JSON raises no error.
 
     names: of the members that are read.
     """

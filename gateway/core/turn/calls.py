@@ -61,8 +61,8 @@ class ResumedCalls(Struct, frozen=True):
     denied: frozenset[str] = frozenset()
 
 
-class OwnCalls:
-    """The gateway's calls in one reply.
+class GatewayCalls:
+    """The gateway calls of one reply.
 
     waiting: call id -> "approval", or "held" for one that waits with an approval.
     """
@@ -79,7 +79,7 @@ class OwnCalls:
         self._spec = spec
         self._guide = guide
         self._approved = frozenset() if resumed is None else resumed.approved
-        self._results: dict[str, ToolResult | None] = {}  # None: it is running
+        self._results: dict[str, ToolResult | None] = {}  # by call id; None: the call is running
         self._forbidden: list[str] = []
         self._unjudged = [*calls]
         if resumed is not None:
@@ -87,15 +87,15 @@ class OwnCalls:
 
     @property
     def results(self) -> tuple[ToolResult, ...]:
-        """Those that are there, in the order of the calls."""
+        """The results so far, in the order of the calls."""
         if not self._results:
             return ()
         found = (self._results.get(call.id) for call in self.calls)
         return tuple(result for result in found if result is not None)
 
     @property
-    def results_so_far(self) -> tuple[ToolResult, ...]:
-        """The same, and that those that run were interrupted."""
+    def interrupted_results(self) -> tuple[ToolResult, ...]:
+        """The results so far, and an error for each call that is still running."""
         found = ((call.id, self._results.get(call.id)) for call in self.calls if call.id in self._results)
         return tuple(result or ToolResult(id, INTERRUPTED, "error") for id, result in found)
 
@@ -116,7 +116,7 @@ class OwnCalls:
                 self._guide.answered(call.name, result, is_denied=call.id in resumed.denied)
 
     def judge(self) -> list[RunTool]:
-        """Judges calls in their order, up to one that depends on the results of those before it. Returns what runs."""
+        """Judges calls in their order, up to one that depends on results of those before it. Returns those to run."""
         runs: list[RunTool] = []
         while self._unjudged:
             call = self._unjudged[0]
@@ -159,7 +159,7 @@ class OwnCalls:
         return result
 
     def hold(self) -> None:
-        """Lets all that would run wait, since another call has to be approved first.
+        """Makes calls wait that would run, since another call has to be approved first.
 
         So does what a rule forbids after that one: the rules go by the calls that were run, and that is not known
         before.
@@ -188,7 +188,7 @@ class OwnCalls:
 
 
 # Of a reply that calls none: nothing is ever noted here.
-NO_CALLS: Final = OwnCalls(TurnSpec(), FreeGuide(0))
+NO_CALLS: Final = GatewayCalls(TurnSpec(), FreeGuide(0))
 
 
 def sound_name(name: str) -> str:

@@ -74,7 +74,7 @@ class ClientView:
     # A stream
 
     def begin(self, first: Json) -> None:
-        """Notes the turn's first chunk: id, model and time of the whole reply are its. Whole replies have one, too.
+        """Takes the turn's first chunk, which has id, model and time of the whole reply. Whole replies have one, too.
 
         Chunks without choices may have come before; each is noted, and the last one counts.
         """
@@ -90,7 +90,7 @@ class ClientView:
         """Shows text of no event: of whole replies before, the gap between two rounds, a filler."""
 
     def add_words(self, text: str, between: str, call: int) -> None:
-        """Shows text that a call speaks to the user, as they are written into its arguments.
+        """Shows text that a call speaks to the user, as it is written into the call's arguments.
 
         between: blanks that separate them from the text before, in one text.
         call: its place in the reply.
@@ -139,14 +139,14 @@ class ClientView:
         """
 
     def step(self, first: int, reply: int) -> None:
-        """Notes the step that was opened. Results of the round before are its input; what follows is its reply.
+        """Takes the numbers of a step that begins. Results of the round before are its input.
 
         first: the number of its first message.
         reply: the number of its reply.
         """
 
     def stop(self, reason: StopReason, waiting: Mapping[str, str], calls: Sequence[ToolCall] = ()) -> None:
-        """Notes how the turn ends; `end` or an error follows.
+        """Takes the reason for which the turn ends; `end` or an error follows.
 
         waiting: as in `TurnOutcome`.
         calls: those that wait, and others that were not shown yet.
@@ -180,7 +180,7 @@ class ClientView:
 
 
 class MakesView(Protocol):
-    """The dialect that a route hands to the turn; it makes a view for each turn, once the turn's terms are known.
+    """Makes the view of a turn in the dialect of a route.
 
     speaks_chat: the client reads chat completions, so a reply that the gateway has no part in may pass as it comes.
     """

@@ -1,4 +1,4 @@
-"""Reads one reply of a model, piece by piece: deltas go in, a whole message comes out.
+"""Puts a message together from the deltas of one reply.
 
 It knows the shape of a chat completion (chunks and whole bodies) and nothing of turns; a set of names decides which
 calls are the gateway's. A whole reply is read as a stream of one delta. The bytes for the client never pass through
@@ -54,7 +54,7 @@ class AllBut(Collection[str]):
 
 
 class ToolCall:
-    """One tool call as it grows.
+    """A tool call, of which pieces may still come.
 
     index: the upstream's index.
     fields: the call's fields but for those below; likewise `function`, the fields of its function.
@@ -137,7 +137,7 @@ class ToolCall:
 
 
 class Draft:
-    """The assistant message of one round in the making (choice 0)."""
+    """The assistant message of one reply (choice 0), of which pieces may still come."""
 
     __slots__ = (
         "_client_calls",
@@ -155,8 +155,8 @@ class Draft:
         self._texts: dict[str, list[str]] = {}
         self.calls: list[ToolCall] = []
         self._newest: dict[Any, ToolCall] = {}  # index -> the last call under it
-        self._settled = 0  # so many calls, from the first on, have an owner
-        self._client_calls = 0  # and so many of these are the client's
+        self._settled = 0  # how many calls have an owner, from the first one to the first without
+        self._client_calls = 0  # how many of these are the client's
         self.finish_reason: str | None = None
         self.usage: Json | None = None
 
@@ -207,7 +207,7 @@ class Draft:
     def take_calls(
         self, entries: list[Any], gateway_tools: Collection[str], is_over: bool
     ) -> list[Json] | None:
-        """Adds pieces of tool calls. Returns the pieces that the client gets now; None: the very pieces that came.
+        """Adds pieces of tool calls. Returns the pieces that the client gets now; None: the given ones, unchanged.
 
         gateway_tools: names of the tools that run here; their calls are withheld from the client.
         is_over: no name will go on. A call of the client's waits until the owners of all calls before it are

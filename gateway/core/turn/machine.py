@@ -30,7 +30,7 @@ from msgspec.structs import replace
 from adapters.types import Event, Json
 from gateway.core.conversation.private import as_system, without_private
 from gateway.core.turn import commands, events
-from gateway.core.turn.calls import NO_CALLS, OwnCalls, ResumedCalls, name_calls
+from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_calls
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import FINISHED, Command, End, TurnOutcome
 from gateway.core.turn.draft import ToolCall, join_messages
@@ -269,7 +269,7 @@ class Turn:
 
     def _unfinished(self, end: End, reason: StopReason) -> TurnOutcome:
         if self._round.is_stored:
-            return self._make_outcome(end, reason, (), None, results=self._calls.results_so_far)
+            return self._make_outcome(end, reason, (), None, results=self._calls.interrupted_results)
         if self.spec.saves_steps:
             # Calls without an answer would block the conversation.
             return self._make_outcome(end, reason, (), self._round.shown_reply())
@@ -310,7 +310,7 @@ class Turn:
     def _begin_tools(self, gateway_calls: list[ToolCall]) -> list[Command]:
         """Runs gateway calls; those that cannot be run have their result at once."""
         client_calls = self._round.client_calls
-        self._calls = OwnCalls(self.spec, self._guide, gateway_calls)
+        self._calls = GatewayCalls(self.spec, self._guide, gateway_calls)
         runs = self._calls.judge()
         if self._calls.waiting:
             return self._pause()
@@ -397,7 +397,7 @@ class Turn:
         """Begins with calls of a stored step in place of a reply."""
         self._state = RUNNING_TOOLS
         self._round.resume(resumed.calls)
-        self._calls = OwnCalls(self.spec, self._guide, self._round.gateway_calls, resumed)
+        self._calls = GatewayCalls(self.spec, self._guide, self._round.gateway_calls, resumed)
         self._show_results(self._calls.results)
         return self._tools_finished()
 

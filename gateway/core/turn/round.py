@@ -21,7 +21,7 @@ from gateway.core.conversation.canonical import gap
 from gateway.core.conversation.fillers import as_filler
 from gateway.core.conversation.private import with_private
 from gateway.core.memory.memory_tools import read_arguments
-from gateway.core.turn.asides import Listener, Voice
+from gateway.core.turn.asides import AsideReader, Voice
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.draft import (
     AllBut,
@@ -135,7 +135,7 @@ class Round:
         self._choices_done = 0
         self._in_tail = False
         self._text_events: TextEvents | None = None  # the form of events that add text and do nothing else
-        self._listener = None if spec.asides is None else Listener(spec.asides)
+        self._aside_reader = None if spec.asides is None else AsideReader(spec.asides)
         self._speaker: tuple[int, Voice] | None = None  # the call that spoke last, and its voice
         self._refusal: list[bytes] = []  # an error reply that comes as events
 
@@ -365,8 +365,8 @@ class Round:
             while self.tail:  # usage in the middle of a reply ended nothing
                 self._view.show(self.tail.pop(0))
             self._view.show(event)
-        if self._listener is not None:
-            self._speak(self._listener)
+        if self._aside_reader is not None:
+            self._speak(self._aside_reader)
 
     def _take_delta(self, delta: Any, reason: Any, calls: list[Json] | None) -> list[Json] | None:
         """Adds a delta of the first choice. Returns the pieces of calls that the client gets, else those given."""
@@ -394,14 +394,14 @@ class Round:
             if calls and self.form is AS_EVENTS:
                 # Nothing but the end shows their owner, and no finish_reason came to announce it.
                 self._view.add_calls(calls)
-        if self._listener is not None:
-            self._speak(self._listener)
+        if self._aside_reader is not None:
+            self._speak(self._aside_reader)
         return _COMPLETE
 
     # What calls say to the user
 
-    def _speak(self, listener: Listener) -> None:
-        for place, voice, text in listener.hear(self.draft.calls):
+    def _speak(self, reader: AsideReader) -> None:
+        for place, voice, text in reader.read(self.draft.calls):
             if voice is Voice.THOUGHT:
                 if self.form is AS_EVENTS:
                     self._view.add_thought(text)

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.agents.core.tool_rules import CalledTool, RuleGuide
 from gateway.core.tool_rule import RuleKind, ToolRule, read_rules
-from gateway.core.turn.calls import OwnCalls, ResumedCalls
+from gateway.core.turn.calls import GatewayCalls, ResumedCalls
 from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import Stop, ToolResult
 from gateway.core.turn.spec import TurnSpec
@@ -38,7 +38,7 @@ def call(id: str, name: str) -> ToolCall:
     return made
 
 
-def perform(calls: OwnCalls, ran: set[str]) -> OwnCalls:
+def perform(calls: GatewayCalls, ran: set[str]) -> GatewayCalls:
     """Runs what may run now; where a call has to be approved, nothing."""
     while True:
         runs = calls.judge()
@@ -61,13 +61,15 @@ def run_of(
     for n, names in enumerate(replies):
         made = {f"{n}.{place}": name for place, name in enumerate(names)}
         approved = set[str]()
-        calls = perform(OwnCalls(TurnSpec(), guide, [call(*each) for each in made.items()]), ran)
+        calls = perform(GatewayCalls(TurnSpec(), guide, [call(*each) for each in made.items()]), ran)
         while calls.waiting:
             approved |= {id for id, kind in calls.waiting.items() if kind == "approval"}
             # Another run goes on, and knows what was called since the user's message.
             guide = RuleGuide(rules, TOOLS, approvals=approvals, called=called)
             resumed = ResumedCalls((), calls.results, frozenset(approved))
-            calls = perform(OwnCalls(TurnSpec(), guide, [call(*each) for each in made.items()], resumed), ran)
+            calls = perform(
+                GatewayCalls(TurnSpec(), guide, [call(*each) for each in made.items()], resumed), ran
+            )
         follows = guide.after()
         called += [
             CalledTool(made[each.call_id], each.status, each.content)
