@@ -54,7 +54,7 @@ def test_a_server_is_named_and_its_tools_are_called(world: LettaWorld) -> None:
     reply = world.letta.agents.messages.create(agent.id, input="3 + 4?")
     returned = next(each for each in reply.messages if each.message_type == "tool_return_message")
     assert (returned.status, returned.tool_return) == ("success", "7")
-    with pytest.raises(BadRequestError, match="The MCP server says what this tool is"):
+    with pytest.raises(BadRequestError, match="The MCP server defines this tool"):
         world.letta.tools.update(add.id, source_code="def f(): ...")
     renamed: Any = servers.update(made.id, server_name="sums", config=CONFIG)
     assert (renamed.id, renamed.server_name) == (made.id, "sums")

@@ -32,9 +32,9 @@ _FILES = 1000  # of a folder
 class ExportQuery(Body):
     """An export."""
 
-    # The agent that owns the messages.
+    # The conversation whose messages are exported; default: the own conversation of the agent.
     conversation_id: Maybe[str] = UNSET
-    # Without messages.
+    # The file is written without the messages.
     scrub_messages: bool = False
     use_legacy_format: bool = False
     max_steps: Maybe[int] = UNSET

@@ -116,20 +116,20 @@ class _AgentReader:
     extension: FileExtension
     # A gateway like this one wrote the file.
     is_own: bool
-    # The uids that are retained, by id.
+    # The uids that agents keep, by their ids in the file.
     kept: Mapping[str, str]
     slept_on: Mapping[str, FileSleeptime]
-    # Of tools, as of `_tools`.
+    # The names of tools by their ids in the file, as `_tools` returns them.
     names: Mapping[str, str]
     blocks: Mapping[str, tuple[Block, dict[str, Any]]]
     folders: Mapping[str, CarriedFolder]
-    # Gets the names of what is left out.
+    # Receives the paths of the parts of the file that cannot be taken over.
     left_out: list[str]
-    # Those of the agents so far.
+    # The archives of the agents that have been read, by id.
     archives: dict[str, CarriedArchive] = field(default_factory=dict)
 
     def read(self, agent: FileAgent, raw: Mapping[str, Any], n: int, name: str) -> CarriedAgent:
-        """Returns the agent at the place n of the file. raw: the same as JSON."""
+        """Returns the agent with the index n in the file. raw: the same as JSON."""
         form, now, at = self.form, self.now, (*_AT, "agents", n)
         own = self.extension.agents.get(agent.id) or AgentExtension()
         # On Letta's server an agent that speaks by a tool thinks in text.
@@ -484,14 +484,14 @@ def _joined(messages: Iterable[tuple[int, FileMessage]]) -> Iterable[tuple[int, 
 
 
 def _messages(
-    definition: Sequence[FileMessage], place: str, now: float, left_out: list[str], *, thinks: bool
+    definition: Sequence[FileMessage], path: str, now: float, left_out: list[str], *, thinks: bool
 ) -> list[CarriedMessage]:
-    """Returns the messages of a conversation as they are stored. place: where they lie in the file."""
+    """Returns the messages of a conversation as they are stored. path: of the list in the file."""
     messages = [*enumerate(definition)]
     # The first one is the compiled prompt, which is compiled again.
     if messages and messages[0][1].role == "system":
         messages = messages[1:]
     found = [(n, made) for n, each in _joined(messages) for made in read(each, now, thinks=thinks)]
     sound = [*answers(made for _, made in found)]
-    left_out += [f"{place}.{n}" for (n, _), ok in zip(found, sound, strict=True) if not ok]
+    left_out += [f"{path}.{n}" for (n, _), ok in zip(found, sound, strict=True) if not ok]
     return [made for (_, made), ok in zip(found, sound, strict=True) if ok]

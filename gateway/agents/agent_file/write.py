@@ -53,18 +53,18 @@ SOURCE = ("name", "description", "instructions", "metadata", "embedding_config")
 class Travelling(Struct, frozen=True):
     """All parts of an agent that an export contains."""
 
-    # The agent as it is shown.
+    # The agent as the API returns it.
     state: Mapping[str, Any]
-    # Other agents read its messages.
+    # The sleeptime agents that read its messages; None: it has none.
     sleeptime: Sleeptime | None = None
-    # Messages at the head of each conversation.
+    # Messages with which each conversation begins.
     initial: Sequence[Mapping[str, Any]] = ()
     messages: Sequence[CarriedMessage] = ()
-    # Each as it is shown, with its files.
+    # Each folder as the API returns it, with its files.
     folders: Sequence[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]] = ()
-    # Of its own archive.
+    # The passages of its own archive.
     passages: Sequence[PassageDraft] = ()
-    # Those that it has attached.
+    # The archives that are attached to it.
     archives: Sequence[CarriedArchive] = ()
 
 

@@ -24,13 +24,13 @@ class PingingSink:
     """A stream that sends pings while it has no events."""
 
     inner: Sink
-    # 0: never.
+    # Seconds between two pings; 0: none are sent.
     every_s: float
-    # The event; a comment until the run has a name.
+    # The event that is sent; a comment of the stream until the run has an id.
     ping: bytes = b":\n\n"
-    # Of a stream that begins with it.
+    # The headers of a reply that begins with a ping.
     headers: Sequence[tuple[str, str]] = (EVENTS,)
-    # Whether anything of the reply was sent.
+    # Bytes of the reply itself were sent; pings do not count.
     started: bool = False
     _has_head: bool = False
     _wrote: bool = False

@@ -14,9 +14,10 @@ from gateway.checked import Fault
 Order = Literal["asc", "desc"]
 _AgentOrder = Literal["created_at", "updated_at", "last_run_completion"]
 Limit = Annotated[int, Meta(ge=1, le=1_000)]
-# A part of a text that is looked for. Chosen: a database may compare all of it at each place of a text.
+# A text that a list is searched for. A database may compare it at each offset of a stored text, so its length is bound;
+# no measurement: names and sentences are far shorter.
 Fragment = Annotated[str, Meta(max_length=10_000)]
-_Few = Annotated[list[str], Meta(max_length=64)]  # as many as one statement looks for
+_Few = Annotated[list[str], Meta(max_length=64)]  # each is a parameter of one statement
 _Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 _PROJECT = refused("A key opens one project, and lists are of that.")
 _NO_IDENTITIES = refused("An identity has agents alone; blocks have tags.")

@@ -18,7 +18,7 @@ _PROVIDERS: Final = "Upstreams and their keys are named by the gateway's setting
 _TRACES: Final = "Requests are not stored, so there are no traces."
 _RECORD: Final = "A run is the record of a send, and goes with its agent. Its messages can be forgotten."
 _OWN_GROUP: Final = "The group of an agent is its `managed_group`, and is at /v1/groups/{group_id}."
-_TALKS: Final = "Nobody speaks to a group: messages and blocks are those of its agents."
+_TALKS: Final = "A group has no messages and blocks of its own: use those of its agents."
 _LATER: Final = "This is not served yet."
 _GROUPS: Final = (
     "A group is made and ended with its agent: enable_sleeptime; agents speak to one another by their tools."

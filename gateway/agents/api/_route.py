@@ -47,17 +47,18 @@ class Asked:
     """One request of the agents API, read and checked."""
 
     project: str
-    # The parameters of its path.
+    # The parameters in the path of the request.
     path: Mapping[str, str]
-    # body, query: structs of the route's, None where it has none.
+    # A struct of the type that the route declares; None if it declares none.
     body: Any
+    # Likewise.
     query: Any
     request: Request
-    # Those that the reply is to bear as well.
+    # Headers that the handler adds to the reply.
     headers: dict[str, str] = field(default_factory=dict)
-    # The body as it came.
+    # The bytes of the body.
     data: bytes = b""
-    # That of a form.
+    # The uploaded file, if the body is a form.
     file: FormPart | None = None
 
     def uid(self, kind: str, name: str) -> str:
@@ -65,12 +66,12 @@ class Asked:
         return uid_in(kind, self.path[name])
 
     def name_of(self, uid: str) -> str:
-        """Returns the id in which the request has a uid, which the store knows without its kind."""
+        """Returns the public id by which the request names a uid. The store reports uids without their kind."""
         query, body = str(self.request.url.query), self.data.decode("utf-8", "replace")
         sent = " ".join([*self.path.values(), query, body])
         # Tried once for each word of a body, not again at each of its letters.
         found = re.findall(rf"(?<![a-z_])[a-z_]++-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", sent)
-        # A place of a memory names it, too, but may be another thing that is missing.
+        # The id of a message contains the uid of its agent, but the message may be what is missing.
         return min(found, key=len, default=uid)
 
 
@@ -78,28 +79,27 @@ AnswersAgents = Callable[[Asked], Awaitable[Any]]
 
 
 class AgentsRoute(Struct, frozen=True):
-    """A route."""
+    """A route of the agents API, with what it takes and the handler that answers it."""
 
     method: str
-    # With and without a slash at its end alike.
+    # Served with and without a slash at its end, as far as `slashes` has both.
     path: str
     handle: AnswersAgents
-    # What it does, as a verb in the imperative.
+    # A sentence in the imperative, for `/openapi.json`.
     summary: str
-    # body, query: what it takes; a body may be left out where every field may.
+    # The struct into which the body is read; the body may be left out if every field may.
     body: type[Struct] | None = None
     query: type[Struct] | None = None
-    # The fields of a body that is a form with a file in `file`. A handler returns JSON, or an ASGI
-    # application that answers.
+    # The fields of a form that uploads a file in its field `file`.
     form: type[Struct] | None = None
     slashes: tuple[str, ...] = ("", "/")
-    # The handler reads one that is no struct. Any other body, or query, has to be empty.
+    # The handler reads the body itself. Without this, `body` and `form` a body has to be empty.
     reads_body: bool = False
-    # False: it is not served, and answers with the reason.
+    # False: a path of Letta's that the gateway refuses; its handler raises the reason.
     is_served: bool = True
-    # A parameter of the query without which the path without a slash is another API's.
+    # Without this parameter of the query, the path without a slash belongs to another API.
     needs: str = ""
-    # Of a list with a `PageQuery`; the handler is given the query with which the list is read.
+    # How a list is paged whose query is a `PageQuery`; it changes the query before the handler sees it.
     pages: Paging = NEWEST_FIRST
 
     async def answer(self, asked: Asked) -> Any:

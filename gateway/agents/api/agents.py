@@ -63,7 +63,7 @@ _NO_OWN_FOLDER = refused("An agent has no folder of its own; attach one.")
 
 # -- the bodies
 
-# What is honoured of the older object about the model, and of a model's settings.
+# The fields of `llm_config` and of `model_settings` that have an effect, with their types; others are only stored.
 _LLM_TYPES: dict[str, tuple[type, ...]] = {
     "handle": (str,), "model": (str,), "context_window": (int,), "temperature": (int, float), "max_tokens": (int,),
     "reasoning_effort": (str,), "put_inner_thoughts_in_kwargs": (bool,), "parallel_tool_calls": (bool,),
@@ -118,21 +118,22 @@ class Own(Body):
 
     # "free" renders the memory section again when it costs nothing, "always" before each call.
     rebuild: Literal["free", "always"] | UnsetType = UNSET
-    # Of a note; 0: none; null: as the settings have it.
+    # The budget of a note in tokens; 0: no notes; null: as the settings have it.
     recall_tokens: Maybe[Annotated[int, Meta(ge=0, le=100_000)]] = UNSET
-    # Of users' memories alone.
+    # Facts are learned from conversations. Only for users' memories.
     learn: bool | UnsetType = UNSET
     # The filler before a tool: a sentence of the model's own, or a fixed one when the tool takes longer;
     # null: as its agent_type has it.
     filler: Maybe[Literal["model", "none"] | FillerBody] = UNSET
 
 
-# Below the least no prompt fits: its system text, a note and a reply take some hundreds of tokens.
+# A system text, a note and a reply take some hundreds of tokens, so no prompt fits into a smaller window.
 LEAST_WINDOW = 1000
 WindowTokens = Annotated[int, Meta(ge=LEAST_WINDOW, le=100_000_000)]
 _Tokens = Annotated[int, Meta(ge=1, le=100_000_000)]
 _Messages = Annotated[int, Meta(ge=1, le=1_000_000)]
-# Chosen: above what any prompt has room for. An agent is made in one transaction, and others' writes wait for it.
+# An agent is made in one transaction, and other writes wait for it, so each list is bound. No measurement: a prompt has
+# room for some hundred blocks or tools.
 MOST_PARTS = Meta(max_length=1_000)
 _Names = Annotated[list[Annotated[str, Meta(min_length=1, max_length=200)]], MOST_PARTS]
 _Ids = Annotated[list[str], MOST_PARTS]
@@ -261,7 +262,7 @@ def _unlike(rules: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     )
 
 
-# The fields that are taken over, and shown, as they are: Letta's name -> the definition's.
+# Fields with the same value in bodies and in definitions: the name in a body -> the name in `AgentDefinition`.
 _PLAIN = {
     **{name: name for name in ("description", "model", "system", "metadata", "hidden", "timezone")},
     "context_window_limit": "context_window",
@@ -270,7 +271,7 @@ _PLAIN = {
     "message_buffer_autoclear": "clears",
 }
 NO_LEARNING = (
-    "mnemogate.learn: Nobody learns from what is said to an agent of this API. Give it remember_fact, or turn on "
+    "mnemogate.learn: No facts are learned from messages to an agent of this API. Give it remember_fact, or turn on "
     "enable_sleeptime."
 )
 _OWN = {"recall_tokens": "recall_tokens", "learn": "learns", "filler": "filler"}
@@ -375,7 +376,7 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
 
 # -- from a definition to what is shown
 
-# Who made an agent, and where: nothing is known of that here. Nor does an agent have any of these lists.
+# Fields that only Letta's hosted product fills; the client requires some of them.
 _OF_THE_HOSTED_PRODUCT: dict[str, Any] = {
     **dict.fromkeys(
         (

@@ -82,14 +82,14 @@ class AgentsApi(Struct, frozen=True):
     async def definition_page(
         self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery
     ) -> Page:
-        """Returns the page of a list of definitions that a query asks for. prefix: of their ids. Raises: NotFound."""
-        places = [
+        """Returns the page of a list of definitions that a query selects. prefix: of their ids. Raises: NotFound."""
+        rows = [
             (await self.store.definitions.get(project, kind, uid_in(prefix, id))).id
             if isinstance(id, str)
             else None
             for id in (query.after, query.before)
         ]
-        return page_of(query, *places)
+        return page_of(query, *rows)
 
     def first_model(self) -> str:
         """Returns the model of an agent that is created without one. Raises: BadRequest: no model is known."""

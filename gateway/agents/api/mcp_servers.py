@@ -30,7 +30,7 @@ _AT = ("body", "config")
 
 _KINDS = ("streamable_http", "sse", "stdio")
 _NEVER_NULL = ("mcp_server_type", "server_url", "command", "args")
-# Chosen: no header of a token is longer, and servers take some 8 kB of all headers.
+# Servers accept about 8 kB of headers altogether (nginx: 8 kB a line), so a longer secret could not be sent.
 _Secret = Annotated[str, Meta(max_length=8_000)]
 _Secrets = Annotated[dict[str, _Secret], Meta(max_length=50)]
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # RFC 9110 5.1

@@ -205,8 +205,8 @@ class MessageRoutes:
 
     async def search_agents(self, asked: Asked) -> Any:
         found = [
-            ranked_json(message, place)
-            for place, (agent, view) in enumerate(await self._found(asked))
+            ranked_json(message, rank)
+            for rank, (agent, view) in enumerate(await self._found(asked))
             for message in Exchanges(self._api.store, agent, Showing()).message(view)
         ]
         return [each for each in found if each is not None]

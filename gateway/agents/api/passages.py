@@ -242,10 +242,10 @@ class PassageRoutes:
                 for memory in memories
                 for each in await self._archives.list(memory, wanted, limit=search.limit, newest_first=True)
             ][: search.limit]
-        # Ranks are all that memories have in common, so the score is the place.
+        # Scores of different memories cannot be compared, so the score is made of the rank.
         return [
-            {"passage": _shown(each), "score": 1 / (1 + place), "metadata": {}}
-            for place, each in enumerate(found)
+            {"passage": _shown(each), "score": 1 / (1 + rank), "metadata": {}}
+            for rank, each in enumerate(found)
         ]
 
     async def delete(self, asked: Asked) -> Any:

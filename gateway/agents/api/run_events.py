@@ -150,9 +150,9 @@ def _untold(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> I
 
 
 def _key(message: Json) -> tuple[Any, ...]:
-    # Messages of one id differ in what their otid ends with.
-    place = str(message.get("otid")).rpartition(":")[2]
-    return ids.first_try(str(message.get("id"))), message.get("message_type"), place
+    # The end of an otid numbers the messages with one id.
+    position = str(message.get("otid")).rpartition(":")[2]
+    return ids.first_try(str(message.get("id"))), message.get("message_type"), position
 
 
 def _text(message: Json) -> str:

@@ -57,8 +57,8 @@ def found_json(message: Mapping[str, Any], agent_id: str, conversation_id: str) 
     }
 
 
-def ranked_json(message: Mapping[str, Any], place: int) -> dict[str, Any] | None:
-    """Returns a message as older searches show it; None for one without words. place: in the result, from 0 on."""
+def ranked_json(message: Mapping[str, Any], rank: int) -> dict[str, Any] | None:
+    """Returns a message as older searches show it; None for one without text. rank: from 0."""
     field = _TEXTS.get(message["message_type"])
     if field is None:
         return None
@@ -67,5 +67,5 @@ def ranked_json(message: Mapping[str, Any], place: int) -> dict[str, Any] | None
         "message": dict(message),
         "fts_rank": None,
         "vector_rank": None,
-        "rrf_score": 1 / (1 + place),
+        "rrf_score": 1 / (1 + rank),
     }

@@ -188,7 +188,7 @@ def tool_of(update: ToolSource, before: ToolDefinition | None = None) -> tuple[s
     """Returns a tool after an update, with its name as far as the schema has it. Raises: Unprocessable."""
     sent = {name: value for name, value in given(update).items() if value is not None}
     if before is not None and before.source_type == "mcp" and _SET_BY_SERVER & sent.keys():
-        raise BadRequest("The MCP server says what this tool is: refresh the server.", param="source_code")
+        raise BadRequest("The MCP server defines this tool: refresh the server.", param="source_code")
     made = before or ToolDefinition({})
     values: dict[str, Any] = {name: sent[field] for field, name in _FIELDS.items() if field in sent}
     if "tags" in values:

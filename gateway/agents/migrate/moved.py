@@ -44,23 +44,23 @@ class MovedConversation(Struct, frozen=True):
 class MovedAgent(Struct, frozen=True):
     """All that a Letta server returns about an agent."""
 
-    # The agent as it is shown, with its blocks, tools and sources.
+    # The agent as the server returns it, with its blocks, tools and sources.
     state: Mapping[str, Any]
-    # All of `default`, as they are listed, oldest first.
+    # The messages of the conversation `default`, oldest first.
     messages: Sequence[_Json] = ()
     conversations: Sequence[MovedConversation] = ()
-    # Likewise.
+    # The passages of its archives, oldest first.
     passages: Sequence[_Json] = ()
-    # Of its sources, with their content.
+    # The files of its sources, with their content.
     files: Sequence[_Json] = ()
-    # The archive in which the passages lie, where other agents have it, too.
+    # The archive that holds the passages, if other agents have it attached as well; None: it is the agent's own.
     shared: Mapping[str, Any] | None = None
 
 
 def moved_file(of: MovedAgent) -> bytes:
     """Returns the agent's file. The sleeptime agent that reads for it is not in it, and is created again."""
     state = of.state
-    # That server keeps passages without a text, too.
+    # Letta's server stores empty passages as well; the gateway has none.
     passages = [_passage(each) for each in of.passages if each["text"]]
     own: _Json = {
         "created_at": state.get("created_at"),

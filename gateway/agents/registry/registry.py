@@ -105,14 +105,14 @@ class AgentView(Struct, frozen=True):
     """An agent as the agents API shows it."""
 
     agent: Agent
-    # For a user's memory one made from its profile.
+    # The stored definition; for a user's memory one that is made of its profile.
     definition: Definition
     blocks: Sequence[BlockEntry]
     tools: Sequence[ToolView]
     tags: Sequence[str]
-    # The newest one.
+    # The newest run; None: there was none.
     last_run: Run | None
-    # The agents that read its messages.
+    # The sleeptime agents that read its messages.
     readers: Sequence[ReaderEntry] = ()
     folders: Sequence[Definition] = ()
     identities: Sequence[Definition] = ()
@@ -138,13 +138,13 @@ class Registry:
         store.database.when_recovered(self._cache.clear)
 
     def changed(self) -> None:
-        """Drops what names stood for: a definition was changed."""
+        """Clears the cache of resolved names, after a definition was changed."""
         self._cache.clear()
 
     # -- a turn's agent
 
     async def resolve(self, project: str, name: str) -> ResolvedAgent | None:
-        """Returns the agent with this id or name; None where there is none. A profile's name is not looked for here.
+        """Returns the agent with this id or name; None if there is none. Names of profiles are not found.
 
         Raises: BadRequest: two agents have the name.
         """
@@ -155,7 +155,7 @@ class Registry:
             if kept is None:
                 return None
             self._cache.keep((project, name), kept, round_)
-        # Whoever forgets a memory drops it from the store's cache, where a memory in use is found without a statement.
+        # Forgetting a memory drops it from the store's cache, so this check takes no statement for a memory in use.
         return kept if await self._store.agents.find(kept.scope) is not None else None
 
     async def _is_present(self, kept: ResolvedAgent) -> bool:
@@ -179,11 +179,12 @@ class Registry:
     async def for_send(
         self, project: str, uid: str, conversation: str, *, model: str | None, system: str | None
     ) -> ResolvedAgent:
-        """Returns an agent as a send to it finds it. Raises: NotFound.
+        """Returns an agent with what a send and its conversation set. Raises: NotFound.
 
-        uid: of the agent.
-        conversation: `default`, or a uid.
-        model, system: of the send in place of the agent's.
+        uid: the agent's.
+        conversation: `default`, or the uid of a conversation.
+        model: the model that the send names; None: the agent's.
+        system: the system prompt of the send; None: the agent's.
         """
         found = await self.agent(project, uid)
         spec = found.spec
@@ -196,7 +197,7 @@ class Registry:
         return replace(found, spec=spec)
 
     def with_model(self, spec: AgentSpec, model: str) -> AgentSpec:
-        """Returns an agent that another model answers for. model: as a definition names it."""
+        """Returns the spec with another model. model: `<upstream>/<model>` or `<model>`."""
         upstream, name = split_model(self._settings, model)
         return replace(spec, model=name, upstream=upstream)
 
@@ -366,7 +367,7 @@ class Registry:
         return await self._store.definitions.count(project, wanted)
 
     async def change(self, project: str, uid: str, edit: AgentEdit) -> AgentView:
-        """Changes an agent, on what it is at that moment.
+        """Changes an agent; if another change comes first, the edit is applied to its result.
 
         Raises: Conflict: a profile's memory, or a profile's name; UnknownModel.
         """
@@ -419,7 +420,10 @@ class Registry:
             named_route(self._settings, model)
 
     async def _speaking(self, agent: int, edit: AgentEdit, tools: Sequence[int] | None) -> Sequence[int]:
-        """Returns the tools that an agent has with those that speak to other agents, or without. None: it keeps its."""
+        """Returns an agent's tools with or without those that speak to other agents, as the edit has it.
+
+        tools: the tools that the edit sets; None: those that the agent has.
+        """
         kept = await self._store.attached.targets(agent, DefinitionKind.TOOL) if tools is None else tools
         own = [number_of(ToolView(name, built_in_uid(name))) for name in MULTI_AGENT_TOOLS]
         if not edit.multi_agent_tools:
@@ -515,7 +519,7 @@ class Registry:
         return AgentView(agent, shown, blocks, own, [*implied, *tags], last_run)
 
     async def attach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
-        """Gives an agent a tool; one that it has stays in its place. Raises: Conflict: a profile's memory."""
+        """Attaches a tool; if it is attached already, its position stays. Raises: Conflict: a profile's memory."""
         entry, tool = await self.find(project, uid), await self.tools.get(project, tool_uid)
         self.configured(entry)
         await self._store.attached.attach(

@@ -24,12 +24,12 @@ from storage.sql.store import Store
 _CACHED = 4096
 _MAKE_IT = "needs a service beside the gateway: make a tool of this name, a webhook or one of an MCP server."
 _ANY = 2**62
-# The gateway's own tools that can be called. What is numbered and has no schema yet is not there.
+# The built-in tools that can be called; a number in BUILT_IN without a schema is reserved.
 _OWN = tuple(name for name in BUILT_IN if name in SCHEMAS)
 
 
 class ToolView(Struct, frozen=True):
-    """A tool as lists show it. definition: None for one of the gateway's own, which has a constant public name."""
+    """A tool as lists show it. definition: None for a built-in tool, which has a constant public name."""
 
     name: str
     uid: str
@@ -37,7 +37,11 @@ class ToolView(Struct, frozen=True):
 
 
 class ResolvedAgent(Struct, frozen=True):
-    """An agent that a request has named. scope: of its one memory. made_of: rows and versions of its definitions."""
+    """An agent that a request names.
+
+    scope: of its memory.
+    made_of: (row, version) of each definition that the spec was made of.
+    """
 
     spec: AgentSpec
     scope: Scope
@@ -46,9 +50,10 @@ class ResolvedAgent(Struct, frozen=True):
 
 @dataclass(slots=True)
 class SpecCache:
-    """The specs that names stand for. age_s: how long it is believed that a name stands for nothing else as well.
+    """Caches the agents that names resolve to.
 
-    round: rises with each change, so that no older reading is cached after it.
+    age_s: an entry is used for so long; gateways over one database may miss each other's changes.
+    round: rises with each change; an agent that was read in an earlier round is not cached.
     """
 
     age_s: float
@@ -107,16 +112,16 @@ class ToolRegistry:
         after, before: public names, in the order asked for.
         """
         first, last = (before, after) if newest_first else (after, before)
-        low = -_ANY if first is None else await self._place(project, first)
-        high = _ANY if last is None else await self._place(project, last)
-        # Of its own tools the first is the oldest; each lies in front of every row.
-        places = {
-            built_in: place - len(BUILT_IN) for place, built_in in enumerate(BUILT_IN) if built_in in _OWN
+        low = -_ANY if first is None else await self._sort_key(project, first)
+        high = _ANY if last is None else await self._sort_key(project, last)
+        # Built-in tools have negative numbers, in their order, so that they come before every row.
+        keys = {
+            built_in: index - len(BUILT_IN) for index, built_in in enumerate(BUILT_IN) if built_in in _OWN
         }
         own = [
             ToolView(each, built_in_uid(each))
-            for each, place in places.items()
-            if low < place < high and name in (None, each) and (text or "").lower() in each
+            for each, key in keys.items()
+            if low < key < high and name in (None, each) and (text or "").lower() in each
         ]
         page = Page(low, high, limit, newest_first=False)
         if newest_first:
@@ -196,13 +201,13 @@ class ToolRegistry:
         found = {name: await self.named(project, name) for name in names}
         missing = [name for name, tool in found.items() if tool is None]
         if missing:
-            # Clients of Letta's know these words, and make an agent without such tools then.
+            # Letta's clients recognise this message, and then make the agent without these tools.
             words = [f"Tools not found by name: {', '.join(missing)}."]
             words += [f"{name} {_MAKE_IT}" for name in missing if name in ELSEWHERE]
             raise BadRequest(" ".join(words), param="tools")
         return [tool for tool in found.values() if tool is not None]
 
-    async def _place(self, project: str, uid: str) -> int:
+    async def _sort_key(self, project: str, uid: str) -> int:
         tool = await self.get(project, uid)
         return BUILT_IN.index(tool.name) - len(BUILT_IN) if tool.definition is None else tool.definition.id
 

@@ -25,25 +25,25 @@ from storage.records import Summary
 class Showing(Struct, frozen=True):
     """The way in which a caller wants messages to be shown."""
 
-    # Only these; None: all.
+    # The message types that are shown; None: all.
     types: frozenset[str] | None = None
-    # The tool that speaks through its argument `argument`; None: its calls are shown as calls.
+    # Calls of this tool are shown as the text in their argument `argument`; None: as calls.
     speaks: str | None = "send_message"
     argument: str = "message"
-    # Those of a conversation are shown as well.
+    # Summaries of the conversation are shown as well.
     summaries: bool = False
 
 
 class Origin(Struct, frozen=True):
     """The origin of a stored message."""
 
-    # Its public one.
+    # The public id of the message.
     id: str
     # Seconds since the epoch.
     at: float
     run_id: str | None = None
     step_id: str | None = None
-    # Its public name, where a list may hold messages of several.
+    # The id of the conversation, if a list may hold messages of several conversations.
     conversation: str | None = None
 
 
@@ -123,7 +123,7 @@ def _regular_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def piece(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a message as it is shown, or a piece of one. n: its place among those of one id."""
+    """Returns a message as it is shown, or a part of one. n: its position among those with one id."""
     return {
         "id": origin.id,
         "date": time_of(origin.at),
@@ -238,7 +238,7 @@ def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -
     thought, calls = without_asides(message.get("tool_calls", ()), private.get("asides") or {})
     yield from thoughts({**message, "reasoning_content": thought} if thought else message)
     text = in_a_row((private.get("filler", ""), text_of(message) or message.get("refusal") or ""))
-    # Text that it spoke through a tool takes the place of those calls.
+    # The text of a speaking tool is shown instead of its calls.
     spoken = [spoken_text for call in calls if (spoken_text := spoken_by(call, showing)) is not None]
     if text:
         yield "assistant_message", {"content": text}

@@ -74,21 +74,21 @@ def is_end(event: bytes) -> bool:
 class RunNumbers:
     """The numbers under which a run's messages are shown."""
 
-    # Of the memory.
+    # The uid of the agent.
     uid: str
-    # Public.
+    # The public id of the run.
     run_id: str
-    # Number of the first message of the step under way.
+    # The number of the first message of the current step.
     first: int
-    # Of its reply.
+    # The number of the message in which the model replies in the current step.
     reply: int
-    # How many have begun.
+    # The number of steps that have begun.
     steps: int = 1
-    # {call id: tool} of calls that an earlier run made.
+    # The names of tools by the ids of calls that an earlier run made and this one answers.
     names: Mapping[str, str] = field(default_factory=dict)
-    # Of runs that the end of this one makes due; empty until then.
+    # The uids of sleeptime runs that the end of this run makes due; empty until then.
     begun: Sequence[str] = ()
-    # The reply that was perhaps shown in part by an earlier attempt, and the number of this one.
+    # The number of a reply of which an earlier attempt may have shown a part, and the number of this attempt.
     again: tuple[int, int] | None = None
 
     def origin(self, seq: int, at: float) -> Origin:
@@ -104,11 +104,11 @@ class MakesSteps(Struct, frozen=True):
     numbers: RunNumbers
     showing: Showing
     by_token: bool
-    # Seconds since the epoch.
+    # Returns seconds since the epoch.
     now: Callable[[], float]
-    # Messages that are shown in front of the first reply.
+    # Messages that are shown before the first reply.
     before: Sequence[Json] = ()
-    # Of earlier steps.
+    # The usage that earlier steps of the run have counted.
     counts: Counts = msgspec.field(default_factory=Counts)
     speaks_chat: bool = False
 
