@@ -224,6 +224,22 @@ async def until_ended(store: Store) -> None:
     unwatch()
 
 
+def test_settings_that_choose_append_mode_refuse_without_memory_as_its_header_does(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    named, profiles = (
+        {"x-mnemogate-conversation": "phone"},
+        [ProfileSettings(name="default", history="append")],
+    )
+    with world_of(upstream, tmp_path / "m.db", profiles=profiles) as world:
+        assert durable(world.post(FACT, named))
+        Full().strike(world)
+        world.post(LONG)
+        assert not world.recover()
+        assert world.post(QUESTION, named).status == 503
+        assert world.post(QUESTION).status == 200
+
+
 @pytest.mark.parametrize("garbage", [b"not a database, whatever it is " * 300, b""], ids=["noise", "header"])
 def test_a_file_that_is_damaged_at_the_start(
     upstream: StrictUpstream, tmp_path: Path, garbage: bytes
