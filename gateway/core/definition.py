@@ -32,7 +32,7 @@ class _Stored(Struct, frozen=True):
 
 
 class Sleeptime(_Stored, frozen=True):
-    """The agents that read, beside the conversation, what is said to an agent, and edit its blocks.
+    """The sleeptime agents of an agent, which read its conversations in the background and edit its blocks.
 
     agents: their public names. frequency: so many turns make a run due; None: each does. at_rest: none does, they read
     when the conversation rests.

@@ -37,11 +37,12 @@ def quotes(text: str, erased: Erased) -> bool:
 
 
 def without_found(e: Exchange, above: Exchange, erased: Erased) -> Exchange:
-    """Returns a step without what its results may quote of what was
+    """Returns a step without search hits and block changes in its results that may quote what was erased.
 
-    erased: hits of searches, and changes of blocks.
-    above: the step with the calls that they answer. Both with their content. Of calls that were erased no result is
-        left.
+    Results of calls that were erased themselves go as a whole.
+
+    e: the step, with its content.
+    above: the step with the calls that the results answer, with its content.
     """
     is_gone = above.state is State.FORGOTTEN or -1 in above.redactions
     calls = None if is_gone else called_tools(above)

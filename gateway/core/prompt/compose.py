@@ -1,4 +1,4 @@
-"""Composing: puts our messages around the client's: what a trimmed list left out, notes and hidden tool rounds.
+"""Composing: puts stored messages, notes and hidden tool rounds around the messages of the client's list.
 
 The client's own messages go upstream contiguous and unchanged. A note hangs before a user message's text; a hidden
 round takes the place of the assistant message in which the client has only what was streamed, and together they say

@@ -65,7 +65,7 @@ class SectionParts(Struct, frozen=True):
         return _join(self.system, section, has_place=bool(self.made))
 
     def known(self) -> dict[str, Any]:
-        """Returns what is stored of them with the text, so that other ones are noticed."""
+        """Returns what is stored with the rendered text, so that a later change of the inputs is noticed."""
         known = {
             "blocks": last_shown(map(show, self.blocks), NOTHING_SHOWN),
             "tools": dict(self.offered),

@@ -155,7 +155,7 @@ def changes_since(shown: Shown, blocks: Iterable[Block]) -> tuple[tuple[str, ...
 
 
 def is_shown(shown: Shown, block: Block) -> bool:
-    """Returns whether a block is shown as it is. One that is empty need not be shown."""
+    """Returns whether a block's present value is shown. An empty one need not be shown."""
     seen = shown.get(shown_label(block.label), GONE)
     if _EDIT in seen:  # an empty block need not have been shown before its edit
         seen = _read_after(digest(""), seen)
@@ -176,7 +176,7 @@ def last_shown(texts: Iterable[Shown], before: Shown) -> Shown:
 
 
 def _read_after(seen: str | None, then: str) -> str:
-    """Returns what is known of a block after a text. seen: what is before it; None: nothing."""
+    """Returns what a reader knows of a block after a text. seen: what it knew before; None: nothing."""
     if seen is None or _EDIT not in then:
         return then
     before, _, after = then.partition(_EDIT)

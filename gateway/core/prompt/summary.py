@@ -96,7 +96,7 @@ class SummaryTerms(Struct, frozen=True):
 
     @property
     def kept(self) -> float:
-        """The share of the window that a summary leaves as it is."""
+        """The share of the window that a summary leaves word for word."""
         return 0.0 if self.is_all else KEPT if self.share is None else self.share
 
     def clip(self, text: str) -> str:

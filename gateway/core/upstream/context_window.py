@@ -59,7 +59,7 @@ class ContextWindows:
         return min(sizes) if learned.scale is None else int(min(sizes) / learned.scale)
 
     def on(self, target: Target) -> Target:
-        """Returns a target with its window as it is known by now."""
+        """Returns a target with the context window that is known by now."""
         at = target[:2]
         if at not in self._learned:
             return target
@@ -81,13 +81,13 @@ class ContextWindows:
             learned.is_guess = False
 
     def guessed(self, at: ModelAt) -> None:
-        """Notes that a prompt cut to a guessed window was taken, after one that fitted by our count was not."""
+        """Notes that a prompt cut to a guessed window was accepted after a longer one was refused."""
         learned = self._of(at)
         if learned.scale is None:
             learned.scale, learned.is_guess = GUESS, True
 
     def _of(self, at: ModelAt) -> _Learned:
-        """Returns what is known of a model, to be changed."""
+        """Returns the record of a model, which the caller may change."""
         learned = self._learned.pop(at, None) or _Learned()
         self._learned[at] = learned
         if len(self._learned) > MOST_MODELS:
