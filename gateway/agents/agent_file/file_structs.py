@@ -13,7 +13,7 @@ from gateway.agents.api.identities import CreateIdentity
 from gateway.agents.wire.struct_fields import NO_SECRETS, ONE_PROJECT, Body, Maybe
 
 FileName = Annotated[str, Meta(min_length=1, max_length=200)]
-# Of each kind of part of a file, but for messages and passages, of which an agent may have very many.
+# The most parts of each kind in a file. Messages and passages are not bound: an agent may have very many.
 MOST_OF_FILE = Meta(max_length=10_000)
 
 

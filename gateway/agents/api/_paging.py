@@ -16,7 +16,7 @@ from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids
 from gateway.errors import UnknownId
 
-# Returns a query with cursors in the order of its list, which it names.
+# Takes a query and returns it with its order, and with cursors that fit that order.
 ReadsCursors: TypeAlias = Callable[[PageQuery], PageQuery]
 
 
@@ -49,10 +49,10 @@ def by_time(query: PageQuery) -> PageQuery:
 class Paging(Struct, frozen=True):
     """The way in which a list is given page by page."""
 
-    # The order where the query names none.
+    # The order of a query that names none.
     newest_first: bool = True
     cursors: ReadsCursors = field(default=in_order)
-    # A page is given oldest first, whichever end of the list it was taken from.
+    # The rows of a page are returned oldest first, even if the page is from the newest end.
     shown_oldest_first: bool = False
 
     def read(self, query: PageQuery) -> PageQuery:

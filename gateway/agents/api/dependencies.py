@@ -28,7 +28,7 @@ from storage.listing import AgentEntry, Page
 from storage.records import DefinitionKind
 from storage.sql.store import Store
 
-# Who wrote a value that came over this API.
+# The author that is recorded for values written by this API.
 ORIGIN = "api"
 
 
@@ -47,7 +47,7 @@ class AgentsApi(Struct, frozen=True):
     now: Callable[[], float]  # seconds since the epoch
     send_timeout_s: float  # how long a client may leave a reply unread
     ping_s: float  # the silence after which a stream sends a ping
-    # The resources below show agents too, which are made of what they show themselves.
+    # Shows agents. It is passed in, because it is made of modules that import this one.
     show_agents: Callable[[AgentsApi, Sequence[AgentView]], Awaitable[list[dict[str, Any]]]]
 
     @property

@@ -72,7 +72,7 @@ class PropertiesBody(Body):
 class IdentitiesQuery(PageQuery):
     """A page of identities."""
 
-    # name, identifier_key: exactly.
+    # The name and the key must be equal to those of an identity.
     name: Maybe[str] = UNSET
     identifier_key: Maybe[str] = UNSET
     identity_type: Maybe[_Type] = UNSET

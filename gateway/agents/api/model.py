@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Shown where nothing is known of a model's window.
+# Tokens that are shown as a model's window if the settings do not have it.
 WINDOW = 128_000
 
 

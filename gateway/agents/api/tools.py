@@ -180,7 +180,7 @@ _FIELDS = {
     "source_type": "source_type",
     "description": "description",
 }
-# Of a tool of an MCP server.
+# The fields of a tool that its MCP server sets, and that no caller may change.
 _SET_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_json_schema"})
 
 

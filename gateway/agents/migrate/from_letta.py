@@ -39,7 +39,7 @@ _PARTS = ("blocks", "tools", "sources", "managed_group", "identities", "tags", "
 _INCLUDED = tuple(f"agent.{part}" for part in _PARTS)
 # A tool that came, and that the gateway cannot run as it is.
 _IDLE = re.compile(r"tools\.(.+)\.(python|typescript|webhook)")
-# What reading an answer of another form raises.
+# Errors that reading a reply of an unexpected form raises.
 _WRONG = (KeyError, TypeError, ValueError, AttributeError)
 
 _Json = dict[str, Any]
