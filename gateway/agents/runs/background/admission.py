@@ -1,17 +1,17 @@
-"""Runs in the background: accepted onto the disk, performed by a job, taken up where a process has left them.
+"""Runs in the background: stored when they are accepted, performed by a job, continued after a process died.
 
     run = await background.accept(asked)          # returns when run, request and job are on disk
     await background.perform(agent, run, 1, 1)    # what the job does (gateway.agents.runs.background.run_service)
 
-A run has its place in the queue of its conversation from the moment it is accepted, and after a restart before
-anybody else can ask. Its caller may go; an upstream's error ends it; only the death of a process is tried again.
+A run holds a ticket in the queue of its conversation from the moment it is accepted, and after a restart before any
+request is served. Its caller may disconnect. An upstream's error ends it; it is tried again only where the process
+died or the store failed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
 from msgspec import Struct
@@ -22,6 +22,7 @@ from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_runs import LEFT, AgentRuns
 from gateway.agents.runs.background.elsewhere import DELETED, Elsewhere
 from gateway.agents.runs.background.event_log import EventLog, ShowsRuns, stored
+from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, Phase
 from gateway.agents.runs.background.stored_request import KeptRequest
 from gateway.agents.runs.begin import MessageGone, digest_of
 from gateway.agents.runs.retry import SendMarks, SentBefore, sent_before
@@ -30,10 +31,9 @@ from gateway.core.ids import new_uid, uid_of
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.errors import Conflict, GatewayError
-from gateway.run.call import Passes
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import new_conversation_uid
-from gateway.run.memory.queue import QueuePlace, Reservation
+from gateway.run.memory.queue import QueuePlace
 from gateway.run.sink import Sink, UnseenSink
 from storage.commands import RunAccept
 from storage.errors import NotFound, StoreError
@@ -65,14 +65,7 @@ class BackgroundRuns:
         self._keeper = keeper
         self._store = keeper.store
         self._shows = shows
-        # Places of runs that are accepted: the first of a conversation is the next one's, whichever that is.
-        self._places: dict[tuple[str, str], deque[Reservation]] = {}
-        self._queues: dict[str, tuple[str, str]] = {}
-        self._performed: set[str] = set()  # runs with a place in the queue
-        self._accepting: set[str] = set()  # runs without a row as yet
-        self._logs: dict[str, EventLog] = {}  # of runs that have not ended, by uid
-        self._passes: dict[str, Passes] = {}
-        self._ends: dict[str, asyncio.Event] = {}
+        self._open = OpenRuns(keeper.queues)
         self._shared = runs.ends
         self._elsewhere = Elsewhere(keeper.store, shows)
         self._shared.when_ended(self._ended_elsewhere, keeper.store.jobs.wake_here)
@@ -115,24 +108,22 @@ class BackgroundRuns:
             draft, request, DEFAULT, new_conversation_uid(), replaces=replaces, listing=listing
         )
         # Before it is written: the job may begin in the same moment.
-        queue = (agent.uid, name)
-        self._accepting.add(draft.uid)
-        self._enqueue(draft, queue, asked.passes)
+        open_run = self._open.add(draft.uid, (agent.uid, name), asked.passes, Phase.ACCEPTING)
         # Where others may perform it, its log begins with that.
         if shown is not None and not self._shared.is_shared:
-            self._logs[draft.uid] = EventLog(store, draft, agent.epoch, self._shows)
+            open_run.log = EventLog(store, draft, agent.epoch, self._shows)
         try:
             accepted = await store.runs.accept(wanted)
         except BaseException:
-            self._take_back(draft.uid, queue)
+            self._open.close(open_run)
             raise
-        finally:
-            self._accepting.discard(draft.uid)
         if accepted.uid != draft.uid:
-            self._take_back(draft.uid, queue)
+            self._open.close(open_run)
             return accepted
-        if (log := self._logs.get(draft.uid)) is not None:
-            self._begin_log(log, accepted)
+        self._open.accepted(open_run)
+        # Its agent may have been deleted meanwhile, which ended its log.
+        if open_run.log is not None and open_run.phase is not Phase.ENDED:
+            self._begin_log(open_run.log, accepted)
         return accepted
 
     async def perform(self, agent_row: int, run_row: int, attempt: int, tries: int) -> PerformedRun | None:
@@ -154,42 +145,40 @@ class BackgroundRuns:
             # Its conversation was deleted.
             if not run.is_over:
                 await self._end(run, _GONE)
-            if (lost := self._queues.get(run.uid)) is not None:
-                self._take_back(run.uid, lost)
+            if (lost := self._open.find(run.uid)) is not None:
+                self._open.close(lost)
             return None
         name = entry.conversation
-        if run.is_over and run.uid not in self._queues:
-            # A process that is gone has ended it; the places are for those that have not ended.
-            return await self._perform(agent, run, name, QueuePlace(), attempt, tries)
-        # Where it has a place, it is there, although its conversation may have gone and left its name to another one.
-        queue = self._queues.get(run.uid) or (agent.uid, name)
-        self._queues[run.uid] = queue
-        self._performed.add(run.uid)
-        reserved = self._next_place(queue) or self._keeper.queues.reserve(queue)
+        known = self._open.find(run.uid)
+        # An open run stays in the queue of its conversation, even where that was deleted and its name used again.
+        open_run = known or self._open.add(run.uid, (agent.uid, name), phase=Phase.PERFORMED)
+        if run.is_over and known is None:
+            # A process that died has ended it; only what follows on its end is left, which needs no ticket.
+            try:
+                return await self._perform(agent, run, name, open_run, QueuePlace(), attempt, tries)
+            finally:
+                self._open.close(open_run)
+        reserved = self._open.begin(open_run)
         try:
             place = await reserved.taken()
-            ended = await self._perform(agent, run, name, place, attempt, tries)
+            ended = await self._perform(agent, run, name, open_run, place, attempt, tries)
         except (StoreError, asyncio.CancelledError):
-            # No send may come in between before it is taken up, unless it was ended from outside.
             if self._shared.is_shared:
-                # Whoever goes on with it may be elsewhere, and must not find the conversation taken.
+                # Another process may continue the run, and has to find the conversation free.
                 reserved.drop()
-                reserved = self._keeper.queues.reserve(queue)
-            if run.uid in self._queues:
-                self._places.setdefault(queue, deque()).appendleft(reserved)
-            else:
-                reserved.drop()
+                reserved = self._keeper.queues.reserve(open_run.conversation)
+            self._open.put_back(open_run, reserved)
             raise
         except BaseException:
             reserved.drop()
             raise
         finally:
-            self._performed.discard(run.uid)
+            self._open.stop(open_run)
         reserved.drop()
         return ended
 
     async def recover(self) -> None:
-        """Gives the runs that earlier processes have left their places, before anybody else can ask.
+        """Reserves tickets for the runs that earlier processes left open. Called before requests are served.
 
         Raises: StoreError: it may be called again.
         """
@@ -200,21 +189,22 @@ class BackgroundRuns:
                 after = entry.run.id
                 if not has_job:
                     await self._end(entry.run, LEFT)
-                elif entry.run.uid not in self._queues:  # else it began before the store had come back for us
-                    self._enqueue(entry.run, (entry.agent_uid, entry.conversation), None)
+                elif self._open.find(entry.run.uid) is None:  # else its job began before this was called
+                    self._open.add(entry.run.uid, (entry.agent_uid, entry.conversation))
             if len(page) < _PAGE:
                 break
-        # So that each stands in its queue.
+        # Lets each reservation enter its queue.
         await asyncio.sleep(0)
 
     async def sweep(self) -> None:
-        """Ends runs without a job (an operator dropped it), so that they hold up no others. Raises: StoreError.
+        """Ends runs without a job (an operator dropped it), so that they block no others. Raises: StoreError.
 
-        Lets go of those that others have ended.
+        Closes those that other processes have ended.
         """
-        if not self._queues:
+        if not self._open:
             return
-        known, found, is_all = set(self._queues) - self._accepting, set[str](), False
+        known = {run.uid for run in self._open if run.phase is not Phase.ACCEPTING}
+        found, is_all = set[str](), False
         after = 0
         while not is_all:
             page = await self._store.runs.open_background(after=after, limit=_PAGE)
@@ -227,33 +217,33 @@ class BackgroundRuns:
 
     async def _end_lost(self, runs: Sequence[Run]) -> None:
         for run in runs:
-            queue = self._queues.get(run.uid)
-            if queue is None:
+            open_run = self._open.find(run.uid)
+            if open_run is None:
                 continue
             now = self._keeper.now()
             ended = await self._store.runs.end(
                 run.agent, run.id, RunState.CANCELLED, StopReason.CANCELLED, now
             )
             self._shared.notify(ended)
-            if (log := self._logs.get(ended.uid)) is not None:
-                await log.close()
-            self._end_here(ended.uid, queue)
+            if open_run.log is not None:
+                await open_run.log.close()
+            self._open.close(open_run)
 
     def let_go_of(self, agent: str) -> None:
-        """Lets go of the runs of an agent that is deleted, so that nothing waits for them. agent: its uid."""
-        for uid, queue in [*self._queues.items()]:
-            if queue[0] != agent:
+        """Closes the runs of an agent that is deleted, so that nothing waits for them. agent: its uid."""
+        for open_run in self._open:
+            if open_run.conversation[0] != agent:
                 continue
-            if (log := self._logs.get(uid)) is not None:
-                log.drop(self._shows.refused(uid, Conflict(DELETED)))
-            self._end_here(uid, queue)
+            if open_run.log is not None:
+                open_run.log.drop(self._shows.refused(open_run.uid, Conflict(DELETED)))
+            self._open.close(open_run)
 
     async def ended(self, run: Run) -> Run:
         """Waits for the end of a run that was accepted. Returns it as it is then."""
         if self._shared.is_shared:
             return await self._shared.of(run)
-        if (event := self._ends.get(run.uid)) is not None:
-            await event.wait()
+        if (open_run := self._open.find(run.uid)) is not None:
+            await open_run.ended.wait()
         return await self._store.runs.load(run.agent, run.id) or run
 
     async def events(self, run: Run, after: int) -> AsyncIterator[bytes]:
@@ -261,7 +251,8 @@ class BackgroundRuns:
 
         Raises: StoreError.
         """
-        log = self._logs.get(run.uid) or await self._log_ahead(run)
+        open_run = self._open.find(run.uid)
+        log = None if open_run is None else open_run.log or await self._log_ahead(open_run, run)
         if log is not None:
             async for event in log.after(after):
                 yield event
@@ -287,9 +278,9 @@ class BackgroundRuns:
                 if number > after:
                     yield event
 
-    async def _log_ahead(self, run: Run) -> EventLog | None:
-        """Returns the log of a run that an earlier process has left, before this one performs it; None: it has none."""
-        if run.uid not in self._queues or self._shared.is_shared:
+    async def _log_ahead(self, open_run: OpenRun, run: Run) -> EventLog | None:
+        """Returns the log of a run that an earlier process left, before this one performs it; None: it has none."""
+        if self._shared.is_shared:
             return None
         agent = await self._store.agents.load(run.agent)
         texts = await self._store.runs.texts(run.agent, run.id, "request")
@@ -297,8 +288,11 @@ class BackgroundRuns:
             return None
         log = EventLog(self._store, run, agent.epoch, self._shows)
         await log.go_on(agent.epoch)
-        # It may have begun meanwhile, or ended.
-        return self._logs.setdefault(run.uid, log) if run.uid in self._queues else self._logs.get(run.uid)
+        if open_run.phase is Phase.ENDED:
+            return None
+        # Its job may have begun meanwhile and opened the log.
+        open_run.log = open_run.log or log
+        return open_run.log
 
     # -- the same send again
 
@@ -333,7 +327,14 @@ class BackgroundRuns:
     # -- one attempt
 
     async def _perform(
-        self, agent: Agent, run: Run, name: str, place: QueuePlace, attempt: int, tries: int
+        self,
+        agent: Agent,
+        run: Run,
+        name: str,
+        open_run: OpenRun,
+        place: QueuePlace,
+        attempt: int,
+        tries: int,
     ) -> PerformedRun | None:
         store = self._store
         # It may have been cancelled while it waited.
@@ -342,22 +343,23 @@ class BackgroundRuns:
             return None
         texts = await store.runs.texts(agent.id, run.id, "request")
         kept = KeptRequest.read(texts[0].data if texts else b"")
-        log = await self._log_of(agent, found, kept, attempt)
+        log = await self._log_of(agent, found, open_run, kept, attempt)
         if not found.is_over:
             if tries > (MOST_BEGINNINGS if found.state is RunState.CREATED else MOST_TRIES):
                 await self._end(found, f"{LEFT} It was tried {tries - 1} times.")
             else:
-                await self._attempt(agent, found, kept, name, place, attempt, log)
+                await self._attempt(agent, found, open_run, kept, name, place, attempt, log)
             found = await store.runs.load(agent.id, run.id) or found
         if not found.is_over:
             found = await self._end(found, _INTERNAL)
-        await self._over(found, kept, log, attempt)
+        await self._close(found, open_run, kept, log, attempt)
         return PerformedRun(found, kept.callback)
 
     async def _attempt(
         self,
         agent: Agent,
         run: Run,
+        open_run: OpenRun,
         kept: KeptRequest,
         name: str,
         place: QueuePlace,
@@ -374,7 +376,7 @@ class BackgroundRuns:
             found = await self._registry.for_send(
                 project, agent.uid, name, model=kept.model, system=kept.system
             )
-            asked = replace(kept.asked(found, name), passes=self._passes.get(run.uid, Passes()))
+            asked = replace(kept.asked(found, name), passes=open_run.passes)
             accepted = AcceptedRun(run, kept.written(with_messages=False), attempt)
             await self._runs.perform(asked, accepted, place, view, sink)
         except MessageGone:
@@ -391,15 +393,17 @@ class BackgroundRuns:
             _log.exception("A background run failed by a fault in the gateway.")
             await self._end(run, _INTERNAL)
 
-    async def _log_of(self, agent: Agent, run: Run, kept: KeptRequest, attempt: int) -> EventLog | None:
+    async def _log_of(
+        self, agent: Agent, run: Run, open_run: OpenRun, kept: KeptRequest, attempt: int
+    ) -> EventLog | None:
         """Returns the log of a run for this attempt; None where it has none."""
-        log = self._logs.get(run.uid)
+        log = open_run.log
         is_new = log is None
-        # What was asked may be erased by now; whoever reads along waits for the end all the same.
+        # The request may be erased by now. A log that has readers is written to its end all the same.
         if kept.shown is None and is_new:
             return None
         if log is None:
-            log = self._logs[run.uid] = EventLog(self._store, run, agent.epoch, self._shows)
+            log = open_run.log = EventLog(self._store, run, agent.epoch, self._shows)
         self._begin_log(log, run)
         if is_new and attempt == 1 and self._shared.is_shared:
             log.add(self._shows.begun(run.uid))
@@ -417,44 +421,30 @@ class BackgroundRuns:
             log.run = run
             log.add(self._shows.begun(run.uid))
 
-    async def _over(self, run: Run, kept: KeptRequest, log: EventLog | None, attempt: int) -> None:
-        """Lets go of a run that has ended; its log gets what it lacks."""
+    async def _close(
+        self, run: Run, open_run: OpenRun, kept: KeptRequest, log: EventLog | None, attempt: int
+    ) -> None:
+        """Closes a run that has ended, after its log got the events that it lacks."""
         if log is not None:
             await log.flush()
             logged = [event async for _, event in stored(self._store, run, 0)]
             if not (logged and self._shows.is_end(logged[-1])):
                 log.add(await self._shows.rest(run, kept.shown or {}, logged, attempt))
             await log.close()
-        self._let_go(run.uid)
+        self._open.close(open_run)
         self._shared.notify(run)
 
     def _ended_elsewhere(self, uid: str, row: int) -> None:
-        """Stops a run that another process has ended, or lets go of its place."""
+        """Stops a run that another process has ended; closes it, unless its job runs here and will do so."""
         self._runs.stop(row)
-        queue = self._queues.get(uid)
-        if queue is not None and uid not in self._performed:
-            self._take_back(uid, queue)
-
-    def _end_here(self, uid: str, queue: tuple[str, str]) -> None:
-        """Lets go of a run that was ended from outside; its place is its own while it is performed."""
-        if uid in self._performed:
-            self._let_go(uid)
-        else:
-            self._take_back(uid, queue)
-
-    def _let_go(self, uid: str) -> None:
-        """Drops a run's state, and wakes what waits for its end."""
-        for kept in (self._queues, self._passes, self._logs):
-            kept.pop(uid, None)
-        if (event := self._ends.pop(uid, None)) is not None:
-            event.set()
+        open_run = self._open.find(uid)
+        if open_run is not None and open_run.phase is not Phase.PERFORMED:
+            self._open.close(open_run)
 
     async def _end(self, run: Run, words: str) -> Run:
         """Fails a run that has not ended. words: why."""
         now = self._keeper.now()
         return await self._store.runs.end(run.agent, run.id, RunState.FAILED, StopReason.ERROR, now, words)
-
-    # -- places
 
     async def _conversation(self, agent: Agent, name: str) -> tuple[str, int]:
         """Returns the name of a conversation that all of its sends use, and its row; 0: it has not begun.
@@ -467,25 +457,3 @@ class BackgroundRuns:
                 raise NotFound(f"there is no conversation {name!r}")
             return DEFAULT, 0
         return found.name, found.id
-
-    def _enqueue(self, run: Run, queue: tuple[str, str], passes: Passes | None) -> None:
-        self._places.setdefault(queue, deque()).append(self._keeper.queues.reserve(queue))
-        self._queues[run.uid] = queue
-        self._ends[run.uid] = asyncio.Event()
-        if passes is not None:
-            self._passes[run.uid] = passes
-
-    def _take_back(self, uid: str, queue: tuple[str, str]) -> None:
-        """Takes back what was lined up for a run that will not be performed. Any place of the queue will do."""
-        if (place := self._next_place(queue, last=True)) is not None:
-            place.drop()
-        self._let_go(uid)
-
-    def _next_place(self, queue: tuple[str, str], *, last: bool = False) -> Reservation | None:
-        places = self._places.get(queue)
-        if not places:
-            return None
-        found = places.pop() if last else places.popleft()
-        if not places:
-            del self._places[queue]
-        return found

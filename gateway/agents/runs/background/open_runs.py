@@ -1,0 +1,127 @@
+"""The background runs of this process that have not ended, and the queue tickets reserved for them.
+
+open_run = open_runs.add(uid, conversation)   # WAITING, with a ticket in the queue of its conversation
+reserved = open_runs.begin(open_run)          # PERFORMED, holds the ticket
+open_runs.put_back(open_run, reserved)        # WAITING again, first in its conversation
+open_runs.close(open_run)                     # ENDED, forgotten; callers that wait for its end go on
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from gateway.agents.runs.background.event_log import EventLog
+from gateway.run.call import Passes
+from gateway.run.memory.queue import Queues, Reservation
+
+# The uid of an agent and the name of a conversation, as `Queues` names a queue.
+Conversation = tuple[str, str]
+
+
+class Phase(Enum):
+    """How far a run has come in this process."""
+
+    ACCEPTING = "accepting"  # its row is being written
+    WAITING = "waiting"  # on disk; its job has not begun, or will begin again
+    PERFORMED = "performed"  # its job runs and holds the ticket
+    ENDED = "ended"
+
+
+@dataclass(eq=False, slots=True)
+class OpenRun:
+    """A run that has not ended. `OpenRuns` alone changes its phase."""
+
+    uid: str
+    conversation: Conversation
+    phase: Phase
+    # What its request passes on to the upstream; only the process that accepted the run has it.
+    passes: Passes = field(default_factory=Passes)
+    # None: its events are not logged, or the log is not open yet.
+    log: EventLog | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class OpenRuns:
+    """The open runs of a process, by uid.
+
+    A ticket belongs to a conversation rather than to a run: jobs may begin in another order than their runs were
+    accepted in, and the first to begin takes the first ticket.
+    """
+
+    def __init__(self, queues: Queues) -> None:
+        self._queues = queues
+        self._runs: dict[str, OpenRun] = {}
+        self._tickets: dict[Conversation, deque[Reservation]] = {}
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __iter__(self) -> Iterator[OpenRun]:
+        """Yields the runs as they are now; closing them meanwhile is allowed."""
+        return iter([*self._runs.values()])
+
+    def find(self, uid: str) -> OpenRun | None:
+        return self._runs.get(uid)
+
+    def add(
+        self,
+        uid: str,
+        conversation: Conversation,
+        passes: Passes | None = None,
+        phase: Phase = Phase.WAITING,
+    ) -> OpenRun:
+        """Adds a run and reserves a ticket for it; one that is performed already needs none."""
+        if phase is not Phase.PERFORMED:
+            self._tickets.setdefault(conversation, deque()).append(self._queues.reserve(conversation))
+        found = self._runs[uid] = OpenRun(uid, conversation, phase, passes or Passes())
+        return found
+
+    def accepted(self, run: OpenRun) -> None:
+        """Notes that the row of a run is written. Its job may have begun, or ended, before."""
+        if run.phase is Phase.ACCEPTING:
+            run.phase = Phase.WAITING
+
+    def begin(self, run: OpenRun) -> Reservation:
+        """Returns the next ticket of the run's conversation for its job, which has begun."""
+        run.phase = Phase.PERFORMED
+        return self._pop_ticket(run.conversation) or self._queues.reserve(run.conversation)
+
+    def stop(self, run: OpenRun) -> None:
+        """Notes that the job of a run is over, for now or for good."""
+        if run.phase is Phase.PERFORMED:
+            run.phase = Phase.WAITING
+
+    def put_back(self, run: OpenRun, reserved: Reservation) -> None:
+        """Returns the ticket of a job that will be tried again; no request may come in between. Ended: drops it."""
+        if run.phase is Phase.ENDED:
+            reserved.drop()
+        else:
+            self._tickets.setdefault(run.conversation, deque()).appendleft(reserved)
+
+    def close(self, run: OpenRun) -> None:
+        """Forgets a run that has ended and wakes the callers that wait for its end. Idempotent.
+
+        A run that is not performed gives up a ticket of its conversation; that of one that is stays with its job.
+        """
+        if run.phase is Phase.ENDED:
+            return
+        if run.phase is not Phase.PERFORMED:
+            ticket = self._pop_ticket(run.conversation, last=True)
+            if ticket is not None:
+                ticket.drop()
+        run.phase = Phase.ENDED
+        del self._runs[run.uid]
+        run.ended.set()
+
+    def _pop_ticket(self, conversation: Conversation, *, last: bool = False) -> Reservation | None:
+        tickets = self._tickets.get(conversation)
+        if not tickets:
+            return None
+        found = tickets.pop() if last else tickets.popleft()
+        if not tickets:
+            del self._tickets[conversation]
+        return found

@@ -1,0 +1,86 @@
+"""The phases of a background run in its process, and the tickets of its conversation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.agents.runs.background.open_runs import OpenRuns, Phase
+from gateway.run.memory.leases import Leases
+from gateway.run.memory.queue import QueuePlace, Queues
+from tests.stored import open_store
+
+CONVERSATION = ("agent", "default")
+
+
+@pytest.fixture
+async def queues(tmp_path: Path) -> AsyncIterator[Queues]:
+    store = await open_store(tmp_path / "memory.db")
+    yield Queues(Leases(store.conversation_locks))
+    await store.close()
+
+
+async def is_free(queues: Queues) -> bool:
+    with QueuePlace() as place:
+        return await queues.enter_free(CONVERSATION, place)
+
+
+async def test_the_first_job_takes_the_first_ticket_whichever_run_it_is(queues: Queues) -> None:
+    runs = OpenRuns(queues)
+    runs.add("one", CONVERSATION)
+    two = runs.add("two", CONVERSATION)
+    await asyncio.sleep(0)
+    reserved = runs.begin(two)
+    await reserved.taken()
+    assert two.phase is Phase.PERFORMED
+    runs.close(two)
+    assert two.ended.is_set()
+    assert not await is_free(queues)
+    reserved.drop()
+
+
+async def test_closing_a_waiting_run_twice_gives_up_one_ticket(queues: Queues) -> None:
+    runs = OpenRuns(queues)
+    one, two = runs.add("one", CONVERSATION), runs.add("two", CONVERSATION)
+    await asyncio.sleep(0)
+    runs.close(one)
+    runs.close(one)
+    await asyncio.sleep(0)
+    assert not await is_free(queues)
+    runs.close(two)
+    await asyncio.sleep(0)
+    assert await is_free(queues)
+    assert not len(runs)
+
+
+async def test_a_run_ended_while_it_is_performed_leaves_the_other_tickets(queues: Queues) -> None:
+    runs = OpenRuns(queues)
+    one, two = runs.add("one", CONVERSATION), runs.add("two", CONVERSATION)
+    reserved = runs.begin(one)
+    await reserved.taken()
+    runs.close(one)
+    runs.put_back(one, reserved)  # its job failed afterwards
+    runs.stop(one)
+    assert one.phase is Phase.ENDED
+    second = runs.begin(two)
+    await second.taken()
+    assert not await is_free(queues)
+    second.drop()
+    assert await is_free(queues)
+
+
+async def test_a_job_that_begins_again_is_first_in_its_conversation(queues: Queues) -> None:
+    runs = OpenRuns(queues)
+    one = runs.add("one", CONVERSATION, phase=Phase.ACCEPTING)
+    runs.add("two", CONVERSATION)
+    reserved = runs.begin(one)
+    runs.accepted(one)  # the job began before the write of its row returned
+    assert one.phase is Phase.PERFORMED
+    await reserved.taken()
+    runs.put_back(one, reserved)
+    runs.stop(one)
+    assert one.phase is Phase.WAITING
+    assert runs.begin(one) is reserved
