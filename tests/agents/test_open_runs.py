@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.agents.runs.background.open_runs import OpenRuns, Phase
+from gateway.agents.runs.background.open_runs import OpenRuns, RunPhase
 from gateway.run.memory.leases import Leases
 from gateway.run.memory.queue import QueuePlace, Queues
 from tests.stored import open_store
@@ -35,7 +35,7 @@ async def test_the_first_job_takes_the_first_ticket_whichever_run_it_is(queues: 
     await asyncio.sleep(0)
     reserved = runs.begin(two)
     await reserved.taken()
-    assert two.phase is Phase.PERFORMED
+    assert two.phase is RunPhase.PERFORMED
     runs.close(two)
     assert two.ended.is_set()
     assert not await is_free(queues)
@@ -64,7 +64,7 @@ async def test_a_run_ended_while_it_is_performed_leaves_the_other_tickets(queues
     runs.close(one)
     runs.put_back(one, reserved)  # its job failed afterwards
     runs.stop(one)
-    assert one.phase is Phase.ENDED
+    assert one.phase is RunPhase.ENDED
     second = runs.begin(two)
     await second.taken()
     assert not await is_free(queues)
@@ -74,13 +74,13 @@ async def test_a_run_ended_while_it_is_performed_leaves_the_other_tickets(queues
 
 async def test_a_job_that_begins_again_is_first_in_its_conversation(queues: Queues) -> None:
     runs = OpenRuns(queues)
-    one = runs.add("one", CONVERSATION, phase=Phase.ACCEPTING)
+    one = runs.add("one", CONVERSATION, phase=RunPhase.ACCEPTING)
     runs.add("two", CONVERSATION)
     reserved = runs.begin(one)
     runs.accepted(one)  # the job began before the write of its row returned
-    assert one.phase is Phase.PERFORMED
+    assert one.phase is RunPhase.PERFORMED
     await reserved.taken()
     runs.put_back(one, reserved)
     runs.stop(one)
-    assert one.phase is Phase.WAITING
+    assert one.phase is RunPhase.WAITING
     assert runs.begin(one) is reserved

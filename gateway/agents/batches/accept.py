@@ -25,22 +25,23 @@ from storage.records import DEFAULT, Run, RunState
 from storage.sql.store import Store
 
 MOST_ITEMS = 10_000
-# Kinds of upstreams that one runs oneself, which answer whatever key comes.
+# Kinds of self-hosted upstreams, which accept any key.
 _KEYLESS = ("scripted", "vllm", "ollama", "lmstudio", "llama.cpp")
 _PAGE = 50
 
 
 class AskedItem(Struct, frozen=True):
-    """An item that is asked for."""
+    """A requested item of a batch: one message to one agent."""
 
-    # Its uid.
+    # The agent's uid.
     agent: str
     messages: tuple[WireMessage, ...]
     max_steps: int
-    # `default`, or a uid.
+    # The conversation's uid, or `default`.
     conversation: str = DEFAULT
-    # model, system: as in a send.
+    # The model in place of the agent's.
     model: str | None = None
+    # The system prompt in place of the agent's.
     system: str | None = None
 
 
@@ -51,15 +52,17 @@ class BatchRequests(Struct, frozen=True):
     settings: Settings
     registry: Registry
     failover: Failover
-    # What answers them, by upstream.
+    # The batch APIs, by the names of upstreams.
     providers: Mapping[str, BatchProvider]
-    # Seconds since the epoch.
+    # Returns the time in seconds since the epoch.
     now: Callable[[], float]
 
     async def accept(
         self, project: str, items: Sequence[AskedItem], callback: str | None, *, has_credential: bool
     ) -> Batch:
-        """Accepts a batch; it is on disk when this returns. has_credential: the caller brings an upstream's key.
+        """Accepts a batch; it is on disk when this returns.
+
+        has_credential: the request carries a key for an upstream.
 
         Raises: BadRequest; NotFound: there is no such agent or conversation; StoreError.
         """
@@ -98,7 +101,7 @@ class BatchRequests(Struct, frozen=True):
         return batch
 
     async def _check_upstream(self, project: str, item: AskedItem, *, has_credential: bool) -> None:
-        """Refuses an upstream without batches, and a key that only this request has.
+        """Checks that the item's upstream offers batches and has a key of its own.
 
         Raises: BadRequest.
         """

@@ -19,7 +19,7 @@ from gateway.settings import BatchSettings
 from storage.batch_records import BATCH
 from storage.errors import StoreError
 
-# A job that ends the process is tried again all the same: what it has done is on disk.
+# A job that crashes the process is tried again without limit: its progress is on disk.
 _LIMITS = WorkerLimits(concurrency=4, tries=1_000_000)
 
 
@@ -35,8 +35,10 @@ class BatchService:
         metrics: Metrics,
         count: Callable[[str, str], None],
     ) -> None:
-        """providers: by the names of upstreams.
-        count: is given the kind and the outcome of each attempt of a job.
+        """Creates the service.
+
+        providers: the batch APIs, by the names of upstreams.
+        count: called with the kind and the outcome of each attempt of a job.
         """
         store = keeper.store
         self._batches, self._is_shared, self._now = store.batches, store.database.is_shared, keeper.now
@@ -51,7 +53,7 @@ class BatchService:
         return [self._worker.run(), self._drop_unstarted()]
 
     async def _drop_unstarted(self) -> None:
-        """Fails the batches that were never accepted whole, since their process died."""
+        """Fails the batches that a process began to accept before it died."""
         before = self._begun
         while True:
             if self._is_shared:

@@ -1,7 +1,8 @@
-"""The turn of one item of a batch: composed for a provider, and fed what came back, by the machine of every turn.
+"""The turn of one item of a batch, run by the same machine as a live turn.
 
-Nothing of it is held between two requests. What it goes on from is read again, the rounds before are fed to the machine
-again with the results that their tools had, and so rules, counts and names of calls are what they were.
+Nothing of a turn stays in memory between two requests. To continue it, the conversation is read again and the machine
+replays the stored rounds with the stored results of their tools, so that rules, counts and names of calls come out as
+before.
 """
 
 from __future__ import annotations
@@ -74,10 +75,10 @@ _WORDS: dict[str, str] = {
 
 
 class ItemFailed(Exception):
-    """An item cannot go on.
+    """An item cannot continue.
 
-    words: for its caller.
-    state: of its run.
+    words: the error that its caller reads.
+    state: the final state of its run.
     """
 
     def __init__(self, words: str, stop: str = StopReason.ERROR, state: RunState = RunState.FAILED) -> None:
@@ -90,12 +91,13 @@ def expired(words: str) -> ItemFailed:
 
 
 class ItemRequest(Struct, frozen=True):
-    """The send that an item asks for."""
+    """The messages of an item and how they are answered."""
 
     messages: tuple[WireMessage, ...]
     max_steps: int
-    # model, system: in place of the agent's.
+    # The model in place of the agent's.
     model: str | None = None
+    # The system prompt in place of the agent's.
     system: str | None = None
 
     def dump(self) -> bytes:
@@ -117,7 +119,7 @@ class ItemRequest(Struct, frozen=True):
 
 
 class Composed(Struct, frozen=True):
-    """A request for a provider. asked: what has to be known of it when its reply comes."""
+    """A request for a provider. asked: the state that its reply needs, as JSON."""
 
     upstream: str
     model: str
@@ -128,7 +130,7 @@ class Composed(Struct, frozen=True):
 
 
 class Ending(Struct, frozen=True):
-    """The end of an item, before its place in the conversation is known. tokens: of the last call."""
+    """The end of an item, before it is appended to its conversation. tokens: those of the last call."""
 
     turn: ItemTurn
     outcome: TurnOutcome | None
@@ -143,7 +145,7 @@ class Ending(Struct, frozen=True):
 
 @dataclass(slots=True)
 class ItemTurn:
-    """An item as it is read."""
+    """An item read from the store, with the turn machine after all stored rounds."""
 
     item: BatchItem
     run: Run
@@ -154,15 +156,15 @@ class ItemTurn:
     changes: BlockEdits
     toolbox: Toolbox
     turn: Turn
-    # Those before, as they are stored.
+    # The earlier rounds, as they are stored.
     rounds: Sequence[Json]
-    # How it was asked last.
+    # The state of its last request (`Composed.asked`); empty before the first.
     asked: Json
-    # The call of the model that follows on the rounds.
+    # The call of the model that follows the stored rounds.
     next: commands.CallModel = field(init=False)
-    # Of a turn that ends with them, as its agent is now.
+    # Set where the stored rounds end the turn by the agent's present tools and rules.
     outcome: TurnOutcome | None = None
-    inserts: int = 0  # how many of the changes are those of earlier rounds
+    inserts: int = 0  # the number of leading changes that earlier rounds made
 
     @property
     def lane(self) -> tuple[str, str]:
@@ -175,16 +177,16 @@ class ItemTurn:
 
 @dataclass(slots=True)
 class JournaledTools:
-    """An item's tools. Calls of those that are not the gateway's own are written down, and never made twice."""
+    """An item's tools. Calls of foreign tools are journaled, and never made twice."""
 
     inner: Toolbox
     foreign: frozenset[str]
     number: int
-    # (kind, seq, data) -> a text of the item.
+    # Stores a text of the item: (kind, seq, data).
     add: Callable[[str, int, bytes], Awaitable[bool]]
-    # (round, call id) -> the result of a call that was made; None: it has none.
+    # Results of journaled calls by (round, call id); None: the call began and has no result.
     known: Mapping[tuple[int, str], ToolAnswer | None]
-    # Of all calls of a batch at once.
+    # Bounds the calls of all items that run at once.
     places: asyncio.Semaphore
     _count: int = 0
 
@@ -230,7 +232,7 @@ class ItemTurns:
         self._failover = failover
         self._places = asyncio.Semaphore(AT_ONCE)
 
-    # -- an item is read
+    # -- reading
 
     async def open(self, item: BatchItem) -> ItemTurn:
         """Reads an item and feeds it the rounds that it had. Raises: ItemFailed, StoreError."""
@@ -255,7 +257,7 @@ class ItemTurns:
         known = as_of(known, item.tip)
         asked_state = orjson.loads(asked[-1][1]) if asked else {}
         changes = BlockEdits(list(known.blocks), shown=asked_state.get("shown", {}))
-        # Passages and facts of earlier rounds enter with the turn, and their searches find them before.
+        # Passages and facts of earlier rounds are stored with the turn; until then searches find them here.
         inserts = [_op(each) for made in rounds for each in made["inserts"]]
         changes.ops += inserts
         toolbox = self._toolboxes.of_item(known, changes, run)
@@ -274,7 +276,7 @@ class ItemTurns:
             async def again(
                 calls: Sequence[commands.RunTool], results: Mapping[str, ToolAnswer] = results
             ) -> list[ToolAnswer]:
-                # One that was not allowed then has none.
+                # A call that was not allowed has no result.
                 return [results.get(call.call_id) or failed(INTERRUPTED) for call in calls]
 
             command = await _feed(turn, orjson.dumps(made["reply"]), again)
@@ -299,7 +301,7 @@ class ItemTurns:
             )
         except NotFound as error:
             raise ItemFailed(GONE) from error
-        spec = replace(found.spec, rebuilds=True)  # no cached prefix lives so long
+        spec = replace(found.spec, rebuilds=True)  # a provider's prefix cache does not last between requests
         try:
             route = agent_route(self._settings, spec)
         except UnknownModel as error:
@@ -320,7 +322,7 @@ class ItemTurns:
             ConversationKind.AGENT,
         )
 
-    # -- it is composed
+    # -- composing
 
     async def compose(self, item: BatchItem) -> Composed:
         """Returns the request that follows. Raises: ItemFailed, StoreError."""
@@ -358,10 +360,10 @@ class ItemTurns:
             ),
         )
 
-    # -- it is answered
+    # -- the reply
 
     async def take(self, item: BatchItem, body: bytes) -> RoundWrite | Ending:
-        """Feeds an item its reply and runs its tools. Raises: ItemFailed, StoreError."""
+        """Feeds the machine a reply and runs its tools. Raises: ItemFailed, StoreError."""
         opened = await self._open(item)
         number, run, store = len(opened.rounds), opened.run, self._keeper.store
 
@@ -417,17 +419,17 @@ class ItemTurns:
         )
 
     async def give_up(self, item: BatchItem, failure: ItemFailed) -> Ending | ItemEnd:
-        """Returns the end of an item that cannot go on; the rounds that it had are stored. Raises: StoreError."""
+        """Returns the end of an item that cannot continue; its earlier rounds are stored. Raises: StoreError."""
         plain = ItemEnd(item, failure.state, failure.stop, self._keeper.now(), failure.words)
         try:
             opened = await self.open(item)
         except ItemFailed as error:
-            # A provider's words may quote what was forgotten.
+            # A provider's error may quote forgotten text.
             return replace(plain, words=error.words) if error.words == FORGOTTEN else plain
         except StoreError:
             raise
         except Exception:
-            # Whatever it is, the others of its batch have to go on.
+            # The other items of the batch continue after any error.
             _log.exception("An item of a batch could not be read, by a fault in the gateway; the item fails.")
             return plain
         if not opened.rounds:
@@ -440,9 +442,9 @@ class ItemTurns:
         )
 
     async def settle(self, ending: Ending) -> ItemEnd:
-        """Returns how an item ends: its turn follows the last one of its conversation. Raises: StoreError.
+        """Returns the end of an item, with its turn after the last one of its conversation. Raises: StoreError.
 
-        Whoever writes it has been in the conversation's queue since before this is called.
+        The caller must be in the queue of the conversation from before this call until the write.
         """
         opened, keeper, outcome = ending.turn, self._keeper, ending.outcome
         now = keeper.now()
@@ -454,7 +456,7 @@ class ItemTurns:
             return end
         known = await read_path(keeper.store, opened.memory, opened.messages, keeper.settings.idle_s)
         request, notes = opened.memory.request, opened.asked.get("notes", {})
-        # The messages that a conversation begins with may have been written by a live turn meanwhile.
+        # A live turn may have written the conversation's initial messages meanwhile.
         head = opened.asked.get("messages", 0) - len(known.plan.held)
         pinned = known.pinned if known.pinned is not None and known.pinned.id else None
         prompt = Prompt(
@@ -490,7 +492,7 @@ class ItemTurns:
         )
 
     def report(self, ending: Ending) -> None:
-        """Notifies the background services of the work that an item's turn has left."""
+        """Notifies the background services of an item's turn."""
         opened, keeper = ending.turn, self._keeper
         known, outcome = opened.known, ending.outcome
         if outcome is None:
@@ -501,7 +503,7 @@ class ItemTurns:
         keeper.events.turn_kept(known.agent.id, messages, known.asked.spec.sleeptime, seq)
 
     async def _made(self, run: Run) -> dict[tuple[int, str], ToolAnswer | None]:
-        """Returns the calls of tools that were made, with their results."""
+        """Returns the journaled calls of tools, with their results."""
         store = self._keeper.store.batches
         results = dict(await store.texts(run.agent, run.id, "result"))
         found: dict[tuple[int, str], ToolAnswer | None] = {}
@@ -516,7 +518,7 @@ RunsCalls = Callable[[Sequence[commands.RunTool]], Awaitable[list[ToolAnswer]]]
 
 
 async def _feed(turn: Turn, body: bytes, run: RunsCalls) -> commands.CallModel | commands.Save:
-    """Feeds a turn one whole reply, and the results of its calls. Returns how it goes on."""
+    """Feeds a turn one whole reply and the results of its calls. Returns the next call of the model, or the end."""
     due = [*turn.feed(events.ReplyStarted(200)), *turn.feed(events.ReceivedWhole(body))]
     while calls := [each for each in due if isinstance(each, commands.RunTool)]:
         due = [each for each in due if not isinstance(each, commands.RunTool)]
@@ -527,7 +529,7 @@ async def _feed(turn: Turn, body: bytes, run: RunsCalls) -> commands.CallModel |
 
 
 def _with_changes(opened: ItemTurn, now: float) -> Sequence[Json]:
-    """Returns an item's rounds, with a note of what other writers have changed since.
+    """Returns an item's rounds, with a note of the blocks that other writers have changed since.
 
     A round may have waited for hours, so the note is made for each request, and is no part of the rounds.
     """

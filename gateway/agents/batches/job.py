@@ -54,8 +54,8 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 FAULTS: Final = 8  # attempts that end with an internal error
-_GONE: Final = (404, 410)  # statuses of results that a provider keeps no longer
-# Of a part that is looked for: a key that is no longer taken, or a server that cannot say what it has.
+_GONE: Final = (404, 410)  # statuses of results that a provider has deleted
+# Statuses of a look-up that leave open whether the part exists: a key no longer accepted, or a list not offered.
 _REFUSED: Final = (400, 401, 402, 403, 404, 405, 410, 422)
 
 
@@ -66,15 +66,15 @@ class BatchJobs:
     store: Store
     keeper: MemoryKeeper
     turns: ItemTurns
-    # By the names of upstreams.
+    # The batch APIs, by the names of upstreams.
     providers: Mapping[str, BatchProvider]
     settings: BatchSettings
-    # Seconds since the epoch.
+    # Returns the time in seconds since the epoch.
     now: Callable[[], float]
-    # Counts those of all batches.
+    # Counts the tokens of all batches.
     tokens: Count
     reported: dict[int, BatchCounts] = field(default_factory=dict)
-    # How many jobs only wait for what this process asks itself.
+    # The number of jobs that only wait until their next poll.
     resting: int = 0
 
     async def run(self, job: JobContext) -> None:
@@ -86,7 +86,7 @@ class BatchJobs:
     async def _run(self, job: JobContext) -> float | None:
         """Does all that can be done now. Returns the seconds until it is done again here; None: the job has ended.
 
-        Raises: Postponed: whoever is free may go on after that time.
+        Raises: Postponed: any process may continue the job after that time.
         """
         batch = await self.store.batches.find(None, job.job.key)
         parts = await PartJournal.load(job, self.store)
@@ -187,7 +187,7 @@ class _Attempt:
     # -- the end
 
     async def _finish(self, state: BatchState = BatchState.COMPLETED) -> None:
-        """Ends the batch, then what providers still do and keep for it, then the job. Raises: Postponed."""
+        """Ends the batch, then its parts and data at providers, then the job. Raises: Postponed."""
         await self._end(state)
         waits = list[float]()
         # Where results broke off after the last one that is needed, a part is open still.
@@ -408,7 +408,7 @@ class _Attempt:
         await self.parts.over(part, self.jobs.now())
 
     async def _clear(self) -> float | None:
-        """Has providers delete what they keep of parts that are done with. Returns the seconds until the next try."""
+        """Has providers delete the data of parts that are over. Returns the seconds until the next try."""
         waits = list[float]()
         for part in self.parts.parts:
             provider = self.jobs.providers.get(part.upstream)

@@ -23,14 +23,14 @@ from storage.sql.store import Store
 
 _CONFLICTS: Final = 8
 
-# Makes the outcome of an item, again where another writer was faster.
+# Makes the outcome of an item. Called again after a conflict with another writer.
 Makes = Callable[[], Awaitable[ItemWrite | Ending]]
 Work = tuple[BatchItem, Makes]
 
 
 @dataclass(eq=False, slots=True)
 class ItemOutcomes:
-    """Writes what becomes of the items of one batch, in one attempt of its job. tokens: counts those of all batches."""
+    """Writes the outcomes of one batch's items, in one attempt of its job. tokens: counts the tokens of all batches."""
 
     store: Store
     keeper: MemoryKeeper
@@ -95,7 +95,7 @@ class ItemOutcomes:
             task.cancel()
 
     async def _alone(self, work: Work) -> None:
-        """Writes what becomes of one item, as soon as its conversation is free."""
+        """Writes the outcome of one item, as soon as its conversation is free."""
         item, make = work
         for _ in range(_CONFLICTS):
             found = await make()

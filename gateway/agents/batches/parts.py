@@ -27,10 +27,11 @@ from storage.sql.store import Store
 TRIES = 8  # of one thing about a part
 _GROWTH = 10  # the longest wait between two polls, in first ones
 _PATIENCE_S = 86_400.0  # as long as a provider takes for a part
-_SILENCE_S = 3 * 86_400.0  # chosen: a key that is refused from Friday on is noticed on Monday
+# Longer than a weekend: a key that is refused from Friday on is noticed on Monday. No measurement.
+_SILENCE_S = 3 * 86_400.0
 
-# A provider reports that a submission cannot be looked up, or that there are no results; it gives no answer at
-# all; it does not stop; it does not delete what it keeps.
+# In this order: a submission cannot be looked up, there are no results, the provider does not answer, it does not
+# cancel the part, it does not delete the part's data.
 Miss = Literal["unfound", "unread", "unheard", "unstopped", "undeleted"]
 
 
@@ -77,24 +78,24 @@ class ProviderPart:
     upstream: str
     model: str
     mark: str
-    # Seconds since the epoch when it was thought of.
+    # When it was first recorded in the journal, in seconds since the epoch.
     at: float
     count: int
-    # How often it could not be submitted.
+    # The number of failed submissions.
     tries: int = 0
-    # How often of these the provider refused it.
+    # The number of those that the provider refused.
     refusals: int = 0
-    # When it may be tried again, as the provider asked.
+    # The earliest time of the next submission, as the provider requested.
     until: float = 0.0
-    # When something else failed, oldest first.
+    # The times of other failures by kind, oldest first.
     misses: dict[Miss, list[float]] = field(default_factory=dict)
-    # The provider's ids of it, by the refusals before each.
+    # The provider's ids of this part, by the number of refusals before each.
     made: dict[int, str] = field(default_factory=dict)
-    # Those of which it keeps nothing.
+    # Keys of `made` for which the provider has deleted its data.
     deleted: set[int] = field(default_factory=set)
-    # When it was over; None: it is not.
+    # The time when all of its results were read; None: not yet.
     over_at: float | None = None
-    # The provider's queue had no room for it.
+    # The provider's queue was full.
     no_room: bool = False
 
     @property
@@ -129,7 +130,7 @@ class ProviderPart:
         return wait if self.id is not None else max(wait, self.until - now)
 
     def delete_s(self, now: float, first_s: float) -> float:
-        """Returns the seconds until its provider is asked again to delete what it keeps: each time twice as many."""
+        """Returns the seconds until the next request to delete the part's data; they double each time."""
         missed = self.misses.get("undeleted")
         return missed[-1] + first_s * 2.0 ** len(missed) - now if missed else 0.0
 

@@ -1,4 +1,4 @@
-"""The taking of what came back for items of a part; also what becomes of those of which the results say nothing."""
+"""Reads the results of a part into outcomes of its items, and decides about items that have no result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _log = logging.getLogger("mnemogate")
 PAGE: Final = 50  # items of one transaction
 _ERRORS: Final = 2  # requests of an item that may fail one after the other
 _EXPIRIES: Final = 3
-# Of items of which the results say nothing, by what became of their part.
+# The error of an item without a result, by the outcome of its part.
 _LEFT: Final = {
     "errored": "The provider's results say nothing of this item.",
     "expired": "The provider did not answer it in time.",
@@ -57,7 +57,7 @@ class PartResults:
         await self._take(part, page)
 
     async def take_left(self, part: ProviderPart, left: Literal["errored", "expired", "cancelled"]) -> None:
-        """Takes it that the results say nothing of what is left in a part. left: what became of that."""
+        """Decides about the items of a part that have no result. left: the outcome of the part."""
         result = PartResult("", left, words=_LEFT[left])
         async for page in self.pages(part.number):
             await self._settle([(item, partial(self._answered, item, result)) for item in page])
@@ -91,12 +91,12 @@ class PartResults:
             yield page
 
     async def _settle(self, works: Sequence[Work]) -> None:
-        """Writes what becomes of items, those of busy conversations as well."""
+        """Writes the outcomes of items, those of busy conversations as well."""
         await self.outcomes.settle(works)
         await self.outcomes.done()
 
     async def _take(self, part: ProviderPart, page: Mapping[str, PartResult]) -> None:
-        """Takes results; those that were taken before say nothing new."""
+        """Takes results; those that were taken before change nothing."""
         works: list[Work] = []
         for custom_id, result in page.items():
             uid, _, sent = custom_id.rpartition("-")
@@ -106,7 +106,7 @@ class PartResults:
         await self.outcomes.settle(works)
 
     async def _answered(self, item: BatchItem, result: PartResult) -> ItemWrite | Ending:
-        """Returns what becomes of an item by a result."""
+        """Returns the outcome of an item with a result."""
         words = result.words
         try:
             match result.outcome:

@@ -1,4 +1,4 @@
-"""An agent file: agents with all that travels with them, as values between its dialect and who performs it."""
+"""The contents of an agent file as values: agents with their conversations, tools, blocks, folders and archives."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class CarriedConversation(Struct, frozen=True):
 
     uid: str
     definition: ConversationDefinition
-    # Seconds since the epoch.
+    # When the conversation began, in seconds since the epoch.
     begun: float
-    # Oldest first.
+    # The messages, oldest first.
     messages: Sequence[CarriedMessage] = ()
 
 
@@ -41,9 +41,9 @@ class CarriedArchive(Struct, frozen=True):
 
     name: str
     body: dict[str, Any]
-    # Oldest first.
+    # The passages, oldest first.
     passages: Sequence[PassageDraft] = ()
-    # That it keeps; None: it is given one, as in the classes below.
+    # The uid to create it with; None: a new one. The same holds in the classes below.
     uid: str | None = None
 
 
@@ -70,20 +70,20 @@ class CarriedAgent(Struct, frozen=True):
     name: str
     definition: AgentDefinition
     tags: Sequence[str] = ()
-    # By their keys in the file.
+    # Blocks, by their keys in the file.
     blocks: Sequence[str] = ()
-    # By name.
+    # Names of tools.
     tools: Sequence[str] = ()
     # folders, archives: by their keys in the file.
     folders: Sequence[str] = ()
     archives: Sequence[str] = ()
     passages: Sequence[PassageDraft] = ()
-    # Of `default`.
+    # The messages of the conversation `default`.
     messages: Sequence[CarriedMessage] = ()
     conversations: Sequence[CarriedConversation] = ()
     uid: str | None = None
     identities: Sequence[CarriedIdentity] = ()
-    # When it was made, where that was before.
+    # When the agent was created, in seconds since the epoch; None: now.
     begun: float | None = None
 
 
@@ -91,13 +91,13 @@ class AgentFile(Struct, frozen=True):
     """The content of a file."""
 
     agents: Sequence[CarriedAgent]
-    # Those that are defined in it, by name.
+    # Tools that the file defines, by name.
     tools: Mapping[str, ToolDefinition] = field(default_factory=dict)
-    # Each with its details.
+    # Blocks and their details, by key in the file.
     blocks: Mapping[str, tuple[Block, dict[str, Any]]] = field(default_factory=dict)
     folders: Mapping[str, CarriedFolder] = field(default_factory=dict)
     archives: Mapping[str, CarriedArchive] = field(default_factory=dict)
-    # Those that blocks keep. What keeps its uid and is there already is not made again but attached.
+    # Uids to create blocks with, by key; an existing block with that uid is attached instead.
     block_uids: Mapping[str, str] = field(default_factory=dict)
-    # Names of what the file has and the gateway does not take.
+    # Names of parts of the file that the gateway ignores.
     left_out: Sequence[str] = ()

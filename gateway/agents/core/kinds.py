@@ -63,11 +63,11 @@ class AgentKind(Struct, frozen=True):
     """A kind of agents."""
 
     style: SpeakingStyle
-    # Those of the gateway's own that it begins with.
+    # The built-in tools that a new agent of this kind has.
     tools: tuple[str, ...] = ()
-    # Rules for these as well.
+    # A new agent has rules for these tools as well.
     has_rules: bool = False
-    # Each turn of the user begins with an empty window.
+    # Each user message begins with an empty window.
     clears: bool = False
     # most_messages, least_messages: of its window; None: no such bound.
     most_messages: int | None = None

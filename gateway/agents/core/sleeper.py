@@ -8,7 +8,7 @@ from storage.records import Block
 
 SLEEP = "sleep"  # the kind of the job that performs the runs of a memory's sleeptime agents
 
-# A block of its own, in which it keeps how it works.
+# The label of the block in which it notes how it works.
 PERSONA = Block(
     0,
     "memory_persona",

@@ -55,9 +55,9 @@ class JudgedCall(Struct, frozen=True):
 
     name: str
     has_run: bool = True
-    # Its result is an error, or it was not run.
+    # The result is an error, or the call was not run.
     has_failed: bool = False
-    # The model asked to go on, or the result comes from a caller that waits for the model's answer.
+    # The model requested another step, or the client gave the result and waits for the answer.
     goes_on: bool = False
 
 
@@ -68,9 +68,9 @@ class _Limit(Struct, frozen=True):
     """The names that one rule leaves."""
 
     names: frozenset[str]
-    # Why the others may not be.
+    # The reason why other tools may not be called, as the model reads it.
     words: str
-    # One of them has to be called.
+    # The model must call one of them.
     must: bool = False
     arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""The graph of who waits: turns of agents that wait for other agents' answers, each in the queue of a conversation.
+"""The graph of waiting turns: turns of agents that wait for other agents' answers, each in the queue of a conversation.
 
     with waits.begin(waiter, ("b", "default")) as wait:
         ...  # the other's turn has `wait` above it
@@ -25,13 +25,13 @@ class WaitsInCircle(Exception):
 class Waiter:
     """A turn that may wait."""
 
-    # Uid of its memory.
+    # The uid of the agent.
     agent: str
-    # The one that it holds, if it does.
+    # The queue that the turn holds, if any.
     queue: QueueName | None = None
-    # How many messages of agents led to it.
+    # The number of messages between agents that led to the turn.
     depth: int = 0
-    # What waits for it.
+    # The turn that waits for this one.
     above: Wait | None = None
 
 

@@ -51,18 +51,18 @@ class MessageView(Struct, frozen=True):
     """A stored message as lists show it."""
 
     listed: ListedMessage
-    # Its public name.
+    # The public id of the conversation.
     conversation: str
-    # The client's.
+    # The client's key of the conversation.
     key: str | None
-    # The public name of the run that it belongs to.
+    # The public id of the message's run.
     run: str | None
     # The number of its exchange, where that is a step. A result belongs to the step of its run that made the
     # call.
     step: int | None
-    # {call id: who must answer it first} of a reply at the end of its conversation.
+    # Who must answer each waiting call, by call id; set on the last reply of a conversation.
     waiting: Mapping[str, str]
-    # Tools by call id, of the calls that a result may answer.
+    # The tools of the calls that a result may answer, by call id.
     names: Mapping[str, str]
 
 

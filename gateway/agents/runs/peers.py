@@ -78,9 +78,9 @@ class Speaker(Struct, frozen=True):
     agent: str
     name: str
     waiter: Waiter
-    # The parts of its request that go upstream with the other agents' requests.
+    # Headers and fields of its request that are passed on with the other agents' requests.
     passes: Passes
-    # It is a run in the background.
+    # It is a background run, which occupies a slot of the worker.
     holds_slot: bool = False
 
     @staticmethod
@@ -190,7 +190,7 @@ class Peers:
 
     @contextmanager
     def _idling(self, sender: Speaker) -> Iterator[None]:
-        """Gives the slot of who waits to others meanwhile."""
+        """Releases the slot of the run that waits, until its answer is there."""
         if not sender.holds_slot:
             yield
             return

@@ -25,29 +25,29 @@ from storage.sql.store import Store
 class SentBefore(Struct, frozen=True):
     """A send that came before."""
 
-    # That answered it.
+    # The run that the earlier request began.
     run: Run
     agent: Agent
-    # The run's, with their words.
+    # The run's exchanges, with their messages.
     steps: tuple[Exchange, ...]
-    # It has its answer.
+    # The earlier request is answered; nothing is sent upstream.
     is_answered: bool
-    # Its messages are written once more; else they are stored already.
+    # The messages have to be written again; else they are stored already.
     is_resent: bool
 
 
 class SendMarks(Struct, frozen=True):
     """The marks by which a send is known again."""
 
-    # Its name.
+    # The conversation's name.
     conversation: str
     # messages, decisions: those of the send, the decisions first.
     messages: Sequence[WireMessage]
     decisions: Sequence[CallDecision]
-    # The digest of the client's id; None: a send counts as the same if it has the messages or answers of
-    # the conversation's newest run.
+    # The digest of the client's id of the request. None: a request is the same if it has the messages or answers
+    # of the conversation's newest run.
     otid: bytes | None
-    # Messages with which a conversation begins.
+    # The initial messages of a conversation.
     head: Sequence[WireMessage] = ()
 
 
@@ -55,11 +55,11 @@ class _EndedRun(Struct, frozen=True):
     """A run that has ended."""
 
     run: Run
-    # Its exchanges, if it was completed up to its answer.
+    # The run's exchanges, if the last one is an answer.
     answered: tuple[Exchange, ...]
-    # Something of its last reply was shown.
+    # A part of its last reply was sent to the client.
     is_cut: bool
-    # The exchange that it began with, and those that it took the place of, newest first.
+    # The run's first exchange and those that it replaced, newest first.
     begins: Sequence[Exchange]
 
     @property
@@ -103,7 +103,7 @@ async def _ended_run(store: Store, agent: Agent, conversation: str, run: Run) ->
     steps = tuple(e for e in exchanges if e is not None)
     answered = tuple(await exchanges_of(store, agent, run)) if run.state is RunState.COMPLETED else steps
     is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
-    # A process that is gone has left no step of a call that it was making.
+    # A process that died has left no step of a call that it was making.
     first = next(iter(answered), None) or await _unanswered(store, agent, conversation)
     begins = [] if first is None else await _beginnings(store, agent, first)
     return _EndedRun(run, answered, is_cut, begins)
@@ -128,7 +128,7 @@ async def _resent(store: Store, agent: Agent, marks: SendMarks, before: _EndedRu
         return None if marks.otid is None else SentBefore(run, agent, (), is_answered=False, is_resent=True)
     if before.is_completed:
         return SentBefore(run, agent, answered, is_answered=True, is_resent=False)
-    # Where something of a reply was shown, the message is answered again.
+    # Where a part of a reply was sent, the message is answered again.
     is_resent = before.is_cut or await _is_withheld(store, agent, marks.conversation, begins[0])
     return SentBefore(run, agent, answered, is_answered=False, is_resent=is_resent)
 

@@ -31,36 +31,35 @@ class RunRequest(Struct, frozen=True):
     """A send to a stored conversation."""
 
     spec: AgentSpec
-    # The memory's scope.
+    # The scope of the agent's memory.
     scope: Scope
-    # `default`, or an id.
+    # The conversation's id, or `default`.
     conversation: str = DEFAULT
-    # As they are stored, with their private fields.
+    # The messages as they are stored, with the gateway's private fields.
     messages: tuple[WireMessage, ...] = ()
-    # Answers to waiting calls; the messages follow their results.
+    # Answers to calls that wait; the messages follow the results of these.
     decisions: tuple[CallDecision, ...] = ()
-    # Further ones of the call upstream.
+    # Further fields of the request to the upstream.
     fields: Mapping[str, Any] = field(default_factory=dict)
-    # As they go upstream.
+    # The client's tools as they go upstream.
     client_tools: tuple[Json, ...] = ()
     max_steps: int = MAX_STEPS
-    # The client's own id of this send.
+    # The client's id of this request, the same when it is resent.
     otid: str | None = None
-    # Its library sends it again.
+    # The client library marks it as a retry.
     is_retry: bool = False
-    # What of the request may go upstream.
+    # Headers and fields of the client's request that are passed to the upstream.
     passes: Passes = field(default_factory=Passes)
-    # The row of a run of another agent that waits for this one.
+    # The row of another agent's run that waits for this one.
     parent: int | None = None
-    # How many messages of agents led to it.
+    # The number of messages between agents that led to this request.
     depth: int = 0
-    # It is refused while calls wait for an answer; a message in between would leave them without
-    # an answer.
+    # Refuse the request while calls wait for an answer: a message in between would leave them without one.
     spares_pauses: bool = False
     # model, system: of this send in place of the agent's; `spec` has them already.
     model: str | None = None
     system: str | None = None
-    # What the messages quote, of another memory. An upstream's failure does not end such a run.
+    # The span of another memory that the messages quote. An upstream's failure does not end such a run.
     reading: ReadSpan | None = None
 
 
@@ -78,9 +77,9 @@ class AcceptedRun(Struct, frozen=True):
 class RunStart(Struct, frozen=True):
     """A run with an open first step."""
 
-    # Its public name.
+    # The run's public id.
     run: str
-    # The memory's scope.
+    # The agent's row.
     agent: Agent
     # The number of the step's first message.
     first: int
@@ -97,52 +96,52 @@ class RunStart(Struct, frozen=True):
     attempt: int = 1
     # The one that the prompt begins with, where it did not before.
     summary: Summary | None = None
-    # Public names of runs that its end makes due; empty until then.
+    # Public ids of the runs that its end starts; empty until then.
     begun: Sequence[str] = ()
 
 
 class RunResult(Struct, frozen=True):
     """The result of a send."""
 
-    # As it ended.
+    # The run in its final state.
     run: Run
-    # The memory's scope.
+    # The agent's row.
     agent: Agent
-    # Its exchanges, with their words.
+    # The run's exchanges, with their messages.
     steps: tuple[Exchange, ...]
-    # The same send had been answered before; nothing was sent upstream.
+    # The same request had been answered before; nothing was sent upstream.
     is_repeat: bool = False
-    # Of the reply.
+    # The HTTP status of the reply.
     status: int = 200
-    # Public names of runs that its end has made due.
+    # Public ids of the runs that its end has started.
     begun: tuple[str, ...] = ()
-    # The tokens of its last step; zeros where they are not known.
+    # The tokens of its last step; zeros where the upstream sent none.
     last: Counts = field(default_factory=Counts)
 
 
 class Sending(Struct, frozen=True):
     """A send, whichever way it came."""
 
-    # The request that came, without its messages.
+    # The client's request without its messages.
     request: ChatRequest
     messages: Sequence[WireMessage]
     identity: Identity
     spec: AgentSpec
     route: Route
     passes: Passes
-    # Its client reads each step as messages of its own; else all of them are one reply.
+    # The client reads each step as separate messages; else all steps are one reply.
     shows_steps: bool
     max_steps: int = MAX_STEPS
     otid: str | None = None
     decisions: Sequence[CallDecision] = ()
-    # The run of the same send that ended before, which hands its otid to this one.
+    # An ended run of the same request, which hands its otid to this one.
     replaces: Run | None = None
     parent: int | None = None
     depth: int = 0
     spares_pauses: bool = False
-    # Of the agent that waits for its answer.
+    # The turn of another agent that waits for the answer of this one.
     above: Wait | None = None
-    # None: its client waits for it.
+    # The stored run; None: the client waits for the run.
     accepted: AcceptedRun | None = None
     reading: ReadSpan | None = None
     # The reply before it, as a chat completion's client has it; None: it is not known. The other

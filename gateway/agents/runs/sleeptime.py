@@ -43,7 +43,7 @@ _log = logging.getLogger("mnemogate")
 
 MAX_STEPS = 10
 _PAGE = 16
-# A longer message is cut in its middle, so that one that fits no window does not keep all after it from being read.
+# A longer message is cut in its middle, so that one that fits no window does not block those after it.
 MESSAGE_CHARS = 200_000
 # So often what is read at a time is halved, each time that a run fails.
 _HALVINGS = 3

@@ -60,7 +60,7 @@ TRIES = 32
 # The faults of an upstream after which a run that reads is tried again, but for refusals.
 UPSTREAM_FAULTS = frozenset({StopReason.UPSTREAM_ERROR, StopReason.NO_CREDITS, StopReason.BAD_REPLY})
 
-# In place of the words of an upstream that may quote what was read.
+# Replaces an upstream's error that may quote what was read.
 UNSAID = "The upstream gave an error, whose words are not kept here, since they may quote what was read."
 
 # Makes the tools of a step of a run. The last parameter: the row of the run that made these calls; 0: none yet.
@@ -79,13 +79,13 @@ class _StepResult(Struct, frozen=True):
     # full, shown_reply: as `finish_step` takes them.
     full: Sequence[WireMessage] = ()
     shown_reply: WireMessage | None = None
-    # As the upstream counted it.
+    # The token counts that the upstream sent.
     usage: Json | None = None
     # As in `RunStep`.
     waiting: Mapping[str, str] = msgspec.field(default_factory=dict)
-    # Those of its calls that are stored until the others are there.
+    # Results of its calls, stored until those of the other calls are there.
     results: Sequence[ToolResult] = ()
-    # Why the run ends with it; None: it goes on.
+    # The reason why the run ends with this step; None: it continues.
     stop: str | None = None
     # As in `RunStep`.
     error: str | None = None
@@ -99,10 +99,10 @@ class StepsMemory:
     """Memory's part of one run."""
 
     keeper: MemoryKeeper
-    # What the step under way goes on from.
+    # The conversation before the current step.
     known: Known
     form: EndpointForm
-    # Its row, id 0 until its first step is open, unless it was accepted before.
+    # The run's row; its id is 0 until its first step is open, unless it was accepted before.
     run: Run
     makes_toolbox: MakesToolbox
     # Ids of calls that the client has answered.
@@ -113,13 +113,13 @@ class StepsMemory:
     replaces: int | None = None
     request: bytes | None = None
     reading: ReadSpan | None = None
-    # Messages that came with the answers to these, and follow their results.
+    # Messages that came with the answers to those calls and follow their results.
     after_results: Sequence[WireMessage] = ()
-    # Public names of the runs that its end has made due.
+    # Public ids of the runs that its end has started.
     begun: list[str] = field(default_factory=list)
-    # The exchanges that have ended.
+    # The exchanges of the steps that have ended.
     steps: list[Exchange] = field(default_factory=list)
-    # The tokens of the newest.
+    # The tokens of the newest step.
     last: Counts = field(default_factory=Counts)
     toolbox: Toolbox = field(init=False)
     _edits: StepEdits = field(init=False)
@@ -202,7 +202,7 @@ class StepsMemory:
         return _step_saved(self._opened.exchange, self.known.plan.messages), prompt
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
-        # The next send of the conversation waits for this write. A run that may be taken up keeps its place.
+        # The next send of the conversation waits for this write. A run that may be continued stays in the queue.
         if not self.run.background:
             self.known.asked.place.hand_on()
         return self._write(prompt, outcome)
@@ -480,7 +480,7 @@ class StepsMemory:
         """Notifies the background services of the work that the run has left."""
         keeper, known = self.keeper, self.known
         if self.reading is not None:
-            # Its words are emptied before anybody could look for them.
+            # Its messages are emptied before a search can find them.
             return
         keeper.report_lag(known.agent.id, known.snapshot, self._chars)
         if not self.steps:

@@ -30,11 +30,11 @@ class AgentAnswer(Struct, frozen=True):
     # id, name: public ones.
     id: str
     name: str
-    # Its words.
+    # The text of the answer.
     text: str = ""
-    # In place of them, why there are none.
+    # The reason why there is no answer.
     error: str = ""
-    # The class of that.
+    # The class of the error.
     kind: str = ""
 
     def failed(self, kind: str, error: str) -> AgentAnswer:

@@ -49,21 +49,21 @@ class AgentTools:
 
     # Edits and searches the agent's memory.
     memory: MemoryTools
-    # Performs those that were defined.
+    # Calls the tools that users have defined.
     foreign: ForeignTools
     spec: AgentSpec
-    # Names of tools of the client's, which outrank the agent's.
+    # Names of the client's tools, which take precedence over the agent's.
     client_tools: Collection[str] = ()
-    # Tokens of the model's context; None: not known.
+    # The model's context window in tokens; None: unknown.
     window: int | None = None
-    # Of the run that the step belongs to.
+    # The uid of the step's run.
     run_uid: str | None = None
-    # What made the calls, as it is stored; None: a turn that is written as a whole, with a run_uid that of a
-    # batch's item.
+    # The stored step that made the calls. None: the turn is written as a whole; with a run_uid it is that of a
+    # batch item.
     step: Exchange | None = None
-    # Sends to other agents; None: nothing is called.
+    # Sends messages to other agents; None: the tools are described and never called.
     others: SendsToAgents | None = None
-    # The record of those that leave the gateway; None: there is none.
+    # The record of calls that leave the gateway; None: they are not recorded.
     calls: KeepsCalls | None = None
     _tools: dict[str, AgentTool] = field(init=False)
     _plain: dict[str, dict[str, Any]] = field(init=False)  # definitions without asides

@@ -11,9 +11,9 @@ _STANDARD = 3  # stdin, stdout and stderr, which a child has of its own
 def close_in_children() -> None:
     """Has all descriptors but the standard ones closed in programs that this process starts from now on.
 
-    Python opens none that a program gets, but whoever started this process may have left some open, and uvloop starts
+    Python opens none that a program inherits, but the parent of this process may have left some open, and uvloop starts
     programs without closing anything (its `close_fds` has no effect). Call it right before a program is started, too:
-    libraries open files as they like.
+    libraries open files at any time.
     """
     for name in os.listdir("/dev/fd"):
         # One of them was the list's, and is closed by now.

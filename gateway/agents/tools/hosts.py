@@ -33,7 +33,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class HostError(Exception):
-    """An address that is not to be spoken to, or that does not answer. Its text is for who named the address."""
+    """An address that is not allowed, or that does not answer. Its text is for the user who named the address."""
 
 
 class StatusFault(HostError):

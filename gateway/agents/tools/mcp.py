@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 30.0
 MOST_TOOLS = 500  # of one server, and as many that cannot be called
-_MOST_PAGES = 100  # chosen: of its list, which a server could make endless
+# Against a server whose list of tools never ends; no measurement.
+_MOST_PAGES = 100
 _MISSING = "The extra `mcp` is not installed on the gateway's machine: pip install 'mnemogate[mcp]'."
 _Names = list[str]
 NO_SECRETS = McpSecrets()
@@ -39,7 +40,7 @@ _LEAST_SECRET = 8  # characters; no measurement, as any value from 6 to 12 behav
 
 
 class McpFault(Exception):
-    """A server that cannot be asked, or that does not answer. Its text is for who named the server."""
+    """A server that cannot be asked, or that does not answer. Its text is for the user who named the server."""
 
 
 class ListedTool(Struct, frozen=True):

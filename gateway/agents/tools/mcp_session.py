@@ -23,7 +23,8 @@ from gateway.agents.tools.descriptors import close_in_children
 from gateway.agents.tools.hosts import HostError, HostReply, StatusFault, ToolHosts
 
 LIMIT_BYTES = 1_000_000  # of one reply
-END_S = 2.0  # chosen: of saying that a session ends, which some servers never answer
+# Seconds for the request that ends a session, which some servers never answer; no measurement.
+END_S = 2.0
 # They log messages whole. What goes wrong is in the error that the caller gets.
 for _name in ("mcp", "httpx2"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)

@@ -38,7 +38,8 @@ from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed
 OUTPUT_BYTES = 256 * 1024  # of stdout and stderr together, and as much of the result
 _MB = 1024 * 1024
 _TMP_BYTES = 64 * _MB
-# Chosen: room for the standard library's larger modules, and for the gateway where four calls go to these limits.
+# Against two bounds: the standard library's larger modules load, and four calls at these limits leave room for the
+# gateway. No further measurement.
 _LIMITS = {"AS": 256 * _MB, "FSIZE": _TMP_BYTES, "NOFILE": 64, "NPROC": 16, "SIGPENDING": 256, "CORE": 0}
 # Of all that runs within one call: the memory of its processes, and its files in /tmp. It is looked at, as the limits
 # above hold for one process each, so a call that is quick may have some more for a moment.
@@ -243,14 +244,14 @@ def _ended(heard: _Heard, code: int, wrong: str) -> _Ended:
         try:
             answer = msgspec.json.decode(heard.parts["result"], type=_Answer)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            # A signal within is 128 and more outside; the kernel kills with 9 who takes too much memory.
+            # A signal within is 128 and more outside; the kernel kills with 9 a process that takes too much memory.
             wrong = f"ended without a result (exit status {code})"
     return _Ended(answer, heard.text("stdout"), heard.text("stderr"), wrong)
 
 
 async def _watch(pid: int) -> None:
     """Looks at the memory of a call until it is cancelled. Raises: _TooMuch."""
-    while memory_of(pid, "/tmp", _TMP_BYTES) <= _CALL_BYTES:  # noqa: ASYNC110  # nobody tells
+    while memory_of(pid, "/tmp", _TMP_BYTES) <= _CALL_BYTES:  # noqa: ASYNC110  # there is no event to wait for
         await asyncio.sleep(_LOOK_S)
     raise _TooMuch(f"took more than {_CALL_BYTES // _MB} MB of memory in all")
 

@@ -138,7 +138,7 @@ def _parameters(function: _Function) -> Sequence[tuple[ast.arg, ast.expr | None]
 
 
 def _default(default: ast.expr) -> dict[str, Any]:
-    """Returns a default that JSON can say; any other is left to the function."""
+    """Returns a default that JSON can express; any other is left to the function."""
     try:
         value = ast.literal_eval(default)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -173,14 +173,14 @@ class _Classes:
     """The classes of a source, by name."""
 
     by_name: Mapping[str, ast.ClassDef]
-    # Where the lines of the source begin.
+    # The offsets of the source's lines.
     lines: Sequence[int]
-    # Of those that were looked at.
+    # Annotated fields of the classes read so far, by class.
     fields: dict[str, dict[str, ast.AnnAssign]] = field(default_factory=dict)
-    # Those that are being written out.
+    # The classes that are being written out, outermost first.
     within: list[str] = field(default_factory=list)
-    # How many characters of fields may be written out. A model is shown a class wherever it is used: not
-    # every provider follows references.
+    # The characters of fields that may still be written out. A class is written out at each use, since not every
+    # provider follows references.
     left: int = _MOST_CHARS
 
     def length_of(self, node: ast.AnnAssign) -> int:
@@ -204,7 +204,7 @@ def _type(node: ast.expr, classes: _Classes) -> dict[str, Any]:
     if name in _PLAIN:
         return {"type": _PLAIN[name]}
     if name in _LISTS:
-        # Some providers refuse a list that does not say of what (OpenAI: "array schema missing items").
+        # Some providers refuse a list without a type of its items (OpenAI: "array schema missing items").
         return {"type": "array", "items": {}}
     if name in _DICTS:
         return {"type": "object"}

@@ -22,7 +22,7 @@ from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_runs import LEFT, AgentRuns
 from gateway.agents.runs.background.elsewhere import DELETED, Elsewhere
 from gateway.agents.runs.background.event_log import EventLog, ShowsRuns, stored
-from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, Phase
+from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
 from gateway.agents.runs.background.stored_request import KeptRequest
 from gateway.agents.runs.begin import MessageGone, digest_of
 from gateway.agents.runs.retry import SendMarks, SentBefore, sent_before
@@ -39,10 +39,10 @@ from storage.commands import RunAccept
 from storage.errors import NotFound, StoreError
 from storage.records import DEFAULT, Agent, Run, RunState
 
-# How often a run is tried that took the process with it, or may have. One that has not begun has done nothing yet.
+# The attempts of a run during which the process may have died; more while it has not begun. No measurement.
 MOST_TRIES = 3
 MOST_BEGINNINGS = 30
-# The error of a run that failed without an upstream's error.
+# Errors of runs that failed without an upstream's error.
 _GONE = "What this run was asked is gone: it was forgotten, or its conversation was deleted."
 _INTERNAL = "An error of the gateway's own; its log says more."
 _PAGE = 1000
@@ -50,14 +50,14 @@ _log = logging.getLogger("mnemogate")
 
 
 class PerformedRun(Struct, frozen=True):
-    """A run as it has ended. callback: the URL that is to be called."""
+    """A run that has ended. callback: the URL to call, if any."""
 
     run: Run
     callback: str | None
 
 
 class BackgroundRuns:
-    """One for the process. shows: the dialect in which events are logged."""
+    """Accepts and performs the background runs of a process. shows: the dialect in which events are logged."""
 
     def __init__(self, runs: AgentRuns, registry: Registry, keeper: MemoryKeeper, shows: ShowsRuns) -> None:
         self._runs = runs
@@ -78,7 +78,7 @@ class BackgroundRuns:
         shown: Json | None = None,
         listing: bytes | None = None,
     ) -> Run:
-        """Accepts a run. Returns it when it is on disk; the run that there is, where the same send came before.
+        """Accepts a run. Returns it when it is on disk; the existing run where the request was resent.
 
         callback: a URL to be called at the end.
         shown: how its events are shown; None: they are not logged.
@@ -107,9 +107,9 @@ class BackgroundRuns:
         wanted = RunAccept(
             draft, request, DEFAULT, new_conversation_uid(), replaces=replaces, listing=listing
         )
-        # Before it is written: the job may begin in the same moment.
-        open_run = self._open.add(draft.uid, (agent.uid, name), asked.passes, Phase.ACCEPTING)
-        # Where others may perform it, its log begins with that.
+        # Before the write, since the job may begin as soon as it is committed.
+        open_run = self._open.add(draft.uid, (agent.uid, name), asked.passes, RunPhase.ACCEPTING)
+        # Where another process may perform the run, that one begins the log.
         if shown is not None and not self._shared.is_shared:
             open_run.log = EventLog(store, draft, agent.epoch, self._shows)
         try:
@@ -122,15 +122,15 @@ class BackgroundRuns:
             return accepted
         self._open.accepted(open_run)
         # Its agent may have been deleted meanwhile, which ended its log.
-        if open_run.log is not None and open_run.phase is not Phase.ENDED:
+        if open_run.log is not None and open_run.phase is not RunPhase.ENDED:
             self._begin_log(open_run.log, accepted)
         return accepted
 
     async def perform(self, agent_row: int, run_row: int, attempt: int, tries: int) -> PerformedRun | None:
         """Performs a run that was accepted, up to its end. Returns it, None where it is gone.
 
-        attempt: rises each time it is tried
-        tries: counts only those that were never ended.
+        attempt: the number of this attempt.
+        tries: the number of attempts that never came to an end, with this one.
 
         Raises: StoreError, CancelledError: it can be tried again.
         """
@@ -151,7 +151,7 @@ class BackgroundRuns:
         name = entry.conversation
         known = self._open.find(run.uid)
         # An open run stays in the queue of its conversation, even where that was deleted and its name used again.
-        open_run = known or self._open.add(run.uid, (agent.uid, name), phase=Phase.PERFORMED)
+        open_run = known or self._open.add(run.uid, (agent.uid, name), phase=RunPhase.PERFORMED)
         if run.is_over and known is None:
             # A process that died has ended it; only what follows on its end is left, which needs no ticket.
             try:
@@ -203,7 +203,7 @@ class BackgroundRuns:
         """
         if not self._open:
             return
-        known = {run.uid for run in self._open if run.phase is not Phase.ACCEPTING}
+        known = {run.uid for run in self._open if run.phase is not RunPhase.ACCEPTING}
         found, is_all = set[str](), False
         after = 0
         while not is_all:
@@ -239,7 +239,7 @@ class BackgroundRuns:
             self._open.close(open_run)
 
     async def ended(self, run: Run) -> Run:
-        """Waits for the end of a run that was accepted. Returns it as it is then."""
+        """Waits for the end of an accepted run. Returns it as it is then."""
         if self._shared.is_shared:
             return await self._shared.of(run)
         if (open_run := self._open.find(run.uid)) is not None:
@@ -288,7 +288,7 @@ class BackgroundRuns:
             return None
         log = EventLog(self._store, run, agent.epoch, self._shows)
         await log.go_on(agent.epoch)
-        if open_run.phase is Phase.ENDED:
+        if open_run.phase is RunPhase.ENDED:
             return None
         # Its job may have begun meanwhile and opened the log.
         open_run.log = open_run.log or log
@@ -438,7 +438,7 @@ class BackgroundRuns:
         """Stops a run that another process has ended; closes it, unless its job runs here and will do so."""
         self._runs.stop(row)
         open_run = self._open.find(uid)
-        if open_run is not None and open_run.phase is not Phase.PERFORMED:
+        if open_run is not None and open_run.phase is not RunPhase.PERFORMED:
             self._open.close(open_run)
 
     async def _end(self, run: Run, words: str) -> Run:

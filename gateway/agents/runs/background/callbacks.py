@@ -1,6 +1,6 @@
-"""Job `callback`: posts to a URL that a run, or a batch, has ended. Signed as webhooks are, tried again for some hours.
+"""Job `callback`: posts to a URL that a run or a batch has ended, signed as webhooks are, with retries for some hours.
 
-A redirect is never followed, and ends it. The receiver knows a repetition by `webhook-id`.
+A redirect is not followed and ends the job. A repetition has the same `webhook-id`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ def calling_back(
     run: tuple[int, int] | None = None,
     body: Mapping[str, object] | None = None,
 ) -> Effect:
-    """Returns what has a URL called when the transaction is committed.
+    """Returns an effect that calls a URL after its transaction is committed.
 
-    id: of what has ended, unlike any other.
-    run: the rows of an agent and its run, of which the body is made then; else `body`, which holds no words.
+    id: unique for the run or batch that has ended.
+    run: the rows of an agent and its run, from which the body is made when the job runs.
+    body: the body where there is no run; it quotes no messages.
     """
     payload = orjson.dumps({"url": url, "id": id, "run": run, "body": body})
 
@@ -47,7 +48,7 @@ def calling_back(
 
 
 class Callbacks(Struct, frozen=True):
-    """Makes the calls. now: seconds since the epoch."""
+    """Makes the calls. now: returns the time in seconds since the epoch."""
 
     store: Store
     webhooks: Webhooks

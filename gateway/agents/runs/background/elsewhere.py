@@ -1,6 +1,6 @@
-"""Runs that other processes perform: their events, as they are written down.
+"""The events of runs that other processes perform, read from the store.
 
-Where gateways share a database, a run is performed by whichever claims its job, and read where its client comes back.
+Where gateways share a database, any of them may perform a run, and the client may read it from any other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from storage.records import Run
 from storage.sql.store import Store
 
 DELETED = "The agent of this run is deleted."
-# A run that has ended gets its last events soon, or whoever performed it is gone. Most without any have none.
+# Seconds after the end of a run to wait for its last events: more of them where it has events already. No measurement;
+# an event is written within a fraction of a second, so later ones come only from a process that died.
 _REST_S = 5.0
 _NONE_S = 0.5
 

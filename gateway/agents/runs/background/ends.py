@@ -1,6 +1,6 @@
 """The ends of runs, of which all processes notify each other.
 
-Where gateways share a database, a run that goes on without its client is performed by whichever claims its job.
+Where gateways share a database, any of them may perform a background run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from storage.database import RUNS
 from storage.records import Agent, Run
 from storage.sql.store import Store
 
-# Seconds between looks at a run that is waited for. Its end is notified; this is for lost notifications.
+# Seconds between two reads of a run that is waited for; they matter only where a notification was lost.
 _LOOK_S = 1.0
 
 
@@ -33,7 +33,10 @@ class RunEnds:
         return self._store.database.is_shared
 
     def when_ended(self, ended: Callable[[str, int], None], missed: Callable[[], None]) -> None:
-        """Has functions called when another process has ended a run, by its name and row, and when any may have."""
+        """Registers callbacks.
+
+        ended: called with the uid and the row of a run that another process has ended.
+        missed: called when notifications may have been lost."""
         self._ended.append(ended)
         self._missed.append(missed)
 

@@ -1,7 +1,7 @@
 """The events of a run in the background, numbered, so that a reader can come back to where it was.
 
-They are written down in batches, and the newest stay in memory. After the death of a process the numbers go on at the
-next multiple of 10,000: who has read events that were never written down misses nothing of what follows.
+They are stored in batches, and the newest stay in memory. After the death of a process the numbers continue at the next
+multiple of 10,000, so that a reader of events that were never stored misses none of those that follow.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class EventLog:
 
     store: Store
     run: Run
-    # The agent's, as its attempt found it.
+    # The agent's epoch when the attempt began.
     epoch: int
     shows: ShowsRuns
-    # Nothing follows any more.
+    # No event follows.
     is_over: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _next: int = 1
@@ -78,7 +78,7 @@ class EventLog:
     _writes: set[Future[bool]] = field(default_factory=set)
     _presence: Presence = field(default_factory=Presence)
 
-    # -- what is logged
+    # -- writing
 
     def add(self, data: bytes) -> None:
         """Takes events as the dialect has written them."""
@@ -169,7 +169,7 @@ class EventLog:
         while self._bytes > BATCH_BYTES and self._newest and self._newest[0][0] <= self._kept:
             self._bytes -= len(self._newest.popleft()[1])
 
-    # -- who reads
+    # -- reading
 
     async def after(self, number: int) -> AsyncIterator[bytes]:
         """Yields the events after a number, and those that follow, until the end."""

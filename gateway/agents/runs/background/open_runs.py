@@ -14,15 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
+from gateway.agents.core.waits import QueueName
 from gateway.agents.runs.background.event_log import EventLog
 from gateway.run.call import Passes
 from gateway.run.memory.queue import Queues, Reservation
 
-# The uid of an agent and the name of a conversation, as `Queues` names a queue.
-Conversation = tuple[str, str]
 
-
-class Phase(Enum):
+class RunPhase(Enum):
     """How far a run has come in this process."""
 
     ACCEPTING = "accepting"  # its row is being written
@@ -36,8 +34,8 @@ class OpenRun:
     """A run that has not ended. `OpenRuns` alone changes its phase."""
 
     uid: str
-    conversation: Conversation
-    phase: Phase
+    conversation: QueueName
+    phase: RunPhase
     # What its request passes on to the upstream; only the process that accepted the run has it.
     passes: Passes = field(default_factory=Passes)
     # None: its events are not logged, or the log is not open yet.
@@ -55,7 +53,7 @@ class OpenRuns:
     def __init__(self, queues: Queues) -> None:
         self._queues = queues
         self._runs: dict[str, OpenRun] = {}
-        self._tickets: dict[Conversation, deque[Reservation]] = {}
+        self._tickets: dict[QueueName, deque[Reservation]] = {}
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -70,34 +68,34 @@ class OpenRuns:
     def add(
         self,
         uid: str,
-        conversation: Conversation,
+        conversation: QueueName,
         passes: Passes | None = None,
-        phase: Phase = Phase.WAITING,
+        phase: RunPhase = RunPhase.WAITING,
     ) -> OpenRun:
         """Adds a run and reserves a ticket for it; one that is performed already needs none."""
-        if phase is not Phase.PERFORMED:
+        if phase is not RunPhase.PERFORMED:
             self._tickets.setdefault(conversation, deque()).append(self._queues.reserve(conversation))
         found = self._runs[uid] = OpenRun(uid, conversation, phase, passes or Passes())
         return found
 
     def accepted(self, run: OpenRun) -> None:
         """Notes that the row of a run is written. Its job may have begun, or ended, before."""
-        if run.phase is Phase.ACCEPTING:
-            run.phase = Phase.WAITING
+        if run.phase is RunPhase.ACCEPTING:
+            run.phase = RunPhase.WAITING
 
     def begin(self, run: OpenRun) -> Reservation:
         """Returns the next ticket of the run's conversation for its job, which has begun."""
-        run.phase = Phase.PERFORMED
+        run.phase = RunPhase.PERFORMED
         return self._pop_ticket(run.conversation) or self._queues.reserve(run.conversation)
 
     def stop(self, run: OpenRun) -> None:
         """Notes that the job of a run is over, for now or for good."""
-        if run.phase is Phase.PERFORMED:
-            run.phase = Phase.WAITING
+        if run.phase is RunPhase.PERFORMED:
+            run.phase = RunPhase.WAITING
 
     def put_back(self, run: OpenRun, reserved: Reservation) -> None:
         """Returns the ticket of a job that will be tried again; no request may come in between. Ended: drops it."""
-        if run.phase is Phase.ENDED:
+        if run.phase is RunPhase.ENDED:
             reserved.drop()
         else:
             self._tickets.setdefault(run.conversation, deque()).appendleft(reserved)
@@ -107,17 +105,17 @@ class OpenRuns:
 
         A run that is not performed gives up a ticket of its conversation; that of one that is stays with its job.
         """
-        if run.phase is Phase.ENDED:
+        if run.phase is RunPhase.ENDED:
             return
-        if run.phase is not Phase.PERFORMED:
+        if run.phase is not RunPhase.PERFORMED:
             ticket = self._pop_ticket(run.conversation, last=True)
             if ticket is not None:
                 ticket.drop()
-        run.phase = Phase.ENDED
+        run.phase = RunPhase.ENDED
         del self._runs[run.uid]
         run.ended.set()
 
-    def _pop_ticket(self, conversation: Conversation, *, last: bool = False) -> Reservation | None:
+    def _pop_ticket(self, conversation: QueueName, *, last: bool = False) -> Reservation | None:
         tickets = self._tickets.get(conversation)
         if not tickets:
             return None

@@ -1,6 +1,6 @@
 """Job `run`: runs that go on without their clients, with a worker of their own, and the clean-up after them.
 
-Long runs keep neither summaries nor live turns waiting: they have slots and connections of their own.
+Runs have slots and connections of their own, so that long ones delay neither summaries nor live turns.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from storage.database import DEAF_S
 from storage.sql.store import Store
 
 KIND = "run"
-# Chosen: each holds a connection to its upstream for minutes.
+# Bounds the connections to upstreams, which each run holds for minutes. No measurement.
 AT_ONCE = 16
-# Few, since sends to its conversation wait for a run that is tried again; no measurement.
+# Short, since requests to the conversation wait for a run that is tried again. No measurement.
 BACKOFF_S = 10.0
 # How long a run's request, events and records of calls are stored after its end.
 KEPT_S = 3 * 3600.0
-# How often its own attempts are counted by the run itself, which has to be ended then.
+# No limit: `BackgroundRuns.perform` counts the attempts itself, since it has to end the run after the last.
 _ANY_NUMBER = 1_000_000
 _PAGE = 64
 _LEAST_S = 1.0
-# How often those are looked for that a process which died has left, where others live on.
+# Seconds between two searches for runs that a process left when it died, where gateways share a database.
 _RECOVER_S = 30.0
 
 
 class RunServices:
     """Performs the jobs of runs and their callbacks.
 
-    count: is given each attempt's kind and outcome.
-    recover: fails the live runs of processes that are gone.
-    now: seconds since the epoch.
+    recover: fails the live runs of processes that died.
+    count: called with the kind and the outcome of each attempt.
+    now: returns the time in seconds since the epoch.
     idle: as in `Worker`.
     """
 

@@ -1,7 +1,7 @@
-"""The request of a run that goes on without its client, as it is stored until the run has ended.
+"""The request of a background run, as it is stored until the run has ended.
 
-Its messages go when they stand in the conversation; the rest describes how the run goes on. Headers and keys of the
-caller are not stored: they are in memory alone, so a run that is taken up after a restart asks with the gateway's own.
+Its messages are dropped once they are in the conversation; the other fields are needed to continue the run. Headers and
+keys of the caller are held in memory alone: a run that continues after a restart uses the gateway's own keys.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class KeptRequest(Struct, frozen=True):
     max_steps: int = 1
     model: str | None = None
     system: str | None = None
-    # How its events are shown, in the dialect's own words; None: they are not logged.
+    # Options of the dialect for its events; None: no events are logged.
     shown: Json | None = None
-    # The URL that is called when the run has ended.
+    # The URL that is posted to when the run has ended.
     callback: str | None = None
     spares_pauses: bool = False
     client_tools: tuple[Json, ...] = ()
@@ -52,7 +52,7 @@ class KeptRequest(Struct, frozen=True):
 
     @staticmethod
     def read(data: bytes) -> KeptRequest:
-        """data: may be empty, since a run that has ended keeps nothing."""
+        """Reads a stored request; empty data, as a run has after its end, gives one without messages."""
         kept = KeptRequest(**orjson.loads(data or b"{}"))
         return replace(
             kept,

@@ -27,11 +27,11 @@ class PausedRun(Struct, frozen=True):
     """Calls that waited, or were broken off, as they are now."""
 
     calls: ResumedCalls
-    # The row of the run that made them.
+    # The row of the run that made the calls.
     maker: int
-    # Ids of the calls with results from the client.
+    # Ids of the calls that the client has answered.
     client_calls: frozenset[str] = frozenset()
-    # The run that goes on waiting, where other calls have no answer yet; None: all have one.
+    # The run that still waits for answers to other calls; None: all calls have one.
     waiting: Run | None = None
 
 

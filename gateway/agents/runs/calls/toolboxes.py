@@ -76,7 +76,7 @@ class Toolboxes:
         )
 
     def _calls(self, known: Known, run: Run | None, maker: int, step: Exchange | None) -> KeepsCalls | None:
-        """Returns what keeps calls from being made twice; None: nothing does."""
+        """Returns the record that prevents calls from being made twice; None: there is none."""
         if step is not None:
             return CallRecord(self._keeper.store, known.agent.id, maker, step)
         place = _place(known) if run is None else None
