@@ -13,17 +13,14 @@ from msgspec.structs import replace
 from storage.fusion import in_turn
 from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
 from storage.search.common import COMMON_SHARE, NAMES_NOTHING, least_common, load_tables, shares_in_general
-from storage.search.few import Few
 from storage.search.find import find, widen
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
-from storage.search.many import Many, Near
+from storage.search.scores import Near, Scores
 from storage.search.tail import Tail
 from storage.search.tokens import split_words, terms_of_word
 from storage.search.weigh import LEAST_BEST_SHARE
 
-# So many hits in so many rows are ranked one after the other; of more, numpy's calls take less time.
-_FEW_HITS, _FEW_ROWS = 250, 256
 # Distinct words of a query that are looked up, and the characters in which they are looked for: callers may send a
 # book, with words that would be split for each memory that is searched.
 _QUERY_WORDS, _QUERY_CHARS = 256, 10_000
@@ -106,8 +103,7 @@ def rank(
         found = replace(found, asked=_HELD_OF_COMMON / LEAST_BEST_SHARE * found.asked)
     if not layout.end or (not found.count and near is None):
         return []
-    is_few = near is None and found.count <= _FEW_HITS and layout.end <= _FEW_ROWS
-    sums = Few(layout) if is_few else Many(layout, near)
+    sums = Scores(layout, near)
     sums.add(found)
     unwanted = layout.rows_of(skip)
     rows = sums.best(unwanted, max(limit, MOST_HITS) if room else limit, only_strong=only_strong)

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from storage.records import Vector
 from storage.search.blob import CHUNK, CorruptIndex, chunk_of
-from storage.search.many import Near
+from storage.search.scores import Near
 
 if TYPE_CHECKING:
     import numpy as np

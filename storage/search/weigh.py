@@ -1,4 +1,4 @@
-"""The measures of the ranking by words, the same for few hits (few.py) and for many (many.py)."""
+"""The measures of the ranking by words, with what they were chosen against."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from storage.commands import ForgetTarget, Unembedded
 from storage.database import Connection
 from storage.errors import Stale
 from storage.records import Agent, Message, Vector
-from storage.search import many, vector_blobs
+from storage.search import scores, vector_blobs
 from storage.search.blob import CorruptIndex, Document, encode
 from storage.sql.store import Store
 from storage.sql.vectors import add_vectors, forget_indexed
@@ -149,7 +149,7 @@ def ranked(
         seqs = [*near, *(i for i in range(1, len(TEXTS) + 1) if i not in near)]
         # The others differ as they do: by one standard deviation.
         values = [*near.values(), *([-1.0, 1.0] * len(seqs))][: len(seqs)]
-        found = many.Near(np.array(seqs, np.int64), np.array(values), np.array(values))
+        found = scores.Near(np.array(seqs, np.int64), np.array(values), np.array(values))
     return ranked_among(blobs, query, SECRET, near=found, **options)
 
 

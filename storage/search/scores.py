@@ -54,7 +54,7 @@ class Near(Struct, frozen=True):
     beyond: NDArray[np.float64]
 
 
-class Many:
+class Scores:
     """The sums of what a query has found, by row: the score of BM25, and how much of the query's weight a row holds."""
 
     def __init__(self, layout: IndexLayout, near: Near | None) -> None:
