@@ -12,6 +12,7 @@ StoreError
 │   └── Closed             the store was closed
 ├── Owned                  at start: another process owns the file
 ├── TooNew                 at start: the file was written by a newer program
+├── TooOld                 at start: the schema is from before this program's oldest upgrade step
 ├── Foreign                at start: the database is one of something else
 ├── NotAdmitted            at start: the server does not let us in, or cannot serve us
 ├── NotFound               what was asked for does not exist
@@ -27,6 +28,7 @@ StoreError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 
@@ -105,6 +107,17 @@ class TooNew(StoreError):
         super().__init__(
             f"{path} has schema version {found}, this program knows versions up to {known}: "
             "it was written by a newer Mnemogate. Upgrade this one."
+        )
+
+
+class TooOld(StoreError):
+    """upgradable: the older versions that this program upgrades."""
+
+    def __init__(self, path: str, found: int, upgradable: Sequence[int]) -> None:
+        super().__init__(
+            f"{path} has schema version {found}, this program upgrades versions {', '.join(map(str, upgradable))}. "
+            "Export its memories with the Mnemogate that made it (mnemogate memory export), and import them into a "
+            "new database with this one."
         )
 
 

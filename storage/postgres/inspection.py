@@ -9,7 +9,7 @@ from contextlib import suppress
 from storage.database import ServerFindings
 from storage.errors import ReadOnly, StoreError
 from storage.postgres.connection import FAULTS, PostgresPlace, RawConnection, connect, translate
-from storage.postgres.migration import find_version, load_migrations, migrate
+from storage.postgres.migration import find_version, latest, load_migrations, migrate
 
 _ANSWER_S = 2.0
 _ASKED = "SELECT 1"
@@ -25,7 +25,7 @@ async def inspect(place: PostgresPlace, ear: PostgresPlace) -> ServerFindings:
     try:
         server = str(await raw.fetchval("SHOW server_version")).partition(" ")[0]
         version, _ = await find_version(raw)
-        known = len(load_migrations())
+        known = latest(load_migrations())
         if not 0 < version < known:
             await _try_migrating(raw, place.name)
         if await raw.fetchval("SHOW transaction_read_only") == "on":

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Iterable, Sequence
 from importlib import resources
+from typing import NamedTuple
 
 import asyncpg
 
-from storage.errors import Foreign, TooNew
+from storage.errors import Foreign, TooNew, TooOld
 from storage.postgres.connection import RawConnection
 
 _log = logging.getLogger("mnemogate")
@@ -28,39 +30,52 @@ _WAIT_MS, _PAUSE_S = 1_500, 10.0
 _VERSIONS = """CREATE TABLE IF NOT EXISTS schema_versions (
     version BIGINT PRIMARY KEY, oldest BIGINT NOT NULL, applied TIMESTAMPTZ NOT NULL DEFAULT now())"""
 
-_Migration = tuple[int, int, str]
+
+class PostgresMigration(NamedTuple):
+    """A step from one schema version to the next that there is a step for."""
+
+    before: int  # 0: no tables
+    after: int
+    script: str
+    # The oldest program that may run on the schema after the step, by the schema version that it knows.
+    oldest: int
 
 
-def load_migrations() -> tuple[_Migration, ...]:
-    """Returns (number, oldest, script) in order. A script names the oldest program on a line `-- oldest: n`.
+def load_migrations() -> tuple[PostgresMigration, ...]:
+    """Returns the steps in order. The name of a file has the versions before and after its step.
 
-    Raises: ValueError when a number is missing.
+    A script names the oldest program on a line `-- oldest: n`. An empty database begins with a step of its own.
     """
     found = []
     for file in resources.files(__package__).joinpath("migrations").iterdir():
-        if match := re.fullmatch(r"(\d{4})_\w+\.sql", file.name):
+        if match := re.fullmatch(r"(\d{4})-(\d{4})_\w+\.sql", file.name):
             script = file.read_text(encoding="utf-8")
             oldest = re.search(r"^-- oldest: (\d+)$", script, re.MULTILINE)
-            found.append((int(match[1]), int(oldest[1]) if oldest else int(match[1]), script))
-    found.sort()
-    if [number for number, _, _ in found] != list(range(1, len(found) + 1)):
-        raise ValueError(f"migrations must be numbered from 1 without gaps: {[n for n, _, _ in found]}")
-    return tuple(found)
+            after = int(match[2])
+            found.append(PostgresMigration(int(match[1]), after, script, int(oldest[1]) if oldest else after))
+    return tuple(sorted(found))
 
 
-async def migrate(raw: RawConnection, name: str, migrations: tuple[_Migration, ...] | None = None) -> int:
-    """Applies what is missing and returns the version. Raises: TooNew, Foreign; asyncpg's errors."""
+def latest(migrations: Iterable[PostgresMigration]) -> int:
+    """Returns the version to which the steps lead."""
+    return max(step.after for step in migrations)
+
+
+async def migrate(
+    raw: RawConnection, name: str, migrations: Sequence[PostgresMigration] | None = None
+) -> int:
+    """Applies what is missing and returns the version. Raises: TooNew, TooOld, Foreign; asyncpg's errors."""
     steps = load_migrations() if migrations is None else migrations
-    found, oldest = await find_version(raw)
-    if found < steps[-1][0]:
-        before = found
-        for number, allowed, script in steps:
-            await _apply(raw, name, number, allowed, script)
+    known = latest(steps)
+    before, oldest = await find_version(raw)
+    found = before
+    while found < known:
+        await _apply(raw, name, steps)
         found, oldest = await find_version(raw)
-        if before:
-            _log.warning("%s was upgraded from schema version %d to %d.", name, before, found)
-    if oldest > steps[-1][0]:
-        raise TooNew(name, found, steps[-1][0])
+    if 0 < before < known:
+        _log.warning("%s was upgraded from schema version %d to %d.", name, before, found)
+    if oldest > known:
+        raise TooNew(name, found, known)
     return found
 
 
@@ -72,26 +87,31 @@ async def find_version(raw: RawConnection) -> tuple[int, int]:
     return (0, 0) if row is None else (row[0], row[1])
 
 
-async def _apply(raw: RawConnection, name: str, number: int, oldest: int, script: str) -> None:
+async def _apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigration]) -> None:
+    """Applies the next step; where another session has done so meanwhile, none."""
     while True:
         try:
             async with raw.transaction():
-                return await _try_to_apply(raw, name, number, oldest, script)
+                return await _try_to_apply(raw, name, steps)
         except asyncpg.LockNotAvailableError:
             _log.warning("The upgrade of %s waits for another session, such as a backup.", name)
         await asyncio.sleep(_PAUSE_S)
 
 
-async def _try_to_apply(raw: RawConnection, name: str, number: int, oldest: int, script: str) -> None:
-    # Gateways that start side by side take turns, however long one takes; the second one finds the work done.
+async def _try_to_apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigration]) -> None:
+    # Gateways that start at the same time take turns, however long one takes; the second finds the work done.
     await raw.execute("SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0")
     await raw.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
     await raw.execute(f"SET LOCAL lock_timeout = {_WAIT_MS}")
     await raw.execute(_VERSIONS)
-    if await raw.fetchval("SELECT count(*) FROM schema_versions WHERE version >= $1", number):
+    found, _ = await find_version(raw)
+    if found >= latest(steps):
         return
+    step = next((step for step in steps if step.before == found), None)
+    if step is None:
+        raise TooOld(name, found, sorted({step.before for step in steps if step.before}))
     try:
-        await raw.execute(script)
+        await raw.execute(step.script)
     except (
         asyncpg.DuplicateTableError,
         asyncpg.DuplicateObjectError,
@@ -100,4 +120,6 @@ async def _try_to_apply(raw: RawConnection, name: str, number: int, oldest: int,
         raise Foreign(
             f"{name} has tables that are not ours ({error}). Give Mnemogate a database, or a schema, of its own."
         ) from error
-    await raw.execute("INSERT INTO schema_versions (version, oldest) VALUES ($1, $2)", number, oldest)
+    await raw.execute(
+        "INSERT INTO schema_versions (version, oldest) VALUES ($1, $2)", step.after, step.oldest
+    )

@@ -21,7 +21,7 @@ WHERE s.schemaname = current_schema() AND s.n_live_tup <= 100000
 
 # The tables in which words of people lie.
 _ERASED = (
-    "exchanges", "snapshots", "blocks", "block_history", "block_ops", "passages", "summaries", "facts", "steps",
+    "exchanges", "sections", "blocks", "block_history", "block_ops", "passages", "summaries", "facts", "steps",
     "definition_texts", "run_texts", "files", "terms", "vectors",
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ SELECT c.id, c.uid, c.key, c.rev, c.tip, c.begun, c.last_at,
     a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created,
     d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.updated, t.body
 
--- piece: said
+-- piece: described
 -- Where that lies.
 LEFT JOIN definitions d ON d.uid = c.uid AND d.kind = 'conversation' LEFT JOIN definition_texts t ON t.id = d.current
 
@@ -22,39 +22,39 @@ CASE CAST(?2 AS TEXT) WHEN 'spoken' THEN c.last_at
 
 -- name: get
 -- Reads a conversation of a project by its public name.
-{conversation} FROM conversations c JOIN agents a ON a.id = c.agent {said}
+{conversation} FROM conversations c JOIN agents a ON a.id = c.agent {described}
 WHERE c.uid = ?1 AND a.project = ?2 AND coalesce(substr(c.key, 1, 1), '') <> ' '
 
 -- name: of_project_down
 -- Lists a project's conversations, those that were begun last first. ?2, ?3: between these rows; ?4: how many.
-{conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {said}
+{conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {described}
 WHERE {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id DESC LIMIT ?4
 
 -- name: of_project_up
 -- Lists them as they were begun.
-{conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {said}
+{conversation} FROM conversations c CROSS JOIN agents a ON a.id = c.agent {described}
 WHERE {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id LIMIT ?4
 
 -- name: of_agent_down
 -- Lists those of an agent. ?5: its row.
-{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {said}
+{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described}
 WHERE a.id = ?5 AND {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id DESC LIMIT ?4
 
 -- name: of_agent_up
 -- Lists them as they were begun.
-{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {said}
+{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described}
 WHERE a.id = ?5 AND {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id LIMIT ?4
 
 -- name: by_time_down
 -- Lists those of the agents whose rows are ?8 to ?9, the latest first. ?3: how many; ?4 to ?7: between these times and
 -- rows.
-{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {said}
+{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described}
 WHERE {listed} AND a.id >= ?8 AND a.id <= ?9 AND ({moment}, c.id) > (?4, ?5) AND ({moment}, c.id) < (?6, ?7)
 ORDER BY {moment} DESC, c.id DESC LIMIT ?3
 
 -- name: by_time_up
 -- Lists them the other way round.
-{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {said}
+{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described}
 WHERE {listed} AND a.id >= ?8 AND a.id <= ?9 AND ({moment}, c.id) > (?4, ?5) AND ({moment}, c.id) < (?6, ?7)
 ORDER BY {moment}, c.id LIMIT ?3
 

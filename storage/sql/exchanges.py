@@ -205,7 +205,7 @@ async def snapshot(
     """
     scope = agent.scope
     rows = await connection.rows(
-        SQL["look"], (agent.id, key, path, scope.project, scope.profile, scope.subject)
+        SQL["memory_snapshot"], (agent.id, key, path, scope.project, scope.profile, scope.subject)
     )
     if not rows or rows[0][0] != "agent":
         return None
@@ -226,7 +226,7 @@ async def snapshot(
                 found.is_head = True
             case "tomb":
                 found.has_tombs = True
-            case "snapshot":
+            case "section":
                 found.section = SentSection(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
             case "block":
                 id, limit, read_only, version, owner, label, description, value = row[_NUMBER : _TEXT + 3]
@@ -248,7 +248,7 @@ async def load_numbers(connection: Connection, agent: Agent) -> AgentNumbers | N
     None where it is not stored any more, or no such look is right, since its profile shares blocks.
     """
     scope = agent.scope
-    row = await connection.row(SQL["look_again"], (agent.id, scope.project, scope.profile, scope.subject))
+    row = await connection.row(SQL["numbers_again"], (agent.id, scope.project, scope.profile, scope.subject))
     return None if row is None else AgentNumbers(*row)
 
 
@@ -327,7 +327,7 @@ async def add_exchange(
     is_all: nothing else is written with it.
     """
     values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev)
-    statement = SQL["exchange_add_carrying" if continues_parent else "exchange_add"]
+    statement = SQL["exchange_add_continuing" if continues_parent else "exchange_add"]
     row = await connection.insert(statement, values, is_all=is_all)
     return None if row is None else Added(*row)
 
@@ -384,12 +384,12 @@ async def add_conversation(
 async def add_section(connection: Connection, agent: int, section: SentSection) -> int:
     """Keeps a memory section as it was sent. Returns its row."""
     values = (agent, section.text, orjson.dumps(section.known))
-    return int(await connection.value(SQL["snapshot_insert"], values))
+    return int(await connection.value(SQL["section_insert"], values))
 
 
 async def load_section(connection: Connection, agent: int, id: int) -> SentSection | None:
     """Returns a memory section as it was sent; None where it is gone."""
-    row = await connection.row(SQL["snapshot"], (id, agent))
+    row = await connection.row(SQL["section"], (id, agent))
     return None if row is None else SentSection(row[0], row[1], orjson.loads(row[2]))
 
 

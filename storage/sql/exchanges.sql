@@ -1,12 +1,12 @@
 -- Every statement on exchanges and conversations. `-- name:` begins one; the next line says what it is for.
 
--- piece: untold
+-- piece: no_skeleton
 -- The skeleton's columns in a row of `look` that has no exchange.
 NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
 NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
 NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 
--- piece: typed
+-- piece: typed_skeleton
 -- The same in its first row, which gives them their types.
 CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BIGINT),
 CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION), CAST(NULL AS DOUBLE PRECISION),
@@ -16,7 +16,7 @@ CAST(NULL AS BIGINT), CAST(NULL AS BIGINT), CAST(NULL AS BYTEA), CAST(NULL AS BY
 CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS BIGINT),
 CAST(NULL AS BIGINT), CAST(NULL AS TEXT), CAST(NULL AS BIGINT)
 
--- name: look
+-- name: memory_snapshot
 -- All that a request needs to know before it is answered, in one round trip. Rows are told apart by their first column;
 -- then come five numbers, three texts, three contents and a time, each kind in columns of its own, since PostgreSQL takes
 -- their types from the first branch. ?3 is the hash of the client's list up to its last assistant message, NULL where it
@@ -37,10 +37,10 @@ adds(id) AS (
 SELECT 'agent', epoch, next_seq, indexed_seq, rev, stamp,
        CAST(NULL AS TEXT), CAST(NULL AS TEXT), CAST(NULL AS TEXT),
        CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS DOUBLE PRECISION),
-       {typed}
+       {typed_skeleton}
 FROM agents WHERE id = ?1 AND project = ?4 AND profile = ?5 AND subject = ?6
 UNION ALL
-SELECT 'conversation', c.id, c.rev, NULL, NULL, NULL, c.uid, c.key, NULL, NULL, NULL, NULL, NULL, {untold}
+SELECT 'conversation', c.id, c.rev, NULL, NULL, NULL, c.uid, c.key, NULL, NULL, NULL, NULL, NULL, {no_skeleton}
 FROM conversations c WHERE c.agent = ?1 AND c.id = coalesce((SELECT conversation FROM p), (SELECT id FROM named))
 UNION ALL
 SELECT 'exchange',
@@ -57,33 +57,33 @@ FROM p
 UNION ALL
 SELECT 'addition', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
        CASE WHEN p.opaque <> 0 OR p."full" IS NOT NULL THEN p.input END,
-       CASE WHEN p.opaque <> 0 OR p."full" IS NOT NULL THEN p.said END, p."full", NULL, {skeleton}
+       CASE WHEN p.opaque <> 0 OR p."full" IS NOT NULL THEN p.shown_reply END, p."full", NULL, {skeleton}
 FROM adds JOIN exchanges p ON p.id = adds.id AND p.agent = ?1
 UNION ALL
-SELECT 'head', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {untold}
+SELECT 'head', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {no_skeleton}
 FROM marks WHERE agent = ?1 AND kind = 'head' AND hash = ?3
 UNION ALL
-SELECT 'tomb', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {untold}
+SELECT 'tomb', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, {no_skeleton}
 WHERE EXISTS (SELECT 1 FROM marks WHERE agent = ?1 AND kind = 'tomb')
 UNION ALL
-SELECT 'snapshot', s.id, NULL, NULL, NULL, NULL, s.text, NULL, NULL, s.versions, NULL, NULL, NULL, {untold}
-FROM p JOIN snapshots s ON s.id = p.snapshot AND s.agent = ?1
+SELECT 'section', s.id, NULL, NULL, NULL, NULL, s.text, NULL, NULL, s.known, NULL, NULL, NULL, {no_skeleton}
+FROM p JOIN sections s ON s.id = p.section AND s.agent = ?1
 UNION ALL
-SELECT 'block', b.id, b.lim, b.read_only, b.version, 0, b.label, b.description, h.value, NULL, NULL, NULL, NULL, {untold}
+SELECT 'block', b.id, b.lim, b.read_only, b.version, 0, b.label, b.description, h.value, NULL, NULL, NULL, NULL, {no_skeleton}
 FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = ?1
 UNION ALL
-SELECT 'block', b.id, b.lim, b.read_only, b.version, 1, b.label, b.description, h.value, NULL, NULL, NULL, NULL, {untold}
+SELECT 'block', b.id, b.lim, b.read_only, b.version, 1, b.label, b.description, h.value, NULL, NULL, NULL, NULL, {no_skeleton}
 FROM blocks b JOIN block_history h ON h.id = b.current
 WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?4 AND b.profile = CAST(?5 AS TEXT)
 UNION ALL
-SELECT 'block', b.id, b.lim, b.read_only, b.version, 2 + x.place, b.label, b.description, h.value, NULL, NULL, NULL, NULL, {untold}
+SELECT 'block', b.id, b.lim, b.read_only, b.version, 2 + x.place, b.label, b.description, h.value, NULL, NULL, NULL, NULL, {no_skeleton}
 FROM attached x JOIN blocks b ON b.id = x.target JOIN block_history h ON h.id = b.current
 WHERE x.agent = ?1 AND x.kind = 'block'
 UNION ALL
-SELECT 'op', o.id, o.exchange, NULL, NULL, NULL, o.call_id, o.op, o.label, o.arguments, NULL, NULL, o.at, {untold}
+SELECT 'op', o.id, o.exchange, NULL, NULL, NULL, o.call_id, o.op, o.label, o.arguments, NULL, NULL, o.at, {no_skeleton}
 FROM block_ops o WHERE o.agent = ?1 AND o.state = 'pending'
 
--- name: look_again
+-- name: numbers_again
 -- Reads what tells whether a look is still right that is kept in the process. No row: none is kept of who shares blocks.
 SELECT epoch, next_seq, indexed_seq, rev, stamp FROM agents
 WHERE id = ?1 AND project = ?2 AND profile = ?3 AND subject = ?4 AND NOT EXISTS (
@@ -101,7 +101,7 @@ WITH hit(conversation) AS (
     UNION SELECT conversation FROM (SELECT conversation FROM exchanges
         WHERE agent = ?1 AND input_key {in:5:BYTEA:16} ORDER BY id DESC LIMIT 32) AS asked
     UNION SELECT conversation FROM (SELECT conversation FROM exchanges
-        WHERE agent = ?1 AND parent IS NULL AND carried = 0 AND coalesce(ended, stopped, touched) >= ?2
+        WHERE agent = ?1 AND parent IS NULL AND continued = 0 AND coalesce(ended, stopped, touched) >= ?2
         ORDER BY begun DESC LIMIT 64) AS opened
     UNION SELECT conversation FROM (SELECT conversation, parent FROM exchanges
         WHERE agent = ?1 AND seq >= ?9 ORDER BY seq DESC LIMIT 256) AS written WHERE parent IS NULL
@@ -115,7 +115,7 @@ part(conversation, deepest, newest) AS (
     FROM hit h
     WHERE (SELECT CASE WHEN c.key IS NULL THEN 1 END FROM conversations c WHERE c.agent = ?1 AND c.id = h.conversation) = 1
 )
-SELECT {skeleton}, {said_last} FROM part CROSS JOIN exchanges p
+SELECT {skeleton}, {last_content} FROM part CROSS JOIN exchanges p
   ON p.conversation = part.conversation AND p.depth >= coalesce(?8, part.deepest - ?7, 0) AND +p.agent = ?1
 UNION ALL
 SELECT {skeleton}, NULL, NULL, NULL FROM part CROSS JOIN exchanges p
@@ -141,11 +141,11 @@ SELECT epoch, indexed_seq, next_seq, rev FROM agents WHERE id = ? FOR NO KEY UPD
 
 -- name: content
 -- Reads the content of one exchange.
-SELECT id, input, said, "full" FROM exchanges WHERE id = ? AND agent = ?
+SELECT id, input, shown_reply, "full" FROM exchanges WHERE id = ? AND agent = ?
 
 -- name: contents
 -- Reads the contents of several.
-SELECT id, input, said, "full" FROM exchanges WHERE agent = ?1 AND id {in:2:BIGINT:64}
+SELECT id, input, shown_reply, "full" FROM exchanges WHERE agent = ?1 AND id {in:2:BIGINT:64}
 
 -- piece: is_head
 -- Whether a list that was made elsewhere began with the path of an exchange that is added.
@@ -172,19 +172,19 @@ VALUES ({?1..35}, (SELECT CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END FR
 WITH {taken}
 {add_taken}
 
--- name: exchange_add_carrying (sqlite)
+-- name: exchange_add_continuing (sqlite)
 -- The same of a turn by which its parent is carried: that one's row is met.
 INSERT INTO exchanges (id, {columns}, run, agent, seq, room, pad)
 SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, tell_row(a.next_seq, {is_head}), {padded:35}
 FROM agents a JOIN conversations c ON c.agent = a.id CROSS JOIN (
     SELECT NULL AS id UNION ALL
-    SELECT id FROM exchanges WHERE id = ?2 AND agent = ?38 AND carried = 0) x
+    SELECT id FROM exchanges WHERE id = ?2 AND agent = ?38 AND continued = 0) x
 WHERE {planned}
-ON CONFLICT (id) DO UPDATE SET carried = 1
+ON CONFLICT (id) DO UPDATE SET continued = 1
 
--- name: exchange_add_carrying (postgres)
+-- name: exchange_add_continuing (postgres)
 WITH {taken},
-k AS (UPDATE exchanges SET carried = 1 FROM n WHERE exchanges.id = ?2 AND exchanges.agent = n.id)
+k AS (UPDATE exchanges SET continued = 1 FROM n WHERE exchanges.id = ?2 AND exchanges.agent = n.id)
 {add_taken}
 
 -- piece: taken
@@ -246,9 +246,9 @@ WHERE id = ?38 AND agent = ?39
 {set_plainly}
 WHERE id = ?38 AND agent = ?39
 
--- name: exchanges_carried
+-- name: exchanges_continued
 -- Stored exchanges that a later request carried, and that have not changed otherwise.
-UPDATE exchanges SET carried = 1 WHERE agent = ?1 AND id {in:2:BIGINT:64}
+UPDATE exchanges SET continued = 1 WHERE agent = ?1 AND id {in:2:BIGINT:64}
 
 -- name: conversation_moved
 -- Notes that something else has changed than the number of a conversation's exchanges.
@@ -259,9 +259,9 @@ WHERE id = ?2 AND agent = ?3
 -- Marks an exchange with a hash by which it has to be recognised.
 INSERT INTO marks (agent, kind, hash, exchange) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
 
--- name: snapshot_insert
+-- name: section_insert
 -- Keeps a memory section as it was sent.
-INSERT INTO snapshots (agent, text, versions) VALUES (?, ?, ?) RETURNING id
+INSERT INTO sections (agent, text, known) VALUES (?, ?, ?) RETURNING id
 
 -- name: spoken_at
 -- Finds the standing exchanges that hold certain messages, as `{spoken}`, but not what came before them.
@@ -270,8 +270,8 @@ held(id) AS (
     SELECT DISTINCT (SELECT x.id FROM exchanges x WHERE x.agent = ?1 AND x.seq <= wanted.seq ORDER BY x.seq DESC LIMIT 1)
     FROM wanted WHERE wanted.seq IS NOT NULL
 )
-SELECT {content_shown}, CAST(NULL AS BIGINT), {said_of} FROM held CROSS JOIN exchanges p ON p.id = held.id
-WHERE p.agent = ?1 AND p.standing = 1 AND p.state = 'finished'
+SELECT {content_shown}, CAST(NULL AS BIGINT), {shown_columns} FROM held CROSS JOIN exchanges p ON p.id = held.id
+WHERE p.agent = ?1 AND p.active = 1 AND p.state = 'finished'
 
 -- name: spoken_since
 -- Reads finished exchanges from a number on.
@@ -331,7 +331,7 @@ SELECT {skeleton} FROM exchanges p WHERE p.conversation = ? AND +p.agent = ? AND
 WITH part(deepest, newest) AS (
     SELECT depth, id FROM exchanges WHERE conversation = ?1 AND +agent = ?2 ORDER BY depth DESC, id DESC LIMIT 1
 )
-SELECT {skeleton}, {said_last} FROM part CROSS JOIN exchanges p
+SELECT {skeleton}, {last_content} FROM part CROSS JOIN exchanges p
   ON p.conversation = ?1 AND p.depth >= coalesce(?5, part.deepest - ?4, 0)
 WHERE +p.agent = ?2
 UNION ALL
@@ -353,9 +353,9 @@ DELETE FROM marks WHERE agent = ? AND kind = 'stale' AND exchange = ?
 
 -- name: exchange_get
 -- Reads one exchange with its content.
-SELECT p.input, p.said, {skeleton}, p."full" FROM exchanges p WHERE p.id = ? AND p.agent = ?
+SELECT p.input, p.shown_reply, {skeleton}, p."full" FROM exchanges p WHERE p.id = ? AND p.agent = ?
 
--- name: kept_at
+-- name: passages_and_facts_at
 -- Reads passages, and facts that are still true, by their numbers.
 WITH wanted(seq) AS ({each:2:BIGINT:96})
 SELECT p.seq, p.text, p.at, 'passage', NULL, NULL FROM wanted
@@ -365,7 +365,7 @@ SELECT f.seq, f.text, f.valid_from, 'fact', f.sources, e.conversation FROM wante
 JOIN facts f ON f.agent = ?1 AND f.seq = wanted.seq LEFT JOIN exchanges e ON e.id = f.exchange AND e.agent = f.agent
 WHERE NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
 
--- name: kept_since
+-- name: passages_and_facts_since
 -- Reads those that the search index does not know yet.
 SELECT seq, text, at, 'passage', NULL, NULL FROM passages WHERE agent = ?1 AND seq >= ?2
 UNION ALL
@@ -377,15 +377,15 @@ ORDER BY 1 LIMIT ?3
 -- name: recent
 -- Reads the exchanges that stand, newest first.
 SELECT {spoken} FROM exchanges p
-WHERE p.agent = ? AND p.standing = 1 AND p.state = 'finished' ORDER BY p.seq DESC LIMIT ?
+WHERE p.agent = ? AND p.active = 1 AND p.state = 'finished' ORDER BY p.seq DESC LIMIT ?
 
--- name: behind
+-- name: unindexed_agents
 -- Finds agents whose search index is behind, after a restart.
 SELECT id FROM agents WHERE next_seq - indexed_seq > ? LIMIT ?
 
--- name: snapshot
+-- name: section
 -- Reads a memory section as it was sent.
-SELECT id, text, versions FROM snapshots WHERE id = ? AND agent = ?
+SELECT id, text, known FROM sections WHERE id = ? AND agent = ?
 
 -- name: conversation_uid
 -- Returns the public name of a conversation.

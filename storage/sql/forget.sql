@@ -48,7 +48,7 @@ SELECT id FROM exchanges WHERE agent = ?1 AND seq <= ?2 AND seq + span > ?2 ORDE
 
 -- name: messages_in
 -- Counts the messages of a conversation that are still there; one that was forgotten alone still counts.
-SELECT coalesce(sum(span - CASE WHEN said IS NULL THEN 1 ELSE 0 END), 0) FROM exchanges
+SELECT coalesce(sum(span - CASE WHEN shown_reply IS NULL THEN 1 ELSE 0 END), 0) FROM exchanges
 WHERE conversation = ?2 AND +agent = ?1 AND state NOT IN ('forgotten', 'off')
 
 -- name: name_of
@@ -77,12 +77,12 @@ ORDER BY a.id LIMIT ?4
 -- Finds exchanges without standing at the place of another one.
 SELECT id FROM exchanges
 WHERE conversation = ?2 AND depth = ?3 AND (parent = ?4 OR (parent IS NULL AND CAST(?4 AS BIGINT) IS NULL)) AND +agent = ?1 AND id <> ?5
-AND standing = 0 AND state NOT IN ('forgotten', 'off')
+AND active = 0 AND state NOT IN ('forgotten', 'off')
 
 -- name: cancelled_after
 -- Finds the cancelled exchanges that follow another one.
 SELECT id FROM exchanges
-WHERE conversation = ?2 AND parent = ?3 AND +agent = ?1 AND ended IS NULL AND standing = 0 AND state NOT IN ('forgotten', 'off')
+WHERE conversation = ?2 AND parent = ?3 AND +agent = ?1 AND ended IS NULL AND active = 0 AND state NOT IN ('forgotten', 'off')
 
 -- name: ops_erase
 -- Empties the memory edits of a turn.
@@ -222,9 +222,9 @@ ORDER BY e.id LIMIT ?4
 -- name: wipe_exchanges (sqlite)
 -- Empties a page of a memory that is gone.
 UPDATE exchanges SET agent = 0, conversation = 0, parent = NULL, seq = 0, begun = 0, touched = 0, ended = NULL,
-    stopped = NULL, state = 'forgotten', standing = 0, edits = 0, adds = 0, opaque = 0, model = '', merged = '', size = 0,
-    evicted = NULL, prior = NULL, snapshot = NULL, room = 0, path = x'', reply_key = NULL, input_key = NULL, hush = NULL,
-    inputs = x'', media = x'', reply = NULL, notes = NULL, input = NULL, said = NULL, "full" = NULL, pad = NULL
+    stopped = NULL, state = 'forgotten', active = 0, edits = 0, adds = 0, opaque = 0, model = '', merged = '', size = 0,
+    evicted = NULL, prior = NULL, section = NULL, room = 0, path = x'', reply_key = NULL, input_key = NULL, redactions = NULL,
+    inputs = x'', media = x'', reply = NULL, notes = NULL, input = NULL, shown_reply = NULL, "full" = NULL, pad = NULL
 WHERE id IN (SELECT id FROM exchanges WHERE agent = ? LIMIT ?)
 
 -- name: wipe_exchanges (postgres)
@@ -232,10 +232,10 @@ DELETE FROM exchanges WHERE agent = ?1 AND id IN (SELECT id FROM exchanges WHERE
 
 -- name: wipe_snapshots (sqlite)
 -- Likewise.
-UPDATE snapshots SET agent = 0, text = '', versions = x'7b7d' WHERE id IN (SELECT id FROM snapshots WHERE agent = ? LIMIT ?)
+UPDATE sections SET agent = 0, text = '', known = x'7b7d' WHERE id IN (SELECT id FROM sections WHERE agent = ? LIMIT ?)
 
 -- name: wipe_snapshots (postgres)
-DELETE FROM snapshots WHERE agent = ?1 AND id IN (SELECT id FROM snapshots WHERE agent = ?1 LIMIT ?2)
+DELETE FROM sections WHERE agent = ?1 AND id IN (SELECT id FROM sections WHERE agent = ?1 LIMIT ?2)
 
 -- name: wipe_passages (sqlite)
 -- Likewise.

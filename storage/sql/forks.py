@@ -79,7 +79,7 @@ class Forks(Group):
         if parent is not None:
             if not tip:
                 # An exchange that is carried cannot be superseded, and its edits are confirmed.
-                await connection.run(stored_paths.SQL["carry"], (parent.id, agent.id))
+                await connection.run(stored_paths.SQL["continue"], (parent.id, agent.id))
                 await merge_edits(connection, agent.id, [parent.id], self._rules, at)
                 await connection.run(SQL["moved"], (source, agent.id))
             await _begin(connection, agent.id, fork, parent, at)

@@ -4,7 +4,7 @@
 -- name: source
 -- Finds the exchange with which a conversation ends; of a tree the newest that stands. Returns its tip, too.
 SELECT c.tip, CASE WHEN c.tip <> 0 THEN c.tip ELSE (
-    SELECT x.id FROM exchanges x WHERE x.conversation = c.id AND +x.agent = ?1 AND x.standing = 1 AND x.state = 'finished'
+    SELECT x.id FROM exchanges x WHERE x.conversation = c.id AND +x.agent = ?1 AND x.active = 1 AND x.state = 'finished'
     ORDER BY x.seq DESC LIMIT 1) END
 FROM conversations c WHERE c.id = ?2 AND c.agent = ?1
 
@@ -13,11 +13,11 @@ FROM conversations c WHERE c.id = ?2 AND c.agent = ?1
 WITH {past}
 SELECT p.id FROM exchanges p JOIN past h ON h.conversation = p.conversation AND p.seq <= h.last
 WHERE p.agent = ?1 AND p.seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= ?3)
-AND p.seq + p.span > ?3 AND p.standing = 1
+AND p.seq + p.span > ?3 AND p.active = 1
 
 -- name: exchange
 -- Reads an exchange with its content, and whether it belongs to an active run.
-SELECT p.input, p.said, p."full", CASE WHEN EXISTS (
+SELECT p.input, p.shown_reply, p."full", CASE WHEN EXISTS (
         SELECT 1 FROM run_steps s JOIN runs r ON r.id = s.run AND r.agent = s.agent
         WHERE s.exchange = p.id AND s.agent = p.agent AND r.state IN ('created', 'running'))
     THEN 1 ELSE 0 END, {skeleton}

@@ -128,7 +128,9 @@ class CachedMemory:
         found = [(e, is_shared, previous) for e, is_shared, previous in rows if _is_recallable(e)]
         recent = [m for each in found for m in rules.messages_of(*each, None)]
         if reached < now.next_seq:  # numbers that no exchange has are those of passages and facts
-            recent += await load_kept(connection, exchanges.SQL["kept_since"], (self.agent, position, _TAIL))
+            recent += await load_kept(
+                connection, exchanges.SQL["passages_and_facts_since"], (self.agent, position, _TAIL)
+            )
         reached = _end_of(fresh[-1]) if len(fresh) == _TAIL else max(now.next_seq, reached)
         # One that is open has no content yet, so that it is read again.
         reached = min([reached, *(e.seq for e in fresh if e.state is State.OPEN)])

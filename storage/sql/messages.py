@@ -49,7 +49,8 @@ class Messages(Group):
         after: the number with which the last one before them begins.
         """
         return [
-            _standing(row) for row in await connection.rows(SQL["said"], (agent, conversation, after, limit))
+            _standing(row)
+            for row in await connection.rows(SQL["in_conversation"], (agent, conversation, after, limit))
         ]
 
     @long_reads

@@ -3,7 +3,7 @@
 
 -- piece: row
 -- An exchange `p` with its content, its conversation, and the run that it is a step of.
-p.input, p.said, p."full", c.uid, c.key, CASE WHEN c.tip = p.id THEN 1 ELSE 0 END, r.uid, s.waiting, {skeleton}
+p.input, p.shown_reply, p."full", c.uid, c.key, CASE WHEN c.tip = p.id THEN 1 ELSE 0 END, r.uid, s.waiting, {skeleton}
 
 -- piece: beside
 -- Where that lies.
@@ -16,7 +16,7 @@ past h CROSS JOIN exchanges p ON p.conversation = h.conversation AND +p.seq <= h
 
 -- piece: stands
 -- What is listed: what stands, and what is being answered in a conversation of ours.
-(p.standing = 1 OR (p.state = 'open' AND c.tip <> 0))
+(p.active = 1 OR (p.state = 'open' AND c.tip <> 0))
 
 -- name: of_agent_down
 -- Reads a memory's exchanges backwards, from the one that holds the number below ?3. ?2: none that ends before it.
@@ -42,7 +42,7 @@ WITH {past}
 SELECT {row} FROM {in_past} {beside}
 WHERE p.seq + p.span > ?3 AND p.seq < ?4 AND {stands} ORDER BY p.seq LIMIT ?5
 
--- name: said
+-- name: in_conversation
 -- Reads all that was said in a conversation and its past and is there, whether it stands or not, and where forks begin.
 WITH {past}
 SELECT {row} FROM {in_past} {beside}
@@ -50,8 +50,8 @@ WHERE p.seq > ?3 AND (p.input IS NOT NULL OR (p.state = 'off' AND p.span = 1)) O
 
 -- name: newest
 -- Reads the replies of a memory's last ?2 exchanges, the newest first: a conversation, when its turn began, what was said.
-SELECT c.uid, p.begun, p.said FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
-WHERE p.agent = ?1 AND p.said IS NOT NULL ORDER BY p.seq DESC LIMIT ?2
+SELECT c.uid, p.begun, p.shown_reply FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
+WHERE p.agent = ?1 AND p.shown_reply IS NOT NULL ORDER BY p.seq DESC LIMIT ?2
 
 -- name: of_project_down
 -- Reads those of all agents of a project, the newest first. ?2, ?3: between these rows.

@@ -17,7 +17,7 @@ FROM exchanges e WHERE e.agent {in:1:BIGINT:64} AND e.state NOT IN ('forgotten',
 
 -- name: messages
 -- Counts what was said in one memory. A message that was forgotten alone still counts.
-SELECT CAST(coalesce(sum(e.span - CASE WHEN e.said IS NULL THEN 1 ELSE 0 END), 0) AS BIGINT)
+SELECT CAST(coalesce(sum(e.span - CASE WHEN e.shown_reply IS NULL THEN 1 ELSE 0 END), 0) AS BIGINT)
 FROM exchanges e WHERE e.agent = ? AND e.state NOT IN ('forgotten', 'off')
 
 -- name: conversations
@@ -38,6 +38,6 @@ SELECT {spoken} FROM exchanges p WHERE p.agent = ? AND p.state NOT IN ('forgotte
 
 -- piece: sizes
 -- Messages, the bytes of their JSON, turns, and how many of these were cancelled.
-CAST(sum(e.span - CASE WHEN e.said IS NULL THEN 1 ELSE 0 END) AS BIGINT),
-CAST(sum(coalesce(length(e.input), 0) + coalesce(length(e.said), 0) + coalesce(length(e."full"), 0)) AS BIGINT),
+CAST(sum(e.span - CASE WHEN e.shown_reply IS NULL THEN 1 ELSE 0 END) AS BIGINT),
+CAST(sum(coalesce(length(e.input), 0) + coalesce(length(e.shown_reply), 0) + coalesce(length(e."full"), 0)) AS BIGINT),
 count(*), CAST(sum(CASE WHEN e.state = 'cancelled' THEN 1 ELSE 0 END) AS BIGINT)

@@ -2,48 +2,48 @@
 
 -- piece: columns
 -- What an exchange is written with, in the order of its values.
-{fixed}, input, said, "full"
+{fixed}, input, shown_reply, "full"
 
 -- piece: fixed
 -- All of them but the content.
 conversation, parent, depth, span, "offset", length, begun, touched, ended, stopped,
-state, superseded, carried, standing, edits, adds, opaque, model, merged, size,
-head, evicted, prior, snapshot, path, reply_key, input_key, hush, inputs, media,
+state, superseded, continued, active, edits, adds, opaque, model, merged, size,
+head, evicted, prior, section, path, reply_key, input_key, redactions, inputs, media,
 reply, notes
 
 -- piece: skeleton
 -- What is read of an exchange `p` beside its content; `ORDER BY 4, 1` of a compound select is depth, id.
 p.id, p.conversation, p.parent, p.depth, p.seq, p."offset", p.length, p.begun, p.touched, p.ended, p.stopped,
-p.state, p.superseded, p.carried, p.standing, p.edits, p.merged, p.size, p.head, p.evicted, p.prior, p.snapshot,
-p.path, p.reply_key, p.hush, p.inputs, p.media, p.reply, p.notes, p.run, p.opaque, p.model,
+p.state, p.superseded, p.continued, p.active, p.edits, p.merged, p.size, p.head, p.evicted, p.prior, p.section,
+p.path, p.reply_key, p.redactions, p.inputs, p.media, p.reply, p.notes, p.run, p.opaque, p.model,
 CASE WHEN p."full" IS NULL THEN 0 ELSE 1 END
 
--- piece: said_last
+-- piece: last_content
 -- The content of the deepest exchange of a conversation, the newest of several (`part`). Clients cut, edit or repeat what
 -- was said last, and the rules compare its words then. An opening is mostly compared by its hashes.
 CASE WHEN p.id = part.newest AND p.depth > 0 THEN p.input END,
-CASE WHEN p.id = part.newest AND p.depth > 0 THEN p.said END,
+CASE WHEN p.id = part.newest AND p.depth > 0 THEN p.shown_reply END,
 CASE WHEN p.id = part.newest AND p.depth > 0 THEN p."full" END
 
 -- piece: content_shown
 -- The content of an exchange `p`, and whether another conversation opened with the same head, made elsewhere.
-p.input, p.said,
-CASE WHEN p.head = 0 OR p.carried = 0 THEN 0 WHEN EXISTS (
+p.input, p.shown_reply,
+CASE WHEN p.head = 0 OR p.continued = 0 THEN 0 WHEN EXISTS (
     SELECT 1 FROM marks h JOIN marks o ON o.agent = h.agent AND o.kind = 'head' AND o.hash = h.hash
     JOIN exchanges e ON e.id = o.exchange AND e.agent = o.agent
     WHERE h.agent = p.agent AND h.kind = 'head' AND h.exchange = p.id AND e.conversation <> p.conversation
 ) THEN 1 ELSE 0 END
 
--- piece: said_of
+-- piece: shown_columns
 -- What tells which messages of an exchange `p` are shown, and when and by whom they were said.
-p.id, p.conversation, p.seq, p.begun, p.touched, p.ended, p.stopped, p.state, p.standing, p.carried, p.head, p.hush,
+p.id, p.conversation, p.seq, p.begun, p.touched, p.ended, p.stopped, p.state, p.active, p.continued, p.head, p.redactions,
 p.inputs, p.reply
 
 -- piece: spoken
 -- What is read of an exchange `p` whose messages are shown; between the two the number of the last message before it.
 {content_shown},
 (SELECT b.seq + b.span - 1 FROM exchanges b WHERE b.id = p.parent AND b.agent = p.agent),
-{said_of}
+{shown_columns}
 
 -- piece: past
 -- The conversations in which the past of the conversation ?2 of the memory ?1 stands, each with the last number of it there:
@@ -57,8 +57,8 @@ past(conversation, last) AS (
 -- Content of an exchange that changes. ?37: content that was not loaded stays; ?36: it has hidden rounds.
 CASE WHEN ?37 <> 0 THEN coalesce(?33, input) ELSE ?33 END
 
--- piece: new_said
-CASE WHEN ?37 <> 0 THEN coalesce(?34, said) ELSE ?34 END
+-- piece: new_shown_reply
+CASE WHEN ?37 <> 0 THEN coalesce(?34, shown_reply) ELSE ?34 END
 
 -- piece: new_full
 CASE WHEN ?36 <> 0 AND ?37 <> 0 THEN coalesce(?35, "full") WHEN ?36 <> 0 THEN ?35 END
@@ -67,18 +67,18 @@ CASE WHEN ?36 <> 0 AND ?37 <> 0 THEN coalesce(?35, "full") WHEN ?36 <> 0 THEN ?3
 -- A stored exchange as it is now, within its row's room in SQLite: storage/sqlite/padding.py says why, and from where the
 -- numbers are. One that goes to overflow pages has no more room than its head takes from then on: others may lie where it
 -- was longer.
-UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, said = {new_said}, "full" = {new_full},
+UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, shown_reply = {new_shown_reply}, "full" = {new_full},
     (room, pad) = (
         SELECT CASE WHEN n >= room THEN 440 ELSE room END, zeroblob(CASE WHEN n >= room THEN 344 + 4092 * max(1, (n + 3747) / 4092) - n
                              WHEN room - n <= 58 THEN room - n - 1 ELSE max(57, room - n - 2) END)
         FROM (SELECT {size:32} + sum(CASE WHEN c IS NULL THEN 1 WHEN length(c) < 58 THEN length(c) + 1
                                     WHEN length(c) < 8186 THEN length(c) + 2 WHEN length(c) < 1048570 THEN length(c) + 3
                                     ELSE length(c) + 4 END) AS n
-              FROM (SELECT {new_input} AS c UNION ALL SELECT {new_said} UNION ALL SELECT {new_full})))
+              FROM (SELECT {new_input} AS c UNION ALL SELECT {new_shown_reply} UNION ALL SELECT {new_full})))
 
 -- piece: set_plainly
 -- The same in PostgreSQL.
-UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, said = {new_said}, "full" = {new_full}
+UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, shown_reply = {new_shown_reply}, "full" = {new_full}
 
 -- piece: run
 -- What is read of a run `r`.

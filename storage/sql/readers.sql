@@ -51,7 +51,7 @@ SELECT r.reader FROM readers r JOIN agents a ON a.id = r.reader WHERE r.memory =
 -- returned (?2) begins no turn, and neither does a later step of a run.
 SELECT r.memory, r.reader, a.uid, r.seq, (SELECT count(*) FROM (
     SELECT 1 AS one FROM exchanges e
-    WHERE e.agent = r.memory AND e.seq > r.seq AND e.standing = 1 AND e.state = 'finished' AND substr(e.inputs, 3, 1) <> ?2
+    WHERE e.agent = r.memory AND e.seq > r.seq AND e.active = 1 AND e.state = 'finished' AND substr(e.inputs, 3, 1) <> ?2
     AND NOT EXISTS (SELECT 1 FROM run_steps s WHERE s.exchange = e.id AND s.agent = e.agent AND s.number > 1) LIMIT ?1) t)
 FROM readers r JOIN agents a ON a.id = r.reader WHERE r.reader <> 0 AND r.memory {in:3:BIGINT:64}
 ORDER BY r.memory, r.reader

@@ -19,7 +19,7 @@ from storage.records import Agent, Exchange, Message, Numbers, Passage, Vector
 from storage.search import blob, rank
 from storage.search.blob import Counted, count_terms, with_names
 from storage.search.common import names_nothing
-from storage.search.many import Near
+from storage.search.scores import Near
 from storage.search.tail import Tail
 from storage.sql import exchanges, vectors
 from storage.sql.agents import load_agent, load_numbers, set_indexed
@@ -264,7 +264,7 @@ class Recall(Group):
         if vector is not None:
             near = await self._near(agent, vector, memory.numbers.next_seq, deadline_ms)
         fresh = await self._database.long_read(
-            lambda connection: load_kept(connection, exchanges.SQL["kept_since"], values),
+            lambda connection: load_kept(connection, exchanges.SQL["passages_and_facts_since"], values),
             deadline_ms=deadline_ms,
         )
         # All of the memory is ranked, since the weights of words are the memory's; messages are passed over.
@@ -290,7 +290,7 @@ class Recall(Group):
     @reads
     async def outdated(self, connection: Connection, at_least: int, limit: int) -> list[int]:
         """Returns agents with an index that lacks that many messages."""
-        return [id for (id,) in await connection.rows(exchanges.SQL["behind"], (at_least, limit))]
+        return [id for (id,) in await connection.rows(exchanges.SQL["unindexed_agents"], (at_least, limit))]
 
     async def index(self, agent: int) -> bool:
         """Brings the search index a step further. Returns True while there is more. Raises: Unavailable.
@@ -363,7 +363,9 @@ class Recall(Group):
         else:
             end = max(e.seq + len(e.inputs) for e, _, _ in fresh)
         again = await _take_out(connection, agent, stale, indexed) if stale else []
-        kept = await load_kept(connection, exchanges.SQL["kept_since"], (agent, indexed + 1, _KEPT_STEP))
+        kept = await load_kept(
+            connection, exchanges.SQL["passages_and_facts_since"], (agent, indexed + 1, _KEPT_STEP)
+        )
         if len(kept) == _KEPT_STEP and kept[-1].seq < end:
             end, is_all = kept[-1].seq, False  # the rest comes with the next step
         documents = self._documents(each for each in (*again, *fresh) if each[0].seq <= end)
@@ -388,7 +390,7 @@ async def _take_out(
     again = [each for each in found if each[0].seq <= indexed]
     for e, _, _ in again:
         await forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
-        await connection.run(vectors.SQL["look_again"], (e.seq - 1, agent))
+        await connection.run(vectors.SQL["indexed_again"], (e.seq - 1, agent))
     return again
 
 
@@ -413,6 +415,6 @@ async def _fetch(connection: Connection, agent: int, seqs: Sequence[int], rules:
         for m in rules.messages_of(e, is_shared, None, wanted)
     }
     if any(seq not in found for seq in seqs):
-        kept = await load_kept(connection, exchanges.SQL["kept_at"], (agent, seqs))
+        kept = await load_kept(connection, exchanges.SQL["passages_and_facts_at"], (agent, seqs))
         found.update({m.seq: m for m in kept})
     return found

@@ -329,7 +329,7 @@ class Runs(Group):
     @reads
     async def last_exchange(self, connection: Connection, run: Run) -> int | None:
         """Returns the exchange in which the results of a run's last calls may lie, which no reply follows."""
-        id: int | None = await connection.value(SQL["behind"], (run.id, run.agent))
+        id: int | None = await connection.value(SQL["next_unanswered"], (run.id, run.agent))
         return id
 
     @reads

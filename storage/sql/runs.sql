@@ -144,7 +144,7 @@ FROM s WHERE r.id = s.run AND r.agent = s.agent
 JOIN runs r ON r.id = s.run AND r.agent = s.agent JOIN agents a ON a.id = s.agent
 WHERE s.run = ? AND s.agent = ? ORDER BY s.number, s.exchange
 
--- name: behind
+-- name: next_unanswered
 -- Finds the exchange without a reply that follows on the last step of a run and is none itself, unless the step waits;
 -- of a run without a step, the one with which it began.
 SELECT k.id, k.seq FROM run_steps s JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent

@@ -142,20 +142,20 @@ ORDER BY version DESC LIMIT 1
 
 -- name: snapshots_of
 -- Reads memory sections of an agent.
-SELECT id, agent, versions FROM snapshots WHERE agent = ? AND text <> ''
+SELECT id, agent, known FROM sections WHERE agent = ? AND text <> ''
 
 -- name: snapshots_of_tip
 -- Reads that of the path with which a conversation of ours ends.
-SELECT s.id, s.agent, s.versions FROM conversations c JOIN exchanges e ON e.id = c.tip AND e.agent = c.agent
-JOIN snapshots s ON s.id = e.snapshot AND s.agent = e.agent WHERE c.agent = ? AND c.id = ? AND s.text <> ''
+SELECT s.id, s.agent, s.known FROM conversations c JOIN exchanges e ON e.id = c.tip AND e.agent = c.agent
+JOIN sections s ON s.id = e.section AND s.agent = e.agent WHERE c.agent = ? AND c.id = ? AND s.text <> ''
 
 -- name: snapshots_showing
 -- Reads those of all who see a block.
-SELECT id, agent, versions FROM snapshots WHERE text <> '' AND agent IN ({seers})
+SELECT id, agent, known FROM sections WHERE text <> '' AND agent IN ({seers})
 
 -- name: snapshot_empty
 -- Empties a memory section, so that its paths take a new one.
-UPDATE snapshots SET text = '', versions = ?3 WHERE id = ?1 AND agent = ?2
+UPDATE sections SET text = '', known = ?3 WHERE id = ?1 AND agent = ?2
 
 -- name: op_insert
 -- Adds a memory edit of a turn; the same call of the same turn is there once.

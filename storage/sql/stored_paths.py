@@ -92,7 +92,7 @@ async def read_path(
                 snapshot.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1], row[_NUMBER + 2])
             case "tip":
                 tip = row
-            case "snapshot":
+            case "section":
                 snapshot.section = SentSection(row[_NUMBER], row[_TEXT], orjson.loads(row[_CONTENT]))
             case "block":
                 id, limit, read_only, version, owner, label, description, value = row[_NUMBER : _TEXT + 3]
@@ -226,7 +226,7 @@ async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
     if not await connection.run(SQL["adopt"], (e.parent or -1, e.conversation, agent, write.rev)):
         raise WriteConflict("the conversation was moved by somebody else meanwhile")
     for each in write.continues_parent:
-        await connection.run(SQL["carry"], (each, agent))
+        await connection.run(SQL["continue"], (each, agent))
     await merge_edits(connection, agent, write.continues_parent, rules, write.now)
 
 

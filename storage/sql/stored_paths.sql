@@ -14,8 +14,8 @@ WITH c AS (
     WHERE agent = ?1 AND uid = ?3 AND {is_there}
 ),
 p AS (
-    SELECT e.id, e.depth, e.snapshot, e.evicted FROM c JOIN exchanges e ON e.agent = ?1 AND e.id = CASE WHEN c.tip <> 0 THEN c.tip ELSE (
-        SELECT x.id FROM exchanges x WHERE x.conversation = c.id AND +x.agent = ?1 AND x.standing = 1 AND x.state = 'finished'
+    SELECT e.id, e.depth, e.section, e.evicted FROM c JOIN exchanges e ON e.agent = ?1 AND e.id = CASE WHEN c.tip <> 0 THEN c.tip ELSE (
+        SELECT x.id FROM exchanges x WHERE x.conversation = c.id AND +x.agent = ?1 AND x.active = 1 AND x.state = 'finished'
         ORDER BY x.seq DESC LIMIT 1) END
 )
 SELECT 'agent', epoch, next_seq, indexed_seq, rev, stamp,
@@ -24,8 +24,8 @@ FROM agents WHERE id = ?1 AND project = ?4 AND profile = ?5 AND subject = ?6
 UNION ALL SELECT 'conversation', id, rev, tip, NULL, NULL, uid, key, NULL, NULL, NULL FROM c
 UNION ALL SELECT 'tip', id, depth, NULL, NULL, NULL, NULL, NULL, NULL, evicted, NULL FROM p
 UNION ALL
-SELECT 'snapshot', s.id, NULL, NULL, NULL, NULL, s.text, NULL, NULL, s.versions, NULL
-FROM p JOIN snapshots s ON s.id = p.snapshot AND s.agent = ?1
+SELECT 'section', s.id, NULL, NULL, NULL, NULL, s.text, NULL, NULL, s.known, NULL
+FROM p JOIN sections s ON s.id = p.section AND s.agent = ?1
 UNION ALL
 SELECT 'block', b.id, b.lim, b.read_only, b.version, 0, b.label, b.description, h.value, NULL, NULL
 FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = ?1
@@ -43,7 +43,7 @@ FROM c JOIN block_ops o ON c.tip = 0 AND o.agent = ?1 AND o.state = 'pending'
 UNION ALL
 SELECT 'reader', r.reader, (SELECT count(*) FROM (
         SELECT 1 AS one FROM exchanges e
-        WHERE e.agent = ?1 AND e.seq > r.seq AND e.standing = 1 AND e.state = 'finished' AND substr(e.inputs, 3, 1) <> ?8
+        WHERE e.agent = ?1 AND e.seq > r.seq AND e.active = 1 AND e.state = 'finished' AND substr(e.inputs, 3, 1) <> ?8
         AND NOT EXISTS (SELECT 1 FROM run_steps s WHERE s.exchange = e.id AND s.agent = e.agent AND s.number > 1) LIMIT ?7) t),
     CASE WHEN (SELECT x.state FROM runs x WHERE x.agent = r.reader ORDER BY x.id DESC LIMIT 1) IN ('created', 'running') THEN 1
          ELSE 0 END, NULL, NULL, NULL, NULL, NULL, NULL, NULL
@@ -64,7 +64,7 @@ newest(id) AS (
     ORDER BY s.depth DESC, s.id DESC LIMIT ?5
 )
 SELECT 'exchange', CAST(NULL AS BIGINT), CAST(NULL AS TEXT), CAST(NULL AS BIGINT), CAST(NULL AS DOUBLE PRECISION),
-       CAST(NULL AS TEXT), p.input, p.said, p."full", {skeleton}
+       CAST(NULL AS TEXT), p.input, p.shown_reply, p."full", {skeleton}
 FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1
 UNION ALL
 SELECT 'summary', s.id, s.text, s.tokens, s.at, s.model, NULL, NULL, NULL, {skeleton}
@@ -80,9 +80,9 @@ ON CONFLICT DO NOTHING RETURNING id
 -- Makes a tree ours, which goes on from one of its exchanges; nobody else has moved it since it was read.
 UPDATE conversations SET tip = ?1 WHERE id = ?2 AND agent = ?3 AND rev = ?4 AND tip = 0
 
--- name: carry
+-- name: continue
 -- Marks an exchange that a conversation of ours goes on from; its memory edits enter the blocks with it.
-UPDATE exchanges SET carried = 1, merged = CASE WHEN edits <> 0 AND merged = '' THEN 'carried' ELSE merged END
+UPDATE exchanges SET continued = 1, merged = CASE WHEN edits <> 0 AND merged = '' THEN 'continued' ELSE merged END
 WHERE id = ? AND agent = ?
 
 -- piece: in_time

@@ -21,12 +21,12 @@ WITH RECURSIVE up(id, depth, parent, steps) AS (
     WHERE up.steps < ?3
       AND NOT EXISTS (SELECT 1 FROM summaries s WHERE s.exchange = up.id AND s.agent = ?1 AND s.agent <> 0)
 )
-SELECT p.input, p.said, {skeleton} FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDER BY up.depth DESC
+SELECT p.input, p.shown_reply, {skeleton} FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDER BY up.depth DESC
 
 -- name: tip
 -- Finds the exchange that a conversation ended with.
 SELECT e.id, e.conversation FROM exchanges e JOIN conversations c ON c.id = e.conversation AND c.agent = e.agent
-WHERE e.agent = ?1 AND e.standing = 1 AND e.state = 'finished' AND (CAST(?2 AS TEXT) IS NULL OR c.uid = ?2 OR c.key = ?2)
+WHERE e.agent = ?1 AND e.active = 1 AND e.state = 'finished' AND (CAST(?2 AS TEXT) IS NULL OR c.uid = ?2 OR c.key = ?2)
 ORDER BY e.seq DESC LIMIT 1
 
 -- name: insert

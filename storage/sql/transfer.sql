@@ -6,7 +6,7 @@ SELECT id, uid, key, begun, last_at, settled_at, CASE WHEN tip = 0 THEN 0 ELSE 1
 
 -- name: exchanges
 -- Reads a page of exchanges, with the numbers of those they refer to.
-SELECT p.input, p.said, p."full", c.uid, (SELECT seq FROM exchanges x WHERE x.id = p.parent AND x.agent = p.agent),
+SELECT p.input, p.shown_reply, p."full", c.uid, (SELECT seq FROM exchanges x WHERE x.id = p.parent AND x.agent = p.agent),
        (SELECT seq FROM exchanges x WHERE x.id = p.prior AND x.agent = p.agent), {skeleton}
 FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
 WHERE p.agent = ? AND p.seq > ? ORDER BY p.seq LIMIT ?

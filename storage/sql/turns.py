@@ -314,7 +314,7 @@ async def _apply(
         await connection.run(exchanges.SQL["ops_drop"], (agent, e.id))
     for other in change.others:
         await exchanges.update_exchange(connection, agent, other)
-    await run_of(connection, exchanges.SQL["exchanges_carried"], change.continued, agent)
+    await run_of(connection, exchanges.SQL["exchanges_continued"], change.continued, agent)
     # An exchange that is added moves its conversation by itself.
     if not is_added or change.others or change.continued:
         await connection.run(exchanges.SQL["conversation_moved"], (write.now, e.conversation, agent))

@@ -22,7 +22,7 @@ from storage.database import Connection, Database
 from storage.records import Vector
 from storage.search import vector_blobs
 from storage.search.blob import CHUNK, CorruptIndex, by_chunk, chunk_of
-from storage.search.many import Near
+from storage.search.scores import Near
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
 from storage.sql.group import Group, effect, reads
@@ -165,7 +165,7 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
         except CorruptIndex:
             # Its contents are unknown, so nothing of it may stay.
             left = b""
-            await connection.run(SQL["look_again"], (number * CHUNK - 1, agent))
+            await connection.run(SQL["indexed_again"], (number * CHUNK - 1, agent))
         if stamp is None:
             stamp = await connection.value(SQL["changed"], (agent,)) or 0
         if left:
@@ -197,7 +197,9 @@ class Vectors(Group):
             fresh = [e for e, _, _ in exchanges.spoken(rows)]
             if len(rows) == _BATCH:
                 found = replace(found, upto=min(found.upto, fresh[-1].seq + len(fresh[-1].inputs)))
-            kept = await load_kept(connection, exchanges.SQL["kept_since"], (agent, cursor + 1, _KEPT))
+            kept = await load_kept(
+                connection, exchanges.SQL["passages_and_facts_since"], (agent, cursor + 1, _KEPT)
+            )
             if len(kept) == _KEPT:
                 found = replace(found, upto=min(found.upto, kept[-1].seq))
             messages = [
@@ -238,7 +240,7 @@ class Vectors(Group):
         stamp = await connection.value(SQL["advance"], (dimension, found.upto, agent))
         damaged = await add_vectors(connection, agent, model, stamp, added)
         if damaged is not None:
-            await connection.run(SQL["look_again"], (damaged - 1, agent))
+            await connection.run(SQL["indexed_again"], (damaged - 1, agent))
         await connection.run(SQL["drop_others"], (agent, model, chunk_of(found.upto), _OTHERS))
 
     @reads
@@ -255,4 +257,4 @@ class Vectors(Group):
     @reads
     async def outdated(self, connection: Connection, model: str, limit: int) -> list[int]:
         """Returns people's memories of which not all is embedded."""
-        return [id for (id,) in await connection.rows(SQL["behind"], (model, limit))]
+        return [id for (id,) in await connection.rows(SQL["unembedded_agents"], (model, limit))]

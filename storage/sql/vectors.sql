@@ -14,7 +14,7 @@ ON CONFLICT (agent) DO UPDATE SET model = excluded.model, dimension = excluded.d
 -- Moves that point.
 UPDATE embedded SET dimension = ?, seq = ?, stamp = stamp + 1 WHERE agent = ? RETURNING stamp
 
--- name: look_again
+-- name: indexed_again
 -- Goes back to a number from which there is something to embed again.
 UPDATE embedded SET seq = CASE WHEN seq < ?1 THEN seq ELSE ?1 END, stamp = stamp + 1 WHERE agent = ?2
 
@@ -57,7 +57,7 @@ DELETE FROM vectors WHERE (agent, chunk) IN (
 SELECT a.indexed_seq > coalesce(e.seq, 0) FROM agents a LEFT JOIN embedded e ON e.agent = a.id AND e.model = ?
 WHERE a.id = ?
 
--- name: behind
+-- name: unembedded_agents
 -- Finds people's memories of which not all is embedded by this model. A memory that is being imported is not one yet.
 SELECT a.id FROM agents a LEFT JOIN embedded e ON e.agent = a.id AND e.model = ?
 WHERE a.subject LIKE 'user:%' AND a.next_seq - 1 > coalesce(e.seq, 0) LIMIT ?

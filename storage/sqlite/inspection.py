@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from storage.sidecar import check_place, resolved
 from storage.sqlite.connection import check_version, translated
-from storage.sqlite.migration import find_version, load_migrations
+from storage.sqlite.migration import find_version, latest, load_migrations
 
 
 class Inspected(Struct, frozen=True):
@@ -29,7 +29,7 @@ class Inspected(Struct, frozen=True):
 def inspect(path: str) -> Inspected:
     """Reads what there is at the path, if this account could have a database there.
 
-    Raises: TooNew, Foreign, StatementFailed, Unavailable.
+    Raises: TooNew, TooOld, Foreign, StatementFailed, Unavailable.
     """
     check_version()
     real = resolved(path)
@@ -39,7 +39,7 @@ def inspect(path: str) -> Inspected:
     with translated(real), closing(_open(real)) as connection:
         found = find_version(connection, real)
         is_keyed = found > 0 and bool(connection.execute("SELECT EXISTS (SELECT 1 FROM keys)").fetchone()[0])
-    known = len(load_migrations())
+    known = latest(load_migrations())
     upgrade = (found, known) if 0 < found < known else None
     return Inspected(is_keyed, bool(os.stat(real).st_mode & stat.S_IRWXO), upgrade)
 

@@ -1,7 +1,7 @@
 """Migration of a database file to the schema this program knows; each step is a transaction of its own.
 
-The version is `PRAGMA user_version`, the number of the last file applied. Files are append-only, and a test pins what
-is in each, so that a database of every older version opens.
+The version is `PRAGMA user_version`. A file of the folder `migrations` is a step between two versions, and never
+changes: a test pins the content of each, so that a database of every version with a step from it opens.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import contextlib
 import logging
 import re
 import sqlite3
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib import resources
+from typing import NamedTuple
 
-from storage.errors import Foreign, TooNew
+from storage.errors import Foreign, TooNew, TooOld
 from storage.sqlite.connection import translated
 
 _log = logging.getLogger("mnemogate")
@@ -22,69 +24,91 @@ _log = logging.getLogger("mnemogate")
 APPLICATION_ID = 0x4D6E656D
 
 
-def load_migrations() -> tuple[tuple[int, str], ...]:
-    """Returns (number, script) in order. Raises: ValueError when a number is missing."""
+class Migration(NamedTuple):
+    """A step from one schema version to the next that there is a step for."""
+
+    before: int  # 0: a new file
+    after: int
+    script: str
+
+
+def load_migrations() -> tuple[Migration, ...]:
+    """Returns the steps in order. The name of a file has the versions before and after its step.
+
+    A new file begins with a step of its own, which makes all that the steps from older versions arrive at.
+    """
     found = []
     for file in resources.files(__package__).joinpath("migrations").iterdir():
-        if match := re.fullmatch(r"(\d{4})_\w+\.sql", file.name):
-            found.append((int(match[1]), file.read_text(encoding="utf-8")))
-    found.sort()
-    if [number for number, _ in found] != list(range(1, len(found) + 1)):
-        raise ValueError(f"migrations must be numbered from 1 without gaps: {[n for n, _ in found]}")
-    return tuple(found)
+        if match := re.fullmatch(r"(\d{4})-(\d{4})_\w+\.sql", file.name):
+            found.append(Migration(int(match[1]), int(match[2]), file.read_text(encoding="utf-8")))
+    return tuple(sorted(found))
 
 
-def migrate(
-    connection: sqlite3.Connection, path: str, migrations: tuple[tuple[int, str], ...] | None = None
-) -> int:
-    """Applies what is missing and returns the version. Raises: TooNew, Foreign, Unavailable."""
+def latest(migrations: Iterable[tuple[int, int, str]]) -> int:
+    """Returns the version to which the steps lead."""
+    return max(after for _, after, _ in migrations)
+
+
+def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migration] | None = None) -> int:
+    """Applies what is missing and returns the version. Raises: TooNew, TooOld, Foreign, Unavailable."""
     steps = load_migrations() if migrations is None else migrations
+    known = latest(steps)
     with translated(path):
-        found = find_version(connection, path, steps)
-        for number, script in steps[found:]:
+        found = version = find_version(connection, path, steps)
+        while version != known:
+            step = next(step for step in steps if step.before == version)
             try:
                 connection.executescript(
-                    f"BEGIN IMMEDIATE;\n{script}\n"
-                    f"PRAGMA user_version = {number:d}; PRAGMA application_id = {APPLICATION_ID:d};\nCOMMIT;"
+                    f"BEGIN IMMEDIATE;\n{step.script}\n"
+                    f"PRAGMA user_version = {step.after:d}; PRAGMA application_id = {APPLICATION_ID:d};\nCOMMIT;"
                 )
             except sqlite3.Error:
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 raise
-    known = steps[-1][0]
+            version = step.after
     if 0 < found < known:
         _log.warning("%s was upgraded from schema version %d to %d.", path, found, known)
     return known
 
 
 def find_version(
-    connection: sqlite3.Connection, path: str, migrations: tuple[tuple[int, str], ...] | None = None
+    connection: sqlite3.Connection, path: str, migrations: Sequence[Migration] | None = None
 ) -> int:
-    """Returns the schema version that a file has; 0: it is new. Raises: TooNew, Foreign, sqlite3.Error.
+    """Returns the schema version that a file has; 0: it is new. Raises: TooNew, TooOld, Foreign, sqlite3.Error.
 
-    A file is believed its version only if it has what those steps make: one from before the first release may not.
+    A file with the version of a new one must have all tables, columns, indexes and triggers of that version.
     """
     steps = load_migrations() if migrations is None else migrations
+    known = latest(steps)
     found: int = connection.execute("PRAGMA user_version").fetchone()[0]
     (owner,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if owner != APPLICATION_ID and (tables or owner or found):
         raise Foreign(f"{path} is a database, but not one of Mnemogate. Name another file with --db.")
-    if found > steps[-1][0]:
-        raise TooNew(path, found, steps[-1][0])
-    if missing := _made_by(steps[:found]) - _names(connection):
+    if found > known:
+        raise TooNew(path, found, known)
+    if found not in (known, *(step.before for step in steps)):
+        raise TooOld(path, found, sorted({step.before for step in steps if step.before}))
+    if missing := _made_until(found, tuple(steps)) - _names(connection):
         raise Foreign(
-            f"{path} has no {min(missing)}, though it says that it has schema version {found}: it was made by a "
-            "Mnemogate between two releases. Export what it knows with that one and import it into a new file."
+            f"{path} has no {min(missing)}, though its schema version is {found}: it was made by a Mnemogate between "
+            "two releases. Export its memories with that one and import them into a new file."
         )
     return found
 
 
 @lru_cache(maxsize=4)
-def _made_by(steps: tuple[tuple[int, str], ...]) -> frozenset[str]:
+def _made_until(version: int, steps: tuple[Migration, ...]) -> frozenset[str]:
+    """Returns the names that a file of this version must have; none for one that no step makes from nothing."""
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-        for _, script in steps:
-            connection.executescript(script)
+        made = 0
+        while made < version:
+            step = next((step for step in steps if step.before == made and step.after <= version), None)
+            if step is None:
+                return frozenset()
+            connection.executescript(step.script)
+            made = step.after
         return _names(connection)
 
 

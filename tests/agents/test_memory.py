@@ -308,7 +308,7 @@ def test_a_run_with_many_edits_stores_no_section_again(life: Life) -> None:
     life.send("Hi")
     life.upstream.queue(*(call_tools(insert(f"Line {n}")) for n in range(5)), say("Done."))
     life.send("Note all.")
-    assert life.world.query("SELECT count(*) FROM snapshots") == [1]
+    assert life.world.query("SELECT count(*) FROM sections") == [1]
     life.send("Bye.")
     assert life.upstream.last.messages[-1]["content"] == "Bye."
 

@@ -165,7 +165,7 @@ async def test_what_is_being_answered_shows_its_question_in_a_conversation_of_ou
     messages: AgentMessages, ann: Speaker, store: Store
 ) -> None:
     await talk(ann, "a", ("a1", "A1"), ("a2", "A2"))
-    await rows(store, "UPDATE exchanges SET state = 'open', standing = 0, said = NULL WHERE seq = 3")
+    await rows(store, "UPDATE exchanges SET state = 'open', active = 0, shown_reply = NULL WHERE seq = 3")
     assert texts(await messages.list(ann.agent)) == ["A1", "a1"]
     await rows(store, "UPDATE conversations SET tip = 2")
     assert texts(await messages.list(ann.agent)) == ["a2", "A1", "a1"]

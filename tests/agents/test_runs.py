@@ -365,7 +365,7 @@ def test_a_send_whose_process_is_gone_goes_on_without_its_message_a_second_time(
             await connection.run("DELETE FROM run_steps", ())
             await connection.run("UPDATE runs SET state = 'failed', stop = 'error'", ())
             await connection.run(
-                "UPDATE exchanges SET state = 'open', ended = NULL, reply = NULL, said = NULL", ()
+                "UPDATE exchanges SET state = 'open', ended = NULL, reply = NULL, shown_reply = NULL", ()
             )
 
         await life.world.store.database.write(write)

@@ -88,7 +88,7 @@ def stored(talk: Talk, request: pytest.FixtureRequest, what: str) -> int:
     """How many of what stands in memory of this test's user."""
     found: int = talk.world.query(
         f"SELECT count({what}) FROM exchanges e JOIN agents a ON a.id = e.agent "
-        "WHERE a.subject = ? AND e.standing AND e.said IS NOT NULL",
+        "WHERE a.subject = ? AND e.active AND e.shown_reply IS NOT NULL",
         f"user:{request.node.name}",
     )[0]
     return found

@@ -45,7 +45,7 @@ async def phone(world: World, room: str | None) -> AsyncIterator[Any]:
 
 def active(world: World) -> list[tuple[Any, Any]]:
     """What is taken for said: of each turn the last message of its input and its reply, as they are stored."""
-    rows = world.query("SELECT input, said FROM exchanges WHERE standing <> 0 ORDER BY id")
+    rows = world.query("SELECT input, shown_reply FROM exchanges WHERE active <> 0 ORDER BY id")
     return [(json.loads(one)[-1].get("content"), json.loads(other).get("content")) for one, other in rows]
 
 

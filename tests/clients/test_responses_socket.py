@@ -23,7 +23,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
 
 def told_in_all(world: World) -> list[str]:
     world.settle()
-    turns = world.query("SELECT input, said FROM exchanges ORDER BY id")
+    turns = world.query("SELECT input, shown_reply FROM exchanges ORDER BY id")
     return [text_of(each) for input, said in turns for each in (*orjson.loads(input), orjson.loads(said))]
 
 

@@ -397,7 +397,7 @@ async def test_a_user_leaves_nothing_and_begins_anew(store: Store, holds: Holds)
 
 
 async def _rows_of(store: Store, agent: int) -> dict[str, int]:
-    tables = ("conversations", "exchanges", "marks", "snapshots", "blocks", "block_ops", "passages", "terms")
+    tables = ("conversations", "exchanges", "marks", "sections", "blocks", "block_ops", "passages", "terms")
     return {
         table: (await rows(store, f"SELECT count(*) FROM {table} WHERE agent = ?", (agent,)))[0][0]
         for table in tables

@@ -326,7 +326,7 @@ async def test_numbers_that_another_process_has_moved_are_believed(store: Store,
     """Nobody here said that something has changed; the look of the next turn does."""
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
     assert await hits(store, alice, "dog") == [1]
-    await rows(store, "UPDATE exchanges SET standing = 0 WHERE agent = ?", (alice.agent.id,))
+    await rows(store, "UPDATE exchanges SET active = 0 WHERE agent = ?", (alice.agent.id,))
     snapshot = await store.turns.snapshot(alice.agent, None, None)
     assert snapshot is not None
     assert await hits(store, alice, "dog", numbers=snapshot.numbers) == []
@@ -351,7 +351,7 @@ async def test_a_message_read_before_another_process_changed_it_is_not_kept(
     monkeypatch.setattr(store.database, "read", slow)
     before = asyncio.create_task(hits(store, alice, "dog"))
     await has_read.wait()
-    await rows(store, "UPDATE exchanges SET standing = 0 WHERE agent = ?", (alice.agent.id,))
+    await rows(store, "UPDATE exchanges SET active = 0 WHERE agent = ?", (alice.agent.id,))
     snapshot = await store.turns.snapshot(alice.agent, None, None)
     assert snapshot is not None
     assert await hits(store, alice, "dog", numbers=snapshot.numbers) == []

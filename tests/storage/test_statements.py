@@ -56,18 +56,14 @@ def as_postgres(schema: str) -> str:
 
 @pytest.fixture
 async def connection(postgres: str) -> AsyncIterator[asyncpg.Connection]:
-    """To a database of its own, with the tables of all migrations."""
+    """To a database of its own, with the tables of SQLite."""
     admin = await asyncpg.connect(postgres)
     await admin.execute("DROP DATABASE IF EXISTS mnemogate_statements")
     await admin.execute("CREATE DATABASE mnemogate_statements")
     opened = await asyncpg.connect(postgres, database="mnemogate_statements")
     try:
-        for path in sorted(
-            resources.files("storage.sqlite.migrations").iterdir(), key=lambda path: path.name
-        ):
-            schema = as_postgres(path.read_text("utf-8")) if path.name.endswith(".sql") else ""
-            if schema.strip():  # a migration may have no more than SQLite's own
-                await opened.execute(schema)
+        tables = resources.files("storage.sqlite.migrations").joinpath("0000-0020_tables.sql")
+        await opened.execute(as_postgres(tables.read_text("utf-8")))
         yield opened
     finally:
         await opened.close()
@@ -146,7 +142,7 @@ def test_sqlite_is_given_no_bare_parameter_as_a_limit() -> None:
         "INSERT OR IGNORE INTO facts_ended (fact, agent, successor, at) VALUES (?1, ?2, 0, 0)",
         "INSERT INTO facts_ended (fact, agent, successor, at) VALUES (?1, ?2, 0, 0) ON CONFLICT DO UPDATE SET at = 1",
         "SELECT id FROM exchanges WHERE agent = ?1 AND parent IS ?2",
-        "SELECT id FROM exchanges WHERE agent = ?1 AND carried",  # a number is no condition there
+        "SELECT id FROM exchanges WHERE agent = ?1 AND continued",  # a number is no condition there
         "SELECT room FROM exchanges WHERE agent = ?1",  # a column that SQLite alone has
     ],
 )

@@ -79,7 +79,7 @@ def test_the_messages_of_a_row_are_read_as_they_were_written(inputs: tuple[tuple
 
 def again(speaker: Speaker) -> list[str]:
     """A look at what is kept from the turn before: who shares a database asks whether it is still so."""
-    return ["look_again"] if speaker.store.database.is_shared else []
+    return ["numbers_again"] if speaker.store.database.is_shared else []
 
 
 def kinds(statements: list[str]) -> list[str]:
@@ -91,7 +91,7 @@ def kinds(statements: list[str]) -> list[str]:
 
 # -- budgets: every statement of a turn
 
-LOOK, EPOCH = "look", "epoch"
+LOOK, EPOCH = "memory_snapshot", "epoch"
 POOL = {"c1": ["conversation_of", "pool_conversation"], None: ["pool_found"]}
 WEIGHED = {key: [*pool, EPOCH, *pool] for key, pool in POOL.items()}  # when planned, and when written
 ADD, INSERT, CHANGE, MOVED = "exchange_add", "exchange_insert", "exchange_update", "conversation_moved"
@@ -147,7 +147,7 @@ async def test_a_message_behind_many_rounds_of_tools_marks_them_in_one_statement
     statements.clear()
     await alice.say([*history, assistant("Sunny."), user("and?")], assistant("That is all."), key)
     # But for the last of them, below which the message is.
-    assert kinds(statements) == [*again(alice), *WEIGHED[key], INSERT, "exchanges_carried", MOVED]
+    assert kinds(statements) == [*again(alice), *WEIGHED[key], INSERT, "exchanges_continued", MOVED]
     continued = [e.continued for e in await alice.rows()]
     assert continued == [True, False, *[True] * 6, False, False]
 
@@ -329,7 +329,7 @@ async def test_what_was_planned_before_something_was_forgotten_is_not_written(
 
 
 # Those that a turn writes.
-_TABLES = ("agents", "conversations", "exchanges", "marks", "snapshots", "blocks", "block_history", "block_ops",
+_TABLES = ("agents", "conversations", "exchanges", "marks", "sections", "blocks", "block_history", "block_ops",
            "passages", "terms", "jobs")  # fmt: skip
 
 

@@ -41,7 +41,7 @@ PLACES = {
     "message": "SELECT input FROM exchanges",
     "hidden round": 'SELECT "full" FROM exchanges',
     "note": "SELECT notes FROM exchanges",
-    "memory section": "SELECT text FROM snapshots",
+    "memory section": "SELECT text FROM sections",
     "edit": "SELECT arguments FROM block_ops",
     "block": "SELECT value FROM block_history",
     "saved note": "SELECT text FROM passages",

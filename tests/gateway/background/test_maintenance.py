@@ -28,7 +28,7 @@ async def test_lines_of_processes_that_died_are_deleted(
         )
         names = {("left",), ("held",)}
         while ("left",) in names:
-            names = set(await rows(store, "SELECT name FROM lines"))
+            names = set(await rows(store, "SELECT name FROM conversation_locks"))
         looking.cancel()
         assert names == {("held",)}
     finally:

@@ -50,7 +50,7 @@ def leave(world: World, reply: Reply, *, after: bytes | None, model: str = "m", 
 def assert_nothing_of_the_reply_is_known(world: World) -> None:
     world.settle()
     assert world.store.health.waiting == 0
-    assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [0]
+    assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [0]
     world.chat(user="alice").say("Where does the treasure lie, under which palm tree?")
     assert "third" not in world.upstream.last.body.decode()
     world.chat(user="alice", model="agent/helper").say("Where does the treasure lie, under which palm tree?")
@@ -146,7 +146,7 @@ def test_while_the_last_words_wait_for_a_client_that_reads_nothing(
     with world.gateway.connect() as client:
         client.request("POST", CHAT, json.dumps(body).encode())
         waits.wait_sync()
-    ((found, said),) = world.query("SELECT state, said FROM exchanges")
+    ((found, said),) = world.query("SELECT state, shown_reply FROM exchanges")
     assert (found, json.loads(said)["content"]) == (state, SECRET)
 
 
@@ -236,9 +236,9 @@ def test_who_speaks_on_at_once_goes_on_from_what_was_cut(upstream: StrictUpstrea
         world.gateway.call(is_asking(world))
         disk.open()
         assert said.result().status == 200
-        rows = world.query("SELECT input FROM exchanges WHERE standing <> 0 ORDER BY id")
+        rows = world.query("SELECT input FROM exchanges WHERE active <> 0 ORDER BY id")
         assert [len(json.loads(each)) for each in rows] == [1, 1, 1]
-        assert "palm" not in str(world.query("SELECT said FROM exchanges"))
+        assert "palm" not in str(world.query("SELECT shown_reply FROM exchanges"))
 
 
 def test_who_hangs_up_and_speaks_on_in_one_breath_goes_on_from_what_was_cut(world: World) -> None:
@@ -255,7 +255,7 @@ def test_who_hangs_up_and_speaks_on_in_one_breath_goes_on_from_what_was_cut(worl
             body = {"model": "m", "messages": SPOKEN, "user": f"user {n}"}
             other.request("POST", CHAT, json.dumps(body).encode())
             assert other.read_reply().status == 200
-    rows = world.query("SELECT input FROM exchanges WHERE standing <> 0")
+    rows = world.query("SELECT input FROM exchanges WHERE active <> 0")
     assert [len(json.loads(each)) for each in rows] == [1, 1] * 20
 
 
@@ -287,7 +287,7 @@ def test_the_users_words_of_a_cancelled_turn_stand_once_they_are_resent(world: W
         {"role": "assistant", "content": "The treasure"},
     ]
     chat.say("Wait, I hear my parrot Flint.")
-    rows = world.query("SELECT said FROM exchanges WHERE standing <> 0 ORDER BY id")
+    rows = world.query("SELECT shown_reply FROM exchanges WHERE active <> 0 ORDER BY id")
     assert "palm" not in str(rows)
     assert len(rows) == 2
     world.chat(user="alice").say("What did you say about the treasure? And my parrot?")
@@ -302,7 +302,7 @@ def test_a_later_turn_that_is_cancelled_leaves_the_earlier_ones_as_they_are(worl
     chat.messages.append({"role": "user", "content": "Where is the treasure?"})
     leave(world, say(SECRET, hold_after={8: Gate()}), after=b"third", stream=True, messages=chat.messages)
     world.settle()
-    assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [1]
+    assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [1]
     chat.messages.pop()
     chat.say("Something else.")
     assert len(world.upstream.last.messages) == 3

@@ -32,7 +32,7 @@ async def ask(world: World, messages: list[Any], **options: Any) -> str:
 
 
 def standing_inputs(world: World) -> list[str]:
-    found = world.query("SELECT input FROM exchanges WHERE standing <> 0 ORDER BY id")
+    found = world.query("SELECT input FROM exchanges WHERE active <> 0 ORDER BY id")
     return [json.loads(each)[-1]["content"] for each in found]
 
 

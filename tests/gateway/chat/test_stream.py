@@ -65,7 +65,7 @@ def test_a_stream_without_tools_is_the_upstreams_bytes(
     world.upstream.queue(reply, reply)
     assert through(world, **options) == direct(world, {**HELLO, **options})
     world.settle()
-    assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [1]
+    assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [1]
 
 
 ODD = (
@@ -103,7 +103,7 @@ def test_a_stream_by_another_type_is_one(world: World, memory: str, kind: str) -
         client.read_until(b"data: [DONE]")
     if memory == "on":
         world.settle()
-        assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [1]
+        assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [1]
 
 
 def test_a_stream_by_another_type_may_begin_in_pieces(world: World) -> None:
@@ -127,7 +127,7 @@ def test_a_whole_reply_to_who_asks_for_a_stream_is_remembered(world: World, kind
     world.upstream.queue(raw(body, content_type=kind))
     assert through(world) == body
     world.settle()
-    assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [1]
+    assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [1]
 
 
 def test_tools_of_ours_are_run_in_a_stream_by_another_type(world: World) -> None:
@@ -196,7 +196,7 @@ def test_an_error_after_the_first_byte_is_one_that_the_sdk_raises(world: World) 
         next(stream)
     assert caught.value.body
     world.settle()
-    assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [0]
+    assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [0]
 
 
 def test_an_error_event_of_the_upstream_passes_and_ends_the_stream(world: World) -> None:
@@ -215,7 +215,7 @@ def test_an_error_event_of_the_upstream_passes_and_ends_the_stream(world: World)
         list(world.sdk.chat.completions.create(**HELLO))
     world.chat(user="alice").say("What was one two?")
     world.settle()
-    assert "one" not in str(world.query("SELECT said FROM exchanges WHERE standing <> 0"))
+    assert "one" not in str(world.query("SELECT shown_reply FROM exchanges WHERE active <> 0"))
 
 
 def test_an_upstream_that_is_lost_before_its_answer_is_a_502(world: World) -> None:
@@ -245,7 +245,7 @@ def test_a_body_that_nobody_understands_passes_and_is_not_kept(world: World) -> 
     world.upstream.queue(raw(b"<html>hm</html>", content_type="text/html"))
     reply = world.gateway.post({**HELLO, "stream": False})
     assert (reply.status, reply.body) == (200, b"<html>hm</html>")
-    assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [0]
+    assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [0]
 
 
 @pytest.mark.sqlite
@@ -263,7 +263,7 @@ def test_the_end_waits_for_the_commit_and_the_text_does_not(world: World) -> Non
         client.read_until(b'"Ok."')
         free.open()
         client.read_until(b"[DONE]")
-    assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [1]
+    assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [1]
 
 
 @pytest.mark.sqlite

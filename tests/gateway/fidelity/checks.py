@@ -159,7 +159,9 @@ class Talk:
         """Returns the replies that stand in memory, as text."""
         return [
             str(row)
-            for row in self.world.query("SELECT said FROM exchanges WHERE standing <> 0 AND said IS NOT NULL")
+            for row in self.world.query(
+                "SELECT shown_reply FROM exchanges WHERE active <> 0 AND shown_reply IS NOT NULL"
+            )
         ]
 
     def close(self) -> None:

@@ -58,7 +58,7 @@ def rows(database: Path) -> list[tuple[str, str, str | None, int]]:
     return [
         (state, json.loads(given)[-1]["content"], said and json.loads(said)["content"], active)
         for state, given, said, active in shown(
-            database, "SELECT state, input, said, standing FROM exchanges ORDER BY id"
+            database, "SELECT state, input, shown_reply, active FROM exchanges ORDER BY id"
         )
     ]
 

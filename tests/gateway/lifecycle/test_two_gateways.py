@@ -155,7 +155,7 @@ def test_what_is_off_the_record_at_first_stays_so_whoever_begins_the_memory(worl
     gate.open()
     assert "x-mnemogate-durable" not in secret.result().headers
     assert world.chat(world.other, "My diagnosis is X.", "Sorry.", "What now?").status == 200
-    stored = world.one.call(_read(world.one, "SELECT input, said FROM exchanges"))
+    stored = world.one.call(_read(world.one, "SELECT input, shown_reply FROM exchanges"))
     assert "What now?" in str(stored)
     assert "diagnosis" not in str(stored)
 

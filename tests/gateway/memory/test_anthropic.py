@@ -98,7 +98,7 @@ def test_images_arrive_and_stay_where_they_are(world: World, model: str, stream:
     assert first[0]["text"].endswith("Is this my cat Miso?")
     assert chat.say("And now?") == "Ok."
     assert blocks(world.upstream.last, "user")[: len(first)] == first
-    assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [3]
+    assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [3]
 
 
 @both_ways
@@ -444,7 +444,7 @@ def test_the_callers_own_marks_are_all_there_are(
     assert without_marks(last.json["messages"])[: len(before)] == before, (
         "the prefix is the provider's to keep"
     )
-    counted = world.query("SELECT count(DISTINCT conversation) FROM exchanges WHERE standing <> 0")
+    counted = world.query("SELECT count(DISTINCT conversation) FROM exchanges WHERE active <> 0")
     assert counted == [2], "a mark that moves on begins no other conversation"
 
 
@@ -458,7 +458,7 @@ def test_a_mark_that_leaves_an_image_changes_nothing_else(world: World, stream: 
         raw_reply(world, stream, messages=asked)
         talk += [{"role": "user", "content": [text, part]}, {"role": "assistant", "content": "Ok."}]
     assert marks(world.upstream.last) == [(4, 1, MARK)]
-    counted = world.query("SELECT count(*), count(DISTINCT conversation) FROM exchanges WHERE standing <> 0")
+    counted = world.query("SELECT count(*), count(DISTINCT conversation) FROM exchanges WHERE active <> 0")
     assert counted == [(3, 1)]
 
 

@@ -227,7 +227,7 @@ def test_an_upstream_lost_before_the_second_round_is_no_end_of_the_reply(
     with pytest.raises(openai.APIError) as caught:
         helper(world, stream=stream).say("Hi")
     assert isinstance(caught.value, openai.InternalServerError) is not bool(stream and text)
-    assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [0]
+    assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [0]
 
 
 def test_a_refusal_in_the_second_round_after_text_is_an_error_in_the_stream(world: World) -> None:
@@ -236,7 +236,7 @@ def test_a_refusal_in_the_second_round_after_text_is_an_error_in_the_stream(worl
     with pytest.raises(openai.APIError, match="Slow down"):
         chat.say("Hi")
     world.settle()
-    assert "Well" not in str(world.query("SELECT said FROM exchanges WHERE standing <> 0"))
+    assert "Well" not in str(world.query("SELECT shown_reply FROM exchanges WHERE active <> 0"))
     world.pass_time(1000)
     assert world.query("SELECT count(*) FROM block_ops WHERE state = 'merged'") == [0]
 

@@ -293,6 +293,6 @@ def test_every_stored_row_belongs_to_one_scope(world: World) -> None:
 
     alice_default, bob_default, alice_helper, bob_helper = world.gateway.call(agents())
     assert bob_default is None
-    rows = world.query('SELECT agent, input, said, "full" FROM exchanges')
+    rows = world.query('SELECT agent, input, shown_reply, "full" FROM exchanges')
     assert {row[0] for row in rows if SECRET in str(row)} == {alice_default, alice_helper}
     assert bob_helper in {row[0] for row in rows}

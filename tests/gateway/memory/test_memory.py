@@ -539,7 +539,7 @@ def test_a_turn_off_the_record_is_not_kept_nor_stored_when_it_is_sent_again(worl
     world.chat(user="alice").say("What are my cat and my dog called?")
     assert "Rex" in sent(world)
     assert "Miso" not in sent(world)
-    assert "Miso" not in str(world.query('SELECT input, said, "full", notes FROM exchanges'))
+    assert "Miso" not in str(world.query('SELECT input, shown_reply, "full", notes FROM exchanges'))
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-mnemogate-conversation": "c1"}], ids=["found", "named"])
@@ -555,7 +555,7 @@ def test_what_was_off_the_record_stays_so_before_a_new_question(
     chat.messages.append(secret)
     chat.say("And now?")
     assert world.upstream.last.messages == chat.messages[:-1]
-    assert "Miso" not in str(world.query("SELECT input, said FROM exchanges"))
+    assert "Miso" not in str(world.query("SELECT input, shown_reply FROM exchanges"))
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -572,7 +572,7 @@ def test_a_question_off_the_record_that_failed_is_not_kept_with_the_next_one(
     chat.messages.append(secret)
     chat.say("Never mind.")
     assert world.upstream.last.messages == chat.messages[:-1]
-    assert "Miso" not in str(world.query("SELECT input, said FROM exchanges"))
+    assert "Miso" not in str(world.query("SELECT input, shown_reply FROM exchanges"))
 
 
 def test_what_answers_a_question_off_the_record_is_not_kept_either(world: World) -> None:
@@ -588,7 +588,7 @@ def test_what_answers_a_question_off_the_record_is_not_kept_either(world: World)
     assert world.upstream.last.messages == chat.messages[:-1]
     chat.say("My dog is called Rex.")
     assert world.upstream.last.messages == chat.messages[:-1]
-    kept = str(world.query('SELECT input, said, "full", notes FROM exchanges'))
+    kept = str(world.query('SELECT input, shown_reply, "full", notes FROM exchanges'))
     assert "Miso" not in kept
     assert "Rex" in kept
 
@@ -607,7 +607,7 @@ def test_off_the_record_in_append_mode_the_conversation_is_known_and_not_continu
         ["My dog is Rex.", "Ok.", FACT],
         ["My dog is Rex.", "Ok.", "And now?"],
     ]
-    assert "Miso" not in str(world.query('SELECT input, said, "full", notes FROM exchanges'))
+    assert "Miso" not in str(world.query('SELECT input, shown_reply, "full", notes FROM exchanges'))
 
 
 def test_a_turn_that_only_reads_is_told_and_tells_nobody(world: World) -> None:
@@ -683,8 +683,8 @@ def test_a_title_request_leaves_no_trace(world: World) -> None:
     assert reply.headers["x-mnemogate-memory"] == "off"
     assert world.upstream.last.messages == [{"role": "user", "content": title}]
     chat.say("Go on.")
-    assert world.query("SELECT count(*) FROM exchanges WHERE input IS NOT NULL AND standing <> 0") == [2]
-    assert "concise" not in str(world.query("SELECT input, said FROM exchanges"))
+    assert world.query("SELECT count(*) FROM exchanges WHERE input IS NOT NULL AND active <> 0") == [2]
+    assert "concise" not in str(world.query("SELECT input, shown_reply FROM exchanges"))
 
 
 def test_strict_wants_somebody_to_remember(world: World) -> None:
@@ -1203,7 +1203,7 @@ def test_a_clock_in_the_system_prompt_changes_nothing(world: World) -> None:
         chat.messages[0] = {"role": "system", "content": f"It is 10:0{minute}."}
         chat.say(f"Minute {minute}.")
     assert world.query("SELECT count(*) FROM conversations") == [1]
-    assert "10:0" not in str(world.query("SELECT input, said, notes FROM exchanges"))
+    assert "10:0" not in str(world.query("SELECT input, shown_reply, notes FROM exchanges"))
 
 
 def test_a_fact_in_a_named_conversation_is_known_to_others_of_that_user(world: World) -> None:

@@ -70,7 +70,9 @@ def test_a_memory_is_read_whatever_shape_its_messages_have(
         [{"role": "user", "content": "What is my cat called, Miso?"}], user="alice", model="agent/helper"
     )
     assert "x-mnemogate-recall" not in reply.headers
-    assert [row for row in world.world.query("SELECT said FROM exchanges") if PRIVATE.encode() in row] == []
+    assert [
+        row for row in world.world.query("SELECT shown_reply FROM exchanges") if PRIVATE.encode() in row
+    ] == []
     assert [row for row in world.world.query("SELECT input FROM exchanges") if PRIVATE.encode() in row] == []
 
 

@@ -50,8 +50,8 @@ def test_chat_with_a_nul_is_remembered_as_it_was_said(
         assert replies == [f"Noted {n}{NUL}." for n in range(3)]
         # One conversation, whose turns were recognised by what the client sent again.
         assert world.query("SELECT count(*) FROM conversations") == [1]
-        assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [3]
-        said = [json.loads(row) for row in world.query("SELECT said FROM exchanges ORDER BY seq")]
+        assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [3]
+        said = [json.loads(row) for row in world.query("SELECT shown_reply FROM exchanges ORDER BY seq")]
         assert [each["content"] for each in said] == replies
         world.chat(user="alice").say("What is my cat1 called?")
         assert f"My cat1 is called Mi{NUL}so1." in upstream.last.messages[-1]["content"]
@@ -91,7 +91,7 @@ def test_halves_of_pairs_are_refused_of_a_client_and_do_no_harm_of_a_model(
         assert chat.say("I like tea.", model="agent/helper") == "Well."
         assert chat.say("I like rain.", model="agent/helper") == "Good."
         world.settle()
-        assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0") == [2]
+        assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [2]
         assert world.block("alice").value in ("", "Likes \ufffd tea.")
 
 

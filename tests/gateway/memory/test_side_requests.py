@@ -40,7 +40,7 @@ def quoting(template: str) -> str:
 
 def kept(world: World) -> str:
     """Everything that was said and is stored."""
-    return str(world.query('SELECT input, said, "full", notes FROM exchanges'))
+    return str(world.query('SELECT input, shown_reply, "full", notes FROM exchanges'))
 
 
 def system(text: str) -> list[Json]:
@@ -607,7 +607,7 @@ def test_a_guardrail_beside_a_later_turn_takes_no_answers_place(world: World) ->
     world.upstream.queue(say("Good day."), say(ANSWER), say('{"ok":true}'))
     for messages, fields in ((history[:1], {}), (history, {}), (history, {"response_format": CHECK})):
         world.post(messages, user="alice", **fields)
-    assert world.query("SELECT standing FROM exchanges ORDER BY id") == [1, 1, 0]
+    assert world.query("SELECT active FROM exchanges ORDER BY id") == [1, 1, 0]
     world.chat(user="alice").say(QUESTION)
     assert ANSWER in world.upstream.last.body.decode()
 
@@ -692,7 +692,7 @@ def test_who_goes_on_from_a_quote_means_it(world: World) -> None:
     world.chat(user="alice", headers=CHAT).say(FACT)
     chat = world.chat(user="alice", headers=CHAT)
     chat.say(quoting("Someone wrote: {question} {answer} Which zebra is it about?"))
-    active = "SELECT id FROM exchanges WHERE standing <> 0 ORDER BY id"
+    active = "SELECT id FROM exchanges WHERE active <> 0 ORDER BY id"
     assert world.query(active) == [1]
     chat.say("Go on.")
     # The quote is now where the conversation goes on, as after an edit of its first message.
@@ -708,7 +708,7 @@ def test_a_question_is_no_quote_of_the_chat_it_edits(world: World) -> None:
         ({"x-openwebui-chat-id": "another"}, quoting(recorded.NO_FORM)),
     ):
         world.post(user(text), headers, user="alice")
-        assert world.query("SELECT standing FROM exchanges ORDER BY id DESC LIMIT 1") == [1]
+        assert world.query("SELECT active FROM exchanges ORDER BY id DESC LIMIT 1") == [1]
 
 
 def test_nobody_named_is_said_once_in_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:

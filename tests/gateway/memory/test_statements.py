@@ -215,7 +215,7 @@ def test_a_conflict_is_resolved_inside_the_transaction(world: World) -> None:
 
     found = world.statements_of(both)
     assert found == CONFLICT
-    assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0 AND depth = 2") == [2]
+    assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0 AND depth = 2") == [2]
 
 
 def test_an_append_turn_writes_the_users_message_first(world: World) -> None:

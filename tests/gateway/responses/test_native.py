@@ -61,7 +61,7 @@ def conversations(world: World) -> int:
 
 def told_in_all(world: World) -> list[Json]:
     """Returns the messages of all that was said, in the order in which they came."""
-    turns = world.query("SELECT input, said FROM exchanges ORDER BY id")
+    turns = world.query("SELECT input, shown_reply FROM exchanges ORDER BY id")
     return [message for input, said in turns for message in (*orjson.loads(input), orjson.loads(said))]
 
 

@@ -158,9 +158,7 @@ def memory_of(
         play(client := kind(world), seed, cuts=cuts)
         if isinstance(client, ByIdsUnstored):
             client.connection.close()
-        sql = (
-            "SELECT conversation, parent, state, standing, superseded, input, said FROM exchanges ORDER BY id"
-        )
+        sql = "SELECT conversation, parent, state, active, superseded, input, shown_reply FROM exchanges ORDER BY id"
         return [(*row[:5], *map(told, row[5:])) for row in world.query(sql)]
 
 

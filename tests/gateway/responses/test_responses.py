@@ -455,7 +455,7 @@ def test_what_was_heard_of_a_reply_may_come_behind_its_id(
     respond(world, user="alice", input="Thanks.", previous_response_id=second.id)
     said = ["What is there to eat?", heard, "Stop, I take it.", "Ok.", "Thanks."]
     assert contents(upstream) == said
-    assert "secret menu" not in str(world.query("SELECT said FROM exchanges WHERE standing <> 0"))
+    assert "secret menu" not in str(world.query("SELECT shown_reply FROM exchanges WHERE active <> 0"))
 
 
 @pytest.mark.parametrize("answered", [0, 1, 2])

@@ -107,7 +107,7 @@ def words(response: Json) -> str:
 def told_in_all(world: World) -> list[str]:
     """Returns the words of all that was said, in the order in which they came."""
     world.settle()
-    turns = world.query("SELECT input, said FROM exchanges ORDER BY id")
+    turns = world.query("SELECT input, shown_reply FROM exchanges ORDER BY id")
     return [text_of(each) for input, said in turns for each in (*orjson.loads(input), orjson.loads(said))]
 
 

@@ -103,7 +103,7 @@ def test_clocks_that_are_hours_apart_are_not_asked(
             messages.append({"role": "user", "content": f"My cat{n} is called Miso{n}."})
             messages.append({"role": "assistant", "content": ask(gateways[n % 2], messages)})
         assert query(url, "SELECT count(*) FROM conversations WHERE key IS NULL") == [(1,)]
-        assert query(url, "SELECT count(*) FROM exchanges WHERE standing <> 0") == [(10,)]
+        assert query(url, "SELECT count(*) FROM exchanges WHERE active <> 0") == [(10,)]
         for gateway in gateways:
             ask(gateway, [{"role": "user", "content": "What is my cat3 called?"}])
             assert "Miso3" in str(upstream.last.messages[-1])
@@ -165,7 +165,7 @@ def test_an_agent_that_is_deleted_during_its_run_elsewhere_leaves_nothing(
             assert world.send(gateway, agent, "Hello?")[0] == 404
             assert world.send(gateway, kept, "Hello.")[0] == 200
         becomes(lambda: not query(url, "SELECT 1 FROM runs WHERE state IN ('created', 'running')"))
-        text = str(query(url, 'SELECT input, said, "full" FROM exchanges'))
+        text = str(query(url, 'SELECT input, shown_reply, "full" FROM exchanges'))
         assert "Secret." not in text
         assert "Never kept." not in text
 
@@ -261,7 +261,7 @@ def test_a_gateway_that_is_killed_within_a_commit_has_written_the_turn_or_not(
                 await holder.close()
 
         asyncio.run(kill_within())
-        stands = "SELECT count(*) FROM exchanges WHERE standing <> 0"
+        stands = "SELECT count(*) FROM exchanges WHERE active <> 0"
         if is_done:
             becomes(lambda: query(url, stands) == [(2,)])
         # The client, which has heard nothing, asks the other one again.

@@ -10,32 +10,34 @@ import asyncpg
 import pytest
 
 from storage.errors import TooNew
-from storage.postgres.migration import load_migrations, migrate
+from storage.postgres.migration import PostgresMigration, latest, load_migrations, migrate
 from tests.gateway.process import command
 from tests.gateway.two.people import Whole, messages_of
 from tests.gateway.two.world import World
 
-Step = tuple[int, int, str]
 PRESENT = load_migrations()
-LAST = PRESENT[-1][0]
+LAST = latest(PRESENT)
 # As a next version would: it only adds, and the present program may run on it.
-NEXT: Step = (
-    LAST + 1,
+NEXT = PostgresMigration(
     LAST,
+    LAST + 1,
     "ALTER TABLE conversations ADD COLUMN mood TEXT NOT NULL DEFAULT 'calm';"
     "ALTER TABLE exchanges ADD COLUMN weight BIGINT NOT NULL DEFAULT 0;"
     "CREATE TABLE moods (id BIGINT PRIMARY KEY)",
+    oldest=LAST,
 )
 # The one after that takes away what the present program needs.
-AFTER: Step = (LAST + 2, LAST + 1, "ALTER TABLE agents RENAME COLUMN indexed_seq TO gone_seq")
+AFTER = PostgresMigration(
+    LAST + 1, LAST + 2, "ALTER TABLE agents RENAME COLUMN indexed_seq TO gone_seq", oldest=LAST + 1
+)
 
 
-def upgrade(url: str, *more: Step) -> int:
+def upgrade(url: str, *more: PostgresMigration) -> int:
     """Does what a program with these migrations does at its start."""
     return asyncio.run(_upgrade(url, (*PRESENT, *more)))
 
 
-async def _upgrade(url: str, steps: Sequence[Step]) -> int:
+async def _upgrade(url: str, steps: Sequence[PostgresMigration]) -> int:
     connection = await asyncpg.connect(url)
     try:
         return await migrate(connection, "the database", tuple(steps))
@@ -100,7 +102,7 @@ def test_check_config_says_that_a_start_brings_the_schema_up(tmp_path: Path, own
 
     async def rewind() -> None:
         connection = await asyncpg.connect(own)
-        await connection.execute("DELETE FROM schema_versions WHERE version = $1", LAST)
+        await connection.execute("UPDATE schema_versions SET version = version - 1")
         await connection.close()
 
     asyncio.run(rewind())
@@ -110,7 +112,7 @@ def test_check_config_says_that_a_start_brings_the_schema_up(tmp_path: Path, own
 
 
 def test_a_migration_that_fails_leaves_nothing_of_itself(own: str) -> None:
-    broken: Step = (LAST + 1, LAST, "CREATE TABLE half (id BIGINT); SELECT 1 / 0")
+    broken = PostgresMigration(LAST, LAST + 1, "CREATE TABLE half (id BIGINT); SELECT 1 / 0", oldest=LAST)
     with pytest.raises(asyncpg.DivisionByZeroError):
         upgrade(own, broken)
     assert upgrade(own) == LAST

@@ -114,7 +114,7 @@ def test_after_a_barge_in_the_clients_form_counts(
     assert sent(world)[3:-1] == kept
     chat.say("Goodbye.")
     assert "Let me look" not in later(world).removesuffix("Let me look up my boat, what is it called?")
-    shown = world.query("SELECT said FROM exchanges WHERE standing <> 0 ORDER BY id")
+    shown = world.query("SELECT shown_reply FROM exchanges WHERE active <> 0 ORDER BY id")
     assert len(shown) == 5
 
 
@@ -178,12 +178,12 @@ def test_forgotten_with_its_turn(world: World) -> None:
     world.upstream.queue(call_tools(search("Albatrosses, hm.")), say(ANSWER))
     chat.say(ASKED, stream=True)
     chat.say("Thank you.")
-    assert "Albatrosses" in str(world.query('SELECT said, "full" FROM exchanges'))
+    assert "Albatrosses" in str(world.query('SELECT shown_reply, "full" FROM exchanges'))
     forget = ForgetOperations(world.store, world.clock).forget
     world.gateway.call(forget({"project": "default", "user": "alice", "profile": "helper", "exchange": 1}))
-    assert "Albatrosses" not in str(world.query('SELECT said, "full" FROM exchanges'))
+    assert "Albatrosses" not in str(world.query('SELECT shown_reply, "full" FROM exchanges'))
     chat.say("Are you there?")
-    assert "Albatrosses" not in str(world.query('SELECT input, said, "full" FROM exchanges'))
+    assert "Albatrosses" not in str(world.query('SELECT input, shown_reply, "full" FROM exchanges'))
 
 
 def test_once_a_round_and_only_into_silence(world: World) -> None:

@@ -37,7 +37,7 @@ def test_growing_partials_and_a_final_give_one_fact(world: World) -> None:
         world.clock.sleep(0.3)
     chat.say("What now?")
     assert world.block("alice").value == "Said: I live in Porto with my sister."
-    active = world.query("SELECT input FROM exchanges WHERE standing <> 0 ORDER BY id")
+    active = world.query("SELECT input FROM exchanges WHERE active <> 0 ORDER BY id")
     assert len(active) == 3
     world.chat(user="alice", model="agent/helper").say("Where in Porto do I live, and with whom?")
     note = world.upstream.last.messages[-1]["content"]
@@ -73,7 +73,7 @@ def test_growing_partials_of_the_first_turn_give_one_fact(world: World, headers:
         ]  # no note of the one before
         world.clock.sleep(0.3)
     chat.say("What now?")
-    assert len(world.query("SELECT 1 FROM exchanges WHERE standing <> 0")) == 3
+    assert len(world.query("SELECT 1 FROM exchanges WHERE active <> 0")) == 3
     assert world.query("SELECT count(*) FROM conversations") == [2]
 
 
@@ -96,7 +96,7 @@ def test_partials_that_are_cancelled_leave_nothing(world: World) -> None:
     chat.messages = before
     chat.say(PARTIALS[-1])
     chat.say("What now?")
-    assert len(world.query("SELECT 1 FROM exchanges WHERE standing <> 0")) == 3
+    assert len(world.query("SELECT 1 FROM exchanges WHERE active <> 0")) == 3
     world.chat(user="alice").say("Which draft about fishing?")
     assert "Draft" not in world.upstream.last.body.decode()
 
@@ -137,7 +137,7 @@ def test_two_finished_requests_for_one_turn_give_one_turn(world: World) -> None:
         world.clock.sleep(1)
     chat.messages.append(reply)
     chat.say("Ha!")
-    said = world.query("SELECT said FROM exchanges WHERE standing <> 0 ORDER BY id")
+    said = world.query("SELECT shown_reply FROM exchanges WHERE active <> 0 ORDER BY id")
     active = [json.loads(each)["content"] for each in said]
     assert active == ["Ok.", "Joke two.", "Ok."]
 
@@ -152,7 +152,7 @@ def test_of_two_answers_the_one_that_is_carried_on_stands(world: World) -> None:
         replies.append(chat.complete())
     chat.messages.append(replies[0])
     chat.say("Ha!")
-    said = world.query("SELECT said FROM exchanges WHERE standing <> 0 ORDER BY id")
+    said = world.query("SELECT shown_reply FROM exchanges WHERE active <> 0 ORDER BY id")
     active = [json.loads(each)["content"] for each in said]
     assert "Joke one." in active
     assert "Joke two." not in active
@@ -198,7 +198,7 @@ def test_an_edit_after_the_idle_time_of_the_settings_replaces_nothing(
             chat.messages = [*before]
             chat.say(f"I fly to {city}.")
             world.clock.sleep(20)
-        assert world.query("SELECT count(*) FROM exchanges WHERE standing <> 0 AND depth = 1") == [active]
+        assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0 AND depth = 1") == [active]
 
 
 @pytest.mark.parametrize("gap_s", [5, 86_400], ids=["at once", "a day later"])
@@ -208,7 +208,7 @@ def test_the_same_greeting_on_two_days_is_two_conversations(world: World, gap_s:
         for text in ("Hi", f"My train leaves on {day}.", "Thanks."):
             chat.say(text)
         world.clock.sleep(gap_s)
-    paths = world.query("SELECT conversation, depth FROM exchanges WHERE standing <> 0 ORDER BY id")
+    paths = world.query("SELECT conversation, depth FROM exchanges WHERE active <> 0 ORDER BY id")
     first, second = paths[0][0], paths[3][0]
     assert first != second
     assert paths == [(each, depth) for each in (first, second) for depth in range(3)]
@@ -276,5 +276,5 @@ def test_what_the_application_said_before_a_reply_is_not_recalled_beside_it(worl
     for text in ("Is the boat trip", "Is the boat trip to the island forty crowns?"):
         chat.messages = [*before]
         chat.say(text)
-    assert f"One moment, please. {reply}" in str(world.query("SELECT said FROM exchanges"))
+    assert f"One moment, please. {reply}" in str(world.query("SELECT shown_reply FROM exchanges"))
     assert "<memory " not in world.upstream.last.body.decode()

@@ -197,7 +197,7 @@ async def caller(world: World, request: pytest.FixtureRequest) -> AsyncIterator[
 
 
 def inputs(world: World) -> str:
-    return str(world.query("SELECT input FROM exchanges WHERE standing <> 0 ORDER BY id"))
+    return str(world.query("SELECT input FROM exchanges WHERE active <> 0 ORDER BY id"))
 
 
 async def test_preemptive_answers_that_were_let_go_leave_no_trace(caller: Caller) -> None:
@@ -210,7 +210,7 @@ async def test_preemptive_answers_that_were_let_go_leave_no_trace(caller: Caller
         await caller.ask_in_vain(partial, "about")
     assert await caller.speak("I would like a table for two.") == "Ok."
     await caller.speak("At eight.")
-    assert len(caller.world.query("SELECT 1 FROM exchanges WHERE standing <> 0")) == 3
+    assert len(caller.world.query("SELECT 1 FROM exchanges WHERE active <> 0")) == 3
     note = await caller.later("Which table would I like, draft or not?")
     assert "a table for two" in note
     assert "Draft" not in note
@@ -280,7 +280,7 @@ async def test_every_question_stands_however_short_the_replies_were_cut(caller: 
         said += [question, heard]
     await caller.speak("Goodbye.")
     assert words_of(caller.world.upstream.last.messages)[:-1] == [text for text in said if text]
-    stored = caller.world.query("SELECT input, said FROM exchanges WHERE standing <> 0 ORDER BY seq")
+    stored = caller.world.query("SELECT input, shown_reply FROM exchanges WHERE active <> 0 ORDER BY seq")
     stored_texts = [m["content"] for input, reply in stored for m in [*json.loads(input), json.loads(reply)]]
     assert stored_texts == [text for text in [*said, "Goodbye.", "Ok."] if text]
     note = await caller.later("Which items are dddd, hhhh and llll?")

@@ -66,7 +66,7 @@ def test_twenty_megabytes_of_images_are_served_and_kept(world: World) -> None:
     assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "on")
     assert "x-mnemogate-durable" not in reply.headers
     assert world.upstream.last.body == body
-    ((kept, said),) = world.query("SELECT input, said FROM exchanges WHERE state = 'finished'")
+    ((kept, said),) = world.query("SELECT input, shown_reply FROM exchanges WHERE state = 'finished'")
     assert orjson.loads(kept) == orjson.loads(body)["messages"]
     assert orjson.loads(said)["content"] == "Ok."
     world.chat(user="alice").say("What did I ask about my cat Miso?")
@@ -79,7 +79,9 @@ def test_twenty_megabytes_off_the_record_are_served_and_not_kept(world: World) -
     reply = world.gateway.post(body, {"x-mnemogate-memory": "off"})
     assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "off")
     assert world.upstream.last.body == body
-    assert world.query("SELECT count(*) FROM exchanges WHERE input IS NOT NULL OR said IS NOT NULL") == [0]
+    assert world.query(
+        "SELECT count(*) FROM exchanges WHERE input IS NOT NULL OR shown_reply IS NOT NULL"
+    ) == [0]
     assert world.query("SELECT coalesce(sum(length(inputs) + length(media)), 0) FROM exchanges")[0] < 1000
 
 

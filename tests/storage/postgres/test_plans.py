@@ -22,8 +22,8 @@ INSERT INTO agents (uid, project, profile, subject, secret, epoch, created, next
 SELECT 'agent-' || n, 'p', 'f', 'user:' || n, '\\x00', 1, 0, 5000 FROM generate_series(1, 201) n;
 INSERT INTO conversations (agent, uid, key, begun, last_at)
 SELECT CASE WHEN n <= 200 THEN 1 ELSE n - 199 END, 'conversation-' || n, NULL, n, n FROM generate_series(1, 400) n;
-INSERT INTO exchanges (agent, conversation, parent, depth, seq, span, "offset", begun, touched, state, carried,
-    standing, path, reply_key, input_key, inputs, media)
+INSERT INTO exchanges (agent, conversation, parent, depth, seq, span, "offset", begun, touched, state, continued,
+    active, path, reply_key, input_key, inputs, media)
 SELECT c.agent, c.id, CASE WHEN d = 0 THEN NULL ELSE 1 END, d, c.id * 20 + d * 2, 2, 0, d, d, 'finished', 1, 1,
     sha256(('p' || c.id || d)::bytea), sha256(('r' || c.id || d)::bytea), sha256(('i' || c.id || d)::bytea),
     '\\x', '\\x'
@@ -47,7 +47,9 @@ async def test_statements_are_planned_once_for_a_connection(open_store: OpenStor
     assert custom == 0
 
 
-@pytest.mark.parametrize("name", ["look", "pool_found", "pool_conversation", "spoken_at", "spoken_unread"])
+@pytest.mark.parametrize(
+    "name", ["memory_snapshot", "pool_found", "pool_conversation", "spoken_at", "spoken_unread"]
+)
 async def test_one_conversation_of_a_long_memory_is_found_by_index(
     database: PostgresServer, name: str
 ) -> None:

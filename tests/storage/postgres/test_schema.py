@@ -11,27 +11,23 @@ from importlib import resources
 import asyncpg
 import pytest
 
-from storage.errors import Foreign, TooNew
+from storage.errors import Foreign, TooNew, TooOld
 from storage.listing import PassageDraft
 from storage.postgres import migration
-from storage.postgres.migration import load_migrations, migrate
+from storage.postgres.migration import PostgresMigration, latest, load_migrations, migrate
 from storage.sqlite.migration import migrate as migrate_sqlite
 from tests.patience import PATIENCE_S
 from tests.storage.api import make_agent
 from tests.storage.conftest import OpenStore, PostgresServer
-from tests.storage.lanes import FIRST, JOBS, JOBS_BEFORE_LANES
 
 # The SHA-256 of each migration. Databases out there were made by these files, so a file that is here never changes:
 # a change of the schema is a new file, with a line here.
 PINNED = {
-    "0001_begin.sql": "e46d26453f20f72e1744498bcb8264bf27ac11f093f438101a3367f54f7a34ca",
-    "0002_identities.sql": "3276cc0594a8dface22df6bf70b4657d0664f250cefc0356c4d99a58bfdfe55d",
-    "0003_passage_metadata.sql": "1169375ceed250e2cb140efa16e4399eaf3ae11c05ed0e2a3975c66c3718b299",
-    "0004_lanes.sql": "648631f63f9240f389bb900a07e5d87cb1778ed14b4ed942dcd7fc6a02040639",
-    "0005_key_use.sql": "71f0f5b48d8fa765511c62c469163806e41c1dc550816aae31c98593cc1acaab",
-    "0006_deflated_notes.sql": "b3c5908a39d4e83a60a7f6520abc362aa0da0b5e986a602e209a58b561650e6e",
-    "0007_forks.sql": "78c632c371dd3ff89870fafbecb07267959ce7ee4ed6c526cb7f0d6df80dda04",
+    "0000-0008_begin.sql": "b42865e948d87b9c4d80e4cd48e4e04c3fd80eea0972f84aa6f660c81d63259a",
+    "0004-0007_forks.sql": "2f0a69cde99812c802970d786dccf4e9fed903bb3d7268448885acc7296bd258",
+    "0007-0008_names.sql": "bdc8dd7997a440659b1f222f991f4fde6f791426ce1196ba219e1ee6ccafb189",
 }
+SCHEMAS = resources.files("tests.storage.schemas")
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
 # SQLite keeps rows in their places with these.
 PADDING = {("exchanges", "room"), ("exchanges", "pad"), ("vectors", "pad")}
@@ -85,8 +81,8 @@ async def test_gateways_that_start_side_by_side_migrate_once(database: PostgresS
     ]
     try:
         versions = await asyncio.gather(*(migrate(each, "beside") for each in opened))
-        assert set(versions) == {len(load_migrations())}
-        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == len(load_migrations())
+        assert set(versions) == {latest(load_migrations())}
+        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 1
     finally:
         for each in opened:
             await each.close()
@@ -98,8 +94,8 @@ async def test_turns_go_on_while_a_migration_waits_for_a_backup(
     database: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(migration, "_PAUSE_S", 0.01)
-    first = (1, 1, "CREATE TABLE a (x BIGINT)")
-    steps = (first, (2, 1, "ALTER TABLE a ADD COLUMN y BIGINT"))
+    first = PostgresMigration(0, 1, "CREATE TABLE a (x BIGINT)", 1)
+    steps = (first, PostgresMigration(1, 2, "ALTER TABLE a ADD COLUMN y BIGINT", 1))
     admin = await asyncpg.connect(database.url)
     await admin.execute("CREATE SCHEMA waits")
     opened = [await asyncpg.connect(database.url, server_settings={"search_path": "waits"}) for _ in range(3)]
@@ -133,7 +129,9 @@ async def test_whoever_migrates_is_waited_for_however_long_it_takes(
     second = await asyncpg.connect(database.url, server_settings={"search_path": "turns"})
     try:
         await admin.execute(f"BEGIN; SELECT pg_advisory_xact_lock({migration._LOCK})")
-        task = asyncio.create_task(migrate(second, "turns", ((1, 1, "CREATE TABLE a (x BIGINT)"),)))
+        task = asyncio.create_task(
+            migrate(second, "turns", (PostgresMigration(0, 1, "CREATE TABLE a (x BIGINT)", 1),))
+        )
         async with asyncio.timeout(PATIENCE_S):
             while not await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
                 await admin.execute("SELECT pg_sleep(0.01)")
@@ -178,23 +176,82 @@ async def test_a_gateway_of_the_version_before_forgets_the_metadata_of_a_passage
         await connection.close()
 
 
-async def test_jobs_of_an_older_schema_stand_in_their_lanes(database: PostgresServer) -> None:
+async def lay(connection: asyncpg.Connection, schema: str, level: int) -> None:
+    """Makes the tables as the program of an older schema did, with the rows of a file of SQLite's of that time."""
+    await connection.execute(f"CREATE SCHEMA {schema}; SET search_path = {schema}")
+    await connection.execute(SCHEMAS.joinpath("postgres_4.sql").read_text(encoding="utf-8"))
+    await connection.execute("CREATE TABLE schema_versions (version BIGINT PRIMARY KEY, oldest BIGINT)")
+    await connection.execute("INSERT INTO schema_versions VALUES (4, 3)")
+    if level == 7:
+        (step,) = (step for step in load_migrations() if step.before == 4)
+        await connection.execute(step.script)
+        await connection.execute("INSERT INTO schema_versions VALUES (7, 7)")
+    file = sqlite3.connect(":memory:")
+    file.executescript(SCHEMAS.joinpath(f"sqlite_{16 if level == 4 else 19}.sql").read_text(encoding="utf-8"))
+    tables = [name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    # Triggers count new exchanges in the rows of these two, so they come last.
+    for table in sorted(tables, key=lambda name: name in ("agents", "conversations")):
+        columns = [
+            row[1] for row in file.execute(f"PRAGMA table_info({table})") if (table, row[1]) not in PADDING
+        ]
+        if not table.startswith("sqlite_"):
+            names = ", ".join(f'"{name}"' for name in columns)
+            numbers = ", ".join(f"${n + 1}" for n in range(len(columns)))
+            found = file.execute(f"SELECT {names} FROM {table}").fetchall()
+            await connection.executemany(f"INSERT INTO {table} ({names}) VALUES ({numbers})", found)
+    file.close()
+
+
+SHAPE = """SELECT 'index', indexname, replace(indexdef, current_schema() || '.', '') FROM pg_indexes
+    WHERE schemaname = current_schema()
+UNION ALL SELECT 'trigger', tgname, replace(pg_get_triggerdef(oid), current_schema() || '.', '') FROM pg_trigger
+    WHERE tgrelid IN (SELECT oid FROM pg_class WHERE relnamespace = current_schema()::regnamespace) AND NOT tgisinternal
+UNION ALL SELECT 'function', proname, prosrc FROM pg_proc WHERE pronamespace = current_schema()::regnamespace
+UNION ALL SELECT table_name, column_name, data_type || is_nullable || coalesce(column_default, '')
+    FROM information_schema.columns WHERE table_schema = current_schema() AND table_name <> 'schema_versions'"""
+
+
+@pytest.mark.parametrize("level", [4, 7])
+async def test_an_older_database_has_the_schema_of_a_new_one_and_its_rows(
+    database: PostgresServer, level: int
+) -> None:
     connection = await asyncpg.connect(database.url)
-    await connection.execute("CREATE SCHEMA older; SET search_path = older")
     try:
-        await migrate(connection, "older", load_migrations()[:3])
-        numbers = iter(range(1, 10))
-        add = re.sub(r"\?", lambda _: f"${next(numbers)}", JOBS_BEFORE_LANES)
-        await connection.executemany(add, JOBS)
-        await migrate(connection, "older")
-        found = await connection.fetch("SELECT key FROM jobs WHERE first = 1 ORDER BY id")
-        assert [tuple(row) for row in found] == FIRST
-        # A gateway of the version before does not know of lanes.
-        await connection.execute("DELETE FROM jobs WHERE key = 'running'")
-        await connection.execute("UPDATE jobs SET state = 'dead' WHERE key = 'waits'")
-        await connection.execute(add, 1, "learn", "new", "pending", 1.0, b"{}")
-        found = await connection.fetch("SELECT agent, key FROM jobs WHERE first = 1 AND agent IN (1, 2)")
-        assert sorted(tuple(row) for row in found) == [(1, "behind"), (2, "behind")]
+        await connection.execute("CREATE SCHEMA fresh; SET search_path = fresh")
+        await migrate(connection, "fresh")
+        new = {shaped(row) for row in await connection.fetch(SHAPE)}
+        await lay(connection, "older", level)
+        assert await migrate(connection, "older") == latest(load_migrations())
+        assert {shaped(row) for row in await connection.fetch(SHAPE)} == new
+        found = await connection.fetch(
+            "SELECT id, active, continued, shown_reply, redactions FROM exchanges ORDER BY id"
+        )
+        assert [tuple(row)[:3] for row in found] == [(1, 1, 1), (2, 1, 0), (3, 1, 0)]
+        assert found[1]["shown_reply"] == b'{"role":"assistant","content":"Noted."}'
+        assert found[2]["redactions"] == b"[0]"
+        assert await connection.fetchval("SELECT known FROM sections WHERE text = 'Section.'") == b"{}"
+        rev = "SELECT rev FROM agents"
+        before = await connection.fetchval(rev)
+        await connection.execute("UPDATE exchanges SET active = 0 WHERE id = 3")
+        assert await connection.fetchval(rev) == before + 1
+    finally:
+        await connection.execute("DROP SCHEMA IF EXISTS fresh CASCADE; DROP SCHEMA IF EXISTS older CASCADE")
+        await connection.close()
+
+
+def shaped(row: asyncpg.Record) -> tuple[str, ...]:
+    """Returns a part of the schema without what its name or its comments say alone."""
+    kind, name, text = row
+    return kind, name, " ".join(re.sub(r"--.*", "", text).split())
+
+
+async def test_a_database_that_is_too_old_is_refused_with_the_way(database: PostgresServer) -> None:
+    connection = await asyncpg.connect(database.url)
+    try:
+        await lay(connection, "older", 4)
+        await connection.execute("UPDATE schema_versions SET version = 2")
+        with pytest.raises(TooOld, match=r"version 2, .* upgrades versions 4, 7\..*memory export"):
+            await migrate(connection, "older")
     finally:
         await connection.execute("DROP SCHEMA older CASCADE")
         await connection.close()
@@ -214,11 +271,11 @@ async def test_tables_of_somebody_else_are_left_alone(database: PostgresServer) 
 
 def test_rows_that_change_with_every_turn_stay_in_their_pages() -> None:
     """An index on what a turn changes would have each change rewritten in all of them."""
-    script = load_migrations()[0][2]
+    script = load_migrations()[0].script
     for table in ("exchanges", "agents", "conversations"):
         assert re.search(rf"CREATE TABLE {table} \(.*?\) WITH \(fillfactor = \d\d\);", script, re.DOTALL)
     indexes = re.findall(
         r"^CREATE (?:UNIQUE )?INDEX \w+ ON (?:exchanges|agents|conversations) [^;]*;", script, re.M
     )
     assert len(indexes) > 5
-    assert not [each for each in indexes if re.search(r"\b(carried|rev|next_seq|last_at|tip)\b", each)]
+    assert not [each for each in indexes if re.search(r"\b(continued|rev|next_seq|last_at|tip)\b", each)]

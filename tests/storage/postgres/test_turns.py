@@ -24,7 +24,7 @@ async def test_a_plain_turn_is_two_round_trips(open_store: OpenStore, key: str |
     history = await opened(alice, key)
     sent.clear()
     await alice.say([*history, user("three")], assistant("Third."), key)
-    assert sent == ["look_again", "exchange_add"]
+    assert sent == ["numbers_again", "exchange_add"]
     rows = await alice.rows()
     assert [e.continued for e in rows] == [True, False, False]  # of the second the third tells
     assert [e.seq for e in rows] == [1, 3, 5]

@@ -125,7 +125,7 @@ async def test_a_value_of_each_kind_comes_back_and_none_is_searched_for_an_adapt
 
 # -- a row that tells of itself
 
-TOLD = "INSERT INTO snapshots (agent, text, versions) VALUES ((SELECT tell_row(7, 8) WHERE ?), '', ?)"
+TOLD = "INSERT INTO sections (agent, text, known) VALUES ((SELECT tell_row(7, 8) WHERE ?), '', ?)"
 
 
 @pytest.mark.parametrize("is_all", [False, True])
@@ -137,7 +137,7 @@ async def test_a_row_that_is_refused_takes_no_id(doors: Database, is_all: bool) 
 
 
 async def test_a_row_that_breaks_a_rule_of_its_table_is_an_error(doors: Database) -> None:
-    with pytest.raises(WriteConflict, match=r"snapshots\.versions"):
+    with pytest.raises(WriteConflict, match=r"sections\.known"):
         await doors.write(lambda connection: connection.insert(TOLD, (1, None), is_all=True))
     assert doors.health.ok
 

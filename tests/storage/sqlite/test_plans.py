@@ -15,7 +15,7 @@ from storage.sql.store import Store
 # Statements of which none may read a table from end to end, by file.
 QUICK = {
     "statements.sql": ("agent_find", "key_find", "block_load", "op_of_exchange", "terms_since", "passage_list"),
-    "exchanges.sql": ("look",),
+    "exchanges.sql": ("memory_snapshot",),
     "runs.sql": (
         "get", "find", "by_otid", "newest", "begin", "end", "steps", "step_find", "waiting", "texts",
         "text_replace", "of_agent_up", "steps_of_agent_down",
@@ -55,13 +55,13 @@ async def test_text_is_read_by_index(store: Any, file: str, name: str) -> None:
         ("agent = 1 AND input_key = x'01'", "exchanges_input"),
         ("conversation = 1 AND parent = 3", "exchanges_tree"),
         ("conversation = 1 AND parent IS NULL", "exchanges_tree"),
-        ("agent = 1 AND begun > 5 AND parent IS NULL AND carried = 0", "exchanges_openings"),
+        ("agent = 1 AND begun > 5 AND parent IS NULL AND continued = 0", "exchanges_openings"),
         ("agent = 1 AND seq >= 5", "exchanges_order"),
     ],
 )
 async def test_exchanges_are_found_by(store: Any, where: str, index: str) -> None:
     plan = store.database.reader.connection.execute(
-        f"EXPLAIN QUERY PLAN SELECT said FROM exchanges WHERE {where}"
+        f"EXPLAIN QUERY PLAN SELECT shown_reply FROM exchanges WHERE {where}"
     ).fetchall()
     assert f"USING INDEX {index} " in plan[0][3]
 

@@ -1,4 +1,9 @@
 -- oldest: 7
+-- From the schema before keys had a date of use, notes were deflated and conversations could be forked.
+-- When a key was last presented, to within an hour; NULL: never, or before there was this column.
+ALTER TABLE keys ADD COLUMN used DOUBLE PRECISION;
+-- A program that does not know that notes may be deflated must not read them.
+COMMENT ON COLUMN exchanges.notes IS 'JSON, deflated (zlib) where that is shorter';
 -- A program that does not know forks would show less than their past, and give their exchanges hashes of other paths.
 CREATE TABLE forks (
     agent        BIGINT NOT NULL,

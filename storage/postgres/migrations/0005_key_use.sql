@@ -1,3 +1,0 @@
--- oldest: 4
--- When a key was last presented, to within an hour; NULL: never, or before there was this column.
-ALTER TABLE keys ADD COLUMN used DOUBLE PRECISION;

@@ -1,1 +1,0 @@
--- Notes may be deflated (zlib) from here on: a program that does not know that must not open the file.

@@ -1,0 +1,1 @@
+"""Databases as older programs made them, with rows: SQLite files as SQL, and the tables of PostgreSQL."""
