@@ -6,7 +6,7 @@ from enum import Enum, auto
 
 
 class ConversationKind(Enum):
-    """Decides how the place is found from which a request goes on."""
+    """The history that a request continues."""
 
     # The client sends the whole history with each request, and the list is matched with what is stored.
     CLIENT = auto()
