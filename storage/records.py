@@ -105,7 +105,7 @@ class State(StrEnum):
     CANCELLED = "cancelled"
     # Off the record, or read only: hashes alone are stored.
     OFF = "off"
-    # A tombstone like OFF, and never standing.
+    # A tombstone like OFF, and never active.
     FORGOTTEN = "forgotten"
 
 
@@ -129,28 +129,27 @@ class Evicted(NamedTuple):
 
 
 class Exchange(Struct, frozen=True):
-    """One request of a client and our reply to it. A turn with calls of the client's tools has several
-    exchanges.
-    """
+    """One request of a client and the reply to it. A turn with calls of the client's tools has several exchanges."""
 
     id: int
     conversation: int
     parent: int | None
     depth: int
-    # How many atoms the path has in front of the inputs.
+    # How many atoms the path has before the inputs.
     offset: int
     # Atoms, message by message, of what the client sent since the parent's reply (system messages excluded).
     inputs: tuple[tuple[Atom, ...], ...]
     # For each of these messages the digest of its images and sounds, b"" where it has none.
     media: tuple[bytes, ...]
-    # Atoms of our reply as the client has it; None while it was never had (cancelled).
+    # Atoms of the reply as the client has it; None if it has none (cancelled).
     reply: tuple[Atom, ...] | None
     # Hash of all atoms up to and including the reply, going on from the parent's.
     path: bytes
     # Hash under which a stored reply is looked up (its text without white space, else its calls).
     reply_key: bytes | None
     begun: float
-    # When a finished request last began here, repeated this or (lazily, see core) carried it.
+    # When a finished request last began with this exchange, repeated it or continued it (written late, see
+    # gateway/core/conversation/tree.py).
     touched: float
     # What a plain turn leaves as it is comes last, so that it can give the rest without names.
     # When a finished one ended.
@@ -161,14 +160,14 @@ class Exchange(Struct, frozen=True):
     # Its messages are shown and recalled.
     active: bool = False
     seq: int = 0
-    # From it up to the reply's, the agent's numbers are all of this path.
-    # The first number of an unbroken.
+    # The first of the agent's numbers from which on all numbers, up to the reply's, belong to this path.
     run: int = 0
     # The nearest strict ancestor that has notes or hidden rounds, so that a path's additions are walked
     # directly.
     prior: int | None = None
-    # Input message index -> note text ("" means: looked, found nothing).
+    # Note texts by the index of their input message; "": a search found nothing.
     notes: dict[int, str] = field(default_factory=dict)
+    # The row of the memory section that its path was sent with.
     section: int | None = None
     # Whether block operations hang on this exchange.
     edits: bool = False
@@ -189,14 +188,13 @@ class Exchange(Struct, frozen=True):
     stopped: float | None = None
     # Of a first exchange, how many of its messages were made elsewhere.
     head: int = 0
-    # Indices of input messages that were off the record when they came, or were forgotten; -1: the reply
-    # was.
+    # Indices of input messages that were off the record or are forgotten; -1 stands for the reply.
     redactions: frozenset[int] = frozenset()
     state: State = State.FINISHED
     superseded: bool = False
-    # A later request went on from it without a user message.
+    # A later request with a new user message went on from it.
     continued: bool = False
-    # Why they entered the blocks ("carried", "idle").
+    # Why its memory edits entered the blocks: "carried" (it was continued), "idle"; "": they did not.
     merged: str = ""
 
     @property
@@ -215,7 +213,7 @@ class Exchange(Struct, frozen=True):
 
     @property
     def continues_parent(self) -> bool:
-        """True for one after a parent with a mark that it was continued."""
+        """True for one with a new user message whose storing marks its parent as continued."""
         if self.parent is None or self.ends_with_user:
             return False
         return any(atoms[0][:1] == USER_ATOM for atoms in self.inputs if atoms)

@@ -1,8 +1,8 @@
--- Every statement on what belongs to agents: attached things and tags. `-- name:` begins one; the next line says what it
--- is for.
+-- Every statement on what belongs to agents: attached things and tags. `-- name:` begins one; the next line describes
+-- it.
 
 -- name: attach
--- Attaches something behind what is attached already; what is there stays in its place.
+-- Attaches something after what is attached already; what is there keeps its place.
 INSERT INTO attached (agent, kind, target, place)
 SELECT a.id, ?2, ?3, coalesce((SELECT max(x.place) + 1 FROM attached x WHERE x.agent = ?1 AND x.kind = ?2), 0)
 FROM agents a WHERE a.id = ?1

@@ -1,4 +1,4 @@
--- Every statement on batches and their items. `-- name:` begins one; the next line says what it is for.
+-- Every statement on batches and their items. `-- name:` begins one; the next line describes it.
 
 -- piece: batch
 -- What is read of a batch `b`.
@@ -71,7 +71,7 @@ SELECT {item} WHERE i.batch = ?1 AND a.uid = ?2
 SELECT count(*) FROM batch_items WHERE batch = ? AND part = ?
 
 -- name: left
--- Says whether any has not ended.
+-- Returns whether any has not ended.
 SELECT 1 FROM batch_items WHERE batch = ? AND part >= 0 LIMIT 1
 
 -- name: give
@@ -88,7 +88,7 @@ RETURNING run
 UPDATE batch_items SET part = -1 WHERE run = ?
 
 -- name: is_open
--- Says whether a run may still be written, and the epoch of its memory.
+-- Returns whether a run may still be written, and the epoch of its memory.
 SELECT a.epoch FROM runs r JOIN agents a ON a.id = r.agent
 WHERE r.id = ? AND r.agent = ? AND r.state IN ('created', 'running')
 
@@ -114,7 +114,7 @@ UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE agent = ?1 AND agent <
 DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> 'words'
 
 -- name: text_append
--- Adds a part of an item behind those of its kind: a row of words is never written over by a longer one.
+-- Adds a part of an item after those of its kind: a row of words is never written over by a longer one.
 INSERT INTO run_texts (agent, run, seq, kind, data)
 SELECT ?1, ?2, coalesce(max(x.seq), -1) + 1, ?3, ?4 FROM run_texts x WHERE x.agent <> 0 AND x.run = ?2 AND x.kind = ?3
 

@@ -50,7 +50,7 @@ INSERT INTO definition_texts (definition, version, at, body) VALUES (?, ?, ?, ?)
 UPDATE definitions SET current = ? WHERE id = ?
 
 -- name: advance
--- Makes it the present one by compare-and-set. No row touched: somebody else has changed the definition since.
+-- Makes it the present one by compare-and-set. No row touched: another writer has changed the definition since.
 UPDATE definitions SET version = version + 1, current = ?, updated = ?, name = ? WHERE id = ? AND version = ?
 
 -- name: texts_empty (sqlite)
@@ -61,7 +61,7 @@ UPDATE definition_texts SET body = x'' WHERE definition = ?1 AND id <> ?2 AND le
 DELETE FROM definition_texts WHERE definition = ?1 AND id <> ?2
 
 -- name: texts_drop (sqlite)
--- Empties all texts of a definition, which are nobody's from now on.
+-- Empties all texts of a definition and leaves them without an owner.
 UPDATE definition_texts SET body = x'', definition = 0 WHERE definition = ?1
 
 -- name: texts_drop (postgres)

@@ -1,7 +1,7 @@
--- Every statement on exchanges and conversations. `-- name:` begins one; the next line says what it is for.
+-- Every statement on exchanges and conversations. `-- name:` begins one; the next line describes it.
 
 -- piece: no_skeleton
--- The skeleton's columns in a row of `look` that has no exchange.
+-- The skeleton's columns in a row of `memory_snapshot` that has no exchange.
 NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
 NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
 NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
@@ -17,7 +17,7 @@ CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS BYTEA), CAST(NULL AS BYTE
 CAST(NULL AS BIGINT), CAST(NULL AS TEXT), CAST(NULL AS BIGINT)
 
 -- name: memory_snapshot
--- All that a request needs to know before it is answered, in one round trip. Rows are told apart by their first column;
+-- All that a request needs to know before it is answered, in one round trip. The first column names the kind of a row;
 -- then come five numbers, three texts, three contents and a time, each kind in columns of its own, since PostgreSQL takes
 -- their types from the first branch. ?3 is the hash of the client's list up to its last assistant message, NULL where it
 -- has none; ?1 the agent, ?2 the client's conversation id, ?4 to ?6 the scope.
@@ -84,15 +84,15 @@ SELECT 'op', o.id, o.exchange, NULL, NULL, NULL, o.call_id, o.op, o.label, o.arg
 FROM block_ops o WHERE o.agent = ?1 AND o.state = 'pending'
 
 -- name: numbers_again
--- Reads what tells whether a look is still right that is kept in the process. No row: none is kept of who shares blocks.
+-- Reads the numbers for which a cached snapshot is right. No row: the agent shares blocks, so it has no cached one.
 SELECT epoch, next_seq, indexed_seq, rev, stamp FROM agents
 WHERE id = ?1 AND project = ?2 AND profile = ?3 AND subject = ?4 AND NOT EXISTS (
     SELECT 1 FROM blocks WHERE agent IS NULL AND profile <> '' AND project = ?2 AND profile = CAST(?3 AS TEXT))
 
 -- name: pool_found
 -- The exchanges of every conversation without an id that a list may belong to: one that it repeats from the first
--- message on (of these the newest), one that has a reply of ours that is in the list, one with the same question,
--- one whose opening nobody continued yet, one that began after ?9 numbers were taken.
+-- message on (of these the newest), one that has a reply that is in the list, one with the same question,
+-- one with an opening that was not continued yet, one that began after ?9 numbers were taken.
 WITH hit(conversation) AS (
     SELECT conversation FROM (SELECT conversation FROM exchanges
         WHERE agent = ?1 AND reply_key {in:4:BYTEA:64} ORDER BY id DESC LIMIT 64) AS answered
@@ -152,7 +152,7 @@ SELECT id, input, shown_reply, "full" FROM exchanges WHERE agent = ?1 AND id {in
 CASE WHEN EXISTS (SELECT 1 FROM marks WHERE agent = ?38 AND kind = 'head' AND hash = ?25) THEN 1 ELSE 0 END
 
 -- piece: added
--- What is told of an exchange that was added.
+-- What is returned of an exchange that was added.
 id, seq, {is_head}
 
 -- piece: planned
@@ -160,7 +160,7 @@ id, seq, {is_head}
 a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 
 -- name: exchange_add (sqlite)
--- Adds a turn that was planned on a conversation. Where that has moved since there is no number for it, and nothing is told.
+-- Adds a turn that was planned on a conversation. Where that has moved since there is no number for it, and no row is returned.
 -- Since triggers follow, the rows of a SELECT and those of RETURNING would be gathered in a table each.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
 VALUES ({?1..35}, (SELECT CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END FROM agents WHERE id = ?38), ?38,
@@ -260,7 +260,7 @@ WHERE id = ?2 AND agent = ?3
 INSERT INTO marks (agent, kind, hash, exchange) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
 
 -- name: section_insert
--- Keeps a memory section as it was sent.
+-- Stores a memory section as it was sent.
 INSERT INTO sections (agent, text, known) VALUES (?, ?, ?) RETURNING id
 
 -- name: spoken_at
@@ -278,7 +278,7 @@ WHERE p.agent = ?1 AND p.active = 1 AND p.state = 'finished'
 SELECT {spoken} FROM exchanges p WHERE p.agent = ? AND p.seq >= ? AND p.state = 'finished' ORDER BY p.seq LIMIT ?
 
 -- name: under_way
--- Finds the number of an exchange that is open, if nothing was given a number behind it. ?2 the agent's next number.
+-- Finds the number of an exchange that is open, if it has the last number. ?2 the agent's next number.
 SELECT seq FROM (SELECT seq, span, state FROM exchanges WHERE agent = ?1 ORDER BY seq DESC LIMIT 1) AS newest
 WHERE state = 'open' AND seq + span = ?2
 
@@ -298,8 +298,8 @@ WHERE m.agent = ?1 AND m.kind = 'stale' AND m.exchange {in:2:BIGINT:64} AND p.ag
 
 -- name: due
 -- Finds conversations that have gone idle with memory edits that wait for it. (No index on idle conversations: it would
--- be written with every turn, and hardly any of them has anything to settle.) A conversation behind ?2 moved before the
--- clock was put back: nobody knows how long it has been idle, nor whether it was settled since. A memory without a row
+-- be written with every turn, and hardly any of them has anything to settle.) A conversation that moved after ?2 moved before the
+-- clock was put back: it is unknown how long it has been idle, nor whether it was settled since. A memory without a row
 -- is being forgotten, page by page.
 SELECT DISTINCT c.id, c.agent, c.key, c.last_at
 FROM block_ops o JOIN exchanges e ON e.id = o.exchange AND +e.agent = o.agent
@@ -380,7 +380,7 @@ SELECT {spoken} FROM exchanges p
 WHERE p.agent = ? AND p.active = 1 AND p.state = 'finished' ORDER BY p.seq DESC LIMIT ?
 
 -- name: unindexed_agents
--- Finds agents whose search index is behind, after a restart.
+-- Finds agents whose search index lacks messages, after a restart.
 SELECT id FROM agents WHERE next_seq - indexed_seq > ? LIMIT ?
 
 -- name: section

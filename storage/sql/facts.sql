@@ -1,4 +1,4 @@
--- Every statement on facts. `-- name:` begins one; the next line says what it is for.
+-- Every statement on facts. `-- name:` begins one; the next line describes it.
 
 -- name: insert
 -- Adds a fact.
@@ -6,7 +6,7 @@ INSERT INTO facts (agent, seq, at, valid_from, key, exchange, sources, about, te
 RETURNING id
 
 -- name: same
--- Finds a fact that says the same and is still true.
+-- Finds an equal fact that is still true.
 SELECT f.id FROM facts f WHERE f.agent = ? AND f.key = ?
 AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent) LIMIT 1
 

@@ -1,6 +1,6 @@
 -- Every statement of forgetting. In SQLite rows with text are emptied where they are, never deleted: a deleted row makes it
 -- deal out its neighbours anew, and copies of these would stay behind in the file. Emptied rows of a memory that is gone
--- belong to nobody (agent 0). In PostgreSQL a row that would be nobody's is deleted. What others count on stays in both,
+-- have no owner (agent 0). In PostgreSQL a row that would have no owner is deleted. What others count on stays in both,
 -- emptied, as long as its agent or its block: an exchange in its path, a memory section that exchanges name, a version of
 -- a block and the edit that made it.
 
@@ -11,7 +11,7 @@ WHERE project = ?1 AND (CAST(?2 AS TEXT) IS NULL OR profile = ?2)
 AND (CAST(?3 AS TEXT) IS NULL OR subject = ?3) AND id > ?4 ORDER BY id LIMIT ?5
 
 -- name: scope_of
--- Reads whose a memory is.
+-- Reads the scope of a memory.
 SELECT project, profile, subject FROM agents WHERE id = ?
 
 -- name: intend
@@ -116,7 +116,7 @@ DELETE FROM marks WHERE agent = ?1 AND kind IN ('erased', 'day', 'blocks')
 AND NOT EXISTS (SELECT 1 FROM forgetting WHERE agent = ?1 AND id <> ?2)
 
 -- name: is_blocks
--- Says whether a block had to be rewritten.
+-- Returns whether a block had to be rewritten.
 SELECT EXISTS (SELECT 1 FROM marks WHERE agent = ? AND kind = 'blocks')
 
 -- name: passages_of
@@ -124,7 +124,7 @@ SELECT EXISTS (SELECT 1 FROM marks WHERE agent = ? AND kind = 'blocks')
 SELECT id, seq, at, exchange, sources, file FROM passages WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
 -- name: passage_erase (sqlite)
--- Empties a passage, which is nobody's from now on.
+-- Empties a passage and leaves it without an owner.
 UPDATE passages
 SET agent = -id, seq = 0, at = 0, exchange = NULL, file = NULL, tags = NULL, metadata = NULL, sources = x'5b5d', text = ''
 WHERE id = ?1 AND agent = ?2
@@ -133,7 +133,7 @@ WHERE id = ?1 AND agent = ?2
 DELETE FROM passages WHERE id = ?1 AND agent = ?2
 
 -- name: file_erase (sqlite)
--- Empties a file, whose name somebody gave it; it is nobody's from now on.
+-- Empties a file, which has a name that people gave it, and leaves it without an owner.
 UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = '' WHERE id = ? AND memory = ?
 
 -- name: file_erase (postgres)
@@ -151,7 +151,7 @@ DELETE FROM files WHERE memory = ? AND created < ?
 SELECT id, seq, valid_from, NULL, sources, NULL FROM facts WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
 
 -- name: fact_erase (sqlite)
--- Empties a fact, which is nobody's from now on. Facts that it took the place of stay untrue.
+-- Empties a fact and leaves it without an owner. Facts that it took the place of stay untrue.
 UPDATE facts SET agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL, sources = x'5b5d',
     about = '', text = '' WHERE id = ?1 AND agent = ?2
 
@@ -301,7 +301,7 @@ DELETE FROM conversations WHERE id IN (SELECT id FROM conversations WHERE agent 
 DELETE FROM forks WHERE agent = ?
 
 -- name: wipe_marks
--- Deletes hashes, of use to nobody without the secret.
+-- Deletes hashes, of no use without the secret.
 DELETE FROM marks WHERE agent = ?
 
 -- name: wipe_terms
@@ -340,7 +340,7 @@ DELETE FROM run_steps WHERE exchange IN (SELECT exchange FROM run_steps WHERE ag
 DELETE FROM runs WHERE id IN (SELECT id FROM runs WHERE agent = ? LIMIT ?)
 
 -- name: wipe_files (sqlite)
--- Empties a page of files, whose names somebody gave them. Their public names are free again, as for another import.
+-- Empties a page of files, which have names that people gave them. Their public names are free again, as for another import.
 UPDATE files SET memory = 0, state = '', bytes = 0, created = 0, type = '', name = '',
     uid = substr(hex(randomblob(length(uid))), 1, length(uid))
 WHERE id IN (SELECT id FROM files WHERE memory = ? LIMIT ?)
@@ -353,7 +353,7 @@ DELETE FROM files WHERE id IN (SELECT id FROM files WHERE memory = ? LIMIT ?)
 DELETE FROM tags WHERE agent = ?
 
 -- name: wipe_block_texts (sqlite)
--- Empties what else was said of a memory's blocks.
+-- Empties the definitions of a memory's blocks.
 UPDATE definition_texts SET body = x'', definition = 0
 WHERE definition IN (SELECT d.id FROM blocks b JOIN definitions d ON d.uid = b.uid WHERE b.agent = ?)
 
@@ -362,7 +362,7 @@ DELETE FROM definition_texts
 WHERE definition IN (SELECT d.id FROM blocks b JOIN definitions d ON d.uid = b.uid WHERE b.agent = ?)
 
 -- name: wipe_block_details
--- Deletes that it was said.
+-- Deletes the exchange.
 DELETE FROM definitions WHERE kind = 'block' AND uid IN (SELECT uid FROM blocks WHERE agent = ?)
 
 -- name: wipe_block_sharing
@@ -374,7 +374,7 @@ DELETE FROM attached WHERE agent <> 0 AND kind = 'block' AND target IN (SELECT i
 DELETE FROM attached WHERE agent = ?1 OR (kind IN ('archive', 'folder') AND target = ?1)
 
 -- name: waiting_erase
--- Has nobody wait for the calls of a reply that is gone.
+-- Ends the wait for the calls of a reply that is gone.
 UPDATE run_steps SET waiting = NULL WHERE exchange = ? AND agent = ? AND waiting IS NOT NULL
 
 -- name: wipe_project_texts (sqlite)

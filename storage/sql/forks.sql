@@ -1,5 +1,5 @@
 -- Every statement on forks: conversations that continue from an exchange of another one. `-- name:` begins one; the next line
--- says what it is for.
+-- describes it.
 
 -- name: source
 -- Finds the exchange with which a conversation ends; of a tree the newest that stands. Returns its tip, too.

@@ -1,4 +1,4 @@
--- Every statement on jobs, steps and spending. `-- name:` begins one; the next line says what it is for.
+-- Every statement on jobs, steps and spending. `-- name:` begins one; the next line describes it.
 
 -- name: epoch
 -- Returns the epoch that an agent's jobs must have been made on; it stays that until the transaction ends.
@@ -24,7 +24,7 @@ UPDATE jobs SET epoch = ?1, asked = {clock:3}, payload = ?5,
 WHERE id = ?6
 
 -- piece: ready
--- The condition on a job `j` that waits, and may begin. Those behind the first of their lane are not looked at. A memory
+-- The condition on a job `j` that waits, and may begin. Those after the first of their serial group are left out. A memory
 -- that is being forgotten can still be read, so none of its jobs begins.
 j.first = 1 AND j.state IN ('pending', 'retrying') AND j.agent NOT IN (SELECT f.agent FROM forgetting f)
 
@@ -42,7 +42,7 @@ SELECT min(wait) FROM (
     UNION ALL SELECT due - {clock:1} FROM ({next}) n) w
 
 -- name: put_back
--- Says whether one waits for a time which was set by a clock that has been put back since: nobody knows any more when it
+-- Returns whether a job waits for a time that was set by a clock which has been put back since: it is unknown when it
 -- is due. (The plus keeps SQLite from the index on state, by which it would look at all who wait.)
 SELECT 1 FROM jobs WHERE asked > ?1 + 1 AND +state IN ('pending', 'retrying') LIMIT 1
 
@@ -66,7 +66,7 @@ id, kind, agent, key, payload, epoch, state, attempt, tries, due, created, error
 agent = 0 OR coalesce(epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.agent), FALSE)
 
 -- name: take_over
--- Claims a job that somebody else has left.
+-- Claims a job that another process has left.
 UPDATE jobs SET attempt = attempt + 1, tries = tries + 1, holder = ?2, held_until = {clock:3} + ?4 WHERE id = ?1
 RETURNING {taken}
 
@@ -90,12 +90,12 @@ RETURNING id
 UPDATE jobs SET held_until = 0 WHERE id = ? AND attempt = ? AND state = 'running'
 
 -- name: is_held
--- Says whether this attempt still runs, and its agent is as it was.
+-- Returns whether this attempt still runs, and its agent is as it was.
 SELECT j.agent = 0 OR coalesce(j.epoch = a.epoch, FALSE) FROM jobs j LEFT JOIN agents a ON a.id = j.agent
 WHERE j.id = ? AND j.attempt = ? AND j.state = 'running'
 
 -- name: fence
--- Says whether this attempt still runs, and has nobody take it over before the transaction ends.
+-- Returns whether this attempt still runs, and keeps others from claiming it until the transaction ends.
 SELECT 1 FROM jobs WHERE id = ? AND attempt = ? AND state = 'running' {postgres:FOR UPDATE}
 
 -- name: retrying

@@ -5,7 +5,7 @@
 -- An exchange `p` with its content, its conversation, and the run that it is a step of.
 p.input, p.shown_reply, p."full", c.uid, c.key, CASE WHEN c.tip = p.id THEN 1 ELSE 0 END, r.uid, s.waiting, {skeleton}
 
--- piece: beside
+-- piece: joined
 -- Where that lies.
 JOIN conversations c ON c.id = p.conversation AND c.agent = +p.agent
 LEFT JOIN run_steps s ON s.exchange = p.id AND s.agent = p.agent LEFT JOIN runs r ON r.id = s.run AND r.agent = p.agent
@@ -15,17 +15,17 @@ LEFT JOIN run_steps s ON s.exchange = p.id AND s.agent = p.agent LEFT JOIN runs 
 past h CROSS JOIN exchanges p ON p.conversation = h.conversation AND +p.seq <= h.last AND +p.agent = ?1
 
 -- piece: stands
--- What is listed: what stands, and what is being answered in a conversation of ours.
+-- What is listed: what stands, and what is being answered in a stored conversation.
 (p.active = 1 OR (p.state = 'open' AND c.tip <> 0))
 
 -- name: of_agent_down
 -- Reads a memory's exchanges backwards, from the one that holds the number below ?3. ?2: none that ends before it.
-SELECT {row} FROM exchanges p {beside}
+SELECT {row} FROM exchanges p {joined}
 WHERE p.agent = ?1 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq DESC LIMIT ?4
 
 -- name: of_agent_up
 -- Reads them forwards.
-SELECT {row} FROM exchanges p {beside}
+SELECT {row} FROM exchanges p {joined}
 WHERE p.agent = ?1 AND p.seq >= coalesce((SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= ?2), 0)
 AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq LIMIT ?4
 
@@ -33,43 +33,43 @@ AND p.seq + p.span > ?2 AND p.seq < ?3 AND {stands} ORDER BY p.seq LIMIT ?4
 -- Reads those of one conversation and of its past. ?2: the conversation; ?3, ?4: between these numbers. (`+`: looked up by
 -- conversation, not by agent.)
 WITH {past}
-SELECT {row} FROM {in_past} {beside}
+SELECT {row} FROM {in_past} {joined}
 WHERE p.seq + p.span > ?3 AND p.seq < ?4 AND {stands} ORDER BY p.seq DESC LIMIT ?5
 
 -- name: of_conversation_up
 -- Reads them forwards.
 WITH {past}
-SELECT {row} FROM {in_past} {beside}
+SELECT {row} FROM {in_past} {joined}
 WHERE p.seq + p.span > ?3 AND p.seq < ?4 AND {stands} ORDER BY p.seq LIMIT ?5
 
 -- name: in_conversation
--- Reads all that was said in a conversation and its past and is there, whether it stands or not, and where forks begin.
+-- Reads all messages of a conversation and its past that are there, active or not, and where forks begin.
 WITH {past}
-SELECT {row} FROM {in_past} {beside}
+SELECT {row} FROM {in_past} {joined}
 WHERE p.seq > ?3 AND (p.input IS NOT NULL OR (p.state = 'off' AND p.span = 1)) ORDER BY p.seq LIMIT ?4
 
 -- name: newest
--- Reads the replies of a memory's last ?2 exchanges, the newest first: a conversation, when its turn began, what was said.
+-- Reads the replies of a memory's last ?2 exchanges, the newest first: a conversation, when its turn began, the reply.
 SELECT c.uid, p.begun, p.shown_reply FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent
 WHERE p.agent = ?1 AND p.shown_reply IS NOT NULL ORDER BY p.seq DESC LIMIT ?2
 
 -- name: of_project_down
 -- Reads those of all agents of a project, the newest first. ?2, ?3: between these rows.
 SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, {row}
-FROM exchanges p CROSS JOIN agents a ON a.id = p.agent {beside}
+FROM exchanges p CROSS JOIN agents a ON a.id = p.agent {joined}
 WHERE a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:') AND p.id > ?2 AND p.id < ?3 AND {stands}
 ORDER BY p.id DESC LIMIT ?4
 
 -- name: of_project_up
 -- Reads them forwards.
 SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, {row}
-FROM exchanges p CROSS JOIN agents a ON a.id = p.agent {beside}
+FROM exchanges p CROSS JOIN agents a ON a.id = p.agent {joined}
 WHERE a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:') AND p.id > ?2 AND p.id < ?3 AND {stands}
 ORDER BY p.id LIMIT ?4
 
 -- name: of_rows
 -- Reads exchanges by their rows.
-SELECT {row} FROM exchanges p {beside} WHERE p.agent = ?1 AND p.id {in:2:BIGINT:64}
+SELECT {row} FROM exchanges p {joined} WHERE p.agent = ?1 AND p.id {in:2:BIGINT:64}
 
 -- name: place
 -- Finds the exchange that holds a number, or held it, by its memory's name. A place that is gone keeps its row.
@@ -78,7 +78,7 @@ WHERE a.project = ?1 AND a.uid = ?2 AND p.seq = (SELECT max(x.seq) FROM exchange
 
 -- name: at
 -- Reads the exchange that holds a number.
-SELECT {row} FROM exchanges p {beside} WHERE p.agent = ?1
+SELECT {row} FROM exchanges p {joined} WHERE p.agent = ?1
 AND p.seq = (SELECT max(x.seq) FROM exchanges x WHERE x.agent = ?1 AND x.seq <= ?2) AND p.seq + p.span > ?2
 
 -- name: summaries_over (sqlite)

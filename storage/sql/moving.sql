@@ -1,5 +1,5 @@
 -- Every statement of moving a whole store into another: what no memory's export has. `-- name:` begins one; the next line
--- says what it is for.
+-- describes it.
 
 -- name: memories
 -- Reads a page of all memories but those that are not whole.
@@ -11,7 +11,7 @@ WHERE id > ? AND subject NOT LIKE 'importing:%' AND subject NOT LIKE 'replaced:%
 SELECT count(*) FROM agents WHERE subject NOT LIKE 'importing:%' AND subject NOT LIKE 'replaced:%'
 
 -- name: memory_at
--- Finds a memory by whose it is.
+-- Finds a memory by its scope.
 SELECT id FROM agents WHERE project = ? AND profile = ? AND subject = ?
 
 -- name: keys
@@ -40,7 +40,7 @@ WHERE b.agent IS NULL AND b.id > ? ORDER BY b.id LIMIT ?
 SELECT version, restores, at, origin, exchange, sources, value FROM block_history WHERE block = ? ORDER BY version
 
 -- name: exchange_place
--- Says whose an exchange is, and its number.
+-- Returns the agent of an exchange, and its number.
 SELECT a.project, a.profile, a.subject, e.seq FROM exchanges e JOIN agents a ON a.id = e.agent WHERE e.id = ?
 
 -- name: exchange_at
@@ -48,7 +48,7 @@ SELECT a.project, a.profile, a.subject, e.seq FROM exchanges e JOIN agents a ON 
 SELECT id FROM exchanges WHERE agent = ? AND seq = ?
 
 -- name: block_named
--- Says whether there is a block of a public name.
+-- Returns whether there is a block of a public name.
 SELECT 1 FROM blocks WHERE uid = ?
 
 -- name: block_shared
@@ -61,7 +61,7 @@ INSERT INTO blocks (agent, project, profile, label, description, lim, read_only,
 VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, 0, 0) RETURNING id
 
 -- name: block_become
--- Gives a block of the settings, to which nobody has written, the name that it had.
+-- Gives a block of the settings, to which no one has written, the name that it had.
 UPDATE blocks SET uid = ? WHERE id = ?
 
 -- name: versions_drop

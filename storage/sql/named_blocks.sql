@@ -1,8 +1,8 @@
 -- Every statement on blocks as the agents API knows them, by their public names. `-- name:` begins one; the next line
--- says what it is for.
+-- describes it.
 
 -- piece: block
--- What is read of a block `b`: with its present value, its owner, and what else was said of it over REST.
+-- What is read of a block `b`: with its present value, its owner, and its definition over REST.
 b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid, b.agent, b.profile, t.body
 
 -- piece: held
@@ -45,7 +45,7 @@ SELECT {block} {held}
 SELECT count(*) FROM blocks WHERE project = ?
 
 -- name: seen
--- Reads the blocks that each of some agents sees, as `block_load` does, with what else was said of them.
+-- Reads the blocks that each of some agents sees, as `block_load` does, with their definitions.
 SELECT {block}, b.agent, 0 {held} WHERE b.agent {in:1:BIGINT:64}
 UNION ALL
 SELECT {block}, a.id, 1 {held} JOIN agents a ON a.project = b.project AND a.profile = b.profile
@@ -60,7 +60,7 @@ ORDER BY 1
 {seers} ORDER BY 1
 
 -- name: labelled
--- Says whether the agent ?3 sees a block of the label ?1 other than ?2.
+-- Returns whether the agent ?3 sees a block of the label ?1 other than ?2.
 SELECT 1 FROM blocks b WHERE b.label = ?1 AND b.id <> ?2 AND b.agent = ?3
 UNION ALL SELECT 1 FROM attached x JOIN blocks b ON b.id = x.target
 WHERE x.agent = ?3 AND x.kind = 'block' AND b.label = ?1 AND b.id <> ?2
@@ -68,7 +68,7 @@ UNION ALL SELECT 1 FROM agents a JOIN blocks b ON b.project = a.project AND b.pr
 WHERE a.id = ?3 AND b.agent IS NULL AND b.profile <> '' AND b.label = ?1 AND b.id <> ?2
 
 -- name: insert
--- Adds a block that is nobody's.
+-- Adds a block without an owner.
 INSERT INTO blocks (agent, project, profile, label, description, lim, read_only, uid, version, current)
 VALUES (NULL, ?, '', ?, ?, ?, ?, ?, 1, 0) RETURNING id
 
@@ -77,15 +77,15 @@ VALUES (NULL, ?, '', ?, ?, ?, ?, ?, 1, 0) RETURNING id
 UPDATE blocks SET agent = ?1, profile = (SELECT profile FROM agents a WHERE a.id = ?1) WHERE id = ?2 AND agent IS NULL
 
 -- name: disown
--- Makes an agent's own block nobody's.
+-- Takes the owner from an agent's own block.
 UPDATE blocks SET agent = NULL, profile = '' WHERE id = ? AND agent = ?
 
 -- name: describe
--- Changes what is said of a block.
+-- Changes the definition of a block.
 UPDATE blocks SET label = ?, description = ?, lim = ?, read_only = ? WHERE id = ?
 
 -- name: values_empty (sqlite)
--- Empties all values of a block, which are nobody's from now on.
+-- Empties all values of a block and leaves them without an owner.
 UPDATE block_history SET block = -id, version = 0, restores = NULL, at = 0, origin = '', exchange = NULL, sources = x'5b5d',
     value = '' WHERE block = ?1
 
@@ -102,7 +102,7 @@ SELECT x.target FROM attached x WHERE x.agent = ?1 AND x.kind = 'block'
 UNION SELECT b.id FROM blocks b JOIN attached x ON x.kind = 'block' AND x.target = b.id AND x.agent <> ?1 WHERE b.agent = ?1
 
 -- name: hand_over
--- Makes its own nobody's that others have attached.
+-- Takes the owner from its own blocks that others have attached.
 UPDATE blocks SET agent = NULL, profile = ''
 WHERE agent = ?1 AND id IN (SELECT x.target FROM attached x WHERE x.kind = 'block' AND x.agent <> ?1)
 

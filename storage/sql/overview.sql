@@ -2,7 +2,7 @@
 -- is off the record is not counted.
 
 -- name: memories
--- Reads a page of the memories of people, and of nobody's named conversations. NULL stands for any project.
+-- Reads a page of the memories of people, and of named conversations without a user. NULL stands for any project.
 SELECT a.id, a.uid, a.project, a.profile, a.subject, a.created,
 (SELECT count(*) FROM blocks b WHERE b.agent = a.id),
 (SELECT count(*) FROM facts f WHERE f.agent = a.id) - (SELECT count(*) FROM facts_ended x WHERE x.agent = a.id),
@@ -11,23 +11,23 @@ FROM agents a WHERE (CAST(?1 AS TEXT) IS NULL OR a.project = ?1) AND a.id > ?2
 AND (a.subject LIKE 'user:%' OR a.subject LIKE 'conversation:%') ORDER BY a.id LIMIT ?3
 
 -- name: said_in_memories
--- Counts what was said in some memories. A message that was forgotten alone still counts.
+-- Counts the messages of some memories. A message that was forgotten alone still counts.
 SELECT e.agent, count(DISTINCT e.conversation), max(coalesce(e.ended, e.stopped, e.begun)), {sizes}
 FROM exchanges e WHERE e.agent {in:1:BIGINT:64} AND e.state NOT IN ('forgotten', 'off') GROUP BY e.agent
 
 -- name: messages
--- Counts what was said in one memory. A message that was forgotten alone still counts.
+-- Counts the messages of one memory. A message that was forgotten alone still counts.
 SELECT CAST(coalesce(sum(e.span - CASE WHEN e.shown_reply IS NULL THEN 1 ELSE 0 END), 0) AS BIGINT)
 FROM exchanges e WHERE e.agent = ? AND e.state NOT IN ('forgotten', 'off')
 
 -- name: conversations
--- Reads a page of somebody's conversations, the newest first. NULL stands for any profile.
+-- Reads a page of a user's conversations, the newest first. NULL stands for any profile.
 SELECT c.id, c.uid, c.key, a.project, a.profile, a.subject, c.last_at FROM agents a JOIN conversations c ON c.agent = a.id
 WHERE a.project = ?1 AND (CAST(?2 AS TEXT) IS NULL OR a.profile = ?2) AND a.subject = ?3
 AND (c.last_at < ?4 OR (c.last_at = ?4 AND c.id < ?5)) ORDER BY c.last_at DESC, c.id DESC LIMIT ?6
 
 -- name: said_in_conversations
--- Counts what was said in some conversations.
+-- Counts the messages of some conversations.
 SELECT c.id, max(coalesce(e.ended, e.stopped, e.begun)), {sizes}
 FROM conversations c JOIN exchanges e ON e.conversation = c.id AND +e.agent = c.agent
 WHERE c.id {in:1:BIGINT:64} AND e.state NOT IN ('forgotten', 'off') GROUP BY c.id

@@ -12,15 +12,15 @@ head, evicted, prior, section, path, reply_key, input_key, redactions, inputs, m
 reply, notes
 
 -- piece: skeleton
--- What is read of an exchange `p` beside its content; `ORDER BY 4, 1` of a compound select is depth, id.
+-- What is read of an exchange `p` apart from its content; `ORDER BY 4, 1` of a compound select is depth, id.
 p.id, p.conversation, p.parent, p.depth, p.seq, p."offset", p.length, p.begun, p.touched, p.ended, p.stopped,
 p.state, p.superseded, p.continued, p.active, p.edits, p.merged, p.size, p.head, p.evicted, p.prior, p.section,
 p.path, p.reply_key, p.redactions, p.inputs, p.media, p.reply, p.notes, p.run, p.opaque, p.model,
 CASE WHEN p."full" IS NULL THEN 0 ELSE 1 END
 
 -- piece: last_content
--- The content of the deepest exchange of a conversation, the newest of several (`part`). Clients cut, edit or repeat what
--- was said last, and the rules compare its words then. An opening is mostly compared by its hashes.
+-- The content of the deepest exchange of a conversation, the newest of several (`part`). Clients cut, edit or repeat the
+-- last messages, and the rules compare their text then. An opening is mostly compared by its hashes.
 CASE WHEN p.id = part.newest AND p.depth > 0 THEN p.input END,
 CASE WHEN p.id = part.newest AND p.depth > 0 THEN p.shown_reply END,
 CASE WHEN p.id = part.newest AND p.depth > 0 THEN p."full" END
@@ -35,7 +35,7 @@ CASE WHEN p.head = 0 OR p.continued = 0 THEN 0 WHEN EXISTS (
 ) THEN 1 ELSE 0 END
 
 -- piece: shown_columns
--- What tells which messages of an exchange `p` are shown, and when and by whom they were said.
+-- The columns that decide which messages of an exchange `p` are shown, with their times and roles.
 p.id, p.conversation, p.seq, p.begun, p.touched, p.ended, p.stopped, p.state, p.active, p.continued, p.head, p.redactions,
 p.inputs, p.reply
 

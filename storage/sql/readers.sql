@@ -1,4 +1,4 @@
--- Every statement on who reads a memory after the fact. `-- name:` begins one; the next line says what it is for.
+-- Every statement on who reads a memory after the fact. `-- name:` begins one; the next line describes it.
 
 -- name: cursor
 -- Returns up to where a reader has come. The built-in learner (0) goes on from where any of them has come.
@@ -27,7 +27,7 @@ FROM exchanges p
 WHERE p.agent = ? AND p.seq > ? AND p.seq <= ? ORDER BY p.seq LIMIT ?
 
 -- name: unlearned
--- Finds memories of people with something that nobody has read, but for those of some profiles.
+-- Finds memories of people with something that no reader has read, but for those of some profiles.
 SELECT a.id FROM agents a
 WHERE a.subject LIKE 'user:%' AND NOT coalesce(a.profile {in:2:TEXT:16}, FALSE) AND EXISTS (
     SELECT 1 FROM exchanges e WHERE e.agent = a.id AND e.state = 'finished'
@@ -86,7 +86,7 @@ SELECT id FROM exchanges WHERE conversation = ?1 AND +agent = ?2 AND state <> 'f
 SELECT id FROM runs WHERE conversation = ?1 AND agent = ?2 ORDER BY id DESC LIMIT 1
 
 -- name: reading_texts (sqlite)
--- Empties what they hold beside their exchanges.
+-- Empties what they hold apart from their exchanges.
 UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3
 
 -- name: reading_texts (postgres)
@@ -117,7 +117,7 @@ AND EXISTS (
 LIMIT ?1
 
 -- name: last_at
--- Returns when something was last said in a memory.
+-- Returns the time of a memory's last message.
 SELECT max(last_at) FROM conversations WHERE agent = ?
 
 -- name: states_before
@@ -125,7 +125,7 @@ SELECT max(last_at) FROM conversations WHERE agent = ?
 SELECT state FROM runs WHERE agent = ? AND id < ? ORDER BY id DESC LIMIT ?
 
 -- name: has_answered
--- Says whether the model that was asked in a conversation of an agent has ever answered it.
+-- Returns whether the model that was asked in a conversation of an agent has ever answered it.
 SELECT CASE WHEN EXISTS (
     SELECT 1 FROM run_steps s JOIN exchanges e ON e.id = s.exchange AND e.agent = s.agent
     WHERE s.agent = ?1 AND s.error IS NULL AND e.model = (

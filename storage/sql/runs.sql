@@ -1,4 +1,4 @@
--- Every statement on runs, their steps and their texts. `-- name:` begins one; the next line says what it is for.
+-- Every statement on runs, their steps and their texts. `-- name:` begins one; the next line describes it.
 
 -- piece: listed
 -- A run as lists show it: with the names of its agent and its conversation.
@@ -34,7 +34,7 @@ ON CONFLICT DO NOTHING RETURNING id
 UPDATE runs SET otid = NULL WHERE id = ? AND agent = ? AND state NOT IN ('created', 'running')
 
 -- name: conversation_begin
--- Begins a conversation of ours, which is empty. No row: it is there.
+-- Begins a stored conversation, which is empty. No row: it is there.
 INSERT INTO conversations (agent, uid, key, begun, last_at, tip) VALUES (?, ?, ?, ?, ?, -1)
 ON CONFLICT DO NOTHING RETURNING id
 
@@ -188,11 +188,11 @@ JOIN runs r ON r.id = s.run AND r.agent = s.agent
 WHERE s.agent = ?6 AND a.project = ?1 AND {step_wanted} ORDER BY s.exchange LIMIT ?5
 
 -- name: feedback
--- Notes how somebody judged a step.
+-- Notes a judgement of a step.
 UPDATE run_steps SET feedback = ? WHERE exchange = ? AND agent = ?
 
 -- name: waiting
--- Reads the calls that wait at the end of a conversation of ours.
+-- Reads the calls that wait at the end of a stored conversation.
 SELECT {step_columns}
 FROM conversations c JOIN run_steps s ON s.exchange = c.tip AND s.agent = c.agent
 WHERE c.id = ? AND c.agent = ? AND s.waiting IS NOT NULL
@@ -259,7 +259,7 @@ UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE {not_needed}
 DELETE FROM run_texts WHERE {not_needed}
 
 -- name: texts_of
--- Finds what runs hold beside their exchanges, and which of it are calls. A run that has not ended keeps its request.
+-- Finds what runs hold apart from their exchanges, and which of it are calls. A run that has not ended keeps its request.
 -- How messages are listed has no words in it.
 SELECT x.id, CASE WHEN x.kind = 'call' THEN 1 ELSE 0 END FROM run_texts x
 WHERE x.agent = ?1 AND x.agent <> 0 AND x.id > ?2 AND length(x.data) > 2 AND x.kind <> 'listing'
@@ -268,7 +268,7 @@ AND (x.kind <> 'request' OR NOT EXISTS (
 ORDER BY x.id LIMIT ?3
 
 -- name: text_erase (sqlite)
--- Empties one, which is nobody's from now on.
+-- Empties one and leaves it without an owner.
 UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE id = ?1 AND agent = ?2
 
 -- name: text_erase (postgres)

@@ -1,4 +1,4 @@
--- Every statement on keys, agents, blocks, passages and terms. `-- name:` begins one; the next line says what it is for.
+-- Every statement on keys, agents, blocks, passages and terms. `-- name:` begins one; the next line describes it.
 
 -- name: key_insert
 -- Adds a gateway key.
@@ -34,11 +34,11 @@ SELECT revoked FROM keys WHERE digest = ?
 UPDATE keys SET revoked = ? WHERE name = ? AND digest <> ? AND revoked IS NULL
 
 -- name: key_any
--- Says whether there ever was a key: a server whose last key was revoked must not open itself.
+-- Returns whether there ever was a key: a server whose last key was revoked must not open itself.
 SELECT EXISTS (SELECT 1 FROM keys)
 
 -- name: key_any_metrics
--- Says whether there ever was a key that opens /metrics alone.
+-- Returns whether there ever was a key that opens /metrics alone.
 SELECT EXISTS (SELECT 1 FROM keys WHERE opens = 'metrics')
 
 -- name: agent_find
@@ -55,7 +55,7 @@ SELECT epoch, next_seq, indexed_seq, stamp FROM agents WHERE id = ?
 SELECT uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created FROM agents WHERE id = ?
 
 -- name: agent_insert
--- Adds an agent at first use. No row: somebody was faster.
+-- Adds an agent at first use. No row: another writer was first.
 INSERT INTO agents (uid, project, profile, subject, secret, epoch, created) VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING RETURNING id
 
@@ -115,7 +115,7 @@ WHERE b.agent IS NULL AND b.profile = CAST(?1 AS TEXT) AND b.label = ?2 AND h.or
 SELECT DISTINCT project FROM agents WHERE profile = ?
 
 -- name: block_advance
--- Gives a block a new value by compare-and-set. No row: somebody else has changed it since.
+-- Gives a block a new value by compare-and-set. No row: another writer has changed it since.
 UPDATE blocks SET version = version + 1, current = ? WHERE id = ? AND version = ?
 
 -- name: block_point
@@ -145,7 +145,7 @@ ORDER BY version DESC LIMIT 1
 SELECT id, agent, known FROM sections WHERE agent = ? AND text <> ''
 
 -- name: snapshots_of_tip
--- Reads that of the path with which a conversation of ours ends.
+-- Reads that of the path with which a stored conversation ends.
 SELECT s.id, s.agent, s.known FROM conversations c JOIN exchanges e ON e.id = c.tip AND e.agent = c.agent
 JOIN sections s ON s.id = e.section AND s.agent = e.agent WHERE c.agent = ? AND c.id = ? AND s.text <> ''
 

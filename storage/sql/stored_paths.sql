@@ -1,11 +1,11 @@
--- Every statement on conversations of ours, which are one path each. `-- name:` begins one; the next line says what it is for.
+-- Every statement on stored conversations, which are one path each. `-- name:` begins one; the next line describes it.
 
 -- piece: is_there
 -- The name of a conversation that is gone begins with a blank.
 coalesce(substr(key, 1, 1), '') <> ' '
 
 -- name: head
--- All that a send needs to know but the words of its conversation. Rows are told apart by their first column; then come
+-- All that a send needs to know but the words of its conversation. The first column names the kind of a row; then come
 -- five numbers, three texts, a content and a time. ?1 the agent; the conversation has the key ?2 or the public name ?3; ?4 to ?6
 -- the scope; ?7 how many turns are counted that its sleeptime agents have not read, ?8 the mark of what began none. A tree goes on from its newest exchange that stands, with the edits that wait on it.
 WITH c AS (
@@ -72,16 +72,16 @@ FROM newest JOIN summaries s ON s.id = newest.id JOIN exchanges p ON p.id = s.ex
 ORDER BY 13
 
 -- name: begin
--- Begins a conversation of ours. No row: somebody was faster.
+-- Begins a stored conversation. No row: another writer was first.
 INSERT INTO conversations (agent, uid, key, begun, last_at, tip) VALUES (?, ?, ?, ?, ?, -1)
 ON CONFLICT DO NOTHING RETURNING id
 
 -- name: adopt
--- Makes a tree ours, which goes on from one of its exchanges; nobody else has moved it since it was read.
+-- Makes a client's conversation a stored one, which goes on from one of its exchanges, unless it was moved since it was read.
 UPDATE conversations SET tip = ?1 WHERE id = ?2 AND agent = ?3 AND rev = ?4 AND tip = 0
 
 -- name: continue
--- Marks an exchange that a conversation of ours goes on from; its memory edits enter the blocks with it.
+-- Marks an exchange that a stored conversation goes on from; its memory edits enter the blocks with it.
 UPDATE exchanges SET continued = 1, merged = CASE WHEN edits <> 0 AND merged = '' THEN 'continued' ELSE merged END
 WHERE id = ? AND agent = ?
 
@@ -102,7 +102,7 @@ FROM a WHERE id = ?38 AND agent = a.whose
 RETURNING a.indexed_seq
 
 -- name: step_stop
--- Notes why its run ended behind a step that is written already, and whose answers its calls wait for. Returns its run.
+-- Notes why its run ended after a step that is written already, and which answers its calls wait for. Returns its run.
 UPDATE run_steps SET stop = ?, waiting = coalesce(?, waiting) WHERE exchange = ? AND agent = ? RETURNING run
 
 -- name: conversation_named

@@ -1,4 +1,4 @@
--- Every statement on summaries. `-- name:` begins one; the next line says what it is for.
+-- Every statement on summaries. `-- name:` begins one; the next line describes it.
 
 -- name: of
 -- Reads those of a conversation, the ones that cover most first.
@@ -50,5 +50,5 @@ WHERE s.agent = ?1 AND s.agent <> 0 AND s.exchange {in:2:BIGINT:64}
 SELECT epoch FROM agents WHERE id = ?
 
 -- name: move
--- Notes that a conversation of ours is not as it was read, if it still is.
+-- Notes that a stored conversation is not as it was read, if it still is.
 UPDATE conversations SET rev = rev + 1 WHERE id = ? AND agent = ? AND rev = ? AND tip = ?

@@ -84,7 +84,7 @@ FROM facts_ended x JOIN facts f ON f.id = x.fact AND f.agent = x.agent LEFT JOIN
 WHERE x.agent = ?1 AND x.fact > ?2 AND coalesce(s.seq, 0) <= ?4 ORDER BY x.fact LIMIT ?3
 
 -- name: learned_read
--- Returns up to where learning has come. There is but one row, which moves on with what is said: nothing comes after it.
+-- Returns up to where learning has come. There is but one row, which moves on with each message: nothing comes after it.
 SELECT max(seq), max(seq) FROM readers WHERE memory = ?1 AND CAST(?2 AS BIGINT) = 0 HAVING max(seq) > 0 LIMIT ?3
 
 -- name: edit_read
@@ -111,7 +111,7 @@ SELECT next_seq - 1, (SELECT max(id) FROM conversations {postgres:WHERE agent = 
 FROM agents WHERE id = ?
 
 -- name: is_empty
--- Says whether a memory may be replaced: nothing was ever said to it, and nobody wrote to it.
+-- Returns whether a memory may be replaced: it has no message, and no block was written.
 SELECT NOT EXISTS (SELECT 1 FROM conversations WHERE agent = ?1)
    AND NOT EXISTS (SELECT 1 FROM passages WHERE agent = ?1)
    AND NOT EXISTS (SELECT 1 FROM blocks WHERE agent = ?1 AND version > 1)
@@ -132,7 +132,7 @@ INSERT INTO conversations (agent, uid, key, begun, last_at, settled_at, tip) VAL
 SELECT id FROM conversations WHERE agent = ? AND uid IN (?, ?)
 
 -- name: conversation_taken
--- Says whether any memory has a conversation of that name, as where one is copied within a database.
+-- Returns whether any memory has a conversation of that name, as where one is copied within a database.
 SELECT 1 FROM conversations WHERE uid = ?
 
 -- name: block_taken
@@ -160,7 +160,7 @@ SELECT 1 FROM runs WHERE uid = ?
 SELECT 1 FROM agents WHERE uid = ?
 
 -- name: definition_put
--- Adds a definition without its text, of a project that nobody has.
+-- Adds a definition without its text, of a project that does not exist.
 INSERT INTO definitions (uid, project, kind, memory, version, current, created, updated, name)
 VALUES (?, ?, ?, ?, 1, 0, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id
 
@@ -173,11 +173,11 @@ INSERT INTO files (memory, uid, state, bytes, created, type, name) VALUES (?, ?,
 SELECT id FROM files WHERE memory = ? AND uid IN (?, ?)
 
 -- name: tag_put
--- Tags an agent, in a project that nobody has.
+-- Tags an agent, in a project that does not exist.
 INSERT INTO tags (agent, project, tag) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 
 -- name: attached_put
--- Attaches something, under a kind that nobody looks for.
+-- Attaches something, under a kind that no statement asks for.
 INSERT INTO attached (agent, kind, target, place)
 SELECT ?1, ?2, ?3, coalesce((SELECT max(x.place) + 1 FROM attached x WHERE x.agent = ?1 AND x.kind = ?2), 0)
 WHERE true ON CONFLICT DO NOTHING
@@ -196,7 +196,7 @@ SELECT id FROM runs WHERE agent = ? AND uid IN (?, ?)
 UPDATE run_steps SET feedback = ? WHERE exchange = ? AND agent = ?
 
 -- name: definition_of
--- Says whether a memory has a definition of a kind.
+-- Returns whether a memory has a definition of a kind.
 SELECT 1 FROM definitions WHERE memory = ? AND memory <> 0 AND kind = ?
 
 -- name: definitions_in
@@ -217,7 +217,7 @@ INSERT INTO blocks (agent, project, profile, label, description, lim, read_only,
 SELECT id, project, profile, ?2, ?3, ?4, ?5, ?6, 0, 0 FROM agents WHERE id = ?1
 
 -- name: version_put
--- Adds a value of a block, behind those that it has.
+-- Adds a value of a block, after those that it has.
 INSERT INTO block_history (block, version, restores, at, origin, exchange, sources, value)
 SELECT id, ?3, ?4, ?5, ?6, ?7, ?8, ?9 FROM blocks WHERE agent = ?1 AND label = ?2 AND version < ?3
 RETURNING id, block

@@ -1,4 +1,4 @@
--- Every statement on vectors. `-- name:` begins one; the next line says what it is for.
+-- Every statement on vectors. `-- name:` begins one; the next line describes it.
 
 -- name: state
 -- Returns how far an agent's order has been embedded.
@@ -53,7 +53,7 @@ DELETE FROM vectors WHERE (agent, chunk) IN (
     SELECT agent, chunk FROM vectors WHERE agent = ? AND model <> ? AND chunk <= ? LIMIT ?)
 
 -- name: lacks
--- Says whether something that is indexed was not embedded by this model.
+-- Returns whether something that is indexed was not embedded by this model.
 SELECT a.indexed_seq > coalesce(e.seq, 0) FROM agents a LEFT JOIN embedded e ON e.agent = a.id AND e.model = ?
 WHERE a.id = ?
 
