@@ -253,7 +253,7 @@ class Gateway:
         )  # fmt: skip
 
     def _log_ways(self) -> None:
-        """Returns for each upstream the way of its responses."""
+        """Logs for each upstream how requests for responses are answered."""
         for each in self.settings.upstreams:
             if each.name not in self.providers:
                 continue

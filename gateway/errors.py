@@ -36,14 +36,15 @@ class GatewayError(Exception):
     """The facts of an error.
 
     message: what was wrong, what was seen, what to do.
+    param: the request field that it is about, if any.
+    retry_after_s: seconds after which the same request may succeed.
     """
 
     # Of the reply, while one can be sent.
     status: ClassVar[int] = 500
     # Who is at fault, in OpenAI's words.
     kind: ClassVar[str] = "server_error"
-    # The error by name, if it has one. param: the request field it is about, if any. retry_after_s: seconds
-    # after which the same request may succeed.
+    # The error by name, if it has one.
     code: str | None = None
     headers: tuple[tuple[str, str], ...] = ()  # that the reply is to bear as well
 

@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 # Changes of other processes are looked for after so many seconds, with or without a notification.
 DEAF_S = 15.0
-# The channels on which processes notify each other that there is work, that keys or definitions have changed, that
+# The channels on which processes notify each other that there is work, that keys have changed, that
 # something was forgotten, that a place in a queue is free, that a run was ended.
 WORK, KEYS, GONE, LINES, RUNS = "work", "keys", "gone", "lines", "runs"
 

@@ -248,7 +248,7 @@ class StreamTranslator:
     ) -> Event:
         """Returns a chunk.
 
-        native: further fields of the choice
+        native: further fields of the choice.
         more: further fields of the chunk.
         """
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish, **(native or {})}

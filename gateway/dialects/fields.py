@@ -119,7 +119,7 @@ def text_in(json: dict[str, Any], key: str, where: str) -> str:
     value = json.get(key)
     if isinstance(value, str):
         return value
-    param = f"{where}.{key}"
+    param = f"{where}.{key}" if where else key
     raise missing(param) if value is None else wrong_type(param, "a string", value)
 
 

@@ -42,7 +42,7 @@ class Trace:
     """The facts of one request, for its log line and for the layers inside."""
 
     request_id: str
-    # Time.perf_counter() at its arrival.
+    # `time.perf_counter()` at its arrival.
     begun: float
     # The form of its errors, from a route that learns the dialect only from the request; None: that of its
     # path.

@@ -50,7 +50,7 @@ class _CachedMemory:
 
     # As they were last read or notified.
     numbers: AgentNumbers
-    # Those of them for which the rest is right.
+    # The numbers at which the cached parts were read.
     state: tuple[int, int, int]  # epoch, rev, next number
     has_tombs: bool
     blocks: list[Block]
@@ -73,7 +73,7 @@ class SnapshotCache:
         self.bytes = 0
 
     def has(self, agent: int, key: str | None, path: bytes | None) -> bool:
-        """Returns whether such a look is worth asking by what it would be right."""
+        """Returns whether a cached entry may answer this, once its numbers are checked."""
         memory = self._memories.get(agent)
         return memory is not None and ((key is None and path is None) or (key, path) in memory.path_ends)
 

@@ -180,7 +180,7 @@ class StoredPaths(Group):
 
 
 async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
-    """Begins a step of an agent that is stored. Raises: as `Append.open`."""
+    """Begins a step of an agent that is stored. Raises: as `StoredPaths.open`."""
     agent, e, rev = write.agent, write.exchange, write.rev
     if write.edits.writes or write.adopts:
         await connection.lock_sharers(agent.id)

@@ -58,7 +58,7 @@ class Turns(Group):
         self._memories = memories
 
     async def snapshot(self, agent: Agent, key: str | None, path: bytes | None) -> MemorySnapshot | None:
-        """Reads a request's surroundings, or takes them from the cache. Parameters: as `exchanges.look`."""
+        """Reads a request's surroundings, or takes them from the cache. Parameters: as `exchanges.snapshot`."""
         is_notified = not self._database.is_shared
         found = self._cache.find(agent.id, key, path) if is_notified else None
         return found or await self._look(agent, key, path)
@@ -199,8 +199,8 @@ async def _pool(
     """Loads the exchanges that may matter.
 
     planned: the conversation that a plain turn goes on with.
-    since: the next number when the turn was
-    planned: of openings from there on one may have begun later than this turn, and extend it.
+    since: the next number when the turn was planned; an opening from there on may have begun later than this turn, and
+        extend it.
     """
     agent, row = of.id, None
     if probes.key is not None:

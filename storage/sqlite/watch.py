@@ -55,7 +55,7 @@ class Watch:
         return connection
 
     def take(self, *, is_whole: bool) -> Changes:
-        """Returns what has changed since, as `Database.when_told` hands it on.
+        """Returns what has changed since, as `Database.when_changed` hands it on.
 
         is_whole: nothing of it was undone. Else the numbers may be of what was, and nothing is known of these agents
         but that they were touched.

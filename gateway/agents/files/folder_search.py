@@ -180,7 +180,7 @@ class Folders:
         ]
 
     async def list(self, folder: Definition, page: Page) -> Sequence[StoredFile]:
-        """Returns a page of a folder's files. after, before: their rows."""
+        """Returns a page of a folder's files, by their rows."""
         return await self._store.files.list(folder.memory, page)
 
     async def remove(self, file: StoredFile) -> None:

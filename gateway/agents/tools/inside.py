@@ -131,9 +131,8 @@ def _fields(value: Any) -> Any:
 
 
 def _agent(agent: Any, blocks: Any) -> SimpleNamespace:
-    """Returns a copy of the
+    """Returns a copy of the agent, with `agent_state.memory.get_block("human").value`.
 
-    agent: `agent_state.memory.get_block("human").value`.
     blocks: its blocks by label.
     """
 

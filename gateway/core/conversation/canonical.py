@@ -166,9 +166,8 @@ class Canon:
         return self._atom(b"a", _encoded(name), _encoded(squashed))
 
     def atoms(self, message: Mapping[str, Any], text: bytes | None = None) -> tuple[Atom, ...]:
-        """Returns the atoms of a
+        """Returns the atoms of a message; a system message has none.
 
-        message: none of what stands in this list alone.
         text: squashed, where it is known.
         """
         role = message.get("role")

@@ -93,7 +93,7 @@ def plan_opening(query: Query) -> Plan | None:
 def finish_plain(plan: Plan, ended: Ended, section: int | None = None) -> Exchange:
     """Returns the exchange to be written, if the conversation does not move before.
 
-    snapshot: the row of its path's memory section, where that is stored.
+    section: the row of its path's memory section, where that is stored.
     """
     e, anchor, canon = plan.exchange, plan.match.anchor, plan.query.listing.canon
     text = squash_utf8(text_of(ended.shown_reply))

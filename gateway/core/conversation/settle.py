@@ -100,12 +100,10 @@ def _find_twin(tree: Tree, e: Exchange) -> Exchange | None:
 
 
 def _add(tree: Tree, e: Exchange, plan: Plan, ended: Ended) -> Exchange:
-    shown_reply = {} if is_tombstone(e) else {**contents(plan, ended, e.redactions), "edits": ended.edits}
+    fields = {} if is_tombstone(e) else {**contents(plan, ended, e.redactions), "edits": ended.edits}
     canon = plan.query.listing.canon
     key = canon.reply_key(e.reply or ())
-    return tree.add(
-        replace(e, path=_path_of(tree, e, canon), reply_key=key, head=head_of(tree, e), **shown_reply)
-    )
+    return tree.add(replace(e, path=_path_of(tree, e, canon), reply_key=key, head=head_of(tree, e), **fields))
 
 
 def _repeat(tree: Tree, twin: Exchange, e: Exchange, plan: Plan, ended: Ended) -> Exchange:
@@ -217,9 +215,9 @@ def _conversation_of(tree: Tree, plan: Plan, e: Exchange) -> int | None:
 def _off_the_record(tree: Tree, plan: Plan, e: Exchange) -> Exchange:
     """Returns the new exchange as one that is off the record. Most are stored without text."""
     is_asked = plan.query.mode is not Keeping.ON and not plan.follows_head
-    if is_asked and (shown_reply := _only_here(tree, e, named=plan.query.named)):
-        # Messages on the record stay there, where nothing else has it: its reply was not heard.
-        return replace(e, notes={}, redactions=e.redactions | {-1, *range(len(e.inputs))} - shown_reply)
+    if is_asked and (only_here := _only_here(tree, e, named=plan.query.named)):
+        # Its messages on the record that no sibling has stay on the record; its reply was not heard.
+        return replace(e, notes={}, redactions=e.redactions | {-1, *range(len(e.inputs))} - only_here)
     # What was held back for it is stored already, and goes with the next request on the record.
     own = len(plan.held)
     inputs, media = e.inputs[own:], e.media[own:]
@@ -229,15 +227,13 @@ def _off_the_record(tree: Tree, plan: Plan, e: Exchange) -> Exchange:
 def _only_here(tree: Tree, e: Exchange, *, named: bool) -> set[int]:
     """Returns the indices of messages on the record that no sibling of e has once it is written."""
     siblings = tree.siblings(e)
-    shown_reply = on_record(e, siblings)
-    for x in siblings if shown_reply else ():
+    found = on_record(e, siblings)
+    for x in siblings if found else ():
         if is_tombstone(x) or not tree.stands(x, named=named):
             continue
         if tree.is_continued(x) or tree.is_same_input(x, e) or not tree.extends(e, x):
-            shown_reply = {
-                i for i in shown_reply if i in x.redactions or x.inputs[: i + 1] != e.inputs[: i + 1]
-            }
-    return shown_reply
+            found = {i for i in found if i in x.redactions or x.inputs[: i + 1] != e.inputs[: i + 1]}
+    return found
 
 
 def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:

@@ -32,7 +32,6 @@ MOST_EDITS = 32
 
 HUMAN = Block(0, "human", "What is known about the person you talk to.", "", 2000, version=0)
 
-_BLOCK_TOOLS = ("memory_insert", "memory_replace", "memory_rethink")
 _NUMBERS = {"type": "array", "items": {"type": "integer"}}
 _REMEMBER = memory_tools.tool(
     "Keep one fact for later conversations. One fact a call, one short sentence that makes sense by "
@@ -114,7 +113,8 @@ class Reading(Struct, frozen=True):
 def definitions() -> list[dict[str, Any]]:
     """Returns the request's `tools`."""
     blocks = [
-        {"type": "function", "function": {"name": n, **memory_tools.MEMORY_TOOLS[n]}} for n in _BLOCK_TOOLS
+        {"type": "function", "function": {"name": n, **memory_tools.MEMORY_TOOLS[n]}}
+        for n in memory_tools.BLOCK_EDITS
     ]
     return [{"type": "function", "function": {"name": "remember_fact", **_REMEMBER}}, *blocks]
 
@@ -169,7 +169,7 @@ def _read_call(name: str, text: str) -> BlockEdit | FactEdit | None:
     arguments = memory_tools.read_arguments(text)
     if arguments is None:
         return None
-    if name in _BLOCK_TOOLS:
+    if name in memory_tools.BLOCK_EDITS:
         wrong = memory_tools.check(name, arguments)
         return None if wrong else BlockEdit(memory_tools.EDITS[name], arguments)
     if name != "remember_fact":

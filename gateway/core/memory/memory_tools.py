@@ -100,8 +100,11 @@ EDITS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# The tools that need no search. Where no user is named, nothing that the prompt does not show may be read.
-BLOCK_TOOLS = tuple(tool for tool in MEMORY_TOOLS if tool.startswith("memory_"))
+# The tools that edit a block. They alone are offered where no user is named: what the prompt does not show may not be
+# read there.
+BLOCK_EDITS = tuple(tool for tool in MEMORY_TOOLS if tool in EDITS and tool != "archival_memory_insert")
+# The tools that read what edits of the same round change, and so run in their order with them.
+AFTER_EDITS = frozenset(("archival_memory_search",))
 
 
 # Offering

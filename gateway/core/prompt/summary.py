@@ -54,9 +54,9 @@ class SummaryCut(Struct, frozen=True):
     """The position of a summary in a request."""
 
     text: str
-    # It covers this many of the inserted messages,
+    # The number of inserted messages that it covers.
     fill: int
-    # and, where those are all, the client's messages before this index.
+    # Where it covers all of those, the index of the first of the client's messages that it does not cover.
     index: int = 0
     # The summary's id.
     id: int = 0

@@ -169,13 +169,16 @@ class ClientView:
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         """Returns the body of a reply that is no stream.
 
-        body: the last round's as it came.
+        body: the last round's as it came, for fields beside the reply; the reply is in `outcome`.
         is_unchanged: it holds exactly what the client gets.
         """
         return b""
 
     def refused(self, status: int, body: bytes) -> bytes | None:
-        """Returns the body of an upstream's error that is still a status; None: the client could not read it."""
+        """Returns the body that the client gets for an upstream's error, or for no chat completion under a 200.
+
+        None: the gateway answers with a 502 of its own.
+        """
         return body
 
 

@@ -47,7 +47,10 @@ MOST_CALLS: Final = 1000
 
 
 class ReplyForm(Enum):
-    """The form in which the client is answered. The upstream's first reply decides, unless it is a hidden body."""
+    """The form in which the client is answered.
+
+    The first reply decides, unless it is the body of a hidden round: then the next one does.
+    """
 
     EVENTS = "events"
     BODY = "body"

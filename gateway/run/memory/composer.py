@@ -164,7 +164,7 @@ class Composer(Struct, frozen=True):
         anchor, spec, plan = known.plan.match.anchor, known.asked.spec, known.plan
         parts = SectionParts(
             known.blocks,
-            known.memory_tools if known.offered else {},
+            known.tools_in_section if known.offered else {},
             spec.system,
             known.snapshot.epoch,
             mark_of(known.agent.secret),

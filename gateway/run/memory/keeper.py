@@ -231,8 +231,8 @@ class MemoryKeeper:
     def report_lag(self, agent: int, snapshot: MemorySnapshot, chars: int) -> None:
         """Reports a memory that is to be indexed soon.
 
-        look: as the turn began.
-        chars: that the turn has added.
+        snapshot: as the turn began.
+        chars: the characters that the turn has added.
         """
         # The counts of then are near enough for work that is done later anyway.
         waiting = snapshot.next_seq - snapshot.indexed_seq

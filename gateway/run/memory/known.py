@@ -25,7 +25,7 @@ from gateway.core.conversation.openings import begins_conversation, openings_of
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.memory import builtin, edits
-from gateway.core.memory.memory_tools import BLOCK_TOOLS, MEMORY_TOOLS, may_offer, offer
+from gateway.core.memory.memory_tools import BLOCK_EDITS, MEMORY_TOOLS, may_offer, offer
 from gateway.core.prompt.eviction import evicted_at
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity, Mode
@@ -38,7 +38,8 @@ from storage.errors import StoreError
 from storage.records import Agent, Block, Evicted, Exchange, SentSection, Summary
 from storage.sql.store import Store
 
-_MEMORY_TOOLS = builtin.EDITING | builtin.SEARCHING | builtin.REMEMBERED.keys()
+# The tools that the memory section names, of the profiles and of agents made over REST.
+_NAMED_IN_SECTION = MEMORY_TOOLS.keys() | builtin.EDITING | builtin.SEARCHING | builtin.REMEMBERED.keys()
 _KEEPING = {
     Mode.ON: Keeping.ON,
     Mode.STRICT: Keeping.ON,
@@ -109,10 +110,10 @@ class Known(Struct, frozen=True):
         return self.asked.kind is ConversationKind.AGENT
 
     @property
-    def memory_tools(self) -> dict[str, str]:
-        """Those of the offered tools that read or edit memory."""
+    def tools_in_section(self) -> dict[str, str]:
+        """The offered tools that read or edit memory, which the memory section names."""
         offered = self.offered
-        return {name: tool for name, tool in offered.items() if tool in _MEMORY_TOOLS} if offered else {}
+        return {name: tool for name, tool in offered.items() if tool in _NAMED_IN_SECTION} if offered else {}
 
     @property
     def path_ids(self) -> set[int]:
@@ -335,6 +336,6 @@ def offer_tools(
     if spec.uid:
         # On a clash of names the client's tool wins.
         return {tool.name: tool.name for tool in spec.tools if tool.name not in request.tools}
-    enabled = MEMORY_TOOLS if agent.scope.spans else BLOCK_TOOLS
+    enabled = MEMORY_TOOLS if agent.scope.spans else BLOCK_EDITS
     agreed = pinned.known.get("tools") if pinned else None
     return offer(enabled, frozenset(request.tools), agreed)

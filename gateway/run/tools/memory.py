@@ -74,11 +74,11 @@ class MemoryTools(Struct, frozen=True):
     def lane(self, call: RunTool) -> str | None:
         # Edits are applied in the order of their calls, and a search finds the edits before it.
         tool = self.known.offered.get(call.name)
-        return "edits" if tool in memory_tools.EDITS or tool == "archival_memory_search" else None
+        return "edits" if tool in memory_tools.EDITS or tool in memory_tools.AFTER_EDITS else None
 
     async def run(self, call: RunTool) -> ToolAnswer:
         tool, arguments = self.known.offered[call.name], call.arguments
-        if tool in memory_tools.BLOCK_TOOLS:
+        if tool in memory_tools.BLOCK_EDITS:
             # A block's edit checks its arguments itself, because it is done again when the turn is confirmed.
             return self.edit(
                 call.call_id, memory_tools.EDITS[tool], str(arguments.get("label", "")), arguments

@@ -43,9 +43,8 @@ class Toolboxes:
         maker: int = 0,
         speaker: Speaker | None = None,
     ) -> Toolbox:
-        """Returns the tools of one step of a run, or of one turn that is written as a whole (
+        """Returns the tools of one step of a run, or of one turn that is written as a whole (`run` is None).
 
-        run: None).
         maker: the row of the run that made the calls, 0 where they are not stored.
         speaker: the turn, as it speaks to other agents; None: it makes no calls.
         """
