@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, Listing
-from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import plan_turn
 from gateway.core.conversation.settle import Ended, finish
 from gateway.core.conversation.tree import Tree
@@ -44,7 +44,7 @@ async def write_conversation(store: Store, agent: Agent, key: str, turns: Iterab
                 conversation = begun.id
             listed = [*listed[-2:], {"role": "user", "content": asked}]
             tree = Tree([replace(parent, parent=None)] if parent else [])
-            query = Query(Listing(canon, listed), True, Keeping.ON, at, 120.0, conversation=conversation)
+            query = Query(Listing(canon, listed), True, MemoryUse.ON, at, 120.0, conversation=conversation)
             said = {"role": "assistant", "content": answered}
             e = finish(tree, plan_turn(tree, query), Ended(-1, [said], said, at + 1.0, {}))
             added = await exchanges.insert_exchange(connection, agent.id, e)

@@ -390,7 +390,7 @@ class JobState(StrEnum):
 
     PENDING = "pending"
     RUNNING = "running"
-    # The job failed and will be tried again; until then no other job runs in its lane.
+    # The job failed and will be tried again; until then no other job runs in its serial group.
     RETRYING = "retrying"
     # The job failed for good. A finished job is deleted.
     DEAD = "dead"

@@ -21,7 +21,7 @@ from gateway.core.conversation.canonical import Canon, Listing, WireMessage, tex
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_plain, plan_plain
 from gateway.core.conversation.lookup import full_probes, plain_probes
-from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.openings import begins_conversation, opening_of, openings_of
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree
@@ -181,7 +181,7 @@ class Speaker:
         self,
         messages: Sequence[WireMessage],
         key: str | None = None,
-        mode: Keeping = Keeping.ON,
+        mode: MemoryUse = MemoryUse.ON,
         offered: Collection[str] = OUR_TOOLS,
     ) -> StoredTurn:
         self._agent = await self.store.agents.find(self.scope)
@@ -203,7 +203,7 @@ class Speaker:
             plan = await with_contents(turns, agent, tree, partial(plan_turn, tree, query))
             if key is None and not listing.answered and not is_new:
                 turns.cache_openings(agent, snapshot, openings_of(tree))
-        fresh = {} if mode is Keeping.OFF else self._notes(tree, plan)
+        fresh = {} if mode is MemoryUse.OFF else self._notes(tree, plan)
         if tree is None:
             composition = compose(Tree(snapshot.additions.rounds), plan, offered, fresh, snapshot.additions)
         else:
@@ -275,7 +275,7 @@ class Speaker:
 
     def keep(self, write: TurnWrite, committed: Committed) -> Committed:
         self.store.turns.cache_committed(write, committed)
-        self.store.agents.remember(committed.agent)
+        self.store.agents.cache(committed.agent)
         self._agent = committed.agent
         return committed
 

@@ -112,7 +112,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "nul",
             "thoughts",
             "tool_rule",
-            "heard_words",
+            "words",
         },
     ],
     "gateway.run": [

@@ -236,7 +236,7 @@ class Chat:
             place.most_s = self._limits.commit_wait_s
             begun, call.memory = None, "unavailable"  # where the request refers to what is unknown here
             if not all(map(is_system, call.request.messages)):
-                begun, call.memory = await self._remember(call, attempts, place)
+                begun, call.memory = await self._begin_memory(call, attempts, place)
             if begun is not None and read_by not in (None, _as_memory(begun[0].known.agent)):
                 # Another process has forgotten something since, which may be just what is known here by its id.
                 begun, call.memory = None, "unavailable"
@@ -361,7 +361,7 @@ class Chat:
         attempts = self.failover.attempts(route, lambda: _conversation_key(request), call.sink, receipt)
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueuePlace() as place:
-            begun, call.memory = await self._remember(call, attempts, place)
+            begun, call.memory = await self._begin_memory(call, attempts, place)
             # With nothing to add, and no window to cut it to, a reply is handed on as it comes.
             is_bare = begun is None and not spec.system and attempts.target.context_window is None
             is_bare = is_bare and not any(map(_context_window, route.others))
@@ -428,7 +428,7 @@ class Chat:
         spec, scope = found
         return spec, replace(identity, profile=scope.profile, scope=scope)
 
-    async def _remember(
+    async def _begin_memory(
         self, call: ChatCall, attempts: Attempts, place: QueuePlace
     ) -> tuple[tuple[TurnMemory, Prompt] | None, str]:
         """Returns memory's part with its prompt, None where it has none, and how memory stands.

@@ -114,7 +114,7 @@ class Agents:
             return agent
         agent = await self._database.read(lambda connection: find_agent(connection, scope))
         if agent is not None:
-            self.remember(agent)
+            self.cache(agent)
         return agent
 
     async def load(self, id: int) -> Agent | None:
@@ -158,7 +158,7 @@ class Agents:
                 agent = await self._database.write(
                     lambda connection: begin_agent(connection, draft, own, shared, at)
                 )
-                self.remember(agent)
+                self.cache(agent)
             return agent
 
     async def begin(
@@ -176,14 +176,14 @@ class Agents:
             raise Stale(f"another memory of {agent.scope.subject!r} was begun or imported meanwhile")
         return agent
 
-    def remember(self, agent: Agent) -> None:
+    def cache(self, agent: Agent) -> None:
         """Puts it into the cache: after it was stored, or with its new epoch."""
         draft = self._drafts.pop(agent.scope, None)
         if draft is not None:
             self._keep(self._spent, draft.uid, draft)
         self._keep(self._found, agent.scope, agent)
 
-    def forget(self, scope: Scope) -> None:
+    def uncache(self, scope: Scope) -> None:
         """Drops it from the cache, so that it is read again. Requests that have the scope's draft retain it."""
         self._found.pop(scope, None)
 

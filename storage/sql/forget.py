@@ -49,7 +49,7 @@ class Forgetting(Group):
         agents: Agents,
         now: Callable[[], float],
         memories: MemoryCache,
-        looks: SnapshotCache,
+        snapshots: SnapshotCache,
         wake: Callable[[], None],
         rules: Rules,
     ) -> None:
@@ -57,7 +57,7 @@ class Forgetting(Group):
         super().__init__(database)
         self._rules, self._agents, self._now = rules, agents, now
         self._memories, self._wake = memories, wake
-        self._heard = [agents.clear, memories.clear, looks.clear]
+        self._heard = [agents.clear, memories.clear, snapshots.clear]
         database.hear(GONE, lambda _: self._gone())
         # Where forgettings go on that were left off.
         self._cursors: dict[int, _Cursor] = {}

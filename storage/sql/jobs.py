@@ -4,9 +4,10 @@
                             ^         |
                             '--- retrying <- fail, release          fail for good -> dead -> retry -> pending
 
-A lane is an agent's jobs of one kind. One of them is its first: it alone is claimed, and keeps that place while it runs
-or waits to be tried again. When it has ended, the next one is; the schema sees to it. So a look at the queue finds what
-is next at once, however many follow. Among jobs that belong to no memory each key has a serial group of its own.
+A serial group is an agent's jobs of one kind. One of them is its first: it alone is claimed, and keeps that place
+while it runs or waits to be tried again. When it has ended, the next one is; the schema sees to it. So a look at the
+queue finds what is next at once, however many follow. Among jobs that belong to no memory each key has a serial group
+of its own.
 
 Who holds a job. A lease stands in the job's row, with the clock that it is measured by. Processes that share a database
 go by its clock. One that owns its file goes by a clock of its own which never jumps; so what another opening of the

@@ -99,12 +99,12 @@ WHERE j.id = ? AND j.attempt = ? AND j.state = 'running'
 SELECT 1 FROM jobs WHERE id = ? AND attempt = ? AND state = 'running' {postgres:FOR UPDATE}
 
 -- name: retrying
--- Puts back a job that failed or was released. It keeps its lane until it falls due.
+-- Puts back a job that failed or was released. It keeps its serial group until it falls due.
 UPDATE jobs SET state = 'retrying', due = {clock:1} + ?2, asked = {clock:1}, tries = ?3, error = ?4, holder = NULL
 WHERE id = ?5
 
 -- name: dead
--- Buries a job that failed for good. It leaves its lane and keeps its error and its steps.
+-- Buries a job that failed for good. It leaves its serial group and keeps its error and its steps.
 UPDATE jobs SET state = 'dead', error = ?, holder = NULL WHERE id = ?
 
 -- name: older_dead

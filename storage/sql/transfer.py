@@ -206,7 +206,7 @@ class Transfer(Group):
             return there
 
         replaced = await self._database.bulk(settle)
-        self._agents.forget(scope)
+        self._agents.uncache(scope)
         if replaced is not None:
             await self._forgetting.wipe(replaced)
 

@@ -59,8 +59,8 @@ class Turns(Group):
 
     async def snapshot(self, agent: Agent, key: str | None, path: bytes | None) -> MemorySnapshot | None:
         """Reads a request's surroundings, or takes them from the cache. Parameters: as `exchanges.snapshot`."""
-        is_notified = not self._database.is_shared
-        found = self._cache.find(agent.id, key, path) if is_notified else None
+        is_sole_writer = not self._database.is_shared
+        found = self._cache.find(agent.id, key, path) if is_sole_writer else None
         return found or await self._look(agent, key, path)
 
     @reads

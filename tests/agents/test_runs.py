@@ -11,7 +11,7 @@ from typing import NoReturn
 import orjson
 import pytest
 
-from gateway.agents.runs.steps import StepsMemory
+from gateway.agents.runs.steps import RunMemory
 from gateway.core.definition import AgentDefinition
 from gateway.core.prompt.compose import WITHHELD
 from gateway.core.turn.commands import RunTool
@@ -174,7 +174,7 @@ def test_a_step_that_is_not_kept_after_its_client_left_is_a_line_of_the_log(
         await gate.wait()
         raise Unavailable("the disk is full")
 
-    monkeypatch.setattr(StepsMemory, "save_step", save_step)
+    monkeypatch.setattr(RunMemory, "save_step", save_step)
     life.upstream.queue(call_tools(insert("Name: Ann")))
     sink = ListeningSink()
     run = life.begin("I am Ann.", sink)

@@ -26,7 +26,7 @@ from gateway.core.conversation.canonical import (
     visible,
 )
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.memory import edits
@@ -352,7 +352,7 @@ class World:
         key: str | None = None,
         *,
         who: str | None = "alice",
-        mode: Keeping = Keeping.ON,
+        mode: MemoryUse = MemoryUse.ON,
         append: bool = False,
         retry: bool = False,
         tools: Iterable[str] = OUR_TOOLS,
@@ -369,7 +369,7 @@ class World:
         query = Query(listing, key is not None, mode, self.now, IDLE_S, kind, retry, known)
         tree, plan = memory.ask(key, lambda tree: plan_turn(tree, query))
         request.plan = plan
-        fresh = {} if mode is Keeping.OFF else self._notes(tree, plan)
+        fresh = {} if mode is MemoryUse.OFF else self._notes(tree, plan)
         request.notes = {} if plan.off else fresh
         tree.take_contents({e.id: content_of(e) for e in memory.records.values()})
         request.composition = compose(tree, plan, set(tools), fresh)

@@ -14,7 +14,7 @@ from adapters import demo
 from gateway.agents.tools.signature import schema_of
 from gateway.core.conversation.private import as_system
 from gateway.core.memory.framework_markers import strip_marks
-from gateway.core.memory.redaction import withhold
+from gateway.core.memory.secret_texts import withhold
 from gateway.core.prompt import note, shown_blocks, summary
 from gateway.core.tags import plain_tags
 from gateway.core.thoughts import without_thoughts

@@ -54,7 +54,9 @@ def compacted(world: World) -> None:
 
     async def is_busy() -> bool:
         states = {job.state for job in await jobs.list() if job.kind == "compact"}
-        return JobState.RUNNING in states or states == {JobState.PENDING}  # what failed holds its lane
+        return JobState.RUNNING in states or states == {
+            JobState.PENDING
+        }  # what failed holds its serial group
 
     async def wait() -> None:
         changed = asyncio.Event()

@@ -129,5 +129,5 @@ async def store(open_store: OpenStore) -> Store:
 async def agent(store: Store) -> Agent:
     draft = store.agents.draft(Scope("default", "default", "user:alice"))
     made = await store.database.write(lambda connection: create_agent(connection, draft))
-    store.agents.remember(made)
+    store.agents.cache(made)
     return made

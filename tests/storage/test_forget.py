@@ -257,7 +257,7 @@ async def test_turns_that_begin_beside_the_forgetting_of_their_user_are_all_kept
     id = await store.forgetting.begin(alice.agent.id, ForgetTarget(is_all=True))
     begun = [await alice.begin([user("zqbeforex")])]
     assert await store.forgetting.run(id)
-    store.agents.forget(alice.scope)  # as a request does that knew the memory when it went
+    store.agents.uncache(alice.scope)  # as a request does that knew the memory when it went
     begun.append(await alice.begin([user("zqbehindx")]))
     await store.forgetting.sweep()
     begun.append(await alice.begin([user("zqlastx")]))

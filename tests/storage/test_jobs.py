@@ -1,4 +1,4 @@
-"""Durable jobs: lanes, leases, fences, journals, and what is left of them when something goes wrong."""
+"""Durable jobs: serial groups, leases, fences, journals, and what is left of them when something goes wrong."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ async def test_a_failing_job_holds_its_lane_until_its_dead_letter(
     await jobs.enqueue("learn", agent.id, "next")
     job = await take(jobs)
     assert await jobs.fail(job, "first", 30.0) == "retrying"
-    assert await claim(jobs) is None, "the lane waits for it"
+    assert await claim(jobs) is None, "the serial_group waits for it"
     assert await jobs.due_in(KINDS) == 30.0
     clock.pass_(30)
     job = await take(jobs)
@@ -285,7 +285,8 @@ async def test_a_cancelled_job_is_gone_and_commits_nothing(store: Store, jobs: J
             await missing(id)
 
 
-# --- lanes ------------------------------------------------------------------------------------------------------------
+# --- serial groups
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("end", ["finish", "cancel", "bury", "expire", "forget", "take back"])

@@ -158,11 +158,11 @@ async def test_a_late_draft_learns_whose_agent_was_first(store: Store, agent: Ag
 async def test_the_cache_of_agents_is_bounded_and_can_be_dropped(store: Store, agent: Agent) -> None:
     agents = Agents(store.database, lambda: 0.0, cached=2)
     for name in "abcd":
-        agents.remember(replace(agent, scope=ALICE._replace(subject=name)))
+        agents.cache(replace(agent, scope=ALICE._replace(subject=name)))
     assert len(agents._found) == 2
-    agents.remember(replace(agent, epoch=9))
+    agents.cache(replace(agent, epoch=9))
     assert await agents.find(ALICE) == replace(agent, epoch=9)
-    agents.forget(ALICE)
+    agents.uncache(ALICE)
     assert await agents.find(ALICE) == agent
 
 

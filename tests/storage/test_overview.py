@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.match import MemoryUse
 from storage.commands import ForgetTarget
 from storage.listing import Retained
 from storage.records import Scope
@@ -67,7 +67,7 @@ async def test_what_was_forgotten_or_off_the_record_is_not_listed(store: Store) 
     alice = Speaker(store)
     await alice.say([user("One.")], assistant("Two."), "c1")
     await alice.say([user("Three.")], assistant("Four."), "c2")
-    off = await alice.begin([user("Five.")], "c3", Keeping.OFF)
+    off = await alice.begin([user("Five.")], "c3", MemoryUse.OFF)
     await alice.end(off, [assistant("Six.")])
     c1 = await store.forgetting.conversation(alice.agent.id, "c1")
     await forget(store, alice.agent.id, ForgetTarget(conversation=c1))

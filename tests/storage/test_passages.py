@@ -49,7 +49,7 @@ async def test_terms_are_replaced_by_chunk_and_belong_to_one_agent(store: Store,
 
 async def test_the_index_says_how_far_it_has_come(store: Store, agent: Agent) -> None:
     await store.database.bulk(lambda c: set_indexed(c, agent.id, 64))
-    store.agents.forget(agent.scope)
+    store.agents.uncache(agent.scope)
     found = await store.agents.find(agent.scope)
     assert found is not None
     assert found.indexed_seq == 64

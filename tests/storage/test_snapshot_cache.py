@@ -15,7 +15,7 @@ import pytest
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
 from gateway.core.conversation.listed import CannotRewrite, rewritten
-from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.tree import Tree
 from storage.commands import Change, ForgetTarget, MemorySnapshot, Pool
 from storage.errors import NotFound, Stale
@@ -82,7 +82,7 @@ class Life:
         if not messages and chance.random() < 0.15:
             # Made elsewhere; some open with the list of another conversation.
             messages += chance.choice([talk[2] for talk in self.talks]) or [user("Q"), assistant("A")]
-        mode = Keeping.OFF if chance.random() < 0.05 else Keeping.ON
+        mode = MemoryUse.OFF if chance.random() < 0.05 else MemoryUse.ON
         turn = await speaker.begin([*messages, said], key, mode)
         self.now += 1
         section = (

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.stored_path import abandon, finish_step, open_step, plan_step
 from gateway.core.conversation.tree import Tree, end_offset
 from gateway.core.memory import edits
@@ -109,7 +109,9 @@ class Writer:
         evicted: Evicted | None,
     ) -> StepOpen:
         listing = Listing(Canon(self.agent.secret), messages)
-        query = Query(listing, True, Keeping.ON, self.now, IDLE_S, kind=ConversationKind.AGENT, model="up/m")
+        query = Query(
+            listing, True, MemoryUse.ON, self.now, IDLE_S, kind=ConversationKind.AGENT, model="up/m"
+        )
         plan = plan_step(Tree(own.path), query, tip, None if tip is None else tip.conversation)
         e = open_step(plan, {}, evicted)
         return StepOpen(self.agent, "default", uuid.uuid4().hex, None, 0, self.now, e)
@@ -120,7 +122,7 @@ class Writer:
         if self.opened.run is None and before is not None:
             self.opened = replace(self.opened, run=before.run)
         self.agent = self.opened.agent
-        self.store.agents.remember(self.agent)
+        self.store.agents.cache(self.agent)
         return self.opened
 
     async def finish(

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, WireMessage
 from gateway.core.conversation.change import plan_change
-from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
 from storage.commands import (
@@ -299,7 +299,7 @@ async def test_edits_of_a_repeated_turn_are_kept_once(alice: Speaker) -> None:
 
 async def test_edits_of_a_turn_off_the_record_are_not_kept(alice: Speaker) -> None:
     asked = [user("a secret")]
-    await alice.end(await alice.begin(asked, "c1", Keeping.OFF), [assistant("Sorry.")])
+    await alice.end(await alice.begin(asked, "c1", MemoryUse.OFF), [assistant("Sorry.")])
     await alice.end(
         await alice.begin(asked, "c1"), noted("Sorry."), ["secret"]
     )  # asked again, memory on: stays off
@@ -345,7 +345,7 @@ async def bob(alice: Speaker) -> Speaker:
     """Somebody else, after alice said much: a hidden round, an edit, a turn off the record, a memory section."""
     history = [user("my pin is 1234"), assistant("Noted.")]
     await alice.end(await alice.begin(history[:1], "c1"), noted("Noted."), ["1234"], section=SECTION)
-    await alice.end(await alice.begin([user("a secret")], "c2", Keeping.OFF), [assistant("Sorry.")])
+    await alice.end(await alice.begin([user("a secret")], "c2", MemoryUse.OFF), [assistant("Sorry.")])
     await alice.say([user("found without an id")], assistant("Yes, it is."))
     other = Speaker(alice.store, BOB, alice.now)
     await other.say([user("Hi")], assistant("Hello!"), "of bob")

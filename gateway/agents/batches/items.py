@@ -167,7 +167,7 @@ class ItemTurn:
     inserts: int = 0  # the number of leading changes that earlier rounds made
 
     @property
-    def lane(self) -> tuple[str, str]:
+    def serial_group(self) -> tuple[str, str]:
         return self.known.agent.uid, self.item.conversation or DEFAULT
 
     def counts(self, *last: Counts) -> Counts:
@@ -196,8 +196,8 @@ class JournaledTools:
     def owns(self, name: str) -> bool:
         return self.inner.owns(name)
 
-    def lane(self, call: commands.RunTool) -> str | None:
-        return self.inner.lane(call)
+    def serial_group(self, call: commands.RunTool) -> str | None:
+        return self.inner.serial_group(call)
 
     async def run(self, call: commands.RunTool) -> ToolAnswer:
         async with self.places:
@@ -500,7 +500,7 @@ class ItemTurns:
         chars = sum(len(text_of(m)) for m in opened.messages) + len(outcome.text)
         keeper.report_lag(known.agent.id, known.snapshot, chars)
         messages, seq = len(opened.messages) + 1, known.snapshot.next_seq
-        keeper.events.turn_kept(known.agent.id, messages, known.asked.spec.sleeptime, seq)
+        keeper.events.turn_stored(known.agent.id, messages, known.asked.spec.sleeptime, seq)
 
     async def _made(self, run: Run) -> dict[tuple[int, str], ToolAnswer | None]:
         """Returns the journaled calls of tools, with their results."""

@@ -56,7 +56,7 @@ class ItemOutcomes:
             for work, found in zip(works, made, strict=True):
                 if not isinstance(found, Ending):
                     writes.append(found)
-                elif await queues.enter_free(found.turn.lane, stack.enter_context(QueuePlace())):
+                elif await queues.enter_free(found.turn.serial_group, stack.enter_context(QueuePlace())):
                     writes.append(await self.turns.settle(found))
                     endings.append(found)
                     # Live turns come in between.
@@ -102,7 +102,7 @@ class ItemOutcomes:
             with QueuePlace() as place:
                 write = found
                 if isinstance(found, Ending):
-                    await self.keeper.queues.enter(found.turn.lane, place)
+                    await self.keeper.queues.enter(found.turn.serial_group, place)
                     write = await self.turns.settle(found)
                 assert not isinstance(write, Ending)
                 try:

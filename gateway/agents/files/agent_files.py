@@ -161,7 +161,7 @@ class AgentFiles:
             self._registry.changed()
         for memory, next_seq in made:
             self._events.index_lags(memory.id)
-            self._events.turn_kept(memory.id, next_seq)
+            self._events.turn_stored(memory.id, next_seq)
         return [_uid(memory) for memory, _ in made], done.left_out
 
     async def _sleep_on(self, project: str, memory: Agent, done: _Done) -> None:
@@ -228,7 +228,7 @@ class AgentFiles:
         """Puts a memory that was filled in its place. next_seq: the number of what comes to it next."""
         await self._store.transfer.end(memory, next_seq)
         self._events.index_lags(memory.id)
-        self._events.turn_kept(memory.id, next_seq)
+        self._events.turn_stored(memory.id, next_seq)
 
     async def _make_archive(self, project: str, archive: CarriedArchive, done: _Done) -> str:
         """Makes an archive, which stays hidden until it is complete. Returns its public name."""

@@ -161,7 +161,7 @@ class Folders:
                 await self.remove(file)
             raise
         self._events.index_lags(file.memory)
-        self._events.turn_kept(file.memory, count)
+        self._events.turn_stored(file.memory, count)
         return file, True
 
     async def file(self, folder: Definition, uid: str) -> StoredFile:

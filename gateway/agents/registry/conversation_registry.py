@@ -86,7 +86,7 @@ class AgentConversations:
         begun = await store.conversations.take_away(
             agent, found.conversation.id, keeps_memory=False, at=self._now()
         )
-        store.agents.forget(agent.scope)
+        store.agents.uncache(agent.scope)
         await store.forgetting.finish(begun)
 
 

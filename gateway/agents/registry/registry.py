@@ -315,7 +315,7 @@ class Registry:
             tags=new.tags, folders=folders, identities=identities,
         )  # fmt: skip
         entry = await self._store.defined_agents.create(made, at=now)
-        self._store.agents.remember(entry.agent)
+        self._store.agents.cache(entry.agent)
         if new.sleeptime:
             await self.sleepers.turn_on(entry)
         self._cache.clear()

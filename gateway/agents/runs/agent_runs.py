@@ -39,7 +39,7 @@ from gateway.agents.runs.run import (
     of_client,
     request_of,
 )
-from gateway.agents.runs.steps import MakesToolbox, StepsMemory
+from gateway.agents.runs.steps import MakesToolbox, RunMemory
 from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
@@ -527,7 +527,7 @@ def _speaker(sending: Sending, known: Known) -> Speaker:
     return Speaker.of(known, waiter, sending.passes, holds_slot=sending.accepted is not None)
 
 
-def _guide(sending: Sending, memory: StepsMemory, prompt: Prompt) -> RuleGuide:
+def _guide(sending: Sending, memory: RunMemory, prompt: Prompt) -> RuleGuide:
     left, goes_on = sending.max_steps, False
     if sending.accepted is not None:
         goes_on = sending.accepted.run.state is RunState.RUNNING
@@ -538,7 +538,7 @@ def _guide(sending: Sending, memory: StepsMemory, prompt: Prompt) -> RuleGuide:
     return guide_of(sending.spec, prompt, left, called, can_ask=sending.shows_steps, has_later_message=more)
 
 
-def _started(memory: StepsMemory, prompt: Prompt, accepted: AcceptedRun | None) -> RunStart:
+def _started(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) -> RunStart:
     e = memory.opened or memory.known.path[-1]
     is_resumed, run = memory.opened is None, memory.run
     return RunStart(

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from gateway.agents.runs.calls.call_record import call_number, is_of_step, results_left
 from gateway.agents.runs.calls.pauses import PausedRun, decided, denied, left_off, paused
 from gateway.agents.runs.run import AcceptedRun, Sending
-from gateway.agents.runs.steps import TRIES, MakesToolbox, StepsMemory
+from gateway.agents.runs.steps import TRIES, MakesToolbox, RunMemory
 from gateway.core.conversation.canonical import Canon
 from gateway.core.conversation.listed import called_tools, cut_short
 from gateway.core.conversation.repeated import as_heard
@@ -46,7 +46,7 @@ class MessageGone(Exception):
 class RunBeginning(Struct, frozen=True):
     """A run with an open first step, or one that begins with calls of a stored step (resumed)."""
 
-    memory: StepsMemory
+    memory: RunMemory
     prompt: Prompt
     resumed: PausedRun | None = None
 
@@ -102,10 +102,10 @@ class BeginsRuns:
 
     def _memory(
         self, sending: Sending, known: Known, form: EndpointForm, run: Run, resumed: PausedRun | None
-    ) -> StepsMemory:
+    ) -> RunMemory:
         """Returns memory's part of a run that begins. resumed: the calls with which it does."""
         replaces, accepted = sending.replaces, sending.accepted
-        return StepsMemory(
+        return RunMemory(
             self._keeper,
             known,
             form,
@@ -160,7 +160,7 @@ class BeginsRuns:
         if e is not None:
             known = taken_up(known)
         tools = self._tools_of(sending, known)
-        memory = StepsMemory(keeper, known, form, run, tools, maker=run.id, reading=sending.reading)
+        memory = RunMemory(keeper, known, form, run, tools, maker=run.id, reading=sending.reading)
         prompt = await memory.prompt()
         if e is not None:
             await memory.take_up(e)
@@ -204,7 +204,7 @@ class BeginsRuns:
             return False
         client_calls = frozenset(id for id, kind in step.waiting.items() if kind == "client")
         tools = self._tools_of(sending, known)
-        await StepsMemory(self._keeper, known, form, run, tools, client_calls, run.id).write_results(results)
+        await RunMemory(self._keeper, known, form, run, tools, client_calls, run.id).write_results(results)
         return True
 
     async def deny(self, sending: Sending, asked: MemoryRequest, run: Run) -> bool:

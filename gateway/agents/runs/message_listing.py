@@ -230,7 +230,7 @@ class AgentMessages:
         if found is None:
             return
         begun = await self._store.conversations.take_away(agent, found.id, keeps_memory=True, at=self._now())
-        self._store.agents.forget(agent.scope)
+        self._store.agents.uncache(agent.scope)
         await self._store.forgetting.finish(begun)
 
     async def numbers(self, agent: Agent, conversation: str = DEFAULT) -> Sequence[int]:

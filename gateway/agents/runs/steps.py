@@ -95,7 +95,7 @@ class _StepResult(Struct, frozen=True):
 
 
 @dataclass(slots=True)
-class StepsMemory:
+class RunMemory:
     """Memory's part of one run."""
 
     keeper: MemoryKeeper
@@ -372,7 +372,7 @@ class StepsMemory:
         begun: when it was opened.
         key: its client's, of the conversation.
         """
-        self.keeper.store.agents.remember(opened.agent)
+        self.keeper.store.agents.cache(opened.agent)
         e, snapshot = opened.exchange, self.known.snapshot
         uid = self.known.conversation_uid
         conversation = Conversation(e.conversation, uid, key, opened.rev, e.id)
@@ -487,7 +487,9 @@ class StepsMemory:
             return
         last = self.steps[-1]
         messages = sum(len(e.inputs) + 1 for e in self.steps)
-        keeper.events.turn_kept(known.agent.id, messages, known.asked.spec.sleeptime, known.snapshot.next_seq)
+        keeper.events.turn_stored(
+            known.agent.id, messages, known.asked.spec.sleeptime, known.snapshot.next_seq
+        )
         if prompt.window.overfull is not None:
             turn = Committed(known.agent, last.id, last.conversation, True)
             keeper.events.window_fills(turn, prompt.window.overfull)

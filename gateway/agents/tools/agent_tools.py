@@ -81,7 +81,7 @@ class AgentTools:
     def owns(self, name: str) -> bool:
         return name in self._tools
 
-    def lane(self, call: RunTool) -> str | None:
+    def serial_group(self, call: RunTool) -> str | None:
         # Edits are applied in the order of their calls, and a search finds the edits before it.
         own = call.name in EDITING or call.name in REMEMBERED or call.name in SEARCHING
         return "memory" if own and self._tools[call.name].definition is None else None

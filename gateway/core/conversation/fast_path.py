@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import is_user, squash_utf8, text_of
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.match import Keeping, Match, Query
+from gateway.core.conversation.match import Match, MemoryUse, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.settle import Ended, contents
 from gateway.core.conversation.tree import Tree
@@ -21,7 +21,7 @@ from storage.commands import MemorySnapshot
 from storage.records import Exchange, State
 
 # Asked of every turn: a name of the module's costs a tenth of a member of its enum.
-_ON, _FINISHED = Keeping.ON, State.FINISHED
+_ON, _FINISHED = MemoryUse.ON, State.FINISHED
 
 
 def plan_plain(snapshot: MemorySnapshot, query: Query) -> Plan | None:

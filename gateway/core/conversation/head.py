@@ -14,7 +14,7 @@ from msgspec import Struct
 from gateway.core.conversation.canonical import RESULTS, Canon, Listing, WireMessage, text_of
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.tree import Tree
-from gateway.core.heard_words import begins, grows, letters, without_remark
+from gateway.core.words import begins, grows, letters, without_remark
 from storage.records import Exchange, State
 
 # The most messages at the head that may report what was heard of a reply; no measurement.

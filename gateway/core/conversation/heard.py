@@ -12,7 +12,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from gateway.core.conversation.canonical import WireMessage, call_id, is_system, squash, text_of
-from gateway.core.heard_words import begins, letters, without_remark
+from gateway.core.words import begins, letters, without_remark
 
 
 class HeardPath(Struct, frozen=True):

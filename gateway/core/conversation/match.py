@@ -19,8 +19,8 @@ from msgspec import Struct
 from gateway.core.conversation.canonical import Listing, is_user, squash, text_of
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
-from gateway.core.heard_words import begins, letters, without_remark
 from gateway.core.subsequence import LCS_ATOMS, lcs
+from gateway.core.words import begins, letters, without_remark
 from storage.records import Atom, Exchange
 
 LONG_REPLY = 32  # a reply of so many characters is found nowhere else word for word
@@ -33,7 +33,7 @@ _MAX_TEXTS = 8  # so many assistant texts of one turn are tried in combination
 ListSpan = tuple[int, int]  # first and last message of something in a list
 
 
-class Keeping(StrEnum):
+class MemoryUse(StrEnum):
     """The use that a request makes of memory. ON: it recalls and is stored. READ: it only recalls. OFF: neither."""
 
     ON = "on"
@@ -47,7 +47,7 @@ class Query(Struct, frozen=True):
     listing: Listing
     # The client gave a conversation id.
     named: bool
-    mode: Keeping
+    mode: MemoryUse
     # Seconds since the epoch.
     now: float
     # For how long an unnamed opening may be repeated.

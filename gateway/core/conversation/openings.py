@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 
 from gateway.core.conversation.canonical import Listing, WireMessage, is_user, text_of
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
-from gateway.core.heard_words import transcribed
+from gateway.core.words import transcribed
 from storage.commands import Missing, Opening
 from storage.records import Exchange
 
@@ -29,7 +29,7 @@ def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
         listing.answered
         or query.named
         or query.kind is not ConversationKind.CLIENT
-        or query.mode is not Keeping.ON
+        or query.mode is not MemoryUse.ON
         or not len(listing)
     ):
         return False

@@ -21,9 +21,9 @@ from gateway.core.conversation.canonical import (
 )
 from gateway.core.conversation.head import HEARD, Spoken, find_head, was_heard
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.match import Keeping, Match, Query, find_match
+from gateway.core.conversation.match import Match, MemoryUse, Query, find_match
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone, moved_at
-from gateway.core.heard_words import letters, transcribed
+from gateway.core.words import letters, transcribed
 from storage.records import Atom, Evicted, Exchange, State
 
 # Characters, white space aside. "Hi" and "Hello" are in many messages that quote nothing; no measurement.
@@ -131,7 +131,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         heard,
         resent,
         redactions=find_redactions(tree, e, messages, len(held), rivals_of(tree, found.anchor, conversation)),
-        off=query.mode is not Keeping.ON
+        off=query.mode is not MemoryUse.ON
         or _was_off(tree, e, found.anchor, conversation, follows_head=head is not None),
         quotes=found.anchor is None
         and query.kind is ConversationKind.CLIENT
@@ -302,7 +302,7 @@ def _quotes(tree: Tree, query: Query, messages: Sequence[WireMessage]) -> bool:
     A front end asks so for a title, in whatever words and language.
     """
     spoken = [m for m in messages if not is_system(m)]
-    if query.mode is not Keeping.ON or not query.named or query.conversation is None:
+    if query.mode is not MemoryUse.ON or not query.named or query.conversation is None:
         return False
     if len(spoken) != 1 or spoken[0].get("role") != "user":
         return False

@@ -22,7 +22,7 @@ from gateway.core.conversation.canonical import (
     text_of,
 )
 from gateway.core.conversation.stored_path import refused
-from gateway.core.heard_words import begins, letters, without_remark, words
+from gateway.core.words import begins, letters, without_remark, words
 from storage.records import Atom, Exchange
 
 # Chosen: what was heard of a reply is looked for in no more of the messages in front of what is new.

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import Canon, WireMessage, is_user, squash, text_of, visible
 from gateway.core.conversation.fillers import with_fillers_of
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.plan import (
     Amendment,
     Plan,
@@ -214,7 +214,7 @@ def _conversation_of(tree: Tree, plan: Plan, e: Exchange) -> int | None:
 
 def _off_the_record(tree: Tree, plan: Plan, e: Exchange) -> Exchange:
     """Returns the new exchange as one that is off the record. Most are stored without text."""
-    is_asked = plan.query.mode is not Keeping.ON and not plan.follows_head
+    is_asked = plan.query.mode is not MemoryUse.ON and not plan.follows_head
     if is_asked and (only_here := _only_here(tree, e, named=plan.query.named)):
         # Its messages on the record that no sibling has stay on the record; its reply was not heard.
         return replace(e, notes={}, redactions=e.redactions | {-1, *range(len(e.inputs))} - only_here)

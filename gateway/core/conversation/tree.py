@@ -18,7 +18,7 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage, is_user, text_of
-from gateway.core.heard_words import grows
+from gateway.core.words import grows
 from storage.commands import Missing, StoredContent
 from storage.records import Atom, Exchange, State
 

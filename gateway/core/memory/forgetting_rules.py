@@ -15,10 +15,10 @@ from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.listed import called_tools
 from gateway.core.conversation.private import private_of, without_fields, without_private
 from gateway.core.dates import date_of
-from gateway.core.heard_words import folded_words
 from gateway.core.memory.builtin import SEARCHING
 from gateway.core.memory.edits import perform
 from gateway.core.prompt.note import mentions_blocks
+from gateway.core.words import folded_words
 from storage.commands import Erased, Revised
 from storage.records import Block, Exchange, State
 

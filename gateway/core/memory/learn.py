@@ -18,10 +18,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dates import day_of
-from gateway.core.heard_words import folded_words, stem, telling_words
 from gateway.core.memory import memory_tools
-from gateway.core.memory.redaction import has_secret
+from gateway.core.memory.secret_texts import has_secret
 from gateway.core.memory.transcript import quote, who
+from gateway.core.words import folded_words, stem, telling_words
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message
 

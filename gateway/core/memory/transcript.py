@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import squash
 from gateway.core.dates import day_of
 from gateway.core.memory.framework_markers import strip_marks
-from gateway.core.memory.redaction import withhold
+from gateway.core.memory.secret_texts import withhold
 from gateway.core.prompt import note
 from gateway.core.tags import quoted_name
 from storage.records import Message

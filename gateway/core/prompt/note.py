@@ -18,10 +18,10 @@ from string import digits, punctuation
 from msgspec import Struct
 
 from gateway.core.dates import day_of
-from gateway.core.heard_words import apart, folded_words, stem
 from gateway.core.prompt.frame import without_frame
 from gateway.core.prompt.shown_blocks import CHANGES, describe_mark
 from gateway.core.tags import MARK, plain_tags, quoted_name
+from gateway.core.words import apart, folded_words, stem
 from storage.records import Atom, Message
 
 # A query has about 1,000 tokens at most; a longer message is a template or a document, not a question.

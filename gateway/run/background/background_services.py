@@ -145,7 +145,7 @@ class BackgroundServices:
     def edits_wait(self) -> None:
         self.maintenance.edits_wait()
 
-    def turn_kept(
+    def turn_stored(
         self, agent: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
     ) -> None:
         # One process that owns its file knows the turns since the last job.

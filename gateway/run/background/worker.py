@@ -7,8 +7,8 @@ given a `JobContext` and may be ended at any await; what it must not do twice it
         reply = await job.step("ask", lambda: ask(job.payload))    # journaled: not asked again after a crash
         await job.finish(store.facts.adding(job.agent, reply))     # effect, cursor and the job's end: one transaction
 
-A handler that fails is tried again, each time later, until its job is a dead letter; its lane waits meanwhile. Words
-of foreign errors never reach the database or the log, since they may hold a user's words.
+A handler that fails is tried again, each time later, until its job is a dead letter; its serial group waits
+meanwhile. Words of foreign errors never reach the database or the log, since they may hold a user's words.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class Worker:
     async def _holds_all(self) -> bool:
         """Returns False if one of our jobs has lost its lease (cancelled, forgotten, taken over) and is being ended.
 
-        Its lane may be free in the database already, but nothing may run there before it has ended.
+        Its serial group may be free in the database already, but nothing may run there before it has ended.
         """
         for context in tuple(self._running):
             if not context.ended and not await self.jobs.is_held(context.job) and not context.ended:

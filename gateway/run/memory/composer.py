@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import RESULTS, text_of
-from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_forgotten
@@ -282,7 +282,12 @@ def _read_before(known: Known) -> int | None:
     plan = known.plan
     listing, anchor = plan.query.listing, plan.match.anchor
     at = len(listing) - 1
-    if plan.query.mode is not Keeping.READ or plan.follows_head or at < 0 or listing.role(at) not in RESULTS:
+    if (
+        plan.query.mode is not MemoryUse.READ
+        or plan.follows_head
+        or at < 0
+        or listing.role(at) not in RESULTS
+    ):
         return None
     while at >= 0 and listing.role(at) != "user":
         at -= 1

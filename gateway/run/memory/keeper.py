@@ -60,7 +60,7 @@ class TurnEvents(Protocol):
     def edits_wait(self) -> None:
         """Reports a turn with memory edits. They are merged into the blocks when the turn is confirmed."""
 
-    def turn_kept(
+    def turn_stored(
         self, agent: int, messages: int, sleeptime: Sleeptime | None = None, seq: int | None = None
     ) -> None:
         """Reports a turn, by which a memory has so many more messages.
@@ -93,7 +93,7 @@ class MemoryKeeper:
     # Of steps that write their edits again, one after the other: side by side the slowest would lose again and again.
     editing: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     # Turns that are committed and are cached after their replies, or before the next request is read.
-    _unkept: deque[Callable[[], None]] = field(init=False, default_factory=deque)
+    _uncached: deque[Callable[[], None]] = field(init=False, default_factory=deque)
 
     def __post_init__(self) -> None:
         self.leases = Leases(self.store.conversation_locks)
@@ -110,8 +110,8 @@ class MemoryKeeper:
         In append mode the requests of one conversation queue: each waits until the one before has left its place.
         Raises: StoreError when memory cannot be had.
         """
-        if self._unkept:
-            self._keep_all()
+        if self._uncached:
+            self._cache_all()
         if asked.kind is ConversationKind.APPENDED:
             await self._queue(asked)
             # The time is taken again, because the turn that this request waited for was written meanwhile.
@@ -138,7 +138,7 @@ class MemoryKeeper:
         except TimeoutError:
             raise TooSlow("the disk did not take the message in time") from None
         self.store.turns.cache_committed(write, committed)
-        self.store.agents.remember(committed.agent)
+        self.store.agents.cache(committed.agent)
         plan = replace(known.plan, conversation=committed.conversation)
         return replace(known, row=committed.exchange, agent=committed.agent, plan=plan)
 
@@ -197,16 +197,16 @@ class MemoryKeeper:
             known.asked.place.leave()
             return
         committed = writing.result()
-        if not self._unkept:
-            _after_reply(self._keep_all)
-        self._unkept.append(partial(self._keep, known, write, overfull, committed))
+        if not self._uncached:
+            _after_reply(self._cache_all)
+        self._uncached.append(partial(self._keep, known, write, overfull, committed))
         if not committed.is_plain:
-            self._keep_all()
+            self._cache_all()
 
-    def _keep_all(self) -> None:
-        while self._unkept:
+    def _cache_all(self) -> None:
+        while self._uncached:
             try:
-                self._unkept.popleft()()
+                self._uncached.popleft()()
             except Exception:  # the others are other people's
                 _log.exception("A stored turn could not be put into the caches, by a fault in the gateway.")
 
@@ -217,12 +217,12 @@ class MemoryKeeper:
         self.store.turns.cache_committed(write, committed)
         agent = committed.agent
         if agent is not known.agent:
-            self.store.agents.remember(agent)
+            self.store.agents.cache(agent)
         self.report_lag(agent.id, snapshot, write.chars)
         if write.ops:
             events.edits_wait()
         if not known.plan.off and agent.scope.spans:
-            events.turn_kept(
+            events.turn_stored(
                 agent.id, len(known.plan.messages) + 1, known.asked.spec.sleeptime, snapshot.next_seq
             )
         if overfull is not None:

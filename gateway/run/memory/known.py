@@ -20,7 +20,7 @@ from gateway.core.conversation.canonical import Canon, Listing
 from gateway.core.conversation.fast_path import plan_opening, plan_plain
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.lookup import RECENT, full_probes
-from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.openings import begins_conversation, openings_of
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import PathElement, Tree
@@ -41,10 +41,10 @@ from storage.sql.store import Store
 # The tools that the memory section names, of the profiles and of agents made over REST.
 _NAMED_IN_SECTION = MEMORY_TOOLS.keys() | builtin.EDITING | builtin.SEARCHING | builtin.REMEMBERED.keys()
 _KEEPING = {
-    Mode.ON: Keeping.ON,
-    Mode.STRICT: Keeping.ON,
-    Mode.READ: Keeping.READ,
-    Mode.OFF: Keeping.OFF,
+    Mode.ON: MemoryUse.ON,
+    Mode.STRICT: MemoryUse.ON,
+    Mode.READ: MemoryUse.READ,
+    Mode.OFF: MemoryUse.OFF,
 }
 # Conversations' names are no secrets: knowing one opens nothing.
 _ids = random.Random()
@@ -176,13 +176,13 @@ async def _look(
         if snapshot is not None:
             break
         # The agent was forgotten; the next request of its user makes a new one.
-        store.agents.forget(scope)
+        store.agents.uncache(scope)
     else:
         raise StoreError("the memory of this user is being removed")
     # Something of this memory was forgotten since the agent was cached.
     if agent.epoch != snapshot.epoch:
         agent = replace(agent, epoch=snapshot.epoch)
-        store.agents.remember(agent)
+        store.agents.cache(agent)
     return agent, listing, snapshot
 
 

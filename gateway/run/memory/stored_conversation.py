@@ -13,7 +13,7 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage, is_user
-from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.stored_path import abandon, begins_fork, open_step, path_hash, plan_step
 from gateway.core.conversation.tree import Tree
@@ -67,13 +67,13 @@ async def read_path(
         own = await _find(store, asked, agent) if agent.id else ConversationPath(MemorySnapshot())
         if own is not None:
             break
-        agents.forget(scope)
+        agents.uncache(scope)
     else:
         raise StoreError("the memory of this agent is being removed")
     # Something of this memory was forgotten since the agent was cached.
     if agent.id and agent.epoch != own.snapshot.epoch:
         agent = replace(agent, epoch=own.snapshot.epoch)
-        agents.remember(agent)
+        agents.cache(agent)
     conversation = own.snapshot.conversation
     if conversation is None and asked.identity.conversation != DEFAULT:
         raise NotFound("there is no such conversation")
@@ -214,7 +214,7 @@ def _query(asked: MemoryRequest, agent: Agent, idle_s: float) -> Query:
     return Query(
         Listing(Canon(agent.secret), ()),
         named=True,
-        mode=Keeping.ON,
+        mode=MemoryUse.ON,
         now=asked.now,
         idle_s=idle_s,
         kind=asked.kind,

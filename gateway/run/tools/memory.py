@@ -71,7 +71,7 @@ class MemoryTools(Struct, frozen=True):
     def owns(self, name: str) -> bool:
         return name in self.known.offered
 
-    def lane(self, call: RunTool) -> str | None:
+    def serial_group(self, call: RunTool) -> str | None:
         # Edits are applied in the order of their calls, and a search finds the edits before it.
         tool = self.known.offered.get(call.name)
         return "edits" if tool in memory_tools.EDITS or tool in memory_tools.AFTER_EDITS else None

@@ -102,8 +102,11 @@ class Toolbox(Protocol):
     def owns(self, name: str) -> bool:
         """Returns whether the tool of this name is in this box."""
 
-    def lane(self, call: RunTool) -> str | None:
-        """Returns the lane of a call: those of one lane run in their order. None: it depends on no other."""
+    def serial_group(self, call: RunTool) -> str | None:
+        """Returns the serial group of a call: those of one serial group run in their order.
+
+        None: it depends on no other.
+        """
 
     async def run(self, call: RunTool) -> ToolAnswer:
         """Returns the result. An exception becomes an error without details."""
@@ -118,7 +121,7 @@ class NoTools:
     def owns(self, name: str) -> bool:
         return False
 
-    def lane(self, call: RunTool) -> str | None:
+    def serial_group(self, call: RunTool) -> str | None:
         return None
 
     async def run(self, call: RunTool) -> ToolAnswer:
@@ -133,29 +136,30 @@ async def run_tools(
 ) -> list[ToolAnswer]:
     """Runs the calls of one round side by side, as far as they are independent. Returns their results, in their order.
 
-    Calls that are to run alone have a lane of their own. made: takes each result as it comes, by the call's place.
+    Calls that are to run alone have a serial group of their own. made: takes each result as it comes, by the call's
+    place.
 
     Cancelled, it cancels what still runs and waits for its end.
     """
-    lanes: dict[str, list[int]] = {}
+    serial_groups: dict[str, list[int]] = {}
     for n, call in enumerate(calls):
-        name = toolbox.lane(call) or ("alone" if call.alone else f"call {n}")
-        lanes.setdefault(name, []).append(n)
+        name = toolbox.serial_group(call) or ("alone" if call.alone else f"call {n}")
+        serial_groups.setdefault(name, []).append(n)
     results: dict[int, ToolAnswer] = {} if made is None else made
     places = asyncio.Semaphore(AT_ONCE)
 
-    async def run(lane: Sequence[int]) -> None:
-        for n in lane:
+    async def run(serial_group: Sequence[int]) -> None:
+        for n in serial_group:
             async with places:
                 results[n] = await _run(toolbox, calls[n])
 
-    # One lane needs no task: most rounds have one call.
-    if len(lanes) == 1:
+    # One serial group needs no task: most rounds have one call.
+    if len(serial_groups) == 1:
         await run(range(len(calls)))
     else:
         async with asyncio.TaskGroup() as tasks:
-            for lane in lanes.values():
-                tasks.create_task(run(lane))
+            for serial_group in serial_groups.values():
+                tasks.create_task(run(serial_group))
     return [results[n] for n in range(len(calls))]
 
 

@@ -416,7 +416,7 @@ class Box:
     def owns(self, name: str) -> bool:
         return True
 
-    def lane(self, call: RunTool) -> str | None:
+    def serial_group(self, call: RunTool) -> str | None:
         return None
 
     async def run(self, call: RunTool) -> ToolAnswer:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, Listing, WireMessage
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import with_private
 from gateway.core.conversation.stored_path import (
@@ -41,7 +41,7 @@ class Conversation:
         self, *messages: WireMessage, held: Sequence[WireMessage] = (), evicted: Evicted | None = None
     ) -> Plan:
         query = Query(
-            Listing(CANON, messages), True, Keeping.ON, 1.0, 60.0, kind=ConversationKind.AGENT, model="up/m"
+            Listing(CANON, messages), True, MemoryUse.ON, 1.0, 60.0, kind=ConversationKind.AGENT, model="up/m"
         )
         return plan_step(self.tree, query, self.tip, 1, held=held, evicted=evicted)
 

@@ -20,7 +20,7 @@ from gateway.core.conversation.canonical import (
     text_of,
     visible,
 )
-from gateway.core.heard_words import begins, grows, letters, without_remark, words
+from gateway.core.words import begins, grows, letters, without_remark, words
 from tests.core.conversations import assistant, call, picture, result, system, user
 from tests.doubles.side_requests import OPENCLAW_CONTEXT
 

@@ -13,7 +13,7 @@ from gateway.core.conversation.canonical import Canon, Listing, WireMessage
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_opening, finish_plain, plan_opening, plan_plain
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.match import Keeping, Query
+from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.compose import Composition, compose
@@ -54,7 +54,7 @@ def planned(
     tree = Tree(world.memory().found("c1"))
     listing = Listing(Canon(SECRET), messages)
     world.now += 1
-    usual: dict[str, Any] = {"named": True, "mode": Keeping.ON, "now": world.now, "idle_s": IDLE_S}
+    usual: dict[str, Any] = {"named": True, "mode": MemoryUse.ON, "now": world.now, "idle_s": IDLE_S}
     query = Query(listing, **{**usual, **how})
     snapshot = look_for(tree, listing)
     return tree, snapshot, query, plan_plain(snapshot, query)
@@ -141,15 +141,15 @@ def cancelled(world: World, history: list[WireMessage]) -> None:
 
 
 def off(world: World, history: list[WireMessage]) -> None:
-    world.say([*history[:2], user("a secret")], "Sorry.", "c1", mode=Keeping.OFF)
+    world.say([*history[:2], user("a secret")], "Sorry.", "c1", mode=MemoryUse.OFF)
 
 
 NOT_PLAIN: list[tuple[str, Setting, list[WireMessage], dict[str, Any]]] = [
     ("already continued", fork, [user("and now?")], {}),
     ("a cancelled request hangs on it", cancelled, [user("and now?")], {}),
     ("a turn off the record may be among the new ones", off, [user("a secret"), user("and now?")], {}),
-    ("it is off itself", lambda w, h: None, [user("and now?")], {"mode": Keeping.OFF}),
-    ("read only", lambda w, h: None, [user("and now?")], {"mode": Keeping.READ}),
+    ("it is off itself", lambda w, h: None, [user("and now?")], {"mode": MemoryUse.OFF}),
+    ("read only", lambda w, h: None, [user("and now?")], {"mode": MemoryUse.READ}),
     ("append mode", lambda w, h: None, [user("and now?")], {"kind": ConversationKind.APPENDED}),
     ("nothing new", lambda w, h: None, [], {}),
 ]
@@ -225,7 +225,7 @@ def test_an_opening_is_written_as_the_rules_would(
     messages: list[WireMessage], edits: bool, named: bool
 ) -> None:
     listing = Listing(Canon(SECRET), messages)
-    query = Query(listing, named=named, mode=Keeping.ON, now=5.0, idle_s=IDLE_S, model="a/b")
+    query = Query(listing, named=named, mode=MemoryUse.ON, now=5.0, idle_s=IDLE_S, model="a/b")
     plan = plan_turn(Tree(), query)
     assert plan_opening(query) == plan
     ended = settle.Ended(
@@ -246,15 +246,15 @@ def test_an_opening_is_written_as_the_rules_would(
 @pytest.mark.parametrize(
     ("messages", "how"),
     [
-        ([user("Hi")], {"mode": Keeping.OFF}),
-        ([user("Hi")], {"mode": Keeping.READ}),
+        ([user("Hi")], {"mode": MemoryUse.OFF}),
+        ([user("Hi")], {"mode": MemoryUse.READ}),
         ([user("Hi")], {"kind": ConversationKind.APPENDED}),
         ([user("Q"), assistant("made elsewhere"), user("Hi")], {}),
     ],
     ids=["off", "read", "append", "a head made elsewhere"],
 )
 def test_an_opening_that_has_to_be_weighed(messages: list[WireMessage], how: dict[str, Any]) -> None:
-    usual: dict[str, Any] = {"named": True, "mode": Keeping.ON, "now": 5.0, "idle_s": IDLE_S}
+    usual: dict[str, Any] = {"named": True, "mode": MemoryUse.ON, "now": 5.0, "idle_s": IDLE_S}
     query = Query(Listing(Canon(SECRET), messages), **{**usual, **how})
     assert plan_opening(query) is None
     plan = plan_turn(Tree(), query)

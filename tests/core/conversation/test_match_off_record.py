@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.match import MemoryUse
 from tests.core.conversation.keyed import both
 from tests.core.conversations import (
     World,
@@ -17,8 +17,10 @@ from tests.core.conversations import (
 
 
 @both
-@pytest.mark.parametrize("mode", [Keeping.OFF, Keeping.READ])
-def test_a_turn_that_was_off_stays_so_when_it_is_resent(world: World, key: str | None, mode: Keeping) -> None:
+@pytest.mark.parametrize("mode", [MemoryUse.OFF, MemoryUse.READ])
+def test_a_turn_that_was_off_stays_so_when_it_is_resent(
+    world: World, key: str | None, mode: MemoryUse
+) -> None:
     secret = [user("my diagnosis is X")]
     world.say(secret, "Sorry to hear.", key, mode=mode)
     assert world.tree() == "off: ... > ..."
@@ -39,7 +41,7 @@ def test_a_turn_that_was_off_stays_so_when_it_is_resent(world: World, key: str |
 def test_a_turn_that_was_off_stays_so_in_other_forms(filling: World, key: str | None) -> None:
     history = filling.chat(("hello there", "Good day."), key=key)
     asked = [*history, user("my diagnosis is X")]
-    filling.say(asked, "Sorry to hear that.", key, mode=Keeping.OFF)
+    filling.say(asked, "Sorry to hear that.", key, mode=MemoryUse.OFF)
     lists = (
         ([*asked, assistant("Sorry to hear..."), user("ok one")], []),  # its reply was cut
         ([asked[-1], assistant("Sorry to hear..."), user("ok two")], history),  # and the list trimmed
@@ -57,7 +59,7 @@ def test_what_follows_a_turn_that_was_off_is_not_kept_either(world: World, key: 
     """Another reply in the place of the one that was given, while what was said later rests on that one."""
     history = world.chat(("hello there", "Good day."), key=key)
     asked = [*history, user("my diagnosis is X")]
-    world.say(asked, "Sorry to hear that.", key, mode=Keeping.OFF)
+    world.say(asked, "Sorry to hear that.", key, mode=MemoryUse.OFF)
     world.chat(
         ("bye now", "Bye."), ("thanks", "Welcome."), key=key, start=[*asked, assistant("Sorry to hear that.")]
     )
@@ -75,7 +77,7 @@ def test_a_turn_that_was_off_stays_so_without_its_template_in_a_trimmed_list(
     history = filling.chat(("hello there", "Good day."), key=key)
     reply = assistant("Sorry to hear that, I did not expect it at all.")
     asked = [*history, user("Documents: none.\nQuestion: my diagnosis is X")]
-    filling.say(asked, reply, key, mode=Keeping.OFF)
+    filling.say(asked, reply, key, mode=MemoryUse.OFF)
     plain = user("my diagnosis is X")
     filling.say([plain, reply, user("ok one")], "Fine.", key)
     filling.say([plain, assistant("X is harmless."), user("my bicycle is red")], "Good.", key)
@@ -88,7 +90,7 @@ def test_a_turn_that_was_off_stays_so_without_its_template_in_a_trimmed_list(
 def test_what_is_put_before_a_trimmed_list_is_all_but_what_is_off(filling: World, key: str | None) -> None:
     history = filling.chat(("my word is W1", "Noted W1."), key=key)
     asked = [*history, user("my diagnosis is X")]
-    filling.say(asked, "Sorry.", key, mode=Keeping.OFF)
+    filling.say(asked, "Sorry.", key, mode=MemoryUse.OFF)
     then = (
         ("two", "This is the second reply of them all."),
         ("three", "This is the third reply of them all."),
@@ -120,7 +122,7 @@ def test_a_reply_like_one_that_was_imported_is_cut_and_nothing_is_put_before_it(
 
 def test_a_turn_that_was_off_and_is_asked_again_stays_off_for_the_idle_time(world: World) -> None:
     asked = [user("my diagnosis is X")]
-    world.say(asked, "Sorry.", mode=Keeping.OFF)
+    world.say(asked, "Sorry.", mode=MemoryUse.OFF)
     world.say(asked, "Oh.")
     assert world.active() == []
     world.wait(5000)
@@ -153,7 +155,7 @@ def test_what_was_heard_of_a_reply_that_was_off_is_not_kept_in_append_mode(
         filling.say([user("one")], "First.", "c1", append=True)
         said = ["one", "First."]
     whole = "Sorry about your diagnosis X, dear."
-    filling.say([user("my diagnosis is X")], whole, "c1", mode=Keeping.OFF, append=True)
+    filling.say([user("my diagnosis is X")], whole, "c1", mode=MemoryUse.OFF, append=True)
     asked = [assistant(heard), user("two")]
     for retry in (False, True):
         request = filling.say(asked, "Second.", "c1", append=True, retry=retry)
@@ -174,10 +176,10 @@ def test_what_was_heard_of_a_reply_that_was_off_is_not_kept_in_append_mode(
 
 
 @both
-@pytest.mark.parametrize("mode", [Keeping.OFF, Keeping.READ])
+@pytest.mark.parametrize("mode", [MemoryUse.OFF, MemoryUse.READ])
 @pytest.mark.parametrize("asks", ["hello there", "Is the user angry? hello there"])
 def test_what_is_off_the_record_takes_nobodys_place(
-    world: World, key: str | None, mode: Keeping, asks: str
+    world: World, key: str | None, mode: MemoryUse, asks: str
 ) -> None:
     """An application asks about the user's message, with memory off, once it has been answered."""
     world.say([user("hello there")], "Good day.", key)
@@ -204,7 +206,7 @@ def test_what_is_asked_off_the_record_beside_a_turn_takes_nothing_of_it(
         world.cancel(turn)
         turn = world.begin([*asked, user("and fast")], key)
         said += ["and fast"]
-    world.say(asked, "No.", key, mode=Keeping.OFF)
+    world.say(asked, "No.", key, mode=MemoryUse.OFF)
     world.finish(turn, "I see.")
     assert world.active() == ["hello there", "Good day.", *said, "I see."]
 
@@ -222,11 +224,11 @@ def test_what_was_said_on_the_record_stays_there_in_a_request_that_is_off(
     else:
         world.cancel(world.begin(asked, key))
     for heard in ("my diagnosis", "my diagnosis is X"):  # a transcript that grows
-        world.say([*asked, user(heard)], "X is harmless.", key, mode=Keeping.OFF)
+        world.say([*asked, user(heard)], "X is harmless.", key, mode=MemoryUse.OFF)
         assert world.active() == ["hello there", "Good day.", "my bicycle is red"]
     asked += [user("my diagnosis is X")]
     for _ in range(2):
-        world.say(asked, "Sorry to hear that.", key, mode=Keeping.OFF)
+        world.say(asked, "Sorry to hear that.", key, mode=MemoryUse.OFF)
         assert world.active() == ["hello there", "Good day.", "my bicycle is red"]
     asked += [assistant("Sorry to"), user("bye")]
     assert world.say(asked, "Bye.", key).is_untouched
@@ -244,7 +246,7 @@ def test_what_was_said_on_the_record_and_asked_about_off_it_is_kept_with_what_fo
     history = world.chat(("hello there", "Good day."), key=key)
     asked = [*history, user("my bicycle is red")]
     world.say(asked, "Red is a good colour.", key)
-    world.say(asked, '{"angry": false}', key, mode=Keeping.OFF)
+    world.say(asked, '{"angry": false}', key, mode=MemoryUse.OFF)
     world.say([*asked, user("and fast")], "I see.", key)  # nothing of the reply was heard
     assert world.active() == ["hello there", "Good day.", "my bicycle is red", "and fast", "I see."]
 
@@ -258,7 +260,7 @@ def test_what_stands_beside_a_request_that_is_off_is_not_kept_with_it_too(
     bike = user("my bicycle is red")
     world.cancel(world.begin([bike], key))
     world.say([bike, user("and fast")], "I see.", key)
-    world.say([bike, user(asks)], "No.", key, mode=Keeping.OFF)
+    world.say([bike, user(asks)], "No.", key, mode=MemoryUse.OFF)
     assert world.active() == ["my bicycle is red", "and fast", "I see."]
 
 
@@ -271,7 +273,7 @@ def test_what_goes_on_from_an_edit_that_was_off_takes_the_place_of_what_was_edit
     bike = [*history, user("my bicycle is red")]
     world.cancel(world.begin(bike, key))
     world.say([*bike, user("and fast")], "I see.", key)
-    world.say([*bike, user("and slow")], "Hm.", key, mode=Keeping.OFF)
+    world.say([*bike, user("and slow")], "Hm.", key, mode=MemoryUse.OFF)
     world.say([*bike, user("and slow"), user("and new")], "Nice.", key)
     assert world.active() == ["hello there", "Good day.", "my bicycle is red", "and new", "Nice."]
 
@@ -282,7 +284,7 @@ def test_what_is_off_the_record_and_goes_on_leaves_what_was_said_before_it(
 ) -> None:
     """A first turn is asked once more off the record, and the client goes on from that answer."""
     world.say([user("my bicycle is red")], "Red is a good colour.", key)
-    world.say([user("my bicycle is red")], "So is mine.", key, mode=Keeping.OFF)
+    world.say([user("my bicycle is red")], "So is mine.", key, mode=MemoryUse.OFF)
     world.chat(("bye", "Bye."), key=key, start=[user("my bicycle is red"), assistant("So is mine.")])
     assert world.active() == ["my bicycle is red", "Red is a good colour.", "bye", "Bye."]
 
@@ -292,7 +294,7 @@ def test_what_began_on_the_record_and_went_on_off_it_is_not_kept(world: World, k
     """A transcript that grew."""
     history = world.chat(("hello there", "Good day."), key=key)
     world.say([*history, user("my diagnosis")], "Yes?", key)
-    world.say([*history, user("my diagnosis is X")], "Sorry.", key, mode=Keeping.OFF)
+    world.say([*history, user("my diagnosis is X")], "Sorry.", key, mode=MemoryUse.OFF)
     assert world.active() == ["hello there", "Good day."]
 
 
@@ -304,7 +306,7 @@ def test_what_was_off_the_record_and_ended_meanwhile_is_not_kept(
     """The client left it and went on at another gateway, before that could know of it."""
     history = world.chat(("hello there", "Good day."), key=key)
     asked = [*history, user("my diagnosis is X")]
-    secret = world.begin(asked, key, mode=Keeping.OFF)
+    secret = world.begin(asked, key, mode=MemoryUse.OFF)
     heard = [assistant("Sorry to")] if is_heard else []
     later = world.begin([*asked, *heard, user("my bicycle is red")], key)
     world.cancel(secret, [assistant("Sorry to hear that.")])

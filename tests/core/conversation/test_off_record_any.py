@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from gateway.core.conversation.canonical import WireMessage, text_of
-from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.match import MemoryUse
 from tests.core.conversation.keyed import both
 from tests.core.conversations import World, assistant, user
 
@@ -34,11 +34,11 @@ class Talker:
             self.turn()
 
     def turn(self) -> None:
-        mode = self.chance.choice([Keeping.ON, Keeping.ON, Keeping.ON, Keeping.OFF, Keeping.READ])
+        mode = self.chance.choice([MemoryUse.ON, MemoryUse.ON, MemoryUse.ON, MemoryUse.OFF, MemoryUse.READ])
         self.count += 1
         asked, answer = f"message {self.count}.", f"It was answer {self.count}. And there is more."
         self.messages.append(user(asked))
-        (self.on if mode is Keeping.ON else self.off).update((asked, answer))
+        (self.on if mode is MemoryUse.ON else self.off).update((asked, answer))
         request = self.world.begin(self.messages, self.key, mode=mode)
         fate = self.chance.choice(["heard", "heard", "lost", "left"])
         if fate == "left":
@@ -47,7 +47,7 @@ class Talker:
             self.world.finish(request, answer)
         if fate == "heard":
             self.messages.append(assistant(answer))
-        self.check(has_ended=mode is Keeping.ON and fate != "left")
+        self.check(has_ended=mode is MemoryUse.ON and fate != "left")
 
     def check(self, *, has_ended: bool) -> None:
         memory = self.world.memory()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.match import MemoryUse
 from tests.core.conversations import World, assistant, call, drawn, result, user
 
 both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
@@ -266,7 +266,7 @@ def test_a_repeat_that_hid_a_round_is_known_to_what_went_on_from_it(world: World
 
 def test_a_turn_that_was_off_takes_no_notes_nor_edits(world: World) -> None:
     world.recall = lambda question: "<memory>x</memory>\n"
-    world.say([user("a secret")], kept("Sorry."), mode=Keeping.OFF, edits=["secret"])
+    world.say([user("a secret")], kept("Sorry."), mode=MemoryUse.OFF, edits=["secret"])
     world.wait(500)
     (e,) = world.memory().records.values()
     assert (e.input, e.shown_reply, e.full, e.notes, e.edits) == (None, None, None, {}, False)

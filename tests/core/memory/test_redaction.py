@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.memory.redaction import WITHHELD, has_secret, withhold
+from gateway.core.memory.secret_texts import WITHHELD, has_secret, withhold
 
 
 @pytest.mark.parametrize(

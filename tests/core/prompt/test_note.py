@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.core.heard_words import folded_words, telling_words
 from gateway.core.prompt import note as notes_of
 from gateway.core.prompt.note import (
     NAMING_TOKENS,
@@ -34,6 +33,7 @@ from gateway.core.prompt.note import (
     without_templates,
 )
 from gateway.core.prompt.shown_blocks import CHANGES, changes_since, describe_mark
+from gateway.core.words import folded_words, telling_words
 from gateway.tokens import tokenizer_for
 from storage.records import Block, Message
 from tests.doubles.side_requests import (

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from gateway.cli import main
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, WireMessage
-from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.match import MemoryUse
 from gateway.errors import BadRequest
 from gateway.run.admin.forget import ForgetOperations
 from gateway.run.admin.transfer import TransferOperations
@@ -94,7 +94,7 @@ async def live(alice: Speaker, chance: random.Random, turns: int = 60) -> None:
             history = history[: 2 * chance.randrange(len(history) // 2 + 1)]  # a fork
         if history and history[-1].get("tool_calls"):
             new = result(history[-1]["tool_calls"][0]["id"], f"result {number}")
-        mode = Keeping.OFF if chance.random() < 0.1 else Keeping.ON
+        mode = MemoryUse.OFF if chance.random() < 0.1 else MemoryUse.ON
         alice.recall = lambda question: f"[2025-01-02 Thu, user] {question}" if len(question) % 3 == 0 else ""
         turn = await alice.begin([*history, new], key, mode)
         kind = chance.random()

@@ -109,13 +109,13 @@ async def test_two_workers_never_run_one_lane_at_the_same_time(bench: Bench) -> 
 
     def handler(kind: str) -> Handler:
         async def perform(job: JobContext) -> None:
-            lane = (job.agent, kind)
-            assert lane not in running
-            running.add(lane)
+            serial_group = (job.agent, kind)
+            assert serial_group not in running
+            running.add(serial_group)
             await job.step("a", empty)
             await job.step("b", empty)
-            running.remove(lane)
-            done.append(lane)
+            running.remove(serial_group)
+            done.append(serial_group)
 
         return perform
 
@@ -297,7 +297,7 @@ async def test_a_poisoned_job_ends_in_the_dead_letter_and_can_be_tried_again(
     poison = await bench.jobs.enqueue("learn", agent.id, "poison")
     await bench.jobs.enqueue("learn", agent.id, "next")
     await bench.settled(1)
-    assert bench.time.asleep == [10.0], "its lane waits"
+    assert bench.time.asleep == [10.0], "its serial_group waits"
     bench.time.move(10)
     await bench.settled(2)
     assert bench.time.asleep == [20.0], "longer each time"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.conversation.canonical import WireMessage
-from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.match import MemoryUse
 from tests.core.conversations import World as Core
 from tests.core.conversations import assistant, user
 from tests.doubles.upstream import Gate, StrictUpstream, say
@@ -35,7 +35,7 @@ class Client:
     def listed(self, messages: list[WireMessage]) -> list[WireMessage]:
         return messages[-1:] if self.append else messages[-self.keeps :]
 
-    def headers(self, mode: Keeping = Keeping.ON, *, retry: bool = False) -> dict[str, str]:
+    def headers(self, mode: MemoryUse = MemoryUse.ON, *, retry: bool = False) -> dict[str, str]:
         found = {"x-mnemogate-memory": mode.value}
         if self.key is not None:
             found["x-mnemogate-conversation"] = self.key
@@ -61,7 +61,7 @@ class Both:
         client: Client,
         messages: list[WireMessage],
         reply: str,
-        mode: Keeping = Keeping.ON,
+        mode: MemoryUse = MemoryUse.ON,
         *,
         retry: bool = False,
     ) -> None:
@@ -125,12 +125,12 @@ def live(both: Both, client: Client, dice: random.Random, number: int) -> None:
     """A turn, with what may go wrong in it."""
     question = dice.choice(["Hi", "go on", f"tell me about {number}", f"what of number {number}"])
     reply = dice.choice(["Ok.", "Hello!", f"This is the answer {number}, and it is a long one."])
-    asked, kind, mode = [*client.messages, user(question)], dice.randrange(12), Keeping.ON
+    asked, kind, mode = [*client.messages, user(question)], dice.randrange(12), MemoryUse.ON
     if kind == 0:
         both.cancel(client, asked, dice.choice(["", f"Well, this is {number}"]))
     elif kind == 1 and not client.append:
         # (A request that is off goes as it was sent; the core knows nothing of that.)
-        mode = Keeping.READ if client.keeps < 99 else dice.choice([Keeping.OFF, Keeping.READ])
+        mode = MemoryUse.READ if client.keeps < 99 else dice.choice([MemoryUse.OFF, MemoryUse.READ])
     both.say(client, asked, reply, mode)
     if kind == 2:
         reply = f"Rather: {reply}"

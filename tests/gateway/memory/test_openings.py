@@ -7,7 +7,7 @@ import random
 import pytest
 
 from gateway.core.conversation.canonical import WireMessage
-from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.match import MemoryUse
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, Request, assistant, user
 from tests.gateway.memory.test_two_paths import Pair
@@ -29,7 +29,7 @@ async def test_openings_are_told_apart_as_the_rules_do(store: Store, seed: int) 
     for n in range(12):
         heads: list[WireMessage] = [user("Good day")] if dice.random() < 0.1 else []
         for text in _texts(dice):
-            mode = Keeping.OFF if n > 8 and dice.random() < 0.1 else Keeping.ON
+            mode = MemoryUse.OFF if n > 8 and dice.random() < 0.1 else MemoryUse.ON
             request = await pair.begin([*heads, user(text)], None, mode)
             anew += pair.stored[id(request)].begins_conversation
             if dice.random() < 0.15:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage, text_of, visible
-from gateway.core.conversation.match import Keeping
+from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.compose import Composition
@@ -60,7 +60,7 @@ class Pair:
         self,
         messages: Sequence[WireMessage],
         key: str | None,
-        mode: Keeping = Keeping.ON,
+        mode: MemoryUse = MemoryUse.ON,
         has_tools: bool = True,
     ) -> Request:
         offered = OUR_TOOLS if has_tools else frozenset()
@@ -151,7 +151,7 @@ class Client:
         self.count = 0
         self.calls = 0
 
-    async def begin(self, messages: Sequence[WireMessage], mode: Keeping = Keeping.ON) -> Request:
+    async def begin(self, messages: Sequence[WireMessage], mode: MemoryUse = MemoryUse.ON) -> Request:
         listed = list(messages)
         if self.has_template and listed[-1]["role"] == "user":
             listed[-1] = user(f"Documents: some {self.count}. Question: {text_of(listed[-1])}")
@@ -260,7 +260,7 @@ class Client:
             await self.answered(requests[i], lists[i])
 
     async def off(self, asked: list[WireMessage]) -> None:
-        mode = self.dice.choice([Keeping.OFF, Keeping.READ])
+        mode = self.dice.choice([MemoryUse.OFF, MemoryUse.READ])
         request = await self.begin(asked, mode)
         await self.pair.finish(request, [assistant(f"secret {self.count}")])
         self.messages = [*asked, assistant(f"secret {self.count}")]

@@ -15,8 +15,8 @@ from gateway.run.tools.toolbox import AT_ONCE, NO_TOOLS, ToolAnswer, Toolbox, ru
 class Doors:
     """Each call waits until its door is opened. begun, ended: ids in the order in which it happened."""
 
-    def __init__(self, lanes: Mapping[str, str] | None = None) -> None:
-        self._lanes = lanes or {}
+    def __init__(self, serial_groups: Mapping[str, str] | None = None) -> None:
+        self._lanes = serial_groups or {}
         self._open: dict[str, asyncio.Event] = {}
         self.begun: list[str] = []
         self.ended: list[str] = []
@@ -28,7 +28,7 @@ class Doors:
     def owns(self, name: str) -> bool:
         return name == "wait"
 
-    def lane(self, call: RunTool) -> str | None:
+    def serial_group(self, call: RunTool) -> str | None:
         return self._lanes.get(call.call_id)
 
     def door(self, id: str) -> asyncio.Event:

@@ -1,4 +1,4 @@
-"""Two sessions change a lane at once, and neither sees what the other does: it has a first job all the same."""
+"""Two sessions change a serial group at once, and neither sees what the other does: it has a first job all the same."""
 
 from __future__ import annotations
 

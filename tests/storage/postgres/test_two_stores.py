@@ -72,7 +72,7 @@ async def test_hammered_from_two_sides_the_order_has_no_gap_and_no_overlap(store
                 await speaker.say(history, assistant(f"Reply {number} {n}."), key)
             except Stale:
                 refused += 1
-                store.agents.forget(scope)
+                store.agents.uncache(scope)
                 history.pop()
                 continue
             history.append(assistant(f"Reply {number} {n}."))

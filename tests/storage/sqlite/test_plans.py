@@ -77,7 +77,7 @@ async def test_a_look_for_jobs_takes_the_same_steps_whatever_waits(store: Store)
         "expired": (kinds, "h", now),
         "due_now": (now,),
         "claim": (now, "callback", "h", now, 60.0),
-        # The next one of the longest lane follows.
+        # The next one of the longest serial group follows.
         "DELETE FROM jobs WHERE kind = 'run' AND state = 'running'": (),
     }
     asked = {
@@ -108,7 +108,8 @@ async def test_a_look_for_jobs_takes_the_same_steps_whatever_waits(store: Store)
 
 
 def fill(connection: sqlite3.Connection, memories: range) -> None:
-    """For each memory a job that waits for tomorrow with one behind it, one behind the lane that runs, one of nobody's.
+    """For each memory a job that waits for tomorrow with one behind it, one behind the serial group that runs, one of
+    nobody's.
 
     Each has one more, which is a dead letter.
     """
@@ -122,7 +123,11 @@ def fill(connection: sqlite3.Connection, memories: range) -> None:
             f"call {agent}": (0, "callback"),
         }  # fmt: skip
         connection.executemany(
-            add, [(*lane, key, "pending", 950 if lane[1] == "run" else 900) for key, lane in of.items()]
+            add,
+            [
+                (*serial_group, key, "pending", 950 if serial_group[1] == "run" else 900)
+                for key, serial_group in of.items()
+            ],
         )
         connection.execute(add, (agent, "learn", "dead", "dead", 900))
     connection.execute("UPDATE jobs SET state = 'retrying', due = 90000 WHERE key = 'late' AND first = 1")

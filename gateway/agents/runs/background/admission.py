@@ -23,7 +23,7 @@ from gateway.agents.runs.agent_runs import LEFT, AgentRuns
 from gateway.agents.runs.background.elsewhere import DELETED, Elsewhere
 from gateway.agents.runs.background.event_log import EventLog, ShowsRuns, stored
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
-from gateway.agents.runs.background.stored_request import KeptRequest
+from gateway.agents.runs.background.stored_request import StoredRequest
 from gateway.agents.runs.begin import MessageGone, digest_of
 from gateway.agents.runs.retry import SendMarks, SentBefore, sent_before
 from gateway.agents.runs.run import AcceptedRun, RunRequest, RunStart
@@ -103,7 +103,7 @@ class BackgroundRuns:
             0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(), asked.parent, asked.depth,
             background=True, otid=digest_of(agent, name, asked.otid),
         )  # fmt: skip
-        request = KeptRequest.of(asked, shown, callback).written()
+        request = StoredRequest.of(asked, shown, callback).written()
         wanted = RunAccept(
             draft, request, DEFAULT, new_conversation_uid(), replaces=replaces, listing=listing
         )
@@ -284,7 +284,7 @@ class BackgroundRuns:
             return None
         agent = await self._store.agents.load(run.agent)
         texts = await self._store.runs.texts(run.agent, run.id, "request")
-        if agent is None or not texts or KeptRequest.read(texts[0].data).shown is None:
+        if agent is None or not texts or StoredRequest.read(texts[0].data).shown is None:
             return None
         log = EventLog(self._store, run, agent.epoch, self._shows)
         await log.go_on(agent.epoch)
@@ -321,7 +321,7 @@ class BackgroundRuns:
         texts = await self._store.runs.texts(run.agent, run.id, "request")
         if not texts:
             return False
-        kept, same = KeptRequest.read(texts[0].data), KeptRequest.of(asked, None, None)
+        kept, same = StoredRequest.read(texts[0].data), StoredRequest.of(asked, None, None)
         return (kept.messages, kept.decisions) == (same.messages, same.decisions)
 
     # -- one attempt
@@ -342,7 +342,7 @@ class BackgroundRuns:
         if found is None:
             return None
         texts = await store.runs.texts(agent.id, run.id, "request")
-        kept = KeptRequest.read(texts[0].data if texts else b"")
+        kept = StoredRequest.read(texts[0].data if texts else b"")
         log = await self._log_of(agent, found, open_run, kept, attempt)
         if not found.is_over:
             if tries > (MOST_BEGINNINGS if found.state is RunState.CREATED else MOST_TRIES):
@@ -360,7 +360,7 @@ class BackgroundRuns:
         agent: Agent,
         run: Run,
         open_run: OpenRun,
-        kept: KeptRequest,
+        kept: StoredRequest,
         name: str,
         place: QueuePlace,
         attempt: int,
@@ -394,7 +394,7 @@ class BackgroundRuns:
             await self._end(run, _INTERNAL)
 
     async def _log_of(
-        self, agent: Agent, run: Run, open_run: OpenRun, kept: KeptRequest, attempt: int
+        self, agent: Agent, run: Run, open_run: OpenRun, kept: StoredRequest, attempt: int
     ) -> EventLog | None:
         """Returns the log of a run for this attempt; None where it has none."""
         log = open_run.log
@@ -422,7 +422,7 @@ class BackgroundRuns:
             log.add(self._shows.begun(run.uid))
 
     async def _close(
-        self, run: Run, open_run: OpenRun, kept: KeptRequest, log: EventLog | None, attempt: int
+        self, run: Run, open_run: OpenRun, kept: StoredRequest, log: EventLog | None, attempt: int
     ) -> None:
         """Closes a run that has ended, after its log got the events that it lacks."""
         if log is not None:

@@ -19,7 +19,7 @@ from gateway.agents.runs.run import RunRequest
 from gateway.core.turn.calls import CallDecision
 
 
-class KeptRequest(Struct, frozen=True):
+class StoredRequest(Struct, frozen=True):
     """The part of a request that is stored."""
 
     messages: tuple[Json, ...] = ()
@@ -36,8 +36,8 @@ class KeptRequest(Struct, frozen=True):
     client_tools: tuple[Json, ...] = ()
 
     @staticmethod
-    def of(asked: RunRequest, shown: Json | None, callback: str | None) -> KeptRequest:
-        return KeptRequest(
+    def of(asked: RunRequest, shown: Json | None, callback: str | None) -> StoredRequest:
+        return StoredRequest(
             asked.messages,
             tuple(map(asdict, asked.decisions)),
             asked.fields,
@@ -51,9 +51,9 @@ class KeptRequest(Struct, frozen=True):
         )
 
     @staticmethod
-    def read(data: bytes) -> KeptRequest:
+    def read(data: bytes) -> StoredRequest:
         """Reads a stored request; empty data, as a run has after its end, gives one without messages."""
-        kept = KeptRequest(**orjson.loads(data or b"{}"))
+        kept = StoredRequest(**orjson.loads(data or b"{}"))
         return replace(
             kept,
             messages=tuple(kept.messages),
