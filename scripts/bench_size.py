@@ -39,7 +39,7 @@ SENTENCES = [
     f"In {_pick(v.MONTHS)} I saw {_pick(v.ANIMALS)} near {_pick(v.PLACES)} and thought of {_pick(v.CITIES)}."
     for _ in range(400)
 ]
-CONTENTS = ("input", "said", '"full"', "notes", "inputs", "path", "pad")
+CONTENTS = ("input", "shown_reply", '"full"', "notes", "inputs", "path", "pad")
 PATIENCE_S = 60.0
 # A memory that rests so long was indexed. (gateway/run/background/indexing.py)
 RESTS_S = 8.0

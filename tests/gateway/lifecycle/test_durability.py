@@ -286,14 +286,14 @@ def check_whole(connection: sqlite3.Connection, rows: dict[int, sqlite3.Row], ve
         if row["state"] == "finished":
             assert row["ended"] is not None
             assert row["reply"]
-            same = (row["id"], row["path"], row["input"], row["said"])
+            same = (row["id"], row["path"], row["input"], row["shown_reply"])
             if same not in verified:
                 canon = Canon(agents[row["agent"]]["secret"])
                 assert row["path"] == path_of(canon, row, rows)
                 verified.add(same)
         else:
             assert row["state"] in ("open", "cancelled")  # append mode writes what was said first
-            assert row["said"] is None
+            assert row["shown_reply"] is None
     for agent in agents.values():
         numbers = [(r["seq"], r["span"]) for r in rows.values() if r["agent"] == agent["id"]]
         sql = "SELECT seq, 1 FROM passages WHERE agent = ?"  # these take numbers of the same order
@@ -340,7 +340,7 @@ def path_of(canon: Canon, row: sqlite3.Row, rows: dict[int, sqlite3.Row]) -> byt
     messages: list[Any] = []
     at: sqlite3.Row | None = row
     while at is not None:
-        said = [] if at["said"] is None else [orjson.loads(at["said"])]
+        said = [] if at["shown_reply"] is None else [orjson.loads(at["shown_reply"])]
         messages = [*orjson.loads(at["input"]), *said, *messages]
         at = rows[at["parent"]] if at["parent"] is not None else None
     listing = Listing(canon, messages)
@@ -349,14 +349,14 @@ def path_of(canon: Canon, row: sqlite3.Row, rows: dict[int, sqlite3.Row]) -> byt
 
 def check_kept(rows: dict[int, sqlite3.Row], clients: list[Client]) -> None:
     """Each turn whose end was seen is there, after the one before it."""
-    kept = {orjson.loads(row["said"])["content"]: row for row in rows.values() if row["said"] is not None}
+    kept = {orjson.loads(row["shown_reply"])["content"]: row for row in rows.values() if row["shown_reply"] is not None}
     for client in clients:
         before: sqlite3.Row | None = None
         for text, reply in client.turns:
             row = kept.get(reply)
             assert row is not None, f"{reply!r} was seen and is not there"
             assert row["state"] == "finished"
-            assert row["standing"]
+            assert row["active"]
             assert orjson.loads(row["input"])[-1] == {"role": "user", "content": text}
             at = row["parent"]
             while at is not None and rows[at]["state"] != "finished":  # sends that were cut, in append mode
