@@ -25,7 +25,7 @@ async def new_agent(store: Store, user: str, secret: bytes | None = None) -> Age
     draft = store.agents.draft(Scope("default", "default", f"user:{user}"))
     draft = replace(draft, secret=secret or draft.secret)
     agent = await store.database.write(lambda connection: create_agent(connection, draft))
-    store.agents.remember(agent)
+    store.agents.cache(agent)
     return agent
 
 

@@ -1,6 +1,6 @@
 """The program within the sandbox: it lays limits on itself, runs a tool's function, and writes its result to a pipe.
 
-Another interpreter gets it as text, so it imports nothing of the gateway and needs Python 3.8 alone. It reports to the
+Another interpreter gets it as text, so it imports the standard library alone and needs Python 3.8. It reports to the
 pipe that it has started, and then the work comes on stdin as JSON: source, arguments, agent. Arguments of the program:
 the number of the pipe, and the limits by name.
 """

@@ -349,7 +349,11 @@ def path_of(canon: Canon, row: sqlite3.Row, rows: dict[int, sqlite3.Row]) -> byt
 
 def check_kept(rows: dict[int, sqlite3.Row], clients: list[Client]) -> None:
     """Each turn whose end was seen is there, after the one before it."""
-    kept = {orjson.loads(row["shown_reply"])["content"]: row for row in rows.values() if row["shown_reply"] is not None}
+    kept = {
+        orjson.loads(row["shown_reply"])["content"]: row
+        for row in rows.values()
+        if row["shown_reply"] is not None
+    }
     for client in clients:
         before: sqlite3.Row | None = None
         for text, reply in client.turns:

@@ -21,7 +21,7 @@ TABLES = (
     "conversations",
     "exchanges",
     "marks",
-    "snapshots",
+    "sections",
     "blocks",
     "block_ops",
     "passages",
