@@ -30,8 +30,9 @@ from storage.records import (
 
 
 class MemoryReader(Struct, frozen=True):
-    """A sleeptime agent that reads a memory. turns: after its cursor, as many as were asked for at most.
+    """A sleeptime agent that reads a memory.
 
+    turns: the number of turns after its cursor, counted up to a limit.
     is_busy: it reads now, or is about to.
     """
 
@@ -40,7 +41,7 @@ class MemoryReader(Struct, frozen=True):
     is_busy: bool
 
 
-# It does not change.
+# Shared, so never written to.
 NO_NOTES: dict[int, str] = {}
 
 
@@ -49,10 +50,9 @@ class PlacedNote:
     """A note on a path."""
 
     at: int  # how many atoms the path has before the note's message
-    # Its text. As a text, one with an emoji takes four bytes a character, and its UTF-8 as well once it was sent.
+    # Its text in UTF-8: as a str, a text with an emoji takes four bytes a character, and its UTF-8 as well once sent.
     utf8: bytes
-    # What whoever reads the text first has found out: its tokens, 0 before, and what it shows of memory blocks, if
-    # anything.
+    # Found out by the first reader of the text: its tokens (0: not counted yet), and what it shows of memory blocks.
     tokens: int = field(default=0, compare=False)
     shown: Mapping[str, str] | None = field(default=None, compare=False)
 
@@ -60,8 +60,9 @@ class PlacedNote:
 class Additions(Struct, frozen=True):
     """The gateway's texts and rounds on a path, oldest first.
 
-    notes: each stands before its message's text. rounds: the exchanges with more of a reply than the client has,
-    with their content and without notes. last: the newest exchange that has either.
+    notes: each comes before its message's text.
+    rounds: the exchanges with more of a reply than the client has, with their content and without notes.
+    last: the newest exchange that has either.
     """
 
     notes: tuple[PlacedNote, ...] = ()
@@ -90,34 +91,34 @@ NO_ADDITIONS = Additions()
 class MemorySnapshot(Struct):
     """The surroundings of a request, as one round trip reads them."""
 
-    # epoch, next_seq, indexed_seq, rev, stamp: the agent's numbers.
+    # The agent's numbers (`Numbers`).
     epoch: int = 0
     next_seq: int = 1
     indexed_seq: int = 0
-    # Rises with whatever changes of all this without a new number.
+    # The agent's revision: it rises with each change of what a snapshot holds that takes no new number.
     rev: int = 0
     stamp: int = 0
     conversation: Conversation | None = None
-    # The newest with a path that is exactly the client's list up to its last assistant message, without its notes.
+    # The newest exchange with a path that equals the client's list up to its last assistant message; without notes.
     exchange: Exchange | None = None
-    # It is a first turn, and not the only one.
+    # That exchange is a first turn, and other first turns match the list as well.
     has_rivals: bool = False
-    # To its path.
+    # The gateway's texts and rounds on the path of that exchange.
     additions: Additions = msgspec.field(default_factory=lambda: NO_ADDITIONS)
-    # Something is off the record.
+    # The memory has messages off the record.
     has_tombs: bool = False
     section: SentSection | None = None
     blocks: list[Block] = msgspec.field(default_factory=list)
-    # Pending memory edits of the agent, all paths.
+    # The agent's pending memory edits, of all paths.
     ops: list[BlockOp] = msgspec.field(default_factory=list)
-    # A snapshot with one of these true is not cached.
-    # Something follows it already.
+    # A snapshot with one of the next three is not cached.
+    # The exchange is continued already.
     is_continued: bool = False
-    # The list begins like one that was made elsewhere.
+    # The list begins like a head that was made elsewhere.
     is_head: bool = False
-    # Some are of a whole profile.
+    # Some blocks are shared by the users of a profile.
     shares_blocks: bool = False
-    # Who reads it after the fact, where that was asked for.
+    # The sleeptime agents that read the memory, where they were asked for.
     readers: list[MemoryReader] = msgspec.field(default_factory=list)
 
     @property
@@ -128,14 +129,14 @@ class MemorySnapshot(Struct):
 class Opening(Struct, frozen=True):
     """A first exchange of a conversation without an id, as far as it shows which lists may belong to it."""
 
-    # When it was written.
+    # When the exchange was written, and when it began.
     at: float
     begun: float
-    # Its atoms.
+    # The atoms of its messages.
     inputs: tuple[tuple[Atom, ...], ...]
-    # How many its last message has.
+    # The number of words of its last message; None: not known.
     words: int | None
-    # Hash of the first of them, all but the last; None: not known.
+    # The hash of all those words but the last; None: not known.
     stem: int | None
 
 
@@ -148,19 +149,19 @@ class Probes(Struct, frozen=True):
 
     # The client's conversation id; with one, only that conversation matters.
     key: str | None
-    # Keys of replies that the list may hold.
+    # The keys of replies that the list may hold.
     replies: Sequence[bytes] = ()
-    # Hashes of the questions in it.
+    # The hashes of the questions in the list.
     inputs: Sequence[bytes] = ()
-    # Hashes of heads and of what may be off the record.
+    # The hashes of heads, and of messages that may be off the record.
     marks: Sequence[bytes] = ()
     # Openings that ended after this time may be the same conversation.
     since: float = 0.0
-    # Hashes of messages that may have been forgotten.
+    # The hashes of messages that may have been forgotten.
     maybe_tombs: Sequence[bytes] = ()
-    # How many exchanges up from the deepest one are loaded.
+    # How many exchanges are loaded, from the deepest one up; None: all.
     recent: int | None = None
-    # From which depth on they are loaded; None: all. First exchanges are always loaded.
+    # The least depth that is loaded; None: any. First exchanges are always loaded.
     low: int | None = None
 
 
@@ -192,13 +193,13 @@ class Pool(Struct, frozen=True):
     """Exchanges as loaded: without content, but for the last of each conversation."""
 
     exchanges: Sequence[Exchange]
-    # The named one, where it exists.
+    # The conversation with the key of the probes, if there is one.
     conversation: int | None
-    # When it last moved.
+    # When that conversation was last written to.
     last_at: float = 0.0
-    # Of those exchanges of which rules asked for it (`Missing`).
+    # The contents of the exchanges for which rules asked (`Missing`).
     contents: Mapping[int, StoredContent] = msgspec.field(default_factory=dict)
-    # Which of `Probes.maybe_tombs` are off the record or forgotten in any conversation; looked up once
+    # Those of `Probes.maybe_tombs` that are off the record or forgotten, in any conversation; looked up once
     # something was forgotten.
     tombs: frozenset[bytes] = frozenset()
 
@@ -206,18 +207,18 @@ class Pool(Struct, frozen=True):
 class Change(Struct, frozen=True):
     """The changes that a turn makes to the tree."""
 
-    # Its own; a new one has an id below 1, and so has a new conversation.
+    # The turn's own exchange; a new one has an id below 1, and so has a new conversation.
     exchange: Exchange | None
-    # Stored ones that changed.
+    # Other stored exchanges that changed.
     others: Sequence[Exchange] = ()
-    # Those that are carried now, and have not changed otherwise: a loop of tools may have hundreds.
+    # Exchanges that are continued now and have not changed otherwise: a loop of tools may have hundreds.
     continued: Sequence[int] = ()
-    # heads, tombs: hashes under which it has to be recognised.
+    # The hashes by which the exchange will be recognised: as a head, and as a message off the record.
     heads: Sequence[bytes] = ()
     tombs: Sequence[bytes] = ()
-    # Stored ones with changed words in the index.
+    # Stored exchanges with indexed words that changed.
     stale: Sequence[int] = ()
-    # Exchanges with memory edits that enter the blocks now, in this order.
+    # The exchanges with memory edits that enter the blocks now, in this order.
     merge: Sequence[int] = ()
 
     @property
@@ -231,12 +232,12 @@ class LearnedFact(Struct, frozen=True):
 
     text: str
     about: str
-    # Facts that have the same one say the same.
+    # The key of its text: facts with an equal key are the same fact.
     key: str
     valid_from: float
     exchange: int | None
     sources: Sequence[int]
-    # Ids of those it makes untrue.
+    # The ids of the facts that are no longer true because of it.
     replaces: Sequence[int] = ()
 
 
@@ -258,53 +259,53 @@ class TurnWrite(Struct, frozen=True):
 
     agent: Agent
     key: str | None
-    # The public name of a new conversation.
+    # The public name of the conversation, if it is new.
     uid: str
     now: float
-    # For a plain turn, the new exchange and the `rev` of the conversation that it was planned on. If the
-    # conversation has moved since, or the turn is not plain, `decide` is called with the exchanges as they
-    # are by then, and returns what changes; `probes` say which exchanges. Both run in the writer's thread,
-    # have no side effects, and `decide` may raise `Missing`.
+    # The new exchange of a plain turn, and the revision of the conversation that it was planned on.
     plain: tuple[Exchange, int] | None
+    # Returns the keys of the exchanges that `decide` needs. Both run in the writer's thread and have no side effects.
     probes: Callable[[], Probes]
+    # Returns what changes, given the exchanges as they are by then; called where the turn is not plain, or its
+    # conversation was written to meanwhile. Raises: Missing.
     decide: Callable[[Pool], Change]
-    # What it returns if the memory is as it was seen; None: that is not known.
+    # The result of `decide` for the memory as it was at `seen`; None: not known.
     change: Change | None = None
-    # Its next number and `rev`.
+    # The agent's next number and revision when the turn was planned.
     seen: tuple[int, int] = (1, 0)
-    # Memory edits of this turn; their `exchange` is filled in.
+    # The memory edits of this turn; the store fills in their `exchange`.
     ops: Sequence[BlockOp] = ()
-    # The memory section that the path has now; id 0: to be stored.
+    # The memory section of the path; id 0: it is to be stored.
     section: SentSection | None = None
-    # defaults, shared: blocks for an agent's first use.
+    # The blocks of an agent's first use: its own, and those shared by its profile.
     defaults: Sequence[Block] = ()
     shared: Sequence[Block] = ()
-    # Of a list without an id that goes on from nothing.
+    # The opening, where the list has no conversation id and continues nothing.
     opening: Opening | None = None
-    # Its characters.
+    # The characters of its messages.
     chars: int = 0
 
 
 class Committed(Struct, frozen=True):
     """A turn as it was written."""
 
-    # As it is stored.
+    # The agent as it is stored now.
     agent: Agent
-    # exchange, conversation: row ids.
+    # The rows of the exchange and its conversation.
     exchange: int
     conversation: int
-    # It was written as planned, without `decide`.
+    # The turn was written as planned, without `decide`.
     is_plain: bool
-    # The row of its path's memory section.
+    # The row of the path's memory section.
     section: int | None = None
-    # seq, next_seq: the numbers of its messages go from the one up to the other; 0: it took no new ones.
+    # The first number of its messages, and the number after their last; 0: it took no new numbers.
     seq: int = 0
     next_seq: int = 0
-    # The exchange, with its content, where it is new and not as it was planned.
+    # The exchange with its content, where it is new and differs from the planned one.
     added: Exchange | None = None
-    # The conversation that began with it, if nothing else has changed and no head is like its path.
+    # The conversation that began with it, if nothing else changed and its path resembles no head.
     begun: Conversation | None = None
-    # The path of one that is plain is like a head.
+    # The path of a plain turn resembles a head.
     is_head: bool = False
 
 
@@ -312,14 +313,12 @@ class Committed(Struct, frozen=True):
 
 
 class ConversationPath(Struct, frozen=True):
-    """The path of a stored conversation, empty where it has not begun.
-
-    path: what it goes on from, oldest first, with words; it begins where the window does, and ends with the tip.
-    summaries: newest first.
-    """
+    """The path of a stored conversation, empty where it has not begun."""
 
     snapshot: MemorySnapshot
+    # The exchanges with their content, oldest first, from the beginning of the window to the head.
     path: Sequence[Exchange] = ()
+    # The summaries of the path, newest first.
     summaries: Sequence[Summary] = ()
 
 
@@ -329,50 +328,49 @@ class StepOpen(Struct, frozen=True):
     agent: Agent
     key: str
     uid: str
-    # Its row; None: it begins, under the public name `uid` and the client's name `key`.
+    # The conversation's row; None: it begins with this step, under the public name `uid` and the client's name `key`.
     conversation: int | None
-    # Of the conversation when it was read.
+    # The conversation's revision when it was read.
     rev: int
     now: float
-    # What came in; its id is below 0.
+    # The exchange with the messages that came in; its id is below 0.
     exchange: Exchange
-    # The run that begins with this step; None: it goes on.
+    # The run that begins with this step; None: a run that has begun continues.
     run: Run | None = None
     # The run of the same send that ended before, which gives its otid to this one.
     replaces: int | None = None
-    # The memory section of the path; id 0: to be stored.
+    # The memory section of the path; id 0: it is to be stored.
     section: SentSection | None = None
-    # defaults, shared: blocks for an agent's first use.
+    # The blocks of an agent's first use: its own, and those shared by its profile.
     defaults: Sequence[Block] = ()
     shared: Sequence[Block] = ()
-    # Those of the step before; an operation's `exchange` is that step's.
+    # The memory edits of the step before; the `exchange` of each operation is that step's.
     edits: BlockMerge = msgspec.field(default_factory=lambda: BlockMerge())
-    # Of the blocks on which they were made, by block.
+    # The versions of the blocks on which those edits were made, by block.
     versions: Mapping[int, int] = msgspec.field(default_factory=dict)
-    # The conversation was a tree.
+    # The conversation was a client conversation until now.
     adopts: bool = False
-    # Exchanges of its path that the step carries.
+    # Exchanges of the path that this step continues.
     continues_parent: Sequence[int] = ()
     # An exchange of a process that is gone, or one that the step replaces, in its new state.
     ends: Exchange | None = None
-    # What stays of what an accepted run was asked, now that its messages are in the exchange; None: it had
-    # none.
+    # The stored request of an accepted run without its messages, which are in the exchange now; None: it has none.
     request: bytes | None = None
-    # The run ends with this, and the exchange has no reply.
+    # The end of the run, where it ends with this step and the exchange has no reply.
     end: RunEnd | None = None
-    # What the run reads, from which its edits come.
+    # The part of a memory that the run reads, and that its edits come from.
     reading: ReadSpan | None = None
 
 
 class StepOpened(Struct, frozen=True):
-    """A step as it was begun: with its numbers."""
+    """A step that was begun, with its numbers."""
 
     agent: Agent
     exchange: Exchange
-    # The conversation's now.
+    # The conversation's present revision.
     rev: int
     section: SentSection | None
-    # The one that began with it.
+    # The run that began with it, if one did.
     run: Run | None
 
 
@@ -380,37 +378,37 @@ class StepEnd(Struct, frozen=True):
     """The end of a step, in one transaction."""
 
     agent: Agent
-    # All of it.
+    # The exchange, complete.
     exchange: Exchange
     step: RunStep
-    # As in `RunEnd`.
+    # The results of its calls, as in `RunEnd`.
     results: Mapping[int, bytes] = msgspec.field(default_factory=dict)
-    # What has been read where the run ends well.
+    # The part of a memory that was read, where the run ends well.
     reading: ReadSpan | None = None
     # Runs that its end makes due; an agent that reads already is left out.
     accepts: Sequence[RunAccept] = ()
-    # Of the error that ended the run, or "".
+    # The message of the error that ended the run, or "".
     words: str = ""
 
 
 class RunAccept(Struct, frozen=True):
     """A run that goes on without its client, to be accepted in one transaction with its request and its job."""
 
-    # As it will be, its id 0; its agent is there. Where its conversation is 0, that is the one with the key
-    # `key`, or one that begins under it with the public name `uid`.
+    # The run as it will be stored, with the id 0. Its agent exists. Where its conversation is 0, that is the one with
+    # the key `key`, or one that begins under it with the public name `uid`.
     run: Run
-    # What it is asked, JSON.
+    # Its request, as JSON.
     request: bytes
     key: str = "default"
     uid: str = ""
-    # Of the job with the run's uid as key and {"run": its row} as payload. "": the accepting process
-    # performs it.
+    # The kind of the job that performs it, with the run's uid as key and {"run": its row} as payload; "": there is
+    # none, the accepting process performs it.
     kind: str = "run"
-    # As in `StepOpen`.
+    # The run that it replaces, as in `StepOpen`.
     replaces: int | None = None
-    # The memory that it reads, to which the job belongs, one of a kind at a time.
+    # The memory that it reads. The job belongs to that memory, one of a kind at a time.
     reads: int | None = None
-    # How its messages are listed, JSON, which stays as long as the run; None: nothing is asked of that.
+    # How its messages are listed, as JSON, stored as long as the run; None: in the usual way.
     listing: bytes | None = None
 
 
@@ -430,7 +428,7 @@ class ReadSpan(Struct, frozen=True):
 class RunEnd(Struct, frozen=True):
     """The end of a run after a step that is written already."""
 
-    # agent, run: row ids; run 0: it begins with this, or has no row and never will.
+    # The rows of the agent and the run; 0: the run begins with this, or has no row and never will.
     agent: int
     run: int
     state: RunState
@@ -438,17 +436,17 @@ class RunEnd(Struct, frozen=True):
     at: float
     # The step that it ended with; None: the step stays as it is.
     exchange: int | None = None
-    # As in `RunStep`.
+    # The calls that wait for an answer, as in `RunStep`.
     waiting: Mapping[str, str] = msgspec.field(default_factory=dict)
-    # Of that step's calls, messages that no step has taken in, as JSON, by their numbers among the texts of
-    # its run.
+    # The results of that step's calls that no step has taken in: messages as JSON, by their numbers among the texts
+    # of the run.
     results: Mapping[int, bytes] = msgspec.field(default_factory=dict)
-    # edits, versions: as in `StepOpen`, after these results.
+    # The memory edits after these results, and the versions of their blocks, as in `StepOpen`.
     edits: BlockMerge = msgspec.field(default_factory=lambda: BlockMerge())
     versions: Mapping[int, int] = msgspec.field(default_factory=dict)
-    # As in `StepEnd`, and as in `StepOpen`.
+    # The part of a memory that was read, as in `StepEnd`.
     reading: ReadSpan | None = None
-    # Of the error that ended the run, which quote no content.
+    # The message of the error that ended the run; it quotes no content.
     words: str = ""
 
 
@@ -458,25 +456,27 @@ class RunEnd(Struct, frozen=True):
 class ForgetTarget(Struct, frozen=True):
     """The part of one memory that is to be forgotten."""
 
-    # messages, passages: by their numbers.
+    # Messages and passages, by their numbers.
     messages: Sequence[int] = ()
     passages: Sequence[int] = ()
-    # files, exchanges, conversation: row ids.
+    # Files, exchanges and a conversation, by their rows.
     files: Sequence[int] = ()
     exchanges: Sequence[int] = ()
     conversation: int | None = None
-    # What is older than that.
+    # Everything older than this time.
     before: float | None = None
-    # The memory with its secret, after which no trace of it is left.
+    # The whole memory with its secret.
     is_all: bool = False
-    # What was learned and saved from it stays.
+    # Facts and passages that came from it stay.
     keeps_memory: bool = False
 
 
 class Extent(Struct, frozen=True):
-    """The size of a target before it is forgotten. messages: how many will go; those of a whole memory are not counted.
+    """The size of a target before it is forgotten.
 
-    kept: how many of the same exchange stay. conversation: its public name, None where it is not asked for.
+    messages: how many will go; those of a whole memory are not counted.
+    kept: how many messages of the same exchange stay.
+    conversation: its public name; None: it was not asked for.
     """
 
     messages: int = 0
@@ -485,9 +485,10 @@ class Extent(Struct, frozen=True):
 
 
 class Erased(Struct, frozen=True):
-    """Marks of what was erased, by which notes that may quote it are found. blocks: a block or an edit is among it.
+    """Marks of what was erased, by which notes that may quote it are found.
 
-    days: the days of its messages, counted since the epoch, UTC.
+    days: the days of its messages, counted since 1970, UTC.
+    blocks: a block or an edit is among it.
     """
 
     days: frozenset[int]
@@ -509,21 +510,21 @@ class Revised(Struct, frozen=True):
 class Rules(Struct, frozen=True):
     """The pure functions that decide for the store what it does not know itself. It gets them when it is opened."""
 
-    # (an exchange with its content, did another conversation open with its head, seq of the message before
-    # it, seqs that are wanted or None) -> its messages that may be found.
+    # Returns the messages of an exchange that may be found. Its arguments: the exchange with its content, whether
+    # another conversation opened with its head, the number of the message before it, the wanted numbers (None: all).
     messages_of: Callable[[Exchange, bool, int | None, Container[int] | None], Sequence[Message]]
-    # What pending operations come to on the blocks as they are now.
+    # Returns the result of pending operations on the blocks as they are now.
     merge: Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge]
-    # May this note or hidden round quote what is gone?
+    # Returns whether a note or hidden round may quote what is gone.
     quotes: Callable[[str, Erased], bool]
-    # The value of a block without what is gone. Its arguments: the block with its last untouched value, and
-    # the values it had since, oldest first.
+    # Returns the value of a block without what is gone. Its arguments: the block with its last untouched value, and
+    # its values since, oldest first.
     rebuild: Callable[[Block, Sequence[Revised]], str]
-    # The tools that an exchange with all its content has called, by name, those of hidden rounds too.
+    # Returns the names of the tools that an exchange has called, those of hidden rounds too.
     tools_used: Callable[[Exchange], Sequence[str]]
-    # (a step with results, the step with their calls) without what they may quote.
+    # Returns a step with results, given also the step with their calls, without what they may quote of what is gone.
     without_found: Callable[[Exchange, Exchange, Erased], Exchange]
-    # Returns whether an exchange, with its content, has calls without results.
+    # Returns whether an exchange has calls without results.
     leaves_calls: Callable[[Exchange], bool]
 
 
@@ -543,18 +544,18 @@ class TransferRecord(Struct, frozen=True):
 class Unread(Struct, frozen=True):
     """The next messages that are settled and that a reader has not read."""
 
-    # With its present numbers.
+    # The agent of the memory, with its present numbers.
     agent: Agent
-    # Up to where it has come.
+    # The last number that the reader has read.
     cursor: int
-    # Up to where `messages`, oldest first, go.
+    # The last number of `messages`, which are oldest first.
     upto: int
     messages: Sequence[Message]
-    # The tools that were called in an exchange.
+    # By exchange, the names of the tools that were called in it.
     used: Mapping[int, Sequence[str]] = msgspec.field(default_factory=dict)
-    # There is more that is settled.
+    # More messages are settled.
     is_more: bool = False
-    # What follows has to stand its time first.
+    # Later messages will be settled after the idle time.
     is_waiting: bool = False
 
 
@@ -575,15 +576,15 @@ class Learned(Struct, frozen=True):
 class Unembedded(Struct, frozen=True):
     """The next messages of a memory to be embedded."""
 
-    # With its present numbers.
+    # The agent of the memory, with its present numbers.
     agent: Agent
     model: str
-    # Up to where all are embedded.
+    # The last number up to which all messages are embedded.
     cursor: int
-    # Up to where `messages`, those without a vector, go.
+    # The last number of `messages`, which have no vector.
     upto: int
-    # Changes when anything of this does.
+    # A number that changes with any of these fields.
     stamp: int
     messages: Sequence[Message] = ()
-    # Nothing of this memory is embedded by this model, and that has to be written first.
+    # This model has embedded nothing of this memory; the row that notes its progress is to be written first.
     is_new: bool = False

@@ -116,11 +116,11 @@ ANY_WINDOW = 2**31 - 1
 class Evicted(NamedTuple):
     """The part of a path that no longer fits a window: its first `offset` atoms, some `tokens`."""
 
-    # That of the exchange in which the window begins, or a lower one where that is not known.
+    # The depth of the exchange in which the window begins, or a lower one where that is not known.
     depth: int
     offset: int
     tokens: int
-    # Tokens of the window for which that is so; a larger one may have room for more.
+    # The tokens of that window; a larger one may have room for more.
     context: int
 
     def is_out_of(self, context: int | None) -> bool:
@@ -151,8 +151,8 @@ class Exchange(Struct, frozen=True):
     # When a finished request last began with this exchange, repeated it or continued it (written late, see
     # gateway/core/conversation/tree.py).
     touched: float
-    # What a plain turn leaves as it is comes last, so that it can give the rest without names.
-    # When a finished one ended.
+    # Fields that a plain turn leaves at their defaults come last, so that it passes the others by position.
+    # When a finished exchange ended.
     ended: float | None = None
     size: int = 0
     # Messages of the whole path, its reply included.
@@ -204,16 +204,17 @@ class Exchange(Struct, frozen=True):
 
     @property
     def ends_with_user(self) -> bool:
-        """True for one that ends with a user's message: that its parent was carried is not written there too.
+        """True for one below a first exchange's children that ends with a user message.
 
-        Openings are looked up by it, so that of a first exchange it is.
+        Its own row shows that its parent was continued, so the parent's row is not written. First exchanges are
+        looked up by that mark, so theirs is written (depth 1).
         """
         last = self.inputs[-1] if self.inputs else ()
         return self.depth > 1 and bool(last) and last[0][:1] == USER_ATOM
 
     @property
     def continues_parent(self) -> bool:
-        """True for one with a new user message whose storing marks its parent as continued."""
+        """True for one with a new user message that has its parent's row marked as continued."""
         if self.parent is None or self.ends_with_user:
             return False
         return any(atoms[0][:1] == USER_ATOM for atoms in self.inputs if atoms)
@@ -245,11 +246,10 @@ class Revision(Struct, frozen=True):
     # The version that an undo brought back.
     restores: int | None
     at: float
-    # Who wrote it (`default`, `tool:<call>`, `undo`, `forget`, or as its writer calls itself; `-`: it was
-    # forgotten).
+    # Its writer: `default`, `tool:<call>`, `undo`, `forget`, or a name of the writer's own; `-`: it was forgotten.
     origin: str
     exchange: int | None
-    # Exchanges it came from.
+    # The exchanges that it came from.
     sources: tuple[int, ...]
     value: str
 
@@ -260,13 +260,12 @@ class BlockOp(Struct, frozen=True):
     id: int
     exchange: int
     call_id: str
-    # Insert | replace | rethink | patch, or archival_insert and remember_fact (which become a passage, a
-    # fact).
+    # `insert`, `replace`, `rethink`, `patch`; or `archival_insert`, `remember_fact`, which make a passage, a fact.
     op: str
     label: str
     # The tool call's own JSON.
     arguments: bytes
-    # Pending | merged | dropped.
+    # `pending`, `merged` or `dropped`.
     state: str = "pending"
     at: float = 0.0
 
@@ -287,10 +286,10 @@ class Summary(Struct, frozen=True):
     """A summary of the path up to an exchange, including that one."""
 
     id: int
-    # Without its content. If anything of the path is forgotten, the summary is erased too.
+    # The last exchange that it covers, without content. Forgetting anything of the path erases the summary.
     exchange: Exchange
     text: str
-    # The text's.
+    # The tokens of the text.
     tokens: int
     at: float
     model: str
@@ -303,9 +302,9 @@ class Passage(Struct, frozen=True):
     seq: int
     text: str
     at: float
-    # Exchanges it came from, where they were asked for.
+    # The exchanges that it came from, where they were asked for.
     sources: tuple[int, ...] = ()
-    # The one it is a part of.
+    # The file that it is a part of.
     file: int | None = None
     tags: tuple[str, ...] = ()
     # A program's metadata, which is not searched.
@@ -313,9 +312,9 @@ class Passage(Struct, frozen=True):
 
 
 class Message(Struct, frozen=True, eq=False):
-    """A standing message, as recall and `memory show` read it."""
+    """An active message, as recall and `memory show` read it."""
 
-    # Public order within the agent.
+    # Its number in the agent's one order.
     seq: int
     exchange: int
     role: str
@@ -330,7 +329,7 @@ class Message(Struct, frozen=True, eq=False):
     previous: int | None = None
     # The exchanges that a fact was learned from.
     origins: tuple[int, ...] = ()
-    # Of a passage, where they were asked for.
+    # The tags of a passage, where they were asked for.
     tags: tuple[str, ...] = ()
     # (text, line) where the line was asked for; a copy with another text has it no more.
     _line: tuple[str, str] | None = None
@@ -365,9 +364,9 @@ class Fact(Struct, frozen=True):
     exchange: int | None = None
     # All exchanges that it may quote.
     sources: tuple[int, ...] = ()
-    # Since when it is no longer true.
+    # Since when it is no longer true; None: it is.
     ended_at: float | None = None
-    # Number of the fact that is true instead.
+    # The number of the fact that is true instead.
     successor: int | None = None
 
 
@@ -405,7 +404,7 @@ class Job(Struct, frozen=True):
     agent: int
     # A job that is enqueued while another waits under the same key is merged with it.
     key: str
-    # Ids and numbers, never text of messages.
+    # JSON with ids and numbers, never text of messages.
     payload: bytes
     # The agent's epoch when the job was made; on another epoch it commits nothing.
     epoch: int
@@ -416,7 +415,7 @@ class Job(Struct, frozen=True):
     tries: int
     due: float
     created: float
-    # Why the last attempt failed, without contents.
+    # The reason why the last attempt failed, without content.
     error: str | None = None
 
 

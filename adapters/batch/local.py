@@ -101,9 +101,9 @@ class LocalBatches:
         with lines:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(AT_ONCE):
-                    tasks.create_task(self._take(under, lines))
+                    tasks.create_task(self._collect(under, lines))
 
-    async def _take(self, under: _Under, lines: BinaryIO) -> None:
+    async def _collect(self, under: _Under, lines: BinaryIO) -> None:
         """Makes requests of the file until there are none left."""
         while line := lines.readline():
             custom_id, _, body = line.partition(b" ")

@@ -87,13 +87,13 @@ class StreamTranslator:
                 if delta["type"] == "text_delta":
                     return self._text(delta["text"])
                 return self._delta(parsed, delta)
-            return self._take(kind, parsed)
+            return self._translate(kind, parsed)
         except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
             raise ProviderBroke(
                 f"an event of the upstream's is none of Anthropic's: {data[:200]!r}"
             ) from error
 
-    def _take(self, kind: Any, parsed: Json) -> list[Event]:
+    def _translate(self, kind: Any, parsed: Json) -> list[Event]:
         match kind:
             case "content_block_start":
                 return self._begin_block(parsed)

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from gateway.agents.core.waits import Waiter
 from gateway.agents.registry.registry import Registry
+from gateway.agents.runs.agent_messaging import Speaker
 from gateway.agents.runs.agent_runs import AgentRuns
-from gateway.agents.runs.peers import Speaker
 from gateway.agents.runs.run import sampling_of
 from gateway.agents.runs.turn_guide import guide_of
 from gateway.agents.tools.agent_tools import alone_of, asides_of

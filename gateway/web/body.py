@@ -68,7 +68,7 @@ class BodyReader:
     def _give_back(self, count: int) -> None:
         self._left_bytes += count
 
-    def _take(self, count: int) -> int:
+    def _reserve(self, count: int) -> int:
         if count > self._left_bytes:
             raise Overloaded("Too many large requests are in flight. Try again shortly.", retry_after_s=1)
         self._left_bytes -= count
@@ -98,7 +98,7 @@ class ByteQuota:
         """Takes what is missing for `size` bytes in all; small bodies take nothing. Raises: Overloaded."""
         # In steps of LARGE_BYTES: a chunked body that grows would otherwise be counted again with every piece.
         if size - self._taken > LARGE_BYTES:
-            self._taken += self._reader._take(size - self._taken)
+            self._taken += self._reader._reserve(size - self._taken)
 
     def __enter__(self) -> ByteQuota:
         return self

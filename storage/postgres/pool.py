@@ -121,13 +121,13 @@ class ConnectionPool:
         """Returns a connection, which must be given back. Raises: Unavailable (Busy: none was free in time)."""
         try:
             async with asyncio.timeout(wait_s):
-                return await self._take(is_bulk)
+                return await self._acquire(is_bulk)
         except TimeoutError:
             self.check()
             # Without the time, which differs each time: the log counts the lines that are alike.
             raise Busy(f"{self._place.name}: no connection was free in time") from None
 
-    async def _take(self, is_bulk: bool) -> RawConnection:
+    async def _acquire(self, is_bulk: bool) -> RawConnection:
         while True:
             await self._tried.wait()
             self.check()

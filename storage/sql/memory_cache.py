@@ -31,7 +31,7 @@ from storage.search.index import Index
 from storage.search.tail import Tail
 from storage.search.tokens import forget_words
 from storage.sql import exchanges
-from storage.sql.passages import load_kept
+from storage.sql.passages import load_passages_and_facts
 from storage.sql.terms import terms_since
 from storage.sql.vectors import VectorCache
 
@@ -128,7 +128,7 @@ class CachedMemory:
         found = [(e, is_shared, previous) for e, is_shared, previous in rows if _is_recallable(e)]
         recent = [m for each in found for m in rules.messages_of(*each, None)]
         if reached < now.next_seq:  # numbers that no exchange has are those of passages and facts
-            recent += await load_kept(
+            recent += await load_passages_and_facts(
                 connection, exchanges.SQL["passages_and_facts_since"], (self.agent, position, _TAIL)
             )
         reached = _end_of(fresh[-1]) if len(fresh) == _TAIL else max(now.next_seq, reached)

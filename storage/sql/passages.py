@@ -55,7 +55,9 @@ async def keep_edit(connection: Connection, agent: int, text: str, op: BlockOp) 
     )
 
 
-async def load_kept(connection: Connection, statement: str, parameters: Sequence[object]) -> list[Message]:
+async def load_passages_and_facts(
+    connection: Connection, statement: str, parameters: Sequence[object]
+) -> list[Message]:
     """Returns passages and facts as messages. A fact counts as a message of the user, and is searched for as such."""
     return [
         Message(

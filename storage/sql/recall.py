@@ -25,7 +25,7 @@ from storage.sql import exchanges, vectors
 from storage.sql.agents import load_agent, load_numbers, set_indexed
 from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.memory_cache import CachedMemory, MemoryCache, document_of
-from storage.sql.passages import load_kept, load_passages
+from storage.sql.passages import load_passages, load_passages_and_facts
 from storage.sql.terms import get_terms, mend_terms, replace_terms
 from storage.sql.vectors import find_near, forget_indexed
 
@@ -41,8 +41,8 @@ _LOOKED_AMONG = 5000  # hits among which a search for passages, or for messages 
 _BATCH = 64  # exchanges indexed in one write
 # A round of the loop that takes longer shows that the loop is busy; then further rounds would let the index lag.
 _BUSY_S = 0.005
-_KEPT_BATCH = 1000  # passages and facts not indexed yet that a search reads at most
-_KEPT_STEP = 64  # of them one step indexes: a part of a file has 2,000 characters, which take 0.4 ms
+_BATCH_PASSAGES = 1000  # passages and facts not indexed yet that a search reads at most
+_STEP_PASSAGES = 64  # of them one step indexes: a part of a file has 2,000 characters, which take 0.4 ms
 
 
 def _mends(
@@ -259,12 +259,14 @@ class Recall(Group):
         if memory is None:
             return []
         assert memory.numbers is not None
-        values = (agent.id, memory.numbers.indexed_seq + 1, _KEPT_BATCH)
+        values = (agent.id, memory.numbers.indexed_seq + 1, _BATCH_PASSAGES)
         near = None
         if vector is not None:
             near = await self._near(agent, vector, memory.numbers.next_seq, deadline_ms)
         fresh = await self._database.long_read(
-            lambda connection: load_kept(connection, exchanges.SQL["passages_and_facts_since"], values),
+            lambda connection: load_passages_and_facts(
+                connection, exchanges.SQL["passages_and_facts_since"], values
+            ),
             deadline_ms=deadline_ms,
         )
         # All of the memory is ranked, since the weights of words are the memory's; messages are passed over.
@@ -363,13 +365,13 @@ class Recall(Group):
         else:
             end = max(e.seq + len(e.inputs) for e, _, _ in fresh)
         again = await _take_out(connection, agent, stale, indexed) if stale else []
-        kept = await load_kept(
-            connection, exchanges.SQL["passages_and_facts_since"], (agent, indexed + 1, _KEPT_STEP)
+        more = await load_passages_and_facts(
+            connection, exchanges.SQL["passages_and_facts_since"], (agent, indexed + 1, _STEP_PASSAGES)
         )
-        if len(kept) == _KEPT_STEP and kept[-1].seq < end:
-            end, is_all = kept[-1].seq, False  # the rest comes with the next step
+        if len(more) == _STEP_PASSAGES and more[-1].seq < end:
+            end, is_all = more[-1].seq, False  # the rest comes with the next step
         documents = self._documents(each for each in (*again, *fresh) if each[0].seq <= end)
-        documents += [document_of(m) for m in kept if m.seq <= end]
+        documents += [document_of(m) for m in more if m.seq <= end]
         if not await _merge_terms(connection, agent, blob.encode(documents, of.secret, counted)):
             return True
         for exchange in stale:
@@ -415,6 +417,8 @@ async def _fetch(connection: Connection, agent: int, seqs: Sequence[int], rules:
         for m in rules.messages_of(e, is_shared, None, wanted)
     }
     if any(seq not in found for seq in seqs):
-        kept = await load_kept(connection, exchanges.SQL["passages_and_facts_at"], (agent, seqs))
-        found.update({m.seq: m for m in kept})
+        more = await load_passages_and_facts(
+            connection, exchanges.SQL["passages_and_facts_at"], (agent, seqs)
+        )
+        found.update({m.seq: m for m in more})
     return found

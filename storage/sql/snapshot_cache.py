@@ -198,7 +198,7 @@ class SnapshotCache:
         name = write.key, e.path
         if name in memory.path_ends:
             # Two conversations without an id say the same; the one that began last is read.
-            self._take(memory, name)
+            self._remove(memory, name)
             return
         if end is None:
             return
@@ -236,12 +236,12 @@ class SnapshotCache:
     def _put(self, memory: _CachedMemory, name: _Name, end: _PathEnd) -> None:
         path_ends = memory.path_ends
         if name in path_ends or len(path_ends) == _PATH_ENDS:
-            self._take(memory, name if name in path_ends else next(iter(path_ends)))
+            self._remove(memory, name if name in path_ends else next(iter(path_ends)))
         path_ends[name] = end
         end.bytes = _bytes_of(end)
         self.bytes += end.bytes
 
-    def _take(self, memory: _CachedMemory, name: _Name) -> None:
+    def _remove(self, memory: _CachedMemory, name: _Name) -> None:
         self.bytes -= memory.path_ends.pop(name).bytes
 
     def _clear(self, memory: _CachedMemory) -> None:

@@ -26,7 +26,7 @@ from storage.search.scores import Near
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
 from storage.sql.group import Group, effect, reads
-from storage.sql.passages import load_kept
+from storage.sql.passages import load_passages_and_facts
 from storage.sql.statements import load
 from storage.sql.terms import forget_terms
 
@@ -34,7 +34,7 @@ SQL = load("vectors.sql")
 
 # Exchanges, and passages with facts, that are read at once.
 _BATCH = 32
-_KEPT = 64
+_MOST_PASSAGES = 64
 # Chunks of another model that go with one write, of some 60 kB each.
 _OTHERS = 8
 _READ_MS = 5_000.0
@@ -43,7 +43,7 @@ _READ_MS = 5_000.0
 CACHE_BYTES = 64 << 20
 
 
-class _Kept(Struct, frozen=True):
+class _CachedVectors(Struct, frozen=True):
     """An agent's vectors in one piece. stamp: the agent's when they were read.
 
     parts: by number of the chunk (since when it is as it is, its first row, the row after its last).
@@ -59,31 +59,31 @@ class VectorCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[int, str], _Kept] = OrderedDict()
+        self._entries: OrderedDict[tuple[int, str], _CachedVectors] = OrderedDict()
         self._bytes = 0
 
-    def get(self, agent: int, model: str) -> _Kept | None:
+    def get(self, agent: int, model: str) -> _CachedVectors | None:
         with self._lock:
-            found = self._kept.get((agent, model))
+            found = self._entries.get((agent, model))
             if found is not None:
-                self._kept.move_to_end((agent, model))
+                self._entries.move_to_end((agent, model))
             return found
 
-    def keep(self, agent: int, model: str, kept: _Kept) -> None:
+    def put(self, agent: int, model: str, cached: _CachedVectors) -> None:
         with self._lock:
             self._drop((agent, model))
-            self._kept[agent, model] = kept
-            self._bytes += kept.joined.size
-            while self._bytes > CACHE_BYTES and self._kept:
-                self._drop(next(iter(self._kept)))
+            self._entries[agent, model] = cached
+            self._bytes += cached.joined.size
+            while self._bytes > CACHE_BYTES and self._entries:
+                self._drop(next(iter(self._entries)))
 
     def clear(self) -> None:
         with self._lock:
-            self._kept.clear()
+            self._entries.clear()
             self._bytes = 0
 
     def _drop(self, name: tuple[int, str]) -> None:
-        found = self._kept.pop(name, None)
+        found = self._entries.pop(name, None)
         if found is not None:
             self._bytes -= found.joined.size
 
@@ -94,18 +94,18 @@ async def find_near(connection: Connection, cache: VectorCache, agent: int, aske
     if row is None or row[0] != asked.model:
         return None
     _, dimension, _, stamp = row
-    kept = cache.get(agent, asked.model)
-    if kept is None or kept.stamp != stamp:
-        kept = await _load(connection, agent, asked.model, dimension, stamp, kept)
-        if kept is None:
+    cached = cache.get(agent, asked.model)
+    if cached is None or cached.stamp != stamp:
+        cached = await _load(connection, agent, asked.model, dimension, stamp, cached)
+        if cached is None:
             return None
-        cache.keep(agent, asked.model, kept)
-    return vector_blobs.compare(kept.joined, asked)
+        cache.put(agent, asked.model, cached)
+    return vector_blobs.compare(cached.joined, asked)
 
 
 async def _load(
-    connection: Connection, agent: int, model: str, dimension: int, stamp: int, before: _Kept | None
-) -> _Kept | None:
+    connection: Connection, agent: int, model: str, dimension: int, stamp: int, before: _CachedVectors | None
+) -> _CachedVectors | None:
     """Returns all chunks as they are now; those that have not changed are not read again."""
     found: list[vector_blobs.Chunk] = []
     parts: dict[int, tuple[int, int, int]] = {}
@@ -123,7 +123,7 @@ async def _load(
             found.append(chunk)
             parts[number] = since, rows, rows + len(chunk)
             rows += len(chunk)
-    return _Kept(stamp, parts, vector_blobs.join(found)) if found else None
+    return _CachedVectors(stamp, parts, vector_blobs.join(found)) if found else None
 
 
 async def _read(connection: Connection, agent: int, number: int, model: str) -> vector_blobs.Chunk | None:
@@ -197,15 +197,15 @@ class Vectors(Group):
             fresh = [e for e, _, _ in exchanges.spoken(rows)]
             if len(rows) == _BATCH:
                 found = replace(found, upto=min(found.upto, fresh[-1].seq + len(fresh[-1].inputs)))
-            kept = await load_kept(
-                connection, exchanges.SQL["passages_and_facts_since"], (agent, cursor + 1, _KEPT)
+            others = await load_passages_and_facts(
+                connection, exchanges.SQL["passages_and_facts_since"], (agent, cursor + 1, _MOST_PASSAGES)
             )
-            if len(kept) == _KEPT:
-                found = replace(found, upto=min(found.upto, kept[-1].seq))
+            if len(others) == _MOST_PASSAGES:
+                found = replace(found, upto=min(found.upto, others[-1].seq))
             messages = [
                 m for e in fresh if e.seq <= found.upto for m in self._rules.messages_of(e, False, None, None)
             ]
-            messages += [m for m in kept if m.seq <= found.upto]
+            messages += [m for m in others if m.seq <= found.upto]
             known: set[int] = set()
             for number in {chunk_of(m.seq) for m in messages}:
                 chunk = await _read(connection, agent, number, model)

@@ -191,7 +191,7 @@ class SqliteDatabase:
         self._watch = watch = Watch()
         self.writer = Writer(
             target.path,
-            lambda: watch.over(self._take(connect)),
+            lambda: watch.over(self._open_writer(connect)),
             watch,
             changes=self._notify,
             limits=limits,
@@ -308,7 +308,7 @@ class SqliteDatabase:
         await self.writer.close(timeout_s)
         self._lock.release()
 
-    def _take(self, connect: Callable[[DatabaseFile], sqlite3.Connection]) -> sqlite3.Connection:
+    def _open_writer(self, connect: Callable[[DatabaseFile], sqlite3.Connection]) -> sqlite3.Connection:
         """Opens a writing connection to a file that this process owns from then on.
 
         Raises: Owned, and what `connect` raises.

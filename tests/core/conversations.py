@@ -144,9 +144,9 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
     plan, fill = request.plan, [m for kind, m in request.sent if kind == "+ "]
     assert fill == [each.message for each in request.composition.fill]
     assert plan is not None
-    if not fill or any(e.hidden for e in tree.chain(plan.match.anchor)):
+    if not fill or any(e.hidden for e in tree.chain(plan.match.match_point)):
         return
-    elements = tree.elements(plan.match.anchor)
+    elements = tree.elements(plan.match.match_point)
     path = [_sent_before(tree, element) for element in elements]
     if plan.follows_head:
         # The last reply as it was heard comes with the list.
@@ -160,7 +160,7 @@ def check_fill(request: Request, tree: Tree, listing: Listing) -> None:
     forms = {id: [atom for atoms in listing.atoms[span] for atom in atoms] for id, span in spans.items()}
     elements = [
         PathElement(x, i, tuple(atoms))
-        for x in tree.chain(plan.match.anchor)
+        for x in tree.chain(plan.match.match_point)
         for i, atoms in [*enumerate(x.inputs), (-1, forms.get(x.id, x.reply))]
         if atoms is not None
     ]
@@ -414,7 +414,7 @@ class World:
         if plan is None:
             return request
         memory = self.memory(request.who, request.key)
-        if request.key is not None and plan.match.anchor is None:
+        if request.key is not None and plan.match.match_point is None:
             plan = request.plan = replace(plan, conversation=memory.keys.get(request.key))
         ours = frozenset(
             c["id"] for m in full for c in m.get("tool_calls") or [] if call_name(c) in OUR_TOOLS

@@ -84,7 +84,7 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     file = convert(json, File, _AT)
     extension = _extension(file.metadata)
     is_own = EXTENSION in file.metadata and not extension.is_moved
-    kept = _kept(file) if extension.is_moved else {}
+    retained_uids = _retained_uids(file) if extension.is_moved else {}
     _check_ids(json)
     left_out: list[str] = []
     slept_on, sleepers = _groups(file, left_out)
@@ -92,8 +92,10 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
     left_out += [f"skills.{skill.name}" for skill in file.skills or ()]
     tools, names = _tools(file.tools, left_out, is_own=is_own)
     blocks = {str(each.get("id")): _block(each, n) for n, each in enumerate(file.blocks)}
-    folders = _folders(file, kept)
-    reader = _AgentReader(form, now, extension, is_own, kept, slept_on, names, blocks, folders, left_out)
+    folders = _folders(file, retained_uids)
+    reader = _AgentReader(
+        form, now, extension, is_own, retained_uids, slept_on, names, blocks, folders, left_out
+    )
     agents = []
     for n, raw in enumerate(file.agents):
         agent = convert(raw, FileAgent, (*_AT, "agents", n))
@@ -103,7 +105,7 @@ def read_file(data: bytes, form: ImportForm, now: float) -> AgentFile:
             continue
         name = _named(agent, form, is_only=len(file.agents) - len(sleepers) == 1)
         agents.append(reader.read(agent, raw, n, name))
-    block_uids = {key: kept[key] for key in blocks if key in kept}
+    block_uids = {key: retained_uids[key] for key in blocks if key in retained_uids}
     return AgentFile(agents, tools, blocks, folders, reader.archives, block_uids, left_out)
 
 
@@ -117,7 +119,7 @@ class _AgentReader:
     # A gateway like this one wrote the file.
     is_own: bool
     # The uids that agents keep, by their ids in the file.
-    kept: Mapping[str, str]
+    retained_uids: Mapping[str, str]
     slept_on: Mapping[str, FileSleeptime]
     # The names of tools by their ids in the file, as `_tools` returns them.
     names: Mapping[str, str]
@@ -153,7 +155,7 @@ class _AgentReader:
             folders=_known(agent.source_ids, self.folders, (*at, "source_ids")),
             archives=_archives(own, self.archives, now),
             passages=_passages(own.passages, now),
-            uid=self.kept.get(agent.id),
+            uid=self.retained_uids.get(agent.id),
             identities=[*map(_identity, own.identities)],
             begun=moment_of(own.created_at, _EXTENSION_AT),
         )
@@ -220,7 +222,7 @@ def _extension(metadata: Mapping[str, Any]) -> FileExtension:
     return convert(parse(text.encode(), _EXTENSION_AT), FileExtension, _EXTENSION_AT)
 
 
-def _kept(file: File) -> dict[str, str]:
+def _retained_uids(file: File) -> dict[str, str]:
     """Returns the uids of agents, blocks and folders that retain their uids, by id. Raises: Unprocessable."""
     parts = {
         "agents": [str(each.get("id")) for each in file.agents],
@@ -326,7 +328,7 @@ def _check_labels(blocks: Sequence[Block], at: tuple[str | int, ...]) -> None:
         raise Unprocessable([Fault((*at, "block_ids"), "Two blocks of an agent have the same label")])
 
 
-def _folders(file: File, kept: Mapping[str, str]) -> dict[str, CarriedFolder]:
+def _folders(file: File, retained_uids: Mapping[str, str]) -> dict[str, CarriedFolder]:
     made = {}
     for source in file.sources:
         body = {
@@ -338,7 +340,7 @@ def _folders(file: File, kept: Mapping[str, str]) -> dict[str, CarriedFolder]:
         made[source.id] = CarriedFolder(
             source.name,
             {name: value for name, value in body.items() if value is not None},
-            uid=kept.get(source.id),
+            uid=retained_uids.get(source.id),
         )
     texts: dict[str, list[tuple[str, str, str]]] = {id: [] for id in made}
     for n, each in enumerate(file.files):
@@ -456,10 +458,10 @@ def _compaction(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
     known = ("mode", "model", "prompt", "sliding_window_percentage", "clip_chars")
-    kept = {name: settings[name] for name in known if settings.get(name) is not None}
-    if kept.get("mode") not in ("all", "sliding_window"):
-        kept.pop("mode", None)
-    return kept
+    found = {name: settings[name] for name in known if settings.get(name) is not None}
+    if found.get("mode") not in ("all", "sliding_window"):
+        found.pop("mode", None)
+    return found
 
 
 def _passages(passages: Sequence[FilePassage], now: float) -> list[PassageDraft]:

@@ -49,12 +49,12 @@ class PartResults:
             async for result in results:
                 page[result.custom_id] = result
                 if len(page) >= PAGE:
-                    await self._take(part, page)
+                    await self._record_page(part, page)
                     page = {}
         except ProviderError:
-            await self._take(part, page)
+            await self._record_page(part, page)
             raise
-        await self._take(part, page)
+        await self._record_page(part, page)
 
     async def take_left(self, part: ProviderPart, left: Literal["errored", "expired", "cancelled"]) -> None:
         """Decides about the items of a part that have no result. left: the outcome of the part."""
@@ -95,7 +95,7 @@ class PartResults:
         await self.outcomes.settle(works)
         await self.outcomes.done()
 
-    async def _take(self, part: ProviderPart, page: Mapping[str, PartResult]) -> None:
+    async def _record_page(self, part: ProviderPart, page: Mapping[str, PartResult]) -> None:
         """Takes results; those that were taken before change nothing."""
         works: list[Work] = []
         for custom_id, result in page.items():

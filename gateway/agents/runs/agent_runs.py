@@ -21,12 +21,12 @@ from msgspec.structs import replace
 from gateway.agents.core.tool_rules import RuleGuide
 from gateway.agents.core.waits import Wait, Waiter
 from gateway.agents.registry.registry import Registry
+from gateway.agents.runs.agent_messaging import AgentMessaging, Speaker
 from gateway.agents.runs.background.ends import RunEnds
 from gateway.agents.runs.begin import BeginsRuns, RunBeginning, digest_of
 from gateway.agents.runs.calls.pauses import called_before
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.message_listing import last_counts
-from gateway.agents.runs.peers import Peers, Speaker
 from gateway.agents.runs.replay import replay
 from gateway.agents.runs.retry import SendMarks, SentBefore, path_of, sent_before
 from gateway.agents.runs.run import (
@@ -116,7 +116,7 @@ class AgentRuns:
         self.ends = RunEnds(keeper.store)
         self._arriving: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
         self._live: dict[int, tuple[int, TurnRun]] = {}  # by the run's row, with the agent's
-        self.peers = Peers(registry, keeper.store, self, pending, answer_wait_s)
+        self.peers = AgentMessaging(registry, keeper.store, self, pending, answer_wait_s)
         self.toolboxes = Toolboxes(keeper, self.foreign, self.peers)
 
     async def send(

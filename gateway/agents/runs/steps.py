@@ -132,7 +132,7 @@ class RunMemory:
 
     def __post_init__(self) -> None:
         self._readers = tuple(self.known.snapshot.readers)
-        self._see(self.known.blocks)
+        self._set_blocks(self.known.blocks)
 
     # -- the beginning
 
@@ -162,7 +162,7 @@ class RunMemory:
         """Writes results of calls of a run that stopped, after its last step. Raises: StoreError."""
         end = RunEnd(self.known.agent.id, self.run.id, RunState.FAILED, StopReason.ERROR, self.keeper.now())
         self._shown = self._edits.changes.shown = await self.keeper.composer.shown(self.known)
-        await self._open_next(results, "", end)
+        await self._begin_step(results, "", end)
 
     async def give_up(self, prompt: Prompt) -> None:
         """Ends a run with a first step that took too long to open, when that is on disk after all."""
@@ -194,10 +194,10 @@ class RunMemory:
             e = await self._end_step(
                 prompt, _StepResult((step.reply,), step.shown_reply, step.usage, step.waits)
             )
-            await self._look_again()
+            await self._reload_blocks()
             if not (step.results or step.nudge):
                 return _step_saved(e), prompt
-        prompt = await self._open_next(await self._read_again(step.results), step.nudge)
+        prompt = await self._begin_step(await self._read_again(step.results), step.nudge)
         assert self._opened is not None
         return _step_saved(self._opened.exchange, self.known.plan.messages), prompt
 
@@ -228,7 +228,7 @@ class RunMemory:
         total = Counts(*map(sum, zip(self.run.counts, counts, strict=True)))
         self.run = replace(self.run, steps=number, counts=total)
         self.maker = self.run.id
-        self._take(e)
+        self._extend_path(e)
         return e
 
     def _due(self, e: Exchange, now: float) -> list[RunAccept]:
@@ -259,16 +259,16 @@ class RunMemory:
             now=self.keeper.now(),
         )
 
-    def _take(self, e: Exchange) -> None:
+    def _extend_path(self, e: Exchange) -> None:
         """Goes on from an exchange that has ended."""
         self.steps.append(e)
         self._chars += sum(len(text_of(m)) for m in self.known.plan.messages) + e.size
         self._opened = None
         self.known = ended(self.known, e)
 
-    async def _look_again(self) -> None:
+    async def _reload_blocks(self) -> None:
         """Reads the blocks as they are now, for the tools and for the notes of the next call."""
-        self._see(await self._blocks())
+        self._set_blocks(await self._blocks())
 
     async def _read_again(self, results: Sequence[ToolResult]) -> Sequence[ToolResult]:
         """Sees what others wrote while tools ran that may take long. Returns the results with what came of edits."""
@@ -279,13 +279,13 @@ class RunMemory:
     async def _blocks(self) -> list[Block]:
         return in_order(self.known.asked.spec, await self.keeper.store.blocks.load(self.known.agent.id))
 
-    def _see(self, blocks: Sequence[Block]) -> None:
+    def _set_blocks(self, blocks: Sequence[Block]) -> None:
         self._edits = StepEdits(blocks, self._shown, self.client_calls)
         self.toolbox = self.makes_toolbox(self.known, self._edits.changes, self.run, self.maker)
 
     # -- the next one begins
 
-    async def _open_next(
+    async def _begin_step(
         self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None = None
     ) -> Prompt:
         """Opens the next step; with an end that is all of it. Returns its prompt. Raises: StoreError."""
@@ -340,7 +340,7 @@ class RunMemory:
         if fresh is None:
             raise WriteConflict("the conversation has gone on without this run")
         before, self.known = self._edits, fresh
-        self._see(fresh.blocks)
+        self._set_blocks(fresh.blocks)
         return self._edits.made_again(before, results)
 
     def _to_begin(self, now: float) -> Run | None:
@@ -417,10 +417,10 @@ class RunMemory:
             end = RunEnd(
                 self.known.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.reading
             )
-            await self._open_next(outcome.results, "", end)
+            await self._begin_step(outcome.results, "", end)
             assert self._opened is not None
             after_results = _step_saved(self._opened.exchange, self.known.plan.messages)
-            self._take(self._opened.exchange)
+            self._extend_path(self._opened.exchange)
             return after_results
         if self._opened is not None:
             await self._end_step(prompt, self._result_of(outcome, stop, error))

@@ -21,7 +21,7 @@ def plan_change(
     query = plan.query
     tree = Tree(pool.exchanges, pool.contents, pool.tombs)
     before = {x.id: x for x in tree}
-    if query.named and plan.match.anchor is None:
+    if query.named and plan.match.match_point is None:
         plan = replace(plan, conversation=pool.conversation)
     e = how(tree, plan, ended)
     merging = settle.mergeable(tree, ended.now, query.idle_s, named=query.named)

@@ -95,7 +95,7 @@ def finish_plain(plan: Plan, ended: Ended, section: int | None = None) -> Exchan
 
     section: the row of its path's memory section, where that is stored.
     """
-    e, anchor, canon = plan.exchange, plan.match.anchor, plan.query.listing.canon
+    e, match_point, canon = plan.exchange, plan.match.match_point, plan.query.listing.canon
     text = squash_utf8(text_of(ended.shown_reply))
     reply = canon.atoms(ended.shown_reply, text)
     # Made in one go: `changed` takes three times as long for so many fields, and names half as long again.
@@ -108,7 +108,7 @@ def finish_plain(plan: Plan, ended: Ended, section: int | None = None) -> Exchan
         e.inputs,
         e.media,
         reply,
-        canon.path(chain(*e.inputs, reply), b"" if anchor is None else anchor.path),
+        canon.path(chain(*e.inputs, reply), b"" if match_point is None else match_point.path),
         canon.reply_key(reply),
         e.begun,
         e.touched,

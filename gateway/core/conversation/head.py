@@ -82,7 +82,7 @@ def find_head(tree: Tree, query: Query, found: Match) -> PathHead | None:
     if head is not None and spoken is Spoken.ABOVE:
         # Its reply was not heard: its messages come with the next ones, as a sibling.
         return PathHead(_above(tree, head), [*(tree.content(head).messages or ()), *held], leading, spoken)
-    is_next = spoken is not None or is_repeated or found.anchor is None
+    is_next = spoken is not None or is_repeated or found.match_point is None
     return PathHead(head, held, leading, spoken) if is_next else None
 
 
@@ -157,7 +157,7 @@ def _leading(listing: Listing) -> int:
 
 def _has_off_sibling(tree: Tree, head: Exchange | None, found: Match) -> bool:
     """Returns whether the list may repeat a reply that was off the record there, with unknown words."""
-    if found.anchor is not None and found.anchor.state is not State.OFF:
+    if found.match_point is not None and found.match_point.state is not State.OFF:
         return False
     siblings = [e for e in tree if e.parent is None]
     if head is not None:

@@ -57,8 +57,11 @@ def _questions(listing: Listing) -> Iterator[int]:
 
 def plain_probes(plan: Plan, key: str | None) -> Probes:
     """Returns enough to find a plain turn's conversation again, if it moved before the turn is written."""
-    anchor = plan.match.anchor
-    replies = [anchor.reply_key] if anchor is not None and anchor.reply_key else []
-    inputs = [b"".join(anchor.inputs[-1])] if anchor is not None and anchor.inputs else []
-    since, low = plan.query.now - plan.query.idle_s, None if anchor is None else max(0, anchor.depth - RECENT)
+    match_point = plan.match.match_point
+    replies = [match_point.reply_key] if match_point is not None and match_point.reply_key else []
+    inputs = [b"".join(match_point.inputs[-1])] if match_point is not None and match_point.inputs else []
+    since, low = (
+        plan.query.now - plan.query.idle_s,
+        None if match_point is None else max(0, match_point.depth - RECENT),
+    )
     return Probes(key, replies, inputs, since=since, low=low)

@@ -1,7 +1,7 @@
 """Finding the conversation: the client's list is compared with the stored trees.
 
 A stateless client resends everything. `find_match` finds the stored exchange that the list goes on from, its
-anchor; what follows the anchor's reply is new. Rules are numbered as in docs/conversations.md.
+match point; what follows the match point's reply is new. Rules are numbered as in docs/conversations.md.
 
 Nothing here knows of scopes or stores: the tree holds only exchanges of the agent that asks, and of a named
 conversation only its own.
@@ -75,7 +75,7 @@ class Match(Struct, frozen=True):
     """The place from which the list goes on."""
 
     # The exchange of the reply that was found last; None: a new tree begins.
-    anchor: Exchange | None = None
+    match_point: Exchange | None = None
     # The index of the first message of its reply; -1 if no reply of the list was found.
     first: int = -1
     # The index of the last message of that reply; -1 likewise.
@@ -84,7 +84,7 @@ class Match(Struct, frozen=True):
     form: Form | None = None
 
 
-# -- finding the anchor
+# -- finding the match point
 
 
 def _segments(listing: Listing) -> list[range]:
@@ -225,7 +225,7 @@ class _Rank(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """An exchange that may be the anchor."""
+    """An exchange that may be the match point."""
 
     rank: _Rank
     exchange: Exchange
@@ -437,16 +437,16 @@ def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:
     A turn is recognised by its question. Its reply alone is enough only if no other question competes for it: "Well" is
     the beginning of many replies, and one turn would take the place of another in the tree.
     """
-    listing, anchor, start = query.listing, found.anchor, found.last + 1
-    near = [c for c in _after(tree, anchor) if tree.is_soft(c)]
+    listing, match_point, start = query.listing, found.match_point, found.last + 1
+    near = [c for c in _after(tree, match_point) if tree.is_soft(c)]
     if not near:
         return None
 
     def may_be_meant(c: Exchange) -> bool:
-        # Without an id and without an anchor, only a conversation from within the idle time is continued.
-        return query.named or anchor is not None or query.now - tree.end(c) <= query.idle_s
+        # Without an id and without a match point, only a conversation from within the idle time is continued.
+        return query.named or match_point is not None or query.now - tree.end(c) <= query.idle_s
 
-    # The indices at which runs of assistant messages begin after the anchor's reply, the last one first.
+    # The indices at which runs of assistant messages begin after the match point's reply, the last one first.
     begins_at = [
         b
         for b in range(len(listing) - 1, start, -1)
@@ -459,7 +459,7 @@ def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:
         spoken = "".join(listing.text(i) for i in range(b, end))
         cut = letters(without_remark(spoken))
         is_long = len(squash(spoken)) >= LONG_REPLY
-        asked = [c for c in near if _was_asked(tree, c, block, anchor)]
+        asked = [c for c in near if _was_asked(tree, c, block, match_point)]
         like = [c for c in near if c.id in answered and begins(cut, answered[c.id])]
         like_ids = {c.id for c in like}
         # The best evidence is question and reply together. Next comes the question alone, then the reply alone, if it
@@ -472,21 +472,24 @@ def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:
             if len({c.inputs[:1] for c in pick}) > 1:
                 pick = []
         if pick:
-            e = max(pick, key=lambda c: (_agreement(tree, c, anchor, block), tree.touched(c), c.begun, c.id))
+            e = max(
+                pick, key=lambda c: (_agreement(tree, c, match_point, block), tree.touched(c), c.begun, c.id)
+            )
             return Match(e, b, end - 1, Form((start, b), (b, end)))
     return None
 
 
-def _after(tree: Tree, anchor: Exchange | None) -> list[Exchange]:
-    """Returns the exchanges after the anchor that have a reply or a part of one; without an anchor all such exchanges.
+def _after(tree: Tree, match_point: Exchange | None) -> list[Exchange]:
+    """Returns the exchanges after the match point that have a reply or a part of one; without a match point all such
+    exchanges.
 
     Requests that were cancelled one after the other hang below each other, so the search goes on below each exchange
     that no later turn carried.
     """
-    if anchor is None:
+    if match_point is None:
         found = list(tree)
     else:
-        found, todo = [], tree.kids(anchor)
+        found, todo = [], tree.kids(match_point)
         while todo:
             c = todo.pop()
             found.append(c)
@@ -501,28 +504,30 @@ def _after(tree: Tree, anchor: Exchange | None) -> list[Exchange]:
     ]
 
 
-def _was_asked(tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], anchor: Exchange | None) -> bool:
+def _was_asked(
+    tree: Tree, c: Exchange, block: tuple[tuple[Atom, ...], ...], match_point: Exchange | None
+) -> bool:
     """Returns whether the messages before a reply are those that c brought, or end like them.
 
-    Without an anchor the results of tools are no evidence, because many exchanges have the same ones. Where more was
-    messages before them than the path has, the same words came once more in a turn that is not stored.
+    Without a match point the results of tools are no evidence, because many exchanges have the same ones. Where more
+    was messages before them than the path has, the same words came once more in a turn that is not stored.
     """
     for x in (c, tree.top(c)):
         inputs = x.inputs
-        if anchor is None and not any(map(is_user, inputs)):
+        if match_point is None and not any(map(is_user, inputs)):
             continue
         if inputs[-len(block) :] == block:
             return True
         if inputs and block[-len(inputs) :] == inputs:
             answered = sum(map(is_user, block[: -len(inputs)]))
-            return answered <= sum(map(is_user, _between(tree, anchor, x)))
+            return answered <= sum(map(is_user, _between(tree, match_point, x)))
     return False
 
 
-def _between(tree: Tree, anchor: Exchange | None, e: Exchange) -> Iterator[tuple[Atom, ...]]:
-    """Yields the messages that exchanges brought which follow the anchor, or begin the path, and precede e."""
+def _between(tree: Tree, match_point: Exchange | None, e: Exchange) -> Iterator[tuple[Atom, ...]]:
+    """Yields the messages that exchanges brought which follow the match point, or begin the path, and precede e."""
     x = tree.parent(e)
-    while x is not None and (anchor is None or x.id != anchor.id):
+    while x is not None and (match_point is None or x.id != match_point.id):
         yield from x.inputs
         x = tree.parent(x)
 
@@ -548,15 +553,15 @@ def _is_akin(tree: Tree, e: Exchange, listing: Listing, at: int) -> bool:
 
 
 def _agreement(
-    tree: Tree, c: Exchange, anchor: Exchange | None, block: tuple[tuple[Atom, ...], ...]
+    tree: Tree, c: Exchange, match_point: Exchange | None, block: tuple[tuple[Atom, ...], ...]
 ) -> tuple[int, bool]:
-    """Returns how well the path from the anchor to c agrees with the list, and whether they agree as a whole.
+    """Returns how well the path from the match point to c agrees with the list, and whether they agree as a whole.
 
     The number counts the exchanges that agree one after the other, minus those that only the path or the list has.
     """
     agree, over, end = 0, 0, len(block)
     x: Exchange | None = c
-    while x is not None and (end if anchor is None else x.id != anchor.id):
+    while x is not None and (end if match_point is None else x.id != match_point.id):
         start = end - len(x.inputs)
         if start >= 0 and block[start:end] == x.inputs and not over:
             agree, end = agree + 1, start

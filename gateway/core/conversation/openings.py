@@ -44,7 +44,7 @@ def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
 def opening_of(plan: Plan, at: float) -> Opening | None:
     """Returns the digest of a turn, written at that time, if it is an opening."""
     e, messages = plan.exchange, plan.messages
-    if plan.match.anchor is not None or plan.query.named or not messages:
+    if plan.match.match_point is not None or plan.query.named or not messages:
         return None
     return _opening(e, messages[-1], at)
 

@@ -105,14 +105,14 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         # Results of tools that came back within an altered reply are new as well.
         results = [i for i in range(found.first + 1, max(found.last, 0)) if listing.role(i) in RESULTS]
         new = (*results, *range(found.last + 1, len(listing)))
-        if found.anchor is not None:
+        if found.match_point is not None:
             amendments = [*_amendments(tree, listing, found)]
             fill = _left_out(tree, listing, found, amendments)
     messages = [*held, *(listing.messages[i] for i in new)]
-    e = new_exchange(query, found.anchor, held, new)
+    e = new_exchange(query, found.match_point, held, new)
     tree.lend(0, messages)
-    if found.anchor is not None:
-        conversation: int | None = found.anchor.conversation
+    if found.match_point is not None:
+        conversation: int | None = found.match_point.conversation
     elif query.named:
         conversation = query.conversation
     else:
@@ -130,10 +130,12 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         tuple(held),
         heard,
         resent,
-        redactions=find_redactions(tree, e, messages, len(held), rivals_of(tree, found.anchor, conversation)),
+        redactions=find_redactions(
+            tree, e, messages, len(held), rivals_of(tree, found.match_point, conversation)
+        ),
         off=query.mode is not MemoryUse.ON
-        or _was_off(tree, e, found.anchor, conversation, follows_head=head is not None),
-        quotes=found.anchor is None
+        or _was_off(tree, e, found.match_point, conversation, follows_head=head is not None),
+        quotes=found.match_point is None
         and query.kind is ConversationKind.CLIENT
         and _quotes(tree, query, messages),
     )
@@ -152,20 +154,24 @@ def is_enough(
     last_at: when the named conversation last moved.
     whole: the exchange with the whole list as its path.
     """
-    query, found, anchor = plan.query, plan.match, plan.match.anchor
+    query, found, match_point = plan.query, plan.match, plan.match.match_point
     listing = query.listing
-    if anchor is None:
+    if match_point is None:
         return not listing.answered and query.kind is ConversationKind.CLIENT
     if whole is not None and tree.get(whole.id) is None:
         return False
-    if anchor.parent is None and not tree.kids(anchor) and _goes_deeper(tree, anchor.conversation):
+    if (
+        match_point.parent is None
+        and not tree.kids(match_point)
+        and _goes_deeper(tree, match_point.conversation)
+    ):
         # A first exchange is always loaded, and what followed it long ago is not.
         return False
-    chain = tree.chain(anchor)
+    chain = tree.chain(match_point)
     is_whole = chain[0].parent is None
     if not is_whole:
         is_deep = evicted is not None and evicted.offset >= end_offset(chain[0])
-        if not is_deep or tree.goes_on(tree.top(anchor)):
+        if not is_deep or tree.goes_on(tree.top(match_point)):
             return False
         if query.named and not _has_latest(tree, chain, last_at):
             return False
@@ -174,9 +180,9 @@ def is_enough(
     if found.form and not found.form.block[0]:
         # No reply in front of it was found, so that it may be any that is stored.
         return False
-    path = tree.atoms(anchor)
-    if found.form and anchor.reply:
-        path = path[: -len(anchor.reply)]
+    path = tree.atoms(match_point)
+    if found.form and match_point.reply:
+        path = path[: -len(match_point.reply)]
     # All stored messages of the list, and less than the path, whose beginning may not have been loaded.
     known = listing.flat(found.first if found.form else found.last + 1)
     if found.last + 1 != listing.answered or len(known) > len(path) - (not is_whole):
@@ -200,15 +206,15 @@ def _goes_deeper(tree: Tree, conversation: int) -> bool:
 
 def low_of(tree: Tree, plan: Plan) -> int | None:
     """Returns the depth from which on this request may change anything; None: nothing is known yet."""
-    anchor = plan.match.anchor
-    if anchor is None:
+    match_point = plan.match.match_point
+    if match_point is None:
         return None
     changed = [x for a in plan.amendments for x in [tree.get(a.exchange)] if x is not None]
-    return min(x.depth for x in (anchor, tree.top(anchor), *changed))
+    return min(x.depth for x in (match_point, tree.top(match_point), *changed))
 
 
 def new_exchange(
-    query: Query, anchor: Exchange | None, held: Sequence[WireMessage], new: Sequence[int]
+    query: Query, match_point: Exchange | None, held: Sequence[WireMessage], new: Sequence[int]
 ) -> Exchange:
     """Returns the exchange of this request, with a temporary id that no stored one has."""
     listing, canon = query.listing, query.listing.canon
@@ -216,10 +222,10 @@ def new_exchange(
     media = [canon.media(m) for m in held] + [listing.media(i) for i in new]
     return Exchange(
         id=0,
-        conversation=0 if anchor is None else anchor.conversation,
-        parent=None if anchor is None else anchor.id,
-        depth=0 if anchor is None else anchor.depth + 1,
-        offset=0 if anchor is None else end_offset(anchor),
+        conversation=0 if match_point is None else match_point.conversation,
+        parent=None if match_point is None else match_point.id,
+        depth=0 if match_point is None else match_point.depth + 1,
+        offset=0 if match_point is None else end_offset(match_point),
         inputs=tuple(inputs),
         media=tuple(media),
         reply=None,
@@ -255,10 +261,10 @@ def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
     return max(near, key=rank)
 
 
-def rivals_of(tree: Tree, anchor: Exchange | None, conversation: int | None) -> list[Exchange]:
-    """Returns the exchanges that follow an anchor already, or the roots of a conversation."""
-    if anchor is not None:
-        return tree.kids(anchor)
+def rivals_of(tree: Tree, match_point: Exchange | None, conversation: int | None) -> list[Exchange]:
+    """Returns the exchanges that follow a match point already, or the roots of a conversation."""
+    if match_point is not None:
+        return tree.kids(match_point)
     return [] if conversation is None else tree.roots(conversation)
 
 
@@ -273,16 +279,16 @@ def on_record(e: Exchange, rivals: Iterable[Exchange]) -> set[int]:
 
 
 def _was_off(
-    tree: Tree, e: Exchange, anchor: Exchange | None, conversation: int | None, *, follows_head: bool
+    tree: Tree, e: Exchange, match_point: Exchange | None, conversation: int | None, *, follows_head: bool
 ) -> bool:
     """Returns whether a turn that was off the record is asked again, or gets results of its tools."""
     before = [
         x
-        for x in rivals_of(tree, anchor, conversation)
+        for x in rivals_of(tree, match_point, conversation)
         if is_asked_again(tree, x, e, follows_head=follows_head)
     ]
-    if anchor is not None and not any(map(is_user, e.inputs)):
-        before.append(anchor)
+    if match_point is not None and not any(map(is_user, e.inputs)):
+        before.append(match_point)
     return any(map(is_forgotten, before))
 
 
@@ -362,9 +368,10 @@ def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendmen
     Only those may change on which no carried turn rests. The list is walked backwards along the path: `end` is where
     the messages end that the exchange may have brought, `after` where those of its reply end.
     """
-    x, end, after = found.anchor, found.first, found.last + 1
+    x, end, after = found.match_point, found.first, found.last + 1
     is_short = x is not None and listing.before[after] < end_offset(x)
-    # The match has found the anchor's reply. Those before it are known by their positions alone, and may be others.
+    # The match has found the match point's reply. Those before it are known by their positions alone, and may be
+    # others.
     reply, is_guess = found.form.reply if found.form else None, False
     while x is not None and tree.is_soft(x):
         is_turn = any(map(is_user, x.inputs))
@@ -483,9 +490,9 @@ def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:
 def _left_out(
     tree: Tree, listing: Listing, found: Match, amendments: Iterable[Amendment]
 ) -> list[PathElement]:
-    """Returns the front of the anchor's path, as far as the client's list does not have it."""
-    assert found.anchor is not None
-    elements = _as_they_came_back(tree.elements(found.anchor), listing, amendments)
+    """Returns the front of the match point's path, as far as the client's list does not have it."""
+    assert found.match_point is not None
+    elements = _as_they_came_back(tree.elements(found.match_point), listing, amendments)
     front = [a for el in elements[:-1] for a in el.atoms]
     if front and listing.flat(len(listing))[: len(front)] == front:
         # The list begins where the path begins, though the path may have the same messages twice.

@@ -132,7 +132,7 @@ def open_(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     e = _exchange(tree, plan, ended)
     if is_tombstone(e):
         return tree.add(e)
-    return tree.add(replace(e, state=State.OPEN, input=_kept(plan.messages, e.redactions)))
+    return tree.add(replace(e, state=State.OPEN, input=_redacted(plan.messages, e.redactions)))
 
 
 def cancel(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
@@ -159,7 +159,7 @@ def refuse(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
 def _exchange(tree: Tree, plan: Plan, ended: Ended) -> Exchange:
     """Returns the new exchange at its place, without its words.
 
-    Where its anchor was forgotten meanwhile, it begins a new tree.
+    Where its match point was forgotten meanwhile, it begins a new tree.
     """
     e = _place(tree, plan, ended)
     tree.lend(e.id, plan.messages)
@@ -250,7 +250,7 @@ def _later_opening(tree: Tree, e: Exchange) -> Exchange | None:
     return min(later, key=lambda x: x.begun, default=None)
 
 
-def _kept(messages: Sequence[WireMessage], redactions: frozenset[int]) -> bytes:
+def _redacted(messages: Sequence[WireMessage], redactions: frozenset[int]) -> bytes:
     """Returns an input as it is stored. A message that is not stored has only its role left."""
     if not redactions:
         return orjson.dumps(messages)
@@ -263,7 +263,7 @@ def contents(plan: Plan, ended: Ended, redactions: frozenset[int]) -> dict[str, 
     """Returns the fields of an exchange that hold content. redactions: what is not stored; -1: the reply."""
     if -1 in redactions:
         return {
-            "input": _kept(plan.messages, redactions),
+            "input": _redacted(plan.messages, redactions),
             "shown_reply": None,
             "full": None,
             "model": plan.query.model,
@@ -274,7 +274,7 @@ def contents(plan: Plan, ended: Ended, redactions: frozenset[int]) -> dict[str, 
     )
     shown_reply = ended.full[0] if len(ended.full) == 1 else ended.shown_reply
     return {
-        "input": _kept(plan.messages, redactions),
+        "input": _redacted(plan.messages, redactions),
         "shown_reply": orjson.dumps(shown_reply),
         "full": full,
         "hidden": hidden,
@@ -318,7 +318,7 @@ def _amend(tree: Tree, plan: Plan, amendment: Amendment) -> None:
             inputs=inputs,
             media=amendment.media,
             notes=notes,
-            input=None if is_tombstone(x) else _kept(listing.messages[start:end], x.redactions),
+            input=None if is_tombstone(x) else _redacted(listing.messages[start:end], x.redactions),
         )
     if amendment.reply is not None:
         start, end = amendment.reply
@@ -400,8 +400,8 @@ def _judge(tree: Tree, y: Exchange, *, named: bool, idle_s: float, is_client: bo
 
     def is_like(x: Exchange) -> bool:
         old, new = in_order(x)
-        # After an anchor the place is certain, so a shorter form of a question is the same question too. So it is at
-        # the beginning where the longer one has more than the question: no one had heard a word of its reply.
+        # After a match point the place is certain, so a shorter form of a question is the same question too. So it
+        # is at the beginning where the longer one has more than the question: no one had heard a word of its reply.
         more = old.inputs[len(new.inputs) :]
         is_certain = y.parent is not None or (bool(more) and all(map(is_user, more)))
         return tree.extends(new, old) or (is_certain and tree.extends(old, new))

@@ -106,7 +106,7 @@ def _shown_in_rounds(content: Content) -> Shown:
 def known_note(tree: Tree, plan: Plan, i: int) -> str | None:
     """Returns the note that the i-th new message has already; "" if nothing was found for it, None if it has none."""
     prefix = plan.exchange.inputs[: i + 1]
-    rivals = rivals_of(tree, plan.match.anchor, plan.conversation)
+    rivals = rivals_of(tree, plan.match.match_point, plan.conversation)
     same = [x for x in rivals if i in x.notes and x.inputs[: i + 1] == prefix]
     if not same:
         return None
@@ -138,14 +138,14 @@ def compose(
     for i, note in fresh.items():
         if i >= held and note:
             found.put_note(listing.positions[plan.new[i - held]], note, estimate_tokens(note))
-    if place.anchor is None or plan.follows_head:
+    if place.match_point is None or plan.follows_head:
         return found
     if additions is not None:
         replies = _place_counted(listing, additions, found)
     else:
-        replies = _place_compared(listing, place.last + 1, tree.elements(place.anchor), found)
+        replies = _place_compared(listing, place.last + 1, tree.elements(place.match_point), found)
     if place.form:
-        replies[place.last] = place.anchor
+        replies[place.last] = place.match_point
     if replies:
         _hide(tree, plan, replies, offered, found)
     return found
@@ -234,9 +234,9 @@ def _replace(
     """Returns what the client left out, and in append mode the messages of sends that were cancelled."""
     found = list(_left_out(tree, plan, offered))
     offset = plan.exchange.offset
-    anchor = plan.match.anchor
-    if plan.held and anchor is not None:
-        listing, at = plan.query.listing, (anchor.depth, offset - len(anchor.reply or ()))
+    match_point = plan.match.match_point
+    if plan.held and match_point is not None:
+        listing, at = plan.query.listing, (match_point.depth, offset - len(match_point.reply or ()))
         heard = range(plan.heard)
         found += [FilledMessage.of(listing.messages[i], listing.atoms[i], at) for i in heard]
     for i, m in enumerate(plan.held):

@@ -40,8 +40,8 @@ class Eviction(Struct, frozen=True):
     def where(self, index: int, composition: Composition) -> tuple[int, int] | None:
         """Returns where on the path a client's message stands (depth and offset, as in `Evicted`); None: unknown."""
         plan = self.plan
-        anchor = None if plan is None else plan.match.anchor
-        if plan is None or anchor is None:
+        match_point = None if plan is None else plan.match.match_point
+        if plan is None or match_point is None:
             return None
         listing = plan.query.listing
         i = bisect_left(listing.positions, index)
@@ -54,7 +54,7 @@ class Eviction(Struct, frozen=True):
         # A plain list is its path, so the place is a number of atoms. Its depth is not known, only a lower one: each
         # exchange after it has an atom.
         after = listing.before[listing.answered] - listing.before[i]
-        return max(0, anchor.depth - after), listing.before[i]
+        return max(0, match_point.depth - after), listing.before[i]
 
     def with_summaries(
         self, summaries: Iterable[Summary], path: Container[int], composition: Composition
@@ -80,12 +80,12 @@ class Eviction(Struct, frozen=True):
 NO_EVICTION = Eviction()
 
 
-def evicted_at(anchor: Exchange | None, context_tokens: int | None) -> Evicted | None:
+def evicted_at(match_point: Exchange | None, context_tokens: int | None) -> Evicted | None:
     """Returns what has left the window of a path that ends with this exchange.
 
     None: nothing, or it left a smaller one than this request has.
     """
-    found = None if anchor is None else anchor.evicted
+    found = None if match_point is None else match_point.evicted
     return found if found is not None and found.is_out_of(context_tokens) else None
 
 

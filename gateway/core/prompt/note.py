@@ -137,12 +137,12 @@ def make_query(text: str) -> str:
     if len(text) <= QUERY_CHARS:
         return text
     lines = [line for line in (line.strip() for line in text.splitlines()) if line]
-    last = _take(reversed(lines), _EDGE_CHARS, from_end=True)
-    first = _take(lines, _EDGE_CHARS, from_end=False)
+    last = _edge_lines(reversed(lines), _EDGE_CHARS, from_end=True)
+    first = _edge_lines(lines, _EDGE_CHARS, from_end=False)
     return "\n".join((*reversed(last), *first))
 
 
-def _take(lines: Iterable[str], limit: int, *, from_end: bool) -> list[str]:
+def _edge_lines(lines: Iterable[str], limit: int, *, from_end: bool) -> list[str]:
     """Takes whole lines up to the limit; of a line that is itself too long, the part at the message's edge."""
     taken: list[str] = []
     for line in lines:

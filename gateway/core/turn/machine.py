@@ -103,9 +103,8 @@ class Turn:
         self._filler = spec.filler  # for tools that take long; None: there is none, or it was sent
         self._next_filler = ""  # for the next reply, since the one before it was saved without it
         # The end
-        self._client_finish: str | None = (
-            None  # the client's finish_reason, where it differs from the upstream's
-        )
+        # The client's finish_reason, where it differs from the upstream's
+        self._client_finish: str | None = None
         self._outcome: TurnOutcome | None = None
 
     @property

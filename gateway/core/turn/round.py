@@ -238,7 +238,7 @@ class Round:
         if self.form is not AS_EVENTS:
             self._begin_events()
         for event in read:
-            end = self._take(event)
+            end = self._read_event(event)
             if end is not None:
                 return end
         if len(self.tail) > MOST_TAIL_EVENTS:
@@ -302,7 +302,7 @@ class Round:
             self._view.add_text(self._earlier_text)
         self.form = AS_EVENTS
 
-    def _take(self, event: Event) -> RoundEnd | None:
+    def _read_event(self, event: Event) -> RoundEnd | None:
         data = event.data
         if data is None:
             self._pass_on(event)

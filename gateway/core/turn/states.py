@@ -44,11 +44,11 @@ class TurnState(Enum):
 WAITING, READING, SAVING_CALLS, RUNNING_TOOLS, SAVING_RESULTS, SAVING_TURN, DONE = TurnState
 
 Transitions = Mapping[type[TurnEvent], frozenset[TurnState]]
-_ENDED: Final = frozenset(
-    {SAVING_TURN, DONE}
-)  # DONE at once where the end does not wait (`TurnSpec.hold_end`)
+# DONE at once where the end does not wait (`TurnSpec.hold_end`).
+_ENDED: Final = frozenset({SAVING_TURN, DONE})
 _BROKEN_OFF: Final = frozenset({DONE})
-_NEXT_ROUND: Final = frozenset({SAVING_RESULTS, WAITING})  # WAITING at once where steps are not saved
+# WAITING at once where steps are not saved.
+_NEXT_ROUND: Final = frozenset({SAVING_RESULTS, WAITING})
 _REPLY_COMPLETE: Final = _NEXT_ROUND | _ENDED | {SAVING_CALLS, RUNNING_TOOLS}
 _INTERRUPTED: Final[Transitions] = {ClientLeft: _BROKEN_OFF, Stopped: _ENDED}
 

@@ -154,7 +154,7 @@ class ResponsesView(ClientView):
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         reply = self._first = orjson.loads(body)
         choices = (c for c in reply["choices"] if isinstance(c, dict) and not c.get("index"))
-        self._take(
+        self._add_delta(
             delta_of({"message": without_private(outcome.shown_reply or {})}), _logprobs(next(choices, {}))
         )
         self._finish, self._usage = outcome.finish_reason, outcome.usage
@@ -183,7 +183,7 @@ class ResponsesView(ClientView):
                 self._begin_response()  # the model may think for long before its first text
             delta = choice.get("delta")
             if isinstance(delta, dict):
-                self._take(
+                self._add_delta(
                     delta if event.calls is None else {**delta, "tool_calls": event.calls}, _logprobs(choice)
                 )
             if not is_hidden:
@@ -192,7 +192,7 @@ class ResponsesView(ClientView):
         if isinstance(usage, dict) and not is_hidden:
             self._usage = usage
 
-    def _take(self, delta: Json, logprobs: list[Any]) -> None:
+    def _add_delta(self, delta: Json, logprobs: list[Any]) -> None:
         if any(map(delta.get, THOUGHTS)):
             self._item(ThoughtsItem).add(delta)
         if text := text_of(delta):

@@ -161,7 +161,7 @@ class Composer(Struct, frozen=True):
         summary: the id of the one that stands after it, or 0; None: the one in use.
         is_due: the prompt changes from its beginning in any case.
         """
-        anchor, spec, plan = known.plan.match.anchor, known.asked.spec, known.plan
+        match_point, spec, plan = known.plan.match.match_point, known.asked.spec, known.plan
         parts = SectionParts(
             known.blocks,
             known.tools_in_section if known.offered else {},
@@ -171,12 +171,12 @@ class Composer(Struct, frozen=True):
             _in_use(known) if summary is None else summary,
             made_of(spec.system, known.offered) if spec.uid else "",
         )
-        idle_s = 0.0 if anchor is None else plan.query.now - (anchor.ended or anchor.begun)
+        idle_s = 0.0 if match_point is None else plan.query.now - (match_point.ended or match_point.begun)
         return make_section(
             parts,
             pinned=known.pinned,
             shown=window.shown(composition),
-            goes_on=anchor is not None,
+            goes_on=match_point is not None,
             is_due=is_due or spec.rebuilds or idle_s > self.cache_s,
             takes_note=takes_note,
         )
@@ -199,15 +199,15 @@ class Composer(Struct, frozen=True):
 
     async def _with_summaries(self, known: Known, prompt: Prompt) -> Prompt:
         """Adds the newest summaries on this path: read only where the conversation may not fit whole."""
-        anchor = known.plan.match.anchor
-        if anchor is None or not known.agent.id or not known.asked.spec.summarises:
+        match_point = known.plan.match.match_point
+        if match_point is None or not known.agent.id or not known.asked.spec.summarises:
             return prompt
         if known.summaries is not None:
             # All of a stored conversation is on the path, though not all of it was loaded.
             found, covered = known.summaries, {each.exchange.id for each in known.summaries}
         else:
             try:
-                found = await self.store.summaries.of(known.agent.id, anchor.conversation)
+                found = await self.store.summaries.of(known.agent.id, match_point.conversation)
             except StoreError as error:
                 _log.warning(
                     "Summaries could not be read, so a request was made without them: %s", error.message
@@ -280,7 +280,7 @@ def _read_before(known: Known) -> int | None:
     Its note is not stored either, and is looked for once more: the model had it before it called the tools.
     """
     plan = known.plan
-    listing, anchor = plan.query.listing, plan.match.anchor
+    listing, match_point = plan.query.listing, plan.match.match_point
     at = len(listing) - 1
     if (
         plan.query.mode is not MemoryUse.READ
@@ -291,7 +291,7 @@ def _read_before(known: Known) -> int | None:
         return None
     while at >= 0 and listing.role(at) != "user":
         at -= 1
-    is_kept = at not in plan.new and (anchor is None or not is_forgotten(anchor))
+    is_kept = at not in plan.new and (match_point is None or not is_forgotten(match_point))
     return None if at < 0 or is_kept else at
 
 

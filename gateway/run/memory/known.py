@@ -122,7 +122,7 @@ class Known(Struct, frozen=True):
     @property
     def evicted(self) -> Evicted | None:
         """The part of the path that has left the window before."""
-        return evicted_at(self.plan.match.anchor, self.asked.target.context_window)
+        return evicted_at(self.plan.match.match_point, self.asked.target.context_window)
 
     def answered_by(self, target: Target) -> Known:
         """Returns the same for another target than the one that was expected."""
@@ -191,14 +191,14 @@ async def _weigh(
 ) -> Known:
     """Returns what there is to know of a turn that is not plain."""
     plan, tree = await _plan(store, asked, agent, snapshot, query)
-    anchor = plan.match.anchor
-    path = tuple(tree.chain(anchor))
+    match_point = plan.match.match_point
+    path = tuple(tree.chain(match_point))
     uid = await _conversation_uid(store, agent, snapshot, plan) or _uid_of_new(
         asked, agent, snapshot, query.listing
     )
     if asked.identity.mode is Mode.OFF:
         return Known(asked, agent, snapshot, plan, tree, path, False, uid)
-    number = anchor.section if anchor is not None else None
+    number = match_point.section if match_point is not None else None
     pinned = await store.turns.section(agent, number) if number is not None else None
     blocks = seen_blocks(asked, snapshot, path) if agent.id else await blocks_of_new(store, asked, agent)
     offered = offer_tools(asked, agent, pinned, asked.request.json)
@@ -228,7 +228,7 @@ def _put_in_front(asked: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
     """Returns what goes before the client's list: what it left out, unless that has left the window for good."""
     if asked.spec.history == "client":
         return ()
-    fill, gone = plan.fill, evicted_at(plan.match.anchor, asked.target.context_window)
+    fill, gone = plan.fill, evicted_at(plan.match.match_point, asked.target.context_window)
     return fill if gone is None else tuple(element for element in fill if element.at[1] >= gone.offset)
 
 
@@ -252,7 +252,7 @@ async def _plan(
         pool = await store.turns.pool(agent, probes)
         tree = Tree(pool.exchanges, pool.contents, pool.tombs)
         plan = await with_contents(store.turns, agent, tree, partial(planning.plan_turn, tree, query))
-        evicted = evicted_at(plan.match.anchor, asked.target.context_window)
+        evicted = evicted_at(plan.match.match_point, asked.target.context_window)
         if not query.named and not query.listing.answered:
             store.turns.cache_openings(agent, snapshot, openings_of(tree))
         is_all = recent is None and low is None

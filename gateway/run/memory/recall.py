@@ -125,8 +125,8 @@ class Recaller(Struct, frozen=True):
         prompt: what is visible already.
         """
         section, window = prompt.section, prompt.window
-        anchor = known.plan.match.anchor
-        elsewhere = known.snapshot.next_seq - 1 - (anchor.length if anchor else 0)
+        match_point = known.plan.match.match_point
+        elsewhere = known.snapshot.next_seq - 1 - (match_point.length if match_point else 0)
         naming = 0 if prompt.names(mark_of(known.agent.secret)) else note.NAMING_TOKENS
         budget, begun = self._budget_in(known, prompt, naming), time.perf_counter()
         found, has_failed, ms = _NOTHING, False, 0.0
@@ -261,7 +261,7 @@ async def _choose(
 def _opens(known: Known) -> bool:
     """Returns whether this is the user's first message in the conversation."""
     user_messages = (m for m in known.plan.messages if m.get("role") == "user")
-    return known.plan.match.anchor is None and len(list(user_messages)) == 1
+    return known.plan.match.match_point is None and len(list(user_messages)) == 1
 
 
 async def _excess(prompt: Prompt, rendered: str) -> float:

@@ -208,8 +208,8 @@ def _section(known: Known, prompt: Prompt) -> SentSection | None:
     """Returns the memory section that the path has from now on."""
     # Nothing new is stored, and the path's section stays.
     if known.plan.off:
-        anchor = known.plan.match.anchor
-        number = anchor.section if anchor is not None else None
+        match_point = known.plan.match.match_point
+        number = match_point.section if match_point is not None else None
         return None if number is None else SentSection(number, "", {})
     return prompt.section.sent
 

@@ -35,7 +35,7 @@ _PLACE_BYTES = 4
 def turn_of(known: Known) -> str:
     """Returns the name of the turn that a request asks for, within its conversation."""
     plan = known.plan
-    return _time(plan.exchange.begun) + _place(plan.exchange, plan.match.anchor)
+    return _time(plan.exchange.begun) + _place(plan.exchange, plan.match.match_point)
 
 
 async def with_references(

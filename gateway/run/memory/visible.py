@@ -61,14 +61,14 @@ def _merged(listing: Listing, dropped: Container[int]) -> Iterator[Atom]:
 
 
 def _numbers(known: Known, composition: Composition, window: FittedWindow) -> range:
-    anchor = known.plan.match.anchor
-    if anchor is None:
+    match_point = known.plan.match.match_point
+    if match_point is None:
         return range(0)
-    after = first = anchor.seq + len(anchor.inputs) + 1
+    after = first = match_point.seq + len(match_point.inputs) + 1
     if known.is_plain:
-        first = after if window.evicted_tokens else anchor.run
+        first = after if window.evicted_tokens else match_point.run
     elif known.is_stored:
-        first = max(anchor.run, _first_filled(known, composition, window, after))
+        first = max(match_point.run, _first_filled(known, composition, window, after))
     return range(first, after)
 
 
@@ -86,10 +86,10 @@ def shows_origin(known: Known, window: FittedWindow, m: Message) -> bool:
     """Returns whether a fact was learned from what is visible anyway."""
     if window.evicted_tokens or known.asked.spec.history == "client":
         return False
-    anchor = known.plan.match.anchor
+    match_point = known.plan.match.match_point
     # On a plain path not every exchange is loaded.
     if known.is_plain:
-        return anchor is not None and m.conversation == anchor.conversation
+        return match_point is not None and m.conversation == match_point.conversation
     return bool(m.origins) and known.path_ids.issuperset(m.origins)
 
 

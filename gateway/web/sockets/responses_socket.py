@@ -188,7 +188,7 @@ class _Session:
                 except GatewayError as error:
                     await self.send_event(server_events.failed(error))
                 else:
-                    await self._take(event)
+                    await self._perform(event)
         except asyncio.CancelledError:
             # As the edge does, which is cancelled here in its turn: the log would have the trace of a cancelled task.
             await self._cut()
@@ -211,7 +211,7 @@ class _Session:
     def _late(self) -> None:
         self._connection.fail(_POLICY_VIOLATION, "The message did not arrive in time. Send it faster.")
 
-    async def _take(self, event: ClientEvent) -> None:
+    async def _perform(self, event: ClientEvent) -> None:
         match event:
             case Cancel():
                 self._cancel(event)

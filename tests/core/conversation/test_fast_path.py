@@ -98,7 +98,7 @@ def test_it_decides_what_would_be_decided_with_everything_in_view(
     tree, snapshot, query, plain = planned(world, messages)
     assert plain is not None
     general = plan_turn(tree, query)
-    assert (plain.match.anchor, plain.new) == (general.match.anchor, general.new)
+    assert (plain.match.match_point, plain.new) == (general.match.match_point, general.new)
     assert (plain.fill, plain.off, plain.redactions) == (general.fill, general.off, general.redactions)
     fresh = {len(plain.messages) - 1: "<note>"}
     counted = compose(Tree(snapshot.additions.rounds), plain, offered, fresh, snapshot.additions)

@@ -252,7 +252,7 @@ def test_the_questions_of_many_short_replies_are_asked_for_together(world: World
         rewritten += [user(f"something else entirely, {n}"), assistant(f"Yes, {n}.")]
     request = world.begin([*rewritten, user("and now?")], "c1")
     assert request.plan is not None
-    assert request.plan.match.anchor is None
+    assert request.plan.match.match_point is None
 
 
 @pytest.mark.parametrize("key", ["k", None])

@@ -20,9 +20,9 @@ from msgspec.structs import replace
 from adapters.types import Json
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_runs import LEFT, AgentRuns
-from gateway.agents.runs.background.elsewhere import DELETED, Elsewhere
-from gateway.agents.runs.background.event_log import EventLog, ShowsRuns, stored
+from gateway.agents.runs.background.event_log import EventLog, ShowsRuns, stored_events
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
+from gateway.agents.runs.background.remote_runs import DELETED, RemoteRuns
 from gateway.agents.runs.background.stored_request import StoredRequest
 from gateway.agents.runs.begin import MessageGone, digest_of
 from gateway.agents.runs.retry import SendMarks, SentBefore, sent_before
@@ -67,7 +67,7 @@ class BackgroundRuns:
         self._shows = shows
         self._open = OpenRuns(keeper.queues)
         self._shared = runs.ends
-        self._elsewhere = Elsewhere(keeper.store, shows)
+        self._remote_runs = RemoteRuns(keeper.store, shows)
         self._shared.when_ended(self._ended_elsewhere, keeper.store.jobs.wake_here)
 
     async def accept(
@@ -258,7 +258,7 @@ class BackgroundRuns:
                 yield event
             return
         if self._shared.is_shared:
-            async for event in self._elsewhere.events(run, after):
+            async for event in self._remote_runs.events(run, after):
                 yield event
                 if self._shows.is_end(event):
                     return
@@ -266,7 +266,7 @@ class BackgroundRuns:
                 return
         run = await self.ended(run)
         is_logged = False
-        async for number, event in stored(self._store, run, 0):
+        async for number, event in stored_events(self._store, run, 0):
             is_logged = True
             if number > after:
                 yield event
@@ -321,8 +321,8 @@ class BackgroundRuns:
         texts = await self._store.runs.texts(run.agent, run.id, "request")
         if not texts:
             return False
-        kept, same = StoredRequest.read(texts[0].data), StoredRequest.of(asked, None, None)
-        return (kept.messages, kept.decisions) == (same.messages, same.decisions)
+        stored, same = StoredRequest.read(texts[0].data), StoredRequest.of(asked, None, None)
+        return (stored.messages, stored.decisions) == (same.messages, same.decisions)
 
     # -- one attempt
 
@@ -342,31 +342,31 @@ class BackgroundRuns:
         if found is None:
             return None
         texts = await store.runs.texts(agent.id, run.id, "request")
-        kept = StoredRequest.read(texts[0].data if texts else b"")
-        log = await self._log_of(agent, found, open_run, kept, attempt)
+        stored = StoredRequest.read(texts[0].data if texts else b"")
+        log = await self._log_of(agent, found, open_run, stored, attempt)
         if not found.is_over:
             if tries > (MOST_BEGINNINGS if found.state is RunState.CREATED else MOST_TRIES):
                 await self._end(found, f"{LEFT} It was tried {tries - 1} times.")
             else:
-                await self._attempt(agent, found, open_run, kept, name, place, attempt, log)
+                await self._attempt(agent, found, open_run, stored, name, place, attempt, log)
             found = await store.runs.load(agent.id, run.id) or found
         if not found.is_over:
             found = await self._end(found, _INTERNAL)
-        await self._close(found, open_run, kept, log, attempt)
-        return PerformedRun(found, kept.callback)
+        await self._close(found, open_run, stored, log, attempt)
+        return PerformedRun(found, stored.callback)
 
     async def _attempt(
         self,
         agent: Agent,
         run: Run,
         open_run: OpenRun,
-        kept: StoredRequest,
+        stored: StoredRequest,
         name: str,
         place: QueuePlace,
         attempt: int,
         log: EventLog | None,
     ) -> None:
-        project, options = agent.scope.project, kept.shown or {}
+        project, options = agent.scope.project, stored.shown or {}
 
         def view(start: RunStart) -> MakesView:
             return MakesUnseen() if log is None else self._shows.view(start, options)
@@ -374,10 +374,10 @@ class BackgroundRuns:
         sink: Sink = UnseenSink() if log is None else log
         try:
             found = await self._registry.for_send(
-                project, agent.uid, name, model=kept.model, system=kept.system
+                project, agent.uid, name, model=stored.model, system=stored.system
             )
-            asked = replace(kept.asked(found, name), passes=open_run.passes)
-            accepted = AcceptedRun(run, kept.written(with_messages=False), attempt)
+            asked = replace(stored.asked(found, name), passes=open_run.passes)
+            accepted = AcceptedRun(run, stored.written(with_messages=False), attempt)
             await self._runs.perform(asked, accepted, place, view, sink)
         except MessageGone:
             await self._end(run, _GONE)
@@ -394,13 +394,13 @@ class BackgroundRuns:
             await self._end(run, _INTERNAL)
 
     async def _log_of(
-        self, agent: Agent, run: Run, open_run: OpenRun, kept: StoredRequest, attempt: int
+        self, agent: Agent, run: Run, open_run: OpenRun, stored: StoredRequest, attempt: int
     ) -> EventLog | None:
         """Returns the log of a run for this attempt; None where it has none."""
         log = open_run.log
         is_new = log is None
         # The request may be erased by now. A log that has readers is written to its end all the same.
-        if kept.shown is None and is_new:
+        if stored.shown is None and is_new:
             return None
         if log is None:
             log = open_run.log = EventLog(self._store, run, agent.epoch, self._shows)
@@ -411,7 +411,7 @@ class BackgroundRuns:
             logged = await log.go_on(agent.epoch)
             log.add(
                 await self._shows.rest(
-                    replace(run, state=RunState.RUNNING), kept.shown or {}, logged, attempt
+                    replace(run, state=RunState.RUNNING), stored.shown or {}, logged, attempt
                 )
             )
         return log
@@ -422,14 +422,14 @@ class BackgroundRuns:
             log.add(self._shows.begun(run.uid))
 
     async def _close(
-        self, run: Run, open_run: OpenRun, kept: StoredRequest, log: EventLog | None, attempt: int
+        self, run: Run, open_run: OpenRun, stored: StoredRequest, log: EventLog | None, attempt: int
     ) -> None:
         """Closes a run that has ended, after its log got the events that it lacks."""
         if log is not None:
             await log.flush()
-            logged = [event async for _, event in stored(self._store, run, 0)]
+            logged = [event async for _, event in stored_events(self._store, run, 0)]
             if not (logged and self._shows.is_end(logged[-1])):
-                log.add(await self._shows.rest(run, kept.shown or {}, logged, attempt))
+                log.add(await self._shows.rest(run, stored.shown or {}, logged, attempt))
             await log.close()
         self._open.close(open_run)
         self._shared.notify(run)

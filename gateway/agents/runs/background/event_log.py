@@ -105,7 +105,7 @@ class EventLog:
         self._unwritten, self._unwritten_bytes = [], 0
         await self.flush()
         self.epoch = epoch
-        numbered = [each async for each in stored(self.store, self.run, 0)]
+        numbered = [each async for each in stored_events(self.store, self.run, 0)]
         last = max(self._next - 1, numbered[-1][0] if numbered else 0)
         self._newest.clear()
         self._bytes = 0
@@ -178,7 +178,7 @@ class EventLog:
             first = self._newest[0][0] if self._newest else self._next
             if number + 1 < first:
                 is_found = False
-                async for at, event in stored(self.store, self.run, number):
+                async for at, event in stored_events(self.store, self.run, number):
                     is_found, number = True, at
                     yield event
                 # What was in memory may have gone meanwhile, since it is written down.
@@ -215,7 +215,7 @@ class EventLog:
         return self._presence
 
 
-async def stored(store: Store, run: Run, after: int) -> AsyncIterator[tuple[int, bytes]]:
+async def stored_events(store: Store, run: Run, after: int) -> AsyncIterator[tuple[int, bytes]]:
     """Yields the events that are written down after a number, each with its own. Raises: StoreError."""
     while True:
         rows = await store.runs.texts(run.agent, run.id, EVENT, after=after, limit=_PAGE)

@@ -10,8 +10,8 @@ from collections.abc import Hashable
 
 from gateway.agents.core.waits import Waiter
 from gateway.agents.registry.archives import Archives
+from gateway.agents.runs.agent_messaging import AgentMessaging, Speaker
 from gateway.agents.runs.calls.call_record import CallRecord
-from gateway.agents.runs.peers import Peers, Speaker
 from gateway.agents.tools.agent_tools import AgentTools
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.run.call import Passes
@@ -28,7 +28,7 @@ from storage.records import Exchange, Run
 class Toolboxes:
     """Makes the toolboxes. One for the process. foreign: performs the tools that were defined."""
 
-    def __init__(self, keeper: MemoryKeeper, foreign: ForeignTools, peers: Peers) -> None:
+    def __init__(self, keeper: MemoryKeeper, foreign: ForeignTools, peers: AgentMessaging) -> None:
         self._keeper = keeper
         self._foreign = foreign
         self._peers = peers
@@ -87,9 +87,9 @@ def _place(known: Known) -> Hashable | None:
 
     None: the beginning of a conversation without a name, and another may begin alike.
     """
-    identity, anchor = known.asked.identity, known.plan.match.anchor
-    if anchor is None and identity.conversation is None and identity.user is None:
+    identity, match_point = known.asked.identity, known.plan.match.match_point
+    if match_point is None and identity.conversation is None and identity.user is None:
         return None
-    above = None if anchor is None else anchor.path
+    above = None if match_point is None else match_point.path
     agent, inputs = known.agent, known.plan.exchange.inputs
     return agent.id, agent.epoch, identity.user, identity.conversation, above, inputs

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from gateway.agents.runs.background.event_log import BATCH_S, ShowsRuns, stored
+from gateway.agents.runs.background.event_log import BATCH_S, ShowsRuns, stored_events
 from gateway.errors import Conflict
 from storage.records import Run
 from storage.sql.store import Store
@@ -20,7 +20,7 @@ _REST_S = 5.0
 _NONE_S = 0.5
 
 
-class Elsewhere:
+class RemoteRuns:
     """The runs of all processes, as this one reads them."""
 
     def __init__(self, store: Store, shows: ShowsRuns) -> None:
@@ -35,7 +35,7 @@ class Elsewhere:
         clock, over_at, seen = asyncio.get_running_loop().time, 0.0, 0
         while True:
             now = await self._store.runs.load(run.agent, run.id)
-            async for number, event in stored(self._store, run, after):
+            async for number, event in stored_events(self._store, run, after):
                 after, seen = number, seen + 1
                 yield event
                 if self._shows.is_end(event):

@@ -91,7 +91,7 @@ class Speaker(Struct, frozen=True):
         )
 
 
-class Peers:
+class AgentMessaging:
     """Delivers messages between the agents of a project. One for the process. wait_s: for an answer."""
 
     def __init__(
@@ -300,7 +300,7 @@ class Peers:
 class PeersOf(Struct, frozen=True):
     """`SendsToAgents` of one turn."""
 
-    peers: Peers
+    peers: AgentMessaging
     sender: Speaker
     run: int | None
 
