@@ -90,8 +90,12 @@ def fault_of(error: msgspec.ValidationError, value: Any, kind: Any, path: Path =
 def unknown(path: Path, message: str, value: Any, expected: tuple[Any, ...]) -> Fault:
     """Returns the fault of a name that is unknown. expected: the types of the object that has it."""
     known = [name for each in expected for name in names(each)]
-    close = get_close_matches(str(path[-1]), known, n=1)
-    return Fault(path, message, "extra_forbidden", value, expected, close[0] if close else None)
+    return Fault(path, message, "extra_forbidden", value, expected, nearest(str(path[-1]), known))
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Returns the known name that is most like an unknown one; None: none is like it."""
+    return next(iter(get_close_matches(name, list(known), n=1)), None)
 
 
 def collect(

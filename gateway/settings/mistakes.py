@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, get_args, get_origin
@@ -22,6 +21,7 @@ from gateway.checked import (
     members,
     metas,
     names,
+    nearest,
     plain,
 )
 from gateway.errors import SettingsError
@@ -69,8 +69,8 @@ def unknown_name(where: str, name: str, known: Iterable[str], homes: Iterable[st
     homes: the tables in which the name does exist.
     """
     hint = f"known are {', '.join(sorted(known)) or 'none'}"
-    if close := difflib.get_close_matches(name, list(known), n=1):
-        hint = f"did you mean {close[0]!r}?"
+    if close := nearest(name, known):
+        hint = f"did you mean {close!r}?"
     elif homes:
         hint = f"it stands in {' and '.join(homes)}"
     return f"{where + ': ' if where else ''}unknown name {name!r}; {hint}"

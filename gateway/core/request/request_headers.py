@@ -7,9 +7,9 @@ these.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 
+from gateway.checked import nearest
 from gateway.errors import BadRequest
 
 RawHeaders = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower case
@@ -77,8 +77,8 @@ _seen: dict[bytes, str] = {}
 
 def _passing_name(raw: bytes) -> str:
     if raw.startswith(_PREFIX.encode()) and (name := raw.decode("latin-1")) not in _HEADERS:
-        close = difflib.get_close_matches(name, _HEADERS, n=1) or ["one of " + ", ".join(_HEADERS)]
-        raise BadRequest(f"There is no header `{name[:64]}`; did you mean {close[0]}?", param=name[:64])
+        close = nearest(name, _HEADERS) or "one of " + ", ".join(_HEADERS)
+        raise BadRequest(f"There is no header `{name[:64]}`; did you mean {close}?", param=name[:64])
     name = raw.decode("latin-1") if raw in _PASS or raw.startswith(_PASS_PREFIXES) else ""
     if len(raw) <= 64 and len(_seen) < 1024:  # callers choose the names
         _seen[raw] = name
