@@ -41,7 +41,7 @@ from storage.records import Scope
 
 _log = logging.getLogger("mnemogate")
 # Some four thousand turns of a kilobyte. A dropped conversation continues as a new one.
-KEPT_BYTES = 4 * 1024 * 1024
+CACHE_BYTES = 4 * 1024 * 1024
 _TURN_BYTES, _ID_BYTES = 450, 200  # measured: the values of a turn without its words; one of its ids
 
 
@@ -125,7 +125,7 @@ class EarlierReplies:
     The upstream has the words, the client sends their id alone, and memory wants to know which conversation goes on.
     """
 
-    def __init__(self, limit_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit = limit_bytes
         self._turns: OrderedDict[int, _Turn] = OrderedDict()  # the first is the first to go
         self._named: dict[tuple[Memory, str], int] = {}

@@ -17,7 +17,7 @@ from storage.sql.vectors import forget_indexed
 
 # Below this are all names that begin with READING.
 _END = READING[:-1] + chr(ord(READING[-1]) + 1)
-_KEPT = ("request", "call", "result", "event")
+_PARTS = ("request", "call", "result", "event")
 
 
 async def accept_reading(connection: Connection, jobs: Jobs, wanted: RunAccept) -> Run | None:
@@ -69,6 +69,6 @@ async def empty_reading(connection: Connection, sleeper: int, conversation: int)
         await forget_indexed(connection, sleeper, range(e.seq, e.seq + len(e.inputs) + 1))
         await exchanges.update_exchange(connection, sleeper, exchanges.emptied(e), is_whole=True)
     if (run := await connection.value(SQL["reading_run"], (conversation, sleeper))) is not None:
-        for kind in _KEPT:
+        for kind in _PARTS:
             await connection.run(SQL["reading_texts"], (sleeper, run, kind))
     await connection.run(SQL["reading_done"], (conversation, sleeper))

@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send import MessageType
-from gateway.agents.wire.struct_fields import NO_TEMPLATES, Body, Kept, Maybe, refused
+from gateway.agents.wire.struct_fields import NO_TEMPLATES, Body, Maybe, NoEffect, refused
 from gateway.checked import Fault
 
 Order = Literal["asc", "desc"]
@@ -144,7 +144,7 @@ class SpokenQuery(PageQuery):
     """A page of messages, and the way in which they are shown."""
 
     include_return_message_types: list[MessageType] | UnsetType = UNSET
-    include_err: Kept[bool] = UNSET
+    include_err: NoEffect[bool] = UNSET
     include_compaction_messages: bool = False
     msg_object: bool = False
     use_assistant_message: bool = True
@@ -194,13 +194,13 @@ class StepsQuery(PageQuery):
 
 class RecompileQuery(Body):
     dry_run: bool = False
-    update_timestamp: Kept[bool] = UNSET
+    update_timestamp: NoEffect[bool] = UNSET
 
 
 class ResetQuery(Body):
     """A reset by the client before 1.0, which puts into the query what later ones put into the body."""
 
-    add_default_initial_messages: Kept[bool] = UNSET
+    add_default_initial_messages: NoEffect[bool] = UNSET
 
 
 class ApprovalQuery(Body):

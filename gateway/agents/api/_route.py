@@ -203,7 +203,9 @@ def _read(row: AgentsRoute, request: Request, project: str, data: bytes) -> Aske
     if row.query is not None or request.scope["query_string"]:
         kind = row.query or bodies.Body
         query = bodies.convert(_parameters(kind, request), kind, ("query",), lax=True)
-    without_effect = [name for each in (body, query) if each is not None for name in bodies.kept(each)]
+    without_effect = [
+        name for each in (body, query) if each is not None for name in bodies.sent_without_effect(each)
+    ]
     if without_effect:
         headers["x-mnemogate-kept"] = ",".join(without_effect)
     return Asked(project, request.path_params, body, query, request, headers, data, file)

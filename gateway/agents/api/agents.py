@@ -36,11 +36,11 @@ from gateway.agents.wire.struct_fields import (
     ONE_PROJECT,
     READ_ONLY,
     Body,
-    Kept,
     Maybe,
+    NoEffect,
     given,
+    honoured_in,
     refused,
-    retained_besides,
     time_of,
 )
 from gateway.checked import Fault
@@ -85,7 +85,7 @@ _NEVER_NULL = frozenset(
     }
 )
 _MOST_TOKENS = frozenset({"max_tokens", "max_output_tokens"})
-SETTINGS_KEPT = retained_besides(*_SETTINGS_TYPES, "provider_type")
+SETTINGS = honoured_in(*_SETTINGS_TYPES, "provider_type")
 
 
 class CompactionBody(Body):
@@ -96,8 +96,8 @@ class CompactionBody(Body):
     prompt: Maybe[str] = UNSET
     sliding_window_percentage: Maybe[Annotated[float, Meta(gt=0, le=1)]] = UNSET
     clip_chars: Maybe[Annotated[int, Meta(ge=1)]] = UNSET
-    model_settings: Kept[dict[str, Any]] = UNSET
-    prompt_acknowledgement: Kept[bool] = UNSET
+    model_settings: NoEffect[dict[str, Any]] = UNSET
+    prompt_acknowledgement: NoEffect[bool] = UNSET
 
 
 class FillerBody(Body):
@@ -149,8 +149,8 @@ class UpdateAgent(Body):
     hidden: Maybe[bool] = UNSET
     system: Maybe[str] = UNSET
     model: Maybe[Annotated[str, Meta(pattern=r"\S", max_length=200)]] = UNSET
-    llm_config: Annotated[dict[str, Any] | None, retained_besides(*_LLM_TYPES)] | UnsetType = UNSET
-    model_settings: Annotated[dict[str, Any] | None, SETTINGS_KEPT] | UnsetType = UNSET
+    llm_config: Annotated[dict[str, Any] | None, honoured_in(*_LLM_TYPES)] | UnsetType = UNSET
+    model_settings: Annotated[dict[str, Any] | None, SETTINGS] | UnsetType = UNSET
     context_window_limit: Maybe[WindowTokens] = UNSET
     max_tokens: Maybe[_Tokens] = UNSET
     response_format: Maybe[dict[str, Any]] = UNSET
@@ -169,14 +169,14 @@ class UpdateAgent(Body):
     compaction_settings: Maybe[CompactionBody] = UNSET
     mnemogate: Maybe[Own] = UNSET
 
-    embedding: Kept[str] = UNSET
-    embedding_config: Kept[dict[str, Any]] = UNSET
-    embedding_chunk_size: Kept[int] = UNSET
-    reasoning: Kept[bool] = UNSET
-    enable_reasoner: Kept[bool] = UNSET
-    max_reasoning_tokens: Kept[int] = UNSET
-    max_files_open: Kept[int] = UNSET
-    per_file_view_window_char_limit: Kept[int] = UNSET
+    embedding: NoEffect[str] = UNSET
+    embedding_config: NoEffect[dict[str, Any]] = UNSET
+    embedding_chunk_size: NoEffect[int] = UNSET
+    reasoning: NoEffect[bool] = UNSET
+    enable_reasoner: NoEffect[bool] = UNSET
+    max_reasoning_tokens: NoEffect[int] = UNSET
+    max_files_open: NoEffect[int] = UNSET
+    per_file_view_window_char_limit: NoEffect[int] = UNSET
 
     enable_sleeptime: Maybe[bool] = UNSET
     template_id: Annotated[str | None, HOSTED] | UnsetType = UNSET
@@ -210,7 +210,7 @@ class CreateAgent(UpdateAgent):
 # -- from a body to a definition
 
 _MOST, _LEAST = "message_buffer_limit", "message_buffer_min"
-_KEPT = (
+_STORED_FIELDS = (
     "embedding", "embedding_config", "embedding_chunk_size", "reasoning", "enable_reasoner", "max_reasoning_tokens",
     "max_files_open", "per_file_view_window_char_limit",
 )  # fmt: skip
@@ -248,7 +248,7 @@ def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition
         if "rebuild" in own_fields:
             values["rebuilds"] = own_fields["rebuild"] == "always"
     values["kept"] = {
-        **definition.kept, **values.get("kept", {}), **{name: sent[name] for name in _KEPT if name in sent}
+        **definition.kept, **values.get("kept", {}), **{name: sent[name] for name in _STORED_FIELDS if name in sent}
     }  # fmt: skip
     made = replace(definition, **values)
     check_window(made, sent, _MOST, _LEAST)

@@ -22,7 +22,7 @@ from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.message import Showing, showing_of
 from gateway.agents.wire.run_json import usage_json
 from gateway.agents.wire.send import MAX_STEPS, MessageType, Send, sent
-from gateway.agents.wire.struct_fields import Body, Kept, Maybe, given, lasted_ns, refused, time_of
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, given, lasted_ns, refused, time_of
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.errors import BadRequest, UnknownId, UnknownPath
@@ -52,8 +52,8 @@ class BatchRequest(Body):
     client_skills: Annotated[list[dict[str, Any]] | None, refused(_UNREAD)] | UnsetType = UNSET
     custom_id: Annotated[str | None, refused(_ANTHROPICS)] | UnsetType = UNSET
     params: Annotated[dict[str, Any] | None, refused(_ANTHROPICS)] | UnsetType = UNSET
-    include_return_message_types: Kept[list[MessageType]] = UNSET
-    enable_thinking: Kept[str | bool] = UNSET
+    include_return_message_types: NoEffect[list[MessageType]] = UNSET
+    enable_thinking: NoEffect[str | bool] = UNSET
     use_assistant_message: bool = True
     assistant_message_tool_name: str = "send_message"
     assistant_message_tool_kwarg: str = "message"

@@ -10,7 +10,7 @@ from gateway.agents.api._paging import OLDEST_FIRST, cut
 from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, Asked, uid_in
 from gateway.agents.api.dependencies import ORIGIN, AgentsApi, given_or_none, page_of
-from gateway.agents.wire.struct_fields import NO_TEMPLATES, ONE_PROJECT, Body, Kept, Maybe, given, time_of
+from gateway.agents.wire.struct_fields import NO_TEMPLATES, ONE_PROJECT, Body, Maybe, NoEffect, given, time_of
 from gateway.core import ids
 from gateway.errors import BadRequest
 from storage.listing import BlockChange, BlockEntry, BlockFilter
@@ -54,9 +54,9 @@ _DESCRIPTIONS = {
 class AgentBlock(CreateBlock):
     """A block that is made with an agent. A block that exists already is copied, as by Letta's server."""
 
-    id: Kept[str] = UNSET
-    created_by_id: Kept[str] = UNSET
-    last_updated_by_id: Kept[str] = UNSET
+    id: NoEffect[str] = UNSET
+    created_by_id: NoEffect[str] = UNSET
+    last_updated_by_id: NoEffect[str] = UNSET
 
 
 class UpdateBlock(CreateBlock):

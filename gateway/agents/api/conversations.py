@@ -15,7 +15,7 @@ from gateway.agents.api._paging import CONVERSATION_MESSAGES
 from gateway.agents.api._query import PageQuery, SpokenQuery
 from gateway.agents.api._route import AgentsRoute, Asked, uid_in
 from gateway.agents.api.agents import (
-    SETTINGS_KEPT,
+    SETTINGS,
     Compact,
     CompactionBody,
     WindowTokens,
@@ -32,7 +32,7 @@ from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, system_id
 from gateway.agents.wire.run_json import StreamRun
 from gateway.agents.wire.send import Send
-from gateway.agents.wire.struct_fields import READ_ONLY, Body, Kept, Maybe, given, refused, time_of
+from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, given, refused, time_of
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition
@@ -48,7 +48,7 @@ class CreateConversation(Body):
     description: Maybe[str] = UNSET
     hidden: Maybe[bool] = UNSET
     model: Maybe[str] = UNSET
-    model_settings: Annotated[dict[str, Any] | None, SETTINGS_KEPT] | UnsetType = UNSET
+    model_settings: Annotated[dict[str, Any] | None, SETTINGS] | UnsetType = UNSET
     context_window_limit: Maybe[WindowTokens] = UNSET
     isolated_block_labels: (
         Annotated[
@@ -111,7 +111,7 @@ class RecompileConversationQuery(ConversationQuery):
 
 class RecompileConversation(Body):
     agent_id: Maybe[str] = UNSET
-    compaction_settings: Kept[CompactionBody] = UNSET
+    compaction_settings: NoEffect[CompactionBody] = UNSET
 
 
 class CompactConversation(Compact):

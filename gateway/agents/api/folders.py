@@ -16,7 +16,7 @@ from gateway.agents.api.model import embedding_config_json
 from gateway.agents.api.passages import passage_json
 from gateway.agents.files.folder_search import FileView, Folders, SentFile
 from gateway.agents.registry.archives import Archives
-from gateway.agents.wire.struct_fields import Body, Kept, Maybe, given, refused, time_of
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, given, refused, time_of
 from gateway.core import ids
 from gateway.core.memory.file_text import file_name
 from gateway.errors import BadRequest, Conflict, UnknownId
@@ -32,17 +32,17 @@ class UpdateFolder(Body):
 
     name: Maybe[_Name] = UNSET
     description: Maybe[str] = UNSET
-    instructions: Kept[str] = UNSET
+    instructions: NoEffect[str] = UNSET
     metadata: Maybe[dict[str, Any]] = UNSET
-    embedding_config: Kept[dict[str, Any]] = UNSET
+    embedding_config: NoEffect[dict[str, Any]] = UNSET
 
 
 class CreateFolder(UpdateFolder):
     """A new folder."""
 
     name: _Name
-    embedding: Kept[str] = UNSET
-    embedding_chunk_size: Kept[int] = UNSET
+    embedding: NoEffect[str] = UNSET
+    embedding_chunk_size: NoEffect[int] = UNSET
 
 
 class FoldersQuery(PageQuery):
@@ -78,8 +78,8 @@ class UploadForm(Body):
     """The form fields sent with a file: none."""
 
 
-# What a folder keeps of what it was made or changed with.
-KEPT_FIELDS = (
+# The fields of a folder that are stored and given back.
+STORED_FIELDS = (
     "description",
     "instructions",
     "metadata",
@@ -223,7 +223,7 @@ class FolderRoutes:
     async def create(self, asked: Asked) -> Any:
         create: CreateFolder = asked.body
         sent = given(create)
-        body = {name: sent[name] for name in KEPT_FIELDS if sent.get(name) is not None}
+        body = {name: sent[name] for name in STORED_FIELDS if sent.get(name) is not None}
         return folder_json(await self._folders.create(asked.project, create.name, body))
 
     async def retrieve(self, asked: Asked) -> Any:
@@ -232,7 +232,7 @@ class FolderRoutes:
     async def update(self, asked: Asked) -> Any:
         update: UpdateFolder = asked.body
         found, sent = await self._folder(asked), given(update)
-        body = {**found.body, **{name: sent[name] for name in KEPT_FIELDS if name in sent}}
+        body = {**found.body, **{name: sent[name] for name in STORED_FIELDS if name in sent}}
         name = given_or_none(update.name)
         if name is not None and name != found.name:
             taken = await self._api.store.definitions.named(asked.project, DefinitionKind.FOLDER, name, 1)

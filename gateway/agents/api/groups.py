@@ -13,7 +13,7 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.core.kinds import VOICE_KIND, kind_of
 from gateway.agents.registry.registry import AgentEdit, AgentView
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import ONE_PROJECT, Body, Kept, Maybe, convert, given, refused
+from gateway.agents.wire.struct_fields import ONE_PROJECT, Body, Maybe, NoEffect, convert, given, refused
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
@@ -32,7 +32,7 @@ class UpdateGroup(Body):
     """A change of a group. manager_config: a SleeptimeConfig or a VoiceSleeptimeConfig."""
 
     manager_config: Maybe[dict[str, Any]] = UNSET
-    description: Kept[str] = UNSET
+    description: NoEffect[str] = UNSET
     agent_ids: Annotated[list[str] | None, _OF_THE_AGENT] | UnsetType = UNSET
     shared_block_ids: Annotated[list[str] | None, _BLOCKS] | UnsetType = UNSET
     project_id: Annotated[str | None, ONE_PROJECT] | UnsetType = UNSET
@@ -42,7 +42,7 @@ class SleeptimeConfig(Body):
     """How often the agents of a group read. sleeptime_agent_frequency: turns; null: after each."""
 
     manager_type: Literal["sleeptime"]
-    manager_agent_id: Kept[str] = UNSET
+    manager_agent_id: NoEffect[str] = UNSET
     sleeptime_agent_frequency: Maybe[_Count] = UNSET
 
 
@@ -50,7 +50,7 @@ class VoiceSleeptimeConfig(Body):
     """The bounds of the window of an agent that speaks by voice, and how often others read."""
 
     manager_type: Literal["voice_sleeptime"]
-    manager_agent_id: Kept[str] = UNSET
+    manager_agent_id: NoEffect[str] = UNSET
     sleeptime_agent_frequency: Maybe[_Count] = UNSET
     max_message_buffer_length: Maybe[_Count] = UNSET
     min_message_buffer_length: Maybe[_Count] = UNSET

@@ -17,7 +17,7 @@ from gateway.agents.core.mcp_server import HEADERS, MASK, TOKEN, VARIABLES, McpS
 from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import Body, Kept, Maybe, convert, given
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, convert, given
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
@@ -60,7 +60,7 @@ class UpdateMcpServer(Body):
 class RefreshQuery(Body):
     """agent_id: on Letta's server the agent with the variables; ignored here, a server has its own."""
 
-    agent_id: Kept[str] = UNSET
+    agent_id: NoEffect[str] = UNSET
 
 
 class HttpConfig(Body):

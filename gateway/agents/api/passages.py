@@ -13,7 +13,7 @@ from gateway.agents.api._route import AgentsRoute, Asked, uid_in
 from gateway.agents.api.dependencies import AgentsApi, given_or_none
 from gateway.agents.registry.archives import Archives, PassageView
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import Body, Kept, Maybe, time_of
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, time_of
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.errors import BadRequest, UnknownId
@@ -110,8 +110,8 @@ class CreateArchive(Body):
 
     name: _Name
     description: Maybe[str] = UNSET
-    embedding: Kept[str] = UNSET
-    embedding_config: Kept[dict[str, Any]] = UNSET
+    embedding: NoEffect[str] = UNSET
+    embedding_config: NoEffect[dict[str, Any]] = UNSET
 
 
 class UpdateArchive(Body):

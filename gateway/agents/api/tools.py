@@ -20,7 +20,7 @@ from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.signature import function_name, schema_of
 from gateway.agents.tools.written_blocks import write_blocks
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import Body, Kept, Maybe, given, lines_of, refused, time_of
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, given, lines_of, refused, time_of
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import MOST_SCHEMA_BYTES, AgentDefinition, ToolDefinition
@@ -33,7 +33,7 @@ from storage.records import Definition
 
 class _Rule(Body, kw_only=True):
     tool_name: str
-    prompt_template: Kept[str] = UNSET
+    prompt_template: NoEffect[str] = UNSET
 
 
 class RunFirstBody(_Rule, tag_field="type", tag="run_first", kw_only=True):

@@ -412,7 +412,7 @@ class _Attempt:
         waits = list[float]()
         for part in self.parts.parts:
             provider = self.jobs.providers.get(part.upstream)
-            for made, id in part.kept.items():
+            for made, id in part.undeleted.items():
                 wait_s = part.delete_s(self.jobs.now(), self.jobs.settings.poll_s)
                 if wait_s > 0:
                     waits.append(wait_s)

@@ -108,7 +108,7 @@ class ProviderPart:
         return self.made.get(self.refusals)
 
     @property
-    def kept(self) -> Mapping[int, str]:
+    def undeleted(self) -> Mapping[int, str]:
         """The ids of `made` that are done with, and not yet deleted by the provider."""
         return {
             m: id

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.wire.struct_fields import Body, Kept, Maybe, lasted_ns, refused, time_of
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, lasted_ns, refused, time_of
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
 from storage.listing import RunEntry, StepEntry
@@ -26,11 +26,11 @@ class StreamRun(Body):
 
     starting_after: Annotated[int, Meta(ge=0)] = 0
     include_pings: Maybe[bool] = UNSET
-    batch_size: Kept[int] = UNSET
-    poll_interval: Kept[float] = UNSET
-    agent_id: Kept[str] = UNSET
-    otid: Kept[str] = UNSET
-    run_id: Kept[str] = UNSET
+    batch_size: NoEffect[int] = UNSET
+    poll_interval: NoEffect[float] = UNSET
+    agent_id: NoEffect[str] = UNSET
+    otid: NoEffect[str] = UNSET
+    run_id: NoEffect[str] = UNSET
 
 
 _NONE = Counts()

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import Body, Kept, Maybe, convert, refused
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, convert, refused
 from gateway.checked import Fault
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import as_system, with_name, with_private
@@ -151,7 +151,7 @@ class Send(Body):
     background: bool = False
     include_compaction_messages: Maybe[bool] = UNSET
     callback_url: Maybe[str] = UNSET
-    enable_thinking: Kept[str | bool] = UNSET
+    enable_thinking: NoEffect[str | bool] = UNSET
     client_skills: Maybe[list[ClientSkill]] = UNSET
     return_logprobs: (
         Annotated[
@@ -187,7 +187,7 @@ class UpdateMessage(Body):
 
 
 class ResetMessages(Body):
-    add_default_initial_messages: Kept[bool] = UNSET
+    add_default_initial_messages: NoEffect[bool] = UNSET
 
 
 class CancelRuns(Body):

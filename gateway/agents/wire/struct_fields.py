@@ -1,6 +1,6 @@
 """Reads the bodies of the agents API into structs, which also describe them in `/openapi.json`.
 
-Each field has one of three verdicts. Most are honoured. `Kept` ones are stored and given back, without effect here;
+Each field has one of three verdicts. Most are honoured. `NoEffect` ones are stored and given back, without effect here;
 the reply's `x-mnemogate-kept` names those that were sent. `Refused` ones are answered with a 400 that says why. A
 field that no struct has is a 422.
 """
@@ -40,13 +40,13 @@ _MOST_NAMED: Final = 50
 T = TypeVar("T")
 # The type of a field that may be left out (UNSET, its default), or be null.
 Maybe: TypeAlias = T | UnsetType | None
-# The same of one that has no effect here.
-Kept: TypeAlias = Annotated[T | None, Meta(extra_json_schema={_VERDICT: "kept"})] | UnsetType
+# The same of a field that is stored and has no effect.
+NoEffect: TypeAlias = Annotated[T | None, Meta(extra_json_schema={_VERDICT: "no effect"})] | UnsetType
 
 
-def retained_besides(*honoured: str) -> Meta:
-    """Returns the annotation of an object with these fields honoured and the rest retained."""
-    return Meta(extra_json_schema={_VERDICT: "partly kept", _HONOURED: honoured})
+def honoured_in(*honoured: str) -> Meta:
+    """Returns the annotation of an object of which these fields have effect; the rest are stored."""
+    return Meta(extra_json_schema={_VERDICT: "partly honoured", _HONOURED: honoured})
 
 
 def refused(why: str) -> Meta:
@@ -127,11 +127,11 @@ def check_refused(body: msgspec.Struct) -> None:
                 raise BadRequest(f"{at}{name}: {why}", param=f"{at}{name}")
 
 
-def kept(body: msgspec.Struct) -> list[str]:
+def sent_without_effect(body: msgspec.Struct) -> list[str]:
     """Returns the names of the fields that were sent and have no effect here; of a part's as `blocks.hidden`."""
     found: dict[str, None] = {}
     for at, part in _parts(body):
-        for name, honoured in _kept_fields(type(part)).items():
+        for name, honoured in _fields_without_effect(type(part)).items():
             value = getattr(part, name)
             if value is UNSET or value is None:
                 continue
@@ -184,7 +184,7 @@ def _refusals(kind: type[msgspec.Struct]) -> dict[str, str]:
 
 
 @cache
-def _kept_fields(kind: type[msgspec.Struct]) -> dict[str, tuple[str, ...] | None]:
+def _fields_without_effect(kind: type[msgspec.Struct]) -> dict[str, tuple[str, ...] | None]:
     """Returns the fields that are retained, each with the names honoured inside it, if any."""
     return {name: extra.get(_HONOURED) for name, extra in _verdicts(kind) if extra[_VERDICT] != "refused"}
 

@@ -49,7 +49,7 @@ PAGE = 100
 # Lines of a transaction; one line may be a whole request.
 WRITTEN = 8
 # The path hashes of exchanges are cached, within one call, for those that follow them.
-KEPT_PATHS = 4096
+CACHED_PATHS = 4096
 
 # Fields of an exchange that a line holds as they are, by their names in the line; its words, hashes and position in the
 # tree need translation.
@@ -367,7 +367,7 @@ class LineReader:
             **{field: v[name] for name, field in _PLAIN.items()},
             **({} if is_gone else _content(v)),
         )
-        if len(self._paths) >= KEPT_PATHS:
+        if len(self._paths) >= CACHED_PATHS:
             self._paths.pop(next(iter(self._paths)))
         self._paths[e.seq] = (path, depth + 1, offset + len(flat) + len(reply or ()), e.length)
         heads = heads_of(self._canon, inputs) if v["parent"] is None else []

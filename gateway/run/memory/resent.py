@@ -18,7 +18,7 @@ from gateway.core.request.chat_request import ChatRequest
 from storage.records import Atom
 
 # Chosen: some two thousand six hundred conversations of ten messages.
-KEPT_BYTES = 5 << 19
+CACHE_BYTES = 5 << 19
 _MOST_BYTES = 1 << 20  # of one request; to mark its messages takes 1 ms
 _LIST_BYTES, _MESSAGE_BYTES = 780, 20  # measured; of a message with one atom
 
@@ -34,7 +34,7 @@ _Sent = tuple[int, ListFront, _Reply | None]
 class ResentLists:
     """One for the process. Only the event loop's thread uses it."""
 
-    def __init__(self, limit_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit = limit_bytes
         self._sent: OrderedDict[_Name, _Sent] = OrderedDict()
         self.bytes = 0

@@ -46,8 +46,8 @@ _LISTS: Final = (
     "/fine_tuning/jobs",
     "/audio/voice_consents",  # platform.openai.com/docs/api-reference/audio: with the names of those who consented
 )
-# Paths of objects that an upstream keeps.
-_KEPT: Final = (*_LISTS, "/uploads", "/responses", "/conversations")
+# Paths of objects that an upstream stores.
+_STORED_PATHS: Final = (*_LISTS, "/uploads", "/responses", "/conversations")
 # Paths with bodies that name no model: of a batch, the models stand in a file.
 _WITHOUT_MODEL: Final = ("/files", "/uploads", "/batches", "/vector_stores", "/containers")
 
@@ -95,7 +95,7 @@ class Outgoing(Struct, frozen=True):
 
     @property
     def is_kept(self) -> bool:
-        return self.path.startswith(_KEPT)
+        return self.path.startswith(_STORED_PATHS)
 
     @property
     def is_list(self) -> bool:

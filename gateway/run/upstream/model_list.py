@@ -40,7 +40,7 @@ RETRY_S = 15.0
 # Seconds that a caller waits for the list for its key; front ends wait about as long for a list.
 LIST_WAIT_S = 10.0
 # Lists that are cached, for the keys seen last. Each may take a megabyte; no measurement.
-KEPT_KEYS = 64
+CACHED_KEYS = 64
 _log = logging.getLogger("mnemogate")
 
 Entries = list[dict[str, Any]]
@@ -229,7 +229,7 @@ class ModelList:
         key = (name, hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest())
         answer = self._answers.setdefault(key, _Answer())
         self._answers.move_to_end(key)
-        while len(self._answers) > KEPT_KEYS:
+        while len(self._answers) > CACHED_KEYS:
             self._answers.popitem(last=False)
         async with answer.lock:
             if not self._refresh_s or self._clock() < answer.until:

@@ -10,14 +10,14 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.agents.wire.faults import LettaErrors, Unprocessable, fault_json
 from gateway.agents.wire.struct_fields import (
     Body,
-    Kept,
+    NoEffect,
     convert,
     given,
-    kept,
+    honoured_in,
     list_fields,
     read,
     refused,
-    retained_besides,
+    sent_without_effect,
 )
 from gateway.errors import BadRequest
 
@@ -25,7 +25,7 @@ from gateway.errors import BadRequest
 class Inner(Body):
     label: str
     size: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
-    plain: Kept[str] = UNSET
+    plain: NoEffect[str] = UNSET
     other: Annotated[str | None, refused("Nor this.")] | UnsetType = UNSET
 
 
@@ -34,8 +34,8 @@ class Outer(Body):
     inner: list[Inner] | UnsetType | None = UNSET
     words: list[str] | UnsetType = UNSET
     one: Inner | UnsetType | None = UNSET
-    quiet: Kept[str] = UNSET
-    partly: Annotated[dict[str, Any] | None, retained_besides("heat")] | UnsetType = UNSET
+    quiet: NoEffect[str] = UNSET
+    partly: Annotated[dict[str, Any] | None, honoured_in("heat")] | UnsetType = UNSET
     never: Annotated[str | None, refused("It cannot be.")] | UnsetType = UNSET
 
 
@@ -118,8 +118,8 @@ def test_null_and_nothing_are_told_apart() -> None:
 
 
 def test_fields_without_effect_are_named_if_they_were_sent() -> None:
-    assert kept(read(b'{"name": "a", "quiet": "x"}', Outer)) == ["quiet"]
-    assert kept(read(b'{"name": "a", "quiet": null}', Outer)) == []
+    assert sent_without_effect(read(b'{"name": "a", "quiet": "x"}', Outer)) == ["quiet"]
+    assert sent_without_effect(read(b'{"name": "a", "quiet": null}', Outer)) == []
 
 
 def test_a_refused_field_says_why_unless_it_asks_for_nothing() -> None:
@@ -132,7 +132,7 @@ def test_a_field_of_a_part_has_its_verdict_too() -> None:
     inner = [{"label": "x", "plain": "y"}, {"label": "z", "plain": "y"}]
     one = {"label": "x", "plain": "y", "other": ""}
     made = convert({"name": "a", "inner": inner, "one": one, "quiet": "x"}, Outer, ("body",))
-    assert kept(made) == ["quiet", "inner.plain", "one.plain"]
+    assert sent_without_effect(made) == ["quiet", "inner.plain", "one.plain"]
     for field in (
         {"inner": [{"label": "x"}, {"label": "x", "other": "y"}]},
         {"one": {"label": "", "other": "y"}},
@@ -145,9 +145,9 @@ def test_what_an_object_has_beside_its_honoured_fields_is_named_as_far_as_a_head
     made = convert(
         {"name": "a", "partly": {"heat": 1, "top_k": 5, "off": None, "böse,": 1}}, Outer, ("body",)
     )
-    assert kept(made) == ["partly.top_k"]
+    assert sent_without_effect(made) == ["partly.top_k"]
     many = {f"n{n}": 1 for n in range(1000)}
-    assert len(kept(convert({"name": "a", "partly": many}, Outer, ("body",)))) == 50
+    assert len(sent_without_effect(convert({"name": "a", "partly": many}, Outer, ("body",)))) == 50
 
 
 def test_lists_are_known_by_their_fields() -> None:

@@ -24,7 +24,7 @@ AT_ONCE = 16
 # Short, since requests to the conversation wait for a run that is tried again. No measurement.
 BACKOFF_S = 10.0
 # How long a run's request, events and records of calls are stored after its end.
-KEPT_S = 3 * 3600.0
+RETENTION_S = 3 * 3600.0
 # No limit: `BackgroundRuns.perform` counts the attempts itself, since it has to end the run after the last.
 _ANY_NUMBER = 1_000_000
 _PAGE = 64
@@ -77,10 +77,10 @@ class RunServices:
     async def clean(self) -> float | None:
         """Empties what is due. Returns the seconds until more will be; None: not before a run ends."""
         runs, now = self._store.runs, self._now()
-        if await runs.drop_texts(now - KEPT_S, _PAGE) == _PAGE:
+        if await runs.drop_texts(now - RETENTION_S, _PAGE) == _PAGE:
             return _LEAST_S
         first = await runs.texts_since()
-        return None if first is None else max(_LEAST_S, first + KEPT_S - now)
+        return None if first is None else max(_LEAST_S, first + RETENTION_S - now)
 
     async def _perform(self, job: JobContext) -> None:
         row = orjson.loads(job.payload)["run"]
