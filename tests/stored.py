@@ -38,8 +38,8 @@ from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail
 from storage.sql import exchanges
+from storage.sql.agents_api.runs import begin_run, create_run
 from storage.sql.passages import insert_passage
-from storage.sql.runs import begin_run, create_run
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from storage.sqlite.connection import DatabaseFile

@@ -19,7 +19,8 @@ from storage.database import GONE, Connection, Database
 from storage.records import Exchange, State
 from storage.sql import exchanges
 from storage.sql.agents import Agents
-from storage.sql.definitions import remove_definitions
+from storage.sql.agents_api.definitions import remove_definitions
+from storage.sql.agents_api.readings import end_readings
 from storage.sql.erase import (
     FIRST,
     SQL,
@@ -34,7 +35,6 @@ from storage.sql.group import Group, long_reads, reads
 from storage.sql.jobs import forget_jobs
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.readers import load_sleepers
-from storage.sql.readings import end_readings
 from storage.sql.snapshot_cache import SnapshotCache
 
 _Cursor = tuple[str, int]

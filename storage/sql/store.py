@@ -17,29 +17,29 @@ from collections.abc import Callable
 from storage.commands import Rules
 from storage.database import Database, StoreHealth
 from storage.sql.agents import Agents
-from storage.sql.attached import Attached
-from storage.sql.batches import Batches, BatchSpending
+from storage.sql.agents_api.agents import DefinedAgents
+from storage.sql.agents_api.attached import Attached
+from storage.sql.agents_api.batches import Batches, BatchSpending
+from storage.sql.agents_api.blocks import NamedBlocks
+from storage.sql.agents_api.conversations import Conversations
+from storage.sql.agents_api.definitions import Definitions
+from storage.sql.agents_api.folders import Files
+from storage.sql.agents_api.forks import Forks
+from storage.sql.agents_api.messages import Messages
+from storage.sql.agents_api.runs import Runs
+from storage.sql.agents_api.sleepers import Sleepers
 from storage.sql.blocks import Blocks
 from storage.sql.conversation_locks import ConversationLocks
-from storage.sql.conversations import Conversations
-from storage.sql.defined_agents import DefinedAgents
-from storage.sql.definitions import Definitions
 from storage.sql.facts import Facts
-from storage.sql.files import Files
 from storage.sql.forget import Forgetting
-from storage.sql.forks import Forks
 from storage.sql.jobs import Jobs
 from storage.sql.keys import Keys
 from storage.sql.memory_cache import MemoryCache
-from storage.sql.messages import Messages
 from storage.sql.moving import Moving
-from storage.sql.named_blocks import NamedBlocks
 from storage.sql.overview import Overview
 from storage.sql.passages import Passages
 from storage.sql.readers import Readers
 from storage.sql.recall import Recall
-from storage.sql.runs import Runs
-from storage.sql.sleepers import Sleepers
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.spending import Spending
 from storage.sql.stored_paths import StoredPaths

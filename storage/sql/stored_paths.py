@@ -43,14 +43,22 @@ from storage.records import (
 )
 from storage.sql import exchanges
 from storage.sql.agents import Agents
+from storage.sql.agents_api.readings import accept_reading, advance_over
+from storage.sql.agents_api.runs import (
+    add_step,
+    add_text,
+    add_words,
+    begin_run,
+    create_run,
+    end_run,
+    replace_text,
+)
 from storage.sql.blocks import add_op, seen, write_block
 from storage.sql.facts import keep_facts
 from storage.sql.group import Group, alone, reads
 from storage.sql.jobs import Jobs
 from storage.sql.passages import keep_edit
 from storage.sql.readers import TOOL_ATOM
-from storage.sql.readings import accept_reading, advance_over
-from storage.sql.runs import add_step, add_text, add_words, begin_run, create_run, end_run, replace_text
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
 

@@ -15,10 +15,10 @@ import orjson
 from storage.database import Connection
 from storage.errors import NotFound, WriteConflict
 from storage.records import API_PROFILE, IMPORTING, Agent, Block, Counts, DefinitionKind, RunState, RunStep
-from storage.sql import definitions
-from storage.sql.definitions import add_definition, find_definition
-from storage.sql.named_blocks import add_block
-from storage.sql.runs import add_step
+from storage.sql.agents_api import definitions
+from storage.sql.agents_api.blocks import add_block
+from storage.sql.agents_api.definitions import add_definition, find_definition
+from storage.sql.agents_api.runs import add_step
 from storage.sql.statements import load
 
 SQL = load("transfer.sql")

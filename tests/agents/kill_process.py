@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from storage.sql.runs import Runs
+from storage.sql.agents_api.runs import Runs
 from storage.sql.stored_paths import StoredPaths
 from tests.gateway.patient import run
 

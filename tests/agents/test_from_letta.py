@@ -14,7 +14,7 @@ from gateway.agents.migrate.from_letta import NotMoved, Server
 from gateway.agents.migrate.moved import MovedAgent, moved_file
 from gateway.cli import main
 from storage.errors import Unavailable
-from storage.sql.files import Files
+from storage.sql.agents_api.folders import Files
 from storage.sql.transfer import Transfer
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.agents.test_client_mcp import CONFIG as MCP

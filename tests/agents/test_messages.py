@@ -15,8 +15,8 @@ from storage.commands import LearnedFact
 from storage.database import Connection
 from storage.errors import NotFound, Stale
 from storage.records import Agent, Counts, Run, RunState, RunStep
+from storage.sql.agents_api.runs import add_step
 from storage.sql.facts import _keep
-from storage.sql.runs import add_step
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.api import api_scope, bytes_in, make_agent

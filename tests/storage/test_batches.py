@@ -19,7 +19,7 @@ from storage.errors import NotFound
 from storage.listing import Page
 from storage.records import Run, RunState, Scope
 from storage.sql.agents import create_agent
-from storage.sql.batches import _origin, _width
+from storage.sql.agents_api.batches import _origin, _width
 from storage.sql.store import Store
 from tests.stored import keeps_emptied_rows, start_run
 

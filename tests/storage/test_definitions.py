@@ -10,7 +10,7 @@ import pytest
 from storage.errors import NotFound, Overtaken, WriteConflict
 from storage.listing import AgentChange, AgentEntry, AgentFilter, Page
 from storage.records import Block, DefinitionKind, Run, RunState
-from storage.sql.definitions import put_definition, remove_definition
+from storage.sql.agents_api.definitions import put_definition, remove_definition
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.api import PROJECT, make_agent
@@ -187,7 +187,7 @@ async def end_run(store: Store, agent: int, stop: str, at: float) -> None:
 async def test_a_count_has_as_many_as_all_pages_of_a_list(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.sql.definitions._MANY", 2)
+    monkeypatch.setattr("storage.sql.agents_api.definitions._MANY", 2)
     for n in range(5):
         await make_agent(store, f"a{n}", tags=["even"] if n % 2 == 0 else [], hidden=n == 4)
     await make_agent(store, "b", project="elsewhere", tags=["even"])

@@ -13,7 +13,7 @@ from storage.commands import ForgetTarget
 from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.listing import Page
 from storage.records import Agent, DefinitionKind, Scope, StoredFile
-from storage.sql.files import MOST_BYTES, PARSING
+from storage.sql.agents_api.folders import MOST_BYTES, PARSING
 from storage.sql.store import Store
 from tests.storage.conftest import Holds
 from tests.stored import keeps_emptied_rows, rows

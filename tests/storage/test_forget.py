@@ -26,7 +26,7 @@ from storage.records import (
     State,
     StoredFile,
 )
-from storage.sql.definitions import put_definition
+from storage.sql.agents_api.definitions import put_definition
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.api import api_scope, make_agent

@@ -13,7 +13,7 @@ from storage.errors import NotFound
 from storage.listing import Page, RunFilter
 from storage.records import Agent, Counts, Run, RunState, RunStep, Scope
 from storage.sql.agents import create_agent
-from storage.sql.runs import add_step, replace_text
+from storage.sql.agents_api.runs import add_step, replace_text
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import Holds

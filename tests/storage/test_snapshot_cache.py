@@ -21,7 +21,7 @@ from storage.commands import Change, ForgetTarget, MemorySnapshot, Pool
 from storage.errors import NotFound, Stale
 from storage.records import Agent, Block, Scope, SentSection
 from storage.sql import exchanges
-from storage.sql.named_blocks import BlockChange
+from storage.sql.agents_api.blocks import BlockChange
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, assistant, call, result, user

@@ -18,10 +18,8 @@ from storage.sqlite.migration import migrate
 from storage.sqlite.watch import Watch
 from tests.doubles.statements import OF_AN_AGENT
 
-FOLDER = resources.files("storage.sql")
-FILES = sorted(
-    each.name for each in FOLDER.iterdir() if each.name.endswith(".sql") and each.name != "pieces.sql"
-)
+FOLDER = Path(str(resources.files("storage.sql")))
+FILES = sorted(str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*.sql") if file.name != "pieces.sql")
 STATEMENTS = {statement.name: statement for file in FILES for statement in load(file).values()}
 
 # Blocks and their history are not an agent's: a block may be shared, and then it is a profile's.

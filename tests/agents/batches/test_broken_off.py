@@ -14,7 +14,7 @@ from adapters.batch import local
 from gateway.agents.batches import accept, batch_service, parts
 from gateway.agents.batches.outcomes import ItemOutcomes
 from storage.errors import Unavailable
-from storage.sql.batches import Batches
+from storage.sql.agents_api.batches import Batches
 from tests.agents.batches.test_batches import MODELS, PATH, Json, append, asked, results, scene
 from tests.doubles.batches import BatchServer, Fate
 from tests.doubles.upstream import Gate, say

@@ -16,22 +16,24 @@ from storage.sql.store import Store
 QUICK = {
     "statements.sql": ("agent_find", "key_find", "block_load", "op_of_exchange", "terms_since", "passage_list"),
     "exchanges.sql": ("memory_snapshot",),
-    "runs.sql": (
+    "agents_api/runs.sql": (
         "get", "find", "by_otid", "newest", "begin", "end", "steps", "step_find", "waiting", "texts",
         "text_replace", "of_agent_up", "steps_of_agent_down",
     ),
-    "definitions.sql": (
+    "agents_api/definitions.sql": (
         "get", "by_id", "several", "named", "agent_get", "touch", "of_memory", "list_down", "newest",
         "created_down", "texts_empty",
     ),
-    "attached.sql": ("targets", "of_agents", "agents_with", "tags_of", "tags_up", "detach", "detach_all", "untag"),
-    "messages.sql": (
+    "agents_api/attached.sql": (
+        "targets", "of_agents", "agents_with", "tags_of", "tags_up", "detach", "detach_all", "untag",
+    ),
+    "agents_api/messages.sql": (
         "of_agent_down", "of_agent_up", "of_conversation_down", "of_conversation_up", "at", "tail", "tails",
         "conversation_find", "summaries_over", "of_project_down", "of_project_up", "place",
     ),
-    "conversations.sql": ("get", "of_project_down", "of_agent_down", "place", "release", "runs_cancel"),
-    "forks.sql": ("source", "holder", "exchange", "put"),
-    "named_blocks.sql": ("find", "seen", "seers", "labelled"),
+    "agents_api/conversations.sql": ("get", "of_project_down", "of_agent_down", "place", "release", "runs_cancel"),
+    "agents_api/forks.sql": ("source", "holder", "exchange", "put"),
+    "agents_api/blocks.sql": ("find", "seen", "seers", "labelled"),
 }  # fmt: skip
 
 

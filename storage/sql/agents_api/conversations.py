@@ -15,7 +15,7 @@ from storage.errors import NotFound, Overtaken, WriteConflict
 from storage.listing import ConversationEntry, ConversationFilter
 from storage.records import Agent, Conversation, DefinitionKind
 from storage.sql import stored_paths
-from storage.sql.definitions import (
+from storage.sql.agents_api.definitions import (
     COLUMNS,
     add_definition,
     find_definition,
@@ -28,7 +28,7 @@ from storage.sql.forget import begin_forgetting
 from storage.sql.group import Group, alone, long_reads, reads, writes
 from storage.sql.statements import load
 
-SQL = load("conversations.sql")
+SQL = load("agents_api/conversations.sql")
 
 # The columns of a conversation, in front of those of its agent.
 _OWN = 7

@@ -19,7 +19,8 @@ from storage.database import Connection, Row
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.listing import BlockChange, BlockEntry, BlockFilter, Page
 from storage.records import Agent, Block, DefinitionKind
-from storage.sql.attached import attach, detach, detach_all
+from storage.sql.agents_api.attached import attach, detach, detach_all
+from storage.sql.agents_api.definitions import find_definition, put_definition, remove_definition
 from storage.sql.blocks import (
     begin_value,
     check_limit,
@@ -29,14 +30,13 @@ from storage.sql.blocks import (
     undo_block,
     write_block,
 )
-from storage.sql.definitions import find_definition, put_definition, remove_definition
 from storage.sql.group import Group, alone, long_reads, reads, writes
 from storage.sql.patterns import part_of
 from storage.sql.readers import load_sleepers
 from storage.sql.rebuild import origins_of
 from storage.sql.statements import load, rows_of
 
-SQL = load("named_blocks.sql")
+SQL = load("agents_api/blocks.sql")
 
 _PAGE = 200
 

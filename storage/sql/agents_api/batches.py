@@ -37,10 +37,7 @@ from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.listing import Page
 from storage.records import DEFAULT, BlockOp, Run, RunState, RunStep
-from storage.sql.blocks import add_op, write_block
-from storage.sql.group import Group, bulk_writes, effect, locking, reads
-from storage.sql.jobs import NO_AGENT, Jobs
-from storage.sql.runs import (
+from storage.sql.agents_api.runs import (
     add_step,
     add_text,
     add_words,
@@ -50,10 +47,13 @@ from storage.sql.runs import (
     end_run,
     make_run,
 )
+from storage.sql.blocks import add_op, write_block
+from storage.sql.group import Group, bulk_writes, effect, locking, reads
+from storage.sql.jobs import NO_AGENT, Jobs
 from storage.sql.statements import load, rows_of
 from storage.sql.stored_paths import open_step, write_edits
 
-SQL = load("batches.sql")
+SQL = load("agents_api/batches.sql")
 GONE = "the memory of this item is gone"
 
 _BEGIN_SEQ = 0

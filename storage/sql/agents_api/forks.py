@@ -15,14 +15,14 @@ from storage.errors import NotForkable, NotFound, WriteConflict
 from storage.listing import ConversationEntry
 from storage.records import Agent, DefinitionKind, Exchange, SentSection, State
 from storage.sql import exchanges, stored_paths
+from storage.sql.agents_api.conversations import find_conversation
+from storage.sql.agents_api.definitions import add_definition
 from storage.sql.blocks import emptied_section
-from storage.sql.conversations import find_conversation
-from storage.sql.definitions import add_definition
 from storage.sql.group import Group, writes
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
 
-SQL = load("forks.sql")
+SQL = load("agents_api/forks.sql")
 
 # The columns of `exchange` in front of those of `{skeleton}`.
 _SKELETON = 4

@@ -20,7 +20,7 @@ from storage.sql.group import Group, alone, long_reads, reads, writes
 from storage.sql.patterns import part_of
 from storage.sql.statements import load, rows_of
 
-SQL = load("definitions.sql")
+SQL = load("agents_api/definitions.sql")
 
 # The kinds of which a project has each name once.
 _CALLED = {

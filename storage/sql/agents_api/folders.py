@@ -17,7 +17,7 @@ from storage.sql.group import Group, alone, bulk_writes, long_reads, reads, writ
 from storage.sql.passages import insert_passage
 from storage.sql.statements import load, rows_of
 
-SQL = load("files.sql")
+SQL = load("agents_api/folders.sql")
 
 # The states of a file: its text is being written, or is there.
 PARSING, COMPLETED = "parsing", "completed"

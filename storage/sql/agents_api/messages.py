@@ -16,12 +16,12 @@ from storage.listing import Page, StandingExchange
 from storage.records import Agent, Conversation, Evicted, Exchange
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
-from storage.sql.definitions import COLUMNS, make_agent_record
+from storage.sql.agents_api.definitions import COLUMNS, make_agent_record
 from storage.sql.group import Group, long_reads, reads, writes
 from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
 
-SQL = load("messages.sql")
+SQL = load("agents_api/messages.sql")
 
 
 class Messages(Group):

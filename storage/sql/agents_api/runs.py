@@ -24,7 +24,7 @@ from storage.sql.group import Group, alone, bulk_writes, locking, reads, writes
 from storage.sql.jobs import Jobs
 from storage.sql.statements import load, rows_of
 
-SQL = load("runs.sql")
+SQL = load("agents_api/runs.sql")
 
 # Of the words of an error: some upstreams repeat the whole request in it.
 _MOST_WORDS = 4_000

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from storage.database import Connection
 from storage.errors import OverLimit
 from storage.records import Agent, DefinitionKind
-from storage.sql.definitions import touch_agent
+from storage.sql.agents_api.definitions import touch_agent
 from storage.sql.group import Group, alone, reads, writes
 from storage.sql.patterns import part_of
 from storage.sql.statements import load, rows_of
 
-SQL = load("attached.sql")
+SQL = load("agents_api/attached.sql")
 
 _MEMORIES = (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER)
 MOST_MEMORIES = 7  # besides the agent's own, so that a search asks eight

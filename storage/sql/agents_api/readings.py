@@ -10,9 +10,9 @@ from storage.commands import ReadSpan, RunAccept
 from storage.database import Connection
 from storage.records import READING, Run
 from storage.sql import exchanges
+from storage.sql.agents_api.runs import accept_run
 from storage.sql.jobs import Jobs
 from storage.sql.readers import SQL, load_sleepers
-from storage.sql.runs import accept_run
 from storage.sql.vectors import forget_indexed
 
 # Below this are all names that begin with READING.

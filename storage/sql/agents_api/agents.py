@@ -13,8 +13,16 @@ from storage.errors import WriteConflict
 from storage.listing import AgentChange, AgentDraft, AgentEntry
 from storage.records import Agent, Definition, DefinitionKind
 from storage.sql.agents import create_agent
-from storage.sql.attached import attach, detach, detach_all, load_agents_with, load_targets, set_tags
-from storage.sql.definitions import (
+from storage.sql.agents_api.attached import (
+    attach,
+    detach,
+    detach_all,
+    load_agents_with,
+    load_targets,
+    set_tags,
+)
+from storage.sql.agents_api.blocks import add_block, attach_block, detach_block, find_block, seen_blocks
+from storage.sql.agents_api.definitions import (
     add_definition,
     change_definition,
     find_agent_entry,
@@ -22,7 +30,6 @@ from storage.sql.definitions import (
     touch_agent,
 )
 from storage.sql.group import Group, alone, writes
-from storage.sql.named_blocks import add_block, attach_block, detach_block, find_block, seen_blocks
 
 ORIGIN = "api"
 

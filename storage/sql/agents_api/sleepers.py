@@ -10,20 +10,20 @@ from storage.database import Connection, Database
 from storage.errors import Overtaken
 from storage.listing import AgentDraft, AgentEntry
 from storage.records import LEARNER, Run, RunState
-from storage.sql.defined_agents import make_agent
-from storage.sql.definitions import change_definition
-from storage.sql.group import Group, alone, bulk_writes, effect, reads, writes
-from storage.sql.jobs import Jobs, drop_jobs
-from storage.sql.named_blocks import drop_copies, share_blocks
-from storage.sql.readers import SQL, advance, cursor_of, load_sleepers
-from storage.sql.readings import (
+from storage.sql.agents_api.agents import make_agent
+from storage.sql.agents_api.blocks import drop_copies, share_blocks
+from storage.sql.agents_api.definitions import change_definition
+from storage.sql.agents_api.readings import (
     accept_reading,
     advance_over,
     empty_reading,
     empty_readings,
     find_reading,
 )
-from storage.sql.runs import get_run
+from storage.sql.agents_api.runs import get_run
+from storage.sql.group import Group, alone, bulk_writes, effect, reads, writes
+from storage.sql.jobs import Jobs, drop_jobs
+from storage.sql.readers import SQL, advance, cursor_of, load_sleepers
 
 
 async def add_sleeper(
