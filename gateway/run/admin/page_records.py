@@ -1,0 +1,250 @@
+"""The records of what an operator, and a person, is shown of a memory.
+
+An operation of this room returns them. The command line prints them, a template of the page renders them, and the
+`.json` twin of its URL has their fields by these names. Times are seconds since the epoch; None is not known.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+MemoryKind = Literal["user", "conversation", "agent"]
+SourceKind = Literal["message", "fact", "passage"]
+# Why a hit stayed out of the note: below the line of what is worth a line; the note was full; it stands in the
+# conversation or in an earlier note; a chosen one says it; an operator has muted it; another took its place.
+Reason = Literal["weak", "no_room", "shown", "repeats", "muted", "superseded"]
+REASONS: tuple[Reason, ...] = ("weak", "no_room", "shown", "repeats", "muted", "superseded")
+# How looking for memory ended. `off`, `nobody`: it was not looked for.
+Why = Literal["recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody"]
+WHYS: tuple[Why, ...] = (
+    "recalled",
+    "nothing_found",
+    "all_shown",
+    "no_room",
+    "late",
+    "failed",
+    "off",
+    "nobody",
+)
+WindowPart = Literal["system", "tools", "section", "summary", "history", "note", "message"]
+WINDOW_PARTS: tuple[WindowPart, ...] = ("system", "tools", "section", "summary", "history", "note", "message")
+
+
+class MemoryRecord(Struct, frozen=True):
+    """A memory, as lists and the head of its page show it."""
+
+    uid: str
+    kind: MemoryKind
+    # The user, the client's conversation id, or the agent's id.
+    name: str
+    project: str
+    profile: str
+    created: float
+    last_turn: float | None
+    # How many it has. `facts`: those that are true.
+    conversations: int
+    messages: int
+    bytes: int
+    blocks: int
+    facts: int
+    # Nothing is remembered or recalled for now.
+    paused: bool
+
+
+class SourceRecord(Struct, frozen=True):
+    """A place where something was said."""
+
+    kind: SourceKind
+    seq: int
+    # None where it is forgotten.
+    text: str | None
+    at: float | None
+    forgotten: bool = False
+    # Its page, relative to /ui/; None: it has none.
+    href: str | None = None
+
+
+class FactRecord(Struct, frozen=True):
+    """A learned fact."""
+
+    seq: int
+    text: str
+    about: str
+    # Since when it is true, and when it was learned.
+    since: float
+    learned_at: float
+    # Until when it was true, and the number of the fact that is true instead.
+    until: float | None
+    successor: int | None
+    # It stays in lists, and no note, search tool or summary has it.
+    muted: bool
+    origin: Literal["learned", "model", "operator", "person"]
+    sources: tuple[SourceRecord, ...] = ()
+
+
+class BlockRecord(Struct, frozen=True):
+    """A memory block as it is now."""
+
+    label: str
+    description: str
+    value: str
+    version: int
+    # Characters: of the value, and the most that it may have.
+    chars: int
+    limit: int
+    read_only: bool
+    shared: bool
+    changed_at: float | None
+    origin: str
+    # Edits of turns that are not confirmed yet.
+    waiting: int
+
+
+class VersionRecord(Struct, frozen=True):
+    """A value that a block had."""
+
+    version: int
+    at: float
+    origin: Literal["default", "tool", "learning", "undo", "forget", "api", "operator", "person", "sleeptime"]
+    # The version that it brought back.
+    restores: int | None
+    chars: int
+    value: str
+    sources: tuple[SourceRecord, ...] = ()
+
+
+class ToolRound(Struct, frozen=True):
+    """A call of a tool that the client has not seen."""
+
+    tool: str
+    arguments: str
+    result: str
+
+
+class MessageRecord(Struct, frozen=True):
+    """A message of a conversation."""
+
+    seq: int
+    exchange: int
+    role: str
+    speaker: str | None
+    at: float
+    text: str | None
+    state: Literal["standing", "superseded", "cancelled", "off", "forgotten"]
+    # How many it has.
+    images: int = 0
+    rounds: tuple[ToolRound, ...] = ()
+    # What memory put before it.
+    note: str | None = None
+    # The id of the request that it answers.
+    request: str | None = None
+
+
+class HitRecord(Struct, frozen=True):
+    """A hit of a search for memory that went into a note."""
+
+    kind: SourceKind
+    seq: int
+    text: str | None
+    at: float | None
+    forgotten: bool
+    href: str | None
+    # From 1 on.
+    rank: int
+    # From 0 to 1, of the best of the search: in all, by words, by meaning. None in a selection of the whole memory;
+    # `meaning` also without an embedder.
+    score: float | None
+    words: float | None
+    meaning: float | None
+    tokens: int
+
+
+class LeftOutRecord(HitRecord, frozen=True):
+    """A hit that stayed out of the note."""
+
+    reason: Reason
+
+
+class PartTokens(Struct, frozen=True):
+    """The tokens of one part of a window, estimated."""
+
+    part: WindowPart
+    tokens: int
+
+
+class WindowRecord(Struct, frozen=True):
+    """The use of a model's window. context: its tokens. evicted: the tokens that no longer fitted."""
+
+    parts: tuple[PartTokens, ...]
+    context: int | None
+    evicted: int
+
+
+class UsageRecord(Struct, frozen=True):
+    """The tokens of a request as the upstream counts them; `cached` is of the input."""
+
+    input: int
+    output: int
+    cached: int
+
+
+class RequestRecord(Struct, frozen=True):
+    """A request as lists show it: no words."""
+
+    id: str
+    at: float
+    # The uid and name of its memory.
+    memory: str | None
+    name: str | None
+    # on, read, off, strict, none or unavailable.
+    mode: str
+    model: str
+    # None while it is in flight.
+    status: int | None
+    streamed: bool
+    ms: float
+    added_ms: float
+    # How many hits went into the note, and their tokens.
+    recalled: int
+    recalled_tokens: int
+    upstream: str
+
+
+class ExplainedRequest(Struct, frozen=True):
+    """Why a reply was made as it was."""
+
+    id: str
+    at: float
+    memory: str | None
+    name: str | None
+    # The public id of its conversation, and the number of its exchange's first message.
+    conversation: str | None
+    exchange: int | None
+    model: str
+    upstream: str
+    # Each upstream that was asked, with its answer ("openai:429").
+    tries: tuple[str, ...]
+    status: int | None
+    streamed: bool
+    mode: str
+    why: Why
+    # What happened, in words.
+    sentence: str
+    found: int
+    recalled_tokens: int
+    # The note is a selection of the whole memory.
+    selection: bool
+    chosen: tuple[HitRecord, ...]
+    # The best of those that stayed out.
+    left_out: tuple[LeftOutRecord, ...]
+    # What went before the message, byte for byte.
+    note: str | None
+    window: WindowRecord
+    added_ms: float
+    first_ms: float | None
+    ms: float
+    usage: UsageRecord | None
+    # Until when the sources are kept.
+    kept_until: float | None
