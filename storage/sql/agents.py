@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
-from storage.database import Connection, Database
+from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.records import Agent, Block, Numbers, Scope
 from storage.sql.blocks import ensure_blocks, ensure_shared_blocks
@@ -26,6 +26,13 @@ K = TypeVar("K")
 
 # About 700 bytes each: 3 MB at most, and a miss costs one read by key.
 CACHED_AGENTS = 4096
+AGENT_COLUMNS = 10
+
+
+def make_agent_record(row: Row) -> Agent:
+    """Makes the record of a row of `AGENT_COLUMNS` columns of an agent, from `id` to `created`."""
+    id, uid, project, profile, subject, *rest = row
+    return Agent(id, uid, Scope(project, profile, subject), *rest)
 
 
 async def find_agent(connection: Connection, scope: Scope) -> Agent | None:

@@ -31,8 +31,8 @@ from storage.sql import exchanges
 from storage.sql.additions import DAY_S, erase_additions
 from storage.sql.agents import load_agent
 from storage.sql.agents_api.blocks import hand_over_blocks
-from storage.sql.agents_api.readings import empty_readings
 from storage.sql.agents_api.runs import erase_texts
+from storage.sql.agents_api.sleepers import empty_readings
 from storage.sql.blocks import empty_snapshots
 from storage.sql.jobs import forget_jobs
 from storage.sql.rebuild import erased_among, origins_of, rebuild_block

@@ -20,7 +20,7 @@ from storage.records import Exchange, State
 from storage.sql import exchanges
 from storage.sql.agents import Agents
 from storage.sql.agents_api.definitions import remove_definitions
-from storage.sql.agents_api.readings import end_readings
+from storage.sql.agents_api.sleepers import end_readings
 from storage.sql.erase import (
     FIRST,
     SQL,

@@ -15,9 +15,9 @@ from msgspec import Struct
 from storage.database import Connection, Row
 from storage.errors import WriteConflict
 from storage.records import Agent, DefinitionKind, Scope
-from storage.sql.agents import find_agent
+from storage.sql.agents import find_agent, make_agent_record
 from storage.sql.agents_api.attached import attach
-from storage.sql.agents_api.definitions import add_definition, find_definition, make_agent_record
+from storage.sql.agents_api.definitions import add_definition, find_definition
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load
 from storage.sql.transfer_definitions import find_target, read_attached

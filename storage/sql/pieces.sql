@@ -91,3 +91,7 @@ SELECT b.agent FROM blocks b JOIN agents a ON a.id = b.agent WHERE b.id = ?1
 UNION SELECT x.agent FROM attached x JOIN agents a ON a.id = x.agent WHERE x.kind = 'block' AND x.target = ?1
 UNION SELECT a.id FROM blocks b JOIN agents a ON a.project = b.project AND a.profile = b.profile
 WHERE b.id = ?1 AND b.agent IS NULL AND b.profile <> ''
+
+-- piece: definition
+-- What is read of a definition `d` with its text `t`.
+d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.updated, t.body

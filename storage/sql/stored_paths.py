@@ -43,7 +43,6 @@ from storage.records import (
 )
 from storage.sql import exchanges
 from storage.sql.agents import Agents
-from storage.sql.agents_api.readings import accept_reading, advance_over
 from storage.sql.agents_api.runs import (
     add_step,
     add_text,
@@ -53,6 +52,7 @@ from storage.sql.agents_api.runs import (
     end_run,
     replace_text,
 )
+from storage.sql.agents_api.sleepers import accept_reading, advance_over
 from storage.sql.blocks import add_op, seen, write_block
 from storage.sql.facts import keep_facts
 from storage.sql.group import Group, alone, reads

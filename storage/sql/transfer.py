@@ -20,8 +20,8 @@ from storage.errors import NotFound, WriteConflict
 from storage.records import API_PROFILE, IMPORTING, Agent, Counts, DefinitionKind, Exchange, Scope
 from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent, find_agent, load_agent
+from storage.sql.agents_api.conversations import note_fork
 from storage.sql.agents_api.definitions import add_definition
-from storage.sql.agents_api.forks import note_fork
 from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting
 from storage.sql.group import Group, bulk_writes, long_reads, reads

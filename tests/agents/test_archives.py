@@ -138,9 +138,9 @@ async def test_an_archive_is_no_agent_and_is_deleted_with_its_passages(
 ) -> None:
     made, memory = await shared(store, archives, ann, name="zqnamex")
     await archives.add(memory, "zqpassagex", ["zqtagx"])
-    assert [e.agent.id for e in await store.definitions.agents(PROJECT, AgentFilter())] == [ann.id]
+    assert [e.agent.id for e in await store.defined_agents.list(PROJECT, AgentFilter())] == [ann.id]
     with pytest.raises(NotFound):
-        await store.definitions.agent(PROJECT, made.uid)
+        await store.defined_agents.get(PROJECT, made.uid)
     await archives.delete(PROJECT, made.uid)
     with pytest.raises(NotFound):
         await archives.memory(PROJECT, made.uid)

@@ -55,7 +55,7 @@ async def test_a_project_has_a_tool_of_a_name_once_and_agents_as_often_as_it_lik
     assert await store.definitions.named(PROJECT, TOOL, "search") == [made]
     for _ in range(2):
         await make_agent(
-            store, "same" if not await store.definitions.count(PROJECT, AgentFilter()) else "same2"
+            store, "same" if not await store.defined_agents.count(PROJECT, AgentFilter()) else "same2"
         )
     with pytest.raises(NotFound):
         await store.definitions.get("elsewhere", TOOL, "t1")
@@ -102,17 +102,17 @@ async def test_an_agent_is_made_with_all_that_belongs_to_it(store: Store) -> Non
     assert made.definition is not None
     assert (made.name, made.definition.body, made.definition.created) == ("ann", {"system": "Be kind."}, 5.0)
     assert made.definition.uid == made.agent.uid
-    assert await store.definitions.agent(PROJECT, made.agent.uid) == made
+    assert await store.defined_agents.get(PROJECT, made.agent.uid) == made
     assert [(b.label, b.value) for b in await store.blocks.load(made.agent.id)] == [("human", "Unknown.")]
     assert await store.attached.targets(made.agent.id, "tool") == [-3, tool.id, -1]
     assert await store.attached.targets_of([made.agent.id, 999], "tool") == {
         made.agent.id: [-3, tool.id, -1],
         999: [],
     }
-    assert await store.attached.tags_of([made.agent.id]) == {made.agent.id: ["a", "b"]}
+    assert await store.defined_agents.tags_of([made.agent.id]) == {made.agent.id: ["a", "b"]}
     assert await store.agents.find(made.agent.scope) == made.agent
     with pytest.raises(NotFound):
-        await store.definitions.agent("elsewhere", made.agent.uid)
+        await store.defined_agents.get("elsewhere", made.agent.uid)
 
 
 async def test_an_agent_that_cannot_be_made_wholly_is_not_made(store: Store) -> None:
@@ -120,14 +120,14 @@ async def test_an_agent_that_cannot_be_made_wholly_is_not_made(store: Store) -> 
         await make_agent(store, "ann", own=[HUMAN], blocks=["nowhere"], tags=["a"])
     with pytest.raises(WriteConflict):
         await make_agent(store, "ann", own=[HUMAN, HUMAN])
-    assert await store.definitions.count(PROJECT, AgentFilter()) == 0
+    assert await store.defined_agents.count(PROJECT, AgentFilter()) == 0
     for table in ("agents", "blocks", "definitions", "tags", "attached"):
         assert await rows(store, f"SELECT * FROM {table}") == []
 
 
 async def version_of(store: Store, agent: AgentEntry) -> int | None:
     """Returns the version at which the definition of an agent is."""
-    entry = await store.definitions.agent(PROJECT, agent.agent.uid)
+    entry = await store.defined_agents.get(PROJECT, agent.agent.uid)
     return None if entry.definition is None else entry.definition.version
 
 
@@ -143,10 +143,12 @@ async def test_an_agent_changes_by_version_and_what_belongs_to_it_raises_that(st
         2,
     )
     assert await store.attached.targets(made.agent.id, "tool") == [-2, -1]
-    assert await store.attached.tags_of([made.agent.id]) == {made.agent.id: ["b"]}
+    assert await store.defined_agents.tags_of([made.agent.id]) == {made.agent.id: ["b"]}
     with pytest.raises(Overtaken):
         await store.defined_agents.change(made, AgentChange(tags=["c"]), at=3.0)
-    assert await store.attached.tags_of([made.agent.id]) == {made.agent.id: ["b"]}, "nothing of it is written"
+    assert await store.defined_agents.tags_of([made.agent.id]) == {made.agent.id: ["b"]}, (
+        "nothing of it is written"
+    )
     assert await store.attached.attach(made.agent.id, "tool", -5, at=4.0)
     assert not await store.attached.attach(made.agent.id, "tool", -5, at=4.0)
     assert await version_of(store, made) == 3
@@ -160,7 +162,7 @@ async def test_a_profiles_memory_is_an_agent_that_the_settings_configure(store: 
     alice = Speaker(store)
     await alice.say([user("one")], assistant("First."), "c1")
     made = await make_agent(store, "ann", tags=["user:alice"])
-    found = await store.definitions.agents(PROJECT, AgentFilter())
+    found = await store.defined_agents.list(PROJECT, AgentFilter())
     assert [(e.name, e.definition is None) for e in found] == [("ann", False), ("default alice", True)]
     for wanted, names in (
         (AgentFilter(tags=["profile:default"]), ["default alice"]),
@@ -169,14 +171,14 @@ async def test_a_profiles_memory_is_an_agent_that_the_settings_configure(store: 
         (AgentFilter(name="default alice"), ["default alice"]),
         (AgentFilter(text="LICE"), ["default alice"]),
     ):
-        assert [e.name for e in await store.definitions.agents(PROJECT, wanted)] == names, wanted
+        assert [e.name for e in await store.defined_agents.list(PROJECT, wanted)] == names, wanted
     with pytest.raises(WriteConflict, match="settings"):
         await store.defined_agents.change(found[1], AgentChange(name="x"), at=2.0)
     # A memory of one conversation is nobody's agent.
     await rows(store, "UPDATE agents SET subject = 'conversation:7' WHERE id = ?", (alice.agent.id,))
-    assert await store.definitions.agents(PROJECT, AgentFilter()) == [made]
+    assert await store.defined_agents.list(PROJECT, AgentFilter()) == [made]
     with pytest.raises(NotFound):
-        await store.definitions.agent(PROJECT, alice.agent.uid)
+        await store.defined_agents.get(PROJECT, alice.agent.uid)
 
 
 async def end_run(store: Store, agent: int, stop: str, at: float) -> None:
@@ -187,7 +189,7 @@ async def end_run(store: Store, agent: int, stop: str, at: float) -> None:
 async def test_a_count_has_as_many_as_all_pages_of_a_list(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.sql.agents_api.definitions._MANY", 2)
+    monkeypatch.setattr("storage.sql.agents_api.agents._MANY", 2)
     for n in range(5):
         await make_agent(store, f"a{n}", tags=["even"] if n % 2 == 0 else [], hidden=n == 4)
     await make_agent(store, "b", project="elsewhere", tags=["even"])
@@ -198,7 +200,7 @@ async def test_a_count_has_as_many_as_all_pages_of_a_list(
         (AgentFilter(name="a3"), 1),
         (AgentFilter(name="b"), 0),
     ):
-        assert await store.definitions.count(PROJECT, wanted) == count, wanted
+        assert await store.defined_agents.count(PROJECT, wanted) == count, wanted
 
 
 async def test_agents_are_listed_by_filter_order_and_page(store: Store) -> None:
@@ -218,7 +220,7 @@ async def test_agents_are_listed_by_filter_order_and_page(store: Store) -> None:
     await end_run(store, c.agent.id, "error", 6.0)
 
     async def listed(wanted: AgentFilter | None = None, **page: Any) -> str:
-        found = await store.definitions.agents(PROJECT, wanted or AgentFilter(), **page)
+        found = await store.defined_agents.list(PROJECT, wanted or AgentFilter(), **page)
         return " ".join(e.name for e in found)
 
     assert await listed() == "cara bob ann"
@@ -241,13 +243,13 @@ async def test_agents_are_listed_by_filter_order_and_page(store: Store) -> None:
     assert await listed(AgentFilter(order="completed"), newest_first=False, after=a.agent.uid) == "cara bob"
     with pytest.raises(NotFound):
         await listed(after="nobody")
-    assert await store.definitions.newest(PROJECT, 2) == [
+    assert await store.defined_agents.newest(PROJECT, 2) == [
         ("dan", d.agent.uid, 4.0),
         ("cara", c.agent.uid, 3.0),
     ]
-    assert await store.attached.tags(PROJECT) == ["x", "y"]
-    assert await store.attached.tags(PROJECT, descending=True, after="y") == ["x"]
-    assert await store.attached.tags(PROJECT, text="Y") == ["y"]
+    assert await store.defined_agents.tags(PROJECT) == ["x", "y"]
+    assert await store.defined_agents.tags(PROJECT, descending=True, after="y") == ["x"]
+    assert await store.defined_agents.tags(PROJECT, text="Y") == ["y"]
 
 
 async def test_agents_are_found_by_their_identities_within_their_project(store: Store) -> None:
@@ -266,8 +268,8 @@ async def test_agents_are_found_by_their_identities_within_their_project(store: 
     await make_agent(store, "d", project="elsewhere", identities=[theirs.id])
 
     async def listed(project: str = PROJECT, **wanted: Any) -> str:
-        found = await store.definitions.agents(project, AgentFilter(**wanted))
-        assert len(found) == await store.definitions.count(project, AgentFilter(**wanted))
+        found = await store.defined_agents.list(project, AgentFilter(**wanted))
+        assert len(found) == await store.defined_agents.count(project, AgentFilter(**wanted))
         return " ".join(e.name for e in found)
 
     for order in ("created", "updated", "completed"):
@@ -278,7 +280,7 @@ async def test_agents_are_found_by_their_identities_within_their_project(store: 
     change = AgentChange(identities=[one.id])
     await store.defined_agents.change(a, change, at=3.0)
     assert await store.attached.targets(a.agent.id, kind) == [one.id]
-    await store.defined_agents.delete_attached(one, at=4.0)
+    await store.attached.delete(one, at=4.0)
     assert await listed(identity_keys=["user_1"]) == ""
     assert await store.attached.targets(a.agent.id, kind) == []
     assert await listed("elsewhere", identity_keys=["user_1"]) == "d"
@@ -287,7 +289,7 @@ async def test_agents_are_found_by_their_identities_within_their_project(store: 
 async def test_hidden_agents_do_not_make_a_page_short(store: Store) -> None:
     for n in range(30):
         await make_agent(store, f"a{n}", **({"hidden": True} if 2 <= n < 28 else {}))
-    found = await store.definitions.agents(PROJECT, AgentFilter(), limit=3)
+    found = await store.defined_agents.list(PROJECT, AgentFilter(), limit=3)
     assert [e.name for e in found] == ["a29", "a28", "a1"]
 
 

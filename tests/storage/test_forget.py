@@ -588,11 +588,11 @@ async def test_of_a_deleted_agent_no_table_and_no_log_has_a_word(store: Store, h
 async def test_of_a_deleted_folder_no_table_and_no_log_has_a_word(store: Store, holds: Holds) -> None:
     """Of its files neither: their names, their text, what was indexed of it; and no agent has it attached."""
     draft = store.agents.draft(Scope("default", "@", "folder:f"))
-    folder, _ = await store.defined_agents.create_memory(
+    folder, _ = await store.definitions.create_memory(
         draft, DefinitionKind.FOLDER, "zqnamex", {"instructions": "zqtoldx"}, at=1.0
     )
     ann = (await make_agent(store, "ann")).agent
-    await store.defined_agents.attach_folder(ann.id, folder.id, [-16, -17], at=1.0)
+    await store.files.attach(ann.id, folder.id, [-16, -17], at=1.0)
     file = StoredFile(0, "uid", folder.id, "parsing", 9, 2.0, "zqtypex", "zqfilex")
     made = await store.files.add(file, renames=True)
     await store.files.write(made, [words(f"part{n}") for n in range(200)])

@@ -116,7 +116,7 @@ async def test_a_profiles_user_sees_own_shared_and_attached_blocks(store: Store)
     await store.database.write(
         lambda c: ensure_shared_blocks(c, PROJECT, "default", [replace(HOUSE, label="shared")], 1.0)
     )
-    entry = await store.definitions.agent(PROJECT, alice.agent.uid)
+    entry = await store.defined_agents.get(PROJECT, alice.agent.uid)
     house = await make_block(store)
     await store.named_blocks.attach(alice.agent, house)
     assert await labels(store, entry) == ["human", "shared", "house"]
@@ -293,9 +293,9 @@ async def test_a_deleted_agent_leaves_what_it_wrote_to_those_who_see_it_and_noth
         )
     id = await store.forgetting.begin(ann.agent.id, ForgetTarget(is_all=True))
     with pytest.raises(NotFound):
-        await store.definitions.agent(PROJECT, ann.agent.uid)
-    assert await store.definitions.count(PROJECT, AgentFilter()) == 1
-    assert [name for name, _, _ in await store.definitions.newest(PROJECT, 9)] == ["bob"]
+        await store.defined_agents.get(PROJECT, ann.agent.uid)
+    assert await store.defined_agents.count(PROJECT, AgentFilter()) == 1
+    assert [name for name, _, _ in await store.defined_agents.newest(PROJECT, 9)] == ["bob"]
     assert await store.forgetting.run(id)
     assert await store.forgetting.sweep()
     assert not [w for w in ("own", "tag", "system", "said", "label", "detail") if holds(f"zq{w}x".encode())]

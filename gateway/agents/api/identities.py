@@ -214,7 +214,7 @@ class IdentityRoutes:
         return await self._change(asked.project, uid, lambda definition: replace(definition, properties=new))
 
     async def delete(self, asked: Asked) -> Any:
-        await self._api.store.defined_agents.delete_attached(await self._named(asked), at=self._api.now())
+        await self._api.store.attached.delete(await self._named(asked), at=self._api.now())
         return {"message": "The identity is deleted; its agents stay."}
 
     async def agents(self, asked: Asked) -> Any:

@@ -243,7 +243,7 @@ class MessageRoutes:
         if conversation is not None:
             return [await self._owner(project, conversation)], conversation
         everybody = AgentFilter(hidden=True, order="completed")
-        entries = await self._api.store.definitions.agents(project, everybody, limit=_SEARCHED + 1)
+        entries = await self._api.store.defined_agents.list(project, everybody, limit=_SEARCHED + 1)
         if len(entries) > _SEARCHED:
             raise BadRequest(
                 f"A search asks {_SEARCHED} agents at most, and there are more: name one.", param="agent_id"

@@ -33,7 +33,7 @@ class StoreRoutes:
 
     async def tags(self, asked: Asked) -> Any:
         query: TagsQuery = asked.query
-        return await self._api.store.attached.tags(
+        return await self._api.store.defined_agents.tags(
             asked.project,
             after=given_or_none(query.after),
             before=given_or_none(query.before),

@@ -126,7 +126,7 @@ class AgentFiles:
         """Returns the archives that an agent has attached."""
         rows = await self._store.attached.targets(agent.id, DefinitionKind.ARCHIVE)
         definitions = await self._store.definitions.of_memories(DefinitionKind.ARCHIVE, rows)
-        memories = await self._store.definitions.memories(agent.scope.project, rows)
+        memories = await self._store.defined_agents.memories(agent.scope.project, rows)
         return [
             CarriedArchive(definitions[each.id].name, definitions[each.id].body, await self.passages(each))
             for each in memories
@@ -168,7 +168,7 @@ class AgentFiles:
         """Gives an agent a sleeptime agent of its own."""
 
         async def entry() -> AgentEntry:
-            return await self._store.definitions.agent(project, _uid(memory))
+            return await self._store.defined_agents.get(project, _uid(memory))
 
         sleepers = self._registry.sleepers
         # Before it is made: what is not there is not taken back.

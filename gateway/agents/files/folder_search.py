@@ -75,7 +75,7 @@ class Folders:
             raise Conflict(f"There is a folder named {name!r} already.", param="name")
         uid = ids.new_uid()
         draft = self._store.agents.draft(folder_scope(project, uid))
-        _, made = await self._store.defined_agents.create_memory(
+        _, made = await self._store.definitions.create_memory(
             replace(draft, uid=uid), DefinitionKind.FOLDER, name, body, at=self._now()
         )
         return made
@@ -86,12 +86,12 @@ class Folders:
     async def delete(self, folder: Definition) -> None:
         """Deletes a folder with its files; agents lose it."""
         agents = await self.agents(folder)
-        await self._store.defined_agents.detach_folder(agents, folder.memory, file_tools(), at=self._now())
+        await self._store.files.detach(agents, folder.memory, file_tools(), at=self._now())
         self._registry.changed()
         await self._store.forgetting.forget(folder.memory, ForgetTarget(is_all=True))
 
     async def memory(self, folder: Definition) -> Agent:
-        (found,) = await self._store.definitions.memories(folder.project, [folder.memory])
+        (found,) = await self._store.defined_agents.memories(folder.project, [folder.memory])
         return found
 
     # -- agents
@@ -107,14 +107,12 @@ class Folders:
         """
         self._registry.configured(entry)
         agent = entry.agent.id
-        await self._store.defined_agents.attach_folder(agent, folder.memory, file_tools(), at=self._now())
+        await self._store.files.attach(agent, folder.memory, file_tools(), at=self._now())
         self._registry.changed()
 
     async def detach(self, entry: AgentEntry, folder: Definition) -> None:
         """Takes a folder from an agent, and with the last one the tools that read files."""
-        await self._store.defined_agents.detach_folder(
-            [entry.agent.id], folder.memory, file_tools(), at=self._now()
-        )
+        await self._store.files.detach([entry.agent.id], folder.memory, file_tools(), at=self._now())
         self._registry.changed()
 
     # -- files

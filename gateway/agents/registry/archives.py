@@ -52,7 +52,7 @@ class Archives:
         """Makes an archive."""
         uid = ids.new_uid()
         draft = self._store.agents.draft(Scope(project, API_PROFILE, f"{DefinitionKind.ARCHIVE}:{uid}"))
-        _, made = await self._store.defined_agents.create_memory(
+        _, made = await self._store.definitions.create_memory(
             replace(draft, uid=uid), DefinitionKind.ARCHIVE, name, body, at=self._now()
         )
         return made
@@ -63,7 +63,7 @@ class Archives:
         if found is not None:
             return found
         try:
-            entry = await self._store.definitions.agent(project, uid)
+            entry = await self._store.defined_agents.get(project, uid)
         except NotFound:
             raise NotFound(f"there is no archive {uid!r}") from None
         agent, kind = entry.agent, DefinitionKind.ARCHIVE
@@ -99,7 +99,7 @@ class Archives:
         """Returns the memory of an archive: an agent's own, or one of itself. Raises: NotFound."""
         found = await self._store.definitions.find(project, DefinitionKind.ARCHIVE, uid)
         if found is None:
-            return (await self._store.definitions.agent(project, uid)).agent
+            return (await self._store.defined_agents.get(project, uid)).agent
         agent = await self._store.agents.find(Scope(project, API_PROFILE, f"{DefinitionKind.ARCHIVE}:{uid}"))
         if agent is None:
             raise NotFound(f"there is no archive {uid!r}")
@@ -113,7 +113,7 @@ class Archives:
     async def of(self, agent: Agent) -> Sequence[Agent]:
         """Returns the memories that a search asks: the agent's own, then attached archives and folders."""
         targets = await self.attached(agent)
-        found = await self._store.definitions.memories(agent.scope.project, targets)
+        found = await self._store.defined_agents.memories(agent.scope.project, targets)
         return [agent, *found][:MOST]
 
     async def attached(self, agent: Agent) -> Sequence[int]:

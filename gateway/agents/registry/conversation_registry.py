@@ -61,7 +61,7 @@ class AgentConversations:
         if source is None:
             return await self._store.conversations.create(agent, uid, body, at=at)
         try:
-            return await self._store.forks.fork(agent, source, uid, body, at=at, upto=upto)
+            return await self._store.conversations.fork(agent, source, uid, body, at=at, upto=upto)
         except NotForkable as error:
             raise BadRequest(
                 f"{error.message[:1].upper()}{error.message[1:]}.", param="message_id"

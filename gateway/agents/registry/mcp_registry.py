@@ -93,7 +93,7 @@ class McpRegistry:
         for tool in await self.tools(project, uid):
             await self._tools.delete(project, tool.uid)
         # No agent has a server, so this is the end of its definition alone.
-        await self._store.defined_agents.delete_attached(found, at=self._now())
+        await self._store.attached.delete(found, at=self._now())
 
     async def refresh(self, project: str, uid: str) -> Sequence[ToolView]:
         """Asks a server for its tools again, and returns them. Raises: BadRequest: it cannot be asked."""

@@ -288,7 +288,7 @@ class Registry:
 
     async def names(self, project: str, limit: int = 1000) -> Sequence[tuple[str, str, float]]:
         """Returns (name, uid, when it was made) of the newest agents."""
-        return await self._store.definitions.newest(project, limit)
+        return await self._store.defined_agents.newest(project, limit)
 
     # -- agents
 
@@ -334,12 +334,12 @@ class Registry:
 
     async def get(self, project: str, uid: str) -> AgentView:
         """Returns an agent with all that belongs to it."""
-        (view,) = await self._views([await self._store.definitions.agent(project, uid)])
+        (view,) = await self._views([await self._store.defined_agents.get(project, uid)])
         return view
 
     async def find(self, project: str, uid: str) -> AgentEntry:
         """Returns an agent's memory and definition alone."""
-        return await self._store.definitions.agent(project, uid)
+        return await self._store.defined_agents.get(project, uid)
 
     async def list(
         self,
@@ -352,19 +352,19 @@ class Registry:
         newest_first: bool = True,
     ) -> Sequence[AgentView]:
         """Returns a page of agents. after, before: uids, in the order asked for."""
-        entries = await self._store.definitions.agents(
+        entries = await self._store.defined_agents.list(
             project, wanted, after=after, before=before, limit=limit, newest_first=newest_first
         )
         return await self._views(entries)
 
     async def several(self, project: str, agents: Sequence[int]) -> Sequence[AgentView]:
         """Returns agents by the rows of their memories, in the order in which they were made."""
-        entries = await self._store.definitions.agents_among(agents)
+        entries = await self._store.defined_agents.among(agents)
         return await self._views([e for e in entries if e.agent.scope.project == project])
 
     async def count(self, project: str, wanted: AgentFilter) -> int:
         """Returns how many agents a list of all pages would have."""
-        return await self._store.definitions.count(project, wanted)
+        return await self._store.defined_agents.count(project, wanted)
 
     async def change(self, project: str, uid: str, edit: AgentEdit) -> AgentView:
         """Changes an agent; if another change comes first, the edit is applied to its result.
@@ -385,7 +385,7 @@ class Registry:
         ]
 
         async def change() -> AgentEntry:
-            entry = await self._store.definitions.agent(project, uid)
+            entry = await self._store.defined_agents.get(project, uid)
             definition = self.configured(entry)
             attached = tools
             if edit.multi_agent_tools is not None:
@@ -432,8 +432,8 @@ class Registry:
 
     async def delete(self, project: str, uid: str) -> None:
         """Deletes an agent: it is not found any more at once, and all that it knew is forgotten."""
-        entry = await self._store.definitions.agent(project, uid)
-        for primary in await self._store.definitions.agents_among(
+        entry = await self._store.defined_agents.get(project, uid)
+        for primary in await self._store.defined_agents.among(
             await self._store.readers.read_by(entry.agent.id)
         ):
             await self.sleepers.leave(primary, uid)
@@ -459,7 +459,7 @@ class Registry:
 
     async def _views(self, entries: Sequence[AgentEntry]) -> Sequence[AgentView]:
         agents = [entry.agent.id for entry in entries]
-        tags = await self._store.attached.tags_of(agents)
+        tags = await self._store.defined_agents.tags_of(agents)
         tools = await self.tools.of(await self._store.attached.targets_of(agents, DefinitionKind.TOOL))
         blocks = await self._store.named_blocks.seen_by(agents)
         runs = await self._store.runs.last(agents)

@@ -80,7 +80,7 @@ class SleeperRegistry:
         await on_latest(leave)
 
     async def _as_it_is(self, found: AgentEntry) -> AgentEntry:
-        return await self._store.definitions.agent(found.agent.scope.project, found.agent.uid)
+        return await self._store.defined_agents.get(found.agent.scope.project, found.agent.uid)
 
     def _draft(self, found: AgentEntry, primary: AgentDefinition) -> AgentDraft:
         uid = ids.new_uid()

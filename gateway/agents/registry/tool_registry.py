@@ -186,7 +186,7 @@ class ToolRegistry:
         tool = await self.get(project, uid)
         if tool.definition is None:
             raise Conflict("This is a tool of the gateway's own, which cannot be deleted.")
-        await self._store.defined_agents.delete_attached(tool.definition, at=self._now())
+        await self._store.attached.delete(tool.definition, at=self._now())
         self._cache.clear()
 
     async def named(self, project: str, name: str) -> ToolView | None:

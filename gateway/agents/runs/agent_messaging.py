@@ -145,7 +145,7 @@ class AgentMessaging:
         wanted = AgentFilter(tags=sieve if len(sieve) <= MOST_TAGS else (), all_tags=bool(every))
         after: str | None = None
         while len(found) < MOST_AGENTS:
-            page = await self._store.definitions.agents(
+            page = await self._store.defined_agents.list(
                 project, wanted, after=after, limit=_PAGE, newest_first=False
             )
             found += [(each.agent.uid, each.name) for each in await self._among(page, every, some, but)]
@@ -157,7 +157,7 @@ class AgentMessaging:
     async def _among(
         self, page: Sequence[AgentEntry], every: Sequence[str], some: Sequence[str], but: str
     ) -> Sequence[AgentEntry]:
-        tags = await self._store.attached.tags_of([each.agent.id for each in page])
+        tags = await self._store.defined_agents.tags_of([each.agent.id for each in page])
         return [
             each
             for each in page

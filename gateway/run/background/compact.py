@@ -262,7 +262,7 @@ async def _span(
 
 async def _terms(store: Store, agent: int) -> SummaryTerms:
     """Returns an agent's definition of its summaries; an empty one where it has none."""
-    entries = await store.definitions.agents_among([agent])
+    entries = await store.defined_agents.among([agent])
     definition = entries[0].definition if entries else None
     return SummaryTerms.of({} if definition is None else definition.body.get("compaction") or {})
 

@@ -1,37 +1,83 @@
-"""Agents that are made over REST: a memory with a definition, its blocks, tools and tags, in one transaction.
+"""Agents of the agents API: a memory with a definition, its blocks, tools and tags; and lists of agents.
 
 They end by `Forgetting`, as every memory does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import builtins
+from collections.abc import Sequence
 
-from storage.database import Connection
-from storage.errors import WriteConflict
-from storage.listing import AgentChange, AgentDraft, AgentEntry
-from storage.records import Agent, Definition, DefinitionKind
-from storage.sql.agents import create_agent
-from storage.sql.agents_api.attached import (
-    attach,
-    detach,
-    detach_all,
-    load_agents_with,
-    load_targets,
-    set_tags,
-)
+from storage.database import Connection, Row
+from storage.errors import NotFound, WriteConflict
+from storage.listing import MOST_TAGS, AgentChange, AgentDraft, AgentEntry, AgentFilter
+from storage.records import Agent, DefinitionKind
+from storage.sql.agents import AGENT_COLUMNS, create_agent, make_agent_record
+from storage.sql.agents_api.attached import attach_all, attach_only
 from storage.sql.agents_api.blocks import add_block, attach_block, detach_block, find_block, seen_blocks
-from storage.sql.agents_api.definitions import (
-    add_definition,
-    change_definition,
-    find_agent_entry,
-    remove_definition,
-    touch_agent,
-)
-from storage.sql.group import Group, alone, writes
+from storage.sql.agents_api.definitions import add_definition, change_definition, make_definition
+from storage.sql.agents_api.folders import match_tools
+from storage.sql.group import Group, alone, long_reads, reads, writes
+from storage.sql.patterns import part_of
+from storage.sql.statements import load, rows_of
+
+SQL = load("agents_api/agents.sql")
 
 ORIGIN = "api"
+# The fewest rows that are read at once of a list from which rows may drop out.
+_FEW = 20
+_MANY = 1000  # agents that a count reads at once
+_FIRST, _LAST = (-1.0, -1), (1e300, 2**62)
+
+
+async def find_agent_entry(connection: Connection, project: str, uid: str) -> AgentEntry:
+    """Returns the agent with this public name: one that is defined, or a person's memory. Raises: NotFound."""
+    row = await connection.row(SQL["get"], (uid, project))
+    if row is None:
+        raise NotFound(f"there is no agent {uid!r}")
+    return _entry(row)
+
+
+async def list_agents(
+    connection: Connection,
+    project: str,
+    wanted: AgentFilter,
+    *,
+    after: str | None = None,
+    before: str | None = None,
+    limit: int = 50,
+    newest_first: bool = True,
+) -> list[AgentEntry]:
+    """Returns a page of a project's agents. after, before: public names, in the order asked for.
+
+    Raises: NotFound: there is no such agent to go on from.
+    """
+    first = await _place(connection, project, wanted.order, before if newest_first else after) or _FIRST
+    last = await _place(connection, project, wanted.order, after if newest_first else before) or _LAST
+    tags = sorted(set(wanted.tags))[:MOST_TAGS]
+    need = len(tags) if wanted.all_tags else min(1, len(tags))
+    keys = sorted(set(wanted.identity_keys))[:MOST_TAGS]
+    way = "down" if newest_first else "up"
+    found: list[AgentEntry] = []
+    while len(found) < limit:
+        size = max(limit - len(found), _FEW)
+        # The order by row is a range of an index; the others are made of all rows.
+        rows_between = (first[1], last[1]) if wanted.order == "created" else (_FIRST[1], _LAST[1])
+        values: tuple[object, ...] = (
+            project, *rows_between, size, wanted.name, part_of(wanted.text), tags, need, wanted.stop,
+            wanted.identity, keys, len(keys),
+        )  # fmt: skip
+        if wanted.order != "created":
+            values += (*first, *last)
+        rows = await connection.rows(SQL[f"{wanted.order}_{way}"], values)
+        entries = [_entry(row) for row in rows]
+        found += [e for e in entries if wanted.hidden or not _is_hidden(e)]
+        if len(rows) < size:
+            break
+        edge = await _place(connection, project, wanted.order, entries[-1].agent.uid)
+        assert edge is not None
+        first, last = (first, edge) if newest_first else (edge, last)
+    return found[:limit]
 
 
 async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) -> AgentEntry:
@@ -45,11 +91,19 @@ async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) ->
         await add_block(connection, project, block, details, at=at, origin=ORIGIN, owner=agent.id)
     for uid in dict.fromkeys(draft.blocks or ()):
         await attach_block(connection, agent.id, await find_block(connection, project, uid))
-    await _attach_all(connection, agent.id, DefinitionKind.TOOL, draft.tools or ())
-    await _attach_all(connection, agent.id, DefinitionKind.FOLDER, draft.folders or ())
-    await _attach_all(connection, agent.id, DefinitionKind.IDENTITY, draft.identities or ())
+    await attach_all(connection, agent.id, DefinitionKind.TOOL, draft.tools or ())
+    await attach_all(connection, agent.id, DefinitionKind.FOLDER, draft.folders or ())
+    await attach_all(connection, agent.id, DefinitionKind.IDENTITY, draft.identities or ())
     await set_tags(connection, agent, draft.tags or ())
     return await find_agent_entry(connection, project, agent.uid)
+
+
+async def set_tags(connection: Connection, agent: Agent, tags: Sequence[str]) -> None:
+    """Gives an agent these tags and no others."""
+    await connection.lock(agent.id)
+    await connection.run(SQL["untag"], (agent.id,))
+    for tag in tags:
+        await connection.run(SQL["tag"], (agent.scope.project, tag, agent.id))
 
 
 async def change_agent(
@@ -66,12 +120,12 @@ async def change_agent(
         await connection.lock_sharers(agent.id)
         await _see_blocks(connection, agent, change.blocks)
     if change.tools is not None:
-        await _attach_only(connection, agent.id, DefinitionKind.TOOL, change.tools)
+        await attach_only(connection, agent.id, DefinitionKind.TOOL, change.tools)
     if change.folders is not None:
-        await _attach_only(connection, agent.id, DefinitionKind.FOLDER, change.folders)
-        await _match_tools(connection, agent.id, change.folder_tools)
+        await attach_only(connection, agent.id, DefinitionKind.FOLDER, change.folders)
+        await match_tools(connection, agent.id, change.folder_tools)
     if change.identities is not None:
-        await _attach_only(connection, agent.id, DefinitionKind.IDENTITY, change.identities)
+        await attach_only(connection, agent.id, DefinitionKind.IDENTITY, change.identities)
     if change.tags is not None:
         await set_tags(connection, agent, change.tags)
     body = definition.body if change.body is None else change.body
@@ -79,70 +133,75 @@ async def change_agent(
     return await find_agent_entry(connection, agent.scope.project, agent.uid)
 
 
-async def make_memory(
-    connection: Connection, draft: Agent, kind: DefinitionKind, name: str, body: dict[str, Any], *, at: float
-) -> tuple[Agent, Definition]:
-    """Makes a memory that never talks: an archive or a folder."""
-    agent = await create_agent(connection, draft)
-    made = await add_definition(
-        connection, draft.scope.project, kind, agent.uid, name, body, at=at, memory=agent.id
-    )
-    return agent, made
-
-
 class DefinedAgents(Group):
     """Agents that are made over REST."""
 
     create = writes(alone(make_agent))
     change = writes(alone(change_agent))
-    create_memory = writes(alone(make_memory))
+    get = reads(alone(find_agent_entry))
+    list = long_reads(alone(list_agents))
 
-    @writes
-    async def delete_attached(self, connection: Connection, found: Definition, *, at: float) -> None:
-        """Deletes a tool or an identity, and takes it from all agents."""
-        for agent in await load_agents_with(connection, found.project, found.kind, found.id):
-            await touch_agent(connection, agent, at)
-        await detach_all(connection, found.kind, found.id)
-        await remove_definition(connection, found.id)
+    @reads
+    async def memories(
+        self, connection: Connection, project: str, ids: Sequence[int]
+    ) -> builtins.list[Agent]:
+        """Returns memories of a project by their rows, in this order, as far as they are there."""
+        rows = await rows_of(connection, SQL["memories"], ids, project)
+        found = {row[0]: make_agent_record(row) for row in rows}
+        return [found[id] for id in ids if id in found]
 
-    @writes
-    async def attach_folder(
-        self, connection: Connection, agent: int, folder: int, tools: Sequence[int], *, at: float
-    ) -> None:
-        """Attaches a folder, and the tools that read files."""
-        if await attach(connection, agent, DefinitionKind.FOLDER, folder):
-            await _match_tools(connection, agent, tools)
-            await touch_agent(connection, agent, at)
+    @reads
+    async def among(self, connection: Connection, agents: Sequence[int]) -> builtins.list[AgentEntry]:
+        """Returns these agents, in the order in which they were made."""
+        entries = [_entry(row) for row in await rows_of(connection, SQL["among"], agents)]
+        return sorted(entries, key=lambda entry: entry.agent.id)
 
-    @writes
-    async def detach_folder(
-        self, connection: Connection, agents: Sequence[int], folder: int, tools: Sequence[int], *, at: float
-    ) -> None:
-        """Takes a folder from agents, with the last one of an agent's the tools that read files."""
-        for agent in agents:
-            if await detach(connection, agent, DefinitionKind.FOLDER, folder):
-                await _match_tools(connection, agent, tools)
-                await touch_agent(connection, agent, at)
+    @long_reads
+    async def count(self, connection: Connection, project: str, wanted: AgentFilter) -> int:
+        """Returns how many agents a project has that are asked for."""
+        count, after = 0, None
+        while page := await list_agents(
+            connection, project, wanted, after=after, limit=_MANY, newest_first=False
+        ):
+            count, after = count + len(page), page[-1].agent.uid
+        return count
 
+    @reads
+    async def newest(
+        self, connection: Connection, project: str, limit: int
+    ) -> builtins.list[tuple[str, str, float]]:
+        """Returns (name, public name, when it was made) of the agents that were defined last."""
+        return [(row[0], row[1], row[2]) for row in await connection.rows(SQL["newest"], (project, limit))]
 
-async def _match_tools(connection: Connection, agent: int, tools: Sequence[int]) -> None:
-    """Gives an agent that has a folder these tools, and takes them from one that has none."""
-    if await load_targets(connection, agent, DefinitionKind.FOLDER):
-        await _attach_all(connection, agent, DefinitionKind.TOOL, tools)
-    else:
-        for tool in tools:
-            await detach(connection, agent, DefinitionKind.TOOL, tool)
+    @reads
+    async def tags_of(self, connection: Connection, agents: Sequence[int]) -> dict[int, builtins.list[str]]:
+        """Returns the tags of each of these agents, by name."""
+        found: dict[int, builtins.list[str]] = {agent: [] for agent in agents}
+        for agent, tag in await rows_of(connection, SQL["tags_of"], agents):
+            found[agent].append(tag)
+        return found
 
+    @reads
+    async def tags(
+        self,
+        connection: Connection,
+        project: str,
+        *,
+        after: str | None = None,
+        before: str | None = None,
+        text: str | None = None,
+        limit: int = 50,
+        descending: bool = False,
+    ) -> builtins.list[str]:
+        """Returns a page of a project's tags by name.
 
-async def _attach_all(connection: Connection, agent: int, kind: str, targets: Iterable[int]) -> None:
-    for target in dict.fromkeys(targets):
-        await attach(connection, agent, kind, target)
-
-
-async def _attach_only(connection: Connection, agent: int, kind: str, targets: Sequence[int]) -> None:
-    for target in await load_targets(connection, agent, kind):
-        await detach(connection, agent, kind, target)
-    await _attach_all(connection, agent, kind, targets)
+        text: a part of them.
+        after, before: in the order asked for.
+        """
+        low, high = (before, after) if descending else (after, before)
+        way = "tags_down" if descending else "tags_up"
+        rows = await connection.rows(SQL[way], (project, low or "", high, part_of(text), limit))
+        return [row[0] for row in rows]
 
 
 async def _see_blocks(connection: Connection, agent: Agent, uids: Sequence[str]) -> None:
@@ -155,3 +214,26 @@ async def _see_blocks(connection: Connection, agent: Agent, uids: Sequence[str])
             await detach_block(connection, agent, entry)
     for entry in wanted:
         await attach_block(connection, agent.id, entry)
+
+
+async def _place(
+    connection: Connection, project: str, order: str, uid: str | None
+) -> tuple[float, int] | None:
+    """Returns where an agent stands in an order. Raises: NotFound."""
+    if uid is None:
+        return None
+    row = await connection.row(SQL[f"place_{order}"], (uid, project))
+    if row is None:
+        raise NotFound(f"there is no agent {uid!r}")
+    return row[0], row[1]
+
+
+def _is_hidden(entry: AgentEntry) -> bool:
+    return entry.definition is not None and bool(entry.definition.body.get("hidden"))
+
+
+def _entry(row: Row) -> AgentEntry:
+    return AgentEntry(
+        make_agent_record(row[:AGENT_COLUMNS]),
+        make_definition(row[AGENT_COLUMNS:]) if row[AGENT_COLUMNS] is not None else None,
+    )

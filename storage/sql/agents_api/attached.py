@@ -1,15 +1,14 @@
-"""The tags of an agent, and what is attached to it: blocks, tools, archives, folders, identities."""
+"""Attachments of agents: their blocks, tools, archives, folders and identities."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from storage.database import Connection
 from storage.errors import OverLimit
-from storage.records import Agent, DefinitionKind
-from storage.sql.agents_api.definitions import touch_agent
+from storage.records import Definition, DefinitionKind
+from storage.sql.agents_api.definitions import remove_definition, touch_agent
 from storage.sql.group import Group, alone, reads, writes
-from storage.sql.patterns import part_of
 from storage.sql.statements import load, rows_of
 
 SQL = load("agents_api/attached.sql")
@@ -52,16 +51,21 @@ async def load_agents_with(connection: Connection, project: str, kind: str, targ
     return [row[0] for row in await connection.rows(SQL["agents_with"], (kind, target, project))]
 
 
-async def set_tags(connection: Connection, agent: Agent, tags: Sequence[str]) -> None:
-    """Gives an agent these tags and no others."""
-    await connection.lock(agent.id)
-    await connection.run(SQL["untag"], (agent.id,))
-    for tag in tags:
-        await connection.run(SQL["tag"], (agent.scope.project, tag, agent.id))
+async def attach_all(connection: Connection, agent: int, kind: str, targets: Iterable[int]) -> None:
+    """Attaches several things, in order."""
+    for target in dict.fromkeys(targets):
+        await attach(connection, agent, kind, target)
+
+
+async def attach_only(connection: Connection, agent: int, kind: str, targets: Sequence[int]) -> None:
+    """Attaches these things of a kind to an agent, and takes all others of the kind from it."""
+    for target in await load_targets(connection, agent, kind):
+        await detach(connection, agent, kind, target)
+    await attach_all(connection, agent, kind, targets)
 
 
 class Attached(Group):
-    """Attachments and tags. A change of them raises the version of the agent's definition, from which a turn knows."""
+    """Attachments. A change of them raises the version of the agent's definition, from which a turn knows."""
 
     targets = reads(alone(load_targets))
     agents_with = reads(alone(load_agents_with))
@@ -82,6 +86,14 @@ class Attached(Group):
             await touch_agent(connection, agent, at)
         return was_there
 
+    @writes
+    async def delete(self, connection: Connection, found: Definition, *, at: float) -> None:
+        """Deletes a tool or an identity, and takes it from all agents."""
+        for agent in await load_agents_with(connection, found.project, found.kind, found.id):
+            await touch_agent(connection, agent, at)
+        await detach_all(connection, found.kind, found.id)
+        await remove_definition(connection, found.id)
+
     @reads
     async def targets_of(
         self, connection: Connection, agents: Sequence[int], kind: str
@@ -91,33 +103,3 @@ class Attached(Group):
         for agent, target in await rows_of(connection, SQL["of_agents"], agents, kind):
             found[agent].append(target)
         return found
-
-    @reads
-    async def tags_of(self, connection: Connection, agents: Sequence[int]) -> dict[int, list[str]]:
-        """Returns the tags of each of these agents, by name."""
-        found: dict[int, list[str]] = {agent: [] for agent in agents}
-        for agent, tag in await rows_of(connection, SQL["tags_of"], agents):
-            found[agent].append(tag)
-        return found
-
-    @reads
-    async def tags(
-        self,
-        connection: Connection,
-        project: str,
-        *,
-        after: str | None = None,
-        before: str | None = None,
-        text: str | None = None,
-        limit: int = 50,
-        descending: bool = False,
-    ) -> list[str]:
-        """Returns a page of a project's tags by name.
-
-        text: a part of them.
-        after, before: in the order asked for.
-        """
-        low, high = (before, after) if descending else (after, before)
-        way = "tags_down" if descending else "tags_up"
-        rows = await connection.rows(SQL[way], (project, low or "", high, part_of(text), limit))
-        return [row[0] for row in rows]

@@ -1,4 +1,4 @@
-"""Definitions: the documents that are made over REST, and agents as the agents API lists them.
+"""Definitions: the documents that are made over REST.
 
 A definition's text lies in rows that are appended; the older one is emptied once a newer one has taken its place.
 Changes are compare-and-set on the version.
@@ -14,8 +14,9 @@ import orjson
 
 from storage.database import Connection, Row
 from storage.errors import NotFound, Overtaken, WriteConflict
-from storage.listing import MOST_TAGS, AgentEntry, AgentFilter, Page
-from storage.records import Agent, Definition, DefinitionKind, Scope
+from storage.listing import Page
+from storage.records import Agent, Definition, DefinitionKind
+from storage.sql.agents import create_agent
 from storage.sql.group import Group, alone, long_reads, reads, writes
 from storage.sql.patterns import part_of
 from storage.sql.statements import load, rows_of
@@ -28,11 +29,6 @@ _CALLED = {
     DefinitionKind.MCP: "an MCP server",
     DefinitionKind.IDENTITY: "an identity",
 }
-# The fewest rows that are read at once of a list from which rows may drop out.
-_FEW = 20
-_MANY = 1000  # agents that a count reads at once
-COLUMNS = 10  # of an agent, in front of those of its definition
-_FIRST, _LAST = (-1.0, -1), (1e300, 2**62)
 
 
 async def add_definition(
@@ -132,64 +128,24 @@ async def touch_agent(connection: Connection, agent: int, at: float) -> None:
     await connection.run(SQL["touch"], (at, agent))
 
 
-async def find_agent_entry(connection: Connection, project: str, uid: str) -> AgentEntry:
-    """Returns the agent with this public name: one that is defined, or a person's memory. Raises: NotFound."""
-    row = await connection.row(SQL["agent_get"], (uid, project))
-    if row is None:
-        raise NotFound(f"there is no agent {uid!r}")
-    return _entry(row)
-
-
-async def list_agents(
-    connection: Connection,
-    project: str,
-    wanted: AgentFilter,
-    *,
-    after: str | None = None,
-    before: str | None = None,
-    limit: int = 50,
-    newest_first: bool = True,
-) -> list[AgentEntry]:
-    """Returns a page of a project's agents. after, before: public names, in the order asked for.
-
-    Raises: NotFound: there is no such agent to go on from.
-    """
-    first = await _place(connection, project, wanted.order, before if newest_first else after) or _FIRST
-    last = await _place(connection, project, wanted.order, after if newest_first else before) or _LAST
-    tags = sorted(set(wanted.tags))[:MOST_TAGS]
-    need = len(tags) if wanted.all_tags else min(1, len(tags))
-    keys = sorted(set(wanted.identity_keys))[:MOST_TAGS]
-    way = "down" if newest_first else "up"
-    found: list[AgentEntry] = []
-    while len(found) < limit:
-        size = max(limit - len(found), _FEW)
-        # The order by row is a range of an index; the others are made of all rows.
-        rows_between = (first[1], last[1]) if wanted.order == "created" else (_FIRST[1], _LAST[1])
-        values: tuple[object, ...] = (
-            project, *rows_between, size, wanted.name, part_of(wanted.text), tags, need, wanted.stop,
-            wanted.identity, keys, len(keys),
-        )  # fmt: skip
-        if wanted.order != "created":
-            values += (*first, *last)
-        rows = await connection.rows(SQL[f"{wanted.order}_{way}"], values)
-        entries = [_entry(row) for row in rows]
-        found += [e for e in entries if wanted.hidden or not _is_hidden(e)]
-        if len(rows) < size:
-            break
-        edge = await _place(connection, project, wanted.order, entries[-1].agent.uid)
-        assert edge is not None
-        first, last = (first, edge) if newest_first else (edge, last)
-    return found[:limit]
+async def make_memory(
+    connection: Connection, draft: Agent, kind: DefinitionKind, name: str, body: dict[str, Any], *, at: float
+) -> tuple[Agent, Definition]:
+    """Makes a memory that never talks: an archive or a folder."""
+    agent = await create_agent(connection, draft)
+    made = await add_definition(
+        connection, draft.scope.project, kind, agent.uid, name, body, at=at, memory=agent.id
+    )
+    return agent, made
 
 
 class Definitions(Group):
-    """Definitions, and agents. project: the caller's; what another one has is not found."""
+    """Definitions. project: the caller's; what another one has is not found."""
 
-    agent = reads(alone(find_agent_entry))
-    agents = long_reads(alone(list_agents))
     add = writes(alone(add_definition))
     change = writes(alone(change_definition))
     find = reads(alone(find_definition))
+    create_memory = writes(alone(make_memory))
 
     @reads
     async def get(self, connection: Connection, project: str, kind: DefinitionKind, uid: str) -> Definition:
@@ -227,21 +183,6 @@ class Definitions(Group):
         rows = await rows_of(connection, SQL["of_memories"], memories, kind)
         return {each.memory: each for each in map(make_definition, rows)}
 
-    @reads
-    async def memories(
-        self, connection: Connection, project: str, ids: Sequence[int]
-    ) -> builtins.list[Agent]:
-        """Returns memories of a project by their rows, in this order, as far as they are there."""
-        rows = await rows_of(connection, SQL["memories"], ids, project)
-        found = {row[0]: make_agent_record(row) for row in rows}
-        return [found[id] for id in ids if id in found]
-
-    @reads
-    async def agents_among(self, connection: Connection, agents: Sequence[int]) -> builtins.list[AgentEntry]:
-        """Returns these agents, in the order in which they were made."""
-        entries = [_entry(row) for row in await rows_of(connection, SQL["agents_among"], agents)]
-        return sorted(entries, key=lambda entry: entry.agent.id)
-
     @long_reads
     async def list(
         self,
@@ -261,43 +202,10 @@ class Definitions(Group):
         values = (project, *page.bounds, kind, name, part_of(text), page.limit)
         return [make_definition(row) for row in await connection.rows(SQL[f"list_{page.way}"], values)]
 
-    @long_reads
-    async def count(self, connection: Connection, project: str, wanted: AgentFilter) -> int:
-        """Returns how many agents a project has that are asked for."""
-        count, after = 0, None
-        while page := await list_agents(
-            connection, project, wanted, after=after, limit=_MANY, newest_first=False
-        ):
-            count, after = count + len(page), page[-1].agent.uid
-        return count
-
     @reads
     async def count_of(self, connection: Connection, project: str, kind: DefinitionKind) -> int:
         """Returns how many definitions of a kind a project has."""
         return int(await connection.value(SQL["count_of"], (project, kind)))
-
-    @reads
-    async def newest(
-        self, connection: Connection, project: str, limit: int
-    ) -> builtins.list[tuple[str, str, float]]:
-        """Returns (name, public name, when it was made) of the agents that were defined last."""
-        return [(row[0], row[1], row[2]) for row in await connection.rows(SQL["newest"], (project, limit))]
-
-
-async def _place(
-    connection: Connection, project: str, order: str, uid: str | None
-) -> tuple[float, int] | None:
-    """Returns where an agent stands in an order. Raises: NotFound."""
-    if uid is None:
-        return None
-    row = await connection.row(SQL[f"place_{order}"], (uid, project))
-    if row is None:
-        raise NotFound(f"there is no agent {uid!r}")
-    return row[0], row[1]
-
-
-def _is_hidden(entry: AgentEntry) -> bool:
-    return entry.definition is not None and bool(entry.definition.body.get("hidden"))
 
 
 def make_definition(row: Row) -> Definition:
@@ -305,16 +213,4 @@ def make_definition(row: Row) -> Definition:
     id, uid, project, kind, memory, name, version, created, updated, body = row
     return Definition(
         id, uid, project, DefinitionKind(kind), memory, name, version, created, updated, orjson.loads(body)
-    )
-
-
-def make_agent_record(row: Row) -> Agent:
-    """Makes the record of the first `COLUMNS` columns of `{entry}`."""
-    id, uid, project, profile, subject, *rest = row
-    return Agent(id, uid, Scope(project, profile, subject), *rest)
-
-
-def _entry(row: Row) -> AgentEntry:
-    return AgentEntry(
-        make_agent_record(row[:COLUMNS]), make_definition(row[COLUMNS:]) if row[COLUMNS] is not None else None
     )

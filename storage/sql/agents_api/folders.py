@@ -1,4 +1,4 @@
-"""Files of folders. A folder is a memory; a file's text lies in its passages, which are written a page at a time."""
+"""Folders of files. A folder is a memory; a file's text lies in its passages, which are written a page at a time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from msgspec.structs import replace
 from storage.database import Connection, Row
 from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.listing import Page
-from storage.records import StoredFile
+from storage.records import DefinitionKind, StoredFile
 from storage.sql.agents import load_agent
+from storage.sql.agents_api.attached import attach, attach_all, detach, load_targets
+from storage.sql.agents_api.definitions import touch_agent
 from storage.sql.group import Group, alone, bulk_writes, long_reads, reads, writes
 from storage.sql.passages import insert_passage
 from storage.sql.statements import load, rows_of
@@ -54,10 +56,38 @@ async def add_file(connection: Connection, draft: StoredFile, *, renames: bool) 
     return replace(made, id=await connection.value(SQL["insert"], values))
 
 
+async def match_tools(connection: Connection, agent: int, tools: Sequence[int]) -> None:
+    """Gives an agent that has a folder these tools, and takes them from one that has none."""
+    if await load_targets(connection, agent, DefinitionKind.FOLDER):
+        await attach_all(connection, agent, DefinitionKind.TOOL, tools)
+    else:
+        for tool in tools:
+            await detach(connection, agent, DefinitionKind.TOOL, tool)
+
+
 class Files(Group):
     """Files of folders. memory: the folder's row; of another one nothing is found."""
 
     add = writes(alone(add_file))
+
+    @writes
+    async def attach(
+        self, connection: Connection, agent: int, folder: int, tools: Sequence[int], *, at: float
+    ) -> None:
+        """Attaches a folder, and the tools that read files."""
+        if await attach(connection, agent, DefinitionKind.FOLDER, folder):
+            await match_tools(connection, agent, tools)
+            await touch_agent(connection, agent, at)
+
+    @writes
+    async def detach(
+        self, connection: Connection, agents: Sequence[int], folder: int, tools: Sequence[int], *, at: float
+    ) -> None:
+        """Takes a folder from agents, with the last one of an agent's the tools that read files."""
+        for agent in agents:
+            if await detach(connection, agent, DefinitionKind.FOLDER, folder):
+                await match_tools(connection, agent, tools)
+                await touch_agent(connection, agent, at)
 
     async def text(self, file: StoredFile) -> str:
         """Returns the whole text of a file, which is read a page at a time."""

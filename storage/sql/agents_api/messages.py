@@ -15,8 +15,7 @@ from storage.errors import NotFound, Stale
 from storage.listing import Page, StandingExchange
 from storage.records import Agent, Conversation, Evicted, Exchange
 from storage.sql import exchanges
-from storage.sql.agents import load_agent
-from storage.sql.agents_api.definitions import COLUMNS, make_agent_record
+from storage.sql.agents import AGENT_COLUMNS, load_agent, make_agent_record
 from storage.sql.group import Group, long_reads, reads, writes
 from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
@@ -68,7 +67,7 @@ class Messages(Group):
         """Returns a page of the exchanges of all agents. The cursors of the page are rows."""
         values = (project, *page.bounds, page.limit)
         rows = await connection.rows(SQL[f"of_project_{page.way}"], values)
-        return [(make_agent_record(row[:COLUMNS]), _standing(row[COLUMNS:])) for row in rows]
+        return [(make_agent_record(row[:AGENT_COLUMNS]), _standing(row[AGENT_COLUMNS:])) for row in rows]
 
     @reads
     async def place(self, connection: Connection, project: str, uid: str, seq: int) -> int:

@@ -21,18 +21,18 @@ QUICK = {
         "text_replace", "of_agent_up", "steps_of_agent_down",
     ),
     "agents_api/definitions.sql": (
-        "get", "by_id", "several", "named", "agent_get", "touch", "of_memory", "list_down", "newest",
-        "created_down", "texts_empty",
+        "get", "by_id", "several", "named", "touch", "of_memory", "list_down", "texts_empty",
     ),
-    "agents_api/attached.sql": (
-        "targets", "of_agents", "agents_with", "tags_of", "tags_up", "detach", "detach_all", "untag",
-    ),
+    "agents_api/agents.sql": ("get", "newest", "created_down", "tags_of", "tags_up", "untag"),
+    "agents_api/attached.sql": ("targets", "of_agents", "agents_with", "detach", "detach_all"),
     "agents_api/messages.sql": (
         "of_agent_down", "of_agent_up", "of_conversation_down", "of_conversation_up", "at", "tail", "tails",
         "conversation_find", "summaries_over", "of_project_down", "of_project_up", "place",
     ),
-    "agents_api/conversations.sql": ("get", "of_project_down", "of_agent_down", "place", "release", "runs_cancel"),
-    "agents_api/forks.sql": ("source", "holder", "exchange", "put"),
+    "agents_api/conversations.sql": (
+        "get", "of_project_down", "of_agent_down", "place", "release", "runs_cancel", "source", "holder", "exchange",
+        "fork_note",
+    ),
     "agents_api/blocks.sql": ("find", "seen", "seers", "labelled"),
 }  # fmt: skip
 

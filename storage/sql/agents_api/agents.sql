@@ -1,0 +1,113 @@
+-- Every statement on agents as the agents API lists them, and on their tags. `-- name:` begins one; the next line
+-- describes it.
+
+-- piece: entry
+-- A memory `a`, with its definition where it has one. A profile's memory has none, and is named after its user.
+SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, {definition}
+FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent' AND d.project = a.project
+LEFT JOIN definition_texts t ON t.id = d.current
+
+-- piece: wanted
+-- The conditions of a list of agents. ?2, ?3: between these rows; ?5: a name; ?6: a part of a name, in lower case; ?7:
+-- tags, of which it has ?8 at least; ?9: why its last run ended; ?10: an identity; ?11: ?12 keys of identities. A
+-- profile's memory has its profile and user as tags.
+a.project = ?1 AND a.id > ?2 AND a.id < ?3 AND (d.id IS NOT NULL OR substr(a.subject, 1, 5) = 'user:')
+AND (CAST(?5 AS TEXT) IS NULL OR coalesce(d.name, a.profile || ' ' || substr(a.subject, 6)) = ?5)
+AND {has:6:coalesce(d.name, a.profile || ' ' || substr(a.subject, 6))}
+AND (CAST(?8 AS BIGINT) = 0 OR CAST(?8 AS BIGINT) <= (
+    SELECT count(*) FROM tags g WHERE g.agent = a.id AND g.project = a.project AND g.tag {in:7:TEXT:64})
+    + CASE WHEN d.id IS NULL AND 'profile:' || a.profile {in:7:TEXT:64} THEN 1 ELSE 0 END
+    + CASE WHEN d.id IS NULL AND a.subject {in:7:TEXT:64} THEN 1 ELSE 0 END)
+AND (CAST(?9 AS TEXT) IS NULL OR ?9 = (SELECT r.stop FROM runs r WHERE r.agent = a.id ORDER BY r.id DESC LIMIT 1))
+AND ((CAST(?10 AS TEXT) IS NULL AND CAST(?12 AS BIGINT) = 0) OR EXISTS (
+    SELECT 1 FROM attached i JOIN definitions n ON n.id = i.target AND n.project = a.project
+    WHERE i.agent = a.id AND i.kind = 'identity' AND (CAST(?10 AS TEXT) IS NULL OR n.uid = ?10)
+    AND (CAST(?12 AS BIGINT) = 0 OR n.name {in:11:TEXT:64})))
+
+-- piece: updated
+-- By what agents are ordered that changed: the time, then the row.
+coalesce(d.updated, a.created)
+
+-- piece: completed
+-- By what agents are ordered that answered: when their last run ended.
+coalesce((SELECT max(r.ended) FROM runs r WHERE r.agent = a.id), 0)
+
+-- name: get
+-- Reads an agent of a project by its public name.
+{entry} WHERE a.uid = ?1 AND a.project = ?2 AND (d.id IS NOT NULL OR substr(a.subject, 1, 5) = 'user:')
+
+-- name: memories
+-- Reads some memories of a project.
+SELECT id, uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created FROM agents
+WHERE project = ?1 AND id {in:2:BIGINT:64}
+
+-- name: among
+-- Reads some agents by their rows.
+{entry} WHERE a.id {in:1:BIGINT:64}
+
+-- name: created_down
+-- Lists agents, those that were made last first.
+{entry} WHERE {wanted} ORDER BY a.id DESC LIMIT ?4
+
+-- name: created_up
+-- Lists them in the order in which they were made.
+{entry} WHERE {wanted} ORDER BY a.id LIMIT ?4
+
+-- name: updated_down
+-- Lists agents, those that changed last first. ?13 to ?16: the times and rows between which they lie.
+{entry} WHERE {wanted} AND ({updated}, a.id) > (?13, ?14) AND ({updated}, a.id) < (?15, ?16)
+ORDER BY {updated} DESC, a.id DESC LIMIT ?4
+
+-- name: updated_up
+-- Lists them the other way round.
+{entry} WHERE {wanted} AND ({updated}, a.id) > (?13, ?14) AND ({updated}, a.id) < (?15, ?16)
+ORDER BY {updated}, a.id LIMIT ?4
+
+-- name: completed_down
+-- Lists agents, those that answered last first.
+{entry} WHERE {wanted} AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
+ORDER BY {completed} DESC, a.id DESC LIMIT ?4
+
+-- name: completed_up
+-- Lists them the other way round.
+{entry} WHERE {wanted} AND ({completed}, a.id) > (?13, ?14) AND ({completed}, a.id) < (?15, ?16)
+ORDER BY {completed}, a.id LIMIT ?4
+
+-- name: place_created
+-- Finds where an agent stands in a list: its row alone.
+SELECT CAST(0 AS DOUBLE PRECISION), id FROM agents WHERE uid = ? AND project = ?
+
+-- name: place_updated
+-- When it changed, and its row.
+SELECT {updated}, a.id FROM agents a LEFT JOIN definitions d ON d.memory = a.id AND d.memory <> 0 AND d.kind = 'agent'
+WHERE a.uid = ? AND a.project = ?
+
+-- name: place_completed
+-- When it answered, and its row.
+SELECT {completed}, a.id FROM agents a WHERE a.uid = ? AND a.project = ?
+
+-- name: newest
+-- Names the agents of a project that have a definition, newest first.
+SELECT d.name, d.uid, d.created FROM definitions d WHERE d.project = ? AND d.kind = 'agent' ORDER BY d.id DESC LIMIT ?
+
+-- name: tag
+-- Tags an agent.
+INSERT INTO tags (project, tag, agent) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
+
+-- name: untag
+-- Takes all tags from an agent.
+DELETE FROM tags WHERE agent = ?
+
+-- name: tags_of
+-- Reads the tags of several agents.
+SELECT agent, tag FROM tags WHERE agent {in:1:BIGINT:64} ORDER BY agent, tag
+
+-- name: tags_up
+-- Lists a project's tags by name, after one and before another. ?4: a part of a tag, in lower case.
+SELECT DISTINCT tag FROM tags WHERE project = ?1 AND tag > ?2 AND (CAST(?3 AS TEXT) IS NULL OR tag < ?3)
+AND {has:4:tag} AND agent <> 0 ORDER BY tag LIMIT ?5
+
+-- name: tags_down
+-- Lists them the other way round.
+SELECT DISTINCT tag FROM tags WHERE project = ?1 AND tag > ?2 AND (CAST(?3 AS TEXT) IS NULL OR tag < ?3)
+AND {has:4:tag} AND agent <> 0 ORDER BY tag DESC LIMIT ?5
