@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from tests.doubles.closing import close_server
+
 
 @dataclass
 class ProxyServer:
@@ -76,5 +78,5 @@ async def proxy(login: str | None = None) -> AsyncIterator[ProxyServer]:
     listening = await asyncio.start_server(made.serve, "127.0.0.1", 0)
     made.port = listening.sockets[0].getsockname()[1]
     yield made
-    listening.close()
+    await close_server(listening)
     await made.aclose()

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Thread
 
+from tests.doubles.closing import close_server
 from tests.patience import PATIENCE_S
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -55,7 +56,7 @@ async def serving(
     finally:
         if isinstance(reply, asyncio.Event):
             reply.set()
-        listening.close()
+        await close_server(listening)
         await listening.wait_closed()
 
 

@@ -29,6 +29,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
+from tests.doubles.closing import close_server
 from tests.doubles.openai_rules import Refusal, Rules, check_chat
 from tests.doubles.other_endpoints import Endpoints
 from tests.patience import PATIENCE_S
@@ -338,18 +339,15 @@ class StrictUpstream:
         asyncio.run(self._serve(ready))
 
     async def _serve(self, ready: Future[int]) -> None:
-        loop = self._loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        server = await loop.create_server(lambda: _Connection(self), "127.0.0.1", 0)
+        server = await self._loop.create_server(lambda: _Connection(self), "127.0.0.1", 0)
         ready.set_result(server.sockets[0].getsockname()[1])
         await self._stopping.wait()
-        for listening in server.sockets:
-            loop.remove_reader(listening.fileno())
-        for _ in range(8):  # asyncio leaks a connection whose server is closed while it is coming in
-            for connection in list(self._ports):
-                connection.transport.abort()
-            await asyncio.sleep(0)
-        server.close()
+        await close_server(server)
+        for connection in list(self._ports):
+            connection.transport.abort()
+        await asyncio.sleep(0)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()

@@ -26,6 +26,7 @@ from gateway.core.definition import McpServerDefinition
 from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolHeader, ToolSettings
 from tests.doubles import careless_mcp_server
+from tests.doubles.closing import close_server
 from tests.doubles.tool_server import ToolServer, replying, serving
 
 SERVER = str(Path(double.__file__))
@@ -239,7 +240,7 @@ async def events(endpoint: str, answer: bytes) -> AsyncIterator[ToolServer]:
         yield server
     finally:
         closed.set()
-        listening.close()
+        await close_server(listening)
         await listening.wait_closed()
 
 

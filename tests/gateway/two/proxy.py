@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.doubles.closing import close_server
 from tests.doubles.upstream import Gate
 from tests.patience import PATIENCE_S
 
@@ -133,9 +134,9 @@ class Proxy:
 
     async def _stop(self) -> None:
         assert self._server is not None
-        self._server.close()
         self._refuses = True
         self._abort()
+        await close_server(self._server)
         # They end by themselves, and some begin another. Python 3.11 complains of a connection that is cancelled.
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.gather(*tasks, return_exceptions=True)
