@@ -52,6 +52,7 @@ _NO_DEVELOPER: Final = replace(_COUNTS, developer_role=False)
 _ANTHROPIC: Final = replace(
     _OPENAI,
     metadata=True,
+    web_search=True,
     forces_thinkers=False,
     spends=(
         *("metadata", "prompt_cache_key", "messages.content.image_url.detail", "messages.name"),
@@ -76,10 +77,12 @@ class ProviderSpec(Struct, frozen=True):
 PROVIDERS: Final[dict[str, ProviderSpec]] = {
     row.name: row
     for row in (
-        ProviderSpec("openai", "https://api.openai.com/v1", replace(_OPENAI, responses="stored")),
+        ProviderSpec(
+            "openai", "https://api.openai.com/v1", replace(_OPENAI, responses="stored", custom_tools=True)
+        ),
         ProviderSpec("anthropic", "https://api.anthropic.com/v1", _ANTHROPIC, "anthropic"),
         ProviderSpec(
-            "azure", None, replace(_OPENAI, responses="stored")
+            "azure", None, replace(_OPENAI, responses="stored", custom_tools=True)
         ),  # https://<resource>.openai.azure.com/openai/v1
         ProviderSpec("openrouter", "https://openrouter.ai/api/v1", replace(_OPENAI, metadata=True)),
         ProviderSpec("groq", "https://api.groq.com/openai/v1", _NEWER),

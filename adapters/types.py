@@ -91,6 +91,10 @@ class Capabilities(Struct, frozen=True):
     # stores nothing of them; False: it has none. The gateway answers the latter two by way of chat
     # completions.
     responses: ResponsesEndpoint = False
+    # Its chat completions take OpenAI's custom tools, and `allowed_tools` among the choices.
+    custom_tools: bool = False
+    # They take Claude's web search among the tools.
+    web_search: bool = False
     # Pieces of tool calls in its streams have no `index`, so we add one.
     omits_call_index: bool = False
     # It takes tool calls under ids of any form; False: only under such as it makes itself.

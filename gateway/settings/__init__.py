@@ -21,7 +21,13 @@ Compaction = Literal["summary", "truncate"]
 MetricsKeys = Literal["auto", "any", "metrics"]
 History = Literal["full", "client", "append"]
 Capability = Literal[
-    "any_call_id", "developer_role", "max_completion_tokens", "metadata", "responses", "stream_usage"
+    "any_call_id",
+    "custom_tools",
+    "developer_role",
+    "max_completion_tokens",
+    "metadata",
+    "responses",
+    "stream_usage",
 ]
 # For `responses`, where true is "stored".
 ResponsesWay = Literal["stored", "stateless"]

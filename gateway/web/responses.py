@@ -22,6 +22,7 @@ from gateway.dialects.responses.native import NativeResponse, read_native
 from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.render import MakesResponses
 from gateway.dialects.responses.response_ids import goes_on_from_here, is_here
+from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools
 from gateway.errors import BadRequest, UnknownId
 from gateway.limits import Limits
 from gateway.run.receipt import Receipt
@@ -59,12 +60,23 @@ class ResponsesPath(ForwardedPath):
             return
         trace = trace_of(scope)
         trace.memory = None
-        request = parse(bytes(asked.raw), self.chats.settings.max_messages)
+        takes = self._takes(head, asked, scope)
+        request = parse(bytes(asked.raw), self.chats.settings.max_messages, takes)
         request.chat.query = scope["query_string"].decode("latin-1")
         receipt = Receipt(trace.begun)
         headers = _headers(scope["headers"], request.conversation)
-        view = MakesResponses(request.echo, partial(_turn, receipt), partial(_usage, receipt))
+        view = MakesResponses(request.echo, partial(_turn, receipt), partial(_usage, receipt), request.forms)
         await self.chats.answer(request.chat, headers, view, receipt, scope, receive, send)
+
+    def _takes(self, head: ForwardedHead, asked: NamedRequest, scope: Scope) -> UpstreamTools:
+        """Returns what all upstreams that may answer take of tools; an agent's are not known yet."""
+        if any(name == _AGENT for name, _ in scope["headers"]):
+            return FUNCTIONS_ALONE
+        known = self.forwarding.capabilities(head.path, asked.model, head.named)
+        return UpstreamTools(
+            custom=bool(known) and all(each.custom_tools for each in known),
+            web_search=bool(known) and all(each.web_search for each in known),
+        )
 
     def _is_by_chat(self, head: ForwardedHead, asked: NamedRequest, scope: Scope) -> bool:
         goes_on_here = not head.is_encoded and goes_on_from_here(bytes(asked.raw))

@@ -59,6 +59,8 @@ class ChatRequest(Struct):
     added_fields: frozenset[str] = frozenset()
     # The stored messages in `messages`, by their positions.
     references: tuple[Reference, ...] = ()
+    # False: where the window is full it is refused, and no message is left out.
+    may_be_cut: bool = True
 
     def edit(self) -> BodyEdit:
         return BodyEdit(self.raw, self.json)

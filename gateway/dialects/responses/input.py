@@ -20,6 +20,7 @@ from gateway.core.json_limits import check_values
 from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import check_depth, missing, optional, text_in, wrong_type
 from gateway.dialects.responses.response_ids import turn_of
+from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools, call_of, result_of, unsupported
 from gateway.errors import BadRequest
 
 # How `encrypted_content` of our own begins: the fields of a reply's thoughts as the upstream made them, which some
@@ -40,10 +41,17 @@ class InputMessages(Struct, frozen=True):
     places: list[int]
 
 
-def read_items(items: str | list[Any], start: int = 0, *, is_read_only: bool = False) -> InputMessages:
+def read_items(
+    items: str | list[Any],
+    start: int = 0,
+    *,
+    takes: UpstreamTools = FUNCTIONS_ALONE,
+    is_read_only: bool = False,
+) -> InputMessages:
     """Returns what the items say.
 
     start: how many messages come before these.
+    takes: decides the form of calls.
     is_read_only: the items themselves go upstream, so what has no place in chat completions is passed over,
         and so is what is wrong.
 
@@ -51,7 +59,7 @@ def read_items(items: str | list[Any], start: int = 0, *, is_read_only: bool = F
     """
     if isinstance(items, str):
         return InputMessages([{"role": "user", "content": items}], [], [0])
-    messages = _Messages(start, is_read_only=is_read_only)
+    messages = _Messages(start, takes, is_read_only=is_read_only)
     for index, item in enumerate(items):
         where = f"input[{index}]"
         if not isinstance(item, dict):
@@ -65,24 +73,14 @@ def read_items(items: str | list[Any], start: int = 0, *, is_read_only: bool = F
             except BadRequest:
                 if not is_read_only:
                     raise
-        elif not is_read_only:
-            raise missing(f"{where}.type") if kind is None else untold(f"{where}.type", kind)
+        elif not (is_read_only or (isinstance(kind, str) and kind in _PASSED_OVER)):
+            raise missing(f"{where}.type") if kind is None else unsupported(f"{where}.type", kind)
     return messages.end()
 
 
 def _untyped(item: Json) -> str | None:
     """Returns the kind of an item without a type, which two kinds need not have."""
     return "message" if "role" in item else "item_reference" if "id" in item else None
-
-
-def untold(param: str, what: object) -> BadRequest:
-    """Returns the error for what chat completions have no place for."""
-    return BadRequest(
-        f"Unsupported value for '{param}': {str(what)[:60]!r}. The gateway answers this model by way of chat "
-        "completions, which have no place for it.",
-        param=param,
-        code="unsupported_value",
-    )
 
 
 class _Reply:
@@ -154,9 +152,10 @@ def _joined(values: list[Any]) -> Any:
 class _Messages:
     """The messages so far, and the reply to which the next items may belong."""
 
-    def __init__(self, start: int, *, is_read_only: bool) -> None:
+    def __init__(self, start: int, takes: UpstreamTools, *, is_read_only: bool) -> None:
         self.at = 0  # the item that is taken
         self._start = start
+        self._takes = takes
         self._is_read_only = is_read_only
         self._input = InputMessages([], [], [])
         self._reply = _Reply()
@@ -185,19 +184,11 @@ class _Messages:
         self._reply.think(_unsealed(sealed, f"{where}.encrypted_content") if is_sealed_here else {})
 
     def take_call(self, item: Json, where: str) -> None:
-        function = {"name": text_in(item, "name", where), "arguments": text_in(item, "arguments", where)}
-        self._reply.call({"id": text_in(item, "call_id", where), "type": "function", "function": function})
-
-    def take_custom_call(self, item: Json, where: str) -> None:
-        custom = {"name": text_in(item, "name", where), "input": text_in(item, "input", where)}
-        self._reply.call({"id": text_in(item, "call_id", where), "type": "custom", "custom": custom})
+        self._reply.call(call_of(item, where, self._takes))
 
     def take_result(self, item: Json, where: str) -> None:
-        output = item.get("output")
-        if output is None:
-            raise missing(f"{where}.output")
-        content = self._content(output, f"{where}.output")
-        self._add({"role": "tool", "tool_call_id": text_in(item, "call_id", where), "content": content})
+        id, output = result_of(item, where)
+        self._add({"role": "tool", "tool_call_id": id, "content": self._content(output, f"{where}.output")})
 
     def take_reference(self, item: Json, where: str) -> None:
         id = text_in(item, "id", where)
@@ -269,7 +260,7 @@ def _content(content: Any, where: str, *, is_read_only: bool) -> str | list[Json
             continue
         reader = _PARTS.get(kind) if isinstance(kind, str) else None
         if reader is None:
-            raise missing(f"{at}.type") if kind is None else untold(f"{at}.type", kind)
+            raise missing(f"{at}.type") if kind is None else unsupported(f"{at}.type", kind)
         parts.append(reader(part, at))
     return parts
 
@@ -287,7 +278,7 @@ def _refusal(part: Json, where: str) -> Json:
 
 def _image(part: Json, where: str) -> Json:
     if part.get("file_id") is not None:
-        raise untold(f"{where}.file_id", part["file_id"])
+        raise unsupported(f"{where}.file_id", part["file_id"])
     image = {"url": text_in(part, "image_url", where)}
     detail = optional(part, "detail", str, where)
     return {"type": "image_url", "image_url": image if detail is None else {**image, "detail": detail}}
@@ -295,7 +286,7 @@ def _image(part: Json, where: str) -> Json:
 
 def _file(part: Json, where: str) -> Json:
     if part.get("file_url") is not None:
-        raise untold(f"{where}.file_url", part["file_url"])
+        raise unsupported(f"{where}.file_url", part["file_url"])
     named = ("file_data", "file_id", "filename")
     return {
         "type": "file",
@@ -325,8 +316,26 @@ _KINDS: dict[str, Callable[[_Messages, Json, str], None]] = {
     "message": _Messages.take_message,
     "item_reference": _Messages.take_reference,
     "reasoning": _Messages.take_thoughts,
-    "function_call": _Messages.take_call,
-    "function_call_output": _Messages.take_result,
-    "custom_tool_call": _Messages.take_custom_call,
-    "custom_tool_call_output": _Messages.take_result,
+    **dict.fromkeys(
+        (
+            *("function_call", "custom_tool_call", "tool_search_call"),
+            *("local_shell_call", "shell_call", "apply_patch_call"),
+        ),
+        _Messages.take_call,
+    ),
+    **dict.fromkeys(
+        (
+            *("function_call_output", "custom_tool_call_output", "tool_search_output"),
+            *("local_shell_call_output", "shell_call_output", "apply_patch_call_output"),
+        ),
+        _Messages.take_result,
+    ),
 }
+# Items that bring no message: tools, searches that were made upstream (their results go back with the thoughts), and
+# those that Codex has for itself (names in the binary of 0.169).
+_PASSED_OVER = frozenset(
+    (
+        *("additional_tools", "web_search_call", "image_generation_call", "agent_message", "ghost_snapshot"),
+        *("configuration_update", "context_compaction", "other"),
+    )
+)

@@ -6,13 +6,16 @@ An item begins, its parts grow by pieces, and everything is sent once more when 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Protocol
 
 import orjson
 
 from adapters.types import Json
+from gateway.core.turn.asides import StringReader
 from gateway.core.turn.draft import FUNCTION, Draft, ToolCall
 from gateway.dialects.responses.input import SEALED, THOUGHTS
+from gateway.dialects.responses.tools import INPUT, CallForm, call_item
 
 
 class Emit(Protocol):
@@ -188,6 +191,19 @@ class ThoughtsItem(Item):
         super().end(status)
 
 
+# How the id of an item with a call begins, by its type.
+_PREFIXES: Final = {
+    "custom_tool_call": "ctc",
+    "tool_search_call": "tsc",
+    "local_shell_call": "lsh",
+    "shell_call": "sh",
+    "apply_patch_call": "apc",
+}
+
+
+_GROWING: Final = ("function_call", "custom_tool_call")
+
+
 class CallItem(Item):
     """A call of the client's.
 
@@ -196,46 +212,98 @@ class CallItem(Item):
 
     kind = "fc"
 
-    def __init__(self, tag: str, index: int, emit: Emit, call: ToolCall) -> None:
+    def __init__(
+        self, tag: str, index: int, emit: Emit, call: ToolCall, forms: Mapping[str, CallForm]
+    ) -> None:
         super().__init__(tag, index, emit)
         self._call = call
+        self._forms = forms
         self._sent = 0  # pieces of its arguments
+        self._reader = StringReader((INPUT,))  # of a custom tool's input
+        self._input: list[str] = []
+
+    @property
+    def id(self) -> str:
+        return f"{_PREFIXES.get(self._form.kind, self.kind)}_{self.tag}_{self.index}"
 
     def grow(self) -> None:
         """Sends the arguments that have come."""
-        arguments = self._call.arguments
-        if arguments:
-            self.begin()
-            for piece in filter(None, arguments[self._sent :]):
+        arguments, kind = self._call.arguments, self._form.kind
+        # A typed client reads an action of another kind only when it is whole.
+        if not arguments or kind not in _GROWING:
+            return
+        self.begin()
+        for piece in filter(None, arguments[self._sent :]):
+            if kind == "function_call":
                 self.emit("function_call_arguments.delta", delta=piece)
-            self._sent = len(arguments)
+            elif kind == "custom_tool_call":
+                for _, text in self._reader.feed(piece):
+                    self._input.append(text)
+                    self.emit("custom_tool_call_input.delta", delta=text)
+        self._sent = len(arguments)
 
     def generated(self) -> str:
-        return (
-            self._call.name + self._call.text if self._is_function else str(self.json("completed")["input"])
-        )
+        call = self._call
+        return call.name + call.text if self._is_function else str(self._custom.get("input") or "")
 
     def json(self, status: str) -> Json:
         call, is_empty = self._call, status == "in_progress"
         known = {"id": self.id, "call_id": call.id or f"call_{self.tag}_{self.index}", "status": status}
         if self._is_function:
-            arguments = "" if is_empty else call.text
-            return {"type": "function_call", "name": call.name, "arguments": arguments, **known}
-        custom = call.fields.get(str(call.fields["type"]))
-        own = custom if isinstance(custom, dict) else {}
-        text = "" if is_empty else str(own.get("input") or "")
-        return {"type": "custom_tool_call", "name": str(own.get("name") or ""), "input": text, **known}
+            if is_empty and self._form.kind in _GROWING:
+                item = call_item(self._form, "")
+                return {**item, **({"input": ""} if "input" in item else {}), **known}
+            return {**call_item(self._form, call.text, text="".join(self._input)), **known}
+        form, text = self._form, "" if is_empty else str(self._custom.get("input") or "")
+        space = {} if form.namespace is None else {"namespace": form.namespace}
+        return {"type": "custom_tool_call", "name": form.name, "input": text, **space, **known}
 
     def end(self, status: str) -> None:
         self.begin()
-        if self._is_function:
-            self.emit("function_call_arguments.done", arguments=self._call.text, name=self._call.name)
-        else:
+        kind = self._form.kind
+        if kind == "function_call":
+            self.emit("function_call_arguments.done", arguments=self._call.text, name=self._form.name)
+        elif kind == "custom_tool_call":
             text = self.json(status)["input"]
-            self.emit("custom_tool_call_input.delta", delta=text)
+            if not self._input:
+                self.emit("custom_tool_call_input.delta", delta=text)
             self.emit("custom_tool_call_input.done", input=text)
         super().end(status)
 
     @property
     def _is_function(self) -> bool:
         return self._call.fields.get("type") in FUNCTION
+
+    @property
+    def _custom(self) -> Json:
+        custom = self._call.fields.get(str(self._call.fields["type"]))
+        return custom if isinstance(custom, dict) else {}
+
+    @property
+    def _form(self) -> CallForm:
+        if self._is_function:
+            name, kind = self._call.name, "function_call"
+        else:
+            name, kind = str(self._custom.get("name") or ""), "custom_tool_call"
+        return self._forms.get(name) or CallForm(kind, name)
+
+
+class SearchItem(Item):
+    """A search that the upstream made itself."""
+
+    kind = "ws"
+
+    def __init__(self, tag: str, index: int, emit: Emit, query: str) -> None:
+        super().__init__(tag, index, emit)
+        self._query = query
+        self.begin()
+        for state in ("in_progress", "searching", "completed"):
+            self.emit(f"web_search_call.{state}")
+        self.end("completed")
+
+    def json(self, status: str) -> Json:
+        action = {"type": "search", "query": self._query, "queries": [self._query]}
+        return {"id": self.id, "type": "web_search_call", "status": status, "action": action}
+
+    def generated(self) -> str:
+        return self._query

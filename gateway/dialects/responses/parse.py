@@ -26,11 +26,19 @@ from gateway.dialects.fields import (
     optional,
     read_object,
     repeated_keys,
-    text_in,
     wrong_type,
 )
-from gateway.dialects.responses.input import read_items, untold
+from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.response_ids import turn_of
+from gateway.dialects.responses.tools import (
+    FUNCTIONS_ALONE,
+    CallForm,
+    RequestTools,
+    UpstreamTools,
+    read_choice,
+    read_tools,
+    unsupported,
+)
 from gateway.errors import BadRequest
 
 # What only OpenAI has or does.
@@ -49,6 +57,14 @@ _NOT_ASKED = (
 )
 _LEFT_OUT = frozenset((*_ELSEWHERE, *_NOT_ASKED))
 _LOGPROBS = "message.output_text.logprobs"
+# What OpenAI takes in `include`. All but logprobs and thoughts are of tools that nothing here has.
+_INCLUDABLE = frozenset(
+    (
+        *("file_search_call.results", "web_search_call.results", "web_search_call.action.sources"),
+        *("message.input_image.image_url", "computer_call_output.output.image_url"),
+        *("code_interpreter_call.outputs", "reasoning.encrypted_content", _LOGPROBS),
+    )
+)
 
 
 class ResponsesRequest(Struct, frozen=True):
@@ -61,25 +77,35 @@ class ResponsesRequest(Struct, frozen=True):
     chat: ChatRequest
     echo: Json
     conversation: str | None
+    # The forms of its tools' calls, by their names upstream.
+    forms: dict[str, CallForm]
 
 
-def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ResponsesRequest:
-    """Reads a request's body. Raises: BadRequest, BodyTooLarge."""
+def parse(
+    body: bytes, max_messages: int = MAX_MESSAGES, takes: UpstreamTools = FUNCTIONS_ALONE
+) -> ResponsesRequest:
+    """Reads a request's body. takes: what its upstreams take of tools. Raises: BadRequest, BodyTooLarge."""
     json = read_object(body)
     for key in _ELSEWHERE:
         if json.get(key) is not None:
-            raise untold(key, key)
+            raise unsupported(key, key)
     if optional(json, "background", bool):
-        raise untold("background", "true")
+        raise unsupported("background", "true")
     for key, value in json.items():
         check_depth(key, [value])
     # Whoever let the request through on its way here may have read the other one.
     for key in repeated_keys(body):
         raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])
-    messages, references = _messages(json, max_messages)
+    messages, references = _messages(json, max_messages, takes)
     chat: Json = {"model": json.get("model"), "messages": messages}
-    if _LOGPROBS in _strings(json, "include") or json.get("top_logprobs") is not None:
+    if _LOGPROBS in _included(json) or json.get("top_logprobs") is not None:
         chat["logprobs"] = True
+    is_cut = _may_be_cut(json)
+    tools = read_tools(json, takes)
+    if tools.chat:
+        chat["tools"] = tools.chat
+    if json.get("tool_choice") is not None:
+        chat.update(read_choice(json["tool_choice"], tools, takes))
     for key, value in json.items():
         if value is None or key in _LEFT_OUT:
             continue
@@ -92,11 +118,13 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES) -> ResponsesRequest:
     request = parse_chat(orjson.dumps(chat), max_messages)
     request.wants_usage = True
     request.references = tuple(references)
+    request.may_be_cut = is_cut
     conversation = conversation_of(json)
-    return ResponsesRequest(request, _echo(json, request, conversation), conversation)
+    echo = _echo(json, request, conversation, tools)
+    return ResponsesRequest(request, echo, conversation, tools.forms)
 
 
-def _messages(json: Json, max_messages: int) -> tuple[list[Json], list[Reference]]:
+def _messages(json: Json, max_messages: int, takes: UpstreamTools) -> tuple[list[Json], list[Reference]]:
     items = json.get("input")
     if not isinstance(items, str | list):
         raise missing("input") if items is None else wrong_type("input", "a string or an array", items)
@@ -104,7 +132,7 @@ def _messages(json: Json, max_messages: int) -> tuple[list[Json], list[Reference
         check_length("input", items, max_messages - 1)
     instructions = optional(json, "instructions", str)
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
-    translated = read_items(items, len(head))
+    translated = read_items(items, len(head), takes=takes)
     messages, references = translated.messages, translated.references
     if not messages:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
@@ -145,44 +173,32 @@ def _strings(json: Json, key: str) -> list[str]:
     return values
 
 
+def _included(json: Json) -> list[str]:
+    """Returns the parts that the request wants in its response. Raises: BadRequest."""
+    wanted = _strings(json, "include")
+    for index, value in enumerate(wanted):
+        if value not in _INCLUDABLE:
+            raise BadRequest(
+                f"Invalid value: {value[:60]!r}. Supported values are: {', '.join(sorted(_INCLUDABLE))}.",
+                param=f"include[{index}]",
+                code="invalid_value",
+            )
+    return wanted
+
+
+def _may_be_cut(json: Json) -> bool:
+    """Returns whether old messages may be left out where the window is full. Raises: BadRequest."""
+    truncation: str | None = optional(json, "truncation", str)
+    if truncation not in (None, "auto", "disabled"):
+        raise BadRequest(
+            f"Invalid value: {truncation[:40]!r}. Supported values are: 'auto' and 'disabled'.",
+            param="truncation",
+            code="invalid_value",
+        )
+    return truncation != "disabled"
+
+
 # What chat completions know under another name or in another form: the translation
-
-
-def _tools(tools: Any) -> Json:
-    if not isinstance(tools, list):
-        raise wrong_type("tools", "an array of objects", tools)
-    translated = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
-    return {"tools": translated} if translated else {}
-
-
-def _tool(tool: Any, where: str) -> Json:
-    kind = _kind(tool, where)
-    named: Json = {"name": text_in(tool, "name", where)}
-    if kind == "function":
-        return {"type": kind, "function": named | _fields(tool, "description", "parameters", "strict")}
-    custom, form = named | _fields(tool, "description"), optional(tool, "format", dict, where)
-    if form is not None:
-        is_grammar = form.get("type") == "grammar"
-        grammar = {"type": "grammar", "grammar": _fields(form, "definition", "syntax")}
-        custom["format"] = grammar if is_grammar else form
-    return {"type": kind, "custom": custom}
-
-
-def _tool_choice(choice: Any) -> Json:
-    if isinstance(choice, str):
-        return {"tool_choice": choice}
-    if not isinstance(choice, dict):
-        raise wrong_type("tool_choice", "a string or an object", choice)
-    if choice.get("type") != "allowed_tools":
-        return {"tool_choice": _named_tool(choice, "tool_choice")}
-    tools = optional(choice, "tools", list, "tool_choice") or []
-    allowed = [_named_tool(tool, f"tool_choice.tools[{index}]") for index, tool in enumerate(tools)]
-    return {
-        "tool_choice": {
-            "type": "allowed_tools",
-            "allowed_tools": {**_fields(choice, "mode"), "tools": allowed},
-        }
-    }
 
 
 def _leave_out_choices(chat: Json) -> None:
@@ -190,21 +206,6 @@ def _leave_out_choices(chat: Json) -> None:
     chat.pop("parallel_tool_calls", None)
     if chat.get("tool_choice") in ("auto", "none"):
         del chat["tool_choice"]
-
-
-def _named_tool(choice: Any, where: str) -> Json:
-    kind = _kind(choice, where)
-    return {"type": kind, kind: {"name": text_in(choice, "name", where)}}
-
-
-def _kind(tool: Any, where: str) -> str:
-    """Returns the type of a tool that the client runs itself. Raises: BadRequest: it is none."""
-    if not isinstance(tool, dict):
-        raise wrong_type(where, "an object", tool)
-    kind = tool.get("type")
-    if kind not in ("function", "custom"):
-        raise missing(f"{where}.type") if kind is None else untold(f"{where}.type", kind)
-    return str(kind)
 
 
 def text_format(text: Any) -> Json:
@@ -225,7 +226,7 @@ def _reasoning(reasoning: Any) -> Json:
     if not isinstance(reasoning, dict):
         raise wrong_type("reasoning", "an object", reasoning)
     if (mode := reasoning.get("mode")) not in (None, "standard"):
-        raise untold("reasoning.mode", mode)
+        raise unsupported("reasoning.mode", mode)
     effort = reasoning.get("effort")
     return {} if effort is None else {"reasoning_effort": effort}
 
@@ -251,42 +252,48 @@ _TRANSLATED: dict[str, Callable[[Any], Json]] = {
     "max_output_tokens": _limit,
     "reasoning": _reasoning,
     "text": text_format,
-    "tool_choice": _tool_choice,
-    "tools": _tools,
+    "tool_choice": _nothing,
+    "tools": _nothing,
 }
 
 
 # Fields of the response that echo the request, each with its default.
 ECHOED: Json = {
     "background": False,
+    "frequency_penalty": 0.0,
     "instructions": None,
     "max_output_tokens": None,
     "max_tool_calls": None,
     "metadata": {},
     "parallel_tool_calls": True,
+    "presence_penalty": 0.0,
     "previous_response_id": None,
     "prompt_cache_key": None,
     "safety_identifier": None,
-    "temperature": None,
+    "service_tier": "default",
+    "temperature": 1.0,
     "text": {"format": {"type": "text"}},
     "tool_choice": "auto",
     "tools": [],
-    "top_logprobs": None,
-    "top_p": None,
+    "top_logprobs": 0,
+    "top_p": 1.0,
     "truncation": "disabled",
     "user": None,
 }
 
 
-def _echo(json: Json, request: ChatRequest, conversation: str | None) -> Json:
+def _echo(json: Json, request: ChatRequest, conversation: str | None, tools: RequestTools) -> Json:
     echoed = {key: json[key] for key in ECHOED if json.get(key) is not None}
+    if echoed.get("service_tier") == "auto":
+        del echoed["service_tier"]  # the tier that served it is shown, where the upstream names one
     reasoning = json.get("reasoning") or {}
     return {
         **ECHOED,
         **echoed,
+        "tools": tools.echo,
         "model": request.model,
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
         "conversation": None if conversation is None else {"id": conversation},
-        # By its id another request can go on from it, but it cannot be retrieved.
-        "store": False,
+        # Whether it can be retrieved, where memory stores its turn.
+        "store": json.get("store") is not False,
     }

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import orjson
-from msgspec import Struct
+from msgspec import Struct, field
 
 from adapters.types import Event, Json, token_count
 from gateway.core.conversation.canonical import text_of
@@ -26,8 +26,9 @@ from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.spec import TurnSpec
 from gateway.dialects.responses.errors import error_fields, frame
 from gateway.dialects.responses.input import THOUGHTS
-from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, ThoughtsItem
+from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, SearchItem, ThoughtsItem
 from gateway.dialects.responses.response_ids import make_tag
+from gateway.dialects.responses.tools import CallForm
 from gateway.errors import GatewayError
 
 NOT_DURABLE = b": mnemogate not durable\n\n"
@@ -41,6 +42,7 @@ _NAMES = {
     b"reasoning_effort": b"reasoning.effort",
     b"response_format": b"text.format",
 }
+_CLAUDES_SEARCH = ("server_tool_use", "web_search")
 _CHAT_NAME = re.compile(rb"\b(?:%b)\b" % b"|".join(_NAMES))
 T = TypeVar("T", bound=Item)
 
@@ -60,9 +62,11 @@ class MakesResponses(Struct, frozen=True):
     # Returns the usage of a reply with a text, where the upstream reports none, in the form of a chat
     # completion.
     count: Callable[[str], Json | None] = no_usage
+    # The forms of calls, by the names that their tools have upstream.
+    forms: Mapping[str, CallForm] = field(default_factory=dict)
 
     def __call__(self, spec: TurnSpec) -> ResponsesView:
-        return ResponsesView(self.echo, self.turn, self.count, waits=bool(spec.gateway_tools))
+        return ResponsesView(self, waits=bool(spec.gateway_tools))
 
 
 class ResponsesView(ClientView):
@@ -72,20 +76,15 @@ class ResponsesView(ClientView):
     the upstream's error in the round after it is then still a status.
     """
 
-    def __init__(
-        self,
-        echo: Json,
-        turn: Callable[[], tuple[str, str] | None],
-        count: Callable[[str], Json | None],
-        *,
-        waits: bool,
-    ) -> None:
-        self._echo = echo
-        self._turn = turn
-        self._count = count
+    def __init__(self, request: MakesResponses, *, waits: bool) -> None:
+        self._echo = request.echo
+        self._turn = request.turn
+        self._count = request.count
+        self._forms = request.forms
         self._waits = waits
         self._held = 0  # bytes of comments that wait
         self._tag = ""  # of all ids, once something is sent
+        self._is_stored = False
         self._first: Json = {}  # the newest chunk that may be the reply's first
         self._out: list[bytes] = []
         self._sent = 0  # events
@@ -195,6 +194,8 @@ class ResponsesView(ClientView):
     def _add_delta(self, delta: Json, logprobs: list[Any]) -> None:
         if any(map(delta.get, THOUGHTS)):
             self._item(ThoughtsItem).add(delta)
+        for block in _list(delta.get("provider_blocks")):
+            self._show_search(block)
         if text := text_of(delta):
             self._item(MessageItem).add(text, logprobs)
         if isinstance(refusal := delta.get("refusal"), str) and refusal:
@@ -205,16 +206,33 @@ class ResponsesView(ClientView):
                 self._item(MessageItem).annotate(
                     {"type": annotation.get("type"), **own} if isinstance(own, dict) else annotation
                 )
+        for citation in _list(delta.get("citations")):
+            if (found := _annotation(citation, self._chars_before())) is not None:
+                self._item(MessageItem).annotate(found)
         for call in _list(delta.get("tool_calls")):
             if isinstance(call, dict):
                 self._take_call(call)
+
+    def _show_search(self, block: Any) -> None:
+        """Shows a search that Claude made for itself, which comes with its query."""
+        if not isinstance(block, dict) or (block.get("type"), block.get("name")) != _CLAUDES_SEARCH:
+            return
+        asked = block.get("input")
+        query = asked.get("query") if isinstance(asked, dict) else None
+        self._close()
+        self._add(partial(SearchItem, query=query if isinstance(query, str) else ""))
+
+    def _chars_before(self) -> int:
+        """Returns the characters of the reply's text before the item that goes on."""
+        texts = [item for item in self._items if isinstance(item, MessageItem) and item is not self._open]
+        return sum(len(item.generated()) for item in texts)
 
     def _take_call(self, entry: Json) -> None:
         calls = self._draft.calls
         call = self._draft.call_for(entry)  # some upstreams send several under one index
         if len(self._calls) < len(calls):
             self._close()
-            self._calls.append(self._add(partial(CallItem, call=call)))
+            self._calls.append(self._add(partial(CallItem, call=call, forms=self._forms)))
         self._calls[calls.index(call)].grow()
 
     # What goes out
@@ -244,7 +262,9 @@ class ResponsesView(ClientView):
     def _begin_response(self) -> None:
         self._waits = False
         if not self._sent:
-            self._tag = make_tag(self._turn())
+            turn = self._turn()
+            self._is_stored = self._echo["store"] and turn is not None
+            self._tag = make_tag(turn if self._is_stored else None)
             self._emit("response.created", response=self._response("in_progress"))
             self._emit("response.in_progress", response=self._response("in_progress"))
 
@@ -287,6 +307,7 @@ class ResponsesView(ClientView):
             "output": [item.done for item in self._items] if is_over else [],
             "usage": None if self._usage is None or not is_over else _usage(self._usage),
         }
+        response["store"] = self._is_stored
         if isinstance(tier := first.get("service_tier"), str):
             response["service_tier"] = tier
         return response
@@ -306,6 +327,15 @@ def _is_object(body: bytes) -> bool:
 def _logprobs(choice: Json) -> list[Any]:
     found = choice.get("logprobs")
     return _list(found.get("content")) if isinstance(found, dict) else []
+
+
+def _annotation(citation: Any, before: int) -> Json | None:
+    """Returns the annotation for a citation of Claude's; None: it is of no page. before: characters before the item."""
+    cited = citation.get("citation") if isinstance(citation, dict) else None
+    if not isinstance(cited, dict) or not isinstance(cited.get("url"), str):
+        return None
+    span = {key: max(0, token_count(citation, key) - before) for key in ("start_index", "end_index")}
+    return {"type": "url_citation", **span, "url": cited["url"], "title": str(cited.get("title") or "")}
 
 
 def _list(value: Any) -> list[Any]:

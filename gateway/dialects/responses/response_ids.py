@@ -8,13 +8,16 @@ Where a turn is not stored, they are random and name nothing. Ids of any other f
 from __future__ import annotations
 
 import re
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 
 _NAMED = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{24})(?:_[0-9]+)?")
 _HERE = re.compile(r"resp_[0-9a-f]{56}|conv_[0-9a-f]{32}")
+
+
+_TAG_BYTES = 28
 
 
 class _Named(msgspec.Struct):
@@ -27,7 +30,7 @@ _decoder = msgspec.json.Decoder(_Named)
 
 def make_tag(turn: tuple[str, str] | None) -> str:
     """Returns the part that is the same in all ids of a response. turn: names of its conversation and turn."""
-    return uuid4().hex if turn is None else "".join(turn)
+    return token_hex(_TAG_BYTES) if turn is None else "".join(turn)
 
 
 def is_here(id: object) -> bool:

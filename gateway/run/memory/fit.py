@@ -24,6 +24,7 @@ from gateway.core.prompt.window import (
     may_begin,
     plan_budget,
 )
+from gateway.errors import BadRequest
 from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt, first_spoken
 from gateway.tokens import message_tokens, tokenizer_for, upper_bound
 from storage.records import ANY_WINDOW, Evicted
@@ -75,6 +76,8 @@ async def fit(
     tokens, most = room.prompt_tokens(kept, chosen)
     if not begin and window.is_whole and chosen is None and gone is None:
         return FittedWindow(tokens=tokens, most=most, overfull=overfull, note_tokens=note_tokens)
+    if context is not None and not prompt.request.may_be_cut:
+        raise _context_exceeded(context)
     # The next request leaves out everything before the first entry that stays, too.
     first = min(kept, default=len(room.entries))
     before = gone.tokens if gone is not None else 0
@@ -91,6 +94,15 @@ async def fit(
         most=most,
         overfull=overfull,
         note_tokens=note_tokens,
+    )
+
+
+def _context_exceeded(context_tokens: int) -> BadRequest:
+    return BadRequest(
+        f"Your input exceeds the context window of this model ({context_tokens} tokens), and `truncation` is "
+        "'disabled'. Send less of it, or `truncation: auto`.",
+        param="input",
+        code="context_length_exceeded",
     )
 
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from adapters.base import Provider
-from adapters.types import Header, ModelRequest
+from adapters.types import Capabilities, Header, ModelRequest
 from gateway.core.request.identity import asks_agent
 from gateway.core.request.request_headers import forwardable
 from gateway.core.upstream.policy import Target
@@ -177,6 +177,13 @@ class Forwarding:
         upstream = self._find(path, model, named).upstream
         is_native = self._providers[upstream].has_endpoint(path) and not goes_on_here
         return not is_native and (named is None or self._find(path, model, None).upstream == named)
+
+    def capabilities(self, path: str, model: str | None, named: str | None) -> list[Capabilities]:
+        """Returns those of all upstreams that may answer; none: an agent decides. The arguments are `find`'s."""
+        if model is None or asks_agent(model):
+            return []
+        route = self._find(path, model, named)
+        return [self._providers[each.upstream].capabilities for each in route.targets]
 
     def _find(self, path: str, model: str | None, named: str | None) -> Route:
         if named is not None and named not in self._names:

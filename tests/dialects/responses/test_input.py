@@ -9,6 +9,7 @@ import pytest
 
 from gateway.core.json_limits import MOST_VALUES
 from gateway.dialects.responses.input import SEALED, read_items
+from gateway.dialects.responses.tools import UpstreamTools
 from gateway.errors import BadRequest, BodyTooLarge
 
 Json = dict[str, Any]
@@ -133,7 +134,7 @@ def reply(content: str | None, *calls: Json, **fields: Any) -> Json:
     ],
 )
 def test_messages_say_what_the_items_say(items: Any, messages: list[Json]) -> None:
-    told = read_items(items)
+    told = read_items(items, takes=UpstreamTools(custom=True))
     assert (told.messages, told.references) == (messages, [])
 
 
@@ -169,7 +170,7 @@ def test_parts_keep_what_they_say(part: Json, told: Json) -> None:
         (7, "input[0]"),
         ({}, "input[0].type"),
         ({"type": ["message"]}, "input[0].type"),
-        ({"type": "web_search_call", "id": "ws_1"}, "input[0].type"),
+        ({"type": "file_search_call", "id": "fs_1"}, "input[0].type"),
         ({"type": "item_reference"}, "input[0].id"),
         ({"role": ["user"], "content": "Hi"}, "input[0].role"),
         ({"role": "user", "content": 7}, "input[0].content"),

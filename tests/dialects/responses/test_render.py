@@ -16,6 +16,7 @@ from gateway.core.turn.spec import TurnSpec
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.render import MakesResponses, ResponsesView
+from gateway.dialects.responses.tools import UpstreamTools
 from gateway.errors import UpstreamBroke
 
 Json = dict[str, Any]
@@ -61,7 +62,7 @@ MESSAGES: dict[str, Json] = {
 
 def view(*, waits: bool = False, **asked: Any) -> ResponsesView:
     request = parse(orjson.dumps({"model": "m", "input": "Hi", **asked}))
-    return MakesResponses(request.echo, lambda: None)(
+    return MakesResponses(request.echo, lambda: None, forms=request.forms)(
         TurnSpec(gateway_tools=frozenset({"f"}) if waits else ())
     )
 
@@ -134,7 +135,9 @@ def test_a_whole_reply_and_a_stream_have_the_same_items(message: Json) -> None:
 @pytest.mark.parametrize("name", [name for name in MESSAGES if name not in ("nothing", "cited")])
 def test_what_a_reply_says_comes_back_as_it_was(name: str) -> None:
     items = [item.model_dump(exclude_none=True) for item in whole(MESSAGES[name]).output]
-    assert read_items(items).messages == [{"role": "assistant", **MESSAGES[name]}]
+    assert read_items(items, takes=UpstreamTools(custom=True)).messages == [
+        {"role": "assistant", **MESSAGES[name]}
+    ]
 
 
 def test_the_events_of_a_text() -> None:
