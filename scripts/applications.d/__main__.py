@@ -70,7 +70,7 @@ base_url = "{url}"
 # What changes from one run to the next by itself.
 VOLATILE = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|127\.0\.0\.1:\d+|\b[0-9a-f]{32,64}\b"
-    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.+Z]*|\b\d{1,2}:\d\d(?::\d\d)?\b|\b1\d{9}(?:\d{3})?\b"
+    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.+Z]*|\b\d{1,2}:\d\d(?::\d\d)?\b|\b1\d{9}(?:\d{3})?\b|\bChunk ID: [0-9a-f]{6}\b"
 )
 REPLY = re.compile(r"Reply [0-9a-f]{8}")
 KEPT = ("LANG", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")  # of the environment
@@ -123,7 +123,7 @@ def answer(seen: Seen) -> Reply:
     if forced == "required":
         return called(next(iter(tools.values())))
     if last["role"] == "user" and "weather" in text:
-        for word in ("weather", "bash", "shell", "terminal", "timestamp"):
+        for word in ("weather", "bash", "shell", "terminal", "timestamp", "exec_command"):
             for name in tools:
                 if word in name.lower():
                     return called(tools[name])
@@ -150,7 +150,7 @@ def made_up(schema: Json) -> Any:
         return made.get(str(kind))
     parts = schema.get("properties") or {}
     found = {name: made_up(parts[name]) for name in schema.get("required", ()) if name in parts}
-    return found | {name: "echo Rain" for name in ("command", "code") if found.get(name) == "Rome"}
+    return found | {name: "echo Rain" for name in ("command", "code", "cmd") if found.get(name) == "Rome"}
 
 
 def said_last(messages: Sequence[Json]) -> str:

@@ -4,8 +4,6 @@ mkdir -p "$HOME/.codex"
 cat > "$HOME/.codex/config.toml" <<END
 model = "$MODEL"
 model_provider = "gate"
-web_search = "disabled"
-agents.enabled = false
 [model_providers.gate]
 name = "gate"
 base_url = "$URL"
@@ -16,3 +14,4 @@ END
 codex exec --skip-git-repo-check "$SAY" </dev/null
 codex exec --skip-git-repo-check resume --last "$MORE" </dev/null
 codex exec --skip-git-repo-check "$ASK" </dev/null
+codex exec --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox "$TOOL" </dev/null
