@@ -26,7 +26,7 @@ from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
 from adapters.openai import OpenAICompatible
-from adapters.types import Event, Header, Json, ModelRequest
+from adapters.types import API_KEY, Event, Header, Json, ModelRequest
 
 DEFAULT_VERSION: Final = "2026-10-21"  # the version that Anthropic's own SDKs have sent since that day
 SAMPLING_VERSION: Final = "2023-06-01"  # the last version that takes temperature, top_p and top_k
@@ -36,6 +36,7 @@ OAUTH: Final = "sk-ant-oat"  # with which OAuth tokens begin
 _KEY: Final = "sk-ant-"
 _TOO_DEEP: Final = "A schema or a message of the request is nested too deep."
 _BEARER: Final = "bearer "
+NATIVE: Final = "/messages"  # the path of Anthropic's own dialect, and of what lies below it
 _BETA: Final = "anthropic-beta"
 _OPENAI_ONLY: Final = ("openai-organization", "openai-project", "openai-beta")
 
@@ -76,7 +77,7 @@ class Anthropic(OpenAICompatible):
     def has_endpoint(self, path: str) -> bool:
         """Returns True for paths that are translated here, and for Anthropic's own messages."""
         path = path.partition("?")[0]
-        return path in ("/chat/completions", "/models") or path.startswith(("/models/", "/messages"))
+        return path in ("/chat/completions", "/models") or path.startswith(("/models/", NATIVE))
 
     def _key_header(self, key: str) -> Header:
         return ("authorization", f"Bearer {key}") if key.startswith(OAUTH) else ("x-api-key", key)
@@ -120,8 +121,8 @@ class Anthropic(OpenAICompatible):
         if self._key is None and request.credential is not None:
             # OpenAI's clients send every key as a bearer token. Anthropic takes keys in a header of its own, and only
             # OAuth tokens as bearer tokens.
-            token = _token(request.credential)
-            if token.startswith(_KEY) and not token.startswith(OAUTH):
+            token = _api_key(request)
+            if token:
                 headers = [each for each in headers if each[0].lower() != "x-api-key"]
                 headers.append(("x-api-key", token))
             else:
@@ -222,10 +223,18 @@ def _refuse(status: int, body: Json) -> BufferedReply:
     return BufferedReply(status, (("content-type", "application/json"),), orjson.dumps(body))
 
 
-def _token(credential: str) -> str:
-    """Returns the token of a bearer credential; "" for other schemes."""
+def _api_key(request: ModelRequest) -> str:
+    """Returns the caller's credential if it goes in Anthropic's own header, else "".
+
+    A caller that speaks Anthropic's dialect has chosen the header itself.
+    """
+    credential = request.credential or ""
+    if credential.startswith(API_KEY):
+        return credential.removeprefix(API_KEY)
     is_bearer = credential[: len(_BEARER)].lower() == _BEARER
-    return credential[len(_BEARER) :].strip() if is_bearer else ""
+    token = credential[len(_BEARER) :].strip() if is_bearer else ""
+    is_key = token.startswith(_KEY) and not token.startswith(OAUTH)
+    return token if is_key and not request.path.startswith(NATIVE) else ""
 
 
 def with_beta(headers: tuple[Header, ...], beta: str) -> tuple[Header, ...]:

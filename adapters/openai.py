@@ -16,7 +16,7 @@ from adapters.base import ModelReply
 from adapters.headers import as_sent, end_to_end
 from adapters.tool_calls import IndexedReply, with_own_ids, with_signatures
 from adapters.transport import HttpTransport, Upload
-from adapters.types import Capabilities, Header, ModelRequest
+from adapters.types import API_KEY, Capabilities, Header, ModelRequest
 
 _RESERVED: Final = frozenset(("accept-encoding", "authorization", "content-type", "expect", "host"))
 _CREDENTIALS: Final = frozenset(("authorization", "x-api-key", "api-key"))
@@ -90,7 +90,10 @@ class OpenAICompatible:
         # A body without a type is JSON. Where there is no body, some servers (Fastify) refuse a type.
         headers = (self._bare if body is None else self._fixed).copy()
         if self._key is None and request.credential is not None and "Authorization" not in headers:
-            headers["Authorization"] = as_sent(request.credential)
+            credential = request.credential
+            if credential.startswith(API_KEY):
+                credential = f"Bearer {credential.removeprefix(API_KEY)}"
+            headers["Authorization"] = as_sent(credential)
         if request.headers:
             # The settings' headers stand in place of the caller's of the same name; only the type of the body is the
             # caller's to say.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -19,6 +19,8 @@ Header = tuple[str, str]
 Json = dict[str, Any]  # an object as orjson returns it
 # Whether an upstream has `/responses`: with all that belongs to it, without what is stored, or not at all.
 ResponsesEndpoint = Literal["stored", "stateless", False]
+# How a caller's credential begins that came as `x-api-key`: the header's value follows.
+API_KEY: Final = "x-api-key "
 BYTES_PER_TOKEN = 4  # an estimate, where an upstream does not say what it counted
 # Chosen: above what any call costs; sums of millions of calls fit into the numbers of a database.
 _MOST_TOKENS = 1 << 40
@@ -120,7 +122,7 @@ class ModelRequest(NamedTuple):
     body: bytes
     # The caller's headers that go on (never a credential of the gateway's).
     headers: tuple[Header, ...] = ()
-    # The caller's own `Authorization` value; used only by an upstream without a key of its own.
+    # The caller's own `Authorization` value, or `API_KEY` and a key; used only by an upstream without a key of its own.
     credential: str | None = None
     # The client's, without its "?"; a `path` may have one of its own instead.
     query: str = ""

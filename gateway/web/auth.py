@@ -1,7 +1,7 @@
 """Decides who may ask. Once a gateway key exists every route but health demands one; before, only this machine asks.
 
-A credential that authenticated to the gateway never goes upstream. Where `x-mnemogate-key` carries the gateway's key,
-`Authorization` is the caller's own credential for the provider.
+The gateway's key comes in `x-mnemogate-key`, `x-api-key` (Anthropic's clients) or `Authorization`. It never goes
+upstream. Where `x-mnemogate-key` carries it, the other two are the caller's own credential for the provider.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from adapters.types import API_KEY
 from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
 from gateway.settings import MetricsKeys, is_loopback
 from storage.errors import StoreError
@@ -19,7 +20,7 @@ KEY_PREFIX = "mg-"
 METRICS_PATH = "/metrics"
 _MOST_HOSTS = 64
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]*))(?::\d*)?")
-_READ = frozenset((b"authorization", b"x-mnemogate-key", b"host", b"origin"))
+_READ = frozenset((b"authorization", b"x-api-key", b"x-mnemogate-key", b"host", b"origin"))
 
 
 # A NamedTuple, because a frozen dataclass costs three times as much to make, and each request makes one.
@@ -27,12 +28,15 @@ class Caller(NamedTuple):
     """The caller of a request that was admitted."""
 
     project: str = DEFAULT_PROJECT
-    # The caller's own `Authorization`, for an upstream without a key of its own.
+    # The caller's own credential, for an upstream without a key of its own, as `ModelRequest` has it: of
+    # `Authorization`, else of `x-api-key`.
     credential: str | None = None
     # The mode of requests that ask for none, where the key defines it.
     memory: str | None = None
     # The one path that the key opens, where it is one.
     opens: str | None = None
+    # The credential of `x-api-key`, which counts first where the caller speaks Anthropic's dialect.
+    api_key: str | None = None
 
 
 ANONYMOUS = Caller()
@@ -93,22 +97,27 @@ class Guard:
                         f"The header `{name.decode()}` was sent twice, with different values."
                     )
         authorization, key = given.get(b"authorization"), given.get(b"x-mnemogate-key")
+        api_key = given.get(b"x-api-key")
         host, origin = given.get(b"host"), given.get(b"origin")
         credential = authorization or None
         # A gateway key never goes upstream, whether it opens this door, was revoked or belongs to another gateway.
         if credential is not None and KEY_PREFIX in credential:
             is_gateway_key = (_bearer(credential) or credential).startswith(KEY_PREFIX)
             credential = None if is_gateway_key else credential
+        own = None if not api_key or api_key.startswith(KEY_PREFIX) else API_KEY + api_key
+        credential = credential or own
         if not (self._demanded or await self.demands_key()):
             self._check_local(host, origin)
-            return ANONYMOUS if credential is None else Caller(DEFAULT_PROJECT, credential)
-        # Without `x-mnemogate-key`, `Authorization` holds the gateway's key, so there is no key of the provider's.
+            return ANONYMOUS if credential is None else Caller(credential=credential, api_key=own)
+        # Without `x-mnemogate-key` the others hold the gateway's key, so there is no key of the provider's.
         if key is None:
-            key, credential = _bearer(authorization), None
+            is_gateway_key = api_key is not None and api_key.startswith(KEY_PREFIX)
+            key = api_key if is_gateway_key else _bearer(authorization)
+            credential = own = None
         if not key or not key.startswith(KEY_PREFIX):
             raise NotAuthenticated(
-                "This gateway demands a key of its own. Send it as `Authorization: Bearer mg-…`, or in "
-                "`x-mnemogate-key`, which leaves `Authorization` to the provider's key."
+                "This gateway demands a key of its own. Send it as `Authorization: Bearer mg-…` or `x-api-key: mg-…`, "
+                "or in `x-mnemogate-key`, which leaves the others to the provider's key."
             )
         try:
             found = await self._keys.find(key)
@@ -118,9 +127,8 @@ class Guard:
             ) from error
         if found is None:
             raise NotAuthenticated("This key is not one of this gateway's, or it was revoked.")
-        return Caller(
-            found.project, credential, found.memory, None if found.opens is None else f"/{found.opens}"
-        )
+        opens = None if found.opens is None else f"/{found.opens}"
+        return Caller(found.project, credential, found.memory, opens, own)
 
     async def check_metrics(self, caller: Caller) -> None:
         """Refuses a caller with a key that does not open /metrics. Raises: NotAllowed, Overloaded."""
