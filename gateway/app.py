@@ -23,6 +23,7 @@ from adapters.base import Provider
 from gateway.agents.routes import agents_routes, error_forms
 from gateway.agents.services import AgentServices
 from gateway.dialects.responses.errors import ResponsesErrors
+from gateway.errors import UnknownPath
 from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
@@ -47,6 +48,7 @@ from gateway.web.body import BodyReader
 from gateway.web.completions import CHAT_PATHS, ChatRoute, is_chat
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
+from gateway.web.messages import is_unknown, messages_errors, messages_routes
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes
@@ -146,6 +148,7 @@ class Gateway:
             clock,
             open_prefix=ADMIN_PREFIX if admin_token else None,
             error_forms={RESPONSES_PATH: ResponsesErrors(), **(error_forms() if has_agents else {})},
+            error_form_of=messages_errors,
             paths=[each.path for each in self._router.routes if isinstance(each, Route)],
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
@@ -164,6 +167,7 @@ class Gateway:
         routes: list[BaseRoute] = [
             # Gives other methods their 405; posts never come this far.
             *(Route(path, _only_post, methods=["POST"]) for path in CHAT_PATHS),
+            *messages_routes(self._chat),  # before the agents, which have other paths below theirs
             *agents,  # before the models: `/v1/models/` is a list of the agents API
             *model_routes(self.models, names),
             Route(RESPONSES_PATH, responses, methods=["POST"]),
@@ -205,6 +209,8 @@ class Gateway:
     def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["method"] == "POST" and is_chat(scope["path"]):
             return self._chat(scope, receive, send)
+        if is_unknown(scope):
+            raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
         # With `app` in the scope, the router raises for an unknown path instead of answering it.
         scope["app"] = self
         return self._router(scope, receive, send)

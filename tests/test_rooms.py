@@ -126,7 +126,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"latest", "memory", "admin", "receipt", "sink", "pending"},
     ],
     "gateway.web": [
-        {"responses"},
+        {"messages", "responses"},
         {"server", "completions", "forwarding", "admin", "models"},
         {"sockets"},
         {"middleware", "upload"},

@@ -89,7 +89,9 @@ class ChatCall:
         """
         headers = self.receipt.headers
         headers["x-mnemogate-memory"] = self.memory
-        headers["x-mnemogate-consumed"] = ",".join((*form.consumed, *form.spent)) or None
+        headers["x-mnemogate-consumed"] = (
+            ",".join((*self.request.consumed, *form.consumed, *form.spent)) or None
+        )
         headers["x-mnemogate-adapted"] = "developer_role" if form.as_system else None
         if prompt is not None:
             headers["x-mnemogate-evicted-tokens"] = str(prompt.window.evicted_tokens)

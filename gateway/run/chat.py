@@ -14,6 +14,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
+from adapters.types import token_count
 from gateway.core.agent import AgentSpec
 from gateway.core.applications import APPLICATIONS
 from gateway.core.conversation.canonical import is_system
@@ -38,7 +39,7 @@ from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, Passes, form_for
 from gateway.run.directory import Directory, StoredAgents, unknown
-from gateway.run.memory.fit import fit
+from gateway.run.memory.fit import counted_usage, fit
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import MemoryRequest
 from gateway.run.memory.prompt import Prompt
@@ -123,6 +124,24 @@ class Chat:
 
         Raises: GatewayError while nothing was sent; ClientGone.
         """
+        call = await self._call(request, headers, project, credential, sink, receipt, view, memory)
+        if call.kind is ConversationKind.AGENT:
+            await self._agents.complete(call)
+            return "on"
+        return await self._complete(call)
+
+    async def _call(
+        self,
+        request: ChatRequest,
+        headers: Sequence[tuple[bytes, bytes]],
+        project: str,
+        credential: str | None,
+        sink: Sink,
+        receipt: Receipt,
+        view: MakesView,
+        memory: str | None,
+    ) -> ChatCall:
+        """Returns a request with everything that decides how it is answered. The parameters are those of `answer`."""
         whole = (
             await self._with_references(headers, request, project, memory) if request.references else request
         )
@@ -136,11 +155,32 @@ class Chat:
         else:
             route = self._route_of(found.request.model)
         passes = Passes(forwardable(headers), credential)
-        call = ChatCall(found.request, passes, identity, found.spec, route, found.kind, view, sink, receipt)
-        if found.kind is ConversationKind.AGENT:
-            await self._agents.complete(call)
-            return "on"
-        return await self._complete(call)
+        return ChatCall(found.request, passes, identity, found.spec, route, found.kind, view, sink, receipt)
+
+    async def count(
+        self,
+        request: ChatRequest,
+        headers: Sequence[tuple[bytes, bytes]],
+        project: str,
+        credential: str | None,
+        sink: Sink,
+        receipt: Receipt,
+        memory: str | None = None,
+    ) -> int:
+        """Returns the tokens of the prompt that a request would have, by our count. It leaves nothing in memory.
+
+        The parameters are those of `answer`. Raises: GatewayError.
+        """
+        call = await self._call(request, headers, project, credential, sink, receipt, MakesUnseen(), memory)
+        if call.kind is ConversationKind.AGENT:
+            identity = replace(call.identity, scope=None, conversation=None)
+            call.identity, call.kind = identity, ConversationKind.CLIENT
+        attempts = self.failover.attempts(call.route, lambda: 0, sink, receipt)
+        with QueuePlace() as place:
+            begun, call.memory = await self._begin_memory(call, attempts, place, opens=False)
+            prompt = await _bare(call.request, attempts, call.spec) if begun is None else begun[1]
+        receipt.headers["x-mnemogate-memory"] = call.memory
+        return token_count(counted_usage(prompt, ""), "prompt_tokens")
 
     def is_for_agent(
         self, model: str, headers: Sequence[tuple[bytes, bytes]], project: str, memory: str | None = None
@@ -343,7 +383,19 @@ class Chat:
         self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
     ) -> Identity:
         """Returns who asks, by the rules of the project. memory: the mode that the caller's key gives."""
-        return identify(headers, request.json, self._rules_of(project, memory), project, time.time())
+        body = request.json if request.named is None else request.named
+        identity = identify(headers, body, self._rules_of(project, memory), project, time.time())
+        if request.side_request is None:
+            return identity
+        return replace(
+            identity,
+            scope=None,
+            conversation=None,
+            append=False,
+            mode=_OFF,
+            side_request=request.side_request,
+            leaves_nothing=True,
+        )
 
     def _of_sub_agent(self, identity: Identity, request: ChatRequest) -> Identity:
         """Returns it with memory to be read only, if the request is a task that a model has written to a sub-agent."""
@@ -429,9 +481,11 @@ class Chat:
         return spec, replace(identity, profile=scope.profile, scope=scope)
 
     async def _begin_memory(
-        self, call: ChatCall, attempts: Attempts, place: QueuePlace
+        self, call: ChatCall, attempts: Attempts, place: QueuePlace, *, opens: bool = True
     ) -> tuple[tuple[TurnMemory, Prompt] | None, str]:
         """Returns memory's part with its prompt, None where it has none, and how memory stands.
+
+        opens: a turn follows, before which the user's message is written in append mode.
 
         A store that fails takes memory away, not the answer.
         """
@@ -454,7 +508,7 @@ class Chat:
         if why is None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
             try:
-                begun = await self._begin(call, attempts, place)
+                begun = await self._begin(call, attempts, place, opens=opens)
                 return begun, "on" if is_strict else str(identity.mode)
             except StoreError as error:
                 if not is_known(error):
@@ -479,7 +533,7 @@ class Chat:
         )
 
     async def _begin(
-        self, call: ChatCall, attempts: Attempts, place: QueuePlace
+        self, call: ChatCall, attempts: Attempts, place: QueuePlace, *, opens: bool
     ) -> tuple[TurnMemory, Prompt]:
         """Reads what memory knows and makes the prompt. Raises: StoreError."""
         keeper, request, spec = self.keeper, call.request, call.spec
@@ -491,7 +545,7 @@ class Chat:
         form = form_for(request, attempts.endpoint, attempts.target.model)
         prompt = await keeper.composer.make(known, form, toolbox.definitions())
         changes.shown = prompt.section.shown
-        if known.plan.follows_head:
+        if known.plan.follows_head and opens:
             known = await keeper.open(known, prompt)
         if prompt.composition.breaks:
             self._metrics.prefix_breaks.inc()

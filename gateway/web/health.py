@@ -23,6 +23,7 @@ The API lies under /v1 of this address. Give an application the address with /v1
 Letta's client adds the /v1 itself: give it the address alone.
 
 POST /v1/chat/completions   a reply, with memory
+POST /v1/messages           the same for clients of Anthropic's API
 GET  /v1/models             the models there are
 GET  /health/ready          whether requests are taken
 """
@@ -68,7 +69,7 @@ def health_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
         return Response(await metrics.scrape(), headers={"content-type": metrics.content_type})
 
     return [
-        Route("/", home),
+        Route("/", home),  # Anthropic's clients probe it with HEAD, which starlette adds to GET
         Route("/health", live),
         Route("/health/ready", ready),
         Route("/metrics", counted),

@@ -83,6 +83,7 @@ class Edge:
         *,
         open_prefix: str | None = None,
         error_forms: Mapping[str, ErrorForm] | None = None,
+        error_form_of: Callable[[Scope], ErrorForm | None] = lambda scope: None,
         paths: Sequence[str] = (),
     ) -> None:
         """Puts the edge around an application.
@@ -91,10 +92,12 @@ class Edge:
         error_forms: path prefix -> the form of all errors below it, including those before any route (a wrong
             key, an unknown path). The first prefix that fits counts; on all other paths errors have OpenAI's
             form.
+        error_form_of: returns the form for requests to paths that several dialects share; None: the path decides.
         paths: of the routes, of which an unknown path may be a misspelling.
         """
         self._open_prefix = open_prefix
         self._error_forms = tuple((error_forms or {}).items())
+        self._error_form_of = error_form_of
         self._paths = paths
         self._app = app
         self._guard = guard
@@ -169,7 +172,7 @@ class Edge:
             self._write_line(scope, trace)
 
     async def _last_words(self, error: GatewayError, scope: Scope, trace: Trace, answer: Send) -> None:
-        form = trace.errors or self._error_form(scope["path"])
+        form = trace.errors or self._error_form(scope)
         if not trace.status:
             headers = [(b"content-type", b"application/json")]
             if error.retry_after_s is not None:
@@ -189,7 +192,10 @@ class Edge:
         # Any other response that was begun stays incomplete. uvicorn then closes the connection, which shows the client
         # that the body was cut.
 
-    def _error_form(self, path: str) -> ErrorForm:
+    def _error_form(self, scope: Scope) -> ErrorForm:
+        if (own := self._error_form_of(scope)) is not None:
+            return own
+        path = scope["path"]
         for prefix, form in self._error_forms:
             if path.startswith(prefix):
                 return form

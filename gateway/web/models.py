@@ -1,6 +1,7 @@
 """`GET /v1/models` and `GET /v1/models/{id}`.
 
-They are answered at once from the list that is known; only an upstream that wants the caller's own key is waited for.
+Clients of Anthropic's API, which send `anthropic-version`, get its form. They are answered at
+once from the list that is known; only an upstream that wants the caller's own key is waited for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from starlette.routing import Route
 
 from gateway.core.ids import named
 from gateway.core.request.identity import AGENT_PREFIX, asks_agent
+from gateway.dialects.messages.models import as_entry, as_page
 from gateway.run.upstream.model_list import ModelList
 from gateway.web.middleware import trace_of
 from gateway.web.raw_headers import named_upstream
@@ -35,22 +37,32 @@ def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
     async def index(request: Request) -> Response:
         trace = trace_of(request.scope)
         trace.route = "models"
+        speaks_messages = _speaks_messages(request)
         upstream = named_upstream(request.scope["headers"])
         listed = await agent_models(agents, trace.caller.project)
         found = await models.entries_for(trace.caller.credential, upstream, has_others=bool(listed))
+        if speaks_messages:
+            return _json(as_page([*listed, *found], request.query_params))
         return _json({"object": "list", "data": [*listed, *found]})
 
     async def one(request: Request) -> Response:
         trace = trace_of(request.scope)
         trace.route = "models"
         name = request.path_params["name"]
+        found = None
         if asks_agent(name):
-            for each in await agent_models(agents, trace.caller.project):
-                if name == each["id"]:
-                    return _json(each)
-        return _json(await models.find(name, trace.caller.credential))
+            listed = await agent_models(agents, trace.caller.project)
+            found = next((each for each in listed if name == each["id"]), None)
+        if found is None:
+            found = await models.find(name, trace.caller.credential)
+        return _json(as_entry(found) if _speaks_messages(request) else found)
 
     return [Route("/v1/models", index), Route("/v1/models/{name:path}", one)]
+
+
+def _speaks_messages(request: Request) -> bool:
+    """Returns whether a client of Anthropic's asks, whose lists have another form."""
+    return "anthropic-version" in request.headers
 
 
 async def agent_models(agents: NamesAgents, project: str) -> list[dict[str, Any]]:

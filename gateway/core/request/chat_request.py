@@ -61,6 +61,12 @@ class ChatRequest(Struct):
     references: tuple[Reference, ...] = ()
     # False: where the window is full it is refused, and no message is left out.
     may_be_cut: bool = True
+    # Fields of the dialect in which it came that are read here and have no effect upstream.
+    consumed: tuple[str, ...] = ()
+    # The fields by which user and conversation are found, where they are not those of `json`.
+    named: dict[str, Any] | None = None
+    # The name of the application's own request that the dialect knows it for; memory has no part in it.
+    side_request: str | None = None
 
     def edit(self) -> BodyEdit:
         return BodyEdit(self.raw, self.json)

@@ -79,6 +79,9 @@ class ClientView:
         Chunks without choices may have come before; each is noted, and the last one counts.
         """
 
+    def take_whole(self, body: bytes) -> None:
+        """Takes the body of a whole reply as it came, of a hidden round as well."""
+
     def show(self, event: ReplyEvent) -> None:
         """Shows an event of the round that is read."""
 

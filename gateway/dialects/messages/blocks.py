@@ -1,0 +1,124 @@
+"""The content blocks of a message as they grow out of a chat completion's deltas, with their events.
+
+One block is open at a time. Calls that a chat completion streams side by side are shown one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from adapters.types import Json
+from gateway.core.turn.draft import Draft, ToolCall
+
+SendsEvent = Callable[..., None]
+
+
+class GrowingBlocks:
+    """The blocks of one message. emit: sends an event, by its type and fields."""
+
+    def __init__(self, emit: SendsEvent) -> None:
+        self._emit = emit
+        self._kind = ""  # of the open block of text or thoughts; "": none
+        self._draft = Draft()  # of the client's calls
+        self._open_call: ToolCall | None = None
+        self._shown_pieces = 0  # of its arguments
+        self._shown_calls = 0
+        self.next_index = 0
+
+    def add_text(self, text: str) -> None:
+        self._open("text", {"type": "text", "text": ""})
+        self._delta({"type": "text_delta", "text": text})
+
+    def add_thought(self, text: str) -> None:
+        self._open("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+        self._delta({"type": "thinking_delta", "thinking": text})
+
+    def add_call(self, entry: Json) -> None:
+        """Takes a piece of a call. One that is not the open call waits until that has ended."""
+        call = self._draft.call_for(entry)
+        if self._open_call is None and call.name:
+            self._begin_call(call)
+        if call is self._open_call:
+            self._show_arguments()
+
+    def end(self) -> None:
+        """Ends what is open, and shows the calls that waited."""
+        self._close()
+        while self._shown_calls < len(self._draft.calls):
+            self._begin_call(self._draft.calls[self._shown_calls])
+            self._close()
+
+    def _begin_call(self, call: ToolCall) -> None:
+        self._close()
+        self._open_call, self._shown_pieces = call, 0
+        self._shown_calls += 1
+        block = {"type": "tool_use", "id": call_id(call.id, self.next_index), "name": call.name, "input": {}}
+        self._emit("content_block_start", index=self.next_index, content_block=block)
+        self._show_arguments()
+
+    def _show_arguments(self) -> None:
+        call = self._open_call
+        assert call is not None
+        for piece in filter(None, call.arguments[self._shown_pieces :]):
+            self._delta({"type": "input_json_delta", "partial_json": piece})
+        self._shown_pieces = len(call.arguments)
+
+    def _open(self, kind: str, block: Json) -> None:
+        if self._kind == kind:
+            return
+        self.end()
+        self._kind = kind
+        self._emit("content_block_start", index=self.next_index, content_block=block)
+
+    def _delta(self, delta: Json) -> None:
+        self._emit("content_block_delta", index=self.next_index, delta=delta)
+
+    def _close(self) -> None:
+        if self._kind or self._open_call is not None:
+            self._emit("content_block_stop", index=self.next_index)
+            self.next_index += 1
+        self._kind, self._open_call = "", None
+
+
+def call_id(id_: str, index: int) -> str:
+    """Returns the id of a call, which some upstreams leave out."""
+    return id_ or f"toolu_mnemogate_{index}"
+
+
+def content_of(message: Json) -> list[Json]:
+    """Returns the blocks of a whole reply."""
+    blocks: list[Json] = []
+    thoughts = message.get("reasoning_content") or message.get("reasoning")
+    if isinstance(thoughts, str) and thoughts:
+        blocks.append({"type": "thinking", "thinking": thoughts, "signature": ""})
+    content = message.get("content")
+    text = content if isinstance(content, str) else _joined(content)
+    if text := text or _text(message.get("refusal")):
+        blocks.append({"type": "text", "text": text})
+    for call in message.get("tool_calls") or ():
+        function = call.get("function") or {}
+        given = call_id(_text(call.get("id")), len(blocks))
+        name, arguments = _text(function.get("name")), function.get("arguments")
+        blocks.append({"type": "tool_use", "id": given, "name": name, "input": _input(arguments)})
+    return blocks
+
+
+def _input(arguments: Any) -> Any:
+    try:
+        given = orjson.loads(arguments) if isinstance(arguments, str) and arguments.strip() else {}
+    except orjson.JSONDecodeError:
+        given = None
+    # An upstream that was cut off in a call, or writes no JSON: the words stay readable for whoever gets them.
+    return given if isinstance(given, dict) else {"arguments": arguments}
+
+
+def _joined(content: Any) -> str:
+    parts = content if isinstance(content, list) else ()
+    return "".join(_text(part.get("text")) for part in parts if isinstance(part, dict))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

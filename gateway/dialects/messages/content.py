@@ -1,0 +1,310 @@
+"""Reads the messages of a Messages request as those of a chat completion.
+
+A user's message has the results of calls first and words behind them, which are messages of their own in a chat
+completion; a reply is one message in both. Thoughts are left out: chat completions have no place for them.
+(platform.claude.com/docs/en/api/messages)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from adapters.types import Json
+from gateway.dialects.messages.errors import invalid, not_taken
+
+THOUGHTS: Final = ("thinking", "redacted_thinking")
+_REMINDER: Final = ("<system-reminder>", "</system-reminder>")
+_ATTRIBUTION: Final = "x-anthropic-billing-header:"
+"""The beginning of the line by which Claude Code names its version; a part of it may change with each request."""
+
+_TEXT: Final = frozenset(("type", "text", "cache_control", "citations"))
+_IMAGE: Final = frozenset(("type", "source", "cache_control"))
+_DOCUMENT: Final = frozenset(("type", "source", "cache_control", "title", "context", "citations"))
+_SEARCH: Final = frozenset(("type", "source", "title", "content", "cache_control", "citations"))
+_CALL: Final = frozenset(("type", "id", "name", "input", "cache_control", "caller"))
+_RESULT: Final = frozenset(("type", "tool_use_id", "content", "is_error", "cache_control"))
+_MESSAGE: Final = frozenset(("role", "content"))
+
+
+class BlockPlace(NamedTuple):
+    """The part of a request that a message of the chat completion is made of."""
+
+    # The index of the message; -1: the system prompt.
+    message: int
+    # The block with the person's words, before which a note goes; None: there is none.
+    words: int | None = None
+
+
+class ReadMessages(NamedTuple):
+    """The messages of a request as those of a chat completion."""
+
+    messages: list[Json]
+    # By message.
+    places: list[BlockPlace]
+
+
+def read_system(system: Any, *, is_read_only: bool) -> list[str]:
+    """Returns the texts of a system prompt, without the attribution line. Raises: BadRequest."""
+    if system is None:
+        return []
+    if isinstance(system, str):
+        return [system] if system else []
+    if not isinstance(system, list):
+        raise invalid("system", "Input should be a valid string or list")
+    texts = [
+        _text_of_block(block, f"system.{index}", is_read_only=is_read_only)
+        for index, block in enumerate(system)
+    ]
+    return [text for text in texts if text and not text.startswith(_ATTRIBUTION)]
+
+
+def attribution_of(system: Any) -> str:
+    """Returns the attribution line of Claude Code; "" where there is none."""
+    first = system[0] if isinstance(system, list) and system else None
+    text = first.get("text") if isinstance(first, dict) else None
+    return text if isinstance(text, str) and text.startswith(_ATTRIBUTION) else ""
+
+
+def read_messages(messages: Any, *, is_read_only: bool) -> ReadMessages:
+    """Returns what the messages say.
+
+    is_read_only: they themselves go upstream, so what has no place in chat completions is passed over.
+
+    Raises: BadRequest.
+    """
+    if not isinstance(messages, list):
+        raise invalid("messages", "Field required" if messages is None else "Input should be a valid list")
+    if not messages:
+        raise invalid("messages", "at least one message is required")
+    reader = _Reader(is_read_only)
+    for index, message in enumerate(messages):
+        reader.add(index, message, f"messages.{index}")
+    return ReadMessages(reader.messages, reader.places)
+
+
+class _Reader:
+    def __init__(self, is_read_only: bool) -> None:
+        self.messages: list[Json] = []
+        self.places: list[BlockPlace] = []
+        self._is_read_only = is_read_only
+
+    def add(self, index: int, message: Any, where: str) -> None:
+        if not isinstance(message, dict):
+            raise invalid(where, "Input should be a valid dictionary")
+        role, content = message.get("role"), message.get("content")
+        self._check(message, _MESSAGE, where)
+        if role not in ("user", "assistant", "system"):
+            raise invalid(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")
+        if not isinstance(content, str | list):
+            raise invalid(
+                f"{where}.content", "Field required" if content is None else "Input should be a valid list"
+            )
+        blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        for place, block in enumerate(blocks):
+            if not isinstance(block, dict) or not isinstance(block.get("type"), str):
+                raise invalid(f"{where}.content.{place}", "Input should be a valid dictionary with a `type`")
+        if role == "assistant":
+            self._put(self._reply(blocks, f"{where}.content"), BlockPlace(index))
+        elif role == "system":
+            texts = [
+                _text_of_block(block, f"{where}.content.{place}", is_read_only=self._is_read_only)
+                for place, block in enumerate(blocks)
+            ]
+            if any(texts):
+                self._put({"role": "system", "content": "\n\n".join(filter(None, texts))}, BlockPlace(index))
+        else:
+            self._add_user(index, blocks, f"{where}.content")
+
+    def _add_user(self, index: int, blocks: list[Json], where: str) -> None:
+        parts: list[Json] = []
+        for place, block in enumerate(blocks):
+            at = f"{where}.{place}"
+            if block["type"] == "tool_result":
+                message, images = self._result(block, at)
+                self._put(message, BlockPlace(index))
+                parts += images
+            elif (part := self._part(block, at)) is not None:
+                parts.append(part)
+        if not parts:
+            return
+        texts = [part["text"] for part in parts if part["type"] == "text"]
+        # Nearly all clients send words as a text or as one block, and both are the same words.
+        content: str | list[Json] = texts[0] if len(parts) == len(texts) == 1 else parts
+        self._put({"role": "user", "content": content}, BlockPlace(index, words_at(blocks)))
+
+    def _reply(self, blocks: list[Json], where: str) -> Json:
+        text, calls = "", []
+        for place, block in enumerate(blocks):
+            at = f"{where}.{place}"
+            kind = block["type"]
+            if kind == "text":
+                text += _text_of_block(block, at, is_read_only=self._is_read_only)
+            elif kind == "tool_use":
+                self._check(block, _CALL, at)
+                calls.append(_call(block, at))
+            elif kind not in THOUGHTS and not self._is_read_only:
+                raise not_taken(f"{at}.{kind}")
+        message: Json = {"role": "assistant", "content": text or (None if calls else "")}
+        return {**message, "tool_calls": calls} if calls else message
+
+    def _result(self, block: Json, where: str) -> tuple[Json, list[Json]]:
+        """Returns the tool's message, and the parts that have no place in it."""
+        self._check(block, _RESULT, where)
+        id_ = block.get("tool_use_id")
+        if not isinstance(id_, str):
+            raise invalid(f"{where}.tool_use_id", "Field required")
+        content = block.get("content")
+        if content is None or isinstance(content, str):
+            blocks: list[Any] = [{"type": "text", "text": content or ""}]
+        elif isinstance(content, list):
+            blocks = content
+        else:
+            raise invalid(f"{where}.content", "Input should be a valid list")
+        texts: list[str] = []
+        images: list[Json] = []
+        for place, each in enumerate(blocks):
+            at = f"{where}.content.{place}"
+            if not isinstance(each, dict):
+                raise invalid(at, "Input should be a valid dictionary")
+            if each.get("type") == "tool_reference":
+                texts.append(str(each.get("tool_name") or ""))
+            elif (part := self._part(each, at)) is not None:
+                if part["type"] == "text":
+                    texts.append(part["text"])
+                elif not self._is_read_only:
+                    images.append(part)
+        text = "\n".join(texts)
+        return {
+            "role": "tool",
+            "tool_call_id": id_,
+            "content": f"Error: {text}" if block.get("is_error") is True else text,
+        }, images
+
+    def _part(self, block: Json, where: str) -> Json | None:
+        """Returns a part of a chat message; None: it has no place there, and goes upstream itself."""
+        match block.get("type"):
+            case "text":
+                return {
+                    "type": "text",
+                    "text": _text_of_block(block, where, is_read_only=self._is_read_only),
+                }
+            case "image":
+                self._check(block, _IMAGE, where)
+                return self._image(block.get("source"), where)
+            case "document":
+                self._check(block, _DOCUMENT, where)
+                return self._document(block, where)
+            case "search_result":
+                self._check(block, _SEARCH, where)
+                return {"type": "text", "text": _search_result(block)}
+            case kind:
+                if not self._is_read_only:
+                    raise not_taken(f"{where}.{kind}")
+                return None
+
+    def _image(self, source: Any, where: str) -> Json:
+        source = source if isinstance(source, dict) else {}
+        kind = source.get("type")
+        if kind == "base64":
+            url = f"data:{source.get('media_type')};base64,{source.get('data')}"
+        elif kind == "url":
+            url = str(source.get("url"))
+        elif self._is_read_only:
+            url = orjson.dumps(source).decode()
+        else:
+            raise not_taken(f"{where}.source.{kind}")
+        return {"type": "image_url", "image_url": {"url": url}}
+
+    def _document(self, block: Json, where: str) -> Json | None:
+        given = block.get("source")
+        source: Json = given if isinstance(given, dict) else {}
+        kind = source.get("type")
+        title = block.get("title")
+        if kind == "text":
+            return {"type": "text", "text": _titled(title, str(source.get("data") or ""))}
+        if kind == "content":
+            content = source.get("content")
+            blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+            texts = [
+                _text_of_block(each, f"{where}.source.content.{place}", is_read_only=self._is_read_only)
+                for place, each in enumerate(blocks)
+            ]
+            return {"type": "text", "text": _titled(title, "\n".join(texts))}
+        if kind == "base64":
+            named = title if isinstance(title, str) and title else "document.pdf"
+            data = f"data:{source.get('media_type')};base64,{source.get('data')}"
+            return {"type": "file", "file": {"filename": named, "file_data": data}}
+        if self._is_read_only:
+            return {"type": "file", "file": {"source": orjson.dumps(source).decode()}}
+        raise not_taken(f"{where}.source.{kind}")
+
+    def _check(self, block: Json, known: frozenset[str], where: str) -> None:
+        if not self._is_read_only:
+            check_fields(block, known, where)
+
+    def _put(self, message: Json, place: BlockPlace) -> None:
+        self.messages.append(message)
+        self.places.append(place)
+
+
+def words_at(blocks: list[Any]) -> int | None:
+    """Returns the index of the block with which a person's words begin: behind results and reminders."""
+    for place, block in enumerate(blocks):
+        kind, text = block.get("type"), block.get("text")
+        if kind == "tool_result" or (kind == "text" and isinstance(text, str) and _is_reminder(text)):
+            continue
+        if kind == "text":
+            return place
+    return None
+
+
+def _is_reminder(text: str) -> bool:
+    own = text.strip()
+    return not own or (own.startswith(_REMINDER[0]) and own.endswith(_REMINDER[1]))
+
+
+def check_fields(block: Json, known: frozenset[str], where: str) -> None:
+    """Refuses a field that the translation does not know. Raises: BadRequest."""
+    if not block.keys() <= known:
+        raise not_taken(f"{where}.{next(key for key in block if key not in known)}")
+
+
+def _text_of_block(block: Any, where: str, *, is_read_only: bool) -> str:
+    if not isinstance(block, dict):
+        raise invalid(where, "Input should be a valid dictionary")
+    if block.get("type") != "text":
+        if is_read_only:
+            return ""
+        raise invalid(f"{where}.type", "Input should be 'text'")
+    if not is_read_only:
+        check_fields(block, _TEXT, where)
+    text = block.get("text")
+    if not isinstance(text, str):
+        raise invalid(f"{where}.text", "Input should be a valid string")
+    return text
+
+
+def _call(block: Json, where: str) -> Json:
+    name, id_, given = block.get("name"), block.get("id"), block.get("input")
+    if not isinstance(name, str) or not isinstance(id_, str):
+        raise invalid(f"{where}.{'id' if isinstance(name, str) else 'name'}", "Field required")
+    if not isinstance(given, dict):
+        raise invalid(f"{where}.input", "Input should be a valid dictionary")
+    return {
+        "id": id_,
+        "type": "function",
+        "function": {"name": name, "arguments": orjson.dumps(given).decode()},
+    }
+
+
+def _search_result(block: Json) -> str:
+    content = block.get("content")
+    texts = [str(each.get("text") or "") for each in content or () if isinstance(each, dict)]
+    head = f"{block.get('title') or ''} ({block.get('source') or ''})"
+    return "\n".join((head, *texts))
+
+
+def _titled(title: Any, text: str) -> str:
+    return f"{title}\n\n{text}" if isinstance(title, str) and title else text

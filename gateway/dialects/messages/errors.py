@@ -1,0 +1,73 @@
+"""The form of an error in Anthropic's Messages API: a body with its type, and an `error` event.
+
+(platform.claude.com/docs/en/api/errors)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from adapters.types import Json
+from gateway.errors import BadRequest, GatewayError
+
+_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+NO_THREADS: Final = "thread_unsupported_request"
+"""The `error_code` by which Anthropic's SDKs go on without message threads."""
+
+
+class MessagesErrors:
+    """The `ErrorForm` of the Messages API."""
+
+    def body(self, error: GatewayError) -> bytes:
+        return orjson.dumps(error_object(error.status, error.message, error.code))
+
+    def event(self, error: GatewayError) -> bytes:
+        return frame("error", error_object(error.status, error.message, error.code))
+
+
+def error_object(status: int, message: str, code: Any = None, kind: Any = None) -> Json:
+    """Returns an error. kind: its type, where the upstream names one of Anthropic's; else the status decides."""
+    error: Json = {"type": kind if kind in _KINDS else type_of(status), "message": message}
+    if isinstance(code, str) and code:
+        error["details"] = {"error_code": code}
+    return {"type": "error", "error": error}
+
+
+def type_of(status: int) -> str:
+    """Returns the type of an error with this status."""
+    return _TYPES.get(status, "invalid_request_error" if 400 <= status < 500 else "api_error")
+
+
+_KINDS: Final = frozenset((*_TYPES.values(), "api_error"))
+
+
+def frame(kind: str, fields: Json) -> bytes:
+    """Returns an event of a stream."""
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))
+
+
+def invalid(where: str, why: str) -> BadRequest:
+    """Returns the error about a field of a request. where: its path, such as `messages.0.content`."""
+    return BadRequest(f"{where}: {why}", param=where)
+
+
+def not_taken(where: str) -> BadRequest:
+    """Returns the error for what chat completions have no place for, in the words that Anthropic's clients read."""
+    return invalid(
+        where,
+        "Extra inputs are not permitted. The gateway answers this model by way of chat completions, which have no "
+        "place for it.",
+    )

@@ -1,0 +1,61 @@
+"""The list of models in Anthropic's form. (platform.claude.com/docs/en/api/models-list)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from adapters.types import Json
+from gateway.dialects.messages.errors import invalid
+
+_DEFAULT_LIMIT: Final = 20
+_MOST: Final = 1000
+_OPENAIS: Final = frozenset(("object", "created", "owned_by"))
+
+
+def as_entry(model: Json) -> Json:
+    """Returns a model of a list in OpenAI's form; fields of the upstream's own stay."""
+    created = model.get("created")
+    at = datetime.fromtimestamp(created if isinstance(created, int) else 0, UTC)
+    own = {key: value for key, value in model.items() if key not in _OPENAIS}
+    return {
+        "type": "model",
+        "display_name": model["id"],
+        "created_at": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **own,
+    }
+
+
+def as_page(models: Sequence[Json], query: Mapping[str, str]) -> Json:
+    """Returns a page of a list. query: `limit`, and `after_id` or `before_id`. Raises: BadRequest."""
+    limit = _limit(query.get("limit"))
+    entries = [as_entry(each) for each in models]
+    ids = [each["id"] for each in entries]
+    if (before := query.get("before_id")) is not None:
+        end = _place(ids, before, "before_id")
+        page, has_more = entries[max(0, end - limit) : end], end > limit
+    else:
+        after = query.get("after_id")
+        start = 0 if after is None else _place(ids, after, "after_id") + 1
+        page, has_more = entries[start : start + limit], len(entries) > start + limit
+    return {
+        "data": page,
+        "has_more": has_more,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+    }
+
+
+def _limit(given: str | None) -> int:
+    if given is None:
+        return _DEFAULT_LIMIT
+    if not given.isdecimal() or not 1 <= int(given[:6]) <= _MOST:
+        raise invalid("limit", f"Input should be a whole number from 1 to {_MOST}")
+    return int(given)
+
+
+def _place(ids: Sequence[str], id_: str, name: str) -> int:
+    if id_ not in ids:
+        raise invalid(name, "there is no such model in the list")
+    return ids.index(id_)

@@ -1,0 +1,182 @@
+"""Passes the events of an upstream that speaks Anthropic's dialect itself: what it sent, as one message.
+
+A reply of one round passes byte for byte. Where the gateway's tools made it several, the client gets the first
+`message_start`, all blocks but the calls of these tools under running indices, and one end with the usage of all.
+(platform.claude.com/docs/en/build-with-claude/streaming)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+import orjson
+
+from adapters.types import Json
+from gateway.dialects.messages.errors import frame
+
+_EVENT: Final = re.compile(rb"event: ?(\w+)\r?\n")
+_DATA: Final = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
+STOP_REASONS: Final = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "function_call": "tool_use",
+    "content_filter": "refusal",
+}
+
+
+def event_name(raw: bytes) -> str | None:
+    """Returns the name of an event in its own bytes; None: it has none, as events of chat completions."""
+    found = _EVENT.match(raw)
+    return None if found is None else found[1].decode()
+
+
+class NativeEvents:
+    """The events of one reply, whatever number of rounds made it. gateway_tools: names of tools that run here."""
+
+    def __init__(self, gateway_tools: Collection[str]) -> None:
+        self._gateway_tools = gateway_tools
+        self._is_parsed = bool(gateway_tools)  # else every event passes unread
+        self._places: dict[int, int | None] = {}  # of this round's blocks; None: not shown
+        self._usage: Json = {}  # of this round
+        self._spent: Json = {}  # of the rounds before
+        self._delta: Json = {}  # the last `message_delta`
+        self.next_index = 0
+        self.has_begun = False
+        self.has_content = False
+        self.is_over = False
+
+    def pass_on(self, raw: bytes, name: str) -> bytes:
+        """Returns what the client gets of an event."""
+        self.is_over = self.is_over or name == "message_stop"
+        if not self._is_parsed:
+            self.has_begun = self.has_content = True
+            return raw
+        match name:
+            case "message_start":
+                return self._begin(raw)
+            case "content_block_start" | "content_block_delta" | "content_block_stop":
+                return self._block(raw, name)
+            case "message_delta":
+                self._read_end(raw)
+                return raw
+        return raw
+
+    def hide(self, tail: Sequence[bytes]) -> list[bytes]:
+        """Ends a hidden round. tail: its last events. Returns those that the client gets."""
+        shown = []
+        for raw in tail:
+            name = event_name(raw)
+            if name == "message_delta":
+                self._read_end(raw)
+            elif name == "ping" or raw.startswith(b":"):
+                shown.append(raw)
+        self._spent, self._usage = summed(self._spent, self._usage), {}
+        return shown
+
+    def end(self, tail: Sequence[bytes], finish: str | None) -> list[bytes]:
+        """Returns the end of the message. finish: stands in for the upstream's reason, in OpenAI's words."""
+        shown = []
+        for raw in tail:
+            name = event_name(raw)
+            if name == "message_delta" and (self._spent or finish):
+                self._read_end(raw)
+                shown.append(self._ending(finish))
+            else:
+                shown.append(raw)
+            self.is_over = self.is_over or name == "message_stop"
+        if not self.is_over:  # the last round was hidden, or stopped
+            shown += [self._ending(finish or "stop"), frame("message_stop", {})]
+            self.is_over = True
+        return shown
+
+    def _begin(self, raw: bytes) -> bytes:
+        parsed = _parsed(raw)
+        message = parsed.get("message")
+        self._usage = _counts(message.get("usage")) if isinstance(message, dict) else {}
+        self._places = {}
+        if self.has_begun:
+            return b""
+        self.has_begun = True
+        return raw
+
+    def _block(self, raw: bytes, name: str) -> bytes:
+        parsed = _parsed(raw)
+        index = parsed.get("index")
+        if not isinstance(index, int):
+            return raw
+        if name == "content_block_start":
+            if _is_call_of(parsed.get("content_block"), self._gateway_tools):
+                self._places[index] = None
+            else:
+                self._places[index] = self.next_index
+                self.next_index += 1
+                self.has_content = True
+        place = self._places.get(index, index)
+        if place is None:
+            return b""
+        return raw if place == index else frame(name, {**_rest(parsed), "index": place})
+
+    def _read_end(self, raw: bytes) -> None:
+        self._delta = _rest(_parsed(raw))
+        self._usage |= {k: v for k, v in _counts(self._delta.get("usage")).items() if v is not None}
+
+    def _ending(self, finish: str | None) -> bytes:
+        delta = self._delta.get("delta")
+        ending: Json = dict(delta) if isinstance(delta, dict) else {"stop_sequence": None}
+        if finish is not None:
+            ending["stop_reason"] = STOP_REASONS.get(finish, "end_turn")
+        usage = summed(self._spent, self._usage)
+        return frame("message_delta", {**self._delta, "delta": ending, "usage": usage})
+
+
+def merged(replies: Sequence[Json], gateway_tools: Collection[str], finish: str | None) -> Json:
+    """Returns the messages of all rounds as one. finish: stands in for the reason of the last one's end."""
+    content: list[Any] = []
+    usage: Json = {}
+    for reply in replies:
+        content += [block for block in reply.get("content") or () if not _is_call_of(block, gateway_tools)]
+        usage = summed(usage, _counts(reply.get("usage")))
+    whole = {**replies[-1], "id": replies[0].get("id"), "content": content, "usage": usage}
+    if finish is not None:
+        whole["stop_reason"] = STOP_REASONS.get(finish, "end_turn")
+    return whole
+
+
+def _is_call_of(block: Any, tools: Collection[str]) -> bool:
+    return isinstance(block, dict) and block.get("type") == "tool_use" and block.get("name") in tools
+
+
+def summed(one: Json, other: Json) -> Json:
+    """Returns the sum of two counts of usage. What is no number is of the later one."""
+    total = {**one, **{key: value for key, value in other.items() if value is not None}}
+    for key in one.keys() & other.keys():
+        before, after = one[key], other[key]
+        if _is_number(before) and _is_number(after):
+            total[key] = before + after
+        elif isinstance(before, dict) and isinstance(after, dict):
+            total[key] = summed(before, after)
+    return total
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _counts(usage: Any) -> Json:
+    return usage if isinstance(usage, dict) else {}
+
+
+def _rest(parsed: Json) -> Json:
+    return {key: value for key, value in parsed.items() if key != "type"}
+
+
+def _parsed(raw: bytes) -> Json:
+    found = _DATA.search(raw)
+    try:
+        parsed = orjson.loads(found[1]) if found is not None else None
+    except orjson.JSONDecodeError:
+        parsed = None
+    return parsed if isinstance(parsed, dict) else {}

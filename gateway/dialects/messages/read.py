@@ -1,0 +1,293 @@
+"""Reads a request to Anthropic's Messages API as a chat completion, once, at the edge.
+
+What both APIs know goes on under its name there. What chat completions have no place for is refused by name where
+leaving it out would change the answer, and named in `x-mnemogate-consumed` where it would not.
+(platform.claude.com/docs/en/api/messages)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+from msgspec import Struct
+
+from adapters.types import Json
+from gateway.core.request.chat_request import ChatRequest
+from gateway.core.request.request_headers import RawHeaders, header_text
+from gateway.dialects.chat.parse import parse as parse_chat
+from gateway.dialects.fields import check_depth, check_length, read_object, repeated_keys
+from gateway.dialects.messages.content import (
+    THOUGHTS,
+    BlockPlace,
+    ReadMessages,
+    attribution_of,
+    check_fields,
+    read_messages,
+    read_system,
+)
+from gateway.dialects.messages.errors import NO_THREADS, invalid, not_taken
+from gateway.errors import BadRequest
+
+SUB_AGENT: Final = "claude-code sub-agent"
+_SUB_AGENT_HEADER: Final = b"x-claude-code-agent-id"
+_SUB_AGENT_MARK: Final = "cc_is_subagent=true"
+_BETA: Final = b"anthropic-beta"
+# Fields without an effect on what a chat completion says.
+_NO_EFFECT: Final = ("cache_control", "thinking", "service_tier", "inference_geo")
+_READ: Final = frozenset(
+    re.findall(
+        r"\w+",
+        "model messages system max_tokens stop_sequences temperature top_p metadata output_config tools tool_choice "
+        "stream context_management",
+    )
+)
+_TOOL: Final = frozenset(
+    re.findall(
+        r"\w+",
+        "type name description input_schema cache_control strict defer_loading eager_input_streaming input_examples "
+        "allowed_callers",
+    )
+)
+_CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
+_CHOICE: Final = frozenset(("type", "name", "disable_parallel_tool_use"))
+_CLEARS_THOUGHTS: Final = "clear_thinking_"
+# `user_<device>_account_<uuid or nothing>_session_<uuid>`, as older versions of Claude Code name their user.
+_OLDER_USER: Final = re.compile(r"user_([0-9a-zA-Z]+)_account_([0-9a-zA-Z-]*)_session_([0-9a-zA-Z-]+)")
+
+
+class MessagesRequest(Struct, frozen=True):
+    """A request to the Messages API."""
+
+    raw: bytes
+    json: Json
+    # It as a chat completion.
+    chat: ChatRequest
+    # By message of `chat`.
+    places: Sequence[BlockPlace]
+
+
+def read(
+    body: bytes, headers: RawHeaders, max_messages: int, *, is_read_only: bool, has_limit: bool = True
+) -> MessagesRequest:
+    """Reads a request.
+
+    is_read_only: it goes upstream as it is, so that the upstream judges it; what memory has no place for is passed
+        over.
+
+    has_limit: it needs `max_tokens`, which only a request whose tokens are counted has not.
+
+    Raises: BadRequest, BodyTooLarge.
+    """
+    json = read_object(body)
+    for key, value in json.items():
+        check_depth(key, [value])
+    for key in repeated_keys(body):
+        raise invalid(key[:60], "the key is in the body twice")
+    if not is_read_only and (unknown := [key for key in json if not _is_known(key)]):
+        raise not_taken(unknown[0][:60])
+    check_length("messages", json["messages"] if isinstance(json.get("messages"), list) else [], max_messages)
+    spoken = read_messages(json.get("messages"), is_read_only=is_read_only)
+    if not is_read_only and json["messages"][-1].get("role") == "assistant":
+        raise invalid(
+            "messages",
+            "This model does not support assistant message prefill. The conversation must end with a user message.",
+        )
+    system = read_system(json.get("system"), is_read_only=is_read_only)
+    head: list[Json] = [{"role": "system", "content": "\n\n".join(system)}] if system else []
+    conversation = ReadMessages([*head, *spoken.messages], [*([BlockPlace(-1)] * len(head)), *spoken.places])
+    chat, metadata = _as_chat(json, conversation.messages, is_read_only=is_read_only, has_limit=has_limit)
+    request = parse_chat(orjson.dumps(chat), 2 * max_messages + 1)
+    request.wants_usage = True
+    # Chat completions have a newer name for it, which models that refuse this one take.
+    request.added_fields = (
+        frozenset(("max_tokens",)) if request.max_tokens_key == "max_tokens" else frozenset()
+    )
+    request.consumed = () if is_read_only else _without_effect(body, json, headers)
+    request.named = {**request.json, "metadata": metadata}
+    request.named.pop("user", None)
+    if _is_sub_agent(json, headers):
+        request.side_request = SUB_AGENT
+    return MessagesRequest(body, json, request, conversation.places)
+
+
+def refuse_thread(body: bytes) -> None:
+    """Refuses a message thread, in a way after which Anthropic's SDKs go on without one. Raises: BadRequest."""
+    if b'"thread"' in body and read_object(body).get("thread") is not None:
+        raise BadRequest(
+            "thread: message threads are not available here, where the gateway remembers the conversation. Send all of "
+            "its messages.",
+            param="thread",
+            code=NO_THREADS,
+        )
+
+
+def _is_known(key: str) -> bool:
+    return key in _READ or key in _NO_EFFECT
+
+
+def _as_chat(json: Json, messages: list[Json], *, is_read_only: bool, has_limit: bool) -> tuple[Json, Json]:
+    """Returns the body of a chat completion, and the fields of `metadata` that name user and conversation."""
+    chat: Json = {"model": json.get("model"), "messages": messages}
+    if json.get("stream") is not None:
+        chat["stream"] = json["stream"]
+    try:
+        metadata = _user_of(json.get("metadata"))
+        if has_limit:
+            _limits(chat, json)
+        _tools(chat, json)
+        _output(chat, json)
+        if not is_read_only:
+            _check_context(json.get("context_management"))
+    except BadRequest:
+        if not is_read_only:
+            raise
+        metadata = {}
+    if isinstance(user := metadata.get("user_id"), str) and user:
+        chat["user"] = user
+    return chat, metadata
+
+
+def _limits(chat: Json, json: Json) -> None:
+    limit = json.get("max_tokens")
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        raise invalid("max_tokens", "Field required" if limit is None else "Input should be a valid integer")
+    chat["max_tokens"] = limit
+    for key in ("temperature", "top_p"):
+        if json.get(key) is not None:
+            chat[key] = json[key]
+    stops = json.get("stop_sequences")
+    if stops is not None:
+        if not isinstance(stops, list) or not all(isinstance(each, str) for each in stops):
+            raise invalid("stop_sequences", "Input should be a valid list of strings")
+        if stops:
+            chat["stop"] = stops
+
+
+def _tools(chat: Json, json: Json) -> None:
+    tools = json.get("tools")
+    if tools is not None and not isinstance(tools, list):
+        raise invalid("tools", "Input should be a valid list")
+    functions = [_function(tool, f"tools.{index}") for index, tool in enumerate(tools or ())]
+    if not functions:
+        return
+    chat["tools"] = functions
+    choice = json.get("tool_choice")
+    if choice is None:
+        return
+    if not isinstance(choice, dict):
+        raise invalid("tool_choice", "Input should be a valid dictionary")
+    check_fields(choice, _CHOICE, "tool_choice")
+    kind = choice.get("type")
+    if kind == "tool":
+        chat["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
+    elif kind in _CHOICES:
+        chat["tool_choice"] = _CHOICES[kind]
+    else:
+        raise invalid("tool_choice.type", "Input should be 'auto', 'any', 'tool' or 'none'")
+    if choice.get("disable_parallel_tool_use") is True:
+        chat["parallel_tool_calls"] = False
+
+
+def _function(tool: Any, where: str) -> Json:
+    if not isinstance(tool, dict):
+        raise invalid(where, "Input should be a valid dictionary")
+    if tool.get("type") not in (None, "custom"):
+        raise not_taken(f"{where}.{str(tool['type'])[:60]}")
+    check_fields(tool, _TOOL, where)
+    name = tool.get("name")
+    if not isinstance(name, str):
+        raise invalid(f"{where}.name", "Field required")
+    function: Json = {"name": name}
+    if tool.get("description") is not None:
+        function["description"] = tool["description"]
+    function["parameters"] = tool.get("input_schema") or {"type": "object"}
+    if tool.get("strict") is not None:
+        function["strict"] = tool["strict"]
+    return {"type": "function", "function": function}
+
+
+def _output(chat: Json, json: Json) -> None:
+    config = json.get("output_config")
+    if config is None:
+        return
+    if not isinstance(config, dict):
+        raise invalid("output_config", "Input should be a valid dictionary")
+    check_fields(config, frozenset(("effort", "format")), "output_config")
+    if config.get("effort") is not None:
+        chat["reasoning_effort"] = config["effort"]
+    form = config.get("format")
+    if form is None:
+        return
+    if not isinstance(form, dict) or form.get("type") != "json_schema":
+        raise invalid("output_config.format.type", "Input should be 'json_schema'")
+    check_fields(form, frozenset(("type", "schema")), "output_config.format")
+    schema = {"name": "output", "schema": form.get("schema"), "strict": True}
+    chat["response_format"] = {"type": "json_schema", "json_schema": schema}
+
+
+def _check_context(management: Any) -> None:
+    """Refuses edits of the context that a chat completion cannot make. Raises: BadRequest."""
+    if management is None:
+        return
+    if not isinstance(management, dict):
+        raise invalid("context_management", "Input should be a valid dictionary")
+    check_fields(management, frozenset(("edits",)), "context_management")
+    for index, edit in enumerate(management.get("edits") or ()):
+        kind = edit.get("type") if isinstance(edit, dict) else None
+        if not isinstance(kind, str) or not kind.startswith(_CLEARS_THOUGHTS):
+            raise not_taken(f"context_management.edits.{index}.{str(kind)[:60]}")
+
+
+def _user_of(metadata: Any) -> Json:
+    """Returns `user_id` and `conversation_id` of a request's metadata.
+
+    Claude Code writes several names into one text; of these the account counts, else the device.
+    """
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, dict):
+        raise invalid("metadata", "Input should be a valid dictionary")
+    user = metadata.get("user_id")
+    if not isinstance(user, str):
+        if user is not None:
+            raise invalid("metadata.user_id", "Input should be a valid string")
+        return {}
+    if found := _OLDER_USER.fullmatch(user):
+        return {"user_id": found[2] or found[1], "conversation_id": found[3]}
+    if user.startswith("{"):
+        try:
+            names = orjson.loads(user)
+        except orjson.JSONDecodeError:
+            names = None
+        if isinstance(names, dict) and isinstance(names.get("device_id"), str):
+            account, session = names.get("account_uuid"), names.get("session_id")
+            person = account if isinstance(account, str) and account else names["device_id"]
+            found_names = {"user_id": person}
+            if isinstance(session, str) and session:
+                found_names["conversation_id"] = session
+            return found_names
+    return {"user_id": user}
+
+
+def _without_effect(body: bytes, json: Json, headers: RawHeaders) -> tuple[str, ...]:
+    """Returns the names of what a request says and a chat completion has no need of."""
+    names = [key for key in (*_NO_EFFECT, "context_management") if json.get(key) is not None]
+    if "cache_control" not in names and b'"cache_control"' in body:
+        names.append("cache_control")
+    if "thinking" not in names and any(b'"type":"%b"' % kind.encode() in body for kind in THOUGHTS):
+        names.append("thinking")
+    names += [key for key in ("eager_input_streaming", "input_examples") if b'"%b"' % key.encode() in body]
+    if any(name == _BETA for name, _ in headers):
+        names.append("anthropic-beta")
+    return tuple(names)
+
+
+def _is_sub_agent(json: Json, headers: RawHeaders) -> bool:
+    """Returns whether a model has written this request to a sub-agent of Claude Code's."""
+    if _SUB_AGENT_MARK in attribution_of(json.get("system")):
+        return True
+    named = next((value for name, value in headers if name == _SUB_AGENT_HEADER), b"")
+    return bool(header_text(named, _SUB_AGENT_HEADER.decode()).strip())

@@ -1,0 +1,285 @@
+"""Renders a reply in the form of Anthropic's Messages API: one message, whatever upstream and rounds made it.
+
+What an upstream sends in this dialect passes (`native_events`). A chat completion's deltas become content blocks
+(`blocks`): thoughts without a signature, text, and the client's calls.
+(platform.claude.com/docs/en/build-with-claude/streaming)
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+import orjson
+from msgspec import Struct
+
+from adapters.types import Event, Json, token_count
+from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.private import without_private
+from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent
+from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.spec import TurnSpec
+from gateway.dialects.messages.blocks import GrowingBlocks, content_of
+from gateway.dialects.messages.errors import error_object, frame
+from gateway.dialects.messages.native_events import STOP_REASONS, NativeEvents, event_name, merged
+from gateway.errors import GatewayError
+
+NOT_DURABLE = b": mnemogate not durable\n\n"
+
+
+class MakesMessages(Struct, frozen=True):
+    """The dialect, for one request."""
+
+    speaks_chat: ClassVar[bool] = False
+    # Of the request.
+    model: str
+    # Of the prompt, by estimate.
+    input_tokens: int
+
+    def __call__(self, spec: TurnSpec) -> MessagesView:
+        return MessagesView(self.model, self.input_tokens, spec.gateway_tools)
+
+
+class _NativeBody(msgspec.Struct):
+    """A whole reply, as adapters read it along."""
+
+    native_message: msgspec.Raw = msgspec.Raw(b"")
+
+
+_native_body = msgspec.json.Decoder(_NativeBody)
+
+
+class MessagesView(ClientView):
+    """The view of the Messages API. It shows one message: no gateway tools, no steps.
+
+    While gateway tools are offered nothing is sent before the first content: a hidden round may come first, and the
+    upstream's error in the round after it is then still a status.
+    """
+
+    def __init__(self, model: str, input_tokens: int, gateway_tools: Collection[str]) -> None:
+        self._model = model
+        self._input_tokens = input_tokens
+        self._gateway_tools = gateway_tools
+        self._waits = bool(gateway_tools)
+        self._held = 0  # bytes that wait
+        self._out: list[bytes] = []
+        self._first: Json = {}  # the turn's first chunk
+        self._has_begun = False
+        self._blocks = GrowingBlocks(self._emit)
+        self._native = NativeEvents(gateway_tools)
+        self._is_native = False  # the reply that is read comes in this dialect
+        self._replies: list[bytes] = []  # whole ones in this dialect
+        self._usage: Json | None = None
+        self._finish: str | None = None
+        self._is_refused = False
+
+    def take(self) -> bytes:
+        if self._waits or not self._out:
+            return b""
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    def begin(self, first: Json) -> None:
+        self._first = first
+
+    def take_whole(self, body: bytes) -> None:
+        native = _native_body.decode(body).native_message
+        if native:
+            self._replies.append(bytes(native))
+
+    def show(self, event: ReplyEvent) -> None:
+        self._show(event)
+
+    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+        if self._is_native:
+            return False
+        for text in filter(None, texts):
+            self.add_text(text)
+        return True
+
+    def add_text(self, text: str) -> None:
+        if self._is_native:
+            # A gap between the texts of two rounds: they are two blocks. A filler is a block of its own.
+            if not text.strip():
+                return
+            self._blocks.next_index = self._native.next_index
+            self._blocks.add_text(text)
+            self._blocks.end()
+            self._native.next_index = self._blocks.next_index
+            return
+        self._blocks.add_text(text)
+
+    def add_words(self, text: str, between: str, call: int) -> None:
+        self.add_text(between + text)
+
+    def add_thought(self, text: str) -> None:
+        self._blocks.add_thought(text)
+
+    def add_calls(self, calls: list[Json]) -> None:
+        for call in calls:
+            self._blocks.add_call(call)
+
+    def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
+        if self._is_native:
+            for raw in self._native.hide([event.raw for event in tail if event.raw]):
+                self._put(raw, has_content=False)
+            return
+        for event in tail:
+            self._show(event, is_hidden=True)
+
+    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
+        self._waits = False
+        raws = [event.raw for event in tail if event.raw]
+        if self._is_native:
+            if not (self._native.is_over and not raws):
+                self._out += self._native.end(raws, finish)
+            return
+        for event in tail:
+            self._show(event)
+        self._finish = finish or self._finish
+        self._begin_message()
+        self._blocks.end()
+        usage = _usage(self._usage) if self._usage is not None else {"output_tokens": 0}
+        self._emit("message_delta", delta=self._ending(), usage=usage)
+        self._emit("message_stop")
+
+    def not_durable(self) -> None:
+        self._out.append(NOT_DURABLE)
+
+    def upstream_error(self, error: Json, raw: bytes | None) -> None:
+        self._waits = False
+        if raw is not None and event_name(raw) == "error":
+            self._out.append(raw)
+            return
+        code = error.get("code")
+        status = code if isinstance(code, int) else 500
+        message = str(error.get("message") or "")
+        self._out.append(frame("error", error_object(status, message, code=code, kind=error.get("type"))))
+
+    def fail(self, error: GatewayError) -> None:
+        self._waits = False
+        self._out.append(frame("error", error_object(error.status, error.message, error.code)))
+
+    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        if self._replies:
+            if is_unchanged:
+                return self._replies[-1]
+            replies = [orjson.loads(each) for each in self._replies]
+            return orjson.dumps(merged(replies, self._gateway_tools, outcome.finish_reason))
+        shown_reply = without_private(outcome.shown_reply or {})
+        self._finish, self._is_refused = outcome.finish_reason, bool(shown_reply.get("refusal"))
+        usage = _usage(outcome.usage or {}, self._input_tokens)
+        message = {**self._message(), "content": content_of(shown_reply), **self._ending(), "usage": usage}
+        return orjson.dumps(message)
+
+    def refused(self, status: int, body: bytes) -> bytes | None:
+        try:
+            parsed = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return None
+        if status < 300 or not isinstance(parsed, dict):
+            return None
+        error = parsed.get("error")
+        if parsed.get("type") == "error" and isinstance(error, dict):
+            return body
+        fields: Json = error if isinstance(error, dict) else parsed
+        message = fields.get("message") or parsed.get("detail") or error
+        text = message if isinstance(message, str) else orjson.dumps(message).decode()
+        return orjson.dumps(error_object(status, text, fields.get("code")))
+
+    # What comes in
+
+    def _show(self, event: ReplyEvent, *, is_hidden: bool = False) -> None:
+        """Shows an event. is_hidden: it ends a hidden round."""
+        raw = event.raw or b""
+        if (name := event_name(raw)) is not None:
+            self._is_native = True
+            shown = self._native.pass_on(raw, name)
+            self._put(shown, has_content=self._native.has_content)
+            return
+        if event.chunk is None:
+            if raw.startswith(b":"):
+                self._put(raw, has_content=False)
+            return
+        if self._is_native and not raw:
+            return  # further chunks of an event that has passed
+        for choice in event.choices:
+            if not isinstance(choice, dict) or choice.get("index"):
+                continue
+            if not self._waits:
+                self._begin_message()  # the model may think for long before its first text
+            delta = choice.get("delta")
+            if isinstance(delta, dict):
+                self._add_delta(delta if event.calls is None else {**delta, "tool_calls": event.calls})
+            if not is_hidden:
+                self._finish = choice.get("finish_reason") or self._finish
+        usage = event.usage or event.chunk.get("usage")
+        if isinstance(usage, dict) and not is_hidden:
+            self._usage = usage
+
+    def _add_delta(self, delta: Json) -> None:
+        thought = delta.get("reasoning_content") or delta.get("reasoning")
+        if isinstance(thought, str) and thought:
+            self._blocks.add_thought(thought)
+        if text := text_of(delta):
+            self._blocks.add_text(text)
+        if isinstance(refusal := delta.get("refusal"), str) and refusal:
+            self._is_refused = True
+            self._blocks.add_text(refusal)
+        calls = delta.get("tool_calls")
+        self.add_calls([call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else [])
+
+    # What goes out
+
+    def _put(self, raw: bytes, *, has_content: bool) -> None:
+        if not raw:
+            return
+        self._out.append(raw)
+        if self._waits:
+            self._held += len(raw)
+            self._waits = not has_content and self._held <= MOST_HELD_BYTES
+
+    def _begin_message(self) -> None:
+        self._waits = False
+        if self._has_begun or self._native.has_begun:
+            return
+        self._has_begun = True
+        usage = {"input_tokens": self._input_tokens, "output_tokens": 0}
+        self._out.append(frame("message_start", {"message": {**self._message(), "usage": usage}}))
+
+    def _message(self) -> Json:
+        id_ = self._first.get("id")
+        return {
+            "id": id_ if isinstance(id_, str) and id_ else f"msg_{secrets.token_hex(12)}",
+            "type": "message",
+            "role": "assistant",
+            "model": self._first.get("model") or self._model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+        }
+
+    def _ending(self) -> Json:
+        reason = "refusal" if self._is_refused else STOP_REASONS.get(str(self._finish), "end_turn")
+        return {"stop_reason": reason, "stop_sequence": None}
+
+    def _emit(self, kind: str, **fields: Any) -> None:
+        self._begin_message()
+        self._out.append(frame(kind, fields))
+
+
+def _usage(usage: Json, input_tokens: int = 0) -> Json:
+    """Returns the usage of a chat completion under the names that it has here: what was cached is counted apart."""
+    details = usage.get("prompt_tokens_details")
+    cached = token_count(details, "cached_tokens")
+    written = token_count(details, "cache_write_tokens")
+    prompt = token_count(usage, "prompt_tokens") if usage else input_tokens
+    return {
+        "input_tokens": max(0, prompt - cached - written),
+        "cache_read_input_tokens": cached,
+        "cache_creation_input_tokens": written,
+        "output_tokens": token_count(usage, "completion_tokens"),
+    }
