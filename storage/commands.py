@@ -254,6 +254,15 @@ class BlockMerge(Struct, frozen=True):
     dropped: Sequence[BlockOp] = ()
 
 
+class RecallRow(NamedTuple):
+    """The note of the recall of a turn that looked for memory."""
+
+    # The id of its request, packed (storage/sql/recalls.py).
+    request: bytes
+    # Packed numbers, which the store does not read.
+    data: bytes
+
+
 class TurnWrite(Struct, frozen=True):
     """A turn to be written, in one transaction."""
 
@@ -284,6 +293,7 @@ class TurnWrite(Struct, frozen=True):
     opening: Opening | None = None
     # The characters of its messages.
     chars: int = 0
+    recall: RecallRow | None = None
 
 
 class Committed(Struct, frozen=True):
@@ -456,9 +466,10 @@ class RunEnd(Struct, frozen=True):
 class ForgetTarget(Struct, frozen=True):
     """The part of one memory that is to be forgotten."""
 
-    # Messages and passages, by their numbers.
+    # Messages, passages and facts, by their numbers. A fact that is named goes without the messages it came from.
     messages: Sequence[int] = ()
     passages: Sequence[int] = ()
+    facts: Sequence[int] = ()
     # Files, exchanges and a conversation, by their rows.
     files: Sequence[int] = ()
     exchanges: Sequence[int] = ()

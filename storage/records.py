@@ -65,6 +65,8 @@ class Agent(Struct, frozen=True):
     # The next number; messages, passages and facts are numbered in one order.
     next_seq: int = 1
     created: float = 0.0
+    # Since when nothing is remembered or recalled; None: it is.
+    paused: float | None = None
 
 
 class Numbers(NamedTuple):
@@ -311,6 +313,10 @@ class Passage(Struct, frozen=True):
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+# The source of a fact that is muted, among what a search finds.
+MUTED = "muted"
+
+
 class Message(Struct, frozen=True, eq=False):
     """An active message, as recall and `memory show` read it."""
 
@@ -323,7 +329,7 @@ class Message(Struct, frozen=True, eq=False):
     conversation: int
     speaker: str | None = None
     atoms: tuple[Atom, ...] = ()
-    # One of message, passage, fact.
+    # One of message, passage, fact, muted: a fact that is not shown.
     source: str = "message"
     # Seq of the message before it in its conversation.
     previous: int | None = None
@@ -368,6 +374,10 @@ class Fact(Struct, frozen=True):
     ended_at: float | None = None
     # The number of the fact that is true instead.
     successor: int | None = None
+    # Who stated it: learned, model, operator or person.
+    origin: str = "learned"
+    # No note, search tool or summary has it.
+    muted: bool = False
 
 
 class Key(Struct, frozen=True):

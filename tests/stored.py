@@ -28,7 +28,7 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.memory.rules import RULES
 from gateway.core.prompt.compose import Composition, compose, known_note
 from gateway.run.memory.contents import with_contents
-from storage.commands import Change, Committed, MemorySnapshot, Pool, TurnWrite
+from storage.commands import Change, Committed, MemorySnapshot, Pool, RecallRow, TurnWrite
 from storage.database import Connection
 from storage.open import is_url
 from storage.postgres.pool import PoolLimits
@@ -236,6 +236,8 @@ class Speaker:
         decided: Callable[[Change], None] = lambda change: None,
         section: SentSection | None = None,
         row: int = -1,
+        defaults: Sequence[Block] = (HUMAN,),
+        recall_row: RecallRow | None = None,
     ) -> tuple[TurnWrite, Committed]:
         """Writes a turn, which may be kept later. decided: told of what is decided inside the transaction.
 
@@ -269,7 +271,8 @@ class Speaker:
             opening=opening_of(plan, now),
             ops=[memory_insert(0, f"{now}-{i}", text) for i, text in enumerate(edited)],
             section=section,
-            defaults=[HUMAN],
+            defaults=defaults,
+            recall=recall_row,
         )
         return write, await self.store.turns.commit(write)
 
@@ -280,9 +283,9 @@ class Speaker:
         return committed
 
     async def say(
-        self, messages: Sequence[WireMessage], reply: WireMessage, key: str | None = None
+        self, messages: Sequence[WireMessage], reply: WireMessage, key: str | None = None, **options: Any
     ) -> Committed:
-        return await self.end(await self.begin(messages, key), [reply])
+        return await self.end(await self.begin(messages, key), [reply], **options)
 
     async def rows(self) -> list[Exchange]:
         """Everything stored of this scope, with its content."""

@@ -30,6 +30,7 @@ DATA = {
     "storage.commands",
     "storage.fusion",
     "storage.listing",
+    "storage.recall_record",
     "storage.records",
 }
 ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors", "adapters.sse"}
@@ -39,6 +40,7 @@ STORAGE = {
     "storage.fusion",
     "storage.listing",
     "storage.database",
+    "storage.recall_record",
     "storage.records",
     "storage.errors",
     "storage.sidecar",
@@ -149,7 +151,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"batch_records"},
         {"commands", "database", "listing", "search"},
         {"health_check", "records", "sidecar"},
-        {"errors", "fusion", "text"},
+        {"errors", "fusion", "recall_record", "text"},
     ],
 }
 # These stand alone: none of their neighbours imports them, and they import the lowest floor alone.

@@ -6,11 +6,13 @@ Pure: bytes and values in, numbers out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 
 from msgspec.structs import replace
 
 from storage.fusion import in_turn
+from storage.recall_record import SearchTrace
 from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
 from storage.search.common import COMMON_SHARE, NAMES_NOTHING, least_common, load_tables, shares_in_general
 from storage.search.find import find, widen
@@ -70,6 +72,7 @@ def rank(
     room: int = 0,
     only_strong: bool = False,
     near: Near | None = None,
+    trace: SearchTrace | None = None,
 ) -> list[int]:
     """Returns the numbers of the messages that answer the query, best first.
 
@@ -85,6 +88,7 @@ def rank(
         win?" shares its words with the message that names her, and not with the one that answers.
     tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts.
     skip: messages that are not wanted; those in the index count for the statistics.
+    trace: is filled.
     only_strong: for a search that was not asked for. Small talk finds nothing, and without hits that hold a
         good part of the query nothing is returned. A search tool leaves it off.
     """
@@ -116,7 +120,16 @@ def rank(
             rows = _mix(rows, sums.best(unwanted, MOST_HITS, only_strong=only_strong))
     if len(rows) > limit:
         rows = _fill(rows, layout, limit, room)
-    return _numbers(rows, layout)
+    seqs = _numbers(rows, layout)
+    if trace is not None:
+        trace.scores = dict(zip(seqs, sums.relative(rows), strict=True))
+        trace.weak = partial(_weak, sums, layout)
+    return seqs
+
+
+def _weak(sums: Scores, layout: IndexLayout, limit: int) -> dict[int, tuple[float, float, float | None]]:
+    rows = sums.left_out(limit)
+    return dict(zip(_numbers(rows, layout), sums.relative(rows), strict=True))
 
 
 def most_telling(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -65,6 +65,9 @@ class Scores:
         self._score, self._share = np.zeros(len(layout.flags) + 1), np.zeros(len(layout.flags) + 1)
         self._hits: list[tuple[NDArray[np.int64], Sequence[int], Sequence[float]]] = []
         self._asked = 0.0
+        # Of the last call of `best`: rows, their scores by words and by vectors, and whose they are.
+        self._ranked: tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, NDArray[Any]] | None = None
+        self._found: list[int] = []
 
     def add(self, found: Found) -> None:
         import numpy as np
@@ -109,6 +112,7 @@ class Scores:
             score[gone] = share[gone] = 0.0
             if outstanding is not None and beyond is not None:
                 outstanding[gone] = beyond[gone] = 0.0
+        self._ranked, self._found = (rows, score, outstanding, flags & USER), []
         best, nearest = _most(score), 0.0 if outstanding is None else _most(outstanding)
         far = None
         if only_strong and (not best > 0 or self._is_weak(rows, score, share)):
@@ -135,7 +139,39 @@ class Scores:
                 _hold_back(fused, rows, flags, layout)
             fused[weak | (fused < LEAST_RELATIVE * _most(fused))] = 0.0
         found: list[int] = rows[_best(fused, limit)].tolist()
+        self._found = found
         return found
+
+    def relative(self, rows: Sequence[int]) -> list[tuple[float, float, float | None]]:
+        """Returns how good rows of the last ranking are, as `SearchTrace.scores` has it."""
+        if not rows or self._ranked is None:
+            return []
+        known, score, outstanding, _ = self._ranked
+        fused = self._fused()
+        at = known.searchsorted(rows)
+        by_all = (fused[at] / (_most(fused) or 1.0)).tolist()
+        by_words = (score[at] / (_most(score) or 1.0)).tolist()
+        if outstanding is None:
+            return [(a, b, None) for a, b in zip(by_all, by_words, strict=True)]
+        by_meaning = (outstanding[at] / (_most(outstanding) or 1.0)).tolist()
+        return list(zip(by_all, by_words, by_meaning, strict=True))
+
+    def left_out(self, limit: int) -> list[int]:
+        """Returns the best rows that the last ranking had scores for and did not return."""
+        if self._ranked is None:
+            return []
+        known, fused = self._ranked[0], self._fused()
+        fused[known.searchsorted(self._found)] = 0.0
+        found: list[int] = known[_best(fused, limit)].tolist()
+        return found
+
+    def _fused(self) -> NDArray[np.float64]:
+        assert self._ranked is not None
+        _, score, outstanding, of_user = self._ranked
+        fused = _relative(score, of_user, self._layout.user_weight)
+        if outstanding is not None:
+            fused += _relative(outstanding, of_user, self._layout.user_weight)
+        return fused
 
     def _of_rows(
         self,

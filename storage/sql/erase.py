@@ -9,6 +9,7 @@
     run_texts  what runs of the memory hold besides their exchanges
     readings   what runs of its sleeptime agents hold of it
     additions  notes and hidden rounds that may quote what is gone
+    recalls    what is noted of recalls of what is gone
     end        marks and intention are deleted
 
 The store's `Rules` decide what quotes what, and what is left of a block.
@@ -16,7 +17,7 @@ The store's `Rules` decide what quotes what, and what is left of a block.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -26,6 +27,8 @@ from msgspec.structs import replace
 
 from storage.commands import Rules
 from storage.database import Connection
+from storage.recall_record import KINDS, without
+from storage.recall_record import named as named_in
 from storage.records import API_PROFILE, Exchange, State
 from storage.sql import exchanges
 from storage.sql.additions import DAY_S, erase_additions
@@ -34,9 +37,11 @@ from storage.sql.agents_api.blocks import hand_over_blocks
 from storage.sql.agents_api.runs import erase_texts
 from storage.sql.agents_api.sleepers import empty_readings
 from storage.sql.blocks import empty_snapshots
+from storage.sql.facts import UNLEARNED
 from storage.sql.jobs import forget_jobs
 from storage.sql.rebuild import erased_among, origins_of, rebuild_block
-from storage.sql.statements import load
+from storage.sql.recalls import SQL as PAGE
+from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
 
 SQL = load("forget.sql")
@@ -212,7 +217,7 @@ def _erasing(kind: str) -> ErasingPhase:
 
     async def erase(connection: Connection, work: ErasingWork, after: int) -> int | None:
         agent, before = work.agent, work.target["before"]
-        named = work.target.get("passages", ()) if kind == "passage" else ()
+        named = work.target.get(f"{kind}s", ())
         files = work.target.get("files", ())
         rows = await connection.rows(SQL[f"{kind}s_of"], (agent, after, _READ_PAGE))
         origins = {id: origins_of(exchange, sources) for id, _, _, exchange, sources, _ in rows}
@@ -223,6 +228,7 @@ def _erasing(kind: str) -> ErasingPhase:
                 await connection.run(SQL[f"{kind}_erase"], (id, agent))
                 if kind == "fact":
                     await connection.run(SQL["fact_ended_erase"], (id, agent))
+                    await connection.run(SQL["fact_mute_erase"], (id, agent))
                 # Its day is stored until what quotes it is gone too.
                 await exchanges.mark(connection, agent, "day", (b"",), int(at // DAY_S))
                 await forget_indexed(connection, agent, [seq])
@@ -237,17 +243,77 @@ async def _erase_files(connection: Connection, work: ErasingWork, after: int) ->
     return None
 
 
+async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Notes of facts that go alone by what they would be learned again, and takes their sentences out of blocks."""
+    named = work.target.get("facts", ())
+    rows = await rows_of(connection, SQL["facts_named"], named, work.agent)
+    for _, key, exchange, sources in rows:
+        for origin in origins_of(exchange, sources):
+            await exchanges.mark(connection, work.agent, UNLEARNED, (key,), origin)
+    if rows:
+        await _rebuild_all(connection, work, frozenset(text.casefold() for text, *_ in rows))
+    return None
+
+
+async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Overwrites in a page of the recalls what is gone, and deletes those of turns that are."""
+    agent = work.agent
+    rows = await connection.rows(SQL["recalls_of"], (agent, after, _PAGE))
+    wanted: dict[str, set[int]] = {kind: set() for kind in KINDS}
+    turns: set[int] = set()
+    for exchange, data in rows:
+        e = await exchanges.load_exchange(connection, agent, exchange)
+        if e is None or e.state is State.FORGOTTEN or -1 in e.redactions:
+            await connection.run(PAGE["recall_drop"], (exchange, agent))
+            continue
+        turns.add(exchange)
+        for kind, seq in named_in(data):
+            wanted[kind].add(seq)
+    there = await _there(connection, agent, wanted)
+    for exchange, data in rows:
+        if exchange not in turns:
+            continue
+        left = without(data, lambda kind, seq: (kind, seq) in there)
+        if left != data:
+            await connection.run(SQL["recall_set"], (left, exchange, agent))
+    return rows[-1][0] if len(rows) == _PAGE else None
+
+
+async def _there(
+    connection: Connection, agent: int, wanted: Mapping[str, Collection[int]]
+) -> set[tuple[str, int]]:
+    """Returns those of these messages, facts and passages that are there."""
+    found: set[tuple[str, int]] = set()
+    for kind in ("fact", "passage"):
+        rows = await rows_of(connection, SQL[f"{kind}s_there"], sorted(wanted[kind]), agent)
+        found.update((kind, seq) for (seq,) in rows)
+    messages = await rows_of(connection, SQL["messages_there"], sorted(wanted["message"]), agent)
+    for seq, first, span, redactions in messages:
+        place = seq - first if seq < first + span - 1 else -1
+        if place not in orjson.loads(redactions or b"[]"):
+            found.add(("message", seq))
+    return found
+
+
 async def _rebuild_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Rebuilds all blocks that an agent could write, at once: there are a few."""
+    await _rebuild_all(connection, work)
+    return None
+
+
+async def _rebuild_all(
+    connection: Connection, work: ErasingWork, texts: Collection[str] = frozenset()
+) -> None:
+    """Rebuilds blocks. texts: what is gone as well, in small letters."""
     if "all" in work.target:
         project, profile = work.target["all"]
     else:
         row = await connection.row(SQL["scope_of"], (work.agent,))
         if row is None:
-            return None
+            return
         project, profile = row[0], row[1]
     for block, owner in await connection.rows(SQL["blocks_seen"], (work.agent, project, profile)):
-        if await rebuild_block(connection, work.agent, block, work.rules, work.now):
+        if await rebuild_block(connection, work.agent, block, work.rules, work.now, texts):
             await exchanges.mark(connection, work.agent, "blocks", (b"",), 0)
             await empty_snapshots(connection, "snapshots_showing", (block,))
             if owner == work.agent:
@@ -255,7 +321,6 @@ async def _rebuild_blocks(connection: Connection, work: ErasingWork, after: int)
             else:
                 for statement in ("raise_epochs_seeing", "steps_seeing", "renew_seeing"):
                     await connection.run(SQL[statement], (block,))
-    return None
 
 
 async def _hand_over(connection: Connection, work: ErasingWork, after: int) -> int | None:
@@ -316,10 +381,12 @@ _ERASING: dict[str, ErasingPhase] = {
     "readings": _empty_readings,
     "run_texts": _erase_run_texts,
     "files": _erase_files,
+    "unlearned": _unlearn,
     "passages": _erasing("passage"),
     "facts": _erasing("fact"),
     "blocks": _rebuild_blocks,
     "additions": _erase_additions,
+    "recalls": _erase_recalls,
     "end": _end,
 }
 # Rows with text are emptied a page at a time; whatever holds none is deleted, blocks once their versions are empty.
@@ -334,6 +401,9 @@ _WHOLE = (
     "blocks",
     "attached",
     "ended",
+    "muted",
+    "recalls",
+    "links",
     "readers",
     "forks",
     "marks",
@@ -355,6 +425,6 @@ def phases_of(target: dict[str, Any]) -> dict[str, ErasingPhase]:
         return {
             name: phase
             for name, phase in _ERASING.items()
-            if name not in ("files", "passages", "facts", "blocks")
+            if name not in ("files", "unlearned", "passages", "facts", "blocks")
         }
     return _ERASING

@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import MOST_QUESTIONS, NO_ADDITIONS, NO_NOTES, MemorySnapshot, Probes, StoredContent
+from storage.commands import (
+    MOST_QUESTIONS,
+    NO_ADDITIONS,
+    NO_NOTES,
+    MemorySnapshot,
+    Probes,
+    RecallRow,
+    StoredContent,
+)
 from storage.database import AgentNumbers, Connection, Row
 from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, SentSection, State
 from storage.sql.blocks import seen
@@ -301,6 +309,9 @@ async def contents(connection: Connection, agent: int, exchanges: Sequence[int])
 # -- writing
 
 
+NO_RECALL = (None, None)
+
+
 class Added(NamedTuple):
     """The row of an exchange that was added. is_head: a list that was made elsewhere began with its path."""
 
@@ -318,6 +329,7 @@ async def add_exchange(
     *,
     continues_parent: bool = False,
     is_all: bool = False,
+    recall: RecallRow | None = None,
 ) -> Added | None:
     """Adds a turn as it was planned.
 
@@ -325,16 +337,21 @@ async def add_exchange(
 
     continues_parent: it continues its parent.
     is_all: nothing else is written with it.
+    recall: is written with it.
     """
-    values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev)
+    values = (*_values(e), e.seq, e.run, agent, epoch, e.conversation, rev, *(recall or NO_RECALL))
     statement = SQL["exchange_add_continuing" if continues_parent else "exchange_add"]
     row = await connection.insert(statement, values, is_all=is_all)
     return None if row is None else Added(*row)
 
 
-async def insert_exchange(connection: Connection, agent: int, e: Exchange) -> Added:
-    """Adds a turn that was resolved in this transaction."""
-    row = await connection.row(SQL["exchange_insert"], (*_values(e), e.seq, e.run, agent))
+async def insert_exchange(
+    connection: Connection, agent: int, e: Exchange, recall: RecallRow | None = None
+) -> Added:
+    """Adds a turn that was resolved in this transaction. recall: is written with it."""
+    row = await connection.row(
+        SQL["exchange_insert"], (*_values(e), e.seq, e.run, agent, *(recall or NO_RECALL))
+    )
     assert row is not None  # it is inserted, or an error is raised
     return Added(*row)
 

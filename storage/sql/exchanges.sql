@@ -157,6 +157,7 @@ id, seq, {is_head}
 
 -- piece: planned
 -- The conversation is as it was when a turn was planned on it: ?38 the agent, ?39 its epoch, ?40 the conversation, ?41 its rev.
+-- ?42, ?43: what is noted of its recall (`recalls`), or NULL; SQLite's connection has a trigger that adds that row.
 a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 
 -- name: exchange_add (sqlite)
@@ -164,7 +165,7 @@ a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 -- Since triggers follow, the rows of a SELECT and those of RETURNING would be gathered in a table each.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
 VALUES ({?1..35}, (SELECT CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END FROM agents WHERE id = ?38), ?38,
-    (SELECT tell_row(a.next_seq, {is_head}) FROM agents a JOIN conversations c ON c.agent = a.id WHERE {planned}), {padded:35})
+    (SELECT tell_row(a.next_seq, {is_head}, ?42, ?43) FROM agents a JOIN conversations c ON c.agent = a.id WHERE {planned}), {padded:35})
 
 -- name: exchange_add (postgres)
 -- It locks the agent, then the conversation, and takes a number only where the rev was right, so that there are no gaps.
@@ -175,7 +176,7 @@ WITH {taken}
 -- name: exchange_add_continuing (sqlite)
 -- The same of a turn by which its parent is carried: that one's row is met.
 INSERT INTO exchanges (id, {columns}, run, agent, seq, room, pad)
-SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, tell_row(a.next_seq, {is_head}), {padded:35}
+SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, tell_row(a.next_seq, {is_head}, ?42, ?43), {padded:35}
 FROM agents a JOIN conversations c ON c.agent = a.id CROSS JOIN (
     SELECT NULL AS id UNION ALL
     SELECT id FROM exchanges WHERE id = ?2 AND agent = ?38 AND continued = 0) x
@@ -183,43 +184,69 @@ WHERE {planned}
 ON CONFLICT (id) DO UPDATE SET continued = 1
 
 -- name: exchange_add_continuing (postgres)
-WITH {taken},
-k AS (UPDATE exchanges SET continued = 1 FROM n WHERE exchanges.id = ?2 AND exchanges.agent = n.id)
+WITH {taken}
+k AS (UPDATE exchanges SET continued = 1 FROM n WHERE exchanges.id = ?2 AND exchanges.agent = n.id),
 {add_taken}
 
 -- piece: taken
 -- In PostgreSQL: the numbers `n` of a turn that was planned.
 a AS (SELECT id FROM agents WHERE id = ?38 AND epoch = ?39 FOR NO KEY UPDATE),
 c AS (
-    UPDATE conversations SET rev = rev + 1, last_at = greatest(last_at, coalesce(CAST(?9 AS DOUBLE PRECISION), ?10, ?8)),
-        tip = CASE WHEN tip = 0 THEN 0 ELSE nextval('exchanges_id_seq') END
+    UPDATE conversations SET rev = rev + 1, last_at = greatest(last_at, {moved}),
+        tip = CASE WHEN tip = 0 THEN 0 ELSE nextval('exchanges_id_seq') END,
+        messages = messages + {new_messages}, bytes = bytes + {new_bytes}
     FROM a WHERE conversations.id = ?40 AND conversations.agent = a.id AND rev = ?41 RETURNING tip
 ),
-n AS (UPDATE agents SET next_seq = next_seq + ?4 FROM c WHERE agents.id = ?38 RETURNING agents.id, next_seq - ?4 AS seq, tip)
+n AS (UPDATE agents SET next_seq = next_seq + ?4, {counted} FROM c WHERE agents.id = ?38 RETURNING agents.id, next_seq - ?4 AS seq, tip),
 
 -- piece: add_taken
-INSERT INTO exchanges (id, {columns}, run, agent, seq)
-SELECT CASE WHEN n.tip = 0 THEN nextval('exchanges_id_seq') ELSE n.tip END, {?1..35},
-       CASE WHEN n.seq = ?36 THEN ?37 ELSE n.seq END, n.id, n.seq FROM n
-RETURNING {added}
+e AS (
+    INSERT INTO exchanges (id, {columns}, run, agent, seq)
+    SELECT CASE WHEN n.tip = 0 THEN nextval('exchanges_id_seq') ELSE n.tip END, {?1..35},
+           CASE WHEN n.seq = ?36 THEN ?37 ELSE n.seq END, n.id, n.seq FROM n
+    RETURNING id, seq, agent
+),
+r AS (INSERT INTO recalls (exchange, agent, at, request, data)
+    SELECT e.id, e.agent, {moved}, ?42, ?43 FROM e WHERE CAST(?43 AS BYTEA) IS NOT NULL)
+SELECT {added} FROM e
+
+-- piece: moved
+-- When an exchange that is added ended, as its conversation takes it.
+coalesce(CAST(?9 AS DOUBLE PRECISION), ?10, ?8)
+
+-- piece: new_messages
+-- How many messages an exchange that is added counts for, and how many bytes.
+CASE WHEN CAST(?11 AS TEXT) IN ('forgotten', 'off') THEN 0 ELSE ?4 - CASE WHEN CAST(?34 AS BYTEA) IS NULL THEN 1 ELSE 0 END END
+
+-- piece: new_bytes
+CASE WHEN CAST(?11 AS TEXT) IN ('forgotten', 'off') THEN 0 ELSE coalesce(length(CAST(?33 AS BYTEA)), 0)
+    + coalesce(length(CAST(?34 AS BYTEA)), 0) + coalesce(length(CAST(?35 AS BYTEA)), 0) END
+
+-- piece: counted
+-- What an exchange that is added changes in its agent's row, besides its next number.
+last_turn = greatest(last_turn, {moved}), messages = messages + {new_messages}, bytes = bytes + {new_bytes}
 
 -- name: exchange_insert (sqlite)
 -- Adds a turn that was resolved inside this transaction.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
-SELECT {?1..35}, CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END, id, next_seq, {padded:35} FROM agents WHERE id = ?38
+SELECT {?1..35}, CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END, id, tell_row(next_seq, 0, ?39, ?40), {padded:35}
+FROM agents WHERE id = ?38
 RETURNING {added}
 
 -- name: exchange_insert (postgres)
-WITH n AS (UPDATE agents SET next_seq = next_seq + ?4 WHERE id = ?38 RETURNING id, next_seq - ?4 AS seq),
+WITH n AS (UPDATE agents SET next_seq = next_seq + ?4, {counted} WHERE id = ?38 RETURNING id, next_seq - ?4 AS seq),
 e AS (
     INSERT INTO exchanges ({columns}, run, agent, seq)
     SELECT {?1..35}, CASE WHEN n.seq = ?36 THEN ?37 ELSE n.seq END, n.id, n.seq FROM n
     RETURNING id, seq, agent, conversation, coalesce(ended, stopped, touched) AS moved
 ),
 c AS (
-    UPDATE conversations SET rev = rev + 1, last_at = greatest(last_at, e.moved), tip = CASE WHEN tip = 0 THEN 0 ELSE e.id END
+    UPDATE conversations SET rev = rev + 1, last_at = greatest(last_at, e.moved), tip = CASE WHEN tip = 0 THEN 0 ELSE e.id END,
+        messages = messages + {new_messages}, bytes = bytes + {new_bytes}
     FROM e WHERE conversations.id = e.conversation AND conversations.agent = e.agent
-)
+),
+r AS (INSERT INTO recalls (exchange, agent, at, request, data)
+    SELECT e.id, e.agent, e.moved, ?39, ?40 FROM e WHERE CAST(?40 AS BYTEA) IS NOT NULL)
 SELECT {added} FROM e
 
 -- name: exchange_put (sqlite)
@@ -232,9 +259,11 @@ WITH e AS (
     RETURNING id, agent, conversation, coalesce(ended, stopped, touched) AS moved
 ),
 c AS (
-    UPDATE conversations SET rev = rev + 1, last_at = greatest(last_at, e.moved), tip = CASE WHEN tip = 0 THEN 0 ELSE e.id END
+    UPDATE conversations SET rev = rev + 1, last_at = greatest(last_at, e.moved), tip = CASE WHEN tip = 0 THEN 0 ELSE e.id END,
+        messages = messages + {new_messages}, bytes = bytes + {new_bytes}
     FROM e WHERE conversations.id = e.conversation AND conversations.agent = e.agent
-)
+),
+a AS (UPDATE agents SET {counted} FROM e WHERE agents.id = e.agent)
 SELECT id FROM e
 
 -- name: exchange_update (sqlite)
@@ -355,13 +384,17 @@ DELETE FROM marks WHERE agent = ? AND kind = 'stale' AND exchange = ?
 -- Reads one exchange with its content.
 SELECT p.input, p.shown_reply, {skeleton}, p."full" FROM exchanges p WHERE p.id = ? AND p.agent = ?
 
+-- piece: fact_or_muted
+-- The kind of a fact `f` in what a search finds.
+CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 'muted' ELSE 'fact' END
+
 -- name: passages_and_facts_at
 -- Reads passages, and facts that are still true, by their numbers.
 WITH wanted(seq) AS ({each:2:BIGINT:96})
 SELECT p.seq, p.text, p.at, 'passage', NULL, NULL FROM wanted
 JOIN passages p ON p.agent = ?1 AND p.seq = wanted.seq
 UNION ALL
-SELECT f.seq, f.text, f.valid_from, 'fact', f.sources, e.conversation FROM wanted
+SELECT f.seq, f.text, f.valid_from, {fact_or_muted}, f.sources, e.conversation FROM wanted
 JOIN facts f ON f.agent = ?1 AND f.seq = wanted.seq LEFT JOIN exchanges e ON e.id = f.exchange AND e.agent = f.agent
 WHERE NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
 
@@ -369,7 +402,7 @@ WHERE NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = 
 -- Reads those that the search index does not know yet.
 SELECT seq, text, at, 'passage', NULL, NULL FROM passages WHERE agent = ?1 AND seq >= ?2
 UNION ALL
-SELECT f.seq, f.text, f.valid_from, 'fact', f.sources, e.conversation
+SELECT f.seq, f.text, f.valid_from, {fact_or_muted}, f.sources, e.conversation
 FROM facts f LEFT JOIN exchanges e ON e.id = f.exchange AND e.agent = f.agent
 WHERE f.agent = ?1 AND f.seq >= ?2 AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
 ORDER BY 1 LIMIT ?3

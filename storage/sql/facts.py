@@ -16,10 +16,11 @@ from msgspec.structs import replace
 
 from storage.commands import Learned, LearnedFact
 from storage.database import Connection, Row
+from storage.errors import NotFound, WriteConflict
 from storage.records import LEARNER, Agent, Block, BlockOp, Fact
 from storage.sql.agents import load_agent, take_seq
 from storage.sql.blocks import ensure_blocks, load_blocks, write_block
-from storage.sql.group import Group, effect, reads
+from storage.sql.group import Group, effect, reads, writes
 from storage.sql.readers import advance, cursor_of
 from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
@@ -27,6 +28,8 @@ from storage.sql.vectors import forget_indexed
 SQL = load("facts.sql")
 
 ORIGIN = "learning"
+# The kind of the marks of facts that were forgotten alone: by their key, the exchanges that they were learned from.
+UNLEARNED = "unlearned"
 
 
 class Facts(Group):
@@ -46,6 +49,53 @@ class Facts(Group):
         rows = await rows_of(connection, SQL["get"], seqs, agent)
         found = {fact.seq: fact for fact in map(_fact, rows)}
         return [found[seq] for seq in seqs if seq in found]
+
+    @reads
+    async def at(self, connection: Connection, agent: int, seq: int) -> Fact | None:
+        """Returns the fact with this number, true or not; None where there is none."""
+        row = await connection.row(SQL["at"], (agent, seq))
+        return None if row is None else _fact(row)
+
+    @reads
+    async def before(self, connection: Connection, agent: int, fact: int) -> builtins.list[Fact]:
+        """Returns the facts whose place a fact took, by its row, newest first."""
+        return [_fact(row) for row in await connection.rows(SQL["before"], (agent, fact))]
+
+    @writes
+    async def mute(self, connection: Connection, agent: int, seq: int, at: float, *, is_muted: bool) -> Fact:
+        """Has a fact stay in lists alone, or has it said again. Raises: NotFound."""
+        await connection.lock(agent)
+        values = (agent, seq, at) if is_muted else (agent, seq)
+        await connection.run(SQL["mute" if is_muted else "unmute"], values)
+        row = await connection.row(SQL["at"], (agent, seq))
+        if row is None:
+            raise NotFound(f"there is no fact {seq}")
+        return _fact(row)
+
+    @writes
+    async def correct(
+        self, connection: Connection, agent: Agent, seq: int, text: str, key: str, origin: str, at: float
+    ) -> Fact:
+        """Puts a new fact with the sources of an old one in its place, from now on.
+
+        key: as in `LearnedFact`.
+
+        Raises: NotFound; WriteConflict: something else has taken the old fact's place already.
+        """
+        await connection.lock(agent.id)
+        row = await connection.row(SQL["at"], (agent.id, seq))
+        if row is None:
+            raise NotFound(f"there is no fact {seq}")
+        old = _fact(row)
+        if old.ended_at is not None:
+            raise WriteConflict(f"fact {seq} is no longer true: fact {old.successor} took its place")
+        fact = LearnedFact(text, old.about, key, at, old.exchange, old.sources, [old.id])
+        await _keep(connection, agent, fact, at, origin, is_asked=True)
+        ended = await connection.row(SQL["at"], (agent.id, seq))
+        row = None if ended is None else await connection.row(SQL["at"], (agent.id, _fact(ended).successor))
+        if row is None:
+            raise WriteConflict(f"fact {seq} already says so")
+        return _fact(row)
 
     @reads
     async def blocks(self, connection: Connection, agent: int) -> tuple[Block, ...]:
@@ -90,16 +140,31 @@ async def keep_facts(
     of = await load_agent(connection, agent) if facts else None
     for fact, _ in facts:
         assert of is not None  # its turn has just been written
-        await _keep(connection, of, fact, now)
+        await _keep(connection, of, fact, now, "model")
 
 
-async def _keep(connection: Connection, agent: Agent, fact: LearnedFact, now: float) -> None:
-    """Adds a fact unless an equal one is there; the facts that it replaces end in any case."""
+async def _keep(
+    connection: Connection,
+    agent: Agent,
+    fact: LearnedFact,
+    now: float,
+    origin: str = "learned",
+    *,
+    is_asked: bool = False,
+) -> None:
+    """Adds a fact unless an equal one is there; the facts that it replaces end in any case.
+
+    One that was forgotten is not learned again from the same messages. is_asked: a person has written it.
+    """
     key, since = hash_key(agent.secret, fact.key), fact.valid_from or now
+    origins = {*fact.sources, *([] if fact.exchange is None else [fact.exchange])}
+    unlearned = {row[0] for row in await connection.rows(SQL["unlearned"], (agent.id, key))}
+    if unlearned and not is_asked and origins <= unlearned:
+        return
     id = await connection.value(SQL["same"], (agent.id, key))
     if id is None:
         seq, sources = await take_seq(connection, agent.id), orjson.dumps(list(fact.sources))
-        values = (agent.id, seq, now, since, key, fact.exchange, sources, fact.about, fact.text)
+        values = (agent.id, seq, now, since, key, fact.exchange, sources, fact.about, fact.text, origin)
         id = await connection.value(SQL["insert"], values)
     for old in fact.replaces:
         if old != id:
@@ -115,7 +180,8 @@ def hash_key(secret: bytes, key: str) -> bytes:
 
 
 def _fact(row: Row) -> Fact:
-    id, seq, text, about, at, valid_from, exchange, sources, ended_at, successor = row
+    id, seq, text, about, at, valid_from, exchange, sources, ended_at, successor, origin, muted = row
+    origins = tuple(orjson.loads(sources))
     return Fact(
-        id, seq, text, about, at, valid_from, exchange, tuple(orjson.loads(sources)), ended_at, successor
+        id, seq, text, about, at, valid_from, exchange, origins, ended_at, successor, origin, bool(muted)
     )

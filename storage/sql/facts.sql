@@ -2,7 +2,7 @@
 
 -- name: insert
 -- Adds a fact.
-INSERT INTO facts (agent, seq, at, valid_from, key, exchange, sources, about, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO facts (agent, seq, at, valid_from, key, exchange, sources, about, text, origin) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 RETURNING id
 
 -- name: same
@@ -20,18 +20,43 @@ ON CONFLICT DO NOTHING
 -- Returns a fact's number.
 SELECT seq FROM facts WHERE id = ? AND agent = ?
 
+-- piece: fact
+-- What is read of a fact `f`, with when it ended and what is true instead.
+f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, x.at, s.seq, f.origin,
+CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 1 ELSE 0 END
+FROM facts f LEFT JOIN facts_ended x ON x.fact = f.id AND x.agent = f.agent LEFT JOIN facts s ON s.id = x.successor AND s.agent = f.agent
+
+-- name: mute
+-- Mutes a fact. One that is muted stays so.
+INSERT INTO facts_muted (fact, agent, at) SELECT id, agent, ?3 FROM facts WHERE agent = ?1 AND seq = ?2 ON CONFLICT DO NOTHING
+
+-- name: unmute
+-- Ends that.
+DELETE FROM facts_muted WHERE agent = ?1 AND fact IN (SELECT id FROM facts WHERE agent = ?1 AND seq = ?2)
+
+-- name: unlearned
+-- Reads the exchanges from which a fact with this key was learned before it was forgotten.
+SELECT exchange FROM marks WHERE agent = ? AND kind = 'unlearned' AND hash = ?
+
+-- name: at
+-- Reads the fact with a number, true or not.
+SELECT {fact} WHERE f.agent = ? AND f.seq = ?
+
+-- name: before
+-- Reads the facts whose place a fact took, newest first.
+SELECT {fact} WHERE f.agent = ?1 AND x.successor = ?2 ORDER BY f.seq DESC LIMIT 50
+
 -- name: current
 -- Reads the facts that are true, newest first.
-SELECT f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, NULL, NULL FROM facts f
-WHERE f.agent = ? AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent) ORDER BY f.seq DESC LIMIT ?
+SELECT {fact}
+WHERE f.agent = ? AND x.fact IS NULL ORDER BY f.seq DESC LIMIT ?
 
 -- name: all
 -- Reads the facts that are or were true, newest first.
-SELECT f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, x.at, s.seq
-FROM facts f LEFT JOIN facts_ended x ON x.fact = f.id AND x.agent = f.agent LEFT JOIN facts s ON s.id = x.successor AND s.agent = f.agent
+SELECT {fact}
 WHERE f.agent = ? ORDER BY f.seq DESC LIMIT ?
 
 -- name: get
 -- Reads the facts with some numbers that are still true.
-SELECT f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, NULL, NULL FROM facts f
-WHERE f.agent = ?1 AND f.seq {in:2:BIGINT:64} AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
+SELECT {fact}
+WHERE f.agent = ?1 AND f.seq {in:2:BIGINT:64} AND x.fact IS NULL

@@ -35,6 +35,7 @@ from storage.sql.group import Group, long_reads, reads
 from storage.sql.jobs import forget_jobs
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.readers import load_sleepers
+from storage.sql.recalls import SQL as PAGE
 from storage.sql.snapshot_cache import SnapshotCache
 
 _Cursor = tuple[str, int]
@@ -183,6 +184,24 @@ class Forgetting(Group):
         """Drops what is remembered here: something was forgotten, or may have been."""
         for forget in self._heard:
             forget()
+
+    async def pause(self, agent: int, since: float | None) -> bool:
+        """Pauses a memory since a time, or resumes it (None). False: it is so already, or it is gone.
+
+        Turns that were planned before commit no more, and every process reads the memory anew.
+        """
+
+        async def write(connection: Connection) -> bool:
+            await connection.lock(agent)
+            done = await connection.run(PAGE["pause"], (agent, since)) > 0
+            if done:
+                await raise_epoch(connection, agent)
+            return done
+
+        done = await self._database.write(write)
+        self._gone()
+        self._database.notify(GONE)
+        return done
 
     def when_gone(self, forget: Callable[[], None]) -> None:
         """Has a function called when something was forgotten, by this process or by another one."""

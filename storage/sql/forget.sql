@@ -162,6 +162,40 @@ DELETE FROM facts WHERE id = ?1 AND agent = ?2
 -- Drops when it ended.
 DELETE FROM facts_ended WHERE fact = ? AND agent = ?
 
+-- name: fact_mute_erase
+-- Drops that it is muted.
+DELETE FROM facts_muted WHERE fact = ? AND agent = ?
+
+-- name: facts_named
+-- Reads what blocks may repeat of some facts, and by what they would be learned again.
+SELECT text, key, exchange, sources FROM facts WHERE agent = ?1 AND seq {in:2:BIGINT:64}
+
+-- name: recalls_of
+-- Reads a page of what is noted of a memory's recalls.
+SELECT exchange, data FROM recalls WHERE agent = ? AND exchange > ? ORDER BY exchange LIMIT ?
+
+-- name: recall_set
+-- Overwrites what is noted of one, by as many bytes.
+UPDATE recalls SET data = ? WHERE exchange = ? AND agent = ?
+
+-- name: messages_there
+-- Reads which of some numbers are in exchanges that are there, with what of these is forgotten.
+WITH wanted(seq) AS ({each:2:BIGINT:64}),
+held(seq, id) AS (
+    SELECT wanted.seq, (SELECT x.id FROM exchanges x WHERE x.agent = ?1 AND x.seq <= wanted.seq ORDER BY x.seq DESC LIMIT 1)
+    FROM wanted WHERE wanted.seq IS NOT NULL
+)
+SELECT held.seq, e.seq, e.span, e.redactions FROM held CROSS JOIN exchanges e ON e.id = held.id
+WHERE e.agent = ?1 AND e.state NOT IN ('forgotten', 'off')
+
+-- name: facts_there
+-- Reads which of some numbers are of facts.
+SELECT seq FROM facts WHERE agent = ?1 AND seq {in:2:BIGINT:64}
+
+-- name: passages_there
+-- Reads which of some numbers are of passages.
+SELECT seq FROM passages WHERE agent = ?1 AND seq {in:2:BIGINT:64} AND text <> ''
+
 -- name: blocks_seen
 -- Finds the blocks that a memory could write, and whose they are: its own, those attached to it, its profile's, which are
 -- nobody's, and those of its sleeptime agents.
@@ -319,6 +353,18 @@ DELETE FROM embedded WHERE agent = ?
 -- name: wipe_ended
 -- Likewise.
 DELETE FROM facts_ended WHERE agent = ?
+
+-- name: wipe_muted
+-- Likewise.
+DELETE FROM facts_muted WHERE agent = ?
+
+-- name: wipe_recalls
+-- Likewise.
+DELETE FROM recalls WHERE agent = ?
+
+-- name: wipe_links
+-- Likewise.
+DELETE FROM links WHERE agent = ?
 
 -- name: wipe_readers
 -- Likewise.

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 
 from storage.commands import Rules
 from storage.database import Connection, Row
-from storage.records import Agent, Exchange, Message, Numbers, State
+from storage.records import MUTED, Agent, Exchange, Message, Numbers, State
 from storage.search.blob import Document, Indexable
 from storage.search.index import Index
 from storage.search.tail import Tail
@@ -107,7 +107,7 @@ class CachedMemory:
         """Returns every message but those that are left out; None: some of them would have to be read."""
         if now.indexed_seq or self._is_full or not self.is_of(now, skip):
             return None
-        return [m for seq, m in self.recent.items() if seq not in skip]
+        return [m for seq, m in self.recent.items() if seq not in skip and m.source != MUTED]
 
     async def read(self, connection: Connection, now: Numbers, rules: Rules) -> MemoryChanges:
         """Reads what has changed. It changes nothing here."""

@@ -10,7 +10,7 @@ from storage.database import Connection
 from storage.listing import ListedConversation, ListedMemory, Retained
 from storage.records import Exchange, Scope
 from storage.sql.exchanges import spoken
-from storage.sql.group import Group, long_reads
+from storage.sql.group import Group, long_reads, reads
 from storage.sql.statements import load, rows_of
 
 SQL = load("overview.sql")
@@ -49,6 +49,12 @@ class Overview(Group):
         """Returns how much of a memory's content is retained, counted as in the lists."""
         rows = await rows_of(connection, SQL["said_in_memories"], [agent])
         return _retained(rows[0][1:] if rows else None)
+
+    @reads
+    async def sizes(self, connection: Connection, agent: int) -> Retained:
+        """Returns how much of a memory is retained as the writer has counted it, without turns."""
+        row = await connection.row(SQL["sizes"], (agent,))
+        return Retained() if row is None else Retained(*row)
 
     @long_reads
     async def recent(

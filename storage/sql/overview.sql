@@ -15,6 +15,10 @@ AND (a.subject LIKE 'user:%' OR a.subject LIKE 'conversation:%') ORDER BY a.id L
 SELECT e.agent, count(DISTINCT e.conversation), max(coalesce(e.ended, e.stopped, e.begun)), {sizes}
 FROM exchanges e WHERE e.agent {in:1:BIGINT:64} AND e.state NOT IN ('forgotten', 'off') GROUP BY e.agent
 
+-- name: sizes
+-- Reads the sizes that the writer keeps of a memory.
+SELECT last_turn, messages, bytes, 0, 0, conversations FROM agents WHERE id = ?
+
 -- name: messages
 -- Counts the messages of one memory. A message that was forgotten alone still counts.
 SELECT CAST(coalesce(sum(e.span - CASE WHEN e.shown_reply IS NULL THEN 1 ELSE 0 END), 0) AS BIGINT)

@@ -63,7 +63,7 @@ async def load_passages_and_facts(
         Message(
             seq,
             0,
-            "user" if source == "fact" else "assistant",
+            "assistant" if source == "passage" else "user",
             text,
             at,
             conversation or 0,

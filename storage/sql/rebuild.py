@@ -35,23 +35,32 @@ class _Sifted(Struct, frozen=True):
     """The versions of a block, sifted. clean: the values of those before the first one that came from what is gone.
 
     later: those from that one on, each of which may hold words of it, since a version is written on top of the one
-    before it. sources: the exchanges that the rebuilt value comes from.
+    before it. sources: the exchanges that the rebuilt value comes from. has_gone: something of the block has to go.
     """
 
     clean: dict[int, str]
     later: list[Revised]
     sources: set[int]
+    has_gone: bool
 
 
-async def rebuild_block(connection: Connection, agent: int, block: int, rules: Rules, now: float) -> bool:
+async def rebuild_block(
+    connection: Connection,
+    agent: int,
+    block: int,
+    rules: Rules,
+    now: float,
+    texts: Collection[str] = frozenset(),
+) -> bool:
     """Drops the versions of a block that came from what is gone, and all that were built on them. True: it had some.
 
     agent: of the memory that has lost something. What its items of batches have written that have no turn goes too.
+    texts: in small letters; the lines that have one of them go, with the versions that have such a line.
     """
     rows = await connection.rows(SQL["block_versions"], (block,))
     turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent, block))}
-    sifted = await _sift(connection, rows, turnless)
-    if not any(revised.is_erased for revised in sifted.later):
+    sifted = await _sift(connection, rows, turnless, texts)
+    if not sifted.has_gone:
         return False
     # The new value first counts as built on what stayed; only then are the values in between emptied.
     found = await get_block(connection, block)
@@ -67,7 +76,9 @@ async def rebuild_block(connection: Connection, agent: int, block: int, rules: R
     return True
 
 
-async def _sift(connection: Connection, rows: Sequence[Row], turnless: Collection[int]) -> _Sifted:
+async def _sift(
+    connection: Connection, rows: Sequence[Row], turnless: Collection[int], texts: Collection[str]
+) -> _Sifted:
     """Returns what stays of a block's versions. Empties the edits that made those that do not.
 
     rows: of `block_versions`, oldest first.
@@ -79,15 +90,21 @@ async def _sift(connection: Connection, rows: Sequence[Row], turnless: Collectio
     later: list[Revised] = []
     sources: set[int] = set()
     kept: set[int] = set()
+    has_gone = False
     for version, restores, origin, exchange, _, value in rows:
         if origin == FORGOTTEN_ORIGIN:
             continue
         is_erased = version in turnless or bool(origins[version] & erased)
+        left = _without_lines(value, texts) if texts else value
+        has_gone |= is_erased or left != value
         if is_erased:
             later.append(Revised(value, is_erased=True))
             if exchange is not None and (call := call_of_origin(origin)) is not None:
                 # A sleeptime agent's; its own exchange stays.
                 await connection.run(SQL["op_erase"], (exchange, call[1], _NO_ARGUMENTS))
+        elif left != value:
+            later.append(Revised(left, is_whole=True))
+            sources |= origins[version]
         elif not later:
             clean[version] = value
             kept = origins[version]
@@ -97,7 +114,12 @@ async def _sift(connection: Connection, rows: Sequence[Row], turnless: Collectio
         else:
             later.append(Revised(value, op=await _op_of(connection, exchange, origin)))
             sources |= origins[version]
-    return _Sifted(clean, later, sources | kept)
+    return _Sifted(clean, later, sources | kept, has_gone)
+
+
+def _without_lines(value: str, texts: Collection[str]) -> str:
+    lines = value.split("\n")
+    return "\n".join(line for line in lines if not any(text in line.casefold() for text in texts))
 
 
 async def _op_of(connection: Connection, exchange: int | None, origin: str) -> BlockOp | None:

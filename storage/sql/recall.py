@@ -15,7 +15,8 @@ from storage.commands import Rules
 from storage.database import Connection, Database
 from storage.errors import Corrupt, TooSlow
 from storage.listing import PassageFilter
-from storage.records import Agent, Exchange, Message, Numbers, Passage, Vector
+from storage.recall_record import SearchTrace
+from storage.records import MUTED, Agent, Exchange, Message, Numbers, Passage, Vector
 from storage.search import blob, rank
 from storage.search.blob import Counted, count_terms, with_names
 from storage.search.common import names_nothing
@@ -87,6 +88,7 @@ class Recall(Group):
         takes: Callable[[Message], bool] | None = None,
         deadline_ms: float = 150.0,
         vector: Vector | None = None,
+        trace: SearchTrace | None = None,
     ) -> list[Message]:
         """Returns messages, passages and facts of this agent that answer the query, best first.
 
@@ -95,6 +97,7 @@ class Recall(Group):
         room: tokens that are to be filled; of short messages that takes more than `limit`.
         takes: selects the wanted messages; the others are passed over.
         vector: the query's, which is compared with those of the same model.
+        trace: is filled.
 
         Raises: TooSlow, Unavailable; Corrupt: something of this memory is damaged.
         """
@@ -116,9 +119,10 @@ class Recall(Group):
             room=room,
             only_strong=only_strong,
             near=near,
+            trace=trace,
         )  # fmt: skip
         if takes is None:
-            return await self._messages(agent.id, memory, hits, deadline_ms)
+            return await self._messages(agent.id, memory, hits, deadline_ms, trace)
         found: list[Message] = []
         for start in range(0, len(hits), rank.MOST_HITS):
             some = hits[start : start + rank.MOST_HITS]
@@ -161,9 +165,17 @@ class Recall(Group):
         return None if memory is None else memory.at_hand(numbers, skip)
 
     async def _messages(
-        self, agent: int, memory: CachedMemory, hits: Sequence[int], deadline_ms: float
+        self,
+        agent: int,
+        memory: CachedMemory,
+        hits: Sequence[int],
+        deadline_ms: float,
+        trace: SearchTrace | None = None,
     ) -> list[Message]:
-        """Returns the messages with these numbers, in this order. Raises: TooSlow, Unavailable."""
+        """Returns the messages with these numbers, in this order; muted facts are left out.
+
+        Raises: TooSlow, Unavailable.
+        """
         found, unread = memory.messages(hits)
         if unread:
             before = memory.numbers
@@ -177,6 +189,11 @@ class Recall(Group):
                 memory.keep({seq: read.get(seq) for seq in unread})
         if memory.has_grown:
             self._memories.weigh(memory)
+        muted = [m.seq for m in found if m.source == MUTED]
+        if muted:
+            found = [m for m in found if m.source != MUTED]
+            if trace is not None:
+                trace.muted = muted
         return found
 
     async def _remembered(

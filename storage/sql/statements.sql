@@ -43,7 +43,7 @@ SELECT EXISTS (SELECT 1 FROM keys WHERE opens = 'metrics')
 
 -- name: agent_find
 -- Finds the memory of a scope.
-SELECT id, uid, secret, epoch, indexed_seq, next_seq, created FROM agents
+SELECT id, uid, secret, epoch, indexed_seq, next_seq, created, paused FROM agents
 WHERE project = ? AND profile = ? AND subject = ?
 
 -- name: agent_numbers
@@ -52,7 +52,7 @@ SELECT epoch, next_seq, indexed_seq, stamp FROM agents WHERE id = ?
 
 -- name: agent_by_id
 -- Reads an agent.
-SELECT uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created FROM agents WHERE id = ?
+SELECT uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created, paused FROM agents WHERE id = ?
 
 -- name: agent_insert
 -- Adds an agent at first use. No row: another writer was first.

@@ -27,18 +27,21 @@ from storage.sql.agents_api.folders import Files
 from storage.sql.agents_api.messages import Messages
 from storage.sql.agents_api.runs import Runs
 from storage.sql.agents_api.sleepers import Sleepers
+from storage.sql.audit import Audit
 from storage.sql.blocks import Blocks
 from storage.sql.conversation_locks import ConversationLocks
 from storage.sql.facts import Facts
 from storage.sql.forget import Forgetting
 from storage.sql.jobs import Jobs
 from storage.sql.keys import Keys
+from storage.sql.links import Links
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.moving import Moving
 from storage.sql.overview import Overview
 from storage.sql.passages import Passages
 from storage.sql.readers import Readers
 from storage.sql.recall import Recall
+from storage.sql.recalls import Recalls
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.spending import Spending
 from storage.sql.stored_paths import StoredPaths
@@ -92,6 +95,9 @@ class Store:
         self.facts = Facts(database)
         self.readers = Readers(database, rules)
         self.overview = Overview(database)
+        self.recalls = Recalls(database)
+        self.audit = Audit(database)
+        self.links = Links(database)
         self.spending = Spending(database)
         self.summaries = Summaries(database)
         self.runs = Runs(database, self.jobs)

@@ -38,6 +38,7 @@ from storage.sql.facts import keep_facts
 from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.passages import keep_edit
+from storage.sql.recalls import note_recall
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.statements import run_of
 
@@ -243,8 +244,9 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
             e = replace(e, section=section)
         is_all = not write.ops and (write.section is None or write.section.id > 0)
         added = await exchanges.add_exchange(
-            connection, agent.id, agent.epoch, rev, e, continues_parent=e.continues_parent, is_all=is_all
-        )
+            connection, agent.id, agent.epoch, rev, e,
+            continues_parent=e.continues_parent, is_all=is_all, recall=write.recall,
+        )  # fmt: skip
         if added is not None:
             for op in write.ops:
                 await add_op(connection, agent.id, replace(op, exchange=added.id))
@@ -305,13 +307,15 @@ async def _apply(
     # The change stays as it is: it may be written twice.
     e = replace(e, section=section, conversation=e.conversation if begun is None else begun.id)
     if is_added:
-        id, seq, is_head = await exchanges.insert_exchange(connection, agent, e)
+        id, seq, is_head = await exchanges.insert_exchange(connection, agent, e, write.recall)
         e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
         if is_head or not change.is_alone:
             begun = None
     else:
         await exchanges.update_exchange(connection, agent, e)
         await connection.run(exchanges.SQL["ops_drop"], (agent, e.id))
+        if write.recall is not None:
+            await note_recall(connection, agent, e.id, write.now, write.recall)
     for other in change.others:
         await exchanges.update_exchange(connection, agent, other)
     await run_of(connection, exchanges.SQL["exchanges_continued"], change.continued, agent)

@@ -28,6 +28,12 @@ _TRIGGERS = (
     WHEN NEW.agent IS NULL AND NEW.profile <> '' BEGIN
         SELECT tell_all();
     END""",
+    # A second statement would make a transaction of one that is all of its own.
+    """CREATE TEMP TRIGGER exchange_recalled AFTER INSERT ON main.exchanges BEGIN
+        INSERT INTO recalls (exchange, agent, at, request, data)
+        SELECT NEW.id, NEW.agent, coalesce(NEW.ended, NEW.stopped, NEW.touched), r.request, take_recall()
+        FROM (SELECT recalled_by() AS request) AS r WHERE r.request IS NOT NULL;
+    END""",
 )
 
 
@@ -38,6 +44,8 @@ class Watch:
         self.row: tuple[int, ...] | None = (
             None  # what the last statement has reported of the row that it adds
         )
+        # What it has noted of the recall of its turn, as (request, data), until the row is there.
+        self._recall: tuple[bytes, bytes] | None = None
         self._changed: dict[int, AgentNumbers | None] = {}
         self._is_all = False
 
@@ -47,6 +55,8 @@ class Watch:
             connection.create_function("tell_agent", -1, self._note_agent)
             connection.create_function("tell_all", 0, self._note_all)
             connection.create_function("tell_row", -1, self._note_row)
+            connection.create_function("recalled_by", 0, self._recalled_by)
+            connection.create_function("take_recall", 0, self._take_recall)
             for trigger in _TRIGGERS:
                 connection.execute(trigger)
         except BaseException:
@@ -61,7 +71,7 @@ class Watch:
         but that they were touched.
         """
         changed, is_all = self._changed, self._is_all
-        self._changed, self._is_all = {}, False
+        self._changed, self._is_all, self._recall = {}, False, None
         if is_all:
             return None
         return changed if is_whole else dict.fromkeys(changed)
@@ -69,9 +79,19 @@ class Watch:
     def _note_agent(self, agent: int, *numbers: int) -> None:
         self._changed[agent] = AgentNumbers(*numbers) if numbers else None
 
-    def _note_row(self, *row: int) -> int:
-        self.row = row
-        return row[0]
+    def _note_row(
+        self, seq: int, is_head: int, request: bytes | None = None, data: bytes | None = None
+    ) -> int:
+        self.row = seq, is_head
+        self._recall = None if request is None or data is None else (request, data)
+        return seq
+
+    def _recalled_by(self) -> bytes | None:
+        return None if self._recall is None else self._recall[0]
+
+    def _take_recall(self) -> bytes | None:
+        recall, self._recall = self._recall, None
+        return None if recall is None else recall[1]
 
     def _note_all(self) -> None:
         self._is_all = True

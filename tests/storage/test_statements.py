@@ -60,8 +60,9 @@ async def connection(postgres: str) -> AsyncIterator[asyncpg.Connection]:
     await admin.execute("CREATE DATABASE mnemogate_statements")
     opened = await asyncpg.connect(postgres, database="mnemogate_statements")
     try:
-        tables = resources.files("storage.sqlite.migrations").joinpath("0000-0020_tables.sql")
-        await opened.execute(as_postgres(tables.read_text("utf-8")))
+        for name in ("0000-0020_tables.sql", "0021-0022_page.sql"):
+            tables = resources.files("storage.sqlite.migrations").joinpath(name)
+            await opened.execute(as_postgres(tables.read_text("utf-8")))
         yield opened
     finally:
         await opened.close()

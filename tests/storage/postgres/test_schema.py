@@ -26,6 +26,7 @@ PINNED = {
     "0000-0008_begin.sql": "b42865e948d87b9c4d80e4cd48e4e04c3fd80eea0972f84aa6f660c81d63259a",
     "0004-0007_forks.sql": "2f0a69cde99812c802970d786dccf4e9fed903bb3d7268448885acc7296bd258",
     "0007-0008_names.sql": "bdc8dd7997a440659b1f222f991f4fde6f791426ce1196ba219e1ee6ccafb189",
+    "0008-0009_page.sql": "bfb08a33d4d806f816d59f5256403635a4b64777c067a996ebdca5d6c3a64fc1",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
@@ -82,7 +83,7 @@ async def test_gateways_that_start_side_by_side_migrate_once(database: PostgresS
     try:
         versions = await asyncio.gather(*(migrate(each, "beside") for each in opened))
         assert set(versions) == {latest(load_migrations())}
-        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 1
+        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 2
     finally:
         for each in opened:
             await each.close()
@@ -250,7 +251,7 @@ async def test_a_database_that_is_too_old_is_refused_with_the_way(database: Post
     try:
         await lay(connection, "older", 4)
         await connection.execute("UPDATE schema_versions SET version = 2")
-        with pytest.raises(TooOld, match=r"version 2, .* upgrades versions 4, 7\..*memory export"):
+        with pytest.raises(TooOld, match=r"version 2, .* upgrades versions 4, 7, 8\..*memory export"):
             await migrate(connection, "older")
     finally:
         await connection.execute("DROP SCHEMA older CASCADE")

@@ -26,6 +26,7 @@ PINNED = {
     "0016-0019_forks.sql": "ff242f6b0f0db7a87a87fb290d28214fb132bb57f8cb2d84599c792c12a81668",
     "0019-0020_names.sql": "fcb9323cfbcf7bb84a90443256a56ac4e9c2fb4950489b8a651bdc45db7cebf7",
     "0020-0021_triggers.sql": "aaa93bad87fff3963de5394f79bea06fd7d0ffa2bf261ca1518e8e6dffcc03fb",
+    "0021-0022_page.sql": "bf6fc41812d644fd2e9ff77a5f1d9be3d7cd4c11b3d96b75d2dfd8baaf5ca714",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 

@@ -1,0 +1,66 @@
+"""The audit: what operators, and people by their links, did over the page. It has kinds and numbers, never words."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from storage.database import Connection
+from storage.sql.group import Group, bulk_writes, reads, writes
+from storage.sql.statements import load
+
+SQL = load("page.sql")
+
+
+class AuditEntry(Struct, frozen=True):
+    """One thing that was done."""
+
+    id: int
+    at: float
+    # The name of a key, `code` or `link`.
+    actor: str
+    action: str
+    # The uid of a memory, which may be gone.
+    memory: str | None
+    # A kind and a number ("block human, version 8").
+    what: str
+
+
+class Audit(Group):
+    """Notes what is done, and lists it."""
+
+    @writes
+    async def add(
+        self,
+        connection: Connection,
+        at: float,
+        actor: str,
+        action: str,
+        memory: str | None = None,
+        what: str = "",
+    ) -> None:
+        """Notes what was done. The parameters are the fields of `AuditEntry`."""
+        await connection.run(SQL["audit_add"], (at, actor, action, memory, what))
+
+    @reads
+    async def list(
+        self,
+        connection: Connection,
+        *,
+        before: int,
+        memory: str | None = None,
+        project: str | None = None,
+        limit: int = 50,
+    ) -> list[AuditEntry]:
+        """Returns a page, the newest first.
+
+        before: the number of the last entry on the page before.
+        memory: of this one alone.
+        project: of the memories that a project has now; None: of all, and what concerns none.
+        """
+        rows = await connection.rows(SQL["audit_read"], (before, memory, project, limit))
+        return [AuditEntry(*row) for row in rows]
+
+    @bulk_writes
+    async def age(self, connection: Connection, before: float, limit: int = 200) -> int:
+        """Deletes a page of what is older. Returns how many entries went."""
+        return await connection.run(SQL["audit_age"], (before, limit))

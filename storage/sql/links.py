@@ -1,0 +1,66 @@
+"""Links: each opens one memory to the person that it is of, for a time.
+
+Only the hash of a link's token is stored, so that it can be neither read out of the database nor made by it. Every
+gateway of the database knows a link, also after a restart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+
+import orjson
+from msgspec import Struct
+
+from storage.database import Connection
+from storage.records import Scope
+from storage.sql.group import Group, reads, writes
+from storage.sql.statements import load
+
+SQL = load("page.sql")
+
+_TOKEN_BYTES = 32
+
+
+class FoundLink(Struct, frozen=True):
+    """A link that has not ended."""
+
+    # The memory that it opens.
+    agent: int
+    memory_uid: str
+    scope: Scope
+    # The gateway key that made it; 0: there were none.
+    key: int
+    expires: float
+    rights: tuple[str, ...]
+    # Since when the memory is paused.
+    paused: float | None
+
+
+class Links(Group):
+    """Makes links and finds them again."""
+
+    @writes
+    async def _add(self, connection: Connection, digest: bytes, values: Sequence[object], now: float) -> None:
+        await connection.run(SQL["links_age"], (now,))
+        await connection.run(SQL["link_add"], (digest, *values))
+
+    async def create(self, agent: int, key: int, expires: float, rights: Sequence[str], now: float) -> str:
+        """Returns the token of a new link to a memory. key: the gateway key that makes it, 0 without keys."""
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        await self._add(_digest_of(token), (agent, key, expires, orjson.dumps(list(rights)).decode()), now)
+        return token
+
+    @reads
+    async def find(self, connection: Connection, token: str, now: float) -> FoundLink | None:
+        """Returns the link of a token; None: there is none, it has ended, or its key was revoked."""
+        row = await connection.row(SQL["link_find"], (_digest_of(token), now))
+        if row is None:
+            return None
+        agent, key, expires, rights, uid, *scope, paused = row
+        return FoundLink(agent, uid, Scope(*scope), key, expires, tuple(orjson.loads(rights)), paused)
+
+
+def _digest_of(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
