@@ -59,7 +59,9 @@ class Anthropic(OpenAICompatible):
     async def send(self, request: ModelRequest) -> ModelReply:
         """Sends a request, translated if it is in OpenAI's dialect. Raises: ProviderUnreachable, ProviderTimeout."""
         if self._betas:
-            own = (each for each in request.headers if each[0].lower() != _BETA)
+            # A caller of this dialect knows which betas its fields need.
+            is_native = request.path.startswith(NATIVE)
+            own = (each for each in request.headers if is_native or each[0].lower() != _BETA)
             request = request._replace(headers=(*own, *self._betas))
         if request.path == "/chat/completions":
             return await self._chat(request)
@@ -70,7 +72,8 @@ class Anthropic(OpenAICompatible):
             reply = await self._call(request, request.path, b"", DEFAULT_VERSION)
             return _TranslatedReply(reply, _model, "the upstream answered no model")
         if self.has_endpoint(request.path):
-            return await self._call(request, request.path, request.body, DEFAULT_VERSION)
+            reply = await self._call(request, request.path, request.body, DEFAULT_VERSION)
+            return reply if request.first_block is None else _alongside(reply, request.first_block)
         why = f"{self.name} (Anthropic) has no {URL(self.base_url).path}{request.path}."
         return _refuse(404, error_body(why, "not_found_error"))
 
@@ -213,6 +216,51 @@ class _StreamedReply:
 
     async def read(self, limit_bytes: int) -> bytes:
         return await read_whole(self, limit_bytes)
+
+    async def aclose(self) -> None:
+        await self._reply.aclose()
+
+
+def _alongside(reply: ModelReply, first_block: int) -> ModelReply:
+    """Returns a reply in its own bytes that can be read as a chat completion."""
+    if reply.status != 200:
+        return reply
+    created = int(time.time())
+    if not reply.is_stream:
+        return _ReadAlong(reply, created, first_block)
+    return _StreamedAlong(reply, StreamTranslator(created, wants_usage=True, first_index=first_block))
+
+
+class _StreamedAlong(_StreamedReply):
+    """A stream in Anthropic's own events, each with a chunk as its data."""
+
+    async def _translate(self) -> AsyncIterator[list[Event]]:
+        decoder, read = NamedEventDecoder(), self._translator.alongside
+        async for data in self._reply.chunks():
+            if made := [each for event in decoder.feed(data) for each in read(event)]:
+                yield made
+        if made := [each for event in decoder.finish() for each in read(event)]:
+            yield made
+        self._translator.finish()
+
+
+class _ReadAlong(WholeReply):
+    """A whole message as a chat completion, with itself as `native_message`."""
+
+    def __init__(self, reply: ModelReply, created: int, first_block: int) -> None:
+        self.status = reply.status
+        self.headers = reply.headers
+        self._reply = reply
+        self._created = created
+        self._first_block = first_block
+
+    async def read(self, limit_bytes: int) -> bytes:
+        body = await self._reply.read(limit_bytes)
+        try:
+            read = _completion(orjson.loads(body), self._created, self._first_block)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ProviderBroke(f"the upstream's answer is no message: {body[:200]!r}") from error
+        return orjson.dumps({**read, "native_message": orjson.Fragment(body)})
 
     async def aclose(self) -> None:
         await self._reply.aclose()

@@ -14,7 +14,7 @@ from typing import Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.claude.model_limits import can_force
+from adapters.claude.model_limits import binds_thoughts, can_force
 from adapters.types import Capabilities
 
 _THINKS: Final = frozenset({"temperature", "max_tokens"})
@@ -53,6 +53,8 @@ _ANTHROPIC: Final = replace(
     _OPENAI,
     metadata=True,
     web_search=True,
+    messages=True,
+    binds_thoughts=binds_thoughts,
     forces_thinkers=False,
     spends=(
         *("metadata", "prompt_cache_key", "messages.content.image_url.detail", "messages.name"),

@@ -69,6 +69,10 @@ def any_model(name: str) -> bool:
     return True
 
 
+def no_model(name: str) -> bool:
+    return False
+
+
 def refuses_nothing(name: str) -> frozenset[str]:
     return frozenset()
 
@@ -97,6 +101,10 @@ class Capabilities(Struct, frozen=True):
     custom_tools: bool = False
     # They take Claude's web search among the tools.
     web_search: bool = False
+    # It speaks Anthropic's Messages API itself, so that requests in that dialect go there as they are.
+    messages: bool = False
+    # Returns for a model's name whether its thoughts count only after what they were thought about.
+    binds_thoughts: Callable[[str], bool] = no_model
     # Pieces of tool calls in its streams have no `index`, so we add one.
     omits_call_index: bool = False
     # It takes tool calls under ids of any form; False: only under such as it makes itself.
@@ -135,6 +143,10 @@ class ModelRequest(NamedTuple):
     upload: AsyncIterator[bytes] | None = None
     # Its size, if it is known.
     upload_bytes: int | None = None
+    # The dialect is the upstream's own, and its reply is read along as a chat completion: its events keep their bytes
+    # and have a chunk as their data, its body is a chat completion with itself as `native_message`. The number is that
+    # of the reply's first block; None: the reply is what its path says.
+    first_block: int | None = None
 
 
 class Embedded(Struct, frozen=True):

@@ -167,7 +167,9 @@ class Gateway:
         routes: list[BaseRoute] = [
             # Gives other methods their 405; posts never come this far.
             *(Route(path, _only_post, methods=["POST"]) for path in CHAT_PATHS),
-            *messages_routes(self._chat),  # before the agents, which have other paths below theirs
+            *messages_routes(
+                self._chat, forwarding
+            ),  # before the agents, which have other paths below theirs
             *agents,  # before the models: `/v1/models/` is a list of the agents API
             *model_routes(self.models, names),
             Route(RESPONSES_PATH, responses, methods=["POST"]),

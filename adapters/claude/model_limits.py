@@ -81,6 +81,11 @@ def find_model(name: str) -> Model:
     return next((_MODELS[prefix] for prefix in _PREFIXES if name.startswith(prefix)), _UNKNOWN)
 
 
+def binds_thoughts(name: str) -> bool:
+    """Returns whether a model takes thoughts back only after what they were thought about."""
+    return find_model(name).binds
+
+
 def can_force(name: str) -> bool:
     """Returns whether a model can be forced to call a tool."""
     return find_model(name).can_force

@@ -111,6 +111,20 @@ class StreamTranslator:
                 return self._fail(parsed)
         return []  # an event of a newer API
 
+    def alongside(self, event: Event) -> list[Event]:
+        """Returns an event in its own bytes, with the chunks for it as data. What is none of Anthropic's has none."""
+        try:
+            made = self.feed(event)
+        except ProviderBroke:
+            return [event._replace(data=None)]
+        if event.name == "error":
+            return [event]
+        found = [each for each in made if each.data is not None]
+        if not found:
+            return [Event(event.raw, None, event.name)]
+        first, *more = found
+        return [Event(event.raw, first.data, event.name), *(Event(b"", each.data) for each in more)]
+
     def finish(self) -> None:
         """Notes that the stream has ended. Raises: ProviderBroke: its message has not."""
         if not self.is_over:

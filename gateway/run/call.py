@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -10,11 +11,14 @@ from msgspec.structs import replace
 
 from adapters.types import Capabilities, ModelRequest
 from gateway.core.agent import AgentSpec
+from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.envelope import asks_to_think, consumed, developer_places, spent
 from gateway.core.request.identity import Identity
+from gateway.core.request.native_body import NativeBody, UpstreamBody
 from gateway.core.turn.client_view import MakesView
+from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.fit import counted_usage, fit
 from gateway.run.memory.known import Known
@@ -28,6 +32,8 @@ from gateway.run.upstream.route import Route
 # Claude thinks at the temperature 1 alone (build-with-claude/extended-thinking).
 _NOT_WHEN_THINKING = frozenset({"temperature"})
 _NONE: frozenset[str] = frozenset()
+_BETA = "anthropic-beta"
+NATIVE_FORM = EndpointForm()  # nothing of such a request is read here
 
 
 class Passes(Struct, frozen=True):
@@ -61,6 +67,10 @@ class ChatCall:
 
     async def request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the request as it came, where the gateway adds nothing."""
+        native = self.request.native
+        if native is not None and endpoint.provider.capabilities.messages:
+            self.describe(NATIVE_FORM)
+            return self._send_native(target, native, native.render(target.model))
         form = form_for(self.request, endpoint, target.model)
         if target.context_window is not None:
             prompt = Prompt(self.request, target, form)
@@ -73,6 +83,36 @@ class ChatCall:
         if is_changed or self.request.added_fields & form.refused:
             body = Prompt(self.request, target, form).body()
         return self.send(target, body)
+
+    def request_of(
+        self,
+        target: Target,
+        endpoint: Endpoint,
+        prompt: Prompt,
+        more: Sequence[WireMessage] = (),
+        budget_tokens: int | None = None,
+        offer: Offer = ANYTHING,
+    ) -> ModelRequest:
+        """Returns the request for a prompt, in the dialect of its endpoint.
+
+        The parameters are those of `Prompt.body`.
+        """
+        native = self.request.native
+        if native is None or not endpoint.provider.capabilities.messages:
+            return self.send(target, prompt.body(more, budget_tokens, offer))
+        made = native.render(target.model, prompt.additions(more, budget_tokens, offer))
+        return self._send_native(target, native, made)._replace(first_block=made.first_block)
+
+    def _send_native(self, target: Target, native: NativeBody, made: UpstreamBody) -> ModelRequest:
+        request = self.send(target, made.body)
+        headers = request.headers
+        if made.betas:
+            asked = [value for name, value in headers if name == _BETA]
+            headers = (
+                *(each for each in headers if each[0] != _BETA),
+                (_BETA, ",".join((*asked, *made.betas))),
+            )
+        return request._replace(path=native.path, query="", headers=headers)
 
     def send(self, target: Target, body: bytes) -> ModelRequest:
         """Returns the request with the credential and the query that this target may see."""
@@ -109,6 +149,8 @@ class ChatCall:
 def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointForm:
     """Returns how the request has to look for an endpoint and its model, by what they are known to take."""
     known = endpoint.provider.capabilities
+    if request.native is not None and known.messages:
+        return replace(NATIVE_FORM, binds=True) if known.binds_thoughts(model) else NATIVE_FORM
     names = consumed(request.json, known.metadata)
     takes_developer = known.developer_role is not False
     return _form(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache, partial
 from operator import attrgetter
+from typing import Any
 from urllib.parse import quote
 from zlib import crc32
 
@@ -14,7 +15,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.types import token_count
+from adapters.types import ModelRequest, token_count
 from gateway.core.agent import AgentSpec
 from gateway.core.applications import APPLICATIONS
 from gateway.core.conversation.canonical import is_system
@@ -35,13 +36,14 @@ from gateway.core.request.request_headers import forwardable
 from gateway.core.turn.asides import fillers_in
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.spec import TurnSpec
+from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, Passes, form_for
 from gateway.run.directory import Directory, StoredAgents, unknown
 from gateway.run.memory.fit import counted_usage, fit
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.known import MemoryRequest
+from gateway.run.memory.known import Known, MemoryRequest
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
@@ -51,7 +53,7 @@ from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.turn import TreeMemory, TurnLimits, TurnMemory, TurnRun
-from gateway.run.upstream.failover import Attempts, Failover
+from gateway.run.upstream.failover import Attempts, Endpoint, Failover
 from gateway.run.upstream.forward import with_body_headers
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
@@ -166,10 +168,11 @@ class Chat:
         sink: Sink,
         receipt: Receipt,
         memory: str | None = None,
-    ) -> int:
+    ) -> int | None:
         """Returns the tokens of the prompt that a request would have, by our count. It leaves nothing in memory.
 
-        The parameters are those of `answer`. Raises: GatewayError.
+        An upstream that speaks the client's dialect counts itself: None, it has answered the client. The parameters
+        are those of `answer`. Raises: GatewayError.
         """
         call = await self._call(request, headers, project, credential, sink, receipt, MakesUnseen(), memory)
         if call.kind is ConversationKind.AGENT:
@@ -179,8 +182,36 @@ class Chat:
         with QueuePlace() as place:
             begun, call.memory = await self._begin_memory(call, attempts, place, opens=False)
             prompt = await _bare(call.request, attempts, call.spec) if begun is None else begun[1]
+            receipt.headers["x-mnemogate-memory"] = call.memory
+            if request.native is not None:
+                with attempts:
+                    make = partial(_counting, call, prompt)
+                    await relay(attempts, make, sink, receipt, self._limits.beat_s)
+                return None
         receipt.headers["x-mnemogate-memory"] = call.memory
         return token_count(counted_usage(prompt, ""), "prompt_tokens")
+
+    def speaks_messages(
+        self,
+        names: Mapping[str, Any],
+        headers: Sequence[tuple[bytes, bytes]],
+        project: str,
+        memory: str | None = None,
+    ) -> bool:
+        """Returns whether requests in Anthropic's dialect go to their upstream as they are.
+
+        Requests for agents that were made over REST never do: they become runs. names: the request's fields that name
+        model, user and conversation. The other parameters are those of `answer`. Raises: BadRequest, UnknownModel.
+        """
+        identity = identify(headers, names, self._rules_of(project, memory), project, time.time())
+        spec = self.directory.profile(identity)
+        if spec is None:
+            return False
+        model = str(names.get("model") or "")
+        is_agents = identity.agent is not None and asks_agent(model)
+        route = agent_route(self._settings, spec) if is_agents else self._route_of(model)
+        endpoints = self.failover.endpoints[route.upstream]
+        return bool(endpoints) and endpoints[0].provider.capabilities.messages
 
     def is_for_agent(
         self, model: str, headers: Sequence[tuple[bytes, bytes]], project: str, memory: str | None = None
@@ -417,9 +448,10 @@ class Chat:
             # With nothing to add, and no window to cut it to, a reply is handed on as it comes.
             is_bare = begun is None and not spec.system and attempts.target.context_window is None
             is_bare = is_bare and not any(map(_context_window, route.others))
+            is_bare = is_bare and (call.view.speaks_chat or self._is_native(call))
             try:
                 with attempts:
-                    if is_bare and call.view.speaks_chat:
+                    if is_bare:
                         await relay(attempts, call.request_for, call.sink, receipt, self._limits.beat_s)
                     else:
                         remembered, prompt = begun or (None, await _bare(request, attempts, spec))
@@ -428,6 +460,14 @@ class Chat:
             finally:
                 self._metrics.added_ms.observe(receipt.added_ms)
                 self._metrics.memory.inc(call.memory)
+
+    def _is_native(self, call: ChatCall) -> bool:
+        """Returns whether all that may answer a request speak its client's dialect."""
+        return call.request.native is not None and all(
+            endpoint.provider.capabilities.messages
+            for target in call.route.targets
+            for endpoint in self.failover.endpoints[target.upstream]
+        )
 
     def _turn(
         self,
@@ -547,6 +587,8 @@ class Chat:
         changes.shown = prompt.section.shown
         if known.plan.follows_head and opens:
             known = await keeper.open(known, prompt)
+        if request.native is not None:
+            prompt = replace(prompt, changes_prefix=_changes_prefix(known, prompt))
         if prompt.composition.breaks:
             self._metrics.prefix_breaks.inc()
         if prompt.recall.ms:
@@ -581,6 +623,20 @@ async def _bare(request: ChatRequest, attempts: Attempts, spec: AgentSpec) -> Pr
         request, attempts.target, form_for(request, attempts.endpoint, attempts.target.model), spec.system
     )
     return replace(prompt, window=await fit(prompt))
+
+
+async def _counting(call: ChatCall, prompt: Prompt, target: Target, endpoint: Endpoint) -> ModelRequest:
+    """Returns the request that has an upstream count the tokens of a prompt."""
+    return call.request_of(target, endpoint, prompt)._replace(first_block=None)
+
+
+def _changes_prefix(known: Known, prompt: Prompt) -> bool:
+    """Returns whether something before the conversation's thoughts may be another one than it was."""
+    pinned = known.pinned
+    if known.plan.match.match_point is None or prompt.composition.breaks:
+        return True
+    before = prompt.system if pinned is None else pinned.text
+    return prompt.system != before or bool(prompt.window.dropped)
 
 
 def _conversation_key(request: ChatRequest) -> int:

@@ -283,8 +283,9 @@ class TurnRun:
             self.call.receipt.upstream_called()
         asked = self._asked
         prompt = await fit_rounds(self.prompt, asked.messages) if asked.messages else self.prompt
-        body = prompt.body(asked.messages, asked.budget_tokens, asked.offer)
-        return self.call.send(target, body)
+        return self.call.request_of(
+            target, endpoint, prompt, asked.messages, asked.budget_tokens, asked.offer
+        )
 
     async def _aim(self, target: Target, endpoint: Endpoint) -> None:
         form, known = form_for(self.call.request, endpoint, target.model), None

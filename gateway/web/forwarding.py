@@ -126,7 +126,7 @@ class ForwardedPath:
         self, head: ForwardedHead, asked: NamedRequest, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Answers a request after its body was read."""
-        _refuse_strict(scope["headers"])
+        refuse_strict(scope["headers"])
         route = self.forwarding.find(head.path, asked.model, head.named)
         caller = trace_of(scope).caller
         outgoing = Outgoing(
@@ -135,7 +135,7 @@ class ForwardedPath:
         await self._answer(route, outgoing, scope, receive, send)
 
     async def _hand_on(self, head: ForwardedHead, scope: Scope, receive: Receive, send: Send) -> None:
-        _refuse_strict(scope["headers"])
+        refuse_strict(scope["headers"])
         trace = trace_of(scope)
         upload = UploadBody(scope, receive, self.max_upload_bytes, self.limits.body_timeout_s)
         try:
@@ -192,7 +192,8 @@ def _read_head(scope: Scope) -> ForwardedHead:
     )
 
 
-def _refuse_strict(headers: RawHeaders) -> None:
+def refuse_strict(headers: RawHeaders) -> None:
+    """Refuses a request that asks for memory, where it would have none. Raises: BadRequest."""
     if dict(headers).get(_MEMORY, b"").strip().lower() == b"strict":
         raise BadRequest(
             "x-mnemogate-memory: strict: this request would be passed on without memory.",

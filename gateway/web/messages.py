@@ -14,14 +14,17 @@ from starlette.types import Receive, Scope, Send
 
 from adapters.types import BYTES_PER_TOKEN
 from gateway.dialects.messages.errors import MessagesErrors
-from gateway.dialects.messages.read import MessagesRequest, read, refuse_thread
+from gateway.dialects.messages.native import NativeMessages
+from gateway.dialects.messages.read import MessagesRequest, has_thread, names_in, read, thread_refused
 from gateway.dialects.messages.render import MakesMessages
-from gateway.errors import ErrorForm
+from gateway.errors import BadRequest, BodyTooLarge, ErrorForm
 from gateway.run.receipt import Receipt
+from gateway.run.upstream.forward import Forwarding, Outgoing
 from gateway.web.completions import ChatRoute
 from gateway.web.event_stream import ClientReply
+from gateway.web.forwarding import refuse_strict
 from gateway.web.middleware import trace_of
-from gateway.web.model_field import parse_named
+from gateway.web.model_field import NamedRequest, parse_named
 from gateway.web.raw_headers import header_of
 
 MESSAGES_PATH: Final = "/v1/messages"
@@ -51,10 +54,10 @@ def is_unknown(scope: Scope) -> bool:
     return path.startswith(f"{MESSAGES_PATH}/") and path != COUNT_PATH and speaks_messages(scope)
 
 
-def messages_routes(chats: ChatRoute) -> list[Route]:
+def messages_routes(chats: ChatRoute, forwarding: Forwarding) -> list[Route]:
     return [
-        Route(MESSAGES_PATH, MessagesPath(chats), methods=["POST"]),
-        Route(COUNT_PATH, CountPath(chats), methods=["POST"]),
+        Route(MESSAGES_PATH, MessagesPath(chats, forwarding), methods=["POST"]),
+        Route(COUNT_PATH, CountPath(chats, forwarding), methods=["POST"]),
     ]
 
 
@@ -63,6 +66,7 @@ class MessagesPath:
     """The route of messages. chats: answers chat completions."""
 
     chats: ChatRoute
+    forwarding: Forwarding
     has_limit: ClassVar[bool] = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,20 +79,73 @@ class MessagesPath:
             trace.bytes_in = len(body)
             named = parse_named(body)
             trace.model, trace.stream = named.model, named.stream
-            refuse_thread(named.raw)
-            request = read(
-                bytes(named.raw),
-                scope["headers"],
-                self.chats.settings.max_messages,
-                is_read_only=False,
-                has_limit=self.has_limit,
-            )
+            if self._is_native(named, scope):
+                request = self._read_native(named, scope)
+                if request is None:
+                    await self._pass_on(named, scope, receive, send)
+                    return
+            else:
+                if has_thread(named.raw):
+                    raise thread_refused()
+                request = self._read(named, scope, is_read_only=False)
             await self._answer(request, scope, receive, send)
+
+    def _is_native(self, named: NamedRequest, scope: Scope) -> bool:
+        """Returns whether a request goes to its upstream as it is."""
+        if named.model is None:
+            return False
+        caller = trace_of(scope).caller
+        names = names_in(named.raw)
+        return self.chats.chat.speaks_messages(names, scope["headers"], caller.project, caller.memory)
+
+    def _read(self, named: NamedRequest, scope: Scope, *, is_read_only: bool) -> MessagesRequest:
+        headers, most = scope["headers"], self.chats.settings.max_messages
+        return read(bytes(named.raw), headers, most, is_read_only=is_read_only, has_limit=self.has_limit)
+
+    def _read_native(self, named: NamedRequest, scope: Scope) -> MessagesRequest | None:
+        """Returns a request for an upstream of its dialect; None: memory cannot read it, so that it passes without."""
+        try:
+            request = self._read(named, scope, is_read_only=True)
+        except (BadRequest, BodyTooLarge):
+            return None
+        if has_thread(named.raw):
+            caller = trace_of(scope).caller
+            stands = self.chats.chat.stands_for(request.chat, scope["headers"], caller.project, caller.memory)
+            if stands == "on":
+                raise thread_refused()
+            return None
+        request.chat.native = NativeMessages(
+            request.raw, request.json, request.places, _upstream_path(scope), named.with_model
+        )
+        return request
+
+    async def _pass_on(self, named: NamedRequest, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request that goes to its upstream without memory."""
+        refuse_strict(scope["headers"])
+        trace = trace_of(scope)
+        trace.memory = "off"
+        caller, receipt, path = trace.caller, Receipt(trace.begun), _upstream_path(scope)
+        receipt.headers["x-mnemogate-memory"] = "off"
+        route = self.forwarding.find(path, named.model, None)
+        outgoing = Outgoing("POST", path, scope["headers"], caller.project, caller.credential, named=named)
+        connection = scope["state"].get("connection")
+        try:
+            with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
+                await self.forwarding.answer(route, outgoing, reply, receipt)
+        finally:
+            trace.added_ms = receipt.added_ms
 
     async def _answer(self, request: MessagesRequest, scope: Scope, receive: Receive, send: Send) -> None:
         view = MakesMessages(request.chat.model, len(request.raw) // BYTES_PER_TOKEN)
         receipt = Receipt(trace_of(scope).begun)
         await self.chats.answer(request.chat, scope["headers"], view, receipt, scope, receive, send)
+
+
+def _upstream_path(scope: Scope) -> str:
+    """Returns a request's path below the upstream's base URL, with the query."""
+    query: str = scope["query_string"].decode("latin-1")
+    path: str = scope["path"]
+    return path.removeprefix("/v1") + (f"?{query}" if query else "")
 
 
 class CountPath(MessagesPath):
@@ -110,5 +167,7 @@ class CountPath(MessagesPath):
                 receipt,
                 caller.memory,
             )
-            body = orjson.dumps({"input_tokens": tokens})
-            await reply.whole(200, [("content-type", "application/json"), *receipt.close()], body)
+            trace.memory = receipt.headers.get("x-mnemogate-memory")
+            if tokens is not None:
+                body = orjson.dumps({"input_tokens": tokens})
+                await reply.whole(200, [("content-type", "application/json"), *receipt.close()], body)

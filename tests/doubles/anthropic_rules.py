@@ -190,8 +190,8 @@ def _once(pairs: list[tuple[str, Any]]) -> Json:
     return found
 
 
-def check_request(raw: bytes, headers: Mapping[str, str]) -> Json:
-    """Returns the parsed body. Raises: Refused."""
+def check_request(raw: bytes, headers: Mapping[str, str], *, counts: bool = False) -> Json:
+    """Returns the parsed body. counts: of a request whose tokens are counted. Raises: Refused."""
     _want(headers.get("content-type", "").startswith("application/json"), "Content-Type: application/json")
     version = headers.get("anthropic-version")
     _want(version is not None, "anthropic-version: header is required")
@@ -207,8 +207,13 @@ def check_request(raw: bytes, headers: Mapping[str, str]) -> Json:
         _want(key in PARAMETERS, f"{key}: Extra inputs are not permitted")
         _want(value is not None, f"{key}: Input should not be null")
     _want(isinstance(body.get("model"), str) and body["model"] != "", "model: Field required")
-    _want("max_tokens" in body, "max_tokens: Field required")
-    _want(isinstance(body["max_tokens"], int) and body["max_tokens"] >= 0, "max_tokens: Input should be >= 0")
+    if counts:
+        for key in ("max_tokens", "stream", "metadata"):
+            _want(key not in body, f"{key}: Extra inputs are not permitted")
+    else:
+        _want("max_tokens" in body, "max_tokens: Field required")
+        limit = body["max_tokens"]
+        _want(isinstance(limit, int) and limit >= 0, "max_tokens: Input should be >= 0")
     _check_system(body)
     _check_messages(body, version == NEW_VERSION)
     _check_tools(body)
@@ -618,3 +623,56 @@ def _check_schema(schema: Any, at: str) -> None:
                 _check_schema([*value.values()], at)
             elif key not in ("const", "default", "enum"):
                 _check_schema(value, at)
+
+
+class PromptCache:
+    """The cache of prompts: what stands before a mark is written, and looked up at most 20 blocks before a mark.
+
+    could_read: bytes that the requests had in common with what the ones before have written, in their conversation.
+    read: those of them that were found. (build-with-claude/prompt-caching)
+    """
+
+    LOOK_BACK = 20
+
+    def __init__(self) -> None:
+        self._written: dict[str, int] = {}  # hash of a prefix -> its bytes
+        self.read = self.could_read = 0
+        self.reads: list[
+            tuple[int, int]
+        ] = []  # of each request: read, and what the longest prefix before had
+
+    def take(self, body: Json) -> None:
+        hashes, sizes, marks = _prefixes(body)
+        found = 0
+        for mark in marks:
+            for at in range(mark, max(-1, mark - self.LOOK_BACK - 1), -1):
+                if hashes[at] in self._written:
+                    found = max(found, sizes[at])
+                    break
+        longest = max(self._written.values(), default=0)
+        self.reads.append((found, longest))
+        self.read += found
+        self.could_read += longest
+        for mark in marks:
+            self._written[hashes[mark]] = sizes[mark]
+
+
+def _prefixes(body: Json) -> tuple[list[str], list[int], list[int]]:
+    """Returns the hash and the size of the prompt up to each block, and the blocks with a mark."""
+    blocks: list[tuple[str, Any]] = [("tool", each) for each in body.get("tools", ())]
+    blocks += [("system", each) for each in _listed(body.get("system", []))]
+    for turn in body["messages"]:
+        blocks += [(turn["role"], each) for each in _listed(turn["content"])]
+    hashes, sizes, marks = [], [], []
+    hashed, size = hashlib.sha256(), 0
+    for at, (role, block) in enumerate(blocks):
+        data = json.dumps([role, _plain(block)], sort_keys=True).encode()
+        hashed.update(data)
+        size += len(data)
+        hashes.append(hashed.hexdigest())
+        sizes.append(size)
+        if "cache_control" in block:
+            marks.append(at)
+    if "cache_control" in body:
+        marks.append(len(blocks) - 1)
+    return hashes, sizes, marks

@@ -17,7 +17,7 @@ import msgspec
 import orjson
 from msgspec.structs import replace
 
-from tests.doubles.anthropic_rules import Refused, bind, check_request, sign
+from tests.doubles.anthropic_rules import PromptCache, Refused, bind, check_request, sign
 from tests.doubles.openai_rules import Refusal
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, _call_id, _tokens
 
@@ -59,8 +59,12 @@ def refuse(
 class StrictAnthropic(StrictUpstream):
     """A strict upstream that speaks the Messages API.
 
-    key: the only one that is accepted, as `x-api-key` or bearer token.
+    key: the only one that is accepted, as `x-api-key` or bearer token. cache: of prompts.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.cache = PromptCache()
 
     def names(self, number: int) -> dict[str, str]:
         return {"request-id": f"req_{number}"}
@@ -72,9 +76,13 @@ class StrictAnthropic(StrictUpstream):
                 return _json(_models(self.models)) if self.model_list is None else _raw(self.model_list)
             if seen.path.startswith("/v1/models/") and seen.path[len("/v1/models/") :] in self.models:
                 return _json(_models([seen.path[len("/v1/models/") :]])["data"][0])
-            if seen.path != "/v1/messages" or seen.method != "POST":
+            path = seen.path.partition("?")[0]
+            if path not in ("/v1/messages", "/v1/messages/count_tokens") or seen.method != "POST":
                 raise Refused(f"Not found: {seen.method} {seen.path}", 404, "not_found_error")
-            seen.json = check_request(seen.body, seen.headers)
+            seen.json = check_request(seen.body, seen.headers, counts=path.endswith("/count_tokens"))
+            if path.endswith("/count_tokens"):
+                return _json({"input_tokens": len(orjson.dumps(seen.json)) // 4})
+            self.cache.take(seen.json)
         except Refused as refused:
             seen.refusal = Refusal(str(refused), status=refused.status)
             return _json({**refused.body, "request_id": "req_strict"}, refused.status)
@@ -90,7 +98,7 @@ class StrictAnthropic(StrictUpstream):
 
     @property
     def chats(self) -> list[Seen]:
-        return [seen for seen in self.seen if seen.path == "/v1/messages"]
+        return [seen for seen in self.seen if seen.path.partition("?")[0] == "/v1/messages"]
 
 
 def _json(value: Json, status: int = 200) -> Reply:

@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.request.edit import BodyEdit
+from gateway.core.request.native_body import NativeBody
 
 NEWER_LIMIT = "max_completion_tokens"
 LIMITS = (NEWER_LIMIT, "max_tokens")
@@ -67,6 +68,8 @@ class ChatRequest(Struct):
     named: dict[str, Any] | None = None
     # The name of the application's own request that the dialect knows it for; memory has no part in it.
     side_request: str | None = None
+    # It in its client's dialect, for an upstream that speaks that; None: it goes as a chat completion everywhere.
+    native: NativeBody | None = None
 
     def edit(self) -> BodyEdit:
         return BodyEdit(self.raw, self.json)

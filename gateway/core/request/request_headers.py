@@ -18,12 +18,11 @@ RawHeaders = Sequence[tuple[bytes, bytes]]  # as ASGI has them: names in lower c
 # keep its prompt cache by it; the last how much of a file is wanted.
 _PASS = frozenset(
     b"accept user-agent idempotency-key x-idempotency-key traceparent tracestate x-request-id x-client-request-id "
-    b"anthropic-beta anthropic-version "
     b"http-referer x-title "
     b"x-session-id x-session-affinity x-grok-conv-id "
     b"range if-range".split()
 )
-_PASS_PREFIXES = (b"openai-", b"x-stainless-", b"x-openrouter-")
+_PASS_PREFIXES = (b"anthropic-", b"openai-", b"x-stainless-", b"x-openrouter-")
 # The gateway's headers in a request. Another one is refused, since a client that misspells `x-mnemogate-memory: off` is
 # remembered against their will.
 _PREFIX = "x-mnemogate-"

@@ -69,6 +69,16 @@ class MessagesRequest(Struct, frozen=True):
     places: Sequence[BlockPlace]
 
 
+def names_in(body: bytes) -> Json:
+    """Returns the fields of a request that name model, user and conversation. Raises: BadRequest: it is no request."""
+    json = read_object(body)
+    try:
+        metadata = _user_of(json.get("metadata"))
+    except BadRequest:
+        metadata = {}
+    return {"model": json.get("model"), "metadata": metadata}
+
+
 def read(
     body: bytes, headers: RawHeaders, max_messages: int, *, is_read_only: bool, has_limit: bool = True
 ) -> MessagesRequest:
@@ -113,15 +123,19 @@ def read(
     return MessagesRequest(body, json, request, conversation.places)
 
 
-def refuse_thread(body: bytes) -> None:
-    """Refuses a message thread, in a way after which Anthropic's SDKs go on without one. Raises: BadRequest."""
-    if b'"thread"' in body and read_object(body).get("thread") is not None:
-        raise BadRequest(
-            "thread: message threads are not available here, where the gateway remembers the conversation. Send all of "
-            "its messages.",
-            param="thread",
-            code=NO_THREADS,
-        )
+def has_thread(body: bytes) -> bool:
+    """Returns whether a request brings the new messages of a message thread alone."""
+    return b'"thread"' in body and read_object(body).get("thread") is not None
+
+
+def thread_refused() -> BadRequest:
+    """Returns the error after which Anthropic's SDKs go on without a message thread."""
+    return BadRequest(
+        "thread: message threads are not available here, where the gateway remembers the conversation. Send all of "
+        "its messages.",
+        param="thread",
+        code=NO_THREADS,
+    )
 
 
 def _is_known(key: str) -> bool:
@@ -133,18 +147,18 @@ def _as_chat(json: Json, messages: list[Json], *, is_read_only: bool, has_limit:
     chat: Json = {"model": json.get("model"), "messages": messages}
     if json.get("stream") is not None:
         chat["stream"] = json["stream"]
+    metadata: Json = {}
     try:
         metadata = _user_of(json.get("metadata"))
+        _tools(chat, json, is_read_only=is_read_only)
+        _output(chat, json, is_read_only=is_read_only)
         if has_limit:
             _limits(chat, json)
-        _tools(chat, json)
-        _output(chat, json)
         if not is_read_only:
             _check_context(json.get("context_management"))
     except BadRequest:
         if not is_read_only:
             raise
-        metadata = {}
     if isinstance(user := metadata.get("user_id"), str) and user:
         chat["user"] = user
     return chat, metadata
@@ -166,20 +180,26 @@ def _limits(chat: Json, json: Json) -> None:
             chat["stop"] = stops
 
 
-def _tools(chat: Json, json: Json) -> None:
+def _tools(chat: Json, json: Json, *, is_read_only: bool) -> None:
     tools = json.get("tools")
     if tools is not None and not isinstance(tools, list):
         raise invalid("tools", "Input should be a valid list")
-    functions = [_function(tool, f"tools.{index}") for index, tool in enumerate(tools or ())]
-    if not functions:
+    functions = [
+        function
+        for index, tool in enumerate(tools or ())
+        if (function := _function(tool, f"tools.{index}", is_read_only=is_read_only)) is not None
+    ]
+    if functions:
+        chat["tools"] = functions
+    elif not (is_read_only and tools):
         return
-    chat["tools"] = functions
     choice = json.get("tool_choice")
     if choice is None:
         return
     if not isinstance(choice, dict):
         raise invalid("tool_choice", "Input should be a valid dictionary")
-    check_fields(choice, _CHOICE, "tool_choice")
+    if not is_read_only:
+        check_fields(choice, _CHOICE, "tool_choice")
     kind = choice.get("type")
     if kind == "tool":
         chat["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
@@ -191,12 +211,16 @@ def _tools(chat: Json, json: Json) -> None:
         chat["parallel_tool_calls"] = False
 
 
-def _function(tool: Any, where: str) -> Json:
+def _function(tool: Any, where: str, *, is_read_only: bool) -> Json | None:
+    """Returns a tool of the client's own; None: the upstream alone knows what it is."""
     if not isinstance(tool, dict):
         raise invalid(where, "Input should be a valid dictionary")
     if tool.get("type") not in (None, "custom"):
+        if is_read_only:
+            return None
         raise not_taken(f"{where}.{str(tool['type'])[:60]}")
-    check_fields(tool, _TOOL, where)
+    if not is_read_only:
+        check_fields(tool, _TOOL, where)
     name = tool.get("name")
     if not isinstance(name, str):
         raise invalid(f"{where}.name", "Field required")
@@ -209,13 +233,14 @@ def _function(tool: Any, where: str) -> Json:
     return {"type": "function", "function": function}
 
 
-def _output(chat: Json, json: Json) -> None:
+def _output(chat: Json, json: Json, *, is_read_only: bool) -> None:
     config = json.get("output_config")
     if config is None:
         return
     if not isinstance(config, dict):
         raise invalid("output_config", "Input should be a valid dictionary")
-    check_fields(config, frozenset(("effort", "format")), "output_config")
+    if not is_read_only:
+        check_fields(config, frozenset(("effort", "format")), "output_config")
     if config.get("effort") is not None:
         chat["reasoning_effort"] = config["effort"]
     form = config.get("format")
@@ -223,7 +248,8 @@ def _output(chat: Json, json: Json) -> None:
         return
     if not isinstance(form, dict) or form.get("type") != "json_schema":
         raise invalid("output_config.format.type", "Input should be 'json_schema'")
-    check_fields(form, frozenset(("type", "schema")), "output_config.format")
+    if not is_read_only:
+        check_fields(form, frozenset(("type", "schema")), "output_config.format")
     schema = {"name": "output", "schema": form.get("schema"), "strict": True}
     chat["response_format"] = {"type": "json_schema", "json_schema": schema}
 

@@ -81,7 +81,7 @@ class Composer(Struct, frozen=True):
         if not is_asked and (asked_before := _read_before(known)) is not None:
             takes_note, at = True, asked_before
         composition = await self._compose(known, notes)
-        section = self._section(known, composition, takes_note=takes_note)
+        section = self._section(known, composition, takes_note=takes_note, binds=form.binds)
         if is_asked and last in notes:
             takes_note = False
             if section.changes:
@@ -155,11 +155,13 @@ class Composer(Struct, frozen=True):
         *,
         takes_note: bool,
         is_due: bool = False,
+        binds: bool = False,
     ) -> Section:
         """Returns the memory section with what has changed since.
 
         summary: the id of the one that stands after it, or 0; None: the one in use.
         is_due: the prompt changes from its beginning in any case.
+        binds: the section stays as it is for as long as the conversation has thoughts after it.
         """
         match_point, spec, plan = known.plan.match.match_point, known.asked.spec, known.plan
         parts = SectionParts(
@@ -177,7 +179,7 @@ class Composer(Struct, frozen=True):
             pinned=known.pinned,
             shown=window.shown(composition),
             goes_on=match_point is not None,
-            is_due=is_due or spec.rebuilds or idle_s > self.cache_s,
+            is_due=is_due or spec.rebuilds or (idle_s > self.cache_s and not binds),
             takes_note=takes_note,
         )
 

@@ -16,6 +16,7 @@ from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, is_mark_named
 from gateway.core.prompt.summary import Overfull
 from gateway.core.request.chat_request import NEWER_LIMIT, ChatRequest
 from gateway.core.request.envelope import budget_to_think
+from gateway.core.request.native_body import NativeAdditions
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
 from storage.records import Evicted
@@ -36,6 +37,8 @@ class EndpointForm(Struct, frozen=True):
     can_force: bool = True
     # Settings of an agent that the model does not take.
     refused: frozenset[str] = frozenset()
+    # The model takes its thoughts back only after what they were thought about, so that nothing there may change.
+    binds: bool = False
 
 
 class NoteRoom(Struct, frozen=True):
@@ -134,6 +137,8 @@ class Prompt(Struct, frozen=True):
     leads: bool = False
     # The tokens of every call are to be known.
     counts: bool = False
+    # Something before the conversation's messages may be another one than in the request before.
+    changes_prefix: bool = False
 
     @property
     def hidden(self) -> Mapping[int, list[WireMessage]]:
@@ -173,6 +178,26 @@ class Prompt(Struct, frozen=True):
             if text:
                 found += estimate_tokens(text)
         return found
+
+    def additions(
+        self, more: Sequence[WireMessage] = (), budget_tokens: int | None = None, offer: Offer = ANYTHING
+    ) -> NativeAdditions:
+        """Returns what a request in its client's own dialect gets. The parameters are those of `body`."""
+        fill = [(each.message, each.note) for each in self.window.fill(self.composition)]
+        is_limited = bool(more) and budget_tokens is not None and self.request.max_tokens_key is not None
+        limit = max(budget_tokens or 0, budget_to_think(self.request.json) + 1) if is_limited else None
+        return NativeAdditions(
+            system=[text for text in (self.system, self.window.summary) if text],
+            notes={i: note for i, note in self.composition.notes.items() if i not in self.window.dropped},
+            dropped=self.window.dropped,
+            instead=self.hidden,
+            fill=fill,
+            tools=self.tools,
+            more=more,
+            max_tokens=limit,
+            choice={} if offer is ANYTHING else offer.fields(can_force=self.form.can_force),
+            changes_prefix=self.changes_prefix,
+        )
 
     def body(
         self, more: Sequence[WireMessage] = (), budget_tokens: int | None = None, offer: Offer = ANYTHING

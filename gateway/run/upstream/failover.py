@@ -387,7 +387,9 @@ async def _unmask(reply: ModelReply) -> ModelReply:
         return reply
     await _discard(reply)
     kept = [(name, value) for name, value in reply.headers if name != "content-type"]
-    return BufferedReply(refused[0], (*kept, ("content-type", "application/json")), refused[1])
+    # Anthropic's own error is the event's data, for a client that speaks its dialect.
+    body = refused[1] if first is None or first.name != "error" or first.data is None else first.data
+    return BufferedReply(refused[0], (*kept, ("content-type", "application/json")), body)
 
 
 async def _unmask_whole(reply: ModelReply) -> ModelReply:

@@ -1,0 +1,220 @@
+"""A request to Anthropic's Messages API that goes upstream as one, with what memory adds put into its value.
+
+The section is a text block behind the client's system blocks, a note one before the person's words, and a reply with
+hidden rounds becomes the turns that the model had. No cache mark is added, moved or removed, and what memory has no
+part in stays as it came. (platform.claude.com/docs/en/api/messages)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+
+from adapters.claude.content import assistant_blocks, tool_result, user_blocks
+from adapters.claude.model_limits import binds_thoughts
+from adapters.claude.reply import next_index
+from adapters.claude.request import BINDING_BETA
+from adapters.types import Json
+from gateway.core.request.edit import BodyEdit
+from gateway.core.request.native_body import NO_ADDITIONS, NativeAdditions, UpstreamBody
+from gateway.dialects.messages.content import THOUGHTS, BlockPlace
+
+_CHOICES: Final = {"none": "none", "auto": "auto", "required": "any"}
+_MARK: Final = "cache_control"
+
+
+class NativeMessages(Struct, frozen=True):
+    """A request."""
+
+    raw: bytes
+    json: Json
+    # By message of the chat completion that memory reads.
+    places: Sequence[BlockPlace]
+    path: str
+    # Returns the body with another model's name.
+    renamed: Callable[[str], bytes]
+
+    def render(self, model: str, additions: NativeAdditions = NO_ADDITIONS) -> UpstreamBody:
+        """Returns the request for the upstream."""
+        messages, system = self._messages(additions), self._system(additions)
+        members: Json = {}
+        if messages is not self.json["messages"]:
+            members["messages"] = messages
+        if system is not self.json.get("system"):
+            members["system"] = system
+        if additions.tools:
+            members["tools"] = [*(self.json.get("tools") or ()), *map(_tool, additions.tools)]
+        if additions.max_tokens is not None:
+            members["max_tokens"] = additions.max_tokens
+        if (choice := additions.choice.get("tool_choice")) is not None and "tools" in {
+            **self.json,
+            **members,
+        }:
+            members["tool_choice"] = _choice(choice)
+        betas: Sequence[str] = ()
+        if additions.changes_prefix and binds_thoughts(model) and _has_thoughts(messages):
+            betas = self._allow_other_prefix(members, messages)
+        if not members:
+            return UpstreamBody(self.renamed(model))
+        edit = BodyEdit(self.raw, self.json)
+        for key, value in members.items():
+            edit.set_member(key, value)
+        if model != self.json.get("model"):
+            edit.set_member("model", model)
+        return UpstreamBody(edit.render(), betas, next_index([*additions.more]))
+
+    # The system prompt
+
+    def _system(self, additions: NativeAdditions) -> Any:
+        system = self.json.get("system")
+        texts = [text for text in additions.system if text]
+        if not texts:
+            return system
+        if isinstance(system, list):
+            return [*system, *({"type": "text", "text": text} for text in texts)]
+        return "\n\n".join((*([system] if system else ()), *texts))
+
+    # The messages
+
+    def _messages(self, additions: NativeAdditions) -> list[Json]:
+        messages: list[Json] = self.json["messages"]
+        instead = {
+            self.places[index].message: replaced
+            for index, replaced in additions.instead.items()
+            # A reply of one round is the client's own, with the thoughts that it has kept.
+            if len(replaced) > 1
+        }
+        left_out = {index for index, replaced in additions.instead.items() if not replaced}
+        notes = {self.places[index]: note for index, note in additions.notes.items() if note}
+        notes = {place: note for place, note in notes.items() if place.words is not None}
+        if not (instead or notes or left_out or additions.dropped or additions.fill or additions.more):
+            return messages
+        noted = {place.message: (place.words, note) for place, note in notes.items()}
+        dropped = self._dropped(additions.dropped | left_out)
+        found: list[Json] = [*_as_turns([_with_note(m, note) for m, note in additions.fill])]
+        is_added = bool(found)
+        for index, message in enumerate(messages):
+            if index in dropped:
+                continue
+            if index in instead:
+                turns = _with_mark(_as_turns(instead[index]), message)
+                found += turns
+                is_added = True
+                continue
+            if index in noted:
+                message = _noted(message, *noted[index])
+            if is_added and found and found[-1]["role"] == message.get("role") == "user":
+                # Results of the gateway's tools stand before those of the client's, in one turn.
+                found[-1] = {"role": "user", "content": _results_first([found[-1], message])}
+            else:
+                found.append(message)
+            is_added = False
+        return [*found, *_as_turns(additions.more)]
+
+    def _dropped(self, dropped: frozenset[int]) -> set[int]:
+        """Returns the messages of which all parts are left out."""
+        if not dropped:
+            return set()
+        left = {place.message for index, place in enumerate(self.places) if index not in dropped}
+        return {self.places[index].message for index in dropped} - left
+
+    # Thoughts
+
+    def _allow_other_prefix(self, members: Json, messages: list[Json]) -> Sequence[str]:
+        """Has thoughts that no longer fit left out, by the upstream where it can be asked for that."""
+        thinking = self.json.get("thinking")
+        if isinstance(thinking, dict) and "block_binding" in thinking:
+            return ()
+        if thinking is None or (isinstance(thinking, dict) and thinking.get("type") == "adaptive"):
+            binding = {"prefix_mismatch_behavior": "drop_block"}
+            members["thinking"] = {**(thinking or {"type": "adaptive"}), "block_binding": binding}
+            return (BINDING_BETA,)
+        members["messages"] = [_without_thoughts(message) for message in messages]
+        return ()
+
+
+def _noted(message: Json, words: int | None, note: str) -> Json:
+    """Returns a message with a note before the person's words, in a block of its own."""
+    content = message["content"]
+    blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    at = words or 0
+    return {**message, "content": [*blocks[:at], {"type": "text", "text": note}, *blocks[at:]]}
+
+
+def _with_note(message: Json, note: str) -> Json:
+    """Returns a stored message with its note in a part of its own, as it stands in the client's messages."""
+    content = message.get("content")
+    if not note or not isinstance(content, str) or not content.startswith(note):
+        return message
+    parts = [{"type": "text", "text": note}, {"type": "text", "text": content[len(note) :]}]
+    return {**message, "content": parts}
+
+
+def _as_turns(messages: Sequence[Json]) -> list[Json]:
+    """Returns messages of a chat completion as turns: the results of a reply's calls are one."""
+    turns: list[Json] = []
+    for place, message in enumerate(messages):
+        where, role = f"messages[{place}]", message.get("role")
+        if role == "assistant":
+            blocks = assistant_blocks(message, where)
+        elif role == "tool":
+            blocks = [tool_result(message, where)]
+        else:  # a system message is one of the gateway's, in the middle of a conversation
+            blocks = user_blocks(message, where)
+        name = "assistant" if role == "assistant" else "user"
+        if not blocks:
+            continue
+        if turns and turns[-1]["role"] == name:
+            turns[-1] = {"role": name, "content": [*turns[-1]["content"], *blocks]}
+        else:
+            turns.append({"role": name, "content": blocks})
+    return turns
+
+
+def _results_first(messages: Sequence[Json]) -> list[Json]:
+    blocks: list[Json] = []
+    for message in messages:
+        content = message["content"]
+        blocks += content if isinstance(content, list) else [{"type": "text", "text": content}]
+    return sorted(blocks, key=lambda block: block.get("type") != "tool_result")
+
+
+def _with_mark(turns: list[Json], message: Json) -> list[Json]:
+    """Returns turns in a message's place with its cache mark at their end, if it has one at its own."""
+    content = message.get("content")
+    last = content[-1] if isinstance(content, list) and content else {}
+    if _MARK in last and turns and turns[-1]["content"][-1].get("type") not in THOUGHTS:
+        *before, end = turns[-1]["content"]
+        turns[-1] = {**turns[-1], "content": [*before, {**end, _MARK: last[_MARK]}]}
+    return turns
+
+
+def _has_thoughts(messages: Sequence[Json]) -> bool:
+    contents = (message.get("content") for message in messages)
+    blocks = (block for content in contents if isinstance(content, list) for block in content)
+    return any(isinstance(block, dict) and block.get("type") in THOUGHTS for block in blocks)
+
+
+def _without_thoughts(message: Json) -> Json:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    left = [block for block in content if not (isinstance(block, dict) and block.get("type") in THOUGHTS)]
+    return message if len(left) == len(content) or not left else {**message, "content": left}
+
+
+def _tool(tool: Json) -> Json:
+    function: Mapping[str, Any] = tool["function"]
+    return {
+        "name": function["name"],
+        "description": function.get("description") or "",
+        "input_schema": function.get("parameters") or {"type": "object"},
+    }
+
+
+def _choice(choice: Any) -> Json:
+    if isinstance(choice, dict):
+        return {"type": "tool", "name": choice["function"]["name"]}
+    return {"type": _CHOICES[choice]}

@@ -1,0 +1,552 @@
+"""Anthropic's dialect before an upstream that speaks it: what passes, and where memory goes in.
+
+The strict upstream refuses what Anthropic refuses: unknown fields, five marks, calls without results, thoughts that
+were changed, moved, or stand after something else than they were thought about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import orjson
+import pytest
+
+from gateway.settings import ModelSettings, UpstreamSettings
+from tests.doubles.anthropic_rules import BINDING_BETA, PromptCache, sign
+from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse, think
+from tests.doubles.upstream import Call, Gate, Seen, StrictUpstream, call_tools, say
+from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, sent_again, text_of
+from tests.gateway.sdk import World, agent, remember
+from tests.server import RawReply
+
+Json = dict[str, Any]
+MODEL, BOUND = "claude-opus-4-6", "claude-opus-5-5"
+MARK = {"type": "ephemeral"}
+SCHEMA = {"type": "object", "additionalProperties": False}
+HEADERS = {"anthropic-version": "2026-10-21", "content-type": "application/json"}
+both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+both_models = pytest.mark.parametrize("model", [MODEL, BOUND], ids=["free", "bound"])
+
+
+def claude(upstream: StrictAnthropic, **more: Any) -> tuple[UpstreamSettings, ...]:
+    return (UpstreamSettings("up", "anthropic", upstream.base_url, **more),)
+
+
+@pytest.fixture
+def upstream() -> Iterator[StrictAnthropic]:
+    with StrictAnthropic() as running:
+        yield running
+
+
+@pytest.fixture
+def world(upstream: StrictAnthropic, tmp_path: Path) -> Iterator[World]:
+    profiles = agent(model=MODEL), agent("bound", model=BOUND)
+    with remember(upstream, tmp_path, *profiles, upstreams=claude(upstream)) as made:
+        yield made
+
+
+def post(world: World, body: Json, headers: Json | None = None, query: str = "") -> RawReply:
+    path = f"/v1/messages{query}"
+    return world.gateway.ask("POST", path, orjson.dumps(body), {**HEADERS, **(headers or {})})
+
+
+def hello(words: Any = "Hello", **more: Any) -> Json:
+    return {"model": MODEL, "max_tokens": 100, "messages": [{"role": "user", "content": words}], **more}
+
+
+def blocks(seen: Seen, index: int = -1) -> list[Json]:
+    content = seen.json["messages"][index]["content"]
+    return content if isinstance(content, list) else [{"type": "text", "text": content}]
+
+
+def insert(text: str) -> Call:
+    return Call("memory_insert", {"label": "human", "new_string": text})
+
+
+# -- what passes
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-mnemogate-memory": "off", "x-mnemogate-user": "alice"}])
+def test_without_memory_a_request_passes_byte_for_byte(
+    world: World, upstream: StrictAnthropic, headers: Json
+) -> None:
+    body = b'{ "model": "claude-opus-4-6",  "max_tokens":100, "messages" : [{"role":"user","content":"\\u0048i"}]}'
+    reply = world.gateway.ask("POST", "/v1/messages?beta=true", body, {**HEADERS, **headers})
+    assert reply.status == 200
+    assert (upstream.last.body, upstream.last.path, upstream.last.query) == (
+        body,
+        "/v1/messages",
+        "beta=true",
+    )
+
+
+def test_betas_and_version_are_the_clients(world: World, upstream: StrictAnthropic) -> None:
+    headers = {"anthropic-version": "2023-06-01", "anthropic-beta": "one-2026-01-01,two-2026-01-01"}
+    for user in ({}, {"x-mnemogate-user": "alice"}):
+        post(world, hello(), {**headers, **user})
+        assert {key: upstream.last.headers[key] for key in headers} == headers
+
+
+def test_the_clients_key_goes_on_in_its_header(world: World, upstream: StrictAnthropic) -> None:
+    for name, value in (
+        ("x-api-key", "anything"),
+        ("x-api-key", "sk-ant-api03-x"),
+        ("authorization", "Bearer sk-ant-api03-x"),
+    ):
+        post(world, hello(), {name: value, "x-mnemogate-user": "alice"})
+        sent = {key: upstream.last.headers.get(key) for key in ("x-api-key", "authorization")}
+        assert sent == {"x-api-key": None, "authorization": None, name: value}
+
+
+@both_ways
+def test_a_reply_passes_byte_for_byte(world: World, upstream: StrictAnthropic, stream: bool) -> None:
+    """With memory that reads along, and a field that no translation knows."""
+    upstream.queue(*[think("Hm.", text="Well then.", fields={"next_month": [1, {"a": "b"}]}, id="msg_1")] * 2)
+    plain = post(world, hello(stream=stream))
+    read = post(world, hello(stream=stream), {"x-mnemogate-user": "alice"})
+    assert plain.body == read.body
+    assert b"next_month" in read.body
+    assert read.headers["request-id"].startswith("req_")
+    assert read.headers["x-mnemogate-memory"] == "on"
+
+
+def test_an_error_passes_as_it_came(world: World, upstream: StrictAnthropic) -> None:
+    for user in ({}, {"x-mnemogate-user": "alice"}):
+        upstream.queue(refuse(429, "rate_limit_error", "Slow down.", retry_after="9"))
+        reply = post(world, hello(), user)
+        assert (reply.status, reply.headers["retry-after"]) == (429, "9")
+        assert reply.json["error"] == {"type": "rate_limit_error", "message": "Slow down."}
+        assert reply.json["request_id"] == "req_refused"
+
+
+@pytest.mark.parametrize("user", [{}, {"x-mnemogate-user": "alice"}], ids=["unread", "read"])
+def test_a_stream_that_begins_with_an_error_is_that_status(
+    world: World, upstream: StrictAnthropic, user: Json
+) -> None:
+    error = {"type": "overloaded_error", "message": "Overloaded"}
+    upstream.queue(say("So", error_after=(0, error)))
+    reply = post(world, hello(stream=True), user)
+    assert reply.status == 529
+    assert (reply.json["type"], reply.json["error"]) == ("error", error)
+
+
+def test_an_error_within_a_stream_passes(world: World, upstream: StrictAnthropic) -> None:
+    error = {"type": "overloaded_error", "message": "Overloaded"}
+    upstream.queue(say("So it goes on", error_after=(4, error)))
+    reply = post(world, hello(stream=True), {"x-mnemogate-user": "alice"})
+    assert reply.status == 200
+    assert reply.body.rstrip().endswith(
+        b'data: {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"},"request_id":"req_late"}'
+    )
+
+
+def test_the_upstream_says_what_is_wrong_with_a_body(world: World, upstream: StrictAnthropic) -> None:
+    for body, words in (
+        (hello(next_month=1), "next_month: Extra inputs are not permitted"),
+        ({"model": MODEL, "max_tokens": 1}, "messages: Field required"),
+        ({**hello(), "max_tokens": "many"}, "max_tokens: Input should be >= 0"),
+    ):
+        reply = post(world, body, {"x-mnemogate-user": "alice"})
+        assert (reply.status, reply.json["error"]["message"]) == (400, words)
+        assert reply.json["request_id"] == "req_strict"
+
+
+def test_what_memory_cannot_read_passes_without_it(world: World, upstream: StrictAnthropic) -> None:
+    reply = post(world, {"model": MODEL, "max_tokens": 1, "messages": "Hi"}, {"x-mnemogate-user": "alice"})
+    assert (reply.status, reply.headers["x-mnemogate-memory"]) == (400, "off")
+    strict = {"x-mnemogate-user": "alice", "x-mnemogate-memory": "strict"}
+    reply = post(world, {"model": MODEL, "max_tokens": 1, "messages": "Hi"}, strict)
+    assert "x-mnemogate-memory: strict" in reply.json["error"]["message"]
+
+
+def test_a_thread_passes_with_memory_off_alone(world: World, upstream: StrictAnthropic) -> None:
+    thread = {"type": "create"}
+    reply = post(world, hello(thread=thread), {"x-mnemogate-user": "alice"})
+    assert reply.json["error"]["details"] == {"error_code": "thread_unsupported_request"}
+    assert upstream.seen == []
+    post(world, hello(thread=thread))
+    assert b'"thread"' in upstream.last.body
+
+
+# -- where memory goes
+
+
+def test_the_section_stands_behind_the_clients_system(world: World, upstream: StrictAnthropic) -> None:
+    system = [
+        {"type": "text", "text": "x-anthropic-billing-header: cc_version=2;"},
+        {"type": "text", "text": "You code.", "cache_control": MARK},
+    ]
+    Talk(world, model="agent/helper").say("Hello", system=system)
+    sent = upstream.last.json["system"]
+    assert sent[:2] == system
+    assert [set(block) for block in sent[2:]] == [{"type", "text"}]
+    assert "You help." in sent[2]["text"]
+    Talk(world, model="agent/helper").say("Hi", system="You code.")
+    assert upstream.last.json["system"].startswith("You code.\n\nYou help.")
+    Talk(world, model="agent/helper").say("Hey")
+    assert upstream.last.json["system"].startswith("You help.")
+
+
+def test_a_note_is_a_block_before_the_persons_words(world: World, upstream: StrictAnthropic) -> None:
+    Talk(world, model=MODEL).say("My cat is called Miso.")
+    world.pass_time(1000)
+    reminder = {"type": "text", "text": "<system-reminder>Be brief.</system-reminder>"}
+    words = {"type": "text", "text": "What is my cat called?", "cache_control": MARK}
+    talk = Talk(world, model=MODEL)
+    talk.say([reminder, words])
+    first, note, last = blocks(upstream.last)
+    assert (first, last) == (reminder, words)
+    assert set(note) == {"type", "text"}
+    assert "Miso" in note["text"]
+    # The words come back as they like: the note stands where it stood.
+    talk.messages[0]["content"] = [reminder, {"type": "text", "text": words["text"]}]
+    talk.say("And its age?")
+    assert blocks(upstream.last, 0) == [reminder, note, {"type": "text", "text": words["text"]}]
+
+
+def test_a_note_before_a_text_is_the_same_as_before_a_block(world: World, upstream: StrictAnthropic) -> None:
+    Talk(world, model=MODEL).say("My cat is called Miso.")
+    world.pass_time(1000)
+    words = "What is my cat called?"
+    talk = Talk(world, model=MODEL)
+    talk.say([{"type": "text", "text": words, "cache_control": MARK}])
+    sent = blocks(upstream.last)
+    talk.messages[0]["content"] = words
+    talk.say([{"type": "text", "text": "And its age?", "cache_control": MARK}])
+    again = blocks(upstream.last, 0)
+    assert again == [sent[0], {"type": "text", "text": words}]
+    assert upstream.cache.reads[-1][0] == upstream.cache.reads[-1][1] > 0
+
+
+def test_results_alone_get_no_note(world: World, upstream: StrictAnthropic) -> None:
+    Talk(world, model=MODEL).say("My cat is called Miso.")
+    world.pass_time(1000)
+    upstream.queue(call_tools(Call("weather", {"city": "Bern"})), say("Rain."))
+    talk = Talk(world, model=MODEL, options={"tools": [WEATHER]})
+    talk.messages.append({"role": "user", "content": "Is my cat out in the weather?"})
+    reply = talk.complete()
+    talk.messages.append({"role": "assistant", "content": sent_again(reply)})
+    talk.answer(calls_of(reply)[0], "Rain")
+    assert talk.go_on() == "Rain."
+    assert [block["type"] for block in blocks(upstream.last)] == ["tool_result"]
+    assert [block["type"] for block in blocks(upstream.last, 0)] == ["text", "text"]
+
+
+def test_a_late_system_message_stays_last(world: World, upstream: StrictAnthropic) -> None:
+    Talk(world, model=BOUND).say("My cat is called Miso.")
+    world.pass_time(1000)
+    talk = Talk(world, model=BOUND)
+    environment = {"role": "system", "content": [{"type": "text", "text": "It is Monday."}]}
+    talk.messages = [{"role": "user", "content": "What is my cat called?"}, environment]
+    talk.go_on()
+    assert upstream.last.json["messages"][1] == environment
+    assert "Miso" in blocks(upstream.last, 0)[0]["text"]
+
+
+def test_four_marks_of_a_client_stay_four(world: World, upstream: StrictAnthropic) -> None:
+    """A fifth would be refused by the double, as by Anthropic."""
+    talk = Talk(world, model="agent/helper", options={"tools": [{**WEATHER, "cache_control": MARK}]})
+    system = [{"type": "text", "text": part, "cache_control": MARK} for part in ("One.", "Two.")]
+    talk.say([{"type": "text", "text": "Hello", "cache_control": MARK}], system=system)
+    assert upstream.last.body.count(b"cache_control") == 4
+    assert upstream.last.json["tools"][0] == {**WEATHER, "cache_control": MARK}
+    assert all("cache_control" not in tool for tool in upstream.last.json["tools"][1:])
+
+
+def test_an_alias_is_the_models_name_upstream(upstream: StrictAnthropic, tmp_path: Path) -> None:
+    models = (ModelSettings("smart", MODEL, "up"),)
+    with remember(upstream, tmp_path, upstreams=claude(upstream), models=models) as world:
+        for user in (None, "alice"):
+            Talk(world, user=user, model="smart").say("Hello")
+            assert upstream.last.json["model"] == MODEL
+
+
+# -- thoughts
+
+
+@both_ways
+@both_models
+def test_thoughts_stay_valid_over_turns_with_notes(
+    world: World, upstream: StrictAnthropic, stream: bool, model: str
+) -> None:
+    """The double refuses a thought whose prefix has changed."""
+    Talk(world, model=model).say("My cat is called Miso.")
+    world.pass_time(1000)
+    talk = Talk(world, model=model, stream=stream)
+    for number in range(4):
+        upstream.queue(think(f"Thought {number}.", text=f"Reply {number}."))
+        assert talk.say(f"What is my cat called, number {number}?") == f"Reply {number}."
+        world.pass_time(1000)  # longer than any cache lives
+    assert [block["type"] for block in talk.messages[1]["content"]] == ["thinking", "text"]
+    assert b"block_binding" not in upstream.last.body
+
+
+@both_ways
+@pytest.mark.parametrize("profile", ["helper", "bound"])
+def test_hidden_rounds_are_one_message_and_go_up_as_they_were(
+    world: World, upstream: StrictAnthropic, stream: bool, profile: str
+) -> None:
+    thoughts = [
+        {"type": "thinking", "thinking": words, "signature": sign(words)} for words in ("Tea.", "So.")
+    ]
+    upstream.queue(
+        Message(blocks=[thoughts[0]], text="One moment.", calls=[insert("Likes tea.")]),
+        Message(blocks=[thoughts[1]], text="Noted."),
+        say("Yes."),
+    )
+    talk = Talk(world, model=f"agent/{profile}", stream=stream)
+    assert talk.say("I like tea.") == "One moment.Noted."
+    assert [block["type"] for block in talk.messages[-1]["content"]] == [
+        *("thinking", "text"),
+        *("thinking", "text"),
+    ]
+    inner = upstream.last.json["messages"]
+    assert talk.say("Good?") == "Yes."
+    again = upstream.last.json["messages"]
+    assert again[: len(inner)] == inner
+    kinds = [[block["type"] for block in turn["content"]] for turn in again[1:-1]]
+    assert kinds == [["thinking", "text", "tool_use"], ["tool_result"], ["thinking", "text"]]
+    assert world.block("alice", profile=profile).value == "Likes tea."
+
+
+@both_ways
+def test_usage_of_hidden_rounds_is_their_sum(world: World, upstream: StrictAnthropic, stream: bool) -> None:
+    usage = {
+        "input_tokens": 10,
+        "output_tokens": 5,
+        "cache_read_input_tokens": 3,
+        "cache_creation_input_tokens": 1,
+    }
+    upstream.queue(call_tools(insert("Likes tea."), usage=usage), say("Noted.", usage=usage))
+    talk = Talk(world, model="agent/helper", stream=stream)
+    talk.messages.append({"role": "user", "content": "I like tea."})
+    found = talk.complete()
+    counts = (found.usage.output_tokens, found.usage.input_tokens, found.usage.cache_read_input_tokens)
+    assert counts == (10, 20, 6)
+    assert (found.stop_reason, text_of(found)) == ("end_turn", "Noted.")
+
+
+@both_ways
+def test_a_mixed_round_gives_each_its_calls(world: World, upstream: StrictAnthropic, stream: bool) -> None:
+    upstream.queue(
+        call_tools(insert("Likes tea."), Call("weather", {"city": "Bern"}), text="Well."), say("It rains.")
+    )
+    talk = Talk(world, model="agent/helper", stream=stream, options={"tools": [WEATHER]})
+    talk.messages.append({"role": "user", "content": "I like tea. The weather?"})
+    reply = talk.complete()
+    assert [call.name for call in calls_of(reply)] == ["weather"]
+    assert reply.stop_reason == "tool_use"
+    talk.messages.append({"role": "assistant", "content": sent_again(reply)})
+    talk.answer(calls_of(reply)[0], "Rain")
+    assert talk.go_on() == "It rains."
+    turn, results = upstream.last.json["messages"][-2:]
+    assert [block["name"] for block in turn["content"] if block["type"] == "tool_use"] == [
+        "memory_insert",
+        "weather",
+    ]
+    assert [block["type"] for block in results["content"]] == ["tool_result", "tool_result"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "weather"}},
+        {"tools": [WEATHER], "tool_choice": {"type": "none"}},
+        {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+    ],
+)
+def test_memory_tools_are_not_offered_where_they_could_not_be_hidden(
+    world: World, upstream: StrictAnthropic, fields: Json
+) -> None:
+    Talk(world, model="agent/helper").say("Hello", **fields)
+    names = [tool["name"] for tool in upstream.last.json.get("tools", ())]
+    assert [name for name in names if name.startswith("memory")] == []
+
+
+@both_ways
+def test_an_error_of_a_later_round(world: World, upstream: StrictAnthropic, stream: bool) -> None:
+    """Before any byte it is a status, after that an event."""
+    upstream.queue(call_tools(insert("Likes tea.")), refuse(400, "invalid_request_error", "No more."))
+    with pytest.raises(anthropic.BadRequestError, match="No more"):
+        Talk(world, model="agent/helper", stream=stream).say("I like tea.")
+    if stream:
+        upstream.queue(
+            call_tools(insert("Likes tea."), text="One."), refuse(400, "invalid_request_error", "No.")
+        )
+        with pytest.raises(anthropic.APIStatusError, match="No"):
+            Talk(world, model="agent/helper", stream=stream).say("I like tea.")
+
+
+def test_thoughts_that_no_longer_fit_are_dropped_as_the_api_provides(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    """Words that the client has edited begin another conversation here, whose notes are others."""
+    Talk(world, model=BOUND).say("My cat is called Miso.")
+    world.pass_time(1000)
+    talk = Talk(world, model=BOUND)
+    upstream.queue(think("Miso it is.", text="Miso."), say("Again."), say("And again."))
+    talk.say("What is my cat called?")
+    talk.messages[0]["content"] = "What was my cat called?"
+    assert talk.say("Say it again.") == "Again."
+    assert upstream.last.json["thinking"] == {
+        "type": "adaptive",
+        "block_binding": {"prefix_mismatch_behavior": "drop_block"},
+    }
+    assert BINDING_BETA in upstream.last.headers["anthropic-beta"]
+
+
+# -- dialects, hang-up, counting
+
+
+def test_a_conversation_changes_its_dialect(world: World, upstream: StrictAnthropic) -> None:
+    Talk(world, model=MODEL).say("My cat is called Miso.")
+    world.pass_time(1000)
+    talk = Talk(world, model=MODEL)
+    talk.say("What is my cat called?")
+    note = blocks(upstream.last)[0]["text"]
+    chat = world.chat(user="alice", model=MODEL)
+    chat.messages = [
+        {"role": "user", "content": "What is my cat called?"},
+        {"role": "assistant", "content": "Ok."},
+    ]
+    chat.say("And its age?")
+    assert note in blocks(upstream.last, 0)[0]["text"]
+    talk.messages = [{"role": each["role"], "content": each["content"]} for each in chat.messages]
+    talk.say("And its colour?")
+    assert blocks(upstream.last, 0)[0]["text"] == note
+    assert world.query("SELECT count(*) FROM conversations") == [2]
+    assert world.query("SELECT count(*) FROM exchanges") == [4]
+
+
+@both_ways
+def test_a_client_that_leaves_cancels_the_upstream(
+    world: World, upstream: StrictAnthropic, stream: bool
+) -> None:
+    secret = "The treasure lies under the third palm tree."
+    gate = Gate()
+    held: Json = {"hold_after": {5: gate}} if stream else {"hold_before_headers": gate}
+    upstream.queue(say(secret, **held))
+    body = orjson.dumps({**hello("Where is it?", stream=stream), "metadata": {"user_id": "alice"}})
+    with world.gateway.connect() as connection:
+        connection.request("POST", "/v1/messages", body, HEADERS)
+        upstream.arrived(1).wait_sync()
+        if stream:
+            connection.read_until(b"treasure")
+    upstream.seen[0].gone.wait_sync()
+    world.settle()
+    assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [0]
+    if stream:
+        # It is remembered for what it heard, once the talk goes on.
+        talk = Talk(world, model=MODEL)
+        talk.messages = [
+            {"role": "user", "content": "Where is it?"},
+            {"role": "assistant", "content": "The treasure"},
+        ]
+        talk.say("Go on.")
+        assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_a_client_that_leaves_between_hidden_rounds_cancels_the_second(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    upstream.queue(call_tools(insert("Likes tea.")), say("Noted.", hold_before_headers=Gate()))
+    body = orjson.dumps({**hello("I like tea."), "model": "agent/helper", "metadata": {"user_id": "alice"}})
+    with world.gateway.connect() as connection:
+        connection.request("POST", "/v1/messages", body, HEADERS)
+        upstream.arrived(2).wait_sync()
+    upstream.seen[1].gone.wait_sync()
+    world.settle()
+    assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [0]
+
+
+def test_counting_goes_upstream_with_what_memory_adds(world: World, upstream: StrictAnthropic) -> None:
+    Talk(world, model=MODEL).say("My cat is called Miso.")
+    world.pass_time(1000)
+    sdk = client(world)
+    messages: Any = [{"role": "user", "content": "What is my cat called?"}]
+    headers = {"x-mnemogate-user": "alice"}
+    bare = sdk.messages.count_tokens(model=MODEL, messages=messages)
+    counted = sdk.messages.count_tokens(model="agent/helper", messages=messages, extra_headers=headers)
+    assert upstream.last.path == "/v1/messages/count_tokens"
+    assert counted.input_tokens > bare.input_tokens
+    body = upstream.last.json
+    assert world.query("SELECT count(*) FROM exchanges") == [1]
+    Talk(world, model="agent/helper").say("What is my cat called?")
+    sent = {key: upstream.last.json[key] for key in body}
+    assert sent == body
+
+
+def test_a_fallback_to_another_dialect_answers_in_this_one(tmp_path: Path, upstream: StrictAnthropic) -> None:
+    with StrictUpstream() as other:
+        upstreams = (
+            UpstreamSettings("up", "anthropic", upstream.base_url, retries=0),
+            UpstreamSettings("other", base_url=other.base_url, retries=0),
+        )
+        models = (ModelSettings("smart", MODEL, "up", fallbacks=("other/m",)),)
+        with remember(upstream, tmp_path, upstreams=upstreams, models=models) as world:
+            talk = Talk(world, model="smart")
+            upstream.queue(think("Hm.", text="Well."))
+            talk.say("Hello")
+            upstream.queue(refuse(529, "overloaded_error"))
+            other.queue(say("From afar."))
+            assert talk.say("And now?") == "From afar."
+            assert [m["role"] for m in other.last.messages] == ["user", "assistant", "user"]
+            assert b"thinking" not in other.last.body
+
+
+# -- the prompt's cache
+
+
+def test_the_prefix_of_a_hundred_turns_is_read_back(upstream: StrictAnthropic, tmp_path: Path) -> None:
+    """With notes, edits of blocks by the model and by others, and rounds of both kinds of tools."""
+    with remember(upstream, tmp_path, agent(model=BOUND), upstreams=claude(upstream)) as world:
+        for fact in ("My cat is called Miso.", "My dog is called Bello.", "I live in Bern."):
+            Talk(world, model="agent/helper").say(fact)
+        world.pass_time(1000)
+        upstream.cache = PromptCache()
+        tools = [{**WEATHER, "cache_control": MARK}]
+        talk = Talk(world, model="agent/helper", stream=True, options={"tools": tools})
+        talk.options["system"] = [{"type": "text", "text": "You code.", "cache_control": MARK}]
+        topics = ("my cat Miso", "my dog Bello", "Bern, where I live")
+        for number in range(100):
+            if number % 10 == 6:
+                world.write_block("alice", f"Edited outside, before turn {number}.")
+            upstream.queue(*_rounds(number))
+            say_marked(talk, f"Tell me of {topics[number % 3]}, number {number}.")
+        assert not [seen.refusal for seen in upstream.chats if seen.refusal]
+        assert max(len(seen.json["messages"]) for seen in upstream.chats) > 200
+        assert upstream.cache.read >= 0.95 * upstream.cache.could_read > 0
+
+
+def _rounds(number: int) -> list[Message]:
+    words = f"Thought {number}."
+    thought = {"type": "thinking", "thinking": words, "signature": sign(words)}
+    if number % 9 == 4:
+        edit = insert(f"Turn {number}. ")
+        return [
+            Message(blocks=[thought], text="A moment.", calls=[edit]),
+            think(f"Noted {number}.", text="Done."),
+        ]
+    if number % 7 == 3:
+        call = Call("weather", {"city": f"Bern {number}"})
+        return [Message(text=None, blocks=[thought], calls=[call]), Message(text="It rains.")]
+    return [think(words, text=f"Reply {number}.")]
+
+
+def say_marked(talk: Talk, words: str) -> None:
+    """Says something as Claude Code does: the newest block has a mark, and comes back as a text without."""
+    talk.messages.append(
+        {"role": "user", "content": [{"type": "text", "text": words, "cache_control": MARK}]}
+    )
+    reply = talk.complete()
+    talk.messages[-1]["content"] = words
+    talk.messages.append({"role": "assistant", "content": sent_again(reply)})
+    for call in calls_of(reply):
+        talk.answer(call, "Rain")
+        (result,) = talk.messages[-1]["content"]
+        result["cache_control"] = MARK
+        talk.go_on()
+        del result["cache_control"]
