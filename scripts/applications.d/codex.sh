@@ -14,4 +14,4 @@ END
 codex exec --skip-git-repo-check "$SAY" </dev/null
 codex exec --skip-git-repo-check resume --last "$MORE" </dev/null
 codex exec --skip-git-repo-check "$ASK" </dev/null
-codex exec --skip-git-repo-check --dangerously-bypass-approvals-and-sandbox "$TOOL" </dev/null
+codex exec --skip-git-repo-check "$TOOL" </dev/null
