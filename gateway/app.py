@@ -37,6 +37,7 @@ from gateway.run.directory import Directory, NoAgents
 from gateway.run.memory.block_edits import follow_settings
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
+from gateway.run.stored_responses import StoredResponses
 from gateway.run.turn import turn_limits_of
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.forward import Forwarding
@@ -53,6 +54,7 @@ from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
 from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes
 from gateway.web.sockets.responses_socket import OpensSocket, ResponsesSockets
+from gateway.web.stored_responses import OwnResponses, unknown_response
 from storage.errors import Unavailable
 from storage.sql.store import Store
 
@@ -180,6 +182,7 @@ class Gateway:
                 max_upload_bytes,
                 limits,
                 [spec.system for spec in self.chat.directory.specs],
+                OwnResponses(self._stored_responses(), self.chat.rules),
             ),
             *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
             *health_routes(self.readiness, self.metrics),
@@ -188,6 +191,10 @@ class Gateway:
             operations = make_operations(settings, self.store, self.background.embed_query)
             routes += admin_routes(operations, admin_token)
         return routes
+
+    def _stored_responses(self) -> StoredResponses:
+        chat = self.chat
+        return StoredResponses(self.store, chat.pending, chat.commit_wait_s, unknown_response)
 
     @property
     def idle(self) -> asyncio.Event:

@@ -122,7 +122,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"background"},
         {"chat"},
         {"native_turn"},
-        {"directory", "turn"},
+        {"directory", "stored_responses", "turn"},
         {"call"},
         {"tools"},
         {"upstream"},
@@ -130,6 +130,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "gateway.web": [
         {"messages", "responses"},
+        {"stored_responses"},
         {"server", "completions", "forwarding", "admin", "models"},
         {"sockets"},
         {"middleware", "upload"},

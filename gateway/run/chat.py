@@ -108,6 +108,15 @@ class Chat:
         self._earlier = EarlierReplies()
         keeper.store.forgetting.when_gone(self._earlier.clear)
 
+    @property
+    def commit_wait_s(self) -> float:
+        """How long a request waits for a turn that is being written."""
+        return self._limits.commit_wait_s
+
+    def rules(self, project: str) -> IdentityRules:
+        """Returns the rules by which a project's requests are read."""
+        return self._rules_of(project, None)
+
     async def answer(
         self,
         request: ChatRequest,
@@ -399,14 +408,16 @@ class Chat:
 
         Raises: BadRequest, UnknownModel, MemoryUnavailable.
         """
-        identity = self._identify(headers, request, project, memory)
+        named = replace(request, unnamed=None)  # else its ids say whose memory it has
+        identity = self._identify(headers, named, project, memory)
         if self.directory.profile(identity) is None:
             _, identity = await self._defined(identity, request.model)
         if identity.scope is not None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
         try:
             most_bytes = self._settings.server.max_body_bytes
-            return await with_references(self.keeper.store, identity.scope, request, most_bytes)
+            store = self.keeper.store
+            return await with_references(store, project, identity.scope, request, most_bytes)
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error
 
@@ -417,7 +428,7 @@ class Chat:
         body = request.json if request.named is None else request.named
         identity = identify(headers, body, self._rules_of(project, memory), project, time.time())
         if request.side_request is None:
-            return identity
+            return self._with_chosen(identity, request)
         return replace(
             identity,
             scope=None,
@@ -427,6 +438,13 @@ class Chat:
             side_request=request.side_request,
             leaves_nothing=True,
         )
+
+    def _with_chosen(self, identity: Identity, request: ChatRequest) -> Identity:
+        """Returns it with the memory that the request has where it names nobody."""
+        chosen = request.unnamed
+        if chosen is None or identity.scope is not None or self.directory.profile(identity) is None:
+            return identity
+        return identity.with_memory(chosen.conversation, chosen.scope)
 
     def _of_sub_agent(self, identity: Identity, request: ChatRequest) -> Identity:
         """Returns it with memory to be read only, if the request is a task that a model has written to a sub-agent."""

@@ -521,6 +521,7 @@ class TurnRun:
     def _write(self, memory: TurnMemory, outcome: TurnOutcome) -> Awaitable[object]:
         """Hands the turn over to memory, which writes it even if nothing waits for the write any more."""
         self._is_written = True
+        outcome = self._turn.stored(outcome)
         if self._step_saving is None:
             return memory.write(self.prompt, outcome)
         return self._write_after_stop(memory, outcome)

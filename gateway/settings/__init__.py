@@ -251,6 +251,12 @@ _NO_KEYS = frozenset(
 )
 
 
+class ResponsesSettings(Table, frozen=True):
+    """The table [responses]. keep_days: of stored responses where no user is named."""
+
+    keep_days: Annotated[float, Meta(ge=1, le=MOST)] = 30
+
+
 class UpstreamSettings(Table, frozen=True):
     """An upstream."""
 
@@ -375,6 +381,7 @@ class Settings(Table, frozen=True):
     memory: MemorySettings = MemorySettings()
     tools: ToolSettings = ToolSettings()
     batch: BatchSettings = BatchSettings()
+    responses: ResponsesSettings = ResponsesSettings()
     upstreams: tuple[UpstreamSettings, ...] = (UpstreamSettings("scripted", kind="scripted"),)
     models: tuple[ModelSettings, ...] = ()
     profiles: tuple[ProfileSettings, ...] = ()

@@ -21,6 +21,7 @@ from gateway.settings import (
     BatchSettings,
     DatabaseSettings,
     MemorySettings,
+    ResponsesSettings,
     ServerSettings,
     Settings,
     ToolSettings,
@@ -62,6 +63,7 @@ _TABLES: dict[str, Any] = {
     "memory": MemorySettings,
     "tools": ToolSettings,
     "batch": BatchSettings,
+    "responses": ResponsesSettings,
 }
 
 

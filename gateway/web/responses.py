@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from secrets import token_hex
 from typing import Final
 
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters.types import Json
+from gateway.core.request.chat_request import MemoryChoice
+from gateway.core.request.identity import UNNAMED
 from gateway.core.request.request_headers import RawHeaders
 from gateway.dialects.responses.instructions import cut_from_stored
 from gateway.dialects.responses.native import NativeResponse, read_native
@@ -23,10 +26,10 @@ from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.render import MakesResponses
 from gateway.dialects.responses.response_ids import goes_on_from_here, is_here
 from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools
-from gateway.errors import BadRequest, UnknownId
+from gateway.errors import BadRequest
 from gateway.limits import Limits
 from gateway.run.receipt import Receipt
-from gateway.run.upstream.forward import OF_RESPONSES, Forwarding, Outgoing
+from gateway.run.upstream.forward import Forwarding, Outgoing
 from gateway.run.upstream.relay import ReplyChange
 from gateway.web.body import BodyReader
 from gateway.web.completions import ChatRoute
@@ -62,10 +65,18 @@ class ResponsesPath(ForwardedPath):
         trace.memory = None
         takes = self._takes(head, asked, scope)
         request = parse(bytes(asked.raw), self.chats.settings.max_messages, takes)
+        if request.echo["store"]:
+            request.chat.unnamed = MemoryChoice(UNNAMED + token_hex(16))
         request.chat.query = scope["query_string"].decode("latin-1")
         receipt = Receipt(trace.begun)
         headers = _headers(scope["headers"], request.conversation)
-        view = MakesResponses(request.echo, partial(_turn, receipt), partial(_usage, receipt), request.forms)
+        view = MakesResponses(
+            request.echo,
+            partial(_turn, receipt),
+            partial(_usage, receipt),
+            request.forms,
+            request.shows_sealed,
+        )
         await self.chats.answer(request.chat, headers, view, receipt, scope, receive, send)
 
     def _takes(self, head: ForwardedHead, asked: NamedRequest, scope: Scope) -> UpstreamTools:
@@ -120,16 +131,22 @@ _STORED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
 
 @dataclass(eq=False)
 class StoredPath(ForwardedPath):
-    """The route of a path below which responses, or their conversations, are stored. prompts: those of the profiles."""
+    """The route of a path below which responses, or their conversations, are stored.
+
+    prompts: those of the profiles.
+    own: answers for what the gateway itself has stored.
+    """
 
     prompts: Sequence[str]
+    own: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         id = scope["path"].split("/")[3:4]
         if id and is_here(id[0]):
             trace = trace_of(scope)
-            trace.route, trace.memory = self.name, "off"
-            raise UnknownId(f"{id[0]!r} cannot be asked for by its id.{OF_RESPONSES}")
+            trace.route, trace.memory = self.name, None
+            await self.own(scope, receive, send)
+            return
         # A part of a response may have a part of its instructions alone, in which nothing of the gateway's is found.
         headers = [each for each in scope["headers"] if each[0] not in _OF_PARTS]
         await super().__call__({**scope, "headers": headers}, receive, send)
@@ -140,13 +157,18 @@ class StoredPath(ForwardedPath):
 
 
 def stored_routes(
-    forwarding: Forwarding, bodies: BodyReader, max_upload_bytes: int, limits: Limits, prompts: Sequence[str]
+    forwarding: Forwarding,
+    bodies: BodyReader,
+    max_upload_bytes: int,
+    limits: Limits,
+    prompts: Sequence[str],
+    own: ASGIApp,
 ) -> list[Route]:
     """Returns the routes of all that upstreams store of responses. The parameters are those of `StoredPath`."""
     return [
         Route(
             path,
-            StoredPath(name, forwarding, bodies, max_upload_bytes, limits, prompts),
+            StoredPath(name, forwarding, bodies, max_upload_bytes, limits, prompts, own),
             methods=list(methods),
         )
         for path, (methods, name) in _STORED.items()

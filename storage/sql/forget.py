@@ -86,6 +86,13 @@ class Forgetting(Group):
         """Returns a page of the memories of a project that hold something older than that."""
         return await read_ids(connection, "agents_before", (project, before, after, limit))
 
+    @long_reads
+    async def unnamed(
+        self, connection: Connection, before: float, prefix: str, *, limit: int = 100
+    ) -> list[int]:
+        """Returns memories in which nothing was said since. prefix: of their subjects."""
+        return await read_ids(connection, "unnamed_before", (before, prefix, limit))
+
     @reads
     async def conversation(self, connection: Connection, agent: int, name: str) -> int | None:
         """Returns the conversation with this public name, or the client's own."""

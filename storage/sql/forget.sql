@@ -73,6 +73,13 @@ AND NOT EXISTS (SELECT 1 FROM forgetting f WHERE f.agent = a.id) AND (
     OR EXISTS (SELECT 1 FROM passages p WHERE p.agent = a.id AND p.at < ?2))
 ORDER BY a.id LIMIT ?4
 
+-- name: unnamed_before
+-- Finds the memories of stored responses without a user, in which nothing was said since. ?2: how their subjects begin.
+SELECT a.id FROM agents a WHERE substr(a.subject, 1, length(?2)) = ?2 AND a.created < ?1
+AND NOT EXISTS (SELECT 1 FROM forgetting f WHERE f.agent = a.id)
+AND NOT EXISTS (SELECT 1 FROM conversations c WHERE c.agent = a.id AND c.last_at >= ?1)
+ORDER BY a.id LIMIT ?3
+
 -- name: alternatives
 -- Finds exchanges without standing at the place of another one.
 SELECT id FROM exchanges

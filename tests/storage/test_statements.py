@@ -26,6 +26,7 @@ STATEMENTS = {statement.name: statement for file in FILES for statement in load(
 
 # Statements that are meant to see rows of several agents, and why.
 ACROSS = {
+    "agents_api/messages.sql: begun": "an id of a response names its turn alone; the memory is returned for the check",
     "forget.sql: op_done": "a block that several agents share may come from a turn of any of them",
     "forget.sql: op_erase": "likewise",
     "transfer.sql: edge": "the last rows of whole tables are a bound, which needs no scope",

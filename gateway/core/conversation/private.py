@@ -17,7 +17,8 @@ from gateway.core.tags import Tags
 # a tool's result), approval, reason (of an answer), otid, sender, name (of a message; where another one goes upstream),
 # filler and spoken (text of a reply's calls, before its own text and after it), asides (tool -> which of its
 # arguments are not the tool's), fillers (gateway.core.conversation.fillers), cut (of a reply), ids (by which its client
-# may refer to a reply that its upstream stores), said (how much of a result is the tool's own text), shown_blocks (what
+# may refer to a reply that its upstream stores), response (what the Responses API shows of a reply beside its words:
+# gateway.dialects.responses.stored), said (how much of a result is the tool's own text), shown_blocks (what
 # a result shows of memory blocks: gateway.core.prompt.shown_blocks.Shown).
 PRIVATE = "mnemogate"
 NUDGE = "rules"  # the sender of messages without an author: an agent's rules, or its memory within a run

@@ -18,7 +18,7 @@ FIELDS = ("thinking_blocks", "provider_blocks", "reasoning_details")
 # ai.google.dev/gemini-api/docs/thought-signatures, as Google and as LiteLLM have them
 CALL_FIELDS = ("extra_content", "provider_specific_fields")
 _OPAQUE = frozenset((*FIELDS, "tool_calls"))
-_THOUGHTS = frozenset((*FIELDS, "reasoning_content", "reasoning"))
+THOUGHTS = ("reasoning_content", "reasoning", *FIELDS)
 
 Calls = Sequence[dict[str, Any]]
 
@@ -67,7 +67,7 @@ def without_opaque(message: dict[str, Any]) -> dict[str, Any]:
 
     Not even readable thoughts are left: OpenAI refuses them.
     """
-    shown = {key: value for key, value in message.items() if key not in _THOUGHTS}
+    shown = {key: value for key, value in message.items() if key not in THOUGHTS}
     if any(field in call for call in shown.get("tool_calls") or () for field in CALL_FIELDS):
         shown["tool_calls"] = [
             {key: value for key, value in call.items() if key not in CALL_FIELDS}

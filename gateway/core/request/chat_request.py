@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.native_body import NativeBody
+from storage.records import Scope
 
 NEWER_LIMIT = "max_completion_tokens"
 LIMITS = (NEWER_LIMIT, "max_tokens")
@@ -29,6 +30,17 @@ class Reference(Struct, frozen=True):
     # The request's field with the id, for errors.
     param: str
     is_path: bool = False
+    # It stands for the thoughts of that reply alone, which the message at `index` gets.
+    is_thoughts: bool = False
+
+
+class MemoryChoice(Struct, frozen=True):
+    """The memory of a request that names neither a user nor a conversation."""
+
+    # The client's own id of a conversation, or one that was made for it; None: the memory is a person's.
+    conversation: str | None
+    # Whose memory it is; None: that conversation's.
+    scope: Scope | None = None
 
 
 # Not frozen: fields set through object.__setattr__ cost 3 us a request.
@@ -70,6 +82,8 @@ class ChatRequest(Struct):
     side_request: str | None = None
     # It in its client's dialect, for an upstream that speaks that; None: it goes as a chat completion everywhere.
     native: NativeBody | None = None
+    # The memory that it has where it names nobody; None: none.
+    unnamed: MemoryChoice | None = None
 
     def edit(self) -> BodyEdit:
         return BodyEdit(self.raw, self.json)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -87,6 +87,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 _Source = tuple[str, bytes | None, tuple[str, ...]]  # name, header or else keys in the body
 
+# How the names of conversations begin that are made for stored responses where nobody is named.
+UNNAMED: Final = "mnemogate-response-"
+
 
 @dataclass(frozen=True, slots=True)
 class IdentityRules:
@@ -158,6 +161,23 @@ class Identity(Struct, frozen=True):
     def with_history(self) -> Identity:
         """Returns it for a stored history, where no later list brings back what was not stored."""
         return self if self.own is None else replace(self, mode=self.own, leaves_nothing=False, own=None)
+
+    def with_memory(self, conversation: str | None, scope: Scope | None) -> Identity:
+        """Returns it with the memory that its request has without naming anybody.
+
+        conversation: the client's own id, or one that was made for it; None: the memory is a person's.
+        scope: whose it is; None: that conversation's.
+        """
+        own = self.with_history()
+        if own.mode is Mode.OFF or (scope is None and own.mode is Mode.READ):
+            return self
+        if scope is None:
+            scope = Scope(self.project, self.profile, f"conversation:{conversation}")
+        elif self.agent is None:
+            own = replace(own, profile=scope.profile)
+        elif self.profile != scope.profile:
+            return self
+        return replace(own, conversation=conversation, scope=scope)
 
 
 def identify(

@@ -123,6 +123,10 @@ class ClientView:
     def not_durable(self) -> None:
         """Notes that the end leaves although the turn is not on disk."""
 
+    def stored_fields(self, outcome: TurnOutcome) -> Json:
+        """Returns private fields (`private.py`) with which the turn's reply is stored."""
+        return {}
+
     # The gateway's tools
 
     def call_tools(self, calls: Sequence[ToolCall]) -> None:

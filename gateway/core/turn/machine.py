@@ -28,7 +28,7 @@ import orjson
 from msgspec.structs import replace
 
 from adapters.types import Event, Json
-from gateway.core.conversation.private import as_system, without_private
+from gateway.core.conversation.private import as_system, with_private, without_private
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_calls
 from gateway.core.turn.client_view import ClientView, ReplyEvent
@@ -215,6 +215,15 @@ class Turn:
             )
         whole = commands.SendWhole(reply.status, headers, shown)
         return [whole, *self._break_off(End.FAILED, reason, message, is_refused=is_refused)]
+
+    def stored(self, outcome: TurnOutcome) -> TurnOutcome:
+        """Returns an outcome as it is written, with what the client's dialect stores of its reply."""
+        shown_reply = outcome.shown_reply
+        if shown_reply is None or not (fields := self._view.stored_fields(outcome)):
+            return outcome
+        noted = with_private(shown_reply, **fields)
+        full = (noted,) if outcome.full == (shown_reply,) else outcome.full
+        return replace(outcome, shown_reply=noted, full=full)
 
     def _is_refused(self, body: bytes) -> bool:
         """Returns whether an error is a refusal of the input, before there was anything of a reply."""

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import gap
+from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.json_limits import check_values
 from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import check_depth, missing, optional, text_in, wrong_type
@@ -26,7 +27,6 @@ from gateway.errors import BadRequest
 # How `encrypted_content` of our own begins: the fields of a reply's thoughts as the upstream made them, which some
 # upstreams want back with the results of their calls. One of OpenAI's can be read by OpenAI alone.
 SEALED = "mnemogate:"
-THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks", "provider_blocks")
 _ROLES = ("user", "assistant", "system", "developer")
 
 
@@ -93,6 +93,7 @@ class _Reply:
         self._refusals: list[str] = []
         self._calls: list[Json] = []
         self._thoughts: dict[str, list[Any]] = {}
+        self.thought_ids: list[tuple[str, str]] = []  # of thoughts that are only named, and where
 
     @property
     def is_over(self) -> bool:
@@ -181,6 +182,9 @@ class _Messages:
     def take_thoughts(self, item: Json, where: str) -> None:
         sealed = optional(item, "encrypted_content", str, where)
         is_sealed_here = sealed is not None and sealed.startswith(SEALED)
+        id = item.get("id")
+        if sealed is None and not self._is_read_only and isinstance(id, str) and turn_of(id)[0]:
+            self._reply.thought_ids.append((id, f"{where}.id"))
         self._reply.think(_unsealed(sealed, f"{where}.encrypted_content") if is_sealed_here else {})
 
     def take_call(self, item: Json, where: str) -> None:
@@ -212,6 +216,11 @@ class _Messages:
     def _end_reply(self) -> None:
         message = self._reply.message()
         if message is not None:
+            at = self._start + len(self._input.messages)
+            self._input.references.extend(
+                Reference(at, id, *turn_of(id), param, is_thoughts=True)
+                for id, param in self._reply.thought_ids
+            )
             self._put(message)
         self._reply = _Reply()
 

@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Final, Protocol
 import orjson
 
 from adapters.types import Json
+from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.turn.asides import StringReader
 from gateway.core.turn.draft import FUNCTION, Draft, ToolCall
-from gateway.dialects.responses.input import SEALED, THOUGHTS
+from gateway.dialects.responses.input import SEALED
 from gateway.dialects.responses.tools import INPUT, CallForm, call_item
 
 
@@ -148,12 +149,16 @@ class MessageItem(Item):
 
 
 class ThoughtsItem(Item):
-    """The thoughts of a reply, as a summary, which is what clients show. sealed: the upstream's fields for them."""
+    """The thoughts of a reply, as a summary, which is what clients show.
+
+    shows_sealed: also the upstream's fields for them, in a form that can be sent back.
+    """
 
     kind = "rs"
 
     def __init__(self, tag: str, index: int, emit: Emit) -> None:
         super().__init__(tag, index, emit)
+        self.shows_sealed = False
         self._pieces: list[str] = []
         self._sealed = Draft()
         self.begin()
@@ -164,7 +169,7 @@ class ThoughtsItem(Item):
         item: Json = {"id": self.id, "type": "reasoning", "summary": summary, "status": status}
         fields = self._sealed.message()
         sealed = {key: fields[key] for key in THOUGHTS if key in fields}
-        if sealed and status != "in_progress":
+        if sealed and self.shows_sealed and status != "in_progress":
             item["encrypted_content"] = SEALED + orjson.dumps(sealed).decode()
         return item
 

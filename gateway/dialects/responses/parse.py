@@ -56,13 +56,14 @@ _NOT_ASKED = (
     "truncation",
 )
 _LEFT_OUT = frozenset((*_ELSEWHERE, *_NOT_ASKED))
+SEALED_THOUGHTS = "reasoning.encrypted_content"
 _LOGPROBS = "message.output_text.logprobs"
 # What OpenAI takes in `include`. All but logprobs and thoughts are of tools that nothing here has.
 _INCLUDABLE = frozenset(
     (
         *("file_search_call.results", "web_search_call.results", "web_search_call.action.sources"),
         *("message.input_image.image_url", "computer_call_output.output.image_url"),
-        *("code_interpreter_call.outputs", "reasoning.encrypted_content", _LOGPROBS),
+        *("code_interpreter_call.outputs", SEALED_THOUGHTS, _LOGPROBS),
     )
 )
 
@@ -79,6 +80,8 @@ class ResponsesRequest(Struct, frozen=True):
     conversation: str | None
     # The forms of its tools' calls, by their names upstream.
     forms: dict[str, CallForm]
+    # Thoughts are asked for in the form in which they can be sent back.
+    shows_sealed: bool = False
 
 
 def parse(
@@ -98,7 +101,8 @@ def parse(
         raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])
     messages, references = _messages(json, max_messages, takes)
     chat: Json = {"model": json.get("model"), "messages": messages}
-    if _LOGPROBS in _included(json) or json.get("top_logprobs") is not None:
+    included = _included(json)
+    if _LOGPROBS in included or json.get("top_logprobs") is not None:
         chat["logprobs"] = True
     is_cut = _may_be_cut(json)
     tools = read_tools(json, takes)
@@ -121,7 +125,7 @@ def parse(
     request.may_be_cut = is_cut
     conversation = conversation_of(json)
     echo = _echo(json, request, conversation, tools)
-    return ResponsesRequest(request, echo, conversation, tools.forms)
+    return ResponsesRequest(request, echo, conversation, tools.forms, SEALED_THOUGHTS in included)
 
 
 def _messages(json: Json, max_messages: int, takes: UpstreamTools) -> tuple[list[Json], list[Reference]]:

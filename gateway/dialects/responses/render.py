@@ -13,21 +13,24 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
+import msgspec
 import orjson
 from msgspec import Struct, field
 
 from adapters.types import Event, Json, token_count
-from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import without_private
+from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent
-from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.draft import Draft, delta_of
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.spec import TurnSpec
 from gateway.dialects.responses.errors import error_fields, frame
-from gateway.dialects.responses.input import THOUGHTS
 from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, SearchItem, ThoughtsItem
+from gateway.dialects.responses.parse import ECHOED
 from gateway.dialects.responses.response_ids import make_tag
+from gateway.dialects.responses.stored import FIELD, StoredResponse, changed, is_in_order, stored_in
 from gateway.dialects.responses.tools import CallForm
 from gateway.errors import GatewayError
 
@@ -64,6 +67,8 @@ class MakesResponses(Struct, frozen=True):
     count: Callable[[str], Json | None] = no_usage
     # The forms of calls, by the names that their tools have upstream.
     forms: Mapping[str, CallForm] = field(default_factory=dict)
+    # Thoughts are shown in the form in which they can be sent back.
+    shows_sealed: bool = False
 
     def __call__(self, spec: TurnSpec) -> ResponsesView:
         return ResponsesView(self, waits=bool(spec.gateway_tools))
@@ -84,7 +89,11 @@ class ResponsesView(ClientView):
         self._waits = waits
         self._held = 0  # bytes of comments that wait
         self._tag = ""  # of all ids, once something is sent
+        self._is_named = False
         self._is_stored = False
+        self._shows_sealed = request.shows_sealed
+        self._completed: int | None = None
+        self._error: Json | None = None
         self._first: Json = {}  # the newest chunk that may be the reply's first
         self._out: list[bytes] = []
         self._sent = 0  # events
@@ -164,6 +173,34 @@ class ResponsesView(ClientView):
             return None
         return _CHAT_NAME.sub(lambda found: _NAMES[found[0]], body)
 
+    def stored_fields(self, outcome: TurnOutcome) -> Json:
+        is_over = outcome.state is FINISHED
+        if is_over:
+            self._name()
+        if not self._is_stored:
+            return {}
+        reason = _INCOMPLETE.get(str(outcome.finish_reason)) if is_over else None
+        status = "failed" if self._error else "completed" if is_over and reason is None else "incomplete"
+        if is_over:
+            self._usage = outcome.usage or self._usage or self._count(_generated(outcome.shown_reply or {}))
+        if status == "completed":
+            self._completed = int(time.time())
+        first, kinds = self._first, [item.id.partition("_")[0] for item in self._items]
+        stored = StoredResponse(
+            status,
+            self._created(),
+            first.get("model") or self._echo["model"],
+            usage=None if self._usage is None or not is_over else _usage(self._usage),
+            completed=self._completed,
+            reason=reason,
+            error=self._error,
+            tier=tier if isinstance(tier := first.get("service_tier"), str) else None,
+            echo=changed(self._echo),
+            forms={name: (form.kind, form.name, form.namespace) for name, form in self._forms.items()},
+            output=None if is_in_order(kinds) else [item.json("completed") for item in self._items],
+        )
+        return {FIELD: msgspec.to_builtins(stored)}
+
     # What comes in
 
     def _show(self, event: ReplyEvent, *, is_hidden: bool = False) -> None:
@@ -235,6 +272,30 @@ class ResponsesView(ClientView):
             self._calls.append(self._add(partial(CallItem, call=call, forms=self._forms)))
         self._calls[calls.index(call)].grow()
 
+    # A stored response
+
+    def restore(self, stored: StoredResponse) -> None:
+        """Takes what was stored of the response."""
+        self._first = {"created": stored.created, "model": stored.model, "service_tier": stored.tier}
+        self._completed, self._error = stored.completed, stored.error
+        self._name()
+
+    def output_of(self, reply: WireMessage, stored: StoredResponse) -> list[Json]:
+        """Returns the output that says a reply."""
+        self._sent = 1  # nobody reads its events
+        self._add_delta(delta_of({"message": reply}), [])
+        last = self._items[-1] if self._items else None
+        self._close("completed" if stored.status == "completed" else "incomplete")
+        for call in self._calls:
+            is_last = call is last and stored.status != "completed"
+            call.end("incomplete" if is_last else "completed")
+        return [item.done for item in self._items]
+
+    def show_stored(self, output: list[Json], stored: StoredResponse) -> Json:
+        """Returns the response with an output."""
+        response = self._response(stored.status, stored.reason)
+        return {**response, "output": output, "usage": stored.usage}
+
     # What goes out
 
     def _item(self, kind: type[T]) -> T:
@@ -243,6 +304,8 @@ class ResponsesView(ClientView):
             return self._open
         self._close()
         item = self._add(kind)
+        if isinstance(item, ThoughtsItem):
+            item.shows_sealed = self._shows_sealed or not self._is_stored
         self._open = item
         return item
 
@@ -262,11 +325,18 @@ class ResponsesView(ClientView):
     def _begin_response(self) -> None:
         self._waits = False
         if not self._sent:
-            turn = self._turn()
-            self._is_stored = self._echo["store"] and turn is not None
-            self._tag = make_tag(turn if self._is_stored else None)
+            self._name()
             self._emit("response.created", response=self._response("in_progress"))
             self._emit("response.in_progress", response=self._response("in_progress"))
+
+    def _name(self) -> None:
+        """Gives the response its id, which also shows whether it is stored."""
+        if self._is_named:
+            return
+        self._is_named = True
+        turn = self._turn()
+        self._is_stored = self._echo.get("store") is not False and turn is not None
+        self._tag = make_tag(turn if self._is_stored else None)
 
     def _end_items(self) -> Json:
         """Ends what has begun. Returns the response as it is at its end."""
@@ -279,6 +349,8 @@ class ResponsesView(ClientView):
             call.end(status if call is last else "completed")
         if self._usage is None:
             self._usage = self._count("".join([item.generated() for item in self._items]))
+        if status == "completed":
+            self._completed = self._completed or int(time.time())
         return self._response(status, reason)
 
     def _break_off(self, message: str, code: str | None, kind: str, param: Any) -> None:
@@ -289,7 +361,8 @@ class ResponsesView(ClientView):
             "code": fields["code"] if fields["code"] in _ERROR_CODES else "server_error",
             "message": message,
         }
-        self._emit("response.failed", response={**self._response("failed"), "error": error})
+        self._error = error
+        self._emit("response.failed", response=self._response("failed"))
 
     def _response(self, status: str, reason: str | None = None) -> Json:
         first = self._first
@@ -298,10 +371,10 @@ class ResponsesView(ClientView):
             **self._echo,
             "id": f"resp_{self._tag}",
             "object": "response",
-            "created_at": first.get("created") or int(time.time()),
-            "completed_at": int(time.time()) if status == "completed" else None,
+            "created_at": self._created(),
+            "completed_at": self._completed if status == "completed" else None,
             "status": status,
-            "error": None,
+            "error": self._error,
             "incomplete_details": None if reason is None else {"reason": reason},
             "model": first.get("model") or self._echo["model"],
             "output": [item.done for item in self._items] if is_over else [],
@@ -312,9 +385,54 @@ class ResponsesView(ClientView):
             response["service_tier"] = tier
         return response
 
+    def _created(self) -> int:
+        created = self._first.get("created")
+        if not isinstance(created, int):
+            self._first = {**self._first, "created": (created := int(time.time()))}
+        return created
+
     def _emit(self, kind: str, **fields: Any) -> None:
         self._out.append(frame(kind, {**fields, "sequence_number": self._sent}))
         self._sent += 1
+
+
+def stored_response(turn: tuple[str, str], reply: WireMessage, *, shows_sealed: bool = False) -> Json | None:
+    """Returns a stored response as it was answered, but for logprobs; None: the reply is not one of a response.
+
+    turn: the names of conversation and turn.
+    shows_sealed: thoughts are asked for in the form in which they can be sent back.
+    """
+    stored = stored_in(reply)
+    if stored is None:
+        return None
+    view = ResponsesView(
+        MakesResponses(stored.echoed, lambda: turn, forms=stored.call_forms, shows_sealed=shows_sealed),
+        waits=False,
+    )
+    view.restore(stored)
+    if stored.status == "failed":
+        return view.show_stored([], stored)
+    output = stored.output_of(reply)
+    if output is None:
+        output = view.output_of(without_private(reply), stored)
+    elif not shows_sealed:
+        output = [{k: v for k, v in item.items() if k != "encrypted_content"} for item in output]
+    return view.show_stored(output, stored)
+
+
+def reply_output(tag: str, reply: WireMessage) -> list[Json]:
+    """Returns the items that say a reply which is no response. tag: of their ids."""
+    view = ResponsesView(MakesResponses(ECHOED, lambda: (tag, "")), waits=False)
+    stored = StoredResponse("completed", 0, "")
+    view.restore(stored)
+    return view.output_of(reply, stored)
+
+
+def _generated(reply: WireMessage) -> str:
+    """Returns all that a model wrote of a reply, for a count of its tokens."""
+    calls = [call.get("function") or {} for call in reply.get("tool_calls") or ()]
+    named = [f"{call.get('name', '')}{call.get('arguments', '')}" for call in calls]
+    return "".join([str(reply.get("reasoning_content") or ""), text_of(reply), *named])
 
 
 def _is_object(body: bytes) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from gateway.core.request.identity import UNNAMED
 from gateway.errors import BadRequest
 from gateway.run.admin.operation_arguments import (
     NO_DEFAULTS,
@@ -214,6 +215,8 @@ class Retention:
     days: Mapping[str, float]
     # Seconds since the epoch.
     now: Callable[[], float]
+    # Of stored responses where no user is named.
+    unnamed_days: float = 30.0
     _started: float = field(init=False)
     _day: int = -1  # the last that this process has enqueued
 
@@ -258,6 +261,11 @@ class Retention:
                     id = await forgetting.begin(agent, ForgetTarget(before=before))
                     count += await self._carry_out(id)
                 after = agents[-1]
+        before, prefix = self.now() - self.unnamed_days * _DAY_S, f"conversation:{UNNAMED}"
+        while agents := await forgetting.unnamed(before, prefix, limit=_PAGE):
+            for agent in agents:
+                id = await forgetting.begin(agent, ForgetTarget(is_all=True))
+                count += await self._carry_out(id)
         if count:
             await forgetting.sweep()
         return count

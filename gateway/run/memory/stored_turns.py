@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence, Set
 from itertools import chain
 
 import orjson
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, WireMessage, call_id, text_of, visible
 from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import private_of, without_private
-from gateway.core.request.chat_request import ChatRequest, Reference
+from gateway.core.conversation.provider_fields import THOUGHTS
+from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
 from gateway.errors import BadRequest, BodyTooLarge
 from gateway.run.memory.known import Known
 from storage.errors import NotFound
@@ -39,28 +41,129 @@ def turn_of(known: Known) -> str:
 
 
 async def with_references(
-    store: Store, scope: Scope | None, request: ChatRequest, most_bytes: int
+    store: Store, project: str, scope: Scope | None, request: ChatRequest, most_bytes: int
 ) -> ChatRequest:
     """Returns a request with the messages that its references stand for.
 
-    scope: the memory's scope; in another one nothing is found.
+    scope: the memory's scope, in another one nothing is found; None: the request names nobody, and is then one of the
+        memory in which its ids are.
     most_bytes: of the replies that are put in their places.
 
     Raises: BadRequest: one of them is not there; BodyTooLarge; StoreError.
     """
-    agent = None if scope is None else await store.agents.find(scope)
-    filled = _Filled(request, most_bytes)
-    kept: dict[str, _Kept] = {}
+    filled, turns = _Filled(request, most_bytes), _Turns(store, project, scope)
     for each in request.references:
-        if each.conversation not in kept:
-            kept[each.conversation] = (
-                _Kept() if agent is None else await _read(store, agent, each.conversation)
-            )
-        found = kept[each.conversation].path_to(each.turn, is_whole=each.is_path)
-        if not found:
+        found = await turns.path_to(each)
+        if found:
+            filled.put(each, found)
+        elif not each.is_thoughts:  # which are lost like those of another maker
             raise _not_found(each)
-        filled.put(each, found)
-    return filled.request()
+    whole = filled.request()
+    if scope is None and turns.owner is not None:
+        agent, key = turns.owner
+        return replace(whole, unnamed=MemoryChoice(None if agent.scope.spans else key, agent.scope))
+    return whole
+
+
+class _Turns:
+    """The turns that references name. owner: whose they are, and the client's id of the first one's conversation."""
+
+    def __init__(self, store: Store, project: str, scope: Scope | None) -> None:
+        self.owner: tuple[Agent, str | None] | None = None
+        self._store = store
+        self._project = project
+        self._scope = scope
+        self._paths: dict[tuple[str, str, bool], list[WireMessage]] = {}
+        self._kept: dict[str, _Kept] = {}
+
+    async def path_to(self, each: Reference) -> list[WireMessage]:
+        """Returns what a reference stands for: the path, or the reply alone; an empty one: it is not there."""
+        if not each.conversation:
+            return []
+        key = each.conversation, each.turn, each.is_path
+        if key not in self._paths:
+            self._paths[key] = await self._find(each)
+        return self._paths[key]
+
+    async def _find(self, each: Reference) -> list[WireMessage]:
+        found = await self._store.messages.begun(self._project, each.conversation, begun_of(each.turn))
+        if found is not None:
+            agent, there = found
+            if not self._may_read(agent, there.key):
+                return []
+            if there.run is None:
+                if not each.is_path:
+                    return [] if there.exchange.redactions else _reply_of_one(there.exchange)
+                kept = _Kept()
+                for above in await self._store.messages.path_to(agent.id, there.exchange.id):
+                    kept.add(above)
+                return kept.path_to(each.turn, is_whole=True)
+        # The same words were answered before, or several steps are one reply.
+        if each.conversation not in self._kept:
+            owner = await self._store.messages.owner(self._project, each.conversation)
+            may_read = owner is not None and self._may_read(*owner)
+            self._kept[each.conversation] = (
+                await _read(self._store, owner[0], each.conversation) if owner and may_read else _Kept()
+            )
+        return self._kept[each.conversation].path_to(each.turn, is_whole=each.is_path)
+
+    def _may_read(self, agent: Agent, key: str | None) -> bool:
+        if self._scope is not None:
+            return agent.scope == self._scope
+        if self.owner is None:
+            self.owner = agent, key
+        return agent.id == self.owner[0].id
+
+
+class NamedTurn(Struct, frozen=True):
+    """A stored turn of a path."""
+
+    # The names of conversation and turn, of which ids are made.
+    name: tuple[str, str]
+    exchange: Exchange
+
+    @property
+    def reply(self) -> WireMessage:
+        """The reply with its private fields; an empty one: there is none."""
+        stored = self.exchange.shown_reply
+        return {} if stored is None or -1 in self.exchange.redactions else orjson.loads(stored)
+
+    @property
+    def inputs(self) -> list[tuple[int, WireMessage]]:
+        """The messages before the reply that are still there, each with its place."""
+        messages = orjson.loads(self.exchange.input or b"[]")
+        return [(n, m) for n, m in enumerate(messages) if n not in self.exchange.redactions]
+
+
+async def find_turn(
+    store: Store, project: str, conversation: str, turn: str
+) -> tuple[Agent, Exchange] | None:
+    """Returns the exchange of a project that a turn's name stands for, and its memory. Raises: StoreError."""
+    found = await store.messages.begun(project, conversation, begun_of(turn))
+    if found is not None:
+        return found[0], found[1].exchange
+    # The same words were answered before, under the time of then.
+    owner = await store.messages.owner(project, conversation)
+    if owner is None:
+        return None
+    there = (await _read(store, owner[0], conversation)).find(turn)
+    return None if there is None else (owner[0], there.exchange)
+
+
+async def turns_to(store: Store, agent: Agent, exchange: Exchange) -> list[NamedTurn]:
+    """Returns the turns of the path that ends with an exchange, oldest first. Raises: StoreError."""
+    named, above = list[NamedTurn](), None
+    for each in await store.messages.path_to(agent.id, exchange.id):
+        e = each.exchange
+        named.append(NamedTurn((each.conversation, _time(e.begun) + _place(e, above)), e))
+        above = e
+    return named
+
+
+def begun_of(turn: str) -> float:
+    """Returns when a turn began, by its name."""
+    begun: float = _TIME.unpack(bytes.fromhex(turn[:_TIME_CHARS]))[0]
+    return begun
 
 
 async def paths_to(store: Store, scope: Scope, ids: Set[str]) -> dict[str, list[WireMessage]]:
@@ -92,11 +195,14 @@ class _Filled:
         self._answers = _Answers(request.messages)
         self._edit = request.edit()
         self._places = [[message] for message in request.messages]
-        self._replaced = {each.index for each in request.references if not each.is_path}
+        self._replaced = {each.index for each in request.references if not (each.is_path or each.is_thoughts)}
 
     def put(self, reference: Reference, found: Sequence[WireMessage]) -> None:
         """Puts a path in front of its place, or a reply in its place. found: ends with the reply."""
         at = reference.index
+        if reference.is_thoughts:
+            self._add_thoughts(at, found[-1])
+            return
         found = self._as_heard(found, at if reference.is_path else at + 1)
         if reference.is_path:
             self._edit.insert_messages(at, found)
@@ -111,6 +217,15 @@ class _Filled:
             reply = _with_calls(found[-1], self._answers.after(at))
             self._edit.replace_message(at, [reply])
             self._places[at][-1:] = [reply]
+
+    def _add_thoughts(self, at: int, reply: WireMessage) -> None:
+        message = self._places[at][-1]
+        thoughts = {key: reply[key] for key in THOUGHTS if key in reply and key not in message}
+        self._left_bytes -= len(orjson.dumps(thoughts))
+        if thoughts and self._left_bytes >= 0:
+            message = {**message, **thoughts}
+            self._edit.replace_message(at, [message])
+            self._places[at][-1:] = [message]
 
     def request(self) -> ChatRequest:
         messages = [*chain.from_iterable(self._places)]
@@ -178,7 +293,7 @@ class _Kept:
     def add(self, each: StandingExchange) -> None:
         e = each.exchange
         above = None if e.parent is None else self._by_id.get(e.parent)
-        if e.redactions or (above is None and e.parent is not None):
+        if e.state is State.FORGOTTEN or e.redactions or (above is None and e.parent is not None):
             return  # something of its path is gone
         self._by_id[e.id] = each
         if each.run is not None:
@@ -191,12 +306,15 @@ class _Kept:
         if e.active or place not in self._by_name:
             self._by_name[place] = each
 
+    def find(self, turn: str) -> StandingExchange | None:
+        return self._by_name.get(turn[:_TIME_CHARS]) or self._by_name.get(turn[_TIME_CHARS:])
+
     def path_to(self, turn: str, *, is_whole: bool) -> list[WireMessage]:
         """Returns the path that ends with a turn as its client has it, oldest first; an empty one: it is not there.
 
         is_whole: else its reply alone.
         """
-        each = self._by_name.get(turn[:_TIME_CHARS]) or self._by_name.get(turn[_TIME_CHARS:])
+        each = self.find(turn)
         turns: list[list[WireMessage]] = []
         while each is not None:
             steps = [each.exchange] if each.run is None else [step.exchange for step in self._runs[each.run]]
@@ -235,6 +353,11 @@ def _reply(steps: Sequence[Exchange]) -> list[WireMessage]:
         return replies
     gateway_calls = {m.get("tool_call_id") for e in steps[1:] for m in orjson.loads(e.input or b"[]")}
     return [visible(replies, gateway_calls)]
+
+
+def _reply_of_one(e: Exchange) -> list[WireMessage]:
+    reply = _reply_of(e)
+    return [reply] if reply else []
 
 
 def _reply_of(e: Exchange) -> WireMessage:

@@ -52,6 +52,32 @@ class Messages(Group):
             for row in await connection.rows(SQL["in_conversation"], (agent, conversation, after, limit))
         ]
 
+    @reads
+    async def begun(
+        self, connection: Connection, project: str, conversation: str, begun: float
+    ) -> tuple[Agent, StandingExchange] | None:
+        """Returns the exchange of a project's conversation that began at a time, and its memory.
+
+        conversation: its public name.
+        """
+        row = await connection.row(SQL["begun"], (project, conversation, begun))
+        if row is None:
+            return None
+        return make_agent_record(row[:AGENT_COLUMNS]), _standing(row[AGENT_COLUMNS:])
+
+    @reads
+    async def owner(
+        self, connection: Connection, project: str, conversation: str
+    ) -> tuple[Agent, str | None] | None:
+        """Returns the memory of a project's conversation, and the client's own id of it."""
+        row = await connection.row(SQL["owner"], (project, conversation))
+        return None if row is None else (make_agent_record(row[:AGENT_COLUMNS]), row[AGENT_COLUMNS])
+
+    @long_reads
+    async def path_to(self, connection: Connection, agent: int, exchange: int) -> list[StandingExchange]:
+        """Returns an exchange and those before it on its path, oldest first, whatever became of them."""
+        return [_standing(row) for row in await connection.rows(SQL["path_to"], (agent, exchange))]
+
     @long_reads
     async def newest(self, connection: Connection, agent: int, limit: int) -> list[tuple[str, float, bytes]]:
         """Returns the last replies of a memory, newest first, also such as do not stand.

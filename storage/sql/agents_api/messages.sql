@@ -48,6 +48,26 @@ WITH {past}
 SELECT {row} FROM {in_past} {joined}
 WHERE p.seq > ?3 AND (p.input IS NOT NULL OR (p.state = 'off' AND p.span = 1)) ORDER BY p.seq LIMIT ?4
 
+-- name: begun
+-- Reads the exchange of a project that a response's id names: ?2 its conversation, ?3 when it began. With its memory.
+SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, {row}
+FROM exchanges p {joined} JOIN agents a ON a.id = p.agent
+WHERE p.conversation = (SELECT n.id FROM conversations n WHERE n.uid = ?2) AND p.begun = ?3 AND a.project = ?1
+ORDER BY p.id DESC LIMIT 1
+
+-- name: owner
+-- Reads whose memory a conversation of a project is in, and the client's own id of it.
+SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, c.key
+FROM conversations c JOIN agents a ON a.id = c.agent WHERE c.uid = ?2 AND a.project = ?1
+
+-- name: path_to
+-- Reads an exchange and all above it, the oldest first.
+WITH RECURSIVE up(id, parent) AS (
+    SELECT e.id, e.parent FROM exchanges e WHERE e.id = ?2 AND e.agent = ?1
+    UNION ALL SELECT e.id, e.parent FROM up JOIN exchanges e ON e.id = up.parent AND e.agent = ?1
+)
+SELECT {row} FROM up JOIN exchanges p ON p.id = up.id {joined} ORDER BY p.depth
+
 -- name: newest
 -- Reads the replies of a memory's last ?2 exchanges, the newest first: a conversation, when its turn began, the reply.
 SELECT c.uid, p.begun, p.shown_reply FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = p.agent

@@ -552,7 +552,7 @@ def test_what_is_not_kept_has_no_id_to_go_on_from(world: World, mode: str) -> No
 def test_an_id_is_its_users_alone(world: World, upstream: StrictUpstream) -> None:
     first = respond(world, user="alice", input="My secret is Miso.")
     count = len(upstream.chats)
-    for others in ({"user": "bob"}, {}, {"user": "alice", "model": "agent/helper"}):
+    for others in ({"user": "bob"}, {"user": "alice", "model": "agent/helper"}):
         with pytest.raises(openai.BadRequestError, match="not found"):
             respond(world, input="What is it?", previous_response_id=first.id, **others)
         item = {"type": "item_reference", "id": first.output[0].id}
@@ -761,13 +761,6 @@ def test_a_field_that_is_there_twice_is_refused(world: World, upstream: StrictUp
     assert not upstream.chats
 
 
-def test_a_response_is_no_object_to_be_fetched(world: World) -> None:
-    response = respond(world, input="Hi", user="alice")
-    for ask in (world.sdk.responses.retrieve, world.sdk.responses.delete, world.sdk.responses.cancel):
-        with pytest.raises(openai.NotFoundError, match="previous_response_id"):
-            ask(response.id)
-
-
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -956,5 +949,4 @@ def test_without_memory_it_is_answered_too(upstream: StrictUpstream) -> None:
         response = client.responses.create(model="m", input="Hi")
         assert response.output_text == "Ok."
         assert told(list(client.responses.create(model="m", input="Hi", stream=True))).output_text == "Ok."
-        with pytest.raises(openai.NotFoundError):
-            client.responses.retrieve(response.id)
+        assert client.responses.retrieve(response.id).output_text == "Ok."

@@ -27,6 +27,7 @@ PINNED = {
     "0019-0020_names.sql": "fcb9323cfbcf7bb84a90443256a56ac4e9c2fb4950489b8a651bdc45db7cebf7",
     "0020-0021_triggers.sql": "aaa93bad87fff3963de5394f79bea06fd7d0ffa2bf261ca1518e8e6dffcc03fb",
     "0021-0022_page.sql": "bf6fc41812d644fd2e9ff77a5f1d9be3d7cd4c11b3d96b75d2dfd8baaf5ca714",
+    "0022-0023_responses.sql": "fa628d67feb0b028f511dbf98c32469904effe039dd2f28730acf7278d63f0f7",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 

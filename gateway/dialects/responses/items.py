@@ -1,0 +1,119 @@
+"""Lists of items: what a stored path is made of as a client has it, and pages of it.
+
+(platform.openai.com/docs/api-reference/responses/input-items)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from adapters.types import Json
+from gateway.core.conversation.canonical import WireMessage, call_id
+from gateway.core.conversation.private import without_private
+from gateway.dialects.responses.render import reply_output, stored_response
+from gateway.dialects.responses.stored import stored_in
+from gateway.dialects.responses.tools import CallForm
+from gateway.errors import BadRequest
+
+MOST_ITEMS: Final = 100  # of a page, as OpenAI has it
+_PAGE: Final = 20
+_OUTPUTS: Final = {
+    "custom_tool_call": "custom_tool_call_output",
+    "tool_search_call": "tool_search_output",
+    "local_shell_call": "local_shell_call_output",
+    "shell_call": "shell_call_output",
+    "apply_patch_call": "apply_patch_call_output",
+}
+
+
+class Items:
+    """The items of a path, oldest first."""
+
+    def __init__(self) -> None:
+        self.found: list[Json] = []
+        self._calls: dict[str, str] = {}  # the types of calls, by their ids
+
+    def add_inputs(self, tag: str, inputs: Sequence[tuple[int, WireMessage]]) -> None:
+        """Adds messages of a client. inputs: each with its place in the turn. tag: of the turn's ids."""
+        for place, message in inputs:
+            self.found.extend(self._input(f"{tag}_i{place}", without_private(message)))
+
+    def add_reply(self, turn: tuple[str, str], reply: WireMessage) -> None:
+        """Adds a reply, as its response had it."""
+        shown = stored_response(turn, reply)
+        tag = "".join(turn)
+        output = shown["output"] if shown is not None else reply_output(tag, without_private(reply))
+        stored = stored_in(reply)
+        self._note(reply, {} if stored is None else stored.call_forms)
+        self.found.extend(output)
+
+    def _note(self, reply: WireMessage, forms: Mapping[str, CallForm]) -> None:
+        for call in reply.get("tool_calls") or ():
+            name = str((call.get("function") or {}).get("name"))
+            kind = forms[name].kind if name in forms else f"{call.get('type', 'function')}_call"
+            if kind == "custom_call":
+                kind = "custom_tool_call"
+            self._calls[str(call_id(call))] = kind
+
+    def _input(self, tag: str, message: Json) -> list[Json]:
+        role, content = message.get("role"), message.get("content")
+        if role == "assistant":
+            self._note(message, {})
+            return reply_output(tag, message)
+        if role == "tool":
+            id = str(message.get("tool_call_id"))
+            kind = _OUTPUTS.get(self._calls.get(id, ""), "function_call_output")
+            known: Json = {"id": f"fco_{tag}", "type": kind, "call_id": id, "status": "completed"}
+            return [{**known, "output": content if isinstance(content, str) else _parts(content)}]
+        own: Json = {"id": f"msg_{tag}", "type": "message", "status": "completed", "role": role}
+        return [{**own, "content": _parts(content)}]
+
+
+def _parts(content: Any) -> list[Json]:
+    """Returns the parts of a user's message."""
+    if isinstance(content, str):
+        return [{"type": "input_text", "text": content}]
+    return [_part(part) for part in content or () if isinstance(part, dict)]
+
+
+def _part(part: Json) -> Json:
+    match part:
+        case {"type": "text", "text": text}:
+            return {"type": "input_text", "text": text}
+        case {"type": "image_url", "image_url": {"url": url, **rest}}:
+            return {"type": "input_image", "image_url": url, "detail": rest.get("detail", "auto")}
+        case {"type": "file", "file": dict(file)}:
+            return {"type": "input_file", **file}
+    return part
+
+
+def page_of(items: Sequence[Json], query: str) -> Json:
+    """Returns a page of items, given oldest first. query: `order`, `limit`, `after`. Raises: BadRequest."""
+    asked = parse_qs(query, keep_blank_values=True)
+    order = asked.get("order", ["desc"])[-1]
+    if order not in ("asc", "desc"):
+        raise BadRequest(
+            f"Invalid value: {order[:40]!r}. Supported values are: 'asc' and 'desc'.",
+            param="order",
+            code="invalid_value",
+        )
+    limit = asked.get("limit", [str(_PAGE)])[-1]
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:4]) <= MOST_ITEMS):
+        raise BadRequest(f"Invalid 'limit': expected a number from 1 to {MOST_ITEMS}.", param="limit")
+    found = list(items if order == "asc" else reversed(items))
+    after = asked.get("after", [None])[-1]
+    if after:
+        place = next((n for n, item in enumerate(found) if item["id"] == after), None)
+        if place is None:
+            raise BadRequest(f"There is no item {after[:120]!r} in this list.", param="after")
+        found = found[place + 1 :]
+    data = found[: int(limit)]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": len(found) > len(data),
+    }

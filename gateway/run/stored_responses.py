@@ -1,0 +1,89 @@
+"""Stored responses: those that the gateway itself has answered, found by their ids in the exchanges of memory.
+
+A project's key is always needed. A request that names a user finds that user's responses alone; for one that names no
+user the id is enough, since a client's GET cannot name any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from msgspec import Struct
+
+from gateway.core.conversation.canonical import WireMessage
+from gateway.errors import MemoryUnavailable, UnknownId
+from gateway.run.memory.stored_turns import NamedTurn, find_turn, turns_to
+from gateway.run.pending import Pending
+from storage.commands import ForgetTarget
+from storage.errors import StoreError
+from storage.records import Agent, Exchange, State
+from storage.sql.store import Store
+
+
+class ResponseOwner(Struct, frozen=True):
+    """Who asks for a stored response."""
+
+    project: str
+    # None: the request names none.
+    user: str | None
+
+    def may_read(self, agent: Agent) -> bool:
+        scope = agent.scope
+        if scope.project != self.project:
+            return False
+        # What was made over REST has one memory, whoever speaks.
+        is_persons = scope.is_person or not scope.spans
+        return self.user is None or not is_persons or scope.subject == f"user:{self.user}"
+
+
+class FoundResponse(Struct, frozen=True):
+    """A stored turn that an id names."""
+
+    agent: Agent
+    exchange: Exchange
+    turn: NamedTurn
+
+    @property
+    def reply(self) -> WireMessage:
+        return self.turn.reply
+
+
+@dataclass(eq=False)
+class StoredResponses:
+    """Reads and deletes stored responses. wait_s: for a turn that is being written."""
+
+    store: Store
+    pending: Pending
+    wait_s: float
+    # Returns the error for an id that names nothing.
+    unknown: Callable[[str], UnknownId]
+
+    async def find(self, owner: ResponseOwner, name: tuple[str, str], id: str) -> FoundResponse:
+        """Returns what an id names. name: the conversation and the turn in it. Raises: UnknownId, MemoryUnavailable."""
+        try:
+            found = await find_turn(self.store, owner.project, *name)
+            if found is None or found[1].state is State.OPEN:
+                known = await self.store.messages.owner(owner.project, name[0])
+                if known is not None:
+                    await self.pending.written(known[0].scope, self.wait_s)
+                    found = await find_turn(self.store, owner.project, *name)
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        if found is None or not owner.may_read(found[0]):
+            raise self.unknown(id)
+        return FoundResponse(*found, NamedTurn(name, found[1]))
+
+    async def path(self, found: FoundResponse) -> Sequence[NamedTurn]:
+        """Returns the turns up to a response's, oldest first, its own the last. Raises: MemoryUnavailable."""
+        try:
+            return await turns_to(self.store, found.agent, found.exchange)
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+
+    async def delete(self, found: FoundResponse) -> None:
+        """Forgets a response's exchange. Raises: MemoryUnavailable."""
+        try:
+            await self.store.forgetting.forget(found.agent.id, ForgetTarget(exchanges=[found.exchange.id]))
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error

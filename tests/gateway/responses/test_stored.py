@@ -1,0 +1,287 @@
+"""Responses that the gateway itself stores: retrieved, listed and deleted by their ids, over chat and over Claude."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.run.admin.forget import Retention
+from gateway.settings import UpstreamSettings
+from storage.sql.statements import make_statement
+from tests.doubles.anthropic_upstream import StrictAnthropic, think
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
+from tests.gateway.sdk import World, agent, remember
+
+Json = dict[str, Any]
+pytestmark = pytest.mark.both
+HM = {"reasoning_content": "Hm, perhaps."}
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with serve_memory(upstream, tmp_path, agent()) as made:
+        yield made
+
+
+def shown(response: Any) -> Json:
+    found: Json = response.model_dump(mode="json")
+    return found
+
+
+def items_of(world: World, id: str, **options: Any) -> list[Json]:
+    page = world.sdk.responses.input_items.list(id, **{"order": "asc", **options})
+    return [item.model_dump(exclude_none=True) for item in page]
+
+
+def texts_of(items: list[Json]) -> list[str]:
+    return [item["content"][0]["text"] if "content" in item else item.get("output", "") for item in items]
+
+
+@both_ways
+@pytest.mark.parametrize("user", [None, "alice"])
+def test_a_response_is_read_as_it_was_answered(
+    world: World, upstream: StrictUpstream, stream: bool, user: str | None
+) -> None:
+    upstream.queue(call_tools(Call("weather", {"city": "Rome"}), text="Let me see."))
+    named: Json = {} if user is None else {"user": user}
+    made = respond(
+        world,
+        input="The weather?",
+        instructions="Be brief.",
+        tools=[WEATHER],
+        metadata={"a": "b"},
+        temperature=0.5,
+        max_output_tokens=300,
+        stream=stream,
+        **named,
+    )
+    assert made.store is True
+    assert shown(world.sdk.responses.retrieve(made.id)) == shown(made)
+
+
+@both_ways
+def test_thoughts_are_sealed_where_they_are_asked_for(
+    world: World, upstream: StrictUpstream, stream: bool
+) -> None:
+    sealed: Any = ["reasoning.encrypted_content"]
+    upstream.queue(say("Yes.", delta=HM), say("No.", delta=HM))
+    plain = respond(world, input="Is it?", stream=stream)
+    thought = plain.output[0]
+    assert (thought.type, thought.encrypted_content) == ("reasoning", None)
+    assert shown(world.sdk.responses.retrieve(plain.id)) == shown(plain)
+    asked = respond(world, input="Is it?", include=sealed, stream=stream)
+    assert asked.output[0].encrypted_content.startswith("mnemogate:")
+    assert shown(world.sdk.responses.retrieve(asked.id, include=sealed)) == shown(asked)
+    assert world.sdk.responses.retrieve(asked.id).output[0].encrypted_content is None
+
+
+def test_openais_sample_works_where_nobody_is_named(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(say("Why did the cat cross the road?"), say("To be fed."))
+    first = respond(world, input="Tell me a joke.")
+    second = respond(world, input="Explain it.", previous_response_id=first.id)
+    assert [m["content"] for m in upstream.last.messages] == [
+        "Tell me a joke.",
+        "Why did the cat cross the road?",
+        "Explain it.",
+    ]
+    assert second.previous_response_id == first.id
+    assert texts_of(items_of(world, second.id)) == [
+        "Tell me a joke.",
+        "Why did the cat cross the road?",
+        "Explain it.",
+    ]
+    # Nobody recalls it, not even who names nobody.
+    respond(world, input="Which joke did I hear about the cat and the road?")
+    assert len(upstream.last.messages) == 1
+    respond(world, input="Which joke did I hear about the cat and the road?", user="alice")
+    assert upstream.last.messages == [
+        {"role": "user", "content": "Which joke did I hear about the cat and the road?"}
+    ]
+
+
+def test_a_response_is_its_users(world: World) -> None:
+    made = respond(world, input="My cat is called Miso.", user="alice")
+    assert world.sdk.responses.retrieve(made.id, extra_headers={"x-mnemogate-user": "alice"}).id == made.id
+    assert world.sdk.responses.retrieve(made.id).id == made.id  # whoever has the id and names nobody
+    theirs = respond(world, input="My dog is called Rex.")
+    for id, user in ((made.id, "bob"), (theirs.id, "alice")):
+        headers = {"x-mnemogate-user": user}
+        for ask in (
+            world.sdk.responses.retrieve,
+            world.sdk.responses.delete,
+            world.sdk.responses.cancel,
+            world.sdk.responses.input_items.list,
+        ):
+            with pytest.raises(openai.NotFoundError, match="not found"):
+                ask(id, extra_headers=headers)
+        with pytest.raises(openai.BadRequestError) as caught:
+            respond(world, input="And?", previous_response_id=id, user=user)
+        assert caught.value.code == "previous_response_not_found"
+    assert respond(world, input="And?", previous_response_id=made.id).store is True
+
+
+def test_another_project_finds_nothing(world: World) -> None:
+    made = respond(world, input="My cat is called Miso.", user="alice")
+    create = world.store.keys.create
+    one, other = (world.gateway.call(create(project, "test"))[1] for project in ("default", "other"))
+    assert world.client(one).responses.retrieve(made.id).id == made.id
+    with pytest.raises(openai.NotFoundError):
+        world.client(other).responses.retrieve(made.id)
+    with pytest.raises(openai.NotFoundError):
+        world.client(other).responses.delete(made.id)
+
+
+def test_input_items_come_in_pages(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(call_tools(Call("weather", {"city": "Rome"}), text="Let me see."), say("Sunny."))
+    first = respond(world, input="The weather?", user="alice", tools=[WEATHER])
+    call = first.output[1]
+    result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "sun"}
+    last = respond(world, input=[result], previous_response_id=first.id, user="alice", tools=[WEATHER])
+    whole = items_of(world, last.id)
+    assert [item["type"] for item in whole] == ["message", "message", "function_call", "function_call_output"]
+    assert whole[1:3] == [item.model_dump(exclude_none=True) for item in first.output]
+    assert whole[0]["id"].startswith("msg_")
+    newest = world.sdk.responses.input_items.list(last.id, limit=3)
+    assert [item.id for item in newest.data] == [item["id"] for item in whole[:0:-1]]
+    assert newest.has_more
+    assert (newest.data[0].id, newest.data[-1].id) == (newest.first_id, newest.last_id)  # type: ignore[attr-defined]
+    rest = world.sdk.responses.input_items.list(last.id, limit=3, after=newest.data[-1].id or "")
+    assert [item.id for item in rest.data] == [whole[0]["id"]]
+    assert not rest.has_more
+    assert items_of(world, last.id, limit=1) == whole  # the SDK turns the pages
+    for wrong in ({"limit": 0}, {"limit": 101}, {"order": "up"}, {"after": "msg_1"}):
+        with pytest.raises(openai.BadRequestError):
+            world.sdk.responses.input_items.list(last.id, **wrong)  # type: ignore[arg-type]
+
+
+def test_an_input_item_shows_no_note_and_no_instructions(world: World, upstream: StrictUpstream) -> None:
+    respond(world, input="My cat is called Miso, she is grey.", user="alice")
+    made = respond(world, input="What is my cat called?", user="alice", instructions="Be brief.")
+    assert "grey" in upstream.last.messages[-1]["content"]
+    assert texts_of(items_of(world, made.id)) == ["What is my cat called?"]
+
+
+def test_a_deleted_response_is_forgotten(world: World, upstream: StrictUpstream) -> None:
+    first = respond(world, input="My cat is called Miso, she is grey.", user="alice")
+    second = respond(world, input="And she is old.", previous_response_id=first.id, user="alice")
+    gone = world.sdk.responses.with_raw_response.delete(first.id)
+    assert gone.http_response.json() == {"id": first.id, "object": "response", "deleted": True}
+    for ask in (world.sdk.responses.retrieve, world.sdk.responses.delete):
+        with pytest.raises(openai.NotFoundError):
+            ask(first.id)
+    assert world.sdk.responses.retrieve(second.id).id == second.id
+    assert texts_of(items_of(world, second.id)) == ["And she is old."]
+    with pytest.raises(openai.BadRequestError) as caught:
+        respond(world, input="And?", previous_response_id=second.id, user="alice")
+    assert caught.value.code == "previous_response_not_found"
+    respond(world, input="What is my grey cat called?", user="alice")
+    assert "Miso" not in str(upstream.last.messages)
+
+
+def test_what_is_not_to_be_stored_is_remembered_and_not_found(world: World, upstream: StrictUpstream) -> None:
+    made = respond(world, input="My cat is called Miso.", user="alice", store=False)
+    assert made.store is False
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.responses.retrieve(made.id)
+    with pytest.raises(openai.BadRequestError):
+        respond(world, input="And?", previous_response_id=made.id, user="alice")
+    respond(world, input="What is my cat called?", user="alice", store=False)
+    assert "Miso" in upstream.last.messages[-1]["content"]
+
+
+@pytest.mark.parametrize("mode", ["off", "read"])
+def test_off_the_record_nothing_is_stored(world: World, mode: str) -> None:
+    for named in ({}, {"user": "alice"}):
+        made = respond(world, input="Hi", extra_headers={"x-mnemogate-memory": mode}, **named)
+        assert made.store is False
+        with pytest.raises(openai.NotFoundError):
+            world.sdk.responses.retrieve(made.id)
+
+
+def test_a_reply_that_was_cut_shows_what_was_heard(world: World, upstream: StrictUpstream) -> None:
+    gate = Gate()
+    upstream.queue(say("One two three.", hold_after={3: gate}))
+    with world.sdk.responses.create(model="m", input="Count.", user="alice", stream=True) as events:
+        id, heard = "", ""
+        for event in events:
+            if event.type == "response.created":
+                id = event.response.id
+            if event.type == "response.output_text.delta":
+                heard += event.delta
+                break
+    gate.open()
+    world.settle()
+    found = world.sdk.responses.retrieve(id)
+    assert (found.status, found.output_text.startswith(heard)) == ("incomplete", True)
+
+
+def test_the_same_words_again_are_found_by_both_ids(world: World) -> None:
+    one, two = (respond(world, input="Hi", user="alice") for _ in range(2))
+    assert world.sdk.responses.retrieve(one.id).output_text == "Ok."
+    assert world.sdk.responses.retrieve(two.id).id == two.id
+
+
+def test_a_foreground_response_is_neither_streamed_again_nor_cancelled(world: World) -> None:
+    made = respond(world, input="Hi", user="alice")
+    with pytest.raises(openai.BadRequestError, match="background"):
+        list(world.sdk.responses.retrieve(made.id, stream=True))
+    with pytest.raises(openai.BadRequestError, match="synchronous"):
+        world.sdk.responses.cancel(made.id)
+
+
+def test_what_nobody_is_named_for_is_kept_for_so_many_days(world: World) -> None:
+    mine, unnamed = respond(world, input="Hi", user="alice"), respond(world, input="Hi")
+    world.clock.sleep(31 * 86_400)
+    newer = respond(world, input="Hi")
+    retention = Retention(world.store, {}, world.clock)
+    assert world.gateway.call(retention.step()) == 1
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.responses.retrieve(unnamed.id)
+    for left in (mine, newer):
+        assert world.sdk.responses.retrieve(left.id).id == left.id
+
+
+def test_over_claude_thoughts_go_back_uncarried(tmp_path: Path) -> None:
+    with StrictAnthropic() as claude:
+        claude.queue(think("Hm, perhaps.", "Yes."))
+        ours = UpstreamSettings("claude", "anthropic", claude.base_url, api_key="k")
+        with remember(claude, tmp_path, agent(), upstreams=(ours,)) as world:  # type: ignore[arg-type]
+            made = respond(world, input="Is it?")
+            assert shown(world.sdk.responses.retrieve(made.id)) == shown(made)
+            respond(world, input="Why?", previous_response_id=made.id)
+            assert "Hm, perhaps." in str(claude.last.json["messages"])
+
+
+@pytest.mark.sqlite
+def test_a_get_is_one_indexed_read(world: World) -> None:
+    """In a conversation of ten thousand turns."""
+    made = respond(world, input="Hi", user="alice")
+    columns = world.query(
+        "SELECT name FROM pragma_table_info('exchanges') WHERE name NOT IN ('id', 'seq', 'begun')"
+    )
+    copied = ", ".join(f'"{name}"' for name in columns)
+
+    async def multiply() -> None:
+        sql = (
+            "WITH RECURSIVE n(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM n WHERE k < 10000) "
+            f"INSERT INTO exchanges (seq, begun, {copied}) SELECT seq + 2 * k, begun + k, {copied} FROM exchanges, n"
+        )
+        own = make_statement("a test's", sql)
+        await world.store.database.write(lambda connection: connection.run(own, ()))
+
+    world.gateway.call(multiply())
+    world.sdk.responses.retrieve(made.id)  # whether there are keys is looked up once
+    world.settle()
+    world.statements.clear()
+    assert world.sdk.responses.retrieve(made.id).output_text == "Ok."
+    (statement,) = world.statements
+    own = make_statement("a test's", f"EXPLAIN QUERY PLAN {statement}")
+    plan = world.gateway.call(
+        world.store.database.read(lambda connection: connection.rows(own, ("default", "x", 0.0)))
+    )
+    assert any("exchanges_begun" in str(row) for row in plan), plan
