@@ -57,6 +57,9 @@ class SideRequests:
         if messages and messages[-1].get("role") == "user":
             content = messages[-1].get("content")
             found = self._of_user.match(content if isinstance(content, str) else _first_text(content))
+            if found is None and isinstance(content, list) and len(content) > 1:
+                # Claude Code asks for a summary behind the person's last words.
+                found = self._of_user.match(_text_of_part(content[-1]))
         if found is None and messages and messages[0].get("role") in _PROMPTS:
             content = messages[0].get("content")
             found = self._find_in_prompt(content if isinstance(content, str) else _first_text(content))
@@ -120,6 +123,9 @@ def _is_called(message: Mapping[str, Any]) -> bool:
 
 def _first_text(content: object) -> str:
     """Returns the text of a content's first part."""
-    part = content[0] if isinstance(content, list) and content else None
+    return _text_of_part(content[0]) if isinstance(content, list) and content else ""
+
+
+def _text_of_part(part: object) -> str:
     text = part.get("text") if isinstance(part, dict) else None
     return text if isinstance(text, str) else ""

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from adapters.types import Json
+from gateway.core.prompt.frame import without_frame
 from gateway.dialects.messages.errors import invalid, not_taken
 
 THOUGHTS: Final = ("thinking", "redacted_thinking")
@@ -262,7 +263,9 @@ def words_at(blocks: list[Any]) -> int | None:
 
 def _is_reminder(text: str) -> bool:
     own = text.strip()
-    return not own or (own.startswith(_REMINDER[0]) and own.endswith(_REMINDER[1]))
+    if not own or (own.startswith(_REMINDER[0]) and own.endswith(_REMINDER[1])):
+        return True
+    return own.startswith("<") and not without_frame(own).strip()
 
 
 def check_fields(block: Json, known: frozenset[str], where: str) -> None:

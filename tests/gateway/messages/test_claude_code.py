@@ -1,0 +1,141 @@
+"""What Claude Code asks for itself, and says in a person's place, as its versions 2.1.197 and 2.1.330 send it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.settings import UpstreamSettings
+from tests.doubles.anthropic_upstream import StrictAnthropic, think
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.messages.sdk import Talk
+from tests.gateway.sdk import World, remember
+
+Json = dict[str, Any]
+MODEL = "claude-opus-5-5"
+MARK = {"type": "ephemeral"}
+REMINDER = {"type": "text", "text": "<system-reminder>\nToday is Monday.\n</system-reminder>\n"}
+ENVIRONMENT = {"role": "system", "content": "Available agent types for the Agent tool: none."}
+COMPACT = {
+    "type": "text",
+    "text": "CRITICAL: Respond with TEXT ONLY. Do NOT call any tools.\n\n- Do NOT use Read.\n\nYour task is to create "
+    "a detailed summary of the conversation so far.",
+}
+CONTINUED = (
+    "This session is being continued from a previous conversation that ran out of context. The summary below covers "
+    "the earlier portion of the conversation.\n\nSummary: the secret word is swordfish."
+)
+TITLE = "You are naming a coding session based on the user's first message."
+
+
+@pytest.fixture(params=["native", "translated"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """Claude Code before Claude, and before another model."""
+    if request.param == "native":
+        with StrictAnthropic() as claude:
+            there = (UpstreamSettings("up", "anthropic", claude.base_url),)
+            with remember(claude, tmp_path, upstreams=there) as made:
+                yield made
+        return
+    with StrictUpstream() as other, remember(other, tmp_path) as made:
+        yield made
+
+
+class Session(Talk):
+    """A session: its first message begins with a reminder, and a system message stands behind it."""
+
+    def start(self, words: str, session: str = "s1") -> str:
+        names = {"device_id": "d1", "account_uuid": "", "session_id": session}
+        self.user, self.model, self.stream = orjson.dumps(names).decode(), MODEL, True
+        self.options = {
+            "system": [
+                {"type": "text", "text": f"x-anthropic-billing-header: cc_version=2.1.197.{session};"},
+                {"type": "text", "text": "You are an interactive agent.", "cache_control": MARK},
+            ],
+        }
+        self.messages = [
+            {"role": "user", "content": [REMINDER, {"type": "text", "text": words}]},
+            ENVIRONMENT,
+        ]
+        return self.go_on()
+
+
+def note_of(world: World) -> str:
+    """Returns the note in the newest request."""
+    return world.upstream.last.body.decode().partition("<memory ")[2].rpartition("</memory")[0]
+
+
+def test_a_session_is_remembered_in_the_next(world: World) -> None:
+    Session(world).start("My cat is called Miso.")
+    world.pass_time(1000)
+    Session(world).start("What is my cat called?", "s2")
+    note = note_of(world)
+    assert "Miso" in note
+    assert "Monday" not in note
+    assert "agent types" not in note
+
+
+def test_a_title_leaves_nothing_and_the_session_goes_on(world: World) -> None:
+    title = Session(world)
+    title.user = orjson.dumps({"device_id": "d1", "account_uuid": "", "session_id": "s1"}).decode()
+    title.model = MODEL
+    schema = {
+        "type": "object",
+        "properties": {"title": {"type": "string"}},
+        "required": ["title"],
+        "additionalProperties": False,
+    }
+    form = {"format": {"type": "json_schema", "schema": schema}}
+    title.say("<session>\nMy cat is called Miso.\n</session>", system=TITLE, output_config=form)
+    assert world.query("SELECT count(*) FROM exchanges") == [0]
+    talk = Session(world)
+    talk.start("My cat is called Miso.")
+    talk.say("She is red.")
+    assert world.query("SELECT count(*) FROM exchanges") == [2]
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_a_compaction_leaves_nothing_and_the_session_goes_on_behind_it(world: World) -> None:
+    if isinstance(world.upstream, StrictAnthropic):
+        world.upstream.queue(think("Hm.", text="A cat."))
+    talk = Session(world)
+    talk.start("My cat is called Miso.")
+    talk.messages.append({"role": "user", "content": [{"type": "text", "text": "Go on.\n"}, COMPACT]})
+    talk.complete()
+    assert world.query("SELECT count(*) FROM exchanges") == [1]
+    command = [
+        {"type": "text", "text": "<local-command-caveat>Caveat: not yours.</local-command-caveat>"},
+        {"type": "text", "text": "<command-name>/compact</command-name>"},
+        {"type": "text", "text": "<local-command-stdout>Compacted</local-command-stdout>"},
+        {"type": "text", "text": "The fur of Miso is red."},
+    ]
+    talk.messages = [{"role": "user", "content": [REMINDER, {"type": "text", "text": CONTINUED}]}]
+    talk.messages += [
+        {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
+        {"role": "user", "content": command},
+    ]
+    talk.go_on()
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+    world.pass_time(1000)
+    Session(world).start("What is the secret word? Which colour has the fur of Miso?", "s2")
+    note = note_of(world)
+    assert "The fur of Miso is red." in note
+    assert "swordfish" not in note
+    assert "Caveat" not in note
+
+
+def test_a_notification_is_nobodys_words(world: World) -> None:
+    talk = Session(world)
+    talk.start("My cat is called Miso.")
+    talk.say(
+        "<system-reminder>\n[SYSTEM NOTIFICATION - NOT USER INPUT]\nTask 7 found swordfish.\n</system-reminder>"
+    )
+    world.pass_time(1000)
+    Session(world).start("Which task found what of my cat Miso?", "s2")
+    note = note_of(world)
+    assert "Miso" in note
+    assert "swordfish" not in note
