@@ -1,0 +1,237 @@
+"""What holds whatever dialect a client speaks: one table of cases, and who lacks which, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import pytest
+
+from storage.sql.statements import make_statement
+from tests.doubles.anthropic_upstream import refuse
+from tests.doubles.upstream import Call, Gate, fail
+from tests.gateway.dialects.dialects import (
+    Client,
+    Dialect,
+    Messages,
+    NativeMessages,
+    NativeResponses,
+    Responses,
+    serve,
+)
+
+Json = dict[str, Any]
+DIALECTS: Final[tuple[Dialect, ...]] = (
+    Dialect(),
+    Responses(),
+    NativeResponses(),
+    Messages(),
+    NativeMessages(),
+)
+LACKS: Final = {
+    (
+        "responses, native",
+        "interception",
+    ): "the upstream stores the reply: a hidden round would be a part of it",
+    ("responses, native", "append"): "the upstream has the history, which the client names by an id",
+    ("responses, native", "failover"): "what the upstream stores lies in one account",
+}
+
+
+def memory(client: Client) -> None:
+    """What one conversation says another recalls."""
+    client.say("My cat is called Miso.")
+    client.world.pass_time(1000)
+    client.again().say("What is my cat called?")
+    assert "Miso" in client.sent()[-1][1]
+    other = client.again(**{"x-mnemogate-user": "bob"})
+    other.say("What is my cat called?")
+    assert client.sent() == [("user", "What is my cat called?")]
+
+
+def interception(client: Client) -> None:
+    """A call of a memory tool runs here, and the client gets one reply."""
+    client.queue("One moment.", Call("memory_insert", {"label": "human", "new_string": "Likes tea."}))
+    client.queue("Noted.")
+    assert client.say("I like tea.", model="agent/helper").split() == ["One", "moment.", "Noted."] or (
+        client.talk[-1][1] == "One moment.Noted."
+    )
+    client.say("Good.", model="agent/helper")
+    assert client.world.block("alice").value == "Likes tea."
+    assert b"memory_insert" in client.seen[-1].body
+
+
+def prefix(client: Client) -> None:
+    """What was sent is the beginning of what is sent next, byte for byte, with notes and after a pause."""
+    client.say("My cat is called Miso.")
+    client.world.pass_time(1000)
+    talk = client.again()
+    before: list[bytes] = []
+    for words in ("What is my cat called?", "And its colour?", "What was its name?"):
+        talk.say(words)
+        body = orjson.loads(client.seen[-1].body)
+        sent = [orjson.dumps(each) for each in body[client.dialect.listed]]
+        assert sent[: len(before)] == before
+        before = sent
+        client.world.pass_time(1000)
+
+
+def cancel(client: Client) -> None:
+    """A client that leaves cancels the upstream, and nothing that it did not hear is remembered."""
+    _leave(client, "Where is it?")
+    assert client.world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [0]
+
+
+def barge_in(client: Client) -> None:
+    """A reply comes back as far as it was heard, and the conversation goes on from there."""
+    _leave(client, "Where is it?")
+    client.talk += [("user", "Where is it?"), ("assistant", "The treasure lies")]
+    client.say("Stop. What is it?")
+    assert client.world.query("SELECT count(*) FROM conversations") == [1]
+    assert client.sent()[1] == ("assistant", "The treasure lies")
+
+
+def regenerate(client: Client) -> None:
+    """The same list again is another reply to the same question."""
+    client.say("Name a colour.")
+    client.talk.pop()
+    client.queue("Red.")
+    client.go_on()
+    client.say("Why?")
+    assert client.world.query("SELECT count(*) FROM conversations") == [1]
+    assert client.world.query("SELECT count(*) FROM exchanges") == [3]
+    assert client.sent() == [("user", "Name a colour."), ("assistant", "Red."), ("user", "Why?")]
+
+
+def edit(client: Client) -> None:
+    """A question that is asked in other words supersedes what it was."""
+    client.say("My cat is called Miso.")
+    client.say("She is red.")
+    del client.talk[-2:]
+    client.say("She is black.")
+    assert client.world.query("SELECT count(*) FROM conversations") == [1]
+    client.world.pass_time(1000)
+    client.again().say("Which colour has my cat Miso, is she red or black?")
+    assert "She is black." in client.sent()[-1][1]
+    assert "She is red." not in client.sent()[-1][1]
+
+
+def append(client: Client) -> None:
+    """The client sends its new message alone, and the gateway puts the history before it."""
+    talk = client.again(**{"x-mnemogate-history": "append", "x-mnemogate-conversation": "phone"})
+    for words in ("My cat is called Miso.", "She is red."):
+        talk.talk.clear()
+        talk.say(words)
+    assert [text for _, text in client.sent()] == ["My cat is called Miso.", "Ok.", "She is red."]
+
+
+def off(client: Client) -> None:
+    """With memory off nothing is stored, and nothing is recalled."""
+    client.say("My cat is called Miso.")
+    client.world.pass_time(1000)
+    client.again(**{"x-mnemogate-memory": "off"}).say("What is my cat called? My dog is called Bello.")
+    assert [role for role, _ in client.sent()] == ["user"]
+    assert "Miso" not in client.sent()[-1][1]
+    assert b"Bello" not in client.world.data()
+
+
+def read(client: Client) -> None:
+    """A request that reads gets a note, and leaves nothing."""
+    client.say("My cat is called Miso.")
+    client.world.pass_time(1000)
+    client.again(**{"x-mnemogate-memory": "read"}).say("What is my cat called? My dog is called Bello.")
+    assert "Miso" in client.sent()[-1][1]
+    assert b"Bello" not in client.world.data()
+
+
+def strict(client: Client) -> None:
+    """A request that demands memory is refused where it has none, in its dialect, and else remembered."""
+    if not client.dialect.has_nameless_memory:
+        nameless = Client(client.dialect, client.world, client.stream, {"x-mnemogate-memory": "strict"})
+        nameless.talk.append(("user", "Hello"))
+        reply = nameless.ask()
+        assert reply.status == 400
+        assert "strict" in reply.json["error"]["message"]
+    talk = client.again(**{"x-mnemogate-memory": "strict"})
+    talk.talk.append(("user", "Hello"))
+    assert talk.ask().headers["x-mnemogate-memory"] == "on"
+
+
+def durability(client: Client) -> None:
+    """The end of a reply leaves when the turn is on disk."""
+    client.say("My cat is called Miso.")
+    world = client.world
+
+    # Not by `query`, which waits until all is on disk.
+    rows = world.gateway.call(world.store.database.read(lambda c: c.rows(_COUNT, ())))
+    assert [tuple(row) for row in rows] == [(1,)]
+
+
+def failover(client: Client) -> None:
+    """Another upstream answers where the first one fails, and the turn is one."""
+    world, dialect = client.world, client.dialect
+    world.upstream.queue(
+        refuse(529, "overloaded_error") if isinstance(dialect, NativeMessages) else fail(503)
+    )
+    client.talk.append(("user", "Hello"))
+    reply = client.ask(model="smart")
+    assert reply.status == 200, reply.body
+    assert client.read(reply) == "Ok."
+    assert reply.headers["x-mnemogate-upstream"] == "second"
+    assert world.query("SELECT count(*) FROM exchanges") == [1]
+
+
+_COUNT = make_statement("a test's", "SELECT count(*) FROM exchanges WHERE active = 1")
+# Events of a stream up to the third word, in which the reply stops until its client has left.
+_HELD: Final = {"messages, native": 6, "responses, native": 7}
+CASES: Final[tuple[Callable[[Client], None], ...]] = (
+    *(memory, interception, prefix, cancel, barge_in, regenerate, edit, append),
+    *(off, read, strict, durability, failover),
+)
+
+
+@pytest.fixture(params=DIALECTS, ids=[each.name for each in DIALECTS])
+def dialect(request: pytest.FixtureRequest) -> Dialect:
+    found: Dialect = request.param
+    return found
+
+
+@pytest.fixture
+def client(
+    dialect: Dialect, case: Callable[[Client], None], stream: bool, tmp_path: Path
+) -> Iterator[Client]:
+    if (why := LACKS.get((dialect.name, case.__name__))) is not None:
+        pytest.skip(why)
+    with serve(dialect, tmp_path, stream, has_fallback=case is failover) as made:
+        yield made
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("case", CASES, ids=[each.__name__ for each in CASES])
+def test_each_dialect(client: Client, case: Callable[[Client], None]) -> None:
+    case(client)
+
+
+def test_what_a_dialect_lacks_is_a_case_of_the_table() -> None:
+    names = {each.name for each in DIALECTS}
+    cases = {each.__name__ for each in CASES}
+    assert all(name in names and case in cases for name, case in LACKS)
+
+
+def _leave(client: Client, words: str) -> None:
+    """Asks, reads the beginning of a reply (nothing of a whole one), and leaves."""
+    gate = Gate()
+    held: Json = {"hold_after": {_HELD.get(client.dialect.name, 4): gate}}
+    client.queue("The treasure lies under the third palm tree.", **held)
+    talk = client.again()
+    talk.talk.append(("user", words))
+    count = len(client.seen) + 1
+    with client.world.gateway.connect() as connection:
+        connection.request("POST", client.dialect.path, talk.request(stream=True), talk.headers)
+        client.world.upstream.arrived(count).wait_sync()
+        connection.read_until(b"lies")
+    client.seen[-1].gone.wait_sync()
+    client.world.upstream.endpoints.hold_events.clear()
+    client.world.settle()
