@@ -18,6 +18,7 @@ from gateway.dialects.chat.render import ChatView
 from gateway.run.chat import Chat
 from gateway.run.native_turn import NativeRequest
 from gateway.run.receipt import Receipt
+from gateway.run.response_conversations import ConversationHead
 from gateway.run.upstream.route import Route
 from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader
@@ -67,8 +68,13 @@ class ChatRoute:
         scope: Scope,
         receive: Receive,
         send: Send,
+        head: ConversationHead | None = None,
     ) -> None:
-        """Answers a request that was read. view: of the dialect in which it came."""
+        """Answers a request that was read.
+
+        view: of the dialect in which it came.
+        head: the conversation with items that it goes on with.
+        """
         trace = trace_of(scope)
         caller = trace.caller
         connection = scope["state"].get("connection")
@@ -83,6 +89,7 @@ class ChatRoute:
                     receipt,
                     view,
                     caller.memory,
+                    head,
                 )
             finally:
                 # A client that left has had its headers.
