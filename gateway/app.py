@@ -28,7 +28,7 @@ from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.open_database import may_be_keyed, preload
-from gateway.operations import make_operations
+from gateway.operations import make_operations, request_operations
 from gateway.provider_factory import make_embedder, make_providers, own_provider
 from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.loop import run_at_start
@@ -37,6 +37,7 @@ from gateway.run.directory import Directory, NoAgents
 from gateway.run.memory.block_edits import follow_settings
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
+from gateway.run.request_log import RequestLog
 from gateway.run.stored_responses import StoredResponses
 from gateway.run.turn import turn_limits_of
 from gateway.run.upstream.failover import Failover
@@ -49,10 +50,10 @@ from gateway.web.body import BodyReader
 from gateway.web.completions import CHAT_PATHS, ChatRoute, is_chat
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
+from gateway.web.memory_api import memory_routes
 from gateway.web.messages import is_unknown, messages_errors, messages_routes
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
-from gateway.web.response_compaction import COMPACT_PATH, INPUT_TOKENS_PATH, CompactPath, InputTokensPath
 from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes
 from gateway.web.sockets.responses_socket import OpensSocket, ResponsesSockets
 from gateway.web.stored_responses import OwnResponses, unknown_response
@@ -141,7 +142,9 @@ class Gateway:
             NoAgents(keeper) if self.agent_services is None else self.agent_services.chat,
         )
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
-        self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s)
+        self.requests = RequestLog(clock)
+        store.forgetting.when_gone(self.requests.forget)
+        self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s, self.requests)
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
         self._edge = Edge(
             self._dispatch,
@@ -153,6 +156,7 @@ class Gateway:
             error_forms={RESPONSES_PATH: ResponsesErrors(), **(error_forms() if has_agents else {})},
             error_form_of=messages_errors,
             paths=[each.path for each in self._router.routes if isinstance(each, Route)],
+            requests=self.requests,
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
         self._sockets = ResponsesSockets(self._edge, bodies, lambda: self.readiness.draining)
@@ -166,9 +170,7 @@ class Gateway:
             agents = agents_routes(self.agent_services.agents_api(self.models, limits), bodies)
             names = self.agent_services.chat.names
         forwarding = Forwarding(settings, self.providers, self.chat.failover)
-        own = OwnResponses(self._stored_responses(), self.chat.rules, self.chat.conversations, bodies)
-        parts_of_responses = ("responses", forwarding, bodies, max_upload_bytes, limits, self._chat, own)
-        responses = ResponsesPath(*parts_of_responses)
+        responses = ResponsesPath("responses", forwarding, bodies, max_upload_bytes, limits, self._chat)
         routes: list[BaseRoute] = [
             # Gives other methods their 405; posts never come this far.
             *(Route(path, _only_post, methods=["POST"]) for path in CHAT_PATHS),
@@ -178,10 +180,6 @@ class Gateway:
             *agents,  # before the models: `/v1/models/` is a list of the agents API
             *model_routes(self.models, names),
             Route(RESPONSES_PATH, responses, methods=["POST"]),
-            *(
-                Route(path, of_path(*parts_of_responses), methods=["POST"])
-                for path, of_path in ((INPUT_TOKENS_PATH, InputTokensPath), (COMPACT_PATH, CompactPath))
-            ),
             Route(RESPONSES_PATH, OpensSocket(), methods=["GET"]),
             *stored_routes(
                 forwarding,
@@ -189,13 +187,14 @@ class Gateway:
                 max_upload_bytes,
                 limits,
                 [spec.system for spec in self.chat.directory.specs],
-                own,
+                OwnResponses(self._stored_responses(), self.chat.rules),
             ),
             *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
+            *memory_routes(request_operations(settings, self.store, self.requests)),
             *health_routes(self.readiness, self.metrics),
         ]
         if admin_token is not None:
-            operations = make_operations(settings, self.store, self.background.embed_query)
+            operations = make_operations(settings, self.store, self.background.embed_query, self.requests)
             routes += admin_routes(operations, admin_token)
         return routes
 

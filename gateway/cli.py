@@ -372,6 +372,14 @@ def undo_block(**wanted: Any) -> None:
     _perform("memory-undo", wanted, printed.show_block)
 
 
+@memory.command("why", help="show why a reply recalled what it did")
+@_json
+@click.argument("request", help="the x-mnemogate-request-id of the reply")
+def explain_request(request: str, as_json: bool) -> None:
+    found = _commands().perform("memory-why", {"request": request})
+    printed.show_request(found, as_json=as_json)
+
+
 @memory.command("export", help="export a memory as JSON lines")
 @_scope
 @_flag("force", "replace a file that is there")

@@ -15,12 +15,14 @@ from gateway.run.admin.forget import ForgetOperations
 from gateway.run.admin.key_operations import JobOperations, KeyOperations, Operations
 from gateway.run.admin.move import Move, Moved
 from gateway.run.admin.operation_arguments import Defaults
+from gateway.run.admin.requests import RequestOperations
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.transfer import TransferOperations
 from gateway.run.admin.users import ListOperations
 from gateway.run.background.compact import CompactOperation
 from gateway.run.background.embed import KIND as EMBED
 from gateway.run.memory.recall import EmbedQuery
+from gateway.run.request_log import RequestLog
 from gateway.settings import DatabaseSettings, Settings
 from storage.errors import StoreError
 from storage.sql.store import Store
@@ -29,8 +31,20 @@ from storage.sql.store import Store
 SHOWN_RECALL_TOKENS = 1000
 
 
-def make_operations(settings: Settings, store: Store, embed_query: EmbedQuery | None = None) -> Operations:
-    """Makes all operations over a store. embed_query: as replies have it; None searches by words alone."""
+def request_operations(settings: Settings, store: Store, log: RequestLog | None = None) -> RequestOperations:
+    """Makes the operations that explain requests. log: those of this process; None: it serves none."""
+    now = time.time if log is None else log.now
+    return RequestOperations(store, now, settings.memory.keep_why_days, log)
+
+
+def make_operations(
+    settings: Settings, store: Store, embed_query: EmbedQuery | None = None, log: RequestLog | None = None
+) -> Operations:
+    """Makes all operations over a store.
+
+    embed_query: as replies have it; None searches by words alone.
+    log: as for `request_operations`.
+    """
     defaults = Defaults(settings.default_user, settings.default_profile)
     show = ShowOperation(
         store,
@@ -62,6 +76,7 @@ def make_operations(settings: Settings, store: Store, embed_query: EmbedQuery | 
             "memory-show": show.show,
             "memory-forget": forgetting.forget,
             "memory-undo": forgetting.undo,
+            "memory-why": request_operations(settings, store, log).why,
             "memory-export": transfer.export,
             "memory-import": transfer.restore,
             "compact": compact.compact,

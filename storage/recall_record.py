@@ -9,17 +9,27 @@ A hit that is forgotten later is overwritten in place, by as many bytes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from math import ceil
 
 from msgspec import Struct
 
-KINDS = ("message", "fact", "passage")
+# `any`: a hit whose words were not read is one of these.
+KINDS = ("message", "fact", "passage", "any")
 # Why a hit stayed out of the note; "": it did not.
 REASONS = ("", "weak", "no_room", "shown", "repeats", "muted", "superseded")
 WHYS = ("recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "off", "nobody")
 PARTS = ("system", "tools", "section", "summary", "history", "note", "message")
+NONE_LEFT = (0,) * (len(REASONS) - 1)
 _MODES = ("on", "strict")
+# The ids that the gateway gives: twelve random bytes.
+_OWN = re.compile(r"req_[0-9a-f]{24}")
+# A longer id is stored as its hash.
+_LONGEST = 64
+_OWN_MARK, _HASH_MARK = b"\x00", b"\x01"
 _KIND_BITS, _REASON_SHIFT, _FORGOTTEN = 3, 2, 1 << 5
 _SELECTION, _MEANING, _STREAMED, _USAGE, _FIRST = 1, 2, 4, 8, 16
 _VERSION = 1
@@ -74,7 +84,7 @@ class RecallRecord(Struct, frozen=True):
     # Input, output and cached tokens.
     usage: tuple[int, int, int] | None = None
     # How many hits stayed out, in the order of REASONS, from the second on.
-    left: tuple[int, ...] = (0,) * (len(REASONS) - 1)
+    left: tuple[int, ...] = NONE_LEFT
     # By rank: those that went in, and the best of the others.
     entries: tuple[RecalledEntry, ...] = ()
 
@@ -102,8 +112,8 @@ def pack(record: RecallRecord) -> bytes:
         record.context or 0,
         record.evicted,
         int(record.added_ms * 100),
-        int(record.first_ms or 0),
-        int(record.ms),
+        ceil((record.first_ms or 0.0) * 10),
+        ceil(record.ms * 10),
         *(record.usage or ()),
         len(record.entries),
     ]
@@ -168,7 +178,7 @@ def _unpack(data: bytes) -> tuple[RecallRecord, Collection[tuple[int, int]]]:
         left = tuple(reader.number() for _ in REASONS[1:])
         parts = tuple(reader.number() for _ in PARTS)
         context, evicted = reader.number() or None, reader.number()
-        added, first, ms = reader.number() / 100, reader.number(), reader.number()
+        added, first, ms = reader.number() / 100, reader.number() / 10, reader.number() / 10
         usage = (reader.number(), reader.number(), reader.number()) if flags & _USAGE else None
         entries, spans = [], []
         for _ in range(reader.number()):
@@ -189,8 +199,8 @@ def _unpack(data: bytes) -> tuple[RecallRecord, Collection[tuple[int, int]]]:
         context,
         evicted,
         added,
-        float(first) if flags & _FIRST else None,
-        float(ms),
+        first if flags & _FIRST else None,
+        ms,
         usage,
         left,
         tuple(entries),
@@ -241,3 +251,18 @@ def _put(out: bytearray, number: int) -> None:
         out.append(number & 0x7F | 0x80)
         number >>= 7
     out.append(number)
+
+
+def pack_request(id: str) -> bytes:
+    """Returns the id of a request as it is stored, in which it can be looked up."""
+    if _OWN.fullmatch(id):
+        return _OWN_MARK + bytes.fromhex(id[4:])
+    raw = id.encode("utf-8", "replace")
+    return raw if len(raw) <= _LONGEST else _HASH_MARK + blake2b(raw, digest_size=16).digest()
+
+
+def unpack_request(stored: bytes) -> str | None:
+    """Returns the id of a request; None: it was too long to be stored."""
+    if stored[:1] == _OWN_MARK:
+        return f"req_{stored[1:].hex()}"
+    return None if stored[:1] == _HASH_MARK else stored.decode("utf-8", "replace")

@@ -139,6 +139,9 @@ class ChatCall:
         if known is not None and prompt is not None:
             if not self.view.speaks_chat:
                 self.receipt.turn = turn_of(known)
+            sought = prompt.recall.sought
+            if sought is not None:
+                self.receipt.recalled = len([e for e in sought.entries if not e.reason])
             headers["x-mnemogate-agent"] = known.agent.uid
             headers["x-mnemogate-conversation"] = known.conversation_uid
             headers["x-mnemogate-recalled-tokens"] = str(prompt.recall.tokens)

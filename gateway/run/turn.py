@@ -42,6 +42,7 @@ from gateway.run.memory.known import Known, seen_blocks
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
+from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tools
 from gateway.run.upstream.failover import Attempts, Endpoint
@@ -102,6 +103,7 @@ class TreeMemory:
     known: Known
     changes: BlockEdits
     toolbox: Toolbox
+    receipt: Receipt
 
     async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         self.known = self.known.answered_by(target)
@@ -137,7 +139,7 @@ class TreeMemory:
         raise AssertionError("an exchange of a tree is written as a whole")
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        return self.keeper.write(self.known, prompt, self.changes, outcome)
+        return self.keeper.write(self.known, prompt, self.changes, outcome, self.receipt)
 
 
 class TurnLimits(Struct, frozen=True):

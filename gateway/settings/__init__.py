@@ -158,6 +158,8 @@ class MemorySettings(Table, frozen=True):
     default_user: Text | None = None
     single_user: bool = False
     max_tool_rounds: PositiveInt = 10
+    # Days, fractions too; 0: nothing is noted of why a turn recalled what it did.
+    keep_why_days: Annotated[float, Meta(ge=0, le=MOST)] = 7.0
     compaction: Compaction = "summary"
     embedder: Text | None = None
     embedder_wait_ms: NonNegativeInt = 100

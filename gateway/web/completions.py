@@ -18,7 +18,7 @@ from gateway.dialects.chat.render import ChatView
 from gateway.run.chat import Chat
 from gateway.run.native_turn import NativeRequest
 from gateway.run.receipt import Receipt
-from gateway.run.response_conversations import ConversationHead
+from gateway.run.request_log import RequestLog
 from gateway.run.upstream.route import Route
 from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader
@@ -45,6 +45,7 @@ class ChatRoute:
     chat: Chat
     bodies: BodyReader
     send_timeout_s: float
+    requests: RequestLog
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
@@ -56,7 +57,7 @@ class ChatRoute:
             if named is None:
                 request.query = scope["query_string"].decode("latin-1")
             trace.model, trace.stream = request.model, request.stream
-            receipt = Receipt(trace.begun)
+            receipt = Receipt(trace.begun, trace.request_id)
             await self.answer(request, scope["headers"], ChatView, receipt, scope, receive, send)
 
     async def answer(
@@ -68,15 +69,12 @@ class ChatRoute:
         scope: Scope,
         receive: Receive,
         send: Send,
-        head: ConversationHead | None = None,
     ) -> None:
-        """Answers a request that was read.
-
-        view: of the dialect in which it came.
-        head: the conversation with items that it goes on with.
-        """
+        """Answers a request that was read. view: of the dialect in which it came."""
         trace = trace_of(scope)
         caller = trace.caller
+        trace.receipt = receipt
+        self.requests.begin(receipt, caller.project, request.model, is_streamed=request.stream)
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
             try:
@@ -89,7 +87,6 @@ class ChatRoute:
                     receipt,
                     view,
                     caller.memory,
-                    head,
                 )
             finally:
                 # A client that left has had its headers.
@@ -108,7 +105,9 @@ class ChatRoute:
         """Answers a request in its own dialect. route: to the upstream that answers."""
         trace = trace_of(scope)
         caller = trace.caller
-        receipt = Receipt(trace.begun)
+        trace.receipt = receipt = Receipt(trace.begun, trace.request_id)
+        chat = native.chat
+        self.requests.begin(receipt, caller.project, chat.model, is_streamed=chat.stream)
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
             try:

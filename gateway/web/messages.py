@@ -137,7 +137,8 @@ class MessagesPath:
 
     async def _answer(self, request: MessagesRequest, scope: Scope, receive: Receive, send: Send) -> None:
         view = MakesMessages(request.chat.model, len(request.raw) // BYTES_PER_TOKEN)
-        receipt = Receipt(trace_of(scope).begun)
+        trace = trace_of(scope)
+        receipt = Receipt(trace.begun, trace.request_id)
         await self.chats.answer(request.chat, scope["headers"], view, receipt, scope, receive, send)
 
 

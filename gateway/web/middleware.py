@@ -22,6 +22,8 @@ from gateway.dialects.chat.errors import ChatErrors
 from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed, Overloaded, UnknownPath
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
+from gateway.run.receipt import Receipt
+from gateway.run.request_log import RequestLog
 from gateway.run.sink import ClientGone
 from gateway.web.auth import ANONYMOUS, METRICS_PATH, Caller, Guard
 from gateway.web.misspelt import hint_for
@@ -53,6 +55,8 @@ class Trace:
     stream: bool | None = None
     memory: str | None = None
     added_ms: float | None = None
+    # Of a request that a model answers.
+    receipt: Receipt | None = None
     bytes_in: int = 0
     bytes_out: int = 0
     status: int = 0
@@ -85,6 +89,7 @@ class Edge:
         error_forms: Mapping[str, ErrorForm] | None = None,
         error_form_of: Callable[[Scope], ErrorForm | None] = lambda scope: None,
         paths: Sequence[str] = (),
+        requests: RequestLog | None = None,
     ) -> None:
         """Puts the edge around an application.
 
@@ -94,11 +99,13 @@ class Edge:
             form.
         error_form_of: returns the form for requests to paths that several dialects share; None: the path decides.
         paths: of the routes, of which an unknown path may be a misspelling.
+        requests: is given the end of each request that a model answers.
         """
         self._open_prefix = open_prefix
         self._error_forms = tuple((error_forms or {}).items())
         self._error_form_of = error_form_of
         self._paths = paths
+        self._requests = requests
         self._app = app
         self._guard = guard
         self._metrics = metrics
@@ -170,6 +177,8 @@ class Edge:
                 self.idle.set()
             self._metrics.requests.inc(trace.route, str(trace.status))
             self._write_line(scope, trace)
+            if trace.receipt is not None and self._requests is not None:
+                self._requests.end(trace.receipt, trace.status)
 
     async def _last_words(self, error: GatewayError, scope: Scope, trace: Trace, answer: Send) -> None:
         form = trace.errors or self._error_form(scope)

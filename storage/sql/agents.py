@@ -124,6 +124,15 @@ class Agents:
             self.cache(agent)
         return agent
 
+    async def by_uid(self, uid: str) -> Agent | None:
+        """Returns the agent with a public name, with its present numbers; None where there is none."""
+
+        async def read(connection: Connection) -> Agent | None:
+            id = await connection.value(SQL["agent_of_uid"], (uid,))
+            return None if id is None else await load_agent(connection, id)
+
+        return await self._database.read(read)
+
     async def load(self, id: int) -> Agent | None:
         """Returns an agent with its present numbers; None where it is gone."""
         return await self._database.read(lambda connection: load_agent(connection, id))

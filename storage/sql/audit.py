@@ -10,6 +10,8 @@ from storage.sql.statements import load
 
 SQL = load("page.sql")
 
+_PAGE = 200  # rows that one transaction deletes
+
 
 class AuditEntry(Struct, frozen=True):
     """One thing that was done."""
@@ -60,7 +62,17 @@ class Audit(Group):
         rows = await connection.rows(SQL["audit_read"], (before, memory, project, limit))
         return [AuditEntry(*row) for row in rows]
 
+    async def age(self, before: float) -> int:
+        """Deletes what is older, a page at a time. Returns how many entries went."""
+        gone, is_old = 0, self._has_older
+        while await is_old(before):
+            gone += await self._delete(before)
+        return gone
+
+    @reads
+    async def _has_older(self, connection: Connection, before: float) -> bool:
+        return bool(await connection.value(SQL["audit_old"], (before,)))
+
     @bulk_writes
-    async def age(self, connection: Connection, before: float, limit: int = 200) -> int:
-        """Deletes a page of what is older. Returns how many entries went."""
-        return await connection.run(SQL["audit_age"], (before, limit))
+    async def _delete(self, connection: Connection, before: float) -> int:
+        return await connection.run(SQL["audit_age"], (before, _PAGE))

@@ -268,7 +268,8 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
             continue
         turns.add(exchange)
         for kind, seq in named_in(data):
-            wanted[kind].add(seq)
+            for each in KINDS[:-1] if kind == KINDS[-1] else (kind,):
+                wanted[each].add(seq)
     there = await _there(connection, agent, wanted)
     for exchange, data in rows:
         if exchange not in turns:
@@ -292,7 +293,7 @@ async def _there(
         place = seq - first if seq < first + span - 1 else -1
         if place not in orjson.loads(redactions or b"[]"):
             found.add(("message", seq))
-    return found
+    return found | {(KINDS[-1], seq) for _, seq in found}
 
 
 async def _rebuild_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import inf
 from typing import Any
 
@@ -49,6 +49,11 @@ class Overview(Group):
         """Returns how much of a memory's content is retained, counted as in the lists."""
         rows = await rows_of(connection, SQL["said_in_memories"], [agent])
         return _retained(rows[0][1:] if rows else None)
+
+    @reads
+    async def uids(self, connection: Connection, uids: Collection[str]) -> set[str]:
+        """Returns those of these memories that are there."""
+        return {row[0] for row in await rows_of(connection, SQL["uids"], sorted(uids))}
 
     @reads
     async def sizes(self, connection: Connection, agent: int) -> Retained:

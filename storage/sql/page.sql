@@ -1,11 +1,12 @@
 -- The statements of what the page keeps: why turns recalled what they did, what operators did, links to a memory.
 
 -- name: recall_add
--- Notes the recall of a turn that was stored before.
-INSERT INTO recalls (exchange, agent, at, request, data) VALUES (?, ?, ?, ?, ?)
+-- Notes the recall of a turn that was stored before; the first one counts.
+INSERT INTO recalls (exchange, agent, at, request, data)
+SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM recalls WHERE exchange = ?1 AND agent = ?2)
 
 -- name: recall_drop
--- Deletes what is noted of it.
+-- Deletes what is noted of one.
 DELETE FROM recalls WHERE exchange = ? AND agent = ?
 
 -- piece: recall_read
@@ -27,6 +28,10 @@ SELECT {recall_read} WHERE r.agent = ?1 AND r.exchange < ?2 AND r.at >= ?3 ORDER
 -- Finds the requests of some exchanges.
 SELECT exchange, request FROM recalls WHERE agent = ?1 AND at >= ?2 AND exchange {in:3:BIGINT:64}
 
+-- name: recalls_old
+-- Returns whether some are too old.
+SELECT EXISTS (SELECT 1 FROM recalls WHERE at < ?)
+
 -- name: recalls_age
 -- Deletes a page of the recalls that are too old.
 DELETE FROM recalls WHERE (agent, exchange) IN (SELECT agent, exchange FROM recalls WHERE at < ?1 ORDER BY at LIMIT ?2)
@@ -41,6 +46,10 @@ SELECT u.id, u.at, u.actor, u.action, u.memory, u.what FROM audit u
 WHERE u.id < ?1 AND (CAST(?2 AS TEXT) IS NULL OR u.memory = ?2)
 AND (CAST(?3 AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM agents a WHERE a.uid = u.memory AND a.project = ?3))
 ORDER BY u.id DESC LIMIT ?4
+
+-- name: audit_old
+-- Returns whether something is too old.
+SELECT EXISTS (SELECT 1 FROM audit WHERE at < ?)
 
 -- name: audit_age
 -- Deletes a page of what is too old.

@@ -300,6 +300,14 @@ class Recall(Group):
         return found[:limit]
 
     @reads
+    async def at(self, connection: Connection, agent: int, seqs: Sequence[int]) -> dict[int, Message]:
+        """Returns the messages, passages and facts with some numbers, as far as they may be shown."""
+        found: dict[int, Message] = {}
+        for start in range(0, len(seqs), rank.MOST_HITS):
+            found |= await _fetch(connection, agent, seqs[start : start + rank.MOST_HITS], self._rules)
+        return found
+
+    @reads
     async def recent(self, connection: Connection, agent: Agent, limit: int) -> list[Message]:
         """Returns the standing messages of the last exchanges, oldest first."""
         rows = await connection.rows(exchanges.SQL["recent"], (agent.id, limit))

@@ -6,25 +6,20 @@ Their content is numbers (storage/recall_record.py). Texts are read when they ar
 from __future__ import annotations
 
 import builtins
-import re
 from collections.abc import Sequence
-from hashlib import blake2b
 
 from msgspec import Struct
 
 from storage.commands import RecallRow
 from storage.database import Connection, Row
+from storage.recall_record import pack_request, unpack_request
 from storage.records import Scope
 from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.statements import load, rows_of
 
 SQL = load("page.sql")
 
-# The ids that the gateway gives: twelve random bytes.
-_OWN = re.compile(r"req_[0-9a-f]{24}")
-# A longer id is stored as its hash.
-_LONGEST = 64
-_OWN_MARK, _HASH_MARK = b"\x00", b"\x01"
+_PAGE = 200  # rows that one transaction deletes
 
 
 class StoredRecall(Struct, frozen=True):
@@ -45,26 +40,10 @@ class StoredRecall(Struct, frozen=True):
     model: str
 
 
-def pack_request(id: str) -> bytes:
-    """Returns the id of a request as it is stored, in which it can be looked up."""
-    if _OWN.fullmatch(id):
-        return _OWN_MARK + bytes.fromhex(id[4:])
-    raw = id.encode("utf-8", "replace")
-    return raw if len(raw) <= _LONGEST else _HASH_MARK + blake2b(raw, digest_size=16).digest()
-
-
-def unpack_request(stored: bytes) -> str | None:
-    """Returns the id of a request; None: it was too long to be stored."""
-    if stored[:1] == _OWN_MARK:
-        return f"req_{stored[1:].hex()}"
-    return None if stored[:1] == _HASH_MARK else stored.decode("utf-8", "replace")
-
-
 async def note_recall(
     connection: Connection, agent: int, exchange: int, at: float, recall: RecallRow
 ) -> None:
-    """Notes the recall of a turn whose exchange is stored already. It takes the place of an earlier one."""
-    await connection.run(SQL["recall_drop"], (exchange, agent))
+    """Notes the recall of a turn whose exchange is stored already. An earlier one stays."""
     await connection.run(SQL["recall_add"], (exchange, agent, at, recall.request, recall.data))
 
 
@@ -96,10 +75,20 @@ class Recalls(Group):
         found = {exchange: unpack_request(request) for exchange, request in rows}
         return {exchange: id for exchange, id in found.items() if id is not None}
 
+    async def age(self, before: float) -> int:
+        """Deletes those that are older, a page at a time. Returns how many entries went."""
+        gone, is_old = 0, self._has_older
+        while await is_old(before):
+            gone += await self._delete(before)
+        return gone
+
+    @reads
+    async def _has_older(self, connection: Connection, before: float) -> bool:
+        return bool(await connection.value(SQL["recalls_old"], (before,)))
+
     @bulk_writes
-    async def age(self, connection: Connection, before: float, limit: int = 200) -> int:
-        """Deletes a page of those that are older. Returns how many went."""
-        return await connection.run(SQL["recalls_age"], (before, limit))
+    async def _delete(self, connection: Connection, before: float) -> int:
+        return await connection.run(SQL["recalls_age"], (before, _PAGE))
 
 
 def _stored(row: Row) -> StoredRecall:

@@ -50,6 +50,10 @@ WHERE project = ? AND profile = ? AND subject = ?
 -- Reads the numbers by which a process knows whether what it remembers of a memory is still so.
 SELECT epoch, next_seq, indexed_seq, stamp FROM agents WHERE id = ?
 
+-- name: agent_of_uid
+-- Finds a memory by its public name.
+SELECT id FROM agents WHERE uid = ?
+
 -- name: agent_by_id
 -- Reads an agent.
 SELECT uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created, paused FROM agents WHERE id = ?

@@ -16,6 +16,7 @@ from operator import attrgetter
 from string import digits, punctuation
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.dates import day_of
 from gateway.core.prompt.frame import without_frame
@@ -96,6 +97,8 @@ class Recalled(Struct, frozen=True):
     line: str
     # The day of the message.
     day: str
+    # What the line takes, with the heading that it needs; estimated.
+    tokens: int = 0
 
     @classmethod
     def of(cls, message: Message, text: str) -> Recalled:
@@ -193,6 +196,7 @@ def choose(
     budget_tokens: int = 1_000,
     cut_chars: int = CUT_CHARS,
     is_selection: bool = False,
+    left: dict[int, str] | None = None,
 ) -> list[Recalled]:
     """Returns the candidates worth a line, in the order of their times.
 
@@ -205,20 +209,53 @@ def choose(
     cut_chars: how much of one message is shown.
     is_selection: the candidates are a selection of the whole memory (`most_telling` of the store), which the
         note says. A message mostly covered by facts is left out for them.
+    left: is given why each of the others stays out, by its number: shown, repeats, no_room.
     """
+    if left is not None:
+        left.clear()
+        left.update((m.seq, "shown") for m in candidates)
+    chosen = _choose(
+        candidates,
+        query,
+        _Shown(exclude_atoms, noted, query, shared),
+        budget_tokens,
+        cut_chars,
+        is_selection=is_selection,
+        left={} if left is None else left,
+    )
+    if left is not None:
+        for hit in chosen:
+            left.pop(hit.message.seq, None)
+    return chosen
+
+
+def _choose(
+    candidates: Sequence[Message],
+    query: str,
+    in_request: _Shown,
+    budget_tokens: int,
+    cut_chars: int,
+    *,
+    is_selection: bool,
+    left: dict[int, str],
+) -> list[Recalled]:
+    """Returns what `choose` does. left: is given another reason for what is not shown already."""
     if is_selection:
         budget_tokens, cut_chars = budget_tokens - _SELECTION_TOKENS, min(cut_chars, _SELECTION_CHARS)
     room = budget_tokens - _EMPTY_TOKENS
     if room < _LEAST_TOKENS:
+        left.update(dict.fromkeys(left, "no_room"))
         return []
     most_chars, half = cut_chars, room // 2
-    in_request = _Shown(exclude_atoms, noted, query, shared)
     tried = {"", _quote(query).casefold().strip(_POINTS)}
     chosen = _Chosen()
     groups: dict[_Group, list[Recalled]] = {}
     years: set[str] = set()
-    for message, line, folded in _lines_to_try(candidates, in_request):
+    lines = _lines_to_try(candidates, in_request)
+    left.update((message.seq, "no_room") for message, _, _ in lines)
+    for message, line, folded in lines:
         if folded in tried:
+            left[message.seq] = "repeats"
             continue
         tried.add(folded)
         # Most candidates find no room any more: their best part is not looked for.
@@ -228,6 +265,7 @@ def choose(
         if len(line) > most_chars:
             shown, end = _best_part(line, _keys(query), most_chars)
             if in_request.shows(_line(message, shown)):
+                left[message.seq] = "shown"
                 continue
             shown += end
             folded = shown.casefold()
@@ -235,10 +273,13 @@ def choose(
         group = hit.day, message.conversation
         heading = "" if group in groups else _heading(hit.day, years)
         cost = estimate_tokens(f"{heading}{hit.line}\n")
-        if cost > room or not chosen.add(folded):
+        if cost > room:
+            continue
+        if not chosen.add(folded):
+            left[message.seq] = "repeats"
             continue
         room -= cost
-        groups.setdefault(group, []).append(hit)
+        groups.setdefault(group, []).append(replace(hit, tokens=cost))
         years.add(hit.day[:_YEAR])
         if room < _LEAST_TOKENS:
             break

@@ -217,6 +217,9 @@ class Retention:
     now: Callable[[], float]
     # Of stored responses where no user is named.
     unnamed_days: float = 30.0
+    # How long it is kept why replies recalled what they did, and what operators did.
+    keep_why_days: float = 7.0
+    audit_days: float = 90.0
     _started: float = field(init=False)
     _day: int = -1  # the last that this process has enqueued
 
@@ -268,6 +271,8 @@ class Retention:
                 count += await self._carry_out(id)
         if count:
             await forgetting.sweep()
+        await self.store.recalls.age(self.now() - self.keep_why_days * _DAY_S)
+        await self.store.audit.age(self.now() - self.audit_days * _DAY_S)
         return count
 
     async def _carry_out(self, id: int) -> bool:

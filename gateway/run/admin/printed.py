@@ -16,6 +16,8 @@ from typing import IO, Any, NamedTuple
 
 import click
 
+from gateway.core.dates import minute_of
+
 # Memories between two lines of a move's progress where there is no terminal.
 _REPORTED = 100
 
@@ -130,6 +132,43 @@ def show_block(block: dict[str, Any]) -> None:
             f"{waiting} newer {edits} of it {are} not in the block until confirmed, and can be undone then."
         )
         print(late, file=sys.stderr)
+
+
+def show_request(found: dict[str, Any], *, as_json: bool) -> None:
+    """Prints why a reply recalled what it did: `ExplainedRequest`."""
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    who = " · ".join(
+        filter(None, (found["name"], found["conversation"], found["model"], str(found["status"])))
+    )
+    lines = [f"Request {found['id']}  {minute_of(found['at'])}  {who}", "", found["sentence"]]
+    for title, hits in (("Recalled", found["chosen"]), ("Left out", found["left_out"])):
+        lines += ["", title, *map(_hit, hits)] if hits else []
+    if found["note"]:
+        lines += [
+            "",
+            "What the model was told",
+            *(f"  {line}" for line in found["note"].strip().splitlines()),
+        ]
+    parts = [f"{each['part']} {each['tokens']}" for each in found["window"]["parts"] if each["tokens"]]
+    context = found["window"]["context"]
+    if parts:
+        lines += ["", f"Window{f' of {context} tokens' if context else ''}: {' · '.join(parts)}"]
+    times = f"added {found['added_ms']:.1f} ms · {found['ms']:.0f} ms in all"
+    usage = found["usage"]
+    if usage:
+        times += f" · {usage['input']} in ({usage['cached']} cached), {usage['output']} out"
+    print(plain("\n".join([*lines, "", times])))
+
+
+def _hit(hit: dict[str, Any]) -> str:
+    text = "(forgotten)" if hit["forgotten"] else " ".join((hit["text"] or "").split())[:100]
+    scores = " ".join(
+        f"{name} {hit[name]:.2f}" for name in ("words", "meaning", "score") if hit[name] is not None
+    )
+    reason = f"  {hit['reason']}" if "reason" in hit else ""
+    return f"  {hit['rank']}  {hit['kind']} {hit['seq']}  {text}  {scores}  {hit['tokens']} tokens{reason}"
 
 
 def show_cancelled(job: dict[str, Any]) -> None:

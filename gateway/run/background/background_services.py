@@ -70,7 +70,11 @@ class BackgroundServices:
         self.maintenance = Maintenance(store, memory.idle_s, now, self.indexing)
         days = {name: each.retention_days for name, each in settings.projects.items()}
         self.retention = Retention(
-            store, {n: d for n, d in days.items() if d is not None}, now, settings.responses.keep_days
+            store,
+            {n: d for n, d in days.items() if d is not None},
+            now,
+            settings.responses.keep_days,
+            memory.keep_why_days,
         )
         route = background_route(settings)
         self.models = BackgroundModels(

@@ -31,6 +31,7 @@ from gateway.run.memory.queue import Queues
 from gateway.run.memory.recall import EmbedQuery, Recaller
 from gateway.run.memory.record import OPENED, BlockEdits, record_turn
 from gateway.run.memory.resent import ResentLists
+from gateway.run.receipt import Receipt
 from gateway.settings import MemorySettings
 from storage.commands import Committed, MemorySnapshot, TurnWrite
 from storage.errors import TooSlow
@@ -145,11 +146,17 @@ class MemoryKeeper:
     # -- when it ends
 
     def write(
-        self, known: Known, prompt: Prompt, changes: BlockEdits, outcome: TurnOutcome
+        self,
+        known: Known,
+        prompt: Prompt,
+        changes: BlockEdits,
+        outcome: TurnOutcome,
+        receipt: Receipt | None = None,
     ) -> asyncio.Future[Committed] | asyncio.Future[None]:
         """Begins the write of a turn that has ended; its result is None if nothing of it is worth writing.
 
         In append mode the next request of the conversation waits for this write, and not for the end of the request.
+        receipt: of its reply; None: it is not noted why it recalled what it did.
         The future fails with StoreError. Who cancels it abandons the result, not the write.
         """
         asked = known.asked
@@ -166,7 +173,7 @@ class MemoryKeeper:
         if leaves_nothing and known.row < 0:
             return self._over(known)
         try:
-            write = record_turn(known, prompt, changes, outcome, self.now())
+            write = record_turn(known, prompt, changes, outcome, self.now(), receipt=receipt)
             writing = self.store.turns.commit(write)
         except Exception as error:
             return self._over(known, error)

@@ -19,6 +19,7 @@ from gateway.core.request.envelope import budget_to_think
 from gateway.core.request.native_body import NativeAdditions
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
+from storage.recall_record import NONE_LEFT, RecalledEntry
 from storage.records import Evicted
 
 
@@ -101,6 +102,18 @@ class FittedWindow(Struct, frozen=True):
 WHOLE = FittedWindow()
 
 
+class Sought(Struct, frozen=True):
+    """The search for memory for one message."""
+
+    # One of WHYS.
+    why: str
+    found: int = 0
+    is_selection: bool = False
+    # As in `RecallRecord`.
+    left: tuple[int, ...] = NONE_LEFT
+    entries: tuple[RecalledEntry, ...] = ()
+
+
 class RecallResult(Struct, frozen=True):
     """The note that was made for a request, "" for none, and how making it went. ms: 0 if nothing was searched."""
 
@@ -108,6 +121,8 @@ class RecallResult(Struct, frozen=True):
     tokens: int = 0
     ms: float = 0.0
     has_failed: bool = False
+    # How it came to the note; None: memory was not looked for.
+    sought: Sought | None = None
 
 
 NO_RECALL = RecallResult()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -13,14 +13,17 @@ from msgspec import Struct
 from gateway.core.prompt import note
 from gateway.core.prompt.section import Section
 from gateway.core.prompt.shown_blocks import is_mark_named
+from gateway.core.request.identity import KEEPS
 from gateway.core.tags import mark_of
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import count_tokens
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt, RecallResult
+from gateway.run.memory.sources import sought_of
 from gateway.run.memory.visible import VisibleContent, replaced, shows_origin
 from gateway.settings import MemorySettings
-from storage.errors import StoreError
+from storage.errors import StoreError, TooSlow
+from storage.recall_record import SearchTrace
 from storage.records import Message, Vector
 from storage.sql.store import Store
 
@@ -67,6 +70,8 @@ class _Recalling(NamedTuple):
     budget: int
     # Since when its time runs, by `time.perf_counter`.
     begun: float
+    # Of its last search by words.
+    trace: SearchTrace
 
 
 class _Found(NamedTuple):
@@ -79,9 +84,14 @@ class _Found(NamedTuple):
     shared: frozenset[str]
     # Nothing was looked for, and this shows most of the whole memory.
     is_selection: bool
+    # Why some of what was found is not among the messages, by their numbers.
+    left: Mapping[int, str] = {}
+    # The notes of the conversation show all of the memory.
+    is_all_shown: bool = False
 
 
 _NOTHING = _Found((), "", frozenset(), False)
+_SHOWN = _NOTHING._replace(is_all_shown=True)
 
 
 class Recaller(Struct, frozen=True):
@@ -129,7 +139,8 @@ class Recaller(Struct, frozen=True):
         elsewhere = known.snapshot.next_seq - 1 - (match_point.length if match_point else 0)
         naming = 0 if prompt.names(mark_of(known.agent.secret)) else note.NAMING_TOKENS
         budget, begun = self._budget_in(known, prompt, naming), time.perf_counter()
-        found, has_failed, ms = _NOTHING, False, 0.0
+        found, why, has_failed, ms = _NOTHING, "", False, 0.0
+        trace, left = SearchTrace(), dict[int, str]()
         render = _renderer(known, names_mark=naming > 0)
         chosen: Sequence[note.Recalled] = ()
         # What its client leaves out of a list is not put back, and may have to be recalled.
@@ -137,20 +148,26 @@ class Recaller(Struct, frozen=True):
         if budget > 0 and (elsewhere > 0 or window.evicted_tokens > 0 or is_trimmed):
             visible = VisibleContent.of(known, prompt.composition, window)
             try:
-                found = await self._find(_Recalling(known, window, visible, budget, begun), text)
+                found = await self._find(_Recalling(known, window, visible, budget, begun, trace), text)
                 if found.is_selection:
                     budget = min(budget, note.selection_budget(self.budget(known, naming)))
                 if found.messages:
-                    chosen = await _choose(found, prompt, visible, budget, naming, render)
+                    chosen = await _choose(found, prompt, visible, budget, naming, render, left)
             except StoreError as error:
                 # A memory that answers late or not at all is one without hits; the reply does not wait for it.
-                has_failed = True
+                has_failed, why = True, "late" if isinstance(error, TooSlow) else "failed"
                 _log.warning(
                     "Memory could not be searched for a reply, which was made without: %s", error.message
                 )
             ms = (time.perf_counter() - begun) * 1000
         rendered = render(chosen, section.changes, is_selection=found.is_selection)
-        return RecallResult(rendered, note.estimate_tokens(rendered) if chosen else 0, ms, has_failed)
+        sought = None
+        if self.settings.keep_why_days and self.budget(known) > 0 and known.asked.identity.mode in KEEPS:
+            why = why or ("all_shown" if found.is_all_shown else "")
+            reasons = {**found.left, **left}
+            sought = sought_of(why, found.messages, chosen, reasons, trace, is_selection=found.is_selection)
+        tokens = note.estimate_tokens(rendered) if chosen else 0
+        return RecallResult(rendered, tokens, ms, has_failed, sought)
 
     def _budget_in(self, known: Known, prompt: Prompt, naming: int) -> int:
         """Returns the tokens that what is recalled may take in this prompt's window. naming: as for `budget`."""
@@ -164,13 +181,15 @@ class Recaller(Struct, frozen=True):
         """Returns what memory has for a message. Raises: StoreError."""
         known, query = recalling.known, note.make_query(text)
         if self._is_shown(recalling, text, query):
-            return _NOTHING
+            return _SHOWN
         shared: frozenset[str] = frozenset()
+        left: dict[int, str] = {}
         found = await self._search(recalling, query)
         lines = note.shared_lines(text, found)
         if lines and (own := note.make_query(note.without_lines(text, lines))):
             # Some applications put every message into the same template, and its words would find themselves.
             rest = note.without_templates(found, lines)
+            left.update((m.seq, "weak") for m in found)
             query, shared = own, lines
             found = [*await self._search(recalling, own), *rest]
         is_selection = not found and note.asks_for_all(query, recalling.visible.notes, opens=_opens(known))
@@ -179,9 +198,12 @@ class Recaller(Struct, frozen=True):
         if not known.is_plain:  # a plain list has nothing in another form
             rule = partial(replaced, known, self.settings.idle_s)
             gone = await with_contents(self.store.turns, known.agent, known.tree, rule)
+            left.update((m.seq, "superseded") for m in found if m.exchange in gone)
             found = [m for m in found if m.exchange not in gone]
-        found = [m for m in found if m.source != "fact" or not shows_origin(known, recalling.window, m)]
-        return _Found(found, query, shared, is_selection)
+        visible = [m for m in found if m.source != "fact" or not shows_origin(known, recalling.window, m)]
+        if len(visible) < len(found):
+            left.update((m.seq, "shown") for m in found if m not in visible)
+        return _Found(visible, query, shared, is_selection, left)
 
     def _is_shown(self, recalling: _Recalling, text: str, query: str) -> bool:
         """Returns whether the conversation's notes show all of a young memory: no search finds more then."""
@@ -212,7 +234,7 @@ class Recaller(Struct, frozen=True):
 
     async def _search(self, recalling: _Recalling, query: str) -> list[Message]:
         """Returns what memory has for a text, best first."""
-        known, window, visible, budget, begun = recalling
+        known, window, visible, budget, begun, trace = recalling
         limit_ms = self._limit_ms(known)
         vector = None
         if self.embed_query is not None:
@@ -230,13 +252,24 @@ class Recaller(Struct, frozen=True):
             only_strong=True,
             deadline_ms=_left(limit_ms, begun),
             vector=vector,
+            trace=trace,
         )
 
 
 async def _choose(
-    found: _Found, prompt: Prompt, visible: VisibleContent, budget: int, naming: int, render: _Renderer
+    found: _Found,
+    prompt: Prompt,
+    visible: VisibleContent,
+    budget: int,
+    naming: int,
+    render: _Renderer,
+    left: dict[int, str],
 ) -> list[note.Recalled]:
-    """Returns what of this has room in a note. budget, naming: tokens, as in `Recaller.budget`."""
+    """Returns what of this has room in a note.
+
+    budget, naming: tokens, as in `Recaller.budget`.
+    left: as for `note.choose`.
+    """
     render = partial(render, is_selection=found.is_selection)
     choose = partial(
         note.choose,
@@ -247,6 +280,7 @@ async def _choose(
         shared=found.shared,
         cut_chars=min(note.CUT_CHARS, 2 * budget),
         is_selection=found.is_selection,
+        left=left,
     )
     chosen = choose(budget_tokens=budget)
     # The estimate is too low for some languages, and a full window has no room for a token more.

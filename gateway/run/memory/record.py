@@ -31,7 +31,10 @@ from gateway.core.prompt.shown_blocks import (
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt
-from storage.commands import Change, Missing, Pool, Probes, TurnWrite
+from gateway.run.memory.sources import record_of
+from gateway.run.receipt import Receipt
+from storage.commands import Change, Missing, Pool, Probes, RecallRow, TurnWrite
+from storage.recall_record import pack, pack_request
 from storage.records import Block, BlockOp, Exchange, SentSection
 
 # The outcome that is written with a user's message before the model is asked, so that it survives the process.
@@ -120,10 +123,12 @@ def record_turn(
     outcome: TurnOutcome,
     now: float,
     how: How | None = None,
+    receipt: Receipt | None = None,
 ) -> TurnWrite:
     """Returns the write of a turn.
 
     now: when it ended.
+    receipt: of its reply; None: it is not noted why it recalled what it did.
     how: settles it; by default its end decides.
     """
     if how is None:
@@ -156,7 +161,17 @@ def record_turn(
         shared=() if known.agent.id else known.asked.spec.shared_blocks,
         opening=None if known.is_plain else opening_of(plan, ended.now),
         chars=sum(map(len, map(text_of, (*plan.messages, *ended.full)))),
+        recall=None if receipt is None or plan.off else recall_row(prompt, outcome, receipt),
     )
+
+
+def recall_row(prompt: Prompt, outcome: TurnOutcome, receipt: Receipt) -> RecallRow | None:
+    """Returns the note of the turn's recall; None: it has not looked for memory, or its request has no id."""
+    sought = prompt.recall.sought
+    if sought is None or not receipt.request_id:
+        return None
+    receipt.is_noted = True
+    return RecallRow(pack_request(receipt.request_id), pack(record_of(prompt, sought, outcome, receipt)))
 
 
 def _ended(

@@ -58,7 +58,9 @@ CARRYING_EDITS = [
 ]  # fmt: skip
 # Two turns: the second to end finds that the conversation has moved (its insert adds nothing) and is resolved.
 CONFLICT = [ADD, ADD, *RESOLVE, ADD]
-APPEND = 12  # two transactions, the user's message being written first; what is filled in is read at once
+# Two transactions, the user's message being written first; what is filled in is read at once. What was recalled is
+# noted with the second.
+APPEND = 13
 
 
 def test_a_plain_turn_is_one_insert(world: World) -> None:

@@ -1,0 +1,137 @@
+"""The requests of this process: those in flight, and the last ones that have ended. They have no words."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from itertools import islice
+
+from msgspec import Struct
+
+from gateway.run.receipt import Receipt
+from storage.records import Scope
+
+# Chosen: some 500 bytes each, and an hour of a busy voice agent.
+MOST = 2_000
+
+
+class LoggedRequest(Struct, frozen=True):
+    """A request."""
+
+    # Rises with each request of the process.
+    number: int
+    id: str
+    at: float
+    project: str
+    model: str
+    is_streamed: bool
+    # Its memory; None: it has none.
+    scope: Scope | None
+    memory_uid: str | None
+    conversation_uid: str | None
+    # As in `x-mnemogate-memory`; "" while that is not known.
+    mode: str
+    # None while it is in flight.
+    status: int | None
+    ms: float
+    added_ms: float
+    first_ms: float | None
+    # The upstream that answered, and each that was asked, with its answer.
+    upstream: str
+    tries: tuple[str, ...]
+    recalled: int
+    recalled_tokens: int
+    # Why it recalled what it did is stored with its turn.
+    is_noted: bool
+
+
+class _Begun(Struct, frozen=True):
+    number: int
+    at: float
+    project: str
+    model: str
+    is_streamed: bool
+
+
+class RequestLog:
+    """One for the process. now: seconds since the epoch."""
+
+    def __init__(self, now: Callable[[], float], most: int = MOST) -> None:
+        self.now = now
+        self._begun: dict[Receipt, _Begun] = {}
+        self._ended: deque[LoggedRequest] = deque(maxlen=most)
+        self._number = 0
+        # The last request before something was forgotten.
+        self._suspect = 0
+
+    def begin(self, receipt: Receipt, project: str, model: str, *, is_streamed: bool) -> None:
+        """Notes that a request is being answered."""
+        self._number += 1
+        self._begun[receipt] = _Begun(self._number, self.now(), project, model, is_streamed)
+
+    def end(self, receipt: Receipt, status: int) -> None:
+        """Notes how it ended. Nothing, if it was not begun."""
+        begun = self._begun.pop(receipt, None)
+        if begun is not None:
+            self._ended.append(_logged(begun, receipt, status))
+
+    @property
+    def in_flight(self) -> list[LoggedRequest]:
+        """Those that are being answered, the newest first."""
+        return [_logged(begun, receipt, None) for receipt, begun in reversed(self._begun.items())]
+
+    def find(self, id: str, project: str | None = None) -> LoggedRequest | None:
+        """Returns the newest request with this id that has ended. project: None: of any."""
+        ids = (each for each in reversed(self._ended) if each.id == id)
+        return next((each for each in ids if project is None or each.project == project), None)
+
+    def newest(
+        self, limit: int, *, before: int | None = None, project: str | None = None
+    ) -> list[LoggedRequest]:
+        """Returns requests that have ended, the newest first. before: the number of one."""
+        wanted = (
+            each
+            for each in reversed(self._ended)
+            if (before is None or each.number < before) and (project is None or each.project == project)
+        )
+        return list(islice(wanted, limit))
+
+    def forget(self) -> None:
+        """Notes that something was forgotten: the memories of earlier requests may be gone."""
+        self._suspect = self._number
+
+    def suspects(self, requests: Iterable[LoggedRequest]) -> set[str]:
+        """Returns the memories of these requests that may be gone."""
+        return {e.memory_uid for e in requests if e.memory_uid is not None and e.number <= self._suspect}
+
+    def drop(self, memories: Collection[str]) -> None:
+        """Drops the requests of memories that are gone."""
+        left = (e for e in self._ended if e.memory_uid not in memories or e.number > self._suspect)
+        self._ended = deque(left, self._ended.maxlen)
+
+
+def _logged(begun: _Begun, receipt: Receipt, status: int | None) -> LoggedRequest:
+    headers = receipt.headers
+    upstream, tries = headers.get("x-mnemogate-upstream") or "", headers.get("x-mnemogate-tries")
+    return LoggedRequest(
+        begun.number,
+        receipt.request_id,
+        begun.at,
+        begun.project,
+        begun.model,
+        begun.is_streamed,
+        receipt.scope,
+        headers.get("x-mnemogate-agent"),
+        headers.get("x-mnemogate-conversation"),
+        headers.get("x-mnemogate-memory") or "",
+        status,
+        (time.perf_counter() - receipt.begun) * 1000,
+        receipt.added_ms,
+        receipt.first_ms,
+        upstream,
+        tuple(tries.split(";")) if tries else (f"{upstream}:{status}",) if upstream and status else (),
+        receipt.recalled,
+        int(headers.get("x-mnemogate-recalled-tokens") or 0),
+        receipt.is_noted,
+    )

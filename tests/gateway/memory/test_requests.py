@@ -1,0 +1,215 @@
+"""Why a reply recalled what it did: noted with its turn, shown to applications and operators, gone when forgotten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.operations import request_operations
+from storage.commands import ForgetTarget, Learned, LearnedFact
+from storage.records import Scope
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.sdk import World, agent, remember
+
+pytestmark = pytest.mark.both
+
+FACT = "My cat is called Zqmisox and she hates thunderstorms."
+QUESTION = "What is the name of my cat?"
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path, agent()) as made:
+        yield made
+
+
+def asked(world: World, text: str, **headers: str) -> str:
+    """Asks in a conversation of its own. Returns the id of the request."""
+    named = {"x-mnemogate-user": "alice", **headers}
+    reply = world.post([{"role": "user", "content": text}], named)
+    assert reply.status == 200
+    world.settle()
+    return dict(reply.headers)["x-mnemogate-request-id"]
+
+
+def why(world: World, id: str) -> Any:
+    reply = httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}")
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def test_a_reply_shows_what_it_recalled_and_what_stayed_out(world: World) -> None:
+    asked(world, FACT)
+    asked(world, "My car is blue and needs new tyres.")
+    id = asked(world, QUESTION)
+    found = why(world, id)
+    assert (found["id"], found["why"], found["name"], found["mode"]) == (id, "recalled", "alice", "on")
+    assert (found["status"], found["streamed"], found["upstream"]) == (200, False, "up")
+    (hit,) = [hit for hit in found["chosen"] if hit["text"] == FACT]
+    assert (hit["kind"], hit["rank"], hit["forgotten"]) == ("message", 1, False)
+    assert hit["score"] == hit["words"] == 1.0
+    assert hit["meaning"] is None
+    assert hit["tokens"] > 5
+    assert all(left["reason"] and left["rank"] > 1 for left in found["left_out"])
+    assert found["found"] >= len(found["chosen"]) + len(found["left_out"])
+    assert FACT in found["note"]
+    assert found["note"] in json.dumps(world.upstream.last.messages, ensure_ascii=False).replace("\\n", "\n")
+    parts = {each["part"]: each["tokens"] for each in found["window"]["parts"]}
+    assert list(parts) == ["system", "tools", "section", "summary", "history", "note", "message"]
+    assert parts["note"] == found["recalled_tokens"] > 0
+    assert parts["message"] > 0
+    assert found["sentence"].startswith(f"{len(found['chosen'])} of {found['found']} memor")
+    assert found["kept_until"] == pytest.approx(found["at"] + 7 * 86_400)
+    assert found["ms"] >= found["added_ms"] > 0
+    assert found["usage"]["output"] > 0
+
+
+def test_a_turn_without_hits_and_one_without_a_user_say_so(world: World) -> None:
+    first = why(world, asked(world, "Hello there."))
+    assert (first["why"], first["chosen"], first["left_out"], first["found"]) == ("nothing_found", [], [], 0)
+    assert first["sentence"].startswith("Nothing was recalled")
+    reply = world.post([{"role": "user", "content": "Hello."}])
+    nobody = why(world, dict(reply.headers)["x-mnemogate-request-id"])
+    assert (nobody["why"], nobody["memory"]) == ("nobody", None)
+    assert nobody["sentence"] == "Nothing was recalled: nobody was named."
+    off = why(world, asked(world, FACT, **{"x-mnemogate-memory": "off"}))
+    assert (off["why"], off["mode"]) == ("off", "off")
+    assert world.query("SELECT count(*) FROM recalls") == [1]
+
+
+def test_what_is_shown_already_is_left_out_for_that(world: World) -> None:
+    asked(world, FACT)
+    chat = world.chat(user="alice")
+    chat.say(QUESTION)
+    chat.say("And what is my cat afraid of, what does she hate?")
+    id = world.query("SELECT exchange FROM recalls ORDER BY exchange DESC LIMIT 1")
+    assert id
+    last = world.gateway.app.requests.newest(1)[0]
+    found = why(world, last.id)
+    reasons = {hit["reason"] for hit in found["left_out"] if hit["text"] == FACT}
+    assert reasons <= {"shown"}
+    assert not [hit for hit in found["chosen"] if hit["text"] == FACT]
+
+
+def test_a_muted_fact_is_left_out_for_that(world: World) -> None:
+    asked(world, "Hello.")
+
+    async def learn() -> int:
+        store = world.store
+        found = await store.agents.find(Scope("default", "default", "user:alice"))
+        assert found is not None
+        fact = LearnedFact("Alice's cat is called Ponyo.", "", "ponyo", 1.0, None, ())
+        await store.database.write(
+            store.facts.learning(found, 0, 1, world.clock(), lambda blocks: Learned(facts=[fact]))
+        )
+        (known,) = await store.facts.list(found.id)
+        await store.facts.mute(found.id, known.seq, world.clock(), is_muted=True)
+        return known.seq
+
+    seq = world.gateway.call(learn())
+    found = why(world, asked(world, "What is the name of my cat, Ponyo?"))
+    assert [(hit["kind"], hit["seq"], hit["reason"]) for hit in found["left_out"]] == [("fact", seq, "muted")]
+    assert b"Ponyo." not in world.upstream.last.body
+
+
+def test_a_source_that_is_forgotten_has_no_text_and_a_forgotten_reply_no_page(world: World) -> None:
+    source = why(world, asked(world, FACT))
+    id = asked(world, QUESTION)
+
+    async def forget(target: ForgetTarget) -> None:
+        found = await world.store.agents.find(Scope("default", "default", "user:alice"))
+        assert found is not None
+        await world.store.forgetting.forget(found.id, target)
+
+    seq = source["exchange"]
+    world.gateway.call(forget(ForgetTarget(messages=[seq])))
+    hits = [hit for hit in why(world, id)["chosen"] if hit["rank"] == 1]
+    assert [(hit["forgotten"], hit["text"], hit["seq"]) for hit in hits] == [(True, None, 0)]
+    assert b"Zqmisox" not in world.data()
+    (turn,) = world.query("SELECT max(exchange) FROM recalls")
+    world.gateway.call(forget(ForgetTarget(exchanges=[turn])))
+    assert httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}").status_code == 404
+
+
+def test_another_project_sees_nothing_and_an_unknown_id_is_a_404(world: World) -> None:
+    id = asked(world, FACT)
+    theirs = world.gateway.call(_key(world, "other"))
+    own = world.gateway.call(_key(world, "default"))
+    url = f"{world.gateway.url}/v1/memory/requests"
+
+    def status(id: str, key: str) -> int:
+        return httpx.get(f"{url}/{id}", headers={"authorization": f"Bearer {key}"}).status_code
+
+    assert [status(id, own), status(id, theirs), status("nothing", own)] == [200, 404, 404]
+    error = httpx.get(f"{url}/nothing", headers={"authorization": f"Bearer {own}"}).json()["error"]
+    assert error["message"].startswith("There is no such request.")
+
+
+async def _key(world: World, project: str) -> str:
+    return (await world.store.keys.create(project, f"key of {project}"))[1]
+
+
+def test_what_is_too_old_is_hidden_at_once(world: World) -> None:
+    id = asked(world, FACT)
+    assert why(world, id)["id"] == id
+    world.clock.sleep(7 * 86_400 + 1)
+    assert httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}").status_code == 404
+    assert world.query("SELECT count(*) FROM recalls") == [1]
+    world.gateway.call(world.gateway.app.background.retention.step())
+    assert world.query("SELECT count(*) FROM recalls") == [0]
+
+
+def test_nothing_is_noted_where_the_settings_say_so(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path, memory={"keep_why_days": 0}) as world:
+        asked(world, FACT)
+        asked(world, QUESTION)
+        assert world.query("SELECT count(*) FROM recalls") == [0]
+
+
+def test_a_turn_with_a_long_id_is_found_by_it(world: World) -> None:
+    for id in ("customer/7 ü"[:10], "x" * 100):
+        assert asked(world, FACT, **{"x-request-id": id.strip()}) == id.strip()
+        assert why(world, id.strip())["id"] == id.strip()
+
+
+def test_a_plain_turn_costs_no_more_statements_than_before(world: World) -> None:
+    chat = world.chat(user="alice")
+    chat.say(FACT)
+    chat.say("And a dog.")
+    before = world.query("SELECT count(*) FROM recalls")
+    assert world.all_statements_of(lambda: chat.say("And a bird.")) == ["insert exchanges"] or (
+        world.store.database.is_shared
+    )
+    assert world.query("SELECT count(*) FROM recalls") == [before[0] + 1]
+
+
+def test_requests_are_listed_the_newest_first(world: World) -> None:
+    first = asked(world, FACT)
+    second = asked(world, QUESTION)
+    asked(world, "Hi.", **{"x-mnemogate-user": "bob"})
+    operations = request_operations(world.gateway.app.settings, world.store, world.gateway.app.requests)
+    page = world.gateway.call(operations.list(limit=2))
+    assert [(each.name, each.status) for each in page.items] == [("bob", 200), ("alice", 200)]
+    assert page.items[1].id == second
+    assert page.items[1].recalled == 1
+    rest = world.gateway.call(operations.list(after=page.next))
+    assert [each.id for each in rest.items] == [first]
+    assert rest.next is None
+    uid = page.items[1].memory
+    noted = world.gateway.call(operations.list(memory=uid, limit=1))
+    assert [each.id for each in noted.items] == [second]
+    older = world.gateway.call(operations.list(memory=uid, after=noted.next))
+    assert [each.id for each in older.items] == [first]
+
+    async def wipe() -> None:
+        found = await world.store.agents.by_uid(uid)
+        await world.store.forgetting.forget(found.id, ForgetTarget(is_all=True))
+
+    world.gateway.call(wipe())
+    page = world.gateway.call(operations.list())
+    assert [each.name for each in page.items] == ["bob"]
