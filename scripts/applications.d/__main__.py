@@ -2,9 +2,9 @@
 
 A driver is a file of this folder: a program in the application's own language. Its first line says what it is and what
 has to be installed, `# LangChain: pip langchain-openai`; a line `# memory: off` gives it a gateway key of that mode,
-and a line `# note: ...` goes into the table. With `# api: responses` the gateway answers the Responses API by way of
-chat completions, also the first time, with memory off. It gets the address, the key, the model, the user and the texts
-of the scene in its environment, and prints the replies it is given.
+and a line `# note: ...` goes into the table. With `# api: responses` or `# api: messages` the gateway answers that API
+by way of chat completions, also the first time, with memory off. It gets the address, the key, the model, the user and
+the texts of the scene in its environment, and prints the replies it is given.
 
 The scene: two turns, a second conversation that asks for what the first one said, a stream, a tool. It is played
 against a strict upstream directly, then through a gateway before the same upstream. The gateway is an ordinary process
@@ -112,7 +112,8 @@ class Failed(Exception):
 def answer(seen: Seen) -> Reply:
     """Returns a reply that hangs on the question alone, so that memory changes none; calls a tool about the weather."""
     body = seen.json
-    last = body["messages"][-1]
+    # Claude Code ends its list with a system message.
+    last = next(each for each in reversed(body["messages"]) if each["role"] not in ("system", "developer"))
     text = strip_notes(said_last(body["messages"])).strip()
     forced = body.get("tool_choice")
     tools = {
@@ -397,7 +398,7 @@ def try_one(app: Application, cache: Path) -> Row:
             tempfile.TemporaryDirectory() as place,
         ):
             home, settings = Path(place), SETTINGS.format(url=upstream.base_url)
-            if app.api == "responses":
+            if app.api != "chat":
                 settings += "takes = { responses = false }\n"
                 printed = play_without_memory(app, folder, home / "direct", settings)
             else:

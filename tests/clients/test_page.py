@@ -20,7 +20,7 @@ PAGE = (ROOT / "docs" / "clients.md").read_text("utf-8")
 EXAMPLES = dict(
     re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 )
-ADDRESS = "http://127.0.0.1:8080/v1"
+ADDRESS = "http://127.0.0.1:8080"  # which clients of Anthropic's take without /v1
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def test_the_page_has_examples() -> None:
-    assert len(EXAMPLES) == PAGE.count("```python") == 10
+    assert len(EXAMPLES) == PAGE.count("```python") == 11
 
 
 def test_pipecats_service_is_made_as_the_driver_makes_it() -> None:
@@ -65,7 +65,7 @@ def test_an_example(
     assert '"alice"' in example
     world.upstream.queue(say(f"Noted by {user}."))
     count = len(world.upstream.chats)
-    program = example.replace(ADDRESS, f"{world.gateway.url}/v1").replace('"alice"', f'"{user}"')
+    program = example.replace(ADDRESS, world.gateway.url).replace('"alice"', f'"{user}"')
     exec(compile(program, name, "exec"), {"__name__": "__main__"})
     gc.collect()
     assert capsys.readouterr().out.strip() == f"Noted by {user}."
