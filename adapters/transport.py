@@ -23,11 +23,11 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
 import aiohttp
+from msgspec import Struct
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -44,8 +44,7 @@ from adapters.sse import EventDecoder, FirstEvent
 from adapters.types import Event, Header, is_event_stream, lacks_content_type
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(Struct, frozen=True):
     """The bounds of a call, in seconds."""
 
     connect_s: float = 10.0
@@ -53,20 +52,22 @@ class Timeouts:
     first_byte_s: float = 600.0
     between_chunks_s: float = 300.0
     total_s: float | None = None
-    # Of the wait for the headers.
-    headers_s: float = field(init=False)
-    # connect, small: for aiohttp, of a new connection, and of the headers too after a body that is written at
-    # once.
-    connect: aiohttp.ClientTimeout = field(init=False)
-    small: aiohttp.ClientTimeout = field(init=False)
 
-    def __post_init__(self) -> None:
-        headers_s = self.first_byte_s if self.total_s is None else min(self.first_byte_s, self.total_s)
-        connect_s = min(self.connect_s, headers_s)
-        object.__setattr__(self, "headers_s", headers_s)
-        object.__setattr__(self, "connect", aiohttp.ClientTimeout(total=None, connect=connect_s))
-        small = aiohttp.ClientTimeout(total=None, connect=connect_s, sock_read=headers_s)
-        object.__setattr__(self, "small", small)
+    @property
+    def headers_s(self) -> float:
+        """How long the headers may take."""
+        return self.first_byte_s if self.total_s is None else min(self.first_byte_s, self.total_s)
+
+    @property
+    def for_connection(self) -> aiohttp.ClientTimeout:
+        """Returns aiohttp's bound on a new connection."""
+        return aiohttp.ClientTimeout(total=None, connect=min(self.connect_s, self.headers_s))
+
+    @property
+    def for_small_body(self) -> aiohttp.ClientTimeout:
+        """Returns aiohttp's bounds on a new connection, and on the headers after a body that is written at once."""
+        connect_s = min(self.connect_s, self.headers_s)
+        return aiohttp.ClientTimeout(total=None, connect=connect_s, sock_read=self.headers_s)
 
 
 # Chosen: below the idle time of common balancers (60 s), above the gaps of a conversation.
@@ -226,7 +227,7 @@ class HttpTransport:
             headers = CIMultiDict([*headers.items(), *self._login.items()])
         if body is None or (isinstance(body, bytes) and len(body) <= _SMALL_BODY_BYTES):
             # It is taken at once, so aiohttp's timer is enough, which costs a third of asyncio's.
-            response = await self._request(session, method, url, headers, lambda: body, times.small)
+            response = await self._request(session, method, url, headers, lambda: body, times.for_small_body)
             if response.connection is not None:
                 protocol: Any = response.connection.protocol
                 protocol.read_timeout = None
@@ -237,7 +238,7 @@ class HttpTransport:
             headers = CIMultiDict(headers, **{"Content-Length": str(pieces.size)})
         async with asyncio.timeout(times.headers_s) as timer:
             return await self._request(
-                session, method, url, headers, lambda: pieces.begin(timer, times), times.connect
+                session, method, url, headers, lambda: pieces.begin(timer, times), times.for_connection
             )
 
     async def _request(

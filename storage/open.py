@@ -43,10 +43,10 @@ async def inspect_server(
 ) -> ServerFindings:
     """Looks at a database that gateways may be serving. Raises: StoreError."""
     _check_driver()
-    from storage.postgres.connection import PostgresPlace
+    from storage.postgres.connection import PostgresTarget
     from storage.postgres.inspection import inspect
 
-    return await inspect(PostgresPlace(url, pooled, pooler_prepares), PostgresPlace(listen_url or url))
+    return await inspect(PostgresTarget(url, pooled, pooler_prepares), PostgresTarget(listen_url or url))
 
 
 async def _open_postgres(url: str, **options: Any) -> Database:

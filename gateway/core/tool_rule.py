@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -26,8 +25,7 @@ class RuleKind(StrEnum):
     APPROVAL = "requires_approval"
 
 
-@dataclass(frozen=True, slots=True)
-class ToolRule:
+class ToolRule(Struct, frozen=True):
     """One rule about one tool."""
 
     kind: RuleKind
@@ -38,7 +36,7 @@ class ToolRule:
     is_strict: bool = False  # without a default nothing follows another result, else anything (CONDITIONAL)
     most: int = 0  # how often the tool may run (AT_MOST)
     # tool -> arguments that the gateway sets (RUN_FIRST, CHILDREN)
-    arguments: Mapping[str, Mapping[str, object]] = field(default_factory=dict, hash=False)
+    arguments: dict[str, dict[str, object]] = {}
 
 
 class RawRule(Struct, frozen=True):

@@ -12,10 +12,10 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import asyncpg
+from msgspec import Struct
 
 from storage.database import Row, Statement
 from storage.errors import (
@@ -143,9 +143,8 @@ class OwnConnection(asyncpg.Connection):  # type: ignore[misc]
         return f"{super()._get_unique_id(prefix)}{_PROCESS}"
 
 
-@dataclass(frozen=True, slots=True)
-class PostgresPlace:
-    """A database on a server and how it is connected to.
+class PostgresTarget(Struct, frozen=True):
+    """A database on a server, and how to connect to it.
 
     Raises: NotAdmitted: the URL cannot be read.
     """
@@ -153,14 +152,14 @@ class PostgresPlace:
     url: str
     # A pooler in transaction mode lies between, so that nothing may be set for a session.
     is_pooled: bool = False
-    # It carries prepared statements from one session to another.
-    carries: bool = False
+    # The pooler takes prepared statements along from one session to another.
+    pooler_prepares: bool = False
     # Of connections; tests that count statements bring their own.
     factory: type[Any] = OwnConnection
     # How long a connection to one host may take to open.
     connect_s: float = 5.0
-    # One for each host that `url` names, and first the one that took the last connection.
-    urls: list[str] = field(init=False, compare=False, default_factory=list)
+    # One for each host that `url` names, and first the one that took the last connection. Made of `url`.
+    urls: list[str] = []
 
     def __post_init__(self) -> None:
         self.urls.extend(by_host(self.url))
@@ -172,7 +171,7 @@ class PostgresPlace:
     @property
     def cached_statements(self) -> int:
         """How many prepared statements a connection keeps. 0: each is parsed and run at once, in one session."""
-        return CACHED_STATEMENTS if self.carries or not self.is_pooled else 0
+        return CACHED_STATEMENTS if self.pooler_prepares or not self.is_pooled else 0
 
 
 # What each session has set. A machine that vanishes must not keep an agent's lock for hours. The server looks for a
@@ -248,7 +247,7 @@ def _leave_out_values(error: Any) -> None:
         error.args = (type(error).__name__,)
 
 
-async def connect(place: PostgresPlace) -> RawConnection:
+async def connect(target: PostgresTarget) -> RawConnection:
     """Opens a connection. Of several hosts it is the first that may be written to, tried one after the other.
 
     asyncpg would give them one time together, and a machine that has vanished would use it up.
@@ -256,14 +255,14 @@ async def connect(place: PostgresPlace) -> RawConnection:
     Raises: Unavailable; NotAdmitted: the server does not let us in, or is too old.
     """
     errors: list[StoreError] = []
-    for url in [*place.urls]:
+    for url in [*target.urls]:
         try:
-            raw = await _connect_to(url, place)
+            raw = await _connect_to(url, target)
         except StoreError as error:
             errors.append(error)
             continue
-        place.urls.remove(url)
-        place.urls.insert(0, url)
+        target.urls.remove(url)
+        target.urls.insert(0, url)
         return raw
     first = next((error for error in errors if not isinstance(error, Broken)), errors[-1])
     if len(errors) == 1:
@@ -271,26 +270,26 @@ async def connect(place: PostgresPlace) -> RawConnection:
     raise type(first)("; ".join(error.message for error in errors)) from first
 
 
-async def _connect_to(url: str, place: PostgresPlace) -> RawConnection:
-    """Opens a connection to one host of a place."""
+async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
+    """Opens a connection to one host of a target."""
     name = without_secret(url)
     try:
         raw: RawConnection = await asyncpg.connect(
             url,
-            timeout=place.connect_s,
-            statement_cache_size=place.cached_statements,
+            timeout=target.connect_s,
+            statement_cache_size=target.cached_statements,
             max_cached_statement_lifetime=0,
             max_cacheable_statement_size=0,
-            connection_class=place.factory,
-            server_settings=None if place.is_pooled else _SESSION,
-            target_session_attrs="read-write" if len(place.urls) > 1 else None,
+            connection_class=target.factory,
+            server_settings=None if target.is_pooled else _SESSION,
+            target_session_attrs="read-write" if len(target.urls) > 1 else None,
         )
     except asyncpg.InvalidCatalogNameError as error:
         raise NotAdmitted(f"{name}: {error}; create it first") from error
     except asyncpg.TargetServerAttributeNotMatched as error:
         raise Broken(f"{name} is read-only, as a replica is") from error
     except TimeoutError as error:
-        raise Broken(f"{name}: no connection within {place.connect_s:g} s") from error
+        raise Broken(f"{name}: no connection within {target.connect_s:g} s") from error
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
         raise Broken(f"{name} does not answer: {why}. Start the server, or correct database.url.") from error
@@ -435,9 +434,9 @@ def is_refused_text(error: BaseException | None) -> bool:
     return isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, UnicodeEncodeError)
 
 
-def begins_with(place: PostgresPlace) -> str:
+def begins_with(target: PostgresTarget) -> str:
     """Returns what begins a transaction there."""
-    return _BEGIN_POOLED if place.is_pooled else _BEGIN
+    return _BEGIN_POOLED if target.is_pooled else _BEGIN
 
 
 def stops(error: StoreError) -> bool:

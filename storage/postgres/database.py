@@ -23,7 +23,7 @@ from storage.postgres.connection import (
     MendingConnection,
     OwnConnection,
     PostgresConnection,
-    PostgresPlace,
+    PostgresTarget,
     RawConnection,
     begins_with,
     is_refused_text,
@@ -55,18 +55,20 @@ class PostgresDatabase:
     is_shared = True
     is_owned = False
 
-    def __init__(self, place: PostgresPlace, limits: PoolLimits, ear: PostgresPlace | None) -> None:
-        self._place = place
+    def __init__(
+        self, target: PostgresTarget, limits: PoolLimits, listen_target: PostgresTarget | None
+    ) -> None:
+        self._target = target
         self._limits = limits
-        self._begins = begins_with(place)
+        self._begins = begins_with(target)
         self._loop = asyncio.get_running_loop()
-        self._pool = ConnectionPool(place, limits, self._prepare, self._failed, self._recovered)
+        self._pool = ConnectionPool(target, limits, self._prepare, self._failed, self._recovered)
         self._listeners: list[Callable[[], None]] = []
         self._failure_listeners: list[Callable[[Unavailable], None]] = []
         self._health_check = HealthCheck(self._check_server, limits.health_s)
         self._clock = SharedClock()
-        self._ears = NotificationListener(ear, self._clock.read, self._health_check.hurry)
-        self._tidying = Tidying(place, limits.sweep_s, limits.long_s)
+        self._listener = NotificationListener(listen_target, self._clock.read, self._health_check.hurry)
+        self._tidying = Tidying(target, limits.sweep_s, limits.long_s)
         self._notices: list[tuple[str, str]] = []
         self._telling: asyncio.Task[None] | None = None
         # Writes under way, oldest first: when each began, and how many bytes it holds.
@@ -100,15 +102,15 @@ class PostgresDatabase:
         Raises: NotAdmitted, Foreign, TooNew.
         """
         limits = limits or PoolLimits(size=pool)
-        place = PostgresPlace(url, pooled, pooler_prepares, factory)
+        target = PostgresTarget(url, pooled, pooler_prepares, factory)
         # Through a pooler notifications arrive nowhere, without an error.
-        ear = PostgresPlace(listen_url or url) if listen_url or not pooled else None
-        database = cls(place, limits, ear)
+        listen_target = PostgresTarget(listen_url or url) if listen_url or not pooled else None
+        database = cls(target, limits, listen_target)
         await database._pool.start()
         return database
 
     async def _prepare(self, raw: RawConnection) -> None:
-        await migrate(raw, self._place.name)
+        await migrate(raw, self._target.name)
         await self._clock.ask(lambda: raw.fetchval(f"SELECT {NOW}"))
 
     @property
@@ -159,7 +161,7 @@ class PostgresDatabase:
             # asyncpg asks the server to stop, over another connection; this one is of use when that is done.
             pool.give_up(raw)
             if isinstance(error, TimeoutError):
-                raise TooSlow(f"{self._place.name}: no answer in time") from error
+                raise TooSlow(f"{self._target.name}: no answer in time") from error
             raise
         except BaseException as error:
             answer = self._answer(error)
@@ -174,12 +176,12 @@ class PostgresDatabase:
         self, operation: Operation[T], size: int, *, is_bulk: bool = False, is_repeatable: bool = False
     ) -> asyncio.Future[T]:
         if self._closing:
-            raise Closed(f"{self._place.name} is closed")
+            raise Closed(f"{self._target.name} is closed")
         self._pool.check()
         size += _OVERHEAD_BYTES
         if self._bytes + size > self._limits.queue_bytes:
             raise Busy(
-                f"{self._place.name} is behind: more than {self._limits.queue_bytes:,} bytes would wait to be written"
+                f"{self._target.name} is behind: more than {self._limits.queue_bytes:,} bytes would wait to be written"
             )
         future: asyncio.Future[T] = self._loop.create_future()
         task = self._loop.create_task(self._write(operation, future, is_bulk, is_repeatable))
@@ -199,7 +201,7 @@ class PostgresDatabase:
         try:
             result = await self._transact(operation, is_bulk, is_repeatable)
         except asyncio.CancelledError:
-            _fail(future, Closed(f"{self._place.name} was closed while this was being written"))
+            _fail(future, Closed(f"{self._target.name} was closed while this was being written"))
         except BaseException as error:
             _fail(future, error)
         else:
@@ -253,7 +255,7 @@ class PostgresDatabase:
         """Returns the error that the caller is given, and takes note where nothing else would work either."""
         if not isinstance(error, FAULTS):
             return error
-        answer = translate(error, self._place.name)
+        answer = translate(error, self._target.name)
         if stops(answer) and isinstance(answer, Unavailable):
             self._pool.fail(answer)
         return answer
@@ -265,16 +267,16 @@ class PostgresDatabase:
         return await self._tidying.sweep(wait_ms / 1000)
 
     def start(self) -> None:
-        self._ears.begin()
+        self._listener.begin()
         self._health_check.start()
 
     async def _check_server(self) -> None:
         """Asks the server whether it may be written. It is given no write, which would keep an idle one busy."""
         if await self.read(lambda connection: connection.value(_IS_READ_ONLY)):
-            self._pool.fail(ReadOnly(f"{self._place.name} is read-only, as a replica is"))
+            self._pool.fail(ReadOnly(f"{self._target.name} is read-only, as a replica is"))
 
     def hear(self, channel: str, heard: Callable[[str | None], None]) -> None:
-        self._ears.hear(channel, heard)
+        self._listener.hear(channel, heard)
 
     def notify(self, channel: str, word: str = "") -> None:
         if self._closing or (channel, word) in self._notices:
@@ -296,7 +298,7 @@ class PostgresDatabase:
 
     async def _notify(self, words: list[tuple[str, str]]) -> None:
         with contextlib.suppress(StoreError):
-            await self.read(lambda connection: connection.rows(*self._ears.notice(words)))
+            await self.read(lambda connection: connection.rows(*self._listener.notice(words)))
 
     def when_changed(self, function: Callable[[Changes], None]) -> None:
         pass
@@ -312,7 +314,7 @@ class PostgresDatabase:
             function(fault)
 
     def _recovered(self) -> None:
-        self._ears.renew()
+        self._listener.renew()
         for function in self._listeners:
             function()
 
@@ -351,7 +353,7 @@ class PostgresDatabase:
             return
         self._closing = True
         await self._health_check.close()
-        await self._ears.close()
+        await self._listener.close()
         await self._tidying.close()
         await self.drain(timeout_s)
         if self._telling is not None:

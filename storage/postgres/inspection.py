@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from storage.database import ServerFindings
 from storage.errors import ReadOnly, StoreError
-from storage.postgres.connection import FAULTS, PostgresPlace, RawConnection, connect, translate
+from storage.postgres.connection import FAULTS, PostgresTarget, RawConnection, connect, translate
 from storage.postgres.migration import find_version, latest, load_migrations, migrate
 
 _ANSWER_S = 2.0
@@ -19,23 +19,23 @@ class _Undone(Exception):
     """Rolls a transaction back."""
 
 
-async def inspect(place: PostgresPlace, ear: PostgresPlace) -> ServerFindings:
-    """Inspects a database. ear: where notifications are to arrive. Raises: StoreError."""
-    raw = await connect(place)
+async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> ServerFindings:
+    """Inspects a database. listen_target: where notifications are to arrive. Raises: StoreError."""
+    raw = await connect(target)
     try:
         server = str(await raw.fetchval("SHOW server_version")).partition(" ")[0]
         version, _ = await find_version(raw)
         known = latest(load_migrations())
         if not 0 < version < known:
-            await _try_migrating(raw, place.name)
+            await _try_migrating(raw, target.name)
         if await raw.fetchval("SHOW transaction_read_only") == "on":
-            raise ReadOnly(f"{place.name} is read-only: a replica, or default_transaction_read_only is on")
+            raise ReadOnly(f"{target.name} is read-only: a replica, or default_transaction_read_only is on")
         is_keyed = version > 0 and bool(await raw.fetchval("SELECT EXISTS (SELECT 1 FROM keys)"))
-        if place.is_pooled and place.carries:
-            await _check_carried(raw, place)
-        deaf = await _find_deaf(raw, ear)
+        if target.is_pooled and target.pooler_prepares:
+            await _check_carried(raw, target)
+        deaf = await _find_deaf(raw, listen_target)
     except FAULTS as error:
-        raise translate(error, place.name) from error
+        raise translate(error, target.name) from error
     finally:
         raw.terminate()
     return ServerFindings(server, version, known, is_keyed, deaf)
@@ -49,9 +49,9 @@ async def _try_migrating(raw: RawConnection, name: str) -> None:
             raise _Undone
 
 
-async def _check_carried(raw: RawConnection, place: PostgresPlace) -> None:
+async def _check_carried(raw: RawConnection, target: PostgresTarget) -> None:
     """Runs a statement in another session than the one that it was prepared in. Raises: what keeps it from that."""
-    other = await connect(place)
+    other = await connect(target)
     try:
         await raw.fetch(_ASKED)
         with suppress(TimeoutError):  # a pooler with one session has no other
@@ -63,10 +63,10 @@ async def _check_carried(raw: RawConnection, place: PostgresPlace) -> None:
         other.terminate()
 
 
-async def _find_deaf(raw: RawConnection, ear: PostgresPlace) -> str | None:
+async def _find_deaf(raw: RawConnection, listen_target: PostgresTarget) -> str | None:
     """Returns why notifications do not arrive between connections; None: they do."""
     try:
-        other = await connect(ear)
+        other = await connect(listen_target)
     except StoreError as error:
         return error.message
     try:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from storage.database import DEAF_S
 from storage.errors import Broken, StoreError
-from storage.postgres.connection import FAULTS, NOW, PostgresPlace, RawConnection, connect, translate
+from storage.postgres.connection import FAULTS, NOW, PostgresTarget, RawConnection, connect, translate
 
 Heard = Callable[[str | None], None]
 _log = logging.getLogger("mnemogate")
@@ -37,18 +37,18 @@ _RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 10.0
 class NotificationListener:
     """A process's listener for notifications.
 
-    place: where notifications arrive; None: nowhere, and the process stays deaf.
+    target: where notifications arrive; None: nowhere, and the process stays deaf.
     timed: is given readings of the database's clock now and then (SharedClock).
     lost: called when the connection is lost.
     """
 
     def __init__(
         self,
-        place: PostgresPlace | None,
+        target: PostgresTarget | None,
         timed: Callable[[float, float, float], None],
         lost: Callable[[], None],
     ) -> None:
-        self._place = place
+        self._target = target
         self._timed = timed
         self._report_loss = lost
         self._hears_itself = asyncio.Event()
@@ -99,14 +99,14 @@ class NotificationListener:
             if loop.time() - doubted >= DEAF_S:
                 doubted = loop.time()
                 self._doubt()
-            await asyncio.sleep(DEAF_S if self._place is None else pause)
+            await asyncio.sleep(DEAF_S if self._target is None else pause)
             pause = min(2 * pause, _RETRY_MOST_S)
 
     async def _listen_once(self) -> None:
         """Listens until the connection is lost."""
-        if self._place is None:
+        if self._target is None:
             return
-        raw = await connect(self._place)
+        raw = await connect(self._target)
         try:
             lost = self._lost = asyncio.Event()
             raw.add_termination_listener(lambda _: lost.set())

@@ -19,7 +19,7 @@ from storage.errors import Broken, Busy, Closed, StoreError, Unavailable
 from storage.health_check import CHECK_S
 from storage.postgres.connection import (
     FAULTS,
-    PostgresPlace,
+    PostgresTarget,
     RawConnection,
     as_unavailable,
     connect,
@@ -64,13 +64,13 @@ class ConnectionPool:
 
     def __init__(
         self,
-        place: PostgresPlace,
+        target: PostgresTarget,
         limits: PoolLimits,
         prepare: Callable[[RawConnection], Awaitable[None]],
         failed: Callable[[Unavailable], None],
         recovered: Callable[[], None],
     ) -> None:
-        self._place = place
+        self._target = target
         self._limits = limits
         self._prepare = prepare
         self._is_prepared = False
@@ -104,7 +104,7 @@ class ConnectionPool:
     def check(self) -> None:
         """Refuses what cannot be served now. Raises: Unavailable."""
         if self._closed:
-            raise Closed(f"{self._place.name} is closed")
+            raise Closed(f"{self._target.name} is closed")
         if self.fault is not None and self._tried.is_set():
             raise self.fault.again()
 
@@ -125,7 +125,7 @@ class ConnectionPool:
         except TimeoutError:
             self.check()
             # Without the time, which differs each time: the log counts the lines that are alike.
-            raise Busy(f"{self._place.name}: no connection was free in time") from None
+            raise Busy(f"{self._target.name}: no connection was free in time") from None
 
     async def _acquire(self, is_bulk: bool) -> RawConnection:
         while True:
@@ -134,7 +134,7 @@ class ConnectionPool:
             if is_bulk and self._bulk >= self._limits.bulk:
                 await self._wait(self._waiting_bulk)
                 continue
-            # A connection that is waited for counts, so that no other bulk work takes the place.
+            # A connection that is waited for counts, so that no other bulk work takes the target.
             self._bulk += is_bulk
             raw = None
             try:
@@ -152,7 +152,7 @@ class ConnectionPool:
         raw: RawConnection | None = None
         self._opening += 1
         try:
-            raw = await connect(self._place)
+            raw = await connect(self._target)
         except StoreError as error:
             # A server that has no more connections for us still answers on those that we have.
             if not (isinstance(error, Busy) and self._open):
@@ -224,7 +224,7 @@ class ConnectionPool:
         except BaseException as error:
             raw.terminate()
             if isinstance(error, TimeoutError):
-                self.fail(Broken(f"{self._place.name} does not answer"))
+                self.fail(Broken(f"{self._target.name} does not answer"))
             if not isinstance(error, FAULTS):
                 raise
 
@@ -268,7 +268,7 @@ class ConnectionPool:
 
     async def _try(self) -> RawConnection:
         """Returns a connection on which writing works. Raises: StoreError."""
-        raw = await connect(self._place)
+        raw = await connect(self._target)
         try:
             try:
                 if not self._is_prepared:
@@ -276,7 +276,7 @@ class ConnectionPool:
                     self._is_prepared = True
                 await raw.execute(_TRIAL, timeout=self._limits.write_s)
             except FAULTS as error:
-                raise translate(error, self._place.name) from error
+                raise translate(error, self._target.name) from error
         except BaseException:
             raw.terminate()
             raise

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from storage.errors import StoreError
-from storage.postgres.connection import FAULTS, PostgresPlace, RawConnection, connect, translate
+from storage.postgres.connection import FAULTS, PostgresTarget, RawConnection, connect, translate
 
 _log = logging.getLogger("mnemogate")
 
@@ -45,8 +45,8 @@ class Tidying:
     timeout_s: for one.
     """
 
-    def __init__(self, place: PostgresPlace, pause_s: float, timeout_s: float) -> None:
-        self._place = place
+    def __init__(self, target: PostgresTarget, pause_s: float, timeout_s: float) -> None:
+        self._target = target
         self._pause_s = pause_s
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
@@ -88,7 +88,7 @@ class Tidying:
         """Returns False if a transaction still sees the old versions: VACUUM would only report that it left them."""
         end = self._loop.time() + wait_s
         self._swept_at = self._loop.time()
-        raw = await connect(self._place)
+        raw = await connect(self._target)
         try:
             limit = await raw.fetchval("SELECT pg_current_xact_id()::xid::text")
             pause = _FIRST_LOOK_S
@@ -107,11 +107,11 @@ class Tidying:
                 _log.warning(
                     "What was forgotten stays in old versions of rows of %s until autovacuum comes, since VACUUM "
                     "leaves tables out. Make the role their owner, or grant it MAINTAIN: %s",
-                    self._place.name, warnings[0],
+                    self._target.name, warnings[0],
                 )  # fmt: skip
             return not warnings
         except FAULTS as error:
-            raise translate(error, self._place.name) from error
+            raise translate(error, self._target.name) from error
         finally:
             raw.terminate()
 
@@ -122,7 +122,7 @@ class Tidying:
 
     async def _on_own(self, work: Callable[[RawConnection], Awaitable[object]]) -> None:
         with contextlib.suppress(StoreError, *FAULTS):
-            raw = await connect(self._place)
+            raw = await connect(self._target)
             try:
                 await work(raw)
             finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -32,11 +31,11 @@ _WRITTEN = 64  # parts of a file that one transaction writes
 Handling = Literal["skip", "error", "suffix", "replace"]
 
 
-@dataclass(frozen=True, slots=True)
-class SentFile:
-    """An uploaded file. type: as the client named it. Raises: BodyTooLarge."""
+class SentFile(Struct, frozen=True):
+    """An uploaded file. Raises: BodyTooLarge."""
 
     name: str
+    # As the client named it.
     type: str
     data: bytes
 

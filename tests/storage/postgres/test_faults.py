@@ -28,7 +28,7 @@ from storage.errors import (
     TooSlow,
     Unavailable,
 )
-from storage.postgres.connection import PostgresPlace, RawConnection, connect, translate
+from storage.postgres.connection import PostgresTarget, RawConnection, connect, translate
 from storage.postgres.pool import PoolLimits
 from storage.postgres.url import by_host
 from storage.sql.store import Store
@@ -190,7 +190,7 @@ async def test_a_write_that_has_no_answer_finds_that_the_server_gives_none(
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere systems have other names for it, or nothing")
 async def test_a_connection_ends_soon_after_the_machine_at_its_other_end(proxy: Proxy) -> None:
     """What was sent is not confirmed, or a probe of a silent connection is not."""
-    raw: Any = await connect(PostgresPlace(proxy.url))
+    raw: Any = await connect(PostgresTarget(proxy.url))
     try:
         found = raw._transport.get_extra_info("socket")
         assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
@@ -251,7 +251,7 @@ async def test_what_comes_free_while_the_server_refuses_one_more_is_taken(
     store: Store = await open_store(limits=PoolLimits(size=2))
     asked, refuse, held, go_on = (asyncio.Event() for _ in range(4))
 
-    async def full(place: PostgresPlace) -> RawConnection:
+    async def full(place: PostgresTarget) -> RawConnection:
         asked.set()
         await refuse.wait()
         raise Busy(f"{place.name}: sorry, too many clients already")
@@ -461,9 +461,9 @@ async def test_a_server_that_is_too_old_is_refused(
 async def test_names_of_prepared_statements_are_of_one_process(database: PostgresServer) -> None:
     """Else a session that a pooler hands on would run what another gateway has prepared under that name."""
     code = (
-        "import asyncio, sys; from storage.postgres.connection import PostgresPlace, connect\n"
+        "import asyncio, sys; from storage.postgres.connection import PostgresTarget, connect\n"
         "async def main():\n"
-        "    raw = await connect(PostgresPlace(sys.argv[1]))\n"
+        "    raw = await connect(PostgresTarget(sys.argv[1]))\n"
         "    await raw.fetch('SELECT 1')\n"
         "    print(*[name for (name,) in await raw.fetch('SELECT name FROM pg_prepared_statements')])\n"
         "asyncio.run(main())"
@@ -512,13 +512,13 @@ async def test_a_write_that_meets_others_in_a_circle_is_tried_again_some_times(
 )
 async def test_a_port_that_cannot_be_is_said_so(url: str) -> None:
     with pytest.raises(NotAdmitted, match="a port is a number from 1 to 65535"):
-        await connect(PostgresPlace(f"postgresql://ann:1@{url}"))
+        await connect(PostgresTarget(f"postgresql://ann:1@{url}"))
 
 
 @pytest.mark.parametrize("more", ["/db?application_name=a:70000", "/a:70000", "?password=h@h:70000"])
 async def test_what_only_looks_like_a_port_is_none(more: str) -> None:
     with pytest.raises(Broken):
-        await connect(PostgresPlace(f"postgresql://ann@127.0.0.1:1{more}"))
+        await connect(PostgresTarget(f"postgresql://ann@127.0.0.1:1{more}"))
 
 
 @pytest.mark.parametrize(
@@ -535,7 +535,7 @@ async def test_what_only_looks_like_a_port_is_none(more: str) -> None:
 )
 async def test_a_url_that_cannot_be_read_keeps_its_password(url: str) -> None:
     with pytest.raises(NotAdmitted, match=r"the URL cannot be read; .*%40 for @") as refused:
-        await connect(PostgresPlace(url))
+        await connect(PostgresTarget(url))
     assert "hush" not in "".join(traceback.format_exception(refused.value))
 
 
@@ -584,7 +584,7 @@ def test_what_a_url_leaves_out_the_environment_says(
 )
 def test_hosts_that_cannot_be_told_apart_are_said_so(url: str, said: str) -> None:
     with pytest.raises(NotAdmitted, match=said):
-        PostgresPlace(f"postgresql://{url}")
+        PostgresTarget(f"postgresql://{url}")
 
 
 @pytest.mark.parametrize("are_options", [False, True])
@@ -595,7 +595,7 @@ async def test_of_several_hosts_one_that_answers_nothing_is_passed_over_and_then
         proxy.stall()  # as a machine that has vanished
         hosts = f"127.0.0.1:{proxy.port},127.0.0.1:{other.port}"
         url = proxy.url.replace(f"127.0.0.1:{proxy.port}", "" if are_options else hosts)
-        place = PostgresPlace(f"{url}?host={hosts}" if are_options else url, connect_s=0.5)
+        place = PostgresTarget(f"{url}?host={hosts}" if are_options else url, connect_s=0.5)
         for _ in range(3):
             (await connect(place)).terminate()
         assert (proxy.opened, other.opened) == (1, 3)
@@ -612,6 +612,6 @@ async def test_of_several_hosts_the_one_that_may_be_written_to_is_used(
     with Proxy(database.url) as standby:
         standby.lie = (rb"in_hot_standby\0off\0", b"in_hot_standby\0on\0\0")
         hosts = f"127.0.0.1:{standby.port},127.0.0.1:{proxy.port}"
-        place = PostgresPlace(proxy.url.replace(f"127.0.0.1:{proxy.port}", hosts))
+        place = PostgresTarget(proxy.url.replace(f"127.0.0.1:{proxy.port}", hosts))
         (await connect(place)).terminate()
         assert (standby.opened, proxy.opened) == (1, 1)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from storage.postgres import listen
-from storage.postgres.connection import PostgresPlace, RawConnection
+from storage.postgres.connection import PostgresTarget, RawConnection
 from storage.postgres.listen import NotificationListener
 from tests.gateway.two.proxy import Proxy
 from tests.patience import PATIENCE_S, comes
@@ -18,7 +18,7 @@ class Ears(NotificationListener):
     """Those of a process that is told to end at the moment in which the subclass calls `end`."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(PostgresPlace(url), lambda asked, at, answered: None, lambda: None)
+        super().__init__(PostgresTarget(url), lambda asked, at, answered: None, lambda: None)
 
     def end(self) -> None:
         assert self._task is not None

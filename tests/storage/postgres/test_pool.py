@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from storage.errors import Broken, Busy, Unavailable
-from storage.postgres.connection import PostgresPlace
+from storage.postgres.connection import PostgresTarget
 from storage.postgres.pool import ConnectionPool, PoolLimits
 
-PLACE = PostgresPlace("postgresql://nobody@127.0.0.1:1/none")
+PLACE = PostgresTarget("postgresql://nobody@127.0.0.1:1/none")
 
 
 class Session:
@@ -46,7 +46,7 @@ class Server:
         self.go_on = asyncio.Event()
         self.go_on.set()
 
-    async def connect(self, place: PostgresPlace) -> Any:
+    async def connect(self, place: PostgresTarget) -> Any:
         self.asked.set()
         await self.go_on.wait()
         await asyncio.sleep(0)
