@@ -360,6 +360,8 @@ def show_memory(**wanted: Any) -> None:
 @_option("message", "one message, by its number in `memory show`", "N", type=int)
 @_option("exchange", "a message with its question or answer", "N", type=int)
 @_option("in", "one conversation of the user's, by its id", "ID")
+@_option("fact", "one learned fact: the messages it came from stay", "N", type=int)
+@_option("passage", "one archival memory", "N", type=int)
 @_flag("all-users", "all users of --profile; without one all that the project has, agents made over REST too")
 def forget_memory(yes: bool, all_users: bool, **wanted: Any) -> None:
     _commands().forget(wanted, partial(_check_consent, yes), all_users=all_users)
@@ -370,6 +372,22 @@ def forget_memory(yes: bool, all_users: bool, **wanted: Any) -> None:
 @_option("block", "the block", "LABEL", required=True)
 def undo_block(**wanted: Any) -> None:
     _perform("memory-undo", wanted, printed.show_block)
+
+
+@memory.command("correct", help="put another text in the place of a learned fact")
+@_scope
+@_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
+@_option("text", "what is true", "TEXT", required=True)
+def correct_fact(**wanted: Any) -> None:
+    _perform("memory-correct", wanted, printed.show_fact)
+
+
+@memory.command("mute", help="have a learned fact stay in lists, and not be said: it is not forgotten")
+@_scope
+@_option("fact", "the fact, by its number in `memory show`", "N", type=int, required=True)
+@_flag("off", "have it said again")
+def mute_fact(**wanted: Any) -> None:
+    _perform("memory-mute", wanted, printed.show_fact)
 
 
 @memory.command("why", help="show why a reply recalled what it did")

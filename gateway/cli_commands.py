@@ -233,7 +233,7 @@ class Commands:
         """Forgets a memory or a part of it. check_consent: is called with what will be done, and raises a refusal."""
         wanted = _given(wanted)
         is_narrowed = not wanted.keys().isdisjoint(
-            ("message", "exchange", "in", "user", "conversation", "agent")
+            ("message", "exchange", "in", "fact", "passage", "user", "conversation", "agent")
         )
         if all_users and is_narrowed:
             raise BadRequest("Say what to forget: --all-users is everybody, the others name somebody.")

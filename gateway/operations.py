@@ -13,6 +13,7 @@ from gateway.open_database import open_database
 from gateway.run.admin.batch_operations import BatchOperations
 from gateway.run.admin.forget import ForgetOperations
 from gateway.run.admin.key_operations import JobOperations, KeyOperations, Operations
+from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.move import Move, Moved
 from gateway.run.admin.operation_arguments import Defaults
 from gateway.run.admin.requests import RequestOperations
@@ -53,6 +54,7 @@ def make_operations(
         embed_query,
         defaults,
     )
+    edits = MemoryEdits(store, time.time, defaults)
     forgetting = ForgetOperations(store, time.time, defaults)
     transfer = TransferOperations(store, defaults, () if settings.memory.embedder is None else (EMBED,))
     compact = CompactOperation(store, defaults, has_model=settings.background_model is not None)
@@ -76,6 +78,8 @@ def make_operations(
             "memory-show": show.show,
             "memory-forget": forgetting.forget,
             "memory-undo": forgetting.undo,
+            "memory-correct": edits.correct,
+            "memory-mute": edits.mute,
             "memory-why": request_operations(settings, store, log).why,
             "memory-export": transfer.export,
             "memory-import": transfer.restore,

@@ -567,7 +567,8 @@ class Chat:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
             try:
                 begun = await self._begin(call, attempts, place, opens=opens)
-                return begun, "on" if is_strict else str(identity.mode)
+                mode = call.identity.mode
+                return begun, "on" if mode is _STRICT else str(mode)
             except StoreError as error:
                 if not is_known(error):
                     _log.warning("A request was answered without memory: %s", error.message)
@@ -598,6 +599,7 @@ class Chat:
         known = await keeper.begin(
             MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, place)
         )
+        call.identity = known.asked.identity
         changes = BlockEdits(list(known.blocks))
         toolbox = self._agents.toolbox(known, changes, call.passes)
         form = form_for(request, attempts.endpoint, attempts.target.model)

@@ -152,13 +152,33 @@ def check_limit(label: str, value: str, limit: int) -> None:
         raise BlockOverLimit(f"block {label!r} takes {limit} characters at most, not {len(value)}")
 
 
-async def undo_block(connection: Connection, block: int, *, at: float) -> Block:
-    """Brings back the value before the last change; again, the one before that. Raises: NotFound.
+async def restore_block(
+    connection: Connection, block: int, version: int, to: int, *, at: float, origin: str
+) -> Block:
+    """Brings back the value that a block had in the version `to`.
+
+    version: the present one. Raises: NotFound, WriteConflict, BlockOverLimit.
+    """
+    row = await connection.row(SQL["block_history_get"], (block, to, FORGOTTEN_ORIGIN))
+    if row is None:
+        raise NotFound(f"there is no version {to}")
+    value, sources = row
+    return await write_block(
+        connection, block, version, value, at=at, origin=origin, sources=orjson.loads(sources), restores=to
+    )
+
+
+async def undo_block(connection: Connection, block: int, *, at: float, version: int | None = None) -> Block:
+    """Brings back the value before the last change; again, the one before that.
+
+    version: the present one; None: whichever it is. Raises: NotFound, WriteConflict.
 
     An undo is a version of its own that names the one it restored, so walking on goes by what is shown, not by what
     was written last: undoing twice is not redoing.
     """
     found = await get_block(connection, block)
+    if version is not None and found.version != version:
+        raise WriteConflict(f"block {found.label!r} is at version {found.version}, not {version}")
     # The value that is shown may have been brought back by undos. The next undo goes on from where it was written.
     shown = found.version
     while (restores := await connection.value(SQL["block_history_restores"], (block, shown))) is not None:
@@ -219,6 +239,7 @@ class Blocks(Group):
     load = reads(alone(load_blocks))
     write = writes(alone(write_block))
     undo = writes(alone(undo_block))
+    restore = writes(alone(restore_block))
 
     @writes
     async def invalidate_snapshots(

@@ -137,7 +137,11 @@ SELECT version, restores, at, origin, exchange, sources, value FROM block_histor
 
 -- name: block_history_restores
 -- Returns which value an undo brought back with one.
-SELECT restores FROM block_history WHERE block = ? AND version = ?
+SELECT restores FROM block_history WHERE block = ? AND version = ? AND origin = 'undo'
+
+-- name: block_history_get
+-- Reads one value of a block, unless it was forgotten.
+SELECT value, sources FROM block_history WHERE block = ? AND version = ? AND origin <> ?
 
 -- name: block_history_before
 -- Reads the value before one, leaving out those that were forgotten.

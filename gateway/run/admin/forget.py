@@ -48,12 +48,12 @@ YOUNG_S = 3600.0
 _PAGE = 64
 _DAY_S = 86_400.0
 
-PartKind = Literal["message", "exchange", "in"]
-_PARTS: tuple[PartKind, ...] = ("message", "exchange", "in")
+PartKind = Literal["message", "exchange", "in", "fact", "passage"]
+_PARTS: tuple[PartKind, ...] = ("message", "exchange", "in", "fact", "passage")
 
 
 class Part(Struct, frozen=True):
-    """One part of a memory. value: the number of a message or exchange, or a conversation's id (`in`)."""
+    """One part of a memory. value: the number of a message, exchange, fact or passage, or a conversation's id."""
 
     kind: PartKind
     value: int | str
@@ -72,7 +72,7 @@ class ForgetRequest(Struct, frozen=True):
         arguments = Arguments(raw)
         named = [name for name in _PARTS if name in arguments]
         if len(named) > 1:
-            raise BadRequest("Name one of message, exchange and in, not several.", param=named[1])
+            raise BadRequest(f"Name one of {', '.join(_PARTS)}, not several.", param=named[1])
         part = None
         if named:
             kind = named[0]
@@ -191,6 +191,12 @@ class ForgetOperations:
         if isinstance(part.value, str):
             conversation = await forgetting.conversation(agent, part.value)
             return None if conversation is None else ForgetTarget(conversation=conversation)
+        if part.kind == "fact":
+            found = await self.store.facts.at(agent, part.value)
+            return None if found is None else ForgetTarget(facts=[part.value])
+        if part.kind == "passage":
+            there = await self.store.passages.get(agent, [part.value])
+            return ForgetTarget(passages=[part.value]) if there else None
         exchange = await forgetting.exchange(agent, part.value)
         if exchange is None:
             return None

@@ -171,6 +171,11 @@ def _hit(hit: dict[str, Any]) -> str:
     return f"  {hit['rank']}  {hit['kind']} {hit['seq']}  {text}  {scores}  {hit['tokens']} tokens{reason}"
 
 
+def show_fact(fact: dict[str, Any]) -> None:
+    print(f"Fact {fact['seq']}{' (muted)' if fact['muted'] else ''}", file=sys.stderr)
+    print(plain(fact["text"]))
+
+
 def show_cancelled(job: dict[str, Any]) -> None:
     print(f"Job {job['id']} ({job['kind']}) is gone.", file=sys.stderr)
 
@@ -187,6 +192,8 @@ def describe_forgetting(wanted: dict[str, Any]) -> str:
         what = f"the message {wanted['message']}{subject}"
     elif "exchange" in wanted:
         what = f"the message {wanted['exchange']}{subject}, with its question or answer"
+    elif part := next((kind for kind in ("fact", "passage") if kind in wanted), None):
+        what = f"the {part} {wanted[part]}{subject}"
     elif "in" in wanted:
         what = f"the conversation {wanted['in']!r}{subject}"
     elif subject:
@@ -203,6 +210,8 @@ def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, 
 
     wanted: as the command line gave it, `config` and `db` too.
     """
+    if part := next((kind for kind in ("fact", "passage") if kind in wanted), None):
+        return f"Forgotten: 1 {part}." if memories else "There was nothing to forget."
     number = wanted.get("message", wanted.get("exchange"))
     if number is None and "in" not in wanted:
         count, what = memories, "memory" if memories == 1 else "memories"

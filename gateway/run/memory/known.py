@@ -133,8 +133,13 @@ class Known(Struct, frozen=True):
 
 
 async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: float) -> Known:
-    """Returns what there is to know. Raises: StoreError when memory cannot be had."""
+    """Returns what there is to know; of a paused memory as if the request had turned it off.
+
+    Raises: StoreError when memory cannot be had.
+    """
     agent, listing, snapshot = await _look(store, resent, asked)
+    if agent.paused is not None:
+        asked = replace(asked, identity=replace(asked.identity, mode=Mode.OFF))
     identity, target, found = asked.identity, asked.target, snapshot.conversation
     is_named = identity.conversation is not None
     query = Query(
@@ -181,6 +186,8 @@ async def _look(
         raise StoreError("the memory of this user is being removed")
     # Something of this memory was forgotten since the agent was cached.
     if agent.epoch != snapshot.epoch:
+        # It may have been paused, too.
+        agent = await store.agents.load(agent.id) or agent
         agent = replace(agent, epoch=snapshot.epoch)
         store.agents.cache(agent)
     return agent, listing, snapshot

@@ -1,0 +1,176 @@
+"""Changes of a memory by hand: blocks with the version that was seen, facts, pauses. Each is noted in the audit.
+
+An operator makes them over the page or the command line, or the person that the memory is of, by a link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from gateway.core.memory.learn import FACT_CHARS, fact_key
+from gateway.errors import BadRequest, Conflict, UnknownId
+from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
+from storage.errors import BlockOverLimit, NotFound, WriteConflict
+from storage.records import Agent, Block, Fact
+from storage.sql.store import Store
+
+# The actor of what the command line asks for, and of what a link opens.
+COMMAND, LINK = "command", "link"
+
+
+class Editor(Struct, frozen=True):
+    """Who changes a memory. actor: as the audit names it. project: the only one that it sees; None: all."""
+
+    actor: str
+    project: str | None = None
+    origin: Literal["operator", "person"] = "operator"
+
+
+class MemoryEdits(Struct, frozen=True):
+    """Changes memories. uid: a memory's, of which an editor of another project hears as of one that is not there.
+
+    Each method raises: UnknownId: there is no such memory, block or fact; Conflict; BadRequest.
+    """
+
+    store: Store
+    # Seconds since the epoch.
+    now: Callable[[], float]
+    defaults: Defaults = NO_DEFAULTS
+
+    async def edit_block(self, editor: Editor, uid: str, label: str, value: str, version: int) -> Block:
+        """Gives a block another value. version: the one that was seen. Raises Conflict where another is current."""
+        block = await self._block(editor, uid, label, version)
+        try:
+            done = await self.store.blocks.write(
+                block.id, version, value, at=self.now(), origin=editor.origin
+            )
+        except BlockOverLimit as error:
+            words = f"The block takes {block.limit} characters at most, not {len(value)}."
+            raise BadRequest(words, param="value") from error
+        except WriteConflict as error:
+            raise _changed(label) from error
+        await self._note(editor, "edit", uid, f"block {label}, version {done.version}")
+        return done
+
+    async def undo_block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
+        """Takes back the last change of a block. version: as for `edit_block`."""
+        block = await self._block(editor, uid, label, version)
+        try:
+            done = await self.store.blocks.undo(block.id, at=self.now(), version=version)
+        except NotFound as error:
+            raise BadRequest("The block has no change left to undo.", param="version") from error
+        except WriteConflict as error:
+            raise _changed(label) from error
+        await self._note(editor, "undo", uid, f"block {label}, version {done.version}")
+        return done
+
+    async def restore_block(self, editor: Editor, uid: str, label: str, version: int, to: int) -> Block:
+        """Brings back the value of an older version. version: as for `edit_block`."""
+        block = await self._block(editor, uid, label, version)
+        try:
+            done = await self.store.blocks.restore(block.id, version, to, at=self.now(), origin=editor.origin)
+        except NotFound as error:
+            raise BadRequest(
+                f"The block has no version {to} that could be brought back.", param="to"
+            ) from error
+        except BlockOverLimit as error:
+            raise BadRequest(f"Version {to} is longer than the block's limit now.", param="to") from error
+        except WriteConflict as error:
+            raise _changed(label) from error
+        await self._note(editor, "restore", uid, f"block {label}, version {to} as {done.version}")
+        return done
+
+    async def correct_fact(self, editor: Editor, uid: str, seq: int, text: str) -> Fact:
+        """Puts a fact with this text in the place of another one. Returns the new one.
+
+        Raises Conflict where the old one is no longer true.
+        """
+        agent, text = await self._memory(editor, uid), " ".join(text.split())
+        old = await self.store.facts.at(agent.id, seq)
+        if old is None:
+            raise _no_fact()
+        if not text or len(text) > FACT_CHARS:
+            raise BadRequest(f"A fact has 1 to {FACT_CHARS} characters, not {len(text)}.", param="text")
+        if text == old.text:
+            raise BadRequest("The text is the same as before.", param="text")
+        try:
+            new = await self.store.facts.correct(
+                agent, seq, text, fact_key(text) or text, editor.origin, self.now()
+            )
+        except NotFound as error:
+            raise _no_fact() from error
+        except WriteConflict as error:
+            raise Conflict(f"Nothing was changed: {error.message}.", param="text") from error
+        await self._note(editor, "correct", uid, f"fact {seq} as {new.seq}")
+        return new
+
+    async def mute_fact(self, editor: Editor, uid: str, seq: int, *, is_muted: bool) -> Fact:
+        """Has a fact stay in lists alone, or be said again."""
+        agent = await self._memory(editor, uid)
+        try:
+            fact = await self.store.facts.mute(agent.id, seq, self.now(), is_muted=is_muted)
+        except NotFound as error:
+            raise _no_fact() from error
+        await self._note(editor, "mute", uid, f"fact {seq}, {'muted' if is_muted else 'said again'}")
+        return fact
+
+    async def pause(self, editor: Editor, uid: str, *, is_paused: bool) -> None:
+        """Has nothing remembered or recalled of a person, whatever requests say, until that is resumed."""
+        agent = await self._memory(editor, uid)
+        await self.store.forgetting.pause(agent.id, self.now() if is_paused else None)
+        await self._note(editor, "pause", uid, "paused" if is_paused else "resumed")
+
+    # -- as the command line asks
+
+    async def correct(self, raw: RawArguments) -> dict[str, Any]:
+        """Corrects a fact. Returns the new one."""
+        arguments = Arguments(raw)
+        uid, seq, text = await self._uid(arguments), arguments.number("fact"), arguments.text("text")
+        return asdict(await self.correct_fact(Editor(COMMAND), uid, seq, text))
+
+    async def mute(self, raw: RawArguments) -> dict[str, Any]:
+        """Mutes a fact, or has it said again (`off`). Returns it."""
+        arguments = Arguments(raw)
+        uid, seq = await self._uid(arguments), arguments.number("fact")
+        return asdict(await self.mute_fact(Editor(COMMAND), uid, seq, is_muted=not arguments.flag("off")))
+
+    async def _uid(self, arguments: Arguments) -> str:
+        scope = arguments.owner(self.defaults).scope
+        agent = await self.store.agents.find(scope)
+        if agent is None:
+            raise BadRequest(nothing_of(scope), param="user")
+        return agent.uid
+
+    # -- parts
+
+    async def _memory(self, editor: Editor, uid: str) -> Agent:
+        agent = await self.store.agents.by_uid(uid)
+        if agent is None or editor.project not in (None, agent.scope.project):
+            raise UnknownId("There is no such memory.")
+        return agent
+
+    async def _block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
+        agent = await self._memory(editor, uid)
+        found = next((b for b in await self.store.blocks.load(agent.id) if b.label == label), None)
+        if found is None:
+            raise UnknownId("There is no such block.")
+        if found.version != version:
+            raise _changed(label)
+        return found
+
+    async def _note(self, editor: Editor, action: str, uid: str, what: str) -> None:
+        await self.store.audit.add(self.now(), editor.actor, action, uid, what)
+
+
+def _changed(label: str) -> Conflict:
+    return Conflict(
+        f"The block {label!r} was changed since you saw it. Nothing was written.", param="version"
+    )
+
+
+def _no_fact() -> UnknownId:
+    return UnknownId("There is no such fact.")

@@ -1,0 +1,195 @@
+"""Memories changed by hand: blocks, facts, pauses. What was seen counts, and the audit has it without words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import BadRequest, Conflict, UnknownId
+from gateway.operations import make_operations
+from gateway.run.admin.memory_edits import Editor, MemoryEdits
+from gateway.settings import BlockSettings
+from storage.commands import Learned, LearnedFact
+from storage.records import Agent, Scope
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.sdk import World, agent, remember
+
+pytestmark = pytest.mark.both
+
+OPERATOR = Editor("ops")
+BLOCKS = (
+    BlockSettings("human", "What is known of the user.", limit=40),
+    BlockSettings("law", read_only=True),
+)
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path, agent(blocks=BLOCKS)) as made:
+        assert said(made, "Hello.")["x-mnemogate-memory"] == "on"
+        yield made
+
+
+def said(world: World, text: str, **headers: str) -> dict[str, str]:
+    asked = {"x-mnemogate-user": "alice", **headers}
+    reply = world.post([{"role": "user", "content": text}], asked, model="agent/helper")
+    assert reply.status == 200
+    world.settle()
+    return dict(reply.headers)
+
+
+def memory(world: World) -> Agent:
+    async def find() -> Agent:
+        found = await world.store.agents.find(Scope("default", "helper", "user:alice"))
+        assert found is not None
+        return found
+
+    return world.gateway.call(find())
+
+
+def edits(world: World) -> MemoryEdits:
+    return MemoryEdits(world.store, world.clock)
+
+
+def audit(world: World) -> list[tuple[str, str, str]]:
+    async def read() -> list[tuple[str, str, str]]:
+        listed = await world.store.audit.list(before=1 << 40)
+        return [(each.actor, each.action, each.what) for each in listed]
+
+    return world.gateway.call(read())
+
+
+def learn(world: World, *texts: str) -> list[int]:
+    async def write() -> list[int]:
+        of = await world.store.agents.find(Scope("default", "helper", "user:alice"))
+        assert of is not None
+        facts = [LearnedFact(text, "", text.casefold(), 1.0, None, ()) for text in texts]
+        effect = world.store.facts.learning(of, 0, 1, world.clock(), lambda blocks: Learned(facts=facts))
+        await world.store.database.write(effect)
+        return [fact.seq for fact in reversed(await world.store.facts.list(of.id))]
+
+    return world.gateway.call(write())
+
+
+def test_a_block_is_edited_undone_and_brought_back(world: World) -> None:
+    uid, change = memory(world).uid, edits(world)
+    call = world.gateway.call
+    for version, value in enumerate(("One.", "Two.", "Three."), 1):
+        done = call(change.edit_block(OPERATOR, uid, "human", value, version))
+        assert (done.version, done.value) == (version + 1, value)
+    with pytest.raises(Conflict):
+        call(change.edit_block(OPERATOR, uid, "human", "Late.", 2))
+    assert call(change.restore_block(OPERATOR, uid, "human", 4, 2)).value == "One."
+    assert call(change.undo_block(OPERATOR, uid, "human", 5)).value == "Three."
+    assert call(change.undo_block(OPERATOR, uid, "human", 6)).value == "Two."
+    with pytest.raises(Conflict):
+        call(change.undo_block(OPERATOR, uid, "human", 6))
+    for version in (99, 7_000):
+        with pytest.raises(BadRequest):
+            call(change.restore_block(OPERATOR, uid, "human", 7, version))
+    assert world.block("alice").value == "Two."
+    assert [action for _, action, _ in audit(world)] == ["undo", "undo", "restore", *["edit"] * 3]
+    assert audit(world)[2] == ("ops", "restore", "block human, version 2 as 5")
+    said(world, "What do you know?")
+    assert b"Two." in world.upstream.last.body
+
+
+def test_a_value_over_the_limit_is_refused_with_both_numbers(world: World) -> None:
+    with pytest.raises(BadRequest, match=r"40 characters at most, not 41"):
+        world.gateway.call(edits(world).edit_block(OPERATOR, memory(world).uid, "human", "x" * 41, 1))
+
+
+def test_a_block_that_models_may_not_write_is_the_operators(world: World) -> None:
+    done = world.gateway.call(edits(world).edit_block(OPERATOR, memory(world).uid, "law", "Be kind.", 1))
+    assert done.value == "Be kind."
+
+
+@pytest.mark.parametrize("editor", [OPERATOR, Editor("theirs", "other")])
+def test_what_is_not_there_and_what_is_anothers_are_alike(world: World, editor: Editor) -> None:
+    uid = "0" * 32 if editor is OPERATOR else memory(world).uid
+    change = edits(world)
+    works: list[Any] = [
+        change.edit_block(editor, uid, "human", "x", 1),
+        change.undo_block(editor, uid, "human", 1),
+        change.restore_block(editor, uid, "human", 1, 1),
+        change.correct_fact(editor, uid, 1, "x"),
+        change.mute_fact(editor, uid, 1, is_muted=True),
+        change.pause(editor, uid, is_paused=True),
+    ]
+    for work in works:
+        with pytest.raises(UnknownId, match="There is no such memory"):
+            world.gateway.call(work)
+    assert audit(world) == []
+
+
+def test_a_corrected_fact_is_what_is_recalled(world: World) -> None:
+    (seq,) = learn(world, "Alice's train leaves on 5 May.")
+    uid, change = memory(world).uid, edits(world)
+    new = world.gateway.call(change.correct_fact(OPERATOR, uid, seq, " Alice's train leaves on 4 May.\n"))
+    assert (new.text, new.origin) == ("Alice's train leaves on 4 May.", "operator")
+    said(world, "When does my train leave?")
+    assert b"4 May" in world.upstream.last.body
+    assert b"5 May" not in world.upstream.last.body
+    for text in ("", "x" * 401, new.text):
+        with pytest.raises(BadRequest):
+            world.gateway.call(change.correct_fact(OPERATOR, uid, new.seq, text))
+    with pytest.raises(Conflict):
+        world.gateway.call(change.correct_fact(OPERATOR, uid, seq, "Another."))
+    with pytest.raises(UnknownId):
+        world.gateway.call(change.correct_fact(OPERATOR, uid, 999, "Another."))
+    assert audit(world) == [("ops", "correct", f"fact {seq} as {new.seq}")]
+
+
+def test_a_muted_fact_is_said_by_no_note_until_it_is_unmuted(world: World) -> None:
+    (seq,) = learn(world, "Alice's train leaves on 5 May.")
+    uid, change = memory(world).uid, edits(world)
+    world.gateway.call(change.mute_fact(OPERATOR, uid, seq, is_muted=True))
+    said(world, "When does my train leave?")
+    assert b"5 May" not in world.upstream.last.body
+    world.gateway.call(change.mute_fact(OPERATOR, uid, seq, is_muted=False))
+    said(world, "When will my train leave?")
+    assert b"5 May" in world.upstream.last.body
+    assert [what for _, _, what in audit(world)] == [f"fact {seq}, said again", f"fact {seq}, muted"]
+
+
+def test_while_a_memory_is_paused_every_request_is_off_the_record(world: World) -> None:
+    said(world, "My cat is called Miso.")
+    uid, change = memory(world).uid, edits(world)
+    world.gateway.call(change.pause(OPERATOR, uid, is_paused=True))
+    stored = world.query("SELECT count(*) FROM exchanges WHERE input IS NOT NULL")
+    for mode in ("on", "strict", "read"):
+        shown = said(world, "What is my cat called, and what of Zqdogx?", **{"x-mnemogate-memory": mode})
+        assert shown["x-mnemogate-memory"] == "off"
+        assert b"Miso" not in world.upstream.last.body
+    assert said(world, "Whose cat?", **{"x-mnemogate-user": "bob"})["x-mnemogate-memory"] == "on"
+    bobs = 1
+    assert world.query("SELECT count(*) FROM exchanges WHERE input IS NOT NULL") == [stored[0] + bobs]
+    assert b"Zqdogx" not in world.data()
+    world.gateway.call(change.pause(OPERATOR, uid, is_paused=False))
+    shown = said(world, "What is my cat called, I ask?")
+    assert shown["x-mnemogate-memory"] == "on"
+    assert b"Miso" in world.upstream.last.body
+    assert [what for _, _, what in audit(world)] == ["resumed", "paused"]
+
+
+def test_the_command_line_corrects_mutes_and_forgets_one_fact(world: World) -> None:
+    cat, train = learn(world, "The cat is grey.", "The train leaves on 5 May.")
+    named = {"project": "default", "profile": "helper", "user": "alice"}
+    operations = make_operations(world.gateway.app.settings, world.store)
+
+    def perform(name: str, **arguments: Any) -> Any:
+        return world.gateway.call(operations.perform(name, {**named, **arguments}))
+
+    new = perform("memory-correct", fact=train, text="The train leaves on 4 May.")
+    assert perform("memory-mute", fact=new["seq"])["muted"]
+    assert not perform("memory-mute", fact=new["seq"], off=True)["muted"]
+    answer = perform("memory-forget", fact=cat)
+    assert (answer["done"], answer["memories"]) == (True, 1)
+    assert b"The cat is grey." not in world.data()
+    with pytest.raises(BadRequest, match=f"no fact {cat}"):
+        perform("memory-forget", fact=cat)
+    with pytest.raises(BadRequest, match="not several"):
+        perform("memory-forget", fact=cat, message=1)
