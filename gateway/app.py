@@ -30,6 +30,7 @@ from gateway.metrics import Metrics
 from gateway.open_database import may_be_keyed, preload
 from gateway.operations import make_operations, request_operations
 from gateway.provider_factory import make_embedder, make_providers, own_provider
+from gateway.run.admin.links import LinkOperations
 from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.loop import run_at_start
 from gateway.run.chat import Chat
@@ -190,7 +191,11 @@ class Gateway:
                 OwnResponses(self._stored_responses(), self.chat.rules),
             ),
             *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
-            *memory_routes(request_operations(settings, self.store, self.requests)),
+            *memory_routes(
+                request_operations(settings, self.store, self.requests),
+                LinkOperations(self.store, self.requests.now, settings.default_profile),
+                bodies,
+            ),
             *health_routes(self.readiness, self.metrics),
         ]
         if admin_token is not None:

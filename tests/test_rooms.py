@@ -49,7 +49,8 @@ STORAGE = {
 # The store and its groups, for the types of what a room is handed. Nobody can make one of these without a database,
 # and those are behind `storage.open`.
 STORE = {
-    f"storage.sql.{group}" for group in ("store", "jobs", "keys", "conversation_locks", "spending", "turns")
+    f"storage.sql.{group}"
+    for group in ("store", "jobs", "keys", "conversation_locks", "links", "spending", "turns")
 }
 
 # room -> what it may import of ours beside itself; a name ending in "." stands for everything below it.

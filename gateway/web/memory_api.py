@@ -1,19 +1,25 @@
-"""`/v1/memory/…`: why a reply recalled what it did, for applications that show sources under their replies."""
+"""`/v1/memory/…`: why a reply recalled what it did, for applications that show sources under their replies, and links
+that open a memory to its person.
+"""
 
 from __future__ import annotations
 
 import msgspec
+import orjson
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.errors import MemoryUnavailable
+from gateway.errors import BadRequest, MemoryUnavailable
+from gateway.run.admin.links import LinkOperations
 from gateway.run.admin.requests import RequestOperations
+from gateway.web.body import BodyReader
 from gateway.web.middleware import trace_of
 from storage.errors import StoreError
 
 
-def memory_routes(requests: RequestOperations) -> list[Route]:
+def memory_routes(requests: RequestOperations, links: LinkOperations, bodies: BodyReader) -> list[Route]:
     """Returns the routes. A caller sees what belongs to the project of its key."""
 
     async def explain(request: Request) -> Response:
@@ -25,4 +31,22 @@ def memory_routes(requests: RequestOperations) -> list[Route]:
             raise MemoryUnavailable.since(error.status) from error
         return Response(msgspec.json.encode(found), media_type="application/json")
 
-    return [Route("/v1/memory/requests/{id:path}", explain, methods=["GET"])]
+    async def link(request: Request) -> Response:
+        trace = trace_of(request.scope)
+        trace.route = "memory"
+        async with bodies.read(request.scope, request.receive) as raw:
+            try:
+                body = orjson.loads(bytes(raw))
+            except ValueError:
+                raise BadRequest("The body is no JSON.") from None
+        try:
+            made = await links.create(body, trace.caller.project, trace.caller.key)
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        url = f"{request.url.scheme}://{request.url.netloc}{made.url}"
+        return Response(msgspec.json.encode(replace(made, url=url)), media_type="application/json")
+
+    return [
+        Route("/v1/memory/requests/{id:path}", explain, methods=["GET"]),
+        Route("/v1/memory/links", link, methods=["POST"]),
+    ]

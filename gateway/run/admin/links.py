@@ -1,0 +1,95 @@
+"""Links that open a memory to the person that it is of, with rights and a time. An application makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, get_args
+
+from msgspec import Meta, Struct
+
+from gateway.checked import Fault, Invalid, convert
+from gateway.errors import BadRequest, NotAllowed, UnknownId
+from gateway.run.admin.memory_edits import LINK, Editor
+from storage.records import Scope
+from storage.sql.links import FoundLink
+from storage.sql.store import Store
+
+Right = Literal["see", "correct", "forget", "export", "pause"]
+RIGHTS: tuple[Right, ...] = get_args(Right)
+PATH = "/ui/me/"
+_NO_LINK = "There is no such page. Links end after a time: ask for another one."
+
+
+class LinkRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a request for a link."""
+
+    user: Annotated[str, Meta(min_length=1)]
+    # None: the project's default.
+    profile: str | None = None
+    ttl_s: Annotated[int, Meta(ge=60, le=86_400)] = 3_600
+    rights: tuple[Right, ...] = RIGHTS
+
+
+class MadeLink(Struct, frozen=True):
+    """A link that was made. url: its path, where no host is known."""
+
+    url: str
+    # Seconds since the epoch.
+    expires_at: float
+    rights: tuple[Right, ...]
+
+
+class LinkOperations(Struct, frozen=True):
+    """Makes links, and opens what they open."""
+
+    store: Store
+    # Seconds since the epoch.
+    now: Callable[[], float]
+    # The default profile of a project.
+    profile: Callable[[str], str]
+
+    async def create(self, body: Any, project: str, key: int) -> MadeLink:
+        """Makes a link to a user's memory.
+
+        body: parsed JSON, as `LinkRequest`.
+        key: of the caller; 0: there are no keys.
+
+        Raises: BadRequest; UnknownId: nothing is remembered of the user.
+        """
+        try:
+            wanted = convert(body, LinkRequest)
+        except Invalid as error:
+            raise _refusal(error.fault) from error
+        rights = tuple(right for right in RIGHTS if right in wanted.rights)
+        scope = Scope(project, wanted.profile or self.profile(project), f"user:{wanted.user}")
+        agent = await self.store.agents.find(scope)
+        if agent is None:
+            raise UnknownId("Nothing is remembered of this user yet.", param="user")
+        now = self.now()
+        token = await self.store.links.create(agent.id, key, now + wanted.ttl_s, rights, now)
+        await self.store.audit.add(now, f"key {key}" if key else LINK, "link_create", agent.uid)
+        return MadeLink(PATH + token, now + wanted.ttl_s, rights)
+
+    async def open(self, token: str, right: Right = "see") -> FoundLink:
+        """Returns the link of a token. Raises: UnknownId; NotAllowed: it lacks the right."""
+        found = await self.store.links.find(token, self.now())
+        if found is None:
+            raise UnknownId(_NO_LINK)
+        if right not in found.rights:
+            raise NotAllowed("This link does not allow that.")
+        return found
+
+
+def editor_of(link: FoundLink) -> Editor:
+    """Returns who changes a memory by a link."""
+    return Editor(LINK, link.scope.project, "person")
+
+
+def _refusal(fault: Fault) -> BadRequest:
+    name = ".".join(map(str, fault.path)) or None
+    if fault.kind == "extra_forbidden":
+        hint = f" Did you mean {fault.nearest}?" if fault.nearest else ""
+        return BadRequest(f"Unknown field: {name}.{hint}", param=name)
+    if fault.kind == "missing":
+        return BadRequest(f"The field {name} is missing.", param=name)
+    return BadRequest(f"{name or 'The body'}: {fault.message}.", param=name)

@@ -1,0 +1,146 @@
+"""Links that open a memory to its person: how an application makes them, and when they end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.errors import NotAllowed, UnknownId
+from gateway.run.admin.links import PATH, RIGHTS, LinkOperations, editor_of
+from gateway.run.admin.memory_edits import MemoryEdits
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.sdk import World, remember
+
+pytestmark = pytest.mark.both
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path) as made:
+        for user in ("alice", "bob"):
+            reply = made.post([{"role": "user", "content": "Hello."}], {"x-mnemogate-user": user})
+            assert reply.status == 200
+        made.settle()
+        yield made
+
+
+def ask(world: World, body: Any, **headers: str) -> httpx.Response:
+    return httpx.post(f"{world.gateway.url}/v1/memory/links", json=body, headers=headers)
+
+
+def links(world: World) -> LinkOperations:
+    return LinkOperations(world.store, world.clock, world.gateway.app.settings.default_profile)
+
+
+def token_of(reply: httpx.Response) -> str:
+    assert reply.status_code == 200, reply.text
+    url = str(reply.json()["url"])
+    host = str(reply.request.url).removesuffix("/v1/memory/links")
+    assert url.startswith(host + PATH)
+    return url.removeprefix(host + PATH)
+
+
+def test_a_link_opens_the_memory_of_one_person_for_a_time(world: World) -> None:
+    reply = ask(world, {"user": "alice", "ttl_s": 60})
+    found = reply.json()
+    assert found["rights"] == list(RIGHTS)
+    assert found["expires_at"] == pytest.approx(world.clock.now + 60, abs=1)
+    opened = world.gateway.call(links(world).open(token_of(reply)))
+    assert opened.scope.subject == "user:alice"
+    world.clock.sleep(61)
+    with pytest.raises(UnknownId):
+        world.gateway.call(links(world).open(token_of(reply)))
+
+
+def test_a_link_has_its_rights_and_no_others(world: World) -> None:
+    reply = ask(world, {"user": "alice", "rights": ["pause", "see"]})
+    assert reply.json()["rights"] == ["see", "pause"]
+    operations, token = links(world), token_of(reply)
+    link = world.gateway.call(operations.open(token, "pause"))
+    for right in ("correct", "forget", "export"):
+        with pytest.raises(NotAllowed):
+            world.gateway.call(operations.open(token, right))
+    editor = editor_of(link)
+    assert (editor.actor, editor.origin) == ("link", "person")
+    edits = MemoryEdits(world.store, world.clock)
+    world.gateway.call(edits.pause(editor, link.memory_uid, is_paused=True))
+    assert world.gateway.call(operations.open(token)).paused is not None
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "user"),
+        ({"user": ""}, "user"),
+        ({"user": 7}, "user"),
+        ({"user": "alice", "ttl": 60}, "ttl"),
+        ({"user": "alice", "ttl_s": 59}, "ttl_s"),
+        ({"user": "alice", "ttl_s": 86_401}, "ttl_s"),
+        ({"user": "alice", "rights": ["see", "undo"]}, "rights.1"),
+        ([], None),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_named(world: World, body: Any, param: str | None) -> None:
+    reply = ask(world, body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+
+
+def test_a_body_that_is_no_json_is_refused(world: World) -> None:
+    reply = httpx.post(f"{world.gateway.url}/v1/memory/links", content=b"{")
+    assert reply.status_code == 400
+
+
+def test_who_has_no_memory_gets_no_link(world: World) -> None:
+    assert ask(world, {"user": "carol"}).status_code == 404
+    assert ask(world, {"user": "alice", "profile": "other"}).status_code == 404
+
+
+def test_a_link_is_of_its_keys_project_and_ends_with_its_key(world: World) -> None:
+    keyless = token_of(ask(world, {"user": "alice"}))
+
+    async def make(project: str) -> str:
+        return (await world.store.keys.create(project, f"key of {project}"))[1]
+
+    own, theirs = world.gateway.call(make("default")), world.gateway.call(make("other"))
+    assert ask(world, {"user": "alice"}).status_code == 401
+    assert ask(world, {"user": "alice"}, authorization=f"Bearer {theirs}").status_code == 404
+    token = token_of(ask(world, {"user": "alice"}, authorization=f"Bearer {own}"))
+    operations = links(world)
+    assert world.gateway.call(operations.open(token)).scope.subject == "user:alice"
+    with pytest.raises(UnknownId):
+        world.gateway.call(operations.open(keyless))
+
+    async def revoke() -> None:
+        await world.store.keys.revoke("key of default")
+
+    world.gateway.call(revoke())
+    with pytest.raises(UnknownId):
+        world.gateway.call(operations.open(token))
+
+
+def test_a_forgotten_persons_link_ends(world: World) -> None:
+    token = token_of(ask(world, {"user": "alice"}))
+    bobs = token_of(ask(world, {"user": "bob"}))
+    link = world.gateway.call(links(world).open(token))
+
+    async def forget() -> None:
+        await world.store.forgetting.wipe(link.agent)
+
+    world.gateway.call(forget())
+    with pytest.raises(UnknownId):
+        world.gateway.call(links(world).open(token))
+    assert world.gateway.call(links(world).open(bobs)).scope.subject == "user:bob"
+    assert token.encode() not in world.data()
+
+
+def test_making_a_link_is_noted(world: World) -> None:
+    ask(world, {"user": "alice"})
+
+    async def read() -> list[tuple[str, str]]:
+        return [(e.action, e.what) for e in await world.store.audit.list(before=1 << 40)]
+
+    assert world.gateway.call(read()) == [("link_create", "")]
