@@ -55,6 +55,7 @@ from gateway.web.memory_api import memory_routes
 from gateway.web.messages import is_unknown, messages_errors, messages_routes
 from gateway.web.middleware import Edge
 from gateway.web.models import model_routes
+from gateway.web.response_compaction import COMPACT_PATH, INPUT_TOKENS_PATH, CompactPath, InputTokensPath
 from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes
 from gateway.web.sockets.responses_socket import OpensSocket, ResponsesSockets
 from gateway.web.stored_responses import OwnResponses, unknown_response
@@ -171,7 +172,9 @@ class Gateway:
             agents = agents_routes(self.agent_services.agents_api(self.models, limits), bodies)
             names = self.agent_services.chat.names
         forwarding = Forwarding(settings, self.providers, self.chat.failover)
-        responses = ResponsesPath("responses", forwarding, bodies, max_upload_bytes, limits, self._chat)
+        own = OwnResponses(self._stored_responses(), self.chat.rules, self.chat.conversations, bodies)
+        parts_of_responses = ("responses", forwarding, bodies, max_upload_bytes, limits, self._chat, own)
+        responses = ResponsesPath(*parts_of_responses)
         routes: list[BaseRoute] = [
             # Gives other methods their 405; posts never come this far.
             *(Route(path, _only_post, methods=["POST"]) for path in CHAT_PATHS),
@@ -181,6 +184,10 @@ class Gateway:
             *agents,  # before the models: `/v1/models/` is a list of the agents API
             *model_routes(self.models, names),
             Route(RESPONSES_PATH, responses, methods=["POST"]),
+            *(
+                Route(path, of_path(*parts_of_responses), methods=["POST"])
+                for path, of_path in ((INPUT_TOKENS_PATH, InputTokensPath), (COMPACT_PATH, CompactPath))
+            ),
             Route(RESPONSES_PATH, OpensSocket(), methods=["GET"]),
             *stored_routes(
                 forwarding,
@@ -188,7 +195,7 @@ class Gateway:
                 max_upload_bytes,
                 limits,
                 [spec.system for spec in self.chat.directory.specs],
-                OwnResponses(self._stored_responses(), self.chat.rules),
+                own,
             ),
             *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
             *memory_routes(

@@ -51,6 +51,7 @@ from gateway.run.memory.stored_turns import paths_to, with_references
 from gateway.run.native_turn import EarlierReplies, FoundReplies, NativeRequest, NativeRun, native_request
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
+from gateway.run.response_conversations import ConversationHead, ResponseConversations
 from gateway.run.sink import Sink
 from gateway.run.turn import TreeMemory, TurnLimits, TurnMemory, TurnRun
 from gateway.run.upstream.failover import Attempts, Endpoint, Failover
@@ -102,6 +103,7 @@ class Chat:
         self.keeper = keeper
         self.directory = directory
         self._agents = agents
+        self.conversations = ResponseConversations(keeper.store, keeper.now)
         self._rules_of = cache(partial(rules_of, settings))
         self._route_of = lru_cache(maxsize=_MOST_ROUTES)(partial(resolve_route, settings))
         self._has_named_missing = False
@@ -127,19 +129,35 @@ class Chat:
         receipt: Receipt,
         view: MakesView,
         memory: str | None = None,
+        head: ConversationHead | None = None,
     ) -> str:
         """Answers a request, and returns how memory stood for it: on, read, off, none or unavailable.
 
         view: the dialect's.
         memory: the mode that the caller's key gives to requests that ask for none.
+        head: the conversation that the request goes on with; its first response has it belong to a memory.
 
         Raises: GatewayError while nothing was sent; ClientGone.
         """
         call = await self._call(request, headers, project, credential, sink, receipt, view, memory)
+        if head is not None and call.identity.scope is not None and call.identity.mode in KEEPS:
+            await self.conversations.bind(head, call.identity.scope, call.spec)
         if call.kind is ConversationKind.AGENT:
             await self._agents.complete(call)
             return "on"
-        return await self._complete(call)
+        return await self._complete(call, head)
+
+    async def whole(
+        self, request: ChatRequest, headers: Sequence[tuple[bytes, bytes]], project: str
+    ) -> ChatRequest:
+        """Returns a request with all that it only refers to. Raises: BadRequest, UnknownModel, MemoryUnavailable."""
+        if not request.references:
+            return request
+        return await self._with_references(headers, request, project, None)
+
+    def window(self, model: str) -> int | None:
+        """Returns the tokens of a model's window; None: they are not known. Raises: UnknownModel."""
+        return self._route_of(model).context_window
 
     async def _call(
         self,
@@ -442,7 +460,9 @@ class Chat:
     def _with_chosen(self, identity: Identity, request: ChatRequest) -> Identity:
         """Returns it with the memory that the request has where it names nobody."""
         chosen = request.unnamed
-        if chosen is None or identity.scope is not None or self.directory.profile(identity) is None:
+        if chosen is None or self.directory.profile(identity) is None:
+            return identity
+        if identity.scope is not None and (identity.user is not None or chosen.scope is None):
             return identity
         return identity.with_memory(chosen.conversation, chosen.scope)
 
@@ -456,13 +476,16 @@ class Chat:
             return identity
         return replace(identity, mode=_READ, side_request=SUB_AGENT, leaves_nothing=True)
 
-    async def _complete(self, call: ChatCall) -> str:
+    async def _complete(self, call: ChatCall, head: ConversationHead | None = None) -> str:
         """Answers a request in a client conversation. Returns the state of memory for it."""
         request, spec, route, receipt = call.request, call.spec, call.route, call.receipt
         attempts = self.failover.attempts(route, lambda: _conversation_key(request), call.sink, receipt)
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueuePlace() as place:
             begun, call.memory = await self._begin_memory(call, attempts, place)
+            if head is not None and head.items and begun is not None and begun[0].known.row >= 0:
+                # They are on disk with the turn that was opened.
+                await self.conversations.taken(head, frozenset(item["id"] for item in head.items))
             # With nothing to add, and no window to cut it to, a reply is handed on as it comes.
             is_bare = begun is None and not spec.system and attempts.target.context_window is None
             is_bare = is_bare and not any(map(_context_window, route.others))

@@ -19,6 +19,7 @@ from gateway.run.chat import Chat
 from gateway.run.native_turn import NativeRequest
 from gateway.run.receipt import Receipt
 from gateway.run.request_log import RequestLog
+from gateway.run.response_conversations import ConversationHead
 from gateway.run.upstream.route import Route
 from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader
@@ -69,8 +70,13 @@ class ChatRoute:
         scope: Scope,
         receive: Receive,
         send: Send,
+        head: ConversationHead | None = None,
     ) -> None:
-        """Answers a request that was read. view: of the dialect in which it came."""
+        """Answers a request that was read.
+
+        view: of the dialect in which it came.
+        head: the conversation with items that it goes on with.
+        """
         trace = trace_of(scope)
         caller = trace.caller
         trace.receipt = receipt
@@ -87,6 +93,7 @@ class ChatRoute:
                     receipt,
                     view,
                     caller.memory,
+                    head,
                 )
             finally:
                 # A client that left has had its headers.

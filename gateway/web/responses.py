@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
-from typing import Final
+from typing import ClassVar, Final
 
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -22,13 +22,15 @@ from gateway.core.request.identity import UNNAMED
 from gateway.core.request.request_headers import RawHeaders
 from gateway.dialects.responses.instructions import cut_from_stored
 from gateway.dialects.responses.native import NativeResponse, read_native
-from gateway.dialects.responses.parse import parse
+from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.render import MakesResponses
 from gateway.dialects.responses.response_ids import goes_on_from_here, is_here
 from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools
 from gateway.errors import BadRequest
 from gateway.limits import Limits
 from gateway.run.receipt import Receipt
+from gateway.run.response_conversations import ConversationHead
+from gateway.run.stored_responses import ResponseOwner
 from gateway.run.upstream.forward import Forwarding, Outgoing
 from gateway.run.upstream.relay import ReplyChange
 from gateway.web.body import BodyReader
@@ -36,6 +38,8 @@ from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedPath
 from gateway.web.middleware import trace_of
 from gateway.web.model_field import NamedRequest
+from gateway.web.response_conversations import CONVERSATIONS_PATH
+from gateway.web.stored_responses import OwnResponses
 
 RESPONSES_PATH: Final = "/v1/responses"
 _AGENT: Final = b"x-mnemogate-agent"
@@ -45,9 +49,15 @@ _OF_PARTS: Final = frozenset((b"range", b"if-range"))
 
 @dataclass(eq=False)
 class ResponsesPath(ForwardedPath):
-    """The route of that path. chats: answers chat completions."""
+    """The route of that path.
+
+    chats: answers chat completions.
+    own: knows the responses and conversations of the gateway's own.
+    """
 
     chats: ChatRoute
+    own: OwnResponses
+    needs_input: ClassVar[bool] = True
 
     async def answer(
         self, head: ForwardedHead, asked: NamedRequest, scope: Scope, receive: Receive, send: Send
@@ -61,15 +71,24 @@ class ResponsesPath(ForwardedPath):
             headers = _headers(scope["headers"], native.conversation)
             await self.chats.answer_native(native, route, headers, scope, receive, send)
             return
-        trace = trace_of(scope)
-        trace.memory = None
-        takes = self._takes(head, asked, scope)
-        request = parse(bytes(asked.raw), self.chats.settings.max_messages, takes)
-        if request.echo["store"]:
-            request.chat.unnamed = MemoryChoice(UNNAMED + token_hex(16))
+        trace_of(scope).memory = None
+        request, conversation = await self._read(head, asked, scope)
         request.chat.query = scope["query_string"].decode("latin-1")
-        receipt = Receipt(trace.begun, trace.request_id)
         headers = _headers(scope["headers"], request.conversation)
+        await self.respond(request, conversation, headers, scope, receive, send)
+
+    async def respond(
+        self,
+        request: ResponsesRequest,
+        conversation: ConversationHead | None,
+        headers: RawHeaders,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Answers a request that was read, by way of chat completions. conversation: the one that it names."""
+        trace = trace_of(scope)
+        receipt = Receipt(trace.begun, trace.request_id)
         view = MakesResponses(
             request.echo,
             partial(_turn, receipt),
@@ -77,7 +96,30 @@ class ResponsesPath(ForwardedPath):
             request.forms,
             request.shows_sealed,
         )
-        await self.chats.answer(request.chat, headers, view, receipt, scope, receive, send)
+        await self.chats.answer(request.chat, headers, view, receipt, scope, receive, send, conversation)
+
+    async def _read(
+        self, head: ForwardedHead, asked: NamedRequest, scope: Scope
+    ) -> tuple[ResponsesRequest, ConversationHead | None]:
+        """Returns a request, and the conversation of the gateway's own that it names. Raises: GatewayError."""
+        takes, most = self._takes(head, asked, scope), self.chats.settings.max_messages
+        request = parse(bytes(asked.raw), most, takes, needs_input=self.needs_input)
+        if not is_here(request.conversation):
+            if request.echo["store"]:
+                request.chat.unnamed = MemoryChoice(UNNAMED + token_hex(16))
+            return request, None
+        conversation = await self._conversation(request, scope)
+        if conversation.items:
+            request = parse(bytes(asked.raw), most, takes, conversation.items, needs_input=self.needs_input)
+        request.chat.unnamed = MemoryChoice(conversation.id, conversation.scope)
+        return request, conversation
+
+    async def _conversation(self, request: ResponsesRequest, scope: Scope) -> ConversationHead:
+        """Returns the conversation that a request goes on with. Raises: UnknownId."""
+        project = trace_of(scope).caller.project
+        user = self.own.user(scope["headers"], project, request.chat.json)
+        owner = ResponseOwner(project, user)
+        return await self.chats.chat.conversations.find(owner, request.conversation or "")
 
     def _takes(self, head: ForwardedHead, asked: NamedRequest, scope: Scope) -> UpstreamTools:
         """Returns what all upstreams that may answer take of tools; an agent's are not known yet."""
@@ -142,7 +184,8 @@ class StoredPath(ForwardedPath):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         id = scope["path"].split("/")[3:4]
-        if id and is_here(id[0]):
+        is_made = scope["path"] == CONVERSATIONS_PATH and not self.forwarding.has("/conversations")
+        if is_made or (id and is_here(id[0])):
             trace = trace_of(scope)
             trace.route, trace.memory = self.name, None
             await self.own(scope, receive, send)

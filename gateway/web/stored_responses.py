@@ -22,8 +22,11 @@ from gateway.dialects.responses.parse import SEALED_THOUGHTS
 from gateway.dialects.responses.render import stored_response
 from gateway.dialects.responses.response_ids import turn_of
 from gateway.errors import BadRequest, UnknownId, UnknownPath
+from gateway.run.response_conversations import ResponseConversations
 from gateway.run.stored_responses import FoundResponse, ResponseOwner, StoredResponses
+from gateway.web.body import BodyReader
 from gateway.web.middleware import trace_of
+from gateway.web.response_conversations import CONVERSATIONS_PATH, OwnConversations
 
 ITEMS: Final = "input_items"
 
@@ -38,8 +41,11 @@ class OwnResponses:
 
     stored: StoredResponses
     rules: Callable[[str], IdentityRules]
+    conversations: ResponseConversations
+    bodies: BodyReader
 
     def __post_init__(self) -> None:
+        self._conversations = OwnConversations(self.conversations, self.bodies, self.owner)
         # A request that names no user is not one of the default user: the id is enough.
         self._rules = cache(lambda project: replace(self.rules(project), default_user=None))
 
@@ -52,9 +58,10 @@ class OwnResponses:
         return identify(headers, body, self._rules(project), project, time.time()).user
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _, _, kind, id, *rest = scope["path"].split("/")
-        if kind != "responses":
-            raise UnknownId(f"Conversation with id '{id[:120]}' not found.")
+        if scope["path"].startswith(CONVERSATIONS_PATH):
+            await answer_json(await self._conversations(scope, receive, send), scope, receive, send)
+            return
+        _, _, _, id, *rest = scope["path"].split("/")
         query: str = scope["query_string"].decode("latin-1")
         match scope["method"], rest:
             case "GET", []:

@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import RESULTS, Listing, WireMessage, calls_of, text_of
+from gateway.core.conversation.canonical import RESULTS, Listing, WireMessage, calls_of, is_system, text_of
 from gateway.core.conversation.fillers import spoken
 from gateway.core.conversation.tree import Tree, end_offset, is_tombstone
 from gateway.core.prompt.compose import Composition
@@ -248,6 +248,11 @@ def spoken_lines(exchanges: Sequence[Exchange]) -> list[str]:
     conversations, and what is derived from those would have to be forgotten with them.
     """
     return [line for x in exchanges for line in _lines_of(x)]
+
+
+def lines_of(messages: Sequence[WireMessage]) -> list[str]:
+    """Returns messages that are stored nowhere in the same form; those of the system are left out."""
+    return [line for message in messages if not is_system(message) for line in _line(spoken(message))]
 
 
 def _lines_of(x: Exchange) -> Iterator[str]:

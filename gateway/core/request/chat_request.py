@@ -32,6 +32,8 @@ class Reference(Struct, frozen=True):
     is_path: bool = False
     # It stands for the thoughts of that reply alone, which the message at `index` gets.
     is_thoughts: bool = False
+    # Of a message that the client sent, its place in the turn; None: the reply is meant.
+    place: int | None = None
 
 
 class MemoryChoice(Struct, frozen=True):

@@ -169,7 +169,7 @@ class Identity(Struct, frozen=True):
         scope: whose it is; None: that conversation's.
         """
         own = self.with_history()
-        if own.mode is Mode.OFF or (scope is None and own.mode is Mode.READ):
+        if scope is None and own.mode in (Mode.OFF, Mode.READ):
             return self
         if scope is None:
             scope = Scope(self.project, self.profile, f"conversation:{conversation}")

@@ -20,7 +20,7 @@ from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.json_limits import check_values
 from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import check_depth, missing, optional, text_in, wrong_type
-from gateway.dialects.responses.response_ids import turn_of
+from gateway.dialects.responses.response_ids import place_of, turn_of
 from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools, call_of, result_of, unsupported
 from gateway.errors import BadRequest
 
@@ -47,11 +47,14 @@ def read_items(
     *,
     takes: UpstreamTools = FUNCTIONS_ALONE,
     is_read_only: bool = False,
+    name: str = "input",
+    before: int = 0,
 ) -> InputMessages:
     """Returns what the items say.
 
     start: how many messages come before these.
     takes: decides the form of calls.
+    name: the field with the items, for errors. before: how many of them are not of that field.
     is_read_only: the items themselves go upstream, so what has no place in chat completions is passed over,
         and so is what is wrong.
 
@@ -61,7 +64,7 @@ def read_items(
         return InputMessages([{"role": "user", "content": items}], [], [0])
     messages = _Messages(start, takes, is_read_only=is_read_only)
     for index, item in enumerate(items):
-        where = f"input[{index}]"
+        where = f"{name}[{index - before}]"
         if not isinstance(item, dict):
             raise wrong_type(where, "an object", item)
         kind = item.get("type") or _untyped(item)
@@ -185,7 +188,7 @@ class _Messages:
         id = item.get("id")
         if sealed is None and not self._is_read_only and isinstance(id, str) and turn_of(id)[0]:
             self._reply.thought_ids.append((id, f"{where}.id"))
-        self._reply.think(_unsealed(sealed, f"{where}.encrypted_content") if is_sealed_here else {})
+        self._reply.think(opened(sealed, f"{where}.encrypted_content") if is_sealed_here else {})
 
     def take_call(self, item: Json, where: str) -> None:
         self._reply.call(call_of(item, where, self._takes))
@@ -196,14 +199,15 @@ class _Messages:
 
     def take_reference(self, item: Json, where: str) -> None:
         id = text_in(item, "id", where)
-        turn = turn_of(id)
+        turn, place = turn_of(id), place_of(id)
         self._end_reply()
         references = self._input.references
         index = self._start + len(self._input.messages)
         # The items of one reply are one message.
         last = references[-1] if references else None
-        if last is None or (last.index, last.conversation, last.turn) != (index - 1, *turn):
-            references.append(Reference(index, id, *turn, f"{where}.id"))
+        named = None if last is None else (last.index, last.conversation, last.turn, last.place)
+        if named != (index - 1, *turn, place):
+            references.append(Reference(index, id, *turn, f"{where}.id", place=place))
             self._put({"role": "assistant", "content": ""})
 
     def _content(self, content: Any, where: str) -> str | list[Json]:
@@ -229,7 +233,7 @@ class _Messages:
         self._input.places.append(-1 if message["role"] == "assistant" else self.at)
 
 
-def _unsealed(sealed: str, param: str) -> Json:
+def opened(sealed: str, param: str) -> Json:
     """Returns the fields of thoughts. Raises: BadRequest: they are not as the gateway made them; BodyTooLarge."""
     written = sealed.removeprefix(SEALED).encode()
     check_values(written)
@@ -344,7 +348,15 @@ _KINDS: dict[str, Callable[[_Messages, Json, str], None]] = {
 # those that Codex has for itself (names in the binary of 0.169).
 _PASSED_OVER = frozenset(
     (
-        *("additional_tools", "web_search_call", "image_generation_call", "agent_message", "ghost_snapshot"),
+        *(
+            "additional_tools",
+            "compaction",
+            "compaction_trigger",
+            "web_search_call",
+            "image_generation_call",
+            "agent_message",
+            "ghost_snapshot",
+        ),
         *("configuration_update", "context_compaction", "other"),
     )
 )

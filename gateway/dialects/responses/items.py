@@ -27,6 +27,16 @@ _OUTPUTS: Final = {
     "apply_patch_call": "apply_patch_call_output",
 }
 
+# How the id of an item begins, by its type.
+_BEGINNINGS: Final = {
+    "message": "msg",
+    "reasoning": "rs",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+}
+
 
 class Items:
     """The items of a path, oldest first."""
@@ -66,12 +76,29 @@ class Items:
             id = str(message.get("tool_call_id"))
             kind = _OUTPUTS.get(self._calls.get(id, ""), "function_call_output")
             known: Json = {"id": f"fco_{tag}", "type": kind, "call_id": id, "status": "completed"}
-            return [{**known, "output": content if isinstance(content, str) else _parts(content)}]
+            return [{**known, "output": content if isinstance(content, str) else parts_of(content)}]
         own: Json = {"id": f"msg_{tag}", "type": "message", "status": "completed", "role": role}
-        return [{**own, "content": _parts(content)}]
+        return [{**own, "content": parts_of(content)}]
 
 
-def _parts(content: Any) -> list[Json]:
+def created_item(item: Json, id: str) -> Json:
+    """Returns an item of a client as a list shows it. id: of it, after the beginning that its type has."""
+    kind = item.get("type") or "message"
+    shown = {"type": kind, "status": "completed", **item, "id": f"{_BEGINNINGS.get(kind, 'item')}_{id}"}
+    if kind == "message" and isinstance(item.get("content"), str):
+        text = {"type": "input_text", "text": item["content"]}
+        said = {"type": "output_text", "text": item["content"], "annotations": [], "logprobs": []}
+        shown["content"] = [said if item.get("role") == "assistant" else text]
+    return shown
+
+
+def message_item(id: str, message: WireMessage) -> Json:
+    """Returns a user's message as an item."""
+    known: Json = {"id": id, "type": "message", "status": "completed", "role": "user"}
+    return {**known, "content": parts_of(message.get("content"))}
+
+
+def parts_of(content: Any) -> list[Json]:
     """Returns the parts of a user's message."""
     if isinstance(content, str):
         return [{"type": "input_text", "text": content}]

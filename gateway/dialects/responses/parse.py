@@ -7,7 +7,7 @@ neither knows go on as they are, for the upstream to judge. (platform.openai.com
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -28,6 +28,7 @@ from gateway.dialects.fields import (
     repeated_keys,
     wrong_type,
 )
+from gateway.dialects.responses.compaction import summaries_in
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.response_ids import turn_of
 from gateway.dialects.responses.tools import (
@@ -85,9 +86,21 @@ class ResponsesRequest(Struct, frozen=True):
 
 
 def parse(
-    body: bytes, max_messages: int = MAX_MESSAGES, takes: UpstreamTools = FUNCTIONS_ALONE
+    body: bytes,
+    max_messages: int = MAX_MESSAGES,
+    takes: UpstreamTools = FUNCTIONS_ALONE,
+    waiting: Sequence[Json] = (),
+    *,
+    needs_input: bool = True,
 ) -> ResponsesRequest:
-    """Reads a request's body. takes: what its upstreams take of tools. Raises: BadRequest, BodyTooLarge."""
+    """Reads a request's body.
+
+    takes: what its upstreams take of tools.
+    waiting: items of its conversation that come before its input.
+    needs_input: without any it is an error.
+
+    Raises: BadRequest, BodyTooLarge.
+    """
     json = read_object(body)
     for key in _ELSEWHERE:
         if json.get(key) is not None:
@@ -99,7 +112,7 @@ def parse(
     # Whoever let the request through on its way here may have read the other one.
     for key in repeated_keys(body):
         raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])
-    messages, references = _messages(json, max_messages, takes)
+    messages, references = _messages(json, max_messages, takes, waiting, needs_input=needs_input)
     chat: Json = {"model": json.get("model"), "messages": messages}
     included = _included(json)
     if _LOGPROBS in included or json.get("top_logprobs") is not None:
@@ -128,17 +141,26 @@ def parse(
     return ResponsesRequest(request, echo, conversation, tools.forms, SEALED_THOUGHTS in included)
 
 
-def _messages(json: Json, max_messages: int, takes: UpstreamTools) -> tuple[list[Json], list[Reference]]:
+def _messages(
+    json: Json, max_messages: int, takes: UpstreamTools, waiting: Sequence[Json], *, needs_input: bool
+) -> tuple[list[Json], list[Reference]]:
     items = json.get("input")
+    if items is None and not needs_input:
+        items = []
     if not isinstance(items, str | list):
         raise missing("input") if items is None else wrong_type("input", "a string or an array", items)
     if isinstance(items, list):
         check_length("input", items, max_messages - 1)
     instructions = optional(json, "instructions", str)
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
-    translated = read_items(items, len(head), takes=takes)
+    if waiting:
+        own = [{"role": "user", "content": items}] if isinstance(items, str) else items
+        items = [*waiting, *own]
+    if isinstance(items, list):
+        head += summaries_in(items)
+    translated = read_items(items, len(head), takes=takes, before=len(waiting))
     messages, references = translated.messages, translated.references
-    if not messages:
+    if not (messages or not needs_input):
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     previous = optional(json, "previous_response_id", str)
     if previous is not None:
@@ -146,6 +168,8 @@ def _messages(json: Json, max_messages: int, takes: UpstreamTools) -> tuple[list
         if json.get("conversation") is not None:
             raise BadRequest(f"'{param}' cannot be used in conjunction with 'conversation'.", param=param)
         references.insert(0, Reference(len(head), previous, *turn_of(previous), param, is_path=True))
+    if not (head or messages):
+        messages = [{"role": "user", "content": ""}]  # a chat completion has some
     return [*head, *messages], references
 
 

@@ -190,7 +190,7 @@ class ResponsesView(ClientView):
             status,
             self._created(),
             first.get("model") or self._echo["model"],
-            usage=None if self._usage is None or not is_over else _usage(self._usage),
+            usage=None if self._usage is None or not is_over else usage_of(self._usage),
             completed=self._completed,
             reason=reason,
             error=self._error,
@@ -378,7 +378,7 @@ class ResponsesView(ClientView):
             "incomplete_details": None if reason is None else {"reason": reason},
             "model": first.get("model") or self._echo["model"],
             "output": [item.done for item in self._items] if is_over else [],
-            "usage": None if self._usage is None or not is_over else _usage(self._usage),
+            "usage": None if self._usage is None or not is_over else usage_of(self._usage),
         }
         response["store"] = self._is_stored
         if isinstance(tier := first.get("service_tier"), str):
@@ -460,7 +460,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _usage(usage: Json) -> Json:
+def usage_of(usage: Json) -> Json:
     """Returns the usage of a chat completion under the names that it has here."""
     prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     item = {

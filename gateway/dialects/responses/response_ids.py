@@ -1,6 +1,6 @@
 """The ids of a response and of its items, which hold their turn's name, so that a client may go on from them.
 
-    resp_<conversation><turn>        msg_<conversation><turn>_<place>
+    resp_<conversation><turn>        msg_<conversation><turn>_<place>        msg_<conversation><turn>_i<message>
 
 Where a turn is not stored, they are random and name nothing. Ids of any other form are an upstream's.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-_NAMED = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{24})(?:_[0-9]+)?")
+_NAMED = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{24})(?:_(?:i([0-9]{1,6})_?)?[0-9]*)?")
 _HERE = re.compile(r"resp_[0-9a-f]{56}|conv_[0-9a-f]{32}")
 
 
@@ -56,3 +56,9 @@ def turn_of(id: str) -> tuple[str, str]:
     """Returns the names of conversation and turn in an id; empty ones: the gateway did not make it."""
     found = _NAMED.fullmatch(id)
     return ("", "") if found is None else (found[1], found[2])
+
+
+def place_of(id: str) -> int | None:
+    """Returns the place of an input item's message in its turn; None: the id names no input item."""
+    found = _NAMED.fullmatch(id)
+    return None if found is None or found[3] is None else int(found[3])

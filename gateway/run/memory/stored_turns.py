@@ -73,14 +73,14 @@ class _Turns:
         self._store = store
         self._project = project
         self._scope = scope
-        self._paths: dict[tuple[str, str, bool], list[WireMessage]] = {}
+        self._paths: dict[tuple[str, str, bool, int | None], list[WireMessage]] = {}
         self._kept: dict[str, _Kept] = {}
 
     async def path_to(self, each: Reference) -> list[WireMessage]:
         """Returns what a reference stands for: the path, or the reply alone; an empty one: it is not there."""
         if not each.conversation:
             return []
-        key = each.conversation, each.turn, each.is_path
+        key = each.conversation, each.turn, each.is_path, each.place
         if key not in self._paths:
             self._paths[key] = await self._find(each)
         return self._paths[key]
@@ -91,6 +91,9 @@ class _Turns:
             agent, there = found
             if not self._may_read(agent, there.key):
                 return []
+            if each.place is not None:
+                sent = dict(NamedTurn((each.conversation, each.turn), there.exchange).inputs)
+                return [without_private(sent[each.place])] if each.place in sent else []
             if there.run is None:
                 if not each.is_path:
                     return [] if there.exchange.redactions else _reply_of_one(there.exchange)
@@ -152,8 +155,13 @@ async def find_turn(
 
 async def turns_to(store: Store, agent: Agent, exchange: Exchange) -> list[NamedTurn]:
     """Returns the turns of the path that ends with an exchange, oldest first. Raises: StoreError."""
+    return named_turns(await store.messages.path_to(agent.id, exchange.id))
+
+
+def named_turns(path: Sequence[StandingExchange]) -> list[NamedTurn]:
+    """Returns exchanges, each after the one that it continues, with the names that they have in ids."""
     named, above = list[NamedTurn](), None
-    for each in await store.messages.path_to(agent.id, exchange.id):
+    for each in path:
         e = each.exchange
         named.append(NamedTurn((each.conversation, _time(e.begun) + _place(e, above)), e))
         above = e
@@ -214,7 +222,8 @@ class _Filled:
                 raise BodyTooLarge(
                     f"What the items stand for has more than {self._most_bytes} bytes (server.max_body_bytes)."
                 )
-            reply = _with_calls(found[-1], self._answers.after(at))
+            is_reply = reference.place is None
+            reply = _with_calls(found[-1], self._answers.after(at)) if is_reply else found[-1]
             self._edit.replace_message(at, [reply])
             self._places[at][-1:] = [reply]
 

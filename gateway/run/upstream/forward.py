@@ -159,6 +159,10 @@ class Forwarding:
             )
         return route
 
+    def has(self, path: str) -> bool:
+        """Returns whether some upstream has an endpoint."""
+        return any(self._providers[name].has_endpoint(path) for name in self._names)
+
     def answers_by_chat(self, path: str) -> bool:
         """Returns whether some upstream has no such endpoint, so that its models' requests are answered here."""
         return not all(self._providers[name].has_endpoint(path) for name in self._names)

@@ -145,6 +145,14 @@ class Definitions(Group):
     add = writes(alone(add_definition))
     change = writes(alone(change_definition))
     find = reads(alone(find_definition))
+    remove = writes(alone(remove_definition))
+
+    @writes
+    async def bind(self, connection: Connection, id: int, memory: int) -> int:
+        """Has a definition belong to a memory. Returns the memory's row that it belongs to. Raises: NotFound."""
+        await connection.run(SQL["bind"], (memory, id))
+        return (await get_definition(connection, id)).memory
+
     create_memory = writes(alone(make_memory))
 
     @reads

@@ -17,6 +17,10 @@ UPDATE definitions SET current = ? WHERE id = ?
 -- Makes it the present one by compare-and-set. No row touched: another writer has changed the definition since.
 UPDATE definitions SET version = version + 1, current = ?, updated = ?, name = ? WHERE id = ? AND version = ?
 
+-- name: bind
+-- Has a definition without a memory belong to one, unless it belongs to one already.
+UPDATE definitions SET memory = ?1 WHERE id = ?2 AND memory = 0
+
 -- name: texts_empty (sqlite)
 -- Empties the texts of a definition but one.
 UPDATE definition_texts SET body = x'' WHERE definition = ?1 AND id <> ?2 AND length(body) > 0

@@ -123,12 +123,12 @@ def test_conversations_are_asked_for_where_they_are(
         assert (len(local.seen), len(upstream.seen)) == (0, 2)
 
 
-def test_without_an_upstream_that_stores_them_there_are_no_conversations(
+def test_without_an_upstream_that_stores_them_conversations_are_here(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with world_of(upstream, tmp_path, "vllm") as world:
-        with pytest.raises(openai.NotFoundError, match="has no /v1/conversations"):
-            world.sdk.conversations.create()
+        made = world.sdk.conversations.create()
+        assert world.sdk.conversations.retrieve(made.id).id == made.id
         assert upstream.seen == []
 
 

@@ -1,0 +1,105 @@
+"""Compaction that a client asks for: its conversation as its user's newest messages and a summary.
+
+The request's model writes the summary, in the words in which the gateway asks for its own. Nothing of it is remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+from msgspec import Struct
+from msgspec.structs import replace
+
+from adapters.types import Json, token_count
+from gateway.core.conversation.canonical import WireMessage
+from gateway.core.prompt.summary import ask_for, lines_of, parts, summary_tokens
+from gateway.core.request.chat_request import ChatRequest
+from gateway.core.turn.client_view import MakesView
+from gateway.errors import UpstreamBroke
+from gateway.run.chat import Chat
+from gateway.run.receipt import Receipt
+from gateway.run.sink import HeldSink, Sink
+from gateway.tokens import message_tokens, tokenizer_for
+
+# The window of a model that the settings say nothing of: of the smallest ones that are in use.
+_WINDOW: Final = 32_768
+_OF_WINDOW: Final = 4  # the part of the window that messages may fill, as its inverse
+_USAGE: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+class Compacted(Struct, frozen=True):
+    """A conversation in short."""
+
+    # The user's newest messages, oldest first.
+    messages: Sequence[WireMessage]
+    summary: str
+    # As a chat completion has it.
+    usage: Json
+
+
+class CompactionFailed(Exception):
+    """The upstream has refused. status, body: its answer."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(status)
+        self.status, self.body = status, body
+
+
+@dataclass(slots=True)
+class _Answer(HeldSink):
+    status: int = 0
+
+    def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
+        self.status, self.headers = status, tuple(headers)
+
+
+async def compact(
+    chat: Chat,
+    request: ChatRequest,
+    headers: Sequence[tuple[bytes, bytes]],
+    project: str,
+    credential: str | None,
+    sink: Sink,
+    begun: float,
+    view: MakesView,
+) -> Compacted:
+    """Returns a request's messages in short. sink: of the waiting client. view: of chat completions.
+
+    Raises: CompactionFailed; GatewayError; ClientGone.
+    """
+    whole = await chat.whole(request, headers, project)
+    window = chat.window(request.model) or _WINDOW
+    summary, usage = "", dict.fromkeys(_USAGE, 0)
+    for part in parts(lines_of(whole.messages)):
+        asked = {"model": request.model, "messages": ask_for(summary, part, summary_tokens(window))}
+        question = replace(
+            request, raw=orjson.dumps(asked), json=asked, messages=asked["messages"], references=(),
+            tools=(), has_tools=False, stream=False, max_tokens=None, max_tokens_key=None, unnamed=None,
+        )  # fmt: skip
+        answer = _Answer(sink)
+        await chat.answer(question, headers, project, credential, answer, Receipt(begun), view)
+        if answer.status != 200:
+            raise CompactionFailed(answer.status, bytes(answer.body))
+        reply = orjson.loads(answer.body)
+        message = reply["choices"][0]["message"]
+        if not message.get("content"):
+            raise UpstreamBroke("The model wrote no summary.")
+        summary = str(message["content"]).strip()
+        for key in _USAGE:
+            usage[key] += token_count(reply.get("usage"), key)
+    return Compacted(_newest(whole.messages, request.model, window // _OF_WINDOW), summary, usage)
+
+
+def _newest(messages: Sequence[WireMessage], model: str, most_tokens: int) -> list[WireMessage]:
+    """Returns the user's newest messages that have no more tokens than that, oldest first."""
+    count, found = tokenizer_for(model).count, list[WireMessage]()
+    for message in reversed(messages):
+        if message.get("role") == "user" and message.get("content"):
+            most_tokens -= message_tokens(message, count)
+            if most_tokens < 0:
+                break
+            found.append(message)
+    return found[::-1]

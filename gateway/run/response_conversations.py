@@ -1,0 +1,173 @@
+"""Conversations with items (`conv_...`) that the gateway itself has made.
+
+Until its first response a conversation is a head: a definition with its metadata and its items. The first response
+makes a stored conversation of it, in the memory of that request's user, which the head then belongs to. The client's
+own id of it is the head's. Items that are created since wait in the head for the next response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from secrets import token_hex
+from typing import Any, Final
+
+from msgspec import Struct
+
+from adapters.types import Json
+from gateway.core.agent import AgentSpec
+from gateway.errors import Conflict, MemoryUnavailable, UnknownId
+from gateway.run.memory.stored_turns import NamedTurn, named_turns
+from gateway.run.stored_responses import ResponseOwner
+from storage.commands import ForgetTarget
+from storage.errors import NotFound, Overtaken, StoreError
+from storage.listing import Page
+from storage.records import Agent, Definition, DefinitionKind, Scope
+from storage.sql.store import Store
+
+_KIND: Final = DefinitionKind.CONVERSATION
+_PAGE: Final = 200
+_TRIES: Final = 5  # of a change that another one overtakes; no measurement
+PREFIX: Final = "conv_"
+
+
+class ConversationHead(Struct, frozen=True):
+    """A conversation. agent: the memory that it is in; None: there was no response yet."""
+
+    definition: Definition
+    agent: Agent | None
+
+    @property
+    def id(self) -> str:
+        return self.definition.uid
+
+    @property
+    def scope(self) -> Scope | None:
+        return None if self.agent is None else self.agent.scope
+
+    @property
+    def metadata(self) -> Json:
+        found: Json = self.definition.body.get("metadata") or {}
+        return found
+
+    @property
+    def items(self) -> list[Json]:
+        """The items that wait for the next response."""
+        return list(self.definition.body.get("items") or ())
+
+
+def unknown_conversation(id: str) -> UnknownId:
+    return UnknownId(f"Conversation with id '{id[:120]}' not found.", param="conversation")
+
+
+@dataclass(eq=False)
+class ResponseConversations:
+    """All of the process. now: seconds since the epoch. Its methods raise MemoryUnavailable."""
+
+    store: Store
+    now: Callable[[], float]
+
+    async def create(self, project: str, metadata: Json, items: Sequence[Json]) -> ConversationHead:
+        body: Json = {"metadata": metadata, "items": list(items)}
+        id = PREFIX + token_hex(16)
+        try:
+            made = await self.store.definitions.add(project, _KIND, id, "", body, at=self.now())
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        return ConversationHead(made, None)
+
+    async def find(self, owner: ResponseOwner, id: str) -> ConversationHead:
+        """Returns a conversation that a caller may read. Raises: UnknownId."""
+        try:
+            found = await self.store.definitions.find(owner.project, _KIND, id)
+            if found is None:
+                raise unknown_conversation(id)
+            agent = None
+            if found.memory:
+                memories = await self.store.defined_agents.memories(owner.project, [found.memory])
+                if not memories:
+                    raise unknown_conversation(id)
+                agent = memories[0]
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        if agent is not None and not owner.may_read(agent):
+            raise unknown_conversation(id)
+        return ConversationHead(found, agent)
+
+    async def bind(self, head: ConversationHead, scope: Scope, spec: AgentSpec) -> None:
+        """Has a conversation belong to a memory. Raises: UnknownId: it belongs to another one."""
+        try:
+            agents = self.store.agents
+            agent = await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.now())
+            owner = await self.store.definitions.bind(head.definition.id, agent.id)
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        if owner != agent.id:
+            raise unknown_conversation(head.id)
+
+    async def change(
+        self, head: ConversationHead, edit: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> ConversationHead:
+        """Changes a conversation's metadata or its waiting items. Raises: Conflict, UnknownId."""
+        found = head.definition
+        for _ in range(_TRIES):
+            try:
+                now = await self.store.definitions.change(found, edit(dict(found.body)), at=self.now())
+                return ConversationHead(now, head.agent)
+            except Overtaken:
+                again = await self.store.definitions.find(found.project, _KIND, found.uid)
+                if again is None:
+                    raise unknown_conversation(head.id) from None
+                found = again
+            except NotFound:
+                raise unknown_conversation(head.id) from None
+            except StoreError as error:
+                raise MemoryUnavailable.since(error.status) from error
+        raise Conflict("The conversation is being changed by other requests. Send it again.")
+
+    async def taken(self, head: ConversationHead, ids: frozenset[str]) -> None:
+        """Removes items from those that wait: a response has them in its turn."""
+        await self.change(
+            head, lambda body: {**body, "items": [i for i in body.get("items") or () if i["id"] not in ids]}
+        )
+
+    async def turns(self, head: ConversationHead) -> list[NamedTurn]:
+        """Returns the turns of a conversation that stand, oldest first."""
+        if head.agent is None:
+            return []
+        try:
+            there = await self.store.messages.conversation(head.agent.id, head.id)
+            found, page = [], Page(limit=_PAGE, newest_first=False)
+            while True:
+                more = await self.store.messages.page(head.agent.id, page, conversation=there.id)
+                found += more
+                if len(more) < _PAGE:
+                    return named_turns(found)
+                last = more[-1].exchange
+                page = Page(after=last.seq + len(last.inputs), limit=_PAGE, newest_first=False)
+        except NotFound:
+            return []
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+
+    async def forget_message(self, head: ConversationHead, seq: int) -> None:
+        """Forgets one message of a conversation's turns."""
+        assert head.agent is not None
+        try:
+            await self.store.forgetting.forget(head.agent.id, ForgetTarget(messages=[seq]))
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+
+    async def delete(self, head: ConversationHead) -> None:
+        """Forgets a conversation with all its responses."""
+        try:
+            agent, forgetting = head.agent, self.store.forgetting
+            if agent is not None and not agent.scope.spans:
+                await forgetting.forget(agent.id, ForgetTarget(is_all=True))
+            elif agent is not None:
+                there = await forgetting.conversation(agent.id, head.id)
+                if there is not None:
+                    await forgetting.forget(agent.id, ForgetTarget(conversation=there))
+            await self.store.definitions.remove(head.definition.id)
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error

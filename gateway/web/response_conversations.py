@@ -1,0 +1,161 @@
+"""POST /v1/conversations and what is below it, for conversations that the gateway itself has made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from secrets import token_hex
+from typing import Any, Final
+
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from adapters.types import Json
+from gateway.dialects.fields import check_length, optional, read_object, wrong_type
+from gateway.dialects.responses.input import read_items
+from gateway.dialects.responses.items import Items, created_item, page_of
+from gateway.dialects.responses.response_ids import place_of, turn_of
+from gateway.errors import BadRequest, UnknownId, UnknownPath
+from gateway.run.memory.stored_turns import NamedTurn
+from gateway.run.response_conversations import ConversationHead, ResponseConversations
+from gateway.run.stored_responses import ResponseOwner
+from gateway.web.body import BodyReader
+from gateway.web.middleware import trace_of
+
+CONVERSATIONS_PATH: Final = "/v1/conversations"
+# Of one request, as OpenAI has it.
+MOST_CREATED: Final = 20
+_MOST_PAIRS, _KEY_CHARS, _VALUE_CHARS = 16, 64, 512
+
+
+@dataclass(eq=False)
+class OwnConversations:
+    """Answers requests about them. owner: returns who asks."""
+
+    conversations: ResponseConversations
+    bodies: BodyReader
+    owner: Callable[[Scope], ResponseOwner]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> Json:
+        """Returns the answer. Raises: GatewayError, HTTPException."""
+        _, _, _, *rest = scope["path"].split("/")
+        method: str = scope["method"]
+        body: Json = {}
+        if method == "POST":
+            async with self.bodies.read(scope, receive) as raw:
+                trace_of(scope).bytes_in = len(raw)
+                body = read_object(bytes(raw)) if raw else {}
+        owner, query = self.owner(scope), scope["query_string"].decode("latin-1")
+        if not rest:
+            items = _items_in(body)
+            made = await self.conversations.create(owner.project, _metadata(body), items)
+            return _shown(made)
+        head = await self.conversations.find(owner, rest[0])
+        match method, rest[1:]:
+            case "GET", []:
+                return _shown(head)
+            case "POST", []:
+                metadata = _metadata(body)
+                return _shown(
+                    await self.conversations.change(head, lambda now: {**now, "metadata": metadata})
+                )
+            case "DELETE", []:
+                await self.conversations.delete(head)
+                return {"id": head.id, "object": "conversation.deleted", "deleted": True}
+            case "GET", ["items"]:
+                return page_of((await self._items(head)).found, query)
+            case "POST", ["items"]:
+                return await self._create(head, body)
+            case "GET", ["items", id]:
+                found = next((item for item in (await self._items(head)).found if item["id"] == id), None)
+                if found is None:
+                    raise _unknown_item(id)
+                return found
+            case "DELETE", ["items", id]:
+                await self._delete(head, id)
+                return _shown(await self.conversations.find(owner, head.id))
+            case _, [] | ["items"] | ["items", _]:
+                raise HTTPException(405)
+        raise UnknownPath(f"Unknown path: {method} {scope['path']}")
+
+    async def _items(self, head: ConversationHead) -> Items:
+        return items_of(await self.conversations.turns(head), head.items)
+
+    async def _create(self, head: ConversationHead, body: Json) -> Json:
+        if body.get("items") is None:
+            raise BadRequest(
+                "Missing required parameter: 'items'.", param="items", code="missing_required_parameter"
+            )
+        items = _items_in(body)
+        await self.conversations.change(
+            head, lambda now: {**now, "items": [*(now.get("items") or ()), *items]}
+        )
+        return page_of(items, f"order=asc&limit={MOST_CREATED}")
+
+    async def _delete(self, head: ConversationHead, id: str) -> None:
+        if any(item["id"] == id for item in head.items):
+            await self.conversations.taken(head, frozenset((id,)))
+            return
+        turns = await self.conversations.turns(head)
+        turn = next((each for each in turns if each.name == turn_of(id)), None)
+        if turn is None or id not in [item["id"] for item in items_of([turn], ()).found]:
+            raise _unknown_item(id)
+        place = place_of(id)
+        if place is not None:
+            same = [item for item in items_of([turn], ()).found if place_of(item["id"]) == place]
+            seq = turn.exchange.seq + place
+        else:
+            same = [item for item in items_of([turn], ()).found if place_of(item["id"]) is None]
+            seq = turn.exchange.seq + len(turn.exchange.inputs)
+        if len(same) > 1:
+            raise BadRequest(
+                f"The item {id!r} is a part of a message with {len(same)} items, which is forgotten as a whole. "
+                "Delete the response or the conversation.",
+                param="item_id",
+            )
+        await self.conversations.forget_message(head, seq)
+
+
+def items_of(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> Items:
+    """Returns the items of turns, oldest first, and those that wait for the next one."""
+    items = Items()
+    for turn in turns:
+        items.add_inputs("".join(turn.name), turn.inputs)
+        if turn.reply:
+            items.add_reply(turn.name, turn.reply)
+    items.found.extend(waiting)
+    return items
+
+
+def _items_in(body: Json) -> list[Json]:
+    """Returns the items of a request, each with an id. Raises: BadRequest."""
+    items: list[Any] = optional(body, "items", list) or []
+    check_length("items", items, MOST_CREATED)
+    read = read_items(items, name="items")
+    if read.references:
+        raise BadRequest("An item of a conversation is sent whole, and not by its id.", param="items")
+    return [created_item(item, token_hex(16)) for item in items]
+
+
+def _metadata(body: Json) -> Json:
+    metadata: Json = optional(body, "metadata", dict) or {}
+    if len(metadata) > _MOST_PAIRS:
+        raise BadRequest(f"Invalid 'metadata': at most {_MOST_PAIRS} pairs are taken.", param="metadata")
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise wrong_type(f"metadata.{key[:_KEY_CHARS]}", "a string", value)
+        if len(key) > _KEY_CHARS or len(value) > _VALUE_CHARS:
+            raise BadRequest(
+                f"Invalid 'metadata': keys have at most {_KEY_CHARS} characters, and values {_VALUE_CHARS}.",
+                param="metadata",
+            )
+    return metadata
+
+
+def _shown(head: ConversationHead) -> Json:
+    created = int(head.definition.created)
+    return {"id": head.id, "object": "conversation", "created_at": created, "metadata": head.metadata}
+
+
+def _unknown_item(id: str) -> UnknownId:
+    return UnknownId(f"Item with id '{id[:120]}' not found.")

@@ -1,0 +1,171 @@
+"""Conversations with items that the gateway itself has, as OpenAI's SDK uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.core.conversation.canonical import text_of
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
+from tests.gateway.responses.test_stored import shown, texts_of
+from tests.gateway.sdk import World, agent
+
+Json = dict[str, Any]
+pytestmark = pytest.mark.both
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with serve_memory(upstream, tmp_path, agent()) as made:
+        yield made
+
+
+def items_of(world: World, id: str, **options: Any) -> list[Json]:
+    page = world.sdk.conversations.items.list(id, **{"order": "asc", **options})
+    return [item.model_dump(exclude_none=True) for item in page]
+
+
+def asked(upstream: StrictUpstream) -> list[Any]:
+    return [text_of(message) for message in upstream.last.messages]
+
+
+@both_ways
+@pytest.mark.parametrize("user", [None, "alice"])
+def test_responses_of_a_conversation_follow_one_another(
+    world: World, upstream: StrictUpstream, stream: bool, user: str | None
+) -> None:
+    upstream.queue(say("A nice name."), say("Miso."))
+    named: Json = {} if user is None else {"user": user}
+    conversation = world.sdk.conversations.create(metadata={"topic": "cats"})
+    assert (conversation.object, conversation.metadata) == ("conversation", {"topic": "cats"})
+    first = respond(
+        world, input="My cat is called Miso.", conversation=conversation.id, stream=stream, **named
+    )
+    assert first.conversation.id == conversation.id
+    assert shown(world.sdk.responses.retrieve(first.id)) == shown(first)
+    respond(world, input="What is it called?", conversation={"id": conversation.id}, stream=stream, **named)
+    assert asked(upstream) == ["My cat is called Miso.", "A nice name.", "What is it called?"]
+    items = items_of(world, conversation.id)
+    assert texts_of(items) == ["My cat is called Miso.", "A nice name.", "What is it called?", "Miso."]
+    assert items[1] == first.output[0].model_dump(exclude_none=True)
+    assert (
+        world.sdk.conversations.items.retrieve(items[0]["id"], conversation_id=conversation.id).id
+        == items[0]["id"]
+    )
+    assert world.sdk.conversations.retrieve(conversation.id).created_at == conversation.created_at
+
+
+def test_its_first_items_and_later_ones_come_before_the_next_input(
+    world: World, upstream: StrictUpstream
+) -> None:
+    begun: Any = [
+        {"role": "user", "content": "My cat is called Miso."},
+        {"role": "assistant", "content": "A nice name."},
+    ]
+    conversation = world.sdk.conversations.create(items=begun)
+    assert texts_of(items_of(world, conversation.id)) == ["My cat is called Miso.", "A nice name."]
+    respond(world, input="What is it called?", conversation=conversation.id, user="alice")
+    assert asked(upstream) == ["My cat is called Miso.", "A nice name.", "What is it called?"]
+    more: Any = [{"role": "user", "content": "She is grey."}]
+    created = world.sdk.conversations.items.create(conversation.id, items=more)
+    assert (created.object, texts_of([i.model_dump() for i in created.data])) == ("list", ["She is grey."])
+    respond(world, input="Which colour?", conversation=conversation.id, user="alice")
+    assert asked(upstream)[-2:] == ["She is grey.", "Which colour?"]
+    texts = [
+        *("My cat is called Miso.", "A nice name.", "What is it called?", "Ok."),
+        *("She is grey.", "Which colour?", "Ok."),
+    ]
+    assert texts_of(items_of(world, conversation.id)) == texts
+    assert texts_of(items_of(world, conversation.id, limit=2)) == texts  # in pages
+    wrong: Any = [{"type": "of_tomorrow"}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        world.sdk.conversations.items.create(conversation.id, items=wrong)
+    assert caught.value.param == "items[0].type"
+
+
+def test_a_conversation_is_its_users(world: World) -> None:
+    conversation = world.sdk.conversations.create()
+    respond(world, input="My cat is called Miso.", conversation=conversation.id, user="alice")
+    with pytest.raises(openai.NotFoundError):
+        respond(world, input="What is it called?", conversation=conversation.id, user="bob")
+    bob: Json = {"extra_headers": {"x-mnemogate-user": "bob"}}
+    for ask in (
+        world.sdk.conversations.retrieve,
+        world.sdk.conversations.delete,
+        world.sdk.conversations.items.list,
+    ):
+        with pytest.raises(openai.NotFoundError):
+            ask(conversation.id, **bob)  # type: ignore[operator]
+    # Who names nobody needs the id alone, and goes on in alice's memory.
+    assert respond(world, input="And?", conversation=conversation.id).store is True
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
+def test_a_conversation_that_is_not_there_is_an_error(world: World, upstream: StrictUpstream) -> None:
+    unknown = "conv_" + "0" * 32
+    with pytest.raises(openai.NotFoundError):
+        respond(world, input="Hi", conversation=unknown)
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.conversations.retrieve(unknown)
+    conversation = world.sdk.conversations.create()
+    response = respond(world, input="Hi")
+    with pytest.raises(openai.BadRequestError):
+        respond(world, input="Hi", conversation=conversation.id, previous_response_id=response.id)
+    # Any other name is the client's own.
+    assert respond(world, input="Hi", conversation="mine", user="alice").conversation.id == "mine"
+
+
+def test_metadata_is_changed_and_checked(world: World) -> None:
+    conversation = world.sdk.conversations.create(metadata={"a": "b"})
+    assert world.sdk.conversations.update(conversation.id, metadata={"c": "d"}).metadata == {"c": "d"}
+    assert world.sdk.conversations.retrieve(conversation.id).metadata == {"c": "d"}
+    wrong: list[Any] = [{"a": 1}, {"k" * 65: "v"}, {"k": "v" * 513}, {f"k{n}": "v" for n in range(17)}]
+    for each in wrong:
+        with pytest.raises(openai.BadRequestError, match="metadata"):
+            world.sdk.conversations.create(metadata=each)
+
+
+def test_a_deleted_conversation_is_forgotten(world: World, upstream: StrictUpstream) -> None:
+    for named in ({}, {"user": "alice"}):
+        conversation = world.sdk.conversations.create()
+        response = respond(world, input="My cat is called Miso.", conversation=conversation.id, **named)
+        gone = world.sdk.conversations.delete(conversation.id)
+        assert (gone.object, gone.deleted) == ("conversation.deleted", True)
+        with pytest.raises(openai.NotFoundError):
+            world.sdk.conversations.retrieve(conversation.id)
+        with pytest.raises(openai.NotFoundError):
+            world.sdk.responses.retrieve(response.id)
+    respond(world, input="What is my cat called?", user="alice")
+    assert "Miso" not in str(upstream.last.messages)
+
+
+def test_an_item_is_deleted(world: World, upstream: StrictUpstream) -> None:
+    conversation = world.sdk.conversations.create()
+    respond(world, input="My cat is called Miso.", conversation=conversation.id, user="alice")
+    upstream.queue(call_tools(Call("weather", {"city": "Rome"}), text="Let me see."))
+    respond(world, input="The weather?", conversation=conversation.id, user="alice", tools=[WEATHER])
+    waiting: Any = [{"role": "user", "content": "Wait."}]
+    added = world.sdk.conversations.items.create(conversation.id, items=waiting).data[0].id
+    items = items_of(world, conversation.id)
+    assert texts_of(items)[0] == "My cat is called Miso."
+    with pytest.raises(openai.BadRequestError, match="2 items"):
+        world.sdk.conversations.items.delete(items[-2]["id"], conversation_id=conversation.id)
+    for id in (items[0]["id"], added):
+        world.sdk.conversations.items.delete(id, conversation_id=conversation.id)
+        with pytest.raises(openai.NotFoundError):
+            world.sdk.conversations.items.retrieve(id, conversation_id=conversation.id)
+    assert "Miso" not in str(items_of(world, conversation.id))
+
+
+def test_an_item_is_named_by_its_id(world: World, upstream: StrictUpstream) -> None:
+    conversation = world.sdk.conversations.create()
+    respond(world, input="My cat is called Miso.", conversation=conversation.id, user="alice")
+    question = items_of(world, conversation.id)[0]["id"]
+    respond(world, input=[{"type": "item_reference", "id": question}], user="alice")
+    assert upstream.last.messages[-1]["role"] == "user"
+    assert upstream.last.messages[-1]["content"].endswith("My cat is called Miso.")

@@ -1,0 +1,94 @@
+"""Counting the tokens of a request for a response, and making a conversation short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.core.conversation.canonical import text_of
+from tests.doubles.upstream import StrictUpstream, fail, say
+from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
+from tests.gateway.sdk import World, agent
+
+Json = dict[str, Any]
+pytestmark = pytest.mark.both
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with serve_memory(upstream, tmp_path, agent()) as made:
+        yield made
+
+
+def count(world: World, **options: Any) -> int:
+    found = world.sdk.responses.input_tokens.count(**{"model": "m", **options})
+    assert found.object == "response.input_tokens"
+    return found.input_tokens
+
+
+def test_tokens_are_counted_of_all_that_is_sent(world: World, upstream: StrictUpstream) -> None:
+    first = respond(world, input="My cat is called Miso, and she is grey.", user="alice")
+    asked = len(upstream.chats)
+    plain = count(world, input="What is it called?")
+    assert 0 < plain < 20
+    assert count(world, input="What is it called?", instructions="Be brief and kind.") > plain
+    assert count(world, input="What is it called?", tools=[WEATHER]) > plain
+    longer = count(world, input="What is it called?", previous_response_id=first.id)
+    assert longer > plain
+    assert count(world, previous_response_id=first.id) < longer
+    conversation = world.sdk.conversations.create(
+        items=[{"role": "user", "content": "My cat is called Miso."}]
+    )
+    assert count(world, input="What is it called?", conversation=conversation.id) > plain
+    # Without what memory adds, and nothing is asked or stored.
+    assert count(world, input="What is it called?", extra_body={"user": "alice"}) == plain
+    assert len(upstream.chats) == asked
+    assert world.query("SELECT count(*) FROM exchanges") == [1]
+
+
+def test_a_conversation_is_made_short(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(say("Nice."), say("The user has a grey cat, Miso."))
+    first = respond(world, input="My cat is called Miso, she is grey.", user="alice")
+    short = world.sdk.responses.compact(model="m", previous_response_id=first.id)
+    assert "Assistant: Nice." in upstream.last.messages[-1]["content"]
+    assert short.object == "response.compaction"
+    assert [item.type for item in short.output] == ["message", "compaction"]
+    assert short.usage.total_tokens > 0
+    items: Any = [item.model_dump(exclude_none=True, warnings=False) for item in short.output]
+    respond(world, input=[*items, {"role": "user", "content": "What is it called?"}], user="bob")
+    texts = [(m["role"], text_of(m)) for m in upstream.last.messages]
+    assert texts[0][0] == "system"
+    assert texts[0][1].endswith("The user has a grey cat, Miso.")
+    assert [text for _, text in texts[1:]] == ["My cat is called Miso, she is grey.", "What is it called?"]
+    assert "The user has a grey cat" not in str(world.query("SELECT input FROM exchanges"))
+
+
+def test_a_list_is_made_short_too(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(say("Notes."))
+    short = world.sdk.responses.compact(
+        model="m",
+        input=[
+            {"role": "user", "content": "One."},
+            {"role": "assistant", "content": "Two."},
+            {"role": "user", "content": "Three."},
+        ],
+    )
+    assert [item.content[0].text for item in short.output[:-1]] == ["One.", "Three."]  # type: ignore[union-attr]
+    assert world.query("SELECT count(*) FROM exchanges") == [0]
+    upstream.queue(fail(429, "Slow down.", code="rate_limit_exceeded"))
+    with pytest.raises(openai.RateLimitError):
+        world.sdk.responses.compact(model="m", input="Hi")
+
+
+def test_a_summary_of_another_maker_is_refused(world: World) -> None:
+    item: Any = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAA"}
+    with pytest.raises(openai.BadRequestError) as caught:
+        respond(world, input=[item, {"role": "user", "content": "Hi"}])
+    assert (caught.value.code, caught.value.param) == (
+        "invalid_encrypted_content",
+        "input[0].encrypted_content",
+    )
