@@ -178,7 +178,7 @@ class Exchange(Struct, frozen=True):
     # input, shown_reply: JSON array of messages, JSON message; None in a tombstone.
     input: bytes | None = None
     shown_reply: bytes | None = None
-    # {"messages": [...], "ours": [call ids]}, only where it differs from `shown_reply` (hidden rounds).
+    # {"messages": [...], "gateway_calls": [call ids]}, only where it differs from `shown_reply` (hidden rounds).
     full: bytes | None = None
     # Whether `full` is there, for a record loaded without its content.
     hidden: bool = False

@@ -55,7 +55,7 @@ _EMPTY: Mapping[str, bytes | str] = {
 }
 # The fields of a record, part by part, in the order in which rows are read and written.
 _NAMES = {
-    "conversation": ("uid", "key", "begun", "last_at", "settled_at", "ours"),
+    "conversation": ("uid", "key", "begun", "last_at", "settled_at", "is_stored"),
     "definition": ("kind", "uid", "name", "created", "updated", "body"),
     "block": ("label", "description", "limit", "read_only", "uid", "details"),
     "version": ("block", "version", "restores", "at", "origin", "exchange", "sources", "value"),
@@ -82,11 +82,11 @@ _NAMES = {
 }
 # The fields among these that a row holds as JSON, and those that are true or false.
 _JSON = ("sources", "arguments", "body", "details", "tags", "metadata")
-_FLAGS = ("read_only", "ours", "background")
+_FLAGS = ("read_only", "is_stored", "background")
 # Those of them that an import writes as JSON: it gives the others another form.
 _PACKED = ("sources", "arguments")
 # Those that older exports do not have.
-_LATER = ("tags", "file", "ours", "uid", "details", "metadata")
+_LATER = ("tags", "file", "is_stored", "uid", "details", "metadata")
 # Those that are not exported: what waits for an answer does so here alone.
 _LEFT_OUT = ("waiting",)
 
@@ -302,7 +302,7 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
             await _put_version(connection, agent.id, v)
         case "conversation":
             # Each exchange that is added to a stored conversation is its head from then on.
-            await _put_row(connection, agent.id, part, {**v, "ours": -1 if v["ours"] else 0})
+            await _put_row(connection, agent.id, part, {**v, "is_stored": -1 if v["is_stored"] else 0})
         case "passage":
             tags, shown_reply = (
                 orjson.dumps(v[name]).decode() if v[name] else None for name in ("tags", "metadata")

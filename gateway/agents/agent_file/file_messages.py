@@ -15,6 +15,7 @@ from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import (
     as_system,
     name_of,
+    own_length,
     private_of,
     system_text,
     with_name,
@@ -75,9 +76,9 @@ class FileMessage(msgspec.Struct, kw_only=True):
 def written(carried: CarriedMessage, id: str, agent_id: str) -> dict[str, Any]:
     """Returns a message as it stands in a file."""
     message, private = regular(carried.message), private_of(carried.message)
-    if (spoken_text := private.get("said")) is not None:
+    if (length := own_length(carried.message)) is not None:
         # After it stands the note about changed blocks, which is no part of the tool's result.
-        message = {**message, "content": text_of(message)[:spoken_text]}
+        message = {**message, "content": text_of(message)[:length]}
     role, approval = message.get("role"), private.get("approval")
     returns: list[dict[str, Any]] = []
     if private.get("shown") == "system":

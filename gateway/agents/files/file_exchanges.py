@@ -45,7 +45,7 @@ def conversation_lines(
         begun = messages[0].at
     conversation = {
         "uid": uid, "key": key, "begun": begun, "last_at": messages[-1].at if lines else begun, "settled_at": 0.0,
-        "ours": True,
+        "is_stored": True,
     }  # fmt: skip
     return [{"conversation": conversation}, *lines], seq
 
@@ -104,13 +104,13 @@ def _line(
         if isinstance(spoken, str):
             shown_reply = {"role": "assistant", "content": spoken}
         if spoken or len(reply) > 1:
-            full = {"messages": [each.message for each in reply], "ours": [], "step": True}
+            full = {"messages": [each.message for each in reply], "gateway_calls": [], "step": True}
     return {
         "conversation": uid, "parent": parent, "prior": prior, "seq": seq, "run": seq, "begun": begun, "touched": begun,
-        "ended": ended, "stopped": None, "superseded": False, "carried": True, "standing": True, "edits": False,
+        "ended": ended, "stopped": None, "superseded": False, "continued": True, "active": True, "edits": False,
         "opaque": any(has_opaque(each.message) for each in reply), "model": model,
         "merged": "",
         "size": 0 if shown_reply is None else len(squash(text_of(shown_reply))), "head": 0, "state": "finished",
-        "input": [each.message for each in came], "said": shown_reply, "full": full,
-        "had": shown_reply is not None, "notes": {}, "hush": {},
+        "input": [each.message for each in came], "shown_reply": shown_reply, "full": full,
+        "has_reply": shown_reply is not None, "notes": {}, "redactions": {},
     }  # fmt: skip

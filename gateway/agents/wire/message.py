@@ -16,7 +16,7 @@ from msgspec import Struct
 from gateway.agents.wire.struct_fields import given, lines_of, time_of
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage, in_a_row, is_system, text_of
-from gateway.core.conversation.private import name_of, private_of, system_text
+from gateway.core.conversation.private import name_of, own_length, private_of, system_text
 from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.asides import THINKING
 from storage.records import Summary
@@ -224,7 +224,7 @@ def _result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str
         "stdout": lines_of(private.get("stdout")),
         "stderr": lines_of(private.get("stderr")),
         "tool_call_id": call_id,
-        "tool_return": text_of(message)[: private.get("said")],
+        "tool_return": text_of(message)[: own_length(message)],
     }
     return "tool_return_message", {
         **result,

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage, squash, text_of
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
-from gateway.core.conversation.private import with_private, without_fields
+from gateway.core.conversation.private import FORMER_OWN_LENGTH, with_private, without_fields
 from storage.records import Exchange, State
 
 _SPEAKS, _ARGUMENT = "send_message", "message"
@@ -119,7 +119,10 @@ def rewritten(e: Exchange, seq: int, text: str) -> Exchange:
         raise CannotRewrite("it is forgotten")
     if place < len(e.inputs):
         messages = _input(e)
-        messages[place] = {**without_fields(messages[place], "said"), "content": text}
+        messages[place] = {
+            **without_fields(messages[place], "own_length", FORMER_OWN_LENGTH),
+            "content": text,
+        }
         return replace(
             e, input=orjson.dumps(messages), notes={**e.notes, **({place: ""} if place in e.notes else {})}
         )

@@ -18,9 +18,11 @@ from gateway.core.tags import Tags
 # filler and spoken (text of a reply's calls, before its own text and after it), asides (tool -> which of its
 # arguments are not the tool's), fillers (gateway.core.conversation.fillers), cut (of a reply), ids (by which its client
 # may refer to a reply that its upstream stores), response (what the Responses API shows of a reply beside its words:
-# gateway.dialects.responses.stored), said (how much of a result is the tool's own text), shown_blocks (what
+# gateway.dialects.responses.stored), own_length (how many characters of a result are the
+# tool's own text), shown_blocks (what
 # a result shows of memory blocks: gateway.core.prompt.shown_blocks.Shown).
 PRIVATE = "mnemogate"
+FORMER_OWN_LENGTH = "said"  # the field `own_length` in rows that were written before it was renamed
 NUDGE = "rules"  # the sender of messages without an author: an agent's rules, or its memory within a run
 
 # What OpenAI takes as the name of a message's author, as its errors show.
@@ -55,6 +57,16 @@ def private_of(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the private fields of a message, by name."""
     found = message.get(PRIVATE)
     return found if isinstance(found, dict) else {}
+
+
+def own_length(message: Mapping[str, Any]) -> int | None:
+    """Returns how many characters of a result are the tool's own text; None: all of them.
+
+    A note of changed blocks follows them.
+    """
+    private = private_of(message)
+    length: int | None = private.get("own_length", private.get(FORMER_OWN_LENGTH))
+    return length
 
 
 def with_name(message: WireMessage, name: str) -> WireMessage:

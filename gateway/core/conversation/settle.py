@@ -270,7 +270,9 @@ def contents(plan: Plan, ended: Ended, redactions: frozenset[int]) -> dict[str, 
         }
     hidden = len(ended.full) > 1
     full = (
-        orjson.dumps({"messages": list(ended.full), "ours": sorted(ended.gateway_calls)}) if hidden else None
+        orjson.dumps({"messages": list(ended.full), "gateway_calls": sorted(ended.gateway_calls)})
+        if hidden
+        else None
     )
     shown_reply = ended.full[0] if len(ended.full) == 1 else ended.shown_reply
     return {

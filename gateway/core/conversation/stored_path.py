@@ -130,7 +130,7 @@ def finish_step(
         reply_key=canon.reply_key(atoms),
         size=len(squash(text_of(shown))),
         shown_reply=orjson.dumps(shown),
-        full=orjson.dumps({"messages": list(full), "ours": [], "step": True}) if is_other else None,
+        full=orjson.dumps({"messages": list(full), "gateway_calls": [], "step": True}) if is_other else None,
         hidden=is_other,
         opaque=any(map(has_opaque, full)),
     )
@@ -153,7 +153,7 @@ def finish_turn(
     if len(full) < 2:
         return e
     gateway_calls = sorted({str(call.get("id")) for m in full for call in m.get("tool_calls") or ()})
-    hidden = orjson.dumps({"messages": list(full), "ours": gateway_calls})
+    hidden = orjson.dumps({"messages": list(full), "gateway_calls": gateway_calls})
     return replace(e, full=hidden, hidden=True, opaque=any(map(has_opaque, full)))
 
 

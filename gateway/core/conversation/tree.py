@@ -198,7 +198,7 @@ class Tree:
                 _load(e.input or stored.input),
                 _load(e.shown_reply or stored.shown_reply),
                 full.get("messages"),
-                frozenset(full.get("ours", ())),
+                frozenset(full.get("gateway_calls") or full.get("ours", ())),  # "ours": before it was renamed
                 bool(full.get("step")),
             )
         self._known[e.id] = found

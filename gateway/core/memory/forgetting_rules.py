@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.listed import called_tools
-from gateway.core.conversation.private import private_of, without_fields, without_private
+from gateway.core.conversation.private import FORMER_OWN_LENGTH, own_length, without_fields, without_private
 from gateway.core.dates import date_of
 from gateway.core.memory.builtin import SEARCHING
 from gateway.core.memory.edits import perform
@@ -54,13 +54,16 @@ def without_found(e: Exchange, above: Exchange, erased: Erased) -> Exchange:
 def _without_found(message: WireMessage, calls: Mapping[str, str] | None, erased: Erased) -> WireMessage:
     if message.get("role") != "tool":
         return message
-    text, length = text_of(message), private_of(message).get("said")
+    text, length = text_of(message), own_length(message)
     if calls is None or (
         calls.get(str(message.get("tool_call_id"))) in SEARCHING and quotes(text[:length], erased)
     ):
         return {**without_private(message), "content": FORGOTTEN}
     if length is not None and quotes(text[length:], erased):
-        return {**without_fields(message, "said", "shown_blocks"), "content": text[:length]}
+        return {
+            **without_fields(message, "own_length", FORMER_OWN_LENGTH, "shown_blocks"),
+            "content": text[:length],
+        }
     return message
 
 

@@ -120,7 +120,7 @@ class ToolResult(Struct, frozen=True):
         if self.changes:
             # A person is shown the tool's own text.
             message["content"] += f"\n\n{self.changes}"
-            message = with_private(message, said=len(self.content))
+            message = with_private(message, own_length=len(self.content))
         return with_private(message, shown_blocks=dict(self.shown)) if self.shown else message
 
     def stored(self) -> Json:

@@ -41,7 +41,7 @@ class _Conversation(msgspec.Struct):
     begun: _Moment
     last_at: _Moment
     settled_at: _Moment
-    ours: bool = False
+    is_stored: bool = False
 
 
 class _Definition(msgspec.Struct):
@@ -64,8 +64,8 @@ class _Exchange(msgspec.Struct):
     ended: _Moment | None
     stopped: _Moment | None
     superseded: bool
-    carried: bool
-    standing: bool
+    continued: bool
+    active: bool
     edits: bool
     opaque: bool
     model: str
@@ -82,16 +82,16 @@ class _Tombstone(_Exchange):
 
 class _Full(msgspec.Struct):
     messages: list[dict[str, Any]]
-    ours: list[str]
+    gateway_calls: list[str]
 
 
 class _FullExchange(_Exchange):
     input: list[dict[str, Any]] | None
-    said: dict[str, Any] | None
+    shown_reply: dict[str, Any] | None
     full: _Full | None
-    had: bool
+    has_reply: bool
     notes: dict[int, str]
-    hush: dict[int, _Kinds]
+    redactions: dict[int, _Kinds]
 
 
 class _Block(msgspec.Struct):
@@ -216,6 +216,28 @@ _BY_PART: dict[str, type[msgspec.Struct]] = {
     "file": _File, "passage": _Passage, "fact": _Fact, "ended": _Ended, "learned": _Learned, "edit": _Edit, "tag": _Tag,
     "attached": _Attached, "run": _Run, "step": _Step,
 }  # fmt: skip
+
+
+# Fields of conversations and exchanges in exports of formats 1 and 2, and what they are called now.
+FORMER_NAMES = {
+    "ours": "is_stored",
+    "carried": "continued",
+    "standing": "active",
+    "said": "shown_reply",
+    "had": "has_reply",
+    "hush": "redactions",
+}
+
+
+def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a line's part with the names that its fields have in the present format."""
+    present = {FORMER_NAMES.get(name, name): value for name, value in values.items()}
+    full = present.get("full")
+    if isinstance(full, dict) and "ours" in full:
+        present["full"] = {
+            ("gateway_calls" if name == "ours" else name): value for name, value in full.items()
+        }
+    return present
 
 
 def check_line(part: str, values: Mapping[str, Any], *, is_gone: bool = False) -> None:

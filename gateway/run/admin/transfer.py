@@ -21,13 +21,13 @@ from msgspec.structs import astuple, replace
 
 from gateway.core.conversation.canonical import Canon, WireMessage, text_of
 from gateway.core.conversation.change import heads_of
-from gateway.core.conversation.private import private_of
+from gateway.core.conversation.private import own_length, private_of
 from gateway.core.conversation.tree import is_tombstone
 from gateway.core.memory.learn import fact_key
 from gateway.core.nul import without_nul
 from gateway.core.tags import mark_of, with_mark
 from gateway.errors import BadRequest
-from gateway.run.admin.export_lines import check_head, check_line
+from gateway.run.admin.export_lines import check_head, check_line, with_present_names
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
 from gateway.run.admin.users import other_profiles
 from storage.commands import TransferRecord
@@ -35,9 +35,9 @@ from storage.errors import NotFound, StatementFailed, WriteConflict
 from storage.records import Agent, Atom, Exchange, Scope, State
 from storage.sql.store import Store
 
-FORMAT = 2
-# 1: before agents were made over REST.
-FORMATS = (1, FORMAT)
+FORMAT = 3
+# 1: before agents were made over REST; 2: with `FORMER_NAMES`.
+FORMATS = (1, 2, FORMAT)
 PARTS = (
     "conversation", "definition", "exchange", "block", "version", "file", "passage", "fact", "ended", "learned", "edit",
     "tag", "attached", "run", "step",
@@ -51,14 +51,11 @@ WRITTEN = 8
 # The path hashes of exchanges are cached, within one call, for those that follow them.
 CACHED_PATHS = 4096
 
-# Fields of an exchange that a line holds as they are, by their names in the line; its words, hashes and position in the
-# tree need translation.
-_PLAIN = {
-    **{name: name for name in ("seq", "run", "begun", "touched", "ended", "stopped", "superseded")},
-    "carried": "continued",
-    "standing": "active",
-    **{name: name for name in ("edits", "opaque", "model", "merged", "size", "head")},
-}
+# Fields of an exchange that a line holds as they are; its words, hashes and position in the tree need translation.
+_PLAIN = (
+    "seq", "run", "begun", "touched", "ended", "stopped", "superseded", "continued", "active", "edits", "opaque",
+    "model", "merged", "size", "head",
+)  # fmt: skip
 
 
 class ExportPosition(Struct, frozen=True):
@@ -260,7 +257,7 @@ def _as_line(record: TransferRecord) -> dict[str, Any]:
     e = record.exchange
     if e is None:
         return line
-    line = {**line, **{name: getattr(e, field) for name, field in _PLAIN.items()}, "state": e.state.value}
+    line = {**line, **{name: getattr(e, name) for name in _PLAIN}, "state": e.state.value}
     if is_tombstone(e):
         return {
             **line,
@@ -269,12 +266,14 @@ def _as_line(record: TransferRecord) -> dict[str, Any]:
         }
     line |= {
         "input": _json(e.input),
-        "said": _json(e.shown_reply),
+        "shown_reply": _json(e.shown_reply),
         "full": _json(e.full),
-        "had": e.reply is not None,
+        "has_reply": e.reply is not None,
     }
     line["notes"] = {str(i): note for i, note in e.notes.items()}
-    line["hush"] = {str(i): _kinds((e.reply or ()) if i < 0 else e.inputs[i]) for i in sorted(e.redactions)}
+    line["redactions"] = {
+        str(i): _kinds((e.reply or ()) if i < 0 else e.inputs[i]) for i in sorted(e.redactions)
+    }
     return line
 
 
@@ -282,7 +281,7 @@ def _messages_in(exchange: dict[str, Any]) -> int:
     """Returns how many messages a line has, as lists count them: those that were forgotten alone are among them."""
     if exchange["state"] in _GONE:
         return 0
-    return len(exchange["input"] or ()) + (exchange["said"] is not None)
+    return len(exchange["input"] or ()) + (exchange["shown_reply"] is not None)
 
 
 def _kinds(atoms: tuple[Atom, ...]) -> str:
@@ -323,6 +322,8 @@ class LineReader:
         ((part, values),) = line.items()
         if part not in PARTS:
             raise ValueError(f"unknown line {part!r}")
+        if part in ("conversation", "exchange") and isinstance(values, dict):
+            values = with_present_names(values)
         is_gone = part == "exchange" and isinstance(values, dict) and values.get("state") in _GONE
         check_line(part, values, is_gone=is_gone)
         if part in ("passage", "fact"):
@@ -364,7 +365,7 @@ class LineReader:
             path=path if reply is not None else b"",
             reply_key=None if reply is None else self._canon.reply_key(reply),
             state=state,
-            **{field: v[name] for name, field in _PLAIN.items()},
+            **{name: v[name] for name in _PLAIN},
             **({} if is_gone else _content(v)),
         )
         if len(self._paths) >= CACHED_PATHS:
@@ -377,11 +378,15 @@ class LineReader:
 
     def _hashes(self, v: dict[str, Any]) -> _Hashes:
         messages: list[WireMessage] = v["input"] or []
-        redactions = {int(i): _blank(kinds) for i, kinds in v["hush"].items()}
+        redactions = {int(i): _blank(kinds) for i, kinds in v["redactions"].items()}
         inputs = tuple(redactions.get(i) or self._canon.atoms(m) for i, m in enumerate(messages))
         media = tuple(self._canon.media(m) for m in messages)
-        reply_atoms = self._canon.atoms(v["said"]) if v["said"] is not None else ()
-        reply = (redactions.get(-1) or tuple(sorted(reply_atoms, key=lambda a: a[:1]))) if v["had"] else None
+        reply_atoms = self._canon.atoms(v["shown_reply"]) if v["shown_reply"] is not None else ()
+        reply = (
+            (redactions.get(-1) or tuple(sorted(reply_atoms, key=lambda a: a[:1])))
+            if v["has_reply"]
+            else None
+        )
         return inputs, media, reply
 
     async def _after(self, seq: int | None) -> tuple[bytes, int, int, int]:
@@ -415,7 +420,9 @@ def _with_mark(v: dict[str, Any], mark: str) -> dict[str, Any]:
 def _noted(message: WireMessage, mark: str) -> WireMessage:
     """Returns a message, of which the part that is a note of the gateway's bears this mark."""
     private = private_of(message)
-    start = private.get("said", 0 if "shown_blocks" in private and message.get("role") == "user" else None)
+    start = own_length(message)
+    if start is None and "shown_blocks" in private and message.get("role") == "user":
+        start = 0
     if start is None:
         return message
     text = text_of(message)
@@ -426,11 +433,11 @@ def _content(v: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of an exchange that hold content."""
     return {
         "input": None if v["input"] is None else orjson.dumps(v["input"] or []),
-        "shown_reply": None if v["said"] is None else orjson.dumps(v["said"]),
+        "shown_reply": None if v["shown_reply"] is None else orjson.dumps(v["shown_reply"]),
         "full": None if v["full"] is None else orjson.dumps(v["full"]),
         "hidden": v["full"] is not None,
         "notes": {int(i): note for i, note in v["notes"].items()},
-        "redactions": frozenset(map(int, v["hush"])),
+        "redactions": frozenset(map(int, v["redactions"])),
     }
 
 

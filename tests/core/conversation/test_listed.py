@@ -30,7 +30,7 @@ def places(e: Exchange) -> list[tuple[int, int | None, Any]]:
 
 
 CALLS = assistant("Let me look.", call("c1", "conversation_search", "{}"))
-HIDDEN = {"messages": [CALLS, result("c1", "Found."), assistant("It is Miso.")], "ours": ["c1"]}
+HIDDEN = {"messages": [CALLS, result("c1", "Found."), assistant("It is Miso.")], "gateway_calls": ["c1"]}
 SAID = assistant("Let me look.\n\nIt is Miso.")
 
 
@@ -50,7 +50,7 @@ def test_hidden_rounds_stand_in_front_of_the_reply_without_its_words() -> None:
 
 def test_a_step_is_one_reply_with_its_calls() -> None:
     spoken = assistant(None, call("c1", "send_message", '{"message": "Hi."}'))
-    e = exchange([user("one")], assistant("Hi."), {"messages": [spoken], "ours": [], "step": True})
+    e = exchange([user("one")], assistant("Hi."), {"messages": [spoken], "gateway_calls": [], "step": True})
     assert [m.hidden for m in listed(e)] == [None, None]
     assert listed(e)[1].message == spoken
 
@@ -89,7 +89,10 @@ def test_a_reply_that_was_cut_behind_its_rounds_keeps_their_results() -> None:
 def test_what_was_said_by_a_tool_is_replaced_in_its_call() -> None:
     spoken = assistant(None, call("c1", "send_message", '{"message": "Hi.", "thinking": "t"}'))
     e = exchange(
-        [user("one")], assistant("Hi."), {"messages": [spoken], "ours": [], "step": True}, hidden=True
+        [user("one")],
+        assistant("Hi."),
+        {"messages": [spoken], "gateway_calls": [], "step": True},
+        hidden=True,
     )
     told = rewritten(e, 11, "Bye.")
     (m,) = orjson.loads(told.full or b"")["messages"]
@@ -121,7 +124,7 @@ def test_some_messages_stay_as_they_are(e: Exchange, seq: int, why: str) -> None
         # Hidden rounds have their results.
         (
             assistant("Done."),
-            {"messages": [assistant(None, call("1")), result("1", "x")], "ours": ["1"]},
+            {"messages": [assistant(None, call("1")), result("1", "x")], "gateway_calls": ["1"]},
             False,
         ),
         # A step may show its call as text, and have the results with it.

@@ -378,11 +378,11 @@ async def test_what_is_no_export_is_refused(other: Store, lines: Sequence[str]) 
 
 
 @pytest.mark.parametrize(
-    ("line", "seen"), [('{"a":1}', "None"), ('{"memory":{"format":3,"next_seq":1,"created":0}}', "3")]
+    ("line", "seen"), [('{"a":1}', "None"), ('{"memory":{"format":4,"next_seq":1,"created":0}}', "4")]
 )
 async def test_another_format_is_told_which_ones_are_read(other: Store, line: str, seen: str) -> None:
     """A newer program's file, or no export at all."""
-    with pytest.raises(BadRequest, match=rf"no exported memory: .* the format 1 or 2, saw {seen}\.$"):
+    with pytest.raises(BadRequest, match=rf"no exported memory: .* the format 1 or 2 or 3, saw {seen}\.$"):
         await fill(other, [line])
 
 

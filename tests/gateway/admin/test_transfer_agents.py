@@ -265,11 +265,54 @@ def test_an_export_of_format_1_is_read(world: LettaWorld, tmp_path: Path) -> Non
         at = (await restored({**wanted, "lines": [orjson.dumps(each).decode() for each in old]}))["at"]
         await restored({**wanted, "lines": [], "at": at, "end": True})
         answer = await TransferOperations(store).export({**wanted, "profile": "default"})
-        assert orjson.loads(answer["lines"][0])["memory"]["format"] == 2
+        assert orjson.loads(answer["lines"][0])["memory"]["format"] == 3
         await store.close()
         return store
 
     asyncio.run(read())
+
+
+async def test_an_export_of_format_2_is_read_by_the_former_names_of_its_fields(tmp_path: Path) -> None:
+    times = {"begun": 1.0, "touched": 1.0, "ended": 2.0, "stopped": None}
+    counts = {"seq": 1, "run": 1, "parent": None, "prior": None, "size": 4, "head": 0}
+    flags = {
+        "superseded": False,
+        "carried": True,
+        "standing": True,
+        "edits": False,
+        "opaque": False,
+        "had": True,
+    }
+    result = {"role": "tool", "tool_call_id": "a", "content": "It is Miso.", "mnemogate": {"said": 5}}
+    rounds = {"messages": [{"role": "assistant", "content": "Hi."}, result], "ours": ["a"]}
+    conversation = {"uid": "c1", "key": "k", "begun": 1.0, "last_at": 2.0, "settled_at": 0.0, "ours": True}
+    exchange = {
+        "conversation": "c1", **times, **counts, **flags, "model": "m", "merged": "", "state": "finished",
+        "input": [{"role": "user", "content": "hello"}], "said": {"role": "assistant", "content": "Hi."},
+        "full": rounds, "notes": {}, "hush": {"0": "u"},
+    }  # fmt: skip
+    head = {"memory": {"format": 2, "next_seq": 4, "created": 5.0}}
+    old = [head, {"conversation": conversation}, {"exchange": exchange}, {"end": {}}]
+    store = await open_store(tmp_path / "old.db")
+    wanted = {"project": "default", "user": "ann"}
+    transfer = TransferOperations(store)
+    at = (await transfer.restore({**wanted, "lines": [orjson.dumps(each).decode() for each in old]}))["at"]
+    await transfer.restore({**wanted, "lines": [], "at": at, "end": True})
+    lines: list[Any] = []
+    position: dict[str, Any] = {}
+    while position.get("from", True):
+        answer = await transfer.export({**wanted, "profile": "default", **position})
+        lines += [orjson.loads(each) for each in answer["lines"]]
+        position = {"from": answer["next"]}
+    await store.close()
+    (present,) = [line["exchange"] for line in lines if "exchange" in line]
+    assert [line["conversation"]["is_stored"] for line in lines if "conversation" in line] == [True]
+    assert present["shown_reply"] == exchange["said"]
+    assert present["redactions"] == exchange["hush"]
+    assert present["continued"]
+    assert present["active"]
+    assert present["has_reply"]
+    assert present["full"]["gateway_calls"] == ["a"]
 
 
 @pytest.mark.sqlite

@@ -36,7 +36,7 @@ class Kept:
     def told(self, exchange: dict[str, Any]) -> str:
         """Says what an exchange is and what is around it, for a failure."""
         near = [e for e in self.exchanges.values() if abs(e["seq"] - exchange["seq"]) < 6]
-        left = ("hush", "full", "notes", "size", "head", "model", "had", "key")
+        left = ("redactions", "full", "notes", "size", "head", "model", "has_reply", "key")
         return "\n".join(
             str({name: v for name, v in e.items() if name not in left}) for e in [exchange, *near]
         )
@@ -77,8 +77,8 @@ async def read_kept(store: Store, person: Person, profile: str = "default") -> K
 
 def check(kept: Kept, person: Person, forgotten: frozenset[str]) -> None:
     """Checks that each finished turn stands once, whole, behind those before it, and that nobody else's is there."""
-    said = orjson.dumps([*kept.exchanges.values(), kept.block]).decode()
-    words = {found[0] for found in WORD.finditer(said)}
+    exported = orjson.dumps([*kept.exchanges.values(), kept.block]).decode()
+    words = {found[0] for found in WORD.finditer(exported)}
     strangers = {word for word in words if not word.startswith(person.mark)}
     assert not strangers, f"{person.mark} has what others said: {strangers}"
     assert words.isdisjoint(forgotten), f"{person.mark} still has {words & forgotten}"
@@ -87,8 +87,8 @@ def check(kept: Kept, person: Person, forgotten: frozenset[str]) -> None:
         found = kept.saying(turn.text)
         assert len(found) == 1, f"{turn.text!r} is there {len(found)} times"
         (exchange,) = found
-        assert exchange["said"] is not None, turn.text
-        assert _text(exchange["said"]) == turn.reply, f"{turn.text!r}: {exchange['said']}"
+        assert exchange["shown_reply"] is not None, turn.text
+        assert _text(exchange["shown_reply"]) == turn.reply, f"{turn.text!r}: {exchange['shown_reply']}"
         must_stand = turn.must_stand or turn.text in carried
         assert not must_stand or not exchange["superseded"], (
             f"{turn.text!r} does not stand: {kept.told(exchange)}"

@@ -90,7 +90,7 @@ class World:
                     found += lines
             finally:
                 await store.close()
-            stands = [e for e in (line["exchange"] for line in found if "exchange" in line) if e["standing"]]
+            stands = [e for e in (line["exchange"] for line in found if "exchange" in line) if e["active"]]
             return [m["content"] for e in stands for m in e["input"] if m["role"] == "user"]
 
         return asyncio.run(read())
