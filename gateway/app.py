@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from adapters.base import Provider
 from gateway.agents.routes import agents_routes, error_forms
 from gateway.agents.services import AgentServices
+from gateway.dialects.responses.background import ShownResponses
 from gateway.dialects.responses.errors import ResponsesErrors
 from gateway.errors import UnknownPath
 from gateway.limits import Limits
@@ -33,6 +34,7 @@ from gateway.provider_factory import make_embedder, make_providers, own_provider
 from gateway.run.admin.links import LinkOperations
 from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.loop import run_at_start
+from gateway.run.background_responses import BackgroundResponses
 from gateway.run.chat import Chat
 from gateway.run.directory import Directory, NoAgents
 from gateway.run.memory.block_edits import follow_settings
@@ -143,6 +145,9 @@ class Gateway:
             directory,
             NoAgents(keeper) if self.agent_services is None else self.agent_services.chat,
         )
+        self._background_responses = BackgroundResponses(
+            store, self.chat, ShownResponses(), clock, services.count_attempt
+        )
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         self.requests = RequestLog(clock)
         store.forgetting.when_gone(self.requests.forget)
@@ -172,7 +177,14 @@ class Gateway:
             agents = agents_routes(self.agent_services.agents_api(self.models, limits), bodies)
             names = self.agent_services.chat.names
         forwarding = Forwarding(settings, self.providers, self.chat.failover)
-        own = OwnResponses(self._stored_responses(), self.chat.rules, self.chat.conversations, bodies)
+        own = OwnResponses(
+            self._stored_responses(),
+            self.chat.rules,
+            self.chat.conversations,
+            bodies,
+            self._background_responses,
+            limits.send_timeout_s,
+        )
         parts_of_responses = ("responses", forwarding, bodies, max_upload_bytes, limits, self._chat, own)
         responses = ResponsesPath(*parts_of_responses)
         routes: list[BaseRoute] = [
@@ -270,6 +282,8 @@ class Gateway:
         ) is not None:
             self._tasks.append(late)
         self._tasks += self.background.start(works=self._works)
+        if self._works:
+            self._tasks += map(asyncio.create_task, self._background_responses.tasks())
         self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
         self.readiness.started = True
 

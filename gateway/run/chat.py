@@ -147,6 +147,46 @@ class Chat:
             return "on"
         return await self._complete(call, head)
 
+    async def begin_later(
+        self,
+        request: ChatRequest,
+        headers: Sequence[tuple[bytes, bytes]],
+        project: str,
+        memory: str | None,
+        head: ConversationHead | None,
+    ) -> tuple[Identity, Agent]:
+        """Returns who asks for a response in the background, and the memory in which it will lie.
+
+        The parameters are those of `answer`. Raises: BadRequest: nothing would be stored of it; UnknownModel,
+        MemoryUnavailable.
+        """
+        whole = await self.whole(request, headers, project)
+        found = await self._resolve(headers, whole, project, memory)
+        identity, spec = found.identity, found.spec
+        if identity.scope is None or identity.mode not in KEEPS or identity.leaves_nothing:
+            raise BadRequest(
+                "A response in the background has to be stored, and memory is off.", param="background"
+            )
+        if found.kind is ConversationKind.AGENT:
+            raise BadRequest(
+                "An agent's stored conversation has no responses in the background. Use its agent's runs.",
+                param="background",
+            )
+        self._route_of(whole.model) if not asks_agent(whole.model) else agent_route(self._settings, spec)
+        agents = self.keeper.store.agents
+        try:
+            if spec.uid:
+                agent = await agents.find_or_draft(identity.scope, is_made=True)
+            else:
+                agent = await agents.find_or_begin(
+                    identity.scope, spec.own_blocks, spec.shared_blocks, self.keeper.now()
+                )
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        if head is not None:
+            await self.conversations.bind(head, identity.scope, spec)
+        return identity, agent
+
     async def whole(
         self, request: ChatRequest, headers: Sequence[tuple[bytes, bytes]], project: str
     ) -> ChatRequest:
@@ -443,6 +483,8 @@ class Chat:
         self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
     ) -> Identity:
         """Returns who asks, by the rules of the project. memory: the mode that the caller's key gives."""
+        if request.identity is not None:
+            return request.identity
         body = request.json if request.named is None else request.named
         identity = identify(headers, body, self._rules_of(project, memory), project, time.time())
         if request.side_request is None:

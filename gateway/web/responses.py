@@ -20,6 +20,7 @@ from adapters.types import Json
 from gateway.core.request.chat_request import MemoryChoice
 from gateway.core.request.identity import UNNAMED
 from gateway.core.request.request_headers import RawHeaders
+from gateway.dialects.responses.background import StoredResponseRequest, queued
 from gateway.dialects.responses.instructions import cut_from_stored
 from gateway.dialects.responses.native import NativeResponse, read_native
 from gateway.dialects.responses.parse import ResponsesRequest, parse
@@ -35,11 +36,12 @@ from gateway.run.upstream.forward import Forwarding, Outgoing
 from gateway.run.upstream.relay import ReplyChange
 from gateway.web.body import BodyReader
 from gateway.web.completions import ChatRoute
+from gateway.web.event_stream import ClientReply
 from gateway.web.forwarding import ForwardedHead, ForwardedPath
 from gateway.web.middleware import trace_of
 from gateway.web.model_field import NamedRequest
 from gateway.web.response_conversations import CONVERSATIONS_PATH
-from gateway.web.stored_responses import OwnResponses
+from gateway.web.stored_responses import EVENT_STREAM, OwnResponses, answer_json
 
 RESPONSES_PATH: Final = "/v1/responses"
 _AGENT: Final = b"x-mnemogate-agent"
@@ -87,6 +89,9 @@ class ResponsesPath(ForwardedPath):
         send: Send,
     ) -> None:
         """Answers a request that was read, by way of chat completions. conversation: the one that it names."""
+        if request.echo["background"]:
+            await self._begin_later(request, conversation, headers, scope, receive, send)
+            return
         trace = trace_of(scope)
         receipt = Receipt(trace.begun, trace.request_id)
         view = MakesResponses(
@@ -97,6 +102,38 @@ class ResponsesPath(ForwardedPath):
             request.shows_sealed,
         )
         await self.chats.answer(request.chat, headers, view, receipt, scope, receive, send, conversation)
+
+    async def _begin_later(
+        self,
+        request: ResponsesRequest,
+        conversation: ConversationHead | None,
+        headers: RawHeaders,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Accepts a response that is made in the background, and shows it as it waits, or streams it."""
+        caller, background, chat = trace_of(scope).caller, self.own.background, self.chats.chat
+        identity, agent = await chat.begin_later(
+            request.chat, headers, caller.project, caller.memory, conversation
+        )
+        tag, created = token_hex(28), background.now()
+        stored = StoredResponseRequest(
+            request.body, identity, request.takes, self.chats.settings.max_messages,
+            [] if conversation is None else conversation.items,
+        )  # fmt: skip
+        shown = queued(request, tag, created)
+        run = await background.accept(agent, tag, created, stored.encode(), shown, headers, caller.credential)
+        trace_of(scope).memory = "on"
+        if not request.chat.stream:
+            await answer_json(shown, scope, receive, send)
+            return
+        connection = scope["state"].get("connection")
+        with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply, reply.while_here():
+            reply.start(200, EVENT_STREAM)
+            async for event in background.events(run, -1):
+                await reply.write(event)
+            await reply.end()
 
     async def _read(
         self, head: ForwardedHead, asked: NamedRequest, scope: Scope

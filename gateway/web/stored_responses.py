@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
@@ -17,18 +17,25 @@ from starlette.types import Receive, Scope, Send
 from adapters.types import Json
 from gateway.core.request.identity import IdentityRules, identify
 from gateway.core.request.request_headers import RawHeaders
+from gateway.dialects.responses.background import ShownResponses
 from gateway.dialects.responses.items import Items, page_of
 from gateway.dialects.responses.parse import SEALED_THOUGHTS
 from gateway.dialects.responses.render import stored_response
 from gateway.dialects.responses.response_ids import turn_of
 from gateway.errors import BadRequest, UnknownId, UnknownPath
+from gateway.run.background_responses import BackgroundResponses
+from gateway.run.memory.stored_turns import begun_of
 from gateway.run.response_conversations import ResponseConversations
 from gateway.run.stored_responses import FoundResponse, ResponseOwner, StoredResponses
 from gateway.web.body import BodyReader
+from gateway.web.event_stream import ClientReply
 from gateway.web.middleware import trace_of
 from gateway.web.response_conversations import CONVERSATIONS_PATH, OwnConversations
+from storage.records import Run, RunState
 
-ITEMS: Final = "input_items"
+EVENT_STREAM: Final = [("content-type", "text/event-stream; charset=utf-8")]
+_NUMBER_CHARS: Final = 12
+_SHOWS: Final = ShownResponses()
 
 
 def unknown_response(id: str) -> UnknownId:
@@ -43,6 +50,8 @@ class OwnResponses:
     rules: Callable[[str], IdentityRules]
     conversations: ResponseConversations
     bodies: BodyReader
+    background: BackgroundResponses
+    send_timeout_s: float
 
     def __post_init__(self) -> None:
         self._conversations = OwnConversations(self.conversations, self.bodies, self.owner)
@@ -63,49 +72,115 @@ class OwnResponses:
             return
         _, _, _, id, *rest = scope["path"].split("/")
         query: str = scope["query_string"].decode("latin-1")
+        asked = parse_qs(query)
+        owner, name = self.owner(scope), turn_of(id)
+        found = await self._find(owner, name, id)
+        # In a turn a response was made in the foreground, or its run is found by its id.
+        run = await self.background.find(owner, "".join(name)) if _may_be_run(found, name) else None
+        if found is None and run is None:
+            raise unknown_response(id)
         match scope["method"], rest:
             case "GET", []:
-                found = await self._find(scope, id)
-                answer = self._show(found, id, query)
+                if asked.get("stream", ["false"])[-1].lower() == "true":
+                    await self._stream(found, run, id, asked, scope, receive, send)
+                    return
+                answer = await self._show(found, run, id, asked)
             case "GET", ["input_items"]:
-                answer = await self._list(await self._find(scope, id), query)
+                answer = await self._list(found, query)
             case "DELETE", []:
-                await self.stored.delete(await self._find(scope, id))
+                if run is not None:
+                    await self.background.remove(run)
+                if found is not None:
+                    await self.stored.delete(found)
                 answer = {"id": id, "object": "response", "deleted": True}
             case "POST", ["cancel"]:
-                await self._find(scope, id)
-                raise BadRequest("Cannot cancel a synchronous response.")
+                if run is None:
+                    raise BadRequest("Cannot cancel a synchronous response.")
+                await self.background.cancel(run)
+                answer = await self._cancelled(owner, name, id)
             case _, [] | ["input_items"] | ["cancel"]:
                 raise HTTPException(405)
             case _:
                 raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
         await answer_json(answer, scope, receive, send)
 
-    async def _find(self, scope: Scope, id: str) -> FoundResponse:
-        """Returns a response that is there. Raises: UnknownId."""
-        found = await self.stored.find(self.owner(scope), turn_of(id), id)
-        if stored_response(found.turn.name, found.reply) is None:
-            raise unknown_response(id)
-        return found
+    async def _find(self, owner: ResponseOwner, name: tuple[str, str], id: str) -> FoundResponse | None:
+        """Returns a response that lies in a turn."""
+        try:
+            found = await self.stored.find(owner, name, id)
+        except UnknownId:
+            return None
+        return None if stored_response(found.turn.name, found.reply) is None else found
 
-    def _show(self, found: FoundResponse, id: str, query: str) -> Json:
-        asked = parse_qs(query)
-        if asked.get("stream", ["false"])[-1].lower() == "true":
+    async def _show(
+        self, found: FoundResponse | None, run: Run | None, id: str, asked: Mapping[str, Sequence[str]]
+    ) -> Json:
+        shown: Json | None = None
+        if found is not None:
+            included = [*asked.get("include", ()), *asked.get("include[]", ())]
+            sealed = SEALED_THOUGHTS in included
+            shown = stored_response(found.turn.name, found.reply, shows_sealed=sealed)
+        elif run is not None:
+            shown = await self.background.shown(run)
+        if shown is None:
+            raise unknown_response(id)
+        return shown
+
+    async def _cancelled(self, owner: ResponseOwner, name: tuple[str, str], id: str) -> Json:
+        """Returns a response after its cancel: as it has ended, or as it will end."""
+        found, run = await self._find(owner, name, id), await self.background.find(owner, "".join(name))
+        shown = await self._show(found, run, id, {})
+        if run is not None and run.state is RunState.CANCELLED:
+            return {**shown, "status": "cancelled"}
+        return shown
+
+    async def _stream(
+        self,
+        found: FoundResponse | None,
+        run: Run | None,
+        id: str,
+        asked: Mapping[str, Sequence[str]],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Sends the events of a response after a number, and those that follow."""
+        if run is None:
             raise BadRequest(
                 "Only a response that was made in the background can be streamed.", param="stream"
             )
-        included = [*asked.get("include", ()), *asked.get("include[]", ())]
-        shown = stored_response(found.turn.name, found.reply, shows_sealed=SEALED_THOUGHTS in included)
-        assert shown is not None
-        return shown
+        given = asked.get("starting_after", ["-1"])[-1]
+        if not given.lstrip("-").isdigit() or len(given) > _NUMBER_CHARS:
+            raise BadRequest("Invalid 'starting_after': expected a number.", param="starting_after")
+        after, count = int(given), 0
+        connection = scope["state"].get("connection")
+        with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
+            reply.start(200, EVENT_STREAM)
+            with reply.while_here():
+                async for event in self.background.events(run, after):
+                    await reply.write(event)
+                    count += 1
+                if not count:
+                    # Its events are not stored any more.
+                    shown = await self._show(found, run, id, asked)
+                    whole = _SHOWS.whole_events(shown, 0) if after < 0 else _SHOWS.events_of(shown, after + 1)
+                    await reply.write(whole)
+                await reply.end()
 
-    async def _list(self, found: FoundResponse, query: str) -> Json:
+    async def _list(self, found: FoundResponse | None, query: str) -> Json:
+        if found is None:
+            return page_of([], query)  # it lies in no turn yet
         items, path = Items(), await self.stored.path(found)
         for turn in path:
             items.add_inputs("".join(turn.name), turn.inputs)
             if turn.exchange.id != found.exchange.id and turn.reply:
                 items.add_reply(turn.name, turn.reply)
         return page_of(items.found, query)
+
+
+def _may_be_run(found: FoundResponse | None, name: tuple[str, str]) -> bool:
+    """Returns whether a response may be one in the background: the id names its run, and not its turn."""
+    return found is None or begun_of(name[1]) != found.exchange.begun
 
 
 async def answer_json(value: Json | Sequence[Json], scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.request.edit import BodyEdit
+from gateway.core.request.identity import Identity
 from gateway.core.request.native_body import NativeBody
 from storage.records import Scope
 
@@ -86,6 +87,8 @@ class ChatRequest(Struct):
     native: NativeBody | None = None
     # The memory that it has where it names nobody; None: none.
     unnamed: MemoryChoice | None = None
+    # Who asks, where it was decided when the request came; None: it is still to be decided.
+    identity: Identity | None = None
 
     def edit(self) -> BodyEdit:
         return BodyEdit(self.raw, self.json)

@@ -82,7 +82,10 @@ class ResponsesRequest(Struct, frozen=True):
     # The forms of its tools' calls, by their names upstream.
     forms: dict[str, CallForm]
     # Thoughts are asked for in the form in which they can be sent back.
-    shows_sealed: bool = False
+    shows_sealed: bool
+    # Its body, and what its upstreams take of tools.
+    body: str
+    takes: UpstreamTools
 
 
 def parse(
@@ -105,8 +108,10 @@ def parse(
     for key in _ELSEWHERE:
         if json.get(key) is not None:
             raise unsupported(key, key)
-    if optional(json, "background", bool):
-        raise unsupported("background", "true")
+    if optional(json, "background", bool) and json.get("store") is False:
+        raise BadRequest(
+            "A response in the background has to be stored: `store` is false.", param="background"
+        )
     for key, value in json.items():
         check_depth(key, [value])
     # Whoever let the request through on its way here may have read the other one.
@@ -138,7 +143,9 @@ def parse(
     request.may_be_cut = is_cut
     conversation = conversation_of(json)
     echo = _echo(json, request, conversation, tools)
-    return ResponsesRequest(request, echo, conversation, tools.forms, SEALED_THOUGHTS in included)
+    return ResponsesRequest(
+        request, echo, conversation, tools.forms, SEALED_THOUGHTS in included, body.decode(), takes
+    )
 
 
 def _messages(

@@ -38,7 +38,7 @@ NOT_DURABLE = b": mnemogate not durable\n\n"
 # The reason of an incomplete response, by finish_reason.
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 # Those codes of errors that a response may have and that an upstream or the gateway sends; the others are OpenAI's own.
-_ERROR_CODES = frozenset(("invalid_prompt", "rate_limit_exceeded", "server_error"))
+ERROR_CODES = frozenset(("invalid_prompt", "rate_limit_exceeded", "server_error"))
 # What an upstream's error calls fields that have other names here.
 _NAMES = {
     b"max_completion_tokens": b"max_output_tokens",
@@ -69,6 +69,13 @@ class MakesResponses(Struct, frozen=True):
     forms: Mapping[str, CallForm] = field(default_factory=dict)
     # Thoughts are shown in the form in which they can be sent back.
     shows_sealed: bool = False
+    # Of a response in the background: how it was named and when it was made, in seconds since the epoch.
+    tag: str = ""
+    created: int | None = None
+    # The number of its first event.
+    number: int = 0
+    # It was shown to have begun, by an attempt that was broken off.
+    has_begun: bool = False
 
     def __call__(self, spec: TurnSpec) -> ResponsesView:
         return ResponsesView(self, waits=bool(spec.gateway_tools))
@@ -97,6 +104,10 @@ class ResponsesView(ClientView):
         self._first: Json = {}  # the newest chunk that may be the reply's first
         self._out: list[bytes] = []
         self._sent = 0  # events
+        self._number = request.number  # of the next event
+        self._given = request.tag
+        self._created_at = request.created
+        self._has_begun = request.has_begun
         self._items: list[Item] = []
         self._open: Item | None = None  # the item of text that goes on
         self._draft = Draft()  # of the client's calls
@@ -176,7 +187,7 @@ class ResponsesView(ClientView):
     def stored_fields(self, outcome: TurnOutcome) -> Json:
         is_over = outcome.state is FINISHED
         if is_over:
-            self._name()
+            self.name()
         if not self._is_stored:
             return {}
         reason = _INCOMPLETE.get(str(outcome.finish_reason)) if is_over else None
@@ -278,7 +289,7 @@ class ResponsesView(ClientView):
         """Takes what was stored of the response."""
         self._first = {"created": stored.created, "model": stored.model, "service_tier": stored.tier}
         self._completed, self._error = stored.completed, stored.error
-        self._name()
+        self.name()
 
     def output_of(self, reply: WireMessage, stored: StoredResponse) -> list[Json]:
         """Returns the output that says a reply."""
@@ -293,7 +304,7 @@ class ResponsesView(ClientView):
 
     def show_stored(self, output: list[Json], stored: StoredResponse) -> Json:
         """Returns the response with an output."""
-        response = self._response(stored.status, stored.reason)
+        response = self.response(stored.status, stored.reason)
         return {**response, "output": output, "usage": stored.usage}
 
     # What goes out
@@ -325,18 +336,19 @@ class ResponsesView(ClientView):
     def _begin_response(self) -> None:
         self._waits = False
         if not self._sent:
-            self._name()
-            self._emit("response.created", response=self._response("in_progress"))
-            self._emit("response.in_progress", response=self._response("in_progress"))
+            self.name()
+            if not self._has_begun:
+                self._emit("response.created", response=self.response("in_progress"))
+            self._emit("response.in_progress", response=self.response("in_progress"))
 
-    def _name(self) -> None:
+    def name(self) -> None:
         """Gives the response its id, which also shows whether it is stored."""
         if self._is_named:
             return
         self._is_named = True
         turn = self._turn()
         self._is_stored = self._echo.get("store") is not False and turn is not None
-        self._tag = make_tag(turn if self._is_stored else None)
+        self._tag = self._given or make_tag(turn if self._is_stored else None)
 
     def _end_items(self) -> Json:
         """Ends what has begun. Returns the response as it is at its end."""
@@ -351,20 +363,20 @@ class ResponsesView(ClientView):
             self._usage = self._count("".join([item.generated() for item in self._items]))
         if status == "completed":
             self._completed = self._completed or int(time.time())
-        return self._response(status, reason)
+        return self.response(status, reason)
 
     def _break_off(self, message: str, code: str | None, kind: str, param: Any) -> None:
         self._begin_response()
         fields = error_fields(message, code, kind, param)
         self._emit("error", **fields)
         error = {
-            "code": fields["code"] if fields["code"] in _ERROR_CODES else "server_error",
+            "code": fields["code"] if fields["code"] in ERROR_CODES else "server_error",
             "message": message,
         }
         self._error = error
-        self._emit("response.failed", response=self._response("failed"))
+        self._emit("response.failed", response=self.response("failed"))
 
-    def _response(self, status: str, reason: str | None = None) -> Json:
+    def response(self, status: str, reason: str | None = None) -> Json:
         first = self._first
         is_over = status in ("completed", "incomplete")
         response = {
@@ -386,14 +398,15 @@ class ResponsesView(ClientView):
         return response
 
     def _created(self) -> int:
-        created = self._first.get("created")
+        created = self._created_at if self._created_at is not None else self._first.get("created")
         if not isinstance(created, int):
             self._first = {**self._first, "created": (created := int(time.time()))}
         return created
 
     def _emit(self, kind: str, **fields: Any) -> None:
-        self._out.append(frame(kind, {**fields, "sequence_number": self._sent}))
+        self._out.append(frame(kind, {**fields, "sequence_number": self._number}))
         self._sent += 1
+        self._number += 1
 
 
 def stored_response(turn: tuple[str, str], reply: WireMessage, *, shows_sealed: bool = False) -> Json | None:
@@ -418,6 +431,13 @@ def stored_response(turn: tuple[str, str], reply: WireMessage, *, shows_sealed: 
     elif not shows_sealed:
         output = [{k: v for k, v in item.items() if k != "encrypted_content"} for item in output]
     return view.show_stored(output, stored)
+
+
+def response_of(request: MakesResponses, status: str) -> Json:
+    """Returns a response of which nothing has come yet."""
+    view = ResponsesView(request, waits=False)
+    view.name()
+    return view.response(status)
 
 
 def reply_output(tag: str, reply: WireMessage) -> list[Json]:

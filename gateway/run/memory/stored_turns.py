@@ -32,6 +32,7 @@ _NEWEST = 100  # a client that continues by an id nearly always continues from a
 _TIME = struct.Struct(">d")
 _TIME_CHARS = 2 * _TIME.size
 _PLACE_BYTES = 4
+_CONVERSATION_CHARS = 32  # of a conversation's public name
 
 
 def turn_of(known: Known) -> str:
@@ -101,6 +102,9 @@ class _Turns:
                 for above in await self._store.messages.path_to(agent.id, there.exchange.id):
                     kept.add(above)
                 return kept.path_to(each.turn, is_whole=True)
+        name = await _name_of_run(self._store, self._project, each.conversation + each.turn)
+        if name is not None:
+            return await self._find(replace(each, conversation=name[0], turn=name[1]))
         # The same words were answered before, or several steps are one reply.
         if each.conversation not in self._kept:
             owner = await self._store.messages.owner(self._project, each.conversation)
@@ -145,12 +149,23 @@ async def find_turn(
     found = await store.messages.begun(project, conversation, begun_of(turn))
     if found is not None:
         return found[0], found[1].exchange
+    if (name := await _name_of_run(store, project, conversation + turn)) is not None:
+        return await find_turn(store, project, *name)
     # The same words were answered before, under the time of then.
     owner = await store.messages.owner(project, conversation)
     if owner is None:
         return None
     there = (await _read(store, owner[0], conversation)).find(turn)
     return None if there is None else (owner[0], there.exchange)
+
+
+async def _name_of_run(store: Store, project: str, uid: str) -> tuple[str, str] | None:
+    """Returns the name of the turn in which a response lies that was made in the background; None: it is none."""
+    found = await store.runs.response(project, uid)
+    if found is None or found[1].otid is None:
+        return None
+    name = found[1].otid.hex()
+    return name[:_CONVERSATION_CHARS], name[_CONVERSATION_CHARS:]
 
 
 async def turns_to(store: Store, agent: Agent, exchange: Exchange) -> list[NamedTurn]:

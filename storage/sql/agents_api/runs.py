@@ -19,21 +19,24 @@ from storage.commands import RunAccept
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
-from storage.records import Counts, Run, RunState, RunStep
+from storage.records import Agent, Counts, Run, RunState, RunStep
+from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.group import Group, alone, bulk_writes, locking, reads, writes
-from storage.sql.jobs import Jobs
+from storage.sql.jobs import NO_AGENT, Jobs
 from storage.sql.statements import load, rows_of
 
 SQL = load("agents_api/runs.sql")
 
 # Of the words of an error: some upstreams repeat the whole request in it.
 _MOST_WORDS = 4_000
+# The kind of a text: how a response in the background is shown that lies in no turn.
+RESPONSE = "response"
 
 
 class RunText(Struct, frozen=True):
     """A part of a run that is not, or not yet, an exchange. seq: its order among those of its kind.
 
-    Kinds: request, call, result, event, callback, words, listing.
+    Kinds: request, call, result, event, callback, words, listing, response.
     """
 
     seq: int
@@ -214,6 +217,62 @@ class Runs(Group):
         """Accepts a run that goes on without its client. Raises: as `accept_run`; Unavailable."""
         return await self._jobs.enqueuing(lambda connection: accept_run(connection, self._jobs, wanted))
 
+    async def accept_response(self, draft: Run, kind: str, request: bytes, shown: bytes) -> Run:
+        """Accepts a response that is made in the background: its run, its request, how it is shown, and its job.
+
+        kind: of the job, whose payload names memory and run. Raises: Unavailable.
+        """
+
+        async def accept(connection: Connection) -> Run:
+            await connection.lock(draft.agent)
+            run = await create_run(connection, draft)
+            await add_text(connection, run.agent, run.id, "request", 0, request)
+            await add_text(connection, run.agent, run.id, RESPONSE, 0, shown)
+            payload = orjson.dumps({"agent": run.agent, "run": run.id})
+            await self._jobs.enqueue_in(connection, kind, NO_AGENT, run.uid, payload)
+            return run
+
+        return await self._jobs.enqueuing(accept)
+
+    @reads
+    async def response(self, connection: Connection, project: str, uid: str) -> tuple[Agent, Run] | None:
+        """Returns the run of a response in the background by its public name, and its memory."""
+        row = await connection.row(SQL["response_find"], (uid, project))
+        if row is None:
+            return None
+        return make_agent_record(row[:AGENT_COLUMNS]), make_run(row[AGENT_COLUMNS:])
+
+    @reads
+    async def epoch(self, connection: Connection, agent: int) -> int:
+        """Returns the epoch of a memory, which rises when something of it is forgotten; 0 where it is gone."""
+        return int(await connection.value(SQL["epoch"], (agent,)) or 0)
+
+    @writes
+    async def note_turn(self, connection: Connection, agent: int, run: int, turn: bytes) -> None:
+        """Notes in which turn a response lies."""
+        await connection.lock(agent)
+        await connection.run(SQL["response_turn"], (run, agent, turn))
+
+    @bulk_writes
+    async def drop_events(self, connection: Connection, agent: int, run: int) -> None:
+        """Drops the events of an attempt that was broken off."""
+        await connection.lock(agent)
+        await connection.run(SQL["events_drop"], (agent, run, "event"))
+
+    @bulk_writes
+    async def show(self, connection: Connection, agent: int, run: int, shown: bytes) -> None:
+        """Changes how a response is shown that lies in no turn."""
+        await connection.lock(agent)
+        await replace_text(connection, agent, run, RESPONSE, 0, shown)
+
+    @bulk_writes
+    async def remove(self, connection: Connection, agent: int, run: int) -> None:
+        """Deletes a run with its texts."""
+        await connection.lock(agent)
+        await connection.run(SQL["events_drop"], (agent, run, ""))
+        await connection.run(SQL["response_drop"], (run, agent))
+
+    begin = writes(locking(begin_run))
     load = reads(alone(get_run))
     last_step = reads(alone(load_last_step))
     end = writes(locking(end_run))

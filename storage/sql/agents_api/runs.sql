@@ -230,24 +230,44 @@ SELECT run, data FROM run_texts WHERE agent <> 0 AND run {in:1:BIGINT:64} AND ki
 -- Gives a part another content.
 UPDATE run_texts SET data = ?5 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3 AND seq = ?4
 
+-- name: response_find
+-- Reads a response in the background by its public name, with its memory. Such runs are of no stored conversation.
+SELECT a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, {run}
+FROM runs r JOIN agents a ON a.id = r.agent WHERE r.uid = ? AND a.project = ? AND r.conversation = 0
+
+-- name: response_turn
+-- Notes in which turn a response in the background lies.
+UPDATE runs SET otid = ?3 WHERE id = ?1 AND agent = ?2
+
+-- name: response_drop
+-- Deletes a run.
+DELETE FROM runs WHERE id = ?1 AND agent = ?2
+
+-- name: events_drop (sqlite)
+-- Drops the events of an attempt that was broken off, or with ?3 = '' all texts of a run.
+UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND (kind = ?3 OR ?3 = '')
+
+-- name: events_drop (postgres)
+DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND (kind = ?3 OR CAST(?3 AS TEXT) = '')
+
 -- name: texts_left
 -- Finds runs that ended before a time and still hold texts that are not needed: results that wait are, and the words
 -- of the error that ended one, and how its messages are listed.
 SELECT DISTINCT x.run, x.agent FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
-WHERE x.agent <> 0 AND r.ended < ?1 AND x.kind NOT IN ('words', 'listing') AND NOT (x.kind = 'result' AND EXISTS (
+WHERE x.agent <> 0 AND r.ended < ?1 AND x.kind NOT IN ('words', 'listing', 'response') AND NOT (x.kind = 'result' AND EXISTS (
     SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))
 ORDER BY x.run LIMIT ?2
 
 -- name: texts_left_next
 -- Says when the next run ended that holds some.
 SELECT min(r.ended) FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
-WHERE x.agent <> 0 AND x.kind NOT IN ('words', 'listing') AND NOT (x.kind = 'result' AND EXISTS (
+WHERE x.agent <> 0 AND x.kind NOT IN ('words', 'listing', 'response') AND NOT (x.kind = 'result' AND EXISTS (
     SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))
 
 -- piece: not_needed
 -- The condition on what a run that has ended holds: results that wait, the words of its error and how its messages are
 -- listed are needed.
-agent = ?1 AND agent <> 0 AND run = ?2 AND kind NOT IN ('words', 'listing') AND NOT (
+agent = ?1 AND agent <> 0 AND run = ?2 AND kind NOT IN ('words', 'listing', 'response') AND NOT (
     kind = 'result' AND EXISTS (
         SELECT 1 FROM run_steps s WHERE s.run = ?2 AND s.agent = ?1 AND s.waiting IS NOT NULL))
 

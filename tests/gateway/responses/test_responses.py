@@ -713,7 +713,6 @@ def test_a_stream_that_breaks_has_failed(world: World, upstream: StrictUpstream)
         ({"previous_response_id": 7}, "previous_response_id"),
         ({"previous_response_id": "resp_1", "conversation": "c"}, "previous_response_id"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
-        ({"background": True}, "background"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tool_choice": {"type": "file_search"}}, "tool_choice.type"),
         ({"input": []}, "input"),

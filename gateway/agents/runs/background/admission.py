@@ -20,9 +20,9 @@ from msgspec.structs import replace
 from adapters.types import Json
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_runs import LEFT, AgentRuns
-from gateway.agents.runs.background.event_log import EventLog, ShowsRuns, stored_events
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
 from gateway.agents.runs.background.remote_runs import DELETED, RemoteRuns
+from gateway.agents.runs.background.shows_runs import ShowsRuns
 from gateway.agents.runs.background.stored_request import StoredRequest
 from gateway.agents.runs.begin import MessageGone, digest_of
 from gateway.agents.runs.retry import SendMarks, SentBefore, sent_before
@@ -31,6 +31,7 @@ from gateway.core.ids import new_uid, uid_of
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.errors import Conflict, GatewayError
+from gateway.run.event_log import EventLog, stored_events
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import new_conversation_uid
 from gateway.run.memory.queue import QueuePlace

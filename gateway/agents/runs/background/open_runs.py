@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gateway.agents.core.waits import QueueName
-from gateway.agents.runs.background.event_log import EventLog
 from gateway.run.call import Passes
+from gateway.run.event_log import EventLog
 from gateway.run.memory.queue import Queues, Reservation
 
 

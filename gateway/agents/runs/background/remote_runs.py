@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from gateway.agents.runs.background.event_log import BATCH_S, ShowsRuns, stored_events
+from gateway.agents.runs.background.shows_runs import ShowsRuns
 from gateway.errors import Conflict
+from gateway.run.event_log import BATCH_S, stored_events
 from storage.records import Run
 from storage.sql.store import Store
 

@@ -15,10 +15,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from adapters.types import Json
-from gateway.agents.runs.run import RunStart
-from gateway.core.turn.client_view import MakesView
-from gateway.errors import GatewayError
 from gateway.run.sink import Presence
 from storage.records import Run
 from storage.sql.store import Store
@@ -31,29 +27,11 @@ _PAGE = 50
 _log = logging.getLogger("mnemogate")
 
 
-class ShowsRuns(Protocol):
-    """A dialect, as runs without a client are shown in it. options: its own, as JSON. Events are bytes."""
-
-    def view(self, start: RunStart, options: Json) -> MakesView:
-        """Returns what makes the view of a run that begins, or is taken up."""
-
-    def begun(self, run: str) -> bytes:
-        """Returns the first event. run: its public name."""
-
-    def refused(self, run: str, error: GatewayError) -> bytes:
-        """Returns the last event of a run that could not begin."""
+class NumbersEvents(Protocol):
+    """A dialect, as its events are written down. Events are bytes."""
 
     def numbered(self, data: bytes, first: int) -> list[bytes]:
         """Returns events one by one, each with its number."""
-
-    def is_end(self, event: bytes) -> bool:
-        """Returns whether nothing follows on an event."""
-
-    async def rest(self, run: Run, options: Json, logged: Sequence[bytes], attempt: int) -> bytes:
-        """Returns the events of a run's stored steps that these events lack, and its end if it has ended.
-
-        attempt: names messages that were shown in part.
-        """
 
 
 @dataclass(eq=False)
@@ -64,11 +42,13 @@ class EventLog:
     run: Run
     # The agent's epoch when the attempt began.
     epoch: int
-    shows: ShowsRuns
+    shows: NumbersEvents
     # No event follows.
     is_over: bool = False
+    # An earlier attempt has left events.
+    has_events: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _next: int = 1
+    _next: int = 1  # the number of the next event
     _newest: deque[tuple[int, bytes]] = field(default_factory=deque)  # with all that is not written yet
     _bytes: int = 0
     _kept: int = 0  # the number up to which they are on disk
@@ -135,6 +115,15 @@ class EventLog:
             self._next += 1
         self.is_over = True
         self._wake()
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next event."""
+        return self._next
+
+    def leave(self) -> None:
+        """Breaks off the turn that writes here, as a client does that leaves."""
+        self._presence.leave()
 
     def _wake(self) -> None:
         self.changed.set()

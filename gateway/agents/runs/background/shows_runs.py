@@ -1,0 +1,35 @@
+"""The seam to the dialect in which runs without a client are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from adapters.types import Json
+from gateway.agents.runs.run import RunStart
+from gateway.core.turn.client_view import MakesView
+from gateway.errors import GatewayError
+from gateway.run.event_log import NumbersEvents
+from storage.records import Run
+
+
+class ShowsRuns(NumbersEvents, Protocol):
+    """A dialect, as runs without a client are shown in it. options: its own, as JSON."""
+
+    def view(self, start: RunStart, options: Json) -> MakesView:
+        """Returns what makes the view of a run that begins, or is taken up."""
+
+    def begun(self, run: str) -> bytes:
+        """Returns the first event. run: its public name."""
+
+    def refused(self, run: str, error: GatewayError) -> bytes:
+        """Returns the last event of a run that could not begin."""
+
+    def is_end(self, event: bytes) -> bool:
+        """Returns whether nothing follows on an event."""
+
+    async def rest(self, run: Run, options: Json, logged: Sequence[bytes], attempt: int) -> bytes:
+        """Returns the events of a run's stored steps that these events lack, and its end if it has ended.
+
+        attempt: names messages that were shown in part.
+        """

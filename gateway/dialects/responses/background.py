@@ -1,0 +1,140 @@
+"""A response in the background: how its request is stored, and how it is shown while it lies in no turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import orjson
+from msgspec import Struct, field
+
+from adapters.types import Json
+from gateway.core.request.chat_request import ChatRequest
+from gateway.core.request.identity import Identity
+from gateway.core.turn.client_view import MakesView
+from gateway.dialects.responses.errors import error_fields, frame
+from gateway.dialects.responses.parse import ResponsesRequest, parse
+from gateway.dialects.responses.render import ERROR_CODES, MakesResponses, response_of
+from gateway.dialects.responses.tools import UpstreamTools
+
+# The last events of a response.
+ENDS = frozenset(("response.completed", "response.incomplete", "response.failed", "error"))
+
+
+class StoredResponseRequest(Struct, frozen=True):
+    """A request as it lies in its run. Keys and other headers of the caller are not in it."""
+
+    body: str
+    # Who asks, as it was decided when the request came.
+    identity: Identity
+    # What its upstreams take of tools.
+    takes: UpstreamTools
+    most_messages: int
+    # Items of its conversation that come before its input.
+    waiting: list[Json] = field(default_factory=list)
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    def read(self) -> ResponsesRequest:
+        request = parse(self.body.encode(), self.most_messages, self.takes, self.waiting)
+        chat = request.chat
+        chat.identity, chat.stream = self.identity, True
+        chat.json = {**chat.json, "stream": True}
+        chat.raw = orjson.dumps(chat.json)
+        return request
+
+
+class RestoredRequest(Struct, frozen=True):
+    """Implements `BackgroundRequest`."""
+
+    request: ResponsesRequest
+    tag: str
+    created: int
+
+    @property
+    def chat(self) -> ChatRequest:
+        return self.request.chat
+
+    @property
+    def conversation(self) -> str | None:
+        return self.request.conversation
+
+    def view(
+        self,
+        turn: Callable[[], tuple[str, str] | None],
+        count: Callable[[str], Json | None],
+        number: int,
+        *,
+        has_begun: bool,
+    ) -> MakesView:
+        request = self.request
+        return MakesResponses(
+            request.echo, turn, count, request.forms, request.shows_sealed, self.tag, self.created, number, has_begun
+        )  # fmt: skip
+
+
+class ShownResponses:
+    """Implements `ShowsResponses`."""
+
+    def restore(self, stored: bytes, tag: str, created: float) -> RestoredRequest:
+        """Returns a request as it lies in its run."""
+        return RestoredRequest(
+            msgspec.json.decode(stored, type=StoredResponseRequest).read(), tag, int(created)
+        )
+
+    def numbered(self, data: bytes, first: int) -> list[bytes]:
+        return [each + b"\n\n" for each in data.split(b"\n\n") if each and not each.startswith(b":")]
+
+    def end_in(self, data: bytes) -> Json | None:
+        """Returns the response that the last one of these events ends; None: none does."""
+        events = self.numbered(data, 0)
+        if not events or b"event: response." not in events[-1]:
+            return None
+        name, _, body = events[-1].partition(b"\ndata: ")
+        if name.removeprefix(b"event: ").decode() not in ENDS:
+            return None
+        found: Any = orjson.loads(body)
+        response: Json = found["response"]
+        return response
+
+    def failed(self, shown: Json, code: str | None, message: str) -> Json:
+        error = {"code": code if code in ERROR_CODES else "server_error", "message": message}
+        return {**shown, "status": "failed", "error": error, "output": [], "usage": None}
+
+    def cancelled(self, shown: Json) -> Json:
+        return {**shown, "status": "cancelled"}
+
+    def events_of(self, shown: Json, number: int) -> bytes:
+        """Returns the last events of a response that lies in no turn, from a number on."""
+        error, events = shown.get("error"), b""
+        if error:
+            events = frame("error", {**error_fields(error["message"], error["code"], "server_error", None),
+                                     "sequence_number": number})  # fmt: skip
+            number += 1
+        kind = {"failed": "failed", "completed": "completed"}.get(shown["status"], "incomplete")
+        return events + frame(f"response.{kind}", {"response": shown, "sequence_number": number})
+
+    def whole_events(self, shown: Json, number: int) -> bytes:
+        """Returns all events of a response whose own are not stored any more: its items whole."""
+        begun = {**shown, "status": "in_progress", "output": [], "usage": None, "completed_at": None}
+        events: list[tuple[str, Json]] = [
+            (f"response.{kind}", {"response": begun}) for kind in ("created", "in_progress")
+        ]
+        for index, item in enumerate(shown["output"]):
+            for kind in ("added", "done"):
+                events.append((f"response.output_item.{kind}", {"output_index": index, "item": item}))
+        made = [
+            frame(kind, {**fields, "sequence_number": n}) for n, (kind, fields) in enumerate(events, number)
+        ]
+        return b"".join(made) + self.events_of(shown, number + len(events))
+
+
+def queued(request: ResponsesRequest, tag: str, created: float) -> Json:
+    """Returns a response that waits to be made."""
+    made = MakesResponses(
+        request.echo, lambda: (tag, ""), forms=request.forms, tag=tag, created=int(created or time.time())
+    )
+    return response_of(made, "queued")

@@ -1,0 +1,362 @@
+"""Responses in the background: each is a run without a stored conversation, performed by a durable job.
+
+    queued -> in_progress -> completed | incomplete | failed | cancelled
+
+The run holds the request, and how the response is shown while it lies in no turn. Its events are numbered and written
+down, so that a reader comes back to where it was, in any process. An attempt that a process's death breaks off is made
+anew; its events continue at the next multiple of 10,000. Keys and headers of the caller are in memory alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Protocol
+
+import orjson
+
+from adapters.types import Json
+from gateway.core.request.chat_request import ChatRequest
+from gateway.core.request.identity import Identity
+from gateway.core.turn.client_view import MakesView
+from gateway.errors import CallerError, Conflict, GatewayError, MemoryUnavailable, UnknownId
+from gateway.run.background.worker import JobContext, Worker, WorkerLimits
+from gateway.run.chat import Chat
+from gateway.run.event_log import EventLog, stored_events
+from gateway.run.memory.stored_turns import begun_of
+from gateway.run.receipt import Receipt
+from gateway.run.response_conversations import ConversationHead
+from gateway.run.sink import ClientGone
+from gateway.run.stored_responses import ResponseOwner
+from storage.errors import NotFound, StoreError
+from storage.records import Agent, Run, RunState
+from storage.sql.store import Store
+
+_log = logging.getLogger("mnemogate")
+
+# The kind of the job.
+KIND: Final = "response"
+# Bounds the connections to upstreams, which each response holds for minutes. No measurement.
+AT_ONCE: Final = 16
+# So many processes may die of one. No measurement; any value from 2 to 5 behaves alike.
+MOST_TRIES: Final = 3
+# How long the request and the events are stored after the end.
+KEPT_S: Final = 3 * 3600.0
+NOT_STORED: Final = (
+    "The response could not be stored: its memory was changed by a forgetting, or is not available."
+)
+_ANY_NUMBER: Final = 1_000_000  # of attempts: `_perform` counts them itself
+# How often a reader looks for events that another process wrote, and a performer for a cancel from elsewhere.
+_LOOK_S, _CANCEL_LOOK_S = 0.2, 1.0
+_PAGE: Final = 64
+_SHOWN: Final = "response"  # the kind of the text with how it is shown
+
+
+class BackgroundRequest(Protocol):
+    """A request as its run has it."""
+
+    @property
+    def chat(self) -> ChatRequest: ...
+
+    @property
+    def conversation(self) -> str | None:
+        """The id of the conversation that it goes on with."""
+
+    def view(
+        self,
+        turn: Callable[[], tuple[str, str] | None],
+        count: Callable[[str], Json | None],
+        number: int,
+        *,
+        has_begun: bool,
+    ) -> MakesView:
+        """Returns what makes its view.
+
+        turn: returns the names of conversation and turn; None: it is not stored.
+        count: returns the usage of a reply with a text.
+        number: of its first event.
+        has_begun: an earlier attempt has sent the first event.
+        """
+
+
+class ShowsResponses(Protocol):
+    """The dialect of the responses. Events are bytes."""
+
+    def restore(self, stored: bytes, tag: str, created: float) -> BackgroundRequest: ...
+
+    def numbered(self, data: bytes, first: int) -> list[bytes]: ...
+
+    def end_in(self, data: bytes) -> Json | None: ...
+
+    def failed(self, shown: Json, code: str | None, message: str) -> Json: ...
+
+    def cancelled(self, shown: Json) -> Json: ...
+
+    def events_of(self, shown: Json, number: int) -> bytes: ...
+
+
+@dataclass
+class _Sink(EventLog):
+    """Takes the events of a response, and holds its last ones until its end is on disk."""
+
+    shows: ShowsResponses
+    held: bytes = b""
+    refusal: tuple[int, bytes] | None = None
+    final: Json | None = None
+
+    async def write(self, data: bytes) -> None:
+        end = self.shows.end_in(data)
+        if end is None and not self.held:
+            self.add(data)
+            return
+        self.held, self.final = self.held + data, end or self.final
+
+    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        if status >= 300:
+            self.refusal = status, body
+        else:
+            self.final = orjson.loads(body)
+
+
+@dataclass(eq=False)
+class BackgroundResponses:
+    """All of the process. now: seconds since the epoch."""
+
+    store: Store
+    chat: Chat
+    shows: ShowsResponses
+    now: Callable[[], float]
+    count: Callable[[str, str], None] = lambda kind, outcome: None
+    _logs: dict[int, _Sink] = field(default_factory=dict)
+    _callers: dict[int, tuple[Sequence[tuple[bytes, bytes]], str | None]] = field(default_factory=dict)
+
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """Returns what performs them, until it is cancelled."""
+        limits = WorkerLimits(
+            concurrency=AT_ONCE, tries=_ANY_NUMBER, backoff_first_s=1.0, backoff_most_s=10.0
+        )
+        return [Worker(self.store.jobs, {KIND: self._perform}, limits, self.count).run()]
+
+    # -- requests
+
+    async def accept(
+        self,
+        agent: Agent,
+        tag: str,
+        created: float,
+        request: bytes,
+        shown: Json,
+        headers: Sequence[tuple[bytes, bytes]],
+        credential: str | None,
+    ) -> Run:
+        """Accepts a response: it is on disk when this returns. Raises: MemoryUnavailable.
+
+        headers, credential: the caller's, for this process alone.
+        """
+        draft = Run(0, tag, agent.id, 0, RunState.CREATED, created, background=True)
+        try:
+            run = await self.store.runs.accept_response(draft, KIND, request, orjson.dumps(shown))
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        self._callers[run.id] = headers, credential
+        return run
+
+    async def find(self, owner: ResponseOwner, tag: str) -> Run | None:
+        """Returns the run of a response; None: it is none in the background, or not the caller's."""
+        try:
+            found = await self.store.runs.response(owner.project, tag)
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        return None if found is None or not owner.may_read(found[0]) else found[1]
+
+    async def shown(self, run: Run) -> Json | None:
+        """Returns how a response is shown that lies in no turn; None: that is forgotten."""
+        try:
+            texts = await self.store.runs.texts(run.agent, run.id, _SHOWN)
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        return None if not texts or not texts[0].data else orjson.loads(texts[0].data)
+
+    async def cancel(self, run: Run) -> None:
+        """Cancels a response that has not ended. Raises: MemoryUnavailable."""
+        try:
+            now = await self.store.runs.end(run.agent, run.id, RunState.CANCELLED, "cancelled", self.now())
+            if now.state is RunState.CANCELLED and run.id not in self._logs and run.state is RunState.CREATED:
+                await self._end_unperformed(run)
+        except NotFound:
+            return
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        if (log := self._logs.get(run.id)) is not None:
+            log.leave()
+
+    async def _end_unperformed(self, run: Run) -> None:
+        shown = await self.shown(run)
+        if shown is not None:
+            shown = self.shows.cancelled(shown)
+            await self.store.runs.show(run.agent, run.id, orjson.dumps(shown))
+
+    async def remove(self, run: Run) -> None:
+        """Deletes what there is of a response besides its turn."""
+        await self.cancel(run)
+        try:
+            await self.store.runs.remove(run.agent, run.id)
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+
+    async def events(self, run: Run, after: int) -> AsyncIterator[bytes]:
+        """Yields the events after a number, and those that follow, until the end. Raises: StoreError."""
+        while True:
+            log = self._logs.get(run.id)
+            if log is not None and not log.is_over:
+                async for event in log.after(after):
+                    yield event
+                return
+            now = await self.store.runs.load(run.agent, run.id)
+            async for number, event in stored_events(self.store, run, after):
+                after = number
+                yield event
+                if self.shows.end_in(event) is not None:
+                    return
+            if now is None or now.is_over:
+                return
+            await asyncio.sleep(_LOOK_S)
+
+    # -- the job
+
+    async def _perform(self, job: JobContext) -> None:
+        named = orjson.loads(job.payload)
+        run = await self.store.runs.load(named["agent"], named["run"])
+        if run is None or run.is_over:
+            return
+        requests = await self.store.runs.texts(run.agent, run.id, "request")
+        shown = await self.shown(run)
+        if not requests or shown is None:
+            # Something of its memory was forgotten before it began.
+            await self.store.runs.end(run.agent, run.id, RunState.FAILED, "error", self.now())
+            return
+        log = await self._open(run, job.job.attempt)
+        self._logs[run.id] = log
+        watch = asyncio.create_task(self._watch(run, log)) if self.store.database.is_shared else None
+        try:
+            if job.job.tries > MOST_TRIES:
+                await self._end(
+                    run, log, self.shows.failed(shown, None, "The gateway died while it was made.")
+                )
+                return
+            await self._make(run, log, requests[0].data, shown)
+        finally:
+            if watch is not None:
+                watch.cancel()
+            await log.close()
+            del self._logs[run.id]
+            if (now := await self.store.runs.load(run.agent, run.id)) is None or now.is_over:
+                self._callers.pop(run.id, None)
+        await self.store.runs.drop_texts(self.now() - KEPT_S, _PAGE)
+
+    async def _open(self, run: Run, attempt: int) -> _Sink:
+        epoch = await self.store.runs.epoch(run.agent)
+        log = _Sink(self.store, run, epoch, self.shows, _next=0)
+        if attempt > 1 and await log.go_on(epoch):
+            log.has_events = True
+            await self.store.runs.drop_events(run.agent, run.id)
+        return log
+
+    async def _watch(self, run: Run, log: _Sink) -> None:
+        """Ends an attempt when another process has cancelled or deleted its response."""
+        while True:
+            await asyncio.sleep(_CANCEL_LOOK_S)
+            with suppress(StoreError):
+                now = await self.store.runs.load(run.agent, run.id)
+                if now is None or now.is_over:
+                    log.leave()
+                    return
+
+    async def _make(self, run: Run, log: _Sink, stored: bytes, shown: Json) -> None:
+        begun = await self.store.runs.begin(run.agent, run.id, self.now())
+        if begun.is_over:
+            return
+        shown = {**shown, "status": "in_progress"}
+        await self.store.runs.show(run.agent, run.id, orjson.dumps(shown))
+        request = self.shows.restore(stored, run.uid, run.created)
+        receipt = Receipt(time.perf_counter())
+        identity = request.chat.identity
+        assert identity is not None
+        headers, credential = self._callers.get(run.id, ((), None))
+        turn = partial(turn_in, receipt)
+        view = request.view(turn, partial(_count, receipt), log.next_number, has_begun=log.has_events)
+        try:
+            head = await self._head(identity.project, request.conversation)
+            await self.chat.answer(
+                request.chat, headers, identity.project, credential, log, receipt, view, head=head
+            )
+        except ClientGone:
+            await self._end(run, log, self.shows.cancelled(shown))
+            return
+        except GatewayError as error:
+            code = error.code if isinstance(error, CallerError) else None
+            await self._end(run, log, self.shows.failed(shown, code, error.message))
+            return
+        if log.refusal is not None:
+            code, message = _words(log.refusal[1])
+            await self._end(run, log, self.shows.failed(shown, code, message))
+            return
+        final = log.final or self.shows.failed(shown, None, "The upstream's answer has no end.")
+        name = turn()
+        if final["status"] in ("completed", "incomplete"):
+            if name is not None and await self._is_stored(identity, receipt, name):
+                await self.store.runs.note_turn(run.agent, run.id, bytes.fromhex("".join(name)))
+            else:
+                final, log.held = self.shows.failed(shown, None, NOT_STORED), b""
+        await self._end(run, log, final)
+
+    async def _is_stored(self, identity: Identity, receipt: Receipt, name: tuple[str, str]) -> bool:
+        """Returns whether the turn of an answer is on disk."""
+        if receipt.headers.get("x-mnemogate-durable") != "false":
+            return True
+        if identity.scope is not None:
+            await self.chat.pending.written(identity.scope, self.chat.commit_wait_s)
+        return await self.store.messages.begun(identity.project, name[0], begun_of(name[1])) is not None
+
+    async def _end(self, run: Run, log: _Sink, final: Json) -> None:
+        """Ends a run, and its events with it."""
+        status = final["status"]
+        state = {"failed": RunState.FAILED, "cancelled": RunState.CANCELLED}.get(status, RunState.COMPLETED)
+        with suppress(NotFound):
+            await self.store.runs.show(run.agent, run.id, orjson.dumps(final))
+            await self.store.runs.end(run.agent, run.id, state, str(status), self.now())
+        log.add(log.held or self.shows.events_of(final, log.next_number))
+
+    async def _head(self, project: str, conversation: str | None) -> ConversationHead | None:
+        if conversation is None:
+            return None
+        with suppress(UnknownId):
+            return await self.chat.conversations.find(ResponseOwner(project, None), conversation)
+        if conversation.startswith("conv_"):
+            raise Conflict("The conversation was deleted before its response was made.")
+        return None
+
+
+def turn_in(receipt: Receipt) -> tuple[str, str] | None:
+    """Returns the names of conversation and turn under which a reply is stored; None: it is not."""
+    conversation, turn = receipt.headers.get("x-mnemogate-conversation"), receipt.turn
+    is_kept = receipt.headers.get("x-mnemogate-memory") == "on"
+    return (conversation, turn) if is_kept and conversation is not None and turn is not None else None
+
+
+def _count(receipt: Receipt, text: str) -> Json | None:
+    return None if receipt.count_tokens is None else receipt.count_tokens(text)
+
+
+def _words(body: bytes) -> tuple[str | None, str]:
+    """Returns code and message of an upstream's error."""
+    try:
+        error = orjson.loads(body)["error"]
+        return error.get("code"), str(error.get("message") or "")
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return None, "The upstream has answered with an error."

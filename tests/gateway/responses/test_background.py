@@ -1,0 +1,235 @@
+"""Responses in the background: accepted, polled, streamed, resumed, cancelled and deleted with OpenAI's SDK."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.core.conversation.canonical import text_of
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
+from tests.gateway.responses.test_stored import shown, texts_of
+from tests.gateway.sdk import World, agent
+from tests.patience import becomes
+
+Json = dict[str, Any]
+pytestmark = pytest.mark.both
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with serve_memory(upstream, tmp_path, agent()) as made:
+        yield made
+
+
+def begin(world: World, **options: Any) -> Any:
+    return world.sdk.responses.create(**{"model": "m", "background": True, **options})
+
+
+def polled(world: World, id: str) -> Any:
+    """Returns a response that has ended, as an application waits for it."""
+
+    def ended() -> Any:
+        found = world.sdk.responses.retrieve(id)
+        return found if found.status not in ("queued", "in_progress") else None
+
+    return becomes(ended)
+
+
+def resumed(world: World, id: str, after: int) -> list[Any]:
+    return list(world.sdk.responses.retrieve(id, stream=True, starting_after=after))
+
+
+@pytest.mark.parametrize("user", [None, "alice"])
+def test_a_response_is_made_while_nobody_waits(
+    world: World, upstream: StrictUpstream, user: str | None
+) -> None:
+    gate = Gate()
+    upstream.queue(say("A nice name.", hold_before_headers=gate))
+    named: Json = {} if user is None else {"user": user}
+    made = begin(
+        world, input="My cat is called Miso.", instructions="Be brief.", metadata={"a": "b"}, **named
+    )
+    assert (made.status, made.background, made.output, made.error) == ("queued", True, [], None)
+    becomes(lambda: world.sdk.responses.retrieve(made.id).status == "in_progress")
+    gate.open()
+    done = polled(world, made.id)
+    assert (done.status, done.output_text, done.background) == ("completed", "A nice name.", True)
+    assert (done.id, done.created_at, done.instructions, done.metadata) == (
+        made.id,
+        made.created_at,
+        "Be brief.",
+        {"a": "b"},
+    )
+    assert done.usage.total_tokens > 0
+    second = respond(world, input="What is it called?", previous_response_id=made.id, **named)
+    assert [text_of(m) for m in upstream.last.messages] == [
+        "My cat is called Miso.",
+        "A nice name.",
+        "What is it called?",
+    ]
+    items = world.sdk.responses.input_items.list(second.id, order="asc")
+    assert texts_of([item.model_dump() for item in items])[0] == "My cat is called Miso."
+
+
+def test_a_stream_is_left_and_resumed(world: World, upstream: StrictUpstream) -> None:
+    gate = Gate()
+    upstream.queue(say("One two three four.", hold_after={3: gate}))
+    seen: list[Any] = []
+    with begin(world, input="Count.", user="alice", stream=True) as events:
+        for event in events:
+            seen.append(event)
+            if event.type == "response.output_text.delta":
+                break
+    gate.open()
+    id = seen[0].response.id
+    done = polled(world, id)
+    assert (done.status, done.output_text) == ("completed", "One two three four.")
+    rest = resumed(world, id, seen[-1].sequence_number)
+    whole = [*seen, *rest]
+    assert [event.sequence_number for event in whole] == list(range(len(whole)))
+    assert whole[0].type == "response.created"
+    assert whole[-1].type == "response.completed"
+    assert shown(whole[-1].response) == shown(done)
+    again = list(world.sdk.responses.retrieve(id, stream=True))
+    assert [event.to_dict() for event in again] == [event.to_dict() for event in whole]
+    assert resumed(world, id, whole[-2].sequence_number)[0].type == "response.completed"
+
+
+def test_a_reader_follows_one_that_is_made(world: World, upstream: StrictUpstream) -> None:
+    gate = Gate()
+    upstream.queue(say("One two three four.", hold_after={3: gate}))
+    made = begin(world, input="Count.", user="alice")
+    kinds = []
+    with world.sdk.responses.retrieve(made.id, stream=True) as events:
+        for event in events:
+            kinds.append(event.type)
+            if event.type == "response.output_text.delta":
+                gate.open()
+    assert kinds[-1] == "response.completed"
+
+
+def test_calls_and_their_results_go_on(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(call_tools(Call("weather", {"city": "Rome"})), say("Sunny."))
+    first = polled(world, begin(world, input="The weather?", user="alice", tools=[WEATHER]).id)
+    call = first.output[0]
+    result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "sun"}
+    second = begin(world, input=[result], previous_response_id=first.id, user="alice", tools=[WEATHER])
+    assert polled(world, second.id).output_text == "Sunny."
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_response_is_cancelled(world: World, upstream: StrictUpstream, is_begun: bool) -> None:
+    gate = Gate()
+    held: Json = {"hold_after": {3: gate}} if is_begun else {"hold_before_headers": gate}
+    upstream.queue(say("One two three four.", **held))
+    made = begin(world, input="Count.", user="alice")
+    becomes(lambda: upstream.chats)
+    cancelled = world.sdk.responses.cancel(made.id)
+    assert (cancelled.id, cancelled.status) == (made.id, "cancelled")
+    assert world.sdk.responses.cancel(made.id).status == "cancelled"
+    gate.open()
+    world.settle()
+    assert polled(world, made.id).status == "cancelled"
+    assert resumed(world, made.id, -1)[-1].response.status == "cancelled"
+    done = polled(world, begin(world, input="Hi", user="alice").id)
+    assert world.sdk.responses.cancel(done.id).status == "completed"
+
+
+def test_an_error_ends_it(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(fail(429, "Slow down.", code="rate_limit_exceeded"))
+    made = begin(world, input="Hi", user="alice")
+    failed = polled(world, made.id)
+    assert (failed.status, failed.output) == ("failed", [])
+    assert (failed.error.code, failed.error.message) == ("rate_limit_exceeded", "Slow down.")
+    with pytest.raises(openai.APIError, match="Slow down"):
+        list(world.sdk.responses.retrieve(made.id, stream=True))
+    assert world.sdk.responses.delete(made.id) is None
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.responses.retrieve(made.id)
+
+
+def test_a_response_of_a_conversation(world: World, upstream: StrictUpstream) -> None:
+    conversation = world.sdk.conversations.create(
+        items=[{"role": "user", "content": "My cat is called Miso."}]
+    )
+    first = begin(world, input="She is grey.", conversation=conversation.id, user="alice")
+    second = begin(world, input="What is she called?", conversation=conversation.id, user="alice")
+    assert polled(world, first.id).conversation.id == conversation.id
+    polled(world, second.id)
+    said = [text_of(message) for message in upstream.last.messages]
+    assert said[0] == "My cat is called Miso."
+    assert said.count("She is grey.") == 1
+
+
+def test_who_may_read(world: World) -> None:
+    made = begin(world, input="Hi", user="alice")
+    polled(world, made.id)
+    bob: Json = {"extra_headers": {"x-mnemogate-user": "bob"}}
+    for ask in (world.sdk.responses.retrieve, world.sdk.responses.cancel, world.sdk.responses.delete):
+        with pytest.raises(openai.NotFoundError):
+            ask(made.id, **bob)
+
+
+@pytest.mark.parametrize(
+    "options", [{"store": False}, {"extra_headers": {"x-mnemogate-memory": "off"}, "user": "alice"}]
+)
+def test_what_is_not_stored_is_not_made_in_the_background(world: World, options: Json) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        begin(world, input="Hi", **options)
+    assert caught.value.param == "background"
+
+
+def test_a_deleted_response_is_forgotten(world: World, upstream: StrictUpstream) -> None:
+    made = polled(world, begin(world, input="My cat is called Miso, she is grey.", user="alice").id)
+    world.sdk.responses.delete(made.id)
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.responses.retrieve(made.id)
+    respond(world, input="What is my grey cat called?", user="alice")
+    assert "Miso" not in str(upstream.last.messages)
+    assert world.query("SELECT count(*) FROM runs") == [0]
+
+
+def test_forgetting_ends_what_is_being_made(world: World, upstream: StrictUpstream) -> None:
+    gate = Gate()
+    earlier = respond(world, input="My cat is called Miso.", user="alice")
+    upstream.queue(say("One two three four.", hold_after={3: gate}))
+    made = begin(world, input="Count.", user="alice")
+    becomes(lambda: len(upstream.chats) == 2)
+    world.sdk.responses.delete(earlier.id)
+    gate.open()
+
+    def is_gone() -> bool:
+        with pytest.raises(openai.NotFoundError):
+            world.sdk.responses.retrieve(made.id)
+        return True
+
+    becomes(lambda: world.query("SELECT state FROM runs") == ["failed"])
+    assert is_gone()  # what there was of it is forgotten with the rest of the memory's runs
+    assert "Miso" not in str(world.query("SELECT input, shown_reply FROM exchanges"))
+
+
+def test_events_that_are_gone_are_made_of_what_is_stored(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(say("One two."))
+    made = polled(world, begin(world, input="Count.", user="alice").id)
+    world.clock.sleep(4 * 3600)
+    polled(world, begin(world, input="Hi", user="bob").id)
+    count = (
+        "SELECT count(*) FROM run_texts x JOIN runs r ON r.id = x.run WHERE x.kind = 'event' AND r.uid = ?"
+    )
+    becomes(lambda: world.query(count, made.id.removeprefix("resp_")) == [0])
+    again = list(world.sdk.responses.retrieve(made.id, stream=True))
+    assert [event.type for event in again] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert shown(again[-1].response) == shown(made)
+    (last,) = resumed(world, made.id, 7)
+    assert (last.type, last.sequence_number) == ("response.completed", 8)
