@@ -1,0 +1,136 @@
+"""Responses that one gateway answers and another one over the same database knows, and what a kill leaves of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.core.conversation.canonical import text_of
+from tests.doubles.upstream import Gate, StrictUpstream, say
+from tests.gateway.process import Process, serving
+from tests.gateway.two.world import MODULE, PATIENCE_S, Place
+
+SETTINGS = """
+[[upstreams]]
+name = "up"
+kind = "vllm"
+base_url = "{base_url}"
+"""
+
+
+class Gateways:
+    """Gateways over one database."""
+
+    def __init__(self, stack: ExitStack, folder: Path, url: str, upstream: StrictUpstream) -> None:
+        self._stack, self._folder, self._url, self._upstream = stack, folder, url, upstream
+        self.count = 0
+
+    def start(self) -> tuple[Process, openai.OpenAI]:
+        where, place = self._folder / f"gateway{self.count}", Place(self._folder / "none", self._url)
+        where.mkdir()
+        self.count += 1
+        settings = SETTINGS.format(base_url=self._upstream.base_url)
+        served = serving(where, settings=settings, module=MODULE, environ=place.environ)
+        process = self._stack.enter_context(served)
+        return process, self._stack.enter_context(process.client())
+
+
+@pytest.fixture
+def gateways(upstream: StrictUpstream, tmp_path: Path, url: str) -> Iterator[Gateways]:
+    with ExitStack() as stack:
+        yield Gateways(stack, tmp_path, url, upstream)
+
+
+@pytest.fixture
+def sdks(gateways: Gateways) -> list[openai.OpenAI]:
+    return [gateways.start()[1] for _ in range(2)]
+
+
+def ended(sdk: openai.OpenAI, id: str) -> Any:
+    until = time.monotonic() + PATIENCE_S
+    while (found := sdk.responses.retrieve(id)).status in ("queued", "in_progress"):
+        assert time.monotonic() < until, found
+        time.sleep(0.02)
+    return found
+
+
+def test_what_one_answers_the_other_has(sdks: list[openai.OpenAI], upstream: StrictUpstream) -> None:
+    one, two = sdks
+    upstream.queue(say("A nice name."))
+    first = one.responses.create(model="m", input="My cat is called Miso.")
+    assert two.responses.retrieve(first.id).to_dict() == first.to_dict()
+    second = two.responses.create(model="m", input="What is it called?", previous_response_id=first.id)
+    assert [text_of(m) for m in upstream.last.messages][:2] == ["My cat is called Miso.", "A nice name."]
+    assert len(list(one.responses.input_items.list(second.id))) == 3
+    two.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        one.responses.retrieve(first.id)
+    conversation = one.conversations.create()
+    two.responses.create(model="m", input="One.", conversation=conversation.id, user="alice")
+    one.responses.create(model="m", input="Two.", conversation=conversation.id, user="alice")
+    assert [text_of(m) for m in upstream.last.messages] == ["One.", "Ok.", "Two."]
+    assert len(list(two.conversations.items.list(conversation.id))) == 4
+
+
+def test_what_one_makes_the_other_follows_and_cancels(
+    sdks: list[openai.OpenAI], upstream: StrictUpstream
+) -> None:
+    one, two = sdks
+    gate = Gate()
+    upstream.queue(say("One two three four.", hold_after={3: gate}))
+    made = one.responses.create(model="m", input="Count.", user="alice", background=True)
+    kinds = []
+    with two.responses.retrieve(made.id, stream=True) as events:
+        for event in events:
+            kinds.append(event.type)
+            if event.type == "response.output_text.delta":
+                gate.open()
+    assert kinds[-1] == "response.completed"
+    assert ended(one, made.id).output_text == "One two three four."
+    held = Gate()
+    upstream.queue(say("Never.", hold_before_headers=held))
+    asked = len(upstream.chats)
+    made = one.responses.create(model="m", input="Wait.", user="alice", background=True)
+    until = time.monotonic() + PATIENCE_S
+    while len(upstream.chats) == asked:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    for sdk in (two, one):
+        assert sdk.responses.cancel(made.id).status == "cancelled"
+    held.open()
+    assert ended(one, made.id).status == ended(two, made.id).status == "cancelled"
+
+
+def test_a_response_in_the_background_survives_a_kill_of_its_process(
+    gateways: Gateways, upstream: StrictUpstream
+) -> None:
+    """The attempt begins anew: numbers only rise, and the last event is what a GET shows."""
+    gate = Gate()
+    upstream.queue(say("One two three four.", hold_after={3: gate}), say("Five six."))
+    first, sdk = gateways.start()
+    made = sdk.responses.create(model="m", input="Count.", user="alice", background=True)
+    seen: list[Any] = []
+    with sdk.responses.retrieve(made.id, stream=True) as events:
+        for event in events:
+            seen.append(event)
+            if event.type == "response.output_text.delta":
+                break
+    first.kill()
+    gate.open()
+    _, left = gateways.start()
+    done = ended(left, made.id)
+    assert (done.status, done.output_text) == ("completed", "Five six.")
+    rest = list(left.responses.retrieve(made.id, stream=True, starting_after=seen[-1].sequence_number))
+    numbers = [event.sequence_number for event in (*seen, *rest)]
+    assert numbers == sorted(set(numbers))
+    assert rest[0].type in ("response.created", "response.in_progress")
+    assert rest[0].sequence_number == 10_000
+    assert rest[-1].response.to_dict() == done.to_dict()
+    second = left.responses.create(model="m", input="And?", previous_response_id=made.id, user="alice")
+    assert second.output_text == "Ok."
