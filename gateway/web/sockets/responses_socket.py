@@ -360,13 +360,16 @@ class _Answer:
             response.has_ended = True
             if kind in server_events.GOOD_ENDS:
                 self._session.unstored.keep(self._asked, server_events.response_in(data))
-            elif kind == server_events.ERROR:
-                data = server_events.broken_off(data)
+            else:
+                # As OpenAI does: what a failed turn went on from is gone.
+                self._session.unstored.drop(response.create.previous)
+                data = server_events.broken_off(data) if kind == server_events.ERROR else data
         response.events += 1
         await self._session.send_event(data, self._stream_id)
 
     async def _refuse(self) -> None:
         self._response.has_ended = True
+        self._session.unstored.drop(self._response.create.previous)
         status = self._status if self._status >= 400 else 502  # no stream, which was asked for
         headers = {
             name.decode(): value.decode("latin-1") for name, value in self._headers if name in _RETRY_HEADERS

@@ -217,6 +217,18 @@ def test_a_response_that_nobody_stores_is_gone_on_from(
     assert len(openai_keeps.asked[-1]["input"]) == 5
 
 
+def test_a_failed_turn_drops_the_unstored_response_that_it_went_on_from(
+    upstream: StrictUpstream, talk: Talk
+) -> None:
+    talk.options = {"store": False}
+    first = talk.ask(input="My cat is called Miso.")
+    upstream.queue(fail(400, "No."))
+    talk.create(input="And?", previous_response_id=first["id"])
+    assert talk.next()["type"] == "error"
+    talk.create(input="And now?", previous_response_id=first["id"])
+    assert talk.next()["error"]["code"] == "previous_response_not_found"
+
+
 def test_thoughts_that_can_be_sent_back_are(openai_keeps: StoredResponses, talk: Talk) -> None:
     talk.options = {"store": False, "include": ["reasoning.encrypted_content"]}
     openai_keeps.outputs.append([thought("Hm."), said("Yes.")])

@@ -80,6 +80,11 @@ class Unstored:
             return  # no response as the API has them, which an upstream may send for all that is known
         self._put(id, _Kept(asked.base, items, sum(map(len, items))))
 
+    def drop(self, id: str | None) -> None:
+        """Drops a response: the one that went on from it has failed."""
+        if id is not None and (dropped := self._kept.pop(id, None)) is not None:
+            self._bytes -= dropped.size
+
     def _put(self, id: str, kept: _Kept) -> None:
         if kept.size > self._limit_bytes:
             return
