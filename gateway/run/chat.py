@@ -65,6 +65,7 @@ from storage.records import Agent, Scope
 _log = logging.getLogger("mnemogate")
 _MOST_ROUTES = 256  # cached; bounded, since callers choose the names of models
 _, _READ, _OFF, _STRICT = Mode  # by their names Python 3.11 finds them five times as slowly
+_AGENT = b"x-mnemogate-agent"
 SUB_AGENT = "sub-agent"  # the name of a task that a model has delegated, as the names of rules are
 _context_window = attrgetter("context_window")
 _terms = lru_cache(maxsize=256)(TurnSpec)  # nearly all turns share a few
@@ -270,13 +271,15 @@ class Chat:
         Requests for agents that were made over REST never do: they become runs. names: the request's fields that name
         model, user and conversation. The other parameters are those of `answer`. Raises: BadRequest, UnknownModel.
         """
-        identity = identify(headers, names, self._rules_of(project, memory), project, time.time())
-        spec = self.directory.profile(identity)
-        if spec is None:
-            return False
         model = str(names.get("model") or "")
-        is_agents = identity.agent is not None and asks_agent(model)
-        route = agent_route(self._settings, spec) if is_agents else self._route_of(model)
+        if asks_agent(model) or any(name == _AGENT for name, _ in headers):
+            identity = identify(headers, names, self._rules_of(project, memory), project, time.time())
+            spec = self.directory.profile(identity)
+            if spec is None:
+                return False
+            route = agent_route(self._settings, spec) if asks_agent(model) else self._route_of(model)
+        else:
+            route = self._route_of(model)
         endpoints = self.failover.endpoints[route.upstream]
         return bool(endpoints) and endpoints[0].provider.capabilities.messages
 

@@ -12,10 +12,10 @@ import orjson
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from adapters.types import BYTES_PER_TOKEN
+from adapters.types import BYTES_PER_TOKEN, Json
 from gateway.dialects.messages.errors import MessagesErrors
 from gateway.dialects.messages.native import NativeMessages
-from gateway.dialects.messages.read import MessagesRequest, has_thread, names_in, read, thread_refused
+from gateway.dialects.messages.read import MessagesRequest, names_in, parse_body, read, thread_refused
 from gateway.dialects.messages.render import MakesMessages
 from gateway.errors import BadRequest, BodyTooLarge, ErrorForm
 from gateway.run.receipt import Receipt
@@ -79,36 +79,54 @@ class MessagesPath:
             trace.bytes_in = len(body)
             named = parse_named(body)
             trace.model, trace.stream = named.model, named.stream
-            if self._is_native(named, scope):
-                request = self._read_native(named, scope)
-                if request is None:
-                    await self._pass_on(named, scope, receive, send)
-                    return
+            request = self._read(named, scope)
+            if request is None:
+                await self._pass_on(named, scope, receive, send)
             else:
-                if has_thread(named.raw):
-                    raise thread_refused()
-                request = self._read(named, scope, is_read_only=False)
-            await self._answer(request, scope, receive, send)
+                await self._answer(request, scope, receive, send)
 
-    def _is_native(self, named: NamedRequest, scope: Scope) -> bool:
+    def _read(self, named: NamedRequest, scope: Scope) -> MessagesRequest | None:
+        """Returns a request; None: it goes to an upstream of its dialect, and memory cannot read it.
+
+        Raises: BadRequest, BodyTooLarge.
+        """
+        json: Json | None = None
+        try:
+            json = parse_body(named.raw)
+            if self._is_native(json, scope):
+                return self._read_native(named, json, scope)
+        except (BadRequest, BodyTooLarge):
+            if json is None and self._is_native({"model": named.model}, scope):
+                return None
+            raise
+        if json.get("thread") is not None:
+            raise thread_refused()
+        return self._read_as(named, json, scope, is_read_only=False)
+
+    def _is_native(self, json: Json, scope: Scope) -> bool:
         """Returns whether a request goes to its upstream as it is."""
-        if named.model is None:
+        if not isinstance(json.get("model"), str):
             return False
         caller = trace_of(scope).caller
-        names = names_in(named.raw)
-        return self.chats.chat.speaks_messages(names, scope["headers"], caller.project, caller.memory)
+        return self.chats.chat.speaks_messages(
+            names_in(json), scope["headers"], caller.project, caller.memory
+        )
 
-    def _read(self, named: NamedRequest, scope: Scope, *, is_read_only: bool) -> MessagesRequest:
+    def _read_as(
+        self, named: NamedRequest, json: Json, scope: Scope, *, is_read_only: bool
+    ) -> MessagesRequest:
         headers, most = scope["headers"], self.chats.settings.max_messages
-        return read(bytes(named.raw), headers, most, is_read_only=is_read_only, has_limit=self.has_limit)
+        return read(
+            bytes(named.raw), json, headers, most, is_read_only=is_read_only, has_limit=self.has_limit
+        )
 
-    def _read_native(self, named: NamedRequest, scope: Scope) -> MessagesRequest | None:
+    def _read_native(self, named: NamedRequest, json: Json, scope: Scope) -> MessagesRequest | None:
         """Returns a request for an upstream of its dialect; None: memory cannot read it, so that it passes without."""
         try:
-            request = self._read(named, scope, is_read_only=True)
-        except (BadRequest, BodyTooLarge):
+            request = self._read_as(named, json, scope, is_read_only=True)
+        except BadRequest:
             return None
-        if has_thread(named.raw):
+        if json.get("thread") is not None:
             caller = trace_of(scope).caller
             stands = self.chats.chat.stands_for(request.chat, scope["headers"], caller.project, caller.memory)
             if stands == "on":

@@ -50,6 +50,11 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
             raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
     if agent is not None:
         json["model"] = f"agent/{agent}"
+    return request_of(body, json, max_messages)
+
+
+def request_of(body: bytes, json: dict[str, Any], max_messages: int = MAX_MESSAGES) -> ChatRequest:
+    """Returns the request that a body is. json: its value. Raises: BadRequest."""
     messages = _messages(json, max_messages)
     if _SHAPED.isdisjoint(json):  # most requests, for which there is nothing more to read
         return ChatRequest(body, json, _model(json), messages)

@@ -81,7 +81,7 @@ def read_messages(messages: Any, *, is_read_only: bool) -> ReadMessages:
         raise invalid("messages", "at least one message is required")
     reader = _Reader(is_read_only)
     for index, message in enumerate(messages):
-        reader.add(index, message, f"messages.{index}")
+        reader.add(index, message)
     return ReadMessages(reader.messages, reader.places)
 
 
@@ -91,10 +91,16 @@ class _Reader:
         self.places: list[BlockPlace] = []
         self._is_read_only = is_read_only
 
-    def add(self, index: int, message: Any, where: str) -> None:
+    def add(self, index: int, message: Any) -> None:
+        where = f"messages.{index}"
         if not isinstance(message, dict):
             raise invalid(where, "Input should be a valid dictionary")
         role, content = message.get("role"), message.get("content")
+        if content.__class__ is str and len(message) == 2 and (role == "user" or role == "assistant"):
+            # As most messages of most clients are.
+            is_words = role == "user" and not _is_reminder(content)
+            self._put({"role": role, "content": content}, BlockPlace(index, 0 if is_words else None))
+            return
         self._check(message, _MESSAGE, where)
         if role not in ("user", "assistant", "system"):
             raise invalid(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")

@@ -15,9 +15,10 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
+from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.request_headers import RawHeaders, header_text
-from gateway.dialects.chat.parse import parse as parse_chat
+from gateway.dialects.chat.parse import request_of
 from gateway.dialects.fields import check_depth, check_length, read_object, repeated_keys
 from gateway.dialects.messages.content import (
     THOUGHTS,
@@ -69,9 +70,19 @@ class MessagesRequest(Struct, frozen=True):
     places: Sequence[BlockPlace]
 
 
-def names_in(body: bytes) -> Json:
-    """Returns the fields of a request that name model, user and conversation. Raises: BadRequest: it is no request."""
+def parse_body(body: bytes) -> Json:
+    """Returns a body's JSON. Raises: BadRequest, BodyTooLarge."""
     json = read_object(body)
+    if is_too_deep(json):
+        for key, value in json.items():
+            check_depth(key, [value])
+    for key in repeated_keys(body):
+        raise invalid(key[:60], "the key is in the body twice")
+    return json
+
+
+def names_in(json: Json) -> Json:
+    """Returns the fields of a request that name model, user and conversation."""
     try:
         metadata = _user_of(json.get("metadata"))
     except BadRequest:
@@ -80,22 +91,23 @@ def names_in(body: bytes) -> Json:
 
 
 def read(
-    body: bytes, headers: RawHeaders, max_messages: int, *, is_read_only: bool, has_limit: bool = True
+    body: bytes,
+    json: Json,
+    headers: RawHeaders,
+    max_messages: int,
+    *,
+    is_read_only: bool,
+    has_limit: bool = True,
 ) -> MessagesRequest:
     """Reads a request.
 
+    json: the body's.
     is_read_only: it goes upstream as it is, so that the upstream judges it; what memory has no place for is passed
         over.
-
     has_limit: it needs `max_tokens`, which only a request whose tokens are counted has not.
 
-    Raises: BadRequest, BodyTooLarge.
+    Raises: BadRequest.
     """
-    json = read_object(body)
-    for key, value in json.items():
-        check_depth(key, [value])
-    for key in repeated_keys(body):
-        raise invalid(key[:60], "the key is in the body twice")
     if not is_read_only and (unknown := [key for key in json if not _is_known(key)]):
         raise not_taken(unknown[0][:60])
     check_length("messages", json["messages"] if isinstance(json.get("messages"), list) else [], max_messages)
@@ -109,7 +121,7 @@ def read(
     head: list[Json] = [{"role": "system", "content": "\n\n".join(system)}] if system else []
     conversation = ReadMessages([*head, *spoken.messages], [*([BlockPlace(-1)] * len(head)), *spoken.places])
     chat, metadata = _as_chat(json, conversation.messages, is_read_only=is_read_only, has_limit=has_limit)
-    request = parse_chat(orjson.dumps(chat), 2 * max_messages + 1)
+    request = request_of(orjson.dumps(chat), chat, 2 * max_messages + 1)
     request.wants_usage = True
     # Chat completions have a newer name for it, which models that refuse this one take.
     request.added_fields = (
@@ -121,11 +133,6 @@ def read(
     if _is_sub_agent(json, headers):
         request.side_request = SUB_AGENT
     return MessagesRequest(body, json, request, conversation.places)
-
-
-def has_thread(body: bytes) -> bool:
-    """Returns whether a request brings the new messages of a message thread alone."""
-    return b'"thread"' in body and read_object(body).get("thread") is not None
 
 
 def thread_refused() -> BadRequest:
