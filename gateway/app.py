@@ -188,6 +188,8 @@ class Gateway:
         parts_of_responses = ("responses", forwarding, bodies, max_upload_bytes, limits, self._chat, own)
         responses = ResponsesPath(*parts_of_responses)
         routes: list[BaseRoute] = [
+            # First, since each route costs a request that comes after it.
+            Route(RESPONSES_PATH, responses, methods=["POST"]),
             # Gives other methods their 405; posts never come this far.
             *(Route(path, _only_post, methods=["POST"]) for path in CHAT_PATHS),
             *messages_routes(
@@ -195,7 +197,6 @@ class Gateway:
             ),  # before the agents, which have other paths below theirs
             *agents,  # before the models: `/v1/models/` is a list of the agents API
             *model_routes(self.models, names),
-            Route(RESPONSES_PATH, responses, methods=["POST"]),
             *(
                 Route(path, of_path(*parts_of_responses), methods=["POST"])
                 for path, of_path in ((INPUT_TOKENS_PATH, InputTokensPath), (COMPACT_PATH, CompactPath))

@@ -3,8 +3,9 @@
 A driver is a file of this folder: a program in the application's own language. Its first line says what it is and what
 has to be installed, `# LangChain: pip langchain-openai`; a line `# memory: off` gives it a gateway key of that mode,
 and a line `# note: ...` goes into the table. With `# api: responses` or `# api: messages` the gateway answers that API
-by way of chat completions, also the first time, with memory off. It gets the address, the key, the model, the user and
-the texts of the scene in its environment, and prints the replies it is given.
+by way of chat completions, also the first time, with memory off. `# also: claude` has it played once more, before a
+strict Claude. It gets the address, the key, the model, the user and the texts of the scene in its environment, and
+prints the replies it is given.
 
 The scene: two turns, a second conversation that asks for what the first one said, a stream, a tool. It is played
 against a strict upstream directly, then through a gateway before the same upstream. The gateway is an ordinary process
@@ -33,6 +34,7 @@ from typing import Any
 from gateway.core.prompt.note import strip_notes
 from gateway.core.request.identity import CONVERSATION_ORDER, USER_ORDER, IdentityRules, identify
 from scripts.load import clean_environment, gateway
+from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 
 HERE = Path(__file__).parent
@@ -88,6 +90,7 @@ class Application:
     memory: str = "on"
     note: str = ""
     api: str = "chat"
+    also: str = ""
 
 
 @dataclass(slots=True)
@@ -178,7 +181,9 @@ def applications() -> list[Application]:
             title, _, needs = first.partition(": ")
             kind, *packages = needs.split()
             options = dict(
-                line.split(": ", 1) for line in more if line.startswith(("memory: ", "note: ", "api: "))
+                line.split(": ", 1)
+                for line in more
+                if line.startswith(("memory: ", "note: ", "api: ", "also: "))
             )
             found.append(Application(driver, title, kind, tuple(packages), **options))
     return found
@@ -415,6 +420,9 @@ def try_one(app: Application, cache: Path) -> Row:
             judge(row, app, direct, through, home / "mnemogate.db")
             if any(key in json.dumps([s.headers, parsed(s)]) for s in through):
                 row.works, row.notes = "no", [*row.notes, "the gateway's key went upstream"]
+            if app.also == "claude":
+                row.notes += play_over_claude(app, folder, home / "claude")
+                row.works = "no" if "over Claude: " in " ".join(row.notes) else row.works
             if sorted(set(REPLY.findall(printed))) != sorted(set(REPLY.findall(again))):
                 row.works, row.notes = "no", [*row.notes, "other replies were printed"]
     except Failed as error:
@@ -428,6 +436,36 @@ def play_without_memory(app: Application, folder: Path, home: Path, settings: st
     key = make_key(home, "off")
     with gateway(home, settings) as served:
         return play(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
+
+
+def play_over_claude(app: Application, folder: Path, home: Path) -> list[str]:
+    """Plays the scene before a strict Claude. Returns what is wrong."""
+    home.mkdir()
+    key = make_key(home, app.memory)
+    with StrictAnthropic(script=answer_as_claude, models=[MODEL]) as claude:
+        settings = SETTINGS.format(url=claude.base_url) + 'kind = "anthropic"\napi_key = "none"\n'
+        with gateway(home, settings) as served:
+            play(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
+        seen = [each.json for each in claude.seen if each.json and "messages" in each.json]
+    last = [(json.dumps(body["messages"][-1]), json.dumps(body)) for body in seen]
+    found = {
+        "the second chat knows": any(SCENE["ASK"] in text and "Miso" in whole for text, whole in last),
+        "a tool's result came back": any("tool_result" in text for text, _ in last),
+        "no request is refused": not any(each.refusal for each in claude.seen),
+    }
+    return [f"over Claude: not: {claim}" for claim, holds in found.items() if not holds]
+
+
+def answer_as_claude(seen: Seen) -> Reply:
+    """Returns a reply that hangs on the question alone; calls a tool about the weather."""
+    content = seen.json["messages"][-1]["content"]
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    text = strip_notes(" ".join(block.get("text", "") for block in blocks)).strip()
+    if "weather" in text and not any(block["type"] == "tool_result" for block in blocks):
+        for tool in seen.json.get("tools") or ():
+            if "exec_command" in tool["name"]:
+                return called({"name": tool["name"], "parameters": tool["input_schema"]})
+    return say(f"Reply {zlib.crc32(text.encode()):08x}: I heard that, and I have nothing to add.")
 
 
 def make_key(folder: Path, memory: str) -> str:

@@ -1,5 +1,6 @@
 # Codex CLI: npm @openai/codex
 # api: responses
+# also: claude
 mkdir -p "$HOME/.codex"
 cat > "$HOME/.codex/config.toml" <<END
 model = "$MODEL"

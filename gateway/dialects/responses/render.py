@@ -104,6 +104,7 @@ class ResponsesView(ClientView):
         self._first: Json = {}  # the newest chunk that may be the reply's first
         self._out: list[bytes] = []
         self._sent = 0  # events
+        self._is_whole = False  # no events are sent of it
         self._number = request.number  # of the next event
         self._given = request.tag
         self._created_at = request.created
@@ -171,6 +172,7 @@ class ResponsesView(ClientView):
         self._break_off(error.message, error.code, error.kind, error.param)
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        self._is_whole = True
         reply = self._first = orjson.loads(body)
         choices = (c for c in reply["choices"] if isinstance(c, dict) and not c.get("index"))
         self._add_delta(
@@ -293,7 +295,7 @@ class ResponsesView(ClientView):
 
     def output_of(self, reply: WireMessage, stored: StoredResponse) -> list[Json]:
         """Returns the output that says a reply."""
-        self._sent = 1  # nobody reads its events
+        self._is_whole, self._sent = True, 1
         self._add_delta(delta_of({"message": reply}), [])
         last = self._items[-1] if self._items else None
         self._close("completed" if stored.status == "completed" else "incomplete")
@@ -404,6 +406,9 @@ class ResponsesView(ClientView):
         return created
 
     def _emit(self, kind: str, **fields: Any) -> None:
+        if self._is_whole:
+            self._sent += 1
+            return
         self._out.append(frame(kind, {**fields, "sequence_number": self._number}))
         self._sent += 1
         self._number += 1
