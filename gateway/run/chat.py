@@ -55,7 +55,7 @@ from gateway.run.response_conversations import ConversationHead, ResponseConvers
 from gateway.run.sink import Sink
 from gateway.run.turn import TreeMemory, TurnLimits, TurnMemory, TurnRun
 from gateway.run.upstream.failover import Attempts, Endpoint, Failover
-from gateway.run.upstream.forward import with_body_headers
+from gateway.run.upstream.forward import with_codex_headers
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
 from gateway.settings import Settings
@@ -360,7 +360,7 @@ class Chat:
                     param="x-mnemogate-history",
                 )
             spec = replace(spec, history="client")
-        passes = Passes(with_body_headers(headers), credential)
+        passes = Passes(with_codex_headers(headers), credential)
         call = ChatCall(
             request, passes, identity, spec, route, kind, MakesUnseen(), sink, receipt, is_native=True
         )

@@ -9,16 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import orjson
 from msgspec import Struct
 
 from gateway.core.conversation.canonical import WireMessage
+from gateway.core.conversation.private import private_of
 from gateway.errors import MemoryUnavailable, UnknownId
 from gateway.run.memory.stored_turns import NamedTurn, find_turn, turns_to
 from gateway.run.pending import Pending
 from storage.commands import ForgetTarget
 from storage.errors import StoreError
+from storage.listing import Page
 from storage.records import Agent, Exchange, State
 from storage.sql.store import Store
+
+# How many of a project's newest exchanges are looked at for an upstream's id, which no index has: so many pages.
+_PAGE, _MOST_PAGES = 200, 10
 
 
 class ResponseOwner(Struct, frozen=True):
@@ -80,6 +86,30 @@ class StoredResponses:
             return await turns_to(self.store, found.agent, found.exchange)
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error
+
+    async def forget_upstreams(self, owner: ResponseOwner, id: str) -> bool:
+        """Forgets the exchange of a response that an upstream had stored. Returns whether there was one.
+
+        It is looked for among the project's newest exchanges. Raises: MemoryUnavailable.
+        """
+        quoted, before = id.encode(), None
+        try:
+            for _ in range(_MOST_PAGES):
+                page = Page(after=before, limit=_PAGE)
+                found = await self.store.messages.page_of_project(owner.project, page)
+                for agent, each in found:
+                    e = each.exchange
+                    if e.shown_reply is None or quoted not in e.shown_reply or not owner.may_read(agent):
+                        continue
+                    if id in (private_of(orjson.loads(e.shown_reply)).get("ids") or ()):
+                        await self.store.forgetting.forget(agent.id, ForgetTarget(exchanges=[e.id]))
+                        return True
+                if len(found) < _PAGE:
+                    return False
+                before = found[-1][1].exchange.id
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        return False
 
     async def delete(self, found: FoundResponse) -> None:
         """Forgets a response's exchange. Raises: MemoryUnavailable."""

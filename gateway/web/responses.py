@@ -14,7 +14,7 @@ from secrets import token_hex
 from typing import ClassVar, Final
 
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from adapters.types import Json
 from gateway.core.request.chat_request import MemoryChoice
@@ -22,6 +22,7 @@ from gateway.core.request.identity import UNNAMED
 from gateway.core.request.request_headers import RawHeaders
 from gateway.dialects.responses.background import StoredResponseRequest, queued
 from gateway.dialects.responses.instructions import cut_from_stored
+from gateway.dialects.responses.listed import ClientItems
 from gateway.dialects.responses.native import NativeResponse, read_native
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.render import MakesResponses
@@ -217,7 +218,7 @@ class StoredPath(ForwardedPath):
     """
 
     prompts: Sequence[str]
-    own: ASGIApp
+    own: OwnResponses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         id = scope["path"].split("/")[3:4]
@@ -229,11 +230,31 @@ class StoredPath(ForwardedPath):
             return
         # A part of a response may have a part of its instructions alone, in which nothing of the gateway's is found.
         headers = [each for each in scope["headers"] if each[0] not in _OF_PARTS]
+        if scope["method"] == "DELETE" and scope["path"].startswith("/v1/responses/") and len(id) == 1:
+            send = self._forgetting(scope, id[0], send)
         await super().__call__({**scope, "headers": headers}, receive, send)
 
+    def _forgetting(self, scope: Scope, id: str, send: Send) -> Send:
+        """Returns a `send` that forgets a response which its upstream has deleted, before the answer's end leaves."""
+        is_deleted = False
+
+        async def sending(message: Message) -> None:
+            nonlocal is_deleted
+            if "status" in message:
+                is_deleted = 200 <= message["status"] < 300
+            elif is_deleted and not message.get("more_body", False):
+                await self.own.forget_upstreams(scope, id)
+            await send(message)
+
+        return sending
+
     def change(self, outgoing: Outgoing) -> ReplyChange | None:
-        is_response = outgoing.path.startswith("/responses/") and outgoing.method in ("GET", "POST")
-        return cut_from_stored(self.prompts) if is_response else None
+        path = outgoing.path.partition("?")[0]
+        if outgoing.method not in ("GET", "POST"):
+            return None
+        if path.endswith("/input_items") or (path.startswith("/conversations/") and "/items" in path):
+            return ClientItems()
+        return cut_from_stored(self.prompts) if path.startswith("/responses/") else None
 
 
 def stored_routes(
@@ -242,7 +263,7 @@ def stored_routes(
     max_upload_bytes: int,
     limits: Limits,
     prompts: Sequence[str],
-    own: ASGIApp,
+    own: OwnResponses,
 ) -> list[Route]:
     """Returns the routes of all that upstreams store of responses. The parameters are those of `StoredPath`."""
     return [

@@ -66,6 +66,10 @@ class OwnResponses:
     def user(self, headers: RawHeaders, project: str, body: Json) -> str | None:
         return identify(headers, body, self._rules(project), project, time.time()).user
 
+    async def forget_upstreams(self, scope: Scope, id: str) -> None:
+        """Forgets what memory has of a response that its upstream has just deleted."""
+        await self.stored.forget_upstreams(self.owner(scope), id)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith(CONVERSATIONS_PATH):
             await answer_json(await self._conversations(scope, receive, send), scope, receive, send)

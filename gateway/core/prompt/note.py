@@ -482,6 +482,14 @@ def strip_notes(text: str) -> str:
     return _NOTE.sub("", text) if _HEADING in text else text
 
 
+def without_first_note(text: str) -> str:
+    """Returns the text without a note of the gateway's at its beginning; one that it quotes later stays."""
+    found = _NOTE.match(text) if _HEADING in text else None
+    if found is None:
+        return text
+    return text[len(found[0].rstrip()) :].removeprefix("\n\n")
+
+
 def selection_budget(budget_tokens: int) -> int:
     """Returns the tokens that a selection of the whole memory may take, of those for any note."""
     return min(budget_tokens, max(_SELECTION_LEAST, budget_tokens // _SELECTION_SHARE))

@@ -37,6 +37,8 @@ OF_RESPONSES: Final = (
 )
 # The body is sent as it came, so the caller's own headers describe it.
 _BODY_HEADERS: Final = frozenset((b"content-type", b"content-encoding"))
+# Codex's headers, but for those that begin with `x-codex-` (seen on the wire of 0.169).
+_CODEX: Final = frozenset((b"originator", b"session-id", b"thread-id", b"version"))
 # Paths that list all of one kind that an account has. Whoever has an object's id, has it from who made it.
 _LISTS: Final = (
     "/files",
@@ -58,6 +60,19 @@ def with_body_headers(headers: Sequence[tuple[bytes, bytes]]) -> tuple[Header, .
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if name in _BODY_HEADERS
     ]
     return (*forwardable(headers), *described)
+
+
+def with_codex_headers(headers: Sequence[tuple[bytes, bytes]]) -> tuple[Header, ...]:
+    """Returns the same with Codex's own, for an upstream that gets a request for a response as it came.
+
+    By way of chat completions none pass: they name paths and commits, which are no other provider's business.
+    """
+    own = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in headers
+        if name in _CODEX or name.startswith(b"x-codex-")
+    ]
+    return (*with_body_headers(headers), *own)
 
 
 class WholeBody(Protocol):
@@ -107,7 +122,7 @@ class Outgoing(Struct, frozen=True):
             self.upload.put(target.model)
         return ModelRequest(
             b"" if self.named is None else self.named.with_model(target.model),
-            with_body_headers(self.headers),
+            (with_codex_headers if self.path.startswith("/responses") else with_body_headers)(self.headers),
             self.credential if target.gets_credential(upstream) else None,
             path=self.path,
             method=self.method,

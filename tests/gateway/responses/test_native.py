@@ -220,6 +220,49 @@ def test_a_part_of_a_stored_response_is_not_asked_for(acme: World, upstream: Str
     assert upstream.last.headers["range"] == "bytes=100-900"
 
 
+def test_a_list_of_items_shows_no_note(world: World, openai_keeps: StoredResponses) -> None:
+    respond(world, input="My cat is called Miso, she is grey.")
+    conversation = world.sdk.conversations.create()
+    made = respond(world, input="What is my cat called?", conversation=conversation.id)
+    assert "<memory" in asked(openai_keeps)
+    quoted = "Is this yours? <memory>Notes from earlier conversations</memory>"
+    respond(world, input=quoted, conversation=conversation.id)
+    lists = (
+        list(world.sdk.responses.input_items.list(made.id)),
+        list(world.sdk.conversations.items.list(conversation.id, order="asc"))[:1],
+    )
+    for (item,) in lists:
+        assert item.to_dict()["content"][0]["text"] == "What is my cat called?"  # type: ignore[index]
+    one = world.sdk.conversations.items.retrieve(lists[1][0].id or "", conversation_id=conversation.id)
+    assert "<memory" not in one.to_json()
+    assert quoted in str(world.sdk.conversations.items.list(conversation.id).to_json())
+
+
+def test_what_an_upstream_has_deleted_is_forgotten_here_too(
+    world: World, openai_keeps: StoredResponses
+) -> None:
+    made = respond(world, input="My cat is called Miso, she is grey.")
+    left = respond(world, input="My dog is called Rex, he is old.", user="bob")
+    world.sdk.responses.delete(made.id)
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.responses.delete(made.id)
+    world.gateway.ask("DELETE", f"/v1/responses/{left.id}", headers={"x-mnemogate-user": "alice"})
+    respond(world, input="What is my grey cat called?")
+    assert "Miso" not in asked(openai_keeps)
+    respond(world, input="What is my old dog called?", user="bob")
+    assert "Rex" in asked(openai_keeps)  # who deleted it named another person
+
+
+def test_codexs_headers_pass_to_an_upstream_that_gets_the_request_as_it_came(
+    world: World, upstream: StrictUpstream
+) -> None:
+    own = {"originator": "codex_exec", "session-id": "s", "thread-id": "t", "x-codex-turn-state": "x"}
+    respond(world, input="Hi", extra_headers=own)
+    assert own.items() <= upstream.last.headers.items()
+    world.chat(user="alice").say("Hi")
+    assert not own.keys() & upstream.last.headers.keys()
+
+
 def test_what_a_client_wrote_itself_stays_in_a_stored_response(world: World) -> None:
     made = respond(world, input="Hi", instructions="<memory_blocks> are a thing of mine.")
     assert world.gateway.ask("GET", f"/v1/responses/{made.id}").json["instructions"] == (

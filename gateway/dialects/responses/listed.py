@@ -1,0 +1,60 @@
+"""Lists of items that an upstream has stored, as their client has them: without notes that memory put into its input.
+
+A note stands at the beginning of a text; what the client wrote itself stays.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from adapters.types import Event
+from gateway.core.prompt.note import without_first_note
+from gateway.errors import UpstreamBroke
+
+_MARKED: Final = b"<memory"
+_TEXT: Final = "input_text"
+
+
+class ClientItems:
+    """Changes a list of items, a single one or a response. All raise UpstreamBroke: it cannot be read."""
+
+    def whole(self, body: bytes) -> bytes:
+        if _MARKED not in body:
+            return body
+        try:
+            found = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise UpstreamBroke("The upstream sent a list of items that is no JSON.") from error
+        changed = _changed(found)
+        return body if changed is found else orjson.dumps(changed)
+
+    def event(self, event: Event) -> bytes:
+        return event.raw
+
+    def unfinished(self, rest: bytes) -> bytes:
+        return rest
+
+
+def _changed(found: Any) -> Any:
+    """Returns a list or an item without notes; itself where it has none."""
+    if not isinstance(found, dict):
+        return found
+    if isinstance(found.get("data"), list):
+        items = [_changed(item) for item in found["data"]]
+        is_same = all(a is b for a, b in zip(items, found["data"], strict=True))
+        return found if is_same else {**found, "data": items}
+    content = found.get("content")
+    if not isinstance(content, list):
+        return found
+    parts = [_part(part) for part in content]
+    is_same = all(a is b for a, b in zip(parts, content, strict=True))
+    return found if is_same else {**found, "content": parts}
+
+
+def _part(part: Any) -> Any:
+    if not isinstance(part, dict) or part.get("type") != _TEXT or not isinstance(part.get("text"), str):
+        return part
+    own = without_first_note(part["text"])
+    return part if own == part["text"] else {**part, "text": own}
