@@ -25,6 +25,8 @@ from gateway.web.middleware import trace_of
 CONVERSATIONS_PATH: Final = "/v1/conversations"
 # Of one request, as OpenAI has it.
 MOST_CREATED: Final = 20
+# Items that wait for the next response; a request has no more, either. No measurement.
+MOST_WAITING: Final = 1_000
 _MOST_PAIRS, _KEY_CHARS, _VALUE_CHARS = 16, 64, 512
 
 
@@ -87,6 +89,11 @@ class OwnConversations:
                 "Missing required parameter: 'items'.", param="items", code="missing_required_parameter"
             )
         items = _items_in(body)
+        if len(head.items) + len(items) > MOST_WAITING:
+            raise BadRequest(
+                f"{len(head.items)} items wait for the next response of this conversation; at most {MOST_WAITING} may.",
+                param="items",
+            )
         await self.conversations.change(
             head, lambda now: {**now, "items": [*(now.get("items") or ()), *items]}
         )

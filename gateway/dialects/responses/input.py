@@ -64,6 +64,8 @@ def read_items(
         return InputMessages([{"role": "user", "content": items}], [], [0])
     messages = _Messages(start, takes, is_read_only=is_read_only)
     for index, item in enumerate(items):
+        if item.__class__ is dict and len(item) == 2 and messages.take_plain(index, item):
+            continue
         where = f"{name}[{index - before}]"
         if not isinstance(item, dict):
             raise wrong_type(where, "an object", item)
@@ -167,6 +169,20 @@ class _Messages:
     def end(self) -> InputMessages:
         self._end_reply()
         return self._input
+
+    def take_plain(self, index: int, item: Json) -> bool:
+        """Takes a message of a user or a reply that is a text, as most are. Returns False for any other item."""
+        role, content = item.get("role"), item.get("content")
+        if content.__class__ is not str or (role != "user" and role != "assistant"):
+            return False
+        self.at = index
+        if role == "user":
+            self._add({"role": role, "content": content})
+            return True
+        if self._reply.is_over:
+            self._end_reply()
+        self._reply.say(content)
+        return True
 
     def take_message(self, item: Json, where: str) -> None:
         role, content = item.get("role"), item.get("content")

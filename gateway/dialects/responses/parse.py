@@ -16,8 +16,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.identity import checked_id
-from gateway.dialects.chat.parse import MAX_MESSAGES
-from gateway.dialects.chat.parse import parse as parse_chat
+from gateway.dialects.chat.parse import MAX_MESSAGES, request_of
 from gateway.dialects.fields import (
     check_depth,
     check_length,
@@ -137,7 +136,7 @@ def parse(
             chat.setdefault(key, value)
     if "tools" not in chat:
         _leave_out_choices(chat)
-    request = parse_chat(orjson.dumps(chat), max_messages)
+    request = request_of(orjson.dumps(chat), chat, max_messages)
     request.wants_usage = True
     request.references = tuple(references)
     request.may_be_cut = is_cut

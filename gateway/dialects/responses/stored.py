@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from adapters.types import Json
@@ -65,8 +66,10 @@ def stored_in(reply: WireMessage) -> StoredResponse | None:
     found: Any = private_of(reply).get(FIELD)
     if not isinstance(found, dict):
         return None
-    forms = {name: (form[0], form[1], form[2]) for name, form in (found.get("forms") or {}).items()}
-    return StoredResponse(**{**found, "forms": forms})
+    try:
+        return msgspec.convert(found, StoredResponse)
+    except msgspec.ValidationError:
+        return None  # imported from elsewhere
 
 
 def changed(echo: Json) -> Json:

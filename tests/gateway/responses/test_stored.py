@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import orjson
 import pytest
 
 from gateway.run.admin.forget import Retention
 from gateway.settings import UpstreamSettings
 from storage.sql.statements import make_statement
 from tests.doubles.anthropic_upstream import StrictAnthropic, think
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, raw, say
 from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
 from tests.gateway.sdk import World, agent, remember
 
@@ -78,6 +79,26 @@ def test_thoughts_are_sealed_where_they_are_asked_for(
     assert asked.output[0].encrypted_content.startswith("mnemogate:")
     assert shown(world.sdk.responses.retrieve(asked.id, include=sealed)) == shown(asked)
     assert world.sdk.responses.retrieve(asked.id).output[0].encrypted_content is None
+
+
+def test_thoughts_between_words_are_read_as_they_were_answered(
+    world: World, upstream: StrictUpstream
+) -> None:
+    deltas: list[Json] = [
+        {"role": "assistant", "reasoning_content": "Hm."},
+        {"content": "One."},
+        {"reasoning_content": "Well."},
+        {"content": " Two."},
+    ]
+    chunk: Json = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    events = [{**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    end = {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    upstream.queue(
+        raw(*(b"data: %b\n\n" % orjson.dumps(event) for event in (*events, end)), b"data: [DONE]\n\n")
+    )
+    made = respond(world, input="Count.", user="alice", stream=True)
+    assert [item.type for item in made.output] == ["reasoning", "message", "reasoning", "message"]
+    assert shown(world.sdk.responses.retrieve(made.id)) == shown(made)
 
 
 def test_openais_sample_works_where_nobody_is_named(world: World, upstream: StrictUpstream) -> None:
