@@ -21,11 +21,10 @@ from gateway.run.response_compaction import CompactionFailed, compact
 from gateway.run.response_conversations import ConversationHead
 from gateway.web.event_stream import ClientReply
 from gateway.web.middleware import trace_of
-from gateway.web.responses import ResponsesPath
+from gateway.web.responses import ResponsesPath, without_memory
 
 INPUT_TOKENS_PATH: Final = "/v1/responses/input_tokens"
 COMPACT_PATH: Final = "/v1/responses/compact"
-_MEMORY: Final = b"x-mnemogate-memory"
 _JSON: Final = [("content-type", "application/json")]
 
 
@@ -48,7 +47,7 @@ class InputTokensPath(ResponsesPath):
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
             tokens = await self.chats.chat.count(
-                request.chat, _off(headers), caller.project, caller.credential, reply, receipt
+                request.chat, without_memory(headers), caller.project, caller.credential, reply, receipt
             )
             body = orjson.dumps({"object": "response.input_tokens", "input_tokens": tokens or 0})
             await reply.whole(200, [*_JSON, *receipt.close()], body)
@@ -76,7 +75,7 @@ class CompactPath(ResponsesPath):
         with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
             try:
                 found = await compact(
-                    self.chats.chat, request.chat, _off(headers), caller.project, caller.credential,
+                    self.chats.chat, request.chat, without_memory(headers), caller.project, caller.credential,
                     reply, trace.begun, ChatView,
                 )  # fmt: skip
             except CompactionFailed as error:
@@ -92,7 +91,3 @@ class CompactPath(ResponsesPath):
                 "usage": usage_of(found.usage),
             }
             await reply.whole(200, _JSON, orjson.dumps(shown))
-
-
-def _off(headers: RawHeaders) -> RawHeaders:
-    return [*(each for each in headers if each[0] != _MEMORY), (_MEMORY, b"off")]

@@ -13,6 +13,7 @@ from functools import partial
 from secrets import token_hex
 from typing import ClassVar, Final
 
+import orjson
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -20,7 +21,9 @@ from adapters.types import Json
 from gateway.core.request.chat_request import MemoryChoice
 from gateway.core.request.identity import UNNAMED
 from gateway.core.request.request_headers import RawHeaders
-from gateway.dialects.responses.background import StoredResponseRequest, queued
+from gateway.dialects.chat.render import ChatView
+from gateway.dialects.responses.background import ShownResponses, StoredResponseRequest, compacted, queued
+from gateway.dialects.responses.compaction import compaction_item
 from gateway.dialects.responses.instructions import cut_from_stored
 from gateway.dialects.responses.listed import ClientItems
 from gateway.dialects.responses.native import NativeResponse, read_native
@@ -31,6 +34,7 @@ from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools
 from gateway.errors import BadRequest
 from gateway.limits import Limits
 from gateway.run.receipt import Receipt
+from gateway.run.response_compaction import CompactionFailed, compact
 from gateway.run.response_conversations import ConversationHead
 from gateway.run.stored_responses import ResponseOwner
 from gateway.run.upstream.forward import Forwarding, Outgoing
@@ -46,6 +50,7 @@ from gateway.web.stored_responses import EVENT_STREAM, OwnResponses, answer_json
 
 RESPONSES_PATH: Final = "/v1/responses"
 _AGENT: Final = b"x-mnemogate-agent"
+_MEMORY: Final = b"x-mnemogate-memory"
 _HISTORY: Final = b"x-mnemogate-history"
 _OF_PARTS: Final = frozenset((b"range", b"if-range"))
 
@@ -90,6 +95,9 @@ class ResponsesPath(ForwardedPath):
         send: Send,
     ) -> None:
         """Answers a request that was read, by way of chat completions. conversation: the one that it names."""
+        if request.compacts:
+            await self._compact(request, headers, scope, receive, send)
+            return
         if request.echo["background"]:
             await self._begin_later(request, conversation, headers, scope, receive, send)
             return
@@ -103,6 +111,29 @@ class ResponsesPath(ForwardedPath):
             request.shows_sealed,
         )
         await self.chats.answer(request.chat, headers, view, receipt, scope, receive, send, conversation)
+
+    async def _compact(
+        self, request: ResponsesRequest, headers: RawHeaders, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answers with the conversation in short. Nothing of it is remembered."""
+        trace = trace_of(scope)
+        caller, connection = trace.caller, scope["state"].get("connection")
+        trace.memory = "off"
+        with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
+            try:
+                found = await compact(
+                    self.chats.chat, request.chat, without_memory(headers), caller.project, caller.credential,
+                    reply, trace.begun, ChatView,
+                )  # fmt: skip
+            except CompactionFailed as error:
+                await reply.whole(error.status, [("content-type", "application/json")], error.body)
+                return
+            item = compaction_item(f"cmp_{token_hex(16)}", found.summary)
+            shown = compacted(request, item, found.usage)
+            if request.chat.stream:
+                await reply.whole(200, EVENT_STREAM, ShownResponses().whole_events(shown, 0))
+            else:
+                await reply.whole(200, [("content-type", "application/json")], orjson.dumps(shown))
 
     async def _begin_later(
         self,
@@ -274,6 +305,11 @@ def stored_routes(
         )
         for path, (methods, name) in _STORED.items()
     ]
+
+
+def without_memory(headers: RawHeaders) -> RawHeaders:
+    """Returns a request's headers with memory off."""
+    return [*(each for each in headers if each[0] != _MEMORY), (_MEMORY, b"off")]
 
 
 def _turn(receipt: Receipt) -> tuple[str, str] | None:

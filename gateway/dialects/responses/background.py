@@ -16,7 +16,7 @@ from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
 from gateway.dialects.responses.errors import error_fields, frame
 from gateway.dialects.responses.parse import ResponsesRequest, parse
-from gateway.dialects.responses.render import ERROR_CODES, MakesResponses, response_of
+from gateway.dialects.responses.render import ERROR_CODES, MakesResponses, response_of, usage_of
 from gateway.dialects.responses.tools import UpstreamTools
 
 # The last events of a response.
@@ -138,3 +138,15 @@ def queued(request: ResponsesRequest, tag: str, created: float) -> Json:
         request.echo, lambda: (tag, ""), forms=request.forms, tag=tag, created=int(created or time.time())
     )
     return response_of(made, "queued")
+
+
+def compacted(request: ResponsesRequest, item: Json, usage: Json) -> Json:
+    """Returns a response that has an item in place of a reply. usage: as a chat completion has it."""
+    now = int(time.time())
+    made = MakesResponses({**request.echo, "store": False}, lambda: None, created=now)
+    return {
+        **response_of(made, "completed"),
+        "completed_at": now,
+        "output": [item],
+        "usage": usage_of(usage),
+    }

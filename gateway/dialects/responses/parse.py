@@ -85,6 +85,8 @@ class ResponsesRequest(Struct, frozen=True):
     # Its body, and what its upstreams take of tools.
     body: str
     takes: UpstreamTools
+    # It asks for its conversation in short, in place of a reply.
+    compacts: bool = False
 
 
 def parse(
@@ -143,7 +145,14 @@ def parse(
     conversation = conversation_of(json)
     echo = _echo(json, request, conversation, tools)
     return ResponsesRequest(
-        request, echo, conversation, tools.forms, SEALED_THOUGHTS in included, body.decode(), takes
+        request,
+        echo,
+        conversation,
+        tools.forms,
+        SEALED_THOUGHTS in included,
+        body.decode(),
+        takes,
+        _compacts(json),
     )
 
 
@@ -205,6 +214,12 @@ def _strings(json: Json, key: str) -> list[str]:
         if not isinstance(value, str):
             raise wrong_type(f"{key}[{index}]", "a string", value)
     return values
+
+
+def _compacts(json: Json) -> bool:
+    items = json.get("input")
+    last = items[-1] if isinstance(items, list) and items else None
+    return isinstance(last, dict) and last.get("type") == "compaction_trigger"
 
 
 def _included(json: Json) -> list[str]:

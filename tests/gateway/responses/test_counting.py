@@ -84,6 +84,19 @@ def test_a_list_is_made_short_too(world: World, upstream: StrictUpstream) -> Non
         world.sdk.responses.compact(model="m", input="Hi")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_trigger_asks_for_a_summary_in_place_of_a_reply(
+    world: World, upstream: StrictUpstream, stream: bool
+) -> None:
+    upstream.queue(say("Notes."))
+    items: Any = [{"role": "user", "content": "One."}, {"type": "compaction_trigger"}]
+    response = respond(world, input=items, user="alice", stream=stream)
+    (item,) = response.output
+    assert (response.status, response.store, item.type) == ("completed", False, "compaction")
+    assert response.usage.total_tokens > 0
+    assert world.query("SELECT count(*) FROM exchanges") == [0]
+
+
 def test_a_summary_of_another_maker_is_refused(world: World) -> None:
     item: Any = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAA"}
     with pytest.raises(openai.BadRequestError) as caught:
