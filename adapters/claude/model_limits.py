@@ -27,6 +27,8 @@ class Model(Struct, frozen=True):
     binds: bool = False
     # It can be made to call a tool.
     can_force: bool = True
+    # It thinks only when a request gives it tokens for that, and takes no `effort`.
+    thinks_when_asked: bool = False
 
 
 _PLAIN: Final = Model(64_000)
@@ -35,7 +37,8 @@ _BIG: Final = Model(128_000)
 _ALWAYS: Final = Model(128_000, late_system=True, least=None)
 _BOUND: Final = Model(128_000, late_system=True, least=None, binds=True, can_force=False)
 # Up to the 4.1 family a prompt and max_tokens that together exceed the window are a 400, so less is asked for there.
-_OLD: Final = Model(32_000)
+_OLD: Final = Model(32_000, thinks_when_asked=True)
+_BEFORE_EFFORT: Final = replace(_PLAIN, thinks_when_asked=True)
 _UNKNOWN: Final = Model(8_192)  # Claude's dialect is also spoken by others with other limits
 
 # The longest prefix counts.
@@ -55,8 +58,9 @@ _MODELS: Final[dict[str, Model]] = {
     "claude-opus-4-7": _BIG,
     "claude-opus-4-6": _BIG,
     "claude-sonnet-4-6": _BIG,
-    "claude-opus-4-5": _PLAIN,
-    "claude-sonnet-4-5": _PLAIN,
+    "claude-opus-4-5": _BEFORE_EFFORT,
+    "claude-sonnet-4-5": _BEFORE_EFFORT,
+    "claude-haiku-4-5": _BEFORE_EFFORT,
     "claude-opus-4": _OLD,  # 4.0 and 4.1
     "claude-sonnet-4": _OLD,
     "claude-3-7": _OLD,

@@ -50,6 +50,10 @@ _ASKS_NOTHING: Final[Json] = {
 _TIERS: Final = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 _EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 _LOWER: Final = ("none", "minimal")  # OpenAI's; "none" has the least effort where a model always thinks
+# The tokens for thoughts by effort, where a model takes no effort (build-with-claude/extended-thinking: at least 1,024,
+# below `max_tokens`). No measurement.
+_THOUGHTS: Final = {"low": 4_096, "medium": 8_192, "high": 16_384}
+_LEAST_THOUGHTS: Final = 1_024
 _PLAIN_ID: Final = re.compile(r"[a-zA-Z0-9_-]{1,256}")
 _PHONE: Final = re.compile(r"[\d-]{7,}")
 BINDING_BETA: Final = "thinking-binding-controls-2026-08-01"
@@ -154,7 +158,10 @@ def _set_output(wire: Json, system: list[Json], body: Json, known: Model) -> Non
     elif effort is not None:
         if effort not in _EFFORTS and effort not in _LOWER:
             raise Untranslatable(f"There is no effort {effort!r} here.", "reasoning_effort", "invalid_value")
-        config.setdefault("effort", "low" if effort in _LOWER else effort)
+        if known.thinks_when_asked:
+            _ask_to_think(wire, effort)
+        else:
+            config.setdefault("effort", "low" if effort in _LOWER else effort)
     form = body.get("response_format")
     match form:
         case None | {"type": "text"}:
@@ -168,6 +175,16 @@ def _set_output(wire: Json, system: list[Json], body: Json, known: Model) -> Non
             raise Untranslatable("This `response_format` is not taken here.", "response_format")
     if config:
         wire["output_config"] = config
+
+
+def _ask_to_think(wire: Json, effort: str) -> None:
+    """Gives a model tokens to think, unless a call is forced or there is no room for thoughts."""
+    most = wire.get("max_tokens")
+    is_forced = wire.get("tool_choice", {}).get("type") in ("any", "tool")
+    if effort in ("none", "minimal") or is_forced or not isinstance(most, int) or most <= _LEAST_THOUGHTS:
+        return
+    tokens = min(_THOUGHTS.get(effort, max(_THOUGHTS.values())), most - 1)
+    wire.setdefault("thinking", {"type": "enabled", "budget_tokens": tokens})
 
 
 def _stop_thinking(wire: Json) -> None:

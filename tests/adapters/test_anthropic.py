@@ -741,6 +741,32 @@ async def test_as_little_thinking_as_the_model_allows(
 
 
 @pytest.mark.parametrize(
+    ("model", "options", "thinking", "effort"),
+    [
+        ("claude-sonnet-4-5", {}, 8_192, None),
+        ("claude-opus-4-1", {"reasoning_effort": "high"}, 16_384, None),
+        ("claude-haiku-4-5", {"reasoning_effort": "low", "max_completion_tokens": 2_000}, 1_999, None),
+        ("claude-haiku-4-5", {"reasoning_effort": "low", "max_completion_tokens": 1_000}, None, None),
+        ("claude-opus-4-6", {}, None, "medium"),
+    ],
+)
+async def test_a_model_before_efforts_gets_tokens_to_think(
+    provider: Anthropic,
+    upstream: StrictAnthropic,
+    model: str,
+    options: Json,
+    thinking: int | None,
+    effort: str | None,
+) -> None:
+    asked = request(model=model, **{"reasoning_effort": "medium", **options})
+    status, body = await answer(provider, asked)
+    assert status == 200, body
+    sent = upstream.last.json
+    assert sent.get("thinking", {}).get("budget_tokens") == thinking
+    assert sent.get("output_config", {}).get("effort") == effort
+
+
+@pytest.mark.parametrize(
     ("user", "is_told"),
     [
         ("alice", True),
