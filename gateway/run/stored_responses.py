@@ -48,6 +48,8 @@ class FoundResponse(Struct, frozen=True):
 
     agent: Agent
     exchange: Exchange
+    # The rows of its exchanges: several where its reply was made in steps.
+    rows: tuple[int, ...]
     turn: NamedTurn
 
     @property
@@ -114,6 +116,6 @@ class StoredResponses:
     async def delete(self, found: FoundResponse) -> None:
         """Forgets a response's exchange. Raises: MemoryUnavailable."""
         try:
-            await self.store.forgetting.forget(found.agent.id, ForgetTarget(exchanges=[found.exchange.id]))
+            await self.store.forgetting.forget(found.agent.id, ForgetTarget(exchanges=list(found.rows)))
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error

@@ -173,7 +173,8 @@ class ResponsesView(ClientView):
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         self._is_whole = True
-        reply = self._first = orjson.loads(body)
+        reply = orjson.loads(body)
+        self._first = self._first or reply
         choices = (c for c in reply["choices"] if isinstance(c, dict) and not c.get("index"))
         self._add_delta(
             delta_of({"message": without_private(outcome.shown_reply or {})}), _logprobs(next(choices, {}))

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, WireMessage, call_id, text_of, visible
 from gateway.core.conversation.heard import as_heard
-from gateway.core.conversation.private import private_of, without_private
+from gateway.core.conversation.private import private_of, with_private, without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
 from gateway.errors import BadRequest, BodyTooLarge
@@ -144,19 +144,25 @@ class NamedTurn(Struct, frozen=True):
 
 async def find_turn(
     store: Store, project: str, conversation: str, turn: str
-) -> tuple[Agent, Exchange] | None:
-    """Returns the exchange of a project that a turn's name stands for, and its memory. Raises: StoreError."""
+) -> tuple[Agent, Exchange, tuple[int, ...]] | None:
+    """Returns the exchange of a project that a turn's name stands for, its memory, and the rows of all its steps.
+
+    Of several steps the exchange has the joined reply. Raises: StoreError.
+    """
     found = await store.messages.begun(project, conversation, begun_of(turn))
-    if found is not None:
-        return found[0], found[1].exchange
-    if (name := await _name_of_run(store, project, conversation + turn)) is not None:
+    if found is not None and found[1].run is None:
+        return found[0], found[1].exchange, (found[1].exchange.id,)
+    if found is None and (name := await _name_of_run(store, project, conversation + turn)) is not None:
         return await find_turn(store, project, *name)
-    # The same words were answered before, under the time of then.
+    # The same words were answered before, under the time of then; or several steps are one reply.
     owner = await store.messages.owner(project, conversation)
     if owner is None:
         return None
-    there = (await _read(store, owner[0], conversation)).find(turn)
-    return None if there is None else (owner[0], there.exchange)
+    kept = await _read(store, owner[0], conversation)
+    there = kept.find(turn)
+    if there is None:
+        return None
+    return owner[0], *kept.joined(there)
 
 
 async def _name_of_run(store: Store, project: str, uid: str) -> tuple[str, str] | None:
@@ -329,6 +335,15 @@ class _Kept:
         place = _place(e, None if above is None else above.exchange)
         if e.active or place not in self._by_name:
             self._by_name[place] = each
+
+    def joined(self, each: StandingExchange) -> tuple[Exchange, tuple[int, ...]]:
+        """Returns a turn with its reply as its client has it, and the rows of its steps."""
+        steps = [each.exchange] if each.run is None else [step.exchange for step in self._runs[each.run]]
+        reply, last = _reply(steps), steps[-1].shown_reply
+        if len(steps) == 1 or not reply or last is None:
+            return each.exchange, (each.exchange.id,)
+        shown = with_private(reply[0], **private_of(orjson.loads(last)))
+        return replace(each.exchange, shown_reply=orjson.dumps(shown)), tuple(e.id for e in steps)
 
     def find(self, turn: str) -> StandingExchange | None:
         return self._by_name.get(turn[:_TIME_CHARS]) or self._by_name.get(turn[_TIME_CHARS:])

@@ -380,6 +380,11 @@ def test_the_steps_of_an_agents_own_conversation_are_one_response(
     # Elsewhere it is what its client has.
     respond(world, model="agent/ann", input="And now?", previous_response_id=second.id)
     assert contents(upstream)[1:] == ["Hi", "Hello.", "I like tea.", "I note that. Tea it is.", "And now?"]
+    assert world.sdk.responses.retrieve(second.id).to_dict() == second.to_dict()
+    world.sdk.responses.delete(second.id)
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.responses.retrieve(second.id)
+    assert "tea" not in str(world.query("SELECT input, shown_reply FROM exchanges"))
 
 
 def test_results_of_calls_follow_an_id(world: World, upstream: StrictUpstream) -> None:
