@@ -11,13 +11,16 @@ from tests.gateway.sdk import World
 from tests.patience import PATIENCE_S
 
 Json = dict[str, Any]
+CLIENTS: list[anthropic.Anthropic] = []  # that are open
 WEATHER: Any = {"name": "weather", "description": "The weather.", "input_schema": {"type": "object"}}
 
 
 def client(world: World, key: str = "sk-ant-app", **options: Any) -> anthropic.Anthropic:
-    return anthropic.Anthropic(
+    made = anthropic.Anthropic(
         base_url=world.gateway.url, api_key=key, max_retries=0, timeout=PATIENCE_S, **options
     )
+    CLIENTS.append(made)
+    return made
 
 
 @dataclass
