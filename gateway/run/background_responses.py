@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,6 +54,8 @@ _ANY_NUMBER: Final = 1_000_000  # of attempts: `_perform` counts them itself
 # How often a reader looks for events that another process wrote, and a performer for a cancel from elsewhere.
 _LOOK_S, _CANCEL_LOOK_S = 0.2, 1.0
 _PAGE: Final = 64
+# Callers in memory whose responses this process may perform. No measurement.
+_MOST_CALLERS: Final = 4_096
 _SHOWN: Final = "response"  # the kind of the text with how it is shown
 
 
@@ -164,6 +166,8 @@ class BackgroundResponses:
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error
         self._callers[run.id] = headers, credential
+        if len(self._callers) > _MOST_CALLERS:  # others perform some
+            del self._callers[next(iter(self._callers))]
         return run
 
     async def find(self, owner: ResponseOwner, tag: str) -> Run | None:
@@ -180,7 +184,11 @@ class BackgroundResponses:
             texts = await self.store.runs.texts(run.agent, run.id, _SHOWN)
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error
-        return None if not texts or not texts[0].data else orjson.loads(texts[0].data)
+        if not texts or not texts[0].data:
+            return None
+        shown: Json = orjson.loads(texts[0].data)
+        is_cut = run.state is RunState.CANCELLED and shown["status"] != "cancelled"
+        return self.shows.cancelled(shown) if is_cut else shown
 
     async def cancel(self, run: Run) -> None:
         """Cancels a response that has not ended. Raises: MemoryUnavailable."""
@@ -209,7 +217,7 @@ class BackgroundResponses:
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error
 
-    async def events(self, run: Run, after: int) -> AsyncIterator[bytes]:
+    async def events(self, run: Run, after: int) -> AsyncGenerator[bytes, None]:
         """Yields the events after a number, and those that follow, until the end. Raises: StoreError."""
         while True:
             log = self._logs.get(run.id)
@@ -255,7 +263,10 @@ class BackgroundResponses:
                 watch.cancel()
             await log.close()
             del self._logs[run.id]
-            if (now := await self.store.runs.load(run.agent, run.id)) is None or now.is_over:
+            now = await self.store.runs.load(run.agent, run.id)
+            if now is None:  # it was deleted meanwhile, and so is what was written since
+                await self.store.runs.remove(run.agent, run.id)
+            if now is None or now.is_over:
                 self._callers.pop(run.id, None)
         await self.store.runs.drop_texts(self.now() - KEPT_S, _PAGE)
 
@@ -280,6 +291,7 @@ class BackgroundResponses:
     async def _make(self, run: Run, log: _Sink, stored: bytes, shown: Json) -> None:
         begun = await self.store.runs.begin(run.agent, run.id, self.now())
         if begun.is_over:
+            await self._end(run, log, self.shows.cancelled(shown))
             return
         shown = {**shown, "status": "in_progress"}
         await self.store.runs.show(run.agent, run.id, orjson.dumps(shown))
@@ -308,12 +320,11 @@ class BackgroundResponses:
             return
         final = log.final or self.shows.failed(shown, None, "The upstream's answer has no end.")
         name = turn()
-        if final["status"] in ("completed", "incomplete"):
-            if name is not None and await self._is_stored(identity, receipt, name):
-                await self.store.runs.note_turn(run.agent, run.id, bytes.fromhex("".join(name)))
-            else:
-                final, log.held = self.shows.failed(shown, None, NOT_STORED), b""
-        await self._end(run, log, final)
+        if final["status"] in ("completed", "incomplete") and (
+            name is None or not await self._is_stored(identity, receipt, name)
+        ):
+            final, log.held, name = self.shows.failed(shown, None, NOT_STORED), b"", None
+        await self._end(run, log, final, name)
 
     async def _is_stored(self, identity: Identity, receipt: Receipt, name: tuple[str, str]) -> bool:
         """Returns whether the turn of an answer is on disk."""
@@ -323,13 +334,18 @@ class BackgroundResponses:
             await self.chat.pending.written(identity.scope, self.chat.commit_wait_s)
         return await self.store.messages.begun(identity.project, name[0], begun_of(name[1])) is not None
 
-    async def _end(self, run: Run, log: _Sink, final: Json) -> None:
-        """Ends a run, and its events with it."""
+    async def _end(self, run: Run, log: _Sink, final: Json, name: tuple[str, str] | None = None) -> None:
+        """Ends a run, and its events with it. name: of the turn in which the response lies."""
         status = final["status"]
         state = {"failed": RunState.FAILED, "cancelled": RunState.CANCELLED}.get(status, RunState.COMPLETED)
+        turn = bytes.fromhex("".join(name)) if name is not None and state is RunState.COMPLETED else None
         with suppress(NotFound):
-            await self.store.runs.show(run.agent, run.id, orjson.dumps(final))
-            await self.store.runs.end(run.agent, run.id, state, str(status), self.now())
+            runs = self.store.runs
+            now = await runs.finish_response(run, state, self.now(), orjson.dumps(final), turn)
+            if now.state is RunState.CANCELLED:
+                # As its client was answered, however far it had come.
+                final, log.held = self.shows.cancelled(final), b""
+                await runs.show(run.agent, run.id, orjson.dumps(final))
         log.add(log.held or self.shows.events_of(final, log.next_number))
 
     async def _head(self, project: str, conversation: str | None) -> ConversationHead | None:

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
-from gateway.dialects.fields import check_length, optional, read_object, wrong_type
+from gateway.dialects.fields import check_depth, check_length, optional, read_object, wrong_type
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.items import Items, created_item, page_of
 from gateway.dialects.responses.response_ids import place_of, turn_of
@@ -138,6 +138,7 @@ def _items_in(body: Json) -> list[Json]:
     """Returns the items of a request, each with an id. Raises: BadRequest."""
     items: list[Any] = optional(body, "items", list) or []
     check_length("items", items, MOST_CREATED)
+    check_depth("items", [[items]])
     read = read_items(items, name="items")
     if read.references:
         raise BadRequest("An item of a conversation is sent whole, and not by its id.", param="items")

@@ -8,6 +8,7 @@ what memory has put into it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
@@ -163,8 +164,9 @@ class ResponsesPath(ForwardedPath):
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply, reply.while_here():
             reply.start(200, EVENT_STREAM)
-            async for event in background.events(run, -1):
-                await reply.write(event)
+            async with aclosing(background.events(run, -1)) as events:
+                async for event in events:
+                    await reply.write(event)
             await reply.end()
 
     async def _read(

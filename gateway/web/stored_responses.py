@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
@@ -34,7 +36,7 @@ from gateway.web.response_conversations import CONVERSATIONS_PATH, OwnConversati
 from storage.records import Run, RunState
 
 EVENT_STREAM: Final = [("content-type", "text/event-stream; charset=utf-8")]
-_NUMBER_CHARS: Final = 12
+_NUMBER: Final = re.compile(r"-?[0-9]{1,10}")
 _SHOWS: Final = ShownResponses()
 
 
@@ -78,6 +80,8 @@ class OwnResponses:
         query: str = scope["query_string"].decode("latin-1")
         asked = parse_qs(query)
         owner, name = self.owner(scope), turn_of(id)
+        if not name[0]:
+            raise unknown_response(id)
         found = await self._find(owner, name, id)
         # In a turn a response was made in the foreground, or its run is found by its id.
         run = await self.background.find(owner, "".join(name)) if _may_be_run(found, name) else None
@@ -154,16 +158,17 @@ class OwnResponses:
                 "Only a response that was made in the background can be streamed.", param="stream"
             )
         given = asked.get("starting_after", ["-1"])[-1]
-        if not given.lstrip("-").isdigit() or len(given) > _NUMBER_CHARS:
+        if _NUMBER.fullmatch(given) is None:
             raise BadRequest("Invalid 'starting_after': expected a number.", param="starting_after")
         after, count = int(given), 0
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
             reply.start(200, EVENT_STREAM)
             with reply.while_here():
-                async for event in self.background.events(run, after):
-                    await reply.write(event)
-                    count += 1
+                async with aclosing(self.background.events(run, after)) as events:
+                    async for event in events:
+                        await reply.write(event)
+                        count += 1
                 if not count:
                     # Its events are not stored any more.
                     shown = await self._show(found, run, id, asked)

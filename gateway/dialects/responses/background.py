@@ -105,7 +105,7 @@ class ShownResponses:
         return {**shown, "status": "failed", "error": error, "output": [], "usage": None}
 
     def cancelled(self, shown: Json) -> Json:
-        return {**shown, "status": "cancelled"}
+        return {**shown, "status": "cancelled", "output": [], "completed_at": None, "usage": None}
 
     def events_of(self, shown: Json, number: int) -> bytes:
         """Returns the last events of a response that lies in no turn, from a number on."""

@@ -114,7 +114,7 @@ def parse(
             "A response in the background has to be stored: `store` is false.", param="background"
         )
     for key, value in json.items():
-        check_depth(key, [value])
+        check_depth(key, [[[[value]]]])  # as deep as it lies in what is stored of the response
     # Whoever let the request through on its way here may have read the other one.
     for key in repeated_keys(body):
         raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])

@@ -194,6 +194,25 @@ def test_a_deleted_response_is_forgotten(world: World, upstream: StrictUpstream)
     assert world.query("SELECT count(*) FROM runs") == [0]
 
 
+@pytest.mark.parametrize("after", ["--5", "x", "-", "99999999999999", "\u00b2"])
+def test_where_a_stream_is_resumed_is_a_number(world: World, after: str) -> None:
+    made = polled(world, begin(world, input="Hi", user="alice").id)
+    with pytest.raises(openai.BadRequestError) as caught:
+        list(world.sdk.responses.retrieve(made.id, stream=True, extra_query={"starting_after": after}))
+    assert caught.value.param == "starting_after"
+
+
+def test_one_that_is_deleted_while_it_is_made_leaves_nothing(world: World, upstream: StrictUpstream) -> None:
+    gate = Gate()
+    upstream.queue(say("Purple tulips grow.", hold_after={3: gate}))
+    made = begin(world, input="Tell me of purple tulips.", user="alice")
+    becomes(lambda: upstream.chats)
+    world.sdk.responses.delete(made.id)
+    gate.open()
+    becomes(lambda: world.query("SELECT count(*) FROM run_texts WHERE agent <> 0") == [0])
+    assert world.query("SELECT count(*) FROM runs") == [0]
+
+
 def test_forgetting_ends_what_is_being_made(world: World, upstream: StrictUpstream) -> None:
     gate = Gate()
     earlier = respond(world, input="My cat is called Miso.", user="alice")
@@ -216,6 +235,7 @@ def test_forgetting_ends_what_is_being_made(world: World, upstream: StrictUpstre
 def test_events_that_are_gone_are_made_of_what_is_stored(world: World, upstream: StrictUpstream) -> None:
     upstream.queue(say("One two."))
     made = polled(world, begin(world, input="Count.", user="alice").id)
+    becomes(lambda: world.query("SELECT state FROM runs") == ["completed"])
     world.clock.sleep(4 * 3600)
     polled(world, begin(world, input="Hi", user="bob").id)
     count = (

@@ -241,6 +241,21 @@ def test_a_reply_that_was_cut_shows_what_was_heard(world: World, upstream: Stric
     assert (found.status, found.output_text.startswith(heard)) == ("incomplete", True)
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/responses/conv_" + "0" * 32, 404),
+        ("/v1/responses/resp_" + "f" * 56, 404),
+        ("/v1/responses/resp_" + "0" * 56 + "/input_items", 404),
+        ("/v1/conversations/resp_" + "0" * 56, 404),
+        ("/v1/conversations/conv_" + "0" * 32 + "/items/msg_1", 404),
+    ],
+)
+def test_what_is_not_there_is_not_found(world: World, path: str, status: int) -> None:
+    reply = world.gateway.ask("GET", path)
+    assert (reply.status, reply.json["error"]["type"]) == (status, "invalid_request_error")
+
+
 def test_the_same_words_again_are_found_by_both_ids(world: World) -> None:
     one, two = (respond(world, input="Hi", user="alice") for _ in range(2))
     assert world.sdk.responses.retrieve(one.id).output_text == "Ok."
