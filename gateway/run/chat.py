@@ -246,7 +246,8 @@ class Chat:
         if call.kind is ConversationKind.AGENT:
             identity = replace(call.identity, scope=None, conversation=None)
             call.identity, call.kind = identity, ConversationKind.CLIENT
-        attempts = self.failover.attempts(call.route, lambda: 0, sink, receipt)
+        # A fallback may have no such endpoint, and would be asked for a reply.
+        attempts = self.failover.at_first_key(call.route, sink, receipt)
         with QueuePlace() as place:
             begun, call.memory = await self._begin_memory(call, attempts, place, opens=False)
             prompt = await _bare(call.request, attempts, call.spec) if begun is None else begun[1]

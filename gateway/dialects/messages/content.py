@@ -205,7 +205,7 @@ class _Reader:
                 return self._document(block, where)
             case "search_result":
                 self._check(block, _SEARCH, where)
-                return {"type": "text", "text": _search_result(block)}
+                return {"type": "text", "text": self._search_result(block, where)}
             case kind:
                 if not self._is_read_only:
                     raise not_taken(f"{where}.{kind}")
@@ -230,15 +230,11 @@ class _Reader:
         kind = source.get("type")
         title = block.get("title")
         if kind == "text":
-            return {"type": "text", "text": _titled(title, str(source.get("data") or ""))}
+            return {"type": "text", "text": _titled(block, str(source.get("data") or ""))}
         if kind == "content":
             content = source.get("content")
-            blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
-            texts = [
-                _text_of_block(each, f"{where}.source.content.{place}", is_read_only=self._is_read_only)
-                for place, each in enumerate(blocks)
-            ]
-            return {"type": "text", "text": _titled(title, "\n".join(texts))}
+            texts = [content] if isinstance(content, str) else self._texts(content, f"{where}.source.content")
+            return {"type": "text", "text": _titled(block, "\n".join(texts))}
         if kind == "base64":
             named = title if isinstance(title, str) and title else "document.pdf"
             data = f"data:{source.get('media_type')};base64,{source.get('data')}"
@@ -246,6 +242,18 @@ class _Reader:
         if self._is_read_only:
             return {"type": "file", "file": {"source": orjson.dumps(source).decode()}}
         raise not_taken(f"{where}.source.{kind}")
+
+    def _search_result(self, block: Json, where: str) -> str:
+        head = f"{block.get('title') or ''} ({block.get('source') or ''})"
+        return "\n".join((head, *self._texts(block.get("content"), f"{where}.content")))
+
+    def _texts(self, blocks: Any, where: str) -> list[str]:
+        if not isinstance(blocks, list):
+            raise invalid(where, "Input should be a valid list")
+        return [
+            _text_of_block(each, f"{where}.{place}", is_read_only=self._is_read_only)
+            for place, each in enumerate(blocks)
+        ]
 
     def _check(self, block: Json, known: frozenset[str], where: str) -> None:
         if not self._is_read_only:
@@ -308,12 +316,7 @@ def _call(block: Json, where: str) -> Json:
     }
 
 
-def _search_result(block: Json) -> str:
-    content = block.get("content")
-    texts = [str(each.get("text") or "") for each in content or () if isinstance(each, dict)]
-    head = f"{block.get('title') or ''} ({block.get('source') or ''})"
-    return "\n".join((head, *texts))
-
-
-def _titled(title: Any, text: str) -> str:
-    return f"{title}\n\n{text}" if isinstance(title, str) and title else text
+def _titled(document: Json, text: str) -> str:
+    """Returns a document's text after its title and context."""
+    heads = (document.get("title"), document.get("context"))
+    return "\n\n".join((*(head for head in heads if isinstance(head, str) and head), text))

@@ -163,6 +163,7 @@ def _as_chat(json: Json, messages: list[Json], *, is_read_only: bool, has_limit:
             _limits(chat, json)
         if not is_read_only:
             _check_context(json.get("context_management"))
+            check_fields(json.get("metadata") or {}, frozenset(("user_id",)), "metadata")
     except BadRequest:
         if not is_read_only:
             raise
@@ -210,7 +211,7 @@ def _tools(chat: Json, json: Json, *, is_read_only: bool) -> None:
     kind = choice.get("type")
     if kind == "tool":
         chat["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
-    elif kind in _CHOICES:
+    elif isinstance(kind, str) and kind in _CHOICES:
         chat["tool_choice"] = _CHOICES[kind]
     else:
         raise invalid("tool_choice.type", "Input should be 'auto', 'any', 'tool' or 'none'")
@@ -268,7 +269,10 @@ def _check_context(management: Any) -> None:
     if not isinstance(management, dict):
         raise invalid("context_management", "Input should be a valid dictionary")
     check_fields(management, frozenset(("edits",)), "context_management")
-    for index, edit in enumerate(management.get("edits") or ()):
+    edits = management.get("edits") or []
+    if not isinstance(edits, list):
+        raise invalid("context_management.edits", "Input should be a valid list")
+    for index, edit in enumerate(edits):
         kind = edit.get("type") if isinstance(edit, dict) else None
         if not isinstance(kind, str) or not kind.startswith(_CLEARS_THOUGHTS):
             raise not_taken(f"context_management.edits.{index}.{str(kind)[:60]}")
@@ -312,7 +316,11 @@ def _without_effect(body: bytes, json: Json, headers: RawHeaders) -> tuple[str, 
         names.append("cache_control")
     if "thinking" not in names and any(b'"type":"%b"' % kind.encode() in body for kind in THOUGHTS):
         names.append("thinking")
-    names += [key for key in ("eager_input_streaming", "input_examples") if b'"%b"' % key.encode() in body]
+    names += [
+        key
+        for key in ("citations", "eager_input_streaming", "input_examples")
+        if b'"%b"' % key.encode() in body
+    ]
     if any(name == _BETA for name, _ in headers):
         names.append("anthropic-beta")
     return tuple(names)

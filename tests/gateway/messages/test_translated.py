@@ -431,3 +431,42 @@ def test_counting_is_near_what_the_turn_takes_and_leaves_nothing(
     Talk(world, model="agent/helper").say("What is my cat called?", system="You are kind.")
     sent = len(orjson.dumps([upstream.last.json["messages"], upstream.last.json["tools"]])) / 4
     assert counted.input_tokens == pytest.approx(sent, rel=0.25)
+
+
+# -- agents that were made over REST
+
+
+@pytest.mark.agents
+@both_ways
+def test_an_agent_answers_with_its_memory_and_tools(
+    world: World, upstream: StrictUpstream, stream: bool
+) -> None:
+    body = {
+        "name": "ann",
+        "model": "up/m",
+        "memory_blocks": [{"label": "human", "value": ""}],
+        "tools": ["memory_insert"],
+    }
+    assert world.gateway.ask("POST", "/v1/agents/", orjson.dumps(body)).status == 200
+    insert = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
+    upstream.queue(call_tools(insert, text="I note that."), say("Tea it is."), say("Yes."))
+    talk = Talk(world, model="agent/ann", stream=stream)
+    assert talk.say("I like tea.").split()[-1] == "is."
+    assert [block["type"] for block in talk.messages[-1]["content"]] == ["text"]
+    assert talk.say("Do I like tea?") == "Yes."
+    assert "Likes tea." in str(upstream.last.messages)
+
+
+@pytest.mark.agents
+@both_ways
+def test_an_agents_own_conversation_takes_the_new_message_alone(
+    world: World, upstream: StrictUpstream, stream: bool
+) -> None:
+    body = {"name": "ann", "model": "up/m", "memory_blocks": [{"label": "human", "value": ""}]}
+    assert world.gateway.ask("POST", "/v1/agents/", orjson.dumps(body)).status == 200
+    headers = {"x-mnemogate-conversation": "default"}
+    talk = Talk(world, model="agent/ann", stream=stream, headers=headers)
+    talk.say("My cat is called Miso.")
+    talk.messages.clear()
+    talk.say("What is my cat called?")
+    assert [m["role"] for m in upstream.last.messages] == ["system", "user", "assistant", "user"]

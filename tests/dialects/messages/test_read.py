@@ -1,0 +1,130 @@
+"""A malformed field is an error that names it, wherever it is and whatever stands there."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.dialects.messages.native import NativeMessages
+from gateway.dialects.messages.read import parse_body, read
+from gateway.errors import BadRequest
+
+Json = dict[str, Any]
+JUNK: list[Any] = [None, 0, -1, 1.5, True, "", "x", [], {}, [None], [[]], {"type": None}, {"type": ["a"]}]
+MARK = {"type": "ephemeral"}
+BODY: Json = {
+    "model": "m",
+    "max_tokens": 50,
+    "system": [{"type": "text", "text": "You help.", "cache_control": MARK}],
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Hi"},
+                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}},
+                {"type": "image", "source": {"type": "url", "url": "https://example.com/cat.png"}},
+                {
+                    "type": "document",
+                    "title": "Notes",
+                    "source": {"type": "text", "media_type": "text/plain", "data": "d"},
+                },
+                {
+                    "type": "document",
+                    "source": {"type": "content", "content": [{"type": "text", "text": "d"}]},
+                },
+                {
+                    "type": "search_result",
+                    "title": "t",
+                    "source": "s",
+                    "content": [{"type": "text", "text": "c"}],
+                },
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "t", "signature": "s"},
+                {"type": "text", "text": "ok"},
+                {"type": "tool_use", "id": "t1", "name": "w", "input": {"a": 1}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "t1",
+                    "content": [{"type": "text", "text": "r"}, {"type": "tool_reference", "tool_name": "x"}],
+                    "is_error": False,
+                },
+                {"type": "text", "text": "more"},
+            ],
+        },
+        {"role": "system", "content": "Late."},
+    ],
+    "tools": [{"name": "w", "description": "d", "input_schema": {"type": "object"}}],
+    "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+    "metadata": {"user_id": "alice"},
+    "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {"type": "object"}}},
+    "thinking": {"type": "adaptive"},
+    "context_management": {"edits": [{"type": "clear_thinking_20251015"}]},
+    "stop_sequences": ["a"],
+    "stream": False,
+}
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path:
+        yield path
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from paths(value[key], (*path, key))
+
+
+def changed(path: tuple[Any, ...], value: Any) -> bytes:
+    body = copy.deepcopy(BODY)
+    inner: Any = body
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return orjson.dumps(body)
+
+
+@pytest.mark.parametrize("is_read_only", [False, True], ids=["translated", "native"])
+@pytest.mark.parametrize("path", [*paths(BODY)], ids=lambda path: ".".join(map(str, path)))
+def test_a_field_of_another_form_is_refused_or_read(path: tuple[Any, ...], is_read_only: bool) -> None:
+    for value in JUNK:
+        body = changed(path, value)
+        json = parse_body(body)
+        try:
+            request = read(body, json, (), 100, is_read_only=is_read_only)
+        except BadRequest:
+            continue
+        assert request.chat.messages
+        assert len(request.places) == len(request.chat.messages)
+        if is_read_only:
+            native = NativeMessages(body, json, request.places, "/messages", lambda model, body=body: body)
+            assert native.render("m").body == body
+
+
+def test_the_body_itself_is_read() -> None:
+    body = orjson.dumps(BODY)
+    chat = read(body, parse_body(body), (), 100, is_read_only=False).chat
+    assert [m["role"] for m in chat.messages] == ["system", "user", "assistant", "tool", "user", "system"]
+    assert chat.json["user"] == "alice"
+
+
+@pytest.mark.parametrize(
+    "where", ["tools", "metadata", "output_config", "tool_choice", "context_management", "messages"]
+)
+def test_an_unknown_field_is_refused_by_its_path(where: str) -> None:
+    body = copy.deepcopy(BODY)
+    inner = body[where][0] if isinstance(body[where], list) else body[where]
+    inner["next_month"] = 1
+    raw = orjson.dumps(body)
+    with pytest.raises(BadRequest, match=r"next_month: Extra inputs are not permitted"):
+        read(raw, parse_body(raw), (), 100, is_read_only=False)
+    assert read(raw, parse_body(raw), (), 100, is_read_only=True).chat.messages
