@@ -293,7 +293,8 @@ class TurnWrite(Struct, frozen=True):
     opening: Opening | None = None
     # The characters of its messages.
     chars: int = 0
-    recall: RecallRow | None = None
+    # Makes the note of its recall, without side effects; None: it has none.
+    recall: Callable[[], RecallRow] | None = None
 
 
 class Committed(Struct, frozen=True):

@@ -1,17 +1,18 @@
 """The record of one recall, and its bytes: numbers alone, so that it holds no words, hashes or names.
 
-    head     whole numbers, seven bits a byte, the lowest first
-    entries  of each hit: a byte with kind, reason and whether it is forgotten; its number; its rank; a byte for each
-             score, 255 for the best; its tokens
+    head     version, why, flags, mode, how many hits, status, times, the model's context, how many hits stayed out
+    numbers  of two bytes each, or of four where one is larger: what was found, parts of the window, times, usage
+    columns  of the hits: kind with reason, rank, a byte for each score (255 is the best), tokens, number
 
-A hit that is forgotten later is overwritten in place, by as many bytes.
+A hit that is forgotten later is overwritten in its columns, which stay as long.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from math import ceil
 
@@ -25,28 +26,41 @@ WHYS = ("recalled", "nothing_found", "all_shown", "no_room", "late", "failed", "
 PARTS = ("system", "tools", "section", "summary", "history", "note", "message")
 NONE_LEFT = (0,) * (len(REASONS) - 1)
 _MODES = ("on", "strict")
-# The ids that the gateway gives: twelve random bytes.
+_KIND_BITS, _REASON_SHIFT, _FORGOTTEN = 3, 2, 1 << 5
+_SELECTION, _MEANING, _STREAMED, _USAGE, _FIRST, _WIDE_NUMBERS, _WIDE_SEQS, _WIDE_TOKENS = (
+    1 << n for n in range(8)
+)
+_VERSION = 1
+_MOST = 255
+# Version, why, flags, mode, how many hits; status; tenths of milliseconds, in all and up to the reply's head; context;
+# how many stayed out.
+_HEAD = struct.Struct("<5BHIII6B")
+_NUMBERS = 14
+# The ids of requests that the gateway gives: twelve random bytes.
 _OWN = re.compile(r"req_[0-9a-f]{24}")
 # A longer id is stored as its hash.
 _LONGEST = 64
 _OWN_MARK, _HASH_MARK = b"\x00", b"\x01"
-_KIND_BITS, _REASON_SHIFT, _FORGOTTEN = 3, 2, 1 << 5
-_SELECTION, _MEANING, _STREAMED, _USAGE, _FIRST = 1, 2, 4, 8, 16
-_VERSION = 1
-_MOST = 255
+
+
+# By all, by words, by meaning, from 0 to 255, relative to the best of the search.
+HitScores = tuple[int, int, int]
 
 
 @dataclass(slots=True)
 class SearchTrace:
     """How a search came to its hits, for its caller to show why."""
 
-    # Of each hit, best first: by all, by words, by meaning, from 0 to 1, relative to the best of the search; the last
-    # is None without vectors. Of a selection of the whole memory there are none.
-    scores: dict[int, tuple[float, float, float | None]] = field(default_factory=dict)
+    # Best first; of a selection of the whole memory there are none.
+    hits: Sequence[int] = ()
     # Hits that are muted.
-    muted: list[int] = field(default_factory=list)
-    # Returns the best of those, up to a limit, that are below the line of what is worth saying.
-    weak: Callable[[int], Mapping[int, tuple[float, float, float | None]]] = lambda limit: {}
+    muted: Sequence[int] = ()
+    # Vectors counted.
+    has_meaning: bool = False
+    # Returns the scores of hits.
+    scores: Callable[[Sequence[int]], list[HitScores]] = lambda hits: []
+    # Returns the best of those, up to a limit, that are below the line of what is worth saying, with their scores.
+    weak: Callable[[int], list[tuple[int, HitScores]]] = lambda limit: []
 
 
 class RecalledEntry(Struct, frozen=True):
@@ -89,76 +103,96 @@ class RecallRecord(Struct, frozen=True):
     entries: tuple[RecalledEntry, ...] = ()
 
 
+# An entry as it is packed: kind and reason (`code_of`), number, rank, three scores from 0 to 255, tokens.
+EntryRow = tuple[int, int, int, int, int, int, int]
+
+
+def code_of(kind: str, reason: str) -> int:
+    """Returns the byte for the kind of a hit, and for why it stayed out."""
+    return KINDS.index(kind) | REASONS.index(reason) << _REASON_SHIFT
+
+
+def row_of(e: RecalledEntry) -> EntryRow:
+    """Returns an entry as it is packed."""
+    scores = [int((score or 0.0) * _MOST) for score in (e.score, e.words, e.meaning)]
+    code = code_of(e.kind, e.reason) | _FORGOTTEN * e.is_forgotten
+    return code, e.seq, e.rank, scores[0], scores[1], scores[2], e.tokens
+
+
 def pack(record: RecallRecord) -> bytes:
     """Returns the bytes of a record."""
     has_meaning = any(e.meaning is not None for e in record.entries)
+    return pack_rows(record, [row_of(e) for e in record.entries], has_meaning=has_meaning)
+
+
+def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bool) -> bytes:
+    """Returns the bytes of a record with these entries in the place of its own."""
+    rows = rows[:_MOST]
+    codes, seqs, ranks, scores, words, meanings, tokens = zip(*rows, strict=True) if rows else ((),) * 7
+    numbers = (
+        record.found,
+        record.recalled_tokens,
+        *record.parts,
+        record.evicted,
+        int(record.added_ms * 100),
+        *(record.usage or (0, 0, 0)),
+    )
+    is_wide = max(numbers) > 0xFFFF
+    has_wide_seqs, has_wide_tokens = max(seqs, default=0) > 0xFFFF, max(tokens, default=0) > _MOST
     flags = (
         _SELECTION * record.is_selection
         | _MEANING * has_meaning
         | _STREAMED * record.is_streamed
         | _USAGE * (record.usage is not None)
         | _FIRST * (record.first_ms is not None)
+        | _WIDE_NUMBERS * is_wide
+        | _WIDE_SEQS * has_wide_seqs
+        | _WIDE_TOKENS * has_wide_tokens
     )
-    numbers = [
-        _VERSION,
-        WHYS.index(record.why),
-        flags,
-        _MODES.index(record.mode),
-        record.status,
-        record.found,
-        record.recalled_tokens,
-        *record.left,
-        *record.parts,
-        record.context or 0,
-        record.evicted,
-        int(record.added_ms * 100),
-        ceil((record.first_ms or 0.0) * 10),
-        ceil(record.ms * 10),
-        *(record.usage or ()),
-        len(record.entries),
+    count = len(rows)
+    parts = [
+        _HEAD.pack(
+            _VERSION,
+            WHYS.index(record.why),
+            flags,
+            _MODES.index(record.mode),
+            count,
+            record.status,
+            ceil(record.ms * 10),
+            ceil((record.first_ms or 0.0) * 10),
+            record.context or 0,
+            *(min(n, _MOST) for n in record.left),
+        ),
+        struct.pack(f"<{_NUMBERS}{'I' if is_wide else 'H'}", *numbers),
+        bytes(codes),
+        bytes(min(rank, _MOST) for rank in ranks),
     ]
-    out = bytearray()
-    for number in numbers:
-        _put(out, number)
-    for e in record.entries:
-        out.append(
-            KINDS.index(e.kind) | REASONS.index(e.reason) << _REASON_SHIFT | _FORGOTTEN * e.is_forgotten
-        )
-        _put(out, e.seq)
-        _put(out, e.rank)
-        if not record.is_selection:
-            out.append(int((e.score or 0.0) * _MOST))
-            out.append(int((e.words or 0.0) * _MOST))
-            if has_meaning:
-                out.append(int((e.meaning or 0.0) * _MOST))
-        _put(out, e.tokens)
-    return bytes(out)
+    if not record.is_selection:
+        parts += [bytes(scores), bytes(words)]
+        if has_meaning:
+            parts.append(bytes(meanings))
+    parts.append(struct.pack(f"<{count}{'H' if has_wide_tokens else 'B'}", *tokens))
+    parts.append(struct.pack(f"<{count}{'I' if has_wide_seqs else 'H'}", *seqs))
+    return b"".join(parts)
 
 
 def unpack(data: bytes) -> RecallRecord:
     """Returns the record of these bytes. Raises: ValueError: they are damaged, or of a later version."""
-    record, _ = _unpack(data)
-    return record
+    return _unpack(data)[0]
 
 
 def without(data: bytes, is_there: Callable[[str, int], bool]) -> bytes:
     """Returns as many bytes, in which the hits that are not there any more are overwritten. Raises: ValueError."""
-    record, spans = _unpack(data)
+    record, columns = _unpack(data)
     out = bytearray(data)
-    for e, (start, end) in zip(record.entries, spans, strict=True):
+    for n, e in enumerate(record.entries):
         if not e.is_forgotten and not is_there(e.kind, e.seq):
-            out[start] |= _FORGOTTEN
-            # A zero in as many bytes as the number had, and no scores and tokens.
-            at = start + 1
-            while out[at] & 0x80:
-                out[at] = 0x80
-                at += 1
-            out[at] = 0
-            at += 1
-            while out[at] & 0x80:  # its rank stays
-                at += 1
-            for rest in range(at + 1, end):
-                out[rest] &= 0x80
+            for name, start, width in columns:
+                at = start + n * width
+                if name == "code":
+                    out[at] |= _FORGOTTEN
+                elif name != "rank":
+                    out[at : at + width] = bytes(width)
     return bytes(out)
 
 
@@ -167,90 +201,75 @@ def named(data: bytes) -> Sequence[tuple[str, int]]:
     return [(e.kind, e.seq) for e in unpack(data).entries if not e.is_forgotten]
 
 
-def _unpack(data: bytes) -> tuple[RecallRecord, Collection[tuple[int, int]]]:
-    """Returns the record, and where the entry of each hit lies."""
-    reader = _Reader(data)
+def _unpack(data: bytes) -> tuple[RecallRecord, Sequence[tuple[str, int, int]]]:
+    """Returns the record, and of each column its name, where it begins, and how wide its values are."""
     try:
-        if reader.number() != _VERSION:
+        version, why, flags, mode, count, status, ms, first, context, *left = _HEAD.unpack_from(data)
+        if version != _VERSION:
             raise ValueError("the record of a recall is of another version")
-        why, flags, mode = WHYS[reader.number()], reader.number(), _MODES[reader.number()]
-        status, found, tokens = reader.number(), reader.number(), reader.number()
-        left = tuple(reader.number() for _ in REASONS[1:])
-        parts = tuple(reader.number() for _ in PARTS)
-        context, evicted = reader.number() or None, reader.number()
-        added, first, ms = reader.number() / 100, reader.number() / 10, reader.number() / 10
-        usage = (reader.number(), reader.number(), reader.number()) if flags & _USAGE else None
-        entries, spans = [], []
-        for _ in range(reader.number()):
-            start = reader.at
-            entries.append(_entry(reader, flags))
-            spans.append((start, reader.at))
-    except IndexError:
+        kind = "I" if flags & _WIDE_NUMBERS else "H"
+        numbers = struct.unpack_from(f"<{_NUMBERS}{kind}", data, _HEAD.size)
+        at = _HEAD.size + struct.calcsize(f"<{_NUMBERS}{kind}")
+        columns: list[tuple[str, int, int]] = []
+        values: dict[str, tuple[int, ...]] = {}
+        for name, kind in _columns(flags):
+            width = struct.calcsize(f"<{kind}")
+            columns.append((name, at, width))
+            values[name] = struct.unpack_from(f"<{count}{kind}", data, at)
+            at += count * width
+        entries = tuple(_entry({name: column[n] for name, column in values.items()}) for n in range(count))
+        found, tokens, *rest = numbers
+        record = RecallRecord(
+            WHYS[why],
+            found,
+            tokens,
+            bool(flags & _SELECTION),
+            _MODES[mode],
+            status,
+            bool(flags & _STREAMED),
+            tuple(rest[: len(PARTS)]),
+            context or None,
+            rest[len(PARTS)],
+            rest[len(PARTS) + 1] / 100,
+            first / 10 if flags & _FIRST else None,
+            ms / 10,
+            (rest[-3], rest[-2], rest[-1]) if flags & _USAGE else None,
+            tuple(left),
+            entries,
+        )
+    except (struct.error, IndexError):
         raise ValueError("the record of a recall is damaged") from None
-    record = RecallRecord(
-        why,
-        found,
-        tokens,
-        bool(flags & _SELECTION),
-        mode,
-        status,
-        bool(flags & _STREAMED),
-        parts,
-        context,
-        evicted,
-        added,
-        first if flags & _FIRST else None,
-        ms,
-        usage,
-        left,
-        tuple(entries),
-    )
-    return record, spans
+    return record, columns
 
 
-def _entry(reader: _Reader, flags: int) -> RecalledEntry:
-    head, seq, rank = reader.byte(), reader.number(), reader.number()
-    score = words = meaning = None
+def _columns(flags: int) -> list[tuple[str, str]]:
+    """Returns the columns of a record in their order, each with the kind of its values."""
+    found = [("code", "B"), ("rank", "B")]
     if not flags & _SELECTION:
-        score, words = reader.byte() / _MOST, reader.byte() / _MOST
-        meaning = reader.byte() / _MOST if flags & _MEANING else None
+        found += [("score", "B"), ("words", "B")]
+        if flags & _MEANING:
+            found.append(("meaning", "B"))
+    found.append(("tokens", "H" if flags & _WIDE_TOKENS else "B"))
+    found.append(("seq", "I" if flags & _WIDE_SEQS else "H"))
+    return found
+
+
+def _entry(values: Mapping[str, int]) -> RecalledEntry:
+    code = values["code"]
+    score, words, meaning = (
+        values[name] / _MOST if name in values else None for name in ("score", "words", "meaning")
+    )
     return RecalledEntry(
-        KINDS[head & _KIND_BITS],
-        seq,
-        rank,
+        KINDS[code & _KIND_BITS],
+        values["seq"],
+        values["rank"],
         score,
         words,
         meaning,
-        reader.number(),
-        REASONS[head >> _REASON_SHIFT & 7],
-        bool(head & _FORGOTTEN),
+        values["tokens"],
+        REASONS[code >> _REASON_SHIFT & 7],
+        bool(code & _FORGOTTEN),
     )
-
-
-class _Reader:
-    """Reads numbers. at: the next byte. Raises, by its methods: IndexError: there are no more."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.at = 0
-
-    def byte(self) -> int:
-        self.at += 1
-        return self._data[self.at - 1]
-
-    def number(self) -> int:
-        found = shift = 0
-        while (byte := self.byte()) & 0x80:
-            found |= (byte & 0x7F) << shift
-            shift += 7
-        return found | byte << shift
-
-
-def _put(out: bytearray, number: int) -> None:
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
 
 
 def pack_request(id: str) -> bytes:

@@ -272,7 +272,7 @@ class Speaker:
             ops=[memory_insert(0, f"{now}-{i}", text) for i, text in enumerate(edited)],
             section=section,
             defaults=defaults,
-            recall=recall_row,
+            recall=None if recall_row is None else lambda: recall_row,
         )
         return write, await self.store.turns.commit(write)
 

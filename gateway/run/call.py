@@ -141,7 +141,7 @@ class ChatCall:
                 self.receipt.turn = turn_of(known)
             sought = prompt.recall.sought
             if sought is not None:
-                self.receipt.recalled = len([e for e in sought.entries if not e.reason])
+                self.receipt.recalled = len(sought.chosen)
             headers["x-mnemogate-agent"] = known.agent.uid
             headers["x-mnemogate-conversation"] = known.conversation_uid
             headers["x-mnemogate-recalled-tokens"] = str(prompt.recall.tokens)

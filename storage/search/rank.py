@@ -12,7 +12,7 @@ from itertools import chain
 from msgspec.structs import replace
 
 from storage.fusion import in_turn
-from storage.recall_record import SearchTrace
+from storage.recall_record import HitScores, SearchTrace
 from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
 from storage.search.common import COMMON_SHARE, NAMES_NOTHING, least_common, load_tables, shares_in_general
 from storage.search.find import find, widen
@@ -122,14 +122,21 @@ def rank(
         rows = _fill(rows, layout, limit, room)
     seqs = _numbers(rows, layout)
     if trace is not None:
-        trace.scores = dict(zip(seqs, sums.relative(rows), strict=True))
+        trace.hits, trace.has_meaning = seqs, near is not None
+        trace.scores = partial(_scores, sums, rows, seqs)
         trace.weak = partial(_weak, sums, layout)
     return seqs
 
 
-def _weak(sums: Scores, layout: IndexLayout, limit: int) -> dict[int, tuple[float, float, float | None]]:
+def _scores(sums: Scores, rows: Sequence[int], seqs: Sequence[int], wanted: Sequence[int]) -> list[HitScores]:
+    """Returns the scores of some of the hits. rows, seqs: of all of them."""
+    row_of = dict(zip(seqs, rows, strict=True))
+    return sums.relative([row_of[seq] for seq in wanted])
+
+
+def _weak(sums: Scores, layout: IndexLayout, limit: int) -> list[tuple[int, HitScores]]:
     rows = sums.left_out(limit)
-    return dict(zip(_numbers(rows, layout), sums.relative(rows), strict=True))
+    return list(zip(_numbers(rows, layout), sums.relative(rows), strict=True))
 
 
 def most_telling(

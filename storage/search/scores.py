@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from storage.recall_record import HitScores
 from storage.search.blob import ASKS, FREQUENCY, HEAD, NO_ROW, PRESENT, ROW_SHIFT, SLIGHT, USER
 from storage.search.find import Found
 from storage.search.layout import LEAST_AGAINST, IndexLayout
@@ -68,6 +69,7 @@ class Scores:
         # Of the last call of `best`: rows, their scores by words and by vectors, and whose they are.
         self._ranked: tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, NDArray[Any]] | None = None
         self._found: list[int] = []
+        self._by_all: NDArray[Any] | None = None
 
     def add(self, found: Found) -> None:
         import numpy as np
@@ -112,7 +114,7 @@ class Scores:
             score[gone] = share[gone] = 0.0
             if outstanding is not None and beyond is not None:
                 outstanding[gone] = beyond[gone] = 0.0
-        self._ranked, self._found = (rows, score, outstanding, flags & USER), []
+        self._ranked, self._found, self._by_all = (rows, score, outstanding, flags & USER), [], None
         best, nearest = _most(score), 0.0 if outstanding is None else _most(outstanding)
         far = None
         if only_strong and (not best > 0 or self._is_weak(rows, score, share)):
@@ -139,22 +141,19 @@ class Scores:
                 _hold_back(fused, rows, flags, layout)
             fused[weak | (fused < LEAST_RELATIVE * _most(fused))] = 0.0
         found: list[int] = rows[_best(fused, limit)].tolist()
-        self._found = found
+        self._found, self._by_all = found, fused
         return found
 
-    def relative(self, rows: Sequence[int]) -> list[tuple[float, float, float | None]]:
-        """Returns how good rows of the last ranking are, as `SearchTrace.scores` has it."""
+    def relative(self, rows: Sequence[int]) -> list[HitScores]:
+        """Returns how good rows of the last ranking are."""
         if not rows or self._ranked is None:
             return []
         known, score, outstanding, _ = self._ranked
-        fused = self._fused()
+        fused = self._by_all if self._by_all is not None else self._fused()
         at = known.searchsorted(rows)
-        by_all = (fused[at] / (_most(fused) or 1.0)).tolist()
-        by_words = (score[at] / (_most(score) or 1.0)).tolist()
-        if outstanding is None:
-            return [(a, b, None) for a, b in zip(by_all, by_words, strict=True)]
-        by_meaning = (outstanding[at] / (_most(outstanding) or 1.0)).tolist()
-        return list(zip(by_all, by_words, by_meaning, strict=True))
+        columns = [_bytes(fused, at), _bytes(score, at)]
+        columns.append([0] * len(rows) if outstanding is None else _bytes(outstanding, at))
+        return list(zip(*columns, strict=True))
 
     def left_out(self, limit: int) -> list[int]:
         """Returns the best rows that the last ranking had scores for and did not return."""
@@ -163,6 +162,7 @@ class Scores:
         known, fused = self._ranked[0], self._fused()
         fused[known.searchsorted(self._found)] = 0.0
         found: list[int] = known[_best(fused, limit)].tolist()
+        self._by_all = None
         return found
 
     def _fused(self) -> NDArray[np.float64]:
@@ -267,6 +267,12 @@ def _by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArr
         outstanding[row] = np.where(asks, far * LEAST_TELLING, far)
     beyond[row] = near.beyond[known]
     return outstanding, beyond
+
+
+def _bytes(score: NDArray[np.float64], at: NDArray[np.integer]) -> list[int]:
+    """Returns some of the scores from 0 to 255, relative to the best of all."""
+    most = _most(score)
+    return [0] * len(at) if not most > 0 else [int(each) for each in (score[at] * (255.0 / most)).tolist()]
 
 
 def _most(score: NDArray[np.float64]) -> float:

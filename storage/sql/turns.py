@@ -17,6 +17,7 @@ from storage.commands import (
     Opening,
     Pool,
     Probes,
+    RecallRow,
     Rules,
     StoredContent,
     TurnWrite,
@@ -237,6 +238,7 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
     section = None if write.section is None else write.section.id
     if write.section is not None and not section:
         section = await exchanges.add_section(connection, agent.id, write.section)
+    recall = None if write.recall is None else write.recall()
     if write.plain is not None and not is_new:
         # The common turn is one statement, which adds a row only where epoch and rev are as they were planned on.
         e, rev = write.plain
@@ -245,7 +247,7 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
         is_all = not write.ops and (write.section is None or write.section.id > 0)
         added = await exchanges.add_exchange(
             connection, agent.id, agent.epoch, rev, e,
-            continues_parent=e.continues_parent, is_all=is_all, recall=write.recall,
+            continues_parent=e.continues_parent, is_all=is_all, recall=recall,
         )  # fmt: skip
         if added is not None:
             for op in write.ops:
@@ -254,7 +256,7 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
             numbers = (seq, seq + len(e.inputs) + 1)
             return Committed(agent, added.id, e.conversation, True, section, *numbers, is_head=is_head)
     change, indexed = await _resolve(connection, agent, write, is_new=is_new)
-    e, is_added, begun = await _apply(connection, agent.id, write, change, section, indexed)
+    e, is_added, begun = await _apply(connection, agent.id, write, change, section, indexed, recall)
     await merge_edits(connection, agent.id, change.merge, rules, write.now)
     numbers = (e.seq, e.seq + len(e.inputs) + 1) if is_added else (0, 0)
     return Committed(agent, e.id, e.conversation, False, section, *numbers, e if is_added else None, begun)
@@ -293,6 +295,7 @@ async def _apply(
     change: Change,
     section: int | None,
     indexed: int,
+    recall: RecallRow | None,
 ) -> tuple[Exchange, bool, Conversation | None]:
     """Writes what a turn changes in the tree. Returns its exchange, whether that is new, and `Committed.begun`.
 
@@ -307,15 +310,15 @@ async def _apply(
     # The change stays as it is: it may be written twice.
     e = replace(e, section=section, conversation=e.conversation if begun is None else begun.id)
     if is_added:
-        id, seq, is_head = await exchanges.insert_exchange(connection, agent, e, write.recall)
+        id, seq, is_head = await exchanges.insert_exchange(connection, agent, e, recall)
         e = replace(e, id=id, seq=seq, run=e.run if e.seq == seq else seq)
         if is_head or not change.is_alone:
             begun = None
     else:
         await exchanges.update_exchange(connection, agent, e)
         await connection.run(exchanges.SQL["ops_drop"], (agent, e.id))
-        if write.recall is not None:
-            await note_recall(connection, agent, e.id, write.now, write.recall)
+        if recall is not None:
+            await note_recall(connection, agent, e.id, write.now, recall)
     for other in change.others:
         await exchanges.update_exchange(connection, agent, other)
     await run_of(connection, exchanges.SQL["exchanges_continued"], change.continued, agent)

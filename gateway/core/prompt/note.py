@@ -11,6 +11,7 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import attrgetter
 from string import digits, punctuation
@@ -85,6 +86,17 @@ _ASKS = frozenset("?？؟")
 _Group = tuple[str, int]
 _YEAR = 4
 _WHEN = attrgetter("message.at", "message.seq")
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """Why candidates stay out of a note, besides those that are not even tried: these stand in the request."""
+
+    # Those that were tried, some of them twice. What is in neither of the lists and was not chosen had no room.
+    tried: Sequence[tuple[Message, str, str]] = ()
+    # Numbers of those that say what another one says, and of those that the notes show.
+    repeats: list[int] = field(default_factory=list)
+    shown: list[int] = field(default_factory=list)
 
 
 class Recalled(Struct, frozen=True):
@@ -196,7 +208,7 @@ def choose(
     budget_tokens: int = 1_000,
     cut_chars: int = CUT_CHARS,
     is_selection: bool = False,
-    left: dict[int, str] | None = None,
+    left: LeftOut | None = None,
 ) -> list[Recalled]:
     """Returns the candidates worth a line, in the order of their times.
 
@@ -209,24 +221,17 @@ def choose(
     cut_chars: how much of one message is shown.
     is_selection: the candidates are a selection of the whole memory (`most_telling` of the store), which the
         note says. A message mostly covered by facts is left out for them.
-    left: is given why each of the others stays out, by its number: shown, repeats, no_room.
+    left: is given why the others stay out.
     """
-    if left is not None:
-        left.clear()
-        left.update((m.seq, "shown") for m in candidates)
-    chosen = _choose(
+    return _choose(
         candidates,
         query,
         _Shown(exclude_atoms, noted, query, shared),
         budget_tokens,
         cut_chars,
         is_selection=is_selection,
-        left={} if left is None else left,
+        left=LeftOut() if left is None else left,
     )
-    if left is not None:
-        for hit in chosen:
-            left.pop(hit.message.seq, None)
-    return chosen
 
 
 def _choose(
@@ -237,25 +242,25 @@ def _choose(
     cut_chars: int,
     *,
     is_selection: bool,
-    left: dict[int, str],
+    left: LeftOut,
 ) -> list[Recalled]:
-    """Returns what `choose` does. left: is given another reason for what is not shown already."""
+    """Returns what `choose` does."""
+    left.tried, left.repeats, left.shown = (), [], []
     if is_selection:
         budget_tokens, cut_chars = budget_tokens - _SELECTION_TOKENS, min(cut_chars, _SELECTION_CHARS)
     room = budget_tokens - _EMPTY_TOKENS
     if room < _LEAST_TOKENS:
-        left.update(dict.fromkeys(left, "no_room"))
+        left.tried = [(m, "", "") for m in candidates]
         return []
     most_chars, half = cut_chars, room // 2
     tried = {"", _quote(query).casefold().strip(_POINTS)}
     chosen = _Chosen()
     groups: dict[_Group, list[Recalled]] = {}
     years: set[str] = set()
-    lines = _lines_to_try(candidates, in_request)
-    left.update((message.seq, "no_room") for message, _, _ in lines)
-    for message, line, folded in lines:
+    left.tried = _lines_to_try(candidates, in_request)
+    for message, line, folded in left.tried:
         if folded in tried:
-            left[message.seq] = "repeats"
+            left.repeats.append(message.seq)
             continue
         tried.add(folded)
         # Most candidates find no room any more: their best part is not looked for.
@@ -265,7 +270,7 @@ def _choose(
         if len(line) > most_chars:
             shown, end = _best_part(line, _keys(query), most_chars)
             if in_request.shows(_line(message, shown)):
-                left[message.seq] = "shown"
+                left.shown.append(message.seq)
                 continue
             shown += end
             folded = shown.casefold()
@@ -276,7 +281,7 @@ def _choose(
         if cost > room:
             continue
         if not chosen.add(folded):
-            left[message.seq] = "repeats"
+            left.repeats.append(message.seq)
             continue
         room -= cost
         groups.setdefault(group, []).append(replace(hit, tokens=cost))

@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from gateway.core.conversation.canonical import WireMessage, is_system
 from gateway.core.prompt.compose import Composition, FilledMessage
 from gateway.core.prompt.eviction import Eviction
-from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.note import LeftOut, Recalled, estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, is_mark_named, last_shown
 from gateway.core.prompt.summary import Overfull
@@ -19,8 +19,8 @@ from gateway.core.request.envelope import budget_to_think
 from gateway.core.request.native_body import NativeAdditions
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
-from storage.recall_record import NONE_LEFT, RecalledEntry
-from storage.records import Evicted
+from storage.recall_record import HitScores
+from storage.records import Evicted, Message
 
 
 class EndpointForm(Struct, frozen=True):
@@ -103,15 +103,24 @@ WHOLE = FittedWindow()
 
 
 class Sought(Struct, frozen=True):
-    """The search for memory for one message."""
+    """The search for memory for one message, as it is noted when the turn is written."""
 
-    # One of WHYS.
+    # One of WHYS, where it failed or all was shown before; "": what was found decides.
     why: str
-    found: int = 0
-    is_selection: bool = False
-    # As in `RecallRecord`.
-    left: tuple[int, ...] = NONE_LEFT
-    entries: tuple[RecalledEntry, ...] = ()
+    # What was found, best first, what went into the note, and why the rest stayed out.
+    messages: Sequence[Message]
+    chosen: Sequence[Recalled]
+    left: LeftOut
+    # Why some of what was found is not among the messages, by number.
+    gone: Mapping[int, str]
+    is_selection: bool
+    # All hits of the search by their numbers, best first, those that are muted, and the best of those below the line.
+    hits: Sequence[int]
+    muted: Sequence[int]
+    weak: Sequence[tuple[int, HitScores]]
+    # Of the first hits that stayed out and of all that were chosen.
+    scores: Mapping[int, HitScores]
+    has_meaning: bool
 
 
 class RecallResult(Struct, frozen=True):

@@ -18,12 +18,11 @@ from gateway.core.tags import mark_of
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import count_tokens
 from gateway.run.memory.known import Known
-from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt, RecallResult
-from gateway.run.memory.sources import sought_of
+from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt, RecallResult, Sought
 from gateway.run.memory.visible import VisibleContent, replaced, shows_origin
 from gateway.settings import MemorySettings
 from storage.errors import StoreError, TooSlow
-from storage.recall_record import SearchTrace
+from storage.recall_record import HitScores, SearchTrace
 from storage.records import Message, Vector
 from storage.sql.store import Store
 
@@ -47,6 +46,8 @@ WORDS_SHARE = 3
 # of a thousand tokens would fill a window of 16,000 within six turns.
 NOTE_SHARE = 16
 FEW_TOKENS = 500
+# So many of the hits that stayed out are noted.
+LEFT_OUT = 5
 # The window keeps so much free for a note: its frame, and a line or two. In a nearly full window a short note is better
 # than a prefix that changes some turns earlier.
 LEAST_TOKENS = 128
@@ -71,7 +72,7 @@ class _Recalling(NamedTuple):
     # Since when its time runs, by `time.perf_counter`.
     begun: float
     # Of its last search by words.
-    trace: SearchTrace
+    trace: SearchTrace | None
 
 
 class _Found(NamedTuple):
@@ -140,7 +141,12 @@ class Recaller(Struct, frozen=True):
         naming = 0 if prompt.names(mark_of(known.agent.secret)) else note.NAMING_TOKENS
         budget, begun = self._budget_in(known, prompt, naming), time.perf_counter()
         found, why, has_failed, ms = _NOTHING, "", False, 0.0
-        trace, left = SearchTrace(), dict[int, str]()
+        is_noted = (
+            bool(self.settings.keep_why_days)
+            and known.asked.identity.mode in KEEPS
+            and self.budget(known, naming) > 0
+        )
+        trace, left = SearchTrace() if is_noted else None, note.LeftOut()
         render = _renderer(known, names_mark=naming > 0)
         chosen: Sequence[note.Recalled] = ()
         # What its client leaves out of a list is not put back, and may have to be recalled.
@@ -162,10 +168,9 @@ class Recaller(Struct, frozen=True):
             ms = (time.perf_counter() - begun) * 1000
         rendered = render(chosen, section.changes, is_selection=found.is_selection)
         sought = None
-        if self.settings.keep_why_days and self.budget(known) > 0 and known.asked.identity.mode in KEEPS:
+        if trace is not None:
             why = why or ("all_shown" if found.is_all_shown else "")
-            reasons = {**found.left, **left}
-            sought = sought_of(why, found.messages, chosen, reasons, trace, is_selection=found.is_selection)
+            sought = _sought(why, found, chosen, left, trace)
         tokens = note.estimate_tokens(rendered) if chosen else 0
         return RecallResult(rendered, tokens, ms, has_failed, sought)
 
@@ -256,6 +261,38 @@ class Recaller(Struct, frozen=True):
         )
 
 
+def _sought(
+    why: str, found: _Found, chosen: Sequence[note.Recalled], left: note.LeftOut, trace: SearchTrace
+) -> Sought:
+    """Returns what is noted of a search. The rows of its ranking are not retained."""
+    wanted = [hit.message.seq for hit in chosen]
+    taken, hits = set(wanted), trace.hits
+    others = []
+    for seq in hits:
+        if seq not in taken:
+            others.append(seq)
+            if len(others) == LEFT_OUT:
+                break
+    scores: dict[int, HitScores] = {}
+    if hits:
+        wanted = [seq for seq in wanted if seq in hits] + others
+        scores = dict(zip(wanted, trace.scores(wanted), strict=True))
+    weak = trace.weak(LEFT_OUT - len(others)) if len(others) < LEFT_OUT else ()
+    return Sought(
+        why,
+        found.messages,
+        chosen,
+        left,
+        found.left,
+        found.is_selection,
+        hits,
+        trace.muted,
+        weak,
+        scores,
+        trace.has_meaning,
+    )
+
+
 async def _choose(
     found: _Found,
     prompt: Prompt,
@@ -263,7 +300,7 @@ async def _choose(
     budget: int,
     naming: int,
     render: _Renderer,
-    left: dict[int, str],
+    left: note.LeftOut,
 ) -> list[note.Recalled]:
     """Returns what of this has room in a note.
 

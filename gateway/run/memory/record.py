@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter
 
 from msgspec.structs import replace
 
@@ -31,10 +32,10 @@ from gateway.core.prompt.shown_blocks import (
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt
-from gateway.run.memory.sources import record_of
+from gateway.run.memory.sources import pack_sought
 from gateway.run.receipt import Receipt
 from storage.commands import Change, Missing, Pool, Probes, RecallRow, TurnWrite
-from storage.recall_record import pack, pack_request
+from storage.recall_record import pack_request
 from storage.records import Block, BlockOp, Exchange, SentSection
 
 # The outcome that is written with a user's message before the model is asked, so that it survives the process.
@@ -165,13 +166,21 @@ def record_turn(
     )
 
 
-def recall_row(prompt: Prompt, outcome: TurnOutcome, receipt: Receipt) -> RecallRow | None:
-    """Returns the note of the turn's recall; None: it has not looked for memory, or its request has no id."""
+def recall_row(prompt: Prompt, outcome: TurnOutcome, receipt: Receipt) -> Callable[[], RecallRow] | None:
+    """Returns what makes the note of the turn's recall, where it is written.
+
+    None: the turn has not looked for memory, or its request has no id.
+    """
     sought = prompt.recall.sought
     if sought is None or not receipt.request_id:
         return None
     receipt.is_noted = True
-    return RecallRow(pack_request(receipt.request_id), pack(record_of(prompt, sought, outcome, receipt)))
+    ms = (perf_counter() - receipt.begun) * 1000
+
+    def make() -> RecallRow:
+        return RecallRow(pack_request(receipt.request_id), pack_sought(prompt, sought, outcome, receipt, ms))
+
+    return make
 
 
 def _ended(

@@ -2,101 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from time import perf_counter
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from gateway.core.conversation.canonical import WireMessage, is_system
-from gateway.core.prompt.note import CUT_CHARS, Recalled, estimate_tokens
+from gateway.core.prompt.note import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.run.memory.prompt import Prompt, Sought
+from gateway.run.memory.recall import LEFT_OUT as MOST_LEFT
 from gateway.run.receipt import Receipt
-from storage.recall_record import REASONS, WHYS, RecalledEntry, RecallRecord, SearchTrace
-from storage.records import Message
+from storage.recall_record import KINDS, REASONS, EntryRow, RecallRecord, code_of, pack_rows
 
-# So many of the hits that stayed out are noted.
-LEFT_OUT = 5
-_REASONS = REASONS[1:]
 _STATUSES = {End.FINISHED: 200, End.CANCELLED: 499, End.FAILED: 502}
-_NO_SCORES = (None, None, None)
+_NO_SCORES = (0, 0, 0)
 # Characters of a text for each token, and of JSON around a message. The figures of a window are estimates.
 _CHARS, _FRAME = 4, 40
+# The bytes of an entry's kind and reason (`code_of`).
+_CODES = {(kind, reason): code_of(kind, reason) for kind in KINDS for reason in REASONS}
+_REASONS = REASONS[1:]
 
 
-def sought_of(
-    why: str,
-    messages: Sequence[Message],
-    chosen: Sequence[Recalled],
-    reasons: Mapping[int, str],
-    trace: SearchTrace,
-    *,
-    is_selection: bool,
-) -> Sought:
-    """Returns what is noted of a search for memory.
+def pack_sought(prompt: Prompt, sought: Sought, outcome: TurnOutcome, receipt: Receipt, ms: float) -> bytes:
+    """Returns the bytes of what is noted of a turn that looked for memory. ms: how long it took.
 
-    why: "": what was found decides.
-    messages: what was found, best first.
-    reasons: why those that were not chosen stayed out, by number.
+    Over SQLite it runs in the writer's thread, and it changes nothing.
     """
-    ranked = {seq: rank for rank, seq in enumerate(trace.scores, 1)}
-    if is_selection:
-        ranked = {m.seq: rank for rank, m in enumerate(messages, 1)}
-    scores: dict[int, tuple[float | None, float | None, float | None]] = {**trace.scores}
-    kinds = {m.seq: m for m in messages}
-    entries = [_entry(hit.message.seq, hit.message, ranked, scores, hit.tokens, "") for hit in chosen]
-    left = {**reasons, **dict.fromkeys(trace.muted, "muted")}
-    others = sorted(left, key=lambda seq: ranked.get(seq, len(ranked) + 1))
-    if len(others) < LEFT_OUT and not is_selection:
-        weak = trace.weak(LEFT_OUT - len(others))
-        for rank, seq in enumerate(weak, len(ranked) + 1):
-            if seq not in left and seq not in ranked:
-                ranked[seq], scores[seq], left[seq] = rank, weak[seq], "weak"
-                others.append(seq)
-    for seq in others[:LEFT_OUT]:
-        message = kinds.get(seq)
-        tokens = 0 if message is None else estimate_tokens(message.text[:CUT_CHARS])
-        entries.append(_entry(seq, message, ranked, scores, tokens, left[seq], is_muted=seq in trace.muted))
-    entries.sort(key=lambda e: e.rank)
-    counts = [0] * len(_REASONS)
-    for reason in left.values():
-        counts[_REASONS.index(reason)] += 1
-    if not why:
-        why = _why(bool(chosen), counts)
-    return Sought(why, len(chosen) + len(left), is_selection, tuple(counts), tuple(entries))
-
-
-def _why(has_chosen: bool, counts: Sequence[int]) -> str:
-    """Returns how a search ended that did not fail."""
-    if has_chosen:
-        return "recalled"
-    by_reason = dict(zip(_REASONS, counts, strict=True))
-    if by_reason["no_room"]:
-        return "no_room"
-    return "all_shown" if by_reason["shown"] or by_reason["repeats"] else "nothing_found"
-
-
-def _entry(
-    seq: int,
-    message: Message | None,
-    ranked: Mapping[int, int],
-    scores: Mapping[int, tuple[float | None, float | None, float | None]],
-    tokens: int,
-    reason: str,
-    *,
-    is_muted: bool = False,
-) -> RecalledEntry:
-    kind = "fact" if is_muted else "any" if message is None else message.source
-    return RecalledEntry(
-        kind, seq, ranked.get(seq, len(ranked) + 1), *scores.get(seq, _NO_SCORES), tokens, reason
-    )
-
-
-def record_of(prompt: Prompt, sought: Sought, outcome: TurnOutcome, receipt: Receipt) -> RecallRecord:
-    """Returns what is noted of a turn that looked for memory."""
+    rows, counts = _entries(sought)
+    chosen = len(sought.chosen)
     request = prompt.request
-    return RecallRecord(
-        sought.why if sought.why in WHYS else "failed",
-        sought.found,
+    record = RecallRecord(
+        sought.why or _why(bool(chosen), counts),
+        chosen + sum(counts),
         prompt.recall.tokens,
         sought.is_selection,
         receipt.mode,
@@ -107,11 +45,58 @@ def record_of(prompt: Prompt, sought: Sought, outcome: TurnOutcome, receipt: Rec
         prompt.window.evicted_tokens,
         receipt.added_ms or receipt.added_so_far(),
         receipt.first_ms,
-        (perf_counter() - receipt.begun) * 1000,
+        ms,
         usage_of(outcome.usage),
-        sought.left,
-        sought.entries,
+        counts,
     )
+    return pack_rows(record, rows, has_meaning=sought.has_meaning)
+
+
+def _entries(sought: Sought) -> tuple[list[EntryRow], tuple[int, ...]]:
+    """Returns the entries by rank, and how many stayed out for each reason."""
+    by_seq = {m.seq: m for m in sought.messages}
+    ranks = {seq: rank for rank, seq in enumerate(sought.hits or by_seq, 1)}
+    chosen = {hit.message.seq for hit in sought.chosen}
+    rows = []
+    for hit in sought.chosen:
+        seq = hit.message.seq
+        scores = sought.scores.get(seq, _NO_SCORES)
+        rows.append((_CODES[hit.message.source, ""], seq, ranks.get(seq, len(ranks)), *scores, hit.tokens))
+    reasons = _reasons(sought, by_seq.keys() - chosen)
+    others = sorted(reasons, key=lambda seq: ranks.get(seq, len(ranks)))[:MOST_LEFT]
+    for seq in others:
+        message, scores = by_seq.get(seq), sought.scores.get(seq, _NO_SCORES)
+        tokens = 0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS
+        kind = "fact" if seq in sought.muted else "any" if message is None else message.source
+        rows.append((_CODES[kind, reasons[seq]], seq, ranks.get(seq, len(ranks)), *scores, tokens))
+    weak = [(seq, scores) for seq, scores in sought.weak if seq not in reasons and seq not in chosen]
+    for rank, (seq, scores) in enumerate(weak[: MOST_LEFT - len(others)], len(ranks) + 1):
+        reasons[seq] = "weak"
+        rows.append((_CODES["any", "weak"], seq, rank, *scores, 0))
+    rows.sort(key=itemgetter(2))
+    counted = Counter(reasons.values())
+    return rows, tuple(counted[reason] for reason in _REASONS)
+
+
+def _reasons(sought: Sought, others: Iterable[int]) -> dict[int, str]:
+    """Returns why each hit stayed out, by number. others: messages that were not chosen."""
+    tried = {m.seq for m, _, _ in sought.left.tried}
+    found = {seq: "no_room" if seq in tried else "shown" for seq in others}
+    for seqs, reason in ((sought.left.repeats, "repeats"), (sought.left.shown, "shown")):
+        for seq in seqs:
+            if seq in found:
+                found[seq] = reason
+    return {**sought.gone, **found, **dict.fromkeys(sought.muted, "muted")}
+
+
+def _why(has_chosen: bool, counts: Sequence[int]) -> str:
+    """Returns how a search ended that did not fail."""
+    if has_chosen:
+        return "recalled"
+    by_reason = dict(zip(_REASONS, counts, strict=True))
+    if by_reason["no_room"]:
+        return "no_room"
+    return "all_shown" if by_reason["shown"] or by_reason["repeats"] else "nothing_found"
 
 
 def window_parts(prompt: Prompt) -> tuple[int, ...]:
