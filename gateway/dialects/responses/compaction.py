@@ -32,15 +32,15 @@ def summaries_in(items: Sequence[Any], name: str = "input") -> list[Json]:
             continue
         param, sealed = f"{name}[{index}].encrypted_content", item.get("encrypted_content")
         if not isinstance(sealed, str) or not sealed.startswith(SEALED):
-            raise _not_ours(param)
+            raise _unverified(param)
         summary = opened(sealed, param).get(_KEY)
         if not isinstance(summary, str):
-            raise _not_ours(param)
+            raise _unverified(param)
         found.append({"role": "system", "content": _BEFORE + summary})
     return found
 
 
-def _not_ours(param: str) -> BadRequest:
+def _unverified(param: str) -> BadRequest:
     return BadRequest(
         f"The encrypted content of '{param}' could not be verified: the gateway has not made it.",
         param=param,

@@ -87,8 +87,8 @@ def created_item(item: Json, id: str) -> Json:
     shown = {"type": kind, "status": "completed", **item, "id": f"{_BEGINNINGS.get(kind, 'item')}_{id}"}
     if kind == "message" and isinstance(item.get("content"), str):
         text = {"type": "input_text", "text": item["content"]}
-        said = {"type": "output_text", "text": item["content"], "annotations": [], "logprobs": []}
-        shown["content"] = [said if item.get("role") == "assistant" else text]
+        reply = {"type": "output_text", "text": item["content"], "annotations": [], "logprobs": []}
+        shown["content"] = [reply if item.get("role") == "assistant" else text]
     return shown
 
 

@@ -69,21 +69,19 @@ _INCLUDABLE = frozenset(
 
 
 class ResponsesRequest(Struct, frozen=True):
-    """A request with the fields that its reply echoes. conversation: the one that it goes on with, by its id; None:
-    none.
-
-    echo: the fields of the response that are the request's.
-    """
+    """A request as a chat completion, with what its reply needs of it."""
 
     chat: ChatRequest
+    # The fields of the response that are the request's.
     echo: Json
+    # The id of the conversation that it goes on with; None: of none.
     conversation: str | None
     # The forms of its tools' calls, by their names upstream.
     forms: dict[str, CallForm]
     # Thoughts are asked for in the form in which they can be sent back.
     shows_sealed: bool
-    # Its body, and what its upstreams take of tools.
     body: str
+    # The tools that its upstreams take.
     takes: UpstreamTools
     # It asks for its conversation in short, in place of a reply.
     compacts: bool = False

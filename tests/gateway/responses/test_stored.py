@@ -256,6 +256,24 @@ def test_what_is_not_there_is_not_found(world: World, path: str, status: int) ->
     assert (reply.status, reply.json["error"]["type"]) == (status, "invalid_request_error")
 
 
+def test_a_conversation_goes_on_in_another_dialect(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(say("A nice name."), say("Grey it is."), say("Miso."))
+    first = respond(world, input="My cat is called Miso.", user="alice")
+    messages: list[Any] = [
+        {"role": "user", "content": "My cat is called Miso."},
+        {"role": "assistant", "content": first.output_text},
+        {"role": "user", "content": "She is grey."},
+    ]
+    world.post(messages, user="alice")
+    items: Any = [*messages, {"role": "assistant", "content": "Grey it is."}]
+    last = respond(world, input=[*items, {"role": "user", "content": "What is she called?"}], user="alice")
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+    assert texts_of(items_of(world, last.id)) == [
+        *("My cat is called Miso.", "A nice name.", "She is grey.", "Grey it is.", "What is she called?")
+    ]
+    assert world.sdk.responses.retrieve(first.id).output_text == "A nice name."
+
+
 def test_the_same_words_again_are_found_by_both_ids(world: World) -> None:
     one, two = (respond(world, input="Hi", user="alice") for _ in range(2))
     assert world.sdk.responses.retrieve(one.id).output_text == "Ok."
