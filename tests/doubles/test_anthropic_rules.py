@@ -9,7 +9,7 @@ import anthropic
 import orjson
 import pytest
 
-from tests.doubles.anthropic_rules import Refused, bind, check_request, sign
+from tests.doubles.anthropic_rules import PromptCache, Refused, bind, check_request, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse, think
 from tests.doubles.upstream import Call, call_tools, say
 from tests.patience import PATIENCE_S
@@ -106,7 +106,6 @@ REFUSED: list[tuple[str, Json, str]] = [
     ("choice without tools", body(tool_choice={"type": "auto"}), "while providing tools"),
     ("choice of another", body(tools=[TOOL], tool_choice={"type": "tool", "name": "g"}), "not found"),
     ("the same tool twice", body(tools=[TOOL, TOOL]), "unique"),
-    ("no tools at all", body(tools=[]), "at least 1"),
     ("tool without schema", body(tools=[{"name": "f"}]), "input_schema"),
     ("union of inputs", body(tools=[{**TOOL, "input_schema": {"type": "object", "anyOf": []}}]), "at the top level"),
     ("prefill of a newer model", body(HI, assistant(text("x"))), "does not support assistant message prefill"),
@@ -287,3 +286,44 @@ def test_the_sdk_reads_errors_and_models(upstream: StrictAnthropic, sdk: anthrop
     with pytest.raises(anthropic.APIStatusError, match="Busy"):
         list(sdk.messages.create(**ASK, stream=True))
     assert [model.id for model in sdk.models.list()] == upstream.models
+
+
+def _asked(*words: str, mark: int = -1) -> dict[str, Any]:
+    """Returns a request of some blocks, of which one has a mark."""
+    content: list[dict[str, Any]] = [{"type": "text", "text": each} for each in words]
+    content[mark]["cache_control"] = {"type": "ephemeral"}
+    return {"messages": [{"role": "user", "content": content}]}
+
+
+def test_the_cache_finds_what_stands_before_a_mark() -> None:
+    cache = PromptCache()
+    cache.take(_asked("one", "two"))
+    cache.take(_asked("one", "two", "three"))
+    assert cache.reads[0] == (0, 0)
+    assert cache.reads[1][0] == cache.reads[1][1] > 0
+
+
+def test_the_cache_finds_nothing_behind_a_change() -> None:
+    cache = PromptCache()
+    cache.take(_asked("one", "two"))
+    cache.take(_asked("ONE", "two", "three"))
+    assert cache.reads[1][0] == 0 < cache.reads[1][1]
+
+
+def test_the_cache_looks_back_twenty_blocks() -> None:
+    cache = PromptCache()
+    cache.take(_asked("0"))
+    words = [str(number) for number in range(22)]
+    cache.take(_asked(*words[:21]))
+    assert cache.reads[1][0] > 0
+    cache = PromptCache()
+    cache.take(_asked("0"))
+    cache.take(_asked(*words))
+    assert cache.reads[1][0] == 0
+
+
+def test_a_mark_is_no_part_of_what_is_looked_up() -> None:
+    cache = PromptCache()
+    cache.take(_asked("one", "two", mark=0))
+    cache.take(_asked("one", "two"))
+    assert cache.reads[1][0] > 0

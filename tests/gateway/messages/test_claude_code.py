@@ -29,7 +29,18 @@ CONTINUED = (
     "This session is being continued from a previous conversation that ran out of context. The summary below covers "
     "the earlier portion of the conversation.\n\nSummary: the secret word is swordfish."
 )
-TITLE = "You are naming a coding session based on the user's first message."
+TITLES: list[Any] = [
+    "You are naming a coding session based on the user's first message.",
+    [
+        {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.197.77f; cc_entrypoint=cli;"},
+        {"type": "text", "text": "You are Claude Code, Anthropic's official CLI for Claude."},
+        {
+            "type": "text",
+            "text": "Generate a concise, sentence-case title (3-7 words) that captures the main topic or goal of this "
+            "coding session.",
+        },
+    ],
+]
 
 
 @pytest.fixture(params=["native", "translated"])
@@ -79,7 +90,8 @@ def test_a_session_is_remembered_in_the_next(world: World) -> None:
     assert "agent types" not in note
 
 
-def test_a_title_leaves_nothing_and_the_session_goes_on(world: World) -> None:
+@pytest.mark.parametrize("system", TITLES, ids=["2.1.330", "2.1.197"])
+def test_a_title_leaves_nothing_and_the_session_goes_on(world: World, system: Any) -> None:
     title = Session(world)
     title.user = orjson.dumps({"device_id": "d1", "account_uuid": "", "session_id": "s1"}).decode()
     title.model = MODEL
@@ -90,7 +102,8 @@ def test_a_title_leaves_nothing_and_the_session_goes_on(world: World) -> None:
         "additionalProperties": False,
     }
     form = {"format": {"type": "json_schema", "schema": schema}}
-    title.say("<session>\nMy cat is called Miso.\n</session>", system=TITLE, output_config=form)
+    title.say("<session>\nMy cat is called Miso.\n</session>", system=system, output_config=form, tools=[])
+    assert b"<memory" not in world.upstream.last.body
     assert world.query("SELECT count(*) FROM exchanges") == [0]
     talk = Session(world)
     talk.start("My cat is called Miso.")
