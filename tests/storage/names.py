@@ -7,7 +7,13 @@ from importlib import resources
 
 from storage.sql.statements import load
 
-_FILES = {each.name for each in resources.files("storage.sql").iterdir() if each.name.endswith(".sql")}
+_FOLDERS = {"": resources.files("storage.sql"), "agents_api/": resources.files("storage.sql.agents_api")}
+_FILES = {
+    f"{name}{each.name}"
+    for name, folder in _FOLDERS.items()
+    for each in folder.iterdir()
+    if each.name.endswith(".sql")
+}
 _FILES.remove("pieces.sql")
 # Two files may have the same text under two names: those of turns count.
 _FIRST = ["exchanges.sql", "statements.sql"]
