@@ -400,6 +400,8 @@ class StepEnd(Struct, frozen=True):
     accepts: Sequence[RunAccept] = ()
     # The message of the error that ended the run, or "".
     words: str = ""
+    # As in `TurnWrite`.
+    recall: Callable[[], RecallRow] | None = None
 
 
 class RunAccept(Struct, frozen=True):

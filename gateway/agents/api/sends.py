@@ -177,7 +177,7 @@ class Answered:
     async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
         trace = trace_of(scope)
         trace.model, trace.stream, trace.memory = self.request.spec.model, self.is_stream, "on"
-        receipt = Receipt(trace.begun)
+        receipt = Receipt(trace.begun, trace.request_id)
         receipt.headers |= self.asked.headers
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.api.send_timeout_s, connection) as reply:

@@ -460,6 +460,7 @@ class AgentRuns:
                 await self._end(accepted.run, RunState.COMPLETED, StopReason.REQUIRES_APPROVAL)
             # The usage of the calls' own reply was reported with it.
             return RunResult(replace(memory.run, steps=0, counts=Counts()), memory.known.agent, ())
+        memory.receipt, receipt.scope = receipt, memory.known.agent.scope
         with attempts:
             call = ChatCall(
                 sending.request, sending.passes, sending.identity, sending.spec, sending.route,

@@ -35,8 +35,9 @@ from gateway.core.upstream.policy import Target
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, in_order
 from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.memory.record import BlockEdits
+from gateway.run.memory.record import BlockEdits, recall_row
 from gateway.run.memory.stored_conversation import ended, go_on, open_write, reread
+from gateway.run.receipt import Receipt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from storage.commands import (
     Committed,
@@ -115,6 +116,8 @@ class RunMemory:
     reading: ReadSpan | None = None
     # Messages that came with the answers to those calls and follow their results.
     after_results: Sequence[WireMessage] = ()
+    # Of the send that it answers; None: it is not noted why a step recalled what it did.
+    receipt: Receipt | None = None
     # Public ids of the runs that its end has started.
     begun: list[str] = field(default_factory=list)
     # The exchanges of the steps that have ended.
@@ -222,7 +225,10 @@ class RunMemory:
         )  # fmt: skip
         accepts = self._due(e, now) if result.stop is not None and result.error is None else ()
         kept = _kept_results(e, result.results)
-        write = StepEnd(known.agent, e, step, kept, self.reading, accepts, result.words)
+        recall = None
+        if self.receipt is not None and not self.steps:
+            recall = recall_row(prompt, TurnOutcome(End.FINISHED, usage=result.usage), self.receipt)
+        write = StepEnd(known.agent, e, step, kept, self.reading, accepts, result.words, recall)
         self.begun += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
         self.last = counts
         total = Counts(*map(sum, zip(self.run.counts, counts, strict=True)))

@@ -13,9 +13,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from gateway.core.ids import named
 from gateway.errors import UnknownId
-from gateway.run.admin.operation_arguments import Arguments, RawArguments
+from gateway.run.admin.operation_arguments import Arguments, RawArguments, id_of
 from gateway.run.admin.page_records import (
     ExplainedRequest,
     HitRecord,
@@ -232,7 +231,7 @@ class RequestOperations(Struct, frozen=True):
 def name_of(scope: Scope) -> str:
     """Returns the name of a memory: the user's, the conversation's, or the agent's id."""
     if scope.profile == API_PROFILE:
-        return named("agent", scope.subject)
+        return id_of(scope.subject)
     return scope.subject.partition(":")[2]
 
 
