@@ -28,6 +28,7 @@ PINNED = {
     "0020-0021_triggers.sql": "aaa93bad87fff3963de5394f79bea06fd7d0ffa2bf261ca1518e8e6dffcc03fb",
     "0021-0022_page.sql": "bf6fc41812d644fd2e9ff77a5f1d9be3d7cd4c11b3d96b75d2dfd8baaf5ca714",
     "0022-0023_responses.sql": "fa628d67feb0b028f511dbf98c32469904effe039dd2f28730acf7278d63f0f7",
+    "0023-0024_begun.sql": "adb6b95b33927d06baf15997eb3aa142731c9ab31f0175ac97ab28931653e8b4",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 

@@ -27,7 +27,7 @@ QUICK = {
     "agents_api/attached.sql": ("targets", "of_agents", "agents_with", "detach", "detach_all"),
     "agents_api/messages.sql": (
         "of_agent_down", "of_agent_up", "of_conversation_down", "of_conversation_up", "at", "tail", "tails",
-        "conversation_find", "summaries_over", "of_project_down", "of_project_up", "place",
+        "conversation_find", "summaries_over", "of_project_down", "of_project_up", "place", "begun", "owner",
     ),
     "agents_api/conversations.sql": (
         "get", "of_project_down", "of_agent_down", "place", "release", "runs_cancel", "source", "holder", "exchange",
@@ -57,6 +57,7 @@ async def test_text_is_read_by_index(store: Any, file: str, name: str) -> None:
         ("agent = 1 AND input_key = x'01'", "exchanges_input"),
         ("conversation = 1 AND parent = 3", "exchanges_tree"),
         ("conversation = 1 AND parent IS NULL", "exchanges_tree"),
+        ("conversation = 1 AND begun = 5.0", "exchanges_begun"),
         ("agent = 1 AND begun > 5 AND parent IS NULL AND continued = 0", "exchanges_openings"),
         ("agent = 1 AND seq >= 5", "exchanges_order"),
     ],
