@@ -3,7 +3,7 @@
 
 -- name: memories
 -- Reads a page of all memories but those that are not whole.
-SELECT id, uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created FROM agents
+SELECT id, uid, project, profile, subject, secret, epoch, indexed_seq, next_seq, created, paused FROM agents
 WHERE id > ? AND subject NOT LIKE 'importing:%' AND subject NOT LIKE 'replaced:%' ORDER BY id LIMIT ?
 
 -- name: memories_count

@@ -22,6 +22,7 @@ from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent, find_agent, load_agent
 from storage.sql.agents_api.conversations import note_fork
 from storage.sql.agents_api.definitions import add_definition
+from storage.sql.facts import SQL as FACTS
 from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting
 from storage.sql.group import Group, bulk_writes, long_reads, reads
@@ -61,7 +62,7 @@ _NAMES = {
     "version": ("block", "version", "restores", "at", "origin", "exchange", "sources", "value"),
     "file": ("uid", "state", "bytes", "created", "type", "name"),
     "passage": ("seq", "at", "exchange", "sources", "text", "tags", "file", "metadata"),
-    "fact": ("seq", "at", "valid_from", "exchange", "sources", "about", "text"),
+    "fact": ("seq", "at", "valid_from", "exchange", "sources", "about", "text", "origin", "muted"),
     "ended": ("fact", "at", "successor"),
     "learned": ("seq",),
     "edit": ("exchange", "call", "state", "at", "op", "label", "arguments"),
@@ -82,11 +83,11 @@ _NAMES = {
 }
 # The fields among these that a row holds as JSON, and those that are true or false.
 _JSON = ("sources", "arguments", "body", "details", "tags", "metadata")
-_FLAGS = ("read_only", "is_stored", "background")
+_FLAGS = ("read_only", "is_stored", "background", "muted")
 # Those of them that an import writes as JSON: it gives the others another form.
 _PACKED = ("sources", "arguments")
 # Those that older exports do not have.
-_LATER = ("tags", "file", "is_stored", "uid", "details", "metadata")
+_LATER = ("tags", "file", "is_stored", "uid", "details", "metadata", "origin", "muted")
 # Those that are not exported: what waits for an answer does so here alone.
 _LEFT_OUT = ("waiting",)
 
@@ -312,7 +313,11 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
                 connection, agent.id, part, {**v, "tags": tags, "file": file, "metadata": shown_reply}
             )
         case "fact":
-            await _put_row(connection, agent.id, part, {**v, "key": hash_key(agent.secret, values["key"])})
+            muted, origin = v.pop("muted"), v["origin"] or "learned"
+            key = hash_key(agent.secret, values["key"])
+            await _put_row(connection, agent.id, part, {**v, "origin": origin, "key": key})
+            if muted:
+                await connection.run(FACTS["mute"], (agent.id, v["seq"], v["at"]))
         case "tag":
             await connection.run(SQL["tag_put"], (agent.id, IMPORTING + agent.scope.project, v["tag"]))
         case _:

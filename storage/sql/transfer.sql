@@ -74,8 +74,9 @@ FROM passages p WHERE p.agent = ? AND p.seq > ? ORDER BY p.seq LIMIT ?
 
 -- name: fact_read
 -- Reads a page of facts.
-SELECT seq, seq, at, valid_from, exchange, sources, about, text FROM facts
-WHERE agent = ? AND seq > ? ORDER BY seq LIMIT ?
+SELECT f.seq, f.seq, f.at, f.valid_from, f.exchange, f.sources, f.about, f.text, f.origin,
+       CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 1 ELSE 0 END
+FROM facts f WHERE f.agent = ? AND f.seq > ? ORDER BY f.seq LIMIT ?
 
 -- name: ended_read
 -- Reads a page of facts that have ended, and what took their place; NULL: that is forgotten, or came later.
@@ -244,7 +245,8 @@ UPDATE agents SET subject = ?, uid = ? WHERE id = ?
 
 -- name: fact_put
 -- Adds a fact with its number.
-INSERT INTO facts (agent, seq, at, valid_from, exchange, sources, about, text, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO facts (agent, seq, at, valid_from, exchange, sources, about, text, origin, key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: ended_put
 -- Ends a fact. What took its place may be forgotten.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
+from gateway.run.admin.transfer import TransferOperations
 from storage.commands import ForgetTarget, Learned, LearnedFact, RecallRow
 from storage.errors import NotFound, WriteConflict
 from storage.recall_record import (
@@ -351,3 +352,27 @@ async def test_a_link_opens_one_memory_until_it_ends_or_its_key_does(store: Stor
     last = await store.links.create(agent, again.id, NOW + 60, ["see"], NOW)
     await store.forgetting.wipe(agent)
     assert await store.links.find(last, NOW) is None
+
+
+async def test_an_export_has_mutes_and_origins_and_no_recalls(open_store: OpenStore) -> None:
+    source = await open_store(now=lambda: NOW)
+    alice = Speaker(source, now=lambda: NOW)
+    await noted(alice, "My cat is called Miso.", "a")
+    agent = alice.agent
+    await learn(source, agent, 0, fact("Miso is a cat."), fact("The train leaves."))
+    train, cat = await source.facts.list(agent.id)
+    await source.facts.mute(agent.id, cat.seq, NOW, is_muted=True)
+    await source.facts.correct(agent, train.seq, "It leaves at six.", "six", "operator", NOW)
+    lines = []
+    page, at = await TransferOperations(source).read(agent, None)
+    while True:
+        lines += page
+        if at is None:
+            break
+        page, at = await TransferOperations(source).read(agent, at)
+    assert not [line for line in lines if "recall" in str(line.keys())]
+    exported = {line["fact"]["text"]: line["fact"] for line in lines if "fact" in line}
+    assert (exported["Miso is a cat."]["muted"], exported["It leaves at six."]["origin"]) == (
+        True,
+        "operator",
+    )

@@ -7,7 +7,7 @@ in each list that it stands in, or by an index that cannot count so far. A field
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -142,6 +142,8 @@ class _Fact(msgspec.Struct):
     sources: list[_Number | None]
     about: str
     text: str
+    origin: Literal["learned", "model", "operator", "person"] = "learned"
+    muted: bool = False
 
 
 class _Ended(msgspec.Struct):

@@ -94,6 +94,9 @@ class Move:
         except BadRequest as error:
             done.refused.append(f"{_named(agent)}: {error.message}")
             return
+        # Nothing is remembered there either, for who has asked for that.
+        if agent.paused is not None and (moved := await self.target.agents.find(agent.scope)) is not None:
+            await self.target.forgetting.pause(moved.id, agent.paused)
         done.moved += 1
 
     async def _copy(self, agent: Agent) -> None:
