@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import ceil
@@ -57,8 +57,8 @@ class SearchTrace:
     muted: Sequence[int] = ()
     # Vectors counted.
     has_meaning: bool = False
-    # Returns the scores of hits.
-    scores: Callable[[Sequence[int]], list[HitScores]] = lambda hits: []
+    # Returns the scores of those that are hits.
+    scores: Callable[[Iterable[int]], dict[int, HitScores]] = lambda hits: {}
     # Returns the best of those, up to a limit, that are below the line of what is worth saying, with their scores.
     weak: Callable[[int], list[tuple[int, HitScores]]] = lambda limit: []
 

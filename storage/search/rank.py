@@ -128,10 +128,13 @@ def rank(
     return seqs
 
 
-def _scores(sums: Scores, rows: Sequence[int], seqs: Sequence[int], wanted: Sequence[int]) -> list[HitScores]:
-    """Returns the scores of some of the hits. rows, seqs: of all of them."""
+def _scores(
+    sums: Scores, rows: Sequence[int], seqs: Sequence[int], wanted: Iterable[int]
+) -> dict[int, HitScores]:
+    """Returns the scores of those that are hits. rows, seqs: of all hits."""
     row_of = dict(zip(seqs, rows, strict=True))
-    return sums.relative([row_of[seq] for seq in wanted])
+    found = {seq: row for seq in wanted if (row := row_of.get(seq)) is not None}
+    return dict(zip(found, sums.relative([*found.values()]), strict=True))
 
 
 def _weak(sums: Scores, layout: IndexLayout, limit: int) -> list[tuple[int, HitScores]]:

@@ -272,7 +272,7 @@ def _by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArr
 def _bytes(score: NDArray[np.float64], at: NDArray[np.integer]) -> list[int]:
     """Returns some of the scores from 0 to 255, relative to the best of all."""
     most = _most(score)
-    return [0] * len(at) if not most > 0 else [int(each) for each in (score[at] * (255.0 / most)).tolist()]
+    return [*map(int, (score[at] * (255.0 / most)).tolist())] if most > 0 else [0] * len(at)
 
 
 def _most(score: NDArray[np.float64]) -> float:

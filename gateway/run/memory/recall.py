@@ -22,7 +22,7 @@ from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt, RecallResu
 from gateway.run.memory.visible import VisibleContent, replaced, shows_origin
 from gateway.settings import MemorySettings
 from storage.errors import StoreError, TooSlow
-from storage.recall_record import HitScores, SearchTrace
+from storage.recall_record import SearchTrace
 from storage.records import Message, Vector
 from storage.sql.store import Store
 
@@ -273,10 +273,7 @@ def _sought(
             others.append(seq)
             if len(others) == LEFT_OUT:
                 break
-    scores: dict[int, HitScores] = {}
-    if hits:
-        wanted = [seq for seq in wanted if seq in hits] + others
-        scores = dict(zip(wanted, trace.scores(wanted), strict=True))
+    scores = trace.scores(wanted + others)
     weak = trace.weak(LEFT_OUT - len(others)) if len(others) < LEFT_OUT else ()
     return Sought(
         why,
