@@ -1,6 +1,6 @@
 """Reads the messages of a Messages request as those of a chat completion.
 
-A user's message has the results of calls first and words behind them, which are messages of their own in a chat
+A user's message has the results of calls first and words after them, which are messages of their own in a chat
 completion; a reply is one message in both. Thoughts are left out: chat completions have no place for them.
 (platform.claude.com/docs/en/api/messages)
 """
@@ -36,6 +36,8 @@ class BlockPlace(NamedTuple):
     message: int
     # The block with the person's words, before which a note goes; None: there is none.
     words: int | None = None
+    # The block with the result of a call, where it is one.
+    result: int | None = None
 
 
 class ReadMessages(NamedTuple):
@@ -130,7 +132,7 @@ class _Reader:
             at = f"{where}.{place}"
             if block["type"] == "tool_result":
                 message, images = self._result(block, at)
-                self._put(message, BlockPlace(index))
+                self._put(message, BlockPlace(index, result=place))
                 parts += images
             elif (part := self._part(block, at)) is not None:
                 parts.append(part)
@@ -265,7 +267,7 @@ class _Reader:
 
 
 def words_at(blocks: list[Any]) -> int | None:
-    """Returns the index of the block with which a person's words begin: behind results and reminders."""
+    """Returns the index of the block with which a person's words begin: after results and reminders."""
     for place, block in enumerate(blocks):
         kind, text = block.get("type"), block.get("text")
         if kind == "tool_result" or (kind == "text" and isinstance(text, str) and _is_reminder(text)):

@@ -1,6 +1,6 @@
 """A request to Anthropic's Messages API that goes upstream as one, with what memory adds put into its value.
 
-The section is a text block behind the client's system blocks, a note one before the person's words, and a reply with
+The section is a text block after the client's system blocks, a note one before the person's words, and a reply with
 hidden rounds becomes the turns that the model had. No cache mark is added, moved or removed, and what memory has no
 part in stays as it came. (platform.claude.com/docs/en/api/messages)
 """
@@ -83,7 +83,7 @@ class NativeMessages(Struct, frozen=True):
         instead = {
             self.places[index].message: replaced
             for index, replaced in additions.instead.items()
-            # A reply of one round is the client's own, with the thoughts that it has kept.
+            # A reply of one round is the client's own, with the thoughts that it still has.
             if len(replaced) > 1
         }
         left_out = {index for index, replaced in additions.instead.items() if not replaced}
@@ -91,8 +91,8 @@ class NativeMessages(Struct, frozen=True):
         notes = {place: note for place, note in notes.items() if place.words is not None}
         if not (instead or notes or left_out or additions.dropped or additions.fill or additions.more):
             return messages
-        noted = {place.message: (place.words, note) for place, note in notes.items()}
-        dropped = self._dropped(additions.dropped | left_out)
+        noted = {place.message: (place.words or 0, note) for place, note in notes.items()}
+        dropped, results = self._dropped(additions.dropped | left_out)
         found: list[Json] = [*_as_turns([_with_note(m, note) for m, note in additions.fill])]
         is_added = bool(found)
         for index, message in enumerate(messages):
@@ -103,8 +103,14 @@ class NativeMessages(Struct, frozen=True):
                 found += turns
                 is_added = True
                 continue
+            if index in results:
+                content = message["content"]
+                left = [block for at, block in enumerate(content) if at not in results[index]]
+                message = {**message, "content": left}
             if index in noted:
-                message = _noted(message, *noted[index])
+                words, note = noted[index]
+                gone = sum(at < words for at in results.get(index, ()))
+                message = _noted(message, words - gone, note)
             if is_added and found and found[-1]["role"] == message.get("role") == "user":
                 # Results of the gateway's tools stand before those of the client's, in one turn.
                 found[-1] = {"role": "user", "content": _results_first([found[-1], message])}
@@ -113,12 +119,17 @@ class NativeMessages(Struct, frozen=True):
             is_added = False
         return [*found, *_as_turns(additions.more)]
 
-    def _dropped(self, dropped: frozenset[int]) -> set[int]:
-        """Returns the messages of which all parts are left out."""
-        if not dropped:
-            return set()
+    def _dropped(self, dropped: frozenset[int]) -> tuple[set[int], dict[int, set[int]]]:
+        """Returns the messages of which all parts are left out, and of others the results that are."""
         left = {place.message for index, place in enumerate(self.places) if index not in dropped}
-        return {self.places[index].message for index in dropped} - left
+        whole: set[int] = set()
+        results: dict[int, set[int]] = {}
+        for place in (self.places[index] for index in dropped):
+            if place.message not in left:
+                whole.add(place.message)
+            elif place.result is not None:
+                results.setdefault(place.message, set()).add(place.result)
+        return whole, results
 
     # Thoughts
 
@@ -135,11 +146,10 @@ class NativeMessages(Struct, frozen=True):
         return ()
 
 
-def _noted(message: Json, words: int | None, note: str) -> Json:
+def _noted(message: Json, at: int, note: str) -> Json:
     """Returns a message with a note before the person's words, in a block of its own."""
     content = message["content"]
     blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
-    at = words or 0
     return {**message, "content": [*blocks[:at], {"type": "text", "text": note}, *blocks[at:]]}
 
 

@@ -550,3 +550,25 @@ def say_marked(talk: Talk, words: str) -> None:
         result["cache_control"] = MARK
         talk.go_on()
         del result["cache_control"]
+
+
+@both_ways
+def test_a_window_is_cut_so_that_calls_and_results_stay_together(
+    upstream: StrictAnthropic, tmp_path: Path, stream: bool
+) -> None:
+    models = (ModelSettings("small", MODEL, "up", context_window=3000),)
+    with remember(upstream, tmp_path, upstreams=claude(upstream), models=models) as world:
+        talk = Talk(world, model="small", stream=stream, options={"tools": [WEATHER], "max_tokens": 200})
+        for turn in range(8):
+            upstream.queue(call_tools(Call("weather", {"city": f"City {turn}"})), say("Rain. " * 60))
+            words: Any = f"How is it, number {turn}? " * 12
+            if talk.messages and talk.messages[-1]["content"][0]["type"] == "tool_result":
+                talk.messages[-1]["content"].append({"type": "text", "text": words})
+            else:
+                talk.messages.append({"role": "user", "content": words})
+            reply = talk.complete()
+            talk.messages.append({"role": "assistant", "content": sent_again(reply)})
+            talk.answer(calls_of(reply)[0], "Rain. " * 40)
+            upstream.forget_replies()
+        assert [seen.refusal for seen in upstream.chats if seen.refusal] == []
+        assert len(upstream.last.json["messages"]) < len(talk.messages) - 1
