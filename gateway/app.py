@@ -42,7 +42,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
 from gateway.run.request_log import RequestLog
 from gateway.run.stored_responses import StoredResponses
-from gateway.run.turn import turn_limits_of
+from gateway.run.turn_saving import turn_limits_of
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.forward import Forwarding
 from gateway.run.upstream.model_list import ModelList

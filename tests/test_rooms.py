@@ -125,7 +125,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"chat"},
         {"native_turn"},
         {"directory", "response_conversations", "turn"},
-        {"stored_responses"},
+        {"stored_responses", "turn_saving"},
         {"call", "event_log"},
         {"tools"},
         {"upstream"},
@@ -136,7 +136,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "gateway.web": [
         {"response_compaction"},
         {"messages", "responses"},
-        {"stored_responses"},
+        {"stored_responses", "turn_saving"},
         {"response_conversations"},
         {"server", "completions", "forwarding", "admin", "memory_api", "models"},
         {"sockets"},

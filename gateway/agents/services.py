@@ -28,7 +28,7 @@ from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.loop import run_at_start
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
-from gateway.run.turn import turn_limits_of
+from gateway.run.turn_saving import turn_limits_of
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.model_list import ModelList
 from gateway.settings import Settings

@@ -53,7 +53,8 @@ from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.response_conversations import ConversationHead, ResponseConversations
 from gateway.run.sink import Sink
-from gateway.run.turn import TreeMemory, TurnLimits, TurnMemory, TurnRun
+from gateway.run.turn import TreeMemory, TurnRun
+from gateway.run.turn_saving import TurnLimits, TurnMemory
 from gateway.run.upstream.failover import Attempts, Endpoint, Failover
 from gateway.run.upstream.forward import with_codex_headers
 from gateway.run.upstream.relay import relay
@@ -404,6 +405,7 @@ class Chat:
                             self._earlier,
                             self.pending,
                             self._limits,
+                            self._metrics,
                         )
                         await run.run()
                 return call.memory

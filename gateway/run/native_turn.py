@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -24,20 +24,18 @@ from adapters.types import Json, ModelRequest
 from gateway.core.conversation.private import with_private
 from gateway.core.native_form import Earlier, Memory, NativeReader, NativeReply
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.request.identity import Mode
-from gateway.core.turn.commands import FINISHED, End, TurnOutcome
+from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.upstream_error import is_for_good
 from gateway.core.upstream.policy import Target
-from gateway.errors import MemoryUnavailable, UpstreamError
+from gateway.errors import UpstreamError
+from gateway.metrics import Metrics
 from gateway.run.call import ChatCall
 from gateway.run.memory.prompt import Prompt
 from gateway.run.pending import Pending
 from gateway.run.sink import ClientGone
-from gateway.run.turn import TurnLimits, TurnMemory, ended
+from gateway.run.turn_saving import TurnLimits, TurnMemory, TurnSaving
 from gateway.run.upstream.failover import Attempts, Endpoint
 from gateway.run.upstream.relay import ReplyChange, relay
-from storage.errors import StoreError
-from storage.records import Scope
 
 _log = logging.getLogger("mnemogate")
 # Some four thousand turns of a kilobyte. A dropped conversation continues as a new one.
@@ -237,41 +235,43 @@ class NativeRun:
     earlier: EarlierReplies
     pending: Pending
     limits: TurnLimits
+    metrics: Metrics
+    _saving: TurnSaving = field(init=False)
     _reader: NativeReader = field(init=False)
     _left: int = field(init=False)  # bytes of a stream that are still read; below 0: no more are
     _decoder: EventDecoder = field(default_factory=EventDecoder)
-    _is_saved: bool = False
 
     def __post_init__(self) -> None:
         self._reader = self.native.reader()
         self._left = self.limits.streamed_bytes
-
-    @property
-    def _scope(self) -> Scope:
-        return self.memory.known.agent.scope
+        self._saving = TurnSaving(self.call, self.memory, self.pending, self.metrics, self.limits)
 
     async def run(self) -> None:
-        """Answers the client. Raises: UpstreamError and below; MemoryUnavailable; ClientGone."""
+        """Answers the client. Raises: UpstreamError and below; MemoryUnavailable; Conflict; ClientGone."""
         call = self.call
         make = partial(native_request, call, self.native, prompt=self.prompt)
-        self.pending.began(self._scope)
-        try:
-            change = self.native.change()
-            await relay(
-                self.attempts, make, call.sink, call.receipt, self.limits.beat_s, reader=self, change=change
-            )
-            self._break_off(End.FAILED)  # unless its end has come
-        except (ClientGone, asyncio.CancelledError):
-            self._break_off(End.CANCELLED)
-            raise
-        except UpstreamError:
-            self._break_off(End.FAILED)
-            raise
-        finally:
-            self.pending.ended(self._scope)
+        with self._saving:
+            try:
+                change = self.native.change()
+                await relay(
+                    self.attempts,
+                    make,
+                    call.sink,
+                    call.receipt,
+                    self.limits.beat_s,
+                    reader=self,
+                    change=change,
+                )
+                self._break_off(End.FAILED)  # unless its end has come
+            except (ClientGone, asyncio.CancelledError):
+                self._break_off(End.CANCELLED)
+                raise
+            except UpstreamError:
+                self._break_off(End.FAILED)
+                raise
 
     async def take(self, data: bytes) -> None:
-        if self._is_saved or self._left < 0:
+        if self._saving.is_written or self._left < 0:
             return
         self._left -= len(data)
         try:
@@ -295,46 +295,24 @@ class NativeRun:
     # -- the store
 
     async def _save(self) -> None:
-        """Writes the turn of a reply that is complete. A slow store is waited for only so long."""
+        """Saves the turn of a reply that has ended. Raises: MemoryUnavailable, Conflict, for strict memory."""
         reply = self._reader.reply()
-        if reply.end is not FINISHED:
-            self._break_off(reply.end)
-            return
-        writing = asyncio.ensure_future(self._write(reply, FINISHED))
-        try:
-            await ended(writing, self.limits.commit_wait_s)
-            if writing.done():
-                writing.result()
-                return
-            self.pending.add(writing, "A turn that was answered already")
-        except StoreError as error:
-            _log.warning("A turn was answered and could not be stored: %s", error.message)
-        except asyncio.CancelledError:
-            self.pending.add(writing, "A turn that its client left at its end", left=self._scope)
-            raise
-        except Exception:
-            # Memory never breaks chat: an error in writing must not take the answer with it.
-            _log.exception("A turn was answered and could not be stored, by a fault in the gateway.")
-        self.call.receipt.headers["x-mnemogate-durable"] = "false"
-        if self.call.identity.mode is Mode.STRICT and not self.call.sink.started:
-            raise MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
+        await self._saving.save(self.prompt, self._outcome(reply, reply.end))
+        if self._saving.refusal is not None:
+            raise self._saving.refusal
 
     def _break_off(self, end: End, *, is_refused: bool = False) -> None:
-        """Has the turn written without waiting: its client left, or its reply has no proper end."""
-        if self._is_saved:
-            return
-        writing = self._write(self._reader.reply(), end, is_refused=is_refused)
-        self.pending.add(writing, "A turn that was cut", left=self._scope)
+        """Has the turn written without a wait: its client left, or its reply has no proper end."""
+        if not self._saving.is_written:
+            outcome = self._outcome(self._reader.reply(), end, is_refused=is_refused)
+            self._saving.write_unwaited(self.prompt, outcome, "A turn that was cut")
 
-    def _write(self, reply: NativeReply, end: End, *, is_refused: bool = False) -> Awaitable[object]:
-        """Hands the turn over to memory, and notes by which ids a client may refer to it."""
-        self._is_saved = True
+    def _outcome(self, reply: NativeReply, end: End, *, is_refused: bool = False) -> TurnOutcome:
+        """Returns the outcome of the turn, and notes by which ids a client may refer to it."""
         native, shown_reply, agent = self.native, reply.shown_reply, self.memory.known.agent
         if native.is_stored:
             memory = agent.uid, agent.epoch
             self.earlier.keep(memory, reply.ids, native.previous, native.new, shown_reply, native.heard)
             if shown_reply is not None:
                 shown_reply = with_private(shown_reply, ids=reply.ids)
-        return self.memory.write(
-            self.prompt, TurnOutcome(end, shown_reply=shown_reply, is_refused=is_refused)
-        )
+        return TurnOutcome(end, shown_reply=shown_reply, is_refused=is_refused)

@@ -10,30 +10,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError, ProviderTooLarge
 from adapters.types import Header, ModelRequest
 from gateway.core.prompt.note import render_note
-from gateway.core.request.identity import Mode
 from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import ResumedCalls
-from gateway.core.turn.commands import FINISHED, Command, TurnOutcome
+from gateway.core.turn.commands import Command, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import FreeGuide, Guide, StopReason
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
-from gateway.errors import Conflict, GatewayError, MemoryUnavailable
-from gateway.limits import Limits
+from gateway.errors import GatewayError
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.fit import fit, fit_rounds
@@ -45,54 +42,16 @@ from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tools
+from gateway.run.turn_saving import SAVED, TurnLimits, TurnMemory, TurnSaving
 from gateway.run.upstream.failover import Attempts, Endpoint
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, beating
 from gateway.run.upstream.provider_errors import translate
 from gateway.run.upstream.relay import handed_on
-from gateway.settings import Settings
-from storage.errors import Stale, StoreError
+from storage.errors import StoreError
 
 _log = logging.getLogger("mnemogate")
 # The time that an upstream has to end its body after [DONE], so that its connection can be used again.
 LAST_BYTES_S = 0.25
-_SAVED = events.Saved()
-
-
-class TurnMemory(Protocol):
-    """Memory's part of a turn, wherever its conversation is stored.
-
-    known: what was read, for the target that answers. toolbox: the tools that the gateway runs in the turn.
-    """
-
-    @property
-    def known(self) -> Known: ...
-
-    @property
-    def toolbox(self) -> Toolbox: ...
-
-    async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
-        """Returns the prompt for another target than was expected, and knows it from now on."""
-
-    async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
-        """Adds to the last answer of a round a note of the memory blocks that it does not show as they are.
-
-        Where steps are stored this is done with these.
-
-        answers: by their order in the round.
-        """
-
-    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
-        """Commits a step, opens the next one, or both. Raises: StoreError, which ends the turn.
-
-        Returns also the prompt of the model's next call. It has all that is stored, so its body takes no `more`; where
-        no step was opened it is the one given.
-        """
-
-    def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        """Writes the turn when it has ended; its result is `StepSaved` where that comes after the last step.
-
-        Raises, when it is awaited: StoreError.
-        """
 
 
 @dataclass(slots=True)
@@ -142,28 +101,6 @@ class TreeMemory:
         return self.keeper.write(self.known, prompt, self.changes, outcome, self.receipt)
 
 
-class TurnLimits(Struct, frozen=True):
-    """The limits of a turn."""
-
-    # How long the end of a reply waits for the commit.
-    commit_wait_s: float
-    # How many hidden tool rounds a turn without rules may have.
-    max_rounds: int
-    # Of a stream that is remembered.
-    streamed_bytes: int
-    # The silence after which a keep-alive comment is sent; 0: never.
-    beat_s: float = 0.0
-
-
-def turn_limits_of(settings: Settings, limits: Limits) -> TurnLimits:
-    return TurnLimits(
-        commit_wait_s=limits.commit_wait_s,
-        max_rounds=settings.memory.max_tool_rounds,
-        streamed_bytes=limits.streamed_bytes,
-        beat_s=settings.server.keep_alive_comment_s,
-    )
-
-
 @dataclass(slots=True)
 class TurnRun:
     """One turn. It owns what memory knows, what goes upstream and what will be written, until the turn is over."""
@@ -196,12 +133,11 @@ class TurnRun:
     _next: commands.CallModel | None = None  # the round that follows
     _asked: commands.CallModel = field(init=False)  # the round that is under way
     _task: asyncio.Task[Any] | None = None
-    _step_saving: asyncio.Future[tuple[events.StepSaved, Prompt]] | None = None
+    _saving: TurnSaving | None = field(init=False)  # None where nothing is remembered
     _stop: StopReason | None = None
     _whole: commands.SendWhole | None = None
     _refusal: GatewayError | None = None
     _finished: bool = False
-    _is_written: bool = False
     _undone: Sequence[Command] = ()  # commands that were not performed because the client left
 
     def __post_init__(self) -> None:
@@ -210,28 +146,28 @@ class TurnRun:
             self.spec, self.call.view(self.spec), self.guide or FreeGuide(self.limits.max_rounds)
         )
         self._asked = self._turn.first_call
+        self._saving = None
+        if self.memory is not None:
+            saves_steps, is_taken_up = self.spec.saves_steps, self.is_taken_up
+            self._saving = TurnSaving(
+                self.call, self.memory, self.pending, self.metrics, self.limits, saves_steps, is_taken_up
+            )
 
     async def run(self) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
         known = self.memory.known if self.memory is not None else None
-        if known is not None:
-            self.pending.began(known.agent.scope)
-        try:
-            self._endpoint = self.attempts.endpoint
-            self.call.describe(self.prompt.form, self.prompt, known)
-            with self.sink.while_here():
-                await self._rounds()
-        except ClientGone:
-            await self._left()
-            raise
-        except asyncio.CancelledError:
-            await self._left()
-            raise
-        finally:
-            if known is not None:
-                self.pending.ended(known.agent.scope)
-            if self._reply is not None:
-                await self._close()
+        with self._saving or nullcontext():
+            try:
+                self._endpoint = self.attempts.endpoint
+                self.call.describe(self.prompt.form, self.prompt, known)
+                with self.sink.while_here():
+                    await self._rounds()
+            except (ClientGone, asyncio.CancelledError):
+                await self._left()
+                raise
+            finally:
+                if self._reply is not None:
+                    await self._close()
         if self._refusal is not None:
             raise self._refusal
         return self.status
@@ -269,8 +205,8 @@ class TurnRun:
         undone, self._undone = self._undone, ()
         for n, command in enumerate(undone):
             match command:
-                case commands.SaveStep() if self.memory is not None:
-                    self.pending.add(self._begin_saving(self.memory, command), "A step of a run")
+                case commands.SaveStep() if self._saving is not None:
+                    self.pending.add(self._saving.begin_step(self.prompt, command), "A step of a run")
                 case commands.Save():
                     await self._perform_all([*undone[n:]])
                     return
@@ -468,11 +404,11 @@ class TurnRun:
         # The machine counts a command as performed, so what could no longer be sent is dropped, and the rest is done.
         for command in (*self._undone, *self._turn.feed(events.ClientLeft())):
             match command:
-                case commands.SaveStep() if self.memory is not None:
-                    self.pending.add(self._begin_saving(self.memory, command), "A step of a run")
-                case commands.Save(outcome) if self.memory is not None and not self._is_written:
-                    scope = self.memory.known.agent.scope
-                    self.pending.add(self._write(self.memory, outcome), "A cancelled turn", left=scope)
+                case commands.SaveStep() if self._saving is not None:
+                    self.pending.add(self._saving.begin_step(self.prompt, command), "A step of a run")
+                case commands.Save(outcome) if self._saving is not None:
+                    outcome = self._turn.stored(outcome)
+                    self._saving.write_unwaited(self.prompt, outcome, "A cancelled turn")
                 case commands.CloseUpstream():
                     await self._close()
 
@@ -493,8 +429,8 @@ class TurnRun:
 
     async def _save_step(self, step: commands.SaveStep) -> list[Command]:
         """Has a step committed. It is not given up: a client that leaves meanwhile finds it stored."""
-        assert self.memory is not None
-        saving = self._begin_saving(self.memory, step)
+        assert self._saving is not None
+        saving = self._saving.begin_step(self.prompt, step)
         try:
             kept, self.prompt = await asyncio.shield(saving)
         except asyncio.CancelledError:
@@ -509,92 +445,16 @@ class TurnRun:
             return self._turn.feed(events.Stopped(StopReason.ERROR))
         return self._turn.feed(kept)
 
-    def _begin_saving(
-        self, memory: TurnMemory, step: commands.SaveStep
-    ) -> asyncio.Future[tuple[events.StepSaved, Prompt]]:
-        self._step_saving = asyncio.ensure_future(memory.save_step(self.prompt, step))
-        return self._step_saving
-
     async def _step_saved(self) -> None:
-        """Waits until a step that is being stored is stored."""
-        if self._step_saving is not None:
-            await asyncio.wait([self._step_saving])
-
-    def _write(self, memory: TurnMemory, outcome: TurnOutcome) -> Awaitable[object]:
-        """Hands the turn over to memory, which writes it even if nothing waits for the write any more."""
-        self._is_written = True
-        outcome = self._turn.stored(outcome)
-        if self._step_saving is None:
-            return memory.write(self.prompt, outcome)
-        return self._write_after_stop(memory, outcome)
-
-    async def _write_after_stop(self, memory: TurnMemory, outcome: TurnOutcome) -> object:
-        await self._step_saved()
-        return await memory.write(self.prompt, outcome)
+        if self._saving is not None:
+            await self._saving.step_saved()
 
     async def _save(self, outcome: TurnOutcome) -> events.Saved:
-        """Returns whether the turn is on disk, or nothing of it is stored. A slow store is waited for only so long."""
-        memory, is_lost = self.memory, False
-        if memory is None:
-            return _SAVED
-        if outcome.state is not FINISHED and not self._turn.spec.saves_steps:
-            self.pending.add(
-                self._write(memory, outcome), "A turn that failed", left=memory.known.agent.scope
-            )
-            return _SAVED
-        begun = time.perf_counter()
-        work = self._write(memory, outcome)
-        writing = work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
-        try:
-            if not writing.done():
-                await ended(writing, self.limits.commit_wait_s)
-            if writing.done():
-                after_stop = writing.result()
-                return (
-                    events.Saved(after_stop=after_stop)
-                    if isinstance(after_stop, events.StepSaved)
-                    else _SAVED
-                )
-            self.pending.add(writing, "A turn that was answered already")
-        except StoreError as error:
-            if self.is_taken_up:
-                raise
-            _log.warning("A turn was answered and could not be stored: %s", error.message)
-            is_lost = isinstance(error, Stale)
-        except asyncio.CancelledError:
-            self.pending.add(writing, "A turn that its client left at its end", left=memory.known.agent.scope)
-            if self.is_taken_up:
-                await asyncio.wait([writing])  # who takes it up finds it as it is
-            raise
-        except Exception:
-            # Memory never breaks chat: an error in writing must not take the answer with it.
-            _log.exception("A turn was answered and could not be stored, by a fault in the gateway.")
-        finally:
-            self.metrics.commit_ms.observe((time.perf_counter() - begun) * 1000)
-        self.metrics.not_durable.inc()
-        self.call.receipt.headers["x-mnemogate-durable"] = "false"
-        if memory.known.asked.identity.mode is Mode.STRICT and not self.sink.started:
-            late = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
-            self._refusal = Conflict(events.LOST) if is_lost else late
-        return events.Saved(durable=False, is_lost=is_lost)
-
-
-def ended(work: asyncio.Future[Any], seconds: float) -> asyncio.Future[None]:
-    """Returns what is done when the work is, or after so many seconds. To give up this wait gives up no work.
-
-    Each turn waits so. `asyncio.wait` does the same in thirteen calls, which take 10 us of a turn (measured).
-    """
-    loop = work.get_loop()
-    over = loop.create_future()
-
-    def end(_: object = None) -> None:
-        timer.cancel()
-        if not over.done():
-            over.set_result(None)
-
-    timer = loop.call_later(seconds, end)
-    work.add_done_callback(end)
-    return over
+        if self._saving is None:
+            return SAVED
+        saved = await self._saving.save(self.prompt, self._turn.stored(outcome))
+        self._refusal = self._saving.refusal or self._refusal
+        return saved
 
 
 async def _read_out(reply: ModelReply) -> None:

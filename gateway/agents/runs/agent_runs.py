@@ -64,7 +64,8 @@ from gateway.run.memory.stored_conversation import headed, read_path
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from gateway.run.turn import TurnLimits, TurnRun
+from gateway.run.turn import TurnRun
+from gateway.run.turn_saving import TurnLimits
 from gateway.run.upstream.failover import Attempts, Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings

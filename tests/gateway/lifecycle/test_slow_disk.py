@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 import gateway.run.chat
@@ -56,6 +57,25 @@ def test_a_commit_that_takes_too_long_is_released_counted_and_made_good(
             assert world.counted("mnemogate_writer_queue") == 3
         assert world.said() == ["One.", "Two."]
         assert world.counted("mnemogate_writer_queue") == 0
+
+
+def test_a_native_reply_that_the_disk_is_late_for_is_counted_too(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001) as world:
+        with stalled(world):
+            for text, stream, headers, status in (
+                ("One.", False, {}, 200),
+                ("Two.", True, {}, 200),
+                ("Three.", False, STRICT, 503),
+            ):
+                body = orjson.dumps({"model": "m", "user": "alice", "input": text, "stream": stream})
+                reply = world.gateway.ask("POST", "/v1/responses", body, headers)
+                assert reply.status == status
+                if not stream:  # the head of a stream leaves before its turn is saved
+                    assert reply.headers["x-mnemogate-durable"] == "false"
+            assert world.counted("mnemogate_not_durable_total") == 3
+        assert world.said() == ["One.", "Two.", "Three."]
 
 
 def test_a_reply_too_deep_to_be_written_reaches_the_client(upstream: StrictUpstream, tmp_path: Path) -> None:
