@@ -39,6 +39,7 @@ import orjson
 from adapters.base import Embedder
 from adapters.types import Embedded
 from gateway.core.agent import AgentSpec
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.memory.rules import RULES
 from gateway.core.prompt import note as recall
 from gateway.core.prompt.summary import Overfull
@@ -158,7 +159,9 @@ async def remembered(memory: Memory, embedder: Embedder | None) -> AsyncIterator
         async def ask(question: str, budget: int) -> Prompt:
             body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": question}]})
             keeper = keeper_of(budget)
-            request = MemoryRequest(parse(body), identity, AgentSpec("default"), memory.at, TARGET)
+            request = MemoryRequest(
+                parse(body), identity, AgentSpec("default"), memory.at, TARGET, ConversationKind.CLIENT
+            )
             return await keeper.composer.make(await keeper.begin(request), EndpointForm(), ())
 
         yield ask
@@ -207,13 +210,19 @@ def _count(told: str, texts: Iterable[str]) -> int:
 
 
 class Found:
-    """The shares of the evidence that were found, by kind of question and budget."""
+    """The shares of the evidence that were found, by kind of question and budget.
+
+    Where a question has no evidence, its share is 1 with a note and 0 without: noise, which is no part of "all".
+    """
 
     def __init__(self) -> None:
         self.shares: dict[tuple[str, int], list[float]] = defaultdict(list)
 
     def add(self, memory: Memory, asked: Asked, budget: int, told: str) -> None:
         """Counts the evidence of one question in what was told."""
+        if not asked.evidence:
+            self.shares[f"{asked.kind}, with a note", budget].append(float(bool(told)))
+            return
         texts = [document.text for document in memory.history if document.seq in asked.evidence]
         for kind in (asked.kind, "all"):
             self.shares[kind, budget].append(_count(told, texts) / len(texts))

@@ -27,7 +27,10 @@ Session = tuple[float, list[Turn]]
 
 @dataclass(frozen=True)
 class Asked:
-    """A question. evidence: seqs of the turns that hold the answer."""
+    """A question, or another first message.
+
+    evidence: seqs of the turns that hold the answer; none where the memory has no answer, so that a note is noise.
+    """
 
     kind: str
     text: str
@@ -159,6 +162,10 @@ def _quoted(sessions: Sequence[Session], seed: str) -> Iterator[str]:
 
 def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
     """Makes all sets, one after the other. limit: of LongMemEval's questions; 0: all."""
+    from scripts.talk.languages import FACTS, chats
+
+    for language in FACTS:
+        yield Set(language, lambda half, language=language: chats(language, half))
     for name, form in (
         ("LongMemEval", ""),
         ("LongMemEval, cut", "cut"),

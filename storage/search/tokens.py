@@ -186,6 +186,11 @@ def _split(word: str) -> list[str]:
     return terms
 
 
+def is_unspaced(term: str) -> bool:
+    """Returns whether a term is one or two characters of a script without spaces, and so mostly no whole word."""
+    return not term.isascii() and len(term) <= 2 and _UNSPACED.fullmatch(term) is not None
+
+
 def _split_ascii(word: str) -> list[str]:
     terms = []
     for part in word.split("_"):
