@@ -219,6 +219,17 @@ async def test_what_is_there_is_not_written_over(source: Store, target: Store, t
     assert await contents(target) == before
 
 
+async def test_who_has_paused_a_memory_has_it_paused_there(source: Store, target: Store) -> None:
+    ann = next(each for each in await everybody(source) if each.scope.subject == "user:ann")
+    await source.forgetting.pause(ann.id, 7.0)
+    await Move(source, target).run()
+    moved = await target.agents.find(ann.scope)
+    assert moved is not None
+    assert moved.paused == 7.0
+    others = [each for each in await everybody(target) if each.scope != ann.scope]
+    assert {each.paused for each in others} == {None}
+
+
 async def test_a_gateway_that_served_there_first_loses_nothing(source: Store, target: Store) -> None:
     """A start has made the settings' shared block there, to which nobody has written."""
     await rows(
