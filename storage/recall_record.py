@@ -32,6 +32,7 @@ _SELECTION, _MEANING, _STREAMED, _USAGE, _FIRST, _WIDE_NUMBERS, _WIDE_SEQS, _WID
 )
 _VERSION = 1
 _MOST = 255
+_MOST_NUMBER = 0xFFFF_FFFF
 # Version, why, flags, mode, how many hits; status; tenths of milliseconds, in all and up to the reply's head; context;
 # how many stayed out.
 _HEAD = struct.Struct("<5BHIII6B")
@@ -137,6 +138,8 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
         int(record.added_ms * 100),
         *(record.usage or (0, 0, 0)),
     )
+    # An upstream may report any number.
+    numbers = tuple(min(n, _MOST_NUMBER) for n in numbers)
     is_wide = max(numbers) > 0xFFFF
     has_wide_seqs, has_wide_tokens = max(seqs, default=0) > 0xFFFF, max(tokens, default=0) > _MOST
     flags = (
@@ -158,9 +161,9 @@ def pack_rows(record: RecallRecord, rows: Sequence[EntryRow], *, has_meaning: bo
             _MODES.index(record.mode),
             count,
             record.status,
-            ceil(record.ms * 10),
-            ceil((record.first_ms or 0.0) * 10),
-            record.context or 0,
+            min(ceil(record.ms * 10), _MOST_NUMBER),
+            min(ceil((record.first_ms or 0.0) * 10), _MOST_NUMBER),
+            min(record.context or 0, _MOST_NUMBER),
             *(min(n, _MOST) for n in record.left),
         ),
         struct.pack(f"<{_NUMBERS}{'I' if is_wide else 'H'}", *numbers),
