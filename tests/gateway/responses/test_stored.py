@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.doubles.anthropic_upstream import StrictAnthropic, think
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, raw, say
 from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
 from tests.gateway.sdk import World, agent, remember
+from tests.patience import becomes
 
 Json = dict[str, Any]
 pytestmark = pytest.mark.both
@@ -235,9 +237,14 @@ def test_a_reply_that_was_cut_shows_what_was_heard(world: World, upstream: Stric
             if event.type == "response.output_text.delta":
                 heard += event.delta
                 break
+
+    def read() -> Any:
+        with suppress(openai.NotFoundError):
+            return world.sdk.responses.retrieve(id)
+
+    # The upstream goes on only when the turn is stored: else it might end before the gateway sees the client leave.
+    found = becomes(read)
     gate.open()
-    world.settle()
-    found = world.sdk.responses.retrieve(id)
     assert (found.status, found.output_text.startswith(heard)) == ("incomplete", True)
 
 
