@@ -46,6 +46,7 @@ class GatewayError(Exception):
     kind: ClassVar[str] = "server_error"
     # The error by name, if it has one.
     code: str | None = None
+    request_id = ""  # of the request that it answers, once the edge has it
     headers: tuple[tuple[str, str], ...] = ()  # that the reply is to bear as well
 
     def __init__(
@@ -66,6 +67,9 @@ class GatewayError(Exception):
 
 class ErrorForm(Protocol):
     """The form that errors have in one dialect."""
+
+    # The header in which its clients look for a request's id, in lower case; None: `x-request-id`, as everywhere.
+    id_header: ClassVar[bytes | None]
 
     def body(self, error: GatewayError) -> bytes:
         """Returns the JSON body of a reply with the error's status."""

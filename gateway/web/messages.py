@@ -72,6 +72,7 @@ class MessagesPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
         trace.route = "messages"
+        trace.errors = _ERRORS
         # Anthropic's API takes the key of this header where both come.
         caller = trace.caller
         trace.caller = caller._replace(credential=caller.api_key or caller.credential)
@@ -154,8 +155,14 @@ class MessagesPath:
             trace.added_ms = receipt.added_ms
 
     async def _answer(self, request: MessagesRequest, scope: Scope, receive: Receive, send: Send) -> None:
-        view = MakesMessages(request.chat.model, len(request.raw) // BYTES_PER_TOKEN)
         trace = trace_of(scope)
+        stops = request.json.get("stop_sequences")
+        view = MakesMessages(
+            request.chat.model,
+            len(request.raw) // BYTES_PER_TOKEN,
+            trace.request_id,
+            stops if isinstance(stops, list) else (),
+        )
         receipt = Receipt(trace.begun, trace.request_id)
         await self.chats.answer(request.chat, scope["headers"], view, receipt, scope, receive, send)
 

@@ -130,15 +130,20 @@ class Edge:
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
                 headers = [*message["headers"], own]
-                is_named = False
+                id_header = None if trace.errors is None else trace.errors.id_header
+                is_named, is_named_here = False, id_header is None
                 for name, value in headers:
                     if name == b"content-type":
                         trace.is_event_stream = value.startswith(b"text/event-stream")
                     elif name == b"x-request-id":
                         is_named = True
-                # An upstream's own id stays; OpenAI's SDKs show it, and the provider's support asks for it.
+                    elif name == id_header:
+                        is_named_here = True
+                # An upstream's own id stays; SDKs show it, and the provider's support asks for it.
                 if not is_named:
                     headers.append((b"x-request-id", own[1]))
+                if id_header is not None and not is_named_here:
+                    headers.append((id_header, own[1]))
                 message["headers"] = headers
             else:
                 trace.bytes_out += len(message.get("body", b""))
@@ -181,7 +186,8 @@ class Edge:
                 self._requests.end(trace.receipt, trace.status)
 
     async def _last_words(self, error: GatewayError, scope: Scope, trace: Trace, answer: Send) -> None:
-        form = trace.errors or self._error_form(scope)
+        form = trace.errors = trace.errors or self._error_form(scope)
+        error.request_id = trace.request_id
         if not trace.status:
             headers = [(b"content-type", b"application/json")]
             if error.retry_after_s is not None:

@@ -94,6 +94,7 @@ class Reply(Struct, frozen=True):
     error_after: (count, error object): an error event after so many, then the end, without [DONE].
     body: these bytes instead of anything made up; several are written apart, `hold_after` counting them.
     extra: fields put into every chunk or the whole reply. delta: fields put into the first delta or the message.
+    ending: fields put into the choice with the finish_reason.
     """
 
     text: str | None = "Ok."
@@ -114,6 +115,7 @@ class Reply(Struct, frozen=True):
     model: str | None = None
     extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
     delta: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    ending: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 def say(text: str, tokens: Sequence[str] | None = None, **options: Any) -> Reply:
@@ -661,7 +663,7 @@ def _completion(body: Any, reply: Reply, number: int) -> dict[str, Any]:
             for k, call in enumerate(reply.calls)
         ]
     choices = [
-        {"index": i, "message": message, "logprobs": None, "finish_reason": _finish(reply)}
+        {"index": i, "message": message, "logprobs": None, "finish_reason": _finish(reply), **reply.ending}
         for i in range(body.get("n") or 1)
     ]
     frame = _frame(body, reply, number, "chat.completion")
@@ -703,6 +705,7 @@ async def _events(body: Any, reply: Reply, number: int) -> AsyncIterator[bytes]:
                 yield b"data: " + orjson.dumps({"error": dict(reply.error_after[1])}) + b"\n\n"
                 return
             choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+            choice |= reply.ending if finish else {}
             yield b"data: " + orjson.dumps({**frame, "choices": [choice]}) + b"\n\n"
             count += 1
     if with_usage:

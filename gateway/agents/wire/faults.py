@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 from msgspec.structs import replace
@@ -81,6 +81,8 @@ class Unprocessable(CallerError):
 
 class LettaErrors:
     """The `ErrorForm` of the agents API."""
+
+    id_header: ClassVar[bytes | None] = None
 
     def body(self, error: GatewayError) -> bytes:
         return orjson.dumps({"detail": _detail(error)})

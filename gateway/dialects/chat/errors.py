@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
@@ -14,6 +14,8 @@ from gateway.errors import GatewayError
 
 class ChatErrors:
     """The `ErrorForm` of chat completions, and of all routes that have no dialect of their own."""
+
+    id_header: ClassVar[bytes | None] = None
 
     def body(self, error: GatewayError) -> bytes:
         return orjson.dumps(_error_object(error))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import orjson
 
@@ -31,19 +31,25 @@ NO_THREADS: Final = "thread_unsupported_request"
 class MessagesErrors:
     """The `ErrorForm` of the Messages API."""
 
+    id_header: ClassVar[bytes | None] = b"request-id"
+
     def body(self, error: GatewayError) -> bytes:
-        return orjson.dumps(error_object(error.status, error.message, error.code))
+        return orjson.dumps(_object_of(error))
 
     def event(self, error: GatewayError) -> bytes:
-        return frame("error", error_object(error.status, error.message, error.code))
+        return frame("error", _object_of(error))
 
 
-def error_object(status: int, message: str, code: Any = None, kind: Any = None) -> Json:
+def _object_of(error: GatewayError) -> Json:
+    return error_object(error.status, error.message, error.request_id, code=error.code)
+
+
+def error_object(status: int, message: str, request_id: str, code: Any = None, kind: Any = None) -> Json:
     """Returns an error. kind: its type, where the upstream names one of Anthropic's; else the status decides."""
     error: Json = {"type": kind if kind in _KINDS else type_of(status), "message": message}
     if isinstance(code, str) and code:
         error["details"] = {"error_code": code}
-    return {"type": "error", "error": error}
+    return {"type": "error", "error": error, "request_id": request_id or None}
 
 
 def type_of(status: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 import orjson
@@ -37,18 +37,25 @@ class MakesMessages(Struct, frozen=True):
     model: str
     # Of the prompt, by estimate.
     input_tokens: int
+    # The gateway's own.
+    request_id: str
+    # The request's `stop_sequences`.
+    stops: Sequence[str] = ()
 
     def __call__(self, spec: TurnSpec) -> MessagesView:
-        return MessagesView(self.model, self.input_tokens, spec.gateway_tools)
+        return MessagesView(self, spec.gateway_tools)
 
 
 class _NativeBody(msgspec.Struct):
     """A whole reply, as adapters read it along."""
 
     native_message: msgspec.Raw = msgspec.Raw(b"")
+    choices: msgspec.Raw = msgspec.Raw(b"")
 
 
 _native_body = msgspec.json.Decoder(_NativeBody)
+# Fields of a choice in which upstreams name the stop sequence that ended it: Anthropic's adapter, vLLM, SGLang.
+_STOPPED_BY: Final = ("stop_sequence", "stop_reason", "matched_stop")
 
 
 class MessagesView(ClientView):
@@ -58,9 +65,8 @@ class MessagesView(ClientView):
     upstream's error in the round after it is then still a status.
     """
 
-    def __init__(self, model: str, input_tokens: int, gateway_tools: Collection[str]) -> None:
-        self._model = model
-        self._input_tokens = input_tokens
+    def __init__(self, request: MakesMessages, gateway_tools: Collection[str]) -> None:
+        self._request = request
         self._gateway_tools = gateway_tools
         self._waits = bool(gateway_tools)
         self._held = 0  # bytes that wait
@@ -74,6 +80,7 @@ class MessagesView(ClientView):
         self._usage: Json | None = None
         self._finish: str | None = None
         self._is_refused = False
+        self._stopped_by: str | None = None
 
     def take(self) -> bytes:
         if self._waits or not self._out:
@@ -86,9 +93,13 @@ class MessagesView(ClientView):
         self._first = first
 
     def take_whole(self, body: bytes) -> None:
-        native = _native_body.decode(body).native_message
-        if native:
-            self._replies.append(bytes(native))
+        reply = _native_body.decode(body)
+        if reply.native_message:
+            self._replies.append(bytes(reply.native_message))
+        elif self._request.stops:
+            choices = orjson.loads(bytes(reply.choices))
+            choice = choices[0] if choices else None
+            self._stopped_by = self._stop_sequence(choice) if isinstance(choice, dict) else None
 
     def show(self, event: ReplyEvent) -> None:
         self._show(event)
@@ -157,11 +168,13 @@ class MessagesView(ClientView):
         code = error.get("code")
         status = code if isinstance(code, int) else 500
         message = str(error.get("message") or "")
-        self._out.append(frame("error", error_object(status, message, code=code, kind=error.get("type"))))
+        shown = error_object(status, message, self._request.request_id, code=code, kind=error.get("type"))
+        self._out.append(frame("error", shown))
 
     def fail(self, error: GatewayError) -> None:
         self._waits = False
-        self._out.append(frame("error", error_object(error.status, error.message, error.code)))
+        shown = error_object(error.status, error.message, self._request.request_id, code=error.code)
+        self._out.append(frame("error", shown))
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         if self._replies:
@@ -171,7 +184,7 @@ class MessagesView(ClientView):
             return orjson.dumps(merged(replies, self._gateway_tools, outcome.finish_reason))
         shown_reply = without_private(outcome.shown_reply or {})
         self._finish, self._is_refused = outcome.finish_reason, bool(shown_reply.get("refusal"))
-        usage = _usage(outcome.usage or {}, self._input_tokens)
+        usage = _usage(outcome.usage or {}, self._request.input_tokens)
         message = {**self._message(), "content": content_of(shown_reply), **self._ending(), "usage": usage}
         return orjson.dumps(message)
 
@@ -188,7 +201,7 @@ class MessagesView(ClientView):
         fields: Json = error if isinstance(error, dict) else parsed
         message = fields.get("message") or parsed.get("detail") or error
         text = message if isinstance(message, str) else orjson.dumps(message).decode()
-        return orjson.dumps(error_object(status, text, fields.get("code")))
+        return orjson.dumps(error_object(status, text, self._request.request_id, code=fields.get("code")))
 
     # What comes in
 
@@ -216,6 +229,7 @@ class MessagesView(ClientView):
                 self._add_delta(delta if event.calls is None else {**delta, "tool_calls": event.calls})
             if not is_hidden:
                 self._finish = choice.get("finish_reason") or self._finish
+                self._stopped_by = self._stop_sequence(choice) or self._stopped_by
         usage = event.usage or event.chunk.get("usage")
         if isinstance(usage, dict) and not is_hidden:
             self._usage = usage
@@ -247,7 +261,7 @@ class MessagesView(ClientView):
         if self._has_begun or self._native.has_begun:
             return
         self._has_begun = True
-        usage = {"input_tokens": self._input_tokens, "output_tokens": 0}
+        usage = {"input_tokens": self._request.input_tokens, "output_tokens": 0}
         self._out.append(frame("message_start", {"message": {**self._message(), "usage": usage}}))
 
     def _message(self) -> Json:
@@ -256,7 +270,7 @@ class MessagesView(ClientView):
             "id": id_ if isinstance(id_, str) and id_ else f"msg_{secrets.token_hex(12)}",
             "type": "message",
             "role": "assistant",
-            "model": self._first.get("model") or self._model,
+            "model": self._first.get("model") or self._request.model,
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
@@ -264,7 +278,14 @@ class MessagesView(ClientView):
 
     def _ending(self) -> Json:
         reason = "refusal" if self._is_refused else STOP_REASONS.get(str(self._finish), "end_turn")
+        if reason == "end_turn" and self._stopped_by is not None:
+            return {"stop_reason": "stop_sequence", "stop_sequence": self._stopped_by}
         return {"stop_reason": reason, "stop_sequence": None}
+
+    def _stop_sequence(self, choice: Json) -> str | None:
+        """Returns the stop sequence that ended a choice; None: none did, or the upstream does not name it."""
+        named = (choice.get(key) for key in _STOPPED_BY)
+        return next((each for each in named if each in self._request.stops), None)
 
     def _emit(self, kind: str, **fields: Any) -> None:
         self._begin_message()

@@ -106,6 +106,7 @@ def test_errors_before_any_route_have_anthropics_form(
 ) -> None:
     reply = ask(world, method, path, HELLO if method == "POST" else None, VERSION)
     assert (reply.status, reply.json["type"], reply.json["error"]["type"]) == (status, "error", kind)
+    assert reply.json["request_id"] == reply.headers["request-id"] == reply.headers["x-mnemogate-request-id"]
 
 
 def test_a_body_that_is_too_large_is_refused_in_anthropics_form(
@@ -184,6 +185,8 @@ def test_an_upstreams_error_keeps_status_and_wait_and_has_the_type_of_its_status
         Talk(world).say("Hello")
     assert raised.value.response.headers["retry-after"] == "7"
     assert raised.value.type == "rate_limit_error"
+    own = raised.value.response.headers["x-mnemogate-request-id"]
+    assert raised.value.request_id == raised.value.response.json()["request_id"] == own
 
 
 def test_a_missing_field_is_named(world: World) -> None:

@@ -273,6 +273,28 @@ def test_reasons_are_translated(
 
 
 @both_ways
+@pytest.mark.parametrize("field", ["stop_reason", "matched_stop"])  # of vLLM, of SGLang
+def test_the_stop_sequence_that_ended_a_reply_is_named(
+    world: World, upstream: StrictUpstream, stream: bool, field: str
+) -> None:
+    upstream.queue(say("So", ending={field: "END"}), say("So", ending={field: 128_009}), say("So"))
+    talk = Talk(world, stream=stream, options={"stop_sequences": ["STOP", "END"]})
+    talk.messages.append({"role": "user", "content": "Hi"})
+    found = [talk.complete() for _ in range(3)]
+    ends = [(reply.stop_reason, reply.stop_sequence) for reply in found]
+    assert ends == [("stop_sequence", "END"), ("end_turn", None), ("end_turn", None)]
+
+
+@both_ways
+def test_a_reply_has_an_id_in_anthropics_header(world: World, upstream: StrictUpstream, stream: bool) -> None:
+    made = client(world).messages.with_raw_response.create(
+        model="m", max_tokens=10, stream=stream, messages=[{"role": "user", "content": "Hi"}]
+    )
+    made.http_response.read()
+    assert made.headers["request-id"] == made.headers["x-mnemogate-request-id"]
+
+
+@both_ways
 def test_cached_tokens_are_counted_apart(world: World, upstream: StrictUpstream, stream: bool) -> None:
     usage = {
         "prompt_tokens": 100,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 import pytest
@@ -20,6 +20,8 @@ from tests.doubles.keys import NoKeys
 
 class DetailErrors:
     """The form of a second dialect: a sentence under `detail`, and a name for the event."""
+
+    id_header: ClassVar[bytes | None] = b"the-request-id"
 
     def body(self, error: GatewayError) -> bytes:
         return orjson.dumps({"detail": error.message})
@@ -64,6 +66,7 @@ def test_a_route_of_the_dialect_answers_in_its_form() -> None:
     head, body = answer(Overloaded("Full.", retry_after_s=2), "/agents/1")
     assert head["status"] == 503
     assert dict(head["headers"])[b"retry-after"] == b"2"
+    assert dict(head["headers"])[b"the-request-id"] == dict(head["headers"])[b"x-request-id"]
     assert orjson.loads(body["body"]) == {"detail": "Full."}
 
 
