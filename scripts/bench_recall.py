@@ -326,7 +326,7 @@ async def run_misplaced(questions: Sequence[dict[str, Any]]) -> None:
         async with remembered(Memory(history, [], history[-1].at), None) as ask:
             prompt = await ask(asked["question"], BUDGETS[0])
         noted += bool(prompt.recall.note)
-        whole += not recall.asks_for_all("", [prompt.recall.note], opens=True)
+        whole += recall.has_selection([prompt.recall.note])
     print(f"of 240 questions about something else {noted} get a note, {whole} of them of the whole memory")
 
 

@@ -163,6 +163,7 @@ def _quoted(sessions: Sequence[Session], seed: str) -> Iterator[str]:
 def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
     """Makes all sets, one after the other. limit: of LongMemEval's questions; 0: all."""
     from scripts.talk.languages import FACTS, chats
+    from scripts.talk.wishes import wishes
 
     for language in FACTS:
         yield Set(language, lambda half, language=language: chats(language, half))
@@ -175,5 +176,6 @@ def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
             name, lambda half, form=form: itertools.islice(long_cases(questions, limit, form), half, None, 2)
         )
     sentences = sentences_of(questions)
+    yield Set("wishes", lambda half: wishes(sentences[half::2], half))
     for name, before in (("short talk", 0), (f"short talk, {ASKED_BEFORE} asked before", ASKED_BEFORE)):
         yield Set(name, lambda half, before=before: generated(sentences, half, DIALOGUES, before))

@@ -205,15 +205,15 @@ def _split_spaced(run: str) -> list[str]:
     for first, last, language in _STEMMERS:
         if first <= script <= last:
             base = run.replace("’", "'").partition("'")[0][:_LONGEST]
-            return [_fold(_stemmers.stem(base, language))] if base else []
-    folded = _fold(run.replace("’", "'"))
+            return [fold(_stemmers.stem(base, language))] if base else []
+    folded = fold(run.replace("’", "'"))
     return (
         _split_ascii(folded) if folded.isascii() else [part[:_LONGEST] for part in folded.split("_") if part]
     )
 
 
-def _fold(word: str) -> str:
-    """Drops accents. Marks of other ranges (Hangul, kana, vowel signs) belong to their letters and stay."""
+def fold(word: str) -> str:
+    """Returns a word without accents. Marks of other ranges (Hangul, kana) belong to their letters and stay."""
     return unicodedata.normalize("NFC", _ACCENT.sub("", unicodedata.normalize("NFKD", word))).translate(
         _PLAIN
     )

@@ -19,9 +19,9 @@ from storage.recall_record import SearchTrace
 from storage.records import MUTED, Agent, Exchange, Message, Numbers, Passage, Vector
 from storage.search import blob, rank
 from storage.search.blob import Counted, count_terms, with_names
-from storage.search.common import names_nothing
 from storage.search.scores import Near
 from storage.search.tail import Tail
+from storage.search.whole import asks_for_whole
 from storage.sql import exchanges, vectors
 from storage.sql.agents import load_agent, load_numbers, set_indexed
 from storage.sql.group import Group, bulk_writes, reads
@@ -139,16 +139,19 @@ class Recall(Group):
         agent: Agent,
         query: str,
         *,
+        opens: bool,
         numbers: Numbers | None = None,
         skip: range = range(0),
         limit: int = 16,
         deadline_ms: float = 150.0,
     ) -> list[Message]:
-        """Returns what shows most of this agent's memory as a whole, for a query that names nothing to look for.
+        """Returns what shows most of this agent's memory as a whole, for a query that asks for that.
 
-        For another query it is nothing. numbers, skip: as for `search`. Raises: TooSlow, Unavailable, Corrupt.
+        For another query it is nothing. opens: as for `asks_for_whole`. numbers, skip: as for `search`.
+
+        Raises: TooSlow, Unavailable, Corrupt.
         """
-        if not names_nothing(query):
+        if not asks_for_whole(query, opens=opens):
             return []
         memory = await self._remembered(agent, numbers, skip, deadline_ms)
         if memory is None:

@@ -13,6 +13,7 @@ from storage.search.common import names_nothing
 from storage.search.index import Index, open_blob
 from storage.search.rank import most_telling
 from storage.search.tail import Tail
+from storage.search.whole import asks_for_whole
 from storage.sql.facts import Learned
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
@@ -26,33 +27,58 @@ OSLO = "I moved to Oslo with my two cats in May."
 BOAT = "We bought an old wooden boat in Bergen and paint it blue."
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "What do you know about me?", "who am i", "Do you remember me?", "What did we talk about last time?",
-        "Tell me everything you know about me", "What were we discussing yesterday?", "What have I told you so far?",
-        "Hi!", "I'm back", "Thanks.", "How is it there?",
-        "Was weißt du über mich?", "Wer bin ich?", "Erinnerst du dich an mich?", "Kennst du mich noch?",
-        "Worüber haben wir letztes Mal gesprochen?", "Was habe ich dir erzählt?",
-        "Que sais-tu de moi ?", "Qui suis-je ?", "Tu te souviens de moi ?",
-        "De quoi avons-nous parlé la dernière fois ?",
-        "¿Qué sabes de mí?", "¿Quién soy?", "¿Te acuerdas de mí?", "¿De qué hablamos la última vez?",
-        "Cosa sai di me?", "Ti ricordi di me?", "Di cosa abbiamo parlato l'ultima volta?",
-        "O que você sabe sobre mim?", "Você se lembra de mim?", "Sobre o que falamos da última vez?",
-        "Wat weet je over mij?", "Wie ben ik?", "Waar hadden we het de vorige keer over?",
-        "Vad vet du om mig?", "Kommer du ihåg mig?", "Co o mnie wiesz?", "Pamiętasz mnie?",
-        "Что ты знаешь обо мне?", "Ты меня помнишь?", "О чём мы говорили в прошлый раз?",
-        "Що ти знаєш про мене?", "Хто я?", "Co o mně víš?", "Pamatuješ si mě?",
-        "Benim hakkımda ne biliyorsun?", "Beni hatırlıyor musun?", "Ben kimim?",
-        "ماذا تعرف عني؟", "هل تتذكرني؟", "من أنا؟",
-        "तुम मेरे बारे में क्या जानते हो?", "मैं कौन हूँ?",
-        "你知道我什么？", "你还记得我吗？", "我们上次聊了什么？", "我是谁", "你記得我嗎？", "你好",
-        "私のことを覚えていますか？", "前回何を話しましたか？", "私は誰ですか？",
-        "나를 기억해?", "우리 지난번에 무슨 얘기 했지?",
-    ],
+ABOUT_ONESELF = (
+    "What do you know about me?", "who am i", "Do you remember me?", "What did we talk about last time?",
+    "Tell me everything you know about me", "What were we discussing yesterday?", "What have I told you so far?",
+    "Was weißt du über mich?", "Wer bin ich?", "Erinnerst du dich an mich?", "Kennst du mich noch?",
+    "Worüber haben wir letztes Mal gesprochen?", "Was habe ich dir erzählt?",
+    "Que sais-tu de moi ?", "Qui suis-je ?", "Tu te souviens de moi ?",
+    "De quoi avons-nous parlé la dernière fois ?",
+    "¿Qué sabes de mí?", "¿Quién soy?", "¿Te acuerdas de mí?", "¿De qué hablamos la última vez?",
+    "Cosa sai di me?", "Ti ricordi di me?", "Di cosa abbiamo parlato l'ultima volta?",
+    "O que você sabe sobre mim?", "Você se lembra de mim?", "Sobre o que falamos da última vez?",
+    "Wat weet je over mij?", "Wie ben ik?", "Waar hadden we het de vorige keer over?",
+    "Vad vet du om mig?", "Kommer du ihåg mig?", "Co o mnie wiesz?", "Pamiętasz mnie?",
+    "Что ты знаешь обо мне?", "Ты меня помнишь?", "О чём мы говорили в прошлый раз?",
+    "Що ти знаєш про мене?", "Хто я?", "Co o mně víš?", "Pamatuješ si mě?",
+    "Benim hakkımda ne biliyorsun?", "Beni hatırlıyor musun?", "Ben kimim?",
+    "ماذا تعرف عني؟", "هل تتذكرني؟", "من أنا؟",
+    "तुम मेरे बारे में क्या जानते हो?", "मैं कौन हूँ?",
+    "你知道我什么？", "你还记得我吗？", "我们上次聊了什么？", "我是谁", "你記得我嗎？",
+    "私のことを覚えていますか？", "前回何を話しましたか？", "私は誰ですか？",
+    "나를 기억해?", "우리 지난번에 무슨 얘기 했지?",
 )  # fmt: skip
-def test_texts_that_name_nothing(text: str) -> None:
+GREETINGS = (
+    "Hi!", "hello there", "Good morning", "Hey, how are you?", "I'm back", "Hallo", "Guten Morgen, wie geht's?",
+    "Bonjour !", "Salut, ça va ?", "¡Hola! ¿Qué tal?", "Buenos días", "Ciao", "Oi, tudo bem?", "Hoi", "Hej", "Cześć",
+    "Добрый день", "Привіт", "Dobrý den", "Merhaba", "مرحبا", "नमस्ते", "你好", "早上好，今天怎么样", "こんにちは",
+    "おはようございます、元気ですか", "안녕하세요",
+)  # fmt: skip
+SMALL_TALK = (
+    "Thanks.", "How is it there?", "Can you help me?", "Good night", "Haha, nice", "Ok, go on", "Continue", "Yes.",
+    "Tell me something", "What can you do?", "Who are you?", "Danke dir", "Wer bist du?", "Kannst du mir helfen?",
+    "Merci", "Qui es-tu ?", "¿Puedes ayudarme?", "Grazie", "谢谢你", "你是谁？", "你能做什么？", "帮我写一个",
+    "ありがとう", "あなたは誰ですか？", "고마워요", "너는 누구야?",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ABOUT_ONESELF)
+def test_questions_about_oneself_name_nothing_and_ask_for_the_whole_memory(text: str) -> None:
     assert names_nothing(text)
+    assert asks_for_whole(text, opens=True)
+    is_question = text[-1] in "?？؟"
+    assert asks_for_whole(text, opens=False) == is_question
+
+
+@pytest.mark.parametrize("text", GREETINGS)
+def test_a_greeting_asks_for_the_whole_memory_where_it_opens_a_conversation(text: str) -> None:
+    assert asks_for_whole(text, opens=True)
+    assert not asks_for_whole(text, opens=False)
+
+
+@pytest.mark.parametrize("text", SMALL_TALK)
+def test_other_small_talk_does_not(text: str) -> None:
+    assert not asks_for_whole(text, opens=True)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +154,7 @@ async def alice(store: Store) -> Speaker:
 
 
 async def told(store: Store, speaker: Speaker, query: str = WHO) -> list[str]:
-    found = await store.recall.most_telling(speaker.agent, query, deadline_ms=10_000.0)
+    found = await store.recall.most_telling(speaker.agent, query, opens=True, deadline_ms=10_000.0)
     return [m.text for m in found]
 
 

@@ -54,9 +54,9 @@ _OFTEN = 3
 _SIGNS = (digits + punctuation).encode()
 # These bytes begin a character of three or four bytes, which counts as one token.
 _WIDE = bytes(range(0xE0, 0xF5))
-# A selection of the whole memory takes one part in this many of the budget, and at least this many tokens. It is shown
-# where the message names nothing to look for, so most of the budget would be noise. Not measured.
-_SELECTION_SHARE, _SELECTION_LEAST = 4, 128
+# A selection of the whole memory takes one part in this many of the budget, but so many tokens at least and at most. It
+# is shown where the message names nothing to look for, so most of the budget would be noise. Not measured.
+_SELECTION_SHARE, _SELECTION_LEAST, _SELECTION_MOST = 4, 128, 200
 # A smaller rest of the budget holds no further line.
 _LEAST_TOKENS = 12
 # A token has so many characters at most; an excerpt may lose so many of its limit at its edges.
@@ -79,9 +79,6 @@ _SOURCES = {"passage": "saved note", "fact": "learned"}
 _SPEAKERS = {"assistant": "you", "user": "user"}
 # Around a sentence; two that differ in nothing else are the same.
 _POINTS = " .…!?¿¡。！？"
-_ASKS = frozenset("?？؟")
-
-
 # The day and the conversation of a line.
 _Group = tuple[str, int]
 _YEAR = 4
@@ -497,17 +494,12 @@ def without_first_note(text: str) -> str:
 
 def selection_budget(budget_tokens: int) -> int:
     """Returns the tokens that a selection of the whole memory may take, of those for any note."""
-    return min(budget_tokens, max(_SELECTION_LEAST, budget_tokens // _SELECTION_SHARE))
+    return min(budget_tokens, max(_SELECTION_LEAST, budget_tokens // _SELECTION_SHARE), _SELECTION_MOST)
 
 
-def asks_for_all(text: str, noted: Iterable[str], *, opens: bool) -> bool:
-    """Returns whether a text for which nothing was found may ask for the memory as a whole.
-
-    opens: no user message comes before it; later on it has to ask.
-    noted: the notes of its conversation, which have one selection at most, so that small talk costs nothing
-        again.
-    """
-    return (opens or not _ASKS.isdisjoint(text)) and not any(_SELECTION in each for each in noted)
+def has_selection(noted: Iterable[str]) -> bool:
+    """Returns whether one of these notes is a selection of the whole memory: a conversation has one at most."""
+    return any(_SELECTION in each for each in noted)
 
 
 def mentions_blocks(note: str) -> bool:

@@ -101,7 +101,7 @@ class ShowOperation(Struct, frozen=True):
         budget, is_selection = self.recall_tokens, not found
         if is_selection:
             # As the first words of a conversation would have it.
-            found = await self.store.recall.most_telling(agent, question, deadline_ms=SEARCH_MS)
+            found = await self.store.recall.most_telling(agent, question, opens=True, deadline_ms=SEARCH_MS)
             query, budget = "", recall.selection_budget(budget)
         hits = recall.choose(found, query, budget_tokens=budget, is_selection=is_selection)
         mark = mark_of(agent.secret)

@@ -197,9 +197,10 @@ class Recaller(Struct, frozen=True):
             left.update((m.seq, "weak") for m in found)
             query, shared = own, lines
             found = [*await self._search(recalling, own), *rest]
-        is_selection = not found and note.asks_for_all(query, recalling.visible.notes, opens=_opens(known))
-        if is_selection:
-            found, query = await self._select(recalling, query), ""
+        is_selection = False
+        if not found and not note.has_selection(recalling.visible.notes):
+            found = await self._select(recalling, query)
+            is_selection = bool(found)
         if not known.is_plain:  # a plain list has nothing in another form
             rule = partial(replaced, known, self.settings.idle_s)
             gone = await with_contents(self.store.turns, known.agent, known.tree, rule)
@@ -208,7 +209,7 @@ class Recaller(Struct, frozen=True):
         visible = [m for m in found if m.source != "fact" or not shows_origin(known, recalling.window, m)]
         if len(visible) < len(found):
             left.update((m.seq, "shown") for m in found if m not in visible)
-        return _Found(visible, query, shared, is_selection, left)
+        return _Found(visible, "" if is_selection else query, shared, is_selection, left)
 
     def _is_shown(self, recalling: _Recalling, text: str, query: str) -> bool:
         """Returns whether the conversation's notes show all of a young memory: no search finds more then."""
@@ -222,11 +223,12 @@ class Recaller(Struct, frozen=True):
         )
 
     async def _select(self, recalling: _Recalling, query: str) -> list[Message]:
-        """Returns what shows most of the whole memory, where a text has nothing that could be searched for."""
+        """Returns what shows most of the whole memory, where a text asks for that."""
         known = recalling.known
         return await self.store.recall.most_telling(
             known.agent,
             query,
+            opens=_opens(known),
             numbers=known.snapshot.numbers,
             skip=recalling.visible.numbers,
             limit=LEAST_HITS,

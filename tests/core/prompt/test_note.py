@@ -20,9 +20,9 @@ from gateway.core.prompt.note import (
     NAMING_TOKENS,
     QUERY_CHARS,
     Recalled,
-    asks_for_all,
     choose,
     estimate_tokens,
+    has_selection,
     make_query,
     own_words,
     selection_budget,
@@ -305,29 +305,18 @@ def test_a_selection_keeps_to_its_budget_and_shows_how_messages_begin(budget: in
 
 
 @pytest.mark.parametrize(
-    ("budget", "expected"), [(0, 0), (100, 100), (200, 128), (512, 128), (1_000, 250), (4_000, 1_000)]
+    ("budget", "expected"),
+    [(0, 0), (100, 100), (200, 128), (512, 128), (700, 175), (1_000, 200), (4_000, 200)],
 )
 def test_a_selection_takes_a_small_part_of_the_budget(budget: int, expected: int) -> None:
     assert selection_budget(budget) == expected
 
 
-@pytest.mark.parametrize(
-    ("text", "opens", "expected"),
-    [
-        ("Hi!", True, True),
-        ("Thanks.", False, False),
-        ("Who am I?", False, True),
-        ("我是谁？", False, True),
-        ("من أنا؟", False, True),
-    ],
-)
-def test_a_text_asks_for_all_where_it_opens_a_conversation_or_is_a_question(
-    text: str, opens: bool, expected: bool
-) -> None:
+def test_a_conversation_has_one_selection() -> None:
     other = render_note([Recalled.of(message(1, ""), "My dog is called Rex.")], (), MARCH)
-    assert asks_for_all(text, [], opens=opens) is expected
-    assert asks_for_all(text, [other], opens=opens) is expected
-    assert not asks_for_all(text, [other, selected(250, "My cat is called Miso.")], opens=opens)
+    assert not has_selection([])
+    assert not has_selection([other])
+    assert has_selection([other, selected(250, "My cat is called Miso.")])
 
 
 def test_a_note_of_plain_letters_has_no_other_character() -> None:

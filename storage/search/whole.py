@@ -1,0 +1,78 @@
+"""Texts that ask for a memory as a whole: they name nothing to look for, and greet or ask about their speaker.
+
+The words by which they do are in the table next to this module (asked_for_whole.txt), of the languages of
+said_to_assistants.txt.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from storage.search.common import names_nothing
+from storage.search.tokens import fold, split_words
+
+_TABLE = Path(__file__).with_name("asked_for_whole.txt")
+_QUESTION_MARKS = frozenset("?？؟")
+# Languages without spaces between words.
+_UNSPACED = frozenset(("zh", "ja"))
+# The words are looked for in the beginning of a text: a longer one names something.
+_CHARS = 500
+
+
+class _Words(NamedTuple):
+    """The words of one language that tell that a text is about its speaker, and that it asks something of them."""
+
+    speaker: frozenset[str]
+    asks: frozenset[str]
+    is_unspaced: bool
+
+    def are_in(self, words: frozenset[str]) -> bool:
+        """Returns whether a text has words of both kinds."""
+        if self.is_unspaced:
+            return all(any(each in w for w in words for each in kind) for kind in (self.speaker, self.asks))
+        return not words.isdisjoint(self.speaker) and not words.isdisjoint(self.asks)
+
+
+class _Table(NamedTuple):
+    languages: list[_Words]
+    # Words of a greeting in any language, and these with those that may stand beside one.
+    greet: frozenset[str]
+    all_greeting: frozenset[str]
+
+
+def asks_for_whole(text: str, *, opens: bool) -> bool:
+    """Returns whether a text asks for the memory as a whole: "Who am I?", or "Hello!" as the first of a conversation.
+
+    opens: no message of the person's comes before it. Later on only a question asks.
+    """
+    if not opens and _QUESTION_MARKS.isdisjoint(text):
+        return False
+    words, table = _words_of(text[:_CHARS]), _load()
+    if opens and not words.isdisjoint(table.greet) and words <= table.all_greeting:
+        return True
+    return any(each.are_in(words) for each in table.languages) and names_nothing(text)
+
+
+def _words_of(text: str) -> frozenset[str]:
+    return frozenset(part for word in split_words(text) for part in fold(word.replace("’", "'")).split("'"))
+
+
+@cache
+def _load() -> _Table:
+    found: dict[tuple[str, str], set[str]] = {}
+    for line in _TABLE.read_text("utf-8").splitlines():
+        if not line.startswith("#"):
+            language, kind, words = line.split(maxsplit=2)
+            found.setdefault((language, kind), set()).update(_words_of(words))
+
+    def of(kind: str) -> frozenset[str]:
+        return frozenset().union(*(words for (_, each), words in found.items() if each == kind))
+
+    languages = [
+        _Words(frozenset(words), frozenset(found[language, "asks"]), language in _UNSPACED)
+        for (language, kind), words in found.items()
+        if kind == "speaker"
+    ]
+    return _Table(languages, of("greet"), of("greet") | of("with"))
