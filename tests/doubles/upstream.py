@@ -93,6 +93,7 @@ class Reply(Struct, frozen=True):
     cut_after: after so many events (whole: within the body) the connection is lost.
     error_after: (count, error object): an error event after so many, then the end, without [DONE].
     body: these bytes instead of anything made up; several are written apart, `hold_after` counting them.
+    streams: it is a stream, whether the request asks for one or not.
     extra: fields put into every chunk or the whole reply. delta: fields put into the first delta or the message.
     ending: fields put into the choice with the finish_reason.
     """
@@ -111,6 +112,7 @@ class Reply(Struct, frozen=True):
     cut_after: int | None = None
     error_after: tuple[int, Mapping[str, Any]] | None = None
     done: bool = True
+    streams: bool = False
     id: str | None = None
     model: str | None = None
     extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
@@ -516,7 +518,7 @@ class _Connection(asyncio.Protocol):
             return False
         number = next(self.upstream._ids)
         headers = {**self.upstream.names(number), **reply.headers}
-        streamed = reply.body is None and bool(seen.json and seen.json.get("stream"))
+        streamed = reply.body is None and (reply.streams or bool(seen.json and seen.json.get("stream")))
         if reply.body is None and not streamed:
             headers["content-type"] = "application/json"
             pieces = [orjson.dumps(_completion(seen.json, reply, number))]

@@ -174,9 +174,9 @@ class ClientView:
     # One body
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
-        """Returns the body of a reply that is no stream.
+        """Returns the body of a reply that is no stream, or of a stream of which the view has shown nothing.
 
-        body: the last round's as it came, for fields beside the reply; the reply is in `outcome`.
+        body: the last round's as it came, for fields beside the reply; the reply is in `outcome`. A stream's is made.
         is_unchanged: it holds exactly what the client gets.
         """
         return b""

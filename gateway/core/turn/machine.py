@@ -27,7 +27,7 @@ from typing import Final, assert_never
 import orjson
 from msgspec.structs import replace
 
-from adapters.types import Event, Json
+from adapters.types import Event, Header, Json
 from gateway.core.conversation.private import as_system, with_private, without_private
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_calls
@@ -180,7 +180,10 @@ class Turn:
                 is_refused = self._is_refused(orjson.dumps({"error": error}))
                 message = str(error.get("message") or "")
                 over = self._break_off(End.FAILED, reason, message, is_refused=is_refused)
-                return [*self._flush(), commands.CloseUpstream(), *over]
+                shown = self._flush()
+                if not shown and not self._is_past_status:  # a view that reads no stream
+                    shown = [commands.Refuse(UpstreamBroke(f"The upstream's stream has an error: {message}"))]
+                return [*shown, commands.CloseUpstream(), *over]
             case BrokeOff(error):
                 return self._broken(error)
 
@@ -209,10 +212,7 @@ class Turn:
             over = self._break_off(End.FAILED, reason, error.message, is_refused=is_refused)
             return [commands.Refuse(error), *over]
         if shown != body:  # in a dialect's own form, whatever form it came in
-            headers = (
-                *(each for each in headers if each[0] != "content-type"),
-                ("content-type", "application/json"),
-            )
+            headers = _with_json(headers)
         whole = commands.SendWhole(reply.status, headers, shown)
         return [whole, *self._break_off(End.FAILED, reason, message, is_refused=is_refused)]
 
@@ -548,7 +548,11 @@ class Turn:
         if not saved.durable:
             view.not_durable()
         view.end(self._tail(), self._client_finish, reply.done_event)
-        return [*self._flush(), _FINISH]
+        shown = self._flush()
+        if not shown and not self._head_sent:  # a view that reads no stream
+            data = view.whole(reply.as_body(reply.client_calls), outcome, is_unchanged=False)
+            shown = [commands.SendWhole(reply.status, _with_json(reply.headers), data)]
+        return [*shown, _FINISH]
 
     def _unshown_calls(self, waiting: Mapping[str, str]) -> Sequence[ToolCall]:
         """Returns the calls that wait, and those that were not shown yet."""
@@ -613,6 +617,11 @@ class Turn:
         return TurnOutcome(
             end, full, shown_reply, finish, usage, self._replies, is_hidden, reason, waiting, results
         )
+
+
+def _with_json(headers: Iterable[Header]) -> tuple[Header, ...]:
+    """Returns the headers of a reply for a body of JSON in place of its own."""
+    return (*(each for each in headers if each[0] != "content-type"), ("content-type", "application/json"))
 
 
 def _ids(messages: Iterable[Json]) -> set[str]:

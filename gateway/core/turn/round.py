@@ -19,7 +19,7 @@ from msgspec import Struct
 from adapters.types import Event, Header, Json
 from gateway.core.conversation.canonical import gap
 from gateway.core.conversation.fillers import as_filler
-from gateway.core.conversation.private import with_private
+from gateway.core.conversation.private import with_private, without_private
 from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.asides import AsideReader, Voice
 from gateway.core.turn.client_view import ClientView, ReplyEvent
@@ -123,6 +123,7 @@ class Round:
         self.tail: list[ReplyEvent] = []
         self.done_event = b""  # the upstream's `[DONE]`
         self.body = b""  # of a reply that is no stream
+        self._first_chunk: Json = {}  # of a stream, with id, model and time of its reply
         self.filler = filler  # sent before a tool, and shown before the text
         self.spoken_words = ""  # the text of calls that speak to the user, shown after the reply's own text
         self.stored = Stored.NOWHERE
@@ -202,6 +203,17 @@ class Round:
             spoken=self.spoken_words or None,
             asides=asides or None,
         )
+
+    def as_body(self, calls: Iterable[ToolCall]) -> bytes:
+        """Returns a reply that came as a stream as the body of a chat completion, with these calls."""
+        draft = self.draft
+        message = without_private(self.shown_reply(calls))
+        choice: Json = {"index": 0, "message": message, "finish_reason": draft.finish_reason}
+        head: Json = {
+            key: self._first_chunk[key] for key in ("id", "created", "model") if key in self._first_chunk
+        }
+        body: Json = {**head, "object": "chat.completion", "choices": [choice], "usage": draft.usage}
+        return orjson.dumps(body)
 
     def resume(self, calls: Iterable[Json]) -> None:
         """Takes the calls of a stored reply in place of a new one. The gateway answers all of them."""
@@ -349,6 +361,7 @@ class Round:
             # The turn follows the first of several choices. Gateway tools are offered only where there is just one.
             if not choice.get("index"):
                 calls = self._take_delta(choice.get("delta"), reason, calls)
+        self._first_chunk = self._first_chunk or (chunk if choices else {})
         usage = chunk.get("usage")
         total: Json | None = None
         if isinstance(usage, dict):

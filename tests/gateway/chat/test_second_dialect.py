@@ -7,13 +7,17 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
+import pytest
 
-from gateway.core.turn.client_view import MakesView
+from gateway.core.turn.client_view import ClientView, MakesView
+from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.spec import TurnSpec
 from gateway.dialects.chat.parse import parse
 from gateway.dialects.chat.render import ChatView
+from gateway.errors import UpstreamBroke
 from gateway.run.receipt import Receipt
 from tests.doubles.lines_view import LinesView
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
@@ -79,3 +83,34 @@ def test_a_reply_without_memory_is_not_passed_on_in_the_upstreams_form(upstream:
         assert lines[0].startswith("begin ")
         assert lines[-1].startswith("end stop")
         assert answer(gateway, ChatView)[-2:] == ["data: [DONE]", ""]
+
+
+class WholeView(ClientView):
+    """A view that answers in one body, whatever the upstream does."""
+
+    speaks_chat: ClassVar[bool] = False
+
+    def __init__(self, spec: TurnSpec) -> None:
+        pass
+
+    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        model = orjson.loads(body)["model"]
+        return f"{model} {outcome.text} {outcome.finish_reason}".encode()
+
+
+def test_a_view_of_whole_replies_shows_one_that_streams_unasked(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    edit = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
+    with remember(upstream, tmp_path, agent()) as world:
+        upstream.queue(say("Hi.", streams=True), call_tools(edit, streams=True), say("Noted.", streams=True))
+        assert answer(world.gateway, WholeView, model="agent/helper", stream=False) == ["m Hi. stop"]
+        assert answer(world.gateway, WholeView, model="agent/helper", stream=False) == ["m Noted. stop"]
+
+
+def test_a_view_of_whole_replies_gets_a_status_for_an_error_in_a_stream(upstream: StrictUpstream) -> None:
+    with serve(settings_for(upstream)) as gateway:
+        error = {"message": "Overloaded.", "type": "server_error"}
+        upstream.queue(say("Hi.", streams=True, error_after=(1, error)))
+        with pytest.raises(UpstreamBroke, match="Overloaded"):
+            answer(gateway, WholeView, stream=False)
