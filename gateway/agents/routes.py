@@ -11,7 +11,7 @@ from starlette.routing import Route
 from gateway.agents.agent_file.file_routes import AgentFileRoutes
 from gateway.agents.api._openapi import document
 from gateway.agents.api._refused import refused_rows
-from gateway.agents.api._route import AgentsRoute, Asked, serve
+from gateway.agents.api._route import AgentsRoute, ApiRequest, serve
 from gateway.agents.api.agents import AgentRoutes
 from gateway.agents.api.batches import BatchRoutes
 from gateway.agents.api.blocks import BlockRoutes
@@ -76,7 +76,7 @@ def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
     )  # fmt: skip
     rows = [row for part in parts for row in part.rows()]
 
-    async def openapi(_: Asked) -> Any:
+    async def openapi(_: ApiRequest) -> Any:
         return _described(tuple(rows))
 
     return [

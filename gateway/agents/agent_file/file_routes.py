@@ -13,7 +13,7 @@ from starlette.responses import Response
 from gateway.agents.agent_file.file_structs import ImportForm
 from gateway.agents.agent_file.read import read_file
 from gateway.agents.agent_file.write import EXTENSION, Travelling, agent_file
-from gateway.agents.api._route import AgentsRoute, Asked
+from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.folders import file_json, folder_json
 from gateway.agents.files.agent_files import AgentFiles
@@ -63,11 +63,11 @@ class AgentFileRoutes:
             ),
         ]
 
-    async def export(self, asked: Asked) -> Any:
-        query: ExportQuery = asked.query
+    async def export(self, request: ApiRequest) -> Any:
+        query: ExportQuery = request.query
         if query.use_legacy_format:
             raise BadRequest("Agents are exported in the newer form alone.", param="use_legacy_format")
-        view = await self._api.view(asked)
+        view = await self._api.view(request)
         conversation = query.conversation_id if isinstance(query.conversation_id, str) else DEFAULT
         # A conversation is named by its id here, and by its key or its public name in the store.
         name = ids.uid_of("conv", conversation) or conversation
@@ -89,11 +89,11 @@ class AgentFileRoutes:
         views = await self._folders.view(folder, whole, with_content=True)
         return [file_json(folder, view.file, view.parts, view.content) for view in views]
 
-    async def restore(self, asked: Asked) -> Any:
-        form: ImportForm = asked.body
-        assert asked.file is not None
+    async def restore(self, request: ApiRequest) -> Any:
+        form: ImportForm = request.body
+        assert request.file is not None
         # It may have thousands of blocks and messages, each of which is checked.
-        file = await asyncio.to_thread(read_file, asked.file.data, form, self._api.now())
+        file = await asyncio.to_thread(read_file, request.file.data, form, self._api.now())
         agents = [
             replace(
                 each,
@@ -102,10 +102,12 @@ class AgentFileRoutes:
             for each in file.agents
         ]
         made, left_out = await self._files.bring_in(
-            asked.project, replace(file, agents=agents), overrides_tools=form.override_existing_tools
+            request.project, replace(file, agents=agents), overrides_tools=form.override_existing_tools
         )
         if left_out:
-            asked.headers["x-mnemogate-left-out"] = ",".join(quote(name, safe="") for name in left_out)[:2000]
+            request.headers["x-mnemogate-left-out"] = ",".join(quote(name, safe="") for name in left_out)[
+                :2000
+            ]
         # Programs see the body alone.
         own = {EXTENSION: {"left_out": left_out}} if left_out else {}
         return {"agent_ids": [ids.named("agent", uid) for uid in made], **own}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gateway.agents.api._route import AgentsRoute, Asked
+from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.identities import NO_BLOCKS
 from gateway.errors import BadRequest
 
@@ -77,5 +77,5 @@ class _Refuses:
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
-    async def __call__(self, asked: Asked) -> Any:
+    async def __call__(self, request: ApiRequest) -> Any:
         raise BadRequest(self._reason)

@@ -43,7 +43,7 @@ _PROJECT_HEADERS = ("x-project", "x-project-id")
 
 
 @dataclass(slots=True)
-class Asked:
+class ApiRequest:
     """One request of the agents API, read and checked."""
 
     project: str
@@ -53,7 +53,7 @@ class Asked:
     body: Any
     # Likewise.
     query: Any
-    request: Request
+    http: Request
     # Headers that the handler adds to the reply.
     headers: dict[str, str] = field(default_factory=dict)
     # The bytes of the body.
@@ -67,7 +67,7 @@ class Asked:
 
     def name_of(self, uid: str) -> str:
         """Returns the public id by which the request names a uid. The store reports uids without their kind."""
-        query, body = str(self.request.url.query), self.data.decode("utf-8", "replace")
+        query, body = str(self.http.url.query), self.data.decode("utf-8", "replace")
         sent = " ".join([*self.path.values(), query, body])
         # Tried once for each word of a body, not again at each of its letters.
         found = re.findall(rf"(?<![a-z_])[a-z_]++-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", sent)
@@ -75,7 +75,7 @@ class Asked:
         return min(found, key=len, default=uid)
 
 
-AnswersAgents = Callable[[Asked], Awaitable[Any]]
+AnswersAgents = Callable[[ApiRequest], Awaitable[Any]]
 
 
 class AgentsRoute(Struct, frozen=True):
@@ -102,13 +102,13 @@ class AgentsRoute(Struct, frozen=True):
     # How a list is paged whose query is a `PageQuery`; it changes the query before the handler sees it.
     pages: Paging = NEWEST_FIRST
 
-    async def answer(self, asked: Asked) -> Any:
+    async def answer(self, request: ApiRequest) -> Any:
         """Returns what the handler returns, the rows of a list in the order asked for."""
-        query = asked.query
+        query = request.query
         if not isinstance(query, PageQuery):
-            return await self.handle(asked)
-        asked.query = self.pages.read(query)
-        return self.pages.shown(query, asked.query, await self.handle(asked))
+            return await self.handle(request)
+        request.query = self.pages.read(query)
+        return self.pages.shown(query, request.query, await self.handle(request))
 
 
 def serve(rows: Iterable[AgentsRoute], reader: BodyReader) -> list[Route]:
@@ -164,56 +164,56 @@ class _Served:
         self._reader = reader
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        request = Request(scope, receive)
+        http = Request(scope, receive)
         trace = trace_of(scope)
         trace.route, trace.errors = "agents", _ERRORS
         # A HEAD is answered as its GET.
         row = self._methods.get(scope["method"]) or self._methods["GET"]
         async with self._reader.read(scope, receive) as data:
             trace.bytes_in = len(data)
-            asked = _read(row, request, trace.caller.project, bytes(data))
+            request = _read(row, http, trace.caller.project, bytes(data))
             try:
-                answer = await row.answer(asked)
+                answer = await row.answer(request)
                 if not callable(answer):
                     answer = Response(
-                        orjson.dumps(answer), headers=asked.headers, media_type="application/json"
+                        orjson.dumps(answer), headers=request.headers, media_type="application/json"
                     )
                 await answer(scope, receive, send)
             except StoreError as error:
-                raise as_gateway_error(error, asked) from error
+                raise as_gateway_error(error, request) from error
 
 
-def _read(row: AgentsRoute, request: Request, project: str, data: bytes) -> Asked:
-    if any("\0" in value for value in request.path_params.values()):
+def _read(row: AgentsRoute, http: Request, project: str, data: bytes) -> ApiRequest:
+    if any("\0" in value for value in http.path_params.values()):
         raise UnknownId("Nothing has a name with U+0000.")
     for name in _PROJECT_HEADERS:
-        if request.headers.get(name, project) != project:
-            raise UnknownId(f"There is no project {request.headers[name]!r} for this key.", param=name)
+        if http.headers.get(name, project) != project:
+            raise UnknownId(f"There is no project {http.headers[name]!r} for this key.", param=name)
     headers: dict[str, str] = {}
     body, file = None, None
     if not row.is_served:
-        return Asked(project, request.path_params, None, None, request)
+        return ApiRequest(project, http.path_params, None, None, http)
     if row.body is not None:
         body = bodies.read(data, row.body)
     elif row.form is not None:
-        body, file = _form(row.form, request, data)
+        body, file = _form(row.form, http, data)
     elif data not in (b"", b"null") and not row.reads_body:
         bodies.read(data, bodies.Body)
     query = None
-    if row.query is not None or request.scope["query_string"]:
+    if row.query is not None or http.scope["query_string"]:
         kind = row.query or bodies.Body
-        query = bodies.convert(_parameters(kind, request), kind, ("query",), lax=True)
+        query = bodies.convert(_parameters(kind, http), kind, ("query",), lax=True)
     without_effect = [
         name for each in (body, query) if each is not None for name in bodies.sent_without_effect(each)
     ]
     if without_effect:
         headers["x-mnemogate-kept"] = ",".join(without_effect)
-    return Asked(project, request.path_params, body, query, request, headers, data, file)
+    return ApiRequest(project, http.path_params, body, query, http, headers, data, file)
 
 
-def _form(kind: type[Struct], request: Request, data: bytes) -> tuple[Struct, FormPart]:
+def _form(kind: type[Struct], http: Request, data: bytes) -> tuple[Struct, FormPart]:
     """Returns the fields of a form, and its file. Raises: Unprocessable."""
-    boundary = boundary_of(request.headers.get("content-type", ""))
+    boundary = boundary_of(http.headers.get("content-type", ""))
     found = None if boundary is None else form_parts(data, boundary)
     if found is None:
         raise Unprocessable(
@@ -226,11 +226,11 @@ def _form(kind: type[Struct], request: Request, data: bytes) -> tuple[Struct, Fo
     return bodies.convert(without_nul(fields), kind, ("body",), lax=True), file
 
 
-def _parameters(kind: type[Struct], request: Request) -> dict[str, Any]:
+def _parameters(kind: type[Struct], http: Request) -> dict[str, Any]:
     """Returns a query as JSON: a parameter that may be repeated is a list."""
     given: dict[str, Any] = {}
     lists = bodies.list_fields(kind)
-    for sent, value in request.query_params.multi_items():
+    for sent, value in http.query_params.multi_items():
         # As Letta 0.6 called it. Its `user_id` selects nothing: the key decides who asks.
         name = "after" if sent == "cursor" else sent
         if name == "user_id":
@@ -256,12 +256,12 @@ _NOUNS = {
 }  # fmt: skip
 
 
-def as_gateway_error(error: StoreError, asked: Asked) -> GatewayError:
+def as_gateway_error(error: StoreError, request: ApiRequest) -> GatewayError:
     """Returns an error of the store in the caller's terms."""
     if isinstance(error, NotFound):
         message, uid = error.message, _UID.search(error.message)
         if uid is not None:
-            id = asked.name_of(uid[1])
+            id = request.name_of(uid[1])
             is_place = id.count("-") == 2
             kind = id.partition("-")[0]
             noun = kind if is_place else _NOUNS.get(kind)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gateway.agents.api._exchanges import Exchanges
 from gateway.agents.api._query import AgentQuery, AgentsQuery, RecompileQuery
-from gateway.agents.api._route import AgentsRoute, Asked, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.blocks import AgentBlock, block_json, block_of
 from gateway.agents.api.context import context_json
 from gateway.agents.api.dependencies import AgentsApi, given_or_none, uid_or_none
@@ -551,10 +551,10 @@ class AgentRoutes:
             ),
         ]
 
-    async def index(self, asked: Asked) -> Any:
-        query: AgentsQuery = asked.query
+    async def index(self, request: ApiRequest) -> Any:
+        query: AgentsQuery = request.query
         views = await self._api.registry.list(
-            asked.project,
+            request.project,
             replace(_wanted(query), order=query.sorting),
             after=uid_or_none("agent", query.after),
             before=uid_or_none("agent", query.before),
@@ -563,11 +563,11 @@ class AgentRoutes:
         )
         return await self._api.all_shown(views)
 
-    async def count(self, asked: Asked) -> Any:
-        return await self._api.registry.count(asked.project, _wanted(asked.query))
+    async def count(self, request: ApiRequest) -> Any:
+        return await self._api.registry.count(request.project, _wanted(request.query))
 
-    async def create(self, asked: Asked) -> Any:
-        create: CreateAgent = asked.body
+    async def create(self, request: ApiRequest) -> Any:
+        create: CreateAgent = request.body
         sent = given(create)
         definition = definition_of(create)
         if definition.model is None:
@@ -580,31 +580,31 @@ class AgentRoutes:
             base_rules=sent.get("include_base_tool_rules"),
             **_parts(sent),
         )
-        return await self._api.shown(await self._api.registry.create(asked.project, new))
+        return await self._api.shown(await self._api.registry.create(request.project, new))
 
-    async def retrieve(self, asked: Asked) -> Any:
-        return await self._api.shown(await self._api.view(asked))
+    async def retrieve(self, request: ApiRequest) -> Any:
+        return await self._api.shown(await self._api.view(request))
 
-    async def update(self, asked: Asked) -> Any:
-        update: UpdateAgent = asked.body
+    async def update(self, request: ApiRequest) -> Any:
+        update: UpdateAgent = request.body
         sent = given(update)
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
             return changed(definition, update)
 
         change = AgentEdit(edit=edit, **_parts(sent))
-        uid = asked.uid("agent", "agent_id")
-        return await self._api.shown(await self._api.registry.change(asked.project, uid, change))
+        uid = request.uid("agent", "agent_id")
+        return await self._api.shown(await self._api.registry.change(request.project, uid, change))
 
-    async def delete(self, asked: Asked) -> Any:
-        agent = (await self._api.entry(asked)).agent
-        await self._api.registry.delete(asked.project, agent.uid)
+    async def delete(self, request: ApiRequest) -> Any:
+        agent = (await self._api.entry(request)).agent
+        await self._api.registry.delete(request.project, agent.uid)
         self._api.runs.stop_deleted(agent.id)
         self._api.background.let_go_of(agent.uid)
         return {"message": "The agent is deleted, and what it knew is forgotten."}
 
-    async def context(self, asked: Asked) -> Any:
-        view, prompt = await self._api.view(asked), await self._prompt(asked)
+    async def context(self, request: ApiRequest) -> Any:
+        view, prompt = await self._api.view(request), await self._prompt(request)
         agent, shown = view.agent, await self._api.shown(view)
         return context_json(
             orjson.loads(prompt.body()),
@@ -616,15 +616,15 @@ class AgentRoutes:
             recalled=await self._api.store.overview.messages(agent.id),
         )
 
-    async def recompile(self, asked: Asked) -> Any:
-        query: RecompileQuery = asked.query
-        agent = (await self._api.entry(asked)).agent
+    async def recompile(self, request: ApiRequest) -> Any:
+        query: RecompileQuery = request.query
+        agent = (await self._api.entry(request)).agent
         if not query.dry_run:
             await self._api.store.blocks.invalidate_snapshots(agent.id)
-        return (await self._prompt(asked)).system
+        return (await self._prompt(request)).system
 
-    async def _prompt(self, asked: Asked) -> Prompt:
-        found = await self._api.registry.agent(asked.project, asked.uid("agent", "agent_id"))
+    async def _prompt(self, request: ApiRequest) -> Prompt:
+        found = await self._api.registry.agent(request.project, request.uid("agent", "agent_id"))
         return await self._api.runs.preview(RunRequest(found.spec, found.scope))
 
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from gateway.agents.api._exchanges import Exchanges
 from gateway.agents.api._paging import place_in
 from gateway.agents.api._query import PageQuery
-from gateway.agents.api._route import AgentsRoute, Asked, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, given_or_none, page_of, uid_or_none
 from gateway.agents.batches.accept import AskedItem
 from gateway.agents.wire.faults import Unprocessable
@@ -161,9 +161,9 @@ class BatchRoutes:
             AgentsRoute("PATCH", f"{one}/cancel", self.cancel, "Cancel what has not ended of a batch."),
         ]
 
-    async def create(self, asked: Asked) -> Any:
-        _check_agents(asked)
-        body: CreateBatch = asked.body
+    async def create(self, request: ApiRequest) -> Any:
+        _check_agents(request)
+        body: CreateBatch = request.body
         callback = given_or_none(body.callback_url)
         if callback is not None and (why := self._api.runs.foreign.unreachable(callback)) is not None:
             raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
@@ -172,28 +172,28 @@ class BatchRoutes:
             if n % _PAGE == 0:
                 await asyncio.sleep(0)  # Live turns come in between.
             items.append(_item(each, n))
-        credential = trace_of(asked.request.scope).caller.credential
+        credential = trace_of(request.http.scope).caller.credential
         batch = await self._api.batches.accept(
-            asked.project, items, callback, has_credential=credential is not None
+            request.project, items, callback, has_credential=credential is not None
         )
-        return batch_json(*await self._api.batches.get(asked.project, batch.uid))
+        return batch_json(*await self._api.batches.get(request.project, batch.uid))
 
-    async def list(self, asked: Asked) -> Any:
-        _check_agents(asked)
-        query: BatchesQuery = asked.query
-        cursors = [await self._row(asked.project, name) for name in (query.after, query.before)]
+    async def list(self, request: ApiRequest) -> Any:
+        _check_agents(request)
+        query: BatchesQuery = request.query
+        cursors = [await self._row(request.project, name) for name in (query.after, query.before)]
         page = page_of(query, *cursors)
-        return [batch_json(*each) for each in await self._api.batches.list(asked.project, page)]
+        return [batch_json(*each) for each in await self._api.batches.list(request.project, page)]
 
-    async def retrieve(self, asked: Asked) -> Any:
-        return batch_json(*await self._api.batches.get(asked.project, asked.uid("job", "batch_id")))
+    async def retrieve(self, request: ApiRequest) -> Any:
+        return batch_json(*await self._api.batches.get(request.project, request.uid("job", "batch_id")))
 
-    async def cancel(self, asked: Asked) -> Any:
-        return batch_json(*await self._api.batches.cancel(asked.project, asked.uid("job", "batch_id")))
+    async def cancel(self, request: ApiRequest) -> Any:
+        return batch_json(*await self._api.batches.cancel(request.project, request.uid("job", "batch_id")))
 
-    async def items(self, asked: Asked) -> Any:
-        batch, _ = await self._api.batches.get(asked.project, asked.uid("job", "batch_id"))
-        query: BatchItemsQuery = asked.query
+    async def items(self, request: ApiRequest) -> Any:
+        batch, _ = await self._api.batches.get(request.project, request.uid("job", "batch_id"))
+        query: BatchItemsQuery = request.query
         after = 0
         if (uid := uid_or_none("run", query.after)) is not None:
             item = await self._api.store.batches.item(batch.id, uid)
@@ -202,9 +202,9 @@ class BatchRoutes:
             after = item.id
         return [item_json(*each) for each in await self._api.batches.items(batch, after, query.limit)]
 
-    async def messages(self, asked: Asked) -> Any:
-        batch, _ = await self._api.batches.get(asked.project, asked.uid("job", "batch_id"))
-        query: BatchMessagesQuery = asked.query
+    async def messages(self, request: ApiRequest) -> Any:
+        batch, _ = await self._api.batches.get(request.project, request.uid("job", "batch_id"))
+        query: BatchMessagesQuery = request.query
         showing = showing_of(query)
         if (uid := uid_or_none("agent", query.agent_id)) is not None:
             item = await self._api.store.batches.of_agent(batch.id, uid)
@@ -249,10 +249,10 @@ class BatchRoutes:
         return (await self._api.store.batches.find(project, uid_in("job", id))).id
 
 
-def _check_agents(asked: Asked) -> None:
+def _check_agents(request: ApiRequest) -> None:
     """Refuses a client of Anthropic's Messages API, who cannot read our answer. Raises: UnknownPath."""
-    if "anthropic-version" in asked.request.headers:
-        method = asked.request.method
+    if "anthropic-version" in request.http.headers:
+        method = request.http.method
         raise UnknownPath(f"Unknown path: {method} /v1/messages/batches of Anthropic's Messages API")
 
 

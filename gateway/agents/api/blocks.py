@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.agents.api._paging import OLDEST_FIRST, cut
 from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, PageQuery
-from gateway.agents.api._route import AgentsRoute, Asked, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import ORIGIN, AgentsApi, given_or_none, page_of
 from gateway.agents.wire.struct_fields import NO_TEMPLATES, ONE_PROJECT, Body, Maybe, NoEffect, given, time_of
 from gateway.core import ids
@@ -171,8 +171,8 @@ class BlockRoutes:
             AgentsRoute("PATCH", own, self.update_labelled, "Change an agent's block.", body=UpdateBlock),
         ]
 
-    async def index(self, asked: Asked) -> Any:
-        query: BlocksQuery = asked.query
+    async def index(self, request: ApiRequest) -> Any:
+        query: BlocksQuery = request.query
         least, most = _counts(query)
         wanted = BlockFilter(
             label=given_or_none(query.label),
@@ -186,85 +186,85 @@ class BlockRoutes:
             name=given_or_none(query.name),
             hidden=query.show_hidden_blocks is True,
         )
-        after, before = await self._row(asked, query.after), await self._row(asked, query.before)
+        after, before = await self._row(request, query.after), await self._row(request, query.before)
         page = page_of(query, after, before)
-        return [_shown(entry) for entry in await self._blocks.list(asked.project, wanted, page)]
+        return [_shown(entry) for entry in await self._blocks.list(request.project, wanted, page)]
 
-    async def count(self, asked: Asked) -> Any:
-        return await self._blocks.count(asked.project)
+    async def count(self, request: ApiRequest) -> Any:
+        return await self._blocks.count(request.project)
 
-    async def create(self, asked: Asked) -> Any:
-        block, details = block_of(asked.body)
+    async def create(self, request: ApiRequest) -> Any:
+        block, details = block_of(request.body)
         return _shown(
-            await self._blocks.create(asked.project, block, details, at=self._api.now(), origin=ORIGIN)
+            await self._blocks.create(request.project, block, details, at=self._api.now(), origin=ORIGIN)
         )
 
-    async def retrieve(self, asked: Asked) -> Any:
-        return _shown(await self._named(asked))
+    async def retrieve(self, request: ApiRequest) -> Any:
+        return _shown(await self._named(request))
 
-    async def update(self, asked: Asked) -> Any:
-        return await self._change(asked, await self._named(asked))
+    async def update(self, request: ApiRequest) -> Any:
+        return await self._change(request, await self._named(request))
 
-    async def delete(self, asked: Asked) -> Any:
-        await self._blocks.delete(asked.project, asked.uid("block", "block_id"))
+    async def delete(self, request: ApiRequest) -> Any:
+        await self._blocks.delete(request.project, request.uid("block", "block_id"))
         return {"message": "The block is deleted."}
 
-    async def agents(self, asked: Asked) -> Any:
-        entry = await self._named(asked)
-        views = await self._api.registry.several(asked.project, await self._blocks.seers(entry))
-        return cut(await self._api.all_shown(views), asked.query)
+    async def agents(self, request: ApiRequest) -> Any:
+        entry = await self._named(request)
+        views = await self._api.registry.several(request.project, await self._blocks.seers(entry))
+        return cut(await self._api.all_shown(views), request.query)
 
-    async def history(self, asked: Asked) -> Any:
-        entry = await self._named(asked)
+    async def history(self, request: ApiRequest) -> Any:
+        entry = await self._named(request)
         return [revision_json(each) for each in await self._api.store.blocks.revisions(entry.block.id)]
 
-    async def undo(self, asked: Asked) -> Any:
+    async def undo(self, request: ApiRequest) -> Any:
         return _shown(
-            await self._blocks.undo(asked.project, asked.uid("block", "block_id"), at=self._api.now())
+            await self._blocks.undo(request.project, request.uid("block", "block_id"), at=self._api.now())
         )
 
-    async def memory(self, asked: Asked) -> Any:
-        return (await self._api.shown(await self._api.view(asked)))["memory"]
+    async def memory(self, request: ApiRequest) -> Any:
+        return (await self._api.shown(await self._api.view(request)))["memory"]
 
-    async def seen(self, asked: Asked) -> Any:
-        agent = (await self._api.entry(asked)).agent
-        return cut([_shown(entry) for entry in await self._blocks.seen(agent.id)], asked.query)
+    async def seen(self, request: ApiRequest) -> Any:
+        agent = (await self._api.entry(request)).agent
+        return cut([_shown(entry) for entry in await self._blocks.seen(agent.id)], request.query)
 
-    async def attach(self, asked: Asked) -> Any:
-        agent = (await self._api.entry(asked)).agent
-        await self._blocks.attach(agent, asked.uid("block", "block_id"))
-        return await self._api.shown(await self._api.view(asked))
+    async def attach(self, request: ApiRequest) -> Any:
+        agent = (await self._api.entry(request)).agent
+        await self._blocks.attach(agent, request.uid("block", "block_id"))
+        return await self._api.shown(await self._api.view(request))
 
-    async def detach(self, asked: Asked) -> Any:
-        agent = (await self._api.entry(asked)).agent
-        await self._blocks.detach(agent, asked.uid("block", "block_id"))
-        return await self._api.shown(await self._api.view(asked))
+    async def detach(self, request: ApiRequest) -> Any:
+        agent = (await self._api.entry(request)).agent
+        await self._blocks.detach(agent, request.uid("block", "block_id"))
+        return await self._api.shown(await self._api.view(request))
 
-    async def labelled(self, asked: Asked) -> Any:
-        return _shown(await self._labelled(asked))
+    async def labelled(self, request: ApiRequest) -> Any:
+        return _shown(await self._labelled(request))
 
-    async def update_labelled(self, asked: Asked) -> Any:
-        return await self._change(asked, await self._labelled(asked))
+    async def update_labelled(self, request: ApiRequest) -> Any:
+        return await self._change(request, await self._labelled(request))
 
-    async def _named(self, asked: Asked) -> BlockEntry:
-        return await self._blocks.get(asked.project, asked.uid("block", "block_id"))
+    async def _named(self, request: ApiRequest) -> BlockEntry:
+        return await self._blocks.get(request.project, request.uid("block", "block_id"))
 
-    async def _labelled(self, asked: Asked) -> BlockEntry:
-        agent = (await self._api.entry(asked)).agent
-        return await self._blocks.labelled(agent.id, asked.path["block_label"].rstrip("/"))
+    async def _labelled(self, request: ApiRequest) -> BlockEntry:
+        agent = (await self._api.entry(request)).agent
+        return await self._blocks.labelled(agent.id, request.path["block_label"].rstrip("/"))
 
-    async def _change(self, asked: Asked, entry: BlockEntry) -> Any:
-        change = change_of(asked.body, entry.details)
+    async def _change(self, request: ApiRequest, entry: BlockEntry) -> Any:
+        change = change_of(request.body, entry.details)
         return _shown(
             await self._blocks.change(
-                asked.project, entry.block.uid, change, at=self._api.now(), origin=ORIGIN
+                request.project, entry.block.uid, change, at=self._api.now(), origin=ORIGIN
             )
         )
 
-    async def _row(self, asked: Asked, id: Any) -> int | None:
+    async def _row(self, request: ApiRequest, id: Any) -> int | None:
         if not isinstance(id, str):
             return None
-        return (await self._blocks.get(asked.project, uid_in("block", id))).block.id
+        return (await self._blocks.get(request.project, uid_in("block", id))).block.id
 
 
 def _shown(entry: BlockEntry) -> dict[str, Any]:

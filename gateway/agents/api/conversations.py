@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gateway.agents.api._paging import CONVERSATION_MESSAGES
 from gateway.agents.api._query import PageQuery, SpokenQuery
-from gateway.agents.api._route import AgentsRoute, Asked, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.agents import (
     SETTINGS,
     Compact,
@@ -291,17 +291,17 @@ class ConversationRoutes:
 
     # -- conversations
 
-    async def index(self, asked: Asked) -> Any:
-        query: ConversationsQuery = asked.query
+    async def index(self, request: ApiRequest) -> Any:
+        query: ConversationsQuery = request.query
         agent = uid_or_none("agent", query.agent_id)
         wanted = ConversationFilter(
-            None if agent is None else (await self._api.registry.find(asked.project, agent)).agent.id,
+            None if agent is None else (await self._api.registry.find(request.project, agent)).agent.id,
             text=given_or_none(query.summary_search),
             archived=_ARCHIVED[query.archive_status],
             order=query.sorting,
         )
         found = await self._api.store.conversations.list(
-            asked.project,
+            request.project,
             wanted,
             after=uid_or_none("conv", query.after),
             before=uid_or_none("conv", query.before),
@@ -310,18 +310,20 @@ class ConversationRoutes:
         )
         return [conversation_json(each, name=_id(each)) for each in found]
 
-    async def create(self, asked: Asked) -> Any:
-        agent = (await self._api.registry.find(asked.project, uid_in("agent", asked.query.agent_id))).agent
-        self._api.registry.check_model(given_or_none(asked.body.model))
-        definition = with_update(ConversationDefinition(), asked.body, at=self._api.now())
+    async def create(self, request: ApiRequest) -> Any:
+        agent = (
+            await self._api.registry.find(request.project, uid_in("agent", request.query.agent_id))
+        ).agent
+        self._api.registry.check_model(given_or_none(request.body.model))
+        definition = with_update(ConversationDefinition(), request.body, at=self._api.now())
         return await self._shown(await self._conversations.create(agent, definition))
 
-    async def retrieve(self, asked: Asked) -> Any:
-        named = await self._named(asked, asked.query.agent_id)
+    async def retrieve(self, request: ApiRequest) -> Any:
+        named = await self._named(request, request.query.agent_id)
         return await self._shown(named.entry or _no_own(named))
 
-    async def update(self, asked: Asked) -> Any:
-        named, update = await self._named(asked, None), asked.body
+    async def update(self, request: ApiRequest) -> Any:
+        named, update = await self._named(request, None), request.body
         entry = named.entry or _no_own(named)
         self._api.registry.check_model(given_or_none(update.model))
 
@@ -329,19 +331,19 @@ class ConversationRoutes:
             return with_update(definition, update, at=self._api.now())
 
         return await self._shown(
-            await self._conversations.change(asked.project, entry.conversation.uid, edit)
+            await self._conversations.change(request.project, entry.conversation.uid, edit)
         )
 
-    async def delete(self, asked: Asked) -> Any:
-        named = await self._named(asked, None)
+    async def delete(self, request: ApiRequest) -> Any:
+        named = await self._named(request, None)
         entry = named.entry or _no_own(named)
-        await self._messages.end_all(asked.project, named.agent, entry.conversation.id)
+        await self._messages.end_all(request.project, named.agent, entry.conversation.id)
         await self._conversations.delete(entry)
         return {"message": "The conversation is forgotten."}
 
-    async def fork(self, asked: Asked) -> Any:
-        query: ForkConversationQuery = asked.query
-        named = await self._named(asked, query.agent_id)
+    async def fork(self, request: ApiRequest) -> Any:
+        query: ForkConversationQuery = request.query
+        named = await self._named(request, query.agent_id)
         upto = None if not isinstance(query.message_id, str) else _number_in(named, query.message_id)
         definition = named.definition or ConversationDefinition()
         source = await self._number(named)
@@ -349,49 +351,49 @@ class ConversationRoutes:
             await self._conversations.fork(named.agent, source, definition, hidden=query.hidden, upto=upto)
         )
 
-    async def recompile(self, asked: Asked) -> Any:
-        query: RecompileConversationQuery = asked.query
-        named = await self._named(asked, given_or_none(asked.body.agent_id) or query.agent_id)
+    async def recompile(self, request: ApiRequest) -> Any:
+        query: RecompileConversationQuery = request.query
+        named = await self._named(request, given_or_none(request.body.agent_id) or query.agent_id)
         if not query.dry_run and (found := await self._number(named)) is not None:
             await self._api.store.blocks.invalidate_snapshots(named.agent.id, found)
-        request = RunRequest(await self._spec(asked, named), named.agent.scope, named.name)
-        return (await self._api.runs.preview(request)).system
+        run_request = RunRequest(await self._spec(request, named), named.agent.scope, named.name)
+        return (await self._api.runs.preview(run_request)).system
 
-    async def compact(self, asked: Asked) -> Any:
-        named = await self._named(asked, asked.body.agent_id)
-        spec = await self._spec(asked, named)
-        return await self._messages.compact(asked.project, named.agent.uid, spec, named.name, asked.body)
+    async def compact(self, request: ApiRequest) -> Any:
+        named = await self._named(request, request.body.agent_id)
+        spec = await self._spec(request, named)
+        return await self._messages.compact(request.project, named.agent.uid, spec, named.name, request.body)
 
-    async def cancel(self, asked: Asked) -> Any:
-        named = await self._named(asked, asked.query.agent_id)
+    async def cancel(self, request: ApiRequest) -> Any:
+        named = await self._named(request, request.query.agent_id)
         found = await self._number(named)
-        return {} if found is None else await self._messages.end_all(asked.project, named.agent, found)
+        return {} if found is None else await self._messages.end_all(request.project, named.agent, found)
 
     # -- their messages
 
-    async def messages(self, asked: Asked) -> Any:
-        query: ConversationMessagesQuery = asked.query
-        named = await self._named(asked, query.agent_id)
+    async def messages(self, request: ApiRequest) -> Any:
+        query: ConversationMessagesQuery = request.query
+        named = await self._named(request, query.agent_id)
         return await self._messages.page(named.agent, query, named.name)
 
-    async def send(self, asked: Asked) -> Any:
-        send: ConversationSend = asked.body
-        named = await self._named(asked, send.agent_id)
+    async def send(self, request: ApiRequest) -> Any:
+        send: ConversationSend = request.body
+        named = await self._named(request, send.agent_id)
         return await self._sends.begin(
-            asked,
+            request,
             named.agent.uid,
             is_stream=send.streaming,
             conversation=named.name,
             conversation_definition=named.definition,
         )
 
-    async def stream(self, asked: Asked) -> Any:
+    async def stream(self, request: ApiRequest) -> Any:
         """Follows the run that is named, also one that has ended; else the conversation's newest, if it is active."""
-        wanted: StreamConversation = asked.body
-        named = await self._named(asked, wanted.agent_id)
+        wanted: StreamConversation = request.body
+        named = await self._named(request, wanted.agent_id)
         number, runs = await self._number(named), self._api.store.runs
         if isinstance(wanted.run_id, str):
-            run: Run | None = (await runs.get(asked.project, uid_in("run", wanted.run_id))).run
+            run: Run | None = (await runs.get(request.project, uid_in("run", wanted.run_id))).run
         elif isinstance(wanted.otid, str):
             run = await runs.by_otid(named.agent.id, digest_of(named.agent, named.name, wanted.otid))
         else:
@@ -406,9 +408,9 @@ class ConversationRoutes:
 
     # -- what is named
 
-    async def _named(self, asked: Asked, agent_id: Maybe[str]) -> NamedConversation:
+    async def _named(self, request: ApiRequest, agent_id: Maybe[str]) -> NamedConversation:
         """Returns the conversation in the path. agent_id: the agent's, where it is sent. Raises: UnknownId."""
-        name, registry = asked.path["conversation_id"], self._api.registry
+        name, registry = request.path["conversation_id"], self._api.registry
         agent = uid_or_none("agent", agent_id)
         uid = ids.uid_of("conv", name)
         if uid is None:
@@ -416,17 +418,17 @@ class ConversationRoutes:
                 agent = uid_in("conv" if name.startswith("conv-") else "agent", name)
             elif agent is None:
                 raise BadRequest("Name the agent whose own conversation it is: `agent_id`.", param="agent_id")
-            return NamedConversation((await registry.find(asked.project, agent)).agent, DEFAULT, None)
-        entry = await self._api.store.conversations.get(asked.project, uid)
+            return NamedConversation((await registry.find(request.project, agent)).agent, DEFAULT, None)
+        entry = await self._api.store.conversations.get(request.project, uid)
         if agent not in (None, entry.agent.uid):
             raise UnknownId(f"There is no conversation {name!r} of this agent.")
         if entry.conversation.key == DEFAULT:
             return NamedConversation(entry.agent, DEFAULT, None)
         return NamedConversation(entry.agent, uid, entry)
 
-    async def _spec(self, asked: Asked, named: NamedConversation) -> AgentSpec:
+    async def _spec(self, request: ApiRequest, named: NamedConversation) -> AgentSpec:
         """Returns the agent as it is in a conversation."""
-        spec = (await self._api.registry.agent(asked.project, named.agent.uid)).spec
+        spec = (await self._api.registry.agent(request.project, named.agent.uid)).spec
         return (
             spec if named.definition is None else self._api.registry.with_conversation(spec, named.definition)
         )

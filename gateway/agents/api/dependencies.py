@@ -9,7 +9,7 @@ from msgspec import Struct, UnsetType
 from msgspec.structs import replace
 
 from gateway.agents.api._query import PageQuery
-from gateway.agents.api._route import Asked, uid_in
+from gateway.agents.api._route import ApiRequest, uid_in
 from gateway.agents.batches.accept import BatchRequests
 from gateway.agents.registry.registry import AgentView, Registry
 from gateway.agents.runs.agent_runs import AgentRuns
@@ -54,13 +54,13 @@ class AgentsApi(Struct, frozen=True):
     def system_messages(self) -> SystemMessages:
         return SystemMessages(self.store, self.registry, self.runs)
 
-    async def entry(self, asked: Asked) -> AgentEntry:
+    async def entry(self, request: ApiRequest) -> AgentEntry:
         """Returns the memory and the definition of the agent in the path. Raises: UnknownId, NotFound."""
-        return await self.registry.find(asked.project, asked.uid("agent", "agent_id"))
+        return await self.registry.find(request.project, request.uid("agent", "agent_id"))
 
-    async def view(self, asked: Asked) -> AgentView:
+    async def view(self, request: ApiRequest) -> AgentView:
         """Returns the agent in the path with all that belongs to it. Raises: UnknownId, NotFound."""
-        return await self.registry.get(asked.project, asked.uid("agent", "agent_id"))
+        return await self.registry.get(request.project, request.uid("agent", "agent_id"))
 
     async def shown(self, view: AgentView) -> dict[str, Any]:
         """Returns an agent as it is shown."""

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.agents.api._paging import OLDEST_FIRST, cut, place_in
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassagesQuery
-from gateway.agents.api._route import AgentsRoute, AnswersAgents, Asked
+from gateway.agents.api._route import AgentsRoute, AnswersAgents, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, given_or_none, page_of, uid_or_none
 from gateway.agents.api.model import embedding_config_json
 from gateway.agents.api.passages import passage_json
@@ -202,54 +202,54 @@ class FolderRoutes:
 
     # -- folders
 
-    async def index(self, asked: Asked) -> Any:
-        query: FoldersQuery = asked.query
+    async def index(self, request: ApiRequest) -> Any:
+        query: FoldersQuery = request.query
         kind, name = DefinitionKind.FOLDER, given_or_none(query.name)
-        page = await self._api.definition_page(asked.project, kind, "source", query)
+        page = await self._api.definition_page(request.project, kind, "source", query)
         return list(
-            map(folder_json, await self._api.store.definitions.list(asked.project, kind, page, name=name))
+            map(folder_json, await self._api.store.definitions.list(request.project, kind, page, name=name))
         )
 
-    async def count(self, asked: Asked) -> Any:
-        return await self._api.store.definitions.count_of(asked.project, DefinitionKind.FOLDER)
+    async def count(self, request: ApiRequest) -> Any:
+        return await self._api.store.definitions.count_of(request.project, DefinitionKind.FOLDER)
 
-    async def named(self, asked: Asked) -> Any:
-        name = asked.path["name"]
-        found = await self._api.store.definitions.named(asked.project, DefinitionKind.FOLDER, name, 1)
+    async def named(self, request: ApiRequest) -> Any:
+        name = request.path["name"]
+        found = await self._api.store.definitions.named(request.project, DefinitionKind.FOLDER, name, 1)
         if not found:
             raise UnknownId(f"There is no folder named {name!r}.")
         return folder_json(found[0])["id"]
 
-    async def create(self, asked: Asked) -> Any:
-        create: CreateFolder = asked.body
+    async def create(self, request: ApiRequest) -> Any:
+        create: CreateFolder = request.body
         sent = given(create)
         body = {name: sent[name] for name in STORED_FIELDS if sent.get(name) is not None}
-        return folder_json(await self._folders.create(asked.project, create.name, body))
+        return folder_json(await self._folders.create(request.project, create.name, body))
 
-    async def retrieve(self, asked: Asked) -> Any:
-        return folder_json(await self._folder(asked))
+    async def retrieve(self, request: ApiRequest) -> Any:
+        return folder_json(await self._folder(request))
 
-    async def update(self, asked: Asked) -> Any:
-        update: UpdateFolder = asked.body
-        found, sent = await self._folder(asked), given(update)
+    async def update(self, request: ApiRequest) -> Any:
+        update: UpdateFolder = request.body
+        found, sent = await self._folder(request), given(update)
         body = {**found.body, **{name: sent[name] for name in STORED_FIELDS if name in sent}}
         name = given_or_none(update.name)
         if name is not None and name != found.name:
-            taken = await self._api.store.definitions.named(asked.project, DefinitionKind.FOLDER, name, 1)
+            taken = await self._api.store.definitions.named(request.project, DefinitionKind.FOLDER, name, 1)
             if taken:
                 raise Conflict(f"There is a folder named {name!r} already.", param="name")
         changed = await self._api.store.definitions.change(found, body, at=self._api.now(), name=name)
         return folder_json(changed)
 
-    async def delete(self, asked: Asked) -> Any:
-        await self._folders.delete(await self._folder(asked))
+    async def delete(self, request: ApiRequest) -> Any:
+        await self._folders.delete(await self._folder(request))
         return {"message": "The folder is deleted, and its files are forgotten."}
 
     # -- files
 
-    async def upload(self, asked: Asked) -> Any:
-        query: UploadQuery = asked.query
-        folder, file = await self._folder(asked), asked.file
+    async def upload(self, request: ApiRequest) -> Any:
+        query: UploadQuery = request.query
+        folder, file = await self._folder(request), request.file
         assert file is not None
         # Form fields next to a file may hold a path of the client's machine.
         name = given_or_none(query.name) or re.split(r"[/\\]", file.file_name or "")[-1]
@@ -258,33 +258,33 @@ class FolderRoutes:
             raise BadRequest("Name the file.", param="file")
         upload = SentFile(name, file.type, file.data)
         made, is_new = await self._folders.upload(folder, upload, query.duplicate_handling)
-        asked.headers["x-upload-result"] = "created" if is_new else "skipped"
+        request.headers["x-upload-result"] = "created" if is_new else "skipped"
         (view,) = await self._folders.view(folder, [made])
         return _shown(folder, view)
 
-    async def files(self, asked: Asked) -> Any:
-        query: FilesQuery = asked.query
-        folder = await self._folder(asked)
+    async def files(self, request: ApiRequest) -> Any:
+        query: FilesQuery = request.query
+        folder = await self._folder(request)
         page = page_of(query, await self._row(folder, query.after), await self._row(folder, query.before))
         found = await self._folders.list(folder, page)
         views = await self._folders.view(folder, found, with_content=query.include_content)
         return [_shown(folder, view) for view in views]
 
-    async def file(self, asked: Asked) -> Any:
-        query: FileQuery = asked.query
-        folder = await self._folder(asked)
-        file = await self._folders.file(folder, asked.uid("file", "file_id"))
+    async def file(self, request: ApiRequest) -> Any:
+        query: FileQuery = request.query
+        folder = await self._folder(request)
+        file = await self._folders.file(folder, request.uid("file", "file_id"))
         (view,) = await self._folders.view(folder, [file], with_content=query.include_content)
         return _shown(folder, view)
 
-    async def remove(self, asked: Asked) -> Any:
-        folder = await self._folder(asked)
-        await self._folders.remove(await self._folders.file(folder, asked.uid("file", "file_id")))
+    async def remove(self, request: ApiRequest) -> Any:
+        folder = await self._folder(request)
+        await self._folders.remove(await self._folders.file(folder, request.uid("file", "file_id")))
         return {"message": "The file is forgotten."}
 
-    async def passages(self, asked: Asked) -> Any:
-        query: PassagesQuery = asked.query
-        folder = await self._folder(asked)
+    async def passages(self, request: ApiRequest) -> Any:
+        query: PassagesQuery = request.query
+        folder = await self._folder(request)
         after, before = place_in("passage", query.after), place_in("passage", query.before)
         found = await self._archives.list(
             await self._folders.memory(folder),
@@ -296,9 +296,9 @@ class FolderRoutes:
         )
         return [passage_json(each.uid, each.passage, each.file) for each in found]
 
-    async def files_of(self, asked: Asked) -> Any:
-        query: AgentFilesQuery = asked.query
-        folders = {each.memory: each for each in await self._attached(asked)}
+    async def files_of(self, request: ApiRequest) -> Any:
+        query: AgentFilesQuery = request.query
+        folders = {each.memory: each for each in await self._attached(request)}
         found = await self._api.store.files.of_folders(list(folders))
         shown = [agent_file_json(folders[file.memory], file) for file in found]
         page = cut(shown, query)
@@ -307,30 +307,30 @@ class FolderRoutes:
 
     # -- agents
 
-    async def agents(self, asked: Asked) -> Any:
-        query: AgentsOfQuery = asked.query
-        rows = await self._folders.agents(await self._folder(asked))
-        views = await self._api.registry.several(asked.project, rows)
+    async def agents(self, request: ApiRequest) -> Any:
+        query: AgentsOfQuery = request.query
+        rows = await self._folders.agents(await self._folder(request))
+        views = await self._api.registry.several(request.project, rows)
         shown = [{"id": ids.named("agent", view.agent.uid)} for view in views]
         return [each["id"] for each in cut(shown, query)]
 
-    async def index_of(self, asked: Asked) -> Any:
-        return cut(list(map(folder_json, await self._attached(asked))), asked.query)
+    async def index_of(self, request: ApiRequest) -> Any:
+        return cut(list(map(folder_json, await self._attached(request))), request.query)
 
-    async def attach(self, asked: Asked) -> Any:
-        await self._folders.attach(await self._api.entry(asked), await self._folder(asked))
-        return await self._api.shown(await self._api.view(asked))
+    async def attach(self, request: ApiRequest) -> Any:
+        await self._folders.attach(await self._api.entry(request), await self._folder(request))
+        return await self._api.shown(await self._api.view(request))
 
-    async def detach(self, asked: Asked) -> Any:
-        await self._folders.detach(await self._api.entry(asked), await self._folder(asked))
-        return await self._api.shown(await self._api.view(asked))
+    async def detach(self, request: ApiRequest) -> Any:
+        await self._folders.detach(await self._api.entry(request), await self._folder(request))
+        return await self._api.shown(await self._api.view(request))
 
-    async def _folder(self, asked: Asked) -> Definition:
-        return await self._folders.get(asked.project, asked.uid("source", "folder_id"))
+    async def _folder(self, request: ApiRequest) -> Definition:
+        return await self._folders.get(request.project, request.uid("source", "folder_id"))
 
-    async def _attached(self, asked: Asked) -> list[Definition]:
+    async def _attached(self, request: ApiRequest) -> list[Definition]:
         """Returns the folders that the agent in the path has attached, in order."""
-        agent = (await self._api.entry(asked)).agent
+        agent = (await self._api.entry(request)).agent
         rows = await self._api.store.attached.targets(agent.id, DefinitionKind.FOLDER)
         found = await self._api.store.definitions.of_memories(DefinitionKind.FOLDER, rows)
         return [found[row] for row in rows if row in found]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.api._route import AgentsRoute, Asked
+from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.core.kinds import VOICE_KIND, kind_of
 from gateway.agents.registry.registry import AgentEdit, AgentView
@@ -157,31 +157,31 @@ class GroupRoutes:
             AgentsRoute("PATCH", one, self.update, "Say how often they read.", body=UpdateGroup),
         ]
 
-    async def retrieve(self, asked: Asked) -> Any:
-        return _shown(asked, await self._view(asked))
+    async def retrieve(self, request: ApiRequest) -> Any:
+        return _shown(request, await self._view(request))
 
-    async def update(self, asked: Asked) -> Any:
-        config, view = config_of(asked.body), await self._view(asked)
-        _shown(asked, view)
+    async def update(self, request: ApiRequest) -> Any:
+        config, view = config_of(request.body), await self._view(request)
+        _shown(request, view)
         if config is not None:
             edit = AgentEdit(edit=lambda definition: edited(definition, given(config)))
-            view = await self._api.registry.change(asked.project, view.agent.uid, edit)
-        return _shown(asked, view)
+            view = await self._api.registry.change(request.project, view.agent.uid, edit)
+        return _shown(request, view)
 
-    async def _view(self, asked: Asked) -> AgentView:
+    async def _view(self, request: ApiRequest) -> AgentView:
         try:
-            return await self._api.registry.get(asked.project, asked.uid("group", "group_id"))
+            return await self._api.registry.get(request.project, request.uid("group", "group_id"))
         except NotFound as error:
-            raise _unknown(asked) from error
+            raise _unknown(request) from error
 
 
-def _shown(asked: Asked, view: AgentView) -> dict[str, Any]:
+def _shown(request: ApiRequest, view: AgentView) -> dict[str, Any]:
     """Returns the group as it is shown. Raises: UnknownId: the agent has none."""
     group = group_json(view.agent.uid, AgentDefinition.of(view.definition.body), view.readers)
     if group is None:
-        raise _unknown(asked)
+        raise _unknown(request)
     return group
 
 
-def _unknown(asked: Asked) -> UnknownId:
-    return UnknownId(f"There is no group {asked.path['group_id']!r}.")
+def _unknown(request: ApiRequest) -> UnknownId:
+    return UnknownId(f"There is no group {request.path['group_id']!r}.")

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from gateway.agents.api._paging import cut
 from gateway.agents.api._query import AgentsOfQuery, PageQuery
-from gateway.agents.api._route import AgentsRoute, Asked
+from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, given_or_none
 from gateway.agents.wire.struct_fields import ONE_PROJECT, Body, Maybe, convert, given, parse, refused
 from gateway.core import ids
@@ -149,37 +149,37 @@ class IdentityRoutes:
             AgentsRoute("PATCH", f"{of}/detach/{{identity_id}}", self.detach, "Take an identity from it."),
         ]
 
-    async def index(self, asked: Asked) -> Any:
-        query: IdentitiesQuery = asked.query
-        page = await self._api.definition_page(asked.project, IDENTITY, "identity", query)
+    async def index(self, request: ApiRequest) -> Any:
+        query: IdentitiesQuery = request.query
+        page = await self._api.definition_page(request.project, IDENTITY, "identity", query)
         key = given_or_none(query.identifier_key)
         found: list[Definition] = []
         size, after = max(page.limit, _READ), page.after
         while len(found) < page.limit:
             following = Page(after, page.before, size, page.newest_first)
-            rows = await self._definitions.list(asked.project, IDENTITY, following, name=key)
+            rows = await self._definitions.list(request.project, IDENTITY, following, name=key)
             found += filter(query.takes, rows)
             if len(rows) < size:
                 break
             after = rows[-1].id
         return list(map(identity_json, found[: page.limit]))
 
-    async def create(self, asked: Asked) -> Any:
-        create: CreateIdentity = asked.body
+    async def create(self, request: ApiRequest) -> Any:
+        create: CreateIdentity = request.body
         body = edited(IdentityDefinition(create.name), create).body()
         made = await self._definitions.add(
-            asked.project, IDENTITY, ids.new_uid(), create.identifier_key, body, at=self._api.now()
+            request.project, IDENTITY, ids.new_uid(), create.identifier_key, body, at=self._api.now()
         )
         return identity_json(made)
 
-    async def put(self, asked: Asked) -> Any:
+    async def put(self, request: ApiRequest) -> Any:
         """Makes an identity, or changes the one of its key: programs say at each start who their users are."""
-        create: CreateIdentity = asked.body
-        name = (asked.project, IDENTITY, create.identifier_key, 1)
+        create: CreateIdentity = request.body
+        name = (request.project, IDENTITY, create.identifier_key, 1)
         named = await self._definitions.named(*name)
         if not named:
             try:
-                return await self.create(asked)
+                return await self.create(request)
             except WriteConflict:
                 named = await self._definitions.named(*name)
                 if not named:
@@ -190,54 +190,56 @@ class IdentityRoutes:
         def edit(definition: IdentityDefinition) -> IdentityDefinition:
             return edited(replace(definition, properties=()) if is_all else definition, create)
 
-        return await self._change(asked.project, named[0].uid, edit)
+        return await self._change(request.project, named[0].uid, edit)
 
-    async def count(self, asked: Asked) -> Any:
-        return await self._definitions.count_of(asked.project, IDENTITY)
+    async def count(self, request: ApiRequest) -> Any:
+        return await self._definitions.count_of(request.project, IDENTITY)
 
-    async def retrieve(self, asked: Asked) -> Any:
-        return identity_json(await self._named(asked))
+    async def retrieve(self, request: ApiRequest) -> Any:
+        return identity_json(await self._named(request))
 
-    async def update(self, asked: Asked) -> Any:
-        update: UpdateIdentity = asked.body
+    async def update(self, request: ApiRequest) -> Any:
+        update: UpdateIdentity = request.body
         return await self._change(
-            asked.project,
-            asked.uid("identity", "identity_id"),
+            request.project,
+            request.uid("identity", "identity_id"),
             lambda definition: edited(definition, update),
             given_or_none(update.identifier_key),
         )
 
-    async def describe(self, asked: Asked) -> Any:
-        sent = convert({"properties": parse(asked.data)}, PropertiesBody, ("body",))
+    async def describe(self, request: ApiRequest) -> Any:
+        sent = convert({"properties": parse(request.data)}, PropertiesBody, ("body",))
         new = properties_of(sent.properties)
-        uid = asked.uid("identity", "identity_id")
-        return await self._change(asked.project, uid, lambda definition: replace(definition, properties=new))
+        uid = request.uid("identity", "identity_id")
+        return await self._change(
+            request.project, uid, lambda definition: replace(definition, properties=new)
+        )
 
-    async def delete(self, asked: Asked) -> Any:
-        await self._api.store.attached.delete(await self._named(asked), at=self._api.now())
+    async def delete(self, request: ApiRequest) -> Any:
+        await self._api.store.attached.delete(await self._named(request), at=self._api.now())
         return {"message": "The identity is deleted; its agents stay."}
 
-    async def agents(self, asked: Asked) -> Any:
-        rows = await self._attached.agents_with(asked.project, IDENTITY, (await self._named(asked)).id)
-        views = await self._api.registry.several(asked.project, rows)
-        return cut(await self._api.all_shown(views), asked.query)
+    async def agents(self, request: ApiRequest) -> Any:
+        rows = await self._attached.agents_with(request.project, IDENTITY, (await self._named(request)).id)
+        views = await self._api.registry.several(request.project, rows)
+        return cut(await self._api.all_shown(views), request.query)
 
-    async def attach(self, asked: Asked) -> Any:
-        agent, identity = await self._pair(asked)
+    async def attach(self, request: ApiRequest) -> Any:
+        agent, identity = await self._pair(request)
         await self._attached.attach(agent.id, IDENTITY, identity.id, at=self._api.now())
 
-    async def detach(self, asked: Asked) -> Any:
-        agent, identity = await self._pair(asked)
+    async def detach(self, request: ApiRequest) -> Any:
+        agent, identity = await self._pair(request)
         await self._attached.detach(agent.id, IDENTITY, identity.id, at=self._api.now())
 
-    async def _pair(self, asked: Asked) -> tuple[Agent, Definition]:
+    async def _pair(self, request: ApiRequest) -> tuple[Agent, Definition]:
         """Returns the agent and the identity in a path. Raises: Conflict: a profile's memory; NotFound."""
-        entry = await self._api.entry(asked)
+        entry = await self._api.entry(request)
         self._api.registry.configured(entry)
-        return entry.agent, await self._named(asked)
+        return entry.agent, await self._named(request)
 
-    async def _named(self, asked: Asked) -> Definition:
-        return await self._definitions.get(asked.project, IDENTITY, asked.uid("identity", "identity_id"))
+    async def _named(self, request: ApiRequest) -> Definition:
+        return await self._definitions.get(request.project, IDENTITY, request.uid("identity", "identity_id"))
 
     async def _change(
         self,

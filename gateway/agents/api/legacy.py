@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.agents.api._paging import OLDEST_FIRST, PASSAGES
 from gateway.agents.api._query import PageQuery, PassagesQuery
-from gateway.agents.api._route import AgentsRoute, Asked
+from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.blocks import BlockRoutes, CreateBlock, UpdateBlock, block_of
 from gateway.agents.api.dependencies import ORIGIN, AgentsApi
 from gateway.agents.api.passages import CreatePassage, PassageRoutes
@@ -68,34 +68,34 @@ class LegacyRoutes:
             ),
         ]
 
-    async def write(self, asked: Asked) -> Any:
-        agent = (await self._api.entry(asked)).agent
-        values = read_texts(asked.data)
+    async def write(self, request: ApiRequest) -> Any:
+        agent = (await self._api.entry(request)).agent
+        values = read_texts(request.data)
         # All labels are looked for before anything is written.
         entries = [await self._named.labelled(agent.id, label) for label in values]
         for entry, value in zip(entries, values.values(), strict=True):
             change = BlockChange(value=value)
             await self._named.change(
-                asked.project, entry.block.uid, change, at=self._api.now(), origin=ORIGIN
+                request.project, entry.block.uid, change, at=self._api.now(), origin=ORIGIN
             )
-        return await self._blocks.memory(asked)
+        return await self._blocks.memory(request)
 
-    async def add(self, asked: Asked) -> Any:
-        agent, now = (await self._api.entry(asked)).agent, self._api.now()
-        block, details = block_of(asked.body)
-        made = await self._named.create(asked.project, block, details, at=now, origin=ORIGIN)
+    async def add(self, request: ApiRequest) -> Any:
+        agent, now = (await self._api.entry(request)).agent, self._api.now()
+        block, details = block_of(request.body)
+        made = await self._named.create(request.project, block, details, at=now, origin=ORIGIN)
         try:
             await self._named.attach(agent, made.block.uid)
         except Exception:
             # The agent has a block with this label already: the new block is removed again.
-            await self._named.delete(asked.project, made.block.uid)
+            await self._named.delete(request.project, made.block.uid)
             raise
-        return await self._blocks.memory(asked)
+        return await self._blocks.memory(request)
 
-    async def remove(self, asked: Asked) -> Any:
-        agent = (await self._api.entry(asked)).agent
-        entry = await self._named.labelled(agent.id, asked.path["block_label"].rstrip("/"))
+    async def remove(self, request: ApiRequest) -> Any:
+        agent = (await self._api.entry(request)).agent
+        entry = await self._named.labelled(agent.id, request.path["block_label"].rstrip("/"))
         left = await self._named.detach(agent, entry.block.uid)
         if left.owner is None and not left.profile and not await self._named.seers(left):
-            await self._named.delete(asked.project, left.block.uid)
-        return await self._blocks.memory(asked)
+            await self._named.delete(request.project, left.block.uid)
+        return await self._blocks.memory(request)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, UnsetType
 from msgspec.structs import replace
 
-from gateway.agents.api._route import AgentsRoute, Asked
+from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, given_or_none
 from gateway.agents.api.tools import HandCall, execution_json, show_tool
 from gateway.agents.core.mcp_server import HEADERS, MASK, TOKEN, VARIABLES, McpServerConfig, group_of
@@ -234,57 +234,57 @@ class McpServerRoutes:
             ),
         ]
 
-    async def index(self, asked: Asked) -> Any:
+    async def index(self, request: ApiRequest) -> Any:
         page = Page(0, 2**62, _MOST, newest_first=False)
-        return [server_json(each) for each in await self._servers.list(asked.project, page)]
+        return [server_json(each) for each in await self._servers.list(request.project, page)]
 
-    async def create(self, asked: Asked) -> Any:
-        body: CreateMcpServer = asked.body
+    async def create(self, request: ApiRequest) -> Any:
+        body: CreateMcpServer = request.body
         name, config = checked_name(body.server_name), server_of(body.config)
-        return server_json(await self._servers.create(asked.project, name, config))
+        return server_json(await self._servers.create(request.project, name, config))
 
-    async def retrieve(self, asked: Asked) -> Any:
-        return server_json(await self._servers.get(asked.project, _uid(asked)))
+    async def retrieve(self, request: ApiRequest) -> Any:
+        return server_json(await self._servers.get(request.project, _uid(request)))
 
-    async def update(self, asked: Asked) -> Any:
-        name, config = given_or_none(asked.body.server_name), given_or_none(asked.body.config)
+    async def update(self, request: ApiRequest) -> Any:
+        name, config = given_or_none(request.body.server_name), given_or_none(request.body.config)
         changed = await self._servers.change(
-            asked.project,
-            _uid(asked),
+            request.project,
+            _uid(request),
             None if name is None else checked_name(name),
             None if config is None else partial(server_of, config),
         )
         return server_json(changed)
 
-    async def delete(self, asked: Asked) -> Any:
-        await self._servers.delete(asked.project, _uid(asked))
+    async def delete(self, request: ApiRequest) -> Any:
+        await self._servers.delete(request.project, _uid(request))
         return {"message": "The MCP server is deleted."}
 
-    async def refresh(self, asked: Asked) -> Any:
-        return [show_tool(each) for each in await self._servers.refresh(asked.project, _uid(asked))]
+    async def refresh(self, request: ApiRequest) -> Any:
+        return [show_tool(each) for each in await self._servers.refresh(request.project, _uid(request))]
 
-    async def tools(self, asked: Asked) -> Any:
-        return [show_tool(each) for each in await self._servers.tools(asked.project, _uid(asked))]
+    async def tools(self, request: ApiRequest) -> Any:
+        return [show_tool(each) for each in await self._servers.tools(request.project, _uid(request))]
 
-    async def tool(self, asked: Asked) -> Any:
-        return show_tool(await self._tool(asked))
+    async def tool(self, request: ApiRequest) -> Any:
+        return show_tool(await self._tool(request))
 
-    async def run(self, asked: Asked) -> Any:
-        tool = await self._tool(asked)
+    async def run(self, request: ApiRequest) -> Any:
+        tool = await self._tool(request)
         assert tool.definition is not None
-        arguments = given_or_none(asked.body.args) or {}
-        call = ForeignCall(tool.name, arguments, "", "", "", ids.new_uid(), project=asked.project)
+        arguments = given_or_none(request.body.args) or {}
+        call = ForeignCall(tool.name, arguments, "", "", "", ids.new_uid(), project=request.project)
         answer = await self._api.called(ToolDefinition.of(tool.definition.body), call)
         return execution_json(answer.status, answer.content)
 
-    async def _tool(self, asked: Asked) -> ToolView:
+    async def _tool(self, request: ApiRequest) -> ToolView:
         """Returns the tool in the path. Raises: UnknownId: the server has none of this id."""
-        wanted = asked.uid("tool", "tool_id")
-        for tool in await self._servers.tools(asked.project, _uid(asked)):
+        wanted = request.uid("tool", "tool_id")
+        for tool in await self._servers.tools(request.project, _uid(request)):
             if tool.uid == wanted:
                 return tool
-        raise UnknownId(f"The server has no tool {asked.path['tool_id']!r}.")
+        raise UnknownId(f"The server has no tool {request.path['tool_id']!r}.")
 
 
-def _uid(asked: Asked) -> str:
-    return asked.uid("mcp_server", "mcp_server_id")
+def _uid(request: ApiRequest) -> str:
+    return request.uid("mcp_server", "mcp_server_id")

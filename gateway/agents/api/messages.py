@@ -12,7 +12,7 @@ import orjson
 from gateway.agents.api._exchanges import Exchanges, conversation_id
 from gateway.agents.api._paging import MESSAGES, place_in
 from gateway.agents.api._query import MessagesQuery, ResetQuery, SpokenQuery
-from gateway.agents.api._route import AgentsRoute, Asked, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.agents import Compact, compaction_in
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.model import WINDOW
@@ -101,9 +101,9 @@ class MessageRoutes:
             ),
         ]
 
-    async def index(self, asked: Asked) -> Any:
-        query: MessagesQuery = asked.query
-        agent = (await self._api.entry(asked)).agent
+    async def index(self, request: ApiRequest) -> Any:
+        query: MessagesQuery = request.query
+        agent = (await self._api.entry(request)).agent
         return await self.page(agent, query, _conversation(query.conversation_id))
 
     async def page(self, agent: Agent, query: SpokenQuery, conversation: str | None) -> list[dict[str, Any]]:
@@ -140,17 +140,17 @@ class MessageRoutes:
     async def _system(self, agent: Agent, conversation: str | None) -> SystemMessage:
         return await self._api.system_messages.of(agent, conversation or DEFAULT)
 
-    async def index_all(self, asked: Asked) -> Any:
-        query: MessagesQuery = asked.query
+    async def index_all(self, request: ApiRequest) -> Any:
+        query: MessagesQuery = request.query
         conversation = _conversation(query.conversation_id)
         if conversation is not None:
-            agent = await self._owner(asked.project, conversation)
+            agent = await self._owner(request.project, conversation)
             return await self.page(agent, query, conversation)
         before = place_in("message", query.before)
 
         async def some(after: Place | None, limit: int) -> _Entries:
             return await self._messages.list_all(
-                asked.project, after=after, before=before, limit=limit, newest_first=query.newest_first()
+                request.project, after=after, before=before, limit=limit, newest_first=query.newest_first()
             )
 
         return await self._page(query, place_in("message", query.after), some)
@@ -183,40 +183,40 @@ class MessageRoutes:
                 after = Place(agent.uid, view.listed.seq, view.listed.hidden)
         return found
 
-    async def of_agent(self, asked: Asked) -> Any:
-        agent, place = (await self._api.entry(asked)).agent, _named(asked)
+    async def of_agent(self, request: ApiRequest) -> Any:
+        agent, place = (await self._api.entry(request)).agent, _named(request)
         await self._check_owner(agent, place)
-        return await self._one(asked.project, place)
+        return await self._one(request.project, place)
 
-    async def retrieve(self, asked: Asked) -> Any:
-        return await self._one(asked.project, _named(asked))
+    async def retrieve(self, request: ApiRequest) -> Any:
+        return await self._one(request.project, _named(request))
 
-    async def search(self, asked: Asked) -> Any:
+    async def search(self, request: ApiRequest) -> Any:
         found = [
             found_json(
                 message,
                 ids.named("agent", agent.uid),
                 conversation_id(view.conversation, view.key),
             )
-            for agent, view in await self._found(asked)
+            for agent, view in await self._found(request)
             for message in Exchanges(self._api.store, agent, Showing()).message(view)
         ]
         return [each for each in found if each is not None]
 
-    async def search_agents(self, asked: Asked) -> Any:
+    async def search_agents(self, request: ApiRequest) -> Any:
         found = [
             ranked_json(message, rank)
-            for rank, (agent, view) in enumerate(await self._found(asked))
+            for rank, (agent, view) in enumerate(await self._found(request))
             for message in Exchanges(self._api.store, agent, Showing()).message(view)
         ]
         return [each for each in found if each is not None]
 
-    async def _found(self, asked: Asked) -> list[tuple[Agent, MessageView]]:
+    async def _found(self, request: ApiRequest) -> list[tuple[Agent, MessageView]]:
         """Returns what a search finds, best first. Raises: BadRequest."""
-        search: SearchMessages = asked.body
+        search: SearchMessages = request.body
         if search.search_mode == "vector" and self._api.keeper.embed_query is None:
             raise BadRequest("There is no embedder (memory.embedder), so messages are searched by words.")
-        agents, conversation = await self._searched(asked.project, search)
+        agents, conversation = await self._searched(request.project, search)
         found = [
             await self._messages.search(
                 agent,
@@ -268,11 +268,11 @@ class MessageRoutes:
             view = await self._messages.get(agent, place)
         return Exchanges(self._api.store, agent, Showing()).message(view)
 
-    async def update(self, asked: Asked) -> Any:
-        agent = (await self._api.entry(asked)).agent
-        wanted, text = await self._stored(agent, asked), text_in(asked.body)
+    async def update(self, request: ApiRequest) -> Any:
+        agent = (await self._api.entry(request)).agent
+        wanted, text = await self._stored(agent, request), text_in(request.body)
         exchanges = Exchanges(self._api.store, agent, Showing())
-        kind = given(asked.body).get("message_type")
+        kind = given(request.body).get("message_type")
         shown = exchanges.message(await self._messages.get(agent, wanted))
         kinds = [each["message_type"] for each in shown]
         if kind is not None and kind not in kinds:
@@ -284,21 +284,21 @@ class MessageRoutes:
         made = exchanges.message(await self._messages.rewrite(agent, wanted, text))
         return next((each for each in made if each["message_type"] == changes), made[-1])
 
-    async def delete(self, asked: Asked) -> Any:
-        agent = (await self._api.entry(asked)).agent
-        await self._messages.delete(agent, await self._stored(agent, asked))
+    async def delete(self, request: ApiRequest) -> Any:
+        agent = (await self._api.entry(request)).agent
+        await self._messages.delete(agent, await self._stored(agent, request))
         return {"message": "The message is forgotten."}
 
-    async def reset(self, asked: Asked) -> Any:
-        agent = (await self._api.entry(asked)).agent
-        await self.end_all(asked.project, agent)
+    async def reset(self, request: ApiRequest) -> Any:
+        agent = (await self._api.entry(request)).agent
+        await self.end_all(request.project, agent)
         await self._messages.reset(agent)
-        return await self._api.shown(await self._api.view(asked))
+        return await self._api.shown(await self._api.view(request))
 
-    async def compact_own(self, asked: Asked) -> Any:
-        uid = asked.uid("agent", "agent_id")
-        agent = await self._api.registry.agent(asked.project, uid)
-        return await self.compact(asked.project, uid, agent.spec, DEFAULT, asked.body)
+    async def compact_own(self, request: ApiRequest) -> Any:
+        uid = request.uid("agent", "agent_id")
+        agent = await self._api.registry.agent(request.project, uid)
+        return await self.compact(request.project, uid, agent.spec, DEFAULT, request.body)
 
     async def compact(
         self, project: str, uid: str, spec: AgentSpec, conversation: str, body: Compact
@@ -310,8 +310,8 @@ class MessageRoutes:
         with QueuePlace() as place:
             await api.keeper.queues.enter((uid, conversation), place, MOST_SENDS)
             agent = (await api.registry.find(project, uid)).agent
-            request = RunRequest(spec, agent.scope, conversation)
-            before = await api.runs.preview(request)
+            run_request = RunRequest(spec, agent.scope, conversation)
+            before = await api.runs.preview(run_request)
             found = await self._messages.conversation(agent, conversation)
             if found is None or not found.tip:
                 raise BadRequest(
@@ -319,24 +319,24 @@ class MessageRoutes:
                 )
             size = summary_tokens(before.target.context_window or WINDOW)
             text = await api.compactor.compact(agent, found, terms, fallback, size)
-            after = await api.runs.preview(request)
+            after = await api.runs.preview(run_request)
         return {
             "summary": text,
             "num_messages_before": len(orjson.loads(before.body())["messages"]),
             "num_messages_after": len(orjson.loads(after.body())["messages"]),
         }
 
-    async def cancel(self, asked: Asked) -> Any:
-        agent = (await self._api.entry(asked)).agent
-        named = given(asked.body).get("run_ids")
+    async def cancel(self, request: ApiRequest) -> Any:
+        agent = (await self._api.entry(request)).agent
+        named = given(request.body).get("run_ids")
         if not named:
-            return await self.end_all(asked.project, agent)
+            return await self.end_all(request.project, agent)
         ended = {}
         for id in named:
-            entry = await self._api.store.runs.get(asked.project, uid_in("run", id))
+            entry = await self._api.store.runs.get(request.project, uid_in("run", id))
             if entry.run.agent != agent.id:
                 raise UnknownId(f"There is no run {id!r} of this agent.")
-            ended[id] = (await self._cancelled(asked.project, entry)).state.value
+            ended[id] = (await self._cancelled(request.project, entry)).state.value
         return ended
 
     async def _cancelled(self, project: str, entry: RunEntry) -> Run:
@@ -344,8 +344,8 @@ class MessageRoutes:
         if entry.run.stop != StopReason.REQUIRES_APPROVAL:
             return await self._api.runs.cancel(entry.run)
         named = await self._api.registry.agent(project, entry.agent_uid)
-        request = RunRequest(named.spec, named.scope, entry.conversation)
-        return await self._api.runs.cancel_paused(request, entry.run)
+        run_request = RunRequest(named.spec, named.scope, entry.conversation)
+        return await self._api.runs.cancel_paused(run_request, entry.run)
 
     async def end_all(self, project: str, agent: Agent, conversation: int | None = None) -> dict[str, str]:
         """Ends the runs of an agent, or of one of its conversations. Returns {run: state}."""
@@ -356,9 +356,9 @@ class MessageRoutes:
             for each in entries
         }
 
-    async def _stored(self, agent: Agent, asked: Asked) -> Place:
+    async def _stored(self, agent: Agent, request: ApiRequest) -> Place:
         """Returns the place in the path of a message that can be changed. Raises: UnknownId, BadRequest, NotFound."""
-        place = _named(asked)
+        place = _named(request)
         await self._check_owner(agent, place)
         if place.seq == SYSTEM_SEQ:
             raise BadRequest(
@@ -386,9 +386,9 @@ class MessageRoutes:
             raise UnknownId(f"There is no message {id!r} of this agent.")
 
 
-def _named(asked: Asked) -> Place:
+def _named(request: ApiRequest) -> Place:
     """Returns the place in the path. Raises: UnknownId."""
-    place = place_in("message", asked.path["message_id"])
+    place = place_in("message", request.path["message_id"])
     assert place is not None
     return place
 

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta
 
 from gateway.agents.api._paging import PASSAGES, cut, place_in
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassageSearchQuery, PassagesQuery
-from gateway.agents.api._route import AgentsRoute, Asked, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, given_or_none
 from gateway.agents.registry.archives import Archives, PassageView
 from gateway.agents.wire.faults import Unprocessable
@@ -185,9 +185,9 @@ class PassageRoutes:
             AgentsRoute("POST", search, self.search_all, "Search passages.", body=SearchPassages),
         ]
 
-    async def index(self, asked: Asked) -> Any:
-        query: PassagesQuery = asked.query
-        agent = (await self._api.entry(asked)).agent
+    async def index(self, request: ApiRequest) -> Any:
+        query: PassagesQuery = request.query
+        agent = (await self._api.entry(request)).agent
         found = await self._archives.list(
             agent,
             PassageFilter(text=given_or_none(query.search)),
@@ -198,17 +198,17 @@ class PassageRoutes:
         )
         return list(map(_shown, found))
 
-    async def create(self, asked: Asked) -> Any:
-        create: CreatePassage = asked.body
-        agent = (await self._api.entry(asked)).agent
+    async def create(self, request: ApiRequest) -> Any:
+        create: CreatePassage = request.body
+        agent = (await self._api.entry(request)).agent
         at = moment_of(create.created_at, ("body", "created_at"))
         check_text(create.text, ("body", "text"))
         made = await self._archives.add(agent, create.text, given_or_none(create.tags) or (), at=at)
         return list(map(_shown, made))
 
-    async def search(self, asked: Asked) -> Any:
-        query: PassageSearchQuery = asked.query
-        agent = (await self._api.entry(asked)).agent
+    async def search(self, request: ApiRequest) -> Any:
+        query: PassageSearchQuery = request.query
+        agent = (await self._api.entry(request)).agent
         wanted = PassageFilter(
             since=moment_of(query.start_datetime, ("query", "start_datetime")),
             until=moment_of(query.end_datetime, ("query", "end_datetime"), is_end=True),
@@ -219,8 +219,8 @@ class PassageRoutes:
         found = await self._archives.search(agent, query.query, wanted, limit=limit)
         return {"results": [hit_json(each.uid, each.passage) for each in found], "count": len(found)}
 
-    async def search_all(self, asked: Asked) -> Any:
-        search: SearchPassages = asked.body
+    async def search_all(self, request: ApiRequest) -> Any:
+        search: SearchPassages = request.body
         wanted = PassageFilter(
             since=moment_of(search.start_date, ("body", "start_date")),
             until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
@@ -228,10 +228,10 @@ class PassageRoutes:
             all_tags=search.tag_match_mode == "all",
         )
         if isinstance(search.agent_id, str):
-            agent = await self._api.registry.find(asked.project, uid_in("agent", search.agent_id))
+            agent = await self._api.registry.find(request.project, uid_in("agent", search.agent_id))
             memories = await self._archives.of(agent.agent)
         elif isinstance(search.archive_id, str):
-            memories = [await self._archives.memory(asked.project, uid_in("archive", search.archive_id))]
+            memories = [await self._archives.memory(request.project, uid_in("archive", search.archive_id))]
         else:
             raise BadRequest("Name the agent or the archive that is to be searched.", param="agent_id")
         if isinstance(search.query, str) and search.query.strip():
@@ -248,9 +248,9 @@ class PassageRoutes:
             for rank, each in enumerate(found)
         ]
 
-    async def delete(self, asked: Asked) -> Any:
-        agent = (await self._api.entry(asked)).agent
-        seq = _seq(agent, asked.path["memory_id"])
+    async def delete(self, request: ApiRequest) -> Any:
+        agent = (await self._api.entry(request)).agent
+        seq = _seq(agent, request.path["memory_id"])
         assert seq is not None
         await self._archives.remove(agent, seq)
         return {"message": "The passage is forgotten."}
@@ -284,89 +284,89 @@ class ArchiveRoutes:
             AgentsRoute("PATCH", f"{of}/detach/{{archive_id}}", self.detach, "Detach an archive."),
         ]
 
-    async def index(self, asked: Asked) -> Any:
-        query: ArchivesQuery = asked.query
+    async def index(self, request: ApiRequest) -> Any:
+        query: ArchivesQuery = request.query
         kind, name, definitions = (
             DefinitionKind.ARCHIVE,
             given_or_none(query.name),
             self._api.store.definitions,
         )
         if not isinstance(query.agent_id, str):
-            page = await self._api.definition_page(asked.project, kind, "archive", query)
-            return list(map(archive_json, await definitions.list(asked.project, kind, page, name=name)))
-        agent = await self._api.registry.find(asked.project, uid_in("agent", query.agent_id))
+            page = await self._api.definition_page(request.project, kind, "archive", query)
+            return list(map(archive_json, await definitions.list(request.project, kind, page, name=name)))
+        agent = await self._api.registry.find(request.project, uid_in("agent", query.agent_id))
         rows = await self._api.store.attached.targets(agent.agent.id, DefinitionKind.ARCHIVE)
         found = (await definitions.of_memories(kind, rows)).values()
         in_order = sorted((each for each in found if name in (None, each.name)), key=lambda each: each.id)
         return cut(list(map(archive_json, in_order)), query)
 
-    async def create(self, asked: Asked) -> Any:
-        create: CreateArchive = asked.body
+    async def create(self, request: ApiRequest) -> Any:
+        create: CreateArchive = request.body
         given = {
             "description": given_or_none(create.description),
             "embedding": given_or_none(create.embedding),
             "embedding_config": given_or_none(create.embedding_config),
         }
-        return archive_json(await self._archives.create(asked.project, create.name, given))
+        return archive_json(await self._archives.create(request.project, create.name, given))
 
-    async def retrieve(self, asked: Asked) -> Any:
-        return archive_json(await self._archive(asked))
+    async def retrieve(self, request: ApiRequest) -> Any:
+        return archive_json(await self._archive(request))
 
-    async def update(self, asked: Asked) -> Any:
-        update: UpdateArchive = asked.body
-        found = await self._archives.made(asked.project, asked.uid("archive", "archive_id"))
+    async def update(self, request: ApiRequest) -> Any:
+        update: UpdateArchive = request.body
+        found = await self._archives.made(request.project, request.uid("archive", "archive_id"))
         body = {**found.body, **({} if update.description is UNSET else {"description": update.description})}
         changed = await self._api.store.definitions.change(
             found, body, at=self._api.now(), name=given_or_none(update.name)
         )
         return archive_json(changed)
 
-    async def delete(self, asked: Asked) -> Any:
-        await self._archives.delete(asked.project, asked.uid("archive", "archive_id"))
+    async def delete(self, request: ApiRequest) -> Any:
+        await self._archives.delete(request.project, request.uid("archive", "archive_id"))
         return {"message": "The archive is deleted."}
 
-    async def agents(self, asked: Asked) -> Any:
+    async def agents(self, request: ApiRequest) -> Any:
         """Lists the agents that search an archive; of an agent's own it is that agent."""
-        archive, attached = await self._archive(asked), self._api.store.attached
-        rows = await attached.agents_with(asked.project, DefinitionKind.ARCHIVE, archive.memory)
-        views = await self._api.registry.several(asked.project, rows if archive.id else [archive.memory])
-        return cut(await self._api.all_shown(views), asked.query)
+        archive, attached = await self._archive(request), self._api.store.attached
+        rows = await attached.agents_with(request.project, DefinitionKind.ARCHIVE, archive.memory)
+        views = await self._api.registry.several(request.project, rows if archive.id else [archive.memory])
+        return cut(await self._api.all_shown(views), request.query)
 
-    async def add(self, asked: Asked) -> Any:
-        memory, draft = await self._memory(asked), self._draft(asked.body, ("body",))
+    async def add(self, request: ApiRequest) -> Any:
+        memory, draft = await self._memory(request), self._draft(request.body, ("body",))
         first, *more = map(_shown, await self._archives.add_all(memory, [draft]))
         # The client takes one passage: the first of a long text names all.
         parts = [each["id"] for each in (first, *more)]
         return {**first, "metadata": {**first["metadata"], "parts": parts}} if more else first
 
-    async def add_many(self, asked: Asked) -> Any:
-        memory, texts = await self._memory(asked), asked.body.passages
+    async def add_many(self, request: ApiRequest) -> Any:
+        memory, texts = await self._memory(request), request.body.passages
         drafts = [self._draft(text, ("body", "passages", n)) for n, text in enumerate(texts)]
         return list(map(_shown, await self._archives.add_all(memory, drafts)))
 
-    async def remove(self, asked: Asked) -> Any:
-        memory, id = await self._memory(asked), asked.path["passage_id"]
+    async def remove(self, request: ApiRequest) -> Any:
+        memory, id = await self._memory(request), request.path["passage_id"]
         place = place_in("passage", id)
         if place is None or place.uid != memory.uid:
             raise UnknownId(f"There is no passage {id!r} of this archive.")
         await self._archives.remove(memory, place.seq)
         return {"message": "The passage is forgotten."}
 
-    async def attach(self, asked: Asked) -> Any:
-        entry = await self._api.entry(asked)
+    async def attach(self, request: ApiRequest) -> Any:
+        entry = await self._api.entry(request)
         self._api.registry.configured(entry)
-        await self._archives.attach(entry.agent, await self._archive(asked))
+        await self._archives.attach(entry.agent, await self._archive(request))
         return None
 
-    async def detach(self, asked: Asked) -> Any:
-        await self._archives.detach((await self._api.entry(asked)).agent, await self._archive(asked))
+    async def detach(self, request: ApiRequest) -> Any:
+        await self._archives.detach((await self._api.entry(request)).agent, await self._archive(request))
         return None
 
-    async def _archive(self, asked: Asked) -> Definition:
-        return await self._archives.get(asked.project, asked.uid("archive", "archive_id"))
+    async def _archive(self, request: ApiRequest) -> Definition:
+        return await self._archives.get(request.project, request.uid("archive", "archive_id"))
 
-    async def _memory(self, asked: Asked) -> Agent:
-        return await self._archives.memory(asked.project, asked.uid("archive", "archive_id"))
+    async def _memory(self, request: ApiRequest) -> Agent:
+        return await self._archives.memory(request.project, request.uid("archive", "archive_id"))
 
     def _draft(self, text: CreateArchivePassage, at: tuple[str | int, ...]) -> PassageDraft:
         """Returns a text to be saved. Raises: BadRequest, Unprocessable."""

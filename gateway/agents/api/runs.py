@@ -15,7 +15,7 @@ from gateway.agents.api._exchanges import Exchanges, conversation_id
 from gateway.agents.api._paging import RUN_MESSAGES, cut, place_in
 from gateway.agents.api._pinging import EVENTS, PingingSink
 from gateway.agents.api._query import PageQuery, RunsQuery, StepsQuery, TraceQuery
-from gateway.agents.api._route import AgentsRoute, Asked, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, given_or_none, page_of
 from gateway.agents.api.run_events import failure_of, listing_of
 from gateway.agents.runs.message_listing import AgentMessages, exchanges_of, last_counts
@@ -95,12 +95,12 @@ class RunRoutes:
 
     # -- runs
 
-    async def active(self, asked: Asked) -> Any:
-        asked.query.active = True
-        return await self.index(asked)
+    async def active(self, request: ApiRequest) -> Any:
+        request.query.active = True
+        return await self.index(request)
 
-    async def index(self, asked: Asked) -> Any:
-        query: RunsQuery = asked.query
+    async def index(self, request: ApiRequest) -> Any:
+        query: RunsQuery = request.query
         named = [
             *([query.agent_id] if isinstance(query.agent_id, str) else []),
             *(given_or_none(query.agent_ids) or ()),
@@ -109,10 +109,10 @@ class RunRoutes:
             raise BadRequest("Runs are listed of one agent, or of all.", param="agent_ids")
         agent = None
         if named:
-            agent = (await self._api.registry.find(asked.project, uid_in("agent", named[0]))).agent
+            agent = (await self._api.registry.find(request.project, uid_in("agent", named[0]))).agent
         conversation = None
         if isinstance(query.conversation_id, str):
-            found = await self._conversation(asked.project, agent, query.conversation_id)
+            found = await self._conversation(request.project, agent, query.conversation_id)
             if found is None:
                 return []
             conversation = found.id
@@ -126,9 +126,9 @@ class RunRoutes:
             background=given_or_none(query.background),
             stop=given_or_none(query.stop_reason),
         )
-        after, before = await self._row(asked, query.after), await self._row(asked, query.before)
+        after, before = await self._row(request, query.after), await self._row(request, query.before)
         page = page_of(query, after, before, size=100)
-        return await self._shown(await self._runs.list(asked.project, wanted, page))
+        return await self._shown(await self._runs.list(request.project, wanted, page))
 
     async def _conversation(self, project: str, agent: Agent | None, name: str) -> Conversation | None:
         """Returns a conversation by its public id, or an agent's own by the agent's; None where that has not begun.
@@ -151,8 +151,8 @@ class RunRoutes:
             raise UnknownId(f"There is no conversation {name!r} of this agent.")
         return entry.conversation
 
-    async def retrieve(self, asked: Asked) -> Any:
-        entry = await self._run(asked)
+    async def retrieve(self, request: ApiRequest) -> Any:
+        entry = await self._run(request)
         (shown,) = await self._shown([entry])
         return {**shown, **await self._callback(entry.run)}
 
@@ -167,25 +167,25 @@ class RunRoutes:
         texts = await self._runs.texts(run.agent, run.id, "callback") if run.background else ()
         return callback_json(orjson.loads(texts[-1].data)) if texts else {}
 
-    async def messages(self, asked: Asked) -> Any:
-        return await self._messages(await self._run(asked), None, asked.query)
+    async def messages(self, request: ApiRequest) -> Any:
+        return await self._messages(await self._run(request), None, request.query)
 
-    async def stream(self, asked: Asked) -> Any:
-        return stream_of(self._api, (await self._run(asked)).run, asked.body)
+    async def stream(self, request: ApiRequest) -> Any:
+        return stream_of(self._api, (await self._run(request)).run, request.body)
 
-    async def steps_of(self, asked: Asked) -> Any:
-        entry = await self._run(asked)
-        return cut(await self._steps_shown(await self._runs.steps(entry.run)), asked.query)
+    async def steps_of(self, request: ApiRequest) -> Any:
+        entry = await self._run(request)
+        return cut(await self._steps_shown(await self._runs.steps(entry.run)), request.query)
 
-    async def trace(self, asked: Asked) -> list[Any]:
-        await self._run(asked)
+    async def trace(self, request: ApiRequest) -> list[Any]:
+        await self._run(request)
         return []
 
-    async def trace_of(self, asked: Asked) -> Any:
-        await self._step(asked)
+    async def trace_of(self, request: ApiRequest) -> Any:
+        await self._step(request)
 
-    async def usage(self, asked: Asked) -> Any:
-        run = (await self._run(asked)).run
+    async def usage(self, request: ApiRequest) -> Any:
+        run = (await self._run(request)).run
         counts = run.counts
         return {
             **usage_json(counts, run.steps, last=await last_counts(self._api.store, run)),
@@ -197,30 +197,36 @@ class RunRoutes:
             "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
         }
 
-    async def metrics_of(self, asked: Asked) -> Any:
-        entry = await self._run(asked)
+    async def metrics_of(self, request: ApiRequest) -> Any:
+        entry = await self._run(request)
         agent = await self._api.store.agents.load(entry.run.agent)
         steps = () if agent is None else await exchanges_of(self._api.store, agent, entry.run)
         names = dict.fromkeys(name for e in steps for name in tools_used(e))
         # The client's own tools, and those that are gone, have no id.
-        named = [await self._api.registry.tools.named(asked.project, name) for name in names]
+        named = [await self._api.registry.tools.named(request.project, name) for name in names]
         return run_metrics_json(entry, [tool.uid for tool in named if tool is not None])
 
     # -- steps
 
-    async def steps(self, asked: Asked) -> Any:
-        query: StepsQuery = asked.query
+    async def steps(self, request: ApiRequest) -> Any:
+        query: StepsQuery = request.query
         agent = None
         if isinstance(query.agent_id, str):
-            agent = (await self._api.registry.find(asked.project, uid_in("agent", query.agent_id))).agent.id
-        after, before = await self._exchange(asked, query.after), await self._exchange(asked, query.before)
+            agent = (await self._api.registry.find(request.project, uid_in("agent", query.agent_id))).agent.id
+        after, before = (
+            await self._exchange(request, query.after),
+            await self._exchange(request, query.before),
+        )
         entries = await self._runs.list_steps(
-            asked.project, page_of(query, after, before), agent=agent, feedback=given_or_none(query.feedback)
+            request.project,
+            page_of(query, after, before),
+            agent=agent,
+            feedback=given_or_none(query.feedback),
         )
         return await self._steps_shown(entries)
 
-    async def step(self, asked: Asked) -> Any:
-        (shown,) = await self._steps_shown([await self._step(asked)])
+    async def step(self, request: ApiRequest) -> Any:
+        (shown,) = await self._steps_shown([await self._step(request)])
         return shown
 
     async def _steps_shown(self, entries: Sequence[StepEntry]) -> list[dict[str, Any]]:
@@ -231,40 +237,40 @@ class RunRoutes:
             step_json(each, None if each.step.error is None else words.get(each.step.run)) for each in entries
         ]
 
-    async def messages_of(self, asked: Asked) -> Any:
-        step = await self._step(asked)
-        entry = await self._runs.get(asked.project, step.run_uid)
-        return await self._messages(entry, step, asked.query)
+    async def messages_of(self, request: ApiRequest) -> Any:
+        step = await self._step(request)
+        entry = await self._runs.get(request.project, step.run_uid)
+        return await self._messages(entry, step, request.query)
 
-    async def metrics(self, asked: Asked) -> Any:
-        return metrics_json(await self._step(asked))
+    async def metrics(self, request: ApiRequest) -> Any:
+        return metrics_json(await self._step(request))
 
-    async def judge(self, asked: Asked) -> Any:
-        step = await self._step(asked)
-        await self._runs.judge(step.step, given(asked.body).get("feedback"))
-        return await self.step(asked)
+    async def judge(self, request: ApiRequest) -> Any:
+        step = await self._step(request)
+        await self._runs.judge(step.step, given(request.body).get("feedback"))
+        return await self.step(request)
 
     # -- what is named
 
-    async def _run(self, asked: Asked) -> RunEntry:
-        return await self._runs.get(asked.project, asked.uid("run", "run_id"))
+    async def _run(self, request: ApiRequest) -> RunEntry:
+        return await self._runs.get(request.project, request.uid("run", "run_id"))
 
-    async def _step(self, asked: Asked) -> StepEntry:
-        place = place_in("step", asked.path["step_id"])
+    async def _step(self, request: ApiRequest) -> StepEntry:
+        place = place_in("step", request.path["step_id"])
         assert place is not None
-        return await self._runs.step(asked.project, place.uid, place.seq)
+        return await self._runs.step(request.project, place.uid, place.seq)
 
-    async def _row(self, asked: Asked, id: Any) -> int | None:
+    async def _row(self, request: ApiRequest, id: Any) -> int | None:
         return (
-            (await self._runs.get(asked.project, uid_in("run", id))).run.id if isinstance(id, str) else None
+            (await self._runs.get(request.project, uid_in("run", id))).run.id if isinstance(id, str) else None
         )
 
-    async def _exchange(self, asked: Asked, id: Any) -> int | None:
+    async def _exchange(self, request: ApiRequest, id: Any) -> int | None:
         place = place_in("step", id)
         return (
             None
             if place is None
-            else (await self._runs.step(asked.project, place.uid, place.seq)).step.exchange
+            else (await self._runs.step(request.project, place.uid, place.seq)).step.exchange
         )
 
     async def _messages(self, entry: RunEntry, step: StepEntry | None, query: PageQuery) -> Any:

@@ -14,7 +14,7 @@ from starlette.types import Send as AsgiSend
 
 from gateway.agents.api._exchanges import Exchanges
 from gateway.agents.api._pinging import EVENTS, PingingSink
-from gateway.agents.api._route import AgentsRoute, Asked
+from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.run_events import options_of, view_of
 from gateway.agents.api.runs import RunStream, ended_json, run_shown
@@ -65,24 +65,24 @@ class SendRoutes:
             ),
         ]
 
-    async def preview(self, asked: Asked) -> Any:
-        request = await self.request(asked, asked.uid("agent", "agent_id"))
-        return orjson.loads((await self._api.runs.preview(request)).body())
+    async def preview(self, request: ApiRequest) -> Any:
+        run_request = await self.run_request(request, request.uid("agent", "agent_id"))
+        return orjson.loads((await self._api.runs.preview(run_request)).body())
 
-    async def send(self, asked: Asked) -> Any:
-        return await self.begin(asked, asked.uid("agent", "agent_id"), is_stream=asked.body.streaming)
+    async def send(self, request: ApiRequest) -> Any:
+        return await self.begin(request, request.uid("agent", "agent_id"), is_stream=request.body.streaming)
 
-    async def stream(self, asked: Asked) -> Any:
-        return await self.begin(asked, asked.uid("agent", "agent_id"), is_stream=True)
+    async def stream(self, request: ApiRequest) -> Any:
+        return await self.begin(request, request.uid("agent", "agent_id"), is_stream=True)
 
-    async def send_async(self, asked: Asked) -> Any:
-        request = await self.request(asked, asked.uid("agent", "agent_id"))
-        run = await self.accept(request, asked.body, by_token=False, is_shown=False)
-        return run_shown(await self._api.store.runs.get(asked.project, run.uid))
+    async def send_async(self, request: ApiRequest) -> Any:
+        run_request = await self.run_request(request, request.uid("agent", "agent_id"))
+        run = await self.accept(run_request, request.body, by_token=False, is_shown=False)
+        return run_shown(await self._api.store.runs.get(request.project, run.uid))
 
     async def begin(
         self,
-        asked: Asked,
+        request: ApiRequest,
         uid: str,
         *,
         is_stream: bool,
@@ -95,45 +95,47 @@ class SendRoutes:
         conversation: `default`, or a public name.
         conversation_definition: what the conversation has of its own.
         """
-        send: Send = asked.body
+        send: Send = request.body
         if given(send).get("callback_url") and not send.background:
             raise BadRequest(
                 "Only runs in the background call back: send `background`.", param="callback_url"
             )
-        request = await self.request(
-            asked, uid, conversation=conversation, conversation_definition=conversation_definition
+        run_request = await self.run_request(
+            request, uid, conversation=conversation, conversation_definition=conversation_definition
         )
         if not send.background:
-            return Answered(self._api, asked, request, is_stream)
-        run = await self.accept(request, send, by_token=is_stream and send.stream_tokens)
+            return Answered(self._api, request, run_request, is_stream)
+        run = await self.accept(run_request, send, by_token=is_stream and send.stream_tokens)
         if is_stream:
-            return RunStream(self._api, run, include_pings=send.include_pings, headers=asked.headers)
+            return RunStream(self._api, run, include_pings=send.include_pings, headers=request.headers)
         run = await self._api.background.ended(run)
         return await ended_json(self._api, run, showing_of(send))
 
-    async def accept(self, request: RunRequest, send: Send, *, by_token: bool, is_shown: bool = True) -> Run:
+    async def accept(
+        self, run_request: RunRequest, send: Send, *, by_token: bool, is_shown: bool = True
+    ) -> Run:
         """Accepts a send as a run in the background. is_shown: its events are logged."""
         showing = showing_of(send)
         shown = options_of(showing, by_token=by_token)
         return await self._api.background.accept(
-            request,
+            run_request,
             callback=given(send).get("callback_url"),
             shown=shown if is_shown else None,
             listing=None if showing == Showing() else orjson.dumps(shown),
         )
 
-    async def request(
+    async def run_request(
         self,
-        asked: Asked,
+        request: ApiRequest,
         uid: str,
         *,
         conversation: str = DEFAULT,
         conversation_definition: ConversationDefinition | None = None,
     ) -> RunRequest:
         """Returns what a send asks of an agent. The parameters are those of `begin`."""
-        send: Send = asked.body
+        send: Send = request.body
         content = sent(send)
-        found = await self._api.registry.agent(asked.project, uid)
+        found = await self._api.registry.agent(request.project, uid)
         fields = given(send)
         spec = found.spec
         if conversation_definition is not None:
@@ -145,7 +147,7 @@ class SendRoutes:
             system = with_skills(spec.system if system is None else system, skills)
         if system is not None:
             spec = replace(spec, system=system)
-        scope = asked.request.scope
+        scope = request.http.scope
         passes = Passes(forwardable(scope["headers"]), trace_of(scope).caller.credential)
         return RunRequest(
             spec,
@@ -157,7 +159,7 @@ class SendRoutes:
             client_tools=tuple(_offered(tool) for tool in fields.get("client_tools") or ()),
             max_steps=send.max_steps,
             otid=content.otid,
-            is_retry=asked.request.headers.get("x-stainless-retry-count", "0") != "0",
+            is_retry=request.http.headers.get("x-stainless-retry-count", "0") != "0",
             passes=passes,
             model=fields.get("override_model"),
             system=system,
@@ -169,16 +171,16 @@ class Answered:
     """The reply to a send, which it writes itself."""
 
     api: AgentsApi
-    asked: Asked
-    request: RunRequest
+    request: ApiRequest
+    run_request: RunRequest
     is_stream: bool
     _before: Sequence[dict[str, Any]] = ()  # what is shown in front of the first reply
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
         trace = trace_of(scope)
-        trace.model, trace.stream, trace.memory = self.request.spec.model, self.is_stream, "on"
+        trace.model, trace.stream, trace.memory = self.run_request.spec.model, self.is_stream, "on"
         receipt = Receipt(trace.begun, trace.request_id)
-        receipt.headers |= self.asked.headers
+        receipt.headers |= self.request.headers
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.api.send_timeout_s, connection) as reply:
             try:
@@ -188,7 +190,7 @@ class Answered:
 
     async def _whole(self, reply: ClientReply, receipt: Receipt) -> None:
         held = HeldSink(reply)
-        result = await self.api.runs.send(self.request, self._view, held, receipt)
+        result = await self.api.runs.send(self.run_request, self._view, held, receipt)
         if result.status != 200:
             await reply.whole(result.status, held.headers, bytes(held.body))
             return
@@ -199,15 +201,15 @@ class Answered:
         await reply.whole(200, headers, orjson.dumps(body))
 
     async def _streamed(self, reply: ClientReply, receipt: Receipt) -> None:
-        send: Send = self.asked.body
+        send: Send = self.request.body
         every_s = self.api.ping_s if send.include_pings else 0.0
-        with PingingSink(reply, every_s, headers=[*self.asked.headers.items(), EVENTS]) as sink:
+        with PingingSink(reply, every_s, headers=[*self.request.headers.items(), EVENTS]) as sink:
 
             def view(start: RunStart) -> MakesView:
                 sink.ping = ping_event(start.run, self.api.now())
                 return self._view(start)
 
-            result = await self.api.runs.send(self.request, view, sink, receipt)
+            result = await self.api.runs.send(self.run_request, view, sink, receipt)
             if sink.started or result.status != 200:
                 return
             # Nothing was asked of the model: the send is answered already, or waits for more answers.
@@ -218,14 +220,14 @@ class Answered:
             await sink.end()
 
     def _view(self, start: RunStart) -> MakesView:
-        send: Send = self.asked.body
+        send: Send = self.request.body
         showing, by_token = showing_of(send), self.is_stream and send.stream_tokens
         if start.summary is not None:
             self._before = summary_shown(start.summary, start.agent.uid, showing)
         return view_of(start, showing, self.api.now, by_token=by_token, before=self._before)
 
     async def _shown(self, result: RunResult) -> list[dict[str, Any]]:
-        exchanges = Exchanges(self.api.store, result.agent, showing_of(self.asked.body))
+        exchanges = Exchanges(self.api.store, result.agent, showing_of(self.request.body))
         return [*self._before, *await exchanges.answers(result.run, result.steps)]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.agents.api._paging import OLDEST_FIRST
 from gateway.agents.api._query import ModelsQuery, TagsQuery
-from gateway.agents.api._route import AgentsRoute, Asked
+from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, given_or_none
 from gateway.agents.api.model import embedding_model_json, model_json
 from gateway.core.request.identity import AGENT_PREFIX
@@ -31,10 +31,10 @@ class StoreRoutes:
             AgentsRoute("GET", "/v1/health", self.health, "Say that the gateway lives."),
         ]
 
-    async def tags(self, asked: Asked) -> Any:
-        query: TagsQuery = asked.query
+    async def tags(self, request: ApiRequest) -> Any:
+        query: TagsQuery = request.query
         return await self._api.store.defined_agents.tags(
-            asked.project,
+            request.project,
             after=given_or_none(query.after),
             before=given_or_none(query.before),
             text=given_or_none(query.query_text) or given_or_none(query.name),
@@ -42,9 +42,9 @@ class StoreRoutes:
             descending=query.newest_first(),
         )
 
-    async def models(self, asked: Asked) -> Any:
-        query: ModelsQuery = asked.query
-        credential = trace_of(asked.request.scope).caller.credential
+    async def models(self, request: ApiRequest) -> Any:
+        query: ModelsQuery = request.query
+        credential = trace_of(request.http.scope).caller.credential
         entries = await self._api.models.entries_for(credential)
         names = [str(entry["id"]) for entry in entries if not str(entry["id"]).startswith(AGENT_PREFIX)]
         shown = [
@@ -58,9 +58,9 @@ class StoreRoutes:
             if all(not isinstance(value, str) or each[name] == value for name, value in wanted)
         ]
 
-    async def embedders(self, asked: Asked) -> Any:
+    async def embedders(self, request: ApiRequest) -> Any:
         name = self._api.settings.memory.embedder
         return [] if not name else [embedding_model_json(name)]
 
-    async def health(self, asked: Asked) -> Any:
+    async def health(self, request: ApiRequest) -> Any:
         return {"status": "ok", "version": self._version}

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.agents.api._paging import OLDEST_FIRST, cut
 from gateway.agents.api._query import ApprovalQuery, PageQuery, ToolsQuery
-from gateway.agents.api._route import AgentsRoute, Asked, uid_in
+from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, given_or_none, uid_or_none
 from gateway.agents.core.kinds import FILE_TOOLS, MULTI_AGENT_TOOLS
 from gateway.agents.registry.registry import AgentEdit, AgentView
@@ -391,56 +391,56 @@ class ToolRoutes:
             AgentsRoute("POST", f"{own}/{{tool_name}}/run", self.run, "Call a tool by hand.", body=HandCall),
         ]
 
-    async def index(self, asked: Asked) -> Any:
-        query: ToolsQuery = asked.query
+    async def index(self, request: ApiRequest) -> Any:
+        query: ToolsQuery = request.query
         found = []
-        async for tool in self._wanted(asked.project, query):
+        async for tool in self._wanted(request.project, query):
             found.append(show_tool(tool))
             if len(found) == query.size():
                 break
         return found
 
-    async def count(self, asked: Asked) -> Any:
-        return len([tool async for tool in self._wanted(asked.project, asked.query)])
+    async def count(self, request: ApiRequest) -> Any:
+        return len([tool async for tool in self._wanted(request.project, request.query)])
 
-    async def base(self, asked: Asked) -> Any:
+    async def base(self, request: ApiRequest) -> Any:
         own = ToolsQuery(return_only_letta_tools=True, order="asc")
-        return [show_tool(tool) async for tool in self._wanted(asked.project, own)]
+        return [show_tool(tool) async for tool in self._wanted(request.project, own)]
 
-    async def retrieve(self, asked: Asked) -> Any:
-        return show_tool(await self._tools.get(asked.project, asked.uid("tool", "tool_id")))
+    async def retrieve(self, request: ApiRequest) -> Any:
+        return show_tool(await self._tools.get(request.project, request.uid("tool", "tool_id")))
 
-    async def put(self, asked: Asked) -> Any:
+    async def put(self, request: ApiRequest) -> Any:
         """Makes a tool, or changes the one of its name: on Letta's server a program makes its tools at each start."""
-        create: CreateTool = asked.body
+        create: CreateTool = request.body
         name, made = await self._made(create)
 
         def merge(before: ToolDefinition) -> ToolDefinition:
             return upserted(create, made, before)
 
-        return show_tool(await self._tools.put(asked.project, name, made, merge))
+        return show_tool(await self._tools.put(request.project, name, made, merge))
 
-    async def update(self, asked: Asked) -> Any:
-        uid, update = asked.uid("tool", "tool_id"), asked.body
-        found = (await self._tools.get(asked.project, uid)).definition
+    async def update(self, request: ApiRequest) -> Any:
+        uid, update = request.uid("tool", "tool_id"), request.body
+        found = (await self._tools.get(request.project, uid)).definition
         if found is not None:
             before = ToolDefinition.of(found.body)
             made = _edited(update, before)[1]
             if (made.source_type, made.source) != (before.source_type, before.source):
                 await self._check(made)
-        changed = await self._tools.change(asked.project, uid, lambda before: _edited(update, before))
+        changed = await self._tools.change(request.project, uid, lambda before: _edited(update, before))
         return show_tool(changed)
 
-    async def delete(self, asked: Asked) -> Any:
-        await self._tools.delete(asked.project, asked.uid("tool", "tool_id"))
+    async def delete(self, request: ApiRequest) -> Any:
+        await self._tools.delete(request.project, request.uid("tool", "tool_id"))
         return {"message": "The tool is deleted."}
 
-    async def search(self, asked: Asked) -> Any:
-        search: SearchTools = asked.body
+    async def search(self, request: ApiRequest) -> Any:
+        search: SearchTools = request.body
         words = set((given_or_none(search.query) or "").lower().split())
         types, tags = given_or_none(search.tool_types), set(given_or_none(search.tags) or ())
         scored = []
-        async for tool in self._wanted(asked.project, ToolsQuery()):
+        async for tool in self._wanted(request.project, ToolsQuery()):
             shown = show_tool(tool)
             text = " ".join(
                 (shown["name"].replace("_", " "), shown["description"] or "", *shown["tags"])
@@ -464,10 +464,10 @@ class ToolRoutes:
             for rank, (score, shown) in enumerate(scored[: search.limit], 1)
         ]
 
-    async def try_out(self, asked: Asked) -> Any:
-        tried: TriedTool = asked.body
+    async def try_out(self, request: ApiRequest) -> Any:
+        tried: TriedTool = request.body
         name, made = await self._made(tried)
-        call = ForeignCall(name, tried.args, "", "", "", ids.new_uid(), {}, asked.project)
+        call = ForeignCall(name, tried.args, "", "", "", ids.new_uid(), {}, request.project)
         answer = await self._api.called(made, call)
         return tried_json(
             name, answer.status, answer.content, answer.stdout, answer.stderr, at=self._api.now()
@@ -487,8 +487,8 @@ class ToolRoutes:
         if (why := await self._api.runs.foreign.refusal(made)) is not None:
             raise BadRequest(why, param="source_type")
 
-    async def approve(self, asked: Asked) -> Any:
-        name, needed = asked.path["tool_name"], asked.body.is_needed
+    async def approve(self, request: ApiRequest) -> Any:
+        name, needed = request.path["tool_name"], request.body.is_needed
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
             rule = {"tool_name": name, "type": "requires_approval"}
@@ -499,28 +499,28 @@ class ToolRoutes:
             )
             return replace(definition, rules=(*others, rule) if needed else others)
 
-        uid = asked.uid("agent", "agent_id")
-        definition = self._named(await self._api.view(asked), name).definition
+        uid = request.uid("agent", "agent_id")
+        definition = self._named(await self._api.view(request), name).definition
         if not needed and definition is not None and ToolDefinition.of(definition.body).needs_approval:
             raise BadRequest(
                 f"{name} needs approval for every agent (`default_requires_approval`): change the tool.",
                 param="requires_approval",
             )
         return await self._api.shown(
-            await self._api.registry.change(asked.project, uid, AgentEdit(edit=edit))
+            await self._api.registry.change(request.project, uid, AgentEdit(edit=edit))
         )
 
-    async def run(self, asked: Asked) -> Any:
-        view, name = await self._api.view(asked), asked.path["tool_name"]
+    async def run(self, request: ApiRequest) -> Any:
+        view, name = await self._api.view(request), request.path["tool_name"]
         definition = self._named(view, name).definition
         if definition is None:
             raise BadRequest(
                 f"{name} is the gateway's own: the model calls it. Blocks and passages have routes.",
                 param="tool_name",
             )
-        arguments, shown = given_or_none(asked.body.args) or {}, await self._api.shown(view)
+        arguments, shown = given_or_none(request.body.args) or {}, await self._api.shown(view)
         state = {"id": shown["id"], "name": shown["name"], "blocks": shown["blocks"]}
-        call = ForeignCall(name, arguments, "", shown["id"], "", ids.new_uid(), state, asked.project)
+        call = ForeignCall(name, arguments, "", shown["id"], "", ids.new_uid(), state, request.project)
         answer = await self._api.called(ToolDefinition.of(definition.body), call)
         if answer.blocks:
             blocks = [entry.block for entry in view.blocks]
@@ -535,17 +535,17 @@ class ToolRoutes:
                 return tool
         raise UnknownId(f"The agent has no tool {name!r}.")
 
-    async def of_agent(self, asked: Asked) -> Any:
-        view = await self._api.view(asked)
-        return cut([show_tool(tool) for tool in view.tools], asked.query)
+    async def of_agent(self, request: ApiRequest) -> Any:
+        view = await self._api.view(request)
+        return cut([show_tool(tool) for tool in view.tools], request.query)
 
-    async def attach(self, asked: Asked) -> Any:
-        uids = asked.uid("agent", "agent_id"), asked.uid("tool", "tool_id")
-        return await self._api.shown(await self._api.registry.attach_tool(asked.project, *uids))
+    async def attach(self, request: ApiRequest) -> Any:
+        uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
+        return await self._api.shown(await self._api.registry.attach_tool(request.project, *uids))
 
-    async def detach(self, asked: Asked) -> Any:
-        uids = asked.uid("agent", "agent_id"), asked.uid("tool", "tool_id")
-        return await self._api.shown(await self._api.registry.detach_tool(asked.project, *uids))
+    async def detach(self, request: ApiRequest) -> Any:
+        uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
+        return await self._api.shown(await self._api.registry.detach_tool(request.project, *uids))
 
     async def _wanted(self, project: str, query: ToolsQuery) -> AsyncIterator[ToolView]:
         """Yields the tools that a query asks for, from its cursor on."""
