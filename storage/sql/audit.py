@@ -5,12 +5,10 @@ from __future__ import annotations
 from msgspec import Struct
 
 from storage.database import Connection
-from storage.sql.group import Group, bulk_writes, reads, writes
+from storage.sql.group import Group, reads, writes
 from storage.sql.statements import load
 
 SQL = load("page.sql")
-
-_PAGE = 200  # rows that one transaction deletes
 
 
 class AuditEntry(Struct, frozen=True):
@@ -63,16 +61,5 @@ class Audit(Group):
         return [AuditEntry(*row) for row in rows]
 
     async def age(self, before: float) -> int:
-        """Deletes what is older, a page at a time. Returns how many entries went."""
-        gone, is_old = 0, self._has_older
-        while await is_old(before):
-            gone += await self._delete(before)
-        return gone
-
-    @reads
-    async def _has_older(self, connection: Connection, before: float) -> bool:
-        return bool(await connection.value(SQL["audit_old"], (before,)))
-
-    @bulk_writes
-    async def _delete(self, connection: Connection, before: float) -> int:
-        return await connection.run(SQL["audit_age"], (before, _PAGE))
+        """Deletes what is older. Returns how many entries went."""
+        return await self._delete_older(SQL["audit_old"], SQL["audit_age"], before)

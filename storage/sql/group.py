@@ -16,11 +16,14 @@ from asyncio import Future
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from storage.database import Connection, Database, Effect
+from storage.database import Connection, Database, Effect, Statement
 
 G = TypeVar("G", bound="Group")
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# Rows that one transaction deletes.
+_DELETED = 200
 
 _Method = Callable[Concatenate[G, Connection, P], Coroutine[Any, Any, T]]
 
@@ -33,6 +36,16 @@ class Group:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def _delete_older(self, has_older: Statement, delete: Statement, before: float) -> int:
+        """Deletes rows that are older, a page in each transaction. Returns how many went.
+
+        has_older: returns whether there are any, by the time. delete: deletes some, by the time and how many at most.
+        """
+        gone, database = 0, self._database
+        while await database.read(lambda connection: connection.value(has_older, (before,))):
+            gone += await database.bulk(lambda connection: connection.run(delete, (before, _DELETED)))
+        return gone
 
 
 def reads(method: _Method[G, P, T]) -> Callable[Concatenate[G, P], Coroutine[Any, Any, T]]:

@@ -14,12 +14,10 @@ from storage.commands import RecallRow
 from storage.database import Connection, Row
 from storage.recall_record import pack_request, unpack_request
 from storage.records import Scope
-from storage.sql.group import Group, bulk_writes, reads
+from storage.sql.group import Group, reads
 from storage.sql.statements import load, rows_of
 
 SQL = load("page.sql")
-
-_PAGE = 200  # rows that one transaction deletes
 
 
 class StoredRecall(Struct, frozen=True):
@@ -76,19 +74,8 @@ class Recalls(Group):
         return {exchange: id for exchange, id in found.items() if id is not None}
 
     async def age(self, before: float) -> int:
-        """Deletes those that are older, a page at a time. Returns how many entries went."""
-        gone, is_old = 0, self._has_older
-        while await is_old(before):
-            gone += await self._delete(before)
-        return gone
-
-    @reads
-    async def _has_older(self, connection: Connection, before: float) -> bool:
-        return bool(await connection.value(SQL["recalls_old"], (before,)))
-
-    @bulk_writes
-    async def _delete(self, connection: Connection, before: float) -> int:
-        return await connection.run(SQL["recalls_age"], (before, _PAGE))
+        """Deletes those that are older. Returns how many went."""
+        return await self._delete_older(SQL["recalls_old"], SQL["recalls_age"], before)
 
 
 def _stored(row: Row) -> StoredRecall:
