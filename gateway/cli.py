@@ -418,8 +418,11 @@ def import_memory(file: str | None, **wanted: Any) -> None:
 # -- lists
 
 
+_project = _option("project", "the project (default: all of them)")
+
+
 @root.command(help="list whose memories there are, and how to forget each")
-@_option("project", "the project (default: all of them)")
+@_project
 @_lines
 @_json
 def users(most: int | None, as_json: bool, project: str | None) -> None:
@@ -432,6 +435,27 @@ def users(most: int | None, as_json: bool, project: str | None) -> None:
 @_json
 def conversations(most: int | None, as_json: bool, **wanted: Any) -> None:
     _commands().list_pages("conversations", wanted, printed.CONVERSATIONS, most, as_json=as_json)
+
+
+_memory = _option("memory", "of this memory alone, by its uid in `users --json`", "UID")
+
+
+@root.command(help="list the last requests of the process that serves, the newest first")
+@_project
+@_memory
+@_lines
+@_json
+def requests(most: int | None, as_json: bool, **wanted: Any) -> None:
+    _commands().list_pages("requests", wanted, printed.REQUESTS, most, as_json=as_json)
+
+
+@root.command(help="list what operators did, and people by their links, the newest first")
+@_project
+@_memory
+@_lines
+@_json
+def audit(most: int | None, as_json: bool, **wanted: Any) -> None:
+    _commands().list_pages("audit", wanted, printed.AUDIT, most, as_json=as_json)
 
 
 # -- background work

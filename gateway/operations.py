@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from gateway.errors import GatewayError
 from gateway.open_database import open_database
+from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.batch_operations import BatchOperations
 from gateway.run.admin.forget import ForgetOperations
 from gateway.run.admin.key_operations import JobOperations, KeyOperations, Operations
@@ -60,6 +61,7 @@ def make_operations(
     compact = CompactOperation(store, defaults, has_model=settings.background_model is not None)
     listing = ListOperations(store, defaults)
     batches = BatchOperations(store, time.time)
+    requests = request_operations(settings, store, log)
     keys, jobs = KeyOperations(store.keys, settings.projects), JobOperations(store, time.time)
     return Operations(
         {
@@ -80,7 +82,9 @@ def make_operations(
             "memory-undo": forgetting.undo,
             "memory-correct": edits.correct,
             "memory-mute": edits.mute,
-            "memory-why": request_operations(settings, store, log).why,
+            "memory-why": requests.why,
+            "requests": requests.show_all,
+            "audit": AuditOperations(store).show_all,
             "memory-export": transfer.export,
             "memory-import": transfer.restore,
             "compact": compact.compact,

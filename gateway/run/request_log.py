@@ -10,6 +10,7 @@ from itertools import islice
 from msgspec import Struct
 
 from gateway.run.receipt import Receipt
+from gateway.run.request_figures import HourFigures
 from storage.records import Scope
 
 # Chosen: some 500 bytes each, and an hour of a busy voice agent.
@@ -59,6 +60,7 @@ class RequestLog:
 
     def __init__(self, now: Callable[[], float], most: int = MOST) -> None:
         self.now = now
+        self.figures = HourFigures()
         self._begun: dict[Receipt, _Begun] = {}
         self._ended: deque[LoggedRequest] = deque(maxlen=most)
         self._number = 0
@@ -74,7 +76,8 @@ class RequestLog:
         """Notes how it ended. Nothing, if it was not begun."""
         begun = self._begun.pop(receipt, None)
         if begun is not None:
-            self._ended.append(_logged(begun, receipt, status))
+            self._ended.append(ended := _logged(begun, receipt, status))
+            self.figures.add(self.now(), begun.project, ended.mode, status, ended.added_ms)
 
     @property
     def in_flight(self) -> list[LoggedRequest]:
@@ -87,13 +90,24 @@ class RequestLog:
         return next((each for each in ids if project is None or each.project == project), None)
 
     def newest(
-        self, limit: int, *, before: int | None = None, project: str | None = None
+        self,
+        limit: int,
+        *,
+        before: int | None = None,
+        project: str | None = None,
+        memory: str | None = None,
     ) -> list[LoggedRequest]:
-        """Returns requests that have ended, the newest first. before: the number of one."""
+        """Returns requests that have ended, the newest first.
+
+        before: the number of one.
+        memory: the uid of theirs; None: any.
+        """
         wanted = (
             each
             for each in reversed(self._ended)
-            if (before is None or each.number < before) and (project is None or each.project == project)
+            if (before is None or each.number < before)
+            and (project is None or each.project == project)
+            and (memory is None or each.memory_uid == memory)
         )
         return list(islice(wanted, limit))
 

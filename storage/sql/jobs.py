@@ -313,10 +313,11 @@ class Jobs(Group):
         return tuple(Step(*row) for row in await connection.rows(SQL["step_list"], (id,)))
 
     @reads
-    async def counts(self, connection: Connection) -> dict[JobState, int]:
-        """Counts the jobs in each state."""
+    async def counts(self, connection: Connection, project: str | None = None) -> dict[JobState, int]:
+        """Counts the jobs in each state. project: those of its memories alone; None: all."""
         found = dict.fromkeys(JobState, 0)
-        found.update((JobState(state), count) for state, count in await connection.rows(SQL["counts"]))
+        rows = await connection.rows(SQL["counts"], (project,))
+        found.update((JobState(state), count) for state, count in rows)
         return found
 
     @_wakes

@@ -146,8 +146,9 @@ SELECT id, kind, agent, key, payload, epoch, state, attempt, tries, due, created
 WHERE agent = ? ORDER BY id
 
 -- name: counts
--- Counts the jobs in each state.
-SELECT state, count(*) FROM jobs GROUP BY state
+-- Counts the jobs in each state. NULL stands for all projects.
+SELECT state, count(*) FROM jobs j
+WHERE CAST(?1 AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM agents a WHERE a.id = j.agent AND a.project = ?1) GROUP BY state
 
 -- name: step
 -- Returns the result of a step.

@@ -248,3 +248,80 @@ class ExplainedRequest(Struct, frozen=True):
     usage: UsageRecord | None
     # Until when the sources are kept.
     kept_until: float | None
+
+
+class AuditRecord(Struct, frozen=True):
+    """Something that an operator did, or a person by a link."""
+
+    at: float
+    # The name of a key, `code`, `link` or `command`.
+    who: str
+    action: str
+    # The uid of a memory, which may be gone.
+    memory: str | None
+    # A kind and a number ("block human, version 8"), never words.
+    what: str
+
+
+class Problem(Struct, frozen=True):
+    """Something that is not well. href: the page that shows more of it, relative to /ui/."""
+
+    text: str
+    href: str
+
+
+class RequestCounts(Struct, frozen=True):
+    """Requests of this process: in flight, of the last hour, and those of them that failed."""
+
+    in_flight: int
+    last_hour: int
+    failed: int
+
+
+class MemoryCounts(Struct, frozen=True):
+    """The requests of the last hour by what became of memory. none: no user was named."""
+
+    on: int
+    read: int
+    off: int
+    none: int
+    unavailable: int
+
+
+class AddedTime(Struct, frozen=True):
+    """The time that the gateway added to the requests of the last hour, in milliseconds; None: there was none."""
+
+    p50: float | None
+    p99: float | None
+
+
+class UpstreamRecord(Struct, frozen=True):
+    """An upstream with one of its keys. rests: it is passed over for a while, because it failed."""
+
+    name: str
+    state: Literal["well", "rests"]
+
+
+class JobCounts(Struct, frozen=True):
+    """Jobs: those that wait or run, and those that failed for good. None: the database cannot be asked."""
+
+    waiting: int | None
+    failed: int | None
+
+
+class OverviewRecord(Struct, frozen=True):
+    """How the gateway is."""
+
+    state: Literal["well", "degraded", "down"]
+    # "All is well.", or what is wrong, worst first.
+    sentence: str
+    problems: tuple[Problem, ...]
+    version: str
+    requests: RequestCounts
+    memory: MemoryCounts
+    added_ms: AddedTime
+    upstreams: tuple[UpstreamRecord, ...]
+    jobs: JobCounts
+    # The last requests, and the memories with the newest turns.
+    replies: tuple[RequestRecord, ...]
+    people: tuple[MemoryRecord, ...]

@@ -393,3 +393,34 @@ USERS = RecordList(
 CONVERSATIONS = RecordList(
     (*_SIZE, Column("client's id", lambda each: each["client_id"] or "-"), _FORGET), _NOTHING
 )
+REQUESTS = RecordList(
+    (
+        Column("at", lambda each: _at(each["at"], "%Y-%m-%d %H:%M:%S")),
+        _text("id"),
+        _text("name"),
+        _text("model"),
+        _worded("memory", lambda each: each["mode"]),
+        Column("status", lambda each: "-" if each["status"] is None else str(each["status"])),
+        Column("ms", lambda each: f"{each['ms']:.0f}", lambda each: f"{each['ms']:.0f} ms", True),
+        Column(
+            "added",
+            lambda each: f"{each['added_ms']:.1f}",
+            lambda each: f"{each['added_ms']:.1f} ms added",
+            True,
+        ),
+        Column(
+            "recalled", lambda each: str(each["recalled"]), lambda each: f"{each['recalled']} recalled", True
+        ),
+    ),
+    "There are no requests to show: the process that serves has none, or no process serves.",
+)
+AUDIT = RecordList(
+    (
+        Column("at", lambda each: _at(each["at"], "%Y-%m-%d %H:%M:%S")),
+        _text("who"),
+        _text("action"),
+        _worded("memory", lambda each: each["memory"] or ""),
+        _text("what"),
+    ),
+    "Nothing is noted: nothing was done over the page.",
+)

@@ -6,14 +6,16 @@ was forgotten since has none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from gateway.errors import UnknownId
+from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, id_of
 from gateway.run.admin.page_records import (
     ExplainedRequest,
@@ -28,13 +30,17 @@ from gateway.run.admin.page_records import (
     WindowPart,
     WindowRecord,
 )
-from gateway.run.request_log import LoggedRequest, RequestLog
+from gateway.run.request_log import MOST, LoggedRequest, RequestLog
 from storage.recall_record import PARTS, REASONS, RecalledEntry, RecallRecord, unpack
 from storage.records import API_PROFILE, Message, Scope
+from storage.sql.recalls import StoredRecall
 from storage.sql.store import Store
 
 _DAY_S = 86_400.0
 _LAST = 1 << 62
+# Lines of an answer to the command line.
+_PAGE = 200
+_NUMBER = re.compile(rf"[0-9]{{1,18}}|{_LAST}", re.ASCII)
 _STAYED_OUT = {
     "no_room": "for want of room",
     "weak": "too weak",
@@ -55,11 +61,15 @@ _NOTHING = {
 
 
 class RequestPage(Struct, frozen=True):
-    """A page of requests, the newest first. next: `after` of the next page. in_flight: those being answered."""
+    """A page of requests, the newest first."""
 
     items: tuple[RequestRecord, ...]
+    # `after` of the next page.
     next: str | None
+    # Those being answered.
     in_flight: tuple[RequestRecord, ...] = ()
+    # The process that has answered them; None: no process serves.
+    process: int | None = None
 
 
 class RequestOperations(Struct, frozen=True):
@@ -143,58 +153,75 @@ class RequestOperations(Struct, frozen=True):
         after: str | None = None,
         limit: int = 50,
     ) -> RequestPage:
-        """Returns a page of requests: of this process, or of one memory those that are noted.
+        """Returns a page of requests: of this process, and of one memory also older ones that are noted.
 
         memory: the uid of one.
         after: `next` of the page before.
 
-        Raises: UnknownId: there is no such memory; ValueError: `after` cannot be read.
+        Raises: UnknownId: there is no such memory; BadRequest: `after` cannot be read.
         """
-        before = _LAST if after is None else int(after)
+        before, noted_before = _page_end(after)
+        agent = None
         if memory is not None:
-            return await self._of_memory(memory, project, before, limit)
-        if self.log is None:
-            return RequestPage((), None)
-        found = self.log.newest(limit + 1, before=before, project=project)
-        if suspects := self.log.suspects(found):
-            self.log.drop(suspects - await self.store.overview.uids(suspects))
-            found = self.log.newest(limit + 1, before=before, project=project)
-        flying = self.log.in_flight if after is None else []
+            agent = await self.store.agents.by_uid(memory)
+            if agent is None or (project is not None and agent.scope.project != project):
+                raise UnknownId("There is no such memory.", param="memory")
+        if self.log is not None and agent is None:
+            suspects = self.log.suspects(self.log.newest(MOST))
+            if suspects:
+                self.log.drop(suspects - await self.store.overview.uids(suspects))
+        logged = [] if self.log is None else self.log.newest(MOST, project=project, memory=memory)
+        found = [(_listed(each), each.number, 0) for each in logged if each.number < before]
+        if agent is not None:
+            here = {each.id for each in logged if each.is_noted}
+            stored = await self._noted(agent.id, noted_before, limit + 1, here)
+            found += [(record, 0, exchange) for record, exchange in stored]
+            found.sort(key=lambda each: each[0].at, reverse=True)
+        shown, is_more = found[:limit], len(found) > limit
+        before = min([number for _, number, _ in shown if number], default=before)
+        noted_before = min([exchange for *_, exchange in shown if exchange], default=noted_before)
+        flying = [] if self.log is None or after is not None else self.log.in_flight
         return RequestPage(
-            tuple(map(_listed, found[:limit])),
-            str(found[limit - 1].number) if len(found) > limit else None,
-            tuple(_listed(each) for each in flying if project is None or each.project == project),
+            tuple(record for record, *_ in shown),
+            f"{before}.{noted_before}" if is_more else None,
+            tuple(
+                _listed(each)
+                for each in flying
+                if (project is None or each.project == project)
+                and (memory is None or each.memory_uid == memory)
+            ),
+            None if self.log is None else os.getpid(),
         )
 
-    async def _of_memory(self, memory: str, project: str | None, before: int, limit: int) -> RequestPage:
-        agent = await self.store.agents.by_uid(memory)
-        if agent is None or (project is not None and agent.scope.project != project):
-            raise UnknownId("There is no such memory.", param="memory")
-        found = await self.store.recalls.list(agent.id, self._since, before=before, limit=limit + 1)
-        items = []
-        for stored in found[:limit]:
-            record = unpack(stored.data)
-            upstream, _, model = stored.model.partition("/")
-            recalled = sum(not e.reason for e in record.entries)
-            items.append(
-                RequestRecord(
-                    stored.request or "",
-                    stored.at,
-                    memory,
-                    name_of(stored.scope),
-                    record.mode,
-                    model,
-                    record.status,
-                    record.is_streamed,
-                    record.ms,
-                    record.added_ms,
-                    recalled,
-                    record.recalled_tokens,
-                    upstream,
-                )
-            )
-        is_more = len(found) > limit
-        return RequestPage(tuple(items), str(found[limit - 1].exchange) if is_more else None)
+    async def show_all(self, raw: RawArguments) -> dict[str, Any]:
+        """Lists requests for the command line: {"lines", "next"}. from: the answer's `next`."""
+        arguments = Arguments(raw)
+        page = await self.list(
+            memory=arguments.optional_text("memory"),
+            project=arguments.optional_text("project"),
+            after=arguments.optional_text("from"),
+            limit=_PAGE,
+        )
+        return {"lines": msgspec.to_builtins((*page.in_flight, *page.items)), "next": page.next}
+
+    async def _noted(
+        self, agent: int, before: int, limit: int, without: Collection[str]
+    ) -> Sequence[tuple[RequestRecord, int]]:
+        """Returns requests that are noted with the rows of their exchanges, the newest first.
+
+        without: the ids of those that are left out.
+        """
+        found: Sequence[tuple[RequestRecord, int]] = []
+        while len(found) < limit:
+            page = await self.store.recalls.list(agent, self._since, before=before, limit=limit)
+            found = [
+                *found,
+                *((_of_recall(each), each.exchange) for each in page if each.request not in without),
+            ]
+            if len(page) < limit:
+                break
+            before = page[-1].exchange
+        return found[:limit]
 
     @property
     def _since(self) -> float:
@@ -226,6 +253,36 @@ class RequestOperations(Struct, frozen=True):
                 hit = LeftOutRecord(**asdict(hit), reason=cast(Reason, e.reason))
             found.append(hit)
         return found
+
+
+def _page_end(after: str | None) -> tuple[int, int]:
+    """Returns the number of a request, and the row of an exchange, before which a page lies."""
+    if after is None:
+        return _LAST, _LAST
+    number, _, exchange = after.partition(".")
+    if not (_NUMBER.fullmatch(number) and _NUMBER.fullmatch(exchange)):
+        raise BadRequest("after must be `next` of the page before.", param="after")
+    return int(number), int(exchange)
+
+
+def _of_recall(stored: StoredRecall) -> RequestRecord:
+    record = unpack(stored.data)
+    upstream, _, model = stored.model.partition("/")
+    return RequestRecord(
+        stored.request or "",
+        stored.at,
+        stored.memory_uid,
+        name_of(stored.scope),
+        record.mode,
+        model,
+        record.status,
+        record.is_streamed,
+        record.ms,
+        record.added_ms,
+        sum(not e.reason for e in record.entries),
+        record.recalled_tokens,
+        upstream,
+    )
 
 
 def name_of(scope: Scope) -> str:

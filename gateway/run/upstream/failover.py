@@ -104,7 +104,7 @@ class Failover:
                 if name in providers
             ]
         about = "Whether an upstream is passed over, for one model at least, while there is another."
-        metrics.watch("upstream_resting", about, self._passed_over, "upstream")
+        metrics.watch("upstream_resting", about, self._resting, "upstream")
 
     def over(self, providers: Mapping[str, Provider]) -> Failover:
         """Returns the same endpoints, over other connections to them: what is learned of one holds for both."""
@@ -142,13 +142,17 @@ class Failover:
         target = Target(route.upstream, route.model)
         return Attempts(self, self.endpoints[route.upstream][0], target, [], sink, receipt)
 
-    def _passed_over(self) -> dict[tuple[str, ...], int]:
+    def passed_over(self) -> dict[str, bool]:
+        """Returns of each endpoint, by its name, whether it is passed over, for one model at least."""
         now = self.now()
         return {
-            (endpoint.name,): int(endpoint.health.is_passed_over(now))
+            endpoint.name: endpoint.health.is_passed_over(now)
             for endpoints in self.endpoints.values()
             for endpoint in endpoints
         }
+
+    def _resting(self) -> dict[tuple[str, ...], int]:
+        return {(name,): int(is_passed_over) for name, is_passed_over in self.passed_over().items()}
 
 
 class _Failed(Struct, frozen=True):

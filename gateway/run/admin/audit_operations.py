@@ -1,0 +1,72 @@
+"""The audit as it is listed: what operators did, and people by their links."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from gateway.errors import BadRequest, UnknownId
+from gateway.run.admin.operation_arguments import Arguments, RawArguments
+from gateway.run.admin.page_records import AuditRecord
+from storage.sql.store import Store
+
+# Lines of an answer to the command line.
+PAGE = 200
+_LAST = 1 << 62
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+class AuditPage(Struct, frozen=True):
+    """A page of the audit, the newest first. next: `after` of the next page."""
+
+    items: tuple[AuditRecord, ...]
+    next: str | None
+
+
+class AuditOperations(Struct, frozen=True):
+    """Lists the audit."""
+
+    store: Store
+
+    async def list(
+        self,
+        *,
+        memory: str | None = None,
+        project: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> AuditPage:
+        """Returns a page.
+
+        memory: the uid of one, which may be gone.
+        project: what concerns its memories alone.
+        after: `next` of the page before.
+
+        Raises: BadRequest: `after` cannot be read; UnknownId: the memory belongs to another project.
+        """
+        if after is not None and not _NUMBER.fullmatch(after):
+            raise BadRequest("after must be `next` of the page before.", param="after")
+        if memory is not None and project is not None:
+            agent = await self.store.agents.by_uid(memory)
+            if agent is None or agent.scope.project != project:
+                raise UnknownId("There is no such memory.", param="memory")
+        before = _LAST if after is None else int(after)
+        found = await self.store.audit.list(before=before, memory=memory, project=project, limit=limit + 1)
+        return AuditPage(
+            tuple(AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in found[:limit]),
+            str(found[limit - 1].id) if len(found) > limit else None,
+        )
+
+    async def show_all(self, raw: RawArguments) -> dict[str, Any]:
+        """Lists the audit for the command line: {"lines", "next"}. from: the answer's `next`."""
+        arguments = Arguments(raw)
+        found = await self.list(
+            memory=arguments.optional_text("memory"),
+            project=arguments.optional_text("project"),
+            after=arguments.optional_text("from"),
+            limit=PAGE,
+        )
+        return {"lines": msgspec.to_builtins(found.items), "next": found.next}

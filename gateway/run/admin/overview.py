@@ -1,0 +1,110 @@
+"""The overview: whether all is well, and if not, what is wrong and where to look."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from msgspec import Struct
+
+from gateway.run.admin.page_records import (
+    AddedTime,
+    JobCounts,
+    MemoryCounts,
+    MemoryRecord,
+    OverviewRecord,
+    Problem,
+    RequestCounts,
+    RequestRecord,
+    UpstreamRecord,
+)
+from gateway.run.admin.requests import RequestOperations
+from gateway.run.request_figures import RequestFigures
+from gateway.run.request_log import RequestLog
+from storage.errors import StoreError
+from storage.records import JobState
+from storage.sql.store import Store
+
+WELL = "All is well."
+# Requests and memories that are listed.
+_LISTED = 10
+
+# Returns the memories of a project, or of all, with the newest turns: so many.
+NewestMemories = Callable[[str | None, int], Awaitable[Sequence[MemoryRecord]]]
+
+
+class OverviewOperation(Struct, frozen=True):
+    """Shows how this process and its database are."""
+
+    store: Store
+    log: RequestLog
+    requests: RequestOperations
+    newest: NewestMemories
+    # Whether each upstream is passed over, by its name.
+    upstreams: Callable[[], Mapping[str, bool]]
+    version: str
+
+    async def show(self, project: str | None = None) -> OverviewRecord:
+        """Returns the overview. project: what it is limited to; None: all."""
+        log = self.log
+        figures = log.figures.of_hour(log.now(), project)
+        in_flight = sum(project in (None, each.project) for each in log.in_flight)
+        modes = figures.modes
+        upstreams = self.upstreams()
+        is_up = self.store.health.is_up
+        jobs = JobCounts(None, None)
+        replies: tuple[RequestRecord, ...] = ()
+        people: Sequence[MemoryRecord] = ()
+        try:
+            replies = (await self.requests.list(project=project, limit=_LISTED)).items
+            counts = await self.store.jobs.counts(project)
+            failed = counts.pop(JobState.DEAD)
+            jobs = JobCounts(sum(counts.values()), failed)
+            people = await self.newest(project, _LISTED)
+        except StoreError:
+            is_up = False
+        problems = list(_problems(figures, upstreams, jobs, is_up=is_up))
+        is_down = not is_up or (bool(upstreams) and all(upstreams.values()))
+        return OverviewRecord(
+            "down" if is_down else "degraded" if problems else "well",
+            " ".join(each.text for each in problems) or WELL,
+            tuple(problems),
+            self.version,
+            RequestCounts(in_flight, figures.count, figures.failed),
+            MemoryCounts(*(modes.get(mode, 0) for mode in ("on", "read", "off", "none", "unavailable"))),
+            AddedTime(figures.added_p50, figures.added_p99),
+            tuple(UpstreamRecord(name, "rests" if rests else "well") for name, rests in upstreams.items()),
+            jobs,
+            replies,
+            tuple(people),
+        )
+
+
+def _problems(
+    figures: RequestFigures, upstreams: Mapping[str, bool], jobs: JobCounts, *, is_up: bool
+) -> Sequence[Problem]:
+    """Returns what is wrong, worst first."""
+    found = []
+    count, modes = figures.count, figures.modes
+    if not is_up:
+        found.append(Problem("The database cannot be used: replies go on without memory.", "requests"))
+    resting = [name for name, rests in upstreams.items() if rests]
+    if resting and len(resting) == len(upstreams):
+        found.append(Problem("No upstream answers: each one rests after it has failed.", "requests"))
+    elif resting:
+        is_one = len(resting) == 1
+        named = f"The upstream {resting[0]}" if is_one else f"The upstreams {', '.join(resting)}"
+        words = "rests after it has failed" if is_one else "rest after they have failed"
+        found.append(Problem(f"{named} {words}: others answer.", "requests"))
+    if failed := jobs.failed:
+        found.append(Problem(f"{failed:,} {'job has' if failed == 1 else 'jobs have'} failed.", "work"))
+    if missed := modes.get("unavailable", 0):
+        words = f"Memory was unavailable for {missed:,} of {count:,} requests in the last hour."
+        found.append(Problem(words, "requests"))
+    if figures.failed:
+        words = f"{figures.failed:,} of {count:,} requests failed in the last hour."
+        found.append(Problem(words, "requests"))
+    if nobody := modes.get("none", 0):
+        requests, them = ("request", "it") if nobody == 1 else ("requests", "them")
+        words = f"{nobody:,} {requests} named nobody: nothing is remembered of {them}."
+        found.append(Problem(words, "requests"))
+    return found

@@ -1,0 +1,179 @@
+"""The overview, requests and the audit, as operations and on the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import BadRequest, UnknownId
+from gateway.operations import make_operations, request_operations
+from gateway.run.admin.audit_operations import AuditOperations
+from gateway.run.admin.overview import WELL, OverviewOperation
+from gateway.run.admin.page_records import MemoryRecord, OverviewRecord
+from gateway.run.admin.requests import RequestOperations
+from storage.sql.jobs import NO_AGENT
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.sdk import World, agent, remember
+
+pytestmark = pytest.mark.both
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path, agent()) as made:
+        yield made
+
+
+def ask(world: World, text: str, **headers: str) -> dict[str, str]:
+    reply = world.post([{"role": "user", "content": text}], headers)
+    assert reply.status == 200
+    world.settle()
+    return dict(reply.headers)
+
+
+async def no_memories(project: str | None, limit: int) -> Sequence[MemoryRecord]:
+    return ()
+
+
+def requests_of(world: World) -> RequestOperations:
+    app = world.gateway.app
+    return request_operations(app.settings, world.store, app.requests)
+
+
+def overview(world: World, project: str | None = None, **upstreams: bool) -> OverviewRecord:
+    app = world.gateway.app
+    resting = (lambda: upstreams) if upstreams else app.chat.failover.passed_over
+    operation = OverviewOperation(world.store, app.requests, requests_of(world), no_memories, resting, "1")
+    return world.gateway.call(operation.show(project))
+
+
+def test_a_gateway_that_works_is_well(world: World) -> None:
+    ask(world, "Hello.", **{"x-mnemogate-user": "alice"})
+    ask(world, "Hello.", **{"x-mnemogate-user": "alice", "x-mnemogate-memory": "off"})
+    found = overview(world)
+    assert (found.state, found.sentence, found.problems) == ("well", WELL, ())
+    assert (found.requests.last_hour, found.requests.failed, found.requests.in_flight) == (2, 0, 0)
+    assert (found.memory.on, found.memory.off, found.memory.none) == (1, 1, 0)
+    assert found.added_ms.p99 is not None
+    assert found.added_ms.p50 is not None
+    assert 0 < found.added_ms.p50 <= found.added_ms.p99
+    assert [(each.name, each.state) for each in found.upstreams] == [("up", "well")]
+    assert [each.mode for each in found.replies] == ["off", "on"]
+    assert overview(world, "other").requests.last_hour == 0
+    assert overview(world, "other").replies == ()
+
+
+def test_what_is_wrong_comes_first_and_worst_first(world: World) -> None:
+    ask(world, "Hello.")
+
+    async def fail() -> None:
+        jobs = world.store.jobs
+        await jobs.enqueue("nothing", NO_AGENT, "key")
+        job = await jobs.claim(["nothing"], lease_s=60, tries=3)
+        assert job is not None
+        await jobs.fail(job, "It cannot be done.", None)
+
+    world.gateway.call(fail())
+    found = overview(world)
+    assert found.state == "degraded"
+    assert [(each.text, each.href) for each in found.problems] == [
+        ("1 job has failed.", "work"),
+        ("1 request named nobody: nothing is remembered of it.", "requests"),
+    ]
+    assert found.sentence == "1 job has failed. 1 request named nobody: nothing is remembered of it."
+    assert found.jobs.failed == 1
+    # A job without a memory is no project's.
+    assert overview(world, "default").jobs.failed == 0
+
+
+def test_an_upstream_that_rests_is_named_and_none_left_is_down(world: World) -> None:
+    one = overview(world, openai=False, azure=True)
+    assert (one.state, one.sentence) == (
+        "degraded",
+        "The upstream azure rests after it has failed: others answer.",
+    )
+    both = overview(world, openai=True, azure=True)
+    assert (both.state, both.sentence) == (
+        "down",
+        "No upstream answers: each one rests after it has failed.",
+    )
+
+
+def test_requests_of_a_memory_are_those_of_the_process_and_older_ones(world: World) -> None:
+    noted = [ask(world, f"Hello {n}.", **{"x-mnemogate-user": "alice"}) for n in range(3)]
+    silent = ask(world, "Hello.", **{"x-mnemogate-user": "alice", "x-mnemogate-memory": "read"})
+    ask(world, "Hello.", **{"x-mnemogate-user": "bob"})
+    uid = noted[0]["x-mnemogate-agent"]
+    ids = [each["x-mnemogate-request-id"] for each in (silent, *reversed(noted))]
+    operations = requests_of(world)
+
+    def pages(operations: RequestOperations, limit: int) -> list[str]:
+        found, after = [], None
+        while True:
+            page = world.gateway.call(operations.list(memory=uid, after=after, limit=limit))
+            assert len(page.items) <= limit
+            found += [each.id for each in page.items]
+            if page.next is None:
+                return found
+            after = page.next
+
+    for limit in (1, 2, 3, 50):
+        assert pages(operations, limit) == ids
+    # A process that came later has what is noted.
+    later = RequestOperations(world.store, world.clock, 7.0)
+    for limit in (1, 2, 50):
+        assert pages(later, limit) == ids[1:]
+    with pytest.raises(UnknownId):
+        world.gateway.call(operations.list(memory=uid, project="other"))
+    with pytest.raises(UnknownId):
+        world.gateway.call(operations.list(memory="agent-none"))
+    for after in ("", "1", "x.y", "1.-1", "٣.1", "9" * 40 + ".1"):
+        with pytest.raises(BadRequest):
+            world.gateway.call(operations.list(after=after))
+
+
+def test_the_audit_is_listed_by_pages_and_within_a_project(world: World) -> None:
+    uid = ask(world, "Hello.", **{"x-mnemogate-user": "alice"})["x-mnemogate-agent"]
+
+    async def note() -> None:
+        audit = world.store.audit
+        await audit.add(1.0, "code", "login")
+        await audit.add(2.0, "ops", "edit", uid, "block human, version 8")
+        await audit.add(3.0, "ops", "forget", "agent-gone", "everything")
+
+    world.gateway.call(note())
+    operations = AuditOperations(world.store)
+    first = world.gateway.call(operations.list(limit=2))
+    assert [each.action for each in first.items] == ["forget", "edit"]
+    rest = world.gateway.call(operations.list(after=first.next, limit=2))
+    assert ([each.who for each in rest.items], rest.next) == (["code"], None)
+    own = world.gateway.call(operations.list(project="default"))
+    assert [(each.memory, each.what) for each in own.items] == [(uid, "block human, version 8")]
+    gone = world.gateway.call(operations.list(memory="agent-gone"))
+    assert [each.action for each in gone.items] == ["forget"]
+    with pytest.raises(UnknownId):
+        world.gateway.call(operations.list(memory=uid, project="other"))
+    with pytest.raises(BadRequest):
+        world.gateway.call(operations.list(after="x"))
+
+
+def test_the_command_line_asks_for_the_same(world: World) -> None:
+    reply = ask(world, "Hello.", **{"x-mnemogate-user": "alice"})
+    app = world.gateway.app
+    operations = make_operations(app.settings, world.store, log=app.requests)
+
+    def perform(name: str, **arguments: Any) -> Any:
+        return json.loads(json.dumps(world.gateway.call(operations.perform(name, arguments))))
+
+    (line,) = perform("requests", memory=reply["x-mnemogate-agent"])["lines"]
+    assert (line["id"], line["name"]) == (reply["x-mnemogate-request-id"], "alice")
+    world.gateway.call(note_login(world))
+    assert [line["action"] for line in perform("audit")["lines"]] == ["login"]
+
+
+async def note_login(world: World) -> None:
+    await world.store.audit.add(1.0, "code", "login")
