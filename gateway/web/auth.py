@@ -37,8 +37,9 @@ class Caller(NamedTuple):
     opens: str | None = None
     # The credential of `x-api-key`, which counts first where the caller speaks Anthropic's dialect.
     api_key: str | None = None
-    # The number of the key; 0: there are none.
+    # The number and the name of the key; 0: there are none.
     key: int = 0
+    key_name: str = ""
 
 
 ANONYMOUS = Caller()
@@ -130,7 +131,7 @@ class Guard:
         if found is None:
             raise NotAuthenticated("This key is not one of this gateway's, or it was revoked.")
         opens = None if found.opens is None else f"/{found.opens}"
-        return Caller(found.project, credential, found.memory, opens, own, found.id)
+        return Caller(found.project, credential, found.memory, opens, own, found.id, found.name)
 
     async def check_metrics(self, caller: Caller) -> None:
         """Refuses a caller with a key that does not open /metrics. Raises: NotAllowed, Overloaded."""

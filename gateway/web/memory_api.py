@@ -40,7 +40,8 @@ def memory_routes(requests: RequestOperations, links: LinkOperations, bodies: Bo
             except ValueError:
                 raise BadRequest("The body is no JSON.") from None
         try:
-            made = await links.create(body, trace.caller.project, trace.caller.key)
+            caller = trace.caller
+            made = await links.create(body, caller.project, caller.key, caller.key_name)
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error
         url = f"{request.url.scheme}://{request.url.netloc}{made.url}"

@@ -10,6 +10,8 @@ import msgspec
 from msgspec import Struct
 
 from gateway.agents.api._route import AgentsRoute, ConversationConvertor
+from gateway.run.admin.links import LinkRequest, MadeLink
+from gateway.run.admin.page_records import ExplainedRequest
 
 _PARAMETER = re.compile(r"{(\w+)(?::(\w+))?}")
 _WORD = re.compile(r"\W+")
@@ -40,12 +42,49 @@ _ERRORS = {
     "429": "Too many sends wait for this agent.",
     "503": "The store or the upstream cannot be had at the moment.",
 }
+_ERROR = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "code": {"type": ["string", "null"]},
+                "param": {"type": ["string", "null"]},
+            },
+            "required": ["message"],
+        }
+    },
+    "required": ["error"],
+}
+
+
+class MemoryRoute(Struct, frozen=True):
+    """A route below `/v1/memory/`, which gateway/web/memory_api.py serves."""
+
+    method: str
+    path: str
+    summary: str
+    answer: type[Struct]
+    body: type[Struct] | None = None
+
+
+MEMORY_ROUTES = (
+    MemoryRoute(
+        "GET", "/v1/memory/requests/{id}", "Show why a reply recalled what it did.", ExplainedRequest
+    ),
+    MemoryRoute(
+        "POST", "/v1/memory/links", "Make a link that opens a memory to its person.", MadeLink, LinkRequest
+    ),
+)
 
 
 def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
-    """Returns the description of these rows."""
+    """Returns the description of these rows, and of the routes on memories."""
     rows = [row for row in rows if row.is_served]
     kinds = {kind for row in rows for kind in (row.body, row.query, row.form) if kind is not None}
+    kinds |= {kind for route in MEMORY_ROUTES for kind in (route.body, route.answer) if kind is not None}
     _, components = msgspec.json.schema_components(
         sorted(kinds, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"
     )
@@ -55,10 +94,12 @@ def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
         # Where another API has the path without a slash, only the path with it is documented.
         path += "/" if row.slashes == ("/",) or row.needs else ""
         paths.setdefault(path, {})[row.method.lower()] = _operation(row, components)
-    schemas = {**components, "Detail": _DETAIL, "Fault": _FAULT}
+    for route in MEMORY_ROUTES:
+        paths[route.path] = {route.method.lower(): _memory_operation(route)}
+    schemas = {**components, "Detail": _DETAIL, "Fault": _FAULT, "Error": _ERROR}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Mnemogate: the agents API", "version": version},
+        "info": {"title": "Mnemogate: the agents API and memory", "version": version},
         "paths": paths,
         "components": {
             "schemas": schemas,
@@ -85,27 +126,46 @@ def _operation(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
         "parameters": parameters,
         "responses": {
             "200": {"description": "Done.", "content": {"application/json": {"schema": {}}}},
-            **{
-                status: {
-                    "description": words,
-                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Detail"}}},
-                }
-                for status, words in _ERRORS.items()
-            },
+            **{status: _answer(words, "Detail") for status, words in _ERRORS.items()},
         },
     }
     if row.body is not None:
         operation["requestBody"] = {
             "required": _requires(row.body),
-            "content": {
-                "application/json": {"schema": {"$ref": f"#/components/schemas/{row.body.__name__}"}}
-            },
+            "content": _json(row.body.__name__),
         }
     if row.form is not None:
         fields = components[row.form.__name__].get("properties", {})
         form = {"type": "object", "properties": {"file": _FILE, **fields}, "required": ["file"]}
         operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
     return operation
+
+
+def _memory_operation(route: MemoryRoute) -> dict[str, Any]:
+    statuses = ("400", "401", "404", "413", "503") if route.body else ("401", "404", "503")
+    operation: dict[str, Any] = {
+        "operationId": f"{route.method.lower()}{_WORD.sub('_', route.path)}",
+        "summary": route.summary,
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name, _ in _PARAMETER.findall(route.path)
+        ],
+        "responses": {
+            "200": _answer("Done.", route.answer.__name__),
+            **{status: _answer(_ERRORS[status], "Error") for status in statuses},
+        },
+    }
+    if route.body is not None:
+        operation["requestBody"] = {"required": True, "content": _json(route.body.__name__)}
+    return operation
+
+
+def _answer(words: str, name: str) -> dict[str, Any]:
+    return {"description": words, "content": _json(name)}
+
+
+def _json(name: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
 
 def _schema(convertor: str) -> dict[str, Any]:

@@ -48,11 +48,12 @@ class LinkOperations(Struct, frozen=True):
     # The default profile of a project.
     profile: Callable[[str], str]
 
-    async def create(self, body: Any, project: str, key: int) -> MadeLink:
+    async def create(self, body: Any, project: str, key: int, key_name: str = "") -> MadeLink:
         """Makes a link to a user's memory.
 
         body: parsed JSON, as `LinkRequest`.
-        key: of the caller; 0: there are no keys.
+        key: the number of the caller's; 0: there are no keys.
+        key_name: what the audit names it.
 
         Raises: BadRequest; UnknownId: nothing is remembered of the user.
         """
@@ -67,7 +68,7 @@ class LinkOperations(Struct, frozen=True):
             raise UnknownId("Nothing is remembered of this user yet.", param="user")
         now = self.now()
         token = await self.store.links.create(agent.id, key, now + wanted.ttl_s, rights, now)
-        await self.store.audit.add(now, f"key {key}" if key else LINK, "link_create", agent.uid)
+        await self.store.audit.add(now, key_name or LINK, "link_create", agent.uid)
         return MadeLink(PATH + token, now + wanted.ttl_s, rights)
 
     async def open(self, token: str, right: Right = "see") -> FoundLink:

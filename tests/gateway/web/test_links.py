@@ -140,7 +140,14 @@ def test_a_forgotten_persons_link_ends(world: World) -> None:
 def test_making_a_link_is_noted(world: World) -> None:
     ask(world, {"user": "alice"})
 
-    async def read() -> list[tuple[str, str]]:
-        return [(e.action, e.what) for e in await world.store.audit.list(before=1 << 40)]
+    async def read() -> list[tuple[str, str, str]]:
+        return [(e.actor, e.action, e.what) for e in await world.store.audit.list(before=1 << 40)]
 
-    assert world.gateway.call(read()) == [("link_create", "")]
+    assert world.gateway.call(read()) == [("link", "link_create", "")]
+    key = world.gateway.call(make_key(world))
+    ask(world, {"user": "alice"}, authorization=f"Bearer {key}")
+    assert world.gateway.call(read())[0] == ("my app", "link_create", "")
+
+
+async def make_key(world: World) -> str:
+    return (await world.store.keys.create("default", "my app"))[1]
