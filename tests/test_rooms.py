@@ -50,7 +50,7 @@ STORAGE = {
 # and those are behind `storage.open`.
 STORE = {
     f"storage.sql.{group}"
-    for group in ("store", "jobs", "keys", "conversation_locks", "links", "spending", "turns")
+    for group in ("store", "jobs", "keys", "conversation_locks", "links", "recalls", "spending", "turns")
 }
 
 # room -> what it may import of ours beside itself; a name ending in "." stands for everything below it.
@@ -131,7 +131,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"upstream"},
         {"latest", "memory", "admin", "sink", "pending"},
         {"request_log"},
-        {"receipt"},
+        {"receipt", "request_figures"},
     ],
     "gateway.web": [
         {"response_compaction"},
