@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import ceil
@@ -48,6 +48,10 @@ _OWN_MARK, _HASH_MARK = b"\x00", b"\x01"
 HitScores = tuple[int, int, int]
 
 
+def _no_scores() -> list[HitScores]:
+    return []
+
+
 @dataclass(slots=True)
 class SearchTrace:
     """How a search came to its hits, for its caller to show why."""
@@ -58,10 +62,11 @@ class SearchTrace:
     muted: Sequence[int] = ()
     # Vectors counted.
     has_meaning: bool = False
-    # Returns the scores of those that are hits.
-    scores: Callable[[Iterable[int]], dict[int, HitScores]] = lambda hits: {}
+    # Returns the scores of the hits, in their order. It is called where the record is packed, off the loop.
+    scores: Callable[[], list[HitScores]] = _no_scores
     # Returns the best of those, up to a limit, that are below the line of what is worth saying, with their scores.
-    weak: Callable[[int], list[tuple[int, HitScores]]] = lambda limit: []
+    # None: nothing was ranked. It refers to the whole ranking, so that a trace that lives longer must not have it.
+    weak: Callable[[int], list[tuple[int, HitScores]]] | None = None
 
 
 class RecalledEntry(Struct, frozen=True):

@@ -123,23 +123,14 @@ def rank(
     seqs = _numbers(rows, layout)
     if trace is not None:
         trace.hits, trace.has_meaning = seqs, near is not None
-        trace.scores = partial(_scores, sums, rows, seqs)
+        trace.scores = sums.relative(rows)
         trace.weak = partial(_weak, sums, layout)
     return seqs
 
 
-def _scores(
-    sums: Scores, rows: Sequence[int], seqs: Sequence[int], wanted: Iterable[int]
-) -> dict[int, HitScores]:
-    """Returns the scores of those that are hits. rows, seqs: of all hits."""
-    row_of = dict(zip(seqs, rows, strict=True))
-    found = {seq: row for seq in wanted if (row := row_of.get(seq)) is not None}
-    return dict(zip(found, sums.relative([*found.values()]), strict=True))
-
-
 def _weak(sums: Scores, layout: IndexLayout, limit: int) -> list[tuple[int, HitScores]]:
     rows = sums.left_out(limit)
-    return list(zip(_numbers(rows, layout), sums.relative(rows), strict=True))
+    return list(zip(_numbers(rows, layout), sums.relative(rows)(), strict=True))
 
 
 def most_telling(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -144,16 +145,15 @@ class Scores:
         self._found, self._by_all = found, fused
         return found
 
-    def relative(self, rows: Sequence[int]) -> list[HitScores]:
-        """Returns how good rows of the last ranking are."""
+    def relative(self, rows: Sequence[int]) -> Callable[[], list[HitScores]]:
+        """Returns what computes how good rows of the last ranking are. It refers to the scores of these rows alone."""
         if not rows or self._ranked is None:
-            return []
+            return list
         known, score, outstanding, _ = self._ranked
-        fused = self._by_all if self._by_all is not None else self._fused()
         at = known.searchsorted(rows)
-        columns = [_bytes(fused, at), _bytes(score, at)]
-        columns.append([0] * len(rows) if outstanding is None else _bytes(outstanding, at))
-        return list(zip(*columns, strict=True))
+        columns = (self._by_all if self._by_all is not None else self._fused(), score, outstanding)
+        some = [None if each is None else (each[at], _most(each)) for each in columns]
+        return partial(_hit_scores, some, len(rows))
 
     def left_out(self, limit: int) -> list[int]:
         """Returns the best rows that the last ranking had scores for and did not return."""
@@ -269,10 +269,13 @@ def _by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArr
     return outstanding, beyond
 
 
-def _bytes(score: NDArray[np.float64], at: NDArray[np.integer]) -> list[int]:
-    """Returns some of the scores from 0 to 255, relative to the best of all."""
-    most = _most(score)
-    return [*map(int, (score[at] * (255.0 / most)).tolist())] if most > 0 else [0] * len(at)
+def _hit_scores(columns: Sequence[tuple[NDArray[np.float64], float] | None], count: int) -> list[HitScores]:
+    """Returns scores from 0 to 255, relative to the best of all. columns: the scores with that best one."""
+    scaled = [
+        [0] * count if each is None or not each[1] > 0 else map(int, (each[0] * (255.0 / each[1])).tolist())
+        for each in columns
+    ]
+    return list(zip(*scaled, strict=True))
 
 
 def _most(score: NDArray[np.float64]) -> float:

@@ -19,7 +19,7 @@ from gateway.core.request.envelope import budget_to_think
 from gateway.core.request.native_body import NativeAdditions
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
-from storage.recall_record import HitScores
+from storage.recall_record import HitScores, SearchTrace
 from storage.records import Evicted, Message
 
 
@@ -114,13 +114,10 @@ class Sought(Struct, frozen=True):
     # Why some of what was found is not among the messages, by number.
     gone: Mapping[int, str]
     is_selection: bool
-    # All hits of the search by their numbers, best first, those that are muted, and the best of those below the line.
-    hits: Sequence[int]
-    muted: Sequence[int]
+    # The search's own, without `weak`.
+    trace: SearchTrace
+    # The best of those below the line, by number.
     weak: Sequence[tuple[int, HitScores]]
-    # Of the first hits that stayed out and of all that were chosen.
-    scores: Mapping[int, HitScores]
-    has_meaning: bool
 
 
 class RecallResult(Struct, frozen=True):

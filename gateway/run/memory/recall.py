@@ -267,29 +267,10 @@ def _sought(
     why: str, found: _Found, chosen: Sequence[note.Recalled], left: note.LeftOut, trace: SearchTrace
 ) -> Sought:
     """Returns what is noted of a search. The rows of its ranking are not retained."""
-    wanted = [hit.message.seq for hit in chosen]
-    taken, hits = set(wanted), trace.hits
-    others = []
-    for seq in hits:
-        if seq not in taken:
-            others.append(seq)
-            if len(others) == LEFT_OUT:
-                break
-    scores = trace.scores(wanted + others)
-    weak = trace.weak(LEFT_OUT - len(others)) if len(others) < LEFT_OUT else ()
-    return Sought(
-        why,
-        found.messages,
-        chosen,
-        left,
-        found.left,
-        found.is_selection,
-        hits,
-        trace.muted,
-        weak,
-        scores,
-        trace.has_meaning,
-    )
+    few = LEFT_OUT - (len(trace.hits) - len(chosen))
+    weak = trace.weak(few) if few > 0 and trace.weak is not None else ()
+    trace.weak = None
+    return Sought(why, found.messages, chosen, left, found.left, found.is_selection, trace, weak)
 
 
 async def _choose(

@@ -49,25 +49,26 @@ def pack_sought(prompt: Prompt, sought: Sought, outcome: TurnOutcome, receipt: R
         usage_of(outcome.usage),
         counts,
     )
-    return pack_rows(record, rows, has_meaning=sought.has_meaning)
+    return pack_rows(record, rows, has_meaning=sought.trace.has_meaning)
 
 
 def _entries(sought: Sought) -> tuple[list[EntryRow], tuple[int, ...]]:
     """Returns the entries by rank, and how many stayed out for each reason."""
-    by_seq = {m.seq: m for m in sought.messages}
-    ranks = {seq: rank for rank, seq in enumerate(sought.hits or by_seq, 1)}
+    by_seq, trace = {m.seq: m for m in sought.messages}, sought.trace
+    ranks = {seq: rank for rank, seq in enumerate(trace.hits or by_seq, 1)}
+    all_scores = dict(zip(trace.hits, trace.scores(), strict=True)) if trace.hits else {}
     chosen = {hit.message.seq for hit in sought.chosen}
     rows = []
     for hit in sought.chosen:
         seq = hit.message.seq
-        scores = sought.scores.get(seq, _NO_SCORES)
+        scores = all_scores.get(seq, _NO_SCORES)
         rows.append((_CODES[hit.message.source, ""], seq, ranks.get(seq, len(ranks)), *scores, hit.tokens))
     reasons = _reasons(sought, by_seq.keys() - chosen)
     others = sorted(reasons, key=lambda seq: ranks.get(seq, len(ranks)))[:MOST_LEFT]
     for seq in others:
-        message, scores = by_seq.get(seq), sought.scores.get(seq, _NO_SCORES)
+        message, scores = by_seq.get(seq), all_scores.get(seq, _NO_SCORES)
         tokens = 0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS
-        kind = "fact" if seq in sought.muted else "any" if message is None else message.source
+        kind = "fact" if seq in trace.muted else "any" if message is None else message.source
         rows.append((_CODES[kind, reasons[seq]], seq, ranks.get(seq, len(ranks)), *scores, tokens))
     weak = [(seq, scores) for seq, scores in sought.weak if seq not in reasons and seq not in chosen]
     for rank, (seq, scores) in enumerate(weak[: MOST_LEFT - len(others)], len(ranks) + 1):
@@ -86,7 +87,7 @@ def _reasons(sought: Sought, others: Iterable[int]) -> dict[int, str]:
         for seq in seqs:
             if seq in found:
                 found[seq] = reason
-    return {**sought.gone, **found, **dict.fromkeys(sought.muted, "muted")}
+    return {**sought.gone, **found, **dict.fromkeys(sought.trace.muted, "muted")}
 
 
 def _why(has_chosen: bool, counts: Sequence[int]) -> str:
