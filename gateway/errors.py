@@ -5,11 +5,13 @@ An error bears facts. The dialect of the route on which it is answered gives it 
 GatewayError
 ├── CallerError                 the request is at fault
 │   ├── BadRequest              400: malformed, wrong type, not allowed; names the field
+│   │   └── ThreadUnsupported   its client goes on without a message thread
 │   ├── NotAuthenticated        401
 │   ├── NotAllowed              403
 │   ├── UnknownModel            404
 │   ├── UnknownPath             404
 │   ├── UnknownId               404
+│   │   └── ThreadNotFound      its client sends the whole conversation again
 │   ├── MethodNotAllowed        405
 │   ├── BodyTimeout             408
 │   ├── Conflict                409
@@ -87,6 +89,13 @@ class BadRequest(CallerError):
     pass
 
 
+class ThreadUnsupported(BadRequest):
+    code = "thread_unsupported_request"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"thread: {why} Send all messages, without `thread`.", param="thread")
+
+
 class NotAuthenticated(CallerError):
     status = 401
     code = "invalid_api_key"
@@ -117,6 +126,13 @@ class UnknownId(CallerError):
 
     status = 404
     code = "not_found"
+
+
+class ThreadNotFound(UnknownId):
+    code = "thread_not_found"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"thread: {why} Send all messages, with a thread that begins.", param="thread")
 
 
 class MethodNotAllowed(CallerError):

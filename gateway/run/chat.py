@@ -32,12 +32,13 @@ from gateway.core.request.identity import (
     asks_agent,
     identify,
 )
+from gateway.core.request.native_body import MessageThread, NativeBody
 from gateway.core.request.request_headers import forwardable
 from gateway.core.turn.asides import fillers_in
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
-from gateway.errors import BadRequest, MemoryUnavailable
+from gateway.errors import BadRequest, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, Passes, form_for
 from gateway.run.directory import Directory, StoredAgents, unknown
@@ -216,6 +217,8 @@ class Chat:
         whole = (
             await self._with_references(headers, request, project, memory) if request.references else request
         )
+        if request.native is not None and request.native.thread is not None:
+            whole = await self._in_thread(headers, request, request.native, project, memory)
         found = await self._resolve(headers, whole, project, memory)
         identity = found.identity
         if identity.side_request is not None:
@@ -485,6 +488,57 @@ class Chat:
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error
 
+    async def _in_thread(
+        self,
+        headers: Sequence[tuple[bytes, bytes]],
+        request: ChatRequest,
+        native: NativeBody,
+        project: str,
+        memory: str | None,
+    ) -> ChatRequest:
+        """Returns a request of a message thread with the messages that its upstream holds, as memory has them.
+
+        Raises: ThreadUnsupported, after which its client sends all messages each time; ThreadNotFound, after which it
+        sends them once, in a thread that begins.
+        """
+        identity = self._identify(headers, request, project, memory)
+        if identity.scope is None or identity.mode not in KEEPS or identity.leaves_nothing:
+            raise ThreadUnsupported("nothing is remembered of this request.")
+        assert native.thread is not None
+        previous = native.thread.previous
+        if previous is None:
+            return request
+        await self.pending.written(identity.scope, self._limits.commit_wait_s)
+        try:
+            path = (await paths_to(self.keeper.store, identity.scope, {previous})).get(previous)
+        except StoreError as error:
+            _log.warning("A message thread could not be looked up: %s", error.message)
+            path = None
+        if not path:
+            raise ThreadNotFound("the user has no reply with this id.")
+        edit = request.edit()
+        edit.insert_messages(0, path)
+        messages = [*path, *request.messages]
+        return replace(
+            request,
+            raw=edit.render(),
+            json={**request.json, "messages": messages},
+            messages=messages,
+            native=native.after(len(path)),
+        )
+
+    def _check_thread(self, thread: MessageThread, call: ChatCall, prompt: Prompt | None) -> None:
+        """Refuses a message thread that the gateway could not go on with. Raises: ThreadUnsupported, ThreadNotFound."""
+        route = call.route
+        if route.others or len(self.failover.endpoints[route.upstream]) > 1:
+            raise ThreadUnsupported("one key of one upstream has it, and this model has several.")
+        if prompt is None:
+            return
+        if prompt.tools:
+            raise ThreadUnsupported("the gateway's tools are offered, whose rounds it would not have.")
+        if thread.previous is not None and prompt.changes_prefix:
+            raise ThreadNotFound("what stood before the conversation has changed since.")
+
     def _identify(
         self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
     ) -> Identity:
@@ -534,6 +588,8 @@ class Chat:
             if head is not None and head.items and begun is not None and begun[0].known.row >= 0:
                 # They are on disk with the turn that was opened.
                 await self.conversations.taken(head, frozenset(item["id"] for item in head.items))
+            if request.native is not None and (thread := request.native.thread) is not None:
+                self._check_thread(thread, call, None if begun is None else begun[1])
             # With nothing to add, and no window to cut it to, a reply is handed on as it comes.
             is_bare = begun is None and not spec.system and attempts.target.context_window is None
             is_bare = is_bare and not any(map(_context_window, route.others))

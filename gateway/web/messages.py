@@ -15,9 +15,9 @@ from starlette.types import Receive, Scope, Send
 from adapters.types import BYTES_PER_TOKEN, Json
 from gateway.dialects.messages.errors import MessagesErrors
 from gateway.dialects.messages.native import NativeMessages
-from gateway.dialects.messages.read import MessagesRequest, names_in, parse_body, read, thread_refused
+from gateway.dialects.messages.read import MessagesRequest, names_in, parse_body, read, thread_of
 from gateway.dialects.messages.render import MakesMessages
-from gateway.errors import BadRequest, BodyTooLarge, ErrorForm
+from gateway.errors import BadRequest, BodyTooLarge, ErrorForm, ThreadUnsupported
 from gateway.run.receipt import Receipt
 from gateway.run.upstream.forward import Forwarding, Outgoing
 from gateway.web.completions import ChatRoute
@@ -101,7 +101,7 @@ class MessagesPath:
                 return None
             raise
         if json.get("thread") is not None:
-            raise thread_refused()
+            raise ThreadUnsupported("this model has no message threads.")
         return self._read_as(named, json, scope, is_read_only=False)
 
     def _is_native(self, json: Json, scope: Scope) -> bool:
@@ -125,16 +125,16 @@ class MessagesPath:
         """Returns a request for an upstream of its dialect; None: memory cannot read it, so that it passes without."""
         try:
             request = self._read_as(named, json, scope, is_read_only=True)
+            thread = thread_of(json)
         except BadRequest:
             return None
-        if json.get("thread") is not None:
+        if thread is not None:
             caller = trace_of(scope).caller
             stands = self.chats.chat.stands_for(request.chat, scope["headers"], caller.project, caller.memory)
-            if stands == "on":
-                raise thread_refused()
-            return None
+            if stands != "on":
+                return None
         request.chat.native = NativeMessages(
-            request.raw, request.json, request.places, _upstream_path(scope), named.with_model
+            request.raw, request.json, request.places, _upstream_path(scope), named.with_model, thread
         )
         return request
 
@@ -162,6 +162,7 @@ class MessagesPath:
             len(request.raw) // BYTES_PER_TOKEN,
             trace.request_id,
             stops if isinstance(stops, list) else (),
+            request.json.get("thread") is not None,
         )
         receipt = Receipt(trace.begun, trace.request_id)
         await self.chats.answer(request.chat, scope["headers"], view, receipt, scope, receive, send)

@@ -19,6 +19,7 @@ Json = dict[str, Any]
 
 OLD_VERSION, NEW_VERSION = "2023-06-01", "2026-10-21"
 VERSIONS = (OLD_VERSION, NEW_VERSION)
+THREADS_BETA = "message-threads-2026-08-12"
 BINDING_BETA = "thinking-binding-controls-2026-08-01"
 
 
@@ -188,6 +189,55 @@ def _once(pairs: list[tuple[str, Any]]) -> Json:
         _want(key not in found, f"{key}: the key is there twice")
         found[key] = value
     return found
+
+
+class Threads:
+    """The message threads of the API: what it holds of each conversation, by the id of its last reply."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Json] = {}
+        self._continued: set[str] = set()
+
+    def whole(self, raw: bytes, headers: Mapping[str, str]) -> bytes:
+        """Returns the body of a request with all that its thread has before it. Raises: Refused."""
+        try:
+            body = json.loads(raw)
+        except ValueError:
+            return raw
+        if (
+            not isinstance(body, dict)
+            or "thread" not in body
+            or THREADS_BETA not in headers.get("anthropic-beta", "")
+        ):
+            return raw
+        thread = body.pop("thread")
+        if thread == {"type": "create"}:
+            return json.dumps(body).encode()
+        _want(
+            set(thread) == {"type", "previous_message_id"} and thread["type"] == "continue", "thread: invalid"
+        )
+        for key in ("system", "tools"):
+            _want(key not in body, f"{key}: Extra inputs are not permitted when continuing a thread")
+        previous = thread["previous_message_id"]
+        if previous not in self._held:
+            raise _thread_refused(404, "not_found_error", "thread_not_found")
+        if previous in self._continued:
+            raise _thread_refused(409, "conflict_error", "thread_already_continued")
+        self._continued.add(previous)
+        held = self._held[previous]
+        return json.dumps({**body, **held, "messages": [*held["messages"], *body["messages"]]}).encode()
+
+    def hold(self, body: Json, id: str, content: Sequence[Json]) -> None:
+        """Holds a conversation that has come to a reply. body: of the whole request."""
+        kept = {key: body[key] for key in ("system", "tools") if key in body}
+        reply = {"role": "assistant", "content": [*content]}
+        self._held[id] = {**kept, "messages": [*body["messages"], reply]}
+
+
+def _thread_refused(status: int, kind: str, code: str) -> Refused:
+    refused = Refused(f"thread: {code}", status, kind)
+    refused.body["error"]["details"] = {"error_code": code}
+    return refused
 
 
 def check_request(raw: bytes, headers: Mapping[str, str], *, counts: bool = False) -> Json:

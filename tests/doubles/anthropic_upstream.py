@@ -17,7 +17,7 @@ import msgspec
 import orjson
 from msgspec.structs import replace
 
-from tests.doubles.anthropic_rules import PromptCache, Refused, bind, check_request, sign
+from tests.doubles.anthropic_rules import PromptCache, Refused, Threads, bind, check_request, sign
 from tests.doubles.openai_rules import Refusal
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, _call_id, _tokens
 
@@ -65,6 +65,7 @@ class StrictAnthropic(StrictUpstream):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.cache = PromptCache()
+        self.threads = Threads()
 
     def names(self, number: int) -> dict[str, str]:
         return {"request-id": f"req_{number}"}
@@ -79,7 +80,8 @@ class StrictAnthropic(StrictUpstream):
             path = seen.path.partition("?")[0]
             if path not in ("/v1/messages", "/v1/messages/count_tokens") or seen.method != "POST":
                 raise Refused(f"Not found: {seen.method} {seen.path}", 404, "not_found_error")
-            seen.json = check_request(seen.body, seen.headers, counts=path.endswith("/count_tokens"))
+            whole = self.threads.whole(seen.body, seen.headers)
+            seen.json = check_request(whole, seen.headers, counts=path.endswith("/count_tokens"))
             if path.endswith("/count_tokens"):
                 return _json({"input_tokens": len(orjson.dumps(seen.json)) // 4})
             self.cache.take(seen.json)
@@ -89,7 +91,11 @@ class StrictAnthropic(StrictUpstream):
         reply = self._replies.popleft() if self._replies else None
         if reply is None and self.script is not None:
             reply = self.script(seen)
-        return _render(seen.json, reply or Reply(), len(self.seen) + 1)
+        reply, number = reply or Reply(), len(self.seen) + 1
+        if whole is not seen.body and reply.body is None and reply.status == 200:
+            id_ = _message(seen.json, reply, number)["id"]
+            self.threads.hold(seen.json, id_, bind(_blocks(reply, number), seen.json))
+        return _render(seen.json, reply, number)
 
     def _authorize(self, seen: Seen) -> None:
         token = seen.headers.get("x-api-key") or seen.headers.get("authorization", "").removeprefix("Bearer ")

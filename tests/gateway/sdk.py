@@ -190,9 +190,9 @@ class World:
 
         return self.gateway.call(read())
 
-    def write_block(self, user: str, value: str, label: str = "human") -> None:
+    def write_block(self, user: str, value: str, label: str = "human", profile: str = "helper") -> None:
         """Edits a block from outside of any turn."""
-        block = self.block(user, label)
+        block = self.block(user, label, profile)
 
         async def write() -> None:
             await self.store.blocks.write(block.id, block.version, value, at=self.clock(), origin="test")

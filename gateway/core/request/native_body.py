@@ -54,8 +54,22 @@ class UpstreamBody(Struct, frozen=True):
     first_block: int = 0
 
 
+class MessageThread(Struct, frozen=True):
+    """A conversation that the upstream holds for some minutes, so that its client sends the new messages alone."""
+
+    # The reply that the request goes on from, by the upstream's id; None: it begins the thread.
+    previous: str | None = None
+
+
 class NativeBody(Protocol):
     """A request in its own dialect."""
+
+    @property
+    def thread(self) -> MessageThread | None:
+        """The thread that it belongs to; None: it has all messages of its conversation."""
+
+    def after(self, messages: int) -> NativeBody:
+        """Returns it for a chat completion that has so many messages before those of the request."""
 
     @property
     def path(self) -> str:

@@ -24,8 +24,6 @@ _TYPES: Final = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-NO_THREADS: Final = "thread_unsupported_request"
-"""The `error_code` by which Anthropic's SDKs go on without message threads."""
 
 
 class MessagesErrors:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.claude.content import assistant_blocks, tool_result, user_blocks
 from adapters.claude.model_limits import binds_thoughts
@@ -18,7 +19,7 @@ from adapters.claude.reply import next_index
 from adapters.claude.request import BINDING_BETA
 from adapters.types import Json
 from gateway.core.request.edit import BodyEdit
-from gateway.core.request.native_body import NO_ADDITIONS, NativeAdditions, UpstreamBody
+from gateway.core.request.native_body import NO_ADDITIONS, MessageThread, NativeAdditions, UpstreamBody
 from gateway.dialects.messages.content import THOUGHTS, BlockPlace
 
 _CHOICES: Final = {"none": "none", "auto": "auto", "required": "any"}
@@ -35,9 +36,16 @@ class NativeMessages(Struct, frozen=True):
     path: str
     # Returns the body with another model's name.
     renamed: Callable[[str], bytes]
+    thread: MessageThread | None = None
+
+    def after(self, messages: int) -> NativeMessages:
+        return replace(self, places=[*([BlockPlace(-1)] * messages), *self.places])
 
     def render(self, model: str, additions: NativeAdditions = NO_ADDITIONS) -> UpstreamBody:
         """Returns the request for the upstream."""
+        if self.thread is not None and self.thread.previous is not None:
+            # The upstream has them since the thread began, and refuses them now.
+            additions = replace(additions, system=(), tools=())
         messages, system = self._messages(additions), self._system(additions)
         members: Json = {}
         if messages is not self.json["messages"]:

@@ -17,6 +17,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest
+from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import RawHeaders, header_text
 from gateway.dialects.chat.parse import request_of
 from gateway.dialects.fields import check_depth, check_length, read_object, repeated_keys
@@ -29,7 +30,7 @@ from gateway.dialects.messages.content import (
     read_messages,
     read_system,
 )
-from gateway.dialects.messages.errors import NO_THREADS, invalid, not_taken
+from gateway.dialects.messages.errors import invalid, not_taken
 from gateway.errors import BadRequest
 
 SUB_AGENT: Final = "claude-code sub-agent"
@@ -135,14 +136,18 @@ def read(
     return MessagesRequest(body, json, request, conversation.places)
 
 
-def thread_refused() -> BadRequest:
-    """Returns the error after which Anthropic's SDKs go on without a message thread."""
-    return BadRequest(
-        "thread: message threads are not available here, where the gateway remembers the conversation. Send all of "
-        "its messages.",
-        param="thread",
-        code=NO_THREADS,
-    )
+def thread_of(json: Json) -> MessageThread | None:
+    """Returns the message thread that a request begins or goes on with; None: it has none. Raises: BadRequest."""
+    thread = json.get("thread")
+    if thread is None:
+        return None
+    kind = thread.get("type") if isinstance(thread, dict) else None
+    previous = thread.get("previous_message_id") if kind == "continue" else None
+    if kind != "create" and not (isinstance(previous, str) and previous):
+        raise invalid(
+            "thread", "Input should have the type 'create', or 'continue' and a `previous_message_id`"
+        )
+    return MessageThread(previous)
 
 
 def _is_known(key: str) -> bool:

@@ -41,6 +41,8 @@ class MakesMessages(Struct, frozen=True):
     request_id: str
     # The request's `stop_sequences`.
     stops: Sequence[str] = ()
+    # Its client may go on from the reply by its id.
+    has_thread: bool = False
 
     def __call__(self, spec: TurnSpec) -> MessagesView:
         return MessagesView(self, spec.gateway_tools)
@@ -159,6 +161,10 @@ class MessagesView(ClientView):
 
     def not_durable(self) -> None:
         self._out.append(NOT_DURABLE)
+
+    def stored_fields(self, outcome: TurnOutcome) -> Json:
+        id_ = self._first.get("id")
+        return {"ids": [id_]} if self._request.has_thread and isinstance(id_, str) and id_ else {}
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
         self._waits = False

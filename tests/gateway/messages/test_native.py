@@ -162,15 +162,6 @@ def test_what_memory_cannot_read_passes_without_it(world: World, upstream: Stric
     assert "x-mnemogate-memory: strict" in reply.json["error"]["message"]
 
 
-def test_a_thread_passes_with_memory_off_alone(world: World, upstream: StrictAnthropic) -> None:
-    thread = {"type": "create"}
-    reply = post(world, hello(thread=thread), {"x-mnemogate-user": "alice"})
-    assert reply.json["error"]["details"] == {"error_code": "thread_unsupported_request"}
-    assert upstream.seen == []
-    post(world, hello(thread=thread))
-    assert b'"thread"' in upstream.last.body
-
-
 # -- where memory goes
 
 
