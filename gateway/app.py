@@ -40,6 +40,7 @@ from gateway.run.directory import Directory, NoAgents
 from gateway.run.memory.block_edits import follow_settings
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
+from gateway.run.receipt import Receipt
 from gateway.run.request_log import RequestLog
 from gateway.run.stored_responses import StoredResponses
 from gateway.run.turn_saving import turn_limits_of
@@ -153,6 +154,8 @@ class Gateway:
         store.forgetting.when_gone(self.requests.forget)
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s, self.requests)
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
+        # Each is handed the account of every request after its last byte, and of what is worked on without one.
+        self.account_readers: list[Callable[[Receipt], None]] = []
         self._edge = Edge(
             self._dispatch,
             self.guard,
@@ -164,6 +167,7 @@ class Gateway:
             error_form_of=messages_errors,
             paths=[each.path for each in self._router.routes if isinstance(each, Route)],
             requests=self.requests,
+            readers=self.account_readers,
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
         self._sockets = ResponsesSockets(self._edge, bodies, lambda: self.readiness.draining)
@@ -176,7 +180,7 @@ class Gateway:
         if self.agent_services is not None:
             agents = agents_routes(self.agent_services.agents_api(self.models, limits), bodies)
             names = self.agent_services.chat.names
-        forwarding = Forwarding(settings, self.providers, self.chat.failover)
+        forwarding = Forwarding(settings, self.providers, self.chat.failover, self.chat.rules)
         own = OwnResponses(
             self._stored_responses(),
             self.chat.rules,

@@ -116,6 +116,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "nul",
             "thoughts",
             "tool_rule",
+            "usage",
             "words",
         },
     ],

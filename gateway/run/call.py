@@ -80,7 +80,10 @@ class ChatCall:
         self.describe(form)
         body = self.request.raw
         is_changed = form.consumed or form.as_system or target.model != self.request.model
-        if is_changed or self.request.added_fields & form.refused:
+        self.receipt.hides_usage = hides_usage = (
+            form.asks_usage and self.request.stream and not self.request.wants_usage
+        )
+        if is_changed or hides_usage or self.request.added_fields & form.refused:
             body = Prompt(self.request, target, form).body()
         return self.send(target, body)
 
@@ -133,7 +136,12 @@ class ChatCall:
             ",".join((*self.request.consumed, *form.consumed, *form.spent)) or None
         )
         headers["x-mnemogate-adapted"] = "developer_role" if form.as_system else None
+        self.receipt.prompt_tokens = self.receipt.injected_tokens = 0
         if prompt is not None:
+            self.receipt.prompt_tokens, self.receipt.injected_tokens = (
+                prompt.window.tokens,
+                prompt.injected_tokens,
+            )
             headers["x-mnemogate-evicted-tokens"] = str(prompt.window.evicted_tokens)
             self.receipt.count_tokens = partial(counted_usage, prompt)
         if known is not None and prompt is not None:
@@ -145,7 +153,7 @@ class ChatCall:
             headers["x-mnemogate-agent"] = known.agent.uid
             headers["x-mnemogate-conversation"] = known.conversation_uid
             headers["x-mnemogate-recalled-tokens"] = str(prompt.recall.tokens)
-            headers["x-mnemogate-injected-tokens"] = str(prompt.injected_tokens)
+            headers["x-mnemogate-injected-tokens"] = str(self.receipt.injected_tokens)
             headers["x-mnemogate-recall"] = "unavailable" if prompt.recall.has_failed else None
 
 
@@ -165,6 +173,7 @@ def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointFo
         known.stream_usage,
         (known.forces_thinkers or not asks_to_think(request.json)) and known.can_force(model),
         _refused(request, known, model) if request.added_fields else _NONE,
+        endpoint.asks_usage,
     )
 
 
@@ -182,5 +191,6 @@ def _form(
     takes_usage: bool | None,
     can_force: bool,
     refused: frozenset[str],
+    asks_usage: bool,
 ) -> EndpointForm:
-    return EndpointForm(consumed, spent, as_system, takes_usage, can_force, refused)
+    return EndpointForm(consumed, spent, as_system, takes_usage, can_force, refused, asks_usage=asks_usage)

@@ -221,6 +221,7 @@ class Chat:
             whole = await self._in_thread(headers, request, request.native, project, memory)
         found = await self._resolve(headers, whole, project, memory)
         identity = found.identity
+        receipt.user = identity.user or ""
         if identity.side_request is not None:
             # A name of the settings may have any letters.
             receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
@@ -351,6 +352,7 @@ class Chat:
         request = native.chat
         # Once more: what kind of request it is, its whole list decides.
         identity = self._of_sub_agent(self._identify(headers, request, project, memory), request)
+        receipt.user = identity.user or ""
         if identity.side_request is not None:
             receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
         kind = ConversationKind.CLIENT
@@ -624,7 +626,7 @@ class Chat:
         request, spec, tools = call.request, call.spec, prompt.tools
         terms = _terms(
             request.wants_usage,
-            prompt.adds_usage,
+            prompt.adds_usage or (request.stream and not request.wants_usage and attempts.may_ask_usage),
             frozenset([tool["function"]["name"] for tool in tools]) if tools else frozenset(),
             request.max_tokens,
             remembered is not None,

@@ -1,19 +1,104 @@
-"""The account of one reply: the `x-mnemogate-*` headers it carries, and the time we added to it."""
+"""The one account of a request: each call of an upstream with what it used, and the `x-mnemogate-*` headers.
+
+Usage, limits, traces and metrics read it. What is worked on without a client (an agent's run, a job) has one as well.
+The edge hands it on once, after the reply's last byte; what has no client hands on its own.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-from adapters.types import Header, Json
-from storage.records import Scope
+from msgspec import Struct, field
+
+from adapters.types import BYTES_PER_TOKEN, Header, Json
+from gateway.core.usage.reported import costs_tokens
+from storage.records import Counts, Scope
+
+
+class FailedTry(Struct, frozen=True):
+    """A try that brought no reply, before the one that ended the call."""
+
+    # A name as in `x-mnemogate-tries`: of the upstream, with a number from its second key on.
+    endpoint: str
+    # A status, or the kind of failure.
+    outcome: str
+    # Of `time.perf_counter()`, when it had failed.
+    at: float
+
+
+# With defaults, since a struct with few fields given costs 0.2 us, and each call of an upstream makes one.
+class UpstreamCall(Struct, eq=False):
+    """One call of an upstream, whatever number of tries it took. Its times are of `time.perf_counter()`; 0.0: never."""
+
+    # When it began; when the reply's head came, its first piece of a body, and its end.
+    begun: float
+    answered: float = 0.0
+    first: float = 0.0
+    ended: float = 0.0
+    # Of the last try: the upstream's name and its kind in the settings, the model as it was sent.
+    upstream: str = ""
+    provider: str = ""
+    model: str = ""
+    # Below the upstream's base URL, with the query.
+    path: str = ""
+    method: str = "POST"
+    is_streamed: bool = False
+    # The gateway asked for the usage of the stream, and its client did not.
+    hides_usage: bool = False
+    # Of the body, and of the prompt by our count (0: it was not counted), with the part that memory added.
+    sent_bytes: int = 0
+    prompt_tokens: int = 0
+    injected_tokens: int = 0
+    # What the model wrote, in characters, as far as it was received.
+    received_chars: int = 0
+    # The tokens as the upstream reported them; None: it did not.
+    counts: Counts | None = None
+    # The status of the answer; 0: there was none.
+    status: int = 0
+    # Why there was none, or why a reply broke off, as in metrics; "": neither.
+    failure: str = ""
+    tries: list[FailedTry] = field(default_factory=list)
+
+    @property
+    def is_answered(self) -> bool:
+        """A model has answered, in full or in part."""
+        return bool(self.first) and 200 <= self.status < 300
+
+    @property
+    def costs_tokens(self) -> bool:
+        return costs_tokens(self.method, self.path)
+
+    def used(self) -> Counts:
+        """Returns the tokens, estimated where nothing was reported; none where no byte of a reply came."""
+        if self.counts is not None:
+            return self.counts
+        if not self.is_answered or not self.costs_tokens:
+            return _NONE
+        return Counts(
+            self.prompt_tokens or self.sent_bytes // BYTES_PER_TOKEN, self.received_chars // BYTES_PER_TOKEN
+        )
+
+    def received(self) -> None:
+        """Notes that the first piece of a reply has come; nothing, if one has."""
+        if not self.first:
+            self.first = time.perf_counter()
+
+    def end(self) -> None:
+        """Notes that the reply is over, or given up; nothing, if it was."""
+        if not self.ended:
+            self.ended = time.perf_counter()
+
+
+_NONE = Counts()
 
 
 class Receipt:
-    """The account that a reply gives of its making. added_ms: our part of the time up to its head.
+    """The account of one request, or of work without one.
 
-    headers: the headers by name; one that is None is not sent. turn: by which a client may name it; None: by nothing.
-    count_tokens: returns the usage of a reply with a text, counted here; None: its prompt is not known.
+    added_ms: our part of the time up to the reply's head. headers: the headers by name; one that is None is not sent.
+    turn: by which a client may name it; None: by nothing. count_tokens: returns the usage of a reply with a text,
+    counted here; None: its prompt is not known.
     """
 
     __slots__ = (
@@ -21,25 +106,51 @@ class Receipt:
         "_sent",
         "added_ms",
         "begun",
+        "calls",
         "count_tokens",
         "first_ms",
         "headers",
+        "hides_usage",
+        "injected_tokens",
+        "is_cut",
         "is_noted",
+        "is_request",
+        "key",
         "mode",
+        "project",
+        "prompt_tokens",
         "recalled",
         "request_id",
         "scope",
+        "status",
         "turn",
+        "user",
     )
 
-    def __init__(self, begun: float, request_id: str = "") -> None:
+    def __init__(self, begun: float, request_id: str = "", project: str = "default", key: int = 0) -> None:
         """Begins the account.
 
         begun: when the request arrived, by time.perf_counter().
         request_id: "": it is not noted.
+        project, key: of the caller; key: 0: none.
         """
         self.begun = begun
         self.request_id = request_id
+        self.project = project
+        self.key = key
+        # As the request named its user, or the settings do; "": no user.
+        self.user = ""
+        # In the order in which they were made.
+        self.calls: list[UpstreamCall] = []
+        # Of the prompt that is sent next, by our count (0: not counted), and the part of it that memory added.
+        self.prompt_tokens = self.injected_tokens = 0
+        # The usage of the stream that comes next is asked for, which its client did not.
+        self.hides_usage = False
+        # Of a client's request; False: of work that goes on without one, whose request is counted already.
+        self.is_request = True
+        # How it ended, once it has: the reply's status (0: none), and whether the gateway has cut it at its end.
+        self.status = 0
+        self.is_cut = False
         # The memory that it belongs to, once that is known, and the mode of that.
         self.scope: Scope | None = None
         self.mode = "on"
@@ -53,6 +164,12 @@ class Receipt:
         self.turn: str | None = None
         self.count_tokens: Callable[[str], Json] | None = None
         self._sent = self._came = 0.0
+
+    def begin_call(self) -> UpstreamCall:
+        """Adds a call of an upstream, which begins now."""
+        call = UpstreamCall(time.perf_counter())
+        self.calls.append(call)
+        return call
 
     def upstream_called(self) -> None:
         now = time.perf_counter()

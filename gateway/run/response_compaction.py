@@ -63,7 +63,7 @@ async def compact(
     project: str,
     credential: str | None,
     sink: Sink,
-    begun: float,
+    receipt: Receipt,
     view: MakesView,
 ) -> Compacted:
     """Returns a request's messages in short. sink: of the waiting client. view: of chat completions.
@@ -80,7 +80,7 @@ async def compact(
             tools=(), has_tools=False, stream=False, max_tokens=None, max_tokens_key=None, unnamed=None,
         )  # fmt: skip
         answer = _Answer(sink)
-        await chat.answer(question, headers, project, credential, answer, Receipt(begun), view)
+        await chat.answer(question, headers, project, credential, answer, receipt, view)
         if answer.status != 200:
             raise CompactionFailed(answer.status, bytes(answer.body))
         reply = orjson.loads(answer.body)

@@ -25,11 +25,13 @@ from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.commands import Command, TurnOutcome
+from gateway.core.turn.draft import Draft
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import FreeGuide, Guide, StopReason
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
+from gateway.core.usage.reported import reported_counts
 from gateway.errors import GatewayError
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
@@ -129,6 +131,7 @@ class TurnRun:
     sink: Sink = field(init=False)
     _turn: Turn = field(init=False)
     _reply: ModelReply | None = None
+    _draft: Draft | None = None  # the reply that is being read
     _endpoint: Endpoint | None = None  # the one that the prompt is for
     _next: commands.CallModel | None = None  # the round that follows
     _asked: commands.CallModel = field(init=False)  # the round that is under way
@@ -220,7 +223,11 @@ class TurnRun:
         else:
             self.call.receipt.upstream_called()
         asked = self._asked
-        prompt = await fit_rounds(self.prompt, asked.messages) if asked.messages else self.prompt
+        prompt = self.prompt
+        if asked.messages:
+            prompt = await fit_rounds(prompt, asked.messages)
+            self.call.receipt.prompt_tokens = 0  # these messages are not counted
+        self.call.receipt.hides_usage = prompt.adds_usage and not self.call.request.wants_usage
         return self.call.request_of(
             target, endpoint, prompt, asked.messages, asked.budget_tokens, asked.offer
         )
@@ -247,17 +254,31 @@ class TurnRun:
             reply = await sending
             headers = handed_on(reply.headers)
             self._turn.feed(events.ReplyStarted(reply.status, headers))
+            self._draft = self._turn.draft
             if reply.is_stream:
                 await self._take_stream(reply)
             else:
                 whole = await reply.read(MAX_REPLY_BYTES)
+                self.attempts.call.received()
                 await self._feed(events.ReceivedWhole(whole))
         except ProviderError as error:
             failure = translate(error)
             if self.sink.started and self.attempts.is_answered:
                 self.attempts.broke(failure)  # an error that is raised is counted where it is caught
             await self._feed(events.ReplyFailed(failure))
+        finally:
+            self._note_usage()
         await self._close()
+
+    def _note_usage(self) -> None:
+        """Notes in the account what the reply that has ended used, as far as it came."""
+        draft, self._draft = self._draft, None
+        if draft is not None:
+            call = self.attempts.call
+            call.end()
+            call.counts = reported_counts(draft.usage)
+            if call.counts is None:
+                call.received_chars = len(draft.generated())
 
     async def _take_stream(self, reply: ModelReply) -> None:
         """Takes a stream until it ends, or the turn needs no more of it. Raises: ProviderError."""
@@ -267,6 +288,7 @@ class TurnRun:
                 if batch is BEAT:
                     await self._beat()
                     continue
+                self.attempts.call.received()
                 for event in batch:
                     left -= len(event.raw)
                 if left < 0:

@@ -239,6 +239,12 @@ class BatchSettings(Table, frozen=True):
     daily_tokens: NonNegativeInt = 0
 
 
+class UsageSettings(Table, frozen=True):
+    """The table [usage]."""
+
+    ask_streams: bool = True
+
+
 # Headers that identify an account or an application, and are no keys.
 _NO_KEYS = frozenset(
     {
@@ -384,6 +390,7 @@ class Settings(Table, frozen=True):
     tools: ToolSettings = ToolSettings()
     batch: BatchSettings = BatchSettings()
     responses: ResponsesSettings = ResponsesSettings()
+    usage: UsageSettings = UsageSettings()
     upstreams: tuple[UpstreamSettings, ...] = (UpstreamSettings("scripted", kind="scripted"),)
     models: tuple[ModelSettings, ...] = ()
     profiles: tuple[ProfileSettings, ...] = ()

@@ -58,7 +58,7 @@ class ChatRoute:
             if named is None:
                 request.query = scope["query_string"].decode("latin-1")
             trace.model, trace.stream = request.model, request.stream
-            receipt = Receipt(trace.begun, trace.request_id)
+            receipt = trace.begin_account()
             await self.answer(request, scope["headers"], ChatView, receipt, scope, receive, send)
 
     async def answer(
@@ -79,7 +79,6 @@ class ChatRoute:
         """
         trace = trace_of(scope)
         caller = trace.caller
-        trace.receipt = receipt
         self.requests.begin(receipt, caller.project, request.model, is_streamed=request.stream)
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
@@ -112,7 +111,7 @@ class ChatRoute:
         """Answers a request in its own dialect. route: to the upstream that answers."""
         trace = trace_of(scope)
         caller = trace.caller
-        trace.receipt = receipt = Receipt(trace.begun, trace.request_id)
+        receipt = trace.begin_account()
         chat = native.chat
         self.requests.begin(receipt, caller.project, chat.model, is_streamed=chat.stream)
         connection = scope["state"].get("connection")

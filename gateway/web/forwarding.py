@@ -19,7 +19,6 @@ from starlette.types import Receive, Scope, Send
 from gateway.core.request.request_headers import RawHeaders, refuse_repeated
 from gateway.errors import BadRequest, UnknownPath
 from gateway.limits import Limits
-from gateway.run.receipt import Receipt
 from gateway.run.upstream.forward import Forwarding, Outgoing
 from gateway.run.upstream.relay import ReplyChange
 from gateway.run.upstream.route import Route as ModelRoute
@@ -160,7 +159,7 @@ class ForwardedPath:
         self, route: ModelRoute, outgoing: Outgoing, scope: Scope, receive: Receive, send: Send
     ) -> None:
         trace = trace_of(scope)
-        receipt = Receipt(trace.begun)
+        receipt = trace.begin_account()
         receipt.headers["x-mnemogate-memory"] = trace.memory
         connection = scope["state"].get("connection")
         try:

@@ -18,7 +18,6 @@ from gateway.dialects.messages.native import NativeMessages
 from gateway.dialects.messages.read import MessagesRequest, names_in, parse_body, read, thread_of
 from gateway.dialects.messages.render import MakesMessages
 from gateway.errors import BadRequest, BodyTooLarge, ErrorForm, ThreadUnsupported
-from gateway.run.receipt import Receipt
 from gateway.run.upstream.forward import Forwarding, Outgoing
 from gateway.web.completions import ChatRoute
 from gateway.web.event_stream import ClientReply
@@ -143,7 +142,7 @@ class MessagesPath:
         refuse_strict(scope["headers"])
         trace = trace_of(scope)
         trace.memory = "off"
-        caller, receipt, path = trace.caller, Receipt(trace.begun), _upstream_path(scope)
+        caller, receipt, path = trace.caller, trace.begin_account(), _upstream_path(scope)
         receipt.headers["x-mnemogate-memory"] = "off"
         route = self.forwarding.find(path, named.model, None)
         outgoing = Outgoing("POST", path, scope["headers"], caller.project, caller.credential, named=named)
@@ -164,7 +163,7 @@ class MessagesPath:
             stops if isinstance(stops, list) else (),
             request.json.get("thread") is not None,
         )
-        receipt = Receipt(trace.begun, trace.request_id)
+        receipt = trace.begin_account()
         await self.chats.answer(request.chat, scope["headers"], view, receipt, scope, receive, send)
 
 
@@ -182,7 +181,7 @@ class CountPath(MessagesPath):
 
     async def _answer(self, request: MessagesRequest, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
-        caller, receipt = trace.caller, Receipt(trace.begun)
+        caller, receipt = trace.caller, trace.begin_account()
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
             tokens = await self.chats.chat.count(

@@ -55,7 +55,7 @@ class Trace:
     stream: bool | None = None
     memory: str | None = None
     added_ms: float | None = None
-    # Of a request that a model answers.
+    # The account of a request that an upstream may answer.
     receipt: Receipt | None = None
     bytes_in: int = 0
     bytes_out: int = 0
@@ -64,6 +64,11 @@ class Trace:
     is_complete: bool = False
     is_cut: bool = False  # by the end of the gateway, before its reply was whole
     expects_continue: bool = False
+
+    def begin_account(self) -> Receipt:
+        """Begins the account of a request that was read; the edge hands it on after the reply."""
+        self.receipt = Receipt(self.begun, self.request_id, self.caller.project, self.caller.key)
+        return self.receipt
 
 
 def trace_of(scope: Scope) -> Trace:
@@ -90,6 +95,7 @@ class Edge:
         error_form_of: Callable[[Scope], ErrorForm | None] = lambda scope: None,
         paths: Sequence[str] = (),
         requests: RequestLog | None = None,
+        readers: Sequence[Callable[[Receipt], None]] = (),
     ) -> None:
         """Puts the edge around an application.
 
@@ -100,12 +106,14 @@ class Edge:
         error_form_of: returns the form for requests to paths that several dialects share; None: the path decides.
         paths: of the routes, of which an unknown path may be a misspelling.
         requests: is given the end of each request that a model answers.
+        readers: are handed the account of each request after its last byte.
         """
         self._open_prefix = open_prefix
         self._error_forms = tuple((error_forms or {}).items())
         self._error_form_of = error_form_of
         self._paths = paths
         self._requests = requests
+        self._readers = readers
         self._app = app
         self._guard = guard
         self._metrics = metrics
@@ -182,8 +190,12 @@ class Edge:
                 self.idle.set()
             self._metrics.requests.inc(trace.route, str(trace.status))
             self._write_line(scope, trace)
-            if trace.receipt is not None and self._requests is not None:
-                self._requests.end(trace.receipt, trace.status)
+            if (receipt := trace.receipt) is not None:
+                receipt.status, receipt.is_cut = trace.status, trace.is_cut
+                if self._requests is not None:
+                    self._requests.end(receipt, trace.status)
+                for read in self._readers:
+                    read(receipt)
 
     async def _last_words(self, error: GatewayError, scope: Scope, trace: Trace, answer: Send) -> None:
         form = trace.errors = trace.errors or self._error_form(scope)

@@ -16,7 +16,6 @@ from gateway.dialects.responses.compaction import compaction_item
 from gateway.dialects.responses.items import message_item
 from gateway.dialects.responses.parse import ResponsesRequest
 from gateway.dialects.responses.render import usage_of
-from gateway.run.receipt import Receipt
 from gateway.run.response_compaction import CompactionFailed, compact
 from gateway.run.response_conversations import ConversationHead
 from gateway.web.event_stream import ClientReply
@@ -43,7 +42,7 @@ class InputTokensPath(ResponsesPath):
         send: Send,
     ) -> None:
         trace = trace_of(scope)
-        caller, receipt = trace.caller, Receipt(trace.begun)
+        caller, receipt = trace.caller, trace.begin_account()
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
             tokens = await self.chats.chat.count(
@@ -76,7 +75,7 @@ class CompactPath(ResponsesPath):
             try:
                 found = await compact(
                     self.chats.chat, request.chat, without_memory(headers), caller.project, caller.credential,
-                    reply, trace.begun, ChatView,
+                    reply, trace.begin_account(), ChatView,
                 )  # fmt: skip
             except CompactionFailed as error:
                 await reply.whole(error.status, _JSON, error.body)

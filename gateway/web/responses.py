@@ -103,7 +103,7 @@ class ResponsesPath(ForwardedPath):
             await self._begin_later(request, conversation, headers, scope, receive, send)
             return
         trace = trace_of(scope)
-        receipt = Receipt(trace.begun, trace.request_id)
+        receipt = trace.begin_account()
         view = MakesResponses(
             request.echo,
             partial(_turn, receipt),
@@ -124,7 +124,7 @@ class ResponsesPath(ForwardedPath):
             try:
                 found = await compact(
                     self.chats.chat, request.chat, without_memory(headers), caller.project, caller.credential,
-                    reply, trace.begun, ChatView,
+                    reply, trace.begin_account(), ChatView,
                 )  # fmt: skip
             except CompactionFailed as error:
                 await reply.whole(error.status, [("content-type", "application/json")], error.body)

@@ -179,7 +179,7 @@ class Answered:
     async def __call__(self, scope: AsgiScope, receive: Receive, send: AsgiSend) -> None:
         trace = trace_of(scope)
         trace.model, trace.stream, trace.memory = self.run_request.spec.model, self.is_stream, "on"
-        receipt = Receipt(trace.begun, trace.request_id)
+        receipt = trace.begin_account()
         receipt.headers |= self.request.headers
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.api.send_timeout_s, connection) as reply:

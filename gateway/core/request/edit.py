@@ -106,6 +106,9 @@ class BodyEdit:
         has_list_edits = bool(self._before or self._instead or self._notes or self._roles or self._appended)
         if not (has_list_edits or self._members or self._tools):
             return self._raw
+        if not (has_list_edits or self._tools) and self._adds_only():
+            # What is added alone leaves the bytes that came as they are.
+            return self._raw.rstrip()[:-1] + b"," + orjson.dumps(self._members)[1:]
         edited = self._edited(self._json, has_list_edits)
         try:
             if not _may_change(self._raw, self._json):
@@ -113,6 +116,10 @@ class BodyEdit:
         except orjson.JSONEncodeError:
             pass  # a member is nested more deeply than it writes
         return orjson.dumps(self._edited(_as_came(self._raw, self._json), has_list_edits))
+
+    def _adds_only(self) -> bool:
+        """Returns whether the only edits are new members of an object that has some."""
+        return bool(self._json) and self._json.keys().isdisjoint(self._members)
 
     def _edited(self, json: Json, has_list_edits: bool) -> Json:
         body = {**json, **self._members}

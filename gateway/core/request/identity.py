@@ -15,6 +15,8 @@ from functools import lru_cache
 from math import inf
 from typing import Any, Final
 
+import msgspec
+import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -26,8 +28,10 @@ from gateway.core.request.side_requests import (
     is_single_structured_turn,
 )
 from gateway.core.request.signed_user import SIGNED_USER, signed_user
-from gateway.errors import BadRequest, UnknownModel
+from gateway.errors import BadRequest, GatewayError, UnknownModel
 from storage.records import Scope
+
+_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Mode(StrEnum):
@@ -227,6 +231,21 @@ def identify(
         leaves_nothing,
         own,
     )
+
+
+def user_of(headers: RawHeaders, body: bytes, rules: IdentityRules, now: float) -> str:
+    """Returns the user of a request that memory has no part in; "" where it names none that can be read.
+
+    body: "" where it is not known, as of an upload.
+    """
+    found = {name: value for name, value in headers if name in rules._read}
+    try:
+        members = _MEMBERS.decode(body) if body else {}
+        named = {name: orjson.loads(bytes(members[name])) for name in rules._fields & members.keys()}
+        user = _signed(found[_SIGNED_USER], rules, now) if _SIGNED_USER in found else None
+        return user or _first(rules._user, found, named) or rules.default_user or ""
+    except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
+        return ""
 
 
 # ids

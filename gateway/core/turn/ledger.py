@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from adapters.types import Json, token_count
 from gateway.core.turn.draft import Draft
+from gateway.core.usage.reported import reported_counts
 from storage.records import Counts
 
 BILLED = "mnemogate_billed"  # field of `usage`, in addition to the real API's
@@ -83,11 +84,4 @@ def _added_details(earlier: Any, last: Any) -> Json:
 
 def counts_of(usage: Json | None) -> Counts:
     """Returns the tokens of one call of the model, as the upstream counted them; zeros where it did not."""
-    prompt, completion = (usage or {}).get("prompt_tokens_details"), (usage or {}).get(DETAILS)
-    return Counts(
-        token_count(usage, "prompt_tokens"),
-        token_count(usage, "completion_tokens"),
-        token_count(prompt, "cached_tokens"),
-        token_count(prompt, "cache_write_tokens"),
-        token_count(completion, "reasoning_tokens"),
-    )
+    return reported_counts(usage) or Counts()

@@ -33,7 +33,7 @@ from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_calls
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import FINISHED, Command, End, TurnOutcome
-from gateway.core.turn.draft import ToolCall, join_messages
+from gateway.core.turn.draft import Draft, ToolCall, join_messages
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import (
     ANYTHING,
@@ -110,6 +110,11 @@ class Turn:
     @property
     def state(self) -> TurnState:
         return self._state
+
+    @property
+    def draft(self) -> Draft:
+        """The reply of the round that is under way, as far as it has come."""
+        return self._round.draft
 
     @property
     def first_call(self) -> commands.CallModel:

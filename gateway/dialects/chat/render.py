@@ -17,12 +17,11 @@ from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEven
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import lacks_content
 from gateway.core.turn.spec import TurnSpec
+from gateway.core.usage.asked import without_null_usage
 from gateway.dialects.chat.errors import error_event
 from gateway.errors import GatewayError
 
 NOT_DURABLE = b": mnemogate not durable\n\n"
-# In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
-_NO_USAGE = b',"usage":null'
 
 
 class ChatView(ClientView):
@@ -41,7 +40,7 @@ class ChatView(ClientView):
         self._first: Json = {}  # the first round's first chunk
         self._has_begun = self._has_role = False
         self._is_later = False  # a hidden round has gone before
-        self._is_open = not self._waits and not self._strips_usage
+        self._is_open = not self._waits
         self._out: list[bytes] = []
 
     def take(self) -> bytes:
@@ -55,7 +54,7 @@ class ChatView(ClientView):
         self._first = first
 
     def show(self, event: ReplyEvent) -> None:
-        if self._is_open and event.calls is None and event.raw is not None:
+        if self._is_open and not self._strips_usage and event.calls is None and event.raw is not None:
             self._out.append(event.raw)
         else:
             self._show(event)
@@ -63,7 +62,8 @@ class ChatView(ClientView):
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
         # Nearly every event of every stream ends here: its bytes go as they came.
         if self._is_open:
-            self._out.extend([event.raw for event in read])
+            raw = [event.raw for event in read]
+            self._out.extend(map(without_null_usage, raw) if self._strips_usage else raw)
         return self._is_open
 
     def add_text(self, text: str) -> None:
@@ -122,7 +122,7 @@ class ChatView(ClientView):
     def _put(self, raw: bytes, *, has_content: bool = True) -> None:
         """Appends bytes. has_content: they have content, so that all may leave."""
         if self._strips_usage:
-            raw = raw.replace(_NO_USAGE, b"")  # our asking for usage puts this into every other chunk
+            raw = without_null_usage(raw)  # our asking for usage puts this into every other chunk
         self._out.append(raw)
         self._has_begun = True
         if self._waits:
@@ -187,7 +187,7 @@ class ChatView(ClientView):
         self._put(
             _frame({**chunk, **changed}, event.name) if is_own else event.raw or b"", has_content=has_content
         )
-        self._is_open = self._has_role and not (self._waits or self._is_later or self._strips_usage)
+        self._is_open = self._has_role and not (self._waits or self._is_later)
 
     def _choice(self, choice: Json, calls: list[Json] | None, finish: str | None, is_hidden: bool) -> Json:
         """Returns a choice as the client is to have it: the same object where nothing had to change."""

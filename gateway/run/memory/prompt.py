@@ -40,6 +40,8 @@ class EndpointForm(Struct, frozen=True):
     refused: frozenset[str] = frozenset()
     # The model takes its thoughts back only after what they were thought about, so that nothing there may change.
     binds: bool = False
+    # It is asked for the tokens of a stream, also where the client does not want to know.
+    asks_usage: bool = False
 
 
 class NoteRoom(Struct, frozen=True):
@@ -180,7 +182,8 @@ class Prompt(Struct, frozen=True):
     def adds_usage(self) -> bool:
         """True where we ask for the usage of a stream, which the client's own bytes do not.
 
-        It may be asked for by a dialect that always reports it, or hidden rounds share the client's limit of tokens.
+        It may be asked for by a dialect that always reports it, by the account of the request, or because hidden rounds
+        share the client's limit of tokens.
         """
         request = self.request
         if self.form.takes_usage is False or not request.stream:
@@ -189,7 +192,7 @@ class Prompt(Struct, frozen=True):
             return (request.json.get("stream_options") or {}).get("include_usage") is not True
         if not self.form.takes_usage:
             return False
-        return self.counts or (bool(self.tools) and request.max_tokens is not None)
+        return self.form.asks_usage or self.counts or (bool(self.tools) and request.max_tokens is not None)
 
     @property
     def injected_tokens(self) -> int:

@@ -41,7 +41,7 @@ from gateway.core.upstream.policy import (
 )
 from gateway.errors import GatewayError, UpstreamError
 from gateway.metrics import Metrics
-from gateway.run.receipt import Receipt
+from gateway.run.receipt import FailedTry, Receipt, UpstreamCall
 from gateway.run.sink import Sink
 from gateway.run.upstream.provider_errors import failure_of, kind_of
 from gateway.run.upstream.route import Route
@@ -65,6 +65,10 @@ class Endpoint(Struct):
     # False where callers bring their own key. A limit that one caller has reached then holds for no other.
     has_key: bool = True
     health: EndpointHealth = msgspec.field(default_factory=EndpointHealth)
+    # The upstream's, in the settings.
+    kind: str = ""
+    # The usage of its streams is asked for, whether their client does or not.
+    asks_usage: bool = False
 
 
 Candidate = tuple[Endpoint, Target]
@@ -99,7 +103,16 @@ class Failover:
             policy = Policy(upstream.retries)
             names = [upstream.name, *(f"{upstream.name}#{n + 1}" for n in range(1, len(upstream.keys)))]
             self.endpoints[upstream.name] = [
-                Endpoint(name, upstream.name, providers[name], policy, upstream.has_key)
+                Endpoint(
+                    name,
+                    upstream.name,
+                    providers[name],
+                    policy,
+                    upstream.has_key,
+                    kind=upstream.kind,
+                    asks_usage=settings.usage.ask_streams
+                    and providers[name].capabilities.stream_usage is True,
+                )
                 for name in names
                 if name in providers
             ]
@@ -183,6 +196,8 @@ class Attempts:
     is_once: bool = False
     # Why the request could not be sent to its end, if the caller is to blame; no upstream is then.
     fault: Callable[[], Exception | None] = no_fault
+    # The call of the account that is under way, or was the last one.
+    call: UpstreamCall = field(init=False)
     _log: list[tuple[str, str]] = field(default_factory=list)  # endpoints and their outcomes
     _is_settled: bool = False
     _is_guess: bool = False  # this request was cut to a guessed context window
@@ -201,10 +216,18 @@ class Attempts:
                 self.broke(error)
             error.headers = tuple(self._receipt.close())
         self.endpoint.health.in_flight -= 1
+        if self._receipt.calls:
+            self._receipt.calls[-1].end()
+
+    @property
+    def may_ask_usage(self) -> bool:
+        """True where an endpoint may answer whose streams are asked for their usage."""
+        return self.endpoint.asks_usage or any(endpoint.asks_usage for endpoint, _ in self._rest)
 
     async def send(self, make: RequestMaker) -> ModelReply:
         """Returns the first reply that is no failure, or the last failure's. Raises: ProviderError: the last error."""
         attempts = 0
+        self.call = self._receipt.begin_call()
         request = await make(self.target, self.endpoint)
         while True:
             attempts += 1
@@ -219,6 +242,7 @@ class Attempts:
             if step is NextAttempt.STOP:
                 return self._give_up(found)
             self._note(found.failure.kind, is_error=True)
+            self.call.tries.append(FailedTry(self.endpoint.name, found.failure.kind, time.perf_counter()))
             # The error is dropped only now, because the last one goes to the client.
             if found.reply is not None:
                 await _discard(found.reply)
@@ -237,6 +261,7 @@ class Attempts:
         """Sends a request once. Returns the reply, its failure, or a shorter request to send in its place."""
         failover, health = self._failover, self.endpoint.health
         self.is_answered = False
+        self._describe(request)
         is_probe = health.begin(self.endpoint.policy)
         try:
             reply = await self.endpoint.provider.send(request)
@@ -257,7 +282,8 @@ class Attempts:
                 reply = shorter_or_error
             elif self._is_guess and reply.status < 400:
                 failover.context_windows.guessed(self.target[:2])
-            self._answered(str(reply.status), is_error=reply.status >= 400)
+            self.call.is_streamed = reply.is_stream
+            self._answered(str(reply.status), is_error=reply.status >= 400, status=reply.status)
             if reply.status == 401 and self.endpoint.has_key:
                 # The caller, who gets the answer, cannot mend it.
                 _log.warning(
@@ -307,6 +333,18 @@ class Attempts:
             return shorter
         return error
 
+    def _describe(self, request: ModelRequest) -> None:
+        """Notes in the account what is sent, and where."""
+        call, receipt = self.call, self._receipt
+        call.upstream, call.provider, call.model = (
+            self.endpoint.upstream,
+            self.endpoint.kind,
+            self.target.model,
+        )
+        call.path, call.method, call.sent_bytes = request.path, request.method, len(request.body)
+        call.prompt_tokens, call.injected_tokens = receipt.prompt_tokens, receipt.injected_tokens
+        call.hides_usage = receipt.hides_usage
+
     def counted(self, estimated: int, actual: int, most: int) -> None:
         """Notes how many tokens a reply counted for its prompt."""
         self._failover.context_windows.counted(self.target[:2], estimated, actual, most)
@@ -314,7 +352,8 @@ class Attempts:
     def broke(self, error: GatewayError) -> None:
         """Notes that a reply which had begun broke off."""
         self.is_answered = False
-        self._failover.metrics.upstream_errors.inc(self.endpoint.name, kind_of(error))
+        self.call.failure = kind_of(error)
+        self._failover.metrics.upstream_errors.inc(self.endpoint.name, self.call.failure)
         self.endpoint.health.failed(self.endpoint.policy, self._failover.now(), self.target.model)
 
     def _blame(self, failed: _Failed) -> _Failed:
@@ -356,14 +395,20 @@ class Attempts:
 
     def _give_up(self, failed: _Failed) -> ModelReply:
         """Returns the upstream's own error, which the client gets. Raises: ProviderError: there is no reply."""
-        self._answered(failed.failure.kind, is_error=True, has_reply=failed.reply is not None)
+        reply = failed.reply
+        if reply is None:
+            self.call.failure = failed.failure.kind
+        self._answered(failed.failure.kind, is_error=True, status=0 if reply is None else reply.status)
         if failed.reply is None:
             assert failed.error is not None
             raise failed.error
         return failed.reply
 
-    def _answered(self, outcome: str, *, is_error: bool, has_reply: bool = True) -> None:
-        self.is_answered = has_reply
+    def _answered(self, outcome: str, *, is_error: bool, status: int) -> None:
+        """Notes how a call ended. status: of the reply; 0: there is none."""
+        self.is_answered = bool(status)
+        if status:
+            self.call.status, self.call.answered = status, time.perf_counter()
         self._note(outcome, is_error=is_error)
         if not self._is_settled:
             self._is_settled = True

@@ -7,7 +7,7 @@ that may have made one is not sent again. An upload passes through once.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Final, Protocol
@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from adapters.base import Provider
 from adapters.types import Capabilities, Header, ModelRequest
-from gateway.core.request.identity import asks_agent
+from gateway.core.request.identity import IdentityRules, asks_agent, user_of
 from gateway.core.request.request_headers import forwardable
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, NotAllowed, UnknownModel, UnknownPath, UpstreamError
@@ -78,6 +78,10 @@ def with_codex_headers(headers: Sequence[tuple[bytes, bytes]]) -> tuple[Header, 
 class WholeBody(Protocol):
     """A body that is here."""
 
+    @property
+    def raw(self) -> bytes:
+        """The body as it came."""
+
     def with_model(self, model: str) -> bytes:
         """Returns the body, its model's name replaced where it names one."""
 
@@ -137,8 +141,16 @@ class Outgoing(Struct, frozen=True):
 class Forwarding:
     """The pass-through of every endpoint that has no route of its own; one for the process."""
 
-    def __init__(self, settings: Settings, providers: Mapping[str, Provider], failover: Failover) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        providers: Mapping[str, Provider],
+        failover: Failover,
+        rules: Callable[[str], IdentityRules],
+    ) -> None:
+        """rules: by which the requests of a project are read."""
         self._settings = settings
+        self._rules = rules
         self._providers = providers
         self._names = frozenset(each.name for each in settings.upstreams)
         self._failover = failover
@@ -251,6 +263,9 @@ class Forwarding:
         Raises: NotAllowed; UpstreamError and below; ClientGone, with the upstream's connection closed; where the upload
         failed, the error of the upload instead.
         """
+        body = b"" if outgoing.named is None else outgoing.named.raw
+        now = self._failover.wall()
+        receipt.user = user_of(outgoing.headers, body, self._rules(outgoing.project), now)
         if outgoing.is_kept:
             attempts = self._failover.at_first_key(route, sink, receipt)
             if outgoing.is_list and attempts.endpoint.has_key:

@@ -13,7 +13,9 @@ from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.sse import EventDecoder
 from adapters.types import Event, Header
-from gateway.run.receipt import Receipt
+from gateway.core.usage.asked import without_usage
+from gateway.core.usage.reported import UsageReader
+from gateway.run.receipt import Receipt, UpstreamCall
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Attempts, RequestMaker
 from gateway.run.upstream.keepalive import BEAT, beating
@@ -73,10 +75,12 @@ async def relay(
         with sink.while_here():
             receipt.upstream_called()
             reply = await attempts.send(make)
+            account = _CallReader(attempts.call)
             if reply.is_stream or json_bytes is not None:
-                await _hand_on(reply, sink, receipt, beat_s, json_bytes or 0, reader, change)
+                await _hand_on(reply, sink, receipt, account, beat_s, json_bytes or 0, reader, change)
             else:
                 body = await reply.read(MAX_REPLY_BYTES)
+                account.take_body(body)
                 if change is not None and reply.status < 300:
                     body = change.whole(body)
                 receipt.upstream_answered()
@@ -94,6 +98,7 @@ async def _hand_on(
     reply: ModelReply,
     sink: Sink,
     receipt: Receipt,
+    account: _CallReader,
     beat_s: float,
     json_bytes: int,
     reader: ReplyReader | None,
@@ -104,7 +109,7 @@ async def _hand_on(
     json_bytes: JSON that is no larger than this is sent only when it is whole, so that one that breaks in its middle is
     still a status. A larger one goes on from there as it comes.
     """
-    chunks = reply.chunks()
+    chunks, hides_usage = reply.chunks(), account.call.hides_usage and reply.is_stream
     if not reply.is_stream and dict(reply.headers).get("content-type", "").startswith("application/json"):
         held: list[bytes] = []
         size = 0
@@ -114,25 +119,37 @@ async def _hand_on(
             if size > json_bytes:
                 break
         if 0 < size <= json_bytes:
+            body = b"".join(held)
+            account.take_body(body)
             receipt.upstream_answered()
-            await _whole(reply, b"".join(held), sink, receipt)
+            await _whole(reply, body, sink, receipt)
             return
         # Too large to hold: from here on it goes as it comes. Or there is nothing, to a HEAD with the length of a GET.
         _start(reply, sink, receipt)
+        account.take_piece(b"".join(held))
         await sink.write(b"".join(held))
     events = WholeEvents() if change is None else ChangedEvents(change)
     async with beating(chunks, beat_s if reply.is_stream else 0.0) as beats:
         async for chunk in beats:
             if not sink.started:
                 _start(reply, sink, receipt)
-            if reply.is_stream and chunk is not BEAT:
-                chunk = events.feed(chunk)
+            if chunk is not BEAT:
+                if reply.is_stream:
+                    chunk = events.feed(chunk)
+                    account.take_events(chunk)
+                    if hides_usage:
+                        chunk = without_usage(chunk)
+                else:
+                    account.take_piece(chunk)
             if reader is not None and chunk is not BEAT:
                 await reader.take(chunk)
             await sink.write(chunk)
     if not sink.started:
         _start(reply, sink, receipt)
-    await sink.write(events.rest())
+    rest = events.rest()
+    account.take_events(rest)
+    await sink.write(without_usage(rest) if hides_usage else rest)
+    account.end()
     await sink.end()
 
 
@@ -157,6 +174,42 @@ def handed_on(headers: Sequence[Header]) -> tuple[Header, ...]:
 @lru_cache(maxsize=1024)  # upstreams send the same few names with every reply
 def _is_handed_on(name: str) -> bool:
     return name not in _NOT_HANDED_ON and not name.startswith(_RESERVED)
+
+
+class _CallReader:
+    """Reads a reply along for the account of its call."""
+
+    def __init__(self, call: UpstreamCall) -> None:
+        self.call = call
+        has_usage = call.costs_tokens and call.status < 300
+        self._usage = UsageReader(call.path) if has_usage else None
+
+    def take_events(self, data: bytes) -> None:
+        """Takes events that are whole."""
+        self.call.received()
+        if self._usage is not None and data:
+            self._usage.take_events(data)
+            self._note(self._usage)
+
+    def take_body(self, body: bytes) -> None:
+        self.call.received()
+        if self._usage is not None:
+            self._usage.take_body(body)
+            self._note(self._usage)
+
+    def take_piece(self, data: bytes) -> None:
+        """Takes a piece of a body that is not held."""
+        self.call.received()
+        if self._usage is not None:
+            self._usage.take_piece(data)
+
+    def end(self) -> None:
+        if self._usage is not None:
+            self._usage.end()
+            self._note(self._usage)
+
+    def _note(self, usage: UsageReader) -> None:
+        self.call.counts, self.call.received_chars = usage.counts, usage.chars
 
 
 class ChangedEvents:

@@ -1,0 +1,190 @@
+"""The tokens that a reply reports, in whichever dialect it is, and how long its text is.
+
+A reply that passes in its own bytes is read along here. Nothing of its text is retained.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+import orjson
+from msgspec import Struct
+
+from adapters.types import Json, token_count
+from storage.records import Counts
+
+# A larger body that is no event stream is not parsed: its usage is looked for in so many of its first and last bytes.
+PARSED_BYTES: Final = 64 * 1024
+SEARCHED_BYTES: Final = 4 * 1024
+# In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
+_USAGE: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')
+_BRACES: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
+_CACHED: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
+
+
+def _texts(*names: str) -> re.Pattern[bytes]:
+    """Returns what finds the values of the fields with these names that are strings."""
+    return re.compile(rb'"(?:%b)"\s*:\s*"((?:[^"\\]|\\.)*)"' % "|".join(names).encode())
+
+
+_CHAT: Final = _texts("content", "reasoning_content", "reasoning", "refusal", "name", "arguments")
+_MESSAGE: Final = _texts("text", "thinking", "partial_json")
+_TEXT, _DELTA, _NOTHING = _texts("text"), _texts("delta"), re.compile(rb"(?!)()")
+# The paths of upstreams whose calls cost tokens -> the fields with what the model wrote, in a stream and in a body.
+_WRITTEN: Final = {
+    "/chat/completions": (_CHAT, _CHAT),
+    "/responses": (_DELTA, _texts("text", "arguments")),
+    "/responses/compact": (_DELTA, _texts("text")),
+    "/messages": (_MESSAGE, _MESSAGE),
+    "/completions": (_TEXT, _TEXT),
+    "/embeddings": (_NOTHING, _NOTHING),
+    "/rerank": (_NOTHING, _NOTHING),
+    "/moderations": (_NOTHING, _NOTHING),
+    "/images/generations": (_NOTHING, _NOTHING),
+    "/images/edits": (_NOTHING, _NOTHING),
+    "/images/variations": (_NOTHING, _NOTHING),
+    "/audio/speech": (_NOTHING, _NOTHING),
+    "/audio/transcriptions": (_DELTA, _TEXT),
+    "/audio/translations": (_DELTA, _TEXT),
+}
+
+
+class _Body(Struct):
+    usage: Any = None
+
+
+_BODY: Final = msgspec.json.Decoder(_Body)
+
+
+def costs_tokens(method: str, path: str) -> bool:
+    """Returns whether a call of an upstream has a model work. path: below the base URL, with its query."""
+    return method == "POST" and path.partition("?")[0] in _WRITTEN
+
+
+def reported_counts(usage: Any) -> Counts | None:
+    """Returns the tokens of a `usage` in any dialect; None: it names none.
+
+    Anthropic counts what is read from and written to its cache apart from the input; here both are a part of it.
+    (platform.claude.com/docs/en/build-with-claude/prompt-caching)
+    """
+    if not isinstance(usage, dict):
+        return None
+    if "prompt_tokens" in usage or "completion_tokens" in usage:
+        prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+        return Counts(
+            token_count(usage, "prompt_tokens"),
+            token_count(usage, "completion_tokens"),
+            token_count(prompt, "cached_tokens"),
+            token_count(prompt, "cache_write_tokens"),
+            token_count(completion, "reasoning_tokens"),
+        )
+    if "input_tokens" in usage or "output_tokens" in usage:
+        prompt, completion = usage.get("input_tokens_details"), usage.get("output_tokens_details")
+        read, written = (token_count(usage, name) for name in _CACHED)
+        return Counts(
+            token_count(usage, "input_tokens") + read + written,
+            token_count(usage, "output_tokens"),
+            read or token_count(prompt, "cached_tokens"),
+            written or token_count(prompt, "cache_write_tokens"),
+            token_count(completion, "reasoning_tokens"),
+        )
+    return Counts(token_count(usage, "total_tokens")) if "total_tokens" in usage else None
+
+
+class UsageReader:
+    """Reads one reply along, as it passes.
+
+    counts: as reported, None where nothing was. chars: of what the model wrote.
+    """
+
+    __slots__ = ("_body", "_first", "_last", "_size", "_stream", "_usage", "chars", "counts")
+
+    def __init__(self, path: str) -> None:
+        """Begins. path: of the call, below the upstream's base URL."""
+        self._stream, self._body = _WRITTEN[path.partition("?")[0]]
+        self.counts: Counts | None = None
+        self.chars = 0
+        self._usage: Json = {}
+        # Of a body in pieces.
+        self._first, self._last, self._size = b"", b"", 0
+
+    def take_events(self, data: bytes) -> None:
+        """Takes events of a stream, each of them whole."""
+        self._count(self._stream, data)
+        if _USAGE.search(data) is None:
+            return
+        for line in data.splitlines():
+            if line.startswith(b"data:") and _USAGE.search(line):
+                self._report(_usage_of(line[5:]))
+
+    def take_body(self, body: bytes) -> None:
+        """Takes a body that is whole."""
+        if len(body) > PARSED_BYTES:
+            self.take_piece(body)
+            self.end()
+        else:
+            with suppress(msgspec.DecodeError):  # it may be no JSON, as audio
+                self._report(_BODY.decode(body).usage)
+        if self.counts is None:
+            self._count(self._body, body)
+
+    def take_piece(self, data: bytes) -> None:
+        """Takes the next piece of a body that is not held."""
+        if len(self._first) < SEARCHED_BYTES:
+            self._first += data[: SEARCHED_BYTES - len(self._first)]
+        self._last = (self._last + data[-SEARCHED_BYTES:])[-SEARCHED_BYTES:]
+
+    def end(self) -> None:
+        """Ends a body that came in pieces."""
+        for part in (self._last, self._first):
+            found = [*_USAGE.finditer(part)]
+            if found and self.counts is None:
+                self._report(_object_at(part, found[-1].end()))
+
+    def _report(self, usage: Any) -> None:
+        """Takes a report. A later one completes it: Anthropic's streams count the input first, the output last."""
+        if isinstance(usage, dict):
+            self._usage = {**self._usage, **{key: value for key, value in usage.items() if value is not None}}
+            self.counts = reported_counts(self._usage)
+
+    def _count(self, texts: re.Pattern[bytes], data: bytes) -> None:
+        for text in texts.findall(data):
+            self.chars += _length(text)
+
+
+def _usage_of(data: bytes) -> Any:
+    """Returns the usage in an event's data, wherever its dialect puts it."""
+    try:
+        event = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    for inner in (event, event.get("response"), event.get("message")):
+        if isinstance(inner, dict) and isinstance(inner.get("usage"), dict):
+            return inner["usage"]
+    return None
+
+
+def _object_at(data: bytes, start: int) -> Any:
+    """Returns the JSON object that begins there; None: its end is missing."""
+    depth = 0
+    for found in _BRACES.finditer(data, start):
+        depth += {b"{": 1, b"}": -1}.get(found[0], 0)
+        if not depth:
+            try:
+                return orjson.loads(data[start : found.end()])
+            except orjson.JSONDecodeError:
+                return None
+    return None
+
+
+def _length(text: bytes) -> int:
+    """Returns the characters of a string as it stands in JSON, without its quotation marks."""
+    if b"\\" in text:
+        try:
+            return len(orjson.loads(b'"%b"' % text))
+        except orjson.JSONDecodeError:
+            return len(text)
+    return len(text) if text.isascii() else len(text.decode("utf-8", "replace"))

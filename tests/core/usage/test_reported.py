@@ -1,0 +1,120 @@
+"""The tokens of a reply are read in whichever dialect it is, and the text of one that reports none is measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.core.usage.reported import PARSED_BYTES, UsageReader, costs_tokens, reported_counts
+from storage.records import Counts
+
+CHAT = {
+    "prompt_tokens": 100,
+    "completion_tokens": 20,
+    "total_tokens": 120,
+    "prompt_tokens_details": {"cached_tokens": 60},
+    "completion_tokens_details": {"reasoning_tokens": 7},
+}
+RESPONSE = {
+    "input_tokens": 100,
+    "output_tokens": 20,
+    "input_tokens_details": {"cached_tokens": 60},
+    "output_tokens_details": {"reasoning_tokens": 7},
+}
+ALL = Counts(100, 20, 60, 0, 7)
+
+
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        (CHAT, ALL),
+        (RESPONSE, ALL),
+        # Anthropic's input is without what is read from and written to the cache.
+        (
+            {
+                "input_tokens": 30,
+                "output_tokens": 20,
+                "cache_read_input_tokens": 60,
+                "cache_creation_input_tokens": 10,
+            },
+            Counts(100, 20, 60, 10, 0),
+        ),
+        ({"prompt_tokens": 5, "total_tokens": 5}, Counts(5)),
+        ({"total_tokens": 5}, Counts(5)),
+        # A transcription that is billed by its length.
+        ({"type": "duration", "seconds": 3}, None),
+        (None, None),
+        ("12", None),
+        ({"prompt_tokens": -1, "completion_tokens": "9"}, Counts()),
+    ],
+)
+def test_each_dialect_reports_the_same(usage: Any, counts: Counts | None) -> None:
+    assert reported_counts(usage) == counts
+
+
+def events(*data: Any) -> bytes:
+    return b"".join(b"data: " + orjson.dumps(each) + b"\n\n" for each in data)
+
+
+@pytest.mark.parametrize(
+    ("path", "stream"),
+    [
+        ("/chat/completions", events({"choices": [], "usage": None}, {"choices": [], "usage": CHAT})),
+        (
+            "/responses",
+            events(
+                {"type": "response.created", "response": {"usage": None}},
+                {"type": "response.completed", "response": {"id": "r", "usage": RESPONSE}},
+            ),
+        ),
+        (
+            "/messages?beta=true",
+            events(
+                {"type": "message_start", "message": {"usage": {"input_tokens": 40, "output_tokens": 1}}},
+                {"type": "message_delta", "usage": {"output_tokens": 20, "cache_read_input_tokens": 60}},
+            ),
+        ),
+    ],
+)
+def test_a_stream_is_read_wherever_its_dialect_puts_the_usage(path: str, stream: bytes) -> None:
+    reader = UsageReader(path)
+    for event in stream.splitlines(keepends=True):
+        reader.take_events(event)
+    assert reader.counts is not None
+    assert reader.counts[:3] == (100, 20, 60)
+
+
+def test_what_the_model_wrote_is_measured_in_characters() -> None:
+    reader = UsageReader("/chat/completions")
+    reader.take_events(events({"choices": [{"delta": {"role": "assistant", "content": 'ä "b"\n'}}]}))
+    reader.take_events(events({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": '{"a'}}]}}]}))
+    assert (reader.counts, reader.chars) == (None, 9)
+
+
+def test_text_that_looks_like_usage_is_text() -> None:
+    reader = UsageReader("/chat/completions")
+    reader.take_events(events({"choices": [{"delta": {"content": '"usage": {"prompt_tokens": 9}'}}]}))
+    assert reader.counts is None
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_a_large_body_only_its_ends_are_searched(is_first: bool) -> None:
+    vectors = {"data": [{"embedding": [0.25] * 30_000}]}
+    usage = {"usage": {"prompt_tokens": 8, "total_tokens": 8}}
+    body = orjson.dumps({**usage, **vectors} if is_first else {**vectors, **usage})
+    assert len(body) > PARSED_BYTES
+    whole, pieces = UsageReader("/embeddings"), UsageReader("/embeddings")
+    whole.take_body(body)
+    for at in range(0, len(body), 1000):
+        pieces.take_piece(body[at : at + 1000])
+    pieces.end()
+    assert whole.counts == pieces.counts == Counts(8)
+
+
+def test_only_calls_that_have_a_model_work_cost_tokens() -> None:
+    assert costs_tokens("POST", "/messages?beta=true")
+    assert not costs_tokens("GET", "/responses/resp_1")
+    assert not costs_tokens("POST", "/messages/count_tokens")
+    assert not costs_tokens("POST", "/batches")

@@ -1,0 +1,149 @@
+"""The account of a request has each call of an upstream, with what it used, however the reply came and ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from gateway.run.receipt import Receipt
+from gateway.settings import UpstreamSettings
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+from tests.gateway.sdk import World, agent, remember
+
+USAGE = {"prompt_tokens": 40, "completion_tokens": 3, "total_tokens": 43}
+
+
+@dataclass
+class Accounts:
+    """The accounts of a gateway's requests."""
+
+    world: World
+    found: list[Receipt] = field(default_factory=list)
+
+    def last(self) -> Receipt:
+        self.world.settle()
+        return self.found[-1]
+
+    def used(self) -> list[tuple[int, int]]:
+        return [call.used()[:2] for call in self.last().calls]
+
+
+@pytest.fixture
+def accounts(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Accounts]:
+    takes: Any = {"responses": "stored", "stream_usage": True}
+    upstreams = (UpstreamSettings("up", base_url=upstream.base_url, takes=takes),)
+    with remember(upstream, tmp_path, agent(), upstreams=upstreams) as world:
+        found = Accounts(world)
+        world.gateway.app.account_readers.append(found.found.append)
+        yield found
+
+
+@pytest.mark.parametrize("memory", ["on", "off"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_chat_is_counted_as_the_upstream_reports_it(accounts: Accounts, memory: str, stream: bool) -> None:
+    accounts.world.upstream.queue(say("Hello there.", usage=USAGE))
+    headers = {"x-mnemogate-memory": memory}
+    accounts.world.chat(user="alice", headers=headers).say("Hi", stream=stream)
+    account = accounts.last()
+    (call,) = account.calls
+    assert (account.project, account.user, account.status) == ("default", "alice", 200)
+    assert (call.upstream, call.provider, call.model, call.status) == ("up", "openai", "m", 200)
+    assert call.is_streamed is stream
+    assert call.counts == (40, 3, 0, 0, 0)
+    assert 0 < account.begun < call.begun < call.answered <= call.first <= call.ended
+
+
+@pytest.mark.parametrize("memory", ["on", "off"])
+def test_a_stream_whose_usage_was_not_asked_for_is_what_it_was(accounts: Accounts, memory: str) -> None:
+    sdk, upstream = accounts.world.sdk, accounts.world.upstream
+    asked: Any = {
+        "model": "m",
+        "stream": True,
+        "user": "alice",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "extra_headers": {"x-mnemogate-memory": memory},
+    }
+    raw = sdk.chat.completions.with_raw_response.create(**asked).http_response.read()
+    assert upstream.last.json["stream_options"] == {"include_usage": True}
+    assert b'"usage"' not in raw
+    assert raw.endswith(b"data: [DONE]\n\n")
+    chunks = list(sdk.chat.completions.create(**asked, stream_options={"include_usage": True}))
+    assert chunks[-1].usage is not None
+
+
+def test_each_hidden_round_is_a_call(accounts: Accounts) -> None:
+    arguments = {"label": "human", "new_string": "Has a cat."}
+    accounts.world.upstream.queue(
+        call_tools(Call("memory_insert", arguments), usage={**USAGE, "prompt_tokens": 50}),
+        say("Noted.", usage=USAGE),
+    )
+    accounts.world.chat(user="alice").say("I have a cat.", model="agent/helper")
+    assert accounts.used() == [(50, 3), (40, 3)]
+    assert all(call.injected_tokens > 0 for call in accounts.last().calls)
+
+
+def test_a_failed_try_is_no_call_of_its_own(upstream: StrictUpstream, tmp_path: Path) -> None:
+    upstreams = (UpstreamSettings("up", base_url=upstream.base_url, retries=1),)
+    with remember(upstream, tmp_path, upstreams=upstreams) as world:
+        found: list[Receipt] = []
+        world.gateway.app.account_readers.append(found.append)
+        upstream.queue(fail(503, retry_after="0"), say("Hi.", usage=USAGE))
+        world.chat(user="alice").say("Hi")
+        world.settle()
+        (call,) = found[-1].calls
+        assert [(each.endpoint, each.outcome) for each in call.tries] == [("up", "503")]
+        assert call.counts is not None
+
+
+@pytest.mark.parametrize("memory", ["on", "off"])
+def test_a_reply_that_its_client_leaves_is_estimated(accounts: Accounts, memory: str) -> None:
+    hold = Gate()
+    accounts.world.upstream.queue(say("abcdefghijkl", tokens=["abcd", "efgh", "ijkl"], hold_after={3: hold}))
+    stream = accounts.world.sdk.chat.completions.create(
+        model="m",
+        stream=True,
+        user="alice",
+        messages=[{"role": "user", "content": "Hi"}],
+        extra_headers={"x-mnemogate-memory": memory},
+    )
+    text = ""
+    for chunk in stream:
+        text += chunk.choices[0].delta.content or ""
+        if text == "abcdefgh":
+            break
+    stream.close()
+    accounts.world.upstream.last.gone.wait_sync()
+    account = accounts.last()
+    hold.open()
+    (call,) = account.calls
+    assert account.status == 499
+    assert (call.counts, call.received_chars) == (None, 8)
+    assert call.used() == (call.prompt_tokens or call.sent_bytes // 4, 2, 0, 0, 0)
+
+
+def test_an_upstream_that_refuses_costs_nothing(accounts: Accounts) -> None:
+    accounts.world.upstream.queue(fail(400))
+    with pytest.raises(openai.BadRequestError):
+        accounts.world.chat(user="alice").say("Hi")
+    assert accounts.used() == [(0, 0)]
+    assert accounts.last().calls[0].status == 400
+
+
+def test_embeddings_name_their_user(accounts: Accounts) -> None:
+    accounts.world.sdk.embeddings.create(model="m", input=["a", "b"], user="bob")
+    assert accounts.last().user == "bob"
+    assert accounts.used() == [(2, 0)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("user", ["alice", openai.omit])
+def test_a_response_that_is_passed_on(accounts: Accounts, stream: bool, user: Any) -> None:
+    made = accounts.world.sdk.responses.create(model="m", input="Hi", stream=stream, user=user)
+    usage = [*made][-1].response.usage if stream else made.usage  # type: ignore[union-attr]
+    assert usage is not None
+    assert accounts.used() == [(usage.input_tokens, usage.output_tokens)]
