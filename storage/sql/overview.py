@@ -51,9 +51,10 @@ class Overview(Group):
         return _retained(rows[0][1:] if rows else None)
 
     @reads
-    async def uids(self, connection: Connection, uids: Collection[str]) -> set[str]:
-        """Returns those of these memories that are there."""
-        return {row[0] for row in await rows_of(connection, SQL["uids"], sorted(uids))}
+    async def scopes(self, connection: Connection, uids: Collection[str]) -> dict[str, Scope]:
+        """Returns the scopes of those of these memories that are there, by their uids."""
+        rows = await rows_of(connection, SQL["scopes"], sorted(uids))
+        return {uid: Scope(*scope) for uid, *scope in rows}
 
     @reads
     async def sizes(self, connection: Connection, agent: int) -> Retained:

@@ -15,9 +15,9 @@ AND (a.subject LIKE 'user:%' OR a.subject LIKE 'conversation:%') ORDER BY a.id L
 SELECT e.agent, count(DISTINCT e.conversation), max(coalesce(e.ended, e.stopped, e.begun)), {sizes}
 FROM exchanges e WHERE e.agent {in:1:BIGINT:64} AND e.state NOT IN ('forgotten', 'off') GROUP BY e.agent
 
--- name: uids
--- Reads which of some memories are there.
-SELECT uid FROM agents WHERE uid {in:1:TEXT:64}
+-- name: scopes
+-- Reads the scopes of those of some memories that are there.
+SELECT uid, project, profile, subject FROM agents WHERE uid {in:1:TEXT:64}
 
 -- name: sizes
 -- Reads the sizes that the writer keeps of a memory.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from msgspec import Struct
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.admin.page_records import AuditRecord
+from gateway.run.admin.requests import name_of
 from storage.sql.store import Store
 
 # Lines of an answer to the command line.
@@ -59,6 +61,10 @@ class AuditOperations(Struct, frozen=True):
             tuple(AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in found[:limit]),
             str(found[limit - 1].id) if len(found) > limit else None,
         )
+
+    async def names(self, uids: Collection[str]) -> dict[str, str]:
+        """Returns the names of those of these memories that are there, by their uids."""
+        return {uid: name_of(scope) for uid, scope in (await self.store.overview.scopes(uids)).items()}
 
     async def show_all(self, raw: RawArguments) -> dict[str, Any]:
         """Lists the audit for the command line: {"lines", "next"}. from: the answer's `next`."""

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from gateway.core.memory.learn import FACT_CHARS, fact_key
-from gateway.errors import BadRequest, Conflict, UnknownId
+from gateway.errors import BadRequest, Conflict, NotAllowed, UnknownId
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.records import Agent, Block, Fact
@@ -33,7 +33,8 @@ class Editor(Struct, frozen=True):
 class MemoryEdits(Struct, frozen=True):
     """Changes memories. uid: a memory's, of which an editor of another project hears as of one that is not there.
 
-    Each method raises: UnknownId: there is no such memory, block or fact; Conflict; BadRequest.
+    Each method raises: UnknownId: there is no such memory, block or fact; Conflict; BadRequest; NotAllowed: the block
+    is read-only or shared, and the editor the person.
     """
 
     store: Store
@@ -154,10 +155,15 @@ class MemoryEdits(Struct, frozen=True):
         return agent
 
     async def _block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
-        agent = await self._memory(editor, uid)
-        found = next((b for b in await self.store.blocks.load(agent.id) if b.label == label), None)
+        agent, store = await self._memory(editor, uid), self.store
+        is_person = editor.origin == "person"
+        # Of a person, those that others see too are read-only.
+        blocks = await (store.facts.blocks(agent.id) if is_person else store.blocks.load(agent.id))
+        found = next((b for b in blocks if b.label == label), None)
         if found is None:
             raise UnknownId("There is no such block.")
+        if is_person and found.read_only:
+            raise NotAllowed("This block is the application's own, and is not changed here.")
         if found.version != version:
             raise _changed(label)
         return found

@@ -138,7 +138,7 @@ class RequestOperations(Struct, frozen=True):
                 kept_until=stored.at + self.keep_why_days * _DAY_S,
             )
         if logged is not None and self.log is not None and (suspects := self.log.suspects([logged])):
-            logged = logged if suspects <= await self.store.overview.uids(suspects) else None
+            logged = logged if suspects <= (await self.store.overview.scopes(suspects)).keys() else None
         if logged is None or logged.is_noted:
             raise UnknownId(
                 f"There is no such request. Sources are kept for {self.keep_why_days:g} days.", param="id"
@@ -169,7 +169,7 @@ class RequestOperations(Struct, frozen=True):
         if self.log is not None and agent is None:
             suspects = self.log.suspects(self.log.newest(MOST))
             if suspects:
-                self.log.drop(suspects - await self.store.overview.uids(suspects))
+                self.log.drop(suspects - (await self.store.overview.scopes(suspects)).keys())
         logged = [] if self.log is None else self.log.newest(MOST, project=project, memory=memory)
         found = [(_listed(each), each.number, 0) for each in logged if each.number < before]
         if agent is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import BadRequest, Conflict, UnknownId
+from gateway.errors import BadRequest, Conflict, NotAllowed, UnknownId
 from gateway.operations import make_operations
 from gateway.run.admin.memory_edits import Editor, MemoryEdits
 from gateway.settings import BlockSettings
@@ -23,6 +23,7 @@ OPERATOR = Editor("ops")
 BLOCKS = (
     BlockSettings("human", "What is known of the user.", limit=40),
     BlockSettings("law", read_only=True),
+    BlockSettings("house", shared=True),
 )
 
 
@@ -105,6 +106,24 @@ def test_a_value_over_the_limit_is_refused_with_both_numbers(world: World) -> No
 def test_a_block_that_models_may_not_write_is_the_operators(world: World) -> None:
     done = world.gateway.call(edits(world).edit_block(OPERATOR, memory(world).uid, "law", "Be kind.", 1))
     assert done.value == "Be kind."
+
+
+def test_a_person_changes_what_is_of_them_alone(world: World) -> None:
+    person, uid, change = Editor("link", "default", "person"), memory(world).uid, edits(world)
+    call = world.gateway.call
+    assert call(change.edit_block(person, uid, "human", "Name: Alice.", 1)).value == "Name: Alice."
+    for label in ("law", "house"):  # read-only; seen by every user of the profile
+        with pytest.raises(NotAllowed):
+            call(change.edit_block(person, uid, label, "Mine.", 1))
+        with pytest.raises(NotAllowed):
+            call(change.undo_block(person, uid, label, 1))
+        with pytest.raises(NotAllowed):
+            call(change.restore_block(person, uid, label, 1, 1))
+    assert call(change.edit_block(OPERATOR, uid, "house", "Ours.", 1)).value == "Ours."
+    assert audit(world) == [
+        ("ops", "edit", "block house, version 2"),
+        ("link", "edit", "block human, version 2"),
+    ]
 
 
 @pytest.mark.parametrize("editor", [OPERATOR, Editor("theirs", "other")])
