@@ -29,9 +29,11 @@ from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.open_database import may_be_keyed, preload
-from gateway.operations import make_operations, request_operations
+from gateway.operations import make_operations, make_page_operations, request_operations
+from gateway.page.page_app import MAX_BODY_BYTES, PageApp
 from gateway.provider_factory import make_embedder, make_providers, own_provider
 from gateway.run.admin.links import LinkOperations
+from gateway.run.admin.sign_in import SignIn
 from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.loop import run_at_start
 from gateway.run.background_responses import BackgroundResponses
@@ -42,6 +44,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.request_log import RequestLog
+from gateway.run.sink import ClientGone
 from gateway.run.stored_responses import StoredResponses
 from gateway.run.turn_saving import turn_limits_of
 from gateway.run.upstream.failover import Failover
@@ -49,14 +52,14 @@ from gateway.run.upstream.forward import Forwarding
 from gateway.run.upstream.model_list import ModelList
 from gateway.settings import Settings, is_loopback
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
-from gateway.web.auth import Guard
+from gateway.web.auth import PAGE_PATH, Guard
 from gateway.web.body import BodyReader
 from gateway.web.completions import CHAT_PATHS, ChatRoute, is_chat
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
 from gateway.web.memory_api import memory_routes
 from gateway.web.messages import is_unknown, messages_errors, messages_routes
-from gateway.web.middleware import Edge
+from gateway.web.middleware import Edge, trace_of
 from gateway.web.models import model_routes
 from gateway.web.response_compaction import COMPACT_PATH, INPUT_TOKENS_PATH, CompactPath, InputTokensPath
 from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes
@@ -153,6 +156,8 @@ class Gateway:
         self.requests = RequestLog(clock)
         store.forgetting.when_gone(self.requests.forget)
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s, self.requests)
+        self._sign_in = SignIn(store, clock, is_enabled=settings.ui.enabled)
+        self._page = self._make_page(limits, clock)
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
         # Each is handed the account of every request after its last byte, and of what is worked on without one.
         self.account_readers: list[Callable[[Receipt], None]] = []
@@ -162,7 +167,7 @@ class Gateway:
             self.metrics,
             self.access,
             clock,
-            open_prefix=ADMIN_PREFIX if admin_token else None,
+            open_prefixes=(f"{PAGE_PATH}/", *((ADMIN_PREFIX,) if admin_token else ())),
             error_forms={RESPONSES_PATH: ResponsesErrors(), **(error_forms() if has_agents else {})},
             error_form_of=messages_errors,
             paths=[each.path for each in self._router.routes if isinstance(each, Route)],
@@ -223,9 +228,20 @@ class Gateway:
             *health_routes(self.readiness, self.metrics),
         ]
         if admin_token is not None:
-            operations = make_operations(settings, self.store, self.background.embed_query, self.requests)
+            operations = make_operations(
+                settings, self.store, self.background.embed_query, self.requests, self._sign_in
+            )
             routes += admin_routes(operations, admin_token)
         return routes
+
+    def _make_page(self, limits: Limits, clock: Callable[[], float]) -> PageApp:
+        operations = make_page_operations(
+            self.settings, self.store, self._sign_in, self.requests, self.background.embed_query
+        )
+        bodies = BodyReader(MAX_BODY_BYTES, limits.bodies_in_flight_bytes, limits.body_timeout_s)
+        return PageApp(
+            self.settings, operations, bodies, clock, self.guard.knows_host, _note_page, ClientGone
+        )
 
     def _stored_responses(self) -> StoredResponses:
         chat = self.chat
@@ -241,6 +257,8 @@ class Gateway:
             return self._live(receive, send)
         if scope["type"] == "websocket":
             return self._sockets(scope, receive, send)
+        if is_page(scope["path"]):
+            return self._edge(scope, receive, send)  # no other origin may ask, whatever the settings say
         return self._entry(scope, receive, send)
 
     def _recovered(self) -> None:
@@ -251,6 +269,8 @@ class Gateway:
             self.chat.pending.add(install_key(self.store, key), "server.key")
 
     def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if is_page(scope["path"]):
+            return self._page(scope, receive, send)
         if scope["method"] == "POST" and is_chat(scope["path"]):
             return self._chat(scope, receive, send)
         if is_unknown(scope):
@@ -357,6 +377,15 @@ def _make_guard(settings: Settings, store: Store) -> Guard:
         is_keyed=server.key is not None,
         metrics_keys=server.metrics_keys,
     )
+
+
+def is_page(path: str) -> bool:
+    return path == PAGE_PATH or path.startswith(f"{PAGE_PATH}/")
+
+
+def _note_page(scope: Scope, path: str) -> None:
+    trace = trace_of(scope)
+    trace.route, trace.path = "page", path
 
 
 def _log_failure(fault: Unavailable) -> None:

@@ -305,6 +305,14 @@ def show_version() -> None:
     print(f"mnemogate {version('mnemogate')}")
 
 
+@root.command(
+    help="open the page for operators in a browser: print its address with a code that signs in once"
+)
+@_flag("print", "print the address, and open no browser", "only_print")
+def ui(only_print: bool) -> None:
+    _commands().open_page(only_prints=only_print)
+
+
 # -- keys
 
 
@@ -313,7 +321,7 @@ def keys() -> None: ...
 
 
 @keys.command("create", help="create a key, which is shown only once")
-@_option("project", "whose memories it opens (default: default)", default="default")
+@_option("project", "whose memories it opens (default: default; with --operator: all)")
 @_option("name", "what `keys list` calls it (default: key)", default="key")
 @_choice(
     "memory",
@@ -321,6 +329,8 @@ def keys() -> None: ...
     *("off", "read", "on"),
 )
 @_flag("metrics", "a key that opens /metrics and nothing else")
+@_flag("operator", "a key that opens the page (/ui) and nothing else")
+@_flag("read", "with --operator: a key that changes nothing")
 def create_key(**wanted: Any) -> None:
     _perform("keys-create", wanted, printed.show_new_key)
 

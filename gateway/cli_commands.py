@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -132,6 +133,23 @@ class Commands:
         if database.is_open:
             complain(f"other accounts may read {settings.database.shown}; `chmod 600` closes it")
         printed.show_json(_without_secrets(msgspec.to_builtins(settings)))
+
+    def open_page(self, *, only_prints: bool) -> None:
+        """Prints the address of the page, with a code that signs in once. On a terminal it opens a browser, too."""
+        process = self._find_process()
+        if process is None:
+            hint = "is PostgreSQL: sign in with a key of `mnemogate keys create --operator`"
+            of = (
+                hint if self.settings.database.url is not None else "is served by no gateway: start one first"
+            )
+            raise GatewayError(f"{self.settings.database.shown} {of}.")
+        try:
+            url = process.address + process.ask("ui", b"{}")["path"]
+        except ProcessGone as error:
+            raise GatewayError("The gateway does not answer.") from error
+        print(url, flush=True)
+        if sys.stdout.isatty() and not only_prints:
+            webbrowser.open(url)
 
     def move(self, target: str) -> int:
         """Moves all memories to a database: the URL of a PostgreSQL, or a file."""

@@ -10,15 +10,18 @@ from msgspec.structs import replace
 
 from gateway.errors import GatewayError
 from gateway.open_database import open_database
+from gateway.page.operations import PageOperations
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.batch_operations import BatchOperations
 from gateway.run.admin.forget import ForgetOperations
 from gateway.run.admin.key_operations import JobOperations, KeyOperations, Operations
+from gateway.run.admin.links import LinkOperations
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.move import Move, Moved
 from gateway.run.admin.operation_arguments import Defaults
 from gateway.run.admin.requests import RequestOperations
 from gateway.run.admin.show import ShowOperation
+from gateway.run.admin.sign_in import SignIn
 from gateway.run.admin.transfer import TransferOperations
 from gateway.run.admin.users import ListOperations
 from gateway.run.background.compact import CompactOperation
@@ -39,13 +42,33 @@ def request_operations(settings: Settings, store: Store, log: RequestLog | None 
     return RequestOperations(store, now, settings.memory.keep_why_days, log)
 
 
+def make_page_operations(
+    settings: Settings, store: Store, sign_in: SignIn, log: RequestLog, embed_query: EmbedQuery | None
+) -> PageOperations:
+    """Makes the operations of the page. The parameters are those of `make_operations`."""
+    return PageOperations(
+        sign_in=sign_in,
+        links=LinkOperations(store, log.now, settings.default_profile),
+        keys=KeyOperations(store.keys, settings.projects),
+        jobs=JobOperations(store, log.now),
+        batches=BatchOperations(store, log.now),
+        requests=request_operations(settings, store, log),
+        edits=MemoryEdits(store, log.now),
+    )
+
+
 def make_operations(
-    settings: Settings, store: Store, embed_query: EmbedQuery | None = None, log: RequestLog | None = None
+    settings: Settings,
+    store: Store,
+    embed_query: EmbedQuery | None = None,
+    log: RequestLog | None = None,
+    sign_in: SignIn | None = None,
 ) -> Operations:
     """Makes all operations over a store.
 
     embed_query: as replies have it; None searches by words alone.
     log: as for `request_operations`.
+    sign_in: of the page of this process; None: it serves none.
     """
     defaults = Defaults(settings.default_user, settings.default_profile)
     show = ShowOperation(
@@ -88,6 +111,7 @@ def make_operations(
             "memory-export": transfer.export,
             "memory-import": transfer.restore,
             "compact": compact.compact,
+            **({} if sign_in is None else {"ui": sign_in.make_code}),
         }
     )
 

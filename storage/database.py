@@ -42,6 +42,10 @@ T = TypeVar("T")
 
 # Changes of other processes are looked for after so many seconds, with or without a notification.
 DEAF_S = 15.0
+# Whether there is a key that callers of the API need; keys of operators open the page alone.
+ANY_KEY = (
+    "SELECT EXISTS (SELECT 1 FROM keys WHERE opens IS NULL OR opens NOT IN ('operator', 'operator-read'))"
+)
 # The channels on which processes notify each other that there is work, that keys have changed, that
 # something was forgotten, that a place in a queue is free, that a run was ended.
 WORK, KEYS, GONE, LINES, RUNS = "work", "keys", "gone", "lines", "runs"

@@ -380,18 +380,26 @@ class Fact(Struct, frozen=True):
     muted: bool = False
 
 
+# What a key opens that is an operator's: the page, and with it the management of what it shows.
+OPERATOR, OPERATOR_READ = "operator", "operator-read"
+
+
 class Key(Struct, frozen=True):
     """A gateway key. Only its SHA-256 is stored."""
 
     id: int
-    project: str
+    project: str  # "" of an operator's key: all
     name: str
     prefix: str  # what `keys list` shows of it
     created: float
     revoked: float | None = None
     memory: str | None = None  # the mode of its requests that ask for none; None: as the settings say
-    opens: str | None = None  # "metrics" for a key that opens nothing else
+    opens: str | None = None  # all that it opens: "metrics", OPERATOR, OPERATOR_READ; None: the API
     used: float | None = None  # when it was last presented, to within an hour; None: never
+
+    @property
+    def is_operator(self) -> bool:
+        return self.opens in (OPERATOR, OPERATOR_READ)
 
 
 class JobState(StrEnum):

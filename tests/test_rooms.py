@@ -75,6 +75,7 @@ ALLOWED: dict[str, set[str]] = {
         *DATA,
         *STORE,
     },
+    "gateway.page": {"gateway.run.admin.", "gateway.core.", *LEAVES, *DATA, "storage.errors"},
     # The second storey. No room above may import it.
     "gateway.agents": {
         "gateway.web.",
@@ -144,6 +145,13 @@ FLOORS: dict[str, list[set[str]]] = {
         {"middleware", "upload"},
         {"auth", "event_stream", "body", "form", "model_field", "health", "uvicorn_protocol"},
         {"raw_headers", "misspelt"},
+    ],
+    "gateway.page": [
+        {"page_app"},
+        {"routes"},
+        {"keys", "overview"},
+        {"operations", "render", "screen"},
+        {"defence", "shown_text", "visitor"},
     ],
     "gateway.agents": [
         {"migrate", "services", "routes"},

@@ -265,6 +265,21 @@ class ResponsesSettings(Table, frozen=True):
     keep_days: Annotated[float, Meta(ge=1, le=MOST)] = 30
 
 
+class UiSettings(Table, frozen=True):
+    """The table [ui], about the page."""
+
+    enabled: bool = True
+    # The page is served over TLS, by a proxy before the gateway.
+    https: bool = False
+    # A session ends after so long, and after so long without a request.
+    session_s: Annotated[float, Meta(ge=60.0, le=MOST)] = 43_200.0
+    idle_s: Annotated[float, Meta(ge=60.0, le=MOST)] = 1_800.0
+    # Of applications that may show "about me" within a page of theirs.
+    frame_origins: tuple[Text, ...] = ()
+    # How long it is noted what operators did; fractions too.
+    audit_days: Annotated[float, Meta(ge=0, le=MOST)] = 90.0
+
+
 class UpstreamSettings(Table, frozen=True):
     """An upstream."""
 
@@ -391,6 +406,7 @@ class Settings(Table, frozen=True):
     batch: BatchSettings = BatchSettings()
     responses: ResponsesSettings = ResponsesSettings()
     usage: UsageSettings = UsageSettings()
+    ui: UiSettings = UiSettings()
     upstreams: tuple[UpstreamSettings, ...] = (UpstreamSettings("scripted", kind="scripted"),)
     models: tuple[ModelSettings, ...] = ()
     profiles: tuple[ProfileSettings, ...] = ()

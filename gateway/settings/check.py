@@ -26,6 +26,7 @@ from gateway.settings import (
     Settings,
     SideRequest,
     ToolSettings,
+    UiSettings,
     UpstreamSettings,
     without_password,
 )
@@ -65,6 +66,7 @@ def check_settings(settings: Settings, wrong: Collection[str] = ()) -> list[Sett
         (("profiles", "memory", "models", "upstreams"), _check_sleeptime(settings)),
         (("projects", "profiles"), _check_projects(settings, profiles)),
         (("tools",), _check_tools(settings.tools)),
+        (("ui",), _check_ui(settings.ui)),
     )
     judged = (found for tables, found in checks if not set(tables) & set(wrong))
     return [SettingsError(message) for found in judged for message in found]
@@ -99,10 +101,22 @@ def _check_server(server: ServerSettings) -> Iterator[str]:
     for host in server.allowed_hosts:
         if _HOST.fullmatch(host) is None:
             yield (f"server.allowed_hosts: expected a name without a scheme, a port or *, saw {host!r}")
-    for origin in server.cors_origins:
-        if origin != "*" and not _is_origin(origin):
+    yield from _check_origins("server.cors_origins", [each for each in server.cors_origins if each != "*"])
+
+
+def _check_ui(ui: UiSettings) -> Iterator[str]:
+    """Checks what goes into a header as it is."""
+    yield from _check_origins("ui.frame_origins", ui.frame_origins)
+    for origin in ui.frame_origins:
+        if re.search(r"[^\x21-\x7e]|[;,'\"]", origin):
+            yield f"ui.frame_origins: {origin!r} has a character that no origin has"
+
+
+def _check_origins(name: str, origins: Iterable[str]) -> Iterator[str]:
+    for origin in origins:
+        if not _is_origin(origin):
             yield (
-                "server.cors_origins: expected scheme://host or scheme://host:port as browsers send it "
+                f"{name}: expected scheme://host or scheme://host:port as browsers send it "
                 f"(lower case, without a scheme's own port), saw {origin!r}"
             )
 

@@ -25,6 +25,7 @@ from gateway.settings import (
     ServerSettings,
     Settings,
     ToolSettings,
+    UiSettings,
     UpstreamSettings,
 )
 from gateway.settings.check import check_address, check_settings
@@ -64,6 +65,7 @@ _TABLES: dict[str, Any] = {
     "tools": ToolSettings,
     "batch": BatchSettings,
     "responses": ResponsesSettings,
+    "ui": UiSettings,
 }
 
 

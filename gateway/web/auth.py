@@ -18,6 +18,8 @@ from storage.sql.keys import DEFAULT_PROJECT, Keys
 
 KEY_PREFIX = "mg-"
 METRICS_PATH = "/metrics"
+# What keys of operators open, with all below it.
+PAGE_PATH = "/ui"
 _MOST_HOSTS = 64
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]*))(?::\d*)?")
 _READ = frozenset((b"authorization", b"x-api-key", b"x-mnemogate-key", b"host", b"origin"))
@@ -33,7 +35,7 @@ class Caller(NamedTuple):
     credential: str | None = None
     # The mode of requests that ask for none, where the key defines it.
     memory: str | None = None
-    # The one path that the key opens, where it is one.
+    # The one path that the key opens, where it is one: METRICS_PATH or PAGE_PATH.
     opens: str | None = None
     # The credential of `x-api-key`, which counts first where the caller speaks Anthropic's dialect.
     api_key: str | None = None
@@ -109,14 +111,17 @@ class Guard:
             credential = None if is_gateway_key else credential
         own = None if not api_key or api_key.startswith(KEY_PREFIX) else API_KEY + api_key
         credential = credential or own
-        if not (self._demanded or await self.demands_key()):
-            self._check_local(host, origin)
-            return ANONYMOUS if credential is None else Caller(credential=credential, api_key=own)
+        anonymous = ANONYMOUS if credential is None else Caller(credential=credential, api_key=own)
         # Without `x-mnemogate-key` the others hold the gateway's key, so there is no key of the provider's.
         if key is None:
             is_gateway_key = api_key is not None and api_key.startswith(KEY_PREFIX)
             key = api_key if is_gateway_key else _bearer(authorization)
             credential = own = None
+        if not (self._demanded or await self.demands_key()):
+            self._check_local(host, origin)
+            if key is not None and key.startswith(KEY_PREFIX) and await self._is_operators(key):
+                return Caller(opens=PAGE_PATH)
+            return anonymous
         if not key or not key.startswith(KEY_PREFIX):
             raise NotAuthenticated(
                 "This gateway demands a key of its own. Send it as `Authorization: Bearer mg-…` or `x-api-key: mg-…`, "
@@ -130,8 +135,15 @@ class Guard:
             ) from error
         if found is None:
             raise NotAuthenticated("This key is not one of this gateway's, or it was revoked.")
-        opens = None if found.opens is None else f"/{found.opens}"
+        opens = PAGE_PATH if found.is_operator else None if found.opens is None else f"/{found.opens}"
         return Caller(found.project, credential, found.memory, opens, own, found.id, found.name)
+
+    async def _is_operators(self, key: str) -> bool:
+        try:
+            found = await self._keys.find(key)
+        except StoreError:
+            return False
+        return found is not None and found.is_operator
 
     async def check_metrics(self, caller: Caller) -> None:
         """Refuses a caller with a key that does not open /metrics. Raises: NotAllowed, Overloaded."""
@@ -160,7 +172,7 @@ class Guard:
         A page can reach this machine through a name of its own that resolves to it (DNS rebinding), or post to it
         without reading the answer; the Host and Origin headers give both away.
         """
-        if host is not None and host not in self._seen_hosts and not self._is_known(_name_of(host)):
+        if host is not None and host not in self._seen_hosts and not self.knows_host(host):
             raise NotAllowed(
                 "Without keys this gateway answers only under this machine's own name. "
                 "Add the host to server.allowed_hosts, or make a key with `mnemogate keys create`."
@@ -170,13 +182,15 @@ class Guard:
         # Browsers send an Origin with every post to another site; a page of this machine's own has a known name.
         if origin is not None and origin not in self._origins:
             match = re.fullmatch(r"[a-z][a-z0-9+.-]*://(.+)", origin)
-            if match is None or not self._is_known(_name_of(match[1])):
+            if match is None or not self.knows_host(match[1]):
                 raise NotAllowed(
                     "Without keys this gateway does not answer web pages from elsewhere. "
                     "Name their origin in server.cors_origins."
                 )
 
-    def _is_known(self, name: str) -> bool:
+    def knows_host(self, host: str) -> bool:
+        """Returns whether the gateway may be addressed so. host: with or without a port."""
+        name = _name_of(host)
         return is_loopback(name) or name in self._hosts
 
 

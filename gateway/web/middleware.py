@@ -25,11 +25,11 @@ from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
 from gateway.run.request_log import RequestLog
 from gateway.run.sink import ClientGone
-from gateway.web.auth import ANONYMOUS, METRICS_PATH, Caller, Guard
+from gateway.web.auth import ANONYMOUS, METRICS_PATH, PAGE_PATH, Caller, Guard
 from gateway.web.misspelt import hint_for
 from gateway.web.raw_headers import as_bytes
 
-OPEN_PATHS = frozenset(("/", "/health", "/health/ready", "/v1/health", "/v1/health/"))
+OPEN_PATHS = frozenset(("/", "/health", "/health/ready", "/v1/health", "/v1/health/", PAGE_PATH))
 OPENAI_ERRORS: Final = ChatErrors()
 CLIENT_GONE = 499  # nginx's status for it; it appears in logs and metrics only
 # Characters of a path or a model's name in the log. Chosen: more than a real one has. Callers must not fill the disk.
@@ -51,6 +51,8 @@ class Trace:
     errors: ErrorForm | None = None
     caller: Caller = ANONYMOUS
     route: str = "other"
+    # The path as the log has it; None: as it came.
+    path: str | None = None
     model: str | None = None
     stream: bool | None = None
     memory: str | None = None
@@ -90,7 +92,7 @@ class Edge:
         log: AccessLog,
         now: Callable[[], float],
         *,
-        open_prefix: str | None = None,
+        open_prefixes: tuple[str, ...] = (),
         error_forms: Mapping[str, ErrorForm] | None = None,
         error_form_of: Callable[[Scope], ErrorForm | None] = lambda scope: None,
         paths: Sequence[str] = (),
@@ -99,7 +101,7 @@ class Edge:
     ) -> None:
         """Puts the edge around an application.
 
-        open_prefix: paths with this prefix check their callers themselves.
+        open_prefixes: paths with one of these prefixes check their callers themselves.
         error_forms: path prefix -> the form of all errors below it, including those before any route (a wrong
             key, an unknown path). The first prefix that fits counts; on all other paths errors have OpenAI's
             form.
@@ -108,7 +110,7 @@ class Edge:
         requests: is given the end of each request that a model answers.
         readers: are handed the account of each request after its last byte.
         """
-        self._open_prefix = open_prefix
+        self._open_prefixes = open_prefixes
         self._error_forms = tuple((error_forms or {}).items())
         self._error_form_of = error_form_of
         self._paths = paths
@@ -163,7 +165,7 @@ class Edge:
             self.idle.clear()
         try:
             path = scope["path"]
-            if path not in OPEN_PATHS and not (self._open_prefix and path.startswith(self._open_prefix)):
+            if path not in OPEN_PATHS and not path.startswith(self._open_prefixes):
                 trace.caller = caller = await self._guard.admit(scope["headers"])
                 if caller.opens not in (None, path):
                     raise NotAllowed(f"This key opens {caller.opens} alone.")
@@ -235,7 +237,7 @@ class Edge:
                 "at": round(self._now() * 1000) / 1000,
                 "id": trace.request_id,
                 "method": scope["method"],
-                "path": scope["path"][:_LOGGED],
+                "path": (trace.path or scope["path"])[:_LOGGED],
                 "status": trace.status,
                 "ms": round((time.perf_counter() - trace.begun) * 100_000) / 100,
                 "added_ms": None if trace.added_ms is None else round(trace.added_ms * 100) / 100,

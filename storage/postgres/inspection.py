@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from contextlib import suppress
 
-from storage.database import ServerFindings
+from storage.database import ANY_KEY, ServerFindings
 from storage.errors import ReadOnly, StoreError
 from storage.postgres.connection import FAULTS, PostgresTarget, RawConnection, connect, translate
 from storage.postgres.migration import find_version, latest, load_migrations, migrate
@@ -30,7 +30,7 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
             await _try_migrating(raw, target.name)
         if await raw.fetchval("SHOW transaction_read_only") == "on":
             raise ReadOnly(f"{target.name} is read-only: a replica, or default_transaction_read_only is on")
-        is_keyed = version > 0 and bool(await raw.fetchval("SELECT EXISTS (SELECT 1 FROM keys)"))
+        is_keyed = version > 0 and bool(await raw.fetchval(ANY_KEY))
         if target.is_pooled and target.pooler_prepares:
             await _check_carried(raw, target)
         deaf = await _find_deaf(raw, listen_target)

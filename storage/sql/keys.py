@@ -107,8 +107,9 @@ class Keys(Group):
         shown, now = plain[:SHOWN], self._now()
         values = (project, name, digest_of(plain), shown, now, memory, opens)
         ((id,),) = await self._database.write_one(SQL["key_insert"], values)
-        self._made()
-        return Key(id, project, name, shown, now, None, memory, opens), plain
+        key = Key(id, project, name, shown, now, None, memory, opens)
+        self._made(demands_key=not key.is_operator)
+        return key, plain
 
     async def install(self, plain: str, name: str) -> bool:
         """Makes a key that was chosen elsewhere, unless it is there; it takes the place of the one before of that name.
@@ -149,7 +150,10 @@ class Keys(Group):
 
     async def find(self, presented: str) -> Key | None:
         """Returns the key that was presented, unless it is revoked or unknown. Raises: Unavailable."""
-        digest = digest_of(presented)
+        return await self.find_digest(digest_of(presented))
+
+    async def find_digest(self, digest: bytes) -> Key | None:
+        """Returns the key with this digest, as `find` does."""
         # Keys may change while this one is read. What was read before goes into the book of before then.
         book = self._known
         known, until = book.get(digest, (None, -math.inf))
@@ -172,7 +176,10 @@ class Keys(Group):
         return key
 
     async def has_any(self) -> bool:
-        """Returns whether a key was ever created. Revoked ones count: revoking the last must not open the server."""
+        """Returns whether a key was ever created that opens more than the page.
+
+        Revoked ones count: revoking the last must not open the server.
+        """
         if not self._any and self._tick() >= self._none_until:
             book = self._known
             found = await self._database.read(lambda connection: connection.value(SQL["key_any"]))
@@ -213,9 +220,10 @@ class Keys(Group):
         else:
             write.add_done_callback(end)
 
-    def _made(self) -> None:
-        self._any = True
-        self._leave_sign(True)
+    def _made(self, *, demands_key: bool = True) -> None:
+        if demands_key:
+            self._any = True
+            self._leave_sign(True)
         self._database.notify(KEYS)
 
     def _changed(self) -> None:

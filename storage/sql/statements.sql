@@ -34,8 +34,9 @@ SELECT revoked FROM keys WHERE digest = ?
 UPDATE keys SET revoked = ? WHERE name = ? AND digest <> ? AND revoked IS NULL
 
 -- name: key_any
--- Returns whether there ever was a key: a server whose last key was revoked must not open itself.
-SELECT EXISTS (SELECT 1 FROM keys)
+-- Returns whether there ever was a key: a server whose last key was revoked must not open itself. Keys of operators
+-- open the page alone, which demands one in any case.
+SELECT EXISTS (SELECT 1 FROM keys WHERE opens IS NULL OR opens NOT IN ('operator', 'operator-read'))
 
 -- name: key_any_metrics
 -- Returns whether there ever was a key that opens /metrics alone.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from storage.database import ANY_KEY
 from storage.sidecar import check_place, resolved
 from storage.sqlite.connection import check_version, translated
 from storage.sqlite.migration import find_version, latest, load_migrations
@@ -38,7 +39,7 @@ def inspect(path: str) -> Inspected:
         return Inspected()
     with translated(real), closing(_open(real)) as connection:
         found = find_version(connection, real)
-        is_keyed = found > 0 and bool(connection.execute("SELECT EXISTS (SELECT 1 FROM keys)").fetchone()[0])
+        is_keyed = found > 0 and bool(connection.execute(ANY_KEY).fetchone()[0])
     known = latest(load_migrations())
     upgrade = (found, known) if 0 < found < known else None
     return Inspected(is_keyed, bool(os.stat(real).st_mode & stat.S_IRWXO), upgrade)

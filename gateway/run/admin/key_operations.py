@@ -7,20 +7,24 @@ operations on memories are in `show`, `forget` and `transfer`; gateway/operation
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from gateway.errors import BadRequest, GatewayError, MemoryUnavailable
-from gateway.run.admin.operation_arguments import Arguments, RawArguments
+from gateway.errors import BadRequest, GatewayError, MemoryUnavailable, UnknownId
+from gateway.run.admin.operation_arguments import Arguments, RawArguments, number_of
+from gateway.run.admin.page_records import KeyKind, KeyPage, KeyRecord, NewKey
 from gateway.settings import DefaultMode
 from storage.batch_records import BATCH
 from storage.errors import NotFound, Stale, StoreError, WriteConflict
-from storage.records import Job, JobState
+from storage.records import OPERATOR, OPERATOR_READ, Job, JobState, Key
 from storage.sql.keys import DEFAULT_PROJECT, Keys
 from storage.sql.store import Store
 
+# The project of keys of operators that see all.
+ALL_PROJECTS = ""
+OPENS_PAGE = (OPERATOR, OPERATOR_READ)
 _Perform = Callable[[RawArguments], Awaitable[Any]]
 # Jobs that are listed where no limit is given.
 LISTED_JOBS = 100
@@ -58,21 +62,59 @@ class KeyOperations(Struct, frozen=True):
     async def create(self, raw: RawArguments) -> dict[str, Any]:
         """Returns the key with its "secret", which cannot be shown again.
 
-        "is_new": nothing named its project before. "is_first": there was no key, not even a revoked one.
+        "is_new": nothing named its project before. "is_first": requests needed no key until now.
         """
         arguments = Arguments(raw)
         memory = arguments.optional_text("memory")
         if memory is not None and memory not in get_args(DefaultMode):
             raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")
-        opens = "metrics" if arguments.flag("metrics") else None
-        project, name = arguments.text("project"), arguments.text("name")
-        there = await self.keys.list()
-        known = {DEFAULT_PROJECT, *self.projects, *(key.project for key in there)}
+        opens = _opens(arguments)
+        project = arguments.optional_text("project") or _any_project(opens)
+        name = arguments.text("name")
+        listed = await self.keys.list()
+        there = [key for key in listed if not key.is_operator]
+        known = {ALL_PROJECTS, DEFAULT_PROJECT, *self.projects, *(key.project for key in listed)}
         key, secret = await self.keys.create(project, name, memory, opens)
-        return {**asdict(key), "secret": secret, "is_new": project not in known, "is_first": not there}
+        return {
+            **asdict(key),
+            "secret": secret,
+            "is_new": project not in known,
+            "is_first": not (there or key.is_operator),
+        }
 
     async def show_all(self, _: RawArguments) -> list[dict[str, Any]]:
         return [asdict(key) for key in await self.keys.list()]
+
+    async def page(self, *, after: str | None = None, limit: int = 50) -> KeyPage:
+        """Returns a page of keys, the newest first. after: `next` of the page before. Raises: BadRequest."""
+        before = number_of(after)
+        found = [key for key in reversed(await self.keys.list()) if before is None or key.id < before]
+        shown = tuple(map(_record, found[:limit]))
+        return KeyPage(shown, str(shown[-1].id) if len(found) > limit else None)
+
+    async def make(self, name: str, project: str, kind: KeyKind, memory: DefaultMode | None) -> NewKey:
+        """Makes a key. project: "" stands for all, of an operator's key, else for the default. Raises: BadRequest."""
+        arguments = Arguments(
+            {
+                "name": name,
+                "project": project or None,
+                "memory": memory,
+                "metrics": kind == "metrics",
+                "operator": kind in OPENS_PAGE,
+                "read": kind == OPERATOR_READ,
+            }
+        )
+        opens = _opens(arguments)
+        named = arguments.optional_text("project") or _any_project(opens)
+        key, secret = await self.keys.create(named, arguments.text("name"), memory, opens)
+        return NewKey(**asdict(_record(key)), secret=secret)
+
+    async def revoke_number(self, id: int) -> KeyRecord:
+        """Revokes a key by its number. Raises: UnknownId: there is none in use."""
+        try:
+            return _record(await self.keys.revoke(str(id)))
+        except NotFound as error:
+            raise UnknownId("There is no such key in use.") from error
 
     async def revoke(self, raw: RawArguments) -> dict[str, Any]:
         """Revokes a key. key: its number or its name."""
@@ -80,6 +122,31 @@ class KeyOperations(Struct, frozen=True):
             return asdict(await self.keys.revoke(Arguments(raw).text("key")))
         except (NotFound, WriteConflict) as error:
             raise BadRequest(f"{error.message}; `mnemogate keys list` shows them", param="key") from error
+
+
+def _record(key: Key) -> KeyRecord:
+    kind = cast(KeyKind, key.opens or "app")
+    return KeyRecord(
+        key.id, key.name, key.project or None, key.prefix, kind, key.memory, key.created, key.revoked
+    )
+
+
+def _any_project(opens: str | None) -> str:
+    return ALL_PROJECTS if opens in OPENS_PAGE else DEFAULT_PROJECT
+
+
+def _opens(arguments: Arguments) -> str | None:
+    """Returns all that a new key opens, as `Key.opens`. Raises: BadRequest: it cannot open both."""
+    wanted = [name for name in ("metrics", "operator") if arguments.flag(name)]
+    if len(wanted) > 1:
+        raise BadRequest("A key opens /metrics or the page, not both.", param="operator")
+    if arguments.flag("read") and "operator" not in wanted:
+        raise BadRequest("Only a key of an operator can be one that changes nothing.", param="read")
+    if wanted and "memory" in arguments:
+        raise BadRequest("This key makes no requests that memory could serve.", param="memory")
+    if not wanted:
+        return None
+    return OPERATOR_READ if arguments.flag("read") else wanted[0]
 
 
 class JobOperations(Struct, frozen=True):

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta, Struct
 
-from gateway.checked import Fault, Invalid, convert
-from gateway.errors import BadRequest, NotAllowed, UnknownId
+from gateway.checked import Invalid, convert
+from gateway.errors import NotAllowed, UnknownId
 from gateway.run.admin.memory_edits import LINK, Editor
+from gateway.run.admin.operation_arguments import refusal
 from storage.records import Scope
 from storage.sql.links import FoundLink
 from storage.sql.store import Store
@@ -60,7 +61,7 @@ class LinkOperations(Struct, frozen=True):
         try:
             wanted = convert(body, LinkRequest)
         except Invalid as error:
-            raise _refusal(error.fault) from error
+            raise refusal(error.fault) from error
         rights = tuple(right for right in RIGHTS if right in wanted.rights)
         scope = Scope(project, wanted.profile or self.profile(project), f"user:{wanted.user}")
         agent = await self.store.agents.find(scope)
@@ -84,13 +85,3 @@ class LinkOperations(Struct, frozen=True):
 def editor_of(link: FoundLink) -> Editor:
     """Returns who changes a memory by a link."""
     return Editor(LINK, link.scope.project, "person")
-
-
-def _refusal(fault: Fault) -> BadRequest:
-    name = ".".join(map(str, fault.path)) or None
-    if fault.kind == "extra_forbidden":
-        hint = f" Did you mean {fault.nearest}?" if fault.nearest else ""
-        return BadRequest(f"Unknown field: {name}.{hint}", param=name)
-    if fault.kind == "missing":
-        return BadRequest(f"The field {name} is missing.", param=name)
-    return BadRequest(f"{name or 'The body'}: {fault.message}.", param=name)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from gateway.checked import Invalid, convert
+from gateway.checked import Fault, Invalid, convert
 from gateway.core import ids
 from gateway.errors import BadRequest
 from gateway.settings import DEFAULT_PROFILE
@@ -123,6 +123,26 @@ class Arguments:
             user = user or (None if conversation else defaults.user)
         subject = f"user:{user}" if user else f"conversation:{conversation}" if conversation else None
         return MemoryOwner(project, profile, subject)
+
+
+def number_of(after: str | None) -> int | None:
+    """Returns `after` of a list that goes on after a number. Raises: BadRequest: it is no `next` of such a list."""
+    if after is None:
+        return None
+    if not (after.isascii() and after.isdigit() and len(after) < 19):
+        raise BadRequest("`after` must be the `next` of the page before.", param="after")
+    return int(after)
+
+
+def refusal(fault: Fault) -> BadRequest:
+    """Returns the error of a body or a query, which names the field."""
+    name = ".".join(map(str, fault.path)) or None
+    if fault.kind == "extra_forbidden":
+        hint = f" Did you mean {fault.nearest}?" if fault.nearest else ""
+        return BadRequest(f"Unknown field: {name}.{hint}", param=name)
+    if fault.kind == "missing":
+        return BadRequest(f"The field {name} is missing.", param=name)
+    return BadRequest(f"{name or 'The body'}: {fault.message}.", param=name)
 
 
 # The kinds of memories that are made over REST, by the kinds of their ids.

@@ -325,3 +325,35 @@ class OverviewRecord(Struct, frozen=True):
     # The last requests, and the memories with the newest turns.
     replies: tuple[RequestRecord, ...]
     people: tuple[MemoryRecord, ...]
+
+
+KeyKind = Literal["app", "metrics", "operator", "operator-read"]
+
+
+class KeyRecord(Struct, frozen=True):
+    """A gateway key, without its secret."""
+
+    id: int
+    name: str
+    # None: all, of an operator's key.
+    project: str | None
+    # The first characters of the key.
+    prefix: str
+    kind: KeyKind
+    # The mode of requests that ask for none; None: as the settings say.
+    memory: str | None
+    created: float
+    revoked: float | None
+
+
+class NewKey(KeyRecord, frozen=True, kw_only=True):
+    """A key that was just made. secret: the key itself, which cannot be shown again."""
+
+    secret: str
+
+
+class KeyPage(Struct, frozen=True):
+    """A page of keys, the newest first. next: `after` of the next page."""
+
+    items: tuple[KeyRecord, ...]
+    next: str | None

@@ -100,7 +100,8 @@ def show_line(text: str) -> None:
 
 def show_new_key(key: dict[str, Any]) -> None:
     print(key["secret"])
-    print(f"Key {key['id']} for project {key['project']!r}. It is not shown again.", file=sys.stderr)
+    project = f"project {key['project']!r}" if key["project"] else "all projects"
+    print(f"Key {key['id']} for {project}. It is not shown again.", file=sys.stderr)
     if key.get("is_new"):  # a gateway of an older version leaves it out
         print(f"This project is new: no other key and no setting names {key['project']!r}.", file=sys.stderr)
     if key.get("is_first"):
@@ -346,7 +347,7 @@ KEYS = RecordList(
     (
         _ID,
         Column("key", lambda key: f"{key['prefix']}…"),
-        _text("project"),
+        Column("project", lambda key: key["project"] or "(all)"),
         _text("name"),
         Column("state", lambda key: "active" if key["revoked"] is None else "revoked"),
         _worded("made", lambda key: _at(key["created"])),

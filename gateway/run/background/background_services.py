@@ -75,6 +75,7 @@ class BackgroundServices:
             now,
             settings.responses.keep_days,
             memory.keep_why_days,
+            settings.ui.audit_days,
         )
         route = background_route(settings)
         self.models = BackgroundModels(

@@ -1,0 +1,19 @@
+"""The page in a browser at `/ui`: look into memories, mend them, forget.
+
+To add a screen (people.py and its template are examples):
+
+1. An operation in `gateway/run/admin` returns a frozen record (`page_records.py`). It takes the visitor's `project`
+   (None: all) and raises `UnknownId` for what is not in it; changes take `ask.visitor.editor`.
+2. Name the operation in `PageOperations` (operations.py); `gateway/operations.py` makes it.
+3. A module here has `screens(operations) -> list[Screen | Action]`; `routes.py` lists it. The path has parts
+   (`m/{uid}/f/{seq:int}`), `query` and `form` are Structs (`ListQuery` for lists): the page checks them, and refuses
+   what is unknown or mistyped with a 400 that names it.
+4. A screen returns `View(record, "people.html", heading)`. Its JSON twin (`people.json`) is there by itself. Call
+   `await ask.note_read(uid)` where a memory is read.
+5. The template extends `base.html` and fills `content`. Links are `url("m", uid, "b", label)`, texts of people
+   `words(text)` and `paragraph(text)` of `_macros.html`, forms stand in `{% if may_write %}`.
+6. An action returns `Done(record, to)`: a page is sent on to `to`, a program gets the record. A form that is refused
+   comes back as `View(..., error=error)`. Sessions, origins, content types and rights are checked before it.
+7. Tests (`tests/gateway/page`): `operator.py` has a gateway with an operator, for requests; `browser.py` has Chromium,
+   where `looks_right` tries a screen at both widths, in both schemes, without script, with axe.
+"""

@@ -1,0 +1,56 @@
+"""The defence of the page, as pure functions: the headers of each answer, and the rule for writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit
+
+RawHeader = tuple[bytes, bytes]
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors "
+)
+
+
+def security_headers(frame_origins: Sequence[str] = ()) -> list[RawHeader]:
+    """Returns the headers of each answer. frame_origins: those of pages that may show it in a frame."""
+    headers = {
+        "content-security-policy": _CSP + (" ".join(frame_origins) or "'none'"),
+        "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
+        "referrer-policy": "same-origin",
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+    }
+    if frame_origins:
+        del headers["x-frame-options"]
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def values_of(headers: Iterable[RawHeader], wanted: bytes) -> list[str]:
+    """Returns the values of a header, stripped."""
+    return [value.decode("latin-1").strip() for name, value in headers if name == wanted]
+
+
+def is_same_origin(headers: Sequence[RawHeader]) -> bool | None:
+    """Returns whether a page of this very origin sends a request; None: nothing says where it comes from.
+
+    Browsers say it in `Sec-Fetch-Site`, or in `Origin`, which must have the host and port that the request is sent to:
+    a cookie goes to every port of its host.
+    """
+    hosts = values_of(headers, b"host")
+    own = hosts[0].lower() if len(hosts) == 1 else None
+    verdicts = [value == "same-origin" for value in values_of(headers, b"sec-fetch-site")]
+    verdicts += [own is not None and _host_of(value) == own for value in values_of(headers, b"origin")]
+    return all(verdicts) if verdicts else None
+
+
+def _host_of(origin: str) -> str | None:
+    """Returns the host and port of an origin, as a `Host` header has them; None: it is no origin (`null`)."""
+    try:
+        found = urlsplit(origin)
+    except ValueError:
+        return None
+    if found.scheme not in ("http", "https") or found.path or found.query or found.fragment:
+        return None
+    return found.netloc.lower() or None

@@ -1,0 +1,64 @@
+"""The gateway's keys: made, listed and revoked by operators of all projects."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from gateway.errors import BadRequest, NotAllowed
+from gateway.page.operations import PageOperations
+from gateway.page.screen import Action, Answer, Ask, Done, ListQuery, Screen, View
+from gateway.run.admin.page_records import KeyKind, KeyPage, NewKey
+from gateway.settings import DefaultMode
+
+
+class KeyForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """A key that is to be made. memory, project: "" is none, of an operator's key all."""
+
+    name: str
+    project: str = ""
+    kind: KeyKind = "app"
+    memory: DefaultMode | Literal[""] | None = None
+
+
+def screens(operations: PageOperations) -> list[Screen | Action]:
+    keys = operations.keys
+
+    async def show(ask: Ask, query: ListQuery) -> Answer:
+        _check(ask)
+        return _shown(await keys.page(after=query.after, limit=query.limit))
+
+    async def make(ask: Ask, form: KeyForm) -> Answer:
+        _check(ask)
+        try:
+            made = await keys.make(form.name.strip(), form.project.strip(), form.kind, form.memory or None)
+        except BadRequest as error:
+            return _shown(await keys.page(), error=error, form=form)
+        await operations.sign_in.note(ask.visitor.actor, "key_create", what=f"key {made.id}")
+        # The answer itself shows the secret: it is nowhere else.
+        return _shown(await keys.page(), made=made) if not ask.is_twin else View(made, "keys.html", "Keys")
+
+    async def revoke(ask: Ask, form: Struct) -> Answer:
+        _check(ask)
+        revoked = await keys.revoke_number(ask.params["id"])
+        await operations.sign_in.note(ask.visitor.actor, "key_revoke", what=f"key {revoked.id}")
+        return Done(revoked, "keys")
+
+    return [
+        Screen("keys", show, ListQuery),
+        Action("keys", make, KeyForm),
+        Action("keys/{id:int}/revoke", revoke),
+    ]
+
+
+def _check(ask: Ask) -> None:
+    if ask.visitor.project is not None or not ask.visitor.may_write:
+        raise NotAllowed("Keys are for operators of all projects who may change them.")
+
+
+def _shown(
+    page: KeyPage, *, made: NewKey | None = None, error: BadRequest | None = None, form: KeyForm | None = None
+) -> View:
+    form = form or KeyForm("")
+    return View(page, "keys.html", "Keys", {"made": made, "form": form}, error)

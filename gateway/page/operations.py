@@ -1,0 +1,24 @@
+"""The operations that the page shows and performs, as `gateway/operations.py` makes them."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from gateway.run.admin.batch_operations import BatchOperations
+from gateway.run.admin.key_operations import JobOperations, KeyOperations
+from gateway.run.admin.links import LinkOperations
+from gateway.run.admin.memory_edits import MemoryEdits
+from gateway.run.admin.requests import RequestOperations
+from gateway.run.admin.sign_in import SignIn
+
+
+class PageOperations(Struct, frozen=True):
+    """One field for each group of operations; screens take what they need."""
+
+    sign_in: SignIn
+    links: LinkOperations
+    keys: KeyOperations
+    jobs: JobOperations
+    batches: BatchOperations
+    requests: RequestOperations
+    edits: MemoryEdits

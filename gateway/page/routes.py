@@ -1,0 +1,14 @@
+"""All screens and actions. The first one whose path fits counts."""
+
+from __future__ import annotations
+
+from gateway.page import keys, overview
+from gateway.page.operations import PageOperations
+from gateway.page.screen import Action, Screen
+
+
+def all_routes(operations: PageOperations) -> list[Screen | Action]:
+    return [
+        *overview.screens(operations),
+        *keys.screens(operations),
+    ]

@@ -1,0 +1,128 @@
+"""Screens and actions: a path each, the fields that they take, and what they answer.
+
+A screen answers GET with a record of `gateway.run.admin`: as HTML by its template, and at the same path with `.json`
+as JSON. An action answers POST: a page is sent on to where the result is seen, a program gets the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+from msgspec.structs import asdict
+
+from gateway.errors import GatewayError
+from gateway.page.visitor import Visitor
+from gateway.run.admin.links import Right
+
+# Items of a list.
+LIMIT = 50
+MOST_ITEMS = 200
+ListLimit = Annotated[int, Meta(ge=1, le=MOST_ITEMS)]
+# The door that is before a route: a session (or an operator's key), a person's link, none.
+Door = Literal["session", "link", "open"]
+
+
+class NoFields(Struct, frozen=True, forbid_unknown_fields=True):
+    """Neither query nor form has a field."""
+
+
+class ListQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The query of a list; those with further fields are made of it."""
+
+    # `next` of the page before.
+    after: str | None = None
+    limit: ListLimit = LIMIT
+
+
+class Ask(Struct, frozen=True):
+    """A request to a screen or an action."""
+
+    # None: nobody has signed in, at a route that is open to all.
+    visitor_or_none: Visitor | None
+    # The parts of the path by their names.
+    params: Mapping[str, Any]
+    # As the route's `query` has it.
+    query: Any
+    is_twin: bool
+    # Notes once a session, memory and hour that a memory was read. memory: its uid.
+    note_read: Callable[[str], Awaitable[None]]
+    # The path below /ui/, as it came, without a query.
+    path: str = ""
+    cookies: Mapping[str, str] = {}
+    # Where the form that was sent stands, relative to /ui/; "": nothing says it.
+    referrer: str = ""
+
+    @property
+    def visitor(self) -> Visitor:
+        assert self.visitor_or_none is not None  # a route with a door has one
+        return self.visitor_or_none
+
+
+class View(Struct, frozen=True):
+    """A record, as a page or as JSON."""
+
+    record: Any
+    # The file in `templates/` that renders it. It knows `record`, `heading` and what is in `context`.
+    template: str
+    # The one h1, and the title of the window.
+    heading: str
+    context: Mapping[str, Any] = {}
+    # Why a form was refused, which comes back with its text; the status is the error's. JSON has the error alone.
+    error: GatewayError | None = None
+
+
+class Done(Struct, frozen=True):
+    """The result of an action."""
+
+    record: Any
+    # The path where it is seen, relative to /ui/ (`page_path`), with a query if need be.
+    to: str
+    # Cookies to be set.
+    cookies: tuple[str, ...] = ()
+
+
+class Download(Struct, frozen=True):
+    """A file."""
+
+    content_type: str
+    body: bytes | AsyncIterator[bytes]
+    # The name under which a browser saves it; None: it shows it.
+    filename: str | None = None
+
+
+Answer = View | Done | Download
+
+
+class Screen(Struct, frozen=True):
+    """A screen, at a path below /ui/: "m/{uid}/f/{seq:int}"."""
+
+    path: str
+    # Called with the request and its query.
+    show: Callable[[Ask, Any], Awaitable[Answer]]
+    # Its fields; unknown, missing and mistyped ones are refused.
+    query: type[Struct] = NoFields
+    door: Door = "session"
+    # The right that a link needs.
+    right: Right = "see"
+    has_twin: bool = True
+
+
+class Action(Struct, frozen=True):
+    """A change, at a path below /ui/."""
+
+    path: str
+    # Called with the request and the form, or the object of the twin.
+    perform: Callable[[Ask, Any], Awaitable[Answer]]
+    form: type[Struct] = NoFields
+    query: type[Struct] = NoFields
+    door: Door = "session"
+    right: Right = "see"
+    # Operators who may only read are refused.
+    changes: bool = True
+
+
+def fields_of(record: Struct) -> dict[str, Any]:
+    """Returns a query or form as it was sent, for a page that shows it again."""
+    return {name: value for name, value in asdict(record).items() if value is not None}

@@ -1,0 +1,24 @@
+"""Texts as pages show them, and as forms send them back."""
+
+from __future__ import annotations
+
+import re
+
+# Characters that reorder a line, and controls but for tab and line end.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_SHOWN = re.compile("\u2039U\\+([0-9A-F]{4})\u203a")
+
+
+def visible(text: str) -> str:
+    """Returns a text in which what is hidden or reorders lines has a form that is seen: \u2039U+202E\u203a."""
+    return _HIDDEN.sub(lambda found: f"\u2039U+{ord(found[0]):04X}\u203a", text.replace("\r\n", "\n"))
+
+
+def as_typed(text: str) -> str:
+    """Returns the text of a form as it is meant: shown as `visible` has it, with the line ends of browsers."""
+
+    def character(found: re.Match[str]) -> str:
+        meant = chr(int(found[1], 16))
+        return meant if _HIDDEN.fullmatch(meant) else found[0]
+
+    return _SHOWN.sub(character, text.replace("\r\n", "\n"))

@@ -1,0 +1,53 @@
+// Two things that HTML alone cannot do: signing in with the code of an address, and lists that follow what happens.
+const POLL_MS = 2500;
+
+function signIn(form) {
+  const code = location.hash.slice(1);
+  if (!code) return;
+  history.replaceState(null, "", location.pathname + location.search);
+  form.elements.key.value = code;
+  form.requestSubmit();
+}
+
+// An element with `data-live` and an id is taken anew from the same page. `#live` has the button that pauses it.
+function follow(ids) {
+  const bar = document.getElementById("live");
+  const pause = bar?.querySelector("button");
+  let paused = false;
+  if (bar) bar.hidden = false;
+  document.querySelectorAll("[data-still]").forEach((each) => each.remove());
+  pause?.addEventListener("click", () => {
+    paused = !paused;
+    pause.setAttribute("aria-pressed", String(paused));
+  });
+  const take = async () => {
+    if (!paused && !document.hidden) {
+      try {
+        const reply = await fetch(location.href, { credentials: "same-origin" });
+        if (reply.redirected) return location.reload(); // signed out
+        if (reply.ok) {
+          const page = new DOMParser().parseFromString(await reply.text(), "text/html");
+          for (const id of ids) swap(document.getElementById(id), page.getElementById(id));
+        }
+      } catch {
+        // The gateway is away; the next look may find it.
+      }
+    }
+    setTimeout(take, POLL_MS);
+  };
+  setTimeout(take, POLL_MS);
+}
+
+// Replaces an element unless someone is in the middle of it.
+function swap(old, fresh) {
+  if (!old || !fresh || old.innerHTML === fresh.innerHTML) return;
+  if (old.contains(document.activeElement)) return;
+  const selection = getSelection();
+  if (selection && !selection.isCollapsed && selection.containsNode(old, true)) return;
+  old.replaceWith(document.adoptNode(fresh));
+}
+
+const form = document.querySelector("form[data-sign-in]");
+if (form) signIn(form);
+const live = [...document.querySelectorAll("[data-live]")].map((each) => each.id).filter(Boolean);
+if (live.length) follow(live);

@@ -1,0 +1,26 @@
+"""The paths of screens below `/ui/`, as records and links name them."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+_ESCAPES = {"~": "~7E", ".": "~2E", "/": "~2F"}
+_ESCAPED = re.compile("~(7E|2E|2F)")
+
+
+def page_path(*parts: str | int) -> str:
+    """Returns the path of a screen, relative to `/ui/`: page_path("m", uid, "b", label).
+
+    A part may have any characters: `.json` and `/` in one are no twin and no further part.
+    """
+    return "/".join(quote(re.sub("[~./]", _escape, str(part)), safe="~") for part in parts)
+
+
+def part_of(segment: str) -> str:
+    """Returns the part that a percent-decoded segment of a path stands for."""
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), segment)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return _ESCAPES[found[0]]

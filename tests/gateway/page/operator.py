@@ -1,0 +1,100 @@
+"""An operator of a gateway with memory, who asks for screens and their twins as a browser and as a program would.
+
+with operate(upstream, tmp_path) as operator:
+    operator.world.chat(user="alice").say("My cat is called Miso.")
+    assert operator.get("people").status == 200
+    assert operator.twin("people")["items"][0]["name"] == "alice"
+    assert operator.post("m/UID/f/1/mute", muted="true").headers["location"] == "../../../../m/UID/f/1"
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.sdk import World, remember
+from tests.server import RawReply
+
+FORM = "application/x-www-form-urlencoded"
+
+
+@dataclass
+class Operator:
+    """A key of an operator, with a session that it has begun."""
+
+    world: World
+    key: str
+    cookie: str = field(default="")
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.world.gateway.port}"
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> RawReply:
+        """Asks as nobody. path: below /ui/."""
+        return self.world.gateway.ask(method, f"/ui/{path}", body, {"host": self.host, **(headers or {})})
+
+    def sign_in(self, key: str | None = None, to: str = "") -> RawReply:
+        """Signs in with a key or a code, this operator's if none is given."""
+        reply = self.send_form("login", {"key": key or self.key, "next": to})
+        if reply.status == 303:
+            self.cookie = reply.headers["set-cookie"].partition(";")[0]
+        return reply
+
+    def get(self, path: str) -> RawReply:
+        """Asks for a page, with the session."""
+        return self.ask("GET", path, None, {"cookie": self.cookie})
+
+    def post(self, path: str, **fields: Any) -> RawReply:
+        """Sends a form of a page, with the session."""
+        return self.send_form(path, fields, cookie=self.cookie)
+
+    def send_form(self, path: str, fields: Mapping[str, Any], **headers: str) -> RawReply:
+        own = {"content-type": FORM, "origin": f"http://{self.host}", **headers}
+        return self.ask("POST", path, urlencode(fields).encode(), own)
+
+    def program(self, method: str, path: str, value: Any = None) -> RawReply:
+        """Asks for a twin with the key. path: whole, with `.json`."""
+        headers = {"authorization": f"Bearer {self.key}"}
+        if method == "GET":
+            return self.ask("GET", path, None, headers)
+        return self.ask(
+            method, path, json.dumps(value).encode(), {**headers, "content-type": "application/json"}
+        )
+
+    def twin(self, path: str, value: Any = None) -> Any:
+        """Returns the JSON at the twin of a path; with a value, of a change. path: without `.json`."""
+        path, mark, query = path.partition("?")
+        reply = self.program(
+            "GET" if value is None else "POST", f"{path or 'overview'}.json{mark}{query}", value
+        )
+        assert reply.status == 200, reply.body
+        return reply.json
+
+
+def make_key(world: World, project: str = "", *, is_read: bool = False) -> str:
+    """Makes a key of an operator. project: "" stands for all."""
+    opens = "operator-read" if is_read else "operator"
+    return world.gateway.call(world.store.keys.create(project, opens, None, opens))[1]
+
+
+def operator_of(world: World, project: str = "", *, is_read: bool = False) -> Operator:
+    """Returns an operator of a gateway who has signed in. project: "" stands for all."""
+    operator = Operator(world, make_key(world, project, is_read=is_read))
+    assert operator.sign_in().status == 303
+    return operator
+
+
+@contextmanager
+def operate(upstream: StrictUpstream, tmp_path: Path, **options: Any) -> Iterator[Operator]:
+    """Runs a gateway with memory. options: as of `remember`."""
+    with remember(upstream, tmp_path, **options) as world:
+        yield operator_of(world)

@@ -1,0 +1,52 @@
+"""No template has what would let a hostile text out of its place, or what the policy of the page forbids."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import gateway.page
+
+ROOT = Path(gateway.page.__file__).parent
+TEMPLATES = sorted((ROOT / "templates").iterdir())
+STATIC = sorted((ROOT / "static").iterdir())
+FORBIDDEN = {
+    "a text that is not escaped": r"\|\s*safe\b|autoescape|\{%-?\s*filter",
+    "a style of its own": r"\bstyle\s*=|<style",
+    "a handler": r"\bon[a-z]+\s*=",
+    "an absolute link": r"(?:href|src|action)\s*=\s*[\"']?(?:/|[a-z]+:)",
+    "a script of its own": r"<script(?![^>]*\bsrc=)",
+    "an attribute without quotes": r"=\s*\{\{",
+}
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_no_template_has(path: Path, what: str) -> None:
+    assert re.findall(FORBIDDEN[what], path.read_text("utf-8"), re.I) == []
+
+
+def test_the_patterns_find_what_they_look_for() -> None:
+    """Else the test above could not fail."""
+    found = {
+        "a text that is not escaped": "{{ text | safe }}",
+        "a style of its own": '<p style="color: red">',
+        "a handler": '<p onclick="go()">',
+        "an absolute link": '<a href="/ui/keys">',
+        "a script of its own": "<script>go()</script>",
+        "an attribute without quotes": "<input value={{ text }}>",
+    }
+    assert found.keys() == FORBIDDEN.keys()
+    for what, text in found.items():
+        assert re.search(FORBIDDEN[what], text, re.I), what
+
+
+def test_static_files_are_small_and_ask_nobody_else() -> None:
+    assert sum(path.stat().st_size for path in STATIC) < 60_000
+    (script,) = (path for path in STATIC if path.suffix == ".js")
+    assert script.stat().st_size <= 10_000
+    for path in STATIC:
+        text = path.read_text("utf-8").replace('xmlns="http://www.w3.org/2000/svg"', "")
+        assert not re.search(r"https?:|@import|url\(|//[a-z]+\.", text), path.name
