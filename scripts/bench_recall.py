@@ -43,7 +43,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.memory.rules import RULES
 from gateway.core.prompt import note as recall
 from gateway.core.prompt.summary import Overfull
-from gateway.core.request.identity import IdentityRules, identify
+from gateway.core.request.identity import USER_NAME, IdentityRules, identify
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
 from gateway.run.background.embed import KIND, Embedding
@@ -149,7 +149,9 @@ async def remembered(memory: Memory, embedder: Embedder | None) -> AsyncIterator
     with tempfile.TemporaryDirectory() as folder:
         store, embedding = await _remember(Path(folder) / "bench.db", memory, embedder)
         search = None if embedding is None else embedding.embed_query
-        identity = identify([], {"user": "reader"}, IdentityRules("default"), "default")
+        headers = [] if memory.name is None else [(USER_NAME.encode(), memory.name.encode())]
+        identity = identify(headers, {"user": "reader"}, IdentityRules("default"), "default")
+        named = {"name": memory.name} if memory.is_named else {}
 
         @cache
         def keeper_of(budget: int) -> MemoryKeeper:
@@ -157,7 +159,7 @@ async def remembered(memory: Memory, embedder: Embedder | None) -> AsyncIterator
             return MemoryKeeper(store, settings, lambda: memory.at, NoServices(), search)
 
         async def ask(question: str, budget: int) -> Prompt:
-            body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": question}]})
+            body = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": question, **named}]})
             keeper = keeper_of(budget)
             request = MemoryRequest(
                 parse(body), identity, AgentSpec("default"), memory.at, TARGET, ConversationKind.CLIENT
@@ -183,7 +185,7 @@ async def _remember(path: Path, memory: Memory, embedder: Embedder | None) -> tu
                 turns.append((document.at, document.text, ""))
             elif turns:
                 turns[-1] = (turns[-1][0], turns[-1][1], document.text)
-        await write_conversation(store, agent, f"s{number}", turns)
+        await write_conversation(store, agent, f"s{number}", turns, memory.name if memory.is_named else None)
     while await store.recall.index(agent.id):
         pass
     if embedder is None:

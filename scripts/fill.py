@@ -29,8 +29,13 @@ async def new_agent(store: Store, user: str, secret: bytes | None = None) -> Age
     return agent
 
 
-async def write_conversation(store: Store, agent: Agent, key: str, turns: Iterable[Turn]) -> None:
-    """One conversation, decided by the same core as live turns are; each turn is seen as the tail of a long list."""
+async def write_conversation(
+    store: Store, agent: Agent, key: str, turns: Iterable[Turn], name: str | None = None
+) -> None:
+    """One conversation, decided by the same core as live turns are; each turn is seen as the tail of a long list.
+
+    name: of the user, which the messages have.
+    """
     canon = Canon(agent.secret)
 
     async def write(connection: Connection) -> None:
@@ -42,7 +47,8 @@ async def write_conversation(store: Store, agent: Agent, key: str, turns: Iterab
             if conversation is None:
                 begun = await exchanges.add_conversation(connection, agent.id, f"{agent.id}-{key}", key, at)
                 conversation = begun.id
-            listed = [*listed[-2:], {"role": "user", "content": asked}]
+            message = {"role": "user", "content": asked}
+            listed = [*listed[-2:], {**message, "name": name} if name else message]
             tree = Tree([replace(parent, parent=None)] if parent else [])
             query = Query(Listing(canon, listed), True, MemoryUse.ON, at, 120.0, conversation=conversation)
             said = {"role": "assistant", "content": answered}

@@ -42,11 +42,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """The sessions with their times, the questions, and others that might have been asked before."""
+    """The sessions with their times, the questions, and others that might have been asked before. names: by role."""
 
     sessions: list[tuple[float, list[Turn]]]
     questions: list[Question]
     others: list[str]
+    names: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,14 @@ class _Planted:
 
 
 class _Maker:
-    def __init__(self, seed: str, half: int, sentences: Sequence[str]) -> None:
+    def __init__(self, seed: str, half: int, sentences: Sequence[str], *, by_name: bool) -> None:
         self.random = random.Random(seed)
         self.half = half
         self.sentences = sentences
         people = self.random.sample(v.NAMES, 2)
         self.names = {USER: people[0], ASSISTANT: people[1]}
         # Some people ask about "me" and "you", others by name.
-        self.by_name = self.random.random() < 0.5
+        self.by_name = self.random.random() < 0.5 or by_name
         self.planted: list[_Planted] = []
         self.questions: list[Question] = []
         self.others: list[str] = []
@@ -159,7 +160,7 @@ class _Maker:
                 (one, first, its), (two, second, of_it) = self.random.sample(singles, 2)
                 text = f"{self.asked(one, role, its)[:-1]}, and {_low(self.asked(two, role, of_it))}"
                 self.questions.append(Question("two parts", text, frozenset((first, second))))
-        return Dialogue(self.sessions(), self.questions, self.others)
+        return Dialogue(self.sessions(), self.questions, self.others, self.names)
 
     def sessions(self) -> list[tuple[float, list[Turn]]]:
         sessions = []
@@ -243,9 +244,12 @@ def _low(text: str) -> str:
     return text[0].lower() + text[1:]
 
 
-def make_dialogue(seed: str, half: int, sentences: Sequence[str]) -> Dialogue:
-    """Returns a dialogue. half: 0 or 1: which of the kinds of facts are asked for. sentences: what else is said."""
-    return _Maker(seed, half, sentences).make()
+def make_dialogue(seed: str, half: int, sentences: Sequence[str], *, by_name: bool = False) -> Dialogue:
+    """Returns a dialogue. half: 0 or 1: which of the kinds of facts are asked for. sentences: what else is said.
+
+    by_name: questions name both people.
+    """
+    return _Maker(seed, half, sentences, by_name=by_name).make()
 
 
 def asked_before(

@@ -20,6 +20,8 @@ OTHERS = 45
 SEED = 1
 DIALOGUES = 8
 ASKED_BEFORE = 300
+# The share of friends' turns that call the other one by name.
+_CALLS = 0.2
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 Session = tuple[float, list[Turn]]
@@ -39,11 +41,16 @@ class Asked:
 
 @dataclass(frozen=True)
 class Memory:
-    """One person's history, and what is asked about it at the end. at: when, in seconds since the epoch."""
+    """One person's history, and what is asked about it at the end. at: when, in seconds since the epoch.
+
+    name: of the person, where the questions' requests say it. is_named: the messages have it as well.
+    """
 
     history: list[Document]
     questions: list[Asked]
     at: float
+    name: str | None = None
+    is_named: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,22 @@ def sentences_of(questions: Sequence[dict[str, Any]]) -> list[str]:
     return list(found)
 
 
+def friends(sentences: Sequence[str], half: int, *, is_named: bool) -> Iterator[Memory]:
+    """Returns memories of dialogues in which people are asked about by their names. is_named: as in `Memory`."""
+    for place in range(DIALOGUES):
+        dialogue = make_dialogue(f"friends {half} {place}", half, sentences[half::2], by_name=True)
+        pick = random.Random(f"names {half} {place}")
+        for _, turns in dialogue.sessions:
+            for turn in turns:
+                # People call each other by name, at the beginning or the end of what they say.
+                if pick.random() < _CALLS:
+                    other = dialogue.names[ASSISTANT if turn.role == USER else USER]
+                    turn.text = pick.choice((f"{other}! {turn.text}", f"{turn.text} Right, {other}?"))
+        history, marked = history_of(dialogue.sessions)
+        questions = [_asked(question, marked) for question in dialogue.questions]
+        yield Memory(history, questions, dialogue.sessions[-1][0] + DAY_S, dialogue.names[USER], is_named)
+
+
 def generated(sentences: Sequence[str], half: int, number: int, before: int) -> Iterator[Memory]:
     """Returns memories of generated dialogues. before: how many questions were asked in each already."""
     mine = sentences[half::2]
@@ -176,6 +199,8 @@ def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
             name, lambda half, form=form: itertools.islice(long_cases(questions, limit, form), half, None, 2)
         )
     sentences = sentences_of(questions)
+    for name, is_named in (("friends", False), ("friends, named messages", True)):
+        yield Set(name, lambda half, is_named=is_named: friends(sentences, half, is_named=is_named))
     yield Set("wishes", lambda half: wishes(sentences[half::2], half))
     for name, before in (("short talk", 0), (f"short talk, {ASKED_BEFORE} asked before", ASKED_BEFORE)):
         yield Set(name, lambda half, before=before: generated(sentences, half, DIALOGUES, before))

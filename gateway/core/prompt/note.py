@@ -52,6 +52,8 @@ _LINE_CHARS = 16
 # for one, more would show a new template more often.
 _OFTEN = 3
 _SIGNS = (digits + punctuation).encode()
+# The first character of the scripts of Chinese and Japanese, and of those after them.
+_UNSPACED_FROM = "\u2e80"
 # These bytes begin a character of three or four bytes, which counts as one token.
 _WIDE = bytes(range(0xE0, 0xF5))
 # A selection of the whole memory takes one part in this many of the budget, but so many tokens at least and at most. It
@@ -167,6 +169,31 @@ def _edge_lines(lines: Iterable[str], limit: int, *, from_end: bool) -> list[str
         if limit <= 0:
             break
     return taken
+
+
+def with_speaker(query: str, names: Sequence[str]) -> str:
+    """Returns a query with "I" in the place of its speaker's own name: what they said themselves has no name in it.
+
+    names: what people call the speaker. Of several words the first is a name as well.
+    """
+    for name in names:
+        found = _name_pattern(name, is_low=query == query.lower())
+        if found is not None:
+            query = found.sub("I", query)
+    return query
+
+
+@lru_cache(maxsize=256)
+def _name_pattern(name: str, *, is_low: bool) -> re.Pattern[str] | None:
+    """Returns the pattern of a name as a word. is_low: the text has no capitals, and neither has a name in it."""
+    words = [word for word in re.split(r"[\s_]+", name) if word]
+    if not words or len(words[0]) < 2:
+        return None
+    forms = re.escape(" ".join(words)), re.escape(words[0])
+    # A script without spaces has no word boundary.
+    edge = "" if words[0][0] >= _UNSPACED_FROM else r"\b"
+    flags = re.IGNORECASE if is_low or name == name.lower() else 0
+    return re.compile(f"{edge}(?:{'|'.join(forms)}){edge}", flags)
 
 
 def shared_lines(text: str, found: Iterable[Message]) -> frozenset[str]:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from functools import lru_cache
 from math import inf
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 import orjson
@@ -83,6 +84,9 @@ _MODES: dict[str, Mode | None] = {"": None, **{str(mode): mode for mode in Mode}
 _SIGNED_USER = SIGNED_USER.encode()
 _RETRIES = b"x-stainless-retry-count"
 _OPEN_WEBUI_CHAT = b"x-openwebui-chat-id"
+USER_NAME = "x-mnemogate-user-name"
+# Both may be percent-encoded, as Open WebUI does.
+_USER_NAME, _OPEN_WEBUI_NAME = USER_NAME.encode(), b"x-openwebui-user-name"
 _TEMPORARY = (b"temporary:", b"local:")  # how such an id begins: in Open WebUI, and in its older versions
 AGENT_PREFIX = "agent/"  # of a model's name that asks for an agent
 _AGENT_ID = re.compile(r"agent-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
@@ -131,9 +135,9 @@ class IdentityRules:
         object.__setattr__(self, "_headers", named)
         object.__setattr__(self, "_fields", fields)
         object.__setattr__(self, "_side", SideRequests(self.side_rules))
-        single = named | {_MEMORY, _HISTORY, _AGENT, _SIGNED_USER}
+        single = named | {_MEMORY, _HISTORY, _AGENT, _SIGNED_USER, _USER_NAME}
         object.__setattr__(self, "_single", single)
-        object.__setattr__(self, "_read", single | {_OPEN_WEBUI_CHAT, _RETRIES})
+        object.__setattr__(self, "_read", single | {_OPEN_WEBUI_CHAT, _OPEN_WEBUI_NAME, _RETRIES})
 
 
 class Identity(Struct, frozen=True):
@@ -161,6 +165,8 @@ class Identity(Struct, frozen=True):
     leaves_nothing: bool = False
     # The mode with a stored history, if the request's form alone has set another one.
     own: Mode | None = None
+    # What people call the user; None: not known.
+    name: str | None = None
 
     def with_history(self) -> Identity:
         """Returns it for a stored history, where no later list brings back what was not stored."""
@@ -198,7 +204,9 @@ def identify(
             if name in found:
                 refuse_repeated(headers, rules._single)
             found[name] = value
-    user = _signed(found[_SIGNED_USER], rules, now) if _SIGNED_USER in found else None
+    user, called = _signed(found, rules, now) if _SIGNED_USER in found else (None, None)
+    if called is None and (_USER_NAME in found or _OPEN_WEBUI_NAME in found):
+        called = _name(found)
     conversation = None
     if not (rules._fields.isdisjoint(body) and rules._headers.isdisjoint(found)):
         user = user or _first(rules._user, found, body)
@@ -230,6 +238,7 @@ def identify(
         side,
         leaves_nothing,
         own,
+        called,
     )
 
 
@@ -242,7 +251,7 @@ def user_of(headers: RawHeaders, body: bytes, rules: IdentityRules, now: float) 
     try:
         members = _MEMBERS.decode(body) if body else {}
         named = {name: orjson.loads(bytes(members[name])) for name in rules._fields & members.keys()}
-        user = _signed(found[_SIGNED_USER], rules, now) if _SIGNED_USER in found else None
+        user, _ = _signed(found, rules, now) if _SIGNED_USER in found else (None, None)
         return user or _first(rules._user, found, named) or rules.default_user or ""
     except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
         return ""
@@ -258,11 +267,21 @@ def _sources(order: Iterable[str]) -> tuple[_Source, ...]:
     )
 
 
-def _signed(token: bytes, rules: IdentityRules, now: float) -> str | None:
-    """Returns the user that a signature vouches for, whatever else the request names."""
+def _signed(
+    headers: Mapping[bytes, bytes], rules: IdentityRules, now: float
+) -> tuple[str | None, str | None]:
+    """Returns id and name of the user that a signature vouches for, whatever else the request names."""
     if rules.jwt_secret is None:
-        return None
-    return checked_id(signed_user(token.strip(), rules.jwt_secret, now), SIGNED_USER)
+        return None, None
+    found = signed_user(headers[_SIGNED_USER].strip(), rules.jwt_secret, now)
+    return checked_id(found.id, SIGNED_USER), found.name
+
+
+def _name(headers: Mapping[bytes, bytes]) -> str | None:
+    """Returns what a header says that people call the user. Raises: BadRequest: ours is malformed."""
+    if (own := headers.get(_USER_NAME)) is not None:
+        return checked_id(unquote(header_text(own, USER_NAME)), USER_NAME)
+    return unquote(headers[_OPEN_WEBUI_NAME].decode("utf-8", "replace"))[:MAX_ID_CHARS]
 
 
 def _first(order: tuple[_Source, ...], headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:

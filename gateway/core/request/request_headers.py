@@ -28,7 +28,17 @@ _PASS_PREFIXES = (b"anthropic-", b"openai-", b"x-stainless-", b"x-openrouter-")
 _PREFIX = "x-mnemogate-"
 _HEADERS = [
     _PREFIX + name
-    for name in ["user", "conversation", "agent", "memory", "history", "key", "upstream", "admin"]
+    for name in [
+        "user",
+        "user-name",
+        "conversation",
+        "agent",
+        "memory",
+        "history",
+        "key",
+        "upstream",
+        "admin",
+    ]
 ]
 _NOMINATES_NONE = (
     b"keep-alive",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from base64 import urlsafe_b64decode
 from binascii import Error as Base64Error
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -20,8 +20,16 @@ SIGNED_USER = "x-openwebui-user-jwt"
 LEEWAY_S = 30.0
 
 
-def signed_user(token: bytes, secret: str, now: float) -> str:
-    """Returns the id of the user that a token was made for. now: seconds since the epoch.
+class SignedUser(NamedTuple):
+    """The user of a token."""
+
+    id: str
+    # What people call them; None: the token does not say.
+    name: str | None
+
+
+def signed_user(token: bytes, secret: str, now: float) -> SignedUser:
+    """Returns the user that a token was made for. now: seconds since the epoch.
 
     Raises: NotAuthenticated: the token is malformed, not signed with this secret, or expired.
     """
@@ -40,7 +48,8 @@ def signed_user(token: bytes, secret: str, now: float) -> str:
     user = claims.get("sub")
     if not isinstance(user, str) or not user.strip():
         raise _refused("it names no user")
-    return user
+    name = claims.get("name")
+    return SignedUser(user, name if isinstance(name, str) else None)
 
 
 def _refused(why: str) -> NotAuthenticated:

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import RESULTS, text_of
+from gateway.core.conversation.canonical import RESULTS, WireMessage, text_of
 from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
@@ -107,7 +107,7 @@ class Composer(Struct, frozen=True):
         if not takes_note:
             return prompt
         text = text_of(new[last]) if is_asked else plan.query.listing.text(at)
-        recall = await self.recaller.recall(known, prompt, text)
+        recall = await self.recaller.recall(known, prompt, text, _name_of(new[last]) if is_asked else None)
         if is_asked:
             # An empty note is stored as well, so that nothing is searched twice.
             notes[last] = recall.note
@@ -274,6 +274,12 @@ def _asked_at(plan: Plan) -> int:
         if own_words(text_of(new[at])):
             return at
     return last
+
+
+def _name_of(message: WireMessage) -> str | None:
+    """Returns the name of a message's speaker, where its client gives one."""
+    name = message.get("name")
+    return name if isinstance(name, str) else None
 
 
 def _read_before(known: Known) -> int | None:

@@ -73,6 +73,8 @@ class _Recalling(NamedTuple):
     begun: float
     # Of its last search by words.
     trace: SearchTrace | None
+    # What people call the user.
+    names: Sequence[str]
 
 
 class _Found(NamedTuple):
@@ -129,10 +131,11 @@ class Recaller(Struct, frozen=True):
         fixed = naming * 5 // 4 + _change_tokens(known, section)
         return NoteRoom(fixed + min(budget, LEAST_TOKENS), fixed + budget)
 
-    async def recall(self, known: Known, prompt: Prompt, text: str) -> RecallResult:
+    async def recall(self, known: Known, prompt: Prompt, text: str, name: str | None = None) -> RecallResult:
         """Returns the note for the user's last message, which also names changed blocks.
 
         text: that message.
+        name: its speaker's, where the message has one.
         prompt: what is visible already.
         """
         section, window = prompt.section, prompt.window
@@ -154,7 +157,9 @@ class Recaller(Struct, frozen=True):
         if budget > 0 and (elsewhere > 0 or window.evicted_tokens > 0 or is_trimmed):
             visible = VisibleContent.of(known, prompt.composition, window)
             try:
-                found = await self._find(_Recalling(known, window, visible, budget, begun, trace), text)
+                names = [each for each in dict.fromkeys((name, known.asked.identity.name)) if each]
+                recalling = _Recalling(known, window, visible, budget, begun, trace, names)
+                found = await self._find(recalling, text)
                 if found.is_selection:
                     budget = min(budget, note.selection_budget(self.budget(known, naming)))
                 if found.messages:
@@ -184,14 +189,19 @@ class Recaller(Struct, frozen=True):
 
     async def _find(self, recalling: _Recalling, text: str) -> _Found:
         """Returns what memory has for a message. Raises: StoreError."""
-        known, query = recalling.known, note.make_query(text)
+        known, query = recalling.known, note.with_speaker(note.make_query(text), recalling.names)
         if self._is_shown(recalling, text, query):
             return _SHOWN
         shared: frozenset[str] = frozenset()
         left: dict[int, str] = {}
         found = await self._search(recalling, query)
         lines = note.shared_lines(text, found)
-        if lines and (own := note.make_query(note.without_lines(text, lines))):
+        own = (
+            note.with_speaker(note.make_query(note.without_lines(text, lines)), recalling.names)
+            if lines
+            else ""
+        )
+        if own:
             # Some applications put every message into the same template, and its words would find themselves.
             rest = note.without_templates(found, lines)
             left.update((m.seq, "weak") for m in found)
@@ -241,7 +251,7 @@ class Recaller(Struct, frozen=True):
 
     async def _search(self, recalling: _Recalling, query: str) -> list[Message]:
         """Returns what memory has for a text, best first."""
-        known, window, visible, budget, begun, trace = recalling
+        known, window, visible, budget, begun, trace, _ = recalling
         limit_ms = self._limit_ms(known)
         vector = None
         if self.embed_query is not None:

@@ -29,6 +29,7 @@ from gateway.core.prompt.note import (
     shared_lines,
     shows_all,
     strip_notes,
+    with_speaker,
     without_lines,
     without_templates,
 )
@@ -271,6 +272,33 @@ def test_a_long_turn_is_cut_around_what_was_asked() -> None:
     assert len(hit.text) <= 608
     assert hit.text.startswith("... ")
     assert hit.text.endswith(" ...")
+
+
+# -- the user's own name
+
+
+@pytest.mark.parametrize(
+    ("query", "names", "expected"),
+    [
+        ("Which pets does Jon have?", ["Jon"], "Which pets does I have?"),
+        ("What is Jon's dog called, jon or Jonas?", ["Jon"], "What is I's dog called, jon or Jonas?"),
+        # A name of several words, as it stands in a header or in the field of a message; its first word is one as well.
+        ("Did Mary Ann Lee move? Where does Mary live?", ["Mary Ann Lee"], "Did I move? Where does I live?"),
+        ("Where does Mary live?", ["Mary_Lee"], "Where does I live?"),
+        # Nothing in such a text has a capital.
+        ("where does mary live", ["Mary"], "where does I live"),
+        ("Will it rain when Will comes?", ["will"], "I it rain when I comes?"),
+        ("When will the roses bloom, Rose?", ["Rose"], "When will the roses bloom, I?"),
+        ("小明喜欢什么？", ["小明"], "I喜欢什么？"),
+        ("Who is Ann?", ["Bo", "Ann"], "Who is I?"),
+        ("Who is J?", ["J", " ", "_"], "Who is J?"),
+        ("(.*) and Jon", ["(.*)"], "(.*) and Jon"),
+    ],
+)
+def test_the_name_of_its_speaker_stands_for_them_in_a_query(
+    query: str, names: list[str], expected: str
+) -> None:
+    assert with_speaker(query, names) == expected
 
 
 # -- a selection of the whole memory

@@ -48,8 +48,8 @@ def test_a_signature_of_another_implementation_holds() -> None:
 
 
 def test_a_good_token_names_its_user() -> None:
-    assert signed_user(token(), SECRET, NOW) == "u-1"
-    assert signed_user(token(), SECRET, NOW + 329) == "u-1"  # clocks differ
+    assert signed_user(token(), SECRET, NOW) == ("u-1", "Alice")
+    assert signed_user(token(), SECRET, NOW + 329).id == "u-1"  # clocks differ
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,28 @@ def test_two_tokens_are_refused() -> None:
 
 def test_rules_do_not_show_the_secret() -> None:
     assert SECRET not in repr(RULES)
+
+
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [
+        ([], None),
+        ([("x-mnemogate-user-name", "José Müller".encode())], "José Müller"),
+        ([("x-mnemogate-user-name", b"Jos%C3%A9")], "José"),
+        ([("x-openwebui-user-name", b"Jos%C3%A9 M")], "José M"),
+        ([("x-openwebui-user-name", b"plain"), ("x-mnemogate-user-name", b"own")], "own"),
+        ([("x-openwebui-user-jwt", token()), ("x-mnemogate-user-name", b"own")], "Alice"),
+        ([("x-openwebui-user-jwt", token({**CLAIMS, "name": 7})), ("x-mnemogate-user-name", b"own")], "own"),
+    ],
+)
+def test_a_signature_or_a_header_says_what_people_call_the_user(
+    headers: list[tuple[str, bytes]], name: str | None
+) -> None:
+    assert ask(RULES, *headers).name == name
+
+
+def test_a_name_of_ours_that_is_malformed_is_refused() -> None:
+    with pytest.raises(BadRequest) as caught:
+        ask(RULES, ("x-mnemogate-user-name", b"a%0Ab"))
+    assert caught.value.param == "x-mnemogate-user-name"
+    assert ask(RULES, ("x-openwebui-user-name", b"\xff" * 400)).name == "\ufffd" * 256
