@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 
@@ -56,7 +56,17 @@ _LOOK_S, _CANCEL_LOOK_S = 0.2, 1.0
 _PAGE: Final = 64
 # Callers in memory whose responses this process may perform. No measurement.
 _MOST_CALLERS: Final = 4_096
+# How long a client may send a request again by itself after it has lost the answer: OpenAI's SDKs wait ten minutes for
+# one, and try twice more. No measurement.
+_RESENT_S: Final = 1_800.0
+_NO_KEY: Final = (401, 403)
+KEY_IS_GONE: Final = (
+    "The gateway that had taken the request is gone, and it stores no caller's key. Send the request again, or give "
+    "the upstream a key in the settings."
+)
 _SHOWN: Final = "response"  # the kind of the text with how it is shown
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 class BackgroundRequest(Protocol):
@@ -136,6 +146,8 @@ class BackgroundResponses:
     count: Callable[[str, str], None] = lambda kind, outcome: None
     _logs: dict[int, _Sink] = field(default_factory=dict)
     _callers: dict[int, tuple[Sequence[tuple[bytes, bytes]], str | None]] = field(default_factory=dict)
+    # The responses that were accepted last, by the hash of their requests: the time and the tag.
+    _accepted: dict[bytes, tuple[float, str]] = field(default_factory=dict)
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Returns what performs them, until it is cancelled."""
@@ -155,20 +167,30 @@ class BackgroundResponses:
         shown: Json,
         headers: Sequence[tuple[bytes, bytes]],
         credential: str | None,
-    ) -> Run:
+        digest: bytes,
+    ) -> tuple[Run, bool]:
         """Accepts a response: it is on disk when this returns. Raises: MemoryUnavailable.
 
         headers, credential: the caller's, for this process alone.
+        digest: a hash of all that the caller has sent.
+
+        Returns its run, and whether it is a new one: there may be one with this tag.
         """
         draft = Run(0, tag, agent.id, 0, RunState.CREATED, created, background=True)
         try:
-            run = await self.store.runs.accept_response(draft, KIND, request, orjson.dumps(shown))
+            run, is_new = await self.store.runs.accept_response(
+                draft, agent.scope.project, KIND, request, orjson.dumps(shown)
+            )
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error
-        self._callers[run.id] = headers, credential
-        if len(self._callers) > _MOST_CALLERS:  # others perform some
-            del self._callers[next(iter(self._callers))]
-        return run
+        _put(self._callers, run.id, (headers, credential))  # others perform some
+        _put(self._accepted, digest, (created, tag))
+        return run, is_new
+
+    def accepted(self, digest: bytes) -> str | None:
+        """Returns the tag of the response for which this process has just accepted such a request; None: it has not."""
+        at, tag = self._accepted.get(digest, (0.0, None))
+        return tag if self.now() - at < _RESENT_S else None
 
     async def find(self, owner: ResponseOwner, tag: str) -> Run | None:
         """Returns the run of a response; None: it is none in the background, or not the caller's."""
@@ -316,6 +338,8 @@ class BackgroundResponses:
             return
         if log.refusal is not None:
             code, message = _words(log.refusal[1])
+            if run.id not in self._callers and log.refusal[0] in _NO_KEY:
+                message = KEY_IS_GONE
             await self._end(run, log, self.shows.failed(shown, code, message))
             return
         final = log.final or self.shows.failed(shown, None, "The upstream's answer has no end.")
@@ -363,6 +387,13 @@ def turn_in(receipt: Receipt) -> tuple[str, str] | None:
     conversation, turn = receipt.headers.get("x-mnemogate-conversation"), receipt.turn
     is_kept = receipt.headers.get("x-mnemogate-memory") == "on"
     return (conversation, turn) if is_kept and conversation is not None and turn is not None else None
+
+
+def _put(cache: dict[_Key, _Value], key: _Key, value: _Value) -> None:
+    """Puts a value into a cache, which loses its oldest above a bound."""
+    cache[key] = value
+    if len(cache) > _MOST_CALLERS:
+        del cache[next(iter(cache))]
 
 
 def _count(receipt: Receipt, text: str) -> Json | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from secrets import token_hex
 from typing import ClassVar, Final
 
@@ -46,6 +47,7 @@ from gateway.web.event_stream import ClientReply
 from gateway.web.forwarding import ForwardedHead, ForwardedPath
 from gateway.web.middleware import trace_of
 from gateway.web.model_field import NamedRequest
+from gateway.web.raw_headers import header_of
 from gateway.web.response_conversations import CONVERSATIONS_PATH
 from gateway.web.stored_responses import EVENT_STREAM, OwnResponses, answer_json
 
@@ -53,6 +55,10 @@ RESPONSES_PATH: Final = "/v1/responses"
 _AGENT: Final = b"x-mnemogate-agent"
 _MEMORY: Final = b"x-mnemogate-memory"
 _HISTORY: Final = b"x-mnemogate-history"
+# By which a client says that it may send a request again, and that it does.
+_ONCE: Final = b"idempotency-key"
+_OWN: Final = b"x-mnemogate-"
+_RETRY: Final = b"x-stainless-retry-count"
 _OF_PARTS: Final = frozenset((b"range", b"if-range"))
 
 
@@ -147,18 +153,31 @@ class ResponsesPath(ForwardedPath):
     ) -> None:
         """Accepts a response that is made in the background, and shows it as it waits, or streams it."""
         caller, background, chat = trace_of(scope).caller, self.own.background, self.chats.chat
-        identity, agent = await chat.begin_later(
-            request.chat, headers, caller.project, caller.memory, conversation
-        )
-        tag, created = token_hex(28), background.now()
-        stored = StoredResponseRequest(
-            request.body, identity, request.takes, self.chats.settings.max_messages,
-            [] if conversation is None else conversation.items,
-        )  # fmt: skip
-        shown = queued(request, tag, created)
-        run = await background.accept(agent, tag, created, stored.encode(), shown, headers, caller.credential)
+        digest, shown, run = _digest(scope, request.body), None, None
+        tag = background.accepted(digest) if _is_retry(scope) else None
+        if tag is None:
+            identity, agent = await chat.begin_later(
+                request.chat, headers, caller.project, caller.memory, conversation
+            )
+            tag, created = token_hex(28), background.now()
+            if header_of(scope["headers"], _ONCE) is not None:
+                # The same request has the same id, in any process, and who does not know the memory cannot guess it.
+                tag = blake2b(digest, key=agent.secret, digest_size=28).hexdigest()
+            stored = StoredResponseRequest(
+                request.body, identity, request.takes, self.chats.settings.max_messages,
+                [] if conversation is None else conversation.items,
+            )  # fmt: skip
+            queued_response = queued(request, tag, created)
+            run, is_new = await background.accept(
+                agent, tag, created, stored.encode(), queued_response, headers, caller.credential, digest
+            )
+            shown = queued_response if is_new else None
+        if shown is None or run is None:  # it was sent again
+            project = caller.project
+            owner = ResponseOwner(project, self.own.user(scope["headers"], project, request.chat.json))
+            shown, run = await self.own.resource(owner, f"resp_{tag}")
         trace_of(scope).memory = "on"
-        if not request.chat.stream:
+        if not request.chat.stream or run is None:
             await answer_json(shown, scope, receive, send)
             return
         connection = scope["state"].get("connection")
@@ -177,7 +196,10 @@ class ResponsesPath(ForwardedPath):
         request = parse(bytes(asked.raw), most, takes, needs_input=self.needs_input)
         if not is_here(request.conversation):
             if request.echo["store"]:
-                request.chat.unnamed = MemoryChoice(UNNAMED + token_hex(16))
+                name = token_hex(16)
+                if request.echo["background"] and header_of(scope["headers"], _ONCE) is not None:
+                    name = _digest(scope, request.body).hex()  # sent again, it has the same memory
+                request.chat.unnamed = MemoryChoice(UNNAMED + name)
             return request, None
         conversation = await self._conversation(request, scope)
         if conversation.items:
@@ -307,6 +329,19 @@ def stored_routes(
         )
         for path, (methods, name) in _STORED.items()
     ]
+
+
+def _is_retry(scope: Scope) -> bool:
+    """Returns whether an SDK sends a request again because it has lost the answer to it."""
+    return header_of(scope["headers"], _RETRY) not in (None, b"0")
+
+
+def _digest(scope: Scope, body: str) -> bytes:
+    """Returns a hash of who sends what; two requests with the same one are one that was sent again."""
+    caller, headers = trace_of(scope).caller, scope["headers"]
+    own = sorted(name + value for name, value in headers if name.startswith(_OWN) or name == _ONCE)
+    parts = (caller.project.encode(), (caller.credential or "").encode(), *own, body.encode())
+    return blake2b(b"\0".join(parts), digest_size=16).digest()
 
 
 def without_memory(headers: RawHeaders) -> RawHeaders:

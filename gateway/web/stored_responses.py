@@ -105,12 +105,19 @@ class OwnResponses:
                 if run is None:
                     raise BadRequest("Cannot cancel a synchronous response.")
                 await self.background.cancel(run)
-                answer = await self._cancelled(owner, name, id)
+                answer = await self._cancelled(owner, id)
             case _, [] | ["input_items"] | ["cancel"]:
                 raise HTTPException(405)
             case _:
                 raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
         await answer_json(answer, scope, receive, send)
+
+    async def resource(self, owner: ResponseOwner, id: str) -> tuple[Json, Run | None]:
+        """Returns a response of the gateway's own as it is now, and its run, if it has one. Raises: UnknownId."""
+        name = turn_of(id)
+        found = await self._find(owner, name, id)
+        run = await self.background.find(owner, "".join(name)) if _may_be_run(found, name) else None
+        return await self._show(found, run, id, {}), run
 
     async def _find(self, owner: ResponseOwner, name: tuple[str, str], id: str) -> FoundResponse | None:
         """Returns a response that lies in a turn."""
@@ -134,10 +141,9 @@ class OwnResponses:
             raise unknown_response(id)
         return shown
 
-    async def _cancelled(self, owner: ResponseOwner, name: tuple[str, str], id: str) -> Json:
+    async def _cancelled(self, owner: ResponseOwner, id: str) -> Json:
         """Returns a response after its cancel: as it has ended, or as it will end."""
-        found, run = await self._find(owner, name, id), await self.background.find(owner, "".join(name))
-        shown = await self._show(found, run, id, {})
+        shown, run = await self.resource(owner, id)
         if run is not None and run.state is RunState.CANCELLED:
             return {**shown, "status": "cancelled"}
         return shown

@@ -217,20 +217,26 @@ class Runs(Group):
         """Accepts a run that goes on without its client. Raises: as `accept_run`; Unavailable."""
         return await self._jobs.enqueuing(lambda connection: accept_run(connection, self._jobs, wanted))
 
-    async def accept_response(self, draft: Run, kind: str, request: bytes, shown: bytes) -> Run:
+    async def accept_response(
+        self, draft: Run, project: str, kind: str, request: bytes, shown: bytes
+    ) -> tuple[Run, bool]:
         """Accepts a response that is made in the background: its run, its request, how it is shown, and its job.
 
-        kind: of the job, whose payload names memory and run. Raises: Unavailable.
+        kind: of the job, whose payload names memory and run. Returns the run, and whether it is a new one: of its uid
+        there may be one in the project. Raises: Unavailable.
         """
 
-        async def accept(connection: Connection) -> Run:
+        async def accept(connection: Connection) -> tuple[Run, bool]:
             await connection.lock(draft.agent)
+            row = await connection.row(SQL["response_find"], (draft.uid, project))
+            if row is not None:
+                return make_run(row[AGENT_COLUMNS:]), False
             run = await create_run(connection, draft)
             await add_text(connection, run.agent, run.id, "request", 0, request)
             await add_text(connection, run.agent, run.id, RESPONSE, 0, shown)
             payload = orjson.dumps({"agent": run.agent, "run": run.id})
             await self._jobs.enqueue_in(connection, kind, NO_AGENT, run.uid, payload)
-            return run
+            return run, True
 
         return await self._jobs.enqueuing(accept)
 

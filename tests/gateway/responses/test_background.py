@@ -253,3 +253,37 @@ def test_events_that_are_gone_are_made_of_what_is_stored(world: World, upstream:
     assert shown(again[-1].response) == shown(made)
     (last,) = resumed(world, made.id, 7)
     assert (last.type, last.sequence_number) == ("response.completed", 8)
+
+
+@pytest.mark.parametrize("user", [None, "alice"])
+@pytest.mark.parametrize(
+    "headers", [{"idempotency-key": "k1"}, {"x-stainless-retry-count": "1"}], ids=["key", "retry"]
+)
+def test_a_request_that_is_sent_again_makes_one_response(
+    world: World, upstream: StrictUpstream, user: str | None, headers: Json
+) -> None:
+    named: Json = {} if user is None else {"user": user}
+    first = {**headers, "x-stainless-retry-count": "0"}
+    made = begin(world, input="Hello", extra_headers=first, **named)
+    assert begin(world, input="Hello", extra_headers=headers, **named).id == made.id
+    done = polled(world, made.id)
+    again = begin(world, input="Hello", extra_headers=headers, **named)
+    assert again.to_dict() == done.to_dict()
+    events = list(begin(world, input="Hello", stream=True, extra_headers=first, **named))
+    with world.sdk.responses.create(
+        model="m", background=True, input="Hello", stream=True, extra_headers=headers, **named
+    ) as stream:
+        repeated = list(stream)
+    assert repeated == events
+    assert len(upstream.chats) == 2
+
+
+def test_equal_requests_of_several_are_several_responses(world: World, upstream: StrictUpstream) -> None:
+    asked = [{}, {}, {"user": "alice"}, {"user": "bob"}, {"extra_headers": {"x-mnemogate-user": "alice"}}]
+    made = [begin(world, input="Hello", **each) for each in asked]
+    key = {"idempotency-key": "k1"}
+    made += [begin(world, input="Hello", user=user, extra_headers=key) for user in ("alice", "bob")]
+    made.append(begin(world, input="Hello there", user="alice", extra_headers=key))
+    retried = {"x-stainless-retry-count": "1"}
+    made.append(begin(world, input="Hello", user="carol", extra_headers=retried))
+    assert len({polled(world, each.id).id for each in made}) == len(made)

@@ -52,6 +52,13 @@ def sdks(gateways: Gateways) -> list[openai.OpenAI]:
     return [gateways.start()[1] for _ in range(2)]
 
 
+def until_asked(upstream: StrictUpstream, already: int = 0) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while len(upstream.chats) == already:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 def ended(sdk: openai.OpenAI, id: str) -> Any:
     until = time.monotonic() + PATIENCE_S
     while (found := sdk.responses.retrieve(id)).status in ("queued", "in_progress"):
@@ -97,10 +104,7 @@ def test_what_one_makes_the_other_follows_and_cancels(
     upstream.queue(say("Never.", hold_before_headers=held))
     asked = len(upstream.chats)
     made = one.responses.create(model="m", input="Wait.", user="alice", background=True)
-    until = time.monotonic() + PATIENCE_S
-    while len(upstream.chats) == asked:
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    until_asked(upstream, asked)
     for sdk in (two, one):
         assert sdk.responses.cancel(made.id).status == "cancelled"
     held.open()
@@ -134,3 +138,36 @@ def test_a_response_in_the_background_survives_a_kill_of_its_process(
     assert rest[-1].response.to_dict() == done.to_dict()
     second = left.responses.create(model="m", input="And?", previous_response_id=made.id, user="alice")
     assert second.output_text == "Ok."
+
+
+def test_a_request_with_a_key_is_sent_again_after_a_kill(
+    gateways: Gateways, upstream: StrictUpstream
+) -> None:
+    upstream.queue(say("One.", hold_before_headers=Gate()), say("Two."))
+    first, sdk = gateways.start()
+    asked: Any = {
+        "model": "m",
+        "input": "Count.",
+        "background": True,
+        "extra_headers": {"idempotency-key": "k1"},
+    }
+    made = sdk.responses.create(**asked)
+    until_asked(upstream)
+    first.kill()
+    _, left = gateways.start()
+    assert left.responses.create(**asked).id == made.id
+    assert ended(left, made.id).output_text == "Two."
+
+
+def test_after_a_kill_the_callers_key_is_gone(gateways: Gateways, upstream: StrictUpstream) -> None:
+    """No key of a caller is on disk: an upstream without one in the settings refuses what is taken up."""
+    upstream.key = "sk-own"
+    upstream.queue(say("One.", hold_before_headers=Gate()))
+    first, sdk = gateways.start()
+    made = sdk.with_options(api_key="sk-own").responses.create(model="m", input="Count.", background=True)
+    until_asked(upstream)
+    first.kill()
+    _, left = gateways.start()
+    done = ended(left, made.id)
+    assert (done.status, done.output) == ("failed", [])
+    assert "stores no caller's key" in done.error.message
