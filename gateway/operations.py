@@ -27,6 +27,7 @@ from gateway.run.admin.users import ListOperations
 from gateway.run.background.compact import CompactOperation
 from gateway.run.background.embed import KIND as EMBED
 from gateway.run.memory.recall import EmbedQuery
+from gateway.run.memory.trial import TrialRecall
 from gateway.run.request_log import RequestLog
 from gateway.settings import DatabaseSettings, Settings
 from storage.errors import StoreError
@@ -40,6 +41,11 @@ def request_operations(settings: Settings, store: Store, log: RequestLog | None 
     """Makes the operations that explain requests. log: those of this process; None: it serves none."""
     now = time.time if log is None else log.now
     return RequestOperations(store, now, settings.memory.keep_why_days, log)
+
+
+def trial_recall(settings: Settings, store: Store, embed_query: EmbedQuery | None) -> TrialRecall:
+    """Makes the trial of sentences. embed_query: as replies have it; None searches by words alone."""
+    return TrialRecall(store, settings.memory.recall_tokens or SHOWN_RECALL_TOKENS, time.time, embed_query)
 
 
 def make_page_operations(
@@ -71,13 +77,7 @@ def make_operations(
     sign_in: of the page of this process; None: it serves none.
     """
     defaults = Defaults(settings.default_user, settings.default_profile)
-    show = ShowOperation(
-        store,
-        settings.memory.recall_tokens or SHOWN_RECALL_TOKENS,
-        time.time,
-        embed_query,
-        defaults,
-    )
+    show = ShowOperation(store, trial_recall(settings, store, embed_query), defaults)
     edits = MemoryEdits(store, time.time, defaults)
     forgetting = ForgetOperations(store, time.time, defaults)
     transfer = TransferOperations(store, defaults, () if settings.memory.embedder is None else (EMBED,))

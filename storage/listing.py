@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, Literal
 
 from msgspec import Struct, field
@@ -23,6 +24,10 @@ from storage.records import (
 
 MOST_TAGS = 64  # that one list of agents looks for; of more it takes the first ones alone
 _LAST = 2**62  # above every number
+LAST_NUMBER = _LAST
+# The end of a page: a time, and a row.
+PageEnd = tuple[float, int]
+FIRST_PAGE: PageEnd = (inf, LAST_NUMBER)
 
 
 class Page(Struct, frozen=True):
@@ -302,3 +307,94 @@ class ListedConversation(Struct, frozen=True):
     key: str | None  # the client's own id
     scope: Scope
     retained: Retained
+
+
+class SizedMemory(Struct, frozen=True):
+    """A memory with its sizes."""
+
+    id: int
+    uid: str
+    scope: Scope
+    created: float
+    last_turn: float | None
+    conversations: int
+    messages: int
+    bytes: int
+    blocks: int
+    # Those that are true.
+    facts: int
+    # Since when; None: it is not.
+    paused: float | None
+
+    @property
+    def end(self) -> PageEnd:
+        """The end of a page whose last memory this is."""
+        return (self.last_turn or 0.0, self.id)
+
+
+class SizedConversation(Struct, frozen=True):
+    """A conversation with its sizes. key: the client's own id."""
+
+    id: int
+    uid: str
+    key: str | None
+    begun: float
+    last_turn: float
+    messages: int
+    bytes: int
+
+    @property
+    def end(self) -> PageEnd:
+        """The end of a page whose last conversation this is."""
+        return (self.last_turn, self.id)
+
+
+class Branch(Struct, frozen=True):
+    """An exchange with which a conversation ends, or ended once."""
+
+    exchange: int
+    seq: int
+    # Of its path.
+    messages: int
+    last_turn: float
+    is_active: bool
+
+
+class ExchangePlace(Struct, frozen=True):
+    """The place of an exchange. conversation: its public name. seq: the number of its first message."""
+
+    conversation: str
+    seq: int
+
+
+class SourceExchange(Struct, frozen=True):
+    """An exchange that something came from, with its content. conversation: its public name."""
+
+    exchange: Exchange
+    conversation: str
+    # Another conversation opened with the same head.
+    head_is_shared: bool
+
+
+class ShownBlock(Struct, frozen=True):
+    """A block with its last change."""
+
+    block: Block
+    changed_at: float
+    # As in `Revision`.
+    origin: str
+    # Other memories see it too.
+    is_shared: bool
+
+
+class ForgetCounts(Struct, frozen=True):
+    """How much a forgetting takes. None: too many to be counted while a person waits."""
+
+    messages: int
+    facts: int
+    passages: int
+    # Of blocks: those that came from it, and those that were built on them.
+    versions: int
+    summaries: int
+    # Notes in what goes, and later ones that may quote it.
+    notes: int | None

@@ -125,6 +125,23 @@ def row_of(e: RecalledEntry) -> EntryRow:
     return code, e.seq, e.rank, scores[0], scores[1], scores[2], e.tokens
 
 
+def entry_of(row: EntryRow, *, has_scores: bool, has_meaning: bool) -> RecalledEntry:
+    """Returns the entry of a row. has_scores: False in a selection of the whole memory."""
+    code, seq, rank, *scores, tokens = row
+    score, words, meaning = (value / _MOST for value in scores)
+    return RecalledEntry(
+        KINDS[code & _KIND_BITS],
+        seq,
+        rank,
+        score if has_scores else None,
+        words if has_scores else None,
+        meaning if has_scores and has_meaning else None,
+        tokens,
+        REASONS[code >> _REASON_SHIFT & 7],
+        bool(code & _FORGOTTEN),
+    )
+
+
 def pack(record: RecallRecord) -> bytes:
     """Returns the bytes of a record."""
     has_meaning = any(e.meaning is not None for e in record.entries)

@@ -30,6 +30,8 @@ SQL = load("facts.sql")
 ORIGIN = "learning"
 # The kind of the marks of facts that were forgotten alone: by their key, the exchanges that they were learned from.
 UNLEARNED = "unlearned"
+# Above every number.
+_LAST = 1 << 62
 
 
 class Facts(Group):
@@ -37,10 +39,25 @@ class Facts(Group):
 
     @reads
     async def list(
-        self, connection: Connection, agent: int, *, is_all: bool = False, limit: int = 100
+        self,
+        connection: Connection,
+        agent: int,
+        *,
+        is_all: bool = False,
+        as_of: float | None = None,
+        before: int = _LAST,
+        limit: int = 100,
     ) -> list[Fact]:
-        """Returns facts, newest first. is_all: with those that are no longer true."""
-        rows = await connection.rows(SQL["all" if is_all else "current"], (agent, limit))
+        """Returns a page of facts, newest first.
+
+        is_all: with those that are no longer true.
+        as_of: those that were true at this time.
+        before: the number of the last one on the page before.
+        """
+        if as_of is not None:
+            rows = await connection.rows(SQL["as_of"], (agent, before, limit, as_of))
+        else:
+            rows = await connection.rows(SQL["all" if is_all else "current"], (agent, before, limit))
         return [_fact(row) for row in rows]
 
     @reads

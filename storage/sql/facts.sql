@@ -47,14 +47,19 @@ SELECT {fact} WHERE f.agent = ? AND f.seq = ?
 SELECT {fact} WHERE f.agent = ?1 AND x.successor = ?2 ORDER BY f.seq DESC LIMIT 50
 
 -- name: current
--- Reads the facts that are true, newest first.
+-- Reads a page of the facts that are true, newest first.
 SELECT {fact}
-WHERE f.agent = ? AND x.fact IS NULL ORDER BY f.seq DESC LIMIT ?
+WHERE f.agent = ?1 AND f.seq < ?2 AND x.fact IS NULL ORDER BY f.seq DESC LIMIT ?3
 
 -- name: all
--- Reads the facts that are or were true, newest first.
+-- Reads a page of the facts that are or were true, newest first.
 SELECT {fact}
-WHERE f.agent = ? ORDER BY f.seq DESC LIMIT ?
+WHERE f.agent = ?1 AND f.seq < ?2 ORDER BY f.seq DESC LIMIT ?3
+
+-- name: as_of
+-- Reads a page of the facts that were true at a time, newest first.
+SELECT {fact}
+WHERE f.agent = ?1 AND f.seq < ?2 AND f.valid_from <= ?4 AND (x.fact IS NULL OR x.at > ?4) ORDER BY f.seq DESC LIMIT ?3
 
 -- name: get
 -- Reads the facts with some numbers that are still true.

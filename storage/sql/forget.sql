@@ -177,6 +177,11 @@ DELETE FROM facts_muted WHERE fact = ? AND agent = ?
 -- Reads what blocks may repeat of some facts, and by what they would be learned again.
 SELECT text, key, exchange, sources FROM facts WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 
+-- name: days_named
+-- Reads when some facts and passages are from.
+SELECT valid_from FROM facts WHERE agent = ?1 AND seq {in:2:BIGINT:64}
+UNION ALL SELECT at FROM passages WHERE agent = ?1 AND seq {in:2:BIGINT:64}
+
 -- name: recalls_of
 -- Reads a page of what is noted of a memory's recalls.
 SELECT exchange, data FROM recalls WHERE agent = ? AND exchange > ? ORDER BY exchange LIMIT ?

@@ -7,16 +7,13 @@ from math import inf
 from typing import Any
 
 from storage.database import Connection
-from storage.listing import ListedConversation, ListedMemory, Retained
+from storage.listing import ListedConversation, ListedMemory, PageEnd, Retained
 from storage.records import Exchange, Scope
 from storage.sql.exchanges import spoken
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.statements import load, rows_of
 
 SQL = load("overview.sql")
-
-# The end of a page of conversations: when the last one was changed, and its number.
-PageEnd = tuple[float, int]
 
 
 class Overview(Group):

@@ -32,10 +32,12 @@ from storage.sql.blocks import Blocks
 from storage.sql.conversation_locks import ConversationLocks
 from storage.sql.facts import Facts
 from storage.sql.forget import Forgetting
+from storage.sql.forget_preview import ForgetPreviews
 from storage.sql.jobs import Jobs
 from storage.sql.keys import Keys
 from storage.sql.links import Links
 from storage.sql.memory_cache import MemoryCache
+from storage.sql.memory_pages import MemoryPages
 from storage.sql.moving import Moving
 from storage.sql.overview import Overview
 from storage.sql.passages import Passages
@@ -90,11 +92,13 @@ class Store:
         self.conversation_locks = ConversationLocks(database, asked)
         self.stored_paths = StoredPaths(database, self.agents, rules, self.jobs)
         self.forgetting = Forgetting(database, self.agents, now, memories, snapshots, self.jobs.wake, rules)
+        self.forget_previews = ForgetPreviews(database, rules)
         self.transfer = Transfer(database, self.agents, self.forgetting)
         self.moving = Moving(database)
         self.facts = Facts(database)
         self.readers = Readers(database, rules)
         self.overview = Overview(database)
+        self.memory_pages = MemoryPages(database)
         self.recalls = Recalls(database)
         self.audit = Audit(database)
         self.links = Links(database)

@@ -85,6 +85,25 @@ class ForgetRequest(Struct, frozen=True):
         return cls(owner, part, tuple(arguments.numbers("left")))
 
 
+async def find_target(store: Store, agent: int, part: Part) -> ForgetTarget | None:
+    """Returns a part of a memory as it is forgotten; None: there is none."""
+    forgetting = store.forgetting
+    if isinstance(part.value, str):
+        conversation = await forgetting.conversation(agent, part.value)
+        return None if conversation is None else ForgetTarget(conversation=conversation)
+    if part.kind == "fact":
+        found = await store.facts.at(agent, part.value)
+        return None if found is None else ForgetTarget(facts=[part.value])
+    if part.kind == "passage":
+        there = await store.passages.get(agent, [part.value])
+        return ForgetTarget(passages=[part.value]) if there else None
+    exchange = await forgetting.exchange(agent, part.value)
+    if exchange is None:
+        return None
+    is_message = part.kind == "message"
+    return ForgetTarget(messages=[part.value]) if is_message else ForgetTarget(exchanges=[exchange])
+
+
 @dataclass(eq=False)
 class ForgetOperations:
     """Forgets by hand, and undoes edits."""
@@ -179,32 +198,12 @@ class ForgetOperations:
         agents = await self._find(owner)
         if not agents:
             raise BadRequest(nothing_of(owner.scope), param="user")
-        target = await self._target(agents[0], part)
+        target = await find_target(self.store, agents[0], part)
         if target is None:
             kind = "conversation" if part.kind == "in" else part.kind
             raise BadRequest(f"There is no {kind} {part.value!r} here.", param=part.kind)
         extent = await self.store.forgetting.extent(agents[0], target)
         return await self.store.forgetting.begin(agents[0], target), extent
-
-    async def _target(self, agent: int, part: Part) -> ForgetTarget | None:
-        forgetting = self.store.forgetting
-        if isinstance(part.value, str):
-            conversation = await forgetting.conversation(agent, part.value)
-            return None if conversation is None else ForgetTarget(conversation=conversation)
-        if part.kind == "fact":
-            found = await self.store.facts.at(agent, part.value)
-            return None if found is None else ForgetTarget(facts=[part.value])
-        if part.kind == "passage":
-            there = await self.store.passages.get(agent, [part.value])
-            return ForgetTarget(passages=[part.value]) if there else None
-        exchange = await forgetting.exchange(agent, part.value)
-        if exchange is None:
-            return None
-        return (
-            ForgetTarget(messages=[part.value])
-            if part.kind == "message"
-            else ForgetTarget(exchanges=[exchange])
-        )
 
     async def _find(self, owner: MemoryOwner) -> list[int]:
         return await self.store.forgetting.find(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from msgspec import Struct
 
 from gateway.core.dates import minute_of
 from gateway.core.memory.visibility import messages_of
-from gateway.core.prompt import note as recall
-from gateway.core.tags import mark_of
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
 from gateway.run.admin.printed import counted
 from gateway.run.admin.users import other_profiles
+from gateway.run.memory.trial import TrialRecall
 from storage.commands import MemorySnapshot
 from storage.listing import Retained
-from storage.records import Agent, Block, Exchange, Fact, Message, Scope, State, Vector
+from storage.records import Agent, Block, Exchange, Fact, Message, Scope, State
 from storage.sql.store import Store
 
 # The number of newest exchanges that are shown.
@@ -26,7 +25,6 @@ FOUND = 20
 VERSIONS = 5
 PASSAGES = 100
 FACTS = 100
-SEARCH_MS = 5000.0
 # The number of sources that `--why` quotes for a version or a note.
 SOURCES = 4
 SHOWN_CHARS = 100
@@ -46,12 +44,7 @@ class ShowOperation(Struct, frozen=True):
     """Shows memories as text."""
 
     store: Store
-    # Of the note that would be recalled.
-    recall_tokens: int
-    # Seconds since the epoch.
-    now: Callable[[], float]
-    # As replies have it, so that what is shown is what they get.
-    embed_query: Callable[[int, str, float], Awaitable[Vector | None]] | None = None
+    trial: TrialRecall
     defaults: Defaults = NO_DEFAULTS
 
     async def show(self, raw: RawArguments) -> dict[str, str]:
@@ -88,26 +81,9 @@ class ShowOperation(Struct, frozen=True):
 
     async def _found(self, agent: Agent, query: str) -> list[str]:
         """Returns the note that would be recalled for a question, and the messages that it finds."""
-        question = recall.make_query(query)
-        embed = self.embed_query
-        vector = None if embed is None else await embed(agent.id, question, SEARCH_MS)
-        found = await self.store.recall.search(
-            agent,
-            question,
-            only_strong=True,
-            deadline_ms=SEARCH_MS,
-            vector=vector,
-        )
-        budget, is_selection = self.recall_tokens, not found
-        if is_selection:
-            # As the first words of a conversation would have it.
-            found = await self.store.recall.most_telling(agent, question, opens=True, deadline_ms=SEARCH_MS)
-            query, budget = "", recall.selection_budget(budget)
-        hits = recall.choose(found, query, budget_tokens=budget, is_selection=is_selection)
-        mark = mark_of(agent.secret)
-        note = recall.render_note(hits, (), self.now(), mark=mark, is_selection=is_selection)
-        note = note.strip() or "nothing"
-        messages = [m for m in found if m.source == "message"][:FOUND]
+        result = await self.trial.recall(agent, query, 0)
+        messages = [m for m in result.sought.messages if m.source == "message"][:FOUND]
+        note = result.note.strip() or "nothing"
         lines = ["", "Would be recalled", *(f"  {line}" for line in note.splitlines())]
         if messages:
             lines += ["", "Found, best first", *(f"  {_short(_line(m))}" for m in messages)]

@@ -75,7 +75,7 @@ def _memory(each: ListedMemory) -> dict[str, Any]:
         "blocks": each.blocks,
         "facts": each.facts,
         "passages": each.passages,
-        "forget": _flags(each.scope),
+        "forget": flags_of(each.scope),
     }
 
 
@@ -85,7 +85,7 @@ def _conversation(each: ListedConversation) -> dict[str, Any]:
         "id": each.uid,
         "client_id": each.key,
         **_sizes(each.retained),
-        "forget": [*_flags(each.scope), f"--in={each.uid}"],
+        "forget": [*flags_of(each.scope), f"--in={each.uid}"],
     }
 
 
@@ -106,6 +106,6 @@ def _named(scope: Scope) -> dict[str, str]:
     return {"project": scope.project, "profile": scope.profile, kind: name}
 
 
-def _flags(scope: Scope) -> list[str]:
+def flags_of(scope: Scope) -> list[str]:
     """Returns the arguments that name a memory. A name may begin with a dash, so each is one word with its option."""
     return [f"--{option}={name}" for option, name in _named(scope).items() if (option, name) != DEFAULT]

@@ -77,7 +77,7 @@ class _Recalling(NamedTuple):
     names: Sequence[str]
 
 
-class _Found(NamedTuple):
+class FoundMessages(NamedTuple):
     """The messages that memory has for one, best first."""
 
     messages: Sequence[Message]
@@ -93,8 +93,39 @@ class _Found(NamedTuple):
     is_all_shown: bool = False
 
 
-_NOTHING = _Found((), "", frozenset(), False)
+_NOTHING = FoundMessages((), "", frozenset(), False)
 _SHOWN = _NOTHING._replace(is_all_shown=True)
+
+
+async def find_for(
+    text: str,
+    query: str,
+    search: Callable[[str], Awaitable[list[Message]]],
+    select: Callable[[str], Awaitable[list[Message]]],
+    names: Sequence[str] = (),
+) -> FoundMessages:
+    """Returns what memory has for a message.
+
+    query: what `note.make_query` makes of it, with its speaker (`note.with_speaker`).
+    search: returns what answers a query, best first.
+    select: returns what shows most of the whole memory, for a query that asks for that.
+    names: what people call the user.
+    """
+    shared: frozenset[str] = frozenset()
+    left: dict[int, str] = {}
+    found = await search(query)
+    lines = note.shared_lines(text, found)
+    own = note.with_speaker(note.make_query(note.without_lines(text, lines)), names) if lines else ""
+    if own:
+        # Some applications put every message into the same template, and its words would find themselves.
+        rest = note.without_templates(found, lines)
+        left.update((m.seq, "weak") for m in found)
+        query, shared = own, lines
+        found = [*await search(own), *rest]
+    if found:
+        return FoundMessages(found, query, shared, False, left)
+    selection = await select(query)
+    return FoundMessages(selection, "" if selection else query, shared, bool(selection), left)
 
 
 class Recaller(Struct, frozen=True):
@@ -175,7 +206,7 @@ class Recaller(Struct, frozen=True):
         sought = None
         if trace is not None:
             why = why or ("all_shown" if found.is_all_shown else "")
-            sought = _sought(why, found, chosen, left, trace)
+            sought = make_sought(why, found, chosen, left, trace)
         tokens = note.estimate_tokens(rendered) if chosen else 0
         return RecallResult(rendered, tokens, ms, has_failed, sought)
 
@@ -187,30 +218,14 @@ class Recaller(Struct, frozen=True):
         # The size of a note is estimated, and may be up to 3% more.
         return min(budget, (room - naming - _change_tokens(known, prompt.section)) * 31 // 32)
 
-    async def _find(self, recalling: _Recalling, text: str) -> _Found:
+    async def _find(self, recalling: _Recalling, text: str) -> FoundMessages:
         """Returns what memory has for a message. Raises: StoreError."""
         known, query = recalling.known, note.with_speaker(note.make_query(text), recalling.names)
         if self._is_shown(recalling, text, query):
             return _SHOWN
-        shared: frozenset[str] = frozenset()
-        left: dict[int, str] = {}
-        found = await self._search(recalling, query)
-        lines = note.shared_lines(text, found)
-        own = (
-            note.with_speaker(note.make_query(note.without_lines(text, lines)), recalling.names)
-            if lines
-            else ""
-        )
-        if own:
-            # Some applications put every message into the same template, and its words would find themselves.
-            rest = note.without_templates(found, lines)
-            left.update((m.seq, "weak") for m in found)
-            query, shared = own, lines
-            found = [*await self._search(recalling, own), *rest]
-        is_selection = False
-        if not found and not note.has_selection(recalling.visible.notes):
-            found = await self._select(recalling, query)
-            is_selection = bool(found)
+        search, select = partial(self._search, recalling), partial(self._select, recalling)
+        result = await find_for(text, query, search, select, recalling.names)
+        found, left = result.messages, dict(result.left)
         if not known.is_plain:  # a plain list has nothing in another form
             rule = partial(replaced, known, self.settings.idle_s)
             gone = await with_contents(self.store.turns, known.agent, known.tree, rule)
@@ -219,7 +234,7 @@ class Recaller(Struct, frozen=True):
         visible = [m for m in found if m.source != "fact" or not shows_origin(known, recalling.window, m)]
         if len(visible) < len(found):
             left.update((m.seq, "shown") for m in found if m not in visible)
-        return _Found(visible, "" if is_selection else query, shared, is_selection, left)
+        return result._replace(messages=visible, left=left)
 
     def _is_shown(self, recalling: _Recalling, text: str, query: str) -> bool:
         """Returns whether the conversation's notes show all of a young memory: no search finds more then."""
@@ -235,6 +250,8 @@ class Recaller(Struct, frozen=True):
     async def _select(self, recalling: _Recalling, query: str) -> list[Message]:
         """Returns what shows most of the whole memory, where a text asks for that."""
         known = recalling.known
+        if note.has_selection(recalling.visible.notes):
+            return []
         return await self.store.recall.most_telling(
             known.agent,
             query,
@@ -273,18 +290,26 @@ class Recaller(Struct, frozen=True):
         )
 
 
-def _sought(
-    why: str, found: _Found, chosen: Sequence[note.Recalled], left: note.LeftOut, trace: SearchTrace
+def make_sought(
+    why: str,
+    found: FoundMessages,
+    chosen: Sequence[note.Recalled],
+    left: note.LeftOut,
+    trace: SearchTrace,
+    most_left: int = LEFT_OUT,
 ) -> Sought:
-    """Returns what is noted of a search. The rows of its ranking are not retained."""
-    few = LEFT_OUT - (len(trace.hits) - len(chosen))
+    """Returns what is noted of a search. The rows of its ranking are not retained.
+
+    most_left: hits that stayed out, with their scores.
+    """
+    few = most_left - (len(trace.hits) - len(chosen))
     weak = trace.weak(few) if few > 0 and trace.weak is not None else ()
     trace.weak = None
     return Sought(why, found.messages, chosen, left, found.left, found.is_selection, trace, weak)
 
 
 async def _choose(
-    found: _Found,
+    found: FoundMessages,
     prompt: Prompt,
     visible: VisibleContent,
     budget: int,

@@ -29,7 +29,7 @@ def pack_sought(prompt: Prompt, sought: Sought, outcome: TurnOutcome, receipt: R
 
     Over SQLite it runs in the writer's thread, and it changes nothing.
     """
-    rows, counts = _entries(sought)
+    rows, counts = entry_rows(sought)
     chosen = len(sought.chosen)
     request = prompt.request
     record = RecallRecord(
@@ -52,8 +52,8 @@ def pack_sought(prompt: Prompt, sought: Sought, outcome: TurnOutcome, receipt: R
     return pack_rows(record, rows, has_meaning=sought.trace.has_meaning)
 
 
-def _entries(sought: Sought) -> tuple[list[EntryRow], tuple[int, ...]]:
-    """Returns the entries by rank, and how many stayed out for each reason."""
+def entry_rows(sought: Sought, most_left: int = MOST_LEFT) -> tuple[list[EntryRow], tuple[int, ...]]:
+    """Returns the entries by rank, and how many stayed out for each reason. most_left: entries of those."""
     by_seq, trace = {m.seq: m for m in sought.messages}, sought.trace
     ranks = {seq: rank for rank, seq in enumerate(trace.hits or by_seq, 1)}
     all_scores = dict(zip(trace.hits, trace.scores(), strict=True)) if trace.hits else {}
@@ -64,14 +64,14 @@ def _entries(sought: Sought) -> tuple[list[EntryRow], tuple[int, ...]]:
         scores = all_scores.get(seq, _NO_SCORES)
         rows.append((_CODES[hit.message.source, ""], seq, ranks.get(seq, len(ranks)), *scores, hit.tokens))
     reasons = _reasons(sought, by_seq.keys() - chosen)
-    others = sorted(reasons, key=lambda seq: ranks.get(seq, len(ranks)))[:MOST_LEFT]
+    others = sorted(reasons, key=lambda seq: ranks.get(seq, len(ranks)))[:most_left]
     for seq in others:
         message, scores = by_seq.get(seq), all_scores.get(seq, _NO_SCORES)
         tokens = 0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS
         kind = "fact" if seq in trace.muted else "any" if message is None else message.source
         rows.append((_CODES[kind, reasons[seq]], seq, ranks.get(seq, len(ranks)), *scores, tokens))
     weak = [(seq, scores) for seq, scores in sought.weak if seq not in reasons and seq not in chosen]
-    for rank, (seq, scores) in enumerate(weak[: MOST_LEFT - len(others)], len(ranks) + 1):
+    for rank, (seq, scores) in enumerate(weak[: most_left - len(others)], len(ranks) + 1):
         reasons[seq] = "weak"
         rows.append((_CODES["any", "weak"], seq, rank, *scores, 0))
     rows.sort(key=itemgetter(2))

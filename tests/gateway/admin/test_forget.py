@@ -13,6 +13,7 @@ from gateway.errors import BadRequest
 from gateway.run.admin.forget import ForgetOperations, Retention
 from gateway.run.admin.printed import show_block
 from gateway.run.admin.show import ShowOperation
+from gateway.run.memory.trial import TrialRecall
 from gateway.settings import BlockSettings, ProjectSettings
 from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import CHAT, World, agent, remember
@@ -46,7 +47,7 @@ def perform(world: World, name: str, **arguments: Any) -> Any:
     operations = {
         "memory-forget": forgetting.forget,
         "memory-undo": forgetting.undo,
-        "memory-show": ShowOperation(world.store, 1000, world.clock).show,
+        "memory-show": ShowOperation(world.store, TrialRecall(world.store, 1000, world.clock)).show,
     }
     return run(world, operations[name]({"project": "default", **arguments}))
 

@@ -22,6 +22,7 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.transfer import TransferOperations
 from gateway.run.background.embed import _REFUSALS, BATCH, FAILURES, TEXT_CHARS, Embedding
 from gateway.run.memory.recall import STREAM_HASTE
+from gateway.run.memory.trial import TrialRecall
 from gateway.serve import perform_here
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
@@ -182,9 +183,9 @@ def test_the_models_own_search_and_the_operators_look_use_it_too(made: Rememberi
     made.world.upstream.queue(search, say("Dandelions."))
     made.world.chat(user="alice", model="agent/helper").say("Look it up.")
     assert TORTOISE in str(made.world.upstream.last.messages[-1]["content"])
-    operation = ShowOperation(
-        made.world.store, 1000, made.world.clock, embed_query=made.world.gateway.app.background.embed_query
-    )
+    embed_query = made.world.gateway.app.background.embed_query
+    trial = TrialRecall(made.world.store, 1000, made.world.clock, embed_query)
+    operation = ShowOperation(made.world.store, trial)
     arguments = {"project": "default", "user": "alice", "profile": "helper", "query": QUESTION}
 
     async def show() -> Any:

@@ -15,6 +15,7 @@ from adapters.scripted import Raw, ScriptedCall, ScriptedFailure, ScriptedMessag
 from adapters.types import ModelRequest
 from gateway.run.admin.show import ShowOperation
 from gateway.run.background.worker import Worker
+from gateway.run.memory.trial import TrialRecall
 from storage.errors import Full
 from storage.records import JobState, Scope
 from tests.doubles.upstream import Gate, StrictUpstream, say
@@ -171,7 +172,9 @@ def test_the_operator_sees_what_was_learned_and_why(learner: Learner) -> None:
     learner.rest()
 
     async def show() -> Any:
-        operation = ShowOperation(learner.world.store, 1000, learner.world.clock).show
+        operation = ShowOperation(
+            learner.world.store, TrialRecall(learner.world.store, 1000, learner.world.clock)
+        ).show
         return await operation({"project": "default", "user": "alice", "why": True})
 
     text = learner.world.gateway.call(show())["text"]

@@ -1,0 +1,77 @@
+"""The difference of two texts, word by word, as a person reads it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from typing import Literal
+
+from msgspec import Struct
+
+# A word with the spaces after it, so that whole words change; each line's end is one of its own.
+_WORD = re.compile(r"\n|[^\S\n]+|[^\s]+[^\S\n]*")
+# Above so many pairs of words the lines are compared instead, and above so many pairs of lines nothing is: the time
+# grows with their number (a million takes some 50 ms).
+_PAIRS = 1_000_000
+
+
+class DiffPart(Struct, frozen=True):
+    """A part of a text that was changed: it stays, was put in, or was taken out."""
+
+    op: Literal["same", "ins", "del"]
+    text: str
+
+
+def diff_words(old: str, new: str) -> tuple[DiffPart, ...]:
+    """Returns the parts of both texts in their order; without those of `ins` they are the old text."""
+    for split in (_WORD.findall, _lines):
+        before, after = split(old), split(new)
+        start = _common(before, after)
+        end = _common(before[start:][::-1], after[start:][::-1])
+        middle = before[start : len(before) - end], after[start : len(after) - end]
+        if len(middle[0]) * len(middle[1]) <= _PAIRS:
+            parts = _compared(*middle)
+            return _joined(
+                [("same", before[:start]), *parts, ("same", before[len(before) - end :] if end else [])]
+            )
+    return _joined([("del", [old]), ("ins", [new])])
+
+
+def _lines(text: str) -> list[str]:
+    return text.splitlines(keepends=True)
+
+
+def _common(before: Sequence[str], after: Sequence[str]) -> int:
+    """Returns how many words two lists have in common at their beginnings."""
+    count = 0
+    for one, other in zip(before, after, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _compared(before: Sequence[str], after: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
+    found: list[tuple[str, Sequence[str]]] = []
+    matcher = SequenceMatcher(None, before, after, autojunk=False)
+    for tag, start, end, start_after, end_after in matcher.get_opcodes():
+        if tag == "equal":
+            found.append(("same", before[start:end]))
+            continue
+        found += [("del", before[start:end]), ("ins", after[start_after:end_after])]
+    return found
+
+
+def _joined(parts: Sequence[tuple[str, Sequence[str]]]) -> tuple[DiffPart, ...]:
+    """Returns the parts without empty ones; successive parts of a kind are one."""
+    found: list[tuple[str, str]] = []
+    for op, words in parts:
+        text = "".join(words)
+        if not text:
+            continue
+        if found and found[-1][0] == op:
+            found[-1] = op, found[-1][1] + text
+        else:
+            found.append((op, text))
+    return tuple(DiffPart(op, text) for op, text in found)  # type: ignore[arg-type]

@@ -1,0 +1,261 @@
+"""Forgetting as a person decides it: what will go, what stays, and the number that confirms it; then it is done.
+
+What is to go is written down first (`storage/sql/forget.py`). A forgetting that takes long goes on by itself after its
+answer, and where the process ends before, the next start resumes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Literal
+from urllib.parse import quote
+
+from msgspec import Struct
+
+from gateway.errors import Conflict, UnknownId
+from gateway.run.admin.forget import CALL_S, Part, PartKind, find_target
+from gateway.run.admin.hits import message_href
+from gateway.run.admin.memory_edits import Editor
+from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.page_paths import page_path
+from gateway.run.admin.printed import argument
+from gateway.run.admin.talk import message_records
+from gateway.run.admin.users import flags_of, other_profiles
+from storage.commands import ForgetTarget
+from storage.errors import StoreError
+from storage.listing import ForgetCounts, SizedMemory
+from storage.sql.store import Store
+
+_log = logging.getLogger("mnemogate")
+
+TargetKind = Literal["message", "exchange", "conversation", "fact", "passage", "all"]
+# As the command line names them.
+_PARTS: dict[TargetKind, PartKind] = {
+    "message": "message",
+    "exchange": "exchange",
+    "conversation": "in",
+    "fact": "fact",
+    "passage": "passage",
+}
+# Characters of a text with which one looks for what may repeat it.
+_QUERY_CHARS = 120
+
+
+class TargetRecord(Struct, frozen=True):
+    """The part of a memory that is to be forgotten. id: its number, or a conversation's or the memory's public name."""
+
+    kind: TargetKind
+    id: str
+
+
+class RemainingRecord(Struct, frozen=True):
+    """Something that stays. href: where to look, relative to /ui/."""
+
+    text: str
+    href: str | None = None
+
+
+class ForgetPreview(Struct, frozen=True):
+    """The extent of a forgetting: what it will take, and what it leaves."""
+
+    target: TargetRecord
+    will_go: ForgetCounts
+    stays: tuple[RemainingRecord, ...]
+    # What has to be typed: the number of messages; None: nothing.
+    confirm: str | None
+    # The command that does the same.
+    command: str
+
+
+class ForgetResult(Struct, frozen=True):
+    """The end of a forgetting."""
+
+    # False: it goes on by itself.
+    done: bool
+    # The database has no old copies of it either.
+    swept: bool
+    messages: int
+    command: str
+
+
+class MemoryForgetting:
+    """Shows what a forgetting takes, and forgets. One serves the process; the next start resumes what it leaves."""
+
+    def __init__(
+        self, store: Store, views: MemoryViews, now: Callable[[], float], call_s: float = CALL_S
+    ) -> None:
+        """Makes it. now: seconds since the epoch. call_s: after so long an answer says that it goes on."""
+        self._store, self._views, self._now, self._call_s = store, views, now, call_s
+        self._tasks: set[asyncio.Task[bool]] = set()
+
+    async def preview(
+        self, project: str | None, uid: str, kind: TargetKind, value: int | str | None = None
+    ) -> ForgetPreview:
+        """Returns what forgetting a part takes.
+
+        project: of the caller; None: of any.
+        value: the number of a message, exchange, fact or passage, or a conversation's id; None for all.
+
+        Raises: UnknownId: there is no such memory, or no such part.
+        """
+        memory = await self._views.find(project, uid)
+        return (await self._look(memory, kind, value))[0]
+
+    async def forget(
+        self,
+        editor: Editor,
+        uid: str,
+        kind: TargetKind,
+        value: int | str | None = None,
+        *,
+        confirm: str | None = None,
+    ) -> ForgetResult:
+        """Forgets a part. confirm: as the preview had it.
+
+        Raises: Conflict: another number is right now; UnknownId.
+        """
+        memory = await self._views.find(editor.project, uid)
+        preview, target = await self._look(memory, kind, value)
+        if preview.confirm is not None and (confirm or "").strip() != preview.confirm:
+            raise Conflict(
+                f"Nothing was forgotten: {preview.confirm} messages would go now, not {(confirm or '').strip()!r}.",
+                param="confirm",
+            )
+        id = await self._store.forgetting.begin(memory.id, target)
+        what = "all" if kind == "all" else f"{kind} {preview.target.id}"
+        await self._store.audit.add(self._now(), editor.actor, "forget", uid, what)
+        task = asyncio.create_task(self._carry_out(id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        done, _ = await asyncio.wait({task}, timeout=self._call_s)
+        swept = task.result() if done else False
+        return ForgetResult(bool(done), swept, preview.will_go.messages, preview.command)
+
+    async def aclose(self) -> None:
+        """Stops what goes on. It is written down, and the next start resumes it."""
+        for task in list(self._tasks):
+            task.cancel()
+            with suppress(asyncio.CancelledError, StoreError):
+                await task
+
+    # -- parts
+
+    async def _carry_out(self, id: int) -> bool:
+        """Forgets what was begun. Returns whether the database has no old copies of it either."""
+        try:
+            await self._store.forgetting.run(id)
+            return await self._store.forgetting.sweep()
+        except StoreError as error:
+            _log.warning("forgetting %d has not come to its end, and is resumed later: %s", id, error.message)
+            raise
+
+    async def _look(
+        self, memory: SizedMemory, kind: TargetKind, value: int | str | None
+    ) -> tuple[ForgetPreview, ForgetTarget]:
+        if kind == "all":
+            target, part = ForgetTarget(is_all=True), None
+        else:
+            assert value is not None
+            part = Part(_PARTS[kind], value)
+            found = await find_target(self._store, memory.id, part)
+            if found is None:
+                raise _no(kind)
+            target = found
+        messages, stays, id = await self._extent(memory, kind, target, value)
+        counts = await self._store.forget_previews.counts(memory.id, target, messages)
+        is_typed = kind in ("all", "conversation")
+        command = ["mnemogate", "memory", "forget", *map(argument, flags_of(memory.scope))]
+        if part is not None:
+            command.append(argument(f"--{part.kind}={part.value}"))
+        confirm = str(counts.messages) if is_typed else None
+        return (
+            ForgetPreview(TargetRecord(kind, id), counts, tuple(stays), confirm, " ".join(command)),
+            target,
+        )
+
+    async def _extent(
+        self, memory: SizedMemory, kind: TargetKind, target: ForgetTarget, value: int | str | None
+    ) -> tuple[int, list[RemainingRecord], str]:
+        """Returns how many messages go, what stays, and the public name of the part."""
+        uid = memory.uid
+        match kind:
+            case "all":
+                return 0, await self._rest_of_all(memory), uid
+            case "conversation":
+                talk = await self._store.memory_pages.conversation(memory.id, str(value))
+                if talk is None or not talk.messages:
+                    raise _no(kind)
+                return talk.messages, [_elsewhere(uid, None)], talk.uid
+            case "fact":
+                page = await self._views.fact(memory.scope.project, uid, int(value or 0))
+                stays = [
+                    RemainingRecord(
+                        f"Message {each.seq}, which it came from. It is not learned again from there.",
+                        each.href,
+                    )
+                    for each in page.fact.sources
+                    if not each.forgotten
+                ]
+                return 0, [*stays, _elsewhere(uid, page.fact.text)], str(value)
+            case "passage":
+                return 0, [_elsewhere(uid, None)], str(value)
+            case "message" | "exchange":
+                return await self._rest_of_messages(memory, kind, target, int(value or 0))
+
+    async def _rest_of_messages(
+        self, memory: SizedMemory, kind: TargetKind, target: ForgetTarget, seq: int
+    ) -> tuple[int, list[RemainingRecord], str]:
+        extent = await self._store.forgetting.extent(memory.id, target)
+        held = await self._store.memory_pages.holder(memory.id, seq)
+        if held is None or not extent.messages:
+            raise _no(kind)
+        (e,) = await self._store.memory_pages.path(memory.id, held[0], limit=1)
+        conversation = extent.conversation or ""
+        records = [r for r in message_records(e, None) if r.text is not None]
+        stays = []
+        if kind == "message" and extent.kept:
+            others = [r.seq for r in records if r.seq != seq]
+            numbers = ", ".join(map(str, others))
+            stays.append(
+                RemainingRecord(
+                    f"Its question or reply: message {numbers}. To forget both, forget the exchange.",
+                    f"{page_path('m', memory.uid, 'forget')}?exchange={seq}",
+                )
+            )
+        stays.append(
+            RemainingRecord(
+                "The other messages of the conversation.",
+                message_href(memory.uid, conversation, e.seq, e.seq),
+            )
+        )
+        text = next((r.text for r in records if r.seq == seq), None)
+        stays.append(_elsewhere(memory.uid, text))
+        return extent.messages, stays, str(seq)
+
+    async def _rest_of_all(self, memory: SizedMemory) -> list[RemainingRecord]:
+        others = await other_profiles(self._store, memory.scope)
+        stays = [
+            RemainingRecord(f"The memory that the same user has in the profile {name!r}.") for name in others
+        ]
+        if any(each.is_shared for each in await self._store.memory_pages.blocks(memory.id)):
+            stays.append(RemainingRecord("Blocks that others share, without what came from here."))
+        stays.append(
+            RemainingRecord("That it was forgotten, in the audit: the memory's number and no words.")
+        )
+        return stays
+
+
+def _elsewhere(uid: str, text: str | None) -> RemainingRecord:
+    """Returns the remark that other replies may mention what goes, and where to look for them."""
+    words = "Replies in other conversations may mention it."
+    if not (text or "").strip():
+        return RemainingRecord(words, page_path("m", uid, "search"))
+    query = " ".join((text or "").split())[:_QUERY_CHARS]
+    return RemainingRecord(words, f"{page_path('m', uid, 'search')}?q={quote(query, safe='')}")
+
+
+def _no(kind: TargetKind) -> UnknownId:
+    return UnknownId(f"There is no such {kind}.")

@@ -1,0 +1,80 @@
+"""The trial of a sentence on a memory: what would be recalled for it now, in the tables of a request."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.errors import BadRequest, UnknownId
+from gateway.run.admin.hits import hit_records
+from gateway.run.admin.page_records import HitRecord, LeftOutRecord
+from gateway.run.memory.sources import entry_rows
+from gateway.run.memory.trial import TrialRecall
+from storage.recall_record import entry_of
+from storage.sql.store import Store
+
+# Hits of the list of all that is found.
+PAGE = 50
+# Hits that stay out, with why.
+_LEFT = 20
+# More than a search returns, so that all are counted.
+_ALL = 100
+
+
+class SearchPage(Struct, frozen=True):
+    """The outcome of a trial: what would be recalled for a sentence."""
+
+    query: str
+    # The note, byte for byte; None: there is nothing to say.
+    note: str | None
+    chosen: tuple[HitRecord, ...]
+    left_out: tuple[LeftOutRecord, ...]
+    # A page of all hits, best first.
+    found: tuple[HitRecord, ...]
+    # `after` of the next page of `found`.
+    next: str | None
+
+
+class SearchOperation(Struct, frozen=True):
+    """Tries sentences on memories. Nothing is written."""
+
+    store: Store
+    trial: TrialRecall
+
+    async def search(
+        self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = PAGE
+    ) -> SearchPage:
+        """Returns what would be recalled. project: of the caller; None: of any.
+
+        after: `next` of the page before.
+
+        Raises: UnknownId: there is no such memory; BadRequest: `after` cannot be read; StoreError.
+        """
+        if after is not None and not (after.isascii() and after.isdigit() and len(after) < 10):
+            raise BadRequest(
+                "after is what the page before gave as `next`, and cannot be read.", param="after"
+            )
+        agent = await self.store.agents.by_uid(uid)
+        if agent is None or project not in (None, agent.scope.project):
+            raise UnknownId("There is no such memory.")
+        if not query.strip():
+            return SearchPage(query, None, (), (), (), None)
+        result = await self.trial.recall(agent, query, _ALL)
+        sought = result.sought
+        rows, _ = entry_rows(sought, _ALL)
+        entries = [
+            entry_of(row, has_scores=not sought.is_selection, has_meaning=sought.trace.has_meaning)
+            for row in rows
+        ]
+        chosen, others = [e for e in entries if not e.reason], [e for e in entries if e.reason]
+        hits = await hit_records(self.store, agent.id, uid, [*chosen, *others[:_LEFT]])
+        start, below = int(after or 0), {seq for seq, _ in sought.weak}
+        found = [replace(e, reason="") for e in entries if e.seq not in below]
+        return SearchPage(
+            query,
+            result.note.strip() or None,
+            tuple(hit for hit in hits if not isinstance(hit, LeftOutRecord)),
+            tuple(hit for hit in hits if isinstance(hit, LeftOutRecord)),
+            tuple(await hit_records(self.store, agent.id, uid, found[start : start + limit])),
+            str(start + limit) if len(found) > start + limit else None,
+        )

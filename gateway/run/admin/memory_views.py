@@ -1,0 +1,556 @@
+"""Views of memories, a screen at a time: people, one memory, its lists, a block, a fact, a conversation.
+
+Each operation only reads, and only the memory that is named: `project` bounds what its caller sees (None: all), and a
+memory of another one is "no such memory". The command line prints the records, a template of the page renders them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Generic, Literal, TypeVar, cast
+
+from msgspec import Struct
+
+from gateway.core.memory.visibility import messages_of
+from gateway.core.memory.word_diff import DiffPart, diff_words
+from gateway.errors import BadRequest, UnknownId
+from gateway.run.admin.hits import message_href, passage_href
+from gateway.run.admin.page_records import (
+    BlockRecord,
+    FactRecord,
+    MemoryKind,
+    MemoryRecord,
+    MessageRecord,
+    SourceRecord,
+    VersionRecord,
+)
+from gateway.run.admin.requests import name_of
+from gateway.run.admin.talk import message_records
+from storage.batch_records import call_of_origin
+from storage.listing import (
+    FIRST_PAGE,
+    LAST_NUMBER,
+    Page,
+    PageEnd,
+    PassageFilter,
+    ShownBlock,
+    SizedConversation,
+    SizedMemory,
+    SourceExchange,
+)
+from storage.records import Fact, Passage, Revision
+from storage.sql.store import Store
+
+T = TypeVar("T")
+
+# ListPage of a page, and the most that may be asked for.
+PAGE, MOST = 50, 200
+# What the page of a memory shows of each list.
+_FACTS, _CONVERSATIONS, _PASSAGES = 20, 10, 5
+# The exchanges of which the words are shown that something came from: in a list, and on its own page.
+_LISTED_SOURCES, _SOURCES = 2, 8
+# Characters of a source's words.
+_SOURCE_CHARS = 1_000
+# Characters of a passage.
+_PASSAGE_CHARS = 4_000
+_NO_MEMORY = "There is no such memory."
+_DAY_S = 86_400.0
+BlockOrigin = Literal[
+    "default", "tool", "learning", "undo", "forget", "api", "operator", "person", "sleeptime"
+]
+_ORIGINS: tuple[BlockOrigin, ...] = (
+    "default",
+    "tool",
+    "learning",
+    "undo",
+    "forget",
+    "api",
+    "operator",
+    "person",
+    "sleeptime",
+)
+
+
+class ListPage(Struct, Generic[T], frozen=True):
+    """A page of a list. next: `after` of the next page; None: this is the last one."""
+
+    items: tuple[T, ...]
+    next: str | None
+
+
+class ConversationRecord(Struct, frozen=True):
+    """A conversation. client_id: the client's own id."""
+
+    id: str
+    client_id: str | None
+    begun: float
+    last_turn: float
+    messages: int
+    bytes: int
+
+
+class MemoryPage(Struct, frozen=True):
+    """A memory on one page: all blocks, and the newest of each list."""
+
+    memory: MemoryRecord
+    blocks: tuple[BlockRecord, ...]
+    facts: tuple[FactRecord, ...]
+    conversations: tuple[ConversationRecord, ...]
+    passages: tuple[SourceRecord, ...]
+
+
+class BlockDiff(Struct, frozen=True, rename={"from_": "from"}):
+    """The difference of two versions of a block. from_, to: their numbers."""
+
+    from_: int
+    to: int
+    parts: tuple[DiffPart, ...]
+
+
+class BlockPage(Struct, frozen=True):
+    """A block with a page of its versions, the newest first. diff: None: there is one version alone."""
+
+    block: BlockRecord
+    versions: tuple[VersionRecord, ...]
+    next: str | None
+    diff: BlockDiff | None
+
+
+class FactPage(Struct, frozen=True):
+    """A fact, those whose place it took, and the one that took its place."""
+
+    fact: FactRecord
+    before: tuple[FactRecord, ...]
+    after: FactRecord | None
+
+
+class BranchRecord(Struct, frozen=True):
+    """A branch of a conversation, named by the number of its last exchange."""
+
+    id: int
+    # Of its path.
+    messages: int
+    last_turn: float
+    # It is the one that was spoken in last.
+    current: bool
+
+
+class ConversationPage(Struct, frozen=True):
+    """A page of a branch, oldest first. next: `before` of the page with earlier messages."""
+
+    conversation: ConversationRecord
+    branches: tuple[BranchRecord, ...]
+    # None: the conversation is empty.
+    branch: int | None
+    items: tuple[MessageRecord, ...]
+    next: str | None
+
+
+class MemoryViews(Struct, frozen=True):
+    """Reads memories. project: of the caller. Raises: UnknownId: there is no such memory, or part of it."""
+
+    store: Store
+    # Seconds since the epoch.
+    now: Callable[[], float]
+    # How long it is noted which request a reply answers.
+    keep_why_days: float = 7.0
+
+    async def people(
+        self,
+        project: str | None,
+        kind: MemoryKind = "user",
+        q: str = "",
+        *,
+        after: str | None = None,
+        limit: int = PAGE,
+    ) -> ListPage[MemoryRecord]:
+        """Returns a page of memories, those with the newest turns first.
+
+        q: how their names begin.
+
+        Raises: BadRequest: `after` cannot be read.
+        """
+        if kind == "agent":
+            q = q.removeprefix("agent-").replace("-", "")
+        before = FIRST_PAGE if after is None else _end_of(after)
+        found = await self.store.memory_pages.memories(project, f"{kind}:{q}", before=before, limit=limit + 1)
+        items = tuple(map(_memory_record, found[:limit]))
+        return ListPage(items, _end_text(found[limit - 1].end) if len(found) > limit else None)
+
+    async def memory(self, project: str | None, uid: str) -> MemoryPage:
+        """Returns a memory."""
+        memory = await self.find(project, uid)
+        pages = self.store.memory_pages
+        facts = await self.store.facts.list(memory.id, limit=_FACTS)
+        conversations = await pages.conversations(memory.id, limit=_CONVERSATIONS)
+        passages = await self.store.passages.page(memory.id, Page(limit=_PASSAGES), PassageFilter())
+        return MemoryPage(
+            _memory_record(memory),
+            await self._blocks(memory.id),
+            await self._facts(memory, facts),
+            tuple(map(_conversation_record, conversations)),
+            tuple(_passage_record(uid, each) for each in passages),
+        )
+
+    async def facts(
+        self,
+        project: str | None,
+        uid: str,
+        *,
+        is_all: bool = False,
+        as_of: float | None = None,
+        after: str | None = None,
+        limit: int = PAGE,
+    ) -> ListPage[FactRecord]:
+        """Returns a page of facts, the newest first.
+
+        is_all: with those that are no longer true.
+        as_of: those that were true then, in seconds since the epoch.
+        """
+        memory = await self.find(project, uid)
+        before = LAST_NUMBER if after is None else _number_of(after, "after")
+        found = await self.store.facts.list(
+            memory.id, is_all=is_all, as_of=as_of, before=before, limit=limit + 1
+        )
+        items = await self._facts(memory, found[:limit])
+        return ListPage(items, str(found[limit - 1].seq) if len(found) > limit else None)
+
+    async def conversations(
+        self, project: str | None, uid: str, *, after: str | None = None, limit: int = PAGE
+    ) -> ListPage[ConversationRecord]:
+        """Returns a page of the conversations in which something is left, the newest first."""
+        memory = await self.find(project, uid)
+        before = FIRST_PAGE if after is None else _end_of(after)
+        found = await self.store.memory_pages.conversations(memory.id, before=before, limit=limit + 1)
+        items = tuple(map(_conversation_record, found[:limit]))
+        return ListPage(items, _end_text(found[limit - 1].end) if len(found) > limit else None)
+
+    async def passages(
+        self, project: str | None, uid: str, *, after: str | None = None, limit: int = PAGE
+    ) -> ListPage[SourceRecord]:
+        """Returns a page of passages, the newest first."""
+        memory = await self.find(project, uid)
+        page = Page(after=None if after is None else _number_of(after, "after"), limit=limit + 1)
+        found = await self.store.passages.page(memory.id, page, PassageFilter())
+        items = tuple(_passage_record(uid, each) for each in found[:limit])
+        return ListPage(items, str(found[limit - 1].seq) if len(found) > limit else None)
+
+    async def block(
+        self,
+        project: str | None,
+        uid: str,
+        label: str,
+        *,
+        from_: int | None = None,
+        to: int | None = None,
+        after: str | None = None,
+        limit: int = PAGE,
+    ) -> BlockPage:
+        """Returns a block with a page of its versions.
+
+        from_, to: the versions that are compared; None: the newest with the one before it.
+
+        Raises: BadRequest: there is no such version.
+        """
+        memory = await self.find(project, uid)
+        shown = await self._block(memory.id, label)
+        pages, id = self.store.memory_pages, shown.block.id
+        before = LAST_NUMBER if after is None else _number_of(after, "after")
+        # With the one before the last, for its difference.
+        found = await pages.versions(id, before=before, limit=limit + 1)
+        sources = await self._sources(memory, (_origins(r) for r in found[:limit]), _LISTED_SOURCES)
+        versions = tuple(_version_record(r, sources) for r in found[:limit])
+        waiting = (await self.store.blocks.waiting(memory.id)).count(label)
+        return BlockPage(
+            _block_record(shown, waiting),
+            versions,
+            str(found[limit - 1].version) if len(found) > limit else None,
+            await self._diff(id, found if after is None else (), from_, to),
+        )
+
+    async def fact(self, project: str | None, uid: str, seq: int) -> FactPage:
+        """Returns a fact."""
+        memory = await self.find(project, uid)
+        facts = self.store.facts
+        fact = await facts.at(memory.id, seq)
+        if fact is None:
+            raise UnknownId("There is no such fact.")
+        before = await facts.before(memory.id, fact.id)
+        after = None if fact.successor is None else await facts.at(memory.id, fact.successor)
+        (record,) = await self._facts(memory, [fact], _SOURCES)
+        others = await self._facts(memory, [*before, *([] if after is None else [after])])
+        return FactPage(record, others[: len(before)], others[-1] if after is not None else None)
+
+    async def conversation(
+        self,
+        project: str | None,
+        uid: str,
+        id: str,
+        *,
+        branch: int | None = None,
+        before: str | None = None,
+        limit: int = PAGE,
+        most_chars: int | None = None,
+    ) -> ConversationPage:
+        """Returns a page of a conversation, the newest messages where `before` is None.
+
+        branch: the number of the exchange with which the path ends; None: the one that was spoken in last.
+        before: `next` of the page with the messages after these.
+        most_chars: of the texts of all items, as far as there are more items than one.
+        """
+        memory = await self.find(project, uid)
+        pages = self.store.memory_pages
+        talk = await pages.conversation(memory.id, id)
+        if talk is None or not talk.messages:
+            raise _no_conversation()
+        branches = await pages.branches(memory.id, talk.id)
+        current = next((b for b in branches if b.is_active), branches[0] if branches else None)
+        records = tuple(BranchRecord(b.seq, b.messages, b.last_turn, b is current) for b in branches)
+        end = branch if branch is not None else None if current is None else current.seq
+        if end is None:
+            return ConversationPage(_conversation_record(talk), records, None, (), None)
+        # The path of the first message of the page before goes on above it; other numbers are of other conversations.
+        first = end if before is None else _number_of(before, "before")
+        held = await pages.holder(memory.id, first)
+        if held is None or held[1] not in await self.store.messages.past(memory.id, talk.id):
+            raise _no_conversation()
+        path = await pages.path(memory.id, held[0], limit=limit + 2)
+        requests = await self.store.recalls.requests(
+            memory.id, [e.id for e in path], self.now() - self.keep_why_days * _DAY_S
+        )
+        read = (
+            record
+            for e in path
+            for record in reversed(message_records(e, requests.get(e.id)))
+            if before is None or record.seq < first
+        )
+        items: list[MessageRecord] = []
+        chars, is_more = 0, path[-1].parent is not None
+        for record in read:
+            chars += _chars(record)
+            if len(items) == limit or (items and most_chars is not None and chars > most_chars):
+                is_more = True
+                break
+            items.append(record)
+        oldest = items[-1].seq if items else path[-1].seq
+        return ConversationPage(
+            _conversation_record(talk),
+            records,
+            end,
+            tuple(reversed(items)),
+            str(oldest) if is_more else None,
+        )
+
+    async def message(self, project: str | None, uid: str, id: str, seq: int) -> str:
+        """Returns the whole text of a message of a conversation."""
+        memory = await self.find(project, uid)
+        pages = self.store.memory_pages
+        talk, held = await pages.conversation(memory.id, id), await pages.holder(memory.id, seq)
+        if talk is None or held is None or held[1] != talk.id:
+            raise _no_message()
+        (e,) = await pages.path(memory.id, held[0], limit=1)
+        found = next((r for r in message_records(e, None, is_whole=True) if r.seq == seq), None)
+        if found is None or found.text is None:
+            raise _no_message()
+        return found.text
+
+    # -- parts
+
+    async def find(self, project: str | None, uid: str) -> SizedMemory:
+        """Returns a memory with its sizes. Raises: UnknownId."""
+        found = await self.store.memory_pages.memory(uid, project)
+        if found is None:
+            raise UnknownId(_NO_MEMORY)
+        return found
+
+    async def _blocks(self, agent: int) -> tuple[BlockRecord, ...]:
+        waiting = await self.store.blocks.waiting(agent)
+        blocks = await self.store.memory_pages.blocks(agent)
+        return tuple(_block_record(each, waiting.count(each.block.label)) for each in blocks)
+
+    async def _block(self, agent: int, label: str) -> ShownBlock:
+        blocks = await self.store.memory_pages.blocks(agent)
+        found = next((each for each in blocks if each.block.label == label), None)
+        if found is None:
+            raise UnknownId("There is no such block.")
+        return found
+
+    async def _diff(
+        self, block: int, newest: Sequence[Revision], from_: int | None, to: int | None
+    ) -> BlockDiff | None:
+        """Returns the difference of two versions. newest: a page of versions, if it was read."""
+        known = {r.version: r.value for r in newest[:2]}
+        if to is None:
+            to = max(known, default=None)
+        if to is None:
+            found = await self.store.memory_pages.versions(block, limit=1)
+            known = {r.version: r.value for r in found}
+            to = max(known)
+        if from_ is None:
+            found = await self.store.memory_pages.versions(block, before=to, limit=1)
+            if not found:
+                return None
+            known[found[0].version], from_ = found[0].value, found[0].version
+        for name, version in (("from", from_), ("to", to)):
+            if version not in known:
+                found = await self.store.memory_pages.versions(block, before=version + 1, limit=1)
+                if not found or found[0].version != version:
+                    raise BadRequest(f"The block has no version {version}.", param=name)
+                known[version] = found[0].value
+        return BlockDiff(from_, to, diff_words(known[from_], known[to]))
+
+    async def _facts(
+        self, memory: SizedMemory, facts: Sequence[Fact], most: int = _LISTED_SOURCES
+    ) -> tuple[FactRecord, ...]:
+        sources = await self._sources(memory, map(_origins, facts), most)
+        return tuple(
+            FactRecord(
+                f.seq,
+                f.text,
+                f.about,
+                f.valid_from,
+                f.at,
+                f.ended_at,
+                f.successor,
+                f.muted,
+                cast(Literal["learned", "model", "operator", "person"], f.origin),
+                tuple(source for id in _origins(f)[:most] for source in sources.get(id, ())),
+            )
+            for f in facts
+        )
+
+    async def _sources(
+        self, memory: SizedMemory, origins: Iterable[Sequence[int]], most: int
+    ) -> Mapping[int, tuple[SourceRecord, ...]]:
+        """Returns the people's words of exchanges, by their rows. most: how many of each list are read."""
+        wanted = sorted({id for each in origins for id in each[:most]})
+        found = await self.store.memory_pages.sources(memory.id, wanted)
+        return {id: _source_records(memory.uid, each) for id, each in found.items()}
+
+
+def shortened(text: str, most: int) -> str:
+    """Returns a text of at most so many characters, or its beginning with a sign that it goes on."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _memory_record(found: SizedMemory) -> MemoryRecord:
+    return MemoryRecord(
+        found.uid,
+        cast(MemoryKind, found.scope.subject.partition(":")[0]),
+        name_of(found.scope),
+        found.scope.project,
+        found.scope.profile,
+        found.created,
+        found.last_turn,
+        found.conversations,
+        found.messages,
+        found.bytes,
+        found.blocks,
+        found.facts,
+        found.paused is not None,
+    )
+
+
+def _conversation_record(found: SizedConversation) -> ConversationRecord:
+    return ConversationRecord(found.uid, found.key, found.begun, found.last_turn, found.messages, found.bytes)
+
+
+def _passage_record(uid: str, found: Passage) -> SourceRecord:
+    text = shortened(found.text, _PASSAGE_CHARS)
+    return SourceRecord("passage", found.seq, text, found.at, href=passage_href(uid, found.seq))
+
+
+def _source_records(uid: str, found: SourceExchange) -> tuple[SourceRecord, ...]:
+    e = found.exchange
+    messages = messages_of(e, found.head_is_shared, None)
+    spoken = [m for m in messages if m.role == "user"] or messages[:1]
+    if not spoken:
+        return (SourceRecord("message", e.seq, None, e.begun, forgotten=True),)
+    return tuple(
+        SourceRecord(
+            "message",
+            m.seq,
+            shortened(m.text, _SOURCE_CHARS),
+            m.at,
+            href=message_href(uid, found.conversation, e.seq, m.seq),
+        )
+        for m in spoken
+    )
+
+
+def _block_record(found: ShownBlock, waiting: int) -> BlockRecord:
+    block = found.block
+    return BlockRecord(
+        block.label,
+        block.description,
+        block.value,
+        block.version,
+        len(block.value),
+        block.limit,
+        block.read_only,
+        found.is_shared,
+        found.changed_at,
+        origin_of(found.origin),
+        waiting,
+    )
+
+
+def _version_record(r: Revision, sources: Mapping[int, tuple[SourceRecord, ...]]) -> VersionRecord:
+    found = tuple(source for id in _origins(r)[:_LISTED_SOURCES] for source in sources.get(id, ()))
+    return VersionRecord(r.version, r.at, origin_of(r.origin), r.restores, len(r.value), r.value, found)
+
+
+def origin_of(stored: str) -> BlockOrigin:
+    """Returns who wrote a version, by what is stored of it; a name of a program's own is the API's."""
+    if (call := call_of_origin(stored)) is not None:
+        # A run that writes without an exchange in this memory reads it in the background.
+        return "sleeptime" if call[0] else "tool"
+    return next((origin for origin in _ORIGINS if origin == stored), "api")
+
+
+def _origins(of: Fact | Revision) -> list[int]:
+    """Returns the exchanges that something came from, the one where it was stated first."""
+    return list(dict.fromkeys([*([] if of.exchange is None else [of.exchange]), *of.sources]))
+
+
+def _chars(record: MessageRecord) -> int:
+    rounds = sum(len(r.arguments) + len(r.result) for r in record.rounds)
+    return len(record.text or "") + len(record.note or "") + rounds
+
+
+def _end_text(end: PageEnd) -> str:
+    return f"{end[0]!r}_{end[1]}"
+
+
+def _end_of(after: str) -> PageEnd:
+    """Returns the end of a page that a list gave as `next`. Raises: BadRequest."""
+    at, _, row = after.partition("_")
+    try:
+        return float(at), _bounded(row)
+    except ValueError as error:
+        raise _unreadable("after") from error
+
+
+def _number_of(text: str, param: str) -> int:
+    try:
+        return _bounded(text)
+    except ValueError as error:
+        raise _unreadable(param) from error
+
+
+def _bounded(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise ValueError(text)
+    return int(text)
+
+
+def _unreadable(param: str) -> BadRequest:
+    return BadRequest(f"{param} is what the page before gave as `next`, and cannot be read.", param=param)
+
+
+def _no_conversation() -> UnknownId:
+    return UnknownId("There is no such conversation.")
+
+
+def _no_message() -> UnknownId:
+    return UnknownId("There is no such message.")

@@ -1,0 +1,142 @@
+"""The messages of a stored exchange as they are read: each with its number, what became of it, and what was added.
+
+Texts are cut, so that a page has a bound; images and sounds are a line each, and are not loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import orjson
+
+from gateway.core.conversation.canonical import WireMessage, media_of, text_of
+from gateway.core.conversation.private import private_of
+from gateway.core.conversation.tree import is_tombstone
+from gateway.run.admin.page_records import MessageRecord, ToolRound
+from storage.records import Exchange, State
+
+# Characters of a text, and of what a tool was given and returned.
+TEXT_CHARS, TOOL_CHARS = 4_000, 1_000
+_State = Literal["standing", "superseded", "cancelled", "off", "forgotten"]
+_MEGABYTE = 1_000_000
+
+
+def message_records(e: Exchange, request: str | None, *, is_whole: bool = False) -> list[MessageRecord]:
+    """Returns the messages of an exchange, in order. What is off the record or was forgotten whole is one without text.
+
+    e: with its content.
+    request: the id of the request that it answered, if that is known.
+    is_whole: texts are not cut.
+    """
+    if is_tombstone(e):
+        state: _State = "off" if e.state is State.OFF else "forgotten"
+        is_empty = not e.inputs and e.reply is None
+        return [] if is_empty else [MessageRecord(e.seq, e.seq, "", None, e.begun, None, state)]
+    state = _state_of(e)
+    inputs: list[WireMessage] = orjson.loads(e.input or b"[]")
+    found = [
+        _record(e, e.seq + place, message, e.begun, state, is_gone=place in e.redactions, is_whole=is_whole,
+                note=e.notes.get(place) or None)
+        for place, message in enumerate(inputs)
+    ]  # fmt: skip
+    if e.shown_reply is not None:
+        full = orjson.loads(e.full) if e.full else {}
+        found.append(
+            _record(e, e.seq + len(e.inputs), orjson.loads(e.shown_reply), e.ended or e.begun, state,
+                    is_gone=-1 in e.redactions, is_whole=is_whole, request=request,
+                    rounds=_rounds(full.get("messages") or ()))
+        )  # fmt: skip
+    return found
+
+
+def readable(message: WireMessage) -> str:
+    """Returns the text of a message, with a line for each image or sound."""
+    lines = [text_of(message)] if text_of(message) else []
+    return "\n".join([*lines, *map(_media_line, media_of(message))])
+
+
+def _record(
+    e: Exchange,
+    seq: int,
+    message: WireMessage,
+    at: float,
+    state: _State,
+    *,
+    is_gone: bool,
+    is_whole: bool,
+    note: str | None = None,
+    request: str | None = None,
+    rounds: tuple[ToolRound, ...] = (),
+) -> MessageRecord:
+    role = str(message.get("role") or "")
+    if is_gone:
+        return MessageRecord(seq, e.seq, role, None, at, None, "forgotten")
+    text = readable(message)
+    images = sum("image" in str(part.get("type")) for part in media_of(message))
+    calls = () if rounds else _calls(message, {})
+    return MessageRecord(
+        seq,
+        e.seq,
+        role,
+        _speaker_of(message),
+        at,
+        text if is_whole else _cut(text, TEXT_CHARS),
+        state,
+        images,
+        rounds or calls,
+        note,
+        request,
+    )
+
+
+def _state_of(e: Exchange) -> _State:
+    if e.state is State.CANCELLED:
+        return "cancelled"
+    return "standing" if e.active or e.state is State.OPEN else "superseded"
+
+
+def _speaker_of(message: WireMessage) -> str | None:
+    name = private_of(message).get("name") or message.get("name")
+    return name if isinstance(name, str) and name else None
+
+
+def _rounds(messages: Sequence[Mapping[str, Any]]) -> tuple[ToolRound, ...]:
+    """Returns the calls of a reply as its upstream saw it, with what the gateway's own tools returned."""
+    results = {str(m.get("tool_call_id")): text_of(m) for m in messages if m.get("role") == "tool"}
+    return tuple(each for message in messages for each in _calls(message, results))
+
+
+def _calls(message: Mapping[str, Any], results: Mapping[str, str]) -> tuple[ToolRound, ...]:
+    found = []
+    for call in message.get("tool_calls") or ():
+        if isinstance(call, dict):
+            function = call.get("function") or call.get("custom") or {}
+            given = function.get("arguments", function.get("input", ""))
+            result = results.get(str(call.get("id")), "")
+            found.append(
+                ToolRound(str(function.get("name")), _cut(str(given), TOOL_CHARS), _cut(result, TOOL_CHARS))
+            )
+    return tuple(found)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _media_line(part: Mapping[str, Any]) -> str:
+    """Returns what stands for an image or a sound: its kind, and its size where it was sent along."""
+    kind = str(part.get("type") or "part").removeprefix("input_").removesuffix("_url").replace("_", " ")
+    size = max((len(text) for text in _texts(part)), default=0) * 3 // 4
+    if size < 1_000:
+        return kind
+    return f"{kind}, {size / _MEGABYTE:.1f} MB" if size >= _MEGABYTE // 10 else f"{kind}, {size // 1000} kB"
+
+
+def _texts(value: object) -> list[str]:
+    """Returns the texts within a part that may be its data."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for each in value.values() for text in _texts(each)]
+    return []

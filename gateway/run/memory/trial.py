@@ -1,0 +1,83 @@
+"""A trial of recall: what would go into the note for a sentence that opens a conversation now. Nothing is written.
+
+It looks and chooses as a turn does (`find_for`, `note.choose`), with nothing in sight that need not be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from gateway.core.prompt import note
+from gateway.core.tags import mark_of
+from gateway.run.memory.prompt import Sought
+from gateway.run.memory.recall import LEAST_HITS, LINE_TOKENS, SPARE, EmbedQuery, find_for, make_sought
+from storage.recall_record import SearchTrace
+from storage.records import Agent, Message
+from storage.sql.store import Store
+
+# A person waits for it, and no reply does.
+_DEADLINE_MS = 5_000.0
+
+
+class TrialResult(Struct, frozen=True):
+    """The outcome of a trial."""
+
+    # "": there is nothing to say.
+    note: str
+    # All that was found, best first, and what became of it.
+    sought: Sought
+
+
+class TrialRecall(Struct, frozen=True):
+    """Tries sentences."""
+
+    store: Store
+    # Of the note.
+    recall_tokens: int
+    # Seconds since the epoch.
+    now: Callable[[], float]
+    # As replies have it; None: memory is searched by words alone.
+    embed_query: EmbedQuery | None = None
+
+    async def recall(self, agent: Agent, text: str, most_left: int) -> TrialResult:
+        """Returns what would be recalled. most_left: hits that stay out, with their scores. Raises: StoreError."""
+        trace, left, budget = SearchTrace(), note.LeftOut(), self.recall_tokens
+
+        async def search(query: str) -> list[Message]:
+            vector = None
+            if self.embed_query is not None:
+                vector = await self.embed_query(agent.id, query, _DEADLINE_MS)
+            return await self.store.recall.search(
+                agent,
+                query,
+                limit=max(LEAST_HITS, budget // LINE_TOKENS),
+                room=SPARE * budget,
+                only_strong=True,
+                deadline_ms=_DEADLINE_MS,
+                vector=vector,
+                trace=trace,
+            )
+
+        async def select(query: str) -> list[Message]:
+            return await self.store.recall.most_telling(
+                agent, query, opens=True, limit=LEAST_HITS, deadline_ms=_DEADLINE_MS
+            )
+
+        found = await find_for(text, note.make_query(text), search, select)
+        if found.is_selection:
+            budget = note.selection_budget(budget)
+        chosen = note.choose(
+            found.messages,
+            found.query,
+            shared=found.shared,
+            budget_tokens=budget,
+            cut_chars=min(note.CUT_CHARS, 2 * budget),
+            is_selection=found.is_selection,
+            left=left,
+        )
+        rendered = note.render_note(
+            chosen, (), self.now(), mark=mark_of(agent.secret), is_selection=found.is_selection
+        )
+        return TrialResult(rendered, make_sought("", found, chosen, left, trace, most_left))

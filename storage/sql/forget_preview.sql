@@ -1,0 +1,75 @@
+-- Every statement that counts what a forgetting would take. `-- name:` begins one; the next line describes it. Of a memory
+-- ?1 goes the conversation ?2 (NULL: none), and the exchanges of the list ?3.
+
+-- piece: goes
+-- Whether an exchange `e` goes.
+e.agent = ?1 AND (e.conversation = ?2 OR e.id {in:3:BIGINT:64})
+
+-- name: facts (sqlite)
+-- Counts the facts that came from what goes.
+SELECT count(*) FROM facts f WHERE f.agent = ?1 AND EXISTS (
+    SELECT 1 FROM json_each(CAST(f.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value WHERE {goes})
+
+-- name: facts (postgres)
+SELECT count(*) FROM facts f WHERE f.agent = ?1 AND EXISTS (
+    SELECT 1 FROM jsonb_array_elements_text(convert_from(f.sources, 'UTF8')::jsonb) s(value)
+    JOIN exchanges e ON e.agent = ?1 AND e.id = CAST(s.value AS BIGINT) WHERE {goes})
+
+-- name: passages (sqlite)
+-- Counts the passages that did.
+SELECT count(*) FROM passages p WHERE p.agent = ?1 AND (
+    EXISTS (SELECT 1 FROM exchanges e WHERE e.id = p.exchange AND {goes}) OR EXISTS (
+    SELECT 1 FROM json_each(CAST(p.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value WHERE {goes}))
+
+-- name: passages (postgres)
+SELECT count(*) FROM passages p WHERE p.agent = ?1 AND (
+    EXISTS (SELECT 1 FROM exchanges e WHERE e.id = p.exchange AND {goes}) OR EXISTS (
+    SELECT 1 FROM jsonb_array_elements_text(convert_from(p.sources, 'UTF8')::jsonb) s(value)
+    JOIN exchanges e ON e.agent = ?1 AND e.id = CAST(s.value AS BIGINT) WHERE {goes}))
+
+-- name: versions (sqlite)
+-- Counts the values of a block ?4 that did, and those after the first of them, which are built on it.
+SELECT count(*) FROM block_history h WHERE h.block = ?4 AND h.origin <> '-' AND h.version >= (
+    SELECT min(t.version) FROM block_history t WHERE t.block = ?4 AND t.origin <> '-' AND (
+        EXISTS (SELECT 1 FROM exchanges e WHERE e.id = t.exchange AND {goes}) OR EXISTS (
+        SELECT 1 FROM json_each(CAST(t.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value WHERE {goes})))
+
+-- name: versions (postgres)
+SELECT count(*) FROM block_history h WHERE h.block = ?4 AND h.origin <> '-' AND h.version >= (
+    SELECT min(t.version) FROM block_history t WHERE t.block = ?4 AND t.origin <> '-' AND (
+        EXISTS (SELECT 1 FROM exchanges e WHERE e.id = t.exchange AND {goes}) OR EXISTS (
+        SELECT 1 FROM jsonb_array_elements_text(convert_from(t.sources, 'UTF8')::jsonb) s(value)
+        JOIN exchanges e ON e.agent = ?1 AND e.id = CAST(s.value AS BIGINT) WHERE {goes})))
+
+-- name: versions_with
+-- Counts the values of a block that have a text, in small letters, and those after the first of them.
+SELECT count(*) FROM block_history h WHERE h.block = ?1 AND h.origin <> '-' AND h.version >= (
+    SELECT min(t.version) FROM block_history t WHERE t.block = ?1 AND t.origin <> '-' AND {has:2:t.value})
+
+-- name: summaries
+-- Counts the summaries that may tell of an exchange, or of one after it, also those of forks.
+SELECT count(*) FROM summaries s WHERE s.agent = ?1 AND s.agent <> 0 AND (
+    (s.conversation = ?2 AND s.depth >= ?3)
+    OR s.conversation IN (SELECT f.conversation FROM forks f WHERE f.agent = ?1 AND f.origin = ?2 AND f.seq >= ?4))
+
+-- name: exchanges_of
+-- Reads the exchanges of a conversation, as far as they are there.
+SELECT e.id, e.seq, e.depth, e.conversation, e.begun, e.ended FROM exchanges e
+WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.state <> 'forgotten' LIMIT ?3
+
+-- name: exchanges_named
+-- Reads some exchanges, as far as they are there.
+SELECT e.id, e.seq, e.depth, e.conversation, e.begun, e.ended FROM exchanges e
+WHERE e.agent = ?1 AND e.id {in:2:BIGINT:64} AND e.state <> 'forgotten'
+
+-- name: notes
+-- Reads the notes from a number on; ?3 exchanges at most.
+SELECT e.id, e.notes FROM exchanges e
+WHERE e.agent = ?1 AND e.seq >= ?2 AND e.notes IS NOT NULL AND e.state <> 'forgotten' ORDER BY e.seq LIMIT ?3
+
+-- name: whole
+-- Counts what a whole memory has.
+SELECT a.messages, (SELECT count(*) FROM facts f WHERE f.agent = a.id), (SELECT count(*) FROM passages p WHERE p.agent = a.id),
+(SELECT count(*) FROM blocks b JOIN block_history h ON h.block = b.id WHERE b.agent = a.id AND h.origin <> '-'),
+(SELECT count(*) FROM summaries s WHERE s.agent = a.id AND s.agent <> 0)
+FROM agents a WHERE a.id = ?

@@ -1,0 +1,136 @@
+"""Pages of what a memory holds, as an operator reads them: the newest first, from the last row of the page before."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+
+import orjson
+
+from storage.database import Connection, Row
+from storage.listing import (
+    FIRST_PAGE,
+    LAST_NUMBER,
+    Branch,
+    ExchangePlace,
+    PageEnd,
+    ShownBlock,
+    SizedConversation,
+    SizedMemory,
+    SourceExchange,
+)
+from storage.records import Exchange, Revision, Scope
+from storage.sql import exchanges
+from storage.sql.blocks import load_blocks, make_block
+from storage.sql.group import Group, long_reads, reads
+from storage.sql.statements import load, rows_of
+
+SQL = load("memory_pages.sql")
+
+# Branches that end further up in a conversation are not found: its exchanges are not counted.
+_DEEPEST = 2_000
+
+
+class MemoryPages(Group):
+    """Pages of memories and of what they hold. agent: the memory's row; of another one nothing is found."""
+
+    @long_reads
+    async def memories(
+        self,
+        connection: Connection,
+        project: str | None,
+        prefix: str,
+        *,
+        before: PageEnd = FIRST_PAGE,
+        limit: int = 50,
+    ) -> list[SizedMemory]:
+        """Returns a page of memories. project: None: of all. prefix: of their subjects; ASCII letters count alike."""
+        folded = "".join(c.lower() if c.isascii() else c for c in prefix)
+        rows = await connection.rows(SQL["memories"], (project, folded, *before, limit))
+        return [_memory(row) for row in rows]
+
+    @long_reads
+    async def memory(self, connection: Connection, uid: str, project: str | None) -> SizedMemory | None:
+        """Returns the memory with a public name; None: there is none, or it is another project's."""
+        row = await connection.row(SQL["memory"], (project, uid))
+        return None if row is None else _memory(row)
+
+    @long_reads
+    async def conversations(
+        self, connection: Connection, agent: int, *, before: PageEnd = FIRST_PAGE, limit: int = 50
+    ) -> list[SizedConversation]:
+        """Returns a page of the conversations in which something is left."""
+        rows = await connection.rows(SQL["conversations"], (agent, *before, limit))
+        return [SizedConversation(*row) for row in rows]
+
+    @reads
+    async def conversation(self, connection: Connection, agent: int, name: str) -> SizedConversation | None:
+        """Returns the conversation with this public name, or the client's."""
+        row = await connection.row(SQL["conversation"], (agent, name))
+        return None if row is None else SizedConversation(*row)
+
+    @long_reads
+    async def branches(
+        self, connection: Connection, agent: int, conversation: int, *, limit: int = 50
+    ) -> list[Branch]:
+        """Returns the branches of a conversation, those spoken in last first."""
+        rows = await connection.rows(SQL["branches"], (agent, conversation, _DEEPEST, limit))
+        return [Branch(row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
+
+    @reads
+    async def holder(self, connection: Connection, agent: int, seq: int) -> tuple[int, int, int] | None:
+        """Returns the exchange that holds a number: its row, its conversation's, and its number."""
+        row = await connection.row(SQL["holder"], (agent, seq))
+        return None if row is None else (row[0], row[1], row[2])
+
+    @long_reads
+    async def path(self, connection: Connection, agent: int, exchange: int, *, limit: int) -> list[Exchange]:
+        """Returns an exchange and those before it on its path with their content, the newest first."""
+        rows = await connection.rows(SQL["path"], (agent, exchange, limit))
+        return [exchanges.make_exchange(row[2:], row[0], row[1], row[-1]) for row in rows]
+
+    @reads
+    async def places(
+        self, connection: Connection, agent: int, ids: Sequence[int]
+    ) -> dict[int, ExchangePlace]:
+        """Returns where some exchanges stand, by their rows."""
+        rows = await rows_of(connection, SQL["places"], ids, agent)
+        return {row[0]: ExchangePlace(row[1], row[2]) for row in rows}
+
+    @long_reads
+    async def sources(
+        self, connection: Connection, agent: int, ids: Sequence[int]
+    ) -> dict[int, SourceExchange]:
+        """Returns some exchanges with their content, by their rows."""
+        rows = await rows_of(connection, SQL["sources"], ids, agent)
+        spoken = exchanges.spoken(row[1:] for row in rows)
+        return {
+            e.id: SourceExchange(e, row[0], is_shared)
+            for row, (e, is_shared, _) in zip(rows, spoken, strict=True)
+        }
+
+    @reads
+    async def blocks(self, connection: Connection, agent: int) -> list[ShownBlock]:
+        """Returns the blocks that a memory sees, in their order."""
+        order = {b.id: n for n, b in enumerate(await load_blocks(connection, agent))}
+        rows = await rows_of(connection, SQL["blocks"], list(order), agent)
+        found = [ShownBlock(make_block(row), row[8], row[9], bool(row[10])) for row in rows]
+        return sorted(found, key=lambda each: order[each.block.id])
+
+    @reads
+    async def versions(
+        self, connection: Connection, block: int, *, before: int = LAST_NUMBER, limit: int = 50
+    ) -> builtins.list[Revision]:
+        """Returns a page of the values that a block had. before: the last version of the page before."""
+        rows = await connection.rows(SQL["versions"], (block, before, limit))
+        return [_revision(row) for row in rows]
+
+
+def _memory(row: Row) -> SizedMemory:
+    id, uid, project, profile, subject, *rest = row
+    return SizedMemory(id, uid, Scope(project, profile, subject), *rest)
+
+
+def _revision(row: Row) -> Revision:
+    version, restores, at, origin, exchange, sources, value = row
+    return Revision(version, restores, at, origin, exchange, tuple(orjson.loads(sources)), value)

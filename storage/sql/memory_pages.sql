@@ -1,0 +1,88 @@
+-- Every statement of the pages that show what a memory holds. `-- name:` begins one; the next line describes it. Lists go
+-- on from the last row of the page before; sizes are those that the writer keeps.
+
+-- piece: sized
+-- What is shown of a memory `a`: its sizes, the blocks that it sees, and the facts that are true.
+a.id, a.uid, a.project, a.profile, a.subject, a.created, a.last_turn, a.conversations, a.messages, a.bytes,
+(SELECT count(*) FROM blocks b WHERE b.agent = a.id)
++ (SELECT count(*) FROM blocks b WHERE b.agent IS NULL AND b.profile <> '' AND b.project = a.project AND b.profile = a.profile)
++ (SELECT count(*) FROM attached x WHERE x.agent = a.id AND x.kind = 'block'),
+(SELECT count(*) FROM facts f WHERE f.agent = a.id) - (SELECT count(*) FROM facts_ended x WHERE x.agent = a.id), a.paused
+FROM agents a
+
+-- piece: of_project
+-- NULL stands for any project.
+(CAST(?1 AS TEXT) IS NULL OR a.project = ?1)
+
+-- name: memories
+-- Reads a page of the memories with subjects that begin so, in small letters; those with the newest turns come first. (No
+-- index has the last turns: it would be written with every turn, and the rows of 100,000 memories are read in 50 ms.)
+SELECT {sized} JOIN (
+    SELECT a.id AS id, coalesce(a.last_turn, 0) AS last FROM agents a
+    WHERE {of_project} AND lower(substr(a.subject, 1, length(CAST(?2 AS TEXT)))) = ?2
+    AND (coalesce(a.last_turn, 0) < ?3 OR (coalesce(a.last_turn, 0) = ?3 AND a.id < ?4))
+    ORDER BY last DESC, id DESC LIMIT ?5
+) newest ON newest.id = a.id ORDER BY newest.last DESC, newest.id DESC
+
+-- name: memory
+-- Reads one by its public name.
+SELECT {sized} WHERE {of_project} AND a.uid = ?2
+AND (a.subject LIKE 'user:%' OR a.subject LIKE 'conversation:%' OR a.subject LIKE 'agent:%')
+
+-- piece: conversation
+-- What is shown of a conversation `c`.
+c.id, c.uid, c.key, c.begun, c.last_at, c.messages, c.bytes FROM conversations c
+
+-- name: conversations
+-- Reads a page of the conversations in which something is left, the newest first.
+SELECT {conversation} WHERE c.agent = ?1 AND c.messages > 0 AND (c.last_at < ?2 OR (c.last_at = ?2 AND c.id < ?3))
+ORDER BY c.last_at DESC, c.id DESC LIMIT ?4
+
+-- name: conversation
+-- Reads one by its public name, or the client's.
+SELECT {conversation} WHERE c.agent = ?1 AND (c.uid = ?2 OR c.key = ?2) ORDER BY c.uid <> ?2 LIMIT 1
+
+-- name: branches
+-- Finds the exchanges that nothing follows, among the ?3 deepest of a conversation, the newest first. (`+`: looked up by
+-- conversation, not by agent.)
+SELECT p.id, p.seq, p.length, coalesce(p.ended, p.stopped, p.begun) AS last, p.active FROM (
+    SELECT id, depth FROM exchanges WHERE conversation = ?2 AND +agent = ?1 ORDER BY depth DESC LIMIT ?3
+) deepest CROSS JOIN exchanges p ON p.id = deepest.id
+WHERE +p.agent = ?1 AND NOT EXISTS (
+    SELECT 1 FROM exchanges k WHERE k.conversation = ?2 AND +k.agent = ?1 AND k.depth = deepest.depth + 1 AND k.parent = deepest.id
+) ORDER BY last DESC, p.seq DESC LIMIT ?4
+
+-- name: holder
+-- Finds the exchange that holds a number.
+SELECT id, conversation, seq FROM exchanges WHERE agent = ?1 AND seq <= ?2 AND seq + span > ?2 ORDER BY seq DESC LIMIT 1
+
+-- name: path
+-- Reads the path to an exchange, the newest first; ?3 exchanges at most.
+WITH RECURSIVE up(id, parent, steps) AS (
+    SELECT e.id, e.parent, 1 FROM exchanges e WHERE e.id = ?2 AND e.agent = ?1
+    UNION ALL
+    SELECT e.id, e.parent, up.steps + 1 FROM up JOIN exchanges e ON e.id = up.parent AND e.agent = ?1 WHERE up.steps < ?3
+)
+SELECT p.input, p.shown_reply, {skeleton}, p."full" FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDER BY up.steps
+
+-- name: places
+-- Reads where some exchanges stand: the public name of the conversation, and the number.
+SELECT e.id, c.uid, e.seq FROM exchanges e JOIN conversations c ON c.id = e.conversation AND c.agent = e.agent
+WHERE e.agent = ?1 AND e.id {in:2:BIGINT:64}
+
+-- name: sources
+-- Reads some exchanges, and where they stand.
+SELECT c.uid, {spoken} FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = +p.agent
+WHERE p.agent = ?1 AND p.id {in:2:BIGINT:64}
+
+-- name: blocks
+-- Reads the blocks that a memory sees, each with when and by whom it was written last, and whether others see it.
+SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid, h.at, h.origin,
+CASE WHEN b.agent IS NULL OR b.agent <> ?1 OR EXISTS (
+    SELECT 1 FROM attached x WHERE x.kind = 'block' AND x.target = b.id AND x.agent <> ?1) THEN 1 ELSE 0 END
+FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.id {in:2:BIGINT:64}
+
+-- name: versions
+-- Reads a page of the values that a block had, the newest first; those that were forgotten are left out.
+SELECT version, restores, at, origin, exchange, sources, value FROM block_history
+WHERE block = ?1 AND version < ?2 AND origin <> '-' ORDER BY version DESC LIMIT ?3

@@ -1,0 +1,30 @@
+"""The difference of two texts, word by word."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.memory.word_diff import diff_words
+
+CASES = [
+    ("", "", []),
+    ("Same.", "Same.", [("same", "Same.")]),
+    ("", "New.", [("ins", "New.")]),
+    ("Old.", "", [("del", "Old.")]),
+    # Whole words change, with the space after them.
+    ("a cat here", "a dog here", [("same", "a "), ("del", "cat "), ("ins", "dog "), ("same", "here")]),
+    ("one\ntwo\n", "one\n2\n", [("same", "one\n"), ("del", "two"), ("ins", "2"), ("same", "\n")]),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "parts"), CASES)
+def test_words_that_stay_come_and_go(old: str, new: str, parts: list[tuple[str, str]]) -> None:
+    assert [(part.op, part.text) for part in diff_words(old, new)] == parts
+
+
+@pytest.mark.parametrize("count", [10, 2_000, 40_000])
+def test_both_texts_are_in_their_difference_however_long_they_are(count: int) -> None:
+    old, new = " ".join(f"a{n}" for n in range(count)), " ".join(f"b{n}" for n in range(count, 0, -1))
+    parts = diff_words(f"first {old}\nlast", f"first {new}\nlast")
+    assert "".join(part.text for part in parts if part.op != "ins") == f"first {old}\nlast"
+    assert "".join(part.text for part in parts if part.op != "del") == f"first {new}\nlast"

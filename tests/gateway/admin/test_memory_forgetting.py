@@ -1,0 +1,141 @@
+"""Forgetting by hand as the page does it: a preview that counts, a number that confirms, nothing left afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import Conflict, UnknownId
+from gateway.operations import make_operations
+from gateway.run.admin.memory_edits import Editor
+from gateway.run.admin.memory_forgetting import MemoryForgetting, TargetKind
+from storage.commands import Learned, LearnedFact
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.admin.test_memory_views import memory, rows, speak, views
+from tests.gateway.sdk import World, agent, remember
+
+pytestmark = pytest.mark.both
+
+OPERATOR = Editor("ops")
+SECRET = "Zqmisox"
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path, agent()) as made:
+        yield made
+
+
+def forgetting(world: World, **options: Any) -> MemoryForgetting:
+    return MemoryForgetting(world.store, views(world), world.clock, **options)
+
+
+def learn(world: World, text: str, row: int, block: str = "") -> int:
+    """Stores a fact of an exchange, and with it a value of the block `human`. Returns the fact's number."""
+    of = memory(world)
+
+    async def write() -> int:
+        fact = LearnedFact(text, "", text.casefold(), world.clock(), row, [row])
+        (human,) = await world.store.blocks.load(of.id)
+        writes = [(human, block, [row])] if block else []
+        effect = world.store.facts.learning(
+            of, 0, 1, world.clock(), lambda blocks: Learned(writes=writes, facts=[fact])
+        )
+        await world.store.database.write(effect)
+        return (await world.store.facts.list(of.id))[0].seq
+
+    return world.gateway.call(write())
+
+
+def test_a_preview_counts_what_goes_and_says_what_stays(world: World) -> None:
+    speak(world, f"My cat is called {SECRET}.", "She is grey.", talk="conv-19")
+    speak(world, f"What did I say of the cat {SECRET}?", talk="conv-20")
+    seq = learn(
+        world, f"Alice has a cat called {SECRET}.", rows(world)[0], f"Cats\nAlice has a cat called {SECRET}."
+    )
+    of, call, forget = memory(world), world.gateway.call, forgetting(world)
+    talk = call(forget.preview(None, of.uid, "conversation", "conv-19"))
+    counts = talk.will_go
+    assert (counts.messages, counts.facts, counts.passages, counts.versions) == (4, 1, 0, 1)
+    assert (counts.summaries, counts.notes, talk.confirm) == (0, 1, "4")
+    assert talk.command.startswith("mnemogate memory forget --profile=helper --user=alice --in=conv-19")
+    message = call(forget.preview(None, of.uid, "message", 1))
+    assert (message.will_go.messages, message.will_go.facts, message.confirm) == (1, 1, None)
+    texts = [each.text for each in message.stays]
+    assert any("message 2" in text for text in texts)
+    assert any("other conversations" in text for text in texts)
+    assert all(each.href for each in message.stays)
+    fact = call(forget.preview(None, of.uid, "fact", seq))
+    assert (fact.will_go.messages, fact.will_go.facts, fact.will_go.versions) == (0, 1, 1)
+    assert "Message 1" in fact.stays[0].text
+    whole = call(forget.preview(None, of.uid, "all"))
+    assert (whole.will_go.messages, whole.will_go.facts, whole.confirm) == (6, 1, "6")
+    missing: list[tuple[TargetKind, int | str]] = [
+        ("message", 999),
+        ("fact", 999),
+        ("passage", 1),
+        ("conversation", "conv-9"),
+    ]
+    for kind, value in missing:
+        with pytest.raises(UnknownId):
+            call(forget.preview(None, of.uid, kind, value))
+    with pytest.raises(UnknownId, match="There is no such memory"):
+        call(forget.preview("other", of.uid, "all"))
+
+
+def test_another_number_than_now_forgets_nothing(world: World) -> None:
+    speak(world, f"My cat is called {SECRET}.", talk="conv-19")
+    of, call, forget = memory(world), world.gateway.call, forgetting(world)
+    for confirm in ("4", "", None):
+        with pytest.raises(Conflict, match="Nothing was forgotten"):
+            call(forget.forget(OPERATOR, of.uid, "conversation", "conv-19", confirm=confirm))
+    assert SECRET.encode() in world.data()
+    with pytest.raises(UnknownId):
+        call(forget.forget(Editor("ops", "other"), of.uid, "all", confirm="2"))
+
+
+@pytest.mark.parametrize("kind", ["conversation", "all"])
+def test_what_was_forgotten_is_nowhere_afterwards(world: World, kind: Any) -> None:
+    speak(world, f"My cat is called {SECRET}.", talk="conv-19")
+    speak(world, f"What is my cat {SECRET} called?", talk="conv-20") if kind == "all" else None
+    learn(world, f"Alice has a cat called {SECRET}.", rows(world)[0], f"Cat: {SECRET}.")
+    speak(world, "What is my cat called?", talk="conv-21")
+    world.pass_time(60)
+    of, call, forget = memory(world), world.gateway.call, forgetting(world)
+    value = "conv-19" if kind == "conversation" else None
+    preview = call(forget.preview(None, of.uid, kind, value))
+    done = call(forget.forget(OPERATOR, of.uid, kind, value, confirm=preview.confirm))
+    assert (done.done, done.swept, done.messages) == (True, True, int(preview.confirm or 0))
+    assert SECRET.encode() not in world.data()
+    (entry,) = [e for e in call(world.store.audit.list(before=1 << 40)) if e.action == "forget"]
+    assert (entry.actor, entry.memory) == ("ops", of.uid)
+    assert SECRET not in entry.what
+
+
+def test_a_forgetting_that_takes_long_goes_on_by_itself(world: World) -> None:
+    speak(world, f"My cat is called {SECRET}.", talk="conv-19")
+    of, call, forget = memory(world), world.gateway.call, forgetting(world, call_s=0.0)
+    done = call(forget.forget(OPERATOR, of.uid, "all", confirm="2"))
+    assert not done.done
+
+    async def end() -> None:
+        for task in list(forget._tasks):
+            await task
+        await forget.aclose()
+
+    call(end())
+    assert SECRET.encode() not in world.data()
+
+
+def test_the_command_line_forgets_as_the_preview_names_it(world: World) -> None:
+    speak(world, f"My cat is called {SECRET}.", talk="conv-19")
+    of, call = memory(world), world.gateway.call
+    preview = call(forgetting(world).preview(None, of.uid, "message", 1))
+    assert preview.command == "mnemogate memory forget --profile=helper --user=alice --message=1"
+    operations = make_operations(world.gateway.app.settings, world.store)
+    named = {"project": "default", "profile": "helper", "user": "alice", "message": 1}
+    assert call(operations.perform("memory-forget", named))["messages"] == preview.will_go.messages
+    assert SECRET.encode() not in world.data()
