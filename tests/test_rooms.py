@@ -99,7 +99,6 @@ MAKERS = {
 # folder is a module that stands in the room itself.
 FLOORS: dict[str, list[set[str]]] = {
     "gateway.core": [
-        {"native_form"},
         {"turn"},
         {"memory"},
         {"prompt"},
@@ -125,10 +124,11 @@ FLOORS: dict[str, list[set[str]]] = {
         {"background_responses"},
         {"background", "response_compaction"},
         {"chat"},
-        {"native_turn"},
+        {"native_memory"},
         {"directory", "response_conversations", "turn"},
         {"stored_responses", "turn_saving"},
         {"call", "event_log"},
+        {"native_request"},
         {"tools"},
         {"upstream"},
         {"admin"},

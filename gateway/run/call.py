@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -24,6 +24,7 @@ from gateway.run.memory.fit import counted_usage, fit
 from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.stored_turns import turn_of
+from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Endpoint
@@ -62,11 +63,14 @@ class ChatCall:
     receipt: Receipt
     # The state of memory for it, as in its reply's header, once that is known: on, read, off, none or unavailable.
     memory: str = ""
-    # It goes upstream in its own dialect, and not as `request`.
-    is_native: bool = False
+    # The request in its own dialect, in which it goes upstream.
+    native: NativeRequest | None = None
 
     async def request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the request as it came, where the gateway adds nothing."""
+        if self.native is not None:
+            self.receipt.headers["x-mnemogate-memory"] = self.memory
+            return self._send_own(self.native, target, self.spec.system)
         native = self.request.native
         if native is not None and endpoint.provider.capabilities.messages:
             self.describe(NATIVE_FORM)
@@ -100,11 +104,19 @@ class ChatCall:
 
         The parameters are those of `Prompt.body`.
         """
+        if self.native is not None:
+            return self._send_own(self.native, target, prompt.system, prompt.composition.notes)
         native = self.request.native
         if native is None or not endpoint.provider.capabilities.messages:
             return self.send(target, prompt.body(more, budget_tokens, offer))
         made = native.render(target.model, prompt.additions(more, budget_tokens, offer))
         return self._send_native(target, native, made)._replace(first_block=made.first_block)
+
+    def _send_own(
+        self, native: NativeRequest, target: Target, system: str, notes: Mapping[int, str] | None = None
+    ) -> ModelRequest:
+        body = native.body(target.model, system, notes)
+        return self.send(target, body)._replace(path=native.path, query="")
 
     def _send_native(self, target: Target, native: NativeBody, made: UpstreamBody) -> ModelRequest:
         request = self.send(target, made.body)

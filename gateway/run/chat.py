@@ -20,7 +20,6 @@ from gateway.core.agent import AgentSpec
 from gateway.core.applications import APPLICATIONS
 from gateway.core.conversation.canonical import is_system
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.native_form import Memory
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import (
     CONVERSATION_ORDER,
@@ -36,6 +35,8 @@ from gateway.core.request.native_body import MessageThread, NativeBody
 from gateway.core.request.request_headers import forwardable
 from gateway.core.turn.asides import fillers_in
 from gateway.core.turn.client_view import MakesUnseen, MakesView
+from gateway.core.turn.native_form import Memory
+from gateway.core.turn.native_turn import NativeTurn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
@@ -49,13 +50,14 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_turns import paths_to, with_references
-from gateway.run.native_turn import EarlierReplies, FoundReplies, NativeRequest, NativeRun, native_request
+from gateway.run.native_memory import BoundedReader, EarlierReplies, FoundReplies, NativeMemory
+from gateway.run.native_request import NativeRequest
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.response_conversations import ConversationHead, ResponseConversations
 from gateway.run.sink import Sink
 from gateway.run.turn import TreeMemory, TurnRun
-from gateway.run.turn_saving import TurnLimits, TurnMemory
+from gateway.run.turn_saving import TurnLimits
 from gateway.run.upstream.failover import Attempts, Endpoint, Failover
 from gateway.run.upstream.forward import with_codex_headers
 from gateway.run.upstream.relay import relay
@@ -369,13 +371,14 @@ class Chat:
             spec = replace(spec, history="client")
         passes = Passes(with_codex_headers(headers), credential)
         call = ChatCall(
-            request, passes, identity, spec, route, kind, MakesUnseen(), sink, receipt, is_native=True
+            request, passes, identity, spec, route, kind, MakesUnseen(), sink, receipt, native=native
         )
-        return await self._complete_native(call, native, read_by)
+        return await self._complete_native(call, read_by)
 
-    async def _complete_native(self, call: ChatCall, native: NativeRequest, read_by: Memory | None) -> str:
+    async def _complete_native(self, call: ChatCall, read_by: Memory | None) -> str:
         """Answers a native request, as `_complete` does. read_by: the memory in which its ids were looked up."""
-        sink, receipt = call.sink, call.receipt
+        native, sink, receipt = call.native, call.sink, call.receipt
+        assert native is not None
         attempts = self.failover.at_first_key(call.route, sink, receipt)
         # What the upstream keeps of a reply lies in the account of one key, and a second one would be another.
         attempts.is_once = True
@@ -390,33 +393,33 @@ class Chat:
                 begun, call.memory = None, "unavailable"
             if begun is None and call.identity.mode is _STRICT:
                 raise MemoryUnavailable("The conversation is not known here by its ids.", retry_after_s=1.0)
-            try:
-                with attempts:
-                    if begun is None:
-                        receipt.headers["x-mnemogate-memory"] = call.memory
-                        make = partial(native_request, call, native)
-                        await relay(
-                            attempts, make, sink, receipt, self._limits.beat_s, change=native.change()
-                        )
-                    else:
-                        remembered, prompt = begun
-                        call.describe(prompt.form, prompt, remembered.known)
-                        run = NativeRun(
-                            call,
-                            native,
-                            attempts,
-                            prompt,
-                            remembered,
-                            self._earlier,
-                            self.pending,
-                            self._limits,
-                            self._metrics,
-                        )
-                        await run.run()
-                return call.memory
-            finally:
-                self._metrics.added_ms.observe(receipt.added_ms)
-                self._metrics.memory.inc(call.memory)
+            return await self._reply(call, attempts, begun, is_bare=begun is None)
+
+    async def _reply(
+        self,
+        call: ChatCall,
+        attempts: Attempts,
+        begun: tuple[TreeMemory, Prompt] | None,
+        *,
+        is_bare: bool,
+    ) -> str:
+        """Answers a request once memory has begun. Returns the state of memory for it.
+
+        is_bare: there is nothing to add, so a reply is handed on as it comes.
+        """
+        native, receipt, beat_s = call.native, call.receipt, self._limits.beat_s
+        try:
+            with attempts:
+                if is_bare:
+                    change = None if native is None else native.change()
+                    await relay(attempts, call.request_for, call.sink, receipt, beat_s, change=change)
+                else:
+                    memory, prompt = begun or (None, await _bare(call.request, attempts, call.spec))
+                    await self._turn(call, attempts, prompt, memory).run()
+            return call.memory
+        finally:
+            self._metrics.added_ms.observe(receipt.added_ms)
+            self._metrics.memory.inc(call.memory)
 
     async def _with_earlier(self, native: NativeRequest, scope: Scope, memory: Memory) -> NativeRequest:
         """Returns it with what it only refers to; what this process has not answered itself, the store may know."""
@@ -596,17 +599,7 @@ class Chat:
             is_bare = begun is None and not spec.system and attempts.target.context_window is None
             is_bare = is_bare and not any(map(_context_window, route.others))
             is_bare = is_bare and (call.view.speaks_chat or self._is_native(call))
-            try:
-                with attempts:
-                    if is_bare:
-                        await relay(attempts, call.request_for, call.sink, receipt, self._limits.beat_s)
-                    else:
-                        remembered, prompt = begun or (None, await _bare(request, attempts, spec))
-                        await self._turn(call, attempts, prompt, remembered).run()
-                return call.memory
-            finally:
-                self._metrics.added_ms.observe(receipt.added_ms)
-                self._metrics.memory.inc(call.memory)
+            return await self._reply(call, attempts, begun, is_bare=is_bare)
 
     def _is_native(self, call: ChatCall) -> bool:
         """Returns whether all that may answer a request speak its client's dialect."""
@@ -621,15 +614,21 @@ class Chat:
         call: ChatCall,
         attempts: Attempts,
         prompt: Prompt,
-        remembered: TurnMemory | None,
+        memory: TreeMemory | None,
     ) -> TurnRun:
         request, spec, tools = call.request, call.spec, prompt.tools
+        make = partial(TurnRun, call, attempts, prompt)
+        works = self.pending, self._metrics, self._limits
+        if isinstance(memory, NativeMemory):
+            return make(
+                memory, *works, machine=NativeTurn(memory.reader, memory.native.change(), memory.native.path)
+            )
         terms = _terms(
             request.wants_usage,
             prompt.adds_usage or (request.stream and not request.wants_usage and attempts.may_ask_usage),
             frozenset([tool["function"]["name"] for tool in tools]) if tools else frozenset(),
             request.max_tokens,
-            remembered is not None,
+            memory is not None,
             request.n,
             spec.fixed_filler,
         )
@@ -638,17 +637,7 @@ class Chat:
             terms, guide = self._agents.terms(spec, request, prompt, terms)
         elif spec.filler == "model":
             terms = replace(terms, asides=fillers_in(tools))
-        return TurnRun(
-            call,
-            attempts,
-            prompt,
-            remembered,
-            self.pending,
-            self._metrics,
-            self._limits,
-            guide,
-            terms,
-        )
+        return make(memory, *works, guide, terms)
 
     async def _defined(self, identity: Identity, model: str) -> tuple[AgentSpec, Identity]:
         """Returns an agent that was made over REST, and who asks it: its memory is one, whoever speaks.
@@ -669,7 +658,7 @@ class Chat:
 
     async def _begin_memory(
         self, call: ChatCall, attempts: Attempts, place: QueuePlace, *, opens: bool = True
-    ) -> tuple[tuple[TurnMemory, Prompt] | None, str]:
+    ) -> tuple[tuple[TreeMemory, Prompt] | None, str]:
         """Returns memory's part with its prompt, None where it has none, and how memory stands.
 
         opens: a turn follows, before which the user's message is written in append mode.
@@ -689,7 +678,7 @@ class Chat:
             return None, "none"
         is_strict = identity.mode is _STRICT
         # Without memory the upstream would get the new messages of such a conversation, and none before them.
-        strict = is_strict or (call.kind is ConversationKind.APPENDED and not call.is_native)
+        strict = is_strict or (call.kind is ConversationKind.APPENDED and call.native is None)
         # Reading may still work; but `strict` asks for no answer rather than one that is not stored.
         why = None if not strict or (health := self.keeper.store.health).ok else health.status
         if why is None:
@@ -722,7 +711,7 @@ class Chat:
 
     async def _begin(
         self, call: ChatCall, attempts: Attempts, place: QueuePlace, *, opens: bool
-    ) -> tuple[TurnMemory, Prompt]:
+    ) -> tuple[TreeMemory, Prompt]:
         """Reads what memory knows and makes the prompt. Raises: StoreError."""
         keeper, request, spec = self.keeper, call.request, call.spec
         known = await keeper.begin(
@@ -744,7 +733,11 @@ class Chat:
             self._metrics.recall_ms.observe(prompt.recall.ms)
         receipt = call.receipt
         receipt.scope, receipt.mode = call.identity.scope, str(call.identity.mode)
-        return TreeMemory(keeper, known, changes, toolbox, receipt), prompt
+        parts = keeper, known, changes, toolbox, receipt
+        if (native := call.native) is None:
+            return TreeMemory(*parts), prompt
+        reader = BoundedReader(native.reader(), self._limits.streamed_bytes)
+        return NativeMemory(*parts, native, reader, self._earlier), prompt
 
 
 def _as_memory(agent: Agent) -> Memory:

@@ -13,25 +13,24 @@ import math
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
-from adapters.errors import ProviderError, ProviderTooLarge
-from adapters.types import Header, ModelRequest
+from adapters.errors import ProviderError, ProviderTooLarge, UnfinishedEvent
+from adapters.types import Event, Header, ModelRequest
 from gateway.core.prompt.note import render_note
 from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.commands import Command, TurnOutcome
-from gateway.core.turn.draft import Draft
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import FreeGuide, Guide, StopReason
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
-from gateway.core.usage.reported import reported_counts
+from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import GatewayError
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
@@ -103,6 +102,27 @@ class TreeMemory:
         return self.keeper.write(self.known, prompt, self.changes, outcome, self.receipt)
 
 
+class TurnMachine(Protocol):
+    """The machine of a turn, without IO: `Turn`, or `NativeTurn` for a request in its own dialect."""
+
+    @property
+    def first_call(self) -> commands.CallModel:
+        """The call of the model that the shell makes by itself."""
+
+    @property
+    def usage(self) -> ReplyUsage:
+        """The usage of the reply that is read, which fills as it comes in."""
+
+    def feed(self, event: TurnEvent) -> list[Command]:
+        """Returns the commands that follow from an event, in order; none from one that comes too late."""
+
+    def take_texts(self, read: list[Event]) -> bytes | None:
+        """Takes events that add text and do nothing else. Returns the client's bytes; None: they have to be fed."""
+
+    def stored(self, outcome: TurnOutcome) -> TurnOutcome:
+        """Returns an outcome as it is written."""
+
+
 @dataclass(slots=True)
 class TurnRun:
     """One turn. It owns what memory knows, what goes upstream and what will be written, until the turn is over."""
@@ -124,14 +144,16 @@ class TurnRun:
     resumed: ResumedCalls | None = None
     # Why the model is not even asked.
     ends: StopReason | None = None
+    # In place of a `Turn` of these terms. It bounds by itself what is remembered of a stream.
+    machine: TurnMachine | None = None
     # What breaks it off (a shutdown, a store that fails, words that were forgotten) leaves it as it is on
     # disk, for who takes it up again.
     is_taken_up: bool = False
     status: int = 0
     sink: Sink = field(init=False)
-    _turn: Turn = field(init=False)
+    _turn: TurnMachine = field(init=False)
     _reply: ModelReply | None = None
-    _draft: Draft | None = None  # the reply that is being read
+    _usage: ReplyUsage | None = None  # of the reply that is being read
     _endpoint: Endpoint | None = None  # the one that the prompt is for
     _next: commands.CallModel | None = None  # the round that follows
     _asked: commands.CallModel = field(init=False)  # the round that is under way
@@ -145,7 +167,7 @@ class TurnRun:
 
     def __post_init__(self) -> None:
         self.sink = self.call.sink
-        self._turn = Turn(
+        self._turn = self.machine or Turn(
             self.spec, self.call.view(self.spec), self.guide or FreeGuide(self.limits.max_rounds)
         )
         self._asked = self._turn.first_call
@@ -254,7 +276,7 @@ class TurnRun:
             reply = await sending
             headers = handed_on(reply.headers)
             self._turn.feed(events.ReplyStarted(reply.status, headers))
-            self._draft = self._turn.draft
+            self._usage = self._turn.usage
             if reply.is_stream:
                 await self._take_stream(reply)
             else:
@@ -265,24 +287,26 @@ class TurnRun:
             failure = translate(error)
             if self.sink.started and self.attempts.is_answered:
                 self.attempts.broke(failure)  # an error that is raised is counted where it is caught
-            await self._feed(events.ReplyFailed(failure))
+            rest = error.rest if isinstance(error, UnfinishedEvent) else b""
+            await self._feed(events.ReplyFailed(failure, rest))
         finally:
             self._note_usage()
         await self._close()
 
     def _note_usage(self) -> None:
         """Notes in the account what the reply that has ended used, as far as it came."""
-        draft, self._draft = self._draft, None
-        if draft is not None:
+        usage, self._usage = self._usage, None
+        if usage is not None:
             call = self.attempts.call
             call.end()
-            call.counts = reported_counts(draft.usage)
+            call.counts = usage.counts
             if call.counts is None:
-                call.received_chars = len(draft.generated())
+                call.received_chars = usage.chars
 
     async def _take_stream(self, reply: ModelReply) -> None:
         """Takes a stream until it ends, or the turn needs no more of it. Raises: ProviderError."""
-        left = math.inf if self.memory is None else self.limits.streamed_bytes
+        is_bounded = self.memory is not None and self.machine is None
+        left = self.limits.streamed_bytes if is_bounded else math.inf
         async with beating(reply.events(), self.limits.beat_s) as batches:
             async for batch in batches:
                 if batch is BEAT:
@@ -310,7 +334,7 @@ class TurnRun:
     async def _beat(self) -> None:
         """Sends a comment, unless that would commit us to a status that a later round may take back."""
         if not self.sink.started:
-            if self._reply is None or self._turn.spec.gateway_tools:
+            if self._reply is None or self.spec.gateway_tools:
                 return
             self._start(self._reply.status, handed_on(self._reply.headers))
         await self.sink.write(BEAT)
@@ -334,7 +358,9 @@ class TurnRun:
                             self.call.receipt.upstream_answered()  # to its end, for who gets the turn whole
                             self._task = None  # it is too late to be stopped
                             self._compare(outcome)
-                            later += self._turn.feed(await self._save(outcome))
+                            follow = self._turn.feed(await self._save(outcome))
+                            # An error is raised in place of a reply that could not be saved.
+                            later += follow if self._refusal is None else [commands.Finish()]
                         case commands.Finish():
                             await self._finish()
                         case commands.SendHead(status, headers):

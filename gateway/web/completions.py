@@ -16,7 +16,7 @@ from gateway.core.turn.client_view import MakesView
 from gateway.dialects.chat.parse import parse
 from gateway.dialects.chat.render import ChatView
 from gateway.run.chat import Chat
-from gateway.run.native_turn import NativeRequest
+from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt
 from gateway.run.request_log import RequestLog
 from gateway.run.response_conversations import ConversationHead

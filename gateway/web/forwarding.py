@@ -17,10 +17,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.core.request.request_headers import RawHeaders, refuse_repeated
+from gateway.core.turn.native_form import ReplyChange
 from gateway.errors import BadRequest, UnknownPath
 from gateway.limits import Limits
 from gateway.run.upstream.forward import Forwarding, Outgoing
-from gateway.run.upstream.relay import ReplyChange
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
 from gateway.web.event_stream import ClientReply

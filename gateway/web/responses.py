@@ -23,6 +23,7 @@ from adapters.types import Json
 from gateway.core.request.chat_request import MemoryChoice
 from gateway.core.request.identity import UNNAMED
 from gateway.core.request.request_headers import RawHeaders
+from gateway.core.turn.native_form import ReplyChange
 from gateway.dialects.chat.render import ChatView
 from gateway.dialects.responses.background import ShownResponses, StoredResponseRequest, compacted, queued
 from gateway.dialects.responses.compaction import compaction_item
@@ -40,7 +41,6 @@ from gateway.run.response_compaction import CompactionFailed, compact
 from gateway.run.response_conversations import ConversationHead
 from gateway.run.stored_responses import ResponseOwner
 from gateway.run.upstream.forward import Forwarding, Outgoing
-from gateway.run.upstream.relay import ReplyChange
 from gateway.web.body import BodyReader
 from gateway.web.completions import ChatRoute
 from gateway.web.event_stream import ClientReply

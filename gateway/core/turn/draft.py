@@ -19,6 +19,8 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import gap, text_of
 from gateway.core.conversation.fillers import Spans, fillers_of, noted
 from gateway.core.conversation.private import PRIVATE
+from gateway.core.usage.reported import reported_counts
+from storage.records import Counts
 
 # String fields that name something: a later piece replaces the earlier one. All other strings are continued.
 NAMING = frozenset(
@@ -260,6 +262,16 @@ class Draft:
                 placed.append(call)
             self._settled += 1
         return placed
+
+    @property
+    def counts(self) -> Counts | None:
+        """The tokens that the reply reports; None: it reports none."""
+        return reported_counts(self.usage)
+
+    @property
+    def chars(self) -> int:
+        """The characters of all that the model wrote."""
+        return len(self.generated())
 
     def generated(self) -> str:
         """Returns all that the model wrote, calls included, for an estimate of its tokens."""

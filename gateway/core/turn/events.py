@@ -38,6 +38,8 @@ class ReplyFailed(Struct, frozen=True):
     """The upstream could not be reached, broke off or took too long."""
 
     error: GatewayError
+    # What came of an event that has no end, where the stream ended within it.
+    rest: bytes = b""
 
 
 class ToolFinished(Struct, frozen=True):

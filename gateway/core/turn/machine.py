@@ -33,7 +33,7 @@ from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_calls
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import FINISHED, Command, End, TurnOutcome
-from gateway.core.turn.draft import Draft, ToolCall, join_messages
+from gateway.core.turn.draft import ToolCall, join_messages
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import (
     ANYTHING,
@@ -69,6 +69,7 @@ from gateway.core.turn.states import (
     TurnState,
 )
 from gateway.core.turn.upstream_error import error_of, is_for_good
+from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, UpstreamBroke
 
 # After these the last call may lack its end, so gateway calls are dropped instead of run.
@@ -112,8 +113,8 @@ class Turn:
         return self._state
 
     @property
-    def draft(self) -> Draft:
-        """The reply of the round that is under way, as far as it has come."""
+    def usage(self) -> ReplyUsage:
+        """The usage of the round that is under way, as far as its reply has come."""
         return self._round.draft
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import orjson
@@ -92,6 +92,18 @@ def reported_counts(usage: Any) -> Counts | None:
             token_count(completion, "reasoning_tokens"),
         )
     return Counts(token_count(usage, "total_tokens")) if "total_tokens" in usage else None
+
+
+class ReplyUsage(Protocol):
+    """The usage of one reply, which fills as the reply comes in."""
+
+    @property
+    def counts(self) -> Counts | None:
+        """The tokens as reported; None: none are."""
+
+    @property
+    def chars(self) -> int:
+        """The characters of what the model wrote."""
 
 
 class UsageReader:

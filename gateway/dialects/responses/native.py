@@ -16,11 +16,11 @@ from msgspec.structs import replace
 from adapters.types import Event, Json
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.heard import as_heard
-from gateway.core.native_form import Earlier, Memory, NativeReply
 from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.edit import BodyEdit
 from gateway.core.turn.commands import FINISHED, End
 from gateway.core.turn.draft import join_messages
+from gateway.core.turn.native_form import Earlier, Memory, NativeReply
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import check_depth, optional, read_object, repeated_keys
 from gateway.dialects.responses.input import read_items

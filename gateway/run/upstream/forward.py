@@ -18,12 +18,13 @@ from adapters.base import Provider
 from adapters.types import Capabilities, Header, ModelRequest
 from gateway.core.request.identity import IdentityRules, asks_agent, user_of
 from gateway.core.request.request_headers import forwardable
+from gateway.core.turn.native_form import ReplyChange
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, NotAllowed, UnknownModel, UnknownPath, UpstreamError
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Endpoint, Failover
-from gateway.run.upstream.relay import ReplyChange, relay
+from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, is_listed, no_upstream, resolve_route
 from gateway.settings import Settings
 from storage.sql.keys import DEFAULT_PROJECT

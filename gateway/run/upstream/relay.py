@@ -1,18 +1,16 @@
-"""The relay of a reply: its bytes are handed on as they arrive.
-
-Memory has no part in it but to read along, which changes no byte and ends no reply.
-"""
+"""The relay of a reply in which memory has no part: its bytes are handed on as they arrive."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final
 
 from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.sse import EventDecoder
-from adapters.types import Event, Header
+from adapters.types import Header
+from gateway.core.turn.native_form import ReplyChange
 from gateway.core.usage.asked import without_usage
 from gateway.core.usage.reported import UsageReader
 from gateway.run.receipt import Receipt, UpstreamCall
@@ -30,26 +28,6 @@ _MAX_EVENT_BYTES: Final = 1024 * 1024
 _MARKS: Final = (b"\n\n", b"\r\n\r\n")  # the ends of an event, the longest last
 
 
-class ReplyReader(Protocol):
-    """Who reads a reply along: each piece before the client has it. Raises: nothing but what ends the reply."""
-
-    async def take(self, data: bytes) -> None:
-        """Reads a piece of an event stream."""
-
-    async def take_whole(self, status: int, body: bytes) -> None: ...
-
-
-class ReplyChange(Protocol):
-    """Changes what the client gets of one reply. All raise UpstreamError: it cannot be read."""
-
-    def event(self, event: Event) -> bytes: ...
-
-    def unfinished(self, rest: bytes) -> bytes:
-        """Returns what the client gets of an event that has no end."""
-
-    def whole(self, body: bytes) -> bytes: ...
-
-
 async def relay(
     attempts: Attempts,
     make: RequestMaker,
@@ -57,7 +35,6 @@ async def relay(
     receipt: Receipt,
     beat_s: float,
     json_bytes: int | None = None,
-    reader: ReplyReader | None = None,
     change: ReplyChange | None = None,
 ) -> None:
     """Answers `sink` with the upstream's reply.
@@ -65,7 +42,7 @@ async def relay(
     make: makes the request, which is sent only if the client is still there.
     beat_s: a comment goes into an event stream after so much silence; 0: never.
     json_bytes: of the bodies that are no event stream only JSON is held until it is whole, and no more than
-        this of it; None: every body is held, as it has to be for a reader and for a change.
+        this of it; None: every body is held, as it has to be for a change.
     change: of a success; None: it goes on in its own bytes.
 
     Raises: UpstreamError and below; ClientGone, with the upstream's connection closed.
@@ -77,15 +54,13 @@ async def relay(
             reply = await attempts.send(make)
             account = _CallReader(attempts.call)
             if reply.is_stream or json_bytes is not None:
-                await _hand_on(reply, sink, receipt, account, beat_s, json_bytes or 0, reader, change)
+                await _hand_on(reply, sink, receipt, account, beat_s, json_bytes or 0, change)
             else:
                 body = await reply.read(MAX_REPLY_BYTES)
                 account.take_body(body)
                 if change is not None and reply.status < 300:
                     body = change.whole(body)
                 receipt.upstream_answered()
-                if reader is not None:
-                    await reader.take_whole(reply.status, body)
                 await _whole(reply, body, sink, receipt)
     except ProviderError as error:
         raise translate(error) from error
@@ -101,7 +76,6 @@ async def _hand_on(
     account: _CallReader,
     beat_s: float,
     json_bytes: int,
-    reader: ReplyReader | None,
     change: ReplyChange | None,
 ) -> None:
     """Writes a reply to `sink` as it arrives.
@@ -141,8 +115,6 @@ async def _hand_on(
                         chunk = without_usage(chunk)
                 else:
                     account.take_piece(chunk)
-            if reader is not None and chunk is not BEAT:
-                await reader.take(chunk)
             await sink.write(chunk)
     if not sink.started:
         _start(reply, sink, receipt)

@@ -12,7 +12,7 @@ import pytest
 from adapters.types import Event
 from gateway.core.turn.commands import FINISHED, End
 from gateway.dialects.responses.native import MOST_PIECES, ResponseReader, read_native
-from gateway.run.native_turn import EarlierReplies
+from gateway.run.native_memory import EarlierReplies
 
 Json = dict[str, Any]
 ALICE = ("alice's", 0)

@@ -2,7 +2,7 @@
 
 Nothing is translated, so all that the upstream can do stays. Memory reads along: what the request says in messages of
 chat completions tells the conversation, and what the reply says is written as its turn. (The request is described in
-gateway.run.native_turn.)
+gateway.run.native_request.)
 """
 
 from __future__ import annotations
@@ -42,6 +42,17 @@ class NativeReader(Protocol):
     def take_whole(self, body: bytes) -> None: ...
 
     def reply(self) -> NativeReply: ...
+
+
+class ReplyChange(Protocol):
+    """Changes what the client gets of one reply. All raise UpstreamError: it cannot be read."""
+
+    def event(self, event: Event) -> bytes: ...
+
+    def unfinished(self, rest: bytes) -> bytes:
+        """Returns what the client gets of an event that has no end."""
+
+    def whole(self, body: bytes) -> bytes: ...
 
 
 class Earlier(Protocol):

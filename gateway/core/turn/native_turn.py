@@ -1,0 +1,113 @@
+"""The turn of a native request as a machine: the reply passes in its dialect, and the turn is saved before its end.
+
+It takes the events of a `Turn` and gives its commands, so one shell performs both. It has one round and no tools:
+hidden rounds would change what the upstream keeps of the conversation. A `NativeReader` reads when the reply is over.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from adapters.types import Event, Header
+from gateway.core.turn import commands, events
+from gateway.core.turn.commands import Command, End, TurnOutcome
+from gateway.core.turn.events import TurnEvent
+from gateway.core.turn.native_form import NativeReader, ReplyChange
+from gateway.core.turn.upstream_error import is_for_good
+from gateway.core.usage.reported import UsageReader
+from gateway.errors import GatewayError
+
+_FINISH: Final = commands.Finish()
+
+
+class NativeTurn:
+    """The machine. Its end leaves when the turn is saved."""
+
+    first_call = commands.CallModel((), None)
+
+    def __init__(self, reader: NativeReader, change: ReplyChange, path: str) -> None:
+        """Begins. path: of the call, below the upstream's base URL."""
+        self.usage = UsageReader(path)
+        self._reader = reader
+        self._change = change
+        self._status = 200
+        self._headers: tuple[Header, ...] = ()
+        self._has_begun = False
+        self._is_saved = False  # the command to save the turn was given
+        self._after_save: list[Command] = []
+
+    def take_texts(self, read: list[Event]) -> bytes | None:
+        return None
+
+    def stored(self, outcome: TurnOutcome) -> TurnOutcome:
+        return outcome
+
+    def feed(self, event: TurnEvent) -> list[Command]:
+        """Returns the commands that follow from an event, in order."""
+        try:
+            return self._feed(event)
+        except GatewayError as error:  # the reply cannot be changed
+            return self._fail(error)
+
+    def _feed(self, event: TurnEvent) -> list[Command]:
+        match event:
+            case events.Received(read):
+                return self._received(read)
+            case events.ReplyStarted(status, headers):
+                self._status, self._headers = status, headers
+                return []
+            case events.ReceivedWhole(body):
+                return self._received_whole(body)
+            case events.Saved():
+                after, self._after_save = self._after_save, []
+                return after
+            case events.ReplyEnded():
+                return [*self._send(b""), *self._break_off(End.FAILED), _FINISH]
+            case events.ReplyFailed(_, rest) if rest:
+                return [*self._send(self._change.unfinished(rest)), *self._break_off(End.FAILED), _FINISH]
+            case events.ReplyFailed(error):
+                return self._fail(error)
+            case events.ClientLeft():
+                return [commands.CloseUpstream(), *self._break_off(End.CANCELLED), _FINISH]
+            case _:
+                return []
+
+    def _received(self, read: list[Event]) -> list[Command]:
+        data = b"".join(map(self._change.event, read))
+        self.usage.take_events(data)
+        sends = self._send(data)
+        for event in read:
+            self._reader.take(event)
+        return self._save(sends) if self._reader.is_over and not self._is_saved else sends
+
+    def _received_whole(self, body: bytes) -> list[Command]:
+        if not 200 <= self._status < 300:
+            is_refused = is_for_good(self._status, body)
+            whole = commands.SendWhole(self._status, self._headers, body)
+            return [whole, *self._break_off(End.FAILED, is_refused=is_refused), _FINISH]
+        self.usage.take_body(body)
+        body = self._change.whole(body)
+        self._reader.take_whole(body)
+        return [commands.SendWhole(self._status, self._headers, body), *self._save([_FINISH])]
+
+    def _send(self, data: bytes) -> list[Command]:
+        head = [] if self._has_begun else [commands.SendHead(self._status, self._headers)]
+        self._has_begun = True
+        return [*head, *([commands.SendBody(data)] if data else [])]
+
+    def _save(self, after: list[Command]) -> list[Command]:
+        """Saves the turn of a reply that is over. after: the commands that wait for it."""
+        self._is_saved, self._after_save = True, after
+        reply = self._reader.reply()
+        return [commands.Save(TurnOutcome(reply.end, shown_reply=reply.shown_reply))]
+
+    def _fail(self, error: GatewayError) -> list[Command]:
+        return [commands.Refuse(error), commands.CloseUpstream(), *self._break_off(End.FAILED), _FINISH]
+
+    def _break_off(self, end: End, *, is_refused: bool = False) -> list[Command]:
+        """Saves the turn of a reply that has no proper end, unless it is saved."""
+        if self._is_saved:
+            return []
+        self._is_saved = True
+        shown_reply = self._reader.reply().shown_reply
+        return [commands.Save(TurnOutcome(end, shown_reply=shown_reply, is_refused=is_refused))]

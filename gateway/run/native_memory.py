@@ -1,0 +1,192 @@
+"""Memory's part of native requests (gateway.core.turn.native_form), whose upstream names the replies that it stores."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from itertools import count
+
+import orjson
+from msgspec import Struct
+from msgspec.structs import replace
+
+from adapters.types import Event, Json
+from gateway.core.conversation.private import with_private
+from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.native_form import Memory, NativeReader, NativeReply
+from gateway.run.memory.prompt import Prompt
+from gateway.run.native_request import NativeRequest
+from gateway.run.turn import TreeMemory
+
+_log = logging.getLogger("mnemogate")
+# Some four thousand turns of a kilobyte. A dropped conversation continues as a new one.
+CACHE_BYTES = 4 * 1024 * 1024
+_TURN_BYTES, _ID_BYTES = 450, 200  # measured: the values of a turn without its words; one of its ids
+
+
+class _Turn(Struct, frozen=True):
+    """A turn that the upstream keeps."""
+
+    memory: Memory
+    # Those of its reply.
+    ids: tuple[str, ...]
+    # The id of the reply that it went on from.
+    before: str | None
+    # That reply as JSON, if it was heard in part.
+    heard: bytes
+    # Its messages as JSON, of which the last one is the reply's where it `has_reply` something.
+    content: bytes
+    has_reply: bool
+
+    @property
+    def size(self) -> int:
+        return (
+            _TURN_BYTES
+            + len(self.content)
+            + len(self.heard)
+            + sum(_ID_BYTES + len(id) for id in (*self.ids, self.before or ""))
+        )
+
+
+class EarlierReplies:
+    """The `Earlier` of the process: replies by their ids, for each memory its own.
+
+    The upstream has the words, the client sends their id alone, and memory wants to know which conversation goes on.
+    """
+
+    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
+        self._limit = limit_bytes
+        self._turns: OrderedDict[int, _Turn] = OrderedDict()  # the first is the first to go
+        self._named: dict[tuple[Memory, str], int] = {}
+        self._numbers = count()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def path(self, memory: Memory, id: str | None) -> list[Json]:
+        """Returns the messages down to a reply, oldest first, as far up as they are known."""
+        found: dict[int, _Turn] = {}  # an upstream that repeats its ids may lead back to one
+        while id is not None and (n := self._named.get((memory, id))) is not None and n not in found:
+            found[n] = self._turns[n]
+            id = found[n].before
+        for n in reversed(found):  # so that of a long conversation the beginning goes first
+            self._turns.move_to_end(n)
+        path: list[Json] = []
+        for turn in reversed(found.values()):
+            if turn.heard and path:
+                path[-1] = orjson.loads(turn.heard)
+            path += orjson.loads(turn.content)
+        return path
+
+    def reply(self, memory: Memory, id: str) -> Json | None:
+        """Returns the reply that has this id, or a part with it."""
+        n = self._named.get((memory, id))
+        if n is None:
+            return None
+        self._turns.move_to_end(n)
+        turn = self._turns[n]
+        shown_reply: Json | None = orjson.loads(turn.content)[-1] if turn.has_reply else None
+        return shown_reply
+
+    def keep(
+        self,
+        memory: Memory,
+        ids: Sequence[str],
+        before: str | None,
+        new: Sequence[Json],
+        shown_reply: Json | None,
+        heard: Json | None = None,
+    ) -> None:
+        content = _dumped([*new, *([shown_reply] if shown_reply is not None else [])])
+        was_heard = b"" if heard is None else _dumped(heard)
+        turn = _Turn(memory, tuple(ids), before, was_heard, content, shown_reply is not None)
+        if not ids or turn.size > self._limit:
+            return
+        n = next(self._numbers)
+        self._turns[n] = turn
+        self._named.update(((memory, id), n) for id in ids)
+        self.bytes += turn.size
+        while self.bytes > self._limit:
+            gone, turn = self._turns.popitem(last=False)
+            self.bytes -= turn.size
+            for id in turn.ids:
+                if self._named.get((turn.memory, id)) == gone:
+                    del self._named[turn.memory, id]
+
+    def unknown(self, memory: Memory, ids: Set[str]) -> set[str]:
+        return {id for id in ids if (memory, id) not in self._named}
+
+    def clear(self) -> None:
+        """Drops all: something was forgotten."""
+        self._turns.clear()
+        self._named.clear()
+        self.bytes = 0
+
+
+class FoundReplies(Struct, frozen=True):
+    """The `Earlier` of one request: the paths that the store has, by their ids, and what the process knows."""
+
+    found: Mapping[str, Sequence[Json]]
+    earlier: EarlierReplies
+
+    def path(self, memory: Memory, id: str | None) -> list[Json]:
+        found = None if id is None else self.found.get(id)
+        return self.earlier.path(memory, id) if found is None else [*found]
+
+    def reply(self, memory: Memory, id: str) -> Json | None:
+        return self.found[id][-1] if id in self.found else self.earlier.reply(memory, id)
+
+
+def _dumped(value: Json | list[Json]) -> bytes:
+    # A copy, because what orjson writes holds up to eight times its size for as long as it lives.
+    return bytes(memoryview(orjson.dumps(value)))
+
+
+class BoundedReader:
+    """Reads no more of a stream than a turn may be large; of a larger reply the beginning is remembered."""
+
+    def __init__(self, reader: NativeReader, most_bytes: int) -> None:
+        self._reader = reader
+        self._most = self._left = most_bytes
+
+    @property
+    def is_over(self) -> bool:
+        return self._reader.is_over
+
+    def take(self, event: Event) -> None:
+        if self._left < 0:
+            return
+        self._left -= len(event.raw)
+        self._reader.take(event)
+        if self._left < 0:
+            _log.warning(
+                "Only the beginning of a reply is remembered: it is larger than %d bytes.", self._most
+            )
+
+    def take_whole(self, body: bytes) -> None:
+        self._reader.take_whole(body)
+
+    def reply(self) -> NativeReply:
+        return self._reader.reply()
+
+
+@dataclass(slots=True)
+class NativeMemory(TreeMemory):
+    """Memory's part of a native turn: it notes by which ids a client may refer to the reply."""
+
+    native: NativeRequest
+    reader: NativeReader
+    earlier: EarlierReplies
+
+    def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
+        native, reply, agent = self.native, self.reader.reply(), self.known.agent
+        shown_reply = outcome.shown_reply
+        if native.is_stored:
+            memory = agent.uid, agent.epoch
+            self.earlier.keep(memory, reply.ids, native.previous, native.new, shown_reply, native.heard)
+            if shown_reply is not None:
+                outcome = replace(outcome, shown_reply=with_private(shown_reply, ids=reply.ids))
+        return TreeMemory.write(self, prompt, outcome)

@@ -1,0 +1,133 @@
+"""The machine of a turn whose reply passes in the dialect of its upstream: what the client gets, and what is saved."""
+
+from __future__ import annotations
+
+from adapters.types import Event
+from gateway.core.turn.commands import (
+    FINISHED,
+    CloseUpstream,
+    End,
+    Finish,
+    Refuse,
+    Save,
+    SendBody,
+    SendHead,
+    SendWhole,
+    TurnOutcome,
+)
+from gateway.core.turn.events import (
+    ClientLeft,
+    Received,
+    ReceivedWhole,
+    ReplyEnded,
+    ReplyFailed,
+    ReplyStarted,
+    Saved,
+)
+from gateway.core.turn.native_form import NativeReply
+from gateway.core.turn.native_turn import NativeTurn
+from gateway.errors import UpstreamBroke
+from tests.core.turn.playbook import JSON, SSE
+
+BROKE = UpstreamBroke("It broke.")
+HEAD, FINISH = SendHead(200, SSE), Finish()
+
+
+class WordsReader:
+    """Reads words, up to the word `end`."""
+
+    def __init__(self) -> None:
+        self.words = ""
+        self.is_over = False
+
+    def take(self, event: Event) -> None:
+        self.is_over = self.is_over or event.raw == b"end"
+        self.words += "" if self.is_over else event.raw.decode()
+
+    def take_whole(self, body: bytes) -> None:
+        self.words, self.is_over = body.decode(), True
+
+    def reply(self) -> NativeReply:
+        end = FINISHED if self.is_over else End.CANCELLED
+        return NativeReply(end, {"role": "assistant", "content": self.words} if self.words else None)
+
+
+class Shouting:
+    """Changes a reply to capitals, and cannot read the word `bad`."""
+
+    def event(self, event: Event) -> bytes:
+        return self.whole(event.raw)
+
+    def unfinished(self, rest: bytes) -> bytes:
+        return self.whole(rest)
+
+    def whole(self, body: bytes) -> bytes:
+        if body == b"bad":
+            raise BROKE
+        return body.upper()
+
+
+def begun(headers: tuple[tuple[str, str], ...] = SSE, status: int = 200) -> NativeTurn:
+    turn = NativeTurn(WordsReader(), Shouting(), "/responses")
+    assert turn.feed(ReplyStarted(status, headers)) == []
+    return turn
+
+
+def words(*each: str) -> Received:
+    return Received([Event(word.encode(), word.encode()) for word in each])
+
+
+def save(end: End, text: str | None, **fields: bool) -> Save:
+    message = None if text is None else {"role": "assistant", "content": text}
+    return Save(TurnOutcome(end, shown_reply=message, **fields))
+
+
+def test_the_end_of_a_stream_leaves_when_the_turn_is_saved() -> None:
+    turn = begun()
+    assert turn.feed(words("one", "two")) == [HEAD, SendBody(b"ONETWO")]
+    assert turn.feed(words("three", "end")) == [save(FINISHED, "onetwothree")]
+    assert turn.feed(Saved()) == [SendBody(b"THREEEND")]
+    assert turn.feed(words("after")) == [SendBody(b"AFTER")]
+    assert turn.feed(ReplyEnded()) == [FINISH]
+
+
+def test_a_whole_reply_leaves_when_the_turn_is_saved() -> None:
+    turn = begun(JSON)
+    assert turn.feed(ReceivedWhole(b"one")) == [SendWhole(200, JSON, b"ONE"), save(FINISHED, "ONE")]
+    assert turn.feed(Saved()) == [FINISH]
+
+
+def test_an_error_of_the_upstreams_passes_as_it_came() -> None:
+    error = b'{"error": {"message": "No."}}'
+    assert begun(JSON, 400).feed(ReceivedWhole(error)) == [
+        SendWhole(400, JSON, error), save(End.FAILED, None, is_refused=True), FINISH,
+    ]  # fmt: skip
+    assert begun(JSON, 429).feed(ReceivedWhole(error))[1] == save(End.FAILED, None)
+
+
+def test_a_stream_without_an_end_is_saved_as_failed() -> None:
+    turn = begun()
+    turn.feed(words("one"))
+    assert turn.feed(ReplyEnded()) == [save(End.FAILED, "one"), FINISH]
+    assert begun().feed(ReplyEnded()) == [HEAD, save(End.FAILED, None), FINISH]
+
+
+def test_what_came_of_an_event_without_an_end_passes() -> None:
+    assert begun().feed(ReplyFailed(BROKE, b"half")) == [
+        HEAD, SendBody(b"HALF"), save(End.FAILED, None), FINISH,
+    ]  # fmt: skip
+
+
+def test_a_reply_that_breaks_or_cannot_be_changed_is_an_error() -> None:
+    for event in (ReplyFailed(BROKE), words("bad")):
+        assert begun().feed(event) == [Refuse(BROKE), CloseUpstream(), save(End.FAILED, None), FINISH]
+    assert begun(JSON).feed(ReceivedWhole(b"bad"))[0] == Refuse(BROKE)
+
+
+def test_a_client_that_leaves_has_its_turn_saved_once() -> None:
+    turn = begun()
+    turn.feed(words("one"))
+    assert turn.feed(ClientLeft()) == [CloseUpstream(), save(End.CANCELLED, "one"), FINISH]
+    turn = begun()
+    turn.feed(words("one", "end"))
+    assert turn.feed(ClientLeft()) == [CloseUpstream(), FINISH]
