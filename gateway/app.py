@@ -156,7 +156,7 @@ class Gateway:
         self.requests = RequestLog(clock)
         store.forgetting.when_gone(self.requests.forget)
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s, self.requests)
-        self._sign_in = SignIn(store, clock, is_enabled=settings.ui.enabled)
+        self.sign_in = SignIn(store, clock, is_enabled=settings.ui.enabled)
         self._page = self._make_page(limits, clock)
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
         # Each is handed the account of every request after its last byte, and of what is worked on without one.
@@ -229,14 +229,14 @@ class Gateway:
         ]
         if admin_token is not None:
             operations = make_operations(
-                settings, self.store, self.background.embed_query, self.requests, self._sign_in
+                settings, self.store, self.background.embed_query, self.requests, self.sign_in
             )
             routes += admin_routes(operations, admin_token)
         return routes
 
     def _make_page(self, limits: Limits, clock: Callable[[], float]) -> PageApp:
         operations = make_page_operations(
-            self.settings, self.store, self._sign_in, self.requests, self.background.embed_query
+            self.settings, self.store, self.sign_in, self.requests, self.background.embed_query
         )
         bodies = BodyReader(MAX_BODY_BYTES, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         return PageApp(

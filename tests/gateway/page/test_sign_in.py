@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from tests.doubles.upstream import StrictUpstream
-from tests.gateway.page.operator import Operator, operate, operator_of
-
-
-@pytest.fixture
-def operator(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Operator]:
-    with operate(upstream, tmp_path) as made:
-        yield made
+from tests.gateway.page.operator import Operator, operator_of
 
 
 def test_without_a_session_a_page_leads_to_the_sign_in_and_all_else_is_refused(operator: Operator) -> None:

@@ -1,0 +1,188 @@
+"""The page in a real browser: the system's Chromium, driven by playwright, with axe-core.
+
+def test_people(browser: Browser, operator: Operator) -> None:
+    browser.looks_right(operator, "people", heading="People")
+    with browser.open(operator, "people", width=320) as page:
+        page.get_by_role("link", name="alice").click()
+
+`looks_right` tries a screen at 320 and 1,440 pixels, light and dark, without script and by keyboard: nothing scrolls
+sideways, axe-core finds nothing, no error is in the console, and no other host is asked. The fixture `browser` is in
+`conftest.py`; where there is no Chromium, its tests are skipped with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from tests.gateway.page.operator import Operator
+from tests.patience import PATIENCE_S
+
+Scheme = Literal["light", "dark"]
+WIDTHS = (320, 1440)
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
+# The rules of WCAG 2.2 AA, and what axe calls good practice.
+TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+# Pictures of what `looks_right` saw are saved in this folder, for whoever wants to look.
+PICTURES = os.environ.get("MNEMOGATE_TEST_PICTURES")
+_SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+_FOCUSABLE = """() => {
+    const all = "a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex='0']";
+    const seen = [...document.querySelectorAll(all)].filter((e) => e.checkVisibility() && !e.disabled);
+    seen.forEach((e, n) => e.setAttribute("data-order", n));
+    return seen.length;
+}"""
+_FOCUSED = """() => {
+    const e = document.activeElement, s = getComputedStyle(e);
+    const has = s.outlineStyle !== "none" && parseFloat(s.outlineWidth) > 0;
+    return [Number(e.getAttribute("data-order") ?? -1), has, e.outerHTML.slice(0, 200)];
+}"""
+
+
+def find_chromium() -> str:
+    """Returns the path of the system's Chromium, or skips the test."""
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        pytest.skip("there is no Chromium: `apt-get install chromium` (or CHROMIUM=path)")
+    return found
+
+
+@dataclass
+class Watch:
+    """What a page asked for and complained of."""
+
+    host: str
+    wrong: list[str] = field(default_factory=list)
+
+    def follow(self, page: Any) -> None:
+        page.on("request", lambda request: self._check(request.url))
+        page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
+        page.on("console", lambda message: self._log(message.type, message.text))
+
+    def _check(self, url: str) -> None:
+        if not url.startswith((f"http://{self.host}/", "data:", "blob:", "about:")):
+            self.wrong.append(f"asked for {url}")
+
+    def _log(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.wrong.append(f"{kind}: {text}")
+
+
+class Browser:
+    """Chromium. `chromium`: playwright's browser."""
+
+    def __init__(self, chromium: Any) -> None:
+        self.chromium = chromium
+
+    @contextmanager
+    def open(
+        self,
+        operator: Operator,
+        path: str,
+        *,
+        width: int = 1440,
+        scheme: Scheme = "light",
+        script: bool = True,
+        is_signed_in: bool = True,
+        may_complain: bool = False,
+    ) -> Iterator[Any]:
+        """Opens a screen, and gives playwright's page. path: below /ui/.
+
+        may_complain: the test provokes errors of the browser's (a status of 400 or more is one).
+        """
+        context = self.chromium.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,
+            java_script_enabled=script,
+            reduced_motion="reduce",
+            locale="en-GB",
+        )
+        try:
+            context.set_default_timeout(PATIENCE_S * 1000)
+            if is_signed_in:
+                name, _, value = operator.cookie.partition("=")
+                context.add_cookies(
+                    [
+                        {
+                            "name": name,
+                            "value": value,
+                            "url": f"http://{operator.host}/ui",
+                            "sameSite": "Strict",
+                        }
+                    ]
+                )
+            page = context.new_page()
+            watch = Watch(operator.host)
+            watch.follow(page)
+            page.goto(f"http://{operator.host}/ui/{path}")
+            yield page
+            assert may_complain or watch.wrong == []
+        finally:
+            context.close()
+
+    def looks_right(
+        self, operator: Operator, path: str, *, heading: str | None = None, is_signed_in: bool = True
+    ) -> None:
+        """Tries a screen in all ways. heading: its h1."""
+        for scheme in SCHEMES:
+            for width in WIDTHS:
+                way = f"{path or 'overview'} {scheme} {width}"
+                options: Any = {"width": width, "scheme": scheme, "is_signed_in": is_signed_in}
+                with self.open(operator, path, **options) as page:
+                    if heading is not None:
+                        assert page.title() == f"{heading} – Mnemogate"
+                    assert [h.text_content() for h in page.locator("h1").all()] == [
+                        page.title().removesuffix(" – Mnemogate")
+                    ]
+                    self._save(page, way)
+                    assert page.evaluate(_SIDEWAYS) <= 0, f"{way}: the page scrolls sideways"
+                    assert self.faults(page) == [], way
+                    if scheme == "light":
+                        self._check_keyboard(page, way)
+                    expected = page.inner_text("main")
+                if scheme == "light" and width == 1440:
+                    with self.open(operator, path, script=False, **options) as page:
+                        assert _still(page.inner_text("main")) == _still(expected), f"{way}, without script"
+
+    def faults(self, page: Any) -> list[str]:
+        """Returns what axe-core finds wrong."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        found = Axe().run(page, options={"runOnly": {"type": "tag", "values": TAGS}})
+        return [
+            f"{each['id']}: {each['help']}: {node['html'][:200]} {node.get('failureSummary', '')[:300]}"
+            for each in found.response["violations"]
+            for node in each["nodes"]
+        ]
+
+    def _check_keyboard(self, page: Any, way: str) -> None:
+        """Goes through all that can be focused, in the order in which it is read, and sees where it is."""
+        count = page.evaluate(_FOCUSABLE)
+        page.evaluate("() => { document.body.tabIndex = -1; document.body.focus(); }")
+        seen = []
+        for _ in range(min(count, 60)):
+            page.keyboard.press("Tab")
+            number, has_outline, html = page.evaluate(_FOCUSED)
+            assert has_outline, f"{way}: the focus is not seen on {html}"
+            seen.append(number)
+        assert seen == list(range(len(seen))), f"{way}: the focus does not follow the order of reading"
+
+    def _save(self, page: Any, way: str) -> None:
+        if PICTURES:
+            Path(PICTURES).mkdir(parents=True, exist_ok=True)
+            name = re.sub(r"[^\w]+", "-", way).strip("-")
+            page.screenshot(path=f"{PICTURES}/{name}.png", full_page=True)
+
+
+def _still(text: str) -> str:
+    """The text of a page without what passes with time, and what says that lists follow or stand still."""
+    text = re.sub(r"\d+ (?:s|min|h|d) ago|just now|[\d,.]+ ms|Pause|Reload for newer ones\.?", "", text)
+    return " ".join(text.split())

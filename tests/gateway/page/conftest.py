@@ -1,0 +1,28 @@
+"""The browser, once for all tests of the page, and an operator of a gateway with memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.page.browser import Browser, find_chromium
+from tests.gateway.page.operator import Operator, operate
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = find_chromium()
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield Browser(chromium)
+        chromium.close()
+
+
+@pytest.fixture
+def operator(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Operator]:
+    with operate(upstream, tmp_path) as made:
+        yield made

@@ -1,0 +1,41 @@
+"""The first screens in a real browser: signing in, keys, colours."""
+
+from __future__ import annotations
+
+from tests.gateway.page.browser import Browser
+from tests.gateway.page.operator import Operator
+
+
+def test_the_sign_in_looks_right(browser: Browser, operator: Operator) -> None:
+    browser.looks_right(operator, "login", heading="Sign in", is_signed_in=False)
+
+
+def test_the_keys_look_right(browser: Browser, operator: Operator) -> None:
+    browser.looks_right(operator, "keys", heading="Keys")
+
+
+def test_a_code_in_the_fragment_signs_in_by_itself(browser: Browser, operator: Operator) -> None:
+    gateway = operator.world.gateway
+    path = gateway.call(gateway.app.sign_in.make_code({}))["path"]
+    with browser.open(operator, path.removeprefix("/ui/"), is_signed_in=False) as page:
+        page.wait_for_url(f"http://{operator.host}/ui/")
+        assert page.get_by_role("button", name="Sign out").is_visible()
+        page.go_back()
+        assert "#" not in page.url
+
+
+def test_without_script_a_key_is_typed(browser: Browser, operator: Operator) -> None:
+    with browser.open(operator, "keys?limit=5", script=False, is_signed_in=False) as page:
+        page.get_by_role("textbox", name="Code or operator key").fill(operator.key)
+        page.get_by_role("button", name="Sign in").click()
+        assert page.url == f"http://{operator.host}/ui/keys?limit=5"
+        page.get_by_role("button", name="Sign out").click()
+        assert page.url == f"http://{operator.host}/ui/login"
+
+
+def test_colours_are_chosen_and_stay(browser: Browser, operator: Operator) -> None:
+    with browser.open(operator, "keys?limit=5") as page:
+        for name, theme in (("Dark", "dark"), ("Light", "light"), ("System", None)):
+            page.get_by_role("group", name="Colours").get_by_role("button", name=name).click()
+            assert page.locator("html").get_attribute("data-theme") == theme
+            assert page.url == f"http://{operator.host}/ui/keys?limit=5"
