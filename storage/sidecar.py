@@ -153,16 +153,16 @@ def _check_file(path: str) -> None:
         )
 
 
-def _check_kind(path: str, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = next((name for is_kind, name in _KINDS if is_kind(found.st_mode)), "a device")
+def _check_kind(path: str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "a device")
         raise Broken(f"{path} is {kind}, not a regular file. Move it away, or name another file with --db.")
 
 
-def _check_names(path: str, found: os.stat_result) -> None:
-    if found.st_nlink > 1:
+def _check_names(path: str, status: os.stat_result) -> None:
+    if status.st_nlink > 1:
         raise Broken(
-            f"{path} has {found.st_nlink} names (hard links), so what is written to it would change another "
+            f"{path} has {status.st_nlink} names (hard links), so what is written to it would change another "
             "file as well. Remove the others, or name another file with --db."
         )
 
@@ -225,12 +225,12 @@ def open_sidecar(database: str, suffix: str, access: int) -> int:
         return descriptor
 
 
-def _check_open(path: str, found: os.stat_result, trusted: set[int]) -> None:
-    _check_kind(path, found)
-    _check_names(path, found)
-    if found.st_uid not in trusted:
+def _check_open(path: str, status: os.stat_result, trusted: set[int]) -> None:
+    _check_kind(path, status)
+    _check_names(path, status)
+    if status.st_uid not in trusted:
         raise Broken(
-            f"{path} belongs to the account {name_of(found.st_uid)}, which has no part in this database. "
+            f"{path} belongs to the account {name_of(status.st_uid)}, which has no part in this database. "
             "Remove it."
         )
 

@@ -84,31 +84,31 @@ def arrange(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
     return found
 
 
-def _close(found: ClaudeMessages, turn: _UserTurn, late_system: bool) -> None:
+def _close(history: ClaudeMessages, turn: _UserTurn, late_system: bool) -> None:
     blocks = [*turn.results, *turn.content]
     if blocks:
-        found.messages.append({"role": "user", "content": blocks})
+        history.messages.append({"role": "user", "content": blocks})
     if turn.system and blocks and late_system:
-        found.messages.append({"role": "system", "content": turn.system})
+        history.messages.append({"role": "system", "content": turn.system})
     else:
-        found.system += turn.system
+        history.system += turn.system
 
 
-def _say(found: ClaudeMessages, blocks: list[Json]) -> None:
-    if found.messages and found.messages[-1]["role"] == "assistant":
-        found.messages[-1]["content"] += blocks
+def _say(history: ClaudeMessages, blocks: list[Json]) -> None:
+    if history.messages and history.messages[-1]["role"] == "assistant":
+        history.messages[-1]["content"] += blocks
         return
-    if not found.messages:
-        found.messages.append({"role": "user", "content": [{"type": "text", "text": OPENING}]})
-    found.messages.append({"role": "assistant", "content": blocks})
+    if not history.messages:
+        history.messages.append({"role": "user", "content": [{"type": "text", "text": OPENING}]})
+    history.messages.append({"role": "assistant", "content": blocks})
 
 
-def _make_ids_unique(found: ClaudeMessages) -> None:
+def _make_ids_unique(history: ClaudeMessages) -> None:
     """Renames calls with an id that occurs twice: some providers restart their numbers with each reply."""
     taken: set[str] = set()
     # From the id that a call came with to the ids that the last assistant message's calls of that id have now.
     last: dict[str, list[str]] = {}
-    for message in found.messages:
+    for message in history.messages:
         if message["role"] == "assistant":
             last = {}
         for block in message["content"]:
@@ -124,14 +124,14 @@ def _make_ids_unique(found: ClaudeMessages) -> None:
                     last[own] = last[own][1:] or last[own]
 
 
-def _drop_unanswered(found: ClaudeMessages) -> None:
+def _drop_unanswered(history: ClaudeMessages) -> None:
     """Drops calls of Anthropic's own tools without a result, which are refused: their reply was paused or broken off.
 
     They stay where the API goes on with them: at the end, and with calls that only their results follow.
     """
     calls: dict[str, int] = {}
     last = -1
-    for place, message in enumerate(found.messages):
+    for place, message in enumerate(history.messages):
         if message["role"] != "assistant":
             continue
         last = place
@@ -143,26 +143,26 @@ def _drop_unanswered(found: ClaudeMessages) -> None:
                 calls.pop(str(block.get("tool_use_id")), None)
     if not calls:
         return
-    after = [block for each in found.messages[last + 1 :] for block in each["content"]]
+    after = [block for each in history.messages[last + 1 :] for block in each["content"]]
     goes_on = all(block.get("type") == "tool_result" for block in after)
     for place in {place for place in calls.values() if place < last or not goes_on}:
         content: list[Json] = []
         is_after_call = False  # thoughts after such a call count there alone
-        for block in found.messages[place]["content"]:
+        for block in history.messages[place]["content"]:
             if block.get("type") in _THEIR_CALLS and str(block.get("id")) in calls:
                 is_after_call = True
             elif not (is_after_call and block.get("type") in THINKING):
                 content.append(block)
         while content and content[-1].get("type") in THINKING:
             content.pop()
-        found.messages[place]["content"] = content or [{"type": "text", "text": BROKEN_OFF}]
+        history.messages[place]["content"] = content or [{"type": "text", "text": BROKEN_OFF}]
 
 
-def _trim_prefill(found: ClaudeMessages) -> None:
+def _trim_prefill(history: ClaudeMessages) -> None:
     """Strips the end of a reply that the model is to continue: the API refuses white space there."""
-    if not found.messages or found.messages[-1]["role"] != "assistant":
+    if not history.messages or history.messages[-1]["role"] != "assistant":
         return
-    content = found.messages[-1]["content"]
+    content = history.messages[-1]["content"]
     last = content[-1]
     if last.get("type") == "text" and isinstance(last.get("text"), str):
         content[-1] = {**last, "text": last["text"].rstrip()}

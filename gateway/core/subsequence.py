@@ -26,15 +26,15 @@ def lcs(a: Sequence[Atom], b: Sequence[Atom], tables: int = 1) -> Pairs:
     return found
 
 
-def _pair_ends(a: Sequence[Atom], b: Sequence[Atom], n: int, m: int, found: Pairs) -> tuple[int, int]:
+def _pair_ends(a: Sequence[Atom], b: Sequence[Atom], n: int, m: int, pairs: Pairs) -> tuple[int, int]:
     """Pairs what the first n and the first m atoms have in common at their ends. Returns how many are left of each."""
     while n and m and a[n - 1] == b[m - 1]:
         n, m = n - 1, m - 1
-        found.append((n, m))
+        pairs.append((n, m))
     return n, m
 
 
-def _pair_last(a: Sequence[Atom], b: Sequence[Atom], n: int, m: int, found: Pairs) -> tuple[int, int]:
+def _pair_last(a: Sequence[Atom], b: Sequence[Atom], n: int, m: int, pairs: Pairs) -> tuple[int, int]:
     """Pairs the last of the first n and of the first m atoms. Returns how many are left there."""
     low_a, low_b = max(0, n - LCS_ATOMS), max(0, m - LCS_ATOMS)
     rows, columns = n - low_a, m - low_b
@@ -59,7 +59,7 @@ def _pair_last(a: Sequence[Atom], b: Sequence[Atom], n: int, m: int, found: Pair
     while i and j:
         if a[low_a + i - 1] == b[low_b + j - 1]:
             i, j = i - 1, j - 1
-            found.append((low_a + i, low_b + j))
+            pairs.append((low_a + i, low_b + j))
         elif length(i - 1, j) > length(i, j - 1):
             i -= 1
         else:

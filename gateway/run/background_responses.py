@@ -385,8 +385,8 @@ class BackgroundResponses:
 def turn_in(receipt: Receipt) -> tuple[str, str] | None:
     """Returns the names of conversation and turn under which a reply is stored; None: it is not."""
     conversation, turn = receipt.headers.get("x-mnemogate-conversation"), receipt.turn
-    is_kept = receipt.headers.get("x-mnemogate-memory") == "on"
-    return (conversation, turn) if is_kept and conversation is not None and turn is not None else None
+    is_remembered = receipt.headers.get("x-mnemogate-memory") == "on"
+    return (conversation, turn) if is_remembered and conversation is not None and turn is not None else None
 
 
 def _put(cache: dict[_Key, _Value], key: _Key, value: _Value) -> None:

@@ -82,10 +82,10 @@ class StoredResponses:
             raise self.unknown(id)
         return FoundResponse(*found, NamedTurn(name, found[1]))
 
-    async def path(self, found: FoundResponse) -> Sequence[NamedTurn]:
+    async def path(self, response: FoundResponse) -> Sequence[NamedTurn]:
         """Returns the turns up to a response's, oldest first, its own the last. Raises: MemoryUnavailable."""
         try:
-            return await turns_to(self.store, found.agent, found.exchange)
+            return await turns_to(self.store, response.agent, response.exchange)
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error
 
@@ -113,9 +113,9 @@ class StoredResponses:
             raise MemoryUnavailable.since(error.status) from error
         return False
 
-    async def delete(self, found: FoundResponse) -> None:
+    async def delete(self, response: FoundResponse) -> None:
         """Forgets a response's exchange. Raises: MemoryUnavailable."""
         try:
-            await self.store.forgetting.forget(found.agent.id, ForgetTarget(exchanges=list(found.rows)))
+            await self.store.forgetting.forget(response.agent.id, ForgetTarget(exchanges=list(response.rows)))
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error

@@ -128,13 +128,13 @@ class OwnResponses:
         return None if stored_response(found.turn.name, found.reply) is None else found
 
     async def _show(
-        self, found: FoundResponse | None, run: Run | None, id: str, asked: Mapping[str, Sequence[str]]
+        self, response: FoundResponse | None, run: Run | None, id: str, query: Mapping[str, Sequence[str]]
     ) -> Json:
         shown: Json | None = None
-        if found is not None:
-            included = [*asked.get("include", ()), *asked.get("include[]", ())]
+        if response is not None:
+            included = [*query.get("include", ()), *query.get("include[]", ())]
             sealed = SEALED_THOUGHTS in included
-            shown = stored_response(found.turn.name, found.reply, shows_sealed=sealed)
+            shown = stored_response(response.turn.name, response.reply, shows_sealed=sealed)
         elif run is not None:
             shown = await self.background.shown(run)
         if shown is None:
@@ -150,10 +150,10 @@ class OwnResponses:
 
     async def _stream(
         self,
-        found: FoundResponse | None,
+        response: FoundResponse | None,
         run: Run | None,
         id: str,
-        asked: Mapping[str, Sequence[str]],
+        query: Mapping[str, Sequence[str]],
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -163,7 +163,7 @@ class OwnResponses:
             raise BadRequest(
                 "Only a response that was made in the background can be streamed.", param="stream"
             )
-        given = asked.get("starting_after", ["-1"])[-1]
+        given = query.get("starting_after", ["-1"])[-1]
         if _NUMBER.fullmatch(given) is None:
             raise BadRequest("Invalid 'starting_after': expected a number.", param="starting_after")
         after, count = int(given), 0
@@ -177,25 +177,25 @@ class OwnResponses:
                         count += 1
                 if not count:
                     # Its events are not stored any more.
-                    shown = await self._show(found, run, id, asked)
+                    shown = await self._show(response, run, id, query)
                     whole = _SHOWS.whole_events(shown, 0) if after < 0 else _SHOWS.events_of(shown, after + 1)
                     await reply.write(whole)
                 await reply.end()
 
-    async def _list(self, found: FoundResponse | None, query: str) -> Json:
-        if found is None:
+    async def _list(self, response: FoundResponse | None, query: str) -> Json:
+        if response is None:
             return page_of([], query)  # it lies in no turn yet
-        items, path = Items(), await self.stored.path(found)
+        items, path = Items(), await self.stored.path(response)
         for turn in path:
             items.add_inputs("".join(turn.name), turn.inputs)
-            if turn.exchange.id != found.exchange.id and turn.reply:
+            if turn.exchange.id != response.exchange.id and turn.reply:
                 items.add_reply(turn.name, turn.reply)
         return page_of(items.found, query)
 
 
-def _may_be_run(found: FoundResponse | None, name: tuple[str, str]) -> bool:
+def _may_be_run(response: FoundResponse | None, name: tuple[str, str]) -> bool:
     """Returns whether a response may be one in the background: the id names its run, and not its turn."""
-    return found is None or begun_of(name[1]) != found.exchange.begun
+    return response is None or begun_of(name[1]) != response.exchange.begun
 
 
 async def answer_json(value: Json | Sequence[Json], scope: Scope, receive: Receive, send: Send) -> None:

@@ -114,11 +114,11 @@ def _for_sqlite(text: str) -> tuple[str, Mapping[int, int]]:
         # A list takes more than one placeholder, so that the parameters after it have higher numbers here.
         return number + sum(size - 1 for other, size in sizes.items() if other < number)
 
-    def placeholders(found: re.Match[str]) -> str:
-        first = moved(int(found[2]))
+    def placeholders(match: re.Match[str]) -> str:
+        first = moved(int(match[2]))
         # Marked, so that the parameters that are moved next are the others.
-        numbers = [f"?_{n}" for n in range(first, first + int(found[4]))]
-        return f"IN ({', '.join(numbers)})" if found[1] == "in" else f"VALUES ({'), ('.join(numbers)})"
+        numbers = [f"?_{n}" for n in range(first, first + int(match[4]))]
+        return f"IN ({', '.join(numbers)})" if match[1] == "in" else f"VALUES ({'), ('.join(numbers)})"
 
     text = _LIST.sub(placeholders, text)
     text = _PARAMETER.sub(lambda found: f"?{moved(int(found[1]))}" if found[1] else "?", text)
@@ -126,9 +126,9 @@ def _for_sqlite(text: str) -> tuple[str, Mapping[int, int]]:
 
 
 def _for_postgres(text: str) -> str:
-    def array(found: re.Match[str]) -> str:
-        values = f"${found[2]}::{found[3]}[]"
-        return f"= ANY({values})" if found[1] == "in" else f"SELECT unnest({values})"
+    def array(match: re.Match[str]) -> str:
+        values = f"${match[2]}::{match[3]}[]"
+        return f"= ANY({values})" if match[1] == "in" else f"SELECT unnest({values})"
 
     numbers = iter(range(1, 1000))
     text = _ONLY.sub(r" \1", _CLOCK.sub(_OWN_CLOCK, _HAS.sub(_IN_POSTGRES, text)))

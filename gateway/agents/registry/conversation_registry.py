@@ -80,11 +80,11 @@ class AgentConversations:
 
         return await on_latest(change)
 
-    async def delete(self, found: ConversationEntry) -> None:
+    async def delete(self, entry: ConversationEntry) -> None:
         """Forgets a conversation and all that came of it."""
-        agent, store = found.agent, self._store
+        agent, store = entry.agent, self._store
         begun = await store.conversations.take_away(
-            agent, found.conversation.id, keeps_memory=False, at=self._now()
+            agent, entry.conversation.id, keeps_memory=False, at=self._now()
         )
         store.agents.uncache(agent.scope)
         await store.forgetting.finish(begun)

@@ -158,12 +158,12 @@ class Registry:
         # Forgetting a memory drops it from the store's cache, so this check takes no statement for a memory in use.
         return kept if await self._store.agents.find(kept.scope) is not None else None
 
-    async def _is_present(self, kept: ResolvedAgent) -> bool:
+    async def _is_present(self, cached: ResolvedAgent) -> bool:
         """Returns whether an agent is still as it was read. A file with one writer takes no read."""
         if not self._store.database.is_shared:
             return True
         try:
-            return await self._store.definitions.are_of(kept.made_of)
+            return await self._store.definitions.are_of(cached.made_of)
         except Unavailable:
             return True  # without the store a chat goes on by what was read last
 
@@ -239,12 +239,12 @@ class Registry:
         made_of = frozenset((each.id, each.version) for each in defined)
         return ResolvedAgent(self._spec(found, tools), api_scope(project, found.uid), made_of)
 
-    def _spec(self, found: Definition, tools: Sequence[ToolView]) -> AgentSpec:
-        defined = AgentDefinition.of(found.body)
+    def _spec(self, definition: Definition, tools: Sequence[ToolView]) -> AgentSpec:
+        defined = AgentDefinition.of(definition.body)
         upstream, model = split_model(self._settings, defined.model)
         kind = kind_of(defined.kind)
         return AgentSpec(
-            name=found.name,
+            name=definition.name,
             system=_system(defined, tools),
             model=model,
             upstream=upstream,
@@ -252,17 +252,17 @@ class Registry:
             offers_tools=bool(tools),
             rebuilds=defined.rebuilds,
             filler=filler_of(defined.filler or kind.filler),
-            uid=found.uid,
+            uid=definition.uid,
             style=kind.style,
             tools=tuple(_agent_tool(tool) for tool in tools),
             defined=defined,
             sleeptime=sleeptime_of(defined),
         )
 
-    def context_window(self, found: Definition) -> int | None:
+    def context_window(self, definition: Definition) -> int | None:
         """Returns the tokens of the window that an agent's model has; None where they are not known."""
-        own = found.body.get("context_window")
-        return own if isinstance(own, int) else self.model_window(found.body.get("model"))
+        own = definition.body.get("context_window")
+        return own if isinstance(own, int) else self.model_window(definition.body.get("model"))
 
     def model_window(self, model: str | None) -> int | None:
         """Returns the tokens of a model's window, as far as the settings say. model: as an agent names it."""

@@ -33,11 +33,11 @@ class SleeperRegistry:
         self._model = model
         self._now = now
 
-    async def turn_on(self, found: AgentEntry) -> None:
+    async def turn_on(self, entry: AgentEntry) -> None:
         """Makes an agent that reads this one's memory, unless there is one. Raises: Overtaken."""
 
         async def turn_on() -> None:
-            now = await self._as_it_is(found)
+            now = await self._as_it_is(entry)
             made = now.definition
             definition = AgentDefinition("") if made is None else AgentDefinition.of(made.body)
             if (await self._store.readers.of([now.agent.id]))[now.agent.id]:
@@ -52,54 +52,54 @@ class SleeperRegistry:
 
         await on_latest(turn_on)
 
-    async def _adopt(self, found: AgentEntry, definition: AgentDefinition) -> bool:
+    async def _adopt(self, entry: AgentEntry, definition: AgentDefinition) -> bool:
         """Registers the readers that an imported memory's definition names."""
-        project, has_any = found.agent.scope.project, False
+        project, has_any = entry.agent.scope.project, False
         for uid in () if definition.sleeptime is None else definition.sleeptime.agents:
             sleeper = await self._store.definitions.find(project, DefinitionKind.AGENT, uid)
             if sleeper is not None and not await self._store.readers.read_by(sleeper.memory):
-                await self._store.sleepers.adopt(project, found.agent.id, sleeper.memory, at=self._now())
+                await self._store.sleepers.adopt(project, entry.agent.id, sleeper.memory, at=self._now())
                 has_any = True
         return has_any
 
-    async def turn_off(self, found: AgentEntry) -> None:
+    async def turn_off(self, entry: AgentEntry) -> None:
         """Deletes the agents that read this one's memory. Raises: Overtaken."""
-        for reader in (await self._store.readers.of([found.agent.id]))[found.agent.id]:
-            await self.leave(found, reader.uid)
+        for reader in (await self._store.readers.of([entry.agent.id]))[entry.agent.id]:
+            await self.leave(entry, reader.uid)
             await self._store.forgetting.wipe(reader.reader)
 
-    async def leave(self, found: AgentEntry, uid: str) -> None:
+    async def leave(self, entry: AgentEntry, uid: str) -> None:
         """Has an agent read this one's memory no more. uid: its public name. Raises: Overtaken."""
 
         async def leave() -> None:
-            now = await self._as_it_is(found)
+            now = await self._as_it_is(entry)
             readers = (await self._store.readers.of([now.agent.id]))[now.agent.id]
             gone = [reader.reader for reader in readers if reader.uid == uid]
             await self._store.sleepers.remove(now, gone, _without(now, uid), SLEEP, at=self._now())
 
         await on_latest(leave)
 
-    async def _as_it_is(self, found: AgentEntry) -> AgentEntry:
-        return await self._store.defined_agents.get(found.agent.scope.project, found.agent.uid)
+    async def _as_it_is(self, entry: AgentEntry) -> AgentEntry:
+        return await self._store.defined_agents.get(entry.agent.scope.project, entry.agent.uid)
 
-    def _draft(self, found: AgentEntry, primary: AgentDefinition) -> AgentDraft:
+    def _draft(self, entry: AgentEntry, primary: AgentDefinition) -> AgentDraft:
         uid = ids.new_uid()
         made = sleeper_of(primary if primary.model is not None else replace(primary, model=self._model))
         tools = KINDS[made.kind].tools
         made = replace(made, rules=tuple(base_rules(tools, ())))
-        draft = self._store.agents.draft(Scope(found.agent.scope.project, API_PROFILE, f"agent:{uid}"))
+        draft = self._store.agents.draft(Scope(entry.agent.scope.project, API_PROFILE, f"agent:{uid}"))
         return AgentDraft(
             agent=replace(draft, uid=uid),
-            name=f"{found.name}{SUFFIX}",
+            name=f"{entry.name}{SUFFIX}",
             body=made.body(),
             own=[(PERSONA, {})],
             tools=[-1 - BUILT_IN.index(name) for name in tools],
         )
 
 
-def _without(found: AgentEntry, uid: str) -> dict[str, Any] | None:
+def _without(entry: AgentEntry, uid: str) -> dict[str, Any] | None:
     """Returns a definition's body without a reader; None: it stays as it is."""
-    definition = None if found.definition is None else AgentDefinition.of(found.definition.body)
+    definition = None if entry.definition is None else AgentDefinition.of(entry.definition.body)
     if definition is None or definition.sleeptime is None:
         return None
     left = tuple(each for each in definition.sleeptime.agents if each != uid)

@@ -57,25 +57,25 @@ class SpecCache:
     """
 
     age_s: float
-    found: OrderedDict[tuple[str, str], tuple[float, ResolvedAgent]] = field(default_factory=OrderedDict)
+    resolved: OrderedDict[tuple[str, str], tuple[float, ResolvedAgent]] = field(default_factory=OrderedDict)
     round: int = 0
 
     def clear(self) -> None:
-        self.found.clear()
+        self.resolved.clear()
         self.round += 1
 
     def get(self, key: tuple[str, str]) -> ResolvedAgent | None:
-        at, agent = self.found.get(key, (0.0, None))
+        at, agent = self.resolved.get(key, (0.0, None))
         if agent is None or time.monotonic() - at >= self.age_s:
             return None
-        self.found.move_to_end(key)
+        self.resolved.move_to_end(key)
         return agent
 
     def keep(self, key: tuple[str, str], agent: ResolvedAgent, round_: int) -> None:
         if round_ == self.round:
-            self.found[key] = time.monotonic(), agent
-            if len(self.found) > _CACHED:
-                self.found.popitem(last=False)
+            self.resolved[key] = time.monotonic(), agent
+            if len(self.resolved) > _CACHED:
+                self.resolved.popitem(last=False)
 
 
 class ToolRegistry:

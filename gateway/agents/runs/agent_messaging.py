@@ -58,7 +58,7 @@ _NO_TIME = "the others took all of the time. Nothing was sent to {name}"
 class SendsRuns(Protocol):
     async def send(
         self,
-        asked: RunRequest,
+        run_request: RunRequest,
         view: Callable[[RunStart], MakesView],
         sink: Sink,
         receipt: Receipt,
@@ -67,7 +67,7 @@ class SendsRuns(Protocol):
 
 
 class AcceptsRuns(Protocol):
-    async def accept(self, asked: RunRequest) -> Run: ...
+    async def accept(self, run_request: RunRequest) -> Run: ...
 
 
 class Speaker(Struct, frozen=True):
@@ -207,13 +207,13 @@ class AgentMessaging:
         self,
         sender: Speaker,
         parent: int | None,
-        found: ResolvedAgent,
+        resolved: ResolvedAgent,
         to: AgentAnswer,
         text: str,
         wait: Wait,
         until: float,
     ) -> AgentAnswer:
-        asked = replace(_request(sender, found, text, is_awaited=True), parent=parent)
+        asked = replace(_request(sender, resolved, text, is_awaited=True), parent=parent)
         sink = UnseenSink()
         run = asyncio.ensure_future(self._run(asked, to, sink, wait))
         # The process waits for it when it stops, also if its caller does not any more.
@@ -228,11 +228,13 @@ class AgentMessaging:
             return run.result()
         return to.failed("timeout", _LATE.format(name=to.name, seconds=self._wait_s))
 
-    async def _run(self, asked: RunRequest, to: AgentAnswer, sink: UnseenSink, wait: Wait) -> AgentAnswer:
+    async def _run(
+        self, run_request: RunRequest, to: AgentAnswer, sink: UnseenSink, wait: Wait
+    ) -> AgentAnswer:
         """Returns what becomes of a run. It never raises."""
         try:
             result = await self._runs.send(
-                asked, lambda _: MakesUnseen(), sink, Receipt(time.perf_counter()), wait
+                run_request, lambda _: MakesUnseen(), sink, Receipt(time.perf_counter()), wait
             )
         except TooManySends as error:
             return to.failed("busy", error.message)
@@ -265,8 +267,8 @@ class AgentMessaging:
             return to.failed("failed", f"{name} cannot be told: {error.message}")
         return to
 
-    async def _is_paused(self, found: ResolvedAgent) -> bool:
-        agent = await self._store.agents.find(found.scope)
+    async def _is_paused(self, resolved: ResolvedAgent) -> bool:
+        agent = await self._store.agents.find(resolved.scope)
         return agent is not None and bool(await self._store.runs.paused([agent.id], DEFAULT))
 
     async def ask_tagged(
@@ -326,10 +328,10 @@ class PeersOf(Struct, frozen=True):
             return AgentAnswer(agent, agent).failed("failed", error.message)
 
 
-def _request(sender: Speaker, found: ResolvedAgent, text: str, *, is_awaited: bool) -> RunRequest:
+def _request(sender: Speaker, resolved: ResolvedAgent, text: str, *, is_awaited: bool) -> RunRequest:
     return RunRequest(
-        found.spec,
-        found.scope,
+        resolved.spec,
+        resolved.scope,
         messages=(message_of(sender, text, is_awaited=is_awaited),),
         passes=sender.passes,
         depth=sender.waiter.depth + 1,

@@ -122,7 +122,7 @@ class AgentRuns:
 
     async def send(
         self,
-        asked: RunRequest,
+        run_request: RunRequest,
         view: Callable[[RunStart], MakesView],
         sink: Sink,
         receipt: Receipt,
@@ -135,11 +135,11 @@ class AgentRuns:
 
         Raises: GatewayError while nothing was sent, NotFound: there is no such conversation; StoreError; ClientGone.
         """
-        return await self._send(replace(self._sending(asked), above=above), view, sink, receipt)
+        return await self._send(replace(self._sending(run_request), above=above), view, sink, receipt)
 
     async def perform(
         self,
-        asked: RunRequest,
+        run_request: RunRequest,
         accepted: AcceptedRun,
         place: QueuePlace,
         view: Callable[[RunStart], MakesView],
@@ -150,56 +150,56 @@ class AgentRuns:
         One that was ended before it begins stays ended.
 
         place: in the queue of its conversation, which is free now.
-        asked: its conversation is `default`, or a uid.
+        run_request: its conversation is `default`, or a uid.
 
         Raises: GatewayError: it cannot begin; StoreError, CancelledError: it stays as it is, and can be taken
             up again.
         """
-        sending = replace(self._sending(asked), accepted=accepted, depth=accepted.run.depth)
+        sending = replace(self._sending(run_request), accepted=accepted, depth=accepted.run.depth)
         if accepted.run.state is RunState.CREATED:
             await self._spare_pause(sending)
         with suppress(RunOver):
             await self._answer(sending, place, view, sink, Receipt(time.perf_counter()))
 
-    def check_background(self, asked: RunRequest, callback: str | None) -> None:
+    def check_background(self, run_request: RunRequest, callback: str | None) -> None:
         """Refuses what could not run later either. Raises: BadRequest, UnknownModel."""
-        agent_route(self._settings, asked.spec)
+        agent_route(self._settings, run_request.spec)
         if callback is not None and (why := self.foreign.unreachable(callback)) is not None:
             raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
 
-    def _sending(self, asked: RunRequest, route: Route | None = None) -> Sending:
+    def _sending(self, run_request: RunRequest, route: Route | None = None) -> Sending:
         """Returns a send. route: in place of the one of its agent's model. Raises: UnknownModel."""
         return Sending(
-            request_of(asked),
-            asked.messages,
-            identity_of(asked),
-            asked.spec,
-            route or agent_route(self._settings, asked.spec),
-            asked.passes,
+            request_of(run_request),
+            run_request.messages,
+            identity_of(run_request),
+            run_request.spec,
+            route or agent_route(self._settings, run_request.spec),
+            run_request.passes,
             shows_steps=True,
-            max_steps=asked.max_steps,
-            otid=asked.otid,
-            decisions=asked.decisions,
-            parent=asked.parent,
-            depth=asked.depth,
-            spares_pauses=asked.spares_pauses,
-            reading=asked.reading,
+            max_steps=run_request.max_steps,
+            otid=run_request.otid,
+            decisions=run_request.decisions,
+            parent=run_request.parent,
+            depth=run_request.depth,
+            spares_pauses=run_request.spares_pauses,
+            reading=run_request.reading,
         )
 
-    async def preview(self, asked: RunRequest) -> Prompt:
+    async def preview(self, run_request: RunRequest) -> Prompt:
         """Returns the prompt that a send goes on from, as it would be now. Raises: StoreError, UnknownModel."""
-        return await self._preview(self._sending(asked))
+        return await self._preview(self._sending(run_request))
 
-    async def system_text(self, asked: RunRequest) -> str:
+    async def system_text(self, run_request: RunRequest) -> str:
         """Returns the system prompt with memory, as it would go to the model now. Raises: StoreError.
 
         It can be read where no upstream has the agent's model, too: then the window of that is unknown.
         """
         try:
-            route = agent_route(self._settings, asked.spec)
+            route = agent_route(self._settings, run_request.spec)
         except UnknownModel:
-            route = Route("", asked.spec.model or "")
-        return (await self._preview(self._sending(asked, route))).system
+            route = Route("", run_request.spec.model or "")
+        return (await self._preview(self._sending(run_request, route))).system
 
     async def _preview(self, sending: Sending) -> Prompt:
         keeper = self.keeper
@@ -298,14 +298,14 @@ class AgentRuns:
         self.ends.notify(run)
         return ended
 
-    async def cancel_paused(self, asked: RunRequest, run: Run) -> Run:
+    async def cancel_paused(self, run_request: RunRequest, run: Run) -> Run:
         """Denies the calls with which a run waits for answers, and cancels it. Returns it as it is now.
 
-        It stays as it is where nothing of it waits any more. asked: names its conversation. Raises: StoreError.
+        It stays as it is where nothing of it waits any more. run_request: names its conversation. Raises: StoreError.
         """
         runs = self.keeper.store.runs
         with QueuePlace() as place:
-            sending = await self._enter(self._sending(asked), place)
+            sending = await self._enter(self._sending(run_request), place)
             await self._pending.written(sending.scope, self._limits.commit_wait_s)
             if await self._begins.deny(sending, self._seen(sending, place), run):
                 return await runs.cancel_paused(run.agent, run.id, self.keeper.now())

@@ -161,20 +161,22 @@ def reading_of(reader: int, memory: int, now: float) -> RunAccept:
     return RunAccept(run, b"{}", READING + run.uid, new_uid(), kind=SLEEP, reads=memory)
 
 
-def identity_of(asked: RunRequest) -> Identity:
-    scope = asked.scope
+def identity_of(run_request: RunRequest) -> Identity:
+    scope = run_request.scope
     return Identity(
-        scope.project, scope.profile, asked.spec.name, None, asked.conversation, scope, Mode.STRICT,
-        retry=asked.is_retry,
+        scope.project, scope.profile, run_request.spec.name, None, run_request.conversation, scope, Mode.STRICT,
+        retry=run_request.is_retry,
     )  # fmt: skip
 
 
-def request_of(asked: RunRequest, *, stream: bool = True) -> ChatRequest:
+def request_of(run_request: RunRequest, *, stream: bool = True) -> ChatRequest:
     """Returns the request of a send as a chat completion, without messages: those come from the path."""
-    tools = [*asked.client_tools]
-    sampling = sampling_of(asked.spec, has_tools=bool(tools or asked.spec.tools), more=asked.fields)
+    tools = [*run_request.client_tools]
+    sampling = sampling_of(
+        run_request.spec, has_tools=bool(tools or run_request.spec.tools), more=run_request.fields
+    )
     body: dict[str, Any] = {
-        "model": asked.spec.model or "",
+        "model": run_request.spec.model or "",
         "messages": [],
         **({"stream": True} if stream else {}),
         **sampling,

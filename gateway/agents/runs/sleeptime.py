@@ -228,7 +228,9 @@ class Sleeping:
     async def _failed(self, run: Run) -> int:
         return await self._store.sleepers.failed(run, _HALVINGS)
 
-    async def _span(self, memory: Agent, reader: ReaderEntry, found: ResolvedAgent, run: Run) -> _Span | None:
+    async def _span(
+        self, memory: Agent, reader: ReaderEntry, resolved: ResolvedAgent, run: Run
+    ) -> _Span | None:
         """Returns what a run reads: what is unread, or what its first step has noted; None: that is gone."""
         if run.state is not RunState.CREATED:
             texts = await self._store.runs.texts(run.agent, run.id, "request")
@@ -237,7 +239,7 @@ class Sleeping:
                 return None
             reading = ReadSpan(memory.id, reader.reader, kept["cursor"], kept["upto"], kept["exchanges"])
             return _Span(reading, kept["is_more"])
-        window, failed = found.spec.context_window, await self._failed(run)
+        window, failed = resolved.spec.context_window, await self._failed(run)
         # A quarter of the window, and a message half of it at most: a token has some four characters.
         most = min(BATCH_CHARS, window or BATCH_CHARS) >> failed
         message = min(MESSAGE_CHARS, 2 * (window or MESSAGE_CHARS)) >> 2 * failed
@@ -263,13 +265,13 @@ class Sleeping:
         return found
 
     async def _ask(
-        self, found: ResolvedAgent, run: Run, conversation: str, span: _Span, attempt: int
+        self, resolved: ResolvedAgent, run: Run, conversation: str, span: _Span, attempt: int
     ) -> None:
         """Has the model read and edit, as far as that was not done. Raises: GatewayError, StoreError, MessageGone."""
-        reading, spec = span.reading, found.spec
+        reading, spec = span.reading, resolved.spec
         request = RunRequest(
             spec,
-            found.scope,
+            resolved.scope,
             conversation,
             messages=({"role": "user", "content": span.text},),
             fields={} if spec.defined is None else spec.defined.sampling,

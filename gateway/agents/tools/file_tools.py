@@ -123,14 +123,14 @@ def _fits(path: str, file: StoredFile, include: str) -> bool:
     return any(fnmatch(name.lower(), include.lower()) for name in (path, file.name))
 
 
-def _shown(found: Sequence[_Match], skip: int, context: int | None) -> str:
-    some = found[skip : skip + MATCHES]
+def _shown(matches: Sequence[_Match], skip: int, context: int | None) -> str:
+    some = matches[skip : skip + MATCHES]
     if not some:
         return "Nothing was found."
     around = 1 if context is None else context
     text = "\n".join(line for match in some for line in _lines(match, around))
     more = f"\n[There is more: the next begin at offset {skip + MATCHES}.]"
-    return text + (more if len(found) > skip + MATCHES else "")
+    return text + (more if len(matches) > skip + MATCHES else "")
 
 
 def _lines(match: _Match, around: int) -> Iterator[str]:

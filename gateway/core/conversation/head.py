@@ -52,18 +52,18 @@ class PathHead(Struct, frozen=True):
     spoken: Spoken | None
 
 
-def find_head(tree: Tree, query: Query, found: Match) -> PathHead | None:
+def find_head(tree: Tree, query: Query, match: Match) -> PathHead | None:
     """Returns the head from which a list goes on in append mode; None where the list repeats stored messages.
 
     Such a list is matched instead. The head is the exchange that was touched last; its path comes before the list.
     """
-    if found.first > 0:
+    if match.first > 0:
         return None
     listing, canon = query.listing, query.listing.canon
     head = _touched_last(tree)
     cut = _cut(tree, head)
     held = _held(tree, listing, head, cut)
-    spoken, leading = _spoken(tree, listing, found, head, held, cut)
+    spoken, leading = _spoken(tree, listing, match, head, held, cut)
     if spoken is Spoken.RESENT:
         held = _resent(held, listing, leading)
     if spoken is Spoken.CUT:
@@ -82,14 +82,14 @@ def find_head(tree: Tree, query: Query, found: Match) -> PathHead | None:
     if head is not None and spoken is Spoken.ABOVE:
         # Its reply was not heard: its messages come with the next ones, as a sibling.
         return PathHead(_above(tree, head), [*(tree.content(head).messages or ()), *held], leading, spoken)
-    is_next = spoken is not None or is_repeated or found.match_point is None
+    is_next = spoken is not None or is_repeated or match.match_point is None
     return PathHead(head, held, leading, spoken) if is_next else None
 
 
 def _spoken(
     tree: Tree,
     listing: Listing,
-    found: Match,
+    match: Match,
     head: Exchange | None,
     held: Sequence[WireMessage],
     cut: Sequence[Exchange],
@@ -101,7 +101,7 @@ def _spoken(
     leading = _leading(listing)
     if not leading:
         return None, 0
-    is_off = _has_off_sibling(tree, head, found)
+    is_off = _has_off_sibling(tree, head, match)
     for end in (leading, *range(min(leading - 1, _MAX_RESENT), 0, -1)):
         is_resent = _place_resent(held, listing, end) is not None
         is_tips = _is_heard(tree, listing, head, end, least=1)
@@ -155,9 +155,9 @@ def _leading(listing: Listing) -> int:
     return next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
 
 
-def _has_off_sibling(tree: Tree, head: Exchange | None, found: Match) -> bool:
+def _has_off_sibling(tree: Tree, head: Exchange | None, match: Match) -> bool:
     """Returns whether the list may repeat a reply that was off the record there, with unknown words."""
-    if found.match_point is not None and found.match_point.state is not State.OFF:
+    if match.match_point is not None and match.match_point.state is not State.OFF:
         return False
     siblings = [e for e in tree if e.parent is None]
     if head is not None:

@@ -300,14 +300,14 @@ class _Search:
             if tried == _MAX_PLACES:
                 return
 
-    def _ranked(self, number: int, found: list[tuple[ListSpan, Exchange]]) -> list[_Candidate]:
+    def _ranked(self, number: int, candidates: list[tuple[ListSpan, Exchange]]) -> list[_Candidate]:
         """Returns the replies found in a turn that the client may mean, the best one last."""
         tree, listing = self._tree, self._query.listing
-        last = found[0][0][1]
+        last = candidates[0][0][1]
         listed = self._turns.flat[: listing.before[last + 1]]
         then = listing.atoms[last + 1 : last + 2]
         ranked: list[_Candidate] = []
-        for span, e in self._nearest(found, listed):
+        for span, e in self._nearest(candidates, listed):
             path = tree.atoms(e)
             is_whole, kids = path == listed, tree.kids(e)
             likeness = 0 if is_whole else _likeness(listed, path)
@@ -320,18 +320,18 @@ class _Search:
         return sorted(ranked, key=lambda candidate: candidate.rank)
 
     def _nearest(
-        self, found: list[tuple[ListSpan, Exchange]], listed: Sequence[Atom]
+        self, candidates: list[tuple[ListSpan, Exchange]], listed: Sequence[Atom]
     ) -> list[tuple[ListSpan, Exchange]]:
         """Returns those that are compared path by path, `_MAX_PLACES` at most: there may be hundreds of "Yes."."""
-        if len(found) <= _MAX_PLACES:
-            return found
-        whole = self._query.listing.path(found[0][0][1] + 1)
+        if len(candidates) <= _MAX_PLACES:
+            return candidates
+        whole = self._query.listing.path(candidates[0][0][1] + 1)
 
         def rank(one: tuple[ListSpan, Exchange]) -> tuple[bool, int, float, int]:
             e = one[1]
             return e.path == whole, _common_end(self._tree, e, listed), e.begun, e.id
 
-        return sorted(found, key=rank)[-_MAX_PLACES:]
+        return sorted(candidates, key=rank)[-_MAX_PLACES:]
 
     def _is_evident(self, best: _Candidate) -> bool:
         """Returns whether a reply is the stored one, and not another with the same words.
@@ -431,13 +431,13 @@ def _find_silent(tree: Tree, listing: Listing) -> Match | None:
     return Match(max(found, key=lambda e: (e.begun, e.id)), first, last)
 
 
-def _find_altered(tree: Tree, query: Query, found: Match) -> Match | None:
+def _find_altered(tree: Tree, query: Query, match: Match) -> Match | None:
     """Finds the next stored reply that came back cut (to what was spoken of it) or otherwise altered.
 
     A turn is recognised by its question. Its reply alone is enough only if no other question competes for it: "Well" is
     the beginning of many replies, and one turn would take the place of another in the tree.
     """
-    listing, match_point, start = query.listing, found.match_point, found.last + 1
+    listing, match_point, start = query.listing, match.match_point, match.last + 1
     near = [c for c in _after(tree, match_point) if tree.is_soft(c)]
     if not near:
         return None
@@ -532,11 +532,11 @@ def _between(tree: Tree, match_point: Exchange | None, e: Exchange) -> Iterator[
         x = tree.parent(x)
 
 
-def _letters_of_replies(tree: Tree, found: Sequence[Exchange]) -> dict[int, str]:
+def _letters_of_replies(tree: Tree, exchanges: Sequence[Exchange]) -> dict[int, str]:
     """Returns id -> the letters of a reply. They are made once, since each reply is compared with many messages."""
     # The question of each turn is compared next (`_is_akin`).
-    tree.load_together([*found, *map(tree.top, found)])
-    answered = {c.id: tree.content(c).shown_reply for c in found if not is_tombstone(c)}
+    tree.load_together([*exchanges, *map(tree.top, exchanges)])
+    answered = {c.id: tree.content(c).shown_reply for c in exchanges if not is_tombstone(c)}
     return {number: letters(text_of(message)) for number, message in answered.items() if message is not None}
 
 

@@ -362,17 +362,17 @@ def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
     return {atoms for atoms in gone if atoms and atoms[0][:1] in b"ua"}
 
 
-def _amendments(tree: Tree, listing: Listing, found: Match) -> Iterable[Amendment]:
+def _amendments(tree: Tree, listing: Listing, match: Match) -> Iterable[Amendment]:
     """Yields the other form in which exchanges came back (a template gone, a reply cut), the last exchange first.
 
     Only those may change on which no carried turn rests. The list is walked backwards along the path: `end` is where
     the messages end that the exchange may have brought, `after` where those of its reply end.
     """
-    x, end, after = found.match_point, found.first, found.last + 1
+    x, end, after = match.match_point, match.first, match.last + 1
     is_short = x is not None and listing.before[after] < end_offset(x)
     # The match has found the match point's reply. Those before it are known by their positions alone, and may be
     # others.
-    reply, is_guess = found.form.reply if found.form else None, False
+    reply, is_guess = match.form.reply if match.form else None, False
     while x is not None and tree.is_soft(x):
         is_turn = any(map(is_user, x.inputs))
         # After its question the list may have more than is stored, such as a tool round of the client's own.
@@ -488,16 +488,16 @@ def _has_role(role: str, atoms: tuple[Atom, ...]) -> bool:
 
 
 def _left_out(
-    tree: Tree, listing: Listing, found: Match, amendments: Iterable[Amendment]
+    tree: Tree, listing: Listing, match: Match, amendments: Iterable[Amendment]
 ) -> list[PathElement]:
     """Returns the front of the match point's path, as far as the client's list does not have it."""
-    assert found.match_point is not None
-    elements = _as_they_came_back(tree.elements(found.match_point), listing, amendments)
+    assert match.match_point is not None
+    elements = _as_they_came_back(tree.elements(match.match_point), listing, amendments)
     front = [a for el in elements[:-1] for a in el.atoms]
     if front and listing.flat(len(listing))[: len(front)] == front:
         # The list begins where the path begins, though the path may have the same messages twice.
         return []
-    return left_out(elements, listing.flat(found.last + 1))
+    return left_out(elements, listing.flat(match.last + 1))
 
 
 def _as_they_came_back(

@@ -75,7 +75,7 @@ class _Turns:
         self._project = project
         self._scope = scope
         self._paths: dict[tuple[str, str, bool, int | None], list[WireMessage]] = {}
-        self._kept: dict[str, _Kept] = {}
+        self._by_conversation: dict[str, _ConversationTurns] = {}
 
     async def path_to(self, each: Reference) -> list[WireMessage]:
         """Returns what a reference stands for: the path, or the reply alone; an empty one: it is not there."""
@@ -98,21 +98,23 @@ class _Turns:
             if there.run is None:
                 if not each.is_path:
                     return [] if there.exchange.redactions else _reply_of_one(there.exchange)
-                kept = _Kept()
+                turns = _ConversationTurns()
                 for above in await self._store.messages.path_to(agent.id, there.exchange.id):
-                    kept.add(above)
-                return kept.path_to(each.turn, is_whole=True)
+                    turns.add(above)
+                return turns.path_to(each.turn, is_whole=True)
         name = await _name_of_run(self._store, self._project, each.conversation + each.turn)
         if name is not None:
             return await self._find(replace(each, conversation=name[0], turn=name[1]))
         # The same words were answered before, or several steps are one reply.
-        if each.conversation not in self._kept:
+        if each.conversation not in self._by_conversation:
             owner = await self._store.messages.owner(self._project, each.conversation)
             may_read = owner is not None and self._may_read(*owner)
-            self._kept[each.conversation] = (
-                await _read(self._store, owner[0], each.conversation) if owner and may_read else _Kept()
+            self._by_conversation[each.conversation] = (
+                await _read(self._store, owner[0], each.conversation)
+                if owner and may_read
+                else _ConversationTurns()
             )
-        return self._kept[each.conversation].path_to(each.turn, is_whole=each.is_path)
+        return self._by_conversation[each.conversation].path_to(each.turn, is_whole=each.is_path)
 
     def _may_read(self, agent: Agent, key: str | None) -> bool:
         if self._scope is not None:
@@ -158,11 +160,11 @@ async def find_turn(
     owner = await store.messages.owner(project, conversation)
     if owner is None:
         return None
-    kept = await _read(store, owner[0], conversation)
-    there = kept.find(turn)
+    turns = await _read(store, owner[0], conversation)
+    there = turns.find(turn)
     if there is None:
         return None
-    return owner[0], *kept.joined(there)
+    return owner[0], *turns.joined(there)
 
 
 async def _name_of_run(store: Store, project: str, uid: str) -> tuple[str, str] | None:
@@ -203,13 +205,13 @@ async def paths_to(store: Store, scope: Scope, ids: Set[str]) -> dict[str, list[
     agent, found = await store.agents.find(scope), dict[str, list[WireMessage]]()
     if agent is None:
         return found
-    kept: dict[str, _Kept] = {}
+    turns: dict[str, _ConversationTurns] = {}
     for conversation, begun, reply in await store.messages.newest(agent.id, _NEWEST):
         if not any(id.encode() in reply for id in ids):
             continue
-        if conversation not in kept:
-            kept[conversation] = await _read(store, agent, conversation)
-        path = kept[conversation].path_to(_time(begun), is_whole=True)
+        if conversation not in turns:
+            turns[conversation] = await _read(store, agent, conversation)
+        path = turns[conversation].path_to(_time(begun), is_whole=True)
         named = private_of(orjson.loads(reply)).get("ids") or ()
         found.update((id, path) for id in named if path and id in ids)
     return found
@@ -226,25 +228,25 @@ class _Filled:
         self._places = [[message] for message in request.messages]
         self._replaced = {each.index for each in request.references if not (each.is_path or each.is_thoughts)}
 
-    def put(self, reference: Reference, found: Sequence[WireMessage]) -> None:
-        """Puts a path in front of its place, or a reply in its place. found: ends with the reply."""
+    def put(self, reference: Reference, messages: Sequence[WireMessage]) -> None:
+        """Puts a path in front of its place, or a reply in its place. messages: ends with the reply."""
         at = reference.index
         if reference.is_thoughts:
-            self._add_thoughts(at, found[-1])
+            self._add_thoughts(at, messages[-1])
             return
-        found = self._as_heard(found, at if reference.is_path else at + 1)
+        messages = self._as_heard(messages, at if reference.is_path else at + 1)
         if reference.is_path:
-            self._edit.insert_messages(at, found)
-            self._places[at][:0] = found
+            self._edit.insert_messages(at, messages)
+            self._places[at][:0] = messages
         else:
             # The same reply may be named again and again.
-            self._left_bytes -= len(orjson.dumps(found[-1]))
+            self._left_bytes -= len(orjson.dumps(messages[-1]))
             if self._left_bytes < 0:
                 raise BodyTooLarge(
                     f"What the items stand for has more than {self._most_bytes} bytes (server.max_body_bytes)."
                 )
             is_reply = reference.place is None
-            reply = _with_calls(found[-1], self._answers.after(at)) if is_reply else found[-1]
+            reply = _with_calls(messages[-1], self._answers.after(at)) if is_reply else messages[-1]
             self._edit.replace_message(at, [reply])
             self._places[at][-1:] = [reply]
 
@@ -312,7 +314,7 @@ def _place(e: Exchange, above: Exchange | None) -> str:
     return Canon.path(chain.from_iterable(e.inputs), start)[:_PLACE_BYTES].hex()
 
 
-class _Kept:
+class _ConversationTurns:
     """The turns of a conversation with all that is above them."""
 
     def __init__(self) -> None:
@@ -369,19 +371,19 @@ class _Kept:
         return [*chain.from_iterable(reversed(turns))]
 
 
-async def _read(store: Store, agent: Agent, uid: str) -> _Kept:
-    kept = _Kept()
+async def _read(store: Store, agent: Agent, uid: str) -> _ConversationTurns:
+    turns = _ConversationTurns()
     try:
         conversation = await store.messages.conversation(agent.id, uid)
     except NotFound:
-        return kept
+        return turns
     after = -1
     while True:
         found = await store.messages.of_conversation(agent.id, conversation.id, after, _PAGE)
         for each in found:
-            kept.add(each)
+            turns.add(each)
         if len(found) < _PAGE:
-            return kept
+            return turns
         after = found[-1].exchange.seq
 
 

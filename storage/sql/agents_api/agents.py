@@ -107,15 +107,15 @@ async def set_tags(connection: Connection, agent: Agent, tags: Sequence[str]) ->
 
 
 async def change_agent(
-    connection: Connection, found: AgentEntry, change: AgentChange, *, at: float
+    connection: Connection, entry: AgentEntry, change: AgentChange, *, at: float
 ) -> AgentEntry:
     """Changes an agent if its definition is still at the version that was found. What is None stays.
 
     Raises: WriteConflict, NotFound.
     """
-    agent, definition = found.agent, found.definition
+    agent, definition = entry.agent, entry.definition
     if definition is None:
-        raise WriteConflict(f"{found.name!r} is a profile's: the settings file configures it")
+        raise WriteConflict(f"{entry.name!r} is a profile's: the settings file configures it")
     if change.blocks is not None:
         await connection.lock_sharers(agent.id)
         await _see_blocks(connection, agent, change.blocks)

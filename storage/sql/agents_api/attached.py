@@ -87,12 +87,12 @@ class Attached(Group):
         return was_there
 
     @writes
-    async def delete(self, connection: Connection, found: Definition, *, at: float) -> None:
+    async def delete(self, connection: Connection, definition: Definition, *, at: float) -> None:
         """Deletes a tool or an identity, and takes it from all agents."""
-        for agent in await load_agents_with(connection, found.project, found.kind, found.id):
+        for agent in await load_agents_with(connection, definition.project, definition.kind, definition.id):
             await touch_agent(connection, agent, at)
-        await detach_all(connection, found.kind, found.id)
-        await remove_definition(connection, found.id)
+        await detach_all(connection, definition.kind, definition.id)
+        await remove_definition(connection, definition.id)
 
     @reads
     async def targets_of(

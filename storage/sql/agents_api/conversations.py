@@ -90,13 +90,13 @@ class Conversations(Group):
 
     @writes
     async def change(
-        self, connection: Connection, found: ConversationEntry, body: dict[str, Any], *, at: float
+        self, connection: Connection, entry: ConversationEntry, body: dict[str, Any], *, at: float
     ) -> ConversationEntry:
         """Changes a conversation's definition. Raises: Overtaken: another writer did since; NotFound."""
-        agent, uid, project = found.agent, found.conversation.uid, found.agent.scope.project
+        agent, uid, project = entry.agent, entry.conversation.uid, entry.agent.scope.project
         await connection.lock(agent.id)
         now = await find_conversation(connection, project, uid)
-        versions = [None if each.definition is None else each.definition.version for each in (found, now)]
+        versions = [None if each.definition is None else each.definition.version for each in (entry, now)]
         if versions[0] != versions[1]:
             raise Overtaken(f"the conversation {uid!r} was changed since")
         kind = DefinitionKind.CONVERSATION

@@ -73,24 +73,36 @@ async def find_definition(
 
 
 async def change_definition(
-    connection: Connection, found: Definition, body: dict[str, Any], *, at: float, name: str | None = None
+    connection: Connection,
+    definition: Definition,
+    body: dict[str, Any],
+    *,
+    at: float,
+    name: str | None = None,
 ) -> Definition:
     """Changes a definition if it is still at the version that was found. name: None: as it is.
 
     Raises: Overtaken: it was changed since; WriteConflict: the name is taken; NotFound.
     """
-    name = found.name if name is None else name
-    same = (found.project, found.kind, name, 1)
-    if found.kind in _CALLED and name != found.name and await connection.row(SQL["named"], same) is not None:
-        raise _taken(found.kind, name)
-    text = await connection.value(SQL["text_insert"], (found.id, found.version + 1, at, orjson.dumps(body)))
-    if not await connection.run(SQL["advance"], (text, at, name, found.id, found.version)):
-        now = await get_definition(connection, found.id)
+    name = definition.name if name is None else name
+    same = (definition.project, definition.kind, name, 1)
+    if (
+        definition.kind in _CALLED
+        and name != definition.name
+        and await connection.row(SQL["named"], same) is not None
+    ):
+        raise _taken(definition.kind, name)
+    text = await connection.value(
+        SQL["text_insert"], (definition.id, definition.version + 1, at, orjson.dumps(body))
+    )
+    if not await connection.run(SQL["advance"], (text, at, name, definition.id, definition.version)):
+        now = await get_definition(connection, definition.id)
         raise Overtaken(
-            f"the {found.kind} {found.uid!r} is at version {now.version}, not {found.version}: it was changed since"
+            f"the {definition.kind} {definition.uid!r} is at version {now.version}, not {definition.version}: "
+            "it was changed since"
         )
-    await connection.run(SQL["texts_empty"], (found.id, text))
-    return await get_definition(connection, found.id)
+    await connection.run(SQL["texts_empty"], (definition.id, text))
+    return await get_definition(connection, definition.id)
 
 
 async def put_definition(

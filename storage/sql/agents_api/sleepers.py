@@ -30,21 +30,21 @@ _PARTS = ("request", "call", "result", "event")
 
 
 async def add_sleeper(
-    connection: Connection, found: AgentEntry, draft: AgentDraft, body: dict[str, Any] | None, *, at: float
+    connection: Connection, entry: AgentEntry, draft: AgentDraft, body: dict[str, Any] | None, *, at: float
 ) -> int:
     """Makes an agent that reads a memory, from where it has been read. Returns the row of the new one's memory.
 
     body: of the definition of the memory's agent, from now on; None: a profile's has none.
     Raises: Overtaken: that was changed since it was found, or another agent reads it already.
     """
-    memory = found.agent.id
+    memory = entry.agent.id
     await connection.lock_sharers(memory)
     if await load_sleepers(connection, memory):
-        raise Overtaken(f"{found.name!r} has a sleeptime agent already")
+        raise Overtaken(f"{entry.name!r} has a sleeptime agent already")
     made = await make_agent(connection, draft, at=at)
     await _read_from(connection, memory, made.agent.id, at=at)
-    if body is not None and found.definition is not None:
-        await change_definition(connection, found.definition, body, at=at)
+    if body is not None and entry.definition is not None:
+        await change_definition(connection, entry.definition, body, at=at)
     return made.agent.id
 
 
@@ -64,7 +64,7 @@ async def _read_from(connection: Connection, memory: int, sleeper: int, *, at: f
 
 async def remove_sleepers(
     connection: Connection,
-    found: AgentEntry,
+    entry: AgentEntry,
     sleepers: Sequence[int],
     body: dict[str, Any] | None,
     job: str,
@@ -75,14 +75,14 @@ async def remove_sleepers(
 
     body, and raises: as `add_sleeper`. job: the kind of the jobs in which they read; without readers there is none.
     """
-    memory = found.agent.id
+    memory = entry.agent.id
     await advance(connection, memory, LEARNER, await cursor_of(connection, memory, LEARNER), at)
     for sleeper in sleepers:
         await connection.run(SQL["read_no_more"], (memory, sleeper))
     if not await load_sleepers(connection, memory):
         await drop_jobs(connection, memory, job)
-    if body is not None and found.definition is not None:
-        await change_definition(connection, found.definition, body, at=at)
+    if body is not None and entry.definition is not None:
+        await change_definition(connection, entry.definition, body, at=at)
 
 
 async def accept_reading(connection: Connection, jobs: Jobs, wanted: RunAccept) -> Run | None:

@@ -73,7 +73,7 @@ class BackgroundRuns:
 
     async def accept(
         self,
-        asked: RunRequest,
+        run_request: RunRequest,
         *,
         callback: str | None = None,
         shown: Json | None = None,
@@ -87,29 +87,30 @@ class BackgroundRuns:
 
         Raises: BadRequest, UnknownModel, StoreError; NotFound: no such agent or conversation.
         """
-        self._runs.check_background(asked, callback)
+        self._runs.check_background(run_request, callback)
         store = self._store
-        agent = await store.agents.find(asked.scope)
+        agent = await store.agents.find(run_request.scope)
         if agent is None:
             raise NotFound("there is no such agent")
-        name, conversation = await self._conversation(agent, asked.conversation)
-        before = await self._before(agent, name, conversation, asked)
+        name, conversation = await self._conversation(agent, run_request.conversation)
+        before = await self._before(agent, name, conversation, run_request)
         replaces = None
         if before is not None:
             if before.is_answered:
                 return before.run
             replaces = before.run.id
-            asked = asked if before.is_resent else replace(asked, messages=(), decisions=())
+            run_request = run_request if before.is_resent else replace(run_request, messages=(), decisions=())
         draft = Run(
-            0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(), asked.parent, asked.depth,
-            background=True, otid=digest_of(agent, name, asked.otid),
+            0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(),
+            run_request.parent, run_request.depth,
+            background=True, otid=digest_of(agent, name, run_request.otid),
         )  # fmt: skip
-        request = StoredRequest.of(asked, shown, callback).written()
+        request = StoredRequest.of(run_request, shown, callback).written()
         wanted = RunAccept(
             draft, request, DEFAULT, new_conversation_uid(), replaces=replaces, listing=listing
         )
         # Before the write, since the job may begin as soon as it is committed.
-        open_run = self._open.add(draft.uid, (agent.uid, name), asked.passes, RunPhase.ACCEPTING)
+        open_run = self._open.add(draft.uid, (agent.uid, name), run_request.passes, RunPhase.ACCEPTING)
         # Where another process may perform the run, that one begins the log.
         if shown is not None and not self._shared.is_shared:
             open_run.log = EventLog(store, draft, agent.epoch, self._shows)
@@ -298,31 +299,33 @@ class BackgroundRuns:
     # -- the same send again
 
     async def _before(
-        self, agent: Agent, name: str, conversation: int, asked: RunRequest
+        self, agent: Agent, name: str, conversation: int, run_request: RunRequest
     ) -> SentBefore | None:
         """Returns what became of the same send before, None where it is new. A run that has not ended is its answer."""
-        store, digest = self._store, digest_of(agent, name, asked.otid)
+        store, digest = self._store, digest_of(agent, name, run_request.otid)
         if digest is not None:
             run = await store.runs.by_otid(agent.id, digest)
-        elif asked.is_retry and conversation:
+        elif run_request.is_retry and conversation:
             run = await store.runs.newest(agent.id, conversation)
         else:
             return None
         if run is None:
             return None
         if not run.is_over:
-            is_same = digest is not None or await self._asks(run, asked)
+            is_same = digest is not None or await self._asks(run, run_request)
             return SentBefore(run, agent, (), is_answered=True, is_resent=False) if is_same else None
-        head: Sequence[Json] = () if asked.spec.defined is None else asked.spec.defined.initial_messages
-        marks = SendMarks(name, asked.messages, asked.decisions, digest, head)
+        head: Sequence[Json] = (
+            () if run_request.spec.defined is None else run_request.spec.defined.initial_messages
+        )
+        marks = SendMarks(name, run_request.messages, run_request.decisions, digest, head)
         return await sent_before(store, agent, marks)
 
-    async def _asks(self, run: Run, asked: RunRequest) -> bool:
+    async def _asks(self, run: Run, run_request: RunRequest) -> bool:
         """Returns whether a run that has not begun has the same messages."""
         texts = await self._store.runs.texts(run.agent, run.id, "request")
         if not texts:
             return False
-        stored, same = StoredRequest.read(texts[0].data), StoredRequest.of(asked, None, None)
+        stored, same = StoredRequest.read(texts[0].data), StoredRequest.of(run_request, None, None)
         return (stored.messages, stored.decisions) == (same.messages, same.decisions)
 
     # -- one attempt
@@ -377,7 +380,7 @@ class BackgroundRuns:
             found = await self._registry.for_send(
                 project, agent.uid, name, model=stored.model, system=stored.system
             )
-            asked = replace(stored.asked(found, name), passes=open_run.passes)
+            asked = replace(stored.run_request(found, name), passes=open_run.passes)
             accepted = AcceptedRun(run, stored.written(with_messages=False), attempt)
             await self._runs.perform(asked, accepted, place, view, sink)
         except MessageGone:

@@ -36,18 +36,18 @@ class StoredRequest(Struct, frozen=True):
     client_tools: tuple[Json, ...] = ()
 
     @staticmethod
-    def of(asked: RunRequest, shown: Json | None, callback: str | None) -> StoredRequest:
+    def of(run_request: RunRequest, shown: Json | None, callback: str | None) -> StoredRequest:
         return StoredRequest(
-            asked.messages,
-            tuple(map(asdict, asked.decisions)),
-            asked.fields,
-            asked.max_steps,
-            asked.model,
-            asked.system,
+            run_request.messages,
+            tuple(map(asdict, run_request.decisions)),
+            run_request.fields,
+            run_request.max_steps,
+            run_request.model,
+            run_request.system,
             shown,
             callback,
-            asked.spares_pauses,
-            asked.client_tools,
+            run_request.spares_pauses,
+            run_request.client_tools,
         )
 
     @staticmethod
@@ -65,11 +65,11 @@ class StoredRequest(Struct, frozen=True):
         left = () if with_messages else ("messages", "decisions")
         return orjson.dumps({key: value for key, value in asdict(self).items() if key not in left})
 
-    def asked(self, found: ResolvedAgent, conversation: str) -> RunRequest:
-        """Returns the request as it was made. found: its agent, with the model and prompt of this request."""
+    def run_request(self, resolved: ResolvedAgent, conversation: str) -> RunRequest:
+        """Returns the request as it was made. resolved: its agent, with the model and prompt of this request."""
         return RunRequest(
-            found.spec,
-            found.scope,
+            resolved.spec,
+            resolved.scope,
             conversation,
             messages=self.messages,
             decisions=tuple(CallDecision(**each) for each in self.decisions),
