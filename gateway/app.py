@@ -34,6 +34,7 @@ from gateway.page.page_app import MAX_BODY_BYTES, PageApp
 from gateway.provider_factory import make_embedder, make_providers, own_provider
 from gateway.run.admin.links import LinkOperations
 from gateway.run.admin.sign_in import SignIn
+from gateway.run.admin.usage import UsageOperations
 from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.loop import run_at_start
 from gateway.run.background_responses import BackgroundResponses
@@ -50,6 +51,7 @@ from gateway.run.turn_saving import turn_limits_of
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.forward import Forwarding
 from gateway.run.upstream.model_list import ModelList
+from gateway.run.usage.meter import Meter
 from gateway.settings import Settings, is_loopback
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
 from gateway.web.auth import PAGE_PATH, Guard
@@ -57,6 +59,8 @@ from gateway.web.body import BodyReader
 from gateway.web.completions import CHAT_PATHS, ChatRoute, is_chat
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
+from gateway.web.manage.access import Access
+from gateway.web.manage.usage import MANAGE_PREFIX, usage_routes
 from gateway.web.memory_api import memory_routes
 from gateway.web.messages import is_unknown, messages_errors, messages_routes
 from gateway.web.middleware import Edge, trace_of
@@ -65,7 +69,7 @@ from gateway.web.response_compaction import COMPACT_PATH, INPUT_TOKENS_PATH, Com
 from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes
 from gateway.web.sockets.responses_socket import OpensSocket, ResponsesSockets
 from gateway.web.stored_responses import OwnResponses, unknown_response
-from storage.errors import Unavailable
+from storage.errors import StoreError, Unavailable
 from storage.sql.store import Store
 
 # Requests that are cut at the end of `shutdown_s` get so long to write what became of them.
@@ -120,6 +124,7 @@ class Gateway:
         self._embedder = make_embedder(settings)
         # Never one of `providers`, which have the connections for live turns.
         make_own = partial(own_provider, settings)
+        self.meter = Meter(store.usage, clock, settings)
         self.background = services = BackgroundServices(
             settings, store, self.metrics, clock, make_own, self._embedder, limits
         )
@@ -160,14 +165,14 @@ class Gateway:
         self._page = self._make_page(limits, clock)
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
         # Each is handed the account of every request after its last byte, and of what is worked on without one.
-        self.account_readers: list[Callable[[Receipt], None]] = []
+        self.account_readers: list[Callable[[Receipt], None]] = [self.meter.take]
         self._edge = Edge(
             self._dispatch,
             self.guard,
             self.metrics,
             self.access,
             clock,
-            open_prefixes=(f"{PAGE_PATH}/", *((ADMIN_PREFIX,) if admin_token else ())),
+            open_prefixes=(f"{PAGE_PATH}/", MANAGE_PREFIX, *((ADMIN_PREFIX,) if admin_token else ())),
             error_forms={RESPONSES_PATH: ResponsesErrors(), **(error_forms() if has_agents else {})},
             error_form_of=messages_errors,
             paths=[each.path for each in self._router.routes if isinstance(each, Route)],
@@ -225,11 +230,15 @@ class Gateway:
                 LinkOperations(self.store, self.requests.now, settings.default_profile),
                 bodies,
             ),
+            *usage_routes(
+                UsageOperations(self.store.usage, self.requests.now, self.meter),
+                Access(self.guard, admin_token),
+            ),
             *health_routes(self.readiness, self.metrics),
         ]
         if admin_token is not None:
             operations = make_operations(
-                settings, self.store, self.background.embed_query, self.requests, self.sign_in
+                settings, self.store, self.background.embed_query, self.requests, self.sign_in, self.meter
             )
             routes += admin_routes(operations, admin_token)
         return routes
@@ -295,7 +304,7 @@ class Gateway:
     async def start(self) -> None:
         """Starts the background work, until `stop`."""
         self._log_ways()
-        self._tasks.append(asyncio.create_task(self.models.run()))
+        self._tasks += [asyncio.create_task(each) for each in (self.models.run(), self.meter.run())]
         self.store.database.start()
         leases = self.chat.keeper.leases
         if leases.is_needed:
@@ -346,6 +355,8 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.chat.pending.drain(LAST_REQUESTS_S)
         await self.background.drain(LAST_REQUESTS_S)
+        with suppress(StoreError):  # it was logged
+            await self.meter.write()
         await self.store.close()
         for provider in (*self.providers.values(), *self._own.values()):
             await provider.aclose()

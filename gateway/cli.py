@@ -468,6 +468,20 @@ def audit(most: int | None, as_json: bool, **wanted: Any) -> None:
     _commands().list_pages("audit", wanted, printed.AUDIT, most, as_json=as_json)
 
 
+@root.command(help="show what requests used: tokens, calls and cost, added up")
+@_option(
+    "by", "apart by these columns: day, project, user, key, upstream, model (default: day)", "COLUMN,..."
+)
+@_option("from", "from this day on, UTC (default: the last 30 days)", "YYYY-MM-DD")
+@_option("to", "up to this day (default: today)", "YYYY-MM-DD")
+@_project
+@_option("user", "of this user alone")
+@_flag("csv", "as CSV with all counters", "as_csv")
+@_json
+def usage(as_csv: bool, as_json: bool, **wanted: Any) -> None:
+    _commands().show_usage(wanted, as_csv=as_csv, as_json=as_json)
+
+
 # -- background work
 
 

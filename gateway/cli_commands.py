@@ -42,6 +42,9 @@ SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret", "secrets_key", "
 WATCH_S = 0.5
 WATCHED_S = 600.0
 
+# Rows of usage that one call returns.
+_USAGE_ROWS = 10_000
+
 _Wanted = Mapping[str, Any]
 
 
@@ -246,6 +249,26 @@ class Commands:
         """Prints all pages of a list. most: lines; None: all."""
         lines = (line for page in self._pages(operation, wanted) for line in page["lines"])
         printed.show_list(listing, islice(lines, most), as_json=as_json)
+
+    def show_usage(self, wanted: _Wanted, *, as_csv: bool, as_json: bool) -> None:
+        """Prints sums of usage."""
+        pages = list(self._usage(wanted))
+        rows = [row for page in pages for row in page["data"]]
+        if as_csv:
+            from gateway.run.admin.usage import as_csv as csv_of
+
+            print(csv_of({"by": pages[0]["by"], "data": rows}).replace("\r\n", "\n"), end="")
+        else:
+            printed.show_list(printed.usage_list(pages[0]["by"]), rows, as_json=as_json)
+
+    def _usage(self, wanted: _Wanted) -> Iterator[dict[str, Any]]:
+        """Yields all pages of usage."""
+        after = None
+        while True:
+            page = self.perform("usage", {**wanted, "after": after, "limit": _USAGE_ROWS})
+            yield page
+            if (after := page["next"]) is None:
+                return
 
     def forget(self, wanted: _Wanted, check_consent: Callable[[str], None], *, all_users: bool) -> None:
         """Forgets a memory or a part of it. check_consent: is called with what will be done, and raises a refusal."""

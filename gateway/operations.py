@@ -23,12 +23,14 @@ from gateway.run.admin.requests import RequestOperations
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.sign_in import SignIn
 from gateway.run.admin.transfer import TransferOperations
+from gateway.run.admin.usage import UsageOperations
 from gateway.run.admin.users import ListOperations
 from gateway.run.background.compact import CompactOperation
 from gateway.run.background.embed import KIND as EMBED
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.trial import TrialRecall
 from gateway.run.request_log import RequestLog
+from gateway.run.usage.meter import Meter
 from gateway.settings import DatabaseSettings, Settings
 from storage.errors import StoreError
 from storage.sql.store import Store
@@ -69,14 +71,17 @@ def make_operations(
     embed_query: EmbedQuery | None = None,
     log: RequestLog | None = None,
     sign_in: SignIn | None = None,
+    meter: Meter | None = None,
 ) -> Operations:
     """Makes all operations over a store.
 
     embed_query: as replies have it; None searches by words alone.
     log: as for `request_operations`.
     sign_in: of the page of this process; None: it serves none.
+    meter: of this process; None: it counts nothing.
     """
     defaults = Defaults(settings.default_user, settings.default_profile)
+    usage = UsageOperations(store.usage, time.time if log is None else log.now, meter)
     show = ShowOperation(store, trial_recall(settings, store, embed_query), defaults)
     edits = MemoryEdits(store, time.time, defaults)
     forgetting = ForgetOperations(store, time.time, defaults)
@@ -107,6 +112,7 @@ def make_operations(
             "memory-mute": edits.mute,
             "memory-why": requests.why,
             "requests": requests.show_all,
+            "usage": usage.show,
             "audit": AuditOperations(store).show_all,
             "memory-export": transfer.export,
             "memory-import": transfer.restore,

@@ -32,6 +32,7 @@ DATA = {
     "storage.listing",
     "storage.recall_record",
     "storage.records",
+    "storage.usage_records",
 }
 ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors", "adapters.sse"}
 STORAGE = {
@@ -42,6 +43,7 @@ STORAGE = {
     "storage.database",
     "storage.recall_record",
     "storage.records",
+    "storage.usage_records",
     "storage.errors",
     "storage.sidecar",
 }
@@ -50,7 +52,17 @@ STORAGE = {
 # and those are behind `storage.open`.
 STORE = {
     f"storage.sql.{group}"
-    for group in ("store", "jobs", "keys", "conversation_locks", "links", "recalls", "spending", "turns")
+    for group in (
+        "store",
+        "jobs",
+        "keys",
+        "conversation_locks",
+        "links",
+        "recalls",
+        "spending",
+        "turns",
+        "usage",
+    )
 }
 
 # room -> what it may import of ours beside itself; a name ending in "." stands for everything below it.
@@ -133,7 +145,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"upstream"},
         {"admin"},
         {"latest", "memory", "sink", "pending"},
-        {"request_log"},
+        {"request_log", "usage"},
         {"receipt", "request_figures"},
     ],
     "gateway.web": [
@@ -141,7 +153,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"messages", "responses"},
         {"stored_responses", "turn_saving"},
         {"response_conversations"},
-        {"server", "completions", "forwarding", "admin", "memory_api", "models"},
+        {"server", "completions", "forwarding", "admin", "manage", "memory_api", "models"},
         {"sockets"},
         {"middleware", "upload"},
         {"auth", "event_stream", "body", "form", "model_field", "health", "uvicorn_protocol"},
@@ -170,7 +182,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"batch_records"},
         {"commands", "database", "listing", "search"},
         {"health_check", "records", "sidecar"},
-        {"errors", "fusion", "recall_record", "text"},
+        {"errors", "fusion", "recall_record", "text", "usage_records"},
     ],
 }
 # These stand alone: none of their neighbours imports them, and they import the lowest floor alone.

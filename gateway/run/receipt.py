@@ -114,6 +114,7 @@ class Receipt:
         "injected_tokens",
         "is_cut",
         "is_noted",
+        "is_refused",
         "is_request",
         "key",
         "mode",
@@ -148,6 +149,8 @@ class Receipt:
         self.hides_usage = False
         # Of a client's request; False: of work that goes on without one, whose request is counted already.
         self.is_request = True
+        # A limit has turned it away.
+        self.is_refused = False
         # How it ended, once it has: the reply's status (0: none), and whether the gateway has cut it at its end.
         self.status = 0
         self.is_cut = False
@@ -170,6 +173,12 @@ class Receipt:
         call = UpstreamCall(time.perf_counter())
         self.calls.append(call)
         return call
+
+    @property
+    def has_failed(self) -> bool:
+        """True where it ended with an error, or its reply was broken off by an upstream or the gateway."""
+        is_broken = bool(self.calls) and bool(self.calls[-1].failure)
+        return self.status >= 400 or self.is_cut or is_broken
 
     def upstream_called(self) -> None:
         now = time.perf_counter()

@@ -242,6 +242,9 @@ class BatchSettings(Table, frozen=True):
 class UsageSettings(Table, frozen=True):
     """The table [usage]."""
 
+    # Between two writes of the counters.
+    write_s: Annotated[float, Meta(ge=0.1, le=MOST)] = 60.0
+    keep_users_days: Annotated[int, Meta(ge=1, le=36_500)] = 62
     ask_streams: bool = True
 
 
@@ -342,6 +345,14 @@ class DeploymentSettings(Table, frozen=True):
     context_window: PositiveInt | None = None
 
 
+class PriceSettings(Table, frozen=True):
+    """The price of a million tokens. cached: of input that the upstream has in its cache; None: as of other input."""
+
+    input: Annotated[float, Meta(ge=0, le=MOST)]
+    output: Annotated[float, Meta(ge=0, le=MOST)]
+    cached: Annotated[float, Meta(ge=0, le=MOST)] | None = None
+
+
 class ModelSettings(Table, frozen=True):
     """A name that callers ask for (`alias`)."""
 
@@ -349,11 +360,21 @@ class ModelSettings(Table, frozen=True):
     model: Text
     upstream: Text | None = None
     context_window: PositiveInt | None = None
-    # Of a million tokens, in whatever currency, since prices are only compared.
-    price: Annotated[float, Meta(ge=0, le=MOST)] | None = None
+    # Of a million tokens, in whatever currency; a number is for all of them.
+    price: Annotated[float, Meta(ge=0, le=MOST)] | PriceSettings | None = None
     # Other names that callers could ask for.
     fallbacks: tuple[Text, ...] = ()
     deployments: tuple[DeploymentSettings, ...] = ()
+
+    @property
+    def rates(self) -> tuple[float, float, float] | None:
+        """The prices of input, output and cached input; None: it has none."""
+        if self.price is None:
+            return None
+        if isinstance(self.price, PriceSettings):
+            cached = self.price.input if self.price.cached is None else self.price.cached
+            return self.price.input, self.price.output, cached
+        return self.price, self.price, self.price
 
 
 class BlockSettings(Table, frozen=True):
@@ -423,8 +444,8 @@ class Settings(Table, frozen=True):
         named = self.memory.background_model
         if named is not None:
             return None if named == NO_MODEL else named
-        priced = [each for each in self.models if each.price is not None]
-        return min(priced, key=lambda each: each.price or 0.0).alias if priced else None
+        priced = [(sum(each.rates[:2]), each.alias) for each in self.models if each.rates is not None]
+        return min(priced, key=lambda each: each[0])[1] if priced else None
 
     def default_profile(self, project: str) -> str:
         """Returns the profile of this project's requests that name none."""

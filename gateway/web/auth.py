@@ -14,6 +14,7 @@ from adapters.types import API_KEY
 from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
 from gateway.settings import MetricsKeys, is_loopback
 from storage.errors import StoreError
+from storage.records import Key
 from storage.sql.keys import DEFAULT_PROJECT, Keys
 
 KEY_PREFIX = "mg-"
@@ -92,15 +93,7 @@ class Guard:
 
     async def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
         """Admits a request. headers: lower-case names. Raises: NotAuthenticated, NotAllowed, Overloaded."""
-        given: dict[bytes, str] = {}
-        for name, value in headers:
-            if name in _READ:
-                text = value.decode("latin-1").strip()
-                # Of two keys a proxy might have checked the one, and we would take the other.
-                if given.setdefault(name, text) != text:
-                    raise NotAuthenticated(
-                        f"The header `{name.decode()}` was sent twice, with different values."
-                    )
+        given = _given(headers)
         authorization, key = given.get(b"authorization"), given.get(b"x-mnemogate-key")
         api_key = given.get(b"x-api-key")
         host, origin = given.get(b"host"), given.get(b"origin")
@@ -127,6 +120,24 @@ class Guard:
                 "This gateway demands a key of its own. Send it as `Authorization: Bearer mg-…` or `x-api-key: mg-…`, "
                 "or in `x-mnemogate-key`, which leaves the others to the provider's key."
             )
+        found = await self._find(key)
+        opens = PAGE_PATH if found.is_operator else None if found.opens is None else f"/{found.opens}"
+        return Caller(found.project, credential, found.memory, opens, own, found.id, found.name)
+
+    async def find_key(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
+        """Returns the gateway key that a request presents, whatever it opens. Raises: NotAuthenticated, Overloaded."""
+        given = _given(headers)
+        # Where `x-mnemogate-key` is sent the others are the caller's own.
+        key = given.get(b"x-mnemogate-key")
+        if key is None:
+            api_key = given.get(b"x-api-key")
+            is_gateway_key = api_key is not None and api_key.startswith(KEY_PREFIX)
+            key = api_key if is_gateway_key else _bearer(given.get(b"authorization"))
+        if key and key.startswith(KEY_PREFIX):
+            return await self._find(key)
+        raise NotAuthenticated("Send a key of an operator: `Authorization: Bearer mg-…`.")
+
+    async def _find(self, key: str) -> Key:
         try:
             found = await self._keys.find(key)
         except StoreError as error:
@@ -135,8 +146,7 @@ class Guard:
             ) from error
         if found is None:
             raise NotAuthenticated("This key is not one of this gateway's, or it was revoked.")
-        opens = PAGE_PATH if found.is_operator else None if found.opens is None else f"/{found.opens}"
-        return Caller(found.project, credential, found.memory, opens, own, found.id, found.name)
+        return found
 
     async def _is_operators(self, key: str) -> bool:
         try:
@@ -192,6 +202,18 @@ class Guard:
         """Returns whether the gateway may be addressed so. host: with or without a port."""
         name = _name_of(host)
         return is_loopback(name) or name in self._hosts
+
+
+def _given(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
+    """Returns the headers that the guard reads. Raises: NotAuthenticated: one was sent twice, differently."""
+    given: dict[bytes, str] = {}
+    for name, value in headers:
+        if name in _READ:
+            text = value.decode("latin-1").strip()
+            # Of two keys a proxy might have checked the one, and we would take the other.
+            if given.setdefault(name, text) != text:
+                raise NotAuthenticated(f"The header `{name.decode()}` was sent twice, with different values.")
+    return given
 
 
 def _bearer(authorization: str | None) -> str | None:

@@ -15,7 +15,7 @@ import msgspec
 import orjson
 
 from storage.commands import Extent, ForgetTarget, Rules
-from storage.database import GONE, Connection, Database
+from storage.database import GONE, Connection, Database, Row
 from storage.records import Exchange, State
 from storage.sql import exchanges
 from storage.sql.agents import Agents
@@ -37,6 +37,7 @@ from storage.sql.memory_cache import MemoryCache
 from storage.sql.readers import load_sleepers
 from storage.sql.recalls import SQL as PAGE
 from storage.sql.snapshot_cache import SnapshotCache
+from storage.sql.usage import Usage, fold_user
 
 _Cursor = tuple[str, int]
 
@@ -53,9 +54,11 @@ class Forgetting(Group):
         snapshots: SnapshotCache,
         wake: Callable[[], None],
         rules: Rules,
+        usage: Usage,
     ) -> None:
         """Makes the group. wake: called when jobs have to end or may begin again."""
         super().__init__(database)
+        self._usage = usage
         self._rules, self._agents, self._now = rules, agents, now
         self._memories, self._wake = memories, wake
         self._heard = [agents.clear, memories.clear, snapshots.clear]
@@ -133,13 +136,18 @@ class Forgetting(Group):
         """
         now = self._now()
 
-        async def write(connection: Connection) -> tuple[int, list[int]]:
+        async def write(connection: Connection) -> tuple[int, list[int], Row | None]:
             await connection.lock_sharers(agent)
             sleepers = await load_sleepers(connection, agent) if target.is_all else []
             before = [await begin_forgetting(connection, each, target, now) for each in sleepers]
-            return await begin_forgetting(connection, agent, target, now), before
+            user = await connection.row(SQL["only_memory"], (agent,)) if target.is_all else None
+            if user is not None:
+                await fold_user(connection, *user)
+            return await begin_forgetting(connection, agent, target, now), before, user
 
-        id, before = await self._database.bulk(write)
+        id, before, user = await self._database.bulk(write)
+        if user is not None:
+            self._usage.user_gone(*user)
         self._before[id] = before
         self._agents.clear()
         self._wake()

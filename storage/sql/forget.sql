@@ -34,6 +34,11 @@ DELETE FROM forgetting WHERE id = ?
 -- Keeps turns that began before from committing.
 UPDATE agents SET epoch = epoch + 1 WHERE id = ?
 
+-- name: only_memory
+-- Finds the project and the name of the user who has this memory and no other one.
+SELECT a.project, substr(a.subject, 6) FROM agents a WHERE a.id = ?1 AND a.subject LIKE 'user:%' AND NOT EXISTS
+    (SELECT 1 FROM agents b WHERE b.project = a.project AND b.subject = a.subject AND b.id <> a.id)
+
 -- name: agent_delete
 -- Deletes an agent. With its secret goes all that its hashes could say.
 DELETE FROM agents WHERE id = ? RETURNING project, profile

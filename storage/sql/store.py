@@ -50,6 +50,7 @@ from storage.sql.stored_paths import StoredPaths
 from storage.sql.summaries import Summaries
 from storage.sql.transfer import Transfer
 from storage.sql.turns import Turns
+from storage.sql.usage import Usage
 from storage.sql.vectors import Vectors
 
 
@@ -91,7 +92,10 @@ class Store:
         self.jobs = Jobs(database, asked, ticks)
         self.conversation_locks = ConversationLocks(database, asked)
         self.stored_paths = StoredPaths(database, self.agents, rules, self.jobs)
-        self.forgetting = Forgetting(database, self.agents, now, memories, snapshots, self.jobs.wake, rules)
+        self.usage = Usage(database)
+        self.forgetting = Forgetting(
+            database, self.agents, now, memories, snapshots, self.jobs.wake, rules, self.usage
+        )
         self.forget_previews = ForgetPreviews(database, rules)
         self.transfer = Transfer(database, self.agents, self.forgetting)
         self.moving = Moving(database)

@@ -307,6 +307,7 @@ def remember(
     memory: Mapping[str, Any] | None = None,
     limits: Limits = QUIET,
     clock: Clock | None = None,
+    admin_token: str | None = None,
     **parts: Any,
 ) -> Iterator[World]:
     """Serves with memory. place: a folder, or a database's URL. memory: values of [memory]; parts: of Settings."""
@@ -321,7 +322,7 @@ def remember(
         where = file if isinstance(place, Path) else place
         return await open_store(where, now=clock, factory=counting(statements.append))
 
-    with serve(settings, open_here, clock=clock, limits=limits) as gateway:
+    with serve(settings, open_here, clock=clock, limits=limits, admin_token=admin_token) as gateway:
         app = gateway.app
         # Maintenance runs when a test lets time pass, and not while it talks.
         app.background.index_lags = lambda agent, messages=None: None

@@ -47,6 +47,7 @@ YOUNG_S = 3600.0
 # One call, or one search, begins to forget so many memories at a time.
 _PAGE = 64
 _DAY_S = 86_400.0
+_USER = "user:"
 
 PartKind = Literal["message", "exchange", "in", "fact", "passage"]
 _PARTS: tuple[PartKind, ...] = ("message", "exchange", "in", "fact", "passage")
@@ -134,7 +135,8 @@ class ForgetOperations:
         if request.part is None:
             begun, is_more = await self._begin_whole(request.owner, is_late)
             count, left = len(begun), [*left, *begun]
-            if request.owner.subject is not None and not (begun or before or request.left):
+            used = await self._forget_usage(request.owner)
+            if request.owner.subject is not None and not (begun or before or request.left or used):
                 raise BadRequest(nothing_of(request.owner), param="user")
         elif not request.left:
             begun_part, extent = await self._begin_part(request.owner, request.part)
@@ -176,6 +178,13 @@ class ForgetOperations:
             late = f"; edits that wait until their turns are confirmed: {waiting}" if waiting else ""
             raise BadRequest(error.message + late, param="block") from error
         return {"label": after.label, "version": after.version, "value": after.value, "waiting": waiting}
+
+    async def _forget_usage(self, owner: MemoryOwner) -> int:
+        """Takes the name of a user who is forgotten whole off the counters. Returns how many rows had it."""
+        subject = owner.subject or ""
+        if owner.profile is not None or not subject.startswith(_USER):
+            return 0
+        return await self.store.usage.forget_user(owner.project, subject.removeprefix(_USER))
 
     async def _begin_whole(self, owner: MemoryOwner, is_late: Callable[[], bool]) -> tuple[list[int], bool]:
         """Begins to forget whole memories. Returns their numbers, and whether there may be more."""

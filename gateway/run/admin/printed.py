@@ -415,6 +415,36 @@ REQUESTS = RecordList(
     ),
     "There are no requests to show: the process that serves has none, or no process serves.",
 )
+# The counters that a table shows; JSON and CSV have all.
+_USED = (
+    "requests",
+    "refused",
+    "calls",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "injected_tokens",
+    "background_input_tokens",
+    "background_output_tokens",
+)
+
+
+def usage_list(by: Sequence[str]) -> RecordList:
+    """Returns the list of usage by some columns."""
+    of = [Column(name, lambda each, name=name: str(each[name]) or "-") for name in by]  # type: ignore[misc]
+    numbers = [
+        Column(
+            name.removesuffix("_tokens").replace("_", " "),
+            lambda each, name=name: str(each[name]),  # type: ignore[misc]
+            lambda each, name=name: f"{each[name]} {name.replace('_', ' ')}",  # type: ignore[misc]
+            is_number=True,
+        )
+        for name in _USED
+    ]
+    cost = Column("cost", lambda each: f"{each['cost']:.6f}", lambda each: f"cost {each['cost']:.6f}", True)
+    return RecordList((*of, *numbers, cost), "Nothing was used in these days.")
+
+
 AUDIT = RecordList(
     (
         Column("at", lambda each: _at(each["at"], "%Y-%m-%d %H:%M:%S")),

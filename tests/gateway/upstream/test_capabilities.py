@@ -105,7 +105,7 @@ def test_every_family_gets_what_it_takes(name: str, tmp_path: Path) -> None:
             assert headers.get("x-mnemogate-consumed") == (None if known.metadata else "metadata")
             assert ("developer" in roles(world)) is (known.developer_role is not False)
             assert seen[-1].tool_names[0] == "weather"
-            adds = memory and stream and known.stream_usage
+            adds = stream and known.stream_usage
             assert {"stream_options" in each.json for each in seen} == {adds}
 
 

@@ -29,6 +29,7 @@ PINNED = {
     "0008-0009_page.sql": "bfb08a33d4d806f816d59f5256403635a4b64777c067a996ebdca5d6c3a64fc1",
     "0009-0010_responses.sql": "8be1719eb7c39d6f3a2aa894ecd1a25181f546cabd2897e4b0dd214b00652e35",
     "0010-0011_begun.sql": "b724cdcc95e789c8956c60c3132f073c9c5f91775add46c77d3793b6d36db15d",
+    "0011-0012_usage.sql": "3d9f9aa2aee07b58b8be019c450d731130a999b53976afc0df750bad313ecdd8",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
@@ -85,7 +86,7 @@ async def test_gateways_that_start_side_by_side_migrate_once(database: PostgresS
     try:
         versions = await asyncio.gather(*(migrate(each, "beside") for each in opened))
         assert set(versions) == {latest(load_migrations())}
-        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 4  # a step each
+        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 5  # a step each
     finally:
         for each in opened:
             await each.close()
@@ -253,7 +254,9 @@ async def test_a_database_that_is_too_old_is_refused_with_the_way(database: Post
     try:
         await lay(connection, "older", 4)
         await connection.execute("UPDATE schema_versions SET version = 2")
-        with pytest.raises(TooOld, match=r"version 2, .* upgrades versions 4, 7, 8, 9, 10\..*memory export"):
+        with pytest.raises(
+            TooOld, match=r"version 2, .* upgrades versions 4, 7, 8, 9, 10, 11\..*memory export"
+        ):
             await migrate(connection, "older")
     finally:
         await connection.execute("DROP SCHEMA older CASCADE")

@@ -1,0 +1,26 @@
+"""The price of a model's tokens."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from storage.records import Counts
+
+# A price is of a million tokens, and a cost is counted in billionths: so many of these make a price of 1 for a token.
+_BILLIONTHS = 1000
+
+
+class Price(Struct, frozen=True):
+    """The price of a million tokens, in whatever currency."""
+
+    input: float
+    output: float
+    # Of the input that the upstream read from its cache.
+    cached: float
+
+    def of(self, counts: Counts) -> int:
+        """Returns the cost of tokens, in billionths of the currency."""
+        cached = min(counts.cached, counts.prompt)
+        fresh = counts.prompt - cached
+        total = fresh * self.input + cached * self.cached + counts.completion * self.output
+        return round(total * _BILLIONTHS)

@@ -1,0 +1,225 @@
+"""The meter: adds up what requests use, in memory, and writes the sums from time to time.
+
+There is never a row for one request. A process that is killed loses what it has counted since its last write, one that
+stops in order writes all. What it cannot write it tries to write again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+from gateway.core.usage.price import Price
+from gateway.run.receipt import Receipt
+from gateway.settings import Settings
+from storage.errors import StoreError, is_known
+from storage.records import Counts
+from storage.sql.usage import Usage
+from storage.usage_records import COUNTERS, ROWS_AT_ONCE, UsageKey
+
+_log = logging.getLogger("mnemogate")
+
+DAY_S: Final = 86_400
+# Beyond so many keys in memory new ones have no user, and beyond twice as many no model: callers name both.
+MOST_KEYS: Final = 50_000
+# Characters of a model's name. Chosen: more than a real one has.
+_NAME_CHARS: Final = 256
+# Who reads usage has what this process counted up to so long ago.
+READ_S: Final = 1.0
+# How often it is looked for counters whose users are too old.
+_FOLD_S: Final = 3600.0
+CLIENT_GONE: Final = 499
+# The places of the counters in a row.
+(
+    REQUESTS, REFUSED, ERRORS, CANCELLED, CALLS, INPUT, OUTPUT, CACHED, WRITTEN, REASONING, ESTIMATED_INPUT,
+    ESTIMATED_OUTPUT, INJECTED, BACKGROUND_INPUT, BACKGROUND_OUTPUT, BATCH_INPUT, BATCH_OUTPUT, COST, UNPRICED,
+) = range(len(COUNTERS))  # fmt: skip
+
+PriceOf = Callable[[str, str], Price | None]
+
+
+def prices_of(settings: Settings) -> PriceOf:
+    """Returns what finds the price of an upstream's model, by its name there; None: it has no price."""
+    prices: dict[tuple[str, str], Price] = {}
+    for each in settings.models:
+        if each.rates is not None:
+            price = Price(*each.rates)
+            prices.setdefault((each.upstream or settings.upstreams[0].name, each.model), price)
+            for other in each.deployments:
+                prices.setdefault((other.upstream, other.model or each.model), price)
+    return lambda upstream, model: prices.get((upstream, model))
+
+
+class Meter:
+    """One for the process."""
+
+    def __init__(self, usage: Usage, now: Callable[[], float], settings: Settings) -> None:
+        """now: seconds since the epoch."""
+        self._usage = usage
+        self._now = now
+        self._price = prices_of(settings)
+        self._write_s = settings.usage.write_s
+        self._keep_days = settings.usage.keep_users_days
+        self._counters: dict[UsageKey, list[int]] = {}
+        self._lock = asyncio.Lock()  # of the write that is under way
+        self._wrote_at = -READ_S
+        self._has_failed = False
+        # Users that were forgotten while their counters were being written.
+        self._forgotten: set[tuple[str, str]] = set()
+        usage.when_forgotten(self._forget)
+
+    # -- what is counted
+
+    def take(self, account: Receipt) -> None:
+        """Adds a request that has ended, or work that has no request."""
+        day = int((self._now() - time.perf_counter() + account.begun) // DAY_S)
+        project, user, key = account.project, account.user, account.key
+        last: list[int] | None = None
+        for call in account.calls:
+            if not call.is_answered:
+                continue
+            last = self._of(day, project, user, key, call.upstream, call.model)
+            last[CALLS] += 1
+            if not call.costs_tokens:
+                continue
+            used = call.used()
+            last[INPUT] += used.prompt
+            last[OUTPUT] += used.completion
+            last[CACHED] += used.cached
+            last[WRITTEN] += used.written
+            last[REASONING] += used.reasoning
+            last[INJECTED] += call.injected_tokens
+            if call.counts is None:
+                last[ESTIMATED_INPUT] += used.prompt
+                last[ESTIMATED_OUTPUT] += used.completion
+            self._add_cost(last, call.upstream, call.model, used)
+        if not account.is_request:
+            return
+        if last is None:
+            last = self._of(day, project, user, key, "", "")
+        if account.is_refused:
+            last[REFUSED] += 1
+            return
+        last[REQUESTS] += 1
+        if account.status == CLIENT_GONE:
+            last[CANCELLED] += 1
+        elif account.has_failed:
+            last[ERRORS] += 1
+
+    def add_background(self, project: str, user: str, upstream: str, model: str, used: Counts) -> None:
+        """Adds a call that was made for a memory, and not for a request."""
+        counters = self._of(self._today, project, user, 0, upstream, model)
+        counters[BACKGROUND_INPUT] += used.prompt
+        counters[BACKGROUND_OUTPUT] += used.completion
+
+    def add_batch(self, project: str, user: str, upstream: str, model: str, used: Counts) -> None:
+        """Adds an item of a batch of agents, when its result is taken."""
+        counters = self._of(self._today, project, user, 0, upstream, model)
+        counters[BATCH_INPUT] += used.prompt
+        counters[BATCH_OUTPUT] += used.completion
+
+    @property
+    def _today(self) -> int:
+        return int(self._now() // DAY_S)
+
+    def _add_cost(self, counters: list[int], upstream: str, model: str, used: Counts) -> None:
+        price = self._price(upstream, model)
+        if price is None:
+            counters[UNPRICED] += used.prompt + used.completion
+        else:
+            counters[COST] += price.of(used)
+
+    def _of(self, day: int, project: str, user: str, key: int, upstream: str, model: str) -> list[int]:
+        """Returns the counters of a key."""
+        found = self._counters.get(UsageKey(day, project, user, key, upstream, model))
+        if found is None:
+            size, model = len(self._counters), model[:_NAME_CHARS]
+            user = "" if size >= MOST_KEYS else user
+            model = "" if size >= 2 * MOST_KEYS else model
+            found = self._counters.setdefault(
+                UsageKey(day, project, user, key, upstream, model), [0] * len(COUNTERS)
+            )
+        return found
+
+    # -- what is written
+
+    async def run(self) -> None:
+        """Writes until it is cancelled."""
+        folded_at = -_FOLD_S
+        while True:
+            await asyncio.sleep(self._write_s)
+            with suppress(StoreError):  # it was reported, and is tried again
+                await self.write()
+                if time.monotonic() - folded_at >= _FOLD_S:
+                    folded_at = time.monotonic()
+                    await self._fold_old()
+
+    async def write(self) -> None:
+        """Writes what was counted up to now. Raises: StoreError: what is left is written another time."""
+        async with self._lock:
+            self._wrote_at = time.monotonic()
+            counters, self._counters = self._counters, {}
+            rows = sorted(counters.items())
+            done = 0
+            try:
+                while done < len(rows):
+                    part = rows[done : done + ROWS_AT_ONCE]
+                    await self._add(part)
+                    done += len(part)
+                while self._forgotten:
+                    await self._usage.fold_user(*self._forgotten.pop())
+                self._has_failed = False
+            except asyncio.CancelledError:
+                done += ROWS_AT_ONCE  # a write that was begun ends on disk
+                raise
+            except StoreError as error:
+                if not (self._has_failed or is_known(error)):
+                    _log.warning("Usage was not written, and is tried again: %s", error.message)
+                self._has_failed = True
+                raise
+            finally:
+                self._put_back(dict(rows[done:]))
+
+    async def settle(self) -> None:
+        """Writes, unless that was done just now: what is read then is at most `READ_S` old. Raises: StoreError."""
+        if self._counters and time.monotonic() - self._wrote_at >= READ_S:
+            await self.write()
+
+    async def background_tokens(self, project: str) -> int:
+        """Returns the tokens that a project's background calls used today. Raises: StoreError."""
+        today = self._today
+        written = await self._usage.background_tokens(project, today)
+        return written + sum(
+            counters[BACKGROUND_INPUT] + counters[BACKGROUND_OUTPUT]
+            for key, counters in self._counters.items()
+            if (key.day, key.project) == (today, project)
+        )
+
+    async def _add(self, rows: list[tuple[UsageKey, list[int]]]) -> None:
+        await self._usage.add(rows)
+
+    def _put_back(self, counters: Mapping[UsageKey, list[int]]) -> None:
+        for key, values in counters.items():
+            if (key.project, key.user) in self._forgotten:
+                key = key._replace(user="")
+            found = self._of(*key)
+            for n, value in enumerate(values):
+                found[n] += value
+
+    def _forget(self, project: str, user: str) -> None:
+        """Takes a user's name off what is still in memory."""
+        own = [key for key in self._counters if (key.project, key.user) == (project, user)]
+        self._put_back({key._replace(user=""): self._counters.pop(key) for key in own})
+        if self._lock.locked():
+            self._forgotten.add((project, user))
+
+    async def _fold_old(self) -> None:
+        """Adds the counters of users that are too old to those of no user."""
+        before = self._today - self._keep_days
+        while (day := await self._usage.oldest_of_users(before)) is not None:
+            while await self._usage.fold_day(day):
+                pass

@@ -1,0 +1,1 @@
+"""`/v1/manage/…`: what operators ask of a running gateway."""

@@ -1,0 +1,60 @@
+"""Decides who may manage: the owner, by the token that the command line has, and operators, by their keys."""
+
+from __future__ import annotations
+
+import hmac
+
+from msgspec import Struct
+from starlette.requests import Request
+
+from gateway.errors import NotAllowed, NotAuthenticated
+from gateway.web.auth import Guard
+from storage.records import OPERATOR, Key
+
+ADMIN_HEADER = "x-mnemogate-admin"
+
+
+class Manager(Struct, frozen=True):
+    """The caller of a route that manages."""
+
+    # The only project that it manages; None: all.
+    project: str | None
+    may_write: bool
+
+
+class Access:
+    """The door of `/v1/manage/…`."""
+
+    def __init__(self, guard: Guard, admin_token: str | None) -> None:
+        """admin_token: the owner's; None: there is none."""
+        self._guard = guard
+        self._token = admin_token
+
+    async def admit(self, request: Request, *, writes: bool = False) -> Manager:
+        """Returns who manages. writes: something is to be changed. Raises: NotAuthenticated, NotAllowed, Overloaded."""
+        if self._is_owner(request):
+            return Manager(None, may_write=True)
+        key = await self.key_of(request)
+        if not key.is_operator:
+            raise NotAllowed(
+                "This key does not open /v1/manage. `mnemogate keys create --operator` makes one that does."
+            )
+        found = Manager(key.project or None, may_write=key.opens == OPERATOR)
+        if writes and not found.may_write:
+            raise NotAllowed("This key of an operator changes nothing.")
+        return found
+
+    async def key_of(self, request: Request) -> Key:
+        """Returns the gateway key that a request presents. Raises: NotAuthenticated, Overloaded."""
+        return await self._guard.find_key(request.scope["headers"])
+
+    def _is_owner(self, request: Request) -> bool:
+        given = request.headers.get(ADMIN_HEADER)
+        if given is None:
+            return False
+        token = (self._token or "").encode()
+        if not token or not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token):
+            raise NotAuthenticated(
+                f"`{ADMIN_HEADER}` is not the token of the account that runs this gateway."
+            )
+        return True

@@ -1,0 +1,43 @@
+"""GET /v1/manage/usage."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.errors import BadRequest, MemoryUnavailable
+from gateway.run.admin.usage import UsageOperations, as_csv
+from gateway.web.manage.access import Access
+from gateway.web.middleware import trace_of
+from storage.errors import StoreError
+
+MANAGE_PREFIX: Final = "/v1/manage/"
+USAGE_PATH: Final = f"{MANAGE_PREFIX}usage"
+_CSV: Final = "text/csv; charset=utf-8"
+
+
+def usage_routes(operations: UsageOperations, access: Access) -> list[Route]:
+    """Returns the route of usage."""
+
+    async def show(request: Request) -> Response:
+        trace_of(request.scope).route = "manage"
+        manager = await access.admit(request)
+        given = dict(request.query_params)
+        if len(given) < len(request.query_params.multi_items()):
+            raise BadRequest("A parameter was sent twice.")
+        form = given.pop("format", "json")
+        if form not in ("json", "csv"):
+            raise BadRequest(f"format must be json or csv, saw {form!r}.", param="format")
+        try:
+            page = await operations.show(given, project=manager.project)
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        if form == "csv":
+            return Response(as_csv(page), media_type=_CSV)
+        return Response(orjson.dumps(page), media_type="application/json")
+
+    return [Route(USAGE_PATH, show, methods=["GET"])]

@@ -1,0 +1,137 @@
+"""Usage: counters that processes add up. Sums of them are read by whatever columns are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+
+import orjson
+
+from storage.database import USAGE, Connection, Database, Statement
+from storage.sql.group import Group, bulk_writes, long_reads, reads
+from storage.sql.statements import load, make_statement
+from storage.usage_records import COUNTERS, ROWS_AT_ONCE, UsageKey, UsageQuery, UsageSum
+
+SQL = load("usage.sql")
+_KEYS = len(UsageKey._fields)
+_SUMS = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in COUNTERS)
+
+UsageRow = tuple[UsageKey, Sequence[int]]
+
+
+class Usage(Group):
+    """The table of usage."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._forgotten: list[Callable[[str, str], None]] = []
+        database.hear(USAGE, self._hear)
+
+    @bulk_writes
+    async def add(self, connection: Connection, rows: Sequence[UsageRow]) -> None:
+        """Adds counters to those of their keys; at most `ROWS_AT_ONCE`, in the order of their keys."""
+        for key, counters in rows:
+            await connection.run(SQL["add"], (*key, *counters))
+
+    @long_reads
+    async def sums(self, connection: Connection, query: UsageQuery) -> list[UsageSum]:
+        """Returns the sums that a query asks for, in the order of its `by`."""
+        names = tuple(name for name, _ in query.only)
+        values: list[object] = [query.first, query.last, *(value for _, value in query.only)]
+        values += query.after or ()
+        statement = _sums(query.by, names, query.after is not None)
+        size = len(query.by)
+        return [
+            UsageSum(tuple(row[:size]), tuple(row[size:]))
+            for row in await connection.rows(statement, (*values, query.limit))
+        ]
+
+    @reads
+    async def background_tokens(self, connection: Connection, project: str, day: int) -> int:
+        """Returns the tokens that a project's background calls used on a day, as far as it is written."""
+        return int(await connection.value(SQL["background"], (day, project)))
+
+    @reads
+    async def oldest_of_users(self, connection: Connection, before: int) -> int | None:
+        """Returns the oldest day before one on which counters have a user."""
+        found: int | None = await connection.value(SQL["oldest_of_users"], (before,))
+        return found
+
+    @bulk_writes
+    async def fold_day(self, connection: Connection, day: int) -> int:
+        """Adds some counters of a day's users to those of no user. Returns how many; 0: none are left."""
+        return await _fold(connection, await connection.rows(SQL["take_users"], (day, ROWS_AT_ONCE)))
+
+    @bulk_writes
+    async def fold_user(self, connection: Connection, project: str, user: str) -> int:
+        """Adds a user's counters to those of no user. Returns how many rows they had."""
+        return await fold_user(connection, project, user)
+
+    async def forget_user(self, project: str, user: str) -> int:
+        """Adds a user's counters to those of no user, also in the memory of all processes.
+
+        Returns how many rows they had.
+        """
+        count = await self.fold_user(project, user)
+        self.user_gone(project, user)
+        return count
+
+    def user_gone(self, project: str, user: str) -> None:
+        """Has all processes take a user's name off what they have in memory."""
+        self._notify(project, user)
+        self._database.notify(USAGE, orjson.dumps([project, user]).decode())
+
+    def when_forgotten(self, function: Callable[[str, str], None]) -> None:
+        """Has a function called with project and name of each user that is forgotten, by this process or another."""
+        self._forgotten.append(function)
+
+    def _notify(self, project: str, user: str) -> None:
+        for each in self._forgotten:
+            each(project, user)
+
+    def _hear(self, word: str | None) -> None:
+        if word:
+            project, user = orjson.loads(word)
+            self._notify(project, user)
+
+    @bulk_writes
+    async def note_writer(self, connection: Connection, process: str, now: float, since: float) -> int:
+        """Notes that a process writes. Returns how many have written since a time."""
+        await connection.run(SQL["writers_age"], (since,))
+        await connection.run(SQL["wrote"], (process, now))
+        return int(await connection.value(SQL["writers"], (since,)))
+
+
+async def fold_user(connection: Connection, project: str, user: str) -> int:
+    """Adds a user's counters to those of no user. Returns how many rows they had."""
+    return await _fold(connection, await connection.rows(SQL["take_user"], (project, user)))
+
+
+async def _fold(connection: Connection, rows: Iterable[Sequence[object]]) -> int:
+    """Adds rows that were taken out to those of no user. Returns how many there were."""
+    sums: dict[UsageKey, list[int]] = {}
+    count = 0
+    for row in rows:
+        count += 1
+        key = UsageKey(*row[:_KEYS])._replace(user="")  # type: ignore[arg-type]
+        found = sums.setdefault(key, [0] * len(COUNTERS))
+        for n, value in enumerate(row[_KEYS:]):
+            found[n] += value  # type: ignore[operator]
+    for key in sorted(sums):
+        await connection.run(SQL["add"], (*key, *sums[key]))
+    return count
+
+
+@lru_cache(maxsize=64)
+def _sums(by: tuple[str, ...], only: tuple[str, ...], is_later: bool) -> Statement:
+    """Returns the statement for sums by some columns. The names are those of `UsageKey`'s fields."""
+    assert {*by, *only} <= {*UsageKey._fields}
+    columns = [f'"{name}"' for name in by]
+    where = ["day BETWEEN ? AND ?", *(f'"{name}" = ?' for name in only)]
+    if is_later:
+        where.append(f"({', '.join(columns)}) > ({', '.join('?' * len(by))})")
+    grouped = (
+        f" GROUP BY {', '.join(columns)} ORDER BY {', '.join(columns)}" if by else " HAVING count(*) > 0"
+    )
+    text = f"SELECT {', '.join([*columns, _SUMS])} FROM usage WHERE {' AND '.join(where)}{grouped} LIMIT ?"
+    return make_statement("usage.sql: sums", text)

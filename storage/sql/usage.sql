@@ -1,0 +1,69 @@
+-- Every statement on usage. `-- name:` begins one; the next line describes it. Sums by any of the key's columns are made in
+-- usage.py.
+
+-- name: add
+-- Adds counters to those of their key.
+INSERT INTO usage (day, project, "user", key, upstream, model,
+    requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
+    reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
+    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens)
+VALUES ({?1..25})
+ON CONFLICT (day, project, "user", key, upstream, model) DO UPDATE SET
+    requests = usage.requests + excluded.requests,
+    refused = usage.refused + excluded.refused,
+    errors = usage.errors + excluded.errors,
+    cancelled = usage.cancelled + excluded.cancelled,
+    calls = usage.calls + excluded.calls,
+    input_tokens = usage.input_tokens + excluded.input_tokens,
+    output_tokens = usage.output_tokens + excluded.output_tokens,
+    cached_tokens = usage.cached_tokens + excluded.cached_tokens,
+    cache_write_tokens = usage.cache_write_tokens + excluded.cache_write_tokens,
+    reasoning_tokens = usage.reasoning_tokens + excluded.reasoning_tokens,
+    estimated_input_tokens = usage.estimated_input_tokens + excluded.estimated_input_tokens,
+    estimated_output_tokens = usage.estimated_output_tokens + excluded.estimated_output_tokens,
+    injected_tokens = usage.injected_tokens + excluded.injected_tokens,
+    background_input_tokens = usage.background_input_tokens + excluded.background_input_tokens,
+    background_output_tokens = usage.background_output_tokens + excluded.background_output_tokens,
+    batch_input_tokens = usage.batch_input_tokens + excluded.batch_input_tokens,
+    batch_output_tokens = usage.batch_output_tokens + excluded.batch_output_tokens,
+    cost = usage.cost + excluded.cost,
+    unpriced_tokens = usage.unpriced_tokens + excluded.unpriced_tokens
+
+-- name: oldest_of_users
+-- Finds the oldest day before one that has counters of users.
+SELECT day FROM usage WHERE day < ? AND "user" <> '' ORDER BY day LIMIT 1
+
+-- name: take_users
+-- Takes out what users have on a day, some rows at a time.
+DELETE FROM usage WHERE (day, project, "user", key, upstream, model) IN
+    (SELECT day, project, "user", key, upstream, model FROM usage WHERE day = ?1 AND "user" <> '' LIMIT ?2)
+RETURNING day, project, "user", key, upstream, model,
+    requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
+    reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
+    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens
+
+-- name: take_user
+-- Takes out what one user has.
+DELETE FROM usage WHERE project = ? AND "user" = ?
+RETURNING day, project, "user", key, upstream, model,
+    requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
+    reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
+    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens
+
+-- name: background
+-- Returns the tokens that a project's background calls used on a day.
+SELECT CAST(coalesce(sum(background_input_tokens + background_output_tokens), 0) AS BIGINT)
+FROM usage WHERE day = ? AND project = ?
+
+-- name: wrote
+-- Notes that a process has written.
+INSERT INTO usage_writers (process, wrote) VALUES (?, ?)
+ON CONFLICT (process) DO UPDATE SET wrote = excluded.wrote
+
+-- name: writers_age
+-- Drops the processes that have not written for long.
+DELETE FROM usage_writers WHERE wrote < ?
+
+-- name: writers
+-- Counts those that have written since.
+SELECT count(*) FROM usage_writers WHERE wrote >= ?

@@ -1,0 +1,73 @@
+"""The values of usage: counters by day, project, user, key, upstream and model; and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+
+# Rows that one transaction writes, so that no turn waits long after it.
+ROWS_AT_ONCE: Final = 500
+
+
+class UsageKey(NamedTuple):
+    """The key of counters. A key of dictionaries in each request's path, hence a tuple."""
+
+    # Days since the epoch, UTC, when the request came.
+    day: int
+    project: str
+    # "" for no user.
+    user: str
+    # A key's number, 0 for none.
+    key: int
+    # "" where none was asked.
+    upstream: str
+    model: str
+
+
+# The counters in the order in which they stand in a row.
+COUNTERS: Final = (
+    "requests",
+    "refused",
+    "errors",
+    "cancelled",
+    "calls",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "estimated_input_tokens",
+    "estimated_output_tokens",
+    "injected_tokens",
+    "background_input_tokens",
+    "background_output_tokens",
+    "batch_input_tokens",
+    "batch_output_tokens",
+    "cost",
+    "unpriced_tokens",
+)
+
+
+class UsageQuery(Struct, frozen=True):
+    """A question for sums of counters."""
+
+    # Names of `UsageKey`'s fields, by which the sums are apart, and in whose order they are sorted.
+    by: tuple[str, ...]
+    # Days since the epoch, both included.
+    first: int
+    last: int
+    # Values of `UsageKey`'s fields, by their names.
+    only: Sequence[tuple[str, str | int]] = ()
+    # The values of `by` after which the page begins.
+    after: Sequence[str | int] | None = None
+    limit: int = 1000
+
+
+class UsageSum(Struct, frozen=True):
+    """The counters of all rows that share the values of a query's `by`."""
+
+    by: tuple[str | int, ...]
+    # In the order of COUNTERS.
+    counters: tuple[int, ...]

@@ -1,0 +1,242 @@
+"""Usage as an operator reads it: sums that equal what the upstream counted, to the token."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from gateway.run.usage import meter
+from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
+from storage.usage_records import COUNTERS
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
+from tests.gateway.sdk import Clock, World, agent, remember
+from tests.server import RawReply
+
+TOKEN = {"x-mnemogate-admin": "the-owner"}
+PRICES = (
+    ModelSettings("m", "m", "up", price=PriceSettings(input=0.15, output=0.60, cached=0.075)),
+    ModelSettings("flat", "flat", "up", price=1.0),
+    ModelSettings("free", "free", "up"),
+)
+
+pytestmark = pytest.mark.both
+
+
+@contextmanager
+def counting(upstream: StrictUpstream, place: Path, **parts: Any) -> Iterator[World]:
+    takes: Any = {"responses": "stored", "stream_usage": True}
+    upstreams = (UpstreamSettings("up", base_url=upstream.base_url, takes=takes),)
+    given = {"upstreams": upstreams, "models": PRICES, "admin_token": "the-owner", **parts}
+    with remember(upstream, place, agent(), **given) as world:
+        yield world
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with counting(upstream, tmp_path) as made:
+        yield made
+
+
+def ask(world: World, headers: Mapping[str, str] = TOKEN, **query: Any) -> RawReply:
+    world.settle()
+    world.gateway.app.meter._wrote_at = -meter.READ_S
+    return world.gateway.ask("GET", f"/v1/manage/usage?{urlencode(query)}", headers=headers)
+
+
+def rows(world: World, **query: Any) -> list[dict[str, Any]]:
+    reply = ask(world, **query)
+    assert reply.status == 200, reply.body
+    found: list[dict[str, Any]] = reply.json["data"]
+    return found
+
+
+def total(world: World, **query: Any) -> dict[str, Any]:
+    (found,) = rows(world, **query)
+    return found
+
+
+def usage(prompt: int, completion: int, cached: int = 0, reasoning: int = 0) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
+
+
+def test_each_way_of_asking_is_counted_to_the_token(world: World) -> None:
+    """Memory on and off, whole and streamed, a hidden round, and embeddings: the sums are the upstream's own."""
+    for memory in ("on", "off"):
+        for stream in (False, True):
+            world.upstream.queue(say("Hello.", usage=usage(40, 3, cached=16, reasoning=1)))
+            world.chat(user="alice", headers={"x-mnemogate-memory": memory}).say("Hi", stream=stream)
+    arguments = {"label": "human", "new_string": "Has a cat."}
+    world.upstream.queue(
+        call_tools(Call("memory_insert", arguments), usage=usage(50, 5)),
+        say("Noted.", usage=usage(60, 2)),
+    )
+    world.chat(user="alice").say("I have a cat.", model="agent/helper")
+    world.sdk.embeddings.create(model="m", input=["a", "b"], user="alice")
+    found = total(world, by="user,model")
+    assert (found["user"], found["model"]) == ("alice", "m")
+    assert (found["requests"], found["calls"], found["errors"], found["refused"]) == (6, 7, 0, 0)
+    assert (found["input_tokens"], found["output_tokens"]) == (4 * 40 + 50 + 60 + 2, 4 * 3 + 5 + 2)
+    assert (found["cached_tokens"], found["reasoning_tokens"]) == (4 * 16, 4)
+    assert found["estimated_input_tokens"] == found["estimated_output_tokens"] == 0
+    assert found["injected_tokens"] > 0
+    fresh, cached, output = found["input_tokens"] - 64, 64, found["output_tokens"]
+    assert found["cost"] == pytest.approx((fresh * 0.15 + cached * 0.075 + output * 0.60) / 1e6, abs=1e-8)
+
+
+def test_a_model_without_a_price_is_counted_apart(world: World) -> None:
+    for model in ("free", "flat"):
+        world.upstream.queue(say("Hello.", usage=usage(1000, 500)))
+        world.chat(user="bob").say("Hi", model=model)
+    free, flat = sorted(rows(world, by="model"), key=lambda each: each["cost"])
+    assert (free["cost"], free["unpriced_tokens"]) == (0, 1500)
+    assert (flat["cost"], flat["unpriced_tokens"]) == (0.0015, 0)
+
+
+def test_what_an_upstream_refuses_costs_nothing(world: World) -> None:
+    world.upstream.queue(fail(400), say("Hi.", usage=usage(9, 1)))
+    assert world.post([{"role": "user", "content": "Hi"}], user="alice").status == 400
+    assert world.post([{"role": "user", "content": "Hi"}], user="alice").status == 200
+    found = total(world)
+    assert (found["requests"], found["errors"], found["calls"], found["input_tokens"]) == (2, 1, 1, 9)
+
+
+def test_a_page_goes_on_where_the_one_before_ended(world: World) -> None:
+    for user in ("alice", "bob", "carol"):
+        world.upstream.queue(say("Hi.", usage=usage(10, 1)))
+        world.chat(user=user).say("Hi")
+    first = ask(world, by="user", limit=2).json
+    assert [each["user"] for each in first["data"]] == ["alice", "bob"]
+    assert first["has_more"]
+    rest = ask(world, by="user", limit=2, after=first["next"]).json
+    assert ([each["user"] for each in rest["data"]], rest["has_more"], rest["next"]) == (
+        ["carol"],
+        False,
+        None,
+    )
+    assert [each["user"] for each in rows(world, by="user", user="bob")] == ["bob"]
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ({"by": "hour"}, "by"),
+        ({"by": "day,day"}, "by"),
+        ({"colour": "red"}, "colour"),
+        ({"from": "yesterday"}, "from"),
+        ({"from": "2026-02-01", "to": "2026-01-01"}, "from"),
+        ({"limit": "0"}, "limit"),
+        ({"limit": "10001"}, "limit"),
+        ({"key": "one"}, "key"),
+        ({"after": "x"}, "after"),
+        ({"format": "xml"}, "format"),
+    ],
+)
+def test_what_is_unknown_is_named(world: World, query: dict[str, str], param: str) -> None:
+    reply = ask(world, **query)
+    assert (reply.status, reply.error["param"]) == (400, param)
+
+
+def test_nobody_else_gets_in(world: World) -> None:
+    assert ask(world, {}).status == 401
+    assert ask(world, {"x-mnemogate-admin": "guessed"}).status == 401
+    make = world.store.keys.create
+    _, plain = world.gateway.call(make("default", "app"))
+    bearer = {"authorization": f"Bearer {plain}"}
+    reply = ask(world, bearer)
+    assert (reply.status, reply.error["type"]) == (403, "permission_error")
+    _, operator = world.gateway.call(make("default", "op", None, "operator-read"))
+    assert ask(world, {"authorization": f"Bearer {operator}"}).status == 200
+    world.post([{"role": "user", "content": "Hi"}], bearer, user="alice")
+    _, other = world.gateway.call(make("elsewhere", "op", None, "operator"))
+    assert ask(world, {"authorization": f"Bearer {other}"}).json["data"] == []
+    assert ask(world, {"authorization": f"Bearer {other}"}, project="default").json["data"] == []
+
+
+def test_csv_has_the_same_and_no_formula(world: World) -> None:
+    world.upstream.queue(say("Hi.", usage=usage(10, 1)))
+    world.chat(user="=1+1").say("Hi")
+    reply = ask(world, by="day,user", format="csv")
+    assert reply.headers["content-type"].startswith("text/csv")
+    head, row = csv.reader(StringIO(reply.body.decode()))
+    assert head == ["day", "user", *COUNTERS]
+    today = datetime.fromtimestamp(world.clock.now, UTC).date().isoformat()
+    assert row[:3] == [today, "'=1+1", "1"]
+
+
+def test_a_key_and_its_project_are_columns(world: World) -> None:
+    key, plain = world.gateway.call(world.store.keys.create("shop", "app"))
+    world.upstream.queue(say("Hi.", usage=usage(10, 1)))
+    assert world.post([{"role": "user", "content": "Hi"}], {"authorization": f"Bearer {plain}"}).status == 200
+    found = total(world, by="project,key,upstream")
+    assert (found["project"], found["key"], found["upstream"]) == ("shop", key.id, "up")
+
+
+def test_a_stop_writes_all(upstream: StrictUpstream, tmp_path: Path) -> None:
+    clock = Clock()
+    with counting(upstream, tmp_path, clock=clock) as world:
+        world.upstream.queue(say("Hi.", usage=usage(10, 1)))
+        world.chat(user="alice").say("Hi")
+    with counting(upstream, tmp_path, clock=clock) as world:
+        assert total(world)["input_tokens"] == 10
+
+
+def test_a_forgotten_user_leaves_the_sums(world: World) -> None:
+    for user in ("alice", "bob"):
+        world.upstream.queue(*(say("Hi.", usage=usage(10, 1)) for _ in range(2)))
+        world.chat(user=user).say("Hi")
+        assert total(world, by="user", user=user)["requests"] == 1
+        world.chat(user=user).say("Hi again")  # is in memory alone
+    body = json.dumps({"project": "default", "user": "alice"}).encode()
+    world.settle()
+    assert world.gateway.ask("POST", "/admin/memory-forget", body, TOKEN).json["done"]
+    assert {each["user"]: each["requests"] for each in rows(world, by="user")} == {"": 2, "bob": 2}
+    assert world.query("SELECT count(*) FROM usage WHERE \"user\" = 'alice'") == [0]
+
+
+def test_users_are_folded_when_they_are_old(world: World) -> None:
+    world.upstream.queue(say("Hi.", usage=usage(10, 1)))
+    world.chat(user="alice").say("Hi")
+    day = total(world, by="day,user")["day"]
+    world.clock.sleep(63 * 86_400)
+    world.gateway.call(world.gateway.app.meter._fold_old())
+    found = total(world, by="day,user", **{"from": day, "to": day})
+    assert (found["user"], found["input_tokens"]) == ("", 10)
+
+
+def test_a_write_that_fails_is_tried_again(world: World) -> None:
+    app = world.gateway.app
+    world.upstream.queue(say("Hi.", usage=usage(10, 1)))
+    world.chat(user="alice").say("Hi")
+    add = app.meter._usage.add
+
+    def fails(rows: Any) -> Any:
+        raise meter.StoreError("no")
+
+    app.meter._usage.add = fails  # type: ignore[method-assign]
+    world.settle()
+    with pytest.raises(meter.StoreError):
+        world.gateway.call(app.meter.write())
+    app.meter._usage.add = add  # type: ignore[method-assign]
+    assert total(world)["input_tokens"] == 10
+
+
+def test_beyond_its_bound_new_keys_have_no_user(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meter, "MOST_KEYS", 2)
+    for user in ("a", "b", "c", "d"):
+        world.chat(user=user).say("Hi")
+    assert {each["user"]: each["requests"] for each in rows(world, by="user")} == {"a": 1, "b": 1, "": 2}
