@@ -44,7 +44,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tools
 from gateway.run.turn_saving import SAVED, TurnLimits, TurnMemory, TurnSaving
-from gateway.run.upstream.failover import Attempts, Endpoint
+from gateway.run.upstream.failover import Endpoint, ModelSource
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, beating
 from gateway.run.upstream.provider_errors import translate
 from gateway.run.upstream.relay import handed_on
@@ -128,7 +128,7 @@ class TurnRun:
     """One turn. It owns what memory knows, what goes upstream and what will be written, until the turn is over."""
 
     call: ChatCall
-    attempts: Attempts
+    attempts: ModelSource
     # The prompt for the target that is asked.
     prompt: Prompt
     # None where nothing is remembered of the turn.

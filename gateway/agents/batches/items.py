@@ -1,8 +1,7 @@
-"""The turn of one item of a batch, run by the same machine as a live turn.
+"""The turn of one item of a batch, in the shell of every turn.
 
-Nothing of a turn stays in memory between two requests. To continue it, the conversation is read again and the machine
-replays the stored rounds with the stored results of their tools, so that rules, counts and names of calls come out as
-before.
+Nothing of a turn stays in memory between two requests. To continue it, the conversation is read again and the stored
+rounds are replayed with the stored results of their tools, so that rules, counts and names of calls come out as before.
 """
 
 from __future__ import annotations
@@ -10,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
+from adapters.errors import ProviderError
 from adapters.types import Json
-from gateway.agents.core.tool_rules import RuleGuide
+from gateway.agents.batches.replay import JournaledTools, NotYet, StoredReplies
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.run import RunRequest, identity_of, request_of
@@ -34,25 +34,29 @@ from gateway.core.prompt.note import render_note
 from gateway.core.prompt.section import Section
 from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
-from gateway.core.turn.calls import INTERRUPTED
-from gateway.core.turn.client_view import ClientView
-from gateway.core.turn.commands import Command, TurnOutcome
+from gateway.core.turn.client_view import MakesUnseen
+from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.ledger import counts_of
-from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
-from gateway.errors import UnknownModel, UpstreamError
-from gateway.run.call import form_for
-from gateway.run.memory.fit import fit_rounds
+from gateway.core.upstream.policy import Target
+from gateway.errors import GatewayError, UnknownModel
+from gateway.metrics import Metrics
+from gateway.run.call import ChatCall, Passes, form_for
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.known import Known, MemoryRequest
-from gateway.run.memory.prompt import FittedWindow, Prompt
+from gateway.run.memory.prompt import EndpointForm, FittedWindow, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_conversation import as_of, open_write, read_path
-from gateway.run.tools.toolbox import AT_ONCE, ToolAnswer, Toolbox, failed, run_tools
-from gateway.run.upstream.failover import Failover
-from gateway.run.upstream.route import agent_route
+from gateway.run.pending import Pending
+from gateway.run.receipt import Receipt
+from gateway.run.sink import UnseenSink
+from gateway.run.tools.toolbox import AT_ONCE, ToolAnswer
+from gateway.run.turn import TurnRun
+from gateway.run.turn_saving import TurnLimits
+from gateway.run.upstream.failover import Endpoint, Failover
+from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings
 from storage.batch_records import EXPIRED, BatchItem, ItemEnd, RoundWrite
 from storage.commands import BlockMerge
@@ -67,6 +71,8 @@ GONE = "The agent was deleted, or its conversation."
 CHANGED = "The agent was changed meanwhile: by its tools and rules of today its turn had ended already."
 ASKS = "A call needs a person's approval, which nobody can be asked for in a batch."
 NO_TOOL = "The reply calls a tool that the agent does not have."
+# Nothing is written and nothing streams, and its rules bound the rounds.
+_LIMITS = TurnLimits(commit_wait_s=1.0, max_rounds=0, streamed_bytes=0)
 _WORDS: dict[str, str] = {
     StopReason.MAX_TOKENS: "The reply was cut off at the limit of its tokens.",
     StopReason.BAD_REPLY: "The reply cannot be read.",
@@ -145,7 +151,7 @@ class Ending(Struct, frozen=True):
 
 @dataclass(slots=True)
 class ItemTurn:
-    """An item read from the store, with the turn machine after all stored rounds."""
+    """An item read from the store, and memory's part of its turn, which is replayed (`TurnMemory`)."""
 
     item: BatchItem
     run: Run
@@ -154,64 +160,49 @@ class ItemTurn:
     messages: tuple[WireMessage, ...]
     known: Known
     changes: BlockEdits
-    toolbox: Toolbox
-    turn: Turn
+    toolbox: JournaledTools
+    source: StoredReplies
+    route: Route
+    most_steps: int
     # The earlier rounds, as they are stored.
     rounds: Sequence[Json]
     # The state of its last request (`Composed.asked`); empty before the first.
     asked: Json
-    # The call of the model that follows the stored rounds.
-    next: commands.CallModel = field(init=False)
-    # Set where the stored rounds end the turn by the agent's present tools and rules.
-    outcome: TurnOutcome | None = None
-    inserts: int = 0  # the number of leading changes that earlier rounds made
+    inserts: int  # the number of leading changes that earlier rounds made
+    now: Callable[[], float]
+    outcome: TurnOutcome | None = None  # how the turn has ended; None: it waits for a reply
 
     @property
     def serial_group(self) -> tuple[str, str]:
         return self.known.agent.uid, self.item.conversation or DEFAULT
 
+    async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
+        return prompt
+
+    async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
+        """Adds a note of the blocks that other writers have changed since to the last stored result.
+
+        A round may have waited for hours, so the note is made for each request, and is no part of the rounds.
+        """
+        if not self.source.composes or self.source.taken < len(self.rounds):
+            return
+        results = [each.get("shown", {}) for made in self.rounds for each in made["results"]]
+        texts, _ = self.changes.unshown(results)
+        if texts:
+            last, mark = max(answers), mark_of(self.known.agent.secret)
+            note = render_note((), texts, self.now(), mark=mark).rstrip()
+            answers[last] = replace(answers[last], changes=note)
+
+    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
+        raise AssertionError("the turn of an item is written as a whole")
+
+    def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
+        self.outcome = outcome  # `ItemTurns.settle` writes it, in the queue of its conversation
+        return asyncio.sleep(0)
+
     def counts(self, *last: Counts) -> Counts:
         """Returns the tokens of all rounds, and of the last one."""
         return Counts(*map(sum, zip(Counts(), *last, *(each["counts"] for each in self.rounds), strict=True)))
-
-
-@dataclass(slots=True)
-class JournaledTools:
-    """An item's tools. Calls of foreign tools are journaled, and never made twice."""
-
-    inner: Toolbox
-    foreign: frozenset[str]
-    number: int
-    # Stores a text of the item: (kind, seq, data).
-    add: Callable[[str, int, bytes], Awaitable[bool]]
-    # Results of journaled calls by (round, call id); None: the call began and has no result.
-    known: Mapping[tuple[int, str], ToolAnswer | None]
-    # Bounds the calls of all items that run at once.
-    places: asyncio.Semaphore
-    _count: int = 0
-
-    def definitions(self) -> list[dict[str, Any]]:
-        return self.inner.definitions()
-
-    def owns(self, name: str) -> bool:
-        return self.inner.owns(name)
-
-    def serial_group(self, call: commands.RunTool) -> str | None:
-        return self.inner.serial_group(call)
-
-    async def run(self, call: commands.RunTool) -> ToolAnswer:
-        async with self.places:
-            if call.name not in self.foreign:
-                return await self.inner.run(call)
-            name = (self.number, call.call_id)
-            if name in self.known:
-                return self.known[name] or failed(INTERRUPTED)
-            seq = len(self.known) + self._count
-            self._count += 1
-            await self.add("call", seq, orjson.dumps({"round": self.number, "id": call.call_id}))
-            answer = await self.inner.run(call)
-            await self.add("result", seq, answer.dump())
-            return answer
 
 
 class ItemTurns:
@@ -231,11 +222,24 @@ class ItemTurns:
         self._toolboxes = toolboxes
         self._failover = failover
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._metrics = Metrics()  # a replay is no turn of the process's
 
     # -- reading
 
-    async def open(self, item: BatchItem) -> ItemTurn:
-        """Reads an item and feeds it the rounds that it had. Raises: ItemFailed, StoreError."""
+    async def open(
+        self,
+        item: BatchItem,
+        reply: bytes | None = None,
+        failure: ProviderError | None = None,
+        *,
+        composes: bool = False,
+    ) -> ItemTurn:
+        """Reads an item. Raises: ItemFailed, StoreError.
+
+        reply: the one that has come now.
+        failure: why none follows.
+        composes: the replay makes the request for the one that follows.
+        """
         run, store = item.run, self._keeper.store
         if run is None:
             raise ItemFailed(GONE)
@@ -246,7 +250,7 @@ class ItemTurns:
         request = ItemRequest.of(requests[0][1])
         rounds = [orjson.loads(data) for _, data in await texts(run.agent, run.id, "round")]
         asked = await texts(run.agent, run.id, "asked")
-        memory = await self._memory(item, request)
+        memory, route = await self._memory(item, request)
         spec = memory.spec
         try:
             known = await read_path(store, memory, request.messages, self._keeper.settings.idle_s)
@@ -260,40 +264,51 @@ class ItemTurns:
         # Passages and facts of earlier rounds are stored with the turn; until then searches find them here.
         inserts = [_op(each) for made in rounds for each in made["inserts"]]
         changes.ops += inserts
-        toolbox = self._toolboxes.of_item(known, changes, run)
-        turn = Turn(_terms(spec, toolbox), ClientView(), _guide(spec, request, memory, toolbox))
-        found = ItemTurn(
-            item, run, spec, memory, request.messages, known, changes, toolbox, turn, rounds, asked_state,
-            inserts=len(inserts),
+        box, target, store = self._toolboxes.of_item(known, changes, run), memory.target, self._keeper.store
+        replies = [orjson.dumps(made["reply"]) for made in rounds]
+        source = StoredReplies(target, self._endpoint(target), replies, failure, composes)
+
+        async def add(kind: str, seq: int, data: bytes) -> bool:
+            return await store.batches.add_text(run.agent, run.id, kind, seq, data)
+
+        journaled: Mapping[tuple[int, str], ToolAnswer | None] = {}
+        if reply is not None:
+            replies.append(reply)
+            journaled = await self._made(run)
+        tools = JournaledTools(box, _foreign(spec), source, rounds, add, journaled, self._places)
+        return ItemTurn(
+            item, run, spec, memory, request.messages, known, changes, tools, source, route, request.max_steps,
+            rounds, asked_state, len(inserts), self._keeper.now,
         )  # fmt: skip
-        found.next = turn.first_call
-        for made in rounds:
-            results = {
-                each["call_id"]: replace(ToolAnswer(*each["answer"]), shown=each.get("shown", {}))
-                for each in made["results"]
-            }
 
-            async def again(
-                calls: Sequence[commands.RunTool], results: Mapping[str, ToolAnswer] = results
-            ) -> list[ToolAnswer]:
-                # A call that was not allowed has no result.
-                return [results.get(call.call_id) or failed(INTERRUPTED) for call in calls]
+    async def _replay(self, opened: ItemTurn, prompt: Prompt | None = None) -> None:
+        """Replays an item's turn up to the reply that follows. prompt: of the request for that."""
+        prompt = prompt or Prompt(opened.memory.request, opened.memory.target)
+        tools, spec = opened.toolbox.definitions(), opened.spec
+        call = ChatCall(
+            opened.memory.request, Passes(), opened.memory.identity, spec, opened.route, opened.memory.kind,
+            MakesUnseen(), UnseenSink(), Receipt(0.0),
+        )  # fmt: skip
+        guide = guide_of(spec, replace(prompt, tools=tools), opened.most_steps, can_ask=True)
+        terms = TurnSpec(
+            gateway_tools=AllBut() if tools else (),
+            hold_end=True,
+            alone=alone_of(spec),
+            asides=asides_of(spec),
+        )
+        works = Pending(), self._metrics, _LIMITS
+        try:
+            await TurnRun(call, opened.source, prompt, opened, *works, guide, terms).run()
+        except NotYet:
+            pass
+        except GatewayError:
+            if opened.outcome is None:  # else it is the error of a reply, with which the turn has ended
+                raise
 
-            command = await _feed(turn, orjson.dumps(made["reply"]), again)
-            if isinstance(command, commands.Save):
-                found.outcome = command.outcome
-                return found
-            found.next = command
-        return found
+    def _endpoint(self, target: Target) -> Endpoint:
+        return self._failover.endpoints[target.upstream][0]
 
-    async def _open(self, item: BatchItem) -> ItemTurn:
-        """Reads an item in the middle of its turn. Raises: ItemFailed, StoreError."""
-        opened = await self.open(item)
-        if opened.outcome is not None:
-            raise ItemFailed(CHANGED)
-        return opened
-
-    async def _memory(self, item: BatchItem, request: ItemRequest) -> MemoryRequest:
+    async def _memory(self, item: BatchItem, request: ItemRequest) -> tuple[MemoryRequest, Route]:
         name = item.conversation or DEFAULT
         try:
             found = await self._registry.for_send(
@@ -313,22 +328,17 @@ class ItemTurns:
             name,
             fields={} if spec.defined is None else spec.defined.sampling,
         )
-        return MemoryRequest(
-            request_of(asked, stream=False),
-            identity_of(asked),
-            spec,
-            self._keeper.now(),
-            target,
-            ConversationKind.AGENT,
-        )
+        kind, now = ConversationKind.AGENT, self._keeper.now()
+        sent = request_of(asked, stream=False)
+        return MemoryRequest(sent, identity_of(asked), spec, now, target, kind), route
 
     # -- composing
 
     async def compose(self, item: BatchItem) -> Composed:
         """Returns the request that follows. Raises: ItemFailed, StoreError."""
-        opened = await self._open(item)
+        opened = await self.open(item, composes=True)
         known, target = opened.known, opened.memory.target
-        form = form_for(opened.memory.request, self._failover.endpoints[target.upstream][0], target.model)
+        form = form_for(opened.memory.request, self._endpoint(target), target.model)
         notes = {int(key): note for key, note in opened.asked.get("notes", {}).items()}
         prompt = await self._keeper.composer.make(
             known, form, opened.toolbox.definitions(), notes if opened.asked else None
@@ -338,21 +348,21 @@ class ItemTurns:
                 "The agent's own prompt leaves no room in the window of its model.",
                 StopReason.SYSTEM_OVERFLOW,
             )
-        call, changes = opened.next, opened.changes
-        changes.shown = prompt.section.shown
-        messages = _with_changes(opened, self._keeper.now())
-        fitted = await fit_rounds(prompt, messages) if messages else prompt
-        body = fitted.body(messages, call.budget_tokens, call.offer)
+        opened.changes.shown = shown = dict(prompt.section.shown)
+        await self._replay(opened, prompt)
+        request = opened.source.request
+        if request is None:
+            raise ItemFailed(CHANGED)
         began = opened.asked.get("began", self._keeper.now())
         return Composed(
             target.upstream,
             target.model,
-            body,
+            request.body,
             known.path[-1].id if known.path else 0,
             known.agent.epoch,
             orjson.dumps(
                 {
-                    "shown": dict(changes.shown),
+                    "shown": shown,
                     "notes": {str(n): note for n, note in prompt.notes.items()},
                     "messages": len(known.plan.held),
                     "began": began,
@@ -364,42 +374,21 @@ class ItemTurns:
 
     async def take(self, item: BatchItem, body: bytes) -> RoundWrite | Ending:
         """Feeds the machine a reply and runs its tools. Raises: ItemFailed, StoreError."""
-        opened = await self._open(item)
-        number, run, store = len(opened.rounds), opened.run, self._keeper.store
-
-        async def add(kind: str, seq: int, data: bytes) -> bool:
-            return await store.batches.add_text(run.agent, run.id, kind, seq, data)
-
-        tools = JournaledTools(
-            opened.toolbox, _foreign(opened.spec), number, add, await self._made(run), self._places
-        )
-        results: list[Json] = []
-
-        async def run_them(calls: Sequence[commands.RunTool]) -> list[ToolAnswer]:
-            answers = await run_tools(tools, calls)
-            results.extend(
-                {
-                    "call_id": call.call_id,
-                    "answer": [a.content, a.status, a.stdout, a.stderr],
-                    "shown": dict(a.shown),
-                }
-                for call, a in zip(calls, answers, strict=True)
-            )
-            return answers
-
-        command = await _feed(opened.turn, body, run_them)
+        opened = await self.open(item, body)
+        await self._replay(opened)
+        outcome = opened.outcome
+        if opened.source.taken <= len(opened.rounds):
+            raise ItemFailed(CHANGED)
         counts = counts_of(_usage(body))
         tokens = counts.prompt + counts.completion
         ops = opened.changes.ops[opened.inserts :]
         merged = edits.merge(opened.known.blocks, [op for op in ops if op.op not in edits.KEEPING])
         versions = {block.id: block.version for block in opened.known.blocks}
-        if isinstance(command, commands.CallModel):
+        if outcome is None:
             inserts = [_plain(op) for op in ops if op.op in edits.KEEPING]
-            data = {
-                "reply": orjson.loads(body), "results": results, "inserts": inserts, "counts": list(counts),
-            }  # fmt: skip
-            return RoundWrite(item, number, data, merged, versions, tokens, self._keeper.now())
-        outcome = command.outcome
+            reply, results = orjson.loads(body), opened.toolbox.results
+            data = {"reply": reply, "results": results, "inserts": inserts, "counts": list(counts)}
+            return RoundWrite(item, len(opened.rounds), data, merged, versions, tokens, self._keeper.now())
         stop = outcome.stop
         is_good = stop.is_proper and not outcome.waiting
         words = _WORDS.get(stop, "The reply was an error.")
@@ -422,7 +411,7 @@ class ItemTurns:
         """Returns the end of an item that cannot continue; its earlier rounds are stored. Raises: StoreError."""
         plain = ItemEnd(item, failure.state, failure.stop, self._keeper.now(), failure.words)
         try:
-            opened = await self.open(item)
+            opened = await self.open(item, failure=ProviderError(failure.words))
         except ItemFailed as error:
             # A provider's error may quote forgotten text.
             return replace(plain, words=error.words) if error.words == FORGOTTEN else plain
@@ -434,11 +423,17 @@ class ItemTurns:
             return plain
         if not opened.rounds:
             return plain
-        outcome = opened.outcome
-        if outcome is None:
-            outcome = _saved(opened.turn.feed(events.ReplyFailed(UpstreamError(failure.words)))).outcome
+        await self._replay(opened)
         return Ending(
-            opened, outcome, failure.state, failure.stop, failure.words, opened.counts(), 0, BlockMerge(), {}
+            opened,
+            opened.outcome,
+            failure.state,
+            failure.stop,
+            failure.words,
+            opened.counts(),
+            0,
+            BlockMerge(),
+            {},
         )
 
     async def settle(self, ending: Ending) -> ItemEnd:
@@ -512,53 +507,6 @@ class ItemTurns:
             answer = orjson.loads(results[seq]) if seq in results else None
             found[call["round"], call["id"]] = None if answer is None else ToolAnswer(**answer)
         return found
-
-
-RunsCalls = Callable[[Sequence[commands.RunTool]], Awaitable[list[ToolAnswer]]]
-
-
-async def _feed(turn: Turn, body: bytes, run: RunsCalls) -> commands.CallModel | commands.Save:
-    """Feeds a turn one whole reply and the results of its calls. Returns the next call of the model, or the end."""
-    due = [*turn.feed(events.ReplyStarted(200)), *turn.feed(events.ReceivedWhole(body))]
-    while calls := [each for each in due if isinstance(each, commands.RunTool)]:
-        due = [each for each in due if not isinstance(each, commands.RunTool)]
-        for call, answer in zip(calls, await run(calls), strict=True):
-            due += turn.feed(answer.event(call.call_id))
-    again = next((each for each in due if isinstance(each, commands.CallModel)), None)
-    return again or _saved(due)
-
-
-def _with_changes(opened: ItemTurn, now: float) -> Sequence[Json]:
-    """Returns an item's rounds, with a note of the blocks that other writers have changed since.
-
-    A round may have waited for hours, so the note is made for each request, and is no part of the rounds.
-    """
-    messages, changes = opened.next.messages, opened.changes
-    results = [each.get("shown", {}) for made in opened.rounds for each in made["results"]]
-    texts, _ = changes.unshown(results) if messages else ((), {})
-    if not texts:
-        return messages
-    note = render_note((), texts, now, mark=mark_of(opened.known.agent.secret)).rstrip()
-    *before, last = messages
-    return [*before, {**last, "content": f"{last['content']}\n\n{note}"}]
-
-
-def _saved(due: Sequence[Command]) -> commands.Save:
-    return next(each for each in due if isinstance(each, commands.Save))
-
-
-def _terms(spec: AgentSpec, toolbox: Toolbox) -> TurnSpec:
-    return TurnSpec(
-        gateway_tools=AllBut() if toolbox.definitions() else (),
-        hold_end=True,
-        alone=alone_of(spec),
-        asides=asides_of(spec),
-    )
-
-
-def _guide(spec: AgentSpec, request: ItemRequest, memory: MemoryRequest, toolbox: Toolbox) -> RuleGuide:
-    prompt = Prompt(memory.request, memory.target, tools=toolbox.definitions())
-    return guide_of(spec, prompt, request.max_steps, can_ask=True)
 
 
 def _foreign(spec: AgentSpec) -> frozenset[str]:

@@ -151,7 +151,7 @@ async def run_tools(
     async def run(serial_group: Sequence[int]) -> None:
         for n in serial_group:
             async with places:
-                results[n] = await _run(toolbox, calls[n])
+                results[n] = await run_tool(toolbox, calls[n])
 
     # One serial group needs no task: most rounds have one call.
     if len(serial_groups) == 1:
@@ -163,7 +163,8 @@ async def run_tools(
     return [results[n] for n in range(len(calls))]
 
 
-async def _run(toolbox: Toolbox, call: RunTool) -> ToolAnswer:
+async def run_tool(toolbox: Toolbox, call: RunTool) -> ToolAnswer:
+    """Runs one call. Returns its result; an exception becomes an error without details."""
     if not toolbox.owns(call.name):
         return failed(FAILED.format(name=call.name))
     try:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -174,6 +174,25 @@ class _Failed(Struct, frozen=True):
     failure: Failure
     reply: ModelReply | None = None
     error: ProviderError | None = None
+
+
+class ModelSource(Protocol):
+    """Where the replies of one turn come from: `Attempts` at an upstream, or what is stored of an earlier one."""
+
+    # The endpoint that is expected to answer, or has answered.
+    endpoint: Endpoint
+    # As in `Attempts`.
+    is_answered: bool
+    call: UpstreamCall
+
+    async def send(self, make: RequestMaker) -> ModelReply:
+        """Returns the reply to the request that `make` returns. Raises: ProviderError."""
+
+    def counted(self, estimated: int, actual: int, most: int) -> None:
+        """Notes how many tokens a reply counted for its prompt."""
+
+    def broke(self, error: GatewayError) -> None:
+        """Notes that a reply which had begun broke off."""
 
 
 @dataclass(slots=True)

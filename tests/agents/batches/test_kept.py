@@ -13,14 +13,18 @@ import orjson
 import pytest
 
 from adapters.batch.openai import OpenAIBatches
+from adapters.scripted import ScriptedProvider
 from gateway.agents.batches import job as batch_job
-from gateway.agents.batches.items import ItemTurns, JournaledTools
+from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.parts import PartJournal
+from gateway.agents.batches.replay import JournaledTools, StoredReplies
 from gateway.agents.registry.registry import Registry
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool
+from gateway.core.upstream.policy import Policy, Target
 from gateway.operations import make_operations
 from gateway.run.tools.toolbox import ToolAnswer
+from gateway.run.upstream.failover import Endpoint
 from gateway.settings import ToolSettings
 from storage.sql.jobs import Jobs
 from tests.agents.batches.test_batches import PATH, Json, _text, append, results, scene
@@ -432,7 +436,9 @@ async def test_a_call_that_was_made_is_not_made_again() -> None:
         return True
 
     known = {(0, "a"): ToolAnswer("done before"), (0, "b"): None}
-    tools = JournaledTools(box, frozenset({"buy"}), 0, add, known, asyncio.Semaphore(8))
+    endpoint = Endpoint("up", "up", ScriptedProvider("up"), Policy(0))
+    source = StoredReplies(Target("up", "m"), endpoint, [b"{}"], taken=1)
+    tools = JournaledTools(box, frozenset({"buy"}), source, (), add, known, asyncio.Semaphore(8))
     answers = [await tools.run(RunTool(id, "buy", {})) for id in ("a", "b", "c")]
     assert [each.content for each in answers] == ["done before", INTERRUPTED, "done c"]
     assert box.calls == ["c"]

@@ -1,0 +1,113 @@
+"""Stored replies and results of tools, which stand in for an upstream and a toolbox while an item is replayed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from msgspec.structs import replace
+
+from adapters.base import BufferedReply, ModelReply
+from adapters.errors import ProviderError
+from adapters.types import Json, ModelRequest
+from gateway.core.turn import commands
+from gateway.core.turn.calls import INTERRUPTED
+from gateway.core.upstream.policy import Target
+from gateway.errors import GatewayError
+from gateway.run.receipt import UpstreamCall
+from gateway.run.tools.toolbox import ToolAnswer, Toolbox, failed, run_tool
+from gateway.run.upstream.failover import Endpoint, RequestMaker
+
+
+class NotYet(Exception):
+    """The reply that follows is not there yet."""
+
+
+@dataclass(slots=True)
+class StoredReplies:
+    """The replies of an item, in the place of attempts at its upstream."""
+
+    target: Target
+    endpoint: Endpoint
+    replies: Sequence[bytes]
+    # Why none follows; None: it is not there yet.
+    failure: ProviderError | None = None
+    # The request for the reply that follows is made.
+    composes: bool = False
+    request: ModelRequest | None = None
+    # How many were taken.
+    taken: int = 0
+    is_answered: bool = False
+    call: UpstreamCall = field(default_factory=lambda: UpstreamCall(0.0))
+
+    async def send(self, make: RequestMaker) -> ModelReply:
+        if self.taken == len(self.replies):
+            if self.composes:
+                self.request = await make(self.target, self.endpoint)
+            raise self.failure or NotYet
+        self.taken += 1
+        return BufferedReply(200, (("content-type", "application/json"),), self.replies[self.taken - 1])
+
+    def counted(self, estimated: int, actual: int, most: int) -> None:
+        """Notes nothing: the reply came long ago."""
+
+    def broke(self, error: GatewayError) -> None:
+        """Notes nothing."""
+
+
+@dataclass(slots=True)
+class JournaledTools:
+    """An item's tools. Calls of foreign tools are journaled, and never made twice."""
+
+    inner: Toolbox
+    foreign: frozenset[str]
+    replies: StoredReplies
+    # The stored rounds, with the results of their calls.
+    rounds: Sequence[Json]
+    # Stores a text of the item: (kind, seq, data).
+    add: Callable[[str, int, bytes], Awaitable[bool]]
+    # Results of journaled calls by (round, call id); None: the call began and has no result.
+    known: Mapping[tuple[int, str], ToolAnswer | None]
+    # Bounds the calls of all items that run at once.
+    places: asyncio.Semaphore
+    # The results of the round that is not stored yet.
+    results: list[Json] = field(default_factory=list)
+    _count: int = 0
+
+    def definitions(self) -> list[dict[str, Any]]:
+        return self.inner.definitions()
+
+    def owns(self, name: str) -> bool:
+        return True  # a stored result is there, whoever owns the tool now
+
+    def serial_group(self, call: commands.RunTool) -> str | None:
+        return self.inner.serial_group(call)
+
+    async def run(self, call: commands.RunTool) -> ToolAnswer:
+        number = self.replies.taken - 1
+        if number < len(self.rounds):
+            for each in self.rounds[number]["results"]:
+                if each["call_id"] == call.call_id:
+                    return replace(ToolAnswer(*each["answer"]), shown=each.get("shown", {}))
+            return failed(INTERRUPTED)  # a call that was not allowed has no result
+        async with self.places:
+            a = await self._run(number, call)
+        answer = [a.content, a.status, a.stdout, a.stderr]
+        self.results.append({"call_id": call.call_id, "answer": answer, "shown": dict(a.shown)})
+        return a
+
+    async def _run(self, number: int, call: commands.RunTool) -> ToolAnswer:
+        if call.name not in self.foreign:
+            return await run_tool(self.inner, call)
+        name = (number, call.call_id)
+        if name in self.known:
+            return self.known[name] or failed(INTERRUPTED)
+        seq = len(self.known) + self._count
+        self._count += 1
+        await self.add("call", seq, orjson.dumps({"round": number, "id": call.call_id}))
+        answer = await run_tool(self.inner, call)
+        await self.add("result", seq, answer.dump())
+        return answer
