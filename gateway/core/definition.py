@@ -90,7 +90,7 @@ class AgentDefinition(_Stored, frozen=True):
     # The sleeptime agent that reads its turns; None: there is none.
     sleeptime: Sleeptime | None = None
     # Fields of a dialect that have no effect here and are returned as they came.
-    kept: dict[str, Any] = field(default_factory=dict)
+    retained: dict[str, Any] = field(default_factory=dict, name="kept")
 
 
 class ToolDefinition(_Stored, frozen=True):
@@ -111,7 +111,7 @@ class ToolDefinition(_Stored, frozen=True):
     result_chars: int = 50_000
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
-    kept: dict[str, Any] = field(default_factory=dict)
+    retained: dict[str, Any] = field(default_factory=dict, name="kept")
 
 
 class McpServerDefinition(_Stored, frozen=True):
@@ -156,4 +156,4 @@ class ConversationDefinition(_Stored, frozen=True):
     context_window: int | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     # As in `AgentDefinition`.
-    kept: dict[str, Any] = field(default_factory=dict)
+    retained: dict[str, Any] = field(default_factory=dict, name="kept")

@@ -129,15 +129,15 @@ class EarlierReplies:
 class FoundReplies(Struct, frozen=True):
     """The `Earlier` of one request: the paths that the store has, by their ids, and what the process knows."""
 
-    found: Mapping[str, Sequence[Json]]
+    paths: Mapping[str, Sequence[Json]]
     earlier: EarlierReplies
 
     def path(self, memory: Memory, id: str | None) -> list[Json]:
-        found = None if id is None else self.found.get(id)
+        found = None if id is None else self.paths.get(id)
         return self.earlier.path(memory, id) if found is None else [*found]
 
     def reply(self, memory: Memory, id: str) -> Json | None:
-        return self.found[id][-1] if id in self.found else self.earlier.reply(memory, id)
+        return self.paths[id][-1] if id in self.paths else self.earlier.reply(memory, id)
 
 
 def _dumped(value: Json | list[Json]) -> bytes:

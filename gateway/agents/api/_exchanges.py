@@ -71,10 +71,10 @@ class Exchanges(Struct, frozen=True):
     async def answers(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
         """Returns the output messages of a run; if there are none, the calls that it waits for."""
         if not steps and run.stop == StopReason.REQUIRES_APPROVAL:
-            return await self._asked(run)
+            return await self._waiting_calls(run)
         return await self.of_run(run, steps, with_input=False)
 
-    async def _asked(self, run: Run) -> list[dict[str, Any]]:
+    async def _waiting_calls(self, run: Run) -> list[dict[str, Any]]:
         """Returns the calls of a run that wait for an answer still."""
         step = await self.store.runs.waiting(self.agent.id, run.conversation)
         e = None if step is None else await self.store.turns.exchange(self.agent, step.exchange)

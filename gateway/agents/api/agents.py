@@ -247,9 +247,8 @@ def changed(definition: AgentDefinition, update: UpdateAgent) -> AgentDefinition
         )
         if "rebuild" in own_fields:
             values["rebuilds"] = own_fields["rebuild"] == "always"
-    values["kept"] = {
-        **definition.kept, **values.get("kept", {}), **{name: sent[name] for name in _STORED_FIELDS if name in sent}
-    }  # fmt: skip
+    stored = {name: sent[name] for name in _STORED_FIELDS if name in sent}
+    values["retained"] = {**definition.retained, **values.get("retained", {}), **stored}
     made = replace(definition, **values)
     check_window(made, sent, _MOST, _LEAST)
     return made
@@ -294,10 +293,10 @@ def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str,
     """Returns what the fields about the model change. A field of its own takes precedence over the older objects."""
     values: dict[str, Any] = {}
     sampling = dict(definition.sampling)
-    kept: dict[str, Any] = {}
+    retained: dict[str, Any] = {}
     config = sent.get("llm_config")
     if config is not None:
-        kept["llm_config"] = config
+        retained["llm_config"] = config
         _check_types(config, "llm_config", _LLM_TYPES)
         model = config.get("handle") or config.get("model")
         if model and "model" not in sent:
@@ -310,13 +309,13 @@ def _model_of(definition: AgentDefinition, sent: Mapping[str, Any]) -> dict[str,
             _set(sampling, name, config, name)
     settings = sent.get("model_settings")
     if settings is not None:
-        kept["model_settings"] = {**definition.kept.get("model_settings", {}), **settings}
+        retained["model_settings"] = {**definition.retained.get("model_settings", {}), **settings}
         set_sampling(sampling, settings)
     for name in ("max_tokens", "response_format", "parallel_tool_calls"):
         _set(sampling, name, sent, name)
     values["sampling"] = sampling
-    if kept:
-        values["kept"] = kept
+    if retained:
+        values["retained"] = retained
     return values
 
 
@@ -411,7 +410,7 @@ def agent_json(
     readers: the agents that read its messages.
     """
     definition = AgentDefinition.of(made.body)
-    model, kept = definition.model or "", definition.kept
+    model, retained = definition.model or "", definition.retained
     group = group_json(made.uid, definition, readers)
     shown = [block_json(block, document) for block, document in blocks]
     return {
@@ -424,8 +423,10 @@ def agent_json(
         "model_settings": _settings_json(definition, model),
         "llm_config": _llm_json(definition, model, window),
         "response_format": definition.sampling.get("response_format"),
-        "embedding": kept.get("embedding"),
-        "embedding_config": embedding_config_json(kept.get("embedding_config"), kept.get("embedding")),
+        "embedding": retained.get("embedding"),
+        "embedding_config": embedding_config_json(
+            retained.get("embedding_config"), retained.get("embedding")
+        ),
         "blocks": shown,
         "memory": _memory_json(definition, shown),
         "tools": list(tools),
@@ -438,8 +439,8 @@ def agent_json(
         "enable_sleeptime": group is not None,
         "multi_agent_group": group,
         "managed_group": group,
-        "max_files_open": kept.get("max_files_open"),
-        "per_file_view_window_char_limit": kept.get("per_file_view_window_char_limit"),
+        "max_files_open": retained.get("max_files_open"),
+        "per_file_view_window_char_limit": retained.get("per_file_view_window_char_limit"),
         "pending_approval": pending,
         **_last_run_json(last_run),
         "created_at": time_of(made.created),
@@ -486,7 +487,7 @@ def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> di
     upstream, _, name = model.rpartition("/")
     sampling = definition.sampling
     shown = {
-        **definition.kept.get("llm_config", {}),
+        **definition.retained.get("llm_config", {}),
         "model": name,
         "handle": model,
         "display_name": name,
@@ -511,7 +512,7 @@ def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
 
     A null among those that every model has: no field has set it, so it is the model's own.
     """
-    sampling, sent = definition.sampling, definition.kept.get("model_settings", {})
+    sampling, sent = definition.sampling, definition.retained.get("model_settings", {})
     kind = "anthropic" if model.rpartition("/")[0] == "anthropic" else "openai"
     known = {name: sampling.get(name) for name in _SETTINGS_TYPES}
     known["max_output_tokens"] = sampling.get("max_tokens")

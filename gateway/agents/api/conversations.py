@@ -161,7 +161,7 @@ def with_update(
         values["archived"] = None if sent["archived"] is not True else was or at
     if "model_settings" in sent:
         settings = sent["model_settings"] or {}
-        values["sampling"], values["kept"] = {}, {"model_settings": settings} if settings else {}
+        values["sampling"], values["retained"] = {}, {"model_settings": settings} if settings else {}
         set_sampling(values["sampling"], settings)
     return replace(definition, **values)
 
@@ -186,7 +186,7 @@ def conversation_json(
         "archived": definition.archived is not None,
         "archived_at": time_of(definition.archived),
         "model": definition.model,
-        "model_settings": definition.kept.get("model_settings"),
+        "model_settings": definition.retained.get("model_settings"),
         "context_window_limit": definition.context_window,
         "in_context_message_ids": None if message_ids is None else list(message_ids),
         "isolated_block_ids": [],

@@ -198,7 +198,7 @@ class MessageRoutes:
                 ids.named("agent", agent.uid),
                 conversation_id(view.conversation, view.key),
             )
-            for agent, view in await self._found(request)
+            for agent, view in await self._search_hits(request)
             for message in Exchanges(self._api.store, agent, Showing()).message(view)
         ]
         return [each for each in found if each is not None]
@@ -206,12 +206,12 @@ class MessageRoutes:
     async def search_agents(self, request: ApiRequest) -> Any:
         found = [
             ranked_json(message, rank)
-            for rank, (agent, view) in enumerate(await self._found(request))
+            for rank, (agent, view) in enumerate(await self._search_hits(request))
             for message in Exchanges(self._api.store, agent, Showing()).message(view)
         ]
         return [each for each in found if each is not None]
 
-    async def _found(self, request: ApiRequest) -> list[tuple[Agent, MessageView]]:
+    async def _search_hits(self, request: ApiRequest) -> list[tuple[Agent, MessageView]]:
         """Returns what a search finds, best first. Raises: BadRequest."""
         search: SearchMessages = request.body
         if search.search_mode == "vector" and self._api.keeper.embed_query is None:

@@ -125,14 +125,14 @@ class ItemRequest(Struct, frozen=True):
 
 
 class Composed(Struct, frozen=True):
-    """A request for a provider. asked: the state that its reply needs, as JSON."""
+    """A request for a provider. state: what its reply needs, as JSON."""
 
     upstream: str
     model: str
     body: bytes
     tip: int
     epoch: int
-    asked: bytes
+    state: bytes
 
 
 class Ending(Struct, frozen=True):
@@ -166,8 +166,8 @@ class ItemTurn:
     most_steps: int
     # The earlier rounds, as they are stored.
     rounds: Sequence[Json]
-    # The state of its last request (`Composed.asked`); empty before the first.
-    asked: Json
+    # The state of its last request (`Composed.state`); empty before the first.
+    request_state: Json
     inserts: int  # the number of leading changes that earlier rounds made
     now: Callable[[], float]
     outcome: TurnOutcome | None = None  # how the turn has ended; None: it waits for a reply
@@ -259,8 +259,8 @@ class ItemTurns:
         if item.epoch is not None and known.agent.epoch != item.epoch:
             raise ItemFailed(FORGOTTEN)
         known = as_of(known, item.tip)
-        asked_state = orjson.loads(asked[-1][1]) if asked else {}
-        changes = BlockEdits(list(known.blocks), shown=asked_state.get("shown", {}))
+        request_state = orjson.loads(asked[-1][1]) if asked else {}
+        changes = BlockEdits(list(known.blocks), shown=request_state.get("shown", {}))
         # Passages and facts of earlier rounds are stored with the turn; until then searches find them here.
         inserts = [_op(each) for made in rounds for each in made["inserts"]]
         changes.ops += inserts
@@ -278,7 +278,7 @@ class ItemTurns:
         tools = JournaledTools(box, _foreign(spec), source, rounds, add, journaled, self._places)
         return ItemTurn(
             item, run, spec, memory, request.messages, known, changes, tools, source, route, request.max_steps,
-            rounds, asked_state, len(inserts), self._keeper.now,
+            rounds, request_state, len(inserts), self._keeper.now,
         )  # fmt: skip
 
     async def _replay(self, opened: ItemTurn, prompt: Prompt | None = None) -> None:
@@ -322,15 +322,15 @@ class ItemTurns:
         except UnknownModel as error:
             raise ItemFailed(error.message) from error
         target = self._failover.context_windows.on(route.first)
-        asked = RunRequest(
+        run_request = RunRequest(
             spec,
             found.scope,
             name,
             fields={} if spec.defined is None else spec.defined.sampling,
         )
         kind, now = ConversationKind.AGENT, self._keeper.now()
-        sent = request_of(asked, stream=False)
-        return MemoryRequest(sent, identity_of(asked), spec, now, target, kind), route
+        sent = request_of(run_request, stream=False)
+        return MemoryRequest(sent, identity_of(run_request), spec, now, target, kind), route
 
     # -- composing
 
@@ -339,9 +339,9 @@ class ItemTurns:
         opened = await self.open(item, composes=True)
         known, target = opened.known, opened.memory.target
         form = form_for(opened.memory.request, self._endpoint(target), target.model)
-        notes = {int(key): note for key, note in opened.asked.get("notes", {}).items()}
+        notes = {int(key): note for key, note in opened.request_state.get("notes", {}).items()}
         prompt = await self._keeper.composer.make(
-            known, form, opened.toolbox.definitions(), notes if opened.asked else None
+            known, form, opened.toolbox.definitions(), notes if opened.request_state else None
         )
         if await is_overfull(prompt):
             raise ItemFailed(
@@ -353,7 +353,7 @@ class ItemTurns:
         request = opened.source.request
         if request is None:
             raise ItemFailed(CHANGED)
-        began = opened.asked.get("began", self._keeper.now())
+        began = opened.request_state.get("began", self._keeper.now())
         return Composed(
             target.upstream,
             target.model,
@@ -450,9 +450,9 @@ class ItemTurns:
         if outcome is None or not (outcome.full or outcome.text):
             return end
         known = await read_path(keeper.store, opened.memory, opened.messages, keeper.settings.idle_s)
-        request, notes = opened.memory.request, opened.asked.get("notes", {})
+        request, notes = opened.memory.request, opened.request_state.get("notes", {})
         # A live turn may have written the conversation's initial messages meanwhile.
-        head = opened.asked.get("messages", 0) - len(known.plan.held)
+        head = opened.request_state.get("messages", 0) - len(known.plan.held)
         pinned = known.pinned if known.pinned is not None and known.pinned.id else None
         prompt = Prompt(
             request,
@@ -474,7 +474,7 @@ class ItemTurns:
             now=now,
         )
         step = RunStep(
-            0, opened.run.agent, opened.run.id, 1, opened.asked.get("began", now), now, ending.counts
+            0, opened.run.agent, opened.run.id, 1, opened.request_state.get("began", now), now, ending.counts
         )
         kept = edits.merge((), [op for op in opened.changes.ops if op.op in edits.KEEPING])
         return replace(

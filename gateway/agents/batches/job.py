@@ -419,7 +419,7 @@ class _Attempt:
                     continue
                 try:
                     if provider is not None:
-                        await provider.discard(id, part.asked(made))
+                        await provider.discard(id, part.as_submitted(made))
                 except ProviderError as error:
                     _log.warning(
                         "Batch %s: %s could not delete what it has of %s: %s",
@@ -546,7 +546,7 @@ class _Attempt:
             )
             await self.outcomes.settle([(item, partial(self.jobs.turns.give_up, item, ItemFailed(INTERNAL)))])
             return None
-        given = GivenItem(item.run.agent, item.id, composed.tip, composed.epoch, composed.asked)
+        given = GivenItem(item.run.agent, item.id, composed.tip, composed.epoch, composed.state)
         return composed, line, given
 
     async def _close(self, draft: PartDraft) -> None:

@@ -118,9 +118,9 @@ class ProviderPart:
 
     @property
     def wanted(self) -> BatchPart:
-        return self.asked(self.refusals)
+        return self.as_submitted(self.refusals)
 
-    def asked(self, refusals: int) -> BatchPart:
+    def as_submitted(self, refusals: int) -> BatchPart:
         """Returns it as it was asked for after so many refusals."""
         return BatchPart(f"{self.mark}-{refusals}", self.at, self.count)
 

@@ -60,7 +60,7 @@ class McpRegistry:
         sealed, values = config.retained(_NONE_BEFORE), config.given()
         with _as_bad_request():
             sealed |= await self._cipher.encrypt(project, uid, values)
-        server, listed = await self._asked(replace(config.definition, secrets=sealed), values)
+        server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
         made = await self._store.definitions.add(
             project, DefinitionKind.MCP, uid, name, server.body(), at=self._now()
         )
@@ -82,7 +82,7 @@ class McpRegistry:
         with _as_bad_request():
             values |= await self._cipher.decrypt(found, sealed)
             sealed |= await self._cipher.encrypt(project, uid, config.given())
-        now, listed = await self._asked(replace(config.definition, secrets=sealed), values)
+        now, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
         changed = await self._store.definitions.change(found, now.body(), at=self._now(), name=name)
         await self._sync(project, changed, listed)
         return changed
@@ -101,7 +101,7 @@ class McpRegistry:
         before = McpServerDefinition.of(found.body)
         with _as_bad_request():
             values = await self._cipher.decrypt(found, before.secrets)
-        now, listed = await self._asked(before, values)
+        now, listed = await self._list_tools(before, values)
         if now != before:
             found = await self._store.definitions.change(found, now.body(), at=self._now())
         await self._sync(project, found, listed)
@@ -119,7 +119,7 @@ class McpRegistry:
                 return found
             after = page[-1].uid
 
-    async def _asked(
+    async def _list_tools(
         self, server: McpServerDefinition, values: Mapping[str, str]
     ) -> tuple[McpServerDefinition, Sequence[ListedTool]]:
         """Returns a server as it is now, and its tools that can be called. Raises: BadRequest.

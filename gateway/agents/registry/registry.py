@@ -148,15 +148,15 @@ class Registry:
 
         Raises: BadRequest: two agents have the name.
         """
-        kept = self._cache.get((project, name))
-        if kept is None or not await self._is_present(kept):
+        resolved = self._cache.get((project, name))
+        if resolved is None or not await self._is_present(resolved):
             round_ = self._cache.round
-            kept = await self._resolve(project, name)
-            if kept is None:
+            resolved = await self._resolve(project, name)
+            if resolved is None:
                 return None
-            self._cache.keep((project, name), kept, round_)
+            self._cache.keep((project, name), resolved, round_)
         # Forgetting a memory drops it from the store's cache, so this check takes no statement for a memory in use.
-        return kept if await self._store.agents.find(kept.scope) is not None else None
+        return resolved if await self._store.agents.find(resolved.scope) is not None else None
 
     async def _is_present(self, cached: ResolvedAgent) -> bool:
         """Returns whether an agent is still as it was read. A file with one writer takes no read."""
@@ -424,11 +424,11 @@ class Registry:
 
         tools: the tools that the edit sets; None: those that the agent has.
         """
-        kept = await self._store.attached.targets(agent, DefinitionKind.TOOL) if tools is None else tools
+        attached = await self._store.attached.targets(agent, DefinitionKind.TOOL) if tools is None else tools
         own = [number_of(ToolView(name, built_in_uid(name))) for name in MULTI_AGENT_TOOLS]
         if not edit.multi_agent_tools:
-            return [each for each in kept if each not in own]
-        return list(dict.fromkeys([*kept, *own]))
+            return [each for each in attached if each not in own]
+        return list(dict.fromkeys([*attached, *own]))
 
     async def delete(self, project: str, uid: str) -> None:
         """Deletes an agent: it is not found any more at once, and all that it knew is forgotten."""

@@ -307,7 +307,7 @@ class PeersOf(Struct, frozen=True):
     run: int | None
 
     async def ask(self, agent: str, text: str) -> AgentAnswer:
-        found = await self._found(agent)
+        found = await self._find_agent(agent)
         if isinstance(found, AgentAnswer):
             return found
         return await self.peers.ask(self.sender, self.run, *found, text, self.peers.end_of_wait())
@@ -316,10 +316,10 @@ class PeersOf(Struct, frozen=True):
         return await self.peers.ask_tagged(self.sender, self.run, every, some, text)
 
     async def send(self, agent: str, text: str) -> AgentAnswer:
-        found = await self._found(agent)
+        found = await self._find_agent(agent)
         return found if isinstance(found, AgentAnswer) else await self.peers.send(self.sender, *found, text)
 
-    async def _found(self, agent: str) -> tuple[str, str] | AgentAnswer:
+    async def _find_agent(self, agent: str) -> tuple[str, str] | AgentAnswer:
         try:
             return await self.peers.find(self.sender.project, agent)
         except NotFound:

@@ -32,7 +32,7 @@ class StepEdits:
         shown: what its prompt shows last of each.
         client_calls: ids of calls that the client has answered.
         """
-        self.found = tuple(blocks)
+        self.blocks_read = tuple(blocks)
         self.changes = BlockEdits(list(blocks), shown=shown)
         self._client_calls = client_calls
 
@@ -41,9 +41,9 @@ class StepEdits:
         calls = {each.call_id for each in results}
         return calls <= {call_of(op.call_id, calls) for op in self.changes.ops} | self._client_calls
 
-    def have_found(self, blocks: Sequence[Block]) -> bool:
+    def are_unchanged(self, blocks: Sequence[Block]) -> bool:
         """Returns whether these are the versions of the blocks that the tools found."""
-        return _versions(blocks) == _versions(self.found)
+        return _versions(blocks) == _versions(self.blocks_read)
 
     def made_again(self, before: StepEdits, results: Sequence[ToolResult]) -> list[ToolResult]:
         """Makes the edits of another one on these blocks. Returns its results with what came of it here."""
@@ -59,7 +59,7 @@ class StepEdits:
     def merge(self, exchange: int) -> tuple[BlockMerge, dict[int, int]]:
         """Returns what was changed, and the versions of the blocks that were found. exchange: the step's."""
         ops = [replace(op, exchange=exchange) for op in self.changes.ops]
-        return edits.merge(self.found, ops), _versions(self.found)
+        return edits.merge(self.blocks_read, ops), _versions(self.blocks_read)
 
     def messages(self, results: Sequence[ToolResult], mark: str, now: float) -> list[WireMessage]:
         """Returns results as messages, with a note of what other writers have changed. mark: the memory's."""

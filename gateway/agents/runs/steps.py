@@ -278,7 +278,7 @@ class RunMemory:
 
     async def _read_again(self, results: Sequence[ToolResult]) -> Sequence[ToolResult]:
         """Sees what others wrote while tools ran that may take long. Returns the results with what came of edits."""
-        if self._edits.account_for(results) or self._edits.have_found(await self._blocks()):
+        if self._edits.account_for(results) or self._edits.are_unchanged(await self._blocks()):
             return results
         return await self._make_again(results)
 

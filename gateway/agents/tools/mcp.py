@@ -89,7 +89,7 @@ class McpServers:
                 page = await session.list_tools(cursor=cursor)
                 for tool in page.tools:
                     description = self._masked(server, secrets, tool.description or "")
-                    found.append(ListedTool(tool.name, description, _kept(tool.input_schema)))
+                    found.append(ListedTool(tool.name, description, _stored_schema(tool.input_schema)))
                 cursor = page.next_cursor
                 if not cursor or max(len(found), len(left_out)) >= MOST_TOOLS:
                     break
@@ -174,7 +174,7 @@ def _load() -> ModuleType:
     return mcp_session
 
 
-def _kept(schema: Any) -> Json | None:
+def _stored_schema(schema: Any) -> Json | None:
     """Returns a schema as it is stored: a number beyond 64 bits is rounded. None: it is too large."""
     data = json.dumps(schema, ensure_ascii=False).encode(errors="replace")
     return None if len(data) > MOST_SCHEMA_BYTES else orjson.loads(data)

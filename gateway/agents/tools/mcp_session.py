@@ -130,10 +130,10 @@ class _Sifted:
         result = getattr(getattr(message, "message", None), "result", None)
         if isinstance(result, dict) and isinstance(result.get("tools"), list):
             tools = [tool for tool in result["tools"] if isinstance(tool, dict)]
-            result["tools"] = [kept for tool in tools if (kept := self._kept(tool)) is not None]
+            result["tools"] = [listed for tool in tools if (listed := self._callable_tool(tool)) is not None]
         return message
 
-    def _kept(self, tool: dict[str, Any]) -> dict[str, Any] | None:
+    def _callable_tool(self, tool: dict[str, Any]) -> dict[str, Any] | None:
         """Returns what is read of a tool; None: it cannot be called."""
         name, schema = tool.get("name"), tool.get("inputSchema", {})
         if not isinstance(name, str):

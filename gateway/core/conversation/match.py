@@ -350,7 +350,7 @@ class _Search:
         if best.rank.likeness < 0 and self._is_elsewhere(best):
             return False
         asked = [i for i in range(best.span[0]) if listing.atoms[i] and listing.atoms[i][0][:1] in b"ut"][-1:]
-        if any(listing.atoms[i][0] in _asked(best.elements) for i in asked):
+        if any(listing.atoms[i][0] in _answered_atoms(best.elements) for i in asked):
             return True
         if not self._query.named:
             return False
@@ -383,7 +383,7 @@ class _Search:
         return False
 
 
-def _asked(elements: Sequence[PathElement]) -> list[Atom]:
+def _answered_atoms(elements: Sequence[PathElement]) -> list[Atom]:
     """Returns what the last reply of a path answered: the message before it, and the user's."""
     atoms = [a for el in elements[-2::-1] for a in el.atoms if a[:1] in b"ut"][:1]
     return atoms + [a for el in reversed(elements) for a in el.atoms if a[:1] == b"u"][:1]

@@ -61,7 +61,7 @@ def asks_again(
     messages, heard: as in `as_heard`.
     head: messages with which a conversation begins.
     """
-    if all(count < len(messages) for _, count in _asked(path, canon, messages, heard, head)):
+    if all(count < len(messages) for _, count in _repeated_turns(path, canon, messages, heard, head)):
         return 0
     return min(len(_newest_turn(path)[0].inputs), len(messages))
 
@@ -140,7 +140,7 @@ def _unheard(
     """
     found = [
         (turns, count)
-        for turns, count in _asked(path, canon, messages, heard)
+        for turns, count in _repeated_turns(path, canon, messages, heard)
         if count < len(messages) or not any(e.reply for e in turns)
     ]
     return found[-1] if found else ((), 0)
@@ -161,7 +161,7 @@ def _steps_after(path: Sequence[Exchange], results: tuple[tuple[Atom, ...], ...]
     return () if at is None else turn[at:]
 
 
-def _asked(
+def _repeated_turns(
     path: Sequence[Exchange],
     canon: Canon,
     messages: Sequence[WireMessage],

@@ -84,7 +84,7 @@ class Delegated:
         """
         if body.get("tool_choice") not in (None, "auto"):
             return
-        asked = next(_asked(body["messages"]), None)
+        asked = next(_user_texts(body["messages"]), None)
         calls: dict[str, _Call] = {}
         for call in reply.get("tool_calls") or ():
             for tool, arguments in calls_of({"tool_calls": [call]}):
@@ -117,7 +117,7 @@ class Delegated:
         if not waiting:
             del self._waiting[scope]
             return False
-        texts = _asked(messages)
+        texts = _user_texts(messages)
         last = next(texts, b"")
         calls = [
             c
@@ -131,7 +131,7 @@ class Delegated:
         return any(call.asked not in before or (is_after_user and call.asked == before[0]) for call in calls)
 
 
-def _asked(messages: _Messages) -> Iterator[bytes]:
+def _user_texts(messages: _Messages) -> Iterator[bytes]:
     """Yields the user's messages without white space, the last one first."""
     return (squash_utf8(own_words(text_of(m))) for m in reversed(messages) if m.get("role") == "user")
 

@@ -145,7 +145,7 @@ class MemoryTools(Struct, frozen=True):
         path = self.known.path_ids
         pending = [*(op for op in self.known.snapshot.ops if op.exchange in path), *self.changes.ops]
         inserted = [op for op in pending if _SOURCES.get(op.op) in wanted.sources]
-        kept = [_kept(op, n) for n, op in enumerate(inserted) if wanted.takes_tags(_tags(op))]
+        kept = [_pending_passage(op, n) for n, op in enumerate(inserted) if wanted.takes_tags(_tags(op))]
         budget = self.recall_tokens or DEFAULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest before the others.
         mine = [
@@ -188,7 +188,7 @@ class MemoryTools(Struct, frozen=True):
 
     async def _own(self, query: str, wanted: Lookup) -> list[Message]:
         """Returns what the agent's own memory has for one query; the newest where there is none."""
-        hits = await (self._found(query, wanted) if query else self._newest(wanted))
+        hits = await (self._search(query, wanted) if query else self._newest(wanted))
         passages = [m.seq for m in hits if m.source == "passage"]
         filed = await self.store.passages.get(self.known.agent.id, passages) if passages else {}
         hits = [replace(m, tags=filed[m.seq].tags) if m.seq in filed else m for m in hits]
@@ -210,7 +210,7 @@ class MemoryTools(Struct, frozen=True):
         )
         return [Message(p.seq, 0, "assistant", p.text, p.at, 0, source="passage", tags=p.tags) for p in found]
 
-    async def _found(self, query: str, wanted: Lookup) -> list[Message]:
+    async def _search(self, query: str, wanted: Lookup) -> list[Message]:
         agent = self.known.agent
         vector = None if self.embed_query is None else await self.embed_query(agent.id, query, SEARCH_MS)
         # Among better hits that the call has ruled out, a few that it asks for would not be seen.
@@ -240,7 +240,7 @@ def _tags(op: BlockOp) -> tuple[str, ...]:
     return tuple(orjson.loads(op.arguments).get("tags") or ())
 
 
-def _kept(op: BlockOp, number: int) -> Message:
+def _pending_passage(op: BlockOp, number: int) -> Message:
     """A passage of a turn that is not confirmed. number: in the order of the turns' edits."""
     text = str(orjson.loads(op.arguments).get("content", ""))
     return Message(number, op.exchange, "assistant", text, op.at, 0, source="passage", tags=_tags(op))

@@ -51,7 +51,7 @@ def test_a_change_leaves_what_it_does_not_name() -> None:
         model="m", system="Old.", description="D.", model_settings={"temperature": 0.5}, embedding="e"
     )
     now = after(before, system="New.")
-    assert (now.system, now.description, now.sampling, now.kept["embedding"]) == (
+    assert (now.system, now.description, now.sampling, now.retained["embedding"]) == (
         "New.",
         "D.",
         {"temperature": 0.5},
