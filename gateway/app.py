@@ -43,7 +43,7 @@ from gateway.run.directory import Directory, NoAgents
 from gateway.run.memory.block_edits import follow_settings
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
-from gateway.run.receipt import Receipt
+from gateway.run.receipt import Accounts
 from gateway.run.request_log import RequestLog
 from gateway.run.sink import ClientGone
 from gateway.run.stored_responses import StoredResponses
@@ -124,10 +124,13 @@ class Gateway:
         self._embedder = make_embedder(settings)
         # Never one of `providers`, which have the connections for live turns.
         make_own = partial(own_provider, settings)
-        self.meter = Meter(store.usage, clock, settings)
+        # Each reader is handed the account of every request after its last byte, and of work without one.
+        self.accounts = Accounts()
+        self.meter = Meter(store.usage, store.agents.load, clock, settings)
         self.background = services = BackgroundServices(
-            settings, store, self.metrics, clock, make_own, self._embedder, limits
+            settings, store, self.metrics, clock, make_own, self._embedder, limits, self.meter
         )
+        self.accounts.readers.append(self.meter.take)
         keeper = MemoryKeeper(store, settings.memory, clock, services, services.embed_query)
         failover, pending = Failover(settings, providers, self.metrics), Pending()
         directory = Directory(settings)
@@ -143,6 +146,7 @@ class Gateway:
                 limits,
                 directory.specs,
                 services,
+                self.accounts,
             )
         self.chat = Chat(
             settings,
@@ -155,7 +159,7 @@ class Gateway:
             NoAgents(keeper) if self.agent_services is None else self.agent_services.chat,
         )
         self._background_responses = BackgroundResponses(
-            store, self.chat, ShownResponses(), clock, services.count_attempt
+            store, self.chat, ShownResponses(), clock, self.accounts, services.count_attempt
         )
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         self.requests = RequestLog(clock)
@@ -164,8 +168,6 @@ class Gateway:
         self.sign_in = SignIn(store, clock, is_enabled=settings.ui.enabled)
         self._page = self._make_page(limits, clock)
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
-        # Each is handed the account of every request after its last byte, and of what is worked on without one.
-        self.account_readers: list[Callable[[Receipt], None]] = [self.meter.take]
         self._edge = Edge(
             self._dispatch,
             self.guard,
@@ -177,7 +179,7 @@ class Gateway:
             error_form_of=messages_errors,
             paths=[each.path for each in self._router.routes if isinstance(each, Route)],
             requests=self.requests,
-            readers=self.account_readers,
+            accounts=self.accounts,
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
         self._sockets = ResponsesSockets(self._edge, bodies, lambda: self.readiness.draining)

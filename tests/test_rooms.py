@@ -59,7 +59,6 @@ STORE = {
         "conversation_locks",
         "links",
         "recalls",
-        "spending",
         "turns",
         "usage",
     )

@@ -28,6 +28,7 @@ from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.loop import run_at_start
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
+from gateway.run.receipt import Accounts
 from gateway.run.turn_saving import turn_limits_of
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.model_list import ModelList
@@ -54,6 +55,7 @@ class AgentServices:
         limits: Limits,
         specs: Sequence[AgentSpec],
         services: BackgroundServices,
+        accounts: Accounts,
     ) -> None:
         """Puts the services together; nothing runs before `start`.
 
@@ -77,6 +79,7 @@ class AgentServices:
             registry,
             limits.answer_wait_s,
             background,
+            accounts,
         )
         self.chat = ChatAgents(registry, agents)
         self.sleeping = Sleeping(keeper, registry, agents, services.budget, services.count_attempt)

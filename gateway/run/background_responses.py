@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventLog, stored_events
 from gateway.run.memory.stored_turns import begun_of
-from gateway.run.receipt import Receipt
+from gateway.run.receipt import Accounts, Receipt
 from gateway.run.response_conversations import ConversationHead
 from gateway.run.sink import ClientGone
 from gateway.run.stored_responses import ResponseOwner
@@ -143,6 +142,7 @@ class BackgroundResponses:
     chat: Chat
     shows: ShowsResponses
     now: Callable[[], float]
+    accounts: Accounts
     count: Callable[[str, str], None] = lambda kind, outcome: None
     _logs: dict[int, _Sink] = field(default_factory=dict)
     _callers: dict[int, tuple[Sequence[tuple[bytes, bytes]], str | None]] = field(default_factory=dict)
@@ -318,9 +318,21 @@ class BackgroundResponses:
         shown = {**shown, "status": "in_progress"}
         await self.store.runs.show(run.agent, run.id, orjson.dumps(shown))
         request = self.shows.restore(stored, run.uid, run.created)
-        receipt = Receipt(time.perf_counter())
         identity = request.chat.identity
         assert identity is not None
+        with self.accounts.work(identity.project) as receipt:
+            await self._answer(run, log, request, shown, identity, receipt)
+
+    async def _answer(
+        self,
+        run: Run,
+        log: _Sink,
+        request: BackgroundRequest,
+        shown: Json,
+        identity: Identity,
+        receipt: Receipt,
+    ) -> None:
+        """Answers a request that has begun. shown: as its response is shown while it is made."""
         headers, credential = self._callers.get(run.id, ((), None))
         turn = partial(turn_in, receipt)
         view = request.view(turn, partial(_count, receipt), log.next_number, has_begun=log.has_events)

@@ -7,7 +7,8 @@ The edge hands it on once, after the reply's last byte; what has no client hands
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from msgspec import Struct, field
 
@@ -117,6 +118,7 @@ class Receipt:
         "is_refused",
         "is_request",
         "key",
+        "memory",
         "mode",
         "project",
         "prompt_tokens",
@@ -149,6 +151,8 @@ class Receipt:
         self.hides_usage = False
         # Of a client's request; False: of work that goes on without one, whose request is counted already.
         self.is_request = True
+        # The row of the memory that the work is for, which is no request's; 0: it is a request's.
+        self.memory = 0
         # A limit has turned it away.
         self.is_refused = False
         # How it ended, once it has: the reply's status (0: none), and whether the gateway has cut it at its end.
@@ -204,3 +208,29 @@ class Receipt:
         """Returns the gateway's share of the time until now, in milliseconds."""
         now = time.perf_counter() if now is None else now
         return ((self._sent or now) - self.begun + (now - self._came if self._came else 0.0)) * 1000
+
+
+class Accounts:
+    """Hands the accounts of requests and of work on to those that read them. One for the process."""
+
+    def __init__(self) -> None:
+        # Each is handed every account once, after its last byte.
+        self.readers: list[Callable[[Receipt], None]] = []
+
+    def hand_on(self, account: Receipt) -> None:
+        """Hands an account on that has ended."""
+        for read in self.readers:
+            read(account)
+
+    @contextmanager
+    def work(self, project: str, memory: int = 0) -> Iterator[Receipt]:
+        """Yields the account of work without a request, and hands it on when that ends.
+
+        memory: the row of the one that it is done for; 0: it goes on with a request that was counted.
+        """
+        account = Receipt(time.perf_counter(), project=project)
+        account.is_request, account.memory = False, memory
+        try:
+            yield account
+        finally:
+            self.hand_on(account)

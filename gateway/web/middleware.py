@@ -22,7 +22,7 @@ from gateway.dialects.chat.errors import ChatErrors
 from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed, Overloaded, UnknownPath
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
-from gateway.run.receipt import Receipt
+from gateway.run.receipt import Accounts, Receipt
 from gateway.run.request_log import RequestLog
 from gateway.run.sink import ClientGone
 from gateway.web.auth import ANONYMOUS, METRICS_PATH, PAGE_PATH, Caller, Guard
@@ -97,7 +97,7 @@ class Edge:
         error_form_of: Callable[[Scope], ErrorForm | None] = lambda scope: None,
         paths: Sequence[str] = (),
         requests: RequestLog | None = None,
-        readers: Sequence[Callable[[Receipt], None]] = (),
+        accounts: Accounts | None = None,
     ) -> None:
         """Puts the edge around an application.
 
@@ -108,14 +108,14 @@ class Edge:
         error_form_of: returns the form for requests to paths that several dialects share; None: the path decides.
         paths: of the routes, of which an unknown path may be a misspelling.
         requests: is given the end of each request that a model answers.
-        readers: are handed the account of each request after its last byte.
+        accounts: hands on the account of each request after its last byte.
         """
         self._open_prefixes = open_prefixes
         self._error_forms = tuple((error_forms or {}).items())
         self._error_form_of = error_form_of
         self._paths = paths
         self._requests = requests
-        self._readers = readers
+        self._accounts = accounts
         self._app = app
         self._guard = guard
         self._metrics = metrics
@@ -196,8 +196,8 @@ class Edge:
                 receipt.status, receipt.is_cut = trace.status, trace.is_cut
                 if self._requests is not None:
                     self._requests.end(receipt, trace.status)
-                for read in self._readers:
-                    read(receipt)
+                if self._accounts is not None:
+                    self._accounts.hand_on(receipt)
 
     async def _last_words(self, error: GatewayError, scope: Scope, trace: Trace, answer: Send) -> None:
         form = trace.errors = trace.errors or self._error_form(scope)

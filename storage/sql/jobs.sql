@@ -1,4 +1,4 @@
--- Every statement on jobs, steps and spending. `-- name:` begins one; the next line describes it.
+-- Every statement on jobs and steps. `-- name:` begins one; the next line describes it.
 
 -- name: epoch
 -- Returns the epoch that an agent's jobs must have been made on; it stays that until the transaction ends.
@@ -165,12 +165,3 @@ SELECT job, name, at, length(result) FROM steps WHERE job = ? ORDER BY id
 -- name: steps_delete
 -- Deletes the steps of a job that has ended.
 DELETE FROM steps WHERE job = ?
-
--- name: spend
--- Counts one call more.
-INSERT INTO spending (project, day, calls, tokens) VALUES (?, ?, 1, ?)
-ON CONFLICT (project, day) DO UPDATE SET calls = spending.calls + 1, tokens = spending.tokens + excluded.tokens
-
--- name: spent
--- Returns the tokens that a project used on a day.
-SELECT tokens FROM spending WHERE project = ? AND day = ?

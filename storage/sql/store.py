@@ -45,7 +45,6 @@ from storage.sql.readers import Readers
 from storage.sql.recall import Recall
 from storage.sql.recalls import Recalls
 from storage.sql.snapshot_cache import SnapshotCache
-from storage.sql.spending import Spending
 from storage.sql.stored_paths import StoredPaths
 from storage.sql.summaries import Summaries
 from storage.sql.transfer import Transfer
@@ -106,7 +105,6 @@ class Store:
         self.recalls = Recalls(database)
         self.audit = Audit(database)
         self.links = Links(database)
-        self.spending = Spending(database)
         self.summaries = Summaries(database)
         self.runs = Runs(database, self.jobs)
         self.batches = Batches(database, rules, self.jobs)

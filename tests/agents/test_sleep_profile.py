@@ -105,7 +105,10 @@ def test_its_tokens_count_in_the_days_budget(upstream: StrictUpstream, tmp_path:
         talk(world, "alice", 1)
         world.rest()
         assert len(world.model.seen) == 2
-        assert world.query("SELECT tokens FROM spending")[0] > 1
+        gateway = world.letta.world.gateway
+        gateway.call(gateway.app.meter.write())
+        spent = "SELECT sum(background_input_tokens + background_output_tokens) FROM usage WHERE \"user\" = 'alice'"
+        assert world.query(spent)[0] > 1
         talk(world, "alice", 1)
         world.rest()
         assert len(world.model.seen) == 2

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ from gateway.errors import BadRequest, Conflict, GatewayError, TooManySends
 from gateway.run.call import Passes
 from gateway.run.memory.known import Known
 from gateway.run.pending import Pending
-from gateway.run.receipt import Receipt
+from gateway.run.receipt import Accounts, Receipt
 from gateway.run.sink import ClientGone, Sink, UnseenSink
 from storage.errors import NotFound, StoreError
 from storage.listing import MOST_TAGS, AgentEntry, AgentFilter
@@ -101,8 +100,10 @@ class AgentMessaging:
         runs: SendsRuns,
         pending: Pending,
         wait_s: float,
+        accounts: Accounts,
     ) -> None:
         self._registry = registry
+        self._accounts = accounts
         self._store = store
         self._runs = runs
         self._pending = pending
@@ -233,9 +234,8 @@ class AgentMessaging:
     ) -> AgentAnswer:
         """Returns what becomes of a run. It never raises."""
         try:
-            result = await self._runs.send(
-                run_request, lambda _: MakesUnseen(), sink, Receipt(time.perf_counter()), wait
-            )
+            with self._accounts.work(run_request.scope.project) as account:
+                result = await self._runs.send(run_request, lambda _: MakesUnseen(), sink, account, wait)
         except TooManySends as error:
             return to.failed("busy", error.message)
         except Conflict:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import partial
@@ -62,7 +61,7 @@ from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_conversation import headed, read_path
 from gateway.run.pending import Pending
-from gateway.run.receipt import Receipt
+from gateway.run.receipt import Accounts, Receipt
 from gateway.run.sink import Sink
 from gateway.run.turn import TurnRun
 from gateway.run.turn_saving import TurnLimits
@@ -99,11 +98,13 @@ class AgentRuns:
         registry: Registry,
         answer_wait_s: float,
         background: Failover,
+        accounts: Accounts,
     ) -> None:
         """answer_wait_s: how long an agent waits for another one's answer.
         background: has connections of its own, for the runs that no client waits for.
         """
         self._settings = settings
+        self._accounts = accounts
         self.keeper = keeper
         self.registry = registry
         self._failover = failover
@@ -117,7 +118,7 @@ class AgentRuns:
         self.ends = RunEnds(keeper.store)
         self._arriving: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
         self._live: dict[int, tuple[int, TurnRun]] = {}  # by the run's row, with the agent's
-        self.peers = AgentMessaging(registry, keeper.store, self, pending, answer_wait_s)
+        self.peers = AgentMessaging(registry, keeper.store, self, pending, answer_wait_s, accounts)
         self.toolboxes = Toolboxes(keeper, self.foreign, self.peers)
 
     async def send(
@@ -158,8 +159,10 @@ class AgentRuns:
         sending = replace(self._sending(run_request), accepted=accepted, depth=accepted.run.depth)
         if accepted.run.state is RunState.CREATED:
             await self._spare_pause(sending)
-        with suppress(RunOver):
-            await self._answer(sending, place, view, sink, Receipt(time.perf_counter()))
+        reading = run_request.reading
+        memory = 0 if reading is None else reading.memory
+        with suppress(RunOver), self._accounts.work(run_request.scope.project, memory) as account:
+            await self._answer(sending, place, view, sink, account)
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
         """Refuses what could not run later either. Raises: BadRequest, UnknownModel."""

@@ -204,7 +204,7 @@ class Sleeping:
                 if job.job.tries < self._tries:
                     raise JobFailed(f"the run of a sleeptime agent cannot begin: {error.message}") from error
                 await self._end(run, StopReason.ERROR, error.message)
-        ended, is_refused = await self._ended(job, project, run)
+        ended, is_refused = await self._ended(job, run)
         if span is not None and is_refused:
             span = await self._refused(job, run, span)
         await self._store.sleepers.empty(run.agent, run.conversation)
@@ -286,7 +286,7 @@ class Sleeping:
             accepted = AcceptedRun(run, orjson.dumps(kept), attempt)
             await self._runs.perform(request, accepted, place, lambda _: MakesUnseen(), UnseenSink())
 
-    async def _ended(self, job: JobContext, project: str, run: Run) -> tuple[Run, bool]:
+    async def _ended(self, job: JobContext, run: Run) -> tuple[Run, bool]:
         """Returns a run as it has ended, and whether its model has refused to read; counts its tokens.
 
         Raises: JobFailed: an upstream failed, and the run goes on.
@@ -295,7 +295,7 @@ class Sleeping:
         if now is None:
             raise JobFailed("the sleeptime agent is gone")
         if tokens := _tokens(now) - _tokens(run):
-            await self._budget.spend(project, tokens)
+            self._budget.count("ok", tokens)  # the account of the run has them
         if now.is_over:
             # Of other faults of an upstream it would not have ended.
             return now, now.state is RunState.FAILED and now.stop in UPSTREAM_FAULTS

@@ -16,13 +16,15 @@ from msgspec import Struct
 
 from adapters.base import Provider
 from adapters.errors import ProviderError
-from adapters.types import BYTES_PER_TOKEN, ModelRequest, read_retry_after, token_count
+from adapters.types import BYTES_PER_TOKEN, ModelRequest, read_retry_after
+from gateway.core.usage.reported import reported_counts
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.run.upstream.route import Route, resolve_route
+from gateway.run.usage.meter import Meter
 from gateway.settings import Settings
-from storage.sql.spending import Spending
+from storage.records import Counts
 
 # Statuses that say that the request is at fault: another time it would be refused as well.
 _REFUSALS = (400, 413, 422)
@@ -42,7 +44,12 @@ class ModelAnswer(Struct, frozen=True):
 
     message: dict[str, Any]
     finish_reason: str | None
-    tokens: int
+    used: Counts
+
+    @property
+    def tokens(self) -> int:
+        """All that it cost."""
+        return self.used.prompt + self.used.completion
 
     @property
     def text(self) -> str:
@@ -71,7 +78,7 @@ class BackgroundModel:
     provider: Provider
     # Its name there.
     model: str
-    spending: Spending
+    meter: Meter
     # Seconds since the epoch.
     now: Callable[[], float]
     concurrency: int = 2
@@ -80,11 +87,13 @@ class BackgroundModel:
     # Of a whole call.
     timeout_s: float = CALL_S
     count: CountCall = lambda outcome, tokens: None
+    # The upstream's name in the settings.
+    upstream: str = ""
     _budget: DailyBudget = field(init=False)
     _slots: asyncio.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
-        self._budget = DailyBudget(self.spending, self.now, self.daily_tokens, self.count)
+        self._budget = DailyBudget(self.meter, self.now, self.daily_tokens, self.count)
         self._slots = asyncio.Semaphore(self.concurrency)
 
     def named(self, model: str) -> BackgroundModel:
@@ -100,8 +109,12 @@ class BackgroundModel:
         *,
         tools: Sequence[Mapping[str, Any]] = (),
         max_tokens: int | None = None,
+        memory: int = 0,
     ) -> ModelAnswer:
-        """Asks for one whole reply. max_tokens: its limit, sent under the name that the upstream takes.
+        """Asks for one whole reply.
+
+        max_tokens: its limit, sent under the name that the upstream takes.
+        memory: the row of the one that it is asked for; 0: none.
 
         Raises: Postponed: the day's budget is used up, or the upstream is busy; RequestRefused; JobFailed: it failed
         otherwise.
@@ -126,7 +139,7 @@ class BackgroundModel:
             except TimeoutError:
                 self.count("failed", 0)
                 raise JobFailed(f"the background model gave no answer in {self.timeout_s:g} s") from None
-            await self._budget.spend(project, answer.tokens)
+            self._budget.spend(project, memory, self.upstream, self.model, answer.used)
             return answer
 
     async def aclose(self) -> None:
@@ -162,7 +175,7 @@ class BackgroundModels:
     """
 
     make: Callable[[Route], Provider]
-    spending: Spending
+    meter: Meter
     now: Callable[[], float]
     concurrency: int = 2
     daily_tokens: int = 0
@@ -174,8 +187,8 @@ class BackgroundModels:
         made = self._made.get(route.upstream)
         if made is None:
             made = self._made[route.upstream] = BackgroundModel(
-                self.make(route), route.model, self.spending, self.now, self.concurrency, self.daily_tokens,
-                count=self.count,
+                self.make(route), route.model, self.meter, self.now, self.concurrency, self.daily_tokens,
+                count=self.count, upstream=route.upstream,
             )  # fmt: skip
         return made.named(route.model)
 
@@ -192,8 +205,9 @@ def _read(raw: bytes, request_bytes: int) -> ModelAnswer:
         message = choice["message"]
         if not isinstance(message, dict):
             raise TypeError
-        counted = token_count(body.get("usage"), "total_tokens")
-        tokens = counted or (request_bytes + len(raw)) // BYTES_PER_TOKEN
-        return ModelAnswer(message, choice.get("finish_reason"), tokens)
+        used = reported_counts(body.get("usage"))
+        if used is None or not used.prompt + used.completion:
+            used = Counts(request_bytes // BYTES_PER_TOKEN, len(raw) // BYTES_PER_TOKEN)
+        return ModelAnswer(message, choice.get("finish_reason"), used)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise JobFailed("the background model answered with something that is no chat completion") from None

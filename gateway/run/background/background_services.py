@@ -29,6 +29,7 @@ from gateway.run.background.schedule import Schedule
 from gateway.run.background.worker import Handler, JobContext, Worker
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.upstream.route import Route
+from gateway.run.usage.meter import Meter
 from gateway.settings import Settings
 from storage.commands import Committed
 from storage.sql.store import Store
@@ -55,6 +56,7 @@ class BackgroundServices:
         make_provider: Callable[[Route], Provider],
         embedder: Embedder | None,
         limits: Limits,
+        meter: Meter,
     ) -> None:
         """make_provider, embedder: never those of live turns.
         now: seconds since the epoch.
@@ -80,7 +82,7 @@ class BackgroundServices:
         route = background_route(settings)
         self.models = BackgroundModels(
             make_provider,
-            store.spending,
+            meter,
             now,
             concurrency=limits.background_calls,
             daily_tokens=memory.background_daily_tokens,
@@ -90,10 +92,16 @@ class BackgroundServices:
         self.embedding: Embedding | None = None
         if embedder is not None:
             self.embedding = Embedding(
-                store, embedder, memory, now, concurrency=limits.background_calls, count=job_metrics.call
+                store,
+                embedder,
+                memory,
+                now,
+                concurrency=limits.background_calls,
+                count=job_metrics.call,
+                meter=meter,
             )
             self.handlers[EMBED] = self.embedding.handle
-        self.budget = DailyBudget(store.spending, now, memory.background_daily_tokens, job_metrics.call)
+        self.budget = DailyBudget(meter, now, memory.background_daily_tokens, job_metrics.call)
         # The profiles with users' memories that sleeptime agents read.
         asleep = tuple(each.name for each in settings.profiles if each.sleeptime)
         self.sleeptime: Schedule | None = None

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.run.background.worker import Postponed
-from storage.sql.spending import Spending
+from gateway.run.usage.meter import Meter
+from storage.records import Counts
 
 DAY_S = 86_400
 # Is given a call's outcome (ok, failed, or refused: over the budget) and its tokens.
@@ -15,9 +16,9 @@ CountCall = Callable[[str, int], None]
 
 @dataclass(eq=False)
 class DailyBudget:
-    """Holds background calls to a number of tokens for each project and day."""
+    """Holds background calls to a number of tokens for each project and day, by what the meter has counted."""
 
-    spending: Spending
+    meter: Meter
     # Seconds since the epoch; days are UTC's.
     now: Callable[[], float]
     # 0 sets no bound.
@@ -28,7 +29,7 @@ class DailyBudget:
         """Lets a call begin. Raises: Postponed: until tomorrow, since the day's tokens are used up."""
         if not self.tokens:
             return
-        spent = await self.spending.spent(project, self._today())
+        spent = await self.meter.background_tokens(project)
         if spent >= self.tokens:
             self.count("refused", 0)
             raise Postponed(
@@ -36,11 +37,9 @@ class DailyBudget:
                 DAY_S - self.now() % DAY_S,
             )
 
-    async def spend(self, project: str, tokens: int) -> None:
-        """Counts a call that was answered, and its tokens."""
+    def spend(self, project: str, memory: int, upstream: str, model: str, used: Counts) -> None:
+        """Counts a call that was answered, and its tokens. memory: the row of the one that it was made for."""
+        tokens = used.prompt + used.completion
         self.count("ok", tokens)
         if tokens:
-            await self.spending.spend(project, self._today(), tokens)
-
-    def _today(self) -> int:
-        return int(self.now() // DAY_S)
+            self.meter.add_background(project, memory, upstream, model, used)

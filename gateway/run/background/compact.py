@@ -164,7 +164,9 @@ class Compactor:
             # All of it is covered already, or all of it stays.
             return
         by_hand = request.newest is None
-        text = await self.summarise(span, project, model, terms, request.size, job.step, by_hand=by_hand)
+        text = await self.summarise(
+            span, project, job.agent, model, terms, request.size, job.step, by_hand=by_hand
+        )
         if not text:
             # Nothing of the span may be shown to a model.
             return
@@ -208,7 +210,9 @@ class Compactor:
             span = await _span(path, earlier, keep, 0, is_all=terms.is_all)
             if span is None:
                 raise BadRequest(_NOTHING)
-            text = await self.summarise(span, agent.scope.project, model, terms, size, _at_once, by_hand=True)
+            text = await self.summarise(
+                span, agent.scope.project, agent.id, model, terms, size, _at_once, by_hand=True
+            )
         except Postponed as error:
             raise Overloaded(f"There is no summary: {error.message}.", retry_after_s=error.delay_s) from error
         except JobFailed as error:
@@ -225,6 +229,7 @@ class Compactor:
         self,
         span: SummarySpan,
         project: str,
+        memory: int,
         model: BackgroundModel,
         terms: SummaryTerms,
         size: int,
@@ -235,7 +240,7 @@ class Compactor:
         """Returns the text of a summary. size: the tokens that it may take. Raises: JobFailed: the model gave none."""
         text, done = span.earlier, 0
         for part in parts(spoken_lines(span.exchanges), PART_CHARS):
-            ask = partial(_ask, project, model, terms, text, part, size, by_hand)
+            ask = partial(_ask, project, memory, model, terms, text, part, size, by_hand)
             # The step's name identifies its input, so that a later run of another span does not take its result.
             text = (await step(f"{span.end.id}: {done} and {len(part)}", ask)).decode()
             done += len(part)
@@ -273,6 +278,7 @@ async def _at_once(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
 
 async def _ask(
     project: str,
+    memory: int,
     model: BackgroundModel,
     terms: SummaryTerms,
     earlier: str,
@@ -282,9 +288,9 @@ async def _ask(
 ) -> bytes:
     """Returns the summary with this part in it. Raises: JobFailed: the model gave none."""
     question = ask_for(earlier, part, size, terms.instructions)
-    reply = await model.ask(project, question, max_tokens=_SLACK * size)
+    reply = await model.ask(project, question, max_tokens=_SLACK * size, memory=memory)
     if lacked_room(reply.text, size=size, finish_reason=reply.finish_reason):
-        reply = await model.ask(project, question)
+        reply = await model.ask(project, question, memory=memory)
     if reply.message.get("refusal"):
         raise JobFailed("the background model refused to summarise")
     try:

@@ -29,10 +29,11 @@ from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.upstream.route import Route, resolve_route
+from gateway.run.usage.meter import Meter
 from gateway.settings import MemorySettings, Settings
 from storage.commands import Unembedded
 from storage.errors import Stale, StoreError
-from storage.records import Vector
+from storage.records import Agent, Counts, Vector
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -83,7 +84,7 @@ class Embedding:
     """Keeps the vectors of all memories, and makes those of questions.
 
     now: seconds since the epoch.
-    concurrency: of its calls.
+    concurrency: of its calls. meter: None: what is used is not counted.
     """
 
     def __init__(
@@ -95,13 +96,16 @@ class Embedding:
         *,
         concurrency: int = 2,
         count: CountCall = lambda outcome, tokens: None,
+        meter: Meter | None = None,
     ) -> None:
         self.embedder = embedder
         self._store = store
         self._wait_ms = LOCAL_WAIT_MS if embedder.is_local else float(settings.embedder_wait_ms)
         # The local one costs nothing.
         tokens = 0 if embedder.is_local else settings.background_daily_tokens
-        self._budget = DailyBudget(store.spending, now, tokens, count)
+        self._meter = meter
+        self._budget = None if meter is None else DailyBudget(meter, now, tokens, count)
+        self._upstream, _, self._model = embedder.name.partition("/")
         self._slots = asyncio.Semaphore(concurrency)
         self._tick = time.monotonic
         self._count = count
@@ -166,7 +170,7 @@ class Embedding:
             return
         try:
             if self._baseline is None:
-                self._baseline = await self._call(found.agent.scope.project, BASELINE_TEXTS)
+                self._baseline = await self._call(found.agent, BASELINE_TEXTS)
             added = await self._embed_messages(found)
         except (_RefusedText, Postponed):
             raise
@@ -188,15 +192,15 @@ class Embedding:
         for start in range(0, len(found.messages), BATCH):
             batch = found.messages[start : start + BATCH]
             texts = [_beginning(m.text) for m in batch]
-            made = await self._embed_texts(found.agent.scope.project, texts)
+            made = await self._embed_texts(found.agent, texts)
             added.update({m.seq: data for m, data in zip(batch, made, strict=True) if data is not None})
         if len({len(data) for data in added.values()}) > 1:
             raise JobFailed("the embedder gave vectors of different lengths")
         return added
 
-    async def _embed_texts(self, project: str, texts: Sequence[str]) -> list[bytes | None]:
+    async def _embed_texts(self, agent: Agent, texts: Sequence[str]) -> list[bytes | None]:
         try:
-            return list(await self._call(project, texts))
+            return list(await self._call(agent, texts))
         except _RefusedText as refusal:
             if len(texts) == 1:
                 raise
@@ -205,17 +209,19 @@ class Embedding:
         made: list[bytes | None] = []
         for text in texts:
             try:
-                made += await self._call(project, [text])
+                made += await self._call(agent, [text])
             except _RefusedText:
                 made.append(None)
                 if len(made) >= _REFUSALS and not any(made):
                     raise first from None
         return made
 
-    async def _call(self, project: str, texts: Sequence[str]) -> Sequence[bytes]:
+    async def _call(self, agent: Agent, texts: Sequence[str]) -> Sequence[bytes]:
         """Makes vectors of some texts. Raises: _RefusedText: of these texts; JobFailed, Postponed."""
         async with self._slots:
-            await self._budget.check(project)
+            project = agent.scope.project
+            if self._budget is not None:
+                await self._budget.check(project)
             try:
                 async with asyncio.timeout(CALL_S):
                     made = await self.embedder.embed(texts)
@@ -232,7 +238,8 @@ class Embedding:
             except ProviderError as error:
                 self._count("failed", 0)
                 raise JobFailed(f"the embedder failed: {type(error).__name__}") from error
-            await self._budget.spend(project, made.tokens)
+            if self._budget is not None:
+                self._budget.spend(project, agent.id, self._upstream, self._model, Counts(made.tokens))
             return made.vectors
 
     # -- a question
@@ -255,6 +262,8 @@ class Embedding:
                 return None
             async with asyncio.timeout(wait_ms / 1000):
                 made = await self.embedder.embed([query])
+            if made.tokens and self._meter is not None:
+                self._meter.add_background("", agent, self._upstream, self._model, Counts(made.tokens))
             data = made.vectors[0]
             vector = Vector(name, data, *self._compare_baseline(data))
         except Exception as error:

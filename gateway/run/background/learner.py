@@ -137,7 +137,7 @@ class Learning:
     ) -> list[dict[str, str]]:
         """Returns the calls of the model's answer; none where it refuses what no smaller batch would be without."""
         try:
-            reply = await self._background.ask(project, request, tools=learn.definitions())
+            reply = await self._background.ask(project, request, tools=learn.definitions(), memory=job.agent)
         except RequestRefused:
             if not self._answers or job.job.tries <= _HALVINGS:
                 raise

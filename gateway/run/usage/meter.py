@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -17,7 +17,7 @@ from gateway.core.usage.price import Price
 from gateway.run.receipt import Receipt
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
-from storage.records import Counts
+from storage.records import Agent, Counts, Scope
 from storage.sql.usage import Usage
 from storage.usage_records import COUNTERS, ROWS_AT_ONCE, UsageKey
 
@@ -39,6 +39,9 @@ CLIENT_GONE: Final = 499
     ESTIMATED_OUTPUT, INJECTED, BACKGROUND_INPUT, BACKGROUND_OUTPUT, BATCH_INPUT, BATCH_OUTPUT, COST, UNPRICED,
 ) = range(len(COUNTERS))  # fmt: skip
 
+_USER: Final = "user:"
+_NONE: Final = Counts()
+
 PriceOf = Callable[[str, str], Price | None]
 
 
@@ -54,17 +57,33 @@ def prices_of(settings: Settings) -> PriceOf:
     return lambda upstream, model: prices.get((upstream, model))
 
 
+def user_of(scope: Scope | None) -> str:
+    """Returns the user whose memory it is; "" for one that is no person's."""
+    return scope.subject.removeprefix(_USER) if scope is not None and scope.is_person else ""
+
+
 class Meter:
     """One for the process."""
 
-    def __init__(self, usage: Usage, now: Callable[[], float], settings: Settings) -> None:
-        """now: seconds since the epoch."""
+    def __init__(
+        self,
+        usage: Usage,
+        load: Callable[[int], Awaitable[Agent | None]],
+        now: Callable[[], float],
+        settings: Settings,
+    ) -> None:
+        """load: returns a memory by its row. now: seconds since the epoch."""
         self._usage = usage
+        self._load = load
         self._now = now
         self._price = prices_of(settings)
         self._write_s = settings.usage.write_s
         self._keep_days = settings.usage.keep_users_days
         self._counters: dict[UsageKey, list[int]] = {}
+        # What was used for memories, by day, project, memory, upstream and model: users are found when it is written.
+        self._background: dict[tuple[int, str, int, str, str], Counts] = {}
+        # By project the day, and what its background calls had used of it at the last write.
+        self._spent: dict[str, tuple[int, int]] = {}
         self._lock = asyncio.Lock()  # of the write that is under way
         self._wrote_at = -READ_S
         self._has_failed = False
@@ -81,6 +100,9 @@ class Meter:
         last: list[int] | None = None
         for call in account.calls:
             if not call.is_answered:
+                continue
+            if account.memory:
+                self.add_background(project, account.memory, call.upstream, call.model, call.used())
                 continue
             last = self._of(day, project, user, key, call.upstream, call.model)
             last[CALLS] += 1
@@ -110,17 +132,31 @@ class Meter:
         elif account.has_failed:
             last[ERRORS] += 1
 
-    def add_background(self, project: str, user: str, upstream: str, model: str, used: Counts) -> None:
-        """Adds a call that was made for a memory, and not for a request."""
-        counters = self._of(self._today, project, user, 0, upstream, model)
-        counters[BACKGROUND_INPUT] += used.prompt
-        counters[BACKGROUND_OUTPUT] += used.completion
+    def add_background(self, project: str, memory: int, upstream: str, model: str, used: Counts) -> None:
+        """Adds a call that was made for a memory, and not for a request. project: "" where it is to be looked up."""
+        key = (self._today, project, memory, upstream, model)
+        before = self._background.get(key, _NONE)
+        self._background[key] = Counts(before.prompt + used.prompt, before.completion + used.completion)
 
     def add_batch(self, project: str, user: str, upstream: str, model: str, used: Counts) -> None:
         """Adds an item of a batch of agents, when its result is taken."""
         counters = self._of(self._today, project, user, 0, upstream, model)
         counters[BATCH_INPUT] += used.prompt
         counters[BATCH_OUTPUT] += used.completion
+
+    async def background_tokens(self, project: str) -> int:
+        """Returns the tokens that a project's background calls used today. Raises: StoreError."""
+        today = self._today
+        found = self._spent.get(project)
+        if found is None or found[0] != today:
+            written = await self._usage.background_tokens(project, today)
+            found = self._spent.setdefault(project, (today, written))
+        here = sum(
+            used.prompt + used.completion
+            for (day, of, *_), used in self._background.items()
+            if (day, of) == (today, project)
+        )
+        return found[1] + here
 
     @property
     def _today(self) -> int:
@@ -162,6 +198,8 @@ class Meter:
         """Writes what was counted up to now. Raises: StoreError: what is left is written another time."""
         async with self._lock:
             self._wrote_at = time.monotonic()
+            await self._resolve()
+            self._spent.clear()
             counters, self._counters = self._counters, {}
             rows = sorted(counters.items())
             done = 0
@@ -186,18 +224,22 @@ class Meter:
 
     async def settle(self) -> None:
         """Writes, unless that was done just now: what is read then is at most `READ_S` old. Raises: StoreError."""
-        if self._counters and time.monotonic() - self._wrote_at >= READ_S:
+        if (self._counters or self._background) and time.monotonic() - self._wrote_at >= READ_S:
             await self.write()
 
-    async def background_tokens(self, project: str) -> int:
-        """Returns the tokens that a project's background calls used today. Raises: StoreError."""
-        today = self._today
-        written = await self._usage.background_tokens(project, today)
-        return written + sum(
-            counters[BACKGROUND_INPUT] + counters[BACKGROUND_OUTPUT]
-            for key, counters in self._counters.items()
-            if (key.day, key.project) == (today, project)
-        )
+    async def _resolve(self) -> None:
+        """Finds the users of the memories for which calls were made. Raises: StoreError."""
+        for memory in {memory for _, _, memory, *_ in self._background}:
+            agent = await self._load(memory) if memory else None
+            for key in [key for key in self._background if key[2] == memory]:
+                day, project, _, upstream, model = key
+                used = self._background.pop(key)
+                scope = None if agent is None else agent.scope
+                user = user_of(scope)
+                project = project or ("" if scope is None else scope.project)
+                counters = self._of(day, project, user, 0, upstream, model)
+                counters[BACKGROUND_INPUT] += used.prompt
+                counters[BACKGROUND_OUTPUT] += used.completion
 
     async def _add(self, rows: list[tuple[UsageKey, list[int]]]) -> None:
         await self._usage.add(rows)

@@ -506,7 +506,11 @@ def test_what_it_costs_counts_towards_the_day(
     with remembering(upstream, other, tmp_path, background_daily_tokens=3) as made:
         made.world.chat(user="alice").say(TORTOISE)
         made.rest()
-        assert made.world.query("SELECT tokens FROM spending") == [2]
+        app = made.world.gateway.app
+        assert made.world.gateway.call(app.meter.background_tokens("default")) == 2
+        made.world.gateway.call(app.meter.write())
+        spent = made.world.query('SELECT "user", model, background_input_tokens FROM usage')
+        assert ("alice", "vec", 2) in spent
         made.world.chat(user="alice").say("More.")
         made.rest()
         made.world.chat(user="alice").say("Even more.")

@@ -21,6 +21,7 @@ from gateway.provider_factory import make_providers
 from gateway.run.background.background_model import BackgroundModel, BackgroundModels, background_route
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.run.upstream.route import Route
+from gateway.run.usage.meter import Meter
 from gateway.settings import MemorySettings, ModelSettings, Settings, UpstreamSettings
 from storage.sql.store import Store
 from tests.stored import open_store
@@ -37,11 +38,14 @@ class World:
     now: float = float(NOON)
     counted: list[tuple[str, int]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.store.usage, self.store.agents.load, lambda: self.now, Settings())
+
     def background(self, **options: Any) -> BackgroundModel:
         return BackgroundModel(
             self.provider,
             "small",
-            self.store.spending,
+            self.meter,
             lambda: self.now,
             count=lambda *each: self.counted.append(each),
             **options,
@@ -64,7 +68,7 @@ async def test_a_reply_is_the_message_and_what_it_cost(world: World) -> None:
     assert reply.finish_reason == "tool_calls"
     (body,) = world.provider.bodies
     assert body == {"model": "small", "messages": ASK, "max_tokens": 50, "tools": [tool]}
-    assert await world.store.spending.spent("p", 100) == reply.tokens > 0
+    assert await world.meter.background_tokens("p") == reply.tokens > 0
     assert world.counted == [("ok", reply.tokens)]
 
 
@@ -182,7 +186,7 @@ async def test_models_of_one_upstream_share_its_connections_and_its_calls_at_a_t
         made.append(route.upstream)
         return slow
 
-    models = BackgroundModels(make, world.store.spending, lambda: world.now, concurrency=2)
+    models = BackgroundModels(make, world.meter, lambda: world.now, concurrency=2)
     named = [f"m{n}" for n in range(5)]
     calls = [asyncio.create_task(models.of(Route("up", name)).ask("p", ASK)) for name in named]
     await slow.entered.wait()
