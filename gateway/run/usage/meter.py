@@ -150,7 +150,7 @@ class Meter:
         found = self._spent.get(project)
         if found is None or found[0] != today:
             written = await self._usage.background_tokens(project, today)
-            found = self._spent.setdefault(project, (today, written))
+            found = self._spent[project] = today, written
         here = sum(
             used.prompt + used.completion
             for (day, of, *_), used in self._background.items()
