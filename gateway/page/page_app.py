@@ -14,7 +14,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -276,8 +276,9 @@ class PageApp:
             if request.method == "GET" and not request.is_twin:
                 return _redirect(_up(request) + "login?next=" + quote(_next_of(request), safe=""), 303)
             if request.method == "POST" and not request.is_twin:
-                sent = await self._read_form(request)
-                request.typed = max(sent.values(), key=len, default="")
+                with suppress(CallerError):  # that the session has ended is what counts
+                    sent = await self._read_form(request)
+                    request.typed = max(sent.values(), key=len, default="")
             raise _Ended("You are not signed in, or your session has ended. Sign in to go on.")
         routes: Sequence[tuple[_Pattern, Screen | Action]] = (
             self._screens if request.is_read else self._actions
