@@ -22,7 +22,7 @@ from gateway.core.turn.draft import AllBut
 from gateway.core.turn.guide import Guide
 from gateway.core.turn.spec import TurnSpec
 from gateway.run.call import ChatCall, Passes
-from gateway.run.memory.known import Known
+from gateway.run.memory.context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import Toolbox
@@ -67,7 +67,7 @@ class ChatAgents(Struct, frozen=True):
         )
         return terms, guide_of(spec, prompt)
 
-    def toolbox(self, known: Known, edits: BlockEdits, passes: Passes) -> Toolbox:
-        has_agent = bool(known.asked.spec.uid)
-        speaker = Speaker.of(known, Waiter(known.agent.uid), passes) if has_agent else None
-        return self.runs.toolboxes.make(known, edits, speaker=speaker)
+    def toolbox(self, context: MemoryContext, edits: BlockEdits, passes: Passes) -> Toolbox:
+        has_agent = bool(context.asked.spec.uid)
+        speaker = Speaker.of(context, Waiter(context.agent.uid), passes) if has_agent else None
+        return self.runs.toolboxes.make(context, edits, speaker=speaker)

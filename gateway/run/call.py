@@ -20,8 +20,8 @@ from gateway.core.request.native_body import NativeBody, UpstreamBody
 from gateway.core.turn.client_view import MakesView
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
+from gateway.run.memory.context import MemoryContext
 from gateway.run.memory.fit import counted_usage, fit
-from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.stored_turns import turn_of
 from gateway.run.native_request import NativeRequest
@@ -136,11 +136,13 @@ class ChatCall:
             return ModelRequest(body, passes.headers, streams=request.stream)
         return ModelRequest(body, passes.headers, passes.credential, request.query, request.stream)
 
-    def describe(self, form: EndpointForm, prompt: Prompt | None = None, known: Known | None = None) -> None:
+    def describe(
+        self, form: EndpointForm, prompt: Prompt | None = None, context: MemoryContext | None = None
+    ) -> None:
         """Fills the receipt: the memory, the conversation, and the changes to the request, for this endpoint.
 
         prompt: None where the request goes as it came.
-        known: None where memory has no part in it.
+        context: None where memory has no part in it.
         """
         headers = self.receipt.headers
         headers["x-mnemogate-memory"] = self.memory
@@ -156,14 +158,14 @@ class ChatCall:
             )
             headers["x-mnemogate-evicted-tokens"] = str(prompt.window.evicted_tokens)
             self.receipt.count_tokens = partial(counted_usage, prompt)
-        if known is not None and prompt is not None:
+        if context is not None and prompt is not None:
             if not self.view.speaks_chat:
-                self.receipt.turn = turn_of(known)
+                self.receipt.turn = turn_of(context)
             sought = prompt.recall.sought
             if sought is not None:
                 self.receipt.recalled = len(sought.chosen)
-            headers["x-mnemogate-agent"] = known.agent.uid
-            headers["x-mnemogate-conversation"] = known.conversation_uid
+            headers["x-mnemogate-agent"] = context.agent.uid
+            headers["x-mnemogate-conversation"] = context.conversation_uid
             headers["x-mnemogate-recalled-tokens"] = str(prompt.recall.tokens)
             headers["x-mnemogate-injected-tokens"] = str(self.receipt.injected_tokens)
             headers["x-mnemogate-recall"] = "unavailable" if prompt.recall.has_failed else None

@@ -43,9 +43,9 @@ from gateway.errors import BadRequest, MemoryUnavailable, ThreadNotFound, Thread
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, Passes, form_for
 from gateway.run.directory import Directory, StoredAgents, unknown
+from gateway.run.memory.context import MemoryContext, MemoryRequest
 from gateway.run.memory.fit import counted_usage, fit
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.known import Known, MemoryRequest
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits
@@ -388,7 +388,7 @@ class Chat:
             begun, call.memory = None, "unavailable"  # where the request refers to what is unknown here
             if not all(map(is_system, call.request.messages)):
                 begun, call.memory = await self._begin_memory(call, attempts, place)
-            if begun is not None and read_by not in (None, _as_memory(begun[0].known.agent)):
+            if begun is not None and read_by not in (None, _as_memory(begun[0].context.agent)):
                 # Another process has forgotten something since, which may be just what is known here by its id.
                 begun, call.memory = None, "unavailable"
             if begun is None and call.identity.mode is _STRICT:
@@ -590,7 +590,7 @@ class Chat:
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueuePlace() as place:
             begun, call.memory = await self._begin_memory(call, attempts, place)
-            if head is not None and head.items and begun is not None and begun[0].known.row >= 0:
+            if head is not None and head.items and begun is not None and begun[0].context.row >= 0:
                 # They are on disk with the turn that was opened.
                 await self.conversations.taken(head, frozenset(item["id"] for item in head.items))
             if request.native is not None and (thread := request.native.thread) is not None:
@@ -714,26 +714,26 @@ class Chat:
     ) -> tuple[TreeMemory, Prompt]:
         """Reads what memory knows and makes the prompt. Raises: StoreError."""
         keeper, request, spec = self.keeper, call.request, call.spec
-        known = await keeper.begin(
+        context = await keeper.begin(
             MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, place)
         )
-        call.identity = known.asked.identity
-        changes = BlockEdits(list(known.blocks))
-        toolbox = self._agents.toolbox(known, changes, call.passes)
+        call.identity = context.asked.identity
+        changes = BlockEdits(list(context.blocks))
+        toolbox = self._agents.toolbox(context, changes, call.passes)
         form = form_for(request, attempts.endpoint, attempts.target.model)
-        prompt = await keeper.composer.make(known, form, toolbox.definitions())
+        prompt = await keeper.composer.make(context, form, toolbox.definitions())
         changes.shown = prompt.section.shown
-        if known.plan.follows_head and opens:
-            known = await keeper.open(known, prompt)
+        if context.plan.follows_head and opens:
+            context = await keeper.open(context, prompt)
         if request.native is not None:
-            prompt = replace(prompt, changes_prefix=_changes_prefix(known, prompt))
+            prompt = replace(prompt, changes_prefix=_changes_prefix(context, prompt))
         if prompt.composition.breaks:
             self._metrics.prefix_breaks.inc()
         if prompt.recall.ms:
             self._metrics.recall_ms.observe(prompt.recall.ms)
         receipt = call.receipt
         receipt.scope, receipt.mode = call.identity.scope, str(call.identity.mode)
-        parts = keeper, known, changes, toolbox, receipt
+        parts = keeper, context, changes, toolbox, receipt
         if (native := call.native) is None:
             return TreeMemory(*parts), prompt
         reader = BoundedReader(native.reader(), self._limits.streamed_bytes)
@@ -774,10 +774,10 @@ async def _counting(call: ChatCall, prompt: Prompt, target: Target, endpoint: En
     return call.request_of(target, endpoint, prompt)._replace(first_block=None)
 
 
-def _changes_prefix(known: Known, prompt: Prompt) -> bool:
+def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
     """Returns whether something before the conversation's thoughts may be another one than it was."""
-    pinned = known.pinned
-    if known.plan.match.match_point is None or prompt.composition.breaks:
+    pinned = context.pinned
+    if context.plan.match.match_point is None or prompt.composition.breaks:
         return True
     before = prompt.system if pinned is None else pinned.text
     return prompt.system != before or bool(prompt.window.dropped)

@@ -18,8 +18,8 @@ from gateway.core.turn.guide import Guide
 from gateway.core.turn.spec import TurnSpec
 from gateway.errors import BadRequest, CallerError, UnknownModel
 from gateway.run.call import ChatCall, Passes
+from gateway.run.memory.context import MemoryContext
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.memory import MemoryTools, SearchesPassages
@@ -66,7 +66,7 @@ class StoredAgents(Protocol):
     ) -> tuple[TurnSpec, Guide]:
         """Returns the terms of a turn that a stored agent answers, and what guides it."""
 
-    def toolbox(self, known: Known, edits: BlockEdits, passes: Passes) -> Toolbox:
+    def toolbox(self, context: MemoryContext, edits: BlockEdits, passes: Passes) -> Toolbox:
         """Returns the tools that the gateway runs in a turn, of a stored agent or not."""
 
 
@@ -94,16 +94,16 @@ class NoAgents(Struct, frozen=True):
     ) -> tuple[TurnSpec, Guide]:
         raise AssertionError("no agent is found here")
 
-    def toolbox(self, known: Known, edits: BlockEdits, passes: Passes) -> Toolbox:
-        return memory_tools(self.keeper, known, edits) if known.offered else NO_TOOLS
+    def toolbox(self, context: MemoryContext, edits: BlockEdits, passes: Passes) -> Toolbox:
+        return memory_tools(self.keeper, context, edits) if context.offered else NO_TOOLS
 
 
 def memory_tools(
-    keeper: MemoryKeeper, known: Known, edits: BlockEdits, archives: SearchesPassages | None = None
+    keeper: MemoryKeeper, context: MemoryContext, edits: BlockEdits, archives: SearchesPassages | None = None
 ) -> MemoryTools:
     """Returns the memory tools of a turn. archives: attached ones that a search reads as well as the memory's own."""
     recall_tokens = keeper.settings.recall_tokens
-    return MemoryTools(keeper.store, known, edits, recall_tokens, keeper.now, keeper.embed_query, archives)
+    return MemoryTools(keeper.store, context, edits, recall_tokens, keeper.now, keeper.embed_query, archives)
 
 
 class Directory:

@@ -182,7 +182,7 @@ class NativeMemory(TreeMemory):
     earlier: EarlierReplies
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        native, reply, agent = self.native, self.reader.reply(), self.known.agent
+        native, reply, agent = self.native, self.reader.reply(), self.context.agent
         shown_reply = outcome.shown_reply
         if native.is_stored:
             memory = agent.uid, agent.epoch

@@ -34,9 +34,9 @@ from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import GatewayError
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
+from gateway.run.memory.context import MemoryContext, seen_blocks
 from gateway.run.memory.fit import fit, fit_rounds
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.known import Known, seen_blocks
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending
@@ -60,19 +60,21 @@ class TreeMemory:
     """Memory's part of a turn that is written as one exchange of a tree. changes: the edits of its tools."""
 
     keeper: MemoryKeeper
-    known: Known
+    context: MemoryContext
     changes: BlockEdits
     toolbox: Toolbox
     receipt: Receipt
 
     async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
-        self.known = self.known.answered_by(target)
-        return await self.keeper.composer.remake(self.known, prompt, target, form)
+        self.context = self.context.answered_by(target)
+        return await self.keeper.composer.remake(self.context, prompt, target, form)
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
-        known, changes, keeper = self.known, self.changes, self.keeper
+        context, changes, keeper = self.context, self.changes, self.keeper
         try:
-            snapshot = await keeper.store.turns.snapshot(known.agent, None, None) if known.agent.id else None
+            snapshot = (
+                await keeper.store.turns.snapshot(context.agent, None, None) if context.agent.id else None
+            )
         except StoreError as error:
             _log.warning(
                 "Memory blocks could not be read again within a reply, which may go on with older values: %s",
@@ -80,17 +82,17 @@ class TreeMemory:
             )
             snapshot = None
         if snapshot is not None and (snapshot.blocks, snapshot.ops) != (
-            known.snapshot.blocks,
-            known.snapshot.ops,
+            context.snapshot.blocks,
+            context.snapshot.ops,
         ):
             # Others have written meanwhile: these edits will be merged into what is there now.
-            self.known = known = replace(
-                known, snapshot=replace(known.snapshot, blocks=snapshot.blocks, ops=snapshot.ops)
+            self.context = context = replace(
+                context, snapshot=replace(context.snapshot, blocks=snapshot.blocks, ops=snapshot.ops)
             )
-            changes.make_again(seen_blocks(known.asked, snapshot, known.path))
+            changes.make_again(seen_blocks(context.asked, snapshot, context.path))
         texts, shown = changes.unshown(answers[n].shown for n in sorted(answers))
         if texts:
-            mark = mark_of(known.agent.secret)
+            mark = mark_of(context.agent.secret)
             note = render_note((), texts, keeper.now(), mark=mark, names_mark=not prompt.names(mark)).rstrip()
             last = max(answers)
             answers[last] = replace(answers[last], changes=note, shown=shown)
@@ -99,7 +101,7 @@ class TreeMemory:
         raise AssertionError("an exchange of a tree is written as a whole")
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        return self.keeper.write(self.known, prompt, self.changes, outcome, self.receipt)
+        return self.keeper.write(self.context, prompt, self.changes, outcome, self.receipt)
 
 
 class TurnMachine(Protocol):
@@ -180,11 +182,11 @@ class TurnRun:
 
     async def run(self) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
-        known = self.memory.known if self.memory is not None else None
+        context = self.memory.context if self.memory is not None else None
         with self._saving or nullcontext():
             try:
                 self._endpoint = self.attempts.endpoint
-                self.call.describe(self.prompt.form, self.prompt, known)
+                self.call.describe(self.prompt.form, self.prompt, context)
                 with self.sink.while_here():
                     await self._rounds()
             except (ClientGone, asyncio.CancelledError):
@@ -255,15 +257,15 @@ class TurnRun:
         )
 
     async def _aim(self, target: Target, endpoint: Endpoint) -> None:
-        form, known = form_for(self.call.request, endpoint, target.model), None
+        form, context = form_for(self.call.request, endpoint, target.model), None
         if self.memory is not None:
             self.prompt = await self.memory.aim(self.prompt, target, form)
-            known = self.memory.known
+            context = self.memory.context
         else:
             prompt = replace(self.prompt, target=target, form=form)
             self.prompt = replace(prompt, window=await fit(prompt))
         self._endpoint = endpoint
-        self.call.describe(form, self.prompt, known)
+        self.call.describe(form, self.prompt, context)
 
     # -- a round of the model
 

@@ -23,7 +23,7 @@ from gateway.errors import Conflict, GatewayError, MemoryUnavailable
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall
-from gateway.run.memory.known import Known
+from gateway.run.memory.context import MemoryContext
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.pending import Pending
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
@@ -38,11 +38,11 @@ SAVED = events.Saved()
 class TurnMemory(Protocol):
     """Memory's part of a turn, wherever its conversation is stored.
 
-    known: what was read, for the target that answers. toolbox: the tools that the gateway runs in the turn.
+    context: what was read, for the target that answers. toolbox: the tools that the gateway runs in the turn.
     """
 
     @property
-    def known(self) -> Known: ...
+    def context(self) -> MemoryContext: ...
 
     @property
     def toolbox(self) -> Toolbox: ...
@@ -115,7 +115,7 @@ class TurnSaving:
 
     @property
     def _scope(self) -> Scope:
-        return self.memory.known.agent.scope
+        return self.memory.context.agent.scope
 
     def __enter__(self) -> None:
         self.pending.began(self._scope)
@@ -183,7 +183,7 @@ class TurnSaving:
             self.metrics.commit_ms.observe((time.perf_counter() - begun) * 1000)
         self.metrics.not_durable.inc()
         self.call.receipt.headers["x-mnemogate-durable"] = "false"
-        if self.memory.known.asked.identity.mode is Mode.STRICT and not self.call.sink.started:
+        if self.memory.context.asked.identity.mode is Mode.STRICT and not self.call.sink.started:
             late = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
             self.refusal = Conflict(events.LOST) if is_lost else late
         return events.Saved(durable=False, is_lost=is_lost)

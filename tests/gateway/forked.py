@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Self
 
-from gateway.run.memory import known
+from gateway.run.memory import context as memory_context
 from gateway.web import middleware
 from storage.postgres import connection
 
@@ -141,6 +141,6 @@ def _run(
 
 def make_anew() -> None:
     """What no two gateways may have in common. `lifecycle/test_copies` finds where modules have such things."""
-    for module in (known, middleware):
+    for module in (memory_context, middleware):
         module._ids.seed()
     connection._PROCESS = secrets.token_hex(4)

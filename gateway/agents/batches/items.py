@@ -44,8 +44,8 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import GatewayError, UnknownModel
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, Passes, form_for
+from gateway.run.memory.context import MemoryContext, MemoryRequest
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.known import Known, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, FittedWindow, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_conversation import as_of, open_write, read_path
@@ -158,7 +158,7 @@ class ItemTurn:
     spec: AgentSpec
     memory: MemoryRequest
     messages: tuple[WireMessage, ...]
-    known: Known
+    context: MemoryContext
     changes: BlockEdits
     toolbox: JournaledTools
     source: StoredReplies
@@ -174,7 +174,7 @@ class ItemTurn:
 
     @property
     def serial_group(self) -> tuple[str, str]:
-        return self.known.agent.uid, self.item.conversation or DEFAULT
+        return self.context.agent.uid, self.item.conversation or DEFAULT
 
     async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         return prompt
@@ -189,7 +189,7 @@ class ItemTurn:
         results = [each.get("shown", {}) for made in self.rounds for each in made["results"]]
         texts, _ = self.changes.unshown(results)
         if texts:
-            last, mark = max(answers), mark_of(self.known.agent.secret)
+            last, mark = max(answers), mark_of(self.context.agent.secret)
             note = render_note((), texts, self.now(), mark=mark).rstrip()
             answers[last] = replace(answers[last], changes=note)
 
@@ -253,18 +253,18 @@ class ItemTurns:
         memory, route = await self._memory(item, request)
         spec = memory.spec
         try:
-            known = await read_path(store, memory, request.messages, self._keeper.settings.idle_s)
+            context = await read_path(store, memory, request.messages, self._keeper.settings.idle_s)
         except NotFound as error:
             raise ItemFailed(GONE) from error
-        if item.epoch is not None and known.agent.epoch != item.epoch:
+        if item.epoch is not None and context.agent.epoch != item.epoch:
             raise ItemFailed(FORGOTTEN)
-        known = as_of(known, item.tip)
+        context = as_of(context, item.tip)
         request_state = orjson.loads(asked[-1][1]) if asked else {}
-        changes = BlockEdits(list(known.blocks), shown=request_state.get("shown", {}))
+        changes = BlockEdits(list(context.blocks), shown=request_state.get("shown", {}))
         # Passages and facts of earlier rounds are stored with the turn; until then searches find them here.
         inserts = [_op(each) for made in rounds for each in made["inserts"]]
         changes.ops += inserts
-        box, target, store = self._toolboxes.of_item(known, changes, run), memory.target, self._keeper.store
+        box, target, store = self._toolboxes.of_item(context, changes, run), memory.target, self._keeper.store
         replies = [orjson.dumps(made["reply"]) for made in rounds]
         source = StoredReplies(target, self._endpoint(target), replies, failure, composes)
 
@@ -277,7 +277,7 @@ class ItemTurns:
             journaled = await self._made(run)
         tools = JournaledTools(box, _foreign(spec), source, rounds, add, journaled, self._places)
         return ItemTurn(
-            item, run, spec, memory, request.messages, known, changes, tools, source, route, request.max_steps,
+            item, run, spec, memory, request.messages, context, changes, tools, source, route, request.max_steps,
             rounds, request_state, len(inserts), self._keeper.now,
         )  # fmt: skip
 
@@ -337,11 +337,11 @@ class ItemTurns:
     async def compose(self, item: BatchItem) -> Composed:
         """Returns the request that follows. Raises: ItemFailed, StoreError."""
         opened = await self.open(item, composes=True)
-        known, target = opened.known, opened.memory.target
+        context, target = opened.context, opened.memory.target
         form = form_for(opened.memory.request, self._endpoint(target), target.model)
         notes = {int(key): note for key, note in opened.request_state.get("notes", {}).items()}
         prompt = await self._keeper.composer.make(
-            known, form, opened.toolbox.definitions(), notes if opened.request_state else None
+            context, form, opened.toolbox.definitions(), notes if opened.request_state else None
         )
         if await is_overfull(prompt):
             raise ItemFailed(
@@ -358,13 +358,13 @@ class ItemTurns:
             target.upstream,
             target.model,
             request.body,
-            known.path[-1].id if known.path else 0,
-            known.agent.epoch,
+            context.path[-1].id if context.path else 0,
+            context.agent.epoch,
             orjson.dumps(
                 {
                     "shown": shown,
                     "notes": {str(n): note for n, note in prompt.notes.items()},
-                    "messages": len(known.plan.held),
+                    "messages": len(context.plan.held),
                     "began": began,
                 }
             ),
@@ -382,8 +382,8 @@ class ItemTurns:
         counts = counts_of(_usage(body))
         tokens = counts.prompt + counts.completion
         ops = opened.changes.ops[opened.inserts :]
-        merged = edits.merge(opened.known.blocks, [op for op in ops if op.op not in edits.KEEPING])
-        versions = {block.id: block.version for block in opened.known.blocks}
+        merged = edits.merge(opened.context.blocks, [op for op in ops if op.op not in edits.KEEPING])
+        versions = {block.id: block.version for block in opened.context.blocks}
         if outcome is None:
             inserts = [_plain(op) for op in ops if op.op in edits.KEEPING]
             reply, results = orjson.loads(body), opened.toolbox.results
@@ -449,28 +449,28 @@ class ItemTurns:
         )  # fmt: skip
         if outcome is None or not (outcome.full or outcome.text):
             return end
-        known = await read_path(keeper.store, opened.memory, opened.messages, keeper.settings.idle_s)
+        context = await read_path(keeper.store, opened.memory, opened.messages, keeper.settings.idle_s)
         request, notes = opened.memory.request, opened.request_state.get("notes", {})
         # A live turn may have written the conversation's initial messages meanwhile.
-        head = opened.request_state.get("messages", 0) - len(known.plan.held)
-        pinned = known.pinned if known.pinned is not None and known.pinned.id else None
+        head = opened.request_state.get("messages", 0) - len(context.plan.held)
+        pinned = context.pinned if context.pinned is not None and context.pinned.id else None
         prompt = Prompt(
             request,
             opened.memory.target,
             section=Section(pinned),
-            window=FittedWindow(evicted=known.evicted),
+            window=FittedWindow(evicted=context.evicted),
             notes={int(n) - head: note for n, note in notes.items() if int(n) >= head},
         )
-        write = open_write(known, prompt, None, now)
+        write = open_write(context, prompt, None, now)
         shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
-        canon = Canon(known.agent.secret)
+        canon = Canon(context.agent.secret)
         exchange = finish_turn(
             write.exchange,
             canon,
-            path_hash(known.path, canon),
+            path_hash(context.path, canon),
             full=outcome.full or (shown_reply,),
             shown_reply=shown_reply,
-            model=known.plan.query.model,
+            model=context.plan.query.model,
             now=now,
         )
         step = RunStep(
@@ -489,13 +489,13 @@ class ItemTurns:
     def report(self, ending: Ending) -> None:
         """Notifies the background services of an item's turn."""
         opened, keeper = ending.turn, self._keeper
-        known, outcome = opened.known, ending.outcome
+        context, outcome = opened.context, ending.outcome
         if outcome is None:
             return
         chars = sum(len(text_of(m)) for m in opened.messages) + len(outcome.text)
-        keeper.report_lag(known.agent.id, known.snapshot, chars)
-        messages, seq = len(opened.messages) + 1, known.snapshot.next_seq
-        keeper.events.turn_stored(known.agent.id, messages, known.asked.spec.sleeptime, seq)
+        keeper.report_lag(context.agent.id, context.snapshot, chars)
+        messages, seq = len(opened.messages) + 1, context.snapshot.next_seq
+        keeper.events.turn_stored(context.agent.id, messages, context.asked.spec.sleeptime, seq)
 
     async def _made(self, run: Run) -> dict[tuple[int, str], ToolAnswer | None]:
         """Returns the journaled calls of tools, with their results."""

@@ -31,7 +31,7 @@ from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, Conflict, GatewayError, TooManySends
 from gateway.run.call import Passes
-from gateway.run.memory.known import Known
+from gateway.run.memory.context import MemoryContext
 from gateway.run.pending import Pending
 from gateway.run.receipt import Accounts, Receipt
 from gateway.run.sink import ClientGone, Sink, UnseenSink
@@ -83,10 +83,10 @@ class Speaker(Struct, frozen=True):
     holds_slot: bool = False
 
     @staticmethod
-    def of(known: Known, waiter: Waiter, passes: Passes, *, holds_slot: bool = False) -> Speaker:
-        scope, spec = known.agent.scope, known.asked.spec
+    def of(context: MemoryContext, waiter: Waiter, passes: Passes, *, holds_slot: bool = False) -> Speaker:
+        scope, spec = context.agent.scope, context.asked.spec
         return Speaker(
-            scope.project, ids.named("agent", known.agent.uid), spec.name, waiter, passes, holds_slot
+            scope.project, ids.named("agent", context.agent.uid), spec.name, waiter, passes, holds_slot
         )
 
 

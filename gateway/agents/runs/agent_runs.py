@@ -53,8 +53,8 @@ from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, UnknownModel
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
+from gateway.run.memory.context import MemoryContext, MemoryRequest
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.known import Known, MemoryRequest
 from gateway.run.memory.leases import line_name
 from gateway.run.memory.prompt import EndpointForm, Prompt, first_spoken
 from gateway.run.memory.queue import QueuePlace
@@ -207,9 +207,9 @@ class AgentRuns:
     async def _preview(self, sending: Sending) -> Prompt:
         keeper = self.keeper
         seen = self._seen(sending, QueuePlace())
-        known = await read_path(keeper.store, seen, sending.messages, keeper.settings.idle_s)
-        toolbox = self.toolboxes.make(known, BlockEdits(list(known.blocks)))
-        return await keeper.composer.make(known, EndpointForm(), toolbox.definitions())
+        context = await read_path(keeper.store, seen, sending.messages, keeper.settings.idle_s)
+        toolbox = self.toolboxes.make(context, BlockEdits(list(context.blocks)))
+        return await keeper.composer.make(context, EndpointForm(), toolbox.definitions())
 
     def _seen(self, sending: Sending, place: QueuePlace) -> MemoryRequest:
         """Returns what memory is asked for a send that is not answered. place: in the queue of its conversation."""
@@ -463,8 +463,8 @@ class AgentRuns:
             if accepted is not None:
                 await self._end(accepted.run, RunState.COMPLETED, StopReason.REQUIRES_APPROVAL)
             # The usage of the calls' own reply was reported with it.
-            return RunResult(replace(memory.run, steps=0, counts=Counts()), memory.known.agent, ())
-        memory.receipt, receipt.scope = receipt, memory.known.agent.scope
+            return RunResult(replace(memory.run, steps=0, counts=Counts()), memory.context.agent, ())
+        memory.receipt, receipt.scope = receipt, memory.context.agent.scope
         with attempts:
             call = ChatCall(
                 sending.request, sending.passes, sending.identity, sending.spec, sending.route,
@@ -478,7 +478,7 @@ class AgentRuns:
                 self._metrics.added_ms.observe(receipt.added_ms)
                 self._metrics.memory.inc("on")
         steps, due = tuple(memory.steps), tuple(memory.begun)
-        return RunResult(memory.run, memory.known.agent, steps, status=status, begun=due, last=memory.last)
+        return RunResult(memory.run, memory.context.agent, steps, status=status, begun=due, last=memory.last)
 
     def _turn(
         self,
@@ -522,14 +522,14 @@ class AgentRuns:
     async def _end(self, run: Run, state: RunState, stop: StopReason, words: str = "") -> Run:
         return await self.keeper.store.runs.end(run.agent, run.id, state, stop, self.keeper.now(), words)
 
-    def _tools_of(self, sending: Sending, known: Known) -> MakesToolbox:
-        return partial(self.toolboxes.make, speaker=_speaker(sending, known))
+    def _tools_of(self, sending: Sending, context: MemoryContext) -> MakesToolbox:
+        return partial(self.toolboxes.make, speaker=_speaker(sending, context))
 
 
-def _speaker(sending: Sending, known: Known) -> Speaker:
-    uid = known.agent.uid
+def _speaker(sending: Sending, context: MemoryContext) -> Speaker:
+    uid = context.agent.uid
     waiter = Waiter(uid, (uid, sending.identity.conversation or DEFAULT), sending.depth, sending.above)
-    return Speaker.of(known, waiter, sending.passes, holds_slot=sending.accepted is not None)
+    return Speaker.of(context, waiter, sending.passes, holds_slot=sending.accepted is not None)
 
 
 def _guide(sending: Sending, memory: RunMemory, prompt: Prompt) -> RuleGuide:
@@ -538,17 +538,17 @@ def _guide(sending: Sending, memory: RunMemory, prompt: Prompt) -> RuleGuide:
         goes_on = sending.accepted.run.state is RunState.RUNNING
         # The reply of a step that is taken up with its calls counts once more.
         left -= memory.run.steps - (goes_on and memory.opened is None)
-    called = called_before(memory.known, goes_on=goes_on)
+    called = called_before(memory.context, goes_on=goes_on)
     more = bool(sending.decisions and sending.messages)
     return guide_of(sending.spec, prompt, left, called, can_ask=sending.shows_steps, has_later_message=more)
 
 
 def _started(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) -> RunStart:
-    e = memory.opened or memory.known.path[-1]
+    e = memory.opened or memory.context.path[-1]
     is_resumed, run = memory.opened is None, memory.run
     return RunStart(
         run.uid,
-        memory.known.agent,
+        memory.context.agent,
         e.seq,
         e.seq + len(e.inputs),
         is_resumed,
@@ -556,17 +556,17 @@ def _started(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) ->
         run.steps,
         run.counts,
         1 if accepted is None else accepted.attempt,
-        _new_summary(memory.known, prompt),
+        _new_summary(memory.context, prompt),
         memory.begun,
     )
 
 
-def _new_summary(known: Known, prompt: Prompt) -> Summary | None:
+def _new_summary(context: MemoryContext, prompt: Prompt) -> Summary | None:
     """Returns the summary that a prompt begins with, if the one before did not."""
     id = prompt.window.summary_id
     if id in (0, prompt.beginning.in_use):
         return None
-    return next((each for each in known.summaries or () if each.id == id), None)
+    return next((each for each in context.summaries or () if each.id == id), None)
 
 
 def _error_for(error: StoreError) -> Exception:

@@ -25,8 +25,8 @@ from gateway.core.prompt.compose import is_shown
 from gateway.core.turn.calls import CallDecision
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
+from gateway.run.memory.context import MemoryContext, MemoryRequest
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.known import Known, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.stored_conversation import read_path, taken_up
 from gateway.run.pending import Pending
@@ -36,7 +36,7 @@ from storage.errors import NotFound, Stale, TooSlow, WriteConflict
 from storage.records import DEFAULT, Agent, Run, RunState, RunStep, State
 
 # Returns what makes the tools of a send, with what is known of its conversation.
-ToolsOfSend = Callable[[Sending, Known], MakesToolbox]
+ToolsOfSend = Callable[[Sending, MemoryContext], MakesToolbox]
 
 
 class MessageGone(Exception):
@@ -73,20 +73,20 @@ class BeginsRuns:
         for _ in range(TRIES):
             first = () if sending.decisions else sending.messages
             with sink.while_here():
-                known = await read_path(keeper.store, asked, first, keeper.settings.idle_s)
-                if (left := await self._cut_short(known, sending)) is not None:
+                context = await read_path(keeper.store, asked, first, keeper.settings.idle_s)
+                if (left := await self._cut_short(context, sending)) is not None:
                     # The model's reply is shorter now, so all of it is read again.
                     sending = left
                     continue
                 resumed = await (
-                    self._resume(known, sending) if sending.decisions else self._left_off(known, sending)
+                    self._resume(context, sending) if sending.decisions else self._left_off(context, sending)
                 )
-                memory = self._memory(sending, known, form, run, resumed)
+                memory = self._memory(sending, context, form, run, resumed)
                 prompt = await memory.prompt()
             if resumed is not None:
                 return RunBeginning(memory, prompt, resumed)
             try:
-                if await self._write_results_left(known, sending, form):
+                if await self._write_results_left(context, sending, form):
                     continue
                 # Not given up when the client leaves: a run that is on disk has to come to its end.
                 await memory.open(prompt)
@@ -101,16 +101,21 @@ class BeginsRuns:
         raise WriteConflict("this conversation changes too fast")
 
     def _memory(
-        self, sending: Sending, known: Known, form: EndpointForm, run: Run, resumed: PausedRun | None
+        self,
+        sending: Sending,
+        context: MemoryContext,
+        form: EndpointForm,
+        run: Run,
+        resumed: PausedRun | None,
     ) -> RunMemory:
         """Returns memory's part of a run that begins. resumed: the calls with which it does."""
         replaces, accepted = sending.replaces, sending.accepted
         return RunMemory(
             self._keeper,
-            known,
+            context,
             form,
             run if resumed is None or resumed.waiting is None else resumed.waiting,
-            self._tools_of(sending, known),
+            self._tools_of(sending, context),
             client_calls=frozenset() if resumed is None else resumed.client_calls,
             maker=0 if resumed is None else resumed.maker,
             replaces=None if replaces is None else replaces.id,
@@ -119,7 +124,7 @@ class BeginsRuns:
             after_results=sending.messages if sending.decisions else (),
         )
 
-    async def _cut_short(self, known: Known, sending: Sending) -> Sending | None:
+    async def _cut_short(self, context: MemoryContext, sending: Sending) -> Sending | None:
         """Keeps of the newest reply what its client has heard. Returns what is left to be sent; None: it is as it was.
 
         Raises: StoreError.
@@ -128,15 +133,15 @@ class BeginsRuns:
             return None
         messages = sending.messages
         # What a fork shares with its conversation does not change.
-        own = [e for e in known.path if e.conversation == known.path[-1].conversation]
-        cut, count = as_heard(own, Canon(known.agent.secret), messages, sending.heard)
+        own = [e for e in context.path if e.conversation == context.path[-1].conversation]
+        cut, count = as_heard(own, Canon(context.agent.secret), messages, sending.heard)
         if not cut and not count:
             return None
         # The last one first, so that what is left of it after a kill is cut by the next request.
         for e, text in reversed(cut):
             edit = partial(cut_short, text=text)
             try:
-                await self._keeper.store.messages.rewrite(known.agent, e.seq + len(e.inputs), edit)
+                await self._keeper.store.messages.rewrite(context.agent, e.seq + len(e.inputs), edit)
             except (NotFound, Stale):
                 break
         return replace(sending, messages=messages[count:], heard=None)
@@ -155,44 +160,46 @@ class BeginsRuns:
         self, sending: Sending, accepted: AcceptedRun, asked: MemoryRequest, form: EndpointForm
     ) -> RunBeginning:
         keeper, run = self._keeper, accepted.run
-        known = await read_path(keeper.store, asked, (), keeper.settings.idle_s)
-        e = known.unended
+        context = await read_path(keeper.store, asked, (), keeper.settings.idle_s)
+        e = context.unended
         if e is not None:
-            known = taken_up(known)
-        tools = self._tools_of(sending, known)
-        memory = RunMemory(keeper, known, form, run, tools, maker=run.id, reading=sending.reading)
+            context = taken_up(context)
+        tools = self._tools_of(sending, context)
+        memory = RunMemory(keeper, context, form, run, tools, maker=run.id, reading=sending.reading)
         prompt = await memory.prompt()
         if e is not None:
             await memory.take_up(e)
             return RunBeginning(memory, prompt)
         step = await keeper.store.runs.last_step(run.agent, run.id)
-        tip = known.path[-1] if known.path else None
+        tip = context.path[-1] if context.path else None
         if step is None or tip is None or tip.id != step.exchange or tip.state is State.FORGOTTEN:
             raise MessageGone
-        return RunBeginning(memory, prompt, left_off(known, run.id))
+        return RunBeginning(memory, prompt, left_off(context, run.id))
 
     # -- what an earlier run has left
 
-    async def _left_off(self, known: Known, sending: Sending) -> PausedRun | None:
+    async def _left_off(self, context: MemoryContext, sending: Sending) -> PausedRun | None:
         """Returns the calls with which a send goes on that comes again; None: it goes on with a call of the model."""
-        step = await self._last_step(known) if sending.replaces is not None and not sending.messages else None
-        return None if step is None or step.waiting else left_off(known, step.run)
+        step = (
+            await self._last_step(context) if sending.replaces is not None and not sending.messages else None
+        )
+        return None if step is None or step.waiting else left_off(context, step.run)
 
-    async def _write_results_left(self, known: Known, sending: Sending, form: EndpointForm) -> bool:
+    async def _write_results_left(self, context: MemoryContext, sending: Sending, form: EndpointForm) -> bool:
         """Writes what is known of calls that have no results, since their run went no further. False: nothing is.
 
         Raises: StoreError.
         """
         store = self._keeper.store
-        if (step := await self._last_step(known)) is None:
+        if (step := await self._last_step(context)) is None:
             return False
         given = {str(m.get("tool_call_id")) for m in sending.messages}
-        results = await results_left(store, step, known.path[-1], given)
-        return bool(results) and await self._write_results(known, sending, form, step, results)
+        results = await results_left(store, step, context.path[-1], given)
+        return bool(results) and await self._write_results(context, sending, form, step, results)
 
     async def _write_results(
         self,
-        known: Known,
+        context: MemoryContext,
         sending: Sending,
         form: EndpointForm,
         step: RunStep,
@@ -203,34 +210,34 @@ class BeginsRuns:
         if run is None:
             return False
         client_calls = frozenset(id for id, kind in step.waiting.items() if kind == "client")
-        tools = self._tools_of(sending, known)
-        await RunMemory(self._keeper, known, form, run, tools, client_calls, run.id).write_results(results)
+        tools = self._tools_of(sending, context)
+        await RunMemory(self._keeper, context, form, run, tools, client_calls, run.id).write_results(results)
         return True
 
     async def deny(self, sending: Sending, asked: MemoryRequest, run: Run) -> bool:
         """Denies all calls of a pause that have no result. False: this run does not wait. Raises: StoreError."""
         store = self._keeper.store
-        known = await read_path(store, asked, (), self._keeper.settings.idle_s)
-        step = await self._last_step(known)
+        context = await read_path(store, asked, (), self._keeper.settings.idle_s)
+        step = await self._last_step(context)
         if step is None or not step.waiting:
             return False
-        newest = await store.runs.newest(step.agent, known.path[-1].conversation)
+        newest = await store.runs.newest(step.agent, context.path[-1].conversation)
         # Who answered some of the calls has made a run that waits for the others.
         if run.id != step.run and (newest is None or run.id != newest.id):
             return False
-        left = await results_left(store, step, known.path[-1], ())
-        order = [*called_tools(known.path[-1])]
+        left = await results_left(store, step, context.path[-1], ())
+        order = [*called_tools(context.path[-1])]
         results = [*left, *denied(step, {each.call_id for each in left})]
         results.sort(key=lambda each: order.index(each.call_id))
-        return await self._write_results(known, sending, EndpointForm(), step, results)
+        return await self._write_results(context, sending, EndpointForm(), step, results)
 
-    async def _last_step(self, known: Known) -> RunStep | None:
+    async def _last_step(self, context: MemoryContext) -> RunStep | None:
         """Returns the step with which a conversation ends, if it has calls."""
-        tip = known.path[-1] if known.path else None
+        tip = context.path[-1] if context.path else None
         if tip is None or tip.state is State.FORGOTTEN or not called_tools(tip):
             return None
         try:
-            agent = known.agent
+            agent = context.agent
             return (await self._keeper.store.runs.step(agent.scope.project, agent.uid, tip.seq)).step
         except NotFound:
             # It is of a chat completion that was written as a whole.
@@ -238,27 +245,27 @@ class BeginsRuns:
 
     # -- answers to calls that wait
 
-    async def _resume(self, known: Known, sending: Sending) -> PausedRun:
+    async def _resume(self, context: MemoryContext, sending: Sending) -> PausedRun:
         """Returns how a turn goes on that waited for these decisions. Raises: BadRequest, StoreError."""
-        store, conversation = self._keeper.store, known.snapshot.conversation
-        step = None if conversation is None else await store.runs.waiting(known.agent.id, conversation.id)
-        tip = known.path[-1] if known.path else None
+        store, conversation = self._keeper.store, context.snapshot.conversation
+        step = None if conversation is None else await store.runs.waiting(context.agent.id, conversation.id)
+        tip = context.path[-1] if context.path else None
         if step is None or tip is None or tip.id != step.exchange:
             words = "No tool call is currently awaiting approval in this conversation, nor a result."
             raise BadRequest(words, param="messages")
-        if not is_shown(known.plan, tip):
+        if not is_shown(context.plan, tip):
             words = "No tool call is currently awaiting approval: what these were made for is forgotten."
             raise BadRequest(words, param="messages")
-        asks = Place(known.agent.uid, tip.seq + len(tip.inputs))
+        asks = Place(context.agent.uid, tip.seq + len(tip.inputs))
         for each in sending.decisions:
             if each.request is not None and place_of("message", each.request) != asks:
                 words = f"does not wait for an answer; {placed('message', asks.uid, asks.seq)} does."
                 raise BadRequest(f"{each.request!r} {words}", param="messages")
-        texts = await store.runs.texts(known.agent.id, step.run, "result")
+        texts = await store.runs.texts(context.agent.id, step.run, "result")
         before = [orjson.loads(text.data) for text in texts if is_of_step(tip, text.seq)]
         is_marked = sending.accepted is not None or sending.identity.retry or bool(sending.otid)
         answered = [m["tool_call_id"] for m in before]
-        window = known.asked.target.context_window
+        window = context.asked.target.context_window
         decisions = [_with_room(each, window) for each in sending.decisions]
         given = decided(step, answered, decisions, may_repeat=is_marked)
         calls = {*answered, *(message["tool_call_id"] for message in given)}
@@ -268,11 +275,11 @@ class BeginsRuns:
             )
         for message in given:
             number = call_number(tip, message["tool_call_id"])
-            await store.runs.add_text(known.agent.id, step.run, "result", number, orjson.dumps(message))
-        run = await store.runs.newest(known.agent.id, tip.conversation)
+            await store.runs.add_text(context.agent.id, step.run, "result", number, orjson.dumps(message))
+        run = await store.runs.newest(context.agent.id, tip.conversation)
         if run is None:
             raise NotFound("the run that waits is gone")
-        return paused(known, step, [*before, *given], run)
+        return paused(context, step, [*before, *given], run)
 
 
 def _with_room(decision: CallDecision, window: int | None) -> CallDecision:

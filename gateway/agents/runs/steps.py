@@ -32,8 +32,8 @@ from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.ledger import counts_of
 from gateway.core.upstream.policy import Target
+from gateway.run.memory.context import MemoryContext, in_order
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.known import Known, in_order
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits, recall_row
 from gateway.run.memory.stored_conversation import ended, go_on, open_write, reread
@@ -65,7 +65,7 @@ UPSTREAM_FAULTS = frozenset({StopReason.UPSTREAM_ERROR, StopReason.NO_CREDITS, S
 UNSAID = "The upstream gave an error, whose words are not kept here, since they may quote what was read."
 
 # Makes the tools of a step of a run. The last parameter: the row of the run that made these calls; 0: none yet.
-MakesToolbox = Callable[[Known, BlockEdits, Run, int], Toolbox]
+MakesToolbox = Callable[[MemoryContext, BlockEdits, Run, int], Toolbox]
 
 _STATES = {
     End.FINISHED: RunState.COMPLETED,
@@ -101,7 +101,7 @@ class RunMemory:
 
     keeper: MemoryKeeper
     # The conversation before the current step.
-    known: Known
+    context: MemoryContext
     form: EndpointForm
     # The run's row; its id is 0 until its first step is open, unless it was accepted before.
     run: Run
@@ -134,37 +134,37 @@ class RunMemory:
     _readers: Sequence[MemoryReader] = ()
 
     def __post_init__(self) -> None:
-        self._readers = tuple(self.known.snapshot.readers)
-        self._set_blocks(self.known.blocks)
+        self._readers = tuple(self.context.snapshot.readers)
+        self._set_blocks(self.context.blocks)
 
     # -- the beginning
 
     async def prompt(self) -> Prompt:
         """Returns the prompt of the step under way. Raises: StoreError."""
         composer = self.keeper.composer
-        prompt = await composer.make(self.known, self.form, self.toolbox.definitions())
+        prompt = await composer.make(self.context, self.form, self.toolbox.definitions())
         self._shown = self._edits.changes.shown = prompt.section.shown
         return replace(prompt, counts=True)
 
     async def open(self, prompt: Prompt) -> None:
         """Writes what came in. Raises: WriteConflict: the conversation has moved; StoreError."""
         now = self.keeper.now()
-        write = open_write(self.known, prompt, self._to_begin(now), now)
+        write = open_write(self.context, prompt, self._to_begin(now), now)
         if self.replaces is not None and write.ends is None:
-            write = replace(write, ends=superseded_before(self.known.path, write.exchange.inputs))
+            write = replace(write, ends=superseded_before(self.context.path, write.exchange.inputs))
         await self._open(replace(write, replaces=self.replaces, request=self.request, reading=self.reading))
 
     async def take_up(self, e: Exchange) -> None:
         """Goes on with a step that an earlier attempt of this run has opened."""
-        conversation = self.known.snapshot.conversation
+        conversation = self.context.snapshot.conversation
         assert conversation is not None
-        opened = StepOpened(self.known.agent, e, conversation.rev, self.known.pinned, None)
+        opened = StepOpened(self.context.agent, e, conversation.rev, self.context.pinned, None)
         self._take_opened(opened, self.keeper.now(), conversation.key)
 
     async def write_results(self, results: Sequence[ToolResult]) -> None:
         """Writes results of calls of a run that stopped, after its last step. Raises: StoreError."""
-        end = RunEnd(self.known.agent.id, self.run.id, RunState.FAILED, StopReason.ERROR, self.keeper.now())
-        self._shown = self._edits.changes.shown = await self.keeper.composer.shown(self.known)
+        end = RunEnd(self.context.agent.id, self.run.id, RunState.FAILED, StopReason.ERROR, self.keeper.now())
+        self._shown = self._edits.changes.shown = await self.keeper.composer.shown(self.context)
         await self._begin_step(results, "", end)
 
     async def give_up(self, prompt: Prompt) -> None:
@@ -174,7 +174,7 @@ class RunMemory:
             if self._opened is not None:
                 await self._end_step(prompt, _StepResult(stop=StopReason.ERROR, error=StopReason.ERROR))
         finally:
-            self.known.asked.place.leave()
+            self.context.asked.place.leave()
 
     @property
     def opened(self) -> Exchange | None:
@@ -185,9 +185,9 @@ class RunMemory:
 
     async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         self.form = form
-        known = self.known.answered_by(target)
-        self.known = replace(known, asked=replace(known.asked, target=target))
-        return await self.keeper.composer.remake(self.known, prompt, target, form)
+        context = self.context.answered_by(target)
+        self.context = replace(context, asked=replace(context.asked, target=target))
+        return await self.keeper.composer.remake(self.context, prompt, target, form)
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
         return
@@ -202,25 +202,25 @@ class RunMemory:
                 return _step_saved(e), prompt
         prompt = await self._begin_step(await self._read_again(step.results), step.nudge)
         assert self._opened is not None
-        return _step_saved(self._opened.exchange, self.known.plan.messages), prompt
+        return _step_saved(self._opened.exchange, self.context.plan.messages), prompt
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
         # The next send of the conversation waits for this write. A run that may be continued stays in the queue.
         if not self.run.background:
-            self.known.asked.place.hand_on()
+            self.context.asked.place.hand_on()
         return self._write(prompt, outcome)
 
     # -- a step ends
 
     async def _end_step(self, prompt: Prompt, result: _StepResult) -> Exchange:
         assert self._opened is not None
-        known, now = self.known, self.keeper.now()
+        context, now = self.context, self.keeper.now()
         e = self._finished(self._opened.exchange, prompt, result.full, result.shown_reply)
         if result.is_refused:
-            e = refuse(e, known.path)
+            e = refuse(e, context.path)
         number, counts = self.run.steps + 1, counts_of(result.usage)
         step = RunStep(
-            e.id, known.agent.id, self.run.id, number, self._begun, now, counts,
+            e.id, context.agent.id, self.run.id, number, self._begun, now, counts,
             result.stop, None, result.error, dict(result.waiting),
         )  # fmt: skip
         accepts = self._due(e, now) if result.stop is not None and result.error is None else ()
@@ -228,7 +228,7 @@ class RunMemory:
         recall = None
         if self.receipt is not None and not self.steps:
             recall = recall_row(prompt, TurnOutcome(End.FINISHED, usage=result.usage), self.receipt)
-        write = StepEnd(known.agent, e, step, kept, self.reading, accepts, result.words, recall)
+        write = StepEnd(context.agent, e, step, kept, self.reading, accepts, result.words, recall)
         self.begun += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
         self.last = counts
         total = Counts(*map(sum, zip(self.run.counts, counts, strict=True)))
@@ -239,28 +239,28 @@ class RunMemory:
 
     def _due(self, e: Exchange, now: float) -> list[RunAccept]:
         """Returns the runs that this one's end makes due: of the agents that read these messages."""
-        sleeptime = self.known.asked.spec.sleeptime
+        sleeptime = self.context.asked.spec.sleeptime
         if (
             sleeptime is None
             or not sleeptime.every
             or not any(is_user(m) for each in (*self.steps, e) for m in each.inputs)
         ):
             return []
-        every, memory = sleeptime.every, self.known.agent.id
+        every, memory = sleeptime.every, self.context.agent.id
         due = [each.reader for each in self._readers if not each.is_busy and each.turns + 1 >= every]
         return [reading_of(reader, memory, now) for reader in due]
 
     def _finished(
         self, e: Exchange, prompt: Prompt, full: Sequence[WireMessage], shown_reply: WireMessage | None
     ) -> Exchange:
-        known, canon = self.known, Canon(self.known.agent.secret)
+        context, canon = self.context, Canon(self.context.agent.secret)
         return finish_step(
             e,
             canon,
-            path_hash(known.path, canon),
+            path_hash(context.path, canon),
             full=full,
             shown_reply=shown_reply,
-            model=known.plan.query.model,
+            model=context.plan.query.model,
             evicted=prompt.window.evicted,
             now=self.keeper.now(),
         )
@@ -268,9 +268,9 @@ class RunMemory:
     def _extend_path(self, e: Exchange) -> None:
         """Goes on from an exchange that has ended."""
         self.steps.append(e)
-        self._chars += sum(len(text_of(m)) for m in self.known.plan.messages) + e.size
+        self._chars += sum(len(text_of(m)) for m in self.context.plan.messages) + e.size
         self._opened = None
-        self.known = ended(self.known, e)
+        self.context = ended(self.context, e)
 
     async def _reload_blocks(self) -> None:
         """Reads the blocks as they are now, for the tools and for the notes of the next call."""
@@ -283,11 +283,11 @@ class RunMemory:
         return await self._make_again(results)
 
     async def _blocks(self) -> list[Block]:
-        return in_order(self.known.asked.spec, await self.keeper.store.blocks.load(self.known.agent.id))
+        return in_order(self.context.asked.spec, await self.keeper.store.blocks.load(self.context.agent.id))
 
     def _set_blocks(self, blocks: Sequence[Block]) -> None:
         self._edits = StepEdits(blocks, self._shown, self.client_calls)
-        self.toolbox = self.makes_toolbox(self.known, self._edits.changes, self.run, self.maker)
+        self.toolbox = self.makes_toolbox(self.context, self._edits.changes, self.run, self.maker)
 
     # -- the next one begins
 
@@ -318,15 +318,15 @@ class RunMemory:
         raise WriteConflict("the blocks of this agent change too fast")
 
     async def _open_once(self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None) -> Prompt:
-        known, made, shown, now = self.known, self._edits, self._shown, self.keeper.now()
-        messages = made.messages(results, mark_of(known.agent.secret), now)
+        context, made, shown, now = self.context, self._edits, self._shown, self.keeper.now()
+        messages = made.messages(results, mark_of(context.agent.secret), now)
         if nudge:
             messages.append(as_system(nudge, sender=NUDGE))
         messages += self.after_results
-        tip = known.path[-1]
-        self.known = go_on(known, tip, messages, known.pinned, made.changes.blocks, now)
+        tip = context.path[-1]
+        self.context = go_on(context, tip, messages, context.pinned, made.changes.blocks, now)
         prompt = await self.prompt()
-        write = open_write(self.known, prompt, self._to_begin(now), now)
+        write = open_write(self.context, prompt, self._to_begin(now), now)
         merged, versions = made.merge(tip.id)
         write = replace(write, edits=merged, versions=versions)
         write = replace(write, reading=self.reading, replaces=self.replaces)
@@ -336,16 +336,16 @@ class RunMemory:
         try:
             await self._open(write)
         except WriteConflict:
-            self.known, self._shown = known, shown
+            self.context, self._shown = context, shown
             raise
         return prompt
 
     async def _make_again(self, results: Sequence[ToolResult]) -> list[ToolResult]:
         """Makes the edits of the step again on the blocks as they are now. Returns the results with what came of it."""
-        fresh = await reread(self.keeper.store, self.known)
+        fresh = await reread(self.keeper.store, self.context)
         if fresh is None:
             raise WriteConflict("the conversation has gone on without this run")
-        before, self.known = self._edits, fresh
+        before, self.context = self._edits, fresh
         self._set_blocks(fresh.blocks)
         return self._edits.made_again(before, results)
 
@@ -379,12 +379,12 @@ class RunMemory:
         key: its client's, of the conversation.
         """
         self.keeper.store.agents.cache(opened.agent)
-        e, snapshot = opened.exchange, self.known.snapshot
-        uid = self.known.conversation_uid
+        e, snapshot = opened.exchange, self.context.snapshot
+        uid = self.context.conversation_uid
         conversation = Conversation(e.conversation, uid, key, opened.rev, e.id)
         snapshot = replace(snapshot, conversation=conversation, next_seq=e.seq + len(e.inputs) + 1)
-        self.known = replace(
-            self.known, agent=opened.agent, snapshot=snapshot, pinned=opened.section, unended=None, row=e.id
+        self.context = replace(
+            self.context, agent=opened.agent, snapshot=snapshot, pinned=opened.section, unended=None, row=e.id
         )
         self._opened, self._begun, self.after_results = opened, begun, ()
         self.run = opened.run or self.run
@@ -405,7 +405,7 @@ class RunMemory:
             raise
         finally:
             if not self.run.background:
-                self.known.asked.place.leave()
+                self.context.asked.place.leave()
         self._report(prompt)
         return after_results
 
@@ -421,11 +421,11 @@ class RunMemory:
         if self._opened is None and outcome.results and not outcome.waiting:
             # The steps are used up, or the run was stopped: its tools' results are shown with the next send.
             end = RunEnd(
-                self.known.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.reading
+                self.context.agent.id, self.run.id, state, stop, self.keeper.now(), reading=self.reading
             )
             await self._begin_step(outcome.results, "", end)
             assert self._opened is not None
-            after_results = _step_saved(self._opened.exchange, self.known.plan.messages)
+            after_results = _step_saved(self._opened.exchange, self.context.plan.messages)
             self._extend_path(self._opened.exchange)
             return after_results
         if self._opened is not None:
@@ -453,10 +453,10 @@ class RunMemory:
         """Ends the run with calls that wait for an answer, after the gateway's tools have run."""
 
         async def end(results: Sequence[ToolResult]) -> Run:
-            e = self.known.path[-1]
+            e = self.context.path[-1]
             merged, versions = self._edits.merge(e.id)
             write = RunEnd(
-                self.known.agent.id, self.run.id, RunState.COMPLETED, stop, self.keeper.now(), e.id, outcome.waiting,
+                self.context.agent.id, self.run.id, RunState.COMPLETED, stop, self.keeper.now(), e.id, outcome.waiting,
                 _kept_results(e, results), merged, versions,
             )  # fmt: skip
             return await asyncio.shield(self.keeper.store.stored_paths.end(write))
@@ -468,7 +468,7 @@ class RunMemory:
         self.run = replace(self.run, state=state, stop=stop)
         if self.run.id:
             end = RunEnd(
-                self.known.agent.id,
+                self.context.agent.id,
                 self.run.id,
                 state,
                 stop,
@@ -484,20 +484,20 @@ class RunMemory:
 
     def _report(self, prompt: Prompt) -> None:
         """Notifies the background services of the work that the run has left."""
-        keeper, known = self.keeper, self.known
+        keeper, context = self.keeper, self.context
         if self.reading is not None:
             # Its messages are emptied before a search can find them.
             return
-        keeper.report_lag(known.agent.id, known.snapshot, self._chars)
+        keeper.report_lag(context.agent.id, context.snapshot, self._chars)
         if not self.steps:
             return
         last = self.steps[-1]
         messages = sum(len(e.inputs) + 1 for e in self.steps)
         keeper.events.turn_stored(
-            known.agent.id, messages, known.asked.spec.sleeptime, known.snapshot.next_seq
+            context.agent.id, messages, context.asked.spec.sleeptime, context.snapshot.next_seq
         )
         if prompt.window.overfull is not None:
-            turn = Committed(known.agent, last.id, last.conversation, True)
+            turn = Committed(context.agent, last.id, last.conversation, True)
             keeper.events.window_fills(turn, prompt.window.overfull)
 
 

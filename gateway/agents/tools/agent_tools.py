@@ -133,7 +133,7 @@ class AgentTools:
         memory = self.memory
         if self.run_uid is None:
             return memory.changes.blocks
-        now = {block.id: block for block in await memory.store.blocks.load(memory.known.agent.id)}
+        now = {block.id: block for block in await memory.store.blocks.load(memory.context.agent.id)}
         waits = self._edited()
         return [
             block if block.label in waits else now[block.id]
@@ -143,9 +143,11 @@ class AgentTools:
 
     def _edited(self) -> set[str]:
         """Returns the labels of blocks with edits that are not in the store yet."""
-        known, changes = self.memory.known, self.memory.changes
-        path = known.path_ids
-        return {op.label for op in (*(op for op in known.snapshot.ops if op.exchange in path), *changes.ops)}
+        context, changes = self.memory.context, self.memory.changes
+        path = context.path_ids
+        return {
+            op.label for op in (*(op for op in context.snapshot.ops if op.exchange in path), *changes.ops)
+        }
 
     def _foreign_call(self, call: RunTool, blocks: Sequence[Block]) -> ForeignCall:
         """Returns a call as other parties get it. Its key is the same only for the same call of the same step."""
@@ -160,7 +162,7 @@ class AgentTools:
             # Providers choose the ids of calls, and headers bear few characters.
             f"{step or ids.new_uid()}/{quote(call.call_id, safe='')}",
             self._agent_state(blocks),
-            self.memory.known.agent.scope.project,
+            self.memory.context.agent.scope.project,
         )
 
     def _agent_state(self, blocks: Sequence[Block]) -> dict[str, Any]:
@@ -194,7 +196,7 @@ class AgentTools:
             wanted_hits = lookup_of(name, arguments, memory.now(), timezone)
             return failed(wanted_hits) if isinstance(wanted_hits, str) else await memory.look_up(wanted_hits)
         if name in FILE_TOOLS:
-            files = FileTools(memory.store, memory.known.agent, self.foreign.children, memory.embed_query)
+            files = FileTools(memory.store, memory.context.agent, self.foreign.children, memory.embed_query)
             return _from_elsewhere(await files.run(name, arguments))
         return ToolAnswer(FINISHED)
 

@@ -26,8 +26,8 @@ from gateway.core.prompt.window import MessageBounds
 from gateway.core.tags import mark_of
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
+from gateway.run.memory.context import MemoryContext
 from gateway.run.memory.fit import fit, is_crowded, may_exceed
-from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import (
     NO_NOTE,
     NO_RECALL,
@@ -56,38 +56,38 @@ class Composer(Struct, frozen=True):
 
     async def make(
         self,
-        known: Known,
+        context: MemoryContext,
         form: EndpointForm,
         tools: Sequence[dict[str, Any]],
         made_notes: Mapping[int, str] | None = None,
     ) -> Prompt:
         """Returns the prompt for the target that is expected to answer. made_notes: those that were made before."""
-        asked, plan = known.asked, known.plan
-        if known.is_off:
-            composition = await self._compose_off(known)
+        asked, plan = context.asked, context.plan
+        if context.is_off:
+            composition = await self._compose_off(context)
             prompt = Prompt(asked.request, asked.target, form, asked.spec.system, composition=composition)
             return replace(prompt, window=await fit(prompt))
         new = plan.messages
         last = _asked_at(plan)
         # Notes written once stay: a retry, or a question asked again, gets the same.
         notes = dict(made_notes or ())
-        if made_notes is None and not known.is_plain:  # the new messages of a plain list have no notes yet
-            notes = _known_notes(known)
+        if made_notes is None and not context.is_plain:  # the new messages of a plain list have no notes yet
+            notes = _known_notes(context)
         # Recall is for a person's words, not for a nudge of an agent's rules. What only quotes its
         # conversation is a front end's request for a title or the like.
         is_asked = bool(new) and new[-1].get("role") == "user" and not is_nudge(new[-1])
         takes_note = is_asked and not plan.quotes
         at = plan.new[last - len(new)] if plan.new else -1
-        if not is_asked and (asked_before := _read_before(known)) is not None:
+        if not is_asked and (asked_before := _read_before(context)) is not None:
             takes_note, at = True, asked_before
-        composition = await self._compose(known, notes)
-        section = self._section(known, composition, takes_note=takes_note, binds=form.binds)
+        composition = await self._compose(context, notes)
+        section = self._section(context, composition, takes_note=takes_note, binds=form.binds)
         if is_asked and last in notes:
             takes_note = False
             if section.changes:
                 # What was found for the message stays; that a block has changed since stands after it.
-                notes[last] += render_changes(known, section, WHOLE.notes(composition))
-                composition = await self._compose(known, notes)
+                notes[last] += render_changes(context, section, WHOLE.notes(composition))
+                composition = await self._compose(context, notes)
         prompt = Prompt(
             asked.request,
             asked.target,
@@ -100,55 +100,57 @@ class Composer(Struct, frozen=True):
             section,
             {} if plan.off else notes,
             NO_RECALL,
-            bool(asked.spec.uid) or known.is_stored,
+            bool(asked.spec.uid) or context.is_stored,
         )
-        if asked.target.context_window is not None or asked.spec.bounds or known.evicted:
-            prompt = await self._fitted(known, prompt, takes_note=takes_note)
+        if asked.target.context_window is not None or asked.spec.bounds or context.evicted:
+            prompt = await self._fitted(context, prompt, takes_note=takes_note)
         if not takes_note:
             return prompt
         text = text_of(new[last]) if is_asked else plan.query.listing.text(at)
-        recall = await self.recaller.recall(known, prompt, text, _name_of(new[last]) if is_asked else None)
+        recall = await self.recaller.recall(context, prompt, text, _name_of(new[last]) if is_asked else None)
         if is_asked:
             # An empty note is stored as well, so that nothing is searched twice.
             notes[last] = recall.note
         if recall.note:
-            prompt = replace(prompt, window=_put_note(known, prompt, recall, at))
+            prompt = replace(prompt, window=_put_note(context, prompt, recall, at))
         return replace(prompt, recall=recall)
 
-    async def remake(self, known: Known, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
+    async def remake(
+        self, context: MemoryContext, prompt: Prompt, target: Target, form: EndpointForm
+    ) -> Prompt:
         """Returns the prompt for another target than was expected, perhaps with another window.
 
         What only the model that was expected could read stays here; note and memory section stay as they are.
         """
         prompt = replace(prompt, target=target, form=form)
-        if known.is_off:
-            prompt = replace(prompt, composition=await self._compose_off(known))
+        if context.is_off:
+            prompt = replace(prompt, composition=await self._compose_off(context))
         else:
-            made, before = await self._compose(known, prompt.notes), prompt.composition
+            made, before = await self._compose(context, prompt.notes), prompt.composition
             composition = replace(made, notes=before.notes, note_tokens=before.note_tokens)
-            beginning = self._beginning(known, composition)
+            beginning = self._beginning(context, composition)
             prompt = replace(prompt, composition=composition, beginning=beginning)
-            prompt = await self._with_summaries(known, prompt)
-        return await self._shown_again(known, prompt, await fit(prompt))
+            prompt = await self._with_summaries(context, prompt)
+        return await self._shown_again(context, prompt, await fit(prompt))
 
-    async def shown(self, known: Known) -> Shown:
+    async def shown(self, context: MemoryContext) -> Shown:
         """Returns what the prompt of a request shows last of each memory block, without a note of its own."""
-        composition = await self._compose(known, _known_notes(known))
-        return self._section(known, composition, takes_note=False).shown
+        composition = await self._compose(context, _known_notes(context))
+        return self._section(context, composition, takes_note=False).shown
 
-    async def _compose(self, known: Known, notes: Mapping[int, str]) -> Composition:
-        if known.is_plain:  # the snapshot has all that the gateway added to its path
-            return compose(known.tree, known.plan, known.offered, notes, known.snapshot.additions)
-        composing = partial(compose, known.tree, known.plan, known.offered, notes)
-        return await with_contents(self.store.turns, known.agent, known.tree, composing)
+    async def _compose(self, context: MemoryContext, notes: Mapping[int, str]) -> Composition:
+        if context.is_plain:  # the snapshot has all that the gateway added to its path
+            return compose(context.tree, context.plan, context.offered, notes, context.snapshot.additions)
+        composing = partial(compose, context.tree, context.plan, context.offered, notes)
+        return await with_contents(self.store.turns, context.agent, context.tree, composing)
 
-    async def _compose_off(self, known: Known) -> Composition:
+    async def _compose_off(self, context: MemoryContext) -> Composition:
         # In append mode only the gateway has the history, so it goes upstream even with memory off.
-        return await self._compose(known, {}) if known.plan.follows_head else Composition()
+        return await self._compose(context, {}) if context.plan.follows_head else Composition()
 
     def _section(
         self,
-        known: Known,
+        context: MemoryContext,
         composition: Composition,
         window: FittedWindow = WHOLE,
         summary: int | None = None,
@@ -163,98 +165,98 @@ class Composer(Struct, frozen=True):
         is_due: the prompt changes from its beginning in any case.
         binds: the section stays as it is for as long as the conversation has thoughts after it.
         """
-        match_point, spec, plan = known.plan.match.match_point, known.asked.spec, known.plan
+        match_point, spec, plan = context.plan.match.match_point, context.asked.spec, context.plan
         parts = SectionParts(
-            known.blocks,
-            known.tools_in_section if known.offered else {},
+            context.blocks,
+            context.tools_in_section if context.offered else {},
             spec.system,
-            known.snapshot.epoch,
-            mark_of(known.agent.secret),
-            _in_use(known) if summary is None else summary,
-            made_of(spec.system, known.offered) if spec.uid else "",
+            context.snapshot.epoch,
+            mark_of(context.agent.secret),
+            _in_use(context) if summary is None else summary,
+            made_of(spec.system, context.offered) if spec.uid else "",
         )
         idle_s = 0.0 if match_point is None else plan.query.now - (match_point.ended or match_point.begun)
         return make_section(
             parts,
-            pinned=known.pinned,
+            pinned=context.pinned,
             shown=window.shown(composition),
             goes_on=match_point is not None,
             is_due=is_due or spec.rebuilds or (idle_s > self.cache_s and not binds),
             takes_note=takes_note,
         )
 
-    def _beginning(self, known: Known, composition: Composition) -> Eviction:
+    def _beginning(self, context: MemoryContext, composition: Composition) -> Eviction:
         """Returns where the request's window begins, as yet without its cuts."""
-        plan, spec = known.plan, known.asked.spec
-        evicted, start = find_beginning(plan, composition, known.evicted, is_plain=known.is_plain)
+        plan, spec = context.plan, context.asked.spec
+        evicted, start = find_beginning(plan, composition, context.evicted, is_plain=context.is_plain)
         terms = SummaryTerms() if spec.defined is None else SummaryTerms.of(spec.defined.compaction)
         return Eviction(
             plan,
-            known.is_plain,
+            context.is_plain,
             evicted,
             start,
-            in_use=_in_use(known),
+            in_use=_in_use(context),
             summarises=spec.summarises and not plan.off and (self.summarises or terms.model is not None),
             kept=terms.kept,
             bounds=None if spec.bounds is None else MessageBounds(*spec.bounds),
         )
 
-    async def _with_summaries(self, known: Known, prompt: Prompt) -> Prompt:
+    async def _with_summaries(self, context: MemoryContext, prompt: Prompt) -> Prompt:
         """Adds the newest summaries on this path: read only where the conversation may not fit whole."""
-        match_point = known.plan.match.match_point
-        if match_point is None or not known.agent.id or not known.asked.spec.summarises:
+        match_point = context.plan.match.match_point
+        if match_point is None or not context.agent.id or not context.asked.spec.summarises:
             return prompt
-        if known.summaries is not None:
+        if context.summaries is not None:
             # All of a stored conversation is on the path, though not all of it was loaded.
-            found, covered = known.summaries, {each.exchange.id for each in known.summaries}
+            found, covered = context.summaries, {each.exchange.id for each in context.summaries}
         else:
             try:
-                found = await self.store.summaries.of(known.agent.id, match_point.conversation)
+                found = await self.store.summaries.of(context.agent.id, match_point.conversation)
             except StoreError as error:
                 _log.warning(
                     "Summaries could not be read, so a request was made without them: %s", error.message
                 )
                 return prompt
-            covered = known.path_ids
+            covered = context.path_ids
         beginning = prompt.beginning.with_summaries(found, covered, prompt.composition)
         return replace(prompt, beginning=beginning)
 
-    async def _fitted(self, known: Known, prompt: Prompt, *, takes_note: bool) -> Prompt:
+    async def _fitted(self, context: MemoryContext, prompt: Prompt, *, takes_note: bool) -> Prompt:
         """Fits the window, once: with room for the note, and with the section that goes with the summary chosen."""
-        section, context = prompt.section, prompt.target.context_window
-        is_long = context is not None and may_exceed(prompt, context * 3 // 4)
-        has_changes = context is not None and bool(section.changes)  # they may make a long note
-        if not (is_long or has_changes or known.asked.spec.bounds or known.evicted):
+        section, most = prompt.section, prompt.target.context_window
+        is_long = most is not None and may_exceed(prompt, most * 3 // 4)
+        has_changes = most is not None and bool(section.changes)  # they may make a long note
+        if not (is_long or has_changes or context.asked.spec.bounds or context.evicted):
             return prompt
         composition = prompt.composition
-        prompt = replace(prompt, beginning=self._beginning(known, prompt.composition))
+        prompt = replace(prompt, beginning=self._beginning(context, prompt.composition))
         if is_long or prompt.beginning.evicted is not None or is_crowded(prompt):
-            prompt = await self._with_summaries(known, prompt)
+            prompt = await self._with_summaries(context, prompt)
         elif not has_changes:
             return prompt
         beginning = prompt.beginning
         newer = next((cut.id for cut in beginning.cuts if cut.id != beginning.in_use), None)
         renewed = None
         if newer is not None:
-            renewed = self._section(known, composition, summary=newer, takes_note=takes_note)
-        note = self.recaller.room(known, section) if takes_note else NO_NOTE
+            renewed = self._section(context, composition, summary=newer, takes_note=takes_note)
+        note = self.recaller.room(context, section) if takes_note else NO_NOTE
         window = await fit(prompt, renewed=None if renewed is None else renewed.text, note=note)
         if window.summary_id in (0, beginning.in_use):
-            return await self._shown_again(known, prompt, window, takes_note=takes_note)
+            return await self._shown_again(context, prompt, window, takes_note=takes_note)
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again too.
-        section = self._section(known, composition, window, window.summary_id, takes_note=takes_note)
+        section = self._section(context, composition, window, window.summary_id, takes_note=takes_note)
         return replace(prompt, window=window, section=section, system=section.text)
 
     async def _shown_again(
-        self, known: Known, prompt: Prompt, window: FittedWindow, *, takes_note: bool = False
+        self, context: MemoryContext, prompt: Prompt, window: FittedWindow, *, takes_note: bool = False
     ) -> Prompt:
         """Returns the prompt with a window; what that leaves out of the blocks' last values, the section shows."""
         if not prompt.hides(window):
             return replace(prompt, window=window)
         composition = prompt.composition
-        section = self._section(known, composition, window, takes_note=takes_note, is_due=True)
+        section = self._section(context, composition, window, takes_note=takes_note, is_due=True)
         prompt = replace(prompt, section=section, system=section.text)
-        note = self.recaller.room(known, section) if takes_note else NO_NOTE
+        note = self.recaller.room(context, section) if takes_note else NO_NOTE
         return replace(prompt, window=await fit(prompt, note=note))
 
 
@@ -282,12 +284,12 @@ def _name_of(message: WireMessage) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _read_before(known: Known) -> int | None:
+def _read_before(context: MemoryContext) -> int | None:
     """Returns the index of the user's message whose results of tools a request brings, where nothing of it is stored.
 
     Its note is not stored either, and is looked for once more: the model had it before it called the tools.
     """
-    plan = known.plan
+    plan = context.plan
     listing, match_point = plan.query.listing, plan.match.match_point
     at = len(listing) - 1
     if (
@@ -303,9 +305,9 @@ def _read_before(known: Known) -> int | None:
     return None if at < 0 or is_kept else at
 
 
-def _put_note(known: Known, prompt: Prompt, recall: RecallResult, at: int) -> FittedWindow:
+def _put_note(context: MemoryContext, prompt: Prompt, recall: RecallResult, at: int) -> FittedWindow:
     """Puts a note before a message, by its index in the list. Returns the window with it."""
-    plan, composition, window = known.plan, prompt.composition, prompt.window
+    plan, composition, window = context.plan, prompt.composition, prompt.window
     # The note alone is estimated: counting a new text takes as long as finding it.
     tokens = recall.tokens or estimate_tokens(recall.note)
     if plan.new:
@@ -319,12 +321,12 @@ def _put_note(known: Known, prompt: Prompt, recall: RecallResult, at: int) -> Fi
     return replace(window, tokens=window.tokens + tokens) if window.tokens else window
 
 
-def _in_use(known: Known) -> int:
+def _in_use(context: MemoryContext) -> int:
     """Returns the id of the summary that the last request used; 0: none."""
-    return 0 if known.pinned is None else known.pinned.known.get("summary", 0)
+    return 0 if context.pinned is None else context.pinned.known.get("summary", 0)
 
 
-def _known_notes(known: Known) -> dict[int, str]:
-    users = [i for i, m in enumerate(known.plan.messages) if m.get("role") == "user"]
-    found = {i: known_note(known.tree, known.plan, i) for i in users}
+def _known_notes(context: MemoryContext) -> dict[int, str]:
+    users = [i for i, m in enumerate(context.plan.messages) if m.get("role") == "user"]
+    found = {i: known_note(context.tree, context.plan, i) for i in users}
     return {i: note for i, note in found.items() if note is not None}

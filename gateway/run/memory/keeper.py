@@ -24,7 +24,7 @@ from gateway.core.memory.delegated import Delegated
 from gateway.core.prompt.summary import Overfull
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.composer import Composer
-from gateway.run.memory.known import Known, MemoryRequest, agent_of, read
+from gateway.run.memory.context import MemoryContext, MemoryRequest, agent_of, read
 from gateway.run.memory.leases import Leases
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import Queues
@@ -105,7 +105,7 @@ class MemoryKeeper:
 
     # -- when it begins
 
-    async def begin(self, asked: MemoryRequest) -> Known:
+    async def begin(self, asked: MemoryRequest) -> MemoryContext:
         """Returns what memory knows of a request.
 
         In append mode the requests of one conversation queue: each waits until the one before has left its place.
@@ -130,9 +130,9 @@ class MemoryKeeper:
         except TimeoutError:
             raise TooSlow("another request of this conversation is being answered") from None
 
-    async def open(self, known: Known, prompt: Prompt) -> Known:
+    async def open(self, context: MemoryContext, prompt: Prompt) -> MemoryContext:
         """Writes the user's message before the model is asked, in append mode. Raises: StoreError."""
-        write = record_turn(known, prompt, BlockEdits(), OPENED, self.now(), settle.open_)
+        write = record_turn(context, prompt, BlockEdits(), OPENED, self.now(), settle.open_)
         try:
             async with asyncio.timeout(self.open_wait_s):
                 committed = await asyncio.shield(self.store.turns.commit(write))
@@ -140,14 +140,14 @@ class MemoryKeeper:
             raise TooSlow("the disk did not take the message in time") from None
         self.store.turns.cache_committed(write, committed)
         self.store.agents.cache(committed.agent)
-        plan = replace(known.plan, conversation=committed.conversation)
-        return replace(known, row=committed.exchange, agent=committed.agent, plan=plan)
+        plan = replace(context.plan, conversation=committed.conversation)
+        return replace(context, row=committed.exchange, agent=committed.agent, plan=plan)
 
     # -- when it ends
 
     def write(
         self,
-        known: Known,
+        context: MemoryContext,
         prompt: Prompt,
         changes: BlockEdits,
         outcome: TurnOutcome,
@@ -159,7 +159,7 @@ class MemoryKeeper:
         receipt: of its reply; None: it is not noted why it recalled what it did.
         The future fails with StoreError. Who cancels it abandons the result, not the write.
         """
-        asked = known.asked
+        asked = context.asked
         asked.place.hand_on()
         if (
             outcome.shown_reply is not None
@@ -169,44 +169,48 @@ class MemoryKeeper:
             self.delegated.made(asked.identity.scope, asked.request.json, outcome.shown_reply, self.now())
         # A failed turn is asked again, or comes back in a later list, which must know what of it is off the record.
         has_failed = outcome.state is End.FAILED and not outcome.text
-        leaves_nothing = known.asked.identity.leaves_nothing or (has_failed and not known.plan.off)
-        if leaves_nothing and known.row < 0:
-            return self._over(known)
+        leaves_nothing = context.asked.identity.leaves_nothing or (has_failed and not context.plan.off)
+        if leaves_nothing and context.row < 0:
+            return self._over(context)
         try:
-            write = record_turn(known, prompt, changes, outcome, self.now(), receipt=receipt)
+            write = record_turn(context, prompt, changes, outcome, self.now(), receipt=receipt)
             writing = self.store.turns.commit(write)
         except Exception as error:
-            return self._over(known, error)
+            return self._over(context, error)
         if write.plain is not None:
-            e, listing = write.plain[0], known.plan.query.listing
+            e, listing = write.plain[0], context.plan.query.listing
             self.resent.answered(
-                known.asked.request, listing, outcome.shown_reply or {}, e.reply or (), e.path
+                context.asked.request, listing, outcome.shown_reply or {}, e.reply or (), e.path
             )
         overfull = prompt.window.overfull if outcome.state is FINISHED else None
-        writing.add_done_callback(partial(self._written, known, write, overfull))
+        writing.add_done_callback(partial(self._written, context, write, overfull))
         return writing
 
-    def _over(self, known: Known, error: Exception | None = None) -> asyncio.Future[None]:
+    def _over(self, context: MemoryContext, error: Exception | None = None) -> asyncio.Future[None]:
         """Returns the end of a write that did not even begin."""
-        known.asked.place.leave()
+        context.asked.place.leave()
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         over.set_result(None) if error is None else over.set_exception(error)
         return over
 
     def _written(
-        self, known: Known, write: TurnWrite, overfull: Overfull | None, writing: asyncio.Future[Committed]
+        self,
+        context: MemoryContext,
+        write: TurnWrite,
+        overfull: Overfull | None,
+        writing: asyncio.Future[Committed],
     ) -> None:
         """Caches a committed turn: after the reply that waits for it, if the turn is a plain one.
 
         What opens a conversation is cached with its words, so that comes before they may be forgotten.
         """
         if writing.cancelled() or writing.exception() is not None:
-            known.asked.place.leave()
+            context.asked.place.leave()
             return
         committed = writing.result()
         if not self._uncached:
             _after_reply(self._cache_all)
-        self._uncached.append(partial(self._keep, known, write, overfull, committed))
+        self._uncached.append(partial(self._keep, context, write, overfull, committed))
         if not committed.is_plain:
             self._cache_all()
 
@@ -217,20 +221,22 @@ class MemoryKeeper:
             except Exception:  # the others are other people's
                 _log.exception("A stored turn could not be put into the caches, by a fault in the gateway.")
 
-    def _keep(self, known: Known, write: TurnWrite, overfull: Overfull | None, committed: Committed) -> None:
+    def _keep(
+        self, context: MemoryContext, write: TurnWrite, overfull: Overfull | None, committed: Committed
+    ) -> None:
         """Keeps and reports what was written. overfull: as it was sent, its window was filling up."""
-        known.asked.place.leave()
-        snapshot, events = known.snapshot, self.events
+        context.asked.place.leave()
+        snapshot, events = context.snapshot, self.events
         self.store.turns.cache_committed(write, committed)
         agent = committed.agent
-        if agent is not known.agent:
+        if agent is not context.agent:
             self.store.agents.cache(agent)
         self.report_lag(agent.id, snapshot, write.chars)
         if write.ops:
             events.edits_wait()
-        if not known.plan.off and agent.scope.spans:
+        if not context.plan.off and agent.scope.spans:
             events.turn_stored(
-                agent.id, len(known.plan.messages) + 1, known.asked.spec.sleeptime, snapshot.next_seq
+                agent.id, len(context.plan.messages) + 1, context.asked.spec.sleeptime, snapshot.next_seq
             )
         if overfull is not None:
             events.window_fills(committed, overfull)

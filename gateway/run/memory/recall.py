@@ -16,8 +16,8 @@ from gateway.core.prompt.shown_blocks import is_mark_named
 from gateway.core.request.identity import KEEPS
 from gateway.core.tags import mark_of
 from gateway.run.memory.contents import with_contents
+from gateway.run.memory.context import MemoryContext
 from gateway.run.memory.fit import count_tokens
-from gateway.run.memory.known import Known
 from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt, RecallResult, Sought
 from gateway.run.memory.visible import VisibleContent, replaced, shows_origin
 from gateway.settings import MemorySettings
@@ -64,7 +64,7 @@ class _Renderer(Protocol):
 class _Recalling(NamedTuple):
     """One recall."""
 
-    known: Known
+    context: MemoryContext
     window: FittedWindow
     visible: VisibleContent
     # Tokens that the note may take.
@@ -135,7 +135,7 @@ class Recaller(Struct, frozen=True):
     settings: MemorySettings
     embed_query: EmbedQuery | None
 
-    def budget(self, known: Known, naming: int = 0) -> int:
+    def budget(self, context: MemoryContext, naming: int = 0) -> int:
         """Returns the tokens that a note may take; 0: nothing is recalled for this request.
 
         A note stays in the conversation, so in a small window it has to be small as well.
@@ -143,26 +143,28 @@ class Recaller(Struct, frozen=True):
         naming: tokens of the line that names the note's mark, which is not counted in the result. In a small window it
         is taken as well, or the note would hold nothing else.
         """
-        scope, context = known.asked.identity.scope, known.asked.target.context_window
+        scope, window = context.asked.identity.scope, context.asked.target.context_window
         if scope is None or not scope.spans:
             return 0
-        defined = known.asked.spec.defined
+        defined = context.asked.spec.defined
         own = None if defined is None else defined.recall_tokens
         budget = max(0, (self.settings.recall_tokens if own is None else own) - naming)
-        if context is None:
+        if window is None:
             return budget
-        return min(budget, context // NOTE_SHARE, max(FEW_TOKENS, context // (2 * NOTE_SHARE)))
+        return min(budget, window // NOTE_SHARE, max(FEW_TOKENS, window // (2 * NOTE_SHARE)))
 
-    def room(self, known: Known, section: Section) -> NoteRoom:
+    def room(self, context: MemoryContext, section: Section) -> NoteRoom:
         """Returns the room for a note: the changes that it has to name are not cut short, what it recalls may be."""
         # Whether an earlier note in the window names the mark is known once that is fitted.
-        naming = 0 if is_mark_named((section.text,), mark_of(known.agent.secret)) else note.NAMING_TOKENS
-        budget = self.budget(known, naming)
+        naming = 0 if is_mark_named((section.text,), mark_of(context.agent.secret)) else note.NAMING_TOKENS
+        budget = self.budget(context, naming)
         # A model's own count may be a fifth above the estimate.
-        fixed = naming * 5 // 4 + _change_tokens(known, section)
+        fixed = naming * 5 // 4 + _change_tokens(context, section)
         return NoteRoom(fixed + min(budget, LEAST_TOKENS), fixed + budget)
 
-    async def recall(self, known: Known, prompt: Prompt, text: str, name: str | None = None) -> RecallResult:
+    async def recall(
+        self, context: MemoryContext, prompt: Prompt, text: str, name: str | None = None
+    ) -> RecallResult:
         """Returns the note for the user's last message, which also names changed blocks.
 
         text: that message.
@@ -170,29 +172,29 @@ class Recaller(Struct, frozen=True):
         prompt: what is visible already.
         """
         section, window = prompt.section, prompt.window
-        match_point = known.plan.match.match_point
-        elsewhere = known.snapshot.next_seq - 1 - (match_point.length if match_point else 0)
-        naming = 0 if prompt.names(mark_of(known.agent.secret)) else note.NAMING_TOKENS
-        budget, begun = self._budget_in(known, prompt, naming), time.perf_counter()
+        match_point = context.plan.match.match_point
+        elsewhere = context.snapshot.next_seq - 1 - (match_point.length if match_point else 0)
+        naming = 0 if prompt.names(mark_of(context.agent.secret)) else note.NAMING_TOKENS
+        budget, begun = self._budget_in(context, prompt, naming), time.perf_counter()
         found, why, has_failed, ms = _NOTHING, "", False, 0.0
         is_noted = (
             bool(self.settings.keep_why_days)
-            and known.asked.identity.mode in KEEPS
-            and self.budget(known, naming) > 0
+            and context.asked.identity.mode in KEEPS
+            and self.budget(context, naming) > 0
         )
         trace, left = SearchTrace() if is_noted else None, note.LeftOut()
-        render = _renderer(known, names_mark=naming > 0)
+        render = _renderer(context, names_mark=naming > 0)
         chosen: Sequence[note.Recalled] = ()
         # What its client leaves out of a list is not put back, and may have to be recalled.
-        is_trimmed = known.asked.spec.history == "client" and not known.plan.follows_head
+        is_trimmed = context.asked.spec.history == "client" and not context.plan.follows_head
         if budget > 0 and (elsewhere > 0 or window.evicted_tokens > 0 or is_trimmed):
-            visible = VisibleContent.of(known, prompt.composition, window)
+            visible = VisibleContent.of(context, prompt.composition, window)
             try:
-                names = [each for each in dict.fromkeys((name, known.asked.identity.name)) if each]
-                recalling = _Recalling(known, window, visible, budget, begun, trace, names)
+                names = [each for each in dict.fromkeys((name, context.asked.identity.name)) if each]
+                recalling = _Recalling(context, window, visible, budget, begun, trace, names)
                 found = await self._find(recalling, text)
                 if found.is_selection:
-                    budget = min(budget, note.selection_budget(self.budget(known, naming)))
+                    budget = min(budget, note.selection_budget(self.budget(context, naming)))
                 if found.messages:
                     chosen = await _choose(found, prompt, visible, budget, naming, render, left)
             except StoreError as error:
@@ -210,76 +212,76 @@ class Recaller(Struct, frozen=True):
         tokens = note.estimate_tokens(rendered) if chosen else 0
         return RecallResult(rendered, tokens, ms, has_failed, sought)
 
-    def _budget_in(self, known: Known, prompt: Prompt, naming: int) -> int:
+    def _budget_in(self, context: MemoryContext, prompt: Prompt, naming: int) -> int:
         """Returns the tokens that what is recalled may take in this prompt's window. naming: as for `budget`."""
-        budget, room = self.budget(known, naming), prompt.window.note_tokens
+        budget, room = self.budget(context, naming), prompt.window.note_tokens
         if room is None:
             return budget
         # The size of a note is estimated, and may be up to 3% more.
-        return min(budget, (room - naming - _change_tokens(known, prompt.section)) * 31 // 32)
+        return min(budget, (room - naming - _change_tokens(context, prompt.section)) * 31 // 32)
 
     async def _find(self, recalling: _Recalling, text: str) -> FoundMessages:
         """Returns what memory has for a message. Raises: StoreError."""
-        known, query = recalling.known, note.with_speaker(note.make_query(text), recalling.names)
+        context, query = recalling.context, note.with_speaker(note.make_query(text), recalling.names)
         if self._is_shown(recalling, text, query):
             return _SHOWN
         search, select = partial(self._search, recalling), partial(self._select, recalling)
         result = await find_for(text, query, search, select, recalling.names)
         found, left = result.messages, dict(result.left)
-        if not known.is_plain:  # a plain list has nothing in another form
-            rule = partial(replaced, known, self.settings.idle_s)
-            gone = await with_contents(self.store.turns, known.agent, known.tree, rule)
+        if not context.is_plain:  # a plain list has nothing in another form
+            rule = partial(replaced, context, self.settings.idle_s)
+            gone = await with_contents(self.store.turns, context.agent, context.tree, rule)
             left.update((m.seq, "superseded") for m in found if m.exchange in gone)
             found = [m for m in found if m.exchange not in gone]
-        visible = [m for m in found if m.source != "fact" or not shows_origin(known, recalling.window, m)]
+        visible = [m for m in found if m.source != "fact" or not shows_origin(context, recalling.window, m)]
         if len(visible) < len(found):
             left.update((m.seq, "shown") for m in found if m not in visible)
         return result._replace(messages=visible, left=left)
 
     def _is_shown(self, recalling: _Recalling, text: str, query: str) -> bool:
         """Returns whether the conversation's notes show all of a young memory: no search finds more then."""
-        known, visible = recalling.known, recalling.visible
+        context, visible = recalling.context, recalling.visible
         # The lines of a message may be a template's, and without them others are shown in another form.
         if not visible.notes or "\n" in text:
             return False
-        messages = self.store.recall.at_hand(known.agent, known.snapshot.numbers, visible.numbers)
+        messages = self.store.recall.at_hand(context.agent, context.snapshot.numbers, visible.numbers)
         return messages is not None and note.shows_all(
             visible.notes, messages, query, exclude_atoms=visible.atoms
         )
 
     async def _select(self, recalling: _Recalling, query: str) -> list[Message]:
         """Returns what shows most of the whole memory, where a text asks for that."""
-        known = recalling.known
+        context = recalling.context
         if note.has_selection(recalling.visible.notes):
             return []
         return await self.store.recall.most_telling(
-            known.agent,
+            context.agent,
             query,
-            opens=_opens(known),
-            numbers=known.snapshot.numbers,
+            opens=_opens(context),
+            numbers=context.snapshot.numbers,
             skip=recalling.visible.numbers,
             limit=LEAST_HITS,
-            deadline_ms=_left(self._limit_ms(known), recalling.begun),
+            deadline_ms=_left(self._limit_ms(context), recalling.begun),
         )
 
-    def _limit_ms(self, known: Known) -> float:
+    def _limit_ms(self, context: MemoryContext) -> float:
         """Returns the time for recall."""
-        return self.settings.recall_deadline_ms / (STREAM_HASTE if known.asked.request.stream else 1)
+        return self.settings.recall_deadline_ms / (STREAM_HASTE if context.asked.request.stream else 1)
 
     async def _search(self, recalling: _Recalling, query: str) -> list[Message]:
         """Returns what memory has for a text, best first."""
-        known, window, visible, budget, begun, trace, _ = recalling
-        limit_ms = self._limit_ms(known)
+        context, window, visible, budget, begun, trace, _ = recalling
+        limit_ms = self._limit_ms(context)
         vector = None
         if self.embed_query is not None:
             # A vector that is waited for in vain leaves time for a search by words.
             wait_ms = _left(limit_ms, begun) - limit_ms / WORDS_SHARE
-            vector = await self.embed_query(known.agent.id, query, wait_ms)
+            vector = await self.embed_query(context.agent.id, query, wait_ms)
         has_evicted = window.evicted_tokens > 0 and not visible.numbers
         return await self.store.recall.search(
-            known.agent,
+            context.agent,
             query,
-            numbers=known.snapshot.numbers,
+            numbers=context.snapshot.numbers,
             skip=visible.numbers,
             limit=MOST_HITS if has_evicted else max(LEAST_HITS, budget // LINE_TOKENS),
             room=SPARE * budget,
@@ -344,10 +346,10 @@ async def _choose(
     return chosen
 
 
-def _opens(known: Known) -> bool:
+def _opens(context: MemoryContext) -> bool:
     """Returns whether this is the user's first message in the conversation."""
-    user_messages = (m for m in known.plan.messages if m.get("role") == "user")
-    return known.plan.match.match_point is None and len(list(user_messages)) == 1
+    user_messages = (m for m in context.plan.messages if m.get("role") == "user")
+    return context.plan.match.match_point is None and len(list(user_messages)) == 1
 
 
 async def _excess(prompt: Prompt, rendered: str) -> float:
@@ -358,21 +360,21 @@ async def _excess(prompt: Prompt, rendered: str) -> float:
     return await count_tokens(target.model, rendered) / most
 
 
-def _change_tokens(known: Known, section: Section) -> int:
+def _change_tokens(context: MemoryContext, section: Section) -> int:
     """Returns what a note of the changed blocks alone takes, with its frame, but without the name of its mark."""
     if not section.changes:
         return 0
-    return note.estimate_tokens(_renderer(known, names_mark=False)((), section.changes))
+    return note.estimate_tokens(_renderer(context, names_mark=False)((), section.changes))
 
 
-def render_changes(known: Known, section: Section, notes: Sequence[str]) -> str:
+def render_changes(context: MemoryContext, section: Section, notes: Sequence[str]) -> str:
     """Returns a note of the changed blocks alone. notes: those that the prompt has."""
-    is_named = is_mark_named((section.text, *notes), mark_of(known.agent.secret))
-    return _renderer(known, names_mark=not is_named)((), section.changes)
+    is_named = is_mark_named((section.text, *notes), mark_of(context.agent.secret))
+    return _renderer(context, names_mark=not is_named)((), section.changes)
 
 
-def _renderer(known: Known, *, names_mark: bool) -> _Renderer:
-    now, mark = known.plan.query.now, mark_of(known.agent.secret)
+def _renderer(context: MemoryContext, *, names_mark: bool) -> _Renderer:
+    now, mark = context.plan.query.now, mark_of(context.agent.secret)
     return partial(note.render_note, now=now, mark=mark, names_mark=names_mark)
 
 

@@ -30,7 +30,7 @@ from gateway.core.prompt.shown_blocks import (
     show_edit,
 )
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
-from gateway.run.memory.known import Known
+from gateway.run.memory.context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.sources import pack_sought
 from gateway.run.receipt import Receipt
@@ -118,7 +118,7 @@ class BlockEdits:
 
 
 def record_turn(
-    known: Known,
+    context: MemoryContext,
     prompt: Prompt,
     changes: BlockEdits,
     outcome: TurnOutcome,
@@ -136,31 +136,31 @@ def record_turn(
         how = settle.finish if outcome.state is FINISHED else settle.cancel
         if outcome.is_refused:
             how = settle.refuse
-    ended = _ended(known, prompt, changes.ops, outcome, now)
-    plan, key, snapshot = known.plan, known.asked.identity.conversation, known.snapshot
-    section = _section(known, prompt)
+    ended = _ended(context, prompt, changes.ops, outcome, now)
+    plan, key, snapshot = context.plan, context.asked.identity.conversation, context.snapshot
+    section = _section(context, prompt)
     plain: tuple[Exchange, int] | None = None
     # A plain turn that finished is one insert, unless the conversation has moved since it was read.
-    if known.is_plain and how is settle.finish and snapshot.conversation is not None:
+    if context.is_plain and how is settle.finish and snapshot.conversation is not None:
         stored = None if section is None or not section.id else section.id
         plain = (finish_plain(plan, ended, stored), snapshot.conversation.rev)
-    probes = partial(plain_probes, plan, key) if known.is_plain else partial(_probes, known, key)
+    probes = partial(plain_probes, plan, key) if context.is_plain else partial(_probes, context, key)
     decide = partial(plan_change, plan=plan, ended=ended, how=how)
     return TurnWrite(
-        known.agent,
+        context.agent,
         key,
-        known.conversation_uid,
+        context.conversation_uid,
         ended.now,
         plain,
         probes,
         decide,
-        None if known.is_plain else _foreseen(known, key, ended, how, decide),
+        None if context.is_plain else _foreseen(context, key, ended, how, decide),
         (snapshot.next_seq, snapshot.rev),
         ops=changes.ops,
         section=section,
-        defaults=() if known.agent.id else known.asked.spec.own_blocks,
-        shared=() if known.agent.id else known.asked.spec.shared_blocks,
-        opening=None if known.is_plain else opening_of(plan, ended.now),
+        defaults=() if context.agent.id else context.asked.spec.own_blocks,
+        shared=() if context.agent.id else context.asked.spec.shared_blocks,
+        opening=None if context.is_plain else opening_of(plan, ended.now),
         chars=sum(map(len, map(text_of, (*plan.messages, *ended.full)))),
         recall=None if receipt is None or plan.off else recall_row(prompt, outcome, receipt),
     )
@@ -184,7 +184,7 @@ def recall_row(prompt: Prompt, outcome: TurnOutcome, receipt: Receipt) -> Callab
 
 
 def _ended(
-    known: Known, prompt: Prompt, ops: Sequence[BlockOp], outcome: TurnOutcome, now: float
+    context: MemoryContext, prompt: Prompt, ops: Sequence[BlockOp], outcome: TurnOutcome, now: float
 ) -> settle.Ended:
     shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
     has_words = outcome.state is FINISHED or bool(outcome.text)
@@ -196,7 +196,7 @@ def _ended(
         # Its own calls are in `shown_reply`; what else was called, the gateway ran.
         gateway_calls = frozenset(_call_ids(full) - _call_ids([shown_reply]))
     return settle.Ended(
-        known.row, full, shown_reply, now, prompt.notes, gateway_calls, bool(ops), prompt.window.evicted
+        context.row, full, shown_reply, now, prompt.notes, gateway_calls, bool(ops), prompt.window.evicted
     )
 
 
@@ -205,7 +205,7 @@ def _call_ids(messages: Iterable[WireMessage]) -> set[str]:
 
 
 def _foreseen(
-    known: Known,
+    context: MemoryContext,
     key: str | None,
     ended: settle.Ended,
     how: How,
@@ -215,10 +215,10 @@ def _foreseen(
 
     None: that takes contents which were not loaded, or more of a long conversation.
     """
-    tree, conversation = known.tree, known.snapshot.conversation
-    if tree.is_partial or known.row >= 0:
+    tree, conversation = context.tree, context.snapshot.conversation
+    if tree.is_partial or context.row >= 0:
         return None
-    opening = finish_opening(tree, known.plan, ended) if how is settle.finish else None
+    opening = finish_opening(tree, context.plan, ended) if how is settle.finish else None
     if opening is not None:
         return Change(opening)
     named = None if key is None or conversation is None else conversation.id
@@ -228,19 +228,19 @@ def _foreseen(
         return None
 
 
-def _section(known: Known, prompt: Prompt) -> SentSection | None:
+def _section(context: MemoryContext, prompt: Prompt) -> SentSection | None:
     """Returns the memory section that the path has from now on."""
     # Nothing new is stored, and the path's section stays.
-    if known.plan.off:
-        match_point = known.plan.match.match_point
+    if context.plan.off:
+        match_point = context.plan.match.match_point
         number = match_point.section if match_point is not None else None
         return None if number is None else SentSection(number, "", {})
     return prompt.section.sent
 
 
-def _probes(known: Known, key: str | None) -> Probes:
+def _probes(context: MemoryContext, key: str | None) -> Probes:
     """Returns what has to be looked at again in the transaction that writes the turn."""
-    low = low_of(known.tree, known.plan)
+    low = low_of(context.tree, context.plan)
     if low is not None:
-        return full_probes(known.plan.query, key, low=max(0, low - RECENT))
-    return full_probes(known.plan.query, key, recent=RECENT if known.tree.is_partial else None)
+        return full_probes(context.plan.query, key, low=max(0, low - RECENT))
+    return full_probes(context.plan.query, key, recent=RECENT if context.tree.is_partial else None)

@@ -20,8 +20,8 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.prompt.eviction import evicted_at
 from gateway.core.request.chat_request import ChatRequest
-from gateway.run.memory.known import (
-    Known,
+from gateway.run.memory.context import (
+    MemoryContext,
     MemoryRequest,
     agent_of,
     blocks_of_new,
@@ -50,7 +50,7 @@ def headed(request: ChatRequest) -> ChatRequest:
 
 async def read_path(
     store: Store, asked: MemoryRequest, messages: Sequence[WireMessage], idle_s: float
-) -> Known:
+) -> MemoryContext:
     """Returns what a send goes on from.
 
     messages: what came in, as it will be stored.
@@ -84,7 +84,7 @@ async def read_path(
         unended = path[-1] = abandon(path[-1], canon, path_hash(path[:-1], canon), asked.now)
     tree = Tree(path)
     uid = new_conversation_uid() if conversation is None else conversation.uid
-    known = Known(
+    context = MemoryContext(
         asked,
         agent,
         own.snapshot,
@@ -99,35 +99,35 @@ async def read_path(
     blocks = (
         in_order(asked.spec, own.snapshot.blocks) if agent.id else await blocks_of_new(store, asked, agent)
     )
-    seen = edits.view(blocks, own.snapshot.ops, known.path_ids)
+    seen = edits.view(blocks, own.snapshot.ops, context.path_ids)
     has_begun = any(not x.superseded and not begins_fork(x) for x in path)
     head = () if has_begun or asked.spec.defined is None else asked.spec.defined.initial_messages
-    return _planned(known, [*head, *messages], own.snapshot.section, seen)
+    return _planned(context, [*head, *messages], own.snapshot.section, seen)
 
 
-def taken_up(known: Known) -> Known:
+def taken_up(context: MemoryContext) -> MemoryContext:
     """Returns what was known before the step with which the conversation ends, which is still open."""
-    e = known.unended
+    e = context.unended
     assert e is not None
-    path = known.path[:-1]
-    known = replace(known, path=path, tree=Tree(path), unended=None)
-    return _planned(known, orjson.loads(e.input or b"[]"), known.pinned, known.blocks)
+    path = context.path[:-1]
+    context = replace(context, path=path, tree=Tree(path), unended=None)
+    return _planned(context, orjson.loads(e.input or b"[]"), context.pinned, context.blocks)
 
 
-async def reread(store: Store, known: Known) -> Known | None:
+async def reread(store: Store, context: MemoryContext) -> MemoryContext | None:
     """Returns the same with what was changed meanwhile; None where the conversation has gone on without it.
 
     Raises: StoreError.
     """
-    own = await _find(store, known.asked, known.agent)
-    tips = [path[-1].id if path else None for path in (known.path, own.path if own else ())]
+    own = await _find(store, context.asked, context.agent)
+    tips = [path[-1].id if path else None for path in (context.path, own.path if own else ())]
     if own is None or own.snapshot.conversation is None or tips[0] != tips[1]:
         return None
-    known = replace(
-        known, snapshot=own.snapshot, path=tuple(own.path), tree=Tree(own.path), summaries=own.summaries
+    context = replace(
+        context, snapshot=own.snapshot, path=tuple(own.path), tree=Tree(own.path), summaries=own.summaries
     )
-    blocks = in_order(known.asked.spec, own.snapshot.blocks)
-    return _planned(known, known.plan.held, known.pinned, blocks)
+    blocks = in_order(context.asked.spec, own.snapshot.blocks)
+    return _planned(context, context.plan.held, context.pinned, blocks)
 
 
 async def _find(store: Store, asked: MemoryRequest, agent: Agent) -> ConversationPath | None:
@@ -136,77 +136,80 @@ async def _find(store: Store, asked: MemoryRequest, agent: Agent) -> Conversatio
     return await store.stored_paths.path(agent, name, asked.target.context_window, turns)
 
 
-def as_of(known: Known, tip: int | None) -> Known:
+def as_of(context: MemoryContext, tip: int | None) -> MemoryContext:
     """Returns the knowledge as it was when an exchange was the last one; as it is where the path has it no more.
 
     tip: 0: there was none. None: the last one that is not being answered.
     """
-    path = known.path
+    path = context.path
     if tip is None:
-        path = path if known.unended is None else path[:-1]
+        path = path if context.unended is None else path[:-1]
     elif not tip:
         path = ()
-    elif tip in known.path_ids:
+    elif tip in context.path_ids:
         path = path[: next(n for n, x in enumerate(path, 1) if x.id == tip)]
-    if path == known.path:
-        return known
-    known = replace(known, path=path, tree=Tree(path), unended=None)
-    return _planned(known, known.plan.held, known.pinned, known.blocks)
+    if path == context.path:
+        return context
+    context = replace(context, path=path, tree=Tree(path), unended=None)
+    return _planned(context, context.plan.held, context.pinned, context.blocks)
 
 
-def ended(known: Known, finished: Exchange) -> Known:
+def ended(context: MemoryContext, finished: Exchange) -> MemoryContext:
     """Returns the knowledge with a step that has ended at its end; what comes next is not planned yet."""
-    if known.path and known.path[-1] is finished:
-        return known
-    known.tree.add(finished)
-    path = (*(x for x in known.path if x.id != finished.id), finished)
-    return replace(known, path=path, unended=None)
+    if context.path and context.path[-1] is finished:
+        return context
+    context.tree.add(finished)
+    path = (*(x for x in context.path if x.id != finished.id), finished)
+    return replace(context, path=path, unended=None)
 
 
 def go_on(
-    known: Known,
+    context: MemoryContext,
     finished: Exchange,
     messages: Sequence[WireMessage],
     pinned: SentSection | None,
     blocks: Sequence[Block],
     now: float,
-) -> Known:
+) -> MemoryContext:
     """Returns the knowledge for the next step.
 
     finished: the step before.
     blocks: as that has left them.
     """
-    known = replace(ended(known, finished), asked=replace(known.asked, now=now))
-    return _planned(known, messages, pinned, blocks)
+    context = replace(ended(context, finished), asked=replace(context.asked, now=now))
+    return _planned(context, messages, pinned, blocks)
 
 
 def _planned(
-    known: Known, messages: Sequence[WireMessage], pinned: SentSection | None, blocks: Sequence[Block]
-) -> Known:
-    asked, conversation = known.asked, known.snapshot.conversation
-    tip = known.path[-1] if known.path else None
+    context: MemoryContext,
+    messages: Sequence[WireMessage],
+    pinned: SentSection | None,
+    blocks: Sequence[Block],
+) -> MemoryContext:
+    asked, conversation = context.asked, context.snapshot.conversation
+    tip = context.path[-1] if context.path else None
     plan = plan_step(
-        known.tree,
-        _query(asked, known.agent, known.plan.query.idle_s),
+        context.tree,
+        _query(asked, context.agent, context.plan.query.idle_s),
         tip,
         None if conversation is None else conversation.id,
         evicted=evicted_at(tip, asked.target.context_window),
         held=messages,
     )
     if asked.spec.defined is not None and asked.spec.defined.clears:
-        first = _turn_begins(known, messages)
+        first = _turn_begins(context, messages)
         plan = replace(plan, fill=tuple(each for each in plan.fill if each.exchange.depth >= first))
-    known = replace(known, plan=plan, pinned=pinned, blocks=tuple(blocks))
+    context = replace(context, plan=plan, pinned=pinned, blocks=tuple(blocks))
     # The tools are the same for every step, whatever came in.
     body: dict[str, Any] = {**asked.request.json, "messages": [{"role": "user"}]}
-    return replace(known, offered=offer_tools(known.asked, known.agent, pinned, body))
+    return replace(context, offered=offer_tools(context.asked, context.agent, pinned, body))
 
 
-def _turn_begins(known: Known, messages: Sequence[WireMessage]) -> int:
+def _turn_begins(context: MemoryContext, messages: Sequence[WireMessage]) -> int:
     """Returns the depth at which the turn under way begins, with the newest message that is no result of a tool."""
     if any(m.get("role") == "user" and not is_nudge(m) for m in messages):
-        return known.path[-1].depth + 1 if known.path else 0
-    begun = (x.depth for x in reversed(known.path) if any(map(is_user, x.inputs)))
+        return context.path[-1].depth + 1 if context.path else 0
+    begun = (x.depth for x in reversed(context.path) if any(map(is_user, x.inputs)))
     return next(begun, 0)
 
 
@@ -222,24 +225,24 @@ def _query(asked: MemoryRequest, agent: Agent, idle_s: float) -> Query:
     )
 
 
-def open_write(known: Known, prompt: Prompt, run: Run | None, now: float) -> StepOpen:
+def open_write(context: MemoryContext, prompt: Prompt, run: Run | None, now: float) -> StepOpen:
     """Returns what is written before the model is asked. run: the one that begins with it."""
-    conversation, spec = known.snapshot.conversation, known.asked.spec
-    tip = known.path[-1] if known.path else None
+    conversation, spec = context.snapshot.conversation, context.asked.spec
+    tip = context.path[-1] if context.path else None
     adopts = conversation is not None and not conversation.tip
     return StepOpen(
-        agent=known.agent,
+        agent=context.agent,
         key=DEFAULT,
-        uid=known.conversation_uid,
+        uid=context.conversation_uid,
         conversation=None if conversation is None else conversation.id,
         rev=0 if conversation is None else conversation.rev,
         now=now,
-        exchange=open_step(known.plan, prompt.notes, prompt.window.evicted),
+        exchange=open_step(context.plan, prompt.notes, prompt.window.evicted),
         run=run,
         section=prompt.section.sent,
         defaults=spec.own_blocks,
         shared=spec.shared_blocks,
         adopts=adopts,
         continues_parent=[tip.id] if adopts and tip is not None else (),
-        ends=known.unended,
+        ends=context.unended,
     )

@@ -21,7 +21,7 @@ from gateway.core.conversation.private import private_of, with_private, without_
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
 from gateway.errors import BadRequest, BodyTooLarge
-from gateway.run.memory.known import Known
+from gateway.run.memory.context import MemoryContext
 from storage.errors import NotFound
 from storage.listing import StandingExchange
 from storage.records import Agent, Exchange, Scope, State
@@ -35,9 +35,9 @@ _PLACE_BYTES = 4
 _CONVERSATION_CHARS = 32  # of a conversation's public name
 
 
-def turn_of(known: Known) -> str:
+def turn_of(context: MemoryContext) -> str:
     """Returns the name of the turn that a request asks for, within its conversation."""
-    plan = known.plan
+    plan = context.plan
     return _time(plan.exchange.begun) + _place(plan.exchange, plan.match.match_point)
 
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from gateway.core.conversation.canonical import Listing, squash
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.compose import Composition
-from gateway.run.memory.known import Known
+from gateway.run.memory.context import MemoryContext
 from gateway.run.memory.prompt import FittedWindow
 from storage.records import Atom, Exchange, Message
 
@@ -29,19 +29,19 @@ class VisibleContent(Struct, frozen=True):
     notes: Sequence[str]
 
     @classmethod
-    def of(cls, known: Known, composition: Composition, window: FittedWindow) -> VisibleContent:
+    def of(cls, context: MemoryContext, composition: Composition, window: FittedWindow) -> VisibleContent:
         """Returns the content that a prompt of these shows. composition: without this request's note."""
-        listing, dropped = known.plan.query.listing, window.dropped
+        listing, dropped = context.plan.query.listing, window.dropped
         if dropped:
             places = zip(listing.atoms, listing.positions, strict=True)
             shown = {a for atoms, place in places if place not in dropped for a in atoms}
         else:
             shown = set(listing.between(0, listing.before[-1]))
-        if not known.is_plain:
+        if not context.is_plain:
             shown.update(_merged(listing, dropped))
         for each in window.fill(composition):
             shown.update(each.atoms)
-        return cls(_numbers(known, composition, window), shown, window.notes(composition))
+        return cls(_numbers(context, composition, window), shown, window.notes(composition))
 
 
 def _merged(listing: Listing, dropped: Container[int]) -> Iterator[Atom]:
@@ -60,48 +60,50 @@ def _merged(listing: Listing, dropped: Container[int]) -> Iterator[Atom]:
             yield from (listing.canon.text_atom(None, each) for each in texts[1:])
 
 
-def _numbers(known: Known, composition: Composition, window: FittedWindow) -> range:
-    match_point = known.plan.match.match_point
+def _numbers(context: MemoryContext, composition: Composition, window: FittedWindow) -> range:
+    match_point = context.plan.match.match_point
     if match_point is None:
         return range(0)
     after = first = match_point.seq + len(match_point.inputs) + 1
-    if known.is_plain:
+    if context.is_plain:
         first = after if window.evicted_tokens else match_point.run
-    elif known.is_stored:
-        first = max(match_point.run, _first_filled(known, composition, window, after))
+    elif context.is_stored:
+        first = max(match_point.run, _first_filled(context, composition, window, after))
     return range(first, after)
 
 
-def _first_filled(known: Known, composition: Composition, window: FittedWindow, otherwise: int) -> int:
+def _first_filled(
+    context: MemoryContext, composition: Composition, window: FittedWindow, otherwise: int
+) -> int:
     """Returns the number from which on a stored conversation is filled in, without a gap and in whole exchanges."""
     filled = range(len(composition.fill)) if window.filled is None else window.filled
     if not filled:
         return otherwise
     gap = next((n for n in range(len(filled) - 1, 0, -1) if filled[n - 1] != filled[n] - 1), 0)
     begins = composition.fill[filled[gap]].at or (0, 0)
-    return next((x.seq for x in known.path if (x.depth, x.offset) >= begins), otherwise)
+    return next((x.seq for x in context.path if (x.depth, x.offset) >= begins), otherwise)
 
 
-def shows_origin(known: Known, window: FittedWindow, m: Message) -> bool:
+def shows_origin(context: MemoryContext, window: FittedWindow, m: Message) -> bool:
     """Returns whether a fact was learned from what is visible anyway."""
-    if window.evicted_tokens or known.asked.spec.history == "client":
+    if window.evicted_tokens or context.asked.spec.history == "client":
         return False
-    match_point = known.plan.match.match_point
+    match_point = context.plan.match.match_point
     # On a plain path not every exchange is loaded.
-    if known.is_plain:
+    if context.is_plain:
         return match_point is not None and m.conversation == match_point.conversation
-    return bool(m.origins) and known.path_ids.issuperset(m.origins)
+    return bool(m.origins) and context.path_ids.issuperset(m.origins)
 
 
-def replaced(known: Known, idle_s: float) -> set[int]:
+def replaced(context: MemoryContext, idle_s: float) -> set[int]:
     """Returns the exchanges that this list has in other words, as far as no request has finished on it.
 
     That is a transcript that grew, a correction, a reply that was cut short or not spoken at all.
     """
-    tree, plan = known.tree, known.plan
+    tree, plan = context.tree, context.plan
     # A reply that came back cut is stored as it was generated until this request has finished.
     found = {amendment.exchange for amendment in plan.amendments}
-    unsettled = [x for x in known.path if not tree.is_continued(x)]
+    unsettled = [x for x in context.path if not tree.is_continued(x)]
     found |= {x.id for x in unsettled}
     for x in (*unsettled, plan.exchange):
         if x.parent is not None:

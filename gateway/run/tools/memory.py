@@ -19,7 +19,7 @@ from gateway.core.prompt import note
 from gateway.core.tags import plain_tags, quoted_name
 from gateway.core.turn.asides import FILLER, with_asides
 from gateway.core.turn.commands import RunTool
-from gateway.run.memory.known import Known
+from gateway.run.memory.context import MemoryContext
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import ToolAnswer, failed
@@ -53,7 +53,7 @@ class MemoryTools(Struct, frozen=True):
     """The memory tools of one turn, which reads and edits blocks as its path sees them."""
 
     store: Store
-    known: Known
+    context: MemoryContext
     # The turn's blocks and edits, written with it and pending until it is confirmed.
     changes: BlockEdits
     recall_tokens: int
@@ -63,21 +63,21 @@ class MemoryTools(Struct, frozen=True):
     archives: SearchesPassages | None = None
 
     def definitions(self) -> list[dict[str, Any]]:
-        found = memory_tools.definitions(self.known.offered)
-        if self.known.asked.spec.filler != "model":
+        found = memory_tools.definitions(self.context.offered)
+        if self.context.asked.spec.filler != "model":
             return found
         return [with_asides(each, {FILLER}) for each in found]
 
     def owns(self, name: str) -> bool:
-        return name in self.known.offered
+        return name in self.context.offered
 
     def serial_group(self, call: RunTool) -> str | None:
         # Edits are applied in the order of their calls, and a search finds the edits before it.
-        tool = self.known.offered.get(call.name)
+        tool = self.context.offered.get(call.name)
         return "edits" if tool in memory_tools.EDITS or tool in memory_tools.AFTER_EDITS else None
 
     async def run(self, call: RunTool) -> ToolAnswer:
-        tool, arguments = self.known.offered[call.name], call.arguments
+        tool, arguments = self.context.offered[call.name], call.arguments
         if tool in memory_tools.BLOCK_EDITS:
             # A block's edit checks its arguments itself, because it is done again when the turn is confirmed.
             return self.edit(
@@ -142,8 +142,8 @@ class MemoryTools(Struct, frozen=True):
         if has_failed and not hits:
             return failed("Error: memory cannot be searched at the moment.")
         # The pending edits of this path count, and those of this turn.
-        path = self.known.path_ids
-        pending = [*(op for op in self.known.snapshot.ops if op.exchange in path), *self.changes.ops]
+        path = self.context.path_ids
+        pending = [*(op for op in self.context.snapshot.ops if op.exchange in path), *self.changes.ops]
         inserted = [op for op in pending if _SOURCES.get(op.op) in wanted.sources]
         kept = [_pending_passage(op, n) for n, op in enumerate(inserted) if wanted.takes_tags(_tags(op))]
         budget = self.recall_tokens or DEFAULT_TOKENS
@@ -159,7 +159,7 @@ class MemoryTools(Struct, frozen=True):
 
     async def _searched(self, wanted: Lookup) -> tuple[list[Message], bool]:
         """Makes all searches at once. Returns the best of each in turn, and whether one failed or was too late."""
-        agent = self.known.agent
+        agent = self.context.agent
         if not agent.scope.spans or not agent.id:
             return [], False
         queries = wanted.queries or ("",)
@@ -190,12 +190,12 @@ class MemoryTools(Struct, frozen=True):
         """Returns what the agent's own memory has for one query; the newest where there is none."""
         hits = await (self._search(query, wanted) if query else self._newest(wanted))
         passages = [m.seq for m in hits if m.source == "passage"]
-        filed = await self.store.passages.get(self.known.agent.id, passages) if passages else {}
+        filed = await self.store.passages.get(self.context.agent.id, passages) if passages else {}
         hits = [replace(m, tags=filed[m.seq].tags) if m.seq in filed else m for m in hits]
         return [m for m in hits if wanted.takes_tags(m.tags)]
 
     async def _newest(self, wanted: Lookup) -> list[Message]:
-        found = await self.store.recall.recent(self.known.agent, RECENT_EXCHANGES)
+        found = await self.store.recall.recent(self.context.agent, RECENT_EXCHANGES)
         return [m for m in reversed(found) if wanted.takes(m)]
 
     async def _filed(self, query: str, wanted: Lookup, *, is_own: bool = True) -> list[Message]:
@@ -206,12 +206,12 @@ class MemoryTools(Struct, frozen=True):
             since=wanted.since, until=wanted.until, tags=sorted(wanted.tags), all_tags=wanted.needs_all
         )
         found = await self.archives.passages(
-            self.known.agent, query, which, limit=wanted.limit, is_own=is_own
+            self.context.agent, query, which, limit=wanted.limit, is_own=is_own
         )
         return [Message(p.seq, 0, "assistant", p.text, p.at, 0, source="passage", tags=p.tags) for p in found]
 
     async def _search(self, query: str, wanted: Lookup) -> list[Message]:
-        agent = self.known.agent
+        agent = self.context.agent
         vector = None if self.embed_query is None else await self.embed_query(agent.id, query, SEARCH_MS)
         # Among better hits that the call has ruled out, a few that it asks for would not be seen.
         return await self.store.recall.search(

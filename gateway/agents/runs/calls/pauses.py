@@ -17,7 +17,7 @@ from gateway.core.prompt.shown_blocks import NOTHING_SHOWN
 from gateway.core.turn.calls import CallDecision, ResumedCalls
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
-from gateway.run.memory.known import Known
+from gateway.run.memory.context import MemoryContext
 from storage.records import Run, RunStep
 
 NOT_MADE = "Error: the run was cancelled before this call was made."
@@ -84,21 +84,21 @@ def denied(step: RunStep, done: Collection[str]) -> list[ToolResult]:
     return [*answers, *(ToolResult(id, NOT_MADE, "error", was_run=False) for id in held)]
 
 
-def left_off(known: Known, maker: int) -> PausedRun:
+def left_off(context: MemoryContext, maker: int) -> PausedRun:
     """Returns the calls of the step with which a conversation ends, all of which are made: its run was broken off.
 
     For those that have left the gateway the record has the outcome. maker: as in `PausedRun`.
     """
-    return PausedRun(ResumedCalls(_calls(known)), maker)
+    return PausedRun(ResumedCalls(_calls(context)), maker)
 
 
-def paused(known: Known, step: RunStep, answers: Sequence[WireMessage], run: Run) -> PausedRun:
+def paused(context: MemoryContext, step: RunStep, answers: Sequence[WireMessage], run: Run) -> PausedRun:
     """Returns the calls of a step that waits, the last of its conversation, with the answers that were given so far.
 
     answers: as `decided` makes them.
     run: the newest of the conversation, which goes on waiting for the others.
     """
-    calls = _calls(known)
+    calls = _calls(context)
     results, denied, approved, client_calls = [], set[str](), set[str](), set[str]()
     for m in answers:
         private, id = private_of(m), str(m["tool_call_id"])
@@ -139,20 +139,20 @@ def result_of(message: WireMessage) -> ToolResult:
     )
 
 
-def _calls(known: Known) -> tuple[WireMessage, ...]:
+def _calls(context: MemoryContext) -> tuple[WireMessage, ...]:
     """Returns the calls of the step with which a conversation ends."""
-    content = known.tree.content(known.path[-1])
+    content = context.tree.content(context.path[-1])
     replies = content.full if content.is_step and content.full else [content.shown_reply or {}]
     return tuple(call for m in replies for call in m.get("tool_calls") or ())
 
 
-def called_before(known: Known, *, goes_on: bool) -> list[CalledTool]:
+def called_before(context: MemoryContext, *, goes_on: bool) -> list[CalledTool]:
     """Returns the calls since the user's newest message that have run: a pause does not reset the rules.
 
     goes_on: what comes in next is of a run that is taken up, and not a new send.
     """
     found: list[CalledTool] = []
-    if known.plan.messages and not goes_on:
+    if context.plan.messages and not goes_on:
         return found
     names: dict[str, str] = {}
 
@@ -168,11 +168,11 @@ def called_before(known: Known, *, goes_on: bool) -> list[CalledTool]:
                 status = "denied" if private.get("approval") == "denied" else private.get("status")
                 found.append(CalledTool(name, str(status or "success"), text_of(m)))
 
-    for x in known.path:
-        content = known.tree.content(x)
+    for x in context.path:
+        content = context.tree.content(x)
         take(content.messages or ())
         for m in content.full if content.is_step and content.full else [content.shown_reply or {}]:
             for call in m.get("tool_calls") or ():
                 names[str(call.get("id"))] = str(call["function"]["name"])
-    take(known.plan.messages)
+    take(context.plan.messages)
     return found

@@ -16,8 +16,8 @@ from gateway.agents.tools.agent_tools import AgentTools
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.run.call import Passes
 from gateway.run.directory import memory_tools
+from gateway.run.memory.context import MemoryContext
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.known import Known
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.recent import RecentCalls
@@ -37,7 +37,7 @@ class Toolboxes:
 
     def make(
         self,
-        known: Known,
+        context: MemoryContext,
         changes: BlockEdits,
         run: Run | None = None,
         maker: int = 0,
@@ -48,20 +48,22 @@ class Toolboxes:
         maker: the row of the run that made the calls, 0 where they are not stored.
         speaker: the turn, as it speaks to other agents; None: it makes no calls.
         """
-        if not known.offered:
+        if not context.offered:
             return NO_TOOLS
-        memory = memory_tools(self._keeper, known, changes, self._archives)
-        return self._of_agent(memory, run, maker, speaker) if known.asked.spec.uid else memory
+        memory = memory_tools(self._keeper, context, changes, self._archives)
+        return self._of_agent(memory, run, maker, speaker) if context.asked.spec.uid else memory
 
-    def of_item(self, known: Known, changes: BlockEdits, run: Run) -> Toolbox:
+    def of_item(self, context: MemoryContext, changes: BlockEdits, run: Run) -> Toolbox:
         """Returns the tools of an item of a batch, which holds no queue while they run."""
-        return self.make(known, changes, run, speaker=Speaker.of(known, Waiter(known.agent.uid), Passes()))
+        return self.make(
+            context, changes, run, speaker=Speaker.of(context, Waiter(context.agent.uid), Passes())
+        )
 
     def _of_agent(
         self, memory: MemoryTools, run: Run | None, maker: int, speaker: Speaker | None
     ) -> AgentTools:
-        known = memory.known
-        asked, step = known.asked, known.path[-1] if maker and known.path else None
+        context = memory.context
+        asked, step = context.asked, context.path[-1] if maker and context.path else None
         return AgentTools(
             memory,
             self._foreign,
@@ -71,25 +73,27 @@ class Toolboxes:
             None if run is None else run.uid,
             step,
             None if speaker is None else self._peers.of(speaker, None if run is None else run.id or None),
-            self._calls(known, run, maker, step),
+            self._calls(context, run, maker, step),
         )
 
-    def _calls(self, known: Known, run: Run | None, maker: int, step: Exchange | None) -> KeepsCalls | None:
+    def _calls(
+        self, context: MemoryContext, run: Run | None, maker: int, step: Exchange | None
+    ) -> KeepsCalls | None:
         """Returns the record that prevents calls from being made twice; None: there is none."""
         if step is not None:
-            return CallRecord(self._keeper.store, known.agent.id, maker, step)
-        place = _place(known) if run is None else None
+            return CallRecord(self._keeper.store, context.agent.id, maker, step)
+        place = _place(context) if run is None else None
         return None if place is None else self._recent.at(place)
 
 
-def _place(known: Known) -> Hashable | None:
+def _place(context: MemoryContext) -> Hashable | None:
     """Returns the place on a path at which a chat completion goes on, and with what.
 
     None: the beginning of a conversation without a name, and another may begin alike.
     """
-    identity, match_point = known.asked.identity, known.plan.match.match_point
+    identity, match_point = context.asked.identity, context.plan.match.match_point
     if match_point is None and identity.conversation is None and identity.user is None:
         return None
     above = None if match_point is None else match_point.path
-    agent, inputs = known.agent, known.plan.exchange.inputs
+    agent, inputs = context.agent, context.plan.exchange.inputs
     return agent.id, agent.epoch, identity.user, identity.conversation, above, inputs

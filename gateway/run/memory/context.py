@@ -67,7 +67,7 @@ class MemoryRequest(Struct, frozen=True):
     place: QueuePlace = field(default_factory=QueuePlace)
 
 
-class Known(Struct, frozen=True):
+class MemoryContext(Struct, frozen=True):
     """Everything that was read for one request."""
 
     asked: MemoryRequest
@@ -124,7 +124,7 @@ class Known(Struct, frozen=True):
         """The part of the path that has left the window before."""
         return evicted_at(self.plan.match.match_point, self.asked.target.context_window)
 
-    def answered_by(self, target: Target) -> Known:
+    def answered_by(self, target: Target) -> MemoryContext:
         """Returns the same for another target than the one that was expected."""
         model = f"{target.upstream}/{target.model}"
         if model == self.plan.query.model:
@@ -132,7 +132,7 @@ class Known(Struct, frozen=True):
         return replace(self, plan=replace(self.plan, query=replace(self.plan.query, model=model)))
 
 
-async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: float) -> Known:
+async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: float) -> MemoryContext:
     """Returns what there is to know; of a paused memory as if the request had turned it off.
 
     Raises: StoreError when memory cannot be had.
@@ -161,7 +161,7 @@ async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: 
     chain = rounds if rounds and rounds[-1].id == snapshot.exchange.id else (*rounds, snapshot.exchange)
     blocks = seen_blocks(asked, snapshot, chain) if snapshot.blocks or snapshot.ops else ()
     offered = offer_tools(asked, agent, snapshot.section, asked.request.json)
-    return Known(
+    return MemoryContext(
         asked, agent, snapshot, plan, Tree(rounds), chain, True, found.uid, snapshot.section, blocks, offered
     )
 
@@ -195,7 +195,7 @@ async def _look(
 
 async def _weigh(
     store: Store, asked: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, query: Query
-) -> Known:
+) -> MemoryContext:
     """Returns what there is to know of a turn that is not plain."""
     plan, tree = await _plan(store, asked, agent, snapshot, query)
     match_point = plan.match.match_point
@@ -204,14 +204,14 @@ async def _weigh(
         asked, agent, snapshot, query.listing
     )
     if asked.identity.mode is Mode.OFF:
-        return Known(asked, agent, snapshot, plan, tree, path, False, uid)
+        return MemoryContext(asked, agent, snapshot, plan, tree, path, False, uid)
     number = match_point.section if match_point is not None else None
     pinned = await store.turns.section(agent, number) if number is not None else None
     blocks = seen_blocks(asked, snapshot, path) if agent.id else await blocks_of_new(store, asked, agent)
     offered = offer_tools(asked, agent, pinned, asked.request.json)
     if plan.fill:
         plan = replace(plan, fill=_put_in_front(asked, plan))
-    return Known(asked, agent, snapshot, plan, tree, path, False, uid, pinned, blocks, offered)
+    return MemoryContext(asked, agent, snapshot, plan, tree, path, False, uid, pinned, blocks, offered)
 
 
 async def agent_of(store: Store, asked: MemoryRequest) -> Agent:
