@@ -25,6 +25,7 @@ from gateway.run.admin.sign_in import SignIn
 from gateway.run.admin.transfer import TransferOperations
 from gateway.run.admin.usage import UsageOperations
 from gateway.run.admin.users import ListOperations
+from gateway.run.admin.work import WorkOperations
 from gateway.run.background.compact import CompactOperation
 from gateway.run.background.embed import KIND as EMBED
 from gateway.run.memory.recall import EmbedQuery
@@ -58,8 +59,7 @@ def make_page_operations(
         sign_in=sign_in,
         links=LinkOperations(store, log.now, settings.default_profile),
         keys=KeyOperations(store.keys, settings.projects),
-        jobs=JobOperations(store, log.now),
-        batches=BatchOperations(store, log.now),
+        work=WorkOperations(store, log.now, settings.memory.background_daily_tokens),
         requests=request_operations(settings, store, log),
         edits=MemoryEdits(store, log.now),
     )

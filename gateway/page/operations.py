@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from gateway.run.admin.batch_operations import BatchOperations
-from gateway.run.admin.key_operations import JobOperations, KeyOperations
+from gateway.run.admin.key_operations import KeyOperations
 from gateway.run.admin.links import LinkOperations
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.requests import RequestOperations
 from gateway.run.admin.sign_in import SignIn
+from gateway.run.admin.work import WorkOperations
 
 
 class PageOperations(Struct, frozen=True):
@@ -18,7 +18,6 @@ class PageOperations(Struct, frozen=True):
     sign_in: SignIn
     links: LinkOperations
     keys: KeyOperations
-    jobs: JobOperations
-    batches: BatchOperations
+    work: WorkOperations
     requests: RequestOperations
     edits: MemoryEdits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.page import keys, overview
+from gateway.page import keys, overview, work
 from gateway.page.operations import PageOperations
 from gateway.page.screen import Action, Screen
 
@@ -11,4 +11,5 @@ def all_routes(operations: PageOperations) -> list[Screen | Action]:
     return [
         *overview.screens(operations),
         *keys.screens(operations),
+        *work.screens(operations),
     ]

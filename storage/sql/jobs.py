@@ -20,13 +20,14 @@ the job was made on: what was forgotten meanwhile does not come back through wor
 from __future__ import annotations
 
 import asyncio
+import builtins
 import uuid
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from storage.database import WORK, Connection, Database, Effect, Operation, Row
 from storage.errors import NotFound, Stale
-from storage.records import Job, JobState, Step
+from storage.records import Job, JobState, Scope, Step
 from storage.sql.group import Group, reads
 from storage.sql.statements import load
 
@@ -300,6 +301,27 @@ class Jobs(Group):
     ) -> tuple[Job, ...]:
         """Returns jobs, newest first."""
         return tuple(map(_job, await connection.rows(SQL["list"], ("" if state is None else state, limit))))
+
+    @reads
+    async def page(
+        self,
+        connection: Connection,
+        *,
+        is_dead: bool,
+        before: int,
+        project: str | None = None,
+        only: int = 0,
+        limit: int = 50,
+    ) -> builtins.list[tuple[Job, Scope | None]]:
+        """Returns a page of jobs with the scopes of their memories, newest first.
+
+        is_dead: those that have failed for good, else the others.
+        before: the number of the last one of the page before.
+        project: None: of all, and those that belong to no memory.
+        only: of this number alone; 0: of any.
+        """
+        rows = await connection.rows(SQL["of_project"], (int(is_dead), before, project, only, limit))
+        return [(_job(row[:12]), None if row[12] is None else Scope(*row[12:])) for row in rows]
 
     @reads
     async def get(self, connection: Connection, id: int) -> Job | None:

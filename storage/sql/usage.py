@@ -47,8 +47,11 @@ class Usage(Group):
         ]
 
     @reads
-    async def background_tokens(self, connection: Connection, project: str, day: int) -> int:
-        """Returns the tokens that a project's background calls used on a day, as far as it is written."""
+    async def background_tokens(self, connection: Connection, project: str | None, day: int) -> int:
+        """Returns the tokens that a project's background calls used on a day, as far as it is written.
+
+        project: None: all.
+        """
         return int(await connection.value(SQL["background"], (day, project)))
 
     @reads

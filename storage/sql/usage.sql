@@ -51,9 +51,9 @@ RETURNING day, project, "user", key, upstream, model,
     background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens
 
 -- name: background
--- Returns the tokens that a project's background calls used on a day.
+-- Returns the tokens that a project's background calls used on a day. NULL stands for all projects.
 SELECT CAST(coalesce(sum(background_input_tokens + background_output_tokens), 0) AS BIGINT)
-FROM usage WHERE day = ? AND project = ?
+FROM usage WHERE day = ?1 AND (CAST(?2 AS TEXT) IS NULL OR project = ?2)
 
 -- name: wrote
 -- Notes that a process has written.

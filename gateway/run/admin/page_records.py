@@ -357,3 +357,52 @@ class KeyPage(Struct, frozen=True):
 
     items: tuple[KeyRecord, ...]
     next: str | None
+
+
+class JobRecord(Struct, frozen=True):
+    """A job of the background."""
+
+    id: int
+    kind: str
+    # pending, running, retrying or dead: it has failed for good.
+    state: str
+    due: float
+    # The attempts that have failed or run.
+    tries: int
+    # Why the last attempt failed, without content.
+    error: str | None
+    # Of the memory that it works on.
+    name: str | None
+
+
+class JobPage(Struct, frozen=True):
+    """A page of jobs, those that failed for good first, then the newest first. next: `after` of the next page."""
+
+    items: tuple[JobRecord, ...]
+    next: str | None
+
+
+class BatchRecord(Struct, frozen=True):
+    """A batch of sends to agents. counts: its items by what became of them."""
+
+    id: str
+    state: str
+    created: float
+    counts: dict[str, int]
+
+
+class BatchPage(Struct, frozen=True):
+    """A page of batches, the newest first. next: `after_batch` of the next page."""
+
+    items: tuple[BatchRecord, ...]
+    next: str | None
+
+
+class WorkRecord(Struct, frozen=True):
+    """The work of the background."""
+
+    jobs: JobPage
+    batches: BatchPage
+    # Tokens of background calls today, and how many a project may use in a day; None: any number.
+    spent_today: int
+    bound: int | None

@@ -1,0 +1,134 @@
+"""The work of the background as the page shows it: jobs, batches, and what they have used today."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from gateway.core import ids
+from gateway.errors import BadRequest, Conflict, UnknownId
+from gateway.run.admin.operation_arguments import number_of
+from gateway.run.admin.page_records import BatchPage, BatchRecord, JobPage, JobRecord, WorkRecord
+from gateway.run.admin.requests import name_of
+from storage.batch_records import BATCH, Batch
+from storage.errors import NotFound, Stale
+from storage.listing import Page
+from storage.records import Job, Scope
+from storage.sql.store import Store
+
+_LAST = 1 << 62
+_DAY_S = 86_400
+# What `after` of jobs begins with, by whether the page before ended among those that have failed for good.
+_DEAD, _OTHER = "dead-", "job-"
+
+_Found = Sequence[tuple[Job, Scope | None]]
+
+
+class WorkOperations(Struct, frozen=True):
+    """Lists jobs and batches, tries jobs again, and cancels.
+
+    A project bounds what is seen: jobs of its memories and its batches; None: all. Each method raises: UnknownId: there
+    is no such job or batch in it; Conflict; BadRequest.
+    """
+
+    store: Store
+    # Seconds since the epoch.
+    now: Callable[[], float]
+    # Tokens of a day; 0: no bound.
+    daily_tokens: int = 0
+
+    async def show(
+        self,
+        project: str | None,
+        *,
+        after: str | None = None,
+        after_batch: str | None = None,
+        limit: int = 50,
+    ) -> WorkRecord:
+        """Returns a page of jobs and one of batches. after, after_batch: `next` of the page before."""
+        jobs = await self._jobs(project, after, limit)
+        before = number_of(after_batch)
+        found = await self.store.batches.list(project, Page(after=before, limit=limit + 1))
+        batches = BatchPage(
+            tuple([await self._batch(each) for each in found[:limit]]),
+            str(found[limit - 1].id) if len(found) > limit else None,
+        )
+        spent = await self.store.usage.background_tokens(project, int(self.now() // _DAY_S))
+        return WorkRecord(jobs, batches, spent, self.daily_tokens or None)
+
+    async def retry_job(self, project: str | None, id: int) -> JobRecord:
+        """Has a job run now. Returns the job, or a newer one in its place."""
+        job, scope = await self._job(project, id)
+        try:
+            return _job_record(await self.store.jobs.retry(job.id), scope)
+        except NotFound as error:
+            raise _no_job() from error
+        except Stale as error:
+            raise Conflict(f"{error.message}.") from error
+
+    async def cancel_job(self, project: str | None, id: int) -> JobRecord:
+        """Deletes a job. A batch ends with its own, which nothing else would end."""
+        _, scope = await self._job(project, id)
+        try:
+            job = await self.store.jobs.cancel(id)
+        except NotFound as error:
+            raise _no_job() from error
+        if job.kind == BATCH:
+            batches = self.store.batches
+            await batches.cancel(await batches.find(None, job.key), self.now())
+        return _job_record(job, scope)
+
+    async def cancel_batch(self, project: str | None, id: str) -> BatchRecord:
+        """Cancels what has not ended of a batch. id: its public one."""
+        try:
+            batch = await self.store.batches.find(project, ids.uid_of("job", id) or id)
+        except NotFound as error:
+            raise UnknownId("There is no such batch.") from error
+        return await self._batch(await self.store.batches.cancel(batch, self.now()))
+
+    async def _jobs(self, project: str | None, after: str | None, limit: int) -> JobPage:
+        is_dead, before = True, _LAST
+        if after is not None:
+            is_dead = after.startswith(_DEAD)
+            begin = _DEAD if is_dead else _OTHER
+            number = number_of(after.removeprefix(begin)) if after.startswith(begin) else None
+            if number is None:
+                raise BadRequest("`after` must be the `next` of the page before.", param="after")
+            before = number
+        wanted, page = limit + 1, self.store.jobs.page
+        found: _Found = await page(is_dead=is_dead, before=before, project=project, limit=wanted)
+        if is_dead and len(found) < wanted:
+            more = wanted - len(found)
+            found = [*found, *await page(is_dead=False, before=_LAST, project=project, limit=more)]
+        items = tuple(_job_record(*each) for each in found[:limit])
+        return JobPage(items, _next(items) if len(found) > limit else None)
+
+    async def _job(self, project: str | None, id: int) -> tuple[Job, Scope | None]:
+        for is_dead in (True, False):
+            found = await self.store.jobs.page(
+                is_dead=is_dead, before=_LAST, project=project, only=id, limit=1
+            )
+            if found:
+                return found[0]
+        raise _no_job()
+
+    async def _batch(self, batch: Batch) -> BatchRecord:
+        counts = await self.store.batches.counts(batch.id)
+        shown = {"total": counts.total, **asdict(counts)}
+        return BatchRecord(ids.named("job", batch.uid), batch.state.value, batch.created, shown)
+
+
+def _job_record(job: Job, scope: Scope | None) -> JobRecord:
+    name = None if scope is None else name_of(scope)
+    return JobRecord(job.id, job.kind, job.state.value, job.due, job.tries, job.error, name)
+
+
+def _next(items: Sequence[JobRecord]) -> str:
+    last = items[-1]
+    return f"{_DEAD if last.state == 'dead' else _OTHER}{last.id}"
+
+
+def _no_job() -> UnknownId:
+    return UnknownId("There is no such job. It may have ended meanwhile.")

@@ -1,0 +1,142 @@
+"""The screens of operators' own business: the work of the background, and keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from storage.records import Scope
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.page.browser import Browser
+from tests.gateway.page.operator import Operator, operate, operator_of
+from tests.gateway.page.test_sign_in import audit
+
+HOSTILE = "<script>document.title='gone'</script> \u202e\u2066 " + "W" * 150
+
+
+def enqueue(operator: Operator, key: str, user: str | None = None, error: str | None = None) -> int:
+    """Adds a job of a kind that nobody performs; with an error, one that has failed for good."""
+    world = operator.world
+    jobs = world.store.jobs
+
+    async def add() -> int:
+        agent = (
+            None
+            if user is None
+            else await world.store.agents.find(Scope("default", "default", f"user:{user}"))
+        )
+        number = 0 if agent is None else agent.id
+        id = await jobs.enqueuing(lambda connection: jobs.enqueue_in(connection, "sweep", number, key))
+        if error is not None:
+            job = await jobs.claim(["sweep"], lease_s=60.0, tries=5)
+            assert job is not None
+            await jobs.fail(job, error, None)
+        return id
+
+    return world.gateway.call(add())
+
+
+def jobs_of(operator: Operator, query: str = "") -> list[tuple[int, str, str | None]]:
+    items = operator.twin(f"work{query}")["jobs"]["items"]
+    return [(each["id"], each["state"], each["name"]) for each in items if each["kind"] == "sweep"]
+
+
+@pytest.mark.both
+def test_failed_jobs_come_first(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with operate(upstream, tmp_path) as operator:
+        operator.world.chat(user="alice").say("Hello.")
+        dead = enqueue(operator, "a", "alice", error="the model answered 401")
+        first, second = enqueue(operator, "b", "alice"), enqueue(operator, "c")
+        expected = [(dead, "dead", "alice"), (second, "pending", None), (first, "pending", "alice")]
+        assert jobs_of(operator) == expected
+        record = operator.twin("work")
+        assert record["jobs"]["items"][0]["error"] == "the model answered 401"
+        assert (record["spent_today"], record["bound"]) == (0, 2_000_000)
+        assert record["batches"] == {"items": [], "next": None}
+        seen, after = [], ""
+        while True:
+            page = operator.twin(f"work?limit=1{after}")["jobs"]
+            seen += [each["id"] for each in page["items"] if each["kind"] == "sweep"]
+            if page["next"] is None:
+                break
+            after = f"&after={page['next']}"
+        assert seen == [dead, second, first]
+
+
+@pytest.mark.both
+def test_a_failed_job_is_tried_again_or_cancelled(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with operate(upstream, tmp_path) as operator:
+        operator.world.chat(user="alice").say("Hello.")
+        dead = enqueue(operator, "a", "alice", error="it failed")
+        reply = operator.post(f"jobs/{dead}/retry")
+        assert (reply.status, reply.headers["location"]) == (303, "../../work")
+        assert jobs_of(operator) == [(dead, "pending", "alice")]
+        assert operator.twin(f"jobs/{dead}/cancel", {})["id"] == dead
+        assert jobs_of(operator) == []
+        assert operator.post(f"jobs/{dead}/cancel").status == 404
+        assert operator.post(f"jobs/{1 << 63}/cancel").status == 404
+        done = [(each.action, each.what) for each in audit(operator) if each.action.startswith("job_")]
+        assert done == [("job_cancel", f"job {dead}"), ("job_retry", f"job {dead}")]
+
+
+def test_an_operator_of_one_project_sees_the_work_of_its_memories(operator: Operator) -> None:
+    operator.world.chat(user="alice").say("Hello.")
+    own, of_all = enqueue(operator, "a", "alice"), enqueue(operator, "b")
+    here, elsewhere = operator_of(operator.world, "default"), operator_of(operator.world, "shop")
+    assert [id for id, _, _ in jobs_of(here)] == [own]
+    assert jobs_of(elsewhere) == []
+    assert elsewhere.post(f"jobs/{own}/cancel").status == 404
+    assert elsewhere.program("POST", f"jobs/{own}/retry.json", {}).status == 404
+    assert here.post(f"jobs/{of_all}/cancel").status == 404
+    reader = operator_of(operator.world, is_read=True)
+    assert b"Cancel" not in reader.get("work").body
+    assert reader.post(f"jobs/{own}/cancel").status == 403
+    assert len(jobs_of(operator)) == 2
+    assert operator.post("batches/job-none/cancel").status == 404
+
+
+def test_the_work_looks_right(browser: Browser, operator: Operator) -> None:
+    browser.looks_right(operator, "work", heading="Work")
+    operator.world.chat(user="alice").say("Hello.")
+    operator.world.chat(user=HOSTILE).say("Hello.")
+    for number in range(3):
+        enqueue(operator, f"k{number}", "alice", error=HOSTILE if number else "the model answered 401")
+    enqueue(operator, "waits", HOSTILE)
+    browser.looks_right(operator, "work", heading="Work")
+    with browser.open(operator, "work") as page:
+        row = page.get_by_role("table", name="Jobs").get_by_role("row").nth(1)
+        name = row.get_by_role("button", name="Cancel job").text_content()
+        row.get_by_role("button", name="Cancel job").click()
+        page.wait_for_url("**/ui/work")
+        assert name is not None
+        assert page.get_by_role("button", name=name.strip()).count() == 0
+        assert page.title() == "Work – Mnemogate"
+
+
+def test_keys_are_made_and_revoked_in_the_browser(browser: Browser, operator: Operator) -> None:
+    with browser.open(operator, "keys") as page:
+        page.get_by_role("textbox", name="Name").fill("phone")
+        page.get_by_role("combobox", name="Kind").select_option("operator-read")
+        page.get_by_role("button", name="Make key").click()
+        secret = page.get_by_role("status").locator("pre").text_content()
+        page.goto(f"http://{operator.host}/ui/keys")
+        assert secret not in page.content()
+        reader = Operator(operator.world, secret)
+        assert reader.sign_in().status == 303
+        page.get_by_role("button", name="Revoke phone").click()
+        page.wait_for_url("**/ui/keys")
+        assert page.get_by_role("button", name="Revoke phone").count() == 0
+        assert reader.get("").status == 303
+    made = [(each.action, each.what) for each in audit(operator) if each.action.startswith("key_")]
+    assert made == [("key_revoke", "key 2"), ("key_create", "key 2")]
+
+
+def test_a_hostile_name_of_a_key_does_nothing(browser: Browser, operator: Operator) -> None:
+    operator.twin("keys", {"name": HOSTILE.strip()})
+    browser.looks_right(operator, "keys", heading="Keys")
+    page = operator.get("keys").body.decode()
+    assert "\u202e" not in page
+    assert "‹U+202E›" in page
+    assert "<script>document" not in page
+    assert operator.twin("keys")["items"][0]["name"] == HOSTILE.strip()
