@@ -68,6 +68,6 @@ class ChatAgents(Struct, frozen=True):
         return terms, guide_of(spec, prompt)
 
     def toolbox(self, context: MemoryContext, edits: BlockEdits, passes: Passes) -> Toolbox:
-        has_agent = bool(context.asked.spec.uid)
+        has_agent = bool(context.request.spec.uid)
         speaker = Speaker.of(context, Waiter(context.agent.uid), passes) if has_agent else None
         return self.runs.toolboxes.make(context, edits, speaker=speaker)

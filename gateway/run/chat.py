@@ -717,7 +717,7 @@ class Chat:
         context = await keeper.begin(
             MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, place)
         )
-        call.identity = context.asked.identity
+        call.identity = context.request.identity
         changes = BlockEdits(list(context.blocks))
         toolbox = self._agents.toolbox(context, changes, call.passes)
         form = form_for(request, attempts.endpoint, attempts.target.model)

@@ -89,7 +89,7 @@ class TreeMemory:
             self.context = context = replace(
                 context, snapshot=replace(context.snapshot, blocks=snapshot.blocks, ops=snapshot.ops)
             )
-            changes.make_again(seen_blocks(context.asked, snapshot, context.path))
+            changes.make_again(seen_blocks(context.request, snapshot, context.path))
         texts, shown = changes.unshown(answers[n].shown for n in sorted(answers))
         if texts:
             mark = mark_of(context.agent.secret)

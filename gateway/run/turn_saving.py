@@ -183,7 +183,7 @@ class TurnSaving:
             self.metrics.commit_ms.observe((time.perf_counter() - begun) * 1000)
         self.metrics.not_durable.inc()
         self.call.receipt.headers["x-mnemogate-durable"] = "false"
-        if self.memory.context.asked.identity.mode is Mode.STRICT and not self.call.sink.started:
+        if self.memory.context.request.identity.mode is Mode.STRICT and not self.call.sink.started:
             late = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
             self.refusal = Conflict(events.LOST) if is_lost else late
         return events.Saved(durable=False, is_lost=is_lost)

@@ -283,10 +283,10 @@ class ItemTurns:
 
     async def _replay(self, opened: ItemTurn, prompt: Prompt | None = None) -> None:
         """Replays an item's turn up to the reply that follows. prompt: of the request for that."""
-        prompt = prompt or Prompt(opened.memory.request, opened.memory.target)
+        prompt = prompt or Prompt(opened.memory.chat, opened.memory.target)
         tools, spec = opened.toolbox.definitions(), opened.spec
         call = ChatCall(
-            opened.memory.request, Passes(), opened.memory.identity, spec, opened.route, opened.memory.kind,
+            opened.memory.chat, Passes(), opened.memory.identity, spec, opened.route, opened.memory.kind,
             MakesUnseen(), UnseenSink(), Receipt(0.0),
         )  # fmt: skip
         guide = guide_of(spec, replace(prompt, tools=tools), opened.most_steps, can_ask=True)
@@ -338,7 +338,7 @@ class ItemTurns:
         """Returns the request that follows. Raises: ItemFailed, StoreError."""
         opened = await self.open(item, composes=True)
         context, target = opened.context, opened.memory.target
-        form = form_for(opened.memory.request, self._endpoint(target), target.model)
+        form = form_for(opened.memory.chat, self._endpoint(target), target.model)
         notes = {int(key): note for key, note in opened.request_state.get("notes", {}).items()}
         prompt = await self._keeper.composer.make(
             context, form, opened.toolbox.definitions(), notes if opened.request_state else None
@@ -450,7 +450,7 @@ class ItemTurns:
         if outcome is None or not (outcome.full or outcome.text):
             return end
         context = await read_path(keeper.store, opened.memory, opened.messages, keeper.settings.idle_s)
-        request, notes = opened.memory.request, opened.request_state.get("notes", {})
+        request, notes = opened.memory.chat, opened.request_state.get("notes", {})
         # A live turn may have written the conversation's initial messages meanwhile.
         head = opened.request_state.get("messages", 0) - len(context.plan.held)
         pinned = context.pinned if context.pinned is not None and context.pinned.id else None
@@ -495,7 +495,7 @@ class ItemTurns:
         chars = sum(len(text_of(m)) for m in opened.messages) + len(outcome.text)
         keeper.report_lag(context.agent.id, context.snapshot, chars)
         messages, seq = len(opened.messages) + 1, context.snapshot.next_seq
-        keeper.events.turn_stored(context.agent.id, messages, context.asked.spec.sleeptime, seq)
+        keeper.events.turn_stored(context.agent.id, messages, context.request.spec.sleeptime, seq)
 
     async def _made(self, run: Run) -> dict[tuple[int, str], ToolAnswer | None]:
         """Returns the journaled calls of tools, with their results."""

@@ -84,7 +84,7 @@ class Speaker(Struct, frozen=True):
 
     @staticmethod
     def of(context: MemoryContext, waiter: Waiter, passes: Passes, *, holds_slot: bool = False) -> Speaker:
-        scope, spec = context.agent.scope, context.asked.spec
+        scope, spec = context.agent.scope, context.request.spec
         return Speaker(
             scope.project, ids.named("agent", context.agent.uid), spec.name, waiter, passes, holds_slot
         )

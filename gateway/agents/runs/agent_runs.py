@@ -441,7 +441,7 @@ class AgentRuns:
         failover = self._failover if sending.accepted is None else self._background
         attempts = failover.attempts(sending.route, key, sink, receipt)
         form = form_for(sending.request, attempts.endpoint, attempts.target.model)
-        asked = MemoryRequest(
+        request = MemoryRequest(
             sending.request,
             sending.identity,
             sending.spec,
@@ -453,7 +453,7 @@ class AgentRuns:
         accepted = sending.accepted
         await self._pending.written(sending.scope, self._limits.commit_wait_s)
         try:
-            begun = await self._begins.begin(sending, asked, form, sink)
+            begun = await self._begins.begin(sending, request, form, sink)
         except StoreError as error:
             if accepted is not None:
                 raise

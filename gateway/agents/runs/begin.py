@@ -60,7 +60,7 @@ class BeginsRuns:
         self._tools_of = tools_of
 
     async def begin(
-        self, sending: Sending, asked: MemoryRequest, form: EndpointForm, sink: Sink
+        self, sending: Sending, request: MemoryRequest, form: EndpointForm, sink: Sink
     ) -> RunBeginning:
         """Reads what the send goes on from, and writes what came in.
 
@@ -68,12 +68,12 @@ class BeginsRuns:
         """
         keeper, accepted = self._keeper, sending.accepted
         if accepted is not None and accepted.run.state is RunState.RUNNING:
-            return await self._take_up(sending, accepted, asked, form)
+            return await self._take_up(sending, accepted, request, form)
         run = await self._run(sending)
         for _ in range(TRIES):
             first = () if sending.decisions else sending.messages
             with sink.while_here():
-                context = await read_path(keeper.store, asked, first, keeper.settings.idle_s)
+                context = await read_path(keeper.store, request, first, keeper.settings.idle_s)
                 if (left := await self._cut_short(context, sending)) is not None:
                     # The model's reply is shorter now, so all of it is read again.
                     sending = left
@@ -92,7 +92,7 @@ class BeginsRuns:
                 await memory.open(prompt)
                 return RunBeginning(memory, prompt)
             except TooSlow:
-                asked.place.hand_on()
+                request.place.hand_on()
                 self._pending.add(memory.give_up(prompt), "A run that began too late")
                 raise
             except (WriteConflict, Stale):
@@ -157,10 +157,10 @@ class BeginsRuns:
     # -- a run that was broken off
 
     async def _take_up(
-        self, sending: Sending, accepted: AcceptedRun, asked: MemoryRequest, form: EndpointForm
+        self, sending: Sending, accepted: AcceptedRun, request: MemoryRequest, form: EndpointForm
     ) -> RunBeginning:
         keeper, run = self._keeper, accepted.run
-        context = await read_path(keeper.store, asked, (), keeper.settings.idle_s)
+        context = await read_path(keeper.store, request, (), keeper.settings.idle_s)
         e = context.unended
         if e is not None:
             context = taken_up(context)
@@ -214,10 +214,10 @@ class BeginsRuns:
         await RunMemory(self._keeper, context, form, run, tools, client_calls, run.id).write_results(results)
         return True
 
-    async def deny(self, sending: Sending, asked: MemoryRequest, run: Run) -> bool:
+    async def deny(self, sending: Sending, request: MemoryRequest, run: Run) -> bool:
         """Denies all calls of a pause that have no result. False: this run does not wait. Raises: StoreError."""
         store = self._keeper.store
-        context = await read_path(store, asked, (), self._keeper.settings.idle_s)
+        context = await read_path(store, request, (), self._keeper.settings.idle_s)
         step = await self._last_step(context)
         if step is None or not step.waiting:
             return False
@@ -265,7 +265,7 @@ class BeginsRuns:
         before = [orjson.loads(text.data) for text in texts if is_of_step(tip, text.seq)]
         is_marked = sending.accepted is not None or sending.identity.retry or bool(sending.otid)
         answered = [m["tool_call_id"] for m in before]
-        window = context.asked.target.context_window
+        window = context.request.target.context_window
         decisions = [_with_room(each, window) for each in sending.decisions]
         given = decided(step, answered, decisions, may_repeat=is_marked)
         calls = {*answered, *(message["tool_call_id"] for message in given)}

@@ -174,7 +174,7 @@ class RunMemory:
             if self._opened is not None:
                 await self._end_step(prompt, _StepResult(stop=StopReason.ERROR, error=StopReason.ERROR))
         finally:
-            self.context.asked.place.leave()
+            self.context.request.place.leave()
 
     @property
     def opened(self) -> Exchange | None:
@@ -186,7 +186,7 @@ class RunMemory:
     async def aim(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         self.form = form
         context = self.context.answered_by(target)
-        self.context = replace(context, asked=replace(context.asked, target=target))
+        self.context = replace(context, request=replace(context.request, target=target))
         return await self.keeper.composer.remake(self.context, prompt, target, form)
 
     async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
@@ -207,7 +207,7 @@ class RunMemory:
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
         # The next send of the conversation waits for this write. A run that may be continued stays in the queue.
         if not self.run.background:
-            self.context.asked.place.hand_on()
+            self.context.request.place.hand_on()
         return self._write(prompt, outcome)
 
     # -- a step ends
@@ -239,7 +239,7 @@ class RunMemory:
 
     def _due(self, e: Exchange, now: float) -> list[RunAccept]:
         """Returns the runs that this one's end makes due: of the agents that read these messages."""
-        sleeptime = self.context.asked.spec.sleeptime
+        sleeptime = self.context.request.spec.sleeptime
         if (
             sleeptime is None
             or not sleeptime.every
@@ -283,7 +283,7 @@ class RunMemory:
         return await self._make_again(results)
 
     async def _blocks(self) -> list[Block]:
-        return in_order(self.context.asked.spec, await self.keeper.store.blocks.load(self.context.agent.id))
+        return in_order(self.context.request.spec, await self.keeper.store.blocks.load(self.context.agent.id))
 
     def _set_blocks(self, blocks: Sequence[Block]) -> None:
         self._edits = StepEdits(blocks, self._shown, self.client_calls)
@@ -405,7 +405,7 @@ class RunMemory:
             raise
         finally:
             if not self.run.background:
-                self.context.asked.place.leave()
+                self.context.request.place.leave()
         self._report(prompt)
         return after_results
 
@@ -494,7 +494,7 @@ class RunMemory:
         last = self.steps[-1]
         messages = sum(len(e.inputs) + 1 for e in self.steps)
         keeper.events.turn_stored(
-            context.agent.id, messages, context.asked.spec.sleeptime, context.snapshot.next_seq
+            context.agent.id, messages, context.request.spec.sleeptime, context.snapshot.next_seq
         )
         if prompt.window.overfull is not None:
             turn = Committed(context.agent, last.id, last.conversation, True)

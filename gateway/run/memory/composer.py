@@ -62,10 +62,10 @@ class Composer(Struct, frozen=True):
         made_notes: Mapping[int, str] | None = None,
     ) -> Prompt:
         """Returns the prompt for the target that is expected to answer. made_notes: those that were made before."""
-        asked, plan = context.asked, context.plan
+        request, plan = context.request, context.plan
         if context.is_off:
             composition = await self._compose_off(context)
-            prompt = Prompt(asked.request, asked.target, form, asked.spec.system, composition=composition)
+            prompt = Prompt(request.chat, request.target, form, request.spec.system, composition=composition)
             return replace(prompt, window=await fit(prompt))
         new = plan.messages
         last = _asked_at(plan)
@@ -89,8 +89,8 @@ class Composer(Struct, frozen=True):
                 notes[last] += render_changes(context, section, WHOLE.notes(composition))
                 composition = await self._compose(context, notes)
         prompt = Prompt(
-            asked.request,
-            asked.target,
+            request.chat,
+            request.target,
             form,
             section.text,
             tools,
@@ -100,9 +100,9 @@ class Composer(Struct, frozen=True):
             section,
             {} if plan.off else notes,
             NO_RECALL,
-            bool(asked.spec.uid) or context.is_stored,
+            bool(request.spec.uid) or context.is_stored,
         )
-        if asked.target.context_window is not None or asked.spec.bounds or context.evicted:
+        if request.target.context_window is not None or request.spec.bounds or context.evicted:
             prompt = await self._fitted(context, prompt, takes_note=takes_note)
         if not takes_note:
             return prompt
@@ -165,7 +165,7 @@ class Composer(Struct, frozen=True):
         is_due: the prompt changes from its beginning in any case.
         binds: the section stays as it is for as long as the conversation has thoughts after it.
         """
-        match_point, spec, plan = context.plan.match.match_point, context.asked.spec, context.plan
+        match_point, spec, plan = context.plan.match.match_point, context.request.spec, context.plan
         parts = SectionParts(
             context.blocks,
             context.tools_in_section if context.offered else {},
@@ -187,7 +187,7 @@ class Composer(Struct, frozen=True):
 
     def _beginning(self, context: MemoryContext, composition: Composition) -> Eviction:
         """Returns where the request's window begins, as yet without its cuts."""
-        plan, spec = context.plan, context.asked.spec
+        plan, spec = context.plan, context.request.spec
         evicted, start = find_beginning(plan, composition, context.evicted, is_plain=context.is_plain)
         terms = SummaryTerms() if spec.defined is None else SummaryTerms.of(spec.defined.compaction)
         return Eviction(
@@ -204,7 +204,7 @@ class Composer(Struct, frozen=True):
     async def _with_summaries(self, context: MemoryContext, prompt: Prompt) -> Prompt:
         """Adds the newest summaries on this path: read only where the conversation may not fit whole."""
         match_point = context.plan.match.match_point
-        if match_point is None or not context.agent.id or not context.asked.spec.summarises:
+        if match_point is None or not context.agent.id or not context.request.spec.summarises:
             return prompt
         if context.summaries is not None:
             # All of a stored conversation is on the path, though not all of it was loaded.
@@ -226,7 +226,7 @@ class Composer(Struct, frozen=True):
         section, most = prompt.section, prompt.target.context_window
         is_long = most is not None and may_exceed(prompt, most * 3 // 4)
         has_changes = most is not None and bool(section.changes)  # they may make a long note
-        if not (is_long or has_changes or context.asked.spec.bounds or context.evicted):
+        if not (is_long or has_changes or context.request.spec.bounds or context.evicted):
             return prompt
         composition = prompt.composition
         prompt = replace(prompt, beginning=self._beginning(context, prompt.composition))

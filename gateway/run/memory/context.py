@@ -53,7 +53,7 @@ _ids = random.Random()
 class MemoryRequest(Struct, frozen=True):
     """A request as memory sees it."""
 
-    request: ChatRequest
+    chat: ChatRequest
     identity: Identity
     # The agent it asks for.
     spec: AgentSpec
@@ -70,7 +70,7 @@ class MemoryRequest(Struct, frozen=True):
 class MemoryContext(Struct, frozen=True):
     """Everything that was read for one request."""
 
-    asked: MemoryRequest
+    request: MemoryRequest
     # The memory's owner as it is stored, or a draft of it.
     agent: Agent
     # The result of one round trip.
@@ -102,12 +102,12 @@ class MemoryContext(Struct, frozen=True):
     @property
     def is_off(self) -> bool:
         """Memory is off for this request: nothing is added, and nothing is stored."""
-        return self.asked.identity.mode is Mode.OFF
+        return self.request.identity.mode is Mode.OFF
 
     @property
     def is_stored(self) -> bool:
         """The conversation is a stored one, so all its messages are one path."""
-        return self.asked.kind is ConversationKind.AGENT
+        return self.request.kind is ConversationKind.AGENT
 
     @property
     def tools_in_section(self) -> dict[str, str]:
@@ -122,7 +122,7 @@ class MemoryContext(Struct, frozen=True):
     @property
     def evicted(self) -> Evicted | None:
         """The part of the path that has left the window before."""
-        return evicted_at(self.plan.match.match_point, self.asked.target.context_window)
+        return evicted_at(self.plan.match.match_point, self.request.target.context_window)
 
     def answered_by(self, target: Target) -> MemoryContext:
         """Returns the same for another target than the one that was expected."""
@@ -132,50 +132,60 @@ class MemoryContext(Struct, frozen=True):
         return replace(self, plan=replace(self.plan, query=replace(self.plan.query, model=model)))
 
 
-async def read(store: Store, resent: ResentLists, asked: MemoryRequest, idle_s: float) -> MemoryContext:
+async def read(store: Store, resent: ResentLists, request: MemoryRequest, idle_s: float) -> MemoryContext:
     """Returns what there is to know; of a paused memory as if the request had turned it off.
 
     Raises: StoreError when memory cannot be had.
     """
-    agent, listing, snapshot = await _look(store, resent, asked)
+    agent, listing, snapshot = await _look(store, resent, request)
     if agent.paused is not None:
-        asked = replace(asked, identity=replace(asked.identity, mode=Mode.OFF))
-    identity, target, found = asked.identity, asked.target, snapshot.conversation
+        request = replace(request, identity=replace(request.identity, mode=Mode.OFF))
+    identity, target, found = request.identity, request.target, snapshot.conversation
     is_named = identity.conversation is not None
     query = Query(
         listing,
         is_named,
         _KEEPING[identity.mode],
-        asked.now,
+        request.now,
         idle_s,
-        asked.kind,
+        request.kind,
         identity.retry,
         found.id if is_named and found is not None else None,
         f"{target.upstream}/{target.model}",
     )
     plan = plan_plain(snapshot, query)
     if plan is None or found is None or snapshot.exchange is None:
-        return await _weigh(store, asked, agent, snapshot, query)
+        return await _weigh(store, request, agent, snapshot, query)
     # The look-up has brought all of a plain turn.
     rounds = snapshot.additions.rounds
     chain = rounds if rounds and rounds[-1].id == snapshot.exchange.id else (*rounds, snapshot.exchange)
-    blocks = seen_blocks(asked, snapshot, chain) if snapshot.blocks or snapshot.ops else ()
-    offered = offer_tools(asked, agent, snapshot.section, asked.request.json)
+    blocks = seen_blocks(request, snapshot, chain) if snapshot.blocks or snapshot.ops else ()
+    offered = offer_tools(request, agent, snapshot.section, request.chat.json)
     return MemoryContext(
-        asked, agent, snapshot, plan, Tree(rounds), chain, True, found.uid, snapshot.section, blocks, offered
+        request,
+        agent,
+        snapshot,
+        plan,
+        Tree(rounds),
+        chain,
+        True,
+        found.uid,
+        snapshot.section,
+        blocks,
+        offered,
     )
 
 
 async def _look(
-    store: Store, resent: ResentLists, asked: MemoryRequest
+    store: Store, resent: ResentLists, request: MemoryRequest
 ) -> tuple[Agent, Listing, MemorySnapshot]:
     """Returns the memory's owner, the request's list, and what one round trip reads of both. Raises: StoreError."""
-    scope, key = asked.identity.scope, asked.identity.conversation
+    scope, key = request.identity.scope, request.identity.conversation
     assert scope is not None
     # A remembered agent may have been forgotten by another process: then it is looked for once more.
     for _ in range(2):
-        agent = await agent_of(store, asked)
-        listing = resent.listing(Canon(agent.secret), asked.request)
+        agent = await agent_of(store, request)
+        listing = resent.listing(Canon(agent.secret), request.chat)
         path = listing.path_answered if listing.answered else None
         snapshot = await store.turns.snapshot(agent, key, path) if agent.id else MemorySnapshot()
         if snapshot is not None:
@@ -194,53 +204,53 @@ async def _look(
 
 
 async def _weigh(
-    store: Store, asked: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, query: Query
+    store: Store, request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, query: Query
 ) -> MemoryContext:
     """Returns what there is to know of a turn that is not plain."""
-    plan, tree = await _plan(store, asked, agent, snapshot, query)
+    plan, tree = await _plan(store, request, agent, snapshot, query)
     match_point = plan.match.match_point
     path = tuple(tree.chain(match_point))
     uid = await _conversation_uid(store, agent, snapshot, plan) or _uid_of_new(
-        asked, agent, snapshot, query.listing
+        request, agent, snapshot, query.listing
     )
-    if asked.identity.mode is Mode.OFF:
-        return MemoryContext(asked, agent, snapshot, plan, tree, path, False, uid)
+    if request.identity.mode is Mode.OFF:
+        return MemoryContext(request, agent, snapshot, plan, tree, path, False, uid)
     number = match_point.section if match_point is not None else None
     pinned = await store.turns.section(agent, number) if number is not None else None
-    blocks = seen_blocks(asked, snapshot, path) if agent.id else await blocks_of_new(store, asked, agent)
-    offered = offer_tools(asked, agent, pinned, asked.request.json)
+    blocks = seen_blocks(request, snapshot, path) if agent.id else await blocks_of_new(store, request, agent)
+    offered = offer_tools(request, agent, pinned, request.chat.json)
     if plan.fill:
-        plan = replace(plan, fill=_put_in_front(asked, plan))
-    return MemoryContext(asked, agent, snapshot, plan, tree, path, False, uid, pinned, blocks, offered)
+        plan = replace(plan, fill=_put_in_front(request, plan))
+    return MemoryContext(request, agent, snapshot, plan, tree, path, False, uid, pinned, blocks, offered)
 
 
-async def agent_of(store: Store, asked: MemoryRequest) -> Agent:
+async def agent_of(store: Store, request: MemoryRequest) -> Agent:
     """Returns the memory's owner as it is stored, or a draft of it.
 
     Gateways that share a database could not agree on a draft: there it is stored before anything of it is cached.
     Raises: NotFound: it was made over REST, and is gone.
     """
-    scope, spec = asked.identity.scope, asked.spec
+    scope, spec = request.identity.scope, request.spec
     assert scope is not None
     agents = store.agents
     if not store.database.is_shared:
         return agents.at_hand(scope) or await agents.find_or_draft(scope, is_made=bool(spec.uid))
     # Of what is off the record hashes are stored, under the agent's secret.
-    if not spec.uid and not asked.identity.leaves_nothing:
-        return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, asked.now)
+    if not spec.uid and not request.identity.leaves_nothing:
+        return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, request.now)
     return await agents.find_or_draft(scope, is_made=bool(spec.uid))
 
 
-def _put_in_front(asked: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
+def _put_in_front(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
     """Returns what goes before the client's list: what it left out, unless that has left the window for good."""
-    if asked.spec.history == "client":
+    if request.spec.history == "client":
         return ()
-    fill, gone = plan.fill, evicted_at(plan.match.match_point, asked.target.context_window)
+    fill, gone = plan.fill, evicted_at(plan.match.match_point, request.target.context_window)
     return fill if gone is None else tuple(element for element in fill if element.at[1] >= gone.offset)
 
 
 async def _plan(
-    store: Store, asked: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, query: Query
+    store: Store, request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, query: Query
 ) -> tuple[Plan, Tree]:
     """Loads as much of a conversation as it takes to plan the turn.
 
@@ -255,11 +265,11 @@ async def _plan(
     recent: int | None = RECENT + query.listing.replies
     low: int | None = None
     while True:
-        probes = full_probes(query, asked.identity.conversation, recent=recent, low=low)
+        probes = full_probes(query, request.identity.conversation, recent=recent, low=low)
         pool = await store.turns.pool(agent, probes)
         tree = Tree(pool.exchanges, pool.contents, pool.tombs)
         plan = await with_contents(store.turns, agent, tree, partial(planning.plan_turn, tree, query))
-        evicted = evicted_at(plan.match.match_point, asked.target.context_window)
+        evicted = evicted_at(plan.match.match_point, request.target.context_window)
         if not query.named and not query.listing.answered:
             store.turns.cache_openings(agent, snapshot, openings_of(tree))
         is_all = recent is None and low is None
@@ -282,14 +292,14 @@ async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot
     return await store.turns.conversation_uid(agent, stored)
 
 
-def _uid_of_new(asked: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, listing: Listing) -> str:
+def _uid_of_new(request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, listing: Listing) -> str:
     """Returns the public name of a conversation that begins.
 
     Requests that begin one at the same time must give their clients the same name, before any of them is written. So it
     is a hash of the client's own name for it, or of its messages and of how much was known by then, since another
     conversation may have begun alike; and of the epoch, since what begins after a forgetting is another one.
     """
-    key = asked.identity.conversation
+    key = request.identity.conversation
     of = b"k" + key.encode() if key is not None else b"m%d " % snapshot.next_seq + listing.path(len(listing))
     return blake2b(b"%d %b" % (agent.epoch, of), key=agent.secret, digest_size=16).hexdigest()
 
@@ -307,16 +317,16 @@ def in_order(spec: AgentSpec, blocks: Sequence[Block]) -> list[Block]:
 
 
 def seen_blocks(
-    asked: MemoryRequest, snapshot: MemorySnapshot, path: Sequence[Exchange]
+    request: MemoryRequest, snapshot: MemorySnapshot, path: Sequence[Exchange]
 ) -> tuple[Block, ...]:
     """Returns the blocks of a look as a path sees them, its own pending edits included."""
-    blocks = in_order(asked.spec, snapshot.blocks)
+    blocks = in_order(request.spec, snapshot.blocks)
     return tuple(edits.view(blocks, snapshot.ops, {x.id for x in path}) if snapshot.ops else blocks)
 
 
-async def blocks_of_new(store: Store, asked: MemoryRequest, agent: Agent) -> tuple[Block, ...]:
+async def blocks_of_new(store: Store, request: MemoryRequest, agent: Agent) -> tuple[Block, ...]:
     """Returns the blocks with which the memory of a draft will begin."""
-    spec = asked.spec
+    spec = request.spec
     defaults = [replace(block, id=n) for n, block in enumerate(spec.blocks)]
     if spec.shared:
         stored = {block.label: block for block in await store.turns.shared_blocks(agent)}
@@ -325,15 +335,15 @@ async def blocks_of_new(store: Store, asked: MemoryRequest, agent: Agent) -> tup
 
 
 def offer_tools(
-    asked: MemoryRequest, agent: Agent, pinned: SentSection | None, body: Mapping[str, Any]
+    request: MemoryRequest, agent: Agent, pinned: SentSection | None, body: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Returns the memory tools for a request, offered name -> tool.
+    """Returns the memory tools for a chat, offered name -> tool.
 
     pinned: the path's section, which has the names that the conversation uses already.
-    body: of the request.
+    body: of the chat.
     """
-    request, identity, spec = asked.request, asked.identity, asked.spec
-    wanted = spec.offers_tools and (identity.agent is not None or request.has_tools)
+    chat, identity, spec = request.chat, request.identity, request.spec
+    wanted = spec.offers_tools and (identity.agent is not None or chat.has_tools)
     if spec.defined is not None:
         # Whoever gave an agent a form for its answers gave it its tools as well.
         own = spec.defined.sampling
@@ -342,7 +352,7 @@ def offer_tools(
         return {}
     if spec.uid:
         # On a clash of names the client's tool wins.
-        return {tool.name: tool.name for tool in spec.tools if tool.name not in request.tools}
+        return {tool.name: tool.name for tool in spec.tools if tool.name not in chat.tools}
     enabled = MEMORY_TOOLS if agent.scope.spans else BLOCK_EDITS
     agreed = pinned.known.get("tools") if pinned else None
-    return offer(enabled, frozenset(request.tools), agreed)
+    return offer(enabled, frozenset(chat.tools), agreed)

@@ -105,7 +105,7 @@ class MemoryKeeper:
 
     # -- when it begins
 
-    async def begin(self, asked: MemoryRequest) -> MemoryContext:
+    async def begin(self, request: MemoryRequest) -> MemoryContext:
         """Returns what memory knows of a request.
 
         In append mode the requests of one conversation queue: each waits until the one before has left its place.
@@ -113,20 +113,20 @@ class MemoryKeeper:
         """
         if self._uncached:
             self._cache_all()
-        if asked.kind is ConversationKind.APPENDED:
-            await self._queue(asked)
+        if request.kind is ConversationKind.APPENDED:
+            await self._queue(request)
             # The time is taken again, because the turn that this request waited for was written meanwhile.
-            asked = replace(asked, now=self.now())
-        return await read(self.store, self.resent, asked, self.settings.idle_s)
+            request = replace(request, now=self.now())
+        return await read(self.store, self.resent, request, self.settings.idle_s)
 
-    async def _queue(self, asked: MemoryRequest) -> None:
+    async def _queue(self, request: MemoryRequest) -> None:
         """Waits for the requests before this one. Raises: TooSlow: for longer than it would."""
-        key = asked.identity.conversation
+        key = request.identity.conversation
         assert key is not None
-        agent = await agent_of(self.store, asked)
+        agent = await agent_of(self.store, request)
         try:
-            async with asyncio.timeout(asked.place.most_s):
-                await self.queues.enter((agent.uid, key), asked.place)
+            async with asyncio.timeout(request.place.most_s):
+                await self.queues.enter((agent.uid, key), request.place)
         except TimeoutError:
             raise TooSlow("another request of this conversation is being answered") from None
 
@@ -159,17 +159,17 @@ class MemoryKeeper:
         receipt: of its reply; None: it is not noted why it recalled what it did.
         The future fails with StoreError. Who cancels it abandons the result, not the write.
         """
-        asked = context.asked
-        asked.place.hand_on()
+        request = context.request
+        request.place.hand_on()
         if (
             outcome.shown_reply is not None
             and "tool_calls" in outcome.shown_reply
-            and asked.identity.scope is not None
+            and request.identity.scope is not None
         ):
-            self.delegated.made(asked.identity.scope, asked.request.json, outcome.shown_reply, self.now())
+            self.delegated.made(request.identity.scope, request.chat.json, outcome.shown_reply, self.now())
         # A failed turn is asked again, or comes back in a later list, which must know what of it is off the record.
         has_failed = outcome.state is End.FAILED and not outcome.text
-        leaves_nothing = context.asked.identity.leaves_nothing or (has_failed and not context.plan.off)
+        leaves_nothing = context.request.identity.leaves_nothing or (has_failed and not context.plan.off)
         if leaves_nothing and context.row < 0:
             return self._over(context)
         try:
@@ -180,7 +180,7 @@ class MemoryKeeper:
         if write.plain is not None:
             e, listing = write.plain[0], context.plan.query.listing
             self.resent.answered(
-                context.asked.request, listing, outcome.shown_reply or {}, e.reply or (), e.path
+                context.request.chat, listing, outcome.shown_reply or {}, e.reply or (), e.path
             )
         overfull = prompt.window.overfull if outcome.state is FINISHED else None
         writing.add_done_callback(partial(self._written, context, write, overfull))
@@ -188,7 +188,7 @@ class MemoryKeeper:
 
     def _over(self, context: MemoryContext, error: Exception | None = None) -> asyncio.Future[None]:
         """Returns the end of a write that did not even begin."""
-        context.asked.place.leave()
+        context.request.place.leave()
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         over.set_result(None) if error is None else over.set_exception(error)
         return over
@@ -205,7 +205,7 @@ class MemoryKeeper:
         What opens a conversation is cached with its words, so that comes before they may be forgotten.
         """
         if writing.cancelled() or writing.exception() is not None:
-            context.asked.place.leave()
+            context.request.place.leave()
             return
         committed = writing.result()
         if not self._uncached:
@@ -225,7 +225,7 @@ class MemoryKeeper:
         self, context: MemoryContext, write: TurnWrite, overfull: Overfull | None, committed: Committed
     ) -> None:
         """Keeps and reports what was written. overfull: as it was sent, its window was filling up."""
-        context.asked.place.leave()
+        context.request.place.leave()
         snapshot, events = context.snapshot, self.events
         self.store.turns.cache_committed(write, committed)
         agent = committed.agent
@@ -236,7 +236,7 @@ class MemoryKeeper:
             events.edits_wait()
         if not context.plan.off and agent.scope.spans:
             events.turn_stored(
-                agent.id, len(context.plan.messages) + 1, context.asked.spec.sleeptime, snapshot.next_seq
+                agent.id, len(context.plan.messages) + 1, context.request.spec.sleeptime, snapshot.next_seq
             )
         if overfull is not None:
             events.window_fills(committed, overfull)

@@ -143,10 +143,10 @@ class Recaller(Struct, frozen=True):
         naming: tokens of the line that names the note's mark, which is not counted in the result. In a small window it
         is taken as well, or the note would hold nothing else.
         """
-        scope, window = context.asked.identity.scope, context.asked.target.context_window
+        scope, window = context.request.identity.scope, context.request.target.context_window
         if scope is None or not scope.spans:
             return 0
-        defined = context.asked.spec.defined
+        defined = context.request.spec.defined
         own = None if defined is None else defined.recall_tokens
         budget = max(0, (self.settings.recall_tokens if own is None else own) - naming)
         if window is None:
@@ -179,18 +179,18 @@ class Recaller(Struct, frozen=True):
         found, why, has_failed, ms = _NOTHING, "", False, 0.0
         is_noted = (
             bool(self.settings.keep_why_days)
-            and context.asked.identity.mode in KEEPS
+            and context.request.identity.mode in KEEPS
             and self.budget(context, naming) > 0
         )
         trace, left = SearchTrace() if is_noted else None, note.LeftOut()
         render = _renderer(context, names_mark=naming > 0)
         chosen: Sequence[note.Recalled] = ()
         # What its client leaves out of a list is not put back, and may have to be recalled.
-        is_trimmed = context.asked.spec.history == "client" and not context.plan.follows_head
+        is_trimmed = context.request.spec.history == "client" and not context.plan.follows_head
         if budget > 0 and (elsewhere > 0 or window.evicted_tokens > 0 or is_trimmed):
             visible = VisibleContent.of(context, prompt.composition, window)
             try:
-                names = [each for each in dict.fromkeys((name, context.asked.identity.name)) if each]
+                names = [each for each in dict.fromkeys((name, context.request.identity.name)) if each]
                 recalling = _Recalling(context, window, visible, budget, begun, trace, names)
                 found = await self._find(recalling, text)
                 if found.is_selection:
@@ -266,7 +266,7 @@ class Recaller(Struct, frozen=True):
 
     def _limit_ms(self, context: MemoryContext) -> float:
         """Returns the time for recall."""
-        return self.settings.recall_deadline_ms / (STREAM_HASTE if context.asked.request.stream else 1)
+        return self.settings.recall_deadline_ms / (STREAM_HASTE if context.request.chat.stream else 1)
 
     async def _search(self, recalling: _Recalling, query: str) -> list[Message]:
         """Returns what memory has for a text, best first."""

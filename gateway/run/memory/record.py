@@ -137,7 +137,7 @@ def record_turn(
         if outcome.is_refused:
             how = settle.refuse
     ended = _ended(context, prompt, changes.ops, outcome, now)
-    plan, key, snapshot = context.plan, context.asked.identity.conversation, context.snapshot
+    plan, key, snapshot = context.plan, context.request.identity.conversation, context.snapshot
     section = _section(context, prompt)
     plain: tuple[Exchange, int] | None = None
     # A plain turn that finished is one insert, unless the conversation has moved since it was read.
@@ -158,8 +158,8 @@ def record_turn(
         (snapshot.next_seq, snapshot.rev),
         ops=changes.ops,
         section=section,
-        defaults=() if context.agent.id else context.asked.spec.own_blocks,
-        shared=() if context.agent.id else context.asked.spec.shared_blocks,
+        defaults=() if context.agent.id else context.request.spec.own_blocks,
+        shared=() if context.agent.id else context.request.spec.shared_blocks,
         opening=None if context.is_plain else opening_of(plan, ended.now),
         chars=sum(map(len, map(text_of, (*plan.messages, *ended.full)))),
         recall=None if receipt is None or plan.off else recall_row(prompt, outcome, receipt),

@@ -49,22 +49,22 @@ def headed(request: ChatRequest) -> ChatRequest:
 
 
 async def read_path(
-    store: Store, asked: MemoryRequest, messages: Sequence[WireMessage], idle_s: float
+    store: Store, request: MemoryRequest, messages: Sequence[WireMessage], idle_s: float
 ) -> MemoryContext:
     """Returns what a send goes on from.
 
     messages: what came in, as it will be stored.
-    asked: its request is a headed one; its conversation is `default`, or the uid of one that is there.
+    request: its chat completion is a headed one; its conversation is `default`, or the uid of one that is there.
 
     Raises: NotFound: there is no such conversation; StoreError.
     """
-    scope = asked.identity.scope
+    scope = request.identity.scope
     assert scope is not None
     agents = store.agents
     # A remembered agent may have been forgotten by another process: then it is looked for once more.
     for _ in range(2):
-        agent = await agent_of(store, asked)
-        own = await _find(store, asked, agent) if agent.id else ConversationPath(MemorySnapshot())
+        agent = await agent_of(store, request)
+        own = await _find(store, request, agent) if agent.id else ConversationPath(MemorySnapshot())
         if own is not None:
             break
         agents.uncache(scope)
@@ -75,20 +75,20 @@ async def read_path(
         agent = replace(agent, epoch=own.snapshot.epoch)
         agents.cache(agent)
     conversation = own.snapshot.conversation
-    if conversation is None and asked.identity.conversation != DEFAULT:
+    if conversation is None and request.identity.conversation != DEFAULT:
         raise NotFound("there is no such conversation")
     path = list(own.path)
     unended = None
     if path and path[-1].state is State.OPEN:
         canon = Canon(agent.secret)
-        unended = path[-1] = abandon(path[-1], canon, path_hash(path[:-1], canon), asked.now)
+        unended = path[-1] = abandon(path[-1], canon, path_hash(path[:-1], canon), request.now)
     tree = Tree(path)
     uid = new_conversation_uid() if conversation is None else conversation.uid
     context = MemoryContext(
-        asked,
+        request,
         agent,
         own.snapshot,
-        plan_step(tree, _query(asked, agent, idle_s), None, None),
+        plan_step(tree, _query(request, agent, idle_s), None, None),
         tree,
         tuple(path),
         is_plain=False,
@@ -97,11 +97,13 @@ async def read_path(
         unended=unended,
     )
     blocks = (
-        in_order(asked.spec, own.snapshot.blocks) if agent.id else await blocks_of_new(store, asked, agent)
+        in_order(request.spec, own.snapshot.blocks)
+        if agent.id
+        else await blocks_of_new(store, request, agent)
     )
     seen = edits.view(blocks, own.snapshot.ops, context.path_ids)
     has_begun = any(not x.superseded and not begins_fork(x) for x in path)
-    head = () if has_begun or asked.spec.defined is None else asked.spec.defined.initial_messages
+    head = () if has_begun or request.spec.defined is None else request.spec.defined.initial_messages
     return _planned(context, [*head, *messages], own.snapshot.section, seen)
 
 
@@ -119,21 +121,21 @@ async def reread(store: Store, context: MemoryContext) -> MemoryContext | None:
 
     Raises: StoreError.
     """
-    own = await _find(store, context.asked, context.agent)
+    own = await _find(store, context.request, context.agent)
     tips = [path[-1].id if path else None for path in (context.path, own.path if own else ())]
     if own is None or own.snapshot.conversation is None or tips[0] != tips[1]:
         return None
     context = replace(
         context, snapshot=own.snapshot, path=tuple(own.path), tree=Tree(own.path), summaries=own.summaries
     )
-    blocks = in_order(context.asked.spec, own.snapshot.blocks)
+    blocks = in_order(context.request.spec, own.snapshot.blocks)
     return _planned(context, context.plan.held, context.pinned, blocks)
 
 
-async def _find(store: Store, asked: MemoryRequest, agent: Agent) -> ConversationPath | None:
-    name, sleeptime = asked.identity.conversation or DEFAULT, asked.spec.sleeptime
+async def _find(store: Store, request: MemoryRequest, agent: Agent) -> ConversationPath | None:
+    name, sleeptime = request.identity.conversation or DEFAULT, request.spec.sleeptime
     turns = 0 if sleeptime is None else sleeptime.every
-    return await store.stored_paths.path(agent, name, asked.target.context_window, turns)
+    return await store.stored_paths.path(agent, name, request.target.context_window, turns)
 
 
 def as_of(context: MemoryContext, tip: int | None) -> MemoryContext:
@@ -176,7 +178,7 @@ def go_on(
     finished: the step before.
     blocks: as that has left them.
     """
-    context = replace(ended(context, finished), asked=replace(context.asked, now=now))
+    context = replace(ended(context, finished), request=replace(context.request, now=now))
     return _planned(context, messages, pinned, blocks)
 
 
@@ -186,23 +188,23 @@ def _planned(
     pinned: SentSection | None,
     blocks: Sequence[Block],
 ) -> MemoryContext:
-    asked, conversation = context.asked, context.snapshot.conversation
+    request, conversation = context.request, context.snapshot.conversation
     tip = context.path[-1] if context.path else None
     plan = plan_step(
         context.tree,
-        _query(asked, context.agent, context.plan.query.idle_s),
+        _query(request, context.agent, context.plan.query.idle_s),
         tip,
         None if conversation is None else conversation.id,
-        evicted=evicted_at(tip, asked.target.context_window),
+        evicted=evicted_at(tip, request.target.context_window),
         held=messages,
     )
-    if asked.spec.defined is not None and asked.spec.defined.clears:
+    if request.spec.defined is not None and request.spec.defined.clears:
         first = _turn_begins(context, messages)
         plan = replace(plan, fill=tuple(each for each in plan.fill if each.exchange.depth >= first))
     context = replace(context, plan=plan, pinned=pinned, blocks=tuple(blocks))
     # The tools are the same for every step, whatever came in.
-    body: dict[str, Any] = {**asked.request.json, "messages": [{"role": "user"}]}
-    return replace(context, offered=offer_tools(context.asked, context.agent, pinned, body))
+    body: dict[str, Any] = {**request.chat.json, "messages": [{"role": "user"}]}
+    return replace(context, offered=offer_tools(context.request, context.agent, pinned, body))
 
 
 def _turn_begins(context: MemoryContext, messages: Sequence[WireMessage]) -> int:
@@ -213,21 +215,21 @@ def _turn_begins(context: MemoryContext, messages: Sequence[WireMessage]) -> int
     return next(begun, 0)
 
 
-def _query(asked: MemoryRequest, agent: Agent, idle_s: float) -> Query:
+def _query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
     return Query(
         Listing(Canon(agent.secret), ()),
         named=True,
         mode=MemoryUse.ON,
-        now=asked.now,
+        now=request.now,
         idle_s=idle_s,
-        kind=asked.kind,
-        model=f"{asked.target.upstream}/{asked.target.model}",
+        kind=request.kind,
+        model=f"{request.target.upstream}/{request.target.model}",
     )
 
 
 def open_write(context: MemoryContext, prompt: Prompt, run: Run | None, now: float) -> StepOpen:
     """Returns what is written before the model is asked. run: the one that begins with it."""
-    conversation, spec = context.snapshot.conversation, context.asked.spec
+    conversation, spec = context.snapshot.conversation, context.request.spec
     tip = context.path[-1] if context.path else None
     adopts = conversation is not None and not conversation.tip
     return StepOpen(

@@ -86,7 +86,7 @@ def _first_filled(
 
 def shows_origin(context: MemoryContext, window: FittedWindow, m: Message) -> bool:
     """Returns whether a fact was learned from what is visible anyway."""
-    if window.evicted_tokens or context.asked.spec.history == "client":
+    if window.evicted_tokens or context.request.spec.history == "client":
         return False
     match_point = context.plan.match.match_point
     # On a plain path not every exchange is loaded.

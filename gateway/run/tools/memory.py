@@ -64,7 +64,7 @@ class MemoryTools(Struct, frozen=True):
 
     def definitions(self) -> list[dict[str, Any]]:
         found = memory_tools.definitions(self.context.offered)
-        if self.context.asked.spec.filler != "model":
+        if self.context.request.spec.filler != "model":
             return found
         return [with_asides(each, {FILLER}) for each in found]
 

@@ -51,7 +51,7 @@ class Toolboxes:
         if not context.offered:
             return NO_TOOLS
         memory = memory_tools(self._keeper, context, changes, self._archives)
-        return self._of_agent(memory, run, maker, speaker) if context.asked.spec.uid else memory
+        return self._of_agent(memory, run, maker, speaker) if context.request.spec.uid else memory
 
     def of_item(self, context: MemoryContext, changes: BlockEdits, run: Run) -> Toolbox:
         """Returns the tools of an item of a batch, which holds no queue while they run."""
@@ -63,13 +63,13 @@ class Toolboxes:
         self, memory: MemoryTools, run: Run | None, maker: int, speaker: Speaker | None
     ) -> AgentTools:
         context = memory.context
-        asked, step = context.asked, context.path[-1] if maker and context.path else None
+        request, step = context.request, context.path[-1] if maker and context.path else None
         return AgentTools(
             memory,
             self._foreign,
-            asked.spec,
-            asked.request.tools,
-            asked.target.context_window,
+            request.spec,
+            request.chat.tools,
+            request.target.context_window,
             None if run is None else run.uid,
             step,
             None if speaker is None else self._peers.of(speaker, None if run is None else run.id or None),
@@ -91,7 +91,7 @@ def _place(context: MemoryContext) -> Hashable | None:
 
     None: the beginning of a conversation without a name, and another may begin alike.
     """
-    identity, match_point = context.asked.identity, context.plan.match.match_point
+    identity, match_point = context.request.identity, context.plan.match.match_point
     if match_point is None and identity.conversation is None and identity.user is None:
         return None
     above = None if match_point is None else match_point.path
