@@ -20,6 +20,7 @@ from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.move import Move, Moved
 from gateway.run.admin.operation_arguments import Defaults
 from gateway.run.admin.requests import RequestOperations
+from gateway.run.admin.runs import RunOperations
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.sign_in import SignIn
 from gateway.run.admin.transfer import TransferOperations
@@ -59,6 +60,7 @@ def make_page_operations(
         sign_in=sign_in,
         links=LinkOperations(store, log.now, settings.default_profile),
         keys=KeyOperations(store.keys, settings.projects),
+        runs=RunOperations(store),
         work=WorkOperations(store, log.now, settings.memory.background_daily_tokens),
         requests=request_operations(settings, store, log),
         edits=MemoryEdits(store, log.now),

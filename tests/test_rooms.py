@@ -161,7 +161,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "gateway.page": [
         {"page_app"},
         {"routes"},
-        {"keys", "overview", "work"},
+        {"keys", "overview", "runs", "work"},
         {"operations", "render", "screen"},
         {"defence", "shown_text", "visitor"},
     ],

@@ -8,6 +8,7 @@ from gateway.run.admin.key_operations import KeyOperations
 from gateway.run.admin.links import LinkOperations
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.requests import RequestOperations
+from gateway.run.admin.runs import RunOperations
 from gateway.run.admin.sign_in import SignIn
 from gateway.run.admin.work import WorkOperations
 
@@ -19,5 +20,6 @@ class PageOperations(Struct, frozen=True):
     links: LinkOperations
     keys: KeyOperations
     work: WorkOperations
+    runs: RunOperations
     requests: RequestOperations
     edits: MemoryEdits

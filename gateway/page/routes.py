@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.page import keys, overview, work
+from gateway.page import keys, overview, runs, work
 from gateway.page.operations import PageOperations
 from gateway.page.screen import Action, Screen
 
@@ -12,4 +12,5 @@ def all_routes(operations: PageOperations) -> list[Screen | Action]:
         *overview.screens(operations),
         *keys.screens(operations),
         *work.screens(operations),
+        *runs.screens(operations),
     ]

@@ -406,3 +406,56 @@ class WorkRecord(Struct, frozen=True):
     # Tokens of background calls today, and how many a project may use in a day; None: any number.
     spent_today: int
     bound: int | None
+
+
+class RunHead(Struct, frozen=True):
+    """A run of an agent."""
+
+    id: str
+    # The public id of its agent.
+    agent: str
+    # created, running, completed, failed or cancelled.
+    state: str
+    # Why it ended; None: it has not.
+    stop: str | None
+    created: float
+    begun: float | None
+    ended: float | None
+    steps: int
+    # Of all its steps, in and out.
+    tokens: int
+
+
+class StepCall(Struct, frozen=True):
+    """A call of a tool in a step. result: None while there is none, or where it is forgotten."""
+
+    tool: str
+    arguments: str
+    result: str | None
+    state: Literal["answered", "waiting", "open"]
+    # What it waits for: approval, client or held.
+    waiting: str | None
+
+
+class StepRecord(Struct, frozen=True):
+    """A step of a run: a call of the model. input, output: tokens."""
+
+    number: int
+    begun: float
+    ended: float | None
+    model: str
+    input: int
+    output: int
+    # Why the run ended with it; None: it went on.
+    stop: str | None
+    # The class of what went wrong.
+    error: str | None
+    calls: tuple[StepCall, ...]
+
+
+class RunPage(Struct, frozen=True):
+    """A run with a page of its steps, in order. next: `after` of the next page."""
+
+    run: RunHead
+    steps: tuple[StepRecord, ...]
+    next: str | None

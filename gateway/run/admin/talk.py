@@ -81,7 +81,7 @@ def _record(
         role,
         _speaker_of(message),
         at,
-        text if is_whole else _cut(text, TEXT_CHARS),
+        text if is_whole else cut(text, TEXT_CHARS),
         state,
         images,
         rounds or calls,
@@ -115,12 +115,12 @@ def _calls(message: Mapping[str, Any], results: Mapping[str, str]) -> tuple[Tool
             given = function.get("arguments", function.get("input", ""))
             result = results.get(str(call.get("id")), "")
             found.append(
-                ToolRound(str(function.get("name")), _cut(str(given), TOOL_CHARS), _cut(result, TOOL_CHARS))
+                ToolRound(str(function.get("name")), cut(str(given), TOOL_CHARS), cut(result, TOOL_CHARS))
             )
     return tuple(found)
 
 
-def _cut(text: str, most: int) -> str:
+def cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 

@@ -344,8 +344,8 @@ class Runs(Group):
         return found
 
     @reads
-    async def get(self, connection: Connection, project: str, uid: str) -> RunEntry:
-        """Returns the run with this public name. Raises: NotFound, also for one of another project."""
+    async def get(self, connection: Connection, project: str | None, uid: str) -> RunEntry:
+        """Returns the run with this public name. Raises: NotFound, also for one of another project (None: of any)."""
         row = await connection.row(SQL["find"], (uid, project))
         if row is None:
             raise NotFound(f"there is no run {uid!r}")

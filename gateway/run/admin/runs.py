@@ -1,0 +1,128 @@
+"""Runs of agents as the page shows them: their steps, with the calls of tools and what these answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from msgspec import Struct
+
+from gateway.core import ids
+from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.tree import is_tombstone
+from gateway.errors import UnknownId
+from gateway.run.admin.operation_arguments import number_of
+from gateway.run.admin.page_records import RunHead, RunPage, StepCall, StepRecord
+from gateway.run.admin.talk import TOOL_CHARS, cut
+from storage.errors import NotFound
+from storage.listing import Page, RunEntry, RunFilter, StepEntry
+from storage.records import Agent, Exchange
+from storage.sql.store import Store
+
+
+class RunOperations(Struct, frozen=True):
+    """Reads runs. project: the only one whose runs are seen; None: all."""
+
+    store: Store
+
+    async def show(
+        self, project: str | None, id: str, *, after: str | None = None, limit: int = 50
+    ) -> tuple[str, RunPage]:
+        """Returns the uid of the agent's memory, and the run with a page of its steps. id: the run's public one.
+
+        Raises: UnknownId: there is no such run; BadRequest.
+        """
+        passed = number_of(after) or 0
+        runs = self.store.runs
+        try:
+            entry = await runs.get(project, ids.uid_of("run", id) or id)
+        except NotFound as error:
+            raise UnknownId("There is no such run.") from error
+        agent = await self.store.agents.load(entry.run.agent)
+        if agent is None:
+            raise UnknownId("There is no such run.")
+        left = [each for each in await runs.steps(entry.run) if each.step.number > passed]
+        shown = left[:limit]
+        # The results of a step's calls begin what follows on it.
+        following = [each.step.exchange for each in left[1 : limit + 1]]
+        last = await runs.last_exchange(entry.run) if len(left) <= limit else None
+        found = [
+            await self._step(agent, each, follower)
+            for each, follower in zip(shown, [*following, last][: len(shown)], strict=True)
+        ]
+        is_more = len(left) > limit
+        page = RunPage(run_head(entry), tuple(found), str(shown[-1].step.number) if is_more else None)
+        return entry.agent_uid, page
+
+    async def newest(self, agent: Agent, limit: int) -> tuple[RunHead, ...]:
+        """Returns the newest runs of an agent."""
+        wanted = RunFilter(agent=agent.id)
+        found = await self.store.runs.list(agent.scope.project, wanted, Page(limit=limit))
+        return tuple(map(run_head, found))
+
+    async def _step(self, agent: Agent, entry: StepEntry, follower: int | None) -> StepRecord:
+        step = entry.step
+        exchange = await self.store.turns.exchange(agent, step.exchange)
+        after = None if follower is None else await self.store.turns.exchange(agent, follower)
+        calls = () if exchange is None else _calls(exchange, _results(after), step.waiting)
+        return StepRecord(
+            step.number,
+            step.begun,
+            step.ended,
+            entry.model,
+            step.counts.prompt,
+            step.counts.completion,
+            step.stop,
+            step.error,
+            calls,
+        )
+
+
+def run_head(entry: RunEntry) -> RunHead:
+    run = entry.run
+    return RunHead(
+        ids.named("run", run.uid),
+        ids.named("agent", entry.agent_uid),
+        run.state.value,
+        run.stop,
+        run.created,
+        run.begun,
+        run.ended,
+        run.steps,
+        run.counts.prompt + run.counts.completion,
+    )
+
+
+def _results(exchange: Exchange | None) -> dict[str, str]:
+    """Returns what tools answered at the beginning of an exchange, by the ids of their calls."""
+    if exchange is None or is_tombstone(exchange):
+        return {}
+    messages = orjson.loads(exchange.input or b"[]")
+    return {
+        str(message.get("tool_call_id")): text_of(message)
+        for place, message in enumerate(messages)
+        if message.get("role") == "tool" and place not in exchange.redactions
+    }
+
+
+def _calls(
+    exchange: Exchange, results: Mapping[str, str], waiting: Mapping[str, str]
+) -> tuple[StepCall, ...]:
+    if is_tombstone(exchange) or exchange.shown_reply is None or -1 in exchange.redactions:
+        return ()
+    found = []
+    reply: dict[str, Any] = orjson.loads(exchange.shown_reply)
+    for call in reply.get("tool_calls") or ():
+        function, id = call.get("function") or {}, str(call.get("id"))
+        result = results.get(id)
+        found.append(
+            StepCall(
+                str(function.get("name")),
+                cut(str(function.get("arguments", "")), TOOL_CHARS),
+                None if result is None else cut(result, TOOL_CHARS),
+                "waiting" if id in waiting else "open" if result is None else "answered",
+                waiting.get(id),
+            )
+        )
+    return tuple(found)

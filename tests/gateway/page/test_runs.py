@@ -1,0 +1,71 @@
+"""A run of an agent, step by step: calls of tools, what they answered, and what waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.core import ids
+from tests.agents.life import Life, agents
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.page.browser import Browser
+from tests.gateway.page.operator import Operator, operator_of
+
+pytestmark = pytest.mark.agents
+
+
+@pytest.fixture
+def life(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Life]:
+    with agents(upstream, tmp_path) as made:
+        yield made
+
+
+def run_with_calls(life: Life) -> str:
+    """Returns the id of a run of three steps, the first two of which call tools."""
+    for text in ("Name: Ann", "<b>Cat</b>: \u202eMiso"):
+        life.upstream.queue(call_tools(Call("memory_insert", {"label": "human", "new_string": text})))
+    life.upstream.queue(say("Noted."))
+    return ids.named("run", life.send("I am Ann.").run.uid)
+
+
+@pytest.mark.both
+def test_a_run_has_its_steps_with_calls_and_results(life: Life) -> None:
+    operator, id = operator_of(life.world), run_with_calls(life)
+    found = operator.twin(f"runs/{id}")
+    run = found["run"]
+    assert (run["id"], run["state"], run["stop"], run["steps"]) == (id, "completed", "end_turn", 3)
+    assert run["tokens"] == sum(each["input"] + each["output"] for each in found["steps"]) > 0
+    assert [each["number"] for each in found["steps"]] == [1, 2, 3]
+    first, second, last = ([*each["calls"]] for each in found["steps"])
+    assert last == []
+    (call,) = first
+    assert (call["tool"], call["state"], call["waiting"]) == ("memory_insert", "answered", None)
+    assert "Name: Ann" in call["arguments"]
+    assert call["result"]
+    assert "Miso" in second[0]["arguments"]
+    page = operator.twin(f"runs/{id}?limit=2")
+    assert [each["number"] for each in page["steps"]] == [1, 2]
+    assert page["steps"] == found["steps"][:2]
+    rest = operator.twin(f"runs/{id}?limit=2&after={page['next']}")
+    assert rest["steps"] == found["steps"][2:]
+    assert rest["next"] is None
+
+
+def test_a_run_of_another_project_is_none(life: Life) -> None:
+    id = run_with_calls(life)
+    assert operator_of(life.world, "shop").get(f"runs/{id}").status == 404
+    operator = operator_of(life.world)
+    assert operator.get("runs/run-none").status == 404
+    assert operator.get(f"runs/{id}?after=x").status == 400
+
+
+def test_a_run_looks_right(life: Life, browser: Browser) -> None:
+    operator: Operator = operator_of(life.world)
+    id = run_with_calls(life)
+    browser.looks_right(operator, f"runs/{id}", heading=f"Run {id}")
+    with browser.open(operator, f"runs/{id}") as page:
+        page.get_by_text("memory_insert").nth(1).click()
+        assert page.get_by_text("<b>Cat</b>").first.is_visible()
+        assert "\u202e" not in page.content()
