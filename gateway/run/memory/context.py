@@ -337,10 +337,10 @@ async def blocks_of_new(store: Store, request: MemoryRequest, agent: Agent) -> t
 def offer_tools(
     request: MemoryRequest, agent: Agent, pinned: SentSection | None, body: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Returns the memory tools for a chat, offered name -> tool.
+    """Returns the memory tools for a request, offered name -> tool.
 
     pinned: the path's section, which has the names that the conversation uses already.
-    body: of the chat.
+    body: of its chat completion.
     """
     chat, identity, spec = request.chat, request.identity, request.spec
     wanted = spec.offers_tools and (identity.agent is not None or chat.has_tools)

@@ -191,6 +191,18 @@ def test_strict_says_so_when_its_turn_is_not_on_disk(
         assert world.said() == ["One."]
 
 
+def test_strict_is_an_error_for_a_stream_of_which_nothing_was_sent(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """What comes with the finish_reason waits for the disk, and is all of this reply."""
+    choice = {"index": 0, "delta": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop"}
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001) as world, stalled(world):
+        upstream.queue(raw(b"data: %b\n\n" % orjson.dumps(chunk), b"data: [DONE]\n\n"))
+        reply = world.post("One.", STRICT, stream=True)
+        assert (reply.status, reply.error["type"]) == (503, "server_error")
+
+
 def test_append_mode_does_not_wait_for_a_stalled_disk_for_ever(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
