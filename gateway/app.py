@@ -29,7 +29,7 @@ from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.open_database import may_be_keyed, preload
-from gateway.operations import make_operations, make_page_operations, request_operations
+from gateway.operations import limit_operations, make_operations, make_page_operations, request_operations
 from gateway.page.page_app import MAX_BODY_BYTES, PageApp
 from gateway.provider_factory import make_embedder, make_providers, own_provider
 from gateway.run.admin.links import LinkOperations
@@ -51,6 +51,7 @@ from gateway.run.turn_saving import turn_limits_of
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.forward import Forwarding
 from gateway.run.upstream.model_list import ModelList
+from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
 from gateway.settings import Settings, is_loopback
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
@@ -60,6 +61,7 @@ from gateway.web.completions import CHAT_PATHS, ChatRoute, is_chat
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
 from gateway.web.manage.access import Access
+from gateway.web.manage.limits import limit_routes
 from gateway.web.manage.usage import MANAGE_PREFIX, usage_routes
 from gateway.web.memory_api import memory_routes
 from gateway.web.messages import is_unknown, messages_errors, messages_routes
@@ -130,7 +132,9 @@ class Gateway:
         self.background = services = BackgroundServices(
             settings, store, self.metrics, clock, make_own, self._embedder, limits, self.meter
         )
-        self.accounts.readers.append(self.meter.take)
+        self.limiter = Limiter(store, self.meter, clock)
+        self.accounts.readers += [self.meter.take, self.limiter.settle]
+        self.meter.after_write.append(self.limiter.refresh)
         keeper = MemoryKeeper(store, settings.memory, clock, services, services.embed_query)
         failover, pending = Failover(settings, providers, self.metrics), Pending()
         directory = Directory(settings)
@@ -147,6 +151,7 @@ class Gateway:
                 directory.specs,
                 services,
                 self.accounts,
+                self.limiter,
             )
         self.chat = Chat(
             settings,
@@ -157,6 +162,7 @@ class Gateway:
             turn_limits_of(settings, limits),
             directory,
             NoAgents(keeper) if self.agent_services is None else self.agent_services.chat,
+            self.limiter,
         )
         self._background_responses = BackgroundResponses(
             store, self.chat, ShownResponses(), clock, self.accounts, services.count_attempt
@@ -192,7 +198,7 @@ class Gateway:
         if self.agent_services is not None:
             agents = agents_routes(self.agent_services.agents_api(self.models, limits), bodies)
             names = self.agent_services.chat.names
-        forwarding = Forwarding(settings, self.providers, self.chat.failover, self.chat.rules)
+        forwarding = Forwarding(settings, self.providers, self.chat.failover, self.chat.rules, self.limiter)
         own = OwnResponses(
             self._stored_responses(),
             self.chat.rules,
@@ -203,6 +209,7 @@ class Gateway:
         )
         parts_of_responses = ("responses", forwarding, bodies, max_upload_bytes, limits, self._chat, own)
         responses = ResponsesPath(*parts_of_responses)
+        access = Access(self.guard, admin_token)
         routes: list[BaseRoute] = [
             # First, since each route costs a request that comes after it.
             Route(RESPONSES_PATH, responses, methods=["POST"]),
@@ -232,10 +239,8 @@ class Gateway:
                 LinkOperations(self.store, self.requests.now, settings.default_profile),
                 bodies,
             ),
-            *usage_routes(
-                UsageOperations(self.store.usage, self.requests.now, self.meter),
-                Access(self.guard, admin_token),
-            ),
+            *usage_routes(UsageOperations(self.store.usage, self.requests.now, self.meter), access),
+            *limit_routes(limit_operations(settings, self.store), access, bodies),
             *health_routes(self.readiness, self.metrics),
         ]
         if admin_token is not None:
@@ -306,7 +311,9 @@ class Gateway:
     async def start(self) -> None:
         """Starts the background work, until `stop`."""
         self._log_ways()
-        self._tasks += [asyncio.create_task(each) for each in (self.models.run(), self.meter.run())]
+        self._tasks += [
+            asyncio.create_task(each) for each in (self.models.run(), self.meter.run(), self.limiter.run())
+        ]
         self.store.database.start()
         leases = self.chat.keeper.leases
         if leases.is_needed:

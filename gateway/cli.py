@@ -482,6 +482,41 @@ def usage(as_csv: bool, as_json: bool, **wanted: Any) -> None:
     _commands().show_usage(wanted, as_csv=as_csv, as_json=as_json)
 
 
+@root.group(help="list, add and remove limits of what may be used", invoke_without_command=True)
+@click.pass_context
+def limits(context: click.Context) -> None:
+    if context.invoked_subcommand is None:
+        context.invoke(list_limits)
+
+
+@limits.command("list", help="list the limits (the default action)")
+@_project
+@_json
+def list_limits(as_json: bool = False, project: str | None = None) -> None:
+    printed.show_list(
+        printed.LIMITS, _commands().perform("limits-list", {"project": project})["data"], as_json=as_json
+    )
+
+
+@limits.command("add", help="add a limit, which holds from now on")
+@_option("project", "of this project (default: default)")
+@_option("key", "of this key alone, by its number", "N", type=int)
+@_option("user", "of this user alone; '*': of each user by itself")
+@_choice("unit", "what is limited", "requests", "tokens", "cost", "concurrent")
+@_choice("per", "in which period, by the calendar of UTC", "minute", "day", "month")
+@_option("most", "how much is allowed; 0 allows nothing", "N", type=float, required=True)
+@_option("then", "`refuse` (the default), or an alias that answers instead", "ALIAS")
+def add_limit(most: float, **wanted: Any) -> None:
+    amount = int(most) if most.is_integer() else most
+    _perform("limits-add", {**wanted, "most": amount}, lambda made: printed.show_record(printed.LIMITS, made))
+
+
+@limits.command("remove", help="remove a limit")
+@click.argument("limit", help="its number, as `limits` shows it", type=int)
+def remove_limit(limit: int) -> None:
+    _perform("limits-remove", {"limit": limit}, lambda _: None)
+
+
 # -- background work
 
 

@@ -45,7 +45,7 @@ class GatewayError(Exception):
     # Of the reply, while one can be sent.
     status: ClassVar[int] = 500
     # Who is at fault, in OpenAI's words.
-    kind: ClassVar[str] = "server_error"
+    kind: str = "server_error"
     # The error by name, if it has one.
     code: str | None = None
     request_id = ""  # of the request that it answers, once the edge has it
@@ -193,6 +193,20 @@ class TooManySends(GatewayError):
     status = 429
     kind = "rate_limit_error"
     code = "rate_limit_exceeded"
+
+
+class LimitReached(CallerError):
+    """A limit turns the request away. It is told as a minute's limit, or (`is_long`) as a quota that is used up."""
+
+    status = 429
+
+    def __init__(
+        self, message: str, retry_after_s: float, headers: Sequence[tuple[str, str]], *, is_long: bool
+    ) -> None:
+        code = "insufficient_quota" if is_long else "rate_limit_exceeded"
+        super().__init__(message, code=code, retry_after_s=retry_after_s)
+        self.kind = code
+        self.headers = tuple(headers)
 
 
 class MemoryUnavailable(GatewayError):

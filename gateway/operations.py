@@ -15,6 +15,7 @@ from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.batch_operations import BatchOperations
 from gateway.run.admin.forget import ForgetOperations
 from gateway.run.admin.key_operations import JobOperations, KeyOperations, Operations
+from gateway.run.admin.limit_operations import LimitOperations
 from gateway.run.admin.links import LinkOperations
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.move import Move, Moved
@@ -67,6 +68,11 @@ def make_page_operations(
     )
 
 
+def limit_operations(settings: Settings, store: Store) -> LimitOperations:
+    """Makes the operations on limits."""
+    return LimitOperations(store.limits, store.keys, [each.alias for each in settings.models])
+
+
 def make_operations(
     settings: Settings,
     store: Store,
@@ -83,6 +89,7 @@ def make_operations(
     meter: of this process; None: it counts nothing.
     """
     defaults = Defaults(settings.default_user, settings.default_profile)
+    limits = limit_operations(settings, store)
     usage = UsageOperations(store.usage, time.time if log is None else log.now, meter)
     show = ShowOperation(store, trial_recall(settings, store, embed_query), defaults)
     edits = MemoryEdits(store, time.time, defaults)
@@ -115,6 +122,9 @@ def make_operations(
             "memory-why": requests.why,
             "requests": requests.show_all,
             "usage": usage.show,
+            "limits-list": limits.show_all,
+            "limits-add": limits.add,
+            "limits-remove": limits.remove_named,
             "audit": AuditOperations(store).show_all,
             "memory-export": transfer.export,
             "memory-import": transfer.restore,

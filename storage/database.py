@@ -47,8 +47,10 @@ ANY_KEY = (
     "SELECT EXISTS (SELECT 1 FROM keys WHERE opens IS NULL OR opens NOT IN ('operator', 'operator-read'))"
 )
 # The channels on which processes notify each other that there is work, that keys have changed, that
-# something was forgotten, that a place in a queue is free, that a run was ended, that a user was taken out of usage.
-WORK, KEYS, GONE, LINES, RUNS, USAGE = "work", "keys", "gone", "lines", "runs", "usage"
+# something was forgotten, that a place in a queue is free, that a run was ended,
+# that a user was taken out of usage, that limits have changed.
+WORK, KEYS, GONE, LINES, RUNS = "work", "keys", "gone", "lines", "runs"
+USAGE, LIMITS = "usage", "limits"
 
 
 class AgentNumbers(NamedTuple):

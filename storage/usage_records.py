@@ -71,3 +71,30 @@ class UsageSum(Struct, frozen=True):
     by: tuple[str | int, ...]
     # In the order of COUNTERS.
     counters: tuple[int, ...]
+
+
+class UsageLimit(Struct, frozen=True):
+    """A bound of what may be used."""
+
+    id: int
+    project: str
+    # Of this key alone; None: of all.
+    key: int | None
+    # Of this user alone; EACH_USER: of each one by itself; None: of all together.
+    user: str | None
+    # requests, tokens (input and output), cost, or concurrent.
+    unit: str
+    # minute, day or month, by the calendar of UTC; None of what is under way at a time.
+    per: str | None
+    # Of cost in the currency of the prices.
+    most: float
+    # REFUSE, or the name of the model that answers in place of the one that was asked.
+    then: str
+
+
+# As `UsageLimit.user`: each user by itself, no user as one.
+EACH_USER: Final = "*"
+# As `UsageLimit.then`.
+REFUSE: Final = "refuse"
+UNITS: Final = ("requests", "tokens", "cost", "concurrent")
+PERIODS: Final = ("minute", "day", "month")

@@ -57,6 +57,7 @@ STORE = {
         "jobs",
         "keys",
         "conversation_locks",
+        "limits",
         "links",
         "recalls",
         "turns",

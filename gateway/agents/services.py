@@ -32,6 +32,7 @@ from gateway.run.receipt import Accounts
 from gateway.run.turn_saving import turn_limits_of
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.model_list import ModelList
+from gateway.run.usage.limiter import Limiter
 from gateway.settings import Settings
 
 
@@ -56,6 +57,7 @@ class AgentServices:
         specs: Sequence[AgentSpec],
         services: BackgroundServices,
         accounts: Accounts,
+        limiter: Limiter,
     ) -> None:
         """Puts the services together; nothing runs before `start`.
 
@@ -80,6 +82,7 @@ class AgentServices:
             limits.answer_wait_s,
             background,
             accounts,
+            limiter,
         )
         self.chat = ChatAgents(registry, agents)
         self.sleeping = Sleeping(keeper, registry, agents, services.budget, services.count_attempt)

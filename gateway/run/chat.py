@@ -62,6 +62,7 @@ from gateway.run.upstream.failover import Attempts, Endpoint, Failover
 from gateway.run.upstream.forward import with_codex_headers
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
+from gateway.run.usage.limiter import Limiter
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
 from storage.records import Agent, Scope
@@ -98,8 +99,10 @@ class Chat:
         limits: TurnLimits,
         directory: Directory,
         agents: StoredAgents,
+        limiter: Limiter,
     ) -> None:
         check_models(settings)
+        self._limiter = limiter
         self._settings = settings
         self._limits = limits
         self._metrics = metrics
@@ -145,12 +148,38 @@ class Chat:
         Raises: GatewayError while nothing was sent; ClientGone.
         """
         call = await self._call(request, headers, project, credential, sink, receipt, view, memory)
+        if self._limiter.holds_for(receipt.project):
+            await self._admit(call)
         if head is not None and call.identity.scope is not None and call.identity.mode in KEEPS:
             await self.conversations.bind(head, call.identity.scope, call.spec)
         if call.kind is ConversationKind.AGENT:
             await self._agents.complete(call)
             return "on"
         return await self._complete(call, head)
+
+    async def _admit(self, call: ChatCall) -> None:
+        """Holds a request to the limits; another model may answer it. Raises: LimitReached, UnknownModel."""
+        request, route = call.request, call.route
+        other = await self._limiter.admit(
+            call.receipt,
+            len(request.raw),
+            request.max_tokens,
+            (route.upstream, route.model),
+            may_answer=partial(self._may_answer, call),
+        )
+        if other is not None:
+            call.route = self._route_of(other)
+
+    def _may_answer(self, call: ChatCall, model: str) -> bool:
+        """Returns whether another model may answer a request: no agent's, and one that is passed on goes on so."""
+        if call.native is not None:
+            return self._is_passed_on(self._route_of(model))
+        return call.kind is not ConversationKind.AGENT
+
+    def _is_passed_on(self, route: Route) -> bool:
+        """Returns whether an upstream takes requests for responses as they are."""
+        endpoints = self.failover.endpoints[route.upstream]
+        return bool(endpoints) and endpoints[0].provider.has_endpoint("/responses")
 
     async def begin_later(
         self,
@@ -159,6 +188,7 @@ class Chat:
         project: str,
         memory: str | None,
         head: ConversationHead | None,
+        receipt: Receipt,
     ) -> tuple[Identity, Agent]:
         """Returns who asks for a response in the background, and the memory in which it will lie.
 
@@ -168,6 +198,7 @@ class Chat:
         whole = await self.whole(request, headers, project)
         found = await self._resolve(headers, whole, project, memory)
         identity, spec = found.identity, found.spec
+        receipt.user = identity.user or ""
         if identity.scope is None or identity.mode not in KEEPS or identity.leaves_nothing:
             raise BadRequest(
                 "A response in the background has to be stored, and memory is off.", param="background"
@@ -177,7 +208,10 @@ class Chat:
                 "An agent's stored conversation has no responses in the background. Use its agent's runs.",
                 param="background",
             )
-        self._route_of(whole.model) if not asks_agent(whole.model) else agent_route(self._settings, spec)
+        is_agents = asks_agent(whole.model)
+        route = agent_route(self._settings, spec) if is_agents else self._route_of(whole.model)
+        model = route.upstream, route.model
+        await self._limiter.admit(receipt, len(whole.raw), whole.max_tokens, model)
         agents = self.keeper.store.agents
         try:
             if spec.uid:
@@ -373,6 +407,8 @@ class Chat:
         call = ChatCall(
             request, passes, identity, spec, route, kind, MakesUnseen(), sink, receipt, native=native
         )
+        if self._limiter.holds_for(receipt.project):
+            await self._admit(call)
         return await self._complete_native(call, read_by)
 
     async def _complete_native(self, call: ChatCall, read_by: Memory | None) -> str:

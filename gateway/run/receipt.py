@@ -7,7 +7,7 @@ The edge hands it on once, after the reply's last byte; what has no client hands
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from msgspec import Struct, field
@@ -122,6 +122,7 @@ class Receipt:
         "mode",
         "project",
         "prompt_tokens",
+        "rate_limits",
         "recalled",
         "request_id",
         "scope",
@@ -153,6 +154,8 @@ class Receipt:
         self.is_request = True
         # The row of the memory that the work is for, which is no request's; 0: it is a request's.
         self.memory = 0
+        # The `x-ratelimit-*` headers of the limits that hold for it; they take the place of the upstream's.
+        self.rate_limits: Sequence[Header] = ()
         # A limit has turned it away.
         self.is_refused = False
         # How it ended, once it has: the reply's status (0: none), and whether the gateway has cut it at its end.
@@ -203,6 +206,13 @@ class Receipt:
         headers = [(name, value) for name, value in self.headers.items() if value is not None]
         headers.append(("x-mnemogate-added-ms", f"{self.added_ms:.2f}"))
         return headers
+
+    def reply_headers(self, upstream: Sequence[Header]) -> list[Header]:
+        """Returns all headers as the reply's head leaves. upstream: those of the upstream's that the client gets."""
+        if not self.rate_limits:
+            return [*upstream, *self.close()]
+        own = {name for name, _ in self.rate_limits}
+        return [*(each for each in upstream if each[0] not in own), *self.rate_limits, *self.close()]
 
     def added_so_far(self, now: float | None = None) -> float:
         """Returns the gateway's share of the time until now, in milliseconds."""

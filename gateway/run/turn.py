@@ -428,7 +428,7 @@ class TurnRun:
             return
         self.status = status
         self.call.receipt.upstream_answered()
-        self.sink.start(status, [*headers, *self.call.receipt.close()])
+        self.sink.start(status, self.call.receipt.reply_headers(headers))
 
     async def _finish(self) -> None:
         self._finished = True
@@ -437,7 +437,7 @@ class TurnRun:
         whole = self._whole
         if whole is not None:
             self.status = whole.status
-            await self.sink.whole(whole.status, [*whole.headers, *self.call.receipt.close()], whole.body)
+            await self.sink.whole(whole.status, self.call.receipt.reply_headers(whole.headers), whole.body)
             return  # the reply was read to its end
         await self.sink.end()
         if self._reply is not None:

@@ -157,7 +157,12 @@ class ResponsesPath(ForwardedPath):
         tag = background.accepted(digest) if _is_retry(scope) else None
         if tag is None:
             identity, agent = await chat.begin_later(
-                request.chat, headers, caller.project, caller.memory, conversation
+                request.chat,
+                headers,
+                caller.project,
+                caller.memory,
+                conversation,
+                trace_of(scope).begin_account(),
             )
             tag, created = token_hex(28), background.now()
             if header_of(scope["headers"], _ONCE) is not None:

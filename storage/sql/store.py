@@ -35,6 +35,7 @@ from storage.sql.forget import Forgetting
 from storage.sql.forget_preview import ForgetPreviews
 from storage.sql.jobs import Jobs
 from storage.sql.keys import Keys
+from storage.sql.limits import UsageLimits
 from storage.sql.links import Links
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.memory_pages import MemoryPages
@@ -92,6 +93,7 @@ class Store:
         self.conversation_locks = ConversationLocks(database, asked)
         self.stored_paths = StoredPaths(database, self.agents, rules, self.jobs)
         self.usage = Usage(database)
+        self.limits = UsageLimits(database)
         self.forgetting = Forgetting(
             database, self.agents, now, memories, snapshots, self.jobs.wake, rules, self.usage
         )

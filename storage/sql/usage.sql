@@ -67,3 +67,19 @@ DELETE FROM usage_writers WHERE wrote < ?
 -- name: writers
 -- Counts those that have written since.
 SELECT count(*) FROM usage_writers WHERE wrote >= ?
+
+-- name: limits
+-- Lists all limits.
+SELECT id, project, key, "user", unit, per, most, action FROM limits ORDER BY id
+
+-- name: limit_add
+-- Adds a limit. Returns its number.
+INSERT INTO limits (project, key, "user", unit, per, most, action) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id
+
+-- name: limit_change
+-- Changes how much a limit allows, and what follows.
+UPDATE limits SET most = ?2, action = ?3 WHERE id = ?1
+
+-- name: limit_remove
+-- Removes a limit.
+DELETE FROM limits WHERE id = ?

@@ -67,6 +67,7 @@ from gateway.run.turn import TurnRun
 from gateway.run.turn_saving import TurnLimits
 from gateway.run.upstream.failover import Attempts, Failover
 from gateway.run.upstream.route import Route, agent_route
+from gateway.run.usage.limiter import Limiter
 from gateway.settings import Settings
 from storage.errors import NotFound, RunOver, StoreError, is_known
 from storage.records import DEFAULT, Agent, Counts, Run, RunState, Summary
@@ -99,12 +100,14 @@ class AgentRuns:
         answer_wait_s: float,
         background: Failover,
         accounts: Accounts,
+        limiter: Limiter,
     ) -> None:
         """answer_wait_s: how long an agent waits for another one's answer.
         background: has connections of its own, for the runs that no client waits for.
         """
         self._settings = settings
         self._accounts = accounts
+        self._limiter = limiter
         self.keeper = keeper
         self.registry = registry
         self._failover = failover
@@ -136,7 +139,11 @@ class AgentRuns:
 
         Raises: GatewayError while nothing was sent, NotFound: there is no such conversation; StoreError; ClientGone.
         """
-        return await self._send(replace(self._sending(run_request), above=above), view, sink, receipt)
+        sending = replace(self._sending(run_request), above=above)
+        if self._limiter.holds_for(receipt.project):
+            request, model = sending.request, (sending.route.upstream, sending.route.model)
+            await self._limiter.admit(receipt, len(request.raw), request.max_tokens, model)
+        return await self._send(sending, view, sink, receipt)
 
     async def perform(
         self,

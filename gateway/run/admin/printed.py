@@ -415,6 +415,19 @@ REQUESTS = RecordList(
     ),
     "There are no requests to show: the process that serves has none, or no process serves.",
 )
+LIMITS = RecordList(
+    (
+        Column("id", lambda each: str(each["id"]), is_number=True),
+        _text("project"),
+        Column("key", lambda each: str(each["key"] or "-")),
+        Column("user", lambda each: each["user"] or "-"),
+        _text("unit"),
+        Column("per", lambda each: each["per"] or "-"),
+        Column("most", lambda each: f"{each['most']}", is_number=True),
+        _text("then"),
+    ),
+    "There are no limits.",
+)
 # The counters that a table shows; JSON and CSV have all.
 _USED = (
     "requests",

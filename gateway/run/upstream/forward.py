@@ -20,12 +20,14 @@ from gateway.core.request.identity import IdentityRules, asks_agent, user_of
 from gateway.core.request.request_headers import forwardable
 from gateway.core.turn.native_form import ReplyChange
 from gateway.core.upstream.policy import Target
+from gateway.core.usage.reported import costs_tokens
 from gateway.errors import BadRequest, NotAllowed, UnknownModel, UnknownPath, UpstreamError
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Endpoint, Failover
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, is_listed, no_upstream, resolve_route
+from gateway.run.usage.limiter import Limiter
 from gateway.settings import Settings
 from storage.sql.keys import DEFAULT_PROJECT
 
@@ -51,6 +53,8 @@ _LISTS: Final = (
 )
 # Paths of objects that an upstream stores.
 _STORED_PATHS: Final = (*_LISTS, "/uploads", "/responses", "/conversations")
+# Paths whose requests another model may answer.
+_MAY_BE_OTHER: Final = ("/completions", "/messages")
 # Paths with bodies that name no model: of a batch, the models stand in a file.
 _WITHOUT_MODEL: Final = ("/files", "/uploads", "/batches", "/vector_stores", "/containers")
 
@@ -148,8 +152,10 @@ class Forwarding:
         providers: Mapping[str, Provider],
         failover: Failover,
         rules: Callable[[str], IdentityRules],
+        limiter: Limiter,
     ) -> None:
-        """rules: by which the requests of a project are read."""
+        """rules: by which the requests of a project are read. limiter: of those that have a model work."""
+        self._limiter = limiter
         self._settings = settings
         self._rules = rules
         self._providers = providers
@@ -267,6 +273,15 @@ class Forwarding:
         body = b"" if outgoing.named is None else outgoing.named.raw
         now = self._failover.wall()
         receipt.user = user_of(outgoing.headers, body, self._rules(outgoing.project), now)
+        if costs_tokens(outgoing.method, outgoing.path) and self._limiter.holds_for(outgoing.project):
+            other = await self._limiter.admit(
+                receipt,
+                len(body),
+                None,
+                (route.upstream, route.model),
+                may_answer=lambda _: outgoing.path.startswith(_MAY_BE_OTHER),
+            )
+            route = route if other is None else resolve_route(self._settings, other)
         if outgoing.is_kept:
             attempts = self._failover.at_first_key(route, sink, receipt)
             if outgoing.is_list and attempts.endpoint.has_key:

@@ -127,7 +127,7 @@ async def _hand_on(
 
 def _start(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
     receipt.upstream_answered()
-    headers = [*handed_on(reply.headers), *receipt.close()]
+    headers = receipt.reply_headers(handed_on(reply.headers))
     # A stream may get comments from the gateway, and an error event at its end.
     if not reply.is_stream and reply.size is not None:
         headers.append(("content-length", str(reply.size)))
@@ -135,7 +135,7 @@ def _start(reply: ModelReply, sink: Sink, receipt: Receipt) -> None:
 
 
 def _whole(reply: ModelReply, body: bytes, sink: Sink, receipt: Receipt) -> Awaitable[None]:
-    return sink.whole(reply.status, [*handed_on(reply.headers), *receipt.close()], body)
+    return sink.whole(reply.status, receipt.reply_headers(handed_on(reply.headers)), body)
 
 
 def handed_on(headers: Sequence[Header]) -> tuple[Header, ...]:

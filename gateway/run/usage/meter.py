@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from gateway.core.usage.price import Price
@@ -84,6 +84,8 @@ class Meter:
         self._background: dict[tuple[int, str, int, str, str], Counts] = {}
         # By project the day, and what its background calls had used of it at the last write.
         self._spent: dict[str, tuple[int, int]] = {}
+        # Called after each write of `run`.
+        self.after_write: list[Callable[[], Awaitable[None]]] = []
         self._lock = asyncio.Lock()  # of the write that is under way
         self._wrote_at = -READ_S
         self._has_failed = False
@@ -162,6 +164,24 @@ class Meter:
     def _today(self) -> int:
         return int(self._now() // DAY_S)
 
+    def price_of(self, upstream: str, model: str) -> Price | None:
+        """Returns the price of an upstream's model, by its name there; None: it has none."""
+        return self._price(upstream, model)
+
+    @asynccontextmanager
+    async def unwritten(self) -> AsyncIterator[None]:
+        """Holds writes back, so that what is in memory is not in the table meanwhile."""
+        async with self._lock:
+            yield
+
+    def counters_of(self, first: int, last: int, only: Mapping[str, str | int]) -> list[list[int]]:
+        """Returns the counters that are not written yet. first, last: days. only: values of keys' fields."""
+        return [
+            counters
+            for key, counters in self._counters.items()
+            if first <= key.day <= last and all(getattr(key, name) == value for name, value in only.items())
+        ]
+
     def _add_cost(self, counters: list[int], upstream: str, model: str, used: Counts) -> None:
         price = self._price(upstream, model)
         if price is None:
@@ -190,6 +210,8 @@ class Meter:
             await asyncio.sleep(self._write_s)
             with suppress(StoreError):  # it was reported, and is tried again
                 await self.write()
+                for each in self.after_write:
+                    await each()
                 if time.monotonic() - folded_at >= _FOLD_S:
                     folded_at = time.monotonic()
                     await self._fold_old()

@@ -1,0 +1,138 @@
+"""The rules of limits: periods, what counts towards which limit, reservations. Pure; the time comes in.
+
+A request reserves what it may use, and is settled by what it has used. It is let in if that fits; of tokens and cost
+also if nothing else is reserved and the limit is not reached, so that who is alone gets in while anything is left.
+"""
+
+from __future__ import annotations
+
+import calendar
+import math
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+
+from storage.usage_records import EACH_USER, REFUSE, UsageLimit
+
+_MINUTE_S: Final = 60
+_DAY_S: Final = 86_400
+_BILLION: Final = 1_000_000_000
+# A unit of which a request that asks for little may take more than was thought.
+_MEASURED: Final = ("tokens", "cost")
+
+
+class Amounts(NamedTuple):
+    """How much a request uses, or may use."""
+
+    tokens: int = 0
+    # In billionths of the currency.
+    cost: int = 0
+
+    def of(self, unit: str) -> float:
+        if unit == "tokens":
+            return self.tokens
+        return self.cost / _BILLION if unit == "cost" else 1.0
+
+
+class Period(NamedTuple):
+    """One period of a limit; both ends in seconds since the epoch."""
+
+    begin: float
+    end: float
+
+
+def period_of(per: str | None, now: float) -> Period:
+    """Returns the period in which a time is, by the calendar of UTC."""
+    if per is None:
+        return Period(0.0, math.inf)
+    if per != "month":
+        length = _MINUTE_S if per == "minute" else _DAY_S
+        begin = now // length * length
+        return Period(begin, begin + length)
+    first = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    days = calendar.monthrange(first.year, first.month)[1]
+    return Period(first.timestamp(), first.timestamp() + days * _DAY_S)
+
+
+class Bucket(Struct, eq=False):
+    """The amounts that count towards one limit in one period, for one subject."""
+
+    limit: UsageLimit
+    # The user, where each has a bucket; "": no user, or all.
+    user: str
+    period: Period
+    used: float = 0.0
+    reserved: float = 0.0
+    # What was used before, by this and other processes, is known.
+    is_loaded: bool = False
+
+    def lets_in(self, amount: float, most: float) -> bool:
+        """Returns whether a request may begin. most: as far as this process may go."""
+        taken = self.used + self.reserved
+        if taken + amount <= most:
+            return True
+        return self.limit.unit in _MEASURED and not self.reserved and self.used < most
+
+    def left(self, most: float) -> int:
+        """Returns how much is left, whole."""
+        return max(0, math.floor(most - self.used - self.reserved))
+
+
+class LimitReservation(Struct, frozen=True, eq=False):
+    """The amounts that a request has reserved."""
+
+    entries: Sequence[tuple[Bucket, float]]
+
+    def settle(self, used: Amounts, *, is_answered: bool) -> None:
+        """Puts what was used in place of what was reserved. is_answered: a model has answered."""
+        for bucket, amount in self.entries:
+            bucket.reserved -= amount
+            unit, per = bucket.limit.unit, bucket.limit.per
+            if unit == "requests" and (is_answered or per == "minute"):
+                bucket.used += 1
+            elif unit in _MEASURED:
+                bucket.used += used.of(unit)
+
+
+def fitting(limits: Iterable[UsageLimit], key: int, user: str) -> list[UsageLimit]:
+    """Returns the limits of a project that hold for a request, by their ids.
+
+    One of a named user takes the place of those of each user with the same unit, period and key.
+    """
+    found = [
+        each
+        for each in limits
+        if each.key in (None, key) and (each.user in (None, EACH_USER) or (each.user == user and user))
+    ]
+    named = {(each.unit, each.per, each.key) for each in found if each.user not in (None, EACH_USER)}
+    return [each for each in found if each.user != EACH_USER or (each.unit, each.per, each.key) not in named]
+
+
+def full_bucket(
+    entries: Sequence[tuple[Bucket, float]], most: Sequence[float], may_answer: Callable[[str], bool]
+) -> tuple[Bucket | None, Bucket | None]:
+    """Returns the first full bucket that refuses, and the first that has another model answer.
+
+    entries: each bucket with what a request may use of it, by the ids of their limits. most: of each.
+    may_answer: whether a model may answer this request in place of its own.
+    """
+    other: Bucket | None = None
+    for (bucket, amount), bound in zip(entries, most, strict=True):
+        if bucket.lets_in(amount, bound):
+            continue
+        if bucket.limit.then == REFUSE or not may_answer(bucket.limit.then):
+            return bucket, other
+        other = other or bucket
+    return None, other
+
+
+def duration(seconds: float) -> str:
+    """Returns a time as OpenAI's headers have it: 37s, 6m0s, 11h2m5s."""
+    whole = max(1, math.ceil(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes}m{rest}s"
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"

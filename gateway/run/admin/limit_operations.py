@@ -1,0 +1,138 @@
+"""Limits as operators set them, over REST and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+from msgspec import Struct
+
+from gateway.errors import BadRequest, UnknownId
+from gateway.run.admin.operation_arguments import Arguments, RawArguments
+from storage.errors import NotFound
+from storage.sql.keys import DEFAULT_PROJECT, Keys
+from storage.sql.limits import UsageLimits
+from storage.usage_records import PERIODS, REFUSE, UNITS, UsageLimit
+
+_FIELDS: Final = ("project", "key", "user", "unit", "per", "most", "then")
+_CHANGED: Final = ("most", "then")
+_MOST: Final = 1e15  # exact as a number of a database, and above what anybody uses
+
+
+class LimitOperations(Struct, frozen=True):
+    """Lists, adds, changes and removes limits."""
+
+    limits: UsageLimits
+    keys: Keys
+    # The names of models of the settings, which may answer in place of another.
+    aliases: Collection[str]
+
+    async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
+        """Returns limits, the oldest first. project: the only one that is shown; None: all."""
+        _check_names(raw, ("project",))
+        wanted = raw.get("project")
+        found = [
+            limit_json(each)
+            for each in await self.limits.list()
+            if project in (None, each.project) and wanted in (None, each.project)
+        ]
+        return {"object": "list", "data": found, "has_more": False, "next": None}
+
+    async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
+        """Returns a limit. Raises: UnknownId."""
+        return limit_json(await self._find(id, project))
+
+    async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
+        """Adds a limit. project: the only one in which one may be made. Raises: BadRequest."""
+        _check_names(raw, _FIELDS)
+        arguments = Arguments(raw)
+        named = arguments.optional_text("project") or project or DEFAULT_PROJECT
+        if project not in (None, named):
+            raise UnknownId(f"There is no project {named!r} here.")
+        unit, per = _choice(raw, "unit", UNITS), raw.get("per")
+        if unit == "concurrent" and per is not None:
+            raise BadRequest("per is null of a limit of concurrent requests.", param="per")
+        if unit != "concurrent":
+            per = _choice(raw, "per", PERIODS)
+        key = arguments.optional_number("key")
+        if key is not None and not any(
+            (each.id, each.project) == (key, named) for each in await self.keys.list()
+        ):
+            raise BadRequest(f"There is no key {key} in the project {named!r}.", param="key")
+        most, then = self._most(raw, unit), self._then(raw, REFUSE)
+        made = UsageLimit(0, named, key, arguments.optional_text("user"), unit, per, most, then)
+        return limit_json(await self.limits.add(made))
+
+    async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
+        """Changes `most` and `then` of a limit. Raises: BadRequest, UnknownId."""
+        _check_names(raw, _CHANGED)
+        found = await self._find(id, project)
+        most = self._most(raw, found.unit) if "most" in raw else found.most
+        then = self._then(raw, found.then)
+        await self._perform(lambda: self.limits.change(id, most, then))
+        return limit_json(await self._find(id, project))
+
+    async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]:
+        """Removes a limit. Raises: UnknownId."""
+        await self._find(id, project)
+        await self._perform(lambda: self.limits.remove(id))
+        return {"id": id, "object": "limit", "deleted": True}
+
+    async def remove_named(self, raw: RawArguments) -> dict[str, Any]:
+        """Removes the limit `limit`."""
+        return await self.remove(Arguments(raw).number("limit"))
+
+    async def _find(self, id: int, project: str | None) -> UsageLimit:
+        for each in await self.limits.list():
+            if each.id == id and project in (None, each.project):
+                return each
+        raise UnknownId(f"There is no limit {id}.")
+
+    async def _perform(self, write: Callable[[], Any]) -> None:
+        try:
+            await write()
+        except NotFound as error:
+            raise UnknownId(f"{error.message[0].upper()}{error.message[1:]}.") from error
+
+    def _most(self, raw: RawArguments, unit: str) -> float:
+        most: Any = raw.get("most")
+        is_number = isinstance(most, int) or (unit == "cost" and isinstance(most, float))
+        if not is_number or isinstance(most, bool) or not 0 <= most <= _MOST:
+            kind = "a number" if unit == "cost" else "a whole number"
+            raise BadRequest(f"most must be {kind} from 0 on, saw {most!r}.", param="most")
+        return float(most)
+
+    def _then(self, raw: RawArguments, default: str) -> str:
+        then = raw.get("then", default)
+        if then != REFUSE and then not in self.aliases:
+            raise BadRequest(f"then is 'refuse' or an alias of the settings, saw {then!r}.", param="then")
+        return str(then)
+
+
+def limit_json(limit: UsageLimit) -> dict[str, Any]:
+    """Returns a limit as it is shown."""
+    most = int(limit.most) if limit.most.is_integer() else limit.most
+    return {
+        "id": limit.id,
+        "object": "limit",
+        "project": limit.project,
+        "key": limit.key,
+        "user": limit.user,
+        "unit": limit.unit,
+        "per": limit.per,
+        "most": most,
+        "then": limit.then,
+    }
+
+
+def _check_names(raw: RawArguments, known: Collection[str]) -> None:
+    for name in raw:
+        if name not in known:
+            raise BadRequest(f"There is no field {name!r}: there are {', '.join(known)}.", param=name)
+
+
+def _choice(raw: RawArguments, name: str, known: Collection[str]) -> str:
+    value = raw.get(name)
+    if value not in known:
+        raise BadRequest(f"{name} must be one of {', '.join(known)}, saw {value!r}.", param=name)
+    return str(value)

@@ -1,0 +1,322 @@
+"""Holds requests to limits: lets them in, refuses them, or has another model answer.
+
+While a project has no limit, its requests cost one look into a dictionary. The sums of a day or month are read once
+for each subject; then this process counts along, and where gateways share a database each write reads them again.
+Limits of a minute, and of what is under way, hold for each process by its part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from msgspec import Struct
+
+from adapters.types import BYTES_PER_TOKEN
+from gateway.core.usage.limits import (
+    Amounts,
+    Bucket,
+    LimitReservation,
+    Period,
+    duration,
+    fitting,
+    full_bucket,
+    period_of,
+)
+from gateway.errors import LimitReached
+from gateway.run.receipt import Receipt
+from gateway.run.usage.meter import COST, DAY_S, ERRORS, INPUT, OUTPUT, REQUESTS, Meter
+from storage.errors import StoreError
+from storage.records import Counts
+from storage.sql.store import Store
+from storage.usage_records import EACH_USER, UsageLimit, UsageQuery
+
+_log = logging.getLogger("mnemogate")
+
+# A request that names no limit is taken to want so many tokens of output.
+UNNAMED_TOKENS: Final = 1000
+# Processes that have written within this time share limits of a minute.
+SHARED_S: Final = 90.0
+# Beyond so many buckets those of periods that are over are dropped.
+_MOST_BUCKETS: Final = 10_000
+# Limits that could not be read are read again after so long.
+_AGAIN_S: Final = 1.0
+_BILLION: Final = 1_000_000_000
+_HEADERS: Final = ("requests", "tokens")
+
+
+class LimitState(Struct, frozen=True):
+    """A limit as it stands for one subject."""
+
+    limit: UsageLimit
+    user: str
+    used: float
+    remaining: float
+    # Seconds since the epoch; None: it has no period.
+    resets_at: float | None
+
+
+class Limiter:
+    """One for the process."""
+
+    def __init__(self, store: Store, meter: Meter, now: Callable[[], float]) -> None:
+        """now: seconds since the epoch."""
+        self._store = store
+        self._meter = meter
+        self._now = now
+        # The limits by project; a project without any is no key.
+        self._limits: dict[str, tuple[UsageLimit, ...]] = {}
+        self._buckets: dict[tuple[int, str], Bucket] = {}
+        self._reading, self._loading = asyncio.Lock(), asyncio.Lock()
+        self._reservations: dict[Receipt, LimitReservation] = {}
+        self._name = secrets.token_hex(8)
+        # How many processes share the limits.
+        self._processes = 1
+        # How often the limits may have changed, and up to which change they are known.
+        self._changes, self._known = 1, 0
+        self._changed = asyncio.Event()
+        self._changed.set()
+        store.limits.when_changed(self._note_change)
+        store.database.when_recovered(self._note_change)
+
+    # -- what the limits are
+
+    async def load(self) -> None:
+        """Reads the limits, if they may have changed. Raises: StoreError."""
+        async with self._reading:
+            if self._known < self._changes:
+                change = self._changes
+                self._set(await self._store.limits.list())
+                self._known = change
+
+    def _set(self, limits: Sequence[UsageLimit]) -> None:
+        found: dict[str, tuple[UsageLimit, ...]] = {}
+        for limit in limits:
+            found[limit.project] = (*found.get(limit.project, ()), limit)
+        self._limits = found
+        known = {limit.id: limit for limits in found.values() for limit in limits}
+        for key in [key for key in self._buckets if key[0] not in known]:
+            del self._buckets[key]
+        for (id, _), bucket in self._buckets.items():
+            bucket.limit = known[id]
+
+    async def run(self) -> None:
+        """Reads the limits again when they have changed, until it is cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self.load()
+            except StoreError as error:
+                _log.warning("Limits could not be read, and stay as they were: %s", error.message)
+                await asyncio.sleep(_AGAIN_S)
+                self._changed.set()
+
+    def _note_change(self) -> None:
+        self._changes += 1
+        self._changed.set()
+
+    # -- a request
+
+    def holds_for(self, project: str) -> bool:
+        """Returns whether a project has limits."""
+        return project in self._limits or self._known < self._changes
+
+    async def admit(
+        self,
+        account: Receipt,
+        body_bytes: int,
+        max_tokens: int | None,
+        model: tuple[str, str],
+        *,
+        may_answer: Callable[[str], bool] = lambda name: False,
+    ) -> str | None:
+        """Lets a request in, and reserves what it may use until `settle`.
+
+        model: upstream and name of the model that would answer.
+        may_answer: returns whether a model may answer in its place.
+
+        Returns the name of the model that answers in its place; None: the one that was asked. Raises: LimitReached.
+        """
+        if not account.is_request or account in self._reservations:
+            return None  # its request was let in
+        if self._known < self._changes:
+            await self._load_now()
+        limits = fitting(self._limits.get(account.project, ()), account.key, account.user)
+        if not limits:
+            return None
+        buckets = [await self._bucket(limit, account.user) for limit in limits]
+        counts = Counts(body_bytes // BYTES_PER_TOKEN, max_tokens or UNNAMED_TOKENS)
+        price = self._meter.price_of(*model)
+        wanted = Amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))
+        # From here on nothing waits, so what is seen is what is reserved.
+        entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in buckets]
+        most = [self._most(bucket.limit) for bucket in buckets]
+        refusing, other = full_bucket(entries, most, may_answer)
+        if refusing is not None:
+            account.is_refused = True
+            raise self._refusal(refusing, self._most(refusing.limit))
+        for bucket, amount in entries:
+            bucket.reserved += amount
+        self._reservations[account] = LimitReservation(entries)
+        account.rate_limits = self._headers(buckets)
+        if other is None:
+            return None
+        account.headers["x-mnemogate-limit"] = str(other.limit.id)
+        return other.limit.then
+
+    def settle(self, account: Receipt) -> None:
+        """Counts what was used in place of what was reserved. An account that was not let in here counts as well."""
+        reservation = self._reservations.pop(account, None)
+        if reservation is None and (account.is_request or account.project not in self._limits):
+            return
+        calls = [call for call in account.calls if call.is_answered and call.costs_tokens]
+        tokens = cost = 0
+        for call in calls:
+            used = call.used()
+            tokens += used.prompt + used.completion
+            price = self._meter.price_of(call.upstream, call.model)
+            cost += 0 if price is None else price.of(used)
+        amounts = Amounts(tokens, cost)
+        if reservation is not None:
+            reservation.settle(amounts, is_answered=any(call.is_answered for call in account.calls))
+        elif not account.memory:
+            # Work that goes on with a request: the request was counted, and what it uses is counted here.
+            for limit in fitting(self._limits[account.project], account.key, account.user):
+                bucket = self._buckets.get((limit.id, _subject(limit, account.user)))
+                if bucket is not None and limit.unit in ("tokens", "cost"):
+                    bucket.used += amounts.of(limit.unit)
+
+    async def states(self, project: str, key: int, user: str) -> list[LimitState]:
+        """Returns the limits that hold for requests of a key and a user. Raises: StoreError."""
+        await self.load()
+        found = []
+        for limit in fitting(self._limits.get(project, ()), key, user):
+            bucket = await self._bucket(limit, user)
+            most = self._most(limit)
+            left = max(0.0, most - bucket.used - bucket.reserved)
+            resets = None if limit.per is None else bucket.period.end
+            found.append(LimitState(limit, bucket.user, bucket.used + bucket.reserved, left, resets))
+        return found
+
+    # -- what was used before
+
+    async def refresh(self) -> None:
+        """Reads again what others have used, where gateways share a database. Raises: StoreError."""
+        if not self._store.database.is_shared:
+            return
+        now = self._now()
+        self._processes = max(1, await self._store.usage.note_writer(self._name, now, now - SHARED_S))
+        for bucket in [*self._buckets.values()]:
+            if bucket.is_loaded and bucket.period.end > now and bucket.limit.per in ("day", "month"):
+                async with self._meter.unwritten():
+                    bucket.used = await self._used(bucket)
+
+    async def _bucket(self, limit: UsageLimit, user: str) -> Bucket:
+        """Returns the bucket of a limit and a subject for the present period."""
+        subject, now = _subject(limit, user), self._now()
+        found = self._buckets.get((limit.id, subject))
+        if found is None or found.period.end <= now:
+            # What is under way has one bucket for ever.
+            found = Bucket(limit, subject, period_of(limit.per, now))
+            found.is_loaded = limit.per not in ("day", "month")
+            self._drop_old(now)
+            self._buckets[limit.id, subject] = found
+        if not found.is_loaded:
+            async with self._loading:
+                if not found.is_loaded:
+                    await self._load_used(found)
+        return found
+
+    async def _load_used(self, bucket: Bucket) -> None:
+        try:
+            async with self._meter.unwritten():
+                bucket.used += await self._used(bucket)
+                bucket.is_loaded = True
+        except StoreError as error:
+            # Limits never break chat: this process counts from now on, and asks again with the next request.
+            _log.warning("What was used of limit %d is not known yet: %s", bucket.limit.id, error.message)
+
+    async def _used(self, bucket: Bucket) -> float:
+        """Returns what is used of a limit's period, by all processes. The meter writes nothing meanwhile."""
+        limit, period = bucket.limit, bucket.period
+        first, last = int(period.begin // DAY_S), int(period.end // DAY_S) - 1
+        only: list[tuple[str, str | int]] = [("project", limit.project)]
+        if limit.key is not None:
+            only.append(("key", limit.key))
+        if limit.user is not None:
+            only.append(("user", bucket.user if limit.user == EACH_USER else limit.user))
+        sums = await self._store.usage.sums(UsageQuery((), first, last, tuple(only)))
+        rows = [list(each.counters) for each in sums]
+        rows += self._meter.counters_of(first, last, dict(only))
+        if limit.unit == "requests":
+            return sum(row[REQUESTS] - row[ERRORS] for row in rows)
+        if limit.unit == "tokens":
+            return sum(row[INPUT] + row[OUTPUT] for row in rows)
+        return sum(row[COST] for row in rows) / _BILLION
+
+    async def _load_now(self) -> None:
+        try:
+            await self.load()
+        except StoreError as error:
+            _log.warning("Limits are not known, and hold as they were: %s", error.message)
+
+    def _drop_old(self, now: float) -> None:
+        if len(self._buckets) >= _MOST_BUCKETS:
+            self._buckets = {
+                key: each for key, each in self._buckets.items() if each.period.end > now or each.reserved
+            }
+
+    def _most(self, limit: UsageLimit) -> float:
+        """Returns how far this process may go: its part of what holds for a minute or at a time."""
+        if limit.per in ("day", "month") or self._processes == 1:
+            return limit.most
+        return math.ceil(limit.most / self._processes)
+
+    # -- the answer
+
+    def _refusal(self, bucket: Bucket, most: float) -> LimitReached:
+        limit, now = bucket.limit, self._now()
+        is_long = limit.per in ("day", "month")
+        wait_s = 1.0 if limit.per is None else max(1.0, math.ceil(bucket.period.end - now))
+        headers = [("x-should-retry", "false")] if is_long else []
+        if limit.unit in _HEADERS and limit.per is not None:
+            headers += _rate_headers(bucket, most, now)
+        return LimitReached(_words(limit, bucket.period), wait_s, headers, is_long=is_long)
+
+    def _headers(self, buckets: list[Bucket]) -> list[tuple[str, str]]:
+        """Returns the headers of the limits of a minute: of each unit the one with the least left."""
+        found: list[tuple[str, str]] = []
+        for unit in _HEADERS:
+            own = [each for each in buckets if each.limit.unit == unit and each.limit.per == "minute"]
+            if own:
+                least = min(own, key=lambda each: each.left(self._most(each.limit)))
+                found += _rate_headers(least, self._most(least.limit), self._now())
+        return found
+
+
+def _subject(limit: UsageLimit, user: str) -> str:
+    return user if limit.user == EACH_USER else ""
+
+
+def _rate_headers(bucket: Bucket, most: float, now: float) -> list[tuple[str, str]]:
+    unit = bucket.limit.unit
+    return [
+        (f"x-ratelimit-limit-{unit}", f"{math.floor(most)}"),
+        (f"x-ratelimit-remaining-{unit}", f"{bucket.left(most)}"),
+        (f"x-ratelimit-reset-{unit}", duration(bucket.period.end - now)),
+    ]
+
+
+def _words(limit: UsageLimit, period: Period) -> str:
+    most = f"{limit.most:g}"
+    if limit.per is None:
+        return f"Limit {limit.id} allows {most} requests at a time. Try again when one has ended."
+    resets = datetime.fromtimestamp(period.end, UTC).isoformat().replace("+00:00", "Z")
+    what = {"requests": "requests", "tokens": "tokens", "cost": "of cost"}[limit.unit]
+    return f"Limit {limit.id} allows {most} {what} per {limit.per}, which are used up. It resets at {resets}."

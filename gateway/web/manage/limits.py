@@ -1,0 +1,89 @@
+"""`/v1/manage/limits`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.errors import BadRequest, MemoryUnavailable, UnknownId
+from gateway.run.admin.limit_operations import LimitOperations
+from gateway.web.body import BodyReader
+from gateway.web.manage.access import Access, Manager
+from gateway.web.middleware import trace_of
+from storage.errors import StoreError
+
+LIMITS_PATH: Final = "/v1/manage/limits"
+_Perform = Callable[[Manager, Request, dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+def managed(
+    path: str, method: str, perform: _Perform, access: Access, bodies: BodyReader, *, status: int = 200
+) -> Route:
+    """Returns a route that reads a JSON object, where it has a body, and answers with one.
+
+    Methods other than GET change something.
+    """
+
+    async def answer(request: Request) -> Response:
+        trace_of(request.scope).route = "manage"
+        manager = await access.admit(request, writes=method != "GET")
+        async with bodies.read(request.scope, request.receive) as raw:
+            body = _object_in(bytes(raw))
+        try:
+            answered = await perform(manager, request, body)
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        return Response(orjson.dumps(answered), status, media_type="application/json")
+
+    return Route(path, answer, methods=[method])
+
+
+def limit_routes(operations: LimitOperations, access: Access, bodies: BodyReader) -> list[Route]:
+    """Returns the routes of limits."""
+
+    async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.show_all(dict(request.query_params), project=manager.project)
+
+    async def add(manager: Manager, _: Request, body: dict[str, Any]) -> dict[str, Any]:
+        return await operations.add(body, project=manager.project)
+
+    async def show(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.show(number_in(request), project=manager.project)
+
+    async def change(manager: Manager, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        return await operations.change(number_in(request), body, project=manager.project)
+
+    async def remove(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.remove(number_in(request), project=manager.project)
+
+    one = f"{LIMITS_PATH}/{{id}}"
+    return [
+        managed(LIMITS_PATH, "GET", show_all, access, bodies),
+        managed(LIMITS_PATH, "POST", add, access, bodies, status=201),
+        managed(one, "GET", show, access, bodies),
+        managed(one, "PATCH", change, access, bodies),
+        managed(one, "DELETE", remove, access, bodies),
+    ]
+
+
+def number_in(request: Request) -> int:
+    """Returns the number in a path. Raises: UnknownId: it is none."""
+    text: str = request.path_params["id"]
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise UnknownId(f"There is nothing with the id {text!r}.")
+    return int(text)
+
+
+def _object_in(raw: bytes) -> dict[str, Any]:
+    try:
+        body = orjson.loads(raw) if raw else {}
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"We could not parse the JSON body of your request: {error}") from error
+    if not isinstance(body, dict):
+        raise BadRequest("We could not parse the JSON body of your request: expected an object.")
+    return body

@@ -1,0 +1,58 @@
+"""Limits as operators set them. Every process hears of a change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from storage.database import LIMITS, Connection, Database
+from storage.errors import NotFound
+from storage.sql.group import Group, reads
+from storage.sql.statements import load
+from storage.usage_records import UsageLimit
+
+SQL = load("usage.sql")
+
+
+class UsageLimits(Group):
+    """The table of limits."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._heard: list[Callable[[], None]] = []
+        database.hear(LIMITS, lambda _: self._changed())
+
+    @reads
+    async def list(self, connection: Connection) -> tuple[UsageLimit, ...]:
+        """Returns all limits, the oldest first."""
+        return tuple(UsageLimit(*row) for row in await connection.rows(SQL["limits"]))
+
+    async def add(self, limit: UsageLimit) -> UsageLimit:
+        """Adds a limit; its number is made here."""
+        values = (limit.project, limit.key, limit.user, limit.unit, limit.per, limit.most, limit.then)
+        ((id,),) = await self._database.write_one(SQL["limit_add"], values)
+        self._tell()
+        return UsageLimit(id, *values)
+
+    async def change(self, id: int, most: float, then: str) -> None:
+        """Changes a limit. Raises: NotFound."""
+        if not await self._database.write(lambda c: c.run(SQL["limit_change"], (id, most, then))):
+            raise NotFound(f"there is no limit {id}")
+        self._tell()
+
+    async def remove(self, id: int) -> None:
+        """Removes a limit. Raises: NotFound."""
+        if not await self._database.write(lambda c: c.run(SQL["limit_remove"], (id,))):
+            raise NotFound(f"there is no limit {id}")
+        self._tell()
+
+    def when_changed(self, function: Callable[[], None]) -> None:
+        """Has a function called when limits may have changed, by this process or another."""
+        self._heard.append(function)
+
+    def _tell(self) -> None:
+        self._changed()
+        self._database.notify(LIMITS)
+
+    def _changed(self) -> None:
+        for each in self._heard:
+            each()

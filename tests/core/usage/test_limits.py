@@ -1,0 +1,107 @@
+"""The rules of limits: which hold for whom, when a request fits, and what is settled."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from gateway.core.usage.limits import (
+    Amounts,
+    Bucket,
+    LimitReservation,
+    duration,
+    fitting,
+    full_bucket,
+    period_of,
+)
+from storage.usage_records import UsageLimit
+
+
+def limit(id: int = 1, **fields: object) -> UsageLimit:
+    given = {"project": "p", "key": None, "user": None, "unit": "tokens", "per": "day", "most": 100.0}
+    return UsageLimit(id=id, **{**given, "then": "refuse", **fields})  # type: ignore[arg-type]
+
+
+def bucket(used: float = 0, reserved: float = 0, **fields: object) -> Bucket:
+    made = limit(**fields)
+    return Bucket(made, "", period_of(made.per, 0.0), used, reserved)
+
+
+def at(*parts: int) -> float:
+    return datetime(*parts, tzinfo=UTC).timestamp()  # type: ignore[arg-type, misc]
+
+
+@pytest.mark.parametrize(
+    ("per", "begin", "end"),
+    [
+        ("minute", at(2026, 2, 28, 23, 59), at(2026, 3, 1)),
+        ("day", at(2026, 2, 28), at(2026, 3, 1)),
+        ("month", at(2026, 2, 1), at(2026, 3, 1)),
+    ],
+)
+def test_periods_are_the_calendars(per: str, begin: float, end: float) -> None:
+    assert period_of(per, at(2026, 2, 28, 23, 59, 30)) == (begin, end)
+
+
+def test_a_limit_of_a_named_user_takes_the_place_of_each_users() -> None:
+    each = limit(1, user="*")
+    alice, other = limit(2, user="alice"), limit(3, user="alice", per="month")
+    all_of_key = limit(4, key=7)
+    limits = (each, alice, other, all_of_key)
+    assert fitting(limits, 0, "alice") == [alice, other]
+    assert fitting(limits, 7, "bob") == [each, all_of_key]
+    assert fitting(limits, 0, "") == [each]
+
+
+@pytest.mark.parametrize(
+    ("used", "reserved", "amount", "fits"),
+    [
+        (0, 0, 100, True),
+        (0, 0, 101, True),  # who is alone gets in while anything is left
+        (99, 0, 50, True),
+        (100, 0, 1, False),
+        (0, 60, 40, True),
+        (0, 60, 41, False),
+    ],
+)
+def test_tokens_fit_or_are_the_only_ones(used: float, reserved: float, amount: float, fits: bool) -> None:
+    assert bucket(used, reserved).lets_in(amount, 100) is fits
+
+
+def test_requests_are_counted_exactly() -> None:
+    assert bucket(9, 0, unit="requests", most=10.0).lets_in(1, 10)
+    assert not bucket(9, 1, unit="requests", most=10.0).lets_in(1, 10)
+    assert not bucket(0, 0, unit="requests", most=0.0).lets_in(1, 0)
+
+
+@pytest.mark.parametrize(
+    ("unit", "per", "is_answered", "used"),
+    [
+        ("requests", "day", True, 1),
+        ("requests", "day", False, 0),  # given back
+        ("requests", "minute", False, 1),
+        ("tokens", "day", True, 30),
+        ("cost", "day", True, 0.5),
+        ("concurrent", None, True, 0),
+    ],
+)
+def test_a_reservation_is_settled_by_what_was_used(
+    unit: str, per: str | None, is_answered: bool, used: float
+) -> None:
+    one = bucket(reserved=1000, unit=unit, per=per)
+    LimitReservation([(one, 1000)]).settle(Amounts(30, 500_000_000), is_answered=is_answered)
+    assert (one.reserved, one.used) == (0, used)
+
+
+def test_a_refusal_counts_before_another_model() -> None:
+    cheap, hard = bucket(100, then="small"), bucket(100, id=2)
+    entries = [(cheap, 1.0), (hard, 1.0)]
+    assert full_bucket(entries, [100, 100], lambda _: True) == (hard, cheap)
+    assert full_bucket(entries[:1], [100], lambda _: True) == (None, cheap)
+    assert full_bucket(entries[:1], [100], lambda _: False) == (cheap, None)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "1s"), (37, "37s"), (360, "6m0s"), (39_725, "11h2m5s")])
+def test_times_are_as_openais_headers_have_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

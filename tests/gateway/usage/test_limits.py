@@ -1,0 +1,299 @@
+"""Limits hold under storms, and a request that they turn away leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+
+from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
+from storage.usage_records import UsageLimit
+from tests.doubles.upstream import Gate, StrictUpstream, fail, say
+from tests.gateway.sdk import World, agent, remember
+from tests.patience import PATIENCE_S
+
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+MODELS = (
+    ModelSettings("m", "m", "up", price=PriceSettings(input=1.0, output=1.0)),
+    ModelSettings("small", "small", "up"),
+)
+ASK = [{"role": "user", "content": "Hi"}]
+
+pytestmark = pytest.mark.both
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    upstream.script = lambda seen: say("Hello.", usage=USAGE)
+    takes: Any = {"responses": "stored", "stream_usage": True}
+    upstreams = (UpstreamSettings("up", base_url=upstream.base_url, takes=takes),)
+    given: dict[str, Any] = {"upstreams": upstreams, "models": MODELS, "admin_token": "the-owner"}
+    with remember(upstream, tmp_path, agent(), **given) as made:
+        yield made
+
+
+def limit(world: World, unit: str, per: str | None, most: float, **fields: Any) -> UsageLimit:
+    world.settle()  # what was asked before is counted
+    made = UsageLimit(
+        0, "default", fields.get("key"), fields.get("user"), unit, per, most, fields.get("then", "refuse")
+    )
+    return world.gateway.call(world.store.limits.add(made))
+
+
+def storm(world: World, count: int, **body: Any) -> list[int]:
+    """Sends many requests at once, and returns their statuses."""
+
+    async def ask() -> list[int]:
+        limits = httpx.Limits(max_connections=50)
+        async with httpx.AsyncClient(limits=limits, timeout=PATIENCE_S) as client:
+            url = f"{world.gateway.url}/v1/chat/completions"
+            data = {"model": "m", "messages": ASK, "user": "alice", **body}
+            replies = await asyncio.gather(*(client.post(url, json=data) for _ in range(count)))
+            return [reply.status_code for reply in replies]
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("per", ["minute", "day", "month"])
+def test_a_storm_of_requests_gets_as_many_in_as_are_allowed(world: World, per: str) -> None:
+    limit(world, "requests", per, 7)
+    statuses = storm(world, 60)
+    assert (statuses.count(200), statuses.count(429)) == (7, 53)
+    assert len(world.upstream.chats) == 7
+
+
+@pytest.mark.parametrize(("unit", "most"), [("tokens", 100), ("cost", 100 / 1e6)])
+def test_a_storm_exceeds_by_no_more_than_its_requests_used(world: World, unit: str, most: float) -> None:
+    """Each reserves more than it uses, so that what is let in fits."""
+    limit(world, unit, "day", most)
+    statuses = storm(world, 60, max_tokens=20)
+    used = 15 * len(world.upstream.chats)
+    assert statuses.count(200) == len(world.upstream.chats) > 0
+    assert used < 100 + 15
+    while world.post(ASK, user="alice", max_tokens=1).status == 200:
+        used += 15
+    assert 100 <= used < 100 + 15
+
+
+def test_only_so_many_are_under_way(world: World) -> None:
+    limit(world, "concurrent", None, 2)
+    hold = Gate()
+    world.upstream.script = lambda seen: say("Hello.", usage=USAGE, hold_before_headers=hold)
+    world.settle()
+
+    async def ask() -> list[int]:
+        async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
+            url = f"{world.gateway.url}/v1/chat/completions"
+            data = {"model": "m", "messages": ASK, "user": "alice"}
+            tasks = [asyncio.create_task(client.post(url, json=data)) for _ in range(8)]
+            refused = []
+            for each in asyncio.as_completed(tasks):
+                reply = await each
+                refused.append(reply)
+                if len(refused) == 6:
+                    hold.open()
+            return [reply.status_code for reply in refused]
+
+    assert sorted(asyncio.run(ask())) == [200] * 2 + [429] * 6
+    assert world.post(ASK, user="alice").status == 200
+
+
+def test_the_answer_says_what_and_until_when(world: World) -> None:
+    made = limit(world, "requests", "day", 1)
+    assert world.post(ASK, user="alice").status == 200
+    before = len(world.upstream.seen)
+    reply = world.post(ASK, user="alice", stream=True)
+    assert (reply.status, reply.error["code"], reply.error["type"]) == (
+        429,
+        "insufficient_quota",
+        "insufficient_quota",
+    )
+    assert f"Limit {made.id} allows 1 requests per day" in reply.error["message"]
+    assert reply.headers["x-should-retry"] == "false"
+    assert reply.headers["x-ratelimit-limit-requests"] == "1"
+    assert reply.headers["x-ratelimit-remaining-requests"] == "0"
+    assert 1 <= int(reply.headers["retry-after"]) <= 86_400
+    assert len(world.upstream.seen) == before
+    world.settle()
+    world.gateway.call(world.gateway.app.meter.write())
+    assert world.query("SELECT sum(requests), sum(refused) FROM usage") == [(1, 1)]
+    assert world.query("SELECT count(*) FROM exchanges") == [1]
+
+
+def test_a_minutes_limit_is_told_with_each_reply(world: World) -> None:
+    limit(world, "requests", "minute", 2)
+    world.upstream.script = lambda seen: say(
+        "Hi.", usage=USAGE, headers={"x-ratelimit-limit-requests": "900", "x-ratelimit-limit-tokens": "9"}
+    )
+    reply = world.post(ASK, user="alice")
+    assert reply.headers["x-ratelimit-limit-requests"] == "2"
+    assert reply.headers["x-ratelimit-remaining-requests"] == "1"
+    assert reply.headers["x-ratelimit-limit-tokens"] == "9"
+    world.post(ASK, user="alice")
+    reply = world.post(ASK, user="alice")
+    assert (reply.status, reply.error["code"]) == (429, "rate_limit_exceeded")
+    assert "x-should-retry" not in reply.headers
+    world.clock.sleep(60)
+    assert world.post(ASK, user="alice").status == 200
+
+
+def test_another_model_answers_in_its_place(world: World) -> None:
+    made = limit(world, "tokens", "day", 1, then="small")
+    assert "x-mnemogate-limit" not in world.post(ASK, user="alice").headers
+    for stream in (False, True):
+        reply = world.post(ASK, user="alice", stream=stream)
+        assert (reply.status, reply.headers["x-mnemogate-limit"]) == (200, str(made.id))
+        assert world.upstream.last.json["model"] == "small"
+    with pytest.raises(openai.RateLimitError):
+        world.sdk.embeddings.create(model="m", input="a", user="alice")
+
+
+def test_each_user_has_a_limit_and_a_named_one_another(world: World) -> None:
+    limit(world, "requests", "day", 1, user="*")
+    limit(world, "requests", "day", 2, user="alice")
+    found = {user: [world.post(ASK, user=user).status for _ in range(3)] for user in ("alice", "bob")}
+    assert found == {"alice": [200, 200, 429], "bob": [200, 429, 429]}
+    assert [world.post(ASK).status for _ in range(2)] == [200, 429]
+
+
+def test_what_no_model_answered_is_given_back_for_the_day(world: World) -> None:
+    limit(world, "requests", "day", 1)
+    world.upstream.queue(fail(400))
+    assert world.post(ASK, user="alice").status == 400
+    assert world.post(ASK, user="alice").status == 200
+    assert world.post(ASK, user="alice").status == 429
+
+
+def test_what_was_used_before_counts(world: World) -> None:
+    assert world.post(ASK, user="alice").status == 200
+    limit(world, "requests", "month", 1)
+    assert world.post(ASK, user="alice").status == 429
+    limit(world, "requests", "day", 5, user="bob")
+    assert world.post(ASK, user="bob").status == 429
+
+
+def test_a_limit_that_is_removed_holds_no_more(world: World) -> None:
+    made = limit(world, "requests", "day", 0)
+    assert world.post(ASK, user="alice").status == 429
+    world.gateway.call(world.store.limits.change(made.id, 1, "refuse"))
+    assert world.post(ASK, user="alice").status == 200
+    assert world.post(ASK, user="alice").status == 429
+    world.gateway.call(world.store.limits.remove(made.id))
+    assert world.post(ASK, user="alice").status == 200
+
+
+def test_every_dialect_is_refused_in_its_own_words(world: World) -> None:
+    limit(world, "requests", "day", 0)
+    sdk = world.sdk
+    for stream in (False, True):
+        with pytest.raises(openai.RateLimitError) as refused:
+            sdk.responses.create(model="m", input="Hi", stream=stream, user="alice")
+        assert refused.value.code == "insufficient_quota"
+    for ask in (
+        lambda: sdk.completions.create(model="m", prompt="Hi"),
+        lambda: sdk.embeddings.create(model="m", input="Hi"),
+        lambda: sdk.images.generate(model="m", prompt="A cat"),
+    ):
+        with pytest.raises(openai.RateLimitError):
+            ask()
+    claude = anthropic.Anthropic(base_url=world.gateway.url, api_key="sk", max_retries=0)
+    with claude, pytest.raises(anthropic.RateLimitError) as limited:
+        claude.messages.create(model="m", max_tokens=5, messages=[{"role": "user", "content": "Hi"}])
+    assert limited.value.body["error"]["type"] == "rate_limit_error"  # type: ignore[index]
+    assert sdk.models.list().data
+    assert world.upstream.chats == []
+
+
+def test_a_client_that_leaves_gives_its_place_back(world: World) -> None:
+    limit(world, "concurrent", None, 1)
+    hold = Gate()
+    world.upstream.script = lambda seen: say("Hello.", hold_before_headers=hold)
+    with pytest.raises(openai.APITimeoutError):
+        world.client(timeout=0.3).chat.completions.create(model="m", messages=ASK, user="alice")  # type: ignore[arg-type]
+    world.upstream.last.gone.wait_sync()
+    world.settle()
+    hold.open()
+    assert world.post(ASK, user="alice").status == 200
+
+
+def test_without_limits_a_request_reads_and_writes_nothing_for_them(world: World) -> None:
+    def of_usage() -> list[str]:
+        world.all_statements_of(lambda: world.post(ASK, user="alice"))
+        return [each for each in world.statements if "usage" in each or "limits" in each]
+
+    world.post(ASK, user="alice")
+    assert of_usage() == []
+    limit(world, "requests", "day", 50)
+    world.post(ASK, user="alice")  # reads what was used, once
+    assert of_usage() == []
+
+
+OWNER = {"x-mnemogate-admin": "the-owner", "content-type": "application/json"}
+
+
+def manage(world: World, method: str, path: str, body: Any = None, headers: Any = OWNER) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    return world.gateway.ask(method, f"/v1/manage/limits{path}", data, headers)
+
+
+def test_a_limit_is_made_changed_and_removed_over_rest(world: World) -> None:
+    reply = manage(world, "POST", "", {"user": "*", "unit": "requests", "per": "day", "most": 0})
+    assert reply.status == 201
+    made = reply.json
+    assert made == {
+        "id": made["id"], "object": "limit", "project": "default", "key": None, "user": "*",
+        "unit": "requests", "per": "day", "most": 0, "then": "refuse",
+    }  # fmt: skip
+    assert world.post(ASK, user="alice").status == 429
+    path = f"/{made['id']}"
+    assert manage(world, "PATCH", path, {"most": 1, "then": "small"}).json["then"] == "small"
+    assert [world.post(ASK, user="alice").headers.get("x-mnemogate-limit") for _ in range(2)] == [
+        None,
+        str(made["id"]),
+    ]
+    assert manage(world, "GET", path).json["most"] == 1
+    assert [each["id"] for each in manage(world, "GET", "").json["data"]] == [made["id"]]
+    assert manage(world, "DELETE", path).json == {"id": made["id"], "object": "limit", "deleted": True}
+    assert (manage(world, "GET", path).status, manage(world, "DELETE", path).status) == (404, 404)
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"colour": 1}, "colour"),
+        ({"unit": "words"}, "unit"),
+        ({"per": None}, "per"),
+        ({"unit": "concurrent"}, "per"),
+        ({"most": -1}, "most"),
+        ({"most": 1.5}, "most"),
+        ({"most": "9"}, "most"),
+        ({"then": "nothing"}, "then"),
+        ({"key": 99}, "key"),
+    ],
+)
+def test_a_wrong_limit_is_told_what_is_wrong(world: World, change: Any, param: str) -> None:
+    reply = manage(world, "POST", "", {"unit": "requests", "per": "day", "most": 5, **change})
+    assert (reply.status, reply.error["param"]) == (400, param)
+    assert manage(world, "GET", "").json["data"] == []
+
+
+def test_an_operator_sees_and_changes_its_own_project_alone(world: World) -> None:
+    made = limit(world, "requests", "day", 5)
+    create = world.store.keys.create
+    _, other = world.gateway.call(create("elsewhere", "op", None, "operator"))
+    _, reader = world.gateway.call(create("default", "op", None, "operator-read"))
+    there, reads = ({"authorization": f"Bearer {key}"} for key in (other, reader))
+    assert manage(world, "GET", "", headers=there).json["data"] == []
+    assert manage(world, "GET", f"/{made.id}", headers=there).status == 404
+    assert manage(world, "DELETE", f"/{made.id}", headers=there).status == 404
+    assert manage(world, "GET", f"/{made.id}", headers=reads).status == 200
+    assert manage(world, "DELETE", f"/{made.id}", headers=reads).status == 403
+    body = {"unit": "requests", "per": "day", "most": 5, "project": "default"}
+    assert manage(world, "POST", "", body, there).status == 404
