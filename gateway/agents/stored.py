@@ -22,7 +22,7 @@ from gateway.core.turn.draft import AllBut
 from gateway.core.turn.guide import Guide
 from gateway.core.turn.spec import TurnSpec
 from gateway.run.call import ChatCall, Passes
-from gateway.run.memory.context import MemoryContext
+from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import Toolbox

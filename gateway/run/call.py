@@ -20,8 +20,8 @@ from gateway.core.request.native_body import NativeBody, UpstreamBody
 from gateway.core.turn.client_view import MakesView
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
-from gateway.run.memory.context import MemoryContext
 from gateway.run.memory.fit import counted_usage, fit
+from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.stored_turns import turn_of
 from gateway.run.native_request import NativeRequest

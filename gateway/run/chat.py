@@ -43,9 +43,9 @@ from gateway.errors import BadRequest, MemoryUnavailable, ThreadNotFound, Thread
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, Passes, form_for
 from gateway.run.directory import Directory, StoredAgents, unknown
-from gateway.run.memory.context import MemoryContext, MemoryRequest
 from gateway.run.memory.fit import counted_usage, fit
 from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits

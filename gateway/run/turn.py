@@ -34,9 +34,9 @@ from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import GatewayError
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
-from gateway.run.memory.context import MemoryContext, seen_blocks
 from gateway.run.memory.fit import fit, fit_rounds
 from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.memory_context import MemoryContext, seen_blocks
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.pending import Pending

@@ -23,7 +23,7 @@ from gateway.errors import Conflict, GatewayError, MemoryUnavailable
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall
-from gateway.run.memory.context import MemoryContext
+from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.pending import Pending
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Self
 
-from gateway.run.memory import context as memory_context
+from gateway.run.memory import memory_context
 from gateway.web import middleware
 from storage.postgres import connection
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from adapters.errors import ProviderError
 from adapters.types import Json
-from gateway.agents.batches.replay import JournaledTools, NotYet, StoredReplies
+from gateway.agents.batches.stored_replies import JournaledTools, NotYet, StoredReplies
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.run import RunRequest, identity_of, request_of
@@ -44,8 +44,8 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import GatewayError, UnknownModel
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, Passes, form_for
-from gateway.run.memory.context import MemoryContext, MemoryRequest
 from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, FittedWindow, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_conversation import as_of, open_write, read_path

@@ -31,7 +31,7 @@ from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, Conflict, GatewayError, TooManySends
 from gateway.run.call import Passes
-from gateway.run.memory.context import MemoryContext
+from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.pending import Pending
 from gateway.run.receipt import Accounts, Receipt
 from gateway.run.sink import ClientGone, Sink, UnseenSink

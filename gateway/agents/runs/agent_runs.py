@@ -53,9 +53,9 @@ from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, UnknownModel
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
-from gateway.run.memory.context import MemoryContext, MemoryRequest
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.leases import line_name
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt, first_spoken
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.memory.record import BlockEdits

@@ -25,8 +25,8 @@ from gateway.core.prompt.compose import is_shown
 from gateway.core.turn.calls import CallDecision
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
-from gateway.run.memory.context import MemoryContext, MemoryRequest
 from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.stored_conversation import read_path, taken_up
 from gateway.run.pending import Pending

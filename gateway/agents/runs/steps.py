@@ -32,8 +32,8 @@ from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.ledger import counts_of
 from gateway.core.upstream.policy import Target
-from gateway.run.memory.context import MemoryContext, in_order
 from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.memory_context import MemoryContext, in_order
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.record import BlockEdits, recall_row
 from gateway.run.memory.stored_conversation import ended, go_on, open_write, reread

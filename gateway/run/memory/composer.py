@@ -26,8 +26,8 @@ from gateway.core.prompt.window import MessageBounds
 from gateway.core.tags import mark_of
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
-from gateway.run.memory.context import MemoryContext
 from gateway.run.memory.fit import fit, is_crowded, may_exceed
+from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import (
     NO_NOTE,
     NO_RECALL,

@@ -24,8 +24,8 @@ from gateway.core.memory.delegated import Delegated
 from gateway.core.prompt.summary import Overfull
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.composer import Composer
-from gateway.run.memory.context import MemoryContext, MemoryRequest, agent_of, read
 from gateway.run.memory.leases import Leases
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, agent_of, read
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import Queues
 from gateway.run.memory.recall import EmbedQuery, Recaller

@@ -16,8 +16,8 @@ from gateway.core.prompt.shown_blocks import is_mark_named
 from gateway.core.request.identity import KEEPS
 from gateway.core.tags import mark_of
 from gateway.run.memory.contents import with_contents
-from gateway.run.memory.context import MemoryContext
 from gateway.run.memory.fit import count_tokens
+from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt, RecallResult, Sought
 from gateway.run.memory.visible import VisibleContent, replaced, shows_origin
 from gateway.settings import MemorySettings

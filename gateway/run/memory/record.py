@@ -30,7 +30,7 @@ from gateway.core.prompt.shown_blocks import (
     show_edit,
 )
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
-from gateway.run.memory.context import MemoryContext
+from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.sources import pack_sought
 from gateway.run.receipt import Receipt

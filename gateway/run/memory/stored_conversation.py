@@ -20,7 +20,7 @@ from gateway.core.conversation.tree import Tree
 from gateway.core.memory import edits
 from gateway.core.prompt.eviction import evicted_at
 from gateway.core.request.chat_request import ChatRequest
-from gateway.run.memory.context import (
+from gateway.run.memory.memory_context import (
     MemoryContext,
     MemoryRequest,
     agent_of,

@@ -21,7 +21,7 @@ from gateway.core.conversation.private import private_of, with_private, without_
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
 from gateway.errors import BadRequest, BodyTooLarge
-from gateway.run.memory.context import MemoryContext
+from gateway.run.memory.memory_context import MemoryContext
 from storage.errors import NotFound
 from storage.listing import StandingExchange
 from storage.records import Agent, Exchange, Scope, State

@@ -10,7 +10,7 @@ from msgspec import Struct
 from gateway.core.conversation.canonical import Listing, squash
 from gateway.core.conversation.tree import Tree
 from gateway.core.prompt.compose import Composition
-from gateway.run.memory.context import MemoryContext
+from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import FittedWindow
 from storage.records import Atom, Exchange, Message
 

@@ -19,7 +19,7 @@ from gateway.core.prompt import note
 from gateway.core.tags import plain_tags, quoted_name
 from gateway.core.turn.asides import FILLER, with_asides
 from gateway.core.turn.commands import RunTool
-from gateway.run.memory.context import MemoryContext
+from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import ToolAnswer, failed

@@ -17,7 +17,7 @@ from adapters.scripted import ScriptedProvider
 from gateway.agents.batches import job as batch_job
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.parts import PartJournal
-from gateway.agents.batches.replay import JournaledTools, StoredReplies
+from gateway.agents.batches.stored_replies import JournaledTools, StoredReplies
 from gateway.agents.registry.registry import Registry
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool

@@ -12,8 +12,7 @@ import orjson
 import pytest
 
 from gateway.core.conversation import lookup
-from gateway.run.memory import context as memory_context
-from gateway.run.memory import record
+from gateway.run.memory import memory_context, record
 from storage.commands import Pool
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.compacting import Notes, compacted, compacting, text_of

@@ -32,8 +32,8 @@ from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.errors import Conflict, GatewayError
 from gateway.run.event_log import EventLog, stored_events
-from gateway.run.memory.context import new_conversation_uid
 from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.memory_context import new_conversation_uid
 from gateway.run.memory.queue import QueuePlace
 from gateway.run.sink import Sink, UnseenSink
 from storage.commands import RunAccept

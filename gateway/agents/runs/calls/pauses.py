@@ -17,7 +17,7 @@ from gateway.core.prompt.shown_blocks import NOTHING_SHOWN
 from gateway.core.turn.calls import CallDecision, ResumedCalls
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
-from gateway.run.memory.context import MemoryContext
+from gateway.run.memory.memory_context import MemoryContext
 from storage.records import Run, RunStep
 
 NOT_MADE = "Error: the run was cancelled before this call was made."

@@ -16,8 +16,8 @@ from gateway.agents.tools.agent_tools import AgentTools
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.run.call import Passes
 from gateway.run.directory import memory_tools
-from gateway.run.memory.context import MemoryContext
 from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.recent import RecentCalls
