@@ -19,9 +19,9 @@ class SharedClock:
         self.ahead = 0.0
         self._is_set = False
 
-    def read(self, asked: float, at: float, answered: float) -> None:
+    def read(self, asked_at: float, at: float, answered: float) -> None:
         """Takes a reading: the database's time, and when it was asked for and was here, by this machine's clock."""
-        least, most = at - answered, at - asked
+        least, most = at - answered, at - asked_at
         if not self._is_set:
             self.ahead, self._is_set = (least + most) / 2, True
         self.ahead = min(max(self.ahead, least), most)

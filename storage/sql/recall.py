@@ -251,7 +251,7 @@ class Recall(Group):
 
     async def _near(self, agent: Agent, vector: Vector, size: int, deadline_ms: float) -> Near | None:
         """Returns how far the agent's messages stand out. size: how many numbers it has given out."""
-        find = partial(find_near, cache=self._memories.vectors, agent=agent.id, asked=vector)
+        find = partial(find_near, cache=self._memories.vectors, agent=agent.id, query=vector)
         is_unread = self._memories.vectors.get(agent.id, vector.model) is None
         if size <= (_LONG_UNREAD if is_unread else _LONG_VECTORS):
             return await self._database.read(find, deadline_ms=deadline_ms)

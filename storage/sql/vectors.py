@@ -88,19 +88,19 @@ class VectorCache:
             self._bytes -= found.joined.size
 
 
-async def find_near(connection: Connection, cache: VectorCache, agent: int, asked: Vector) -> Near | None:
+async def find_near(connection: Connection, cache: VectorCache, agent: int, query: Vector) -> Near | None:
     """Returns how far the agent's messages stand out; None where none has a vector of this model."""
     row = await connection.row(SQL["state"], (agent,))
-    if row is None or row[0] != asked.model:
+    if row is None or row[0] != query.model:
         return None
     _, dimension, _, stamp = row
-    cached = cache.get(agent, asked.model)
+    cached = cache.get(agent, query.model)
     if cached is None or cached.stamp != stamp:
-        cached = await _load(connection, agent, asked.model, dimension, stamp, cached)
+        cached = await _load(connection, agent, query.model, dimension, stamp, cached)
         if cached is None:
             return None
-        cache.put(agent, asked.model, cached)
-    return vector_blobs.compare(cached.joined, asked)
+        cache.put(agent, query.model, cached)
+    return vector_blobs.compare(cached.joined, query)
 
 
 async def _load(
@@ -222,26 +222,28 @@ class Vectors(Group):
         await connection.run(SQL["begin"], (agent, model, 0))
 
     @effect
-    async def adding(self, connection: Connection, found: Unembedded, added: Mapping[int, bytes]) -> None:
+    async def adding(
+        self, connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]
+    ) -> None:
         """Returns the effect that adds vectors. added: float32 of one length, by number of the message.
 
-        The effect does nothing where something has changed since `found` was read, and starts over where the vectors
-        of this model have another length than before.
+        The effect does nothing where something has changed since `unembedded` was read, and starts over where the
+        vectors of this model have another length than before.
         """
-        agent, model = found.agent.id, found.model
+        agent, model = unembedded.agent.id, unembedded.model
         await connection.lock(agent)
         state = await connection.row(SQL["state"], (agent,))
-        if state is None or (state[0], state[3]) != (model, found.stamp):
+        if state is None or (state[0], state[3]) != (model, unembedded.stamp):
             return
         dimension = len(next(iter(added.values()))) // 4 if added else state[1]
-        if state[1] not in (0, dimension) and found.cursor:
+        if state[1] not in (0, dimension) and unembedded.cursor:
             await connection.run(SQL["begin"], (agent, model, dimension))
             return
-        stamp = await connection.value(SQL["advance"], (dimension, found.upto, agent))
+        stamp = await connection.value(SQL["advance"], (dimension, unembedded.upto, agent))
         damaged = await add_vectors(connection, agent, model, stamp, added)
         if damaged is not None:
             await connection.run(SQL["indexed_again"], (damaged - 1, agent))
-        await connection.run(SQL["drop_others"], (agent, model, chunk_of(found.upto), _OTHERS))
+        await connection.run(SQL["drop_others"], (agent, model, chunk_of(unembedded.upto), _OTHERS))
 
     @reads
     async def has(self, connection: Connection, agent: int, model: str) -> bool:

@@ -47,9 +47,9 @@ class Origin(Struct, frozen=True):
     conversation: str | None = None
 
 
-def showing_of(asked: msgspec.Struct) -> Showing:
+def showing_of(body: msgspec.Struct) -> Showing:
     """Returns the way in which a send or a query wants messages to be shown."""
-    spoken_text = given(asked)
+    spoken_text = given(body)
     types = spoken_text.get("include_return_message_types")
     return Showing(
         None if types is None else frozenset(types),

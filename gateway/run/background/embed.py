@@ -186,13 +186,13 @@ class Embedding:
             with suppress(Stale):
                 await self._store.jobs.enqueue(KIND, job.agent, KIND)
 
-    async def _embed_messages(self, found: Unembedded) -> dict[int, bytes]:
+    async def _embed_messages(self, unembedded: Unembedded) -> dict[int, bytes]:
         """Returns vectors by the messages' numbers, without those that the embedder refuses."""
         added: dict[int, bytes] = {}
-        for start in range(0, len(found.messages), BATCH):
-            batch = found.messages[start : start + BATCH]
+        for start in range(0, len(unembedded.messages), BATCH):
+            batch = unembedded.messages[start : start + BATCH]
             texts = [_beginning(m.text) for m in batch]
-            made = await self._embed_texts(found.agent, texts)
+            made = await self._embed_texts(unembedded.agent, texts)
             added.update({m.seq: data for m, data in zip(batch, made, strict=True) if data is not None})
         if len({len(data) for data in added.values()}) > 1:
             raise JobFailed("the embedder gave vectors of different lengths")

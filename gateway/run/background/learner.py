@@ -148,16 +148,16 @@ class Learning:
         self._answers = True
         return learn.keep_calls(reply.message)
 
-    async def _related(self, found: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
+    async def _related(self, unread: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
         """Returns the known facts that the model sees: all of a small memory, else the newest and the related."""
-        facts = await self._store.facts.list(found.agent.id, limit=SHOWN_FACTS + 1)
+        facts = await self._store.facts.list(unread.agent.id, limit=SHOWN_FACTS + 1)
         if len(facts) <= SHOWN_FACTS:
             return facts[::-1]
         newest = facts[: SHOWN_FACTS // 3]
         query = note.make_query("\n".join(m.text for m in messages if m.role == "user"))
         try:
             hits = await self._store.recall.search(
-                found.agent,
+                unread.agent,
                 query,
                 limit=SHOWN_FACTS - len(newest),
                 deadline_ms=_SEARCH_MS,
@@ -165,14 +165,14 @@ class Learning:
         except TooSlow:
             hits = []
         seqs = {f.seq for f in newest} | {m.seq for m in hits if m.source == "fact"}
-        return await self._store.facts.get(found.agent.id, sorted(seqs))
+        return await self._store.facts.get(unread.agent.id, sorted(seqs))
 
-    async def _learn(self, job: JobContext, asked: dict[str, Any], found: Unread) -> bool:
+    async def _learn(self, job: JobContext, asked: dict[str, Any], unread: Unread) -> bool:
         """Writes the answer's edits. Returns False if a message that the model read is gone.
 
         Then the source of an answer is unknown, and the job has to ask again.
         """
-        messages = clean(found.messages, secrets=self._secrets)
+        messages = clean(unread.messages, secrets=self._secrets)
         if asked["calls"] and [message.seq for message in messages] != asked.get("messages"):
             return False
         shown = await self._store.facts.get(job.agent, asked["shown"])
@@ -185,7 +185,7 @@ class Learning:
             dropped = learned.dropped
             return learned
 
-        effect = self._store.facts.learning(found.agent, asked["cursor"], asked["upto"], self._now(), decide)
+        effect = self._store.facts.learning(unread.agent, asked["cursor"], asked["upto"], self._now(), decide)
         await job.finish(effect)
         if dropped:
             _log.info("Learning: %d calls of the background model were invalid and were ignored.", dropped)
