@@ -32,6 +32,7 @@ from gateway.open_database import may_be_keyed, preload
 from gateway.operations import limit_operations, make_operations, make_page_operations, request_operations
 from gateway.page.page_app import MAX_BODY_BYTES, PageApp
 from gateway.provider_factory import make_embedder, make_providers, own_provider
+from gateway.run.admin.key_management import KeyHolder, KeyManagement
 from gateway.run.admin.links import LinkOperations
 from gateway.run.admin.sign_in import SignIn
 from gateway.run.admin.usage import UsageOperations
@@ -61,6 +62,7 @@ from gateway.web.completions import CHAT_PATHS, ChatRoute, is_chat
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
 from gateway.web.manage.access import Access
+from gateway.web.manage.keys import key_routes
 from gateway.web.manage.limits import limit_routes
 from gateway.web.manage.usage import MANAGE_PREFIX, usage_routes
 from gateway.web.memory_api import memory_routes
@@ -209,7 +211,7 @@ class Gateway:
         )
         parts_of_responses = ("responses", forwarding, bodies, max_upload_bytes, limits, self._chat, own)
         responses = ResponsesPath(*parts_of_responses)
-        access = Access(self.guard, admin_token)
+        access, limits_of_use = Access(self.guard, admin_token), limit_operations(settings, self.store)
         routes: list[BaseRoute] = [
             # First, since each route costs a request that comes after it.
             Route(RESPONSES_PATH, responses, methods=["POST"]),
@@ -240,7 +242,13 @@ class Gateway:
                 bodies,
             ),
             *usage_routes(UsageOperations(self.store.usage, self.requests.now, self.meter), access),
-            *limit_routes(limit_operations(settings, self.store), access, bodies),
+            *limit_routes(limits_of_use, access, bodies),
+            *key_routes(
+                KeyManagement(self.store.keys, limits_of_use, self.requests.now),
+                KeyHolder(self.store.usage, self.meter, self.limiter, self.requests.now),
+                access,
+                bodies,
+            ),
             *health_routes(self.readiness, self.metrics),
         ]
         if admin_token is not None:

@@ -396,6 +396,10 @@ class Key(Struct, frozen=True):
     memory: str | None = None  # the mode of its requests that ask for none; None: as the settings say
     opens: str | None = None  # all that it opens: "metrics", OPERATOR, OPERATOR_READ; None: the API
     used: float | None = None  # when it was last presented, to within an hour; None: never
+    expires: float | None = None  # from then on it opens nothing; None: it never ends
+    models: tuple[str, ...] | None = None  # patterns of the names that it may ask for; None: all
+    user: str | None = None  # all its requests are of this one; None: of whom they name
+    rotated_until: float | None = None  # how long the secret before its last rotation is good
 
     @property
     def is_operator(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from adapters.types import API_KEY
@@ -43,6 +44,14 @@ class Caller(NamedTuple):
     # The number and the name of the key; 0: there are none.
     key: int = 0
     key_name: str = ""
+    # Patterns of the models that the key may ask for; None: all.
+    models: tuple[str, ...] | None = None
+    # The user of all its requests; None: whom they name.
+    user: str | None = None
+
+    def may_ask(self, model: str) -> bool:
+        """Returns whether the key may ask for a model by this name."""
+        return self.models is None or any(fnmatchcase(model, each) for each in self.models)
 
 
 ANONYMOUS = Caller()
@@ -122,7 +131,17 @@ class Guard:
             )
         found = await self._find(key)
         opens = PAGE_PATH if found.is_operator else None if found.opens is None else f"/{found.opens}"
-        return Caller(found.project, credential, found.memory, opens, own, found.id, found.name)
+        return Caller(
+            found.project,
+            credential,
+            found.memory,
+            opens,
+            own,
+            found.id,
+            found.name,
+            found.models,
+            found.user,
+        )
 
     async def find_key(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
         """Returns the gateway key that a request presents, whatever it opens. Raises: NotAuthenticated, Overloaded."""
@@ -146,6 +165,8 @@ class Guard:
             ) from error
         if found is None:
             raise NotAuthenticated("This key is not one of this gateway's, or it was revoked.")
+        if self._keys.has_expired(found):
+            raise NotAuthenticated("This key has expired. Ask for another one.")
         return found
 
     async def _is_operators(self, key: str) -> bool:
@@ -153,7 +174,7 @@ class Guard:
             found = await self._keys.find(key)
         except StoreError:
             return False
-        return found is not None and found.is_operator
+        return found is not None and found.is_operator and not self._keys.has_expired(found)
 
     async def check_metrics(self, caller: Caller) -> None:
         """Refuses a caller with a key that does not open /metrics. Raises: NotAllowed, Overloaded."""

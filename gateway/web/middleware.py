@@ -18,6 +18,7 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.core.request.identity import BOUND_USER
 from gateway.dialects.chat.errors import ChatErrors
 from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed, Overloaded, UnknownPath
 from gateway.log import AccessLog
@@ -35,6 +36,11 @@ CLIENT_GONE = 499  # nginx's status for it; it appears in logs and metrics only
 # Characters of a path or a model's name in the log. Chosen: more than a real one has. Callers must not fill the disk.
 _LOGGED = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+# Paths where a key that is bound to a user reaches nothing of others.
+_OF_USERS = re.compile(
+    r"/v1/(chat/completions|messages(/count_tokens)?|responses(/[^/]+)?|completions|embeddings|rerank|moderations"
+    r"|images/\w+|audio/(speech|transcriptions|translations)|models(/.*)?)"
+)
 _ids = random.Random()
 _log = logging.getLogger("mnemogate")
 
@@ -68,7 +74,12 @@ class Trace:
     expects_continue: bool = False
 
     def begin_account(self) -> Receipt:
-        """Begins the account of a request that was read; the edge hands it on after the reply."""
+        """Begins the account of a request that was read; the edge hands it on after the reply.
+
+        Raises: NotAllowed: the key may not ask for this model.
+        """
+        if self.model is not None and not self.caller.may_ask(self.model):
+            raise NotAllowed(f"This key may not ask for the model {self.model!r}.", code="model_not_allowed")
         self.receipt = Receipt(self.begun, self.request_id, self.caller.project, self.caller.key)
         return self.receipt
 
@@ -171,6 +182,8 @@ class Edge:
                     raise NotAllowed(f"This key opens {caller.opens} alone.")
                 if path == METRICS_PATH:
                     await self._guard.check_metrics(caller)
+                if caller.user is not None:
+                    _bind(scope, caller.user)
             await self._app(scope, receive, answer)
         except ClientGone:
             # There is no client to answer any more. The code that raised this has closed the upstream's connection.
@@ -250,6 +263,15 @@ class Edge:
                 "cut": trace.is_cut,
             }
         )
+
+
+def _bind(scope: Scope, user: str) -> None:
+    """Has a request be of one user, whatever it names. Raises: NotAllowed: it is on a path that knows no users."""
+    if _OF_USERS.fullmatch(scope["path"]) is None:
+        raise NotAllowed(
+            "This key is bound to a user, and this path is not of users.", code="user_not_allowed"
+        )
+    scope["headers"] = [*scope["headers"], (BOUND_USER, user.encode())]
 
 
 def _has_whole_body(scope: Scope) -> bool:

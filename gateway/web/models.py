@@ -41,9 +41,10 @@ def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
         upstream = named_upstream(request.scope["headers"])
         listed = await agent_models(agents, trace.caller.project)
         found = await models.entries_for(trace.caller.credential, upstream, has_others=bool(listed))
+        allowed = [each for each in (*listed, *found) if trace.caller.may_ask(str(each.get("id")))]
         if speaks_messages:
-            return _json(as_page([*listed, *found], request.query_params))
-        return _json({"object": "list", "data": [*listed, *found]})
+            return _json(as_page(allowed, request.query_params))
+        return _json({"object": "list", "data": allowed})
 
     async def one(request: Request) -> Response:
         trace = trace_of(request.scope)

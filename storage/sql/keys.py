@@ -16,8 +16,12 @@ import os
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import orjson
+from msgspec.structs import replace
 
 from storage.database import DEAF_S, KEYS, Connection, Database
 from storage.errors import Broken, NotFound, Unavailable, WriteConflict, is_known
@@ -54,12 +58,30 @@ def digest_of(presented: str) -> bytes:
     return hashlib.sha256(presented.encode("utf-8", "surrogatepass")).digest()
 
 
-async def _find(connection: Connection, digest: bytes) -> Key | None:
-    """Returns the key with this digest, unless it is revoked. The digests are compared in constant time."""
+def _key(row: Sequence[Any]) -> Key:
+    id, project, name, prefix, created, revoked, memory, opens, used, expires, models, *rest = row
+    patterns = None if models is None else tuple(orjson.loads(models))
+    return Key(id, project, name, prefix, created, revoked, memory, opens, used, expires, patterns, *rest)
+
+
+def _patterns(models: Sequence[str] | None) -> str | None:
+    return None if models is None else orjson.dumps(list(models)).decode()
+
+
+async def _find(connection: Connection, digest: bytes, now: float) -> Key | None:
+    """Returns the key with this digest, unless it is revoked. The digests are compared in constant time.
+
+    By the secret before its last rotation it ends when that does.
+    """
     row = await connection.row(SQL["key_find"], (digest,))
-    if row is None or not hmac.compare_digest(row[9], digest):
+    if row is None:
         return None
-    return Key(*row[:9])
+    *values, present, before = row
+    key = _key(values)
+    if hmac.compare_digest(present, digest):
+        return key
+    is_good = before is not None and hmac.compare_digest(before, digest) and now < (key.rotated_until or 0.0)
+    return replace(key, expires=min(key.expires or math.inf, key.rotated_until or 0.0)) if is_good else None
 
 
 async def _revoke(connection: Connection, name_or_id: str, now: float) -> Key:
@@ -74,7 +96,7 @@ async def _revoke(connection: Connection, name_or_id: str, now: float) -> Key:
         )
     row = await connection.row(SQL["key_revoke"], (now, found[0]))
     assert row is not None  # it was found in this transaction
-    return Key(*row)
+    return _key(row)
 
 
 class Keys(Group):
@@ -100,14 +122,23 @@ class Keys(Group):
         database.hear(KEYS, lambda _: self._changed())
 
     async def create(
-        self, project: str, name: str, memory: str | None = None, opens: str | None = None
+        self,
+        project: str,
+        name: str,
+        memory: str | None = None,
+        opens: str | None = None,
+        *,
+        expires: float | None = None,
+        models: tuple[str, ...] | None = None,
+        user: str | None = None,
     ) -> tuple[Key, str]:
-        """Returns a new key and its plain text, which cannot be retrieved again. memory, opens: as in `Key`."""
+        """Returns a new key and its plain text, which cannot be retrieved again. The parameters are as in `Key`."""
         plain = PREFIX + secrets.token_urlsafe(32)
         shown, now = plain[:SHOWN], self._now()
-        values = (project, name, digest_of(plain), shown, now, memory, opens)
+        bounds = expires, _patterns(models), user
+        values = (project, name, digest_of(plain), shown, now, memory, opens, *bounds)
         ((id,),) = await self._database.write_one(SQL["key_insert"], values)
-        key = Key(id, project, name, shown, now, None, memory, opens)
+        key = Key(id, project, name, shown, now, None, memory, opens, None, expires, models, user)
         self._made(demands_key=not key.is_operator)
         return key, plain
 
@@ -124,7 +155,7 @@ class Keys(Group):
                 return False
             await connection.run(SQL["key_replace"], (now, name, digest))
             if row is None:
-                values = (DEFAULT_PROJECT, name, digest, plain[:SHOWN], now, None, None)
+                values = (DEFAULT_PROJECT, name, digest, plain[:SHOWN], now, None, None, None, None, None)
                 await connection.rows(SQL["key_insert"], values)
             return True
 
@@ -133,6 +164,41 @@ class Keys(Group):
         if done:
             self._made()
         return done
+
+    async def change(
+        self,
+        id: int,
+        name: str,
+        memory: str | None,
+        expires: float | None,
+        models: tuple[str, ...] | None,
+        user: str | None,
+    ) -> Key:
+        """Changes a key in use. The parameters are as in `Key`. Raises: NotFound."""
+        return await self._rewrite("key_change", (id, name, memory, expires, _patterns(models), user))
+
+    async def rotate(self, id: int, overlap_s: float) -> tuple[Key, str]:
+        """Gives a key in use another secret. Returns it and its plain text. Raises: NotFound.
+
+        overlap_s: how long the present one is good still; one before that ends now.
+        """
+        plain = PREFIX + secrets.token_urlsafe(32)
+        values = (id, digest_of(plain), plain[:SHOWN], self._now() + overlap_s)
+        return await self._rewrite("key_rotate", values), plain
+
+    async def _rewrite(self, statement: str, values: Sequence[object]) -> Key:
+        try:
+            row = await self._database.write(lambda connection: connection.row(SQL[statement], values))
+        finally:
+            self._known = OrderedDict()
+            self._database.notify(KEYS)
+        if row is None:
+            raise NotFound(f"there is no key in use with the number {values[0]}")
+        return _key(row)
+
+    def has_expired(self, key: Key) -> bool:
+        """Returns whether a key opens nothing any more, since it has ended."""
+        return key.expires is not None and key.expires <= self._now()
 
     async def revoke(self, name_or_id: str) -> Key:
         """Revokes a key by its number, else by its name. Raises: NotFound; WriteConflict: several have that name."""
@@ -146,10 +212,13 @@ class Keys(Group):
     @reads
     async def list(self, connection: Connection) -> tuple[Key, ...]:
         """Returns all keys, revoked ones too, oldest first."""
-        return tuple(Key(*row) for row in await connection.rows(SQL["key_list"]))
+        return tuple(_key(row) for row in await connection.rows(SQL["key_list"]))
 
     async def find(self, presented: str) -> Key | None:
-        """Returns the key that was presented, unless it is revoked or unknown. Raises: Unavailable."""
+        """Returns the key that was presented, unless it is revoked or unknown. It may have expired.
+
+        Raises: Unavailable.
+        """
         return await self.find_digest(digest_of(presented))
 
     async def find_digest(self, digest: bytes) -> Key | None:
@@ -161,7 +230,7 @@ class Keys(Group):
             self._record_use(known)
             return known
         try:
-            key = await self._database.read(lambda connection: _find(connection, digest))
+            key = await self._database.read(lambda connection: _find(connection, digest, self._now()))
         except Unavailable:
             if known is None:
                 raise

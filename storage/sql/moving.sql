@@ -16,11 +16,13 @@ SELECT id FROM agents WHERE project = ? AND profile = ? AND subject = ?
 
 -- name: keys
 -- Reads all gateway keys.
-SELECT project, name, digest, prefix, created, revoked, memory, opens, used FROM keys ORDER BY id
+SELECT project, name, digest, prefix, created, revoked, memory, opens, used, expires, models, "user", old_digest, old_until
+FROM keys ORDER BY id
 
 -- name: key_put
 -- Adds a gateway key as it was, unless it is there.
-INSERT INTO keys (project, name, digest, prefix, created, revoked, memory, opens, used) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO keys (project, name, digest, prefix, created, revoked, memory, opens, used, expires, models, "user", old_digest, old_until)
+VALUES ({?1..14})
 ON CONFLICT DO NOTHING
 
 -- name: definitions

@@ -2,15 +2,16 @@
 
 -- name: key_insert
 -- Adds a gateway key.
-INSERT INTO keys (project, name, digest, prefix, created, memory, opens) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id
+INSERT INTO keys (project, name, digest, prefix, created, memory, opens, expires, models, "user")
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
 
 -- name: key_find
--- Finds the key that was presented, unless it is revoked.
-SELECT id, project, name, prefix, created, revoked, memory, opens, used, digest FROM keys WHERE digest = ? AND revoked IS NULL
+-- Finds the key that was presented, unless it is revoked; by the secret before its last rotation, too.
+SELECT id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until, digest, old_digest FROM keys WHERE (digest = ?1 OR old_digest = ?1) AND revoked IS NULL
 
 -- name: key_list
 -- Lists all keys for the operator.
-SELECT id, project, name, prefix, created, revoked, memory, opens, used FROM keys ORDER BY id
+SELECT id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until FROM keys ORDER BY id
 
 -- name: key_named
 -- Finds keys in use with this number or this name, the one with the number first.
@@ -19,7 +20,17 @@ SELECT id FROM keys WHERE (id = ?1 OR name = ?2) AND revoked IS NULL ORDER BY id
 -- name: key_revoke
 -- Revokes a key. One that is revoked keeps its date.
 UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL
-RETURNING id, project, name, prefix, created, revoked, memory, opens, used
+RETURNING id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until
+
+-- name: key_change
+-- Changes what a key is called and bounds it.
+UPDATE keys SET name = ?2, memory = ?3, expires = ?4, models = ?5, "user" = ?6 WHERE id = ?1 AND revoked IS NULL
+RETURNING id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until
+
+-- name: key_rotate
+-- Gives a key another secret; the one that it has is good for a time.
+UPDATE keys SET old_digest = digest, old_until = ?4, digest = ?2, prefix = ?3 WHERE id = ?1 AND revoked IS NULL
+RETURNING id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until
 
 -- name: key_used
 -- Records when a key was last presented, unless another process has just done so.

@@ -29,9 +29,11 @@ from gateway.core.request.side_requests import (
     is_single_structured_turn,
 )
 from gateway.core.request.signed_user import SIGNED_USER, signed_user
-from gateway.errors import BadRequest, GatewayError, UnknownModel
+from gateway.errors import BadRequest, GatewayError, NotAllowed, UnknownModel
 from storage.records import Scope
 
+# What the gateway puts among the headers for a key that is bound to a user. No client can send a name with a colon.
+BOUND_USER: Final = b"mnemogate:user"
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -137,7 +139,7 @@ class IdentityRules:
         object.__setattr__(self, "_side", SideRequests(self.side_rules))
         single = named | {_MEMORY, _HISTORY, _AGENT, _SIGNED_USER, _USER_NAME}
         object.__setattr__(self, "_single", single)
-        object.__setattr__(self, "_read", single | {_OPEN_WEBUI_CHAT, _OPEN_WEBUI_NAME, _RETRIES})
+        object.__setattr__(self, "_read", single | {BOUND_USER, _OPEN_WEBUI_CHAT, _OPEN_WEBUI_NAME, _RETRIES})
 
 
 class Identity(Struct, frozen=True):
@@ -211,6 +213,8 @@ def identify(
     if not (rules._fields.isdisjoint(body) and rules._headers.isdisjoint(found)):
         user = user or _first(rules._user, found, body)
         conversation = _first(rules._conversation, found, body)
+    if BOUND_USER in found:
+        user = _bound(found[BOUND_USER].decode(), user)
     user = user or rules.default_user
     if user is not None:
         subject: str | None = f"user:{user}"
@@ -242,19 +246,29 @@ def identify(
     )
 
 
+def _bound(own: str, named: str | None) -> str:
+    """Returns the user of a key. named: whom the request names. Raises: NotAllowed: it names another one."""
+    if named not in (None, own):
+        raise NotAllowed("The key of this request is another user's.", code="user_not_allowed")
+    return own
+
+
 def user_of(headers: RawHeaders, body: bytes, rules: IdentityRules, now: float) -> str:
     """Returns the user of a request that memory has no part in; "" where it names none that can be read.
 
-    body: "" where it is not known, as of an upload.
+    body: "" where it is not known, as of an upload. Raises: NotAllowed: its key is another user's.
     """
     found = {name: value for name, value in headers if name in rules._read}
     try:
         members = _MEMBERS.decode(body) if body else {}
         named = {name: orjson.loads(bytes(members[name])) for name in rules._fields & members.keys()}
         user, _ = _signed(found, rules, now) if _SIGNED_USER in found else (None, None)
-        return user or _first(rules._user, found, named) or rules.default_user or ""
+        user = user or _first(rules._user, found, named)
     except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
-        return ""
+        user = None
+    if BOUND_USER in found:
+        return _bound(found[BOUND_USER].decode(), user)
+    return user or rules.default_user or ""
 
 
 # ids

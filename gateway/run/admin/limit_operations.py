@@ -49,11 +49,7 @@ class LimitOperations(Struct, frozen=True):
         named = arguments.optional_text("project") or project or DEFAULT_PROJECT
         if project not in (None, named):
             raise UnknownId(f"There is no project {named!r} here.")
-        unit, per = _choice(raw, "unit", UNITS), raw.get("per")
-        if unit == "concurrent" and per is not None:
-            raise BadRequest("per is null of a limit of concurrent requests.", param="per")
-        if unit != "concurrent":
-            per = _choice(raw, "per", PERIODS)
+        unit, per = _unit_of(raw)
         key = arguments.optional_number("key")
         if key is not None and not any(
             (each.id, each.project) == (key, named) for each in await self.keys.list()
@@ -62,6 +58,13 @@ class LimitOperations(Struct, frozen=True):
         most, then = self._most(raw, unit), self._then(raw, REFUSE)
         made = UsageLimit(0, named, key, arguments.optional_text("user"), unit, per, most, then)
         return limit_json(await self.limits.add(made))
+
+    def check(self, raw: RawArguments) -> None:
+        """Checks a limit before its key is made. Raises: BadRequest."""
+        _check_names(raw, _FIELDS)
+        unit, _ = _unit_of(raw)
+        self._most(raw, unit)
+        self._then(raw, REFUSE)
 
     async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Changes `most` and `then` of a limit. Raises: BadRequest, UnknownId."""
@@ -123,6 +126,13 @@ def limit_json(limit: UsageLimit) -> dict[str, Any]:
         "most": most,
         "then": limit.then,
     }
+
+
+def _unit_of(raw: RawArguments) -> tuple[str, str | None]:
+    unit = _choice(raw, "unit", UNITS)
+    if unit == "concurrent" and raw.get("per") is not None:
+        raise BadRequest("per is null of a limit of concurrent requests.", param="per")
+    return unit, None if unit == "concurrent" else _choice(raw, "per", PERIODS)
 
 
 def _check_names(raw: RawArguments, known: Collection[str]) -> None:

@@ -76,11 +76,15 @@ class SignIn:
         if not text.startswith(PREFIX):
             return None
         digest = digest_of(text)
-        return _operator(await self._store.keys.find_digest(digest), digest)
+        return _operator(await self._found(digest), digest)
 
     async def holds(self, operator: Operator) -> bool:
         """Returns whether the key of an operator is in use still. Raises: StoreError."""
-        return operator.digest is None or await self._store.keys.find_digest(operator.digest) is not None
+        return operator.digest is None or await self._found(operator.digest) is not None
+
+    async def _found(self, digest: bytes) -> Key | None:
+        key = await self._store.keys.find_digest(digest)
+        return None if key is None or self._store.keys.has_expired(key) else key
 
     async def note(self, actor: str, action: str, memory: str | None = None, what: str = "") -> None:
         """Notes in the audit what was done. memory: the uid of one. what: a kind and a number, no words."""

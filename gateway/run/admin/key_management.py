@@ -1,0 +1,204 @@
+"""Keys as operators manage them over REST: made, changed, rotated and revoked; and what a key's holder sees of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, get_args
+
+from msgspec import Struct
+
+from gateway.errors import BadRequest, UnknownId
+from gateway.run.admin.key_operations import ALL_PROJECTS, OPENS_PAGE
+from gateway.run.admin.limit_operations import LimitOperations, limit_json
+from gateway.run.admin.operation_arguments import Arguments, RawArguments
+from gateway.run.admin.usage import counters_json
+from gateway.run.usage.limiter import Limiter
+from gateway.run.usage.meter import DAY_S, Meter
+from gateway.settings import DefaultMode
+from storage.errors import NotFound
+from storage.records import Key
+from storage.sql.keys import DEFAULT_PROJECT, Keys
+from storage.sql.usage import Usage
+from storage.usage_records import COUNTERS, UsageQuery
+
+_CHANGED: Final = ("name", "memory", "models", "user", "expires_at")
+_MADE: Final = (*_CHANGED, "project", "opens", "limits")
+_OPENS: Final = ("metrics", *OPENS_PAGE)
+OVERLAP_S: Final = 86_400
+_MOST_OVERLAP_S: Final = 2_592_000
+
+
+class KeyManagement(Struct, frozen=True):
+    """Manages keys. A project bounds whose keys are seen: None sees all."""
+
+    keys: Keys
+    limits: LimitOperations
+    # Seconds since the epoch.
+    now: Callable[[], float]
+
+    async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
+        """Returns all keys, revoked and expired ones too, the oldest first."""
+        _check_names(raw, ("project",))
+        wanted = raw.get("project")
+        found = [
+            key_json(each)
+            for each in await self.keys.list()
+            if project in (None, each.project) and wanted in (None, each.project)
+        ]
+        return {"object": "list", "data": found, "has_more": False, "next": None}
+
+    async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
+        """Returns a key. Raises: UnknownId."""
+        return key_json(await self._find(id, project))
+
+    async def make(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
+        """Makes a key, with limits of it. Returns it with its secret. Raises: BadRequest, UnknownId."""
+        _check_names(raw, _MADE)
+        arguments, opens = Arguments(raw), raw.get("opens")
+        if opens is not None and opens not in _OPENS:
+            raise BadRequest(
+                f"opens must be null or one of {', '.join(_OPENS)}, saw {opens!r}.", param="opens"
+            )
+        named = arguments.optional_text("project") or project
+        if named is None:
+            named = ALL_PROJECTS if opens in OPENS_PAGE else DEFAULT_PROJECT
+        if project not in (None, named):
+            raise UnknownId(f"There is no project {named!r} here.")
+        name, memory, expires, models, user = self._bounds(raw, Key(0, named, "key", "", 0.0))
+        if opens is not None and (memory, models, user) != (None, None, None):
+            raise BadRequest("This key asks no model and has no memory.", param="opens")
+        limits = raw.get("limits") or []
+        if not isinstance(limits, list) or not all(isinstance(each, dict) for each in limits):
+            raise BadRequest("limits must be a list of objects.", param="limits")
+        for each in limits:
+            self.limits.check({**each, "project": named})
+        key, secret = await self.keys.create(
+            named, name, memory, opens, expires=expires, models=models, user=user
+        )
+        made = [await self.limits.add({**each, "project": named, "key": key.id}) for each in limits]
+        shown = {**key_json(key), "secret": secret}
+        return {**shown, "limits": made} if made else shown
+
+    async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
+        """Changes a key in use; null takes a bound away. Raises: BadRequest, UnknownId."""
+        _check_names(raw, _CHANGED)
+        found = await self._find(id, project)
+        try:
+            return key_json(await self.keys.change(id, *self._bounds(raw, found)))
+        except NotFound as error:
+            raise UnknownId(f"There is no key {id} in use.") from error
+
+    async def rotate(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
+        """Gives a key another secret, and returns it with that. Raises: BadRequest, UnknownId."""
+        _check_names(raw, ("overlap_s",))
+        overlap = raw.get("overlap_s", OVERLAP_S)
+        if type(overlap) is not int or not 0 <= overlap <= _MOST_OVERLAP_S:
+            raise BadRequest(
+                f"overlap_s must be from 0 to {_MOST_OVERLAP_S}, saw {overlap!r}.", param="overlap_s"
+            )
+        await self._find(id, project)
+        try:
+            key, secret = await self.keys.rotate(id, overlap)
+        except NotFound as error:
+            raise UnknownId(f"There is no key {id} in use.") from error
+        return {**key_json(key), "secret": secret}
+
+    async def revoke(self, id: int, *, project: str | None = None) -> dict[str, Any]:
+        """Revokes a key; one that is revoked stays so. Raises: UnknownId."""
+        found = await self._find(id, project)
+        if found.revoked is None:
+            await self.keys.revoke(str(id))
+        return {"id": id, "object": "key", "deleted": True}
+
+    async def _find(self, id: int, project: str | None) -> Key:
+        for each in await self.keys.list():
+            if each.id == id and project in (None, each.project):
+                return each
+        raise UnknownId(f"There is no key {id}.")
+
+    def _bounds(
+        self, raw: RawArguments, key: Key
+    ) -> tuple[str, str | None, float | None, tuple[str, ...] | None, str | None]:
+        """Returns name, memory, expiry, models and user of a key after a change."""
+        name, memory, user = (raw.get(each, getattr(key, each)) for each in ("name", "memory", "user"))
+        for field, value in (("name", name), ("user", user)):
+            if not (isinstance(value, str) and value) and (field == "name" or value is not None):
+                raise BadRequest(f"{field} must be a non-empty text, saw {value!r}.", param=field)
+        if memory is not None and memory not in get_args(DefaultMode):
+            raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")
+        expires = raw.get("expires_at", key.expires)
+        if expires is not None and (isinstance(expires, bool) or not isinstance(expires, int | float)):
+            raise BadRequest(f"expires_at must be seconds since 1970, saw {expires!r}.", param="expires_at")
+        models: Any = raw.get("models", key.models)
+        if models is not None:
+            if not isinstance(models, list | tuple) or not all(isinstance(e, str) and e for e in models):
+                raise BadRequest("models must be a list of patterns.", param="models")
+            models = tuple(models)
+        return name, memory, expires, models, user
+
+
+class KeyHolder(Struct, frozen=True):
+    """Shows a key's holder what the key may do, and what it has used."""
+
+    usage: Usage
+    meter: Meter
+    limiter: Limiter
+    # Seconds since the epoch.
+    now: Callable[[], float]
+
+    async def show(self, key: Key, user: str) -> dict[str, Any]:
+        """Returns a key with its limits and what it has used. Raises: StoreError.
+
+        user: of this one alone; "": of all.
+        """
+        await self.meter.settle()
+        today = int(self.now() // DAY_S)
+        first = today - datetime.fromtimestamp(self.now(), UTC).day + 1
+        states = await self.limiter.states(key.project, key.id, user)
+        limits = [
+            {
+                **{
+                    name: limit_json(each.limit)[name]
+                    for name in ("id", "unit", "per", "user", "most", "then")
+                },
+                "used": each.used,
+                "remaining": each.remaining,
+                "resets_at": each.resets_at,
+            }
+            for each in states
+        ]
+        of_day, of_month = [await self._sum(key, user, begin, today) for begin in (today, first)]
+        return {**key_json(key), "limits": limits, "usage": {"today": of_day, "month": of_month}}
+
+    async def _sum(self, key: Key, user: str, first: int, last: int) -> dict[str, Any]:
+        only: list[tuple[str, str | int]] = [("project", key.project), ("key", key.id)]
+        if user:
+            only.append(("user", user))
+        found = await self.usage.sums(UsageQuery((), first, last, tuple(only)))
+        return counters_json(found[0].counters if found else [0] * len(COUNTERS))
+
+
+def key_json(key: Key) -> dict[str, Any]:
+    """Returns a key as it is shown, without its secret."""
+    return {
+        "id": key.id,
+        "object": "key",
+        "name": key.name,
+        "project": key.project or None,
+        "prefix": key.prefix,
+        "memory": key.memory,
+        "models": None if key.models is None else list(key.models),
+        "user": key.user,
+        "opens": key.opens,
+        "created_at": key.created,
+        "expires_at": key.expires,
+        "revoked_at": key.revoked,
+        "rotated_until": key.rotated_until,
+    }
+
+
+def _check_names(raw: RawArguments, known: Sequence[str]) -> None:
+    for name in raw:
+        if name not in known:
+            raise BadRequest(f"There is no field {name!r}: there are {', '.join(known)}.", param=name)

@@ -1,0 +1,153 @@
+"""Keys over REST: made, bounded, rotated and revoked while requests come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.settings import ModelSettings
+from tests.doubles.upstream import StrictUpstream, say
+from tests.gateway.sdk import World, remember
+from tests.server import RawReply
+
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+MODELS = (ModelSettings("m", "m", "up"), ModelSettings("small", "small", "up"))
+ASK = [{"role": "user", "content": "Hi"}]
+OWNER = {"x-mnemogate-admin": "the-owner"}
+
+pytestmark = pytest.mark.both
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    upstream.script = lambda seen: say("Hello.", usage=USAGE)
+    with remember(upstream, tmp_path, models=MODELS, admin_token="the-owner") as made:
+        yield made
+
+
+def manage(world: World, method: str, path: str, body: Any = None, headers: Any = OWNER) -> RawReply:
+    data = None if body is None else json.dumps(body).encode()
+    return world.gateway.ask(method, f"/v1/manage/{path}", data, headers)
+
+
+def make(world: World, **fields: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Makes a key. Returns it, and the header that presents it."""
+    reply = manage(world, "POST", "keys", fields)
+    assert reply.status == 201, reply.body
+    made = reply.json
+    return made, {"authorization": f"Bearer {made.pop('secret')}"}
+
+
+def test_a_key_is_made_and_shown_without_its_secret(world: World) -> None:
+    made, bearer = make(world, name="prod", models=["small*"], memory="off")
+    assert made == {
+        "id": made["id"], "object": "key", "name": "prod", "project": "default", "prefix": made["prefix"],
+        "memory": "off", "models": ["small*"], "user": None, "opens": None, "created_at": made["created_at"],
+        "expires_at": None, "revoked_at": None, "rotated_until": None,
+    }  # fmt: skip
+    assert manage(world, "GET", f"keys/{made['id']}").json == made
+    listed = manage(world, "GET", "keys")
+    assert listed.json["data"] == [made]
+    assert bearer["authorization"].removeprefix("Bearer ").encode() not in listed.body
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"colour": 1}, "colour"),
+        ({"name": ""}, "name"),
+        ({"memory": "strict"}, "memory"),
+        ({"models": "m"}, "models"),
+        ({"user": 3}, "user"),
+        ({"expires_at": "tomorrow"}, "expires_at"),
+        ({"opens": "all"}, "opens"),
+        ({"limits": [{"unit": "words", "most": 1}]}, "unit"),
+    ],
+)
+def test_a_wrong_field_is_named_and_nothing_is_made(world: World, fields: Any, param: str) -> None:
+    reply = manage(world, "POST", "keys", fields)
+    assert (reply.status, reply.error["param"]) == (400, param)
+    assert manage(world, "GET", "keys").json["data"] == []
+
+
+def test_a_key_asks_for_its_models_alone(world: World) -> None:
+    made, bearer = make(world, models=["sma*"])
+    assert world.post(ASK, bearer, model="small").status == 200
+    reply = world.post(ASK, bearer)
+    assert (reply.status, reply.error["code"]) == (403, "model_not_allowed")
+    listed = world.gateway.ask("GET", "/v1/models", headers=bearer).json["data"]
+    assert [each["id"] for each in listed] == ["small"]
+    assert manage(world, "PATCH", f"keys/{made['id']}", {"models": None}).json["models"] is None
+    assert world.post(ASK, bearer).status == 200
+
+
+def test_a_key_of_a_user_is_nobody_elses(world: World) -> None:
+    _, bearer = make(world, user="alice")
+    world.post([{"role": "user", "content": "My cat is called Miso."}], bearer)
+    assert world.post(ASK, bearer, user="alice").status == 200
+    for name, headers in (("user", {}), ("", {"x-mnemogate-user": "bob"})):
+        reply = world.post(ASK, {**bearer, **headers}, **({name: "bob"} if name else {}))
+        assert (reply.status, reply.error["code"]) == (403, "user_not_allowed")
+    assert world.query("SELECT DISTINCT subject FROM agents") == ["user:alice"]
+    body = json.dumps({"model": "m", "input": "Hi", "user": "bob"}).encode()
+    assert world.gateway.ask("POST", "/v1/embeddings", body, bearer).status == 403
+    assert world.gateway.ask("GET", "/v1/agents/", headers=bearer).status == 403
+
+
+def test_a_key_ends_when_it_expires(world: World) -> None:
+    made, bearer = make(world, expires_at=world.clock.now + 100)
+    assert world.post(ASK, bearer).status == 200
+    world.clock.sleep(101)
+    reply = world.post(ASK, bearer)
+    assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
+    assert "expired" in reply.error["message"]
+    manage(world, "PATCH", f"keys/{made['id']}", {"expires_at": None})
+    assert world.post(ASK, bearer).status == 200
+
+
+def test_a_rotated_key_has_two_secrets_for_a_time(world: World) -> None:
+    made, first = make(world)
+    path = f"keys/{made['id']}/rotate"
+    secrets = [first]
+    for _ in range(2):
+        reply = manage(world, "POST", path, {"overlap_s": 100})
+        assert reply.json["id"] == made["id"]
+        secrets.append({"authorization": f"Bearer {reply.json['secret']}"})
+    assert [world.post(ASK, each).status for each in secrets] == [401, 200, 200]
+    world.clock.sleep(101)
+    assert [world.post(ASK, each).status for each in secrets] == [401, 401, 200]
+    assert manage(world, "POST", path, {"overlap_s": -1}).error["param"] == "overlap_s"
+    manage(world, "POST", path, {"overlap_s": 0})
+    assert world.post(ASK, secrets[-1]).status == 401
+
+
+def test_a_revoked_key_opens_nothing(world: World) -> None:
+    made, bearer = make(world)
+    assert world.post(ASK, bearer).status == 200
+    gone = {"id": made["id"], "object": "key", "deleted": True}
+    assert [manage(world, "DELETE", f"keys/{made['id']}").json for _ in range(2)] == [gone, gone]
+    assert world.post(ASK, bearer).status == 401
+    assert manage(world, "GET", f"keys/{made['id']}").json["revoked_at"] is not None
+    assert manage(world, "DELETE", "keys/99").status == 404
+
+
+def test_a_holder_sees_its_own_limits_and_use(world: World) -> None:
+    each = {"unit": "requests", "per": "day", "most": 3}
+    made, bearer = make(world, limits=[each])
+    _, other = make(world)
+    world.post(ASK, bearer, user="alice")
+    world.post(ASK, other, user="alice")
+    world.settle()
+    world.gateway.call(world.gateway.app.meter.write())
+    mine = manage(world, "GET", "me", headers=bearer).json
+    assert mine["id"] == made["id"]
+    (held,) = mine["limits"]
+    assert (held["unit"], held["most"], held["used"], held["remaining"]) == ("requests", 3, 1, 2)
+    assert (mine["usage"]["today"]["requests"], mine["usage"]["month"]["input_tokens"]) == (1, 10)
+    assert manage(world, "GET", "me?user=bob", headers=bearer).json["usage"]["today"]["requests"] == 0
+    assert manage(world, "GET", "keys", headers=bearer).status == 403
+    assert manage(world, "GET", "me", headers={}).status == 401
