@@ -310,7 +310,6 @@ class Jobs(Group):
         is_dead: bool,
         before: int,
         project: str | None = None,
-        only: int = 0,
         limit: int = 50,
     ) -> builtins.list[tuple[Job, Scope | None]]:
         """Returns a page of jobs with the scopes of their memories, newest first.
@@ -318,9 +317,9 @@ class Jobs(Group):
         is_dead: those that have failed for good, else the others.
         before: the number of the last one of the page before.
         project: None: of all, and those that belong to no memory.
-        only: of this number alone; 0: of any.
         """
-        rows = await connection.rows(SQL["of_project"], (int(is_dead), before, project, only, limit))
+        statement = SQL["page_dead" if is_dead else "page_open"]
+        rows = await connection.rows(statement, (before, project, limit))
         return [(_job(row[:12]), None if row[12] is None else Scope(*row[12:])) for row in rows]
 
     @reads

@@ -140,15 +140,19 @@ SELECT id, kind, agent, key, payload, epoch, state, attempt, tries, due, created
 SELECT id, kind, agent, key, payload, epoch, state, attempt, tries, due, created, error FROM jobs
 WHERE (?1 = '' OR state = ?1) ORDER BY id DESC LIMIT ?2
 
--- name: of_project
--- Reads a page of jobs and the scopes of their memories, newest first: those that have failed for good (?1 = 1), or the
--- others. ?3: of one project; NULL: of all, and those of no memory. ?4: of one number; 0: of any.
+-- piece: with_scope
+-- Jobs before a number, with the scopes of their memories. ?2: of one project; NULL: of all, and those of no memory.
 SELECT j.id, j.kind, j.agent, j.key, j.payload, j.epoch, j.state, j.attempt, j.tries, j.due, j.created, j.error,
     a.project, a.profile, a.subject
-FROM jobs j LEFT JOIN agents a ON a.id = j.agent
-WHERE (CASE j.state WHEN 'dead' THEN 1 ELSE 0 END) = ?1 AND j.id < ?2
-AND (CAST(?3 AS TEXT) IS NULL OR a.project = ?3) AND (?4 = 0 OR j.id = ?4)
-ORDER BY j.id DESC LIMIT ?5
+FROM jobs j LEFT JOIN agents a ON a.id = j.agent WHERE j.id < ?1 AND (CAST(?2 AS TEXT) IS NULL OR a.project = ?2)
+
+-- name: page_dead
+-- Reads a page of the jobs that have failed for good, newest first.
+{with_scope} AND j.state = 'dead' ORDER BY j.id DESC LIMIT ?3
+
+-- name: page_open
+-- Reads a page of the others. (The plus keeps SQLite from the index on state, which has another order.)
+{with_scope} AND +j.state <> 'dead' ORDER BY j.id DESC LIMIT ?3
 
 -- name: of_agent
 -- Reads all jobs of a memory.

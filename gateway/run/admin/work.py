@@ -107,10 +107,8 @@ class WorkOperations(Struct, frozen=True):
 
     async def _job(self, project: str | None, id: int) -> tuple[Job, Scope | None]:
         for is_dead in (True, False):
-            found = await self.store.jobs.page(
-                is_dead=is_dead, before=_LAST, project=project, only=id, limit=1
-            )
-            if found:
+            found = await self.store.jobs.page(is_dead=is_dead, before=id + 1, project=project, limit=1)
+            if found and found[0][0].id == id:
                 return found[0]
         raise _no_job()
 
