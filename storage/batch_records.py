@@ -144,9 +144,10 @@ class RoundWrite(Struct, frozen=True):
     # edits, versions: as in `StepOpen`.
     edits: BlockMerge
     versions: Mapping[int, int]
-    # Of the call of the model.
+    # Of the call of the model, with those that the model wrote.
     tokens: int
     now: float
+    output: int = 0
 
 
 class ItemEnd(Struct, frozen=True):
@@ -160,6 +161,8 @@ class ItemEnd(Struct, frozen=True):
     # Why it failed, or "".
     words: str = ""
     tokens: int = 0
+    # Of these, those that the model wrote.
+    output: int = 0
     # Its exchange, whole; None: it is not stored.
     turn: StepOpen | None = None
     # The call of the model, with the tokens of all of its calls; its exchange does not count.

@@ -19,7 +19,7 @@ from storage.database import Database, StoreHealth
 from storage.sql.agents import Agents
 from storage.sql.agents_api.agents import DefinedAgents
 from storage.sql.agents_api.attached import Attached
-from storage.sql.agents_api.batches import Batches, BatchSpending
+from storage.sql.agents_api.batches import Batches
 from storage.sql.agents_api.blocks import NamedBlocks
 from storage.sql.agents_api.conversations import Conversations
 from storage.sql.agents_api.definitions import Definitions
@@ -110,7 +110,6 @@ class Store:
         self.summaries = Summaries(database)
         self.runs = Runs(database, self.jobs)
         self.batches = Batches(database, rules, self.jobs)
-        self.batch_spending = BatchSpending(database)
         self.definitions = Definitions(database)
         self.defined_agents = DefinedAgents(database)
         self.attached = Attached(database)

@@ -55,6 +55,11 @@ class Usage(Group):
         return int(await connection.value(SQL["background"], (day, project)))
 
     @reads
+    async def batch_tokens(self, connection: Connection, project: str, day: int) -> int:
+        """Returns the tokens that a project's batches used on a day."""
+        return int(await connection.value(SQL["batches"], (day, project)))
+
+    @reads
     async def oldest_of_users(self, connection: Connection, before: int) -> int | None:
         """Returns the oldest day before one on which counters have a user."""
         found: int | None = await connection.value(SQL["oldest_of_users"], (before,))
@@ -103,6 +108,13 @@ class Usage(Group):
         await connection.run(SQL["writers_age"], (since,))
         await connection.run(SQL["wrote"], (process, now))
         return int(await connection.value(SQL["writers"], (since,)))
+
+
+async def add_batch(connection: Connection, project: str, day: int, tokens: int, output: int) -> None:
+    """Adds the tokens of a project's batches, in the transaction that takes their results. output: of them."""
+    counters = dict.fromkeys(COUNTERS, 0)
+    counters["batch_input_tokens"], counters["batch_output_tokens"] = tokens - output, output
+    await connection.run(SQL["add"], (*UsageKey(day, project, "", 0, "", ""), *counters.values()))
 
 
 async def fold_user(connection: Connection, project: str, user: str) -> int:

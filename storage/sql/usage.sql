@@ -55,6 +55,11 @@ RETURNING day, project, "user", key, upstream, model,
 SELECT CAST(coalesce(sum(background_input_tokens + background_output_tokens), 0) AS BIGINT)
 FROM usage WHERE day = ?1 AND (CAST(?2 AS TEXT) IS NULL OR project = ?2)
 
+-- name: batches
+-- Returns the tokens that a project's batches used on a day.
+SELECT CAST(coalesce(sum(batch_input_tokens + batch_output_tokens), 0) AS BIGINT)
+FROM usage WHERE day = ? AND project = ?
+
 -- name: wrote
 -- Notes that a process has written.
 INSERT INTO usage_writers (process, wrote) VALUES (?, ?)

@@ -578,17 +578,3 @@ async def test_watchers_are_told_of_what_there_may_be_to_do(store: Store, jobs: 
     stop()
     jobs.wake()
     assert len(wakes) == 2
-
-
-# --- spending ---------------------------------------------------------------------------------------------------------
-
-
-async def test_spending_is_counted_by_project_and_day(store: Store) -> None:
-    for project, day, tokens in (("a", 1, 10), ("a", 1, 5), ("a", 2, 7), ("b", 1, 1)):
-        await store.spending.spend(project, day, tokens)
-    assert [await store.spending.spent(*of) for of in (("a", 1), ("a", 2), ("b", 1), ("b", 2))] == [
-        15,
-        7,
-        1,
-        0,
-    ]

@@ -136,7 +136,10 @@ class Composed(Struct, frozen=True):
 
 
 class Ending(Struct, frozen=True):
-    """The end of an item, before it is appended to its conversation. tokens: those of the last call."""
+    """The end of an item, before it is appended to its conversation.
+
+    tokens: those of the last call, with `output`, which the model wrote.
+    """
 
     turn: ItemTurn
     outcome: TurnOutcome | None
@@ -147,6 +150,7 @@ class Ending(Struct, frozen=True):
     tokens: int
     merged: BlockMerge
     versions: Mapping[int, int]
+    output: int = 0
 
 
 @dataclass(slots=True)
@@ -388,7 +392,16 @@ class ItemTurns:
             inserts = [_plain(op) for op in ops if op.op in edits.KEEPING]
             reply, results = orjson.loads(body), opened.toolbox.results
             data = {"reply": reply, "results": results, "inserts": inserts, "counts": list(counts)}
-            return RoundWrite(item, len(opened.rounds), data, merged, versions, tokens, self._keeper.now())
+            return RoundWrite(
+                item,
+                len(opened.rounds),
+                data,
+                merged,
+                versions,
+                tokens,
+                self._keeper.now(),
+                counts.completion,
+            )
         stop = outcome.stop
         is_good = stop.is_proper and not outcome.waiting
         words = _WORDS.get(stop, "The reply was an error.")
@@ -405,6 +418,7 @@ class ItemTurns:
             tokens,
             merged,
             versions,
+            counts.completion,
         )
 
     async def give_up(self, item: BatchItem, failure: ItemFailed) -> Ending | ItemEnd:
@@ -446,6 +460,7 @@ class ItemTurns:
         end = ItemEnd(
             opened.item, ending.state, ending.stop, now, ending.words, ending.tokens,
             rounds=len(opened.rounds) + (ending.tokens > 0 or ending.state is RunState.COMPLETED),
+            output=ending.output,
         )  # fmt: skip
         if outcome is None or not (outcome.full or outcome.text):
             return end

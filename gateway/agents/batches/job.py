@@ -509,7 +509,7 @@ class _Attempt:
         if not settings.daily_tokens:
             return None
         day, passed = divmod(self.jobs.now(), DAY_S)
-        spent = await self.jobs.store.batch_spending.spent(self.batch.project, int(day))
+        spent = await self.jobs.store.usage.batch_tokens(self.batch.project, int(day))
         if spent < settings.daily_tokens:
             return None
         _log.info(

@@ -52,6 +52,7 @@ from storage.sql.group import Group, bulk_writes, effect, locking, reads
 from storage.sql.jobs import NO_AGENT, Jobs
 from storage.sql.statements import load, rows_of
 from storage.sql.stored_paths import open_step, write_edits
+from storage.sql.usage import add_batch
 
 SQL = load("agents_api/batches.sql")
 GONE = "the memory of this item is gone"
@@ -247,11 +248,12 @@ class Batches(Group):
         Of an item that has ended meanwhile nothing is written, or of which this was written before; its tokens count
         once. Raises: WriteConflict: a block, a conversation or a memory was changed since it was read.
         """
-        tokens = 0
+        tokens = output = 0
         for each in writes:
-            tokens += await _write(connection, each, self._rules)
+            if await _write(connection, each, self._rules) and not isinstance(each, ItemBack):
+                tokens, output = tokens + each.tokens, output + each.output
         if tokens:
-            await connection.run(SQL["spend"], (project, day, tokens))
+            await add_batch(connection, project, day, tokens, output)
 
     add_text = bulk_writes(locking(add_text))
 
@@ -310,15 +312,6 @@ class Batches(Group):
                 await connection.run(SQL["texts_empty"], (item.run.agent, item.run.id))
             await connection.run(SQL["close"], (item.id,))
         return len(items)
-
-
-class BatchSpending(Group):
-    """Tokens that batches used. day: days since the epoch, UTC."""
-
-    @reads
-    async def spent(self, connection: Connection, project: str, day: int) -> int:
-        """Returns the tokens that a project's batches used on a day."""
-        return int(await connection.value(SQL["spent"], (project, day)) or 0)
 
 
 async def _write(connection: Connection, write: ItemWrite, rules: Rules) -> int:

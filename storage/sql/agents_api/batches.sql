@@ -158,15 +158,6 @@ SELECT s.result FROM steps s JOIN jobs j ON j.id = s.job WHERE j.agent = 0 AND j
 -- Reads what a job has written down.
 SELECT name, result FROM steps WHERE job = ? ORDER BY id
 
--- name: spent
--- Returns the tokens that a project's batches used on a day.
-SELECT batches FROM spending WHERE project = ? AND day = ?
-
--- name: spend
--- Counts tokens of a project's batches.
-INSERT INTO spending (project, day, calls, tokens, batches) VALUES (?, ?, 0, 0, ?)
-ON CONFLICT (project, day) DO UPDATE SET batches = spending.batches + excluded.batches
-
 -- name: agents_named
 -- Finds agents of a project by their public names.
 SELECT uid, id FROM agents WHERE project = ?1 AND uid {in:2:TEXT:64}
