@@ -49,7 +49,7 @@ from gateway.dialects.chat.parse import parse
 from gateway.run.background.embed import KIND, Embedding
 from gateway.run.background.worker import JobContext
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.known import MemoryRequest
+from gateway.run.memory.memory_context import MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.settings import MemorySettings
 from scripts.fill import new_agent, write_conversation

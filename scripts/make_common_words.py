@@ -22,11 +22,9 @@ from storage.search.tokens import words_of
 PACKAGE = "wordfreq==3.1.1"
 TARGET = Path(__file__).parents[1] / "storage/search/common_words.txt"
 # The major languages of Europe, and what else is read by the same rules.
-LANGUAGES = "en de fr es it pt nl sv da nb fi pl cs ro hu el ru uk tr zh ja"
+LANGUAGES = "en de fr es it pt nl sv da nb fi pl cs ro hu el ru uk tr zh ja ko"
 # Shares are rounded to half powers of ten: 10^-2.5 is line 5. A term below the last line is taken for rare.
 LEAST, MOST = 7, 3
-# Of scripts without spaces the terms are single characters as well, and there are many.
-LEAST_OF = {"zh": 6, "ja": 6}
 # Words of the source below this share are not looked at: together they decide nothing.
 IGNORED = 10**-4.8
 HEADING = f"""\
@@ -61,7 +59,7 @@ def lines_of(language: str, shares: Counter[str]) -> list[str]:
     lines: dict[int, list[str]] = {}
     for term, share in shares.most_common():
         number = max(MOST, round(-2 * math.log10(share)))
-        if number <= LEAST_OF.get(language, LEAST):
+        if number <= LEAST:
             lines.setdefault(number, []).append(term)
     return [f"{language} {number} {' '.join(terms)}" for number, terms in sorted(lines.items())]
 

@@ -185,9 +185,13 @@ def _quoted(sessions: Sequence[Session], seed: str) -> Iterator[str]:
 
 def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
     """Makes all sets, one after the other. limit: of LongMemEval's questions; 0: all."""
+    from scripts.talk import kinds
     from scripts.talk.languages import FACTS, chats
+    from scripts.talk.projects import projects
     from scripts.talk.wishes import wishes
 
+    sentences = sentences_of(questions)
+    others = [(at, _turns(session, "")) for question in questions for _, at, session in sessions_of(question)]
     for language in FACTS:
         yield Set(language, lambda half, language=language: chats(language, half))
     for name, form in (
@@ -198,7 +202,10 @@ def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
         yield Set(
             name, lambda half, form=form: itertools.islice(long_cases(questions, limit, form), half, None, 2)
         )
-    sentences = sentences_of(questions)
+    for language in kinds.WISHES:
+        yield Set(f"wishes, {language}", lambda half, language=language: kinds.wishes(language, half))
+    yield Set("kinds", lambda half: kinds.kinds(half, sentences[half::2]))
+    yield Set("projects", lambda half: projects(half, sentences[half::2], others[half::2]))
     for name, is_named in (("friends", False), ("friends, named messages", True)):
         yield Set(name, lambda half, is_named=is_named: friends(sentences, half, is_named=is_named))
     yield Set("wishes", lambda half: wishes(sentences[half::2], half))

@@ -13,7 +13,7 @@ from itertools import chain, filterfalse
 from pathlib import Path
 from struct import Struct
 
-from storage.search.tokens import split_words, terms_of_word, words_of
+from storage.search.tokens import is_pair, split_words, terms_of_word, words_of
 
 _TABLE = Path(__file__).with_name("common_words.txt")
 _SAID_TO_ASSISTANTS = Path(__file__).with_name("said_to_assistants.txt")
@@ -28,6 +28,10 @@ _MESSAGE_WORDS = 150
 _SHARES = [
     0.0, *(min(1.0, _MESSAGE_WORDS * 10 ** (-line / 2)) for line in range(_LAST_LINE, _FIRST_LINE - 1, -1))
 ]  # fmt: skip
+# Half of the pairs of characters in a text without spaces belong to two words, and no table has them. A pair is in at
+# most as many messages as both characters; if these came by chance, it would be in one of _MESSAGE_WORDS of those. The
+# mean of both (of their logarithms) is taken.
+_SIDE_BY_SIDE = _MESSAGE_WORDS**-0.5
 # A word that is in a larger share of people's messages distinguishes nothing.
 COMMON_SHARE = 0.5
 # A word that is in a larger share names nothing. These are some 150 words of a language, besides those used with
@@ -74,7 +78,12 @@ def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]
     scores = sum(filter(None, map(degrees, named)), _ENGLISH_LEAD)
     by_language = _BY_LANGUAGE.unpack(scores.to_bytes(_BY_LANGUAGE.size, "little"))
     shift = _DEGREE_BITS * by_language.index(max(by_language))
-    return [_SHARES[degrees(term, 0) >> shift & _DEGREE] for term in terms]
+    shares = [_SHARES[degrees(term, 0) >> shift & _DEGREE] for term in terms]
+    for place, (term, share) in enumerate(zip(terms, shares, strict=True)):
+        if not share and is_pair(term):
+            one, other = (_SHARES[degrees(each, 0) >> shift & _DEGREE] for each in term)
+            shares[place] = one * other * _SIDE_BY_SIDE
+    return shares
 
 
 def least_common(terms: Sequence[str], shares: Sequence[float]) -> float:

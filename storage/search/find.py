@@ -15,7 +15,6 @@ from msgspec import Struct
 from storage.search.blob import ROW_SHIFT, hash_terms
 from storage.search.index import NO_HASH, Index, no_occurrences, without
 from storage.search.layout import IndexLayout
-from storage.search.tokens import is_unspaced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,18 +32,8 @@ _NAMES = 8
 _LEAST_IN_GENERAL = 500
 _LEAST_ASKED = 1e-9
 # A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" What it asks for, to which the
-# bounds of the ranking are relative, is at most so many words that were never heard. Measured with sets of other
-# languages (scripts/bench recall --set): at 5 German facts rise from 73 to 85%, and with them questions about
-# something else that get a note in Chinese from 29 to 63%. LongMemEval's evidence is the same with 8 and without.
+# bounds of the ranking are relative, is at most so many words that were never heard.
 _MOST_ASKED = 8
-# The table of common words has no scripts without spaces. There the memory's own messages show which pairs of
-# characters are common: how large a share of them has a pair, as if so many more messages had not. And a pair that was
-# never heard mostly belongs to two words, so that it counts a part of a word. Measured on these sets against 1 and no
-# share of its own: Chinese facts 50 to 92%, Japanese 80 to 83%, Korean 71 to 79%, Thai 100%; questions about something
-# else with a note 0 to 29, 0 to 5, 13 to 13, 100 to 96%. A quarter, with 20 more messages, finds 96, 93, 92%, and gives
-# 60, 28, 13% of these a note.
-_PAIR_UNHEARD = 0.5
-_MORE_MESSAGES = 5
 
 
 class Found(Struct, frozen=True):
@@ -54,7 +43,7 @@ class Found(Struct, frozen=True):
 
     # Of each term, by how few messages have it.
     weights: Sequence[float]
-    # What all weigh together as they are asked.
+    # The sum of the squares of what each weighs as it is asked.
     asked: float
     # Occurrences in the index, those of a term side by side.
     indexed: NDArray[np.int64]
@@ -105,18 +94,14 @@ def find(
     others = max(messages, _LEAST_IN_GENERAL)
     sample = messages + others + 1
     once, weights, asked = log(sample / 1.5), [], 0.0
-    for term, size, hits, share in zip(terms, sizes, fresh, in_general, strict=True):
+    for size, hits, share in zip(sizes, fresh, in_general, strict=True):
         having = size + len(hits)
         count += having
-        is_unheard_pair = False
-        if is_unspaced(term):
-            is_unheard_pair = not having
-            share = max(share, having / (messages + _MORE_MESSAGES))
         weight = log(sample / (having + others * share + 0.5))
         weights.append(weight)
-        part = weight if weight < once else once
-        asked += _PAIR_UNHEARD * part if is_unheard_pair else part
-    return Found(weights, max(min(asked, _MOST_ASKED * once), _LEAST_ASKED), indexed, sizes, fresh, count)
+        asked += min(weight, once) ** 2
+    asked = max(min(asked, _MOST_ASKED * once * once), _LEAST_ASKED)
+    return Found(weights, asked, indexed, sizes, fresh, count)
 
 
 def widen(

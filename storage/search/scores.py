@@ -17,11 +17,9 @@ from storage.search.layout import LEAST_AGAINST, IndexLayout
 from storage.search.weigh import (
     AFTER_FACTOR,
     ANSWERING,
-    FEW,
     LEAST_BEST_SHARE,
     LEAST_RELATIVE,
     LEAST_SHARE,
-    LEAST_SHARE_OF_FEW,
     LEAST_TELLING,
     NEIGHBOUR,
     TELLING_TERMS,
@@ -57,7 +55,7 @@ class Near(Struct, frozen=True):
 
 
 class Scores:
-    """The sums of what a query has found, by row: the score of BM25, and how much of the query's weight a row holds."""
+    """The sums of what a query has found, by row: the score of BM25, and how much of the query a row holds."""
 
     def __init__(self, layout: IndexLayout, near: Near | None) -> None:
         import numpy as np
@@ -65,7 +63,7 @@ class Scores:
         self._layout, self._near = layout, near
         # After the rows comes one for missing neighbours.
         self._score, self._share = np.zeros(len(layout.flags) + 1), np.zeros(len(layout.flags) + 1)
-        self._hits: list[tuple[NDArray[np.int64], Sequence[int], Sequence[float]]] = []
+        self._hits: list[NDArray[np.int64]] = []
         self._asked = 0.0
         # Of the last call of `best`: rows, their scores by words and by vectors, and whose they are.
         self._ranked: tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, NDArray[Any]] | None = None
@@ -84,22 +82,27 @@ class Scores:
         sizes = [*found.sizes, *map(len, found.fresh)]
         weight = np.array([*weights, *weights]).repeat(sizes)
         row, times = packed >> ROW_SHIFT, packed & FREQUENCY
-        self._hits.append((row, sizes, weights))
+        self._hits.append(row)
         own = weight * times / (times + (np.asarray(layout.length)[row] * layout.slope + LEAST_AGAINST))
 
+        # What a message holds of the query counts by the squares: one rare word says more than many common ones, which
+        # any message has some of.
+        squares = weight * weight
         # A word in the head of a message counts for both of its neighbours, as if it stood in a text of the head's
         # length.
         in_head = np.bincount(row, weight * (packed & HEAD), total)
         source = (in_head > 0).nonzero()[0]
-        back = forth = in_head[source] * (NEIGHBOUR / HEAD)
+        held = np.bincount(row, squares * (packed & HEAD), total)[source]
+        back = forth = np.full(len(source), NEIGHBOUR / HEAD)
         if layout.marks & ASKS:
             asking = (np.asarray(layout.flags)[source] & ASKS) > 0
             back, forth = np.where(asking, 0.0, back), np.where(asking, ANSWERING * forth, forth)
         around = np.asarray(layout.earlier)[source], np.asarray(layout.later)[source]
         to = np.concatenate((row, *around)) % total
         against = 1 + (np.asarray(layout.head)[source] * layout.head_slope + LEAST_AGAINST)
-        self._score += np.bincount(to, np.concatenate((own, back / against, forth / against)), total)
-        self._share += np.bincount(to, np.concatenate((weight, back, forth)), total)
+        near = in_head[source] / against
+        self._score += np.bincount(to, np.concatenate((own, back * near, forth * near)), total)
+        self._share += np.bincount(to, np.concatenate((squares, back * held, forth * held)), total)
 
     def best(self, unwanted: range, limit: int, *, only_strong: bool) -> list[int]:
         """Returns the rows of the best messages by words and vectors together. unwanted: rows that are not shown."""
@@ -118,7 +121,7 @@ class Scores:
         self._ranked, self._found, self._by_all = (rows, score, outstanding, flags & USER), [], None
         best, nearest = _most(score), 0.0 if outstanding is None else _most(outstanding)
         far = None
-        if only_strong and (not best > 0 or self._is_weak(rows, score, share)):
+        if only_strong and (not best > 0 or _most(share) < LEAST_BEST_SHARE * self._asked):
             # The words say nothing. Vectors alone have to show that something is about the query, and not only that it
             # is the nearest there is, as something always is.
             if near is None or beyond is None:
@@ -192,27 +195,11 @@ class Scores:
             score, share, flags = self._score[rows], self._share[rows], flags[rows]
         if layout.marks & ASKS:
             known = np.zeros(total, np.int64)
-            for row, _, _ in self._hits:
+            for row in self._hits:
                 known += np.bincount(row, minlength=total)
             stated = np.asarray(layout.head)[rows] - known[rows]
             score *= np.where(flags & ASKS, (stated / TELLING_TERMS).clip(LEAST_TELLING, 1.0), 1.0)
         return rows, score, share, flags
-
-    def _is_weak(
-        self, rows: NDArray[np.int64], score: NDArray[np.float64], share: NDArray[np.float64]
-    ) -> bool:
-        """Returns whether what was found holds too little of the query."""
-        if _most(share) >= LEAST_BEST_SHARE * self._asked:
-            return False
-        import numpy as np
-
-        is_few = np.zeros(len(self._layout.flags), bool)
-        is_few[rows[_best(score, FEW)]] = True
-        held = 0.0
-        for row, sizes, weights in self._hits:
-            numbers = np.arange(len(sizes)).repeat(sizes)[is_few[row]]
-            held += sum(weights[number] for number in {each % len(weights) for each in numbers.tolist()})
-        return held < LEAST_SHARE_OF_FEW * self._asked
 
 
 def _hold_back(

@@ -17,7 +17,7 @@ import Stemmer  # type: ignore[import-not-found, unused-ignore]
 
 # Of the terms that texts have. Whoever changes what terms any text has raises it: what was indexed before is not found
 # by the new terms, so that an index of an earlier version is made again (storage/search/blob.py).
-VERSION = 1
+VERSION = 2
 
 # No word of a language is longer; a stemmer may take the square of a word's length.
 _LONGEST = 64
@@ -46,6 +46,12 @@ _HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fff
 # Scripts written without spaces, and Hangul, where words carry their particles.
 _UNSPACED = re.compile(
     f"([{_HAN}\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\uac00-\ud7af]+)"
+)
+# What counts as one character: in the scripts of Thailand, Laos, Burma and Cambodia a consonant with its vowels and
+# marks, since there are too few letters to tell words apart by pairs of them.
+_SYLLABLE = re.compile(
+    "[\u0e40-\u0e44\u0ec0-\u0ec4]?[^\u0e30-\u0e3a\u0e45-\u0e4e\u0eb0-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u17b4-\u17d3]"
+    "[\u0e30-\u0e3a\u0e45-\u0e4e\u0eb0-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u17b4-\u17d3]*|."
 )
 _IS_HAN = re.compile(f"[{_HAN}]")
 # Accents, and the points of Hebrew, which hardly anybody types.
@@ -177,7 +183,8 @@ def _split(word: str) -> list[str]:
             continue
         if index % 2:
             # The pattern captures, so every second part is unspaced text. Its pairs of characters stand for words.
-            terms += [a + b for a, b in pairwise(run)] if len(run) > 1 else [run]
+            units = _SYLLABLE.findall(run)
+            terms += [a + b for a, b in pairwise(units)] if len(units) > 1 else [run]
             if len(run) > 1:
                 # A word of one character is common in Chinese and must be found inside a run.
                 terms += _IS_HAN.findall(run)
@@ -186,9 +193,9 @@ def _split(word: str) -> list[str]:
     return terms
 
 
-def is_unspaced(term: str) -> bool:
-    """Returns whether a term is one or two characters of a script without spaces, and so mostly no whole word."""
-    return not term.isascii() and len(term) <= 2 and _UNSPACED.fullmatch(term) is not None
+def is_pair(term: str) -> bool:
+    """Returns whether a term is two characters of a script without spaces, and so mostly no whole word."""
+    return len(term) == 2 and not term.isascii() and _UNSPACED.fullmatch(term) is not None
 
 
 def _split_ascii(word: str) -> list[str]:

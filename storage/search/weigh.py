@@ -15,11 +15,11 @@ ANSWERING = 0.7
 # Puts one turn directly after another.
 AFTER_FACTOR = 0.999
 
-# Bounds for a search that was not asked for. The best hit has to hold so much of the query's weight (over 240 questions
-# of LongMemEval, 550 turns each, it held 0.3 or more), or, since a question may have several parts, the best few
-# together so much. Then hits below a tenth of the best score are left out, and below a twentieth of the query's weight.
-LEAST_BEST_SHARE = 0.25
-FEW = 5
-LEAST_SHARE_OF_FEW = 0.5
+# Bounds for a search that was not asked for. The best hit has to hold so much of the query, measured by the squares of
+# its words' weights. Then hits below a tenth of the best score are left out, and below a twentieth of the query.
+# Measured on developing halves, by weights with 0.25 before, by squares with 0.25, 0.22 and 0.2: of short talk 88.8,
+# 85.9, 85.9 and 86.8% of the evidence, of German facts 80, 80, 95, 95; a note for questions that belong to another
+# memory: 30, 23, 27, 31%, for such in Chinese 21, 0, 0, 0. With 0.22 "Write a poem about my dog" finds no dog.
+LEAST_BEST_SHARE = 0.2
 LEAST_SHARE = 0.05
 LEAST_RELATIVE = 0.1
