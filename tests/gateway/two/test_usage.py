@@ -1,0 +1,68 @@
+"""Two gateways over one database add up what was used, and agree on what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from storage.usage_records import UsageLimit
+from tests.doubles.upstream import StrictUpstream, say
+from tests.gateway.sdk import Clock, World, remember
+
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+ASK = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture
+def worlds(upstream: StrictUpstream, url: str) -> Iterator[list[World]]:
+    upstream.script = lambda seen: say("Hello.", usage=USAGE)
+    clock = Clock()
+    with ExitStack() as stack:
+        yield [stack.enter_context(remember(upstream, url, clock=clock)) for _ in range(2)]
+
+
+def write(world: World) -> None:
+    """Writes what a gateway has counted, as it does each minute."""
+    app = world.gateway.app
+    world.settle()
+    world.gateway.call(app.meter.write())
+    world.gateway.call(app.limiter.refresh())
+
+
+def test_each_adds_its_part(worlds: list[World]) -> None:
+    for count, world in enumerate(worlds, 2):
+        for _ in range(count):
+            assert world.post(ASK, user="alice").status == 200
+    for world in worlds:
+        write(world)
+    sums = "SELECT requests, input_tokens, output_tokens FROM usage WHERE \"user\" = 'alice'"
+    assert worlds[0].query(sums) == [(5, 50, 25)]
+
+
+def test_a_days_limit_holds_for_both_after_a_write(worlds: list[World]) -> None:
+    one, other = worlds
+    limit: Any = UsageLimit(0, "default", None, None, "requests", "day", 5, "refuse")
+    one.gateway.call(one.store.limits.add(limit))
+    assert [one.post(ASK, user="alice").status for _ in range(3)] == [200] * 3
+    write(one)
+    other.gateway.call(other.gateway.app.limiter.load())
+    # What the other reads first has the three.
+    assert [other.post(ASK, user="bob").status for _ in range(3)] == [200, 200, 429]
+    write(other)
+    write(one)
+    assert one.post(ASK, user="alice").status == 429
+
+
+def test_a_forgotten_user_is_gone_from_what_the_other_counts(worlds: list[World]) -> None:
+    one, other = worlds
+    for world in worlds:
+        assert world.post(ASK, user="alice").status == 200
+        world.settle()
+    write(one)
+    one.gateway.call(one.store.usage.forget_user("default", "alice"))
+    other.gateway.app.meter._forget("default", "alice")  # as the notification has it do
+    write(other)
+    assert one.query('SELECT "user", sum(requests) FROM usage GROUP BY "user"') == [("", 2)]
