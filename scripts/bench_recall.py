@@ -47,6 +47,8 @@ from gateway.core.request.identity import USER_NAME, IdentityRules, identify
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
 from gateway.run.background.embed import KIND, Embedding
+from gateway.run.background.learner import KIND as LEARN
+from gateway.run.background.learner import Learning
 from gateway.run.background.worker import JobContext
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryRequest
@@ -188,6 +190,13 @@ async def _remember(path: Path, memory: Memory, embedder: Embedder | None) -> tu
         await write_conversation(store, agent, f"s{number}", turns, memory.name if memory.is_named else None)
     while await store.recall.index(agent.id):
         pass
+    # What the rule finds where there is no background model, as in a gateway without one.
+    learning = Learning(store, None, MemorySettings(), lambda: memory.at)
+    await store.jobs.enqueue(LEARN, agent.id, LEARN)
+    while (job := await store.jobs.claim([LEARN], lease_s=600.0, tries=1)) is not None:
+        await learning.handle(JobContext(job, store.jobs))
+    while await store.recall.index(agent.id):
+        pass
     if embedder is None:
         return store, None
     embedding = Embedding(store, embedder, MemorySettings(), time.time)
@@ -203,11 +212,21 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def _count(told: str, texts: Iterable[str]) -> int:
-    """Returns how many of the texts are told: whole, or a part of them where a line was cut."""
+def _count(told: str, texts: Iterable[str], section: str = "") -> int:
+    """Returns how many of the texts are told: whole, or a part of them where a line was cut.
+
+    section: the memory section, whose facts are sentences of the texts.
+    """
+    stated = [line.removeprefix("- ") for line in section.splitlines() if line.startswith("- ")]
+    stated += [
+        line.removeprefix("learned: User said: ")
+        for line in told.splitlines()
+        if line.startswith("learned: ")
+    ]
     lines = [line.partition(": ")[2] for line in told.splitlines()]
     parts = [_flat(line).strip(". ") for line in lines if line.startswith("...") or line.endswith("...")]
     told = _flat(told)
+    parts += stated
     return sum(_flat(text) in told or any(part and part in _flat(text) for part in parts) for text in texts)
 
 
@@ -220,14 +239,14 @@ class Found:
     def __init__(self) -> None:
         self.shares: dict[tuple[str, int], list[float]] = defaultdict(list)
 
-    def add(self, memory: Memory, asked: Asked, budget: int, told: str) -> None:
-        """Counts the evidence of one question in what was told."""
+    def add(self, memory: Memory, asked: Asked, budget: int, told: str, section: str = "") -> None:
+        """Counts the evidence of one question in what was told: in its note, and in the memory section."""
         if not asked.evidence:
             self.shares[f"{asked.kind}, with a note", budget].append(float(bool(told)))
             return
         texts = [document.text for document in memory.history if document.seq in asked.evidence]
         for kind in (asked.kind, "all"):
-            self.shares[kind, budget].append(_count(told, texts) / len(texts))
+            self.shares[kind, budget].append(_count(told, texts, section) / len(texts))
 
     def print(self, name: str, kind: str = "all") -> None:
         """Prints a line: how many questions, and the mean share at each budget."""
@@ -239,6 +258,7 @@ async def run(one: Set, embedder: Embedder | None) -> None:
     """Prints the share of the evidence that is found in one set, of its halves and by kinds of questions."""
     found, plain = [Found(), Found()], [Found(), Found()]
     tokens: dict[int, list[int]] = defaultdict(list)
+    sections: dict[int, list[int]] = defaultdict(list)
     times: list[float] = []
     for half in (0, 1):
         for memory in one.half(half):
@@ -248,10 +268,11 @@ async def run(one: Set, embedder: Embedder | None) -> None:
                     prompt = await ask(asked.text, budget)
                     content = str(orjson.loads(prompt.body())["messages"][-1]["content"])
                     note = content.removesuffix(asked.text)
-                    found[half].add(memory, asked, budget, note)
+                    found[half].add(memory, asked, budget, note, prompt.system)
                     if search is not None:
                         plain[half].add(memory, asked, budget, search.ask(asked.text, budget))
                     tokens[budget].append(recall.estimate_tokens(note))
+                    sections[budget].append(recall.estimate_tokens(prompt.system))
                     times.append(prompt.recall.ms)
     print(f"\n{one.name + ': evidence recall, tokens':48}{'n':>5}" + "".join(f"{b:>8}" for b in BUDGETS))
     both = Found()
@@ -267,6 +288,8 @@ async def run(one: Set, embedder: Embedder | None) -> None:
             plain[half].print("  a plain BM25")
     mean = "".join(f"{statistics.mean(tokens[budget]):8.0f}" for budget in BUDGETS)
     print(f"{'tokens in the note, mean':53}{mean}")
+    mean = "".join(f"{statistics.mean(sections[budget]):8.0f}" for budget in BUDGETS)
+    print(f"{'tokens in the memory section, mean':53}{mean}")
     print(_spread(times))
 
 

@@ -23,6 +23,7 @@ from storage.records import (
     RunState,
     RunStep,
     SentSection,
+    StandingFact,
     Summary,
 )
 
@@ -111,6 +112,8 @@ class MemorySnapshot(Struct):
     blocks: list[Block] = msgspec.field(default_factory=list)
     # The agent's pending memory edits, of all paths.
     ops: list[BlockOp] = msgspec.field(default_factory=list)
+    # The newest of the standing facts, newest first.
+    standing: list[StandingFact] = msgspec.field(default_factory=list)
     # A snapshot with one of the next three is not cached.
     # The exchange is continued already.
     is_continued: bool = False
@@ -239,6 +242,8 @@ class LearnedFact(Struct, frozen=True):
     sources: Sequence[int]
     # The ids of the facts that are no longer true because of it.
     replaces: Sequence[int] = ()
+    # As in `Fact`.
+    standing: bool = False
 
 
 class BlockMerge(Struct, frozen=True):

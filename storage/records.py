@@ -26,6 +26,8 @@ API_PROFILE = "@"
 IMPORTING = "importing:"
 # The built-in learner, among the readers of a memory. Any other is the memory of a sleeptime agent.
 LEARNER = 0
+# The one that keeps what a rule finds where there is no background model.
+RULE = -1
 # The names of the conversations of its runs begin so.
 READING = "reading/"
 
@@ -378,6 +380,17 @@ class Fact(Struct, frozen=True):
     origin: str = "learned"
     # No note, search tool or summary has it.
     muted: bool = False
+    # It always holds for the user, and the memory section shows it.
+    standing: bool = False
+
+
+class StandingFact(Struct, frozen=True):
+    """A standing fact that is true and not muted, as the memory section shows it."""
+
+    seq: int
+    text: str
+    # When it was stated.
+    at: float
 
 
 # What a key opens that is an operator's: the page, and with it the management of what it shows.

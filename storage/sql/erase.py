@@ -222,6 +222,7 @@ def _erasing(kind: str) -> ErasingPhase:
         rows = await connection.rows(SQL[f"{kind}s_of"], (agent, after, _READ_PAGE))
         origins = {id: origins_of(exchange, sources) for id, _, _, exchange, sources, _ in rows}
         erased = await erased_among(connection, chain.from_iterable(origins.values()))
+        is_gone = False
         for id, seq, at, _, _, file in rows:
             is_named = seq in named or file in files
             if is_named or (before is not None and at < before) or origins[id] & erased:
@@ -232,6 +233,10 @@ def _erasing(kind: str) -> ErasingPhase:
                 # Its day is stored until what quotes it is gone too.
                 await exchanges.mark(connection, agent, "day", (b"",), int(at // DAY_S))
                 await forget_indexed(connection, agent, [seq])
+                is_gone = True
+        if kind == "fact" and is_gone:
+            # A memory section may show it.
+            await empty_snapshots(connection, "snapshots_of", (agent,))
         return rows[-1][0] if len(rows) == _READ_PAGE else None
 
     return erase

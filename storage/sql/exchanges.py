@@ -24,7 +24,18 @@ from storage.commands import (
     StoredContent,
 )
 from storage.database import AgentNumbers, Connection, Row
-from storage.records import Agent, Atom, Block, BlockOp, Conversation, Evicted, Exchange, SentSection, State
+from storage.records import (
+    Agent,
+    Atom,
+    Block,
+    BlockOp,
+    Conversation,
+    Evicted,
+    Exchange,
+    SentSection,
+    StandingFact,
+    State,
+)
 from storage.sql.blocks import seen
 from storage.sql.statements import load, rows_of
 
@@ -244,7 +255,10 @@ async def snapshot(
                 call, op, label = row[_TEXT : _TEXT + 3]
                 made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
                 found.ops.append(made)
-    # No database promises an order to the rows of a recursion.
+            case "standing":
+                found.standing.append(StandingFact(row[_NUMBER], row[_TEXT], row[_TIME]))
+    # No database promises an order to the rows of a recursion, nor to those of a union.
+    found.standing.sort(key=lambda fact: -fact.seq)
     found.additions = NO_ADDITIONS.and_of(*sorted(added, key=lambda e: e.depth))
     found.blocks = seen(blocks)
     return found

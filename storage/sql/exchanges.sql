@@ -82,6 +82,9 @@ WHERE x.agent = ?1 AND x.kind = 'block'
 UNION ALL
 SELECT 'op', o.id, o.exchange, NULL, NULL, NULL, o.call_id, o.op, o.label, o.arguments, NULL, NULL, o.at, {no_skeleton}
 FROM block_ops o WHERE o.agent = ?1 AND o.state = 'pending'
+UNION ALL
+SELECT 'standing', f.seq, NULL, NULL, NULL, NULL, f.text, NULL, NULL, NULL, NULL, NULL, f.valid_from, {no_skeleton}
+FROM {standing}
 
 -- name: numbers_again
 -- Reads the numbers for which a cached snapshot is right. No row: the agent shares blocks, so it has no cached one.

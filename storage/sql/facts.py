@@ -61,6 +61,11 @@ class Facts(Group):
         return [_fact(row) for row in rows]
 
     @reads
+    async def standing(self, connection: Connection, agent: int, *, limit: int = 100) -> builtins.list[Fact]:
+        """Returns the standing facts that are true, newest first."""
+        return [_fact(row) for row in await connection.rows(SQL["standing"], (agent, limit))]
+
+    @reads
     async def get(self, connection: Connection, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:
         """Returns the facts with these numbers, in this order, as far as they are still true."""
         rows = await rows_of(connection, SQL["get"], seqs, agent)
@@ -106,7 +111,9 @@ class Facts(Group):
         old = _fact(row)
         if old.ended_at is not None:
             raise WriteConflict(f"fact {seq} is no longer true: fact {old.successor} took its place")
-        fact = LearnedFact(text, old.about, key, at, old.exchange, old.sources, [old.id])
+        fact = LearnedFact(
+            text, old.about, key, at, old.exchange, old.sources, [old.id], standing=old.standing
+        )
         await _keep(connection, agent, fact, at, origin, is_asked=True)
         ended = await connection.row(SQL["at"], (agent.id, seq))
         row = None if ended is None else await connection.row(SQL["at"], (agent.id, _fact(ended).successor))
@@ -128,14 +135,15 @@ class Facts(Group):
         upto: int,
         now: float,
         decide: Callable[[Sequence[Block]], Learned],
+        reader: int = LEARNER,
     ) -> None:
         """Returns the effect that writes what was learned and moves the cursor from `cursor` to `upto`.
 
         The effect does nothing where the cursor is elsewhere by then. decide: given the blocks as they are when it is
-        written.
+        written. reader: whose cursor it is.
         """
         await connection.lock_sharers(agent.id)
-        if await cursor_of(connection, agent.id, LEARNER) != cursor:
+        if await cursor_of(connection, agent.id, reader) != cursor:
             return
         learned = decide(await load_blocks(connection, agent.id, keep_shared=True))
         for block, value, sources in learned.writes:
@@ -147,7 +155,7 @@ class Facts(Group):
             )
         for fact in learned.facts:
             await _keep(connection, agent, fact, now)
-        await advance(connection, agent.id, LEARNER, upto, now)
+        await advance(connection, agent.id, reader, upto, now)
 
 
 async def keep_facts(
@@ -179,9 +187,17 @@ async def _keep(
     if unlearned and not is_asked and origins <= unlearned:
         return
     id = await connection.value(SQL["same"], (agent.id, key))
+    if id is None and not is_asked and fact.exchange is not None:
+        # Read once more, as after an import: what has become of it since holds.
+        before = await connection.value(SQL["learned_before"], (agent.id, key, fact.exchange))
+        if before is not None:
+            return
     if id is None:
         seq, sources = await take_seq(connection, agent.id), orjson.dumps(list(fact.sources))
-        values = (agent.id, seq, now, since, key, fact.exchange, sources, fact.about, fact.text, origin)
+        values = (
+            agent.id, seq, now, since, key, fact.exchange, sources, fact.about, fact.text, origin,
+            int(fact.standing),
+        )  # fmt: skip
         id = await connection.value(SQL["insert"], values)
     for old in fact.replaces:
         if old != id:
@@ -197,8 +213,11 @@ def hash_key(secret: bytes, key: str) -> bytes:
 
 
 def _fact(row: Row) -> Fact:
-    id, seq, text, about, at, valid_from, exchange, sources, ended_at, successor, origin, muted = row
+    id, seq, text, about, at, valid_from, exchange, sources, ended_at, successor, origin, muted, standing = (
+        row
+    )
     origins = tuple(orjson.loads(sources))
     return Fact(
-        id, seq, text, about, at, valid_from, exchange, origins, ended_at, successor, origin, bool(muted)
-    )
+        id, seq, text, about, at, valid_from, exchange, origins, ended_at, successor, origin, bool(muted),
+        bool(standing),
+    )  # fmt: skip

@@ -2,13 +2,18 @@
 
 -- name: insert
 -- Adds a fact.
-INSERT INTO facts (agent, seq, at, valid_from, key, exchange, sources, about, text, origin) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO facts (agent, seq, at, valid_from, key, exchange, sources, about, text, origin, standing)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 RETURNING id
 
 -- name: same
 -- Finds an equal fact that is still true.
 SELECT f.id FROM facts f WHERE f.agent = ? AND f.key = ?
 AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent) LIMIT 1
+
+-- name: learned_before
+-- Finds an equal fact from the same exchange, true or not.
+SELECT id FROM facts WHERE agent = ? AND key = ? AND exchange = ? LIMIT 1
 
 -- name: end
 -- Ends a fact. One that has ended stays so.
@@ -23,7 +28,7 @@ SELECT seq FROM facts WHERE id = ? AND agent = ?
 -- piece: fact
 -- What is read of a fact `f`, with when it ended and what is true instead.
 f.id, f.seq, f.text, f.about, f.at, f.valid_from, f.exchange, f.sources, x.at, s.seq, f.origin,
-CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 1 ELSE 0 END
+CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 1 ELSE 0 END, f.standing
 FROM facts f LEFT JOIN facts_ended x ON x.fact = f.id AND x.agent = f.agent LEFT JOIN facts s ON s.id = x.successor AND s.agent = f.agent
 
 -- name: mute
@@ -50,6 +55,11 @@ SELECT {fact} WHERE f.agent = ?1 AND x.successor = ?2 ORDER BY f.seq DESC LIMIT 
 -- Reads a page of the facts that are true, newest first.
 SELECT {fact}
 WHERE f.agent = ?1 AND f.seq < ?2 AND x.fact IS NULL ORDER BY f.seq DESC LIMIT ?3
+
+-- name: standing
+-- Reads the standing facts that are true, newest first.
+SELECT {fact}
+WHERE f.agent = ? AND f.standing = 1 AND x.fact IS NULL ORDER BY f.seq DESC LIMIT ?
 
 -- name: all
 -- Reads a page of the facts that are or were true, newest first.

@@ -164,7 +164,7 @@ SELECT id, seq, valid_from, NULL, sources, NULL FROM facts WHERE agent = ? AND i
 
 -- name: fact_erase (sqlite)
 -- Empties a fact and leaves it without an owner. Facts that it took the place of stay untrue.
-UPDATE facts SET agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL, sources = x'5b5d',
+UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL, sources = x'5b5d',
     about = '', text = '' WHERE id = ?1 AND agent = ?2
 
 -- name: fact_erase (postgres)
@@ -299,7 +299,7 @@ DELETE FROM passages WHERE agent = ?1 AND id IN (SELECT id FROM passages WHERE a
 
 -- name: wipe_facts (sqlite)
 -- Likewise.
-UPDATE facts SET agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL, sources = x'5b5d', about = '',
+UPDATE facts SET standing = 0, agent = -id, seq = 0, at = 0, valid_from = 0, key = x'', exchange = NULL, sources = x'5b5d', about = '',
     text = '' WHERE id IN (SELECT id FROM facts WHERE agent = ? LIMIT ?)
 
 -- name: wipe_facts (postgres)

@@ -95,3 +95,11 @@ WHERE b.id = ?1 AND b.agent IS NULL AND b.profile <> ''
 -- piece: definition
 -- What is read of a definition `d` with its text `t`.
 d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.updated, t.body
+
+-- piece: standing
+-- The newest standing facts `f` of an agent (?1) that are true and not muted: more than a section has room for.
+(SELECT s.seq, s.text, s.valid_from FROM facts s
+ WHERE s.agent = ?1 AND s.standing = 1
+   AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = s.id AND x.agent = s.agent)
+   AND NOT EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = s.id AND m.agent = s.agent)
+ ORDER BY s.seq DESC LIMIT 32) f

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from storage.commands import Rules, Unread
 from storage.database import Connection, Database
 from storage.listing import ReaderEntry
-from storage.records import USER_ATOM, Exchange, Message, State
+from storage.records import LEARNER, USER_ATOM, Exchange, Message, State
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
 from storage.sql.group import Group, reads
@@ -133,9 +133,14 @@ class Readers(Group):
         return [id for (id,) in await connection.rows(SQL["unslept"], (limit, profiles))]
 
     @reads
-    async def unlearned(self, connection: Connection, limit: int, but: Sequence[str] = ()) -> list[int]:
-        """Returns people's memories with unread turns. but: profiles that sleeptime agents read."""
-        return [id for (id,) in await connection.rows(SQL["unlearned"], (limit, but))]
+    async def unlearned(
+        self, connection: Connection, limit: int, but: Sequence[str] = (), reader: int = LEARNER
+    ) -> list[int]:
+        """Returns people's memories with turns that no reader has read; the rule's, with those it has not.
+
+        but: profiles that sleeptime agents read.
+        """
+        return [id for (id,) in await connection.rows(SQL["unlearned"], (limit, but, reader))]
 
 
 def _is_decided(e: Exchange, now: float, idle_s: float) -> bool:

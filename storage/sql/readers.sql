@@ -1,8 +1,9 @@
 -- Every statement on who reads a memory after the fact. `-- name:` begins one; the next line describes it.
 
 -- name: cursor
--- Returns up to where a reader has come. The built-in learner (0) goes on from where any of them has come.
-SELECT max(seq) FROM readers WHERE memory = ?1 AND (reader = ?2 OR CAST(?2 AS BIGINT) = 0)
+-- Returns up to where a reader has come. The built-in learner (0) goes on from where any of them has come, but for the
+-- rule (-1), which keeps far less.
+SELECT max(seq) FROM readers WHERE memory = ?1 AND (reader = ?2 OR (CAST(?2 AS BIGINT) = 0 AND reader > 0))
 
 -- name: advance
 -- Moves that point.
@@ -31,7 +32,7 @@ WHERE p.agent = ? AND p.seq > ? AND p.seq <= ? ORDER BY p.seq LIMIT ?
 SELECT a.id FROM agents a
 WHERE a.subject LIKE 'user:%' AND NOT coalesce(a.profile {in:2:TEXT:16}, FALSE) AND EXISTS (
     SELECT 1 FROM exchanges e WHERE e.agent = a.id AND e.state = 'finished'
-    AND e.seq > coalesce((SELECT max(r.seq) FROM readers r WHERE r.memory = a.id), 0))
+    AND e.seq > coalesce((SELECT max(r.seq) FROM readers r WHERE r.memory = a.id AND r.reader >= ?3), 0))
 LIMIT ?1
 
 -- name: read_from
@@ -110,10 +111,10 @@ UPDATE readers SET seq = ?1, at = ?2 WHERE memory = ?3 AND reader = ?4 AND seq =
 -- that have such agents.
 SELECT a.id FROM agents a
 WHERE (a.subject LIKE 'user:%' AND coalesce(a.profile {in:2:TEXT:16}, FALSE)
-       OR EXISTS (SELECT 1 FROM readers r WHERE r.memory = a.id AND r.reader <> 0))
+       OR EXISTS (SELECT 1 FROM readers r WHERE r.memory = a.id AND r.reader > 0))
 AND EXISTS (
     SELECT 1 FROM exchanges e WHERE e.agent = a.id AND e.state = 'finished'
-    AND e.seq > coalesce((SELECT min(r.seq) FROM readers r WHERE r.memory = a.id AND r.reader <> 0), 0))
+    AND e.seq > coalesce((SELECT min(r.seq) FROM readers r WHERE r.memory = a.id AND r.reader > 0), 0))
 LIMIT ?1
 
 -- name: last_at

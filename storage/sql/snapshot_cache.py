@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from storage.commands import NO_ADDITIONS, NO_NOTES, Additions, Committed, MemorySnapshot, Opening, TurnWrite
 from storage.database import AgentNumbers, Changes
-from storage.records import Block, BlockOp, Conversation, Exchange, SentSection
+from storage.records import Block, BlockOp, Conversation, Exchange, SentSection, StandingFact
 
 # Chosen: some six thousand open conversations, or five hundred with twenty notes each.
 CACHE_BYTES = 27 << 19
@@ -55,6 +55,7 @@ class _CachedMemory:
     has_tombs: bool
     blocks: list[Block]
     ops: list[BlockOp]
+    standing: list[StandingFact]
     # Of these; `opening_bytes` come in addition, and those of each place.
     bytes: int
     path_ends: dict[_Name, _PathEnd] = field(default_factory=dict)
@@ -100,7 +101,10 @@ class SnapshotCache:
             return None
         if key is None and path is None:
             self._memories.move_to_end(agent)
-            return MemorySnapshot(*numbers, has_tombs=memory.has_tombs, blocks=memory.blocks, ops=memory.ops)
+            return MemorySnapshot(
+                *numbers, has_tombs=memory.has_tombs, blocks=memory.blocks, ops=memory.ops,
+                standing=memory.standing,
+            )  # fmt: skip
         end = memory.path_ends.get((key, path))
         if end is None:
             return None
@@ -115,6 +119,7 @@ class SnapshotCache:
             end.section,
             memory.blocks,
             memory.ops,
+            memory.standing,
         )
 
     def put(self, agent: int, key: str | None, path: bytes | None, snapshot: MemorySnapshot) -> None:
@@ -133,7 +138,10 @@ class SnapshotCache:
             self.drop(agent)
             size = _MEMORY_BYTES + sum(400 + len(b.value) for b in snapshot.blocks)
             size += sum(400 + len(op.arguments) for op in snapshot.ops)
-            memory = _CachedMemory(numbers, state, snapshot.has_tombs, snapshot.blocks, snapshot.ops, size)
+            size += sum(200 + len(fact.text) for fact in snapshot.standing)
+            memory = _CachedMemory(
+                numbers, state, snapshot.has_tombs, snapshot.blocks, snapshot.ops, snapshot.standing, size
+            )
             self._memories[agent] = memory
             self.bytes += size
         # No turn is planned on the end of a path from its look alone where that goes on, or was made elsewhere.

@@ -39,6 +39,7 @@ from storage.records import (
     Run,
     RunState,
     SentSection,
+    StandingFact,
     Summary,
 )
 from storage.sql import exchanges
@@ -110,9 +111,12 @@ async def read_path(
                 call, op, label = row[_TEXT : _TEXT + 3]
                 made = BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=row[_TIME])
                 snapshot.ops.append(made)
+            case "standing":
+                snapshot.standing.append(StandingFact(row[_NUMBER], row[_TEXT], row[_TIME]))
             case "reader":
                 snapshot.readers.append(MemoryReader(row[_NUMBER], row[_NUMBER + 1], bool(row[_NUMBER + 2])))
     snapshot.blocks = seen(blocks)
+    snapshot.standing.sort(key=lambda fact: -fact.seq)
     if tip is None or snapshot.conversation is None:
         return ConversationPath(snapshot)
     evicted = Evicted(*orjson.loads(tip[_CONTENT])) if tip[_CONTENT] else None

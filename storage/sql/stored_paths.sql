@@ -41,13 +41,16 @@ UNION ALL
 SELECT 'op', o.id, o.exchange, NULL, NULL, NULL, o.call_id, o.op, o.label, o.arguments, o.at
 FROM c JOIN block_ops o ON c.tip = 0 AND o.agent = ?1 AND o.state = 'pending'
 UNION ALL
+SELECT 'standing', f.seq, NULL, NULL, NULL, NULL, f.text, NULL, NULL, NULL, f.valid_from
+FROM {standing}
+UNION ALL
 SELECT 'reader', r.reader, (SELECT count(*) FROM (
         SELECT 1 AS one FROM exchanges e
         WHERE e.agent = ?1 AND e.seq > r.seq AND e.active = 1 AND e.state = 'finished' AND substr(e.inputs, 3, 1) <> ?8
         AND NOT EXISTS (SELECT 1 FROM run_steps s WHERE s.exchange = e.id AND s.agent = e.agent AND s.number > 1) LIMIT ?7) t),
     CASE WHEN (SELECT x.state FROM runs x WHERE x.agent = r.reader ORDER BY x.id DESC LIMIT 1) IN ('created', 'running') THEN 1
          ELSE 0 END, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-FROM readers r WHERE r.memory = ?1 AND r.reader <> 0 AND CAST(?7 AS BIGINT) > 0
+FROM readers r WHERE r.memory = ?1 AND r.reader > 0 AND CAST(?7 AS BIGINT) > 0
 
 -- name: path
 -- The path to an exchange with its words, and the summaries of its conversation. ?2 the conversation; ?3 the exchange; ?4

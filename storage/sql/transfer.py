@@ -62,7 +62,18 @@ _NAMES = {
     "version": ("block", "version", "restores", "at", "origin", "exchange", "sources", "value"),
     "file": ("uid", "state", "bytes", "created", "type", "name"),
     "passage": ("seq", "at", "exchange", "sources", "text", "tags", "file", "metadata"),
-    "fact": ("seq", "at", "valid_from", "exchange", "sources", "about", "text", "origin", "muted"),
+    "fact": (
+        "seq",
+        "at",
+        "valid_from",
+        "exchange",
+        "sources",
+        "about",
+        "text",
+        "origin",
+        "muted",
+        "standing",
+    ),
     "ended": ("fact", "at", "successor"),
     "learned": ("seq",),
     "edit": ("exchange", "call", "state", "at", "op", "label", "arguments"),
@@ -83,11 +94,11 @@ _NAMES = {
 }
 # The fields among these that a row holds as JSON, and those that are true or false.
 _JSON = ("sources", "arguments", "body", "details", "tags", "metadata")
-_FLAGS = ("read_only", "is_stored", "background", "muted")
+_FLAGS = ("read_only", "is_stored", "background", "muted", "standing")
 # Those of them that an import writes as JSON: it gives the others another form.
 _PACKED = ("sources", "arguments")
 # Those that older exports do not have.
-_LATER = ("tags", "file", "is_stored", "uid", "details", "metadata", "origin", "muted")
+_LATER = ("tags", "file", "is_stored", "uid", "details", "metadata", "origin", "muted", "standing")
 # Those that are not exported: what waits for an answer does so here alone.
 _LEFT_OUT = ("waiting",)
 
@@ -314,8 +325,11 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
             )
         case "fact":
             muted, origin = v.pop("muted"), v["origin"] or "learned"
+            standing = int(v["standing"] or 0)
             key = hash_key(agent.secret, values["key"])
-            await _put_row(connection, agent.id, part, {**v, "origin": origin, "key": key})
+            await _put_row(
+                connection, agent.id, part, {**v, "origin": origin, "standing": standing, "key": key}
+            )
             if muted:
                 await connection.run(FACTS["mute"], (agent.id, v["seq"], v["at"]))
         case "tag":

@@ -75,7 +75,8 @@ FROM passages p WHERE p.agent = ? AND p.seq > ? ORDER BY p.seq LIMIT ?
 -- name: fact_read
 -- Reads a page of facts.
 SELECT f.seq, f.seq, f.at, f.valid_from, f.exchange, f.sources, f.about, f.text, f.origin,
-       CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 1 ELSE 0 END
+       CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 1 ELSE 0 END,
+       f.standing
 FROM facts f WHERE f.agent = ? AND f.seq > ? ORDER BY f.seq LIMIT ?
 
 -- name: ended_read
@@ -86,7 +87,7 @@ WHERE x.agent = ?1 AND x.fact > ?2 AND coalesce(s.seq, 0) <= ?4 ORDER BY x.fact 
 
 -- name: learned_read
 -- Returns up to where learning has come. There is but one row, which moves on with each message: nothing comes after it.
-SELECT max(seq), max(seq) FROM readers WHERE memory = ?1 AND CAST(?2 AS BIGINT) = 0 HAVING max(seq) > 0 LIMIT ?3
+SELECT max(seq), max(seq) FROM readers WHERE memory = ?1 AND reader >= 0 AND CAST(?2 AS BIGINT) = 0 HAVING max(seq) > 0 LIMIT ?3
 
 -- name: edit_read
 -- Reads a page of memory edits; emptied ones say nothing.
@@ -108,7 +109,7 @@ SELECT next_seq - 1, (SELECT max(id) FROM conversations {postgres:WHERE agent = 
        (SELECT max(id) FROM block_history), (SELECT max(id) FROM block_ops {postgres:WHERE agent = agents.id}),
        (SELECT max(id) FROM definitions), (SELECT max(id) FROM files),
        (SELECT max(id) FROM runs {postgres:WHERE agent = agents.id}),
-       (SELECT max(seq) FROM readers WHERE memory = agents.id)
+       (SELECT max(seq) FROM readers WHERE memory = agents.id AND reader >= 0)
 FROM agents WHERE id = ?
 
 -- name: is_empty
@@ -245,8 +246,8 @@ UPDATE agents SET subject = ?, uid = ? WHERE id = ?
 
 -- name: fact_put
 -- Adds a fact with its number.
-INSERT INTO facts (agent, seq, at, valid_from, exchange, sources, about, text, origin, key)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO facts (agent, seq, at, valid_from, exchange, sources, about, text, origin, standing, key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: ended_put
 -- Ends a fact. What took its place may be forgotten.

@@ -61,7 +61,8 @@ async def connection(postgres: str) -> AsyncIterator[asyncpg.Connection]:
     await admin.execute("CREATE DATABASE mnemogate_statements")
     opened = await asyncpg.connect(postgres, database="mnemogate_statements")
     try:
-        for name in ("0000-0020_tables.sql", "0021-0022_page.sql", "0024-0025_usage.sql"):
+        names = "0000-0020_tables", "0021-0022_page", "0024-0025_usage", "0025-0026_standing"
+        for name in (f"{each}.sql" for each in names):
             tables = resources.files("storage.sqlite.migrations").joinpath(name)
             await opened.execute(as_postgres(tables.read_text("utf-8")))
         yield opened

@@ -44,6 +44,11 @@ _REMEMBER = memory_tools.tool(
         "description": "Numbers of known facts that are no longer true because of this one.",
     },
     messages={**_NUMBERS, "description": "Numbers of the messages that say so."},
+    always={
+        "type": "boolean",
+        "description": "True for a wish, preference or instruction of the user that holds whatever is talked about: "
+        "diets, allergies, how to be called, how to be answered. Keep these short.",
+    },
 )
 
 _SYSTEM = """\
@@ -78,7 +83,7 @@ _ORDER = re.compile(
     r"|\b(?:system prompt|from now on|new rule|new instructions?)\b",
     re.IGNORECASE | re.DOTALL,
 )
-_STATEMENT = "User said: "
+STATEMENT = "User said: "
 
 
 class BlockEdit(Struct, frozen=True):
@@ -98,6 +103,8 @@ class FactEdit(Struct, frozen=True):
     replaces: tuple[int, ...] = ()
     # Numbers of the messages that it comes from.
     messages: tuple[int, ...] = ()
+    # It always holds for the user.
+    is_standing: bool = False
 
 
 class Reading(Struct, frozen=True):
@@ -179,7 +186,11 @@ def _read_call(name: str, text: str) -> BlockEdit | FactEdit | None:
         return None
     about = quote(about)[:60] if isinstance(about, str) else ""
     return FactEdit(
-        quote(fact), about, _numbers(arguments.get("replaces")), _numbers(arguments.get("messages"))
+        quote(fact),
+        about,
+        _numbers(arguments.get("replaces")),
+        _numbers(arguments.get("messages")),
+        arguments.get("always") is True,
     )
 
 
@@ -275,6 +286,7 @@ def _fact(edit: FactEdit, origins: _Origins, shown: Sequence[Fact], secrets: boo
         exchange=first.exchange if first else None,
         sources=tuple(sorted(sources)),
         replaces=tuple(f.id for f in replaced),
+        standing=edit.is_standing,
     )
 
 
@@ -298,8 +310,8 @@ def _as_statements(edit: BlockEdit, block: Block | None) -> Mapping[str, Any]:
 def as_statement(line: str) -> str:
     """Returns the line; if it looks like an order, marked as the user's statement."""
     return (
-        f"{_STATEMENT}{line.strip()}"
-        if _ORDER.search(line) and not line.strip().startswith(_STATEMENT)
+        f"{STATEMENT}{line.strip()}"
+        if _ORDER.search(line) and not line.strip().startswith(STATEMENT)
         else line
     )
 
@@ -322,12 +334,12 @@ class _Origins:
 
     def __init__(self, messages: Sequence[Message], shown: Sequence[Fact]) -> None:
         self._messages = messages
-        self._read = [(m, _keys(m.text)) for m in messages]
-        self._known = [(f, _keys(f.text)) for f in shown]
+        self._read = [(m, recognising_words(m.text)) for m in messages]
+        self._known = [(f, recognising_words(f.text)) for f in shown]
         self._all = frozenset().union(*(keys for _, keys in self._read))
 
     def of(self, text: str) -> set[int]:
-        keys = _keys(text)
+        keys = recognising_words(text)
         found = {m.exchange for m, message_keys in self._read if keys & message_keys}
         rest = keys - self._all
         found.update(x for f, known in self._known if rest & known for x in f.sources)
@@ -337,12 +349,12 @@ class _Origins:
         return next((self._messages[n - 1] for n in numbers if 0 < n <= len(self._messages)), None)
 
     def closest(self, text: str) -> Message | None:
-        keys = _keys(text)
+        keys = recognising_words(text)
         best = max(self._read, key=lambda one: (len(keys & one[1]), one[0].role == "user"), default=None)
         return None if best is None else best[0]
 
 
-def _keys(text: str) -> frozenset[str]:
+def recognising_words(text: str) -> frozenset[str]:
     """Returns the words by which a text is recognised, without their endings."""
     words = (w for w in folded_words(text) if w not in _SMALL)
     return frozenset(stem(w) for w in words if len(w) > 2 or not w.isascii() or w.isdigit())

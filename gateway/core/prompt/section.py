@@ -48,6 +48,7 @@ class SectionParts(Struct, frozen=True):
     mark: str  # of the memory's notes
     summary: int = 0  # which one stands after the section; 0: none
     made: str = ""  # what an agent that may change is made of (`made_of`); "": one of the settings
+    standing: Sequence[int] = ()  # the numbers of the standing facts that one of the blocks shows
 
     @property
     def has_any(self) -> bool:
@@ -76,6 +77,8 @@ class SectionParts(Struct, frozen=True):
             known["summary"] = self.summary
         if self.made:
             known["made"] = self.made
+        if self.standing:
+            known["standing"] = [*self.standing]
         return known
 
     def are_of(self, known: Mapping[str, Any]) -> bool:
@@ -87,6 +90,16 @@ class SectionParts(Struct, frozen=True):
             known.get("made", self.made),
         )
         return found == (self.epoch, self.mark, self.summary, self.made)
+
+
+def shown_standing(pinned: SentSection | None, epoch: int) -> Sequence[int] | None:
+    """Returns the numbers of the standing facts that a path's section shows; None: it is made anew.
+
+    epoch: the memory's. Something was forgotten where the section has another one.
+    """
+    if pinned is None:
+        return ()
+    return pinned.known.get("standing", ()) if pinned.known.get("epoch", 0) == epoch else None
 
 
 class Section(Struct, frozen=True):

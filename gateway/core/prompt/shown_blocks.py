@@ -195,7 +195,8 @@ def _attributes(block: Block) -> str:
     parts = [f' label="{shown_label(block.label)}"']
     if block.description.strip():
         parts.append(f' description="{shown_label(block.description)}"')
-    parts.append(f' limit="{block.limit} characters"')
+    if block.limit:
+        parts.append(f' limit="{block.limit} characters"')
     if block.read_only:
         parts.append(' read_only="true"')
     return "".join(parts)

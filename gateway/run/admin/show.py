@@ -178,7 +178,7 @@ def _block(b: Block) -> list[str]:
 
 
 def _fact(f: Fact) -> str:
-    return f"{f.seq}  [{minute_of(f.valid_from)}]  {f.text}"
+    return f"{f.seq}  [{minute_of(f.valid_from)}{', always' if f.standing else ''}]  {f.text}"
 
 
 def _line(m: Message) -> str:

@@ -106,7 +106,7 @@ class BackgroundServices:
         asleep = tuple(each.name for each in settings.profiles if each.sleeptime)
         self.sleeptime: Schedule | None = None
         self.learning: Learning | None = None
-        if memory.learn_every and self.model is not None:
+        if memory.learn_every:
             self.learning = Learning(store, self.model, memory, now, asleep)
             self.handlers[LEARN] = self._learn
         self.compactor = Compactor(store, settings, self.models, self.model, now)

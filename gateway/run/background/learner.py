@@ -1,5 +1,7 @@
 """Learning: the job that reads confirmed messages and keeps the facts in them.
 
+Without a background model a rule keeps what always holds for the user (gateway.core.memory.standing), and nothing else.
+
 It asks the background model once, which is a journaled step, and writes the facts together with the cursor. After an
 error the job is tried again. An answer without a usable call teaches nothing, and the cursor moves on. So it does where
 a model that answers others refuses a text.
@@ -14,6 +16,7 @@ from typing import Any
 import orjson
 
 from gateway.core.memory import learn
+from gateway.core.memory.standing import learn_standing
 from gateway.core.memory.transcript import MESSAGE_CHARS, clean
 from gateway.core.prompt import note
 from gateway.run.background.background_model import BackgroundModel, RequestRefused
@@ -21,8 +24,9 @@ from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext
 from gateway.settings import MemorySettings
 from storage.commands import Learned, Unread
+from storage.database import Effect
 from storage.errors import TooSlow
-from storage.records import LEARNER, Block, Fact, Message
+from storage.records import LEARNER, RULE, Block, Fact, Message
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -31,6 +35,8 @@ KIND = "learn"
 # One call reads messages of this length, about 6,000 tokens. Each failure of the job halves it, down to an eighth.
 BATCH_CHARS = 24_000
 _HALVINGS = 3
+# So many messages make nothing due.
+_NEVER = 2**62
 # One call shows so many known facts. Of a larger memory these are the newest (a third) and those that the messages
 # recall.
 SHOWN_FACTS = 60
@@ -46,12 +52,12 @@ class Learning:
     def __init__(
         self,
         store: Store,
-        background: BackgroundModel,
+        background: BackgroundModel | None,
         settings: MemorySettings,
         now: Callable[[], float],
         but: Sequence[str] = (),
     ) -> None:
-        """but: profiles with users' memories that sleeptime agents read."""
+        """background: None: the rule alone reads. but: profiles with users' memories that sleeptime agents read."""
         self._but = but
         self._store = store
         self._background = background
@@ -60,12 +66,14 @@ class Learning:
         self._now = now
         # It has answered since the start: what it refuses is not refused for the settings' sake.
         self._answers = False
+        self._reader = LEARNER if background is not None else RULE
         self.schedule = Schedule(
             "learning",
             KIND,
             store.jobs,
             self._start,
-            every=settings.learn_every,
+            # What a rule keeps is for other conversations, and waits until this one rests.
+            every=settings.learn_every if background is not None else _NEVER,
             rest_s=settings.idle_s + MARGIN_S,
             now=now,
             # The newest turn is not confirmed before the next one.
@@ -73,7 +81,9 @@ class Learning:
         )
 
     async def _start(self) -> None:
-        self.schedule.enqueue_after_rest(await self._store.readers.unlearned(AT_START, self._but))
+        self.schedule.enqueue_after_rest(
+            await self._store.readers.unlearned(AT_START, self._but, self._reader)
+        )
 
     # -- the job
 
@@ -99,7 +109,7 @@ class Learning:
         """Reads the next batch. upto: the batch that an earlier attempt read, by its end."""
         return await self._store.readers.unread(
             job.agent,
-            LEARNER,
+            self._reader,
             now=self._now(),
             idle_s=self._idle_s,
             limit_chars=BATCH_CHARS >> min(max(job.job.tries - 1, 0), _HALVINGS),
@@ -114,7 +124,8 @@ class Learning:
         scope = None if found is None else found.agent.scope
         if found is not None and scope is not None and scope.is_person and scope.profile not in self._but:
             messages = clean(found.messages, secrets=self._secrets)
-            facts = await self._related(found, messages) if messages else []
+            is_shown = messages and self._background is not None
+            facts = await self._related(found, messages) if is_shown else []
             asked = {
                 "cursor": found.cursor,
                 "upto": found.upto,
@@ -126,18 +137,24 @@ class Learning:
                 "calls": [],
             }
             if messages:
+                if self._background is None:
+                    return orjson.dumps(asked)
                 blocks = learn.with_human(await self._store.facts.blocks(job.agent))
                 asked["blocks"] = {block.label: block.version for block in blocks}
                 request = learn.build_request(blocks, facts, messages, self._now())
-                asked["calls"] = await self._calls(job, found.agent.scope.project, request)
+                asked["calls"] = await self._calls(job, self._background, found.agent.scope.project, request)
         return orjson.dumps(asked)
 
     async def _calls(
-        self, job: JobContext, project: str, request: Sequence[Mapping[str, Any]]
+        self,
+        job: JobContext,
+        background: BackgroundModel,
+        project: str,
+        request: Sequence[Mapping[str, Any]],
     ) -> list[dict[str, str]]:
         """Returns the calls of the model's answer; none where it refuses what no smaller batch would be without."""
         try:
-            reply = await self._background.ask(project, request, tools=learn.definitions(), memory=job.agent)
+            reply = await background.ask(project, request, tools=learn.definitions(), memory=job.agent)
         except RequestRefused:
             if not self._answers or job.job.tries <= _HALVINGS:
                 raise
@@ -175,6 +192,11 @@ class Learning:
         messages = clean(unread.messages, secrets=self._secrets)
         if asked["calls"] and [message.seq for message in messages] != asked.get("messages"):
             return False
+        if self._background is None:
+            known = await self._store.facts.standing(job.agent)
+            learned = learn_standing(messages, known, secrets=self._secrets)
+            await job.finish(self._effect(unread, asked, lambda blocks: learned))
+            return True
         shown = await self._store.facts.get(job.agent, asked["shown"])
         reading = learn.read_reply(asked["calls"])
         dropped = 0
@@ -185,8 +207,15 @@ class Learning:
             dropped = learned.dropped
             return learned
 
-        effect = self._store.facts.learning(unread.agent, asked["cursor"], asked["upto"], self._now(), decide)
-        await job.finish(effect)
+        await job.finish(self._effect(unread, asked, decide))
         if dropped:
             _log.info("Learning: %d calls of the background model were invalid and were ignored.", dropped)
         return True
+
+    def _effect(
+        self, unread: Unread, asked: Mapping[str, Any], decide: Callable[[Sequence[Block]], Learned]
+    ) -> Effect:
+        """Returns the effect that writes what was learned and moves the cursor."""
+        return self._store.facts.learning(
+            unread.agent, asked["cursor"], asked["upto"], self._now(), decide, self._reader
+        )

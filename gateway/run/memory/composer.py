@@ -15,11 +15,12 @@ from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_forgotten
+from gateway.core.memory.standing import standing_block
 from gateway.core.message_text import prefixed
 from gateway.core.prompt.compose import Composition, compose, known_note
 from gateway.core.prompt.eviction import NO_EVICTION, Eviction, find_beginning
 from gateway.core.prompt.note import estimate_tokens, own_words
-from gateway.core.prompt.section import Section, SectionParts, made_of, make_section
+from gateway.core.prompt.section import Section, SectionParts, made_of, make_section, shown_standing
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.prompt.summary import SummaryTerms
 from gateway.core.prompt.window import MessageBounds
@@ -166,22 +167,32 @@ class Composer(Struct, frozen=True):
         binds: the section stays as it is for as long as the conversation has thoughts after it.
         """
         match_point, spec, plan = context.plan.match.match_point, context.request.spec, context.plan
+        idle_s = 0.0 if match_point is None else plan.query.now - (match_point.ended or match_point.begun)
+        is_due = is_due or spec.rebuilds or (idle_s > self.cache_s and not binds)
+        blocks = context.blocks
+        standing: tuple[int, ...] = ()
+        if context.snapshot.standing and self.recaller.budget(context) > 0:
+            is_new = is_due or match_point is None
+            there = None if is_new else shown_standing(context.pinned, context.snapshot.epoch)
+            block, standing = standing_block(context.snapshot.standing, there)
+            if block is not None and all(each.label != block.label for each in blocks):
+                blocks = (*blocks, block)
         parts = SectionParts(
-            context.blocks,
+            blocks,
             context.tools_in_section if context.offered else {},
             spec.system,
             context.snapshot.epoch,
             mark_of(context.agent.secret),
             _in_use(context) if summary is None else summary,
             made_of(spec.system, context.offered) if spec.uid else "",
+            standing,
         )
-        idle_s = 0.0 if match_point is None else plan.query.now - (match_point.ended or match_point.begun)
         return make_section(
             parts,
             pinned=context.pinned,
             shown=window.shown(composition),
             goes_on=match_point is not None,
-            is_due=is_due or spec.rebuilds or (idle_s > self.cache_s and not binds),
+            is_due=is_due,
             takes_note=takes_note,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -75,6 +75,8 @@ class _Recalling(NamedTuple):
     trace: SearchTrace | None
     # What people call the user.
     names: Sequence[str]
+    # The numbers of the facts that the memory section shows.
+    standing: Collection[int]
 
 
 class FoundMessages(NamedTuple):
@@ -191,7 +193,8 @@ class Recaller(Struct, frozen=True):
             visible = VisibleContent.of(context, prompt.composition, window)
             try:
                 names = [each for each in dict.fromkeys((name, context.request.identity.name)) if each]
-                recalling = _Recalling(context, window, visible, budget, begun, trace, names)
+                shown = () if section.sent is None else section.sent.known.get("standing", ())
+                recalling = _Recalling(context, window, visible, budget, begun, trace, names, shown)
                 found = await self._find(recalling, text)
                 if found.is_selection:
                     budget = min(budget, note.selection_budget(self.budget(context, naming)))
@@ -233,7 +236,12 @@ class Recaller(Struct, frozen=True):
             gone = await with_contents(self.store.turns, context.agent, context.tree, rule)
             left.update((m.seq, "superseded") for m in found if m.exchange in gone)
             found = [m for m in found if m.exchange not in gone]
-        visible = [m for m in found if m.source != "fact" or not shows_origin(context, recalling.window, m)]
+        visible = [
+            m
+            for m in found
+            if m.source != "fact"
+            or not (m.seq in recalling.standing or shows_origin(context, recalling.window, m))
+        ]
         if len(visible) < len(found):
             left.update((m.seq, "shown") for m in found if m not in visible)
         return result._replace(messages=visible, left=left)
@@ -270,7 +278,7 @@ class Recaller(Struct, frozen=True):
 
     async def _search(self, recalling: _Recalling, query: str) -> list[Message]:
         """Returns what memory has for a text, best first."""
-        context, window, visible, budget, begun, trace, _ = recalling
+        context, window, visible, budget, begun, trace, *_ = recalling
         limit_ms = self._limit_ms(context)
         vector = None
         if self.embed_query is not None:

@@ -34,9 +34,9 @@ class Learner:
         self.world = world
         self.model = ScriptedProvider(script=lambda body: ScriptedMessage("Nothing."))
         app = world.gateway.app
-        assert app.background.model is not None
         assert app.background.learning is not None
-        app.background.model.provider = self.model
+        if app.background.model is not None:  # else a rule learns
+            app.background.model.provider = self.model
         self.learning: Learning = app.background.learning
 
     def teaches(self, *calls: ScriptedCall) -> None:

@@ -30,6 +30,7 @@ PINNED = {
     "0009-0010_responses.sql": "8be1719eb7c39d6f3a2aa894ecd1a25181f546cabd2897e4b0dd214b00652e35",
     "0010-0011_begun.sql": "b724cdcc95e789c8956c60c3132f073c9c5f91775add46c77d3793b6d36db15d",
     "0011-0012_usage.sql": "3d9f9aa2aee07b58b8be019c450d731130a999b53976afc0df750bad313ecdd8",
+    "0012-0013_standing.sql": "17f0af582f4d4dc166167ae4ab76e18aaac01e3887a518bcbef4780fc6de32db",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
@@ -86,7 +87,7 @@ async def test_gateways_that_start_side_by_side_migrate_once(database: PostgresS
     try:
         versions = await asyncio.gather(*(migrate(each, "beside") for each in opened))
         assert set(versions) == {latest(load_migrations())}
-        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 5  # a step each
+        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 6  # a step each
     finally:
         for each in opened:
             await each.close()
@@ -255,7 +256,7 @@ async def test_a_database_that_is_too_old_is_refused_with_the_way(database: Post
         await lay(connection, "older", 4)
         await connection.execute("UPDATE schema_versions SET version = 2")
         with pytest.raises(
-            TooOld, match=r"version 2, .* upgrades versions 4, 7, 8, 9, 10, 11\..*memory export"
+            TooOld, match=r"version 2, .* upgrades versions 4, 7, 8, 9, 10, 11, 12\..*memory export"
         ):
             await migrate(connection, "older")
     finally:

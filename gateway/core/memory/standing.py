@@ -1,0 +1,157 @@
+"""Standing facts: wishes, preferences and instructions of a user that a later request does not name.
+
+"I never eat meat" matters when somebody asks for restaurants, and shares no word with that. A fact that always holds is
+a standing fact, and the memory section shows it. With a background model the model marks them; without one a rule finds
+the sentences that say so in the first person, by a table of words (gateway/data/standing_words.txt).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from gateway.core.dates import day_of
+from gateway.core.memory.learn import STATEMENT, fact_key, recognising_words
+from gateway.core.memory.secret_texts import has_secret
+from gateway.core.prompt.note import estimate_tokens
+from gateway.core.tags import plain_tags
+from storage.commands import Learned, LearnedFact
+from storage.records import Block, Fact, Message, StandingFact
+
+LABEL = "always"
+# What the section shows of them takes so many tokens, estimated: each conversation pays for it.
+MOST_TOKENS = 120
+_DESCRIPTION = "What the user has stated as always true. The newest stand last. Heed them where they matter."
+_TABLE = Path(__file__).parents[2] / "data/standing_words.txt"
+# Longer ones are stories, and shorter ones say nothing by themselves.
+_SENTENCE_CHARS, _LEAST_CHARS, _LEAST_CHARS_WIDE = 160, 12, 4
+_SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
+_CLAUSE = re.compile(r", |，|、|؛|،")
+_ASKS = ("?", "？", "؟")
+# In the table: what a person has one of, and words that say how something holds and not what.
+_ONE, _DEGREES = "!", "-"
+_MONTH = 7
+
+
+def learn_standing(messages: Iterable[Message], known: Sequence[Fact], *, secrets: bool = False) -> Learned:
+    """Returns the standing facts that a user's messages state by the rule, as `learn` does with a model.
+
+    messages: cleaned, oldest first.
+    known: the standing facts so far.
+    secrets: as in `learn`.
+    """
+    found: dict[str, LearnedFact] = {}
+    earlier = {fact.id: _stated(fact.text) for fact in known if fact.standing}
+    for m in messages:
+        for sentence in _sentences(m.text) if m.role == "user" else ():
+            if not secrets and has_secret(sentence):
+                continue
+            text = f"{STATEMENT}{sentence}"
+            key = fact_key(text)
+            # Of two in one batch the later one holds.
+            for old in [k for k, f in found.items() if _replaces(sentence, _stated(f.text))]:
+                del found[old]
+            replaces = tuple(id for id, old in earlier.items() if _replaces(sentence, old))
+            found[key] = LearnedFact(text, "", key, m.at, m.exchange, (m.exchange,), replaces, standing=True)
+    return Learned(facts=[*found.values()])
+
+
+def states_standing(sentence: str) -> bool:
+    """Returns whether a sentence says something that always holds for its speaker."""
+    return any(pattern.search(sentence) for pattern in _table().patterns)
+
+
+def standing_block(
+    facts: Sequence[StandingFact], shown: Collection[int] | None
+) -> tuple[Block | None, tuple[int, ...]]:
+    """Returns the standing facts as a block of the memory section, and the numbers of those that it shows.
+
+    facts: the current ones, newest first.
+    shown: the numbers that the section shows already, where it should stay as it is; with one of them gone it is
+        made anew. None: it is made anew.
+    """
+    if shown is not None and {*shown} <= {fact.seq for fact in facts}:
+        taken = [fact for fact in facts if fact.seq in shown]
+    else:
+        taken, left = [], MOST_TOKENS
+        for fact in facts:
+            # A month has a line of its own.
+            cost = estimate_tokens(f"- {_line(fact)}\n") + (
+                0 if taken and _month(taken[-1]) == _month(fact) else 5
+            )
+            if cost <= left:
+                taken.append(fact)
+                left -= cost
+    if not taken:
+        return None, ()
+    lines: list[str] = []
+    month = ""
+    for fact in reversed(taken):
+        if _month(fact) != month:
+            month = _month(fact)
+            lines.append(f"[{month}]")
+        lines.append(f"- {_line(fact)}")
+    block = Block(0, LABEL, _DESCRIPTION, "\n".join(lines), 0, read_only=True)
+    return block, tuple(fact.seq for fact in taken)
+
+
+def _line(fact: StandingFact) -> str:
+    """Returns the line of a fact: the first clause, where that alone states it."""
+    text = _stated(fact.text)
+    clause = _CLAUSE.split(text, maxsplit=1)[0]
+    return plain_tags((clause if states_standing(clause) else text)[:_SENTENCE_CHARS].rstrip(" ."))
+
+
+def _month(fact: StandingFact) -> str:
+    return day_of(fact.at)[:_MONTH]
+
+
+def _stated(text: str) -> str:
+    return text.removeprefix(STATEMENT)
+
+
+def _sentences(text: str) -> Iterator[str]:
+    for sentence in _SENTENCE.split(text):
+        sentence = " ".join(sentence.split())
+        least = _LEAST_CHARS if sentence.isascii() else _LEAST_CHARS_WIDE
+        if (
+            least <= len(sentence) <= _SENTENCE_CHARS
+            and not sentence.endswith(_ASKS)
+            and states_standing(sentence)
+        ):
+            yield sentence
+
+
+def _replaces(new: str, old: str) -> bool:
+    """Returns whether a sentence takes the place of an older one: both say what a person has one of, or the same but
+    for how it holds, as "I always eat meat now" and "I never eat meat".
+    """
+    table = _table()
+    if table.one is not None and table.one.search(new) and table.one.search(old):
+        return True
+    of_new, of_old = (recognising_words(text) - table.degrees for text in (new, old))
+    return bool(of_new and of_old) and (of_new <= of_old or of_old <= of_new)
+
+
+class _Table(NamedTuple):
+    # One for each language.
+    patterns: Sequence[re.Pattern[str]]
+    # Of what a person has one of.
+    one: re.Pattern[str] | None
+    # Words that say how something holds.
+    degrees: frozenset[str]
+
+
+@cache
+def _table() -> _Table:
+    found: dict[str, list[str]] = {}
+    for line in _TABLE.read_text("utf-8").splitlines():
+        if not line.startswith("#"):
+            language, pattern = line.split(maxsplit=1)
+            found.setdefault(language, []).append(pattern)
+    degrees = recognising_words(" ".join(found.pop(_DEGREES)))
+    patterns = {name: re.compile("|".join(each), re.IGNORECASE) for name, each in found.items()}
+    return _Table([*patterns.values()], patterns.get(_ONE), degrees)

@@ -1,0 +1,176 @@
+"""What always holds for a user stands in the memory section of their conversations: found by a rule without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.core.memory.standing import MOST_TOKENS
+from gateway.core.prompt.note import estimate_tokens
+from gateway.run.admin.forget import ForgetOperations
+from gateway.run.admin.show import ShowOperation
+from gateway.run.memory.trial import TrialRecall
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.background.learner import Learner, fact, learning
+
+pytestmark = pytest.mark.both
+
+MEAT = "I never eat meat."
+ASKED = "Find a restaurant in Rome."
+BLOCK = '<memory_block label="always"'
+
+
+@pytest.fixture
+def rule(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Learner]:
+    with learning(upstream, tmp_path, background_model=None) as learner:
+        yield learner
+
+
+def say(learner: Learner, text: str, user: str = "alice") -> None:
+    learner.world.chat(user=user).say(text)
+    learner.rest()
+
+
+def section(learner: Learner, text: str = ASKED, user: str = "alice") -> str:
+    """The lines of the standing facts in a new conversation."""
+    learner.world.chat(user=user).say(text)
+    return shown(learner)
+
+
+def shown(learner: Learner) -> str:
+    first = learner.world.upstream.last.messages[0]
+    _, _, rest = str(first["content"]).partition(BLOCK) if first["role"] == "system" else ("", "", "")
+    return rest.partition(">\n")[2].partition("\n</memory_block>")[0]
+
+
+def forget(learner: Learner, **arguments: Any) -> None:
+    learner.world.settle()
+    operations = ForgetOperations(learner.world.store, learner.world.clock)
+    done = learner.world.gateway.call(operations.forget({"project": "default", "user": "alice", **arguments}))
+    assert done["left"] == []
+
+
+def test_a_wish_said_once_is_in_sight_where_a_request_does_not_name_it(rule: Learner) -> None:
+    say(rule, f"What a day! {MEAT} The weather is fine.")
+    assert rule.texts() == ["User said: I never eat meat."]
+    assert section(rule) == "[2025-10]\n- I never eat meat"
+    # It is no note, and no other user's.
+    assert "<memory " not in rule.world.upstream.last.messages[-1]["content"]
+    assert section(rule, user="bob") == ""
+
+
+def test_nothing_is_kept_of_a_question_of_the_past_or_of_a_reply(rule: Learner) -> None:
+    say(rule, "Do I never eat meat? I've never been to Rome. He always sings.")
+    assert rule.texts() == []
+    assert section(rule) == ""
+
+
+def test_what_is_said_later_takes_its_place(rule: Learner) -> None:
+    say(rule, MEAT)
+    say(rule, "I always eat meat now.")
+    assert rule.texts() == ["User said: I always eat meat now."]
+    assert section(rule) == "[2025-10]\n- I always eat meat now"
+    old = rule.facts(is_all=True)[-1]
+    assert old.ended_at is not None
+    assert old.standing
+
+
+def test_a_conversation_keeps_its_prefix_while_more_is_learned(rule: Learner) -> None:
+    say(rule, MEAT)
+    chat = rule.world.chat(user="alice")
+    chat.say(ASKED)
+    before = rule.world.upstream.last.messages
+    rule.world.clock.now -= 10_000  # the other conversation is read while the provider's cache is warm
+    say(rule, "Please call me Bo.")
+    rule.world.clock.now -= 10_000
+    chat.say("Thanks.")
+    after = rule.world.upstream.last.messages
+    assert after[: len(before)] == before
+    assert section(rule).endswith("- Please call me Bo")
+
+
+def test_what_no_longer_holds_is_corrected_in_a_running_conversation(rule: Learner) -> None:
+    say(rule, MEAT)
+    chat = rule.world.chat(user="alice")
+    chat.say(ASKED)
+    before = rule.world.upstream.last.messages
+    rule.world.clock.now -= 10_000
+    say(rule, "I always eat meat now.")
+    rule.world.clock.now -= 10_000
+    chat.say("Thanks.")
+    after = rule.world.upstream.last.messages
+    assert after[: len(before)] == before
+    assert "- I always eat meat now" in after[-1]["content"]
+
+
+def test_all_of_them_take_a_bounded_part(rule: Learner) -> None:
+    verbs, nouns, days = ("eat", "buy", "cook"), ("figs", "eels", "plums"), ("Monday", "Sunday")
+    wishes = [f"I never {verb} {noun} on {day}." for verb in verbs for noun in nouns for day in days]
+    for number, wish in enumerate(wishes):
+        say(rule, wish if number % 2 else f"{wish} Fine.")
+    lines = section(rule)
+    assert MOST_TOKENS - 20 < estimate_tokens(lines) <= MOST_TOKENS
+    assert lines.splitlines()[-1] == f"- {wishes[-1].rstrip('.')}"
+    assert wishes[0].rstrip(".") not in lines
+
+
+@pytest.mark.parametrize("is_message", [False, True])
+def test_what_is_forgotten_leaves_it_at_once_and_the_disk(rule: Learner, is_message: bool) -> None:
+    say(rule, "I never eat zqmeat.")
+    say(rule, "Please call me Bo.")
+    chat = rule.world.chat(user="alice")
+    chat.say(ASKED)
+    assert "zqmeat" in shown(rule)
+    (number,) = [f.seq for f in rule.facts() if "zqmeat" in f.text]
+    forget(rule, **({"exchange": 1} if is_message else {"fact": number}))
+    chat.say("And in Milan?")
+    assert shown(rule) == "[2025-10]\n- Please call me Bo"
+    assert "zqmeat" not in rule.world.upstream.last.body.decode()
+    rule.world.store.jobs.wake()
+    rule.rest()
+    assert [f.text for f in rule.facts(is_all=True)] == ["User said: Please call me Bo."]
+    if is_message:
+        rows = rule.world.query("SELECT text FROM sections")
+        assert not any("zqmeat" in text for text in rows)
+
+
+def test_a_muted_one_is_not_shown(rule: Learner) -> None:
+    say(rule, MEAT)
+    (found,) = rule.facts()
+    store = rule.world.store
+
+    async def mute(is_muted: bool) -> None:
+        await store.facts.mute(rule_agent, found.seq, rule.world.clock(), is_muted=is_muted)
+
+    rule_agent = rule.world.query("SELECT agent FROM facts")[0]
+    rule.world.gateway.call(mute(True))
+    assert section(rule) == ""
+    rule.world.gateway.call(mute(False))
+    assert MEAT.rstrip(".") in section(rule)
+
+
+def test_memory_show_names_it(rule: Learner) -> None:
+    say(rule, MEAT)
+    world = rule.world
+    show = ShowOperation(world.store, TrialRecall(world.store, 1000, world.clock)).show
+    text = world.gateway.call(show({"project": "default", "user": "alice"}))["text"]
+    assert ", always]  User said: I never eat meat." in text
+
+
+def test_a_background_model_says_which_facts_always_hold(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with learning(upstream, tmp_path) as learner:
+        learner.teaches(fact("Eats no meat.", always=True), fact("Has a cat called Miso."))
+        say(learner, "No meat for me. My cat is Miso.")
+        assert section(learner) == "[2025-10]\n- Eats no meat"
+
+
+def test_a_model_that_is_named_later_reads_all_again(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with learning(upstream, tmp_path, background_model=None) as rule:
+        say(rule, MEAT)
+        agent = rule.world.query("SELECT agent FROM facts")[0]
+        call, store = rule.world.gateway.call, rule.world.store
+        assert agent in call(store.readers.unlearned(10))
+        assert agent not in call(store.readers.unlearned(10, (), -1))
