@@ -214,6 +214,14 @@ def _scope(function: _Function) -> _Function:
     return function
 
 
+def _seconds(text: str) -> int:
+    """Reads a time such as 90d, 12h, 30m or 10s."""
+    unit = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}.get(text[-1:])
+    if unit is None or not text[:-1].isdigit() or len(text) > 9:
+        raise click.BadParameter(f"expected a time such as 90d, 12h, 30m or 10s, saw {text!r}")
+    return int(text[:-1]) * unit
+
+
 _yes = _flag("yes", "do not ask first, though it cannot be undone")
 _json = _flag("json", "a JSON object for each line", "as_json")
 _lines = click.option("--limit", "most", type=click.IntRange(min=1), metavar="N", help="at most N lines")
@@ -331,8 +339,20 @@ def keys() -> None: ...
 @_flag("metrics", "a key that opens /metrics and nothing else")
 @_flag("operator", "a key that opens the page (/ui) and nothing else")
 @_flag("read", "with --operator: a key that changes nothing")
+@_option("expires", "it ends after so long, such as 90d or 12h (default: never)", "TIME", type=_seconds)
+@_option(
+    "models", "the names that it may ask for, between commas, with * and ? (default: all)", "PATTERN,..."
+)
+@_option("user", "the person that all its requests are of (default: whom they name)")
 def create_key(**wanted: Any) -> None:
     _perform("keys-create", wanted, printed.show_new_key)
+
+
+@keys.command("rotate", help="give a key a new secret; the old one is good for a time")
+@_option("overlap", "how long the old one is good, such as 24h (the default) or 0s", "TIME", type=_seconds)
+@click.argument("key", help="the key's number, as `keys list` shows it", type=int)
+def rotate_key(key: int, overlap: int | None) -> None:
+    _perform("keys-rotate", {"key": key, "overlap_s": overlap}, lambda made: print(made["secret"]))
 
 
 @keys.command("list", help="list the keys")

@@ -103,6 +103,7 @@ def make_operations(
     return Operations(
         {
             "keys-create": keys.create,
+            "keys-rotate": keys.rotate,
             "keys-list": keys.show_all,
             "keys-revoke": keys.revoke,
             "jobs-list": jobs.show_all,

@@ -196,6 +196,10 @@ class Keys(Group):
             raise NotFound(f"there is no key in use with the number {values[0]}")
         return _key(row)
 
+    def expiry(self, seconds: float) -> float:
+        """Returns the time in so many seconds, by the clock by which keys expire."""
+        return self._now() + seconds
+
     def has_expired(self, key: Key) -> bool:
         """Returns whether a key opens nothing any more, since it has ended."""
         return key.expires is not None and key.expires <= self._now()

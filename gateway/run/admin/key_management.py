@@ -9,7 +9,7 @@ from typing import Any, Final, get_args
 from msgspec import Struct
 
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.admin.key_operations import ALL_PROJECTS, OPENS_PAGE
+from gateway.run.admin.key_operations import ALL_PROJECTS, MOST_OVERLAP_S, OPENS_PAGE, OVERLAP_S
 from gateway.run.admin.limit_operations import LimitOperations, limit_json
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.admin.usage import counters_json
@@ -25,8 +25,6 @@ from storage.usage_records import COUNTERS, UsageQuery
 _CHANGED: Final = ("name", "memory", "models", "user", "expires_at")
 _MADE: Final = (*_CHANGED, "project", "opens", "limits")
 _OPENS: Final = ("metrics", *OPENS_PAGE)
-OVERLAP_S: Final = 86_400
-_MOST_OVERLAP_S: Final = 2_592_000
 
 
 class KeyManagement(Struct, frozen=True):
@@ -93,9 +91,9 @@ class KeyManagement(Struct, frozen=True):
         """Gives a key another secret, and returns it with that. Raises: BadRequest, UnknownId."""
         _check_names(raw, ("overlap_s",))
         overlap = raw.get("overlap_s", OVERLAP_S)
-        if type(overlap) is not int or not 0 <= overlap <= _MOST_OVERLAP_S:
+        if type(overlap) is not int or not 0 <= overlap <= MOST_OVERLAP_S:
             raise BadRequest(
-                f"overlap_s must be from 0 to {_MOST_OVERLAP_S}, saw {overlap!r}.", param="overlap_s"
+                f"overlap_s must be from 0 to {MOST_OVERLAP_S}, saw {overlap!r}.", param="overlap_s"
             )
         await self._find(id, project)
         try:

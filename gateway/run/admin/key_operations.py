@@ -53,6 +53,11 @@ class Operations:
             raise MemoryUnavailable(error.message, retry_after_s=1.0) from error
 
 
+# How long the secret before a rotation is good: by default, and at most.
+OVERLAP_S = 86_400
+MOST_OVERLAP_S = 2_592_000
+
+
 class KeyOperations(Struct, frozen=True):
     """projects: those that the settings name."""
 
@@ -71,16 +76,46 @@ class KeyOperations(Struct, frozen=True):
         opens = _opens(arguments)
         project = arguments.optional_text("project") or _any_project(opens)
         name = arguments.text("name")
+        expires, models = arguments.optional_number("expires"), arguments.optional_text("models")
+        user = arguments.optional_text("user")
+        if opens is not None and (models is not None or user is not None):
+            raise BadRequest("This key asks no model.", param="models" if models is not None else "user")
         listed = await self.keys.list()
         there = [key for key in listed if not key.is_operator]
         known = {ALL_PROJECTS, DEFAULT_PROJECT, *self.projects, *(key.project for key in listed)}
-        key, secret = await self.keys.create(project, name, memory, opens)
+        key, secret = await self.keys.create(
+            project,
+            name,
+            memory,
+            opens,
+            expires=None if expires is None else self.keys.expiry(expires),
+            models=None if models is None else tuple(each.strip() for each in models.split(",")),
+            user=user,
+        )
         return {
             **asdict(key),
             "secret": secret,
             "is_new": project not in known,
             "is_first": not (there or key.is_operator),
         }
+
+    async def rotate(self, raw: RawArguments) -> dict[str, Any]:
+        """Gives a key another secret. Raises: BadRequest.
+
+        key: its number.
+        overlap_s: how long the present one is good.
+        """
+        arguments = Arguments(raw)
+        overlap = raw.get("overlap_s")
+        if overlap is not None and (type(overlap) is not int or not 0 <= overlap <= MOST_OVERLAP_S):
+            raise BadRequest(f"overlap_s must be from 0 to {MOST_OVERLAP_S}.", param="overlap_s")
+        try:
+            key, secret = await self.keys.rotate(
+                arguments.number("key"), OVERLAP_S if overlap is None else overlap
+            )
+        except NotFound as error:
+            raise BadRequest(f"{error.message}; `mnemogate keys list` shows them", param="key") from error
+        return {**asdict(key), "secret": secret}
 
     async def show_all(self, _: RawArguments) -> list[dict[str, Any]]:
         return [asdict(key) for key in await self.keys.list()]

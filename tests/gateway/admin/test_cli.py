@@ -115,6 +115,36 @@ def test_the_first_key_says_which_database_was_made_for_it(database: Path, capsy
 
 
 @pytest.mark.sqlite
+def test_a_key_is_bounded_and_rotated(capsys: Out) -> None:
+    bounds = ["--expires", "90d", "--models", "gpt-4o*, small", "--user", "alice"]
+    assert main(["keys", "create", *bounds]) == 0
+    first = capsys.readouterr().out.split()[0]
+    assert main(["keys", "list", "--json"]) == 0
+    key = json.loads(capsys.readouterr().out)
+    assert (key["models"], key["user"]) == (["gpt-4o*", "small"], "alice")
+    assert key["expires"] - key["created"] == pytest.approx(90 * 86_400, abs=60)
+    assert main(["keys", "rotate", str(key["id"]), "--overlap", "0s"]) == 0
+    assert capsys.readouterr().out.strip() not in ("", first)
+    assert main(["keys", "rotate", "99"]) == 1
+    for wrong in (["create", "--expires", "soon"], ["rotate", "1", "--overlap", "1y"]):
+        with pytest.raises(SystemExit):
+            main(["keys", *wrong])
+
+
+def test_limits_are_set_from_the_command_line(capsys: Out) -> None:
+    assert main(["keys", "create"]) == 0
+    assert main(["limits", "add", "--unit", "requests", "--per", "day", "--most", "50", "--user", "*"]) == 0
+    capsys.readouterr()
+    assert main(["limits", "list", "--json"]) == 0
+    limit = json.loads(capsys.readouterr().out)
+    assert (limit["unit"], limit["per"], limit["most"], limit["user"]) == ("requests", "day", 50, "*")
+    assert main(["limits", "remove", str(limit["id"])]) == 0
+    assert main(["limits"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["usage", "--by", "user", "--csv"]) == 0
+    assert capsys.readouterr().out.startswith("user,requests,")
+
+
 def test_keys_go_through_the_process_that_serves(
     upstream: StrictUpstream, database: Path, capsys: Out
 ) -> None:

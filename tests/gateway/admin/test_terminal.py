@@ -312,7 +312,7 @@ def complete(*words: str) -> list[str]:
 def test_a_shell_completes_commands_options_and_choices() -> None:
     assert complete("mem") == ["memory"]
     assert complete("memory", "ex") == ["export"]
-    assert complete("--db", "x.db", "keys", "r") == ["revoke"]
+    assert complete("--db", "x.db", "keys", "r") == ["rotate", "revoke"]
     assert complete("memory", "forget", "--a") == ["--agent", "--all-users"]
     assert complete("jobs", "list", "--state", "r") == ["running", "retrying"]
 
