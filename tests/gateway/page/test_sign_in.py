@@ -263,6 +263,20 @@ def test_a_session_ends_with_its_key(operator: Operator) -> None:
     assert (operator.get("keys").status, code.get("keys").status) == (200, 200)
 
 
+def test_a_key_that_has_expired_opens_nothing(operator: Operator) -> None:
+    """Nor do sessions that it began."""
+    world = operator.world
+    ends = world.clock() + 60
+    _, key = world.gateway.call(world.store.keys.create("", "guest", None, "operator", expires=ends))
+    guest = Operator(world, key)
+    assert guest.sign_in().status == 303
+    assert (guest.get("keys").status, guest.program("GET", "keys.json").status) == (200, 200)
+    world.clock.sleep(61)
+    assert (guest.get("keys").status, guest.program("GET", "keys.json").status) == (303, 401)
+    assert guest.sign_in().status == 401
+    assert operator.get("keys").status == 200
+
+
 def test_signing_out_ends_a_session_everywhere(operator: Operator) -> None:
     cookie = operator.cookie
     assert operator.get("logout").status == 405
