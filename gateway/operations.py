@@ -18,6 +18,10 @@ from gateway.run.admin.key_operations import JobOperations, KeyOperations, Opera
 from gateway.run.admin.limit_operations import LimitOperations
 from gateway.run.admin.links import LinkOperations
 from gateway.run.admin.memory_edits import MemoryEdits
+from gateway.run.admin.memory_export import ExportOperation
+from gateway.run.admin.memory_forgetting import MemoryForgetting
+from gateway.run.admin.memory_search import SearchOperation
+from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.move import Move, Moved
 from gateway.run.admin.operation_arguments import Defaults
 from gateway.run.admin.requests import RequestOperations
@@ -57,6 +61,7 @@ def make_page_operations(
     settings: Settings, store: Store, sign_in: SignIn, log: RequestLog, embed_query: EmbedQuery | None
 ) -> PageOperations:
     """Makes the operations of the page. The parameters are those of `make_operations`."""
+    memories = MemoryViews(store, log.now, settings.memory.keep_why_days)
     return PageOperations(
         sign_in=sign_in,
         links=LinkOperations(store, log.now, settings.default_profile),
@@ -65,6 +70,10 @@ def make_page_operations(
         work=WorkOperations(store, log.now, settings.memory.background_daily_tokens),
         requests=request_operations(settings, store, log),
         edits=MemoryEdits(store, log.now),
+        memories=memories,
+        search=SearchOperation(store, trial_recall(settings, store, embed_query)),
+        forgetting=MemoryForgetting(store, memories, log.now),
+        export=ExportOperation(store, TransferOperations(store)),
     )
 
 

@@ -7,6 +7,10 @@ from msgspec import Struct
 from gateway.run.admin.key_operations import KeyOperations
 from gateway.run.admin.links import LinkOperations
 from gateway.run.admin.memory_edits import MemoryEdits
+from gateway.run.admin.memory_export import ExportOperation
+from gateway.run.admin.memory_forgetting import MemoryForgetting
+from gateway.run.admin.memory_search import SearchOperation
+from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.requests import RequestOperations
 from gateway.run.admin.runs import RunOperations
 from gateway.run.admin.sign_in import SignIn
@@ -23,3 +27,7 @@ class PageOperations(Struct, frozen=True):
     runs: RunOperations
     requests: RequestOperations
     edits: MemoryEdits
+    memories: MemoryViews
+    search: SearchOperation
+    forgetting: MemoryForgetting
+    export: ExportOperation

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from gateway.page import keys, overview, runs, work
+from gateway.page import (
+    blocks,
+    conversations,
+    facts,
+    forgetting,
+    keys,
+    memory,
+    overview,
+    people,
+    runs,
+    work,
+)
 from gateway.page.operations import PageOperations
 from gateway.page.screen import Action, Screen
 
@@ -10,6 +21,12 @@ from gateway.page.screen import Action, Screen
 def all_routes(operations: PageOperations) -> list[Screen | Action]:
     return [
         *overview.screens(operations),
+        *people.screens(operations),
+        *memory.screens(operations),
+        *blocks.screens(operations),
+        *facts.screens(operations),
+        *conversations.screens(operations),
+        *forgetting.screens(operations),
         *keys.screens(operations),
         *work.screens(operations),
         *runs.screens(operations),

@@ -354,6 +354,11 @@ class MemoryViews(Struct, frozen=True):
             raise _no_message()
         return found.text
 
+    @staticmethod
+    def name_of(memory: SizedMemory) -> str:
+        """Returns the name of a memory, as its record has it."""
+        return name_of(memory.scope)
+
     # -- parts
 
     async def find(self, project: str | None, uid: str) -> SizedMemory:

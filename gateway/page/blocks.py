@@ -1,0 +1,143 @@
+"""A block: its text, its form, its history; edits, undo, and what happens where someone else was faster."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from gateway.core.memory.word_diff import DiffPart, diff_words
+from gateway.errors import BadRequest, Conflict, GatewayError
+from gateway.page.memory_door import OPERATORS, MemoryDoor, Way, door_of
+from gateway.page.operations import PageOperations
+from gateway.page.screen import Action, Answer, Ask, Done, ListQuery, Screen, View
+from gateway.run.admin.memory_views import BlockPage
+
+_Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
+# Characters of what stays around a change in the history of a page, and of a whole difference.
+_AROUND, _MOST = 60, 1_500
+# Versions that a page shows; a twin has as many as were asked for.
+_VERSIONS = 20
+
+
+class BlockQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"from_": "from"}):
+    """The versions that are compared. Without them the newest is, with the one before it."""
+
+    from_: _Number | None = None
+    to: _Number | None = None
+
+
+class EditForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """A new text. version: the one that was seen."""
+
+    value: str
+    version: _Number
+
+
+class UndoForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """The version that was seen."""
+
+    version: _Number
+
+
+class RestoreForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """The version that was seen, and the one that is brought back."""
+
+    version: _Number
+    to: _Number
+
+
+def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | Action]:
+    views, edits = operations.memories, operations.edits
+
+    async def page_of(ask: Ask, door: MemoryDoor, query: BlockQuery | None = None) -> BlockPage:
+        query = query or BlockQuery()
+        limit = query.limit if ask.is_twin else min(query.limit, _VERSIONS)
+        label = str(ask.params["label"])
+        return await views.block(
+            door.project, door.uid, label, from_=query.from_, to=query.to, after=query.after, limit=limit
+        )
+
+    def shown(
+        page: BlockPage, door: MemoryDoor, *, typed: str | None = None, error: GatewayError | None = None, **more: object
+    ) -> View:
+        changes = _changes(page)
+        context = door.context(typed=typed, changes=changes, is_compared=False, theirs=None, **more)
+        return View(page, "block.html", page.block.label, context, error)
+
+    async def show(ask: Ask, query: BlockQuery) -> View:
+        door = door_of(ask)
+        page = await page_of(ask, door, query)
+        await ask.note_read(door.uid)
+        view = shown(page, door)
+        is_compared = query.from_ is not None or query.to is not None
+        return View(view.record, view.template, view.heading, {**view.context, "is_compared": is_compared})
+
+    async def edit(ask: Ask, form: EditForm) -> Answer:
+        door = door_of(ask)
+        try:
+            await edits.edit_block(door.editor, door.uid, str(ask.params["label"]), form.value, form.version)
+        except Conflict as error:
+            page = await page_of(ask, door)
+            view = shown(page, door, typed=form.value, error=error)
+            theirs = _shortened(diff_words(form.value, page.block.value))
+            return View(view.record, view.template, view.heading, {**view.context, "theirs": theirs}, error)
+        except BadRequest as error:
+            return shown(await page_of(ask, door), door, typed=form.value, error=error)
+        return await done(ask, door)
+
+    async def undo(ask: Ask, form: UndoForm) -> Answer:
+        door = door_of(ask)
+        try:
+            await edits.undo_block(door.editor, door.uid, str(ask.params["label"]), form.version)
+        except (Conflict, BadRequest) as error:
+            return shown(await page_of(ask, door), door, error=error)
+        return await done(ask, door)
+
+    async def restore(ask: Ask, form: RestoreForm) -> Answer:
+        door = door_of(ask)
+        try:
+            await edits.restore_block(
+                door.editor, door.uid, str(ask.params["label"]), form.version, form.to
+            )
+        except (Conflict, BadRequest) as error:
+            return shown(await page_of(ask, door), door, error=error)
+        return await done(ask, door)
+
+    async def done(ask: Ask, door: MemoryDoor) -> Done:
+        page = await page_of(ask, door)
+        return Done(page.block, door.path("b", page.block.label))
+
+    made: list[Screen | Action] = [
+        way.screen("b/{label}", show, BlockQuery),
+        way.action("b/{label}", edit, EditForm, "correct"),
+    ]
+    if way.is_operators:
+        made += [
+            way.action("b/{label}/undo", undo, UndoForm, "correct"),
+            way.action("b/{label}/restore", restore, RestoreForm, "correct"),
+        ]
+    return made
+
+
+def _changes(page: BlockPage) -> dict[int, tuple[DiffPart, ...]]:
+    """Returns what each version of a page has changed, by its number; the oldest one of the page has no entry."""
+    following = zip(page.versions, page.versions[1:], strict=False)
+    return {new.version: _shortened(diff_words(old.value, new.value)) for new, old in following}
+
+
+def _shortened(parts: tuple[DiffPart, ...]) -> tuple[DiffPart, ...]:
+    """Returns a difference in which little of what stays is around each change, and which has a bound."""
+    found: list[DiffPart] = []
+    left = _MOST
+    for n, part in enumerate(parts):
+        text = part.text
+        if part.op == "same" and len(text) > 2 * _AROUND:
+            head = text[:_AROUND] if n else ""
+            tail = text[-_AROUND:] if n < len(parts) - 1 else ""
+            text = f"{head} … {tail}"
+        if len(text) > left:
+            return (*found, DiffPart(part.op, f"{text[:left]}…"))
+        left -= len(text)
+        found.append(DiffPart(part.op, text))
+    return tuple(found)

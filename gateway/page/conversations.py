@@ -1,0 +1,53 @@
+"""A conversation, read as a chat: the newest at the end, a branch at a time."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from gateway.page.memory_door import OPERATORS, Way, door_of
+from gateway.page.operations import PageOperations
+from gateway.page.screen import LIMIT, Action, Answer, Ask, Download, ListLimit, Screen, View
+
+_Number = Annotated[int, Meta(ge=0, lt=1 << 62)]
+# Characters of all texts of a page, so that it stays below 100 kB.
+_MOST_CHARS = 24_000
+# Bytes of the whole text of a message.
+_MOST_BYTES = 1_000_000
+
+
+class ConversationQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is read of a conversation. message: its whole text alone, as text/plain."""
+
+    branch: _Number | None = None
+    before: str | None = None
+    limit: ListLimit = LIMIT
+    message: _Number | None = None
+
+
+def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | Action]:
+    views = operations.memories
+
+    async def show(ask: Ask, query: ConversationQuery) -> Answer:
+        door, id = door_of(ask), str(ask.params["id"])
+        if query.message is not None:
+            text = await views.message(door.project, door.uid, id, query.message)
+            await ask.note_read(door.uid)
+            raw = text.encode("utf-8", "replace")[:_MOST_BYTES]
+            return Download("text/plain; charset=utf-8", raw.decode("utf-8", "ignore").encode())
+        page = await views.conversation(
+            door.project,
+            door.uid,
+            id,
+            branch=query.branch,
+            before=query.before,
+            limit=query.limit,
+            most_chars=None if ask.is_twin else _MOST_CHARS,
+        )
+        await ask.note_read(door.uid)
+        found = await views.find(door.project, door.uid)
+        heading = f"Conversation {page.conversation.id}"
+        return View(page, "conversation.html", heading, door.context(memory_name=views.name_of(found)))
+
+    return [way.screen("c/{id}", show, ConversationQuery)]

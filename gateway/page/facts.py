@@ -1,0 +1,54 @@
+"""A fact: what it says, since when, the words it came from; corrected, muted."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from gateway.errors import BadRequest, Conflict
+from gateway.page.memory_door import OPERATORS, Way, door_of
+from gateway.page.operations import PageOperations
+from gateway.page.screen import Action, Answer, Ask, Done, Screen, View
+
+
+class CorrectForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the fact should say."""
+
+    text: str
+
+
+class MuteForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether it is to be muted, or to be mentioned again."""
+
+    muted: bool
+
+
+def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | Action]:
+    views, edits = operations.memories, operations.edits
+
+    async def show(ask: Ask, query: object) -> View:
+        door, seq = door_of(ask), int(ask.params["seq"])
+        page = await views.fact(door.project, door.uid, seq)
+        await ask.note_read(door.uid)
+        return View(page, "fact.html", f"Fact {seq}", door.context(typed=None))
+
+    async def correct(ask: Ask, form: CorrectForm) -> Answer:
+        door, seq = door_of(ask), int(ask.params["seq"])
+        try:
+            new = await edits.correct_fact(door.editor, door.uid, seq, form.text)
+        except (BadRequest, Conflict) as error:
+            page = await views.fact(door.project, door.uid, seq)
+            return View(page, "fact.html", f"Fact {seq}", door.context(typed=form.text), error)
+        page = await views.fact(door.project, door.uid, new.seq)
+        return Done(page.fact, door.path("f", new.seq))
+
+    async def mute(ask: Ask, form: MuteForm) -> Done:
+        door, seq = door_of(ask), int(ask.params["seq"])
+        await edits.mute_fact(door.editor, door.uid, seq, is_muted=form.muted)
+        page = await views.fact(door.project, door.uid, seq)
+        return Done(page.fact, ask.referrer or door.path("f", seq))
+
+    return [
+        way.screen("f/{seq:int}", show),
+        way.action("f/{seq:int}/correct", correct, CorrectForm, "correct"),
+        way.action("f/{seq:int}/mute", mute, MuteForm, "correct"),
+    ]

@@ -1,0 +1,98 @@
+"""Forgetting: the preview, its confirmation, and the end."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from gateway.errors import BadRequest, Conflict
+from gateway.page.memory_door import OPERATORS, MemoryDoor, Way, door_of
+from gateway.page.operations import PageOperations
+from gateway.page.screen import Action, Answer, Ask, Done, Screen, View, fields_of
+from gateway.run.admin.memory_forgetting import ForgetPreview, TargetKind
+
+_Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
+
+
+class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is forgotten: one of these."""
+
+    message: _Number | None = None
+    exchange: _Number | None = None
+    conversation: str | None = None
+    fact: _Number | None = None
+    passage: _Number | None = None
+    all: bool | None = None
+
+    @property
+    def target(self) -> tuple[TargetKind, int | str | None]:
+        """The one part that is named. Raises: BadRequest."""
+        kinds: tuple[TargetKind, ...] = ("message", "exchange", "conversation", "fact", "passage", "all")
+        named = [kind for kind in kinds if getattr(self, kind) is not None]
+        if len(named) != 1 or self.all is False:
+            raise BadRequest(
+                f"Say what to forget, one of: {', '.join(kinds)} (all=1).", param=named[1] if named[1:] else None
+            )
+        return named[0], None if named[0] == "all" else getattr(self, named[0])
+
+
+class ForgetForm(Struct, frozen=True, forbid_unknown_fields=True):
+    """The number of messages, where the preview asks for it."""
+
+    confirm: str | int | None = None
+
+
+def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | Action]:
+    views, forgetting = operations.memories, operations.forgetting
+
+    async def preview(ask: Ask, error: Conflict | None = None) -> View:
+        door = door_of(ask)
+        kind, value = ask.query.target
+        page = await forgetting.preview(door.project, door.uid, kind, value)
+        name = views.name_of(await views.find(door.project, door.uid))
+        context = door.context(fields=fields_of(ask.query), back=_back(door, page), memory_name=name)
+        return View(page, "forget.html", _heading(page, name), context, error)
+
+    async def show(ask: Ask, query: ForgetQuery) -> View:
+        view = await preview(ask)
+        await ask.note_read(door_of(ask).uid)
+        return view
+
+    async def forget(ask: Ask, form: ForgetForm) -> Answer:
+        door = door_of(ask)
+        kind, value = ask.query.target
+        confirm = None if form.confirm is None else str(form.confirm)
+        try:
+            result = await forgetting.forget(door.editor, door.uid, kind, value, confirm=confirm)
+        except Conflict as error:
+            return await preview(ask, error)
+        if ask.is_twin:
+            return Done(result, "")
+        to = "people" if kind == "all" else door.path()
+        return View(result, "forgotten.html", "Forgotten", door.context(to=to, is_all=kind == "all"))
+
+    return [
+        way.screen("forget", show, ForgetQuery, right="forget"),
+        way.action("forget", forget, ForgetForm, "forget", ForgetQuery),
+    ]
+
+
+def _heading(page: ForgetPreview, name: str) -> str:
+    if page.target.kind == "all":
+        return f"Forget everything about {name}"
+    return f"Forget {page.target.kind} {page.target.id}"
+
+
+def _back(door: MemoryDoor, page: ForgetPreview) -> str:
+    """Returns where one comes from, mostly, and goes back to."""
+    match page.target.kind:
+        case "fact":
+            return door.path("f", page.target.id)
+        case "conversation":
+            return door.path("c", page.target.id)
+        case "message" | "exchange":
+            hrefs = [each.href for each in page.stays if each.href is not None and "/c/" in each.href]
+            return door.place(hrefs[0]) if hrefs else door.path()
+        case _:
+            return door.path()

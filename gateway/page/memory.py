@@ -1,0 +1,108 @@
+"""The page of a memory, its lists, its export, and the trial of a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+from gateway.errors import BadRequest
+from gateway.page.memory_door import OPERATORS, MemoryDoor, Way, door_of
+from gateway.page.operations import PageOperations
+from gateway.page.screen import Action, Answer, Ask, Download, ListQuery, Screen, View
+
+
+class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which facts are listed. all: with those that are no longer true. as_of: seconds, or a day: true at its end."""
+
+    all: bool = False
+    as_of: str | None = None
+
+
+class SearchQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The sentence that is tried."""
+
+    q: str = ""
+
+
+def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | Action]:
+    views = operations.memories
+
+    async def lists(ask: Ask) -> MemoryDoor:
+        door = door_of(ask)
+        await views.find(door.project, door.uid)
+        await ask.note_read(door.uid)
+        return door
+
+    async def show(ask: Ask, query: object) -> View:
+        door = await lists(ask)
+        page = await views.memory(door.project, door.uid)
+        return View(page, "memory.html", page.memory.name, door.context())
+
+    async def facts(ask: Ask, query: FactsQuery) -> View:
+        door = await lists(ask)
+        page = await views.facts(
+            door.project,
+            door.uid,
+            is_all=query.all,
+            as_of=None if not query.as_of else _time_of(query.as_of),
+            after=query.after,
+            limit=query.limit,
+        )
+        return View(page, "facts.html", "Facts", await _listed(door, is_all=query.all, as_of=query.as_of))
+
+    async def conversations(ask: Ask, query: ListQuery) -> View:
+        door = await lists(ask)
+        page = await views.conversations(door.project, door.uid, after=query.after, limit=query.limit)
+        return View(page, "conversations.html", "Conversations", await _listed(door))
+
+    async def passages(ask: Ask, query: ListQuery) -> View:
+        door = await lists(ask)
+        page = await views.passages(door.project, door.uid, after=query.after, limit=query.limit)
+        return View(page, "passages.html", "Passages", await _listed(door))
+
+    async def _listed(door: MemoryDoor, **more: object) -> dict[str, object]:
+        found = await views.find(door.project, door.uid)
+        return door.context(memory_name=views.name_of(found), **more)
+
+    async def search(ask: Ask, query: SearchQuery) -> View:
+        door = await lists(ask)
+        page = await operations.search.search(
+            door.project, door.uid, query.q, after=query.after, limit=query.limit
+        )
+        return View(page, "search.html", "What would be recalled", await _listed(door))
+
+    async def export(ask: Ask, query: object) -> Answer:
+        door = door_of(ask)
+        lines = await operations.export.lines(door.project, door.uid)
+        await operations.sign_in.note(ask.visitor.actor, "export", door.uid)
+        return Download("application/x-ndjson", _joined(lines), f"memory-{door.uid[:8]}.jsonl")
+
+    made: list[Screen | Action] = [
+        way.screen("", show),
+        way.screen("facts", facts, FactsQuery),
+        way.screen("conversations", conversations, ListQuery),
+        way.screen("passages", passages, ListQuery),
+        way.screen("export.jsonl", export, right="export", has_twin=False),
+    ]
+    if way.is_operators:
+        made.append(way.screen("search", search, SearchQuery))
+    return made
+
+
+async def _joined(lines: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+    async for page in lines:
+        if page:
+            yield b"".join(line + b"\n" for line in page)
+
+
+def _time_of(text: str) -> float:
+    """Returns a time in seconds since the epoch. text: that number, or a day (2026-11-24). Raises: BadRequest."""
+    try:
+        if "-" in text[1:]:
+            day = datetime.fromisoformat(text).replace(tzinfo=UTC)
+            return (day + timedelta(days=1)).timestamp() if len(text) == len("2026-11-24") else day.timestamp()
+        return float(text)
+    except (ValueError, OverflowError) as error:
+        raise BadRequest(
+            "as_of is a number of seconds since 1970, or a day like 2026-11-24.", param="as_of"
+        ) from error

@@ -1,0 +1,31 @@
+"""The lists of memories: people, agents, conversations without a user."""
+
+from __future__ import annotations
+
+from gateway.page.operations import PageOperations
+from gateway.page.screen import Action, Ask, ListQuery, Screen, View
+from gateway.run.admin.page_records import MemoryKind
+
+_HEADINGS: dict[MemoryKind, str] = {
+    "user": "People",
+    "agent": "Agents",
+    "conversation": "Conversations without a user",
+}
+
+
+class PeopleQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which memories are listed. q: how their names begin."""
+
+    q: str = ""
+    kind: MemoryKind = "user"
+
+
+def screens(operations: PageOperations) -> list[Screen | Action]:
+    async def show(ask: Ask, query: PeopleQuery) -> View:
+        page = await operations.memories.people(
+            ask.visitor.project, query.kind, query.q, after=query.after, limit=query.limit
+        )
+        context = {"kind": query.kind, "q": query.q, "tabs": _HEADINGS}
+        return View(page, "people.html", _HEADINGS[query.kind], context)
+
+    return [Screen("people", show, PeopleQuery)]
