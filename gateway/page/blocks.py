@@ -59,10 +59,15 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
         )
 
     def shown(
-        page: BlockPage, door: MemoryDoor, *, typed: str | None = None, error: GatewayError | None = None, **more: object
+        page: BlockPage,
+        door: MemoryDoor,
+        *,
+        typed: str | None = None,
+        error: GatewayError | None = None,
+        **more: object,
     ) -> View:
         changes = _changes(page)
-        context = door.context(typed=typed, changes=changes, is_compared=False, theirs=None, **more)
+        context = door.context(typed=typed, changes=changes, is_compared=False, theirs=None)
         return View(page, "block.html", page.block.label, context, error)
 
     async def show(ask: Ask, query: BlockQuery) -> View:
@@ -97,9 +102,7 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
     async def restore(ask: Ask, form: RestoreForm) -> Answer:
         door = door_of(ask)
         try:
-            await edits.restore_block(
-                door.editor, door.uid, str(ask.params["label"]), form.version, form.to
-            )
+            await edits.restore_block(door.editor, door.uid, str(ask.params["label"]), form.version, form.to)
         except (Conflict, BadRequest) as error:
             return shown(await page_of(ask, door), door, error=error)
         return await done(ask, door)

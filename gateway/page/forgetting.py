@@ -32,7 +32,8 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         named = [kind for kind in kinds if getattr(self, kind) is not None]
         if len(named) != 1 or self.all is False:
             raise BadRequest(
-                f"Say what to forget, one of: {', '.join(kinds)} (all=1).", param=named[1] if named[1:] else None
+                f"Say what to forget, one of: {', '.join(kinds)} (all=1).",
+                param=named[1] if named[1:] else None,
             )
         return named[0], None if named[0] == "all" else getattr(self, named[0])
 

@@ -100,7 +100,9 @@ def _time_of(text: str) -> float:
     try:
         if "-" in text[1:]:
             day = datetime.fromisoformat(text).replace(tzinfo=UTC)
-            return (day + timedelta(days=1)).timestamp() if len(text) == len("2026-11-24") else day.timestamp()
+            return (
+                (day + timedelta(days=1)).timestamp() if len(text) == len("2026-11-24") else day.timestamp()
+            )
         return float(text)
     except (ValueError, OverflowError) as error:
         raise BadRequest(

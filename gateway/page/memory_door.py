@@ -75,7 +75,9 @@ class Way(Struct, frozen=True):
     def is_operators(self) -> bool:
         return self.door == "session"
 
-    def screen(self, path: str, show: Any, query: Any = None, *, right: Right = "see", has_twin: bool = True) -> Screen:
+    def screen(
+        self, path: str, show: Any, query: Any = None, *, right: Right = "see", has_twin: bool = True
+    ) -> Screen:
         """Makes a screen of a memory. path: below the memory's."""
         more = {} if query is None else {"query": query}
         return Screen(self._whole(path), show, door=self.door, right=right, has_twin=has_twin, **more)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -50,8 +50,10 @@ class Renderer:
         """Renders a template. path, query: of the page, from which links are relative; path: below /ui/."""
         up = "../" * path.count("/")
 
-        def url(*parts: str | int, **fields: Any) -> str:
-            return (up + page_path(*parts) or "./") + _query_of(fields)
+        def url(*parts: str | int | Sequence[str], **fields: Any) -> str:
+            """Links to a screen. A part may be several, as the beginning of the path."""
+            whole = [one for part in parts for one in ((part,) if isinstance(part, str | int) else part)]
+            return (up + page_path(*whole) or "./") + _query_of(fields)
 
         def relative(to: str) -> str:
             return up + to or "./"

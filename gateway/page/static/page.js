@@ -47,6 +47,9 @@ function swap(old, fresh) {
   old.replaceWith(document.adoptNode(fresh));
 }
 
+// A conversation is opened at its end.
+if (!location.hash) document.querySelector("[data-open-at]")?.scrollIntoView();
+
 const form = document.querySelector("form[data-sign-in]");
 if (form) signIn(form);
 const live = [...document.querySelectorAll("[data-live]")].map((each) => each.id).filter(Boolean);

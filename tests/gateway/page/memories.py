@@ -1,0 +1,66 @@
+"""Memories for tests of the page: a full one, and a hostile one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from storage.commands import Learned, LearnedFact
+from storage.records import Agent, Scope
+from tests.gateway.sdk import World
+
+# Markup, a line that is turned around, a line of 200 kB, and twenty languages.
+HOSTILE = (
+    '<script>alert(1)</script><img src=x onerror=alert(1)> "quoted" \' & {{ 7*7 }} </textarea></pre>',
+    "\u202egnp.exe\u202c is \u2066turned\u2069 around \x07\x1b[31m",
+    "x" * 200_000,
+    "English Deutsch français español português italiano polski čeština Türkçe Ελληνικά русский українська עברית "
+    "العربية हिन्दी বাংলা ไทย 中文 日本語 한국어",
+    "[a link](https://example.org) ![image](https://example.org/x.png) https://example.org javascript:alert(1)",
+)
+
+
+def memory_of(world: World, user: str = "alice") -> Agent:
+    """Returns the memory of a user."""
+
+    async def find() -> Agent:
+        found = await world.store.agents.find(Scope("default", "default", f"user:{user}"))
+        assert found is not None
+        return found
+
+    world.settle()
+    return world.gateway.call(find())
+
+
+def speak(world: World, *texts: str, user: str = "alice", talk: str | None = None) -> Agent:
+    """Has a user speak in one conversation. Returns the memory."""
+    headers = {"x-mnemogate-user": user, **({"x-mnemogate-conversation": talk} if talk else {})}
+    chat = world.chat(headers=headers)
+    for text in texts:
+        chat.say(text)
+        world.clock.sleep(1)
+    return memory_of(world, user)
+
+
+def learn(world: World, agent: Agent, *texts: str, block: str | None = None) -> Sequence[int]:
+    """Stores facts of the memory's first exchange, and a value of its first block. Returns their numbers, in order."""
+    (row,) = world.query(f"SELECT min(id) FROM exchanges WHERE agent = {agent.id}")
+    facts = [LearnedFact(text, "alice", text.casefold(), world.clock(), row, [row]) for text in texts]
+
+    async def write() -> list[int]:
+        blocks = await world.store.blocks.load(agent.id)
+        writes = [(blocks[0], block, [row])] if block is not None else []
+        cursor = (
+            await world.store.readers.cursor(agent.id, 0) if hasattr(world.store.readers, "cursor") else 0
+        )
+        effect = world.store.facts.learning(
+            agent,
+            cursor or 0,
+            (cursor or 0) + 1,
+            world.clock(),
+            lambda _: Learned(writes=writes, facts=facts),
+        )
+        await world.store.database.write(effect)
+        listed = await world.store.facts.list(agent.id, limit=len(texts))
+        return [fact.seq for fact in reversed(listed)]
+
+    return world.gateway.call(write())

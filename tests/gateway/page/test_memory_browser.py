@@ -1,0 +1,150 @@
+"""The screens of memories in a real browser: as they look, by keyboard, without script, and where two meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.page.browser import Browser
+from tests.gateway.page.memories import HOSTILE, learn, speak
+from tests.gateway.page.operator import Operator, operator_of
+from tests.gateway.page.test_memory_screens import PROFILE
+from tests.gateway.sdk import remember
+
+
+@pytest.fixture
+def operator(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Operator]:
+    with remember(upstream, tmp_path, PROFILE) as world:
+        yield operator_of(world)
+
+
+def full(operator: Operator) -> tuple[str, int, str]:
+    """Fills a memory. Returns its uid, the number of a fact, and the id of a conversation."""
+    world = operator.world
+    speak(world, "Hello, I am Bob.", user="bob")
+    agent = speak(
+        world,
+        "My train to Lyon leaves on 4 May at nine, and I have not packed yet.",
+        "Miso, my cat, stays with my sister until I am back.\n\nShe hates thunderstorms.",
+        "What should I not forget?",
+        talk="conv-19",
+    )
+    facts = (
+        "Alice has a cat called Miso.",
+        "Alice's train to Lyon leaves on 4 May.",
+        "Alice's sister looks after the cat while she is away.",
+    )
+    *_, seq = learn(world, agent, *facts, block="Name: Alice.\nCat: Miso, grey, hates thunderstorms.")
+    operator.twin(f"m/{agent.uid}/b/human", {"value": "Name: Alice.\nCat: Miso, black.", "version": 2})
+    operator.twin(f"m/{agent.uid}/f/{seq - 1}/mute", {"muted": True})
+    speak(world, "When does my train to Lyon leave?")
+    talk = operator.twin(f"m/{agent.uid}/conversations")["items"][-1]["id"]
+    return agent.uid, seq, talk
+
+
+def test_the_lists_of_people_look_right(browser: Browser, operator: Operator) -> None:
+    browser.looks_right(operator, "people", heading="People")
+    full(operator)
+    browser.looks_right(operator, "people?q=a", heading="People")
+    browser.looks_right(operator, "people?kind=agent", heading="Agents")
+
+
+def test_a_full_memory_looks_right_on_every_screen(browser: Browser, operator: Operator) -> None:
+    uid, seq, talk = full(operator)
+    screens = {
+        f"m/{uid}": "alice",
+        f"m/{uid}/facts?all=1": "Facts",
+        f"m/{uid}/conversations": "Conversations",
+        f"m/{uid}/passages": "Passages",
+        f"m/{uid}/search?q=When+does+my+train+leave%3F": "What would be recalled",
+        f"m/{uid}/b/human?from=1&to=3": "human",
+        f"m/{uid}/f/{seq}": f"Fact {seq}",
+        f"m/{uid}/c/{talk}": f"Conversation {talk}",
+        f"m/{uid}/forget?fact={seq}": f"Forget fact {seq}",
+        f"m/{uid}/forget?all=1": "Forget everything about alice",
+    }
+    for path, heading in screens.items():
+        browser.looks_right(operator, path, heading=heading)
+
+
+def test_a_hostile_memory_looks_right_and_does_nothing(browser: Browser, operator: Operator) -> None:
+    world = operator.world
+    agent = speak(world, *HOSTILE, talk="<b>talk/..")
+    facts = learn(
+        world, agent, *(text[:390] for text in HOSTILE), block="\n".join(text[:400] for text in HOSTILE)
+    )
+    talk = operator.twin(f"m/{agent.uid}/conversations")["items"][0]["id"]
+    for path in ("", f"/c/{talk}", "/b/human", f"/f/{facts[0]}"):
+        browser.looks_right(operator, f"m/{agent.uid}{path}")
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_a_wrong_fact_is_found_corrected_and_forgotten(
+    browser: Browser, operator: Operator, script: bool
+) -> None:
+    full(operator)
+    with browser.open(operator, "people", script=script) as page:
+        page.get_by_role("searchbox", name="Name begins with").fill("ali")
+        page.get_by_role("button", name="Find").click()
+        page.get_by_role("table", name="People").get_by_role("link", name="alice").click()
+        table = page.get_by_role("region", name="Facts", exact=True).get_by_role("table", name="Facts")
+        table.get_by_role("link", name="Correct fact").first.click()
+        page.get_by_role("textbox", name="Correct text").fill("Alice's brother looks after the cat.")
+        page.get_by_role("button", name="Save correction").click()
+        assert "Alice's brother looks after the cat." in page.inner_text("main")
+        page.get_by_role("button", name="Do not mention").click()
+        assert page.get_by_role("button", name="Mention again").is_visible()
+        page.get_by_role("link", name="Forget", exact=True).click()
+        assert page.get_by_role("table", name="What will go").is_visible()
+        assert page.get_by_role("list", name="What stays").is_visible()
+        page.get_by_role("button", name="Forget for good").click()
+        assert "It is gone" in page.get_by_role("status").inner_text()
+
+
+def test_a_sentence_is_tried_and_a_reply_leads_to_its_words(browser: Browser, operator: Operator) -> None:
+    full(operator)
+    with browser.open(operator, "people") as page:
+        page.get_by_role("link", name="alice").click()
+        page.get_by_role("searchbox", name="Try a sentence").fill("When does my train to Lyon leave?")
+        page.get_by_role("button", name="Search memory").click()
+        recalled = page.get_by_role("table", name="Recalled")
+        assert page.get_by_role("table", name="Left out").is_visible()
+        recalled.get_by_role("link", name="message").first.click()
+        assert page.get_by_role("heading", level=1).inner_text().startswith("Conversation ")
+        article = page.get_by_role("article", name="user, message 1")
+        assert "4 May at nine" in article.inner_text()
+        assert article.get_by_role("link", name="Forget message 1").is_visible()
+
+
+def test_two_operators_edit_one_block(browser: Browser, operator: Operator) -> None:
+    uid, *_ = full(operator)
+    with browser.open(operator, f"m/{uid}/b/human", may_complain=True) as late:
+        with browser.open(operator, f"m/{uid}/b/human") as early:
+            early.get_by_role("textbox", name="Text of human").fill("The first one's text.")
+            early.get_by_role("button", name="Save").click()
+            assert early.get_by_role("heading", name="Version 4").is_visible()
+        late.get_by_role("textbox", name="Text of human").fill("The second one's text.")
+        late.get_by_role("button", name="Save").click()
+        assert late.get_by_role("alert").is_visible()
+        assert "The first one's text." in late.get_by_role("region", name="Changed meanwhile").inner_text()
+        assert late.get_by_role("textbox", name="Text of human").input_value() == "The second one's text."
+        assert browser.faults(late) == []
+        late.get_by_role("button", name="Save").click()
+        assert late.get_by_role("heading", name="Version 5").is_visible()
+        late.get_by_role("button", name="Bring back version 1", exact=True).click()
+        late.get_by_role("button", name="Undo last change").click()
+        assert late.get_by_role("textbox", name="Text of human").input_value() == "The second one's text."
+
+
+def test_a_session_that_ends_in_an_edit_loses_no_text(browser: Browser, operator: Operator) -> None:
+    uid, *_ = full(operator)
+    with browser.open(operator, f"m/{uid}/b/human", may_complain=True) as page:
+        page.get_by_role("textbox", name="Text of human").fill("A long text that took an hour.")
+        operator.world.clock.sleep(100_000)
+        page.get_by_role("button", name="Save").click()
+        assert page.get_by_role("textbox", name="Your text").input_value() == "A long text that took an hour."
+        assert page.get_by_role("button", name="Sign in").is_visible()
+    assert "hour" not in operator.twin(f"m/{uid}/b/human")["block"]["value"]

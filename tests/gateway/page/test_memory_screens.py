@@ -1,0 +1,251 @@
+"""The screens of memories, asked for as a browser and as a program ask: read, mended, forgotten."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.settings import BlockSettings, ProfileSettings
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
+from tests.gateway.page.operator import Operator, operator_of
+from tests.gateway.sdk import remember
+
+pytestmark = pytest.mark.both
+
+PROFILE = ProfileSettings(
+    "default",
+    blocks=(BlockSettings("human", "What is known.", limit=3_000), BlockSettings("law", read_only=True)),
+)
+SECRET = "Zqmisox"
+
+
+@pytest.fixture
+def operator(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Operator]:
+    with remember(upstream, tmp_path, PROFILE) as world:
+        yield operator_of(world)
+
+
+def page(operator: Operator, path: str, status: int = 200) -> str:
+    reply = operator.get(path)
+    assert reply.status == status, reply.body
+    return reply.body.decode()
+
+
+def actions(operator: Operator) -> list[tuple[str, str | None]]:
+    world = operator.world
+    world.settle()
+    listed = world.gateway.call(world.store.audit.list(before=1 << 40))
+    return [(each.action, each.memory) for each in reversed(listed) if each.action != "login"]
+
+
+def test_an_empty_memory_says_what_to_do(operator: Operator) -> None:
+    assert "Nobody is remembered yet. Name who is speaking with" in page(operator, "people")
+    assert operator.twin("people") == {"items": [], "next": None}
+    speak(operator.world, "Hello.")
+    uid = memory_of(operator.world).uid
+    text = page(operator, f"m/{uid}")
+    assert "No facts yet. They are learned in the background once a background model is set." in text
+    assert "Nothing would be recalled for this." in page(operator, f"m/{uid}/search?q=Zxqv+tyrr")
+
+
+def test_each_twin_has_the_record_of_its_page(operator: Operator) -> None:
+    agent = speak(operator.world, f"My cat is called {SECRET}.", "She is grey.", talk="conv-19")
+    (seq,) = learn(operator.world, agent, f"Alice has a cat called {SECRET}.", block=f"Cat: {SECRET}.")
+    uid = agent.uid
+    (person,) = operator.twin("people")["items"]
+    assert (person["uid"], person["name"], person["messages"], person["facts"]) == (uid, "alice", 4, 1)
+    memory = operator.twin(f"m/{uid}")
+    assert sorted(memory) == ["blocks", "conversations", "facts", "memory", "passages"]
+    assert memory["memory"] == person
+    assert memory["facts"] == operator.twin(f"m/{uid}/facts")["items"]
+    assert memory["conversations"] == operator.twin(f"m/{uid}/conversations")["items"]
+    assert operator.twin(f"m/{uid}/passages") == {"items": [], "next": None}
+    block = operator.twin(f"m/{uid}/b/human")
+    assert (block["block"]["version"], block["diff"]["from"], block["diff"]["to"]) == (2, 1, 2)
+    assert operator.twin(f"m/{uid}/b/human?from=2&to=1")["diff"]["parts"][0]["op"] == "del"
+    fact = operator.twin(f"m/{uid}/f/{seq}")
+    assert sorted(fact) == ["after", "before", "fact"]
+    (talk,) = memory["conversations"]
+    chat = operator.twin(f"m/{uid}/c/{talk['id']}")
+    assert [m["text"] for m in chat["items"] if m["role"] == "user"] == [
+        f"My cat is called {SECRET}.",
+        "She is grey.",
+    ]
+    search = operator.twin(f"m/{uid}/search?q=What+is+my+cat+called")
+    assert sorted(search) == ["chosen", "found", "left_out", "next", "note", "query"]
+    for path in ("", "/facts?all=1", "/conversations", "/passages", "/b/human", f"/f/{seq}", f"/c/{talk['id']}",
+                 "/search?q=cat", "/forget?all=1", f"/forget?fact={seq}"):  # fmt: skip
+        text = page(operator, f"m/{uid}{path}")
+        assert text.count("<h1") == 1
+        assert len(text) < 100_000
+    shown = page(operator, f"m/{uid}/f/{seq}")
+    href = fact["fact"]["sources"][0]["href"]
+    assert f'href="../../../{href.replace("&", "&amp;")}"' in shown
+    assert "My cat is called" in page(operator, href.partition("#")[0])
+    raw = operator.get(f"m/{uid}/c/{talk['id']}?message={chat['items'][0]['seq']}")
+    assert (raw.headers["content-type"], raw.body.decode()) == (
+        "text/plain; charset=utf-8",
+        f"My cat is called {SECRET}.",
+    )
+    lines = [json.loads(line) for line in operator.get(f"m/{uid}/export.jsonl").body.splitlines()]
+    assert (lines[0]["memory"]["uid"], lines[-1]) == (uid, {"end": {}})
+    assert actions(operator).count(("read", uid)) == 2  # of the session, and of the program
+    assert actions(operator).count(("export", uid)) == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["m/UID/facts?as_of=soon", "m/UID/facts?limit=0", "m/UID/facts?after=x", "m/UID?x=1", "m/UID/forget",
+     "m/UID/forget?fact=1&all=1", "people?after=x", "people?kind=cat", "m/UID/b/human?from=9",
+     "m/UID/search?q=a&after=x"],
+)  # fmt: skip
+def test_what_cannot_be_read_is_refused_by_name(operator: Operator, path: str) -> None:
+    path = path.replace("UID", speak(operator.world, "Hello.").uid)
+    assert operator.get(path).status == 400
+    name, mark, query = path.partition("?")
+    reply = operator.program("GET", f"{name}.json{mark}{query}")
+    assert reply.status == 400
+    assert sorted(reply.json["error"]) == ["code", "message", "param"]
+
+
+def test_another_projects_operator_finds_no_such_memory(operator: Operator) -> None:
+    uid = speak(operator.world, "Hello.").uid
+    other = operator_of(operator.world, "other")
+    for path in ("", "/facts", "/b/human", "/f/1", "/c/1", "/search?q=a", "/forget?all=1", "/export.jsonl"):
+        assert other.get(f"m/{uid}{path}").status == 404
+    assert "There is no such memory" in other.get(f"m/{uid}").body.decode()
+    assert other.twin("people")["items"] == []
+    assert other.post(f"m/{uid}/forget?all=1", confirm="2").status == 404
+    assert other.post(f"m/{uid}/b/human", value="x", version=1).status == 404
+
+
+def test_a_block_is_edited_undone_and_brought_back(operator: Operator) -> None:
+    uid = speak(operator.world, "Hello.").uid
+    for version, value in ((1, "One."), (2, "Two.")):
+        done = operator.post(f"m/{uid}/b/human", value=value, version=version)
+        assert (done.status, done.headers["location"]) == (303, f"../../../m/{uid}/b/human")
+    assert operator.twin(f"m/{uid}/b/human/undo", {"version": 3})["value"] == "One."
+    assert operator.twin(f"m/{uid}/b/human/restore", {"version": 4, "to": 3})["value"] == "Two."
+    assert operator.twin(f"m/{uid}/b/law", {"value": "Be kind.", "version": 1})["origin"] == "operator"
+    assert [action for action, _ in actions(operator)] == ["edit", "edit", "undo", "restore", "edit"]
+    text = page(operator, f"m/{uid}/b/human")
+    assert "<del>One.</del><ins>Two.</ins>" in text
+
+
+def test_of_two_operators_on_one_block_the_second_one_sees_both_texts(operator: Operator) -> None:
+    uid = speak(operator.world, "Hello.").uid
+    assert operator.post(f"m/{uid}/b/human", value="Mine is first.", version=1).status == 303
+    late = operator.post(f"m/{uid}/b/human", value="Mine is late.", version=1)
+    assert late.status == 409
+    text = late.body.decode()
+    for words in (
+        "Changed meanwhile",
+        "Mine is first.",
+        "\nMine is late.</textarea>",
+        'name="version" value="2"',
+        'role="alert"',
+    ):
+        assert words in text
+    assert operator.program("POST", f"m/{uid}/b/human.json", {"value": "x", "version": 1}).status == 409
+    assert operator.twin(f"m/{uid}/b/human")["block"]["value"] == "Mine is first."
+    long = operator.post(f"m/{uid}/b/human", value="y" * 3_001, version=2)
+    assert long.status == 400
+    assert "3000 characters at most, not 3001" in long.body.decode()
+
+
+def test_a_facts_text_is_corrected_and_muted(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
+    uid = agent.uid
+    new = operator.twin(f"m/{uid}/f/{seq}/correct", {"text": "The train leaves on 4 May."})
+    assert (new["text"], new["origin"]) == ("The train leaves on 4 May.", "operator")
+    assert operator.twin(f"m/{uid}/f/{seq}")["after"]["seq"] == new["seq"]
+    assert operator.twin(f"m/{uid}/f/{new['seq']}/mute", {"muted": True})["muted"]
+    assert "Mention again" in page(operator, f"m/{uid}/f/{new['seq']}")
+    assert operator.post(f"m/{uid}/f/{new['seq']}/mute", muted="false").status == 303
+    same = operator.post(f"m/{uid}/f/{new['seq']}/correct", text="The train leaves on 4 May.")
+    assert (same.status, "The text is the same as before" in same.body.decode()) == (400, True)
+    assert operator.post(f"m/{uid}/f/{new['seq']}/mute", muted="maybe").status == 400
+
+
+def test_forgetting_takes_all_to_the_last_byte(operator: Operator) -> None:
+    agent = speak(operator.world, f"My cat is called {SECRET}.", "She is grey.", talk="conv-19")
+    learn(operator.world, agent, f"Alice has a cat called {SECRET}.", block=f"Cat: {SECRET}.")
+    speak(operator.world, f"What is my cat {SECRET} called?")
+    operator.world.pass_time(60)
+    uid = agent.uid
+    page(operator, f"m/{uid}/search?q={SECRET}")
+    preview = operator.twin(f"m/{uid}/forget?all=1")
+    assert sorted(preview) == ["command", "confirm", "stays", "target", "will_go"]
+    assert (preview["confirm"], preview["will_go"]["messages"]) == ("6", 6)
+    wrong = operator.post(f"m/{uid}/forget?all=1", confirm="5")
+    assert (wrong.status, "Type 6 to confirm" in wrong.body.decode()) == (409, True)
+    done = operator.twin(f"m/{uid}/forget?all=1", {"confirm": "6"})
+    assert (done["done"], done["swept"], done["messages"]) == (True, True, 6)
+    assert done["command"].startswith("mnemogate memory forget")
+    assert SECRET.encode() not in operator.world.data()
+    assert operator.get(f"m/{uid}").status == 404
+    assert [each for each in actions(operator) if each[0] == "forget"] == [("forget", uid)]
+
+
+def test_a_forgotten_fact_is_not_learned_again_from_the_same_words(operator: Operator) -> None:
+    agent = speak(operator.world, "My train leaves on 4 May.")
+    text = f"Alice's train {SECRET} leaves on 4 May."
+    (seq,) = learn(operator.world, agent, text, block=f"Trains\n{text}")
+    reply = operator.post(f"m/{agent.uid}/forget?fact={seq}")
+    assert (reply.status, "It is gone" in reply.body.decode()) == (200, True)
+    assert SECRET.encode() not in operator.world.data()
+    assert operator.twin(f"m/{agent.uid}")["memory"]["messages"] == 2
+    agent = memory_of(operator.world)
+    learn(operator.world, agent, text)
+    assert operator.twin(f"m/{agent.uid}/facts?all=1")["items"] == []
+
+
+def test_hostile_texts_do_nothing_and_come_back_as_they_were(operator: Operator) -> None:
+    world = operator.world
+    agent = speak(world, *HOSTILE, talk="<b>talk/..")
+    learn(world, agent, *(text[:390] for text in HOSTILE), block="\n".join(text[:400] for text in HOSTILE))
+    uid = agent.uid
+    (talk,) = operator.twin(f"m/{uid}")["conversations"]
+    for path in (
+        "",
+        "/facts",
+        "/conversations",
+        "/b/human",
+        f"/c/{talk['id']}",
+        "/search?q=English+alert",
+        "/forget?all=1",
+    ):
+        text = page(operator, f"m/{uid}{path}")
+        assert "<script>alert" not in text
+        assert "<img" not in text
+        assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b-\x1f]", text)
+        assert len(text.encode()) < 100_000, path
+    text = page(operator, f"m/{uid}/b/human")
+    typed = re.search(r"<textarea[^>]*>\n(.*?)</textarea>", text, re.S)
+    assert typed is not None
+    value = operator.twin(f"m/{uid}/b/human")["block"]["value"]
+    assert operator.post(f"m/{uid}/b/human", value=unescape(typed[1]) + "!", version=2).status == 303
+    assert operator.twin(f"m/{uid}/b/human")["block"]["value"] == value + "!"
+
+
+def test_an_operator_who_may_only_read_has_no_buttons_for_changes(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.", talk="conv-19")
+    (seq,) = learn(operator.world, agent, "The train leaves.", block="Train.")
+    reader = operator_of(operator.world, is_read=True)
+    (talk,) = operator.twin(f"m/{agent.uid}")["conversations"]
+    for path in ("", "/facts", "/b/human", f"/f/{seq}", f"/c/{talk['id']}"):
+        text = page(reader, f"m/{agent.uid}{path}")
+        assert not re.search(r"method=\"post\"(?! action=\"[./]*(logout|theme))", text), path
+        assert ">Forget" not in text
+    for path, fields in (("b/human", {"value": "x", "version": 1}), (f"f/{seq}/mute", {"muted": "true"})):
+        assert reader.post(f"m/{agent.uid}/{path}", **fields).status == 403
+    forget: Any = reader.post(f"m/{agent.uid}/forget?all=1", confirm="2")
+    assert forget.status == 403
