@@ -17,8 +17,8 @@ _MOST_CHARS = 24_000
 _MOST_BYTES = 1_000_000
 
 
-class ConversationQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is read of a conversation. message: its whole text alone, as text/plain."""
+class TalkQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The part of a conversation to read. message: its whole text alone, as text/plain."""
 
     branch: _Number | None = None
     before: str | None = None
@@ -29,7 +29,7 @@ class ConversationQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only
 def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | Action]:
     views = operations.memories
 
-    async def show(ask: Ask, query: ConversationQuery) -> Answer:
+    async def show(ask: Ask, query: TalkQuery) -> Answer:
         door, id = door_of(ask), str(ask.params["id"])
         if query.message is not None:
             text = await views.message(door.project, door.uid, id, query.message)
@@ -50,4 +50,4 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
         heading = f"Conversation {page.conversation.id}"
         return View(page, "conversation.html", heading, door.context(memory_name=views.name_of(found)))
 
-    return [way.screen("c/{id}", show, ConversationQuery)]
+    return [way.screen("c/{id}", show, TalkQuery)]

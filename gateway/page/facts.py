@@ -11,13 +11,13 @@ from gateway.page.screen import Action, Answer, Ask, Done, Screen, View
 
 
 class CorrectForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the fact should say."""
+    """The text that the fact should have."""
 
     text: str
 
 
 class MuteForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whether it is to be muted, or to be mentioned again."""
+    """Mutes a fact, or has it mentioned again."""
 
     muted: bool
 

@@ -16,7 +16,7 @@ _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
 
 
 class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is forgotten: one of these."""
+    """The target of forgetting: one of these."""
 
     message: _Number | None = None
     exchange: _Number | None = None
