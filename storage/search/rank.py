@@ -80,9 +80,9 @@ def rank(
     more the longer the assistant's turns are: these would win most places by their mere number of words, yet
     some things only the assistant wrote.
 
-    near: two more rankings, by vectors; messages without a vector have the others alone. (Weights other than
-        1 gained nothing that held on both halves of the questions. Without the ranking of the user's turns 3
-        points were lost at 1,000 tokens.)
+    near: two more rankings, by vectors, which count the less, the more of the query the words hold; messages
+        without a vector have the others alone. (Without the ranking of the user's turns 3 points were lost at
+        1,000 tokens.)
     room: tokens that the messages are wanted for; where they are short, more than `limit` are returned. Such
         a search looks a second time, also for names and numbers that the first hits add: "What did my sister
         win?" shares its words with the message that names her, and not with the one that answers.

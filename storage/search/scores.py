@@ -23,6 +23,7 @@ from storage.search.weigh import (
     LEAST_TELLING,
     NEIGHBOUR,
     TELLING_TERMS,
+    VECTORS_FADE,
 )
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class Scores:
         self._asked = 0.0
         # Of the last call of `best`: rows, their scores by words and by vectors, and whose they are.
         self._ranked: tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, NDArray[Any]] | None = None
+        # How much the ranking by vectors counts.
+        self._vector_weight = 1.0
         self._found: list[int] = []
         self._by_all: NDArray[Any] | None = None
 
@@ -120,6 +123,7 @@ class Scores:
                 outstanding[gone] = beyond[gone] = 0.0
         self._ranked, self._found, self._by_all = (rows, score, outstanding, flags & USER), [], None
         best, nearest = _most(score), 0.0 if outstanding is None else _most(outstanding)
+        self._vector_weight = self._weigh_vectors(share, flags)
         far = None
         if only_strong and (not best > 0 or _most(share) < LEAST_BEST_SHARE * self._asked):
             # The words say nothing. Vectors alone have to show that something is about the query, and not only that it
@@ -131,10 +135,7 @@ class Scores:
                 return []
         if not best > 0 and not nearest > 0:
             return []
-        of_user, weight = flags & USER, layout.user_weight
-        fused = _relative(score, of_user, weight)
-        if outstanding is not None:
-            fused += _relative(outstanding, of_user, weight)
+        fused = self._fused()
         if only_strong:
             weak = share < LEAST_SHARE * self._asked
             if outstanding is not None:
@@ -147,6 +148,11 @@ class Scores:
         found: list[int] = rows[_best(fused, limit)].tolist()
         self._found, self._by_all = found, fused
         return found
+
+    def _weigh_vectors(self, share: NDArray[np.float64], flags: NDArray[np.uint8]) -> float:
+        """Returns how much the ranking by vectors counts; an earlier question that has the same words answers none."""
+        stated = share * ((flags & ASKS) == 0) if self._layout.marks & ASKS else share
+        return (1.0 - min(_most(stated) / (self._asked or 1.0), 1.0)) ** VECTORS_FADE
 
     def relative(self, rows: Sequence[int]) -> Callable[[], list[HitScores]]:
         """Returns what computes how good rows of the last ranking are. It refers to the scores of these rows alone."""
@@ -173,7 +179,7 @@ class Scores:
         _, score, outstanding, of_user = self._ranked
         fused = _relative(score, of_user, self._layout.user_weight)
         if outstanding is not None:
-            fused += _relative(outstanding, of_user, self._layout.user_weight)
+            fused += self._vector_weight * _relative(outstanding, of_user, self._layout.user_weight)
         return fused
 
     def _of_rows(

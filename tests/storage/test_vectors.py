@@ -162,6 +162,18 @@ def test_vectors_bring_what_shares_no_word_behind_or_before_what_does() -> None:
     assert ranked("Which colour has the kitchen?", {1: 1.0}, only_strong=True) == [2]  # not near enough
 
 
+def test_a_near_vector_does_not_come_before_words_that_hold_the_whole_question() -> None:
+    near = {1: 9.0, 2: 0.5}
+    assert ranked("the kitchen painted yellow", near, only_strong=True)[0] == 2
+    assert 1 in ranked("which paint for the hallway ceiling", near, only_strong=True)
+
+
+def test_an_earlier_question_with_the_same_words_does_not_hide_a_near_vector() -> None:
+    texts = ["My tortoise eats dandelions.", "Which nourishment suits reptiles?", *TEXTS[2:]]
+    near = {2: 6.0, 1: 5.0}
+    assert 1 in ranked("Which nourishment is best for reptiles?", near, texts=texts, only_strong=True)
+
+
 def test_a_question_that_is_near_stands_behind_what_is_less_near() -> None:
     texts = ["My tortoise eats dandelions.", "What would a reptile eat?", *TEXTS[2:]]
     near = {2: 6.0, 1: 3.0}
