@@ -448,7 +448,11 @@ def test_commands_that_forget_more_read_the_files_that_were_named() -> None:
 
 @pytest.mark.parametrize(
     ("given", "named"),
-    [([], "see `mnemogate -h`"), (["memory"], "undo,correct,mute,why"), (["keys"], "create,list,revoke")],
+    [
+        ([], "see `mnemogate -h`"),
+        (["memory"], "undo,correct,mute,why"),
+        (["keys"], "create,rotate,list,revoke"),
+    ],
 )
 def test_what_lacks_a_command_is_told_which_there_are(given: list[str], named: str, capsys: Out) -> None:
     try:
