@@ -10,7 +10,7 @@ none, as with every provider.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from datetime import datetime
 from functools import cached_property, partial
 from typing import Any, Final
@@ -26,7 +26,7 @@ from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
 from adapters.openai import OpenAICompatible
-from adapters.types import API_KEY, Event, Header, Json, ModelRequest
+from adapters.types import API_KEY, COUNT_TOKENS, Event, Header, Json, ModelRequest
 
 DEFAULT_VERSION: Final = "2026-10-21"  # the version that Anthropic's own SDKs have sent since that day
 SAMPLING_VERSION: Final = "2023-06-01"  # the last version that takes temperature, top_p and top_k
@@ -37,6 +37,11 @@ _KEY: Final = "sk-ant-"
 _TOO_DEEP: Final = "A schema or a message of the request is nested too deep."
 _BEARER: Final = "bearer "
 NATIVE: Final = "/messages"  # the path of Anthropic's own dialect, and of what lies below it
+_COUNT: Final = f"{NATIVE}/count_tokens"
+# What counting takes of a request (platform.claude.com/docs/en/api/messages-count-tokens).
+_COUNTED: Final = frozenset(
+    ("messages", "model", "output_config", "system", "thinking", "tool_choice", "tools")
+)
 _BETA: Final = "anthropic-beta"
 _OPENAI_ONLY: Final = ("openai-organization", "openai-project", "openai-beta")
 
@@ -65,6 +70,8 @@ class Anthropic(OpenAICompatible):
             request = request._replace(headers=(*own, *self._betas))
         if request.path == "/chat/completions":
             return await self._chat(request)
+        if request.path == COUNT_TOKENS:
+            return await self._count(request)
         if request.path == "/models" and request.method == "GET":
             reply = await self._call(request, _MODELS, b"", DEFAULT_VERSION)
             return _TranslatedReply(reply, self._models, f"{self.name} answered no list of models")
@@ -87,25 +94,12 @@ class Anthropic(OpenAICompatible):
 
     async def _chat(self, request: ModelRequest) -> ModelReply:
         try:
-            body = orjson.loads(request.body)
-            wire = to_wire(body, limits=self._limits, marks=MARKED not in request.body)
-        except orjson.JSONDecodeError:
-            why = "We could not parse the JSON body of your request."
-            return _refuse(400, error_body(why, "invalid_request_error"))
-        except Untranslatable as error:
-            return _refuse(400, error.body())
-        except RecursionError:
-            return _refuse(400, error_body(_TOO_DEEP, "invalid_request_error"))
-        try:
-            translated = orjson.dumps(wire)
-        except orjson.JSONEncodeError:  # it reads 1,024 levels, and writes 254
-            return _refuse(400, error_body(_TOO_DEEP, "invalid_request_error"))
+            body, wire, translated = self._translated(request)
+        except _Refused as refused:
+            return refused.reply
         # The newest version refuses temperature, top_p and top_k; the version before it takes them.
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
-        thinking = wire.get("thinking")
-        if isinstance(thinking, dict) and "block_binding" in thinking:
-            request = request._replace(headers=with_beta(request.headers, BINDING_BETA))
-        reply = await self._call(request, "/messages", translated, version)
+        reply = await self._call(_with_binding(request, wire), NATIVE, translated, version)
         created, first_index = int(time.time()), next_index(body.get("messages"))
         if reply.status == 200 and reply.is_stream:
             options = body.get("stream_options")
@@ -115,6 +109,36 @@ class Anthropic(OpenAICompatible):
             )
         translate = partial(_completion, created=created, first_index=first_index)
         return _TranslatedReply(reply, translate, "the upstream's answer is no message")
+
+    async def _count(self, request: ModelRequest) -> ModelReply:
+        """Has the tokens of a chat completion counted."""
+        try:
+            _, wire, translated = self._translated(request, _COUNTED)
+        except _Refused as refused:
+            return refused.reply
+        reply = await self._call(_with_binding(request, wire), _COUNT, translated, DEFAULT_VERSION)
+        return _TranslatedReply(reply, _counted, "the upstream's answer is no count")
+
+    def _translated(
+        self, request: ModelRequest, fields: Collection[str] | None = None
+    ) -> tuple[Json, Json, bytes]:
+        """Returns a request's body, and the message request that is made of it, as a value and as JSON.
+
+        fields: those that the latter may have; None: all. Raises: _Refused.
+        """
+        try:
+            body = orjson.loads(request.body)
+            wire = to_wire(body, limits=self._limits, marks=MARKED not in request.body)
+            if fields is not None:
+                wire = {key: value for key, value in wire.items() if key in fields}
+            return body, wire, orjson.dumps(wire)
+        except orjson.JSONDecodeError as error:
+            why = "We could not parse the JSON body of your request."
+            raise _Refused(error_body(why, "invalid_request_error")) from error
+        except Untranslatable as error:
+            raise _Refused(error.body()) from error
+        except (RecursionError, orjson.JSONEncodeError) as error:  # it reads 1,024 levels, and writes 254
+            raise _Refused(error_body(_TOO_DEEP, "invalid_request_error")) from error
 
     async def _call(self, request: ModelRequest, path: str, body: bytes, version: str) -> ModelReply:
         headers = [each for each in request.headers if each[0].lower() not in _OPENAI_ONLY]
@@ -264,6 +288,26 @@ class _ReadAlong(WholeReply):
 
     async def aclose(self) -> None:
         await self._reply.aclose()
+
+
+class _Refused(Exception):
+    """A request that cannot be sent. reply: the error."""
+
+    def __init__(self, body: Json) -> None:
+        super().__init__()
+        self.reply = _refuse(400, body)
+
+
+def _with_binding(request: ModelRequest, wire: Json) -> ModelRequest:
+    """Returns a request with the beta that its thinking needs."""
+    thinking = wire.get("thinking")
+    if isinstance(thinking, dict) and "block_binding" in thinking:
+        return request._replace(headers=with_beta(request.headers, BINDING_BETA))
+    return request
+
+
+def _counted(body: Json) -> Json:
+    return {"input_tokens": int(body["input_tokens"])}
 
 
 def _refuse(status: int, body: Json) -> BufferedReply:

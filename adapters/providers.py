@@ -54,6 +54,7 @@ _ANTHROPIC: Final = replace(
     metadata=True,
     web_search=True,
     messages=True,
+    counts_tokens=True,
     binds_thoughts=binds_thoughts,
     forces_thinkers=False,
     spends=(

@@ -21,6 +21,9 @@ Json = dict[str, Any]  # an object as orjson returns it
 ResponsesEndpoint = Literal["stored", "stateless", False]
 # How a caller's credential begins that came as `x-api-key`: the header's value follows.
 API_KEY: Final = "x-api-key "
+# The path of a chat completion whose tokens are only counted, for a provider that `counts_tokens`. It is the gateway's
+# own: the adapter knows the provider's.
+COUNT_TOKENS: Final = "/chat/completions/count_tokens"
 BYTES_PER_TOKEN = 4  # an estimate, where an upstream does not say what it counted
 # Chosen: above what any call costs; sums of millions of calls fit into the numbers of a database.
 _MOST_TOKENS = 1 << 40
@@ -103,6 +106,8 @@ class Capabilities(Struct, frozen=True):
     web_search: bool = False
     # It speaks Anthropic's Messages API itself, so that requests in that dialect go there as they are.
     messages: bool = False
+    # It counts the tokens of a request (`COUNT_TOKENS`), without answering it.
+    counts_tokens: bool = False
     # Returns for a model's name whether its thoughts count only after what they were thought about.
     binds_thoughts: Callable[[str], bool] = no_model
     # Pieces of tool calls in its streams have no `index`, so we add one.

@@ -15,7 +15,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.types import ModelRequest, token_count
+from adapters.types import COUNT_TOKENS, ModelRequest
 from gateway.core.agent import AgentSpec
 from gateway.core.applications import APPLICATIONS
 from gateway.core.conversation.canonical import is_system
@@ -35,7 +35,7 @@ from gateway.core.request.native_body import MessageThread, NativeBody
 from gateway.core.request.request_headers import forwardable
 from gateway.core.turn.asides import fillers_in
 from gateway.core.turn.client_view import MakesUnseen, MakesView
-from gateway.core.turn.native_form import Memory
+from gateway.core.turn.native_form import Memory, ReplyChange
 from gateway.core.turn.native_turn import NativeTurn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
@@ -43,7 +43,7 @@ from gateway.errors import BadRequest, MemoryUnavailable, ThreadNotFound, Thread
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, Passes, form_for
 from gateway.run.directory import Directory, StoredAgents, unknown
-from gateway.run.memory.fit import counted_usage, fit
+from gateway.run.memory.fit import fit, prompt_tokens
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import Prompt
@@ -277,11 +277,16 @@ class Chat:
         sink: Sink,
         receipt: Receipt,
         memory: str | None = None,
+        counted: ReplyChange | None = None,
     ) -> int | None:
         """Returns the tokens of the prompt that a request would have, by our count. It leaves nothing in memory.
 
-        An upstream that speaks the client's dialect counts itself: None, it has answered the client. The parameters
-        are those of `answer`. Raises: GatewayError.
+        An upstream that speaks the client's dialect counts itself: None, it has answered the client.
+
+        counted: has an upstream that counts chat completions answer as well, in the client's form. The other parameters
+            are those of `answer`.
+
+        Raises: GatewayError.
         """
         call = await self._call(request, headers, project, credential, sink, receipt, MakesUnseen(), memory)
         if call.kind is ConversationKind.AGENT:
@@ -293,13 +298,14 @@ class Chat:
             begun, call.memory = await self._begin_memory(call, attempts, place, opens=False)
             prompt = await _bare(call.request, attempts, call.spec) if begun is None else begun[1]
             receipt.headers["x-mnemogate-memory"] = call.memory
-            if request.native is not None:
+            counts = attempts.endpoint.provider.capabilities.counts_tokens and call.request.messages
+            if request.native is not None or (counted is not None and counts):
                 with attempts:
                     make = partial(_counting, call, prompt)
-                    await relay(attempts, make, sink, receipt, self._limits.beat_s)
+                    await relay(attempts, make, sink, receipt, self._limits.beat_s, change=counted)
                 return None
         receipt.headers["x-mnemogate-memory"] = call.memory
-        return token_count(counted_usage(prompt, ""), "prompt_tokens")
+        return await prompt_tokens(prompt)
 
     def speaks_messages(
         self,
@@ -807,7 +813,8 @@ async def _bare(request: ChatRequest, attempts: Attempts, spec: AgentSpec) -> Pr
 
 async def _counting(call: ChatCall, prompt: Prompt, target: Target, endpoint: Endpoint) -> ModelRequest:
     """Returns the request that has an upstream count the tokens of a prompt."""
-    return call.request_of(target, endpoint, prompt)._replace(first_block=None)
+    request = call.request_of(target, endpoint, prompt)
+    return request._replace(first_block=None, path=request.path if call.request.native else COUNT_TOKENS)
 
 
 def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:

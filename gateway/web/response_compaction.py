@@ -13,6 +13,7 @@ from adapters.types import Json
 from gateway.core.request.request_headers import RawHeaders
 from gateway.dialects.chat.render import ChatView
 from gateway.dialects.responses.compaction import compaction_item
+from gateway.dialects.responses.counted import CountedTokens, counted
 from gateway.dialects.responses.items import message_item
 from gateway.dialects.responses.parse import ResponsesRequest
 from gateway.dialects.responses.render import usage_of
@@ -46,10 +47,11 @@ class InputTokensPath(ResponsesPath):
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
             tokens = await self.chats.chat.count(
-                request.chat, without_memory(headers), caller.project, caller.credential, reply, receipt
-            )
-            body = orjson.dumps({"object": "response.input_tokens", "input_tokens": tokens or 0})
-            await reply.whole(200, [*_JSON, *receipt.close()], body)
+                request.chat, without_memory(headers), caller.project, caller.credential, reply, receipt,
+                counted=CountedTokens(),
+            )  # fmt: skip
+            if tokens is not None:
+                await reply.whole(200, [*_JSON, *receipt.close()], counted(tokens))
         trace.memory = "off"
 
 

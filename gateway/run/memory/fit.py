@@ -172,6 +172,11 @@ async def request_tokens(model: str, body: Mapping[str, Any]) -> int:
     )
 
 
+async def prompt_tokens(prompt: Prompt) -> int:
+    """Returns the tokens of a prompt by its model's tokenizer, which is loaded for it."""
+    return prompt.window.tokens or _prompt_tokens(prompt, await _counter(prompt.target.model))
+
+
 def counted_usage(prompt: Prompt, text: str) -> Json:
     """Returns the usage of a reply with this text, where the upstream reports none: what its tokens are by our count.
 

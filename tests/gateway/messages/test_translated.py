@@ -10,6 +10,8 @@ import anthropic
 import orjson
 import pytest
 
+from gateway.core.conversation.canonical import text_of as text_of_chat
+from gateway.tokens import tokenizer_for
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, text_of
 from tests.gateway.sdk import World, agent, remember
@@ -451,8 +453,12 @@ def test_counting_is_near_what_the_turn_takes_and_leaves_nothing(
     assert counted.input_tokens > bare.input_tokens > 0
     assert world.query("SELECT count(*) FROM exchanges") == [1]
     Talk(world, model="agent/helper").say("What is my cat called?", system="You are kind.")
-    sent = len(orjson.dumps([upstream.last.json["messages"], upstream.last.json["tools"]])) / 4
-    assert counted.input_tokens == pytest.approx(sent, rel=0.25)
+    texts = [text_of_chat(each) for each in upstream.last.messages]
+    texts += [orjson.dumps(tool["function"]).decode() for tool in upstream.last.json["tools"]]
+    # By the model's own tokenizer, with three or four tokens around each message, as OpenAI counts.
+    count = tokenizer_for(upstream.last.json["model"]).count
+    takes = sum(map(count, texts)) + 4 * len(upstream.last.messages)
+    assert counted.input_tokens == pytest.approx(takes, rel=0.1)
 
 
 # -- agents that were made over REST

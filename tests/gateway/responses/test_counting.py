@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import orjson
 import pytest
 
 from gateway.core.conversation.canonical import text_of
+from gateway.settings import UpstreamSettings
+from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import StrictUpstream, fail, say
 from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
-from tests.gateway.sdk import World, agent
+from tests.gateway.sdk import World, agent, remember
 
 Json = dict[str, Any]
+FILE: Any = {"type": "input_image", "image_url": "http://example.com/cat.png"}  # Anthropic takes https alone
 pytestmark = pytest.mark.both
 
 
@@ -48,6 +52,20 @@ def test_tokens_are_counted_of_all_that_is_sent(world: World, upstream: StrictUp
     assert count(world, input="What is it called?", extra_body={"user": "alice"}) == plain
     assert len(upstream.chats) == asked
     assert world.query("SELECT count(*) FROM exchanges") == [1]
+
+
+def test_claude_counts_itself(tmp_path: Path) -> None:
+    with StrictAnthropic() as claude:
+        there = (UpstreamSettings("up", "anthropic", claude.base_url),)
+        with remember(claude, tmp_path, upstreams=there) as world:
+            tokens = count(world, model="claude-opus-4-6", input="What is it called?", tools=[WEATHER])
+            asked = claude.seen[-1]
+            assert asked.path == "/v1/messages/count_tokens"
+            assert set(asked.json) == {"model", "messages", "tools"}
+            assert tokens == len(orjson.dumps(asked.json)) // 4
+            with pytest.raises(openai.BadRequestError) as caught:
+                count(world, model="claude-opus-4-6", input=[{"role": "user", "content": [FILE]}])
+            assert "error" in caught.value.response.json()
 
 
 def test_a_conversation_is_made_short(world: World, upstream: StrictUpstream) -> None:

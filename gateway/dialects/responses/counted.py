@@ -1,0 +1,28 @@
+"""The count of a request's tokens in the form of the Responses API: the gateway's own, or an upstream's."""
+
+from __future__ import annotations
+
+import orjson
+
+from adapters.types import Event
+from gateway.errors import UpstreamBroke
+
+
+def counted(tokens: int) -> bytes:
+    return orjson.dumps({"object": "response.input_tokens", "input_tokens": tokens})
+
+
+class CountedTokens:
+    """Implements `ReplyChange` for an upstream's count."""
+
+    def event(self, event: Event) -> bytes:
+        raise UpstreamBroke("The upstream has answered a count with a stream.")
+
+    def unfinished(self, rest: bytes) -> bytes:
+        return b""
+
+    def whole(self, body: bytes) -> bytes:
+        try:
+            return counted(int(orjson.loads(body)["input_tokens"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UpstreamBroke("The upstream's answer is no count of tokens.") from error
