@@ -260,7 +260,12 @@ class Gateway:
 
     def _make_page(self, limits: Limits, clock: Callable[[], float]) -> PageApp:
         operations = make_page_operations(
-            self.settings, self.store, self.sign_in, self.requests, self.background.embed_query
+            self.settings,
+            self.store,
+            self.sign_in,
+            self.requests,
+            self.background.embed_query,
+            self.chat.failover.passed_over,
         )
         bodies = BodyReader(MAX_BODY_BYTES, limits.bodies_in_flight_bytes, limits.body_timeout_s)
         return PageApp(

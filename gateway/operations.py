@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from importlib.metadata import version
 
 from msgspec.structs import replace
 
@@ -24,6 +25,8 @@ from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.move import Move, Moved
 from gateway.run.admin.operation_arguments import Defaults
+from gateway.run.admin.overview import OverviewOperation
+from gateway.run.admin.page_records import MemoryRecord
 from gateway.run.admin.requests import RequestOperations
 from gateway.run.admin.runs import RunOperations
 from gateway.run.admin.show import ShowOperation
@@ -58,17 +61,33 @@ def trial_recall(settings: Settings, store: Store, embed_query: EmbedQuery | Non
 
 
 def make_page_operations(
-    settings: Settings, store: Store, sign_in: SignIn, log: RequestLog, embed_query: EmbedQuery | None
+    settings: Settings,
+    store: Store,
+    sign_in: SignIn,
+    log: RequestLog,
+    embed_query: EmbedQuery | None,
+    upstreams: Callable[[], Mapping[str, bool]],
 ) -> PageOperations:
-    """Makes the operations of the page. The parameters are those of `make_operations`."""
+    """Makes the operations of the page.
+
+    upstreams: whether each is passed over, by its name.
+    The others: as for `make_operations`.
+    """
+    requests = request_operations(settings, store, log)
     memories = MemoryViews(store, log.now, settings.memory.keep_why_days)
+
+    async def newest(project: str | None, limit: int) -> Sequence[MemoryRecord]:
+        return (await memories.people(project, limit=limit)).items
+
     return PageOperations(
         sign_in=sign_in,
         links=LinkOperations(store, log.now, settings.default_profile),
         keys=KeyOperations(store.keys, settings.projects),
         runs=RunOperations(store),
         work=WorkOperations(store, log.now, settings.memory.background_daily_tokens),
-        requests=request_operations(settings, store, log),
+        requests=requests,
+        overview=OverviewOperation(store, log, requests, newest, upstreams, version("mnemogate")),
+        audit=AuditOperations(store),
         edits=MemoryEdits(store, log.now),
         memories=memories,
         search=SearchOperation(store, trial_recall(settings, store, embed_query)),

@@ -171,6 +171,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "memory",
             "overview",
             "people",
+            "requests",
             "runs",
             "work",
         },

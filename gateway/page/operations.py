@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.key_operations import KeyOperations
 from gateway.run.admin.links import LinkOperations
 from gateway.run.admin.memory_edits import MemoryEdits
@@ -11,6 +12,7 @@ from gateway.run.admin.memory_export import ExportOperation
 from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.overview import OverviewOperation
 from gateway.run.admin.requests import RequestOperations
 from gateway.run.admin.runs import RunOperations
 from gateway.run.admin.sign_in import SignIn
@@ -26,6 +28,8 @@ class PageOperations(Struct, frozen=True):
     work: WorkOperations
     runs: RunOperations
     requests: RequestOperations
+    overview: OverviewOperation
+    audit: AuditOperations
     edits: MemoryEdits
     memories: MemoryViews
     search: SearchOperation

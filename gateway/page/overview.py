@@ -1,19 +1,26 @@
-"""The overview."""
+"""The overview, and the audit."""
 
 from __future__ import annotations
 
-from msgspec import Struct
-
 from gateway.page.operations import PageOperations
-from gateway.page.screen import Action, Ask, NoFields, Screen, View
+from gateway.page.screen import Action, Ask, ListQuery, NoFields, Screen, View
 
 
-class _Overview(Struct, frozen=True):
-    version: str
+class _AuditQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    # The uid of one, which may be gone.
+    memory: str | None = None
 
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
-    async def show(ask: Ask, query: NoFields) -> View:
-        return View(_Overview(""), "overview.html", "Overview")
+    async def overview(ask: Ask, query: NoFields) -> View:
+        return View(await operations.overview.show(ask.visitor.project), "overview.html", "Overview")
 
-    return [Screen("", show)]
+    async def audit(ask: Ask, query: _AuditQuery) -> View:
+        page = await operations.audit.list(
+            memory=query.memory, project=ask.visitor.project, after=query.after, limit=query.limit
+        )
+        uids = {each.memory for each in page.items if each.memory is not None}
+        names = {} if ask.is_twin else await operations.audit.names(uids)
+        return View(page, "audit.html", "Audit", {"names": names, "memory": query.memory})
+
+    return [Screen("", overview), Screen("audit", audit, _AuditQuery)]

@@ -11,6 +11,7 @@ from gateway.page import (
     memory,
     overview,
     people,
+    requests,
     runs,
     work,
 )
@@ -27,6 +28,7 @@ def all_routes(operations: PageOperations) -> list[Screen | Action]:
         *facts.screens(operations),
         *conversations.screens(operations),
         *forgetting.screens(operations),
+        *requests.screens(operations),
         *keys.screens(operations),
         *work.screens(operations),
         *runs.screens(operations),

@@ -184,5 +184,7 @@ class Browser:
 
 def _still(text: str) -> str:
     """The text of a page without what passes with time, and what says that lists follow or stand still."""
-    text = re.sub(r"\d+ (?:s|min|h|d) ago|just now|[\d,.]+ ms|Pause|Reload for newer ones\.?", "", text)
+    passing = r"\d+ (?:s|min|h|d) ago|just now|[\d,.]+ ms"
+    follows = r"Pause|The list follows what happens\.|Reload for newer ones\.?"
+    text = re.sub(f"{passing}|{follows}", "", text)
     return " ".join(text.split())

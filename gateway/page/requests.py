@@ -1,0 +1,91 @@
+"""Requests: the list of the last ones, and why one was answered as it was."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from gateway.page.operations import PageOperations
+from gateway.page.screen import Action, Ask, ListQuery, NoFields, Screen, View
+from gateway.run.admin.page_records import WindowPart, WindowRecord
+
+# The bar of a window has so many cells.
+CELLS = 50
+# The letter and the name of each part of a window, so that none is known by its colour alone.
+PARTS: dict[WindowPart, tuple[str, str]] = {
+    "system": ("s", "system"),
+    "tools": ("T", "tools"),
+    "section": ("B", "memory blocks"),
+    "summary": ("u", "summary"),
+    "history": ("h", "history"),
+    "note": ("N", "note"),
+    "message": ("m", "message"),
+}
+FREE = ("·", "free")
+# Why a hit stayed out of the note.
+REASONS = {
+    "weak": "too weak",
+    "no_room": "no room",
+    "shown": "in sight already",
+    "repeats": "another one says it",
+    "muted": "not to be mentioned",
+    "superseded": "out of date",
+}
+
+
+class _RequestsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    # The uid of the memory of which requests are wanted.
+    memory: str | None = None
+
+
+class Cell(Struct, frozen=True):
+    """A cell of the bar. part: of the window, or "free"."""
+
+    part: str
+    letter: str
+
+
+def screens(operations: PageOperations) -> list[Screen | Action]:
+    async def requests(ask: Ask, query: _RequestsQuery) -> View:
+        page = await operations.requests.list(
+            memory=query.memory, project=ask.visitor.project, after=query.after, limit=query.limit
+        )
+        name = None
+        if query.memory is not None:
+            await ask.note_read(query.memory)
+            name = (await operations.audit.names([query.memory])).get(query.memory)
+        context = {
+            "memory": query.memory,
+            "name": name,
+            "is_first": query.after is None,
+            "keep": f"{operations.requests.keep_why_days:g} days",
+        }
+        return View(page, "requests.html", "Requests", context)
+
+    async def request(ask: Ask, query: NoFields) -> View:
+        id = ask.params["id"]
+        found = await operations.requests.explain(id, ask.visitor.project)
+        if found.memory is not None:
+            await ask.note_read(found.memory)
+        context = {"cells": window_cells(found.window), "parts": PARTS, "free": FREE, "reasons": REASONS}
+        return View(found, "request.html", f"Request {id}", context)
+
+    return [Screen("requests", requests, _RequestsQuery), Screen("r/{id}", request)]
+
+
+def window_cells(window: WindowRecord) -> list[Cell]:
+    """Returns the bar of a window. Each part that has tokens has a cell at least."""
+    used = {each.part: each.tokens for each in window.parts if each.tokens}
+    if not used:
+        return []
+    free = max(0, (window.context or 0) - sum(used.values()))
+    whole = sum(used.values()) + free
+    counts = {part: max(1, round(tokens * CELLS / whole)) for part, tokens in used.items()}
+    while sum(counts.values()) > CELLS:  # small parts have a cell that they do not fill
+        counts[max(counts, key=lambda part: counts[part])] -= 1
+    cells = [Cell(part, PARTS[part][0]) for part, count in counts.items() for _ in range(count)]
+    if not free:
+        # Rounded down: the largest part has the rest.
+        largest = max(counts, key=lambda part: counts[part])
+        at = next(n for n, cell in enumerate(cells) if cell.part == largest)
+        cells[at:at] = [Cell(largest, PARTS[largest][0])] * (CELLS - len(cells))
+    return cells + [Cell("free", FREE[0])] * (CELLS - len(cells))

@@ -1,0 +1,54 @@
+"""The overview, requests, why a reply said what it said, and the audit."""
+
+from __future__ import annotations
+
+from tests.gateway.page.browser import Browser
+from tests.gateway.page.memories import HOSTILE, learn, speak
+from tests.gateway.page.operator import Operator, operator_of
+
+
+def full(operator: Operator) -> str:
+    """Fills a memory. Returns the id of the last request."""
+    world = operator.world
+    alice = speak(world, "My train to Lyon leaves on 4 May at nine.", HOSTILE[0])
+    learn(world, alice, "Alice has a cat called Miso.", HOSTILE[1])
+    speak(world, "When does my train to Lyon leave?")
+    found: str = operator.twin("requests")["items"][0]["id"]
+    return found
+
+
+def test_the_screens_look_right(browser: Browser, operator: Operator) -> None:
+    browser.looks_right(operator, "", heading="Overview")
+    id = full(operator)
+    screens = {"": "Overview", "requests": "Requests", "audit": "Audit", f"r/{id}": f"Request {id}"}
+    for path, heading in screens.items():
+        browser.looks_right(operator, path, heading=heading)
+
+
+def test_a_request_says_why_and_only_to_its_project(operator: Operator) -> None:
+    id = full(operator)
+    found = operator.twin(f"r/{id}")
+    assert found["sentence"]
+    assert found["chosen"]
+    assert found["note"]
+    other = operator_of(operator.world, "shop")
+    assert other.get(f"r/{id}").status == 404
+    assert other.twin("requests")["items"] == []
+    assert other.twin("overview")["replies"] == []
+    assert other.twin("audit")["items"] == []
+
+
+def test_the_audit_notes_a_read_once_an_hour(operator: Operator) -> None:
+    id = full(operator)
+    for _ in range(3):
+        operator.get(f"r/{id}")
+    reads = [each for each in operator.twin("audit")["items"] if each["action"] == "read"]
+    assert len(reads) == 1
+    operator.world.clock.sleep(1_700)
+    operator.get(f"r/{id}")
+    operator.world.clock.sleep(1_700)
+    operator.get(f"r/{id}")
+    operator.world.clock.sleep(1_700)
+    operator.get(f"r/{id}")
+    reads = [each for each in operator.twin("audit")["items"] if each["action"] == "read"]
+    assert len(reads) in (2, 3)
