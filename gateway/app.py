@@ -259,7 +259,7 @@ class Gateway:
         return routes
 
     def _make_page(self, limits: Limits, clock: Callable[[], float]) -> PageApp:
-        operations = make_page_operations(
+        operations = self._page_operations = make_page_operations(
             self.settings,
             self.store,
             self.sign_in,
@@ -379,6 +379,7 @@ class Gateway:
         await self.background.drain(LAST_REQUESTS_S)
         with suppress(StoreError):  # it was logged
             await self.meter.write()
+        await self._page_operations.forgetting.aclose()
         await self.store.close()
         for provider in (*self.providers.values(), *self._own.values()):
             await provider.aclose()

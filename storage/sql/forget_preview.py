@@ -17,7 +17,7 @@ from storage.sql.statements import load, rows_of
 
 SQL = load("forget_preview.sql")
 
-# Exchanges that go, and later ones with notes, which are looked at: some 20 ms for each thousand.
+# Exchanges that go, and later ones with notes, which are looked at.
 _MOST = 2_000
 _NOWHERE = -1
 

@@ -16,7 +16,7 @@ FROM agents a
 
 -- name: memories
 -- Reads a page of the memories with subjects that begin so, in small letters; those with the newest turns come first. (No
--- index has the last turns: it would be written with every turn, and the rows of 100,000 memories are read in 50 ms.)
+-- index has the last turns: it would be written with every turn.)
 SELECT {sized} JOIN (
     SELECT a.id AS id, coalesce(a.last_turn, 0) AS last FROM agents a
     WHERE {of_project} AND lower(substr(a.subject, 1, length(CAST(?2 AS TEXT)))) = ?2

@@ -12,7 +12,7 @@ from msgspec import Struct
 # A word with the spaces after it, so that whole words change; each line's end is one of its own.
 _WORD = re.compile(r"\n|[^\S\n]+|[^\s]+[^\S\n]*")
 # Above so many pairs of words the lines are compared instead, and above so many pairs of lines nothing is: the time
-# grows with their number (a million takes some 50 ms).
+# grows with their number.
 _PAIRS = 1_000_000
 
 

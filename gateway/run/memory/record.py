@@ -175,10 +175,12 @@ def recall_row(prompt: Prompt, outcome: TurnOutcome, receipt: Receipt) -> Callab
     if sought is None or not receipt.request_id:
         return None
     receipt.is_noted = True
+    added_ms = receipt.added_ms or receipt.added_so_far()
     ms = (perf_counter() - receipt.begun) * 1000
 
     def make() -> RecallRow:
-        return RecallRow(pack_request(receipt.request_id), pack_sought(prompt, sought, outcome, receipt, ms))
+        data = pack_sought(prompt, sought, outcome, receipt, ms, added_ms)
+        return RecallRow(pack_request(receipt.request_id), data)
 
     return make
 

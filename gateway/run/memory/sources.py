@@ -24,8 +24,12 @@ _CODES = {(kind, reason): code_of(kind, reason) for kind in KINDS for reason in 
 _REASONS = REASONS[1:]
 
 
-def pack_sought(prompt: Prompt, sought: Sought, outcome: TurnOutcome, receipt: Receipt, ms: float) -> bytes:
-    """Returns the bytes of what is noted of a turn that looked for memory. ms: how long it took.
+def pack_sought(
+    prompt: Prompt, sought: Sought, outcome: TurnOutcome, receipt: Receipt, ms: float, added_ms: float
+) -> bytes:
+    """Returns the bytes of what is noted of a turn that looked for memory.
+
+    ms, added_ms: how long it took in all, and in the gateway, up to one moment.
 
     Over SQLite it runs in the writer's thread, and it changes nothing.
     """
@@ -43,7 +47,7 @@ def pack_sought(prompt: Prompt, sought: Sought, outcome: TurnOutcome, receipt: R
         window_parts(prompt),
         prompt.target.context_window,
         prompt.window.evicted_tokens,
-        receipt.added_ms or receipt.added_so_far(),
+        added_ms,
         receipt.first_ms,
         ms,
         usage_of(outcome.usage),

@@ -31,7 +31,7 @@ from gateway.core.usage.limits import (
 from gateway.errors import LimitReached
 from gateway.run.receipt import Receipt
 from gateway.run.usage.meter import COST, DAY_S, ERRORS, INPUT, OUTPUT, REQUESTS, Meter
-from storage.errors import StoreError
+from storage.errors import StoreError, is_known
 from storage.records import Counts
 from storage.sql.store import Store
 from storage.usage_records import EACH_USER, UsageLimit, UsageQuery
@@ -113,7 +113,8 @@ class Limiter:
             try:
                 await self.load()
             except StoreError as error:
-                _log.warning("Limits could not be read, and stay as they were: %s", error.message)
+                if not is_known(error):
+                    _log.warning("Limits could not be read, and stay as they were: %s", error.message)
                 await asyncio.sleep(_AGAIN_S)
                 self._changed.set()
 
@@ -240,7 +241,8 @@ class Limiter:
                 bucket.is_loaded = True
         except StoreError as error:
             # Limits never break chat: this process counts from now on, and asks again with the next request.
-            _log.warning("What was used of limit %d is not known yet: %s", bucket.limit.id, error.message)
+            if not is_known(error):
+                _log.warning("What was used of limit %d is not known yet: %s", bucket.limit.id, error.message)
 
     async def _used(self, bucket: Bucket) -> float:
         """Returns what is used of a limit's period, by all processes. The meter writes nothing meanwhile."""
@@ -264,7 +266,8 @@ class Limiter:
         try:
             await self.load()
         except StoreError as error:
-            _log.warning("Limits are not known, and hold as they were: %s", error.message)
+            if not is_known(error):
+                _log.warning("Limits are not known, and hold as they were: %s", error.message)
 
     def _drop_old(self, now: float) -> None:
         if len(self._buckets) >= _MOST_BUCKETS:
