@@ -14,7 +14,7 @@ def test_a_definition_goes_through_json() -> None:
         rules=({"type": "exit_loop", "tool_name": "send_message"},),
         initial_messages=({"role": "user", "content": "Hello"},),
         sampling={"temperature": 0.5},
-        kept={"embedding": "openai/text-embedding-3-small"},
+        retained={"embedding": "openai/text-embedding-3-small"},
     )
     assert AgentDefinition.of(orjson.loads(orjson.dumps(made.body()))) == made
     assert AgentDefinition.of({"kind": "react_agent", "of_a_later_version": 1}) == AgentDefinition(
