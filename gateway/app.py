@@ -240,6 +240,7 @@ class Gateway:
                 request_operations(settings, self.store, self.requests),
                 LinkOperations(self.store, self.requests.now, settings.default_profile),
                 bodies,
+                settings.ui,
             ),
             *usage_routes(UsageOperations(self.store.usage, self.requests.now, self.meter), access),
             *limit_routes(limits_of_use, access, bodies),

@@ -48,6 +48,8 @@ class Caller(NamedTuple):
     models: tuple[str, ...] | None = None
     # The user of all its requests; None: whom they name.
     user: str | None = None
+    # From when on what it presented opens nothing, in seconds since the epoch; None: it never ends.
+    expires: float | None = None
 
     def may_ask(self, model: str) -> bool:
         """Returns whether the key may ask for a model by this name."""
@@ -141,6 +143,7 @@ class Guard:
             found.name,
             found.models,
             found.user,
+            found.expires,
         )
 
     async def find_key(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:

@@ -11,15 +11,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.errors import BadRequest, MemoryUnavailable
+from gateway.errors import BadRequest, MemoryUnavailable, UnknownPath
 from gateway.run.admin.links import LinkOperations
 from gateway.run.admin.requests import RequestOperations
+from gateway.settings import UiSettings
 from gateway.web.body import BodyReader
 from gateway.web.middleware import trace_of
 from storage.errors import StoreError
 
 
-def memory_routes(requests: RequestOperations, links: LinkOperations, bodies: BodyReader) -> list[Route]:
+def memory_routes(
+    requests: RequestOperations, links: LinkOperations, bodies: BodyReader, ui: UiSettings
+) -> list[Route]:
     """Returns the routes. A caller sees what belongs to the project of its key."""
 
     async def explain(request: Request) -> Response:
@@ -34,6 +37,8 @@ def memory_routes(requests: RequestOperations, links: LinkOperations, bodies: Bo
     async def link(request: Request) -> Response:
         trace = trace_of(request.scope)
         trace.route = "memory"
+        if not ui.enabled:
+            raise UnknownPath("A link would open nothing: ui.enabled is false.")
         async with bodies.read(request.scope, request.receive) as raw:
             try:
                 body = orjson.loads(bytes(raw))
@@ -41,10 +46,11 @@ def memory_routes(requests: RequestOperations, links: LinkOperations, bodies: Bo
                 raise BadRequest("The body is no JSON.") from None
         try:
             caller = trace.caller
-            made = await links.create(body, caller.project, caller.key, caller.key_name)
+            made = await links.create(body, caller.project, caller.key, caller.key_name, caller.expires)
         except StoreError as error:
             raise MemoryUnavailable.since(error.status) from error
-        url = f"{request.url.scheme}://{request.url.netloc}{made.url}"
+        scheme = "https" if ui.https else request.url.scheme
+        url = f"{scheme}://{request.url.netloc}{made.url}"
         return Response(msgspec.json.encode(replace(made, url=url)), media_type="application/json")
 
     return [

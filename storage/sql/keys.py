@@ -16,14 +16,14 @@ import os
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 from msgspec.structs import replace
 
-from storage.database import DEAF_S, KEYS, Connection, Database
+from storage.database import DEAF_S, KEYS, Connection, Database, Row
 from storage.errors import Broken, NotFound, Unavailable, WriteConflict, is_known
 from storage.records import Key
 from storage.sidecar import KEYED, has_sidecar, make_sidecar, remove_sidecar, resolved
@@ -175,25 +175,31 @@ class Keys(Group):
         user: str | None,
     ) -> Key:
         """Changes a key in use. The parameters are as in `Key`. Raises: NotFound."""
-        return await self._rewrite("key_change", (id, name, memory, expires, _patterns(models), user))
+        values = (id, name, memory, expires, _patterns(models), user)
+        return await self._rewrite(id, lambda connection: connection.row(SQL["key_change"], values))
 
     async def rotate(self, id: int, overlap_s: float) -> tuple[Key, str]:
         """Gives a key in use another secret. Returns it and its plain text. Raises: NotFound.
 
-        overlap_s: how long the present one is good still; one before that ends now.
+        overlap_s: how long the present one is good still, and the links that were made with it; one before that ends
+            now.
         """
-        plain = PREFIX + secrets.token_urlsafe(32)
-        values = (id, digest_of(plain), plain[:SHOWN], self._now() + overlap_s)
-        return await self._rewrite("key_rotate", values), plain
+        plain, until = PREFIX + secrets.token_urlsafe(32), self._now() + overlap_s
 
-    async def _rewrite(self, statement: str, values: Sequence[object]) -> Key:
+        async def rotate(connection: Connection) -> Row | None:
+            await connection.run(SQL["key_links"], (id, until))
+            return await connection.row(SQL["key_rotate"], (id, digest_of(plain), plain[:SHOWN], until))
+
+        return await self._rewrite(id, rotate), plain
+
+    async def _rewrite(self, id: int, write: Callable[[Connection], Coroutine[Any, Any, Row | None]]) -> Key:
         try:
-            row = await self._database.write(lambda connection: connection.row(SQL[statement], values))
+            row = await self._database.write(write)
         finally:
             self._known = OrderedDict()
             self._database.notify(KEYS)
         if row is None:
-            raise NotFound(f"there is no key in use with the number {values[0]}")
+            raise NotFound(f"there is no key in use with the number {id}")
         return _key(row)
 
     def expiry(self, seconds: float) -> float:

@@ -65,7 +65,8 @@ SELECT l.agent, l.key, l.expires, l.rights, a.uid, a.project, a.profile, a.subje
 JOIN agents a ON a.id = l.agent
 WHERE l.digest = ?1 AND l.expires > ?2
 AND (CASE l.key WHEN 0 THEN NOT EXISTS (SELECT 1 FROM keys WHERE opens IS NULL OR opens NOT IN ('operator', 'operator-read'))
-     ELSE EXISTS (SELECT 1 FROM keys k WHERE k.id = l.key AND k.revoked IS NULL) END)
+     ELSE EXISTS (SELECT 1 FROM keys k
+                  WHERE k.id = l.key AND k.revoked IS NULL AND (k.expires IS NULL OR k.expires > ?2)) END)
 
 -- name: links_age
 -- Deletes the links that have ended.

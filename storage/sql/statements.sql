@@ -32,6 +32,10 @@ RETURNING id, project, name, prefix, created, revoked, memory, opens, used, expi
 UPDATE keys SET old_digest = digest, old_until = ?4, digest = ?2, prefix = ?3 WHERE id = ?1 AND revoked IS NULL
 RETURNING id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until
 
+-- name: key_links
+-- Ends the links that a key has made with the secret that it had, when that ends.
+UPDATE links SET expires = ?2 WHERE key = ?1 AND expires > ?2
+
 -- name: key_used
 -- Records when a key was last presented, unless another process has just done so.
 UPDATE keys SET used = ?1 WHERE id = ?2 AND (used IS NULL OR used <= ?3 OR used > ?1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta, Struct
 
 from gateway.checked import Invalid, convert
-from gateway.errors import NotAllowed, UnknownId
-from gateway.run.admin.memory_edits import LINK, Editor
+from gateway.core.request.identity import checked_id
+from gateway.errors import BadRequest, NotAllowed, UnknownId
+from gateway.run.admin.memory_edits import LINK
 from gateway.run.admin.operation_arguments import refusal
 from storage.records import Scope
 from storage.sql.links import FoundLink
@@ -49,12 +51,15 @@ class LinkOperations(Struct, frozen=True):
     # The default profile of a project.
     profile: Callable[[str], str]
 
-    async def create(self, body: Any, project: str, key: int, key_name: str = "") -> MadeLink:
+    async def create(
+        self, body: Any, project: str, key: int, key_name: str = "", key_expires: float | None = None
+    ) -> MadeLink:
         """Makes a link to a user's memory.
 
         body: parsed JSON, as `LinkRequest`.
         key: the number of the caller's; 0: there are no keys.
         key_name: what the audit names it.
+        key_expires: when the key ends, in seconds since the epoch, and the link with it; None: it does not.
 
         Raises: BadRequest; UnknownId: nothing is remembered of the user.
         """
@@ -62,15 +67,19 @@ class LinkOperations(Struct, frozen=True):
             wanted = convert(body, LinkRequest)
         except Invalid as error:
             raise refusal(error.fault) from error
+        user = checked_id(wanted.user, "user")
+        if user is None:
+            raise BadRequest("`user` is empty.", param="user")
         rights = tuple(right for right in RIGHTS if right in wanted.rights)
-        scope = Scope(project, wanted.profile or self.profile(project), f"user:{wanted.user}")
+        scope = Scope(project, wanted.profile or self.profile(project), f"user:{user}")
         agent = await self.store.agents.find(scope)
         if agent is None:
             raise UnknownId("Nothing is remembered of this user yet.", param="user")
         now = self.now()
-        token = await self.store.links.create(agent.id, key, now + wanted.ttl_s, rights, now)
+        expires = min(now + wanted.ttl_s, math.inf if key_expires is None else key_expires)
+        token = await self.store.links.create(agent.id, key, expires, rights, now)
         await self.store.audit.add(now, key_name or LINK, "link_create", agent.uid)
-        return MadeLink(PATH + token, now + wanted.ttl_s, rights)
+        return MadeLink(PATH + token, expires, rights)
 
     async def open(self, token: str, right: Right = "see") -> FoundLink:
         """Returns the link of a token. Raises: UnknownId; NotAllowed: it lacks the right."""
@@ -80,8 +89,3 @@ class LinkOperations(Struct, frozen=True):
         if right not in found.rights:
             raise NotAllowed("This link does not allow that.")
         return found
-
-
-def editor_of(link: FoundLink) -> Editor:
-    """Returns who changes a memory by a link."""
-    return Editor(LINK, link.scope.project, "person")

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from gateway.errors import NotAllowed, UnknownId
-from gateway.run.admin.links import PATH, RIGHTS, LinkOperations, editor_of
-from gateway.run.admin.memory_edits import MemoryEdits
+from gateway.run.admin.links import PATH, RIGHTS, LinkOperations
+from gateway.run.admin.memory_edits import LINK, Editor, MemoryEdits
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, remember
 
@@ -64,8 +64,7 @@ def test_a_link_has_its_rights_and_no_others(world: World) -> None:
     for right in ("correct", "forget", "export"):
         with pytest.raises(NotAllowed):
             world.gateway.call(operations.open(token, right))
-    editor = editor_of(link)
-    assert (editor.actor, editor.origin) == ("link", "person")
+    editor = Editor(LINK, link.scope.project, "person")
     edits = MemoryEdits(world.store, world.clock)
     world.gateway.call(edits.pause(editor, link.memory_uid, is_paused=True))
     assert world.gateway.call(operations.open(token)).paused is not None
@@ -87,6 +86,17 @@ def test_a_link_has_its_rights_and_no_others(world: World) -> None:
 def test_what_is_wrong_with_a_request_is_named(world: World, body: Any, param: str | None) -> None:
     reply = ask(world, body)
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+
+
+def test_a_user_is_named_as_in_requests(world: World) -> None:
+    for name, status in ((" alice\t", 200), ("\t", 400), ("alice\x00", 400), ("a" * 10_000, 400), ("%", 404)):
+        assert ask(world, {"user": name}).status_code == status, name
+
+
+def test_a_link_is_under_the_host_that_was_asked(world: World) -> None:
+    for host in (f"localhost:{world.gateway.port}", "localhost"):
+        assert ask(world, {"user": "alice"}, host=host).json()["url"].startswith(f"http://{host}/ui/me/")
+    assert ask(world, {"user": "alice"}, host="evil.example").status_code == 403
 
 
 def test_a_body_that_is_no_json_is_refused(world: World) -> None:
@@ -120,6 +130,45 @@ def test_a_link_is_of_its_keys_project_and_ends_with_its_key(world: World) -> No
     world.gateway.call(revoke())
     with pytest.raises(UnknownId):
         world.gateway.call(operations.open(token))
+
+
+def test_a_link_ends_with_the_secret_that_made_it(world: World) -> None:
+    """A key is given another secret where somebody may have read the present one, and made links with it."""
+    keys, operations = world.store.keys, links(world)
+
+    def made_with(secret: str) -> tuple[str, float]:
+        reply = ask(world, {"user": "alice"}, authorization=f"Bearer {secret}")
+        return token_of(reply), reply.json()["expires_at"]
+
+    def opens(token: str) -> bool:
+        try:
+            return bool(world.gateway.call(operations.open(token)))
+        except UnknownId:
+            return False
+
+    key, old = world.gateway.call(keys.create("default", "app", expires=world.clock.now + 600))
+    before, end = made_with(old)
+    assert end == pytest.approx(world.clock.now + 600, abs=1)
+    _, new = world.gateway.call(keys.rotate(key.id, 100))
+    late, end = made_with(old)
+    assert end == pytest.approx(world.clock.now + 100, abs=1)
+    after, _ = made_with(new)
+    assert [opens(each) for each in (before, late, after)] == [True, True, True]
+    world.clock.sleep(101)
+    assert [opens(each) for each in (before, late, after)] == [False, False, True]
+    world.gateway.call(keys.change(key.id, "app", None, world.clock.now + 10, None, None))
+    assert opens(after)
+    world.clock.sleep(11)
+    assert not opens(after)
+
+
+def test_a_key_that_is_bound_or_an_operators_makes_no_link(world: World) -> None:
+    create = world.store.keys.create
+    for secret in (
+        world.gateway.call(create("default", "bound", user="alice"))[1],
+        world.gateway.call(create("", "operator", None, "operator"))[1],
+    ):
+        assert ask(world, {"user": "alice"}, authorization=f"Bearer {secret}").status_code == 403
 
 
 def test_a_forgotten_persons_link_ends(world: World) -> None:
