@@ -14,7 +14,6 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import orjson
@@ -334,8 +333,7 @@ class BackgroundResponses:
     ) -> None:
         """Answers a request that has begun. shown: as its response is shown while it is made."""
         headers, credential = self._callers.get(run.id, ((), None))
-        turn = partial(turn_in, receipt)
-        view = request.view(turn, partial(_count, receipt), log.next_number, has_begun=log.has_events)
+        view = request.view(receipt.stored_turn, receipt.counted, log.next_number, has_begun=log.has_events)
         try:
             head = await self._head(identity.project, request.conversation)
             await self.chat.answer(
@@ -355,7 +353,7 @@ class BackgroundResponses:
             await self._end(run, log, self.shows.failed(shown, code, message))
             return
         final = log.final or self.shows.failed(shown, None, "The upstream's answer has no end.")
-        name = turn()
+        name = receipt.stored_turn()
         if final["status"] in ("completed", "incomplete") and (
             name is None or not await self._is_stored(identity, receipt, name)
         ):
@@ -394,22 +392,11 @@ class BackgroundResponses:
         return None
 
 
-def turn_in(receipt: Receipt) -> tuple[str, str] | None:
-    """Returns the names of conversation and turn under which a reply is stored; None: it is not."""
-    conversation, turn = receipt.headers.get("x-mnemogate-conversation"), receipt.turn
-    is_remembered = receipt.headers.get("x-mnemogate-memory") == "on"
-    return (conversation, turn) if is_remembered and conversation is not None and turn is not None else None
-
-
 def _put(cache: dict[_Key, _Value], key: _Key, value: _Value) -> None:
     """Puts a value into a cache, which loses its oldest above a bound."""
     cache[key] = value
     if len(cache) > _MOST_CALLERS:
         del cache[next(iter(cache))]
-
-
-def _count(receipt: Receipt, text: str) -> Json | None:
-    return None if receipt.count_tokens is None else receipt.count_tokens(text)
 
 
 def _words(body: bytes) -> tuple[str | None, str]:

@@ -175,6 +175,16 @@ class Receipt:
         self.count_tokens: Callable[[str], Json] | None = None
         self._sent = self._came = 0.0
 
+    def stored_turn(self) -> tuple[str, str] | None:
+        """Returns the names of conversation and turn under which a reply is stored; None: it is not."""
+        conversation, turn = self.headers.get("x-mnemogate-conversation"), self.turn
+        is_stored = self.headers.get("x-mnemogate-memory") == "on"
+        return (conversation, turn) if is_stored and conversation is not None and turn is not None else None
+
+    def counted(self, text: str) -> Json | None:
+        """Returns the usage of a reply with a text, counted here; None: its prompt is not known."""
+        return None if self.count_tokens is None else self.count_tokens(text)
+
     def begin_call(self) -> UpstreamCall:
         """Adds a call of an upstream, which begins now."""
         call = UpstreamCall(time.perf_counter())

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from secrets import token_hex
 from typing import Final
 
 import orjson
-from starlette.types import Receive, Scope, Send
 
-from adapters.types import Json
-from gateway.core.request.request_headers import RawHeaders
-from gateway.dialects.chat.render import ChatView
+from adapters.types import Header, Json
 from gateway.dialects.responses.compaction import compaction_item
 from gateway.dialects.responses.counted import CountedTokens, counted
 from gateway.dialects.responses.items import message_item
-from gateway.dialects.responses.parse import ResponsesRequest
 from gateway.dialects.responses.render import usage_of
-from gateway.run.response_compaction import CompactionFailed, compact
-from gateway.run.response_conversations import ConversationHead
-from gateway.web.event_stream import ClientReply
-from gateway.web.middleware import trace_of
-from gateway.web.responses import ResponsesPath, without_memory
+from gateway.run.response_compaction import Compacted
+from gateway.web.responses import ResponseCall, ResponsesPath, without_memory
+from gateway.web.stored_responses import JSON_TYPE
 
 INPUT_TOKENS_PATH: Final = "/v1/responses/input_tokens"
 COMPACT_PATH: Final = "/v1/responses/compact"
-_JSON: Final = [("content-type", "application/json")]
 
 
 class InputTokensPath(ResponsesPath):
@@ -33,25 +27,16 @@ class InputTokensPath(ResponsesPath):
 
     needs_input = False
 
-    async def respond(
-        self,
-        request: ResponsesRequest,
-        conversation: ConversationHead | None,
-        headers: RawHeaders,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        trace = trace_of(scope)
+    async def respond(self, call: ResponseCall) -> None:
+        trace = call.trace
         caller, receipt = trace.caller, trace.begin_account()
-        connection = scope["state"].get("connection")
-        with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
+        with call.reply(self.chats.send_timeout_s) as reply:
             tokens = await self.chats.chat.count(
-                request.chat, without_memory(headers), caller.project, caller.credential, reply, receipt,
+                call.request.chat, without_memory(call.headers), caller.project, caller.credential, reply, receipt,
                 counted=CountedTokens(),
             )  # fmt: skip
             if tokens is not None:
-                await reply.whole(200, [*_JSON, *receipt.close()], counted(tokens))
+                await reply.whole(200, [*JSON_TYPE, *receipt.close()], counted(tokens))
         trace.memory = "off"
 
 
@@ -60,35 +45,18 @@ class CompactPath(ResponsesPath):
 
     needs_input = False
 
-    async def respond(
-        self,
-        request: ResponsesRequest,
-        conversation: ConversationHead | None,
-        headers: RawHeaders,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        trace = trace_of(scope)
-        caller = trace.caller
-        connection = scope["state"].get("connection")
-        trace.memory = "off"
-        with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
-            try:
-                found = await compact(
-                    self.chats.chat, request.chat, without_memory(headers), caller.project, caller.credential,
-                    reply, trace.begin_account(), ChatView,
-                )  # fmt: skip
-            except CompactionFailed as error:
-                await reply.whole(error.status, _JSON, error.body)
-                return
-            tag = token_hex(16)
-            messages = [message_item(f"msg_{tag}_{n}", m) for n, m in enumerate(found.messages)]
-            shown: Json = {
-                "id": f"resp_{token_hex(28)}",
-                "object": "response.compaction",
-                "created_at": int(time.time()),
-                "output": [*messages, compaction_item(f"cmp_{tag}", found.summary)],
-                "usage": usage_of(found.usage),
-            }
-            await reply.whole(200, _JSON, orjson.dumps(shown))
+    async def respond(self, call: ResponseCall) -> None:
+        await self.compact(call, _compaction)
+
+
+def _compaction(found: Compacted) -> tuple[Sequence[Header], bytes]:
+    tag = token_hex(16)
+    messages = [message_item(f"msg_{tag}_{n}", each) for n, each in enumerate(found.messages)]
+    shown: Json = {
+        "id": f"resp_{token_hex(28)}",
+        "object": "response.compaction",
+        "created_at": int(time.time()),
+        "output": [*messages, compaction_item(f"cmp_{tag}", found.summary)],
+        "usage": usage_of(found.usage),
+    }
+    return JSON_TYPE, orjson.dumps(shown)

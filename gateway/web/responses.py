@@ -7,7 +7,7 @@ what memory has put into it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ import orjson
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from adapters.types import Json
+from adapters.types import Header
 from gateway.core.request.chat_request import MemoryChoice
 from gateway.core.request.identity import UNNAMED
 from gateway.core.request.request_headers import RawHeaders
@@ -36,8 +36,7 @@ from gateway.dialects.responses.response_ids import goes_on_from_here, is_here
 from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools
 from gateway.errors import BadRequest
 from gateway.limits import Limits
-from gateway.run.receipt import Receipt
-from gateway.run.response_compaction import CompactionFailed, compact
+from gateway.run.response_compaction import Compacted, CompactionFailed, compact
 from gateway.run.response_conversations import ConversationHead
 from gateway.run.stored_responses import ResponseOwner
 from gateway.run.upstream.forward import Forwarding, Outgoing
@@ -45,11 +44,11 @@ from gateway.web.body import BodyReader
 from gateway.web.completions import ChatRoute
 from gateway.web.event_stream import ClientReply
 from gateway.web.forwarding import ForwardedHead, ForwardedPath
-from gateway.web.middleware import trace_of
+from gateway.web.middleware import Trace, trace_of
 from gateway.web.model_field import NamedRequest
 from gateway.web.raw_headers import header_of
 from gateway.web.response_conversations import CONVERSATIONS_PATH
-from gateway.web.stored_responses import EVENT_STREAM, OwnResponses, answer_json
+from gateway.web.stored_responses import EVENT_STREAM, JSON_TYPE, OwnResponses, answer_json
 
 RESPONSES_PATH: Final = "/v1/responses"
 _AGENT: Final = b"x-mnemogate-agent"
@@ -60,6 +59,27 @@ _ONCE: Final = b"idempotency-key"
 _OWN: Final = b"x-mnemogate-"
 _RETRY: Final = b"x-stainless-retry-count"
 _OF_PARTS: Final = frozenset((b"range", b"if-range"))
+
+
+@dataclass(eq=False)
+class ResponseCall:
+    """A request that was read, which is answered by way of chat completions."""
+
+    request: ResponsesRequest
+    # The conversation of the gateway's own that it goes on with.
+    conversation: ConversationHead | None
+    # Its headers, with the conversation that its body names.
+    headers: RawHeaders
+    scope: Scope
+    receive: Receive
+    send: Send
+
+    @property
+    def trace(self) -> Trace:
+        return trace_of(self.scope)
+
+    def reply(self, timeout_s: float) -> ClientReply:
+        return ClientReply(self.receive, self.send, timeout_s, self.scope["state"].get("connection"))
 
 
 @dataclass(eq=False)
@@ -90,79 +110,60 @@ class ResponsesPath(ForwardedPath):
         request, conversation = await self._read(head, asked, scope)
         request.chat.query = scope["query_string"].decode("latin-1")
         headers = _headers(scope["headers"], request.conversation)
-        await self.respond(request, conversation, headers, scope, receive, send)
+        await self.respond(ResponseCall(request, conversation, headers, scope, receive, send))
 
-    async def respond(
-        self,
-        request: ResponsesRequest,
-        conversation: ConversationHead | None,
-        headers: RawHeaders,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        """Answers a request that was read, by way of chat completions. conversation: the one that it names."""
+    async def respond(self, call: ResponseCall) -> None:
+        """Answers a request that was read, by way of chat completions."""
+        request = call.request
         if request.compacts:
-            await self._compact(request, headers, scope, receive, send)
+            await self.compact(call, partial(_in_place_of_reply, request))
             return
         if request.echo["background"]:
-            await self._begin_later(request, conversation, headers, scope, receive, send)
+            await self._begin_later(call)
             return
-        trace = trace_of(scope)
-        receipt = trace.begin_account()
+        receipt = call.trace.begin_account()
         view = MakesResponses(
             request.echo,
-            partial(_turn, receipt),
-            partial(_usage, receipt),
+            receipt.stored_turn,
+            receipt.counted,
             request.forms,
             request.shows_sealed,
         )
-        await self.chats.answer(request.chat, headers, view, receipt, scope, receive, send, conversation)
+        await self.chats.answer(
+            request.chat, call.headers, view, receipt, call.scope, call.receive, call.send, call.conversation
+        )
 
-    async def _compact(
-        self, request: ResponsesRequest, headers: RawHeaders, scope: Scope, receive: Receive, send: Send
+    async def compact(
+        self, call: ResponseCall, render: Callable[[Compacted], tuple[Sequence[Header], bytes]]
     ) -> None:
-        """Answers with the conversation in short. Nothing of it is remembered."""
-        trace = trace_of(scope)
-        caller, connection = trace.caller, scope["state"].get("connection")
-        trace.memory = "off"
-        with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
+        """Answers with the conversation in short. Nothing of it is remembered. render: returns headers and body."""
+        trace = call.trace
+        caller, trace.memory = trace.caller, "off"
+        with call.reply(self.chats.send_timeout_s) as reply:
             try:
                 found = await compact(
-                    self.chats.chat, request.chat, without_memory(headers), caller.project, caller.credential,
-                    reply, trace.begin_account(), ChatView,
+                    self.chats.chat, call.request.chat, without_memory(call.headers), caller.project,
+                    caller.credential, reply, trace.begin_account(), ChatView,
                 )  # fmt: skip
             except CompactionFailed as error:
-                await reply.whole(error.status, [("content-type", "application/json")], error.body)
+                await reply.whole(error.status, JSON_TYPE, error.body)
                 return
-            item = compaction_item(f"cmp_{token_hex(16)}", found.summary)
-            shown = compacted(request, item, found.usage)
-            if request.chat.stream:
-                await reply.whole(200, EVENT_STREAM, ShownResponses().whole_events(shown, 0))
-            else:
-                await reply.whole(200, [("content-type", "application/json")], orjson.dumps(shown))
+            await reply.whole(200, *render(found))
 
-    async def _begin_later(
-        self,
-        request: ResponsesRequest,
-        conversation: ConversationHead | None,
-        headers: RawHeaders,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
+    async def _begin_later(self, call: ResponseCall) -> None:
         """Accepts a response that is made in the background, and shows it as it waits, or streams it."""
-        caller, background, chat = trace_of(scope).caller, self.own.background, self.chats.chat
+        request, conversation, scope, trace = call.request, call.conversation, call.scope, call.trace
+        caller, background, chat = trace.caller, self.own.background, self.chats.chat
         digest, shown, run = _digest(scope, request.body), None, None
         tag = background.accepted(digest) if _is_retry(scope) else None
         if tag is None:
             identity, agent = await chat.begin_later(
                 request.chat,
-                headers,
+                call.headers,
                 caller.project,
                 caller.memory,
                 conversation,
-                trace_of(scope).begin_account(),
+                trace.begin_account(),
             )
             tag, created = token_hex(28), background.now()
             if header_of(scope["headers"], _ONCE) is not None:
@@ -174,19 +175,18 @@ class ResponsesPath(ForwardedPath):
             )  # fmt: skip
             queued_response = queued(request, tag, created)
             run, is_new = await background.accept(
-                agent, tag, created, stored.encode(), queued_response, headers, caller.credential, digest
+                agent, tag, created, stored.encode(), queued_response, call.headers, caller.credential, digest
             )
             shown = queued_response if is_new else None
         if shown is None or run is None:  # it was sent again
             project = caller.project
             owner = ResponseOwner(project, self.own.user(scope["headers"], project, request.chat.json))
             shown, run = await self.own.resource(owner, f"resp_{tag}")
-        trace_of(scope).memory = "on"
+        trace.memory = "on"
         if not request.chat.stream or run is None:
-            await answer_json(shown, scope, receive, send)
+            await answer_json(shown, scope, call.receive, call.send)
             return
-        connection = scope["state"].get("connection")
-        with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply, reply.while_here():
+        with call.reply(self.chats.send_timeout_s) as reply, reply.while_here():
             reply.start(200, EVENT_STREAM)
             async with aclosing(background.events(run, -1)) as events:
                 async for event in events:
@@ -354,16 +354,13 @@ def without_memory(headers: RawHeaders) -> RawHeaders:
     return [*(each for each in headers if each[0] != _MEMORY), (_MEMORY, b"off")]
 
 
-def _turn(receipt: Receipt) -> tuple[str, str] | None:
-    """Returns the names of conversation and turn under which a reply is stored; None: it is not."""
-    conversation, turn = receipt.headers.get("x-mnemogate-conversation"), receipt.turn
-    is_kept = receipt.headers.get("x-mnemogate-memory") == "on"
-    return (conversation, turn) if is_kept and conversation is not None and turn is not None else None
-
-
-def _usage(receipt: Receipt, text: str) -> Json | None:
-    """Returns the usage of a reply with a text, where the upstream reports none; None: its prompt is not known."""
-    return None if receipt.count_tokens is None else receipt.count_tokens(text)
+def _in_place_of_reply(request: ResponsesRequest, found: Compacted) -> tuple[Sequence[Header], bytes]:
+    """Returns the answer to a request that asks for its conversation in short in place of a reply."""
+    item = compaction_item(f"cmp_{token_hex(16)}", found.summary)
+    shown = compacted(request, item, found.usage)
+    if request.chat.stream:
+        return EVENT_STREAM, ShownResponses().whole_events(shown, 0)
+    return JSON_TYPE, orjson.dumps(shown)
 
 
 def _headers(headers: RawHeaders, conversation: str | None) -> RawHeaders:

@@ -36,6 +36,7 @@ from gateway.web.response_conversations import CONVERSATIONS_PATH, OwnConversati
 from storage.records import Run, RunState
 
 EVENT_STREAM: Final = [("content-type", "text/event-stream; charset=utf-8")]
+JSON_TYPE: Final = [("content-type", "application/json")]
 _NUMBER: Final = re.compile(r"-?[0-9]{1,10}")
 _SHOWS: Final = ShownResponses()
 
