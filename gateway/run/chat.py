@@ -592,8 +592,7 @@ class Chat:
         """Returns who asks, by the rules of the project. memory: the mode that the caller's key gives."""
         if request.identity is not None:
             return request.identity
-        body = request.json if request.named is None else request.named
-        identity = identify(headers, body, self._rules_of(project, memory), project, time.time())
+        identity = identify(headers, request.names, self._rules_of(project, memory), project, time.time())
         if request.side_request is None:
             return self._with_chosen(identity, request)
         return replace(

@@ -62,6 +62,8 @@ class ChatRequest(Struct):
     wants_usage: bool = False
     # Names of the client's own tools (legacy `functions` too), those without a readable name left out.
     tools: tuple[str, ...] = ()
+    # The client wants to see thoughts, and names no effort for them.
+    shows_thoughts: bool = False
     # The client sent tools, named or not.
     has_tools: bool = False
     n: int = 1
@@ -79,7 +81,7 @@ class ChatRequest(Struct):
     may_be_cut: bool = True
     # Fields of the dialect in which it came that are read here and have no effect upstream.
     consumed: tuple[str, ...] = ()
-    # The fields by which user and conversation are found, where they are not those of `json`.
+    # Fields of its client's dialect that are not those of `json`, for `names`.
     named: dict[str, Any] | None = None
     # The name of the application's own request that the dialect knows it for; memory has no part in it.
     side_request: str | None = None
@@ -89,6 +91,11 @@ class ChatRequest(Struct):
     unnamed: MemoryChoice | None = None
     # Who asks, where it was decided when the request came; None: it is still to be decided.
     identity: Identity | None = None
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The fields by which user and conversation are found, as its client sent them."""
+        return self.json if self.named is None else {**self.json, **self.named}
 
     def edit(self) -> BodyEdit:
         return BodyEdit(self.raw, self.json)

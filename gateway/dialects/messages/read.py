@@ -129,8 +129,8 @@ def read(
         frozenset(("max_tokens",)) if request.max_tokens_key == "max_tokens" else frozenset()
     )
     request.consumed = () if is_read_only else _without_effect(body, json, headers)
-    request.named = {**request.json, "metadata": metadata}
-    request.named.pop("user", None)
+    own = {key: value for key, value in json.items() if key not in _READ}
+    request.named = {"user": None, **own, "metadata": metadata}
     if _is_sub_agent(json, headers):
         request.side_request = SUB_AGENT
     return MessagesRequest(body, json, request, conversation.places)

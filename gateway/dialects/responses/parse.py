@@ -57,6 +57,7 @@ _NOT_ASKED = (
 )
 _LEFT_OUT = frozenset((*_ELSEWHERE, *_NOT_ASKED))
 SEALED_THOUGHTS = "reasoning.encrypted_content"
+_SUMMARIES = ("auto", "concise", "detailed")
 _LOGPROBS = "message.output_text.logprobs"
 # What OpenAI takes in `include`. All but logprobs and thoughts are of tools that nothing here has.
 _INCLUDABLE = frozenset(
@@ -137,6 +138,9 @@ def parse(
     if "tools" not in chat:
         _leave_out_choices(chat)
     request = request_of(orjson.dumps(chat), chat, max_messages)
+    # User and conversation may be named by what no chat completion has, such as a client's own metadata.
+    request.named = {key: json[key] for key in _NOT_ASKED if key in json} or None
+    request.shows_thoughts = _shows_thoughts(json.get("reasoning") or {})
     request.wants_usage = True
     request.references = tuple(references)
     request.may_be_cut = is_cut
@@ -276,6 +280,20 @@ def _reasoning(reasoning: Any) -> Json:
         raise unsupported("reasoning.mode", mode)
     effort = reasoning.get("effort")
     return {} if effort is None else {"reasoning_effort": effort}
+
+
+def _shows_thoughts(reasoning: Json) -> bool:
+    """Returns whether a summary of thoughts is asked for without an effort. Raises: BadRequest."""
+    summary = optional(reasoning, "summary", str, "reasoning") or optional(
+        reasoning, "generate_summary", str, "reasoning"
+    )
+    if summary not in (None, *_SUMMARIES):
+        raise BadRequest(
+            f"Invalid value: {summary[:40]!r}. Supported values are: 'auto', 'concise', and 'detailed'.",
+            param="reasoning.summary",
+            code="invalid_value",
+        )
+    return summary is not None and reasoning.get("effort") is None
 
 
 def _limit(tokens: Any) -> Json:
