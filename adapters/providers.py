@@ -14,7 +14,7 @@ from typing import Final, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.claude.model_limits import binds_thoughts, can_force
+from adapters.claude.model_limits import binds_thoughts, can_force, thinks_when_asked
 from adapters.types import Capabilities
 
 _THINKS: Final = frozenset({"temperature", "max_tokens"})
@@ -56,6 +56,7 @@ _ANTHROPIC: Final = replace(
     messages=True,
     counts_tokens=True,
     binds_thoughts=binds_thoughts,
+    thinks_when_asked=thinks_when_asked,
     forces_thinkers=False,
     spends=(
         *("metadata", "prompt_cache_key", "messages.content.image_url.detail", "messages.name"),

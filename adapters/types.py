@@ -110,6 +110,8 @@ class Capabilities(Struct, frozen=True):
     counts_tokens: bool = False
     # Returns for a model's name whether its thoughts count only after what they were thought about.
     binds_thoughts: Callable[[str], bool] = no_model
+    # Returns for a model's name whether it thinks only when it is told to.
+    thinks_when_asked: Callable[[str], bool] = no_model
     # Pieces of tool calls in its streams have no `index`, so we add one.
     omits_call_index: bool = False
     # It takes tool calls under ids of any form; False: only under such as it makes itself.

@@ -85,6 +85,11 @@ def find_model(name: str) -> Model:
     return next((_MODELS[prefix] for prefix in _PREFIXES if name.startswith(prefix)), _UNKNOWN)
 
 
+def thinks_when_asked(name: str) -> bool:
+    """Returns whether a model thinks only when a request gives it tokens for that."""
+    return find_model(name).thinks_when_asked
+
+
 def binds_thoughts(name: str) -> bool:
     """Returns whether a model takes thoughts back only after what they were thought about."""
     return find_model(name).binds

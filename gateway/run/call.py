@@ -188,6 +188,7 @@ def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointFo
         (known.forces_thinkers or not asks_to_think(request.json)) and known.can_force(model),
         _refused(request, known, model) if request.added_fields else _NONE,
         endpoint.asks_usage,
+        request.shows_thoughts and known.thinks_when_asked(model),
     )
 
 
@@ -206,5 +207,9 @@ def _form(
     can_force: bool,
     refused: frozenset[str],
     asks_usage: bool,
+    is_told_to_think: bool,
 ) -> EndpointForm:
-    return EndpointForm(consumed, spent, as_system, takes_usage, can_force, refused, asks_usage=asks_usage)
+    return EndpointForm(
+        consumed, spent, as_system, takes_usage, can_force, refused,
+        asks_usage=asks_usage, is_told_to_think=is_told_to_think,
+    )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct, field
 
@@ -40,6 +40,8 @@ class EndpointForm(Struct, frozen=True):
     refused: frozenset[str] = frozenset()
     # The model takes its thoughts back only after what they were thought about, so that nothing there may change.
     binds: bool = False
+    # The model thinks only when it is told to, and thoughts are asked for without an effort.
+    is_told_to_think: bool = False
     # It is asked for the tokens of a stream, also where the client does not want to know.
     asks_usage: bool = False
 
@@ -52,6 +54,8 @@ class NoteRoom(Struct, frozen=True):
 
 
 NO_NOTE = NoteRoom()
+# The effort of a model that is told to think and not how much; OpenAI's models take it for that, too.
+_UNSAID_EFFORT: Final = "medium"
 
 
 class FittedWindow(Struct, frozen=True):
@@ -242,6 +246,8 @@ class Prompt(Struct, frozen=True):
         if limit_key in self.form.refused and limit_key in request.added_fields:
             limit_key = NEWER_LIMIT
             edit.set_member(limit_key, request.max_tokens)
+        if self.form.is_told_to_think:
+            edit.set_member("reasoning_effort", _UNSAID_EFFORT)
         for index in self.form.as_system:
             if index not in dropped:
                 edit.set_role(index, "system")

@@ -318,6 +318,28 @@ def test_over_claude_thoughts_go_back_uncarried(tmp_path: Path) -> None:
             assert "Hm, perhaps." in str(claude.last.json["messages"])
 
 
+def test_a_summary_alone_has_a_model_think_that_thinks_when_it_is_told_to(tmp_path: Path) -> None:
+    with StrictAnthropic() as claude:
+        ours = UpstreamSettings("claude", "anthropic", claude.base_url, api_key="k")
+        with remember(claude, tmp_path, agent(), upstreams=(ours,)) as world:  # type: ignore[arg-type]
+            for model, reasoning, thinking in (
+                ("claude-sonnet-4-5", {"summary": "auto"}, {"type": "enabled", "budget_tokens": 8_192}),
+                (
+                    "claude-sonnet-4-5",
+                    {"effort": "low", "summary": "auto"},
+                    {"type": "enabled", "budget_tokens": 4_096},
+                ),
+                ("claude-sonnet-4-5", {"effort": "none", "summary": "auto"}, {"type": "disabled"}),
+                ("claude-sonnet-4-5", {}, None),
+                ("claude-opus-4-8", {"summary": "auto"}, None),  # it thinks by itself
+            ):
+                respond(world, input="Hi", model=model, reasoning=reasoning)
+                asked = claude.last.json
+                assert (asked.get("thinking"), asked.get("output_config")) == (thinking, None), reasoning
+            with pytest.raises(openai.BadRequestError, match="'auto', 'concise', and 'detailed'"):
+                respond(world, input="Hi", reasoning={"summary": "long"})
+
+
 @pytest.mark.sqlite
 def test_a_get_is_one_indexed_read(world: World) -> None:
     """In a conversation of ten thousand turns."""
