@@ -52,6 +52,7 @@ from gateway.run.turn_saving import turn_limits_of
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.forward import Forwarding
 from gateway.run.upstream.model_list import ModelList
+from gateway.run.usage.gen_ai_metrics import GenAIMetrics
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
 from gateway.settings import Settings, is_loopback
@@ -134,8 +135,9 @@ class Gateway:
         self.background = services = BackgroundServices(
             settings, store, self.metrics, clock, make_own, self._embedder, limits, self.meter
         )
-        self.limiter = Limiter(store, self.meter, clock)
-        self.accounts.readers += [self.meter.take, self.limiter.settle]
+        self.limiter = Limiter(store, self.meter, clock, self.metrics)
+        figures = GenAIMetrics(self.metrics, settings)
+        self.accounts.readers += [self.meter.take, self.limiter.settle, figures.take]
         self.meter.after_write.append(self.limiter.refresh)
         keeper = MemoryKeeper(store, settings.memory, clock, services, services.embed_query)
         failover, pending = Failover(settings, providers, self.metrics), Pending()

@@ -7,7 +7,7 @@ some 1.5 us each, and a request counts eight things. A scrape makes families of 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -16,6 +16,8 @@ from prometheus_client.registry import Collector
 
 # Upper bounds of the buckets: fine where our own time lies, coarse where a disk or an upstream is slow.
 _MS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0)
+# How names of metrics begin that are the conventions' and not the gateway's.
+_CONVENTIONS = "gen_ai_"
 # Numbers by the values of their labels, in the metric's order; () where it has none.
 Readings = Mapping[tuple[str, ...], float]
 
@@ -33,17 +35,34 @@ class Count:
 
 
 class Spread:
-    """A histogram: how many values fell into each bucket. Values are in milliseconds, and shown in seconds."""
+    """A histogram: how many values fell into each bucket. bounds: of the buckets, in the unit of the values."""
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("bounds", "counts", "total")
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(_MS) + 1)
+    def __init__(self, bounds: Sequence[float] = _MS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        self.counts[bisect_left(_MS, value)] += 1
+        self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+
+class Spreads:
+    """A histogram for each combination of its labels' values."""
+
+    __slots__ = ("_bounds", "values")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.values: dict[tuple[str, ...], Spread] = {}
+
+    def observe(self, value: float, labels: tuple[str, ...]) -> None:
+        spread = self.values.get(labels)
+        if spread is None:
+            spread = self.values[labels] = Spread(self._bounds)
+        spread.observe(value)
 
 
 class Metrics(Collector):
@@ -74,6 +93,12 @@ class Metrics(Collector):
         self._add(CounterMetricFamily, name, about, labels, lambda: count.values)
         return count
 
+    def histogram(self, name: str, about: str, bounds: Sequence[float], *labels: str) -> Spreads:
+        """Adds a histogram. bounds: of its buckets, in seconds, as its values are."""
+        spreads = Spreads(bounds)
+        self._add_histogram(name, about, labels, lambda: spreads.values, 1)
+        return spreads
+
     def watch(self, name: str, about: str, read: Callable[[], Readings], *labels: str) -> None:
         """Adds a gauge, which is read at each scrape."""
         self._add(GaugeMetricFamily, name, about, labels, read)
@@ -100,7 +125,7 @@ class Metrics(Collector):
         read: Callable[[], Readings],
     ) -> None:
         def family() -> Metric:
-            made = kind(f"mnemogate_{name}", about, labels=labels)
+            made = kind(_full(name), about, labels=labels)
             for values, value in read().items():
                 made.add_metric(values, value)
             return made
@@ -108,16 +133,32 @@ class Metrics(Collector):
         self._families.append(family)
 
     def _spread(self, name: str, about: str) -> Spread:
+        """Adds a histogram of milliseconds, which are shown in seconds."""
         spread = Spread()
+        self._add_histogram(name, about, (), lambda: {(): spread}, 1000)
+        return spread
 
+    def _add_histogram(
+        self,
+        name: str,
+        about: str,
+        labels: tuple[str, ...],
+        read: Callable[[], Mapping[tuple[str, ...], Spread]],
+        per_second: int,
+    ) -> None:
         def family() -> Metric:
-            made = HistogramMetricFamily(f"mnemogate_{name}", about)
-            buckets, sum_ = [], 0
-            for bound, count in zip((*(str(ms / 1000) for ms in _MS), "+Inf"), spread.counts, strict=True):
-                sum_ += count
-                buckets.append((bound, sum_))
-            made.add_metric((), buckets, spread.total / 1000)
+            made = HistogramMetricFamily(_full(name), about, labels=labels)
+            for values, spread in read().items():
+                buckets, sum_ = [], 0
+                bounds = (*(str(bound / per_second) for bound in spread.bounds), "+Inf")
+                for bound, count in zip(bounds, spread.counts, strict=True):
+                    sum_ += count
+                    buckets.append((bound, sum_))
+                made.add_metric(values, buckets, spread.total / per_second)
             return made
 
         self._families.append(family)
-        return spread
+
+
+def _full(name: str) -> str:
+    return name if name.startswith(_CONVENTIONS) else f"mnemogate_{name}"

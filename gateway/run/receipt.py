@@ -9,12 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final, Literal
 
 from msgspec import Struct, field
 
 from adapters.types import BYTES_PER_TOKEN, Header, Json
 from gateway.core.usage.reported import costs_tokens
 from storage.records import Counts, Scope
+
+CLIENT_GONE: Final = 499  # nginx's status for it; it appears in logs, metrics and accounts only
 
 
 class FailedTry(Struct, frozen=True):
@@ -94,6 +97,18 @@ class UpstreamCall(Struct, eq=False):
 _NONE = Counts()
 
 
+class OwnStep(Struct, frozen=True):
+    """Work of the gateway's own for a request. Its times are of `time.perf_counter()`."""
+
+    kind: Literal["execute_tool"]
+    begun: float
+    ended: float
+    # Of a tool, as it was offered.
+    name: str = ""
+    # Of a closed list; "": none.
+    failure: str = ""
+
+
 class Receipt:
     """The account of one request, or of work without one.
 
@@ -127,6 +142,7 @@ class Receipt:
         "request_id",
         "scope",
         "status",
+        "steps",
         "turn",
         "user",
     )
@@ -146,6 +162,8 @@ class Receipt:
         self.user = ""
         # In the order in which they were made.
         self.calls: list[UpstreamCall] = []
+        # In the order in which they ended.
+        self.steps: list[OwnStep] = []
         # Of the prompt that is sent next, by our count (0: not counted), and the part of it that memory added.
         self.prompt_tokens = self.injected_tokens = 0
         # The usage of the stream that comes next is asked for, which its client did not.

@@ -389,7 +389,7 @@ class TurnRun:
         assert self.memory is not None
         made: dict[int, ToolAnswer] = {}
         try:
-            await self._results_of(run_tools(self.memory.toolbox, calls, made))
+            await self._results_of(run_tools(self.memory.toolbox, calls, made, self.call.receipt))
             await self.memory.note_changes(self.prompt, made)
         except (ClientGone, asyncio.CancelledError):
             # What has been done is known, though the others were cut off.

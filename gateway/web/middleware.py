@@ -23,7 +23,7 @@ from gateway.dialects.chat.errors import ChatErrors
 from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed, Overloaded, UnknownPath
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
-from gateway.run.receipt import Accounts, Receipt
+from gateway.run.receipt import CLIENT_GONE, Accounts, Receipt
 from gateway.run.request_log import RequestLog
 from gateway.run.sink import ClientGone
 from gateway.web.auth import ANONYMOUS, METRICS_PATH, PAGE_PATH, Caller, Guard
@@ -32,7 +32,6 @@ from gateway.web.raw_headers import as_bytes
 
 OPEN_PATHS = frozenset(("/", "/health", "/health/ready", "/v1/health", "/v1/health/", PAGE_PATH))
 OPENAI_ERRORS: Final = ChatErrors()
-CLIENT_GONE = 499  # nginx's status for it; it appears in logs and metrics only
 # Characters of a path or a model's name in the log. Chosen: more than a real one has. Callers must not fill the disk.
 _LOGGED = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")

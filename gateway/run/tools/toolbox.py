@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -14,6 +15,8 @@ from adapters.types import Json
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.events import ToolFinished
+from gateway.core.usage.gen_ai import CANCELLED
+from gateway.run.receipt import OwnStep, Receipt
 
 _log = logging.getLogger("mnemogate")
 AT_ONCE = 8  # calls of one round that run side by side
@@ -132,12 +135,17 @@ NO_TOOLS = NoTools()
 
 
 async def run_tools(
-    toolbox: Toolbox, calls: Sequence[RunTool], made: dict[int, ToolAnswer] | None = None
+    toolbox: Toolbox,
+    calls: Sequence[RunTool],
+    made: dict[int, ToolAnswer] | None = None,
+    account: Receipt | None = None,
 ) -> list[ToolAnswer]:
     """Runs the calls of one round side by side, as far as they are independent. Returns their results, in their order.
 
-    Calls that are to run alone have a serial group of their own. made: takes each result as it comes, by the call's
-    place.
+    Calls that are to run alone have a serial group of their own.
+
+    made: takes each result as it comes, by the call's place.
+    account: of the request; each run is noted in it.
 
     Cancelled, it cancels what still runs and waits for its end.
     """
@@ -151,7 +159,14 @@ async def run_tools(
     async def run(serial_group: Sequence[int]) -> None:
         for n in serial_group:
             async with places:
-                results[n] = await run_tool(toolbox, calls[n])
+                begun, failure = time.perf_counter(), CANCELLED
+                try:
+                    results[n] = answer = await run_tool(toolbox, calls[n])
+                    failure = "" if answer.status == "success" else answer.status
+                finally:
+                    if account is not None:
+                        step = OwnStep("execute_tool", begun, time.perf_counter(), calls[n].name, failure)
+                        account.steps.append(step)
 
     # One serial group needs no task: most rounds have one call.
     if len(serial_groups) == 1:

@@ -29,12 +29,13 @@ from gateway.core.usage.limits import (
     period_of,
 )
 from gateway.errors import LimitReached
+from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
 from gateway.run.usage.meter import COST, DAY_S, ERRORS, INPUT, OUTPUT, REQUESTS, Meter
 from storage.errors import StoreError, is_known
 from storage.records import Counts
 from storage.sql.store import Store
-from storage.usage_records import EACH_USER, UsageLimit, UsageQuery
+from storage.usage_records import EACH_USER, REFUSE, UsageLimit, UsageQuery
 
 _log = logging.getLogger("mnemogate")
 
@@ -64,11 +65,13 @@ class LimitState(Struct, frozen=True):
 class Limiter:
     """One for the process."""
 
-    def __init__(self, store: Store, meter: Meter, now: Callable[[], float]) -> None:
+    def __init__(self, store: Store, meter: Meter, now: Callable[[], float], metrics: Metrics) -> None:
         """now: seconds since the epoch."""
         self._store = store
         self._meter = meter
         self._now = now
+        about = "Requests that a limit refused, or had answered by another model."
+        self._limited = metrics.count("limited", about, "unit", "per", "then")
         # The limits by project; a project without any is no key.
         self._limits: dict[str, tuple[UsageLimit, ...]] = {}
         self._buckets: dict[tuple[int, str], Bucket] = {}
@@ -161,6 +164,7 @@ class Limiter:
         refusing, other = full_bucket(entries, most, may_answer)
         if refusing is not None:
             account.is_refused = True
+            self._count(refusing.limit, REFUSE)
             raise self._refusal(refusing, self._most(refusing.limit))
         for bucket, amount in entries:
             bucket.reserved += amount
@@ -169,7 +173,11 @@ class Limiter:
         if other is None:
             return None
         account.headers["x-mnemogate-limit"] = str(other.limit.id)
+        self._count(other.limit, "alias")
         return other.limit.then
+
+    def _count(self, limit: UsageLimit, then: str) -> None:
+        self._limited.inc(limit.unit, limit.per or "", then)
 
     def settle(self, account: Receipt) -> None:
         """Counts what was used in place of what was reserved. An account that was not let in here counts as well."""

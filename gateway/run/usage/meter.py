@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from gateway.core.usage.price import Price
-from gateway.run.receipt import Receipt
+from gateway.run.receipt import CLIENT_GONE, Receipt
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
 from storage.records import Agent, Counts, Scope
@@ -32,7 +32,6 @@ _NAME_CHARS: Final = 256
 READ_S: Final = 1.0
 # How often it is looked for counters whose users are too old.
 _FOLD_S: Final = 3600.0
-CLIENT_GONE: Final = 499
 # The places of the counters in a row.
 (
     REQUESTS, REFUSED, ERRORS, CANCELLED, CALLS, INPUT, OUTPUT, CACHED, WRITTEN, REASONING, ESTIMATED_INPUT,

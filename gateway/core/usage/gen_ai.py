@@ -1,0 +1,95 @@
+"""Calls of upstreams in the words of the GenAI conventions, for metrics and traces alike.
+
+Every value is of a closed list or a number: what a client may choose stands here only where an upstream has answered
+for it. (opentelemetry.io/docs/specs/semconv/gen-ai)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+
+OTHER: Final = "other"
+CANCELLED: Final = "cancelled"
+# The paths of upstreams whose calls have a name in the conventions.
+_OPERATIONS: Final = {
+    "/chat/completions": "chat",
+    "/messages": "chat",
+    "/responses": "chat",
+    "/completions": "text_completion",
+    "/embeddings": "embeddings",
+}
+# Kinds of upstreams whose providers the conventions name otherwise.
+_PROVIDERS: Final = {
+    "azure": "azure.ai.openai",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "xai": "x_ai",
+}
+# Why a call brought no whole reply, as failover names it.
+_FAILURES: Final = frozenset(("broke", "timeout", "unreachable", CANCELLED))
+_STATUS: Final = re.compile(r"[1-5]\d\d")
+# The finish reasons of the three dialects.
+FINISH_REASONS: Final = frozenset(
+    (
+        *("stop", "length", "tool_calls", "content_filter", "function_call"),
+        *("end_turn", "max_tokens", "stop_sequence", "tool_use", "pause_turn", "refusal"),
+        "model_context_window_exceeded",
+        *("completed", "incomplete", "failed", "cancelled", "max_output_tokens"),
+    )
+)
+_MODEL_CHARS: Final = 128
+# Labels are bounded where the models are not.
+_MOST_LABELS: Final = 200
+
+
+def operation_of(path: str) -> str:
+    """Returns the name of a call's operation; "": the conventions have none. path: below the upstream's base URL."""
+    return _OPERATIONS.get(path) or _OPERATIONS.get(path.partition("?")[0], "")
+
+
+def provider_of(kind: str) -> str:
+    """Returns the provider's name. kind: of the upstream, in the settings."""
+    return _PROVIDERS.get(kind, kind)
+
+
+@lru_cache(maxsize=256)
+def error_type(failure: str, status: int = 0) -> str:
+    """Returns the kind of an error, of a closed list; "": there is none.
+
+    failure: as the account names it, or a status as text.
+    status: of the answer.
+    """
+    if failure:
+        return failure if failure in _FAILURES or _STATUS.fullmatch(failure) else OTHER
+    return str(status) if status >= 400 else ""
+
+
+class ModelNames:
+    """The names of models that may stand in metrics and spans."""
+
+    def __init__(self, settings: Iterable[str]) -> None:
+        """settings: those that the settings name."""
+        self._settings = frozenset(settings)
+        self._labels: set[str] = set()
+
+    def of(self, model: str, status: int) -> str:
+        """Returns a model's name where the settings name it or an upstream answered for it, else `other`.
+
+        status: of the answer; 0: there was none.
+        """
+        is_known = model in self._settings or 0 < status < 400
+        return model[:_MODEL_CHARS] if is_known and model else OTHER
+
+    def label(self, model: str, status: int) -> str:
+        """Returns the same as a label: beyond so many names it is `other`."""
+        if model in self._labels:
+            return model
+        name = self.of(model, status)
+        if name not in self._labels:
+            if len(self._labels) >= _MOST_LABELS:
+                return OTHER
+            self._labels.add(name)
+        return name

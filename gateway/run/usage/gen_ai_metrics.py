@@ -1,0 +1,93 @@
+"""The metrics of the GenAI conventions: how long calls of models take, what they use, and how long tools run.
+
+They are read from the accounts of requests and of work, once each has ended.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.core.memory.builtin import SCHEMAS
+from gateway.core.memory.memory_tools import MEMORY_TOOLS
+from gateway.core.usage.gen_ai import CANCELLED, OTHER, ModelNames, error_type, operation_of, provider_of
+from gateway.metrics import Count, Metrics
+from gateway.run.receipt import CLIENT_GONE, Receipt, UpstreamCall
+from gateway.settings import Settings
+
+# Bounds of buckets in seconds, as the conventions advise.
+_DURATIONS: Final = tuple(0.01 * 2**n for n in range(14))
+_FIRST_CHUNKS: Final = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0
+)  # fmt: skip
+_LABELS: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "error_type")
+_OURS: Final = frozenset((*MEMORY_TOOLS, *SCHEMAS))
+
+
+def names_in(settings: Settings) -> set[str]:
+    """Returns the names of models that the settings have."""
+    found: set[str | None] = {settings.background_model, settings.memory.embedder}
+    for each in settings.models:
+        found |= {each.alias, each.model, *(other.model for other in each.deployments)}
+    found |= {each.model for each in settings.profiles}
+    return {name for name in found if name}
+
+
+def failure_of_call(call: UpstreamCall, account: Receipt) -> str:
+    """Returns the kind of an error of a call, of a closed list; "": none. Its client may have left it."""
+    if (
+        account.status == CLIENT_GONE
+        and call is account.calls[-1]
+        and call.counts is None
+        and not call.failure
+        and call.status < 400
+    ):
+        return CANCELLED
+    return error_type(call.failure, call.status)
+
+
+class GenAIMetrics:
+    """Adds its figures to the process's."""
+
+    def __init__(self, metrics: Metrics, settings: Settings) -> None:
+        self._models = ModelNames(names_in(settings))
+        self._durations = metrics.histogram(
+            "gen_ai_client_inference_duration_seconds", "Time of calls of models.", _DURATIONS, *_LABELS
+        )
+        self._first_chunks = metrics.histogram(
+            "gen_ai_client_inference_time_to_first_chunk_seconds",
+            "Time to the first chunk of a stream.",
+            _FIRST_CHUNKS,
+            *_LABELS,
+        )
+
+        def tokens(kind: str) -> Count:
+            name = f"gen_ai_client_inference_usage_{kind}_tokens"
+            return metrics.count(name, "Tokens as upstreams reported them.", *_LABELS)
+
+        # In the order of `Counts`.
+        self._tokens = tuple(map(tokens, ("input", "output", "cache_read_input", "cache_write_input")))
+        self._tokens += (tokens("reasoning_output"),)
+        self._tools = metrics.histogram(
+            "gen_ai_execute_tool_duration_seconds", "Time of tools.", _DURATIONS, "gen_ai_tool_name"
+        )
+
+    def take(self, account: Receipt) -> None:
+        """Counts the calls of a request that has ended, or of work that has no request."""
+        for call in account.calls:
+            operation = operation_of(call.path)
+            if not operation or not call.upstream:
+                continue
+            error = failure_of_call(call, account)
+            model = self._models.label(call.model, call.status)
+            labels = operation, provider_of(call.provider), model, error
+            self._durations.observe((call.ended or call.begun) - call.begun, labels)
+            if call.is_streamed and call.first:
+                self._first_chunks.observe(call.first - call.begun, labels)
+            if call.counts is not None:
+                for count, tokens in zip(self._tokens, call.counts, strict=True):
+                    if tokens:
+                        count.inc(*labels, by=tokens)
+        for step in account.steps:
+            if step.kind == "execute_tool":
+                name = step.name if step.name in _OURS else OTHER
+                self._tools.observe(step.ended - step.begun, (name,))
