@@ -12,7 +12,19 @@ env_key = "KEY"
 wire_api = "responses"
 http_headers = {"x-mnemogate-user" = "$WHO"}
 END
-codex exec --skip-git-repo-check "$SAY" </dev/null
-codex exec --skip-git-repo-check resume --last "$MORE" </dev/null
-codex exec --skip-git-repo-check "$ASK" </dev/null
-codex exec --skip-git-repo-check "$TOOL" </dev/null
+# Runs it with these arguments; it has to report tokens.
+run() {
+    codex exec --skip-git-repo-check "$@" </dev/null 2>"$HOME/report" || { cat "$HOME/report" >&2; exit 1; }
+    cat "$HOME/report" >&2
+    grep -A1 '^tokens used' "$HOME/report" | grep -q '[1-9]' || { echo "no tokens are reported" >&2; exit 1; }
+}
+# Runs it with these arguments; it has to run a command, which prints this.
+run_tool() {
+    run "$@" "$TOOL"
+    grep -qx 'Rain' "$HOME/report" || { echo "the tool did not run" >&2; exit 1; }
+}
+run "$SAY"
+run resume --last "$MORE"
+run "$ASK"
+run_tool
+run_tool --sandbox danger-full-access

@@ -142,6 +142,7 @@ def parse(
     request.named = {key: json[key] for key in _NOT_ASKED if key in json} or None
     request.shows_thoughts = _shows_thoughts(json.get("reasoning") or {})
     request.wants_usage = True
+    request.consumed = () if tools.search is None else ("tools.web_search",)
     request.references = tuple(references)
     request.may_be_cut = is_cut
     conversation = conversation_of(json)

@@ -93,6 +93,8 @@ class RequestTools(Struct):
     forms: dict[str, CallForm]
     # As the response repeats them.
     echo: list[Json]
+    # Where a search of the web stands that nobody here can make; it was left out.
+    search: str | None = None
 
 
 def unsupported(param: str, value: object) -> BadRequest:
@@ -129,6 +131,8 @@ def read_tools(json: Json, takes: UpstreamTools) -> RequestTools:
         if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
             for k, tool in enumerate(optional(item, "tools", list, f"input[{n}]") or ()):
                 reader.add(tool, f"input[{n}].tools[{k}]")
+    if reader.found.search is not None and not reader.found.chat:
+        raise unsupported(reader.found.search, "web_search")
     return reader.found
 
 
@@ -199,7 +203,9 @@ class _Reader:
         if tool.get("external_web_access") is False:
             return False  # an index of pages that were read before, of which there is none here
         if not self._takes.web_search:
-            raise unsupported(f"{where}.type", tool["type"])
+            # An offer beside other tools, as Codex makes it in every request; alone it is what is asked for.
+            self.found.search = f"{where}.type"
+            return False
         found: Json = {"type": _CLAUDES_SEARCH, "name": "web_search"}
         if isinstance(self._most_calls, int):
             found["max_uses"] = self._most_calls

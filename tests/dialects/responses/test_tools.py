@@ -100,8 +100,17 @@ def test_a_search_that_needs_an_index_is_left_out_and_claude_searches_itself() -
     request = parse(orjson.dumps({"model": "m", "input": "Hi", "tools": [cached, WAIT]}))
     assert [*functions(request.chat.json)] == ["wait"]
     assert request.echo["tools"] == [WAIT]
+    assert request.chat.consumed == ()
     chat = asked(CLAUDE, tools=[{"type": "web_search"}], max_tool_calls=3)
     assert chat["tools"] == [{"type": "web_search_20250305", "name": "web_search", "max_uses": 3}]
+
+
+def test_a_search_beside_other_tools_is_left_out_where_nobody_can_make_it() -> None:
+    """As Codex offers it in every request, once it runs without its sandbox; the reply names it."""
+    request = parse(orjson.dumps({"model": "m", "input": "Hi", "tools": [WAIT, {"type": "web_search"}]}))
+    assert [*functions(request.chat.json)] == ["wait"]
+    assert request.echo["tools"] == [WAIT]
+    assert request.chat.consumed == ("tools.web_search",)
 
 
 def test_allowed_tools_are_the_only_ones_where_the_upstream_knows_no_such_choice() -> None:
@@ -126,6 +135,10 @@ def test_allowed_tools_are_the_only_ones_where_the_upstream_knows_no_such_choice
         ({"tools": [{**AGENTS, "tools": [{"type": "mcp"}]}]}, "tools[0].tools[0].type"),
         ({"tools": [{**AGENTS, "tools": [AGENTS]}]}, "tools[0].tools[0].type"),
         ({"tools": [WAIT], "tool_choice": {"type": "mcp"}}, "tool_choice.type"),
+        (
+            {"tools": [WAIT, {"type": "web_search"}], "tool_choice": {"type": "web_search"}},
+            "tool_choice.type",
+        ),
         ({"include": ["of_tomorrow"]}, "include[0]"),
         ({"truncation": "sometimes"}, "truncation"),
         (
