@@ -74,21 +74,56 @@ def rules_of(model: str) -> Model:
 
 PARAMETERS = frozenset(
     (
-        *("cache_control", "container", "context_management", "diagnostics", "inference_geo", "max_tokens"),
-        *("mcp_servers", "messages", "metadata", "model", "output_config", "service_tier", "speed"),
-        *("stop_sequences", "stream", "system", "temperature", "thinking", "tool_choice", "tools", "top_k"),
-        *("top_p", "user_profile_id"),
+        *("cache_control", "container", "diagnostics", "inference_geo", "max_tokens", "messages", "metadata"),
+        *("model", "output_config", "service_tier", "speed", "stop_sequences", "stream", "system"),
+        *(
+            "temperature",
+            "thinking",
+            "tool_choice",
+            "tools",
+            "top_k",
+            "top_p",
+            "user_profile_id",
+            "workspace_id",
+        ),
     )
 )
+# Fields and blocks that are refused without a beta, by its name without the date.
+PER_TURN = ("per-turn-control", "mid-conversation-output-config")
+BETA_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "billing_policy": ("user-profiles",),
+    "compaction": ("compact",),
+    "context_management": ("context-management", "compact"),
+    "fallback_credit_token": ("fallback-credit",),
+    "fallbacks": ("server-side-fallback",),
+    "mcp_servers": ("mcp-client",),
+    "thread": ("message-threads",),
+}
+BETA_BLOCKS: Mapping[str, tuple[str, ...]] = {
+    "compaction": ("compact",),
+    "fallback": ("server-side-fallback",),
+    "mcp_tool_result": ("mcp-client",),
+    "mcp_tool_use": ("mcp-client",),
+    "tool_addition": ("mid-conversation-tool-changes",),
+    "tool_removal": ("mid-conversation-tool-changes",),
+}
 SAMPLING = ("temperature", "top_p", "top_k")
+EFFORTS = ("low", "medium", "high", "xhigh", "max")
 BLOCKS: Mapping[str, tuple[str, ...]] = {
-    "user": ("text", "image", "document", "search_result", "tool_result"),
+    "user": ("text", "image", "document", "search_result", "tool_result", "container_upload"),
     "assistant": (
         *("text", "thinking", "redacted_thinking", "tool_use", "server_tool_use", "web_search_tool_result"),
-        *("web_fetch_tool_result", "code_execution_tool_result", "container_upload", "document"),
+        *("web_fetch_tool_result", "code_execution_tool_result", "bash_code_execution_tool_result"),
+        *(
+            "text_editor_code_execution_tool_result",
+            "tool_search_tool_result",
+            "container_upload",
+            "document",
+        ),
+        *("mcp_tool_use", "mcp_tool_result", "compaction", "fallback"),
     ),
-    "system": ("text",),
-    "tool_result": ("text", "image", "document", "search_result"),
+    "system": ("text", "tool_addition", "tool_removal"),
+    "tool_result": ("text", "image", "document", "search_result", "tool_reference"),
 }
 FIELDS: Mapping[str, set[str]] = {
     "text": {"type", "text", "cache_control", "citations"},
@@ -98,6 +133,11 @@ FIELDS: Mapping[str, set[str]] = {
     "tool_result": {"type", "tool_use_id", "content", "is_error", "cache_control"},
     "thinking": {"type", "thinking", "signature"},
     "redacted_thinking": {"type", "data"},
+    "search_result": {"type", "source", "title", "content", "citations", "cache_control"},
+    "container_upload": {"type", "file_id", "cache_control"},
+    "tool_reference": {"type", "tool_name", "cache_control"},
+    "tool_addition": {"type", "tool", "cache_control"},
+    "tool_removal": {"type", "tool", "cache_control"},
 }
 IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
@@ -143,7 +183,7 @@ def _digest(value: Any) -> str:
     """Returns a hash of what thoughts are bound to: system, tools and messages without thoughts and marks."""
     if "messages" in value:
         turns = [
-            {**turn, "content": [b for b in _listed(turn["content"]) if b["type"] not in _SEALED]}
+            {**turn, "content": [b for b in _listed(turn.get("content", "")) if b["type"] not in _SEALED]}
             for turn in value["messages"]
         ]
         value = [_listed(value.get("system", [])), value.get("tools", []), turns]
@@ -253,8 +293,10 @@ def check_request(raw: bytes, headers: Mapping[str, str], *, counts: bool = Fals
     except ValueError as error:
         raise Refused("The request body is not valid JSON") from error
     _want(isinstance(body, dict), "The request body is not an object")
+    betas = Betas(beta or "")
     for key, value in body.items():
-        _want(key in PARAMETERS, f"{key}: Extra inputs are not permitted")
+        is_known = key in PARAMETERS or betas.have(BETA_FIELDS.get(key, ()))
+        _want(is_known, f"{key}: Extra inputs are not permitted")
         _want(value is not None, f"{key}: Input should not be null")
     _want(isinstance(body.get("model"), str) and body["model"] != "", "model: Field required")
     if counts:
@@ -264,18 +306,47 @@ def check_request(raw: bytes, headers: Mapping[str, str], *, counts: bool = Fals
         _want("max_tokens" in body, "max_tokens: Field required")
         limit = body["max_tokens"]
         _want(isinstance(limit, int) and limit >= 0, "max_tokens: Input should be >= 0")
-    _check_system(body)
-    _check_messages(body, version == NEW_VERSION)
+    _check_system(body, betas)
+    _check_messages(body, betas, version == NEW_VERSION)
     _check_tools(body)
-    _check_thinking(body, BINDING_BETA in (beta or ""))
+    _check_thinking(body, betas)
     _check_bound(body)
-    _check_scalars(body, version == NEW_VERSION)
-    marks = _marks(body)
-    _want(len(marks) <= 4, f"A maximum of 4 blocks with cache_control may be provided. Found {len(marks)}.")
-    for mark in marks:
-        is_mark = isinstance(mark, dict) and mark.get("type") == "ephemeral"
-        _want(is_mark and mark.get("ttl", "5m") in ("5m", "1h"), "cache_control: Input should be 'ephemeral'")
+    _check_scalars(body, betas, version == NEW_VERSION)
+    _check_marks(body)
     return body
+
+
+class Betas:
+    """The betas that a request asks for."""
+
+    def __init__(self, header: str) -> None:
+        # Without their dates.
+        self.names = {re.sub(r"-\d{4}-\d\d-\d\d$", "", each.strip()) for each in header.split(",")}
+
+    def have(self, any_of: Sequence[str]) -> bool:
+        return not self.names.isdisjoint(any_of)
+
+
+def _check_marks(body: Json) -> None:
+    # The mark of the whole request is that of its last block.
+    parts = [*(_marks(body.get(key)) for key in ("tools", "system", "messages")), _own_mark(body)]
+    marks = [mark for part in parts for mark in part]
+    _want(len(marks) <= 4, f"A maximum of 4 blocks with cache_control may be provided. Found {len(marks)}.")
+    is_short = False
+    for mark in marks:
+        is_mark = isinstance(mark, dict) and mark.get("type") == "ephemeral" and set(mark) <= {"type", "ttl"}
+        _want(is_mark and mark.get("ttl", "5m") in ("5m", "1h"), "cache_control: Input should be 'ephemeral'")
+        is_long = mark.get("ttl") == "1h"
+        _want(
+            not (is_long and is_short),
+            "cache_control: a ttl='1h' cache_control block must not come after a ttl='5m' cache_control block. "
+            "Note that blocks are processed in the following order: `tools`, `system`, `messages`.",
+        )
+        is_short = is_short or not is_long
+
+
+def _own_mark(value: Json) -> list[Any]:
+    return [value["cache_control"]] if "cache_control" in value else []
 
 
 def _marks(value: Any) -> list[Any]:
@@ -289,17 +360,21 @@ def _marks(value: Any) -> list[Any]:
     return found + [mark for key, each in value.items() if key not in skipped for mark in _marks(each)]
 
 
-def _check_system(body: Json) -> None:
+def _check_system(body: Json, betas: Betas) -> None:
     system = body.get("system", "x")
     if isinstance(system, list):
         _want(bool(system), "system: at least one block is required")
-        _check_blocks(system, "system", "system", is_new=True)
+        _want(
+            all(isinstance(block, dict) and block.get("type") == "text" for block in system),
+            "system: Input should be 'text'",
+        )
+        _check_blocks(system, "system", "system", betas, is_new=True)
     else:
         _want(isinstance(system, str), "system: Input should be a string or a list")
         _want(bool(system.strip()), "system: text content blocks must be non-empty")
 
 
-def _check_messages(body: Json, is_new: bool) -> None:
+def _check_messages(body: Json, betas: Betas, is_new: bool) -> None:
     messages = body.get("messages")
     if not isinstance(messages, list):
         raise Refused("messages: Field required")
@@ -310,7 +385,7 @@ def _check_messages(body: Json, is_new: bool) -> None:
     for place, message in turns:
         where, role = f"messages.{place}", message.get("role")
         _want(role in ("user", "assistant", "system"), f"{where}: Input should be 'user' or 'assistant'")
-        _want(set(message) == {"role", "content"}, f"{where}: Extra inputs are not permitted")
+        _check_fields_of_message(message, where, betas)
         _want(role != before, f"{where}: roles must alternate between 'user' and 'assistant'")
         if role == "system":
             _want(
@@ -319,12 +394,14 @@ def _check_messages(body: Json, is_new: bool) -> None:
             _want(before == "user", f"{where}: a system message must follow a user message")
         elif before == "system":
             _want(role == "assistant", f"{where}: a system message must be last or before an assistant's")
-        content = message["content"]
-        if isinstance(content, str):
+        content = message.get("content", "")
+        if role == "system" and not content and message.get("output_config"):
+            pass  # its effort is all that it says
+        elif isinstance(content, str):
             _want(bool(content.strip()), f"{where}: text content blocks must be non-empty")
         else:
             _want(isinstance(content, list) and bool(content), f"{where}: all messages must have content")
-            _check_blocks(content, role, f"{where}.content", is_new)
+            _check_blocks(content, role, f"{where}.content", betas, is_new)
             kind = content[-1]["type"]
             _want(
                 kind not in _SEALED, f"{where}: The final block in an assistant message cannot be `{kind}`."
@@ -344,13 +421,25 @@ def _check_messages(body: Json, is_new: bool) -> None:
         _want(can_go_on, "This model does not support assistant message prefill.")
 
 
-def _check_blocks(blocks: Sequence[Json], role: str, where: str, is_new: bool) -> None:
+def _check_fields_of_message(message: Json, where: str, betas: Betas) -> None:
+    known = {"role", "content"}
+    if message.get("role") == "system":
+        known |= {"output_config"} if betas.have(PER_TURN) else set()
+        known |= {"clear_at"} if betas.have(("mid-conversation-system-clear-at",)) else set()
+    for key in message:
+        _want(key in known, f"{where}.{key}: Extra inputs are not permitted")
+    config = message.get("output_config", {})
+    _want(set(config) <= {"effort"}, f"{where}.output_config: Extra inputs are not permitted")
+    _want(config.get("effort", "low") in EFFORTS, f"{where}.output_config.effort: Input should be one of")
+
+
+def _check_blocks(blocks: Sequence[Json], role: str, where: str, betas: Betas, is_new: bool) -> None:
     for place, block in enumerate(blocks):
         at = f"{where}.{place}"
         _want(isinstance(block, dict), f"{at}: Input should be an object")
         kind = block.get("type")
         _want(
-            kind in BLOCKS[role],
+            kind in BLOCKS[role] and (kind not in BETA_BLOCKS or betas.have(BETA_BLOCKS[kind])),
             f"{at}: Input tag '{kind}' found using 'type' does not match any of those expected",
         )
         for key in block:
@@ -387,7 +476,7 @@ def _check_blocks(blocks: Sequence[Json], role: str, where: str, is_new: bool) -
                 has_reason = bool(content) or not block.get("is_error")
                 _want(has_reason, f"{at}.tool_result: content cannot be empty if `is_error` is true")
                 if not isinstance(content, str):
-                    _check_blocks(content, "tool_result", f"{at}.tool_result.content", is_new)
+                    _check_blocks(content, "tool_result", f"{at}.tool_result.content", betas, is_new)
             case "thinking":
                 _want(bool(block.get("signature")), f"{at}.thinking.signature: Field required")
                 _want(isinstance(block.get("thinking"), str), f"{at}.thinking.thinking: Field required")
@@ -527,7 +616,7 @@ def _check_tools(body: Json) -> None:
         _want(choice.get("name") in names, f"Tool '{choice.get('name')}' not found in provided tools")
 
 
-def _check_thinking(body: Json, has_binding: bool) -> None:
+def _check_thinking(body: Json, betas: Betas) -> None:
     thinking = body.get("thinking")
     if thinking is None:
         return
@@ -540,9 +629,13 @@ def _check_thinking(body: Json, has_binding: bool) -> None:
         f'"output_config.effort" to control thinking behavior.',
     )
     known = {"enabled": {"budget_tokens", "display"}, "adaptive": {"display"}}.get(kind, set())
-    known |= {"block_binding"} if has_binding and known else set()
+    known |= {"block_binding"} if betas.have(("thinking-binding-controls",)) and known else set()
     for key in thinking:
         _want(key in {"type", *known}, f"thinking.{kind}.{key}: Extra inputs are not permitted")
+    displays = {"summarized", "omitted"} | (
+        {"updates"} if betas.have(("thinking-display-updates",)) else set()
+    )
+    _want(thinking.get("display", "omitted") in displays, f"thinking.{kind}.display: Input should be one of")
     if kind in ("disabled", "between_tools"):
         return
     forced = body.get("tool_choice", {}).get("type") in ("any", "tool")
@@ -571,7 +664,7 @@ def _check_bound(body: Json) -> None:
     binding = body.get("thinking", {}).get("block_binding", {})
     may_drop = binding.get("prefix_mismatch_behavior", "error") == "drop_block"
     for place, turn in enumerate(body["messages"]):
-        blocks = _listed(turn["content"])
+        blocks = _listed(turn.get("content", ""))
         before = {**body, "messages": body["messages"][:place]}
         for n, block in enumerate(blocks):
             key = _SEALED.get(block["type"])
@@ -596,7 +689,7 @@ def _check_bound(body: Json) -> None:
             )
 
 
-def _check_scalars(body: Json, is_new: bool) -> None:
+def _check_scalars(body: Json, betas: Betas, is_new: bool) -> None:
     for key in SAMPLING:
         _want(not (is_new and key in body), f"{key}: Extra inputs are not permitted")
     for key in ("temperature", "top_p"):
@@ -618,9 +711,9 @@ def _check_scalars(body: Json, is_new: bool) -> None:
     tier = body.get("service_tier", "auto")
     _want(tier in ("auto", "standard_only"), "service_tier: Input should be 'auto' or 'standard_only'")
     config = body.get("output_config", {})
-    _want(set(config) <= {"effort", "format"}, "output_config: Extra inputs are not permitted")
-    effort = config.get("effort", "low")
-    _want(effort in ("low", "medium", "high", "xhigh", "max"), "output_config.effort: Input should be one of")
+    known = {"effort", "format"} | ({"task_budget"} if betas.have(("task-budgets",)) else set())
+    _want(set(config) <= known, "output_config: Extra inputs are not permitted")
+    _want(config.get("effort", "low") in EFFORTS, "output_config.effort: Input should be one of")
     if "format" in config:
         form = config["format"]
         _want(
@@ -713,7 +806,7 @@ def _prefixes(body: Json) -> tuple[list[str], list[int], list[int]]:
     blocks: list[tuple[str, Any]] = [("tool", each) for each in body.get("tools", ())]
     blocks += [("system", each) for each in _listed(body.get("system", []))]
     for turn in body["messages"]:
-        blocks += [(turn["role"], each) for each in _listed(turn["content"])]
+        blocks += [(turn["role"], each) for each in _listed(turn.get("content", ""))]
     hashes, sizes, marks = [], [], []
     hashed, size = hashlib.sha256(), 0
     for at, (role, block) in enumerate(blocks):

@@ -59,7 +59,16 @@ def image(**source: Any) -> Json:
     return user({"type": "image", "source": source})
 
 
+def referring(**fields: Any) -> Json:
+    return {**result(), "content": [{"type": "tool_reference", "tool_name": "g", **fields}]}
+
+
 MARK = {"cache_control": {"type": "ephemeral"}}
+LONG = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+CHANGED = {
+    "role": "system",
+    "content": [{"type": "tool_addition", "tool": {"type": "tool_reference", "name": "g"}}],
+}
 THINK = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
 SYSTEM = {"role": "system", "content": "Be brief."}
 BINDS = "claude-opus-5-5"
@@ -91,6 +100,18 @@ REFUSED: list[tuple[str, Json, str]] = [
     ("image data", body(image(type="base64", media_type="image/png", data="?")), "base64"),
     ("image over http", body(image(type="url", url="http://x/a.png")), "HTTPS"),
     ("openai's image", body(user({"type": "image_url", "image_url": {}})), "does not match"),
+    ("a long mark after a short one", body(user(text("x", **MARK), text("y", **LONG))), "must not come after"),
+    ("a long mark after the system's", body(user(text("y", **LONG)), system=[text("x", **MARK)]), "must not come"),
+    ("a mark of the list after two", body(user(text("x", **MARK)), **LONG), "must not come after"),
+    ("a field of a mark", body(user(text("x", cache_control={"type": "ephemeral", "at": 1}))), "'ephemeral'"),
+    ("context without its beta", body(context_management={"edits": []}), "context_management: Extra inputs"),
+    ("servers without their beta", body(mcp_servers=[]), "mcp_servers: Extra inputs"),
+    ("effort of a message", {**body(HI, {**SYSTEM, "output_config": {}}), "model": BINDS}, "output_config: Extra"),
+    ("effort of a user's message", body({**HI, "output_config": {}}), "output_config: Extra inputs"),
+    ("tools in the middle", {**body(HI, CHANGED), "model": BINDS}, "does not match"),
+    ("document of the assistant", body(HI, assistant({"type": "document", "source": {}}), HI), "not permitted"),
+    ("citations of a user's text", body(user(text("x", citations=[{}]))), "citations: not permitted"),
+    ("field of a reference", body(HI, assistant(use()), user(referring(name="x"))), "tool_reference.name"),
     ("five marks", body(user(*[text("x", **MARK)] * 5)), "maximum of 4"),
     ("mark of a thought", body(HI, assistant({"type": "redacted_thinking", "data": "x", **MARK}), HI), "cache_control"),
     ("thought without signature", body(HI, assistant({"type": "thinking", "thinking": "x"}), HI), "signature"),
@@ -180,6 +201,23 @@ def test_it_accepts_all_that_is_well_formed() -> None:
     assert check_request(orjson.dumps(sent), HEADERS) == sent
     late = {**body(HI, SYSTEM, assistant(text("x")), HI, SYSTEM), "model": "claude-opus-5"}
     check_request(orjson.dumps(late), HEADERS)
+
+
+def test_it_takes_with_a_beta_what_it_refuses_without() -> None:
+    effort = {"role": "system", "output_config": {"effort": "high"}}
+    clear = {**SYSTEM, "clear_at": "next_user_message"}
+    for names, messages, more in (
+        ("context-management-2025-06-27", [HI], {"context_management": {"edits": []}}),
+        ("mcp-client-2026-09-15, x-2026-01-01", [HI], {"mcp_servers": []}),
+        ("per-turn-control-2026-07-01", [HI, effort], {}),
+        ("mid-conversation-system-clear-at-2026-08-21", [HI, clear], {}),
+        ("mid-conversation-tool-changes-2026-07-01", [HI, CHANGED], {}),
+        ("task-budgets-2026-03-13", [HI], {"output_config": {"task_budget": {}}}),
+    ):
+        sent = orjson.dumps({**body(*messages, **more), "model": BINDS})
+        check_request(sent, {**HEADERS, "anthropic-beta": names})
+        with pytest.raises(Refused):
+            check_request(sent, HEADERS)
 
 
 def refusal(messages: list[Json], headers: Json = HEADERS, **more: Any) -> str:

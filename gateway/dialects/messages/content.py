@@ -7,6 +7,7 @@ completion; a reply is one message in both. Thoughts are left out: chat completi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -27,6 +28,8 @@ _SEARCH: Final = frozenset(("type", "source", "title", "content", "cache_control
 _CALL: Final = frozenset(("type", "id", "name", "input", "cache_control", "caller"))
 _RESULT: Final = frozenset(("type", "tool_use_id", "content", "is_error", "cache_control"))
 _MESSAGE: Final = frozenset(("role", "content"))
+# Of a system message, whose effort holds for the turn that it stands in (`effort_of_turn`).
+_SYSTEM_MESSAGE: Final = _MESSAGE | {"output_config"}
 
 
 class BlockPlace(NamedTuple):
@@ -103,9 +106,11 @@ class _Reader:
             is_words = role == "user" and not _is_reminder(content)
             self._put({"role": role, "content": content}, BlockPlace(index, 0 if is_words else None))
             return
-        self._check(message, _MESSAGE, where)
+        self._check(message, _SYSTEM_MESSAGE if role == "system" else _MESSAGE, where)
         if role not in ("user", "assistant", "system"):
             raise invalid(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")
+        if role == "system" and content is None and message.get("output_config") is not None:
+            return
         if not isinstance(content, str | list):
             raise invalid(
                 f"{where}.content", "Field required" if content is None else "Input should be a valid list"
@@ -264,6 +269,30 @@ class _Reader:
     def _put(self, message: Json, place: BlockPlace) -> None:
         self.messages.append(message)
         self.places.append(place)
+
+
+def effort_of_turn(messages: Sequence[Any]) -> Any:
+    """Returns the effort that a system message asks for in the newest turn; None: there is none.
+
+    A turn begins with a user's message that has more than results of calls. Raises: BadRequest.
+    """
+    for index in reversed(range(len(messages))):
+        message = messages[index]
+        config = message.get("output_config")
+        if message.get("role") == "system" and config is not None:
+            where = f"messages.{index}.output_config"
+            if not isinstance(config, dict):
+                raise invalid(where, "Input should be a valid dictionary")
+            check_fields(config, frozenset(("effort",)), where)
+            if config.get("effort") is not None:
+                return config["effort"]
+        elif message.get("role") == "user" and not _is_results(message.get("content")):
+            return None
+    return None
+
+
+def _is_results(content: Any) -> bool:
+    return isinstance(content, list) and all(block.get("type") == "tool_result" for block in content)
 
 
 def words_at(blocks: list[Any]) -> int | None:

@@ -27,6 +27,7 @@ from gateway.dialects.messages.content import (
     ReadMessages,
     attribution_of,
     check_fields,
+    effort_of_turn,
     read_messages,
     read_system,
 )
@@ -247,15 +248,15 @@ def _function(tool: Any, where: str, *, is_read_only: bool) -> Json | None:
 
 
 def _output(chat: Json, json: Json, *, is_read_only: bool) -> None:
-    config = json.get("output_config")
-    if config is None:
-        return
+    config = json.get("output_config") or {}
     if not isinstance(config, dict):
         raise invalid("output_config", "Input should be a valid dictionary")
+    effort = config.get("effort")
     if not is_read_only:
         check_fields(config, frozenset(("effort", "format")), "output_config")
-    if config.get("effort") is not None:
-        chat["reasoning_effort"] = config["effort"]
+        effort = effort_of_turn(json["messages"]) or effort
+    if effort is not None:
+        chat["reasoning_effort"] = effort
     form = config.get("format")
     if form is None:
         return

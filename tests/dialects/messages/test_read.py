@@ -65,7 +65,7 @@ BODY: Json = {
                 {"type": "text", "text": "more"},
             ],
         },
-        {"role": "system", "content": "Late."},
+        {"role": "system", "content": "Late.", "output_config": {"effort": "high"}},
     ],
     "tools": [{"name": "w", "description": "d", "input_schema": {"type": "object"}}],
     "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
@@ -133,3 +133,24 @@ def test_an_unknown_field_is_refused_by_its_path(where: str) -> None:
     with pytest.raises(BadRequest, match=r"next_month: Extra inputs are not permitted"):
         read(raw, parse_body(raw), (), 100, is_read_only=False)
     assert read(raw, parse_body(raw), (), 100, is_read_only=True).chat.messages
+
+
+def effort_of(*messages: Json, **fields: Any) -> Any:
+    raw = orjson.dumps({"model": "m", "max_tokens": 5, "messages": messages, **fields})
+    return read(raw, parse_body(raw), (), 100, is_read_only=False).chat.json.get("reasoning_effort")
+
+
+def test_a_system_message_sets_the_effort_of_its_turn() -> None:
+    hi, reply = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ok."}
+    high: Json = {"role": "system", "output_config": {"effort": "high"}}
+    call = {"type": "tool_use", "id": "t", "name": "w", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": "r"}
+    calls = {"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}
+    low: Json = {"output_config": {"effort": "low"}}
+    assert effort_of(hi, high) == effort_of(hi, high, **low) == effort_of(hi, high, *calls, **low) == "high"
+    assert effort_of(hi, high, reply, hi, **low) == "low"
+    assert effort_of(hi, {**high, "content": "Be brief.", "output_config": {}}, **low) == "low"
+    with pytest.raises(BadRequest, match=r"messages\.1\.output_config\.format: Extra inputs"):
+        effort_of(hi, {"role": "system", "output_config": {"format": {}}})
+    with pytest.raises(BadRequest, match=r"messages\.0\.output_config: Extra inputs"):
+        effort_of({**hi, "output_config": {"effort": "high"}})
