@@ -277,7 +277,9 @@ class Commands:
             ("message", "exchange", "in", "fact", "passage", "user", "conversation", "agent")
         )
         if all_users and is_narrowed:
-            raise BadRequest("Say what to forget: --all-users is everybody, the others name somebody.")
+            raise BadRequest(
+                "Say what to forget: --all-users forgets every user, and cannot be combined with options that name one."
+            )
         if not all_users and not is_narrowed:
             raise BadRequest("Say what to forget: --user, --conversation, --agent, or --all-users.")
         is_server = (

@@ -116,7 +116,7 @@ class AnthropicBatches(SdkBatches):
                 elif await self._has(batch.id, custom_ids):
                     return batch.id
         if is_unsure:
-            raise ProviderUnsure("a batch that is under way may be the one that is looked for")
+            raise ProviderUnsure("a batch that is under way may be the one being looked for")
         return None
 
     async def _has(self, id: str, custom_ids: Container[str]) -> bool:

@@ -70,9 +70,11 @@ def assistant_blocks(message: Json, where: str) -> list[Json]:
     Thinking without a signature is left out, because it is refused, and so is thinking that nothing follows.
     """
     if message.get("function_call") is not None:
-        raise Untranslatable("`function_call` is not taken here: use `tool_calls`.", f"{where}.function_call")
+        raise Untranslatable(
+            "`function_call` is not supported here: use `tool_calls`.", f"{where}.function_call"
+        )
     if message.get("audio") is not None:
-        raise Untranslatable("Audio is not taken by this model's provider.", f"{where}.audio")
+        raise Untranslatable("Audio is not supported by this model's provider.", f"{where}.audio")
     text_blocks = _mark(_content(message.get("content"), where) or _refused(message), message)
     calls = message.get("tool_calls")
     given = calls if isinstance(calls, list) else ()
@@ -124,7 +126,7 @@ def _block(part: Any, where: str) -> Json | None:
         case None:
             raise Untranslatable(f"Missing required parameter: '{where}.type'.", f"{where}.type")
     if kind in _UNKNOWN_PARTS:
-        raise Untranslatable(f"Content of type '{kind}' is not taken by this model's provider.", where)
+        raise Untranslatable(f"Content of type '{kind}' is not supported by this model's provider.", where)
     block: Json = part
     return block
 
@@ -258,7 +260,7 @@ def _input(arguments: Any, where: str) -> Any:
         parsed = None
     if not isinstance(parsed, dict):
         raise Untranslatable(
-            f"'{where}' is not a JSON object, and this model's provider takes nothing else.",
+            f"'{where}' is not a JSON object, and this model's provider accepts nothing else.",
             where,
             "invalid_value",
         )

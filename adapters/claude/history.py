@@ -73,7 +73,7 @@ def arrange(messages: Sequence[Json], *, late_system: bool) -> ClaudeMessages:
                     turn = _UserTurn()
                     _say(found, blocks)
             case role:
-                raise Untranslatable(f"Messages of role '{role}' are not taken here.", f"{where}.role")
+                raise Untranslatable(f"Messages of role '{role}' are not supported here.", f"{where}.role")
     if messages and messages[-1].get("role") != "assistant" and not (turn.results or turn.content):
         # Only system messages, or nothing visible, came after the last reply, and another one is asked for.
         turn.content.append({"type": "text", "text": AGAIN if found.messages else OPENING})

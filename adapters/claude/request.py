@@ -172,7 +172,7 @@ def _set_output(wire: Json, system: list[Json], body: Json, known: Model) -> Non
             # The Messages API has no such mode, so the prompt asks for it, as OpenAI demands of the client as well.
             system.append({"type": "text", "text": JSON_ONLY})
         case _:
-            raise Untranslatable("This `response_format` is not taken here.", "response_format")
+            raise Untranslatable("This `response_format` is not supported here.", "response_format")
     if config:
         wire["output_config"] = config
 

@@ -38,7 +38,7 @@ def _tool(tool: Any, where: str) -> Json:
     function = tool.get("function")
     if not isinstance(function, dict):
         if tool.get("type") in (None, "custom") and "input_schema" not in tool:
-            raise Untranslatable("Only tools of type 'function' are taken here.", f"{where}.type")
+            raise Untranslatable("Only tools of type 'function' are supported here.", f"{where}.type")
         return tool
     found: Json = {"name": function.get("name")}
     if function.get("description") is not None:
@@ -143,7 +143,7 @@ def _choice(choice: Any) -> Json:
             return {"type": "tool", "name": name}
         case {"type": "auto" | "any" | "tool" | "none"}:
             return dict(choice)
-    raise Untranslatable(f"This `tool_choice` is not taken here: {str(choice)[:100]}.", "tool_choice")
+    raise Untranslatable(f"This `tool_choice` is not supported here: {str(choice)[:100]}.", "tool_choice")
 
 
 def to_schema(schema: Any) -> Any:

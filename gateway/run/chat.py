@@ -404,7 +404,7 @@ class Chat:
             is_named = identity.conversation is not None
             if native.previous is None and (identity.append or (is_named and spec.history == "append")):
                 raise BadRequest(
-                    "The gateway puts no history in front of a request for a response that it passes on. Send all of "
+                    "The gateway does not prepend history to a request for a response that it passes on. Send all of "
                     "the input, `previous_response_id` or `conversation`, or have `takes = { responses = false }` set.",
                     param="x-mnemogate-history",
                 )
@@ -713,7 +713,8 @@ class Chat:
             self._say_who_is_missing()
             if identity.mode is _STRICT:
                 raise BadRequest(
-                    "x-mnemogate-memory: strict needs somebody to remember: send `user` or a conversation id.",
+                    "x-mnemogate-memory: strict needs a user or a conversation to remember: send `user` or "
+                    "`x-mnemogate-conversation`.",
                     param="x-mnemogate-memory",
                 )
             return None, "none"

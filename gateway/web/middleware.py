@@ -178,7 +178,7 @@ class Edge:
             if path not in OPEN_PATHS and not path.startswith(self._open_prefixes):
                 trace.caller = caller = await self._guard.admit(scope["headers"])
                 if caller.opens not in (None, path):
-                    raise NotAllowed(f"This key opens {caller.opens} alone.")
+                    raise NotAllowed(f"This key opens only {caller.opens}.")
                 if path == METRICS_PATH:
                     await self._guard.check_metrics(caller)
                 if caller.user is not None:

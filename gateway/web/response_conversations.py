@@ -148,7 +148,7 @@ def _items_in(body: Json) -> list[Json]:
 def _metadata(body: Json) -> Json:
     metadata: Json = optional(body, "metadata", dict) or {}
     if len(metadata) > _MOST_PAIRS:
-        raise BadRequest(f"Invalid 'metadata': at most {_MOST_PAIRS} pairs are taken.", param="metadata")
+        raise BadRequest(f"Invalid 'metadata': at most {_MOST_PAIRS} pairs are accepted.", param="metadata")
     for key, value in metadata.items():
         if not isinstance(value, str):
             raise wrong_type(f"metadata.{key[:_KEY_CHARS]}", "a string", value)

@@ -181,7 +181,7 @@ class PostgresDatabase:
         size += _OVERHEAD_BYTES
         if self._bytes + size > self._limits.queue_bytes:
             raise Busy(
-                f"{self._target.name} is behind: more than {self._limits.queue_bytes:,} bytes would wait to be written"
+                f"{self._target.name} is too slow: more than {self._limits.queue_bytes:,} bytes would wait"
             )
         future: asyncio.Future[T] = self._loop.create_future()
         task = self._loop.create_task(self._write(operation, future, is_bulk, is_repeatable))

@@ -229,7 +229,7 @@ async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
     begun = (write.agent.id, write.uid, write.key, write.now, write.now)
     made = await connection.value(SQL["begin"], begun)
     if made is None:
-        raise WriteConflict("the conversation was begun by somebody else meanwhile")
+        raise WriteConflict("the conversation was begun by another request meanwhile")
     return int(made)
 
 
@@ -237,7 +237,7 @@ async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
     """Turns a client conversation into a stored one with this path. Raises: WriteConflict: it was moved."""
     agent, e = write.agent.id, write.exchange
     if not await connection.run(SQL["adopt"], (e.parent or -1, e.conversation, agent, write.rev)):
-        raise WriteConflict("the conversation was moved by somebody else meanwhile")
+        raise WriteConflict("the conversation was moved by another request meanwhile")
     for each in write.continues_parent:
         await connection.run(SQL["continue"], (each, agent))
     await merge_edits(connection, agent, write.continues_parent, rules, write.now)
@@ -248,7 +248,7 @@ async def _why_not(connection: Connection, agent: Agent) -> NoReturn:
     row = await connection.row(exchanges.SQL["epoch"], (agent.id,))
     if row is None or row[0] != agent.epoch:
         raise Stale("something was forgotten while this run was under way")
-    raise WriteConflict("the conversation was moved by somebody else meanwhile")
+    raise WriteConflict("the conversation was moved by another request meanwhile")
 
 
 async def write_edits(

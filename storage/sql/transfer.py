@@ -237,7 +237,7 @@ async def _check_empty(connection: Connection, scope: Scope) -> int | None:
         return None
     if scope.profile == API_PROFILE or not await connection.value(SQL["is_empty"], (there.id,)):
         raise WriteConflict(
-            f"{scope.subject} has a memory here already; forget it first, or import it for somebody else"
+            f"{scope.subject} has a memory here already; forget it first, or import it for another user"
         )
     return there.id
 

@@ -224,7 +224,7 @@ async def _decided(
         except Missing as missing:
             found = await exchanges.contents(connection, agent, missing.ids)
             pool = replace(pool, contents={**pool.contents, **found})
-    raise StatementFailed(f"rules called {MAX_RULE_CALLS} times ask for still more contents")
+    raise StatementFailed(f"the rules of conversations asked {MAX_RULE_CALLS} times for more contents")
 
 
 async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rules: Rules) -> Committed:

@@ -292,9 +292,7 @@ class Writer:
         queue = self._bulk if is_bulk else self._turns
         size = bytes + _OVERHEAD_BYTES
         if queue.bytes + size > self._limits.queue_bytes:
-            raise Busy(
-                f"{self._path} is behind: more than {self._limits.queue_bytes:,} bytes would wait to be written"
-            )
+            raise Busy(f"{self._path} is too slow: more than {self._limits.queue_bytes:,} bytes would wait")
         future: asyncio.Future[T] = self._loop.create_future()
         queue.writes.append(_Write(function, future, size, begins))
         queue.bytes += size

@@ -301,7 +301,7 @@ def test_a_tool_in_typescript_is_there_and_says_that_nobody_runs_it(world: Letta
     )
     reply = world.letta.agents.messages.create(id, input="Where is my order?")
     (told,) = [each for each in reply.messages if each.message_type == "tool_return_message"]
-    assert "nobody runs look_up_order here" in told.tool_return
+    assert "look_up_order cannot run here" in told.tool_return
     (tools,) = [each for each in export(world, id)["tools"] if each["name"] == "look_up_order"]
     assert (tools["source_type"], tools["source_code"]) == ("typescript", source)
     # What is not its source may be changed.

@@ -188,7 +188,7 @@ def test_an_edit_that_is_made_again_writes_over_nothing_that_the_model_has_not_s
     life.upstream.queue(call_tools(rethink), call_tools(rethink), say("Done."))
     life.send("Put it in order.")
     results = [m["content"] for m in life.upstream.last.messages if m["role"] == "tool"]
-    assert results[0].startswith("Error: the block 'human' was changed by somebody else")
+    assert results[0].startswith("Error: the block 'human' was changed by another writer")
     assert "Theirs." in results[0]
     assert not results[1].startswith("Error")
     assert life.block().value == "Mine."
@@ -206,7 +206,7 @@ def test_what_the_model_has_not_seen_is_not_written_over(life: Life) -> None:
     gate.open()
     run.result(PATIENCE_S)
     results = [m["content"] for m in life.upstream.last.messages if m["role"] == "tool"]
-    assert results[0].startswith("Error: the block 'human' was changed by somebody else")
+    assert results[0].startswith("Error: the block 'human' was changed by another writer")
     assert "Theirs." in results[0]
     assert not results[1].startswith("Error")
     assert life.block().value == "Mine."

@@ -194,7 +194,7 @@ def test_a_rethink_of_what_changed_meanwhile_is_told_and_made_again(world: Sleep
         if last["role"] == "user":
             call = Call("memory_rethink", {"label": "human", "new_memory": "Ann says hello."})
             return call_tools(call, hold_before_headers=gate)
-        if "was changed by somebody else" in str(last["content"]):
+        if "was changed by another writer" in str(last["content"]):
             assert "By hand." in str(last["content"])
             return call_tools(
                 Call("memory_rethink", {"label": "human", "new_memory": "Ann says hello. By hand."})

@@ -168,7 +168,7 @@ def test_a_call_waits_for_a_person(upstream: StrictUpstream, tmp_path: Path, app
         results = tool_messages(life)
         assert [id for id, _ in results] == ["a", "b"]
         assert "changed" in results[0][1]
-        assert ("nobody runs pay" in results[1][1]) is approve
+        assert ("pay cannot run here" in results[1][1]) is approve
         assert ("Too much." in results[1][1]) is not approve
         assert life.block().value == "paid"
         with pytest.raises(BadRequest, match="awaiting approval"):

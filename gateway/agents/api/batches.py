@@ -34,7 +34,7 @@ _ANTHROPICS = (
     "This is a batch of Anthropic's Messages API, which is not served here; a batch of agents names an agent_id "
     "in each request."
 )
-_NO_CLIENT = "A batch goes on when its client is gone, so nobody can answer calls of the client's tools."
+_NO_CLIENT = "A batch goes on when its client is gone, so calls of the client's tools would have no answer."
 _UNREAD = "The client's own tools read its skills, and a batch has none of these."
 
 

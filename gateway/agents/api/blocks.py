@@ -148,7 +148,7 @@ class BlockRoutes:
         return [
             AgentsRoute("GET", all_, self.index, "List blocks.", query=BlocksQuery, pages=OLDEST_FIRST),
             AgentsRoute(
-                "POST", all_, self.create, "Make a block that belongs to nobody yet.", body=CreateBlock
+                "POST", all_, self.create, "Make a block that is attached to no agent yet.", body=CreateBlock
             ),
             AgentsRoute("GET", f"{all_}/count", self.count, "Count blocks."),
             AgentsRoute("GET", one, self.retrieve, "Return a block."),

@@ -466,6 +466,4 @@ def _id(entry: ConversationEntry) -> str:
 
 def _no_own(named: NamedConversation) -> NoReturn:
     id = ids.named("agent", named.agent.uid)
-    raise BadRequest(
-        f"This is the agent's own conversation, which is the agent: see /v1/agents/{id}, and its reset-messages."
-    )
+    raise BadRequest(f"This is the agent's own conversation: use /v1/agents/{id} and its reset-messages.")

@@ -47,7 +47,9 @@ class LegacyRoutes:
             AgentsRoute(
                 "PATCH", one, blocks.update_labelled, "Change an agent's block (0.6).", body=UpdateBlock
             ),
-            AgentsRoute("DELETE", one, self.remove, "Take a block from an agent; nobody's is deleted (0.6)."),
+            AgentsRoute(
+                "DELETE", one, self.remove, "Detach a block from an agent; the block itself stays (0.6)."
+            ),
             AgentsRoute(
                 "GET",
                 archive,

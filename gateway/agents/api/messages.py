@@ -280,7 +280,7 @@ class MessageRoutes:
         # Of a reply its text, in front of its calls and what came of them.
         changes = next((each for each in kinds if each in _TEXTS), None)
         if kind is not None and kind != changes:
-            raise BadRequest(f"Only a text can be changed, and {kind} is none.", param="message_type")
+            raise BadRequest(f"Only texts can be changed, and this is {kind}.", param="message_type")
         made = exchanges.message(await self._messages.rewrite(agent, wanted, text))
         return next((each for each in made if each["message_type"] == changes), made[-1])
 
@@ -314,9 +314,7 @@ class MessageRoutes:
             before = await api.runs.preview(run_request)
             found = await self._messages.conversation(agent, conversation)
             if found is None or not found.tip:
-                raise BadRequest(
-                    "Only a conversation that the gateway keeps itself, and that has begun, is compacted by hand."
-                )
+                raise BadRequest("Only a stored conversation that has begun can be compacted by hand.")
             size = summary_tokens(before.target.context_window or WINDOW)
             text = await api.compactor.compact(agent, found, terms, fallback, size)
             after = await api.runs.preview(run_request)

@@ -69,7 +69,7 @@ FORGOTTEN = (
 )
 GONE = "The agent was deleted, or its conversation."
 CHANGED = "The agent was changed meanwhile: by its tools and rules of today its turn had ended already."
-ASKS = "A call needs a person's approval, which nobody can be asked for in a batch."
+ASKS = "A call needs a person's approval, and a batch has no client that could give it."
 NO_TOOL = "The reply calls a tool that the agent does not have."
 # Nothing is written and nothing streams, and its rules bound the rounds.
 _LIMITS = TurnLimits(commit_wait_s=1.0, max_rounds=0, streamed_bytes=0)

@@ -308,7 +308,9 @@ class RuleGuide:
         if isinstance(verdict, Undecided):
             return verdict
         if isinstance(verdict, NeedsApproval) and not self._can_ask:
-            words = f"Not run: {call.name} needs a person's approval, and nobody can be asked here."
+            words = (
+                f"Not run: {call.name} needs a person's approval, and there is no client that could give it."
+            )
             # As if a person had denied it: no rule asks for it again.
             self._called.append(CalledTool(call.name, "denied", words))
             verdict = Forbidden(words)

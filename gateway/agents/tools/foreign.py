@@ -16,7 +16,7 @@ from gateway.settings import ToolSettings
 from storage.records import DefinitionKind
 from storage.sql.store import Store
 
-NOT_RUN = "Error: nobody runs {name} here. Nothing was done."
+NOT_RUN = "Error: {name} cannot run here. Nothing was done."
 
 
 class ForeignTools:

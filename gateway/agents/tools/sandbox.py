@@ -231,7 +231,7 @@ class _Heard:
         while chunk := await stream.read(_READ_BYTES):
             self.left -= len(chunk)
             if self.left < 0:
-                raise _TooMuch(f"said more than {OUTPUT_BYTES:,} bytes")
+                raise _TooMuch(f"printed more than {OUTPUT_BYTES:,} bytes")
             self.parts[name] += chunk
 
     def text(self, name: str) -> str:

@@ -68,7 +68,7 @@ def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[
     if is_too_deep(schema):
         raise _wrong(
             function,
-            "its types or its docstring have half a character, or a number beyond 64 bits, in them, or are nested too "
+            "its types or its docstring contain half a surrogate pair or a number beyond 64 bits, or are nested too "
             "deeply",
         )
     return schema

@@ -15,7 +15,7 @@ from storage.errors import BlockOverLimit, NotFound, StoreError, WriteConflict
 from storage.records import Block
 from storage.sql.store import Store
 
-_MEANWHILE = "was changed by somebody else meanwhile, and not by this call"
+_MEANWHILE = "was changed by another writer meanwhile, and not by this call"
 
 
 async def write_blocks(

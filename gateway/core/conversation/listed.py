@@ -130,7 +130,7 @@ def rewritten(e: Exchange, seq: int, text: str) -> Exchange:
         raise CannotRewrite("there is no reply")
     shown_reply, full = orjson.loads(e.shown_reply), _full(e)
     if not text_of(shown_reply) and shown_reply.get("tool_calls"):
-        raise CannotRewrite("it is a call of a tool, which stays as it was made")
+        raise CannotRewrite("it is a tool call, and those cannot be changed")
     if full:
         full = {**full, "messages": _rewritten_messages(full, text)}
     return replace(
@@ -199,7 +199,7 @@ def _with_text(last: WireMessage, text: str) -> WireMessage:
         call for call in last.get("tool_calls") or () if call.get("function", {}).get("name") == _SPEAKS
     ]
     if len(spoken) > 1:
-        raise CannotRewrite("it was said in several calls of a tool")
+        raise CannotRewrite("it was sent in several tool calls")
     if spoken:
         arguments = orjson.loads(spoken[0]["function"]["arguments"] or "{}")
         function = {

@@ -352,7 +352,7 @@ def checked_id(text: str, name: str) -> str | None:
         return None
     if len(text) > MAX_ID_CHARS:
         raise BadRequest(
-            f"`{name}` is too long: {len(text)} characters, at most {MAX_ID_CHARS} are taken.", param=name
+            f"`{name}` is too long: {len(text)} characters, at most {MAX_ID_CHARS} are accepted.", param=name
         )
     if not text.isprintable() and _CONTROL.search(text):
         raise BadRequest(f"`{name}` contains a control character.", param=name)

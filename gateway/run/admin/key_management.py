@@ -65,7 +65,9 @@ class KeyManagement(Struct, frozen=True):
             raise UnknownId(f"There is no project {named!r} here.")
         name, memory, expires, models, user = self._bounds(raw, Key(0, named, "key", "", 0.0))
         if opens is not None and (memory, models, user) != (None, None, None):
-            raise BadRequest("This key asks no model and has no memory.", param="opens")
+            raise BadRequest(
+                "A key that opens metrics or /v1/manage has neither models nor memory.", param="opens"
+            )
         limits = raw.get("limits") or []
         if not isinstance(limits, list) or not all(isinstance(each, dict) for each in limits):
             raise BadRequest("limits must be a list of objects.", param="limits")

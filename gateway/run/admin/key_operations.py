@@ -79,7 +79,10 @@ class KeyOperations(Struct, frozen=True):
         expires, models = arguments.optional_number("expires"), arguments.optional_text("models")
         user = arguments.optional_text("user")
         if opens is not None and (models is not None or user is not None):
-            raise BadRequest("This key asks no model.", param="models" if models is not None else "user")
+            raise BadRequest(
+                "A key that opens metrics or /v1/manage has no models.",
+                param="models" if models is not None else "user",
+            )
         listed = await self.keys.list()
         there = [key for key in listed if not key.is_operator]
         known = {ALL_PROJECTS, DEFAULT_PROJECT, *self.projects, *(key.project for key in listed)}
@@ -178,7 +181,7 @@ def _opens(arguments: Arguments) -> str | None:
     if arguments.flag("read") and "operator" not in wanted:
         raise BadRequest("Only a key of an operator can be one that changes nothing.", param="read")
     if wanted and "memory" in arguments:
-        raise BadRequest("This key makes no requests that memory could serve.", param="memory")
+        raise BadRequest("A key that opens metrics or the page has no memory.", param="memory")
     if not wanted:
         return None
     return OPERATOR_READ if arguments.flag("read") else wanted[0]

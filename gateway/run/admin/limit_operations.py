@@ -108,7 +108,9 @@ class LimitOperations(Struct, frozen=True):
     def _then(self, raw: RawArguments, default: str) -> str:
         then = raw.get("then", default)
         if then != REFUSE and then not in self.aliases:
-            raise BadRequest(f"then is 'refuse' or an alias of the settings, saw {then!r}.", param="then")
+            raise BadRequest(
+                f"then must be 'refuse' or an alias of the settings, saw {then!r}.", param="then"
+            )
         return str(then)
 
 
@@ -131,7 +133,7 @@ def limit_json(limit: UsageLimit) -> dict[str, Any]:
 def _unit_of(raw: RawArguments) -> tuple[str, str | None]:
     unit = _choice(raw, "unit", UNITS)
     if unit == "concurrent" and raw.get("per") is not None:
-        raise BadRequest("per is null of a limit of concurrent requests.", param="per")
+        raise BadRequest("per must be null where unit is concurrent.", param="per")
     return unit, None if unit == "concurrent" else _choice(raw, "per", PERIODS)
 
 

@@ -117,7 +117,7 @@ class Arguments:
                 raise BadRequest("An agent is named by its id alone.", param="agent")
             return MemoryOwner(project, API_PROFILE, _subject_of(self.text("agent")))
         if user and conversation:
-            raise BadRequest("Name a user, or the conversation of nobody, not both.", param="conversation")
+            raise BadRequest("Name a user, or a conversation without a user, not both.", param="conversation")
         if defaults is not None:
             profile = profile or defaults.profile(project)
             user = user or (None if conversation else defaults.user)

@@ -259,7 +259,7 @@ def describe_unswept(is_server: bool) -> str:
     """Describes that the database still has old copies of what is gone, and what takes them out."""
     if is_server:
         return (
-            "The server still has old versions of it: somebody sees them in a transaction that is older, or the role "
+            "The server still has old versions of it: another session sees them in an older transaction, or the role "
             "may not VACUUM. Run VACUUM when that has ended."
         )
     return (

@@ -87,7 +87,7 @@ def read_query(raw: RawArguments, today: int) -> UsageQuery:
             known = ", ".join(UsageKey._fields)
             raise BadRequest(f"by names columns of {known}, saw {name!r}.", param="by")
     if len(set(by)) < len(by):
-        raise BadRequest("by names each column once.", param="by")
+        raise BadRequest("by must name each column once.", param="by")
     last = _day(given, "to", today)
     first = _day(given, "from", last - _DEFAULT_DAYS + 1)
     if first > last:

@@ -24,4 +24,4 @@ async def with_contents(turns: Turns, agent: Agent, tree: Tree, rules: Callable[
             return rules()
         except Missing as missing:
             tree.take_contents(await turns.contents(agent, missing.ids))
-    raise StatementFailed(f"rules called {MAX_RULE_CALLS} times ask for still more contents")
+    raise StatementFailed(f"the rules of conversations asked {MAX_RULE_CALLS} times for more contents")

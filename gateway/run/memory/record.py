@@ -41,7 +41,7 @@ from storage.records import Block, BlockOp, Exchange, SentSection
 # The outcome that is written with a user's message before the model is asked, so that it survives the process.
 OPENED = TurnOutcome(End.CANCELLED)
 CHANGED_MEANWHILE = (
-    "Error: the block {label!r} was changed by somebody else since you saw it. Nothing was done. It now reads:"
+    "Error: the block {label!r} was changed by another writer since you saw it. Nothing was done. It now reads:"
     "\n{frame}"
 )
 # A rule that settles a turn.

@@ -75,7 +75,7 @@ def number_in(request: Request) -> int:
     """Returns the number in a path. Raises: UnknownId: it is none."""
     text: str = request.path_params["id"]
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise UnknownId(f"There is nothing with the id {text!r}.")
+        raise UnknownId(f"The id {text!r} is not a number.")
     return int(text)
 
 

@@ -314,9 +314,7 @@ async def _seers(connection: Connection, block: int) -> list[int]:
 async def _check_label(connection: Connection, agent: int, block: int, label: str) -> None:
     """Raises: WriteConflict, where the agent sees another block of that label."""
     if await connection.row(SQL["labelled"], (label, block, agent)) is not None:
-        raise WriteConflict(
-            f"an agent would see two blocks labelled {label!r}, and it can see one of a label"
-        )
+        raise WriteConflict(f"the agent would have two blocks labelled {label!r}, and labels are unique")
 
 
 def _is_wanted(entry: BlockEntry, wanted: BlockFilter) -> bool:

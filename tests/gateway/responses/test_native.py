@@ -701,7 +701,7 @@ def test_a_profile_has_its_prompt_without_memory_too(
 
 def test_a_history_of_ours_cannot_be_asked_for(world: World) -> None:
     append = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "one"}
-    with pytest.raises(openai.BadRequestError, match="puts no history in front"):
+    with pytest.raises(openai.BadRequestError, match="does not prepend history"):
         respond(world, input="Hi", extra_headers=append)
 
 
@@ -760,7 +760,7 @@ def test_a_profile_whose_history_is_ours_goes_on_by_an_id(
     with remember(upstream, tmp_path, agent(history="append")) as world:
         previous = respond(world, input="Hi", extra_headers={"x-mnemogate-agent": "helper"}).id
         respond(world, input="And?", previous_response_id=previous, extra_headers=headers)
-        with pytest.raises(openai.BadRequestError, match="puts no history in front"):
+        with pytest.raises(openai.BadRequestError, match="does not prepend history"):
             respond(world, input="And?", extra_headers=headers)
 
 

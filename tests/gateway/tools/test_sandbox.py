@@ -265,7 +265,10 @@ async def test_no_way_leads_out_of_the_sandbox(sandbox: Sandbox, outside: dict[s
 )
 async def test_it_says_no_more_than_it_may(sandbox: Sandbox, body: str) -> None:
     answer = await sandbox.run(f"def tool():\n{indent(body, '    ')}", call())
-    assert (answer.content, answer.status) == (f"Error: tool said more than {OUTPUT_BYTES:,} bytes.", "error")
+    assert (answer.content, answer.status) == (
+        f"Error: tool printed more than {OUTPUT_BYTES:,} bytes.",
+        "error",
+    )
     assert len(answer.stdout) + len(answer.stderr) <= 20_000
 
 

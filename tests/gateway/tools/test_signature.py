@@ -241,7 +241,7 @@ ERRORS = [
         + "".join(f"class A{n}:\n  x: A{n - 1}\n" for n in range(1, 120))
         + "def f(x: A119):"
         + DOC,
-        "Line 241: its types or its docstring have half a character, or a number beyond 64 bits, in them, or are",
+        "Line 241: its types or its docstring contain half a surrogate pair or a number beyond 64 bits, or are",
     ),
     ("def f(x: list[Order]):" + DOC, "Line 1: the type `Order` has no JSON schema"),
     ("def f(x: dict[int, str]):" + DOC, "Line 1: the type `dict[int, str]` has no JSON schema"),
@@ -254,9 +254,9 @@ ERRORS = [
     ("def wetter_für_heute(): ...", "Line 1: 'wetter_für_heute' is no name for a tool"),
     ("def f(): return " + "-" * 50_000 + "1", "The source cannot be read"),
     ("def f(x: int" + " | int" * 1_000 + "):" + DOC, "Line 1: its types are nested too deeply."),
-    ("def f(x: Literal['\\ud800']):" + DOC, "Line 1: its types or its docstring have half a character"),
-    ("def f(x: Literal[0x1_0000_0000_0000_0000]):" + DOC, "Line 1: its types or its docstring have half"),
-    ("def f():\n    'Do \\ud800.'", "Line 1: its types or its docstring have half a character"),
+    ("def f(x: Literal['\\ud800']):" + DOC, "Line 1: its types or its docstring contain half a surrogate"),
+    ("def f(x: Literal[0x1_0000_0000_0000_0000]):" + DOC, "Line 1: its types or its docstring contain half"),
+    ("def f():\n    'Do \\ud800.'", "Line 1: its types or its docstring contain half a surrogate"),
     ("#" * 100_001, "The source has more than 100,000 characters."),
 ]
 
