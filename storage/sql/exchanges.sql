@@ -148,7 +148,7 @@ SELECT id, input, shown_reply, "full" FROM exchanges WHERE id = ? AND agent = ?
 
 -- name: contents
 -- Reads the contents of several.
-SELECT id, input, shown_reply, "full" FROM exchanges WHERE agent = ?1 AND id {in:2:BIGINT:64}
+SELECT id, input, shown_reply, "full" FROM exchanges WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 
 -- piece: is_head
 -- Whether a list that was made elsewhere began with the path of an exchange that is added.
@@ -280,7 +280,7 @@ WHERE id = ?38 AND agent = ?39
 
 -- name: exchanges_continued
 -- Stored exchanges that a later request carried, and that have not changed otherwise.
-UPDATE exchanges SET continued = 1 WHERE agent = ?1 AND id {in:2:BIGINT:64}
+UPDATE exchanges SET continued = 1 WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 
 -- name: conversation_moved
 -- Notes that something else has changed than the number of a conversation's exchanges.

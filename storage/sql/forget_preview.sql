@@ -60,7 +60,7 @@ WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.state <> 'forgotten' LIMIT ?3
 -- name: exchanges_named
 -- Reads some exchanges, as far as they are there.
 SELECT e.id, e.seq, e.depth, e.conversation, e.begun, e.ended FROM exchanges e
-WHERE e.agent = ?1 AND e.id {in:2:BIGINT:64} AND e.state <> 'forgotten'
+WHERE +e.agent = ?1 AND e.id {in:2:BIGINT:64} AND e.state <> 'forgotten'
 
 -- name: notes
 -- Reads the notes from a number on; ?3 exchanges at most.

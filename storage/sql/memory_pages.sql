@@ -68,12 +68,12 @@ SELECT p.input, p.shown_reply, {skeleton}, p."full" FROM up JOIN exchanges p ON 
 -- name: places
 -- Reads where some exchanges stand: the public name of the conversation, and the number.
 SELECT e.id, c.uid, e.seq FROM exchanges e JOIN conversations c ON c.id = e.conversation AND c.agent = e.agent
-WHERE e.agent = ?1 AND e.id {in:2:BIGINT:64}
+WHERE +e.agent = ?1 AND e.id {in:2:BIGINT:64}
 
 -- name: sources
 -- Reads some exchanges, and where they stand.
 SELECT c.uid, {spoken} FROM exchanges p JOIN conversations c ON c.id = p.conversation AND c.agent = +p.agent
-WHERE p.agent = ?1 AND p.id {in:2:BIGINT:64}
+WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 
 -- name: blocks
 -- Reads the blocks that a memory sees, each with when and by whom it was written last, and whether others see it.

@@ -96,7 +96,7 @@ WHERE agent = ? AND id > ? AND length(arguments) > 2 ORDER BY id LIMIT ?
 
 -- name: seqs_of
 -- Returns the numbers of some exchanges.
-SELECT id, seq FROM exchanges WHERE agent = ?1 AND id {in:2:BIGINT:64}
+SELECT id, seq FROM exchanges WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 
 -- name: exchanges_at
 -- Finds the exchanges with some numbers.

@@ -128,6 +128,18 @@ def test_sqlite_compiles_no_statement_again(sqlite: sqlite3.Connection) -> None:
     assert again == set()
 
 
+def test_exchanges_of_a_list_are_looked_up_by_their_rows(sqlite: sqlite3.Connection) -> None:
+    """SQLite takes the index on the agent for it otherwise: all of a large memory is read for a few rows."""
+    named = {name: text for name, text in STATEMENTS.items() if re.search(r"\bid IN \(\?", text)}
+    slow = []
+    for name, text in named.items():
+        numbers = [int(number) for number in re.findall(r"\?(\d+)", text)]
+        plan = sqlite.execute(f"EXPLAIN QUERY PLAN {text}", [None] * max(numbers))
+        slow += [name for *_, step in plan if "exchanges_order (agent=?)" in step]
+    assert len(named) >= 9
+    assert slow == []
+
+
 def test_sqlite_is_given_no_bare_parameter_as_a_limit() -> None:
     """Versions from 3.47 on compile a statement again for each value of one, and the tests may have an older one."""
     assert [name for name, text in STATEMENTS.items() if re.search(r"\bLIMIT \?", text)] == []

@@ -108,7 +108,7 @@ WHERE agent = ?1 AND id IN (SELECT x.target FROM attached x WHERE x.kind = 'bloc
 
 -- name: exchanges_among
 -- Finds those of some exchanges that are a memory's.
-SELECT id FROM exchanges WHERE agent = ?1 AND id {in:2:BIGINT:64}
+SELECT id FROM exchanges WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 
 -- name: version_hand_over
 -- Drops where a value of a block came from, as far as it is a memory's that goes.

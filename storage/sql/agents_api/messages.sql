@@ -89,7 +89,7 @@ ORDER BY p.id LIMIT ?4
 
 -- name: of_rows
 -- Reads exchanges by their rows.
-SELECT {row} FROM exchanges p {joined} WHERE p.agent = ?1 AND p.id {in:2:BIGINT:64}
+SELECT {row} FROM exchanges p {joined} WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 
 -- name: place
 -- Finds the exchange that holds a number, or held it, by its memory's name. A place that is gone keeps its row.
