@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from operator import itemgetter
 from typing import Any
 
@@ -68,7 +69,8 @@ def entry_rows(sought: Sought, most_left: int = MOST_LEFT) -> tuple[list[EntryRo
         scores = all_scores.get(seq, _NO_SCORES)
         rows.append((_CODES[hit.message.source, ""], seq, ranks.get(seq, len(ranks)), *scores, hit.tokens))
     reasons = _reasons(sought, by_seq.keys() - chosen)
-    others = sorted(reasons, key=lambda seq: ranks.get(seq, len(ranks)))[:most_left]
+    unranked = (seq for seq in reasons if seq not in ranks)
+    others = [*islice(chain((seq for seq in ranks if seq in reasons), unranked), most_left)]
     for seq in others:
         message, scores = by_seq.get(seq), all_scores.get(seq, _NO_SCORES)
         tokens = 0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS
