@@ -1,65 +1,139 @@
-"""Measures what it costs to note why a turn recalled what it did: time of the loop's thread, and bytes.
+"""Measures what it costs to note why a turn recalled what it did: processor time of the loop's thread, and bytes.
 
-Two gateways, of which one notes nothing (`memory.keep_why_days = 0`), answer the same conversations in turns: of users
-of whom much is known, so that each turn searches. The time is that of the gateway's main thread, in which its loop
-runs, a turn; the median of rounds. The bytes are those of the table with its indexes, a row. The exit code is 1 above
-the goals.
+Two stores have the same memory, and of their keepers one notes nothing (`memory.keep_why_days = 0`). Both remember and
+write the same turns, each turn at one right after the other, and which is first changes. What counts is the processor
+time of the thread that has the loop (`time.thread_time`), which others on the machine hardly change: the difference of
+the two, as the median over chunks of turns. The bytes are those of the table with its indexes, a row. `packed` is the
+making of a row's bytes, which the writer's thread does over SQLite, and the loop's over PostgreSQL. The exit code is 1
+above the goals.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import sqlite3
 import statistics
 import tempfile
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import load
-import uvloop
+import orjson
+
+from gateway.core.agent import AgentSpec
+from gateway.core.conversation.kind import ConversationKind
+from gateway.core.memory.rules import RULES
+from gateway.core.request.identity import IdentityRules, identify
+from gateway.core.turn.commands import End, TurnOutcome
+from gateway.core.upstream.policy import Target
+from gateway.dialects.chat.parse import parse
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.memory_context import MemoryRequest
+from gateway.run.memory.prompt import EndpointForm
+from gateway.run.memory.record import BlockEdits, recall_row
+from gateway.run.receipt import Receipt
+from gateway.settings import MemorySettings
+from scripts.bench_recall import NoServices
+from scripts.fill import new_agent, write_conversation
+from storage.open import open_store
+from storage.records import Scope
+from storage.sql.store import Store
 
 GOAL_US, GOAL_BYTES = 20.0, 300.0
 USERS, CONVERSATIONS, TURNS = 60, 4, 12
-MEASURED_TURNS = 6
-SETTINGS = """\
-[memory]
-keep_why_days = {days}
-
-[[upstreams]]
-name = "mock"
-base_url = "http://127.0.0.1:{port}/v1"
-"""
+MEASURED_TURNS = 6  # of a conversation
+REPLY = "Indeed. " * 120
+CHUNK = 50
+SPEC, TARGET = AgentSpec("default"), Target("bench", "m", 128_000)
+BEGUN = 1_760_000_000.0
 
 
-def loop_s(pid: int) -> float:
-    """Returns the processor time of a process's main thread."""
-    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
+class Spent(NamedTuple):
+    """Processor time of the loop's thread, in microseconds. packed: of that, what the writer's thread does instead."""
+
+    turn: float
+    packed: float
 
 
-class Target:
-    """One gateway, with what was measured of it, in microseconds a turn."""
+async def fill(path: Path) -> Store:
+    """Writes the memories of users, as clients of `load` make them."""
+    store = await open_store(path, RULES)
+    for user in map(user_of, range(USERS)):
+        agent = await new_agent(store, user, bytes(32))
+        for number in range(CONVERSATIONS):
+            asked = (load.question(user, number * TURNS + n) for n in range(TURNS))
+            times = (BEGUN + number * 3_600 + n for n in range(TURNS))
+            turns = [
+                (at, orjson.loads(each)["content"], REPLY) for at, each in zip(times, asked, strict=True)
+            ]
+            await write_conversation(store, agent, f"talk-{number}", turns)
+        await index(store, user)
+    return store
 
-    def __init__(self, gateway: load.Served) -> None:
-        self.gateway = gateway
-        self.talks = [load.Talk(f"person-{n}") for n in range(USERS)]
-        self.loop: list[float] = []
-        self.process: list[float] = []
 
-    def play(self, turns: int) -> int:
-        for talk in self.talks:
-            talk.begin_anew()
-        result = uvloop.run(load.drive(self.gateway.port, load.Talks(self.talks, turns), 1))
-        if result.errors:
-            raise SystemExit(f"errors: {result.errors[:5]}")
-        return len(result.total_ms)
+async def index(store: Store, user: str) -> None:
+    """Brings the search index of a user's memory up, as it is done when a memory rests."""
+    agent = await store.agents.find(Scope("default", "default", f"user:{user}"))
+    while agent is not None and await store.recall.index(agent.id):
+        pass
 
-    def measure(self) -> None:
-        pid = self.gateway.pid
-        loop, process = loop_s(pid), load.cpu_s(pid)
-        turns = self.play(MEASURED_TURNS)
-        self.loop.append((loop_s(pid) - loop) * 1e6 / turns)
-        self.process.append((load.cpu_s(pid) - process) * 1e6 / turns)
+
+def user_of(number: int) -> str:
+    return f"person-{number % USERS}"
+
+
+async def perform(keeper: MemoryKeeper, number: int, messages: list[bytes]) -> Spent:
+    """Performs the memory of one turn, without an upstream. messages: of its conversation, to which it adds two."""
+    user = user_of(number // MEASURED_TURNS)
+    messages.append(load.question(user, CONVERSATIONS * TURNS + number))
+    body = load.body_of(messages, user, stream=False)
+    identity = identify([], {"user": user}, IdentityRules("default"), "default")
+    receipt = Receipt(time.perf_counter(), f"req_{number:024x}")
+    at = BEGUN + 100_000 + number
+    request = MemoryRequest(parse(body), identity, SPEC, at, TARGET, ConversationKind.CLIENT)
+    reply = {"role": "assistant", "content": REPLY}
+    usage = {"prompt_tokens": 300, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": 200}}
+    outcome = TurnOutcome(End.FINISHED, (reply,), reply, "stop", usage)
+    begun = time.thread_time_ns()
+    context = await keeper.begin(request)
+    prompt = await keeper.composer.make(context, EndpointForm(), ())
+    await keeper.write(context, prompt, BlockEdits(), outcome, receipt)
+    spent = time.thread_time_ns() - begun
+    messages.append(load.message("assistant", reply["content"]))
+    make = recall_row(prompt, outcome, receipt)
+    begun = time.thread_time_ns()
+    if make is not None:
+        make()
+    return Spent(spent / 1_000, (time.thread_time_ns() - begun) / 1_000)
+
+
+async def compare(folder: Path, turns: int) -> tuple[list[Spent], list[Spent]]:
+    """Returns what turns took of which nothing was noted, and of which it was."""
+    found: dict[int, list[Spent]] = {0: [], 7: []}
+    keepers = {}
+    for days in found:
+        store = await fill(folder / f"{days}.db")
+        settings = MemorySettings(keep_why_days=days, recall_deadline_ms=10_000)
+        keepers[days] = MemoryKeeper(store, settings, lambda: BEGUN + 200_000, NoServices(), None)
+    for number in range(turns):
+        if number % MEASURED_TURNS == 0:
+            messages: dict[int, list[bytes]] = {days: [] for days in found}
+            for keeper in keepers.values():
+                await index(keeper.store, user_of(number // MEASURED_TURNS - 1))
+        for days in sorted(keepers, reverse=bool(number % 2)):
+            found[days].append(await perform(keepers[days], number, messages[days]))
+    for keeper in keepers.values():
+        await keeper.store.close()
+    return found[0], found[7]
+
+
+def chunks(values: list[float]) -> list[float]:
+    """Returns the means of values that follow each other."""
+    return [statistics.mean(values[at : at + CHUNK]) for at in range(0, len(values) - CHUNK + 1, CHUNK)]
 
 
 def bytes_of(database: Path) -> tuple[int, float, float]:
@@ -74,37 +148,25 @@ def bytes_of(database: Path) -> tuple[int, float, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench recalls", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15, help="how often each is measured (15)")
+    parser.add_argument("--turns", type=int, default=4_000, help="of each (4000)")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name, contextlib.ExitStack() as stack:
-        folders = {days: Path(name) / f"days-{days}" for days in (0, 7)}
-        upstream = stack.enter_context(load.mock(Path(name) / "log"))
-        targets: dict[int, Target] = {}
-        for days, folder in folders.items():
-            folder.mkdir()
-            settings = SETTINGS.format(days=days, port=upstream)
-            targets[days] = Target(stack.enter_context(load.gateway(folder, settings)))
-        for target in targets.values():
-            for _ in range(CONVERSATIONS):
-                target.play(TURNS)
-        for _ in range(options.rounds):
-            for target in targets.values():
-                target.measure()
-        rows, size, data = bytes_of(folders[7] / "mnemogate.db")
-    off, on = targets[0], targets[7]
-    added = statistics.median(b - a for a, b in zip(off.loop, on.loop, strict=True))
-    whole = statistics.median(b - a for a, b in zip(off.process, on.process, strict=True))
+    with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name:
+        off, on = asyncio.run(compare(Path(name), options.turns))
+        rows, size, data = bytes_of(Path(name) / "7.db")
+    differences = chunks([b.turn - a.turn for a, b in zip(off, on, strict=True)])
+    low, added, high = statistics.quantiles(differences, n=4)
+    packed, whole = (
+        statistics.median(each.packed for each in on),
+        statistics.median(each.turn for each in off),
+    )
     if options.json:
-        print(
-            json.dumps(
-                {"loop_us": added, "process_us": whole, "bytes": size, "data_bytes": data, "rows": rows}
-            )
-        )
+        figures = {"loop_us": added, "packed_us": packed, "bytes": size, "data_bytes": data, "rows": rows}
+        print(json.dumps(figures))
     else:
         print(
-            f"{added:.0f} us of the loop's thread a turn (goal: < {GOAL_US:.0f}), {whole:.0f} us of the process, of "
-            f"{statistics.median(off.loop):.0f} and {statistics.median(off.process):.0f}"
+            f"{added:.1f} us of the loop's thread a turn (goal: < {GOAL_US:.0f}; quartiles {low:.1f} and {high:.1f} of "
+            f"{len(differences)} chunks), of {whole:.0f}; packed in {packed:.1f} us"
         )
         print(
             f"{size:.0f} bytes a turn (goal: < {GOAL_BYTES:.0f}), {data:.0f} of them data, in {rows:,} rows"
