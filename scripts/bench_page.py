@@ -1,0 +1,445 @@
+"""Measures the page with a large memory, beside the load of applications: server time, size, and what the load notices.
+
+A database of 1,000,000 messages, of which one memory has 900,000, is written once into `--folder` and used again by
+later runs. Then conversations of known users go on at a gateway over it, one connection at a time as `load` measures
+its p99, in three ways in turn: without the page, with a screen a second, and with one screen after the other. The
+server time is the `server-timing` of the last. The exit code is 1 above a goal: p95 of a screen, its bytes, or how far
+the p99 of the load moves with a screen a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import http.client
+import itertools
+import json
+import multiprocessing
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import load
+import uvloop
+
+from gateway.core.memory.rules import RULES
+from scripts.bench_two import SEED, vocabulary
+from scripts.fill import new_agent, write_conversation
+from storage.commands import Learned, LearnedFact, RecallRow
+from storage.database import Connection
+from storage.listing import PassageDraft
+from storage.open import open_store
+from storage.recall_record import RecalledEntry, RecallRecord, pack, pack_request
+from storage.records import Agent, Block
+from storage.sql.blocks import ensure_blocks, load_blocks, write_block
+from storage.sql.recalls import note_recall
+from storage.sql.statements import make_statement
+from storage.sql.store import Store
+from tests.postgres import server
+
+GOAL_MS, GOAL_BYTES, GOAL_SHARE = 100.0, 100_000, 0.05
+# Of the large memory: turns of its longest conversation, turns of the others, and their number at full size.
+LONGEST, LONG, CONVERSATIONS = 10_000, 200, 2_200
+# Of the other memories: how many, and the turns of each.
+OTHERS, SHORT = 10_000, 5
+FACTS, VERSIONS, PASSAGES, AUDIT, RECALLS = 5_000, 300, 2_000, 50_000, 20_000
+DAY_S = 86_400.0
+SETTINGS = """\
+{database}
+
+[[upstreams]]
+name = "mock"
+base_url = "http://127.0.0.1:{port}/v1"
+"""
+# What the gateway does with a database that it has just opened is done by then.
+SETTLES_S = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What was written, by the names that the page has for it. facts: the number of one."""
+
+    key: str
+    uid: str
+    fact: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """share: of the full database. turns: of the load, in one measurement."""
+
+    share: float
+    rounds: int
+    turns: int
+    # At each screen, at least.
+    looks: int
+
+
+@dataclass(slots=True)
+class Screen:
+    """One URL of the page, with what was measured of it."""
+
+    path: str
+    ms: list[float] = field(default_factory=list)
+    size: int = 0
+
+    def p(self, share: float) -> float:
+        return sorted(self.ms)[min(len(self.ms) - 1, int(len(self.ms) * share))]
+
+
+# -- the database
+
+
+class Words:
+    """Sentences of words as a language has them: few often, most seldom. Those of one number are always the same."""
+
+    def __init__(self) -> None:
+        self._words = vocabulary(random.Random(SEED))
+        self._weights = list(itertools.accumulate(1 / (rank + 3) for rank in range(len(self._words))))
+
+    def sentence(self, number: int) -> str:
+        dice = random.Random(number)
+        return f"({number}) {' '.join(dice.choices(self._words, cum_weights=self._weights, k=14))}."
+
+    def conversation(self, at: float, first: int, turns: int) -> Iterator[tuple[float, str, str]]:
+        numbers = range(first, first + turns)
+        return ((at + n * 60, self.sentence(2 * k), self.sentence(2 * k + 1)) for n, k in enumerate(numbers))
+
+
+WORDS = Words()
+sentence = WORDS.sentence
+
+
+async def fill(where: str | Path, share: float) -> Filled:
+    """Writes the database. share: of its full size."""
+    store = await open_store(where, RULES)
+    now = time.time()
+    try:
+        agent = await new_agent(store, "alice")
+        begun, first = now - 900 * DAY_S, 0
+        for number in range(max(1, int(CONVERSATIONS * share))):
+            turns = WORDS.conversation(begun + number * 8 * 3_600, first, LONG)
+            await write_conversation(store, agent, f"talk-{number}", turns)
+            first += LONG
+        longest = max(LONG, int(LONGEST * share))
+        await write_conversation(
+            store, agent, "longest", WORDS.conversation(now - 10 * DAY_S, first, longest)
+        )
+        await fill_lists(store, agent, now, share)
+        for number in range(max(1, int(OTHERS * share))):
+            other = await new_agent(store, f"person-{number}")
+            at = begun + number * 3_600
+            await write_conversation(store, other, f"short-{number}", WORDS.conversation(at, number, SHORT))
+        while await store.recall.index(agent.id):
+            pass
+        _, key = await store.keys.create("", "bench", None, "operator")
+        facts = await store.facts.list(agent.id, limit=1)
+        return Filled(key, agent.uid, facts[0].seq)
+    finally:
+        await store.close()
+
+
+async def fill_lists(store: Store, agent: Agent, now: float, share: float) -> None:
+    """Writes what the large memory has besides messages, the audit, and why its last turns recalled what they did."""
+    newest = make_statement(
+        "newest", "SELECT id, seq FROM exchanges WHERE agent = ? ORDER BY id DESC LIMIT ?"
+    )
+    audited = make_statement(
+        "audited", "INSERT INTO audit (at, actor, action, memory, what) VALUES (?, ?, ?, ?, ?)"
+    )
+    count = max(100, int(RECALLS * share))
+
+    async def write(connection: Connection) -> list[int]:
+        rows = await connection.rows(newest, (agent.id, count))
+        entries = tuple(
+            RecalledEntry("message", rows[0][1] - 2 * n, n + 1, 0.9, 0.9, None, 20, "" if n < 8 else "weak")
+            for n in range(13)
+        )
+        record = RecallRecord("recalled", 40, 160, parts=(50, 0, 30, 0, 400, 160, 20), entries=entries)
+        for n, (id, _) in enumerate(rows):
+            await note_recall(
+                connection, agent.id, id, now - n, RecallRow(pack_request(f"req_{n:024x}"), pack(record))
+            )
+        block = Block(0, "human", "What is known of the person.", "", 5_000)
+        await ensure_blocks(connection, agent.id, [block], now - DAY_S)
+        (made,) = await load_blocks(connection, agent.id)
+        for n in range(1, VERSIONS):
+            text = " ".join(sentence(n + k) for k in range(8))
+            await write_block(
+                connection,
+                made.id,
+                n,
+                text,
+                at=now - DAY_S + n,
+                origin="tool",
+                sources=[rows[n % len(rows)][0]],
+            )
+        for n in range(max(100, int(AUDIT * share))):
+            at = now - DAY_S + n / 10
+            await connection.run(audited, (at, "bench", "edit", agent.uid, f"block human, version {n}"))
+        return [row[0] for row in rows]
+
+    rows = await store.database.write(write)
+    facts = [
+        LearnedFact(sentence(n), "alice", f"fact {n}", now - n, rows[n % 90], rows[:2])
+        for n in range(max(100, int(FACTS * share)))
+    ]
+    found = await store.agents.load(agent.id)
+    assert found is not None
+    learned = store.facts.learning(found, 0, found.next_seq - 1, now, lambda _: Learned(facts=facts))
+    await store.database.write(learned)
+    drafts = [PassageDraft(sentence(n), now - n) for n in range(max(100, int(PASSAGES * share)))]
+    await store.passages.add(agent.id, drafts)
+
+
+# -- the page
+
+
+def read(port: int, filled: Filled, path: str) -> tuple[float, bytes]:
+    """Returns the server time of a screen in milliseconds, and its body. Raises: SystemExit: it is an error."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    with contextlib.closing(connection):
+        headers = {"cookie": filled.key} if filled.key.startswith("mg_ui") else {}
+        if not headers:
+            headers = {"authorization": f"Bearer {filled.key}"}
+        connection.request("GET", f"/ui/{path}", headers=headers)
+        reply = connection.getresponse()
+        body = reply.read()
+    if reply.status != 200:
+        raise SystemExit(f"{path}: {reply.status} {body[:300]!r}")
+    return float((reply.getheader("server-timing") or "").partition("dur=")[2]), body
+
+
+def sign_in(port: int, key: str) -> str:
+    """Returns the cookie of a session."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {
+        "content-type": "application/x-www-form-urlencoded",
+        "origin": f"http://127.0.0.1:{port}",
+    }
+    connection.request("POST", "/ui/login", f"key={key}", headers)
+    reply = connection.getresponse()
+    reply.read()
+    return (reply.getheader("set-cookie") or "").partition(";")[0]
+
+
+def twin_of(path: str) -> str:
+    path, mark, query = path.partition("?")
+    return f"{path or 'overview'}.json{mark}{query}"
+
+
+def screens_of(port: int, filled: Filled) -> list[str]:
+    """Returns the path of each screen below /ui/, of lists also a page far down, with twins."""
+
+    def twin(path: str) -> Any:
+        return json.loads(read(port, filled, twin_of(path))[1])
+
+    def further(path: str, pages: int = 3) -> str:
+        """Returns the path of a later page of a list, with the longest steps."""
+        mark = "&" if "?" in path else "?"
+        after = None
+        for _ in range(pages):
+            query = "" if after is None else f"&after={quote(after)}"
+            after = twin(f"{path}{mark}limit=200{query}")["next"] or after
+        return f"{path}{mark}after={quote(after)}" if after else path
+
+    memory = f"m/{filled.uid}"
+    long = f"{memory}/c/longest"
+    page = twin(long)
+    earlier = twin(f"{long}?limit=200")["next"]
+    exchange = page["items"][-1]["exchange"]
+    lists = ["people", f"{memory}/facts", f"{memory}/conversations", f"{memory}/passages", "audit"]
+    paths = [
+        "",
+        *itertools.chain.from_iterable((each, further(each)) for each in lists),
+        "people?q=person-77",
+        "people?kind=agent",
+        memory,
+        f"{memory}/facts?all=1",
+        f"{memory}/facts?as_of={time.time() - 1_000:.0f}",
+        f"{memory}/search?q={quote(sentence(77))}",
+        f"{memory}/b/human",
+        f"{memory}/b/human?from=2&to=200",
+        f"{memory}/f/{filled.fact}",
+        long,
+        f"{long}?before={earlier}",
+        f"{memory}/c/talk-7",
+        f"{memory}/forget?message={page['items'][-1]['seq']}",
+        f"{memory}/forget?exchange={exchange}",
+        f"{memory}/forget?conversation=talk-7",
+        f"{memory}/forget?conversation=longest",
+        f"{memory}/forget?fact={filled.fact}",
+        f"{memory}/forget?all=1",
+        f"r/req_{7:024x}",
+        "requests",
+        f"requests?memory={filled.uid}",
+        further(f"requests?memory={filled.uid}"),
+        f"audit?memory={filled.uid}",
+        "work",
+        "keys",
+    ]
+    return [*paths, *map(twin_of, paths)]
+
+
+def browse(port: int, filled: Filled, paths: Sequence[str], pause_s: float, end: Any, found: Any) -> None:
+    """Reads screens, one after the other, until the event `end`. found: a queue of (path, milliseconds, bytes)."""
+    try:
+        for path in itertools.cycle(paths):
+            if end.wait(pause_s):
+                break
+            ms, body = read(port, filled, path)
+            found.put((path, ms, len(body)))
+    finally:
+        found.put(None)
+
+
+class Browsing:
+    """A process that reads screens meanwhile. Each time it goes on where it was."""
+
+    def __init__(self, port: int, filled: Filled, paths: Sequence[str]) -> None:
+        self.screens = {path: Screen(path) for path in paths}
+        self._port, self._filled = port, filled
+        self._paths = list(paths)
+        self._context = multiprocessing.get_context("spawn")
+
+    @contextlib.contextmanager
+    def going(self, pause_s: float) -> Iterator[None]:
+        end, found = self._context.Event(), self._context.Queue()
+        arguments = (self._port, self._filled, self._paths, pause_s, end, found)
+        process = self._context.Process(target=browse, args=arguments)
+        process.start()
+        first = found.get(timeout=60)
+        try:
+            yield
+        finally:
+            end.set()
+            for path, ms, size in itertools.chain([first], iter(found.get, None)):
+                if not pause_s:
+                    self.screens[path].ms.append(ms)
+                self.screens[path].size = size
+                self._paths.append(self._paths.pop(0))
+            process.join(10)
+            if process.exitcode:
+                raise SystemExit("the page could not be read")
+
+
+# -- the load
+
+
+class Load:
+    """Conversations of users who are known, one turn after the other."""
+
+    def __init__(self, port: int, users: int) -> None:
+        self._port = port
+        self._talks = itertools.cycle([load.Talk(f"person-{n}") for n in range(users)])
+
+    def play(self, turns: int) -> list[float]:
+        """Returns how long each turn took in milliseconds."""
+        talks = list(itertools.islice(self._talks, max(1, turns // 3)))
+        for talk in talks:
+            talk.begin_anew()
+        result = uvloop.run(load.drive(self._port, load.Talks(talks, 3), 1))
+        if result.errors:
+            raise SystemExit(f"errors: {result.errors[:5]}")
+        return result.total_ms
+
+
+def bench(port: int, mock: int, filled: Filled, sizes: Sizes) -> tuple[list[Screen], dict[str, list[float]]]:
+    """Returns the screens, and the added p99 of the load in each round of each way, in milliseconds."""
+    filled = Filled(sign_in(port, filled.key), filled.uid, filled.fact)
+    time.sleep(SETTLES_S)
+    paths = screens_of(port, filled)
+    traffic, direct = Load(port, max(1, int(OTHERS * sizes.share))), Load(mock, 100)
+    traffic.play(sizes.turns)
+    browsing = Browsing(port, filled, paths)
+    added: dict[str, list[float]] = {"without": [], "a screen a second": [], "screens at once": []}
+    for _ in range(sizes.rounds):
+        base = p99(direct.play(sizes.turns))
+        added["without"].append(p99(traffic.play(sizes.turns)) - base)
+        for way, pause_s in (("a screen a second", 1.0), ("screens at once", 0.0)):
+            with browsing.going(pause_s):
+                added[way].append(p99(traffic.play(sizes.turns)) - base)
+    while min(len(each.ms) for each in browsing.screens.values()) < sizes.looks:
+        with browsing.going(0.0):
+            traffic.play(sizes.turns)
+    return list(browsing.screens.values()), added
+
+
+def p99(values: Sequence[float]) -> float:
+    return sorted(values)[int(len(values) * 0.99)]
+
+
+# -- all
+
+
+def report(screens: Sequence[Screen], added: dict[str, list[float]], uid: str) -> bool:
+    """Prints the figures. Returns whether they reach the goals."""
+    rows = [["screen", "p50 ms", "p95 ms", "kB", "twin p95 ms", "kB"]]
+    half = len(screens) // 2
+    for html, twin in zip(screens[:half], screens[half:], strict=True):
+        path = html.path.replace(uid, "UID")
+        path = path if len(path) <= 60 else f"{path[:59]}…"
+        sizes = [f"{each.size / 1000:.0f}" for each in (html, twin)]
+        rows.append([f"/ui/{path}", f"{html.p(0.5):.1f}", f"{html.p(0.95):.1f}", sizes[0]])
+        rows[-1] += [f"{twin.p(0.95):.1f}", sizes[1]]
+    print(load.table(rows))
+    slowest = max(screens, key=lambda each: each.p(0.95))
+    largest = max(each.size for each in screens[:half])
+    before = statistics.median(added["without"])
+    ways = {way: statistics.median(values) for way, values in added.items()}
+    moved = [b / a - 1 for a, b in zip(added["without"], added["a screen a second"], strict=True)]
+    move = statistics.median(moved)
+    print(
+        f"slowest: {slowest.p(0.95):.0f} ms p95 (goal: < {GOAL_MS:.0f}), largest: {largest:,} bytes of HTML"
+    )
+    told = ", ".join(f"{way} {ms:.2f} ms" for way, ms in ways.items())
+    print(f"added p99 of the load: {told}; with a screen a second it moves by {move:+.1%} (goal: < 5%)")
+    return slowest.p(0.95) < GOAL_MS and largest <= GOAL_BYTES and (before <= 0 or move < GOAL_SHARE)
+
+
+async def filled_of(where: str | Path, share: float) -> Filled:
+    print(f"writing {1_000_000 * share:,.0f} messages", flush=True)
+    return await fill(where, share)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench page", description=__doc__)
+    default = Path(tempfile.gettempdir()) / "mnemogate-bench-page"
+    parser.add_argument("--folder", type=Path, default=default, help=f"of the database ({default})")
+    parser.add_argument("--postgres", action="store_true", help="over PostgreSQL, which is filled each time")
+    parser.add_argument("--share", type=float, default=1.0, help="of the full database (1.0)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (5)")
+    parser.add_argument("--turns", type=int, default=3_000, help="of the load, in each measurement (3000)")
+    parser.add_argument("--looks", type=int, default=20, help="at each screen, at least (20)")
+    options = parser.parse_args()
+    sizes = Sizes(options.share, options.rounds, options.turns, options.looks)
+    with contextlib.ExitStack() as stack:
+        folder, database = options.folder / f"{options.share:g}", ""
+        if options.postgres:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mnemogate-bench-")))
+            url, _ = stack.enter_context(server())
+            database = f'[database]\nurl = "{url}"'
+        folder.mkdir(parents=True, exist_ok=True)
+        note = folder / "filled.json"
+        if not note.exists():
+            where = url if options.postgres else folder / "mnemogate.db"
+            filled = asyncio.run(filled_of(where, sizes.share))
+            note.write_text(json.dumps([filled.key, filled.uid, filled.fact]))
+            note.chmod(0o600)
+        filled = Filled(*json.loads(note.read_text()))
+        upstream = stack.enter_context(load.mock(folder / "log"))
+        settings = SETTINGS.format(database=database, port=upstream)
+        gateway = stack.enter_context(load.gateway(folder, settings))
+        screens, added = bench(gateway.port, upstream, filled, sizes)
+    return 0 if report(screens, added, filled.uid) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
