@@ -8,10 +8,11 @@ sides; these with hundreds of questions asked before. Of each set the two halves
 one held out. Beside the chats stands what a plain BM25 finds (scripts/talk/plain.py).
 LongMemEval (MIT) comes out of a source distribution on PyPI, fetched once into `.cache/`. No other network.
 
---set: only sets whose name has these words. --embedder local: once more with vectors. --size 10000: instead, how long a
-question takes in one memory of that many messages, which are those of many sessions one after the other. --whole:
-instead, how many lines of the note for "Who am I?" tell something that a question of the set is about, and how many of
-240 questions get a note of a memory of some 22 messages that belongs to another one.
+--set: only sets whose name has these words. --quick: only 1,000 tokens. --embedder local: once more with vectors.
+--rules: instead, how the figures change without each rule of recall (scripts/talk/rules.py). --size 10000: instead,
+how long a question takes in one memory of that many messages, which are those of many sessions one after the other.
+--whole: instead, how many lines of the note for "Who am I?" tell something that a question of the set is about, and
+how many of 240 questions get a note of a memory of some 22 messages that belongs to another one.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ from gateway.settings import MemorySettings
 from scripts.fill import new_agent, write_conversation
 from scripts.talk.dialogue import Turn
 from scripts.talk.plain import PlainSearch
+from scripts.talk.rules import RULES as RULES_OF_RECALL
 from scripts.talk.sets import Asked, Memory, Set, history_of, make_sets, sessions_of
 from storage.commands import Committed
 from storage.open import open_store
@@ -244,17 +246,19 @@ class Found:
         if not asked.evidence:
             self.shares[f"{asked.kind}, with a note", budget].append(float(bool(told)))
             return
-        texts = [document.text for document in memory.history if document.seq in asked.evidence]
+        texts: Sequence[str] = asked.sentences
+        if not texts:
+            texts = [document.text for document in memory.history if document.seq in asked.evidence]
         for kind in (asked.kind, "all"):
             self.shares[kind, budget].append(_count(told, texts, section) / len(texts))
 
-    def print(self, name: str, kind: str = "all") -> None:
+    def print(self, name: str, budgets: Sequence[int], kind: str = "all") -> None:
         """Prints a line: how many questions, and the mean share at each budget."""
-        row = [self.shares[kind, budget] for budget in BUDGETS]
+        row = [self.shares[kind, budget] for budget in budgets]
         print(f"{name:48}{len(row[0]):>5}" + "".join(f"{100 * statistics.mean(r):7.1f}%" for r in row))
 
 
-async def run(one: Set, embedder: Embedder | None) -> None:
+async def run(one: Set, embedder: Embedder | None, budgets: Sequence[int]) -> None:
     """Prints the share of the evidence that is found in one set, of its halves and by kinds of questions."""
     found, plain = [Found(), Found()], [Found(), Found()]
     tokens: dict[int, list[int]] = defaultdict(list)
@@ -264,33 +268,79 @@ async def run(one: Set, embedder: Embedder | None) -> None:
         for memory in one.half(half):
             search = PlainSearch(memory.history) if len(memory.questions) > 1 else None
             async with remembered(memory, embedder) as ask:
-                for asked, budget in itertools.product(memory.questions, BUDGETS):
-                    prompt = await ask(asked.text, budget)
-                    content = str(orjson.loads(prompt.body())["messages"][-1]["content"])
-                    note = content.removesuffix(asked.text)
+                for asked, budget in itertools.product(memory.questions, budgets):
+                    prompt, note = await _note_for(asked.text, ask, budget)
                     found[half].add(memory, asked, budget, note, prompt.system)
                     if search is not None:
                         plain[half].add(memory, asked, budget, search.ask(asked.text, budget))
                     tokens[budget].append(recall.estimate_tokens(note))
                     sections[budget].append(recall.estimate_tokens(prompt.system))
                     times.append(prompt.recall.ms)
-    print(f"\n{one.name + ': evidence recall, tokens':48}{'n':>5}" + "".join(f"{b:>8}" for b in BUDGETS))
+    print(f"\n{one.name + ': evidence recall, tokens':48}{'n':>5}" + "".join(f"{b:>8}" for b in budgets))
     both = Found()
     for each in found:
         for key, shares in each.shares.items():
             both.shares[key] += shares
     for kind in sorted({kind for kind, _ in both.shares} - {"all"}):
-        both.print("  " + kind, kind)
-    both.print("all")
+        both.print("  " + kind, budgets, kind)
+    both.print("all", budgets)
     for half, name in enumerate(("the half for developing", "the half held out")):
-        found[half].print(name)
+        found[half].print(name, budgets)
         if plain[half].shares:
-            plain[half].print("  a plain BM25")
-    mean = "".join(f"{statistics.mean(tokens[budget]):8.0f}" for budget in BUDGETS)
+            plain[half].print("  a plain BM25", budgets)
+    mean = "".join(f"{statistics.mean(tokens[budget]):8.0f}" for budget in budgets)
     print(f"{'tokens in the note, mean':53}{mean}")
-    mean = "".join(f"{statistics.mean(sections[budget]):8.0f}" for budget in BUDGETS)
+    mean = "".join(f"{statistics.mean(sections[budget]):8.0f}" for budget in budgets)
     print(f"{'tokens in the memory section, mean':53}{mean}")
     print(_spread(times))
+
+
+async def _note_for(text: str, ask: Ask, budget: int) -> tuple[Prompt, str]:
+    """Returns the prompt of a question, and the note in it."""
+    prompt = await ask(text, budget)
+    content = str(orjson.loads(prompt.body())["messages"][-1]["content"])
+    return prompt, content.removesuffix(text)
+
+
+class RuleTable:
+    """What each rule of recall is worth: the sets asked without it, within the first of the budgets.
+
+    A column for each kind of question of each set; where a question has no evidence the figure is needless notes.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, Found]] = defaultdict(lambda: defaultdict(Found))
+
+    async def ask(self, one: Set, embedder: Embedder | None) -> None:
+        """Asks a set with all rules, and without each of them."""
+        for memory in itertools.chain(one.half(0), one.half(1)):
+            async with remembered(memory, embedder) as ask:
+                for rule in (None, *RULES_OF_RECALL):
+                    found = self.found[one.name]["" if rule is None else rule.name]
+                    with rule.turned_off() if rule is not None else contextlib.nullcontext():
+                        for asked in memory.questions:
+                            prompt, note = await _note_for(asked.text, ask, BUDGETS[0])
+                            found.add(memory, asked, BUDGETS[0], note, prompt.system)
+
+    def print(self) -> None:
+        """Prints for each set its figures with all rules, and how they change without each."""
+        for name, by_rule in self.found.items():
+            kinds = sorted({kind for kind, _ in by_rule[""].shares})
+            print(f"\n{name}, change in points without:")
+            for rule, found in by_rule.items():
+                shares = {kind: 100 * statistics.mean(found.shares[kind, BUDGETS[0]]) for kind in kinds}
+                if not rule:
+                    whole = shares
+                    print("  | " + " | ".join(("", *kinds)) + " |")
+                    print(
+                        "  | with all rules | " + " | ".join(f"{shares[kind]:.1f}" for kind in kinds) + " |"
+                    )
+                    continue
+                print(
+                    f"  | {rule} | "
+                    + " | ".join(f"{shares[kind] - whole[kind]:+.1f}" for kind in kinds)
+                    + " |"
+                )
 
 
 def _spread(times: Sequence[float]) -> str:
@@ -363,6 +413,10 @@ def main() -> None:
     parser.add_argument(
         "--size", type=int, default=0, help="time questions in one memory of so many messages"
     )
+    parser.add_argument("--quick", action="store_true", help="only the smallest budget")
+    parser.add_argument(
+        "--rules", action="store_true", help="what each rule is worth: each turned off in turn"
+    )
     parser.add_argument(
         "--whole", action="store_true", help="ask for the whole memory, and for nothing in it"
     )
@@ -383,10 +437,16 @@ def main() -> None:
         print(f"vectors: {each.name if each else 'none'}")
         if options.size:
             asyncio.run(run_long(questions, options.size, each))
-        else:
-            for one in make_sets(questions, options.questions):
-                if options.set in one.name:
-                    asyncio.run(run(one, each))
+            continue
+        table = RuleTable()
+        for one in make_sets(questions, options.questions):
+            if options.set not in one.name:
+                continue
+            if options.rules:
+                asyncio.run(table.ask(one, each))
+            else:
+                asyncio.run(run(one, each, BUDGETS[:1] if options.quick else BUDGETS))
+        table.print()
 
 
 if __name__ == "__main__":

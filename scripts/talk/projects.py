@@ -7,7 +7,8 @@ steps were written for this.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
 from scripts.talk.dialogue import ASSISTANT, BEGUN, DAY_S, USER, Turn
@@ -18,6 +19,15 @@ _MEMORIES = 3
 _BEFORE, _AFTER = (2, 6), (1, 5)
 # Sessions about other things for each session about a project.
 _OTHERS = 1
+
+# What each project is called in a question about all of it.
+_NAMES = ("the recipe site", "our new kitchen", "my thesis", "our wedding", "my allotment", "my company")
+# Questions about the order of all steps of a project; each project is asked about in another way.
+_ALL_STEPS = (
+    "Can you walk me through the order in which I brought up the different aspects of {}?",
+    "List in order what happened with {}.",
+    "How did {} develop from the beginning, step by step?",
+)
 
 # Of each project the steps in their order: what is said | a question about a detail | the step's short name.
 PROJECTS = """
@@ -82,9 +92,8 @@ def projects(half: int, sentences: Sequence[str], others: Sequence[Session]) -> 
 
     sentences: what else a turn says. others: sessions about other things, whose replies are long.
     """
-    blocks = [[line.split("|") for line in block.splitlines()] for block in PROJECTS.strip().split("\n\n")][
-        half::2
-    ]
+    blocks = [[line.split("|") for line in block.splitlines()] for block in PROJECTS.strip().split("\n\n")]
+    blocks, names_of_blocks = blocks[half::2], _NAMES[half::2]
     replies = [turn.text for _, turns in others for turn in turns if turn.role == ASSISTANT]
     for number in range(_MEMORIES):
         pick = random.Random(f"projects {half} {number}")
@@ -110,17 +119,26 @@ def projects(half: int, sentences: Sequence[str], others: Sequence[Session]) -> 
         history, marked = history_of(sorted(sessions, key=lambda one: one[0]))
         questions = []
         for place, block in enumerate(blocks):
-            seqs = [marked[place * len(block) + step] for step in range(len(block))]
-            questions += [
-                Asked("detail", ask, frozenset(seq)) for (_, ask, _), seq in zip(block, seqs, strict=True)
-            ]
+            asked = partial(_asked, block, [marked[place * len(block) + step] for step in range(len(block))])
+            questions += [asked("detail", ask, [step]) for step, (_, ask, _) in enumerate(block)]
             for _ in range(3):
                 three = sorted(pick.sample(range(len(block)), 3))
                 names = [block[step][2] for step in three]
                 pick.shuffle(names)
                 text = f"In which order did I {names[0]}, {names[1]} and {names[2]}?"
-                questions.append(Asked("order", text, frozenset().union(*(seqs[step] for step in three))))
+                questions.append(asked("order of three", text, three))
             for step, after in pick.sample([*pairwise(range(len(block)))], 2):
                 text = f"What came next after I had to {block[step][2]}?"
-                questions.append(Asked("after", text, frozenset(seqs[step] | seqs[after])))
+                questions.append(asked("what came next", text, [step, after]))
+            text = _ALL_STEPS[(number + place) % len(_ALL_STEPS)].format(names_of_blocks[place])
+            questions.append(asked("order of all", text, range(len(block))))
         yield Memory(history, questions, BEGUN + 70 * DAY_S)
+
+
+def _asked(
+    block: Sequence[Sequence[str]], seqs: Sequence[set[int]], kind: str, text: str, steps: Iterable[int]
+) -> Asked:
+    """Returns a question about some steps of a project. seqs: of each step the turns that have it."""
+    evidence = [(seqs[step], block[step][0]) for step in steps]
+    turns = frozenset[int]().union(*(turns for turns, _ in evidence))
+    return Asked(kind, text, turns, tuple(sentence for _, sentence in evidence))

@@ -20,6 +20,8 @@ OTHERS = 45
 SEED = 1
 DIALOGUES = 8
 ASKED_BEFORE = 300
+# Of the notes that a model repeats.
+_MARK = "a2b3c4d5"
 # The share of friends' turns that call the other one by name.
 _CALLS = 0.2
 
@@ -32,11 +34,13 @@ class Asked:
     """A question, or another first message.
 
     evidence: seqs of the turns that hold the answer; none where the memory has no answer, so that a note is noise.
+    sentences: of these turns, those that answer, where a part of a turn without them is no answer.
     """
 
     kind: str
     text: str
     evidence: frozenset[int]
+    sentences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ def _quoted(sessions: Sequence[Session], seed: str) -> Iterator[str]:
     pick = random.Random(seed)
     for _ in range(20):
         some = [Message(d.seq, d.seq, d.role, d.text, d.at, 1) for d in pick.sample(history, 6)]
-        yield render_note(choose(some, ""), [], sessions[-1][0])
+        yield render_note(choose(some, ""), [], sessions[-1][0], mark=_MARK)
 
 
 def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:

@@ -1,0 +1,75 @@
+"""The rules of recall, each with how it is turned off: what `scripts/bench recall --rules` asks the sets without.
+
+A rule is off while other values stand in the places of its constants or functions. Rules by which an index is made
+are not among them: a memory is written once and asked without each rule in turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from types import ModuleType
+from typing import Any
+
+from gateway.core.prompt import note
+from gateway.run.memory import recall
+from storage.search import find, rank, scores
+
+_relative = scores._relative
+Place = tuple[ModuleType, str, Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule, and what stands in which places while it is off: module, name, value."""
+
+    name: str
+    off: Sequence[Place]
+
+    @contextlib.contextmanager
+    def turned_off(self) -> Iterator[None]:
+        """Turns it off for a while."""
+        known = [(module, name, getattr(module, name)) for module, name, _ in self.off]
+        try:
+            for module, name, value in self.off:
+                setattr(module, name, value)
+            yield
+        finally:
+            for module, name, value in known:
+                setattr(module, name, value)
+
+
+def _by_all_turns(score: Any, of_user: Any, _: float) -> Any:
+    return _relative(score, of_user, 0.0)
+
+
+def _beginning(text: str, _: Sequence[str], limit: int) -> tuple[str, str]:
+    return text[:limit], " ..."
+
+
+def _as_it_is(query: str, _: Sequence[str]) -> str:
+    return query
+
+
+RULES = (
+    Rule("the words of the turns around", [(scores, "NEIGHBOUR", 0.0)]),
+    Rule("the user's turns once more", [(scores, "_relative", _by_all_turns)]),
+    Rule("texts that only ask count less", [(scores, "ASKS", 0)]),
+    Rule("small talk stays out", [(scores, "SLIGHT", 0)]),
+    Rule("how common words are in general", [(find, "_LEAST_IN_GENERAL", 0)]),
+    Rule("small talk searches nothing", [(rank, "COMMON_SHARE", 1.0)]),
+    Rule("common words need more", [(rank, "NAMES_NOTHING", 1.0)]),
+    Rule("bound: the best hit", [(scores, "LEAST_BEST_SHARE", 0.0)]),
+    Rule("bound: each hit, of the query", [(scores, "LEAST_SHARE", 0.0)]),
+    Rule("bound: each hit, of the best", [(scores, "LEAST_RELATIVE", 0.0)]),
+    Rule("wordy questions ask for less", [(find, "_MOST_ASKED", inf)]),
+    Rule("a second look for names", [(rank, "_LOOKED_AGAIN_BYTES", -1)]),
+    Rule("more hits of short messages", [(recall, "SPARE", 0)]),
+    Rule("the best part of a long turn", [(note, "_best_part", _beginning)]),
+    Rule("the user's name is I", [(note, "with_speaker", _as_it_is)]),
+    Rule("vectors fade where words hold", [(scores, "VECTORS_FADE", 0)]),
+    Rule("vectors alone, far beyond", [(scores, "_BEYOND_ALONE", inf)]),
+    Rule("a near vector for few words", [(scores, "_NEAR_ENOUGH", inf)]),
+)
