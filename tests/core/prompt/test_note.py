@@ -896,3 +896,40 @@ def test_a_subject_is_found_by_runs_of_letters_digits_and_underscores(text: str)
 )
 def test_words_are_told_apart_by_their_signs(text: str, words: list[str]) -> None:
     assert telling_words(text) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "shown"),
+    [
+        (
+            "The bus was late again. I met Ida at the market. We chose limestone for the floor. It was cheap. "
+            "Then it rained. Nobody had an umbrella. The cat was asleep when I came home. What a day. "
+            + "Tomorrow will be better, I am sure of it. Good night.",
+            "Which floor did we take?",
+            "... I met Ida at the market. We chose limestone for the floor. It was cheap. ...",
+        ),
+        (
+            "今天上班的路上又堵车了。我觉得最近的天气变化特别大。我的猫叫年糕。晚上打算早点休息。"
+            + "朋友说这家店的味道一般。" * 20,
+            "我的猫叫什么",
+            "... 我觉得最近的天气变化特别大。我的猫叫年糕。晚上打算早点休息。 ...",
+        ),
+    ],
+)
+def test_of_a_long_turn_the_sentences_that_answer_are_shown(text: str, query: str, shown: str) -> None:
+    [hit] = choose([message(1, text)], query)
+    assert hit.text == shown
+
+
+def test_of_a_long_turn_without_a_word_of_the_query_the_beginning_is_shown() -> None:
+    text = "A day like any other went by. " * 40
+    [hit] = choose([message(1, text)], "zebra")
+    assert hit.text == f"{text[:599].strip()} ..."
+
+
+def test_a_text_without_signs_is_cut_between_words() -> None:
+    text = f"{'so we went on and on ' * 40}and a numbat ran {'so we went on and on ' * 40}".strip()
+    [hit] = choose([message(1, text)], "The numbat?")
+    assert "and a numbat ran" in hit.text
+    assert len(hit.text) < 620
+    assert {*hit.text.replace("...", "").split()} <= {*text.split()}
