@@ -94,7 +94,6 @@ ASKED = [
     ("coding summary", [*system(recorded.CODING_SUMMARY), *CHATTED, *user("Summarize the conversation so far.")]),
     ("coding summary", [*system(recorded.CODING_SUMMARIZER), *CHATTED, *user("Summarize the conversation so far.")]),
     ("coding summary", [*CHATTED, *user(recorded.CODING_SUMMARY)]),
-    ("coding summary", [*CHATTED, *user(recorded.CLAUDE_CODE_SUMMARY)]),
     ("roo code prompt", user(quoting(recorded.ROO_CODE_PROMPT))),
     ("langchain4j queries", user(quoting(recorded.LANGCHAIN4J_COMPRESSION))),
     ("langchain4j queries", user(quoting(recorded.LANGCHAIN4J_EXPANSION))),

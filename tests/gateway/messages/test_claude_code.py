@@ -11,6 +11,7 @@ import pytest
 
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic, think
+from tests.doubles.side_requests import CLAUDE_CODE_SUMMARY
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.messages.sdk import Talk
 from tests.gateway.sdk import World, remember
@@ -20,11 +21,7 @@ MODEL = "claude-opus-5-5"
 MARK = {"type": "ephemeral"}
 REMINDER = {"type": "text", "text": "<system-reminder>\nToday is Monday.\n</system-reminder>\n"}
 ENVIRONMENT = {"role": "system", "content": "Available agent types for the Agent tool: none."}
-COMPACT = {
-    "type": "text",
-    "text": "CRITICAL: Respond with TEXT ONLY. Do NOT call any tools.\n\n- Do NOT use Read.\n\nYour task is to create "
-    "a detailed summary of the conversation so far.",
-}
+COMPACT = {"type": "text", "text": CLAUDE_CODE_SUMMARY}
 CONTINUED = (
     "This session is being continued from a previous conversation that ran out of context. The summary below covers "
     "the earlier portion of the conversation.\n\nSummary: the secret word is swordfish."
@@ -139,6 +136,23 @@ def test_a_compaction_leaves_nothing_and_the_session_goes_on_behind_it(world: Wo
     assert "The fur of Miso is red." in note
     assert "swordfish" not in note
     assert "Caveat" not in note
+
+
+def test_a_compaction_has_the_notes_that_its_session_has(world: World) -> None:
+    """Without them its prompt is read from no cache, and thoughts stand after something else than they did."""
+    Session(world).start("My cat is called Miso.", "s1")
+    world.pass_time(1000)
+    if isinstance(world.upstream, StrictAnthropic):
+        world.upstream.queue(think("Hm.", text="Miso."))
+    talk = Session(world)
+    talk.start("What is my cat called?", "s2")
+    note = note_of(world)
+    talk.messages.append({"role": "user", "content": [COMPACT]})
+    talk.complete()
+    assert "Miso" in note
+    assert note_of(world) == note
+    assert [seen.refusal for seen in world.upstream.seen if seen.refusal] == []
+    assert world.query("SELECT count(*) FROM exchanges") == [2]
 
 
 def test_a_notification_is_nobodys_words(world: World) -> None:
