@@ -6,6 +6,7 @@ system. The file describes its tables. An operator adds side requests in the set
 
 from __future__ import annotations
 
+import re
 import tomllib
 from importlib import resources
 from typing import Final, Literal
@@ -94,3 +95,5 @@ def _read() -> Applications:
 
 
 APPLICATIONS: Final = _read()
+IN_PLACE: Final = re.compile("|".join(each.pattern for each in APPLICATIONS.in_place))
+"""Matches what an application writes in the user's place, at the start of a message."""

@@ -97,6 +97,7 @@ BETA_FIELDS: Mapping[str, tuple[str, ...]] = {
     "fallback_credit_token": ("fallback-credit",),
     "fallbacks": ("server-side-fallback",),
     "mcp_servers": ("mcp-client",),
+    "safeguards": ("dangerous-tool-use",),
     "thread": ("message-threads",),
 }
 BETA_BLOCKS: Mapping[str, tuple[str, ...]] = {

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from gateway.core.applications import IN_PLACE
 from gateway.core.conversation.canonical import Listing, is_user, squash, text_of
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
@@ -543,10 +544,14 @@ def _letters_of_replies(tree: Tree, exchanges: Sequence[Exchange]) -> dict[int, 
 def _is_akin(tree: Tree, e: Exchange, listing: Listing, at: int) -> bool:
     """Returns whether two questions are the same but for a template around one.
 
-    Any two results of tools are akin, because clients prune them.
+    Any two results of tools are akin, because clients prune them, and so is a text with which an application stands for
+    what it has left out: the summary of a compaction.
     """
     if listing.role(at) != "user":
         return bool(e.inputs) and not is_user(e.inputs[-1])
+    text = text_of(listing.messages[at])
+    if (found := IN_PLACE.match(text)) and not text[found.end() :].strip():
+        return True
     asked = [m for m in tree.content(tree.top(e)).messages or () if m.get("role") == "user"]
     old, new = squash(text_of(asked[-1])) if asked else "", squash(listing.text(at))
     return bool(old and new) and (old in new or new in old)

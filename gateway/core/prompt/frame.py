@@ -5,12 +5,9 @@ Their tags, sentences and templates are data (gateway.core.applications). It doe
 
 from __future__ import annotations
 
-import re
-
-from gateway.core.applications import APPLICATIONS
+from gateway.core.applications import APPLICATIONS, IN_PLACE
 
 _REMINDER, _REMINDED = "<system-reminder>", "</system-reminder>"
-_IN_PLACE = re.compile("|".join(each.pattern for each in APPLICATIONS.in_place))
 # OpenClaw's, as the last line of a session's first message.
 _RUNTIME, _OF_RUNTIME = "\n\nRuntime: ", " | session="
 
@@ -27,7 +24,7 @@ def without_frame(text: str) -> str:
     bare = _without_added(text)
     if asked := _asked(bare.strip()):
         bare = asked
-    elif found := _IN_PLACE.match(text):
+    elif found := IN_PLACE.match(text):
         bare = _without_added(text[found.end() :])
     own, is_there, line = bare.rpartition(_RUNTIME)
     if is_there and _OF_RUNTIME in line and "\n" not in line:

@@ -310,7 +310,7 @@ def _is_reminder(text: str) -> bool:
     own = text.strip()
     if not own or (own.startswith(_REMINDER[0]) and own.endswith(_REMINDER[1])):
         return True
-    return own.startswith("<") and not without_frame(own).strip()
+    return own.startswith(("<", "[")) and not without_frame(own).strip()
 
 
 def check_fields(block: Json, known: frozenset[str], where: str) -> None:

@@ -155,6 +155,34 @@ def test_a_compaction_has_the_notes_that_its_session_has(world: World) -> None:
     assert world.query("SELECT count(*) FROM exchanges") == [2]
 
 
+def test_a_session_goes_on_behind_a_compaction_with_a_short_reply(world: World) -> None:
+    """Of what was before it the list has a short reply alone, and what the person says stands at once."""
+    talk = Session(world)
+    talk.start("My cat is called Miso.")
+    talk.say("She is old.")
+    talk.messages = [
+        {"role": "user", "content": CONTINUED},
+        {"role": "assistant", "content": [{"type": "text", "text": "Ok."}]},
+        {"role": "user", "content": "The fur of Miso is red."},
+    ]
+    talk.go_on()
+    assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [3]
+    world.pass_time(1000)
+    Session(world).start("Which colour has the fur of Miso?", "s2")
+    assert "The fur of Miso is red." in note_of(world)
+
+
+def test_the_marks_of_an_interruption_are_nobodys_words(world: World) -> None:
+    talk = Session(world)
+    talk.start("My cat is called Miso.")
+    mark = {"type": "text", "text": "[Request interrupted by user for tool use]"}
+    talk.say([mark, {"type": "text", "text": "The fur of Miso is red."}])
+    world.pass_time(1000)
+    Session(world).start("Which colour has the fur of Miso?", "s2")
+    assert "The fur of Miso is red." in note_of(world)
+    assert "interrupted" not in note_of(world)
+
+
 def test_a_notification_is_nobodys_words(world: World) -> None:
     talk = Session(world)
     talk.start("My cat is called Miso.")
