@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 
 from gateway.core.prompt import note
+from gateway.core.prompt.event_order import asks_for_order, events_of
 from gateway.core.prompt.section import Section
 from gateway.core.prompt.shown_blocks import is_mark_named
 from gateway.core.request.identity import KEEPS
@@ -93,6 +94,12 @@ class FoundMessages(NamedTuple):
     left: Mapping[int, str] = {}
     # The notes of the conversation show all of the memory.
     is_all_shown: bool = False
+    # The message asks for the order of events, so that many short lines are worth more than a few long ones.
+    asks_for_order: bool = False
+
+    def line_chars(self, budget: int) -> int:
+        """Returns how much of one message a note shows. budget: tokens of the note."""
+        return min(note.ORDER_CHARS if self.asks_for_order else note.CUT_CHARS, 2 * budget)
 
 
 _NOTHING = FoundMessages((), "", frozenset(), False)
@@ -115,6 +122,9 @@ async def find_for(
     """
     shared: frozenset[str] = frozenset()
     left: dict[int, str] = {}
+    is_order = asks_for_order(query)
+    if is_order:
+        query = events_of(query)
     found = await search(query)
     lines = note.shared_lines(text, found)
     own = note.with_speaker(note.make_query(note.without_lines(text, lines)), names) if lines else ""
@@ -125,7 +135,7 @@ async def find_for(
         query, shared = own, lines
         found = [*await search(own), *rest]
     if found:
-        return FoundMessages(found, query, shared, False, left)
+        return FoundMessages(found, query, shared, False, left, asks_for_order=is_order)
     selection = await select(query)
     return FoundMessages(selection, "" if selection else query, shared, bool(selection), left)
 
@@ -340,7 +350,7 @@ async def _choose(
         exclude_atoms=visible.atoms,
         noted=visible.notes,
         shared=found.shared,
-        cut_chars=min(note.CUT_CHARS, 2 * budget),
+        cut_chars=found.line_chars(budget),
         is_selection=found.is_selection,
         left=left,
     )

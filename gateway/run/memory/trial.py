@@ -73,7 +73,7 @@ class TrialRecall(Struct, frozen=True):
             found.query,
             shared=found.shared,
             budget_tokens=budget,
-            cut_chars=min(note.CUT_CHARS, 2 * budget),
+            cut_chars=found.line_chars(budget),
             is_selection=found.is_selection,
             left=left,
         )

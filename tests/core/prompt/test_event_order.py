@@ -1,0 +1,68 @@
+"""Questions about the order of events: they are known in several languages, and what asks is not searched for."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.core.prompt.event_order import asks_for_order, events_of
+from gateway.core.prompt.note import CUT_CHARS, ORDER_CHARS
+from gateway.run.memory.recall import find_for
+from storage.records import Message
+
+
+@pytest.mark.parametrize(
+    ("text", "events"),
+    [
+        (
+            "In which order did I choose the floor and find the rot?",
+            "did I choose the floor and find the rot",
+        ),
+        (
+            "Can you walk me through the order in which I brought up the different aspects of our wedding?",
+            "Can you I our wedding",
+        ),
+        ("In welcher Reihenfolge kamen die Küche und der Boden?", "kamen die Küche und der Boden"),
+        ("Dans quel ordre ai-je choisi le sol ?", "ai-je choisi le sol"),
+        ("我是按什么顺序装修厨房的？", "我是 装修厨房的？"),
+        ("どんな順番で台所を直しましたか", "で台所を直しましたか"),
+        ("Step by step?", "Step by step?"),
+    ],
+)
+def test_the_words_that_ask_for_an_order_are_left_out(text: str, events: str) -> None:
+    assert asks_for_order(text)
+    assert events_of(text) == events
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Order a pizza for six.",
+        "What did I order in Rome?",
+        "Which steps lead to the attic?",
+        "Bestell mir Tee.",
+        "I bought it in order to learn Greek.",
+        "in which order " * 100,
+    ],
+)
+def test_other_texts_ask_for_no_order(text: str) -> None:
+    assert not asks_for_order(text)
+
+
+def test_a_note_for_an_order_of_events_has_shorter_lines() -> None:
+    searched = []
+
+    async def search(query: str) -> list[Message]:
+        searched.append(query)
+        return [Message(1, 1, "user", "We chose limestone.", 0.0, 1)]
+
+    async def select(_: str) -> list[Message]:
+        return []
+
+    def found(text: str) -> int:
+        return asyncio.run(find_for(text, text, search, select)).line_chars(1_000)
+
+    assert found("In which order did we choose the floor and the rings?") == ORDER_CHARS
+    assert found("Which floor did we choose?") == CUT_CHARS
+    assert searched == ["did we choose the floor and the rings", "Which floor did we choose?"]
