@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -29,7 +29,13 @@ from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.open_database import may_be_keyed, preload
-from gateway.operations import limit_operations, make_operations, make_page_operations, request_operations
+from gateway.operations import (
+    limit_operations,
+    make_mcp_memory,
+    make_operations,
+    make_page_operations,
+    request_operations,
+)
 from gateway.page.page_app import MAX_BODY_BYTES, PageApp
 from gateway.provider_factory import make_embedder, make_providers, own_provider
 from gateway.run.admin.key_management import KeyHolder, KeyManagement
@@ -76,6 +82,9 @@ from gateway.web.sockets.responses_socket import OpensSocket, ResponsesSockets
 from gateway.web.stored_responses import OwnResponses, unknown_response
 from storage.errors import StoreError, Unavailable
 from storage.sql.store import Store
+
+if TYPE_CHECKING:
+    from gateway.web.mcp.endpoint import McpEndpoint
 
 # Requests that are cut at the end of `shutdown_s` get so long to write what became of them.
 LAST_REQUESTS_S = 5.0
@@ -177,6 +186,8 @@ class Gateway:
         self._chat = ChatRoute(server, self.chat, bodies, limits.send_timeout_s, self.requests)
         self.sign_in = SignIn(store, clock, is_enabled=settings.ui.enabled)
         self._page = self._make_page(limits, clock)
+        self.mcp = make_mcp_memory(settings, store, services.embed_query, clock, self.accounts, self.limiter)
+        self._mcp_endpoint = self._make_mcp_endpoint(bodies) if server.mcp else None
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
         self._edge = Edge(
             self._dispatch,
@@ -253,10 +264,17 @@ class Gateway:
                 bodies,
             ),
             *health_routes(self.readiness, self.metrics),
+            *([] if self._mcp_endpoint is None else self._mcp_endpoint.routes()),
         ]
         if admin_token is not None:
             operations = make_operations(
-                settings, self.store, self.background.embed_query, self.requests, self.sign_in, self.meter
+                settings,
+                self.store,
+                self.background.embed_query,
+                self.requests,
+                self.sign_in,
+                self.meter,
+                self.mcp,
             )
             routes += admin_routes(operations, admin_token)
         return routes
@@ -274,6 +292,11 @@ class Gateway:
         return PageApp(
             self.settings, operations, bodies, clock, self.guard.knows_host, _note_page, ClientGone
         )
+
+    def _make_mcp_endpoint(self, bodies: BodyReader) -> McpEndpoint:
+        from gateway.web.mcp.endpoint import McpEndpoint
+
+        return McpEndpoint(self.mcp, self.chat.rules, bodies)
 
     def _stored_responses(self) -> StoredResponses:
         chat = self.chat
@@ -331,6 +354,8 @@ class Gateway:
             asyncio.create_task(each) for each in (self.models.run(), self.meter.run(), self.limiter.run())
         ]
         self.store.database.start()
+        if self._mcp_endpoint is not None:
+            self._tasks.append(asyncio.create_task(self._mcp_endpoint.run()))
         leases = self.chat.keeper.leases
         if leases.is_needed:
             self._tasks.append(asyncio.create_task(leases.run()))
@@ -379,6 +404,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.chat.pending.drain(LAST_REQUESTS_S)
+        await self.mcp.drain(LAST_REQUESTS_S)
         await self.background.drain(LAST_REQUESTS_S)
         with suppress(StoreError):  # it was logged
             await self.meter.write()

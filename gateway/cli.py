@@ -291,6 +291,17 @@ def serve(host: str | None, port: int | None, upstream: str | None, single_user:
     return _commands().serve(flags, upstream, works=not no_work)
 
 
+@root.command(
+    help="serve a user's memory to an editor or a desktop client, over stdio (MCP), until the input ends"
+)
+@_option("user", "the person whose memory it is", required=True)
+@_option("project", "the project (default: default)", default="default")
+@_option("profile", "the profile (default: the project's)")
+@_flag("read", "refuse what writes")
+def mcp(read: bool, **wanted: Any) -> None:
+    _commands().serve_mcp(wanted, reads=read)
+
+
 @root.command(help="perform background jobs until it is stopped, without a server")
 def worker() -> int:
     return _commands().work()

@@ -113,7 +113,7 @@ class Commands:
             from gateway.provider_factory import make_embedder, make_providers
             from gateway.run.background.background_model import background_route
             from gateway.run.upstream.route import check_models
-            from gateway.serve import check_door
+            from gateway.serve import check_door, check_mcp
             from gateway.settings.mistakes import Mistakes
             from gateway.web.server import find_address
 
@@ -122,7 +122,14 @@ class Commands:
 
         settings, mistakes = self.load(needs_secrets=True), Mistakes()
         database = DatabaseFindings()
-        for check in (check_models, check_address, make_providers, background_route, make_embedder):
+        for check in (
+            check_models,
+            check_address,
+            make_providers,
+            background_route,
+            make_embedder,
+            check_mcp,
+        ):
             with mistakes.noted():
                 check(settings)
         with mistakes.noted():
@@ -182,6 +189,21 @@ class Commands:
             )
         printed.show_moved(done.moved, done.there, done.refused)
         return EXIT_FAILED if done.refused else 0
+
+    def serve_mcp(self, wanted: _Wanted, *, reads: bool) -> None:
+        """Serves the tools of MCP over stdio. wanted: whose memory it is."""
+        with loading():
+            from gateway.run.admin.mcp_memory import MCP_CALL
+
+            try:
+                from gateway.web.mcp.stdio import serve_stdio
+            except ModuleNotFoundError as error:
+                raise GatewayError(
+                    "`mnemogate mcp` needs the extra `mcp`: pip install 'mnemogate[mcp]'"
+                ) from error
+        named = {**_given(wanted), "read": reads}
+        _ = self.settings  # mistakes in them are reported before anything is served
+        serve_stdio(lambda asked: self.perform(MCP_CALL, asked), named)
 
     # -- operations
 

@@ -18,6 +18,7 @@ from gateway.run.admin.forget import ForgetOperations
 from gateway.run.admin.key_operations import JobOperations, KeyOperations, Operations
 from gateway.run.admin.limit_operations import LimitOperations
 from gateway.run.admin.links import LinkOperations
+from gateway.run.admin.mcp_memory import MCP_CALL, McpMemory, McpOperations
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_export import ExportOperation
 from gateway.run.admin.memory_forgetting import MemoryForgetting
@@ -37,9 +38,12 @@ from gateway.run.admin.users import ListOperations
 from gateway.run.admin.work import WorkOperations
 from gateway.run.background.compact import CompactOperation
 from gateway.run.background.embed import KIND as EMBED
+from gateway.run.directory import Directory
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.trial import TrialRecall
+from gateway.run.receipt import Accounts
 from gateway.run.request_log import RequestLog
+from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
 from gateway.settings import DatabaseSettings, Settings
 from storage.errors import StoreError
@@ -101,6 +105,26 @@ def limit_operations(settings: Settings, store: Store) -> LimitOperations:
     return LimitOperations(store.limits, store.keys, [each.alias for each in settings.models])
 
 
+def make_mcp_memory(
+    settings: Settings,
+    store: Store,
+    embed_query: EmbedQuery | None,
+    now: Callable[[], float],
+    accounts: Accounts,
+    limiter: Limiter,
+) -> McpMemory:
+    """Makes what performs the tools of MCP. now: seconds since the epoch. embed_query: as for `make_operations`."""
+    views = MemoryViews(store, now, settings.memory.keep_why_days)
+    operations = McpOperations(
+        views,
+        SearchOperation(store, trial_recall(settings, store, embed_query)),
+        MemoryEdits(store, now),
+        MemoryForgetting(store, views, now),
+    )
+    spec_of = Directory(settings).named
+    return McpMemory(store, operations, spec_of, now, accounts, limiter, settings.default_profile)
+
+
 def make_operations(
     settings: Settings,
     store: Store,
@@ -108,6 +132,7 @@ def make_operations(
     log: RequestLog | None = None,
     sign_in: SignIn | None = None,
     meter: Meter | None = None,
+    mcp: McpMemory | None = None,
 ) -> Operations:
     """Makes all operations over a store.
 
@@ -115,6 +140,7 @@ def make_operations(
     log: as for `request_operations`.
     sign_in: of the page of this process; None: it serves none.
     meter: of this process; None: it counts nothing.
+    mcp: performs the tools of MCP; None: they are not asked for.
     """
     defaults = Defaults(settings.default_user, settings.default_profile)
     limits = limit_operations(settings, store)
@@ -159,6 +185,7 @@ def make_operations(
             "memory-import": transfer.restore,
             "compact": compact.compact,
             **({} if sign_in is None else {"ui": sign_in.make_code}),
+            **({} if mcp is None else {MCP_CALL: mcp.perform}),
         }
     )
 

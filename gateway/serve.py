@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from functools import partial
+from importlib.util import find_spec
 from types import FrameType
 from typing import Any
 
@@ -27,12 +28,16 @@ from gateway.core.request.identity import AGENT_PREFIX
 from gateway.errors import GatewayError, SettingsError, UnknownModel
 from gateway.limits import Limits
 from gateway.log import configure_logging
+from gateway.metrics import Metrics
 from gateway.open_database import named_in, open_database
-from gateway.operations import make_operations
+from gateway.operations import make_mcp_memory, make_operations
 from gateway.provider_factory import make_embedder
 from gateway.run.admin.serving import AdminFile
 from gateway.run.background.embed import Embedding
+from gateway.run.receipt import Accounts
 from gateway.run.upstream.route import resolve_route
+from gateway.run.usage.limiter import Limiter
+from gateway.run.usage.meter import Meter
 from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings, is_loopback
 from gateway.web.server import bind, listen, make_server
 from storage.errors import Owned, StoreError, Unavailable, is_known
@@ -40,6 +45,8 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
+# Calls of MCP that an operation has left get so long to their end.
+DRAIN_S = 5.0
 # By an upstream's address, or its kind where that is enough. The scripted model answers to any name, so it is asked
 # for by one that others have.
 EXAMPLE_MODELS = {
@@ -104,13 +111,23 @@ async def perform_here(settings: Settings, operation: str, arguments: Mapping[st
     try:
         async with AsyncExitStack() as stack:
             embed_query = None
-            embedder = make_embedder(settings) if arguments.get("query") else None
+            asks = arguments.get("query") or arguments.get("tool") == "memory_search"
+            embedder = make_embedder(settings) if asks else None
             if embedder is not None:
                 stack.push_async_callback(embedder.aclose)
                 embedding = Embedding(store, embedder, settings.memory, time.time)
                 await embedding.warm()
                 embed_query = embedding.embed_query
-            return await make_operations(settings, store, embed_query).perform(operation, arguments)
+            meter, accounts = Meter(store.usage, store.agents.load, time.time, settings), Accounts()
+            limiter = Limiter(store, meter, time.time, Metrics())
+            accounts.readers += [meter.take, limiter.settle]
+            mcp = make_mcp_memory(settings, store, embed_query, time.time, accounts, limiter)
+            answer = await make_operations(settings, store, embed_query, mcp=mcp).perform(
+                operation, arguments
+            )
+            await mcp.drain(DRAIN_S)
+            await meter.write()
+            return answer
     except StoreError as error:
         raise GatewayError(error.message) from error
     finally:
@@ -151,6 +168,7 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
     )
     store = None
     try:
+        check_mcp(settings)
         store = await _open_store(settings, local)
         _report_fault(store, "Requests are answered without memory")
         has_keys = await _check_keys(settings, store)
@@ -260,6 +278,12 @@ def check_door(settings: Settings, has_keys: bool) -> None:
             f"server.host: {settings.server.host!r} would open this gateway to others, and it has no keys. "
             "Make one with `mnemogate keys create`, set MNEMOGATE_KEY, or listen on 127.0.0.1."
         )
+
+
+def check_mcp(settings: Settings) -> None:
+    """Raises: SettingsError: MCP is to be served, and what speaks it is not installed."""
+    if settings.server.mcp and find_spec("mcp") is None:
+        raise SettingsError("server.mcp: it needs the extra `mcp`: pip install 'mnemogate[mcp]'")
 
 
 def _announce(settings: Settings, store: Store, url: str, local: str, has_keys: bool) -> None:

@@ -149,7 +149,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"receipt", "request_figures"},
     ],
     "gateway.web": [
-        {"response_compaction"},
+        {"mcp", "response_compaction"},
         {"messages", "responses"},
         {"stored_responses", "turn_saving"},
         {"response_conversations"},

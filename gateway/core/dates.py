@@ -24,6 +24,20 @@ def date_of(day: int) -> str:
         return "undated"
 
 
+def iso_of(at: float) -> str:
+    """Returns a time in ISO 8601, UTC, to the second. at: seconds since the epoch."""
+    return datetime.fromtimestamp(int(at), UTC).isoformat().replace("+00:00", "Z")
+
+
+def moment_of(text: str) -> float:
+    """Returns a date or time in ISO 8601 as seconds since the epoch. Raises: ValueError.
+
+    One without a zone is of UTC.
+    """
+    found = datetime.fromisoformat(text)
+    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+
+
 def minute_of(at: float) -> str:
     """Returns the date and the time of day, to the minute. at: seconds since the epoch."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")

@@ -123,9 +123,9 @@ class Chat:
         """How long a request waits for a turn that is being written."""
         return self._limits.commit_wait_s
 
-    def rules(self, project: str) -> IdentityRules:
-        """Returns the rules by which a project's requests are read."""
-        return self._rules_of(project, None)
+    def rules(self, project: str, key_mode: str | None = None) -> IdentityRules:
+        """Returns the rules by which a project's requests are read. key_mode: of their key."""
+        return self._rules_of(project, key_mode)
 
     async def answer(
         self,

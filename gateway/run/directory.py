@@ -120,6 +120,10 @@ class Directory:
         # The default need not be declared.
         return self._default if found is None and identity.agent is None else found
 
+    def named(self, profile: str) -> AgentSpec | None:
+        """Returns the agent of a profile; None: the settings declare none of this name."""
+        return self._by_name.get(profile, self._default if profile == self._default.name else None)
+
 
 def unknown(identity: Identity, model: str) -> CallerError:
     """Returns the error for an agent that is not there, in the words of how the request names it."""

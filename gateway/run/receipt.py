@@ -121,6 +121,7 @@ class Receipt:
         "_came",
         "_sent",
         "added_ms",
+        "asks_model",
         "begun",
         "calls",
         "count_tokens",
@@ -170,6 +171,8 @@ class Receipt:
         self.hides_usage = False
         # Of a client's request; False: of work that goes on without one, whose request is counted already.
         self.is_request = True
+        # False: of a tool that another program calls, in which no model has part.
+        self.asks_model = True
         # The row of the memory that the work is for, which is no request's; 0: it is a request's.
         self.memory = 0
         # The `x-ratelimit-*` headers of the limits that hold for it; they take the place of the upstream's.

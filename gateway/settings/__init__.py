@@ -105,6 +105,7 @@ class ServerSettings(Table, frozen=True):
     max_messages: PositiveInt = 5000
     shutdown_s: NonNegativeInt = 30
     access_log: bool = True
+    mcp: bool = False
     metrics_keys: MetricsKeys = "auto"
     keep_alive_comment_s: Annotated[float, Meta(ge=0.0, le=MOST)] = 0.0
 

@@ -37,7 +37,7 @@ _LOGGED = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Paths where a key that is bound to a user reaches nothing of others.
 _OF_USERS = re.compile(
-    r"/v1/(chat/completions|messages(/count_tokens)?|responses(/[^/]+)?|completions|embeddings|rerank|moderations"
+    r"/mcp|/v1/(chat/completions|messages(/count_tokens)?|responses(/[^/]+)?|completions|embeddings|rerank|moderations"
     r"|images/\w+|audio/(speech|transcriptions|translations)|models(/.*)?)"
 )
 _ids = random.Random()

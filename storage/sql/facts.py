@@ -121,6 +121,22 @@ class Facts(Group):
             raise WriteConflict(f"fact {seq} already says so")
         return _fact(row)
 
+    @writes
+    async def remember(
+        self, connection: Connection, agent: Agent, text: str, key: str, origin: str, at: float
+    ) -> tuple[Fact, bool]:
+        """Adds a fact that a person has stated, unless an equal one is true. Returns it, and whether it was there.
+
+        key: as in `LearnedFact`. Raises: NotFound: the memory is gone.
+        """
+        await connection.lock(agent.id)
+        before = await connection.value(SQL["same"], (agent.id, hash_key(agent.secret, key)))
+        fact = LearnedFact(text, "", key, at, None, ())
+        id = before or await _keep(connection, agent, fact, at, origin, is_asked=True)
+        row = await connection.row(SQL["of_row"], (agent.id, id))
+        assert row is not None  # it was just written, or found
+        return _fact(row), before is not None
+
     @reads
     async def blocks(self, connection: Connection, agent: int) -> tuple[Block, ...]:
         """Returns an agent's blocks. Shared ones are read-only here: one user's words are not for the others."""
@@ -176,22 +192,23 @@ async def _keep(
     origin: str = "learned",
     *,
     is_asked: bool = False,
-) -> None:
+) -> int | None:
     """Adds a fact unless an equal one is there; the facts that it replaces end in any case.
 
     One that was forgotten is not learned again from the same messages. is_asked: a person has written it.
+    Returns the row of the fact, new or equal; None: it is not learned again.
     """
     key, since = hash_key(agent.secret, fact.key), fact.valid_from or now
     origins = {*fact.sources, *([] if fact.exchange is None else [fact.exchange])}
     unlearned = {row[0] for row in await connection.rows(SQL["unlearned"], (agent.id, key))}
     if unlearned and not is_asked and origins <= unlearned:
-        return
+        return None
     id = await connection.value(SQL["same"], (agent.id, key))
     if id is None and not is_asked and fact.exchange is not None:
         # Read once more, as after an import: what has become of it since holds.
         before = await connection.value(SQL["learned_before"], (agent.id, key, fact.exchange))
         if before is not None:
-            return
+            return None
     if id is None:
         seq, sources = await take_seq(connection, agent.id), orjson.dumps(list(fact.sources))
         values = (
@@ -205,6 +222,7 @@ async def _keep(
             ended = await connection.rows(SQL["seq_of"], (old, agent.id))
             # The old fact is not shown any more. In the index it would be the best hit, the measure of all others.
             await forget_indexed(connection, agent.id, [seq for (seq,) in ended])
+    return int(id)
 
 
 def hash_key(secret: bytes, key: str) -> bytes:

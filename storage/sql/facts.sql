@@ -47,6 +47,10 @@ SELECT exchange FROM marks WHERE agent = ? AND kind = 'unlearned' AND hash = ?
 -- Reads the fact with a number, true or not.
 SELECT {fact} WHERE f.agent = ? AND f.seq = ?
 
+-- name: of_row
+-- Reads the fact of a row.
+SELECT {fact} WHERE f.agent = ? AND f.id = ?
+
 -- name: before
 -- Reads the facts whose place a fact took, newest first.
 SELECT {fact} WHERE f.agent = ?1 AND x.successor = ?2 ORDER BY f.seq DESC LIMIT 50

@@ -89,6 +89,14 @@ class MemoryPages(Group):
         rows = await connection.rows(SQL["path"], (agent, exchange, limit))
         return [exchanges.make_exchange(row[2:], row[0], row[1], row[-1]) for row in rows]
 
+    @long_reads
+    async def following(
+        self, connection: Connection, agent: int, exchange: int, conversation: int, *, steps: int
+    ) -> int | None:
+        """Returns the exchange so many steps after one of a conversation, or the last; None: there is no such one."""
+        found: int | None = await connection.value(SQL["following"], (agent, exchange, conversation, steps))
+        return found
+
     @reads
     async def places(
         self, connection: Connection, agent: int, ids: Sequence[int]

@@ -65,6 +65,18 @@ WITH RECURSIVE up(id, parent, steps) AS (
 )
 SELECT p.input, p.shown_reply, {skeleton}, p."full" FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDER BY up.steps
 
+-- name: following
+-- Finds the exchange that stands ?4 steps below another, or less far where nothing more follows, along those spoken in last.
+WITH RECURSIVE down(id, depth, steps) AS (
+    SELECT e.id, e.depth, 0 FROM exchanges e WHERE e.id = ?2 AND e.agent = ?1
+    UNION ALL
+    SELECT k.id, k.depth, down.steps + 1 FROM down JOIN exchanges k ON k.agent = ?1 AND k.id = (
+        SELECT c.id FROM exchanges c WHERE c.conversation = ?3 AND +c.agent = ?1 AND c.depth = down.depth + 1 AND c.parent = down.id
+        ORDER BY c.active DESC, c.seq DESC LIMIT 1
+    ) WHERE down.steps < ?4
+)
+SELECT id FROM down ORDER BY steps DESC LIMIT 1
+
 -- name: places
 -- Reads where some exchanges stand: the public name of the conversation, and the number.
 SELECT e.id, c.uid, e.seq FROM exchanges e JOIN conversations c ON c.id = e.conversation AND c.agent = e.agent

@@ -20,6 +20,8 @@ PAGE = (ROOT / "docs" / "clients.md").read_text("utf-8")
 EXAMPLES = dict(
     re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 )
+# It chats with no model.
+OVER_MCP = EXAMPLES.pop("A memory for editors and desktop clients (MCP)")
 ADDRESS = "http://127.0.0.1:8080"  # which clients of Anthropic's take without /v1
 
 
@@ -27,12 +29,19 @@ ADDRESS = "http://127.0.0.1:8080"  # which clients of Anthropic's take without /
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with StrictUpstream() as upstream:
         settings = UpstreamSettings("up", "openai", upstream.base_url, takes={"responses": False})
-        with remember(upstream, tmp_path_factory.mktemp("page"), upstreams=(settings,)) as made:
+        folder, server = tmp_path_factory.mktemp("page"), {"mcp": True}
+        with remember(upstream, folder, upstreams=(settings,), server=server) as made:
             yield made
 
 
 def test_the_page_has_examples() -> None:
-    assert len(EXAMPLES) == PAGE.count("```python") == 11
+    assert len(EXAMPLES) + 1 == PAGE.count("```python") == 12
+
+
+def test_the_program_over_mcp(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(OVER_MCP.replace(ADDRESS, world.gateway.url), "mcp", "exec"), {"__name__": "__main__"})
+    (found,) = ast.literal_eval(capsys.readouterr().out)["results"]
+    assert (found["kind"], found["text"]) == ("fact", "My cat is called Miso.")
 
 
 def test_pipecats_service_is_made_as_the_driver_makes_it() -> None:

@@ -7,7 +7,7 @@ in each list that it stands in, or by an index that cannot count so far. A field
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -142,7 +142,7 @@ class _Fact(msgspec.Struct):
     sources: list[_Number | None]
     about: str
     text: str
-    origin: Literal["learned", "model", "operator", "person"] = "learned"
+    origin: str = "learned"
     muted: bool = False
 
 

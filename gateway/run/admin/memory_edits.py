@@ -6,7 +6,7 @@ An operator makes them over the page or the command line, or the person that the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -27,7 +27,8 @@ class Editor(Struct, frozen=True):
 
     actor: str
     project: str | None = None
-    origin: Literal["operator", "person"] = "operator"
+    # Of what is written: operator, person, or as `through_mcp` reads it. Others than operators change no shared block.
+    origin: str = "operator"
 
 
 class MemoryEdits(Struct, frozen=True):
@@ -85,17 +86,34 @@ class MemoryEdits(Struct, frozen=True):
         await self._note(editor, "restore", uid, f"block {label}, version {to} as {done.version}")
         return done
 
-    async def correct_fact(self, editor: Editor, uid: str, seq: int, text: str) -> Fact:
+    async def remember_fact(self, editor: Editor, agent: Agent, text: str, most: int) -> tuple[Fact, bool]:
+        """Adds a fact, unless an equal one is true. Returns it, and whether it was there.
+
+        most: characters.
+        """
+        text = _fact_text(text, most)
+        try:
+            fact, is_known = await self.store.facts.remember(
+                agent, text, fact_key(text) or text, editor.origin, self.now()
+            )
+        except NotFound as error:
+            raise UnknownId("There is no such memory.") from error
+        if not is_known:
+            await self._note(editor, "remember", agent.uid, f"fact {fact.seq}")
+        return fact, is_known
+
+    async def correct_fact(
+        self, editor: Editor, uid: str, seq: int, text: str, most: int = FACT_CHARS
+    ) -> Fact:
         """Puts a fact with this text in the place of another one. Returns the new one.
 
-        Raises Conflict where the old one is no longer true.
+        most: characters. Raises Conflict where the old one is no longer true.
         """
-        agent, text = await self._memory(editor, uid), " ".join(text.split())
+        agent = await self._memory(editor, uid)
         old = await self.store.facts.at(agent.id, seq)
         if old is None:
             raise _no_fact()
-        if not text or len(text) > FACT_CHARS:
-            raise BadRequest(f"A fact has 1 to {FACT_CHARS} characters, not {len(text)}.", param="text")
+        text = _fact_text(text, most)
         if text == old.text:
             raise BadRequest("The text is the same as before.", param="text")
         try:
@@ -156,7 +174,7 @@ class MemoryEdits(Struct, frozen=True):
 
     async def _block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
         agent, store = await self._memory(editor, uid), self.store
-        is_person = editor.origin == "person"
+        is_person = editor.origin != "operator"
         # Of a person, those that others see too are read-only.
         blocks = await (store.facts.blocks(agent.id) if is_person else store.blocks.load(agent.id))
         found = next((b for b in blocks if b.label == label), None)
@@ -170,6 +188,14 @@ class MemoryEdits(Struct, frozen=True):
 
     async def _note(self, editor: Editor, action: str, uid: str, what: str) -> None:
         await self.store.audit.add(self.now(), editor.actor, action, uid, what)
+
+
+def _fact_text(text: str, most: int) -> str:
+    """Returns the text of a fact on one line. Raises: BadRequest: it is empty or too long."""
+    line = " ".join(text.split())
+    if not line or len(line) > most:
+        raise BadRequest(f"A fact has 1 to {most} characters, not {len(line)}.", param="text")
+    return line
 
 
 def _changed(label: str) -> Conflict:

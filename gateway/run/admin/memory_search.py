@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+from math import inf
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -10,9 +13,13 @@ from gateway.run.admin.hits import hit_records
 from gateway.run.admin.page_records import HitRecord, LeftOutRecord
 from gateway.run.memory.sources import entry_rows
 from gateway.run.memory.trial import TrialRecall
+from storage.errors import TooSlow
 from storage.recall_record import entry_of
+from storage.records import Agent, Message
 from storage.sql.store import Store
 
+# A program that searches waits so long, as a model does that calls a tool (gateway/run/tools/memory.py).
+SEARCH_MS = 1000.0
 # Hits of the list of all that is found.
 PAGE = 50
 # Hits that stay out, with why.
@@ -35,11 +42,53 @@ class SearchPage(Struct, frozen=True):
     next: str | None
 
 
+class FindRequest(Struct, frozen=True):
+    """A search for texts. kinds: of messages. since, until: seconds since the epoch; until is not included."""
+
+    query: str
+    limit: int
+    kinds: Collection[str]
+    since: float = -inf
+    until: float = inf
+
+    def takes(self, found: Message) -> bool:
+        """Returns whether a hit is asked for."""
+        return found.source in self.kinds and self.since <= found.at < self.until
+
+
+class FoundTexts(Struct, frozen=True):
+    """The hits of a search, best first, with the public names of their conversations by the rows of exchanges."""
+
+    hits: Sequence[Message] = ()
+    conversations: Mapping[int, str] = {}
+    # Not all of memory has answered in time.
+    is_late: bool = False
+
+
 class SearchOperation(Struct, frozen=True):
     """Tries sentences on memories. Nothing is written."""
 
     store: Store
     trial: TrialRecall
+
+    async def find(self, agent: Agent, wanted: FindRequest) -> FoundTexts:
+        """Returns texts of a memory that answer a question. Raises: StoreError."""
+        store, embed_query = self.store, self.trial.embed_query
+        try:
+            vector = None if embed_query is None else await embed_query(agent.id, wanted.query, SEARCH_MS)
+            hits = await store.recall.search(
+                agent,
+                wanted.query,
+                limit=wanted.limit,
+                takes=wanted.takes,
+                deadline_ms=SEARCH_MS,
+                vector=vector,
+            )
+        except TooSlow:
+            return FoundTexts(is_late=True)
+        rows = sorted({m.exchange for m in hits if m.source == "message"})
+        places = await store.memory_pages.places(agent.id, rows)
+        return FoundTexts(hits, {row: place.conversation for row, place in places.items()})
 
     async def search(
         self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = PAGE

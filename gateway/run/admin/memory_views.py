@@ -11,6 +11,7 @@ from typing import Generic, Literal, TypeVar, cast
 
 from msgspec import Struct
 
+from gateway.core.memory.mcp_tools import through_mcp
 from gateway.core.memory.visibility import messages_of
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, UnknownId
@@ -56,8 +57,9 @@ _PASSAGE_CHARS = 4_000
 _NO_MEMORY = "There is no such memory."
 _DAY_S = 86_400.0
 BlockOrigin = Literal[
-    "default", "tool", "learning", "undo", "forget", "api", "operator", "person", "sleeptime"
+    "default", "tool", "learning", "undo", "forget", "api", "operator", "person", "sleeptime", "mcp"
 ]
+FactOrigin = Literal["learned", "model", "operator", "person", "mcp"]
 _ORIGINS: tuple[BlockOrigin, ...] = (
     "default",
     "tool",
@@ -68,6 +70,7 @@ _ORIGINS: tuple[BlockOrigin, ...] = (
     "operator",
     "person",
     "sleeptime",
+    "mcp",
 )
 
 
@@ -144,6 +147,13 @@ class ConversationPage(Struct, frozen=True):
     branch: int | None
     items: tuple[MessageRecord, ...]
     next: str | None
+
+
+class MessagesAround(Struct, frozen=True):
+    """Messages of a conversation, oldest first. conversation: its id."""
+
+    conversation: str
+    items: tuple[MessageRecord, ...]
 
 
 class MemoryViews(Struct, frozen=True):
@@ -341,6 +351,25 @@ class MemoryViews(Struct, frozen=True):
             str(oldest) if is_more else None,
         )
 
+    async def around(self, project: str | None, uid: str, seq: int, limit: int) -> MessagesAround:
+        """Returns messages of a conversation, oldest first: one with those before and after it on its path."""
+        memory = await self.find(project, uid)
+        pages = self.store.memory_pages
+        held = await pages.holder(memory.id, seq)
+        if held is None:
+            raise _no_message()
+        last = await pages.following(memory.id, held[0], held[1], steps=limit // 2)
+        place = (await pages.places(memory.id, [held[0]])).get(held[0])
+        if last is None or place is None:
+            raise _no_message()
+        path = await pages.path(memory.id, last, limit=2 * limit)
+        records = [r for e in reversed(path) for r in message_records(e, None) if r.text is not None]
+        at = next((n for n, each in enumerate(records) if each.seq == seq), None)
+        if at is None:
+            raise _no_message()
+        start = max(0, min(at - limit // 2, len(records) - limit))
+        return MessagesAround(place.conversation, tuple(records[start : start + limit]))
+
     async def message(self, project: str | None, uid: str, id: str, seq: int) -> str:
         """Returns the whole text of a message of a conversation."""
         memory = await self.find(project, uid)
@@ -418,7 +447,7 @@ class MemoryViews(Struct, frozen=True):
                 f.ended_at,
                 f.successor,
                 f.muted,
-                cast(Literal["learned", "model", "operator", "person"], f.origin),
+                cast(FactOrigin, f.origin.partition(":")[0]),
                 tuple(source for id in _origins(f)[:most] for source in sources.get(id, ())),
             )
             for f in facts
@@ -510,7 +539,8 @@ def origin_of(stored: str) -> BlockOrigin:
     if (call := call_of_origin(stored)) is not None:
         # A run that writes without an exchange in this memory reads it in the background.
         return "sleeptime" if call[0] else "tool"
-    return next((origin for origin in _ORIGINS if origin == stored), "api")
+    kind = stored.partition(":")[0] if through_mcp(stored) else stored
+    return next((origin for origin in _ORIGINS if origin == kind), "api")
 
 
 def _origins(of: Fact | Revision) -> list[int]:

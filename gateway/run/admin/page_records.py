@@ -80,7 +80,7 @@ class FactRecord(Struct, frozen=True):
     successor: int | None
     # It stays in lists, and no note, search tool or summary has it.
     muted: bool
-    origin: Literal["learned", "model", "operator", "person"]
+    origin: Literal["learned", "model", "operator", "person", "mcp"]
     sources: tuple[SourceRecord, ...] = ()
 
 
@@ -107,7 +107,9 @@ class VersionRecord(Struct, frozen=True):
 
     version: int
     at: float
-    origin: Literal["default", "tool", "learning", "undo", "forget", "api", "operator", "person", "sleeptime"]
+    origin: Literal[
+        "default", "tool", "learning", "undo", "forget", "api", "operator", "person", "sleeptime", "mcp"
+    ]
     # The version that it brought back.
     restores: int | None
     chars: int

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from gateway.core.dates import minute_of
+from gateway.core.memory.mcp_tools import through_mcp
 from gateway.core.memory.visibility import messages_of
 from gateway.run.admin.operation_arguments import NO_DEFAULTS, Arguments, Defaults, RawArguments, nothing_of
 from gateway.run.admin.printed import counted
@@ -132,7 +133,8 @@ async def _why(store: Store, agent: Agent, snapshot: MemorySnapshot) -> list[str
         lines.append(f"  {b.label}")
         for r in (await store.blocks.revisions(b.id))[:VERSIONS]:
             undone = f"undo, back to version {r.restores}"
-            what = undone if r.restores is not None else ORIGINS.get(r.origin.partition(":")[0], r.origin)
+            kind = ORIGINS.get(r.origin.partition(":")[0], r.origin)
+            what = undone if r.restores is not None else through_mcp(r.origin) or kind
             lines.append(f"    version {r.version}  [{minute_of(r.at)}]  {what}  ({len(r.value)} characters)")
             lines += [f"      {line}" for line in await _sources(store, agent, r.sources)]
     passages = await store.passages.list(agent.id, limit=PASSAGES)
@@ -147,6 +149,7 @@ async def _why(store: Store, agent: Agent, snapshot: MemorySnapshot) -> list[str
         if f.ended_at is not None:
             ended = f"  (until {minute_of(f.ended_at)}; then {f.successor or 'something that is forgotten'})"
         lines.append(f"  {_short(_fact(f))}{ended}")
+        lines += [f"    {words}" for words in [through_mcp(f.origin)] if words is not None]
         lines += [f"    {line}" for line in await _sources(store, agent, f.sources)]
     return lines
 

@@ -12,12 +12,12 @@ import logging
 import math
 import secrets
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from msgspec import Struct
 
 from adapters.types import BYTES_PER_TOKEN
+from gateway.core.dates import iso_of
 from gateway.core.usage.limits import (
     Amounts,
     Bucket,
@@ -154,6 +154,8 @@ class Limiter:
         limits = fitting(self._limits.get(account.project, ()), account.key, account.user)
         if not limits:
             return None
+        if not account.asks_model:
+            limits = [limit for limit in limits if limit.unit == "requests"]
         buckets = [await self._bucket(limit, account.user) for limit in limits]
         counts = Counts(body_bytes // BYTES_PER_TOKEN, max_tokens or UNNAMED_TOKENS)
         price = self._meter.price_of(*model)
@@ -193,7 +195,8 @@ class Limiter:
             cost += 0 if price is None else price.of(used)
         amounts = Amounts(tokens, cost)
         if reservation is not None:
-            reservation.settle(amounts, is_answered=any(call.is_answered for call in account.calls))
+            is_answered = not account.asks_model or any(call.is_answered for call in account.calls)
+            reservation.settle(amounts, is_answered=is_answered)
         elif not account.memory:
             # Work that goes on with a request: the request was counted, and what it uses is counted here.
             for limit in fitting(self._limits[account.project], account.key, account.user):
@@ -328,6 +331,6 @@ def _words(limit: UsageLimit, period: Period) -> str:
     most = f"{limit.most:g}"
     if limit.per is None:
         return f"Limit {limit.id} allows {most} requests at a time. Try again when one has ended."
-    resets = datetime.fromtimestamp(period.end, UTC).isoformat().replace("+00:00", "Z")
+    resets = iso_of(period.end)
     what = {"requests": "requests", "tokens": "tokens", "cost": "of cost"}[limit.unit]
     return f"Limit {limit.id} allows {most} {what} per {limit.per}, which are used up. It resets at {resets}."

@@ -1,0 +1,390 @@
+"""The seven tools by which other programs use a person's memory over MCP: arguments, results, and what is listed.
+
+The types are both what calls are checked by and what the schemas are made of. Nothing here performs a call
+(`gateway/run/admin/mcp_memory.py`), and nothing speaks the protocol (`gateway/web/mcp`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from gateway.errors import BadRequest
+
+TextKind = Literal["message", "fact", "passage"]
+KINDS: Final[tuple[TextKind, ...]] = ("message", "fact", "passage")
+# How the origin begins of what came over MCP; the client's name and version follow.
+ORIGIN: Final = "mcp"
+# Characters of a remembered text, of a question, and of a client's name with its version.
+TEXT_CHARS: Final = 2_000
+QUERY_CHARS: Final = 1_000
+CLIENT_CHARS: Final = 80
+# The facts that `memory_read` returns at most.
+MOST_FACTS: Final = 100
+# A word that confirms a forgetting holds so long.
+CONFIRM_S: Final = 300
+_ID: Final = re.compile(r"(message|fact|passage):([1-9][0-9]{0,17})")
+_MAC_BYTES: Final = 10
+_DATE: Final = "A date (2026-03-01) or a time (2026-03-01T10:00:00Z), in UTC where it names no zone."
+_Text = Annotated[
+    str, Meta(min_length=1, max_length=TEXT_CHARS, description="One sentence that makes sense alone.")
+]
+_Id = Annotated[
+    str, Meta(max_length=40, description="As memory_search shows it: message:N, fact:N or passage:N.")
+]
+_FactId = Annotated[str, Meta(max_length=40, description="As memory_search shows it: fact:N.")]
+_Label = Annotated[
+    str, Meta(min_length=1, max_length=256, description="The label of a block, as in memory_read.")
+]
+
+
+class _Arguments(Struct, frozen=True, forbid_unknown_fields=True):
+    """The arguments of a tool."""
+
+
+class SearchArguments(_Arguments, frozen=True):
+    """Arguments of `memory_search`."""
+
+    query: Annotated[
+        str, Meta(min_length=1, max_length=QUERY_CHARS, description="What to look for, in words.")
+    ]
+    limit: Annotated[int, Meta(ge=1, le=20, description="How many results at most.")] = 5
+    kinds: Annotated[
+        tuple[TextKind, ...], Meta(min_length=1, max_length=3, description="Only these kinds.")
+    ] = KINDS
+    after: Annotated[str, Meta(max_length=40, description=f"Not earlier than this. {_DATE}")] = ""
+    before: Annotated[str, Meta(max_length=40, description=f"Earlier than this. {_DATE}")] = ""
+
+
+class ReadArguments(_Arguments, frozen=True):
+    """Arguments of `memory_read`: none."""
+
+
+class ConversationArguments(_Arguments, frozen=True):
+    """Arguments of `conversation_read`."""
+
+    conversation: Annotated[
+        str,
+        Meta(
+            max_length=256,
+            description="Its id: the newest messages of it. Without one: the newest conversations.",
+        ),
+    ] = ""
+    around: Annotated[
+        str, Meta(max_length=40, description="message:N: the messages before and after this one.")
+    ] = ""
+    limit: Annotated[int, Meta(ge=1, le=50, description="How many at most.")] = 20
+
+
+class RememberArguments(_Arguments, frozen=True):
+    """Arguments of `memory_remember`."""
+
+    text: _Text
+
+
+class CorrectArguments(_Arguments, frozen=True):
+    """Arguments of `memory_correct`."""
+
+    id: _FactId
+    text: _Text
+
+
+class EditBlockArguments(_Arguments, frozen=True):
+    """Arguments of `memory_edit_block`."""
+
+    label: _Label
+    value: Annotated[str, Meta(description="The whole new value.")]
+    version: Annotated[int, Meta(ge=0, lt=1 << 62, description="The version that memory_read showed.")]
+
+
+class ForgetArguments(_Arguments, frozen=True):
+    """Arguments of `memory_forget`."""
+
+    id: _Id
+    confirm: Annotated[
+        str,
+        Meta(max_length=80, description="The word of the first answer, once the person agrees to what goes."),
+    ] = ""
+
+
+class FoundText(Struct, frozen=True):
+    """A result of a search. A text over 4,000 characters is cut, and ends in an ellipsis."""
+
+    id: str
+    kind: TextKind
+    text: str
+    at: str
+    # Of a message alone.
+    role: str | None
+    conversation: str | None
+
+
+class SearchResult(Struct, frozen=True):
+    """The result of `memory_search`."""
+
+    results: tuple[FoundText, ...]
+    # Not all of memory has answered in time.
+    late: bool
+
+
+class ReadBlock(Struct, frozen=True):
+    """A block. limit: characters. read_only: of this person's clients."""
+
+    label: str
+    value: str
+    limit: int
+    version: int
+    read_only: bool
+
+
+class ReadFact(Struct, frozen=True):
+    """A fact that is true."""
+
+    id: str
+    text: str
+    since: str
+
+
+class ReadResult(Struct, frozen=True):
+    """The result of `memory_read`. conversations: how many there are."""
+
+    user: str
+    blocks: tuple[ReadBlock, ...]
+    facts: tuple[ReadFact, ...]
+    conversations: int
+
+
+class ConversationLine(Struct, frozen=True):
+    """A conversation. messages: how many it has."""
+
+    id: str
+    begun: str
+    last: str
+    messages: int
+
+
+class ReadMessage(Struct, frozen=True):
+    """A message. A text over 4,000 characters is cut, and ends in an ellipsis."""
+
+    id: str
+    role: str
+    text: str
+    at: str
+
+
+class ConversationResult(Struct, frozen=True, omit_defaults=True):
+    """The result of `conversation_read`: conversations, the newest first, or messages of one, oldest first."""
+
+    conversations: tuple[ConversationLine, ...] | UnsetType = UNSET
+    conversation: str | UnsetType = UNSET
+    messages: tuple[ReadMessage, ...] | UnsetType = UNSET
+
+
+class RememberResult(Struct, frozen=True):
+    """The result of `memory_remember`. known: it was remembered already."""
+
+    id: str
+    known: bool
+
+
+class CorrectResult(Struct, frozen=True):
+    """The result of `memory_correct`."""
+
+    id: str
+    replaces: str
+
+
+class EditBlockResult(Struct, frozen=True):
+    """The result of `memory_edit_block`. version: of the new value."""
+
+    label: str
+    version: int
+
+
+class ForgetAnswer(Struct, frozen=True):
+    """The result of `memory_forget`. goes: how much of each kind; null: too much to be counted."""
+
+    forgotten: bool
+    goes: dict[str, int | None]
+    confirm: str | UnsetType = UNSET
+
+
+class McpTool(Struct, frozen=True):
+    """A tool."""
+
+    name: str
+    title: str
+    description: str
+    arguments: type[Struct]
+    result: type[Struct]
+    writes: bool = False
+    destroys: bool = False
+    # The same call again changes nothing more.
+    repeats: bool = True
+
+
+_TOOLS: Final = (
+    McpTool(
+        "memory_search",
+        "Search memory",
+        "Search what this person said before, in any program that shares this memory, and what is known of them: "
+        "messages, facts and passages, best first. Look here before you ask the person for "
+        "something that they may have told.",
+        SearchArguments,
+        SearchResult,
+    ),
+    McpTool(
+        "memory_read",
+        "Read memory",
+        "Read what is always known of this person: the memory blocks and the newest facts.",
+        ReadArguments,
+        ReadResult,
+    ),
+    McpTool(
+        "conversation_read",
+        "Read conversations",
+        "List this person's conversations, or read messages of one: the newest, or those around a message.",
+        ConversationArguments,
+        ConversationResult,
+    ),
+    McpTool(
+        "memory_remember",
+        "Remember",
+        "Remember one fact about this person: something that they said or decided and that will matter later. One "
+        "fact a call, with names and dates in place of words such as yesterday. No secrets.",
+        RememberArguments,
+        RememberResult,
+        writes=True,
+    ),
+    McpTool(
+        "memory_correct",
+        "Correct a fact",
+        "Put a new text in the place of a fact that is wrong or no longer true. The old one stays in the history.",
+        CorrectArguments,
+        CorrectResult,
+        writes=True,
+        repeats=False,
+    ),
+    McpTool(
+        "memory_edit_block",
+        "Edit a memory block",
+        "Give a memory block a new value. Read it first: the version has to be the present one.",
+        EditBlockArguments,
+        EditBlockResult,
+        writes=True,
+        repeats=False,
+    ),
+    McpTool(
+        "memory_forget",
+        "Forget",
+        "Erase a message, fact or passage, and all that was derived from it, for good. The first call changes "
+        "nothing: it says what would go, and gives a word. Ask the person, then call again with it as `confirm`.",
+        ForgetArguments,
+        ForgetAnswer,
+        writes=True,
+        destroys=True,
+        repeats=False,
+    ),
+)  # fmt: skip
+TOOLS: Final[Mapping[str, McpTool]] = {tool.name: tool for tool in _TOOLS}
+INSTRUCTIONS: Final = (
+    "The long-term memory of one person, shared by all programs that they use. Search it when something of their past, "
+    "work, people or tastes may matter, and remember what they tell that will matter later."
+)
+
+
+class McpCaller(Struct, frozen=True):
+    """The caller of a tool."""
+
+    project: str
+    profile: str
+    # None: nobody was named.
+    user: str | None
+    # False: the mode is `read`.
+    may_write: bool = True
+    # The number of the gateway key; 0: none.
+    key: int = 0
+    # Name and version of the program, as it says; "": it does not.
+    client: str = ""
+
+    @property
+    def origin(self) -> str:
+        """The origin of what it writes."""
+        return f"{ORIGIN}:{self.client}" if self.client else ORIGIN
+
+
+class McpAnswer(Struct, frozen=True):
+    """The answer to a call: a result, or why there is none."""
+
+    value: dict[str, Any] | None = None
+    # A sentence; "": it went well.
+    error: str = ""
+
+
+def client_name(name: object, version: object) -> str:
+    """Returns the name of a program with its version, as it is stored."""
+    words = f"{name} {version}" if version else str(name)
+    return " ".join("".join(c if c.isprintable() else " " for c in words).split())[:CLIENT_CHARS]
+
+
+def through_mcp(origin: str) -> str | None:
+    """Returns the words for an origin of MCP; None: it is another one's."""
+    kind, _, client = origin.partition(":")
+    if kind != ORIGIN:
+        return None
+    return f"through MCP ({client})" if client else "through MCP"
+
+
+def numbered(id: str, kinds: tuple[TextKind, ...] = KINDS, *, argument: str = "id") -> tuple[TextKind, int]:
+    """Returns kind and number of an id. Raises: BadRequest: it is none of these kinds."""
+    match = _ID.fullmatch(id)
+    kind = next((each for each in kinds if match is not None and each == match[1]), None)
+    if match is None or kind is None:
+        raise BadRequest(f"{argument} must be {' or '.join(f'{each}:N' for each in kinds)}.", param=argument)
+    return kind, int(match[2])
+
+
+def confirm_word(secret: bytes, id: str, at: float) -> str:
+    """Returns the word that confirms the forgetting of an id. secret: the memory's. at: seconds since the epoch."""
+    stamp = f"{int(at):x}"
+    mac = blake2b(f"{stamp} {id}".encode(), key=secret, person=b"mcp forget", digest_size=_MAC_BYTES)
+    return f"{stamp}-{mac.hexdigest()}"
+
+
+def confirms(word: str, secret: bytes, id: str, now: float) -> bool:
+    """Returns whether a word confirms the forgetting of an id now."""
+    stamp, _, _ = word.partition("-")
+    try:
+        at = int(stamp, 16)
+    except ValueError:
+        return False
+    right = confirm_word(secret, id, at)
+    return at <= now < at + CONFIRM_S and hmac.compare_digest(word.encode("utf-8", "replace"), right.encode())
+
+
+def schema_of(kind: type[Struct]) -> dict[str, Any]:
+    """Returns the JSON Schema of a struct, in one piece: some clients follow no references."""
+    (schema,), parts = msgspec.json.schema_components([kind], ref_template="{name}")
+
+    def inlined(value: Any) -> Any:
+        if isinstance(value, list):
+            return [inlined(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return inlined(parts[value["$ref"]])
+        return {
+            name: inlined(each)
+            for name, each in value.items()
+            if name != "title" or not isinstance(each, str)
+        }
+
+    found: dict[str, Any] = inlined(schema)
+    found.pop("description", None)
+    return found

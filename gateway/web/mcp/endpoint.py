@@ -1,0 +1,145 @@
+"""`/mcp`: the tools over streamable HTTP, without sessions: any gateway answers any request, in JSON.
+
+Clients of the older protocol name themselves once, at their handshake. What they say comes back with each request as
+the id of a session, which is no secret and opens nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import orjson
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from msgspec.structs import replace
+from starlette.datastructures import QueryParams
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway.core.memory.mcp_tools import McpAnswer, McpCaller, client_name
+from gateway.core.request.identity import Identity, IdentityRules, Mode, identify
+from gateway.errors import NotAllowed
+from gateway.run.admin.mcp_memory import McpMemory
+from gateway.web.body import BodyReader
+from gateway.web.mcp.protocol import Context, client_of, make_server
+from gateway.web.middleware import trace_of
+from gateway.web.raw_headers import header_of
+
+MCP_PATH: Final = "/mcp"
+_SESSION: Final = b"mcp-session-id"
+# Larger than the value of any block that a person reads; no call has more.
+MOST_BYTES: Final = 4 << 20
+_MOST_SESSION: Final = 512
+_AGENT: Final = b"x-mnemogate-agent"
+
+
+class McpEndpoint:
+    """The endpoint of one process. `run` has to run while it answers."""
+
+    def __init__(
+        self,
+        memory: McpMemory,
+        rules: Callable[[str, str | None], IdentityRules],
+        bodies: BodyReader,
+    ) -> None:
+        """rules: by which the requests of a project are read, and the mode of their key."""
+        self._memory, self._rules, self._bodies = memory, rules, bodies
+        self._manager = StreamableHTTPSessionManager(
+            make_server(self._perform),
+            json_response=True,
+            stateless=True,
+            max_request_body_size=MOST_BYTES,
+        )
+        self._is_running = asyncio.Event()
+
+    def routes(self) -> list[Route]:
+        """Returns the route. It takes posts alone: nothing is streamed to a client, and no session is to be ended."""
+        return [Route(MCP_PATH, self, methods=["POST"])]
+
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
+        async with self._manager.run():
+            self._is_running.set()
+            await asyncio.Event().wait()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        trace = trace_of(scope)
+        trace.route = "mcp"
+        identity = self._identity_of(scope)
+        trace.memory = str(identity.mode)
+        if identity.mode is Mode.OFF:
+            raise NotAllowed("Memory is off for this request, and /mcp is nothing else.")
+        scope["state"]["mcp"] = McpCaller(
+            trace.caller.project,
+            identity.profile,
+            identity.user,
+            may_write=identity.mode is not Mode.READ,
+            key=trace.caller.key,
+            client=_client_of(header_of(scope["headers"], _SESSION)),
+        )
+        await self._is_running.wait()
+        async with self._bodies.read(scope, receive) as raw:
+            parts: list[Message] = [{"type": "http.request", "body": bytes(raw), "more_body": False}]
+
+            async def replay() -> Message:
+                return parts.pop() if parts else await receive()
+
+            await self._manager.handle_request(scope, replay, _named(raw, send))
+
+    def _identity_of(self, scope: Scope) -> Identity:
+        """Returns who is asked about, and how. Raises: BadRequest; NotAllowed: the key is another user's."""
+        caller, query = trace_of(scope).caller, QueryParams(scope["query_string"])
+        headers = list(scope["headers"])
+        if query.get("profile"):
+            headers.append((_AGENT, query["profile"].encode()))
+        rules = self._rules(caller.project, caller.memory)
+        named = {"user": query["user"]} if query.get("user") else {}
+        return identify(headers, named, rules, caller.project, time.time())
+
+    async def _perform(self, context: Context, tool: str, arguments: Mapping[str, Any]) -> McpAnswer:
+        assert context.request is not None  # of HTTP
+        caller: McpCaller = context.request.scope["state"]["mcp"]
+        return await self._memory.call(
+            replace(caller, client=client_of(context) or caller.client), tool, arguments
+        )
+
+
+def _named(raw: bytes, send: Send) -> Send:
+    """Returns how a request is answered: a handshake gets the id of a session, which is what its client is called."""
+    client = _introduced(raw) if b'"initialize"' in raw else ""
+    if not client:
+        return send
+    id = urlsafe_b64encode(client.encode()).rstrip(b"=")
+
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] < 400:
+            message["headers"] = [*message["headers"], (_SESSION, id)]
+        await send(message)
+
+    return answer
+
+
+def _introduced(raw: bytes) -> str:
+    """Returns the name of the client in a handshake; "": it is none that can be read."""
+    try:
+        message = orjson.loads(raw)
+        if message["method"] != "initialize":
+            return ""
+        client = message["params"]["clientInfo"]
+        return client_name(client["name"], client.get("version"))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ""
+
+
+def _client_of(session: bytes | str | None) -> str:
+    """Returns the name of a client from the id of its session; "": it is no id of ours."""
+    if not session or len(session) > _MOST_SESSION:
+        return ""
+    id = session.encode("latin-1", "replace") if isinstance(session, str) else session
+    try:
+        return client_name(urlsafe_b64decode(id + b"=" * (-len(id) % 4)).decode(), "")
+    except ValueError:
+        return ""

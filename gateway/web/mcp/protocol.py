@@ -1,0 +1,85 @@
+"""The protocol, by the official SDK at its low level: what is listed, and how a call is read and answered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.metadata import version
+from typing import Any, TypeAlias
+
+import anyio
+import mcp_types as types
+import orjson
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.shared.exceptions import MCPError
+
+from gateway.core.memory.mcp_tools import INSTRUCTIONS, TOOLS, McpAnswer, McpTool, client_name, schema_of
+
+Context: TypeAlias = ServerRequestContext[Any, Any]
+Perform: TypeAlias = Callable[[Context, str, Mapping[str, Any]], Awaitable[McpAnswer]]
+
+
+def make_server(perform: Perform) -> Server[Any]:
+    """Returns the server of a transport. perform: answers a call of one of TOOLS."""
+    listed = types.ListToolsResult(tools=[_listed(tool) for tool in TOOLS.values()])
+
+    async def list_tools(_: Context, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
+        return listed
+
+    async def call_tool(context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+        if params.name not in TOOLS:
+            raise MCPError(types.INVALID_PARAMS, "Unknown tool.")
+        # A call that is given up goes on to its end, so that it writes all or nothing.
+        with anyio.CancelScope(shield=True):
+            answer = await perform(context, params.name, params.arguments or {})
+        return _result(answer)
+
+    server: Server[Any] = Server(
+        "mnemogate",
+        version=version("mnemogate"),
+        title="Mnemogate",
+        instructions=INSTRUCTIONS,
+        get_tool_input_schema=lambda name: schema_of(TOOLS[name].arguments) if name in TOOLS else None,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+    )
+    # Its own middleware would put what calls say on the spans of whatever exporter a host has installed.
+    server.middleware.clear()
+    # What it logs may quote messages; what goes wrong in a call is logged by who performs it.
+    logging.getLogger("mcp").setLevel(logging.CRITICAL + 1)
+    return server
+
+
+def client_of(context: Context) -> str:
+    """Returns name and version of the program that calls; "": it has not said."""
+    params = context.session.client_params
+    return "" if params is None else client_name(params.client_info.name, params.client_info.version)
+
+
+def _listed(tool: McpTool) -> types.Tool:
+    return types.Tool(
+        name=tool.name,
+        title=tool.title,
+        description=tool.description,
+        input_schema=schema_of(tool.arguments),
+        output_schema=schema_of(tool.result),
+        annotations=types.ToolAnnotations(
+            title=tool.title,
+            read_only_hint=not tool.writes,
+            destructive_hint=tool.destroys,
+            idempotent_hint=tool.repeats,
+            open_world_hint=False,
+        ),
+    )
+
+
+def _result(answer: McpAnswer) -> types.CallToolResult:
+    if answer.value is None:
+        return types.CallToolResult(
+            content=[types.TextContent(type="text", text=answer.error)], is_error=True
+        )
+    text = orjson.dumps(answer.value).decode()
+    return types.CallToolResult(
+        content=[types.TextContent(type="text", text=text)], structured_content=answer.value
+    )
