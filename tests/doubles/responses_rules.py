@@ -9,30 +9,27 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import orjson
 
 from tests.doubles.openai_rules import Refusal
 from tests.doubles.responses_events import events_of
+from tests.doubles.responses_fields import (
+    Check,
+    anything,
+    check_fields,
+    many,
+    members,
+    missing,
+    one_of,
+    short,
+    text,
+)
 
 Json = dict[str, Any]
 CREATED = 1_700_000_000
-_KNOWN = (
-    "background context_management conversation include input instructions max_output_tokens max_tool_calls metadata "
-    "model parallel_tool_calls previous_response_id prompt prompt_cache_key prompt_cache_retention reasoning "
-    "safety_identifier service_tier store stream stream_options temperature text tool_choice tools top_logprobs top_p "
-    "truncation user client_metadata"
-)
-_FIELDS = frozenset(_KNOWN.split())
-_INCLUDED = frozenset(
-    (
-        *("file_search_call.results", "web_search_call.results", "web_search_call.action.sources"),
-        *("message.input_image.image_url", "computer_call_output.output.image_url"),
-        *("code_interpreter_call.outputs", "reasoning.encrypted_content", "message.output_text.logprobs"),
-    )
-)
 _ASKED = frozenset(("input_text", "input_image", "input_file", "input_audio"))
 _SAID = frozenset(("output_text", "refusal"))
 # What an item may have, and how its id begins.
@@ -51,20 +48,38 @@ _ITEMS: Mapping[str, tuple[str, frozenset[str]]] = {
         ("item_reference", "", ""),
     )
 }
-_ANSWERED = {"function_call": "function_call_output", "custom_tool_call": "custom_tool_call_output"}
-_NEEDED = {  # by a tool
-    "function": ("name", "parameters"),
-    "custom": ("name",),
-    "web_search": (),
-    "web_search_preview": (),
-    "file_search": ("vector_store_ids",),
-    "code_interpreter": ("container",),
-    "image_generation": (),
-    "mcp": ("server_label",),
-    "namespace": ("name", "description", "tools"),
-    "tool_search": (),
-    "local_shell": (),
+_REQUIRED = {
+    "message": ("role", "content"),
+    "reasoning": ("summary",),
+    "function_call": ("call_id", "name", "arguments"),
+    "function_call_output": ("call_id", "output"),
+    "custom_tool_call": ("call_id", "name", "input"),
+    "custom_tool_call_output": ("call_id", "output"),
+    "item_reference": ("id",),
 }
+_BREAKPOINT: Mapping[str, Check] = {"prompt_cache_breakpoint": anything}
+_PARTS = {
+    "input_text": members({"type": text, "text": text}, _BREAKPOINT),
+    "input_image": members(
+        {"type": text},
+        {
+            **_BREAKPOINT,
+            "image_url": text,
+            "file_id": text,
+            "detail": one_of("auto", "low", "high", "original"),
+        },
+    ),
+    "input_file": members(
+        {"type": text},
+        {**_BREAKPOINT, **dict.fromkeys(("file_data", "file_id", "file_url", "filename", "detail"), text)},
+    ),
+    "input_audio": members({"type": text, "input_audio": anything}),
+    "output_text": members({"type": text, "text": text}, {"annotations": many, "logprobs": many}),
+    "refusal": members({"type": text, "refusal": text}),
+}
+# What may follow thoughts.
+_THOUGHT_FOR = ("message", "function_call", "custom_tool_call", "web_search_call", "reasoning")
+_ANSWERED = {"function_call": "function_call_output", "custom_tool_call": "custom_tool_call_output"}
 
 
 def said(text: str) -> Json:
@@ -94,7 +109,7 @@ class StoredResponses:
 
     asked: the bodies that were taken; heard: what the model read for each. outputs: of the next replies, each a list
     of items. script: makes them when there is none left, of the request and what the model reads; else it says "Ok.".
-    conversations: their items.
+    conversations: their items. is_busy: no response in the background ends.
     """
 
     def __init__(self) -> None:
@@ -107,6 +122,9 @@ class StoredResponses:
             str, tuple[Json, list[Json]]
         ] = {}  # by id a response, and all that was read for it
         self._items: dict[str, Json] = {}
+        self._after: dict[str, str] = {}  # by id of an item of a stored reply the thoughts before it
+        # Responses in the background are made when this is False.
+        self.is_busy = False
         self._ids = count(1)
 
     def answer(self, asked: Json) -> list[bytes]:
@@ -123,12 +141,17 @@ class StoredResponses:
         ):
             output = [{k: v for k, v in item.items() if k != "encrypted_content"} for item in output]
         whole = self._response(asked, f"resp_{n}", output)
+        for thought, item in pairwise(output):
+            if thought["type"] == "reasoning" and asked.get("store") is not False:
+                self._after[item["id"]] = thought["id"]
         if asked.get("store") is not False:
             self._stored[f"resp_{n}"] = (whole, [*map(self._kept, read)])
             self._items.update((item["id"], item) for item in output)
         if (conversation := _id(asked.get("conversation"))) is not None:
             self.conversations[conversation] = [*map(self._kept, read), *output]
             self._items.update((item["id"], item) for item in output)
+        if asked.get("background") and not asked.get("stream"):
+            return [orjson.dumps(_under_way(whole, "queued"))]
         return events_of(whole) if asked.get("stream") else [orjson.dumps(whole)]
 
     def respond(self, method: str, place: Sequence[str], query: str) -> Json | None:
@@ -139,12 +162,17 @@ class StoredResponses:
         whole, read = self._stored[name]
         match method, rest:
             case "GET", []:
-                return whole
+                is_made = not (whole["background"] and self.is_busy)
+                return whole if is_made else _under_way(whole, "in_progress")
             case "GET", ["input_items"]:
                 return _list(read, query)
             case "DELETE", []:
                 del self._stored[name]
                 return {"id": name, "object": "response", "deleted": True}
+            case "POST", ["cancel"] if whole["background"]:
+                gone = {**whole, "status": "cancelled", "output": [], "usage": None}
+                self._stored[name] = gone, read
+                return gone
             case "POST", ["cancel"]:
                 raise Refusal("Cannot cancel a synchronous response.")
         return None
@@ -194,18 +222,14 @@ class StoredResponses:
         return kept
 
     def _read(self, asked: Json) -> list[Json]:
-        if unknown := asked.keys() - _FIELDS:
-            name = min(unknown)
-            raise Refusal(f"Unknown parameter: '{name}'.", name, "unknown_parameter")
-        if not isinstance(asked.get("instructions", ""), str | None):
-            raise Refusal("Invalid type for 'instructions'.", "instructions", "invalid_type")
-        if wrong := set(asked.get("include") or ()) - _INCLUDED:
-            raise Refusal(f"Invalid value: '{min(wrong)}'.", "include[0]", "invalid_value")
-        for n, tool in enumerate(asked.get("tools") or ()):
-            _check_tool(tool, f"tools[{n}]")
+        check_fields(asked)
         items = asked["input"]
         if isinstance(items, str):
             items = [{"type": "message", "role": "user", "content": items}]
+        if not isinstance(items, list):
+            raise Refusal("Invalid type for 'input': expected a string or an array.", "input", "invalid_type")
+        if not items and asked.get("previous_response_id") is None and asked.get("conversation") is None:
+            raise Refusal("Invalid 'input': empty array.", "input", "empty_array")
         items = [self._item(item, f"input[{n}]") for n, item in enumerate(items)]
         before: list[Json] = []
         if (previous := asked.get("previous_response_id")) is not None:
@@ -218,17 +242,18 @@ class StoredResponses:
             earlier, read = self._stored[previous]
             before = [*read, *earlier["output"]]
         if (conversation := _id(asked.get("conversation"))) is not None:
-            if previous is not None:
-                raise Refusal("'previous_response_id' cannot be used in conjunction with 'conversation'.")
             if conversation not in self.conversations:
                 raise Refusal(f"Conversation with id '{conversation}' not found.", status=404)
             before = self.conversations[conversation]
         whole = [*before, *items]
         _check_ids(whole)
         _check_calls(whole)
+        _check_thoughts(whole, self._after)
         return whole
 
     def _item(self, item: Any, where: str) -> Json:
+        if not isinstance(item, dict):
+            raise Refusal(f"Invalid type for '{where}': expected an object.", where, "invalid_type")
         kind = item.get("type") or ("message" if "role" in item else "item_reference")
         if kind not in _ITEMS:
             raise Refusal(f"Invalid value: '{kind}'.", f"{where}.type", "invalid_value")
@@ -249,13 +274,25 @@ class StoredResponses:
                 "input",
                 status=404,
             )
+        for name in _REQUIRED.get(kind, ()):
+            if item.get(name) is None:
+                raise missing(f"{where}.{name}")
+        for name in ("call_id", "name", "arguments", "input"):
+            if name in item and kind != "mcp_approval_request":
+                short(64)(item[name], f"{where}.{name}") if name == "call_id" else text(
+                    item[name], f"{where}.{name}"
+                )
         if kind == "message":
+            one_of("user", "assistant", "system", "developer")(item["role"], f"{where}.role")
+            if not isinstance(item["content"], str | list):
+                raise Refusal(f"Invalid type for '{where}.content'.", f"{where}.content", "invalid_type")
             parts = item["content"] if isinstance(item["content"], list) else ()
             for n, part in enumerate(parts):
                 if part["type"] not in (_SAID if item["role"] == "assistant" else _ASKED):
                     raise Refusal(
                         f"Invalid value: '{part['type']}'.", f"{where}.content[{n}]", "invalid_value"
                     )
+                _PARTS[part["type"]](part, f"{where}.content[{n}]")
         return dict(item)
 
     def _response(self, asked: Json, name: str, output: list[Json]) -> Json:
@@ -266,7 +303,7 @@ class StoredResponses:
             "created_at": CREATED,
             "model": asked["model"],
             "status": "completed",
-            "background": False,
+            "background": bool(asked.get("background")),
             "error": None,
             "incomplete_details": None,
             "instructions": asked.get("instructions"),
@@ -289,23 +326,36 @@ class StoredResponses:
         }
 
 
-def _check_tool(tool: Json, where: str) -> None:
-    kind = tool.get("type")
-    if kind not in _NEEDED:
-        raise Refusal(f"Invalid value: '{kind}'.", f"{where}.type", "invalid_value")
-    for name in _NEEDED[kind]:
-        if name not in tool:
-            raise Refusal(
-                f"Missing required parameter: '{where}.{name}'.", where, "missing_required_parameter"
-            )
-
-
 def _check_ids(items: Sequence[Json]) -> None:
     ids = [item["id"] for item in items if item.get("id") is not None]
     for id in ids:
         if ids.count(id) > 1:
             raise Refusal(
                 f"Duplicate item found with id {id}. Remove duplicate items from your input and try again.",
+                "input",
+            )
+
+
+def _check_thoughts(items: Sequence[Json], after: Mapping[str, str]) -> None:
+    """Thoughts stand before what they were thought for, and what was thought about stands behind its thoughts.
+
+    after: ids of items -> the thoughts before them.
+    """
+    for n, item in enumerate(items):
+        following = items[n + 1] if n + 1 < len(items) else {"type": ""}
+        if item.get("type") == "reasoning" and (
+            following.get("type", "message") not in _THOUGHT_FOR
+            or following.get("role", "assistant") != "assistant"
+        ):
+            raise Refusal(
+                f"Item '{item.get('id')}' of type 'reasoning' was provided without its required following item.",
+                "input",
+            )
+        needed = after.get(str(item.get("id")))
+        if needed is not None and (not n or items[n - 1].get("id") != needed):
+            raise Refusal(
+                f"Item '{item['id']}' of type '{item['type']}' was provided without its required 'reasoning' item: "
+                f"'{needed}'.",
                 "input",
             )
 
@@ -321,6 +371,10 @@ def _check_calls(items: Sequence[Json]) -> None:
     if items and items[-1].get("type") not in _ANSWERED:
         for id in calls.keys() - results:
             raise Refusal(f"No tool output found for function call {id}.", "input")
+
+
+def _under_way(whole: Json, status: str) -> Json:
+    return {**whole, "status": status, "output": [], "usage": None}
 
 
 def _id(conversation: Any) -> str | None:

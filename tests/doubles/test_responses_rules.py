@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import openai
+import orjson
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
@@ -16,6 +17,7 @@ from tests.doubles.upstream import StrictUpstream
 Json = dict[str, Any]
 ASKED: Json = {"model": "m", "input": "Hi"}
 CALL: Json = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+THOUGHT: Json = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
 RESULT: Json = {"type": "function_call_output", "call_id": "c", "output": "Rain."}
 
 
@@ -58,12 +60,69 @@ def test_a_response_and_its_events_are_of_the_types_of_the_sdk(keeps: StoredResp
         ({"input": [CALL, {"role": "user", "content": "Hi"}]}, "No tool output found"),
         ({"previous_response_id": "resp_9"}, "Previous response with id 'resp_9' not found."),
         ({"conversation": "conv_9"}, "Conversation with id 'conv_9' not found."),
+        ({"conversation": "conv_9", "previous_response_id": "resp_9"}, "in conjunction with 'conversation'"),
+        ({"input": []}, "empty array"),
+        ({"input": 7}, "Invalid type for 'input'"),
+        ({"input": [7]}, "Invalid type for 'input.0.'"),
+        ({"input": [{"role": "user"}]}, "Missing required parameter: 'input.0..content'."),
+        ({"input": [{"role": "tool", "content": "Hi"}]}, "Invalid value: 'tool'. Supported values are"),
+        ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "'input.0..content.0..text'"),
+        ({"input": [{**CALL, "call_id": "c" * 65}, RESULT]}, "string too long"),
+        ({"input": [{**CALL, "arguments": {}}, RESULT]}, "Invalid type for 'input.0..arguments'"),
+        ({"input": [THOUGHT]}, "without its required following item"),
+        ({"input": [THOUGHT, {"role": "user", "content": "Hi"}]}, "without its required following item"),
+        ({"truncation": "some"}, "Supported values are: 'auto', 'disabled'"),
+        ({"include": "all"}, "Invalid type for 'include': expected an array"),
+        ({"store": "no"}, "Invalid type for 'store': expected a boolean"),
+        ({"temperature": 3}, "out of range"),
+        ({"max_output_tokens": 1}, "out of range"),
+        ({"metadata": {"a": 1}}, "Invalid type for 'metadata.a'"),
+        ({"metadata": {str(n): "" for n in range(17)}}, "too many properties"),
+        ({"safety_identifier": "u" * 65}, "string too long"),
+        ({"reasoning": {"effort": "much"}}, "Invalid value: 'much'"),
+        ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "'text.format.schema'"),
+        ({"background": True, "store": False}, "Background mode requires store=true."),
+        ({"stream_options": {"include_obfuscation": False}}, "only allowed when 'stream' is enabled"),
+        ({"stream": True, "stream_options": {"include_usage": True}}, "'stream_options.include_usage'"),
+        ({"tools": [{"type": "function", "name": "a b", "parameters": {}}]}, "does not match pattern"),
+        (
+            {"tools": [{"type": "namespace", "name": "n", "description": "d", "tools": [{"type": "mcp"}]}]},
+            "'tools.0..tools.0..type'|Invalid value: 'mcp'",
+        ),
+        ({"tool_choice": "some"}, "Invalid value: 'some'"),
+        ({"tool_choice": {"type": "function", "name": "f"}}, "not found in 'tools'"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "'tool_choice.name'"),
+        ({"tool_choice": "required"}, "must be specified with 'tools'"),
     ],
 )
 def test_what_openai_refuses_is_refused(keeps: StoredResponses, wrong: Json, message: str) -> None:
     with pytest.raises(Refusal, match=message):
         keeps.answer({**ASKED, **wrong})
     assert keeps.asked == []
+
+
+def test_what_was_thought_about_stands_behind_its_thoughts(keeps: StoredResponses) -> None:
+    keeps.outputs.clear()
+    keeps.outputs.append([thought("Hm."), called("f")])
+    whole = orjson.loads(keeps.answer(ASKED)[0])
+    [rs, call], result = whole["output"], {**RESULT, "call_id": "call_1"}
+    with pytest.raises(Refusal, match=f"without its required 'reasoning' item: '{rs['id']}'"):
+        keeps.answer({**ASKED, "input": [call, result]})
+    keeps.answer({**ASKED, "input": [rs, call, result]})
+    # What was not stored is gone on from by nobody.
+    made = orjson.loads(keeps.answer({**ASKED, "store": False})[0])
+    with pytest.raises(Refusal, match="not found"):
+        keeps.answer({**ASKED, "previous_response_id": made["id"]})
+
+
+def test_a_response_in_the_background_is_made_later(keeps: StoredResponses) -> None:
+    keeps.outputs.clear()
+    made = orjson.loads(keeps.answer({**ASKED, "background": True})[0])
+    assert (made["status"], made["output"]) == ("queued", [])
+    whole = keeps.respond("GET", [made["id"]], "")
+    assert whole is not None
+    assert (whole["status"], whole["output"][0]["content"][0]["text"]) == ("completed", "Ok.")
+    assert keeps.respond("POST", [made["id"], "cancel"], "")["status"] == "cancelled"  # type: ignore[index]
 
 
 def test_what_was_said_is_kept(upstream: StrictUpstream) -> None:
