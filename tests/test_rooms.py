@@ -137,6 +137,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"background", "response_compaction"},
         {"chat"},
         {"native_memory"},
+        {"later_replies"},
         {"directory", "response_conversations", "turn"},
         {"stored_responses", "turn_saving"},
         {"call", "event_log"},

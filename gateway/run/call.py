@@ -17,7 +17,7 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.envelope import asks_to_think, consumed, developer_places, spent
 from gateway.core.request.identity import Identity
 from gateway.core.request.native_body import NativeBody, UpstreamBody
-from gateway.core.turn.client_view import MakesView
+from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.fit import counted_usage, fit
@@ -169,6 +169,26 @@ class ChatCall:
             headers["x-mnemogate-recalled-tokens"] = str(prompt.recall.tokens)
             headers["x-mnemogate-injected-tokens"] = str(self.receipt.injected_tokens)
             headers["x-mnemogate-recall"] = "unavailable" if prompt.recall.has_failed else None
+
+
+def native_call(
+    native: NativeRequest,
+    passes: Passes,
+    identity: Identity,
+    spec: AgentSpec,
+    route: Route,
+    sink: Sink,
+    receipt: Receipt,
+) -> ChatCall:
+    """Returns a native request with everything that decides how it is answered."""
+    kind = ConversationKind.CLIENT
+    if native.conversation is not None and identity.append:
+        kind = ConversationKind.APPENDED
+    if native.conversation is None:
+        spec = replace(spec, history="client")
+    return ChatCall(
+        native.chat, passes, identity, spec, route, kind, MakesUnseen(), sink, receipt, native=native
+    )
 
 
 def form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointForm:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache, partial
 from operator import attrgetter
 from typing import Any
@@ -35,14 +35,16 @@ from gateway.core.request.native_body import MessageThread, NativeBody
 from gateway.core.request.request_headers import forwardable
 from gateway.core.turn.asides import fillers_in
 from gateway.core.turn.client_view import MakesUnseen, MakesView
+from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.native_form import Memory, ReplyChange
 from gateway.core.turn.native_turn import NativeTurn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
-from gateway.errors import BadRequest, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
+from gateway.errors import BadRequest, GatewayError, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
 from gateway.metrics import Metrics
-from gateway.run.call import ChatCall, Passes, form_for
+from gateway.run.call import ChatCall, Passes, form_for, native_call
 from gateway.run.directory import Directory, StoredAgents, unknown
+from gateway.run.later_replies import LaterReplies, LaterReply, NotedReply
 from gateway.run.memory.fit import fit, prompt_tokens
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
@@ -55,9 +57,9 @@ from gateway.run.native_request import NativeRequest
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
 from gateway.run.response_conversations import ConversationHead, ResponseConversations
-from gateway.run.sink import Sink
+from gateway.run.sink import Sink, UnseenSink
 from gateway.run.turn import TreeMemory, TurnRun
-from gateway.run.turn_saving import TurnLimits
+from gateway.run.turn_saving import TurnLimits, TurnSaving
 from gateway.run.upstream.failover import Attempts, Endpoint, Failover
 from gateway.run.upstream.forward import with_codex_headers
 from gateway.run.upstream.relay import relay
@@ -116,6 +118,7 @@ class Chat:
         self._route_of = lru_cache(maxsize=_MOST_ROUTES)(partial(resolve_route, settings))
         self._has_named_missing = False
         self._earlier = EarlierReplies()
+        self.later = LaterReplies(keeper.store, keeper.now)
         keeper.store.forgetting.when_gone(self._earlier.clear)
 
     @property
@@ -397,25 +400,68 @@ class Chat:
         receipt.user = identity.user or ""
         if identity.side_request is not None:
             receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
-        kind = ConversationKind.CLIENT
-        if native.conversation is not None and identity.append:
-            kind = ConversationKind.APPENDED
-        if native.conversation is None:
+        if native.conversation is None and native.previous is None:
             is_named = identity.conversation is not None
-            if native.previous is None and (identity.append or (is_named and spec.history == "append")):
+            if identity.append or (is_named and spec.history == "append"):
                 raise BadRequest(
                     "The gateway does not prepend history to a request for a response that it passes on. Send all of "
                     "the input, `previous_response_id` or `conversation`, or have `takes = { responses = false }` set.",
                     param="x-mnemogate-history",
                 )
-            spec = replace(spec, history="client")
         passes = Passes(with_codex_headers(headers), credential)
-        call = ChatCall(
-            request, passes, identity, spec, route, kind, MakesUnseen(), sink, receipt, native=native
-        )
+        call = native_call(native, passes, identity, spec, route, sink, receipt)
         if self._limiter.holds_for(receipt.project):
             await self._admit(call)
         return await self._complete_native(call, read_by)
+
+    async def save_later(
+        self, project: str, id: str, response: bytes, read: Callable[[LaterReply], NativeRequest | None]
+    ) -> None:
+        """Writes the turn of a native request whose reply its upstream has made since. A fault is logged.
+
+        id: the upstream's, of the reply.
+        read: reads the request again; None: memory cannot.
+        """
+        try:
+            noted = await self.later.find(project, id)
+            if noted is not None and (native := read(noted.reply)) is not None:
+                await self._save_later(native, noted, response)
+        except (StoreError, GatewayError) as error:
+            _log.warning("A response that was made in the background was not stored: %s", error.message)
+        except Exception:
+            # Memory never breaks chat: an error in its code must not either.
+            _log.exception(
+                "A response that was made in the background was not stored, by a fault in the gateway."
+            )
+
+    async def _save_later(self, native: NativeRequest, noted: NotedReply, response: bytes) -> None:
+        identity = noted.reply.identity
+        spec, scope = self.directory.profile(identity), identity.scope
+        reader = native.reader()
+        reader.take_whole(response)
+        reply = reader.reply()
+        if spec is None or scope is None or reply.end is not FINISHED:
+            await self.later.remove(noted)
+            return
+        await self.pending.written(scope, self._limits.commit_wait_s)
+        if native.named:
+            native = await self._with_earlier(native, scope, await self._memory_of(scope))
+        route = self._route_of(native.chat.model)
+        receipt = Receipt(time.perf_counter(), project=scope.project)
+        call = native_call(native, Passes(()), identity, spec, route, UnseenSink(), receipt)
+        attempts = self.failover.at_first_key(route, call.sink, receipt)
+        with QueuePlace() as place:
+            place.most_s = self._limits.commit_wait_s
+            begun, call.memory = await self._begin_memory(call, attempts, place)
+            if begun is None:
+                return  # the next GET finds the note
+            memory, prompt = begun
+            assert isinstance(memory, NativeMemory)
+            memory.reader.take_whole(response)
+            saving = TurnSaving(call, memory, self.pending, self._metrics, self._limits)
+            with saving:
+                await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
+        await self.later.remove(noted)
 
     async def _complete_native(self, call: ChatCall, read_by: Memory | None) -> str:
         """Answers a native request, as `_complete` does. read_by: the memory in which its ids were looked up."""
@@ -779,7 +825,7 @@ class Chat:
         if (native := call.native) is None:
             return TreeMemory(*parts), prompt
         reader = BoundedReader(native.reader(), self._limits.streamed_bytes)
-        return NativeMemory(*parts, native, reader, self._earlier), prompt
+        return NativeMemory(*parts, native, reader, self._earlier, self.later), prompt
 
 
 def _as_memory(agent: Agent) -> Memory:

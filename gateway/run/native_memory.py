@@ -14,9 +14,12 @@ from msgspec.structs import replace
 
 from adapters.types import Event, Json
 from gateway.core.conversation.private import with_private
+from gateway.core.request.identity import KEEPS
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.native_form import Memory, NativeReader, NativeReply
+from gateway.run.later_replies import LaterReplies, LaterReply
 from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.stored_turns import turn_of
 from gateway.run.native_request import NativeRequest
 from gateway.run.turn import TreeMemory
 
@@ -180,8 +183,11 @@ class NativeMemory(TreeMemory):
     native: NativeRequest
     reader: NativeReader
     earlier: EarlierReplies
+    later: LaterReplies
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
+        if outcome.later is not None:
+            return self._write_later(prompt, outcome, outcome.later)
         native, reply, agent = self.native, self.reader.reply(), self.context.agent
         shown_reply = outcome.shown_reply
         if native.is_stored:
@@ -190,3 +196,13 @@ class NativeMemory(TreeMemory):
             if shown_reply is not None:
                 outcome = replace(outcome, shown_reply=with_private(shown_reply, ids=reply.ids))
         return TreeMemory.write(self, prompt, outcome)
+
+    async def _write_later(self, prompt: Prompt, outcome: TurnOutcome, id: str) -> None:
+        """Writes the user's words, and notes under which id their reply is made."""
+        await TreeMemory.write(self, prompt, outcome)
+        identity, native, context = self.context.request.identity, self.native, self.context
+        if identity.scope is None or identity.mode not in KEEPS or identity.leaves_nothing:
+            return
+        turn = context.conversation_uid, turn_of(context)
+        reply = LaterReply(native.raw.decode(), native.path, identity, turn)
+        await self.later.note(identity.scope, context.agent.epoch, id, reply)

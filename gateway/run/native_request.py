@@ -18,6 +18,10 @@ class NativeRequest(Protocol):
         """Returns it as a chat completion, without the gateway's tools."""
 
     @property
+    def raw(self) -> bytes:
+        """Returns its body as it came."""
+
+    @property
     def path(self) -> str:
         """Returns its path below the upstream's base URL."""
 

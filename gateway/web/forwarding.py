@@ -113,10 +113,6 @@ class ForwardedPath:
             trace.model, trace.stream = asked.model, asked.stream
             await self.answer(head, asked, scope, receive, send)
 
-    def change(self, outgoing: Outgoing) -> ReplyChange | None:
-        """Returns the change of the reply to a request; None: it passes as it comes."""
-        return None
-
     def _reads(self, head: ForwardedHead) -> bool:
         """Returns whether a body is read. A compressed one is opaque here, and goes on as it comes."""
         return head.is_json
@@ -156,7 +152,13 @@ class ForwardedPath:
             trace.bytes_in = upload.count
 
     async def _answer(
-        self, route: ModelRoute, outgoing: Outgoing, scope: Scope, receive: Receive, send: Send
+        self,
+        route: ModelRoute,
+        outgoing: Outgoing,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        change: ReplyChange | None = None,
     ) -> None:
         trace = trace_of(scope)
         receipt = trace.begin_account()
@@ -164,7 +166,7 @@ class ForwardedPath:
         connection = scope["state"].get("connection")
         try:
             with ClientReply(receive, send, self.limits.send_timeout_s, connection) as reply:
-                await self.forwarding.answer(route, outgoing, reply, receipt, self.change(outgoing))
+                await self.forwarding.answer(route, outgoing, reply, receipt, change)
         finally:
             trace.added_ms = receipt.added_ms
 

@@ -26,6 +26,7 @@ from gateway.core.request.request_headers import RawHeaders
 from gateway.core.turn.native_form import ReplyChange
 from gateway.dialects.chat.render import ChatView
 from gateway.dialects.responses.background import ShownResponses, StoredResponseRequest, compacted, queued
+from gateway.dialects.responses.background_end import BackgroundEnd
 from gateway.dialects.responses.compaction import compaction_item
 from gateway.dialects.responses.instructions import cut_from_stored
 from gateway.dialects.responses.listed import ClientItems
@@ -40,6 +41,7 @@ from gateway.run.response_compaction import Compacted, CompactionFailed, compact
 from gateway.run.response_conversations import ConversationHead
 from gateway.run.stored_responses import ResponseOwner
 from gateway.run.upstream.forward import Forwarding, Outgoing
+from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
 from gateway.web.completions import ChatRoute
 from gateway.web.event_stream import ClientReply
@@ -308,7 +310,34 @@ class StoredPath(ForwardedPath):
 
         return sending
 
-    def change(self, outgoing: Outgoing) -> ReplyChange | None:
+    async def _answer(
+        self,
+        route: ModelRoute,
+        outgoing: Outgoing,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        change: ReplyChange | None = None,
+    ) -> None:
+        change = self._change(outgoing)
+        if change is not None and outgoing.method == "GET" and _is_response(outgoing.path):
+            change = end = BackgroundEnd(change)
+            send = self._saving(scope, end, send)
+        await super()._answer(route, outgoing, scope, receive, send, change)
+
+    def _saving(self, scope: Scope, end: BackgroundEnd, send: Send) -> Send:
+        """Returns a `send` that writes the turn of a response that has ended, before its end leaves."""
+
+        async def sending(message: Message) -> None:
+            id, response, end.response = end.id, end.response, None
+            if id is not None and response is not None:
+                await self.own.save_upstreams(scope, id, response)
+            await send(message)
+
+        return sending
+
+    def _change(self, outgoing: Outgoing) -> ReplyChange | None:
+        """Returns the change of the reply to a request; None: it passes as it comes."""
         path = outgoing.path.partition("?")[0]
         if outgoing.method not in ("GET", "POST"):
             return None
@@ -334,6 +363,11 @@ def stored_routes(
         )
         for path, (methods, name) in _STORED.items()
     ]
+
+
+def _is_response(path: str) -> bool:
+    """Returns whether a path below an upstream's base URL is of one response."""
+    return path.startswith("/responses/") and path.partition("?")[0].count("/") == 2
 
 
 def _is_retry(scope: Scope) -> bool:

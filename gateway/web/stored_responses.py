@@ -19,20 +19,25 @@ from starlette.types import Receive, Scope, Send
 from adapters.types import Json
 from gateway.core.request.identity import IdentityRules, identify
 from gateway.core.request.request_headers import RawHeaders
+from gateway.dialects.chat.parse import MAX_MESSAGES
 from gateway.dialects.responses.background import ShownResponses
 from gateway.dialects.responses.items import Items, page_of
+from gateway.dialects.responses.native import read_native
 from gateway.dialects.responses.parse import SEALED_THOUGHTS
 from gateway.dialects.responses.render import stored_response
 from gateway.dialects.responses.response_ids import turn_of
-from gateway.errors import BadRequest, UnknownId, UnknownPath
+from gateway.errors import BadRequest, MemoryUnavailable, UnknownId, UnknownPath
 from gateway.run.background_responses import BackgroundResponses
+from gateway.run.later_replies import LaterReply
 from gateway.run.memory.stored_turns import begun_of
+from gateway.run.native_request import NativeRequest
 from gateway.run.response_conversations import ResponseConversations
 from gateway.run.stored_responses import FoundResponse, ResponseOwner, StoredResponses
 from gateway.web.body import BodyReader
 from gateway.web.event_stream import ClientReply
 from gateway.web.middleware import trace_of
 from gateway.web.response_conversations import CONVERSATIONS_PATH, OwnConversations
+from storage.errors import StoreError
 from storage.records import Run, RunState
 
 EVENT_STREAM: Final = [("content-type", "text/event-stream; charset=utf-8")]
@@ -71,7 +76,19 @@ class OwnResponses:
 
     async def forget_upstreams(self, scope: Scope, id: str) -> None:
         """Forgets what memory has of a response that its upstream has just deleted."""
-        await self.stored.forget_upstreams(self.owner(scope), id)
+        owner, later = self.owner(scope), self.background.chat.later
+        try:
+            noted = await later.find(owner.project, id)
+            if noted is not None and owner.may_read(noted.agent):
+                await later.forget(noted)
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        await self.stored.forget_upstreams(owner, id)
+
+    async def save_upstreams(self, scope: Scope, id: str, response: bytes) -> None:
+        """Writes the turn of a response that its upstream has made in the background, unless it is written."""
+        project = trace_of(scope).caller.project
+        await self.background.chat.save_later(project, id, response, _read_again)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith(CONVERSATIONS_PATH):
@@ -192,6 +209,11 @@ class OwnResponses:
             if turn.exchange.id != response.exchange.id and turn.reply:
                 items.add_reply(turn.name, turn.reply)
         return page_of(items.found, query)
+
+
+def _read_again(reply: LaterReply) -> NativeRequest | None:
+    """Returns a request whose reply its upstream has made since; None: memory cannot read it."""
+    return read_native(reply.body.encode(), reply.path, MAX_MESSAGES)
 
 
 def _may_be_run(response: FoundResponse | None, name: tuple[str, str]) -> bool:

@@ -153,6 +153,8 @@ class TurnOutcome(Struct, frozen=True):
     step_usage: Json | None = None
     # The upstream refused the messages of the turn (of its last step, where steps are saved) and would again.
     is_refused: bool = False
+    # The id under which the upstream makes the reply after its answer; None: it does not.
+    later: str | None = None
     # The message of the error that ended the turn, which may quote the user; "": there was none.
     error_message: str = ""
 

@@ -23,11 +23,13 @@ class NativeReply(Struct, frozen=True):
     end: FINISHED once it is complete, FAILED where the upstream reports a failure; CANCELLED: it would be cut here.
     shown_reply: the reply as a message; None: it has no content.
     ids: the reply's own and those of its parts, by which its client may refer to it.
+    later: the id under which the upstream makes the reply after its answer; None: it does not.
     """
 
     end: End
     shown_reply: Json | None = None
     ids: tuple[str, ...] = ()
+    later: str | None = None
 
 
 class NativeReader(Protocol):

@@ -99,7 +99,7 @@ class NativeTurn:
         """Saves the turn of a reply that is over. after: the commands that wait for it."""
         self._is_saved, self._after_save = True, after
         reply = self._reader.reply()
-        return [commands.Save(TurnOutcome(reply.end, shown_reply=reply.shown_reply))]
+        return [commands.Save(TurnOutcome(reply.end, shown_reply=reply.shown_reply, later=reply.later))]
 
     def _fail(self, error: GatewayError) -> list[Command]:
         return [commands.Refuse(error), commands.CloseUpstream(), *self._break_off(End.FAILED), _FINISH]
@@ -109,5 +109,6 @@ class NativeTurn:
         if self._is_saved:
             return []
         self._is_saved = True
-        shown_reply = self._reader.reply().shown_reply
-        return [commands.Save(TurnOutcome(end, shown_reply=shown_reply, is_refused=is_refused))]
+        reply = self._reader.reply()
+        shown_reply, later = reply.shown_reply, reply.later
+        return [commands.Save(TurnOutcome(end, shown_reply=shown_reply, is_refused=is_refused, later=later))]

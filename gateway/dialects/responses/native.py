@@ -23,13 +23,14 @@ from gateway.core.turn.draft import join_messages
 from gateway.core.turn.native_form import Earlier, Memory, NativeReply
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import check_depth, optional, read_object, repeated_keys
+from gateway.dialects.responses.background_end import is_made_later
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.instructions import ClientInstructions, in_place_of
 from gateway.dialects.responses.parse import conversation_of, text_format
 from gateway.errors import BadRequest, BodyTooLarge
 
-# What has no reply that could be read along, and what is put together at OpenAI.
-_ELSEWHERE: Final = ("background", "prompt")
+# What is put together at OpenAI.
+_ELSEWHERE: Final = ("prompt",)
 _NO_WORDS: Final = [{"role": "user", "content": ""}]
 # Fields that memory reads in another form, or that would mean another thing in a chat completion.
 _TRANSLATED: Final = frozenset(("input", "instructions", "text", "tool_choice", "tools", "stream_options"))
@@ -218,11 +219,15 @@ class ResponseReader:
     def take_whole(self, body: bytes) -> None:
         self.is_over = True
         self._response = _object(body)
-        self._end = End.FAILED if self._response.get("error") else FINISHED
+        has_failed = self._response.get("error") or self._response.get("status") in ("failed", "cancelled")
+        self._end = End.FAILED if has_failed else FINISHED
 
     def reply(self) -> NativeReply:
         """Returns what has come. Of a reply that was cut only the text counts: its calls are incomplete."""
         response = self._response or _response(self._begun)
+        later = response.get("id") if is_made_later(response) else None
+        if isinstance(later, str):
+            return NativeReply(End.CANCELLED, later=later)
         items = response.get("output") or self._items_so_far()
         if not isinstance(items, list):
             items = []

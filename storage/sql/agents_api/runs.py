@@ -240,6 +240,14 @@ class Runs(Group):
 
         return await self._jobs.enqueuing(accept)
 
+    @writes
+    async def note_response(self, connection: Connection, draft: Run, text: bytes, epoch: int) -> None:
+        """Stores a run with a text of a response that an upstream makes; nothing, if its memory's epoch is another."""
+        await connection.lock(draft.agent)
+        if await connection.value(SQL["epoch"], (draft.agent,)) == epoch:
+            run = await create_run(connection, draft)
+            await add_text(connection, run.agent, run.id, RESPONSE, 0, text)
+
     @reads
     async def response(self, connection: Connection, project: str, uid: str) -> tuple[Agent, Run] | None:
         """Returns the run of a response in the background by its public name, and its memory."""

@@ -62,7 +62,8 @@ def conversations(world: World) -> int:
 def told_in_all(world: World) -> list[Json]:
     """Returns the messages of all that was said, in the order in which they came."""
     turns = world.query("SELECT input, shown_reply FROM exchanges ORDER BY id")
-    return [message for input, said in turns for message in (*orjson.loads(input), orjson.loads(said))]
+    texts = (text for input, said in turns for text in (input, b"[%b]" % said if said else b"[]"))
+    return [message for text in texts for message in orjson.loads(text)]
 
 
 def asked(keeps: StoredResponses) -> str:
@@ -597,12 +598,11 @@ def test_what_was_forgotten_while_its_reply_streamed_is_not_known_by_its_id(
     [
         {"user": None},
         {"extra_headers": {"x-mnemogate-memory": "off"}},
-        {"background": True},
         {"prompt": {"id": "pmpt_1"}},
         {"input": [{"role": "user", "content": 7}]},
         {"instructions": 7},
     ],
-    ids=["nobody", "off", "background", "prompt", "not a content", "not instructions"],
+    ids=["nobody", "off", "prompt", "not a content", "not instructions"],
 )
 def test_without_memory_not_a_byte_changes(world: World, upstream: StrictUpstream, options: Json) -> None:
     respond(world, input="My cat is called Miso.")
@@ -672,6 +672,102 @@ def test_what_is_too_large_to_be_read_along_passes(
         upstream.queue(Reply(headers={"content-type": "text/event-stream"}, body=large))
         assert world.gateway.ask("POST", "/v1/responses", body).body == b"".join(large)
         assert b"Zanzibar" in world.data()  # as far as it was read
+
+
+def test_a_response_in_the_background_is_a_turn_once_it_is_seen_to_have_ended(
+    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses
+) -> None:
+    respond(world, input="My cat is called Miso.")
+    openai_keeps.outputs.append([said("She is Miso, and she is red.")])
+    openai_keeps.is_busy = True
+    asked = {"input": "What is my cat called?", "background": True, "instructions": "Be brief."}
+    made = respond(world, **asked)
+    assert (made.status, made.instructions) == ("queued", "Be brief.")
+    sent = openai_keeps.asked[-1]["input"]
+    assert "My cat is called Miso." in sent
+    world.settle()
+    for _ in range(2):
+        assert world.sdk.responses.retrieve(made.id).status == "in_progress"
+    assert [text_of(each) for each in told_in_all(world)][2:] == ["What is my cat called?"]
+    openai_keeps.is_busy = False
+    for _ in range(2):  # the first one that sees it writes it, before its answer leaves
+        assert world.sdk.responses.retrieve(made.id).output_text == "She is Miso, and she is red."
+        rows = world.query("SELECT shown_reply FROM exchanges WHERE active = 1 ORDER BY id")
+        assert [text_of(orjson.loads(row)) for row in rows] == ["Ok.", "She is Miso, and she is red."]
+    assert conversations(world) == 2
+    assert world.query("SELECT count(*) FROM run_texts WHERE agent <> 0") == [0]
+    # It is gone on from by its id, and recalled, as any other.
+    respond(world, input="And what is its colour?", previous_response_id=made.id)
+    assert conversations(world) == 2
+    world.pass_time(1000)
+    respond(world, input="Which colour has Miso, the cat?")
+    assert "she is red" in openai_keeps.asked[-1]["input"]
+
+
+def test_a_background_response_is_seen_to_end_in_a_stream_and_by_another_process(
+    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
+) -> None:
+    with remember(upstream, tmp_path) as world:
+        made = respond(world, input="My cat is called Miso.", background=True)
+        world.settle()
+    with remember(upstream, tmp_path) as world:
+        events = events_of({**openai_keeps.respond("GET", [made.id], ""), "status": "completed"})  # type: ignore[dict-item]
+        upstream.queue(raw(*events))
+        world.gateway.ask("GET", f"/v1/responses/{made.id}?stream=true", b"", {})
+        assert [text_of(each) for each in told_in_all(world)][-2:] == ["My cat is called Miso.", "Ok."]
+        assert world.query("SELECT count(*) FROM exchanges WHERE active = 1") == [1]
+
+
+def test_a_client_that_leaves_the_stream_of_a_background_response_is_not_the_end_of_it(
+    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses
+) -> None:
+    openai_keeps.outputs.append([said("The treasure lies here.")])
+    upstream.endpoints.hold_events[7] = Gate()
+    body = {"model": "m", "user": "alice", "input": "Where?", "background": True, "stream": True}
+    with world.gateway.connect() as connection:
+        connection.request("POST", "/v1/responses", orjson.dumps(body), {})
+        connection.read_until(b"lies")
+    upstream.last.gone.wait_sync()
+    upstream.endpoints.hold_events.clear()
+    world.settle()
+    assert [text_of(each) for each in told_in_all(world)] == ["Where?"]
+    assert world.sdk.responses.retrieve("resp_1").status == "completed"
+    assert [text_of(each) for each in told_in_all(world)][-1] == "The treasure lies here."
+
+
+@pytest.mark.parametrize("how", ["cancelled", "deleted", "forgotten", "off", "read"])
+def test_a_background_response_that_is_nobodys_turn_leaves_nothing(
+    world: World, openai_keeps: StoredResponses, how: str
+) -> None:
+    openai_keeps.is_busy = how != "off"
+    headers = {"x-mnemogate-memory": how} if how in ("off", "read") else {}
+    made = respond(world, input="My tulips are purple.", background=True, extra_headers=headers)
+    world.settle()
+    if how == "cancelled":
+        assert world.sdk.responses.cancel(made.id).status == "cancelled"
+    elif how == "deleted":
+        world.sdk.responses.delete(made.id)
+        assert b"tulips" not in world.data()
+    elif how == "forgotten":
+        found = world.gateway.call(world.store.agents.find(ALICE))
+        assert found is not None
+        world.gateway.call(world.store.forgetting.forget(found.id, ForgetTarget(is_all=True)))
+    openai_keeps.is_busy = False
+    if how != "deleted":
+        world.sdk.responses.retrieve(made.id)
+    world.settle()
+    assert world.query("SELECT count(*) FROM exchanges WHERE shown_reply IS NOT NULL") == [0]
+    if how != "cancelled":
+        assert b"tulips" not in world.data()
+
+
+def test_a_deleted_background_response_takes_its_turn_along(
+    world: World, openai_keeps: StoredResponses
+) -> None:
+    made = respond(world, input="My tulips are purple.", background=True)
+    world.sdk.responses.retrieve(made.id)
+    world.sdk.responses.delete(made.id)
+    assert b"tulips" not in world.data()
 
 
 def test_a_store_that_fails_takes_memory_away_and_not_the_answer(

@@ -1,0 +1,62 @@
+"""The end of a response that its upstream makes in the background, as a client's GET sees it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from adapters.types import Event
+from gateway.core.turn.native_form import ReplyChange
+
+_BACKGROUND: Final = b'"background"'
+_UNDER_WAY: Final = ("queued", "in_progress")
+_ENDS: Final = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
+
+
+def is_made_later(response: dict[str, Any]) -> bool:
+    """Returns whether a response is made after the answer that bears it."""
+    return response.get("background") is True and response.get("status") in _UNDER_WAY
+
+
+class BackgroundEnd:
+    """Changes a reply as another change does, and notes the response in it that has ended.
+
+    id, response: of that; None: there was none.
+    """
+
+    id: str | None = None
+    response: bytes | None = None
+
+    def __init__(self, change: ReplyChange) -> None:
+        self._change = change
+
+    def event(self, event: Event) -> bytes:
+        data = event.data
+        if data is not None and _BACKGROUND in data:
+            found = _object(data)
+            response = found.get("response")
+            if found.get("type") in _ENDS and isinstance(response, dict):
+                self._note(response, orjson.dumps(response))
+        return self._change.event(event)
+
+    def unfinished(self, rest: bytes) -> bytes:
+        return self._change.unfinished(rest)
+
+    def whole(self, body: bytes) -> bytes:
+        if _BACKGROUND in body:
+            self._note(_object(body), body)
+        return self._change.whole(body)
+
+    def _note(self, response: dict[str, Any], body: bytes) -> None:
+        id = response.get("id")
+        if isinstance(id, str) and response.get("background") is True and not is_made_later(response):
+            self.id, self.response = id, body
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        found = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
