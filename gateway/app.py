@@ -61,7 +61,7 @@ from gateway.run.upstream.model_list import ModelList
 from gateway.run.usage.gen_ai_metrics import GenAIMetrics
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
-from gateway.settings import Settings, is_loopback
+from gateway.settings import ServerSettings, Settings, is_loopback
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
 from gateway.web.auth import PAGE_PATH, Guard
 from gateway.web.body import BodyReader
@@ -81,6 +81,7 @@ from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes
 from gateway.web.sockets.responses_socket import OpensSocket, ResponsesSockets
 from gateway.web.stored_responses import OwnResponses, unknown_response
 from storage.errors import StoreError, Unavailable
+from storage.records import OPERATOR
 from storage.sql.store import Store
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ if TYPE_CHECKING:
 
 # Requests that are cut at the end of `shutdown_s` get so long to write what became of them.
 LAST_REQUESTS_S = 5.0
-# The name of the key that the settings give.
-GIVEN_KEY = "server.key"
+# The names of the keys that the settings give.
+GIVEN_KEY, GIVEN_OPERATOR_KEY = "server.key", "server.operator_key"
 _log = logging.getLogger("mnemogate")
 
 
@@ -319,9 +320,7 @@ class Gateway:
     def _recovered(self) -> None:
         """Goes on with a store that works again. Its file may be another one, which an operator has restored."""
         _log.warning("The database works again, after: %s", self.store.health.error)
-        key = self.settings.server.key
-        if key is not None:
-            self.chat.pending.add(install_key(self.store, key), "server.key")
+        self.chat.pending.add(install_keys(self.store, self.settings.server), GIVEN_KEY)
 
     def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if is_page(scope["path"]):
@@ -424,10 +423,13 @@ class Gateway:
             _log.info("Stopped after %.1f s: waited for %d requests, cut %d.", took, waited, cut)
 
 
-async def install_key(store: Store, key: str) -> None:
-    """Makes the key that the settings give one of the store's. Raises: StoreError."""
-    if not await store.keys.install(key, GIVEN_KEY):
-        _log.warning("server.key (MNEMOGATE_KEY) was revoked, so it opens nothing. Set another one.")
+async def install_keys(store: Store, server: ServerSettings) -> None:
+    """Makes the keys that the settings give the store's. Raises: StoreError."""
+    given = ((server.key, GIVEN_KEY, None), (server.operator_key, GIVEN_OPERATOR_KEY, OPERATOR))
+    for key, name, opens in given:
+        if key is not None and not await store.keys.install(key, name, opens):
+            variable = f"MNEMOGATE_{name.removeprefix('server.').upper()}"
+            _log.warning("%s (%s) was revoked, so it opens nothing. Set another one.", name, variable)
 
 
 def _make_guard(settings: Settings, store: Store) -> Guard:

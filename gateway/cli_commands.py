@@ -37,7 +37,15 @@ EXIT_FAILED = 1
 # Operations that make sense before the first `serve`: they may make the database.
 FOUNDERS = ("keys-create", "memory-import")
 URLS = ("url", "listen_url", "proxy")
-SECRETS = ("api_key", "headers", "key", "openwebui_jwt_secret", "secrets_key", "webhook_secret")
+SECRETS = (
+    "api_key",
+    "headers",
+    "key",
+    "operator_key",
+    "openwebui_jwt_secret",
+    "secrets_key",
+    "webhook_secret",
+)
 # A compaction that was asked for on a terminal is watched so often, and at most so long.
 WATCH_S = 0.5
 WATCHED_S = 600.0

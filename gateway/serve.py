@@ -23,7 +23,7 @@ from typing import Any
 import uvloop
 
 from gateway.agents.tools.descriptors import close_in_children
-from gateway.app import Gateway, install_key
+from gateway.app import Gateway, install_keys
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.errors import GatewayError, SettingsError, UnknownModel
 from gateway.limits import Limits
@@ -259,8 +259,7 @@ async def _check_keys(settings: Settings, store: Store) -> bool:
     """Returns whether there are keys. Raises: SettingsError: there are none, and other machines could reach us."""
     key = settings.server.key
     try:
-        if key is not None:
-            await install_key(store, key)
+        await install_keys(store, settings.server)
         has_keys = await store.keys.has_any()
     except Unavailable as error:
         # It may come back, and then gets the key. Until then, callers from elsewhere are refused (see Guard).

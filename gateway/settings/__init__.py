@@ -98,6 +98,7 @@ class ServerSettings(Table, frozen=True):
     host: Text = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     key: Secret | None = None
+    operator_key: Secret | None = None
     allowed_hosts: tuple[Text, ...] = ()
     cors_origins: tuple[Text, ...] = ()
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 32 * 1024 * 1024

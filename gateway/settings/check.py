@@ -97,7 +97,11 @@ def _check_projects(settings: Settings, profiles: list[str]) -> Iterator[str]:
 
 def _check_server(server: ServerSettings) -> Iterator[str]:
     if server.key is not None:
-        yield from _check_key(server.key)
+        yield from _check_key(server.key, "server.key (MNEMOGATE_KEY)")
+    if server.operator_key is not None:
+        yield from _check_key(server.operator_key, "server.operator_key (MNEMOGATE_OPERATOR_KEY)")
+        if server.operator_key == server.key:
+            yield "server.operator_key: expected another key than server.key; operators' keys open no chat"
     for host in server.allowed_hosts:
         if _HOST.fullmatch(host) is None:
             yield (f"server.allowed_hosts: expected a name without a scheme, a port or *, saw {host!r}")
@@ -151,11 +155,11 @@ def _check_memory(memory: MemorySettings) -> Iterator[str]:
         yield from _check_side_request(rule)
 
 
-def _check_key(key: str) -> Iterator[str]:
+def _check_key(key: str, name: str) -> Iterator[str]:
     """Refuses a gateway key that could be guessed: its plain SHA-256 is stored, which protects random keys alone."""
     if _KEY.fullmatch(key) is None or len(set(key.removeprefix("mg-"))) < _KEY_LETTERS:
         yield (
-            "server.key (MNEMOGATE_KEY): expected mg- and at least 32 random letters, digits, - or _; "
+            f"{name}: expected mg- and at least 32 random letters, digits, - or _; "
             'make one with `echo "mg-$(openssl rand -hex 24)"`'
         )
 

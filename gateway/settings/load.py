@@ -41,6 +41,7 @@ _SHORT = {
     "MNEMOGATE_HOST": ("server", "host"),
     "MNEMOGATE_PORT": ("server", "port"),
     "MNEMOGATE_KEY": ("server", "key"),
+    "MNEMOGATE_OPERATOR_KEY": ("server", "operator_key"),
     "MNEMOGATE_DB": ("database", "path"),
     "MNEMOGATE_SINGLE_USER": ("memory", "single_user"),
     "MNEMOGATE_BACKGROUND_MODEL": ("memory", "background_model"),

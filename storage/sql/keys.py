@@ -142,8 +142,10 @@ class Keys(Group):
         self._made(demands_key=not key.is_operator)
         return key, plain
 
-    async def install(self, plain: str, name: str) -> bool:
+    async def install(self, plain: str, name: str, opens: str | None = None) -> bool:
         """Makes a key that was chosen elsewhere, unless it is there; it takes the place of the one before of that name.
+
+        opens: as in `Key`; one of an operator is for all projects.
 
         Returns: False: this key was revoked. It stays revoked, and the others stay as they are.
         """
@@ -155,14 +157,15 @@ class Keys(Group):
                 return False
             await connection.run(SQL["key_replace"], (now, name, digest))
             if row is None:
-                values = (DEFAULT_PROJECT, name, digest, plain[:SHOWN], now, None, None, None, None, None)
+                project = DEFAULT_PROJECT if opens is None else ""
+                values = (project, name, digest, plain[:SHOWN], now, None, opens, None, None, None)
                 await connection.rows(SQL["key_insert"], values)
             return True
 
         done = await self._database.write(install)
         self._known = OrderedDict()
         if done:
-            self._made()
+            self._made(demands_key=opens is None)
         return done
 
     async def change(

@@ -81,12 +81,18 @@ def test_the_first_key_can_come_from_the_environment(
         ["default", "server.key", "revoked"],
         ["default", "server.key", "active"],
     ]
+    operator = "mg-" + "qrstuvwxyz012345" * 3
+    monkeypatch.setenv("MNEMOGATE_OPERATOR_KEY", operator)
     shown = command("check-config", where=tmp_path).stdout
     assert second not in shown
+    assert operator not in shown
     monkeypatch.setenv("MNEMOGATE_KEY", first)
     with serving(tmp_path, *arguments, settings=SETTINGS) as gateway:
         assert ask(gateway, headers={"authorization": f"Bearer {first}"}) == 401
         assert "was revoked, so it opens nothing" in gateway.log.read_text()
+        bearer = {"authorization": f"Bearer {operator}"}
+        assert gateway.ask("GET", "/v1/manage/usage", headers=bearer).status == 200
+        assert ask(gateway, headers=bearer) == 403
 
 
 @pytest.mark.sqlite
