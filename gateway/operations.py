@@ -96,7 +96,7 @@ def make_page_operations(
         memories=memories,
         search=SearchOperation(store, trial_recall(settings, store, embed_query)),
         forgetting=MemoryForgetting(store, memories, log.now),
-        export=ExportOperation(store, TransferOperations(store)),
+        export=ExportOperation(store, TransferOperations(store), memories),
     )
 
 

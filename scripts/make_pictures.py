@@ -10,17 +10,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import ViewportSize, sync_playwright
 
 from gateway.settings import BlockSettings, ProfileSettings
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.page.browser import find_chromium
 from tests.gateway.page.memories import learn, speak
 from tests.gateway.page.operator import Operator, operator_of
+from tests.gateway.page.person import person_of
 from tests.gateway.sdk import World, remember
 
 PICTURES: Final = Path(__file__).parent.parent / "docs/pictures"
-WIDTH: Final = 1120
+SCREEN: Final[ViewportSize] = {"width": 1120, "height": 860}
+PHONE: Final[ViewportSize] = {"width": 420, "height": 860}
+ABOUT_ME: Final = "page-about-me"
 SCALE: Final = 1.25  # of pixels, so that a picture is sharp where it is shown smaller
 PROFILE: Final = ProfileSettings(
     "default", blocks=(BlockSettings("human", "What is known of the person.", limit=5_000),)
@@ -63,20 +66,24 @@ def fill(world: World) -> tuple[Operator, Mapping[str, str]]:
     world.clock.sleep(120)
     operator = operator_of(world)
     request = operator.twin("requests")["items"][0]["id"]
-    return operator, {"page-memory": f"m/{alice.uid}", "page-request": f"r/{request}"}
+    person = person_of(world)
+    return operator, {
+        "page-memory": f"m/{alice.uid}",
+        "page-request": f"r/{request}",
+        ABOUT_ME: person.path,
+    }
 
 
 def save(operator: Operator, paths: Mapping[str, str]) -> None:
     """Saves a picture of each path."""
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        context = chromium.new_context(
-            viewport={"width": WIDTH, "height": 860}, device_scale_factor=SCALE, color_scheme="light"
-        )
+        context = chromium.new_context(viewport=SCREEN, device_scale_factor=SCALE, color_scheme="light")
         name, _, value = operator.cookie.partition("=")
         context.add_cookies([{"name": name, "value": value, "url": f"http://{operator.host}/ui"}])
         page = context.new_page()
         for picture, path in paths.items():
+            page.set_viewport_size(PHONE if picture == ABOUT_ME else SCREEN)
             page.goto(f"http://{operator.host}/ui/{path}")
             file = PICTURES / f"{picture}.png"
             page.screenshot(path=file, full_page=False)

@@ -163,6 +163,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "gateway.page": [
         {"page_app"},
         {"routes"},
+        {"about_me"},
         {
             "blocks",
             "conversations",

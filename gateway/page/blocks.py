@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, Conflict, GatewayError
@@ -54,9 +55,13 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
         query = query or BlockQuery()
         limit = query.limit if ask.is_twin else min(query.limit, _VERSIONS)
         label = str(ask.params["label"])
-        return await views.block(
+        page = await views.block(
             door.project, door.uid, label, from_=query.from_, to=query.to, after=query.after, limit=limit
         )
+        if door.is_person and page.block.shared:
+            # What others have written into it before is not this person's to read.
+            return replace(page, versions=(), next=None, diff=None)
+        return page
 
     def shown(
         page: BlockPage,
@@ -64,19 +69,16 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
         *,
         typed: str | None = None,
         error: GatewayError | None = None,
-        **more: object,
+        **more: Any,
     ) -> View:
-        changes = _changes(page)
-        context = door.context(typed=typed, changes=changes, is_compared=False, theirs=None)
-        return View(page, "block.html", page.block.label, context, error)
+        context = {"changes": _changes(page), "is_compared": False, "theirs": None, **more}
+        return door.view(page, "block.html", page.block.label, error, typed=typed, **context)
 
     async def show(ask: Ask, query: BlockQuery) -> View:
         door = door_of(ask)
         page = await page_of(ask, door, query)
         await ask.note_read(door.uid)
-        view = shown(page, door)
-        is_compared = query.from_ is not None or query.to is not None
-        return View(view.record, view.template, view.heading, {**view.context, "is_compared": is_compared})
+        return shown(page, door, is_compared=query.from_ is not None or query.to is not None)
 
     async def edit(ask: Ask, form: EditForm) -> Answer:
         door = door_of(ask)
@@ -84,9 +86,8 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
             await edits.edit_block(door.editor, door.uid, str(ask.params["label"]), form.value, form.version)
         except Conflict as error:
             page = await page_of(ask, door)
-            view = shown(page, door, typed=form.value, error=error)
             theirs = _shortened(diff_words(form.value, page.block.value))
-            return View(view.record, view.template, view.heading, {**view.context, "theirs": theirs}, error)
+            return shown(page, door, typed=form.value, error=error, theirs=theirs)
         except BadRequest as error:
             return shown(await page_of(ask, door), door, typed=form.value, error=error)
         return await done(ask, door)

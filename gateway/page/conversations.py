@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from gateway.page.memory_door import OPERATORS, Way, door_of
 from gateway.page.operations import PageOperations
-from gateway.page.screen import LIMIT, Action, Answer, Ask, Download, ListLimit, Screen, View
+from gateway.page.screen import LIMIT, Action, Answer, Ask, Download, ListLimit, Screen
 
 _Number = Annotated[int, Meta(ge=0, lt=1 << 62)]
 # Characters of all texts of a page, so that it stays below 100 kB.
@@ -48,6 +48,6 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
         await ask.note_read(door.uid)
         found = await views.find(door.project, door.uid)
         heading = f"Conversation {page.conversation.id}"
-        return View(page, "conversation.html", heading, door.context(memory_name=views.name_of(found)))
+        return door.view(page, "conversation.html", heading, memory_name=views.name_of(found))
 
     return [way.screen("c/{id}", show, TalkQuery)]

@@ -29,7 +29,7 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
         door, seq = door_of(ask), int(ask.params["seq"])
         page = await views.fact(door.project, door.uid, seq)
         await ask.note_read(door.uid)
-        return View(page, "fact.html", f"Fact {seq}", door.context(typed=None))
+        return door.view(page, "fact.html", f"Fact {seq}", typed=None)
 
     async def correct(ask: Ask, form: CorrectForm) -> Answer:
         door, seq = door_of(ask), int(ask.params["seq"])
@@ -37,15 +37,15 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
             new = await edits.correct_fact(door.editor, door.uid, seq, form.text)
         except (BadRequest, Conflict) as error:
             page = await views.fact(door.project, door.uid, seq)
-            return View(page, "fact.html", f"Fact {seq}", door.context(typed=form.text), error)
+            return door.view(page, "fact.html", f"Fact {seq}", error, typed=form.text)
         page = await views.fact(door.project, door.uid, new.seq)
-        return Done(page.fact, door.path("f", new.seq))
+        return Done(door.seen(page.fact), door.path("f", new.seq))
 
     async def mute(ask: Ask, form: MuteForm) -> Done:
         door, seq = door_of(ask), int(ask.params["seq"])
         await edits.mute_fact(door.editor, door.uid, seq, is_muted=form.muted)
         page = await views.fact(door.project, door.uid, seq)
-        return Done(page.fact, ask.referrer or door.path("f", seq))
+        return Done(door.seen(page.fact), ask.referrer or door.path("f", seq))
 
     return [
         way.screen("f/{seq:int}", show),

@@ -50,10 +50,12 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
     async def preview(ask: Ask, error: Conflict | None = None) -> View:
         door = door_of(ask)
         kind, value = ask.query.target
-        page = await forgetting.preview(door.project, door.uid, kind, value)
-        name = views.name_of(await views.find(door.project, door.uid))
-        context = door.context(fields=fields_of(ask.query), back=_back(door, page), memory_name=name)
-        return View(page, "forget.html", _heading(page, name), context, error)
+        page = door.seen(await forgetting.preview(door.project, door.uid, kind, value))
+        name = "you" if door.is_person else views.name_of(await views.find(door.project, door.uid))
+        fields, back = fields_of(ask.query), _back(door, page)
+        return door.view(
+            page, "forget.html", _heading(page, name), error, fields=fields, back=back, memory_name=name
+        )
 
     async def show(ask: Ask, query: ForgetQuery) -> View:
         view = await preview(ask)
@@ -69,9 +71,9 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
         except Conflict as error:
             return await preview(ask, error)
         if ask.is_twin:
-            return Done(result, "")
+            return Done(door.seen(result), "")
         to = "people" if kind == "all" else door.path()
-        return View(result, "forgotten.html", "Forgotten", door.context(to=to, is_all=kind == "all"))
+        return door.view(result, "forgotten.html", "Forgotten", to=to, is_all=kind == "all")
 
     return [
         way.screen("forget", show, ForgetQuery, right="forget"),
@@ -94,6 +96,6 @@ def _back(door: MemoryDoor, page: ForgetPreview) -> str:
             return door.path("c", page.target.id)
         case "message" | "exchange":
             hrefs = [each.href for each in page.stays if each.href is not None and "/c/" in each.href]
-            return door.place(hrefs[0]) if hrefs else door.path()
+            return hrefs[0] if hrefs else door.path()
         case _:
             return door.path()

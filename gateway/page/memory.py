@@ -36,7 +36,7 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
     async def show(ask: Ask, query: object) -> View:
         door = await lists(ask)
         page = await views.memory(door.project, door.uid)
-        return View(page, "memory.html", page.memory.name, door.context())
+        return door.view(page, "memory.html", page.memory.name)
 
     async def facts(ask: Ask, query: FactsQuery) -> View:
         door = await lists(ask)
@@ -48,28 +48,28 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
             after=query.after,
             limit=query.limit,
         )
-        return View(page, "facts.html", "Facts", await _listed(door, is_all=query.all, as_of=query.as_of))
+        name = await named(door)
+        return door.view(page, "facts.html", "Facts", memory_name=name, is_all=query.all, as_of=query.as_of)
 
     async def conversations(ask: Ask, query: ListQuery) -> View:
         door = await lists(ask)
         page = await views.conversations(door.project, door.uid, after=query.after, limit=query.limit)
-        return View(page, "conversations.html", "Conversations", await _listed(door))
+        return door.view(page, "conversations.html", "Conversations", memory_name=await named(door))
 
     async def passages(ask: Ask, query: ListQuery) -> View:
         door = await lists(ask)
         page = await views.passages(door.project, door.uid, after=query.after, limit=query.limit)
-        return View(page, "passages.html", "Passages", await _listed(door))
+        return door.view(page, "passages.html", "Passages", memory_name=await named(door))
 
-    async def _listed(door: MemoryDoor, **more: object) -> dict[str, object]:
-        found = await views.find(door.project, door.uid)
-        return door.context(memory_name=views.name_of(found), **more)
+    async def named(door: MemoryDoor) -> str:
+        return views.name_of(await views.find(door.project, door.uid))
 
     async def search(ask: Ask, query: SearchQuery) -> View:
         door = await lists(ask)
         page = await operations.search.search(
             door.project, door.uid, query.q, after=query.after, limit=query.limit
         )
-        return View(page, "search.html", "What would be recalled", await _listed(door))
+        return door.view(page, "search.html", "What would be recalled", memory_name=await named(door))
 
     async def export(ask: Ask, query: object) -> Answer:
         door = door_of(ask)
@@ -78,14 +78,13 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
         return Download("application/x-ndjson", _joined(lines), f"memory-{door.uid[:8]}.jsonl")
 
     made: list[Screen | Action] = [
-        way.screen("", show),
         way.screen("facts", facts, FactsQuery),
         way.screen("conversations", conversations, ListQuery),
         way.screen("passages", passages, ListQuery),
         way.screen("export.jsonl", export, right="export", has_twin=False),
     ]
     if way.is_operators:
-        made.append(way.screen("search", search, SearchQuery))
+        made += [way.screen("", show), way.screen("search", search, SearchQuery)]
     return made
 
 

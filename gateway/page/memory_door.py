@@ -5,14 +5,22 @@ The screens of a memory are the same behind both; this says whose they are, wher
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import fields, replace
 
-from gateway.page.screen import Action, Ask, Door, Screen
+from gateway.errors import GatewayError
+from gateway.page.screen import Action, Ask, Door, Screen, View
 from gateway.run.admin.links import Right
 from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.page_paths import page_path
+
+T = TypeVar("T")
+# Fields of records that are of use to operators alone: the request that a reply answers, a command.
+_OPERATORS_FIELDS = ("request", "command")
+# What is looked up there has scores.
+_SEARCH = "search"
 
 
 class MemoryDoor(Struct, frozen=True):
@@ -43,14 +51,38 @@ class MemoryDoor(Struct, frozen=True):
         """Returns the path of a screen of the memory, relative to /ui/."""
         return page_path(*self.parts, *parts)
 
-    def place(self, href: str) -> str:
-        """Returns a link of a record, relative to /ui/, as it lies at this door."""
-        own = page_path("m", self.uid)
-        return page_path(*self.parts) + href.removeprefix(own) if href.startswith(own) else href
+    def view(
+        self, record: Any, template: str, heading: str, error: GatewayError | None = None, **context: Any
+    ) -> View:
+        """Returns a screen of the memory.
 
-    def context(self, **more: Any) -> dict[str, Any]:
-        """Returns what the templates of a memory know besides the record."""
-        return {"door": self, "base": self.parts, **more}
+        template: an operator's. A person's, in plain words, has `me_` before its name.
+        context: what it knows besides the record.
+        """
+        name = f"me_{template}" if self.is_person else template
+        return View(self.seen(record), name, heading, {"door": self, "base": self.parts, **context}, error)
+
+    def seen(self, record: T) -> T:
+        """Returns a record as the visitor may see it: of a person, links lie at this door, and lead to no request."""
+        return self._of_person(record) if self.is_person else record
+
+    def _of_person(self, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(self._of_person, value))
+        if not isinstance(value, Struct):
+            return value
+        found = {field.name: getattr(value, field.name) for field in fields(value)}
+        return replace(value, **{name: self._field_of_person(name, each) for name, each in found.items()})
+
+    def _field_of_person(self, name: str, value: Any) -> Any:
+        if name in _OPERATORS_FIELDS:
+            return None
+        if name != "href" or value is None:
+            return self._of_person(value)
+        own = page_path("m", self.uid)
+        if value.startswith(page_path("m", self.uid, _SEARCH)):
+            return None
+        return page_path(*self.parts) + value.removeprefix(own) if value.startswith(own) else value
 
 
 def door_of(ask: Ask) -> MemoryDoor:
@@ -92,3 +124,4 @@ class Way(Struct, frozen=True):
 
 
 OPERATORS = Way()
+PERSONS = Way("me/{token}", "link")

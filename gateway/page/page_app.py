@@ -37,12 +37,13 @@ from gateway.errors import (
     NotAllowed,
     NotAuthenticated,
     Overloaded,
+    UnknownId,
     UnknownPath,
 )
 from gateway.page.defence import RawHeader, is_same_origin, security_headers, values_of
 from gateway.page.operations import PageOperations
 from gateway.page.routes import all_routes
-from gateway.page.screen import Action, Answer, Ask, Done, Download, NoFields, Screen, View
+from gateway.page.screen import Action, Answer, Ask, Done, Download, NoFields, Readable, Screen, View
 from gateway.page.shown_text import as_typed
 from gateway.page.visitor import Failures, PersonLink, Sessions, Visitor, name_of_session
 from gateway.run.admin.links import Right
@@ -58,6 +59,8 @@ _log = logging.getLogger("mnemogate")
 
 PREFIX = "/ui/"
 STATIC = "static/"
+# Below it are the pages of people with a link.
+PERSONS = "me/"
 # The page at `/ui/` itself has its twin by this name.
 OVERVIEW = "overview"
 # Bytes of a body: a block of 100,000 characters, each written as %XX%XX%XX.
@@ -126,6 +129,11 @@ class _Request(Struct):
         return self.path.endswith(".json")
 
     @property
+    def is_persons(self) -> bool:
+        """A link opens it, and no session."""
+        return self.path.startswith(PERSONS)
+
+    @property
     def is_read(self) -> bool:
         return self.method in ("GET", "HEAD")
 
@@ -184,7 +192,7 @@ class PageApp:
         path: str = scope["path"].removeprefix(PREFIX)
         self._note_request(scope, self._logged_path(path))
         is_begun = False
-        headers = self._person_headers if path.startswith("me/") else self._headers
+        headers = self._person_headers if path.startswith(PERSONS) else self._headers
 
         async def answer(reply: _Reply) -> None:
             nonlocal is_begun
@@ -228,7 +236,7 @@ class PageApp:
             return _redirect("ui/", 307)
         if request.path.startswith(STATIC):
             return self._static(request)
-        bearer = _bearer(scope["headers"]) if request.is_twin else None
+        bearer = _bearer(scope["headers"]) if request.is_twin and not request.is_persons else None
         if not request.is_read:
             self._check_origin(request, is_by_bearer=bearer is not None)
         request.visitor = await self._find_visitor(request, bearer)
@@ -240,9 +248,7 @@ class PageApp:
         if is_by_bearer:
             return
         verdict = is_same_origin(request.scope["headers"])
-        needs_one = request.path.startswith("me/") or (
-            self._cookie in request.cookies and request.path != "login"
-        )
+        needs_one = request.is_persons or (self._cookie in request.cookies and request.path != "login")
         if verdict is False or (verdict is None and needs_one):
             raise NotAllowed(
                 "A change must come from a page of this gateway, and this one does not. "
@@ -250,7 +256,7 @@ class PageApp:
             )
 
     async def _find_visitor(self, request: _Request, bearer: str | None) -> Visitor | None:
-        if request.path.startswith("me/"):
+        if request.is_persons:
             return None  # the link says it
         if bearer is not None:
             operator = await self._sign_in.by_key(bearer)
@@ -271,14 +277,10 @@ class PageApp:
     # -- routes
 
     async def _serve(self, request: _Request) -> _Reply:
-        is_person = request.path.startswith("me/")
-        if request.visitor is None and not is_person:
+        if request.visitor is None and not request.is_persons:
             if request.method == "GET" and not request.is_twin:
                 return _redirect(_up(request) + "login?next=" + quote(_next_of(request), safe=""), 303)
-            if request.method == "POST" and not request.is_twin:
-                with suppress(CallerError):  # that the session has ended is what counts
-                    sent = await self._read_form(request)
-                    request.typed = max(sent.values(), key=len, default="")
+            await self._keep_typed(request)
             raise _Ended("You are not signed in, or your session has ended. Sign in to go on.")
         routes: Sequence[tuple[_Pattern, Screen | Action]] = (
             self._screens if request.is_read else self._actions
@@ -286,8 +288,12 @@ class PageApp:
         route, params = self._match(request, routes)
         if request.method not in ("GET", "HEAD", "POST"):
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
-        if is_person:
-            request.visitor = await self._open_link(str(params["token"]), route.right)
+        if request.is_persons:
+            try:
+                request.visitor = await self._open_link(str(params["token"]), route.right)
+            except UnknownId:
+                await self._keep_typed(request)
+                raise
         assert request.visitor is not None
         if isinstance(route, Action) and route.changes and not request.visitor.may_write:
             raise NotAllowed("Your key may read, and not change anything.")
@@ -306,9 +312,17 @@ class PageApp:
             async with self._reads:
                 found = await route.show(ask, ask.query)
         else:
-            form = _checked(await self._read_form(request), route.form, is_text=not request.is_twin)
+            sent = await self._read_form(request)
+            request.typed = "" if request.is_twin else _typed_of(sent)
+            form = _checked(sent, route.form, is_text=not request.is_twin)
             found = await route.perform(ask, form)
         return self._reply(request, found)
+
+    async def _keep_typed(self, request: _Request) -> None:
+        """Notes the text of a form that comes too late, so that the page of the error has it."""
+        if request.method == "POST" and not request.is_twin:
+            with suppress(CallerError):  # that it comes too late is what counts
+                request.typed = _typed_of(await self._read_form(request))
 
     def _match(
         self, request: _Request, routes: Sequence[tuple[_Pattern, Screen | Action]]
@@ -440,6 +454,9 @@ class PageApp:
             if found.filename is not None:
                 headers.append(("content-disposition", f'attachment; filename="{found.filename}"'))
             return _Reply(200, found.content_type, found.body, headers)
+        if isinstance(found, Readable):
+            file = Download("text/html; charset=utf-8", self._rendered(found), found.filename)
+            return self._reply(request, file)
         if isinstance(found, Done):
             cookies = [("set-cookie", cookie) for cookie in found.cookies]
             if request.is_twin:
@@ -452,6 +469,13 @@ class PageApp:
                 raise found.error
             return _Reply(200, _JSON, msgspec.json.encode(found.record))
         return self._html(request, found)
+
+    async def _rendered(self, found: Readable) -> AsyncIterator[bytes]:
+        made_at = self._now()
+        async for part in found.parts:
+            yield self._pages.render(found.template, "", {}, made_at=made_at, **part).encode(
+                "utf-8", "replace"
+            )
 
     def _html(self, request: _Request, shown: View) -> _Reply:
         visitor, error = request.visitor, shown.error
@@ -492,7 +516,7 @@ class PageApp:
         elif isinstance(error, _Ended):
             return self._login_page(request, to=_referrer(request), error=error, typed=request.typed)
         else:
-            reply = self._html(request, View(None, "error.html", error.message))
+            reply = self._html(request, View(None, "error.html", error.message, {"typed": request.typed}))
             reply.status = error.status
         if error.status == 401:
             reply.headers.append(("www-authenticate", "Bearer"))
@@ -579,6 +603,11 @@ def _unknown() -> UnknownPath:
 
 def _redirect(to: str, status: int) -> _Reply:
     return _Reply(status, "text/plain; charset=utf-8", b"", [("location", to)])
+
+
+def _typed_of(sent: Mapping[str, str]) -> str:
+    """Returns the text that somebody has typed into a form, of a block or a fact."""
+    return sent.get("value") or sent.get("text") or ""
 
 
 def _up(request: _Request) -> str:

@@ -68,8 +68,14 @@ class Renderer:
             relative=relative,
             here=here,
             asset=lambda name: up + STATIC + self.assets[name],
+            sheet=self._sheet,
             **context,
         )
+
+    @cached_property
+    def _sheet(self) -> Markup:
+        """The style sheet, for a file that stands by itself."""
+        return Markup("<style>\n{}</style>").format(Markup((_ROOT / "static/page.css").read_text("utf-8")))
 
     @cached_property
     def assets(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.page import (
+    about_me,
     blocks,
     conversations,
     facts,
@@ -32,4 +33,5 @@ def all_routes(operations: PageOperations) -> list[Screen | Action]:
         *keys.screens(operations),
         *work.screens(operations),
         *runs.screens(operations),
+        *about_me.screens(operations),
     ]

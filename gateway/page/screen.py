@@ -92,7 +92,16 @@ class Download(Struct, frozen=True):
     filename: str | None = None
 
 
-Answer = View | Done | Download
+class Readable(Struct, frozen=True):
+    """A file of HTML that stands by itself and may be long: its template is rendered for each part in turn."""
+
+    template: str
+    # What the template knows of a part.
+    parts: AsyncIterator[Mapping[str, Any]]
+    filename: str
+
+
+Answer = View | Done | Download | Readable
 
 
 class Screen(Struct, frozen=True):

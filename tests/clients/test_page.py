@@ -35,7 +35,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def test_the_page_has_examples() -> None:
-    assert len(EXAMPLES) + 1 == PAGE.count("```python") == 12
+    assert len(EXAMPLES) + 1 == PAGE.count("```python") == 13
 
 
 def test_the_program_over_mcp(world: World, capsys: pytest.CaptureFixture[str]) -> None:

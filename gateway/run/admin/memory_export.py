@@ -1,16 +1,29 @@
-"""The export of one memory as JSON lines, a page at a time: as `mnemogate memory export` writes it."""
+"""The export of one memory a page at a time: as JSON lines, as `mnemogate memory export` writes it, and to be read."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from itertools import groupby
+from typing import Any
 
 import orjson
 from msgspec import Struct
 
 from gateway.errors import UnknownId
-from gateway.run.admin.transfer import ExportPosition, TransferOperations
+from gateway.run.admin.memory_views import MOST, MemoryViews
+from gateway.run.admin.page_records import MessageRecord, SourceRecord
+from gateway.run.admin.talk import message_records
+from gateway.run.admin.transfer import PAGE, ExportPosition, TransferOperations
+from storage.commands import TransferRecord
 from storage.records import Agent
 from storage.sql.store import Store
+
+
+class SpokenPart(Struct, frozen=True):
+    """Messages of one conversation, oldest first. begins: those before are of another one."""
+
+    begins: bool
+    items: tuple[MessageRecord, ...]
 
 
 class ExportOperation(Struct, frozen=True):
@@ -18,16 +31,31 @@ class ExportOperation(Struct, frozen=True):
 
     store: Store
     transfer: TransferOperations
+    views: MemoryViews
 
     async def lines(self, project: str | None, uid: str) -> AsyncIterator[list[bytes]]:
         """Returns the pages of an export, each a list of lines without their ends. project: None: of any.
 
         Raises: UnknownId: there is no such memory.
         """
+        return self._pages(await self._find(project, uid))
+
+    async def readable(self, project: str | None, uid: str) -> AsyncIterator[tuple[str, Any]]:
+        """Returns a memory to be read, in parts: (name, record), in the order of reading. project: None: of any.
+
+        The parts are head (a MemoryRecord), blocks, facts and passages (tuples of records), messages (a SpokenPart)
+        and foot (None). There are several of facts, passages and messages, or none.
+
+        Raises: UnknownId: there is no such memory.
+        """
+        agent = await self._find(project, uid)
+        return self._parts(project, agent)
+
+    async def _find(self, project: str | None, uid: str) -> Agent:
         agent = await self.store.agents.by_uid(uid)
         if agent is None or project not in (None, agent.scope.project):
             raise UnknownId("There is no such memory.")
-        return self._pages(agent)
+        return agent
 
     async def _pages(self, agent: Agent) -> AsyncIterator[list[bytes]]:
         at: ExportPosition | None = None
@@ -36,3 +64,43 @@ class ExportOperation(Struct, frozen=True):
             yield [orjson.dumps(line) for line in lines]
             if at is None:
                 return
+
+    async def _parts(self, project: str | None, agent: Agent) -> AsyncIterator[tuple[str, Any]]:
+        page = await self.views.memory(project, agent.uid)
+        yield "head", page.memory
+        yield "blocks", page.blocks
+        after: str | None = None
+        while True:
+            facts = await self.views.facts(project, agent.uid, is_all=True, after=after, limit=MOST)
+            yield "facts", facts.items
+            after = facts.next
+            if after is None:
+                break
+        async for texts in self._records(agent, "passage"):
+            yield (
+                "passages",
+                tuple(
+                    SourceRecord("passage", each.values["seq"], each.values["text"], each.values["at"])
+                    for each in texts
+                ),
+            )
+        spoken_last: str | None = None
+        async for records in self._records(agent, "exchange"):
+            for conversation, group in groupby(records, lambda each: str(each.values["conversation"])):
+                items = tuple(
+                    message
+                    for each in group
+                    if each.exchange is not None
+                    for message in message_records(each.exchange, None, is_whole=True)
+                    if message.text
+                )
+                if items:
+                    yield "messages", SpokenPart(conversation != spoken_last, items)
+                    spoken_last = conversation
+        yield "foot", None
+
+    async def _records(self, agent: Agent, part: str) -> AsyncIterator[list[TransferRecord]]:
+        edge, after = await self.store.transfer.edge(agent), 0
+        while found := await self.store.transfer.page(agent, part, after, PAGE, edge):
+            yield [record for _, record in found]
+            after = found[-1][0]

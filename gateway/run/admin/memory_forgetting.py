@@ -66,8 +66,8 @@ class ForgetPreview(Struct, frozen=True):
     stays: tuple[RemainingRecord, ...]
     # What has to be typed: the number of messages; None: nothing.
     confirm: str | None
-    # The command that does the same.
-    command: str
+    # The command that does the same; None: of a person, who has none.
+    command: str | None
 
 
 class ForgetResult(Struct, frozen=True):
@@ -78,7 +78,7 @@ class ForgetResult(Struct, frozen=True):
     # The database has no old copies of it either.
     swept: bool
     messages: int
-    command: str
+    command: str | None
 
 
 class MemoryForgetting:
@@ -221,7 +221,7 @@ class MemoryForgetting:
             numbers = ", ".join(map(str, others))
             stays.append(
                 RemainingRecord(
-                    f"Its question or reply: message {numbers}. To forget both, forget the exchange.",
+                    f"Its question or reply: message {numbers}. To forget both, forget the whole exchange.",
                     f"{page_path('m', memory.uid, 'forget')}?exchange={seq}",
                 )
             )
@@ -237,14 +237,10 @@ class MemoryForgetting:
 
     async def _rest_of_all(self, memory: SizedMemory) -> list[RemainingRecord]:
         others = await other_profiles(self._store, memory.scope)
-        stays = [
-            RemainingRecord(f"The memory that the same user has in the profile {name!r}.") for name in others
-        ]
+        stays = [RemainingRecord(f"What the profile {name!r} remembers of the same user.") for name in others]
         if any(each.is_shared for each in await self._store.memory_pages.blocks(memory.id)):
             stays.append(RemainingRecord("Blocks that others share, without what came from here."))
-        stays.append(
-            RemainingRecord("That it was forgotten, in the audit: the memory's number and no words.")
-        )
+        stays.append(RemainingRecord("A note that it was forgotten: the memory's number and no words."))
         return stays
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, Literal, TypeVar, cast
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from gateway.core.memory.mcp_tools import through_mcp
 from gateway.core.memory.visibility import messages_of
@@ -507,6 +507,7 @@ def _source_records(uid: str, found: SourceExchange) -> tuple[SourceRecord, ...]
             shortened(m.text, _SOURCE_CHARS),
             m.at,
             href=message_href(uid, found.conversation, e.seq, m.seq),
+            speaker=m.speaker or (UNSET if m.role == "user" else m.role),
         )
         for m in spoken
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 MemoryKind = Literal["user", "conversation", "agent"]
 SourceKind = Literal["message", "fact", "passage"]
@@ -64,6 +64,8 @@ class SourceRecord(Struct, frozen=True):
     forgotten: bool = False
     # Its page, relative to /ui/; None: it has none.
     href: str | None = None
+    # Its speaker, by name, or "assistant"; not set: the person whose memory it is, and of other kinds.
+    speaker: str | UnsetType = UNSET
 
 
 class FactRecord(Struct, frozen=True):

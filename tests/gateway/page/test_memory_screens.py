@@ -94,7 +94,8 @@ def test_each_twin_has_the_record_of_its_page(operator: Operator) -> None:
         "text/plain; charset=utf-8",
         f"My cat is called {SECRET}.",
     )
-    lines = [json.loads(line) for line in operator.get(f"m/{uid}/export.jsonl").body.splitlines()]
+    (export,) = re.findall(r'href="([^"]*)"[^>]*>Export<', page(operator, f"m/{uid}"))
+    lines = [json.loads(line) for line in operator.get(export.removeprefix("../")).body.splitlines()]
     assert (lines[0]["memory"]["uid"], lines[-1]) == (uid, {"end": {}})
     assert actions(operator).count(("read", uid)) == 2  # of the session, and of the program
     assert actions(operator).count(("export", uid)) == 1

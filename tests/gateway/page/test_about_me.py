@@ -1,0 +1,335 @@
+"""About me, asked for as a browser and as a program ask: what it shows, what a link may, and what it cannot reach."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import BlockSettings, ProfileSettings, UiSettings
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
+from tests.gateway.page.operator import FORM, operator_of
+from tests.gateway.page.person import Person, person_of
+from tests.gateway.page.test_door import CSP, HEADERS, check_headers
+from tests.gateway.sdk import World, remember
+
+PROFILE = ProfileSettings(
+    "default",
+    blocks=(
+        BlockSettings("human", "What is known.", limit=3_000),
+        BlockSettings("law", read_only=True),
+        BlockSettings("team", shared=True),
+    ),
+)
+RIGHTS = ("see", "correct", "forget", "export", "pause")
+SECRET = "Zqmisox"
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path, PROFILE) as made:
+        yield made
+
+
+def fill(world: World) -> tuple[Person, int, str]:
+    """Fills a memory. Returns its person, the number of a fact, and the id of a conversation."""
+    agent = speak(world, f"My cat is called {SECRET}.", "She is grey.", talk="conv-19")
+    (seq,) = learn(world, agent, f"Alice has a cat called {SECRET}.", block=f"Cat: {SECRET}.")
+    person = person_of(world)
+    return person, seq, person.twin()["conversations"][0]["id"]
+
+
+def audit(world: World) -> list[tuple[str, str, str]]:
+    world.settle()
+    listed = world.gateway.call(world.store.audit.list(before=1 << 40))
+    return [(each.actor, each.action, each.what) for each in reversed(listed)]
+
+
+@pytest.mark.both
+def test_a_person_sees_what_is_remembered(world: World) -> None:
+    person, seq, talk = fill(world)
+    found = person.twin()
+    assert list(found) == ["rights", "expires_at", "paused", "blocks", "facts", "conversations"]
+    assert (found["rights"], found["paused"]) == (list(RIGHTS), False)
+    assert found["expires_at"] == pytest.approx(world.clock.now + 3_600, abs=5)
+    assert [each["label"] for each in found["blocks"]] == ["human", "law", "team"]
+    (source,) = found["facts"][0]["sources"]
+    assert source["href"].startswith(f"{person.path}/c/{talk}?")
+    assert sorted(source) == ["at", "forgotten", "href", "kind", "seq", "text"]
+    text = person.page()
+    assert '<h1 dir="auto">What is remembered about you</h1>' in text
+    assert re.search(rf"You said on <time [^>]*>9 October 2025</time>: .*My cat is called {SECRET}\.", text)
+    for below in (f"/f/{seq}", f"/c/{talk}", "/b/human", "/facts", "/facts?all=true", "/conversations",
+                  "/passages", f"/forget?fact={seq}", "/forget?all=1", f"/forget?conversation={talk}"):  # fmt: skip
+        text = person.page(below)
+        assert text.count("<h1") == 1
+        assert not re.search(
+            r"/ui/m/|\"m/|/m/[0-9a-f]|/r/|/search|restore|undo\"|Why this reply|mnemogate memory", text
+        )
+        twin = json.dumps(person.twin(below))
+        assert memory_of(world).uid not in twin.replace(f'"id": "{memory_of(world).uid}"', ""), below
+        assert "mnemogate memory" not in twin
+    assert all(each["request"] is None for each in person.twin(f"/c/{talk}")["items"])
+    for each in (
+        *person.twin(f"/f/{seq}")["fact"]["sources"],
+        *person.twin(f"/forget?fact={seq}")["stays"][:1],
+    ):
+        assert (
+            person.world.gateway.ask(
+                "GET", "/ui/" + each["href"].partition("#")[0], None, {"host": person.host}
+            ).status
+            == 200
+        )
+    assert set(audit(world)) == {("link", "link_create", ""), ("link", "read", "")}
+
+
+def test_what_operators_have_beyond_it_is_not_there(world: World) -> None:
+    person, _, _ = fill(world)
+    for below in ("/search?q=cat", "/requests", "/b/none", "/f/999", "/c/none", "/forget?fact=999", "/pause"):
+        assert person.ask("GET", below).status in (404, 405), below
+    for below in ("b/human/undo", "b/human/restore", "search", "export.html"):
+        assert person.send(below, version=1, to=1).status in (404, 405), below
+    assert person.send("b/law", value="Mine.", version=1).status == 403
+    assert person.send("b/team", value="Mine.", version=1).status == 403
+    assert person.twin("/b/team")["versions"] == []
+
+
+@pytest.mark.both
+def test_a_person_corrects_and_the_model_hears_it(world: World) -> None:
+    person, seq, _ = fill(world)
+    assert person.send("b/human", value="Cat: Miso.", version=2).status == 303
+    block = person.twin("/b/human")
+    assert (block["block"]["value"], block["versions"][0]["origin"]) == ("Cat: Miso.", "person")
+    late = person.send("b/human", value="Cat: none.", version=2)
+    assert (late.status, "Changed meanwhile" in late.body.decode()) == (409, True)
+    assert person.send("b/human", value="x" * 3_001, version=3).status == 400
+    reply = person.send(f"f/{seq}/correct", text="Alice's cat is called Miso.")
+    assert reply.status == 303
+    new = person.twin("/facts")["items"][0]
+    assert (new["text"], new["origin"]) == ("Alice's cat is called Miso.", "person")
+    assert "You corrected this on" in person.page(f"/f/{new['seq']}")
+    assert person.send(f"f/{new['seq']}/mute", muted="true").status == 303
+    assert "not mentioned" in person.page()
+    assert [each for each in audit(world) if each[1] not in ("read", "link_create")] == [
+        ("link", "edit", "block human, version 3"),
+        ("link", "correct", f"fact {seq} as {new['seq']}"),
+        ("link", "mute", f"fact {new['seq']}, muted"),
+    ]
+
+
+def test_what_a_link_lacks_has_no_button_and_is_refused(world: World) -> None:
+    _, seq, talk = fill(world)
+    for lacking in RIGHTS:
+        check_right(world, lacking, seq, talk)
+    assert [each for each in audit(world) if each[1] not in ("read", "export", "link_create")] == []
+
+
+def check_right(world: World, lacking: str, seq: int, talk: str) -> None:
+    person = person_of(world, rights=[each for each in RIGHTS if each != lacking])
+    reads = {
+        "see": ("", ".json", "/b/human", f"/f/{seq}", f"/c/{talk}", "/facts", "/conversations", "/passages"),
+        "forget": (f"/forget?fact={seq}", "/forget?all=1"),
+        "export": ("/export.jsonl", "/export.html"),
+    }
+    writes = {
+        "correct": {
+            "b/human": {"value": "x", "version": 2},
+            f"f/{seq}/correct": {"text": "x"},
+            f"f/{seq}/mute": {"muted": "true"},
+        },
+        "forget": {"forget?all=1": {"confirm": "4"}},
+        "pause": {"pause": {"paused": "true"}},
+    }
+    for right, paths in reads.items():
+        for below in paths:
+            assert person.ask("GET", below).status == (403 if right == lacking else 200), below
+    for below, fields in writes.get(lacking, {}).items():
+        assert person.send(below, **fields).status == 403
+        path, mark, query = below.partition("?")
+        person.twin(f"/{path}{mark}{query}", fields, 403)
+    if lacking == "see":
+        return
+    text = "".join(person.page(below) for below in ("", "/b/human", f"/f/{seq}", f"/c/{talk}"))
+    signs = {"correct": ("Save", "Edit", ">Correct", "Do not mention"), "forget": ("/forget?", ">Forget"),
+             "export": ("Download", "export"), "pause": ("Pause memory", "/pause")}  # fmt: skip
+    for right, words in signs.items():
+        assert [word for word in words if word in text] == ([] if right == lacking else list(words)), right
+
+
+@pytest.mark.both
+def test_a_pause_holds_whatever_requests_say(world: World) -> None:
+    person, _, _ = fill(world)
+    assert person.twin("/pause", {"paused": True}) == {"paused": True}
+    assert person.twin()["paused"]
+    assert "Memory is paused" in person.page()
+    stored = person.twin()["conversations"]
+    for mode in ("on", "read", "strict", "off"):
+        said = world.post(
+            [{"role": "user", "content": f"What is my cat {SECRET} called?"}],
+            {"x-mnemogate-user": "alice", "x-mnemogate-memory": mode},
+        )
+        assert said.headers["x-mnemogate-memory"] == "off"
+    assert person.twin()["conversations"] == stored
+    assert person.send("pause", paused="false").headers["location"] == f"../../{person.path}"
+    said = world.post([{"role": "user", "content": "Who is my cat?"}], {"x-mnemogate-user": "alice"})
+    assert said.headers["x-mnemogate-memory"] == "on"
+    assert [each for each in audit(world) if each[1] == "pause"] == [
+        ("link", "pause", "paused"),
+        ("link", "pause", "resumed"),
+    ]
+    for wrong in ({"paused": "maybe"}, {}, {"paused": True, "x": 1}):
+        assert person.send("pause", **wrong).status == 400
+
+
+@pytest.mark.both
+def test_a_person_takes_everything_along(world: World) -> None:
+    agent = speak(world, *HOSTILE, talk="<b>talk/..")
+    learn(world, agent, *(text[:390] for text in HOSTILE), block="\n".join(text[:400] for text in HOSTILE))
+    speak(world, "A second conversation.")
+    person = person_of(world)
+    lines = person.ask("GET", "/export.jsonl")
+    assert lines.headers["content-disposition"].startswith('attachment; filename="memory-')
+    assert json.loads(lines.body.splitlines()[-1]) == {"end": {}}
+    file = person.ask("GET", "/export.html")
+    assert (file.status, file.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert file.headers["content-disposition"].startswith('attachment; filename="memory-')
+    check_headers(file)
+    text = file.body.decode()
+    assert "x" * 200_000 in text
+    assert "A second conversation." in text
+    assert text.count("<h2>Conversation of") == 2
+    assert text.count("<html") == text.count("</html>") == 1
+    assert "<script" not in text
+    assert "<img" not in text
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b-\x1f]", text)
+    assert not re.search(r"<[a-z][^>]*\s(href|src|action)=", text)
+    assert "default-src 'none'" in text.partition("<style>")[0]
+    assert [each for each in audit(world) if each[1] == "export"] == [("link", "export", "")] * 2
+
+
+@pytest.mark.both
+def test_forgetting_leaves_nothing_and_ends_the_link(world: World) -> None:
+    person, seq, _ = fill(world)
+    person.page("/export.html")
+    gone = person.send(f"forget?fact={seq}")
+    assert (gone.status, "It is gone" in gone.body.decode()) == (200, True)
+    world.pass_time(60)
+    assert person.twin("/forget?all=1")["confirm"] == "4"
+    assert person.send("forget?all=1", confirm="3").status == 409
+    gone = person.send("forget?all=1", confirm="4")
+    assert (gone.status, "Everything about you is erased" in gone.body.decode()) == (200, True)
+    assert SECRET.encode() not in world.data()
+    assert person.path.removeprefix("me/").encode() not in world.data()
+    assert person.ask("GET").status == 404
+    world.gateway.loop_flush()
+    assert SECRET not in str(world.gateway.lines)
+    assert [each[1] for each in audit(world)].count("forget") == 2
+
+
+def test_no_altered_token_opens_anything(world: World) -> None:
+    person, _, _ = fill(world)
+    token = person.path.removeprefix("me/")
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", token)
+    for at, character in enumerate(token):
+        other = token[:at] + ("A" if character != "A" else "B") + token[at + 1 :]
+        assert Person(world, f"me/{other}").ask("GET").status == 404, at
+    for other in (token[:-1], token + "A", token.swapcase(), token + "%00", "%20" + token, token + "~2E", ""):
+        assert Person(world, f"me/{other}").ask("GET").status == 404, other
+    assert Person(world, f"me/{token[:-1]}A").send("pause", paused="true").status == 404
+    assert not person.twin()["paused"]
+
+
+@pytest.mark.both
+def test_a_link_reaches_nothing_of_others(world: World) -> None:
+    person, seq, talk = fill(world)
+    # The numbers of Bob's begin anew, and his conversation has an id of its own.
+    speak(world, "I am Bob, and I like tea.", user="bob", talk="conv-19")
+    bob = person_of(world, "bob")
+    assert bob.twin()["facts"] == []
+    assert bob.ask("GET", f"/c/{talk}").status == 404
+    assert bob.ask("GET", f"/forget?conversation={talk}").status == 404
+    for below in (f"f/{seq}/correct", f"f/{seq}/mute", f"forget?fact={seq}"):
+        assert (
+            bob.send(
+                below,
+                **({"text": "x"} if "correct" in below else {"muted": "true"} if "mute" in below else {}),
+            ).status
+            == 404
+        )
+    assert SECRET not in bob.page() + bob.page("/conversations") + bob.page("/export.html")
+    own = bob.twin()["conversations"][0]["id"]
+    assert bob.ask("GET", f"/c/{own}?message=99").status == 404
+    assert bob.ask("GET", f"/c/{own}?branch=99").status == 404
+    assert person.twin("/facts")["items"][0]["seq"] == seq
+
+
+def test_writes_come_from_the_page_itself(world: World) -> None:
+    person, _, _ = fill(world)
+    body = b"paused=true"
+    for headers in (
+        {},
+        {"origin": "null"},
+        {"origin": f"http://127.0.0.1:{world.gateway.port + 1}"},
+        {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "cross-site", "origin": f"http://{person.host}"},
+        {"authorization": "Bearer mg-none"},
+    ):
+        reply = person.ask("POST", "/pause", body, **{"content-type": FORM, **headers})
+        assert reply.status == 403, headers
+        twin = person.ask(
+            "POST", "/pause.json", b'{"paused": true}', **{"content-type": "application/json", **headers}
+        )
+        assert twin.status == 403, headers
+    own = {"origin": f"http://{person.host}"}
+    assert person.ask("POST", "/pause", body, **own, **{"content-type": "text/plain"}).status == 415
+    assert not person.twin()["paused"]
+    assert "set-cookie" not in person.ask("GET").headers
+
+
+def test_what_was_typed_when_a_link_ends_comes_back(world: World) -> None:
+    _, seq, _ = fill(world)
+    person = person_of(world, ttl_s=60)
+    world.clock.sleep(61)
+    assert person.ask("GET").status == 404
+    for below, fields in (
+        ("b/human", {"value": "An hour's <text>.", "version": 2}),
+        (f"f/{seq}/correct", {"text": "An hour's <text>."}),
+    ):
+        reply = person.send(below, **fields)
+        text = reply.body.decode()
+        assert (reply.status, "An hour&#39;s &lt;text&gt;." in text, "Your text" in text) == (404, True, True)
+        assert "Links end after a time" in text
+    person.twin("/pause", {"paused": True}, 404)
+    assert SECRET in world.query("SELECT value FROM block_history ORDER BY id DESC LIMIT 1")[0]
+
+
+def test_the_log_has_no_token(world: World) -> None:
+    person, seq, _ = fill(world)
+    person.page(f"/f/{seq}")
+    person.send("pause", paused="true")
+    world.gateway.loop_flush()
+    lines = str(world.gateway.lines)
+    assert "/ui/me/…" in lines
+    assert person.path.removeprefix("me/") not in lines
+
+
+def test_an_application_shows_it_in_a_frame_where_it_is_allowed(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    ui = UiSettings(frame_origins=("https://app.example", "https://b.example"), https=True)
+    with remember(upstream, tmp_path, PROFILE, ui=ui) as world:
+        speak(world, "Hello.")
+        person = person_of(world)
+        csp = CSP.replace("frame-ancestors 'none'", "frame-ancestors https://app.example https://b.example")
+        for below, status in (("", 200), (".json", 200), ("/export.jsonl", 200), ("x", 404)):
+            reply = person.ask("GET", below)
+            assert reply.status == status
+            assert "x-frame-options" not in reply.headers
+            expected = {**HEADERS, "content-security-policy": csp}
+            del expected["x-frame-options"]
+            assert {name: reply.headers.get(name) for name in expected} == expected
+        check_headers(operator_of(world).get("people"))

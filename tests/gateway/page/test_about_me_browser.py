@@ -1,0 +1,177 @@
+"""About me in a real browser: as it looks, by keyboard, without script, and from a page of another origin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.doubles.upstream import StrictUpstream, say
+from tests.gateway.page.browser import Browser
+from tests.gateway.page.memories import HOSTILE, learn, speak
+from tests.gateway.page.operator import Operator
+from tests.gateway.page.person import Person, person_of
+from tests.gateway.page.test_about_me import PROFILE
+from tests.gateway.page.test_attacks import site
+from tests.gateway.sdk import World, remember
+
+ABOUT_ME = "What is remembered about you"
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path, PROFILE) as made:
+        yield made
+
+
+def nobody(world: World) -> Operator:
+    """Has no session: a link needs none."""
+    return Operator(world, "")
+
+
+@contextmanager
+def opened(browser: Browser, person: Person, below: str = "", **options: Any) -> Iterator[Any]:
+    with browser.open(nobody(person.world), person.path + below, is_signed_in=False, **options) as page:
+        yield page
+        assert page.context.cookies() == []
+
+
+def full(world: World) -> tuple[Person, int, str]:
+    """Fills a memory. Returns its person, the number of a fact, and the id of a conversation."""
+    world.upstream.queue(
+        say("Have a good trip! Shall I remind you to pack?"),
+        say("That is kind of her. I hope there is no thunder."),
+        say("Your passport, and Miso's food."),
+    )
+    agent = speak(
+        world,
+        "My train to Lyon leaves on 4 May at nine, and I have not packed yet.",
+        "Miso, my cat, stays with my sister until I am back.\n\nShe hates thunderstorms.",
+        "What should I not forget?",
+        talk="conv-19",
+    )
+    facts = (
+        "Alice has a cat called Miso.",
+        "Alice's train to Lyon leaves on 4 May.",
+        "Alice's sister looks after the cat while she is away.",
+    )
+    *_, seq = learn(world, agent, *facts, block="Name: Alice.\nCat: Miso, grey, hates thunderstorms.")
+    world.clock.sleep(90_000)
+    speak(world, "When does my train to Lyon leave?")
+    person = person_of(world)
+    person.send(f"f/{seq - 1}/mute", muted="true")
+    person.send(f"f/{seq - 2}/correct", text="Alice has a grey cat called Miso.")
+    return person, seq, person.twin("/conversations")["items"][-1]["id"]
+
+
+def test_it_looks_right_on_every_screen(browser: Browser, world: World) -> None:
+    person, seq, talk = full(world)
+    screens = {
+        "": ABOUT_ME,
+        "/facts?all=true": "Facts",
+        "/b/human": "human",
+        f"/f/{seq}": f"Fact {seq}",
+        f"/c/{talk}": f"Conversation {talk}",
+        "/forget?all=1": "Forget everything about you",
+    }
+    for below, heading in screens.items():
+        browser.looks_right(nobody(world), person.path + below, heading=heading, is_signed_in=False)
+
+
+def test_it_looks_right_empty_and_hostile(browser: Browser, world: World) -> None:
+    agent = speak(world, *HOSTILE, talk="<b>talk/..")
+    learn(world, agent, *(text[:390] for text in HOSTILE), block="\n".join(text[:400] for text in HOSTILE))
+    speak(world, "Hello.", user="bob")
+    bob = person_of(world, "bob")
+    bob.send(f"forget?conversation={bob.twin()['conversations'][0]['id']}", confirm="2")
+    bob.send("pause", paused="true")
+    alice = person_of(world)
+    talk = alice.twin()["conversations"][0]["id"]
+    assert "Nothing is remembered about you yet." in bob.page()
+    for person, below in ((bob, ""), (alice, ""), (alice, f"/c/{talk}")):
+        browser.looks_right(nobody(world), person.path + below, is_signed_in=False)
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_a_person_mends_pauses_and_forgets(browser: Browser, world: World, script: bool) -> None:
+    person, seq, _ = full(world)
+    with opened(browser, person, script=script, width=320) as page:
+        table = page.get_by_role("region", name="Facts", exact=True).get_by_role("table", name="Facts")
+        assert "You said on 9 October 2025: “My train to Lyon" in table.inner_text()
+        table.get_by_role("button", name=f"Mention fact {seq - 1} again").click()
+        table.get_by_role("button", name=f"Do not mention fact {seq - 1}").click()
+        table.get_by_role("link", name=f"Correct fact {seq}").click()
+        page.get_by_role("textbox", name="Correct text").fill("Alice's brother looks after the cat.")
+        page.get_by_role("button", name="Save correction").click()
+        assert "Alice's brother looks after the cat." in page.inner_text("main")
+        page.get_by_role("link", name="Read it in its conversation").click()
+        assert page.get_by_role("article", name="You, message 1").is_visible()
+        page.get_by_role("link", name=ABOUT_ME).click()
+        blocks = page.get_by_role("region", name="Blocks")
+        blocks.get_by_role("link", name="Edit human").click()
+        page.get_by_role("textbox", name="Text of human").fill("Name: Alice.")
+        page.get_by_role("button", name="Save").click()
+        assert "by you" in page.get_by_role("region", name="History").inner_text()
+        page.get_by_role("link", name=ABOUT_ME).click()
+        page.get_by_role("button", name="Pause memory").click()
+        page.get_by_role("button", name="Resume memory").click()
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download (readable)").click()
+        assert "brother looks after" in Path(download.value.path()).read_text("utf-8")
+        page.get_by_role("link", name="Forget everything").click()
+        assert page.get_by_role("table", name="What will go").is_visible()
+        assert page.get_by_role("list", name="What stays").is_visible()
+        page.get_by_role("textbox", name="Type 8 to confirm").fill("8")
+        page.get_by_role("button", name="Forget for good").click()
+        assert "Everything about you is erased" in page.get_by_role("status").inner_text()
+    assert person.ask("GET").status == 404
+
+
+def test_the_readable_file_stands_by_itself(browser: Browser, world: World, tmp_path: Path) -> None:
+    agent = speak(world, *(text[:2_000] for text in HOSTILE), talk="<b>talk/..")
+    learn(world, agent, *(text[:390] for text in HOSTILE), block="\n".join(text[:400] for text in HOSTILE))
+    person = person_of(world)
+    file = tmp_path / "memory.html"
+    file.write_bytes(person.ask("GET", "/export.html").body)
+    context = browser.chromium.new_context(viewport={"width": 320, "height": 900})
+    page, wrong = context.new_page(), []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on(
+        "request", lambda request: wrong.append(request.url) if not request.url.startswith("file:") else None
+    )
+    page.on("dialog", lambda dialog: wrong.append(dialog.message))
+    page.goto(file.as_uri())
+    assert page.get_by_role("heading", name=ABOUT_ME).is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    assert browser.faults(page) == []
+    browser._save(page, "export hostile 320")
+    context.close()
+    assert wrong == []
+
+
+def test_an_edit_that_a_link_does_not_outlive_loses_no_text(browser: Browser, world: World) -> None:
+    person, _, _ = full(world)
+    with opened(browser, person, "/b/human", may_complain=True) as page:
+        page.get_by_role("textbox", name="Text of human").fill("A long text that took an hour.")
+        world.clock.sleep(4_000)
+        page.get_by_role("button", name="Save").click()
+        assert page.get_by_role("textbox", name="Your text").input_value() == "A long text that took an hour."
+        assert browser.faults(page) == []
+
+
+def test_a_page_on_another_port_changes_nothing(browser: Browser, world: World) -> None:
+    """Even where it knows the link."""
+    person, _, _ = full(world)
+    target = f"http://{person.host}/ui/{person.path}"
+    text = (
+        f'<form method="post" action="{target}/pause"><input name="paused" value="true"></form>'
+        "<script>document.forms[0].submit()</script>"
+    )
+    with site(text) as port, opened(browser, person, may_complain=True) as page:
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.wait_for_url(f"{target}/pause")
+        assert "A change must come from a page of this gateway" in page.inner_text("h1")
+    assert not person.twin()["paused"]
