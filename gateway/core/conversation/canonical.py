@@ -63,6 +63,19 @@ def media_of(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [p for p in content if isinstance(p, dict) and not isinstance(p.get("text"), str)]
 
 
+def shown_results(messages: Iterable[Mapping[str, Any]]) -> list[bool]:
+    """Returns of each message whether it is the result of a call, or has media of results alone.
+
+    A tool's message has no place for media, so that they follow in the user's role.
+    """
+    found: list[bool] = []
+    for message in messages:
+        role = message.get("role")
+        has_media = role == "user" and bool(found) and found[-1] and bool(media_of(message))
+        found.append(role in RESULTS or (has_media and not text_of(message)))
+    return found
+
+
 def calls_of(message: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Returns (name, arguments) of each call, the older `function_call` included; broken ones as far as possible."""
     found: list[tuple[str, Any]] = []

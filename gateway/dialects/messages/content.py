@@ -187,7 +187,7 @@ class _Reader:
             elif (part := self._part(each, at)) is not None:
                 if part["type"] == "text":
                     texts.append(part["text"])
-                elif not self._is_read_only:
+                else:
                     images.append(part)
         text = "\n".join(texts)
         return {

@@ -114,6 +114,8 @@ class NativeMessages(Struct, frozen=True):
             if index in results:
                 content = message["content"]
                 left = [block for at, block in enumerate(content) if at not in results[index]]
+                if not left:
+                    continue
                 message = {**message, "content": left}
             if index in noted:
                 words, note = noted[index]

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import RESULTS, WireMessage, text_of
+from gateway.core.conversation.canonical import RESULTS, WireMessage, shown_results, text_of
 from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.private import is_nudge
@@ -77,6 +77,7 @@ class Composer(Struct, frozen=True):
         # Recall is for a person's words, not for a nudge of an agent's rules. What only quotes its
         # conversation is a front end's request for a title or the like.
         is_asked = bool(new) and new[-1].get("role") == "user" and not is_nudge(new[-1])
+        is_asked = is_asked and not shown_results(new)[-1]
         takes_note = is_asked and not plan.quotes
         at = plan.new[last - len(new)] if plan.new else -1
         if not is_asked and (asked_before := _read_before(context)) is not None:

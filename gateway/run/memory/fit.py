@@ -11,13 +11,14 @@ import orjson
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import WireMessage, media_of
+from gateway.core.conversation.canonical import WireMessage, media_of, shown_results
 from gateway.core.message_text import prefixed
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.summary import EARLY, ROOMY, WORTH, Overfull, SummaryCut, summary_tokens
 from gateway.core.prompt.window import (
     Budget,
     Window,
+    WindowItem,
     begin_window,
     describe,
     fit_window,
@@ -294,6 +295,20 @@ def _is_hidden_nudge(prompt: Prompt, index: int | None, message: WireMessage) ->
     return index in prompt.composition.hidden and message.get("role") == "user"
 
 
+def _items(prompt: Prompt, entries: Sequence[_Entry]) -> list[WindowItem]:
+    """Returns the entries as the window sees them."""
+    nudges = {n for n, each in enumerate(prompt.composition.fill) if each.is_nudge}
+    items = []
+    for n, ((at, message), is_result) in enumerate(
+        zip(entries, shown_results(message for _, message in entries), strict=True)
+    ):
+        is_nudge = n in nudges or _is_hidden_nudge(prompt, at, message)
+        item = describe(message, message_tokens(message, upper_bound), is_nudge=is_nudge)
+        # The media of a result stay with it.
+        items.append(replace(item, role="tool") if is_result and item.role == "user" else item)
+    return items
+
+
 class _WindowRoom:
     """The window of a request, and the tokens its messages take of it. Nothing is counted before it has to be."""
 
@@ -308,13 +323,7 @@ class _WindowRoom:
         rounds: Sequence[WireMessage],
     ) -> None:
         self.entries = _entries(prompt)
-        nudges = {n for n, each in enumerate(prompt.composition.fill) if each.is_nudge}
-        self.elements = [
-            describe(
-                m, message_tokens(m, upper_bound), is_nudge=n in nudges or _is_hidden_nudge(prompt, at, m)
-            )
-            for n, (at, m) in enumerate(self.entries)
-        ]
+        self.elements = _items(prompt, self.entries)
         self._fill = len(prompt.composition.fill)
         self._context = context_tokens
         self._max_tokens = prompt.request.max_tokens

@@ -16,6 +16,7 @@ from gateway.core.conversation.canonical import (
     Listing,
     WireMessage,
     calls_of,
+    shown_results,
     squash,
     text_of,
     visible,
@@ -339,3 +340,20 @@ def test_what_the_client_sees_is_the_text_as_streamed_and_its_own_calls() -> Non
     assert visible(full, {"m"}) == assistant("One. Two.", call("w"))
     assert visible([assistant("One."), assistant(None), assistant("Two.")]) == assistant("One. Two.")
     assert visible([assistant(None)], ()) == assistant("")
+
+
+def test_media_behind_a_result_belong_to_it() -> None:
+    image = {
+        "role": "user",
+        "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a"}}],
+    }
+    said = {"role": "user", "content": [*image["content"], {"type": "text", "text": "Look."}]}
+    result = {"role": "tool", "tool_call_id": "a", "content": "Here."}
+    assert shown_results([image, result, image, image, said, image]) == [
+        False,
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]

@@ -27,6 +27,7 @@ MODEL, BOUND = "claude-opus-4-6", "claude-opus-5-5"
 MARK = {"type": "ephemeral"}
 SCHEMA = {"type": "object", "additionalProperties": False}
 HEADERS = {"anthropic-version": "2026-10-21", "content-type": "application/json"}
+PIXEL = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 both_models = pytest.mark.parametrize("model", [MODEL, BOUND], ids=["free", "bound"])
 
@@ -412,6 +413,46 @@ def test_a_conversation_changes_its_dialect(world: World, upstream: StrictAnthro
     assert world.query("SELECT count(*) FROM exchanges") == [4]
 
 
+def test_images_of_results_follow_in_a_users_message_in_another_dialect(
+    tmp_path: Path, upstream: StrictAnthropic
+) -> None:
+    """Where another upstream stands in, and where the conversation goes on there: the same messages, and one talk."""
+    with StrictUpstream() as other:
+        upstreams = (
+            UpstreamSettings("up", "anthropic", upstream.base_url, retries=0),
+            UpstreamSettings("other", base_url=other.base_url, retries=0),
+        )
+        models = (
+            ModelSettings("smart", MODEL, "up", fallbacks=("other/m",)),
+            ModelSettings("m", "m", "other"),
+        )
+        with remember(upstream, tmp_path, upstreams=upstreams, models=models) as world:
+            Talk(world, model="smart").say("My cat is called Miso.")
+            world.pass_time(1000)
+            talk = Talk(world, model="smart", options={"tools": [WEATHER]})
+            upstream.queue(call_tools(Call("weather", {})), refuse(529, "overloaded_error"), say("Fine."))
+            talk.messages.append({"role": "user", "content": "Look at my cat Miso."})
+            reply = talk.complete()
+            talk.messages.append({"role": "assistant", "content": sent_again(reply)})
+            talk.answer(calls_of(reply)[0], [{"type": "text", "text": "Here."}, PIXEL])
+            talk.go_on()
+            note = blocks(upstream.seen[-1], 0)[0]["text"]
+            assert [part["type"] for part in other.last.messages[-1]["content"]] == ["image_url"]
+            assert other.last.messages[-2]["content"] == "Here."
+            assert talk.say("And now?") == "Fine."
+            talk.model = "m"
+            talk.say("And there?")
+            first, _, result, shown, *_ = other.last.messages
+            assert first["content"].startswith(note)
+            assert (result["content"], shown["content"][0]["type"]) == ("Here.", "image_url")
+            talk.model = "smart"
+            talk.say("And back?")
+            assert blocks(upstream.last, 0)[0]["text"] == note
+            assert world.query("SELECT count(*) FROM conversations") == [2]
+            assert world.query("SELECT count(*) FROM exchanges") == [6]
+            assert [seen.refusal for seen in upstream.chats if seen.refusal] == []
+
+
 @both_ways
 def test_a_client_that_leaves_cancels_the_upstream(
     world: World, upstream: StrictAnthropic, stream: bool
@@ -559,7 +600,7 @@ def test_a_window_is_cut_so_that_calls_and_results_stay_together(
                 talk.messages.append({"role": "user", "content": words})
             reply = talk.complete()
             talk.messages.append({"role": "assistant", "content": sent_again(reply)})
-            talk.answer(calls_of(reply)[0], "Rain. " * 40)
+            talk.answer(calls_of(reply)[0], [{"type": "text", "text": "Rain. " * 40}, PIXEL])
             upstream.forget_replies()
         assert [seen.refusal for seen in upstream.chats if seen.refusal] == []
         assert len(upstream.last.json["messages"]) < len(talk.messages) - 1
