@@ -90,9 +90,7 @@ def load_settings(
     Raises: SettingsError: names the setting, what was seen and what would do.
     """
     given = os.environ if environ is None else environ
-    # Files of variables and mounted secrets may end in invisible blanks. What a name in the settings stands
-    # for ("env:NAME") is taken as it is.
-    environ = {name: text.strip() for name, text in given.items()}
+    environ = _stripped(given)
     for flag, text in (("--config", config), ("--upstream", upstream)):
         if text == "":  # a script's variable that is not set
             raise SettingsError(f"{flag}: expected a value, saw ''", in_file=False)
@@ -103,27 +101,7 @@ def load_settings(
         mistakes.add(each)
     for (table, key), value in _overrides(raw, settings, environ, flags or {}, mistakes).items():
         settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
-    named_by = "--upstream" if upstream else "MNEMOGATE_UPSTREAM"
-    upstream = upstream or environ.get("MNEMOGATE_UPSTREAM") or None
-    if (
-        needs_secrets
-        and not upstream
-        and environ.get(_UPSTREAM_KEY)
-        and _UPSTREAM_KEY not in _named(settings)
-    ):
-        mistakes.add(
-            SettingsError(
-                f"environment: {_UPSTREAM_KEY} is the key of MNEMOGATE_UPSTREAM or --upstream, which is not given",
-                in_file=False,
-            )
-        )
-    if upstream or "upstreams" not in raw:
-        # What the SDKs' own variables say is a value, whatever it begins with.
-        settings = _with_secrets(replace(settings, upstreams=()), given, mistakes, needs_all=needs_secrets)
-        with mistakes.noted(), _outside_file():
-            settings = replace(settings, upstreams=_default_upstreams(environ, named_by, upstream))
-    else:
-        settings = _with_secrets(settings, given, mistakes, needs_all=needs_secrets)
+    settings = _with_upstreams(settings, raw, given, upstream, mistakes, needs_secrets=needs_secrets)
     hosts = tuple(replace(each, host=each.host.lower()) for each in settings.tools.headers)
     settings = replace(
         settings, database=_with_file(settings.database), tools=replace(settings.tools, headers=hosts)
@@ -137,6 +115,50 @@ def load_settings(
         mistakes.add(each)
     mistakes.end()
     return settings
+
+
+def _stripped(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Returns the variables without the invisible blanks in which files of variables and mounted secrets may end.
+
+    The variable that "env:NAME" in the settings names is used as it is.
+    """
+    return {name: text.strip() for name, text in environ.items()}
+
+
+def _with_upstreams(
+    settings: Settings,
+    raw: Mapping[str, Any],
+    given: Mapping[str, str],
+    upstream: str | None,
+    mistakes: Mistakes,
+    *,
+    needs_secrets: bool,
+) -> Settings:
+    """Returns the settings with their secrets, and with upstreams of the environment where the file has none.
+
+    raw: the settings file.
+    given: the environment, unstripped.
+    upstream: base URL of the one upstream to use, from the command line.
+    """
+    environ = _stripped(given)
+    named_by = "--upstream" if upstream else "MNEMOGATE_UPSTREAM"
+    upstream = upstream or environ.get("MNEMOGATE_UPSTREAM") or None
+    has_key = bool(environ.get(_UPSTREAM_KEY)) and _UPSTREAM_KEY not in _named(settings)
+    if needs_secrets and has_key and not upstream:
+        mistakes.add(
+            SettingsError(
+                f"environment: {_UPSTREAM_KEY} is the key of MNEMOGATE_UPSTREAM or --upstream, which is not given",
+                in_file=False,
+            )
+        )
+    if not upstream and "upstreams" in raw:
+        return _with_secrets(settings, given, mistakes, needs_all=needs_secrets)
+    # The value of a variable of the SDKs is used as it is, whatever it begins with.
+    settings = _with_secrets(replace(settings, upstreams=()), given, mistakes, needs_all=needs_secrets)
+    upstreams: tuple[UpstreamSettings, ...] = ()
+    with mistakes.noted(), _outside_file():
+        upstreams = _default_upstreams(environ, named_by, upstream)
+    return replace(settings, upstreams=upstreams)
 
 
 @contextmanager
