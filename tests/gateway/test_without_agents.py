@@ -13,7 +13,7 @@ from tests.gateway.process import ROOT
 from tests.server import serve, settings_for
 from tests.stored import open_store
 
-# Of each folder one file; `MNEMOGATE_TEST_AGENTS=none scripts/check gateway` runs them all.
+# Of each folder one file, over SQLite; `MNEMOGATE_TEST_AGENTS=none scripts/check gateway` runs them all.
 TESTS = (
     "tests/gateway/chat/test_cancel.py",
     "tests/gateway/memory/test_memory.py",
@@ -41,7 +41,7 @@ def test_a_gateway_without_agents_has_memory_and_no_agents_api(
 
 def test_the_tests_of_the_first_storey_pass_without_agents() -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not postgresql", *TESTS],
         cwd=ROOT,
         env={**os.environ, "MNEMOGATE_TEST_AGENTS": "none"},
         capture_output=True,
