@@ -31,6 +31,7 @@ class Dialect:
     path: of its requests. upstream_path: where they go. listed: the member with the messages there.
     has_nameless_memory:
         a reply without a user is stored as well, so that its id can be gone on from.
+    keeps_message: a message whose reply was left stays in the conversation, with what was heard of that.
     """
 
     name: ClassVar[str] = "chat"
@@ -39,6 +40,7 @@ class Dialect:
     listed: ClassVar[str] = "messages"
     model: ClassVar[str] = MODEL
     has_nameless_memory: ClassVar[bool] = False
+    keeps_message: ClassVar[bool] = False
 
     @contextmanager
     def upstream(self) -> Iterator[StrictUpstream]:
@@ -54,6 +56,14 @@ class Dialect:
     def body(self, talk: Talk, **options: Any) -> Json:
         messages = [{"role": role, "content": text} for role, text in talk]
         return {"model": self.model, self.listed: messages, **options}
+
+    def address(self, client: Client, model: str) -> str:
+        """Returns the path of a client's requests. model: that they ask for."""
+        return self.path
+
+    def block(self, client: Client) -> str:
+        """Returns what the memory block of the user holds."""
+        return str(client.world.block("alice").value)
 
     def text(self, body: Json) -> str:
         return str(body["choices"][0]["message"]["content"])
@@ -146,6 +156,55 @@ class NativeMessages(Messages):
         return UpstreamSettings(name, "anthropic", upstream.base_url, retries=0)
 
 
+class Agents(Dialect):
+    """Sends to an agent that was made over REST; each user has one. Its other conversations are other talks."""
+
+    name = "agents"
+    path = "/v1/agents/"
+    keeps_message = True
+
+    def address(self, client: Client, model: str) -> str:
+        if not client.place:
+            user = client.headers["x-mnemogate-user"]
+            agents = client.agents
+            if user not in agents:
+                block = {"label": "human", "value": "", "description": "The user."}
+                made = {
+                    "name": user,
+                    "model": model,
+                    "memory_blocks": [block],
+                    "tools": ["memory_insert"],
+                    "include_base_tools": False,
+                }
+                agents[user] = self._make(client, self.path, made)
+                client.place = f"{self.path}{agents[user]}/messages"
+            else:
+                talk = self._make(client, f"/v1/conversations/?agent_id={agents[user]}", {})
+                client.place = f"/v1/conversations/{talk}/messages"
+        return client.place
+
+    def _make(self, client: Client, path: str, body: Json) -> str:
+        reply = client.world.gateway.ask("POST", path, orjson.dumps(body), {})
+        assert reply.status in (200, 201), reply.body
+        return str(reply.json["id"])
+
+    def block(self, client: Client) -> str:
+        agent = client.agents["alice"]
+        found = client.world.gateway.ask("GET", f"{self.path}{agent}/core-memory/blocks/human", b"", {})
+        return str(found.json["value"])
+
+    def body(self, talk: Talk, **options: Any) -> Json:
+        options.pop("model", None)  # the agent has one
+        stream = options.pop("stream", False)
+        return {"input": talk[-1][1], "streaming": stream, "stream_tokens": stream, **options}
+
+    def text(self, body: Json) -> str:
+        return "".join(map(self.delta, body["messages"]))
+
+    def delta(self, event: Json) -> str:
+        return text_in(event["content"]) if event.get("message_type") == "assistant_message" else ""
+
+
 def text_in(content: Any) -> str:
     if isinstance(content, str):
         return content
@@ -161,10 +220,14 @@ class Client:
     stream: bool
     headers: Mapping[str, str] = field(default_factory=lambda: {"x-mnemogate-user": "alice"})
     talk: list[tuple[str, str]] = field(default_factory=list)
+    # The agents that were made, by their users, and where its own talk is held.
+    agents: dict[str, str] = field(default_factory=dict)
+    place: str = ""
 
     def again(self, **more: str) -> Client:
         """Returns another conversation of the same client. more: headers."""
-        return Client(self.dialect, self.world, self.stream, {**self.headers, **more})
+        headers = {**self.headers, **more}
+        return Client(self.dialect, self.world, self.stream, headers, agents=self.agents)
 
     def queue(self, text: str, call: Call | None = None, **options: Any) -> None:
         self.dialect.queue(self.world.upstream, text, call, **options)
@@ -181,7 +244,9 @@ class Client:
         return text
 
     def ask(self, **options: Any) -> RawReply:
-        return self.world.gateway.ask("POST", self.dialect.path, self.request(**options), self.headers)
+        model = str(options.get("model", self.dialect.model)).replace("agent/helper", self.dialect.model)
+        path = self.dialect.address(self, model)
+        return self.world.gateway.ask("POST", path, self.request(**options), self.headers)
 
     def request(self, **options: Any) -> bytes:
         return orjson.dumps(self.dialect.body(self.talk, **{"stream": self.stream, **options}))

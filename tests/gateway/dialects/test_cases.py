@@ -13,6 +13,7 @@ from storage.sql.statements import make_statement
 from tests.doubles.anthropic_upstream import refuse
 from tests.doubles.upstream import Call, Gate, fail
 from tests.gateway.dialects.dialects import (
+    Agents,
     Client,
     Dialect,
     Messages,
@@ -29,6 +30,7 @@ DIALECTS: Final[tuple[Dialect, ...]] = (
     NativeResponses(),
     Messages(),
     NativeMessages(),
+    Agents(),
 )
 LACKS: Final = {
     (
@@ -37,6 +39,14 @@ LACKS: Final = {
     ): "the upstream stores the reply: a hidden round would be a part of it",
     ("responses, native", "append"): "the upstream has the history, which the client names by an id",
     ("responses, native", "failover"): "what the upstream stores lies in one account",
+    **{
+        ("agents", case): "its history is the gateway's: no list comes back, and what was sent stays"
+        for case in ("barge_in", "regenerate", "edit")
+    },
+    **{
+        ("agents", case): "its conversation is stored, or there is none: a send has no mode of memory"
+        for case in ("off", "read", "strict")
+    },
 }
 
 
@@ -59,7 +69,7 @@ def interception(client: Client) -> None:
         client.talk[-1][1] == "One moment.Noted."
     )
     client.say("Good.", model="agent/helper")
-    assert client.world.block("alice").value == "Likes tea."
+    assert client.dialect.block(client) == "Likes tea."
     assert b"memory_insert" in client.seen[-1].body
 
 
@@ -81,7 +91,8 @@ def prefix(client: Client) -> None:
 def cancel(client: Client) -> None:
     """A client that leaves cancels the upstream, and nothing that it did not hear is remembered."""
     _leave(client, "Where is it?")
-    assert client.world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [0]
+    stays = int(client.dialect.keeps_message)
+    assert client.world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [stays]
 
 
 def barge_in(client: Client) -> None:
@@ -229,7 +240,12 @@ def _leave(client: Client, words: str) -> None:
     talk.talk.append(("user", words))
     count = len(client.seen) + 1
     with client.world.gateway.connect() as connection:
-        connection.request("POST", client.dialect.path, talk.request(stream=True), talk.headers)
+        connection.request(
+            "POST",
+            client.dialect.address(talk, client.dialect.model),
+            talk.request(stream=True),
+            talk.headers,
+        )
         client.world.upstream.arrived(count).wait_sync()
         connection.read_until(b"lies")
     client.seen[-1].gone.wait_sync()
