@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -31,7 +31,7 @@ from gateway.core.turn.machine import Turn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import ReplyUsage
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, LimitReached
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.fit import fit, fit_rounds
@@ -146,6 +146,8 @@ class TurnRun:
     resumed: ResumedCalls | None = None
     # Why the model is not even asked.
     ends: StopReason | None = None
+    # Lets each call of the model begin, where limits hold for it. Raises: LimitReached.
+    admit: Callable[[], Awaitable[None]] | None = None
     # In place of a `Turn` of these terms. It bounds by itself what is remembered of a stream.
     machine: TurnMachine | None = None
     # What breaks it off (a shutdown, a store that fails, words that were forgotten) leaves it as it is on
@@ -271,6 +273,12 @@ class TurnRun:
 
     async def _round(self) -> None:
         beat_s = self.limits.beat_s
+        if self.admit is not None:
+            try:
+                await self.admit()
+            except LimitReached as error:
+                await self._feed(events.ReplyFailed(error))
+                return
         try:
             sending = self._send()
             if beat_s and self.sink.started:

@@ -509,8 +509,15 @@ class AgentRuns:
             terms_of(sending, prompt),
             None if begun.resumed is None else begun.resumed.calls,
             ends,
+            partial(self._admit_step, sending, call.receipt),
             is_taken_up=is_accepted,
         )
+
+    async def _admit_step(self, sending: Sending, receipt: Receipt) -> None:
+        """Asks the limits before a step. Raises: LimitReached."""
+        if self._limiter.holds_for(receipt.project):
+            request, model = sending.request, (sending.route.upstream, sending.route.model)
+            await self._limiter.admit_step(receipt, len(request.raw), request.max_tokens, model)
 
     async def _live_turn(self, turn: TurnRun, run: Run) -> int:
         """Runs a turn that can be stopped meanwhile. Returns the status."""

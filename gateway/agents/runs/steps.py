@@ -417,7 +417,7 @@ class RunMemory:
         if self.reading is not None and state is RunState.FAILED and is_passing:
             # Its step stays open, so that it is taken up where it is.
             return None
-        error = str(stop) if state is RunState.FAILED else None
+        error = (outcome.error_kind or str(stop)) if state is RunState.FAILED else None
         if self._opened is None and outcome.results and not outcome.waiting:
             # The steps are used up, or the run was stopped: its tools' results are shown with the next send.
             end = RunEnd(

@@ -155,6 +155,8 @@ class TurnOutcome(Struct, frozen=True):
     is_refused: bool = False
     # The id under which the upstream makes the reply after its answer; None: it does not.
     later: str | None = None
+    # What a step says of the error that ended it, where that is no upstream's; "": why the turn ended.
+    error_kind: str = ""
     # The message of the error that ended the turn, which may quote the user; "": there was none.
     error_message: str = ""
 

@@ -22,6 +22,10 @@ LIMIT_REACHED = (
 )
 
 
+# What a step says that a limit did not let begin.
+OUT_OF_QUOTA: Final = "insufficient_quota"
+
+
 class StopReason(StrEnum):
     """The reason for which a turn ended. The words are those of Letta's API."""
 

@@ -37,6 +37,7 @@ from gateway.core.turn.draft import ToolCall, join_messages
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import (
     ANYTHING,
+    OUT_OF_QUOTA,
     Guide,
     Offer,
     Stop,
@@ -70,7 +71,7 @@ from gateway.core.turn.states import (
 )
 from gateway.core.turn.upstream_error import error_of, is_for_good
 from gateway.core.usage.reported import ReplyUsage
-from gateway.errors import Conflict, GatewayError, UpstreamBroke
+from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke
 
 # After these the last call may lack its end, so gateway calls are dropped instead of run.
 CUT = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.BAD_REPLY}
@@ -238,13 +239,15 @@ class Turn:
         return not (has_reply or reply.has_spoken or reply.draft.calls) and is_for_good(reply.status, body)
 
     def _broken(self, error: GatewayError) -> list[Command]:
-        reason = StopReason.UPSTREAM_ERROR
+        is_limit = isinstance(error, LimitReached)
+        reason = StopReason.ERROR if is_limit else StopReason.UPSTREAM_ERROR
+        kind = OUT_OF_QUOTA if is_limit else ""
         if self._is_past_status:
             self._view.stop(reason, {})
             self._view.fail(error)
-            over = self._break_off(End.FAILED, reason, error.message)
+            over = self._break_off(End.FAILED, reason, error.message, error_kind=kind)
             return [*self._flush(), commands.CloseUpstream(), *over]
-        over = self._break_off(End.FAILED, reason, error.message)
+        over = self._break_off(End.FAILED, reason, error.message, error_kind=kind)
         return [commands.Refuse(error), commands.CloseUpstream(), *over]
 
     @property
@@ -272,12 +275,18 @@ class Turn:
         return [commands.CloseUpstream(), commands.Save(self._outcome)]
 
     def _break_off(
-        self, end: End, reason: StopReason, message: str = "", *, is_refused: bool = False
+        self,
+        end: End,
+        reason: StopReason,
+        message: str = "",
+        *,
+        is_refused: bool = False,
+        error_kind: str = "",
     ) -> list[Command]:
         """Ends the turn before its reply is complete, without waiting for the commit."""
         outcome = self._unfinished(end, reason)
         if is_refused or message:
-            outcome = replace(outcome, is_refused=is_refused, error_message=message)
+            outcome = replace(outcome, is_refused=is_refused, error_message=message, error_kind=error_kind)
         self._state = DONE
         return [commands.Save(outcome), _FINISH]
 

@@ -20,7 +20,7 @@ _MINUTE_S: Final = 60
 _DAY_S: Final = 86_400
 _BILLION: Final = 1_000_000_000
 # A unit of which a request that asks for little may take more than was thought.
-_MEASURED: Final = ("tokens", "cost")
+MEASURED: Final = ("tokens", "cost")
 
 
 class Amounts(NamedTuple):
@@ -73,7 +73,17 @@ class Bucket(Struct, eq=False):
         taken = self.used + self.reserved
         if taken + amount <= most:
             return True
-        return self.limit.unit in _MEASURED and not self.reserved and self.used < most
+        return self.limit.unit in MEASURED and not self.reserved and self.used < most
+
+    def lets_go_on(self, held: float, spent: float, amount: float, most: float) -> bool:
+        """Returns whether a request may go on. held: reserved for it. spent: of it, so far. amount: for what follows.
+
+        most: as far as this process may go.
+        """
+        others = self.reserved - held
+        if self.used + others + spent + amount <= most:
+            return True
+        return others <= 0 and self.used + spent < most
 
     def left(self, most: float) -> int:
         """Returns how much is left, whole."""
@@ -92,7 +102,7 @@ class LimitReservation(Struct, frozen=True, eq=False):
             unit, per = bucket.limit.unit, bucket.limit.per
             if unit == "requests" and (is_answered or per == "minute"):
                 bucket.used += 1
-            elif unit in _MEASURED:
+            elif unit in MEASURED:
                 bucket.used += used.of(unit)
 
 

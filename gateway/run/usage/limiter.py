@@ -19,6 +19,7 @@ from msgspec import Struct
 from adapters.types import BYTES_PER_TOKEN
 from gateway.core.dates import iso_of
 from gateway.core.usage.limits import (
+    MEASURED,
     Amounts,
     Bucket,
     LimitReservation,
@@ -157,9 +158,7 @@ class Limiter:
         if not account.asks_model:
             limits = [limit for limit in limits if limit.unit == "requests"]
         buckets = [await self._bucket(limit, account.user) for limit in limits]
-        counts = Counts(body_bytes // BYTES_PER_TOKEN, max_tokens or UNNAMED_TOKENS)
-        price = self._meter.price_of(*model)
-        wanted = Amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))
+        wanted = self._wanted(body_bytes, max_tokens, model)
         # From here on nothing waits, so what is seen is what is reserved.
         entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in buckets]
         most = [self._most(bucket.limit) for bucket in buckets]
@@ -181,19 +180,61 @@ class Limiter:
     def _count(self, limit: UsageLimit, then: str) -> None:
         self._limited.inc(limit.unit, limit.per or "", then)
 
+    async def admit_step(
+        self, account: Receipt, body_bytes: int, max_tokens: int | None, model: tuple[str, str]
+    ) -> None:
+        """Lets a run go on with another call of the model, and reserves what that may use with what it has used.
+
+        The parameters are as for `admit`. Raises: LimitReached.
+        """
+        if account.memory or not (account.calls or account not in self._reservations):
+            return  # it is work of the background, or was just let in
+        if self._known < self._changes:
+            await self._load_now()
+        before = self._reservations.get(account)
+        entries = dict(before.entries) if before is not None else {}
+        own = {bucket.limit.id: bucket for bucket in entries}
+        limits = fitting(self._limits.get(account.project, ()), account.key, account.user)
+        buckets = [
+            own.get(limit.id) or await self._bucket(limit, account.user)
+            for limit in limits
+            if limit.unit in MEASURED
+        ]
+        used, wanted = self._amounts(account), self._wanted(body_bytes, max_tokens, model)
+        for bucket in buckets:
+            unit, held = bucket.limit.unit, entries.get(bucket, 0.0)
+            if not bucket.lets_go_on(held, used.of(unit), wanted.of(unit), self._most(bucket.limit)):
+                raise self._refusal(bucket, self._most(bucket.limit))
+        for bucket in buckets:
+            amount = used.of(bucket.limit.unit) + wanted.of(bucket.limit.unit)
+            bucket.reserved += amount - entries.get(bucket, 0.0)
+            entries[bucket] = amount
+        if entries:
+            self._reservations[account] = LimitReservation([*entries.items()])
+
+    def _wanted(self, body_bytes: int, max_tokens: int | None, model: tuple[str, str]) -> Amounts:
+        """Returns what a call may use. The parameters are as for `admit`."""
+        counts = Counts(body_bytes // BYTES_PER_TOKEN, max_tokens or UNNAMED_TOKENS)
+        price = self._meter.price_of(*model)
+        return Amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))
+
+    def _amounts(self, account: Receipt) -> Amounts:
+        """Returns what an account has used so far."""
+        tokens = cost = 0
+        for call in account.calls:
+            if call.is_answered and call.costs_tokens:
+                used = call.used()
+                tokens += used.prompt + used.completion
+                price = self._meter.price_of(call.upstream, call.model)
+                cost += 0 if price is None else price.of(used)
+        return Amounts(tokens, cost)
+
     def settle(self, account: Receipt) -> None:
         """Counts what was used in place of what was reserved. An account that was not let in here counts as well."""
         reservation = self._reservations.pop(account, None)
         if reservation is None and (account.is_request or account.project not in self._limits):
             return
-        calls = [call for call in account.calls if call.is_answered and call.costs_tokens]
-        tokens = cost = 0
-        for call in calls:
-            used = call.used()
-            tokens += used.prompt + used.completion
-            price = self._meter.price_of(call.upstream, call.model)
-            cost += 0 if price is None else price.of(used)
-        amounts = Amounts(tokens, cost)
+        amounts = self._amounts(account)
         if reservation is not None:
             is_answered = not account.asks_model or any(call.is_answered for call in account.calls)
             reservation.settle(amounts, is_answered=is_answered)
@@ -201,7 +242,7 @@ class Limiter:
             # Work that goes on with a request: the request was counted, and what it uses is counted here.
             for limit in fitting(self._limits[account.project], account.key, account.user):
                 bucket = self._buckets.get((limit.id, _subject(limit, account.user)))
-                if bucket is not None and limit.unit in ("tokens", "cost"):
+                if bucket is not None and limit.unit in MEASURED:
                     bucket.used += amounts.of(limit.unit)
 
     async def states(self, project: str, key: int, user: str) -> list[LimitState]:

@@ -1,0 +1,73 @@
+"""Limits of use hold for each step of a run, with a client that waits and without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.usage_records import UsageLimit
+from tests.agents.letta import LettaWorld, letta
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.patience import becomes
+
+pytestmark = pytest.mark.both
+
+USAGE = {"prompt_tokens": 90, "completion_tokens": 10, "total_tokens": 100}
+NOTE = {"label": "human", "new_string": "Works."}
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
+    with letta(upstream, tmp_path) as made:
+        yield made
+
+
+def limit(world: LettaWorld, unit: str, per: str | None, most: float) -> None:
+    made = UsageLimit(0, "default", None, None, unit, per, most, "refuse")
+    world.world.gateway.call(world.world.store.limits.add(made))
+
+
+def send(world: LettaWorld, agent: str, way: str) -> Any:
+    """Sends a message that takes two steps. Returns its run when it has ended."""
+    world.upstream.queue(
+        call_tools(Call("memory_insert", NOTE, "c1"), usage=USAGE), say("Done.", usage=USAGE)
+    )
+    messages = world.letta.agents.messages
+    if way == "background":
+        run = messages.create_async(agent, input="Work.")
+    else:
+        messages.create(agent, input="Work.")
+        (run,) = world.letta.runs.list(agent_id=agent, limit=1, order="desc")
+    return becomes(lambda: next((r for r in [world.letta.runs.retrieve(run.id)] if r.stop_reason), None))
+
+
+def used(world: LettaWorld) -> list[float]:
+    """Returns how much of each limit is used, once every request has been settled."""
+    world.world.settle()
+    states = world.world.gateway.call(world.world.gateway.app.limiter.states("default", 0, ""))
+    return [state.used for state in states]
+
+
+@pytest.mark.parametrize("way", ["live", "background"])
+def test_a_step_that_a_limit_refuses_ends_the_run(world: LettaWorld, way: str) -> None:
+    limit(world, "tokens", "day", 100)
+    agent = world.agent(tools=["memory_insert"]).id
+    run = send(world, agent, way)
+    assert (run.status, run.stop_reason) == ("failed", "error")
+    first, second = world.letta.runs.steps.list(run.id, order="asc")
+    assert (first.error_type, second.error_type, second.stop_reason) == (None, "insufficient_quota", "error")
+    assert "100 tokens per day" in str(second.error_data)
+    # It was not forwarded, and what was used is counted once.
+    assert len(world.upstream.chats) == 1
+    assert used(world) == [100]
+
+
+def test_a_run_goes_on_while_anything_is_left(world: LettaWorld) -> None:
+    limit(world, "tokens", "day", 101)
+    limit(world, "requests", "day", 1)
+    run = send(world, world.agent(tools=["memory_insert"]).id, "live")
+    assert (run.status, run.stop_reason) == ("completed", "end_turn")
+    assert used(world) == [200, 1]
