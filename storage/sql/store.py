@@ -30,6 +30,7 @@ from storage.sql.agents_api.sleepers import Sleepers
 from storage.sql.audit import Audit
 from storage.sql.blocks import Blocks
 from storage.sql.conversation_locks import ConversationLocks
+from storage.sql.database_secrets import DatabaseSecrets
 from storage.sql.facts import Facts
 from storage.sql.forget import Forgetting
 from storage.sql.forget_preview import ForgetPreviews
@@ -93,6 +94,7 @@ class Store:
         self.conversation_locks = ConversationLocks(database, asked)
         self.stored_paths = StoredPaths(database, self.agents, rules, self.jobs)
         self.usage = Usage(database)
+        self.secrets = DatabaseSecrets(database)
         self.limits = UsageLimits(database)
         self.forgetting = Forgetting(
             database, self.agents, now, memories, snapshots, self.jobs.wake, rules, self.usage

@@ -61,7 +61,10 @@ async def connection(postgres: str) -> AsyncIterator[asyncpg.Connection]:
     await admin.execute("CREATE DATABASE mnemogate_statements")
     opened = await asyncpg.connect(postgres, database="mnemogate_statements")
     try:
-        names = "0000-0020_tables", "0021-0022_page", "0024-0025_usage", "0025-0026_standing"
+        names = (
+            *("0000-0020_tables", "0021-0022_page", "0024-0025_usage", "0025-0026_standing"),
+            "0026-0027_secrets",
+        )
         for name in (f"{each}.sql" for each in names):
             tables = resources.files("storage.sqlite.migrations").joinpath(name)
             await opened.execute(as_postgres(tables.read_text("utf-8")))

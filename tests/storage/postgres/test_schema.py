@@ -31,6 +31,7 @@ PINNED = {
     "0010-0011_begun.sql": "b724cdcc95e789c8956c60c3132f073c9c5f91775add46c77d3793b6d36db15d",
     "0011-0012_usage.sql": "3d9f9aa2aee07b58b8be019c450d731130a999b53976afc0df750bad313ecdd8",
     "0012-0013_standing.sql": "17f0af582f4d4dc166167ae4ab76e18aaac01e3887a518bcbef4780fc6de32db",
+    "0013-0014_secrets.sql": "ddf3b2e31f7b6c7177a1873a976b4bd95298d8cece66a1ee08d8b7d761d058f5",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}

@@ -31,6 +31,7 @@ PINNED = {
     "0023-0024_begun.sql": "adb6b95b33927d06baf15997eb3aa142731c9ab31f0175ac97ab28931653e8b4",
     "0024-0025_usage.sql": "6fc7425d484ebd00635e351fb3004a7d426a64701fd4542a132b8ec3ee37cfb7",
     "0025-0026_standing.sql": "d1b831440f162c639a96016a8776207f307bf01654dd7d493041467b55786cb8",
+    "0026-0027_secrets.sql": "5d25285ef82cc1fa5bc35e70c58139ad3aef0fcb0d5ee5f5e2d34e21befdd483",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 

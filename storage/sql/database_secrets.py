@@ -1,0 +1,21 @@
+"""Random keys of the database's own. Each is made once; all processes over one database have the same."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+from storage.sql.group import Group
+from storage.sql.statements import load
+
+SQL = load("secrets.sql")
+_BYTES: Final = 32
+
+
+class DatabaseSecrets(Group):
+    """Makes keys and finds them again."""
+
+    async def key(self, name: str) -> bytes:
+        """Returns the key of a name. Raises: StoreError."""
+        ((value,),) = await self._database.write_one(SQL["secret"], (name, secrets.token_bytes(_BYTES)))
+        return bytes(value)

@@ -1,0 +1,5 @@
+-- Statements on the database's own keys. `-- name:` begins one; the next line describes it.
+
+-- name: secret
+-- Returns the key of a name, which is made of the value given if there is none.
+INSERT INTO secrets (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING value
