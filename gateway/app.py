@@ -62,6 +62,8 @@ from gateway.run.usage.gen_ai_metrics import GenAIMetrics
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
 from gateway.settings import ServerSettings, Settings, is_loopback
+from gateway.trace_factory import make_tracer
+from gateway.traces.otlp import OtlpSettings
 from gateway.web.admin import ADMIN_PREFIX, admin_routes
 from gateway.web.auth import PAGE_PATH, Guard
 from gateway.web.body import BodyReader
@@ -85,10 +87,13 @@ from storage.records import OPERATOR
 from storage.sql.store import Store
 
 if TYPE_CHECKING:
+    from gateway.traces.tracer import Tracer
     from gateway.web.mcp.endpoint import McpEndpoint
 
 # Requests that are cut at the end of `shutdown_s` get so long to write what became of them.
 LAST_REQUESTS_S = 5.0
+# A store that cannot be used is asked again so often for the key of traces.
+TRACE_KEY_S = 5.0
 # The names of the keys that the settings give.
 GIVEN_KEY, GIVEN_OPERATOR_KEY = "server.key", "server.operator_key"
 _log = logging.getLogger("mnemogate")
@@ -112,10 +117,12 @@ class Gateway:
         limits: Limits | None = None,
         works: bool = True,
         has_agents: bool = True,
+        otlp: OtlpSettings | None = None,
     ) -> None:
         """providers: by the names of settings.upstreams; made of the settings if left out.
         works: performs jobs; without it other processes do, which share the database.
         has_agents: serves the agents API, and agents made over it in chat completions.
+        otlp: how traces are exported; None: there are none.
 
         Raises: SettingsError: no upstream answers to memory.background_model or memory.embedder.
         """
@@ -140,10 +147,11 @@ class Gateway:
         # Never one of `providers`, which have the connections for live turns.
         make_own = partial(own_provider, settings)
         # Each reader is handed the account of every request after its last byte, and of work without one.
-        self.accounts = Accounts()
+        self.tracer = None if otlp is None else make_tracer(settings, otlp, providers, self.metrics)
+        self.accounts = Accounts(self.tracer)
         self.meter = Meter(store.usage, store.agents.load, clock, settings)
         self.background = services = BackgroundServices(
-            settings, store, self.metrics, clock, make_own, self._embedder, limits, self.meter
+            settings, store, self.metrics, clock, make_own, self._embedder, limits, self.meter, self.accounts
         )
         self.limiter = Limiter(store, self.meter, clock, self.metrics)
         figures = GenAIMetrics(self.metrics, settings)
@@ -190,6 +198,10 @@ class Gateway:
         self.mcp = make_mcp_memory(settings, store, services.embed_query, clock, self.accounts, self.limiter)
         self._mcp_endpoint = self._make_mcp_endpoint(bodies) if server.mcp else None
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
+        if self.tracer is not None:
+            self.tracer.maker.add_routes(
+                (each.path_format, each.path_regex) for each in self._router.routes if isinstance(each, Route)
+            )
         self._edge = Edge(
             self._dispatch,
             self.guard,
@@ -368,7 +380,18 @@ class Gateway:
         if self._works:
             self._tasks += map(asyncio.create_task, self._background_responses.tasks())
         self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
+        if self.tracer is not None:
+            self.tracer.start()
+            self._tasks.append(asyncio.create_task(self._read_trace_key(self.tracer)))
         self.readiness.started = True
+
+    async def _read_trace_key(self, tracer: Tracer) -> None:
+        """Reads the key by which spans name users, as soon as the store works."""
+        while tracer.maker.user_key is None:
+            try:
+                tracer.maker.user_key = await self.store.secrets.key("traces")
+            except StoreError:  # it was logged
+                await asyncio.sleep(TRACE_KEY_S)
 
     async def _follow_settings(self) -> None:
         keeper = self.chat.keeper
@@ -416,6 +439,8 @@ class Gateway:
             await self.agent_services.aclose()
         if self._embedder is not None:
             await self._embedder.aclose()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.stop)
         self.access.flush()
         if self._stopping is not None:
             begun, waited = self._stopping

@@ -121,7 +121,7 @@ class Commands:
             from gateway.provider_factory import make_embedder, make_providers
             from gateway.run.background.background_model import background_route
             from gateway.run.upstream.route import check_models
-            from gateway.serve import check_door, check_mcp
+            from gateway.serve import check_door, check_mcp, traces_of
             from gateway.settings.mistakes import Mistakes
             from gateway.web.server import find_address
 
@@ -143,6 +143,8 @@ class Commands:
         with mistakes.noted():
             database = check_database(settings)
             check_door(settings, database.is_keyed or settings.server.key is not None)
+        with mistakes.noted():
+            traces_of(os.environ)
         mistakes.end()
         for note in database.notes:
             complain(note)

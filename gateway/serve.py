@@ -39,6 +39,8 @@ from gateway.run.upstream.route import resolve_route
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
 from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings, is_loopback
+from gateway.trace_factory import check_package
+from gateway.traces.otlp import OtlpSettings, read_otlp
 from gateway.web.server import bind, listen, make_server
 from storage.errors import Owned, StoreError, Unavailable, is_known
 from storage.sql.store import Store
@@ -79,7 +81,7 @@ def serve(settings: Settings, limits: Limits | None = None, *, works: bool = Tru
     close_in_children()
     _check_shared(settings, None if works else "--no-work")
     _allow_connections()
-    return uvloop.run(_serve(settings, limits, works))
+    return uvloop.run(_serve(settings, limits, works, traces_of(os.environ)))
 
 
 def work(settings: Settings, limits: Limits | None = None) -> int:
@@ -87,7 +89,7 @@ def work(settings: Settings, limits: Limits | None = None) -> int:
     configure_logging()
     close_in_children()
     _check_shared(settings, "a worker of its own")
-    return uvloop.run(_work(settings, limits))
+    return uvloop.run(_work(settings, limits, traces_of(os.environ)))
 
 
 async def migrate(settings: Settings) -> None:
@@ -134,10 +136,18 @@ async def perform_here(settings: Settings, operation: str, arguments: Mapping[st
         await store.close()
 
 
-async def _work(settings: Settings, limits: Limits | None) -> int:
+def traces_of(environ: Mapping[str, str]) -> OtlpSettings | None:
+    """Returns how traces are exported; None: they are not. Raises: SettingsError: they cannot be."""
+    otlp = read_otlp(environ)
+    if otlp is not None:
+        check_package()
+    return otlp
+
+
+async def _work(settings: Settings, limits: Limits | None, otlp: OtlpSettings | None) -> int:
     store = await _open_store(settings)
     _report_fault(store, "No background jobs are performed")
-    app = Gateway(settings, store, limits=limits)
+    app = Gateway(settings, store, limits=limits, otlp=otlp)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
@@ -159,7 +169,7 @@ def _check_shared(settings: Settings, what: str | None) -> None:
         raise SettingsError(f"database.url: {what} needs PostgreSQL; one process owns a SQLite file")
 
 
-async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
+async def _serve(settings: Settings, limits: Limits | None, works: bool, otlp: OtlpSettings | None) -> int:
     listener = bind(settings.server.host, settings.server.port)
     port = listener.getsockname()[1]
     url = f"http://{_shown(settings.server.host)}:{port}"
@@ -175,7 +185,7 @@ async def _serve(settings: Settings, limits: Limits | None, works: bool) -> int:
         # A database server has no owning process: the command line opens it itself.
         admin = AdminFile(settings.database.path) if settings.database.url is None else None
         token = None if admin is None else admin.token
-        app = Gateway(settings, store, admin_token=token, limits=limits, works=works)
+        app = Gateway(settings, store, admin_token=token, limits=limits, works=works, otlp=otlp)
         listen(listener)
         # An interrupt that came meanwhile ends it here, and not in the middle of what the application starts.
         await asyncio.sleep(0)

@@ -106,7 +106,7 @@ def kept_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith("MNEMOGATE_") or name in PROVIDER_VARIABLES:
+        if name.startswith(("MNEMOGATE_", "OTEL_")) or name in PROVIDER_VARIABLES:
             monkeypatch.delenv(name)
 
 

@@ -25,6 +25,7 @@ from gateway.app import Gateway
 from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.settings import MemorySettings, ServerSettings, Settings, UpstreamSettings
+from gateway.traces.otlp import OtlpSettings
 from gateway.web.server import GatewayServer, bind, make_server
 from storage.sql.store import Store
 from tests import stored
@@ -219,10 +220,11 @@ def serve(
     limits: Limits = QUIET,
     works: bool = True,
     has_agents: bool = HAS_AGENTS,
+    otlp: OtlpSettings | None = None,
 ) -> Iterator[Running]:
     """open_store: called on the gateway's own loop; the gateway closes what it gave. None: a database of its own.
 
-    works: performs jobs. has_agents: serves the agents API.
+    works: performs jobs. has_agents: serves the agents API. otlp: how traces are exported.
     """
     settings = replace(settings, server=replace(settings.server, port=0))
     listener = bind(settings.server.host, 0)
@@ -247,6 +249,7 @@ def serve(
             limits=limits,
             works=works,
             has_agents=has_agents,
+            otlp=otlp,
         )
         server = make_server(app, settings.server, app.readiness, started.set, limits)
         port = listener.getsockname()[1]

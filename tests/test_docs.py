@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.turn.states import TRANSITIONS, TurnState
+from gateway.traces.otlp import OtlpSettings
 from scripts import make_plots
 from tests.agents import test_differences as differences
 from tests.doubles.upstream import StrictUpstream
@@ -59,7 +60,8 @@ def test_the_reference_has_a_table_of_headers(kind: str) -> None:
 
 def test_every_metric_is_documented_and_no_other(upstream: StrictUpstream, tmp_path: Path) -> None:
     """Those of a gateway with memory that has answered something."""
-    with remember(upstream, tmp_path) as world:
+    otlp = OtlpSettings("http://127.0.0.1:9/v1/traces", sampler="always_off")
+    with remember(upstream, tmp_path, otlp=otlp) as world:
         world.chat(user="alice").say("Hi.")
         shown = world.gateway.ask("GET", "/metrics").body.decode()
     names = {line.split()[2] for line in shown.splitlines() if line.startswith("# TYPE ")}

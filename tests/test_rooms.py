@@ -99,6 +99,14 @@ ALLOWED: dict[str, set[str]] = {
         *STORAGE,
         *STORE,
     },
+    # A leaf: it reads accounts, and the application alone makes it.
+    "gateway.traces": {
+        "gateway.run.receipt",
+        "gateway.run.usage.gen_ai_metrics",
+        "gateway.core.",
+        *LEAVES,
+        "adapters.types",
+    },
     "gateway": {"gateway.", *ADAPTERS, *STORAGE, "storage.sql.store"},
 }
 # These alone make adapters, the store and what lies below it; the commands read who serves.
@@ -128,6 +136,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "nul",
             "thoughts",
             "tool_rule",
+            "trace_context",
             "usage",
             "words",
         },
@@ -191,6 +200,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"tools", "wire"},
         {"core"},
     ],
+    "gateway.traces": [{"tracer"}, {"export", "spans"}, {"names", "otlp"}, {"sampling"}],
     "storage": [
         {"open"},
         {"postgres", "sql", "sqlite"},
@@ -208,6 +218,7 @@ TOP = {
     "gateway.app",
     "gateway.operations",
     "gateway.provider_factory",
+    "gateway.trace_factory",
     "gateway.open_database",
     "gateway.agents.services",
     "gateway.serve",

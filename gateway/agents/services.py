@@ -91,7 +91,7 @@ class AgentServices:
         turns = ItemTurns(settings, keeper, registry, agents.toolboxes, failover)
         self._batch_providers = make_batches(settings)
         self._batches = BatchService(
-            keeper, turns, self._batch_providers, settings.batch, metrics, services.count_attempt
+            keeper, turns, self._batch_providers, settings.batch, metrics, services.count_attempt, accounts
         )
         shows = RunEvents(store, now)
         self.runs = BackgroundRuns(agents, registry, keeper, shows)

@@ -319,7 +319,7 @@ class BackgroundResponses:
         request = self.shows.restore(stored, run.uid, run.created)
         identity = request.chat.identity
         assert identity is not None
-        with self.accounts.work(identity.project) as receipt:
+        with self.accounts.work(identity.project, kind="response") as receipt:
             await self._answer(run, log, request, shown, identity, receipt)
 
     async def _answer(

@@ -158,12 +158,16 @@ class ChatCall:
             )
             headers["x-mnemogate-evicted-tokens"] = str(prompt.window.evicted_tokens)
             self.receipt.count_tokens = partial(counted_usage, prompt)
+        if self.receipt.trace is not None:
+            self.receipt.max_tokens = self.request.max_tokens
+            self.receipt.is_compacted = prompt is not None and bool(prompt.window.summary)
         if context is not None and prompt is not None:
             if not self.view.speaks_chat:
                 self.receipt.turn = turn_of(context)
             sought = prompt.recall.sought
             if sought is not None:
                 self.receipt.recalled = len(sought.chosen)
+            self.receipt.memory_row = context.agent.id
             headers["x-mnemogate-agent"] = context.agent.uid
             headers["x-mnemogate-conversation"] = context.conversation_uid
             headers["x-mnemogate-recalled-tokens"] = str(prompt.recall.tokens)

@@ -817,9 +817,10 @@ class Chat:
             prompt = replace(prompt, changes_prefix=_changes_prefix(context, prompt))
         if prompt.composition.breaks:
             self._metrics.prefix_breaks.inc()
-        if prompt.recall.ms:
-            self._metrics.recall_ms.observe(prompt.recall.ms)
-        receipt = call.receipt
+        receipt, recall = call.receipt, prompt.recall
+        if recall.ms:
+            self._metrics.recall_ms.observe(recall.ms)
+            receipt.searched(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         receipt.scope, receipt.mode = call.identity.scope, str(call.identity.mode)
         parts = keeper, context, changes, toolbox, receipt
         if (native := call.native) is None:

@@ -7,16 +7,22 @@ The edge hands it on once, after the reply's last byte; what has no client hands
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, Literal
+from contextvars import ContextVar
+from typing import Final, Literal, Protocol
 
 from msgspec import Struct, field
 
-from adapters.types import BYTES_PER_TOKEN, Header, Json
+from adapters.types import BYTES_PER_TOKEN, Header, Json, ModelRequest
+from gateway.core.trace_context import TraceContext, without_trace
+from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, facts_of
 from gateway.core.usage.reported import costs_tokens
 from storage.records import Counts, Scope
 
+# The reason why a reply ended stands in one of so many; what follows it are usage and marks of the end.
+_LAST_PIECES: Final = 4
 CLIENT_GONE: Final = 499  # nginx's status for it; it appears in logs, metrics and accounts only
 
 
@@ -63,6 +69,14 @@ class UpstreamCall(Struct, eq=False):
     # Why there was none, or why a reply broke off, as in metrics; "": neither.
     failure: str = ""
     tries: list[FailedTry] = field(default_factory=list)
+    # From here on where the request is traced. Of the prompt: the most that the model may write, and whether a summary
+    # stands in it.
+    max_tokens: int | None = None
+    is_compacted: bool = False
+    # The first piece of the reply and its last ones, until it has been read what they say.
+    first_piece: Piece | None = None
+    last_pieces: deque[Piece] | None = None
+    reply: ReplyFacts = NO_FACTS
 
     @property
     def is_answered(self) -> bool:
@@ -83,10 +97,20 @@ class UpstreamCall(Struct, eq=False):
             self.prompt_tokens or self.sent_bytes // BYTES_PER_TOKEN, self.received_chars // BYTES_PER_TOKEN
         )
 
-    def received(self) -> None:
-        """Notes that the first piece of a reply has come; nothing, if one has."""
+    def received(self, piece: Piece) -> None:
+        """Notes that a piece of a reply has come: when the first one did, and for a trace what it may say."""
         if not self.first:
             self.first = time.perf_counter()
+            if self.last_pieces is not None:
+                self.first_piece = piece
+        elif self.last_pieces is not None and piece:
+            self.last_pieces.append(piece)
+
+    def read_reply(self) -> None:
+        """Reads for a trace what the pieces of the reply say, and drops them."""
+        if self.first_piece is not None:
+            self.reply = facts_of((self.first_piece, *(self.last_pieces or ())))
+        self.first_piece = self.last_pieces = None
 
     def end(self) -> None:
         """Notes that the reply is over, or given up; nothing, if it was."""
@@ -100,13 +124,19 @@ _NONE = Counts()
 class OwnStep(Struct, frozen=True):
     """Work of the gateway's own for a request. Its times are of `time.perf_counter()`."""
 
-    kind: Literal["execute_tool"]
+    kind: Literal["execute_tool", "search_memory", "upsert_memory"]
     begun: float
     ended: float
     # Of a tool, as it was offered.
     name: str = ""
     # Of a closed list; "": none.
     failure: str = ""
+    # Of a search: how many hits went into the note and its tokens, and whether the search came too late.
+    count: int = 0
+    tokens: int = 0
+    is_late: bool = False
+    # Of a write: it was on disk when the reply ended.
+    is_durable: bool = True
 
 
 class Receipt:
@@ -121,20 +151,30 @@ class Receipt:
         "_came",
         "_sent",
         "added_ms",
+        "agent",
+        "agent_begun",
+        "asked",
         "asks_model",
         "begun",
         "calls",
         "count_tokens",
+        "ended",
         "first_ms",
         "headers",
         "hides_usage",
         "injected_tokens",
+        "is_compacted",
+        "is_counted",
         "is_cut",
         "is_noted",
         "is_refused",
         "is_request",
         "key",
+        "kind",
+        "limit",
+        "max_tokens",
         "memory",
+        "memory_row",
         "mode",
         "project",
         "prompt_tokens",
@@ -144,6 +184,7 @@ class Receipt:
         "scope",
         "status",
         "steps",
+        "trace",
         "turn",
         "user",
     )
@@ -179,6 +220,10 @@ class Receipt:
         self.rate_limits: Sequence[Header] = ()
         # A limit has turned it away.
         self.is_refused = False
+        # The limit that has turned it away, or had another model answer; 0: none.
+        self.limit = 0
+        # Of work without a request: its kind, as its span is named, and whether the daily budget has counted its calls.
+        self.kind, self.is_counted = "", False
         # How it ended, once it has: the reply's status (0: none), and whether the gateway has cut it at its end.
         self.status = 0
         self.is_cut = False
@@ -193,6 +238,16 @@ class Receipt:
         self.added_ms = 0.0
         self.headers: dict[str, str | None] = {}
         self.turn: str | None = None
+        # None: it is not traced. What follows is for its trace: method, scheme and path as they came; when it ended;
+        # the agent whose run it is, and since when; the row of the memory that took part.
+        self.trace: TraceContext | None = None
+        self.asked: tuple[str, str, str] | None = None
+        self.ended = 0.0
+        self.agent, self.agent_begun = "", 0.0
+        self.memory_row = 0
+        # Of the prompt that is sent next, as in its call.
+        self.max_tokens: int | None = None
+        self.is_compacted = False
         self.count_tokens: Callable[[str], Json] | None = None
         self._sent = self._came = 0.0
 
@@ -209,8 +264,27 @@ class Receipt:
     def begin_call(self) -> UpstreamCall:
         """Adds a call of an upstream, which begins now."""
         call = UpstreamCall(time.perf_counter())
+        if self.trace is not None:
+            call.last_pieces = deque(maxlen=_LAST_PIECES)
         self.calls.append(call)
         return call
+
+    def begin_agent(self, uid: str) -> None:
+        """Notes that a run of an agent begins. uid: the agent's."""
+        self.agent, self.agent_begun = uid, time.perf_counter()
+
+    def searched(self, begun: float, ms: float, count: int, tokens: int, *, is_late: bool) -> None:
+        """Notes for a trace that memory was searched; nothing, if it was not. ms: 0: it was not."""
+        if self.trace is not None and ms:
+            ended = begun + ms / 1000
+            step = OwnStep("search_memory", begun, ended, count=count, tokens=tokens, is_late=is_late)
+            self.steps.append(step)
+
+    def wrote(self, begun: float, *, is_durable: bool = True) -> None:
+        """Notes for a trace that memory was written, and the reply waited for it."""
+        if self.trace is not None:
+            step = OwnStep("upsert_memory", begun, time.perf_counter(), is_durable=is_durable)
+            self.steps.append(step)
 
     @property
     def has_failed(self) -> bool:
@@ -251,10 +325,60 @@ class Receipt:
         return ((self._sent or now) - self.begun + (now - self._came if self._came else 0.0)) * 1000
 
 
+# Of the job that this task performs. Steps of a job are called by way of journals and partial functions, which know
+# nothing of accounts.
+_job: ContextVar[Receipt | None] = ContextVar("job", default=None)
+
+
+def begin_job_call(request: ModelRequest, upstream: str, kind: str, model: str) -> UpstreamCall:
+    """Returns a call that begins now, in the account of the job that is under way; without one nothing reads it.
+
+    upstream, kind: as in its account. model: as it is sent.
+    """
+    account = _job.get()
+    call = UpstreamCall(time.perf_counter()) if account is None else account.begin_call()
+    call.upstream, call.provider, call.model = upstream, kind, model
+    call.path, call.sent_bytes = request.path, len(request.body)
+    return call
+
+
+def in_trace(request: ModelRequest, account: Receipt | None, *, propagates: bool | None) -> ModelRequest:
+    """Returns a request with the headers of the trace that its upstream may know.
+
+    account: with the request's call as its last; None: of what is not traced.
+    propagates: whether they go to the upstream; None: where the client has sent some.
+    """
+    trace = None if account is None else account.trace
+    if account is None or trace is None:
+        # The client's go on as they came.
+        return request._replace(headers=without_trace(request.headers)) if propagates is False else request
+    headers = without_trace(request.headers)
+    if trace.parent_id if propagates is None else propagates:
+        headers += trace.headers(len(account.calls))
+    return request._replace(headers=headers)
+
+
+def in_job_trace(request: ModelRequest, *, propagates: bool | None) -> ModelRequest:
+    """Returns the same for a call of the job that is under way."""
+    return in_trace(request, _job.get(), propagates=propagates)
+
+
+class RecordsTraces(Protocol):
+    """Decides which requests are traced, and makes spans of their accounts."""
+
+    def begin(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> TraceContext | None:
+        """Returns the trace of what begins now; None: it is not sampled. headers: of the request."""
+
+    def take(self, account: Receipt) -> None:
+        """Takes the account of what has ended and is traced."""
+
+
 class Accounts:
     """Hands the accounts of requests and of work on to those that read them. One for the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracer: RecordsTraces | None = None) -> None:
+        """tracer: None: nothing is traced."""
+        self.tracer = tracer
         # Each is handed every account once, after its last byte.
         self.readers: list[Callable[[Receipt], None]] = []
 
@@ -262,16 +386,32 @@ class Accounts:
         """Hands an account on that has ended."""
         for read in self.readers:
             read(account)
+        self.hand_to_tracer(account)
+
+    def hand_to_tracer(self, account: Receipt) -> None:
+        """Hands an account that has ended to the tracer alone, if it is traced."""
+        if account.trace is not None and self.tracer is not None:
+            self.tracer.take(account)
 
     @contextmanager
-    def work(self, project: str, memory: int = 0) -> Iterator[Receipt]:
+    def work(
+        self, project: str, memory: int = 0, kind: str = "run", *, is_counted: bool = False
+    ) -> Iterator[Receipt]:
         """Yields the account of work without a request, and hands it on when that ends.
 
+        project: "" where it is not known.
         memory: the row of the one that it is done for; 0: it goes on with a request that was counted.
+        kind: of the work, as its span is named.
+        is_counted: the daily budget counts what it uses.
         """
         account = Receipt(time.perf_counter(), project=project)
         account.is_request, account.memory = False, memory
+        account.kind, account.is_counted = kind, is_counted
+        if self.tracer is not None:
+            account.trace = self.tracer.begin()
+        token = _job.set(account if is_counted else None)
         try:
             yield account
         finally:
+            _job.reset(token)
             self.hand_on(account)

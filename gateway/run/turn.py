@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -291,7 +292,7 @@ class TurnRun:
                 await self._take_stream(reply)
             else:
                 whole = await reply.read(MAX_REPLY_BYTES)
-                self.attempts.call.received()
+                self.attempts.call.received(whole)
                 await self._feed(events.ReceivedWhole(whole))
         except ProviderError as error:
             failure = translate(error)
@@ -322,7 +323,7 @@ class TurnRun:
                 if batch is BEAT:
                     await self._beat()
                     continue
-                self.attempts.call.received()
+                self.attempts.call.received(batch)
                 for event in batch:
                     left -= len(event.raw)
                 if left < 0:
@@ -488,9 +489,10 @@ class TurnRun:
     async def _save_step(self, step: commands.SaveStep) -> list[Command]:
         """Has a step committed. It is not given up: a client that leaves meanwhile finds it stored."""
         assert self._saving is not None
-        saving = self._saving.begin_step(self.prompt, step)
+        saving, begun = self._saving.begin_step(self.prompt, step), time.perf_counter()
         try:
             kept, self.prompt = await asyncio.shield(saving)
+            self.call.receipt.wrote(begun)
         except asyncio.CancelledError:
             self.pending.add(saving, "A step of a run")
             raise

@@ -162,6 +162,7 @@ class TurnSaving:
                 await _ended(writing, self.limits.commit_wait_s)
             if writing.done():
                 after_stop = writing.result()
+                self.call.receipt.wrote(begun)
                 return (
                     events.Saved(after_stop=after_stop) if isinstance(after_stop, events.StepSaved) else SAVED
                 )
@@ -181,6 +182,7 @@ class TurnSaving:
             _log.exception("A turn was answered and could not be stored, by a fault in the gateway.")
         finally:
             self.metrics.commit_ms.observe((time.perf_counter() - begun) * 1000)
+        self.call.receipt.wrote(begun, is_durable=False)
         self.metrics.not_durable.inc()
         self.call.receipt.headers["x-mnemogate-durable"] = "false"
         if self.memory.context.request.identity.mode is Mode.STRICT and not self.call.sink.started:

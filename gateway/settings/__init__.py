@@ -270,6 +270,12 @@ class ResponsesSettings(Table, frozen=True):
     keep_days: Annotated[float, Meta(ge=1, le=MOST)] = 30
 
 
+class TraceSettings(Table, frozen=True):
+    """The table [traces]. user: how spans name a user."""
+
+    user: Literal["hash", "plain", "none"] = "hash"
+
+
 class UiSettings(Table, frozen=True):
     """The table [ui], about the page."""
 
@@ -308,6 +314,8 @@ class UpstreamSettings(Table, frozen=True):
     batches: Literal["openai", "anthropic", "none"] | None = None
     # The HTTP proxy before it, or `env:NAME`.
     proxy: Secret | None = None
+    # Whether it gets the headers of a trace; None: by its address, and whether the client has sent some.
+    propagate: Literal["always", "never"] | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -430,6 +438,7 @@ class Settings(Table, frozen=True):
     responses: ResponsesSettings = ResponsesSettings()
     usage: UsageSettings = UsageSettings()
     ui: UiSettings = UiSettings()
+    traces: TraceSettings = TraceSettings()
     upstreams: tuple[UpstreamSettings, ...] = (UpstreamSettings("scripted", kind="scripted"),)
     models: tuple[ModelSettings, ...] = ()
     profiles: tuple[ProfileSettings, ...] = ()

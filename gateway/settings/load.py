@@ -1,7 +1,7 @@
 """Reads the settings file, the environment and the flags, in this order of rising precedence, and has them checked.
 
-It is the only reader of the environment and of `mnemogate.toml`. A name that does not exist is an error that suggests
-the right one, wherever it stands.
+It is the only reader of the environment, but for the `OTEL_` variables (gateway/traces), and of `mnemogate.toml`. A
+name that does not exist is an error that suggests the right one, wherever it stands.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from gateway.settings import (
     ServerSettings,
     Settings,
     ToolSettings,
+    TraceSettings,
     UiSettings,
     UpstreamSettings,
 )
@@ -67,6 +68,7 @@ _TABLES: dict[str, Any] = {
     "batch": BatchSettings,
     "responses": ResponsesSettings,
     "ui": UiSettings,
+    "traces": TraceSettings,
 }
 
 

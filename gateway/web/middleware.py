@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.core.request.identity import BOUND_USER
+from gateway.core.trace_context import TraceContext
 from gateway.dialects.chat.errors import ChatErrors
 from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed, Overloaded, UnknownPath
 from gateway.log import AccessLog
@@ -64,6 +65,8 @@ class Trace:
     added_ms: float | None = None
     # The account of a request that an upstream may answer.
     receipt: Receipt | None = None
+    # Where the request is traced.
+    context: TraceContext | None = None
     bytes_in: int = 0
     bytes_out: int = 0
     status: int = 0
@@ -79,8 +82,9 @@ class Trace:
         """
         if self.model is not None and not self.caller.may_ask(self.model):
             raise NotAllowed(f"This key may not ask for the model {self.model!r}.", code="model_not_allowed")
-        self.receipt = Receipt(self.begun, self.request_id, self.caller.project, self.caller.key)
-        return self.receipt
+        self.receipt = receipt = Receipt(self.begun, self.request_id, self.caller.project, self.caller.key)
+        receipt.trace = self.context
+        return receipt
 
 
 def trace_of(scope: Scope) -> Trace:
@@ -125,7 +129,7 @@ class Edge:
         self._error_form_of = error_form_of
         self._paths = paths
         self._requests = requests
-        self._accounts = accounts
+        self._accounts = accounts or Accounts()
         self._app = app
         self._guard = guard
         self._metrics = metrics
@@ -164,6 +168,8 @@ class Edge:
                     headers.append((b"x-request-id", own[1]))
                 if id_header is not None and not is_named_here:
                     headers.append((id_header, own[1]))
+                if trace.context is not None:
+                    headers.append((b"x-mnemogate-trace", trace.context.trace_hex.encode()))
                 message["headers"] = headers
             else:
                 trace.bytes_out += len(message.get("body", b""))
@@ -181,6 +187,8 @@ class Edge:
                     raise NotAllowed(f"This key opens only {caller.opens}.")
                 if path == METRICS_PATH:
                     await self._guard.check_metrics(caller)
+                elif self._accounts.tracer is not None:
+                    trace.context = self._accounts.tracer.begin(scope["headers"])
                 if caller.user is not None:
                     _bind(scope, caller.user)
             await self._app(scope, receive, answer)
@@ -204,12 +212,25 @@ class Edge:
                 self.idle.set()
             self._metrics.requests.inc(trace.route, str(trace.status))
             self._write_line(scope, trace)
-            if (receipt := trace.receipt) is not None:
-                receipt.status, receipt.is_cut = trace.status, trace.is_cut
-                if self._requests is not None:
-                    self._requests.end(receipt, trace.status)
-                if self._accounts is not None:
-                    self._accounts.hand_on(receipt)
+            self._end_account(scope, trace)
+
+    def _end_account(self, scope: Scope, trace: Trace) -> None:
+        """Hands the account of a request on. One that no upstream may answer has one for its trace alone."""
+        receipt = trace.receipt
+        if receipt is None and trace.context is not None:
+            receipt = Receipt(trace.begun, trace.request_id, trace.caller.project, trace.caller.key)
+            receipt.trace = trace.context
+        if receipt is None:
+            return
+        receipt.status, receipt.is_cut = trace.status, trace.is_cut
+        if receipt.trace is not None:
+            receipt.asked = scope["method"], scope["scheme"], scope["path"]
+        if trace.receipt is None:
+            self._accounts.hand_to_tracer(receipt)
+            return
+        if self._requests is not None:
+            self._requests.end(receipt, trace.status)
+        self._accounts.hand_on(receipt)
 
     async def _last_words(self, error: GatewayError, scope: Scope, trace: Trace, answer: Send) -> None:
         form = trace.errors = trace.errors or self._error_form(scope)
@@ -244,24 +265,25 @@ class Edge:
 
     def _write_line(self, scope: Scope, trace: Trace) -> None:
         # `round` to a number of digits goes through the decimal text, at three times the price.
-        self._access.line(
-            {
-                "at": round(self._now() * 1000) / 1000,
-                "id": trace.request_id,
-                "method": scope["method"],
-                "path": (trace.path or scope["path"])[:_LOGGED],
-                "status": trace.status,
-                "ms": round((time.perf_counter() - trace.begun) * 100_000) / 100,
-                "added_ms": None if trace.added_ms is None else round(trace.added_ms * 100) / 100,
-                "in": trace.bytes_in,
-                "out": trace.bytes_out,
-                "model": trace.model and trace.model[:_LOGGED],
-                "stream": trace.stream,
-                "memory": trace.memory,
-                "project": trace.caller.project,
-                "cut": trace.is_cut,
-            }
-        )
+        line = {
+            "at": round(self._now() * 1000) / 1000,
+            "id": trace.request_id,
+            "method": scope["method"],
+            "path": (trace.path or scope["path"])[:_LOGGED],
+            "status": trace.status,
+            "ms": round((time.perf_counter() - trace.begun) * 100_000) / 100,
+            "added_ms": None if trace.added_ms is None else round(trace.added_ms * 100) / 100,
+            "in": trace.bytes_in,
+            "out": trace.bytes_out,
+            "model": trace.model and trace.model[:_LOGGED],
+            "stream": trace.stream,
+            "memory": trace.memory,
+            "project": trace.caller.project,
+            "cut": trace.is_cut,
+        }
+        if trace.context is not None:
+            line["trace_id"] = trace.context.trace_hex
+        self._access.line(line)
 
 
 def _bind(scope: Scope, user: str) -> None:

@@ -21,6 +21,7 @@ import openai
 
 from gateway.limits import Limits
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
+from gateway.traces.otlp import OtlpSettings
 from storage.records import Block, JobState, Scope
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
@@ -308,6 +309,7 @@ def remember(
     limits: Limits = QUIET,
     clock: Clock | None = None,
     admin_token: str | None = None,
+    otlp: OtlpSettings | None = None,
     **parts: Any,
 ) -> Iterator[World]:
     """Serves with memory. place: a folder, or a database's URL. memory: values of [memory]; parts: of Settings."""
@@ -322,7 +324,9 @@ def remember(
         where = file if isinstance(place, Path) else place
         return await open_store(where, now=clock, factory=counting(statements.append))
 
-    with serve(settings, open_here, clock=clock, limits=limits, admin_token=admin_token) as gateway:
+    with serve(
+        settings, open_here, clock=clock, limits=limits, admin_token=admin_token, otlp=otlp
+    ) as gateway:
         app = gateway.app
         # Maintenance runs when a test lets time pass, and not while it talks.
         app.background.index_lags = lambda agent, messages=None: None

@@ -13,8 +13,9 @@ from gateway.agents.batches.job import BatchJobs
 from gateway.metrics import Metrics
 from gateway.run.admin.forget import YOUNG_S
 from gateway.run.background.job_metrics import BatchMetrics
-from gateway.run.background.worker import Worker, WorkerLimits
+from gateway.run.background.worker import Worker, WorkerLimits, account_maker
 from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.receipt import Accounts
 from gateway.settings import BatchSettings
 from storage.batch_records import BATCH
 from storage.errors import StoreError
@@ -34,6 +35,7 @@ class BatchService:
         settings: BatchSettings,
         metrics: Metrics,
         count: Callable[[str, str], None],
+        accounts: Accounts,
     ) -> None:
         """Creates the service.
 
@@ -46,7 +48,14 @@ class BatchService:
         tokens = BatchMetrics(metrics, store.batches.open_counts).tokens
         jobs = BatchJobs(store, keeper, turns, providers, settings, keeper.now, tokens)
         self._jobs = jobs
-        self._worker = Worker(store.jobs, {BATCH: jobs.run}, _LIMITS, count, lambda: jobs.resting)
+        self._worker = Worker(
+            store.jobs,
+            {BATCH: jobs.run},
+            _LIMITS,
+            count,
+            lambda: jobs.resting,
+            account=account_maker(accounts, BATCH),
+        )
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Returns what performs batches until it is cancelled."""

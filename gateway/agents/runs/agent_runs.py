@@ -168,7 +168,8 @@ class AgentRuns:
             await self._spare_pause(sending)
         reading = run_request.reading
         memory = 0 if reading is None else reading.memory
-        with suppress(RunOver), self._accounts.work(run_request.scope.project, memory) as account:
+        kind = "sleeptime" if memory else "run"
+        with suppress(RunOver), self._accounts.work(run_request.scope.project, memory, kind) as account:
             await self._answer(sending, place, view, sink, account)
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
@@ -444,6 +445,7 @@ class AgentRuns:
         receipt: Receipt,
     ) -> RunResult:
         """Answers a send that is first in the queue of its conversation. Raises: as `send`, or as `perform`."""
+        receipt.begin_agent(sending.spec.uid)
         key = partial(crc32, repr(sending.identity.scope).encode())
         failover = self._failover if sending.accepted is None else self._background
         attempts = failover.attempts(sending.route, key, sink, receipt)
@@ -472,6 +474,8 @@ class AgentRuns:
             # The usage of the calls' own reply was reported with it.
             return RunResult(replace(memory.run, steps=0, counts=Counts()), memory.context.agent, ())
         memory.receipt, receipt.scope = receipt, memory.context.agent.scope
+        recall = prompt.recall
+        receipt.searched(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         with attempts:
             call = ChatCall(
                 sending.request, sending.passes, sending.identity, sending.spec, sending.route,

@@ -6,6 +6,7 @@ They have connections of their own, so that they never stand in the way of a liv
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -21,9 +22,12 @@ from gateway.core.usage.reported import reported_counts
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
+from gateway.run.receipt import UpstreamCall, begin_job_call, in_job_trace
+from gateway.run.upstream.propagation import propagates
+from gateway.run.upstream.provider_errors import failure_of
 from gateway.run.upstream.route import Route, resolve_route
 from gateway.run.usage.meter import Meter
-from gateway.settings import Settings
+from gateway.settings import Settings, UpstreamSettings
 from storage.records import Counts
 
 # Statuses that say that the request is at fault: another time it would be refused as well.
@@ -45,6 +49,8 @@ class ModelAnswer(Struct, frozen=True):
     message: dict[str, Any]
     finish_reason: str | None
     used: Counts
+    # The upstream has counted these tokens; False: they are estimated.
+    is_reported: bool = True
 
     @property
     def tokens(self) -> int:
@@ -87,8 +93,8 @@ class BackgroundModel:
     # Of a whole call.
     timeout_s: float = CALL_S
     count: CountCall = lambda outcome, tokens: None
-    # The upstream's name in the settings.
-    upstream: str = ""
+    # The upstream in the settings.
+    upstream: UpstreamSettings = field(default_factory=lambda: UpstreamSettings(""))
     _budget: DailyBudget = field(init=False)
     _slots: asyncio.Semaphore = field(init=False)
 
@@ -129,31 +135,41 @@ class BackgroundModel:
         request = ModelRequest(orjson.dumps(body))
         async with self._slots:
             await self._budget.check(project)
+            call = begin_job_call(request, self.upstream.name, self.upstream.kind, self.model)
+            call.max_tokens = max_tokens
             try:
                 async with asyncio.timeout(self.timeout_s):
-                    raw = await self._send(request)
+                    raw = await self._send(request, call)
                 answer = _read(raw, len(request.body))
+                call.counts = answer.used if answer.is_reported else None
             except JobFailed:
                 self.count("failed", 0)
                 raise
             except TimeoutError:
                 self.count("failed", 0)
+                call.failure = "timeout"
                 raise JobFailed(f"the background model gave no answer in {self.timeout_s:g} s") from None
-            self._budget.spend(project, memory, self.upstream, self.model, answer.used)
+            finally:
+                call.end()
+            self._budget.spend(project, memory, self.upstream.name, self.model, answer.used)
             return answer
 
     async def aclose(self) -> None:
         await self.provider.aclose()
 
-    async def _send(self, request: ModelRequest) -> bytes:
+    async def _send(self, request: ModelRequest, call: UpstreamCall) -> bytes:
         """Returns the body of a reply of status 200. Raises: JobFailed; its message holds nothing of the request."""
         try:
-            reply = await self.provider.send(request)
+            may_know = propagates(self.upstream, self.provider)
+            reply = await self.provider.send(in_job_trace(request, propagates=may_know))
+            call.status, call.answered = reply.status, time.perf_counter()
             try:
                 body = await reply.read(_MAX_REPLY_BYTES)
+                call.received(body)
             finally:
                 await reply.aclose()
         except ProviderError as error:
+            call.failure = failure_of(error).kind
             raise JobFailed(f"the background model failed: {type(error).__name__}") from error
         if reply.status == 429:
             wait_s = read_retry_after(reply.headers, self.now())
@@ -171,7 +187,8 @@ class BackgroundModels:
 
     Callers name the models of their agents' summaries, so that a provider for each would be any number of them.
 
-    make: a provider for a route, with connections of its own. The other fields: as of each model.
+    make: a provider for a route, with connections of its own. upstreams: those of the settings, by name. The other
+    fields: as of each model.
     """
 
     make: Callable[[Route], Provider]
@@ -180,6 +197,7 @@ class BackgroundModels:
     concurrency: int = 2
     daily_tokens: int = 0
     count: CountCall = lambda outcome, tokens: None
+    upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)
     _made: dict[str, BackgroundModel] = field(default_factory=dict)  # by upstream
 
     def of(self, route: Route) -> BackgroundModel:
@@ -188,7 +206,7 @@ class BackgroundModels:
         if made is None:
             made = self._made[route.upstream] = BackgroundModel(
                 self.make(route), route.model, self.meter, self.now, self.concurrency, self.daily_tokens,
-                count=self.count, upstream=route.upstream,
+                count=self.count, upstream=self.upstreams.get(route.upstream, UpstreamSettings(route.upstream)),
             )  # fmt: skip
         return made.named(route.model)
 
@@ -206,8 +224,9 @@ def _read(raw: bytes, request_bytes: int) -> ModelAnswer:
         if not isinstance(message, dict):
             raise TypeError
         used = reported_counts(body.get("usage"))
-        if used is None or not used.prompt + used.completion:
+        is_reported = used is not None and bool(used.prompt + used.completion)
+        if used is None or not is_reported:
             used = Counts(request_bytes // BYTES_PER_TOKEN, len(raw) // BYTES_PER_TOKEN)
-        return ModelAnswer(message, choice.get("finish_reason"), used)
+        return ModelAnswer(message, choice.get("finish_reason"), used, is_reported)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise JobFailed("the background model answered with something that is no chat completion") from None

@@ -26,8 +26,9 @@ from gateway.run.background.learner import KIND as LEARN
 from gateway.run.background.learner import Learning
 from gateway.run.background.maintenance import Maintenance
 from gateway.run.background.schedule import Schedule
-from gateway.run.background.worker import Handler, JobContext, Worker
+from gateway.run.background.worker import Handler, JobContext, Worker, account_maker
 from gateway.run.memory.recall import EmbedQuery
+from gateway.run.receipt import Accounts
 from gateway.run.upstream.route import Route
 from gateway.run.usage.meter import Meter
 from gateway.settings import Settings
@@ -57,6 +58,7 @@ class BackgroundServices:
         embedder: Embedder | None,
         limits: Limits,
         meter: Meter,
+        accounts: Accounts,
     ) -> None:
         """make_provider, embedder: never those of live turns.
         now: seconds since the epoch.
@@ -67,7 +69,13 @@ class BackgroundServices:
         self._is_shared = store.database.is_shared
         self.count_attempt = job_metrics.attempts.inc
         self.handlers: dict[str, Handler] = {}
-        self.worker = Worker(store.jobs, self.handlers, count=job_metrics.attempts.inc, rests=self._rests_s)
+        self.worker = Worker(
+            store.jobs,
+            self.handlers,
+            count=job_metrics.attempts.inc,
+            rests=self._rests_s,
+            account=account_maker(accounts, LEARN, COMPACT, EMBED),
+        )
         self.indexing = Indexing(store)
         self.maintenance = Maintenance(store, memory.idle_s, now, self.indexing)
         days = {name: each.retention_days for name, each in settings.projects.items()}
@@ -87,6 +95,7 @@ class BackgroundServices:
             concurrency=limits.background_calls,
             daily_tokens=memory.background_daily_tokens,
             count=job_metrics.call,
+            upstreams={each.name: each for each in settings.upstreams},
         )
         self.model = None if route is None else self.models.of(route)
         self.embedding: Embedding | None = None
@@ -99,6 +108,9 @@ class BackgroundServices:
                 concurrency=limits.background_calls,
                 count=job_metrics.call,
                 meter=meter,
+                kind=next(
+                    (u.kind for u in settings.upstreams if u.name == embedder.name.partition("/")[0]), ""
+                ),
             )
             self.handlers[EMBED] = self.embedding.handle
         self.budget = DailyBudget(meter, now, memory.background_daily_tokens, job_metrics.call)

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from adapters.base import Embedder
 from adapters.errors import ProviderError, ProviderRefused
+from adapters.types import ModelRequest
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.prompt.note import make_query
 from gateway.core.upstream.policy import EndpointHealth, Policy
@@ -28,6 +29,8 @@ from gateway.run.background.background_model import BUSY_S, CALL_S
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
+from gateway.run.receipt import begin_job_call
+from gateway.run.upstream.provider_errors import failure_of
 from gateway.run.upstream.route import Route, resolve_route
 from gateway.run.usage.meter import Meter
 from gateway.settings import MemorySettings, Settings
@@ -84,7 +87,7 @@ class Embedding:
     """Keeps the vectors of all memories, and makes those of questions.
 
     now: seconds since the epoch.
-    concurrency: of its calls. meter: None: what is used is not counted.
+    concurrency: of its calls. meter: None: what is used is not counted. kind: of its upstream, in the settings.
     """
 
     def __init__(
@@ -97,7 +100,9 @@ class Embedding:
         concurrency: int = 2,
         count: CountCall = lambda outcome, tokens: None,
         meter: Meter | None = None,
+        kind: str = "",
     ) -> None:
+        self._kind = kind
         self.embedder = embedder
         self._store = store
         self._wait_ms = LOCAL_WAIT_MS if embedder.is_local else float(settings.embedder_wait_ms)
@@ -222,14 +227,21 @@ class Embedding:
             project = agent.scope.project
             if self._budget is not None:
                 await self._budget.check(project)
+            # The embedder makes its request by itself: of that its path alone is known.
+            request = ModelRequest(b"", path="/embeddings")
+            upstream = "" if self.embedder.is_local else self._upstream
+            call = begin_job_call(request, upstream, self._kind, self._model)
             try:
                 async with asyncio.timeout(CALL_S):
                     made = await self.embedder.embed(texts)
+                call.status, call.counts = 200, Counts(made.tokens)
             except TimeoutError:
                 self._count("failed", 0)
+                call.failure = "timeout"
                 raise JobFailed(f"the embedder gave no answer in {CALL_S:g} s") from None
             except ProviderRefused as error:
                 self._count("failed", 0)
+                call.status = error.status
                 if error.status == 429:
                     wait_s = min(error.retry_after_s or BUSY_S, DAY_S)
                     raise Postponed("the embedder is busy (429)", wait_s) from error
@@ -237,7 +249,10 @@ class Embedding:
                 raise failure(f"the embedder answered {error.status}") from error
             except ProviderError as error:
                 self._count("failed", 0)
+                call.failure = failure_of(error).kind
                 raise JobFailed(f"the embedder failed: {type(error).__name__}") from error
+            finally:
+                call.end()
             if self._budget is not None:
                 self._budget.spend(project, agent.id, self._upstream, self._model, Counts(made.tokens))
             return made.vectors

@@ -17,13 +17,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import Struct
 
 from gateway.errors import GatewayError
+from gateway.run.receipt import Accounts, Receipt
 from storage.database import Effect
 from storage.errors import Stale, StoreError, Unavailable, is_known
 from storage.records import Job
@@ -165,6 +166,8 @@ class Worker:
     rests: Callable[[str], float] = lambda kind: 0.0
     # Waits so many seconds of a clock that does not jump.
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    # Opens the account of an attempt, whose calls the daily budget counts; None: such attempts have none.
+    account: Callable[[Job], AbstractContextManager[Receipt | None]] = lambda job: nullcontext()
     # From 0 to 1.
     jitter: Callable[[], float] = random.random
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -265,7 +268,9 @@ class Worker:
         """Runs one attempt and returns its outcome. Raises: StoreError: the outcome could not be written."""
         job = context.job
         try:
-            if not await self._perform(context):
+            with self.account(job):
+                is_held = await self._perform(context)
+            if not is_held:
                 return await self.jobs.fail(job, "its lease was lost", 0.0)
             if not context.ended:
                 await context.finish()
@@ -317,6 +322,15 @@ class Worker:
         limits = self.limits
         most = min(limits.backoff_most_s, limits.backoff_first_s * 2.0 ** (tries - 1))
         return most * (0.5 + self.jitter() / 2)
+
+
+def account_maker(accounts: Accounts, *kinds: str) -> Callable[[Job], AbstractContextManager[Receipt | None]]:
+    """Returns what opens the accounts of jobs of these kinds, for memories; others have none."""
+
+    def account(job: Job) -> AbstractContextManager[Receipt | None]:
+        return accounts.work("", job.agent, job.kind, is_counted=True) if job.kind in kinds else nullcontext()
+
+    return account
 
 
 async def _first(*waits: Awaitable[object]) -> None:

@@ -132,7 +132,11 @@ class RecallResult(Struct, frozen=True):
     note: str = ""
     tokens: int = 0
     ms: float = 0.0
+    # By `time.perf_counter()`, and how many hits went into the note.
+    begun: float = 0.0
+    count: int = 0
     has_failed: bool = False
+    is_late: bool = False
     # How it came to the note; None: memory was not looked for.
     sought: Sought | None = None
 

@@ -223,7 +223,7 @@ class Recaller(Struct, frozen=True):
             why = why or ("all_shown" if found.is_all_shown else "")
             sought = make_sought(why, found, chosen, left, trace)
         tokens = note.estimate_tokens(rendered) if chosen else 0
-        return RecallResult(rendered, tokens, ms, has_failed, sought)
+        return RecallResult(rendered, tokens, ms, begun, len(chosen), has_failed, why == "late", sought)
 
     def _budget_in(self, context: MemoryContext, prompt: Prompt, naming: int) -> int:
         """Returns the tokens that what is recalled may take in this prompt's window. naming: as for `budget`."""

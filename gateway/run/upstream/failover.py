@@ -41,8 +41,9 @@ from gateway.core.upstream.policy import (
 )
 from gateway.errors import GatewayError, UpstreamError
 from gateway.metrics import Metrics
-from gateway.run.receipt import FailedTry, Receipt, UpstreamCall
+from gateway.run.receipt import FailedTry, Receipt, UpstreamCall, in_trace
 from gateway.run.sink import Sink
+from gateway.run.upstream.propagation import propagates
 from gateway.run.upstream.provider_errors import failure_of, kind_of
 from gateway.run.upstream.route import Route
 from gateway.settings import Settings
@@ -69,6 +70,8 @@ class Endpoint(Struct):
     kind: str = ""
     # The usage of its streams is asked for, whether their client does or not.
     asks_usage: bool = False
+    # The headers of a trace go to it always, or never; None: where the client has sent some.
+    propagates: bool | None = None
 
 
 Candidate = tuple[Endpoint, Target]
@@ -112,6 +115,7 @@ class Failover:
                     kind=upstream.kind,
                     asks_usage=settings.usage.ask_streams
                     and providers[name].capabilities.stream_usage is True,
+                    propagates=propagates(upstream, providers[name]),
                 )
                 for name in names
                 if name in providers
@@ -283,6 +287,8 @@ class Attempts:
         self._describe(request)
         is_probe = health.begin(self.endpoint.policy)
         try:
+            if self._receipt.trace is not None or self.endpoint.propagates is False:
+                request = in_trace(request, self._receipt, propagates=self.endpoint.propagates)
             reply = await self.endpoint.provider.send(request)
             if reply.is_stream:
                 if failover.may_peek and not self._sink.started:
@@ -363,6 +369,8 @@ class Attempts:
         call.path, call.method, call.sent_bytes = request.path, request.method, len(request.body)
         call.prompt_tokens, call.injected_tokens = receipt.prompt_tokens, receipt.injected_tokens
         call.hides_usage = receipt.hides_usage
+        if receipt.trace is not None:
+            call.max_tokens, call.is_compacted = receipt.max_tokens, receipt.is_compacted
 
     def counted(self, estimated: int, actual: int, most: int) -> None:
         """Notes how many tokens a reply counted for its prompt."""

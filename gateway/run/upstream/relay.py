@@ -158,20 +158,20 @@ class _CallReader:
 
     def take_events(self, data: bytes) -> None:
         """Takes events that are whole."""
-        self.call.received()
+        self.call.received(data)
         if self._usage is not None and data:
             self._usage.take_events(data)
             self._note(self._usage)
 
     def take_body(self, body: bytes) -> None:
-        self.call.received()
+        self.call.received(body)
         if self._usage is not None:
             self._usage.take_body(body)
             self._note(self._usage)
 
     def take_piece(self, data: bytes) -> None:
         """Takes a piece of a body that is not held."""
-        self.call.received()
+        self.call.received(b"")
         if self._usage is not None:
             self._usage.take_piece(data)
 

@@ -164,7 +164,7 @@ class Limiter:
         most = [self._most(bucket.limit) for bucket in buckets]
         refusing, other = full_bucket(entries, most, may_answer)
         if refusing is not None:
-            account.is_refused = True
+            account.is_refused, account.limit = True, refusing.limit.id
             self._count(refusing.limit, REFUSE)
             raise self._refusal(refusing, self._most(refusing.limit))
         for bucket, amount in entries:
@@ -173,7 +173,7 @@ class Limiter:
         account.rate_limits = self._headers(buckets)
         if other is None:
             return None
-        account.headers["x-mnemogate-limit"] = str(other.limit.id)
+        account.headers["x-mnemogate-limit"], account.limit = str(other.limit.id), other.limit.id
         self._count(other.limit, "alias")
         return other.limit.then
 
@@ -231,6 +231,8 @@ class Limiter:
 
     def settle(self, account: Receipt) -> None:
         """Counts what was used in place of what was reserved. An account that was not let in here counts as well."""
+        if account.is_counted:
+            return  # background work counts towards no limit
         reservation = self._reservations.pop(account, None)
         if reservation is None and (account.is_request or account.project not in self._limits):
             return

@@ -1,0 +1,92 @@
+"""W3C's trace context: what a caller's headers say of its trace, and the header for an upstream.
+
+Pure: ids come in. (w3.org/TR/trace-context)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+
+TRACEPARENT: Final = "traceparent"
+TRACESTATE: Final = "tracestate"
+# Version 00 has four fields; a higher one may have more, and `ff` is none.
+_TRACEPARENT: Final = re.compile(
+    rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})((?:-.*)?)"
+)
+_SAMPLED: Final = 0x01
+_STATE_CHARS: Final = 512
+
+
+class CallerTrace(NamedTuple):
+    """The trace in which a caller has asked."""
+
+    trace_id: int
+    # The caller's span.
+    span_id: int
+    is_sampled: bool
+    state: str
+
+
+class TraceContext(Struct, frozen=True):
+    """The trace of a request that is sampled."""
+
+    trace_id: int
+    # Of the request's own span. Those below it have the ids that follow.
+    span_id: int
+    # Of the caller's span; 0: the trace begins here.
+    parent_id: int = 0
+    # The caller's `tracestate`, which goes on as it came.
+    state: str = ""
+
+    @property
+    def trace_hex(self) -> str:
+        return f"{self.trace_id:032x}"
+
+    def call_id(self, number: int) -> int:
+        """Returns the id of the span of a call. number: among the request's calls, from 1."""
+        return self.span_id + number
+
+    def step_id(self, number: int) -> int:
+        """Returns the id of the span of a step. number: among the request's steps, from 1."""
+        return self.span_id - number
+
+    def headers(self, number: int) -> tuple[tuple[str, str], ...]:
+        """Returns the headers for the upstream of a call. number: as in `call_id`."""
+        parent = f"00-{self.trace_id:032x}-{self.call_id(number):016x}-01"
+        if not self.state:
+            return ((TRACEPARENT, parent),)
+        return ((TRACEPARENT, parent), (TRACESTATE, self.state))
+
+
+def caller_trace(headers: Sequence[tuple[bytes, bytes]]) -> CallerTrace | None:
+    """Returns the trace that a request names; None: none, or in no valid form. headers: as ASGI has them."""
+    found: bytes | None = None
+    states: list[bytes] = []
+    for name, value in headers:
+        if name == b"traceparent":
+            if found is not None:
+                return None  # two of them are none
+            found = value
+        elif name == b"tracestate":
+            states.append(value)
+    if found is None:
+        return None
+    match = _TRACEPARENT.fullmatch(found.strip())
+    if match is None or (match[1] == b"00" and match[5]):
+        return None
+    state = b",".join(states).decode("latin-1")
+    return CallerTrace(
+        int(match[2], 16),
+        int(match[3], 16),
+        bool(int(match[4], 16) & _SAMPLED),
+        state if len(state) <= _STATE_CHARS else "",
+    )
+
+
+def without_trace(headers: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Returns headers without those of a trace."""
+    return tuple(each for each in headers if each[0] not in (TRACEPARENT, TRACESTATE))

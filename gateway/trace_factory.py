@@ -1,0 +1,46 @@
+"""Makes the tracer, where an endpoint is set. No other module imports gateway/traces, which needs an extra package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from adapters.base import Provider
+from gateway.core.usage.gen_ai import ModelNames
+from gateway.errors import SettingsError
+from gateway.metrics import Metrics
+from gateway.run.upstream.propagation import address_of
+from gateway.run.usage.gen_ai_metrics import names_in
+from gateway.settings import Settings
+from gateway.traces.otlp import OtlpSettings
+
+if TYPE_CHECKING:
+    from gateway.traces.tracer import Tracer
+
+
+def check_package() -> None:
+    """Raises: SettingsError: the package that traces need is missing."""
+    try:
+        import opentelemetry.proto.collector.trace.v1.trace_service_pb2  # noqa: F401
+    except ImportError as error:
+        raise SettingsError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT: traces need a package that is not installed: "
+            f"pip install 'mnemogate[traces]' ({error})",
+            in_file=False,
+        ) from error
+
+
+def make_tracer(
+    settings: Settings, otlp: OtlpSettings, providers: Mapping[str, Provider], metrics: Metrics
+) -> Tracer:
+    """Returns the tracer. Raises: SettingsError: a package is missing."""
+    check_package()
+    # Not at the start of every gateway: the package takes some 30 ms, and few export traces.
+    from gateway.traces.spans import SpanMaker
+    from gateway.traces.tracer import Tracer
+
+    addresses = {
+        each.name: address_of(providers[each.name]) for each in settings.upstreams if each.name in providers
+    }
+    models = ModelNames(names_in(settings))
+    return Tracer(otlp, SpanMaker(models, addresses, settings.traces.user), metrics)

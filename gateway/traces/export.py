@@ -1,0 +1,184 @@
+"""Sends spans to a collector: OTLP over HTTP, with the standard library's client, in a thread of its own.
+
+A collector that is busy is asked again, for a minute at most; what it refuses is dropped and counted. Nothing here
+waits beyond the end of the gateway. (opentelemetry.io/docs/specs/otlp, OTLP/HTTP)
+"""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import logging
+import random
+import ssl
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlsplit
+
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+from adapters.types import read_retry_after
+from gateway.metrics import Count
+from gateway.traces.otlp import OtlpSettings
+
+_log = logging.getLogger("mnemogate")
+# The specification's own list of answers after which a request may be sent again.
+_BUSY: Final = frozenset((429, 502, 503, 504))
+_FIRST_WAIT_S: Final = 1.0
+_MOST_WAITED_S: Final = 60.0
+# Of an answer, which names at most how many spans were rejected.
+_ANSWER_BYTES: Final = 64 * 1024
+
+
+class _Answer(Exception):
+    """A collector has refused. status: of its answer; 0: there was none. wait_s: as it asks for."""
+
+    def __init__(self, status: int, wait_s: float | None = None) -> None:
+        self.status, self.wait_s = status, wait_s
+
+
+class Exporter:
+    """Posts requests, one at a time."""
+
+    def __init__(
+        self,
+        otlp: OtlpSettings,
+        exported: Count,
+        dropped: Count,
+        pause: Callable[[float], object],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """pause: waits so many seconds, or less if the gateway stops. now: a clock that does not jump."""
+        self._otlp = otlp
+        self._url = urlsplit(otlp.endpoint)
+        self._exported, self._dropped = exported, dropped
+        self._pause, self._now = pause, now
+        self._connection: http.client.HTTPConnection | None = None
+        self._has_failed = False
+        # When everything has to be over; None: the gateway goes on.
+        self.ends_at: float | None = None
+
+    def send(self, request: ExportTraceServiceRequest) -> None:
+        """Sends spans, and drops what cannot be sent."""
+        spans = request.resource_spans[0].scope_spans[0].spans
+        count = len(spans)
+        try:
+            rejected = self._send_patiently(request)
+        except _Answer as answer:
+            if answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and count > 1:
+                self._send_halves(request)
+                return
+            reason = "refused" if answer.status and answer.status not in _BUSY else "unreachable"
+            self._drop(reason, count)
+            self._report(answer.status)
+            return
+        if rejected:
+            self._drop("refused", rejected)
+        self._exported.inc(by=count - rejected)
+        if self._has_failed:
+            self._has_failed = False
+            _log.info("Traces are exported again.")
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _send_halves(self, request: ExportTraceServiceRequest) -> None:
+        spans = request.resource_spans[0].scope_spans[0].spans
+        middle = len(spans) // 2
+        for part in (slice(0, middle), slice(middle, None)):
+            half = ExportTraceServiceRequest()
+            half.CopyFrom(request)
+            del half.resource_spans[0].scope_spans[0].spans[:]
+            half.resource_spans[0].scope_spans[0].spans.extend(spans[part])
+            self.send(half)
+
+    def _send_patiently(self, request: ExportTraceServiceRequest) -> int:
+        """Returns how many spans were rejected. Raises: _Answer: the collector refuses, or is not there for long."""
+        data = request.SerializeToString()
+        if self._otlp.is_compressed:
+            data = gzip.compress(data, compresslevel=1)
+        gives_up_at, wait_s = self._now() + _MOST_WAITED_S, _FIRST_WAIT_S
+        while True:
+            try:
+                return self._post(data)
+            except _Answer as answer:
+                if answer.status and answer.status not in _BUSY:
+                    raise
+                self._report(answer.status)
+                # Part of a wait is chance, so that gateways do not ask all at once.
+                asked_s = answer.wait_s if answer.wait_s is not None else wait_s * random.uniform(0.8, 1.2)
+                if self._now() + asked_s > (gives_up_at if self.ends_at is None else self.ends_at):
+                    raise
+                self._pause(asked_s)
+                wait_s *= 2
+
+    def _post(self, data: bytes) -> int:
+        """Returns how many spans were rejected. Raises: _Answer."""
+        headers = {
+            "content-type": "application/x-protobuf",
+            "user-agent": "mnemogate",
+            **dict(self._otlp.headers),
+        }
+        if self._otlp.is_compressed:
+            headers["content-encoding"] = "gzip"
+        target = self._url.path + (f"?{self._url.query}" if self._url.query else "")
+        is_new = self._connection is None
+        try:
+            connection = self._connect()
+            connection.request("POST", target or "/", data, headers)
+            response = connection.getresponse()
+            body = response.read(_ANSWER_BYTES)
+            if response.will_close or not response.isclosed():
+                self.close()
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            if not is_new and isinstance(error, ConnectionError | http.client.RemoteDisconnected):
+                return self._post(data)  # the connection was closed while it rested
+            raise _Answer(0) from error
+        if not 200 <= response.status < 300:
+            fields = [(name.lower(), value) for name, value in response.getheaders()]
+            raise _Answer(response.status, read_retry_after(fields, time.time()))
+        return _rejected(body)
+
+    def _connect(self) -> http.client.HTTPConnection:
+        timeout_s = self._otlp.timeout_s
+        if self.ends_at is not None:
+            timeout_s = max(0.01, min(timeout_s, self.ends_at - self._now()))
+        if self._connection is None:
+            host, port = self._url.hostname or "", self._url.port
+            if self._url.scheme == "https":
+                context = ssl.create_default_context()
+                self._connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
+            else:
+                self._connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+            self._connection.connect()
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(timeout_s)
+        return self._connection
+
+    def _drop(self, reason: str, count: int) -> None:
+        self._dropped.inc(reason, by=count)
+
+    def _report(self, status: int) -> None:
+        """Logs once that spans do not arrive, until they do again."""
+        if self._has_failed:
+            return
+        self._has_failed = True
+        why = f"answers {status}" if status else "cannot be reached"
+        _log.warning("Traces are not exported: the collector at %s %s.", self._url.hostname, why)
+
+
+def _rejected(body: bytes) -> int:
+    """Returns how many spans an answer says were rejected."""
+    try:
+        return max(0, ExportTraceServiceResponse.FromString(body).partial_success.rejected_spans)
+    except DecodeError:
+        return 0  # some answer with words

@@ -1,0 +1,71 @@
+"""The names of spans, attributes and events, in one table.
+
+(opentelemetry.io/docs/specs/semconv: http, gen-ai; `mnemogate.` are the gateway's own)
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SCOPE: Final = "mnemogate"
+# -- the resource
+SERVICE_VERSION: Final = "service.version"
+SERVICE_INSTANCE: Final = "service.instance.id"
+# -- any span
+ERROR_TYPE: Final = "error.type"
+# -- a request
+METHOD: Final = "http.request.method"
+ROUTE: Final = "http.route"
+STATUS: Final = "http.response.status_code"
+SCHEME: Final = "url.scheme"
+USER: Final = "user.id"
+SESSION: Final = "session.id"
+REQUEST_ID: Final = "mnemogate.request.id"
+PROJECT: Final = "mnemogate.project"
+KEY: Final = "mnemogate.key.id"
+MEMORY: Final = "mnemogate.memory"
+ADDED_MS: Final = "mnemogate.added_ms"
+SIDE_REQUEST: Final = "mnemogate.side_request"
+CLIENT_GONE: Final = "mnemogate.client_gone"
+LIMIT: Final = "mnemogate.limit"
+# The numbers that a reply's headers have.
+FROM_HEADERS: Final = {
+    "mnemogate.recalled_tokens": "x-mnemogate-recalled-tokens",
+    "mnemogate.injected_tokens": "x-mnemogate-injected-tokens",
+    "mnemogate.evicted_tokens": "x-mnemogate-evicted-tokens",
+}
+# -- a call of an upstream
+OPERATION: Final = "gen_ai.operation.name"
+PROVIDER: Final = "gen_ai.provider.name"
+MODEL: Final = "gen_ai.request.model"
+STREAM: Final = "gen_ai.request.stream"
+MAX_TOKENS: Final = "gen_ai.request.max_tokens"
+RESPONSE_ID: Final = "gen_ai.response.id"
+RESPONSE_MODEL: Final = "gen_ai.response.model"
+FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
+# In the order of `Counts`.
+TOKENS: Final = (
+    "gen_ai.usage.input_tokens",
+    "gen_ai.usage.output_tokens",
+    "gen_ai.usage.cache_read.input_tokens",
+    "gen_ai.usage.cache_write.input_tokens",
+    "gen_ai.usage.reasoning.output_tokens",
+)
+CONVERSATION: Final = "gen_ai.conversation.id"
+COMPACTED: Final = "gen_ai.conversation.compacted"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
+UPSTREAM: Final = "mnemogate.upstream"
+TRY: Final = "mnemogate.try"
+# -- steps of the gateway's own
+STORE: Final = "gen_ai.memory.store.id"
+RECORDS: Final = "gen_ai.memory.record.count"
+RECALL_TOKENS: Final = "mnemogate.recall.tokens"
+RECALL_LATE: Final = "mnemogate.recall.late"
+DURABLE: Final = "mnemogate.durable"
+TOOL: Final = "gen_ai.tool.name"
+TOOL_TYPE: Final = "gen_ai.tool.type"
+AGENT: Final = "mnemogate.agent.id"
+# The roots of work without a request: `mnemogate.` and the kind of the work.
+WORK: Final = "mnemogate."

@@ -1,0 +1,141 @@
+"""The standard `OTEL_` variables, as far as they count here.
+
+(opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables, .../protocol/exporter)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct, field
+
+from gateway.errors import SettingsError
+from gateway.traces.sampling import SAMPLERS
+
+# The name of the service, unless a variable names it.
+SERVICE: Final = "mnemogate"
+_PATH: Final = "/v1/traces"
+_OTLP: Final = "OTEL_EXPORTER_OTLP_"
+_TRACES: Final = f"{_OTLP}TRACES_"
+_PROTOCOL: Final = "http/protobuf"
+
+
+class OtlpSettings(Struct, frozen=True):
+    """How traces are exported."""
+
+    # The URL to which spans are posted.
+    endpoint: str
+    headers: tuple[tuple[str, str], ...] = ()
+    # Of one post.
+    timeout_s: float = 10.0
+    is_compressed: bool = False
+    # Attributes of the resource, `service.name` among them.
+    resource: Mapping[str, str] = field(default_factory=lambda: {"service.name": SERVICE})
+    sampler: str = "parentbased_always_on"
+    # The share that is sampled, where the sampler takes one.
+    ratio: float = 1.0
+    # Spans are sent after so long, or when so many wait; those beyond the queue are dropped.
+    delay_s: float = 5.0
+    queue_spans: int = 8192
+    batch_spans: int = 512
+
+    def __repr__(self) -> str:
+        """Names no header: they may hold keys."""
+        return f"OtlpSettings({self.endpoint!r})"
+
+
+def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
+    """Returns how traces are exported; None: they are not. Raises: SettingsError: a value is none."""
+    given = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_")}
+
+    def of(name: str) -> str:
+        """Returns a value of the exporter; that for traces counts first."""
+        return given.get(_TRACES + name) or given.get(_OTLP + name, "")
+
+    base = given.get(f"{_OTLP}ENDPOINT", "")
+    endpoint = given.get(f"{_TRACES}ENDPOINT") or (base.rstrip("/") + _PATH if base else "")
+    if not endpoint or given.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    _check_endpoint(endpoint)
+    if (protocol := of("PROTOCOL") or _PROTOCOL) != _PROTOCOL:
+        raise _mistake("OTEL_EXPORTER_OTLP_PROTOCOL", _PROTOCOL, protocol)
+    if (compression := of("COMPRESSION") or "none") not in ("gzip", "none"):
+        raise _mistake("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip or none", compression)
+    sampler = given.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on"
+    if sampler not in SAMPLERS:
+        raise _mistake("OTEL_TRACES_SAMPLER", "one of " + ", ".join(SAMPLERS), sampler)
+    queue_spans = _number(given, "OTEL_BSP_MAX_QUEUE_SIZE", 8192)
+    return OtlpSettings(
+        endpoint,
+        _headers(of("HEADERS")),
+        _number({"OTEL_EXPORTER_OTLP_TIMEOUT": of("TIMEOUT")}, "OTEL_EXPORTER_OTLP_TIMEOUT", 10_000) / 1000,
+        compression == "gzip",
+        _resource(given),
+        sampler,
+        _ratio(given.get("OTEL_TRACES_SAMPLER_ARG", "")) if "ratio" in sampler else 1.0,
+        _number(given, "OTEL_BSP_SCHEDULE_DELAY", 5000) / 1000,
+        queue_spans,
+        min(_number(given, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512), queue_spans),
+    )
+
+
+def _check_endpoint(endpoint: str) -> None:
+    try:
+        url = urlsplit(endpoint)
+        is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url:
+        raise _mistake("OTEL_EXPORTER_OTLP_ENDPOINT", "a URL that begins with http:// or https://", "another")
+
+
+def _headers(text: str) -> tuple[tuple[str, str], ...]:
+    """Reads `name=value,name=value`, where values may be percent-encoded."""
+    found = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, mark, value = part.partition("=")
+        name, value = unquote(name.strip()).lower(), unquote(value.strip())
+        is_sent = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
+        if not (mark and is_sent and value.isascii() and value.isprintable()):
+            # The value may be a key, so it is not shown.
+            raise _mistake("OTEL_EXPORTER_OTLP_HEADERS", "name=value, several with commas between", "another")
+        found.append((name, value))
+    return tuple(found)
+
+
+def _resource(given: Mapping[str, str]) -> dict[str, str]:
+    found = {"service.name": SERVICE}
+    for part in filter(None, map(str.strip, given.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))):
+        name, mark, value = part.partition("=")
+        if not (mark and name.strip()):
+            raise _mistake("OTEL_RESOURCE_ATTRIBUTES", "name=value, several with commas between", part)
+        found[name.strip()] = unquote(value.strip())
+    if service := given.get("OTEL_SERVICE_NAME"):
+        found["service.name"] = service
+    return found
+
+
+def _number(given: Mapping[str, str], name: str, default: int) -> int:
+    text = given.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1 << 31):
+        raise _mistake(name, "a whole number from 1", text)
+    return int(text)
+
+
+def _ratio(text: str) -> float:
+    try:
+        ratio = float(text) if text else 1.0
+    except ValueError:
+        ratio = math.nan
+    if not 0.0 <= ratio <= 1.0:
+        raise _mistake("OTEL_TRACES_SAMPLER_ARG", "a number from 0 to 1", text)
+    return ratio
+
+
+def _mistake(name: str, expected: str, seen: str) -> SettingsError:
+    return SettingsError(f"{name}: expected {expected}, saw {seen!r}", in_file=False)

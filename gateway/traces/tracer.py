@@ -1,0 +1,146 @@
+"""The tracer: the event loop decides what is sampled and queues accounts that have ended, a thread exports them."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Final
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from gateway.core.trace_context import TraceContext, caller_trace
+from gateway.metrics import Metrics
+from gateway.run.receipt import Receipt
+from gateway.traces import names
+from gateway.traces.export import Exporter
+from gateway.traces.otlp import OtlpSettings
+from gateway.traces.sampling import make_sampler
+from gateway.traces.spans import SpanMaker
+
+_log = logging.getLogger("mnemogate")
+# The time that what is queued may take at the end.
+FLUSH_S: Final = 2.0
+# Ids of spans leave room on both sides for those of calls and steps.
+_SPAN_BITS: Final = 62
+_LEAST_SPAN: Final = 1 << 61
+
+
+class Tracer:
+    """One for the process. It implements `RecordsTraces` (gateway.run.receipt)."""
+
+    def __init__(self, otlp: OtlpSettings, maker: SpanMaker, metrics: Metrics) -> None:
+        self._otlp = otlp
+        self.maker = maker
+        self._samples = make_sampler(otlp.sampler, otlp.ratio)
+        self._random = random.Random()
+        self._queue: deque[Receipt] = deque()
+        # Spans that were queued and taken out. Each number is written by one thread alone.
+        self._added = self._taken = 0
+        self._wake = threading.Event()
+        self._is_stopping = False
+        self._exported = metrics.count("spans_exported", "Spans that a collector has taken.")
+        self._dropped = metrics.count("spans_dropped", "Spans that no collector has.", "reason")
+        self._exporter = Exporter(otlp, self._exported, self._dropped, self._pause)
+        self._resource = {
+            names.SERVICE_VERSION: version("mnemogate"),
+            names.SERVICE_INSTANCE: str(uuid.uuid4()),
+            **otlp.resource,
+        }
+        self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
+
+    # -- in the event loop
+
+    def begin(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> TraceContext | None:
+        """Returns the trace of what begins now; None: it is not sampled. headers: of the request."""
+        caller = caller_trace(headers)
+        if caller is None:
+            trace_id = self._random.getrandbits(128) or 1
+            if not self._samples(None, trace_id):
+                return None
+            return TraceContext(trace_id, _LEAST_SPAN + self._random.getrandbits(_SPAN_BITS))
+        if not self._samples(caller, caller.trace_id):
+            return None
+        span_id = _LEAST_SPAN + self._random.getrandbits(_SPAN_BITS)
+        return TraceContext(caller.trace_id, span_id, caller.span_id, caller.state)
+
+    def take(self, account: Receipt) -> None:
+        """Takes the account of what has ended and is traced."""
+        account.ended = time.perf_counter()
+        account.count_tokens = None  # it holds the prompt
+        for call in account.calls:
+            call.read_reply()
+        count = _span_count(account)
+        if self._added - self._taken + count > self._otlp.queue_spans:
+            self._dropped.inc("queue", by=count)
+            return
+        self._added += count
+        self._queue.append(account)
+        if self._added - self._taken >= self._otlp.batch_spans and not self._wake.is_set():
+            self._wake.set()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Sends what is queued, for `FLUSH_S` at most. It blocks; nothing is taken afterwards."""
+        if not self._thread.is_alive():
+            return
+        self._exporter.ends_at = time.monotonic() + FLUSH_S
+        self._is_stopping = True
+        self._wake.set()
+        self._thread.join(FLUSH_S)
+
+    # -- in the thread
+
+    def _run(self) -> None:
+        while not self._is_stopping:
+            self._wake.wait(self._otlp.delay_s)
+            self._wake.clear()
+            while self._queue:
+                self._exporter.send(self._batch())
+        self._exporter.close()
+
+    def _pause(self, seconds: float) -> None:
+        """Waits so long, or until the gateway stops."""
+        until = time.monotonic() + seconds
+        while not self._is_stopping and (left := until - time.monotonic()) > 0:
+            self._wake.wait(left)
+            if not self._is_stopping:
+                self._wake.clear()
+
+    def _batch(self) -> ExportTraceServiceRequest:
+        """Returns the spans of the first accounts of the queue, as many as a request may have."""
+        request = ExportTraceServiceRequest()
+        of_resource = request.resource_spans.add()
+        for name, value in self._resource.items():
+            attribute = of_resource.resource.attributes.add()
+            attribute.key, attribute.value.string_value = name, value
+        of_scope = of_resource.scope_spans.add()
+        of_scope.scope.name, of_scope.scope.version = names.SCOPE, self._resource[names.SERVICE_VERSION]
+        clock, taken = time.time() - time.perf_counter(), 0
+        while self._queue and (not taken or taken + _span_count(self._queue[0]) <= self._otlp.batch_spans):
+            account = self._queue.popleft()
+            count = _span_count(account)
+            self._make(account, of_scope.spans.add, clock)
+            taken += count
+            self._taken += count
+            time.sleep(0)  # the loop's thread gets the interpreter between two accounts
+        return request
+
+    def _make(self, account: Receipt, add: Callable[[], Span], clock: float) -> None:
+        try:
+            self.maker.make(account, add, clock)
+        except Exception as error:
+            # A fault in one record must not end the thread for all. Its words may be somebody's.
+            _log.error("The spans of a request could not be made: %s", type(error).__name__)
+
+
+def _span_count(account: Receipt) -> int:
+    return 1 + len(account.calls) + len(account.steps) + bool(account.agent)
