@@ -194,8 +194,8 @@ class UsageRecord(Struct, frozen=True):
     cached: int
 
 
-class RequestRecord(Struct, frozen=True):
-    """A request as lists show it: no words."""
+class RequestHead(Struct, frozen=True, kw_only=True):
+    """What lists and the page of a request have of it."""
 
     id: str
     at: float
@@ -205,53 +205,47 @@ class RequestRecord(Struct, frozen=True):
     # on, read, off, strict, none or unavailable.
     mode: str
     model: str
+    upstream: str
     # None while it is in flight.
     status: int | None
     streamed: bool
     ms: float
     added_ms: float
-    # How many hits went into the note, and their tokens.
-    recalled: int
+    # Of the hits that went into the note.
     recalled_tokens: int
-    upstream: str
 
 
-class ExplainedRequest(Struct, frozen=True):
-    """Why a reply was made as it was."""
+class RequestRecord(RequestHead, frozen=True, kw_only=True):
+    """A request as lists show it: no words."""
 
-    id: str
-    at: float
-    memory: str | None
-    name: str | None
+    # How many hits went into the note.
+    recalled: int
+
+
+class ExplainedRequest(RequestHead, frozen=True, kw_only=True):
+    """Why a reply was made as it was. The defaults are of a request that did not look for memory."""
+
     # The public id of its conversation, and the number of its exchange's first message.
     conversation: str | None
-    exchange: int | None
-    model: str
-    upstream: str
+    exchange: int | None = None
     # Each upstream that was asked, with its answer ("openai:429").
     tries: tuple[str, ...]
-    status: int | None
-    streamed: bool
-    mode: str
     why: Why
     # What happened, in words.
     sentence: str
-    found: int
-    recalled_tokens: int
+    found: int = 0
     # The note is a selection of the whole memory.
-    selection: bool
-    chosen: tuple[HitRecord, ...]
+    selection: bool = False
+    chosen: tuple[HitRecord, ...] = ()
     # The best of those that stayed out.
-    left_out: tuple[LeftOutRecord, ...]
+    left_out: tuple[LeftOutRecord, ...] = ()
     # What went before the message, byte for byte.
-    note: str | None
-    window: WindowRecord
-    added_ms: float
+    note: str | None = None
+    window: WindowRecord = WindowRecord((), None, 0)
     first_ms: float | None
-    ms: float
-    usage: UsageRecord | None
+    usage: UsageRecord | None = None
     # Until when the sources are kept.
-    kept_until: float | None
+    kept_until: float | None = None
 
 
 class AuditRecord(Struct, frozen=True):

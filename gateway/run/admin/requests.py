@@ -13,26 +13,23 @@ from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import asdict
 
 from gateway.errors import BadRequest, UnknownId
+from gateway.run.admin.hits import hit_records
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, id_of
 from gateway.run.admin.page_records import (
     ExplainedRequest,
-    HitRecord,
     LeftOutRecord,
     PartTokens,
-    Reason,
     RequestRecord,
-    SourceKind,
     UsageRecord,
     Why,
     WindowPart,
     WindowRecord,
 )
 from gateway.run.request_log import MOST, LoggedRequest, RequestLog
-from storage.recall_record import PARTS, REASONS, RecalledEntry, RecallRecord, unpack
-from storage.records import API_PROFILE, Message, Scope
+from storage.recall_record import PARTS, REASONS, RecallRecord, unpack
+from storage.records import API_PROFILE, Scope
 from storage.sql.recalls import StoredRecall
 from storage.sql.store import Store
 
@@ -101,42 +98,8 @@ class RequestOperations(Struct, frozen=True):
             exchange = None if agent is None else await self.store.turns.exchange(agent, stored.exchange)
             if agent is None or exchange is None:
                 continue
-            record = unpack(stored.data)
-            hits = await self._hits(stored.agent, stored.memory_uid, record.entries)
             notes = [note for _, note in sorted(exchange.notes.items()) if note]
-            upstream, _, model = stored.model.partition("/")
-            if logged is None or logged.memory_uid != stored.memory_uid:
-                tries: tuple[str, ...] = (f"{upstream}:{record.status}",) if upstream else ()
-            else:
-                upstream, tries = logged.upstream or upstream, logged.tries
-            return ExplainedRequest(
-                id=id,
-                at=stored.at,
-                memory=stored.memory_uid,
-                name=name_of(stored.scope),
-                conversation=stored.conversation_uid,
-                exchange=stored.seq,
-                model=model,
-                upstream=upstream,
-                tries=tries,
-                status=record.status,
-                streamed=record.is_streamed,
-                mode=record.mode,
-                why=cast(Why, record.why),
-                sentence=sentence_of(record),
-                found=record.found,
-                recalled_tokens=record.recalled_tokens,
-                selection=record.is_selection,
-                chosen=tuple(hit for hit in hits if not isinstance(hit, LeftOutRecord)),
-                left_out=tuple(hit for hit in hits if isinstance(hit, LeftOutRecord)),
-                note=notes[-1] if notes else None,
-                window=_window(record),
-                added_ms=record.added_ms,
-                first_ms=record.first_ms,
-                ms=record.ms,
-                usage=None if record.usage is None else UsageRecord(*record.usage),
-                kept_until=stored.at + self.keep_why_days * _DAY_S,
-            )
+            return await self._explained(id, stored, logged, notes[-1] if notes else None)
         if logged is not None and self.log is not None and (suspects := self.log.suspects([logged])):
             logged = logged if suspects <= (await self.store.overview.scopes(suspects)).keys() else None
         if logged is None or logged.is_noted:
@@ -227,32 +190,37 @@ class RequestOperations(Struct, frozen=True):
     def _since(self) -> float:
         return self.now() - self.keep_why_days * _DAY_S
 
-    async def _hits(
-        self, agent: int, uid: str, entries: Sequence[RecalledEntry]
-    ) -> Sequence[HitRecord | LeftOutRecord]:
-        seqs = [e.seq for e in entries if not e.is_forgotten]
-        texts = await self.store.recall.at(agent, seqs)
-        found = []
-        for e in entries:
-            message = None if e.is_forgotten else texts.get(e.seq)
-            kind = cast(SourceKind, _kind(e, message))
-            hit = HitRecord(
-                kind,
-                e.seq,
-                None if message is None else message.text,
-                None if message is None else message.at,
-                e.is_forgotten,
-                None if message is None else _href(uid, kind, message),
-                e.rank,
-                e.score,
-                e.words,
-                e.meaning,
-                e.tokens,
-            )
-            if e.reason:
-                hit = LeftOutRecord(**asdict(hit), reason=cast(Reason, e.reason))
-            found.append(hit)
-        return found
+    async def _explained(
+        self, id: str, stored: StoredRecall, logged: LoggedRequest | None, note: str | None
+    ) -> ExplainedRequest:
+        """Returns a request that is noted.
+
+        id: its own, which is stored as a hash where it is long.
+        logged: what this process has of the id.
+        note: of its turn.
+        """
+        record, head = unpack(stored.data), {**_head_of_recall(stored), "id": id}
+        tries: tuple[str, ...] = (f"{head['upstream']}:{record.status}",) if head["upstream"] else ()
+        if logged is not None and logged.memory_uid == stored.memory_uid:
+            head["upstream"], tries = logged.upstream or head["upstream"], logged.tries
+        hits = await hit_records(self.store, stored.agent, stored.memory_uid, record.entries)
+        return ExplainedRequest(
+            **head,
+            conversation=stored.conversation_uid,
+            exchange=stored.seq,
+            tries=tries,
+            why=cast(Why, record.why),
+            sentence=sentence_of(record),
+            found=record.found,
+            selection=record.is_selection,
+            chosen=tuple(hit for hit in hits if not isinstance(hit, LeftOutRecord)),
+            left_out=tuple(hit for hit in hits if isinstance(hit, LeftOutRecord)),
+            note=note,
+            window=_window(record),
+            first_ms=record.first_ms,
+            usage=None if record.usage is None else UsageRecord(*record.usage),
+            kept_until=stored.at + self.keep_why_days * _DAY_S,
+        )
 
 
 def _page_end(after: str | None) -> tuple[int, int]:
@@ -265,24 +233,47 @@ def _page_end(after: str | None) -> tuple[int, int]:
     return int(number), int(exchange)
 
 
-def _of_recall(stored: StoredRecall) -> RequestRecord:
+def _head_of_recall(stored: StoredRecall) -> dict[str, Any]:
+    """Returns the fields of `RequestHead` of a request that is noted."""
     record = unpack(stored.data)
     upstream, _, model = stored.model.partition("/")
-    return RequestRecord(
-        stored.request or "",
-        stored.at,
-        stored.memory_uid,
-        name_of(stored.scope),
-        record.mode,
-        model,
-        record.status,
-        record.is_streamed,
-        record.ms,
-        record.added_ms,
-        sum(not e.reason for e in record.entries),
-        record.recalled_tokens,
-        upstream,
-    )
+    return {
+        "id": stored.request or "",
+        "at": stored.at,
+        "memory": stored.memory_uid,
+        "name": name_of(stored.scope),
+        "mode": record.mode,
+        "model": model,
+        "upstream": upstream,
+        "status": record.status,
+        "streamed": record.is_streamed,
+        "ms": record.ms,
+        "added_ms": record.added_ms,
+        "recalled_tokens": record.recalled_tokens,
+    }
+
+
+def _head_of_log(each: LoggedRequest) -> dict[str, Any]:
+    """Returns the fields of `RequestHead` of a request of this process."""
+    return {
+        "id": each.id,
+        "at": each.at,
+        "memory": each.memory_uid,
+        "name": None if each.scope is None else name_of(each.scope),
+        "mode": each.mode,
+        "model": each.model,
+        "upstream": each.upstream,
+        "status": each.status,
+        "streamed": each.is_streamed,
+        "ms": each.ms,
+        "added_ms": each.added_ms,
+        "recalled_tokens": each.recalled_tokens,
+    }
+
+
+def _of_recall(stored: StoredRecall) -> RequestRecord:
+    recalled = sum(not e.reason for e in unpack(stored.data).entries)
+    return RequestRecord(**_head_of_recall(stored), recalled=recalled)
 
 
 def name_of(scope: Scope) -> str:
@@ -317,38 +308,8 @@ def _window(record: RecallRecord) -> WindowRecord:
     return WindowRecord(tuple(parts), record.context, record.evicted)
 
 
-def _kind(e: RecalledEntry, message: Message | None) -> str:
-    if message is not None:
-        return "fact" if message.source == "muted" else message.source
-    return "message" if e.kind == "any" else e.kind
-
-
-def _href(uid: str, kind: SourceKind, message: Message) -> str | None:
-    match kind:
-        case "fact":
-            return f"m/{uid}/f/{message.seq}"
-        case "passage":
-            return f"m/{uid}/passages"
-        case _:
-            return None
-
-
 def _listed(each: LoggedRequest) -> RequestRecord:
-    return RequestRecord(
-        each.id,
-        each.at,
-        each.memory_uid,
-        None if each.scope is None else name_of(each.scope),
-        each.mode,
-        each.model,
-        each.status,
-        each.is_streamed,
-        each.ms,
-        each.added_ms,
-        each.recalled,
-        each.recalled_tokens,
-        each.upstream,
-    )
+    return RequestRecord(**_head_of_log(each), recalled=each.recalled)
 
 
 def _of_log(each: LoggedRequest) -> ExplainedRequest:
@@ -361,30 +322,10 @@ def _of_log(each: LoggedRequest) -> ExplainedRequest:
     elif why == "nothing_found":
         words = "Memory was not looked for: the request brings no new words of a person."
     return ExplainedRequest(
-        id=each.id,
-        at=each.at,
-        memory=each.memory_uid,
-        name=None if each.scope is None else name_of(each.scope),
+        **_head_of_log(each),
         conversation=each.conversation_uid,
-        exchange=None,
-        model=each.model,
-        upstream=each.upstream,
         tries=each.tries,
-        status=each.status,
-        streamed=each.is_streamed,
-        mode=each.mode,
         why=why,
         sentence=words,
-        found=0,
-        recalled_tokens=each.recalled_tokens,
-        selection=False,
-        chosen=(),
-        left_out=(),
-        note=None,
-        window=WindowRecord((), None, 0),
-        added_ms=each.added_ms,
         first_ms=each.first_ms,
-        ms=each.ms,
-        usage=None,
-        kept_until=None,
     )

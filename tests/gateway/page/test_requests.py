@@ -31,6 +31,11 @@ def test_a_request_says_why_and_only_to_its_project(operator: Operator) -> None:
     assert found["sentence"]
     assert found["chosen"]
     assert found["note"]
+    for hit in found["chosen"]:
+        page, _, place = hit["href"].partition("#")
+        reply = operator.get(page)
+        assert reply.status == 200
+        assert not place or f'id="{place}"'.encode() in reply.body
     other = operator_of(operator.world, "shop")
     assert other.get(f"r/{id}").status == 404
     assert other.twin("requests")["items"] == []
