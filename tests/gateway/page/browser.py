@@ -27,23 +27,34 @@ from tests.gateway.page.operator import Operator
 from tests.patience import PATIENCE_S
 
 Scheme = Literal["light", "dark"]
-WIDTHS = (320, 1440)
-SCHEMES: tuple[Scheme, ...] = ("light", "dark")
+# Each screen is loaded once, and seen in these ways, one after the other; axe-core looks at it once in each scheme.
+WAYS: tuple[tuple[Scheme, int], ...] = (("light", 1440), ("dark", 1440), ("dark", 320), ("light", 320))
+CHECKED = (("dark", 1440), ("light", 320))
 # The rules of WCAG 2.2 AA, and what axe calls good practice.
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 # Pictures of what `looks_right` saw are saved in this folder, for whoever wants to look.
 PICTURES = os.environ.get("MNEMOGATE_TEST_PICTURES")
 _SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
-_FOCUSABLE = """() => {
+# Lists that follow what happens would be other elements after a while.
+_STAND_STILL = "() => document.querySelectorAll('[data-live]').forEach((e) => e.removeAttribute('id'))"
+# Numbers what can be focused in the order of the document, and notes what is focused from now on.
+_FOLLOW_FOCUS = """() => {
     const all = "a[href], button, input:not([type=hidden]), select, textarea, summary, [tabindex='0']";
     const seen = [...document.querySelectorAll(all)].filter((e) => e.checkVisibility() && !e.disabled);
-    seen.forEach((e, n) => e.setAttribute("data-order", n));
+    document.body.tabIndex = -1;
+    document.body.focus();
+    window.focused = [];
+    document.onfocusin = ({ target: e }) => {
+        const s = getComputedStyle(e);
+        const has = s.outlineStyle !== "none" && parseFloat(s.outlineWidth) > 0;
+        window.focused.push([seen.indexOf(e), has, e.outerHTML.slice(0, 200)]);
+    };
+    document.addEventListener("focusin", document.onfocusin);
     return seen.length;
 }"""
 _FOCUSED = """() => {
-    const e = document.activeElement, s = getComputedStyle(e);
-    const has = s.outlineStyle !== "none" && parseFloat(s.outlineWidth) > 0;
-    return [Number(e.getAttribute("data-order") ?? -1), has, e.outerHTML.slice(0, 200)];
+    document.removeEventListener("focusin", document.onfocusin);
+    return window.focused;
 }"""
 
 
@@ -132,25 +143,25 @@ class Browser:
         self, operator: Operator, path: str, *, heading: str | None = None, is_signed_in: bool = True
     ) -> None:
         """Tries a screen in all ways. heading: its h1."""
-        for scheme in SCHEMES:
-            for width in WIDTHS:
+        with self.open(operator, path, is_signed_in=is_signed_in) as page:
+            if heading is not None:
+                assert page.title() == f"{heading} – Mnemogate"
+            headings = [h.text_content() for h in page.locator("h1").all()]
+            assert headings == [page.title().removesuffix(" – Mnemogate")]
+            page.evaluate(_STAND_STILL)
+            for scheme, width in WAYS:
                 way = f"{path or 'overview'} {scheme} {width}"
-                options: Any = {"width": width, "scheme": scheme, "is_signed_in": is_signed_in}
-                with self.open(operator, path, **options) as page:
-                    if heading is not None:
-                        assert page.title() == f"{heading} – Mnemogate"
-                    assert [h.text_content() for h in page.locator("h1").all()] == [
-                        page.title().removesuffix(" – Mnemogate")
-                    ]
-                    self._save(page, way)
-                    assert page.evaluate(_SIDEWAYS) <= 0, f"{way}: the page scrolls sideways"
+                page.emulate_media(color_scheme=scheme)
+                page.set_viewport_size({"width": width, "height": 900})
+                self._save(page, way)
+                assert page.evaluate(_SIDEWAYS) <= 0, f"{way}: the page scrolls sideways"
+                if scheme == "light":
+                    self._check_keyboard(page, way)
+                if (scheme, width) in CHECKED:
                     assert self.faults(page) == [], way
-                    if scheme == "light":
-                        self._check_keyboard(page, way)
-                    expected = page.inner_text("main")
-                if scheme == "light" and width == 1440:
-                    with self.open(operator, path, script=False, **options) as page:
-                        assert _still(page.inner_text("main")) == _still(expected), f"{way}, without script"
+            expected = page.inner_text("main")
+        with self.open(operator, path, script=False, width=320, is_signed_in=is_signed_in) as page:
+            assert _still(page.inner_text("main")) == _still(expected), f"{path}, without script"
 
     def faults(self, page: Any) -> list[str]:
         """Returns what axe-core finds wrong."""
@@ -165,15 +176,14 @@ class Browser:
 
     def _check_keyboard(self, page: Any, way: str) -> None:
         """Goes through all that can be focused, in the order in which it is read, and sees where it is."""
-        count = page.evaluate(_FOCUSABLE)
-        page.evaluate("() => { document.body.tabIndex = -1; document.body.focus(); }")
-        seen = []
-        for _ in range(min(count, 60)):
+        for _ in range(min(page.evaluate(_FOLLOW_FOCUS), 60)):
             page.keyboard.press("Tab")
-            number, has_outline, html = page.evaluate(_FOCUSED)
-            assert has_outline, f"{way}: the focus is not seen on {html}"
-            seen.append(number)
-        assert seen == list(range(len(seen))), f"{way}: the focus does not follow the order of reading"
+        focused = page.evaluate(_FOCUSED)
+        unseen = [html for _, has_outline, html in focused if not has_outline]
+        assert unseen == [], f"{way}: the focus is not seen"
+        order = [number for number, *_ in focused]
+        assert order == list(range(len(order))), f"{way}: the focus does not follow the order of reading"
+        assert order, f"{way}: nothing can be focused"
 
     def _save(self, page: Any, way: str) -> None:
         if PICTURES:
