@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from storage.database import Connection
-from storage.sql.group import Group, reads, writes
+from storage.sql.group import Group, long_reads, writes
 from storage.sql.statements import load
 
 SQL = load("page.sql")
@@ -41,7 +41,7 @@ class Audit(Group):
         """Notes what was done. The parameters are the fields of `AuditEntry`."""
         await connection.run(SQL["audit_add"], (at, actor, action, memory, what))
 
-    @reads
+    @long_reads
     async def list(
         self,
         connection: Connection,

@@ -62,6 +62,10 @@ WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.state <> 'forgotten' LIMIT ?3
 SELECT e.id, e.seq, e.depth, e.conversation, e.begun, e.ended FROM exchanges e
 WHERE +e.agent = ?1 AND e.id {in:2:BIGINT:64} AND e.state <> 'forgotten'
 
+-- name: last_number
+-- Returns the last number that a memory has given out.
+SELECT next_seq - 1 FROM agents WHERE id = ?
+
 -- name: notes
 -- Reads the notes from a number on; ?3 exchanges at most.
 SELECT e.id, e.notes FROM exchanges e

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.settings import BlockSettings, ProfileSettings
+from storage.sql import forget_preview
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operator_of
@@ -194,6 +195,18 @@ def test_forgetting_takes_all_to_the_last_byte(operator: Operator) -> None:
     assert SECRET.encode() not in operator.world.data()
     assert operator.get(f"m/{uid}").status == 404
     assert [each for each in actions(operator) if each[0] == "forget"] == [("forget", uid)]
+
+
+def test_notes_of_a_memory_that_is_too_large_are_not_counted(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = speak(operator.world, "My cat is called Miso.")
+    (seq,) = learn(operator.world, agent, "Alice has a cat called Miso.")
+    speak(operator.world, "What is my cat called?")
+    assert operator.twin(f"m/{agent.uid}/forget?fact={seq}")["will_go"]["notes"] == 1
+    monkeypatch.setattr(forget_preview, "_MOST_NUMBERS", 2)
+    assert operator.twin(f"m/{agent.uid}/forget?fact={seq}")["will_go"]["notes"] is None
+    assert "too many to count here" in page(operator, f"m/{agent.uid}/forget?fact={seq}")
 
 
 def test_a_forgotten_fact_is_not_learned_again_from_the_same_words(operator: Operator) -> None:
