@@ -6,6 +6,7 @@ memory of another one is "no such memory". The command line prints the records, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, Literal, TypeVar, cast
 
@@ -562,6 +563,8 @@ def _end_of(after: str) -> PageEnd:
     """Returns the end of a page that a list gave as `next`. Raises: BadRequest."""
     at, _, row = after.partition("_")
     try:
+        if not math.isfinite(float(at)):
+            raise ValueError(at)
         return float(at), _bounded(row)
     except ValueError as error:
         raise _unreadable("after") from error
