@@ -195,7 +195,7 @@ class UsageRecord(Struct, frozen=True):
 
 
 class RequestHead(Struct, frozen=True, kw_only=True):
-    """What lists and the page of a request have of it."""
+    """The part of a request that lists and its own page have."""
 
     id: str
     at: float
