@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
+from msgspec.structs import asdict
+
 from gateway.errors import BadRequest
 from gateway.page.memory_door import OPERATORS, MemoryDoor, Way, door_of
 from gateway.page.operations import PageOperations
 from gateway.page.screen import Action, Answer, Ask, Download, ListQuery, Screen, View
+from gateway.run.admin.memory_views import AgentMemoryPage
 
 
 class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,6 +39,9 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
     async def show(ask: Ask, query: object) -> View:
         door = await lists(ask)
         page = await views.memory(door.project, door.uid)
+        if page.memory.kind == "agent":
+            runs = await operations.runs.newest(await views.find(door.project, door.uid))
+            page = AgentMemoryPage(**asdict(page), runs=runs)
         return door.view(page, "memory.html", page.memory.name)
 
     async def facts(ask: Ask, query: FactsQuery) -> View:

@@ -23,6 +23,7 @@ from gateway.run.admin.page_records import (
     MemoryKind,
     MemoryRecord,
     MessageRecord,
+    RunHead,
     SourceRecord,
     VersionRecord,
 )
@@ -101,6 +102,12 @@ class MemoryPage(Struct, frozen=True):
     facts: tuple[FactRecord, ...]
     conversations: tuple[ConversationRecord, ...]
     passages: tuple[SourceRecord, ...]
+
+
+class AgentMemoryPage(MemoryPage, frozen=True):
+    """An agent's memory on one page, with its newest runs."""
+
+    runs: tuple[RunHead, ...]
 
 
 class BlockDiff(Struct, frozen=True, rename={"from_": "from"}):

@@ -16,9 +16,12 @@ from gateway.run.admin.operation_arguments import number_of
 from gateway.run.admin.page_records import RunHead, RunPage, StepCall, StepRecord
 from gateway.run.admin.talk import TOOL_CHARS, cut
 from storage.errors import NotFound
-from storage.listing import Page, RunEntry, RunFilter, StepEntry
+from storage.listing import Page, RunEntry, RunFilter, SizedMemory, StepEntry
 from storage.records import Agent, Exchange
 from storage.sql.store import Store
+
+# Runs on the page of an agent's memory.
+NEWEST = 10
 
 
 class RunOperations(Struct, frozen=True):
@@ -55,10 +58,10 @@ class RunOperations(Struct, frozen=True):
         page = RunPage(run_head(entry), tuple(found), str(shown[-1].step.number) if is_more else None)
         return entry.agent_uid, page
 
-    async def newest(self, agent: Agent, limit: int) -> tuple[RunHead, ...]:
-        """Returns the newest runs of an agent."""
-        wanted = RunFilter(agent=agent.id)
-        found = await self.store.runs.list(agent.scope.project, wanted, Page(limit=limit))
+    async def newest(self, memory: SizedMemory, limit: int = NEWEST) -> tuple[RunHead, ...]:
+        """Returns the newest runs of an agent. memory: the agent's."""
+        wanted = RunFilter(agent=memory.id)
+        found = await self.store.runs.list(memory.scope.project, wanted, Page(limit=limit))
         return tuple(map(run_head, found))
 
     async def _step(self, agent: Agent, entry: StepEntry, follower: int | None) -> StepRecord:

@@ -53,6 +53,16 @@ def test_a_run_has_its_steps_with_calls_and_results(life: Life) -> None:
     assert rest["next"] is None
 
 
+def test_the_memory_of_an_agent_leads_to_its_runs(life: Life) -> None:
+    operator, id = operator_of(life.world), run_with_calls(life)
+    (agent,) = operator.twin("people?kind=agent")["items"]
+    memory = operator.twin(f"m/{agent['uid']}")
+    assert sorted(memory) == ["blocks", "conversations", "facts", "memory", "passages", "runs"]
+    assert memory["runs"] == [operator.twin(f"runs/{id}")["run"]]
+    shown = operator.get(f"m/{agent['uid']}").body.decode()
+    assert f'<a href="../runs/{id}">{id}</a>' in shown
+
+
 def test_a_run_of_another_project_is_none(life: Life) -> None:
     id = run_with_calls(life)
     assert operator_of(life.world, "shop").get(f"runs/{id}").status == 404
@@ -65,7 +75,10 @@ def test_a_run_looks_right(life: Life, browser: Browser) -> None:
     operator: Operator = operator_of(life.world)
     id = run_with_calls(life)
     browser.looks_right(operator, f"runs/{id}", heading=f"Run {id}")
-    with browser.open(operator, f"runs/{id}") as page:
+    uid = operator.twin("people?kind=agent")["items"][0]["uid"]
+    with browser.open(operator, f"m/{uid}", width=320) as page:
+        assert browser.faults(page) == []
+        page.get_by_role("region", name="Runs", exact=True).get_by_role("link", name=id).click()
         page.get_by_text("memory_insert").nth(1).click()
         assert page.get_by_text("<b>Cat</b>").first.is_visible()
         assert "\u202e" not in page.content()
