@@ -1,0 +1,65 @@
+"""What a person decides by a link holds at every gateway of the database, in every dialect, and after a restart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from gateway.settings import UpstreamSettings
+from tests.doubles.anthropic_upstream import StrictAnthropic
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.page.person import Person, person_of
+from tests.gateway.sdk import Clock, World, remember
+
+BODIES = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Zqmisox?"}]},
+    "/v1/responses": {"input": "Zqmisox?"},
+    "/v1/messages": {"messages": [{"role": "user", "content": "Zqmisox?"}], "max_tokens": 50},
+}
+
+
+def modes(worlds: Mapping[str, World]) -> set[str]:
+    """Returns what replies of all dialects say of alice's memory, at each gateway, whole and streamed."""
+    found = set()
+    for model, world in worlds.items():
+        for path, body in BODIES.items():
+            for more in ({"stream": False}, {"stream": True}):
+                headers = {"x-mnemogate-user": "alice", "x-mnemogate-memory": "on"}
+                sent = json.dumps({"model": model, **body, **more}).encode()
+                reply = world.gateway.ask("POST", path, sent, {"content-type": "application/json", **headers})
+                assert reply.status == 200, (path, reply.body)
+                found.add(reply.headers["x-mnemogate-memory"])
+        world.settle()
+    return found
+
+
+def sizes(person: Person) -> list[tuple[str, int, int]]:
+    return [(each["id"], each["messages"], each["bytes"]) for each in person.twin()["conversations"]]
+
+
+def test_a_link_and_a_pause_hold_at_every_gateway(upstream: StrictUpstream, url: str) -> None:
+    clock = Clock()
+    with ExitStack() as stack, StrictAnthropic() as anthropic:
+        claude = (UpstreamSettings("up", "anthropic", anthropic.base_url),)
+        first = stack.enter_context(remember(upstream, url, clock=clock))
+        with remember(anthropic, url, clock=clock, upstreams=claude) as second:
+            worlds = {"gpt-4o-mini": first, "claude-opus-4-6": second}
+            assert modes(worlds) == {"on"}
+            here = person_of(first)
+            there = Person(second, here.path)
+            assert there.twin() == here.twin()
+            stored = sizes(there)
+            there.send("pause", paused="true")
+            assert modes(worlds) == {"off"}
+            assert here.twin()["paused"]
+            assert sizes(here) == stored
+        # The gateway at which it was paused is gone.
+        assert modes({"gpt-4o-mini": first}) == {"off"}
+        with remember(anthropic, url, clock=clock, upstreams=claude) as third:
+            again = Person(third, here.path)
+            assert modes({"claude-opus-4-6": third}) == {"off"}
+            again.send("pause", paused="false")
+            assert modes({"gpt-4o-mini": first, "claude-opus-4-6": third}) == {"on"}
+            clock.sleep(3_601)
+            assert [each.ask("GET").status for each in (here, again)] == [404, 404]
