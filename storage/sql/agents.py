@@ -137,12 +137,16 @@ class Agents:
         """Returns an agent with its present numbers; None where it is gone."""
         return await self._database.read(lambda connection: load_agent(connection, id))
 
+    def new(self, scope: Scope) -> Agent:
+        """Returns an agent that is not stored, with a name and a secret of its own."""
+        return Agent(0, uuid.uuid4().hex, scope, secrets.token_bytes(16), 0, created=self._now())
+
     def draft(self, scope: Scope) -> Agent:
         """Returns an agent that is not stored yet (id 0): the same one for all requests of the scope until it is."""
         # Requests side by side get the same draft, so that they agree on hashes.
         draft = self._drafts.get(scope)
         if draft is None:
-            draft = Agent(0, uuid.uuid4().hex, scope, secrets.token_bytes(16), 0, created=self._now())
+            draft = self.new(scope)
             self._keep(self._drafts, scope, draft)
         return draft
 

@@ -55,6 +55,15 @@ def seen(blocks: Iterable[tuple[int, Block]]) -> list[Block]:
     return [block for _, block in in_order]
 
 
+async def default_blocks(connection: Connection, agent: int) -> list[Block]:
+    """Returns an agent's own blocks as its profile gave them to it."""
+    rows = await connection.rows(SQL["block_defaults"], (agent,))
+    return [
+        Block(0, label, description, value or "", limit, bool(read_only))
+        for label, description, limit, read_only, value in rows
+    ]
+
+
 async def ensure_blocks(connection: Connection, agent: int, defaults: Iterable[Block], at: float) -> None:
     """Gives the agent the blocks of its profile that it lacks; ids and versions of the defaults do not count."""
     await _ensure(connection, "block_insert_own", (agent,), defaults, at)

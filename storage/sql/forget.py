@@ -18,9 +18,10 @@ from storage.commands import Extent, ForgetTarget, Rules
 from storage.database import GONE, Connection, Database, Row
 from storage.records import Exchange, State
 from storage.sql import exchanges
-from storage.sql.agents import Agents
+from storage.sql.agents import Agents, begin_agent, load_agent
 from storage.sql.agents_api.definitions import remove_definitions
 from storage.sql.agents_api.sleepers import end_readings
+from storage.sql.blocks import default_blocks
 from storage.sql.erase import (
     FIRST,
     SQL,
@@ -129,10 +130,12 @@ class Forgetting(Group):
         """Returns what was begun and not ended, by this process or one before it."""
         return await read_ids(connection, "unfinished", ())
 
-    async def begin(self, agent: int, target: ForgetTarget) -> int:
+    async def begin(self, agent: int, target: ForgetTarget, *, keeps_pause: bool = False) -> int:
         """Writes the target down, after which nothing that was under way commits any more. Returns what `run` takes.
 
         Jobs end, and begin again when all is gone: no model is asked about what is to go.
+
+        keeps_pause: of a whole memory that is paused, an empty one stays in its place that is paused, too.
         """
         now = self._now()
 
@@ -143,7 +146,13 @@ class Forgetting(Group):
             user = await connection.row(SQL["only_memory"], (agent,)) if target.is_all else None
             if user is not None:
                 await fold_user(connection, *user)
-            return await begin_forgetting(connection, agent, target, now), before, user
+            paused = await load_agent(connection, agent) if keeps_pause and target.is_all else None
+            blocks = [] if paused is None else await default_blocks(connection, agent)
+            id = await begin_forgetting(connection, agent, target, now)
+            if paused is not None and paused.paused is not None:
+                empty = await begin_agent(connection, self._agents.new(paused.scope), blocks, (), now)
+                await connection.run(PAGE["pause"], (empty.id, paused.paused))
+            return id, before, user
 
         id, before, user = await self._database.bulk(write)
         if user is not None:

@@ -103,6 +103,12 @@ ORDER BY 1
 SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid
 FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.id = ?
 
+-- name: block_defaults
+-- Reads an agent's own blocks with the values that its profile gave them.
+SELECT b.label, b.description, b.lim, b.read_only, h.value
+FROM blocks b LEFT JOIN block_history h ON h.block = b.id AND h.version = 1 AND h.origin = 'default'
+WHERE b.agent = ? ORDER BY b.id
+
 -- name: block_insert_own
 -- Copies a default of the profile for a user at first use; an existing block stays as it is.
 INSERT INTO blocks (agent, project, profile, label, description, lim, read_only, uid, version, current)

@@ -124,7 +124,7 @@ class MemoryForgetting:
                 f"Nothing was forgotten: {preview.confirm} messages would go now, not {(confirm or '').strip()!r}.",
                 param="confirm",
             )
-        id = await self._store.forgetting.begin(memory.id, target)
+        id = await self._store.forgetting.begin(memory.id, target, keeps_pause=True)
         what = "all" if kind == "all" else f"{kind} {preview.target.id}"
         await self._store.audit.add(self._now(), editor.actor, "forget", uid, what)
         task = asyncio.create_task(self._carry_out(id))
@@ -241,6 +241,9 @@ class MemoryForgetting:
         if any(each.is_shared for each in await self._store.memory_pages.blocks(memory.id)):
             stays.append(RemainingRecord("Blocks that others share, without what came from here."))
         stays.append(RemainingRecord("A note that it was forgotten: the memory's number and no words."))
+        if memory.paused is not None:
+            words = "That memory is paused, and under which name: nothing is remembered anew."
+            stays.append(RemainingRecord(words))
         return stays
 
 

@@ -230,6 +230,33 @@ def test_forgetting_leaves_nothing_and_ends_the_link(world: World) -> None:
     assert [each[1] for each in audit(world)].count("forget") == 2
 
 
+@pytest.mark.both
+def test_who_has_paused_is_not_remembered_anew_after_forgetting(world: World) -> None:
+    person, _, _ = fill(world)
+    person.send("pause", paused="true")
+    assert any("paused" in each["text"] for each in person.twin("/forget?all=1")["stays"])
+    gone = person.send("forget?all=1", confirm="4")
+    assert (gone.status, "Memory stays paused" in gone.body.decode()) == (200, True)
+    assert SECRET.encode() not in world.data()
+    assert person.ask("GET").status == 404
+    say = [{"role": "user", "content": f"My dog is called {SECRET}."}]
+    said = world.post(say, {"x-mnemogate-user": "alice"})
+    assert said.headers["x-mnemogate-memory"] == "off"
+    world.settle()
+    assert SECRET.encode() not in world.data()
+    again = person_of(world)
+    found = again.twin()
+    assert (found["paused"], found["facts"], found["conversations"]) == (True, [], [])
+    assert [(each["label"], each["value"]) for each in found["blocks"]] == [
+        ("team", ""), ("human", ""), ("law", "")
+    ]  # fmt: skip
+    again.send("pause", paused="false")
+    say = [{"role": "user", "content": "Hello again."}]
+    assert world.post(say, {"x-mnemogate-user": "alice"}).headers["x-mnemogate-memory"] == "on"
+    world.settle()
+    assert again.twin()["conversations"][0]["messages"] == 2
+
+
 def test_no_altered_token_opens_anything(world: World) -> None:
     person, _, _ = fill(world)
     token = person.path.removeprefix("me/")
