@@ -7,13 +7,15 @@ from functools import lru_cache
 
 import orjson
 
-from storage.database import USAGE, Connection, Database, Statement
+from storage.database import USAGE, Connection, Database, Row, Statement
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load, make_statement
 from storage.usage_records import COUNTERS, ROWS_AT_ONCE, UsageKey, UsageQuery, UsageSum
 
 SQL = load("usage.sql")
 _KEYS = len(UsageKey._fields)
+# A query of fewer days is added up whole. Chosen: two days are looked through for the end of a page.
+_LONG_DAYS = 6
 _SUMS = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in COUNTERS)
 
 UsageRow = tuple[UsageKey, Sequence[int]]
@@ -36,11 +38,9 @@ class Usage(Group):
     @long_reads
     async def sums(self, connection: Connection, query: UsageQuery) -> list[UsageSum]:
         """Returns the sums that a query asks for, in the order of its `by`."""
-        names = tuple(name for name, _ in query.only)
-        values: list[object] = [query.first, query.last, *(value for _, value in query.only)]
-        values += query.after or ()
-        statement = _sums(query.by, names, query.after is not None)
-        size = len(query.by)
+        end = await _end(connection, query)
+        statement = _sums(query.by, _names(query), query.after is not None, end is not None)
+        values, size = [query.first, query.last, *_values(query), *(end or ())], len(query.by)
         return [
             UsageSum(tuple(row[:size]), tuple(row[size:]))
             for row in await connection.rows(statement, (*values, query.limit))
@@ -137,16 +137,61 @@ async def _fold(connection: Connection, rows: Iterable[Sequence[object]]) -> int
     return count
 
 
+async def _end(connection: Connection, query: UsageQuery) -> Row | None:
+    """Returns values of `by` up to which there are as many sums as are asked for; None: that is not known.
+
+    To add up what no page shows takes most of the time of a long query. As many sums as one day alone has up to some
+    values, all days have as well: so a day is looked through, which is little beside all of them.
+    """
+    if query.last - query.first < _LONG_DAYS or not query.by:
+        return None
+    for day in (query.last - 1, query.first):
+        statement = _ends(query.by, _names(query), query.after is not None)
+        values = (day, *_values(query), query.limit - 1)
+        if (row := await connection.row(statement, values)) is not None:
+            return row
+    return None
+
+
+def _names(query: UsageQuery) -> tuple[str, ...]:
+    return tuple(name for name, _ in query.only)
+
+
+def _values(query: UsageQuery) -> list[object]:
+    """Returns the values of a query's conditions, but for its days."""
+    return [*(value for _, value in query.only), *(query.after or ())]
+
+
 @lru_cache(maxsize=64)
-def _sums(by: tuple[str, ...], only: tuple[str, ...], is_later: bool) -> Statement:
+def _sums(by: tuple[str, ...], only: tuple[str, ...], is_later: bool, is_ended: bool) -> Statement:
     """Returns the statement for sums by some columns. The names are those of `UsageKey`'s fields."""
-    assert {*by, *only} <= {*UsageKey._fields}
-    columns = [f'"{name}"' for name in by]
-    where = ["day BETWEEN ? AND ?", *(f'"{name}" = ?' for name in only)]
-    if is_later:
-        where.append(f"({', '.join(columns)}) > ({', '.join('?' * len(by))})")
-    grouped = (
-        f" GROUP BY {', '.join(columns)} ORDER BY {', '.join(columns)}" if by else " HAVING count(*) > 0"
-    )
-    text = f"SELECT {', '.join([*columns, _SUMS])} FROM usage WHERE {' AND '.join(where)}{grouped} LIMIT ?"
+    columns = ", ".join(f'"{name}"' for name in by)
+    where = _where(by, only, is_later)
+    if is_ended:
+        where += f" AND ({columns}) <= ({_marks(by)})"
+    grouped = f" GROUP BY {columns} ORDER BY {columns}" if by else " HAVING count(*) > 0"
+    shown = f"{columns}, {_SUMS}" if by else _SUMS
+    text = f"SELECT {shown} FROM usage WHERE day BETWEEN ? AND ?{where}{grouped} LIMIT ?"
     return make_statement("usage.sql: sums", text)
+
+
+@lru_cache(maxsize=64)
+def _ends(by: tuple[str, ...], only: tuple[str, ...], is_later: bool) -> Statement:
+    """Returns the statement that finds the last values of `by` of a page, as one day has them."""
+    columns = ", ".join(f'"{name}"' for name in by)
+    where = _where(by, only, is_later)
+    text = f"SELECT DISTINCT {columns} FROM usage WHERE day = ?{where} ORDER BY {columns} LIMIT 1 OFFSET ?"
+    return make_statement("usage.sql: ends", text)
+
+
+def _where(by: tuple[str, ...], only: tuple[str, ...], is_later: bool) -> str:
+    assert {*by, *only} <= {*UsageKey._fields}
+    where = [f' AND "{name}" = ?' for name in only]
+    if is_later:
+        columns = ", ".join(f'"{name}"' for name in by)
+        where.append(f" AND ({columns}) > ({_marks(by)})")
+    return "".join(where)
+
+
+def _marks(by: tuple[str, ...]) -> str:
+    return ", ".join("?" * len(by))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ import pytest
 
 from gateway.run.usage import meter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
-from storage.usage_records import COUNTERS
+from storage.usage_records import COUNTERS, UsageKey, UsageQuery, UsageSum
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import Clock, World, agent, remember
 from tests.server import RawReply
@@ -129,6 +130,37 @@ def test_a_page_goes_on_where_the_one_before_ended(world: World) -> None:
         None,
     )
     assert [each["user"] for each in rows(world, by="user", user="bob")] == ["bob"]
+
+
+@pytest.mark.parametrize("by", [("user",), ("user", "model"), ("day", "user"), ("model",), ("day",)])
+def test_the_pages_of_many_days_are_the_whole(world: World, by: tuple[str, ...]) -> None:
+    """Of a long query no more is added up than a page shows."""
+    draw, usage = random.Random(len(by)), world.store.usage
+    keys = {
+        UsageKey(day, "default", f"u{draw.randrange(9)}", 0, "up", f"m{draw.randrange(3)}")
+        for day in range(1, 13)
+        for _ in range(day % 7)  # some days have none
+    }
+    written = [(key, [draw.randrange(9) for _ in COUNTERS]) for key in sorted(keys)]
+
+    async def add() -> None:
+        await usage.add(written)
+
+    async def read(after: tuple[str | int, ...] | None) -> list[UsageSum]:
+        return await usage.sums(UsageQuery(by, 0, 13, (), after, limit))
+
+    world.gateway.call(add())
+    whole: dict[tuple[Any, ...], list[int]] = {}
+    for key, counters in written:
+        found = whole.setdefault(tuple(getattr(key, name) for name in by), [0] * len(COUNTERS))
+        found[:] = map(sum, zip(found, counters, strict=True))
+    for limit in (1, 4, 100):
+        pages: list[UsageSum] = []
+        while page := world.gateway.call(read(pages[-1].by if pages else None)):
+            assert len(page) <= limit
+            pages += page
+        assert {each.by: list(each.counters) for each in pages} == whole
+        assert [each.by for each in pages] == sorted(whole)
 
 
 @pytest.mark.parametrize(

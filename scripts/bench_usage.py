@@ -1,0 +1,83 @@
+"""Measures how long operators wait for usage: a page of `GET /v1/manage/usage` of 30 days over a table with many rows.
+
+The rows are those of many users (one a day and user) and those of few (of whom each asks many models). Each question is
+asked several times and the best time counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from gateway.core.memory.rules import RULES
+from gateway.run.admin.usage import UsageOperations
+from storage.open import open_store
+from storage.usage_records import COUNTERS, UsageKey
+
+DAYS = 30
+DAY_S = 86_400
+TODAY = 20_400
+# Of a row with a day's chats of one user.
+COUNTS = {"requests": 12, "calls": 14, "input_tokens": 18_000, "output_tokens": 4_200, "cached_tokens": 9_000,
+          "injected_tokens": 3_000, "cost": 7_140_000}  # fmt: skip
+QUESTIONS = ({"by": "user"}, {"by": "user", "project": "default"}, {"by": "day,user"}, {"by": "day"})
+
+
+def rows(users: int, models: int) -> Iterator[tuple[object, ...]]:
+    counters = [COUNTS.get(name, 0) for name in COUNTERS]
+    for day in range(TODAY - DAYS + 1, TODAY + 1):
+        for user in range(users):
+            for model in range(models):
+                yield (*UsageKey(day, "default", f"user-{user:07d}", 3, "up", f"model-{model}"), *counters)
+
+
+async def measure(file: Path, count: int, users: int) -> dict[str, Any]:
+    models = max(1, count // DAYS // users)
+    store = await open_store(file, rules=RULES)
+    await store.close()
+    marks = ", ".join("?" * (len(UsageKey._fields) + len(COUNTERS)))
+    with closing(sqlite3.connect(file)) as database, database:
+        database.executemany(f"INSERT INTO usage VALUES ({marks})", rows(users, models))
+    store = await open_store(file, rules=RULES)
+    operations = UsageOperations(store.usage, lambda: float(TODAY * DAY_S + 1))
+    found: dict[str, Any] = {"rows": DAYS * users * models, "users": users}
+    for question in QUESTIONS:
+        times = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            page = await operations.show(question)
+            times.append((time.perf_counter() - begun) * 1000)
+            assert page["data"]
+        found[" ".join(question.values())] = round(min(times))
+    await store.close()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    results = []
+    for users in (options.rows // DAYS, 1_000):
+        with tempfile.TemporaryDirectory() as folder:
+            results.append(asyncio.run(measure(Path(folder) / "usage.db", options.rows, users)))
+    if options.json:
+        print(json.dumps(results))
+        return
+    for found in results:
+        print(f"{found.pop('rows'):,} rows of {found.pop('users'):,} users, a page of 30 days in ms:")
+        for question, took in found.items():
+            print(f"  by {question:<14} {took:>6}")
+
+
+if __name__ == "__main__":
+    main()
