@@ -30,6 +30,7 @@ from gateway.log import AccessLog
 from gateway.metrics import Metrics
 from gateway.open_database import may_be_keyed, preload
 from gateway.operations import (
+    import_operations,
     limit_operations,
     make_mcp_memory,
     make_operations,
@@ -71,6 +72,7 @@ from gateway.web.completions import CHAT_PATHS, ChatRoute, is_chat
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
 from gateway.web.manage.access import Access
+from gateway.web.manage.imports import import_routes
 from gateway.web.manage.keys import key_routes
 from gateway.web.manage.limits import limit_routes
 from gateway.web.manage.usage import MANAGE_PREFIX, usage_routes
@@ -197,6 +199,7 @@ class Gateway:
         self._page = self._make_page(limits, clock)
         self.mcp = make_mcp_memory(settings, store, services.embed_query, clock, self.accounts, self.limiter)
         self._mcp_endpoint = self._make_mcp_endpoint(bodies) if server.mcp else None
+        self._imports = import_operations(settings, store, clock)
         self._router = Router(self._routes(bodies, limits, admin_token), redirect_slashes=False)
         if self.tracer is not None:
             self.tracer.maker.add_routes(
@@ -270,6 +273,7 @@ class Gateway:
             ),
             *usage_routes(UsageOperations(self.store.usage, self.requests.now, self.meter), access),
             *limit_routes(limits_of_use, access, bodies),
+            *import_routes(self._imports, access, bodies, max_upload_bytes, limits.body_timeout_s),
             *key_routes(
                 KeyManagement(self.store.keys, limits_of_use, self.requests.now),
                 KeyHolder(self.store.usage, self.meter, self.limiter, self.requests.now),
@@ -288,6 +292,7 @@ class Gateway:
                 self.sign_in,
                 self.meter,
                 self.mcp,
+                self._imports,
             )
             routes += admin_routes(operations, admin_token)
         return routes
@@ -431,6 +436,7 @@ class Gateway:
         with suppress(StoreError):  # it was logged
             await self.meter.write()
         await self._page_operations.forgetting.aclose()
+        await self._imports.aclose()
         await self.store.close()
         for provider in (*self.providers.values(), *self._own.values()):
             await provider.aclose()

@@ -456,6 +456,50 @@ def import_memory(file: str | None, **wanted: Any) -> None:
     _commands().restore(wanted, file)
 
 
+@root.command(
+    "import", help="import what another application has exported: conversations, or a list of facts"
+)
+@click.argument("file", type=click.Path(), help="the file: a ZIP, JSON, JSON lines, or lines of text")
+@_option("user", "whose memory it is for (default: the settings' user of requests that name none)")
+@_option("project", "the project (default: default)")
+@_option("profile", "the profile (default: the project's)")
+@_choice(
+    "format",
+    "what the file is (default: found by itself)",
+    *("chatgpt", "claude", "list", "jsonl", "mem0", "mastra"),
+)
+@_option("source-user", "whose facts of the file are read, where it has several users'", "NAME")
+@_flag("learn", "learn from the conversations, too, which asks the background model")
+@_flag("preview", "show what would be imported, and write nothing")
+@_json
+def import_file(file: str, as_json: bool, **wanted: Any) -> int:
+    return _commands().import_file(file, wanted, as_json=as_json)
+
+
+@root.group(help="list imports, and undo one", invoke_without_command=True)
+@click.pass_context
+def imports(context: click.Context) -> None:
+    if context.invoked_subcommand is None:
+        context.invoke(list_imports)
+
+
+@imports.command("list", help="list imports, the newest first (the default action)")
+@_option("project", "the project (default: all of them)")
+@_json
+def list_imports(as_json: bool = False, project: str | None = None) -> None:
+    _commands().list_imports({"project": project}, as_json=as_json)
+
+
+@imports.command(
+    "undo", help="take away what an import added, and all that came of it; it may be imported again"
+)
+@_yes
+@click.argument("id", metavar="ID", help="the import's id, as `imports` shows it")
+def undo_import(yes: bool, id: str) -> None:
+    _check_consent(yes, f"This takes away all that the import {id!r} added.")
+    _commands().undo_import(id)
+
+
 # -- lists
 
 

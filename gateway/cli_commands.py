@@ -366,6 +366,55 @@ class Commands:
             raise BadRequest("There is nothing to import.")
         self.perform("memory-import", {**wanted, "lines": [], "at": place, "end": True})
 
+    def import_file(self, path: str, wanted: _Wanted, *, as_json: bool) -> int:
+        """Imports what another application has exported, with a bar on a terminal."""
+        given = _given(wanted)
+        words = "Looking at the file" if given.get("preview") else "Importing"
+        with Progress(words) as progress:
+
+            def report(shown: Mapping[str, Any]) -> None:
+                counts = shown["facts" if shown["facts"]["found"] else "conversations"]
+                progress.show(counts["new"] + counts["known"] + counts["skipped"], counts["found"])
+
+            done = self._import(os.path.abspath(path), given, report)
+        printed.show_import(done, as_json=as_json)
+        return EXIT_FAILED if done["status"] == "failed" else 0
+
+    def _import(
+        self, path: str, wanted: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
+    ) -> dict[str, Any]:
+        """Imports a file by the process that serves the database, or here if there is none."""
+        if self._find_process() is None:
+            with loading():
+                from gateway.operations import import_file
+
+            return asyncio.run(import_file(self.settings, path, wanted, report))
+        shown: dict[str, Any] = self.perform("imports-begin", {**wanted, "path": path})
+        asked = {"import": shown["id"], "preview": wanted.get("preview")}
+        while shown["status"] == "running":
+            report(shown)
+            time.sleep(WATCH_S)
+            shown = self.perform("imports-show", asked)
+        return shown
+
+    def list_imports(self, wanted: _Wanted, *, as_json: bool) -> None:
+        """Prints all imports."""
+        page = self.perform("imports-list", wanted)
+        found = page["data"]
+        while page["next"] is not None:
+            page = self.perform("imports-list", {**wanted, "after": page["next"]})
+            found += page["data"]
+        printed.show_list(printed.IMPORTS, found, as_json=as_json)
+
+    def undo_import(self, id: str) -> None:
+        """Undoes an import."""
+        with Progress("Undoing the import") as progress:
+            shown = self.perform("imports-undo", {"import": id})
+            while shown["status"] != "undone":
+                progress.show()
+                shown = self.perform("imports-undo", {"import": id})
+        print(f"The import {id} is undone.", file=sys.stderr)
+
     def compact(self, wanted: _Wanted) -> None:
         """Asks for a summary of a conversation. On a terminal it is waited for, if a gateway serves that makes it."""
         job = self.perform("compact", wanted)["job"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -15,6 +17,7 @@ from gateway.page.operations import PageOperations
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.batch_operations import BatchOperations
 from gateway.run.admin.forget import ForgetOperations
+from gateway.run.admin.imports import ImportOperations, open_file
 from gateway.run.admin.key_operations import JobOperations, KeyOperations, Operations
 from gateway.run.admin.limit_operations import LimitOperations
 from gateway.run.admin.links import LinkOperations
@@ -25,7 +28,7 @@ from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.move import Move, Moved
-from gateway.run.admin.operation_arguments import Defaults
+from gateway.run.admin.operation_arguments import Defaults, RawArguments
 from gateway.run.admin.overview import OverviewOperation
 from gateway.run.admin.page_records import MemoryRecord
 from gateway.run.admin.requests import RequestOperations
@@ -38,6 +41,7 @@ from gateway.run.admin.users import ListOperations
 from gateway.run.admin.work import WorkOperations
 from gateway.run.background.compact import CompactOperation
 from gateway.run.background.embed import KIND as EMBED
+from gateway.run.background.learner import KIND as LEARN
 from gateway.run.directory import Directory
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.trial import TrialRecall
@@ -51,6 +55,8 @@ from storage.sql.store import Store
 
 # The budget of the note that is shown where recall itself is off.
 SHOWN_RECALL_TOKENS = 1000
+# How often an import reports.
+_REPORT_S = 0.2
 
 
 def request_operations(settings: Settings, store: Store, log: RequestLog | None = None) -> RequestOperations:
@@ -125,6 +131,47 @@ def make_mcp_memory(
     return McpMemory(store, operations, spec_of, now, accounts, limiter, settings.default_profile)
 
 
+def import_operations(
+    settings: Settings, store: Store, now: Callable[[], float] = time.time, *, gives_way: bool = True
+) -> ImportOperations:
+    """Makes the operations on imports. gives_way: requests are served meanwhile."""
+    return ImportOperations(
+        store,
+        now,
+        Directory(settings).named,
+        Defaults(settings.default_user, settings.default_profile),
+        {name: each.retention_days for name, each in settings.projects.items()},
+        () if settings.memory.embedder is None else (EMBED,),
+        (LEARN,) if settings.memory.learn_every else (),
+        gives_way=gives_way,
+    )
+
+
+async def import_file(
+    settings: Settings, path: str, wanted: RawArguments, report: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Imports a file into the database, which no gateway serves. report: is called with the import as it goes on.
+
+    Returns it as it ended. Raises: GatewayError.
+    """
+    try:
+        store = await open_database(settings)
+    except StoreError as error:
+        raise GatewayError(error.message) from error
+    operations = import_operations(settings, store, gives_way=False)
+    try:
+        running = await operations.begin(open_file(path), operations.read(wanted))
+        while running.task is not None and not running.task.done():
+            report(running.shown())
+            await asyncio.wait([running.task], timeout=_REPORT_S)
+        return running.shown()
+    except StoreError as error:
+        raise GatewayError(error.message) from error
+    finally:
+        await operations.aclose()
+        await store.close()
+
+
 def make_operations(
     settings: Settings,
     store: Store,
@@ -133,6 +180,7 @@ def make_operations(
     sign_in: SignIn | None = None,
     meter: Meter | None = None,
     mcp: McpMemory | None = None,
+    imports: ImportOperations | None = None,
 ) -> Operations:
     """Makes all operations over a store.
 
@@ -141,7 +189,9 @@ def make_operations(
     sign_in: of the page of this process; None: it serves none.
     meter: of this process; None: it counts nothing.
     mcp: performs the tools of MCP; None: they are not asked for.
+    imports: of this process; None: it serves none.
     """
+    imports = imports or import_operations(settings, store, gives_way=False)
     defaults = Defaults(settings.default_user, settings.default_profile)
     limits = limit_operations(settings, store)
     usage = UsageOperations(store.usage, time.time if log is None else log.now, meter)
@@ -183,6 +233,10 @@ def make_operations(
             "audit": AuditOperations(store).show_all,
             "memory-export": transfer.export,
             "memory-import": transfer.restore,
+            "imports-begin": imports.begin_file,
+            "imports-show": imports.show_named,
+            "imports-list": imports.show_all,
+            "imports-undo": imports.undo_named,
             "compact": compact.compact,
             **({} if sign_in is None else {"ui": sign_in.make_code}),
             **({} if mcp is None else {MCP_CALL: mcp.perform}),

@@ -484,6 +484,8 @@ class ForgetTarget(Struct, frozen=True):
     conversation: int | None = None
     # Everything older than this time.
     before: float | None = None
+    # An import, by its row: what it has added.
+    imported: int | None = None
     # The whole memory with its secret.
     is_all: bool = False
     # Facts and passages that came from it stay.
@@ -555,6 +557,84 @@ class TransferRecord(Struct, frozen=True):
 
     values: dict[str, Any]
     exchange: Exchange | None = None
+
+
+# -- what passes between an import of another application's export and the store
+
+
+class Placed(Struct, frozen=True):
+    """A stored exchange with a path that an imported conversation has."""
+
+    # Without its content.
+    exchange: Exchange
+    # An import gave its conversation an id.
+    is_import: bool
+    # Nothing has finished after it.
+    is_last: bool
+    # It is left of an import that was undone, without its words.
+    is_stub: bool
+
+
+class ImportPool(Struct, frozen=True):
+    """All that is stored and may matter to an imported conversation."""
+
+    # The conversation that was imported under the same id; None: there is none.
+    conversation: int | None = None
+    placed: Sequence[Placed] = ()
+    # Exchanges without a reply that ask what it asks.
+    unanswered: Sequence[Exchange] = ()
+    # The hashes of its messages that were forgotten, or are off the record.
+    tombs: frozenset[bytes] = frozenset()
+
+
+class ImportChange(Struct, frozen=True):
+    """The changes by an imported conversation. Counts are of the source's messages."""
+
+    new: int
+    known: int
+    skipped: int
+    # The exchanges to be added, each after the one before; the first after `after`.
+    add: Sequence[Exchange] = ()
+    after: Exchange | None = None
+    # The conversation to which they are added; None: a new one.
+    conversation: int | None = None
+    # Exchanges of an undone import that have their words again.
+    fill: Sequence[Exchange] = ()
+    # Exchanges whose place the first of the added ones takes.
+    superseded: Sequence[Exchange] = ()
+
+
+class ImportWrite(Struct, frozen=True):
+    """An imported conversation, to be written in one transaction."""
+
+    agent: Agent
+    # The import's row, and whether its messages are learned from.
+    row: int
+    learns: bool
+    # The id of its source as the client's; None: it has none.
+    key: str | None
+    # The public name of the conversation, if it is new.
+    uid: str
+    # When it began.
+    at: float
+    # The hashes of its paths, of its questions, and of its messages.
+    paths: Sequence[bytes]
+    questions: Sequence[bytes]
+    atoms: Sequence[bytes]
+    # The hashes by which its head is recognised.
+    heads: Sequence[bytes]
+    # Returns what it changes; pure.
+    decide: Callable[[ImportPool], ImportChange]
+
+
+class ImportNote(Struct, frozen=True):
+    """The progress of an import."""
+
+    row: int
+    status: str
+    at: float
+    # JSON, which the store does not read.
+    data: bytes
 
 
 # -- what passes between who reads a memory after the fact and the store

@@ -398,3 +398,21 @@ class ForgetCounts(Struct, frozen=True):
     summaries: int
     # Notes in what goes, and later ones that may quote it.
     notes: int | None
+
+
+class StoredImport(Struct, frozen=True):
+    """An import as it is stored."""
+
+    id: int
+    uid: str
+    # The memory's row.
+    agent: int
+    format: str
+    status: str
+    learns: bool
+    created: float
+    # When it last wrote.
+    touched: float
+    # JSON, which the store does not read.
+    data: dict[str, Any]
+    scope: Scope

@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from msgspec import Struct, field
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 # One kind byte (u: a user's, t, a, c) and a keyed digest.
 Atom = bytes
@@ -224,6 +224,14 @@ class Exchange(Struct, frozen=True):
         return any(atoms[0][:1] == USER_ATOM for atoms in self.inputs if atoms)
 
 
+def emptied(e: Exchange) -> Exchange:
+    """Returns an exchange without its words and whatever may quote them; its place and its hashes stay."""
+    return replace(
+        e, state=State.FORGOTTEN, active=False, edits=False, opaque=False, hidden=False, notes={}, section=None,
+        size=0, evicted=None, input=None, shown_reply=None, full=None,
+    )  # fmt: skip
+
+
 class Block(Struct, frozen=True, eq=False):
     """A labelled piece of memory that stands in the system prompt."""
 
@@ -357,6 +365,10 @@ class Message(Struct, frozen=True, eq=False):
         return line
 
 
+# The origin of facts that were brought along from another application.
+IMPORT = "import"
+
+
 class Fact(Struct, frozen=True):
     """A learned fact."""
 
@@ -376,7 +388,7 @@ class Fact(Struct, frozen=True):
     ended_at: float | None = None
     # The number of the fact that is true instead.
     successor: int | None = None
-    # Who stated it: learned, model, operator or person.
+    # Who stated it: learned, model, operator, person or import.
     origin: str = "learned"
     # No note, search tool or summary has it.
     muted: bool = False

@@ -119,7 +119,7 @@ MAKERS = {
 # folder is a module that stands in the room itself.
 FLOORS: dict[str, list[set[str]]] = {
     "gateway.core": [
-        {"turn"},
+        {"imports", "turn"},
         {"memory"},
         {"prompt"},
         {"conversation"},

@@ -10,6 +10,7 @@
     readings   what runs of its sleeptime agents hold of it
     additions  notes and hidden rounds that may quote what is gone
     recalls    what is noted of recalls of what is gone
+    released   rows of an undone import that nothing follows
     end        marks and intention are deleted
 
 The store's `Rules` decide what quotes what, and what is left of a block.
@@ -29,7 +30,7 @@ from storage.commands import Rules
 from storage.database import Connection
 from storage.recall_record import KINDS, without
 from storage.recall_record import named as named_in
-from storage.records import API_PROFILE, Exchange, State
+from storage.records import API_PROFILE, Exchange, State, emptied
 from storage.sql import exchanges
 from storage.sql.additions import DAY_S, erase_additions
 from storage.sql.agents import load_agent
@@ -112,6 +113,8 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
         for id in named[start : start + _PAGE]:
             await _erase_alternatives(connection, agent, id)
         return after + _PAGE
+    if target.get("imported") is not None:
+        return await _erase_imported(connection, work, after)
     ids: list[int] = []
     if target["conversation"] is not None:
         ids = await read_ids(connection, "exchanges_of", (agent, target["conversation"], _PAGE))
@@ -123,18 +126,27 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
     return after
 
 
-async def _erase_all(connection: Connection, agent: int, ids: Iterable[int]) -> None:
+async def _erase_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Erases a page of what an import has added. It may be imported again, so its messages get no tombstones."""
+    ids = await read_ids(connection, "imported_exchanges", (work.target["imported"], after, _PAGE))
+    await _erase_all(connection, work.agent, ids, is_marked=False)
+    return ids[-1] if len(ids) == _PAGE else None
+
+
+async def _erase_all(
+    connection: Connection, agent: int, ids: Iterable[int], *, is_marked: bool = True
+) -> None:
     for id in ids:
         e = await exchanges.load_exchange(connection, agent, id)
         if e is not None and e.state is not State.FORGOTTEN:
-            await _erase(connection, agent, e)
+            await _erase(connection, agent, e, is_marked=is_marked)
     await raise_epoch(connection, agent)
 
 
-async def _erase(connection: Connection, agent: int, e: Exchange) -> None:
-    """Erases a whole exchange; a tombstone stays."""
-    await _unlink(connection, agent, e, [*range(len(e.inputs)), -1])
-    tombstone = replace(exchanges.emptied(e), merged="", model="", redactions=frozenset())
+async def _erase(connection: Connection, agent: int, e: Exchange, *, is_marked: bool = True) -> None:
+    """Erases a whole exchange; a tombstone stays. is_marked: its messages are known elsewhere, too."""
+    await _unlink(connection, agent, e, [*range(len(e.inputs)), -1], is_marked=is_marked)
+    tombstone = replace(emptied(e), merged="", model="", redactions=frozenset())
     await exchanges.update_exchange(connection, agent, tombstone, is_whole=True)
 
 
@@ -190,13 +202,15 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
             await _erase_all(connection, agent, [other, *after])
 
 
-async def _unlink(connection: Connection, agent: int, e: Exchange, places: Collection[int]) -> None:
+async def _unlink(
+    connection: Connection, agent: int, e: Exchange, places: Collection[int], *, is_marked: bool = True
+) -> None:
     """Erases what knows of these messages otherwise than by their text, and the edits that the turn made."""
     seqs, tombs = [], []
     for place in places:
         atoms = (e.reply or ()) if place < 0 else e.inputs[place]
         seqs.append(e.seq + (len(e.inputs) if place < 0 else place))
-        if atoms and atoms[0][:1] in b"ua":
+        if is_marked and atoms and atoms[0][:1] in b"ua":
             tombs.append(b"".join(atoms))
     await exchanges.mark(connection, agent, "tomb", tombs, e.id)
     await exchanges.mark(connection, agent, "erased", (b"",), e.id)
@@ -222,9 +236,13 @@ def _erasing(kind: str) -> ErasingPhase:
         rows = await connection.rows(SQL[f"{kind}s_of"], (agent, after, _READ_PAGE))
         origins = {id: origins_of(exchange, sources) for id, _, _, exchange, sources, _ in rows}
         erased = await erased_among(connection, chain.from_iterable(origins.values()))
+        came: set[int] = set()
+        if kind == "fact" and work.target.get("imported") is not None and rows:
+            found = await rows_of(connection, SQL["imported_facts"], list(origins), work.target["imported"])
+            came = {id for (id,) in found}
         is_gone = False
         for id, seq, at, _, _, file in rows:
-            is_named = seq in named or file in files
+            is_named = seq in named or file in files or id in came
             if is_named or (before is not None and at < before) or origins[id] & erased:
                 await connection.run(SQL[f"{kind}_erase"], (id, agent))
                 if kind == "fact":
@@ -253,7 +271,8 @@ async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int
     named = work.target.get("facts", ())
     rows = await rows_of(connection, SQL["facts_named"], named, work.agent)
     for _, key, exchange, sources in rows:
-        for origin in origins_of(exchange, sources):
+        # One that was imported comes from no exchange.
+        for origin in origins_of(exchange, sources) or (0,):
             await exchanges.mark(connection, work.agent, UNLEARNED, (key,), origin)
     if rows:
         await _rebuild_all(connection, work, frozenset(text.casefold() for text, *_ in rows))
@@ -352,6 +371,27 @@ async def _erase_additions(connection: Connection, work: ErasingWork, after: int
     return await erase_additions(connection, work.agent, work.rules, after, _PAGE)
 
 
+async def _release(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Gives up the rows that an import has added, but for those that live turns follow."""
+    agent, undone = work.agent, work.target.get("imported")
+    if undone is None:
+        return None
+    ids = await read_ids(connection, "imported_conversations", (undone, after, _FEW))
+    for conversation in ids:
+        if conversation:
+            deepest = await connection.value(SQL["deepest_other"], (agent, conversation, undone))
+            least = -1 if deepest is None else deepest
+            await connection.run(SQL["release"], (agent, conversation, undone, least))
+            await connection.run(SQL["released"], (undone, conversation, agent))
+            await connection.run(SQL["stubbed"], (undone, conversation))
+            await connection.run(SQL["conversation_released"], (conversation, agent))
+    if len(ids) == _FEW:
+        return ids[-1]
+    await connection.run(SQL["facts_released"], (undone,))
+    await connection.run(SQL["undone"], (undone, agent))
+    return None
+
+
 async def _end(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Drops the marks of this forgetting, and keeps out whatever began while it was under way."""
     await raise_epoch(connection, work.agent)
@@ -393,6 +433,7 @@ _ERASING: dict[str, ErasingPhase] = {
     "blocks": _rebuild_blocks,
     "additions": _erase_additions,
     "recalls": _erase_recalls,
+    "released": _release,
     "end": _end,
 }
 # Rows with text are emptied a page at a time; whatever holds none is deleted, blocks once their versions are empty.
@@ -406,6 +447,8 @@ _WHOLE = (
     "block_sharing",
     "blocks",
     "attached",
+    "imported",
+    "imports",
     "ended",
     "muted",
     "recalls",

@@ -388,14 +388,6 @@ def is_step(e: Exchange) -> bool:
     return e.full is not None and bool(orjson.loads(e.full).get("step"))
 
 
-def emptied(e: Exchange) -> Exchange:
-    """Returns an exchange without its words and whatever may quote them; its place and its hashes stay."""
-    return replace(
-        e, state=State.FORGOTTEN, active=False, edits=False, opaque=False, hidden=False, notes={}, section=None,
-        size=0, evicted=None, input=None, shown_reply=None, full=None,
-    )  # fmt: skip
-
-
 def update_values(e: Exchange, *, is_whole: bool = False) -> list[Any]:
     """Returns the values of an update, up to the exchange's id."""
     return [*_values(e), int(e.hidden), int(not is_whole)]

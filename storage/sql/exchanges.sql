@@ -26,7 +26,7 @@ named(id) AS (SELECT id FROM conversations WHERE agent = ?1 AND key = ?2),
 p AS (
     SELECT e.* FROM exchanges e JOIN conversations c ON c.id = e.conversation AND c.agent = e.agent
     WHERE e.agent = ?1 AND e.path = ?3
-      AND (c.key = ?2 OR (CAST(?2 AS TEXT) IS NULL AND c.key IS NULL))
+      AND (c.key = ?2 OR (CAST(?2 AS TEXT) IS NULL AND {unnamed}))
     ORDER BY e.begun DESC, e.id DESC LIMIT 1
 ),
 adds(id) AS (
@@ -116,7 +116,7 @@ part(conversation, deepest, newest) AS (
            (SELECT e.id FROM exchanges e WHERE e.conversation = h.conversation AND +e.agent = ?1
             ORDER BY e.depth DESC, e.id DESC LIMIT 1)
     FROM hit h
-    WHERE (SELECT CASE WHEN c.key IS NULL THEN 1 END FROM conversations c WHERE c.agent = ?1 AND c.id = h.conversation) = 1
+    WHERE (SELECT CASE WHEN {unnamed} THEN 1 END FROM conversations c WHERE c.agent = ?1 AND c.id = h.conversation) = 1
 )
 SELECT {skeleton}, {last_content} FROM part CROSS JOIN exchanges p
   ON p.conversation = part.conversation AND p.depth >= coalesce(?8, part.deepest - ?7, 0) AND +p.agent = ?1

@@ -114,7 +114,7 @@ class Facts(Group):
         fact = LearnedFact(
             text, old.about, key, at, old.exchange, old.sources, [old.id], standing=old.standing
         )
-        await _keep(connection, agent, fact, at, origin, is_asked=True)
+        await keep_fact(connection, agent, fact, at, origin, is_asked=True)
         ended = await connection.row(SQL["at"], (agent.id, seq))
         row = None if ended is None else await connection.row(SQL["at"], (agent.id, _fact(ended).successor))
         if row is None:
@@ -132,7 +132,7 @@ class Facts(Group):
         await connection.lock(agent.id)
         before = await connection.value(SQL["same"], (agent.id, hash_key(agent.secret, key)))
         fact = LearnedFact(text, "", key, at, None, ())
-        id = before or await _keep(connection, agent, fact, at, origin, is_asked=True)
+        id = before or await keep_fact(connection, agent, fact, at, origin, is_asked=True)
         row = await connection.row(SQL["of_row"], (agent.id, id))
         assert row is not None  # it was just written, or found
         return _fact(row), before is not None
@@ -170,7 +170,7 @@ class Facts(Group):
                 connection, block.id, block.version, value, at=now, origin=ORIGIN, sources=sources
             )
         for fact in learned.facts:
-            await _keep(connection, agent, fact, now)
+            await keep_fact(connection, agent, fact, now)
         await advance(connection, agent.id, reader, upto, now)
 
 
@@ -181,10 +181,10 @@ async def keep_facts(
     of = await load_agent(connection, agent) if facts else None
     for fact, _ in facts:
         assert of is not None  # its turn has just been written
-        await _keep(connection, of, fact, now, "model")
+        await keep_fact(connection, of, fact, now, "model")
 
 
-async def _keep(
+async def keep_fact(
     connection: Connection,
     agent: Agent,
     fact: LearnedFact,
@@ -223,6 +223,13 @@ async def _keep(
             # The old fact is not shown any more. In the index it would be the best hit, the measure of all others.
             await forget_indexed(connection, agent.id, [seq for (seq,) in ended])
     return int(id)
+
+
+async def is_known(connection: Connection, agent: Agent, key: str) -> bool:
+    """Returns whether a fact that nobody has stated here is there, or was forgotten."""
+    values = (agent.id, hash_key(agent.secret, key))
+    same = await connection.value(SQL["same"], values)
+    return same is not None or bool(await connection.rows(SQL["unlearned"], values))
 
 
 def hash_key(secret: bytes, key: str) -> bytes:

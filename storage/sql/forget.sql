@@ -4,6 +4,13 @@
 -- emptied, as long as its agent or its block: an exchange in its path, a memory section that exchanges name, a version of
 -- a block and the edit that made it.
 
+-- piece: emptied_rows
+-- In SQLite: exchanges that have no owner from now on.
+UPDATE exchanges SET agent = 0, conversation = 0, parent = NULL, seq = 0, begun = 0, touched = 0, ended = NULL,
+    stopped = NULL, state = 'forgotten', active = 0, edits = 0, adds = 0, opaque = 0, model = '', merged = '', size = 0,
+    evicted = NULL, prior = NULL, section = NULL, room = 0, path = x'', reply_key = NULL, input_key = NULL, redactions = NULL,
+    inputs = x'', media = x'', reply = NULL, notes = NULL, input = NULL, shown_reply = NULL, "full" = NULL, pad = NULL
+
 -- name: agents_of
 -- Finds memories in a scope. NULL stands for any profile, or any subject.
 SELECT id, profile, subject FROM agents
@@ -272,10 +279,7 @@ ORDER BY e.id LIMIT ?4
 
 -- name: wipe_exchanges (sqlite)
 -- Empties a page of a memory that is gone.
-UPDATE exchanges SET agent = 0, conversation = 0, parent = NULL, seq = 0, begun = 0, touched = 0, ended = NULL,
-    stopped = NULL, state = 'forgotten', active = 0, edits = 0, adds = 0, opaque = 0, model = '', merged = '', size = 0,
-    evicted = NULL, prior = NULL, section = NULL, room = 0, path = x'', reply_key = NULL, input_key = NULL, redactions = NULL,
-    inputs = x'', media = x'', reply = NULL, notes = NULL, input = NULL, shown_reply = NULL, "full" = NULL, pad = NULL
+{emptied_rows}
 WHERE id IN (SELECT id FROM exchanges WHERE agent = ? LIMIT ?)
 
 -- name: wipe_exchanges (postgres)
@@ -378,6 +382,62 @@ DELETE FROM facts_muted WHERE agent = ?
 -- name: wipe_recalls
 -- Likewise.
 DELETE FROM recalls WHERE agent = ?
+
+-- name: imported_exchanges
+-- Finds a page of what an import has added.
+SELECT id FROM imported WHERE import = ?1 AND what = 'exchange' AND id > ?2 ORDER BY id LIMIT ?3
+
+-- name: imported_facts
+-- Finds which of some facts an import has added.
+SELECT id FROM imported WHERE what = 'fact' AND import = ?1 AND id {in:2:BIGINT:128}
+
+-- name: imported_conversations
+-- Finds a page of the conversations to which an import has added something.
+SELECT DISTINCT conversation FROM imported WHERE import = ?1 AND conversation > ?2 ORDER BY conversation LIMIT ?3
+
+-- name: deepest_other
+-- Finds how deep the exchanges of a conversation go that an import has not added.
+SELECT max(e.depth) FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1
+    AND NOT EXISTS (SELECT 1 FROM imported i WHERE i.what = 'exchange' AND i.id = e.id AND i.import = ?3)
+
+-- name: release (sqlite)
+-- Empties what an import has added to a conversation below a depth: nothing follows it.
+{emptied_rows}
+WHERE agent = ?1 AND conversation = ?2 AND depth > ?4 AND id IN (SELECT id FROM imported WHERE import = ?3 AND conversation = ?2)
+
+-- name: release (postgres)
+DELETE FROM exchanges
+WHERE agent = ?1 AND conversation = ?2 AND depth > ?4 AND id IN (SELECT id FROM imported WHERE import = ?3 AND conversation = ?2)
+
+-- name: released
+-- Drops that an import has added what is gone.
+DELETE FROM imported WHERE import = ?1 AND conversation = ?2
+    AND NOT EXISTS (SELECT 1 FROM exchanges e WHERE e.id = imported.id AND e.conversation = ?2 AND e.agent = ?3)
+
+-- name: stubbed
+-- What live turns follow stays as hashes, until it is imported again.
+UPDATE imported SET what = 'stub' WHERE import = ?1 AND conversation = ?2 AND what = 'exchange'
+
+-- name: conversation_released
+-- Deletes a conversation in which nothing is left.
+DELETE FROM conversations WHERE id = ?1 AND agent = ?2 AND NOT EXISTS (
+    SELECT 1 FROM exchanges e WHERE e.conversation = ?1 AND +e.agent = ?2)
+
+-- name: undone
+-- Notes that all is gone that an import has added.
+UPDATE imports SET status = 'undone' WHERE id = ? AND agent = ?
+
+-- name: facts_released
+-- Drops that it has added facts.
+DELETE FROM imported WHERE import = ? AND what = 'fact'
+
+-- name: wipe_imported
+-- Deletes what imports have added to a memory.
+DELETE FROM imported WHERE import IN (SELECT id FROM imports WHERE agent = ?)
+
+-- name: wipe_imports
+-- Likewise.
+DELETE FROM imports WHERE agent = ?
 
 -- name: wipe_links
 -- Likewise.

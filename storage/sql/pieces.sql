@@ -80,6 +80,14 @@ UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, shown_reply = 
 -- The same in PostgreSQL.
 UPDATE exchanges SET ({fixed}) = ({?1..32}), input = {new_input}, shown_reply = {new_shown_reply}, "full" = {new_full}
 
+-- piece: unnamed
+-- Whether a conversation `c` may be the one of a list without an id: it has none of the client's, or an import gave it one.
+(c.key IS NULL OR substr(c.key, 1, 7) = 'import:')
+
+-- piece: learnable
+-- Whether readers may read an exchange `e`: what an import brought only where it was asked for.
+NOT EXISTS (SELECT 1 FROM imported m WHERE m.what = 'exchange' AND m.id = e.id AND m.learns = 0)
+
 -- piece: run
 -- What is read of a run `r`.
 r.id, r.uid, r.agent, r.conversation, r.state, r.created, r.parent, r.depth, r.batch, r.background, r.stop, r.steps,

@@ -25,13 +25,15 @@ SELECT {spoken}, p."full", CASE WHEN EXISTS (
                  WHERE s.exchange = p.id AND s.agent = p.agent AND r.state IN ('created', 'running')) THEN 'running'
     ELSE '' END
 FROM exchanges p
-WHERE p.agent = ? AND p.seq > ? AND p.seq <= ? ORDER BY p.seq LIMIT ?
+WHERE p.agent = ? AND p.seq > ? AND p.seq <= ?
+    AND NOT EXISTS (SELECT 1 FROM imported m WHERE m.what = 'exchange' AND m.id = p.id AND m.learns = 0)
+ORDER BY p.seq LIMIT ?
 
 -- name: unlearned
 -- Finds memories of people with something that no reader has read, but for those of some profiles.
 SELECT a.id FROM agents a
 WHERE a.subject LIKE 'user:%' AND NOT coalesce(a.profile {in:2:TEXT:16}, FALSE) AND EXISTS (
-    SELECT 1 FROM exchanges e WHERE e.agent = a.id AND e.state = 'finished'
+    SELECT 1 FROM exchanges e WHERE e.agent = a.id AND e.state = 'finished' AND {learnable}
     AND e.seq > coalesce((SELECT max(r.seq) FROM readers r WHERE r.memory = a.id AND r.reader >= ?3), 0))
 LIMIT ?1
 
@@ -52,7 +54,7 @@ SELECT r.reader FROM readers r JOIN agents a ON a.id = r.reader WHERE r.memory =
 -- returned (?2) begins no turn, and neither does a later step of a run.
 SELECT r.memory, r.reader, a.uid, r.seq, (SELECT count(*) FROM (
     SELECT 1 AS one FROM exchanges e
-    WHERE e.agent = r.memory AND e.seq > r.seq AND e.active = 1 AND e.state = 'finished' AND substr(e.inputs, 3, 1) <> ?2
+    WHERE e.agent = r.memory AND e.seq > r.seq AND e.active = 1 AND e.state = 'finished' AND substr(e.inputs, 3, 1) <> ?2 AND {learnable}
     AND NOT EXISTS (SELECT 1 FROM run_steps s WHERE s.exchange = e.id AND s.agent = e.agent AND s.number > 1) LIMIT ?1) t)
 FROM readers r JOIN agents a ON a.id = r.reader WHERE r.reader <> 0 AND r.memory {in:3:BIGINT:64}
 ORDER BY r.memory, r.reader
@@ -113,7 +115,7 @@ SELECT a.id FROM agents a
 WHERE (a.subject LIKE 'user:%' AND coalesce(a.profile {in:2:TEXT:16}, FALSE)
        OR EXISTS (SELECT 1 FROM readers r WHERE r.memory = a.id AND r.reader > 0))
 AND EXISTS (
-    SELECT 1 FROM exchanges e WHERE e.agent = a.id AND e.state = 'finished'
+    SELECT 1 FROM exchanges e WHERE e.agent = a.id AND e.state = 'finished' AND {learnable}
     AND e.seq > coalesce((SELECT min(r.seq) FROM readers r WHERE r.memory = a.id AND r.reader > 0), 0))
 LIMIT ?1
 

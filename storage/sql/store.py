@@ -34,6 +34,7 @@ from storage.sql.database_secrets import DatabaseSecrets
 from storage.sql.facts import Facts
 from storage.sql.forget import Forgetting
 from storage.sql.forget_preview import ForgetPreviews
+from storage.sql.imports import Imports
 from storage.sql.jobs import Jobs
 from storage.sql.keys import Keys
 from storage.sql.limits import UsageLimits
@@ -101,6 +102,7 @@ class Store:
         )
         self.forget_previews = ForgetPreviews(database, rules)
         self.transfer = Transfer(database, self.agents, self.forgetting)
+        self.imports = Imports(database)
         self.moving = Moving(database)
         self.facts = Facts(database)
         self.readers = Readers(database, rules)

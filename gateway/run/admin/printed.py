@@ -123,6 +123,28 @@ def show_memory(shown: dict[str, str]) -> None:
         print(text)
 
 
+def show_import(shown: dict[str, Any], *, as_json: bool) -> None:
+    """Prints an import: as JSON, or its counts, and on stderr its warnings."""
+    if as_json:
+        print(json.dumps(shown))
+        return
+    of = f"{shown['user']} (project {shown['project']}, profile {shown['profile']})"
+    print(f"{shown['id']}  {shown['status']}  {shown['format']}, for {plain(of)}")
+    for name in ("conversations", "messages", "facts"):
+        counts = shown[name]
+        if counts["found"]:
+            known = f"{counts['known']} known, {counts['skipped']} skipped"
+            print(f"{name}: {counts['found']} found, {counts['new']} new, {known}")
+    if shown["first_at"]:
+        print(f"from {shown['first_at']} to {shown['last_at']}")
+    if shown["status"] == "preview":
+        print(f"Learning from it would read some {shown['learn_tokens']} tokens.")
+    for warning in shown["warnings"]:
+        complain(plain(warning))
+    if shown["error"]:
+        complain(plain(shown["error"]["message"]))
+
+
 def show_block(block: dict[str, Any]) -> None:
     size = len(block["value"])  # an empty line alone does not show that the block is empty
     print(f"{block['label']} (version {block['version']}, {size} characters)", file=sys.stderr)
@@ -390,6 +412,28 @@ BATCHES = RecordList(
 )
 USERS = RecordList(
     (*_SIZE, *map(_count, ("conversations", "blocks", "facts", "passages")), _FORGET), _NOTHING
+)
+
+
+def _counted(name: str) -> Column:
+    """Makes a column of how many are new of those that were found."""
+
+    def cell(each: Record) -> str:
+        return f"{each[name]['new']} of {each[name]['found']}"
+
+    return Column(name, cell, lambda each: f"{cell(each)} {name}")
+
+
+IMPORTS = RecordList(
+    (
+        _text("id"),
+        _text("status"),
+        _text("format"),
+        _text("user"),
+        Column("at", lambda each: _at(each["created_at"])),
+        *map(_counted, ("conversations", "messages", "facts")),
+    ),
+    "Nothing was imported.",
 )
 CONVERSATIONS = RecordList(
     (*_SIZE, Column("client's id", lambda each: each["client_id"] or "-"), _FORGET), _NOTHING

@@ -15,7 +15,7 @@ from gateway.run.admin.users import other_profiles
 from gateway.run.memory.trial import TrialRecall
 from storage.commands import MemorySnapshot
 from storage.listing import Retained
-from storage.records import Agent, Block, Exchange, Fact, Message, Scope, State
+from storage.records import IMPORT, Agent, Block, Exchange, Fact, Message, Scope, State
 from storage.sql.store import Store
 
 # The number of newest exchanges that are shown.
@@ -72,7 +72,7 @@ class ShowOperation(Struct, frozen=True):
         if query is not None:
             lines += await self._found(agent, query)
         if is_why:
-            lines += await _why(store, agent, snapshot)
+            lines += await _why(store, agent, snapshot, [e for e, *_ in recent])
         return {"text": "\n".join(lines)}
 
     async def _nothing(self, scope: Scope) -> list[str]:
@@ -126,8 +126,11 @@ def _lines_of(e: Exchange, head_is_shared: bool, previous: int | None) -> list[s
     return [f"{_line(m)}{mark}" for m in messages_of(e, head_is_shared, previous)]
 
 
-async def _why(store: Store, agent: Agent, snapshot: MemorySnapshot) -> list[str]:
-    """Lists the last versions of each block, the passages and the facts, each with the message that it came from."""
+async def _why(store: Store, agent: Agent, snapshot: MemorySnapshot, recent: Sequence[Exchange]) -> list[str]:
+    """Lists the last versions of each block, the passages and the facts, each with the message that it came from.
+
+    Messages and facts that were imported are listed with their imports.
+    """
     lines = ["", "Where blocks come from", *([] if snapshot.blocks else ["  none"])]
     for b in snapshot.blocks:
         lines.append(f"  {b.label}")
@@ -142,7 +145,12 @@ async def _why(store: Store, agent: Agent, snapshot: MemorySnapshot) -> list[str
     for p in passages:
         lines.append(f"  {p.seq}  [{minute_of(p.at)}]  {_short(p.text)}")
         lines += [f"    {line}" for line in await _sources(store, agent, p.sources)]
+    brought = await store.imports.origins(agent.id, "exchange", [e.id for e in recent])
+    if brought:
+        lines += ["", "Where messages come from"]
+        lines += [f"  {e.seq}  {_import(*brought[e.id])}" for e in recent if e.id in brought]
     facts = await store.facts.list(agent.id, is_all=True, limit=FACTS)
+    origins = await store.imports.origins(agent.id, "fact", [f.id for f in facts if f.origin == IMPORT])
     lines += ["", "Facts, and what they were before", *([] if facts else ["  none"])]
     for f in facts:
         ended = ""
@@ -150,8 +158,14 @@ async def _why(store: Store, agent: Agent, snapshot: MemorySnapshot) -> list[str
             ended = f"  (until {minute_of(f.ended_at)}; then {f.successor or 'something that is forgotten'})"
         lines.append(f"  {_short(_fact(f))}{ended}")
         lines += [f"    {words}" for words in [through_mcp(f.origin)] if words is not None]
+        if f.id in origins:
+            lines.append(f"    {_import(*origins[f.id])}")
         lines += [f"    {line}" for line in await _sources(store, agent, f.sources)]
     return lines
+
+
+def _import(format: str, at: float) -> str:
+    return f"import ({format}, {minute_of(at)[:10]})"
 
 
 async def _sources(store: Store, agent: Agent, exchanges: Sequence[int]) -> list[str]:

@@ -32,6 +32,7 @@ PINNED = {
     "0024-0025_usage.sql": "6fc7425d484ebd00635e351fb3004a7d426a64701fd4542a132b8ec3ee37cfb7",
     "0025-0026_standing.sql": "d1b831440f162c639a96016a8776207f307bf01654dd7d493041467b55786cb8",
     "0026-0027_secrets.sql": "5d25285ef82cc1fa5bc35e70c58139ad3aef0fcb0d5ee5f5e2d34e21befdd483",
+    "0027-0028_imports.sql": "c7d068070af24b97e47774457028f84b0d03539eb809b2665cba8df70a2056e3",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 

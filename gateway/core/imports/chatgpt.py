@@ -1,0 +1,100 @@
+"""ChatGPT's export: `conversations.json`, a list of conversations, each a tree of nodes (`mapping`).
+
+The form is not documented; it was read off exports of 2024 to 2026.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gateway.core.imports.branch import branch_to, newest_leaf
+from gateway.core.imports.records import (
+    SourceConversation,
+    SourceMessage,
+    Unreadable,
+    WrongForm,
+    checked,
+    id_in,
+    time_of,
+)
+
+_ROLES: Final = ("user", "assistant")
+_TEXTS: Final = ("text", "multimodal_text")
+IMAGE: Final = "[image]"
+_PICTURES: Final = ("image_asset_pointer", "real_time_user_audio_video_asset_pointer")
+
+
+def read_conversation(item: Any) -> SourceConversation | Unreadable:
+    """Reads one conversation of the list. Raises: WrongForm."""
+    mapping = item.get("mapping") if isinstance(item, dict) else None
+    if not isinstance(mapping, dict):
+        raise WrongForm("it has no mapping of messages")
+    nodes = {id: node for id, node in mapping.items() if isinstance(node, dict)}
+    if len(nodes) < len(mapping):
+        raise WrongForm("a node is no object")
+    count = sum(isinstance(node.get("message"), dict) for node in nodes.values())
+    if item.get("is_do_not_remember") is True:
+        return Unreadable("it is marked as not to be remembered", count)
+    parents = {id: _parent_of(node, nodes) for id, node in nodes.items()}
+    current = item.get("current_node")
+    if not parents:
+        return SourceConversation(_id_of(item), ())
+    if not isinstance(current, str) or current not in nodes:
+        current = newest_leaf(parents, {id: _time_of(node) for id, node in nodes.items()})
+    messages = []
+    for id in branch_to(current, lambda id: parents[id]):
+        message = _read_message(nodes[id].get("message"))
+        if message is not None:
+            messages.append(message)
+    at = time_of(item.get("create_time"))
+    return SourceConversation(_id_of(item), messages, at, count - len(messages))
+
+
+def _id_of(item: dict[str, Any]) -> str | None:
+    return id_in(item.get("conversation_id")) or id_in(item.get("id"))
+
+
+def _parent_of(node: dict[str, Any], nodes: dict[str, Any]) -> str | None:
+    parent = node.get("parent")
+    if parent is not None and not isinstance(parent, str):
+        raise WrongForm("the parent of a message is no text")
+    return parent if parent in nodes else None
+
+
+def _time_of(node: dict[str, Any]) -> float | None:
+    message = node.get("message")
+    return time_of(message.get("create_time")) if isinstance(message, dict) else None
+
+
+def _read_message(message: Any) -> SourceMessage | None:
+    """Returns what was said in a message; None: it is of a tool, hidden, empty, or instructions."""
+    if message is None:
+        return None
+    author, content = (
+        (message.get("author"), message.get("content")) if isinstance(message, dict) else (None, None)
+    )
+    if not isinstance(author, dict) or not isinstance(content, dict):
+        raise WrongForm("a message has no author or no content")
+    role, metadata = author.get("role"), message.get("metadata")
+    if role not in _ROLES or content.get("content_type") not in _TEXTS:
+        return None
+    if message.get("recipient", "all") != "all":
+        return None
+    if isinstance(metadata, dict) and metadata.get("is_visually_hidden_from_conversation"):
+        return None
+    parts = content.get("parts", [])
+    if not isinstance(parts, list):
+        raise WrongForm("the parts of a message are no list")
+    text = checked("\n".join(filter(None, map(_text_of, parts))))
+    return SourceMessage(role, text, time_of(message.get("create_time"))) if text.strip() else None
+
+
+def _text_of(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise WrongForm("a part of a message is neither text nor object")
+    if part.get("content_type") in _PICTURES:
+        return IMAGE
+    text = part.get("text")  # of a transcript of speech
+    return text if isinstance(text, str) else ""

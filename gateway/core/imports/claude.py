@@ -1,0 +1,60 @@
+"""Claude's export: `conversations.json`, a list of conversations with `chat_messages`.
+
+The form is not documented; it was read off exports of 2024 to 2026.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from gateway.core.imports.branch import branch_to, newest_leaf
+from gateway.core.imports.records import SourceConversation, SourceMessage, WrongForm, checked, id_in, time_of
+
+_ROLES: Final[dict[str, Literal["user", "assistant"]]] = {"human": "user", "assistant": "assistant"}
+
+
+def read_conversation(item: Any) -> SourceConversation:
+    """Reads one conversation of the list. Raises: WrongForm."""
+    found = item.get("chat_messages") if isinstance(item, dict) else None
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise WrongForm("it has no list of messages")
+    branch = _branch(found)
+    messages = [message for message in map(_read_message, branch) if message is not None]
+    return SourceConversation(
+        id_in(item.get("uuid")), messages, time_of(item.get("created_at")), len(found) - len(messages)
+    )
+
+
+def _branch(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the messages in order; where they name the one before, those up to the newest."""
+    if not any("parent_message_uuid" in each for each in found):
+        return found
+    by_id = {each["uuid"]: each for each in found if isinstance(each.get("uuid"), str)}
+    if len(by_id) < len(found):
+        raise WrongForm("its messages have no ids of their own")
+    parents: dict[str, str | None] = {}
+    for id, each in by_id.items():
+        parent = each.get("parent_message_uuid")
+        if parent is not None and not isinstance(parent, str):
+            raise WrongForm("the parent of a message is no text")
+        parents[id] = parent if parent in by_id else None
+    leaf = newest_leaf(parents, {id: time_of(each.get("created_at")) for id, each in by_id.items()})
+    return [by_id[id] for id in branch_to(leaf, lambda id: parents[id])]
+
+
+def _read_message(each: dict[str, Any]) -> SourceMessage | None:
+    role = _ROLES.get(str(each.get("sender")))
+    if role is None:
+        return None
+    blocks = each.get("content")
+    text = ""
+    if isinstance(blocks, list):
+        texts = [b.get("text") for b in blocks if isinstance(b, dict) and b.get("type") == "text"]
+        text = "\n".join(t for t in texts if isinstance(t, str))
+    if not text:
+        plain = each.get("text", "")
+        if not isinstance(plain, str):
+            raise WrongForm("the text of a message is no text")
+        text = plain
+    text = checked(text)
+    return SourceMessage(role, text, time_of(each.get("created_at"))) if text.strip() else None

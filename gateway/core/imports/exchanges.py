@@ -1,0 +1,247 @@
+"""An imported conversation as exchanges, and what of them is new to a memory.
+
+A conversation is known by its source's id and by its path. What is stored of the path stays as it is; the rest is added
+after it: to the conversation that was imported under that id, else to a live one that ends where the path goes on,
+else to a new one. What was forgotten, message by message, comes as a tombstone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+import orjson
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.core.conversation.canonical import Canon, WireMessage
+from gateway.core.conversation.change import heads_of
+from gateway.core.conversation.stored_path import abandon, finish_step
+from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
+from storage.commands import ImportChange, ImportPool, ImportWrite, Placed
+from storage.records import Agent, Atom, Exchange, State, emptied
+
+KEY: Final = "import:"
+# Of a message without a date, this much before the next one.
+_STEP_S: Final = 1.0
+
+
+class ImportDraft(Struct, frozen=True):
+    """A conversation as it would be written if nothing of it were stored."""
+
+    # From the first on; their places in a tree are given when they are written.
+    exchanges: Sequence[Exchange]
+    # How many of the source's messages each has.
+    counts: Sequence[int]
+    key: str | None
+    first_at: float
+    last_at: float
+    # Characters of its messages.
+    chars: int
+
+
+class _Turn:
+    """Messages up to a reply, and the reply: several in a row are one."""
+
+    def __init__(self) -> None:
+        self.inputs: list[SourceMessage] = []
+        self.reply: list[SourceMessage] = []
+
+    @property
+    def has_question(self) -> bool:
+        return any(message.role == "user" for message in self.inputs)
+
+
+def draft(
+    source: SourceConversation, format: str, canon: Canon, now: float, oldest: float
+) -> ImportDraft | Unreadable:
+    """Makes the exchanges of a conversation. oldest: what ended before is not retained."""
+    turns = _turns(source.messages)
+    if not turns:
+        return Unreadable("it has no message of the user", len(source.messages) + source.skipped)
+    times = _times(source, now)
+    found: list[Exchange] = []
+    above, at = b"", 0
+    for turn in turns:
+        size = len(turn.inputs) + len(turn.reply)
+        e = _exchange(turn, times[at : at + size], canon, above, found[-1] if found else None)
+        found.append(e if (e.ended or e.begun) >= oldest else emptied(e))
+        above, at = e.path, at + size
+    if all(e.state is State.FORGOTTEN for e in found):
+        count = len(source.messages) + source.skipped
+        return Unreadable("it is older than what is retained", count)
+    # A turn may take the place of the last one, and none of another.
+    found[-1] = replace(found[-1], continued=False)
+    counts = [len(turn.inputs) + len(turn.reply) for turn in turns]
+    key = None if source.id is None else f"{KEY}{format}:{source.id}"
+    chars = sum(len(message.text) for message in source.messages)
+    return ImportDraft(found, counts, key, min(times), max(times), chars)
+
+
+def import_write(
+    made: ImportDraft, agent: Agent, canon: Canon, row: int, uid: str, *, learns: bool, skipped: int = 0
+) -> ImportWrite:
+    """Returns the write of a conversation. skipped: messages of the source that are not in it."""
+    first = made.exchanges[0]
+    messages = [atoms for e in made.exchanges for atoms in (*e.inputs, e.reply or ()) if atoms]
+    return ImportWrite(
+        agent,
+        row,
+        learns,
+        made.key,
+        uid,
+        made.first_at,
+        paths=[e.path for e in made.exchanges],
+        questions=list({b"".join(e.inputs[-1]): None for e in made.exchanges}),
+        atoms=list({b"".join(atoms): None for atoms in messages}),
+        heads=heads_of(canon, first.inputs),
+        decide=partial(decide, made, skipped),
+    )
+
+
+def decide(made: ImportDraft, skipped: int, pool: ImportPool) -> ImportChange:
+    """Returns what a conversation changes. skipped: messages of the source that are not in it."""
+    end, base = _known(made, pool)
+    fill = [] if base is None else _filled(made, pool, end, base.exchange.conversation)
+    filled = {e.path for e in fill}
+    known = sum(
+        n for e, n in zip(made.exchanges[:end], made.counts[:end], strict=True) if e.path not in filled
+    )
+    new = sum(made.counts[:end]) - known
+    add: list[Exchange] = []
+    for e, count in zip(made.exchanges[end:], made.counts[end:], strict=True):
+        e = _redacted(e, pool.tombs)
+        gone = count if e.state is State.FORGOTTEN else len(e.redactions)
+        add.append(e)
+        new, skipped = new + count - gone, skipped + gone
+    conversation = pool.conversation if base is None else base.exchange.conversation
+    above = None if base is None else base.exchange.id
+    superseded = [
+        replace(e, superseded=True, active=False)
+        for e in (pool.unanswered if add else ())
+        if e.conversation == conversation and e.parent == above and e.inputs == add[0].inputs
+    ]
+    return ImportChange(
+        new, known, skipped, add, None if base is None else base.exchange, conversation, fill, superseded
+    )
+
+
+def _known(made: ImportDraft, pool: ImportPool) -> tuple[int, Placed | None]:
+    """Returns how many exchanges are stored, and the last of them; (0, None): none, or not where it goes on."""
+    by_path: dict[bytes, list[Placed]] = {}
+    for placed in pool.placed:
+        by_path.setdefault(placed.exchange.path, []).append(placed)
+    for end in range(len(made.exchanges), 0, -1):
+        found = by_path.get(made.exchanges[end - 1].path, ())
+        own = [p for p in found if p.exchange.conversation == pool.conversation]
+        # A live conversation goes on with the rest where nothing else has followed; one that was imported from
+        # elsewhere may only be the same, as another that begins with the same greeting is not.
+        others = [p for p in found if end == len(made.exchanges) or (p.is_last and not p.is_import)]
+        if own or (pool.conversation is None and others):
+            return end, max(own or others, key=lambda p: (p.exchange.active, p.exchange.id))
+    return 0, None
+
+
+def _filled(made: ImportDraft, pool: ImportPool, end: int, conversation: int) -> list[Exchange]:
+    """Returns what an undone import has left of the exchanges, with their words again."""
+    stubs = {
+        p.exchange.path: p.exchange
+        for p in pool.placed
+        if p.is_stub and p.exchange.conversation == conversation
+    }
+    found = []
+    for e in made.exchanges[:end]:
+        old = stubs.get(e.path)
+        if old is not None and old.inputs == e.inputs and e.state is not State.FORGOTTEN:
+            whole = replace(
+                old, state=State.FINISHED, active=True, size=e.size, input=e.input, shown_reply=e.shown_reply
+            )
+            found.append(_redacted(whole, pool.tombs))
+    return found
+
+
+def _redacted(e: Exchange, tombs: frozenset[bytes]) -> Exchange:
+    """Returns an exchange without the messages that were forgotten, and without those that answer them."""
+    if not tombs or e.state is State.FORGOTTEN:
+        return e
+    messages: list[WireMessage] = orjson.loads(e.input or b"[]")
+    gone: set[int] = set()
+    for i, atoms in enumerate(e.inputs):
+        if _is_gone(atoms, tombs) or (i - 1 in gone and messages[i]["role"] != "user"):
+            gone.add(i)
+    if e.reply and (_is_gone(e.reply, tombs) or len(e.inputs) - 1 in gone):
+        gone.add(-1)
+    if not gone:
+        return e
+    if len(gone) == len(e.inputs) + bool(e.reply):
+        return emptied(e)
+    kept = [{**m, "content": ""} if i in gone else m for i, m in enumerate(messages)]
+    shown_reply = None if -1 in gone else e.shown_reply
+    return replace(e, redactions=frozenset(gone), input=orjson.dumps(kept), shown_reply=shown_reply)
+
+
+def _is_gone(atoms: Sequence[Atom], tombs: frozenset[bytes]) -> bool:
+    return bool(atoms) and b"".join(atoms) in tombs
+
+
+def _turns(messages: Sequence[SourceMessage]) -> list[_Turn]:
+    """Returns messages by turns; [] where no user says anything. What an assistant says first is before a question."""
+    turns: list[_Turn] = []
+    turn = _Turn()
+    for message in messages:
+        if message.role == "assistant" and (turns or turn.has_question):
+            turn.reply.append(message)
+        else:
+            if turn.reply:
+                turns.append(turn)
+                turn = _Turn()
+            turn.inputs.append(message)
+    return [*turns, turn] if turn.has_question else turns
+
+
+def _exchange(
+    turn: _Turn, times: Sequence[float], canon: Canon, above: bytes, before: Exchange | None
+) -> Exchange:
+    """Returns a turn as an exchange. above: the hash of the path before it, of which `before` is the end."""
+    wire: list[WireMessage] = [{"role": m.role, "content": m.text} for m in turn.inputs]
+    inputs = tuple(map(canon.atoms, wire))
+    offset = 0
+    if before is not None:
+        offset = before.offset + sum(map(len, before.inputs)) + len(before.reply or ())
+    e = Exchange(
+        id=-1,
+        conversation=0,
+        parent=None,
+        depth=0,
+        offset=offset,
+        inputs=inputs,
+        media=(b"",) * len(inputs),
+        reply=None,
+        path=b"",
+        reply_key=None,
+        begun=times[0],
+        touched=times[0],
+        input=orjson.dumps(wire),
+        head=0 if before is not None else _head(turn),
+    )
+    if not turn.reply:
+        return abandon(e, canon, above, times[-1])
+    reply: WireMessage = {"role": "assistant", "content": "\n\n".join(m.text for m in turn.reply)}
+    return finish_step(
+        e, canon, above, full=(reply,), shown_reply=None, model="", evicted=None, now=times[-1]
+    )
+
+
+def _head(turn: _Turn) -> int:
+    """Returns how many messages an assistant has said before the first question."""
+    return next(i for i, message in enumerate(turn.inputs) if message.role == "user")
+
+
+def _times(source: SourceConversation, now: float) -> list[float]:
+    """Returns when each message was said: its own date, else the conversation's, else the order before now."""
+    count = len(source.messages)
+    return [
+        min(now, message.at or source.at or now - _STEP_S * (count - i))
+        for i, message in enumerate(source.messages)
+    ]

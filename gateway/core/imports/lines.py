@@ -1,0 +1,94 @@
+"""Formats that any program can write: JSON lines of messages, a pasted list of facts; and mem0's and Mastra's JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+from gateway.core.imports.records import (
+    SourceConversation,
+    SourceFact,
+    SourceMessage,
+    WrongForm,
+    checked,
+    id_in,
+    time_of,
+)
+
+_ROLES: Final = ("user", "assistant")
+# A fact has a sentence or two; a longer line is a document.
+MOST_FACT: Final = 2_000
+_BULLET: Final = re.compile(r"^(?:[-*+\u2022\u00b7]|\d{1,4}[.)])\s+")
+_DATE: Final = re.compile(r"^\[(\d{4}-\d{2}-\d{2})\]\s*(?:[-\u2013\u2014:]\s+)?")
+_HEADING: Final = re.compile(r"^#{1,6}\s|^#+$")
+
+
+def read_message(value: Any) -> SourceMessage | None:
+    """Reads `{"role", "content", "at"}`; None: it has nothing that was said. Raises: WrongForm."""
+    if not isinstance(value, dict) or not isinstance(value.get("role"), str):
+        raise WrongForm("a message has no role")
+    if value["role"] not in _ROLES:
+        return None
+    text = checked(text_in(value.get("content")))
+    at = time_of(value.get("at", value.get("createdAt")))
+    role: Literal["user", "assistant"] = value["role"]
+    return SourceMessage(role, text, at) if text.strip() else None
+
+
+def text_in(content: Any) -> str:
+    """Returns the text of a message's content: text, parts, or an object with `parts`. Raises: WrongForm."""
+    if isinstance(content, dict):
+        content = content.get("parts", content.get("content"))
+    if isinstance(content, str):
+        return content
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        raise WrongForm("the content of a message is neither text nor parts")
+    texts = [p.get("text") if isinstance(p, dict) and p.get("type") == "text" else p for p in content]
+    return "\n".join(t for t in texts if isinstance(t, str))
+
+
+def read_conversation(value: Any) -> SourceConversation:
+    """Reads a line `{"messages": […], "id", "at"}`. Raises: WrongForm."""
+    found = value.get("messages") if isinstance(value, dict) else None
+    if not isinstance(found, list):
+        raise WrongForm("it has no list of messages")
+    return join_messages(value.get("id"), found, value.get("at"))
+
+
+def join_messages(id: Any, found: Sequence[Any], at: Any = None) -> SourceConversation:
+    """Makes a conversation of messages in order. Raises: WrongForm."""
+    messages = [message for message in map(read_message, found) if message is not None]
+    return SourceConversation(id_in(id), messages, time_of(at), len(found) - len(messages))
+
+
+def read_fact(line: str) -> SourceFact | None:
+    """Reads a line of a list; None: it is blank, a heading or a fence. Raises: WrongForm."""
+    text = line.strip()
+    if not text or text.startswith(("```", "~~~")) or _HEADING.match(text):
+        return None
+    text = _BULLET.sub("", text)
+    dated = _DATE.match(text)
+    at = None
+    if dated is not None:
+        at, text = time_of(dated[1]), text[dated.end() :]
+    text = text.strip()
+    return _fact(text, at) if any(map(str.isalnum, text)) else None
+
+
+def read_memory(value: Any) -> SourceFact | None:
+    """Reads mem0's `{"memory", "created_at", "user_id"}`; None: it says nothing. Raises: WrongForm."""
+    text = value.get("memory") if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise WrongForm("it has no memory")
+    user = value.get("user_id")
+    fact = _fact(" ".join(text.split()), time_of(value.get("created_at")))
+    return SourceFact(fact.text, fact.at, user if isinstance(user, str) else None) if fact.text else None
+
+
+def _fact(text: str, at: float | None) -> SourceFact:
+    if len(checked(text)) > MOST_FACT:
+        raise WrongForm(f"it has more than {MOST_FACT:,} characters")
+    return SourceFact(text, at)

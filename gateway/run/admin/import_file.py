@@ -1,0 +1,370 @@
+"""Reads a file that another application has exported: one conversation or fact at a time, within limits.
+
+Nothing of it is unpacked to disk, and of JSON one conversation is in memory. A file that is no export, or is made to
+harm, is a `BadRequest` on `file`; a conversation that cannot be read is left out (`Unreadable`). No error quotes it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+import zlib
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import IO, Any, Final
+
+import orjson
+
+from gateway.core.imports import chatgpt, claude, lines
+from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable, WrongForm, time_of
+from gateway.errors import BadRequest
+
+FORMATS: Final = ("chatgpt", "claude", "list", "jsonl", "mem0", "mastra")
+Source = SourceConversation | SourceFact | Unreadable
+
+MOST_ENTRIES: Final = 10_000
+MOST_JSON: Final = 4 << 30
+MOST_RATIO: Final = 200
+MOST_DEPTH: Final = 100
+MOST_LINE: Final = 10_000_000
+# One conversation as JSON, and all messages of Mastra's, which are not sorted by conversation.
+MOST_ITEM: Final = 64 << 20
+# The list of a ZIP's entries, by which its end says how long it is.
+_MOST_DIRECTORY: Final = 8 << 20
+# While so much is parsed no other thread runs: some half a millisecond.
+_PIECE: Final = 16 << 10
+_HEAD: Final = 64 << 10
+_BOM: Final = b"\xef\xbb\xbf"
+_ZIP: Final = b"PK\x03\x04"
+_ZIP_END: Final = b"PK\x05\x06"
+_JSON_NAME: Final = re.compile(r"(?:^|/)conversations(?:-\d+)?\.json$")
+_DATED_LINE: Final = re.compile(rb"\[\d{4}-\d{2}-\d{2}\]")
+_BRACKETS: Final = b'"[]{}'
+_OTHERS: Final = bytes(set(range(256)) - set(_BRACKETS))
+_READERS: Final[dict[str, Callable[[Any], SourceConversation | Unreadable]]] = {
+    "chatgpt": chatgpt.read_conversation,
+    "claude": claude.read_conversation,
+}
+# By which key the first item of a list is recognised.
+_OF_ITEM: Final = {"mapping": "chatgpt", "chat_messages": "claude", "memory": "mem0"}
+# By which key an object is.
+_OF_OBJECT: Final = {"threads": "mastra", "results": "mem0", "role": "jsonl", "conversation": "jsonl"}
+
+
+def wrong_file(why: str) -> BadRequest:
+    return BadRequest(f"This file cannot be imported: {why}.", param="file")
+
+
+class Depth:
+    """Counts how deep JSON is nested, as it passes."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_text = False
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        """Raises: BadRequest."""
+        data = self._rest + data
+        # An escape may go on in the next piece.
+        slashes = len(data) - len(data.rstrip(b"\\"))
+        self._rest = b"\\" if slashes % 2 else b""
+        if self._rest:
+            data = data[:-1]
+        plain = data.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _OTHERS)
+        texts = plain.split(b'"')
+        signs = b"".join(texts[self._in_text :: 2])
+        self._in_text ^= not len(texts) % 2
+        opened = signs.count(b"[") + signs.count(b"{")
+        if self._depth + opened <= MOST_DEPTH:
+            self._depth += 2 * opened - len(signs)
+            return
+        for sign in signs:
+            self._depth += 1 if sign in b"[{" else -1
+            if self._depth > MOST_DEPTH:
+                raise wrong_file(f"its JSON is nested deeper than {MOST_DEPTH} levels")
+
+
+class _Stream:
+    """JSON as it is read: no larger and no deeper than it may be."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._depth = Depth()
+        self._is_begun = False
+        self._total = 0
+        self.item = 0  # since a conversation has ended
+
+    def read(self, size: int = -1) -> bytes:
+        if not size:
+            return b""  # asked by ijson, to see what it reads
+        data = self._file.read(_PIECE)
+        if not self._is_begun:
+            self._is_begun, data = True, data.removeprefix(_BOM)
+        self._total += len(data)
+        self.item += len(data)
+        if self._total > MOST_JSON:
+            raise wrong_file(f"it has more than {MOST_JSON >> 30} GiB of JSON")
+        if self.item > MOST_ITEM:
+            raise wrong_file(f"one conversation has more than {MOST_ITEM >> 20} MiB")
+        self._depth.feed(data)
+        return data
+
+
+@contextmanager
+def _as_fault() -> Iterator[None]:
+    """Makes errors of what reads a file a `BadRequest`. Their own words may quote it."""
+    import ijson
+
+    try:
+        yield
+    except ijson.JSONError as error:
+        raise wrong_file("it is no JSON, or a part of it is missing") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise wrong_file(
+            "it is a ZIP that is damaged, encrypted, or packed in a way that is not read here"
+        ) from error
+
+
+def _items(file: IO[bytes], prefix: str) -> Iterator[Any]:
+    """Yields the items of a list within JSON."""
+    import ijson
+
+    stream = _Stream(file)
+    with _as_fault():
+        for item in ijson.items(stream, prefix, use_float=True, buf_size=_PIECE):
+            yield item
+            stream.item = 0
+
+
+# -- what a file is
+
+
+def find_format(file: IO[bytes]) -> str:
+    """Returns the format of a file. Raises: BadRequest."""
+    file.seek(0)
+    head = file.read(_HEAD)
+    text = head.removeprefix(_BOM).lstrip()
+    if head.startswith((_ZIP, _ZIP_END)):
+        with _parts(file) as parts, parts[0]() as part:
+            return _format_of_json(part)
+    file.seek(0)
+    if text.startswith(b"{") or (text.startswith(b"[") and not _DATED_LINE.match(text)):
+        return _format_of_json(file)
+    if not text or b"\0" in head:
+        raise wrong_file("it is neither a ZIP nor JSON nor a list of lines")
+    return "list"
+
+
+def _format_of_json(file: IO[bytes]) -> str:
+    """Looks at the keys of an object, or of the first object of a list."""
+    import ijson
+
+    depth, at, seen = 0, 0, ""
+    with _as_fault():
+        for event, value in ijson.basic_parse(_Stream(file), buf_size=_PIECE):
+            if event == "map_key" and depth == at:
+                seen = value
+                found = (_OF_OBJECT if at == 1 else _OF_ITEM).get(value)
+                if found is not None:
+                    return found
+            elif event == "map_key" and seen == "messages" and at == 1 and depth == 3:
+                if value == "threadId":
+                    return "mastra"
+            elif event in ("start_map", "start_array"):
+                depth += 1
+                if depth <= 2 and event == "start_map" and not at:
+                    at = depth
+            elif event in ("end_map", "end_array"):
+                depth -= 1
+                if depth == 2 and seen == "messages" and at == 1:
+                    return "jsonl"  # its first message belongs to no thread
+                if depth < at:
+                    break
+    raise wrong_file(f"its format is not known; name one of {', '.join(FORMATS)}")
+
+
+@contextmanager
+def _parts(file: IO[bytes]) -> Iterator[list[Callable[[], Any]]]:
+    """Opens the files with conversations: those of a ZIP, or the file itself. Raises: BadRequest."""
+    file.seek(0)
+    if not file.read(4).startswith((_ZIP, _ZIP_END)):
+        file.seek(0)
+        yield [lambda: _rewound(file)]
+        return
+    _check_directory(file)
+    with _as_fault(), zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if len(entries) > MOST_ENTRIES:
+            raise wrong_file(f"it has more than {MOST_ENTRIES:,} entries")
+        found = sorted((e for e in entries if _JSON_NAME.search(e.filename)), key=lambda e: e.filename)
+        if not found:
+            raise wrong_file("it has no conversations.json")
+        if any(each.flag_bits & 1 for each in found):
+            raise wrong_file("it is encrypted")
+        size = sum(each.file_size for each in found)
+        if size > MOST_JSON:
+            raise wrong_file(f"it has more than {MOST_JSON >> 30} GiB of JSON")
+        if size > MOST_RATIO * max(1, sum(each.compress_size for each in found)):
+            raise wrong_file(f"it unpacks to more than {MOST_RATIO} times its size")
+        yield [lambda each=each: archive.open(each) for each in found]  # type: ignore[misc]
+
+
+def _rewound(file: IO[bytes]) -> _Unclosed:
+    file.seek(0)
+    return _Unclosed(file)
+
+
+class _Unclosed:
+    """A file that its reader does not close."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.read = file.read
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _check_directory(file: IO[bytes]) -> None:
+    """Checks how long a ZIP says that its list of entries is, before it is read. Raises: BadRequest."""
+    size = file.seek(0, 2)
+    file.seek(max(0, size - _HEAD - 22))
+    tail = file.read()
+    at = tail.rfind(_ZIP_END)
+    if at < 0 or len(tail) < at + 22:
+        raise wrong_file("it is a ZIP whose end is missing")
+    count = int.from_bytes(tail[at + 10 : at + 12], "little")
+    if count > MOST_ENTRIES:
+        raise wrong_file(f"it has more than {MOST_ENTRIES:,} entries")
+    if int.from_bytes(tail[at + 12 : at + 16], "little") > _MOST_DIRECTORY:
+        raise wrong_file("its list of entries is too long")
+
+
+# -- what is in it
+
+
+def read_file(file: IO[bytes], format: str) -> Iterator[Source]:
+    """Yields what is in a file, in order. Raises: BadRequest."""
+    if format in _READERS:
+        with _parts(file) as parts:
+            for open_part in parts:
+                with open_part() as part:
+                    yield from (_made(_READERS[format], item) for item in _items(part, "item"))
+        return
+    file.seek(0)
+    if format == "list":
+        yield from _facts_of_lines(file)
+    elif format == "jsonl":
+        yield from _conversations_of_lines(file)
+    elif format == "mem0":
+        prefix = "item" if file.read(_HEAD).removeprefix(_BOM).lstrip().startswith(b"[") else "results.item"
+        file.seek(0)
+        made = (_made(lines.read_memory, item) for item in _items(file, prefix))
+        yield from (each for each in made if each is not None)
+    else:
+        yield from _threads(file)
+
+
+def _made(read: Callable[[Any], Any], item: Any, messages: int = 0) -> Any:
+    try:
+        return read(item)
+    except WrongForm as error:
+        return Unreadable(str(error), messages)
+
+
+def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """Yields (offset, line); None: it is too long."""
+    while True:
+        at = file.tell()
+        line = file.readline(MOST_LINE + 2)
+        if not line:
+            return
+        if len(line) <= MOST_LINE + 1:
+            yield at, line.removeprefix(_BOM) if not at else line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(_HEAD)
+        yield at, None
+
+
+def _facts_of_lines(file: IO[bytes]) -> Iterator[Source]:
+    for _, line in _lines(file):
+        try:
+            text = None if line is None else line.decode()
+        except UnicodeDecodeError:
+            yield Unreadable("a line is no UTF-8")
+            continue
+        if text is None:
+            yield Unreadable("a line has more than 10 MB")
+        elif (fact := _made(lines.read_fact, text)) is not None:
+            yield fact
+
+
+def _conversations_of_lines(file: IO[bytes]) -> Iterator[Source]:
+    """Yields conversations of one line, and then those of which each line has a message."""
+    offsets: dict[str | None, array[int]] = {}
+    end = 0
+    for at, line in _lines(file):
+        end = file.tell()
+        value = _parsed(line)
+        if isinstance(value, Unreadable):
+            yield value
+        elif value is not None and "messages" in value:
+            yield _made(lines.read_conversation, value, _count(value["messages"]))
+            file.seek(end)
+        elif value is not None:
+            id = value.get("conversation")
+            offsets.setdefault(id if isinstance(id, str) else None, array("Q")).append(at)
+    for id, places in offsets.items():
+        yield _made(partial(lines.join_messages, id), [*_at(file, places)], len(places))
+
+
+def _count(messages: Any) -> int:
+    return len(messages) if isinstance(messages, list) else 0
+
+
+def _at(file: IO[bytes], places: array[int]) -> Iterator[Any]:
+    for place in places:
+        file.seek(place)
+        yield orjson.loads(file.readline(MOST_LINE + 2).removeprefix(_BOM))
+
+
+def _parsed(line: bytes | None) -> dict[str, Any] | Unreadable | None:
+    """Returns the object of a line; None: it is blank. Raises: BadRequest."""
+    if line is None:
+        return Unreadable("a line has more than 10 MB")
+    if not line.strip():
+        return None
+    Depth().feed(line)
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return Unreadable("a line is no JSON")
+    return value if isinstance(value, dict) else Unreadable("a line is no object")
+
+
+def _threads(file: IO[bytes]) -> Iterator[Source]:
+    """Yields Mastra's threads: their messages are gathered, as they come in any order."""
+    threads: dict[str | None, list[Any]] = {}
+    size = 0
+    for item in _items(file, "messages.item"):
+        if not isinstance(item, dict):
+            yield Unreadable("a message is no object", 1)
+            continue
+        size += len(json.dumps(item.get("content"), ensure_ascii=False))
+        if size > MOST_ITEM:
+            raise wrong_file(
+                f"its messages have more than {MOST_ITEM >> 20} MiB; export fewer threads at a time"
+            )
+        id = item.get("threadId")
+        kept = {name: item.get(name) for name in ("role", "content", "createdAt")}
+        threads.setdefault(id if isinstance(id, str) else None, []).append(kept)
+    for id, found in threads.items():
+        found.sort(key=lambda each: time_of(each["createdAt"]) or 0.0)
+        yield _made(partial(lines.join_messages, id), found, len(found))

@@ -1,0 +1,81 @@
+"""The progress of an import, as it is stored and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+# So many warnings are listed; the last one says how many more there are.
+MOST_WARNINGS: Final = 100
+# Characters of a token, about, where nothing counts them.
+_TOKEN_CHARS: Final = 4
+
+
+class ImportCounts(Struct, frozen=True):
+    """found = new + known + skipped, once all is read."""
+
+    found: int = 0
+    new: int = 0
+    known: int = 0
+    skipped: int = 0
+
+    def with_more(self, *, new: int = 0, known: int = 0, skipped: int = 0) -> ImportCounts:
+        return ImportCounts(self.found, self.new + new, self.known + known, self.skipped + skipped)
+
+
+class ImportProgress(Struct, frozen=True):
+    """All that an import's row has besides its columns. It quotes nothing of the file."""
+
+    conversations: ImportCounts = ImportCounts()
+    messages: ImportCounts = ImportCounts()
+    facts: ImportCounts = ImportCounts()
+    # Of what the file has.
+    first_at: float | None = None
+    last_at: float | None = None
+    # Characters of what is new.
+    chars: int = 0
+    warnings: Sequence[str] = ()
+    # How many there are.
+    warned: int = 0
+    # Why it failed.
+    error: str | None = None
+    # How many conversations and facts of the file are done.
+    position: int = 0
+
+    def warn(self, text: str) -> ImportProgress:
+        shown = [*self.warnings, text] if self.warned < MOST_WARNINGS else self.warnings
+        return replace(self, warnings=shown, warned=self.warned + 1)
+
+    def dump(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    def shown(self) -> dict[str, Any]:
+        """Returns the fields that an import shows of it."""
+        warnings = [*self.warnings]
+        if self.warned > len(warnings):
+            warnings.append(f"{self.warned - len(warnings)} more were skipped.")
+        return {
+            "conversations": msgspec.to_builtins(self.conversations),
+            "messages": msgspec.to_builtins(self.messages),
+            "facts": msgspec.to_builtins(self.facts),
+            "first_at": iso_of(self.first_at),
+            "last_at": iso_of(self.last_at),
+            "learn_tokens": self.chars // _TOKEN_CHARS,
+            "warnings": warnings,
+            "error": None if self.error is None else {"message": self.error, "param": "file"},
+        }
+
+
+def load_progress(data: dict[str, Any]) -> ImportProgress:
+    """Returns what `dump` wrote."""
+    return msgspec.convert(data, ImportProgress)
+
+
+def iso_of(at: float | None) -> str | None:
+    """Returns a time as ISO 8601, UTC, to the second."""
+    return None if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,86 @@
+"""`/v1/manage/imports`: the file is the body of the request."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from typing import Any, Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.errors import BadRequest, MemoryUnavailable
+from gateway.run.admin.imports import ImportOperations
+from gateway.web.body import BodyReader
+from gateway.web.manage.access import Access, Manager
+from gateway.web.manage.limits import managed
+from gateway.web.middleware import trace_of
+from gateway.web.upload import UploadBody
+from storage.errors import StoreError
+
+IMPORTS_PATH: Final = "/v1/manage/imports"
+# An undoing is waited for so long; it goes on.
+_UNDO_S: Final = 20.0
+_FLAGS: Final = ("learn", "preview")
+_TRUTHS: Final = {"true": True, "1": True, "": True, "false": False, "0": False}
+
+
+def import_routes(
+    operations: ImportOperations, access: Access, bodies: BodyReader, limit_bytes: int, timeout_s: float
+) -> list[Route]:
+    """Returns the routes of imports. limit_bytes, timeout_s: of a file."""
+
+    async def begin(request: Request) -> Response:
+        trace_of(request.scope).route = "manage"
+        given = dict(request.query_params)
+        if len(given) < len(request.query_params.multi_items()):
+            raise BadRequest("A parameter was sent twice.")
+        manager = await access.admit(request, writes=True)
+        wanted = operations.read(_with_flags(given), project=manager.project)
+        body = UploadBody(request.scope, request.receive, limit_bytes, timeout_s)
+        # It has no name, and goes with the process; the import closes it.
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            async for piece in body.pieces():
+                await asyncio.to_thread(file.write, piece)
+        except BaseException:
+            file.close()
+            raise
+        try:
+            running = await operations.begin(file, wanted)
+            if wanted.is_preview and running.task is not None:
+                await running.task
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        status = 200 if wanted.is_preview else 202
+        return Response(orjson.dumps(running.shown()), status, media_type="application/json")
+
+    async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.show_all(dict(request.query_params), project=manager.project)
+
+    async def show(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.show(request.path_params["id"], project=manager.project)
+
+    async def undo(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.undo(request.path_params["id"], project=manager.project, wait_s=_UNDO_S)
+
+    one = f"{IMPORTS_PATH}/{{id}}"
+    return [
+        Route(IMPORTS_PATH, begin, methods=["POST"]),
+        managed(IMPORTS_PATH, "GET", show_all, access, bodies),
+        managed(one, "GET", show, access, bodies),
+        managed(one, "DELETE", undo, access, bodies),
+    ]
+
+
+def _with_flags(given: dict[str, str]) -> dict[str, Any]:
+    """Returns a query with its flags read; one without a value is set. Raises: BadRequest."""
+    wanted: dict[str, Any] = {name: value for name, value in given.items() if value or name in _FLAGS}
+    for name in _FLAGS:
+        if name in given:
+            if given[name] not in _TRUTHS:
+                raise BadRequest(f"{name} must be true or false.", param=name)
+            wanted[name] = _TRUTHS[given[name]]
+    return wanted

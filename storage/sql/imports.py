@@ -1,0 +1,211 @@
+"""Imports of other applications' exports: each conversation is written in one transaction with the import's progress.
+
+What of a conversation is new is decided elsewhere and handed in. Exchanges are added as turns add them; `imported`
+says which import has added what, by which it is undone (`erase.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import orjson
+from msgspec.structs import replace
+
+from storage.commands import ImportChange, ImportNote, ImportPool, ImportWrite, LearnedFact, Placed
+from storage.database import Connection, Row
+from storage.errors import NotFound
+from storage.listing import StoredImport
+from storage.records import IMPORT, LEARNER, RULE, Agent, Exchange, Scope
+from storage.sql import exchanges
+from storage.sql.agents import load_agent
+from storage.sql.facts import is_known, keep_fact
+from storage.sql.group import Group, bulk_writes, reads
+from storage.sql.readers import advance, cursor_of
+from storage.sql.statements import load, rows_of, run_of
+
+SQL = load("imports.sql")
+
+# Above every number.
+_LAST = 1 << 62
+
+
+class Imports(Group):
+    """Imports, and the writing of what they bring."""
+
+    @reads
+    async def find(self, connection: Connection, uid: str, project: str | None = None) -> StoredImport | None:
+        """Returns the import with a public name. project: the only one in which it may be."""
+        row = await connection.row(SQL["find"], (uid, project))
+        return None if row is None else _import(row)
+
+    @reads
+    async def list(
+        self, connection: Connection, project: str | None, *, before: int = _LAST, limit: int = 100
+    ) -> list[StoredImport]:
+        """Returns a page of imports, the newest first. before: the row of the last one on the page before."""
+        return [_import(row) for row in await connection.rows(SQL["list"], (project, before, limit))]
+
+    @bulk_writes
+    async def begin(
+        self,
+        connection: Connection,
+        agent: Agent,
+        uid: str,
+        format: str,
+        data: bytes,
+        at: float,
+        *,
+        learns: bool,
+    ) -> int:
+        """Begins an import, or one of the same name again. Returns its row. Raises: NotFound: the memory is gone."""
+        await _locked(connection, agent)
+        values = (uid, agent.id, format, "running", int(learns), at, data)
+        return int(await connection.value(SQL["begin"], values))
+
+    @bulk_writes
+    async def note(self, connection: Connection, note: ImportNote) -> None:
+        """Notes how far an import has come."""
+        await _note(connection, note)
+
+    @reads
+    async def look(self, connection: Connection, write: ImportWrite) -> ImportChange:
+        """Returns what a conversation would change."""
+        return write.decide(await _pool(connection, write.agent, write))
+
+    @bulk_writes
+    async def write(
+        self, connection: Connection, write: ImportWrite, note: Callable[[ImportChange], ImportNote]
+    ) -> ImportChange:
+        """Writes a conversation, and how far the import has come then. Raises: NotFound: the memory is gone."""
+        agent = await _locked(connection, write.agent)
+        change = write.decide(await _pool(connection, agent, write))
+        await _apply(connection, agent, write, change)
+        await _note(connection, note(change))
+        return change
+
+    @bulk_writes
+    async def write_facts(
+        self,
+        connection: Connection,
+        draft: Agent,
+        row: int,
+        facts: Sequence[LearnedFact],
+        now: float,
+        note: Callable[[int], ImportNote],
+    ) -> int:
+        """Writes facts. Returns how many were new. note: of so many. Raises: NotFound: the memory is gone."""
+        agent, count = await _locked(connection, draft), 0
+        for fact in facts:
+            if not await is_known(connection, agent, fact.key):
+                id = await keep_fact(connection, agent, fact, now, IMPORT)
+                count += 1
+                await connection.run(SQL["add"], ("fact", id, row, 0, 0))
+        await _note(connection, note(count))
+        return count
+
+    @reads
+    async def known_facts(self, connection: Connection, agent: Agent, keys: Sequence[str]) -> int:
+        """Returns how many of these facts are there, or were forgotten alone. keys: as in `LearnedFact`."""
+        return sum([await is_known(connection, agent, key) for key in keys])
+
+    @bulk_writes
+    async def pass_over(self, connection: Connection, agent: int, now: float) -> None:
+        """Moves readers of a memory past what imports brought that is not to be learned from."""
+        await connection.lock(agent)
+        of = await load_agent(connection, agent)
+        if of is None:
+            return
+        readers = {LEARNER: await cursor_of(connection, agent, LEARNER), RULE: 0}
+        readers.update({row[0]: row[1] for row in await connection.rows(SQL["readers_of"], (agent,))})
+        for reader, seq in readers.items():
+            if await connection.row(SQL["next_unlearned"], (agent, seq)) is None:
+                await advance(connection, agent, reader, of.next_seq - 1, now)
+
+    @reads
+    async def origins(
+        self, connection: Connection, agent: int, what: Literal["exchange", "fact"], ids: Sequence[int]
+    ) -> dict[int, tuple[str, float]]:
+        """Returns from which imports facts or exchanges are, by their rows: the format, and when the import began."""
+        rows = await rows_of(connection, SQL["origins"], ids, agent, what)
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+
+def _import(row: Row) -> StoredImport:
+    id, uid, agent, format, status, learns, created, touched, data, *scope = row
+    read = orjson.loads(data)
+    return StoredImport(id, uid, agent, format, status, bool(learns), created, touched, read, Scope(*scope))
+
+
+async def _locked(connection: Connection, agent: Agent) -> Agent:
+    """Locks a memory, and returns it as it is now. Raises: NotFound: it is gone."""
+    await connection.lock(agent.id)
+    found = await load_agent(connection, agent.id)
+    if found is None:
+        raise NotFound("this memory was forgotten while it was imported into")
+    return found
+
+
+async def _note(connection: Connection, note: ImportNote) -> None:
+    await connection.run(SQL["note"], (note.row, note.status, note.at, note.data))
+
+
+async def _pool(connection: Connection, agent: Agent, write: ImportWrite) -> ImportPool:
+    conversation = None
+    if write.key is not None:
+        row = await connection.row(exchanges.SQL["conversation_of"], (agent.id, write.key))
+        conversation = None if row is None else row[0]
+    rows = await rows_of(connection, SQL["placed"], write.paths, agent.id)
+    placed = [Placed(exchanges.make_exchange(row), *map(bool, row[-3:])) for row in rows]
+    unanswered = exchanges.exchanges(await rows_of(connection, SQL["unanswered"], write.questions, agent.id))
+    # At epoch 0 nothing was forgotten yet.
+    tombs = await exchanges.find_tombs(connection, agent.id, write.atoms if agent.epoch else ())
+    return ImportPool(conversation, placed, unanswered, tombs)
+
+
+async def _apply(connection: Connection, agent: Agent, write: ImportWrite, change: ImportChange) -> None:
+    for e in change.fill:
+        await exchanges.update_exchange(connection, agent.id, e, is_whole=True)
+        await connection.run(SQL["unstub"], (e.id,))
+        await _own(connection, write, e.id, e.conversation)
+        if e.seq <= agent.indexed_seq:
+            await exchanges.mark(connection, agent.id, "stale", (b"",), e.id)
+    for e in change.superseded:
+        await exchanges.update_exchange(connection, agent.id, e)
+    if not change.add:
+        return
+    conversation = change.conversation
+    if conversation is None:
+        begun = await exchanges.add_conversation(connection, agent.id, write.uid, write.key, write.at)
+        conversation = begun.id
+    above = change.after
+    if above is not None:
+        await run_of(connection, exchanges.SQL["exchanges_continued"], [above.id], agent.id)
+    for e in change.add:
+        e = _after(replace(e, conversation=conversation), above)
+        added = await exchanges.insert_exchange(connection, agent.id, e)
+        e = replace(e, id=added.id, seq=added.seq, run=e.run if e.seq == added.seq else added.seq)
+        await _own(connection, write, e.id, conversation)
+        if e.parent is None:
+            await exchanges.mark(connection, agent.id, "head", write.heads, e.id)
+        above = e
+
+
+def _after(e: Exchange, above: Exchange | None) -> Exchange:
+    """Returns an exchange at its place after another one."""
+    length = len(e.inputs) + 1
+    if above is None:
+        return replace(e, parent=None, depth=0, length=length)
+    return replace(
+        e,
+        parent=above.id,
+        depth=above.depth + 1,
+        length=above.length + length,
+        seq=above.seq + len(above.inputs) + 1,
+        run=above.run,
+        prior=above.id if above.adds else above.prior,
+    )
+
+
+async def _own(connection: Connection, write: ImportWrite, exchange: int, conversation: int) -> None:
+    await connection.run(SQL["add"], ("exchange", exchange, write.row, conversation, int(write.learns)))
