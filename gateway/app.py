@@ -37,7 +37,8 @@ from gateway.operations import (
     make_page_operations,
     request_operations,
 )
-from gateway.page.page_app import MAX_BODY_BYTES, PageApp
+from gateway.page.page_app import PageApp
+from gateway.page.page_request import MAX_BODY_BYTES
 from gateway.provider_factory import make_embedder, make_providers, own_provider
 from gateway.run.admin.key_management import KeyHolder, KeyManagement
 from gateway.run.admin.links import LinkOperations

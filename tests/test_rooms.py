@@ -171,7 +171,8 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "gateway.page": [
         {"page_app"},
-        {"routes"},
+        {"sign_in_pages", "routes"},
+        {"page_answers"},
         {"about_me"},
         {
             "blocks",
@@ -187,7 +188,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "work",
         },
         {"memory_door"},
-        {"operations", "render", "screen"},
+        {"operations", "render", "screen", "page_request", "page_reply"},
         {"defence", "shown_text", "visitor"},
     ],
     "gateway.agents": [

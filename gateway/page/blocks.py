@@ -12,7 +12,8 @@ from gateway.errors import BadRequest, Conflict, GatewayError
 from gateway.page.memory_door import OPERATORS, MemoryDoor, Way, door_of
 from gateway.page.operations import PageOperations
 from gateway.page.screen import Action, Answer, Ask, Done, ListQuery, Screen, View
-from gateway.run.admin.memory_views import BlockPage
+from gateway.run.admin.memory_edits import MemoryEdits
+from gateway.run.admin.memory_views import BlockPage, MemoryViews
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
 # Characters of what stays around a change in the history of a page, and of a whole difference.
@@ -48,14 +49,17 @@ class RestoreForm(Struct, frozen=True, forbid_unknown_fields=True):
     to: _Number
 
 
-def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | Action]:
-    views, edits = operations.memories, operations.edits
+class _BlockScreens(Struct, frozen=True):
+    """The screen of a block and its changes, each as it is called for a request."""
 
-    async def page_of(ask: Ask, door: MemoryDoor, query: BlockQuery | None = None) -> BlockPage:
+    views: MemoryViews
+    edits: MemoryEdits
+
+    async def page_of(self, ask: Ask, door: MemoryDoor, query: BlockQuery | None = None) -> BlockPage:
         query = query or BlockQuery()
         limit = query.limit if ask.is_twin else min(query.limit, _VERSIONS)
         label = str(ask.params["label"])
-        page = await views.block(
+        page = await self.views.block(
             door.project, door.uid, label, from_=query.from_, to=query.to, after=query.after, limit=limit
         )
         if door.is_person and page.block.shared:
@@ -63,6 +67,7 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
             return replace(page, versions=(), next=None, diff=None)
         return page
 
+    @staticmethod
     def shown(
         page: BlockPage,
         door: MemoryDoor,
@@ -71,55 +76,62 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
         error: GatewayError | None = None,
         **more: Any,
     ) -> View:
-        context = {"changes": _changes(page), "is_compared": False, "theirs": None, **more}
+        context = {"changes": _changes(page), "is_compared": False, "conflict": None, **more}
         return door.view(page, "block.html", page.block.label, error, typed=typed, **context)
 
-    async def show(ask: Ask, query: BlockQuery) -> View:
+    async def show(self, ask: Ask, query: BlockQuery) -> View:
         door = door_of(ask)
-        page = await page_of(ask, door, query)
+        page = await self.page_of(ask, door, query)
         await ask.note_read(door.uid)
-        return shown(page, door, is_compared=query.from_ is not None or query.to is not None)
+        return self.shown(page, door, is_compared=query.from_ is not None or query.to is not None)
 
-    async def edit(ask: Ask, form: EditForm) -> Answer:
+    async def edit(self, ask: Ask, form: EditForm) -> Answer:
         door = door_of(ask)
         try:
-            await edits.edit_block(door.editor, door.uid, str(ask.params["label"]), form.value, form.version)
+            await self.edits.edit_block(
+                door.editor, door.uid, str(ask.params["label"]), form.value, form.version
+            )
         except Conflict as error:
-            page = await page_of(ask, door)
-            theirs = _shortened(diff_words(form.value, page.block.value))
-            return shown(page, door, typed=form.value, error=error, theirs=theirs)
+            page = await self.page_of(ask, door)
+            conflict = _shortened(diff_words(form.value, page.block.value))
+            return self.shown(page, door, typed=form.value, error=error, conflict=conflict)
         except BadRequest as error:
-            return shown(await page_of(ask, door), door, typed=form.value, error=error)
-        return await done(ask, door)
+            return self.shown(await self.page_of(ask, door), door, typed=form.value, error=error)
+        return await self.done(ask, door)
 
-    async def undo(ask: Ask, form: UndoForm) -> Answer:
+    async def undo(self, ask: Ask, form: UndoForm) -> Answer:
         door = door_of(ask)
         try:
-            await edits.undo_block(door.editor, door.uid, str(ask.params["label"]), form.version)
+            await self.edits.undo_block(door.editor, door.uid, str(ask.params["label"]), form.version)
         except (Conflict, BadRequest) as error:
-            return shown(await page_of(ask, door), door, error=error)
-        return await done(ask, door)
+            return self.shown(await self.page_of(ask, door), door, error=error)
+        return await self.done(ask, door)
 
-    async def restore(ask: Ask, form: RestoreForm) -> Answer:
+    async def restore(self, ask: Ask, form: RestoreForm) -> Answer:
         door = door_of(ask)
         try:
-            await edits.restore_block(door.editor, door.uid, str(ask.params["label"]), form.version, form.to)
+            await self.edits.restore_block(
+                door.editor, door.uid, str(ask.params["label"]), form.version, form.to
+            )
         except (Conflict, BadRequest) as error:
-            return shown(await page_of(ask, door), door, error=error)
-        return await done(ask, door)
+            return self.shown(await self.page_of(ask, door), door, error=error)
+        return await self.done(ask, door)
 
-    async def done(ask: Ask, door: MemoryDoor) -> Done:
-        page = await page_of(ask, door)
+    async def done(self, ask: Ask, door: MemoryDoor) -> Done:
+        page = await self.page_of(ask, door)
         return Done(page.block, door.path("b", page.block.label))
 
+
+def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | Action]:
+    of = _BlockScreens(operations.memories, operations.edits)
     made: list[Screen | Action] = [
-        way.screen("b/{label}", show, BlockQuery),
-        way.action("b/{label}", edit, EditForm, "correct"),
+        way.screen("b/{label}", of.show, BlockQuery),
+        way.action("b/{label}", of.edit, EditForm, "correct"),
     ]
     if way.is_operators:
         made += [
-            way.action("b/{label}/undo", undo, UndoForm, "correct"),
-            way.action("b/{label}/restore", restore, RestoreForm, "correct"),
+            way.action("b/{label}/undo", of.undo, UndoForm, "correct"),
+            way.action("b/{label}/restore", of.restore, RestoreForm, "correct"),
         ]
     return made
 

@@ -39,7 +39,7 @@ class ListQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Ask(Struct, frozen=True):
     """A request to a screen or an action."""
 
-    # None: nobody has signed in, at a route that is open to all.
+    # None: without a session, at a route that is open to all.
     visitor_or_none: Visitor | None
     # The parts of the path by their names.
     params: Mapping[str, Any]

@@ -1,6 +1,6 @@
 """Standing facts: wishes, preferences and instructions of a user that a later request does not name.
 
-"I never eat meat" matters when somebody asks for restaurants, and shares no word with that. A fact that always holds is
+"I never eat meat" matters when restaurants are asked for, and shares no word with that. A fact that always holds is
 a standing fact, and the memory section shows it. With a background model the model marks them; without one a rule finds
 the sentences that say so in the first person, by a table of words (gateway/data/standing_words.txt).
 """
@@ -71,7 +71,7 @@ def standing_block(
 
     facts: the current ones, newest first.
     shown: the numbers that the section shows already, where it should stay as it is; with one of them gone it is
-        made anew. None: it is made anew.
+        made again. None: it is made again.
     """
     if shown is not None and {*shown} <= {fact.seq for fact in facts}:
         taken = [fact for fact in facts if fact.seq in shown]

@@ -103,8 +103,8 @@ def _problems(
     if figures.failed:
         words = f"{figures.failed:,} of {count:,} requests failed in the last hour."
         found.append(Problem(words, "requests"))
-    if nobody := modes.get("none", 0):
-        requests, them = ("request", "it") if nobody == 1 else ("requests", "them")
-        words = f"{nobody:,} {requests} named nobody: nothing is remembered of {them}."
+    if unnamed := modes.get("none", 0):
+        requests, them = ("request", "it") if unnamed == 1 else ("requests", "them")
+        words = f"{unnamed:,} {requests} named nobody: nothing is remembered of {them}."
         found.append(Problem(words, "requests"))
     return found

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from gateway.page.page_app import MAX_BODY_BYTES
+from gateway.page.page_request import MAX_BODY_BYTES
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.operator import FORM, Operator
 from tests.server import RawReply, serve, settings_for

@@ -1,0 +1,54 @@
+"""Replies of the page, and how they leave."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import AsyncIterator
+
+import msgspec
+from msgspec import Struct
+from starlette.types import Send
+
+from gateway.errors import GatewayError
+from gateway.page.defence import RawHeader
+
+
+class PageReply(Struct):
+    """A reply, without the headers that all have."""
+
+    status: int
+    content_type: str
+    body: bytes | AsyncIterator[bytes] = b""
+    headers: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    may_be_cached: bool = False
+
+
+def redirect(to: str, status: int) -> PageReply:
+    return PageReply(status, "text/plain; charset=utf-8", b"", [("location", to)])
+
+
+def add_retry(reply: PageReply, error: GatewayError) -> None:
+    if error.retry_after_s is not None:
+        reply.headers.append(("retry-after", str(max(1, math.ceil(error.retry_after_s)))))
+
+
+async def send_reply(reply: PageReply, headers: list[RawHeader], began: float, send: Send) -> None:
+    """Sends a reply. headers: that all have. began: by time.perf_counter()."""
+    whole = [
+        (b"content-type", reply.content_type.encode()),
+        *((name.encode(), value.encode()) for name, value in reply.headers),
+        *headers,
+        (b"cache-control", b"max-age=31536000, immutable" if reply.may_be_cached else b"no-store"),
+        (b"server-timing", f"total;dur={(time.perf_counter() - began) * 1000:.2f}".encode()),
+    ]
+    body = reply.body
+    if isinstance(body, bytes):
+        whole.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": reply.status, "headers": whole})
+    if isinstance(body, bytes):
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+        return
+    async for part in body:
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

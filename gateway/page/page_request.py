@@ -1,0 +1,185 @@
+"""Requests to the page: what is read of their heads, queries and bodies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+import orjson
+from msgspec import Struct
+from starlette.types import Receive, Scope
+
+from gateway.checked import Invalid, convert
+from gateway.errors import BadRequest, BodyTooLarge, CallerError
+from gateway.page.defence import RawHeader, values_of
+from gateway.page.shown_text import as_typed
+from gateway.page.visitor import Visitor
+from gateway.run.admin.operation_arguments import refusal
+
+S = TypeVar("S", bound=Struct)
+
+PREFIX = "/ui/"
+# Below it are the pages of people with a link.
+PERSONS = "me/"
+# Bytes of a body: a block of 100,000 characters, each written as %XX%XX%XX.
+MAX_BODY_BYTES = 1 << 20
+FORM, JSON = "application/x-www-form-urlencoded", "application/json"
+_MOST_NEXT = 1_000
+_NEXT = re.compile(
+    r"(?:[A-Za-z0-9_~%-][A-Za-z0-9_~%.-]*(?:/[A-Za-z0-9_~%-][A-Za-z0-9_~%.-]*)*)?(?:\?[!-~]*)?"
+)
+
+
+class _UnsupportedType(CallerError):
+    status = 415
+    code = "unsupported_content_type"
+
+
+class Bodies(Protocol):
+    """Reads bodies within limits."""
+
+    def read(self, scope: Scope, receive: Receive) -> AbstractAsyncContextManager[bytes]: ...
+
+
+class PageRequest(Struct):
+    """A request below /ui/, as far as it is known."""
+
+    scope: Scope
+    receive: Receive
+    # The path below /ui/, percent-decoded, and as it came.
+    path: str
+    raw_path: str
+    cookies: dict[str, str]
+    visitor: Visitor | None = None
+    token: str | None = None
+    # What was sent with a form.
+    typed: str = ""
+    query: dict[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        return str(self.scope["method"])
+
+    @property
+    def is_twin(self) -> bool:
+        return self.path.endswith(".json")
+
+    @property
+    def is_persons(self) -> bool:
+        """A link opens it, and no session."""
+        return self.path.startswith(PERSONS)
+
+    @property
+    def is_read(self) -> bool:
+        return self.method in ("GET", "HEAD")
+
+    @property
+    def up(self) -> str:
+        """The way from the page to `/ui/`."""
+        return "../" * self.raw_path.count("/")
+
+
+async def read_form(bodies: Bodies, request: PageRequest) -> dict[str, Any]:
+    """Returns the fields of a form, or the object of a twin. Raises: CallerError."""
+    wanted = JSON if request.is_twin else FORM
+    given = [
+        value.partition(";")[0].strip().lower()
+        for value in values_of(request.scope["headers"], b"content-type")
+    ]
+    if given != [wanted]:
+        raise _UnsupportedType(f"The body must be {wanted}.", param="content-type")
+    try:
+        async with bodies.read(request.scope, request.receive) as raw:
+            body = bytes(raw)
+    except BodyTooLarge as error:
+        raise BodyTooLarge(f"The body has more than {MAX_BODY_BYTES} bytes.") from error
+    if request.is_twin:
+        try:
+            value = orjson.loads(body)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise BadRequest("The body must be a JSON object.")
+        return value
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=100)
+    except ValueError as error:
+        raise BadRequest("The form cannot be read.") from error
+    return {name: as_typed(text) for name, text in _single(pairs).items()}
+
+
+def checked(value: Mapping[str, Any], kind: type[S], *, is_text: bool) -> S:
+    """Makes the fields of a request. is_text: they come as text. Raises: BadRequest."""
+    try:
+        return convert(value, kind, strict=not is_text)
+    except Invalid as error:
+        raise refusal(error.fault) from error
+
+
+def typed_of(sent: Mapping[str, str]) -> str:
+    """Returns the text that was typed into a form, of a block or a fact."""
+    return sent.get("value") or sent.get("text") or ""
+
+
+def bearer_of(headers: Iterable[RawHeader]) -> str | None:
+    given = values_of(headers, b"authorization")
+    if len(given) != 1 or given[0][:7].lower() != "bearer ":
+        return None
+    return given[0][7:].strip()
+
+
+def cookies_of(headers: Iterable[RawHeader]) -> dict[str, str]:
+    """Returns the cookies of a request. Of several of one name the first counts, as browsers order them."""
+    cookies: dict[str, str] = {}
+    for part in ";".join(values_of(headers, b"cookie")).split(";"):
+        name, _, value = part.partition("=")
+        cookies.setdefault(name.strip(), value.strip())
+    return cookies
+
+
+def _single(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Returns fields by their names. Raises: BadRequest: one comes twice."""
+    fields: dict[str, str] = {}
+    for name, text in pairs:
+        if name in fields:
+            raise BadRequest(f"The field {name} is given twice.", param=name)
+        fields[name] = text
+    return fields
+
+
+def query_of(scope: Scope) -> dict[str, str]:
+    try:
+        text = scope["query_string"].decode("ascii")
+        return _single(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=100))
+    except ValueError as error:
+        raise BadRequest("The query cannot be read.") from error
+
+
+def next_of(request: PageRequest) -> str:
+    """Returns the page that is asked for, as `next` of the sign-in."""
+    query = request.scope["query_string"].decode("latin-1")
+    return safe_next(request.raw_path + (f"?{query}" if query else ""))
+
+
+def safe_next(text: str) -> str:
+    """Returns a path below /ui/ that a redirect may lead to; "" of anything else."""
+    is_safe = len(text) <= _MOST_NEXT and _NEXT.fullmatch(text) is not None
+    return text if is_safe and "%2e" not in text.partition("?")[0].lower() else ""
+
+
+def referrer_of(request: PageRequest) -> str:
+    """Returns the page that a form was sent from, relative to /ui/; "": nothing says it."""
+    headers = request.scope["headers"]
+    given, hosts = values_of(headers, b"referer"), values_of(headers, b"host")
+    try:
+        found = urlsplit(given[0] if given else "")
+    except ValueError:
+        return ""
+    if found.netloc not in hosts:
+        return ""
+    path = found.path.partition(PREFIX)[2]
+    return safe_next(path + (f"?{found.query}" if found.query else ""))

@@ -1,0 +1,148 @@
+"""Signing in and out: sessions with their cookies, keys of programs, and the colours."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Literal
+
+from msgspec import Struct
+
+from gateway.errors import GatewayError, MethodNotAllowed
+from gateway.page.page_answers import THEME_COOKIE, Answers, NotSignedIn
+from gateway.page.page_reply import PageReply
+from gateway.page.page_request import (
+    Bodies,
+    PageRequest,
+    checked,
+    query_of,
+    read_form,
+    referrer_of,
+    safe_next,
+)
+from gateway.page.screen import Done, NoFields
+from gateway.page.visitor import Failures, Sessions, Visitor, name_of_session
+from gateway.run.admin.sign_in import UNKNOWN, SignIn
+from gateway.settings import Settings
+
+# The paths that it answers.
+PATHS = ("login", "logout", "logout.json", "theme", "theme.json")
+_SESSION_COOKIE = "mg_ui_"
+_THEME_S = 365 * 86_400
+
+
+class SignInPages:
+    """Begins and ends sessions, and finds the visitor of a request.
+
+    now: seconds since the epoch.
+    """
+
+    def __init__(
+        self, settings: Settings, sign_in: SignIn, bodies: Bodies, answers: Answers, now: Callable[[], float]
+    ) -> None:
+        ui = settings.ui
+        self._sign_in = sign_in
+        self._bodies = bodies
+        self._answers = answers
+        self.sessions = Sessions(now, ui.session_s, ui.idle_s)
+        self._failures = Failures(now)
+        database = hashlib.sha256(settings.database.shown.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        # Cookies do not know ports: gateways of one host, each with its database, have cookies of their own.
+        self._cookie = ("__Secure-" if ui.https else "") + _SESSION_COOKIE + database
+        self._attributes = "; SameSite=Strict; Path=/ui" + ("; Secure" if ui.https else "")
+
+    def bears_session(self, request: PageRequest) -> bool:
+        """Returns whether a request has the cookie of a session, which may have ended."""
+        return self._cookie in request.cookies
+
+    async def find_visitor(self, request: PageRequest, bearer: str | None) -> Visitor | None:
+        """Returns the operator of a session, or of a key; None: there is no session.
+
+        Raises: NotAuthenticated, StoreError.
+        """
+        if bearer is not None:
+            operator = await self._sign_in.by_key(bearer)
+            if operator is None:
+                raise NotSignedIn(
+                    "This is no key of an operator. `mnemogate keys create --operator` makes one."
+                )
+            assert operator.digest is not None
+            return Visitor(operator.actor, operator.project, operator.may_write, operator.digest.hex()[:16])
+        token = request.cookies.get(self._cookie)
+        operator = None if token is None else self.sessions.find(token)
+        if token is None or operator is None:
+            return None
+        if not await self._sign_in.holds(operator):
+            self.sessions.end(token)
+            return None
+        request.token = token
+        return Visitor(operator.actor, operator.project, operator.may_write, name_of_session(token))
+
+    async def respond(self, request: PageRequest) -> PageReply:
+        """Answers the paths that need no session. Raises: CallerError."""
+        name = request.path.removesuffix(".json")
+        if request.is_read and name == "login":
+            wanted = checked(query_of(request.scope), _LoginQuery, is_text=True)
+            return self._answers.login_page(request, to=safe_next(wanted.next))
+        if request.method != "POST":
+            raise MethodNotAllowed(f"{request.method} is not allowed here.")
+        form = await read_form(self._bodies, request)
+        match name:
+            case "login":
+                return await self._log_in(request, checked(form, _Login, is_text=True))
+            case "logout":
+                checked(form, NoFields, is_text=True)
+                return await self._log_out(request)
+            case _:
+                theme = checked(form, _Theme, is_text=True).theme
+                value = f"{theme}; Max-Age={_THEME_S}" if theme != "system" else "; Max-Age=0"
+                cookie = f"{THEME_COOKIE}={value}{self._attributes}"
+                return self._answers.reply(request, Done({"theme": theme}, referrer_of(request), (cookie,)))
+
+    async def _log_in(self, request: PageRequest, wanted: _Login) -> PageReply:
+        to = safe_next(wanted.next)
+        operator = await self._sign_in.admit(wanted.key.strip())
+        if operator is None:
+            retry_after_s = self._failures.add()
+            if retry_after_s is not None:
+                error: GatewayError = _TooMany(
+                    "Too many attempts have failed. Wait a minute, and try again.",
+                    retry_after_s=retry_after_s,
+                )
+            else:
+                await self._sign_in.note(UNKNOWN, "login_failed")
+                error = NotSignedIn(
+                    "This code or key opens nothing. A code works once, for a minute; of keys only those of "
+                    "operators open the page."
+                )
+            return self._answers.login_page(request, to=to, error=error)
+        token = self.sessions.begin(operator)
+        await self._sign_in.note(operator.actor, "login")
+        cookie = f"{self._cookie}={token}; HttpOnly{self._attributes}"
+        return self._answers.reply(request, Done({}, to, (cookie,)))
+
+    async def _log_out(self, request: PageRequest) -> PageReply:
+        if request.visitor is None or request.token is None:
+            raise NotSignedIn("You are not signed in.")
+        self.sessions.end(request.token)
+        await self._sign_in.note(request.visitor.actor, "logout")
+        cookie = f"{self._cookie}=; HttpOnly; Max-Age=0{self._attributes}"
+        return self._answers.reply(request, Done({"done": True}, "login", (cookie,)))
+
+
+class _LoginQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    next: str = ""
+
+
+class _Login(_LoginQuery, frozen=True, kw_only=True):
+    key: str
+
+
+class _Theme(Struct, frozen=True, forbid_unknown_fields=True):
+    theme: Literal["system", "light", "dark"]
+
+
+class _TooMany(GatewayError):
+    status = 429
+    kind = "rate_limit_error"
+    code = "rate_limit_exceeded"
