@@ -14,6 +14,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
+from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.identity import checked_id
 from gateway.dialects.chat.parse import MAX_MESSAGES, request_of
@@ -112,8 +113,9 @@ def parse(
         raise BadRequest(
             "A response in the background has to be stored: `store` is false.", param="background"
         )
-    for key, value in json.items():
-        check_depth(key, [[[[value]]]])  # as deep as it lies in what is stored of the response
+    if is_too_deep([[[json]]]):  # as deep as it lies in what is stored of the response
+        for key, value in json.items():
+            check_depth(key, [[[[value]]]])
     # Whoever let the request through on its way here may have read the other one.
     for key in repeated_keys(body):
         raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])

@@ -103,7 +103,7 @@ class ResponsesView(ClientView):
         self._error: Json | None = None
         self._first: Json = {}  # the newest chunk that may be the reply's first
         self._out: list[bytes] = []
-        self._sent = 0  # events
+        self._is_shown = False  # something of it, as far as it is not held back
         self._is_whole = False  # no events are sent of it
         self._number = request.number  # of the next event
         self._given = request.tag
@@ -296,7 +296,7 @@ class ResponsesView(ClientView):
 
     def output_of(self, reply: WireMessage, stored: StoredResponse) -> list[Json]:
         """Returns the output that says a reply."""
-        self._is_whole, self._sent = True, 1
+        self._is_whole, self._is_shown = True, True
         self._add_delta(delta_of({"message": reply}), [])
         last = self._items[-1] if self._items else None
         self._close("completed" if stored.status == "completed" else "incomplete")
@@ -338,8 +338,11 @@ class ResponsesView(ClientView):
 
     def _begin_response(self) -> None:
         self._waits = False
-        if not self._sent:
+        if not self._is_shown:
             self.name()
+            self._is_shown = True
+            if self._is_whole:
+                return
             if not self._has_begun:
                 self._emit("response.created", response=self.response("in_progress"))
             self._emit("response.in_progress", response=self.response("in_progress"))
@@ -408,10 +411,8 @@ class ResponsesView(ClientView):
 
     def _emit(self, kind: str, **fields: Any) -> None:
         if self._is_whole:
-            self._sent += 1
             return
         self._out.append(frame(kind, {**fields, "sequence_number": self._number}))
-        self._sent += 1
         self._number += 1
 
 

@@ -8,7 +8,7 @@ that may have made one is not sent again. An upload passes through once.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from typing import Final, Protocol
 
@@ -33,6 +33,8 @@ from storage.sql.keys import DEFAULT_PROJECT
 
 # Chosen: a JSON answer is held up to this size, so that one which breaks in its middle is still a status.
 _HELD_JSON_BYTES: Final = 8 * 1024 * 1024
+# Cached; bounded, since callers choose the names of models.
+_MOST_ROUTES: Final = 256
 _NO_ENDPOINT: Final = "unsupported_endpoint"
 OF_RESPONSES: Final = (
     " What the gateway answered itself is kept as turns of its user's memory: go on from it by `previous_response_id`, "
@@ -157,6 +159,7 @@ class Forwarding:
         """rules: by which the requests of a project are read. limiter: of those that have a model work."""
         self._limiter = limiter
         self._settings = settings
+        self._route_of = lru_cache(maxsize=_MOST_ROUTES)(partial(resolve_route, settings))
         self._rules = rules
         self._providers = providers
         self._names = frozenset(each.name for each in settings.upstreams)
@@ -241,7 +244,7 @@ class Forwarding:
             if not is_listed(self._settings, named, model):
                 raise UnknownModel.unlisted(model)
             return Route(named, model)
-        return resolve_route(self._settings, model)
+        return self._route_of(model)
 
     def _first_with(self, path: str) -> str:
         names = [each.name for each in self._settings.upstreams]
@@ -281,7 +284,7 @@ class Forwarding:
                 (route.upstream, route.model),
                 may_answer=lambda _: outgoing.path.startswith(_MAY_BE_OTHER),
             )
-            route = route if other is None else resolve_route(self._settings, other)
+            route = route if other is None else self._route_of(other)
         if outgoing.is_kept:
             attempts = self._failover.at_first_key(route, sink, receipt)
             if outgoing.is_list and attempts.endpoint.has_key:

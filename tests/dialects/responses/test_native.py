@@ -173,7 +173,6 @@ def test_the_oldest_replies_give_way() -> None:
         {"input": "Hi", "text": 7},
         {"input": "Hi", "model": 7},
         {"input": [{"role": "user", "content": "Hi"}] * 101},
-        {"input": "Hi", "background": True},
         {"input": "Hi", "prompt": {"id": "pmpt_1"}},
     ],
     ids=orjson.dumps,
