@@ -481,11 +481,14 @@ def test_a_client_that_leaves_cancels_the_upstream(
         assert world.query("SELECT count(*) FROM conversations") == [1]
 
 
+@both_ways
 def test_a_client_that_leaves_between_hidden_rounds_cancels_the_second(
-    world: World, upstream: StrictAnthropic
+    world: World, upstream: StrictAnthropic, stream: bool
 ) -> None:
     upstream.queue(call_tools(insert("Likes tea.")), say("Noted.", hold_before_headers=Gate()))
-    body = orjson.dumps({**hello("I like tea."), "model": "agent/helper", "metadata": {"user_id": "alice"}})
+    body = orjson.dumps(
+        {**hello("I like tea.", stream=stream), "model": "agent/helper", "metadata": {"user_id": "alice"}}
+    )
     with world.gateway.connect() as connection:
         connection.request("POST", "/v1/messages", body, HEADERS)
         upstream.arrived(2).wait_sync()
