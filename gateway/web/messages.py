@@ -13,6 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from adapters.types import BYTES_PER_TOKEN, Json
+from gateway.core.request.identity import asks_agent
 from gateway.dialects.messages.errors import MessagesErrors
 from gateway.dialects.messages.native import NativeMessages
 from gateway.dialects.messages.read import MessagesRequest, names_in, parse_body, read, thread_of
@@ -96,7 +97,11 @@ class MessagesPath:
             if self._is_native(json, scope):
                 return self._read_native(named, json, scope)
         except (BadRequest, BodyTooLarge):
-            if json is None and self._is_native({"model": named.model}, scope):
+            if (
+                json is None
+                and not asks_agent(named.model or "")
+                and self._is_native({"model": named.model}, scope)
+            ):
                 return None
             raise
         if json.get("thread") is not None:
@@ -126,6 +131,8 @@ class MessagesPath:
             request = self._read_as(named, json, scope, is_read_only=True)
             thread = thread_of(json)
         except BadRequest:
+            if asks_agent(named.model or ""):  # upstream there is no such model
+                raise
             return None
         if thread is not None:
             caller = trace_of(scope).caller

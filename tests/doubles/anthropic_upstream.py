@@ -10,6 +10,7 @@ refuses (tests/doubles/anthropic_rules.py).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,9 +82,9 @@ class StrictAnthropic(StrictUpstream):
             if path not in ("/v1/messages", "/v1/messages/count_tokens") or seen.method != "POST":
                 raise Refused(f"Not found: {seen.method} {seen.path}", 404, "not_found_error")
             whole = self.threads.whole(seen.body, seen.headers)
-            seen.json = check_request(whole, seen.headers, counts=path.endswith("/count_tokens"))
+            seen.json = _checked(whole, seen.headers, counts=path.endswith("/count_tokens"))
             if path.endswith("/count_tokens"):
-                return _json({"input_tokens": len(orjson.dumps(seen.json)) // 4})
+                return _json({"input_tokens": len(whole) // 4})
             self.cache.take(seen.json)
         except Refused as refused:
             seen.refusal = Refusal(str(refused), status=refused.status)
@@ -105,6 +106,13 @@ class StrictAnthropic(StrictUpstream):
     @property
     def chats(self) -> list[Seen]:
         return [seen for seen in self.seen if seen.path.partition("?")[0] == "/v1/messages"]
+
+
+def _checked(body: bytes, headers: Mapping[str, str], *, counts: bool) -> Json:
+    try:
+        return check_request(body, headers, counts=counts)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise Refused(f"a field has another form: {error}") from error
 
 
 def _json(value: Json, status: int = 200) -> Reply:
@@ -189,7 +197,7 @@ def _usage(body: Json, reply: Reply) -> Json:
         return dict(reply.usage)
     said = len(_tokens(reply)) + sum(len(call.text) // 4 + 1 for call in reply.calls)
     return {
-        "input_tokens": len(orjson.dumps(body["messages"])) // 4,
+        "input_tokens": len(json.dumps(body["messages"])) // 4,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": 0,
         "output_tokens": said,

@@ -43,6 +43,7 @@ class NativeEvents:
         self._usage: Json = {}  # of this round
         self._spent: Json = {}  # of the rounds before
         self._delta: Json = {}  # the last `message_delta`
+        self._has_reason = False  # the client has a `message_delta`
         self.next_index = 0
         self.has_begun = False
         self.has_content = False
@@ -51,6 +52,7 @@ class NativeEvents:
     def pass_on(self, raw: bytes, name: str) -> bytes:
         """Returns what the client gets of an event."""
         self.is_over = self.is_over or name == "message_stop"
+        self._has_reason = self._has_reason or name == "message_delta"
         if not self._is_parsed:
             self.has_begun = self.has_content = True
             return raw
@@ -86,9 +88,13 @@ class NativeEvents:
                 shown.append(self._ending(finish))
             else:
                 shown.append(raw)
+            self._has_reason = self._has_reason or name == "message_delta"
             self.is_over = self.is_over or name == "message_stop"
-        if not self.is_over:  # the last round was hidden, or stopped
-            shown += [self._ending(finish or "stop"), frame("message_stop", {})]
+        if (
+            not self.is_over
+        ):  # the last round was hidden, or stopped, or its stream ended without its last event
+            shown += () if self._has_reason else [self._ending(finish or "stop")]
+            shown.append(frame("message_stop", {}))
             self.is_over = True
         return shown
 
@@ -146,7 +152,10 @@ def merged(replies: Sequence[Json], gateway_tools: Collection[str], finish: str 
 
 
 def _is_call_of(block: Any, tools: Collection[str]) -> bool:
-    return isinstance(block, dict) and block.get("type") == "tool_use" and block.get("name") in tools
+    if not isinstance(block, dict) or block.get("type") != "tool_use":
+        return False
+    name = block.get("name")
+    return isinstance(name, str) and name in tools
 
 
 def summed(one: Json, other: Json) -> Json:
@@ -174,9 +183,8 @@ def _rest(parsed: Json) -> Json:
 
 
 def _parsed(raw: bytes) -> Json:
-    found = _DATA.search(raw)
     try:
-        parsed = orjson.loads(found[1]) if found is not None else None
+        parsed = orjson.loads(b"\n".join(_DATA.findall(raw)))
     except orjson.JSONDecodeError:
         parsed = None
     return parsed if isinstance(parsed, dict) else {}

@@ -60,6 +60,8 @@ _CLEARS_THOUGHTS: Final = "clear_thinking_"
 # `user_<device>_account_<uuid or nothing>_session_<uuid>`, as older versions of Claude Code name their user.
 _OLDER_USER: Final = re.compile(r"user_([0-9a-zA-Z]+)_account_([0-9a-zA-Z-]*)_session_([0-9a-zA-Z-]+)")
 
+_MOST_USER: Final = 256  # characters of `metadata.user_id` that the API takes
+
 
 class MessagesRequest(Struct, frozen=True):
     """A request to the Messages API."""
@@ -216,7 +218,9 @@ def _tools(chat: Json, json: Json, *, is_read_only: bool) -> None:
         check_fields(choice, _CHOICE, "tool_choice")
     kind = choice.get("type")
     if kind == "tool":
-        chat["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
+        if not isinstance(choice.get("name"), str):
+            raise invalid("tool_choice.tool.name", "Input should be a valid string")
+        chat["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
     elif isinstance(kind, str) and kind in _CHOICES:
         chat["tool_choice"] = _CHOICES[kind]
     else:
@@ -298,6 +302,8 @@ def _user_of(metadata: Any) -> Json:
         if user is not None:
             raise invalid("metadata.user_id", "Input should be a valid string")
         return {}
+    if len(user) > _MOST_USER:
+        return {"user_id": user}
     if found := _OLDER_USER.fullmatch(user):
         return {"user_id": found[2] or found[1], "conversation_id": found[3]}
     if user.startswith("{"):

@@ -134,3 +134,15 @@ def test_events_that_are_read_along_keep_their_bytes_wherever_they_are_cut() -> 
         read += [made for each in decoder.finish() for made in translator.alongside(each)]
         assert b"".join(each.raw for each in read) == stream
         assert read[-1].data == b"[DONE]"
+
+
+def test_data_in_several_lines_is_one_value() -> None:
+    events = NativeEvents({"memory_insert"})
+    called, ended = block(0, "tool_use", id="toolu_1", name="memory_insert", input={})
+    assert shown(events, [start(), called.replace(b"data: {", b"data: {\ndata: "), ended]) == [start()]
+
+
+@pytest.mark.parametrize("name", [None, 5, ["memory_insert"], {}])
+def test_a_call_with_no_name_is_shown(name: Any) -> None:
+    raws = [start(), *block(0, "tool_use", id="toolu_1", name=name, input={})]
+    assert shown(NativeEvents({"memory_insert"}), raws) == raws

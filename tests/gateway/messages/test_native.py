@@ -163,6 +163,36 @@ def test_what_memory_cannot_read_passes_without_it(world: World, upstream: Stric
     assert "x-mnemogate-memory: strict" in reply.json["error"]["message"]
 
 
+def test_what_is_wrong_with_a_request_for_a_profile_is_named(world: World) -> None:
+    for body in (
+        {"model": "agent/helper", "max_tokens": 1, "messages": "Hi"},
+        {"model": "agent/helper", "messages": [{"role": "user", "content": 5}]},
+    ):
+        reply = post(world, body, {"x-mnemogate-user": "alice"})
+        assert (reply.status, reply.json["error"]["message"].split(":")[0]) == (
+            400,
+            "messages" if body["messages"] == "Hi" else "messages.0.content",
+        )
+
+
+@pytest.mark.parametrize("user", [{}, {"x-mnemogate-user": "alice"}], ids=["unread", "read"])
+def test_a_stream_without_its_last_event_has_one_reason(
+    world: World, upstream: StrictAnthropic, user: Json
+) -> None:
+    upstream.queue(say("Fine.", done=False))
+    reply = post(world, hello(stream=True), user)
+    assert reply.body.count(b"event: message_delta") == 1
+    assert reply.body.count(b'"output_tokens"') == 2  # of the start and of the end
+
+
+def test_a_user_that_the_api_would_refuse_is_refused_by_its_own_name(world: World) -> None:
+    names = {"device_id": "d", "session_id": "s" * 300}
+    for user in ("user_a_account__session_" + "b" * 300, orjson.dumps(names).decode()):
+        reply = post(world, hello(metadata={"user_id": user}))
+        assert reply.status == 400
+        assert "metadata.user_id" in reply.json["error"]["message"]
+
+
 # -- where memory goes
 
 

@@ -232,6 +232,12 @@ def test_what_cannot_be_translated_is_named(world: World, fields: Json, named: s
     assert refused(world, **fields).startswith(f"{named}: Extra inputs are not permitted")
 
 
+def test_a_tool_without_a_name_is_refused_in_anthropics_words(world: World) -> None:
+    for choice in ({"type": "tool"}, {"type": "tool", "name": ["weather"]}):
+        found = refused(world, tools=[WEATHER], tool_choice=choice)
+        assert found == "tool_choice.tool.name: Input should be a valid string"
+
+
 def test_a_prefill_is_refused_in_anthropics_words(world: World) -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "I"}]
     assert "does not support assistant message prefill" in refused(world, messages=messages)
