@@ -15,6 +15,7 @@ from msgspec import Struct
 from storage.search.blob import ROW_SHIFT, hash_terms
 from storage.search.index import NO_HASH, Index, no_occurrences, without
 from storage.search.layout import IndexLayout
+from storage.search.tokens import parts_of_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,10 @@ _LEAST_ASKED = 1e-9
 # A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" What it asks for, to which the
 # bounds of the ranking are relative, is at most so many words that were never heard.
 _MOST_ASKED = 8
+# The weight of a term that is a part of a word (`parts_of_words`). Measured on the facts of both halves, with 1 and
+# 0.5: of the Chinese 79 and 79% found, of the Japanese 90 and 88%; questions about something else with a note, 6 and
+# 0%, 5 and 0%. Anything from 0.3 to 0.6 behaves alike.
+_OF_PART = 0.5
 
 
 class Found(Struct, frozen=True):
@@ -94,12 +99,14 @@ def find(
     others = max(messages, _LEAST_IN_GENERAL)
     sample = messages + others + 1
     once, weights, asked = log(sample / 1.5), [], 0.0
-    for size, hits, share in zip(sizes, fresh, in_general, strict=True):
+    parts_of_others = parts_of_words(terms)
+    for term, size, hits, share in zip(terms, sizes, fresh, in_general, strict=True):
         having = size + len(hits)
         count += having
-        weight = log(sample / (having + others * share + 0.5))
+        scale = _OF_PART if term in parts_of_others else 1.0
+        weight = scale * log(sample / (having + others * share + 0.5))
         weights.append(weight)
-        asked += min(weight, once) ** 2
+        asked += min(weight, scale * once) ** 2
     asked = max(min(asked, _MOST_ASKED * once * once), _LEAST_ASKED)
     return Found(weights, asked, indexed, sizes, fresh, count)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import threading
 import unicodedata
+from collections.abc import Collection
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain, pairwise
@@ -54,6 +55,7 @@ _SYLLABLE = re.compile(
     "[\u0e30-\u0e3a\u0e45-\u0e4e\u0eb0-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u17b4-\u17d3]*|."
 )
 _IS_HAN = re.compile(f"[{_HAN}]")
+_IS_HIRAGANA = re.compile("[\u3041-\u309f]{2}")
 # Accents, and the points of Hebrew, which hardly anybody types.
 _ACCENT = re.compile("[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7]")
 _SOFT_HYPHEN = "\u00ad"  # of pasted text: it is seen only at the end of a line
@@ -196,6 +198,18 @@ def _split(word: str) -> list[str]:
 def is_pair(term: str) -> bool:
     """Returns whether a term is two characters of a script without spaces, and so mostly no whole word."""
     return len(term) == 2 and not term.isascii() and _UNSPACED.fullmatch(term) is not None
+
+
+def parts_of_words(terms: Collection[str]) -> frozenset[str]:
+    """Returns the terms that say little by themselves: characters of a pair of Han, and pairs of hiragana.
+
+    The pair has the character already, and hiragana are mostly endings and function words.
+    """
+    if "".join(terms).isascii():
+        return frozenset()
+    pairs = [term for term in terms if is_pair(term)]
+    of_han = chain.from_iterable(pair for pair in pairs if all(map(_IS_HAN.match, pair)))
+    return frozenset(of_han).union(filter(_IS_HIRAGANA.match, pairs))
 
 
 def _split_ascii(word: str) -> list[str]:
