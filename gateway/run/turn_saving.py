@@ -28,6 +28,7 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.pending import Pending
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from gateway.settings import Settings
+from storage.commands import Committed
 from storage.errors import Stale, StoreError
 from storage.records import Scope
 
@@ -162,6 +163,9 @@ class TurnSaving:
                 await _ended(writing, self.limits.commit_wait_s)
             if writing.done():
                 after_stop = writing.result()
+                if isinstance(after_stop, Committed):
+                    # A memory that began with this turn has had no row before.
+                    self.call.receipt.memory_row = after_stop.agent.id
                 self.call.receipt.wrote(begun)
                 return (
                     events.Saved(after_stop=after_stop) if isinstance(after_stop, events.StepSaved) else SAVED

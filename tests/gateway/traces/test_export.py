@@ -1,0 +1,180 @@
+"""Spans arrive at a collector that works, in the end at one that is busy, and cost nothing where one hangs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.core.usage.gen_ai import ModelNames
+from gateway.metrics import Metrics
+from gateway.run.receipt import Receipt
+from gateway.traces import tracer as tracing
+from gateway.traces.otlp import OtlpSettings
+from gateway.traces.spans import SpanMaker
+from gateway.traces.tracer import Tracer
+from tests.doubles.collector import Answer, StrictCollector, attributes
+from tests.doubles.upstream import Gate, StrictUpstream
+from tests.gateway.sdk import remember
+from tests.patience import becomes
+from tests.server import held_port
+
+Make = Callable[..., Tracer]
+
+
+@pytest.fixture
+def collector() -> Iterator[StrictCollector]:
+    with StrictCollector() as found:
+        yield found
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Makes tracers, and ends them without a wait."""
+    made: list[Tracer] = []
+
+    def start(endpoint: str, **options: object) -> Tracer:
+        otlp = OtlpSettings(endpoint, **{"delay_s": 0.01, **options})  # type: ignore[arg-type]
+        tracer = Tracer(otlp, SpanMaker(ModelNames(()), {}, "hash"), Metrics())
+        made.append(tracer)
+        tracer.start()
+        return tracer
+
+    yield start
+    monkeypatch.setattr(tracing, "FLUSH_S", 0.05)
+    for each in made:
+        each.stop()
+
+
+def take(tracer: Tracer, count: int = 1) -> None:
+    for _ in range(count):
+        account = Receipt(tracing.time.perf_counter())
+        account.trace = tracer.begin()
+        account.asked, account.status = ("GET", "http", "/v1/models"), 200
+        tracer.take(account)
+
+
+def dropped(tracer: Tracer) -> dict[tuple[str, ...], int]:
+    return tracer._dropped.values
+
+
+def test_batches_are_no_larger_than_they_may_be(collector: StrictCollector, make: Make) -> None:
+    tracer = make(collector.url, batch_spans=3, delay_s=60.0, is_compressed=True, headers=(("x-key", "k"),))
+    take(tracer, 7)
+    collector.wait_for(6)  # the last may wait for the time, or the end
+    tracer.stop()
+    assert max(collector.sizes) == 3
+    assert sum(collector.sizes) == 7
+    assert collector.heads[0]["x-key"] == "k"
+    assert tracer._exported.values == {(): 7}
+
+
+def test_a_resource_has_what_the_variables_say(collector: StrictCollector, make: Make) -> None:
+    take(make(collector.url, resource={"service.name": "prod", "service.instance.id": "one"}))
+    collector.wait_for(1)
+    resource = attributes(collector.posts[0].resource_spans[0].resource.attributes)
+    assert (resource["service.name"], resource["service.instance.id"]) == ("prod", "one")
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_busy_collector_is_asked_again(collector: StrictCollector, make: Make, status: int) -> None:
+    collector.answers += [Answer(status, {"retry-after": "0"}), Answer(status, {"retry-after": "0"})]
+    tracer = make(collector.url)
+    take(tracer)
+    collector.wait_for(1)
+    assert collector.asked == 3
+    assert not dropped(tracer)
+
+
+def test_a_long_retry_after_is_longer_than_a_minute(collector: StrictCollector, make: Make) -> None:
+    collector.answers.append(Answer(429, {"retry-after": "3600"}))
+    tracer = make(collector.url)
+    take(tracer)
+    assert becomes(lambda: dropped(tracer)) == {("unreachable",): 1}
+    take(tracer)
+    assert len(collector.wait_for(1)) == 1
+
+
+def test_what_is_too_large_goes_in_halves_and_one_alone_is_dropped(
+    collector: StrictCollector, make: Make
+) -> None:
+    collector.most_spans = 2
+    tracer = make(collector.url, delay_s=60.0)
+    take(tracer, 7)
+    tracer._wake.set()
+    collector.wait_for(7)
+    assert max(collector.sizes) <= 2
+    collector.most_spans = 0
+    take(tracer, 2)
+    tracer._wake.set()
+    becomes(lambda: dropped(tracer) == {("refused",): 2})
+
+
+def test_a_refusal_and_rejected_spans_are_counted_with_one_warning(
+    collector: StrictCollector, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mnemogate")
+    collector.answers += [Answer(401), Answer(400), Answer(rejected=1)]
+    tracer = make(collector.url, delay_s=60.0)
+    for refused in (1, 2):
+        take(tracer)
+        tracer._wake.set()
+        becomes(lambda refused=refused: dropped(tracer) == {("refused",): refused})
+    take(tracer, 3)
+    tracer._wake.set()
+    becomes(lambda: tracer._exported.values == {(): 2})
+    assert dropped(tracer) == {("refused",): 3}
+    assert [(each.levelname, each.getMessage()) for each in caplog.records] == [
+        ("WARNING", "Traces are not exported: the collector at 127.0.0.1 answers 401."),
+        ("INFO", "Traces are exported again."),
+    ]
+
+
+def test_no_collector_is_waited_for_at_the_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "FLUSH_S", 0.05)
+    with held_port() as port:
+        tracer = make(f"http://127.0.0.1:{port}/v1/traces")
+        take(tracer)
+        tracer.stop()
+        becomes(lambda: dropped(tracer) == {("unreachable",): 1})
+
+
+def test_a_collector_that_hangs_costs_no_request(
+    collector: StrictCollector, upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "FLUSH_S", 0.05)
+    collector.hold = Gate()
+    otlp = OtlpSettings(collector.url, delay_s=0.01, queue_spans=6, batch_spans=3)
+    with remember(upstream, tmp_path, otlp=otlp) as world:
+        for _ in range(5):
+            assert world.chat().say("Hi") == "Ok."
+        world.settle()
+        tracer = world.gateway.app.tracer
+        assert tracer is not None
+        assert dropped(tracer)["queue",] >= 2
+        assert tracer._added - tracer._taken <= 6
+        assert "mnemogate_spans_dropped_total" in world.gateway.ask("GET", "/metrics").body.decode()
+    collector.hold.open()
+
+
+def test_what_waits_is_sent_at_the_end(
+    collector: StrictCollector, upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with remember(upstream, tmp_path, otlp=OtlpSettings(collector.url, delay_s=3600.0)) as world:
+        world.chat().say("Hi")
+        world.settle()
+        assert not collector.posts
+    assert len(collector.spans) == 2
+
+
+def test_without_an_endpoint_there_is_no_thread(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with remember(upstream, tmp_path) as world:
+        world.chat().say("Hi")
+        assert world.gateway.app.tracer is None
+        assert not any(each.name == "traces" for each in threading.enumerate())
+        reply = world.post([{"role": "user", "content": "Hi"}])
+        assert "x-mnemogate-trace" not in reply.headers
+        assert "trace_id" not in world.gateway.last_line()

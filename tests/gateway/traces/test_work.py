@@ -1,0 +1,151 @@
+"""Runs of agents, and work without a request: roots of their own, with links to the turns that they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.settings import BatchSettings, UpstreamSettings
+from gateway.traces.otlp import OtlpSettings
+from tests.agents.letta import LettaWorld, letta
+from tests.agents.sleep import Model, SleepWorld
+from tests.doubles.anthropic_upstream import StrictAnthropic
+from tests.doubles.collector import Node, StrictCollector, trees
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.gateway.background.learner import Learner, fact
+from tests.gateway.messages.sdk import CLIENTS, client
+from tests.gateway.sdk import World, agent, remember
+from tests.patience import becomes
+
+USAGE = {"prompt_tokens": 40, "completion_tokens": 3, "total_tokens": 43}
+
+
+@pytest.fixture
+def collector() -> Iterator[StrictCollector]:
+    with StrictCollector() as found:
+        yield found
+
+
+def roots(world: World, collector: StrictCollector) -> list[Node]:
+    world.settle()
+    tracer = world.gateway.app.tracer
+    assert tracer is not None
+    return trees(collector.wait_for(tracer._added))
+
+
+def root(world: World, collector: StrictCollector, name: str) -> Node:
+    """Returns the newest root of a name, once there is one."""
+    found = becomes(lambda: [each for each in roots(world, collector) if each.name == name])
+    return found[-1]
+
+
+def at_once(collector: StrictCollector) -> OtlpSettings:
+    return OtlpSettings(collector.url, delay_s=0.01)
+
+
+def test_learning_is_linked_to_the_turn(
+    upstream: StrictUpstream, tmp_path: Path, collector: StrictCollector
+) -> None:
+    memory = {"background_model": "small"}
+    with remember(upstream, tmp_path, agent(), memory=memory, otlp=at_once(collector)) as world:
+        learner = Learner(world)
+        learner.teaches(fact("The cat is called Miso.", about="cat", messages=[1]))
+        world.chat(user="alice").say("My cat is called Miso.")
+        learner.rest()
+        turn = root(world, collector, "POST /v1/chat/completions")
+        learned = root(world, collector, "mnemogate.learn")
+        assert learned.shape == ("mnemogate.learn", ["chat small"])
+        assert learned.span.trace_id != turn.span.trace_id
+        assert [(each.trace_id, each.span_id) for each in learned.span.links] == [
+            (turn.span.trace_id, turn.span.span_id)
+        ]
+        call = learned.below[0].has
+        assert (call["mnemogate.upstream"], call["gen_ai.request.model"]) == ("up", "small")
+        # It was counted once, by the daily budget.
+        text = world.gateway.ask("GET", "/metrics").body.decode()
+        assert 'mnemogate_background_calls_total{outcome="ok"} 1.0' in text
+
+
+@pytest.fixture
+def agents(upstream: StrictUpstream, tmp_path: Path, collector: StrictCollector) -> Iterator[LettaWorld]:
+    batch = BatchSettings(poll_s=0.05)
+    with letta(upstream, tmp_path, otlp=at_once(collector), batch=batch) as made:
+        yield made
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_send_to_an_agent(agents: LettaWorld, collector: StrictCollector, stream: bool) -> None:
+    made = agents.agent(name="ann", tools=["core_memory_append"])
+    arguments = {"label": "human", "content": "Has a cat."}
+    agents.upstream.queue(call_tools(Call("core_memory_append", arguments), usage=USAGE), say("Noted."))
+    reply: Any = agents.letta.agents.messages.create(made.id, input="I have a cat.", streaming=stream)
+    if stream:
+        list(reply)
+    found = root(agents.world, collector, "POST /v1/agents/{agent_id}/messages")
+    (run,) = found.below
+    assert run.name == "invoke_agent"
+    assert run.has == {"gen_ai.operation.name": "invoke_agent", "mnemogate.agent.id": made.id}
+    assert [each.name for each in run.below if each.name != "upsert_memory"] == [
+        "chat m",
+        "execute_tool core_memory_append",
+        "chat m",
+    ]
+    assert any(each.name == "upsert_memory" for each in run.below)
+    assert made.id not in found.span.name
+
+
+def test_sleeptime_and_batches(agents: LettaWorld, collector: StrictCollector) -> None:
+    agents.upstream.script = model = Model()
+    world = SleepWorld(agents, model)
+    primary = world.primary()
+    world.frequency(primary, None)
+    world.send(primary, "I have a cat.")
+    world.slept()
+    asleep = root(agents.world, collector, "mnemogate.sleeptime")
+    (run,) = asleep.below
+    assert {"chat m", "execute_tool memory_insert"} <= {each.name for each in run.below}
+    turn = root(agents.world, collector, "POST /v1/agents/{agent_id}/messages")
+    assert turn.span.span_id in [each.span_id for each in asleep.span.links]
+    body = {
+        "requests": [{"agent_id": agents.agent(name="b").id, "messages": [{"role": "user", "content": "Hi"}]}]
+    }
+    status, _ = agents.ask("POST", "/v1/messages/batches", body)
+    assert status == 200
+    assert root(agents.world, collector, "mnemogate.batch").span.kind == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_messages_native_and_translated(
+    upstream: StrictUpstream, tmp_path: Path, collector: StrictCollector, stream: bool
+) -> None:
+    with StrictAnthropic() as claude:
+        upstreams = (
+            UpstreamSettings("up", base_url=upstream.base_url, models=("m",)),
+            UpstreamSettings("claude", kind="anthropic", base_url=claude.base_url, api_key="sk-ant-own"),
+        )
+        with remember(upstream, tmp_path, upstreams=upstreams, otlp=at_once(collector)) as world:
+            sdk = client(world)
+            CLIENTS.remove(sdk)  # it is closed here
+            for name, provider, reasons in (
+                ("m", "openai", ["stop"]),
+                ("claude-opus-4-6", "anthropic", ["end_turn"]),
+            ):
+                for metadata in ({}, {"user_id": "alice"}):
+                    made: Any = sdk.messages.create(
+                        model=name,
+                        max_tokens=64,
+                        stream=stream,
+                        metadata=metadata,  # type: ignore[arg-type]
+                        messages=[{"role": "user", "content": "Hi"}],
+                    )
+                    if stream:
+                        list(made)
+                    found = root(world, collector, "POST /v1/messages")
+                    call = found.find(f"chat {name}").has
+                    assert call["gen_ai.provider.name"] == provider
+                    assert call["gen_ai.response.id"]
+                    assert call["gen_ai.usage.output_tokens"] > 0
+                    assert call["gen_ai.response.finish_reasons"] in (reasons, ["stop"])
