@@ -6,7 +6,7 @@ is put where it is not there yet, so that a move that was killed is begun again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -21,6 +21,7 @@ from storage.sql.agents_api.definitions import add_definition, find_definition
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load
 from storage.sql.transfer_definitions import find_target, read_attached
+from storage.usage_records import ROWS_AT_ONCE, UsageKey
 
 SQL = load("moving.sql")
 
@@ -77,6 +78,21 @@ class Moving(Group):
         """Returns all gateway keys, for `put_keys`."""
         return await connection.rows(SQL["keys"])
 
+    @reads
+    async def key_numbers(self, connection: Connection) -> dict[bytes, int]:
+        """Returns the numbers of all gateway keys by their digests."""
+        return {bytes(digest): id for id, digest in await connection.rows(SQL["key_numbers"])}
+
+    @long_reads
+    async def usage(self, connection: Connection, after: UsageKey) -> list[Row]:
+        """Returns a page of usage: counters, each behind its key."""
+        return await connection.rows(SQL["usage"], (*after, ROWS_AT_ONCE))
+
+    @reads
+    async def limits(self, connection: Connection) -> list[tuple[Any, ...]]:
+        """Returns all limits, for `put_limits`."""
+        return [tuple(row) for row in await connection.rows(SQL["limits"])]
+
     @long_reads
     async def definitions(self, connection: Connection, after: int) -> list[Row]:
         """Returns a page of tools and servers, each with its row first, for `put_definition`."""
@@ -109,6 +125,23 @@ class Moving(Group):
         """Adds the keys that are not there."""
         for key in keys:
             await connection.run(SQL["key_put"], tuple(key))
+
+    @bulk_writes
+    async def put_usage(self, connection: Connection, rows: Sequence[Row], keys: Mapping[int, int]) -> None:
+        """Adds counters of which none are there. keys: the numbers of gateway keys here, by those in the source."""
+        for day, project, user, key, *rest in rows:
+            await connection.run(SQL["usage_put"], (day, project, user, keys.get(key, 0), *rest))
+
+    @bulk_writes
+    async def put_limits(
+        self, connection: Connection, limits: Sequence[tuple[Any, ...]], keys: Mapping[int, int]
+    ) -> None:
+        """Adds the limits that are not there: another amount of the same is the one that counts. keys: as above."""
+        there = {tuple(row)[:5] for row in await connection.rows(SQL["limits"])}
+        for project, key, *rest in limits:
+            values = (project, None if key is None else keys.get(key), *rest)
+            if values[:5] not in there and (key is None or key in keys):
+                await connection.run(SQL["limit_put"], values)
 
     @bulk_writes
     async def put_definition(self, connection: Connection, row: Row) -> None:

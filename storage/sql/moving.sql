@@ -25,6 +25,35 @@ INSERT INTO keys (project, name, digest, prefix, created, revoked, memory, opens
 VALUES ({?1..14})
 ON CONFLICT DO NOTHING
 
+-- name: key_numbers
+-- Reads the numbers of all gateway keys, which are others in each store.
+SELECT id, digest FROM keys
+
+-- name: usage
+-- Reads a page of usage.
+SELECT day, project, "user", key, upstream, model,
+    requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
+    reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
+    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens
+FROM usage WHERE (day, project, "user", key, upstream, model) > ({?1..6})
+ORDER BY day, project, "user", key, upstream, model LIMIT ?7
+
+-- name: usage_put
+-- Adds counters as they were, unless there are some of their key.
+INSERT INTO usage (day, project, "user", key, upstream, model,
+    requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
+    reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
+    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens)
+VALUES ({?1..25}) ON CONFLICT DO NOTHING
+
+-- name: limits
+-- Reads all limits, without their numbers.
+SELECT project, key, "user", unit, per, most, action FROM limits ORDER BY id
+
+-- name: limit_put
+-- Adds a limit.
+INSERT INTO limits (project, key, "user", unit, per, most, action) VALUES ({?1..7})
+
 -- name: definitions
 -- Reads a page of the tools, servers and identities that were defined.
 SELECT d.id, d.project, d.kind, d.uid, d.name, d.created, t.body

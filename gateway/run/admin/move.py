@@ -15,6 +15,10 @@ from gateway.errors import BadRequest, GatewayError
 from gateway.run.admin.transfer import ExportPosition, ImportPosition, TransferOperations
 from storage.records import Agent
 from storage.sql.store import Store
+from storage.usage_records import UsageKey
+
+# Before every key of counters.
+_BEFORE_USAGE = UsageKey(-1, "", "", -1, "", "")
 
 
 @dataclass(slots=True)
@@ -42,6 +46,7 @@ class Move:
         await self._check()
         source, target = self.source.moving, self.target.moving
         await target.put_keys(await source.keys())
+        await self._move_usage()
         at = 0
         while definitions := await source.definitions(at):
             for row in definitions:
@@ -65,6 +70,17 @@ class Move:
                 await target.put_links(agent.scope, agent.created, await source.links(agent.id))
             at = memories[-1].id
         return done
+
+    async def _move_usage(self) -> None:
+        """Moves limits and what was used. Keys are there, with numbers of their own."""
+        source, target = self.source.moving, self.target.moving
+        there = await target.key_numbers()
+        keys = {id: there[digest] for digest, id in (await source.key_numbers()).items() if digest in there}
+        await target.put_limits(await source.limits(), keys)
+        after = _BEFORE_USAGE
+        while rows := await source.usage(after):
+            await target.put_usage(rows, keys)
+            after = UsageKey(*rows[-1][: len(after)])
 
     async def _check(self) -> None:
         """Ends what was being forgotten. Raises: GatewayError: something goes on that cannot go on in the target."""

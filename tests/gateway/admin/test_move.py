@@ -19,6 +19,7 @@ from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
 from storage.records import Agent
 from storage.sql.store import Store
+from storage.usage_records import COUNTERS, UsageKey, UsageLimit
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.admin.test_transfer_agents import rich, without
@@ -64,7 +65,22 @@ def live(world: LettaWorld) -> None:
         chat.say("I sail.")
         chat.say("Where to?")
         world.world.chat(user=user).say(f"I am {user}.")
-    world.world.gateway.call(world.world.gateway.app.store.keys.create("two", "k", "off"))
+    store = world.world.gateway.app.store
+    bounds: dict[str, Any] = {"expires": 4e9, "models": ("m*",), "user": "ann"}
+    key, _ = world.world.gateway.call(store.keys.create("two", "k", "off", **bounds))
+    world.world.gateway.call(store.keys.rotate(key.id, 86_400.0))
+    world.world.gateway.call(
+        store.limits.add(UsageLimit(0, "two", key.id, "*", "tokens", "day", 5, "refuse"))
+    )
+    world.world.gateway.call(
+        store.limits.add(UsageLimit(0, "two", None, None, "cost", "month", 1.5, "refuse"))
+    )
+    counters = [*range(1, len(COUNTERS) + 1)]
+
+    async def use() -> None:
+        await store.usage.add([(UsageKey(d, "two", "ann", key.id, "up", "m"), counters) for d in range(1200)])
+
+    world.world.gateway.call(use())
     world.world.settle()
 
 
@@ -109,6 +125,13 @@ async def contents(store: Store) -> dict[str, Any]:
         found[f"attached {each.scope}"] = list(links.attached)
         found[f"readers {each.scope}"] = list(links.readers)
     found["keys"] = [tuple(row) for row in await store.moving.keys()]
+    names = {id: digest for digest, id in (await store.moving.key_numbers()).items()}
+    found["limits"] = [(p, names.get(k), *rest) for p, k, *rest in await store.moving.limits()]
+    found["usage"] = []
+    after = UsageKey(-1, "", "", -1, "", "")
+    while page := await store.moving.usage(after):
+        found["usage"] += [(*row[:3], names.get(row[3]), *row[4:]) for row in page]
+        after = UsageKey(*page[-1][:6])
     found["definitions"] = sorted(tuple(row[1:6]) for row in await store.moving.definitions(0))
     found["blocks"] = sorted(
         (
@@ -129,6 +152,8 @@ async def test_everything_is_moved(source: Store, target: Store) -> None:
     for name, value in here.items():
         assert there[name] == value, name
     assert len(here["keys"]) == 1
+    assert len(here["limits"]) == 2
+    assert len([row for row in here["usage"] if row[2] == "ann" and row[3]]) == 1200
     assert {kind for _, kind, *_ in here["definitions"]} == {"tool", "identity"}
     assert any(here[name] for name in here if name.startswith("readers"))
     (rules,) = [values for _, values, _, _ in here["blocks"] if values[0] == "rules"]
@@ -140,6 +165,16 @@ async def test_everything_is_moved(source: Store, target: Store) -> None:
         "JOIN agents a ON a.id = e.agent WHERE b.label = 'rules' ORDER BY 1",
     )
     assert sources == [("user:ann",), ("user:bob",)]
+
+
+async def test_usage_and_limits_are_of_a_key_that_has_another_number_there(
+    source: Store, target: Store
+) -> None:
+    await target.keys.create("other", "theirs")
+    for _ in range(2):  # begun again, nothing is there twice
+        await Move(source, target).run()
+    there, here = await contents(target), await contents(source)
+    assert (there["usage"], there["limits"]) == (here["usage"], here["limits"])
 
 
 @pytest.mark.parametrize("seed", range(3))
