@@ -28,6 +28,10 @@ class GrowingBlocks:
         self._shown_calls = 0
         self.next_index = 0
 
+    @property
+    def has_calls(self) -> bool:
+        return self._shown_calls > 0
+
     def add_text(self, text: str) -> None:
         self._open("text", {"type": "text", "text": ""})
         self._delta({"type": "text_delta", "text": text})

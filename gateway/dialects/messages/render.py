@@ -156,7 +156,7 @@ class MessagesView(ClientView):
         self._begin_message()
         self._blocks.end()
         usage = _usage(self._usage) if self._usage is not None else {"output_tokens": 0}
-        self._emit("message_delta", delta=self._ending(), usage=usage)
+        self._emit("message_delta", delta=self._ending(has_calls=self._blocks.has_calls), usage=usage)
         self._emit("message_stop")
 
     def not_durable(self) -> None:
@@ -191,8 +191,9 @@ class MessagesView(ClientView):
         shown_reply = without_private(outcome.shown_reply or {})
         self._finish, self._is_refused = outcome.finish_reason, bool(shown_reply.get("refusal"))
         usage = _usage(outcome.usage or {}, self._request.input_tokens)
-        message = {**self._message(), "content": content_of(shown_reply), **self._ending(), "usage": usage}
-        return orjson.dumps(message)
+        content = content_of(shown_reply)
+        ending = self._ending(has_calls=any(block["type"] == "tool_use" for block in content))
+        return orjson.dumps({**self._message(), "content": content, **ending, "usage": usage})
 
     def refused(self, status: int, body: bytes) -> bytes | None:
         try:
@@ -282,8 +283,11 @@ class MessagesView(ClientView):
             "stop_sequence": None,
         }
 
-    def _ending(self) -> Json:
+    def _ending(self, *, has_calls: bool) -> Json:
         reason = "refusal" if self._is_refused else STOP_REASONS.get(str(self._finish), "end_turn")
+        if reason == "end_turn" and has_calls:
+            # Calls that were forced end with "stop" in chat completions, and clients run them by this reason alone.
+            reason = "tool_use"
         if reason == "end_turn" and self._stopped_by is not None:
             return {"stop_reason": "stop_sequence", "stop_sequence": self._stopped_by}
         return {"stop_reason": reason, "stop_sequence": None}

@@ -281,6 +281,18 @@ def test_reasons_are_translated(
 
 
 @both_ways
+def test_a_call_is_the_reason_whatever_the_upstream_says(
+    world: World, upstream: StrictUpstream, stream: bool
+) -> None:
+    """A call that was forced ends with "stop" in chat completions."""
+    upstream.queue(call_tools(Call("weather", {"city": "Bern"}), finish_reason="stop"))
+    talk = Talk(world, stream=stream, options={"tools": [WEATHER]})
+    talk.messages.append({"role": "user", "content": "Hi"})
+    forced = {"type": "tool", "name": "weather"}
+    assert talk.complete(tool_choice=forced).stop_reason == "tool_use"
+
+
+@both_ways
 @pytest.mark.parametrize("field", ["stop_reason", "matched_stop"])  # of vLLM, of SGLang
 def test_the_stop_sequence_that_ended_a_reply_is_named(
     world: World, upstream: StrictUpstream, stream: bool, field: str
