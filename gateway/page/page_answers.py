@@ -105,7 +105,7 @@ class Answers:
         elif isinstance(error, NotSignedIn):
             return self.login_page(request, to=referrer_of(request), error=error, typed=request.typed)
         else:
-            reply = self._html(request, View(None, "error.html", error.message, {"typed": request.typed}))
+            reply = self._html(request, View(None, "error.html", error.message, _error_context(request)))
             reply.status = error.status
         if error.status == 401:
             reply.headers.append(("www-authenticate", "Bearer"))
@@ -146,3 +146,11 @@ def unknown_page() -> UnknownPath:
 def theme_of(cookies: Mapping[str, str]) -> str | None:
     theme = cookies.get(THEME_COOKIE)
     return theme if theme in ("light", "dark") else None
+
+
+def _error_context(request: PageRequest) -> dict[str, Any]:
+    """Returns what an error's page knows: a text that was not saved, and a person's way back."""
+    visitor = request.visitor
+    is_persons = visitor is not None and visitor.link is not None
+    home = "/".join(request.raw_path.split("/")[:2]) if is_persons else None
+    return {"typed": request.typed, "home": home}

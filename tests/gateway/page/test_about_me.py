@@ -93,7 +93,9 @@ def test_what_operators_have_beyond_it_is_not_there(world: World) -> None:
         assert person.ask("GET", below).status in (404, 405), below
     for below in ("b/human/undo", "b/human/restore", "search", "export.html"):
         assert person.send(below, version=1, to=1).status in (404, 405), below
-    assert person.send("b/law", value="Mine.", version=1).status == 403
+    refused = person.send("b/law", value="Mine.", version=1)
+    assert (refused.status, "Mine." in refused.body.decode()) == (403, True)
+    assert f'href="../../../{person.path}"' in refused.body.decode()
     assert person.send("b/team", value="Mine.", version=1).status == 403
     assert person.twin("/b/team")["versions"] == []
 
