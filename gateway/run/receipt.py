@@ -212,7 +212,7 @@ class Receipt:
         self.hides_usage = False
         # Of a client's request; False: of work that goes on without one, whose request is counted already.
         self.is_request = True
-        # False: of a tool that another program calls, in which no model has part.
+        # False: no model has part in it, as in a call over MCP, or is asked by work that goes on behind it.
         self.asks_model = True
         # The row of the memory that the work is for, which is no request's; 0: it is a request's.
         self.memory = 0

@@ -77,7 +77,7 @@ class SendRoutes:
 
     async def send_async(self, request: ApiRequest) -> Any:
         run_request = await self.run_request(request, request.uid("agent", "agent_id"))
-        run = await self.accept(run_request, request.body, by_token=False, is_shown=False)
+        run = await self.accept(request, run_request, by_token=False, is_shown=False)
         return run_shown(await self._api.store.runs.get(request.project, run.uid))
 
     async def begin(
@@ -105,16 +105,26 @@ class SendRoutes:
         )
         if not send.background:
             return Answered(self._api, request, run_request, is_stream)
-        run = await self.accept(run_request, send, by_token=is_stream and send.stream_tokens)
+        run = await self.accept(request, run_request, by_token=is_stream and send.stream_tokens)
         if is_stream:
             return RunStream(self._api, run, include_pings=send.include_pings, headers=request.headers)
         run = await self._api.background.ended(run)
         return await ended_json(self._api, run, showing_of(send))
 
     async def accept(
-        self, run_request: RunRequest, send: Send, *, by_token: bool, is_shown: bool = True
+        self, request: ApiRequest, run_request: RunRequest, *, by_token: bool, is_shown: bool = True
     ) -> Run:
-        """Accepts a send as a run in the background. is_shown: its events are logged."""
+        """Accepts a send as a run in the background. is_shown: its events are logged.
+
+        Raises: LimitReached, NotAllowed: the key may not ask for this model.
+        """
+        send: Send = request.body
+        trace = trace_of(request.http.scope)
+        trace.model = run_request.spec.model
+        receipt = trace.begin_account()
+        # The steps ask for themselves what they may use, and are counted as the run's.
+        receipt.asks_model = False
+        await self._api.runs.admit(run_request, receipt)
         showing = showing_of(send)
         shown = options_of(showing, by_token=by_token)
         return await self._api.background.accept(

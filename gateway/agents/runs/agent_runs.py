@@ -140,10 +140,17 @@ class AgentRuns:
         Raises: GatewayError while nothing was sent, NotFound: there is no such conversation; StoreError; ClientGone.
         """
         sending = replace(self._sending(run_request), above=above)
+        await self._admit(sending, receipt)
+        return await self._send(sending, view, sink, receipt)
+
+    async def admit(self, run_request: RunRequest, receipt: Receipt) -> None:
+        """Asks the limits for a send that goes on without its client. Raises: LimitReached; UnknownModel."""
+        await self._admit(self._sending(run_request), receipt)
+
+    async def _admit(self, sending: Sending, receipt: Receipt) -> None:
         if self._limiter.holds_for(receipt.project):
             request, model = sending.request, (sending.route.upstream, sending.route.model)
             await self._limiter.admit(receipt, len(request.raw), request.max_tokens, model)
-        return await self._send(sending, view, sink, receipt)
 
     async def perform(
         self,

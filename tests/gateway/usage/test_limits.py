@@ -10,12 +10,15 @@ from typing import Any
 
 import anthropic
 import httpx
+import letta_client
 import openai
 import pytest
+from letta_client import Letta
 
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.usage_records import UsageLimit
 from tests.doubles.upstream import Gate, StrictUpstream, fail, say
+from tests.gateway.responses.test_socket import Talk, open_socket
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S
 
@@ -207,8 +210,35 @@ def test_every_dialect_is_refused_in_its_own_words(world: World) -> None:
     with claude, pytest.raises(anthropic.RateLimitError) as limited:
         claude.messages.create(model="m", max_tokens=5, messages=[{"role": "user", "content": "Hi"}])
     assert limited.value.body["error"]["type"] == "rate_limit_error"  # type: ignore[index]
+    with open_socket(world.gateway) as socket:
+        for _ in range(2):  # it stays open
+            told = Talk(socket).ask(input="Hi")
+            assert (told["type"], told["status"], told["error"]["code"]) == (
+                "error",
+                429,
+                "insufficient_quota",
+            )
+            assert "allows 0 requests per day" in told["error"]["message"]
     assert sdk.models.list().data
-    assert world.upstream.chats == []
+    # Nothing was forwarded, and nothing stored.
+    assert [seen.path for seen in world.upstream.seen if seen.method == "POST"] == []
+    assert world.query("SELECT count(*) FROM exchanges") == [0]
+
+
+@pytest.mark.agents
+def test_sends_to_agents_are_refused_before_anything_is_stored(world: World) -> None:
+    with Letta(base_url=world.gateway.url, api_key="sk", max_retries=0, timeout=PATIENCE_S) as letta:
+        made = letta.agents.create(model="openai/m", memory_blocks=[])
+        limit(world, "requests", "day", 0)
+        with pytest.raises(letta_client.RateLimitError):
+            letta.agents.messages.create(made.id, input="Hi")
+        with pytest.raises(letta_client.RateLimitError):
+            list(letta.agents.messages.create(made.id, input="Hi", streaming=True))
+        with pytest.raises(letta_client.RateLimitError):
+            letta.agents.messages.create_async(made.id, input="Hi")
+        assert letta.runs.list(agent_id=made.id).items == []
+        assert [m.message_type for m in letta.agents.messages.list(made.id)] in ([], ["system_message"])
+    assert [seen.path for seen in world.upstream.seen if seen.method == "POST"] == []
 
 
 def test_a_client_that_leaves_gives_its_place_back(world: World) -> None:
