@@ -12,6 +12,7 @@ To add a screen (people.py and its template are examples):
    `await ask.note_read(uid)` where a memory is read.
 5. The template extends `base.html` and fills `content`. Links are `url("m", uid, "b", label)`, texts of people
    `words(text)` and `paragraph(text)` of `_macros.html`, forms stand in `{% if may_write %}`.
+   A screen of a memory returns `door_of(ask).view(...)`: a person with a link sees it too, by the template `me_...`.
 6. An action returns `Done(record, to)`: a page is sent on to `to`, a program gets the record. A form that is refused
    comes back as `View(..., error=error)`. Sessions, origins, content types and rights are checked before it.
 7. Tests (`tests/gateway/page`): `operator.py` has a gateway with an operator, for requests; `browser.py` has Chromium,
