@@ -6,6 +6,9 @@ the tests use it too: recall, memory tools, the client's own tools, edits of blo
 
 Agents get the same number of messages by the client of the agents API: memory tools, recall, and a block that another
 agent edits meanwhile; once more with a window that is cut and summarised.
+
+At last a hundred turns with Claude in its own dialect, marked as Claude Code marks them, before a double that looks
+prefixes up as Anthropic's cache does: what it read of what it could have read (tests/gateway/messages/life.py).
 """
 
 from __future__ import annotations
@@ -20,12 +23,17 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from gateway.settings import UpstreamSettings
 from tests.agents.letta import letta
+from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.memory.life import PROFILE, TOPICS, Share, converse, insert, mention_topics, share_of
+from tests.gateway.messages.life import converse as talk_to_claude
+from tests.gateway.sdk import agent as helper
 from tests.gateway.sdk import remember
 
 PAUSE_EVERY = 20
+CLAUDES_TURNS = 100
 WAYS: dict[str, dict[str, Any]] = {
     "plain talk": {"kinds": ("plain",), "edits": False},
     "tools and edits": {},
@@ -94,6 +102,20 @@ def measure_agents(turns: int, window: int) -> tuple[str, bool]:
     return _line(share, len(seen), done), len(share.breaks) <= allowed
 
 
+def measure_claude(turns: int) -> tuple[str, bool]:
+    """Returns what Anthropic's cache would have read, and whether that is 95% of what it could."""
+    model = "claude-opus-5-5"
+    with tempfile.TemporaryDirectory() as folder, StrictAnthropic() as upstream:
+        there = (UpstreamSettings("up", "anthropic", upstream.base_url),)
+        with remember(upstream, Path(folder), helper(model=model), upstreams=there) as world:
+            talk_to_claude(world, upstream, turns)
+        refused = sum(seen.refusal is not None for seen in upstream.chats)
+        requests = len(upstream.cache.reads)
+    share = upstream.cache.read / upstream.cache.could_read
+    line = f"{turns} turns with Claude: {share:.2%} of {upstream.cache.could_read:,} bytes read"
+    return f"{line}, {requests} requests, {refused} refused", share >= 0.95 and not refused
+
+
 def _edit(label: str, turn: int) -> Call:
     return Call("memory_insert", {"label": label, "new_string": f"News of turn {turn}."})
 
@@ -118,6 +140,9 @@ def main() -> int:
         f"\nPauses are longer than a provider keeps its cache, one after every {PAUSE_EVERY} turns. Only there,"
     )
     print("and where a window is cut, the memory section is taken anew.")
+    line, is_read = measure_claude(CLAUDES_TURNS)
+    print(line)
+    is_right = is_right and is_read
     print("It is so." if is_right else "Elsewhere a prefix broke (!).")
     return 0 if is_right else 1
 

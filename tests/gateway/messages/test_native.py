@@ -15,9 +15,10 @@ import orjson
 import pytest
 
 from gateway.settings import ModelSettings, UpstreamSettings
-from tests.doubles.anthropic_rules import BINDING_BETA, PromptCache, sign
+from tests.doubles.anthropic_rules import BINDING_BETA, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse, think
 from tests.doubles.upstream import Call, Gate, Seen, StrictUpstream, call_tools, say
+from tests.gateway.messages.life import converse
 from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, sent_again, text_of
 from tests.gateway.sdk import World, agent, remember
 from tests.server import RawReply
@@ -568,53 +569,10 @@ def test_a_fallback_to_another_dialect_answers_in_this_one(tmp_path: Path, upstr
 def test_the_prefix_of_a_hundred_turns_is_read_back(upstream: StrictAnthropic, tmp_path: Path) -> None:
     """With notes, edits of blocks by the model and by others, and rounds of both kinds of tools."""
     with remember(upstream, tmp_path, agent(model=BOUND), upstreams=claude(upstream)) as world:
-        for fact in ("My cat is called Miso.", "My dog is called Bello.", "I live in Bern."):
-            Talk(world, model="agent/helper").say(fact)
-        world.pass_time(1000)
-        upstream.cache = PromptCache()
-        tools = [{**WEATHER, "cache_control": MARK}]
-        talk = Talk(world, model="agent/helper", stream=True, options={"tools": tools})
-        talk.options["system"] = [{"type": "text", "text": "You code.", "cache_control": MARK}]
-        topics = ("my cat Miso", "my dog Bello", "Bern, where I live")
-        for number in range(100):
-            if number % 10 == 6:
-                world.write_block("alice", f"Edited outside, before turn {number}.")
-            upstream.queue(*_rounds(number))
-            say_marked(talk, f"Tell me of {topics[number % 3]}, number {number}.")
+        converse(world, upstream, 100)
         assert not [seen.refusal for seen in upstream.chats if seen.refusal]
         assert max(len(seen.json["messages"]) for seen in upstream.chats) > 200
         assert upstream.cache.read >= 0.95 * upstream.cache.could_read > 0
-
-
-def _rounds(number: int) -> list[Message]:
-    words = f"Thought {number}."
-    thought = {"type": "thinking", "thinking": words, "signature": sign(words)}
-    if number % 9 == 4:
-        edit = insert(f"Turn {number}. ")
-        return [
-            Message(blocks=[thought], text="A moment.", calls=[edit]),
-            think(f"Noted {number}.", text="Done."),
-        ]
-    if number % 7 == 3:
-        call = Call("weather", {"city": f"Bern {number}"})
-        return [Message(text=None, blocks=[thought], calls=[call]), Message(text="It rains.")]
-    return [think(words, text=f"Reply {number}.")]
-
-
-def say_marked(talk: Talk, words: str) -> None:
-    """Says something as Claude Code does: the newest block has a mark, and comes back as a text without."""
-    talk.messages.append(
-        {"role": "user", "content": [{"type": "text", "text": words, "cache_control": MARK}]}
-    )
-    reply = talk.complete()
-    talk.messages[-1]["content"] = words
-    talk.messages.append({"role": "assistant", "content": sent_again(reply)})
-    for call in calls_of(reply):
-        talk.answer(call, "Rain")
-        (result,) = talk.messages[-1]["content"]
-        result["cache_control"] = MARK
-        talk.go_on()
-        del result["cache_control"]
 
 
 @both_ways
