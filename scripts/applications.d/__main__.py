@@ -44,13 +44,16 @@ SCENE = {
     "ASK": "What is my cat called?",
     "STREAM": "Tell me a story about a lighthouse.",
     "TOOL": "What is the weather in Rome?",
+    # For coding agents: a sub-agent, to which a model writes `TASK`.
+    "DELEGATE": "Ask a helper about my garden.",
     # For front ends: an edited message, a chat off the record and a question about it, a question of another person.
     "EDIT": "She is afraid of thunder and of fireworks.",
     "HIDE": "Purple tulips grow in my garden.",
     "SEEK": "Which tulips grow in my garden?",
     "OTHER": "Tell me what my own cat is called.",
 }
-MODEL = "gpt-4o-mini"
+TASK = "Find out which hedgehogs sleep in the garden."
+MODEL, CLAUDE = "gpt-4o-mini", "claude-opus-5-5"
 LIMIT_S = 420.0  # of one run
 INSTALL_S = 1800.0
 # Not to be had from a package index, or served by somebody else.
@@ -73,6 +76,8 @@ base_url = "{url}"
 VOLATILE = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|127\.0\.0\.1:\d+|\b[0-9a-f]{32,64}\b"
     r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.+Z]*|\b\d{1,2}:\d\d(?::\d\d)?\b|\b1\d{9}(?:\d{3})?\b|\bChunk ID: [0-9a-f]{6}\b"
+    # Of sub-agents of Claude Code.
+    r"|\ba[0-9a-f]{16}\b|\bduration_ms: \d+|\bsubagent_tokens: \d+"
 )
 REPLY = re.compile(r"Reply [0-9a-f]{8}")
 KEPT = ("LANG", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")  # of the environment
@@ -126,6 +131,8 @@ def answer(seen: Seen) -> Reply:
         return called(tools[forced["function"]["name"]])
     if forced == "required":
         return called(next(iter(tools.values())))
+    if last["role"] == "user" and SCENE["DELEGATE"] in text and "Agent" in tools:
+        return delegated()
     if last["role"] == "user" and "weather" in text:
         for word in ("weather", "bash", "shell", "terminal", "timestamp", "exec_command"):
             for name in tools:
@@ -140,6 +147,16 @@ def answer(seen: Seen) -> Reply:
     if "[[ ## completed ## ]]" in text:  # DSPy
         return say(f"[[ ## answer ## ]]\n{reply}\n\n[[ ## completed ## ]]")
     return say(f"{reply}: I heard that, and I have nothing to add.")
+
+
+def delegated() -> Reply:
+    arguments = {
+        "description": "Look",
+        "prompt": TASK,
+        "subagent_type": "general-purpose",
+        "run_in_background": False,
+    }
+    return call_tools(Call("Agent", arguments, id="call_2"))
 
 
 def called(function: Json) -> Reply:
@@ -218,7 +235,7 @@ def _commands(app: Application, folder: Path) -> list[list[str]]:
     return [[sys.executable, "-m", "venv", str(folder)], ["nice", *pip, "-q", *app.packages]]
 
 
-def play(app: Application, folder: Path, url: str, key: str) -> str:
+def play(app: Application, folder: Path, url: str, key: str, model: str = MODEL) -> str:
     """Runs the driver in an empty home and returns what it printed."""
     work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)
@@ -229,7 +246,7 @@ def play(app: Application, folder: Path, url: str, key: str) -> str:
     command = ["nice", *runners[app.driver.suffix], str(driver)]
     bins = f"{folder / 'bin'}:{folder / 'node_modules/.bin'}:{os.environ['PATH']}"
     clean = {name: value for name, value in clean_environment().items() if name in KEPT}
-    more = {"PATH": bins, "HOME": str(work / "home"), "URL": url, "KEY": key, "MODEL": MODEL, "WHO": "alice"}
+    more = {"PATH": bins, "HOME": str(work / "home"), "URL": url, "KEY": key, "MODEL": model, "WHO": "alice"}
     environment = {**clean, **more, **SCENE, "OPENAI_API_KEY": key}
     run(command, work, environment, work / "printed", LIMIT_S)
     return (work / "printed").read_text(errors="replace")
@@ -442,13 +459,15 @@ def play_over_claude(app: Application, folder: Path, home: Path) -> list[str]:
     """Plays the scene before a strict Claude. Returns what is wrong."""
     home.mkdir()
     key = make_key(home, app.memory)
-    with StrictAnthropic(script=answer_as_claude, models=[MODEL]) as claude:
+    with StrictAnthropic(script=answer_as_claude, models=[CLAUDE]) as claude:
         settings = SETTINGS.format(url=claude.base_url) + 'kind = "anthropic"\napi_key = "none"\n'
         with gateway(home, settings) as served:
-            play(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
+            play(app, folder, f"http://127.0.0.1:{served.port}/v1", key, CLAUDE)
+        kept = str(stored(home / "mnemogate.db"))
         seen = [each.json for each in claude.seen if each.json and "messages" in each.json]
-    last = [(json.dumps(body["messages"][-1]), json.dumps(body)) for body in seen]
+    last = [(json.dumps(spoken_last(body)), json.dumps(body)) for body in seen]
     found = {
+        "what a model writes to a sub-agent is nobody's words": TASK not in kept,
         "the second chat knows": any(SCENE["ASK"] in text and "Miso" in whole for text, whole in last),
         "a tool's result came back": any("tool_result" in text for text, _ in last),
         "no request is refused": not any(each.refusal for each in claude.seen),
@@ -458,14 +477,24 @@ def play_over_claude(app: Application, folder: Path, home: Path) -> list[str]:
 
 def answer_as_claude(seen: Seen) -> Reply:
     """Returns a reply that hangs on the question alone; calls a tool about the weather."""
-    content = seen.json["messages"][-1]["content"]
+    content = spoken_last(seen.json)["content"]
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     text = strip_notes(" ".join(block.get("text", "") for block in blocks)).strip()
-    if "weather" in text and not any(block["type"] == "tool_result" for block in blocks):
+    if any(block["type"] == "tool_result" for block in blocks):
+        return say("So it is.")
+    names = [tool["name"] for tool in seen.json.get("tools") or ()]
+    if SCENE["DELEGATE"] in text and "Agent" in names:
+        return delegated()
+    if "weather" in text:
         for tool in seen.json.get("tools") or ():
-            if "exec_command" in tool["name"]:
+            if "exec_command" in tool["name"] or tool["name"] == "Bash":
                 return called({"name": tool["name"], "parameters": tool["input_schema"]})
     return say(f"Reply {zlib.crc32(text.encode()):08x}: I heard that, and I have nothing to add.")
+
+
+def spoken_last(body: Json) -> Json:
+    """Returns the last message that is no system message, with which Claude Code ends its list."""
+    return next(each for each in reversed(body["messages"]) if each["role"] != "system")
 
 
 def make_key(folder: Path, memory: str) -> str:
