@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.settings import UiSettings
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, learn, speak
@@ -175,3 +176,23 @@ def test_a_page_on_another_port_changes_nothing(browser: Browser, world: World) 
         page.wait_for_url(f"{target}/pause")
         assert "A change must come from a page of this gateway" in page.inner_text("h1")
     assert not person.twin()["paused"]
+
+
+def test_an_application_shows_it_in_a_frame(
+    browser: Browser, upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """Its forms come from the page within the frame, and no cookie is needed there."""
+    ui = UiSettings(frame_origins=("http://localhost:*",))
+    with remember(upstream, tmp_path, PROFILE, ui=ui) as world:
+        speak(world, "Hello.")
+        person = person_of(world)
+        frame = f'<!doctype html><iframe src="http://{person.host}/ui/{person.path}"></iframe>'
+        with site(frame) as port, opened(browser, person, may_complain=True) as page:
+            for host, is_shown in (("127.0.0.1", 0), ("localhost", 1)):
+                page.goto(f"http://{host}:{port}/")
+                page.wait_for_load_state("networkidle")
+                button = page.frame_locator("iframe").get_by_role("button", name="Pause memory")
+                assert button.count() == is_shown
+            button.click()
+            page.frame_locator("iframe").get_by_role("button", name="Resume memory").wait_for()
+        assert person.twin()["paused"]
