@@ -67,8 +67,8 @@ class _BlockScreens(Struct, frozen=True):
             return replace(page, versions=(), next=None, diff=None)
         return page
 
-    @staticmethod
-    def shown(
+    async def shown(
+        self,
         page: BlockPage,
         door: MemoryDoor,
         *,
@@ -76,14 +76,17 @@ class _BlockScreens(Struct, frozen=True):
         error: GatewayError | None = None,
         **more: Any,
     ) -> View:
+        name = self.views.name_of(await self.views.find(door.project, door.uid))
         context = {"changes": _changes(page), "is_compared": False, "conflict": None, **more}
-        return door.view(page, "block.html", page.block.label, error, typed=typed, **context)
+        return door.view(
+            page, "block.html", page.block.label, error, typed=typed, memory_name=name, **context
+        )
 
     async def show(self, ask: Ask, query: BlockQuery) -> View:
         door = door_of(ask)
         page = await self.page_of(ask, door, query)
         await ask.note_read(door.uid)
-        return self.shown(page, door, is_compared=query.from_ is not None or query.to is not None)
+        return await self.shown(page, door, is_compared=query.from_ is not None or query.to is not None)
 
     async def edit(self, ask: Ask, form: EditForm) -> Answer:
         door = door_of(ask)
@@ -94,9 +97,9 @@ class _BlockScreens(Struct, frozen=True):
         except Conflict as error:
             page = await self.page_of(ask, door)
             conflict = _shortened(diff_words(form.value, page.block.value))
-            return self.shown(page, door, typed=form.value, error=error, conflict=conflict)
+            return await self.shown(page, door, typed=form.value, error=error, conflict=conflict)
         except BadRequest as error:
-            return self.shown(await self.page_of(ask, door), door, typed=form.value, error=error)
+            return await self.shown(await self.page_of(ask, door), door, typed=form.value, error=error)
         return await self.done(ask, door)
 
     async def undo(self, ask: Ask, form: UndoForm) -> Answer:
@@ -104,7 +107,7 @@ class _BlockScreens(Struct, frozen=True):
         try:
             await self.edits.undo_block(door.editor, door.uid, str(ask.params["label"]), form.version)
         except (Conflict, BadRequest) as error:
-            return self.shown(await self.page_of(ask, door), door, error=error)
+            return await self.shown(await self.page_of(ask, door), door, error=error)
         return await self.done(ask, door)
 
     async def restore(self, ask: Ask, form: RestoreForm) -> Answer:
@@ -114,7 +117,7 @@ class _BlockScreens(Struct, frozen=True):
                 door.editor, door.uid, str(ask.params["label"]), form.version, form.to
             )
         except (Conflict, BadRequest) as error:
-            return self.shown(await self.page_of(ask, door), door, error=error)
+            return await self.shown(await self.page_of(ask, door), door, error=error)
         return await self.done(ask, door)
 
     async def done(self, ask: Ask, door: MemoryDoor) -> Done:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from gateway.errors import BadRequest, Conflict
-from gateway.page.memory_door import OPERATORS, Way, door_of
+from gateway.errors import BadRequest, Conflict, GatewayError
+from gateway.page.memory_door import OPERATORS, MemoryDoor, Way, door_of
 from gateway.page.operations import PageOperations
 from gateway.page.screen import Action, Answer, Ask, Done, Screen, View
 
@@ -25,19 +25,25 @@ class MuteForm(Struct, frozen=True, forbid_unknown_fields=True):
 def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | Action]:
     views, edits = operations.memories, operations.edits
 
-    async def show(ask: Ask, query: object) -> View:
-        door, seq = door_of(ask), int(ask.params["seq"])
+    async def shown(
+        door: MemoryDoor, seq: int, *, typed: str | None = None, error: GatewayError | None = None
+    ) -> View:
         page = await views.fact(door.project, door.uid, seq)
+        name = views.name_of(await views.find(door.project, door.uid))
+        return door.view(page, "fact.html", f"Fact {seq}", error, typed=typed, memory_name=name)
+
+    async def show(ask: Ask, query: object) -> View:
+        door = door_of(ask)
+        view = await shown(door, int(ask.params["seq"]))
         await ask.note_read(door.uid)
-        return door.view(page, "fact.html", f"Fact {seq}", typed=None)
+        return view
 
     async def correct(ask: Ask, form: CorrectForm) -> Answer:
         door, seq = door_of(ask), int(ask.params["seq"])
         try:
             new = await edits.correct_fact(door.editor, door.uid, seq, form.text)
         except (BadRequest, Conflict) as error:
-            page = await views.fact(door.project, door.uid, seq)
-            return door.view(page, "fact.html", f"Fact {seq}", error, typed=form.text)
+            return await shown(door, seq, typed=form.text, error=error)
         page = await views.fact(door.project, door.uid, new.seq)
         return Done(door.seen(page.fact), door.path("f", new.seq))
 
