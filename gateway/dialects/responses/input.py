@@ -39,6 +39,8 @@ class InputMessages(Struct, frozen=True):
     messages: list[Json]
     references: list[Reference]
     places: list[int]
+    # Where thoughts of another maker stand, which nobody here can read; they are left out.
+    sealed: list[str]
 
 
 def read_items(
@@ -61,7 +63,7 @@ def read_items(
     Raises: BadRequest: an item has no place in chat completions, or a form that is none.
     """
     if isinstance(items, str):
-        return InputMessages([{"role": "user", "content": items}], [], [0])
+        return InputMessages([{"role": "user", "content": items}], [], [0], [])
     messages = _Messages(start, takes, is_read_only=is_read_only)
     for index, item in enumerate(items):
         if item.__class__ is dict and len(item) == 2 and messages.take_plain(index, item):
@@ -163,7 +165,7 @@ class _Messages:
         self._start = start
         self._takes = takes
         self._is_read_only = is_read_only
-        self._input = InputMessages([], [], [])
+        self._input = InputMessages([], [], [], [])
         self._reply = _Reply()
 
     def end(self) -> InputMessages:
@@ -201,6 +203,8 @@ class _Messages:
     def take_thoughts(self, item: Json, where: str) -> None:
         sealed = optional(item, "encrypted_content", str, where)
         is_sealed_here = sealed is not None and sealed.startswith(SEALED)
+        if sealed and not is_sealed_here:
+            self._input.sealed.append(where)
         id = item.get("id")
         if sealed is None and not self._is_read_only and isinstance(id, str) and turn_of(id)[0]:
             self._reply.thought_ids.append((id, f"{where}.id"))

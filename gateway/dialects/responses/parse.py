@@ -119,7 +119,7 @@ def parse(
     # Whoever let the request through on its way here may have read the other one.
     for key in repeated_keys(body):
         raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])
-    messages, references = _messages(json, max_messages, takes, waiting, needs_input=needs_input)
+    messages, references, sealed = _messages(json, max_messages, takes, waiting, needs_input=needs_input)
     chat: Json = {"model": json.get("model"), "messages": messages}
     included = _included(json)
     if _LOGPROBS in included or json.get("top_logprobs") is not None:
@@ -144,7 +144,8 @@ def parse(
     request.named = {key: json[key] for key in _NOT_ASKED if key in json} or None
     request.shows_thoughts = _shows_thoughts(json.get("reasoning") or {})
     request.wants_usage = True
-    request.consumed = () if tools.search is None else ("tools.web_search",)
+    left_out = {"tools.web_search": tools.search, "input.encrypted_content": sealed}
+    request.consumed = tuple(name for name, found in left_out.items() if found)
     request.references = tuple(references)
     request.may_be_cut = is_cut
     conversation = conversation_of(json)
@@ -163,7 +164,8 @@ def parse(
 
 def _messages(
     json: Json, max_messages: int, takes: UpstreamTools, waiting: Sequence[Json], *, needs_input: bool
-) -> tuple[list[Json], list[Reference]]:
+) -> tuple[list[Json], list[Reference], list[str]]:
+    """Returns the messages of an input, what they refer to, and where thoughts of another maker were left out."""
     items = json.get("input")
     if items is None and not needs_input:
         items = []
@@ -190,7 +192,7 @@ def _messages(
         references.insert(0, Reference(len(head), previous, *turn_of(previous), param, is_path=True))
     if not (head or messages):
         messages = [{"role": "user", "content": ""}]  # a chat completion has some
-    return [*head, *messages], references
+    return [*head, *messages], references, translated.sealed
 
 
 def conversation_of(json: Json) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import orjson
 import pytest
 from msgspec.structs import replace
 
@@ -168,6 +169,17 @@ def test_memory_tools_run_in_rounds_that_nobody_sees(world: World, upstream: Str
         assert response.usage.output_tokens > 0
         world.pass_time(1000)
         assert world.block(f"alice-{stream}").value == "Likes tea."
+
+
+def test_a_conversation_that_began_at_openai_goes_on(world: World, upstream: StrictUpstream) -> None:
+    """Its thoughts were sealed by OpenAI, and nobody else can read them: they are left out, and named."""
+    sealed = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA"}
+    items = [{"role": "user", "content": "Hi"}, sealed, {"role": "assistant", "content": "Yes?"}]
+    body = {"model": "m", "user": "alice", "input": [*items, {"role": "user", "content": "Why?"}]}
+    reply = world.gateway.ask("POST", "/v1/responses", orjson.dumps(body), {})
+    assert (reply.status, reply.headers["x-mnemogate-consumed"]) == (200, "input.encrypted_content")
+    assert [each["content"] for each in upstream.last.messages] == ["Hi", "Yes?", "Why?"]
+    assert "gAAAA" not in str(upstream.last.json)
 
 
 def test_a_response_that_is_left_is_remembered_as_cut(world: World, upstream: StrictUpstream) -> None:
