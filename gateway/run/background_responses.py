@@ -77,6 +77,14 @@ class BackgroundRequest(Protocol):
     def conversation(self) -> str | None:
         """The id of the conversation that it goes on with."""
 
+    @property
+    def previous(self) -> str | None:
+        """The id of the response that it goes on from."""
+
+    @property
+    def inputs(self) -> Sequence[tuple[int, Json]]:
+        """The messages of its input, each with its place."""
+
     def view(
         self,
         turn: Callable[[], tuple[str, str] | None],
@@ -211,6 +219,16 @@ class BackgroundResponses:
         is_cut = run.state is RunState.CANCELLED and shown["status"] != "cancelled"
         return self.shows.cancelled(shown) if is_cut else shown
 
+    async def request(self, run: Run) -> BackgroundRequest | None:
+        """Returns the request of a response; None: it is not stored any more. Raises: MemoryUnavailable."""
+        try:
+            texts = await self.store.runs.texts(run.agent, run.id, "request")
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
+        if not texts or not texts[0].data:
+            return None
+        return self.shows.restore(texts[0].data, run.uid, run.created)
+
     async def cancel(self, run: Run) -> None:
         """Cancels a response that has not ended. Raises: MemoryUnavailable."""
         try:
@@ -263,9 +281,8 @@ class BackgroundResponses:
         run = await self.store.runs.load(named["agent"], named["run"])
         if run is None or run.is_over:
             return
-        requests = await self.store.runs.texts(run.agent, run.id, "request")
-        shown = await self.shown(run)
-        if not requests or shown is None:
+        request, shown = await self.request(run), await self.shown(run)
+        if request is None or shown is None:
             # Something of its memory was forgotten before it began.
             await self.store.runs.end(run.agent, run.id, RunState.FAILED, "error", self.now())
             return
@@ -278,7 +295,7 @@ class BackgroundResponses:
                     run, log, self.shows.failed(shown, None, "The gateway died while it was made.")
                 )
                 return
-            await self._make(run, log, requests[0].data, shown)
+            await self._make(run, log, request, shown)
         finally:
             if watch is not None:
                 watch.cancel()
@@ -309,14 +326,13 @@ class BackgroundResponses:
                     log.leave()
                     return
 
-    async def _make(self, run: Run, log: _Sink, stored: bytes, shown: Json) -> None:
+    async def _make(self, run: Run, log: _Sink, request: BackgroundRequest, shown: Json) -> None:
         begun = await self.store.runs.begin(run.agent, run.id, self.now())
         if begun.is_over:
             await self._end(run, log, self.shows.cancelled(shown))
             return
         shown = {**shown, "status": "in_progress"}
         await self.store.runs.show(run.agent, run.id, orjson.dumps(shown))
-        request = self.shows.restore(stored, run.uid, run.created)
         identity = request.chat.identity
         assert identity is not None
         with self.accounts.work(identity.project, kind="response") as receipt:

@@ -23,7 +23,7 @@ from gateway.dialects.chat.parse import MAX_MESSAGES
 from gateway.dialects.responses.background import ShownResponses
 from gateway.dialects.responses.items import Items, page_of
 from gateway.dialects.responses.native import read_native
-from gateway.dialects.responses.parse import SEALED_THOUGHTS
+from gateway.dialects.responses.parse import SEALED_THOUGHTS, check_includable
 from gateway.dialects.responses.render import stored_response
 from gateway.dialects.responses.response_ids import turn_of
 from gateway.errors import BadRequest, MemoryUnavailable, UnknownId, UnknownPath
@@ -112,7 +112,7 @@ class OwnResponses:
                     return
                 answer = await self._show(found, run, id, asked)
             case "GET", ["input_items"]:
-                answer = await self._list(found, query)
+                answer = await self._list(owner, found, run, query)
             case "DELETE", []:
                 if run is not None:
                     await self.background.remove(run)
@@ -148,9 +148,9 @@ class OwnResponses:
     async def _show(
         self, response: FoundResponse | None, run: Run | None, id: str, query: Mapping[str, Sequence[str]]
     ) -> Json:
+        included = check_includable([*query.get("include", ()), *query.get("include[]", ())])
         shown: Json | None = None
         if response is not None:
-            included = [*query.get("include", ()), *query.get("include[]", ())]
             sealed = SEALED_THOUGHTS in included
             shown = stored_response(response.turn.name, response.reply, shows_sealed=sealed)
         elif run is not None:
@@ -200,15 +200,29 @@ class OwnResponses:
                     await reply.write(whole)
                 await reply.end()
 
-    async def _list(self, response: FoundResponse | None, query: str) -> Json:
-        if response is None:
-            return page_of([], query)  # it lies in no turn yet
-        items, path = Items(), await self.stored.path(response)
-        for turn in path:
+    async def _list(
+        self, owner: ResponseOwner, response: FoundResponse | None, run: Run | None, query: str
+    ) -> Json:
+        """Returns a page of the items before a response."""
+        items = Items()
+        if response is not None:
+            await self._add_path(items, response)
+        elif run is not None and (request := await self.background.request(run)) is not None:
+            # It lies in no turn, or not yet: its request has its input.
+            previous = request.previous
+            before = None if previous is None else await self._find(owner, turn_of(previous), previous)
+            if before is not None:
+                await self._add_path(items, before)
+                items.add_reply(before.turn.name, before.reply)
+            items.add_inputs(run.uid, request.inputs)
+        return page_of(items.found, query)
+
+    async def _add_path(self, items: Items, response: FoundResponse) -> None:
+        """Adds what comes before a response's reply."""
+        for turn in await self.stored.path(response):
             items.add_inputs("".join(turn.name), turn.inputs)
             if turn.exchange.id != response.exchange.id and turn.reply:
                 items.add_reply(turn.name, turn.reply)
-        return page_of(items.found, query)
 
 
 def _read_again(reply: LaterReply) -> NativeRequest | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -61,6 +61,17 @@ class RestoredRequest(Struct, frozen=True):
     @property
     def conversation(self) -> str | None:
         return self.request.conversation
+
+    @property
+    def previous(self) -> str | None:
+        found: str | None = self.request.echo["previous_response_id"]
+        return found
+
+    @property
+    def inputs(self) -> Sequence[tuple[int, Json]]:
+        chat, first = self.request.chat, 1 if self.request.echo["instructions"] else 0
+        named = {each.index for each in chat.references if not (each.is_path or each.is_thoughts)}
+        return [(n - first, m) for n, m in enumerate(chat.messages) if n >= first and n not in named]
 
     def view(
         self,

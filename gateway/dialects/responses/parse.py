@@ -56,6 +56,12 @@ _NOT_ASKED = (
     "stream_options",
     "truncation",
 )
+# Fields that chat completions do not have, or have unchecked. A `store` of "false" must not be taken for true.
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("background", "parallel_tool_calls", "store"), bool),
+    **dict.fromkeys(("client_metadata", "metadata", "stream_options"), dict),
+    "service_tier": str,
+}
 _LEFT_OUT = frozenset((*_ELSEWHERE, *_NOT_ASKED))
 SEALED_THOUGHTS = "reasoning.encrypted_content"
 _SUMMARIES = ("auto", "concise", "detailed")
@@ -109,7 +115,9 @@ def parse(
     for key in _ELSEWHERE:
         if json.get(key) is not None:
             raise unsupported(key, key)
-    if optional(json, "background", bool) and json.get("store") is False:
+    for key, kind in _TYPES.items():
+        optional(json, key, kind)
+    if json.get("background") and json.get("store") is False:
         raise BadRequest(
             "A response in the background has to be stored: `store` is false.", param="background"
         )
@@ -119,6 +127,7 @@ def parse(
     # Whoever let the request through on its way here may have read the other one.
     for key in repeated_keys(body):
         raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])
+    number(json, "max_tool_calls")
     messages, references, sealed = _messages(json, max_messages, takes, waiting, needs_input=needs_input)
     chat: Json = {"model": json.get("model"), "messages": messages}
     included = _included(json)
@@ -229,9 +238,13 @@ def _compacts(json: Json) -> bool:
     return isinstance(last, dict) and last.get("type") == "compaction_trigger"
 
 
-def _included(json: Json) -> list[str]:
+def _included(json: Json) -> Sequence[str]:
     """Returns the parts that the request wants in its response. Raises: BadRequest."""
-    wanted = _strings(json, "include")
+    return check_includable(_strings(json, "include"))
+
+
+def check_includable(wanted: Sequence[str]) -> Sequence[str]:
+    """Returns what a request wants in its response. Raises: BadRequest."""
     for index, value in enumerate(wanted):
         if value not in _INCLUDABLE:
             raise BadRequest(

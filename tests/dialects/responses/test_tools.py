@@ -140,6 +140,11 @@ def test_allowed_tools_are_the_only_ones_where_the_upstream_knows_no_such_choice
             "tool_choice.type",
         ),
         ({"include": ["of_tomorrow"]}, "include[0]"),
+        ({"store": "false"}, "store"),
+        ({"metadata": [1]}, "metadata"),
+        ({"max_tool_calls": "x"}, "max_tool_calls"),
+        ({"service_tier": 5}, "service_tier"),
+        ({"stream_options": True}, "stream_options"),
         ({"truncation": "sometimes"}, "truncation"),
         (
             {"tools": [WAIT], "tool_choice": {"type": "allowed_tools", "mode": "x", "tools": []}},

@@ -140,6 +140,22 @@ def test_a_response_is_cancelled(world: World, upstream: StrictUpstream, is_begu
     assert world.sdk.responses.cancel(done.id).status == "completed"
 
 
+def test_its_input_is_listed_before_it_lies_in_a_turn(world: World, upstream: StrictUpstream) -> None:
+    first = world.sdk.responses.create(
+        model="m", user="alice", input="My cat is Miso.", instructions="Be brief."
+    )
+    upstream.queue(say("Held.", hold_before_headers=Gate()))
+    named: Any = {"previous_response_id": first.id, "instructions": "Be brief."}
+    made = world.sdk.responses.create(model="m", user="alice", input="Wait.", background=True, **named)
+    for _ in range(2):
+        items = [each.to_dict() for each in world.sdk.responses.input_items.list(made.id, order="asc")]
+        assert [each["content"][0]["text"] for each in items] == ["My cat is Miso.", "Ok.", "Wait."]  # type: ignore[index]
+        assert str(items[2]["id"]).startswith(f"msg_{made.id[5:]}_i0")
+        world.sdk.responses.cancel(made.id)
+    with pytest.raises(openai.BadRequestError, match="Supported values are"):
+        world.sdk.responses.retrieve(made.id, include=["of_tomorrow"])  # type: ignore[list-item]
+
+
 def test_an_error_ends_it(world: World, upstream: StrictUpstream) -> None:
     upstream.queue(fail(429, "Slow down.", code="rate_limit_exceeded"))
     made = begin(world, input="Hi", user="alice")
