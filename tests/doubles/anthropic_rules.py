@@ -737,7 +737,8 @@ SCHEMA = {
         "allOf",
         "$ref",
     ),
-    *("$defs", "definitions", "default", "description", "title", "format", "minItems"),
+    # The first is sent by the AI SDK.
+    *("$schema", "$defs", "definitions", "default", "description", "title", "format", "minItems"),
 }
 FORMATS = {
     *("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"),
