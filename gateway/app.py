@@ -75,7 +75,7 @@ from gateway.web.health import Readiness, health_routes
 from gateway.web.manage.access import Access
 from gateway.web.manage.imports import import_routes
 from gateway.web.manage.keys import key_routes
-from gateway.web.manage.limits import limit_routes
+from gateway.web.manage.records import LIMITS_PATH, record_routes
 from gateway.web.manage.usage import MANAGE_PREFIX, usage_routes
 from gateway.web.memory_api import memory_routes
 from gateway.web.messages import is_unknown, messages_errors, messages_routes
@@ -273,7 +273,7 @@ class Gateway:
                 settings.ui,
             ),
             *usage_routes(UsageOperations(self.store.usage, self.requests.now, self.meter), access),
-            *limit_routes(limits_of_use, access, bodies),
+            *record_routes(LIMITS_PATH, limits_of_use, access, bodies),
             *import_routes(self._imports, access, bodies, max_upload_bytes, limits.body_timeout_s),
             *key_routes(
                 KeyManagement(self.store.keys, limits_of_use, self.requests.now),

@@ -50,7 +50,7 @@ class KeyManagement(Struct, frozen=True):
         """Returns a key. Raises: UnknownId."""
         return key_json(await self._find(id, project))
 
-    async def make(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
+    async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Makes a key, with limits of it. Returns it with its secret. Raises: BadRequest, UnknownId."""
         _check_names(raw, _MADE)
         arguments, opens = Arguments(raw), raw.get("opens")
@@ -104,7 +104,7 @@ class KeyManagement(Struct, frozen=True):
             raise UnknownId(f"There is no key {id} in use.") from error
         return {**key_json(key), "secret": secret}
 
-    async def revoke(self, id: int, *, project: str | None = None) -> dict[str, Any]:
+    async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Revokes a key; one that is revoked stays so. Raises: UnknownId."""
         found = await self._find(id, project)
         if found.revoked is None:

@@ -15,7 +15,7 @@ from gateway.errors import BadRequest, MemoryUnavailable
 from gateway.run.admin.imports import ImportOperations
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
-from gateway.web.manage.limits import managed
+from gateway.web.manage.records import managed
 from gateway.web.middleware import trace_of
 from gateway.web.upload import UploadBody
 from storage.errors import StoreError

@@ -1,4 +1,4 @@
-"""`/v1/manage/keys` and `/v1/manage/me`."""
+"""The routes of keys, with those that other records have not: a rotation, and `/v1/manage/me` for a key's holder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from gateway.errors import MemoryUnavailable, NotAllowed
 from gateway.run.admin.key_management import KeyHolder, KeyManagement
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
-from gateway.web.manage.limits import managed, number_in
+from gateway.web.manage.records import KEYS_PATH, managed, number_in, record_routes
 from gateway.web.middleware import trace_of
 from storage.errors import StoreError
 
-KEYS_PATH: Final = "/v1/manage/keys"
 ME_PATH: Final = "/v1/manage/me"
 
 
@@ -26,23 +25,8 @@ def key_routes(
 ) -> list[Route]:
     """Returns the routes of keys, and the one that is for their holders."""
 
-    async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.show_all(dict(request.query_params), project=manager.project)
-
-    async def make(manager: Manager, _: Request, body: dict[str, Any]) -> dict[str, Any]:
-        return await operations.make(body, project=manager.project)
-
-    async def show(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.show(number_in(request), project=manager.project)
-
-    async def change(manager: Manager, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-        return await operations.change(number_in(request), body, project=manager.project)
-
     async def rotate(manager: Manager, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         return await operations.rotate(number_in(request), body, project=manager.project)
-
-    async def revoke(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.revoke(number_in(request), project=manager.project)
 
     async def show_own(request: Request) -> Response:
         trace_of(request.scope).route = "manage"
@@ -58,13 +42,8 @@ def key_routes(
             raise MemoryUnavailable.since(error.status) from error
         return Response(orjson.dumps(shown), media_type="application/json")
 
-    one = f"{KEYS_PATH}/{{id}}"
     return [
-        managed(KEYS_PATH, "GET", show_all, access, bodies),
-        managed(KEYS_PATH, "POST", make, access, bodies, status=201),
-        managed(one, "GET", show, access, bodies),
-        managed(one, "PATCH", change, access, bodies),
-        managed(one, "DELETE", revoke, access, bodies),
-        managed(f"{one}/rotate", "POST", rotate, access, bodies),
+        *record_routes(KEYS_PATH, operations, access, bodies),
+        managed(f"{KEYS_PATH}/{{id}}/rotate", "POST", rotate, access, bodies),
         Route(ME_PATH, show_own, methods=["GET"]),
     ]

@@ -1,9 +1,9 @@
-"""`/v1/manage/limits`."""
+"""`/v1/manage/keys`, `/v1/manage/limits` and their like: records that are listed, added, shown, changed and removed."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 from starlette.requests import Request
@@ -11,14 +11,56 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import BadRequest, MemoryUnavailable, UnknownId
-from gateway.run.admin.limit_operations import LimitOperations
+from gateway.run.admin.operation_arguments import RawArguments
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
 from gateway.web.middleware import trace_of
 from storage.errors import StoreError
 
 LIMITS_PATH: Final = "/v1/manage/limits"
+KEYS_PATH: Final = "/v1/manage/keys"
 _Perform = Callable[[Manager, Request, dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+class ManagesRecords(Protocol):
+    """The operations on one kind of record. project: bounds what the caller sees; None sees all.
+
+    Each raises: BadRequest; UnknownId; StoreError.
+    """
+
+    async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]: ...
+    async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]: ...
+    async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]: ...
+    async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]: ...
+    async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]: ...
+
+
+def record_routes(path: str, operations: ManagesRecords, access: Access, bodies: BodyReader) -> list[Route]:
+    """Returns the routes of one kind of record. path: of the list of all."""
+
+    async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.show_all(dict(request.query_params), project=manager.project)
+
+    async def add(manager: Manager, _: Request, body: dict[str, Any]) -> dict[str, Any]:
+        return await operations.add(body, project=manager.project)
+
+    async def show(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.show(number_in(request), project=manager.project)
+
+    async def change(manager: Manager, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        return await operations.change(number_in(request), body, project=manager.project)
+
+    async def remove(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return await operations.remove(number_in(request), project=manager.project)
+
+    one = f"{path}/{{id}}"
+    return [
+        managed(path, "GET", show_all, access, bodies),
+        managed(path, "POST", add, access, bodies, status=201),
+        managed(one, "GET", show, access, bodies),
+        managed(one, "PATCH", change, access, bodies),
+        managed(one, "DELETE", remove, access, bodies),
+    ]
 
 
 def managed(
@@ -43,39 +85,11 @@ def managed(
     return Route(path, answer, methods=[method])
 
 
-def limit_routes(operations: LimitOperations, access: Access, bodies: BodyReader) -> list[Route]:
-    """Returns the routes of limits."""
-
-    async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.show_all(dict(request.query_params), project=manager.project)
-
-    async def add(manager: Manager, _: Request, body: dict[str, Any]) -> dict[str, Any]:
-        return await operations.add(body, project=manager.project)
-
-    async def show(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.show(number_in(request), project=manager.project)
-
-    async def change(manager: Manager, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-        return await operations.change(number_in(request), body, project=manager.project)
-
-    async def remove(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.remove(number_in(request), project=manager.project)
-
-    one = f"{LIMITS_PATH}/{{id}}"
-    return [
-        managed(LIMITS_PATH, "GET", show_all, access, bodies),
-        managed(LIMITS_PATH, "POST", add, access, bodies, status=201),
-        managed(one, "GET", show, access, bodies),
-        managed(one, "PATCH", change, access, bodies),
-        managed(one, "DELETE", remove, access, bodies),
-    ]
-
-
 def number_in(request: Request) -> int:
     """Returns the number in a path. Raises: UnknownId: it is none."""
     text: str = request.path_params["id"]
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise UnknownId(f"The id {text!r} is not a number.")
+        raise UnknownId(f"There is nothing with the id {text!r}.")
     return int(text)
 
 
