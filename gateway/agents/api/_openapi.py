@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.agents.api._route import AgentsRoute, ConversationConvertor
+from gateway.run.admin import manage_records as manage
 from gateway.run.admin.links import LinkRequest, MadeLink
 from gateway.run.admin.page_records import ExplainedRequest
 
@@ -34,6 +35,7 @@ _FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
 _ERRORS = {
     "400": "A value that is not allowed here.",
     "401": "No key, or a wrong one.",
+    "403": "A key that does not open this.",
     "404": "There is no such thing in this project.",
     "409": "Somebody else was faster, or a name is taken.",
     "413": "The body is too large.",
@@ -60,31 +62,73 @@ _ERROR = {
 }
 
 
-class MemoryRoute(Struct, frozen=True):
-    """A route below `/v1/memory/`, which gateway/web/memory_api.py serves."""
+class PlainRoute(Struct, frozen=True):
+    """A route below `/v1/memory/` or `/v1/manage/`, which gateway/web/memory_api.py or gateway/web/manage serves."""
 
     method: str
     path: str
     summary: str
     answer: type[Struct]
+    # Of JSON; BINARY: a file.
     body: type[Struct] | None = None
+    query: type[Struct] | None = None
+    status: str = "200"
 
 
-MEMORY_ROUTES = (
-    MemoryRoute(
-        "GET", "/v1/memory/requests/{id}", "Show why a reply recalled what it did.", ExplainedRequest
-    ),
-    MemoryRoute(
+class BINARY(Struct, frozen=True):
+    """Stands for a body that is a file."""
+
+
+_KEYS, _LIMITS, _IMPORTS = "/v1/manage/keys", "/v1/manage/limits", "/v1/manage/imports"
+PLAIN_ROUTES = (
+    PlainRoute("GET", "/v1/memory/requests/{id}", "Show why a reply recalled what it did.", ExplainedRequest),
+    PlainRoute(
         "POST", "/v1/memory/links", "Make a link that opens a memory to its person.", MadeLink, LinkRequest
     ),
+    PlainRoute(
+        "GET",
+        "/v1/manage/usage",
+        "Add up what requests used.",
+        manage.UsagePage,
+        query=manage.UsageParameters,
+    ),
+    PlainRoute("GET", "/v1/manage/me", "Show a key to its holder.", manage.HeldKey, query=manage.OfUser),
+    PlainRoute("GET", _KEYS, "List keys.", manage.KeyList, query=manage.OfProject),
+    PlainRoute("POST", _KEYS, "Make a key.", manage.ManagedNewKey, manage.KeyBody, status="201"),
+    PlainRoute("GET", f"{_KEYS}/{{id}}", "Show a key.", manage.ManagedKey),
+    PlainRoute("PATCH", f"{_KEYS}/{{id}}", "Change a key.", manage.ManagedKey, manage.KeyChange),
+    PlainRoute("DELETE", f"{_KEYS}/{{id}}", "Revoke a key.", manage.DeletedRecord),
+    PlainRoute(
+        "POST",
+        f"{_KEYS}/{{id}}/rotate",
+        "Give a key another secret.",
+        manage.ManagedNewKey,
+        manage.RotationBody,
+    ),
+    PlainRoute("GET", _LIMITS, "List limits.", manage.LimitList, query=manage.OfProject),
+    PlainRoute("POST", _LIMITS, "Add a limit.", manage.ManagedLimit, manage.LimitBody, status="201"),
+    PlainRoute("GET", f"{_LIMITS}/{{id}}", "Show a limit.", manage.ManagedLimit),
+    PlainRoute("PATCH", f"{_LIMITS}/{{id}}", "Change a limit.", manage.ManagedLimit, manage.LimitChange),
+    PlainRoute("DELETE", f"{_LIMITS}/{{id}}", "Remove a limit.", manage.DeletedRecord),
+    PlainRoute("GET", _IMPORTS, "List imports.", manage.ImportList, query=manage.ImportListParameters),
+    PlainRoute(
+        "POST", _IMPORTS, "Import a file.", manage.ManagedImport, BINARY, manage.ImportParameters, "202"
+    ),
+    PlainRoute("GET", f"{_IMPORTS}/{{id}}", "Show an import.", manage.ManagedImport),
+    PlainRoute("DELETE", f"{_IMPORTS}/{{id}}", "Undo an import.", manage.ManagedImport),
 )
 
 
 def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
-    """Returns the description of these rows, and of the routes on memories."""
+    """Returns the description of these rows, and of the routes on memories and of operators."""
     rows = [row for row in rows if row.is_served]
     kinds = {kind for row in rows for kind in (row.body, row.query, row.form) if kind is not None}
-    kinds |= {kind for route in MEMORY_ROUTES for kind in (route.body, route.answer) if kind is not None}
+    kinds |= {
+        kind
+        for route in PLAIN_ROUTES
+        for kind in (route.body, route.answer, route.query)
+        if kind not in (None, BINARY)
+    }
     _, components = msgspec.json.schema_components(
         sorted(kinds, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"
     )
@@ -94,12 +138,12 @@ def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
         # Where another API has the path without a slash, only the path with it is documented.
         path += "/" if row.slashes == ("/",) or row.needs else ""
         paths.setdefault(path, {})[row.method.lower()] = _operation(row, components)
-    for route in MEMORY_ROUTES:
-        paths[route.path] = {route.method.lower(): _memory_operation(route)}
+    for route in PLAIN_ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _plain_operation(route, components)
     schemas = {**components, "Detail": _DETAIL, "Fault": _FAULT, "Error": _ERROR}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Mnemogate: the agents API and memory", "version": version},
+        "info": {"title": "Mnemogate: the agents API, memory and management", "version": version},
         "paths": paths,
         "components": {
             "schemas": schemas,
@@ -114,19 +158,14 @@ def _operation(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
         {"name": name, "in": "path", "required": True, "schema": _schema(convertor)}
         for name, convertor in _PARAMETER.findall(row.path)
     ]
-    if row.query is not None:
-        schema = components[row.query.__name__]
-        parameters += [
-            {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": each}
-            for name, each in schema.get("properties", {}).items()
-        ]
+    parameters += _query(row.query, components)
     operation: dict[str, Any] = {
         "operationId": f"{row.method.lower()}{_WORD.sub('_', row.path)}",
         "summary": row.summary,
         "parameters": parameters,
         "responses": {
             "200": {"description": "Done.", "content": {"application/json": {"schema": {}}}},
-            **{status: _answer(words, "Detail") for status, words in _ERRORS.items()},
+            **{status: _answer(words, "Detail") for status, words in _ERRORS.items() if status != "403"},
         },
     }
     if row.body is not None:
@@ -141,23 +180,44 @@ def _operation(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any]:
     return operation
 
 
-def _memory_operation(route: MemoryRoute) -> dict[str, Any]:
-    statuses = ("400", "401", "404", "413", "503") if route.body else ("401", "404", "503")
+def _plain_operation(route: PlainRoute, components: dict[str, Any]) -> dict[str, Any]:
+    is_managing = route.path.startswith("/v1/manage/")
+    statuses = ["401", *(["403"] if is_managing else []), "404", "503"]
+    if route.body is not None or route.query is not None:
+        statuses = ["400", *statuses, "413"]
+    kind = "integer" if is_managing and route.path.startswith((_KEYS, _LIMITS)) else "string"
     operation: dict[str, Any] = {
         "operationId": f"{route.method.lower()}{_WORD.sub('_', route.path)}",
         "summary": route.summary,
         "parameters": [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            {"name": name, "in": "path", "required": True, "schema": {"type": kind}}
             for name, _ in _PARAMETER.findall(route.path)
-        ],
+        ]
+        + _query(route.query, components),
         "responses": {
-            "200": _answer("Done.", route.answer.__name__),
-            **{status: _answer(_ERRORS[status], "Error") for status in statuses},
+            route.status: _answer("Done.", route.answer.__name__),
+            **{status: _answer(_ERRORS[status], "Error") for status in sorted(statuses)},
         },
     }
-    if route.body is not None:
-        operation["requestBody"] = {"required": True, "content": _json(route.body.__name__)}
+    if route.body is BINARY:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {_FILE["contentMediaType"]: {"schema": _FILE}},
+        }
+    elif route.body is not None:
+        operation["requestBody"] = {"required": _requires(route.body), "content": _json(route.body.__name__)}
     return operation
+
+
+def _query(kind: type[Struct] | None, components: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the parameters of a query."""
+    if kind is None:
+        return []
+    schema = components[kind.__name__]
+    return [
+        {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": each}
+        for name, each in schema.get("properties", {}).items()
+    ]
 
 
 def _answer(words: str, name: str) -> dict[str, Any]:

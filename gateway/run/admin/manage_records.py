@@ -1,0 +1,265 @@
+"""The JSON of `/v1/manage/…`, as `/openapi.json` describes it. Tests compare it with what is answered."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
+
+from gateway.run.admin.import_progress import ImportCounts
+from gateway.settings import DefaultMode
+from storage.usage_records import COUNTERS
+
+_Unit = Literal["requests", "tokens", "cost", "concurrent"]
+_Period = Literal["minute", "day", "month"]
+_Amount = Annotated[float, Meta(ge=0)]
+_Opens = Literal["metrics", "operator", "operator-read"]
+_Text = Annotated[str, Meta(min_length=1)]
+
+
+class _Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A value of these routes. Times are seconds since the epoch."""
+
+
+class ManagedLimit(_Record, frozen=True, kw_only=True):
+    """A limit."""
+
+    id: int
+    object: Literal["limit"]
+    project: str
+    key: int | None
+    user: str | None
+    unit: _Unit
+    per: _Period | None
+    most: float
+    then: str
+
+
+class LimitBody(_Record, frozen=True, kw_only=True):
+    """A limit to be added. user: "*" is each user by itself. then: `refuse`, or an alias that answers instead."""
+
+    unit: _Unit
+    most: _Amount
+    project: _Text | None = None
+    key: int | None = None
+    user: _Text | None = None
+    per: _Period | None = None
+    then: str = "refuse"
+
+
+class LimitChange(_Record, frozen=True, kw_only=True):
+    """A change of a limit."""
+
+    most: _Amount | UnsetType = UNSET
+    then: str | UnsetType = UNSET
+
+
+class ManagedKey(_Record, frozen=True, kw_only=True):
+    """A gateway key, without its secret."""
+
+    id: int
+    object: Literal["key"]
+    name: str
+    project: str | None
+    prefix: str
+    memory: DefaultMode | None
+    models: list[str] | None
+    user: str | None
+    opens: _Opens | None
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+    rotated_until: float | None
+
+
+class ManagedNewKey(ManagedKey, frozen=True, kw_only=True):
+    """A key with its secret, which is shown once."""
+
+    secret: str
+    limits: list[ManagedLimit] | UnsetType = UNSET
+
+
+class KeyChange(_Record, frozen=True, kw_only=True):
+    """A change of a key; null takes a bound away."""
+
+    name: _Text | UnsetType = UNSET
+    memory: DefaultMode | UnsetType | None = UNSET
+    models: list[_Text] | UnsetType | None = UNSET
+    user: _Text | UnsetType | None = UNSET
+    expires_at: float | UnsetType | None = UNSET
+
+
+class KeyBody(KeyChange, frozen=True, kw_only=True):
+    """A key to be made. limits: of this key alone."""
+
+    project: _Text | None = None
+    opens: _Opens | None = None
+    limits: list[LimitBody] | None = None
+
+
+class RotationBody(_Record, frozen=True, kw_only=True):
+    """A rotation. overlap_s: how long the secret of before is good still."""
+
+    overlap_s: Annotated[int, Meta(ge=0, le=2_592_000)] = 86_400
+
+
+class DeletedRecord(_Record, frozen=True, kw_only=True):
+    """The answer to a removal."""
+
+    id: int
+    object: Literal["key", "limit"]
+    deleted: Literal[True]
+
+
+class KeyList(_Record, frozen=True, kw_only=True):
+    """All keys, the oldest first."""
+
+    object: Literal["list"]
+    data: list[ManagedKey]
+    has_more: bool
+    next: str | None
+
+
+class LimitList(_Record, frozen=True, kw_only=True):
+    """All limits, the oldest first."""
+
+    object: Literal["list"]
+    data: list[ManagedLimit]
+    has_more: bool
+    next: str | None
+
+
+_COUNTED: list[tuple[str, Any]] = [(name, float if name == "cost" else int) for name in COUNTERS]
+UsageCounters = defstruct("UsageCounters", _COUNTED, frozen=True, forbid_unknown_fields=True, kw_only=True)
+# The columns of `by` are there, and no others.
+_BY: list[Any] = [
+    (name, int | UnsetType if name == "key" else str | UnsetType, UNSET)
+    for name in ("day", "project", "user", "key", "upstream", "model")
+]
+UsageLine = defstruct("UsageLine", [*_COUNTED, *_BY], frozen=True, forbid_unknown_fields=True, kw_only=True)
+
+
+class UsagePage(_Record, frozen=True, kw_only=True, rename={"from_": "from"}):
+    """A page of sums of usage."""
+
+    object: Literal["list"]
+    from_: str
+    to: str
+    by: list[str]
+    as_of: float
+    has_more: bool
+    next: str | None
+    data: list[UsageLine]  # type: ignore[valid-type]
+
+
+class UsageParameters(_Record, frozen=True, kw_only=True, rename={"from_": "from"}):
+    """The parameters of a question for usage. Days are YYYY-MM-DD, UTC."""
+
+    by: str = "day"
+    from_: str | None = None
+    to: str | None = None
+    project: str | None = None
+    user: str | None = None
+    key: int | None = None
+    upstream: str | None = None
+    model: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    after: str | None = None
+    format: Literal["json", "csv"] = "json"
+
+
+class OfProject(_Record, frozen=True, kw_only=True):
+    """The project of which a list is asked for."""
+
+    project: str | None = None
+
+
+class HeldLimit(_Record, frozen=True, kw_only=True):
+    """A limit as it stands for a key."""
+
+    id: int
+    unit: _Unit
+    per: _Period | None
+    user: str | None
+    most: float
+    then: str
+    used: float
+    remaining: float
+    resets_at: float | None
+
+
+class HeldUsage(_Record, frozen=True, kw_only=True):
+    """The usage of a key."""
+
+    today: UsageCounters  # type: ignore[valid-type]
+    month: UsageCounters  # type: ignore[valid-type]
+
+
+class HeldKey(ManagedKey, frozen=True, kw_only=True):
+    """A key, as its holder is shown it."""
+
+    limits: list[HeldLimit]
+    usage: HeldUsage
+
+
+class ImportListParameters(_Record, frozen=True, kw_only=True):
+    """The parameters of a list of imports."""
+
+    project: str | None = None
+    after: str | None = None
+    limit: int | None = None
+
+
+class OfUser(_Record, frozen=True, kw_only=True):
+    """The user whose part is asked for."""
+
+    user: str | None = None
+
+
+class ImportFault(_Record, frozen=True, kw_only=True):
+    """The fault that ended an import."""
+
+    message: str
+    param: str
+
+
+class ManagedImport(_Record, frozen=True, kw_only=True):
+    """An import. Times of the file are in ISO 8601."""
+
+    id: str
+    object: Literal["import"]
+    status: Literal["preview", "running", "done", "stopped", "failed", "undone"]
+    format: str | None
+    project: str
+    profile: str
+    user: str
+    created_at: float
+    conversations: ImportCounts
+    messages: ImportCounts
+    facts: ImportCounts
+    first_at: str | None
+    last_at: str | None
+    learn_tokens: int
+    warnings: list[str]
+    error: ImportFault | None
+
+
+class ImportParameters(_Record, frozen=True, kw_only=True):
+    """The parameters of an import, whose file is the body."""
+
+    user: str
+    project: str | None = None
+    profile: str | None = None
+    format: Literal["chatgpt", "claude", "list", "mem0", "mastra", "jsonl"] | None = None
+    source_user: str | None = None
+    learn: bool = False
+    preview: bool = False
+
+
+class ImportList(_Record, frozen=True, kw_only=True):
+    """A page of imports, the newest first."""
+
+    object: Literal["list"]
+    data: list[ManagedImport]
+    has_more: bool
+    next: str | None
