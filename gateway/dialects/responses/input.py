@@ -166,7 +166,14 @@ class _Messages:
         self._takes = takes
         self._is_read_only = is_read_only
         self._input = InputMessages([], [], [], [])
-        self._reply = _Reply()
+        self._open: _Reply | None = None
+
+    @property
+    def _reply(self) -> _Reply:
+        """The reply that goes on, or a new one: most messages are a user's."""
+        if self._open is None:
+            self._open = _Reply()
+        return self._open
 
     def end(self) -> InputMessages:
         self._end_reply()
@@ -238,15 +245,17 @@ class _Messages:
         self._put(message)
 
     def _end_reply(self) -> None:
-        message = self._reply.message()
+        if self._open is None:
+            return
+        message = self._open.message()
         if message is not None:
             at = self._start + len(self._input.messages)
             self._input.references.extend(
                 Reference(at, id, *turn_of(id), param, is_thoughts=True)
-                for id, param in self._reply.thought_ids
+                for id, param in self._open.thought_ids
             )
             self._put(message)
-        self._reply = _Reply()
+        self._open = None
 
     def _put(self, message: Json) -> None:
         self._input.messages.append(message)
