@@ -163,11 +163,11 @@ def _format_of_json(file: IO[bytes]) -> str:
     """Looks at the keys of an object, or of the first object of a list."""
     import ijson
 
-    depth, at, seen = 0, 0, ""
+    depth, at, seen, has_messages = 0, 0, "", False
     with _as_fault():
         for event, value in ijson.basic_parse(_Stream(file), buf_size=_PIECE):
             if event == "map_key" and depth == at:
-                seen = value
+                seen, has_messages = value, has_messages or (at == 1 and value == "messages")
                 found = (_OF_OBJECT if at == 1 else _OF_ITEM).get(value)
                 if found is not None:
                     return found
@@ -184,6 +184,8 @@ def _format_of_json(file: IO[bytes]) -> str:
                     return "jsonl"  # its first message belongs to no thread
                 if depth < at:
                     break
+    if has_messages:
+        return "jsonl"
     raise wrong_file(f"its format is not known; name one of {', '.join(FORMATS)}")
 
 

@@ -1,0 +1,210 @@
+"""A file is recognised and read within its limits; one that is made to harm is refused before anything is written."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tracemalloc
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
+from gateway.errors import BadRequest
+from gateway.run.admin import import_file
+from gateway.run.admin.import_file import Depth, find_format, read_file
+from tests.exports import chatgpt_conversation, claude_conversation, export, zipped
+
+TALKS = {"a": ("Hi", "Hello."), "b": ("Tea?", "Yes.", "Good.")}
+CHAT = [chatgpt_conversation(id, talk) for id, talk in TALKS.items()]
+
+
+def read(data: bytes, format: str | None = None) -> list[Any]:
+    file = io.BytesIO(data)
+    return list(read_file(file, format or find_format(file)))
+
+
+@pytest.mark.parametrize("format", ["chatgpt", "claude", "jsonl", "mastra", "mem0", "list"])
+def test_a_format_is_found_and_read(format: str) -> None:
+    data = export(format, TALKS)
+    assert find_format(io.BytesIO(data)) == format
+    found = read(data)
+    if format in ("mem0", "list"):
+        assert [each.text for each in found] == ["Hi", "Tea?", "Good."]
+    else:
+        assert [each.id for each in found] == ["a", "b"]
+        assert [m.text for m in found[1].messages] == ["Tea?", "Yes.", "Good."]
+
+
+def lines(*values: Any) -> bytes:
+    return b"\n".join(v if isinstance(v, bytes) else json.dumps(v).encode() for v in values)
+
+
+@pytest.mark.parametrize(
+    ("data", "format"),
+    [
+        (json.dumps(CHAT).encode(), "chatgpt"),
+        (b"\xef\xbb\xbf \n" + json.dumps(CHAT).encode(), "chatgpt"),
+        (json.dumps([claude_conversation("c", ("Hi",))]).encode(), "claude"),
+        (b'[{"id": 1, "x": {"mapping": 1}, "memory": "Tea."}]', "mem0"),
+        (lines({"role": "user", "content": "Hi"}), "jsonl"),
+        (lines({"id": "a", "messages": [{"content": {"threadId": "x"}, "role": "user"}]}), "jsonl"),
+        (lines({"messages": [], "id": "a"}), "jsonl"),
+        (lines({"messages": [{"id": "m", "threadId": "t"}], "threads": []}), "mastra"),
+        (b"[2026-03-01] - Likes tea.", "list"),
+        (b"# Me\n- Likes tea.", "list"),
+    ],
+)
+def test_what_a_file_is(data: bytes, format: str) -> None:
+    assert find_format(io.BytesIO(data)) == format
+
+
+def test_parts_of_an_export_are_read_in_order() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, item in (("001", CHAT[1]), ("000", CHAT[0])):
+            archive.writestr(f"export/conversations-{name}.json", json.dumps([item]))
+        archive.writestr("export/chat.html", "x")
+    assert [each.id for each in read(file.getvalue())] == ["a", "b"]
+
+
+def test_messages_of_lines_are_gathered_by_their_conversation() -> None:
+    def said(role: str, content: str, conversation: str | None) -> dict[str, Any]:
+        return {"role": role, "content": content, "conversation": conversation, "at": 1.5e9}
+
+    found = read(
+        lines(
+            said("user", "1", "a"), said("user", "2", "b"), b"", b"no json", said("assistant", "3", "a"),
+            {"id": "c", "messages": [said("user", "4", None)]}, b"7", said("assistant", "5", "b"),
+        )
+    )  # fmt: skip
+    talks = {
+        each.id: [m.text for m in each.messages] for each in found if isinstance(each, SourceConversation)
+    }
+    assert talks == {"c": ["4"], "a": ["1", "3"], "b": ["2", "5"]}
+    assert [each.why for each in found if isinstance(each, Unreadable)] == [
+        "a line is no JSON",
+        "a line is no object",
+    ]
+
+
+def test_one_conversation_that_is_wrong_is_left_out_alone() -> None:
+    broken = chatgpt_conversation("x", ("secret",))
+    broken["mapping"]["root"]["parent"] = "n0"
+    found = read(json.dumps([CHAT[0], broken, {"mapping": 7}, None, CHAT[1]]).encode())
+    assert [type(each) for each in found] == [SourceConversation, *[Unreadable] * 3, SourceConversation]
+    assert "secret" not in repr(found)
+
+
+def test_a_long_line_is_left_out_and_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_file, "MOST_LINE", 1_000)
+    long = {"messages": [{"role": "user", "content": "x" * 100_000}]}
+    found = read(lines({"messages": [{"role": "user", "content": "Hi"}]}, long, {"messages": []}))
+    assert [type(each) for each in found] == [SourceConversation, Unreadable, SourceConversation]
+    facts = read(b"- Tea\n" + b"x" * 5_000 + b"\n- \xff\n- Cake", "list")
+    assert [type(each) for each in facts] == [SourceFact, Unreadable, Unreadable, SourceFact]
+
+
+def encrypted() -> bytes:
+    data = bytearray(zipped(CHAT))
+    for sign, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = -1
+        while (place := data.find(sign, place + 1)) >= 0:
+            data[place + at] |= 1
+    return bytes(data)
+
+
+def many_entries() -> bytes:
+    """The end of a ZIP that says it has more entries than are read."""
+    return zipped(CHAT)[:-22] + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 60_000, 60_000, 100, 0, 0)
+
+
+def long_list() -> bytes:
+    return zipped(CHAT)[:-22] + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 3, 3, 1 << 30, 0, 0)
+
+
+def bomb() -> bytes:
+    return zipped([{"mapping": {}, "x": " " * 3_000_000}])
+
+
+def lying() -> bytes:
+    """A ZIP whose entry has more in it than it says."""
+    data = zipped(CHAT)
+    place = data.rfind(b"PK\x01\x02", 0, data.rfind(b"conversations.json"))
+    return data[: place + 24] + struct.pack("<L", 20) + data[place + 28 :]
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "neither"),
+        (b"\x00\x01\x02", "neither"),
+        (b"{}", "not known"),
+        (b"[]", "not known"),
+        (b'[{"x": 1}]', "not known"),
+        (b'{"messages": ', "no JSON"),
+        (b'[{"mapping": {}}, {"mapp', "no JSON"),
+        (b'[{"mapping": {"\xff": 1}}]', "no JSON"),
+        (b'[{"mapping": {}}] and more', "no JSON"),
+        (b'[{"mapping": ' + b"[" * 200, "deeper than 100"),
+        (b'[{"mapping": {}, "x": ' + b'{"a":' * 200, "deeper than 100"),
+        (lines({"messages": []}, b'{"messages": ' + b"[" * 200 + b"]" * 200 + b"}"), "deeper than 100"),
+        (zipped(CHAT, "other.json"), "no conversations.json"),
+        (zipped(CHAT)[:-30], "end is missing"),
+        (zipped(CHAT)[:200] + b"x" + zipped(CHAT)[201:], "damaged"),
+        (encrypted(), "encrypted"),
+        (many_entries(), "more than 10,000 entries"),
+        (long_list(), "too long"),
+        (bomb(), "200 times"),
+        (lying(), "damaged|no JSON"),
+    ],
+)
+def test_a_file_that_is_no_export_is_refused_by_name(data: bytes, why: str) -> None:
+    with pytest.raises(BadRequest, match=why) as refused:
+        read(data)
+    assert refused.value.param == "file"
+
+
+def test_json_is_bounded_by_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = json.dumps([{"mapping": {}, "x": "y" * 300_000}] * 3).encode()
+    monkeypatch.setattr(import_file, "MOST_ITEM", 200_000)
+    with pytest.raises(BadRequest, match="one conversation"):
+        read(data)
+    monkeypatch.setattr(import_file, "MOST_ITEM", 400_000)
+    monkeypatch.setattr(import_file, "MOST_JSON", 800_000)
+    with pytest.raises(BadRequest, match="GiB of JSON"):
+        read(data)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 1_000])
+def test_depth_is_counted_however_the_text_is_cut(step: int) -> None:
+    """Brackets within texts do not count, whatever escapes stand before them."""
+    text = json.dumps(['\\"[[[{', '"', "\\", {"a\\": "]"}] * 30) + "[" * 99
+    data = text.encode()
+    depth = Depth()
+    for at in range(0, len(data), step):
+        depth.feed(data[at : at + step])
+    depth.feed(b"[")
+    with pytest.raises(BadRequest):
+        depth.feed(b"[")
+
+
+def test_a_large_file_is_read_conversation_by_conversation() -> None:
+    """The memory that reading takes does not grow with the file."""
+
+    def pieces() -> Iterator[bytes]:
+        one = json.dumps(chatgpt_conversation("c", ("x" * 2_000,) * 20)).encode()
+        return (one for _ in range(100))
+
+    data = b"[" + b",".join(pieces()) + b"]"
+    file = io.BytesIO(data)
+    format = find_format(file)
+    tracemalloc.start()
+    count = sum(1 for _ in read_file(file, format))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 100
+    assert peak < len(data) / 4
