@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,12 @@ from typing import Any
 
 import pytest
 
+from gateway.cli import main
+from gateway.settings import ProjectSettings
+from storage.records import LEARNER, RULE, Scope
 from tests.doubles.upstream import StrictUpstream, say
-from tests.exports import export
+from tests.exports import BEGUN, chatgpt_conversation, chatgpt_node, export, zipped
+from tests.gateway.process import serving
 from tests.gateway.sdk import World, remember
 from tests.patience import PATIENCE_S
 from tests.server import RawReply
@@ -34,7 +39,8 @@ pytestmark = pytest.mark.both
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
     upstream.script = lambda seen: say("Hello.")
-    with remember(upstream, tmp_path, admin_token="the-owner") as made:
+    projects = {"brief": ProjectSettings(retention_days=30)}
+    with remember(upstream, tmp_path, admin_token="the-owner", projects=projects) as made:
         yield made
 
 
@@ -61,7 +67,7 @@ def undo(world: World, id: str) -> dict[str, Any]:
     return dict(world.gateway.ask("DELETE", f"/v1/manage/imports/{id}", None, OWNER).json)
 
 
-def shown(world: World, *options: str) -> str:
+def shown(world: World) -> str:
     """What `memory show` says."""
     reply = world.gateway.ask(
         "POST", "/admin/memory-show",
@@ -139,3 +145,239 @@ def test_facts_are_previewed_imported_and_undone(world: World, format: str) -> N
     assert undo(world, found["id"])["status"] == "undone"
     assert all(word.encode() not in world.data() for word in WORDS)
     assert counts(follow(world, send(world, data)), "facts") == (3, 3, 0, 0)
+
+
+def admin(world: World, operation: str, **arguments: Any) -> Any:
+    """Performs an operation as the command line does."""
+    body = json.dumps({"project": "default", "user": "alice", **arguments}).encode()
+    reply = world.gateway.ask("POST", f"/admin/{operation}", body, OWNER)
+    assert reply.status == 200, reply.body
+    return reply.json
+
+
+def test_nothing_comes_twice_and_what_was_forgotten_stays_so(world: World) -> None:
+    # A live chat has the first talk word for word, white space aside, and another begins like the second.
+    chat = wire(TALKS["c-1"])
+    world.upstream.script = lambda seen: say(
+        TALKS["c-1"][1] if len(seen.messages) < 3 else f" {TALKS['c-1'][3]}"
+    )
+    world.post(chat[:1], user="alice")
+    world.post(chat[:3], user="alice")
+    found = follow(world, send(world, export("chatgpt", TALKS)))
+    assert counts(found, "conversations") == (2, 1, 1, 0)
+    assert counts(found, "messages") == (6, 2, 4, 0)
+    assert world.query("SELECT count(*) FROM conversations") == [2]
+
+    # A newer export adds what is new: to the live chat, and to the one that was imported.
+    talks = {
+        "c-1": (*TALKS["c-1"], "And he flies to Wexmoor.", "Far."),
+        "c-2": (*TALKS["c-2"], "It rains there.", "Take care."),
+        "c-3": ("Only a question",),
+    }
+    newer = follow(world, send(world, export("chatgpt", talks)))
+    assert counts(newer, "conversations") == (3, 3, 0, 0)
+    assert counts(newer, "messages") == (11, 5, 6, 0)
+    assert world.query("SELECT count(*) FROM conversations") == [3]
+    # An answer that comes later takes the place of the question that had none.
+    talks["c-3"] = ("Only a question", "An answer")
+    assert counts(follow(world, send(world, export("chatgpt", talks))), "messages") == (12, 2, 10, 0)
+    assert world.query("SELECT count(*) FROM exchanges WHERE active = 1") == [6]
+    # Another format of the same is known by its messages.
+    assert counts(follow(world, send(world, export("claude", talks))), "messages") == (12, 0, 12, 0)
+
+    # What this import added goes, what was known before stays.
+    assert undo(world, newer["id"])["status"] == "undone"
+    assert b"Wexmoor" not in world.data()
+    assert "He eats anchovies." in shown(world)
+    assert "I live in Quxhaven." in shown(world)
+
+    # Forgotten by hand: a conversation, and a message that is in another one, too.
+    ((uid,),) = [(u,) for u in world.query("SELECT uid FROM conversations WHERE key = 'import:chatgpt:c-2'")]
+    admin(world, "memory-forget", **{"in": uid})
+    assert b"Quxhaven" not in world.data()
+    assert counts(follow(world, send(world, export("chatgpt", TALKS))), "messages") == (6, 0, 6, 0)
+    other = {"c-9": (TALKS["c-2"][0], "I see.", "My boat is the Ortelia.", "Nice.")}
+    found = follow(world, send(world, export("chatgpt", other)))
+    assert counts(found, "messages") == (4, 2, 0, 2)
+    assert b"Quxhaven" not in world.data()
+    assert "My boat is the Ortelia." in shown(world)
+
+
+def test_dates_branches_and_what_is_left_out(world: World) -> None:
+    odd = chatgpt_conversation("c-1", ("Hello?", "Hi."), begun=2e9)  # in the future
+    odd["mapping"]["b"] = chatgpt_node("b", "n0", "assistant", "Never shown Yxx", BEGUN)
+    undated = chatgpt_conversation("c-2", ("One", "Two"), create_time=None)
+    for node in undated["mapping"].values():
+        if node["message"]:
+            node["message"]["create_time"] = None
+    broken = chatgpt_conversation("c-3", ("Secret Zqq",))
+    broken["mapping"]["root"]["parent"] = "n0"
+    listed = [
+        odd,
+        undated,
+        broken,
+        {"mapping": {}},
+        chatgpt_conversation("c-4", ("x",), is_do_not_remember=True),
+    ]
+    found = follow(world, send(world, zipped(listed)))
+    assert counts(found, "conversations") == (5, 2, 0, 3)
+    assert counts(found, "messages") == (6, 4, 0, 2)
+    assert found["warnings"] == [
+        "Conversation 3 was skipped: its messages follow each other in a circle.",
+        "Conversation 4 was skipped: it has no message of the user.",
+        "Conversation 5 was skipped: it is marked as not to be remembered.",
+    ]
+    assert world.query("SELECT count(*) FROM exchanges WHERE begun > 1760001000 OR ended > 1760001000") == [0]
+    ((begun, ended),) = world.query("SELECT begun, ended FROM exchanges ORDER BY id DESC LIMIT 1")
+    assert 1_760_000_000 - 10 < begun < ended <= 1_760_001_000
+    assert all(word not in world.data() for word in (b"Zqq", b"Yxx"))
+    # Of a project that retains a month, what is older does not come: hashes are left of what a longer talk begins with.
+    day = 86_400.0
+    talks = [
+        chatgpt_conversation("old", ("Elder Vuu", "Yes.")),
+        chatgpt_conversation(
+            "both", ("Elder Vuu?", "Yes.", "Recent Roo", "Ok."), begun=1_760_000_000 - 31 * day
+        ),
+    ]
+    for i, node in enumerate(list(talks[1]["mapping"].values())[3:]):
+        node["message"]["create_time"] = 1_760_000_000 - day + i
+    found = follow(world, send(world, zipped(talks), "project=brief"))
+    assert counts(found, "messages") == (6, 2, 0, 4)
+    assert b"Vuu" not in world.data()
+    assert b"Roo" in world.data()
+
+
+def test_only_what_is_asked_for_is_learned_from(world: World) -> None:
+    async def unread(reader: int) -> list[str]:
+        agent = await world.store.agents.find(Scope("default", "default", "user:alice"))
+        assert agent is not None
+        found = await world.store.readers.unread(
+            agent.id, reader, now=world.clock(), idle_s=60, limit_chars=10_000, message_chars=1_000
+        )
+        return [] if found is None else [m.text for m in found.messages]
+
+    def unlearned() -> list[int]:
+        return world.gateway.call(world.store.readers.unlearned(10))
+
+    world.post([{"role": "user", "content": "Before"}], user="alice")
+    world.settle()
+    world.clock.sleep(600)
+    follow(world, send(world, export("chatgpt", TALKS)))
+    assert world.gateway.call(unread(LEARNER)) == ["Before", "Hello."]
+    assert world.gateway.call(unread(RULE)) == ["Before", "Hello."]
+    found = follow(world, send(world, export("claude", {"c-7": ("Learn this", "Yes.")}), "learn=true"))
+    assert found["learn_tokens"] == len("Learn thisYes.") // 4
+    assert world.gateway.call(unread(LEARNER)) == ["Before", "Hello.", "Learn this", "Yes."]
+    assert len(unlearned()) == 1
+    # A memory of nothing else has nothing to be read.
+    follow(world, send(world, export("chatgpt", TALKS), user="bob"))
+    assert len(unlearned()) == 1
+    assert not world.upstream.seen[1:]
+
+
+def test_what_is_refused_and_who_may(world: World) -> None:
+    file = export("chatgpt", TALKS)
+    for data, query, param in (
+        (b"\x00\x01", "", "file"),
+        (b'[{"mapping": {}}, {"map', "", "file"),
+        (file, "format=word", "format"),
+        (file, "profile=none", "profile"),
+        (file, "learn=maybe", "learn"),
+        (file, "size=1", "size"),
+        (file, "user=", None),
+        (lines_of_two_users(), "", "source_user"),
+    ):
+        reply = send(world, data, query)
+        assert reply.status == 400, (query, reply.body)
+        assert param is None or reply.error["param"] == param, reply.body
+        if param != "file":
+            continue
+        assert send(world, data, "preview=true").error["param"] == "file"
+    assert world.query("SELECT (SELECT count(*) FROM imports) + (SELECT count(*) FROM agents)") == [0]
+    only = follow(world, send(world, lines_of_two_users(), "source_user=ann"))
+    assert counts(only, "facts") == (1, 1, 0, 0)
+    listed = world.gateway.ask("GET", "/v1/manage/imports", None, OWNER).json
+    assert (listed["object"], listed["has_more"], listed["data"]) == ("list", False, [only])
+
+    made = world.gateway.ask("POST", "/v1/manage/keys", b'{"opens": "operator-read"}', OWNER).json
+    reader = {"authorization": f"Bearer {made['secret']}"}
+    made = world.gateway.ask(
+        "POST", "/v1/manage/keys", b'{"opens": "operator", "project": "other"}', OWNER
+    ).json
+    other = {"authorization": f"Bearer {made['secret']}"}
+    one = f"/v1/manage/imports/{only['id']}"
+    ask = world.gateway.ask
+    assert ask("POST", "/v1/manage/imports?user=a", file).status == 401
+    assert ask("POST", "/v1/manage/imports?user=a", file, reader).status == 403
+    assert ask("DELETE", one, None, reader).status == 403
+    assert ask("GET", one, None, reader).json == only
+    assert ask("GET", one, None, other).status == 404
+    assert ask("DELETE", one, None, other).status == 404
+    assert ask("GET", "/v1/manage/imports", None, other).json["data"] == []
+    assert ask("POST", "/v1/manage/imports?user=a&project=default", file, other).status == 404
+    # Forgetting the user takes what is noted of the import along.
+    admin(world, "memory-forget")
+    assert world.query("SELECT (SELECT count(*) FROM imports) + (SELECT count(*) FROM imported)") == [0]
+
+
+def lines_of_two_users() -> bytes:
+    return json.dumps([{"memory": f"{name} sings.", "user_id": name} for name in ("ann", "bea")]).encode()
+
+
+def test_an_import_that_was_stopped_goes_on(world: World) -> None:
+    talks = {f"c-{i}": (f"Question {i}", f"Answer {i}") for i in range(300)}
+    data = export("jsonl", talks)
+    begun = send(world, data).json
+    while not world.query("SELECT count(*) FROM exchanges")[0]:
+        pass
+    imports = world.gateway.app._imports
+    world.gateway.call(imports.aclose())
+    one = f"/v1/manage/imports/{begun['id']}"
+    stopped = world.gateway.ask("GET", one, None, OWNER).json
+    done = world.query("SELECT count(*) FROM exchanges")[0]
+    assert 0 < done < 300
+    world.clock.sleep(3_600)  # nobody has written to it for long, where processes share it
+    stopped = world.gateway.ask("GET", one, None, OWNER).json
+    assert (stopped["status"], stopped["conversations"]["new"]) == ("stopped", done)
+    found = follow(world, send(world, data))
+    assert (found["status"], counts(found, "messages")) == ("done", (600, 600, 0, 0))
+    assert world.query("SELECT count(*), count(DISTINCT conversation) FROM exchanges") == [(300, 300)]
+
+
+@pytest.mark.sqlite
+def test_the_command_goes_on_after_a_kill_through_a_gateway_and_without_one(
+    upstream: StrictUpstream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "talks.jsonl"
+    file.write_bytes(export("jsonl", {f"c-{i}": (f"Question {i}", f"Answer {i}") for i in range(400)}))
+    facts = tmp_path / "facts.md"
+    facts.write_bytes(export("list", TALKS))
+    settings = ("--config", str(tmp_path / "mnemogate.toml"), "--db", str(tmp_path / "mnemogate.db"))
+
+    def run(*arguments: str) -> str:
+        assert main([*arguments, *settings]) == 0, capsys.readouterr()
+        return capsys.readouterr().out
+
+    with serving(tmp_path, "--upstream", upstream.base_url) as process:
+        shown = json.loads(run("import", str(facts), "--user", "alice", "--preview", "--json"))
+        assert (shown["status"], counts(shown, "facts")) == ("preview", (3, 3, 0, 0))
+        assert "3 new" in run("import", str(facts), "--user", "alice")
+        token = json.loads((tmp_path / "mnemogate.db.admin").read_text())["token"]
+        headers = {"x-mnemogate-admin": token}
+        begun = process.ask("POST", "/v1/manage/imports?user=alice", file.read_bytes(), headers).json
+        one = f"/v1/manage/imports/{begun['id']}"
+        while not process.ask("GET", one, headers=headers).json["messages"]["new"]:
+            pass
+        process.kill()
+    listed = [json.loads(line) for line in run("imports", "list", "--json").splitlines()]
+    assert [each["status"] for each in listed] == ["stopped", "done"]
+    assert 0 < listed[0]["messages"]["new"] < 800
+    done = json.loads(run("import", str(file), "--user", "alice", "--json"))
+    assert (done["id"], done["status"], counts(done, "messages")) == (
+        begun["id"],
+        "done",
+        (800, 800, 0, 0),
+    )
+    run("imports", "undo", begun["id"], "--yes")
+    assert all(b"Question" not in each.read_bytes() for each in tmp_path.glob("mnemogate.db*"))
+    assert "heron" in run("memory", "show", "--user", "alice")
