@@ -22,6 +22,7 @@ _READ_BYTES: Final = 64 * 1024
 # As upstreams make ids: no blanks, no letters beyond ASCII.
 _ID: Final = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
 _MODEL_CHARS: Final = 128
+_ENDING: Final = re.compile(rb'(?:finish_reason|stop_reason|status)"\s*:\s*"')
 
 
 class ReplyFacts(NamedTuple):
@@ -95,9 +96,12 @@ def _reasons(found: _Piece) -> Iterator[str]:
 
 
 def _decoded(pieces: Iterable[Piece]) -> Iterator[_Piece]:
+    is_first = True
     for piece in pieces:
         for data in _jsons(piece):
-            if len(data) <= _READ_BYTES:
+            # Who answers stands in the first; of the others only what ends the reply is read.
+            if len(data) <= _READ_BYTES and (is_first or _ENDING.search(data)):
+                is_first = False
                 try:
                     yield _DECODER.decode(data)
                 except (msgspec.DecodeError, UnicodeDecodeError):
