@@ -16,7 +16,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.envelope import asks_to_think, consumed, developer_places, spent
 from gateway.core.request.identity import Identity
-from gateway.core.request.native_body import NativeBody, UpstreamBody
+from gateway.core.request.native_body import NO_ADDITIONS, NativeBody, UpstreamBody
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
@@ -74,7 +74,8 @@ class ChatCall:
         native = self.request.native
         if native is not None and endpoint.provider.capabilities.messages:
             self.describe(NATIVE_FORM)
-            return self._send_native(target, native, native.render(target.model))
+            additions = replace(NO_ADDITIONS, is_fallback=self._is_fallback(target))
+            return self._send_native(target, native, native.render(target.model, additions))
         form = form_for(self.request, endpoint, target.model)
         if target.context_window is not None:
             prompt = Prompt(self.request, target, form)
@@ -109,8 +110,13 @@ class ChatCall:
         native = self.request.native
         if native is None or not endpoint.provider.capabilities.messages:
             return self.send(target, prompt.body(more, budget_tokens, offer))
-        made = native.render(target.model, prompt.additions(more, budget_tokens, offer))
+        additions = prompt.additions(more, budget_tokens, offer)
+        made = native.render(target.model, replace(additions, is_fallback=self._is_fallback(target)))
         return self._send_native(target, native, made)._replace(first_block=made.first_block)
+
+    def _is_fallback(self, target: Target) -> bool:
+        """Returns whether another model answers than the one that was asked."""
+        return target.rank > 0 and target.model != self.route.model
 
     def _send_own(
         self, native: NativeRequest, target: Target, system: str, notes: Mapping[int, str] | None = None

@@ -39,6 +39,8 @@ class NativeAdditions(Struct, frozen=True):
     choice: Mapping[str, Any] = {}
     # Something before the conversation's thoughts may be another one than it was.
     changes_prefix: bool = False
+    # Another model than the one that was asked stands in, which has no use for the conversation's thoughts.
+    is_fallback: bool = False
 
 
 NO_ADDITIONS = NativeAdditions()

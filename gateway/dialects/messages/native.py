@@ -62,7 +62,9 @@ class NativeMessages(Struct, frozen=True):
         }:
             members["tool_choice"] = _choice(choice)
         betas: Sequence[str] = ()
-        if additions.changes_prefix and binds_thoughts(model) and _has_thoughts(messages):
+        if additions.is_fallback and _has_thoughts(messages):
+            self._leave_out_thoughts(members, messages)
+        elif additions.changes_prefix and binds_thoughts(model) and _has_thoughts(messages):
             betas = self._allow_other_prefix(members, messages)
         if not members:
             return UpstreamBody(self.renamed(model))
@@ -152,8 +154,16 @@ class NativeMessages(Struct, frozen=True):
             binding = {"prefix_mismatch_behavior": "drop_block"}
             members["thinking"] = {**(thinking or {"type": "adaptive"}), "block_binding": binding}
             return (BINDING_BETA,)
-        members["messages"] = [_without_thoughts(message) for message in messages]
+        self._leave_out_thoughts(members, messages)
         return ()
+
+    def _leave_out_thoughts(self, members: Json, messages: list[Json]) -> None:
+        members["messages"] = [_without_thoughts(message) for message in messages]
+        thinking = self.json.get("thinking")
+        last = next((message for message in reversed(messages) if message.get("role") == "assistant"), {})
+        if isinstance(thinking, dict) and thinking.get("type") == "enabled" and _has_calls(last):
+            # Where thinking has a budget, a call without its thought is refused.
+            members["thinking"] = {"type": "disabled"}
 
 
 def _noted(message: Json, at: int, note: str) -> Json:
@@ -215,6 +225,12 @@ def _has_thoughts(messages: Sequence[Json]) -> bool:
     contents = (message.get("content") for message in messages)
     blocks = (block for content in contents if isinstance(content, list) for block in content)
     return any(isinstance(block, dict) and block.get("type") in THOUGHTS for block in blocks)
+
+
+def _has_calls(message: Json) -> bool:
+    content = message.get("content")
+    blocks = content if isinstance(content, list) else ()
+    return any(isinstance(block, dict) and block.get("type") == "tool_use" for block in blocks)
 
 
 def _without_thoughts(message: Json) -> Json:

@@ -76,8 +76,8 @@ class Composer(Struct, frozen=True):
             notes = _known_notes(context)
         # Recall is for a person's words, not for a nudge of an agent's rules. What only quotes its
         # conversation is a front end's request for a title or the like.
-        is_asked = bool(new) and new[-1].get("role") == "user" and not is_nudge(new[-1])
-        is_asked = is_asked and not shown_results(new)[-1]
+        is_users = bool(new) and new[-1].get("role") == "user"
+        is_asked = is_users and not (is_nudge(new[-1]) or shown_results(new)[-1])
         takes_note = is_asked and not plan.quotes
         at = plan.new[last - len(new)] if plan.new else -1
         if not is_asked and (asked_before := _read_before(context)) is not None:

@@ -421,6 +421,56 @@ def test_thoughts_that_no_longer_fit_are_dropped_as_the_api_provides(
     assert BINDING_BETA in upstream.last.headers["anthropic-beta"]
 
 
+def test_thoughts_that_no_longer_fit_are_left_out_where_they_cannot_be_dropped(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    model, thinking = "claude-sonnet-5-5", {"type": "between_tools"}
+    Talk(world, model=model).say("My cat is called Miso.")
+    world.pass_time(1000)
+    talk = Talk(world, model=model, options={"extra_body": {"thinking": thinking}})
+    upstream.queue(think("Miso it is.", text="Miso."), say("Again."))
+    talk.say("What is my cat called?")
+    talk.messages[0]["content"] = "What was my cat called?"
+    assert talk.say("Say it again.") == "Again."
+    assert upstream.last.json["thinking"] == thinking
+    assert b'"signature"' not in upstream.last.body
+
+
+def test_a_refusal_of_thoughts_that_the_client_has_caused_passes(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    """Claude Code repairs its list by these words."""
+    talk = Talk(world, model=BOUND)
+    upstream.queue(think("Hm.", text="Fine."))
+    talk.say("How are you?", system="Be kind.")
+    with pytest.raises(anthropic.BadRequestError, match="bound to a different conversation"):
+        talk.say("And now?", system="Be brief.")
+    assert b"block_binding" not in upstream.last.body
+
+
+@pytest.mark.parametrize("user", [None, "alice"])
+@pytest.mark.parametrize("thinking", [None, {"type": "enabled", "budget_tokens": 1024}])
+def test_a_fallback_to_another_model_gets_no_thoughts(
+    tmp_path: Path, upstream: StrictAnthropic, user: str | None, thinking: Json | None
+) -> None:
+    other = "claude-sonnet-4-5"
+    models = (ModelSettings("smart", MODEL, "up", fallbacks=(f"too/{other}",)),)
+    there = [UpstreamSettings(name, "anthropic", upstream.base_url, retries=0) for name in ("up", "too")]
+    with remember(upstream, tmp_path, upstreams=tuple(there), models=models) as world:
+        options: Json = {"tools": [WEATHER], "max_tokens": 3000}
+        talk = Talk(world, user=user, model="smart", options=options)
+        thought = {"type": "thinking", "thinking": "Hm.", "signature": sign("Hm.")}
+        upstream.queue(Message(text=None, blocks=[thought], calls=[Call("weather", {})]))
+        talk.messages.append({"role": "user", "content": "How is it?"})
+        reply = talk.complete(**({} if thinking is None else {"thinking": thinking}))
+        talk.messages.append({"role": "assistant", "content": sent_again(reply)})
+        talk.answer(calls_of(reply)[0], "Rain")
+        upstream.queue(refuse(529, "overloaded_error"), say("It rains."))
+        assert talk.go_on(**({} if thinking is None else {"thinking": thinking})) == "It rains."
+        assert upstream.last.json["model"] == other
+        assert b'"signature"' not in upstream.last.body
+
+
 # -- dialects, hang-up, counting
 
 
