@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,10 @@ import pytest
 
 from gateway.cli import root
 from gateway.settings.load import load_settings
+from gateway.traces.otlp import OtlpSettings
 from gateway.web.middleware import OPEN_PATHS
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.sdk import remember
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
@@ -182,3 +186,27 @@ def test_nginx_holds_no_stream_back(name: str) -> None:
         line.strip() for line in text.splitlines()
     }
     assert text.count("{") == text.count("}")
+
+
+_IN_QUERY = re.compile(r"\b((?:mnemogate|gen_ai)_[a-z_]+?)(?:_bucket|_count|_sum|_total)?(?=[\[)]|$)")
+
+
+def test_the_dashboard_asks_for_metrics_and_labels_that_exist(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    dashboard = json.loads((DEPLOY / "grafana.json").read_text("utf-8"))
+    panels = [each for each in dashboard["panels"] if each["type"] != "row"]
+    assert len({each["id"] for each in dashboard["panels"]}) == len(dashboard["panels"])
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    assert len(queries) > 20
+    with remember(upstream, tmp_path, otlp=OtlpSettings("http://127.0.0.1:9/v1/traces")) as world:
+        known = {each.name: each for each in world.gateway.app.metrics.collect()}
+    labels = {name: set(family._labelnames) | {"le"} for name, family in known.items()}  # type: ignore[attr-defined]
+    for query in queries:
+        bare = re.sub(r"by \([^)]*\)|\{[^}]*\}", "", query)
+        names = _IN_QUERY.findall(bare)
+        assert names, query
+        assert set(names) <= known.keys(), query
+        asked = {each.strip() for part in re.findall(r"by \(([^)]*)\)", query) for each in part.split(",")}
+        asked |= set(re.findall(r"[{,]\s*([a-z_]+)\s*[=!]", query))
+        assert asked <= set.union(*(labels[name] for name in names)), query

@@ -1,0 +1,28 @@
+"""What cannot be exported is said at the start, with the exit code of mistaken settings."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import SettingsError
+from gateway.serve import traces_of
+from tests.gateway.process import command
+
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+
+
+@pytest.mark.parametrize("name", ["serve", "check-config"])
+def test_another_protocol_is_refused(tmp_path: Path, name: str) -> None:
+    done = command(name, where=tmp_path, environ={**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+    assert done.returncode == 2
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf, saw 'grpc'" in done.stderr
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.proto.collector.trace.v1.trace_service_pb2", None)
+    assert traces_of({}) is None
+    with pytest.raises(SettingsError, match=r"pip install 'mnemogate\[traces\]'"):
+        traces_of(ENDPOINT)
