@@ -68,6 +68,11 @@ class Imports(Group):
         """Notes how far an import has come."""
         await _note(connection, note)
 
+    @bulk_writes
+    async def stop(self, connection: Connection, row: int) -> None:
+        """Stops an import: nothing more of it is written, by whichever process."""
+        await connection.run(SQL["stop"], (row,))
+
     @reads
     async def look(self, connection: Connection, write: ImportWrite) -> ImportChange:
         """Returns what a conversation would change."""
@@ -147,7 +152,9 @@ async def _locked(connection: Connection, agent: Agent) -> Agent:
 
 
 async def _note(connection: Connection, note: ImportNote) -> None:
-    await connection.run(SQL["note"], (note.row, note.status, note.at, note.data))
+    """Notes how far an import has come. Raises: NotFound: it was stopped, so that nothing more may be written."""
+    if not await connection.run(SQL["note"], (note.row, note.status, note.at, note.data)):
+        raise NotFound("this import was stopped, to be undone or with its memory")
 
 
 async def _pool(connection: Connection, agent: Agent, write: ImportWrite) -> ImportPool:

@@ -21,8 +21,12 @@ ON CONFLICT (uid) DO UPDATE SET format = excluded.format, status = excluded.stat
 RETURNING id
 
 -- name: note
--- Notes how far an import has come.
-UPDATE imports SET status = ?2, touched = ?3, data = ?4 WHERE id = ?1
+-- Notes how far an import has come, unless it was stopped.
+UPDATE imports SET status = ?2, touched = ?3, data = ?4 WHERE id = ?1 AND status = 'running'
+
+-- name: stop
+-- Stops an import, whichever process performs it.
+UPDATE imports SET status = 'stopped' WHERE id = ? AND status <> 'undone'
 
 -- name: add
 -- Notes what an import has added.

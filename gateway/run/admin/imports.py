@@ -26,7 +26,7 @@ from gateway.core.conversation.canonical import Canon
 from gateway.core.imports.exchanges import ImportDraft, draft, import_write
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
 from gateway.core.memory.learn import fact_key
-from gateway.errors import BadRequest, GatewayError, UnknownId
+from gateway.errors import BadRequest, Conflict, GatewayError, UnknownId
 from gateway.run.admin.import_file import FORMATS, Source, find_format, read_file
 from gateway.run.admin.import_progress import ImportCounts, ImportProgress, load_progress
 from gateway.run.admin.operation_arguments import (
@@ -120,6 +120,7 @@ class ImportOperations:
     gives_way: bool = True
     _running: dict[str, RunningImport] = field(default_factory=dict)
     _undoing: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     # -- asked for
 
@@ -150,36 +151,47 @@ class ImportOperations:
         )
 
     async def begin(self, file: IO[bytes], request: ImportRequest) -> RunningImport:
-        """Begins an import, or returns the one that is under way. It closes the file. Raises: BadRequest."""
+        """Begins an import, or returns the one that is under way. It closes the file.
+
+        Raises: BadRequest; Conflict: what it has added is being taken away.
+        """
         try:
             uid = await asyncio.to_thread(_uid_of, file, request)
-            under_way = self._running.get(uid)
-            if under_way is not None and not request.is_preview:
-                file.close()
-                return under_way
             survey = await self._aside(_survey, file, request)
-            progress, created = survey.progress, self.now()
-            running = RunningImport(uid, request, survey.format, created, progress, file)
-            if request.is_preview:
-                running.task = asyncio.create_task(self._run(running, await self._find(request.scope)))
-                return running
-            agent = await self._agent(request.scope)
-            before = await self.store.imports.find(uid)
-            if before is not None:
-                running.created = before.created
-                if before.status == "running" and before.format == survey.format:
-                    if self._is_elsewhere(before):
-                        file.close()
-                        running.status = "running"
-                        running.progress = load_progress(before.data)
-                        return running
-                    running.progress = load_progress(before.data)
-            running.row = await self.store.imports.begin(
-                agent, uid, survey.format, running.progress.dump(), created, learns=request.learns
-            )
+            async with self._beginning:
+                running = await self._begin(uid, survey, file, request)
         except BaseException:
             file.close()
             raise
+        if running.task is None:
+            file.close()
+        return running
+
+    async def _begin(
+        self, uid: str, survey: Survey, file: IO[bytes], request: ImportRequest
+    ) -> RunningImport:
+        """Begins an import; one without a task goes on elsewhere."""
+        running = RunningImport(uid, request, survey.format, self.now(), survey.progress, file)
+        if request.is_preview:
+            running.task = asyncio.create_task(self._run(running, await self._find(request.scope)))
+            return running
+        under_way = self._running.get(uid)
+        if under_way is not None:
+            file.close()
+            return under_way
+        if uid in self._undoing:
+            raise Conflict(f"The import {uid} is being undone. Send the file again later.")
+        agent = await self._agent(request.scope)
+        before = await self.store.imports.find(uid)
+        if before is not None:
+            running.created = before.created
+            if before.status in ("running", "stopped") and before.format == survey.format:
+                running.progress = load_progress(before.data)
+                if self._is_elsewhere(before):
+                    return running
+        running.row = await self.store.imports.begin(
+            agent, uid, survey.format, running.progress.dump(), self.now(), learns=request.learns
+        )
         self._running[uid] = running
         running.task = asyncio.create_task(self._run(running, agent))
         return running
@@ -271,6 +283,7 @@ class ImportOperations:
     # -- performed
 
     async def _undo(self, stored: StoredImport) -> None:
+        await self.store.imports.stop(stored.id)
         await self.store.forgetting.finish(
             await self.store.forgetting.begin(stored.agent, ForgetTarget(imported=stored.id))
         )
@@ -447,11 +460,14 @@ class ImportOperations:
 
     def _is_elsewhere(self, stored: StoredImport) -> bool:
         """Returns whether another process performs it, as far as its last write shows."""
-        return self.store.database.is_shared and abs(self.now() - stored.touched) < _SILENT_S
+        is_running = stored.status == "running" and self.store.database.is_shared
+        return is_running and abs(self.now() - stored.touched) < _SILENT_S
 
     def _shown(self, stored: StoredImport) -> dict[str, Any]:
         status = stored.status
-        if status == "running" and not self._is_elsewhere(stored):
+        if stored.uid in self._undoing:
+            status = "running"
+        elif status == "running" and not self._is_elsewhere(stored):
             status = "stopped"
         progress = load_progress(stored.data)
         return _shown(stored.uid, status, stored.format, stored.scope, stored.created, progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -339,9 +340,18 @@ def test_an_import_that_was_stopped_goes_on(world: World) -> None:
     world.clock.sleep(3_600)  # nobody has written to it for long, where processes share it
     stopped = world.gateway.ask("GET", one, None, OWNER).json
     assert (stopped["status"], stopped["conversations"]["new"]) == ("stopped", done)
-    found = follow(world, send(world, data))
+    # Sent twice at once it is one import.
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: send(world, data), range(2)))
+    assert {each.json["id"] for each in both} == {begun["id"]}
+    found = follow(world, both[0])
     assert (found["status"], counts(found, "messages")) == ("done", (600, 600, 0, 0))
     assert world.query("SELECT count(*), count(DISTINCT conversation) FROM exchanges") == [(300, 300)]
+    # One that is under way is stopped, and undone.
+    later = send(world, export("jsonl", {f"d-{i}": (f"Later {i}", "Yes.") for i in range(300)})).json
+    assert undo(world, later["id"])["status"] == "undone"
+    assert b"Later" not in world.data()
+    assert world.query("SELECT count(*) FROM conversations") == [300]
 
 
 @pytest.mark.sqlite
