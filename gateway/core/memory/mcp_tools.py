@@ -134,12 +134,14 @@ class SearchResult(Struct, frozen=True):
 
 
 class ReadBlock(Struct, frozen=True):
-    """A block. limit: characters. read_only: of this person's clients."""
+    """A block."""
 
     label: str
     value: str
+    # In characters.
     limit: int
     version: int
+    # For the programs of this person.
     read_only: bool
 
 
@@ -304,7 +306,7 @@ class McpCaller(Struct, frozen=True):
 
     project: str
     profile: str
-    # None: nobody was named.
+    # None: no user was named.
     user: str | None
     # False: the mode is `read`.
     may_write: bool = True

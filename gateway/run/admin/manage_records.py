@@ -36,14 +36,16 @@ class ManagedLimit(_Record, frozen=True, kw_only=True):
 
 
 class LimitBody(_Record, frozen=True, kw_only=True):
-    """A limit to be added. user: "*" is each user by itself. then: `refuse`, or an alias that answers instead."""
+    """A limit to be added."""
 
     unit: _Unit
     most: _Amount
     project: _Text | None = None
     key: int | None = None
+    # "*": each user by itself.
     user: _Text | None = None
     per: _Period | None = None
+    # An alias that answers instead, or `refuse`.
     then: str = "refuse"
 
 

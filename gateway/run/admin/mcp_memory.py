@@ -72,8 +72,8 @@ _log = logging.getLogger("mnemogate")
 
 # The operation by which the command line performs a call.
 MCP_CALL: Final = "mcp-call"
-_NOBODY = (
-    "Nobody was named: the key can be one person's, else name them by the header x-mnemogate-user or by ?user= in the "
+_UNNAMED = (
+    "No user was named: the key can be one person's, else name them by the header x-mnemogate-user or by ?user= in the "
     "URL."
 )
 _PAUSED = "This memory is paused: nothing is remembered or recalled until its person resumes it."
@@ -197,7 +197,7 @@ class McpMemory:
         definition = TOOLS[tool]
         await self._limiter.admit(account, 0, None, ("", ""))
         if caller.user is None:
-            raise BadRequest(_NOBODY, param="user")
+            raise BadRequest(_UNNAMED, param="user")
         if definition.writes and not caller.may_write:
             raise NotAllowed(f"This connection only reads, so {tool} is refused.")
         if self._spec_of(caller.profile) is None:

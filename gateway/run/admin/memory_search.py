@@ -43,11 +43,13 @@ class SearchPage(Struct, frozen=True):
 
 
 class FindRequest(Struct, frozen=True):
-    """A search for texts. kinds: of messages. since, until: seconds since the epoch; until is not included."""
+    """A search for texts."""
 
     query: str
     limit: int
+    # Of `Message.source`.
     kinds: Collection[str]
+    # Seconds since the epoch; the second is not included.
     since: float = -inf
     until: float = inf
 

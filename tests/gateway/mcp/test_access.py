@@ -174,6 +174,8 @@ def test_nothing_that_is_said_is_logged(
     ask(
         world.gateway, {"x-mnemogate-user": "alice"}, body=b'{"jsonrpc": "2.0", "id": "Zqmisox", "method": 3}'
     )
+    world.settle()
+    world.gateway.loop_flush()
     lines = str(world.gateway.lines) + caplog.text + "".join(capfd.readouterr())
     assert '"mcp"' in lines or "'/mcp'" in lines
     assert "Zqmisox" not in lines
