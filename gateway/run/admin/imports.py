@@ -1,7 +1,7 @@
 """Imports of what a person brings along from another application: begun, looked at before, shown, undone.
 
 A file is read in a thread, and written by the store's bulk transactions, one for a conversation. Between two steps it
-rests for as long as the last one took, so that turns have the processor. The id is made of the file and the memory:
+rests for longer than the last one took, so that turns have the processor. The id is made of the file and the memory:
 the same file goes on where a process that ended has left it.
 """
 
@@ -46,7 +46,7 @@ _log = logging.getLogger("mnemogate")
 
 NAMES: Final = ("user", "project", "profile", "format", "source_user", "learn", "preview")
 # A step of the reading thread: so many messages, and so many conversations and facts.
-_MOST_MESSAGES: Final = 100
+_MOST_MESSAGES: Final = 32
 _MOST_ITEMS: Final = 16
 # After so many messages the search index follows.
 _INDEXED: Final = 1_000
@@ -54,6 +54,8 @@ _INDEXED: Final = 1_000
 _SILENT_S: Final = 60.0
 # While a file is read in a process that serves, a thread gives way after so long.
 _SWITCH_S: Final = 0.0005
+# After a step an import rests so many times as long as that took: turns have the processor meanwhile.
+_RESTS: Final = 3
 _PAGE: Final = 100
 _PIECE: Final = 1 << 20
 _DAY_S: Final = 86_400.0
@@ -319,8 +321,8 @@ class ImportOperations:
         unindexed = 0
         source = _Reader(running, canon, self.now(), oldest)
         try:
+            begun = time.monotonic()
             while page := await self._aside(source.next_page):
-                begun = time.monotonic()
                 for each, made in page:
                     if isinstance(each, Unreadable):
                         self._skip(running, each.why, each.messages)
@@ -334,7 +336,8 @@ class ImportOperations:
                     unindexed = 0
                     await self._index(agent)
                 if self.gives_way:
-                    await asyncio.sleep(time.monotonic() - begun)
+                    await asyncio.sleep(_RESTS * (time.monotonic() - begun))
+                begun = time.monotonic()
         except GatewayError:
             await self._note(running, "failed")
             raise
