@@ -103,7 +103,7 @@ def test_what_was_said_by_a_tool_is_replaced_in_its_call() -> None:
 @pytest.mark.parametrize(
     ("e", "seq", "why"),
     [
-        (exchange([user("one")], assistant(None, call("c1", "f", "{}"))), 11, "a call"),
+        (exchange([user("one")], assistant(None, call("c1", "f", "{}"))), 11, "a tool call"),
         (exchange([user("one")], None), 11, "no reply"),
         (exchange([user("one")], assistant("x"), state=State.OPEN), 10, "being answered"),
         (exchange([user("one")], assistant("x"), redactions=frozenset({0})), 10, "forgotten"),
