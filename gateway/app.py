@@ -41,9 +41,9 @@ from gateway.page.page_app import PageApp
 from gateway.page.page_request import MAX_BODY_BYTES
 from gateway.provider_factory import make_embedder, make_providers, own_provider
 from gateway.run.admin.key_management import KeyHolder, KeyManagement
-from gateway.run.admin.links import LinkOperations
+from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.sign_in import SignIn
-from gateway.run.admin.usage import UsageOperations
+from gateway.run.admin.usage_operations import UsageOperations
 from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.loop import run_at_start
 from gateway.run.background_responses import BackgroundResponses
@@ -73,10 +73,10 @@ from gateway.web.completions import CHAT_PATHS, ChatRoute, is_chat
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.health import Readiness, health_routes
 from gateway.web.manage.access import Access
-from gateway.web.manage.imports import import_routes
-from gateway.web.manage.keys import key_routes
+from gateway.web.manage.import_routes import import_routes
+from gateway.web.manage.key_routes import key_routes
 from gateway.web.manage.records import LIMITS_PATH, record_routes
-from gateway.web.manage.usage import MANAGE_PREFIX, usage_routes
+from gateway.web.manage.usage_routes import MANAGE_PREFIX, usage_routes
 from gateway.web.memory_api import memory_routes
 from gateway.web.messages import is_unknown, messages_errors, messages_routes
 from gateway.web.middleware import Edge, trace_of

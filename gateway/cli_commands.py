@@ -287,7 +287,7 @@ class Commands:
         pages = list(self._usage(wanted))
         rows = [row for page in pages for row in page["data"]]
         if as_csv:
-            from gateway.run.admin.usage import as_csv as csv_of
+            from gateway.run.admin.usage_operations import as_csv as csv_of
 
             print(csv_of({"by": pages[0]["by"], "data": rows}).replace("\r\n", "\n"), end="")
         else:

@@ -13,14 +13,14 @@ from msgspec.structs import replace
 
 from gateway.errors import GatewayError
 from gateway.open_database import open_database
-from gateway.page.operations import PageOperations
+from gateway.page.page_operations import PageOperations
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.batch_operations import BatchOperations
-from gateway.run.admin.forget import ForgetOperations
-from gateway.run.admin.imports import ImportOperations, open_file
+from gateway.run.admin.forget_operations import ForgetOperations
+from gateway.run.admin.import_operations import ImportOperations, open_file
 from gateway.run.admin.key_operations import JobOperations, KeyOperations, Operations
 from gateway.run.admin.limit_operations import LimitOperations
-from gateway.run.admin.links import LinkOperations
+from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.mcp_memory import MCP_CALL, McpMemory, McpOperations
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_export import ExportOperation
@@ -29,16 +29,16 @@ from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.move import Move, Moved
 from gateway.run.admin.operation_arguments import Defaults, RawArguments
-from gateway.run.admin.overview import OverviewOperation
+from gateway.run.admin.overview_operation import OverviewOperation
 from gateway.run.admin.page_records import MemoryRecord
-from gateway.run.admin.requests import RequestOperations
-from gateway.run.admin.runs import RunOperations
+from gateway.run.admin.request_operations import RequestOperations
+from gateway.run.admin.run_operations import RunOperations
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.sign_in import SignIn
-from gateway.run.admin.transfer import TransferOperations
-from gateway.run.admin.usage import UsageOperations
+from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.run.admin.usage_operations import UsageOperations
 from gateway.run.admin.users import ListOperations
-from gateway.run.admin.work import WorkOperations
+from gateway.run.admin.work_operations import WorkOperations
 from gateway.run.background.compact import CompactOperation
 from gateway.run.background.embed import KIND as EMBED
 from gateway.run.background.learner import KIND as LEARN

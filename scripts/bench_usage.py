@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.core.memory.rules import RULES
-from gateway.run.admin.usage import UsageOperations
+from gateway.run.admin.usage_operations import UsageOperations
 from storage.open import open_store
 from storage.usage_records import COUNTERS, UsageKey
 

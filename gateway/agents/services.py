@@ -13,13 +13,13 @@ from gateway.agents.api.run_events import RunEvents
 from gateway.agents.batches.accept import BatchRequests
 from gateway.agents.batches.batch_service import BatchService
 from gateway.agents.batches.items import ItemTurns
+from gateway.agents.chat_agents import ChatAgents
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.admission import BackgroundRuns
 from gateway.agents.runs.background.callbacks import Callbacks
 from gateway.agents.runs.background.run_service import RunServices
 from gateway.agents.runs.sleeptime import Sleeping, sleeptime_schedule
-from gateway.agents.stored import ChatAgents
 from gateway.core.agent import AgentSpec
 from gateway.limits import Limits
 from gateway.metrics import Metrics

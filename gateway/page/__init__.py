@@ -1,11 +1,11 @@
 """The page in a browser at `/ui`: look into memories, mend them, forget.
 
-To add a screen (people.py and its template are examples):
+To add a screen (people_screens.py and its template are examples):
 
 1. An operation in `gateway/run/admin` returns a frozen record (`page_records.py`). It takes the visitor's `project`
    (None: all) and raises `UnknownId` for what is not in it; changes take `ask.visitor.editor`.
-2. Name the operation in `PageOperations` (operations.py); `gateway/operations.py` makes it.
-3. A module here has `screens(operations) -> list[Screen | Action]`; `routes.py` lists it. The path has parts
+2. Name the operation in `PageOperations` (page_operations.py); `gateway/operations.py` makes it.
+3. A module here has `screens(operations) -> list[Screen | Action]`; `page_routes.py` lists it. The path has parts
    (`m/{uid}/f/{seq:int}`), `query` and `form` are Structs (`ListQuery` for lists): the page checks them, and refuses
    what is unknown or mistyped with a 400 that names it.
 4. A screen returns `View(record, "people.html", heading)`. Its JSON twin (`people.json`) is there by itself. Call

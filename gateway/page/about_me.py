@@ -10,9 +10,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.page import blocks, conversations, facts, forgetting, memory
+from gateway.page import block_screens, conversation_screens, fact_screens, forgetting, memory_screens
 from gateway.page.memory_door import PERSONS, door_of
-from gateway.page.operations import PageOperations
+from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Ask, Done, Readable, Screen, View
 from gateway.run.admin.memory_views import ConversationRecord
 from gateway.run.admin.page_records import BlockRecord, FactRecord
@@ -79,10 +79,10 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         PERSONS.screen("", show),
         PERSONS.screen("export.html", export, right="export", has_twin=False),
         PERSONS.action("pause", pause, PauseForm, "pause"),
-        *memory.screens(operations, PERSONS),
-        *blocks.screens(operations, PERSONS),
-        *facts.screens(operations, PERSONS),
-        *conversations.screens(operations, PERSONS),
+        *memory_screens.screens(operations, PERSONS),
+        *block_screens.screens(operations, PERSONS),
+        *fact_screens.screens(operations, PERSONS),
+        *conversation_screens.screens(operations, PERSONS),
         *forgetting.screens(operations, PERSONS),
     ]
 

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from gateway.errors import BadRequest, Conflict
 from gateway.page.memory_door import OPERATORS, MemoryDoor, Way, door_of
-from gateway.page.operations import PageOperations
+from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Ask, Done, Screen, View, fields_of
 from gateway.run.admin.memory_forgetting import ForgetPreview, TargetKind
 

@@ -12,7 +12,7 @@ from msgspec.structs import fields, replace
 
 from gateway.errors import GatewayError
 from gateway.page.screen import Action, Ask, Door, Screen, View
-from gateway.run.admin.links import Right
+from gateway.run.admin.link_operations import Right
 from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.page_paths import page_path
 

@@ -124,7 +124,7 @@ class Answers:
     def _pages(self) -> Any:
         if self._renderer is None:
             # Jinja2 is loaded with the first page: a gateway without visitors does without.
-            from gateway.page.render import Renderer
+            from gateway.page.rendering import Renderer
 
             self._renderer = Renderer(self._now)
         return self._renderer

@@ -33,8 +33,8 @@ from gateway.errors import (
     UnknownPath,
 )
 from gateway.page.defence import is_same_origin, security_headers, values_of
-from gateway.page.operations import PageOperations
 from gateway.page.page_answers import STATIC, Answers, NotSignedIn, unknown_page
+from gateway.page.page_operations import PageOperations
 from gateway.page.page_reply import PageReply, redirect, send_reply
 from gateway.page.page_request import (
     PERSONS,
@@ -50,11 +50,11 @@ from gateway.page.page_request import (
     referrer_of,
     typed_of,
 )
-from gateway.page.routes import all_routes
+from gateway.page.page_routes import all_routes
 from gateway.page.screen import Action, Ask, Screen
 from gateway.page.sign_in_pages import PATHS, SignInPages
 from gateway.page.visitor import PersonLink, Visitor, name_of_session
-from gateway.run.admin.links import Right
+from gateway.run.admin.link_operations import Right
 from gateway.run.admin.memory_edits import LINK
 from gateway.run.admin.page_paths import part_of
 from gateway.settings import Settings

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import BadRequest, MemoryUnavailable, UnknownPath
-from gateway.run.admin.links import LinkOperations
-from gateway.run.admin.requests import RequestOperations
+from gateway.run.admin.link_operations import LinkOperations
+from gateway.run.admin.request_operations import RequestOperations
 from gateway.settings import UiSettings
 from gateway.web.body import BodyReader
 from gateway.web.middleware import trace_of

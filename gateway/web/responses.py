@@ -29,8 +29,8 @@ from gateway.dialects.responses.background import ShownResponses, StoredResponse
 from gateway.dialects.responses.background_end import BackgroundEnd
 from gateway.dialects.responses.compaction import compaction_item
 from gateway.dialects.responses.instructions import cut_from_stored
-from gateway.dialects.responses.listed import ClientItems
 from gateway.dialects.responses.native import NativeResponse, read_native
+from gateway.dialects.responses.native_lists import ClientItems
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.render import MakesResponses
 from gateway.dialects.responses.response_ids import goes_on_from_here, is_here

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.core.conversation import settle
-from gateway.run.admin.transfer import TransferOperations
+from gateway.run.admin.transfer_operations import TransferOperations
 from storage.commands import ForgetTarget, Learned, LearnedFact, Unread
 from storage.records import LEARNER, Agent, Block, Scope
 from storage.sql.store import Store

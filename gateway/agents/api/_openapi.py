@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from gateway.agents.api._route import AgentsRoute, ConversationConvertor
 from gateway.run.admin import manage_records as manage
-from gateway.run.admin.links import LinkRequest, MadeLink
+from gateway.run.admin.link_operations import LinkRequest, MadeLink
 from gateway.run.admin.page_records import ExplainedRequest
 
 _PARAMETER = re.compile(r"{(\w+)(?::(\w+))?}")

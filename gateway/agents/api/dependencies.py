@@ -15,7 +15,7 @@ from gateway.agents.registry.registry import AgentView, Registry
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.admission import BackgroundRuns
 from gateway.agents.runs.system_message import SystemMessages
-from gateway.agents.tools.checked import checked
+from gateway.agents.tools.argument_check import checked
 from gateway.agents.wire.struct_fields import Maybe
 from gateway.core.definition import ToolDefinition
 from gateway.errors import BadRequest

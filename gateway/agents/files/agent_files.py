@@ -36,7 +36,7 @@ from gateway.core import ids
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.file_text import chunks, parts
 from gateway.errors import GatewayError
-from gateway.run.admin.transfer import WRITTEN, LineReader
+from gateway.run.admin.transfer_operations import WRITTEN, LineReader
 from gateway.run.memory.keeper import TurnEvents
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, Page, PassageDraft

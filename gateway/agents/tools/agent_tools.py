@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from adapters.types import Json
 from gateway.agents.core.kinds import FILE_TOOLS
 from gateway.agents.tools.agent_messages import SPEAKING, SendsToAgents, speak
-from gateway.agents.tools.checked import checked
+from gateway.agents.tools.argument_check import checked
 from gateway.agents.tools.file_tools import FileTools
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.agents.tools.written_blocks import edit_blocks, write_blocks

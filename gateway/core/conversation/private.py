@@ -18,7 +18,7 @@ from gateway.core.tags import Tags
 # filler and spoken (text of a reply's calls, before its own text and after it), asides (tool -> which of its
 # arguments are not the tool's), fillers (gateway.core.conversation.fillers), cut (of a reply), ids (by which its client
 # may refer to a reply that its upstream stores), response (what the Responses API shows of a reply beside its words:
-# gateway.dialects.responses.stored), own_length (how many characters of a result are the
+# gateway.dialects.responses.stored_response), own_length (how many characters of a result are the
 # tool's own text), shown_blocks (what
 # a result shows of memory blocks: gateway.core.prompt.shown_blocks.Shown).
 PRIVATE = "mnemogate"

@@ -3,7 +3,7 @@
 The schema is a stranger's, and so are the arguments. `jsonschema-rs` judges by the draft that the schema names (2020-12
 where it names none), fetches nothing, and matches patterns in linear time; `format` is not checked. Alternatives within
 alternatives still take any time, in which nothing else runs in this process. So `cost` estimates beforehand what a
-check can take at most, and what costs much is checked in another process (gateway.agents.tools.checked).
+check can take at most, and what costs much is checked in another process (gateway.agents.tools.argument_check).
 
 A keyword that is no JSON Schema, and a reference that leads nowhere, forbid nothing; the rest of the schema holds.
 """

@@ -13,7 +13,7 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, call_id
 from gateway.core.conversation.private import without_private
 from gateway.dialects.responses.render import reply_output, stored_response
-from gateway.dialects.responses.stored import stored_in
+from gateway.dialects.responses.stored_response import stored_in
 from gateway.dialects.responses.tools import CallForm
 from gateway.errors import BadRequest
 

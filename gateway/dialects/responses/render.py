@@ -30,7 +30,7 @@ from gateway.dialects.responses.errors import error_fields, frame
 from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, SearchItem, ThoughtsItem
 from gateway.dialects.responses.parse import ECHOED
 from gateway.dialects.responses.response_ids import make_tag
-from gateway.dialects.responses.stored import FIELD, StoredResponse, changed, is_in_order, stored_in
+from gateway.dialects.responses.stored_response import FIELD, StoredResponse, changed, is_in_order, stored_in
 from gateway.dialects.responses.tools import CallForm
 from gateway.errors import GatewayError
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.run.admin.page_records import AuditRecord
-from gateway.run.admin.requests import name_of
+from gateway.run.admin.request_operations import name_of
 from storage.sql.store import Store
 
 # Lines of an answer to the command line.

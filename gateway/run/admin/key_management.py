@@ -12,7 +12,7 @@ from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_operations import ALL_PROJECTS, MOST_OVERLAP_S, OPENS_PAGE, OVERLAP_S
 from gateway.run.admin.limit_operations import LimitOperations, limit_json
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
-from gateway.run.admin.usage import counters_json
+from gateway.run.admin.usage_operations import counters_json
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import DAY_S, Meter
 from gateway.settings import DefaultMode

@@ -13,7 +13,7 @@ from gateway.errors import UnknownId
 from gateway.run.admin.memory_views import MOST, MemoryViews
 from gateway.run.admin.page_records import MessageRecord, SourceRecord
 from gateway.run.admin.talk import message_records
-from gateway.run.admin.transfer import PAGE, ExportPosition, TransferOperations
+from gateway.run.admin.transfer_operations import PAGE, ExportPosition, TransferOperations
 from storage.commands import TransferRecord
 from storage.records import Agent
 from storage.sql.store import Store

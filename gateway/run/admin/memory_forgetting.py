@@ -16,7 +16,7 @@ from urllib.parse import quote
 from msgspec import Struct
 
 from gateway.errors import Conflict, UnknownId
-from gateway.run.admin.forget import CALL_S, Part, PartKind, find_target
+from gateway.run.admin.forget_operations import CALL_S, Part, PartKind, find_target
 from gateway.run.admin.hits import message_href
 from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.memory_views import MemoryViews

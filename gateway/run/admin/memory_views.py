@@ -27,7 +27,7 @@ from gateway.run.admin.page_records import (
     SourceRecord,
     VersionRecord,
 )
-from gateway.run.admin.requests import name_of
+from gateway.run.admin.request_operations import name_of
 from gateway.run.admin.talk import message_records
 from storage.batch_records import call_of_origin
 from storage.listing import (

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from gateway.errors import BadRequest, GatewayError
-from gateway.run.admin.transfer import ExportPosition, ImportPosition, TransferOperations
+from gateway.run.admin.transfer_operations import ExportPosition, ImportPosition, TransferOperations
 from storage.records import Agent
 from storage.sql.store import Store
 from storage.usage_records import UsageKey

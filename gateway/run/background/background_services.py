@@ -14,7 +14,7 @@ from gateway.core.definition import Sleeptime
 from gateway.core.prompt.summary import Overfull
 from gateway.limits import Limits
 from gateway.metrics import Metrics
-from gateway.run.admin.forget import RETENTION, Retention
+from gateway.run.admin.forget_operations import RETENTION, Retention
 from gateway.run.background.background_model import BackgroundModels, background_route
 from gateway.run.background.budget import DailyBudget
 from gateway.run.background.compact import COMPACT, Compactor

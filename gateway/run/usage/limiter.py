@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from adapters.types import BYTES_PER_TOKEN
 from gateway.core.dates import iso_of
-from gateway.core.usage.limits import (
+from gateway.core.usage.limit_rules import (
     MEASURED,
     Amounts,
     Bucket,

@@ -24,7 +24,7 @@ from gateway.core.request.identity import Identity, IdentityRules, Mode, identif
 from gateway.errors import NotAllowed
 from gateway.run.admin.mcp_memory import McpMemory
 from gateway.web.body import BodyReader
-from gateway.web.mcp.protocol import Context, client_of, make_server
+from gateway.web.mcp.mcp_protocol import Context, client_of, make_server
 from gateway.web.middleware import trace_of
 from gateway.web.raw_headers import header_of
 

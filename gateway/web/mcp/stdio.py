@@ -10,7 +10,7 @@ from mcp.server.stdio import stdio_server
 
 from gateway.core.memory.mcp_tools import McpAnswer
 from gateway.errors import GatewayError
-from gateway.web.mcp.protocol import Context, client_of, make_server
+from gateway.web.mcp.mcp_protocol import Context, client_of, make_server
 
 # Performs the operation `mcp-call` with these arguments, in the process that serves or on the file.
 AsksCommand = Callable[[dict[str, Any]], Any]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.core.usage.limits import (
+from gateway.core.usage.limit_rules import (
     Amounts,
     Bucket,
     LimitReservation,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import BadRequest
-from gateway.run.admin.forget import ForgetOperations, Retention
+from gateway.run.admin.forget_operations import ForgetOperations, Retention
 from gateway.run.admin.printed import show_block
 from gateway.run.admin.show import ShowOperation
 from gateway.run.memory.trial import TrialRecall

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.core.prompt.summary import INSTRUCTIONS
-from gateway.run.admin.forget import ForgetOperations, Retention
+from gateway.run.admin.forget_operations import ForgetOperations, Retention
 from gateway.settings import UpstreamSettings
 from storage.records import JobState
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say

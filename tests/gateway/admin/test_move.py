@@ -14,7 +14,7 @@ import pytest
 
 from gateway.errors import GatewayError
 from gateway.run.admin.move import Move, Moved
-from gateway.run.admin.transfer import TransferOperations
+from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
 from storage.records import Agent

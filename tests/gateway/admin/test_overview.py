@@ -12,9 +12,9 @@ import pytest
 from gateway.errors import BadRequest, UnknownId
 from gateway.operations import make_operations, request_operations
 from gateway.run.admin.audit_operations import AuditOperations
-from gateway.run.admin.overview import WELL, OverviewOperation
+from gateway.run.admin.overview_operation import WELL, OverviewOperation
 from gateway.run.admin.page_records import MemoryRecord, OverviewRecord
-from gateway.run.admin.requests import RequestOperations
+from gateway.run.admin.request_operations import RequestOperations
 from storage.sql.jobs import NO_AGENT
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember

@@ -367,5 +367,7 @@ def test_a_command_that_asks_a_gateway_loads_no_gateway(upstream: StrictUpstream
         modules = loaded("keys", "list")
     assert "gateway.cli_commands" in modules
     assert (
-        modules & {"rich", "numpy", "gateway.serve", "gateway.run.admin.transfer", "gateway.agents"} == set()
+        modules
+        & {"rich", "numpy", "gateway.serve", "gateway.run.admin.transfer_operations", "gateway.agents"}
+        == set()
     )

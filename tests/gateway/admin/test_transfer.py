@@ -18,8 +18,8 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import Canon, WireMessage
 from gateway.core.conversation.match import MemoryUse
 from gateway.errors import BadRequest
-from gateway.run.admin.forget import ForgetOperations
-from gateway.run.admin.transfer import TransferOperations
+from gateway.run.admin.forget_operations import ForgetOperations
+from gateway.run.admin.transfer_operations import TransferOperations
 from storage.commands import ForgetTarget, Learned
 from storage.errors import WriteConflict
 from storage.listing import PassageDraft

@@ -19,7 +19,7 @@ from gateway.core.upstream.policy import Policy
 from gateway.errors import SettingsError
 from gateway.provider_factory import make_embedder
 from gateway.run.admin.show import ShowOperation
-from gateway.run.admin.transfer import TransferOperations
+from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.background.embed import _REFUSALS, BATCH, FAILURES, TEXT_CHARS, Embedding
 from gateway.run.memory.recall import STREAM_HASTE
 from gateway.run.memory.trial import TrialRecall

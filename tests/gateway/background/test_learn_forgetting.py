@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from adapters.base import ModelReply
 from adapters.scripted import ScriptedMessage, ScriptedProvider
 from adapters.types import ModelRequest
-from gateway.run.admin.forget import ForgetOperations
+from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.background.background_model import ModelAnswer
 from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.background.learner import IDLE_S, Learner, fact, learning, note

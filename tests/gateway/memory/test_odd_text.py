@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.memory.learn import quote
-from gateway.run.admin.transfer import TransferOperations
+from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import BlockSettings
 from storage.records import Scope
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, raw, say

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.core.memory.standing import MOST_TOKENS
 from gateway.core.prompt.note import estimate_tokens
-from gateway.run.admin.forget import ForgetOperations
+from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.show import ShowOperation
 from gateway.run.memory.trial import TrialRecall
 from tests.doubles.upstream import StrictUpstream

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from gateway.run.admin.transfer import TransferOperations
+from gateway.run.admin.transfer_operations import TransferOperations
 from storage.sql.store import Store
 from tests.gateway.two.people import Person
 from tests.gateway.two.world import WORD, Place

@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from gateway.run.admin.transfer import TransferOperations
+from gateway.run.admin.transfer_operations import TransferOperations
 from storage.postgres import listen
 from storage.records import Scope
 from storage.sql import keys

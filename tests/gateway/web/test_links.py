@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from gateway.errors import NotAllowed, UnknownId
-from gateway.run.admin.links import PATH, RIGHTS, LinkOperations
+from gateway.run.admin.link_operations import PATH, RIGHTS, LinkOperations
 from gateway.run.admin.memory_edits import LINK, Editor, MemoryEdits
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, remember

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from gateway.errors import BadRequest, NotAllowed
-from gateway.page.operations import PageOperations
+from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Ask, Done, ListQuery, Screen, View
 from gateway.run.admin.page_records import KeyKind, KeyPage, NewKey
 from gateway.settings import DefaultMode

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from gateway.errors import BadRequest, Conflict, GatewayError
 from gateway.page.memory_door import OPERATORS, MemoryDoor, Way, door_of
-from gateway.page.operations import PageOperations
+from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Ask, Done, Screen, View
 
 

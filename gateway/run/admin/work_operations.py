@@ -11,7 +11,7 @@ from gateway.core import ids
 from gateway.errors import BadRequest, Conflict, UnknownId
 from gateway.run.admin.operation_arguments import number_of
 from gateway.run.admin.page_records import BatchPage, BatchRecord, JobPage, JobRecord, WorkRecord
-from gateway.run.admin.requests import name_of
+from gateway.run.admin.request_operations import name_of
 from storage.batch_records import BATCH, Batch
 from storage.errors import NotFound, Stale
 from storage.listing import Page

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.agents.tools import checked as module
-from gateway.agents.tools.checked import checked
+from gateway.agents.tools import argument_check as module
+from gateway.agents.tools.argument_check import checked
 from gateway.agents.tools.children import Children
 from gateway.core.turn import arguments as checks
 from tests.patience import PATIENCE_S, SHORT_S

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, Conflict, GatewayError
 from gateway.page.memory_door import OPERATORS, MemoryDoor, Way, door_of
-from gateway.page.operations import PageOperations
+from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Ask, Done, ListQuery, Screen, View
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import BlockPage, MemoryViews

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import BadRequest, MemoryUnavailable
-from gateway.run.admin.imports import ImportOperations
+from gateway.run.admin.import_operations import ImportOperations
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
 from gateway.web.manage.records import managed

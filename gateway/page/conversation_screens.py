@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from gateway.page.memory_door import OPERATORS, Way, door_of
-from gateway.page.operations import PageOperations
+from gateway.page.page_operations import PageOperations
 from gateway.page.screen import LIMIT, Action, Answer, Ask, Download, ListLimit, Screen
 
 _Number = Annotated[int, Meta(ge=0, lt=1 << 62)]

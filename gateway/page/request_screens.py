@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from gateway.page.operations import PageOperations
+from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Ask, ListQuery, NoFields, Screen, View
 from gateway.run.admin.page_records import WindowPart, WindowRecord
 

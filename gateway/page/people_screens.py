@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.page.operations import PageOperations
+from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Ask, ListQuery, Screen, View
 from gateway.run.admin.page_records import MemoryKind
 

@@ -17,7 +17,7 @@ from gateway.run.admin.page_records import (
     RequestRecord,
     UpstreamRecord,
 )
-from gateway.run.admin.requests import RequestOperations
+from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.request_figures import RequestFigures
 from gateway.run.request_log import RequestLog
 from storage.errors import StoreError

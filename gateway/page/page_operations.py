@@ -6,17 +6,17 @@ from msgspec import Struct
 
 from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.key_operations import KeyOperations
-from gateway.run.admin.links import LinkOperations
+from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_export import ExportOperation
 from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.overview import OverviewOperation
-from gateway.run.admin.requests import RequestOperations
-from gateway.run.admin.runs import RunOperations
+from gateway.run.admin.overview_operation import OverviewOperation
+from gateway.run.admin.request_operations import RequestOperations
+from gateway.run.admin.run_operations import RunOperations
 from gateway.run.admin.sign_in import SignIn
-from gateway.run.admin.work import WorkOperations
+from gateway.run.admin.work_operations import WorkOperations
 
 
 class PageOperations(Struct, frozen=True):

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import BadRequest, MemoryUnavailable
-from gateway.run.admin.usage import UsageOperations, as_csv
+from gateway.run.admin.usage_operations import UsageOperations, as_csv
 from gateway.web.manage.access import Access
 from gateway.web.middleware import trace_of
 from storage.errors import StoreError

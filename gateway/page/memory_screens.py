@@ -9,7 +9,7 @@ from msgspec.structs import asdict
 
 from gateway.errors import BadRequest
 from gateway.page.memory_door import OPERATORS, MemoryDoor, Way, door_of
-from gateway.page.operations import PageOperations
+from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Ask, Download, ListQuery, Screen, View
 from gateway.run.admin.memory_views import AgentMemoryPage
 

@@ -1,0 +1,37 @@
+"""All screens and actions. The first one whose path fits counts."""
+
+from __future__ import annotations
+
+from gateway.page import (
+    about_me,
+    block_screens,
+    conversation_screens,
+    fact_screens,
+    forgetting,
+    key_screens,
+    memory_screens,
+    overview_screens,
+    people_screens,
+    request_screens,
+    run_screens,
+    work_screens,
+)
+from gateway.page.page_operations import PageOperations
+from gateway.page.screen import Action, Screen
+
+
+def all_routes(operations: PageOperations) -> list[Screen | Action]:
+    return [
+        *overview_screens.screens(operations),
+        *people_screens.screens(operations),
+        *memory_screens.screens(operations),
+        *block_screens.screens(operations),
+        *fact_screens.screens(operations),
+        *conversation_screens.screens(operations),
+        *forgetting.screens(operations),
+        *request_screens.screens(operations),
+        *key_screens.screens(operations),
+        *work_screens.screens(operations),
+        *run_screens.screens(operations),
+        *about_me.screens(operations),
+    ]
