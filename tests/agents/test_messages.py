@@ -16,7 +16,7 @@ from storage.database import Connection
 from storage.errors import NotFound, Stale
 from storage.records import Agent, Counts, Run, RunState, RunStep
 from storage.sql.agents_api.runs import add_step
-from storage.sql.facts import _keep
+from storage.sql.facts import keep_fact
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.api import api_scope, bytes_in, make_agent
@@ -253,7 +253,7 @@ async def test_replies_are_changed_with_their_hidden_rounds_and_calls_are_not(
     (e,) = await ann.rows()
     assert orjson.loads(e.full or b"")["messages"][-1]["content"] == "Paris."
     await ann.say([user("Pay.")], assistant(None, call("c9", "pay", "{}")), "b")
-    with pytest.raises(BadRequest, match="call of a tool"):
+    with pytest.raises(BadRequest, match="a tool call"):
         await messages.rewrite(ann.agent, at(4), "x")
     for attempt in (
         lambda: messages.rewrite(ann.agent, at(2, 1), "x"),
@@ -308,7 +308,7 @@ async def test_a_reset_conversation_begins_anew_and_what_was_learned_stays(
 
     async def learn(connection: Connection) -> None:
         fact = LearnedFact("zqlearnedx", "user", "k", 1.0, e.id, [e.id])
-        await _keep(connection, ann.agent, fact, 1.0)
+        await keep_fact(connection, ann.agent, fact, 1.0)
 
     await store.database.write(learn)
     run = await put_run(store, Run(0, "r1", ann.agent.id, e.conversation, RunState.RUNNING, 1.0))

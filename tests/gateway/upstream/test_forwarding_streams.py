@@ -331,7 +331,7 @@ def test_a_stream_that_breaks_ends_with_an_error_that_can_be_read(
     impatient = UpstreamSettings(
         "up", base_url=upstream.base_url, idle_timeout_s=SHORT_S, takes={"responses": "stored"}
     )
-    body = {"model": "m", "prompt": "x", "input": "x", "stream": True}
+    body = {"model": "m", ("input" if path == "/v1/responses" else "prompt"): "x", "stream": True}
     with serve(settings_for(upstream, upstreams=(impatient,))) as gateway:
         reply = gateway.ask("POST", path, json.dumps(body).encode(), JSON)
         counted = gateway.ask("GET", "/metrics").body.decode()
@@ -353,7 +353,8 @@ def test_silence_in_a_stream_is_filled_with_comments(upstream: StrictUpstream, p
     pieces = [b'data: {"n": 1}\n\nda', b'ta: {"n": 2}\n\n']
     gate = Gate()
     upstream.queue(raw(*pieces, hold_after={1: gate}))
-    body = json.dumps({"model": "m", "prompt": "x", "input": "x", "stream": True}).encode()
+    given = {"input" if path == "/v1/responses" else "prompt": "x"}
+    body = json.dumps({"model": "m", "stream": True, **given}).encode()
     settings = settings_for(upstream, server={"keep_alive_comment_s": 0.01})
     with serve(settings) as gateway, gateway.connect() as client:
         client.request("POST", path, body, JSON)
