@@ -135,11 +135,14 @@ def scene(
 
 
 MODELS = ["open/m", "claude/claude-opus-4-6", "up/m"]
+# What each of the three reports for a reply.
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_each_agent_answers(model: str, tmp_path: Path) -> None:
     with scene(tmp_path) as s:
+        s.world.upstream.script = lambda seen: say("Hello.", usage=USAGE)
         agents = s.agents(3, model)
         batch = s.post(agents, "Who are you?")
         assert batch["id"].startswith("job-")
@@ -151,6 +154,12 @@ def test_each_agent_answers(model: str, tmp_path: Path) -> None:
             assert len(s.said(agent)) == 2
         _, messages = s.world.ask("GET", f"{PATH}/{batch['id']}/messages")
         assert len(messages["messages"]) == 6
+        # Each of them is counted once, to the token, and in the columns of batches alone.
+        world = s.world.world
+        world.gateway.call(world.gateway.app.meter.write())
+        sums = "sum(batch_input_tokens), sum(batch_output_tokens), sum(input_tokens + output_tokens)"
+        (counted,) = world.query(f"SELECT {sums} FROM usage")
+        assert counted == (3 * 10, 3 * 5, 0)
 
 
 # -- what a model is asked
