@@ -100,6 +100,8 @@ EDITS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+_TOOL_OF = {op: tool for tool, op in EDITS.items()}
+
 # The tools that edit a block. They alone are offered where no user is named: what the prompt does not show may not be
 # read there.
 BLOCK_EDITS = tuple(tool for tool in MEMORY_TOOLS if tool in EDITS and tool != "archival_memory_insert")
@@ -230,10 +232,11 @@ _LINES = 10  # of those in which a text is, that are named
 def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
     """Edits a block.
 
-    op: insert, replace, rethink or patch.
+    op: a value of `EDITS`, or patch, which agents made over REST have and whose arguments are checked by then.
     block: the one that the arguments name; None: none is.
     """
-    wrong = check(f"memory_{op}", arguments) if op != "patch" else None
+    tool = _TOOL_OF.get(op)
+    wrong = None if tool is None else check(tool, arguments)
     if wrong is not None:
         return Edit(None, wrong, has_failed=True)
     label = arguments["label"]

@@ -1,6 +1,7 @@
-"""Redaction of text that looks like a secret: keys, tokens, passwords, card numbers. It is not learned.
+"""Recognises text that looks like a secret (keys, tokens, passwords, card numbers), which is not learned.
 
-Secrets are recognised by their form. In doubt a text is withheld, since it is still in its conversation.
+Its form alone decides. In doubt a text is withheld, since it is still in its conversation. (`Exchange.redactions` is
+something else: messages that were forgotten, or that were off the record.)
 """
 
 from __future__ import annotations

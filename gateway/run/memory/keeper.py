@@ -1,8 +1,8 @@
 """The keeper of memory, one for the process: it reads what a turn needs, and writes the turn when it has ended.
 
-It makes three values for a turn: `Known` (what was read), `Prompt` (what goes upstream) and `TurnWrite` (what is
-written). Whoever runs the turn owns them. The keeper itself holds the queues of append mode, the lists that were sent
-last, and for a moment the turns that are committed and not yet cached for the next one.
+It makes three values for a turn: `MemoryContext` (what was read), `Prompt` (what goes upstream) and `TurnWrite` (what
+is written). Whoever runs the turn owns them. The keeper itself holds the queues of append mode, the lists that were
+sent last, and for a moment the turns that are committed and not yet cached for the next one.
 """
 
 from __future__ import annotations

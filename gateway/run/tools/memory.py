@@ -86,14 +86,20 @@ class MemoryTools(Struct, frozen=True):
         wrong = memory_tools.check(tool, arguments)
         if wrong is not None:
             return failed(wrong)
-        if tool in memory_tools.EDITS:
-            return self.remember(call.call_id, arguments)
-        is_archive = tool == "archival_memory_search"
+        match tool:
+            case "archival_memory_insert":
+                return self.remember(call.call_id, arguments)
+            case "archival_memory_search":
+                sources = frozenset({"passage"})
+            case "conversation_search":
+                sources = frozenset({"message", "fact"})
+            case _:
+                raise NotImplementedError(f"{tool} is in MEMORY_TOOLS and has no case here")
         role = arguments.get("role")
         return await self.look_up(
             Lookup(
                 (str(arguments.get("query", "")),),
-                frozenset({"passage"} if is_archive else {"message", "fact"}),
+                sources,
                 frozenset() if role is None else frozenset({role}),
                 limit=max(1, arguments.get("limit") or SEARCH_RESULTS),
             )
