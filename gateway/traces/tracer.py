@@ -47,6 +47,9 @@ class Tracer:
         self._is_stopping = False
         self._exported = metrics.count("spans_exported", "Spans that a collector has taken.")
         self._dropped = metrics.count("spans_dropped", "Spans that no collector has.", "reason")
+        for reason in ("queue", "refused", "unreachable"):
+            # Two threads count, and a scrape must find no new key while it reads.
+            self._dropped.inc(reason, by=0)
         self._exporter = Exporter(otlp, self._exported, self._dropped, self._pause)
         self._resource = {
             names.SERVICE_VERSION: version("mnemogate"),

@@ -20,7 +20,7 @@ _FIRST_CHUNKS: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0
 )  # fmt: skip
 _LABELS: Final = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "error_type")
-_OURS: Final = frozenset((*MEMORY_TOOLS, *SCHEMAS))
+_GATEWAY_TOOLS: Final = frozenset((*MEMORY_TOOLS, *SCHEMAS))
 
 
 def names_in(settings: Settings) -> set[str]:
@@ -89,5 +89,5 @@ class GenAIMetrics:
                         count.inc(*labels, by=tokens)
         for step in account.steps:
             if step.kind == "execute_tool":
-                name = step.name if step.name in _OURS else OTHER
+                name = step.name if step.name in _GATEWAY_TOOLS else OTHER
                 self._tools.observe(step.ended - step.begun, (name,))

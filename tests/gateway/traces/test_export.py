@@ -58,7 +58,7 @@ def take(tracer: Tracer, count: int = 1) -> None:
 
 
 def dropped(tracer: Tracer) -> dict[tuple[str, ...], int]:
-    return tracer._dropped.values
+    return {reason: count for reason, count in tracer._dropped.values.items() if count}
 
 
 def test_batches_are_no_larger_than_they_may_be(collector: StrictCollector, make: Make) -> None:
