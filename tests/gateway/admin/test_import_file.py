@@ -8,6 +8,7 @@ import struct
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -208,3 +209,11 @@ def test_a_large_file_is_read_conversation_by_conversation() -> None:
     tracemalloc.stop()
     assert count == 100
     assert peak < len(data) / 4
+
+
+def test_the_page_on_mastra_shows_a_file_that_is_read() -> None:
+    page = (Path(__file__).parents[3] / "docs/mastra.md").read_text("utf-8")
+    data = page.partition("```json\n")[2].partition("```")[0].encode()
+    assert find_format(io.BytesIO(data)) == "mastra"
+    (found,) = read(data)
+    assert (found.id, [m.role for m in found.messages]) == ("t1", ["user"])
