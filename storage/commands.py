@@ -90,7 +90,7 @@ NO_ADDITIONS = Additions()
 
 
 class MemorySnapshot(Struct):
-    """The surroundings of a request, as one round trip reads them."""
+    """All that a request needs of its memory, as one round trip reads it."""
 
     # The agent's numbers (`Numbers`).
     epoch: int = 0

@@ -49,7 +49,7 @@ from gateway.run.memory.fit import fit, prompt_tokens
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import Prompt
-from gateway.run.memory.queue import QueuePlace
+from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_turns import paths_to, with_references
 from gateway.run.native_memory import BoundedReader, EarlierReplies, FoundReplies, NativeMemory
@@ -142,7 +142,7 @@ class Chat:
         memory: str | None = None,
         head: ConversationHead | None = None,
     ) -> str:
-        """Answers a request, and returns how memory stood for it: on, read, off, none or unavailable.
+        """Answers a request, and returns the state of memory for it: on, read, off, none or unavailable.
 
         view: the dialect's.
         memory: the mode that the caller's key gives to requests that ask for none.
@@ -297,8 +297,8 @@ class Chat:
             call.identity, call.kind = identity, ConversationKind.CLIENT
         # A fallback may have no such endpoint, and would be asked for a reply.
         attempts = self.failover.at_first_key(call.route, sink, receipt)
-        with QueuePlace() as place:
-            begun, call.memory = await self._begin_memory(call, attempts, place, opens=False)
+        with QueueTicket() as ticket:
+            begun, call.memory = await self._begin_memory(call, attempts, ticket, opens=False)
             prompt = await _bare(call.request, attempts, call.spec) if begun is None else begun[1]
             receipt.headers["x-mnemogate-memory"] = call.memory
             counts = attempts.endpoint.provider.capabilities.counts_tokens and call.request.messages
@@ -345,7 +345,7 @@ class Chat:
         identity = identify(headers, {"model": model}, rules, project, time.time())
         return self.directory.profile(identity) is None
 
-    def stands_for(
+    def memory_state(
         self,
         request: ChatRequest,
         headers: Sequence[tuple[bytes, bytes]],
@@ -366,7 +366,7 @@ class Chat:
             return "on"
         if identity.mode is _OFF:
             return "off"
-        self._say_who_is_missing()
+        self._warn_of_no_user()
         return "none"
 
     async def answer_native(
@@ -380,9 +380,9 @@ class Chat:
         receipt: Receipt,
         memory: str | None = None,
     ) -> str:
-        """Answers a request in its own dialect, and returns how memory stood for it, as `answer` does.
+        """Answers a request in its own dialect, and returns the state of memory for it, as `answer` does.
 
-        It is one for which memory stands on (`stands_for`). The parameters are those of `answer`; route: who answers.
+        Its `memory_state` is on. The parameters are those of `answer`; route: who answers.
         Raises: GatewayError while nothing was sent; ClientGone.
         """
         identity = self._identify(headers, native.chat, project, memory)
@@ -450,9 +450,9 @@ class Chat:
         receipt = Receipt(time.perf_counter(), project=scope.project)
         call = native_call(native, Passes(()), identity, spec, route, UnseenSink(), receipt)
         attempts = self.failover.at_first_key(route, call.sink, receipt)
-        with QueuePlace() as place:
-            place.most_s = self._limits.commit_wait_s
-            begun, call.memory = await self._begin_memory(call, attempts, place)
+        with QueueTicket() as ticket:
+            ticket.most_s = self._limits.commit_wait_s
+            begun, call.memory = await self._begin_memory(call, attempts, ticket)
             if begun is None:
                 return  # the next GET finds the note
             memory, prompt = begun
@@ -471,11 +471,11 @@ class Chat:
         # What the upstream keeps of a reply lies in the account of one key, and a second one would be another.
         attempts.is_once = True
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
-        with QueuePlace() as place:
-            place.most_s = self._limits.commit_wait_s
+        with QueueTicket() as ticket:
+            ticket.most_s = self._limits.commit_wait_s
             begun, call.memory = None, "unavailable"  # where the request refers to what is unknown here
             if not all(map(is_system, call.request.messages)):
-                begun, call.memory = await self._begin_memory(call, attempts, place)
+                begun, call.memory = await self._begin_memory(call, attempts, ticket)
             if begun is not None and read_by not in (None, _as_memory(begun[0].context.agent)):
                 # Another process has forgotten something since, which may be just what is known here by its id.
                 begun, call.memory = None, "unavailable"
@@ -675,8 +675,8 @@ class Chat:
         request, spec, route, receipt = call.request, call.spec, call.route, call.receipt
         attempts = self.failover.attempts(route, lambda: _conversation_key(request), call.sink, receipt)
         # Whatever happens here, the next request of the conversation does not wait for ever.
-        with QueuePlace() as place:
-            begun, call.memory = await self._begin_memory(call, attempts, place)
+        with QueueTicket() as ticket:
+            begun, call.memory = await self._begin_memory(call, attempts, ticket)
             if head is not None and head.items and begun is not None and begun[0].context.row >= 0:
                 # They are on disk with the turn that was opened.
                 await self.conversations.taken(head, frozenset(item["id"] for item in head.items))
@@ -744,9 +744,9 @@ class Chat:
         return spec, replace(identity, profile=scope.profile, scope=scope)
 
     async def _begin_memory(
-        self, call: ChatCall, attempts: Attempts, place: QueuePlace, *, opens: bool = True
+        self, call: ChatCall, attempts: Attempts, ticket: QueueTicket, *, opens: bool = True
     ) -> tuple[tuple[TreeMemory, Prompt] | None, str]:
-        """Returns memory's part with its prompt, None where it has none, and how memory stands.
+        """Returns memory's part with its prompt, None where it has none, and the state of memory.
 
         opens: a turn follows, before which the user's message is written in append mode.
 
@@ -756,7 +756,7 @@ class Chat:
         if identity.scope is None:
             if identity.mode is _OFF:
                 return None, "off"
-            self._say_who_is_missing()
+            self._warn_of_no_user()
             if identity.mode is _STRICT:
                 raise BadRequest(
                     "x-mnemogate-memory: strict needs a user or a conversation to remember: send `user` or "
@@ -772,7 +772,7 @@ class Chat:
         if why is None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
             try:
-                begun = await self._begin(call, attempts, place, opens=opens)
+                begun = await self._begin(call, attempts, ticket, opens=opens)
                 mode = call.identity.mode
                 return begun, "on" if mode is _STRICT else str(mode)
             except StoreError as error:
@@ -787,7 +787,7 @@ class Chat:
             raise MemoryUnavailable.since(why)
         return None, "unavailable"
 
-    def _say_who_is_missing(self) -> None:
+    def _warn_of_no_user(self) -> None:
         """Logs once that a request named no user, since memory is off then and nothing else shows it."""
         if self._has_named_missing:
             return
@@ -798,12 +798,12 @@ class Chat:
         )
 
     async def _begin(
-        self, call: ChatCall, attempts: Attempts, place: QueuePlace, *, opens: bool
+        self, call: ChatCall, attempts: Attempts, ticket: QueueTicket, *, opens: bool
     ) -> tuple[TreeMemory, Prompt]:
         """Reads what memory knows and makes the prompt. Raises: StoreError."""
         keeper, request, spec = self.keeper, call.request, call.spec
         context = await keeper.begin(
-            MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, place)
+            MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, ticket)
         )
         call.identity = context.request.identity
         changes = BlockEdits(list(context.blocks))

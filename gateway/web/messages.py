@@ -136,8 +136,10 @@ class MessagesPath:
             return None
         if thread is not None:
             caller = trace_of(scope).caller
-            stands = self.chats.chat.stands_for(request.chat, scope["headers"], caller.project, caller.memory)
-            if stands != "on":
+            state = self.chats.chat.memory_state(
+                request.chat, scope["headers"], caller.project, caller.memory
+            )
+            if state != "on":
                 return None
         request.chat.native = NativeMessages(
             request.raw, request.json, request.places, _upstream_path(scope), named.with_model, thread

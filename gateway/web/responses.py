@@ -251,7 +251,7 @@ class ResponsesPath(ForwardedPath):
         trace = trace_of(scope)
         headers = _headers(scope["headers"], native.conversation)
         project, memory = trace.caller.project, trace.caller.memory
-        trace.memory = self.chats.chat.stands_for(native.chat, headers, project, memory)
+        trace.memory = self.chats.chat.memory_state(native.chat, headers, project, memory)
         return native if trace.memory == "on" else None
 
     def _reads(self, head: ForwardedHead) -> bool:

@@ -1,8 +1,8 @@
 """Lines: queues in which the processes that share a database stand, each held by one of them at a time under a lease.
 
-    if await lines.take("a", 15.0): ...      # held here for so long, unless it is prolonged
-    left = await lines.want("a")             # held elsewhere: its holder passes it on
-    await lines.give("a")
+    if await locks.take("a", 15.0): ...      # held here for so long, unless it is prolonged
+    left = await locks.want("a")             # held elsewhere: its holder passes it on
+    await locks.give("a")
 
 A process that releases a lock notifies the others of its name. Locks of a dead process stay until their leases end.
 What must be right does not rest on a lease: writes check the revision that they were planned on.
@@ -22,7 +22,7 @@ SQL = load("conversation_locks.sql")
 
 
 class ConversationLocks(Group):
-    """The lines as one process sees them. now: seconds since the epoch; None: by the database's own clock."""
+    """The locks as one process sees them. now: seconds since the epoch; None: by the database's own clock."""
 
     def __init__(self, database: Database, now: Callable[[], float | None]) -> None:
         super().__init__(database)
@@ -35,7 +35,7 @@ class ConversationLocks(Group):
         return self._database.is_shared
 
     def heard(self, function: Callable[[str | None], None]) -> None:
-        """Has a function called with the names of lines that others have given back; None: it may be any."""
+        """Has a function called with the names of locks that others have given back; None: it may be any."""
         self._database.hear(LINES, function)
 
     def recovered(self, function: Callable[[], None]) -> None:
@@ -48,7 +48,7 @@ class ConversationLocks(Group):
         return bool(await self._database.write_one(SQL["take"], values))
 
     async def want(self, name: str) -> float | None:
-        """Asks to be handed a line. Returns the seconds after which its lease runs out; None: it is free by now."""
+        """Asks to be handed a lock. Returns the seconds after which its lease runs out; None: it is free by now."""
         found = await self._database.write_one(SQL["want"], (name, self._me, self._now()))
         return max(0.0, found[0][0]) if found else None
 
@@ -61,7 +61,7 @@ class ConversationLocks(Group):
         return self._database.write(write)
 
     def give(self, name: str, seconds: float) -> Future[None]:
-        """Gives a line back: to who wants it, for so long. Whoever only wanted it wants it no more."""
+        """Gives a lock back: to who wants it, for so long. Whoever only wanted it wants it no more."""
 
         async def write(connection: Connection) -> None:
             if await connection.row(SQL["give"], (name, self._me)) is not None:
@@ -83,5 +83,5 @@ class ConversationLocks(Group):
         return await self._database.read(read)
 
     async def drop(self) -> None:
-        """Deletes the lines that those who died have left."""
+        """Deletes the locks that those who died have left."""
         await self._database.bulk(lambda connection: connection.run(SQL["drop"], (self._now(),)))

@@ -217,7 +217,7 @@ _NUMBER, _TEXT, _CONTENT, _TIME, _SKELETON = 1, 6, 9, 12, 13
 async def snapshot(
     connection: Connection, agent: Agent, key: str | None, path: bytes | None
 ) -> MemorySnapshot | None:
-    """Reads a request's surroundings with one statement; None where the agent is not stored any more.
+    """Returns what a request needs of its memory, read by one statement; None: the agent is not stored any more.
 
     key: the client's own conversation id.
     path: hash of the client's list up to its last assistant message.

@@ -1,4 +1,4 @@
-"""The looks that a process keeps between turns, so that a hot turn reads one row instead of its surroundings.
+"""The snapshots that a process caches between turns, so that a hot turn reads one row instead of the whole.
 
 A memory's part is right for one epoch, one next number and one `rev`: every change of what a look reads raises one of
 them (migrations/0012_kept.sql has the triggers). So a look asks for these first, and takes the rest from here where

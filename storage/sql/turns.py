@@ -60,13 +60,17 @@ class Turns(Group):
         self._memories = memories
 
     async def snapshot(self, agent: Agent, key: str | None, path: bytes | None) -> MemorySnapshot | None:
-        """Reads a request's surroundings, or takes them from the cache. Parameters: as `exchanges.snapshot`."""
+        """Returns what a request needs of its memory, from the cache or the database. The parameters are those of
+        `exchanges.snapshot`.
+
+        None: the agent is not stored any more. Raises: StoreError.
+        """
         is_sole_writer = not self._database.is_shared
         found = self._cache.find(agent.id, key, path) if is_sole_writer else None
-        return found or await self._look(agent, key, path)
+        return found or await self._read_snapshot(agent, key, path)
 
     @reads
-    async def _look(
+    async def _read_snapshot(
         self, connection: Connection, agent: Agent, key: str | None, path: bytes | None
     ) -> MemorySnapshot | None:
         if self._database.is_shared and self._cache.has(agent.id, key, path):

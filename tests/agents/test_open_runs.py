@@ -10,7 +10,7 @@ import pytest
 
 from gateway.agents.runs.background.open_runs import OpenRuns, RunPhase
 from gateway.run.memory.leases import Leases
-from gateway.run.memory.queue import QueuePlace, Queues
+from gateway.run.memory.queue import Queues, QueueTicket
 from tests.stored import open_store
 
 CONVERSATION = ("agent", "default")
@@ -24,8 +24,8 @@ async def queues(tmp_path: Path) -> AsyncIterator[Queues]:
 
 
 async def is_free(queues: Queues) -> bool:
-    with QueuePlace() as place:
-        return await queues.enter_free(CONVERSATION, place)
+    with QueueTicket() as ticket:
+        return await queues.enter_free(CONVERSATION, ticket)
 
 
 async def test_the_first_job_takes_the_first_ticket_whichever_run_it_is(queues: Queues) -> None:

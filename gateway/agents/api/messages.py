@@ -31,7 +31,7 @@ from gateway.core.ids import Place
 from gateway.core.prompt.summary import SummaryTerms, summary_tokens
 from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.memory.queue import QueuePlace
+from gateway.run.memory.queue import QueueTicket
 from gateway.run.upstream.route import agent_route
 from storage.fusion import in_turn
 from storage.listing import AgentFilter, Page, RunEntry, RunFilter
@@ -307,8 +307,8 @@ class MessageRoutes:
         api, settings = self._api, compaction_in(body.compaction_settings)
         own = {} if spec.defined is None else spec.defined.compaction
         terms, fallback = SummaryTerms.of({**own, **settings}), agent_route(api.settings, spec)
-        with QueuePlace() as place:
-            await api.keeper.queues.enter((uid, conversation), place, MOST_SENDS)
+        with QueueTicket() as ticket:
+            await api.keeper.queues.enter((uid, conversation), ticket, MOST_SENDS)
             agent = (await api.registry.find(project, uid)).agent
             run_request = RunRequest(spec, agent.scope, conversation)
             before = await api.runs.preview(run_request)

@@ -14,7 +14,7 @@ from gateway.metrics import Count
 from gateway.run.background.budget import DAY_S
 from gateway.run.background.worker import JobContext
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.queue import QueuePlace
+from gateway.run.memory.queue import QueueTicket
 from gateway.run.tools.toolbox import AT_ONCE
 from storage.batch_records import Batch, BatchItem, ItemBack, ItemEnd, ItemWrite
 from storage.errors import WriteConflict
@@ -56,7 +56,7 @@ class ItemOutcomes:
             for work, found in zip(works, made, strict=True):
                 if not isinstance(found, Ending):
                     writes.append(found)
-                elif await queues.enter_free(found.turn.serial_group, stack.enter_context(QueuePlace())):
+                elif await queues.enter_free(found.turn.serial_group, stack.enter_context(QueueTicket())):
                     writes.append(await self.turns.settle(found))
                     endings.append(found)
                     # Live turns come in between.
@@ -99,10 +99,10 @@ class ItemOutcomes:
         item, make = work
         for _ in range(_CONFLICTS):
             found = await make()
-            with QueuePlace() as place:
+            with QueueTicket() as ticket:
                 write = found
                 if isinstance(found, Ending):
-                    await self.keeper.queues.enter(found.turn.serial_group, place)
+                    await self.keeper.queues.enter(found.turn.serial_group, ticket)
                     write = await self.turns.settle(found)
                 assert not isinstance(write, Ending)
                 try:

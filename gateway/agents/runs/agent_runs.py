@@ -54,10 +54,10 @@ from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, U
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, form_for
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.leases import line_name
+from gateway.run.memory.leases import lock_name
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt, first_spoken
-from gateway.run.memory.queue import QueuePlace
+from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_conversation import headed, read_path
 from gateway.run.pending import Pending
@@ -156,7 +156,7 @@ class AgentRuns:
         self,
         run_request: RunRequest,
         accepted: AcceptedRun,
-        place: QueuePlace,
+        ticket: QueueTicket,
         view: Callable[[RunStart], MakesView],
         sink: Sink,
     ) -> None:
@@ -164,7 +164,7 @@ class AgentRuns:
 
         One that was ended before it begins stays ended.
 
-        place: in the queue of its conversation, which is free now.
+        ticket: in the queue of its conversation, which is free now.
         run_request: its conversation is `default`, or a uid.
 
         Raises: GatewayError: it cannot begin; StoreError, CancelledError: it stays as it is, and can be taken
@@ -177,7 +177,7 @@ class AgentRuns:
         memory = 0 if reading is None else reading.memory
         kind = "sleeptime" if memory else "run"
         with suppress(RunOver), self._accounts.work(run_request.scope.project, memory, kind) as account:
-            await self._answer(sending, place, view, sink, account)
+            await self._answer(sending, ticket, view, sink, account)
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
         """Refuses what could not run later either. Raises: BadRequest, UnknownModel."""
@@ -221,13 +221,13 @@ class AgentRuns:
 
     async def _preview(self, sending: Sending) -> Prompt:
         keeper = self.keeper
-        seen = self._seen(sending, QueuePlace())
+        seen = self._seen(sending, QueueTicket())
         context = await read_path(keeper.store, seen, sending.messages, keeper.settings.idle_s)
         toolbox = self.toolboxes.make(context, BlockEdits(list(context.blocks)))
         return await keeper.composer.make(context, EndpointForm(), toolbox.definitions())
 
-    def _seen(self, sending: Sending, place: QueuePlace) -> MemoryRequest:
-        """Returns what memory is asked for a send that is not answered. place: in the queue of its conversation."""
+    def _seen(self, sending: Sending, ticket: QueueTicket) -> MemoryRequest:
+        """Returns what memory is asked for a send that is not answered. ticket: in the queue of its conversation."""
         target = self._failover.context_windows.on(sending.route.first)
         return MemoryRequest(
             sending.request,
@@ -236,7 +236,7 @@ class AgentRuns:
             self.keeper.now(),
             target,
             ConversationKind.AGENT,
-            place,
+            ticket,
         )
 
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
@@ -305,7 +305,7 @@ class AgentRuns:
         found = await store.runs.live()
         if not store.conversation_locks.is_needed:
             return [each.run for each in found]
-        lines = [line_name(each.agent_uid, each.conversation) for each in found]
+        lines = [lock_name(each.agent_uid, each.conversation) for each in found]
         held = await store.conversation_locks.held(lines) - {own}
         return [each.run for each, line in zip(found, lines, strict=True) if line not in held]
 
@@ -322,10 +322,10 @@ class AgentRuns:
         It stays as it is where nothing of it waits any more. run_request: names its conversation. Raises: StoreError.
         """
         runs = self.keeper.store.runs
-        with QueuePlace() as place:
-            sending = await self._enter(self._sending(run_request), place)
+        with QueueTicket() as ticket:
+            sending = await self._enter(self._sending(run_request), ticket)
             await self._pending.written(sending.scope, self._limits.commit_wait_s)
-            if await self._begins.deny(sending, self._seen(sending, place), run):
+            if await self._begins.deny(sending, self._seen(sending, ticket), run):
                 return await runs.cancel_paused(run.agent, run.id, self.keeper.now())
         return await runs.load(run.agent, run.id) or run
 
@@ -348,10 +348,10 @@ class AgentRuns:
         # A run awaits each of its writes, so it loses nothing where these take long.
         if not (health := self.keeper.store.health).is_up:
             raise MemoryUnavailable.since(health.status)
-        with QueuePlace() as place:
+        with QueueTicket() as ticket:
             try:
                 with sink.while_here():
-                    sending = await self._enter(sending, place)
+                    sending = await self._enter(sending, ticket)
                     await self._spare_pause(sending)
                     before = await self._before(sending)
                     if before is not None and before.is_answered:
@@ -362,7 +362,7 @@ class AgentRuns:
                 sending = replace(sending, replaces=before.run)
                 if not before.is_resent:
                     sending = replace(sending, messages=(), decisions=())
-            return await self._answer(sending, place, view, sink, receipt)
+            return await self._answer(sending, ticket, view, sink, receipt)
 
     async def _answered_before(self, before: SentBefore) -> RunResult:
         last = await last_counts(self.keeper.store, before.run)
@@ -377,7 +377,7 @@ class AgentRuns:
         name = identity.conversation or DEFAULT
         digest = digest_of(agent, name, sending.otid)
         head = () if sending.spec.defined is None else sending.spec.defined.initial_messages
-        ended = partial(self._ended, line_name(agent.uid, name))
+        ended = partial(self._ended, lock_name(agent.uid, name))
         shown_reply = sending.messages
         if sending.heard is not None and any(m.get("role") == "user" for m in shown_reply):
             # A list shows what its client has heard: the same words after their answer are another send.
@@ -397,19 +397,19 @@ class AgentRuns:
         }
         return await self._end(run, RunState.FAILED, StopReason.ERROR, LEFT) if is_left else run
 
-    async def _enter(self, sending: Sending, place: QueuePlace) -> Sending:
+    async def _enter(self, sending: Sending, ticket: QueueTicket) -> Sending:
         """Waits for the sends before this one. Returns it with the name of its conversation that all of them use."""
         identity, queues = sending.identity, self.keeper.queues
         if not self.ends.is_shared:
             agent, name = await self._queue_of(sending)
-            await queues.enter((agent.uid, name), place, MOST_SENDS)
+            await queues.enter((agent.uid, name), ticket, MOST_SENDS)
             return replace(sending, identity=replace(identity, conversation=name))
         # Sends that wait for a server's answers queue in the order in which they came.
         asked = (identity.scope, identity.conversation)
         async with self._arriving.setdefault(asked, asyncio.Lock()):
             agent, name = await self._queue_of(sending)
             await self.ends.of_accepted(agent, name)
-            entering = asyncio.ensure_future(queues.enter((agent.uid, name), place, MOST_SENDS))
+            entering = asyncio.ensure_future(queues.enter((agent.uid, name), ticket, MOST_SENDS))
             try:
                 await asyncio.sleep(0)  # it stands in the queue then
             except BaseException:
@@ -446,7 +446,7 @@ class AgentRuns:
     async def _answer(
         self,
         sending: Sending,
-        place: QueuePlace,
+        ticket: QueueTicket,
         view: Callable[[RunStart], MakesView],
         sink: Sink,
         receipt: Receipt,
@@ -464,7 +464,7 @@ class AgentRuns:
             self.keeper.now(),
             attempts.target,
             ConversationKind.AGENT,
-            place,
+            ticket,
         )
         accepted = sending.accepted
         await self._pending.written(sending.scope, self._limits.commit_wait_s)

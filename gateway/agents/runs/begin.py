@@ -92,7 +92,7 @@ class BeginsRuns:
                 await memory.open(prompt)
                 return RunBeginning(memory, prompt)
             except TooSlow:
-                request.place.hand_on()
+                request.ticket.hand_on()
                 self._pending.add(memory.give_up(prompt), "A run that began too late")
                 raise
             except (WriteConflict, Stale):

@@ -31,7 +31,7 @@ from gateway.run.background.learner import BATCH_CHARS, MARGIN_S
 from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Worker, WorkerLimits
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.queue import QueuePlace
+from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import UnseenSink
 from storage.commands import ReadSpan, RunEnd, Unread
 from storage.errors import NotFound
@@ -281,10 +281,10 @@ class Sleeping:
         kept = {
             "cursor": reading.cursor, "upto": reading.upto, "exchanges": reading.exchanges, "is_more": span.is_more,
         }  # fmt: skip
-        with QueuePlace() as place:
-            await self._keeper.queues.enter((spec.uid, conversation), place)
+        with QueueTicket() as ticket:
+            await self._keeper.queues.enter((spec.uid, conversation), ticket)
             accepted = AcceptedRun(run, orjson.dumps(kept), attempt)
-            await self._runs.perform(request, accepted, place, lambda _: MakesUnseen(), UnseenSink())
+            await self._runs.perform(request, accepted, ticket, lambda _: MakesUnseen(), UnseenSink())
 
     async def _ended(self, job: JobContext, run: Run) -> tuple[Run, bool]:
         """Returns a run as it has ended, and whether its model has refused to read; counts its tokens.

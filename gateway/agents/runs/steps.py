@@ -174,7 +174,7 @@ class RunMemory:
             if self._opened is not None:
                 await self._end_step(prompt, _StepResult(stop=StopReason.ERROR, error=StopReason.ERROR))
         finally:
-            self.context.request.place.leave()
+            self.context.request.ticket.leave()
 
     @property
     def opened(self) -> Exchange | None:
@@ -207,7 +207,7 @@ class RunMemory:
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Coroutine[Any, Any, object]:
         # The next send of the conversation waits for this write. A run that may be continued stays in the queue.
         if not self.run.background:
-            self.context.request.place.hand_on()
+            self.context.request.ticket.hand_on()
         return self._write(prompt, outcome)
 
     # -- a step ends
@@ -405,7 +405,7 @@ class RunMemory:
             raise
         finally:
             if not self.run.background:
-                self.context.request.place.leave()
+                self.context.request.ticket.leave()
         self._report(prompt)
         return after_results
 

@@ -7,15 +7,15 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from gateway.core.agent import AgentSpec
-from gateway.run.memory.leases import Leases, line_name
+from gateway.run.memory.leases import Leases, lock_name
 from storage.errors import StoreError, Unavailable
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
 
-# The line of those who follow their settings.
-_LINE = line_name("", "settings")
+# The lock of those who follow their settings.
+_LOCK = lock_name("", "settings")
 
 
 async def follow_settings(store: Store, leases: Leases, agents: Sequence[AgentSpec], now: float) -> None:
@@ -32,13 +32,13 @@ async def follow_settings(store: Store, leases: Leases, agents: Sequence[AgentSp
     digest = hashlib.sha256(repr([(a.name, a.own_blocks, a.shared_blocks) for a in agents]).encode()).digest()
     if await store.blocks.followed() == digest:
         return
-    await leases.take(_LINE)
+    await leases.take(_LOCK)
     try:
         if await store.blocks.followed() != digest:
             await _follow(store, agents, now)
             await store.blocks.note_followed(digest)
     finally:
-        leases.give(_LINE)
+        leases.give(_LOCK)
 
 
 async def _follow(store: Store, agents: Iterable[AgentSpec], now: float) -> None:

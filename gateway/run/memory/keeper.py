@@ -108,7 +108,7 @@ class MemoryKeeper:
     async def begin(self, request: MemoryRequest) -> MemoryContext:
         """Returns what memory knows of a request.
 
-        In append mode the requests of one conversation queue: each waits until the one before has left its place.
+        In append mode the requests of one conversation queue: each waits until the one before has left the queue.
         Raises: StoreError when memory cannot be had.
         """
         if self._uncached:
@@ -125,8 +125,8 @@ class MemoryKeeper:
         assert key is not None
         agent = await agent_of(self.store, request)
         try:
-            async with asyncio.timeout(request.place.most_s):
-                await self.queues.enter((agent.uid, key), request.place)
+            async with asyncio.timeout(request.ticket.most_s):
+                await self.queues.enter((agent.uid, key), request.ticket)
         except TimeoutError:
             raise TooSlow("another request of this conversation is being answered") from None
 
@@ -160,7 +160,7 @@ class MemoryKeeper:
         The future fails with StoreError. Who cancels it abandons the result, not the write.
         """
         request = context.request
-        request.place.hand_on()
+        request.ticket.hand_on()
         if (
             outcome.shown_reply is not None
             and "tool_calls" in outcome.shown_reply
@@ -171,12 +171,12 @@ class MemoryKeeper:
         has_failed = outcome.state is End.FAILED and not outcome.text
         leaves_nothing = context.request.identity.leaves_nothing or (has_failed and not context.plan.off)
         if leaves_nothing and context.row < 0:
-            return self._over(context)
+            return self._end_unwritten(context)
         try:
             write = record_turn(context, prompt, changes, outcome, self.now(), receipt=receipt)
             writing = self.store.turns.commit(write)
         except Exception as error:
-            return self._over(context, error)
+            return self._end_unwritten(context, error)
         if write.plain is not None:
             e, listing = write.plain[0], context.plan.query.listing
             self.resent.answered(
@@ -186,9 +186,9 @@ class MemoryKeeper:
         writing.add_done_callback(partial(self._written, context, write, overfull))
         return writing
 
-    def _over(self, context: MemoryContext, error: Exception | None = None) -> asyncio.Future[None]:
-        """Returns the end of a write that did not even begin."""
-        context.request.place.leave()
+    def _end_unwritten(self, context: MemoryContext, error: Exception | None = None) -> asyncio.Future[None]:
+        """Lets the next request begin, and returns a future that is done: None, or the error. Nothing is written."""
+        context.request.ticket.leave()
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         over.set_result(None) if error is None else over.set_exception(error)
         return over
@@ -205,12 +205,12 @@ class MemoryKeeper:
         What opens a conversation is cached with its words, so that comes before they may be forgotten.
         """
         if writing.cancelled() or writing.exception() is not None:
-            context.request.place.leave()
+            context.request.ticket.leave()
             return
         committed = writing.result()
         if not self._uncached:
             _after_reply(self._cache_all)
-        self._uncached.append(partial(self._keep, context, write, overfull, committed))
+        self._uncached.append(partial(self._cache_and_report, context, write, overfull, committed))
         if not committed.is_plain:
             self._cache_all()
 
@@ -221,11 +221,11 @@ class MemoryKeeper:
             except Exception:  # the others are other people's
                 _log.exception("A stored turn could not be put into the caches, by a fault in the gateway.")
 
-    def _keep(
+    def _cache_and_report(
         self, context: MemoryContext, write: TurnWrite, overfull: Overfull | None, committed: Committed
     ) -> None:
-        """Keeps and reports what was written. overfull: as it was sent, its window was filling up."""
-        context.request.place.leave()
+        """Caches and reports what was written. overfull: as it was sent, its window was filling up."""
+        context.request.ticket.leave()
         snapshot, events = context.snapshot, self.events
         self.store.turns.cache_committed(write, committed)
         agent = committed.agent

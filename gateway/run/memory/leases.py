@@ -1,6 +1,6 @@
 """Leases on conversations: where several gateways share a database, one of them has a conversation's queue at a time.
 
-A queue in memory orders the requests of one process; the first of them then takes the line that all processes share.
+A queue in memory orders the requests of one process; the first of them then takes the lock that all processes share.
 Over a file there is one process, and nothing to take.
 """
 
@@ -22,33 +22,33 @@ PROLONG_S = LEASE_S / 3
 _log = logging.getLogger("mnemogate")
 
 
-def line_name(agent: str, conversation: str) -> str:
-    """Returns the name of a conversation's line: a hash, since clients name conversations as they like."""
+def lock_name(agent: str, conversation: str) -> str:
+    """Returns the name of a conversation's lock: a hash, since clients name conversations as they like."""
     return hashlib.sha256(f"{agent}\0{conversation}".encode()).hexdigest()[:32]
 
 
 class Leases:
-    """The lines that requests of this process hold or wait for. One request at a time asks for a line."""
+    """The locks that requests of this process hold or wait for. One request at a time asks for a lock."""
 
-    def __init__(self, lines: ConversationLocks) -> None:
-        self._lines = lines
+    def __init__(self, locks: ConversationLocks) -> None:
+        self._locks = locks
         self._held: set[str] = set()
         # Those that are on their way back, by the write of that; None: it has failed.
         self._leaving: dict[str, asyncio.Future[None] | None] = {}
         self._waiting: dict[str, asyncio.Event] = {}
         self._any = asyncio.Event()
-        lines.heard(self._heard)
-        lines.recovered(self._give_again)
+        locks.heard(self._heard)
+        locks.recovered(self._give_again)
 
     @property
     def is_needed(self) -> bool:
-        return self._lines.is_needed
+        return self._locks.is_needed
 
     async def try_take(self, name: str) -> bool:
         """Takes a lock if it is free. Raises: Unavailable."""
         if (giving := self._leaving.get(name)) is not None:
             await asyncio.wait([giving])
-        if not await self._lines.take(name, LEASE_S):
+        if not await self._locks.take(name, LEASE_S):
             return False
         self._leaving.pop(name, None)
         self._held.add(name)
@@ -61,7 +61,7 @@ class Leases:
         try:
             while not await self.try_take(name):
                 freed.clear()
-                left = await self._lines.want(name)
+                left = await self._locks.want(name)
                 if left is not None:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(min(left, LEASE_S) + 0.01):
@@ -74,14 +74,14 @@ class Leases:
             del self._waiting[name]
 
     def give(self, name: str) -> asyncio.Future[None] | None:
-        """Gives a line back. Returns the write of that; None: it cannot be written now.
+        """Gives a lock back. Returns the write of that; None: it cannot be written now.
 
-        Where it fails the line is given back as soon as the database works again, or its lease runs out.
+        Where it fails the lock is given back as soon as the database works again, or its lease runs out.
         """
         self._held.discard(name)
         self._leaving[name] = None
         with suppress(StoreError):
-            giving = self._leaving[name] = self._lines.give(name, LEASE_S)
+            giving = self._leaving[name] = self._locks.give(name, LEASE_S)
             giving.add_done_callback(partial(self._given, name))
         return self._leaving[name]
 
@@ -92,7 +92,7 @@ class Leases:
             await asyncio.sleep(PROLONG_S)
             try:
                 if self._held:
-                    await self._lines.prolong(self._held, LEASE_S)
+                    await self._locks.prolong(self._held, LEASE_S)
                 else:
                     self._any.clear()
             except StoreError as error:

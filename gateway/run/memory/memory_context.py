@@ -31,7 +31,7 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
-from gateway.run.memory.queue import QueuePlace
+from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.resent import ResentLists
 from storage.commands import MemorySnapshot
 from storage.errors import StoreError
@@ -63,8 +63,8 @@ class MemoryRequest(Struct, frozen=True):
     target: Target
     # The kind of its conversation.
     kind: ConversationKind
-    # The request's position in the queue of its conversation.
-    place: QueuePlace = field(default_factory=QueuePlace)
+    # The request's turn in the queue of its conversation.
+    ticket: QueueTicket = field(default_factory=QueueTicket)
 
 
 class MemoryContext(Struct, frozen=True):
@@ -137,7 +137,7 @@ async def read(store: Store, resent: ResentLists, request: MemoryRequest, idle_s
 
     Raises: StoreError when memory cannot be had.
     """
-    agent, listing, snapshot = await _look(store, resent, request)
+    agent, listing, snapshot = await _read_snapshot(store, resent, request)
     if agent.paused is not None:
         request = replace(request, identity=replace(request.identity, mode=Mode.OFF))
     identity, target, found = request.identity, request.target, snapshot.conversation
@@ -155,7 +155,7 @@ async def read(store: Store, resent: ResentLists, request: MemoryRequest, idle_s
     )
     plan = plan_plain(snapshot, query)
     if plan is None or found is None or snapshot.exchange is None:
-        return await _weigh(store, request, agent, snapshot, query)
+        return await _read_and_plan(store, request, agent, snapshot, query)
     # The look-up has brought all of a plain turn.
     rounds = snapshot.additions.rounds
     chain = rounds if rounds and rounds[-1].id == snapshot.exchange.id else (*rounds, snapshot.exchange)
@@ -176,7 +176,7 @@ async def read(store: Store, resent: ResentLists, request: MemoryRequest, idle_s
     )
 
 
-async def _look(
+async def _read_snapshot(
     store: Store, resent: ResentLists, request: MemoryRequest
 ) -> tuple[Agent, Listing, MemorySnapshot]:
     """Returns the memory's owner, the request's list, and what one round trip reads of both. Raises: StoreError."""
@@ -203,7 +203,7 @@ async def _look(
     return agent, listing, snapshot
 
 
-async def _weigh(
+async def _read_and_plan(
     store: Store, request: MemoryRequest, agent: Agent, snapshot: MemorySnapshot, query: Query
 ) -> MemoryContext:
     """Returns what there is to know of a turn that is not plain."""
@@ -220,7 +220,7 @@ async def _weigh(
     blocks = seen_blocks(request, snapshot, path) if agent.id else await blocks_of_new(store, request, agent)
     offered = offer_tools(request, agent, pinned, request.chat.json)
     if plan.fill:
-        plan = replace(plan, fill=_put_in_front(request, plan))
+        plan = replace(plan, fill=_omitted_by_client(request, plan))
     return MemoryContext(request, agent, snapshot, plan, tree, path, False, uid, pinned, blocks, offered)
 
 
@@ -241,7 +241,7 @@ async def agent_of(store: Store, request: MemoryRequest) -> Agent:
     return await agents.find_or_draft(scope, is_made=bool(spec.uid))
 
 
-def _put_in_front(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
+def _omitted_by_client(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:
     """Returns what goes before the client's list: what it left out, unless that has left the window for good."""
     if request.spec.history == "client":
         return ()

@@ -9,28 +9,28 @@ from functools import partial
 from types import TracebackType
 
 from gateway.errors import TooManySends
-from gateway.run.memory.leases import Leases, line_name
+from gateway.run.memory.leases import Leases, lock_name
 
 RETRY_AFTER_S = 1.0
 
 
-class QueuePlace:
-    """A request's place in the queue of its conversation; empty where nothing queues.
+class QueueTicket:
+    """A request's ticket in the queue of its conversation; empty where nothing queues.
 
-        with QueuePlace() as place: ...
+        with QueueTicket() as ticket: ...
 
-    The end of the `with` leaves the queue, however the request ended. Where a write of its turn has taken the place
+    The end of the `with` leaves the queue, however the request ended. Where a write of its turn has taken the ticket
     over, the next request has to wait for that, and the write leaves. most_s: for so long it waits at most; None: for
     as long as it takes.
     """
 
-    # Nearly all places stay as they are made.
+    # Nearly all tickets stay as they are made.
     _let_go: Callable[[], None] | None = None
     _is_handed_on = False
     most_s: float | None = None
     is_shared = False  # the other processes see it
 
-    def __enter__(self) -> QueuePlace:
+    def __enter__(self) -> QueueTicket:
         return self
 
     def __exit__(
@@ -40,7 +40,7 @@ class QueuePlace:
             self.leave()
 
     def take(self, let_go: Callable[[], None]) -> None:
-        """Holds the place from now on. let_go: lets the next request begin."""
+        """Holds the ticket from now on. let_go: lets the next request begin."""
         self._let_go = let_go
 
     def share(self, let_go: Callable[[Callable[[], None]], None]) -> None:
@@ -62,28 +62,28 @@ class QueuePlace:
 
 
 class Reservation:
-    """A place in a queue for a later request. The other processes see it when it is taken."""
+    """A ticket of a queue for a later request. The other processes see it when it is taken."""
 
     def __init__(
         self,
         entering: Coroutine[None, None, None],
-        place: QueuePlace,
-        hold: Callable[[QueuePlace], Coroutine[None, None, None]],
+        ticket: QueueTicket,
+        hold: Callable[[QueueTicket], Coroutine[None, None, None]],
     ) -> None:
-        self._place = place
+        self._ticket = ticket
         self._entering = asyncio.ensure_future(entering)
         self._hold = hold
 
-    async def taken(self) -> QueuePlace:
-        """Waits until it is this place's turn. Given up, it stays reserved."""
+    async def taken(self) -> QueueTicket:
+        """Waits until it is this ticket's turn. Given up, it stays reserved."""
         await asyncio.shield(self._entering)
-        await self._hold(self._place)
-        return self._place
+        await self._hold(self._ticket)
+        return self._ticket
 
     def drop(self) -> None:
-        """Gives the place up."""
+        """Gives the ticket up."""
         self._entering.cancel()
-        self._place.leave()
+        self._ticket.leave()
 
 
 class Queues:
@@ -101,51 +101,51 @@ class Queues:
     def __len__(self) -> int:
         return len(self._locks)
 
-    async def enter_free(self, name: tuple[str, str], place: QueuePlace) -> bool:
+    async def enter_free(self, name: tuple[str, str], ticket: QueueTicket) -> bool:
         """Enters an empty queue. False: it is not empty. Raises: Unavailable."""
         if name in self._locks:
             return False
-        await self._enter(name, place)
+        await self._enter(name, ticket)
         if self._leases.is_needed:
-            if not await self._leases.try_take(line_name(*name)):
-                place.leave()
+            if not await self._leases.try_take(lock_name(*name)):
+                ticket.leave()
                 return False
-            self._give_back(name, place)
+            self._give_back(name, ticket)
         return True
 
-    async def enter(self, name: tuple[str, str], place: QueuePlace, most: int | None = None) -> None:
+    async def enter(self, name: tuple[str, str], ticket: QueueTicket, most: int | None = None) -> None:
         """Waits until the requests before this one have left.
 
         most: how many of those that have a limit may be in the queue; None: it has none.
         Raises: TooManySends, Unavailable.
         """
-        await self._enter(name, place, most)
-        await self._hold(name, place)
+        await self._enter(name, ticket, most)
+        await self._hold(name, ticket)
 
-    async def _hold(self, name: tuple[str, str], place: QueuePlace) -> None:
+    async def _hold(self, name: tuple[str, str], ticket: QueueTicket) -> None:
         """Waits until no other process is in the queue, either."""
-        if self._leases.is_needed and not place.is_shared:
+        if self._leases.is_needed and not ticket.is_shared:
             try:
-                await self._leases.take(line_name(*name))
+                await self._leases.take(lock_name(*name))
             except BaseException:
-                place.leave()
+                ticket.leave()
                 raise
-            self._give_back(name, place)
+            self._give_back(name, ticket)
 
-    def _give_back(self, name: tuple[str, str], place: QueuePlace) -> None:
-        """Makes a place return the lock when it is left; the next request here begins after that."""
-        line = line_name(*name)
+    def _give_back(self, name: tuple[str, str], ticket: QueueTicket) -> None:
+        """Makes a ticket return the lock when it is left; the next request here begins after that."""
+        lock = lock_name(*name)
 
         def let_go(next_: Callable[[], None]) -> None:
-            giving = self._leases.give(line)
+            giving = self._leases.give(lock)
             if giving is None:
                 next_()
             else:
                 giving.add_done_callback(lambda _: next_())
 
-        place.share(let_go)
+        ticket.share(let_go)
 
-    async def _enter(self, name: tuple[str, str], place: QueuePlace, most: int | None = None) -> None:
+    async def _enter(self, name: tuple[str, str], ticket: QueueTicket, most: int | None = None) -> None:
         if most is not None:
             if self._counted[name] >= most:
                 raise TooManySends(
@@ -164,12 +164,12 @@ class Queues:
             lock.release()
             self._left(name, most)
 
-        place.take(let_go)
+        ticket.take(let_go)
 
     def reserve(self, name: tuple[str, str]) -> Reservation:
-        """Returns a place after those in the queue now. No limit holds for it."""
-        place = QueuePlace()
-        return Reservation(self._enter(name, place), place, partial(self._hold, name))
+        """Returns a ticket after those in the queue now. No limit holds for it."""
+        ticket = QueueTicket()
+        return Reservation(self._enter(name, ticket), ticket, partial(self._hold, name))
 
     def _left(self, name: tuple[str, str], most: int | None) -> None:
         self._inside[name] -= 1

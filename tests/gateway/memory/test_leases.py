@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.run.memory.leases import LEASE_S, Leases, line_name
-from gateway.run.memory.queue import QueuePlace, Queues
+from gateway.run.memory.leases import LEASE_S, Leases, lock_name
+from gateway.run.memory.queue import Queues, QueueTicket
 from storage.errors import Unavailable
 from storage.sql.conversation_locks import ConversationLocks
 from storage.sql.store import Store
@@ -71,35 +71,35 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     await store.close()
 
 
-async def begun(world: World, queues: Queues, place: QueuePlace) -> asyncio.Task[None]:
+async def begun(world: World, queues: Queues, ticket: QueueTicket) -> asyncio.Task[None]:
     """A request that has asked for the conversation, and got as far as it could."""
-    task = asyncio.create_task(queues.enter(NAME, place))
+    task = asyncio.create_task(queues.enter(NAME, ticket))
     await world.rest()
     return task
 
 
 async def test_a_request_waits_for_those_of_other_processes(world: World) -> None:
-    first, second, third = QueuePlace(), QueuePlace(), QueuePlace()
+    first, second, third = QueueTicket(), QueueTicket(), QueueTicket()
     await world.one.enter(NAME, first)
     waiting = await begun(world, world.other, second)
     behind = await begun(world, world.one, third)
     assert not waiting.done()
     first.leave()
     await world.rest()
-    world.tell(line_name(*NAME))
+    world.tell(lock_name(*NAME))
     await waiting
     await world.rest()
     assert not behind.done(), "the line was handed over, not kept"
     second.leave()
     await world.rest()
-    world.tell(line_name(*NAME))
+    world.tell(lock_name(*NAME))
     await behind
     third.leave()
 
 
 async def test_a_process_that_died_is_waited_for_as_long_as_its_lease(world: World) -> None:
-    await world.one.enter(NAME, QueuePlace())  # and nothing more is heard of it
-    waiting = await begun(world, world.other, QueuePlace())
+    await world.one.enter(NAME, QueueTicket())  # and nothing more is heard of it
+    waiting = await begun(world, world.other, QueueTicket())
     world.tell()
     await world.rest()
     assert not waiting.done()
@@ -110,7 +110,7 @@ async def test_a_process_that_died_is_waited_for_as_long_as_its_lease(world: Wor
 
 async def test_what_could_not_be_given_back_is_given_back_when_the_database_works_again(world: World) -> None:
     lines = world.lines[0]
-    first, second, third = QueuePlace(), QueuePlace(), QueuePlace()
+    first, second, third = QueueTicket(), QueueTicket(), QueueTicket()
     await world.one.enter(NAME, first)
     lines.is_broken = True
     first.leave()
@@ -121,25 +121,25 @@ async def test_what_could_not_be_given_back_is_given_back_when_the_database_work
     for recovered in lines.recoveries:
         recovered()
     await world.rest()
-    world.tell(line_name(*NAME))
+    world.tell(lock_name(*NAME))
     await waiting
     # Only once: what is taken again is not given back behind its holder.
     behind = await begun(world, world.one, third)
     second.leave()
     await world.rest()
-    world.tell(line_name(*NAME))
+    world.tell(lock_name(*NAME))
     await behind
     for recovered in lines.recoveries:
         recovered()
     await world.rest()
-    assert await lines.held([line_name(*NAME)])
+    assert await lines.held([lock_name(*NAME)])
     third.leave()
 
 
 async def test_a_client_that_leaves_while_it_waits_holds_up_nobody(world: World) -> None:
-    first, third = QueuePlace(), QueuePlace()
+    first, third = QueueTicket(), QueueTicket()
     await world.one.enter(NAME, first)
-    waiting = await begun(world, world.other, QueuePlace())
+    waiting = await begun(world, world.other, QueueTicket())
     waiting.cancel()
     await world.rest()
     first.leave()
@@ -151,7 +151,7 @@ async def test_a_client_that_leaves_while_it_waits_holds_up_nobody(world: World)
 
 
 async def test_nobody_waits_where_only_a_free_queue_is_entered(world: World) -> None:
-    first, second = QueuePlace(), QueuePlace()
+    first, second = QueueTicket(), QueueTicket()
     await world.one.enter(NAME, first)
     assert not await world.one.enter_free(NAME, second)
     assert not await world.other.enter_free(NAME, second)
@@ -165,15 +165,15 @@ async def test_nobody_waits_where_only_a_free_queue_is_entered(world: World) -> 
 async def test_a_reserved_place_is_seen_by_others_when_it_is_taken(world: World) -> None:
     reserved = world.one.reserve(NAME)
     await world.rest()
-    elsewhere = QueuePlace()
+    elsewhere = QueueTicket()
     await world.other.enter(NAME, elsewhere)
-    behind = await begun(world, world.one, QueuePlace())
+    behind = await begun(world, world.one, QueueTicket())
     taking = asyncio.create_task(reserved.taken())
     await world.rest()
     assert not taking.done()
     elsewhere.leave()
     await world.rest()
-    world.tell(line_name(*NAME))
+    world.tell(lock_name(*NAME))
     await taking
     assert not behind.done()
     reserved.drop()

@@ -34,7 +34,7 @@ from gateway.errors import Conflict, GatewayError
 from gateway.run.event_log import EventLog, stored_events
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import new_conversation_uid
-from gateway.run.memory.queue import QueuePlace
+from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import Sink, UnseenSink
 from storage.commands import RunAccept
 from storage.errors import NotFound, StoreError
@@ -157,13 +157,13 @@ class BackgroundRuns:
         if run.is_over and known is None:
             # A process that died has ended it; only what follows on its end is left, which needs no ticket.
             try:
-                return await self._perform(agent, run, name, open_run, QueuePlace(), attempt, tries)
+                return await self._perform(agent, run, name, open_run, QueueTicket(), attempt, tries)
             finally:
                 self._open.close(open_run)
         reserved = self._open.begin(open_run)
         try:
-            place = await reserved.taken()
-            ended = await self._perform(agent, run, name, open_run, place, attempt, tries)
+            ticket = await reserved.taken()
+            ended = await self._perform(agent, run, name, open_run, ticket, attempt, tries)
         except (StoreError, asyncio.CancelledError):
             if self._shared.is_shared:
                 # Another process may continue the run, and has to find the conversation free.
@@ -336,7 +336,7 @@ class BackgroundRuns:
         run: Run,
         name: str,
         open_run: OpenRun,
-        place: QueuePlace,
+        ticket: QueueTicket,
         attempt: int,
         tries: int,
     ) -> PerformedRun | None:
@@ -352,7 +352,7 @@ class BackgroundRuns:
             if tries > (MOST_BEGINNINGS if found.state is RunState.CREATED else MOST_TRIES):
                 await self._end(found, f"{LEFT} It was tried {tries - 1} times.")
             else:
-                await self._attempt(agent, found, open_run, stored, name, place, attempt, log)
+                await self._attempt(agent, found, open_run, stored, name, ticket, attempt, log)
             found = await store.runs.load(agent.id, run.id) or found
         if not found.is_over:
             found = await self._end(found, _INTERNAL)
@@ -366,7 +366,7 @@ class BackgroundRuns:
         open_run: OpenRun,
         stored: StoredRequest,
         name: str,
-        place: QueuePlace,
+        ticket: QueueTicket,
         attempt: int,
         log: EventLog | None,
     ) -> None:
@@ -382,7 +382,7 @@ class BackgroundRuns:
             )
             asked = replace(stored.run_request(found, name), passes=open_run.passes)
             accepted = AcceptedRun(run, stored.written(with_messages=False), attempt)
-            await self._runs.perform(asked, accepted, place, view, sink)
+            await self._runs.perform(asked, accepted, ticket, view, sink)
         except MessageGone:
             await self._end(run, _GONE)
         except (StoreError, asyncio.CancelledError):
