@@ -25,15 +25,19 @@ _ACCOUNT: Final = frozenset(("openai-organization", "openai-project"))
 
 
 class OpenAICompatible:
-    """One upstream. default_path: the path of an address that has none.
+    """One upstream.
 
+    name: of the upstream in the settings.
     base_url: with the version, without a slash at its end: `https://api.openai.com/v1`.
     key: sent as a bearer token; None: the caller's own `Authorization` value is passed on, and with it alone
         the organization and the project that the caller names.
     headers: sent with every request, before and instead of the caller's of the same name.
     transport: closed with the provider; None: one of its own.
+
+    Raises: ValueError: `base_url` is no address of an upstream.
     """
 
+    # The path of an address that has none; a subclass may have one.
     default_path = ""
 
     def __init__(

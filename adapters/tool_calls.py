@@ -24,9 +24,9 @@ from adapters.base import ModelReply, read_whole
 from adapters.types import Event, Json
 
 _CALLS = b'"tool_calls"'
-_MISTRALS: Final = re.compile(r"[a-zA-Z0-9]{9}")
-_UNSIGNED: Final[Json] = {"thought_signature": "skip_thought_signature_validator"}
-_ASKS_NONE: Final = re.compile(r"(?:.*/)?gemini-[12]\b")
+_MISTRAL_ID: Final = re.compile(r"[a-zA-Z0-9]{9}")
+_NO_SIGNATURE: Final[Json] = {"thought_signature": "skip_thought_signature_validator"}
+_NEEDS_NO_SIGNATURE: Final = re.compile(r"(?:.*/)?gemini-[12]\b")
 _ANY_CALL: Final = b'"tool_call'  # the beginning of "tool_calls" and of "tool_call_id"
 
 
@@ -37,6 +37,7 @@ class CallIndexer:
         self._counts: dict[Any, int] = {}  # choice -> calls begun so far
 
     def add_index(self, event: Event) -> Event:
+        """Returns an event whose pieces of calls have indices; the same event where nothing was missing."""
         if event.data is None or _CALLS not in event.data:
             return event
         try:
@@ -129,7 +130,10 @@ def with_signatures(body: bytes) -> bytes:
 
 
 def _changed(body: bytes, change: Callable[[str, list[Json]], bool]) -> bytes:
-    """change: takes a model's name and the messages; it returns whether it has changed any."""
+    """Returns a body with changed messages; the same bytes where nothing was changed.
+
+    change: takes a model's name and the messages, changes these in place, and returns whether it has changed any.
+    """
     if _ANY_CALL not in body:
         return body
     try:
@@ -144,12 +148,13 @@ def _changed(body: bytes, change: Callable[[str, list[Json]], bool]) -> bytes:
 
 
 def _rename(model: str, messages: list[Json]) -> bool:
+    """Gives ids of Mistral's form to calls and to the results that name them. Returns whether any was changed."""
     named: list[tuple[Json, str]] = [(message, "tool_call_id") for message in messages]
     named += [(call, "id") for message in messages for call in _calls_of(message)]
     foreign = [
         (each, key)
         for each, key in named
-        if isinstance(each.get(key), str) and not _MISTRALS.fullmatch(each[key])
+        if isinstance(each.get(key), str) and not _MISTRAL_ID.fullmatch(each[key])
     ]
     for each, key in foreign:
         each[key] = blake2b(each[key].encode("utf-8", "surrogatepass")).hexdigest()[:9]
@@ -157,7 +162,8 @@ def _rename(model: str, messages: list[Json]) -> bool:
 
 
 def _sign(model: str, messages: list[Json]) -> bool:
-    if _ASKS_NONE.match(model):
+    """Marks the first call of each message since the user's last as one without a signature. Returns as `_rename`."""
+    if _NEEDS_NO_SIGNATURE.match(model):
         return False
     begun = max((n for n, message in enumerate(messages) if message.get("role") == "user"), default=0)
     first = [calls[0] for message in messages[begun:] if (calls := _calls_of(message))]
@@ -165,7 +171,7 @@ def _sign(model: str, messages: list[Json]) -> bool:
     for call in unsigned:
         given = call.get("extra_content")
         extra = given if isinstance(given, dict) else {}
-        call["extra_content"] = {**extra, "google": {**_google_of(call), **_UNSIGNED}}
+        call["extra_content"] = {**extra, "google": {**_google_of(call), **_NO_SIGNATURE}}
     return bool(unsigned)
 
 

@@ -18,7 +18,7 @@ from adapters.anthropic import DEFAULT_VERSION, MARKED, OAUTH, SAMPLING_VERSION,
 from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.refused import words_of
 from adapters.batch.result_lines import read_results
-from adapters.batch.sdk_client import EARLY_S, PAGE, SdkBatches, as_live
+from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, as_live
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.reply import completion
 from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
@@ -103,7 +103,7 @@ class AnthropicBatches(SdkBatches):
         with self._translated():
             # Newest first.
             async for batch in self._client.messages.batches.list(limit=PAGE):
-                if batch.created_at.timestamp() < part.since - EARLY_S:
+                if batch.created_at.timestamp() < part.since - CLOCK_SKEW_S:
                     break
                 counts = batch.request_counts
                 total = (
@@ -150,10 +150,10 @@ class AnthropicBatches(SdkBatches):
                 await reply.close()
 
     async def cancel(self, id: str) -> None:
-        await self._quietly(self._client.messages.batches.cancel(id))
+        await self._await_if_open(self._client.messages.batches.cancel(id))
 
     async def discard(self, id: str, part: BatchPart) -> None:
-        await self._quietly(self._client.messages.batches.delete(id))
+        await self._await_if_open(self._client.messages.batches.delete(id))
 
 
 async def _joined(lines: BinaryIO) -> AsyncIterator[bytes]:

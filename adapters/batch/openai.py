@@ -18,7 +18,7 @@ import orjson
 from adapters.base import BatchPart, PartResult, PartState
 from adapters.batch.refused import MOST_WORDS, is_transient, words_of
 from adapters.batch.result_lines import read_results
-from adapters.batch.sdk_client import EARLY_S, PAGE, SdkBatches, as_live
+from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, as_live
 from adapters.errors import ProviderBroke, ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused
 from adapters.types import Json
 
@@ -76,7 +76,7 @@ class OpenAIBatches(SdkBatches):
             if error.status < 500:
                 # Nothing else will delete it. The refusal is reported in any case.
                 with suppress(ProviderError):
-                    await self._quietly(self._client.files.delete(file.id))
+                    await self._await_if_open(self._client.files.delete(file.id))
                 if _CROWDED.search(error.message):
                     words = error.message
                     raise ProviderCrowded(words, status=error.status, room=_room(words)) from error
@@ -91,7 +91,7 @@ class OpenAIBatches(SdkBatches):
             async for batch in self._client.batches.list(limit=PAGE):
                 if (batch.metadata or {}).get(MARK) == part.mark:
                     return batch.id
-                if batch.created_at < part.since - EARLY_S:
+                if batch.created_at < part.since - CLOCK_SKEW_S:
                     break
         with suppress(ProviderError):
             await self._delete_upload(part)
@@ -101,7 +101,7 @@ class OpenAIBatches(SdkBatches):
         """Deletes the files that were uploaded for a part, where no batch names them."""
         with self._translated():
             async for file in self._client.files.list(purpose="batch", order="desc", limit=PAGE):
-                if file.created_at < part.since - EARLY_S:
+                if file.created_at < part.since - CLOCK_SKEW_S:
                     break
                 if file.filename == _name(part):
                     await self._client.files.delete(file.id)
@@ -127,7 +127,7 @@ class OpenAIBatches(SdkBatches):
                 raise garbled
 
     async def cancel(self, id: str) -> None:
-        await self._quietly(self._client.batches.cancel(id))
+        await self._await_if_open(self._client.batches.cancel(id))
 
     async def discard(self, id: str, part: BatchPart) -> None:
         files = await self._found(self._client.batches.retrieve(id), _files)
@@ -135,7 +135,7 @@ class OpenAIBatches(SdkBatches):
             await self._delete_upload(part)
         for file in files or ():
             if file:
-                await self._quietly(self._client.files.delete(file))
+                await self._await_if_open(self._client.files.delete(file))
 
 
 def _state(batch: Batch) -> PartState:

@@ -15,7 +15,7 @@ from adapters.errors import ProviderRefused, ProviderUnreachable
 
 T = TypeVar("T")
 V = TypeVar("V")
-EARLY_S: Final = 60.0  # how late a provider's clock may be
+CLOCK_SKEW_S: Final = 60.0  # by which a provider's clock may be behind the gateway's
 PAGE: Final = 100  # batches or files that are listed at once
 _MISSING: Final = (
     "the package {sdk!r} is not installed on the gateway's machine: run pip install 'mnemogate[batches]', or in a "
@@ -32,12 +32,14 @@ def as_live(proxy: str | None) -> dict[str, Any]:
 
 
 class SdkBatches:
-    """An account with batches that outlive this process. headers: sent with every request.
+    """An account with batches that outlive this process. The base of those that speak by a provider's SDK.
 
-    sdk: the package of the provider's SDK, which a subclass imports for its `_client` when that is first needed. It is
-    one of the extra `batches`.
+    headers: sent with every request.
+    now: seconds since the epoch, by which a Retry-After is read.
+    proxy: the one of the settings; None: none.
     """
 
+    # The package of the SDK, one of the extra `batches`. A subclass imports it when `_client` is first needed.
     sdk: ClassVar[str]
     again_s: float | None = None
     is_durable = True
@@ -58,6 +60,7 @@ class SdkBatches:
 
     @property
     def missing(self) -> str | None:
+        """The reason for which no batch can be submitted; None: the SDK is installed."""
         return _MISSING.format(sdk=self.sdk) if find_spec(self.sdk) is None else None
 
     def _check_installed(self) -> None:
@@ -67,6 +70,7 @@ class SdkBatches:
 
     @cached_property
     def _client(self) -> Any:
+        """The SDK's client, which a subclass makes."""
         raise NotImplementedError
 
     async def aclose(self) -> None:
@@ -89,7 +93,7 @@ class SdkBatches:
                 raise
             return None
 
-    async def _quietly(self, call: Coroutine[Any, Any, object]) -> None:
+    async def _await_if_open(self, call: Coroutine[Any, Any, object]) -> None:
         """Awaits a call; a refusal means that nothing is left to do: the batch has ended, or is gone."""
         try:
             with self._translated():

@@ -58,18 +58,20 @@ class WriterLimits(Struct, frozen=True):
     gather_s: float = 0.004
     # The most writes of a batch, so that its first write need not wait for hundreds.
     batch_items: int = 256
-    # After so many batches of turns in a row one bulk write goes first, because the search index must not
-    # never catch up.
+    # After so many batches of turns in a row one bulk write goes first, or the search index would never catch up.
     fair_batches: int = 32
     # A batch that takes longer makes the status `slow`.
     slow_s: float = 1.0
+    # An idle writer empties the log after so long.
     idle_s: float = 1.0
-    # checkpoint_bytes, pause_bytes: size of the log at which it is written back without waiting for readers,
-    # and at which writes wait for readers and for all of it (inline write-backs of 4 MB gave commits of 3-7
-    # ms at p99). A file of twice the former is emptied.
+    # Size of the log at which it is written back without waiting for readers. (Write-backs of 4 MB within a commit gave
+    # commits of 3 to 7 ms at p99.) A log of twice the size is emptied.
     checkpoint_bytes: int = 16 << 20
+    # Size of the log at which writes wait for readers, until all of it is written back,
     pause_bytes: int = 64 << 20
+    # and how long they wait.
     pause_ms: int = 1000
+    # Pauses between attempts to open a failed database again: the first, and the longest.
     retry_first_s: float = 0.25
     retry_most_s: float = 10.0
 
@@ -80,8 +82,11 @@ _OVERHEAD_BYTES = 1024
 
 @dataclass(slots=True)
 class _Write(Generic[T]):
+    """A write that waits. The fields are the parameters of `Writer.submit`."""
+
     function: Callable[[sqlite3.Connection], T]
     future: asyncio.Future[T]
+    # In bytes, with `_OVERHEAD_BYTES`.
     size: int
     begins: bool
 
@@ -110,8 +115,8 @@ class Writer:
     watch: it watches that connection.
     changes: called with what a batch has changed, before its writes are answered.
     log_copier: copies a grown log.
-    failed: called with what is wrong when writing fails after it worked
-    recovered: when it works again.
+    failed: called with the fault when writing fails after it worked.
+    recovered: called when writing works again.
     """
 
     def __init__(
@@ -139,11 +144,11 @@ class Writer:
         self._running: list[_Write[Any]] = []
         self._running_since = 0.0
         self._is_gathering = False
-        self._streak = 0
+        self._turn_batches = 0  # batches of turns since the last bulk write
         self._driver: Driver | None = None
         self._calls: LoopCalls | None = None  # that the thread makes; None: it does not write yet
         self._fault: Unavailable | None = None
-        self._tried = False  # an attempt to mend the present fault has failed
+        self._has_failed_again = False  # an attempt to mend the present fault has failed
         self._mending: asyncio.Task[None] | None = None
         self._recovering = asyncio.Lock()
         self._closing = False
@@ -177,11 +182,11 @@ class Writer:
     def _start_failed(self, error: StoreError) -> None:
         if not isinstance(error, Unavailable):
             raise error
-        self._tried = True
+        self._has_failed_again = True
         self._fail(error)
 
     async def drain(self, timeout_s: float) -> bool:
-        """Waits until nothing is waiting; False when that took too long."""
+        """Waits until all writes are performed. Returns False where that took longer than `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
                 self._emptied.clear()
@@ -192,7 +197,7 @@ class Writer:
         return True
 
     async def finish(self, timeout_s: float) -> bool:
-        """Takes nothing more and drains; what is left after that fails with Closed."""
+        """Refuses new writes and drains; what is left then fails with Closed. Returns whether nothing was left."""
         self._closing = True
         if self._fault is not None:
             self._fail_waiting(self._fault)
@@ -287,7 +292,7 @@ class Writer:
         """
         if self._closing:
             raise Closed(f"{self._path} is closed")
-        if self._fault is not None and self._tried:
+        if self._fault is not None and self._has_failed_again:
             raise self._fault.again()
         queue = self._bulk if is_bulk else self._turns
         size = bytes + _OVERHEAD_BYTES
@@ -336,19 +341,19 @@ class Writer:
             return
         turns, bulk = self._turns, self._bulk
         # Turns go first, but after `fair_batches` batches of them one bulk write is let through.
-        if turns.writes and not (bulk.writes and self._streak >= self._limits.fair_batches):
+        if turns.writes and not (bulk.writes and self._turn_batches >= self._limits.fair_batches):
             self._running = turns.take(self._limits.batch_items)
-            self._streak += 1
+            self._turn_batches += 1
         elif bulk.writes:
             self._running = bulk.take(1)
-            self._streak = 0
+            self._turn_batches = 0
         else:
-            self._streak = 0
-            self._rest()
+            self._turn_batches = 0
+            self._schedule_idle()
             return
         self._running_since = self._loop.time()
         # A bulk write has enough to do for a processor of its own.
-        driver.post(partial(self._perform, self._running), is_near=self._streak > 0)
+        driver.post(partial(self._perform, self._running), is_near=self._turn_batches > 0)
 
     def _perform(self, batch: list[_Write[Any]], connection: sqlite3.Connection) -> None:
         """Runs a batch in the writer's thread. Never raises."""
@@ -374,7 +379,7 @@ class Writer:
         if report.fault is not None:
             self._fail(report.fault)
         else:
-            self._relieve()
+            self._shrink_log()
             self._pump()  # before the futures, so that the thread works while they are answered
         for write, outcome in zip(batch, report.outcomes, strict=True):
             _settle(write, outcome)
@@ -415,10 +420,10 @@ class Writer:
                     answer = Broken(answer.message)
                 self._fault = answer
                 self._last_error = answer.message
-                self._tried = True
+                self._has_failed_again = True
                 self._fail_waiting(answer)
                 return False
-            self._driver, self._fault, self._tried = driver, None, False
+            self._driver, self._fault, self._has_failed_again = driver, None, False
             self._wal_full = self._limits.checkpoint_bytes
         self._recovered()
         self._pump()
@@ -450,13 +455,13 @@ class Writer:
             return
         self._fault = fault
         self._report_failure(fault)
-        if self._tried:
+        if self._has_failed_again:
             self._fail_waiting(fault)
         self._mending = self._loop.create_task(self._mend(), name="mnemogate-writer-mend")
 
     async def _mend(self) -> None:
         pause_s = self._limits.retry_first_s
-        if self._tried:
+        if self._has_failed_again:
             await asyncio.sleep(pause_s)
         while not await self.recover():
             await asyncio.sleep(pause_s)
@@ -470,8 +475,8 @@ class Writer:
 
     # -- the log ------------------------------------------------------------------------------------------------------
 
-    def _rest(self) -> None:
-        """Rests. One timer stands while there may be something to write back, and looks again if work came."""
+    def _schedule_idle(self) -> None:
+        """Has `_idle` called when nothing was written for `idle_s`, if there may be a log to write back."""
         self._active_at = self._loop.time()
         if self._idle_timer is None and self._wal_bytes and not self._closing:
             self._idle_timer = self._loop.call_later(self._limits.idle_s, self._idle)
@@ -488,7 +493,7 @@ class Writer:
         else:
             self._post_write_back(at_rest=True)
 
-    def _relieve(self) -> None:
+    def _shrink_log(self) -> None:
         """Has a grown log written back. What was written last is in it, so that there is something to copy."""
         if self._wal_bytes <= self._wal_full or not self._log_free.is_set():
             return
@@ -557,7 +562,7 @@ class Writer:
         self._log_free.set()
         if not done:
             # It is being read. What was forgotten may lie in it, so that is not left to the next write.
-            self._rest()
+            self._schedule_idle()
 
     def _note_log(self, size: int, done: bool) -> None:
         """Notes the size of the log's file. done: all was written back; then it grows only once it is full again."""

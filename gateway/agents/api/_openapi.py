@@ -69,13 +69,13 @@ class PlainRoute(Struct, frozen=True):
     path: str
     summary: str
     answer: type[Struct]
-    # Of JSON; BINARY: a file.
+    # The struct of the JSON body; `FileBody`: the body is a file; None: there is none.
     body: type[Struct] | None = None
     query: type[Struct] | None = None
     status: str = "200"
 
 
-class BINARY(Struct, frozen=True):
+class FileBody(Struct, frozen=True):
     """Stands for a body that is a file."""
 
 
@@ -112,7 +112,7 @@ PLAIN_ROUTES = (
     PlainRoute("DELETE", f"{_LIMITS}/{{id}}", "Remove a limit.", manage.DeletedRecord),
     PlainRoute("GET", _IMPORTS, "List imports.", manage.ImportList, query=manage.ImportListParameters),
     PlainRoute(
-        "POST", _IMPORTS, "Import a file.", manage.ManagedImport, BINARY, manage.ImportParameters, "202"
+        "POST", _IMPORTS, "Import a file.", manage.ManagedImport, FileBody, manage.ImportParameters, "202"
     ),
     PlainRoute("GET", f"{_IMPORTS}/{{id}}", "Show an import.", manage.ManagedImport),
     PlainRoute("DELETE", f"{_IMPORTS}/{{id}}", "Undo an import.", manage.ManagedImport),
@@ -127,7 +127,7 @@ def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
         kind
         for route in PLAIN_ROUTES
         for kind in (route.body, route.answer, route.query)
-        if kind not in (None, BINARY)
+        if kind not in (None, FileBody)
     }
     _, components = msgspec.json.schema_components(
         sorted(kinds, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"
@@ -199,7 +199,7 @@ def _plain_operation(route: PlainRoute, components: dict[str, Any]) -> dict[str,
             **{status: _answer(_ERRORS[status], "Error") for status in sorted(statuses)},
         },
     }
-    if route.body is BINARY:
+    if route.body is FileBody:
         operation["requestBody"] = {
             "required": True,
             "content": {_FILE["contentMediaType"]: {"schema": _FILE}},
@@ -235,4 +235,5 @@ def _schema(convertor: str) -> dict[str, Any]:
 
 
 def _requires(kind: type[Struct]) -> bool:
+    """Returns whether a body has to be sent: one of its fields is required."""
     return any(each.required for each in msgspec.structs.fields(kind))

@@ -1,4 +1,7 @@
-"""The parameters of queries, as the agents API takes them."""
+"""The parameters of queries, as the agents API takes them. Their names and values are Letta's.
+
+A field that is `refused` raises 422 where it is sent; one that is `NoEffect` is named in `x-mnemogate-kept`.
+"""
 
 from __future__ import annotations
 
@@ -26,22 +29,24 @@ _NO_IDENTITIES = refused("An identity has agents alone; blocks have tags.")
 class PageQuery(Body):
     """A page of a list."""
 
-    # before, after: ids between which it lies, exclusive, in the order asked for.
+    # The id before which the page ends, in the order asked for.
     before: Maybe[str] = UNSET
+    # The id after which it begins.
     after: Maybe[str] = UNSET
     limit: Maybe[Limit] = UNSET
     order: Maybe[Order] = UNSET
     order_by: Maybe[Literal["created_at"]] = UNSET
     ascending: Maybe[bool] = UNSET
 
-    def newest_first(self, otherwise: bool = True) -> bool:
-        """Returns whether the newest come first. otherwise: the default."""
+    def newest_first(self, default: bool = True) -> bool:
+        """Returns whether the newest come first. `order` counts before `ascending`."""
         if isinstance(self.order, str):
             return self.order == "desc"
-        return not self.ascending if isinstance(self.ascending, bool) else otherwise
+        return not self.ascending if isinstance(self.ascending, bool) else default
 
-    def size(self, otherwise: int = 50) -> int:
-        return self.limit if isinstance(self.limit, int) else otherwise
+    def size(self, default: int = 50) -> int:
+        """Returns how many rows the page has at most."""
+        return self.limit if isinstance(self.limit, int) else default
 
 
 class AgentsQuery(PageQuery):
@@ -64,7 +69,7 @@ class AgentsQuery(PageQuery):
 
     @property
     def sorting(self) -> str:
-        """The name of the time by which agents are ordered: created, updated or completed."""
+        """The name of the time by which agents are ordered: created, updated or completed. Raises: Unprocessable."""
         by = self.order_by if isinstance(self.order_by, str) else self.sort_by
         if not isinstance(by, str):
             return "created"

@@ -31,7 +31,7 @@ _FIRST_BACKOFF_S: Final = 0.1
 _LONGEST_COOLDOWN_S: Final = 3600.0  # a Retry-After of a day would be a decision of the operator's
 # A conversation stays at its endpoint, for the provider's cache, until that has this many more requests in flight than
 # the idlest one. Not measured: fewer give up the cache sooner, more let requests queue at one endpoint.
-_MAX_LEAN: Final = 4
+_MOST_MORE_IN_FLIGHT: Final = 4
 _MOST_RETRIES_LEFT: Final = 10.0
 
 
@@ -115,7 +115,7 @@ class EndpointHealth:
         if retry_after_s:
             self._cool_down(now, model, retry_after_s)
 
-    def limited(self, now: float, model: str, retry_after_s: float) -> None:
+    def rate_limited(self, now: float, model: str, retry_after_s: float) -> None:
         """Notes a rate limit of one model: the endpoint itself is well."""
         self.succeeded(model)
         self._cool_down(now, model, retry_after_s)
@@ -192,7 +192,7 @@ def choose_next(
     """Returns the step after a failed attempt, and the seconds to wait before it.
 
     attempts: at this endpoint, for this request.
-    has_peer: another endpoint of the same rank is left
+    has_peer: another endpoint of the same rank is left.
     has_fallback: any endpoint is left.
     may_retry: the retry budget allows one more.
     chance: between 0 and 1.
@@ -241,13 +241,14 @@ def order(members: Sequence[RouteMember], now: float, key: int) -> list[int]:
 
 
 def _spread(members: Sequence[RouteMember], group: list[int], key: int) -> list[int]:
+    """Returns the indices in `group`, all of one rank, in the order in which this conversation tries them."""
     # Rendezvous hashing: each key ranks all members in an order of its own. When a member goes, only the keys that it
     # led move, and they spread over all others.
     ranked = sorted(group, key=lambda i: _score(key, members[i].name), reverse=True)
     # Bounded load: a member with too many requests in flight comes after those that have room.
     least = min(members[i].health.in_flight for i in group)
-    lean = [i for i in ranked if members[i].health.in_flight <= least + _MAX_LEAN]
-    return lean + sorted(set(ranked) - set(lean), key=lambda i: members[i].health.in_flight)
+    has_room = [i for i in ranked if members[i].health.in_flight <= least + _MOST_MORE_IN_FLIGHT]
+    return has_room + sorted(set(ranked) - set(has_room), key=lambda i: members[i].health.in_flight)
 
 
 def _score(key: int, name: str) -> bytes:

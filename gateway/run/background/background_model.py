@@ -44,9 +44,11 @@ class RequestRefused(JobFailed):
 
 
 class ModelAnswer(Struct, frozen=True):
-    """A whole reply. message: as the upstream gave it. finish_reason: stop, length, tool_calls, content_filter."""
+    """A whole reply."""
 
+    # As the upstream gave it.
     message: dict[str, Any]
+    # stop, length, tool_calls, content_filter.
     finish_reason: str | None
     used: Counts
     # The upstream has counted these tokens; False: they are estimated.
@@ -187,16 +189,17 @@ class BackgroundModels:
 
     Callers name the models of their agents' summaries, so that a provider for each would be any number of them.
 
-    make: a provider for a route, with connections of its own. upstreams: those of the settings, by name. The other
-    fields: as of each model.
+    The fields without a comment are those of each `BackgroundModel`.
     """
 
+    # Returns a provider for a route, with connections of its own.
     make: Callable[[Route], Provider]
     meter: Meter
     now: Callable[[], float]
     concurrency: int = 2
     daily_tokens: int = 0
     count: CountCall = lambda outcome, tokens: None
+    # Those of the settings, by name.
     upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)
     _made: dict[str, BackgroundModel] = field(default_factory=dict)  # by upstream
 

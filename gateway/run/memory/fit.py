@@ -30,7 +30,7 @@ from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt, f
 from gateway.tokens import message_tokens, tokenizer_for, upper_bound
 from storage.records import ANY_WINDOW, Evicted
 
-# The client's message by its index, or (None) a stored one that goes before the list.
+# A message that would be sent, and its index in the client's list; None: a stored one, which goes before the list.
 _Entry = tuple[int | None, WireMessage]
 
 
@@ -45,10 +45,12 @@ async def fit(
 
     renewed: the system text for a summary that was not in use before; None: the prompt's own.
     note: the room for a note, which is made later, when it is known what is visible.
-    rounds: what follows it whatever is left out.
+    rounds: messages of hidden rounds, which follow the prompt and always stay.
+
+    Raises: BadRequest: it does not fit, and the request may not be cut.
     """
     context = prompt.target.context_window
-    gone = prompt.beginning.evicted
+    gone = prompt.beginning.evicted  # before this request
     # Bytes are an upper bound of tokens: most requests are never counted.
     more = note.most + sum(message_tokens(m, upper_bound) for m in rounds)
     may_fill = is_crowded(prompt) or (bool(context) and may_exceed(prompt, context or 0, more))
@@ -57,11 +59,11 @@ async def fit(
     count = estimate_tokens if context is None else await _counter(prompt.target.model)
     room = _WindowRoom(prompt, context or ANY_WINDOW, count, renewed=renewed, note=note, rounds=rounds)
     # A summary can be used where the list may begin after it, and where it stands for something.
-    cuts = [
+    cuts = [  # (the first entry after a summary, the summary)
         (at, cut)
         for cut in prompt.beginning.cuts
-        for at in [room.place(cut)]
-        if (at or gone is not None) and may_begin(room.elements, at)
+        for at in [room.first_after(cut)]
+        if (at or gone is not None) and may_begin(room.items, at)
     ]
     begin, chosen = 0, None
     if gone is not None or room.is_over():
@@ -71,7 +73,7 @@ async def fit(
     )
     # The messages after the summary may still be too many; then the oldest of them leave too.
     begin += room.surplus(begin)
-    window = fit_window(room.elements[begin:], room.budget(chosen), lambda i: room.count(begin + i))
+    window = fit_window(room.items[begin:], room.budget(chosen), lambda i: room.count(begin + i))
     kept = [begin + i for i in window.indices]
     note_tokens = room.note_tokens(kept, chosen)
     tokens, most = room.prompt_tokens(kept, chosen)
@@ -310,7 +312,11 @@ def _items(prompt: Prompt, entries: Sequence[_Entry]) -> list[WindowItem]:
 
 
 class _WindowRoom:
-    """The window of a request, and the tokens its messages take of it. Nothing is counted before it has to be."""
+    """The window of a request, and the tokens its messages take of it. Nothing is counted before it has to be.
+
+    `entries` are the messages that would be sent, and `items` the same as the window sees them. `start`, `end` and
+    `index` of the methods count entries.
+    """
 
     def __init__(
         self,
@@ -323,7 +329,7 @@ class _WindowRoom:
         rounds: Sequence[WireMessage],
     ) -> None:
         self.entries = _entries(prompt)
-        self.elements = _items(prompt, self.entries)
+        self.items = _items(prompt, self.entries)
         self._fill = len(prompt.composition.fill)
         self._context = context_tokens
         self._max_tokens = prompt.request.max_tokens
@@ -365,7 +371,7 @@ class _WindowRoom:
             note_tokens=self._note.least,
         )
 
-    def place(self, cut: SummaryCut) -> int:
+    def first_after(self, cut: SummaryCut) -> int:
         """Returns the first entry after a summary."""
         if cut.fill < self._fill:
             return cut.fill
@@ -399,20 +405,20 @@ class _WindowRoom:
     def note_tokens(self, kept: Sequence[int], cut: SummaryCut | None) -> int:
         """Returns what a note may take: all that these messages leave free, up to its most."""
         free = self.budget(cut).most
-        if free - sum(self.elements[i].bound for i in kept) >= self._note.most:
+        if free - sum(self.items[i].bound for i in kept) >= self._note.most:
             return self._note.most
         return max(0, min(self._note.most, free - sum(map(self.count, kept))))
 
     def surplus(self, start: int) -> int:
         """Returns how many messages from `start` on leave because they are too many."""
-        return 0 if self._bounds is None else begin_window(self.elements[start:], self._bounds)
+        return 0 if self._bounds is None else begin_window(self.items[start:], self._bounds)
 
     def context(self, window: Window) -> int:
         """Returns the tokens of the largest window in which there is no room for what left this one."""
         return ANY_WINDOW if window.is_whole and self._is_crowded() else self._context
 
     def _is_crowded(self, start: int = 0, share: float = 1.0) -> bool:
-        return self._bounds is not None and len(self.elements) - start > self._bounds.most * share
+        return self._bounds is not None and len(self.items) - start > self._bounds.most * share
 
     def is_over(self, start: int = 0, cut: SummaryCut | None = None, share: float = 1.0) -> bool:
         """Returns whether the entries from `start` on take more than that share of the window."""
@@ -420,9 +426,9 @@ class _WindowRoom:
             return True
         most = self.budget(cut).high * share
         # Bytes are an upper bound of tokens: where they fit, nothing has to be counted.
-        if sum(element.bound for element in self.elements[start:]) <= most:
+        if sum(item.bound for item in self.items[start:]) <= most:
             return False
-        return self.tokens(start, len(self.elements)) > most
+        return self.tokens(start, len(self.items)) > most
 
     def overfull(self, cuts: Sequence[tuple[int, SummaryCut]], *, is_due: bool) -> Overfull | None:
         """Returns the summary that is wanted: the window fills up, and there is enough after the newest one.
@@ -435,12 +441,12 @@ class _WindowRoom:
         keep = 0 if self._context == ANY_WINDOW else int(high * self._kept)
         least = 0 if self._bounds is None else self._bounds.least
         wanted = Overfull(keep, summary_tokens(self._context), least, self._newest)
-        is_early = self._bounds is not None and len(self.elements) - start > self._bounds.early
+        is_early = self._bounds is not None and len(self.items) - start > self._bounds.early
         if is_due or is_early:
             return wanted
         if not self.is_over(start, newest, EARLY):
             return None
         # A summary covers whole turns, and leaves the last ones as they are.
-        opens = (i for i in range(len(self.elements) - 1, start, -1) if self.elements[i].role == "user")
-        at = next((i for i in opens if self.tokens(i, len(self.elements)) >= keep), start)
+        opens = (i for i in range(len(self.items) - 1, start, -1) if self.items[i].role == "user")
+        at = next((i for i in opens if self.tokens(i, len(self.items)) >= keep), start)
         return wanted if self.tokens(start, at) >= high * WORTH else None

@@ -390,7 +390,7 @@ class Attempts:
         is_limit = failure.kind == "429"
         # Without a key of the gateway's the limit is the caller's own, and does not concern the endpoint.
         if is_limit and failure.retry_after_s and endpoint.has_key:
-            endpoint.health.limited(now, model, failure.retry_after_s)
+            endpoint.health.rate_limited(now, model, failure.retry_after_s)
         elif not is_limit or endpoint.has_key:
             endpoint.health.failed(endpoint.policy, now, model, failure.retry_after_s)
         return failed
