@@ -43,12 +43,12 @@ def folded_words(text: str) -> list[str]:
     return words_in(text.casefold())
 
 
-def telling_words(text: str) -> list[str]:
-    """Returns the words of a text, in lower case, with the signs that tell one from another: C is not C++."""
-    return apart(text.casefold()).split()
+def words_with_signs(text: str) -> list[str]:
+    """Returns the words of a text, in lower case, with the signs that belong to them: C is not C++."""
+    return spaced_words(text.casefold()).split()
 
 
-def apart(line: str) -> str:
+def spaced_words(line: str) -> str:
     """Returns a line with spaces in place of what is no part of a word. ASCII takes a tenth of the time."""
     return line.encode().translate(_APART_ASCII).decode() if line.isascii() else line.translate(_APART)
 
@@ -59,6 +59,7 @@ def stem(word: str) -> str:
 
 
 def words(text: str) -> list[str]:
+    """Returns the runs of letters and digits in a text, in lower case."""
     return words_in(text.lower())
 
 
@@ -67,8 +68,8 @@ def transcribed(text: str) -> list[str]:
     return words(text) if len(text) <= _TRANSCRIPT_CHARS else []
 
 
-def grows(new: str, old: str) -> bool:
-    """Returns whether a transcript went on: it has all words of the old one, of which the last may be completed."""
+def is_grown_transcript(new: str, old: str) -> bool:
+    """Returns whether `new` is a later transcript of what `old` is: it has all its words; the last may be completed."""
     a, b = transcribed(new), transcribed(old)
     if not b or len(a) < len(b) or a[: len(b) - 1] != b[:-1]:
         return False
@@ -76,13 +77,13 @@ def grows(new: str, old: str) -> bool:
     return a[len(b) - 1] == b[-1] or (len(b) > 1 and a[len(b) - 1].startswith(b[-1]))
 
 
-def letters(text: str) -> str:
-    """Returns the words of a text without what is between them."""
+def joined_words(text: str) -> str:
+    """Returns the words of a text, in lower case, as one string without what is between them."""
     return "".join(words(text))
 
 
-def begins(a: str, b: str, least: int = 4) -> bool:
-    """Returns whether the letters spoken, `a`, are the beginning of a reply's, `b`: so many at least, or all."""
+def is_beginning(a: str, b: str, least: int = 4) -> bool:
+    """Returns whether `a`, as `joined_words` returns it, is the beginning of `b`: `least` characters of it, or all."""
     return bool(a) and (a == b or (len(a) >= least and b.startswith(a)))
 
 

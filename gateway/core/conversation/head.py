@@ -14,7 +14,7 @@ from msgspec import Struct
 from gateway.core.conversation.canonical import RESULTS, Canon, Listing, WireMessage, text_of
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.tree import Tree
-from gateway.core.words import begins, grows, letters, without_remark
+from gateway.core.words import is_beginning, is_grown_transcript, joined_words, without_remark
 from storage.records import Exchange, State
 
 # The most messages at the head that may report what was heard of a reply; no measurement.
@@ -147,7 +147,7 @@ def _repeats(
         return not others
     (last, earlier), *_ = others
     is_user = last.get("role") == earlier.get("role") == "user"
-    return others == pairs[-1:] and is_user and grows(text_of(last), text_of(earlier))
+    return others == pairs[-1:] and is_user and is_grown_transcript(text_of(last), text_of(earlier))
 
 
 def _leading(listing: Listing) -> int:
@@ -186,9 +186,11 @@ def _held(tree: Tree, listing: Listing, head: Exchange | None, cut: Sequence[Exc
 
 def _place_resent(held: Sequence[WireMessage], listing: Listing, leading: int) -> int | None:
     """Returns where the held messages report a reply that the first `head` messages of a list report again."""
-    heard = letters(without_remark("".join(map(listing.text, range(leading)))))
+    heard = joined_words(without_remark("".join(map(listing.text, range(leading)))))
     places = (
-        i for i, m in enumerate(held) if m.get("role") == "assistant" and begins(heard, letters(text_of(m)))
+        i
+        for i, m in enumerate(held)
+        if m.get("role") == "assistant" and is_beginning(heard, joined_words(text_of(m)))
     )
     return max(places, default=None)
 
@@ -236,5 +238,5 @@ def _cancelled(tree: Tree, head: Exchange | None, cut: Sequence[Exchange]) -> li
 
 def was_heard(tree: Tree, x: Exchange, listing: Listing, start: int, end: int, least: int = 4) -> bool:
     """Returns whether messages are what was heard of the reply of an exchange. least: letters, as in `begins`."""
-    heard = letters(without_remark("".join(map(listing.text, range(start, end)))))
-    return begins(heard, letters(text_of(tree.content(x).shown_reply or {})), least)
+    heard = joined_words(without_remark("".join(map(listing.text, range(start, end)))))
+    return is_beginning(heard, joined_words(text_of(tree.content(x).shown_reply or {})), least)

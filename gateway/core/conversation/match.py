@@ -21,7 +21,7 @@ from gateway.core.conversation.canonical import Listing, is_user, squash, text_o
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.subsequence import LCS_ATOMS, lcs
-from gateway.core.words import begins, letters, without_remark
+from gateway.core.words import is_beginning, joined_words, without_remark
 from storage.records import Atom, Exchange
 
 LONG_REPLY = 32  # a reply of so many characters is found nowhere else word for word
@@ -458,10 +458,10 @@ def _find_altered(tree: Tree, query: Query, match: Match) -> Match | None:
         end = next((i for i in range(b, len(listing)) if listing.role(i) != "assistant"), len(listing))
         block = tuple(listing.atoms[start:b])
         spoken = "".join(listing.text(i) for i in range(b, end))
-        cut = letters(without_remark(spoken))
+        cut = joined_words(without_remark(spoken))
         is_long = len(squash(spoken)) >= LONG_REPLY
         asked = [c for c in near if _was_asked(tree, c, block, match_point)]
-        like = [c for c in near if c.id in answered and begins(cut, answered[c.id])]
+        like = [c for c in near if c.id in answered and is_beginning(cut, answered[c.id])]
         like_ids = {c.id for c in like}
         # The best evidence is question and reply together. Next comes the question alone, then the reply alone, if it
         # is long or if the question is akin.
@@ -538,7 +538,9 @@ def _letters_of_replies(tree: Tree, exchanges: Sequence[Exchange]) -> dict[int, 
     # The question of each turn is compared next (`_is_akin`).
     tree.load_together([*exchanges, *map(tree.top, exchanges)])
     answered = {c.id: tree.content(c).shown_reply for c in exchanges if not is_tombstone(c)}
-    return {number: letters(text_of(message)) for number, message in answered.items() if message is not None}
+    return {
+        number: joined_words(text_of(message)) for number, message in answered.items() if message is not None
+    }
 
 
 def _is_akin(tree: Tree, e: Exchange, listing: Listing, at: int) -> bool:

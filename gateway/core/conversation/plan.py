@@ -23,7 +23,7 @@ from gateway.core.conversation.head import HEARD, Spoken, find_head, was_heard
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Match, MemoryUse, Query, find_match
 from gateway.core.conversation.tree import PathElement, Tree, end_offset, is_forgotten, is_tombstone, moved_at
-from gateway.core.words import letters, transcribed
+from gateway.core.words import joined_words, transcribed
 from storage.records import Atom, Evicted, Exchange, State
 
 # Characters, white space aside. "Hi" and "Hello" are in many messages that quote nothing; no measurement.
@@ -413,7 +413,7 @@ def _may_be_asked(tree: Tree, x: Exchange, asked: str, *, is_doubtful: bool) -> 
     A message without words (a framework puts one before a reply that begins its list) is no form of one with words.
     is_doubtful: more than the words is another one.
     """
-    return bool(letters(asked) and not is_doubtful) or _was_within(tree, x, asked)
+    return bool(joined_words(asked) and not is_doubtful) or _was_within(tree, x, asked)
 
 
 def _may_be_inputs(
@@ -448,7 +448,7 @@ def _was_within(tree: Tree, x: Exchange, text: str) -> bool:
     if is_tombstone(x):
         return True
     was = "".join(map(text_of, (tree.content(x).messages or ())[-1:]))
-    return squash(text) in squash(was) and bool(letters(text) or not letters(was))
+    return squash(text) in squash(was) and bool(joined_words(text) or not joined_words(was))
 
 
 def _begin_of_reply(x: Exchange, parent: Exchange | None, listing: Listing, end: int) -> int:

@@ -22,7 +22,7 @@ from gateway.core.conversation.canonical import (
     text_of,
 )
 from gateway.core.conversation.stored_path import refused
-from gateway.core.words import begins, letters, without_remark, words
+from gateway.core.words import is_beginning, joined_words, without_remark, words
 from storage.records import Atom, Exchange
 
 # Chosen: what was heard of a reply is looked for in no more of the messages in front of what is new.
@@ -94,12 +94,12 @@ def as_heard(
 def _cut(turn: Sequence[Exchange], heard_texts: Sequence[str]) -> list[tuple[Exchange, str]]:
     texts = list(map(_words_of, turn))
     whole, heard = in_a_row(texts), _heard_of(texts, heard_texts)
-    left = letters(without_remark(heard))
-    if not left or left == letters(whole):
+    left = joined_words(without_remark(heard))
+    if not left or left == joined_words(whole):
         return []
     found, before = [], ""
     for e, text in zip(turn, texts, strict=True):
-        own = letters(text)
+        own = joined_words(text)
         if left.startswith(own):
             left, before = left[len(own) :], in_a_row((before, text))
             continue
@@ -121,11 +121,11 @@ def _heard_of(texts: Sequence[str], heard_texts: Sequence[str]) -> str:
         if _is_in(heard, whole):
             # The application's text after the end of a step may be the next step in other words: that is no cut.
             ends = (
-                {letters(in_a_row(texts[:end])) for end in range(1, len(texts) + 1)}
+                {joined_words(in_a_row(texts[:end])) for end in range(1, len(texts) + 1)}
                 if n >= len(heard_texts)
                 else ()
             )
-            return "" if letters(without_remark(heard)) in ends else heard
+            return "" if joined_words(without_remark(heard)) in ends else heard
     return ""
 
 
@@ -183,7 +183,7 @@ def _repeated_turns(
         if len(sent) < len(asked):
             return
         above = in_a_row(map(_words_of, _newest_turn(path)))
-        is_above = any(_is_in(each, above) for each in _runs(heard)) if heard else not letters(above)
+        is_above = any(_is_in(each, above) for each in _runs(heard)) if heard else not joined_words(above)
         if asked == sent[: len(asked)] and is_above:
             yield found, len(asked)
 
@@ -196,14 +196,16 @@ def _runs(heard_texts: Sequence[str]) -> Iterator[str]:
 
 def _is_in(heard: str, text: str) -> bool:
     """Returns whether what was heard is all of a reply, or its beginning."""
-    return letters(without_remark(heard)) == letters(text) or _is_begun(heard, text)
+    return joined_words(without_remark(heard)) == joined_words(text) or _is_begun(heard, text)
 
 
 def _is_begun(heard: str, text: str) -> bool:
     """Returns whether a reply begins with what was heard: so many letters that it is none by chance, or whole words."""
     heard = without_remark(heard)
     spoken = words(heard)
-    return begins(letters(heard), letters(text)) or (bool(spoken) and words(text)[: len(spoken)] == spoken)
+    return is_beginning(joined_words(heard), joined_words(text)) or (
+        bool(spoken) and words(text)[: len(spoken)] == spoken
+    )
 
 
 def _newest_turn(path: Sequence[Exchange]) -> Sequence[Exchange]:
@@ -219,4 +221,4 @@ def _words_of(e: Exchange) -> str:
 
 def _up_to(text: str, count: int) -> str:
     """Returns the beginning of a text that has so many letters."""
-    return text[: bisect_left(range(len(text)), count, key=lambda end: len(letters(text[:end])))]
+    return text[: bisect_left(range(len(text)), count, key=lambda end: len(joined_words(text[:end])))]

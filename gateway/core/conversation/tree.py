@@ -18,7 +18,7 @@ import orjson
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage, is_user, text_of
-from gateway.core.words import grows
+from gateway.core.words import is_grown_transcript
 from storage.commands import Missing, StoredContent
 from storage.records import Atom, Exchange, State
 
@@ -377,7 +377,7 @@ class Tree:
             return False
         # Only here are words compared: hashes cannot show that a text has grown.
         mine, others = self.content(new).messages, self.content(old).messages
-        return bool(mine and others) and grows(text_of(mine[k - 1]), text_of(others[k - 1]))  # type: ignore[index]
+        return bool(mine and others) and is_grown_transcript(text_of(mine[k - 1]), text_of(others[k - 1]))  # type: ignore[index]
 
     def is_same_input(self, a: Exchange, b: Exchange) -> bool:
         return a.inputs == b.inputs and [d for d in a.media if d] == [d for d in b.media if d]

@@ -21,7 +21,7 @@ from gateway.core.dates import day_of
 from gateway.core.memory import memory_tools
 from gateway.core.memory.secret_texts import has_secret
 from gateway.core.memory.transcript import quote, who
-from gateway.core.words import folded_words, stem, telling_words
+from gateway.core.words import folded_words, stem, words_with_signs
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message
 
@@ -321,7 +321,7 @@ def fact_key(text: str) -> str:
 
     Numbers stay apart, since 1.5 is not 15 and 1/11 not 11/1.
     """
-    words = [f" {w}" if w[0].isdecimal() else w for w in telling_words(text)]
+    words = [f" {w}" if w[0].isdecimal() else w for w in words_with_signs(text)]
     return "".join(w for w in words if w not in _SMALL or w in _TENSES) or "".join(words)
 
 

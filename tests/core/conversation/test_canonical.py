@@ -21,7 +21,7 @@ from gateway.core.conversation.canonical import (
     text_of,
     visible,
 )
-from gateway.core.words import begins, grows, letters, without_remark, words
+from gateway.core.words import is_beginning, is_grown_transcript, joined_words, without_remark, words
 from tests.core.conversations import assistant, call, picture, result, system, user
 from tests.doubles.side_requests import OPENCLAW_CONTEXT
 
@@ -255,7 +255,7 @@ def test_a_reply_is_looked_up_by_its_text_else_by_its_calls() -> None:
     ],
 )
 def test_a_transcript_that_went_on(new: str, old: str) -> None:
-    assert grows(new, old)
+    assert is_grown_transcript(new, old)
 
 
 @pytest.mark.parametrize(
@@ -270,19 +270,19 @@ def test_a_transcript_that_went_on(new: str, old: str) -> None:
     ],
 )
 def test_another_text_is_no_transcript_that_went_on(new: str, old: str) -> None:
-    assert not grows(new, old)
+    assert not is_grown_transcript(new, old)
 
 
 def is_cut_of(spoken: str, ours: str) -> bool:
-    return begins(letters(without_remark(spoken)), letters(ours))
+    return is_beginning(joined_words(without_remark(spoken)), joined_words(ours))
 
 
 def test_what_nobody_can_have_spoken_is_no_transcript() -> None:
     """Its words would be counted with each request of the idle time, for seconds where it has megabytes."""
     spoken = "so " * 33_000
-    assert grows(spoken + "it goes", spoken)
-    assert not grows(spoken * 2, spoken)
-    assert not grows(spoken * 2 + "it goes", spoken * 2)
+    assert is_grown_transcript(spoken + "it goes", spoken)
+    assert not is_grown_transcript(spoken * 2, spoken)
+    assert not is_grown_transcript(spoken * 2 + "it goes", spoken * 2)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from gateway.core.prompt.note import (
     without_templates,
 )
 from gateway.core.prompt.shown_blocks import CHANGES, changes_since, describe_mark
-from gateway.core.words import folded_words, telling_words
+from gateway.core.words import folded_words, words_with_signs
 from gateway.tokens import tokenizer_for
 from storage.records import Block, Message
 from tests.doubles.side_requests import (
@@ -871,10 +871,10 @@ def test_of_many_messages_with_the_same_lines_none_is_told_for_them() -> None:
 
 @given(st.text() | st.text(st.characters(max_codepoint=127)))
 def test_words_have_all_letters_and_digits_in_ascii_as_elsewhere(text: str) -> None:
-    words = telling_words(text)
+    words = words_with_signs(text)
     assert re.findall(r"\w", "".join(words)) == re.findall(r"\w", text.casefold())
     assert re.findall(r"\w+", text.casefold()) == re.findall(r"\w+", " ".join(words))
-    assert [*words, "é"] == telling_words(f"{text} é")
+    assert [*words, "é"] == words_with_signs(f"{text} é")
 
 
 @given(st.text() | st.text(st.characters(max_codepoint=127)))
@@ -895,7 +895,7 @@ def test_a_subject_is_found_by_runs_of_letters_digits_and_underscores(text: str)
     ],
 )
 def test_words_are_told_apart_by_their_signs(text: str, words: list[str]) -> None:
-    assert telling_words(text) == words
+    assert words_with_signs(text) == words
 
 
 @pytest.mark.parametrize(
