@@ -198,7 +198,7 @@ class Chat:
         The parameters are those of `answer`. Raises: BadRequest: nothing would be stored of it; UnknownModel,
         MemoryUnavailable.
         """
-        whole = await self.whole(request, headers, project)
+        whole = await self.resolve_references(request, headers, project)
         found = await self._resolve(headers, whole, project, memory)
         identity, spec = found.identity, found.spec
         receipt.user = identity.user or ""
@@ -229,10 +229,13 @@ class Chat:
             await self.conversations.bind(head, identity.scope, spec)
         return identity, agent
 
-    async def whole(
+    async def resolve_references(
         self, request: ChatRequest, headers: Sequence[tuple[bytes, bytes]], project: str
     ) -> ChatRequest:
-        """Returns a request with all that it only refers to. Raises: BadRequest, UnknownModel, MemoryUnavailable."""
+        """Returns a request with the messages and responses that it names by their ids in place of the ids.
+
+        Raises: BadRequest, UnknownModel, MemoryUnavailable.
+        """
         if not request.references:
             return request
         return await self._with_references(headers, request, project, None)
@@ -520,7 +523,7 @@ class Chat:
                 )
                 found = {}
             for id, path in found.items():
-                self._earlier.keep(memory, (id,), None, path[:-1], path[-1])
+                self._earlier.add(memory, (id,), None, path[:-1], path[-1])
             return native.with_history(FoundReplies(found, self._earlier), memory)
         return native.with_history(self._earlier, memory)
 

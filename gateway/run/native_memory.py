@@ -94,7 +94,7 @@ class EarlierReplies:
         shown_reply: Json | None = orjson.loads(turn.content)[-1] if turn.has_reply else None
         return shown_reply
 
-    def keep(
+    def add(
         self,
         memory: Memory,
         ids: Sequence[str],
@@ -192,7 +192,7 @@ class NativeMemory(TreeMemory):
         shown_reply = outcome.shown_reply
         if native.is_stored:
             memory = agent.uid, agent.epoch
-            self.earlier.keep(memory, reply.ids, native.previous, native.new, shown_reply, native.heard)
+            self.earlier.add(memory, reply.ids, native.previous, native.new, shown_reply, native.heard)
             if shown_reply is not None:
                 outcome = replace(outcome, shown_reply=with_private(shown_reply, ids=reply.ids))
         return TreeMemory.write(self, prompt, outcome)

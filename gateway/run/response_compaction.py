@@ -70,7 +70,7 @@ async def compact(
 
     Raises: CompactionFailed; GatewayError; ClientGone.
     """
-    whole = await chat.whole(request, headers, project)
+    whole = await chat.resolve_references(request, headers, project)
     window = chat.window(request.model) or _WINDOW
     summary, usage = "", dict.fromkeys(_USAGE, 0)
     for part in parts(lines_of(whole.messages)):

@@ -147,7 +147,7 @@ class Agents:
         draft = self._drafts.get(scope)
         if draft is None:
             draft = self.new(scope)
-            self._keep(self._drafts, scope, draft)
+            self._put(self._drafts, scope, draft)
         return draft
 
     async def find_or_draft(self, scope: Scope, *, is_made: bool = False) -> Agent:
@@ -200,8 +200,8 @@ class Agents:
         """Puts it into the cache: after it was stored, or with its new epoch."""
         draft = self._drafts.pop(agent.scope, None)
         if draft is not None:
-            self._keep(self._spent, draft.uid, draft)
-        self._keep(self._found, agent.scope, agent)
+            self._put(self._spent, draft.uid, draft)
+        self._put(self._found, agent.scope, agent)
 
     def uncache(self, scope: Scope) -> None:
         """Drops it from the cache, so that it is read again. Requests that have the scope's draft retain it."""
@@ -211,7 +211,7 @@ class Agents:
         """Asks the database again from now on. Parallel requests retain their draft: two would have two secrets."""
         self._found.clear()
 
-    def _keep(self, entries: OrderedDict[K, Agent], key: K, agent: Agent) -> None:
+    def _put(self, entries: OrderedDict[K, Agent], key: K, agent: Agent) -> None:
         entries[key] = agent
         entries.move_to_end(key)
         if len(entries) > self._cached:

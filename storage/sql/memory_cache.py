@@ -149,7 +149,7 @@ class CachedMemory:
         elif before.indexed_seq != now.indexed_seq:
             # What was below the index has changed since it was indexed, and the index still has it as it was.
             indexed = range(before.indexed_seq + 1, now.indexed_seq + 1)
-            self.keep({seq: self._as_read(m) for seq, m in self.recent.items() if seq in indexed})
+            self.cache_messages({seq: self._as_read(m) for seq, m in self.recent.items() if seq in indexed})
             self.recent = {seq: m for seq, m in self.recent.items() if seq not in indexed}
             self.tail, self.uncounted = Tail(), list(self.recent.values())
         for m in news.recent:
@@ -205,7 +205,7 @@ class CachedMemory:
                 unread.append(seq)
         return found, unread
 
-    def keep(self, read: Mapping[int, Message | None]) -> None:
+    def cache_messages(self, read: Mapping[int, Message | None]) -> None:
         """Caches messages that were read to be shown; None: hidden."""
         self.has_grown = True
         for seq, m in read.items():
@@ -233,33 +233,33 @@ class MemoryCache:
         self._rules = rules
         self._limit = limit_bytes
         # With the bytes that each had when it was weighed last.
-        self._kept: OrderedDict[int, CachedMemory] = OrderedDict()
+        self._memories: OrderedDict[int, CachedMemory] = OrderedDict()
         self._sizes: dict[int, int] = {}
         self._bytes = 0
         self.clears = 0
 
     def get(self, agent: int) -> CachedMemory | None:
         """Returns a memory, which counts as asked last; None: it is not remembered."""
-        found = self._kept.get(agent)
+        found = self._memories.get(agent)
         if found is not None:
-            self._kept.move_to_end(agent)
+            self._memories.move_to_end(agent)
         return found
 
-    def keep(self, memory: CachedMemory) -> None:
-        """Keeps a memory. The newest stays even where it alone is too large."""
+    def put(self, memory: CachedMemory) -> None:
+        """Caches a memory. The newest stays even where it alone is too large."""
         self._drop(memory.agent)
-        self._kept[memory.agent], self._sizes[memory.agent] = memory, 0
+        self._memories[memory.agent], self._sizes[memory.agent] = memory, 0
         self.weigh(memory)
 
     def weigh(self, memory: CachedMemory) -> None:
         """Counts a memory that may have grown as large as it is now, and makes room for it."""
-        if self._kept.get(memory.agent) is not memory:
+        if self._memories.get(memory.agent) is not memory:
             return
         size, memory.has_grown = memory.size, False
         self._bytes += size - self._sizes[memory.agent]
         self._sizes[memory.agent] = size
-        while self._bytes > self._limit and len(self._kept) > 1:
-            self._drop(next(iter(self._kept)))
+        while self._bytes > self._limit and len(self._memories) > 1:
+            self._drop(next(iter(self._memories)))
 
     def committed(self, agent: Agent, e: Exchange) -> None:
         """Hands an exchange that opens a conversation on to its memory, so that no query has to read it.
@@ -269,10 +269,10 @@ class MemoryCache:
         """
         if e.parent is not None:
             return
-        memory = self._kept.get(agent.id)
+        memory = self._memories.get(agent.id)
         if memory is None and e.seq == 1:
             memory = CachedMemory(agent.id, numbers=Numbers(agent.epoch, 1, 0, 0), position=1)
-            self._kept[agent.id], self._sizes[agent.id] = memory, 0
+            self._memories[agent.id], self._sizes[agent.id] = memory, 0
         if memory is None or memory.numbers is None or memory.numbers.epoch != agent.epoch:
             return
         memory.hand_on(e, self._rules)
@@ -288,12 +288,12 @@ class MemoryCache:
         forget_words()
         self.vectors.clear()
         self.clears += 1
-        self._kept.clear()
+        self._memories.clear()
         self._sizes.clear()
         self._bytes = 0
 
     def _drop(self, agent: int) -> None:
-        if self._kept.pop(agent, None) is not None:
+        if self._memories.pop(agent, None) is not None:
             self._bytes -= self._sizes.pop(agent)
 
 

@@ -189,7 +189,7 @@ class Recall(Group):
             found = [known[seq] for seq in hits if seq in known]
             # Another search may have found meanwhile that something was written: this may be from before it.
             if memory.numbers is before:
-                memory.keep({seq: read.get(seq) for seq in unread})
+                memory.cache_messages({seq: read.get(seq) for seq in unread})
         if memory.has_grown:
             self._memories.weigh(memory)
         muted = [m.seq for m in found if m.source == MUTED]
@@ -223,7 +223,7 @@ class Recall(Group):
                     continue  # another process has brought it further meanwhile
             # Something was forgotten while it was read, and may be in it.
             if clears == self._memories.clears:
-                self._memories.keep(memory)
+                self._memories.put(memory)
             return memory
 
     async def _begin(self, agent: int, now: Numbers, deadline_ms: float) -> CachedMemory:

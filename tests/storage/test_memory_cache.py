@@ -144,7 +144,7 @@ async def test_it_answers_as_if_it_remembered_nothing(store: Store, alice: Speak
         assert snapshot is not None
         warm = await search(store, alice, query, numbers=snapshot.numbers, **options)
         again = await search(store, alice, query, **options)
-        assert cache._bytes == sum(memory.size for memory in cache._kept.values())
+        assert cache._bytes == sum(memory.size for memory in cache._memories.values())
         cache.clear()
         cold = await search(store, alice, query, **options)
         assert warm == cold
@@ -368,12 +368,12 @@ async def test_the_memories_asked_last_are_kept_as_far_as_they_fit() -> None:
 
     cache = MemoryCache(RULES, limit_bytes=3 * memory(2).size)
     for n in (1, 2, 3, 1, 4):
-        cache.keep(cache.get(n) or memory(n))
+        cache.put(cache.get(n) or memory(n))
     assert [n for n in (1, 2, 3, 4) if cache.get(n)] == [1, 3, 4]
     large = MemoryCache(RULES, limit_bytes=10)
-    large.keep(memory(1))
+    large.put(memory(1))
     assert large.get(1)  # one that is too large for all is kept until another one comes
-    large.keep(memory(2))
+    large.put(memory(2))
     assert (large.get(1), bool(large.get(2))) == (None, True)
 
 

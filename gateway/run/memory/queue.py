@@ -20,15 +20,16 @@ class QueueTicket:
         with QueueTicket() as ticket: ...
 
     The end of the `with` leaves the queue, however the request ended. Where a write of its turn has taken the ticket
-    over, the next request has to wait for that, and the write leaves. most_s: for so long it waits at most; None: for
-    as long as it takes.
+    over, the next request has to wait for that, and the write leaves.
     """
 
-    # Nearly all tickets stay as they are made.
-    _let_go: Callable[[], None] | None = None
+    # Defaults of the class, since nearly all tickets stay as they are made.
+    _let_next_begin: Callable[[], None] | None = None
     _is_handed_on = False
+    # The longest wait for the requests before; None: as long as it takes.
     most_s: float | None = None
-    is_shared = False  # the other processes see it
+    # The conversation's lock is held for it, so that other processes wait as well.
+    is_shared = False
 
     def __enter__(self) -> QueueTicket:
         return self
@@ -36,18 +37,18 @@ class QueueTicket:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._let_go is not None and not self._is_handed_on:
+        if self._let_next_begin is not None and not self._is_handed_on:
             self.leave()
 
     def take(self, let_go: Callable[[], None]) -> None:
         """Holds the ticket from now on. let_go: lets the next request begin."""
-        self._let_go = let_go
+        self._let_next_begin = let_go
 
     def share(self, let_go: Callable[[Callable[[], None]], None]) -> None:
         """Holds it before other processes, too. let_go: ends that, and then calls what lets the next request begin."""
-        inner, self.is_shared = self._let_go, True
+        inner, self.is_shared = self._let_next_begin, True
         assert inner is not None
-        self._let_go = partial(let_go, inner)
+        self._let_next_begin = partial(let_go, inner)
 
     def hand_on(self) -> None:
         """Leaves it to a write to leave the queue."""
@@ -55,7 +56,7 @@ class QueueTicket:
 
     def leave(self) -> None:
         """Lets the next request begin. Idempotent."""
-        let_go, self._let_go = self._let_go, None
+        let_go, self._let_next_begin = self._let_next_begin, None
         self.is_shared = False
         if let_go is not None:
             let_go()
