@@ -112,8 +112,8 @@ def test_what_a_request_refers_to_is_read_in_its_place() -> None:
     earlier = EarlierReplies()
     one, two = {"role": "user", "content": "One?"}, {"role": "user", "content": "Two?"}
     said = [{"role": "assistant", "content": text} for text in ("One.", "Two.")]
-    earlier.keep(ALICE, ("resp_1", "msg_1"), None, [one], said[0])
-    earlier.keep(ALICE, ("resp_2", "msg_2"), "resp_1", [two], said[1])
+    earlier.add(ALICE, ("resp_1", "msg_1"), None, [one], said[0])
+    earlier.add(ALICE, ("resp_2", "msg_2"), "resp_1", [two], said[1])
     items = [{"role": "user", "content": "Three?"}]
     body = {"model": "m", "input": items, "instructions": "Be brief.", "previous_response_id": "resp_2"}
     native = read_native(orjson.dumps(body), "/responses", 100)
@@ -143,7 +143,7 @@ def test_ids_that_lead_back_to_themselves_end() -> None:
     earlier = EarlierReplies()
     said = {"role": "assistant", "content": "Ok."}
     for before in (None, "resp_1"):
-        earlier.keep(ALICE, ("resp_1",), before, [{"role": "user", "content": "Hi"}], said)
+        earlier.add(ALICE, ("resp_1",), before, [{"role": "user", "content": "Hi"}], said)
     assert len(earlier.path(ALICE, "resp_1")) == 2
 
 
@@ -151,12 +151,12 @@ def test_the_oldest_replies_give_way() -> None:
     earlier = EarlierReplies(limit_bytes=10_000)
     said = {"role": "assistant", "content": "x" * 1000}
     for n in range(20):
-        earlier.keep(ALICE, (f"resp_{n}", f"msg_{n}"), f"resp_{n - 1}", [], said)
+        earlier.add(ALICE, (f"resp_{n}", f"msg_{n}"), f"resp_{n - 1}", [], said)
         assert earlier.reply(ALICE, "resp_0") is not None  # who is asked for stays
         assert earlier.bytes <= 10_000
     assert 2 < len(earlier) < 12
     assert earlier.reply(ALICE, "msg_1") is None
-    earlier.keep(ALICE, ("resp_large",), None, [], {"content": "x" * 20_000})
+    earlier.add(ALICE, ("resp_large",), None, [], {"content": "x" * 20_000})
     assert earlier.reply(ALICE, "resp_large") is None
     earlier.clear()
     assert (len(earlier), earlier.bytes) == (0, 0)
@@ -184,7 +184,7 @@ def test_what_memory_cannot_read_is_the_upstreams_matter(body: Json) -> None:
 
 def test_a_forgetting_makes_another_memory_of_it() -> None:
     earlier = EarlierReplies()
-    earlier.keep(ALICE, ("resp_1",), None, [{"role": "user", "content": "Hi"}], None)
+    earlier.add(ALICE, ("resp_1",), None, [{"role": "user", "content": "Hi"}], None)
     assert len(earlier.path(ALICE, "resp_1")) == 1  # it said nothing, and goes on nevertheless
     assert earlier.reply(ALICE, "resp_1") is None
     assert earlier.path((ALICE[0], 1), "resp_1") == []
@@ -195,7 +195,7 @@ def test_of_a_long_conversation_the_beginning_goes_first() -> None:
     before = None
     for n in range(50):
         new = [{"role": "user", "content": str(n)}]
-        earlier.keep(ALICE, (f"resp_{n}",), before, new, {"role": "assistant", "content": "Ok."})
+        earlier.add(ALICE, (f"resp_{n}",), before, new, {"role": "assistant", "content": "Ok."})
         before = f"resp_{n}"
         path = earlier.path(ALICE, before)
         assert path[-2] == new[0]
@@ -218,7 +218,7 @@ def test_what_is_kept_has_a_bound_whatever_it_is(ids: list[str], before: str | N
     try:
         for n in range(300):
             new = orjson.loads(orjson.dumps([{"role": "user", "content": text, "n": n}]))
-            earlier.keep(ALICE, [f"{n} {id}" for id in ids], before and f"{n} {before}", new, None)
+            earlier.add(ALICE, [f"{n} {id}" for id in ids], before and f"{n} {before}", new, None)
             for k in range(max(0, n - 20), n):
                 earlier.path(ALICE, f"{k} {ids[0]}")  # one of its ids is always in use
         held = tracemalloc.get_traced_memory()[0]
