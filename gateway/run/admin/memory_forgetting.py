@@ -19,7 +19,7 @@ from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.forget_operations import CALL_S, Part, PartKind, find_target
 from gateway.run.admin.hits import message_href
 from gateway.run.admin.memory_edits import Editor
-from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.memory_views import MemoryViews, shortened
 from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.printed import argument
 from gateway.run.admin.talk import message_records
@@ -42,6 +42,8 @@ _PARTS: dict[TargetKind, PartKind] = {
 }
 # Characters of a text with which one looks for what may repeat it.
 _QUERY_CHARS = 120
+# Characters of what goes, as it is shown before it does.
+_SHOWN_CHARS = 300
 
 
 class TargetRecord(Struct, frozen=True):
@@ -49,6 +51,8 @@ class TargetRecord(Struct, frozen=True):
 
     kind: TargetKind
     id: str
+    # The beginning of its words; None: it has none of its own.
+    text: str | None = None
 
 
 class RemainingRecord(Struct, frozen=True):
@@ -164,7 +168,7 @@ class MemoryForgetting:
             if found is None:
                 raise _no(kind)
             target = found
-        messages, stays, id = await self._extent(memory, kind, target, value)
+        messages, stays, id, text = await self._extent(memory, kind, target, value)
         counts = await self._store.forget_previews.counts(memory.id, target, messages)
         is_typed = kind in ("all", "conversation")
         command = ["mnemogate", "memory", "forget", *map(argument, flags_of(memory.scope))]
@@ -172,23 +176,23 @@ class MemoryForgetting:
             command.append(argument(f"--{part.kind}={part.value}"))
         confirm = str(counts.messages) if is_typed else None
         return (
-            ForgetPreview(TargetRecord(kind, id), counts, tuple(stays), confirm, " ".join(command)),
+            ForgetPreview(_record(kind, id, text), counts, tuple(stays), confirm, " ".join(command)),
             target,
         )
 
     async def _extent(
         self, memory: SizedMemory, kind: TargetKind, target: ForgetTarget, value: int | str | None
-    ) -> tuple[int, list[RemainingRecord], str]:
-        """Returns how many messages go, what stays, and the public name of the part."""
+    ) -> tuple[int, list[RemainingRecord], str, str | None]:
+        """Returns how many messages go, what stays, the public name of the part, and its words."""
         uid = memory.uid
         match kind:
             case "all":
-                return 0, await self._rest_of_all(memory), uid
+                return 0, await self._rest_of_all(memory), uid, None
             case "conversation":
                 talk = await self._store.memory_pages.conversation(memory.id, str(value))
                 if talk is None or not talk.messages:
                     raise _no(kind)
-                return talk.messages, [_elsewhere(uid, None)], talk.uid
+                return talk.messages, [_elsewhere(uid, None)], talk.uid, None
             case "fact":
                 page = await self._views.fact(memory.scope.project, uid, int(value or 0))
                 stays = [
@@ -199,15 +203,24 @@ class MemoryForgetting:
                     for each in page.fact.sources
                     if not each.forgotten
                 ]
-                return 0, [*stays, _elsewhere(uid, page.fact.text)], str(value)
+                stays += [
+                    RemainingRecord(
+                        f"Fact {each.seq}, which it replaced.", page_path("m", uid, "f", each.seq)
+                    )
+                    for each in page.before
+                ]
+                if page.after is not None:
+                    words = f"Fact {page.after.seq}, which is true instead."
+                    stays.append(RemainingRecord(words, page_path("m", uid, "f", page.after.seq)))
+                return 0, [*stays, _elsewhere(uid, page.fact.text)], str(value), page.fact.text
             case "passage":
-                return 0, [_elsewhere(uid, None)], str(value)
+                return 0, [_elsewhere(uid, None)], str(value), None
             case "message" | "exchange":
                 return await self._rest_of_messages(memory, kind, target, int(value or 0))
 
     async def _rest_of_messages(
         self, memory: SizedMemory, kind: TargetKind, target: ForgetTarget, seq: int
-    ) -> tuple[int, list[RemainingRecord], str]:
+    ) -> tuple[int, list[RemainingRecord], str, str | None]:
         extent = await self._store.forgetting.extent(memory.id, target)
         held = await self._store.memory_pages.holder(memory.id, seq)
         if held is None or not extent.messages:
@@ -233,7 +246,7 @@ class MemoryForgetting:
         )
         text = next((r.text for r in records if r.seq == seq), None)
         stays.append(_elsewhere(memory.uid, text))
-        return extent.messages, stays, str(seq)
+        return extent.messages, stays, str(seq), text
 
     async def _rest_of_all(self, memory: SizedMemory) -> list[RemainingRecord]:
         others = await other_profiles(self._store, memory.scope)
@@ -247,9 +260,14 @@ class MemoryForgetting:
         return stays
 
 
+def _record(kind: TargetKind, id: str, text: str | None) -> TargetRecord:
+    words = " ".join((text or "").split())
+    return TargetRecord(kind, id, shortened(words, _SHOWN_CHARS) or None)
+
+
 def _elsewhere(uid: str, text: str | None) -> RemainingRecord:
-    """Returns the remark that other replies may mention what goes, and where to look for them."""
-    words = "Replies in other conversations may mention it."
+    """Returns the remark that other messages may mention what goes, and where to look for them."""
+    words = "Messages and replies that say it in other words, or elsewhere."
     if not (text or "").strip():
         return RemainingRecord(words, page_path("m", uid, "search"))
     query = " ".join((text or "").split())[:_QUERY_CHARS]

@@ -61,7 +61,7 @@ _DAY_S = 86_400.0
 BlockOrigin = Literal[
     "default", "tool", "learning", "undo", "forget", "api", "operator", "person", "sleeptime", "mcp"
 ]
-FactOrigin = Literal["learned", "model", "operator", "person", "mcp"]
+FactOrigin = Literal["learned", "model", "operator", "person", "mcp", "import"]
 _ORIGINS: tuple[BlockOrigin, ...] = (
     "default",
     "tool",

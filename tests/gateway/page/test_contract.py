@@ -74,7 +74,7 @@ def check_memory(operator: Operator, memory: str, seq: int) -> None:
     same(search["left_out"][0], f"{HIT} reason")
     preview = operator.twin(f"{memory}/forget?fact={seq}")
     same(preview, "target will_go stays confirm command")
-    same(preview["target"], "kind id")
+    same(preview["target"], "kind id text")
     same(preview["will_go"], GOES)
     assert preview["confirm"] is None
     assert operator.twin(f"{memory}/forget?all=1")["confirm"] == str(found["memory"]["messages"])

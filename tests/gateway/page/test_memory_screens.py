@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operator_of
 from tests.gateway.sdk import remember
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.both
 
@@ -175,6 +177,36 @@ def test_a_facts_text_is_corrected_and_muted(operator: Operator) -> None:
     same = operator.post(f"m/{uid}/f/{new['seq']}/correct", text="The train leaves on 4 May.")
     assert (same.status, "The text is the same as before" in same.body.decode()) == (400, True)
     assert operator.post(f"m/{uid}/f/{new['seq']}/mute", muted="maybe").status == 400
+
+
+def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
+    uid = agent.uid
+    assert ">Undo<" not in page(operator, f"m/{uid}/f/{seq}")
+    new = operator.twin(f"m/{uid}/f/{seq}/correct", {"text": "The train leaves on 4 May."})["seq"]
+    shown = page(operator, f"m/{uid}/f/{new}")
+    assert (">Undo<" in shown, 'name="text" value="The train leaves on 5 May."' in shown) == (True, True)
+    preview = operator.twin(f"m/{uid}/forget?fact={new}")
+    assert preview["target"]["text"] == "The train leaves on 4 May."
+    assert f"Fact {seq}, which it replaced." in [each["text"] for each in preview["stays"]]
+    assert "The train leaves on 4 May." in page(operator, f"m/{uid}/forget?fact={new}")
+
+
+def test_a_fact_that_an_import_brought_is_shown(operator: Operator) -> None:
+    key = {"authorization": f"Bearer {operator.key}"}
+    gateway = operator.world.gateway
+    begun = gateway.ask("POST", "/v1/manage/imports?user=alice", b"- Alice drives a Fiat.\n", key)
+    assert begun.status == 202, begun.body
+    until = time.monotonic() + PATIENCE_S
+    while gateway.ask("GET", f"/v1/manage/imports/{begun.json['id']}", None, key).json["status"] != "done":
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    uid = memory_of(operator.world).uid
+    (fact,) = operator.twin(f"m/{uid}/facts")["items"]
+    assert fact["origin"] == "import"
+    assert "an import" in page(operator, f"m/{uid}")
+    assert "an import brought it along" in page(operator, f"m/{uid}/f/{fact['seq']}")
 
 
 def test_forgetting_takes_all_to_the_last_byte(operator: Operator) -> None:
