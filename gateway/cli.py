@@ -551,6 +551,7 @@ def audit(most: int | None, as_json: bool, **wanted: Any) -> None:
 @_option("to", "up to this day (default: today)", "YYYY-MM-DD")
 @_project
 @_option("user", "of this user alone")
+@_option("key", "of this key alone, by its number in `keys list`", "N")
 @_flag("csv", "as CSV with all counters", "as_csv")
 @_json
 def usage(as_csv: bool, as_json: bool, **wanted: Any) -> None:

@@ -134,7 +134,7 @@ class ImportOperations:
         arguments = Arguments(raw)
         user = arguments.optional_text("user") or self.defaults.user
         if user is None:
-            raise BadRequest("Say whose memory it is for: user.", param="user")
+            raise BadRequest("Say whose memory it is for: user (--user).", param="user")
         named = arguments.optional_text("project") or project or "default"
         if project not in (None, named):
             raise UnknownId(f"There is no project {named!r} here.")

@@ -145,6 +145,8 @@ def _check_names(raw: RawArguments, known: Collection[str]) -> None:
 
 def _choice(raw: RawArguments, name: str, known: Collection[str]) -> str:
     value = raw.get(name)
+    if value is None:
+        raise BadRequest(f"{name} is missing: one of {', '.join(known)}.", param=name)
     if value not in known:
         raise BadRequest(f"{name} must be one of {', '.join(known)}, saw {value!r}.", param=name)
     return str(value)

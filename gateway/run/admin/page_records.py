@@ -82,7 +82,7 @@ class FactRecord(Struct, frozen=True):
     successor: int | None
     # It stays in lists, and no note, search tool or summary has it.
     muted: bool
-    origin: Literal["learned", "model", "operator", "person", "mcp"]
+    origin: Literal["learned", "model", "operator", "person", "mcp", "import"]
     sources: tuple[SourceRecord, ...] = ()
 
 

@@ -329,6 +329,17 @@ def plain(text: str) -> str:
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def _state(key: Mapping[str, Any]) -> str:
+    if key["revoked"] is not None:
+        return "revoked"
+    expires = key.get("expires")
+    return "expired" if expires is not None and expires <= datetime.now(UTC).timestamp() else "active"
+
+
+def _expires(key: Mapping[str, Any]) -> str:
+    return _at(key["expires"]) if key.get("expires") else ""
+
+
 def _at(seconds: float, form: str = "%Y-%m-%d %H:%M") -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime(form)
 
@@ -371,7 +382,7 @@ KEYS = RecordList(
         Column("key", lambda key: f"{key['prefix']}…"),
         Column("project", lambda key: key["project"] or "(all)"),
         _text("name"),
-        Column("state", lambda key: "active" if key["revoked"] is None else "revoked"),
+        Column("state", _state),
         _worded("made", lambda key: _at(key["created"])),
         Column(
             "last used",
@@ -384,6 +395,7 @@ KEYS = RecordList(
             lambda key: key["opens"] or "",
             lambda key: f"{key['opens']} only" if key["opens"] else None,
         ),
+        Column("expires", _expires, lambda key: f"expires {_expires(key)}" if key.get("expires") else None),
     ),
     "There are no keys; only this machine can use the gateway.",
 )
@@ -483,6 +495,7 @@ _USED = (
     "injected_tokens",
     "background_input_tokens",
     "background_output_tokens",
+    "unpriced_tokens",
 )
 
 

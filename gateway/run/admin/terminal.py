@@ -39,6 +39,7 @@ _STYLES = {
     "failed": "red",
     "dead": "red",
     "revoked": "dim",
+    "expired": "dim",
     "cancelled": "dim",
 }
 

@@ -371,9 +371,13 @@ def _rate_headers(bucket: Bucket, most: float, now: float) -> list[tuple[str, st
 
 
 def _words(limit: UsageLimit, period: Period) -> str:
-    most = f"{limit.most:g}"
+    if not limit.most:
+        return f"Limit {limit.id} allows nothing until it is raised."
+    most, s = f"{limit.most:g}", "" if limit.most == 1 else "s"
     if limit.per is None:
-        return f"Limit {limit.id} allows {most} requests at a time. Try again when one has ended."
+        return f"Limit {limit.id} allows {most} request{s} at a time. Try again when one has ended."
     resets = iso_of(period.end)
-    what = {"requests": "requests", "tokens": "tokens", "cost": "of cost"}[limit.unit]
-    return f"Limit {limit.id} allows {most} {what} per {limit.per}, which are used up. It resets at {resets}."
+    what = {"requests": f"request{s}", "tokens": f"token{s}", "cost": "of cost"}[limit.unit]
+    return (
+        f"Limit {limit.id} allows {most} {what} per {limit.per}, and that is used up. It resets at {resets}."
+    )

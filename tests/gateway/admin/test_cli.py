@@ -25,7 +25,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.log import RepeatHandler
-from gateway.run.admin.printed import describe_forgotten, show_block
+from gateway.run.admin.printed import KEYS, describe_forgotten, show_block
 from gateway.run.admin.serving import AdminFile
 from gateway.settings import DatabaseSettings, Settings
 from gateway.settings.load import load_settings
@@ -123,6 +123,11 @@ def test_a_key_is_bounded_and_rotated(capsys: Out) -> None:
     key = json.loads(capsys.readouterr().out)
     assert (key["models"], key["user"]) == (["gpt-4o*", "small"], "alice")
     assert key["expires"] - key["created"] == pytest.approx(90 * 86_400, abs=60)
+    assert main(["keys", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert ("\tactive\t" in listed, "\texpires 20" in listed) == (True, True)
+    state = next(column for column in KEYS.columns if column.head == "state")
+    assert state.cell({**key, "expires": key["created"] - 1}) == "expired"
     assert main(["keys", "rotate", str(key["id"]), "--overlap", "0s"]) == 0
     assert capsys.readouterr().out.strip() not in ("", first)
     assert main(["keys", "rotate", "99"]) == 1
@@ -141,7 +146,7 @@ def test_limits_are_set_from_the_command_line(capsys: Out) -> None:
     assert main(["limits", "remove", str(limit["id"])]) == 0
     assert main(["limits"]) == 0
     assert capsys.readouterr().out == ""
-    assert main(["usage", "--by", "user", "--csv"]) == 0
+    assert main(["usage", "--by", "user", "--key", "1", "--csv"]) == 0
     assert capsys.readouterr().out.startswith("user,requests,")
 
 
