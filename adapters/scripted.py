@@ -151,11 +151,13 @@ class ScriptedProvider:
 
 @dataclass(slots=True)
 class ScriptedReply:
-    """A ModelReply of known pieces: those not read yet. pause_s: between two of them."""
+    """A ModelReply made of prepared pieces."""
 
     status: int
     headers: tuple[Header, ...]
+    # The pieces that were not read yet; an error among them is raised.
     pieces: deque[bytes | ProviderError]
+    # Seconds between two pieces.
     pause_s: float = 0.0
     is_closed: bool = False
 

@@ -14,11 +14,13 @@ from gateway.settings import DefaultMode
 
 
 class KeyForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """A key that is to be made. memory, project: "" is none, of an operator's key all."""
+    """A key that is to be made."""
 
     name: str
+    # The project that the key opens; "": all, of an operator's key, else the default.
     project: str = ""
     kind: KeyKind = "app"
+    # The mode of requests that ask for none; "" or None: that of the settings.
     memory: DefaultMode | Literal[""] | None = None
 
 

@@ -32,15 +32,15 @@ def origins_of(exchange: int | None, sources: bytes) -> set[int]:
 
 
 class _Sifted(Struct, frozen=True):
-    """The versions of a block, sifted. clean: the values of those before the first one that came from what is gone.
+    """The versions of a block, divided at the first one that came from what is gone."""
 
-    later: those from that one on, each of which may hold words of it, since a version is written on top of the one
-    before it. sources: the exchanges that the rebuilt value comes from. has_gone: something of the block has to go.
-    """
-
+    # The values of the versions before it, by version.
     clean: dict[int, str]
+    # The versions from it on. Each may hold words of what is gone, since it is written on top of the one before it.
     later: list[Revised]
+    # The exchanges that the rebuilt value comes from.
     sources: set[int]
+    # Something of the block has to go.
     has_gone: bool
 
 

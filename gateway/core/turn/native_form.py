@@ -18,17 +18,15 @@ Memory = tuple[str, int]  # the uid of a memory, and its epoch: after a forgetti
 
 
 class NativeReply(Struct, frozen=True):
-    """A reply as far as it has come.
+    """A reply as far as it has come."""
 
-    end: FINISHED once it is complete, FAILED where the upstream reports a failure; CANCELLED: it would be cut here.
-    shown_reply: the reply as a message; None: it has no content.
-    ids: the reply's own and those of its parts, by which its client may refer to it.
-    later: the id under which the upstream makes the reply after its answer; None: it does not.
-    """
-
+    # FINISHED: it is complete; FAILED: the upstream reports a failure; CANCELLED: it would be cut here.
     end: End
+    # The reply as a message; None: it has no content.
     shown_reply: Json | None = None
+    # The ids by which its client may refer to it: its own and those of its parts.
     ids: tuple[str, ...] = ()
+    # The id under which the upstream makes the reply after its answer; None: it does not.
     later: str | None = None
 
 

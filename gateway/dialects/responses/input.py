@@ -31,15 +31,15 @@ _ROLES = ("user", "assistant", "system", "developer")
 
 
 class InputMessages(Struct, frozen=True):
-    """An input as messages. references: those that stand for a reply which the client only names.
-
-    places: by message the item that it is made of, a text the first one; -1: a reply, which may be made of several.
-    """
+    """The input of a request, translated into messages of a chat completion."""
 
     messages: list[Json]
+    # The messages that stand for a reply which the client only names.
     references: list[Reference]
+    # For each message the index of its input item; 0 where the input is a text. A reply has -1, since several items
+    # may make one.
     places: list[int]
-    # Where thoughts of another maker stand, which nobody here can read; they are left out.
+    # Where thoughts of another provider stand, which cannot be read here; they are left out.
     sealed: list[str]
 
 

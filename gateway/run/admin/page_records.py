@@ -436,13 +436,18 @@ class StepCall(Struct, frozen=True):
 
 
 class StepRecord(Struct, frozen=True):
-    """A step of a run: a call of the model. input, output: tokens."""
+    """A step of a run: a call of the model."""
 
+    # From 1 on, in the order of the run.
     number: int
+    # In seconds since the epoch.
     begun: float
+    # None: it has not ended.
     ended: float | None
     model: str
+    # Tokens of the prompt.
     input: int
+    # Tokens of the reply.
     output: int
     # Why the run ended with it; None: it went on.
     stop: str | None
