@@ -1,7 +1,7 @@
 """Batches of Claude: chat completions are translated on their way to `/v1/messages/batches`, and back.
 
-The official SDK speaks to it and is imported when it is first needed. A batch bears no mark: one that was interrupted
-while it was interrupted is known by the ids of its results, which are there once it has ended.
+The official SDK speaks to it and is imported when it is first needed. A batch of Anthropic's has no field for the mark
+of its part. So a batch whose submission was interrupted is found by the ids of its results, once it has ended.
 (platform.claude.com/docs/en/build-with-claude/batch-processing)
 """
 
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch
 
 _PATH: Final = "/v1/messages/batches"
-_PIECE: Final = 256 * 1024
+_PIECE: Final = 256 * 1024  # bytes of the body that are sent at once
 _TRANSIENT: Final = frozenset(("api_error", "overloaded_error", "rate_limit_error", "timeout_error"))
 _BINDING: Final = b'"block_binding"'
+# How the fields of SAMPLING look in a line.
 _SAMPLED: Final = tuple(f'"{name}":'.encode() for name in SAMPLING)
 
 
@@ -74,7 +75,8 @@ class AnthropicBatches(SdkBatches):
             return await self._submit(lines)
 
     async def _submit(self, lines: BinaryIO) -> str:
-        # The newest version refuses temperature and the like, the one before it takes them.
+        """Makes the batch with the version of the API and the beta that its lines need."""
+        # The newest version refuses temperature and the other fields of SAMPLING, the one before it takes them.
         is_sampled = has_binding = False
         for line in lines:
             is_sampled = is_sampled or any(name in line for name in _SAMPLED)
@@ -120,9 +122,10 @@ class AnthropicBatches(SdkBatches):
         return None
 
     async def _has(self, id: str, custom_ids: Container[str]) -> bool:
+        """Returns whether a batch has a result for one of these requests."""
         async with aclosing(self.results(id)) as results:
             async for result in results:
-                # Of some the agent may have been deleted meanwhile.
+                # One is enough: the agents of others may have been deleted since.
                 if result.custom_id in custom_ids:
                     return True
         return False
@@ -174,6 +177,7 @@ async def _joined(lines: BinaryIO) -> AsyncIterator[bytes]:
 
 
 def _state(batch: MessageBatch) -> PartState:
+    """Returns the state of a batch; one that has ended may have results no longer."""
     is_over = batch.processing_status == "ended"
     words = "" if batch.archived_at is None else "its results are not kept any longer"
     return PartState(is_over, is_over and batch.results_url is not None, words)

@@ -12,10 +12,12 @@ from adapters.types import Json
 T = TypeVar("T")
 _UNIONS: Final = ("anyOf", "oneOf", "allOf")
 _EMPTY: Final[Json] = {"type": "object", "properties": {}}
-# The keywords of a schema that an answer can be held to (build-with-claude/structured-outputs, "JSON Schema
-# limitations"; Anthropic's own SDK puts the others into descriptions as well).
+# Keywords whose value has schemas by name.
 _BY_NAME: Final = ("properties", "$defs", "definitions")
+# Keywords whose value is data, and no schema.
 _VALUES: Final = ("const", "default", "enum")
+# The other keywords that the schema of an answer may have (build-with-claude/structured-outputs, "JSON Schema
+# limitations"; Anthropic's own SDK puts the rest into descriptions as well), and those that may have these values only.
 _TAKEN: Final = frozenset(
     ("type", "required", "additionalProperties", "items", "anyOf", "allOf", "$ref", "description", "title")
 )
@@ -58,10 +60,10 @@ def _tool(tool: Any, where: str) -> Json:
 def _merged(schema: Json, root: Json, named: dict[str, Json]) -> Json:
     """Returns a tool's schema with the branches of unions at its top merged into it: there, unions are refused.
 
-    It takes what any branch takes, and demands what all of them demand; the tool itself judges the rest.
+    The result takes what any branch takes, and requires what all of them require; the tool itself judges the rest.
 
-    root: has the definitions.
-    named: those that were merged already.
+    root: the whole schema, in which definitions are looked up.
+    named: the definitions that were merged already, by reference; more are added.
     """
     if schema.keys().isdisjoint(_UNIONS):
         return schema
@@ -70,9 +72,9 @@ def _merged(schema: Json, root: Json, named: dict[str, Json]) -> Json:
     values: dict[str, dict[str, Any]] = {}
     required = _required(schema)
     for union in _UNIONS:
-        branches = [_branch(branch, root, named) for branch in _of(list, schema.get(union))]
+        branches = [_branch(branch, root, named) for branch in _of_kind(list, schema.get(union))]
         for branch in branches:
-            for name, value in _of(dict, branch.get("properties")).items():
+            for name, value in _of_kind(dict, branch.get("properties")).items():
                 values.setdefault(name, {}).update((repr(each), each) for each in _alternatives(value))
         demanded = Counter(name for branch in branches for name in dict.fromkeys(_required(branch)))
         least = 1 if union == "allOf" else len(branches)
@@ -81,7 +83,7 @@ def _merged(schema: Json, root: Json, named: dict[str, Json]) -> Json:
             found["additionalProperties"] = False
     merged = {name: [*each.values()] for name, each in values.items()}
     properties = {name: each[0] if len(each) == 1 else {"anyOf": each} for name, each in merged.items()}
-    found["properties"] = properties | _of(dict, schema.get("properties"))
+    found["properties"] = properties | _of_kind(dict, schema.get("properties"))
     if required:
         found["required"] = list(dict.fromkeys(required))
     return found
@@ -89,19 +91,19 @@ def _merged(schema: Json, root: Json, named: dict[str, Json]) -> Json:
 
 def _branch(branch: Any, root: Json, named: dict[str, Json]) -> Json:
     """Returns a branch of a union, with the unions at its own top merged; one that is only named is looked up."""
-    branch = _of(dict, branch)
+    branch = _of_kind(dict, branch)
     ref = str(branch.get("$ref", ""))
     place, _, name = ref.rpartition("/")
     if place not in ("#/$defs", "#/definitions"):
         return _merged(branch, root, named)
     if ref not in named:
         named[ref] = {}  # within itself it adds nothing
-        named[ref] = _branch(_of(dict, root.get(place[2:])).get(name), root, named)
+        named[ref] = _branch(_of_kind(dict, root.get(place[2:])).get(name), root, named)
     return named[ref]
 
 
 def _required(schema: Json) -> list[str]:
-    return [name for name in _of(list, schema.get("required")) if isinstance(name, str)]
+    return [name for name in _of_kind(list, schema.get("required")) if isinstance(name, str)]
 
 
 def _alternatives(value: Any) -> list[Any]:
@@ -111,7 +113,7 @@ def _alternatives(value: Any) -> list[Any]:
     return [value]
 
 
-def _of(kind: type[T], value: Any) -> T:
+def _of_kind(kind: type[T], value: Any) -> T:
     """Returns the value, or an empty one where it is of another kind: schemas come from anywhere."""
     return value if isinstance(value, kind) else kind()
 
