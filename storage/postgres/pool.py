@@ -28,38 +28,42 @@ from storage.postgres.connection import (
 
 
 class PoolLimits(Struct, frozen=True):
-    """Bounds and pauses; chosen, but for the size, which was enough for 16 turns at a time when it was measured."""
+    """Bounds and pauses. The size was enough for 16 turns at a time; of the others there is no measurement."""
 
     # Connections at most.
     size: int = 8
     # How many of them bulk work may have.
     bulk: int = 2
-    # How long a read waits for one.
+    # The seconds that a read waits for a connection.
     wait_s: float = 0.25
-    # How much may wait to be written.
+    # The bytes of all writes that wait; a write beyond them is refused.
     queue_bytes: int = 64 << 20
-    # read_s, long_s, write_s: after which a read or a statement of a transaction is given up.
+    # The seconds after which a read of a turn is given up.
     read_s: float = 2.0
+    # The same for reads of lists and of other bulk.
     long_s: float = 60.0
+    # The same for a statement of a transaction that writes.
     write_s: float = 30.0
     # A write that takes longer makes the status `slow`.
     slow_s: float = 1.0
-    # How long a connection may take to answer after a read was given up.
+    # The seconds that a connection has to answer after a read on it was given up.
     check_s: float = 2.0
-    # Between two VACUUMs.
+    # The seconds between two VACUUMs.
     sweep_s: float = 60.0
-    # Between two checks of health.
+    # The seconds between two checks of health.
     health_s: float = CHECK_S
+    # The seconds between the first two attempts to connect after a fault; the pause doubles with each.
     retry_first_s: float = 0.25
+    # The longest of these pauses.
     retry_most_s: float = 10.0
 
 
 class ConnectionPool:
-    """Connections, given to whoever asks in order.
+    """Connections, which are handed out in the order in which they were asked for.
 
-    prepare: makes sure of the schema when the server answers for the first time.
-    failed: called with what is wrong when the server fails after it worked
-    recovered: when it works again.
+    prepare: checks the schema, or makes it, when the server answers for the first time.
+    failed: called with the error when the server fails after it worked.
+    recovered: called when the server works again.
     """
 
     def __init__(
@@ -77,10 +81,12 @@ class ConnectionPool:
         self._failed = failed
         self._recovered = recovered
         self._idle: list[RawConnection] = []
-        self._open: set[RawConnection] = set()
-        self._opening = 0
-        self._bulk = 0
-        self._turns: deque[asyncio.Future[RawConnection | None]] = deque()
+        self._open: set[RawConnection] = set()  # idle or in use
+        self._opening = 0  # connections that are being made
+        self._bulk = 0  # connections that bulk work has, or waits for in `_waiting`
+        # Those that wait for a connection, in order; None wakes one to ask again.
+        self._waiting: deque[asyncio.Future[RawConnection | None]] = deque()
+        # Bulk work that waits until there is less of it.
         self._waiting_bulk: deque[asyncio.Future[RawConnection | None]] = deque()
         self._mending: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -148,7 +154,7 @@ class ConnectionPool:
     async def _open_or_wait(self) -> RawConnection | None:
         """Returns a new connection, or the next that comes free; None: ask again."""
         if len(self._open) + self._opening >= self._limits.size:
-            return await self._wait(self._turns)
+            return await self._wait(self._waiting)
         raw: RawConnection | None = None
         self._opening += 1
         try:
@@ -161,13 +167,13 @@ class ConnectionPool:
                 raise fault from error
         except asyncio.CancelledError:
             # Who waits for this one opens another.
-            _wake(self._turns, None)
+            _wake(self._waiting, None)
             raise
         finally:
             self._opening -= 1
         if raw is None:
             # One may have come free meanwhile, and would not be handed on.
-            return self.take_idle() or (await self._wait(self._turns) if self._open else None)
+            return self.take_idle() or (await self._wait(self._waiting) if self._open else None)
         if self.fault is not None or self._closed:
             raw.terminate()
             return None
@@ -189,7 +195,7 @@ class ConnectionPool:
             raise
 
     def give(self, raw: RawConnection, *, is_bulk: bool = False) -> None:
-        """Takes a connection back."""
+        """Takes a connection back, and hands it to the first that waits. is_bulk: as it was taken."""
         if is_bulk:
             self._free_bulk()
         if raw not in self._open or raw.is_closed():
@@ -197,8 +203,8 @@ class ConnectionPool:
             self._open.discard(raw)
             if not raw.is_closed():
                 raw.terminate()
-            _wake(self._turns, None)
-        elif not _wake(self._turns, raw):
+            _wake(self._waiting, None)
+        elif not _wake(self._waiting, raw):
             self._idle.append(raw)
 
     def _free_bulk(self) -> None:
@@ -212,6 +218,7 @@ class ConnectionPool:
         task.add_done_callback(self._tasks.discard)
 
     async def _check(self, raw: RawConnection) -> None:
+        """Gives a connection back once it has answered; one that does not is dropped."""
         try:
             await self.settle(raw, "SELECT 1")
         finally:
@@ -231,7 +238,7 @@ class ConnectionPool:
     # -- down and up --------------------------------------------------------------------------------------------------
 
     def fail(self, fault: Unavailable) -> None:
-        """Takes note of what is wrong with the server, and begins to try it again."""
+        """Notes that the server has failed, drops all connections, and begins to connect again."""
         self.failures += 1
         self.last_error = fault.message
         if self.fault is not None or self._closed:
@@ -248,6 +255,7 @@ class ConnectionPool:
         self._failed(fault)
 
     async def _mend(self) -> None:
+        """Connects until a trial write succeeds; after the first failure all requests are refused meanwhile."""
         pause = 0.0
         while True:
             await asyncio.sleep(pause)
@@ -284,7 +292,7 @@ class ConnectionPool:
         return raw
 
     def _wake_all(self) -> None:
-        for queue in (self._turns, self._waiting_bulk):
+        for queue in (self._waiting, self._waiting_bulk):
             while _wake(queue, None):
                 pass
 
