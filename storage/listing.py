@@ -235,9 +235,10 @@ class PassageFilter(Struct, frozen=True):
 
 
 class StandingExchange(Struct, frozen=True):
-    """An exchange with its content."""
+    """An exchange with its content, and what lists show beside it."""
 
     exchange: Exchange
+    # The public name of its conversation.
     conversation: str
     # The client's own id of its conversation.
     key: str | None

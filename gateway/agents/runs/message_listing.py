@@ -143,7 +143,7 @@ class AgentMessages:
         return found[:limit]
 
     async def _row(self, project: str, place: Place) -> tuple[int, int, int]:
-        return await self._store.messages.place(project, place.uid, place.seq), *_place(place)
+        return await self._store.messages.exchange_row(project, place.uid, place.seq), *_place(place)
 
     async def get(self, agent: Agent, place: Place) -> MessageView:
         """Returns the message at a place. Raises: NotFound."""

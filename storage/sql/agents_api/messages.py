@@ -1,7 +1,8 @@
 """Stored messages as the agents API lists and changes them.
 
-They are listed in their agent's one order, of all conversations or of one. A number is not used twice, so a page goes
-on from a message that is gone.
+A message has a number (`seq`) that rises over all conversations of its agent. No number is used twice, so a page can
+begin after a message that is gone. Messages are stored in exchanges, which lists return as `StandingExchange`: with
+their conversation, run and waiting calls. The agent of a parameter `agent` is given by its row.
 """
 
 from __future__ import annotations
@@ -24,31 +25,33 @@ SQL = load("agents_api/messages.sql")
 
 
 class Messages(Group):
-    """Stored messages. agent: the memory's row; of another memory nothing is found."""
+    """Stored messages. Each statement is bound to one agent or project, and finds nothing of another one."""
 
     @long_reads
     async def page(
         self, connection: Connection, agent: int, page: Page, *, conversation: int | None = None
     ) -> list[StandingExchange]:
-        """Returns a page of exchanges, in the order asked for. The cursors of the page are numbers of messages.
+        """Returns a page of exchanges, in the order that the page asks for.
 
-        Those that hold a cursor are among them, since some of their messages may lie beyond it.
+        page: its cursors are numbers of messages. Exchanges that hold a cursor are returned as well, since some of
+            their messages may lie beyond it.
+        conversation: the row of the only one; None: of all.
         """
         low, high = page.bounds
         where, of = ("of_agent", ()) if conversation is None else ("of_conversation", (conversation,))
         values = (agent, *of, max(low, 0), high + 1, page.limit)
-        return [_standing(row) for row in await connection.rows(SQL[f"{where}_{page.way}"], values)]
+        return [_make_record(row) for row in await connection.rows(SQL[f"{where}_{page.way}"], values)]
 
     @long_reads
     async def of_conversation(
         self, connection: Connection, agent: int, conversation: int, after: int, limit: int
     ) -> list[StandingExchange]:
-        """Returns exchanges of a conversation, oldest first, also such as do not stand.
+        """Returns exchanges of a conversation, oldest first, also those that are not active.
 
-        after: the number with which the last one before them begins.
+        after: the first number of the last exchange on the page before.
         """
         return [
-            _standing(row)
+            _make_record(row)
             for row in await connection.rows(SQL["in_conversation"], (agent, conversation, after, limit))
         ]
 
@@ -59,11 +62,12 @@ class Messages(Group):
         """Returns the exchange of a project's conversation that began at a time, and its memory.
 
         conversation: its public name.
+        begun: in seconds since the epoch.
         """
         row = await connection.row(SQL["begun"], (project, conversation, begun))
         if row is None:
             return None
-        return make_agent_record(row[:AGENT_COLUMNS]), _standing(row[AGENT_COLUMNS:])
+        return make_agent_record(row[:AGENT_COLUMNS]), _make_record(row[AGENT_COLUMNS:])
 
     @reads
     async def owner(
@@ -76,13 +80,13 @@ class Messages(Group):
     @long_reads
     async def path_to(self, connection: Connection, agent: int, exchange: int) -> list[StandingExchange]:
         """Returns an exchange and those before it on its path, oldest first, whatever became of them."""
-        return [_standing(row) for row in await connection.rows(SQL["path_to"], (agent, exchange))]
+        return [_make_record(row) for row in await connection.rows(SQL["path_to"], (agent, exchange))]
 
     @long_reads
     async def newest(self, connection: Connection, agent: int, limit: int) -> list[tuple[str, float, bytes]]:
-        """Returns the last replies of a memory, newest first, also such as do not stand.
+        """Returns the last replies of a memory, newest first, also those that are not active.
 
-        Of each the public name of its conversation, when its turn began, and the reply as JSON.
+        Each is (public name of its conversation, when its turn began in seconds, the reply as JSON).
         """
         return [(row[0], row[1], row[2]) for row in await connection.rows(SQL["newest"], (agent, limit))]
 
@@ -93,10 +97,10 @@ class Messages(Group):
         """Returns a page of the exchanges of all agents. The cursors of the page are rows."""
         values = (project, *page.bounds, page.limit)
         rows = await connection.rows(SQL[f"of_project_{page.way}"], values)
-        return [(make_agent_record(row[:AGENT_COLUMNS]), _standing(row[AGENT_COLUMNS:])) for row in rows]
+        return [(make_agent_record(row[:AGENT_COLUMNS]), _make_record(row[AGENT_COLUMNS:])) for row in rows]
 
     @reads
-    async def place(self, connection: Connection, project: str, uid: str, seq: int) -> int:
+    async def exchange_row(self, connection: Connection, project: str, uid: str, seq: int) -> int:
         """Returns the row of the exchange that holds a number. Raises: NotFound: there is no such memory."""
         found: int | None = await connection.value(SQL["place"], (project, uid, seq))
         if found is None:
@@ -112,8 +116,8 @@ class Messages(Group):
     async def of_rows(
         self, connection: Connection, agent: int, ids: Sequence[int]
     ) -> dict[int, StandingExchange]:
-        """Returns exchanges by their rows, also such as do not stand."""
-        found = map(_standing, await rows_of(connection, SQL["of_rows"], ids, agent))
+        """Returns exchanges by their rows, also those that are not active. ids: the rows."""
+        found = map(_make_record, await rows_of(connection, SQL["of_rows"], ids, agent))
         return {each.exchange.id: each for each in found}
 
     @reads
@@ -126,23 +130,23 @@ class Messages(Group):
 
     @reads
     async def past(self, connection: Connection, agent: int, conversation: int) -> dict[int, int]:
-        """Returns the conversations in which the past of one stands, each with the last number of it there.
+        """Returns the conversations that hold the past of one, each with the last number of that past.
 
-        It is itself one of them. A fork has those above it.
+        The conversation itself is one of them. A fork also has those that it was forked from.
         """
         rows = await connection.rows(SQL["past"], (agent, conversation))
         return {row[0]: row[1] for row in rows}
 
     @reads
     async def numbers(self, connection: Connection, agent: int, conversation: int, limit: int) -> list[int]:
-        """Returns the numbers of the messages in a conversation's window, oldest first, and no more than the newest."""
+        """Returns the numbers of the newest messages in a conversation's window, oldest first. limit: of them."""
         return _numbers(await connection.rows(SQL["tail"], (agent, conversation, limit)), limit)
 
     @long_reads
     async def numbers_of(
         self, connection: Connection, agents: Sequence[int], key: str, limit: int
     ) -> dict[int, list[int]]:
-        """Returns the same of several agents' conversations that have this name."""
+        """Returns what `numbers` does, by agent, for the conversation of each that has this name. key: the name."""
         rows: dict[int, list[Row]] = {agent: [] for agent in agents}
         for agent, *row in await rows_of(connection, SQL["tails"], agents, key, limit):
             rows[agent].append(tuple(row))
@@ -152,7 +156,9 @@ class Messages(Group):
     async def rewrite(
         self, connection: Connection, agent: Agent, seq: int, edit: Callable[[Exchange], Exchange]
     ) -> StandingExchange:
-        """Gives a message another text; what was indexed of the old one goes, and so do summaries that may hold it.
+        """Gives a message another text. The old text leaves the index, and summaries that may hold it are dropped.
+
+        edit: returns the exchange with the new text.
 
         Raises: NotFound; Stale: something was forgotten since the agent was read; what `edit` raises.
         """
@@ -163,13 +169,13 @@ class Messages(Group):
         found = await _at(connection, agent.id, seq)
         e = edit(found.exchange)
         await exchanges.update_exchange(connection, agent.id, e, is_whole=True)
-        # The index does not find the old words from now on, not even by the messages next to this one; the exchange is
-        # read again, where it was passed.
+        # Old words must not be found by the messages next to this one either, so all of the exchange leaves the index.
+        # It is indexed again if the index had reached it.
         if e.seq <= now.indexed_seq:
             await forget_indexed(connection, agent.id, range(e.seq, e.seq + len(e.inputs) + 1))
             await exchanges.mark(connection, agent.id, "stale", (b"",), e.id)
         await connection.run(SQL["summaries_over"], (agent.id, e.id))
-        # Whoever planned on the old words plans again.
+        # A turn that was planned on the old words is planned again.
         await connection.run(SQL["forks_moved"], (agent.id, e.id))
         last_at = e.ended or e.stopped or e.touched
         await connection.run(exchanges.SQL["conversation_moved"], (last_at, e.conversation, agent.id))
@@ -193,10 +199,10 @@ async def _at(connection: Connection, agent: int, seq: int) -> StandingExchange:
     row = await connection.row(SQL["at"], (agent, seq))
     if row is None:
         raise NotFound(f"there is no message {seq}")
-    return _standing(row)
+    return _make_record(row)
 
 
-def _standing(row: Row) -> StandingExchange:
+def _make_record(row: Row) -> StandingExchange:
     input_, shown_reply, full, conversation, key, is_tip, run, waiting, *skeleton = row
     e = exchanges.make_exchange(skeleton, input_, shown_reply, full)
     held = orjson.loads(waiting) if waiting and is_tip else {}
