@@ -22,24 +22,25 @@ DAY_S = 86_400
 
 
 class _Gone(Struct, frozen=True):
-    """The part of a memory that is gone, as its marks show."""
+    """The part of a memory that is being forgotten, as the table `marks` has it."""
 
     erased: Erased
-    # The lowest number among it; 0: no exchange.
+    # The lowest message number (`seq`) of the erased exchanges; 0: there is none.
     first: int
-    # When the first of these exchanges began, in seconds.
+    # When the earliest of them began, in seconds since the epoch.
     begun_at: float
-    # By conversation the lowest number that is gone there, or in the past of a fork.
+    # By conversation the lowest erased number in it; of a fork also one in the past that it shares.
     places: Mapping[int, int]
 
     def was_known_to(self, e: Exchange) -> bool:
-        """Returns whether an exchange may have been given it: one that had ended before it came was not."""
+        """Returns whether the erased part may have been recalled in an exchange: not if it had ended before."""
         return e.seq >= self.first or max(e.touched, e.ended or 0.0, e.stopped or 0.0) >= self.begun_at
 
     def may_be_used_by(self, e: Exchange, rules: Rules) -> bool:
-        """Returns whether hidden rounds of an exchange may have used it, in its words or in others.
+        """Returns whether the hidden rounds of an exchange may repeat the erased part, literally or not.
 
-        In others: after it in its conversation, or where a block went too. Such rounds are not even read.
+        Rounds that follow it in its conversation may repeat it in other words, and so may all where a block lost
+        something: these are erased without being read.
         """
         if e.full is None or exchanges.is_step(e):
             return False
@@ -51,16 +52,19 @@ class _Gone(Struct, frozen=True):
 async def erase_additions(
     connection: Connection, agent: int, rules: Rules, after: int, limit: int
 ) -> int | None:
-    """Erases a page of the notes, hidden rounds and results that may quote what is gone. after: the last row's id.
+    """Erases the notes, hidden rounds and results that may quote what is gone, in a page of exchanges.
 
-    Returns where to go on; None: that was all.
+    after: the exchange at which the page before ended.
+    limit: exchanges of a page.
+
+    Returns the exchange at which this page ended; None: it was the last.
     """
     gone = await _load_gone(connection, agent)
     if gone is None:
         return None
     start = 0
     if gone.first:
-        # A turn that took its number before may have been under way still (not a day) when it came, and found it.
+        # A turn with a lower number may still have been under way (for less than a day) and have recalled it.
         start = await connection.value(SQL["begun_before"], (agent, gone.first, gone.begun_at - DAY_S)) or 0
     rows = await connection.rows(SQL["additions"], (agent, start, after, limit))
     for id, step in rows:
@@ -94,7 +98,7 @@ async def _load_gone(connection: Connection, agent: int) -> _Gone | None:
 
 
 def _left_of(e: Exchange, above: Exchange | None, gone: _Gone, rules: Rules) -> Exchange:
-    """Returns what stays of an exchange.
+    """Returns an exchange without what may quote the erased part.
 
     above: the step of a run with the calls that it answers; None: it answers none.
     """
