@@ -1,8 +1,8 @@
 """A stream of events with pings in its pauses, also before its first event.
 
-A model on one's own machine may read a long prompt for minutes, and clients give up a connection on which nothing comes
-(`letta-client` after 60 s). A ping sends the status. So the error that would have been one is an event from then on; it
-commits to nothing else, and another endpoint can still be asked.
+A local model may read a long prompt for minutes, and clients close a connection on which nothing comes (`letta-client`
+after 60 s). The first ping sends the status 200. An error after it is an event of the stream; another endpoint can
+still be asked, since nothing of a reply was sent.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from types import TracebackType
 from gateway.agents.wire.faults import refused_event
 from gateway.run.sink import ClientGone, Sink
 
+# The header of a stream of events.
 EVENTS = ("content-type", "text/event-stream; charset=utf-8")
 
 
 @dataclass(slots=True)
 class PingingSink:
-    """A stream that sends pings while it has no events."""
+    """A Sink that sends pings while nothing is written to it. It begins as it is entered, and ends with the stream."""
 
     inner: Sink
     # Seconds between two pings; 0: none are sent.
@@ -33,7 +34,7 @@ class PingingSink:
     # Bytes of the reply itself were sent; pings do not count.
     started: bool = False
     _has_head: bool = False
-    _wrote: bool = False
+    _wrote: bool = False  # since the last ping was due
     _task: asyncio.Task[None] | None = field(default=None)
 
     def __enter__(self) -> PingingSink:
@@ -61,7 +62,7 @@ class PingingSink:
         await self.inner.end()
 
     async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
-        """Answers with an error: nothing else comes whole where events were asked for."""
+        """Sends an error, the only whole answer to who asked for events; after a ping it is sent as an event."""
         self._end_beat()
         if self._has_head:
             await self.inner.write(refused_event(body))
