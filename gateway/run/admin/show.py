@@ -24,12 +24,15 @@ RECENT = 10
 FOUND = 20
 # The number of versions that `--why` shows of a block.
 VERSIONS = 5
+# The passages and the facts that are listed at most.
 PASSAGES = 100
 FACTS = 100
 # The number of sources that `--why` quotes for a version or a note.
 SOURCES = 4
+# The characters to which a text is cut.
 SHOWN_CHARS = 100
 
+# The words for the origin of a version, by the part before its colon.
 ORIGINS = {
     "default": "the profile's default",
     "-": "forgotten",
@@ -51,8 +54,10 @@ class ShowOperation(Struct, frozen=True):
     async def show(self, raw: RawArguments) -> dict[str, str]:
         """Shows the memory of a user, or of a conversation without a user. Returns {"text"}.
 
-        query: adds what would be recalled for it, and the messages found with their numbers. why: adds where each
-        memory comes from.
+        The fields of `raw`, besides those of the memory's owner:
+
+        query: adds what would be recalled for it, and the messages found with their numbers.
+        why: adds where each memory comes from.
         """
         arguments = Arguments(raw)
         scope = arguments.owner(self.defaults).scope
@@ -114,7 +119,10 @@ def _retained(retained: Retained) -> str:
 
 
 def _lines_of(e: Exchange, head_is_shared: bool, previous: int | None) -> list[str]:
-    """Returns the messages of an exchange, each with why it does not stand."""
+    """Returns the lines of an exchange's messages. Those of a turn that is not active end with the reason.
+
+    head_is_shared, previous: as `messages_of` has them.
+    """
     why = ""
     if e.state is State.CANCELLED:
         why = "cancelled"
@@ -169,7 +177,7 @@ def _import(format: str, at: float) -> str:
 
 
 async def _sources(store: Store, agent: Agent, exchanges: Sequence[int]) -> list[str]:
-    """Quotes the users' messages of these exchanges."""
+    """Returns lines that quote the user messages of the first `SOURCES` of these exchanges."""
     lines = []
     # A shared block may come from another user's memory, of which nothing is shown: its exchange is not found here.
     for id in exchanges[:SOURCES]:
@@ -199,4 +207,5 @@ def _fact(f: Fact) -> str:
 
 
 def _line(m: Message) -> str:
+    """Returns a message in one line: number, date, speaker and text."""
     return f"{m.seq}  [{minute_of(m.at)}] {m.speaker or m.role}: {' '.join(m.text.split())}"
