@@ -17,6 +17,8 @@ _CHARS = 500
 
 
 class _Table(NamedTuple):
+    # Small letters, some of which stand in each text that asks for an order.
+    signs: tuple[str, ...]
     # What asks for an order, in any language.
     order: re.Pattern[str]
     # That, and the words around it that name no event.
@@ -25,7 +27,10 @@ class _Table(NamedTuple):
 
 def asks_for_order(text: str) -> bool:
     """Returns whether a text asks for the order of events."""
-    return len(text) <= _CHARS and _load().order.search(text) is not None
+    if len(text) > _CHARS:
+        return False
+    table = _load()
+    return any(map(text.lower().__contains__, table.signs)) and table.order.search(text) is not None
 
 
 def events_of(text: str) -> str:
@@ -35,9 +40,13 @@ def events_of(text: str) -> str:
 
 @cache
 def _load() -> _Table:
-    order, frame = list[str](), list[str]()
+    signs, order, frame = list[str](), list[str](), list[str]()
     for line in _TABLE.read_text("utf-8").splitlines():
         if not line.startswith("#"):
             _, kind, pattern = line.split(maxsplit=2)
-            (order if kind == "order" else frame).append(pattern)
-    return _Table(*(re.compile("|".join(each), re.IGNORECASE) for each in (order, order + frame)))
+            if kind == "sign":
+                signs += pattern.split()
+            else:
+                (order if kind == "order" else frame).append(pattern)
+    expressions = (re.compile("|".join(each), re.IGNORECASE) for each in (order, order + frame))
+    return _Table(tuple(dict.fromkeys(signs)), *expressions)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +50,21 @@ def test_the_words_that_ask_for_an_order_are_left_out(text: str, events: str) ->
 )
 def test_other_texts_ask_for_no_order(text: str) -> None:
     assert not asks_for_order(text)
+
+
+def test_each_way_of_asking_has_a_sign() -> None:
+    """The signs are looked for first, and a question without one is not."""
+    table = (Path(__file__).parents[3] / "gateway/data/order_words.txt").read_text("utf-8").splitlines()
+    lines = [line.split(maxsplit=2) for line in table if not line.startswith("#")]
+    signs = {language: text.split() for language, kind, text in lines if kind == "sign"}
+    for language, kind, pattern in lines:
+        if kind == "order":
+            # Alternatives of the whole expression: its groups are one letter each.
+            flat = re.sub(
+                r"\(\?:[^()]*(?:\([^()]*\)[^()]*)*\)", lambda found: found[0].replace("|", "/"), pattern
+            )
+            for way in flat.split("|"):
+                assert any(sign in way for sign in signs[language]), way
 
 
 def test_a_note_for_an_order_of_events_has_shorter_lines() -> None:
