@@ -268,7 +268,8 @@ def test_no_altered_token_opens_anything(world: World) -> None:
         assert Person(world, f"me/{other}").ask("GET").status == 404, at
     for other in (token[:-1], token + "A", token.swapcase(), token + "%00", "%20" + token, token + "~2E", ""):
         assert Person(world, f"me/{other}").ask("GET").status == 404, other
-    assert Person(world, f"me/{token[:-1]}A").send("pause", paused="true").status == 404
+    last = "B" if token.endswith("A") else "A"
+    assert Person(world, f"me/{token[:-1]}{last}").send("pause", paused="true").status == 404
     assert not person.twin()["paused"]
 
 
