@@ -17,6 +17,7 @@ from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail,
 from tests.gateway.admin.test_transfer_agents import export, restore
 from tests.gateway.compacting import Notes
 from tests.gateway.sdk import agent as profile
+from tests.gateway.tools.test_sandbox import needs_bwrap
 
 pytestmark = [pytest.mark.both, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -233,6 +234,7 @@ def test_what_is_being_answered_stays_with_its_conversation(world: LettaWorld) -
     assert texts(world, fork(world, one)) == ["One", "To One", "Slowly", "Slow."]
 
 
+@needs_bwrap
 def test_calls_that_wait_for_an_approval_stay_with_their_conversation(world: LettaWorld) -> None:
     source = 'def launch() -> str:\n    """Launches."""\n    return "up"\n'
     tool = world.letta.tools.create(source_code=source, default_requires_approval=True)
