@@ -7,7 +7,7 @@ for it. (opentelemetry.io/docs/specs/semconv/gen-ai)
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -70,9 +70,13 @@ def error_type(failure: str, status: int = 0) -> str:
 class ModelNames:
     """The names of models that may stand in metrics and spans."""
 
-    def __init__(self, settings: Iterable[str]) -> None:
-        """settings: those that the settings name."""
+    def __init__(self, settings: Iterable[str], mask: Callable[[bytes], bytes]) -> None:
+        """settings: those that the settings name.
+
+        mask: returns a text with its keys masked, since callers put keys into a model's name, too.
+        """
         self._settings = frozenset(settings)
+        self._mask = mask
         self._labels: set[str] = set()
 
     def of(self, model: str, status: int) -> str:
@@ -80,8 +84,10 @@ class ModelNames:
 
         status: of the answer; 0: there was none.
         """
-        is_known = model in self._settings or 0 < status < 400
-        return model[:_MODEL_CHARS] if is_known and model else OTHER
+        if model in self._settings:
+            return model[:_MODEL_CHARS]
+        name = model[:_MODEL_CHARS].encode(errors="replace")
+        return model[:_MODEL_CHARS] if model and 0 < status < 400 and self._mask(name) == name else OTHER
 
     def label(self, model: str, status: int) -> str:
         """Returns the same as a label: beyond so many names it is `other`."""

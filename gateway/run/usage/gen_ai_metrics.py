@@ -10,6 +10,7 @@ from typing import Final
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.core.usage.gen_ai import CANCELLED, OTHER, ModelNames, error_type, operation_of, provider_of
+from gateway.log import without_keys
 from gateway.metrics import Count, Metrics
 from gateway.run.receipt import CLIENT_GONE, Receipt, UpstreamCall
 from gateway.settings import Settings
@@ -49,7 +50,7 @@ class GenAIMetrics:
     """Adds its figures to the process's."""
 
     def __init__(self, metrics: Metrics, settings: Settings) -> None:
-        self._models = ModelNames(names_in(settings))
+        self._models = ModelNames(names_in(settings), without_keys)
         self._durations = metrics.histogram(
             "gen_ai_client_inference_duration_seconds", "Time of calls of models.", _DURATIONS, *_LABELS
         )

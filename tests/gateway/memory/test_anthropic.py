@@ -419,7 +419,8 @@ def test_the_callers_own_marks_are_all_there_are(
 ) -> None:
     """As applications place them: on the system prompt, on a tool, and on the newest message, where they move on."""
     world.chat(user="alice", model=model).say("My cat is called Miso, she is grey.")
-    tools = [{**WEATHER, "cache_control": MARK}]
+    # A long mark may not come after a short one, in the order of tools, system and messages.
+    tools = [{**WEATHER, "cache_control": LONG_MARK}]
     system = [{"type": "text", "text": "Be kind.", "cache_control": LONG_MARK}]
     talk: list[Any] = [{"role": "system", "content": system}]
     said: list[Seen] = []
@@ -434,7 +435,7 @@ def test_the_callers_own_marks_are_all_there_are(
         names = [tool["name"] for tool in seen.json["tools"]]
         newest = seen.json["messages"][-1]["content"]
         assert marks(seen) == [
-            ("tools", names.index("weather"), MARK),
+            ("tools", names.index("weather"), LONG_MARK),
             ("system", 0, LONG_MARK),
             (len(seen.json["messages"]) - 1, len(newest) - 1, MARK),
         ]
