@@ -66,7 +66,7 @@ def test_a_preview_counts_what_goes_and_says_what_stays(world: World) -> None:
     assert (message.will_go.messages, message.will_go.facts, message.confirm) == (1, 1, None)
     texts = [each.text for each in message.stays]
     assert any("message 2" in text for text in texts)
-    assert any("other conversations" in text for text in texts)
+    assert any("in other words" in text for text in texts)
     assert all(each.href for each in message.stays)
     fact = call(forget.preview(None, of.uid, "fact", seq))
     assert (fact.will_go.messages, fact.will_go.facts, fact.will_go.versions) == (0, 1, 1)
