@@ -439,6 +439,7 @@ async def test_a_sandbox_with_a_hole_is_not_used(
     monkeypatch: pytest.MonkeyPatch, wall: str, instead: list[str], passed: str
 ) -> None:
     whole = module._command
+    monkeypatch.setattr("tempfile.tempdir", "/tmp")  # where the probe's file lies, and a hole is made
 
     def with_a_hole(*args: Any) -> list[str]:
         parts = [part for each in whole(*args) for part in (instead if each == wall else [each])]
