@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
+
+from gateway.core.dates import iso_of
 
 # So many warnings are listed; the last one says how many more there are.
 MOST_WARNINGS: Final = 100
@@ -63,8 +64,8 @@ class ImportProgress(Struct, frozen=True):
             "conversations": msgspec.to_builtins(self.conversations),
             "messages": msgspec.to_builtins(self.messages),
             "facts": msgspec.to_builtins(self.facts),
-            "first_at": iso_of(self.first_at),
-            "last_at": iso_of(self.last_at),
+            "first_at": None if self.first_at is None else iso_of(self.first_at),
+            "last_at": None if self.last_at is None else iso_of(self.last_at),
             "learn_tokens": self.chars // _TOKEN_CHARS,
             "warnings": warnings,
             "error": None if self.error is None else {"message": self.error, "param": "file"},
@@ -74,8 +75,3 @@ class ImportProgress(Struct, frozen=True):
 def load_progress(data: dict[str, Any]) -> ImportProgress:
     """Returns what `dump` wrote."""
     return msgspec.convert(data, ImportProgress)
-
-
-def iso_of(at: float | None) -> str | None:
-    """Returns a time as ISO 8601, UTC, to the second."""
-    return None if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
