@@ -94,18 +94,27 @@ def test_read_refuses_what_writes_and_the_input_s_end_ends_it(tmp_path: Path) ->
         {"method": "tools/call", "id": 2, "params": {"name": "memory_remember", "arguments": {"text": "Likes tea."}}},
     ]  # fmt: skip
     lines = "".join(json.dumps({"jsonrpc": "2.0", **each}) + "\n" for each in asked) + "no JSON\n"
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, *RUN, "--read"],
-        input=lines,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
-        timeout=PATIENCE_S,
-        check=True,
-    )
+    ) as editor:
+        assert editor.stdin is not None
+        assert editor.stdout is not None
+        editor.stdin.write(lines)
+        editor.stdin.flush()
+        # The input stays open until the call is answered: its end cancels the calls that run.
+        replies: list[dict[str, Any]] = []
+        while not any(each.get("id") == 2 for each in replies):
+            replies.append(json.loads(editor.stdout.readline()))
+        rest, _ = editor.communicate(timeout=PATIENCE_S)
+    assert editor.returncode == 0
     # Nothing but JSON-RPC stands in its output, and no database was made.
-    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    replies += [json.loads(line) for line in rest.splitlines()]
     assert all(each["jsonrpc"] == "2.0" for each in replies)
     (call,) = [each["result"] for each in replies if each.get("id") == 2]
     assert call["isError"]
