@@ -36,7 +36,7 @@ from gateway.core.request.request_headers import forwardable
 from gateway.core.turn.asides import fillers_in
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.commands import FINISHED, TurnOutcome
-from gateway.core.turn.native_form import Memory, ReplyChange
+from gateway.core.turn.native_form import Memory, NativeReader, ReplyChange
 from gateway.core.turn.native_turn import NativeTurn
 from gateway.core.turn.spec import TurnSpec
 from gateway.core.upstream.policy import Target
@@ -438,17 +438,20 @@ class Chat:
             )
 
     async def _save_later(self, native: NativeRequest, noted: NotedReply, response: bytes) -> None:
-        identity = noted.reply.identity
-        spec, scope = self.directory.profile(identity), identity.scope
-        reader = native.reader()
+        scope, reader = noted.agent.scope, native.reader()
         reader.take_whole(response)
-        reply = reader.reply()
-        if spec is None or scope is None or reply.end is not FINISHED:
-            await self.later.remove(noted)
-            return
         await self.pending.written(scope, self._limits.commit_wait_s)
         if native.named:
             native = await self._with_earlier(native, scope, await self._memory_of(scope))
+        await self._save_noted(native, noted, reader)
+
+    async def _save_noted(self, native: NativeRequest, noted: NotedReply, reader: NativeReader) -> None:
+        """Writes the turn of a noted reply that has ended, and drops the note. reader: has read the reply."""
+        identity, reply = noted.reply.identity, reader.reply()
+        spec, scope = self.directory.profile(identity), identity.scope
+        if spec is None or scope is None or reply.end is not FINISHED:
+            await self.later.remove(noted)
+            return
         route = self._route_of(native.chat.model)
         receipt = Receipt(time.perf_counter(), project=scope.project)
         call = native_call(native, Passes(()), identity, spec, route, UnseenSink(), receipt)
@@ -460,7 +463,7 @@ class Chat:
                 return  # the next GET finds the note
             memory, prompt = begun
             assert isinstance(memory, NativeMemory)
-            memory.reader.take_whole(response)
+            memory.reader = reader
             saving = TurnSaving(call, memory, self.pending, self._metrics, self._limits)
             with saving:
                 await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
@@ -829,7 +832,8 @@ class Chat:
         if (native := call.native) is None:
             return TreeMemory(*parts), prompt
         reader = BoundedReader(native.reader(), self._limits.streamed_bytes)
-        return NativeMemory(*parts, native, reader, self._earlier, self.later), prompt
+        memory = NativeMemory(*parts, native, reader, self._earlier, self.later, self._save_noted)
+        return memory, prompt
 
 
 def _as_memory(agent: Agent) -> Memory:

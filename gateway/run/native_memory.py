@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import count
 
@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from adapters.types import Event, Json
 from gateway.core.conversation.private import with_private
 from gateway.core.request.identity import KEEPS
-from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.native_form import Memory, NativeReader, NativeReply
-from gateway.run.later_replies import LaterReplies, LaterReply
+from gateway.run.later_replies import LaterReplies, LaterReply, NotedReply
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.stored_turns import turn_of
 from gateway.run.native_request import NativeRequest
@@ -159,6 +159,10 @@ class BoundedReader:
     def is_over(self) -> bool:
         return self._reader.is_over
 
+    @property
+    def later(self) -> str | None:
+        return self._reader.later
+
     def take(self, event: Event) -> None:
         if self._left < 0:
             return
@@ -184,10 +188,17 @@ class NativeMemory(TreeMemory):
     reader: NativeReader
     earlier: EarlierReplies
     later: LaterReplies
+    # Writes the turn of a noted reply that has ended.
+    save_noted: Callable[[NativeRequest, NotedReply, NativeReader], Awaitable[None]]
+    is_noted: bool = False
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
         if outcome.later is not None:
-            return self._write_later(prompt, outcome, outcome.later)
+            if self.is_noted:
+                return self._end_noted(outcome.later)
+            if outcome.state is End.CANCELLED:
+                self.is_noted = True
+                return self._write_later(prompt, outcome, outcome.later)
         native, reply, agent = self.native, self.reader.reply(), self.context.agent
         shown_reply = outcome.shown_reply
         if native.is_stored:
@@ -206,3 +217,10 @@ class NativeMemory(TreeMemory):
         turn = context.conversation_uid, turn_of(context)
         reply = LaterReply(native.raw.decode(), native.path, identity, turn)
         await self.later.note(identity.scope, context.agent.epoch, id, reply)
+
+    async def _end_noted(self, id: str) -> None:
+        """Writes the turn of a reply that has ended, unless another request has seen its end already."""
+        scope = self.context.request.identity.scope
+        noted = None if scope is None else await self.later.find(scope.project, id)
+        if noted is not None:
+            await self.save_noted(self.native, noted, self.reader)

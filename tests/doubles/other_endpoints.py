@@ -142,6 +142,9 @@ class Endpoints:
                 )
             case "POST", ["responses", "input_tokens"]:
                 return _say({"object": "response.input_tokens", "input_tokens": 9})
+            case "GET", ["responses", name] if "stream=true" in query:
+                events = {"content-type": "text/event-stream"}
+                return Answer(self.responses.events(name, query), events, hold_after=self.hold_events)
             case _, ["responses", *rest] if rest:
                 return _said(self.responses.respond(method, rest, query))
             case _, ["conversations", *rest]:

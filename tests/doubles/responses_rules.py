@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count, pairwise
 from typing import Any
+from urllib.parse import parse_qs
 
 import orjson
 
@@ -162,8 +163,8 @@ class StoredResponses:
         whole, read = self._stored[name]
         match method, rest:
             case "GET", []:
-                is_made = not (whole["background"] and self.is_busy)
-                return whole if is_made else _under_way(whole, "in_progress")
+                is_busy = whole["background"] and whole["status"] == "completed" and self.is_busy
+                return _under_way(whole, "in_progress") if is_busy else whole
             case "GET", ["input_items"]:
                 return _list(read, query)
             case "DELETE", []:
@@ -176,6 +177,16 @@ class StoredResponses:
             case "POST", ["cancel"]:
                 raise Refusal("Cannot cancel a synchronous response.")
         return None
+
+    def events(self, name: str, query: str) -> list[bytes]:
+        """Returns the events of a response in the background after the cursor of a query. Raises: Refusal."""
+        if name not in self._stored:
+            raise Refusal(f"Response with id '{name}' not found.", status=404)
+        whole, _ = self._stored[name]
+        if not whole["background"]:
+            raise Refusal("Only a response that was made in the background can be streamed.", "stream")
+        after = next((int(n) for n in parse_qs(query).get("starting_after", ())), -1)
+        return events_of(whole)[after + 1 :]
 
     def converse(self, method: str, place: Sequence[str], query: str, asked: Json) -> Json | None:
         """Returns what a request about conversations gets; None: there is no such endpoint. Raises: Refusal."""

@@ -153,7 +153,8 @@ class TurnOutcome(Struct, frozen=True):
     step_usage: Json | None = None
     # The upstream refused the messages of the turn (of its last step, where steps are saved) and would again.
     is_refused: bool = False
-    # The id under which the upstream makes the reply after its answer; None: it does not.
+    # The id under which the upstream makes the reply without its client, and CANCELLED as long as it does; None: it
+    # does not.
     later: str | None = None
     # What a step says of the error that ended it, where that is no upstream's; "": why the turn ended.
     error_kind: str = ""

@@ -26,8 +26,6 @@ class NativeReply(Struct, frozen=True):
     shown_reply: Json | None = None
     # The ids by which its client may refer to it: its own and those of its parts.
     ids: tuple[str, ...] = ()
-    # The id under which the upstream makes the reply after its answer; None: it does not.
-    later: str | None = None
 
 
 class NativeReader(Protocol):
@@ -36,6 +34,10 @@ class NativeReader(Protocol):
     @property
     def is_over(self) -> bool:
         """Says whether the reply's end was among what has passed."""
+
+    @property
+    def later(self) -> str | None:
+        """Returns the id under which the upstream makes the reply without its client; None: it does not."""
 
     def take(self, event: Event) -> None: ...
 

@@ -34,6 +34,7 @@ class NativeTurn:
         self._headers: tuple[Header, ...] = ()
         self._has_begun = False
         self._is_saved = False  # the command to save the turn was given
+        self._is_noted = False  # so was the one to note that the reply is made without its client
         self._after_save: list[Command] = []
 
     def take_texts(self, read: list[Event]) -> bytes | None:
@@ -78,7 +79,15 @@ class NativeTurn:
         sends = self._send(data)
         for event in read:
             self._reader.take(event)
-        return self._save(sends) if self._reader.is_over and not self._is_saved else sends
+        if self._is_saved:
+            return sends
+        if self._reader.is_over:
+            return self._save(sends)
+        if self._reader.later is None or self._is_noted:
+            return sends
+        # Its client gets the id, by which any process may be asked for the reply, once that is on disk.
+        self._is_noted, self._after_save = True, sends
+        return [commands.Save(TurnOutcome(End.CANCELLED, later=self._reader.later))]
 
     def _received_whole(self, body: bytes) -> list[Command]:
         if not 200 <= self._status < 300:
@@ -99,16 +108,16 @@ class NativeTurn:
         """Saves the turn of a reply that is over. after: the commands that wait for it."""
         self._is_saved, self._after_save = True, after
         reply = self._reader.reply()
-        return [commands.Save(TurnOutcome(reply.end, shown_reply=reply.shown_reply, later=reply.later))]
+        outcome = TurnOutcome(reply.end, shown_reply=reply.shown_reply, later=self._reader.later)
+        return [commands.Save(outcome)]
 
     def _fail(self, error: GatewayError) -> list[Command]:
         return [commands.Refuse(error), commands.CloseUpstream(), *self._break_off(End.FAILED), _FINISH]
 
     def _break_off(self, end: End, *, is_refused: bool = False) -> list[Command]:
-        """Saves the turn of a reply that has no proper end, unless it is saved."""
-        if self._is_saved:
+        """Saves the turn of a reply that has no proper end, unless it is saved or is made without its client."""
+        if self._is_saved or self._is_noted:
             return []
         self._is_saved = True
-        reply = self._reader.reply()
-        shown_reply, later = reply.shown_reply, reply.later
-        return [commands.Save(TurnOutcome(end, shown_reply=shown_reply, is_refused=is_refused, later=later))]
+        shown_reply = self._reader.reply().shown_reply
+        return [commands.Save(TurnOutcome(end, shown_reply=shown_reply, is_refused=is_refused))]

@@ -120,7 +120,7 @@ class NativeResponse(Struct, frozen=True):
         return edit.render()
 
     def reader(self) -> ResponseReader:
-        return ResponseReader()
+        return ResponseReader(may_be_later=self.json.get("background") is True)
 
     def change(self) -> ClientInstructions:
         return in_place_of(self.json.get("instructions"))
@@ -189,10 +189,15 @@ def _functions(tools: Any) -> list[Json]:
 
 
 class ResponseReader:
-    """Reads a response along. Of a stream only the end is parsed, which has all of it, unless it never comes."""
+    """Reads a response along. Of a stream only the end is parsed, which has all of it, unless it never comes.
 
-    def __init__(self) -> None:
+    may_be_later: the upstream may make it in the background.
+    """
+
+    def __init__(self, *, may_be_later: bool = False) -> None:
         self.is_over = False
+        self.later: str | None = None
+        self._may_be_later = may_be_later
         self._end: End = End.CANCELLED
         self._response: Json = {}
         self._begun = b""
@@ -211,6 +216,8 @@ class ResponseReader:
                 self._came.append(event.data)
         elif kind == _BEGUN:
             self._begun = event.data
+            if self._may_be_later:
+                self._note_later(_response(event.data))
         elif kind in _ENDS:
             self.is_over = True
             self._end = _ENDS[kind]
@@ -219,15 +226,15 @@ class ResponseReader:
     def take_whole(self, body: bytes) -> None:
         self.is_over = True
         self._response = _object(body)
+        if self._may_be_later and self._note_later(self._response):
+            self._end = End.CANCELLED
+            return
         has_failed = self._response.get("error") or self._response.get("status") in ("failed", "cancelled")
         self._end = End.FAILED if has_failed else FINISHED
 
     def reply(self) -> NativeReply:
         """Returns what has come. Of a reply that was cut only the text counts: its calls are incomplete."""
         response = self._response or _response(self._begun)
-        later = response.get("id") if is_made_later(response) else None
-        if isinstance(later, str):
-            return NativeReply(End.CANCELLED, later=later)
         items = response.get("output") or self._items_so_far()
         if not isinstance(items, list):
             items = []
@@ -239,6 +246,12 @@ class ResponseReader:
             message = {"role": "assistant", "content": text} if text else None
         ids = [response.get("id"), *(item.get("id") for item in items if isinstance(item, dict))]
         return NativeReply(self._end, message, tuple(id for id in ids if isinstance(id, str) and id))
+
+    def _note_later(self, response: Json) -> bool:
+        """Notes the id of a response that is made without its client. Returns whether it is one."""
+        id = response.get("id")
+        self.later = id if isinstance(id, str) and is_made_later(response) else None
+        return self.later is not None
 
     def _items_so_far(self) -> list[Json]:
         """Returns the items that are complete, and of others the words that have come."""

@@ -27,15 +27,18 @@ base_url = "{base_url}"
 class Gateways:
     """Gateways over one database."""
 
-    def __init__(self, stack: ExitStack, folder: Path, url: str, upstream: StrictUpstream) -> None:
+    def __init__(
+        self, stack: ExitStack, folder: Path, url: str, upstream: StrictUpstream, settings: str = SETTINGS
+    ) -> None:
         self._stack, self._folder, self._url, self._upstream = stack, folder, url, upstream
+        self._settings = settings
         self.count = 0
 
     def start(self) -> tuple[Process, openai.OpenAI]:
         where, place = self._folder / f"gateway{self.count}", Place(self._folder / "none", self._url)
         where.mkdir()
         self.count += 1
-        settings = SETTINGS.format(base_url=self._upstream.base_url)
+        settings = self._settings.format(base_url=self._upstream.base_url)
         served = serving(where, settings=settings, module=MODULE, environ=place.environ)
         process = self._stack.enter_context(served)
         return process, self._stack.enter_context(process.client())
