@@ -10,8 +10,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Final, Literal, Protocol
+from weakref import ref
 
 from msgspec import Struct, field
 
@@ -56,6 +57,8 @@ class UpstreamCall(Struct, eq=False):
     is_streamed: bool = False
     # The gateway asked for the usage of the stream, and its client did not.
     hides_usage: bool = False
+    # Made for a memory: what it used was counted as background when it was answered.
+    is_background: bool = False
     # Of the body, and of the prompt by our count (0: it was not counted), with the part that memory added.
     sent_bytes: int = 0
     prompt_tokens: int = 0
@@ -148,6 +151,7 @@ class Receipt:
     """
 
     __slots__ = (
+        "__weakref__",
         "_came",
         "_sent",
         "added_ms",
@@ -164,7 +168,6 @@ class Receipt:
         "hides_usage",
         "injected_tokens",
         "is_compacted",
-        "is_counted",
         "is_cut",
         "is_noted",
         "is_refused",
@@ -222,8 +225,8 @@ class Receipt:
         self.is_refused = False
         # The limit that has turned it away, or had another model answer; 0: none.
         self.limit = 0
-        # Of work without a request: its kind, as its span is named, and whether the daily budget has counted its calls.
-        self.kind, self.is_counted = "", False
+        # Of work without a request: its kind, as its span is named.
+        self.kind = ""
         # How it ended, once it has: the reply's status (0: none), and whether the gateway has cut it at its end.
         self.status = 0
         self.is_cut = False
@@ -287,10 +290,15 @@ class Receipt:
             self.steps.append(step)
 
     @property
+    def last_call(self) -> UpstreamCall | None:
+        """The last call that was made for its reply; None: there was none."""
+        return next((call for call in reversed(self.calls) if not call.is_background), None)
+
+    @property
     def has_failed(self) -> bool:
         """True where it ended with an error, or its reply was broken off by an upstream or the gateway."""
-        is_broken = bool(self.calls) and bool(self.calls[-1].failure)
-        return self.status >= 400 or self.is_cut or is_broken
+        last = self.last_call
+        return self.status >= 400 or self.is_cut or (last is not None and bool(last.failure))
 
     def upstream_called(self) -> None:
         now = time.perf_counter()
@@ -325,27 +333,42 @@ class Receipt:
         return ((self._sent or now) - self.begun + (now - self._came if self._came else 0.0)) * 1000
 
 
-# Of the job that this task performs. Steps of a job are called by way of journals and partial functions, which know
-# nothing of accounts.
-_job: ContextVar[Receipt | None] = ContextVar("job", default=None)
+# Of what this task works on. Searches and steps of jobs are called by way of journals, tools and partial functions,
+# which know nothing of accounts. Connections and tasks that go on hold the context in which they were made, hence the
+# reference is weak.
+_current: ContextVar[ref[Receipt] | None] = ContextVar("account", default=None)
 
 
-def begin_job_call(request: ModelRequest, upstream: str, kind: str, model: str) -> UpstreamCall:
-    """Returns a call that begins now, in the account of the job that is under way; without one nothing reads it.
+def set_current(account: Receipt) -> Token[ref[Receipt] | None]:
+    """Has the calls that are made for a memory in this task be in an account. Returns what takes it back."""
+    return _current.set(ref(account))
+
+
+def _current_account() -> Receipt | None:
+    found = _current.get()
+    return None if found is None else found()
+
+
+def begin_background_call(request: ModelRequest, upstream: str, kind: str, model: str) -> UpstreamCall:
+    """Returns a call for a memory that begins now, in the account of what is under way; without one nothing reads it.
 
     upstream, kind: as in its account. model: as it is sent.
     """
-    account = _job.get()
+    account = _current_account()
     call = UpstreamCall(time.perf_counter()) if account is None else account.begin_call()
     call.upstream, call.provider, call.model = upstream, kind, model
+    call.is_background = True
     call.path, call.sent_bytes = request.path, len(request.body)
     return call
 
 
-def in_trace(request: ModelRequest, account: Receipt | None, *, propagates: bool | None) -> ModelRequest:
+def in_trace(
+    request: ModelRequest, account: Receipt | None, call: UpstreamCall, *, propagates: bool | None
+) -> ModelRequest:
     """Returns a request with the headers of the trace that its upstream may know.
 
-    account: with the request's call as its last; None: of what is not traced.
+    account: None: of what is not traced.
+    call: the request's own.
     propagates: whether they go to the upstream; None: where the client has sent some.
     """
     trace = None if account is None else account.trace
@@ -354,13 +377,15 @@ def in_trace(request: ModelRequest, account: Receipt | None, *, propagates: bool
         return request._replace(headers=without_trace(request.headers)) if propagates is False else request
     headers = without_trace(request.headers)
     if trace.parent_id if propagates is None else propagates:
-        headers += trace.headers(len(account.calls))
+        headers += trace.headers(account.calls.index(call) + 1)
     return request._replace(headers=headers)
 
 
-def in_job_trace(request: ModelRequest, *, propagates: bool | None) -> ModelRequest:
-    """Returns the same for a call of the job that is under way."""
-    return in_trace(request, _job.get(), propagates=propagates)
+def in_background_trace(
+    request: ModelRequest, call: UpstreamCall, *, propagates: bool | None
+) -> ModelRequest:
+    """Returns the same for a call that is made for a memory."""
+    return in_trace(request, _current_account(), call, propagates=propagates)
 
 
 class RecordsTraces(Protocol):
@@ -394,24 +419,21 @@ class Accounts:
             self.tracer.take(account)
 
     @contextmanager
-    def work(
-        self, project: str, memory: int = 0, kind: str = "run", *, is_counted: bool = False
-    ) -> Iterator[Receipt]:
+    def work(self, project: str, memory: int = 0, kind: str = "run") -> Iterator[Receipt]:
         """Yields the account of work without a request, and hands it on when that ends.
 
         project: "" where it is not known.
         memory: the row of the one that it is done for; 0: it goes on with a request that was counted.
         kind: of the work, as its span is named.
-        is_counted: the daily budget counts what it uses.
         """
         account = Receipt(time.perf_counter(), project=project)
         account.is_request, account.memory = False, memory
-        account.kind, account.is_counted = kind, is_counted
+        account.kind = kind
         if self.tracer is not None:
             account.trace = self.tracer.begin()
-        token = _job.set(account if is_counted else None)
+        token = set_current(account)
         try:
             yield account
         finally:
-            _job.reset(token)
+            _current.reset(token)
             self.hand_on(account)

@@ -300,7 +300,8 @@ def _failure_of_request(account: Receipt) -> str:
         return CANCELLED
     if account.status >= 400:
         return str(account.status) if account.status >= 500 else ""
-    return error_type(account.calls[-1].failure) if account.calls else ""
+    last = account.last_call
+    return "" if last is None else error_type(last.failure)
 
 
 def _one_of(value: str | None, known: frozenset[str]) -> str:

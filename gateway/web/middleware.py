@@ -24,7 +24,7 @@ from gateway.dialects.chat.errors import ChatErrors
 from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed, Overloaded, UnknownPath
 from gateway.log import AccessLog
 from gateway.metrics import Metrics
-from gateway.run.receipt import CLIENT_GONE, Accounts, Receipt
+from gateway.run.receipt import CLIENT_GONE, Accounts, Receipt, set_current
 from gateway.run.request_log import RequestLog
 from gateway.run.sink import ClientGone
 from gateway.web.auth import ANONYMOUS, METRICS_PATH, PAGE_PATH, Caller, Guard
@@ -84,6 +84,7 @@ class Trace:
             raise NotAllowed(f"This key may not ask for the model {self.model!r}.", code="model_not_allowed")
         self.receipt = receipt = Receipt(self.begun, self.request_id, self.caller.project, self.caller.key)
         receipt.trace = self.context
+        set_current(receipt)
         return receipt
 
 

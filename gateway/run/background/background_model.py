@@ -22,7 +22,7 @@ from gateway.core.usage.reported import reported_counts
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
-from gateway.run.receipt import UpstreamCall, begin_job_call, in_job_trace
+from gateway.run.receipt import UpstreamCall, begin_background_call, in_background_trace
 from gateway.run.upstream.propagation import propagates
 from gateway.run.upstream.provider_errors import failure_of
 from gateway.run.upstream.route import Route, resolve_route
@@ -137,7 +137,7 @@ class BackgroundModel:
         request = ModelRequest(orjson.dumps(body))
         async with self._slots:
             await self._budget.check(project)
-            call = begin_job_call(request, self.upstream.name, self.upstream.kind, self.model)
+            call = begin_background_call(request, self.upstream.name, self.upstream.kind, self.model)
             call.max_tokens = max_tokens
             try:
                 async with asyncio.timeout(self.timeout_s):
@@ -163,7 +163,7 @@ class BackgroundModel:
         """Returns the body of a reply of status 200. Raises: JobFailed; its message holds nothing of the request."""
         try:
             may_know = propagates(self.upstream, self.provider)
-            reply = await self.provider.send(in_job_trace(request, propagates=may_know))
+            reply = await self.provider.send(in_background_trace(request, call, propagates=may_know))
             call.status, call.answered = reply.status, time.perf_counter()
             try:
                 body = await reply.read(_MAX_REPLY_BYTES)

@@ -20,16 +20,17 @@ from msgspec.structs import replace
 
 from adapters.base import Embedder
 from adapters.errors import ProviderError, ProviderRefused
-from adapters.types import ModelRequest
+from adapters.types import Embedded, ModelRequest
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.core.prompt.note import make_query
 from gateway.core.upstream.policy import EndpointHealth, Policy
+from gateway.core.usage.gen_ai import CANCELLED
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.background_model import BUSY_S, CALL_S
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.schedule import AT_START, Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
-from gateway.run.receipt import begin_job_call
+from gateway.run.receipt import begin_background_call
 from gateway.run.upstream.provider_errors import failure_of
 from gateway.run.upstream.route import Route, resolve_route
 from gateway.run.usage.meter import Meter
@@ -137,8 +138,9 @@ class Embedding:
     async def warm(self) -> None:
         """Embeds the baseline texts, so that the first question does not wait for files or connections to open."""
         try:
-            async with asyncio.timeout(CALL_S):
-                self._baseline = (await self.embedder.embed(BASELINE_TEXTS)).vectors
+            made = await self._embed(BASELINE_TEXTS, CALL_S)
+            self._count_use("", 0, made)  # it is for no memory
+            self._baseline = made.vectors
         except Exception as error:
             # Jobs will try again.
             why = error.message if isinstance(error, ProviderError) else repr(error)
@@ -227,21 +229,13 @@ class Embedding:
             project = agent.scope.project
             if self._budget is not None:
                 await self._budget.check(project)
-            # The embedder makes its request by itself: of that its path alone is known.
-            request = ModelRequest(b"", path="/embeddings")
-            upstream = "" if self.embedder.is_local else self._upstream
-            call = begin_job_call(request, upstream, self._kind, self._model)
             try:
-                async with asyncio.timeout(CALL_S):
-                    made = await self.embedder.embed(texts)
-                call.status, call.counts = 200, Counts(made.tokens)
+                made = await self._embed(texts, CALL_S)
             except TimeoutError:
                 self._count("failed", 0)
-                call.failure = "timeout"
                 raise JobFailed(f"the embedder gave no answer in {CALL_S:g} s") from None
             except ProviderRefused as error:
                 self._count("failed", 0)
-                call.status = error.status
                 if error.status == 429:
                     wait_s = min(error.retry_after_s or BUSY_S, DAY_S)
                     raise Postponed("the embedder is busy (429)", wait_s) from error
@@ -249,13 +243,46 @@ class Embedding:
                 raise failure(f"the embedder answered {error.status}") from error
             except ProviderError as error:
                 self._count("failed", 0)
-                call.failure = failure_of(error).kind
                 raise JobFailed(f"the embedder failed: {type(error).__name__}") from error
-            finally:
-                call.end()
             if self._budget is not None:
                 self._budget.spend(project, agent.id, self._upstream, self._model, Counts(made.tokens))
             return made.vectors
+
+    async def _embed(self, texts: Sequence[str], wait_s: float) -> Embedded:
+        """Calls the embedder; one of an upstream as a call in the account of what is under way.
+
+        Raises: TimeoutError; ProviderError.
+        """
+        if self.embedder.is_local:
+            async with asyncio.timeout(wait_s):
+                return await self.embedder.embed(texts)
+        # The embedder makes its request by itself: of that its path alone is known.
+        request = ModelRequest(b"", path="/embeddings")
+        call = begin_background_call(request, self._upstream, self._kind, self._model)
+        try:
+            async with asyncio.timeout(wait_s):
+                made = await self.embedder.embed(texts)
+            call.status, call.counts = 200, Counts(made.tokens)
+            return made
+        except TimeoutError:
+            call.failure = "timeout"
+            raise
+        except asyncio.CancelledError:
+            call.failure = CANCELLED
+            raise
+        except ProviderRefused as error:
+            call.status = error.status
+            raise
+        except ProviderError as error:
+            call.failure = failure_of(error).kind
+            raise
+        finally:
+            call.end()
+
+    def _count_use(self, project: str, agent: int, made: Embedded) -> None:
+        """Counts what a call has used for a memory, which no budget bounds. The parameters are the meter's."""
+        if made.tokens and self._meter is not None:
+            self._meter.add_background(project, agent, self._upstream, self._model, Counts(made.tokens))
 
     # -- a question
 
@@ -275,10 +302,8 @@ class Embedding:
         try:
             if not await self._store.vectors.has(agent, name):
                 return None
-            async with asyncio.timeout(wait_ms / 1000):
-                made = await self.embedder.embed([query])
-            if made.tokens and self._meter is not None:
-                self._meter.add_background("", agent, self._upstream, self._model, Counts(made.tokens))
+            made = await self._embed([query], wait_ms / 1000)
+            self._count_use("", agent, made)
             data = made.vectors[0]
             vector = Vector(name, data, *self._compare_baseline(data))
         except Exception as error:

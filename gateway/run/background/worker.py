@@ -328,7 +328,7 @@ def account_maker(accounts: Accounts, *kinds: str) -> Callable[[Job], AbstractCo
     """Returns what opens the accounts of jobs of these kinds, for memories; others have none."""
 
     def account(job: Job) -> AbstractContextManager[Receipt | None]:
-        return accounts.work("", job.agent, job.kind, is_counted=True) if job.kind in kinds else nullcontext()
+        return accounts.work("", job.agent, job.kind) if job.kind in kinds else nullcontext()
 
     return account
 

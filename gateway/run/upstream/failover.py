@@ -239,8 +239,8 @@ class Attempts:
                 self.broke(error)
             error.headers = tuple(self._receipt.close())
         self.endpoint.health.in_flight -= 1
-        if self._receipt.calls:
-            self._receipt.calls[-1].end()
+        if (last := self._receipt.last_call) is not None:
+            last.end()
 
     @property
     def may_ask_usage(self) -> bool:
@@ -288,7 +288,7 @@ class Attempts:
         is_probe = health.begin(self.endpoint.policy)
         try:
             if self._receipt.trace is not None or self.endpoint.propagates is False:
-                request = in_trace(request, self._receipt, propagates=self.endpoint.propagates)
+                request = in_trace(request, self._receipt, self.call, propagates=self.endpoint.propagates)
             reply = await self.endpoint.provider.send(request)
             if reply.is_stream:
                 if failover.may_peek and not self._sink.started:

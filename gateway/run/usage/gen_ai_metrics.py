@@ -37,7 +37,7 @@ def failure_of_call(call: UpstreamCall, account: Receipt) -> str:
     """Returns the kind of an error of a call, of a closed list; "": none. Its client may have left it."""
     if (
         account.status == CLIENT_GONE
-        and call is account.calls[-1]
+        and call is account.last_call
         and call.counts is None
         and not call.failure
         and call.status < 400

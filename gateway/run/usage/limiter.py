@@ -187,7 +187,7 @@ class Limiter:
 
         The parameters are as for `admit`. Raises: LimitReached.
         """
-        if account.memory or not (account.calls or account not in self._reservations):
+        if account.memory or (account in self._reservations and account.last_call is None):
             return  # it is work of the background, or was just let in
         if self._known < self._changes:
             await self._load_now()
@@ -222,7 +222,7 @@ class Limiter:
         """Returns what an account has used so far."""
         tokens = cost = 0
         for call in account.calls:
-            if call.is_answered and call.costs_tokens:
+            if call.is_answered and call.costs_tokens and not call.is_background:
                 used = call.used()
                 tokens += used.prompt + used.completion
                 price = self._meter.price_of(call.upstream, call.model)
@@ -231,14 +231,14 @@ class Limiter:
 
     def settle(self, account: Receipt) -> None:
         """Counts what was used in place of what was reserved. An account that was not let in here counts as well."""
-        if account.is_counted:
-            return  # background work counts towards no limit
         reservation = self._reservations.pop(account, None)
         if reservation is None and (account.is_request or account.project not in self._limits):
             return
         amounts = self._amounts(account)
         if reservation is not None:
-            is_answered = not account.asks_model or any(call.is_answered for call in account.calls)
+            is_answered = not account.asks_model or any(
+                call.is_answered for call in account.calls if not call.is_background
+            )
             reservation.settle(amounts, is_answered=is_answered)
         elif not account.memory:
             # Work that goes on with a request: the request was counted, and what it uses is counted here.

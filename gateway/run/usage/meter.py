@@ -96,13 +96,11 @@ class Meter:
 
     def take(self, account: Receipt) -> None:
         """Adds a request that has ended, or work that has no request."""
-        if account.is_counted:
-            return  # the daily budget has counted its calls
         day = int((self._now() - time.perf_counter() + account.begun) // DAY_S)
         project, user, key = account.project, account.user, account.key
         last: list[int] | None = None
         for call in account.calls:
-            if not call.is_answered:
+            if not call.is_answered or call.is_background:
                 continue
             if account.memory:
                 self.add_background(project, account.memory, call.upstream, call.model, call.used())

@@ -14,7 +14,7 @@ from gateway.settings import UpstreamSettings
 from gateway.traces.otlp import OtlpSettings
 from tests.doubles.collector import Node, StrictCollector, trees
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
-from tests.gateway.sdk import World, agent, remember
+from tests.gateway.sdk import World, agent, have_run, remember
 
 USAGE = {
     "prompt_tokens": 40,
@@ -221,3 +221,32 @@ def test_other_endpoints(traced: Traced) -> None:
     traced.world.gateway.ask("GET", "/health")
     traced.world.gateway.ask("GET", "/metrics")
     assert traced.last().shape == "POST"
+
+
+def test_the_vector_of_a_question_is_a_call_of_its_request(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with StrictUpstream(key="sk-emb") as other, StrictCollector() as collector:
+        upstreams = (
+            UpstreamSettings("up", base_url=upstream.base_url, models=("m",)),
+            UpstreamSettings("emb", base_url=other.base_url, api_key="sk-emb"),
+        )
+        memory = {"embedder": "emb/vec", "embedder_wait_ms": 10_000}
+        otlp = OtlpSettings(collector.url, delay_s=0.01)
+        with remember(upstream, tmp_path, agent(), upstreams=upstreams, memory=memory, otlp=otlp) as world:
+            traced = Traced(world, collector)
+            world.chat(user="alice").say("My cat is called Miso.")
+            world.clock.sleep(500)
+            background = world.gateway.app.background
+            assert background.embedding is not None
+            world.gateway.call(background.embedding.schedule.step())
+            world.store.jobs.wake()
+            world.until_jobs(have_run)
+            world.chat(user="alice").say("What is my cat called?")
+            root = traced.last()
+            assert root.shape == (CHAT, ["search_memory", "embeddings vec", "chat m", "upsert_memory"])
+            call = root.find("embeddings vec").has
+            assert call["mnemogate.upstream"] == "emb"
+            assert call["gen_ai.usage.input_tokens"] == 1
+            (embed,) = [each for each in traced.all() if each.name == "mnemogate.embed"]
+            assert {each.name for each in embed.below} == {"embeddings vec"}
+            text = world.gateway.ask("GET", "/metrics").body.decode()
+            assert 'gen_ai_operation_name="embeddings"' in text

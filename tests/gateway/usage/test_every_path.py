@@ -9,16 +9,24 @@ from typing import Any, NamedTuple
 
 import anthropic
 import openai
+import orjson
 import pytest
 from letta_client import Letta
 
+from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.settings import ModelSettings, UpstreamSettings
+from storage.usage_records import COUNTERS
+from tests.agents.batches.test_batches import MODELS, scene
+from tests.agents.batches.test_batches import USAGE as ITEM
 from tests.doubles.anthropic_upstream import StrictAnthropic, message
-from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, raw, say
+from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.responses.test_socket import Talk, open_socket
-from tests.gateway.sdk import World, agent, remember
+from tests.gateway.sdk import World, agent, have_run, remember
+from tests.meaning import vector_of
 from tests.patience import PATIENCE_S, becomes
 
+TOKEN = "the-owner"
+OWNER = {"x-mnemogate-admin": TOKEN}
 NOTE = {"label": "human", "new_string": "Has a cat."}
 
 
@@ -51,6 +59,9 @@ def chat_usage(prompt: int, completion: int, cached: int = 0, reasoning: int = 0
         "prompt_tokens_details": {"cached_tokens": cached},
         "completion_tokens_details": {"reasoning_tokens": reasoning},
     }
+
+
+USAGE = chat_usage(40, 3)
 
 
 def chats(paths: Paths, model: str) -> Used:
@@ -202,18 +213,23 @@ def paths(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Paths]:
             UpstreamSettings("claude", "anthropic", claude.base_url, api_key="sk"),
         )
         models = tuple(ModelSettings(name, name, by) for name, (by, _) in ROWS.items())
-        given: dict[str, Any] = {"upstreams": upstreams, "models": models, "admin_token": "the-owner"}
+        given: dict[str, Any] = {"upstreams": upstreams, "models": models, "admin_token": TOKEN}
         with remember(upstream, tmp_path, agent(model="tool-rounds"), **given) as world:
             yield Paths(world, claude)
+
+
+def usage_by_model(world: World) -> list[dict[str, Any]]:
+    world.settle()
+    asked = "/v1/manage/usage?by=model,user,key"
+    rows: list[dict[str, Any]] = world.gateway.ask("GET", asked, headers=OWNER).json["data"]
+    return rows
 
 
 @pytest.mark.agents
 def test_the_sums_are_the_upstreams_own(paths: Paths) -> None:
     counted = {name: ask(paths, name) for name, (_, ask) in ROWS.items()}
     paths.world.settle()
-    reply = paths.world.gateway.ask(
-        "GET", "/v1/manage/usage?by=model", headers={"x-mnemogate-admin": "the-owner"}
-    )
+    reply = paths.world.gateway.ask("GET", "/v1/manage/usage?by=model", headers=OWNER)
     found = {
         row["model"]: Used(
             *(row[name] for name in ("calls", "input_tokens", "output_tokens", "cached_tokens")),
@@ -227,3 +243,125 @@ def test_the_sums_are_the_upstreams_own(paths: Paths) -> None:
     assert all(
         row["estimated_input_tokens"] == row["estimated_output_tokens"] == 0 for row in reply.json["data"]
     )
+
+
+# -- what is asked for a memory, and not for a request
+
+TORTOISE = "My tortoise likes dandelions."
+QUESTION = "Which nourishment suits reptiles?"
+BACKGROUND = ("background_input_tokens", "background_output_tokens")
+
+
+@pytest.fixture
+def learner(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Learner]:
+    """A gateway that learns by a model and searches by an embedder, both upstreams'."""
+    with StrictUpstream(key="sk-emb") as other:
+        other.endpoints.vector_of = vector_of
+        upstreams = (
+            UpstreamSettings("up", base_url=upstream.base_url, models=("m", "small")),
+            UpstreamSettings("emb", base_url=other.base_url, api_key="sk-emb"),
+        )
+        memory = {"background_model": "small", "embedder": "emb/vec", "embedder_wait_ms": 10_000}
+        with remember(
+            upstream, tmp_path, agent(), memory=memory, upstreams=upstreams, admin_token=TOKEN
+        ) as world:
+            found = Learner(world)
+            found.embedder = other
+            yield found
+
+
+class Learner:
+    """A world with a background model and an embedder."""
+
+    embedder: StrictUpstream
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def rest(self) -> None:
+        """Lets time go by until all that was said is learned and has vectors."""
+        self.world.settle()
+        self.world.clock.sleep(500)
+        background = self.world.gateway.app.background
+
+        async def step() -> None:
+            assert background.learning is not None
+            assert background.embedding is not None
+            await background.learning.schedule.step()
+            await background.embedding.schedule.step()
+            self.world.store.jobs.wake()
+
+        self.world.gateway.call(step())
+        self.world.until_jobs(have_run)
+
+
+def test_work_for_a_memory_is_its_users_background(learner: Learner) -> None:
+    """The background model, the embedder and the vectors of questions: key 0, and in no other column."""
+    world, learned = learner.world, chat_usage(90, 6)
+    world.upstream.script = lambda seen: say("Ok.", usage=learned if seen.json["model"] == "small" else USAGE)
+    for text in (TORTOISE, *(f"Entry {n}: item{n} of list{n}." for n in range(5))):
+        world.chat(user="alice").say(text)
+    learner.rest()
+    world.chat(user="alice").say(QUESTION)
+    assert TORTOISE in world.upstream.last.messages[-1]["content"]
+
+    def background() -> list[dict[str, Any]]:
+        return [row for row in usage_by_model(world) if any(row[name] for name in BACKGROUND)]
+
+    def counted() -> dict[tuple[str, str], tuple[int, ...]]:
+        return {(row["model"], row["user"]): tuple(row[name] for name in BACKGROUND) for row in background()}
+
+    def reported() -> dict[tuple[str, str], tuple[int, ...]]:
+        embedded = [orjson.loads(seen.body)["input"] for seen in learner.embedder.seen]
+        assert [QUESTION] in embedded
+        learnings = sum(seen.json["model"] == "small" for seen in world.upstream.seen)
+        return {
+            ("small", "alice"): (90 * learnings, 6 * learnings),
+            ("vec", "alice"): (sum(map(len, embedded)) - len(BASELINE_TEXTS), 0),
+            ("vec", ""): (len(BASELINE_TEXTS), 0),  # with which each vector is compared, of no memory
+        }
+
+    becomes(lambda: counted() == reported())  # what was said last is still being embedded
+    found = background()
+    for row in found:
+        assert row["key"] == 0
+        assert not any(row[name] for name in COUNTERS if name not in BACKGROUND)
+    (own,) = [row for row in usage_by_model(world) if row["model"] == "m"]
+    assert (own["calls"], own["requests"], own["errors"]) == (7, 7, 0)
+    assert (own["input_tokens"], own["output_tokens"]) == (7 * 40, 7 * 3)
+
+
+def test_a_vector_that_fails_or_is_late_is_no_error_of_its_request(learner: Learner) -> None:
+    world = learner.world
+    world.chat(user="alice").say(TORTOISE)
+    learner.rest()
+    learner.embedder.queue(fail(500))
+    world.chat(user="alice").say(QUESTION)
+    (own,) = [row for row in usage_by_model(world) if row["model"] == "m"]
+    assert (own["calls"], own["requests"], own["errors"]) == (2, 2, 0)
+
+
+@pytest.mark.agents
+@pytest.mark.parametrize("model", MODELS)
+def test_batches_of_agents_count_their_items(model: str, tmp_path: Path) -> None:
+    with scene(tmp_path, admin_token=TOKEN) as found:
+        found.world.upstream.script = lambda seen: say("Hello.", usage=ITEM)
+        found.ended(found.post(found.agents(3, model), "Who are you?"))
+        rows = usage_by_model(found.world.world)
+        (row,) = [each for each in rows if each["batch_input_tokens"]]
+        assert (row["batch_input_tokens"], row["batch_output_tokens"]) == (
+            3 * ITEM["prompt_tokens"],
+            3 * ITEM["completion_tokens"],
+        )
+        assert sum(each["input_tokens"] + each["output_tokens"] for each in rows) == 0
+
+
+def test_of_files_and_providers_batches_the_requests_count_alone(paths: Paths) -> None:
+    sdk = paths.sdk
+    file = sdk.files.create(file=("a.jsonl", b"{}"), purpose="batch")
+    sdk.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    sdk.fine_tuning.jobs.list()
+    rows = usage_by_model(paths.world)
+    assert sum(row["requests"] for row in rows) == 3
+    assert sum(row["calls"] for row in rows) == 3
+    assert not any(row[name] for row in rows for name in COUNTERS if name.endswith("_tokens"))
