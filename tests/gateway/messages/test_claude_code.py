@@ -183,14 +183,38 @@ def test_the_marks_of_an_interruption_are_nobodys_words(world: World) -> None:
     assert "interrupted" not in note_of(world)
 
 
-def test_a_notification_is_nobodys_words(world: World) -> None:
+NOTIFICATION = (
+    "<system-reminder>\n[SYSTEM NOTIFICATION - NOT USER INPUT]\nTask 7 found swordfish.\n</system-reminder>"
+)
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        (NOTIFICATION,),
+        (
+            "<system-reminder>\n<tools-used-before-summary>Bash</tools-used-before-summary>\n</system-reminder>\n",
+            NOTIFICATION,
+        ),
+        (
+            "<bash-input>find task</bash-input>\n",
+            "<bash-stdout>swordfish</bash-stdout><bash-stderr></bash-stderr>",
+        ),
+        ("<task-notification>\n<task-id>7</task-id>\nTask 7 found swordfish.\n</task-notification>",),
+        ("<ide_opened_file>The user opened swordfish.py.</ide_opened_file>",),
+    ],
+    ids=["alone", "after a reminder", "a command of the terminal", "a task", "an editor"],
+)
+@pytest.mark.parametrize("more", ["", "The fur of my cat Miso is red."], ids=["alone", "words follow"])
+def test_what_claude_code_writes_is_not_the_users_words(
+    world: World, blocks: tuple[str, ...], more: str
+) -> None:
     talk = Session(world)
     talk.start("My cat is called Miso.")
-    talk.say(
-        "<system-reminder>\n[SYSTEM NOTIFICATION - NOT USER INPUT]\nTask 7 found swordfish.\n</system-reminder>"
-    )
+    talk.say([{"type": "text", "text": text} for text in (*blocks, more) if text])
     world.pass_time(1000)
-    Session(world).start("Which task found what of my cat Miso?", "s2")
+    Session(world).start("Which task found what of my cat Miso, of its fur?", "s2")
     note = note_of(world)
     assert "Miso" in note
+    assert more in note
     assert "swordfish" not in note
