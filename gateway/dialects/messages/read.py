@@ -35,6 +35,8 @@ from gateway.dialects.messages.errors import invalid, not_taken
 from gateway.errors import BadRequest
 
 SUB_AGENT: Final = "claude-code sub-agent"
+# Asks in a session for one token, to see whether a model answers: after `/model`, and before the first turn.
+PROBE: Final = "claude-code probe"
 _SUB_AGENT_HEADER: Final = b"x-claude-code-agent-id"
 _SUB_AGENT_MARK: Final = "cc_is_subagent=true"
 _BETA: Final = b"anthropic-beta"
@@ -136,6 +138,8 @@ def read(
     request.named = {"user": None, **own, "metadata": metadata}
     if _is_sub_agent(json, headers):
         request.side_request = SUB_AGENT
+    elif json.get("max_tokens") == 1 and "conversation_id" in metadata:
+        request.side_request = PROBE
     return MessagesRequest(body, json, request, conversation.places)
 
 

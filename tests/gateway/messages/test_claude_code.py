@@ -172,6 +172,18 @@ def test_a_session_goes_on_behind_a_compaction_with_a_short_reply(world: World) 
     assert "The fur of Miso is red." in note_of(world)
 
 
+def test_a_probe_of_a_model_leaves_nothing(world: World) -> None:
+    talk = Session(world)
+    talk.start("My cat is called Miso.")
+    probe = Session(world, user=talk.user, model=MODEL)
+    assert probe.say("Hi", max_tokens=1, system=TITLES[1][:2])
+    assert b"<memory" not in world.upstream.last.body
+    talk.say("She is red.")
+    assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [2]
+    assert world.query("SELECT count(*) FROM exchanges") == [2]
+    assert world.query("SELECT count(*) FROM conversations") == [1]
+
+
 def test_the_marks_of_an_interruption_are_nobodys_words(world: World) -> None:
     talk = Session(world)
     talk.start("My cat is called Miso.")
