@@ -10,8 +10,9 @@ FROM imports i JOIN agents a ON a.id = i.agent
 SELECT {import} WHERE i.uid = ?1 AND (CAST(?2 AS TEXT) IS NULL OR a.project = ?2)
 
 -- name: list
--- Reads a page of imports, the newest first.
-SELECT {import} WHERE (CAST(?1 AS TEXT) IS NULL OR a.project = ?1) AND i.id < ?2 ORDER BY i.id DESC LIMIT ?3
+-- Reads a page of imports, the newest first, but for those of memories that are not whole.
+SELECT {import} WHERE (CAST(?1 AS TEXT) IS NULL OR a.project = ?1) AND i.id < ?2
+    AND a.subject NOT LIKE 'importing:%' AND a.subject NOT LIKE 'replaced:%' ORDER BY i.id DESC LIMIT ?3
 
 -- name: begin
 -- Begins an import, or begins it again.

@@ -42,7 +42,7 @@ SQL = load("transfer.sql")
 # What the statement `edge` returns, column by column.
 _EDGE = ("seq", "conversation", "block", "version", "edit", "definition", "file", "run", "learned")
 # Parts that are paged by numbers of the agent's order; others are paged by rows.
-_NUMBERED = ("exchange", "passage", "fact", "step")
+_NUMBERED = ("exchange", "passage", "fact", "step", "imported", "imported_fact")
 # The size of a page, about; a single exchange may be larger.
 PAGE_BYTES = 1 << 20
 _FEW = 8
@@ -91,12 +91,15 @@ _NAMES = {
         "error",
         "waiting",
     ),
+    "import": ("uid", "format", "status", "learns", "created", "touched", "data"),
+    "imported": ("exchange", "import", "what", "learns"),
+    "imported_fact": ("fact", "import"),
 }
 # The fields among these that a row holds as JSON, and those that are true or false.
-_JSON = ("sources", "arguments", "body", "details", "tags", "metadata")
-_FLAGS = ("read_only", "is_stored", "background", "muted", "standing")
+_JSON = ("sources", "arguments", "body", "details", "tags", "metadata", "data")
+_FLAGS = ("read_only", "is_stored", "background", "muted", "standing", "learns")
 # Those of them that an import writes as JSON: it gives the others another form.
-_PACKED = ("sources", "arguments")
+_PACKED = ("sources", "arguments", "data")
 # Those that older exports do not have.
 _LATER = ("tags", "file", "is_stored", "uid", "details", "metadata", "origin", "muted", "standing")
 # Those that are not exported: what waits for an answer does so here alone.
@@ -131,7 +134,7 @@ class Transfer(Group):
         """Returns (what comes after it, record) of one part.
 
         part: conversation, definition, exchange, block, version, file, passage, fact, ended, learned, edit,
-            tag, attached, run or step. Nothing lies beyond the
+            tag, attached, run, step, import, imported or imported_fact. Nothing lies beyond the
         edge: later turns would refer to what is not exported.
         """
         if part == "attached":
@@ -332,6 +335,14 @@ async def _put(connection: Connection, agent: Agent, part: str, values: Mapping[
             )
             if muted:
                 await connection.run(FACTS["mute"], (agent.id, v["seq"], v["at"]))
+        case "import":
+            # What goes on does so where it was exported.
+            status = "stopped" if v["status"] == "running" else v["status"]
+            await _put_row(connection, agent.id, part, {**v, "status": status, "learns": int(v["learns"])})
+        case "imported" | "imported_fact":
+            row = await _row_of(connection, agent.id, "import", v["import"])
+            learns = {"learns": int(v["learns"])} if "learns" in v else {}
+            await _put_row(connection, agent.id, part, {**v, **learns, "import": row})
         case "tag":
             await connection.run(SQL["tag_put"], (agent.id, IMPORTING + agent.scope.project, v["tag"]))
         case _:
@@ -392,7 +403,7 @@ async def _free_uid(connection: Connection, agent: int, part: str, uid: str | No
 
 
 async def _row_of(connection: Connection, agent: int, part: str, uid: str) -> int:
-    """Returns the row of a conversation, a run or a file that was imported, by the name it had. Raises: NotFound."""
+    """Returns the row of a conversation, a run, a file or an import, by the name it had. Raises: NotFound."""
     found = await connection.value(SQL[f"{part}_at"], (agent, uid, _copy_uid(agent, uid)))
     if found is None:
         raise NotFound(f"there is no {part} {uid!r}")

@@ -61,6 +61,21 @@ SELECT e.seq, e.id, r.uid, s.number, s.begun, s.ended, s.prompt, s.completion, s
 FROM exchanges e JOIN run_steps s ON s.exchange = e.id AND s.agent = e.agent JOIN runs r ON r.id = s.run AND r.agent = s.agent
 WHERE e.agent = ? AND e.seq > ? ORDER BY e.seq LIMIT ?
 
+-- name: import_read
+-- Reads a page of imports from other applications.
+SELECT id, uid, format, status, learns, created, touched, data FROM imports WHERE agent = ? AND id > ? ORDER BY id LIMIT ?
+
+-- name: imported_read
+-- Reads a page of the exchanges that imports have added, by their numbers.
+SELECT e.seq, e.id, i.uid, m.what, m.learns
+FROM exchanges e JOIN imported m ON m.id = e.id AND m.what IN ('exchange', 'stub') JOIN imports i ON i.id = m.import
+WHERE e.agent = ?1 AND e.seq > ?2 AND EXISTS (SELECT 1 FROM imports WHERE agent = ?1) ORDER BY e.seq LIMIT ?3
+
+-- name: imported_fact_read
+-- Likewise of facts.
+SELECT f.seq, f.seq, i.uid FROM facts f JOIN imported m ON m.id = f.id AND m.what = 'fact' JOIN imports i ON i.id = m.import
+WHERE f.agent = ?1 AND f.seq > ?2 AND EXISTS (SELECT 1 FROM imports WHERE agent = ?1) ORDER BY f.seq LIMIT ?3
+
 -- name: version_read
 -- Reads a page of the values of these blocks.
 SELECT h.id, b.label, h.version, h.restores, h.at, h.origin, h.exchange, h.sources, h.value
@@ -157,6 +172,10 @@ SELECT 1 FROM files WHERE uid = ?
 -- Likewise of a run.
 SELECT 1 FROM runs WHERE uid = ?
 
+-- name: import_taken
+-- Likewise of an import.
+SELECT 1 FROM imports WHERE uid = ?
+
 -- name: agent_taken
 -- Likewise of a memory.
 SELECT 1 FROM agents WHERE uid = ?
@@ -192,6 +211,24 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 -- name: run_at
 -- Finds a run by its public name, or by the one that a copy of it has.
 SELECT id FROM runs WHERE agent = ? AND uid IN (?, ?)
+
+-- name: import_put
+-- Adds an import as it was.
+INSERT INTO imports (agent, uid, format, status, learns, created, touched, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: import_at
+-- Finds an import by its public name, or by the one that a copy of it has.
+SELECT id FROM imports WHERE agent = ? AND uid IN (?, ?)
+
+-- name: imported_put
+-- Notes that an import has added an exchange.
+INSERT INTO imported (what, id, import, conversation, learns)
+SELECT ?4, e.id, ?3, e.conversation, ?5 FROM exchanges e WHERE e.agent = ?1 AND e.id = ?2
+
+-- name: imported_fact_put
+-- Notes that an import has added a fact.
+INSERT INTO imported (what, id, import, conversation, learns)
+SELECT 'fact', f.id, ?3, 0, 0 FROM facts f WHERE f.agent = ?1 AND f.seq = ?2
 
 -- name: feedback_put
 -- Says how a step was judged.

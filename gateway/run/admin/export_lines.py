@@ -7,7 +7,7 @@ in each list that it stands in, or by an index that cannot count so far. A field
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +20,7 @@ from gateway.core.definition import (
     ToolDefinition,
 )
 from gateway.core.tool_rule import RawRule
+from gateway.run.admin.import_progress import ImportProgress
 
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 _Number = Annotated[int, Meta(ge=1, lt=2**31)]  # the search index has places for no more
@@ -212,11 +213,35 @@ class _Step(msgspec.Struct):
     error: str | None
 
 
+class _Import(msgspec.Struct):
+    uid: _Uid
+    format: Annotated[str, Meta(pattern="^[a-z0-9]{1,20}$")]
+    status: Literal["running", "done", "stopped", "failed", "undone"]
+    learns: bool
+    created: _Moment
+    touched: _Moment
+    data: ImportProgress
+
+
+class _Imported(msgspec.Struct):
+    exchange: _Number
+    # One of the lines before.
+    import_: _Uid = msgspec.field(name="import")
+    what: Literal["exchange", "stub"]
+    learns: bool
+
+
+class _ImportedFact(msgspec.Struct):
+    fact: _Number
+    import_: _Uid = msgspec.field(name="import")
+
+
 _BY_PART: dict[str, type[msgspec.Struct]] = {
     "conversation": _Conversation, "definition": _Definition, "exchange": _FullExchange,
     "block": _Block, "version": _Version,
     "file": _File, "passage": _Passage, "fact": _Fact, "ended": _Ended, "learned": _Learned, "edit": _Edit, "tag": _Tag,
     "attached": _Attached, "run": _Run, "step": _Step,
+    "import": _Import, "imported": _Imported, "imported_fact": _ImportedFact,
 }  # fmt: skip
 
 

@@ -40,7 +40,7 @@ FORMAT = 3
 FORMATS = (1, 2, FORMAT)
 PARTS = (
     "conversation", "definition", "exchange", "block", "version", "file", "passage", "fact", "ended", "learned", "edit",
-    "tag", "attached", "run", "step",
+    "tag", "attached", "run", "step", "import", "imported", "imported_fact",
 )  # fmt: skip
 # The last line: without it something is missing.
 END: dict[str, Any] = {"end": {}}

@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from gateway.cli import main
+from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import ProjectSettings
 from storage.records import LEARNER, RULE, Scope
 from tests.doubles.upstream import StrictUpstream, say
@@ -391,3 +393,41 @@ def test_the_command_goes_on_after_a_kill_through_a_gateway_and_without_one(
     run("imports", "undo", begun["id"], "--yes")
     assert all(b"Question" not in each.read_bytes() for each in tmp_path.glob("mnemogate.db*"))
     assert "heron" in run("memory", "show", "--user", "alice")
+
+
+def test_an_import_travels_with_an_export(world: World) -> None:
+    """What was brought along is undone where its memory has gone, and its file adds nothing there."""
+    found = follow(world, send(world, export("chatgpt", TALKS)))
+    facts = follow(world, send(world, export("list", TALKS)))
+    store = world.store
+
+    async def copy() -> None:
+        operations = TransferOperations(store)
+        agent = await store.agents.find(Scope("default", "default", "user:alice"))
+        assert agent is not None
+        to, at, written = Scope("two", "default", "user:bob"), None, None
+        while True:
+            lines, at = await operations.read(agent, at)
+            written = await operations.write(to, written, [*map(orjson.dumps, lines)], is_end=at is None)
+            if at is None:
+                return
+
+    world.gateway.call(copy())
+    listed = world.gateway.ask("GET", "/v1/manage/imports", None, OWNER).json["data"]
+    copies = [each for each in listed if each["user"] == "bob"]
+    assert [(each["project"], each["format"], each["status"]) for each in copies] == [
+        ("two", "list", "done"),
+        ("two", "chatgpt", "done"),
+    ]
+    for mine, before in zip(copies, (facts, found), strict=True):
+        assert mine["id"] != before["id"]
+        assert mine | dict.fromkeys(("id", "user", "project")) == before | dict.fromkeys(
+            ("id", "user", "project")
+        )
+    assert undo(world, copies[0]["id"])["status"] == "undone"
+    assert undo(world, copies[1]["id"])["status"] == "undone"
+    own = "SELECT count(*) FROM {} x JOIN agents a ON a.id = x.agent WHERE a.subject = 'user:{}'"
+    assert world.query(own.format("facts", "bob")) == [0]
+    assert world.query(own.format("facts", "alice")) == [3]
+    assert world.query(own.format("exchanges", "alice")) == [3]
+    assert "import (chatgpt, 2025-10-09)" in shown(world)

@@ -24,6 +24,7 @@ from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.admin.test_transfer_agents import rich, without
 from tests.gateway.sdk import agent
+from tests.patience import becomes
 from tests.stored import open_store, rows
 
 # (tests/gateway/two/test_moving.py moves into PostgreSQL.)
@@ -36,7 +37,7 @@ def lived(upstream: StrictUpstream, tmp_path: Path) -> Path:
     """The file of a gateway that was used in all ways."""
     folder = tmp_path / "lived"
     folder.mkdir()
-    with letta(upstream, folder, agent("helper", blocks=BLOCKS)) as world:
+    with letta(upstream, folder, agent("helper", blocks=BLOCKS), admin_token="the-owner") as world:
         live(world)
     (file,) = folder.glob("*.db")
     return file
@@ -65,6 +66,15 @@ def live(world: LettaWorld) -> None:
         chat.say("I sail.")
         chat.say("Where to?")
         world.world.chat(user=user).say(f"I am {user}.")
+    brought = world.world.gateway.ask(
+        "POST",
+        "/v1/manage/imports?user=carol",
+        b"- Likes tea.\n- Sails.\n",
+        {"x-mnemogate-admin": "the-owner"},
+    )
+    assert brought.status == 202
+    world.world.settle()
+    becomes(lambda: world.world.query("SELECT status FROM imports") == ["done"])
     store = world.world.gateway.app.store
     bounds: dict[str, Any] = {"expires": 4e9, "models": ("m*",), "user": "ann"}
     key, _ = world.world.gateway.call(store.keys.create("two", "k", "off", **bounds))
@@ -156,6 +166,10 @@ async def test_everything_is_moved(source: Store, target: Store) -> None:
     assert len([row for row in here["usage"] if row[2] == "ann" and row[3]]) == 1200
     assert {kind for _, kind, *_ in here["definitions"]} == {"tool", "identity"}
     assert any(here[name] for name in here if name.startswith("readers"))
+    (brought,) = [
+        lines for lines in here.values() if any("import" in line for line in lines if isinstance(line, dict))
+    ]
+    assert sum("imported_fact" in line for line in brought) == 2
     (rules,) = [values for _, values, _, _ in here["blocks"] if values[0] == "rules"]
     assert rules[0] == "rules"
     # The shared block says which turns of whom it comes from, by their rows here.

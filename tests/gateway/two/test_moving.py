@@ -25,7 +25,7 @@ from tests.stored import open_store
 def test_a_move_that_is_killed_goes_on(upstream: StrictUpstream, tmp_path: Path, url: str) -> None:
     folder = tmp_path / "lived"
     folder.mkdir()
-    with letta(upstream, folder, agent("helper", blocks=BLOCKS)) as world:
+    with letta(upstream, folder, agent("helper", blocks=BLOCKS), admin_token="the-owner") as world:
         for n in range(20):
             world.world.chat(user=f"person-{n}").say(f"I am number {n}.")
         live(world)  # makes a key in the end
