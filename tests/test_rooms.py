@@ -156,7 +156,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"admin"},
         {"latest", "memory", "sink", "pending"},
         {"request_log", "usage"},
-        {"receipt", "request_figures"},
+        {"receipt", "request_context", "request_figures"},
     ],
     "gateway.web": [
         {"mcp", "response_compaction"},

@@ -28,6 +28,7 @@ from gateway.run.chat import Chat
 from gateway.run.event_log import EventLog, stored_events
 from gateway.run.memory.stored_turns import begun_of
 from gateway.run.receipt import Accounts, Receipt
+from gateway.run.request_context import RequestContext
 from gateway.run.response_conversations import ConversationHead
 from gateway.run.sink import ClientGone
 from gateway.run.stored_responses import ResponseOwner
@@ -352,9 +353,8 @@ class BackgroundResponses:
         view = request.view(receipt.stored_turn, receipt.counted, log.next_number, has_begun=log.has_events)
         try:
             head = await self._head(identity.project, request.conversation)
-            await self.chat.answer(
-                request.chat, headers, identity.project, credential, log, receipt, view, head=head
-            )
+            context = RequestContext(headers, identity.project, credential)
+            await self.chat.answer(request.chat, context, log, receipt, view, head)
         except ClientGone:
             await self._end(run, log, self.shows.cancelled(shown))
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache, lru_cache, partial
 from operator import attrgetter
 from typing import Any
@@ -56,6 +56,7 @@ from gateway.run.native_memory import BoundedReader, EarlierReplies, FoundReplie
 from gateway.run.native_request import NativeRequest
 from gateway.run.pending import Pending
 from gateway.run.receipt import Receipt
+from gateway.run.request_context import RequestContext
 from gateway.run.response_conversations import ConversationHead, ResponseConversations
 from gateway.run.sink import Sink, UnseenSink
 from gateway.run.turn import TreeMemory, TurnRun
@@ -133,24 +134,20 @@ class Chat:
     async def answer(
         self,
         request: ChatRequest,
-        headers: Sequence[tuple[bytes, bytes]],
-        project: str,
-        credential: str | None,
+        context: RequestContext,
         sink: Sink,
         receipt: Receipt,
         view: MakesView,
-        memory: str | None = None,
         head: ConversationHead | None = None,
     ) -> str:
         """Answers a request, and returns the state of memory for it: on, read, off, none or unavailable.
 
         view: the dialect's.
-        memory: the mode that the caller's key gives to requests that ask for none.
         head: the conversation that the request goes on with; its first response has it belong to a memory.
 
         Raises: GatewayError while nothing was sent; ClientGone.
         """
-        call = await self._call(request, headers, project, credential, sink, receipt, view, memory)
+        call = await self._call(request, context, sink, receipt, view)
         if self._limiter.holds_for(receipt.project):
             await self._admit(call)
         if head is not None and call.identity.scope is not None and call.identity.mode in KEEPS:
@@ -187,19 +184,16 @@ class Chat:
     async def begin_later(
         self,
         request: ChatRequest,
-        headers: Sequence[tuple[bytes, bytes]],
-        project: str,
-        memory: str | None,
+        context: RequestContext,
         head: ConversationHead | None,
         receipt: Receipt,
     ) -> tuple[Identity, Agent]:
         """Returns who asks for a response in the background, and the memory in which it will lie.
 
-        The parameters are those of `answer`. Raises: BadRequest: nothing would be stored of it; UnknownModel,
-        MemoryUnavailable.
+        Raises: BadRequest: nothing would be stored of it; UnknownModel, MemoryUnavailable.
         """
-        whole = await self.resolve_references(request, headers, project)
-        found = await self._resolve(headers, whole, project, memory)
+        whole = await self.resolve_references(request, context)
+        found = await self._resolve(whole, context)
         identity, spec = found.identity, found.spec
         receipt.user = identity.user or ""
         if identity.scope is None or identity.mode not in KEEPS or identity.leaves_nothing:
@@ -229,16 +223,26 @@ class Chat:
             await self.conversations.bind(head, identity.scope, spec)
         return identity, agent
 
-    async def resolve_references(
-        self, request: ChatRequest, headers: Sequence[tuple[bytes, bytes]], project: str
-    ) -> ChatRequest:
+    async def resolve_references(self, request: ChatRequest, context: RequestContext) -> ChatRequest:
         """Returns a request with the messages and responses that it names by their ids in place of the ids.
 
+        They are looked up in the caller's memory, before the whole list decides what kind of request it is.
         Raises: BadRequest, UnknownModel, MemoryUnavailable.
         """
         if not request.references:
             return request
-        return await self._with_references(headers, request, project, None)
+        named = replace(request, unnamed=None)  # else its ids say whose memory it has
+        identity = self._identify(named, context)
+        if self.directory.profile(identity) is None:
+            _, identity = await self._defined(identity, request.model)
+        if identity.scope is not None:
+            await self.pending.written(identity.scope, self._limits.commit_wait_s)
+        try:
+            most_bytes = self._settings.server.max_body_bytes
+            store = self.keeper.store
+            return await with_references(store, context.project, identity.scope, request, most_bytes)
+        except StoreError as error:
+            raise MemoryUnavailable.since(error.status) from error
 
     def window(self, model: str) -> int | None:
         """Returns the tokens of a model's window; None: they are not known. Raises: UnknownModel."""
@@ -247,21 +251,16 @@ class Chat:
     async def _call(
         self,
         request: ChatRequest,
-        headers: Sequence[tuple[bytes, bytes]],
-        project: str,
-        credential: str | None,
+        context: RequestContext,
         sink: Sink,
         receipt: Receipt,
         view: MakesView,
-        memory: str | None,
     ) -> ChatCall:
-        """Returns a request with everything that decides how it is answered. The parameters are those of `answer`."""
-        whole = (
-            await self._with_references(headers, request, project, memory) if request.references else request
-        )
+        """Returns a request with everything that decides how it is answered."""
+        whole = await self.resolve_references(request, context)
         if request.native is not None and request.native.thread is not None:
-            whole = await self._in_thread(headers, request, request.native, project, memory)
-        found = await self._resolve(headers, whole, project, memory)
+            whole = await self._in_thread(request, request.native, context)
+        found = await self._resolve(whole, context)
         identity = found.identity
         receipt.user = identity.user or ""
         if identity.side_request is not None:
@@ -271,30 +270,26 @@ class Chat:
             route = agent_route(self._settings, found.spec)
         else:
             route = self._route_of(found.request.model)
-        passes = Passes(forwardable(headers), credential)
+        passes = Passes(forwardable(context.headers), context.credential)
         return ChatCall(found.request, passes, identity, found.spec, route, found.kind, view, sink, receipt)
 
     async def count(
         self,
         request: ChatRequest,
-        headers: Sequence[tuple[bytes, bytes]],
-        project: str,
-        credential: str | None,
+        context: RequestContext,
         sink: Sink,
         receipt: Receipt,
-        memory: str | None = None,
         counted: ReplyChange | None = None,
     ) -> int | None:
         """Returns the tokens of the prompt that a request would have, by our count. It leaves nothing in memory.
 
         An upstream that speaks the client's dialect counts itself: None, it has answered the client.
 
-        counted: has an upstream that counts chat completions answer as well, in the client's form. The other parameters
-            are those of `answer`.
+        counted: has an upstream that counts chat completions answer as well, in the client's form.
 
         Raises: GatewayError.
         """
-        call = await self._call(request, headers, project, credential, sink, receipt, MakesUnseen(), memory)
+        call = await self._call(request, context, sink, receipt, MakesUnseen())
         if call.kind is ConversationKind.AGENT:
             identity = replace(call.identity, scope=None, conversation=None)
             call.identity, call.kind = identity, ConversationKind.CLIENT
@@ -313,21 +308,15 @@ class Chat:
         receipt.headers["x-mnemogate-memory"] = call.memory
         return await prompt_tokens(prompt)
 
-    def speaks_messages(
-        self,
-        names: Mapping[str, Any],
-        headers: Sequence[tuple[bytes, bytes]],
-        project: str,
-        memory: str | None = None,
-    ) -> bool:
+    def speaks_messages(self, names: Mapping[str, Any], context: RequestContext) -> bool:
         """Returns whether requests in Anthropic's dialect go to their upstream as they are.
 
         Requests for agents that were made over REST never do: they become runs. names: the request's fields that name
-        model, user and conversation. The other parameters are those of `answer`. Raises: BadRequest, UnknownModel.
+        model, user and conversation. Raises: BadRequest, UnknownModel.
         """
         model = str(names.get("model") or "")
-        if asks_agent(model) or any(name == _AGENT for name, _ in headers):
-            identity = identify(headers, names, self._rules_of(project, memory), project, time.time())
+        if asks_agent(model) or any(name == _AGENT for name, _ in context.headers):
+            identity = self._identified(names, context)
             spec = self.directory.profile(identity)
             if spec is None:
                 return False
@@ -337,31 +326,22 @@ class Chat:
         endpoints = self.failover.endpoints[route.upstream]
         return bool(endpoints) and endpoints[0].provider.capabilities.messages
 
-    def is_for_agent(
-        self, model: str, headers: Sequence[tuple[bytes, bytes]], project: str, memory: str | None = None
-    ) -> bool:
-        """Returns whether a header names an agent that no profile declares. The parameters are those of `answer`.
-
-        Raises: BadRequest.
-        """
-        rules = self._rules_of(project, memory)
-        identity = identify(headers, {"model": model}, rules, project, time.time())
-        return self.directory.profile(identity) is None
+    def is_for_agent(self, model: str, context: RequestContext) -> bool:
+        """Returns whether a header names an agent that no profile declares. Raises: BadRequest."""
+        return self.directory.profile(self._identified({"model": model}, context)) is None
 
     def memory_state(
         self,
         request: ChatRequest,
-        headers: Sequence[tuple[bytes, bytes]],
-        project: str,
-        memory: str | None = None,
+        context: RequestContext,
     ) -> str:
         """Returns the state of memory by the request alone: on, off, or none where no user is named.
 
         It is on for what is off the record, too: memory knows such words again in a later list, and does not keep them.
-        And where a profile has a system prompt, which goes upstream whoever asks. The parameters are those of `answer`.
+        And where a profile has a system prompt, which goes upstream whoever asks.
         Raises: BadRequest.
         """
-        identity = self._identify(headers, request, project, memory)
+        identity = self._identify(request, context)
         spec = self.directory.profile(identity)
         if spec is None:
             return "off"
@@ -376,19 +356,16 @@ class Chat:
         self,
         native: NativeRequest,
         route: Route,
-        headers: Sequence[tuple[bytes, bytes]],
-        project: str,
-        credential: str | None,
+        context: RequestContext,
         sink: Sink,
         receipt: Receipt,
-        memory: str | None = None,
     ) -> str:
         """Answers a request in its own dialect, and returns the state of memory for it, as `answer` does.
 
-        Its `memory_state` is on. The parameters are those of `answer`; route: who answers.
+        Its `memory_state` is on. route: to the upstream that answers.
         Raises: GatewayError while nothing was sent; ClientGone.
         """
-        identity = self._identify(headers, native.chat, project, memory)
+        identity = self._identify(native.chat, context)
         spec = self.directory.profile(identity)
         assert spec is not None
         read_by: Memory | None = None
@@ -399,7 +376,7 @@ class Chat:
                 native = await self._with_earlier(native, identity.scope, read_by)
         request = native.chat
         # Once more: what kind of request it is, its whole list decides.
-        identity = self._of_sub_agent(self._identify(headers, request, project, memory), request)
+        identity = self._of_sub_agent(self._identify(request, context), request)
         receipt.user = identity.user or ""
         if identity.side_request is not None:
             receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
@@ -411,7 +388,7 @@ class Chat:
                     "the input, `previous_response_id` or `conversation`, or have `takes = { responses = false }` set.",
                     param="x-mnemogate-history",
                 )
-        passes = Passes(with_codex_headers(headers), credential)
+        passes = Passes(with_codex_headers(context.headers), context.credential)
         call = native_call(native, passes, identity, spec, route, sink, receipt)
         if self._limiter.holds_for(receipt.project):
             await self._admit(call)
@@ -537,14 +514,12 @@ class Chat:
         except StoreError:
             return "", 0
 
-    async def _resolve(
-        self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
-    ) -> _Resolved:
-        """Returns a request with its user, its agent and the kind of its conversation. The parameters are `answer`'s.
+    async def _resolve(self, request: ChatRequest, context: RequestContext) -> _Resolved:
+        """Returns a request with its user, its agent and the kind of its conversation.
 
         Raises: BadRequest, UnknownModel, MemoryUnavailable.
         """
-        named = self._identify(headers, request, project, memory)
+        named = self._identify(request, context)
         profile = self.directory.profile(named)
         spec, owner = (profile, named) if profile is not None else await self._defined(named, request.model)
         kind = await self._kind_of(owner, spec)
@@ -567,40 +542,15 @@ class Chat:
         is_appended = identity.append or spec.history == "append"
         return ConversationKind.APPENDED if is_appended else ConversationKind.CLIENT
 
-    async def _with_references(
-        self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
-    ) -> ChatRequest:
-        """Returns a request with what it refers to, in the caller's memory; its whole list decides of what kind it is.
-
-        Raises: BadRequest, UnknownModel, MemoryUnavailable.
-        """
-        named = replace(request, unnamed=None)  # else its ids say whose memory it has
-        identity = self._identify(headers, named, project, memory)
-        if self.directory.profile(identity) is None:
-            _, identity = await self._defined(identity, request.model)
-        if identity.scope is not None:
-            await self.pending.written(identity.scope, self._limits.commit_wait_s)
-        try:
-            most_bytes = self._settings.server.max_body_bytes
-            store = self.keeper.store
-            return await with_references(store, project, identity.scope, request, most_bytes)
-        except StoreError as error:
-            raise MemoryUnavailable.since(error.status) from error
-
     async def _in_thread(
-        self,
-        headers: Sequence[tuple[bytes, bytes]],
-        request: ChatRequest,
-        native: NativeBody,
-        project: str,
-        memory: str | None,
+        self, request: ChatRequest, native: NativeBody, context: RequestContext
     ) -> ChatRequest:
         """Returns a request of a message thread with the messages that its upstream holds, as memory has them.
 
         Raises: ThreadUnsupported, after which its client sends all messages each time; ThreadNotFound, after which it
         sends them once, in a thread that begins.
         """
-        identity = self._identify(headers, request, project, memory)
+        identity = self._identify(request, context)
         if identity.scope is None or identity.mode not in KEEPS or identity.leaves_nothing:
             raise ThreadUnsupported("nothing is remembered of this request.")
         assert native.thread is not None
@@ -638,13 +588,16 @@ class Chat:
         if thread.previous is not None and prompt.changes_prefix:
             raise ThreadNotFound("what stood before the conversation has changed since.")
 
-    def _identify(
-        self, headers: Sequence[tuple[bytes, bytes]], request: ChatRequest, project: str, memory: str | None
-    ) -> Identity:
-        """Returns who asks, by the rules of the project. memory: the mode that the caller's key gives."""
+    def _identified(self, names: Mapping[str, Any], context: RequestContext) -> Identity:
+        """Returns who asks, by the rules of the project. names: the fields of the body that name something."""
+        rules = self._rules_of(context.project, context.memory)
+        return identify(context.headers, names, rules, context.project, time.time())
+
+    def _identify(self, request: ChatRequest, context: RequestContext) -> Identity:
+        """Returns who asks, and for which memory."""
         if request.identity is not None:
             return request.identity
-        identity = identify(headers, request.names, self._rules_of(project, memory), project, time.time())
+        identity = self._identified(request.names, context)
         if request.side_request is None:
             return self._with_chosen(identity, request)
         return replace(
@@ -808,19 +761,19 @@ class Chat:
     ) -> tuple[TreeMemory, Prompt]:
         """Reads what memory knows and makes the prompt. Raises: StoreError."""
         keeper, request, spec = self.keeper, call.request, call.spec
-        context = await keeper.begin(
+        memory_context = await keeper.begin(
             MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, ticket)
         )
-        call.identity = context.request.identity
-        changes = BlockEdits(list(context.blocks))
-        toolbox = self._agents.toolbox(context, changes, call.passes)
+        call.identity = memory_context.request.identity
+        changes = BlockEdits(list(memory_context.blocks))
+        toolbox = self._agents.toolbox(memory_context, changes, call.passes)
         form = form_for(request, attempts.endpoint, attempts.target.model)
-        prompt = await keeper.composer.make(context, form, toolbox.definitions())
+        prompt = await keeper.composer.make(memory_context, form, toolbox.definitions())
         changes.shown = prompt.section.shown
-        if context.plan.follows_head and opens:
-            context = await keeper.open(context, prompt)
+        if memory_context.plan.follows_head and opens:
+            memory_context = await keeper.open(memory_context, prompt)
         if request.native is not None:
-            prompt = replace(prompt, changes_prefix=_changes_prefix(context, prompt))
+            prompt = replace(prompt, changes_prefix=_changes_prefix(memory_context, prompt))
         if prompt.composition.breaks:
             self._metrics.prefix_breaks.inc()
         receipt, recall = call.receipt, prompt.recall
@@ -828,7 +781,7 @@ class Chat:
             self._metrics.recall_ms.observe(recall.ms)
             receipt.searched(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
         receipt.scope, receipt.mode = call.identity.scope, str(call.identity.mode)
-        parts = keeper, context, changes, toolbox, receipt
+        parts = keeper, memory_context, changes, toolbox, receipt
         if (native := call.native) is None:
             return TreeMemory(*parts), prompt
         reader = BoundedReader(native.reader(), self._limits.streamed_bytes)

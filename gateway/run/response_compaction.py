@@ -21,6 +21,7 @@ from gateway.core.turn.client_view import MakesView
 from gateway.errors import UpstreamBroke
 from gateway.run.chat import Chat
 from gateway.run.receipt import Receipt
+from gateway.run.request_context import RequestContext
 from gateway.run.sink import HeldSink, Sink
 from gateway.tokens import message_tokens, tokenizer_for
 
@@ -59,9 +60,7 @@ class _Answer(HeldSink):
 async def compact(
     chat: Chat,
     request: ChatRequest,
-    headers: Sequence[tuple[bytes, bytes]],
-    project: str,
-    credential: str | None,
+    context: RequestContext,
     sink: Sink,
     receipt: Receipt,
     view: MakesView,
@@ -70,7 +69,7 @@ async def compact(
 
     Raises: CompactionFailed; GatewayError; ClientGone.
     """
-    whole = await chat.resolve_references(request, headers, project)
+    whole = await chat.resolve_references(request, context)
     window = chat.window(request.model) or _WINDOW
     summary, usage = "", dict.fromkeys(_USAGE, 0)
     for part in parts(lines_of(whole.messages)):
@@ -80,7 +79,7 @@ async def compact(
             tools=(), has_tools=False, stream=False, max_tokens=None, max_tokens_key=None, unnamed=None,
         )  # fmt: skip
         answer = _Answer(sink)
-        await chat.answer(question, headers, project, credential, answer, receipt, view)
+        await chat.answer(question, context, answer, receipt, view)
         if answer.status != 200:
             raise CompactionFailed(answer.status, bytes(answer.body))
         reply = orjson.loads(answer.body)

@@ -12,7 +12,9 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from adapters.types import API_KEY
+from gateway.core.request.request_headers import RawHeaders
 from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
+from gateway.run.request_context import RequestContext
 from gateway.settings import MetricsKeys, is_loopback
 from storage.errors import StoreError
 from storage.records import Key
@@ -50,6 +52,10 @@ class Caller(NamedTuple):
     user: str | None = None
     # From when on what it presented opens nothing, in seconds since the epoch; None: it never ends.
     expires: float | None = None
+
+    def context(self, headers: RawHeaders) -> RequestContext:
+        """Returns what comes with a request of this caller. headers: of the request."""
+        return RequestContext(headers, self.project, self.credential, self.memory)
 
     def may_ask(self, model: str) -> bool:
         """Returns whether the key may ask for a model by this name."""

@@ -84,15 +84,7 @@ class ChatRoute:
         with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
             try:
                 trace.memory = await self.chat.answer(
-                    request,
-                    headers,
-                    caller.project,
-                    caller.credential,
-                    reply,
-                    receipt,
-                    view,
-                    caller.memory,
-                    head,
+                    request, caller.context(headers), reply, receipt, view, head
                 )
             finally:
                 # A client that left has had its headers.
@@ -118,7 +110,7 @@ class ChatRoute:
         with ClientReply(receive, send, self.send_timeout_s, connection) as reply:
             try:
                 trace.memory = await self.chat.answer_native(
-                    native, route, headers, caller.project, caller.credential, reply, receipt, caller.memory
+                    native, route, caller.context(headers), reply, receipt
                 )
             finally:
                 trace.memory = trace.memory or receipt.headers.get("x-mnemogate-memory")

@@ -112,10 +112,8 @@ class MessagesPath:
         """Returns whether a request goes to its upstream as it is."""
         if not isinstance(json.get("model"), str):
             return False
-        caller = trace_of(scope).caller
-        return self.chats.chat.speaks_messages(
-            names_in(json), scope["headers"], caller.project, caller.memory
-        )
+        context = trace_of(scope).caller.context(scope["headers"])
+        return self.chats.chat.speaks_messages(names_in(json), context)
 
     def _read_as(
         self, named: NamedRequest, json: Json, scope: Scope, *, is_read_only: bool
@@ -135,11 +133,8 @@ class MessagesPath:
                 raise
             return None
         if thread is not None:
-            caller = trace_of(scope).caller
-            state = self.chats.chat.memory_state(
-                request.chat, scope["headers"], caller.project, caller.memory
-            )
-            if state != "on":
+            context = trace_of(scope).caller.context(scope["headers"])
+            if self.chats.chat.memory_state(request.chat, context) != "on":
                 return None
         request.chat.native = NativeMessages(
             request.raw, request.json, request.places, _upstream_path(scope), named.with_model, thread
@@ -190,18 +185,10 @@ class CountPath(MessagesPath):
 
     async def _answer(self, request: MessagesRequest, scope: Scope, receive: Receive, send: Send) -> None:
         trace = trace_of(scope)
-        caller, receipt = trace.caller, trace.begin_account()
+        context, receipt = trace.caller.context(scope["headers"]), trace.begin_account()
         connection = scope["state"].get("connection")
         with ClientReply(receive, send, self.chats.send_timeout_s, connection) as reply:
-            tokens = await self.chats.chat.count(
-                request.chat,
-                scope["headers"],
-                caller.project,
-                caller.credential,
-                reply,
-                receipt,
-                caller.memory,
-            )
+            tokens = await self.chats.chat.count(request.chat, context, reply, receipt)
             trace.memory = receipt.headers.get("x-mnemogate-memory")
             if tokens is not None:
                 body = orjson.dumps({"input_tokens": tokens})

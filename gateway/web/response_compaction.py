@@ -29,12 +29,11 @@ class InputTokensPath(ResponsesPath):
 
     async def respond(self, call: ResponseCall) -> None:
         trace = call.trace
-        caller, receipt = trace.caller, trace.begin_account()
+        context, receipt = trace.caller.context(without_memory(call.headers)), trace.begin_account()
         with call.reply(self.chats.send_timeout_s) as reply:
             tokens = await self.chats.chat.count(
-                call.request.chat, without_memory(call.headers), caller.project, caller.credential, reply, receipt,
-                counted=CountedTokens(),
-            )  # fmt: skip
+                call.request.chat, context, reply, receipt, counted=CountedTokens()
+            )
             if tokens is not None:
                 await reply.whole(200, [*JSON_TYPE, *receipt.close()], counted(tokens))
         trace.memory = "off"

@@ -140,13 +140,11 @@ class ResponsesPath(ForwardedPath):
     ) -> None:
         """Answers with the conversation in short. Nothing of it is remembered. render: returns headers and body."""
         trace = call.trace
-        caller, trace.memory = trace.caller, "off"
+        context, trace.memory = trace.caller.context(without_memory(call.headers)), "off"
         with call.reply(self.chats.send_timeout_s) as reply:
             try:
-                found = await compact(
-                    self.chats.chat, call.request.chat, without_memory(call.headers), caller.project,
-                    caller.credential, reply, trace.begin_account(), ChatView,
-                )  # fmt: skip
+                chat, request = self.chats.chat, call.request.chat
+                found = await compact(chat, request, context, reply, trace.begin_account(), ChatView)
             except CompactionFailed as error:
                 await reply.whole(error.status, JSON_TYPE, error.body)
                 return
@@ -160,12 +158,7 @@ class ResponsesPath(ForwardedPath):
         tag = background.accepted(digest) if _is_retry(scope) else None
         if tag is None:
             identity, agent = await chat.begin_later(
-                request.chat,
-                call.headers,
-                caller.project,
-                caller.memory,
-                conversation,
-                trace.begin_account(),
+                request.chat, caller.context(call.headers), conversation, trace.begin_account()
             )
             tag, created = token_hex(28), background.now()
             if header_of(scope["headers"], _ONCE) is not None:
@@ -237,9 +230,7 @@ class ResponsesPath(ForwardedPath):
             return True
         headers, caller = scope["headers"], trace_of(scope).caller
         is_named = asked.model is not None and any(name == _AGENT for name, _ in headers)
-        return is_named and self.chats.chat.is_for_agent(
-            asked.model or "", headers, caller.project, caller.memory
-        )
+        return is_named and self.chats.chat.is_for_agent(asked.model or "", caller.context(headers))
 
     def _native(self, head: ForwardedHead, asked: NamedRequest, scope: Scope) -> NativeResponse | None:
         """Returns a request with which memory goes upstream; None: it has no part in it."""
@@ -249,9 +240,8 @@ class ResponsesPath(ForwardedPath):
         if native is None:
             return None
         trace = trace_of(scope)
-        headers = _headers(scope["headers"], native.conversation)
-        project, memory = trace.caller.project, trace.caller.memory
-        trace.memory = self.chats.chat.memory_state(native.chat, headers, project, memory)
+        context = trace.caller.context(_headers(scope["headers"], native.conversation))
+        trace.memory = self.chats.chat.memory_state(native.chat, context)
         return native if trace.memory == "on" else None
 
     def _reads(self, head: ForwardedHead) -> bool:

@@ -19,6 +19,7 @@ from gateway.dialects.chat.parse import parse
 from gateway.dialects.chat.render import ChatView
 from gateway.errors import UpstreamBroke
 from gateway.run.receipt import Receipt
+from gateway.run.request_context import RequestContext
 from tests.doubles.lines_view import LinesView
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import agent, remember
@@ -60,7 +61,7 @@ def answer(gateway: Running, view: MakesView, **fields: Any) -> list[str]:
     async def ask() -> bytes:
         sink, request = Collected(), parse(orjson.dumps({**HELLO, **fields}))
         receipt = Receipt(time.perf_counter())
-        await gateway.app.chat.answer(request, (), "default", None, sink, receipt, view)
+        await gateway.app.chat.answer(request, RequestContext((), "default"), sink, receipt, view)
         return sink.body
 
     return gateway.call(ask()).decode().splitlines()
