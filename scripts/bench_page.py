@@ -414,6 +414,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench page", description=__doc__)
     default = Path(tempfile.gettempdir()) / "mnemogate-bench-page"
     parser.add_argument("--folder", type=Path, default=default, help=f"of the database ({default})")
+    parser.add_argument("--fill", action="store_true", help="write the database alone, and measure nothing")
     parser.add_argument("--postgres", action="store_true", help="over PostgreSQL, which is filled each time")
     parser.add_argument("--share", type=float, default=1.0, help="of the full database (1.0)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (5)")
@@ -434,6 +435,8 @@ def main() -> int:
             filled = asyncio.run(filled_of(where, sizes.share))
             note.write_text(json.dumps([filled.key, filled.uid, filled.fact]))
             note.chmod(0o600)
+        if options.fill:
+            return 0
         filled = Filled(*json.loads(note.read_text()))
         upstream = stack.enter_context(load.mock(folder / "log"))
         settings = SETTINGS.format(database=database, port=upstream)

@@ -22,7 +22,7 @@ WHERE s.schemaname = current_schema() AND s.n_live_tup <= 100000
 # The tables in which words of people lie.
 _ERASED = (
     "exchanges", "sections", "blocks", "block_history", "block_ops", "passages", "summaries", "facts", "steps",
-    "definition_texts", "run_texts", "files", "terms", "vectors",
+    "definition_texts", "run_texts", "files", "segments", "terms", "vectors",
 )  # fmt: skip
 
 # Whether VACUUM would have to leave rows that were deleted before a transaction: for a snapshot of this database, or

@@ -6,13 +6,15 @@ An occurrence of a term is one number of 64 bits, so that in a sorted column tho
 
     hash 32 | row 22 | a name 1 | in the head 1 | frequency 8
 
-Every document is a row, 64 rows to a chunk, in the order of the chunks.
+Every document is a row, 64 rows to a chunk, in the order of the chunks. Of a large index the older chunks lie in
+segments (storage/search/segment.py): their documents have rows here, and a query brings the occurrences of its terms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from storage.search.blob import (
@@ -30,6 +32,14 @@ from storage.search.blob import (
     open_blob,
 )
 from storage.search.layout import IndexLayout
+from storage.search.segment import (
+    ENTRY_BYTES,
+    SEGMENT_ROWS_SHIFT,
+    OpenDocuments,
+    Postings,
+    chunks_of,
+    segment_of,
+)
 from storage.search.tail import Tail
 
 if TYPE_CHECKING:
@@ -44,14 +54,17 @@ _ROW_CHUNK_SHIFT = ROW_SHIFT + 6
 # Chunks that changed lie in a column of their own until they are so many, or a quarter of all: a long one takes
 # milliseconds to sort.
 _APART = 16
-# Measured: what a row and an occurrence take in memory, and an index without any.
-_ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES = 10, 8, 2_200
+# Measured: what a row takes in memory besides the numbers of its neighbours, an occurrence, and an index without any.
+_ROW_BYTES, _OCCURRENCE_BYTES, _INDEX_BYTES = 6, 8, 2_200
 
 
 class Index:
-    """The chunks of one agent. blob_bytes: how long they are as blobs; size: about how many bytes they take here."""
+    """The chunks of one agent. blob_bytes: how long they are as blobs; size: about how many bytes they take here.
 
-    __slots__ = ("_apart", "_columns", "_lengths", "_names", "blob_bytes", "layout")
+    segments: by number the stamp of each that holds some of the chunks.
+    """
+
+    __slots__ = ("_apart", "_columns", "_lengths", "_names", "blob_bytes", "layout", "segments")
 
     def __init__(self, blobs: Iterable[tuple[int, bytes]] = ()) -> None:
         """Makes an index of blobs by chunk. Raises: CorruptIndex."""
@@ -60,31 +73,45 @@ class Index:
         # Chunks with their occurrences in the second column; those in the first are old then.
         self._apart = frozenset[int]()
         self._lengths, self.blob_bytes = dict[int, int](), 0
+        self.segments = dict[int, int]()
         self.put(blobs)
 
     @property
     def size(self) -> int:
         occurrences = len(self._columns[0]) + len(self._columns[1]) + len(self._names)
-        return _INDEX_BYTES + _OCCURRENCE_BYTES * occurrences + _ROW_BYTES * len(self.layout.flags)
+        row = _ROW_BYTES + 2 * self.layout.earlier.itemsize
+        return _INDEX_BYTES + _OCCURRENCE_BYTES * occurrences + row * len(self.layout.flags)
 
-    def put(self, blobs: Iterable[tuple[int, bytes]]) -> None:
-        """Takes chunks as they are now; an empty one has no messages any more. Raises: CorruptIndex."""
+    def put(
+        self,
+        blobs: Iterable[tuple[int, bytes]],
+        segments: Mapping[int, tuple[int, OpenDocuments]] = MappingProxyType({}),
+    ) -> None:
+        """Takes chunks as they are now; an empty one has no messages any more. Raises: CorruptIndex.
+
+        segments: by number with their stamps; none of their chunks is there.
+        """
         import numpy as np
 
         written = dict(blobs)
         opened = [(chunk, open_blob(data)) for chunk, data in written.items() if data]
-        self._make_room([chunk for chunk, _ in opened])
+        covered = [chunk for number in segments for chunk in chunks_of(number)]
+        self._make_room([*covered, *(chunk for chunk, _ in opened)])
         changed = [chunk for chunk in written if chunk in self.layout.places]
-        if not changed:
+        if not changed and not covered:
             return
         for chunk in changed:
             self._lengths.pop(chunk, None)
         self._lengths.update((chunk, len(blob.data)) for chunk, blob in opened)
+        for number, (stamp, each) in segments.items():
+            self.segments[number] = stamp
+            self._lengths[chunks_of(number).start] = ENTRY_BYTES * each.entries
         self.blob_bytes = sum(self._lengths.values())
         tables = {chunk: blob.table for chunk, blob in opened}
         joined = b"".join([tables.get(chunk, NO_DOCUMENTS) for chunk in changed])
-        places = [self.layout.places[chunk] for chunk in changed]
-        self.layout.index(places, np.frombuffer(joined, document_type()).reshape(-1, CHUNK))
+        rows = [np.frombuffer(joined, document_type()).reshape(-1, CHUNK)]
+        rows += [each.rows for _, each in segments.values()]
+        self.layout.index([self.layout.places[chunk] for chunk in (*changed, *covered)], np.concatenate(rows))
         found = self._occurrences(opened) if opened else _none()
         named = found[(found & NAME).astype(bool)]
         gone = self._mask(changed)
@@ -111,8 +138,8 @@ class Index:
         layout.lay(tail, skip)
         return layout
 
-    def occurrences(self, hashes: Collection[int]) -> list[NDArray[np.uint64]]:
-        """Returns the occurrences of each term."""
+    def occurrences(self, hashes: Collection[int], postings: Postings) -> list[NDArray[np.uint64]]:
+        """Returns the occurrences of each term. postings: those in segments."""
         import numpy as np
 
         bounds = np.array([*hashes, *(each + 1 for each in hashes)], np.uint64) << np.uint64(HASH_SHIFT)
@@ -121,6 +148,23 @@ class Index:
         if self._apart:
             parts, old = zip(found, _between(apart, bounds), strict=True), self._mask(self._apart)
             found = [np.concatenate((_of_others(part, old), more)) for part, more in parts]
+        if read := postings.read:
+            found = [
+                np.concatenate((self._in_rows(read[each]), part)) if each in read else part
+                for each, part in zip(hashes, found, strict=True)
+            ]
+        return found
+
+    def _in_rows(self, occurrences: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Returns occurrences in segments with rows of this index."""
+        import numpy as np
+
+        first = np.zeros(max(self.segments) + 1, np.int64)
+        for number in self.segments:
+            row = self.layout.places[chunks_of(number).start] * CHUNK
+            first[number] = (row - (number << SEGMENT_ROWS_SHIFT)) << ROW_SHIFT
+        of_segment = occurrences >> (ROW_SHIFT + SEGMENT_ROWS_SHIFT)
+        found: NDArray[np.uint64] = (occurrences + first[of_segment]).view(np.uint64)
         return found
 
     def names_in(self, rows: Sequence[int]) -> list[list[int]]:
@@ -143,6 +187,10 @@ class Index:
                 column + (by[(column & NO_HASH) >> _ROW_CHUNK_SHIFT] << ROW_SHIFT) for column in self._columns
             ]
             self._names = self._names + (by[self._names >> (HASH_SHIFT + 6)] << HASH_SHIFT)
+
+    def is_outdated_by(self, chunks: Iterable[int]) -> bool:
+        """Returns whether one of these chunks, which have changed, lies in a segment: then it was dropped."""
+        return bool(self.segments) and not self.segments.keys().isdisjoint(map(segment_of, chunks))
 
     def _mask(self, chunks: Iterable[int]) -> NDArray[np.bool_]:
         """Returns by place whether a chunk is one of these."""

@@ -82,7 +82,7 @@ class IndexLayout:
 
     Its columns are arrays, which are read one number at a time, or by numpy where they lie. length, back, flags, head:
     as a blob has them, zeros where there is no document. earlier, later: the rows of a document's neighbours, -1 for
-    none; of several after it, the last one counts.
+    none; of several after it, the last one counts. Both are right once `lay` was called.
 
     places: of each chunk. end: the first row after all others. lengths: sums over all rows. marks: the flags
     that any row has. tail: messages that the index does not know. tail_rows: of each of them its row, -1 for one that
@@ -92,8 +92,8 @@ class IndexLayout:
     """
 
     __slots__ = (
-        "back", "chunks", "earlier", "end", "flags", "head", "head_slope", "later", "length", "lengths", "marks",
-        "out", "places", "replaced", "slope", "tail", "tail_rows", "user_weight",
+        "_is_linked", "back", "chunks", "earlier", "end", "flags", "head", "head_slope", "later", "length", "lengths",
+        "marks", "out", "places", "replaced", "slope", "tail", "tail_rows", "user_weight",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -105,6 +105,7 @@ class IndexLayout:
         self.tail_rows: list[int] = []
         self.replaced: dict[int, DocumentRow] = {}
         self.lengths, self.marks, self.end = Lengths(), 0, 0
+        self._is_linked = True
         self._weigh()
 
     def make_room(self, chunks: Iterable[int]) -> list[int]:
@@ -124,7 +125,7 @@ class IndexLayout:
 
                 np.asarray(column).reshape(-1, CHUNK)[moved] = np.asarray(old).reshape(-1, CHUNK)
             setattr(self, name, column)
-        self._link()
+        self._is_linked = False
         return moved if moved and moved[-1] >= len(moved) else []
 
     def index(self, places: Sequence[int], documents: NDArray[Any]) -> None:
@@ -137,7 +138,7 @@ class IndexLayout:
         length, head, flags = np.asarray(self.length), np.asarray(self.head), np.asarray(self.flags)
         self.lengths = Lengths.of(length, head, flags)
         self.marks = int(np.bitwise_or.reduce(flags, initial=0))
-        self._link()
+        self._is_linked = False
         self._weigh()
 
     def lay(self, tail: Tail, skip: range) -> None:
@@ -149,6 +150,8 @@ class IndexLayout:
         if tail is not self.tail or out[: bisect_left(out, known)] != self.out:
             self._take_out()
             known = 0
+        if not self._is_linked:
+            self._link()
         if known == len(tail.documents):
             return
         self.tail, self.out = tail, out
@@ -188,7 +191,7 @@ class IndexLayout:
             if row in self.replaced:
                 self._change(row, 1)
         self.tail, self.out, self.tail_rows, self.replaced = Tail(), [], [], {}
-        self._link()
+        self._is_linked = False
         self._weigh()
 
     def _change(self, row: int, by: int) -> DocumentRow:
@@ -210,9 +213,16 @@ class IndexLayout:
         """Returns the rows of numbers; -1 where the chunk of one is not there."""
         import numpy as np
 
+        if self._is_gapless:
+            rows = seqs - self.chunks[0] * CHUNK
+            return np.where((rows >= 0) & (rows < len(self.flags)), rows, -1)
         chunks, wanted = np.array(self.chunks, np.int64), seqs // CHUNK
         place = np.minimum(chunks.searchsorted(wanted), len(chunks) - 1)
         return np.where(chunks[place] == wanted, place * CHUNK + seqs % CHUNK, -1)
+
+    @property
+    def _is_gapless(self) -> bool:
+        return bool(self.chunks) and self.chunks[-1] - self.chunks[0] == len(self.chunks) - 1
 
     def _row_of(self, seq: int) -> int:
         """Returns the row of a number; -1 where its chunk is not there."""

@@ -19,6 +19,7 @@ from storage.search.find import find, widen
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
 from storage.search.scores import Near, Scores
+from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tail import Tail
 from storage.search.tokens import split_words, terms_of_word
 from storage.search.weigh import LEAST_BEST_SHARE
@@ -26,6 +27,9 @@ from storage.search.weigh import LEAST_BEST_SHARE
 # Distinct words of a query that are looked up, and the characters in which they are looked for: callers may send a
 # book, with words that would be split for each memory that is searched.
 _QUERY_WORDS, _QUERY_CHARS = 256, 10_000
+
+# Terms that are looked up in segments, where each takes some reading: twice as many as most questions have words.
+_SEGMENT_TERMS = 32
 
 # The most messages that are returned, and read at once.
 MOST_HITS = 96
@@ -73,6 +77,7 @@ def rank(
     only_strong: bool = False,
     near: Near | None = None,
     trace: SearchTrace | None = None,
+    postings: Postings = NO_POSTINGS,
 ) -> list[int]:
     """Returns the numbers of the messages that answer the query, best first.
 
@@ -89,11 +94,11 @@ def rank(
     tail: messages that are not indexed yet; where the index has one of them too, the tail's text counts.
     skip: messages that are not wanted; those in the index count for the statistics.
     trace: is filled.
+    postings: what the segments of the index have of the terms (`hashes_of`).
     only_strong: for a search that was not asked for. Small talk finds nothing, and without hits that hold a
         good part of the query nothing is returned. A search tool leaves it off.
     """
-    words = split_words(query[:_QUERY_CHARS])
-    terms = [*dict.fromkeys(chain.from_iterable(map(terms_of_word, words)))][:_QUERY_WORDS]
+    words, terms = _terms_of(query)
     if not terms:
         return []
     in_general = shares_in_general(words, terms)
@@ -102,7 +107,7 @@ def rank(
         return []
     layout = index.lay(tail or Tail(), skip)
     hashes = [*hash_terms(terms, secret).values()] if index.blob_bytes else []
-    found = find(index, layout, terms, hashes, in_general)
+    found = find(index, layout, terms, hashes, in_general, postings)
     if commonness > NAMES_NOTHING:
         found = replace(found, asked=_HELD_OF_COMMON / LEAST_BEST_SHARE * found.asked)
     if not layout.end or (not found.count and near is None):
@@ -126,6 +131,25 @@ def rank(
         trace.scores = sums.relative(rows)
         trace.weak = partial(_weak, sums, layout)
     return seqs
+
+
+def hashes_of(query: str, secret: bytes, *, only_strong: bool = False) -> list[int]:
+    """Returns the terms of a query that are looked up in segments, as these have them: those that people use least.
+
+    only_strong: as for `rank`, which finds nothing by common words alone.
+    """
+    words, terms = _terms_of(query)
+    shares = shares_in_general(words, terms)
+    if only_strong and least_common(terms, shares) > COMMON_SHARE:
+        return []
+    rarest = sorted(zip(shares, terms, strict=True))[:_SEGMENT_TERMS]
+    return [*hash_terms([term for _, term in rarest], secret).values()]
+
+
+def _terms_of(query: str) -> tuple[list[str], list[str]]:
+    """Returns the words of a query, and the terms that are looked up."""
+    words = split_words(query[:_QUERY_CHARS])
+    return words, [*dict.fromkeys(chain.from_iterable(map(terms_of_word, words)))][:_QUERY_WORDS]
 
 
 def _weak(sums: Scores, layout: IndexLayout, limit: int) -> list[tuple[int, HitScores]]:

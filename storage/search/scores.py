@@ -35,6 +35,8 @@ _LEAST_SPREAD = 1e-6
 # table on wishes, with 1.5, 1, 0.75 and 0.5: 56, 63.5, 64 and 64.5% are in the prompt, with as many needless notes;
 # friends and projects as before.
 _NEAR_ENOUGH = 1.0
+# Of a memory of so many rows all have a score: to find those that may have one takes longer.
+_FEW_ROWS = 4_096
 # How far beyond texts that have nothing to do with the query a message has to be that is shown though hardly a word of
 # the query was ever used: 3, and 1 more for ten times as many messages, among which chance finds nearer ones. Measured
 # with 10 to 550 messages: 84 to 69% of questions have one, and 1 to 5% of small talk and errands, which need none
@@ -63,7 +65,13 @@ class Scores:
 
         self._layout, self._near = layout, near
         # After the rows comes one for missing neighbours.
-        self._score, self._share = np.zeros(len(layout.flags) + 1), np.zeros(len(layout.flags) + 1)
+        self._total = len(layout.flags) + 1
+        # The rows that may have a score: all of a small memory, of a large one those that were found. And by row its
+        # place among them.
+        self._rows = np.arange(self._total if near is not None or self._total <= _FEW_ROWS else 0)
+        self._place = np.zeros(self._total, np.int64)
+        self._place[self._rows] = self._rows
+        self._score, self._share = np.zeros(len(self._rows)), np.zeros(len(self._rows))
         self._hits: list[NDArray[np.int64]] = []
         self._asked = 0.0
         # Of the last call of `best`: rows, their scores by words and by vectors, and whose they are.
@@ -76,7 +84,7 @@ class Scores:
     def add(self, found: Found) -> None:
         import numpy as np
 
-        layout, total = self._layout, len(self._score)
+        layout = self._layout
         weights = found.weights
         self._asked += found.asked
         fresh = np.array([*chain.from_iterable(found.fresh)], np.int64)
@@ -93,19 +101,36 @@ class Scores:
         squares = weight * weight
         # A word in the head of a message counts for both of its neighbours, as if it stood in a text of the head's
         # length.
-        in_head = np.bincount(row, weight * (packed & HEAD), total)
-        source = (in_head > 0).nonzero()[0]
-        held = np.bincount(row, squares * (packed & HEAD), total)[source]
+        place = self._places_of(row)
+        in_head = np.bincount(place, weight * (packed & HEAD))
+        at = (in_head > 0).nonzero()[0]
+        source = self._rows[at]
+        held = np.bincount(place, squares * (packed & HEAD))[at]
         back = forth = np.full(len(source), NEIGHBOUR / HEAD)
         if layout.marks & ASKS:
             asking = (np.asarray(layout.flags)[source] & ASKS) > 0
             back, forth = np.where(asking, 0.0, back), np.where(asking, ANSWERING * forth, forth)
         around = np.asarray(layout.earlier)[source], np.asarray(layout.later)[source]
-        to = np.concatenate((row, *around)) % total
+        to = self._places_of(np.concatenate((row, *around)) % self._total)
         against = 1 + (np.asarray(layout.head)[source] * layout.head_slope + LEAST_AGAINST)
-        near = in_head[source] / against
-        self._score += np.bincount(to, np.concatenate((own, back * near, forth * near)), total)
-        self._share += np.bincount(to, np.concatenate((squares, back * held, forth * held)), total)
+        near, count = in_head[at] / against, len(self._rows)
+        self._score += np.bincount(to, np.concatenate((own, back * near, forth * near)), count)
+        self._share += np.bincount(to, np.concatenate((squares, back * held, forth * held)), count)
+
+    def _places_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the places of rows, which are given to those that have none."""
+        import numpy as np
+
+        if len(self._rows) < self._total:
+            is_known = np.zeros(self._total, bool)
+            is_known[self._rows] = is_known[rows] = True
+            known = is_known.nonzero()[0]
+            if len(known) > len(self._rows):
+                before, score, share = self._rows, self._score, self._share
+                self._rows, self._place[known] = known, np.arange(len(known))
+                self._score, self._share = np.zeros(len(known)), np.zeros(len(known))
+                self._score[self._place[before]], self._share[self._place[before]] = score, share
+        return self._place[rows]
 
     def best(self, unwanted: range, limit: int, *, only_strong: bool) -> list[int]:
         """Returns the rows of the best messages by words and vectors together. unwanted: rows that are not shown."""
@@ -192,18 +217,21 @@ class Scores:
         import numpy as np
 
         layout = self._layout
-        total, flags = len(layout.flags), np.asarray(layout.flags)
-        rows = np.arange(total) if self._near is not None else (self._share[:total] > 0).nonzero()[0]
-        if 2 * len(rows) > total:
-            rows = np.arange(total)
-            score, share = self._score[:total].copy(), self._share[:total].copy()
+        flags = np.asarray(layout.flags)
+        some = slice(0, len(self._rows) - (self._rows[-1:] == len(layout.flags)).sum())
+        rows, score, share = self._rows[some], self._score[some], self._share[some]
+        at = np.arange(len(rows)) if self._near is not None else (share > 0).nonzero()[0]
+        if 2 * len(at) > len(rows):
+            at, score, share = np.arange(len(rows)), score.copy(), share.copy()
         else:
-            score, share, flags = self._score[rows], self._share[rows], flags[rows]
+            score, share = score[at], share[at]
+        rows = rows[at]
+        flags = flags[rows]
         if layout.marks & ASKS:
-            known = np.zeros(total, np.int64)
+            known = np.zeros(len(self._rows), np.int64)
             for row in self._hits:
-                known += np.bincount(row, minlength=total)
-            stated = np.asarray(layout.head)[rows] - known[rows]
+                known += np.bincount(self._place[row], minlength=len(known))
+            stated = np.asarray(layout.head)[rows] - known[at]
             score *= np.where(flags & ASKS, (stated / TELLING_TERMS).clip(LEAST_TELLING, 1.0), 1.0)
         return rows, score, share, flags
 

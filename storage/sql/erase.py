@@ -457,6 +457,7 @@ _WHOLE = (
     "forks",
     "marks",
     "terms",
+    "segments",
     "embedded",
 )
 _WIPING: dict[str, ErasingPhase] = {

@@ -363,6 +363,10 @@ DELETE FROM marks WHERE agent = ?
 -- Likewise.
 DELETE FROM terms WHERE agent = ?
 
+-- name: wipe_segments
+-- Likewise.
+DELETE FROM segments WHERE agent = ?
+
 -- name: wipe_vectors
 -- Deletes a page of vectors. What they say lies in overflow pages (0005_vectors.sql), so these rows may go.
 DELETE FROM vectors WHERE (agent, chunk) IN (SELECT agent, chunk FROM vectors WHERE agent = ? LIMIT ?)

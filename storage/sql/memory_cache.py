@@ -5,7 +5,7 @@ The database holds all of it. An agent's numbers (`Numbers`) say whether what is
 another process has written meanwhile; what they say has changed is read again, and nothing else:
 
     epoch        something was forgotten: all
-    indexed_seq  the chunks of the index that were written since
+    indexed_seq  the chunks of the index that were written since; all, where one of them was in a segment
     stamp        the same, and every message
     next_seq     messages since, unless the query leaves it out anyway
 
@@ -26,13 +26,14 @@ from msgspec.structs import replace
 from storage.commands import Rules
 from storage.database import Connection, Row
 from storage.records import MUTED, Agent, Exchange, Message, Numbers, State
-from storage.search.blob import Document, Indexable
+from storage.search.blob import Document, Indexable, chunk_of
 from storage.search.index import Index
+from storage.search.segment import LEAST_SEGMENTS, OpenDocuments, segment_of
 from storage.search.tail import Tail
 from storage.search.tokens import forget_words
 from storage.sql import exchanges
 from storage.sql.passages import load_passages_and_facts
-from storage.sql.terms import terms_since
+from storage.sql.terms import load_segments, load_uncovered, terms_since
 from storage.sql.vectors import VectorCache
 
 # The bytes that all may take together: a memory of 10,000 messages takes some 6 MB, one of a dozen that are not indexed
@@ -58,6 +59,8 @@ class MemoryChanges(Struct, frozen=True):
     terms: Sequence[Row]
     # Messages, passages and facts that the index does not know.
     recent: Sequence[Message] = ()
+    # By number, with their stamps; read with the first reading alone.
+    segments: Mapping[int, tuple[int, OpenDocuments]] = {}
 
 
 @dataclass(slots=True)
@@ -114,11 +117,15 @@ class CachedMemory:
         before, indexed = self.numbers, now.indexed_seq
         is_same = before is not None and before.stamp == now.stamp
         terms: Sequence[Row] = ()
-        if indexed and not (is_same and before is not None and before.indexed_seq == indexed):
+        segments: Mapping[int, tuple[int, OpenDocuments]] = {}
+        if before is None and segment_of(chunk_of(indexed)) >= LEAST_SEGMENTS:
+            segments = await load_segments(connection, self.agent)
+            terms = await load_uncovered(connection, self.agent, segments, chunk_of(indexed))
+        elif indexed and not (is_same and before is not None and before.indexed_seq == indexed):
             terms = await terms_since(connection, self.agent, self._terms_stamp)
         position = max(indexed + 1, self.position if is_same else 0)
         if is_same and position >= now.next_seq:
-            return MemoryChanges(before, now, position, terms)
+            return MemoryChanges(before, now, position, terms, segments=segments)
         values = (self.agent, indexed + 1, position, _TAIL)
         rows = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_unread"], values))
         fresh = [e for e, _, _ in rows if e.seq >= position]
@@ -134,15 +141,20 @@ class CachedMemory:
         reached = _end_of(fresh[-1]) if len(fresh) == _TAIL else max(now.next_seq, reached)
         # One that is open has no content yet, so that it is read again.
         reached = min([reached, *(e.seq for e in fresh if e.state is State.OPEN)])
-        return MemoryChanges(before, now, reached, terms, recent)
+        return MemoryChanges(before, now, reached, terms, recent, segments)
+
+    def is_outdated_by(self, news: MemoryChanges) -> bool:
+        """Returns whether all has to be read again: a segment is gone."""
+        return self.index.is_outdated_by(chunk for chunk, _, _ in news.terms)
 
     def take(self, news: MemoryChanges) -> bool:
         """Takes what was read; False: something else was taken meanwhile. Raises: CorruptIndex."""
         if news.since is not self.numbers:
             return False
         now = news.numbers
-        self.index.put((chunk, data) for chunk, _, data in news.terms)
-        self._terms_stamp = max((stamp for _, stamp, _ in news.terms), default=self._terms_stamp)
+        self.index.put(((chunk, data) for chunk, _, data in news.terms), news.segments)
+        stamps = [stamp for stamp, _ in news.segments.values()] + [stamp for _, stamp, _ in news.terms]
+        self._terms_stamp = max(stamps, default=self._terms_stamp)
         before = self.numbers
         if before is None or before.stamp != now.stamp:
             self.shown, self.recent, self.tail, self.uncounted, self._shown_bytes = {}, {}, Tail(), [], 0

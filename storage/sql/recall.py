@@ -20,6 +20,7 @@ from storage.records import MUTED, Agent, Exchange, Message, Numbers, Passage, V
 from storage.search import blob, rank
 from storage.search.blob import Counted, count_terms, with_names
 from storage.search.scores import Near
+from storage.search.segment import NO_POSTINGS, Postings, Segment, chunks_of, make_segment, postings_of
 from storage.search.tail import Tail
 from storage.search.whole import asks_for_whole
 from storage.sql import exchanges, vectors
@@ -27,7 +28,15 @@ from storage.sql.agents import load_agent, load_numbers, set_indexed
 from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.memory_cache import CachedMemory, MemoryCache, document_of
 from storage.sql.passages import load_passages, load_passages_and_facts
-from storage.sql.terms import get_terms, mend_terms, replace_terms
+from storage.sql.terms import (
+    add_segment,
+    find_unsegmented,
+    get_terms,
+    load_buckets,
+    mend_terms,
+    replace_terms,
+    terms_between,
+)
 from storage.sql.vectors import find_near, forget_indexed
 
 P = ParamSpec("P")
@@ -38,6 +47,8 @@ _LONG = 2_000
 _LONG_VECTORS = 20_000  # comparing so many takes longer than a hop to that thread; reading 2,000 as well
 _LONG_UNREAD = 2_000
 _READ_MS = 5_000.0
+# A search reads a memory so often, where segments of its index are dropped meanwhile.
+_ATTEMPTS = 3
 _LOOKED_AMONG = 5000  # hits among which a search for passages, or for messages of one kind, looks for them
 _BATCH = 64  # exchanges indexed in one write
 # A round of the loop that takes longer shows that the loop is busy; then further rounds would let the index lag.
@@ -101,9 +112,10 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable; Corrupt: something of this memory is damaged.
         """
-        memory = await self._remembered(agent, numbers, skip, deadline_ms)
-        if memory is None:
+        found_in = await self._searched(agent, query, numbers, skip, deadline_ms, only_strong=only_strong)
+        if found_in is None:
             return []
+        memory, postings = found_in
         assert memory.numbers is not None
         near = None
         if vector is not None:
@@ -120,6 +132,7 @@ class Recall(Group):
             only_strong=only_strong,
             near=near,
             trace=trace,
+            postings=postings,
         )  # fmt: skip
         if takes is None:
             return await self._messages(agent.id, memory, hits, deadline_ms, trace)
@@ -219,7 +232,10 @@ class Recall(Group):
                 return memory
             else:
                 reading = partial(memory.read, now=now, rules=self._rules)
-                if not memory.take(await self._database.read(reading, deadline_ms=deadline_ms)):
+                news = await self._database.read(reading, deadline_ms=deadline_ms)
+                if memory.is_outdated_by(news):
+                    memory = await self._begin(agent.id, now, deadline_ms)
+                elif not memory.take(news):
                     continue  # another process has brought it further meanwhile
             # Something was forgotten while it was read, and may be in it.
             if clears == self._memories.clears:
@@ -261,6 +277,43 @@ class Recall(Group):
         except TimeoutError:
             raise TooSlow("the search did not end in time") from None
 
+    async def _searched(
+        self,
+        agent: Agent,
+        query: str,
+        numbers: Numbers | None,
+        skip: range,
+        deadline_ms: float,
+        *,
+        only_strong: bool = False,
+    ) -> tuple[CachedMemory, Postings] | None:
+        """Returns the memory as it is now, and what its segments have of a query's terms; None where it is gone.
+
+        Raises: TooSlow, Unavailable.
+        """
+        for _ in range(_ATTEMPTS):
+            memory = await self._remembered(agent, numbers, skip, deadline_ms)
+            if memory is None:
+                return None
+            segments = memory.index.segments
+            hashes = rank.hashes_of(query, agent.secret, only_strong=only_strong) if segments else []
+            if not hashes:
+                return memory, NO_POSTINGS
+            reading = partial(load_buckets, agent=agent.id, hashes=hashes)
+            found = await self._database.read(reading, deadline_ms=deadline_ms)
+            # Of one that was made since, the memory has the chunks.
+            known = [
+                (bucket, number, data)
+                for bucket, number, stamp, data in found.rows
+                if segments.get(number) == stamp
+            ]
+            if known and len(known) == len(segments) * len({bucket for bucket, _, _ in known}):
+                return memory, postings_of(known, found.sizes, hashes)
+            # A segment was dropped, or made again, after the numbers of the memory were read.
+            self._memories.drop(agent.id)
+            numbers = None
+        raise TooSlow("the search index has changed meanwhile")
+
     async def passages(
         self,
         agent: Agent,
@@ -275,9 +328,10 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable.
         """
-        memory = await self._remembered(agent, None, range(0), deadline_ms)
-        if memory is None:
+        found_in = await self._searched(agent, query, None, range(0), deadline_ms)
+        if found_in is None:
             return []
+        memory, postings = found_in
         assert memory.numbers is not None
         values = (agent.id, memory.numbers.indexed_seq + 1, _BATCH_PASSAGES)
         near = None
@@ -290,7 +344,15 @@ class Recall(Group):
             deadline_ms=deadline_ms,
         )
         # All of the memory is ranked, since the weights of words are the memory's; messages are passed over.
-        hits = rank.rank(memory.index, query, agent.secret, tail=Tail(fresh), limit=_LOOKED_AMONG, near=near)
+        hits = rank.rank(
+            memory.index,
+            query,
+            agent.secret,
+            tail=Tail(fresh),
+            limit=_LOOKED_AMONG,
+            near=near,
+            postings=postings,
+        )
         found: list[Passage] = []
         for start in range(0, len(hits), rank.MOST_HITS):
             some = hits[start : start + rank.MOST_HITS]
@@ -344,7 +406,36 @@ class Recall(Group):
                 begun = loop.time()
                 await asyncio.sleep(0)
                 is_busy = loop.time() - begun > _BUSY_S
-        return await self._index(of, counted)
+        return await self._index(of, counted) or await self._add_segment(agent)
+
+    async def _add_segment(self, agent: int) -> bool:
+        """Makes a segment of the search index, if one can be made. Returns whether there is more to do."""
+
+        async def make(connection: Connection) -> tuple[int, int, Segment] | None:
+            of = await load_agent(connection, agent)
+            number = None if of is None else await find_unsegmented(connection, agent, of.indexed_seq)
+            if number is None:
+                return None
+            rows = await terms_between(connection, agent, chunks_of(number))
+            segment = make_segment(number, ((chunk, data) for chunk, _, data in rows))
+            return number, max((stamp for _, stamp, _ in rows), default=0), segment
+
+        try:
+            made = await self._database.long_read(make)
+        except blob.CorruptIndex:
+            await self.mend(agent)
+            return True
+        if made is None:
+            return False
+        await self._write_segment(agent, *made)
+        return True
+
+    @bulk_writes
+    async def _write_segment(
+        self, connection: Connection, agent: int, number: int, stamp: int, made: Segment
+    ) -> None:
+        await connection.lock(agent)
+        await add_segment(connection, agent, number, stamp, made)
 
     @bulk_writes
     async def mend(self, connection: Connection, agent: int) -> None:

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec import Struct
 
 from storage.database import Connection, Row
 from storage.search import blob
-from storage.sql.statements import load
+from storage.search.segment import (
+    DOCUMENTS,
+    LEAST_SEGMENTS,
+    OpenDocuments,
+    Segment,
+    buckets_of,
+    chunks_of,
+    open_documents,
+    pick_buckets,
+    segment_of,
+    uncovered,
+)
+from storage.sql.statements import load, rows_of
 
 SQL = load("statements.sql")
 
@@ -16,6 +30,11 @@ async def terms_since(connection: Connection, agent: int, stamp: int) -> list[Ro
     return await connection.rows(SQL["terms_since"], (agent, stamp))
 
 
+async def terms_between(connection: Connection, agent: int, chunks: range) -> list[Row]:
+    """Returns (chunk number, stamp, bytes) of some chunks."""
+    return await connection.rows(SQL["terms_between"], (agent, chunks.start, chunks.stop))
+
+
 async def get_terms(connection: Connection, agent: int, chunk: int) -> bytes | None:
     """Returns the blob of a chunk of an agent's search index; None where there is none."""
     data: bytes | None = await connection.value(SQL["terms_get"], (agent, chunk))
@@ -23,12 +42,67 @@ async def get_terms(connection: Connection, agent: int, chunk: int) -> bytes | N
 
 
 async def replace_terms(connection: Connection, agent: int, chunk: int, data: bytes) -> None:
-    """Writes the blob of a chunk."""
+    """Writes the blob of a chunk, and drops the segment that has it as it was."""
+    await connection.run(SQL["segment_drop"], (agent, segment_of(chunk)))
     await connection.run(SQL["terms_replace"], (agent, chunk, data))
 
 
+async def load_segments(connection: Connection, agent: int) -> dict[int, tuple[int, OpenDocuments]]:
+    """Returns the documents of an agent's segments by number, with their stamps. Raises: CorruptIndex."""
+    rows = await connection.rows(SQL["segment_documents"], (agent, DOCUMENTS))
+    return {number: (stamp, open_documents(number, data)) for number, stamp, data in rows}
+
+
+async def load_uncovered(
+    connection: Connection, agent: int, segments: Iterable[int], last_chunk: int
+) -> list[Row]:
+    """Returns (chunk number, stamp, bytes) of the chunks that no segment has."""
+    found: list[Row] = []
+    for chunks in uncovered(sorted(segments), last_chunk):
+        found += await terms_between(connection, agent, chunks)
+    return found
+
+
+class ReadBuckets(Struct, frozen=True):
+    """The rows that were read of the buckets in which some terms lie."""
+
+    # (bucket, number of the segment, stamp, bytes).
+    rows: Sequence[Row]
+    # Of each bucket in all segments, in bytes, read or not.
+    sizes: Mapping[int, int]
+
+
+async def load_buckets(connection: Connection, agent: int, hashes: Sequence[int]) -> ReadBuckets:
+    """Reads the buckets that some terms lie in, as far as a query can afford."""
+    found = await rows_of(connection, SQL["segment_sizes"], buckets_of(hashes), agent)
+    sizes: dict[int, int] = {row[0]: row[1] for row in found}
+    return ReadBuckets(
+        await rows_of(connection, SQL["segment_buckets"], sorted(pick_buckets(sizes)), agent), sizes
+    )
+
+
+async def find_unsegmented(connection: Connection, agent: int, indexed_seq: int) -> int | None:
+    """Returns the number of a segment that can be made; None where there is none."""
+    whole = segment_of(blob.chunk_of(indexed_seq + 1))
+    if whole < LEAST_SEGMENTS:
+        return None
+    known = {number for (number,) in await connection.rows(SQL["segment_numbers"], (agent, DOCUMENTS))}
+    return min({*range(whole)} - known, default=None)
+
+
+async def add_segment(connection: Connection, agent: int, number: int, stamp: int, made: Segment) -> bool:
+    """Writes a segment, unless one of its chunks was written meanwhile. stamp: of the newest of them."""
+    chunks = chunks_of(number)
+    if await connection.value(SQL["terms_newer"], (agent, stamp, chunks.start, chunks.stop)):
+        return False
+    for bucket, data in ((DOCUMENTS, made.documents), *enumerate(made.buckets)):
+        await connection.run(SQL["segment_put"], (agent, bucket, number, stamp, data))
+    return True
+
+
 async def mend_terms(connection: Connection, agent: int) -> None:
-    """Empties the chunks that are damaged. What they held is indexed again."""
+    """Empties the chunks that are damaged. What they held is indexed again. All segments are dropped."""
+    await connection.run(SQL["segments_drop"], (agent,))
     for chunk, _, data in await terms_since(connection, agent, -1):
         try:
             blob.check(data, chunk)

@@ -37,7 +37,7 @@ def counting(note: Callable[[str], None]) -> type[sqlite3.Connection]:
 # Tables whose rows are an agent's: who writes them has the agent's row locked by then.
 OF_AN_AGENT = (
     "attached", "block_ops", "conversations", "embedded", "exchanges", "facts", "facts_ended", "forks", "marks",
-    "passages", "run_steps", "run_texts", "runs", "sections", "summaries", "tags", "terms", "vectors",
+    "passages", "run_steps", "run_texts", "runs", "sections", "segments", "summaries", "tags", "terms", "vectors",
 )  # fmt: skip
 # (A memory section that nobody names is harmless; what is taken from all who have it is taken row by row.)
 _LOCKED = "|".join(each for each in OF_AN_AGENT if each not in ("attached", "sections"))

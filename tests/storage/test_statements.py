@@ -65,6 +65,7 @@ async def connection(postgres: str) -> AsyncIterator[asyncpg.Connection]:
             *("0000-0020_tables", "0021-0022_page", "0024-0025_usage", "0025-0026_standing"),
             "0026-0027_secrets",
             "0027-0028_imports",
+            "0028-0029_segments",
         )
         for name in (f"{each}.sql" for each in names):
             tables = resources.files("storage.sqlite.migrations").joinpath(name)

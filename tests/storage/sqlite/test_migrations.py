@@ -33,6 +33,7 @@ PINNED = {
     "0025-0026_standing.sql": "d1b831440f162c639a96016a8776207f307bf01654dd7d493041467b55786cb8",
     "0026-0027_secrets.sql": "5d25285ef82cc1fa5bc35e70c58139ad3aef0fcb0d5ee5f5e2d34e21befdd483",
     "0027-0028_imports.sql": "c7d068070af24b97e47774457028f84b0d03539eb809b2665cba8df70a2056e3",
+    "0028-0029_segments.sql": "ac4732f31cf301be4ba479163be347d454e4111c6cc9e5019bc06fffa2151150",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 
