@@ -8,14 +8,57 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Container, Sequence
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Final, Literal, Protocol
 
 from msgspec import Struct
 
 from adapters.errors import ProviderError, ProviderTooLarge
 from adapters.types import Capabilities, Embedded, Event, Header, ModelRequest
 
+# Chosen: a stream of 5,000 tokens that come one by one. Smaller ones are not counted when they are remembered.
+SMALL_STREAM_BYTES: Final = 1024 * 1024
 MAX_REPLY_BYTES = 256 * 1024 * 1024  # chosen: far above any completion, far below the memory at hand
+
+
+class ReplyQuota:
+    """The bytes of replies that may be held at once."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = self.left_bytes = limit_bytes
+
+
+# Of the process: as much as one reply may have. Parsed, or remembered while it streams, it takes several times that.
+REPLIES: Final = ReplyQuota(MAX_REPLY_BYTES)
+
+
+class HeldReply:
+    """The part of a quota that one reply takes until it is released; a small reply takes nothing."""
+
+    __slots__ = ("_bytes", "_quota", "_small_bytes")
+
+    def __init__(self, small_bytes: int, quota: ReplyQuota = REPLIES) -> None:
+        self._quota, self._small_bytes = quota, small_bytes
+        self._bytes = 0
+
+    def hold(self, size: int) -> None:
+        """Takes what `size` bytes of the reply need. Raises: ProviderTooLarge."""
+        if size <= self._small_bytes:
+            return
+        quota, missing = self._quota, size - self._bytes
+        if missing > quota.left_bytes:
+            raise ProviderTooLarge(
+                f"all replies under way are larger than {quota.limit_bytes} bytes together"
+            )
+        quota.left_bytes -= missing
+        self._bytes = size
+
+    def release(self) -> None:
+        """Gives all back."""
+        self._quota.left_bytes += self._bytes
+        self._bytes = 0
+
+    def __del__(self) -> None:
+        self.release()
 
 
 class ModelReply(Protocol):

@@ -27,13 +27,14 @@ from functools import lru_cache, partial
 from typing import Any, Final
 
 import aiohttp
-from msgspec import Struct
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawResponseMessage
+from msgspec import Struct
 from multidict import CIMultiDict
 from yarl import URL
 
+from adapters.base import REPLIES, HeldReply, ReplyQuota
 from adapters.errors import (
     ProviderBroke,
     ProviderError,
@@ -78,6 +79,7 @@ _KEEP_ALIVE_S: Final = 30.0
 # An idle close that crosses our request shows within one round trip.
 _IDLE_CLOSE_S: Final = 1.0
 _SMALL_BODY_BYTES: Final = 64 * 1024  # so much a transport takes without a wait
+_SMALL_REPLY_BYTES: Final = 64 * 1024  # a whole reply of so many does not count in the quota
 _PIECE_BYTES: Final = 256 * 1024
 _HEADER_BYTES: Final = 64 * 1024  # of one header, or of one trailer; aiohttp takes 128 of both together
 # Chosen: so much of a reply is decoded before other work of the loop goes on, some 5 ms.
@@ -102,19 +104,6 @@ _MOST_WAITING: Final = 8
 _HEADS_BYTES: Final = 8 * 1024
 # What aiohttp would add to a request that does not have it.
 _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-
-
-class ReplyQuota:
-    """The bytes of whole replies that may be held at once; small ones do not count."""
-
-    small_bytes = 64 * 1024
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = self.left_bytes = limit_bytes
-
-
-# Of the process: as much as one reply may have (`adapters.base.MAX_REPLY_BYTES`). Parsed it takes several times that.
-REPLIES: Final = ReplyQuota(256 * 1024 * 1024)
 
 
 class _Attempt:
@@ -345,9 +334,8 @@ class HttpReply:
         "_ahead",
         "_clock",
         "_ends_at",
-        "_held_bytes",
+        "_held",
         "_pace",
-        "_replies",
         "_response",
         "_taken",
         "_times",
@@ -380,8 +368,7 @@ class HttpReply:
         self._turn_ends_at = _TURN_BYTES  # taken, until other work of the loop goes on
         self._waits_since: float | None = None
         self._clock: asyncio.TimerHandle | None = None
-        self._replies = replies
-        self._held_bytes = 0  # of the quota
+        self._held = HeldReply(_SMALL_REPLY_BYTES, replies)
 
     async def look_for_events(self) -> None:
         """Takes a reply under no type, or a plain one, for a stream if it begins as one does.
@@ -465,8 +452,11 @@ class HttpReply:
             if size > limit_bytes:
                 await self.aclose()
                 raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
-            if size > self._replies.small_bytes:
-                await self._hold(size)
+            try:
+                self._held.hold(size)
+            except ProviderTooLarge:
+                await self.aclose()
+                raise
             parts.append(data)
             if content.at_eof() and not self._ahead:
                 break
@@ -474,11 +464,8 @@ class HttpReply:
 
     async def aclose(self) -> None:
         """Releases the response; one that is not finished loses its connection at once. Idempotent."""
-        self._release()
+        self._held.release()
         self._abort()
-
-    def __del__(self) -> None:
-        self._release()
 
     def _abort(self) -> None:
         connection = self._response.connection
@@ -487,21 +474,6 @@ class HttpReply:
                 # `close` would wait until an upstream that does not read has taken all of the request's body.
                 connection.transport.abort()
             self._response.close()
-
-    async def _hold(self, size: int) -> None:
-        """Takes what is missing for `size` bytes from the quota. Raises: ProviderTooLarge."""
-        replies, missing = self._replies, size - self._held_bytes
-        if missing > replies.left_bytes:
-            await self.aclose()
-            raise ProviderTooLarge(
-                f"all replies under way are larger than {replies.limit_bytes} bytes together"
-            )
-        replies.left_bytes -= missing
-        self._held_bytes = size
-
-    def _release(self) -> None:
-        self._replies.left_bytes += self._held_bytes
-        self._held_bytes = 0
 
     async def _next_by(self, when: float) -> bytes | None:
         """As `_next`; None: nothing has arrived by then, by the loop's clock."""

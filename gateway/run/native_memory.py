@@ -12,6 +12,8 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
+from adapters.base import SMALL_STREAM_BYTES, HeldReply
+from adapters.errors import ProviderTooLarge
 from adapters.types import Event, Json
 from gateway.core.conversation.private import with_private
 from gateway.core.request.identity import KEEPS
@@ -153,7 +155,9 @@ class BoundedReader:
 
     def __init__(self, reader: NativeReader, most_bytes: int) -> None:
         self._reader = reader
-        self._most = self._left = most_bytes
+        self._most_bytes, self._bytes = most_bytes, 0
+        self._held = HeldReply(SMALL_STREAM_BYTES)
+        self._is_full = False
 
     @property
     def is_over(self) -> bool:
@@ -164,19 +168,23 @@ class BoundedReader:
         return self._reader.later
 
     def take(self, event: Event) -> None:
-        if self._left < 0:
+        if self._is_full:
             return
-        self._left -= len(event.raw)
         self._reader.take(event)
-        if self._left < 0:
-            _log.warning(
-                "Only the beginning of a reply is remembered: it is larger than %d bytes.", self._most
-            )
+        self._bytes += len(event.raw)
+        try:
+            if self._bytes > self._most_bytes:
+                raise ProviderTooLarge(f"it is larger than {self._most_bytes} bytes")
+            self._held.hold(self._bytes)
+        except ProviderTooLarge as error:
+            self._is_full = True
+            _log.warning("Only the beginning of a reply is remembered: %s.", error.message)
 
     def take_whole(self, body: bytes) -> None:
         self._reader.take_whole(body)
 
     def reply(self) -> NativeReply:
+        self._held.release()  # it has been read
         return self._reader.reply()
 
 

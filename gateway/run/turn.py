@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
@@ -18,7 +17,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from adapters.base import MAX_REPLY_BYTES, ModelReply
+from adapters.base import MAX_REPLY_BYTES, SMALL_STREAM_BYTES, HeldReply, ModelReply
 from adapters.errors import ProviderError, ProviderTooLarge, UnfinishedEvent
 from adapters.types import Event, Header, ModelRequest
 from gateway.core.prompt.note import render_note
@@ -168,6 +167,8 @@ class TurnRun:
     _whole: commands.SendWhole | None = None
     _refusal: GatewayError | None = None
     _finished: bool = False
+    _streamed_bytes: int = 0  # of all rounds, where they are remembered
+    _held: HeldReply = field(default_factory=lambda: HeldReply(SMALL_STREAM_BYTES))
     _undone: Sequence[Command] = ()  # commands that were not performed because the client left
 
     def __post_init__(self) -> None:
@@ -196,6 +197,7 @@ class TurnRun:
                 await self._left()
                 raise
             finally:
+                self._held.release()
                 if self._reply is not None:
                     await self._close()
         if self._refusal is not None:
@@ -317,17 +319,19 @@ class TurnRun:
     async def _take_stream(self, reply: ModelReply) -> None:
         """Takes a stream until it ends, or the turn needs no more of it. Raises: ProviderError."""
         is_bounded = self.memory is not None and self.machine is None
-        left = self.limits.streamed_bytes if is_bounded else math.inf
+        most = self.limits.streamed_bytes
         async with beating(reply.events(), self.limits.beat_s) as batches:
             async for batch in batches:
                 if batch is BEAT:
                     await self._beat()
                     continue
                 self.attempts.call.received(batch)
-                for event in batch:
-                    left -= len(event.raw)
-                if left < 0:
-                    raise ProviderTooLarge(f"the reply is larger than {self.limits.streamed_bytes} bytes")
+                if is_bounded:
+                    for event in batch:
+                        self._streamed_bytes += len(event.raw)
+                    if self._streamed_bytes > most:
+                        raise ProviderTooLarge(f"the reply is larger than {most} bytes")
+                    self._held.hold(self._streamed_bytes)
                 texts = self._turn.take_texts(batch)
                 if texts is None:
                     await self._feed(events.Received(batch))

@@ -13,8 +13,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from adapters.base import ReplyQuota
 from adapters.errors import ProviderBroke, ProviderTimeout, ProviderTooLarge, ProviderUnreachable
-from adapters.transport import HttpReply, HttpTransport, ReplyQuota, Timeouts, Upload
+from adapters.transport import HttpReply, HttpTransport, Timeouts, Upload
 from tests.doubles.upstream import Gate
 from tests.patience import PATIENCE_S, SHORT_S, comes
 
@@ -365,7 +366,9 @@ async def test_a_reply_that_cannot_be_read_gives_its_quota_back(answer: bytes) -
     await transport.aclose()
 
 
-@pytest.mark.parametrize("head", [b"HTTP/1.1 100 Continue\r\n\r\n", OK.removesuffix(b"ok").replace(b"2", b"0")])
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 100 Continue\r\n\r\n", OK.removesuffix(b"ok").replace(b"2", b"0")]
+)
 @pytest.mark.parametrize("is_idle", [False, True])
 async def test_a_connection_with_too_many_responses_is_lost(
     transport: HttpTransport, head: bytes, *, is_idle: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import openai
 import pytest
 from msgspec.structs import replace
 
+from adapters.base import REPLIES
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, raw, say
 from tests.gateway.sdk import CHAT, World, agent, remember
+from tests.patience import becomes
 from tests.server import QUIET
 
 HELLO: dict[str, Any] = {
@@ -45,7 +48,7 @@ def through(world: World, **options: Any) -> bytes:
     return reply.body
 
 
-REPLIES = [
+STREAMS = [
     pytest.param(say("A plain reply, token by token."), {}, id="plain"),
     pytest.param(say("With usage."), {"stream_options": {"include_usage": True}}, id="usage"),
     pytest.param(say("Two of them."), {"n": 2}, id="n"),
@@ -56,7 +59,7 @@ REPLIES = [
 ]
 
 
-@pytest.mark.parametrize(("reply", "options"), REPLIES)
+@pytest.mark.parametrize(("reply", "options"), STREAMS)
 def test_a_stream_without_tools_is_the_upstreams_bytes(
     world: World, reply: Reply, options: dict[str, Any]
 ) -> None:
@@ -296,3 +299,22 @@ def test_a_reply_without_end_is_not_kept_without_end(upstream: StrictUpstream, t
         nobody = {key: value for key, value in HELLO.items() if key != "user"}
         handed_on = world.gateway.post(nobody).body
         assert handed_on.endswith(b"data: [DONE]\n\n")
+
+
+def test_streams_that_are_remembered_have_one_quota_over_all(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six endless streams took two gigabytes, since each was within its own limit."""
+    monkeypatch.setattr(REPLIES, "left_bytes", 2_000_000)
+    tokens, held = ["word " * 100_000] * 3, Gate()
+    upstream.queue(*(say("".join(tokens), tokens, hold_after=gate) for gate in ({4: held}, {})), say("Ok."))
+    with remember(upstream, tmp_path) as world, ThreadPoolExecutor() as pool:
+        first = pool.submit(world.gateway.post, HELLO)
+        becomes(lambda: REPLIES.left_bytes < 1_000_000)
+        second = world.gateway.post({**HELLO, "user": "bob"}).body
+        assert b"all replies under way are larger than" in second[-300:]
+        assert b"[DONE]" not in second
+        assert world.gateway.post({**HELLO, "user": "bob"}).body.endswith(b"data: [DONE]\n\n")
+        held.open()
+        assert first.result().body.endswith(b"data: [DONE]\n\n")
+    assert REPLIES.left_bytes == 2_000_000

@@ -13,6 +13,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
+from adapters.base import REPLIES
 from gateway.core.conversation.canonical import text_of
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
@@ -519,6 +520,19 @@ def test_a_stream_that_is_too_long_to_be_remembered_passes(
         assert respond(world, input="Tell me a story.", stream=True).output_text == text
         respond(world, input="And what was the story of Miso?")
         assert "slept" not in asked(openai_keeps)
+
+
+def test_a_stream_for_which_all_replies_leave_no_room_passes(
+    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(REPLIES, "left_bytes", 0)
+    text = "The story of Miso. " + "word " * 600_000 + "And then it slept."
+    with remember(upstream, tmp_path) as world:
+        openai_keeps.outputs.append([said(text)])
+        assert respond(world, input="Tell me a story.", stream=True).output_text == text
+        respond(world, input="And what was the story of Miso?")
+        assert "slept" not in asked(openai_keeps)
+    assert REPLIES.left_bytes == 0
 
 
 def test_a_response_that_is_not_stored_is_not_known_by_its_id(world: World) -> None:
