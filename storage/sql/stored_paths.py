@@ -60,7 +60,6 @@ from storage.sql.group import Group, alone, reads
 from storage.sql.jobs import Jobs
 from storage.sql.passages import keep_edit
 from storage.sql.readers import TOOL_ATOM
-from storage.sql.recalls import note_recall
 from storage.sql.statements import load
 from storage.sql.turns import merge_edits
 
@@ -310,9 +309,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
         # The search index has passed it while it was open.
         await exchanges.mark(connection, agent.id, "stale", (b"",), e.id)
     step = write.step
-    await add_step(connection, step)
-    if write.recall is not None:
-        await note_recall(connection, agent.id, e.id, step.ended or step.begun, write.recall())
+    await add_step(connection, step, None if write.recall is None else write.recall())
     await _add_results(connection, agent.id, step.run, write.results)
     await add_words(connection, agent.id, step.run, write.words)
     if write.reading is not None and step.stop not in (None, _CANCELLED) and step.error is None:

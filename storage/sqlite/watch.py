@@ -34,6 +34,11 @@ _TRIGGERS = (
         SELECT NEW.id, NEW.agent, coalesce(NEW.ended, NEW.stopped, NEW.touched), r.request, take_recall()
         FROM (SELECT recalled_by() AS request) AS r WHERE r.request IS NOT NULL;
     END""",
+    """CREATE TEMP TRIGGER step_recalled AFTER INSERT ON main.run_steps BEGIN
+        INSERT INTO recalls (exchange, agent, at, request, data)
+        SELECT NEW.exchange, NEW.agent, coalesce(NEW.ended, NEW.begun), r.request, take_recall()
+        FROM (SELECT recalled_by() AS request) AS r WHERE r.request IS NOT NULL;
+    END""",
 )
 
 
@@ -55,6 +60,7 @@ class Watch:
             connection.create_function("tell_agent", -1, self._note_agent)
             connection.create_function("tell_all", 0, self._note_all)
             connection.create_function("tell_row", -1, self._note_row)
+            connection.create_function("note_recall", 3, self._note_recall)
             connection.create_function("recalled_by", 0, self._recalled_by)
             connection.create_function("take_recall", 0, self._take_recall)
             for trigger in _TRIGGERS:
@@ -83,8 +89,12 @@ class Watch:
         self, seq: int, is_head: int, request: bytes | None = None, data: bytes | None = None
     ) -> int:
         self.row = seq, is_head
+        return self._note_recall(seq, request, data)
+
+    def _note_recall(self, value: int, request: bytes | None, data: bytes | None) -> int:
+        """Notes the recall of the row that is added next, if it has one. Returns the value, which is one of its own."""
         self._recall = None if request is None or data is None else (request, data)
-        return seq
+        return value
 
     def _recalled_by(self) -> bytes | None:
         return None if self._recall is None else self._recall[0]

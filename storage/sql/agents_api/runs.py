@@ -15,12 +15,13 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from storage.commands import RunAccept
+from storage.commands import RecallRow, RunAccept
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
 from storage.records import Agent, Counts, Run, RunState, RunStep
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
+from storage.sql.exchanges import NO_RECALL
 from storage.sql.group import Group, alone, bulk_writes, locking, reads, writes
 from storage.sql.jobs import NO_AGENT, Jobs
 from storage.sql.statements import load, rows_of
@@ -141,11 +142,14 @@ async def cancel_paused_run(connection: Connection, agent: int, run: int, at: fl
     return await _get(connection, agent, run)
 
 
-async def add_step(connection: Connection, step: RunStep) -> None:
-    """Adds a step, counts it in its run, and ends the run where the step has a stop reason."""
+async def add_step(connection: Connection, step: RunStep, recall: RecallRow | None = None) -> None:
+    """Adds a step, counts it in its run, and ends the run where the step has a stop reason.
+
+    recall: is written with it.
+    """
     values = (
         step.exchange, step.agent, step.run, step.number, step.begun, step.ended, *step.counts, step.stop, step.error,
-        orjson.dumps(step.waiting) if step.waiting else None,
+        orjson.dumps(step.waiting) if step.waiting else None, *(recall or NO_RECALL),
     )  # fmt: skip
     await connection.run(SQL["step_insert"], values)
 

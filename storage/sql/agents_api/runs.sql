@@ -120,16 +120,18 @@ WHERE r.agent = ?9 AND a.project = ?1 AND {wanted} ORDER BY r.id DESC LIMIT ?8
 WHERE r.agent = ?9 AND a.project = ?1 AND {wanted} ORDER BY r.id LIMIT ?8
 
 -- name: step_insert (sqlite)
--- Adds a step; a trigger counts it in its run, and ends that.
+-- Adds a step; a trigger counts it in its run, and ends that. Another one adds what is noted of its recall (?15, ?16).
 INSERT INTO run_steps (exchange, agent, run, number, begun, ended, prompt, completion, cached, written, reasoning, stop,
     error, waiting)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES ({?1..3}, note_recall(?4, ?15, ?16), {?5..14})
 
 -- name: step_insert (postgres)
 WITH s AS (
     INSERT INTO run_steps (exchange, agent, run, number, begun, ended, prompt, completion, cached, written, reasoning, stop,
         error, waiting)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING *)
+    VALUES ({?1..14}) RETURNING *),
+n AS (INSERT INTO recalls (exchange, agent, at, request, data)
+    SELECT s.exchange, s.agent, coalesce(s.ended, s.begun), ?15, ?16 FROM s WHERE CAST(?16 AS BYTEA) IS NOT NULL)
 UPDATE runs r SET steps = r.steps + 1, prompt = r.prompt + s.prompt, completion = r.completion + s.completion,
     cached = r.cached + s.cached, written = r.written + s.written, reasoning = r.reasoning + s.reasoning,
     state = CASE WHEN s.stop IS NULL OR r.state NOT IN ('created', 'running') THEN r.state
