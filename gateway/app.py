@@ -240,13 +240,11 @@ class Gateway:
             limits.send_timeout_s,
         )
         parts_of_responses = ("responses", forwarding, bodies, max_upload_bytes, limits, self._chat, own)
-        responses = ResponsesPath(*parts_of_responses)
+        self._responses = ResponsesPath(*parts_of_responses)
         access, limits_of_use = Access(self.guard, admin_token), limit_operations(settings, self.store)
         routes: list[BaseRoute] = [
-            # First, since each route costs a request that comes after it.
-            Route(RESPONSES_PATH, responses, methods=["POST"]),
             # Gives other methods their 405; posts never come this far.
-            *(Route(path, _only_post, methods=["POST"]) for path in CHAT_PATHS),
+            *(Route(path, _only_post, methods=["POST"]) for path in (RESPONSES_PATH, *CHAT_PATHS)),
             *messages_routes(
                 self._chat, forwarding
             ),  # before the agents, which have other paths below theirs
@@ -343,8 +341,11 @@ class Gateway:
     def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if is_page(scope["path"]):
             return self._page(scope, receive, send)
-        if scope["method"] == "POST" and is_chat(scope["path"]):
-            return self._chat(scope, receive, send)
+        if scope["method"] == "POST":
+            if is_chat(scope["path"]):
+                return self._chat(scope, receive, send)
+            if scope["path"] == RESPONSES_PATH:
+                return self._responses(scope, receive, send)
         if is_unknown(scope):
             raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
         # With `app` in the scope, the router raises for an unknown path instead of answering it.

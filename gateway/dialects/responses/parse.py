@@ -115,8 +115,9 @@ def parse(
     for key in _ELSEWHERE:
         if json.get(key) is not None:
             raise unsupported(key, key)
-    for key, kind in _TYPES.items():
-        optional(json, key, kind)
+    for key in json:
+        if key in _TYPES:
+            optional(json, key, _TYPES[key])
     if json.get("background") and json.get("store") is False:
         raise BadRequest(
             "A response in the background has to be stored: `store` is false.", param="background"
