@@ -24,6 +24,7 @@ from gateway.core.turn.native_form import Earlier, Memory, NativeReply
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import check_depth, optional, read_object, repeated_keys
 from gateway.dialects.responses.background_end import is_made_later
+from gateway.dialects.responses.codex import codex_side_request
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.instructions import ClientInstructions, in_place_of
 from gateway.dialects.responses.parse import conversation_of, text_format
@@ -161,6 +162,7 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
     if functions := _functions(json.get("tools")):
         chat["tools"] = functions
     request = parse_chat(orjson.dumps(chat), max_messages + 1)
+    request.side_request = codex_side_request(json)
     places = [*[-1] * len(head), *placed.places]
     return NativeResponse(
         body,

@@ -28,6 +28,7 @@ from gateway.dialects.fields import (
     repeated_keys,
     wrong_type,
 )
+from gateway.dialects.responses.codex import codex_side_request
 from gateway.dialects.responses.compaction import summaries_in
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.response_ids import turn_of
@@ -152,6 +153,7 @@ def parse(
     request = request_of(orjson.dumps(chat), chat, max_messages)
     # User and conversation may be named by what no chat completion has, such as a client's own metadata.
     request.named = {key: json[key] for key in _NOT_ASKED if key in json} or None
+    request.side_request = codex_side_request(json)
     request.shows_thoughts = _shows_thoughts(json.get("reasoning") or {})
     request.wants_usage = True
     left_out = {"tools.web_search": tools.search, "input.encrypted_content": sealed}

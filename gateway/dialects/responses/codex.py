@@ -1,0 +1,34 @@
+"""Requests of Codex that no user has written: those of its sub-agents, and its titles.
+
+Its user's threads have a source, too. Both come in `client_metadata`, which a request over a WebSocket has as well.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import orjson
+
+from adapters.types import Json
+
+SUB_AGENT: Final = "codex sub-agent"
+_OWN: Final = {
+    "subagent": SUB_AGENT,
+    "thread_title": "codex title",
+    "memory_consolidation": "codex memory consolidation",
+}
+
+
+def codex_side_request(json: Json) -> str | None:
+    """Returns the name of a side request of Codex; None: it is none, or Codex has not sent it. json: the body's."""
+    metadata = json.get("client_metadata")
+    if not isinstance(metadata, dict):
+        return None
+    try:
+        turn = orjson.loads(metadata.get("x-codex-turn-metadata") or b"{}")
+    except (orjson.JSONDecodeError, TypeError):
+        turn = {}
+    source = turn.get("thread_source") if isinstance(turn, dict) else None
+    if isinstance(source, str) and source in _OWN:
+        return _OWN[source]
+    return SUB_AGENT if metadata.get("x-openai-subagent") else None

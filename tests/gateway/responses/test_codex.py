@@ -1,0 +1,85 @@
+"""What Codex sends by itself, as seen with 0.169.0: nothing of it is a turn or a user's words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.responses.test_responses import by_chat
+from tests.gateway.sdk import World, remember
+
+Json = dict[str, Any]
+ENVIRONMENT = "<environment_context>\n  <cwd>/home/ann</cwd>\n</environment_context>"
+SHELL = (
+    "<user_shell_command>\n<command>\necho swordfish\n</command>\n<result>\nExit code: 0\nOutput:\n"
+    "swordfish\n</result>\n</user_shell_command>"
+)
+NOTIFICATION = (
+    '<subagent_notification>\n{"agent_path":"7","status":{"completed":"swordfish"}}\n</subagent_notification>'
+)
+TITLE = "Generate a concise, single-line task title.\n\nUser prompt:\nMy cat is called Miso."
+
+
+@pytest.fixture(params=["native", "by chat"])
+def world(request: pytest.FixtureRequest, upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    there = {} if request.param == "native" else {"upstreams": by_chat(upstream)}
+    path = "/v1/responses" if request.param == "native" else "/v1/chat/completions"
+    with remember(upstream, tmp_path, **there) as made:
+        yield made
+        assert made.upstream.last.path == path
+
+
+def ask(world: World, texts: Sequence[str], source: str = "user", **metadata: str) -> str:
+    """Sends user's messages as Codex does, in a thread from that source. Returns what the upstream gets."""
+    turn = {"request_kind": "turn", "thread_source": source}
+    items = [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": t}]} for t in texts
+    ]
+    world.sdk.responses.create(
+        model="m",
+        input=items,  # type: ignore[arg-type]
+        store=False,
+        extra_headers={"x-mnemogate-user": "ann"},
+        extra_body={"client_metadata": {"x-codex-turn-metadata": json.dumps(turn), **metadata}},
+    )
+    world.settle()
+    return world.upstream.last.body.decode()
+
+
+@pytest.mark.parametrize(
+    ("source", "metadata"),
+    [
+        ("subagent", {"x-openai-subagent": "collab_spawn"}),
+        ("user", {"x-openai-subagent": "review"}),
+        ("thread_title", {}),
+        ("memory_consolidation", {}),
+    ],
+)
+def test_a_request_of_its_own_leaves_nothing(world: World, source: str, metadata: Json) -> None:
+    ask(world, [ENVIRONMENT, "My cat is called Miso."])
+    world.pass_time(1000)
+    sent = ask(world, [ENVIRONMENT, "Find the cat Miso, and the swordfish."], source, **metadata)
+    assert "<memory" not in sent
+    assert world.query("SELECT count(*) FROM exchanges") == [1]
+    assert "Miso" in ask(world, [ENVIRONMENT, "What is my cat called? And which fish?"])
+    assert "swordfish" not in world.upstream.last.body.decode()
+
+
+@pytest.mark.parametrize("written", [SHELL, NOTIFICATION], ids=["command", "notification"])
+def test_what_it_writes_in_the_users_role_is_not_the_users_words(world: World, written: str) -> None:
+    ask(world, [ENVIRONMENT, "My cat is called Miso.", written, "The fur of my cat is red."])
+    world.pass_time(1000)
+    sent = ask(world, [ENVIRONMENT, "Which fur has my cat, and which command or agent was completed?"])
+    assert "The fur of my cat is red." in sent
+    assert "swordfish" not in sent
+
+
+@pytest.mark.parametrize("metadata", [{"x-codex-turn-metadata": "{"}, {"x-codex-turn-metadata": "[]"}])
+def test_metadata_that_is_none_of_codexs_is_passed_over(world: World, metadata: Json) -> None:
+    ask(world, ["My cat is called Miso."], **metadata)
+    assert world.query("SELECT count(*) FROM exchanges") == [1]
