@@ -62,6 +62,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
             memory=found.memory,
             passages=door.seen(found.passages),
             paused_since=link.paused,
+            openings=await views.openings(door.project, door.uid, found.conversations),
         )
 
     async def pause(ask: Ask, form: PauseForm) -> Done:

@@ -42,7 +42,8 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
         if page.memory.kind == "agent":
             runs = await operations.runs.newest(await views.find(door.project, door.uid))
             page = AgentMemoryPage(**asdict(page), runs=runs)
-        return door.view(page, "memory.html", page.memory.name)
+        openings = await views.openings(door.project, door.uid, page.conversations)
+        return door.view(page, "memory.html", page.memory.name, openings=openings)
 
     async def facts(ask: Ask, query: FactsQuery) -> View:
         door = await lists(ask)
@@ -60,7 +61,9 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
     async def conversations(ask: Ask, query: ListQuery) -> View:
         door = await lists(ask)
         page = await views.conversations(door.project, door.uid, after=query.after, limit=query.limit)
-        return door.view(page, "conversations.html", "Conversations", memory_name=await named(door))
+        openings = await views.openings(door.project, door.uid, page.items)
+        name = await named(door)
+        return door.view(page, "conversations.html", "Conversations", memory_name=name, openings=openings)
 
     async def passages(ask: Ask, query: ListQuery) -> View:
         door = await lists(ask)

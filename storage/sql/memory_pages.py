@@ -27,6 +27,8 @@ from storage.sql.statements import load, rows_of
 
 SQL = load("memory_pages.sql")
 
+# Conversations of a list that one statement takes.
+_LISTED = 64
 # Branches that end further up in a conversation are not found: its exchanges are not counted.
 _DEEPEST = 2_000
 
@@ -116,6 +118,25 @@ class MemoryPages(Group):
             e.id: SourceExchange(e, row[0], is_shared)
             for row, (e, is_shared, _) in zip(rows, spoken, strict=True)
         }
+
+    @long_reads
+    async def openings(
+        self, connection: Connection, agent: int, uids: Sequence[str], most_bytes: int
+    ) -> dict[str, SourceExchange]:
+        """Returns the first exchange of some conversations that stands, by the public name of each.
+
+        most_bytes: of a longer one, as it is stored, nothing is returned.
+        """
+        found: dict[str, SourceExchange] = {}
+        for start in range(0, len(uids), _LISTED):
+            values = (agent, uids[start : start + _LISTED], most_bytes)
+            rows = await connection.rows(SQL["openings"], values)
+            spoken = exchanges.spoken(row[1:] for row in rows)
+            found |= {
+                row[0]: SourceExchange(e, row[0], is_shared)
+                for row, (e, is_shared, _) in zip(rows, spoken, strict=True)
+            }
+        return found
 
     @reads
     async def blocks(self, connection: Connection, agent: int) -> list[ShownBlock]:

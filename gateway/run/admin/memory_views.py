@@ -56,6 +56,8 @@ _LISTED_SOURCES, _SOURCES = 2, 8
 _SOURCE_CHARS = 1_000
 # Characters of a passage.
 _PASSAGE_CHARS = 4_000
+# Of the first words of a conversation; and the bytes, as they are stored, of an exchange in which these are looked for.
+_OPENING_CHARS, _OPENING_BYTES = 80, 100_000
 _NO_MEMORY = "There is no such memory."
 _DAY_S = 86_400.0
 BlockOrigin = Literal[
@@ -242,6 +244,22 @@ class MemoryViews(Struct, frozen=True):
         found = await self.store.memory_pages.conversations(memory.id, before=before, limit=limit + 1)
         items = tuple(map(_conversation_record, found[:limit]))
         return ListPage(items, _end_text(found[limit - 1].end) if len(found) > limit else None)
+
+    async def openings(
+        self, project: str | None, uid: str, listed: Sequence[ConversationRecord]
+    ) -> dict[str, str]:
+        """Returns the first words of the user by the ids of some conversations, as far as they may be seen."""
+        memory = await self.find(project, uid)
+        found = await self.store.memory_pages.openings(
+            memory.id, [each.id for each in listed], _OPENING_BYTES
+        )
+        texts = dict[str, str]()
+        for id, each in found.items():
+            messages = messages_of(each.exchange, each.head_is_shared, None)
+            text = next((m.text for m in messages if m.role == "user"), "")
+            if words := " ".join(text[: 4 * _OPENING_CHARS].split()):
+                texts[id] = shortened(words, _OPENING_CHARS)
+        return texts
 
     async def passages(
         self, project: str | None, uid: str, *, after: str | None = None, limit: int = PAGE

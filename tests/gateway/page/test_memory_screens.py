@@ -104,6 +104,22 @@ def test_each_twin_has_the_record_of_its_page(operator: Operator) -> None:
     assert actions(operator).count(("export", uid)) == 1
 
 
+def test_conversations_are_listed_by_their_first_words(operator: Operator) -> None:
+    agent = speak(operator.world, "My train to Lyon\n\n leaves on 4 May.", "Thanks.", talk="conv-19")
+    speak(operator.world, f"{'long ' * 40}end", talk="conv-20")
+    memory = f"m/{agent.uid}"
+    for path in (memory, f"{memory}/conversations"):
+        text = page(operator, path)
+        assert "My train to Lyon leaves on 4 May.</span></a> <span" in text
+        assert f"{('long ' * 16)[:80]}…" in text
+        assert "conv-19" in text
+    items = operator.twin(f"{memory}/c/conv-19")["items"]
+    operator.post(f"{memory}/forget?message={items[0]['seq']}")
+    text = page(operator, memory)
+    assert "Lyon" not in text
+    assert ">conv-19<" in text
+
+
 @pytest.mark.parametrize(
     "path",
     ["m/UID/facts?as_of=soon", "m/UID/facts?limit=0", "m/UID/facts?after=x", "m/UID?x=1", "m/UID/forget",
