@@ -64,6 +64,20 @@ class Lengths:
         else:
             self.other_logs += by * math.log2(length + 1)
 
+    def replaced(self, before: Lengths, after: Lengths) -> Lengths:
+        """Returns the sums where some rows have changed. before, after: the sums over these."""
+        count = self.count - before.count + after.count
+        if not count:
+            return Lengths()
+        return Lengths(
+            count,
+            self.length - before.length + after.length,
+            self.head - before.head + after.head,
+            self.user - before.user + after.user,
+            self.user_logs - before.user_logs + after.user_logs,
+            self.other_logs - before.other_logs + after.other_logs,
+        )
+
     def user_weight(self) -> float:
         """Returns how much the ranking of the user's turns counts: the more, the longer the assistant's turns are here.
 
@@ -92,7 +106,7 @@ class IndexLayout:
     """
 
     __slots__ = (
-        "_is_linked", "back", "chunks", "earlier", "end", "flags", "head", "head_slope", "later", "length", "lengths",
+        "_linked", "back", "chunks", "earlier", "end", "flags", "head", "head_slope", "later", "length", "lengths",
         "marks", "out", "places", "replaced", "slope", "tail", "tail_rows", "user_weight",
     )  # fmt: skip
 
@@ -105,7 +119,8 @@ class IndexLayout:
         self.tail_rows: list[int] = []
         self.replaced: dict[int, DocumentRow] = {}
         self.lengths, self.marks, self.end = Lengths(), 0, 0
-        self._is_linked = True
+        # Rows before this one know their neighbours.
+        self._linked = 0
         self._weigh()
 
     def make_room(self, chunks: Iterable[int]) -> list[int]:
@@ -114,6 +129,9 @@ class IndexLayout:
         if not new:
             return []
         self._take_out()
+        if before and before[-1] < min(new):
+            self._append(sorted(new))
+            return []
         self.chunks = sorted(new.union(before))
         self.places = {chunk: place for place, chunk in enumerate(self.chunks)}
         moved = [self.places[chunk] for chunk in before]
@@ -125,20 +143,30 @@ class IndexLayout:
 
                 np.asarray(column).reshape(-1, CHUNK)[moved] = np.asarray(old).reshape(-1, CHUNK)
             setattr(self, name, column)
-        self._is_linked = False
+        self._linked = 0
         return moved if moved and moved[-1] >= len(moved) else []
+
+    def _append(self, chunks: Sequence[int]) -> None:
+        """Gives rows to chunks that come after all others."""
+        self.places.update(zip(chunks, range(len(self.chunks), len(self.chunks) + len(chunks)), strict=True))
+        self.chunks = [*self.chunks, *chunks]
+        for name in _COLUMNS:
+            old: array[int] = getattr(self, name)
+            setattr(self, name, old + array(old.typecode, bytes(CHUNK * len(chunks) * old.itemsize)))
 
     def index(self, places: Sequence[int], documents: NDArray[Any]) -> None:
         """Takes the rows of some chunks as the index has them now, [chunk, slot]."""
         import numpy as np
 
         self._take_out()
+        columns = {name: np.asarray(getattr(self, name)).reshape(-1, CHUNK) for name in _COLUMNS}
+        before = Lengths.of(*(columns[name][places].ravel() for name in ("length", "head", "flags")))
         for name in _COLUMNS:
-            np.asarray(getattr(self, name)).reshape(-1, CHUNK)[places] = documents[name]
-        length, head, flags = np.asarray(self.length), np.asarray(self.head), np.asarray(self.flags)
-        self.lengths = Lengths.of(length, head, flags)
-        self.marks = int(np.bitwise_or.reduce(flags, initial=0))
-        self._is_linked = False
+            columns[name][places] = documents[name]
+        after = Lengths.of(*(columns[name][places].ravel() for name in ("length", "head", "flags")))
+        self.lengths = self.lengths.replaced(before, after)
+        self.marks = int(np.bitwise_or.reduce(np.asarray(self.flags), initial=0))
+        self._linked = min(self._linked, CHUNK * min(places, default=0))
         self._weigh()
 
     def lay(self, tail: Tail, skip: range) -> None:
@@ -150,7 +178,7 @@ class IndexLayout:
         if tail is not self.tail or out[: bisect_left(out, known)] != self.out:
             self._take_out()
             known = 0
-        if not self._is_linked:
+        if self._linked < len(self.flags) or len(self.earlier) < len(self.flags):
             self._link()
         if known == len(tail.documents):
             return
@@ -177,6 +205,7 @@ class IndexLayout:
                 if before >= 0 and self.flags[before]:
                     self.earlier[row], self.later[before] = before, row
         if not is_linked:
+            self._linked = min([row for row in self.tail_rows if row >= 0], default=0)
             self._link()
         self._weigh()
 
@@ -184,14 +213,15 @@ class IndexLayout:
         """Takes the tail out."""
         if not self.tail_rows:
             return
-        for row in [each for each in self.tail_rows if each >= 0]:
+        rows = [each for each in self.tail_rows if each >= 0]
+        self._linked = min(self._linked, *rows) if rows else self._linked
+        for row in rows:
             self._change(row, -1)
             before = self.replaced.get(row, (0, 0, 0, 0))
             self.length[row], self.back[row], self.flags[row], self.head[row] = before
             if row in self.replaced:
                 self._change(row, 1)
         self.tail, self.out, self.tail_rows, self.replaced = Tail(), [], [], {}
-        self._is_linked = False
         self._weigh()
 
     def _change(self, row: int, by: int) -> DocumentRow:
@@ -237,19 +267,34 @@ class IndexLayout:
         self.user_weight = self.lengths.user_weight()
 
     def _link(self) -> None:
-        """Finds the neighbours of all rows."""
+        """Finds the neighbours of the rows that do not know them."""
         # Of most memories a row is a number of two bytes.
         none = array("h" if len(self.flags) < 1 << 15 else "i", [-1])
-        self.earlier, self.later = none * len(self.flags), none * len(self.flags)
+        first, self._linked = self._linked, len(self.flags)
+        if none.typecode != self.earlier.typecode or first < len(self.earlier) // 2:
+            first = 0
+        more = none * (len(self.flags) - first)
+        same = (self.earlier[:first], self.later[:first]) if first else (none[:0], none[:0])
+        self.earlier, self.later = same[0] + more, same[1] + more
         self.end = len(self.flags.tobytes().rstrip(b"\0"))
-        if not self.end:
+        if self.end <= first and not first:
             return
         import numpy as np
 
+        earlier, later = np.asarray(self.earlier), np.asarray(self.later)
+        # What had one of these rows after it may have an earlier one as well.
+        if len(lost := (later[:first] >= first).nonzero()[0]):
+            later[lost] = -1
+            start = int(lost[0])
+            row = (earlier[start:first] >= 0).nonzero()[0] + start
+            later[earlier[row]] = row
         back, flags = np.asarray(self.back), np.asarray(self.flags)
-        row = ((back > 0) & (flags > 0)).nonzero()[0]
-        seqs = np.array(self.chunks, np.int64)[row // CHUNK] * CHUNK + row % CHUNK
-        before = self.find_rows(seqs - back[row])
+        row = ((back[first:] > 0) & (flags[first:] > 0)).nonzero()[0] + first
+        if self._is_gapless:
+            before = np.maximum(row - back[row], -1)
+        else:
+            seqs = np.array(self.chunks, np.int64)[row // CHUNK] * CHUNK + row % CHUNK
+            before = self.find_rows(seqs - back[row])
         is_there = (before >= 0) & (flags[before] > 0)
-        np.asarray(self.earlier)[row[is_there]] = before[is_there]
-        np.asarray(self.later)[before[is_there]] = row[is_there]
+        earlier[row[is_there]] = before[is_there]
+        later[before[is_there]] = row[is_there]

@@ -39,6 +39,8 @@ from storage.sql.vectors import VectorCache
 # The bytes that all may take together: a memory of 10,000 messages takes some 6 MB, one of a dozen that are not indexed
 # 13 kB, one of two 5 kB. With cached snapshots and lists and the process itself it stays at some 150 MB.
 CACHE_BYTES = 21 << 20
+# Besides, those whose indexes have segments: one of a million messages takes 18 MB.
+LARGE_BYTES = 40 << 20
 # The messages that were shown may take so much of one memory.
 _SHOWN_BYTES = 2 << 20
 # Measured: what a message takes besides its text, and one that is not there.
@@ -234,6 +236,42 @@ class CachedMemory:
         return m if before is not None and before.exchange == m.exchange else replace(m, previous=None)
 
 
+class _Pool:
+    """The memories asked last, as many as fit into some bytes. The newest stays even where it alone is too large."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        # With the bytes that each had when it was weighed last.
+        self._memories: OrderedDict[int, tuple[CachedMemory, int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, agent: int) -> CachedMemory | None:
+        """Returns a memory, which counts as asked last."""
+        found = self._memories.get(agent)
+        if found is None:
+            return None
+        self._memories.move_to_end(agent)
+        return found[0]
+
+    def put(self, memory: CachedMemory) -> None:
+        """Caches a memory, which counts as asked last, or weighs it again."""
+        self.drop(memory.agent)
+        size, memory.has_grown = memory.size, False
+        self._memories[memory.agent] = memory, size
+        self._bytes += size
+        while self._bytes > self._limit and len(self._memories) > 1:
+            self.drop(next(iter(self._memories)))
+
+    def drop(self, agent: int) -> None:
+        found = self._memories.pop(agent, None)
+        if found is not None:
+            self._bytes -= found[1]
+
+    def clear(self) -> None:
+        self._memories.clear()
+        self._bytes = 0
+
+
 class MemoryCache:
     """The memories asked last, as many as fit, and their vectors, which are read only where they are asked for.
 
@@ -243,35 +281,23 @@ class MemoryCache:
     def __init__(self, rules: Rules, limit_bytes: int = CACHE_BYTES) -> None:
         self.vectors = VectorCache()
         self._rules = rules
-        self._limit = limit_bytes
-        # With the bytes that each had when it was weighed last.
-        self._memories: OrderedDict[int, CachedMemory] = OrderedDict()
-        self._sizes: dict[int, int] = {}
-        self._bytes = 0
+        # One with segments takes as much as a thousand others. It neither drops these, nor do they drop it.
+        self._small, self._large = _Pool(limit_bytes), _Pool(LARGE_BYTES)
         self.clears = 0
 
     def get(self, agent: int) -> CachedMemory | None:
         """Returns a memory, which counts as asked last; None: it is not remembered."""
-        found = self._memories.get(agent)
-        if found is not None:
-            self._memories.move_to_end(agent)
-        return found
+        return self._small.get(agent) or self._large.get(agent)
 
     def put(self, memory: CachedMemory) -> None:
         """Caches a memory. The newest stays even where it alone is too large."""
         self._drop(memory.agent)
-        self._memories[memory.agent], self._sizes[memory.agent] = memory, 0
-        self.weigh(memory)
+        (self._large if memory.index.segments else self._small).put(memory)
 
     def weigh(self, memory: CachedMemory) -> None:
         """Counts a memory that may have grown as large as it is now, and makes room for it."""
-        if self._memories.get(memory.agent) is not memory:
-            return
-        size, memory.has_grown = memory.size, False
-        self._bytes += size - self._sizes[memory.agent]
-        self._sizes[memory.agent] = size
-        while self._bytes > self._limit and len(self._memories) > 1:
-            self._drop(next(iter(self._memories)))
+        if self.get(memory.agent) is memory:
+            self.put(memory)
 
     def committed(self, agent: Agent, e: Exchange) -> None:
         """Hands an exchange that opens a conversation on to its memory, so that no query has to read it.
@@ -281,10 +307,10 @@ class MemoryCache:
         """
         if e.parent is not None:
             return
-        memory = self._memories.get(agent.id)
+        memory = self.get(agent.id)
         if memory is None and e.seq == 1:
             memory = CachedMemory(agent.id, numbers=Numbers(agent.epoch, 1, 0, 0), position=1)
-            self._memories[agent.id], self._sizes[agent.id] = memory, 0
+            self.put(memory)
         if memory is None or memory.numbers is None or memory.numbers.epoch != agent.epoch:
             return
         memory.hand_on(e, self._rules)
@@ -300,13 +326,12 @@ class MemoryCache:
         forget_words()
         self.vectors.clear()
         self.clears += 1
-        self._memories.clear()
-        self._sizes.clear()
-        self._bytes = 0
+        self._small.clear()
+        self._large.clear()
 
     def _drop(self, agent: int) -> None:
-        if self._memories.pop(agent, None) is not None:
-            self._bytes -= self._sizes.pop(agent)
+        self._small.drop(agent)
+        self._large.drop(agent)
 
 
 def document_of(m: Indexable) -> Document:

@@ -144,7 +144,7 @@ async def test_it_answers_as_if_it_remembered_nothing(store: Store, alice: Speak
         assert snapshot is not None
         warm = await search(store, alice, query, numbers=snapshot.numbers, **options)
         again = await search(store, alice, query, **options)
-        assert cache._bytes == sum(memory.size for memory in cache._memories.values())
+        assert cache._small._bytes == sum(memory.size for memory, _ in cache._small._memories.values())
         cache.clear()
         cold = await search(store, alice, query, **options)
         assert warm == cold
