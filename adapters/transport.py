@@ -12,6 +12,9 @@ redirects, no credentials of the environment, and no proxy but one that is named
 
 The other side may close an idle connection at the very moment a request is sent on it. Such a request is
 sent once more if nothing of a response came back and the loss showed within `_IDLE_CLOSE_S`.
+
+Interim responses, and bytes on an idle connection, are bounded by these times alone: a bound in bytes would need names
+that are aiohttp's own.
 """
 
 from __future__ import annotations
@@ -23,13 +26,10 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Final
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import RawResponseMessage
 from msgspec import Struct
 from multidict import CIMultiDict
 from yarl import URL
@@ -96,12 +96,6 @@ _BEFORE_FIELDS: Final = b"\xef\xbb\xbf\r\n"
 _MOST_BEFORE_FIELDS: Final = 64 * 1024
 # Chosen: what is looked for is an error; what is read meanwhile is held twice.
 _MOST_PEEKED: Final = 1024 * 1024
-# Chosen: a server that reports progress sends an interim response in some seconds.
-_MOST_INTERIM: Final = 256
-# Responses that wait on a connection, which has one request at a time.
-_MOST_WAITING: Final = 8
-# The smallest response has 15 bytes, and its head takes some 100 us: so much is parsed before they are counted.
-_HEADS_BYTES: Final = 8 * 1024
 # What aiohttp would add to a request that does not have it.
 _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
@@ -116,45 +110,8 @@ class _Attempt:
 _attempt: ContextVar[_Attempt] = ContextVar("attempt")
 
 
-class _Responses(ResponseHandler):
-    """aiohttp's reader of a connection, which ends one with more responses than requests can have.
-
-    aiohttp waits for a final response as long as interim ones arrive, and keeps what arrives on an idle connection.
-    """
-
-    _interim = 0
-
-    def data_received(self, data: bytes) -> None:
-        if len(data) <= _HEADS_BYTES or data.count(b"HTTP/") <= _MOST_WAITING:
-            super().data_received(data)
-            self._count()
-            return
-        for start in range(0, len(data), _HEADS_BYTES):
-            super().data_received(data[start : start + _HEADS_BYTES])
-            if not self._count():
-                return
-
-    def feed_data(self, data: tuple[RawResponseMessage, Any], size: int = 0) -> None:
-        self._interim = self._interim + 1 if data[0].code < 200 else 0
-        super().feed_data(data, size)
-
-    def _count(self) -> bool:
-        """Returns whether the connection may go on."""
-        if len(self) <= _MOST_WAITING and self._interim <= _MOST_INTERIM:
-            return True
-        if self.transport is not None:
-            self.transport.abort()
-        self._buffer.clear()
-        self.set_exception(HttpProcessingError(message="too many responses"))
-        return False
-
-
 class _Connector(aiohttp.TCPConnector):
     """aiohttp's pool. It reports which connection a request has, and never one on which something arrived unasked."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._factory: Any = partial(_Responses, loop=self._loop)
 
     async def connect(self, *args: Any, **named: Any) -> Any:
         attempt = _attempt.get()

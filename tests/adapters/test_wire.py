@@ -366,32 +366,6 @@ async def test_a_reply_that_cannot_be_read_gives_its_quota_back(answer: bytes) -
     await transport.aclose()
 
 
-@pytest.mark.parametrize(
-    "head", [b"HTTP/1.1 100 Continue\r\n\r\n", OK.removesuffix(b"ok").replace(b"2", b"0")]
-)
-@pytest.mark.parametrize("is_idle", [False, True])
-async def test_a_connection_with_too_many_responses_is_lost(
-    transport: HttpTransport, head: bytes, *, is_idle: bool
-) -> None:
-    """An upstream may go on like this without an end, in answer to a request or after one."""
-    endless = [head * 10_000] * 1_000
-    async with answering([OK, *endless] if is_idle else endless) as server:
-        if is_idle:
-            assert await ask(transport, server) == (200, b"ok")
-        elif head.startswith(b"HTTP/1.1 100"):
-            with pytest.raises(ProviderUnreachable, match="not in HTTP that can be read"):
-                await post(transport, server)
-        else:
-            with suppress(ProviderUnreachable):
-                await post(transport, server)
-        await asyncio.wait_for(server.gone.wait(), PATIENCE_S)
-
-
-async def test_a_server_may_report_its_progress(transport: HttpTransport) -> None:
-    async with answering([b"HTTP/1.1 102 Processing\r\n\r\n"] * 100 + [OK]) as server:
-        assert await ask(transport, server) == (200, b"ok")
-
-
 async def test_a_reader_that_waits_does_not_fill_the_memory(transport: HttpTransport) -> None:
     """What is not read stays with the upstream; read on, all of it comes, and the connection is kept."""
     size = 30_000_000
