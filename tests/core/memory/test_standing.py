@@ -23,7 +23,13 @@ from storage.records import Fact, Message, StandingFact
         "Я ніколи не їм м'ясо.", "Nikdy nejím maso.", "Bana Bo de.", "Veganım.", "أنا نباتي", "عندي حساسية",
         "मैं कभी नहीं खाता", "मुझे बो कहो", "我从来不吃肉", "我对花生过敏", "叫我小明", "肉は食べません",
         "えびアレルギーがあります",
-        "ボーと呼んでください", "저는 절대 고기를 안 먹어요", "보라고 불러 주세요",
+        "My son is allergic to nuts.", "My wife doesn't eat fish.", "I'm left-handed.", "I am on a low salt diet.",
+        "Remember that I take insulin.", "Please don't recommend seafood.", "Please answer in British English.",
+        "I like trains better than planes.", "We keep a kosher kitchen.", "Keep your replies short.",
+        "Ich fliege nicht mehr.", "Meine Tochter isst kein Fleisch.", "Merk dir, dass ich Insulin nehme.",
+        "Antworte bitte immer kurz.", "Ich sitze im Rollstuhl.",
+        "我再也不坐飞机了", "记住我不能吃辣", "每次回答都要简短", "もう飛行機には乗りません", "いつも短く答えてください",
+        "犬が怖いです", "ボーと呼んでください", "저는 절대 고기를 안 먹어요", "보라고 불러 주세요",
     ],
 )  # fmt: skip
 def test_what_states_it_in_the_languages_of_the_table(text: str) -> None:
@@ -34,6 +40,9 @@ def test_what_states_it_in_the_languages_of_the_table(text: str) -> None:
     "text",
     [
         "I've never been to Rome.", "He always sings in the shower.", "I don't know.", "What should I never eat?",
+        "I never knew that.", "I never really thought about it.", "Answer in two sentences.", "Answer in JSON.",
+        "Remember that I told you about Rome.", "My sister is a nurse.", "Don't forget the milk.",
+        "Ich weiß nicht mehr.", "Denk daran, die Blumen zu gießen.", "我记不住", "今は時間がありません",
         "My cat hates water.", "She called me yesterday.", "Ich war nie in Rom gewesen.", "Das ist immer so.",
         "Je suis à Lyon.", "Estoy en casa.", "Sono stanco.", "我昨天去了北京", "今日は雨です", "오늘은 비가 와요",
     ],
