@@ -9,12 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 
-from msgspec.structs import replace
-
 from storage.fusion import in_turn
 from storage.recall_record import HitScores, SearchTrace
 from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
-from storage.search.common import COMMON_SHARE, NAMES_NOTHING, least_common, load_tables, shares_in_general
+from storage.search.common import COMMON_SHARE, least_common, load_tables, shares_in_general
 from storage.search.find import find, widen
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
@@ -22,7 +20,6 @@ from storage.search.scores import Near, Scores
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tail import Tail
 from storage.search.tokens import split_words, terms_of_word
-from storage.search.weigh import LEAST_BEST_SHARE
 
 # Distinct words of a query that are looked up, and the characters in which they are looked for: callers may send a
 # book, with words that would be split for each memory that is searched.
@@ -46,10 +43,6 @@ _SECOND_LOOK = 3
 _SURE = 10
 # An index larger than this is looked at once, since a second look takes nearly as long: 4,000 long messages.
 _LOOKED_AGAIN_BYTES = 4 << 20
-
-# For a text of common words alone the best hit has to hold so much: "Where do I work?" is answered, but "What did
-# we talk about last time?" is not by whatever happened last time. Chosen.
-_HELD_OF_COMMON = 0.8
 
 # The newest rows among which the most telling messages are looked for, in 0.3 ms. Chosen.
 _TELLING_ROWS = 1_024
@@ -102,14 +95,11 @@ def rank(
     if not terms:
         return []
     in_general = shares_in_general(words, terms)
-    commonness = least_common(terms, in_general) if only_strong else 0.0
-    if commonness > COMMON_SHARE:
+    if only_strong and least_common(terms, in_general) > COMMON_SHARE:
         return []
     layout = index.lay(tail or Tail(), skip)
     hashes = [*hash_terms(terms, secret).values()] if index.blob_bytes else []
     found = find(index, layout, terms, hashes, in_general, postings)
-    if commonness > NAMES_NOTHING:
-        found = replace(found, asked=_HELD_OF_COMMON / LEAST_BEST_SHARE * found.asked)
     if not layout.end or (not found.count and near is None):
         return []
     sums = Scores(layout, near)

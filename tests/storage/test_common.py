@@ -104,7 +104,6 @@ def recalled(memory: list[str], message: str) -> list[str]:
         (KOREAN, "나에 대해 뭘 알고 있어?"),
         (["I had a good time", "Last time the train to Porto was late"], "What did we talk about last time?"),
         (["Das Fest hat mich gefreut, vor allem über die Torte wurde geredet"], "Was weißt du über mich?"),
-        (["On dit que la dernière fois vous avez gagné"], "De quoi avons-nous parlé la dernière fois ?"),
     ],
 )
 def test_common_words_alone_recall_nothing(memory: list[str], message: str) -> None:
