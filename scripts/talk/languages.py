@@ -161,6 +161,8 @@ OPENINGS = {
     "Thai": "สวัสดี|อรุณสวัสดิ์ เป็นอย่างไรบ้าง|ขอบคุณ|ฮ่าๆ ตลกดี|ราตรีสวัสดิ์",
     "German": "Hallo|Guten Morgen, wie geht's?|Danke dir|Haha, sehr schön|Gute Nacht",
 }
+# The first of them greet, which asks for a selection of the memory.
+_GREETINGS = 2
 # Half of the questions are asked so.
 FRAMES = {
     "Chinese": "不好意思我一下子想不起来了，{}来着，麻烦你帮我回忆一下好吗？",
@@ -207,5 +209,7 @@ def chats(language: str, half: int) -> Iterator[Memory]:
         asked = [FRAMES[language].format(ask) if pick.random() < 0.5 else ask for _, ask in facts]
         questions = [Asked("fact", asked[index], frozenset(marked[index])) for index in range(len(known))]
         questions += [Asked("foreign question", each, frozenset()) for each in asked[len(known) :]]
-        questions += [Asked("small talk", text, frozenset()) for text in OPENINGS[language].split("|")]
+        for place, text in enumerate(OPENINGS[language].split("|")):
+            kind = "greeting" if place < _GREETINGS else "small talk"
+            questions.append(Asked(kind, text, frozenset()))
         yield Memory(history, questions, BEGUN + 60 * DAY_S)

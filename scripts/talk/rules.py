@@ -60,7 +60,6 @@ RULES = (
     Rule("small talk stays out", [(scores, "SLIGHT", 0)]),
     Rule("how common words are in general", [(find, "_LEAST_IN_GENERAL", 0)]),
     Rule("small talk searches nothing", [(rank, "COMMON_SHARE", 1.0)]),
-    Rule("common words need more", [(rank, "NAMES_NOTHING", 1.0)]),
     Rule("bound: the best hit", [(scores, "LEAST_BEST_SHARE", 0.0)]),
     Rule("bound: each hit, of the query", [(scores, "LEAST_SHARE", 0.0)]),
     Rule("wordy questions ask for less", [(find, "_MOST_ASKED", inf)]),

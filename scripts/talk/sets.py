@@ -111,6 +111,21 @@ def long_cases(questions: Sequence[dict[str, Any]], limit: int, form: str = "") 
         yield Memory(history, [asked], _parse_date(question["question_date"]))
 
 
+def small_cases(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Memory]:
+    """Returns memories of LongMemEval's own sessions, some 22 messages each, with a question that belongs to another.
+
+    limit: of memories; 0: all.
+    """
+    order = random.Random(SEED).sample(list(questions), len(questions))
+    for question, other in itertools.islice(itertools.pairwise([*order, order[0]]), limit or None):
+        own = sorted(sessions_of(question), key=lambda one: one[1])
+        history, marked = history_of((at, _turns(session, "")) for _, at, session in own)
+        asked = [Asked("foreign question", other["question"], frozenset())]
+        if 0 in marked:
+            asked.append(Asked("question", question["question"], frozenset(marked[0])))
+        yield Memory(history, asked, _parse_date(question["question_date"]))
+
+
 def _turns(session: Sequence[dict[str, Any]], form: str) -> list[Turn]:
     turns = [Turn(t["role"], t["content"], {0} if t.get("has_answer") else set()) for t in session]
     if not form:
@@ -206,6 +221,7 @@ def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
         yield Set(
             name, lambda half, form=form: itertools.islice(long_cases(questions, limit, form), half, None, 2)
         )
+    yield Set("small memories", lambda half: itertools.islice(small_cases(questions, limit), half, None, 2))
     for language in kinds.WISHES:
         yield Set(f"wishes, {language}", lambda half, language=language: kinds.wishes(language, half))
     yield Set("kinds", lambda half: kinds.kinds(half, sentences[half::2]))
