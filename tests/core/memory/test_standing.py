@@ -28,8 +28,9 @@ from storage.records import Fact, Message, StandingFact
         "I like trains better than planes.", "We keep a kosher kitchen.", "Keep your replies short.",
         "Ich fliege nicht mehr.", "Meine Tochter isst kein Fleisch.", "Merk dir, dass ich Insulin nehme.",
         "Antworte bitte immer kurz.", "Ich sitze im Rollstuhl.",
-        "我再也不坐飞机了", "记住我不能吃辣", "每次回答都要简短", "もう飛行機には乗りません", "いつも短く答えてください",
-        "犬が怖いです", "ボーと呼んでください", "저는 절대 고기를 안 먹어요", "보라고 불러 주세요",
+        "我再也不坐飞机了", "记住我不能吃辣", "每次回答都要简短", "もう飛行機には乗りません",
+        "いつも短く答えてください", "犬が怖いです", "ボーと呼んでください",
+        "저는 절대 고기를 안 먹어요", "보라고 불러 주세요",
     ],
 )  # fmt: skip
 def test_what_states_it_in_the_languages_of_the_table(text: str) -> None:
