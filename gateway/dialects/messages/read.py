@@ -40,7 +40,7 @@ PROBE: Final = "claude-code probe"
 _SUB_AGENT_HEADER: Final = b"x-claude-code-agent-id"
 _SUB_AGENT_MARK: Final = "cc_is_subagent=true"
 _BETA: Final = b"anthropic-beta"
-# Fields without an effect on what a chat completion says.
+# Fields without an effect on the reply of a chat completion.
 _NO_EFFECT: Final = ("cache_control", "thinking", "service_tier", "inference_geo")
 _READ: Final = frozenset(
     re.findall(
@@ -326,7 +326,7 @@ def _user_of(metadata: Any) -> Json:
 
 
 def _without_effect(body: bytes, json: Json, headers: RawHeaders) -> tuple[str, ...]:
-    """Returns the names of what a request says and a chat completion has no need of."""
+    """Returns the names of fields of a request that a chat completion has no need of."""
     names = [key for key in (*_NO_EFFECT, "context_management") if json.get(key) is not None]
     if "cache_control" not in names and b'"cache_control"' in body:
         names.append("cache_control")

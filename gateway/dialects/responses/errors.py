@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import orjson
 
 from adapters.types import Json
 from gateway.dialects.chat.errors import ChatErrors
 from gateway.errors import GatewayError
+
+# The fields of chat completions, as upstreams write them, that have another name here.
+_NAMES: Final = {
+    "max_completion_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+}
+# A message or a part of it. Its place in the input is another one.
+_MESSAGE: Final = r"messages(?:\.?\[?\d{1,9}\]?(?:\.?\[\d{1,9}\]|\.\w{1,64}){0,16})"
+_OF_FUNCTION: Final = r"(?P<tool>\btools\.?\[?\d{1,9}\]?|\btool_choice)\.function\b"
+# Words of a language are names only in quotes.
+_IN_WORDS: Final = re.compile(
+    rf"{_OF_FUNCTION}|\b{_MESSAGE}|(?<=['\"`])(?:messages|verbosity)(?=['\"`])"
+    r"|\b(?:max_completion_tokens|max_tokens|reasoning_effort|response_format(?:\.json_schema)?)\b"
+)
+_FIELD: Final = re.compile(
+    rf"{_OF_FUNCTION}|^(?:{_MESSAGE}|messages\b|(?:{'|'.join(_NAMES)})(?:\.json_schema)?\b)"
+)
 
 
 class ResponsesErrors(ChatErrors):
@@ -18,6 +39,31 @@ class ResponsesErrors(ChatErrors):
         # Whoever writes this does not know how many events came before; typed clients ask for a number.
         fields = error_fields(error.message, error.code, error.kind, error.param)
         return frame("error", {**fields, "sequence_number": 0})
+
+
+def in_client_fields(text: str, *, is_field: bool = False) -> str:
+    """Returns a text of an upstream's, or the name of a field (`is_field`), with the fields of the Responses API."""
+    return (_FIELD if is_field else _IN_WORDS).sub(_client_field, text)
+
+
+def _client_field(found: re.Match[str]) -> str:
+    return found["tool"] or _NAMES.get(found[0].removesuffix(".json_schema"), "input")
+
+
+def with_client_fields(body: bytes) -> bytes | None:
+    """Returns an upstream's error with the fields of the Responses API; None: it is no object."""
+    try:
+        json = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(json, dict):
+        return None
+    error = json.get("error")
+    fields = error if isinstance(error, dict) else json  # some servers have it in no member of its own
+    for key in ("message", "param"):
+        if isinstance(fields.get(key), str):
+            fields[key] = in_client_fields(fields[key], is_field=key == "param")
+    return orjson.dumps(json)
 
 
 def error_fields(message: str, code: str | None, kind: str, param: Any) -> Json:

@@ -7,7 +7,6 @@ the item and the part that go on, and everything is sent once more when it is co
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -26,7 +25,7 @@ from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.draft import Draft, delta_of
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.spec import TurnSpec
-from gateway.dialects.responses.errors import error_fields, frame
+from gateway.dialects.responses.errors import error_fields, frame, in_client_fields, with_client_fields
 from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, SearchItem, ThoughtsItem
 from gateway.dialects.responses.parse import ECHOED
 from gateway.dialects.responses.response_ids import make_tag
@@ -39,14 +38,7 @@ NOT_DURABLE = b": mnemogate not durable\n\n"
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 # Those codes of errors that a response may have and that an upstream or the gateway sends; the others are OpenAI's own.
 ERROR_CODES = frozenset(("invalid_prompt", "rate_limit_exceeded", "server_error"))
-# What an upstream's error calls fields that have other names here.
-_NAMES = {
-    b"max_completion_tokens": b"max_output_tokens",
-    b"reasoning_effort": b"reasoning.effort",
-    b"response_format": b"text.format",
-}
 _CLAUDES_SEARCH = ("server_tool_use", "web_search")
-_CHAT_NAME = re.compile(rb"\b(?:%b)\b" % b"|".join(_NAMES))
 T = TypeVar("T", bound=Item)
 
 
@@ -164,9 +156,10 @@ class ResponsesView(ClientView):
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
         code, kind = error.get("code"), str(error.get("type") or "server_error")
-        self._break_off(
-            str(error.get("message") or ""), None if code is None else str(code), kind, error.get("param")
-        )
+        message, param = in_client_fields(str(error.get("message") or "")), error.get("param")
+        if isinstance(param, str):
+            param = in_client_fields(param, is_field=True)
+        self._break_off(message, None if code is None else str(code), kind, param)
 
     def fail(self, error: GatewayError) -> None:
         self._break_off(error.message, error.code, error.kind, error.param)
@@ -183,9 +176,7 @@ class ResponsesView(ClientView):
         return orjson.dumps(self._end_items())
 
     def refused(self, status: int, body: bytes) -> bytes | None:
-        if status < 300 or not _is_object(body):
-            return None
-        return _CHAT_NAME.sub(lambda found: _NAMES[found[0]], body)
+        return None if status < 300 else with_client_fields(body)
 
     def stored_fields(self, outcome: TurnOutcome) -> Json:
         is_over = outcome.state is FINISHED
@@ -295,7 +286,7 @@ class ResponsesView(ClientView):
         self.name()
 
     def output_of(self, reply: WireMessage, stored: StoredResponse) -> list[Json]:
-        """Returns the output that says a reply."""
+        """Returns the output with the content of a reply."""
         self._is_whole, self._is_shown = True, True
         self._add_delta(delta_of({"message": reply}), [])
         last = self._items[-1] if self._items else None
@@ -460,13 +451,6 @@ def _generated(reply: WireMessage) -> str:
     calls = [call.get("function") or {} for call in reply.get("tool_calls") or ()]
     named = [f"{call.get('name', '')}{call.get('arguments', '')}" for call in calls]
     return "".join([str(reply.get("reasoning_content") or ""), text_of(reply), *named])
-
-
-def _is_object(body: bytes) -> bool:
-    try:
-        return isinstance(orjson.loads(body), dict)
-    except orjson.JSONDecodeError:
-        return False
 
 
 def _logprobs(choice: Json) -> list[Any]:

@@ -18,11 +18,11 @@ from gateway.dialects.responses.members import NOT_READABLE, members, written
 from gateway.dialects.responses.socket.client_events import Create
 
 # Responses that are held. One conversation needs the newest alone, several or forked ones a few more; no measurement.
-_MOST_KEPT: Final = 64
+_MOST_CACHED: Final = 64
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-class _Kept(Struct, frozen=True):
+class _CachedResponse(Struct, frozen=True):
     """A response that is not stored. base: the stored one before its items; None: they are all there is."""
 
     base: str | None
@@ -48,7 +48,7 @@ class Unstored:
     def __init__(self, limit_bytes: int) -> None:
         """limit_bytes: of all that is cached; a longer conversation can only be gone on from with all of its items."""
         self._limit_bytes = limit_bytes
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._by_id: OrderedDict[str, _CachedResponse] = OrderedDict()
         self._bytes = 0
 
     def request(self, create: Create) -> tuple[bytes, Unanswered]:
@@ -56,10 +56,10 @@ class Unstored:
         fields = {**create.fields, "stream": b"true"}
         own = _items(fields.get("input", b"null"))
         previous = create.previous
-        kept = None if previous is None else self._kept.get(previous)
+        cached = None if previous is None else self._by_id.get(previous)
         items: Sequence[bytes] | None = own
-        if kept is not None:
-            items, previous = [*kept.items, *own], kept.base
+        if cached is not None:
+            items, previous = [*cached.items, *own], cached.base
             fields["input"] = b"[%b]" % b",".join(items)
             fields["previous_response_id"] = orjson.dumps(previous)
         if fields.get("conversation", b"null") != b"null":
@@ -78,22 +78,22 @@ class Unstored:
             items = [*asked.items, *_sent_back(_array.decode(fields.get("output", b"[]")))]
         except (*NOT_READABLE, orjson.JSONDecodeError):
             return  # no response as the API has them, which an upstream may send for all that is known
-        self._put(id, _Kept(asked.base, items, sum(map(len, items))))
+        self._put(id, _CachedResponse(asked.base, items, sum(map(len, items))))
 
     def drop(self, id: str | None) -> None:
         """Drops a response: the one that went on from it has failed."""
-        if id is not None and (dropped := self._kept.pop(id, None)) is not None:
+        if id is not None and (dropped := self._by_id.pop(id, None)) is not None:
             self._bytes -= dropped.size
 
-    def _put(self, id: str, kept: _Kept) -> None:
-        if kept.size > self._limit_bytes:
+    def _put(self, id: str, cached: _CachedResponse) -> None:
+        if cached.size > self._limit_bytes:
             return
-        if (earlier := self._kept.pop(id, None)) is not None:
+        if (earlier := self._by_id.pop(id, None)) is not None:
             self._bytes -= earlier.size
-        self._kept[id] = kept
-        self._bytes += kept.size
-        while self._bytes > self._limit_bytes or len(self._kept) > _MOST_KEPT:
-            _, oldest = self._kept.popitem(last=False)
+        self._by_id[id] = cached
+        self._bytes += cached.size
+        while self._bytes > self._limit_bytes or len(self._by_id) > _MOST_CACHED:
+            _, oldest = self._by_id.popitem(last=False)
             self._bytes -= oldest.size
 
 

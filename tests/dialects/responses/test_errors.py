@@ -1,0 +1,56 @@
+"""Upstreams' errors name the fields of chat completions, and the client has sent others."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from gateway.dialects.responses.errors import in_client_fields, with_client_fields
+
+
+@pytest.mark.parametrize(
+    ("param", "own"),
+    [
+        ("messages[3].content[0].image_url", "input"),
+        ("messages.[1].role", "input"),
+        ("messages.2.content", "input"),
+        ("messages", "input"),
+        ("max_tokens", "max_output_tokens"),
+        ("max_completion_tokens", "max_output_tokens"),
+        ("reasoning_effort", "reasoning.effort"),
+        ("response_format.json_schema.schema", "text.format.schema"),
+        ("verbosity", "text.verbosity"),
+        ("tools[2].function.parameters", "tools[2].parameters"),
+        ("tool_choice.function.name", "tool_choice.name"),
+        ("temperature", "temperature"),
+        ("metadata.messages", "metadata.messages"),
+    ],
+)
+def test_a_field_has_the_clients_name(param: str, own: str) -> None:
+    assert in_client_fields(param, is_field=True) == own
+    body = orjson.dumps({"error": {"message": "No.", "param": param, "code": 7}, "more": [1]})
+    assert orjson.loads(with_client_fields(body) or b"") == {
+        "error": {"message": "No.", "param": own, "code": 7},
+        "more": [1],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "own"),
+    [
+        ("Invalid 'messages[1].content': too long.", "Invalid 'input': too long."),
+        ("max_tokens: 9 > 8, see `messages`.", "max_output_tokens: 9 > 8, see `input`."),
+        ("Your messages resulted in 9 tokens.", "Your messages resulted in 9 tokens."),
+        ("Less verbosity, please.", "Less verbosity, please."),
+        ("Unsupported value: 'verbosity'.", "Unsupported value: 'text.verbosity'."),
+        ("Invalid tools[0].function.name.", "Invalid tools[0].name."),
+    ],
+)
+def test_so_has_a_message(text: str, own: str) -> None:
+    assert in_client_fields(text) == own
+    assert orjson.loads(with_client_fields(orjson.dumps({"message": text})) or b"") == {"message": own}
+
+
+@pytest.mark.parametrize("body", [b"[]", b"<html>", b""])
+def test_what_is_no_object_is_none(body: bytes) -> None:
+    assert with_client_fields(body) is None
