@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
 
@@ -276,7 +276,7 @@ async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> int:
                 target.note(ratio, (target.median(of) or 0.0) / part)
     print(table(targets))
     print(f"memory was measured after {max(met, sizes.users):,} users")
-    if sizes is QUICK:
+    if sizes.users == QUICK.users:
         print("a quick run: fewer users, requests and rounds; rough figures")
     errors = [f"{target.name}: {error}" for target in targets for error in target.errors]
     if errors:
@@ -305,14 +305,18 @@ def _said(folder: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench load", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short run: half a minute")
+    parser.add_argument("--rounds", type=int, help="fewer or more of them (a full run has 5, in 7 minutes)")
     parser.add_argument(
         "--awake", action="store_true", help="keep the cores from sleeping between requests (Linux)"
     )
     options = parser.parse_args()
+    sizes = QUICK if options.quick else FULL
+    if options.rounds:
+        sizes = replace(sizes, rounds=options.rounds)
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as folder, contextlib.ExitStack() as stack:
         if options.awake:
             keep_awake(stack)
-        return uvloop.run(bench(QUICK if options.quick else FULL, Path(folder), stack))
+        return uvloop.run(bench(sizes, Path(folder), stack))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 once: of a reply, or a call of `search_memory` with a filler and, when it has the result, the answer. Medians are taken
 over interleaved rounds, in which the ways of asking stand in every order. What is added is what the gateway needs
 beyond the upstream, asked directly in the same round.
-Where there are many calls, replies stream for half a second and their callers speak for one.
+Where there are many calls, replies stream for half a second and their callers speak for one, so that a full run takes
+five minutes, and a quick one 77 seconds.
 """
 
 from __future__ import annotations

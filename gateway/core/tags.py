@@ -98,6 +98,7 @@ def with_mark(note: str, mark: str) -> str:
     return _MARKED.sub(f"<memory {mark}>", note)
 
 
+@lru_cache(maxsize=64)  # a turn asks for it three times
 def mark_of(secret: bytes) -> str:
     """Returns the mark of a memory's notes and summaries. secret: the memory's own."""
     return b32encode(blake2b(b"mark", key=secret, digest_size=_MARK_BYTES).digest()).decode().lower()
