@@ -199,6 +199,8 @@ def _tellable(elements: Sequence[PathElement], listing: Listing) -> list[PathEle
 
     Chat templates refuse an answer without its question, two questions in a row, and a result without its call.
     """
+    if not any(map(_is_gone, elements)):
+        return [*elements]
     # Each run has a user's messages and what answers them.
     runs: list[list[PathElement]] = []
     for element in elements:
@@ -270,7 +272,7 @@ def _left_out(tree: Tree, plan: Plan, offered: Container[str]) -> Iterator[Fille
                     shown = _shown_in_rounds(content)
             for n, m in enumerate(shown_reply, 1):
                 filled = FilledMessage.of(m, element.atoms, element.at)
-                yield replace(filled, shown=shown) if n == len(shown_reply) else filled
+                yield replace(filled, shown=shown) if shown and n == len(shown_reply) else filled
 
 
 def _bare(shown_reply: WireMessage) -> WireMessage:
@@ -291,7 +293,10 @@ def _answered(fill: Sequence[FilledMessage], new: Sequence[WireMessage]) -> list
     found = []
     whole = [*(each.message for each in fill), *new]
     for i, each in enumerate(fill):
-        made = each.message.get("tool_calls") or []
+        made = each.message.get("tool_calls")
+        if not made:
+            found.append(each)
+            continue
         calls = [_readable(x) for x in made if isinstance(x, dict)] if isinstance(made, list) else []
         if calls != made:
             rest = {name: value for name, value in each.message.items() if name != "tool_calls"}
