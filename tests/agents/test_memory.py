@@ -18,7 +18,6 @@ from gateway.settings import ModelSettings
 from storage.database import Connection
 from storage.records import RunState, Scope
 from storage.sql.statements import make_statement
-from tests.agents.letta import letta
 from tests.agents.life import Life, Outcome, agents
 from tests.agents.test_runs import insert
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
@@ -290,17 +289,6 @@ def test_a_plain_message_costs_six_statements(life: Life, before: int) -> None:
     for n in range(before):
         life.send(f"Message {n}")
     assert life.world.all_statements_of(lambda: life.send("And now?")) == PLAIN
-
-
-@pytest.mark.sqlite
-def test_why_a_message_recalled_what_it_did_costs_no_statement(
-    upstream: StrictUpstream, tmp_path: Path
-) -> None:
-    with letta(upstream, tmp_path) as made:
-        agent, send = made.agent(), made.letta.agents.messages.create
-        send(agent.id, input="Hi")
-        assert len(made.world.statements_of(lambda: send(agent.id, input="And now?"))) == 6
-        assert made.world.query("SELECT count(*) FROM recalls") == [2]
 
 
 @pytest.mark.sqlite
