@@ -134,7 +134,7 @@ class Connection(Protocol):
         """Runs a statement that adds a row or writes nothing. Returns the row's id and what else the statement reports.
 
         is_all: it comes first, and is all its transaction writes if it adds a row. In SQLite the statement reports the
-        row by `tell_row(number, ...)`, which returns the number; a row that is refused before that is not added.
+        row by `report_row(number, ...)`, which returns the number; a row that is refused before that is not added.
         """
 
     async def single(self, statement: str, values: Sequence[object]) -> Row | None:

@@ -168,7 +168,7 @@ a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 -- Since triggers follow, the rows of a SELECT and those of RETURNING would be gathered in a table each.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
 VALUES ({?1..35}, (SELECT CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END FROM agents WHERE id = ?38), ?38,
-    (SELECT tell_row(a.next_seq, {is_head}, ?42, ?43) FROM agents a JOIN conversations c ON c.agent = a.id WHERE {planned}), {padded:35})
+    (SELECT report_row(a.next_seq, {is_head}, ?42, ?43) FROM agents a JOIN conversations c ON c.agent = a.id WHERE {planned}), {padded:35})
 
 -- name: exchange_add (postgres)
 -- It locks the agent, then the conversation, and takes a number only where the rev was right, so that there are no gaps.
@@ -179,7 +179,7 @@ WITH {taken}
 -- name: exchange_add_continuing (sqlite)
 -- The same of a turn by which its parent is carried: that one's row is met.
 INSERT INTO exchanges (id, {columns}, run, agent, seq, room, pad)
-SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, tell_row(a.next_seq, {is_head}, ?42, ?43), {padded:35}
+SELECT x.id, {?1..35}, CASE WHEN a.next_seq = ?36 THEN ?37 ELSE a.next_seq END, a.id, report_row(a.next_seq, {is_head}, ?42, ?43), {padded:35}
 FROM agents a JOIN conversations c ON c.agent = a.id CROSS JOIN (
     SELECT NULL AS id UNION ALL
     SELECT id FROM exchanges WHERE id = ?2 AND agent = ?38 AND continued = 0) x
@@ -232,7 +232,7 @@ last_turn = greatest(last_turn, {moved}), messages = messages + {new_messages}, 
 -- name: exchange_insert (sqlite)
 -- Adds a turn that was resolved inside this transaction.
 INSERT INTO exchanges ({columns}, run, agent, seq, room, pad)
-SELECT {?1..35}, CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END, id, tell_row(next_seq, 0, ?39, ?40), {padded:35}
+SELECT {?1..35}, CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END, id, report_row(next_seq, 0, ?39, ?40), {padded:35}
 FROM agents WHERE id = ?38
 RETURNING {added}
 

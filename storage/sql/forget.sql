@@ -1,5 +1,5 @@
 -- Every statement of forgetting. In SQLite rows with text are emptied where they are, never deleted: a deleted row makes it
--- deal out its neighbours anew, and copies of these would stay behind in the file. Emptied rows of a memory that is gone
+-- deal out its neighbours again, and copies of these would stay behind in the file. Emptied rows of a memory that is gone
 -- have no owner (agent 0). In PostgreSQL a row that would have no owner is deleted. What others count on stays in both,
 -- emptied, as long as its agent or its block: an exchange in its path, a memory section that exchanges name, a version of
 -- a block and the edit that made it.
@@ -86,7 +86,7 @@ AND NOT EXISTS (SELECT 1 FROM forgetting f WHERE f.agent = a.id) AND (
 ORDER BY a.id LIMIT ?4
 
 -- name: unnamed_before
--- Finds the memories of stored responses without a user, in which nothing was said since. ?2: how their subjects begin.
+-- Finds the memories of stored responses without a user, in which no message came since. ?2: how their subjects begin.
 SELECT a.id FROM agents a WHERE substr(a.subject, 1, length(?2)) = ?2 AND a.created < ?1
 AND NOT EXISTS (SELECT 1 FROM forgetting f WHERE f.agent = a.id)
 AND NOT EXISTS (SELECT 1 FROM conversations c WHERE c.agent = a.id AND c.last_at >= ?1)
@@ -118,7 +118,7 @@ WHERE m.agent = ? AND m.kind = 'erased'
 SELECT origin, conversation, seq FROM forks WHERE agent = ?1 AND origin {in:2:BIGINT:64}
 
 -- name: gone_days
--- Reads the days of passages and facts that are gone. They are kept until what quotes them is gone too.
+-- Reads the days of passages and facts that are gone. They are retained until what quotes them is gone too.
 SELECT exchange FROM marks WHERE agent = ? AND kind = 'day'
 
 -- name: erased_among
@@ -222,7 +222,7 @@ SELECT seq FROM passages WHERE agent = ?1 AND seq {in:2:BIGINT:64} AND text <> '
 
 -- name: blocks_seen
 -- Finds the blocks that a memory could write, and whose they are: its own, those attached to it, its profile's, which are
--- nobody's, and those of its sleeptime agents.
+-- no memory's, and those of its sleeptime agents.
 SELECT b.id, b.agent FROM blocks b WHERE b.agent = ?1
 UNION ALL SELECT b.id, b.agent FROM blocks b WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ?2 AND b.profile = CAST(?3 AS TEXT)
 UNION ALL SELECT b.id, coalesce(b.agent, 0) FROM attached x JOIN blocks b ON b.id = x.target WHERE x.agent = ?1 AND x.kind = 'block'

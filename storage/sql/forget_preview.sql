@@ -47,7 +47,7 @@ SELECT count(*) FROM block_history h WHERE h.block = ?1 AND h.origin <> '-' AND 
     SELECT min(t.version) FROM block_history t WHERE t.block = ?1 AND t.origin <> '-' AND {has:2:t.value})
 
 -- name: summaries
--- Counts the summaries that may tell of an exchange, or of one after it, also those of forks.
+-- Counts the summaries that may cover an exchange, or of one after it, also those of forks.
 SELECT count(*) FROM summaries s WHERE s.agent = ?1 AND s.agent <> 0 AND (
     (s.conversation = ?2 AND s.depth >= ?3)
     OR s.conversation IN (SELECT f.conversation FROM forks f WHERE f.agent = ?1 AND f.origin = ?2 AND f.seq >= ?4))

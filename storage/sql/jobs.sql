@@ -34,7 +34,7 @@ WITH k(kind) AS ({each:2:TEXT:16})
 SELECT kind, (SELECT j.due FROM jobs j WHERE j.kind = k.kind AND {ready} ORDER BY j.due, j.id LIMIT 1) AS due FROM k
 
 -- name: due_in
--- Says in how many seconds a job can be claimed or a lease runs out. ?3, ?4: the clock by which leases are measured, and
+-- Returns in how many seconds a job can be claimed or a lease runs out. ?3, ?4: the clock by which leases are measured, and
 -- its time.
 SELECT min(wait) FROM (
     SELECT CASE WHEN holder = ?3 AND held_until > {clock:4} THEN held_until - {clock:4} ELSE 0.0 END AS wait

@@ -231,7 +231,7 @@ INSERT INTO imported (what, id, import, conversation, learns)
 SELECT 'fact', f.id, ?3, 0, 0 FROM facts f WHERE f.agent = ?1 AND f.seq = ?2
 
 -- name: feedback_put
--- Says how a step was judged.
+-- Notes how a step was judged.
 UPDATE run_steps SET feedback = ? WHERE exchange = ? AND agent = ?
 
 -- name: definition_of

@@ -1,9 +1,9 @@
 """The agents with rows that the writer changes, as SQLite itself reports them.
 
 One process owns the file and writes it through one connection. That connection has a trigger of its own on `agents`,
-which hands over the numbers of each row that any statement changes, one of another trigger included. So what was handed
-over last is what a read would find, and who keeps it has no need to read. The triggers are temporary: they are in the
-connection and not in the file. A statement hands over in the same way what it knows of the row that it adds.
+which reports the numbers of each row that any statement changes, one of another trigger included. So what was reported
+last is what a read would find, and a cache of it has no need to read. The triggers are temporary: they are in the
+connection and not in the file. A statement reports in the same way what it knows of the row that it adds.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import sqlite3
 from storage.database import AgentNumbers, Changes
 
 _TRIGGERS = (
-    """CREATE TEMP TRIGGER agent_told AFTER UPDATE OF epoch, next_seq, indexed_seq, rev, stamp ON main.agents BEGIN
-        SELECT tell_agent(NEW.id, NEW.epoch, NEW.next_seq, NEW.indexed_seq, NEW.rev, NEW.stamp);
+    """CREATE TEMP TRIGGER agent_changed AFTER UPDATE OF epoch, next_seq, indexed_seq, rev, stamp ON main.agents BEGIN
+        SELECT report_agent(NEW.id, NEW.epoch, NEW.next_seq, NEW.indexed_seq, NEW.rev, NEW.stamp);
     END""",
     """CREATE TEMP TRIGGER agent_renamed AFTER UPDATE OF id, uid, project, profile, subject, secret ON main.agents BEGIN
-        SELECT tell_agent(OLD.id);
+        SELECT report_agent(OLD.id);
     END""",
-    "CREATE TEMP TRIGGER agent_gone AFTER DELETE ON main.agents BEGIN SELECT tell_agent(OLD.id); END",
+    "CREATE TEMP TRIGGER agent_gone AFTER DELETE ON main.agents BEGIN SELECT report_agent(OLD.id); END",
     # All users of a profile have such a block from now on, and no row of those users changes.
     """CREATE TEMP TRIGGER block_shared AFTER INSERT ON main.blocks WHEN NEW.agent IS NULL AND NEW.profile <> '' BEGIN
-        SELECT tell_all();
+        SELECT report_all();
     END""",
     """CREATE TEMP TRIGGER block_given AFTER UPDATE OF agent, project, profile ON main.blocks
     WHEN NEW.agent IS NULL AND NEW.profile <> '' BEGIN
-        SELECT tell_all();
+        SELECT report_all();
     END""",
     # A second statement would make a transaction of one that is all of its own.
     """CREATE TEMP TRIGGER exchange_recalled AFTER INSERT ON main.exchanges BEGIN
@@ -57,9 +57,9 @@ class Watch:
     def over(self, connection: sqlite3.Connection) -> sqlite3.Connection:
         """Watches a connection, which it closes where that fails. Raises: sqlite3.Error."""
         try:
-            connection.create_function("tell_agent", -1, self._note_agent)
-            connection.create_function("tell_all", 0, self._note_all)
-            connection.create_function("tell_row", -1, self._note_row)
+            connection.create_function("report_agent", -1, self._note_agent)
+            connection.create_function("report_all", 0, self._note_all)
+            connection.create_function("report_row", -1, self._note_row)
             connection.create_function("note_recall", 3, self._note_recall)
             connection.create_function("recalled_by", 0, self._recalled_by)
             connection.create_function("take_recall", 0, self._take_recall)

@@ -125,7 +125,7 @@ async def test_a_value_of_each_kind_comes_back_and_none_is_searched_for_an_adapt
 
 # -- a row that tells of itself
 
-TOLD = "INSERT INTO sections (agent, text, known) VALUES ((SELECT tell_row(7, 8) WHERE ?), '', ?)"
+TOLD = "INSERT INTO sections (agent, text, known) VALUES ((SELECT report_row(7, 8) WHERE ?), '', ?)"
 
 
 @pytest.mark.parametrize("is_all", [False, True])
