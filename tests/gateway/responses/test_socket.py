@@ -896,5 +896,5 @@ def test_what_a_connection_keeps_is_bounded() -> None:
     assert b"fff" not in go_on(6, "g", "r5")
     for n in range(7, 107):
         go_on(n, "h")
-    assert len(unstored._kept) <= 64
-    assert unstored._bytes == sum(each.size for each in unstored._kept.values())
+    assert len(unstored._by_id) <= 64
+    assert unstored._bytes == sum(each.size for each in unstored._by_id.values())
