@@ -45,9 +45,8 @@ from gateway.run.background.learner import KIND as LEARN
 from gateway.run.directory import Directory
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.trial import TrialRecall
-from gateway.run.receipt import Accounts
 from gateway.run.request_log import RequestLog
-from gateway.run.usage.limiter import Limiter
+from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.meter import Meter
 from gateway.settings import DatabaseSettings, Settings
 from storage.errors import StoreError
@@ -116,8 +115,7 @@ def make_mcp_memory(
     store: Store,
     embed_query: EmbedQuery | None,
     now: Callable[[], float],
-    accounts: Accounts,
-    limiter: Limiter,
+    accounting: Accounting,
 ) -> McpMemory:
     """Makes what performs the tools of MCP. now: seconds since the epoch. embed_query: as for `make_operations`."""
     views = MemoryViews(store, now, settings.memory.keep_why_days)
@@ -128,7 +126,7 @@ def make_mcp_memory(
         MemoryForgetting(store, views, now),
     )
     spec_of = Directory(settings).named
-    return McpMemory(store, operations, spec_of, now, accounts, limiter, settings.default_profile)
+    return McpMemory(store, operations, spec_of, now, accounting, settings.default_profile)
 
 
 def import_operations(

@@ -23,7 +23,7 @@ from typing import Any
 import uvloop
 
 from gateway.agents.tools.descriptors import close_in_children
-from gateway.app import Gateway, install_keys
+from gateway.app import Gateway
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.errors import GatewayError, SettingsError, UnknownModel
 from gateway.limits import Limits
@@ -34,10 +34,9 @@ from gateway.operations import make_mcp_memory, make_operations
 from gateway.provider_factory import make_embedder
 from gateway.run.admin.serving import AdminFile
 from gateway.run.background.embed import Embedding
-from gateway.run.receipt import Accounts
 from gateway.run.upstream.route import resolve_route
-from gateway.run.usage.limiter import Limiter
-from gateway.run.usage.meter import Meter
+from gateway.run.usage.accounting import Accounting
+from gateway.services import Services, install_keys
 from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings, is_loopback
 from gateway.trace_factory import check_package
 from gateway.traces.otlp import OtlpSettings, read_otlp
@@ -120,15 +119,13 @@ async def perform_here(settings: Settings, operation: str, arguments: Mapping[st
                 embedding = Embedding(store, embedder, settings.memory, time.time)
                 await embedding.warm()
                 embed_query = embedding.embed_query
-            meter, accounts = Meter(store.usage, store.agents.load, time.time, settings), Accounts()
-            limiter = Limiter(store, meter, time.time, Metrics())
-            accounts.readers += [meter.take, limiter.settle]
-            mcp = make_mcp_memory(settings, store, embed_query, time.time, accounts, limiter)
+            accounting = Accounting(settings, store, time.time, Metrics())
+            mcp = make_mcp_memory(settings, store, embed_query, time.time, accounting)
             answer = await make_operations(settings, store, embed_query, mcp=mcp).perform(
                 operation, arguments
             )
             await mcp.drain(DRAIN_S)
-            await meter.write()
+            await accounting.meter.write()
             return answer
     except StoreError as error:
         raise GatewayError(error.message) from error
@@ -147,19 +144,19 @@ def traces_of(environ: Mapping[str, str]) -> OtlpSettings | None:
 async def _work(settings: Settings, limits: Limits | None, otlp: OtlpSettings | None) -> int:
     store = await _open_store(settings)
     _report_fault(store, "No background jobs are performed")
-    app = Gateway(settings, store, limits=limits, otlp=otlp)
+    services = Services(settings, store, limits=limits, otlp=otlp)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, stopped.set)
     _end_on_hangup(lambda *_: loop.call_soon_threadsafe(stopped.set))
     try:
-        await app.start()
+        await services.start()
         _spare_collector()
         _say(f"Mnemogate works on {settings.database.shown}")
         await stopped.wait()
     finally:
-        await app.stop()
+        await services.stop()
     return 0
 
 

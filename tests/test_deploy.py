@@ -200,7 +200,7 @@ def test_the_dashboard_asks_for_metrics_and_labels_that_exist(
     queries = [target["expr"] for panel in panels for target in panel["targets"]]
     assert len(queries) > 20
     with remember(upstream, tmp_path, otlp=OtlpSettings("http://127.0.0.1:9/v1/traces")) as world:
-        known = {each.name: each for each in world.gateway.app.metrics.collect()}
+        known = {each.name: each for each in world.gateway.app.services.metrics.collect()}
     labels = {name: set(family._labelnames) | {"le"} for name, family in known.items()}  # type: ignore[attr-defined]
     for query in queries:
         bare = re.sub(r"by \([^)]*\)|\{[^}]*\}", "", query)

@@ -28,11 +28,10 @@ from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.loop import run_at_start
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
-from gateway.run.receipt import Accounts
 from gateway.run.turn_saving import turn_limits_of
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.model_list import ModelList
-from gateway.run.usage.limiter import Limiter
+from gateway.run.usage.accounting import Accounting
 from gateway.settings import Settings
 
 
@@ -56,8 +55,7 @@ class AgentServices:
         limits: Limits,
         specs: Sequence[AgentSpec],
         services: BackgroundServices,
-        accounts: Accounts,
-        limiter: Limiter,
+        accounting: Accounting,
     ) -> None:
         """Puts the services together; nothing runs before `start`.
 
@@ -81,8 +79,7 @@ class AgentServices:
             registry,
             limits.answer_wait_s,
             background,
-            accounts,
-            limiter,
+            accounting,
         )
         self.chat = ChatAgents(registry, agents)
         self.sleeping = Sleeping(keeper, registry, agents, services.budget, services.count_attempt)
@@ -91,8 +88,9 @@ class AgentServices:
         turns = ItemTurns(settings, keeper, registry, agents.toolboxes, failover)
         self._batch_providers = make_batches(settings)
         self._batches = BatchService(
-            keeper, turns, self._batch_providers, settings.batch, metrics, services.count_attempt, accounts
-        )
+            keeper, turns, self._batch_providers, settings.batch, metrics, services.count_attempt,
+            accounting.accounts,
+        )  # fmt: skip
         shows = RunEvents(store, now)
         self.runs = BackgroundRuns(agents, registry, keeper, shows)
         peers = agents.peers

@@ -108,7 +108,7 @@ class Life:
 
     @property
     def agents(self) -> AgentRuns:
-        found = self.world.gateway.app.agent_services.agents
+        found = self.world.gateway.app.services.agents.agents
         assert found is not None
         return found
 

@@ -168,7 +168,7 @@ class SleepWorld:
 
     def hold_jobs(self) -> None:
         """Has no job of sleeptime agents begin any more."""
-        self.letta.world.gateway.app.agent_services.sleeping.worker.handlers = {}
+        self.letta.world.gateway.app.services.agents.sleeping.worker.handlers = {}
 
     def retry(self) -> None:
         """Has jobs that wait for another attempt make it now."""
@@ -199,7 +199,7 @@ class SleepWorld:
         world.clock.sleep(seconds)
 
         async def step() -> None:
-            await world.gateway.app.background.sleeptime.step()
+            await world.gateway.app.services.background.sleeptime.step()
             world.store.jobs.wake()
 
         world.gateway.call(step())

@@ -50,7 +50,7 @@ def let_events_go(world: LettaWorld) -> None:
     """Lets the time pass for which events of runs are kept."""
 
     async def clean() -> None:
-        await world.world.gateway.app.agent_services.run_services.clean()
+        await world.world.gateway.app.services.agents.run_services.clean()
 
     world.world.clock.sleep(3 * 3600 + 1)
     world.world.gateway.call(clean())
@@ -254,7 +254,7 @@ def test_a_run_that_is_cancelled_as_it_begins_holds_up_nobody(
 ) -> None:
     """Its job has seen that it has not ended, and its first step is not open yet."""
     agent, send = world.agent(), world.letta.agents.messages
-    runs = world.world.gateway.app.agent_services.runs._runs
+    runs = world.world.gateway.app.services.agents.runs._runs
     began, gate, perform = Gate(), Gate(), runs.perform
 
     async def held(*arguments: Any) -> None:
@@ -344,7 +344,7 @@ def test_a_run_whose_conversation_begins_anew_before_its_words_holds_up_nobody(
 ) -> None:
     """Its job is tried once more, when the conversation that it belongs to has another name."""
     agent = world.agent()
-    runs = world.world.gateway.app.agent_services.runs
+    runs = world.world.gateway.app.services.agents.runs
     began, gate, attempt = Gate(), Gate(), runs._attempt
 
     async def held(*arguments: Any) -> None:
@@ -478,7 +478,7 @@ def test_the_job_of_a_run_that_has_ended_takes_nobodys_place(world: LettaWorld) 
     second = world.letta.agents.messages.create_async(agent.id, input="2")
     with ThreadPoolExecutor(1) as pool:
         live = pool.submit(world.letta.agents.messages.create, agent.id, input="3")
-        queue = world.world.gateway.app.chat.keeper.queues  # type: ignore[union-attr]
+        queue = world.world.gateway.app.services.chat.keeper.queues  # type: ignore[union-attr]
         becomes(lambda: queue._counted)
         gate.open()
         live.result(PATIENCE_S)

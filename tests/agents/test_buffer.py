@@ -118,7 +118,7 @@ def test_a_larger_model_does_not_bring_back_what_left(quiet: World) -> None:
     made = make(quiet, "vera", most_messages=MOST, least_messages=LEAST, context_window=8_000)
     chat = quiet.chat(model="agent/vera", headers=OURS)
     before = talk(chat, 6)[-1]
-    registry: Any = quiet.gateway.app.agent_services.registry
+    registry: Any = quiet.gateway.app.services.agents.registry
     change = AgentEdit(edit=lambda d: replace(d, context_window=None))
     quiet.gateway.call(registry.change("default", made.agent.uid, change))
     after = talk(chat, 1, 6)[-1]

@@ -36,7 +36,7 @@ def world(life: Life) -> World:
 
 
 def make(world: World, name: str = "ann", **fields: Any) -> AgentView:
-    registry = world.gateway.app.agent_services.registry
+    registry = world.gateway.app.services.agents.registry
     assert isinstance(registry, Registry)
     definition = AgentDefinition("letta_v1_agent", **{"system": "You help.", "model": "m", **fields})
     return world.gateway.call(registry.create("default", NewAgent(definition, name=name, own=[(HUMAN, {})])))
@@ -85,7 +85,7 @@ def test_its_tools_run_in_one_stream(world: World) -> None:
 
 def test_default_goes_on_from_what_the_agents_api_said(world: World, life: Life) -> None:
     made = make(world)
-    found = world.gateway.call(world.gateway.app.agent_services.registry.resolve("default", "ann"))  # type: ignore[union-attr]
+    found = world.gateway.call(world.gateway.app.services.agents.registry.resolve("default", "ann"))  # type: ignore[union-attr]
     assert found is not None
     rest = Life(world, found.spec, found.scope)
     rest.send("First over REST.")
@@ -203,7 +203,7 @@ def test_an_agents_definition_takes_effect_with_the_next_request(world: World) -
     before = world.upstream.last.messages[0]["content"]
     assert before.startswith("Before. <memory_blocks>")
     assert before.endswith("</memory_blocks> Behind.")
-    registry = world.gateway.app.agent_services.registry
+    registry = world.gateway.app.services.agents.registry
     assert registry is not None
     edit = AgentEdit(edit=lambda d: replace(d, system="Anew."))
     world.gateway.call(registry.change("default", made.agent.uid, edit))
@@ -226,7 +226,7 @@ def test_agents_are_listed_among_the_models(world: World) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("headers", [{}, OURS])
 def test_words_that_a_tool_says_are_the_reply(world: World, headers: dict[str, str], stream: bool) -> None:
-    registry = world.gateway.app.agent_services.registry
+    registry = world.gateway.app.services.agents.registry
     assert isinstance(registry, Registry)
     definition = AgentDefinition("memgpt_agent", "You help.", model="m")
     world.gateway.call(registry.create("default", NewAgent(definition, name="old", own=[(HUMAN, {})])))
@@ -289,7 +289,7 @@ def test_a_message_for_an_answer_in_a_form_is_of_the_agents_own_conversation(wor
 
 
 def rest_of(world: World, name: str = "ann") -> Life:
-    registry = world.gateway.app.agent_services.registry
+    registry = world.gateway.app.services.agents.registry
     assert registry is not None
     found = world.gateway.call(registry.resolve("default", name))
     assert found is not None

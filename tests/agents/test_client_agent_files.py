@@ -506,7 +506,7 @@ def test_a_store_that_fails_in_the_middle_is_left_as_it_was(
     file = export(world, made["agent"])
     world.letta.tools.update(tool.id, json_schema=schema)
     before = counts(world)
-    transfer = world.world.gateway.app.store.transfer
+    transfer = world.world.gateway.app.services.store.transfer
 
     async def fails(*_: object) -> None:
         raise RuntimeError("the machine is on fire")
@@ -735,7 +735,7 @@ def test_lettas_server_can_list_the_messages_of_a_file(world: LettaWorld) -> Non
 def test_nobody_exports_an_agent_of_another_project(world: LettaWorld) -> None:
     agent = world.agent()
     gateway = world.world.gateway
-    other = world.anew(gateway.call(gateway.app.store.keys.create("elsewhere", "test"))[1])
+    other = world.anew(gateway.call(gateway.app.services.store.keys.create("elsewhere", "test"))[1])
     with pytest.raises(APIStatusError) as missing:
         other.agents.export_file(agent.id)
     assert missing.value.status_code == 404

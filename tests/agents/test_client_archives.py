@@ -201,7 +201,7 @@ def test_a_description_is_cleared(world: LettaWorld) -> None:
 
 
 def test_a_list_has_no_end_before_its_end(world: LettaWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = world.world.gateway.app.agent_services.registry
+    registry = world.world.gateway.app.services.agents.registry
     assert registry is not None
     archives = Archives(world.world.store, world.world.clock)
 
@@ -240,7 +240,7 @@ def test_another_project_has_none_of_it(upstream: StrictUpstream, tmp_path: Path
     with letta(upstream, tmp_path, server={"key": "mg-" + "a" * 32}) as world:
         gateway = world.world.gateway
         ours, theirs = (
-            world.anew(gateway.call(gateway.app.store.keys.create(name, "test"))[1])
+            world.anew(gateway.call(gateway.app.services.store.keys.create(name, "test"))[1])
             for name in ("ours", "theirs")
         )
         foreign = theirs.archives.create(name="foreign")

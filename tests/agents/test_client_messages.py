@@ -1384,7 +1384,7 @@ def test_what_a_forgotten_call_had_for_an_answer_goes_with_it(world: LettaWorld,
     world.upstream.queue(call_tools(call), say("Noted."))
     messages.create(agent.id, input="My dog is called Rex.")
     assert "Rex" in world.upstream.last.messages[-1]["content"]
-    operations = make_operations(world.world.gateway.app.settings, world.world.store)
+    operations = make_operations(world.world.gateway.app.services.settings, world.world.store)
     wanted = {"project": "default", "agent": agent.id, "exchange": 1}
     assert world.world.gateway.call(operations.perform("memory-forget", wanted))["messages"] == 2
     assert b"Rex" not in world.world.data()

@@ -141,7 +141,7 @@ def test_modes_that_there_are_not(world: LettaWorld) -> None:
 def test_an_agent_that_names_its_model_needs_no_background_model_to_be_compacted(
     world: LettaWorld, notes: Notes
 ) -> None:
-    operations = make_operations(world.world.gateway.app.settings, world.world.store)
+    operations = make_operations(world.world.gateway.app.services.settings, world.world.store)
     named, other = world.agent(compaction_settings={"model": "openai/clerk"}), world.agent()
     for agent in (named, other):
         talk(world, agent.id)

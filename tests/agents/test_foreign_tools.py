@@ -35,7 +35,7 @@ def options(tool: ToolDefinition) -> dict[str, Any]:
 
 def make_ann(life: Life, url: str) -> None:
     """Makes an agent that has the tool `lookup`, which is called at this URL."""
-    registry = life.world.gateway.app.agent_services.registry
+    registry = life.world.gateway.app.services.agents.registry
     assert registry is not None
     tool = ToolDefinition(SCHEMA, "webhook", url)
     life.world.gateway.call(registry.tools.create("default", "lookup", tool))

@@ -47,7 +47,9 @@ def send(world: LettaWorld, agent: str, way: str) -> Any:
 def used(world: LettaWorld) -> list[float]:
     """Returns how much of each limit is used, once every request has been settled."""
     world.world.settle()
-    states = world.world.gateway.call(world.world.gateway.app.limiter.states("default", 0, ""))
+    states = world.world.gateway.call(
+        world.world.gateway.app.services.accounting.limiter.states("default", 0, "")
+    )
     return [state.used for state in states]
 
 

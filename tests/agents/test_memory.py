@@ -435,7 +435,7 @@ def test_the_tree_of_a_user_becomes_ours_when_it_is_sent_to(upstream: StrictUpst
         chat.say("One.")
         upstream.queue(call_tools(insert("Counts.")), say("Noted."))
         chat.say("Two.")
-        spec = next(each for each in world.gateway.app.chat.directory.specs if each.name == "helper")
+        spec = next(each for each in world.gateway.app.services.chat.directory.specs if each.name == "helper")
         life = Life(world, spec, Scope("default", "helper", "user:alice"))
         life.send("Three.")
         said = [m["content"] for m in upstream.last.messages if m["role"] == "user"]

@@ -243,7 +243,8 @@ def test_another_project_is_not_reached(upstream: StrictUpstream, tmp_path: Path
     with staged(upstream, tmp_path, server={"key": "mg-" + "a" * 32}) as stage:
         gateway = stage.world.world.gateway
         keys = {
-            name: gateway.call(gateway.app.store.keys.create(name, "test"))[1] for name in ("theirs", "ours")
+            name: gateway.call(gateway.app.services.store.keys.create(name, "test"))[1]
+            for name in ("theirs", "ours")
         }
         stage.world.letta = stage.world.anew(keys["theirs"])
         foreign = stage.agent("bob", tags=["t"])
@@ -631,4 +632,4 @@ def test_whoever_asks_whom_everybody_comes_to_an_end(stage: Stage, seed: int) ->
     for run in runs:
         run.result(PATIENCE_S)
     becomes(lambda: {state for _, state, _, _ in stage.runs()} == {"completed"})
-    assert len(stage.world.world.gateway.app.agent_services.agents.peers._waits) == 0  # type: ignore[union-attr]
+    assert len(stage.world.world.gateway.app.services.agents.agents.peers._waits) == 0  # type: ignore[union-attr]

@@ -545,11 +545,11 @@ def test_a_message_that_the_disk_takes_too_late_leaves_no_run_behind(life: Life)
     disk, entered = Gate(), Gate()
     life.world.gateway.call(_hold(life, disk, entered))
     entered.wait_sync()
-    life.world.gateway.app.chat.keeper.open_wait_s = 0.01
+    life.world.gateway.app.services.chat.keeper.open_wait_s = 0.01
     with pytest.raises(GatewayError) as late:
         life.send("Are you there?")
     assert late.value.status == 503
-    life.world.gateway.app.chat.keeper.open_wait_s = 5.0
+    life.world.gateway.app.services.chat.keeper.open_wait_s = 5.0
     disk.open()
     life.world.settle()
     assert life.world.query("SELECT state FROM runs ORDER BY id") == ["completed", "failed"]

@@ -66,7 +66,7 @@ def test_nobody_learns_where_somebody_sleeps_on_it(world: SleepWorld) -> None:
     talk(world, "alice", 12)
     talk(world, "carol", 12, "awake")
     world.rest()
-    learning = world.letta.world.gateway.app.background.learning
+    learning = world.letta.world.gateway.app.services.background.learning
 
     async def due() -> None:
         await learning.schedule.step()
@@ -106,7 +106,7 @@ def test_its_tokens_count_in_the_days_budget(upstream: StrictUpstream, tmp_path:
         world.rest()
         assert len(world.model.seen) == 2
         gateway = world.letta.world.gateway
-        gateway.call(gateway.app.meter.write())
+        gateway.call(gateway.app.services.accounting.meter.write())
         spent = "SELECT sum(background_input_tokens + background_output_tokens) FROM usage WHERE \"user\" = 'alice'"
         assert world.query(spent)[0] > 1
         talk(world, "alice", 1)

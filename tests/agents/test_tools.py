@@ -391,7 +391,7 @@ def test_all_edits_of_one_call_are_in_the_history(
 
 def test_all_edits_of_one_call_of_a_chat_are_made(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agents(upstream, tmp_path) as life:
-        registry = life.world.gateway.app.agent_services.registry
+        registry = life.world.gateway.app.services.agents.registry
         assert registry is not None
         made = NewAgent(
             AgentDefinition("react_agent", "You help.", model="m"),
@@ -421,7 +421,7 @@ def test_a_nudge_is_no_new_turn_for_the_window(upstream: StrictUpstream, tmp_pat
 
 def test_a_nudge_of_a_chat_is_no_new_turn_for_the_window(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agents(upstream, tmp_path) as life:
-        registry = life.world.gateway.app.agent_services.registry
+        registry = life.world.gateway.app.services.agents.registry
         assert registry is not None
         rules = (rule("required_before_exit", "memory_insert"),)
         made = NewAgent(
@@ -495,7 +495,7 @@ def test_a_fact_is_forgotten_with_what_it_came_from(upstream: StrictUpstream, tm
 
 def test_a_fact_of_a_chat_is_kept_once_it_is_confirmed(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agents(upstream, tmp_path) as life:
-        registry = life.world.gateway.app.agent_services.registry
+        registry = life.world.gateway.app.services.agents.registry
         assert registry is not None
         made = NewAgent(
             AgentDefinition("react_agent", "You help.", model="m"), name="ann", tool_names=["remember_fact"]

@@ -96,7 +96,7 @@ async def test_interrupted_within_what_it_said_first(world: LettaWorld, phone: A
     world.upstream.queue(call_tools(search()))
     await phone.end(ASKED)
     await phone.speaker.is_playing.wait()
-    gone = world.world.gateway.app.metrics.clients_gone.values
+    gone = world.world.gateway.app.services.metrics.clients_gone.values
     before = gone[()]
     assert await phone.cut_in("Stop.") == "Let me look"
     await comes(lambda: gone[()] > before)  # else the tool may end before it is seen that nobody waits for it

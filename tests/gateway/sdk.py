@@ -90,7 +90,7 @@ class World:
 
     @property
     def store(self) -> Store:
-        store = self.gateway.app.store
+        store = self.gateway.app.services.store
         assert isinstance(store, Store)
         return store
 
@@ -123,9 +123,9 @@ class World:
 
         async def settled() -> None:
             await self.gateway.app.idle.wait()
-            await self.gateway.app.chat.pending.drain(PATIENCE_S)
-            if self.gateway.app.background is not None:
-                await self.gateway.app.background.drain(PATIENCE_S)
+            await self.gateway.app.services.chat.pending.drain(PATIENCE_S)
+            if self.gateway.app.services.background is not None:
+                await self.gateway.app.services.background.drain(PATIENCE_S)
             assert await self.store.drain(PATIENCE_S)
 
         self.gateway.call(settled())
@@ -136,7 +136,7 @@ class World:
         self.clock.sleep(seconds)
 
         async def work() -> None:
-            background = self.gateway.app.background
+            background = self.gateway.app.services.background
             assert background is not None
             for agent in await self.store.recall.outdated(0, 100):
                 background.indexing.lags(agent, None)
@@ -329,8 +329,8 @@ def remember(
     ) as gateway:
         app = gateway.app
         # Maintenance runs when a test lets time pass, and not while it talks.
-        app.background.index_lags = lambda agent, messages=None: None
-        app.background.maintenance.edits_wait = lambda: None
+        app.services.background.index_lags = lambda agent, messages=None: None
+        app.services.background.maintenance.edits_wait = lambda: None
         world = World(gateway, upstream, clock, file, statements)
         try:
             yield world

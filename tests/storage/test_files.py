@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.ids import new_uid
-from gateway.run.admin.forget_operations import YOUNG_S, Retention
+from gateway.run.background.retention import YOUNG_S, Retention
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.listing import Page

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage
-from gateway.run.admin.forget_operations import Retention
+from gateway.run.background.retention import Retention
 from storage.commands import ForgetTarget
 from storage.errors import Stale
 from storage.listing import AgentChange, BlockChange, PassageDraft

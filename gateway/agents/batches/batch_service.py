@@ -11,8 +11,8 @@ from adapters.base import BatchProvider
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.job import BatchJobs
 from gateway.metrics import Metrics
-from gateway.run.admin.forget_operations import YOUNG_S
 from gateway.run.background.job_metrics import BatchMetrics
+from gateway.run.background.retention import YOUNG_S
 from gateway.run.background.worker import Worker, WorkerLimits, account_maker
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.receipt import Accounts

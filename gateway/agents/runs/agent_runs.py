@@ -61,13 +61,13 @@ from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_conversation import headed, read_path
 from gateway.run.pending import Pending
-from gateway.run.receipt import Accounts, Receipt
+from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.turn import TurnRun
 from gateway.run.turn_saving import TurnLimits
 from gateway.run.upstream.failover import Attempts, Failover
 from gateway.run.upstream.route import Route, agent_route
-from gateway.run.usage.limiter import Limiter
+from gateway.run.usage.accounting import Accounting
 from gateway.settings import Settings
 from storage.errors import NotFound, RunOver, StoreError, is_known
 from storage.records import DEFAULT, Agent, Counts, Run, RunState, Summary
@@ -99,15 +99,13 @@ class AgentRuns:
         registry: Registry,
         answer_wait_s: float,
         background: Failover,
-        accounts: Accounts,
-        limiter: Limiter,
+        accounting: Accounting,
     ) -> None:
         """answer_wait_s: how long an agent waits for another one's answer.
         background: has connections of its own, for the runs that no client waits for.
         """
         self._settings = settings
-        self._accounts = accounts
-        self._limiter = limiter
+        self._accounts, self._limiter = accounting.accounts, accounting.limiter
         self.keeper = keeper
         self.registry = registry
         self._failover = failover
@@ -121,7 +119,7 @@ class AgentRuns:
         self.ends = RunEnds(keeper.store)
         self._arriving: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
         self._live: dict[int, tuple[int, TurnRun]] = {}  # by the run's row, with the agent's
-        self.peers = AgentMessaging(registry, keeper.store, self, pending, answer_wait_s, accounts)
+        self.peers = AgentMessaging(registry, keeper.store, self, pending, answer_wait_s, accounting.accounts)
         self.toolboxes = Toolboxes(keeper, self.foreign, self.peers)
 
     async def send(

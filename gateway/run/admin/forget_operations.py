@@ -1,4 +1,4 @@
-"""Forgetting, by hand and by age: `mnemogate memory forget` and `undo`, and `retention_days` of a project.
+"""Forgetting by hand: `mnemogate memory forget` and `undo`. What is too old, `run/background/retention.py` forgets.
 
 What is to go is written down before anything is done. A call that runs out of its time, or a process that dies, is
 therefore resumed: by the next call with what is `left`, and when a gateway starts.
@@ -6,17 +6,14 @@ therefore resumed: by the next call with what is `left`, and when a gateway star
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from gateway.core.request.identity import UNNAMED
 from gateway.errors import BadRequest
 from gateway.run.admin.operation_arguments import (
     NO_DEFAULTS,
@@ -28,25 +25,14 @@ from gateway.run.admin.operation_arguments import (
 )
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Extent, ForgetTarget
-from storage.errors import NotFound, StoreError, Unavailable, is_known
+from storage.errors import NotFound
 from storage.records import IMPORTING
-from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
-
-_log = logging.getLogger("mnemogate")
 
 # One call may take this long, well below the command line's timeout of 30 s; the command line calls again.
 CALL_S = 5.0
-# The pause between two searches for what is too old. Retention is counted in days, so hours are enough.
-RETENTION_S = 6 * 3600.0
-# The kind of the job, and how often it is looked for something to do, where processes share a database.
-RETENTION = "retention"
-_SHARED_S = 600.0
-# What is younger may be under way in another process.
-YOUNG_S = 3600.0
-# One call, or one search, begins to forget so many memories at a time.
+# One call begins to forget so many memories at a time.
 _PAGE = 64
-_DAY_S = 86_400.0
 _USER = "user:"
 
 PartKind = Literal["message", "exchange", "in", "fact", "passage"]
@@ -218,83 +204,3 @@ class ForgetOperations:
         return await self.store.forgetting.find(
             owner.project, owner.profile or DEFAULT_PROFILE, owner.subject, limit=1
         )
-
-
-@dataclass(eq=False)
-class Retention:
-    """Forgets what is older than its project keeps."""
-
-    store: Store
-    # By project.
-    days: Mapping[str, float]
-    # Seconds since the epoch.
-    now: Callable[[], float]
-    # Of stored responses where no user is named.
-    unnamed_days: float = 30.0
-    # How long it is kept why replies recalled what they did, and what operators did.
-    keep_why_days: float = 7.0
-    audit_days: float = 90.0
-    _started: float = field(init=False)
-    _day: int = -1  # the last that this process has enqueued
-
-    def __post_init__(self) -> None:
-        self._started = self.now()
-
-    async def run(self) -> None:
-        """Runs until it is cancelled. Of processes that share a database one does it, as a job of the day."""
-        while True:
-            try:
-                if self.store.database.is_shared:
-                    await self._enqueue(int(self.now() // _DAY_S))
-                else:
-                    await self.step()
-            except StoreError as error:
-                if not is_known(error):
-                    _log.warning("retention: %s", error.message)
-            except Exception:
-                _log.exception("retention failed")
-            await asyncio.sleep(_SHARED_S if self.store.database.is_shared else RETENTION_S)
-
-    async def _enqueue(self, day: int) -> None:
-        """Schedules what is due: once a day, and where a process has left a forgetting half done."""
-        if day != self._day or await self.store.forgetting.unfinished():
-            await self.store.jobs.enqueue(RETENTION, NO_AGENT, str(day))
-            self._day = day
-
-    async def step(self) -> int:
-        """Forgets all that is too old now, and what an earlier process had begun. Returns the number of memories."""
-        forgetting, count = self.store.forgetting, 0
-        # An upload that was cut off by the end of a process is not to be searched.
-        started = self.now() - YOUNG_S if self.store.database.is_shared else self._started
-        while left := await self.store.files.unfinished(started):
-            for memory, file in left:
-                await forgetting.begin(memory, ForgetTarget(files=[file]))
-        for id in await forgetting.unfinished():
-            count += await self._carry_out(id)
-        for project, days in self.days.items():
-            before, after = self.now() - days * _DAY_S, 0
-            while agents := await forgetting.aged(project, before, after=after, limit=_PAGE):
-                for agent in agents:
-                    id = await forgetting.begin(agent, ForgetTarget(before=before))
-                    count += await self._carry_out(id)
-                after = agents[-1]
-        before, prefix = self.now() - self.unnamed_days * _DAY_S, f"conversation:{UNNAMED}"
-        while agents := await forgetting.unnamed(before, prefix, limit=_PAGE):
-            for agent in agents:
-                id = await forgetting.begin(agent, ForgetTarget(is_all=True))
-                count += await self._carry_out(id)
-        if count:
-            await forgetting.sweep()
-        await self.store.recalls.age(self.now() - self.keep_why_days * _DAY_S)
-        await self.store.audit.age(self.now() - self.audit_days * _DAY_S)
-        return count
-
-    async def _carry_out(self, id: int) -> bool:
-        """Runs a forgetting to its end. False: it failed, and is tried again next time; others do not wait for it."""
-        try:
-            return await self.store.forgetting.run(id)
-        except Unavailable:
-            raise
-        except Exception:
-            _log.exception("forgetting %d has not come to its end", id)
-            return False

@@ -62,8 +62,8 @@ from gateway.run.admin.operation_arguments import Arguments, RawArguments, refus
 from gateway.run.admin.page_records import MessageRecord
 from gateway.run.admin.talk import TEXT_CHARS as SHOWN_CHARS
 from gateway.run.admin.talk import cut
-from gateway.run.receipt import Accounts, Receipt
-from gateway.run.usage.limiter import Limiter
+from gateway.run.receipt import Receipt
+from gateway.run.usage.accounting import Accounting
 from storage.errors import StoreError
 from storage.records import Agent, Scope
 from storage.sql.store import Store
@@ -115,8 +115,7 @@ class McpMemory:
         operations: McpOperations,
         spec_of: Callable[[str], AgentSpec | None],
         now: Callable[[], float],
-        accounts: Accounts,
-        limiter: Limiter,
+        accounting: Accounting,
         default_profile: Callable[[str], str],
     ) -> None:
         """Makes it.
@@ -126,7 +125,7 @@ class McpMemory:
         default_profile: by project.
         """
         self._store, self._operations, self._spec_of = store, operations, spec_of
-        self._now, self._accounts, self._limiter = now, accounts, limiter
+        self._now, self._accounts, self._limiter = now, accounting.accounts, accounting.limiter
         self._default_profile = default_profile
         self._calls: set[asyncio.Task[McpAnswer]] = set()
         self._tools: dict[str, Callable[[_Asked, Any], Awaitable[Struct]]] = {

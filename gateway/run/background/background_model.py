@@ -192,15 +192,13 @@ class BackgroundModels:
     The fields without a comment are those of each `BackgroundModel`.
     """
 
+    settings: Settings
     # Returns a provider for a route, with connections of its own.
     make: Callable[[Route], Provider]
     meter: Meter
     now: Callable[[], float]
     concurrency: int = 2
-    daily_tokens: int = 0
     count: CountCall = lambda outcome, tokens: None
-    # Those of the settings, by name.
-    upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)
     _made: dict[str, BackgroundModel] = field(default_factory=dict)  # by upstream
 
     def of(self, route: Route) -> BackgroundModel:
@@ -208,9 +206,15 @@ class BackgroundModels:
         made = self._made.get(route.upstream)
         if made is None:
             made = self._made[route.upstream] = BackgroundModel(
-                self.make(route), route.model, self.meter, self.now, self.concurrency, self.daily_tokens,
-                count=self.count, upstream=self.upstreams.get(route.upstream, UpstreamSettings(route.upstream)),
-            )  # fmt: skip
+                self.make(route),
+                route.model,
+                self.meter,
+                self.now,
+                self.concurrency,
+                self.settings.memory.background_daily_tokens,
+                count=self.count,
+                upstream=next(each for each in self.settings.upstreams if each.name == route.upstream),
+            )
         return made.named(route.model)
 
     async def aclose(self) -> None:

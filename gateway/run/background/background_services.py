@@ -14,23 +14,23 @@ from gateway.core.definition import Sleeptime
 from gateway.core.prompt.summary import Overfull
 from gateway.limits import Limits
 from gateway.metrics import Metrics
-from gateway.run.admin.forget_operations import RETENTION, Retention
 from gateway.run.background.background_model import BackgroundModels, background_route
 from gateway.run.background.budget import DailyBudget
 from gateway.run.background.compact import COMPACT, Compactor
 from gateway.run.background.embed import KIND as EMBED
-from gateway.run.background.embed import Embedding
+from gateway.run.background.embed import Embedding, upstream_kind
 from gateway.run.background.indexing import Indexing
 from gateway.run.background.job_metrics import JobMetrics
 from gateway.run.background.learner import KIND as LEARN
 from gateway.run.background.learner import Learning
 from gateway.run.background.maintenance import Maintenance
+from gateway.run.background.retention import KIND as RETENTION
+from gateway.run.background.retention import retention_of
 from gateway.run.background.schedule import Schedule
 from gateway.run.background.worker import Handler, JobContext, Worker, account_maker
 from gateway.run.memory.recall import EmbedQuery
-from gateway.run.receipt import Accounts
 from gateway.run.upstream.route import Route
-from gateway.run.usage.meter import Meter
+from gateway.run.usage.accounting import Accounting
 from gateway.settings import Settings
 from storage.commands import Committed
 from storage.sql.store import Store
@@ -57,8 +57,7 @@ class BackgroundServices:
         make_provider: Callable[[Route], Provider],
         embedder: Embedder | None,
         limits: Limits,
-        meter: Meter,
-        accounts: Accounts,
+        accounting: Accounting,
     ) -> None:
         """make_provider, embedder: never those of live turns.
         now: seconds since the epoch.
@@ -74,29 +73,16 @@ class BackgroundServices:
             self.handlers,
             count=job_metrics.attempts.inc,
             rests=self._rests_s,
-            account=account_maker(accounts, LEARN, COMPACT, EMBED),
+            account=account_maker(accounting.accounts, LEARN, COMPACT, EMBED),
         )
         self.indexing = Indexing(store)
         self.maintenance = Maintenance(store, memory.idle_s, now, self.indexing)
-        days = {name: each.retention_days for name, each in settings.projects.items()}
-        self.retention = Retention(
-            store,
-            {n: d for n, d in days.items() if d is not None},
-            now,
-            settings.responses.keep_days,
-            memory.keep_why_days,
-            settings.ui.audit_days,
+        self.retention = retention_of(settings, store, now)
+        self.handlers[RETENTION] = self._retain
+        self.models = BackgroundModels(
+            settings, make_provider, accounting.meter, now, limits.background_calls, job_metrics.call
         )
         route = background_route(settings)
-        self.models = BackgroundModels(
-            make_provider,
-            meter,
-            now,
-            concurrency=limits.background_calls,
-            daily_tokens=memory.background_daily_tokens,
-            count=job_metrics.call,
-            upstreams={each.name: each for each in settings.upstreams},
-        )
         self.model = None if route is None else self.models.of(route)
         self.embedding: Embedding | None = None
         if embedder is not None:
@@ -107,23 +93,19 @@ class BackgroundServices:
                 now,
                 concurrency=limits.background_calls,
                 count=job_metrics.call,
-                meter=meter,
-                kind=next(
-                    (u.kind for u in settings.upstreams if u.name == embedder.name.partition("/")[0]), ""
-                ),
+                meter=accounting.meter,
+                kind=upstream_kind(settings, embedder),
             )
             self.handlers[EMBED] = self.embedding.handle
-        self.budget = DailyBudget(meter, now, memory.background_daily_tokens, job_metrics.call)
-        # The profiles with users' memories that sleeptime agents read.
-        asleep = tuple(each.name for each in settings.profiles if each.sleeptime)
+        self.budget = DailyBudget(accounting.meter, now, memory.background_daily_tokens, job_metrics.call)
         self.sleeptime: Schedule | None = None
         self.learning: Learning | None = None
         if memory.learn_every:
-            self.learning = Learning(store, self.model, memory, now, asleep)
+            read_by_agents = tuple(each.name for each in settings.profiles if each.sleeptime)
+            self.learning = Learning(store, self.model, memory, now, read_by_agents)
             self.handlers[LEARN] = self._learn
         self.compactor = Compactor(store, settings, self.models, self.model, now)
         self.handlers[COMPACT] = self.compactor.run
-        self.handlers[RETENTION] = self._retain
 
     def add_sleeptime(self, schedule: Schedule) -> None:
         """Adds the schedule of the agents that read memories after their turns; before the start."""

@@ -88,7 +88,7 @@ class Scene:
         """Lets the time pass after which a provider is asked again, and has the workers look at the clock."""
         self.world.world.clock.sleep(1.0)
         gateway = self.world.world.gateway
-        gateway.loop.call_soon_threadsafe(gateway.app.store.jobs.wake_here)
+        gateway.loop.call_soon_threadsafe(gateway.app.services.store.jobs.wake_here)
         time.sleep(0.02)
 
     def items(self, batch: Json) -> list[Json]:
@@ -156,7 +156,7 @@ def test_each_agent_answers(model: str, tmp_path: Path) -> None:
         assert len(messages["messages"]) == 6
         # Each of them is counted once, to the token, and in the columns of batches alone.
         world = s.world.world
-        world.gateway.call(world.gateway.app.meter.write())
+        world.gateway.call(world.gateway.app.services.accounting.meter.write())
         sums = "sum(batch_input_tokens), sum(batch_output_tokens), sum(input_tokens + output_tokens)"
         (counted,) = world.query(f"SELECT {sums} FROM usage")
         assert counted == (3 * 10, 3 * 5, 0)

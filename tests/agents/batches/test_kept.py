@@ -208,7 +208,7 @@ def test_a_batch_ends_with_its_job(
             assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
             assert s.get(batch)["counts"]["cancelled"] == 0
         gateway, store = s.world.world.gateway, s.world.world.store
-        perform = make_operations(gateway.app.settings, store).perform
+        perform = make_operations(gateway.app.services.settings, store).perform
         (job,) = [job for job in gateway.call(perform("jobs-list", {})) if job["kind"] == "batch"]
         gateway.call(perform("jobs-cancel", {"job": job["id"]}))
         found = s.get(batch)

@@ -260,7 +260,7 @@ def test_keys_list_shows_when_a_key_was_made_and_last_used(
     with owner(upstream, database) as gateway:
         before = datetime.now(UTC)
         assert gateway.post(HELLO, ann).status == 200
-        assert gateway.call(gateway.app.store.drain(PATIENCE_S))
+        assert gateway.call(gateway.app.services.store.drain(PATIENCE_S))
         after = datetime.now(UTC)
     capsys.readouterr()
     with owner(upstream, database) if is_served else nullcontext():

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from gateway.errors import BadRequest
-from gateway.run.admin.forget_operations import ForgetOperations, Retention
+from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.printed import show_block
 from gateway.run.admin.show import ShowOperation
+from gateway.run.background.retention import Retention
 from gateway.run.memory.trial import TrialRecall
 from gateway.settings import BlockSettings, ProjectSettings
 from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
@@ -74,7 +75,7 @@ def test_what_clients_sent_is_dropped_from_memory_when_something_is_forgotten(wo
     chat = world.chat(user="alice")
     chat.say("My locker is number 4711.")
     chat.say("Where is my towel?")
-    keeper = world.gateway.app.chat.keeper
+    keeper = world.gateway.app.services.chat.keeper
     assert keeper is not None
     assert len(keeper.resent) == 1
     forget(world, user="alice", message=1)
@@ -355,8 +356,8 @@ def test_what_is_older_than_its_project_keeps_is_forgotten(world: World) -> None
 
 
 def test_the_settings_name_what_is_kept(world: World) -> None:
-    assert world.gateway.app.background.retention is not None
-    assert world.gateway.app.background.retention.days == {"default": 30}
+    assert world.gateway.app.services.background.retention is not None
+    assert world.gateway.app.services.background.retention.days == {"default": 30}
 
 
 def test_what_is_left_of_a_turn_is_not_lost_when_its_reply_is_asked_again(world: World) -> None:

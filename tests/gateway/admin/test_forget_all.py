@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from gateway.core.prompt.summary import INSTRUCTIONS
-from gateway.run.admin.forget_operations import ForgetOperations, Retention
+from gateway.run.admin.forget_operations import ForgetOperations
+from gateway.run.background.retention import Retention
 from gateway.settings import UpstreamSettings
 from storage.records import JobState
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
@@ -62,9 +63,9 @@ class Scene:
         world.upstream.script = self._answer
         embedder.endpoints.vector_of = self._embed
         app = world.gateway.app
-        assert app.background.learning is not None
-        assert app.background.embedding is not None
-        self.learning, self.embedding = app.background.learning, app.background.embedding
+        assert app.services.background.learning is not None
+        assert app.services.background.embedding is not None
+        self.learning, self.embedding = app.services.background.learning, app.services.background.embedding
         self._break_learning()
 
     def _answer(self, seen: Seen) -> Reply:

@@ -333,7 +333,7 @@ def test_an_import_that_was_stopped_goes_on(world: World) -> None:
     begun = send(world, data).json
     while not world.query("SELECT count(*) FROM exchanges")[0]:
         pass
-    imports = world.gateway.app._imports
+    imports = world.gateway.app.services.imports
     world.gateway.call(imports.aclose())
     one = f"/v1/manage/imports/{begun['id']}"
     stopped = world.gateway.ask("GET", one, None, OWNER).json

@@ -187,7 +187,7 @@ def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
 
 
 def make_key(gateway: Running, project: str = "default") -> str:
-    return gateway.call(gateway.app.store.keys.create(project, "test"))[1]
+    return gateway.call(gateway.app.services.store.keys.create(project, "test"))[1]
 
 
 def routes_of(gateway: Running) -> list[tuple[str, str]]:
@@ -234,7 +234,7 @@ def test_once_a_key_exists_every_route_but_health_demands_one(
 def test_a_key_has_a_memory_mode_of_its_own(gateway: Running) -> None:
     """Programs and evaluations want no memory and cannot all set a header; a header that is set counts more."""
     made = {
-        mode: gateway.call(gateway.app.store.keys.create("default", "k", mode))[1]
+        mode: gateway.call(gateway.app.services.store.keys.create("default", "k", mode))[1]
         for mode in ("off", "read", "on")
     }
     made["on "] = make_key(gateway)
@@ -247,7 +247,7 @@ def test_a_key_has_a_memory_mode_of_its_own(gateway: Running) -> None:
 
 
 def test_a_key_for_metrics_opens_nothing_else(gateway: Running, upstream: StrictUpstream) -> None:
-    key = gateway.call(gateway.app.store.keys.create("default", "prometheus", None, "metrics"))[1]
+    key = gateway.call(gateway.app.services.store.keys.create("default", "prometheus", None, "metrics"))[1]
     headers = {"authorization": f"Bearer {key}"}
     assert gateway.ask("GET", "/metrics", None, headers).status == 200
     assert ask(gateway, headers=headers) == 403
@@ -284,9 +284,11 @@ def test_the_settings_name_the_keys_that_open_metrics(
         application = make_key(gateway)
         assert gateway.ask("GET", "/metrics").status == 401
         assert scrape(application) == before
-        own, plain = gateway.call(gateway.app.store.keys.create("default", "prometheus", None, "metrics"))
+        own, plain = gateway.call(
+            gateway.app.services.store.keys.create("default", "prometheus", None, "metrics")
+        )
         assert (scrape(application), scrape(plain)) == (after, 200)
-        gateway.call(gateway.app.store.keys.revoke(str(own.id)))
+        gateway.call(gateway.app.services.store.keys.revoke(str(own.id)))
         assert (scrape(application), scrape(plain)) == (after, 401)
 
 
@@ -295,7 +297,7 @@ def test_what_is_not_admitted_leaves_no_trace(gateway: Running, upstream: Strict
     assert ask(gateway, FACT) == 401
     assert ask(gateway, FACT, {"authorization": "Bearer mg-wrong"}) == 401
 
-    assert gateway.call(rows(gateway.app.store, "SELECT count(*) FROM agents")) == [(0,)]
+    assert gateway.call(rows(gateway.app.services.store, "SELECT count(*) FROM agents")) == [(0,)]
     assert upstream.seen == []
 
 
@@ -352,7 +354,7 @@ def test_a_known_key_opens_while_the_store_is_down_and_an_unknown_one_waits(
 ) -> None:
     key = {"x-mnemogate-key": make_key(gateway)}
     assert ask(gateway, headers=key) == 200
-    gateway.call(gateway.app.store.close())
+    gateway.call(gateway.app.services.store.close())
     assert ask(gateway, headers=key) == 200
     assert ask(gateway, headers={"x-mnemogate-key": "mg-never-seen"}) == 503
     assert ask(gateway, headers={"authorization": "Bearer sk-callers-own"}) == 401

@@ -197,7 +197,7 @@ def test_while_a_memory_is_paused_every_request_is_off_the_record(world: World) 
 def test_the_command_line_corrects_mutes_and_forgets_one_fact(world: World) -> None:
     cat, train = learn(world, "The cat is grey.", "The train leaves on 5 May.")
     named = {"project": "default", "profile": "helper", "user": "alice"}
-    operations = make_operations(world.gateway.app.settings, world.store)
+    operations = make_operations(world.gateway.app.services.settings, world.store)
 
     def perform(name: str, **arguments: Any) -> Any:
         return world.gateway.call(operations.perform(name, {**named, **arguments}))

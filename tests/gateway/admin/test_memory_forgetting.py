@@ -135,7 +135,7 @@ def test_the_command_line_forgets_as_the_preview_names_it(world: World) -> None:
     of, call = memory(world), world.gateway.call
     preview = call(forgetting(world).preview(None, of.uid, "message", 1))
     assert preview.command == "mnemogate memory forget --profile=helper --user=alice --message=1"
-    operations = make_operations(world.gateway.app.settings, world.store)
+    operations = make_operations(world.gateway.app.services.settings, world.store)
     named = {"project": "default", "profile": "helper", "user": "alice", "message": 1}
     assert call(operations.perform("memory-forget", named))["messages"] == preview.will_go.messages
     assert SECRET.encode() not in world.data()

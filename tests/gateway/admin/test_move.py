@@ -75,7 +75,7 @@ def live(world: LettaWorld) -> None:
     assert brought.status == 202
     world.world.settle()
     becomes(lambda: world.world.query("SELECT status FROM imports") == ["done"])
-    store = world.world.gateway.app.store
+    store = world.world.gateway.app.services.store
     bounds: dict[str, Any] = {"expires": 4e9, "models": ("m*",), "user": "ann"}
     key, _ = world.world.gateway.call(store.keys.create("two", "k", "off", **bounds))
     world.world.gateway.call(store.keys.rotate(key.id, 86_400.0))

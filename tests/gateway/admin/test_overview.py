@@ -41,13 +41,15 @@ async def no_memories(project: str | None, limit: int) -> Sequence[MemoryRecord]
 
 def requests_of(world: World) -> RequestOperations:
     app = world.gateway.app
-    return request_operations(app.settings, world.store, app.requests)
+    return request_operations(app.services.settings, world.store, app.services.requests)
 
 
 def overview(world: World, project: str | None = None, **upstreams: bool) -> OverviewRecord:
     app = world.gateway.app
-    resting = (lambda: upstreams) if upstreams else app.chat.failover.passed_over
-    operation = OverviewOperation(world.store, app.requests, requests_of(world), no_memories, resting, "1")
+    resting = (lambda: upstreams) if upstreams else app.services.chat.failover.passed_over
+    operation = OverviewOperation(
+        world.store, app.services.requests, requests_of(world), no_memories, resting, "1"
+    )
     return world.gateway.call(operation.show(project))
 
 
@@ -164,7 +166,7 @@ def test_the_audit_is_listed_by_pages_and_within_a_project(world: World) -> None
 def test_the_command_line_asks_for_the_same(world: World) -> None:
     reply = ask(world, "Hello.", **{"x-mnemogate-user": "alice"})
     app = world.gateway.app
-    operations = make_operations(app.settings, world.store, log=app.requests)
+    operations = make_operations(app.services.settings, world.store, log=app.services.requests)
 
     def perform(name: str, **arguments: Any) -> Any:
         return json.loads(json.dumps(world.gateway.call(operations.perform(name, arguments))))

@@ -45,7 +45,7 @@ def call(world: LettaWorld, coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def operations(world: LettaWorld) -> TransferOperations:
-    return TransferOperations(world.world.gateway.app.store)
+    return TransferOperations(world.world.gateway.app.services.store)
 
 
 def export(world: LettaWorld, id: str) -> Lines:
@@ -155,7 +155,7 @@ def test_an_agent_that_goes_to_another_project_has_tools_and_identities_of_that_
     lines = export(world, made["agent"])
     world.letta.agents.delete(made["agent"])
     restore(world, made["agent"], lines, project="elsewhere")
-    registry = world.world.gateway.app.agent_services.registry
+    registry = world.world.gateway.app.services.agents.registry
     there = call(world, registry.get("elsewhere", made["agent"].removeprefix("agent-")))
     defined = [tool.definition for tool in there.tools if tool.definition is not None]
     assert [each.name for each in (*defined, *there.identities)] == ["look_up", "user_1"]
@@ -163,7 +163,7 @@ def test_an_agent_that_goes_to_another_project_has_tools_and_identities_of_that_
     here = world.ask("GET", "/v1/identities/")[1]
     assert [each["identifier_key"] for each in here] == ["user_1"], "those of its old project stay"
     # One that comes again finds them.
-    call(world, world.world.gateway.app.store.forgetting.wipe(there.agent.id))
+    call(world, world.world.gateway.app.services.store.forgetting.wipe(there.agent.id))
     restore(world, made["agent"], lines, project="elsewhere")
     again = call(world, registry.get("elsewhere", made["agent"].removeprefix("agent-")))
     assert again.identities == there.identities

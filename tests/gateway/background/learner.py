@@ -34,10 +34,10 @@ class Learner:
         self.world = world
         self.model = ScriptedProvider(script=lambda body: ScriptedMessage("Nothing."))
         app = world.gateway.app
-        assert app.background.learning is not None
-        if app.background.model is not None:  # else a rule learns
-            app.background.model.provider = self.model
-        self.learning: Learning = app.background.learning
+        assert app.services.background.learning is not None
+        if app.services.background.model is not None:  # else a rule learns
+            app.services.background.model.provider = self.model
+        self.learning: Learning = app.services.background.learning
 
     def teaches(self, *calls: ScriptedCall) -> None:
         self.model.queue(ScriptedMessage(None, calls))

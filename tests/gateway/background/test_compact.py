@@ -322,7 +322,7 @@ def test_a_summary_is_made_when_an_operator_asks(world: World, notes: Notes) -> 
     chat = world.chat(user="alice", max_tokens=RESERVE, headers={"x-mnemogate-conversation": "c1"})
     talk(chat, 6)
     assert not notes.asked
-    operations = make_operations(world.gateway.app.settings, world.store)
+    operations = make_operations(world.gateway.app.services.settings, world.store)
     alice = {"project": "default", "user": "alice"}
     world.gateway.call(operations.perform("compact", {**alice, "in": "c1"}))
     compacted(world)

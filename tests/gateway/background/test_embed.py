@@ -48,8 +48,8 @@ class Remembering:
         self.embedder = embedder
         self.tick = 0.0
         app = world.gateway.app
-        assert app.background.embedding is not None
-        self.embedding: Embedding = app.background.embedding
+        assert app.services.background.embedding is not None
+        self.embedding: Embedding = app.services.background.embedding
         self.embedding._tick = lambda: self.tick
 
         async def begun() -> None:
@@ -183,7 +183,7 @@ def test_the_models_own_search_and_the_operators_look_use_it_too(made: Rememberi
     made.world.upstream.queue(search, say("Dandelions."))
     made.world.chat(user="alice", model="agent/helper").say("Look it up.")
     assert TORTOISE in str(made.world.upstream.last.messages[-1]["content"])
-    embed_query = made.world.gateway.app.background.embed_query
+    embed_query = made.world.gateway.app.services.background.embed_query
     trial = TrialRecall(made.world.store, 1000, made.world.clock, embed_query)
     operation = ShowOperation(made.world.store, trial)
     arguments = {"project": "default", "user": "alice", "profile": "helper", "query": QUESTION}
@@ -209,7 +209,7 @@ def test_the_operators_look_uses_it_where_nobody_serves_too(
     with remembering(upstream, other, tmp_path) as made:
         made.mention(TORTOISE)
         made.rest()
-        settings = made.world.gateway.app.settings
+        settings = made.world.gateway.app.services.settings
     file = tmp_path / "memory.db"
     here = replace(settings, database=DatabaseSettings(str(file), url_of(file)))
     for question, is_recalled in ((QUESTION, True), ("What is a quasar?", False)):
@@ -507,8 +507,8 @@ def test_what_it_costs_counts_towards_the_day(
         made.world.chat(user="alice").say(TORTOISE)
         made.rest()
         app = made.world.gateway.app
-        assert made.world.gateway.call(app.meter.background_tokens("default")) == 2
-        made.world.gateway.call(app.meter.write())
+        assert made.world.gateway.call(app.services.accounting.meter.background_tokens("default")) == 2
+        made.world.gateway.call(app.services.accounting.meter.write())
         spent = made.world.query('SELECT "user", model, background_input_tokens FROM usage')
         assert ("alice", "vec", 2) in spent
         made.world.chat(user="alice").say("More.")

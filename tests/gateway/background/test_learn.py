@@ -344,7 +344,7 @@ def test_a_slow_background_model_holds_nobody_up(learner: Learner) -> None:
             return reply
 
     slow = Slow(replies=[ScriptedMessage(None, (fact(MISO),))])
-    background = learner.world.gateway.app.background.model
+    background = learner.world.gateway.app.services.background.model
     assert background is not None
     learner.model = background.provider = slow
     chat = learner.world.chat(user="alice")
@@ -434,7 +434,7 @@ def test_two_workers_learn_a_thing_once(learner: Learner) -> None:
     learner.world.chat(user="alice").say(KITTEN)
 
     async def work() -> None:
-        second = asyncio.create_task(Worker(learner.world.store.jobs, app.background.handlers).run())
+        second = asyncio.create_task(Worker(learner.world.store.jobs, app.services.background.handlers).run())
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while any((await learner.world.store.jobs.counts()).values()) or not learner.shown:  # noqa: ASYNC110
@@ -473,7 +473,7 @@ def test_a_text_that_the_model_refuses_is_passed_over(learner: Learner, takes_ot
             return ScriptedFailure(400, "It was filtered.", "content_filter")
         return ScriptedMessage(None, (fact(MISO),)) if KITTEN in said else ScriptedMessage("Nothing.")
 
-    background = learner.world.gateway.app.background.model
+    background = learner.world.gateway.app.services.background.model
     assert background is not None
     background.provider = ScriptedProvider(script=script)
 
@@ -528,5 +528,5 @@ def test_a_plain_turn_costs_what_it_costs_without(learner: Learner) -> None:
 def test_it_can_be_switched_off(upstream: StrictUpstream, tmp_path: Path, model: str | None) -> None:
     with remember(upstream, tmp_path, memory={"background_model": model, "learn_every": 0}) as world:
         app = world.gateway.app
-        assert app.background.learning is None
-        assert "learn" not in app.background.handlers
+        assert app.services.background.learning is None
+        assert "learn" not in app.services.background.handlers

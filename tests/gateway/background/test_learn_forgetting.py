@@ -62,7 +62,7 @@ def test_what_is_forgotten_meanwhile_is_not_learned(learner: Learner) -> None:
     world.chat(user="alice").say("We got a kitten and named her Zqmisox.")
     world.chat(user="alice").say("I live in Bergen.")
     (seq,) = world.query("SELECT min(seq) FROM exchanges")
-    background = world.gateway.app.background.model
+    background = world.gateway.app.services.background.model
     assert background is not None
     again = (ScriptedMessage(None, (fact(f"Known: {what}"),)) for what in ("Zqmisox", "Bergen"))
     learner.model = background.provider = Forgetful(replies=again)
@@ -90,7 +90,7 @@ def test_what_was_replaced_meanwhile_is_not_learned(learner: Learner) -> None:
 
     chat.say("Guess what.")
     chat.say("We got a kitten.")
-    background = world.gateway.app.background.model
+    background = world.gateway.app.services.background.model
     assert background is not None
 
     def answer(body: dict[str, Any]) -> ScriptedMessage:
@@ -113,7 +113,7 @@ def test_what_is_forgotten_is_not_shown_to_a_model_that_was_busy(
     """What waited for its turn to ask had been read before it was forgotten."""
     with learning(upstream, tmp_path, limits=replace(QUIET, background_calls=1)) as learner:
         world, held, waiting = learner.world, Gate(), [Gate(), Gate()]
-        background = world.gateway.app.background.model
+        background = world.gateway.app.services.background.model
         assert background is not None
         ask = background.ask
 

@@ -14,7 +14,6 @@ from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderBroke, ProviderUnreachable
 from adapters.scripted import Raw, ScriptedCall, ScriptedFailure, ScriptedMessage, ScriptedProvider
 from adapters.types import Capabilities, Header, ModelRequest
-from gateway.app import Gateway
 from gateway.cli import main
 from gateway.errors import SettingsError
 from gateway.provider_factory import make_providers
@@ -22,6 +21,7 @@ from gateway.run.background.background_model import BackgroundModel, BackgroundM
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.run.upstream.route import Route
 from gateway.run.usage.meter import Meter
+from gateway.services import Services
 from gateway.settings import MemorySettings, ModelSettings, Settings, UpstreamSettings
 from storage.sql.store import Store
 from tests.stored import open_store
@@ -186,7 +186,9 @@ async def test_models_of_one_upstream_share_its_connections_and_its_calls_at_a_t
         made.append(route.upstream)
         return slow
 
-    models = BackgroundModels(make, world.meter, lambda: world.now, concurrency=2)
+    models = BackgroundModels(
+        Settings(upstreams=(UpstreamSettings("up"),)), make, world.meter, lambda: world.now, concurrency=2
+    )
     named = [f"m{n}" for n in range(5)]
     calls = [asyncio.create_task(models.of(Route("up", name)).ask("p", ASK)) for name in named]
     await slow.entered.wait()
@@ -213,7 +215,7 @@ QUICK = ModelSettings("quick", "gpt-small", upstream="b")
 
 
 async def test_without_a_model_named_for_it_nothing_is_asked(world: World) -> None:
-    background = Gateway(Settings(upstreams=UPSTREAMS), world.store).background
+    background = Services(Settings(upstreams=UPSTREAMS), world.store).background
     assert background is not None
     assert background.model is None
 
@@ -245,9 +247,12 @@ async def test_the_background_model_has_connections_of_its_own(world: World) -> 
     memory = MemorySettings(background_model="quick")
     settings = Settings(memory=memory, upstreams=UPSTREAMS, models=(QUICK,))
     providers = make_providers(settings)
-    app = Gateway(settings, world.store, providers)
+    app = Services(settings, world.store, providers)
     assert app.background.model is not None
-    assert (app.background.model.model, app.background.model.provider.name) == ("gpt-small", "b")
+    assert (app.background.model.model, app.background.model.provider.name) == (
+        "gpt-small",
+        "b",
+    )
     live: Any = providers["b"]
     own: Any = app.background.model.provider
     assert own is not live
@@ -257,7 +262,7 @@ async def test_the_background_model_has_connections_of_its_own(world: World) -> 
 async def test_a_background_model_nobody_answers_to_is_refused_at_start(world: World) -> None:
     memory = MemorySettings(background_model="quikc")
     with pytest.raises(SettingsError, match=r"memory\.background_model"):
-        Gateway(Settings(memory=memory, upstreams=UPSTREAMS, models=(QUICK,)), world.store)
+        Services(Settings(memory=memory, upstreams=UPSTREAMS, models=(QUICK,)), world.store)
 
 
 @pytest.mark.parametrize("url", ["http://x:99999/v1", "http://[::1/v1", "https://x/v1?key=1"])

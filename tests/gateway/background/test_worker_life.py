@@ -159,7 +159,7 @@ def test_the_gateway_performs_jobs_and_its_chat_does_not_notice_their_failing(
 def wait_for_jobs(gateway: Running) -> list[str]:
     """One job that ends well, after one that does not."""
     done: list[str] = []
-    store = gateway.app.store
+    store = gateway.app.services.store
     assert store is not None
 
     async def work() -> None:
@@ -171,7 +171,7 @@ def wait_for_jobs(gateway: Running) -> list[str]:
         async def good(job: JobContext) -> None:
             done.append("good")
 
-        gateway.app.background.handlers.update(bad=bad, good=good)
+        gateway.app.services.background.handlers.update(bad=bad, good=good)
         store.jobs.watch(moved.set)
         await store.jobs.enqueue("bad", 0, "k")
         await store.jobs.enqueue("good", 0, "k")

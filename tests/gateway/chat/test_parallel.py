@@ -133,7 +133,7 @@ def _until_queued(world: World, count: int) -> None:
 
 
 async def _queued(world: World) -> int:
-    keeper = world.gateway.app.chat.keeper
+    keeper = world.gateway.app.services.chat.keeper
     assert keeper is not None
     return sum(len(lock._waiters or ()) for lock in keeper.queues._locks.values())
 

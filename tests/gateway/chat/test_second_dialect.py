@@ -61,7 +61,7 @@ def answer(gateway: Running, view: MakesView, **fields: Any) -> list[str]:
     async def ask() -> bytes:
         sink, request = Collected(), parse(orjson.dumps({**HELLO, **fields}))
         receipt = Receipt(time.perf_counter())
-        await gateway.app.chat.answer(request, RequestContext((), "default"), sink, receipt, view)
+        await gateway.app.services.chat.answer(request, RequestContext((), "default"), sink, receipt, view)
         return sink.body
 
     return gateway.call(ask()).decode().splitlines()

@@ -42,7 +42,7 @@ class World:
 
     @property
     def store(self) -> Store:
-        store = self.gateway.app.store
+        store = self.gateway.app.services.store
         assert isinstance(store, Store)
         return store
 
@@ -67,7 +67,7 @@ class World:
     def settle(self) -> None:
         async def settled() -> None:
             await self.gateway.app.idle.wait()
-            await self.gateway.app.chat.pending.drain(PATIENCE_S)
+            await self.gateway.app.services.chat.pending.drain(PATIENCE_S)
             assert await self.store.drain(PATIENCE_S)
 
         self.gateway.call(settled())

@@ -186,7 +186,7 @@ def test_a_fault_while_a_job_runs_costs_it_an_attempt_and_the_chat_nothing(
         async def ask() -> bytes:
             return b"answer"
 
-        world.gateway.app.background.handlers["work"] = work
+        world.gateway.app.services.background.handlers["work"] = work
         world.gateway.call(jobs.enqueue("work", agent, "k"))
         entered.wait_sync()
         fault.strike(world)
@@ -208,7 +208,7 @@ def test_a_fault_while_a_job_runs_costs_it_an_attempt_and_the_chat_nothing(
 
 async def until_idle(world: World) -> None:
     """The worker has met the fault, and has let go of its job."""
-    worker = world.gateway.app.background.worker
+    worker = world.gateway.app.services.background.worker
     assert worker is not None
     async with asyncio.timeout(PATIENCE_S):
         while worker.running:  # noqa: ASYNC110  # nobody tells: there is nothing to do
@@ -317,7 +317,7 @@ def test_one_damaged_row_does_not_keep_the_others_from_their_maintenance(
         world.settle()
         agents = world.write(lambda c: [row[0] for row in c.execute("SELECT id FROM agents ORDER BY id")])
         world.write(lambda c: c.execute("UPDATE exchanges SET input = x'ff' WHERE agent = ?", agents[:1]))
-        background = world.gateway.app.background
+        background = world.gateway.app.services.background
         assert background is not None
 
         async def work() -> None:

@@ -77,7 +77,7 @@ def stalled(gateway: Running, database: Path) -> Iterator[None]:
         gate.wait_sync()
 
     async def submit() -> None:
-        gateway.app.store.database.writer.submit(wait)
+        gateway.app.services.store.database.writer.submit(wait)
 
     async def hold(url: str) -> None:
         connection = await asyncpg.connect(url)
@@ -207,10 +207,10 @@ def test_a_reply_cut_at_the_bound_is_a_cancelled_turn(
         upstream.last.gone.wait_sync()
     ((state, said, _, active),) = rows(database)
     assert (state, said, active) == ("cancelled", "Hi", 0)
-    store = gateway.app.store
+    store = gateway.app.services.store
     assert isinstance(store, Store)
     assert store.health.waiting == 0
-    assert not gateway.app.chat.pending._tasks
+    assert not gateway.app.services.chat.pending._tasks
 
 
 def test_a_turn_cancelled_right_before_the_end_is_written(upstream: StrictUpstream, database: Path) -> None:

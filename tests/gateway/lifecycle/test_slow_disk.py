@@ -207,7 +207,7 @@ def test_append_mode_does_not_wait_for_a_stalled_disk_for_ever(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with world_of(upstream, tmp_path / "m.db") as world:
-        keeper = world.gateway.app.chat.keeper
+        keeper = world.gateway.app.services.chat.keeper
         assert keeper is not None
         keeper.open_wait_s = 0.001
         with stalled(world):
@@ -315,7 +315,7 @@ def test_a_send_whose_client_leaves_in_the_queue_holds_nobody(
         assert [m["content"] for m in upstream.last.messages] == ["a", "One.", "b", "c"]
         assert len(upstream.seen) == 2
         world.settle()
-        assert not world.gateway.app.chat.keeper.queues
+        assert not world.gateway.app.services.chat.keeper.queues
 
 
 @pytest.mark.parametrize("where", ["_begin", "_begin_memory", "forwardable", "ChatCall", "TurnRun"])
@@ -341,4 +341,4 @@ def test_an_error_of_ours_anywhere_in_a_send_leaves_the_next_one_its_turn(
                 patch.setattr(gateway.run.chat, where, fail)
             assert world.post("a", APPEND).status in (500, 503)
         assert world.post("b", APPEND).status == 200
-        assert not world.gateway.app.chat.keeper.queues
+        assert not world.gateway.app.services.chat.keeper.queues

@@ -124,7 +124,7 @@ def test_first_requests_at_once_name_the_conversations_that_are_stored(
 
 
 async def _read(gateway: Running, sql: str) -> list[Any]:
-    return await rows(gateway.app.store, sql)
+    return await rows(gateway.app.services.store, sql)
 
 
 def test_first_requests_at_both_are_one_persons(world: Two) -> None:
@@ -190,7 +190,7 @@ def test_appended_requests_at_both_are_answered_in_turn(world: Two) -> None:
 
 def test_a_key_made_at_one_closes_the_door_of_the_other(world: Two) -> None:
     assert world.chat(world.other, "Hello.").status == 200
-    store = world.one.app.store
+    store = world.one.app.services.store
     assert store is not None
     _, plain = world.one.call(store.keys.create("default", "k"))
     becomes(lambda: world.chat(world.other, "Hello.").status == 401)

@@ -89,7 +89,7 @@ def test_what_is_shown_already_is_left_out_for_that(world: World) -> None:
     chat.say("And what is my cat afraid of, what does she hate?")
     id = world.query("SELECT exchange FROM recalls ORDER BY exchange DESC LIMIT 1")
     assert id
-    last = world.gateway.app.requests.newest(1)[0]
+    last = world.gateway.app.services.requests.newest(1)[0]
     found = why(world, last.id)
     reasons = {hit["reason"] for hit in found["left_out"] if hit["text"] == FACT}
     assert reasons <= {"shown"}
@@ -160,7 +160,7 @@ def test_what_is_too_old_is_hidden_at_once(world: World) -> None:
     world.clock.sleep(7 * 86_400 + 1)
     assert httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}").status_code == 404
     assert world.query("SELECT count(*) FROM recalls") == [1]
-    world.gateway.call(world.gateway.app.background.retention.step())
+    world.gateway.call(world.gateway.app.services.background.retention.step())
     assert world.query("SELECT count(*) FROM recalls") == [0]
 
 
@@ -192,7 +192,9 @@ def test_requests_are_listed_the_newest_first(world: World) -> None:
     first = asked(world, FACT)
     second = asked(world, QUESTION)
     asked(world, "Hi.", **{"x-mnemogate-user": "bob"})
-    operations = request_operations(world.gateway.app.settings, world.store, world.gateway.app.requests)
+    operations = request_operations(
+        world.gateway.app.services.settings, world.store, world.gateway.app.services.requests
+    )
     page = world.gateway.call(operations.list(limit=2))
     assert [(each.name, each.status) for each in page.items] == [("bob", 200), ("alice", 200)]
     assert page.items[1].id == second

@@ -129,7 +129,9 @@ def test_the_root_answers_head_without_a_key(world: World) -> None:
 
 
 def test_models_have_the_form_of_the_api_that_asks(world: World, upstream: StrictUpstream) -> None:
-    world.gateway.call(world.gateway.app.models.refresh("up", world.gateway.app.providers["up"]))
+    world.gateway.call(
+        world.gateway.app.services.models.refresh("up", world.gateway.app.services.providers["up"])
+    )
     sdk = client(world)
     page = sdk.models.list(limit=1)
     everything = [model.id for model in page]

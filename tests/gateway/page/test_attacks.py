@@ -115,7 +115,7 @@ def test_a_page_of_the_gateway_is_shown_in_no_frame(browser: Browser, operator: 
 def test_a_code_that_was_seen_is_of_no_use(browser: Browser, operator: Operator) -> None:
     """It is in no history, no log and no referrer, and it was used by the page that it opened."""
     gateway = operator.world.gateway
-    path = gateway.call(gateway.app.sign_in.make_code({}))["path"]
+    path = gateway.call(gateway.app.services.sign_in.make_code({}))["path"]
     code = path.partition("#")[2]
     with browser.open(operator, path.removeprefix("/ui/"), is_signed_in=False) as page:
         page.wait_for_url(f"http://{operator.host}/ui/")

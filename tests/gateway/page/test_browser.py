@@ -16,7 +16,7 @@ def test_the_keys_look_right(browser: Browser, operator: Operator) -> None:
 
 def test_a_code_in_the_fragment_signs_in_by_itself(browser: Browser, operator: Operator) -> None:
     gateway = operator.world.gateway
-    path = gateway.call(gateway.app.sign_in.make_code({}))["path"]
+    path = gateway.call(gateway.app.services.sign_in.make_code({}))["path"]
     with browser.open(operator, path.removeprefix("/ui/"), is_signed_in=False) as page:
         page.wait_for_url(f"http://{operator.host}/ui/")
         assert page.get_by_role("button", name="Sign out").is_visible()

@@ -84,7 +84,7 @@ def test_a_fault_in_a_page_has_them_too(operator: Operator, caplog: pytest.LogCa
     async def fail(_: object) -> None:
         raise RuntimeError("a secret")
 
-    app.sign_in.holds = fail  # type: ignore[method-assign]
+    app.services.sign_in.holds = fail  # type: ignore[method-assign]
     for path in ("keys", "keys.json"):
         reply = operator.get(path)
         assert reply.status == 500
@@ -189,7 +189,7 @@ def test_a_program_with_a_key_needs_no_origin(operator: Operator) -> None:
 def test_no_other_origin_may_read_whatever_the_settings_say(upstream: StrictUpstream) -> None:
     settings = settings_for(upstream, server={"cors_origins": (OTHER, "*")})
     with serve(settings) as gateway:
-        key = gateway.call(gateway.app.store.keys.create("", "anna", None, "operator"))[1]
+        key = gateway.call(gateway.app.services.store.keys.create("", "anna", None, "operator"))[1]
         asked = {"origin": OTHER, "access-control-request-method": "GET"}
         for method, path, headers in (
             ("OPTIONS", "/ui/keys.json", asked),

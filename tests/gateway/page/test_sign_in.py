@@ -22,7 +22,7 @@ SETTINGS = '[database]\npath = "m.db"\n'
 
 def make_code(operator: Operator) -> str:
     gateway = operator.world.gateway
-    path: str = gateway.call(gateway.app.sign_in.make_code({}))["path"]
+    path: str = gateway.call(gateway.app.services.sign_in.make_code({}))["path"]
     return path.removeprefix("/ui/login#")
 
 
@@ -226,7 +226,7 @@ def test_a_session_is_a_cookie_that_no_script_and_no_other_site_gets(operator: O
 
 def test_behind_tls_the_cookie_is_never_sent_without_it(upstream: StrictUpstream) -> None:
     with serve(settings_for(upstream, ui=UiSettings(https=True))) as gateway:
-        _, key = gateway.call(gateway.app.store.keys.create("", "anna", None, "operator"))
+        _, key = gateway.call(gateway.app.services.store.keys.create("", "anna", None, "operator"))
         headers = {"content-type": "application/x-www-form-urlencoded"}
         cookie = gateway.ask("POST", "/ui/login", f"key={key}".encode(), headers).headers["set-cookie"]
         assert re.fullmatch(rf"__Secure-mg_ui_[0-9a-f]{{8}}=[\w-]+; {ATTRIBUTES}; Secure", cookie)
@@ -319,7 +319,7 @@ def test_the_audit_has_who_came_and_went(operator: Operator) -> None:
 def test_there_need_not_be_a_page(upstream: StrictUpstream) -> None:
     settings = settings_for(upstream)
     with serve(replace(settings, ui=UiSettings(enabled=False))) as gateway:
-        _, key = gateway.call(gateway.app.store.keys.create("default", "app"))
+        _, key = gateway.call(gateway.app.services.store.keys.create("default", "app"))
         for path in ("/ui", "/ui/", "/ui/login", "/ui/keys.json", "/ui/static/page.css"):
             assert gateway.ask("GET", path).status == 404
             assert gateway.ask("GET", path, None, {"authorization": f"Bearer {key}"}).status == 404

@@ -333,7 +333,7 @@ def test_an_id_that_nobody_knows_begins_anew(world: World, openai_keeps: StoredR
 
 def test_ids_are_known_for_their_user_alone(world: World, openai_keeps: StoredResponses) -> None:
     previous = respond(world, input="My cat is called Miso.").id
-    world.gateway.app.chat._earlier.clear()
+    world.gateway.app.services.chat._earlier.clear()
     respond(world, input="And?", previous_response_id=previous, user="bob")
     world.settle()
     respond(world, input="What is my cat called?", user="bob")
@@ -536,7 +536,7 @@ def test_a_stream_for_which_all_replies_leave_no_room_passes(
 
 
 def test_a_response_that_is_not_stored_is_not_known_by_its_id(world: World) -> None:
-    earlier = world.gateway.app.chat._earlier
+    earlier = world.gateway.app.services.chat._earlier
     respond(world, input="Hi", store=False)
     assert len(earlier) == 0
     respond(world, input="Hi")
@@ -785,7 +785,7 @@ def test_a_deleted_background_response_takes_its_turn_along(
 def test_a_store_that_fails_takes_memory_away_and_not_the_answer(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(world.gateway.app.chat.keeper, "begin", broken)
+    monkeypatch.setattr(world.gateway.app.services.chat.keeper, "begin", broken)
     raw = world.sdk.responses.with_raw_response.create(model="m", user="alice", input="Hi")
     assert raw.headers["x-mnemogate-memory"] == "unavailable"
     assert raw.parse().output_text == "Ok."
@@ -802,7 +802,7 @@ def test_a_profile_has_its_prompt_without_memory_too(
     with remember(upstream, tmp_path, agent()) as world:
         helper = {"x-mnemogate-agent": "helper"}
         respond(world, input="Hi", extra_headers={**helper, "x-mnemogate-memory": "off"})
-        monkeypatch.setattr(world.gateway.app.chat.keeper, "begin", broken)
+        monkeypatch.setattr(world.gateway.app.services.chat.keeper, "begin", broken)
         respond(world, input="Hi", extra_headers=helper)
     assert [each["instructions"] for each in openai_keeps.asked] == ["You help.", "You help."]
 
@@ -884,7 +884,7 @@ def test_a_profile_has_its_prompt_whatever_becomes_of_memory(
         for headers, user in ((helper, "alice"), (helper, None), (off, "alice"), (off, None)):
             respond(world, input="Hi", user=user, extra_headers=headers)
             assert "Never give prices." in openai_keeps.asked[-1]["instructions"]
-        monkeypatch.setattr(world.gateway.app.chat.keeper, "begin", broken)
+        monkeypatch.setattr(world.gateway.app.services.chat.keeper, "begin", broken)
         respond(world, input="Hi", extra_headers=helper)
         assert "Never give prices." in openai_keeps.asked[-1]["instructions"]
 
@@ -922,7 +922,7 @@ def test_what_a_client_leaves_out_of_its_list_is_recalled(
 def test_more_than_the_process_keeps_is_read_from_the_store(
     world: World, openai_keeps: StoredResponses
 ) -> None:
-    world.gateway.app.chat._earlier._limit = 20_000
+    world.gateway.app.services.chat._earlier._limit = 20_000
     items: list[Json] = []
     for n in range(12):
         items.append({"role": "user", "content": f"Chapter {n} of Miso. " + f"w{n} " * 1500})

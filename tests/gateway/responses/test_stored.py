@@ -11,7 +11,7 @@ import openai
 import orjson
 import pytest
 
-from gateway.run.admin.forget_operations import Retention
+from gateway.run.background.retention import Retention
 from gateway.settings import UpstreamSettings
 from storage.sql.statements import make_statement
 from tests.doubles.anthropic_upstream import StrictAnthropic, think

@@ -153,7 +153,7 @@ def test_a_collector_that_hangs_costs_no_request(
         for _ in range(5):
             assert world.chat().say("Hi") == "Ok."
         world.settle()
-        tracer = world.gateway.app.tracer
+        tracer = world.gateway.app.services.tracer
         assert tracer is not None
         assert dropped(tracer)["queue",] >= 2
         assert tracer._added - tracer._taken <= 6
@@ -174,7 +174,7 @@ def test_what_waits_is_sent_at_the_end(
 def test_without_an_endpoint_there_is_no_thread(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path) as world:
         world.chat().say("Hi")
-        assert world.gateway.app.tracer is None
+        assert world.gateway.app.services.tracer is None
         assert not any(each.name == "traces" for each in threading.enumerate())
         reply = world.post([{"role": "user", "content": "Hi"}])
         assert "x-mnemogate-trace" not in reply.headers

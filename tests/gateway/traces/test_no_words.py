@@ -203,7 +203,7 @@ def test_no_word_leaves(
     assert walk(world) > 200
     learner.rest()
     world.world.settle()
-    tracer = world.world.gateway.app.tracer
+    tracer = world.world.gateway.app.services.tracer
     assert tracer is not None
     collector.wait_for(tracer._added)
     names = {span.name for span in collector.spans}

@@ -40,7 +40,7 @@ class Traced:
         return [each for each in roots if each.span.kind == 2][-1]
 
     def all(self) -> list[Node]:
-        tracer = self.world.gateway.app.tracer
+        tracer = self.world.gateway.app.services.tracer
         assert tracer is not None
         return trees(self.collector.wait_for(tracer._added))
 
@@ -235,7 +235,7 @@ def test_the_vector_of_a_question_is_a_call_of_its_request(upstream: StrictUpstr
             traced = Traced(world, collector)
             world.chat(user="alice").say("My cat is called Miso.")
             world.clock.sleep(500)
-            background = world.gateway.app.background
+            background = world.gateway.app.services.background
             assert background.embedding is not None
             world.gateway.call(background.embedding.schedule.step())
             world.store.jobs.wake()

@@ -31,7 +31,7 @@ def collector() -> Iterator[StrictCollector]:
 
 def roots(world: World, collector: StrictCollector) -> list[Node]:
     world.settle()
-    tracer = world.gateway.app.tracer
+    tracer = world.gateway.app.services.tracer
     assert tracer is not None
     return trees(collector.wait_for(tracer._added))
 

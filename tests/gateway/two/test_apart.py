@@ -131,7 +131,7 @@ def test_the_first_key_closes_the_door_where_no_word_of_it_arrives(
     with serve(settings, hearing) as one, serve(settings, deaf) as other:
         world = Two(upstream, one, other)
         assert world.chat(other, "Hello.").status == 200
-        store = one.app.store
+        store = one.app.services.store
         assert store is not None
         _, plain = one.call(store.keys.create("default", "k"))
         assert world.chat(one, "Hello.").status == 401

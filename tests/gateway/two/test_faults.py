@@ -82,7 +82,7 @@ class World:
 
         async def read() -> list[str]:
             store = await open_database(
-                replace(self.gateway.app.settings, database=DatabaseSettings(url=self.url))
+                replace(self.gateway.app.services.settings, database=DatabaseSettings(url=self.url))
             )
             try:
                 operations = TransferOperations(store)
@@ -299,4 +299,4 @@ def test_the_log_of_a_fault_has_no_words_of_anybody(
     end()
     world.wait_until_it_works()
     assert "xyzzy" not in caplog.text
-    assert "No space left" in str(world.gateway.app.store.health.error)
+    assert "No space left" in str(world.gateway.app.services.store.health.error)

@@ -28,8 +28,8 @@ def write(world: World) -> None:
     """Writes what a gateway has counted, as it does each minute."""
     app = world.gateway.app
     world.settle()
-    world.gateway.call(app.meter.write())
-    world.gateway.call(app.limiter.refresh())
+    world.gateway.call(app.services.accounting.meter.write())
+    world.gateway.call(app.services.accounting.limiter.refresh())
 
 
 def test_each_adds_its_part(worlds: list[World]) -> None:
@@ -48,7 +48,7 @@ def test_a_days_limit_holds_for_both_after_a_write(worlds: list[World]) -> None:
     one.gateway.call(one.store.limits.add(limit))
     assert [one.post(ASK, user="alice").status for _ in range(3)] == [200] * 3
     write(one)
-    other.gateway.call(other.gateway.app.limiter.load())
+    other.gateway.call(other.gateway.app.services.accounting.limiter.load())
     # What the other reads first has the three.
     assert [other.post(ASK, user="bob").status for _ in range(3)] == [200, 200, 429]
     write(other)
@@ -63,6 +63,6 @@ def test_a_forgotten_user_is_gone_from_what_the_other_counts(worlds: list[World]
         world.settle()
     write(one)
     one.gateway.call(one.store.usage.forget_user("default", "alice"))
-    other.gateway.app.meter._forget("default", "alice")  # as the notification has it do
+    other.gateway.app.services.accounting.meter._forget("default", "alice")  # as the notification has it do
     write(other)
     assert one.query('SELECT "user", sum(requests) FROM usage GROUP BY "user"') == [("", 2)]

@@ -53,7 +53,7 @@ def two(tmp_path: Path, kind: Any) -> Iterator[Open]:
             parts: dict[str, Any] = {"upstreams": upstreams, "models": models, "server": server}
             with remember(first, tmp_path, *profiles, **parts) as world:
                 found = Two(world, first, second, [], kind)
-                failover = world.gateway.app.chat.failover
+                failover = world.gateway.app.services.chat.failover
 
                 async def sleep(seconds: float) -> None:
                     found.waits.append(seconds)

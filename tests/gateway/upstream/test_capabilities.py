@@ -278,7 +278,7 @@ def test_our_own_calls_name_their_limit_as_the_upstream_has_it(tmp_path: Path, n
         there = UpstreamSettings("up", base_url=upstream.base_url, takes={"max_completion_tokens": newer})
         memory = {"background_model": "small", "learn_every": 0}
         with remember(upstream, tmp_path, upstreams=(there,), memory=memory) as world:
-            background = world.gateway.app.background.model
+            background = world.gateway.app.services.background.model
             assert background is not None
             asked = [{"role": "user", "content": "Sum it up."}]
             reply = world.gateway.call(background.ask("default", asked, max_tokens=50))

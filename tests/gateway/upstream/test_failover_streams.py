@@ -336,7 +336,7 @@ def test_a_client_that_leaves_between_two_tries(two: Open, stream: bool, memory:
             finally:
                 ended.open()
 
-        it.world.gateway.app.chat.failover.sleep = sleep
+        it.world.gateway.app.services.chat.failover.sleep = sleep
         it.first.queue(fail(503))
         leave(it, memory, waiting.wait_sync, stream=stream)
         ended.wait_sync()

@@ -626,7 +626,7 @@ def test_a_list_of_what_all_projects_keep_is_for_whom_the_settings_say(
             projects={project: ProjectSettings(lists_account=lists)},
         )
         with serve(settings, open_here) as gateway:
-            key = gateway.call(gateway.app.store.keys.create(project, "test"))[1]
+            key = gateway.call(gateway.app.services.store.keys.create(project, "test"))[1]
             headers = {"x-mnemogate-key": key, "authorization": "Bearer sk-ours"}
             reply = gateway.ask("GET", f"/v1/{what}?limit=5", None, headers)
             assert reply.status == status

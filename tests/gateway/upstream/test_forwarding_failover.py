@@ -84,7 +84,7 @@ def two(upstream: StrictUpstream) -> Iterator[Open]:
                 async def sleep(seconds: float) -> None:
                     waits.append(seconds)
 
-                failover = gateway.app.chat.failover
+                failover = gateway.app.services.chat.failover
                 failover.sleep, failover.chance = sleep, (lambda: 1.0)
                 yield Two(gateway, upstream, second, waits)
                 places = [place for group in failover.endpoints.values() for place in group]

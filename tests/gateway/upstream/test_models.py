@@ -250,7 +250,7 @@ def test_the_list_is_fetched_in_the_background_and_answers_in_openais_form(upstr
     with serve(settings_for(upstream), limits=Limits(models_refresh_s=3600.0)) as gateway:
         asked.wait_sync()
         upstream.last.settled.wait_sync()
-        gateway.call(gateway.app.models.refresh("up", gateway.app.providers["up"]))
+        gateway.call(gateway.app.services.models.refresh("up", gateway.app.services.providers["up"]))
         listed = gateway.ask("GET", "/v1/models").json
         assert listed["object"] == "list"
         assert [entry["id"] for entry in listed["data"]] == upstream.models
@@ -265,7 +265,7 @@ def test_the_list_is_answered_while_an_upstream_does_not_say_its_own(upstream: S
     asked = upstream.arrived(1)
     settings = settings_for(upstream, profiles=(BOB,))
     with serve(settings, limits=Limits(models_refresh_s=3600.0)) as gateway:
-        models, provider = gateway.app.models, gateway.app.providers["up"]
+        models, provider = gateway.app.services.models, gateway.app.services.providers["up"]
         asked.wait_sync()
         assert listed(gateway) == ["agent/bob"]
         assert gateway.ask("GET", "/v1/models/agent/bob").json["owned_by"] == "mnemogate"

@@ -97,7 +97,7 @@ class Two:
         return "".join(c.choices[0].delta.content or "" for c in parsed if c.choices), found
 
     def endpoint(self, name: str) -> Endpoint:
-        places = self.world.gateway.app.chat.failover.endpoints
+        places = self.world.gateway.app.services.chat.failover.endpoints
         return next(place for group in places.values() for place in group if place.name == name)
 
     def counted(self, line: str) -> float:
@@ -108,7 +108,7 @@ class Two:
     def settle(self) -> None:
         """Everything is closed, and nobody counts as busy any more."""
         self.world.settle()
-        for places in self.world.gateway.app.chat.failover.endpoints.values():
+        for places in self.world.gateway.app.services.chat.failover.endpoints.values():
             assert [(p.health.in_flight, p.health.is_probing) for p in places] == [(0, False)] * len(places)
 
 

@@ -39,7 +39,7 @@ def accounts(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Accounts]:
     upstreams = (UpstreamSettings("up", base_url=upstream.base_url, takes=takes),)
     with remember(upstream, tmp_path, agent(), upstreams=upstreams) as world:
         found = Accounts(world)
-        world.gateway.app.accounts.readers.append(found.found.append)
+        world.gateway.app.services.accounting.accounts.readers.append(found.found.append)
         yield found
 
 
@@ -91,7 +91,7 @@ def test_a_failed_try_is_no_call_of_its_own(upstream: StrictUpstream, tmp_path: 
     upstreams = (UpstreamSettings("up", base_url=upstream.base_url, retries=1),)
     with remember(upstream, tmp_path, upstreams=upstreams) as world:
         found: list[Receipt] = []
-        world.gateway.app.accounts.readers.append(found.append)
+        world.gateway.app.services.accounting.accounts.readers.append(found.append)
         upstream.queue(fail(503, retry_after="0"), say("Hi.", usage=USAGE))
         world.chat(user="alice").say("Hi")
         world.settle()

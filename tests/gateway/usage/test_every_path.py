@@ -282,7 +282,7 @@ class Learner:
         """Lets time go by until all that was said is learned and has vectors."""
         self.world.settle()
         self.world.clock.sleep(500)
-        background = self.world.gateway.app.background
+        background = self.world.gateway.app.services.background
 
         async def step() -> None:
             assert background.learning is not None

@@ -142,7 +142,7 @@ def test_a_holder_sees_its_own_limits_and_use(world: World) -> None:
     world.post(ASK, bearer, user="alice")
     world.post(ASK, other, user="alice")
     world.settle()
-    world.gateway.call(world.gateway.app.meter.write())
+    world.gateway.call(world.gateway.app.services.accounting.meter.write())
     mine = manage(world, "GET", "me", headers=bearer).json
     assert mine["id"] == made["id"]
     (held,) = mine["limits"]

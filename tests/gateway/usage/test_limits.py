@@ -125,7 +125,7 @@ def test_the_answer_says_what_and_until_when(world: World) -> None:
     assert 1 <= int(reply.headers["retry-after"]) <= 86_400
     assert len(world.upstream.seen) == before
     world.settle()
-    world.gateway.call(world.gateway.app.meter.write())
+    world.gateway.call(world.gateway.app.services.accounting.meter.write())
     assert world.query("SELECT sum(requests), sum(refused) FROM usage") == [(1, 1)]
     assert world.query("SELECT count(*) FROM exchanges") == [1]
 

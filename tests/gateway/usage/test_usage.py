@@ -49,7 +49,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
 
 def ask(world: World, headers: Mapping[str, str] = TOKEN, **query: Any) -> RawReply:
     world.settle()
-    world.gateway.app.meter._wrote_at = -meter.READ_S
+    world.gateway.app.services.accounting.meter._wrote_at = -meter.READ_S
     return world.gateway.ask("GET", f"/v1/manage/usage?{urlencode(query)}", headers=headers)
 
 
@@ -245,7 +245,7 @@ def test_users_are_folded_when_they_are_old(world: World) -> None:
     world.chat(user="alice").say("Hi")
     day = total(world, by="day,user")["day"]
     world.clock.sleep(63 * 86_400)
-    world.gateway.call(world.gateway.app.meter._fold_old())
+    world.gateway.call(world.gateway.app.services.accounting.meter._fold_old())
     found = total(world, by="day,user", **{"from": day, "to": day})
     assert (found["user"], found["input_tokens"]) == ("", 10)
 
@@ -254,16 +254,16 @@ def test_a_write_that_fails_is_tried_again(world: World) -> None:
     app = world.gateway.app
     world.upstream.queue(say("Hi.", usage=usage(10, 1)))
     world.chat(user="alice").say("Hi")
-    add = app.meter._usage.add
+    add = app.services.accounting.meter._usage.add
 
     def fails(rows: Any) -> Any:
         raise meter.StoreError("no")
 
-    app.meter._usage.add = fails  # type: ignore[method-assign]
+    app.services.accounting.meter._usage.add = fails  # type: ignore[method-assign]
     world.settle()
     with pytest.raises(meter.StoreError):
-        world.gateway.call(app.meter.write())
-    app.meter._usage.add = add  # type: ignore[method-assign]
+        world.gateway.call(app.services.accounting.meter.write())
+    app.services.accounting.meter._usage.add = add  # type: ignore[method-assign]
     assert total(world)["input_tokens"] == 10
 
 

@@ -30,7 +30,7 @@ def gateway(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Running]:
 
 
 def make_key(gateway: Running, project: str = "default") -> str:
-    return gateway.call(gateway.app.store.keys.create(project, "test"))[1]
+    return gateway.call(gateway.app.services.store.keys.create(project, "test"))[1]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_key_twice_goes_nowhere(gateway: Running, upstream: StrictUpstream) ->
 def test_a_revoked_key_opens_nothing_from_then_on(gateway: Running) -> None:
     key = make_key(gateway)
     assert gateway.post(HELLO, {"authorization": f"Bearer {key}"}).status == 200
-    gateway.call(gateway.app.store.keys.revoke("test"))
+    gateway.call(gateway.app.services.store.keys.revoke("test"))
     assert gateway.post(HELLO, {"authorization": f"Bearer {key}"}).status == 401
     assert gateway.post(HELLO).status == 401  # the last key taken back does not open the doors
 

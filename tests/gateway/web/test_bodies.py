@@ -97,7 +97,7 @@ def test_a_conversation_with_images_goes_on(world: World) -> None:
 
 
 def test_over_the_limit_is_refused_unread_and_nothing_is_kept(world: World) -> None:
-    limit = world.gateway.app.settings.server.max_body_bytes
+    limit = world.gateway.app.services.settings.server.max_body_bytes
     before = stored(world)
     with world.gateway.connect() as client:
         client.request("POST", CHAT, headers={"content-length": str(limit + 1)})  # and not a byte of it

@@ -73,7 +73,7 @@ def test_a_page_of_a_named_origin_asks_and_reads(gateway: Running) -> None:
 def test_a_page_of_another_origin_is_neither_answered_nor_let_read(gateway: Running) -> None:
     assert preflight(gateway, OTHER).status == 400
     assert gateway.post(HELLO, {"origin": OTHER}).status == 403
-    _, key = gateway.call(gateway.app.store.keys.create("default", "test"))
+    _, key = gateway.call(gateway.app.services.store.keys.create("default", "test"))
     reply = gateway.post(HELLO, {"origin": OTHER, "authorization": f"Bearer {key}"})
     assert (reply.status, ALLOWS in reply.headers) == (200, False)  # not even if its upstream would
 
@@ -81,7 +81,7 @@ def test_a_page_of_another_origin_is_neither_answered_nor_let_read(gateway: Runn
 @pytest.mark.parametrize("gateway", ["*"], indirect=True)
 def test_every_origin_means_every_one_with_a_key(gateway: Running) -> None:
     assert gateway.post(HELLO, {"origin": OTHER}).status == 403
-    _, key = gateway.call(gateway.app.store.keys.create("default", "test"))
+    _, key = gateway.call(gateway.app.services.store.keys.create("default", "test"))
     assert preflight(gateway, OTHER).headers[ALLOWS] == "*"  # a preflight brings no key
     refused = gateway.post(HELLO, {"origin": OTHER})
     assert (refused.status, refused.headers[ALLOWS]) == (401, "*")

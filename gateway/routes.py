@@ -1,0 +1,135 @@
+"""The routes of a gateway, as data: each leads a path to what serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.routing import Route
+
+from gateway.agents.routes import agents_routes
+from gateway.operations import limit_operations, make_operations, request_operations
+from gateway.run.admin.key_management import KeyHolder, KeyManagement
+from gateway.run.admin.key_operations import Operations
+from gateway.run.admin.link_operations import LinkOperations
+from gateway.run.admin.usage_operations import UsageOperations
+from gateway.run.stored_responses import StoredResponses
+from gateway.run.upstream.forward import Forwarding
+from gateway.services import Services
+from gateway.web.admin import admin_routes
+from gateway.web.auth import Guard
+from gateway.web.body import BodyReader
+from gateway.web.completions import CHAT_PATHS, ChatRoute
+from gateway.web.forwarding import forwarding_routes
+from gateway.web.manage.access import Access
+from gateway.web.manage.import_routes import import_routes
+from gateway.web.manage.key_routes import key_routes
+from gateway.web.manage.records import LIMITS_PATH, record_routes
+from gateway.web.manage.usage_routes import usage_routes
+from gateway.web.memory_api import memory_routes
+from gateway.web.messages import messages_routes
+from gateway.web.models import model_routes
+from gateway.web.response_compaction import COMPACT_PATH, INPUT_TOKENS_PATH, CompactPath, InputTokensPath
+from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes
+from gateway.web.sockets.responses_socket import OpensSocket
+from gateway.web.stored_responses import OwnResponses, unknown_response
+
+
+class Endpoints(NamedTuple):
+    """The endpoints of a gateway."""
+
+    # Answer POSTs in front of the router, which costs time.
+    chat: ChatRoute
+    responses: ResponsesPath
+    # All others but those of health and MCP, in the order in which they are tried.
+    routes: list[Route]
+
+
+def make_endpoints(
+    services: Services, bodies: BodyReader, guard: Guard, admin_token: str | None
+) -> Endpoints:
+    """Makes the endpoints. admin_token: of the command line; None: it performs its operations itself."""
+    settings, limits, turns = services.settings, services.limits, services.chat
+    max_upload_bytes = settings.server.max_upload_bytes
+    forwarding = Forwarding(
+        settings, services.providers, turns.failover, turns.rules, services.accounting.limiter
+    )
+    chat = ChatRoute(settings.server, turns, bodies, limits.send_timeout_s, services.requests)
+    own = OwnResponses(
+        StoredResponses(services.store, turns.pending, turns.commit_wait_s, unknown_response),
+        turns.rules,
+        turns.conversations,
+        bodies,
+        services.background_responses,
+        limits.send_timeout_s,
+    )
+    parts = ("responses", forwarding, bodies, max_upload_bytes, limits, chat, own)
+    prompts = [spec.system for spec in turns.directory.specs]
+    agents, names = [], _no_names
+    if services.agents is not None:
+        agents = agents_routes(services.agents.agents_api(services.models, limits), bodies)
+        names = services.agents.chat.names
+    routes = [
+        # Gives other methods their 405; posts never come this far.
+        *(Route(path, _only_post, methods=["POST"]) for path in (RESPONSES_PATH, *CHAT_PATHS)),
+        *messages_routes(chat, forwarding),  # before the agents, which have other paths below theirs
+        *agents,  # before models and conversations, which have some of their paths as well
+        *model_routes(services.models, names),
+        Route(INPUT_TOKENS_PATH, InputTokensPath(*parts), methods=["POST"]),
+        Route(COMPACT_PATH, CompactPath(*parts), methods=["POST"]),
+        Route(RESPONSES_PATH, OpensSocket(), methods=["GET"]),
+        *stored_routes(forwarding, bodies, max_upload_bytes, limits, prompts, own),
+        *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
+        *memory_routes(
+            request_operations(settings, services.store, services.requests),
+            LinkOperations(services.store, services.now, settings.default_profile),
+            bodies,
+            settings.ui,
+        ),
+        *_manage_routes(services, bodies, Access(guard, admin_token)),
+        *([] if admin_token is None else admin_routes(_operations(services), admin_token)),
+    ]
+    return Endpoints(chat, ResponsesPath(*parts), routes)
+
+
+def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> list[Route]:
+    """Returns the routes at which operators manage a gateway."""
+    settings, store, now, accounting = services.settings, services.store, services.now, services.accounting
+    limits = limit_operations(settings, store)
+    max_upload_bytes, timeout_s = settings.server.max_upload_bytes, services.limits.body_timeout_s
+    return [
+        *usage_routes(UsageOperations(store.usage, now, accounting.meter), access),
+        *record_routes(LIMITS_PATH, limits, access, bodies),
+        *import_routes(services.imports, access, bodies, max_upload_bytes, timeout_s),
+        *key_routes(
+            KeyManagement(store.keys, limits, now),
+            KeyHolder(store.usage, accounting.meter, accounting.limiter, now),
+            access,
+            bodies,
+        ),
+    ]
+
+
+def _operations(services: Services) -> Operations:
+    """Returns the operations of the command line, as the process that serves performs them."""
+    return make_operations(
+        services.settings,
+        services.store,
+        services.embed_query,
+        services.requests,
+        services.sign_in,
+        services.accounting.meter,
+        services.mcp,
+        services.imports,
+    )
+
+
+async def _no_names(project: str) -> Sequence[tuple[str, str, float]]:
+    """Returns the names of agents where none can be made."""
+    return ()
+
+
+async def _only_post(request: Request) -> Any:
+    raise HTTPException(404)

@@ -1,0 +1,127 @@
+"""Retention: forgets what is older than its project stores it, and goes on with forgettings that were broken off.
+
+One process does it every few hours; of processes that share a database, one does it as a job once a day.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from gateway.core.request.identity import UNNAMED
+from gateway.run.background.budget import DAY_S
+from gateway.settings import Settings
+from storage.commands import ForgetTarget
+from storage.errors import StoreError, Unavailable, is_known
+from storage.sql.jobs import NO_AGENT
+from storage.sql.store import Store
+
+_log = logging.getLogger("mnemogate")
+
+KIND = "retention"  # of the job
+# The pause between two searches for what is too old. Retention is counted in days, so hours are enough.
+_PAUSE_S = 6 * 3600.0
+# How often it is looked whether the job of the day is due, where processes share a database.
+_SHARED_S = 600.0
+# What is younger may be under way in another process.
+YOUNG_S = 3600.0
+# One search begins to forget so many memories at a time.
+_PAGE = 64
+
+
+def retention_of(settings: Settings, store: Store, now: Callable[[], float]) -> Retention:
+    """Returns the retention that the settings ask for. now: seconds since the epoch."""
+    return Retention(
+        store,
+        {
+            name: each.retention_days
+            for name, each in settings.projects.items()
+            if each.retention_days is not None
+        },
+        now,
+        settings.responses.keep_days,
+        settings.memory.keep_why_days,
+        settings.ui.audit_days,
+    )
+
+
+@dataclass(eq=False)
+class Retention:
+    """Forgets what is older than its project keeps."""
+
+    store: Store
+    # By project.
+    days: Mapping[str, float]
+    # Seconds since the epoch.
+    now: Callable[[], float]
+    # Of stored responses where no user is named.
+    unnamed_days: float = 30.0
+    # How long it is kept why replies recalled what they did, and what operators did.
+    keep_why_days: float = 7.0
+    audit_days: float = 90.0
+    _started: float = field(init=False)
+    _day: int = -1  # the last that this process has enqueued
+
+    def __post_init__(self) -> None:
+        self._started = self.now()
+
+    async def run(self) -> None:
+        """Runs until it is cancelled. Of processes that share a database one does it, as a job of the day."""
+        while True:
+            try:
+                if self.store.database.is_shared:
+                    await self._enqueue(int(self.now() // DAY_S))
+                else:
+                    await self.step()
+            except StoreError as error:
+                if not is_known(error):
+                    _log.warning("retention: %s", error.message)
+            except Exception:
+                _log.exception("retention failed")
+            await asyncio.sleep(_SHARED_S if self.store.database.is_shared else _PAUSE_S)
+
+    async def _enqueue(self, day: int) -> None:
+        """Schedules what is due: once a day, and where a process has left a forgetting half done."""
+        if day != self._day or await self.store.forgetting.unfinished():
+            await self.store.jobs.enqueue(KIND, NO_AGENT, str(day))
+            self._day = day
+
+    async def step(self) -> int:
+        """Forgets all that is too old now, and what an earlier process had begun. Returns the number of memories."""
+        forgetting, count = self.store.forgetting, 0
+        # An upload that was cut off by the end of a process is not to be searched.
+        started = self.now() - YOUNG_S if self.store.database.is_shared else self._started
+        while left := await self.store.files.unfinished(started):
+            for memory, file in left:
+                await forgetting.begin(memory, ForgetTarget(files=[file]))
+        for id in await forgetting.unfinished():
+            count += await self._carry_out(id)
+        for project, days in self.days.items():
+            before, after = self.now() - days * DAY_S, 0
+            while agents := await forgetting.aged(project, before, after=after, limit=_PAGE):
+                for agent in agents:
+                    id = await forgetting.begin(agent, ForgetTarget(before=before))
+                    count += await self._carry_out(id)
+                after = agents[-1]
+        before, prefix = self.now() - self.unnamed_days * DAY_S, f"conversation:{UNNAMED}"
+        while agents := await forgetting.unnamed(before, prefix, limit=_PAGE):
+            for agent in agents:
+                id = await forgetting.begin(agent, ForgetTarget(is_all=True))
+                count += await self._carry_out(id)
+        if count:
+            await forgetting.sweep()
+        await self.store.recalls.age(self.now() - self.keep_why_days * DAY_S)
+        await self.store.audit.age(self.now() - self.audit_days * DAY_S)
+        return count
+
+    async def _carry_out(self, id: int) -> bool:
+        """Runs a forgetting to its end. False: it failed, and is tried again next time; others do not wait for it."""
+        try:
+            return await self.store.forgetting.run(id)
+        except Unavailable:
+            raise
+        except Exception:
+            _log.exception("forgetting %d has not come to its end", id)
+            return False

@@ -1,0 +1,37 @@
+"""Accounting put together: the meter, which counts what is used, and the limiter, which holds requests to limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from gateway.metrics import Metrics
+from gateway.run.receipt import Accounts, RecordsTraces
+from gateway.run.usage.gen_ai_metrics import GenAIMetrics
+from gateway.run.usage.limiter import Limiter
+from gateway.run.usage.meter import Meter
+from gateway.settings import Settings
+from storage.sql.store import Store
+
+
+class Accounting:
+    """One for the process. `accounts` hands each account on after the last byte of its request."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        now: Callable[[], float],
+        metrics: Metrics,
+        tracer: RecordsTraces | None = None,
+    ) -> None:
+        """now: seconds since the epoch. tracer: None: nothing is traced."""
+        self.accounts = Accounts(tracer)
+        self.meter = Meter(store.usage, store.agents.load, now, settings)
+        self.limiter = Limiter(store, self.meter, now, metrics)
+        self.accounts.readers += [self.meter.take, self.limiter.settle, GenAIMetrics(metrics, settings).take]
+        self.meter.after_write.append(self.limiter.refresh)
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Returns its tasks, which run until they are cancelled. What they leave unwritten, `meter.write` writes."""
+        return [asyncio.create_task(self.meter.run()), asyncio.create_task(self.limiter.run())]

@@ -1,0 +1,229 @@
+"""The services of a gateway: all that its routes call, put together once, with their start and stop.
+
+They know nothing of HTTP: a worker process (`mnemogate work`) has the services alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from adapters.base import Provider
+from gateway.agents.services import AgentServices
+from gateway.dialects.responses.background import ShownResponses
+from gateway.limits import Limits
+from gateway.metrics import Metrics
+from gateway.open_database import preload
+from gateway.operations import import_operations, make_mcp_memory, make_page_operations
+from gateway.provider_factory import make_embedder, make_providers, own_provider
+from gateway.run.admin.sign_in import SignIn
+from gateway.run.background.background_services import BackgroundServices
+from gateway.run.background.loop import run_at_start
+from gateway.run.background_responses import BackgroundResponses
+from gateway.run.chat import Chat
+from gateway.run.directory import Directory, NoAgents
+from gateway.run.memory.block_edits import follow_settings
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.pending import Pending
+from gateway.run.request_log import RequestLog
+from gateway.run.turn_saving import turn_limits_of
+from gateway.run.upstream.failover import Failover
+from gateway.run.upstream.model_list import ModelList
+from gateway.run.usage.accounting import Accounting
+from gateway.settings import ServerSettings, Settings
+from gateway.trace_factory import make_tracer
+from gateway.traces.otlp import OtlpSettings
+from storage.errors import StoreError, Unavailable
+from storage.records import OPERATOR
+from storage.sql.store import Store
+
+if TYPE_CHECKING:
+    from gateway.traces.tracer import Tracer
+
+# What is under way at the end gets so long.
+DRAIN_S = 5.0
+# A store that cannot be used is asked again so often for the key of traces.
+TRACE_KEY_S = 5.0
+# The names of the keys that the settings give.
+GIVEN_KEY, GIVEN_OPERATOR_KEY = "server.key", "server.operator_key"
+_log = logging.getLogger("mnemogate")
+
+
+class Services:
+    """The services of one gateway. Nothing runs before `start`."""
+
+    chat: Chat  # answers chat completions, and all that becomes one
+    background: BackgroundServices  # performs jobs, and knows when they are due
+    agents: AgentServices | None  # serves agents over REST; None: there are none
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        providers: Mapping[str, Provider] | None = None,
+        clock: Callable[[], float] | None = None,
+        *,
+        limits: Limits | None = None,
+        works: bool = True,
+        has_agents: bool = True,
+        otlp: OtlpSettings | None = None,
+    ) -> None:
+        """Puts the services together.
+
+        providers: by the names of settings.upstreams; None: they are made of the settings.
+        clock: seconds since the epoch; None: the store's, where processes share it, else the machine's.
+        works: performs jobs; without it other processes do, which share the database.
+        has_agents: serves the agents API, and agents made over it in chat completions.
+        otlp: how traces are exported; None: there are none.
+
+        Raises: SettingsError: no upstream answers to memory.background_model or memory.embedder.
+        """
+        self.settings, self.store, self._works = settings, store, works
+        self.limits = limits = limits or Limits()
+        self.now = now = clock or (store.now if store.database.is_shared else time.time)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.metrics = metrics = Metrics()
+        _watch_store(metrics, store)
+        # Runs that no client waits for have connections of their own, as far as the gateway makes them.
+        self._own_providers = make_providers(settings) if providers is None else {}
+        self.providers = providers = make_providers(settings) if providers is None else providers
+        named = {each.name: providers[each.name] for each in settings.upstreams if each.name in providers}
+        self.models = ModelList(settings, named, int(now()), limits.models_refresh_s)
+        self._embedder = make_embedder(settings)
+        self.tracer: Tracer | None = None if otlp is None else make_tracer(settings, otlp, providers, metrics)
+        self.accounting = Accounting(settings, store, now, metrics, self.tracer)
+        make_own = partial(own_provider, settings)  # with connections that no live turn waits for
+        self.background = BackgroundServices(
+            settings, store, metrics, now, make_own, self._embedder, limits, self.accounting
+        )
+        self.embed_query = self.background.embed_query
+        keeper = MemoryKeeper(store, settings.memory, now, self.background, self.embed_query)
+        failover, pending = Failover(settings, providers, metrics), Pending()
+        directory = Directory(settings)
+        self.agents = None
+        if has_agents:
+            self.agents = AgentServices(
+                settings, keeper, failover, failover.over(self._own_providers or providers), metrics, pending,
+                limits, directory.specs, self.background, self.accounting,
+            )  # fmt: skip
+        self.chat = Chat(
+            settings, keeper, failover, metrics, pending, turn_limits_of(settings, limits), directory,
+            NoAgents(keeper) if self.agents is None else self.agents.chat, self.accounting.limiter,
+        )  # fmt: skip
+        self.background_responses = BackgroundResponses(
+            store, self.chat, ShownResponses(), now, self.accounting.accounts, self.background.count_attempt
+        )
+        self._make_operations()
+        store.database.when_failed(_log_failure)
+        store.database.when_recovered(self._recovered)
+
+    def _make_operations(self) -> None:
+        """Makes what operators, people and programs ask of memory besides chat."""
+        settings, store, now = self.settings, self.store, self.now
+        self.requests = RequestLog(now)
+        store.forgetting.when_gone(self.requests.forget)
+        self.sign_in = SignIn(store, now, is_enabled=settings.ui.enabled)
+        self.mcp = make_mcp_memory(settings, store, self.embed_query, now, self.accounting)
+        self.imports = import_operations(settings, store, now)
+        self.page = make_page_operations(
+            settings, store, self.sign_in, self.requests, self.embed_query, self.chat.failover.passed_over
+        )
+
+    async def start(self) -> None:
+        """Starts the background work, until `stop`."""
+        for each in self.settings.upstreams:
+            if each.name in self.providers:
+                _log_responses(each.name, self.providers[each.name])
+        self._tasks.append(asyncio.create_task(self.models.run()))
+        self._tasks += self.accounting.start()
+        self.store.database.start()
+        leases = self.chat.keeper.leases
+        if leases.is_needed:
+            self._tasks.append(asyncio.create_task(leases.run()))
+        if self.agents is not None:
+            self._tasks += await self.agents.start(works=self._works)
+        late = await run_at_start(self.store, self._follow_settings, "Changed memory blocks")
+        if late is not None:
+            self._tasks.append(late)
+        self._tasks += self.background.start(works=self._works)
+        if self._works:
+            self._tasks += map(asyncio.create_task, self.background_responses.tasks())
+        self._tasks.append(asyncio.create_task(asyncio.to_thread(preload)))
+        if self.tracer is not None:
+            self.tracer.start()
+            self._tasks.append(asyncio.create_task(self._read_trace_key(self.tracer)))
+
+    async def _follow_settings(self) -> None:
+        keeper = self.chat.keeper
+        await follow_settings(self.store, keeper.leases, self.chat.directory.specs, keeper.now())
+
+    async def _read_trace_key(self, tracer: Tracer) -> None:
+        """Reads the key by which spans name users, as soon as the store works."""
+        while tracer.maker.user_key is None:
+            try:
+                tracer.maker.user_key = await self.store.secrets.key("traces")
+            except StoreError:  # it was logged
+                await asyncio.sleep(TRACE_KEY_S)
+
+    async def stop(self) -> None:
+        """Stops background work, store and upstreams, in this order: each needs those after it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.chat.pending.drain(DRAIN_S)
+        await self.mcp.drain(DRAIN_S)
+        await self.background.drain(DRAIN_S)
+        with suppress(StoreError):  # it was logged
+            await self.accounting.meter.write()
+        await self.page.forgetting.aclose()
+        await self.imports.aclose()
+        await self.store.close()
+        for provider in (*self.providers.values(), *self._own_providers.values()):
+            await provider.aclose()
+        await self.background.aclose()
+        if self.agents is not None:
+            await self.agents.aclose()
+        if self._embedder is not None:
+            await self._embedder.aclose()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.stop)
+
+    def _recovered(self) -> None:
+        """Goes on with a store that works again. Its file may be another one, which an operator has restored."""
+        _log.warning("The database works again, after: %s", self.store.health.error)
+        self.chat.pending.add(install_keys(self.store, self.settings.server), GIVEN_KEY)
+
+
+async def install_keys(store: Store, server: ServerSettings) -> None:
+    """Makes the keys that the settings give the store's. Raises: StoreError."""
+    given = ((server.key, GIVEN_KEY, None), (server.operator_key, GIVEN_OPERATOR_KEY, OPERATOR))
+    for key, name, opens in given:
+        if key is not None and not await store.keys.install(key, name, opens):
+            variable = f"MNEMOGATE_{name.removeprefix('server.').upper()}"
+            _log.warning("%s (%s) was revoked, so it opens nothing. Set another one.", name, variable)
+
+
+def _log_responses(upstream: str, provider: Provider) -> None:
+    """Logs how requests for responses are answered over an upstream."""
+    is_native = provider.has_endpoint("/responses")
+    way = "are passed on, and stored there" if is_native else "are answered by way of chat completions"
+    _log.info("upstream %s: requests for responses %s", upstream, way)
+
+
+def _log_failure(fault: Unavailable) -> None:
+    _log.error("Requests are answered without memory until the database works again: %s", fault.message)
+
+
+def _watch_store(metrics: Metrics, store: Store) -> None:
+    """Counts in metrics whether the store works, and what waits to be written to it."""
+    # `health` is a value, so it is read each time.
+    up = "Whether the store can be used: 1, or 0 while chat goes on without memory."
+    metrics.watch("store_up", up, lambda: {(): float(store.health.is_up)})
+    metrics.watch("writer_queue", "Writes waiting for the store.", lambda: {(): store.health.waiting})
+    size = "Bytes waiting for the store."
+    metrics.watch("writer_queue_bytes", size, lambda: {(): store.health.waiting_bytes})
