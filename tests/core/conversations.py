@@ -211,6 +211,7 @@ class Memory:
     keys: dict[str, int] = field(default_factory=dict)
     blocks: list[Block] = field(default_factory=lambda: [Block(1, "human", "The user", "", 1000)])
     ops: list[BlockOp] = field(default_factory=list)
+    verified: dict[int, Verified] = field(default_factory=dict, repr=False)
 
     def is_named(self, e: Exchange) -> bool:
         return e.conversation in self.keys.values()
@@ -246,7 +247,7 @@ class Memory:
         if not (is_repeated and e.merged):
             self.ops += [memory_insert(e.id, f"{now}-{i}", text) for i, text in enumerate(new_edits)]
         self.settle(request.key, now)
-        check_columns(self.records.values(), self.canon, self.keys.values())
+        check_columns(self.records.values(), self.canon, self.keys.values(), self.verified)
 
     def _with_content(self, e: Exchange) -> Exchange:
         """Returns a record as the store writes it: content that was not loaded stays."""
@@ -281,29 +282,56 @@ def memory_insert(exchange: int, id: str, text: str) -> BlockOp:
     return BlockOp(0, exchange, id, "insert", "human", arguments)
 
 
-def check_columns(records: Iterable[Exchange], canon: Canon, named: Iterable[int]) -> None:
-    """Checks every stored column against its value, computed from the whole tree."""
+class Verified:
+    """A record with what is above it, whose columns were found right. Equal ones need no second look."""
+
+    def __init__(self, record: Exchange, above: Verified | None) -> None:
+        self.record = record
+        self.above = above
+
+
+def check_columns(
+    records: Iterable[Exchange],
+    canon: Canon,
+    named: Iterable[int],
+    verified: dict[int, Verified] | None = None,
+) -> None:
+    """Checks every stored column against its value, computed from the whole tree.
+
+    verified: by id the records of earlier checks; a column that depends on a record and those above it alone is
+        computed again when one of these is another one. Records are frozen.
+    """
     tree, names = Tree(records), set(named)
+    verified = {} if verified is None else verified
     continued: dict[int, bool] = {}
 
     for e in sorted(tree, key=lambda e: -e.depth):
         later = [k for k in tree.kids(e) if k.ended is not None]
         continued[e.id] = any(not tree.goes_on(k) or continued[k.id] for k in later)
 
-    for e in tree:
-        parent, elements = tree.parent(e), tree.elements(tree.parent(e))
-        assert parent is None or parent.conversation == e.conversation
-        assert e.depth == (parent.depth + 1 if parent else 0)
+    for e in sorted(tree, key=lambda e: e.depth):
         is_told = any(k.ends_with_user and k.ended is not None for k in tree.kids(e))
         assert e.continued == continued[e.id] or (is_told and not e.continued), f"carried of {e.id}"
         assert e.active == tree.stands(e, named=e.conversation in names), f"standing of {e.id}"
-        assert e.offset == sum(len(el.atoms) for el in elements), f"offset of {e.id}"
-        assert e.length == len(e.inputs) + 1 + (parent.length if parent else 0), f"length of {e.id}"
-        above = [x.id for x in tree.chain(parent) if x.adds]
-        assert e.prior == (above[-1] if above else None), f"prior of {e.id}"
-        if e.reply is not None:
-            assert e.path == canon.path(a for el in tree.elements(e) for a in el.atoms), f"path of {e.id}"
-            assert e.reply_key == canon.reply_key(e.reply), f"reply key of {e.id}"
+        parent = tree.parent(e)
+        before, above = verified.get(e.id), None if parent is None else verified[parent.id]
+        if before is None or before.record is not e or before.above is not above:
+            _check_path(e, tree, canon)
+            verified[e.id] = Verified(e, above)
+
+
+def _check_path(e: Exchange, tree: Tree, canon: Canon) -> None:
+    """Checks the columns that follow from a record and those above it."""
+    parent, elements = tree.parent(e), tree.elements(tree.parent(e))
+    assert parent is None or parent.conversation == e.conversation
+    assert e.depth == (parent.depth + 1 if parent else 0)
+    assert e.offset == sum(len(el.atoms) for el in elements), f"offset of {e.id}"
+    assert e.length == len(e.inputs) + 1 + (parent.length if parent else 0), f"length of {e.id}"
+    above = [x.id for x in tree.chain(parent) if x.adds]
+    assert e.prior == (above[-1] if above else None), f"prior of {e.id}"
+    if e.reply is not None:
+        assert e.path == canon.path(a for el in tree.elements(e) for a in el.atoms), f"path of {e.id}"
+        assert e.reply_key == canon.reply_key(e.reply), f"reply key of {e.id}"
 
 
 def without_numbers(e: Exchange) -> dict[str, object]:
