@@ -142,117 +142,74 @@ class OwnStep(Struct, frozen=True):
     is_durable: bool = True
 
 
-class Receipt:
-    """The account of one request, or of work without one.
+class Receipt(Struct, eq=False, weakref=True):
+    """The account of one request, or of work without one."""
 
-    added_ms: our part of the time up to the reply's head. headers: the headers by name; one that is None is not sent.
-    turn: by which a client may name it; None: by nothing. count_tokens: returns the usage of a reply with a text,
-    counted here; None: its prompt is not known.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_came",
-        "_sent",
-        "added_ms",
-        "agent",
-        "agent_begun",
-        "asked",
-        "asks_model",
-        "begun",
-        "calls",
-        "count_tokens",
-        "ended",
-        "first_ms",
-        "headers",
-        "hides_usage",
-        "injected_tokens",
-        "is_compacted",
-        "is_cut",
-        "is_noted",
-        "is_refused",
-        "is_request",
-        "key",
-        "kind",
-        "limit",
-        "max_tokens",
-        "memory",
-        "memory_row",
-        "mode",
-        "project",
-        "prompt_tokens",
-        "rate_limits",
-        "recalled",
-        "request_id",
-        "scope",
-        "status",
-        "steps",
-        "trace",
-        "turn",
-        "user",
-    )
-
-    def __init__(self, begun: float, request_id: str = "", project: str = "default", key: int = 0) -> None:
-        """Begins the account.
-
-        begun: when the request arrived, by time.perf_counter().
-        request_id: "": it is not noted.
-        project, key: of the caller; key: 0: none.
-        """
-        self.begun = begun
-        self.request_id = request_id
-        self.project = project
-        self.key = key
-        # As the request named its user, or the settings do; "": no user.
-        self.user = ""
-        # In the order in which they were made.
-        self.calls: list[UpstreamCall] = []
-        # In the order in which they ended.
-        self.steps: list[OwnStep] = []
-        # Of the prompt that is sent next, by our count (0: not counted), and the part of it that memory added.
-        self.prompt_tokens = self.injected_tokens = 0
-        # The usage of the stream that comes next is asked for, which its client did not.
-        self.hides_usage = False
-        # Of a client's request; False: of work that goes on without one, whose request is counted already.
-        self.is_request = True
-        # False: no model has part in it, as in a call over MCP, or is asked by work that goes on behind it.
-        self.asks_model = True
-        # The row of the memory that the work is for, which is no request's; 0: it is a request's.
-        self.memory = 0
-        # The `x-ratelimit-*` headers of the limits that hold for it; they take the place of the upstream's.
-        self.rate_limits: Sequence[Header] = ()
-        # A limit has turned it away.
-        self.is_refused = False
-        # The limit that has turned it away, or had another model answer; 0: none.
-        self.limit = 0
-        # Of work without a request: its kind, as its span is named.
-        self.kind = ""
-        # How it ended, once it has: the reply's status (0: none), and whether the gateway has cut it at its end.
-        self.status = 0
-        self.is_cut = False
-        # The memory that it belongs to, once that is known, and the mode of that.
-        self.scope: Scope | None = None
-        self.mode = "on"
-        # How many hits went into the note, and whether it is noted with the turn why.
-        self.recalled = 0
-        self.is_noted = False
-        # When the reply's head left, since it began.
-        self.first_ms: float | None = None
-        self.added_ms = 0.0
-        self.headers: dict[str, str | None] = {}
-        self.turn: str | None = None
-        # None: it is not traced. What follows is for its trace: method, scheme and path as they came; when it ended;
-        # the agent whose run it is, and since when; the row of the memory that took part.
-        self.trace: TraceContext | None = None
-        self.asked: tuple[str, str, str] | None = None
-        self.ended = 0.0
-        self.agent, self.agent_begun = "", 0.0
-        self.memory_row = 0
-        # Of the prompt that is sent next, as in its call.
-        self.max_tokens: int | None = None
-        self.is_compacted = False
-        self.count_tokens: Callable[[str], Json] | None = None
-        self._sent = self._came = 0.0
+    # When the request arrived, by time.perf_counter().
+    begun: float
+    # "": it is not noted.
+    request_id: str = ""
+    # Of the caller; key 0: none.
+    project: str = "default"
+    key: int = 0
+    # As the request named its user, or the settings do; "": no user.
+    user: str = ""
+    # In the order in which they were made.
+    calls: list[UpstreamCall] = field(default_factory=list)
+    # In the order in which they ended.
+    steps: list[OwnStep] = field(default_factory=list)
+    # Of the prompt that is sent next, by our count (0: not counted), and the part of it that memory added.
+    prompt_tokens: int = 0
+    injected_tokens: int = 0
+    # The usage of the stream that comes next is asked for, which its client did not.
+    hides_usage: bool = False
+    # Of a client's request; False: of work that goes on without one, whose request is counted already.
+    is_request: bool = True
+    # False: no model has part in it, as in a call over MCP, or is asked by work that goes on after it.
+    asks_model: bool = True
+    # The row of the memory that the work is for, which is no request's; 0: it is a request's.
+    memory: int = 0
+    # The `x-ratelimit-*` headers of the limits that hold for it; they take the place of the upstream's.
+    rate_limits: Sequence[Header] = ()
+    # A limit has turned it away.
+    is_refused: bool = False
+    # The limit that has turned it away, or had another model answer; 0: none.
+    limit: int = 0
+    # Of work without a request: its kind, as its span is named.
+    kind: str = ""
+    # How it ended, once it has: the reply's status (0: none), and whether the gateway has cut it at its end.
+    status: int = 0
+    is_cut: bool = False
+    # The memory that it belongs to, once that is known, and the mode of that.
+    scope: Scope | None = None
+    mode: str = "on"
+    # How many hits went into the note, and whether it is noted with the turn why.
+    recalled: int = 0
+    is_noted: bool = False
+    # When the reply's head left, since it began.
+    first_ms: float | None = None
+    # The gateway's part of the time up to the reply's head.
+    added_ms: float = 0.0
+    # By name; one that is None is not sent.
+    headers: dict[str, str | None] = field(default_factory=dict)
+    # The name by which a client may refer to the turn; None: by nothing.
+    turn: str | None = None
+    # None: it is not traced. What follows is for its trace: method, scheme and path as they came; when it ended; the
+    # agent whose run it is, and since when; the row of the memory that took part.
+    trace: TraceContext | None = None
+    asked: tuple[str, str, str] | None = None
+    ended: float = 0.0
+    agent: str = ""
+    agent_begun: float = 0.0
+    memory_row: int = 0
+    # Of the prompt that is sent next, as in its call.
+    max_tokens: int | None = None
+    is_compacted: bool = False
+    # Returns the usage of a reply with a text, counted here; None: its prompt is not known.
+    count_tokens: Callable[[str], Json] | None = None
+    # When an upstream was first called, and when the last reply's head came.
+    _sent: float = 0.0
+    _came: float = 0.0
 
     def stored_turn(self) -> tuple[str, str] | None:
         """Returns the names of conversation and turn under which a reply is stored; None: it is not."""

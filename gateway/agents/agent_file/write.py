@@ -102,21 +102,7 @@ def agent_file(of: Travelling, now: float) -> bytes:
         "files_agents": [],
         "group_ids": [],
     }
-    extension = {
-        "agents": {
-            agent_id: {
-                "mnemogate": state[EXTENSION],
-                "sleeptime": None if of.sleeptime is None else {"frequency": of.sleeptime.frequency},
-                "message_buffer_limit": state["message_buffer_limit"],
-                "message_buffer_min": state["message_buffer_min"],
-                "passages": list(map(_passage, of.passages)),
-                "archives": [
-                    {"name": each.name, **each.body, "passages": list(map(_passage, each.passages))}
-                    for each in of.archives
-                ],
-            }
-        }
-    }
+    extension = {"agents": {agent_id: _extension(of)}}
     made = {
         "agents": [agent],
         "groups": [],
@@ -125,10 +111,28 @@ def agent_file(of: Travelling, now: float) -> bytes:
         "sources": sources,
         "tools": [{**each, "id": f"tool-{n}"} for n, each in enumerate(map(_tool, state["tools"]))],
         "mcp_servers": [],
-        "metadata": {"revision_id": _REVISION, EXTENSION: orjson.dumps(extension).decode()},
+        "metadata": {
+            "revision_id": _REVISION,
+            EXTENSION: orjson.dumps(extension).decode(),
+        },
         "created_at": time_of(now),
     }
     return orjson.dumps(made, option=orjson.OPT_INDENT_2)
+
+
+def _extension(of: Travelling) -> dict[str, Any]:
+    """Returns what an agent has here beyond Letta's form."""
+    return {
+        "mnemogate": of.state[EXTENSION],
+        "sleeptime": None if of.sleeptime is None else {"frequency": of.sleeptime.frequency},
+        "message_buffer_limit": of.state["message_buffer_limit"],
+        "message_buffer_min": of.state["message_buffer_min"],
+        "passages": list(map(_passage, of.passages)),
+        "archives": [
+            {"name": each.name, **each.body, "passages": list(map(_passage, each.passages))}
+            for each in of.archives
+        ],
+    }
 
 
 def some(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
