@@ -234,8 +234,8 @@ class PassageFilter(Struct, frozen=True):
         return has_tags and after and (self.until is None or passage.at < self.until)
 
 
-class StandingExchange(Struct, frozen=True):
-    """An exchange with its content, and what lists show beside it."""
+class ListedExchange(Struct, frozen=True):
+    """An exchange with its content, active or not, and what lists show of where it belongs."""
 
     exchange: Exchange
     # The public name of its conversation.

@@ -237,9 +237,9 @@ def _form(
     can_force: bool,
     refused: frozenset[str],
     asks_usage: bool,
-    is_told_to_think: bool,
+    thinks_on_request: bool,
 ) -> EndpointForm:
     return EndpointForm(
         consumed, spent, as_system, takes_usage, can_force, refused,
-        asks_usage=asks_usage, is_told_to_think=is_told_to_think,
+        asks_usage=asks_usage, thinks_on_request=thinks_on_request,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from gateway.errors import BadRequest
 from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
-from storage.listing import Page, StandingExchange
+from storage.listing import ListedExchange, Page
 from storage.records import DEFAULT, Agent, Conversation, Counts, Exchange, Message, Run
 from storage.sql.store import Store
 
@@ -259,7 +259,7 @@ class AgentMessages:
             raise BadRequest("A message of a hidden round is a part of its reply: change or delete that.")
         return await self.get(agent, place)
 
-    async def _views(self, agent: Agent, rows: Sequence[StandingExchange]) -> Sequence[MessageView]:
+    async def _views(self, agent: Agent, rows: Sequence[ListedExchange]) -> Sequence[MessageView]:
         """Returns the messages of exchanges, in the order of the conversation."""
         messages = {row.exchange.id: listed(row.exchange) for row in rows}
         known = {row.exchange.id: row for row in rows}

@@ -67,7 +67,7 @@ def _time_of(node: dict[str, Any]) -> float | None:
 
 
 def _read_message(message: Any) -> SourceMessage | None:
-    """Returns what was said in a message; None: it is of a tool, hidden, empty, or instructions."""
+    """Returns the text of a message; None: it is of a tool, hidden, empty, or instructions."""
     if message is None:
         return None
     author, content = (

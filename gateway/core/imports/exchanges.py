@@ -176,9 +176,9 @@ def _redacted(e: Exchange, tombs: frozenset[bytes]) -> Exchange:
         return e
     if len(gone) == len(e.inputs) + bool(e.reply):
         return emptied(e)
-    kept = [{**m, "content": ""} if i in gone else m for i, m in enumerate(messages)]
+    left = [{**m, "content": ""} if i in gone else m for i, m in enumerate(messages)]
     shown_reply = None if -1 in gone else e.shown_reply
-    return replace(e, redactions=frozenset(gone), input=orjson.dumps(kept), shown_reply=shown_reply)
+    return replace(e, redactions=frozenset(gone), input=orjson.dumps(left), shown_reply=shown_reply)
 
 
 def _is_gone(atoms: Sequence[Atom], tombs: frozenset[bytes]) -> bool:
@@ -186,7 +186,7 @@ def _is_gone(atoms: Sequence[Atom], tombs: frozenset[bytes]) -> bool:
 
 
 def _turns(messages: Sequence[SourceMessage]) -> list[_Turn]:
-    """Returns messages by turns; [] where no user says anything. What an assistant says first is before a question."""
+    """Returns messages by turns; [] where no user writes anything. An assistant may write before the first question."""
     turns: list[_Turn] = []
     turn = _Turn()
     for message in messages:
@@ -234,12 +234,12 @@ def _exchange(
 
 
 def _head(turn: _Turn) -> int:
-    """Returns how many messages an assistant has said before the first question."""
+    """Returns how many messages an assistant has written before the first question."""
     return next(i for i, message in enumerate(turn.inputs) if message.role == "user")
 
 
 def _times(source: SourceConversation, now: float) -> list[float]:
-    """Returns when each message was said: its own date, else the conversation's, else the order before now."""
+    """Returns the time of each message: its own date, else the conversation's, else the order before now."""
     count = len(source.messages)
     return [
         min(now, message.at or source.at or now - _STEP_S * (count - i))

@@ -25,7 +25,7 @@ _HEADING: Final = re.compile(r"^#{1,6}\s|^#+$")
 
 
 def read_message(value: Any) -> SourceMessage | None:
-    """Reads `{"role", "content", "at"}`; None: it has nothing that was said. Raises: WrongForm."""
+    """Reads `{"role", "content", "at"}`; None: it has no text. Raises: WrongForm."""
     if not isinstance(value, dict) or not isinstance(value.get("role"), str):
         raise WrongForm("a message has no role")
     if value["role"] not in _ROLES:
@@ -79,7 +79,7 @@ def read_fact(line: str) -> SourceFact | None:
 
 
 def read_memory(value: Any) -> SourceFact | None:
-    """Reads mem0's `{"memory", "created_at", "user_id"}`; None: it says nothing. Raises: WrongForm."""
+    """Reads mem0's `{"memory", "created_at", "user_id"}`; None: it has no text. Raises: WrongForm."""
     text = value.get("memory") if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise WrongForm("it has no memory")

@@ -19,7 +19,7 @@ _ID_CHARS: Final = 200
 
 
 class SourceMessage(Struct, frozen=True):
-    """A message as it was said."""
+    """A message."""
 
     role: Role
     text: str

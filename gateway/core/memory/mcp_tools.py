@@ -312,7 +312,7 @@ class McpCaller(Struct, frozen=True):
     may_write: bool = True
     # The number of the gateway key; 0: none.
     key: int = 0
-    # Name and version of the program, as it says; "": it does not.
+    # Name and version of the program as it gives them; "": it gives none.
     client: str = ""
 
     @property

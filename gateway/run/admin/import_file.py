@@ -32,7 +32,7 @@ MOST_DEPTH: Final = 100
 MOST_LINE: Final = 10_000_000
 # One conversation as JSON, and all messages of Mastra's, which are not sorted by conversation.
 MOST_ITEM: Final = 64 << 20
-# The list of a ZIP's entries, by which its end says how long it is.
+# The list of a ZIP's entries, by the length that its end gives.
 _MOST_DIRECTORY: Final = 8 << 20
 # While so much is parsed no other thread runs: some half a millisecond.
 _PIECE: Final = 16 << 10
@@ -234,7 +234,7 @@ class _Unclosed:
 
 
 def _check_directory(file: IO[bytes]) -> None:
-    """Checks how long a ZIP says that its list of entries is, before it is read. Raises: BadRequest."""
+    """Checks the length that a ZIP gives for its list of entries, before that is read. Raises: BadRequest."""
     size = file.seek(0, 2)
     file.seek(max(0, size - _HEAD - 22))
     tail = file.read()
@@ -365,8 +365,8 @@ def _threads(file: IO[bytes]) -> Iterator[Source]:
                 f"its messages have more than {MOST_ITEM >> 20} MiB; export fewer threads at a time"
             )
         id = item.get("threadId")
-        kept = {name: item.get(name) for name in ("role", "content", "createdAt")}
-        threads.setdefault(id if isinstance(id, str) else None, []).append(kept)
+        message = {name: item.get(name) for name in ("role", "content", "createdAt")}
+        threads.setdefault(id if isinstance(id, str) else None, []).append(message)
     for id, found in threads.items():
         found.sort(key=lambda each: time_of(each["createdAt"]) or 0.0)
         yield _made(partial(lines.join_messages, id), found, len(found))

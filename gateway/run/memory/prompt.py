@@ -40,8 +40,8 @@ class EndpointForm(Struct, frozen=True):
     refused: frozenset[str] = frozenset()
     # The model takes its thoughts back only after what they were thought about, so that nothing there may change.
     binds: bool = False
-    # The model thinks only when it is told to, and thoughts are asked for without an effort.
-    is_told_to_think: bool = False
+    # The model thinks only on request, and thoughts are asked for without an effort.
+    thinks_on_request: bool = False
     # It is asked for the tokens of a stream, also where the client does not want to know.
     asks_usage: bool = False
 
@@ -54,8 +54,8 @@ class NoteRoom(Struct, frozen=True):
 
 
 NO_NOTE = NoteRoom()
-# The effort of a model that is told to think and not how much; OpenAI's models take it for that, too.
-_UNSAID_EFFORT: Final = "medium"
+# The effort where thoughts are asked for without one; OpenAI's models take it for that, too.
+_DEFAULT_EFFORT: Final = "medium"
 
 
 class FittedWindow(Struct, frozen=True):
@@ -250,8 +250,8 @@ class Prompt(Struct, frozen=True):
         if limit_key in self.form.refused and limit_key in request.added_fields:
             limit_key = NEWER_LIMIT
             edit.set_member(limit_key, request.max_tokens)
-        if self.form.is_told_to_think:
-            edit.set_member("reasoning_effort", _UNSAID_EFFORT)
+        if self.form.thinks_on_request:
+            edit.set_member("reasoning_effort", _DEFAULT_EFFORT)
         for index in self.form.as_system:
             if index not in dropped:
                 edit.set_role(index, "system")

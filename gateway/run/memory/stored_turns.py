@@ -23,7 +23,7 @@ from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Referen
 from gateway.errors import BadRequest, BodyTooLarge
 from gateway.run.memory.memory_context import MemoryContext
 from storage.errors import NotFound
-from storage.listing import StandingExchange
+from storage.listing import ListedExchange
 from storage.records import Agent, Exchange, Scope, State
 from storage.sql.store import Store
 
@@ -181,7 +181,7 @@ async def turns_to(store: Store, agent: Agent, exchange: Exchange) -> list[Named
     return named_turns(await store.messages.path_to(agent.id, exchange.id))
 
 
-def named_turns(path: Sequence[StandingExchange]) -> list[NamedTurn]:
+def named_turns(path: Sequence[ListedExchange]) -> list[NamedTurn]:
     """Returns exchanges, each after the one that it continues, with the names that they have in ids."""
     named, above = list[NamedTurn](), None
     for each in path:
@@ -318,11 +318,11 @@ class _ConversationTurns:
     """The turns of a conversation with all that is above them."""
 
     def __init__(self) -> None:
-        self._by_id: dict[int, StandingExchange] = {}
-        self._by_name: dict[str, StandingExchange] = {}
-        self._runs: dict[str, list[StandingExchange]] = {}
+        self._by_id: dict[int, ListedExchange] = {}
+        self._by_name: dict[str, ListedExchange] = {}
+        self._runs: dict[str, list[ListedExchange]] = {}
 
-    def add(self, each: StandingExchange) -> None:
+    def add(self, each: ListedExchange) -> None:
         e = each.exchange
         above = None if e.parent is None else self._by_id.get(e.parent)
         if e.state is State.FORGOTTEN or e.redactions or (above is None and e.parent is not None):
@@ -338,7 +338,7 @@ class _ConversationTurns:
         if e.active or place not in self._by_name:
             self._by_name[place] = each
 
-    def joined(self, each: StandingExchange) -> tuple[Exchange, tuple[int, ...]]:
+    def joined(self, each: ListedExchange) -> tuple[Exchange, tuple[int, ...]]:
         """Returns a turn with its reply as its client has it, and the rows of its steps."""
         steps = [each.exchange] if each.run is None else [step.exchange for step in self._runs[each.run]]
         reply, last = _reply(steps), steps[-1].shown_reply
@@ -347,7 +347,7 @@ class _ConversationTurns:
         shown = with_private(reply[0], **private_of(orjson.loads(last)))
         return replace(each.exchange, shown_reply=orjson.dumps(shown)), tuple(e.id for e in steps)
 
-    def find(self, turn: str) -> StandingExchange | None:
+    def find(self, turn: str) -> ListedExchange | None:
         return self._by_name.get(turn[:_TIME_CHARS]) or self._by_name.get(turn[_TIME_CHARS:])
 
     def path_to(self, turn: str, *, is_whole: bool) -> list[WireMessage]:

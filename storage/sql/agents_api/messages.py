@@ -1,7 +1,7 @@
 """Stored messages as the agents API lists and changes them.
 
 A message has a number (`seq`) that rises over all conversations of its agent. No number is used twice, so a page can
-begin after a message that is gone. Messages are stored in exchanges, which lists return as `StandingExchange`: with
+begin after a message that is gone. Messages are stored in exchanges, which lists return as `ListedExchange`: with
 their conversation, run and waiting calls. The agent of a parameter `agent` is given by its row.
 """
 
@@ -13,7 +13,7 @@ import orjson
 
 from storage.database import Connection, Row
 from storage.errors import NotFound, Stale
-from storage.listing import Page, StandingExchange
+from storage.listing import ListedExchange, Page
 from storage.records import Agent, Conversation, Evicted, Exchange
 from storage.sql import exchanges
 from storage.sql.agents import AGENT_COLUMNS, load_agent, make_agent_record
@@ -30,7 +30,7 @@ class Messages(Group):
     @long_reads
     async def page(
         self, connection: Connection, agent: int, page: Page, *, conversation: int | None = None
-    ) -> list[StandingExchange]:
+    ) -> list[ListedExchange]:
         """Returns a page of exchanges, in the order that the page asks for.
 
         page: its cursors are numbers of messages. Exchanges that hold a cursor are returned as well, since some of
@@ -45,7 +45,7 @@ class Messages(Group):
     @long_reads
     async def of_conversation(
         self, connection: Connection, agent: int, conversation: int, after: int, limit: int
-    ) -> list[StandingExchange]:
+    ) -> list[ListedExchange]:
         """Returns exchanges of a conversation, oldest first, also those that are not active.
 
         after: the first number of the last exchange on the page before.
@@ -58,7 +58,7 @@ class Messages(Group):
     @reads
     async def begun(
         self, connection: Connection, project: str, conversation: str, begun: float
-    ) -> tuple[Agent, StandingExchange] | None:
+    ) -> tuple[Agent, ListedExchange] | None:
         """Returns the exchange of a project's conversation that began at a time, and its memory.
 
         conversation: its public name.
@@ -78,7 +78,7 @@ class Messages(Group):
         return None if row is None else (make_agent_record(row[:AGENT_COLUMNS]), row[AGENT_COLUMNS])
 
     @long_reads
-    async def path_to(self, connection: Connection, agent: int, exchange: int) -> list[StandingExchange]:
+    async def path_to(self, connection: Connection, agent: int, exchange: int) -> list[ListedExchange]:
         """Returns an exchange and those before it on its path, oldest first, whatever became of them."""
         return [_make_record(row) for row in await connection.rows(SQL["path_to"], (agent, exchange))]
 
@@ -93,7 +93,7 @@ class Messages(Group):
     @long_reads
     async def page_of_project(
         self, connection: Connection, project: str, page: Page
-    ) -> list[tuple[Agent, StandingExchange]]:
+    ) -> list[tuple[Agent, ListedExchange]]:
         """Returns a page of the exchanges of all agents. The cursors of the page are rows."""
         values = (project, *page.bounds, page.limit)
         rows = await connection.rows(SQL[f"of_project_{page.way}"], values)
@@ -108,14 +108,14 @@ class Messages(Group):
         return found
 
     @reads
-    async def at(self, connection: Connection, agent: int, seq: int) -> StandingExchange:
+    async def at(self, connection: Connection, agent: int, seq: int) -> ListedExchange:
         """Returns the exchange that holds this number. Raises: NotFound."""
         return await _at(connection, agent, seq)
 
     @reads
     async def of_rows(
         self, connection: Connection, agent: int, ids: Sequence[int]
-    ) -> dict[int, StandingExchange]:
+    ) -> dict[int, ListedExchange]:
         """Returns exchanges by their rows, also those that are not active. ids: the rows."""
         found = map(_make_record, await rows_of(connection, SQL["of_rows"], ids, agent))
         return {each.exchange.id: each for each in found}
@@ -155,7 +155,7 @@ class Messages(Group):
     @writes
     async def rewrite(
         self, connection: Connection, agent: Agent, seq: int, edit: Callable[[Exchange], Exchange]
-    ) -> StandingExchange:
+    ) -> ListedExchange:
         """Gives a message another text. The old text leaves the index, and summaries that may hold it are dropped.
 
         edit: returns the exchange with the new text.
@@ -195,15 +195,15 @@ def _numbers(rows: Sequence[Row], limit: int) -> list[int]:
     return found[-limit:]
 
 
-async def _at(connection: Connection, agent: int, seq: int) -> StandingExchange:
+async def _at(connection: Connection, agent: int, seq: int) -> ListedExchange:
     row = await connection.row(SQL["at"], (agent, seq))
     if row is None:
         raise NotFound(f"there is no message {seq}")
     return _make_record(row)
 
 
-def _make_record(row: Row) -> StandingExchange:
+def _make_record(row: Row) -> ListedExchange:
     input_, shown_reply, full, conversation, key, is_tip, run, waiting, *skeleton = row
     e = exchanges.make_exchange(skeleton, input_, shown_reply, full)
     held = orjson.loads(waiting) if waiting and is_tip else {}
-    return StandingExchange(e, conversation, key, run, held)
+    return ListedExchange(e, conversation, key, run, held)
