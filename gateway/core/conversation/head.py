@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import RESULTS, Canon, Listing, WireMessage, text_of
+from gateway.core.conversation.canonical import RESULTS, Listing, WireMessage, text_of
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.words import is_beginning, is_grown_transcript, joined_words, without_remark
@@ -57,183 +57,172 @@ def find_head(tree: Tree, query: Query, match: Match) -> PathHead | None:
 
     Such a list is matched instead. The head is the exchange that was touched last; its path comes before the list.
     """
-    if match.first > 0:
-        return None
-    listing, canon = query.listing, query.listing.canon
-    head = _touched_last(tree)
-    cut = _cut(tree, head)
-    held = _held(tree, listing, head, cut)
-    spoken, leading = _spoken(tree, listing, match, head, held, cut)
-    if spoken is Spoken.RESENT:
-        held = _resent(held, listing, leading)
-    if spoken is Spoken.CUT:
-        leading = 0
-    new = listing.messages[leading:]
-    is_repeated = _repeats(canon, new, held, may_grow=True)
-    if is_repeated:
-        held = held[: -len(new)]  # the cancelled message once more
-    elif head is not None and not held and (spoken is Spoken.ABOVE or query.retry):
-        asked = tree.content(head).messages or []
-        # What an SDK sends again has the very words; others that begin so are the next message.
-        is_again = _repeats(canon, new, asked, may_grow=spoken is Spoken.ABOVE)
-        if is_again and (spoken is not Spoken.HEAD or _is_heard(tree, listing, _above(tree, head), leading)):
-            # The last turn once more: its messages take its place, as a sibling.
-            return PathHead(tree.parent(head), asked[: -len(new)], leading, spoken)
-    if head is not None and spoken is Spoken.ABOVE:
-        # Its reply was not heard: its messages come with the next ones, as a sibling.
-        return PathHead(_above(tree, head), [*(tree.content(head).messages or ()), *held], leading, spoken)
-    is_next = spoken is not None or is_repeated or match.match_point is None
-    return PathHead(head, held, leading, spoken) if is_next else None
+    return None if match.first > 0 else _HeadSearch(tree, query, match).run()
 
 
-def _spoken(
-    tree: Tree,
-    listing: Listing,
-    match: Match,
-    head: Exchange | None,
-    held: Sequence[WireMessage],
-    cut: Sequence[Exchange],
-) -> tuple[Spoken | None, int]:
-    """Returns which reply the head of a list repeats, and in how many messages; None: none that is known.
+class _HeadSearch:
+    """Finds what the messages at the beginning of a list repeat, and where the path ends that comes before it."""
 
-    After it may come the application's own text, or a second reply.
-    """
-    leading = _leading(listing)
-    if not leading:
-        return None, 0
-    is_off = _has_off_sibling(tree, head, match)
-    for end in (leading, *range(min(leading - 1, _MAX_RESENT), 0, -1)):
-        is_resent = _place_resent(held, listing, end) is not None
-        is_tips = _is_heard(tree, listing, head, end, least=1)
-        # The last reply is tried first, since replies may begin alike: of a cancelled send no reply is on the path
-        # yet, and what a later send reported of one is held. A request that is sent again repeats its report.
-        is_again = (is_resent or is_tips) and _repeats(
-            listing.canon, listing.messages[end:], held, may_grow=True
+    def __init__(self, tree: Tree, query: Query, match: Match) -> None:
+        self._tree = tree
+        self._query = query
+        self._match = match
+        self._listing = query.listing
+        self._head = _touched_last(tree)
+        # The exchange before the head, if the head begins with a user message.
+        self._above = None
+        if self._head is not None and not tree.goes_on(self._head):
+            self._above = tree.parent(self._head)
+        self._cut = self._cut_sends()
+        self._held = self._held_messages()
+
+    def run(self) -> PathHead | None:
+        tree, head, listing, held = self._tree, self._head, self._listing, self._held
+        spoken, leading = self._spoken()
+        if spoken is Spoken.RESENT:
+            place = self._place_resent(leading)
+            assert place is not None
+            held = [*held[:place], *listing.messages[:leading], *held[place + 1 :]]
+        if spoken is Spoken.CUT:
+            leading = 0
+        new = listing.messages[leading:]
+        is_repeated = self._repeats(new, held, may_grow=True)
+        if is_repeated:
+            held = held[: -len(new)]  # the cancelled message once more
+        elif head is not None and not held and (spoken is Spoken.ABOVE or self._query.retry):
+            asked = tree.content(head).messages or []
+            # What an SDK sends again has the very words; others that begin so are the next message.
+            is_again = self._repeats(new, asked, may_grow=spoken is Spoken.ABOVE)
+            if is_again and (spoken is not Spoken.HEAD or self._is_heard(self._above, leading)):
+                # The last turn once more: its messages take its place, as a sibling.
+                return PathHead(tree.parent(head), asked[: -len(new)], leading, spoken)
+        if head is not None and spoken is Spoken.ABOVE:
+            # Its reply was not heard: its messages come with the next ones, as a sibling.
+            return PathHead(self._above, [*(tree.content(head).messages or ()), *held], leading, spoken)
+        is_next = spoken is not None or is_repeated or self._match.match_point is None
+        return PathHead(head, held, leading, spoken) if is_next else None
+
+    def _spoken(self) -> tuple[Spoken | None, int]:
+        """Returns which reply the head of the list repeats, and in how many messages; None: none that is known.
+
+        After it may come the application's own text, or a second reply.
+        """
+        listing = self._listing
+        # The messages of the assistant in front of those that are new.
+        leading = next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
+        if not leading:
+            return None, 0
+        is_off = self._has_off_sibling()
+        for end in (leading, *range(min(leading - 1, _MAX_RESENT), 0, -1)):
+            is_resent = self._place_resent(end) is not None
+            is_heads = self._is_heard(self._head, end, least=1)
+            # The last reply is tried first, since replies may begin alike: of a cancelled send no reply is on the path
+            # yet, and what a later send reported of one is held. A request that is sent again repeats its report.
+            is_again = (is_resent or is_heads) and self._repeats(
+                listing.messages[end:], self._held, may_grow=True
+            )
+            if self._cut and not is_again and was_heard(self._tree, self._cut[-1], listing, 0, end, least=1):
+                return (Spoken.OFF, leading) if is_off else (Spoken.CUT, end)
+            if is_resent:
+                return Spoken.RESENT, end
+            if is_heads:
+                return Spoken.HEAD, end
+            if self._is_heard(self._above, end):
+                return Spoken.ABOVE, end
+        return (Spoken.OFF, leading) if is_off else (None, 0)
+
+    def _repeats(self, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool) -> bool:
+        """Returns whether messages are the last ones before them once more; may_grow: or a transcript that went on."""
+        if not new or len(before) < len(new):
+            return False
+        canon = self._listing.canon
+        pairs = [*zip(new, before[-len(new) :], strict=True)]
+        # Words alone do not distinguish another picture from the same one.
+        if any(canon.media(a) != canon.media(b) for a, b in pairs):
+            return False
+        others = [(a, b) for a, b in pairs if canon.atoms(a) != canon.atoms(b)]
+        if not others or not may_grow:
+            return not others
+        (last, earlier), *_ = others
+        is_user = last.get("role") == earlier.get("role") == "user"
+        return others == pairs[-1:] and is_user and is_grown_transcript(text_of(last), text_of(earlier))
+
+    def _has_off_sibling(self) -> bool:
+        """Returns whether the list may repeat a reply that was off the record there, with unknown words."""
+        if self._match.match_point is not None and self._match.match_point.state is not State.OFF:
+            return False
+        siblings = [e for e in self._tree if e.parent is None]
+        if self._head is not None:
+            siblings = [*self._tree.kids(self._head), *self._tree.siblings(self._head)]
+        return any(e.state is State.OFF for e in siblings)
+
+    def _is_heard(self, e: Exchange | None, leading: int, least: int = 4) -> bool:
+        """Returns whether the first `leading` messages of the list are what was heard of the reply of an exchange.
+
+        least: letters, where they are not all of it.
+        """
+        if e is None or not leading or not e.reply or not self._tree.is_soft(e):
+            return False
+        return was_heard(self._tree, e, self._listing, 0, leading, least)
+
+    def _place_resent(self, leading: int) -> int | None:
+        """Returns where the held messages report a reply that the first `leading` messages report again."""
+        heard = joined_words(without_remark("".join(map(self._listing.text, range(leading)))))
+        places = (
+            i
+            for i, m in enumerate(self._held)
+            if m.get("role") == "assistant" and is_beginning(heard, joined_words(text_of(m)))
         )
-        if cut and not is_again and was_heard(tree, cut[-1], listing, 0, end, least=1):
-            return (Spoken.OFF, leading) if is_off else (Spoken.CUT, end)
-        if is_resent:
-            return Spoken.RESENT, end
-        if is_tips:
-            return Spoken.HEAD, end
-        if _is_heard(tree, listing, _above(tree, head), end):
-            return Spoken.ABOVE, end
-    return (Spoken.OFF, leading) if is_off else (None, 0)
+        return max(places, default=None)
 
+    def _held_messages(self) -> list[WireMessage]:
+        """Returns the messages of cancelled sends that come before those of the list."""
+        held, listing = self._cancelled(), self._listing
+        if len(listing) and all(listing.role(i) in RESULTS for i in range(len(listing))):
+            # Results follow their calls, so messages that the user sent meanwhile wait for the next ones.
+            return [m for m in held if m.get("role") in RESULTS]
+        return held
 
-def _above(tree: Tree, head: Exchange | None) -> Exchange | None:
-    """Returns the exchange before the head, if the head begins with a user message."""
-    return tree.parent(head) if head is not None and not tree.goes_on(head) else None
+    def _cut_sends(self) -> list[Exchange]:
+        """Returns the cancelled sends after the head, oldest first.
+
+        A user's may have waited for results of tools. One that repeated the question of the head is its sibling.
+        """
+        tree, head = self._tree, self._head
+        after = tree.kids(head) if head is not None else [e for e in tree if e.parent is None]
+        if head is not None and not tree.goes_on(head):
+            asked = len(head.inputs)
+            siblings = (e for e in tree.siblings(head) if e.begun > head.begun)
+            after += [e for e in siblings if e.inputs[:asked] == head.inputs]
+        while head is not None and tree.goes_on(head):
+            head = tree.parent(head)
+            after += [e for e in tree.kids(head) if not tree.goes_on(e)] if head is not None else []
+        cut = [e for e in after if e.ended is None and e.state in (State.OPEN, State.CANCELLED)]
+        return sorted(cut, key=lambda e: (e.begun, e.id))
+
+    def _cancelled(self) -> list[WireMessage]:
+        """Returns the messages of the last cancelled send, which are stored and sent with the next one.
+
+        Those that the upstream has refused would only be refused again. One that repeated the question of the head
+        brings what follows that question.
+        """
+        tree, head = self._tree, self._head
+        if not self._cut:
+            return []
+        last = self._cut[-1]
+        held = [] if last.superseded else tree.content(last).messages or []
+        if head is not None and head.inputs and not tree.goes_on(head) and last.parent == head.parent:
+            return held[len(head.inputs) :]
+        new = next((e for e in reversed(self._cut) if not tree.goes_on(e)), None)
+        if new is None or new is last or new.superseded:
+            return held
+        return [*held, *(m for m in tree.content(new).messages or () if m.get("role") == "user")]
 
 
 def _touched_last(tree: Tree) -> Exchange | None:
     """Returns the head of a conversation. What is off the record is on no path: the next turn goes on before it."""
     active = (e for e in tree if e.state is not State.OFF and tree.stands(e, named=True))
     return max(active, key=lambda e: (tree.touched(e), e.begun, e.id), default=None)
-
-
-def _repeats(
-    canon: Canon, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool
-) -> bool:
-    """Returns whether messages are the last ones before them once more; may_grow: or a transcript that went on."""
-    if not new or len(before) < len(new):
-        return False
-    pairs = [*zip(new, before[-len(new) :], strict=True)]
-    # Words alone do not distinguish another picture from the same one.
-    if any(canon.media(a) != canon.media(b) for a, b in pairs):
-        return False
-    others = [(a, b) for a, b in pairs if canon.atoms(a) != canon.atoms(b)]
-    if not others or not may_grow:
-        return not others
-    (last, earlier), *_ = others
-    is_user = last.get("role") == earlier.get("role") == "user"
-    return others == pairs[-1:] and is_user and is_grown_transcript(text_of(last), text_of(earlier))
-
-
-def _leading(listing: Listing) -> int:
-    """Returns how many messages of the assistant are in front of those that are new."""
-    return next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
-
-
-def _has_off_sibling(tree: Tree, head: Exchange | None, match: Match) -> bool:
-    """Returns whether the list may repeat a reply that was off the record there, with unknown words."""
-    if match.match_point is not None and match.match_point.state is not State.OFF:
-        return False
-    siblings = [e for e in tree if e.parent is None]
-    if head is not None:
-        siblings = [*tree.kids(head), *tree.siblings(head)]
-    return any(e.state is State.OFF for e in siblings)
-
-
-def _is_heard(tree: Tree, listing: Listing, e: Exchange | None, leading: int, least: int = 4) -> bool:
-    """Returns whether the first `head` messages of a list are what was heard of the reply of an exchange.
-
-    least: letters, where they are not all of it.
-    """
-    if e is None or not leading or not e.reply or not tree.is_soft(e):
-        return False
-    return was_heard(tree, e, listing, 0, leading, least)
-
-
-def _held(tree: Tree, listing: Listing, head: Exchange | None, cut: Sequence[Exchange]) -> list[WireMessage]:
-    """Returns the messages of cancelled sends that come before those of a list."""
-    held = _cancelled(tree, head, cut)
-    if len(listing) and all(listing.role(i) in RESULTS for i in range(len(listing))):
-        # Results follow their calls, so messages that the user sent meanwhile wait for the next ones.
-        return [m for m in held if m.get("role") in RESULTS]
-    return held
-
-
-def _place_resent(held: Sequence[WireMessage], listing: Listing, leading: int) -> int | None:
-    """Returns where the held messages report a reply that the first `head` messages of a list report again."""
-    heard = joined_words(without_remark("".join(map(listing.text, range(leading)))))
-    places = (
-        i
-        for i, m in enumerate(held)
-        if m.get("role") == "assistant" and is_beginning(heard, joined_words(text_of(m)))
-    )
-    return max(places, default=None)
-
-
-def _resent(held: Sequence[WireMessage], listing: Listing, leading: int) -> list[WireMessage]:
-    """Returns the held messages with the report of the first `head` messages of a list in its place."""
-    place = _place_resent(held, listing, leading)
-    assert place is not None
-    return [*held[:place], *listing.messages[:leading], *held[place + 1 :]]
-
-
-def _cut(tree: Tree, head: Exchange | None) -> list[Exchange]:
-    """Returns the cancelled sends after the head, oldest first.
-
-    A user's may have waited for results of tools. One that repeated the question of the head is its sibling.
-    """
-    after = tree.kids(head) if head is not None else [e for e in tree if e.parent is None]
-    if head is not None and not tree.goes_on(head):
-        asked = len(head.inputs)
-        siblings = (e for e in tree.siblings(head) if e.begun > head.begun)
-        after += [e for e in siblings if e.inputs[:asked] == head.inputs]
-    while head is not None and tree.goes_on(head):
-        head = tree.parent(head)
-        after += [e for e in tree.kids(head) if not tree.goes_on(e)] if head is not None else []
-    cut = [e for e in after if e.ended is None and e.state in (State.OPEN, State.CANCELLED)]
-    return sorted(cut, key=lambda e: (e.begun, e.id))
-
-
-def _cancelled(tree: Tree, head: Exchange | None, cut: Sequence[Exchange]) -> list[WireMessage]:
-    """Returns the messages of the last cancelled send, which are stored and sent with the next one.
-
-    Those that the upstream has refused would only be refused again. One that repeated the question of the head
-    brings what follows that question.
-    """
-    if not cut:
-        return []
-    held = [] if cut[-1].superseded else tree.content(cut[-1]).messages or []
-    if head is not None and head.inputs and not tree.goes_on(head) and cut[-1].parent == head.parent:
-        return held[len(head.inputs) :]
-    new = next((e for e in reversed(cut) if not tree.goes_on(e)), None)
-    if new is None or new is cut[-1] or new.superseded:
-        return held
-    return [*held, *(m for m in tree.content(new).messages or () if m.get("role") == "user")]
 
 
 def was_heard(tree: Tree, x: Exchange, listing: Listing, start: int, end: int, least: int = 4) -> bool:
