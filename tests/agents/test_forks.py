@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from letta_client import APIError, BadRequestError, NotFoundError
 
-from gateway.settings import ProfileSettings
+from gateway.settings import ProfileSettings, ToolSettings
 from storage.records import Scope
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.admin.test_transfer_agents import export, restore
 from tests.gateway.compacting import Notes
 from tests.gateway.sdk import agent as profile
-from tests.gateway.tools.test_sandbox import needs_bwrap
+from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
 
 pytestmark = [pytest.mark.both, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -27,7 +27,7 @@ NOTHING_ELSE = {"learn_every": 0, "recall_tokens": 0}
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
-    with letta(upstream, tmp_path, ProfileSettings("bare")) as made:
+    with letta(upstream, tmp_path, ProfileSettings("bare"), tools=ToolSettings(python=PYTHON)) as made:
         yield made
 
 
