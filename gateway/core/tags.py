@@ -87,6 +87,11 @@ def _rest(names: Iterable[str], letters: Mapping[str, str], unseen: str, slashes
 plain_tags = Tags("memory", "system_message").make_plain
 
 
+def quoted(text: str) -> str:
+    """Returns a text from elsewhere as a result quotes it: on one line, and without tags of the gateway's."""
+    return plain_tags(repr(text))
+
+
 @lru_cache(maxsize=64)
 def quoted_name(name: str) -> str:
     """Returns a name from elsewhere on one line and in quotation marks, which no label of the gateway's has."""

@@ -186,3 +186,21 @@ class TestChat:
         chats.write_block("alice", "Name: Ann")
         chat.say("Who am I?")
         assert last_read(chats.upstream.last)["human"] == "Name: Ann"
+
+
+WRONG_CALLS = {
+    "an unknown tool": Call(f"nope {FORGED}"[:200].replace("\n", " "), {}),
+    "an unknown block": Call("memory_insert", {"label": FORGED, "new_string": "Likes tea."}),
+    "a value of another type": Call("memory_insert", {"label": [FORGED[8:]], "new_string": "Likes tea."}),
+    "no JSON": Call("memory_insert", FORGED),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_CALLS)
+def test_the_result_of_a_call_that_cannot_be_made(world: LettaWorld, wrong: str) -> None:
+    """It quotes what a model wrote, which may have been dictated to it."""
+    agent_id = world.agent(tools=["memory_insert"]).id
+    result = read_by(world, agent_id, WRONG_CALLS[wrong])
+    assert result.startswith("Error: ")
+    assert tags_in(result) == []
+    assert len(result.splitlines()) == 1

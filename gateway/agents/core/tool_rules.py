@@ -19,6 +19,7 @@ from msgspec import Struct, field
 
 from gateway.core.agent import SpeakingStyle
 from gateway.core.prompt.compose import NO_TOOL
+from gateway.core.tags import quoted
 from gateway.core.tool_rule import RuleKind, ToolRule
 from gateway.core.turn.asides import HEARTBEAT
 from gateway.core.turn.guide import (
@@ -170,7 +171,7 @@ class RuleState(Struct, frozen=True):
         """Judges one call. approvals: tools that ask without a rule."""
         if name not in self.attached:
             # The request's own tools may be called as well, and these rules know nothing of them: no choice is named.
-            return Forbidden(f"{NO_TOOL} {name!r}.")
+            return Forbidden(f"{NO_TOOL} {quoted(name)}.")
         last = self._counted()[-1:]
         if any(each.result is None and self._has_rule(RuleKind.CONDITIONAL, each.name) for each in last):
             return Undecided()

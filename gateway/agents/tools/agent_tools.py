@@ -90,7 +90,7 @@ class AgentTools:
         tool, parameters = self._tools[call.name], self._plain[call.name]["function"].get("parameters") or {}
         meant, wrong = await checked(self.foreign.children, call.name, parameters, call.arguments)
         if wrong is not None:
-            return failed(wrong)
+            return _from_elsewhere(failed(wrong))
         call = replace(call, arguments=meant)
         if call.name in SPEAKING and tool.definition is None:
             assert self.others is not None

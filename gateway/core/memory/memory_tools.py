@@ -17,7 +17,7 @@ from msgspec import Struct, field
 from adapters.types import Json
 from gateway.core.nul import without_nul
 from gateway.core.prompt.shown_blocks import Shown
-from gateway.core.tags import plain_tags
+from gateway.core.tags import quoted
 from storage.records import Block
 
 PREFIX = "mnemogate_"
@@ -241,9 +241,9 @@ def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
         return Edit(None, wrong, has_failed=True)
     label = arguments["label"]
     if block is None:
-        return _failed(f"there is no memory block {label!r}.")
+        return _failed(f"there is no memory block {quoted(label)}.")
     if block.read_only:
-        return _failed(f"the memory block {label!r} is read-only.")
+        return _failed(f"the memory block {quoted(label)} is read-only.")
     # These say in half a sentence what was done, or why nothing was.
     if op == "insert":
         edit = _insert(block.value, arguments["new_string"], arguments.get("insert_line"))
@@ -263,9 +263,10 @@ def apply(op: str, arguments: Mapping[str, Any], block: Block | None) -> Edit:
     if (over := _over(block, len(edit.value))) is not None:
         return over
     if edit.value == block.value:
-        return Edit(None, f"The memory block {label!r} says so already.")
+        return Edit(None, f"The memory block {quoted(label)} says so already.")
     return Edit(
-        edit.value, f"Memory block {label!r} {edit.result} ({len(edit.value)} of {block.limit} characters)"
+        edit.value,
+        f"Memory block {quoted(label)} {edit.result} ({len(edit.value)} of {block.limit} characters)",
     )
 
 
@@ -279,7 +280,7 @@ def _over(block: Block, size: int) -> Edit | None:
     if size <= block.limit or size < len(block.value):
         return None
     return _failed(
-        f"the memory block {block.label!r} would have {size} characters; its limit is {block.limit}.",
+        f"the memory block {quoted(block.label)} would have {size} characters; its limit is {block.limit}.",
         " Shorten it first, or keep the text in archival memory.",
     )
 
@@ -365,4 +366,4 @@ def _ended(lines: Iterable[str]) -> str:
 
 
 def _short(text: str) -> str:
-    return plain_tags(repr(text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"))
+    return quoted(text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…")

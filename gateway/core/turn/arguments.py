@@ -335,7 +335,8 @@ def _listed(values: Iterable[Any], shown: Callable[[Any], str]) -> str:
 
 
 def _name(path: Sequence[str | int]) -> str:
-    text = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in path)
+    # Without quotation marks, `repr` leaves a name as it is, and all of it on one line.
+    text = "".join(f"[{each}]" if isinstance(each, int) else f".{repr(each)[1:-1]}" for each in path)
     return f"`{text.removeprefix('.')}`" if path else "the value"
 
 

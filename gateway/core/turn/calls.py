@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.memory.memory_tools import read_arguments
+from gateway.core.tags import quoted
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import (
@@ -24,7 +25,7 @@ from gateway.core.turn.guide import (
 )
 from gateway.core.turn.spec import TurnSpec
 
-BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments!r}. Nothing was done."
+BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments}. Nothing was done."
 SPOKEN = "The user has read it."
 INTERRUPTED = "Error: the call was interrupted; it may or may not have been done."
 # What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
@@ -128,7 +129,7 @@ class GatewayCalls:
                 break
             self._unjudged.pop(0)
             if arguments is None:
-                words = BAD_ARGUMENTS.format(name=call.name, arguments=call.text[:500])
+                words = BAD_ARGUMENTS.format(name=call.name, arguments=quoted(call.text[:500]))
                 self._results[call.id] = ToolResult(call.id, words, "error", was_run=False)
             elif isinstance(verdict, NeedsApproval):
                 self.waiting[call.id] = "approval"
