@@ -36,6 +36,8 @@ HEAD, FINISH = SendHead(200, SSE), Finish()
 class WordsReader:
     """Reads words, up to the word `end`."""
 
+    later = None
+
     def __init__(self) -> None:
         self.words = ""
         self.is_over = False
