@@ -7,7 +7,7 @@ completion; a reply is one message in both. Thoughts are left out: chat completi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -17,6 +17,15 @@ from gateway.core.prompt.frame import without_frame
 from gateway.dialects.messages.errors import invalid, not_taken
 
 THOUGHTS: Final = ("thinking", "redacted_thinking")
+# In Anthropic's words, which clients read.
+_NO_CALL: Final = (
+    "unexpected `tool_use_id` found in `tool_result` blocks: {}. Each `tool_result` block must have a corresponding "
+    "`tool_use` block in the previous message."
+)
+_NO_RESULT: Final = (
+    "`tool_use` ids were found without `tool_result` blocks immediately after: {}. Each `tool_use` block must have a "
+    "corresponding `tool_result` block in the next message."
+)
 _REMINDER: Final = ("<system-reminder>", "</system-reminder>")
 _ATTRIBUTION: Final = "x-anthropic-billing-header:"
 """The beginning of the line by which Claude Code names its version; a part of it may change with each request."""
@@ -87,7 +96,42 @@ def read_messages(messages: Any, *, is_read_only: bool) -> ReadMessages:
     reader = _Reader(is_read_only)
     for index, message in enumerate(messages):
         reader.add(index, message)
+    if not is_read_only:
+        _check_calls(messages)
     return ReadMessages(reader.messages, reader.places)
+
+
+def _check_calls(messages: Sequence[Json]) -> None:
+    """Refuses a call without its result in the user's next turn, and a result without its call. Raises: BadRequest.
+
+    In a list that begins with results, memory may have their calls (append mode).
+    """
+    calls: dict[str, int] | None = (
+        None  # without a result so far, by their ids: the indexes of their messages
+    )
+    role_before = ""
+    for index, message in enumerate(messages):
+        role, content = message["role"], message.get("content")
+        if role == "system":
+            continue
+        if role == "assistant" and role_before != role:
+            _check_answered(calls or {})
+            calls = {}
+        role_before = role
+        for place, block in enumerate(content if isinstance(content, list) else ()):
+            if calls is None:
+                continue
+            if block["type"] == "tool_use":
+                calls[block["id"]] = index
+            elif block["type"] == "tool_result" and calls.pop(block["tool_use_id"], None) is None:
+                raise invalid(f"messages.{index}.content.{place}", _NO_CALL.format(block["tool_use_id"][:80]))
+    _check_answered(calls or {})
+
+
+def _check_answered(calls: Mapping[str, int]) -> None:
+    for index in calls.values():
+        ids = ", ".join(id[:80] for id, at in calls.items() if at == index)
+        raise invalid(f"messages.{index}", _NO_RESULT.format(ids))
 
 
 class _Reader:
@@ -115,6 +159,8 @@ class _Reader:
             raise invalid(
                 f"{where}.content", "Field required" if content is None else "Input should be a valid list"
             )
+        if content == [] and not self._is_read_only:
+            raise invalid(where, f"{role} messages must have non-empty content")
         blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
         for place, block in enumerate(blocks):
             if not isinstance(block, dict) or not isinstance(block.get("type"), str):

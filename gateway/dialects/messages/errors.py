@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final
 import orjson
 
 from adapters.types import Json
+from gateway.dialects.field_names import FieldNames
 from gateway.errors import BadRequest, GatewayError
 
 _TYPES: Final = {
@@ -24,6 +25,24 @@ _TYPES: Final = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+
+
+# By which upstreams name fields of a request that was translated.
+FIELDS: Final = FieldNames(
+    {
+        "max_completion_tokens": "max_tokens",
+        "reasoning_effort": "output_config.effort",
+        "response_format": "output_config.format",
+        "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
+        "tool_call_id": "tool_use_id",
+        "tool_calls": "tool_use",
+        "stop": "stop_sequences",
+        "user": "metadata.user_id",
+    },
+    messages="messages",
+    schema="input_schema",
+    common=("stop", "user"),
+)
 
 
 class MessagesErrors:

@@ -22,7 +22,7 @@ from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEven
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.spec import TurnSpec
 from gateway.dialects.messages.blocks import GrowingBlocks, content_of
-from gateway.dialects.messages.errors import error_object, frame
+from gateway.dialects.messages.errors import FIELDS, error_object, frame
 from gateway.dialects.messages.native_events import STOP_REASONS, NativeEvents, event_name, merged
 from gateway.errors import GatewayError
 
@@ -173,7 +173,7 @@ class MessagesView(ClientView):
             return
         code = error.get("code")
         status = code if isinstance(code, int) else 500
-        message = str(error.get("message") or "")
+        message = FIELDS.in_words(str(error.get("message") or ""))
         shown = error_object(status, message, self._request.request_id, code=code, kind=error.get("type"))
         self._out.append(frame("error", shown))
 
@@ -207,7 +207,7 @@ class MessagesView(ClientView):
             return body
         fields: Json = error if isinstance(error, dict) else parsed
         message = fields.get("message") or parsed.get("detail") or error
-        text = message if isinstance(message, str) else orjson.dumps(message).decode()
+        text = FIELDS.in_words(message) if isinstance(message, str) else orjson.dumps(message).decode()
         return orjson.dumps(error_object(status, text, self._request.request_id, code=fields.get("code")))
 
     # What comes in

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 import orjson
 
 from adapters.types import Json
 from gateway.dialects.chat.errors import ChatErrors
+from gateway.dialects.field_names import FieldNames
 from gateway.errors import GatewayError
 
-# The fields of chat completions, as upstreams write them, that have another name here.
-_NAMES: Final = {
-    "max_completion_tokens": "max_output_tokens",
-    "max_tokens": "max_output_tokens",
-    "reasoning_effort": "reasoning.effort",
-    "response_format": "text.format",
-    "verbosity": "text.verbosity",
-}
-# A message or a part of it. Its place in the input is another one.
-_MESSAGE: Final = r"messages(?:\.?\[?\d{1,9}\]?(?:\.?\[\d{1,9}\]|\.\w{1,64}){0,16})"
-_OF_FUNCTION: Final = r"(?P<tool>\btools\.?\[?\d{1,9}\]?|\btool_choice)\.function\b"
-# Words of a language are names only in quotes.
-_IN_WORDS: Final = re.compile(
-    rf"{_OF_FUNCTION}|\b{_MESSAGE}|(?<=['\"`])(?:messages|verbosity)(?=['\"`])"
-    r"|\b(?:max_completion_tokens|max_tokens|reasoning_effort|response_format(?:\.json_schema)?)\b"
-)
-_FIELD: Final = re.compile(
-    rf"{_OF_FUNCTION}|^(?:{_MESSAGE}|messages\b|(?:{'|'.join(_NAMES)})(?:\.json_schema)?\b)"
+_NAMES: Final = FieldNames(
+    {
+        "max_completion_tokens": "max_output_tokens",
+        "max_tokens": "max_output_tokens",
+        "reasoning_effort": "reasoning.effort",
+        "response_format": "text.format",
+        "verbosity": "text.verbosity",
+    },
+    messages="input",
+    schema="parameters",
+    common=("verbosity",),
 )
 
 
@@ -43,11 +36,7 @@ class ResponsesErrors(ChatErrors):
 
 def in_client_fields(text: str, *, is_field: bool = False) -> str:
     """Returns a text of an upstream's, or the name of a field (`is_field`), with the fields of the Responses API."""
-    return (_FIELD if is_field else _IN_WORDS).sub(_client_field, text)
-
-
-def _client_field(found: re.Match[str]) -> str:
-    return found["tool"] or _NAMES.get(found[0].removesuffix(".json_schema"), "input")
+    return _NAMES.of(text) if is_field else _NAMES.in_words(text)
 
 
 def with_client_fields(body: bytes) -> bytes | None:

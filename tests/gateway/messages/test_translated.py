@@ -238,6 +238,55 @@ def test_a_tool_without_a_name_is_refused_in_anthropics_words(world: World) -> N
         assert found == "tool_choice.tool.name: Input should be a valid string"
 
 
+USE = {"type": "tool_use", "id": "t1", "name": "weather", "input": {}}
+RESULT = {"type": "tool_result", "tool_use_id": "t1", "content": "Rain."}
+
+
+@pytest.mark.parametrize(
+    ("messages", "found"),
+    [
+        (
+            [("user", "Hi"), ("assistant", [USE, {**USE, "id": "t2"}]), ("user", [RESULT])],
+            "messages.1: `tool_use` ids were found without `tool_result` blocks immediately after: t2.",
+        ),
+        (
+            [("user", "Hi"), ("assistant", [USE]), ("user", "And?"), ("assistant", "x"), ("user", [RESULT])],
+            "messages.1: `tool_use` ids were found without `tool_result` blocks immediately after: t1.",
+        ),
+        ([("user", "Hi"), ("assistant", [USE])], "messages.1: `tool_use` ids were found"),
+        (
+            [("user", "Hi"), ("assistant", "x"), ("user", [RESULT])],
+            "messages.2.content.0: unexpected `tool_use_id` found in `tool_result` blocks: t1.",
+        ),
+        (
+            [("user", "Hi"), ("assistant", [USE]), ("user", [RESULT, RESULT])],
+            "messages.2.content.1: unexpected `tool_use_id`",
+        ),
+        ([("user", [])], "messages.0: user messages must have non-empty content"),
+    ],
+)
+def test_a_call_and_its_result_belong_together(
+    world: World, messages: list[tuple[str, Any]], found: str
+) -> None:
+    listed = [{"role": role, "content": content} for role, content in messages]
+    assert refused(world, messages=listed, tools=[WEATHER]).startswith(found)
+
+
+def test_results_of_one_turn_may_come_in_several_messages(world: World, upstream: StrictUpstream) -> None:
+    listed = [("user", "Hi"), ("assistant", [USE, {**USE, "id": "t2"}]), ("user", [RESULT])]
+    listed += [("user", [{**RESULT, "tool_use_id": "t2"}])]
+    messages: Any = [{"role": role, "content": content} for role, content in listed]
+    client(world).messages.create(model="m", max_tokens=10, messages=messages, tools=[WEATHER])
+    assert [m["role"] for m in upstream.last.messages] == ["user", "assistant", "tool", "tool"]
+
+
+def test_an_upstreams_error_names_the_clients_fields(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(fail(400, "Invalid 'tools[0].function.parameters': no object. Invalid 'stop': too long."))
+    assert refused(world) == "Invalid 'tools[0].input_schema': no object. Invalid 'stop_sequences': too long."
+    upstream.queue(fail(400, "Please stop: `max_completion_tokens` is too large."))
+    assert refused(world) == "Please stop: `max_tokens` is too large."
+
+
 def test_a_prefill_is_refused_in_anthropics_words(world: World) -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "I"}]
     assert "does not support assistant message prefill" in refused(world, messages=messages)
