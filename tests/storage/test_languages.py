@@ -1,0 +1,129 @@
+"""Short facts within chatty messages in languages without spaces, with particles, and with compounds.
+
+A question about one is answered, a wordy one as well; one about something else is not, nor is small talk.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from storage.search.blob import Document, encode
+from tests.stored import ranked
+
+SECRET = b"s" * 32
+NOW = 1.76e9
+
+
+class Chat(NamedTuple):
+    """What a person said, each sentence with a fact in it, and what is asked later."""
+
+    said: tuple[str, ...]
+    # A question, and which of the messages answers it.
+    asked: tuple[tuple[str, int], ...]
+    # What none of the messages answers.
+    foreign: tuple[str, ...]
+    small_talk: tuple[str, ...]
+
+
+CHATS = {
+    "Chinese": Chat(
+        (
+            "今天下雨了真烦。我的鹦鹉叫豆豆。晚上打算早点睡。",
+            "周末跟朋友去爬山了。我妈妈下周要做白内障手术。反正慢慢来吧。",
+            "这个月花了不少钱。我在学吹萨克斯。感觉时间过得真快。",
+        ),
+        (
+            ("我的鹦鹉叫什么", 0),
+            ("不好意思我一下子想不起来了，我妈妈要做什么手术来着，麻烦你帮我回忆一下好吗？", 1),
+            ("我在学吹什么乐器", 2),
+        ),
+        ("我的护照什么时候到期", "我哥哥在哪里上大学"),
+        ("谢谢你", "晚安"),
+    ),
+    "Japanese": Chat(
+        (
+            "今日は雨で困りました。うちのインコの名前はまめです。早く寝るつもりです。",
+            "週末は友達と山に登りました。母は来月白内障の手術を受けます。ゆっくりやります。",
+            "今月は出費が多いです。サックスを習い始めました。時間が早いですね。",
+        ),
+        (
+            ("インコの名前は何でしたか", 0),
+            ("すみません、ちょっと思い出せないのですが、母はどんな手術を受けますか、教えてください", 1),
+            ("サックスはいつ習い始めましたか", 2),
+        ),
+        ("パスポートの期限はいつですか", "兄の大学はどこですか"),
+        ("ありがとう", "なるほど"),
+    ),
+    "Korean": Chat(
+        (
+            "오늘은 비가 와서 힘들었어요. 우리 앵무새 이름은 콩이에요. 일찍 잘 거예요.",
+            "주말에 친구하고 산에 갔어요. 어머니는 다음 달에 백내장 수술을 받으세요. 천천히 하면 되죠.",
+            "이번 달은 돈을 많이 썼어요. 색소폰을 배우기 시작했어요. 시간이 빠르네요.",
+        ),
+        (
+            ("앵무새 이름이 뭐였지", 0),
+            ("미안한데 갑자기 생각이 안 나서 그러는데, 어머니가 무슨 수술을 받으시죠?", 1),
+            ("색소폰을 언제 배우기 시작했나요", 2),
+        ),
+        ("여권은 언제 만료되나요", "형은 어느 대학교에 다녀요"),
+        ("고마워요", "그렇군요"),
+    ),
+    "Thai": Chat(
+        (
+            "วันนี้ฝนตกทั้งวัน นกแก้วของฉันชื่อถั่ว คืนนี้จะนอนเร็ว",
+            "วันหยุดไปปีนเขากับเพื่อน แม่จะผ่าตัดต้อกระจกเดือนหน้า ค่อยๆ ทำไป",
+            "เดือนนี้ใช้เงินเยอะ ฉันเริ่มเรียนแซกโซโฟน เวลาผ่านไปเร็วจัง",
+        ),
+        (
+            ("นกแก้วของฉันชื่ออะไร", 0),
+            ("ขอโทษนะ นึกไม่ออกจริงๆ แม่จะผ่าตัดต้ออะไร ถ้าจำได้ช่วยบอกหน่อยได้ไหม", 1),
+            ("ฉันเรียนแซกโซโฟนเมื่อไร", 2),
+        ),
+        ("หนังสือเดินทางหมดอายุวันไหน", "พี่ชายเรียนมหาวิทยาลัยที่ไหน"),
+        ("ขอบคุณ", "ราตรีสวัสดิ์"),
+    ),
+    "German": Chat(
+        (
+            "Heute hat es nur geregnet. Unser Wellensittich heißt Erbse. Ich gehe früh ins Bett.",
+            "Am Wochenende waren wir wandern. Meine Mutter hat eine Augenoperation vor sich. Immer mit der Ruhe.",
+            "Der Monat war teuer. Seit Kurzem habe ich Saxophonunterricht. Die Zeit vergeht.",
+        ),
+        (
+            ("Wie heißt der Wellensittich?", 0),
+            (
+                "Entschuldige, mir fällt es gerade nicht ein, wer hat die Augenoperation vor sich? Hilf mir mal.",
+                1,
+            ),
+            ("Wann ist mein Saxophonunterricht?", 2),
+        ),
+        ("Wo habe ich mein Auto geparkt?", "Wo ist die Garantie für den Kühlschrank?"),
+        ("Danke dir!", "Alles klar."),
+    ),
+}
+
+
+def recalled(chat: Chat, question: str) -> list[int]:
+    """Returns which of the messages a question recalls, best first."""
+    documents = list[Document]()
+    for text in chat.said:
+        seq = len(documents) + 1
+        documents.append(Document(seq, "user", text, NOW + seq))
+        documents.append(Document(seq + 1, "assistant", "OK.", NOW + seq, previous=seq))
+    hits = ranked(encode(documents, SECRET).values(), question, SECRET, only_strong=True)
+    return [(seq - 1) // 2 for seq in hits if seq % 2]
+
+
+@pytest.mark.parametrize("language", CHATS)
+def test_a_question_finds_its_fact_first(language: str) -> None:
+    chat = CHATS[language]
+    assert [recalled(chat, question)[:1] for question, _ in chat.asked] == [
+        [place] for _, place in chat.asked
+    ]
+
+
+@pytest.mark.parametrize("language", CHATS)
+def test_foreign_questions_and_small_talk_find_nothing(language: str) -> None:
+    chat = CHATS[language]
+    assert [text for text in (*chat.foreign, *chat.small_talk) if recalled(chat, text)] == []
