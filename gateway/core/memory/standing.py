@@ -98,6 +98,11 @@ def standing_block(
     return block, tuple(fact.seq for fact in taken)
 
 
+def statement_of(text: str) -> str:
+    """Returns what a fact states, or a message that states nothing else: two of the same statement are equal."""
+    return _stated(text).strip(" .")
+
+
 def _line(fact: StandingFact) -> str:
     """Returns the line of a fact: the first clause, where that alone states it."""
     text = _stated(fact.text)

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
+from gateway.core.memory.standing import statement_of
 from gateway.core.prompt import note
 from gateway.core.prompt.event_order import asks_for_order, events_of
 from gateway.core.prompt.section import Section
@@ -246,11 +247,12 @@ class Recaller(Struct, frozen=True):
             gone = await with_contents(self.store.turns, context.agent, context.tree, rule)
             left.update((m.seq, "superseded") for m in found if m.exchange in gone)
             found = [m for m in found if m.exchange not in gone]
+        stated = {statement_of(f.text) for f in context.snapshot.standing if f.seq in recalling.standing}
         visible = [
             m
             for m in found
-            if m.source != "fact"
-            or not (m.seq in recalling.standing or shows_origin(context, recalling.window, m))
+            if statement_of(m.text) not in stated
+            and not (m.source == "fact" and shows_origin(context, recalling.window, m))
         ]
         if len(visible) < len(found):
             left.update((m.seq, "shown") for m in found if m not in visible)
@@ -278,7 +280,8 @@ class Recaller(Struct, frozen=True):
             opens=_opens(context),
             numbers=context.snapshot.numbers,
             skip=recalling.visible.numbers,
-            limit=LEAST_HITS,
+            # What the section shows is among the first, as a fact and as it was said, and is left out.
+            limit=LEAST_HITS + 2 * len(recalling.standing),
             deadline_ms=_left(self._limit_ms(context), recalling.begun),
         )
 

@@ -174,3 +174,27 @@ def test_a_model_that_is_named_later_reads_all_again(upstream: StrictUpstream, t
         call, store = rule.world.gateway.call, rule.world.store
         assert agent in call(store.readers.unlearned(10))
         assert agent not in call(store.readers.unlearned(10, (), -1))
+
+
+def test_a_selection_of_the_whole_memory_shows_what_the_section_does_not(rule: Learner) -> None:
+    say(rule, "My parrot Coco lives in the old aviary behind our house.")
+    foods = (
+        "figs",
+        "eels",
+        "plums",
+        "kale",
+        "rice",
+        "nuts",
+        "beans",
+        "peas",
+        "corn",
+        "leeks",
+        "mint",
+        "dill",
+    )
+    for food in (*foods, "tofu", "lime", "pork", "veal", "hare"):
+        say(rule, f"I never eat {food}.")
+    assert section(rule, "Who am I?").count("- I never eat") > 10
+    note = rule.world.upstream.last.messages[-1]["content"]
+    assert "Coco" in note
+    assert "I never eat hare" not in note
