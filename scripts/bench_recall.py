@@ -39,6 +39,7 @@ from adapters.types import Embedded
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.memory.rules import RULES
+from gateway.core.memory.standing import states_standing
 from gateway.core.prompt import note as recall
 from gateway.core.prompt.summary import Overfull
 from gateway.core.request.identity import USER_NAME, IdentityRules, identify
@@ -57,7 +58,7 @@ from scripts.talk.dialogue import Turn
 from scripts.talk.embedders import make_embedder
 from scripts.talk.plain import PlainSearch
 from scripts.talk.rules import RULES as RULES_OF_RECALL
-from scripts.talk.sets import Asked, Memory, Set, history_of, make_sets, sessions_of
+from scripts.talk.sets import Asked, Memory, Set, history_of, make_sets, sentences_of, sessions_of
 from storage.commands import Committed
 from storage.open import open_store
 from storage.search import blob
@@ -71,6 +72,8 @@ BUDGETS = (1_000, 2_000, 4_000)
 # Of the kinds of messages without evidence, those that a note is of no use for.
 NEEDLESS = ("foreign question", "foreign request", "small talk", "errand")
 WITH_NOTE = ", with a note"
+# How the lines of a note begin that have what a user said.
+SOURCES = ("user: ", "learned: User said: ")
 # A shorter part of a turn may stand in another one as well.
 PART_CHARS = 24
 
@@ -457,7 +460,12 @@ async def run_whole(one: Set) -> None:
         texts = [_flat(d.text) for d in memory.history if d.seq in evidence and d.role == "user"]
         async with remembered(memory, None) as ask:
             _, note = await _note_for("Who am I?", ask, BUDGETS[0])
-        selected = [line.removeprefix("user: ") for line in note.splitlines() if line.startswith("user: ")]
+        selected = [
+            line.removeprefix(source)
+            for line in note.splitlines()
+            for source in SOURCES
+            if line.startswith(source)
+        ]
         lines += len(selected)
         telling += sum(any(_is_of(line, text) for text in texts) for line in selected)
         if texts:
@@ -503,6 +511,9 @@ async def _ask_sets(options: argparse.Namespace) -> None:
     questions = fetch()
     sets = chosen_sets([*make_sets(questions, options.questions)], options.set)
     if options.whole:
+        sentences = sentences_of(questions)
+        standing = sum(map(states_standing, sentences))
+        print(f"the rule takes {standing} of {len(sentences)} other sentences for what always holds")
         for one in sets:
             await run_whole(one)
         return
