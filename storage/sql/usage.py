@@ -17,6 +17,8 @@ _KEYS = len(UsageKey._fields)
 # A query of fewer days is added up whole. Chosen: two days are looked through for the end of a page.
 _LONG_DAYS = 6
 _SUMS = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in COUNTERS)
+# Of a limit of a month, and the days of a page.
+_LISTED_DAYS = 31
 
 UsageRow = tuple[UsageKey, Sequence[int]]
 
@@ -39,8 +41,14 @@ class Usage(Group):
     async def sums(self, connection: Connection, query: UsageQuery) -> list[UsageSum]:
         """Returns the sums that a query asks for, in the order of its `by`."""
         end = await _end(connection, query)
-        statement = _sums(query.by, _names(query), query.after is not None, end is not None)
-        values, size = [query.first, query.last, *_values(query), *(end or ())], len(query.by)
+        names, days = _names(query), range(query.first, query.last + 1)
+        # The counters of one user are looked up day by day, instead of among those of all.
+        is_listed = {"project", "user"} <= {*names} and len(days) <= _LISTED_DAYS
+        statement = _sums(
+            query.by, names, query.after is not None, end is not None, len(days) if is_listed else 0
+        )
+        of_days = days if is_listed else (query.first, query.last)
+        values, size = [*of_days, *_values(query), *(end or ())], len(query.by)
         return [
             UsageSum(tuple(row[:size]), tuple(row[size:]))
             for row in await connection.rows(statement, (*values, query.limit))
@@ -162,17 +170,22 @@ def _values(query: UsageQuery) -> list[object]:
     return [*(value for _, value in query.only), *(query.after or ())]
 
 
-@lru_cache(maxsize=64)
-def _sums(by: tuple[str, ...], only: tuple[str, ...], is_later: bool, is_ended: bool) -> Statement:
-    """Returns the statement for sums by some columns. The names are those of `UsageKey`'s fields."""
+@lru_cache(maxsize=256)
+def _sums(
+    by: tuple[str, ...], only: tuple[str, ...], is_later: bool, is_ended: bool, listed_days: int
+) -> Statement:
+    """Returns the statement for sums by some columns. The names are those of `UsageKey`'s fields.
+
+    listed_days: so many days are listed, each as a value; 0: the first and the last one are values.
+    """
     columns = ", ".join(f'"{name}"' for name in by)
-    where = _where(by, only, is_later)
+    days = f"IN ({', '.join('?' * listed_days)})" if listed_days else "BETWEEN ? AND ?"
+    where = f"WHERE day {days}{_where(by, only, is_later)}"
     if is_ended:
         where += f" AND ({columns}) <= ({_marks(by)})"
     grouped = f" GROUP BY {columns} ORDER BY {columns}" if by else " HAVING count(*) > 0"
     shown = f"{columns}, {_SUMS}" if by else _SUMS
-    text = f"SELECT {shown} FROM usage WHERE day BETWEEN ? AND ?{where}{grouped} LIMIT ?"
-    return make_statement("usage.sql: sums", text)
+    return make_statement("usage.sql: sums", f"SELECT {shown} FROM usage {where}{grouped} LIMIT ?")
 
 
 @lru_cache(maxsize=64)
