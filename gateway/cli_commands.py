@@ -291,7 +291,10 @@ class Commands:
 
             print(csv_of({"by": pages[0]["by"], "data": rows}).replace("\r\n", "\n"), end="")
         else:
-            printed.show_list(printed.usage_list(pages[0]["by"]), rows, as_json=as_json)
+            by = pages[0]["by"]
+            listed = self.perform("keys-list", {}) if "key" in by and not as_json else ()
+            names = {each["id"]: each["name"] for each in listed}
+            printed.show_list(printed.usage_list(by, names), rows, as_json=as_json)
 
     def _usage(self, wanted: _Wanted) -> Iterator[dict[str, Any]]:
         """Yields all pages of usage."""

@@ -182,16 +182,17 @@ class Keys(Group):
         return await self._rewrite(id, lambda connection: connection.row(SQL["key_change"], values))
 
     async def rotate(self, id: int, overlap_s: float) -> tuple[Key, str]:
-        """Gives a key in use another secret. Returns it and its plain text. Raises: NotFound.
+        """Gives a key in use another secret. Returns it and its plain text. Raises: NotFound, of an expired one, too.
 
         overlap_s: how long the present one is good still, and the links that were made with it; one before that ends
             now.
         """
-        plain, until = PREFIX + secrets.token_urlsafe(32), self._now() + overlap_s
+        plain, now = PREFIX + secrets.token_urlsafe(32), self._now()
+        until = now + overlap_s
 
         async def rotate(connection: Connection) -> Row | None:
             await connection.run(SQL["key_links"], (id, until))
-            return await connection.row(SQL["key_rotate"], (id, digest_of(plain), plain[:SHOWN], until))
+            return await connection.row(SQL["key_rotate"], (id, digest_of(plain), plain[:SHOWN], until, now))
 
         return await self._rewrite(id, rotate), plain
 

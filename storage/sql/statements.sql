@@ -28,8 +28,9 @@ UPDATE keys SET name = ?2, memory = ?3, expires = ?4, models = ?5, "user" = ?6 W
 RETURNING id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until
 
 -- name: key_rotate
--- Gives a key another secret; the one that it has is good for a time.
-UPDATE keys SET old_digest = digest, old_until = ?4, digest = ?2, prefix = ?3 WHERE id = ?1 AND revoked IS NULL
+-- Gives a key that has not expired another secret; the one that it has is good for a time.
+UPDATE keys SET old_digest = digest, old_until = ?4, digest = ?2, prefix = ?3
+WHERE id = ?1 AND revoked IS NULL AND coalesce(expires, ?5) >= ?5
 RETURNING id, project, name, prefix, created, revoked, memory, opens, used, expires, models, "user", old_until
 
 -- name: key_links

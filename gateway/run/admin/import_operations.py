@@ -332,12 +332,11 @@ class ImportOperations:
                 if facts:
                     unindexed += len(facts)
                     await self._put_facts(running, agent, facts, oldest)
+                begun = await self._rest(begun)
                 if agent is not None and unindexed >= _INDEXED and not request.is_preview:
                     unindexed = 0
                     await self._index(agent)
-                if self.gives_way:
-                    await asyncio.sleep(_RESTS * (time.monotonic() - begun))
-                begun = time.monotonic()
+                    begun = time.monotonic()
         except GatewayError:
             await self._note(running, "failed")
             raise
@@ -354,8 +353,15 @@ class ImportOperations:
             await self.store.jobs.enqueue(kind, agent.id, kind)
 
     async def _index(self, agent: Agent) -> None:
+        begun = time.monotonic()
         while await self.store.recall.index(agent.id):
-            pass
+            begun = await self._rest(begun)
+
+    async def _rest(self, begun: float) -> float:
+        """Leaves turns the processor and the writer after a step. Returns when the next one begins."""
+        if self.gives_way:
+            await asyncio.sleep(_RESTS * (time.monotonic() - begun))
+        return time.monotonic()
 
     async def _put(
         self, running: RunningImport, agent: Agent | None, made: ImportDraft, source: Source

@@ -97,7 +97,8 @@ class KeyManagement(Struct, frozen=True):
             raise BadRequest(
                 f"overlap_s must be from 0 to {MOST_OVERLAP_S}, saw {overlap!r}.", param="overlap_s"
             )
-        await self._find(id, project)
+        if self.keys.has_expired(await self._find(id, project)):
+            raise BadRequest(f"The key {id} has expired. Change its expires_at first.", param="expires_at")
         try:
             key, secret = await self.keys.rotate(id, overlap)
         except NotFound as error:

@@ -499,9 +499,16 @@ _USED = (
 )
 
 
-def usage_list(by: Sequence[str]) -> RecordList:
-    """Returns the list of usage by some columns."""
-    of = [Column(name, lambda each, name=name: str(each[name]) or "-") for name in by]  # type: ignore[misc]
+def usage_list(by: Sequence[str], keys: Mapping[int, str]) -> RecordList:
+    """Returns the list of usage by some columns. keys: the names of gateway keys by their numbers."""
+
+    def cell(record: Record, name: str) -> str:
+        value = record[name]
+        if name != "key":
+            return str(value) or "-"
+        return f"{value} {keys.get(value, '')}".rstrip() if value else "-"
+
+    of = [Column(name, lambda each, name=name: cell(each, name)) for name in by]  # type: ignore[misc]
     numbers = [
         Column(
             name.removesuffix("_tokens").replace("_", " "),

@@ -25,7 +25,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.log import RepeatHandler
-from gateway.run.admin.printed import KEYS, describe_forgotten, show_block
+from gateway.run.admin.printed import KEYS, describe_forgotten, show_block, usage_list
 from gateway.run.admin.serving import AdminFile
 from gateway.settings import DatabaseSettings, Settings
 from gateway.settings.load import load_settings
@@ -148,6 +148,10 @@ def test_limits_are_set_from_the_command_line(capsys: Out) -> None:
     assert capsys.readouterr().out == ""
     assert main(["usage", "--by", "user", "--key", "1", "--csv"]) == 0
     assert capsys.readouterr().out.startswith("user,requests,")
+    shown = usage_list(["day", "key"], {3: "prod"})
+    row = {"day": "2026-11-24", "key": 3, "cost": 0.0}
+    assert [column.cell(row) for column in shown.columns[:2]] == ["2026-11-24", "3 prod"]
+    assert shown.columns[1].cell({**row, "key": 0}) == "-"
 
 
 def test_keys_go_through_the_process_that_serves(

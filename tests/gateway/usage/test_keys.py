@@ -105,6 +105,11 @@ def test_a_key_ends_when_it_expires(world: World) -> None:
     reply = world.post(ASK, bearer)
     assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
     assert "expired" in reply.error["message"]
+    rotated = manage(world, "POST", f"keys/{made['id']}/rotate", {})
+    assert (rotated.status, rotated.error["param"]) == (
+        400,
+        "expires_at",
+    )  # another secret would open nothing
     manage(world, "PATCH", f"keys/{made['id']}", {"expires_at": None})
     assert world.post(ASK, bearer).status == 200
 
