@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
@@ -67,6 +68,12 @@ def without_keys(line: bytes) -> bytes:
     if not _may_have_keys(line):
         return line
     return _KEY.sub(rb"\1***", line)
+
+
+@lru_cache(maxsize=1024)
+def masked(name: str) -> str:
+    """Returns a name that a caller chose, as operators see it: with each key in it masked."""
+    return without_keys(name.encode(errors="replace")).decode()
 
 
 def _may_have_keys(data: bytes) -> bool:

@@ -9,6 +9,7 @@ from itertools import islice
 
 from msgspec import Struct
 
+from gateway.log import masked
 from gateway.run.receipt import Receipt
 from gateway.run.request_figures import HourFigures
 from storage.records import Scope
@@ -70,7 +71,7 @@ class RequestLog:
     def begin(self, receipt: Receipt, project: str, model: str, *, is_streamed: bool) -> None:
         """Notes that a request is being answered."""
         self._number += 1
-        self._begun[receipt] = _Begun(self._number, self.now(), project, model, is_streamed)
+        self._begun[receipt] = _Begun(self._number, self.now(), project, masked(model), is_streamed)
 
     def end(self, receipt: Receipt, status: int) -> None:
         """Notes how it ended. Nothing, if it was not begun."""
@@ -86,6 +87,7 @@ class RequestLog:
 
     def find(self, id: str, project: str | None = None) -> LoggedRequest | None:
         """Returns the newest request with this id that has ended. project: None: of any."""
+        id = masked(id)
         ids = (each for each in reversed(self._ended) if each.id == id)
         return next((each for each in ids if project is None or each.project == project), None)
 
@@ -130,7 +132,7 @@ def _logged(begun: _Begun, receipt: Receipt, status: int | None) -> LoggedReques
     upstream, tries = headers.get("x-mnemogate-upstream") or "", headers.get("x-mnemogate-tries")
     return LoggedRequest(
         begun.number,
-        receipt.request_id,
+        masked(receipt.request_id),
         begun.at,
         begun.project,
         begun.model,

@@ -147,3 +147,18 @@ def test_a_response_that_is_passed_on(accounts: Accounts, stream: bool, user: An
     usage = [*made][-1].response.usage if stream else made.usage  # type: ignore[union-attr]
     assert usage is not None
     assert accounts.used() == [(usage.input_tokens, usage.output_tokens)]
+
+
+def test_a_key_in_the_place_of_a_model_or_an_id_is_masked(accounts: Accounts) -> None:
+    """A caller may put one there. Operators see both, and the name of a model is stored."""
+    world, key = accounts.world, "mg-Zk3vQ9xL2mN8pR5tY7wB4cD6fG1hJ0aS"
+    body = {"model": key, "user": "alice", "messages": [{"role": "user", "content": "Hi"}]}
+    for _ in range(2):
+        assert world.gateway.post(body, {"x-request-id": key}).status == 200
+    accounts.last()
+    services = world.gateway.app.services
+    world.gateway.call(services.accounting.meter.write())
+    assert world.query("SELECT model, requests FROM usage") == [("mg-***", 2)]
+    (newest, _) = services.requests.newest(5)
+    assert (newest.model, newest.id) == ("mg-***", "mg-***")
+    assert services.requests.find(key) is newest
