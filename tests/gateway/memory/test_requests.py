@@ -164,6 +164,27 @@ def test_what_is_too_old_is_hidden_at_once(world: World) -> None:
     assert world.query("SELECT count(*) FROM recalls") == [0]
 
 
+@pytest.mark.parametrize("mode", ["off", "read"])
+def test_a_turn_that_is_not_stored_has_no_row(world: World, mode: str) -> None:
+    asked(world, FACT)
+    before = world.query("SELECT count(*) FROM recalls")
+    id = asked(world, QUESTION, **{"x-mnemogate-memory": mode})
+    world.settle()
+    assert world.query("SELECT count(*) FROM recalls") == before
+    assert (why(world, id)["mode"], why(world, id)["left_out"]) == (mode, [])
+
+
+def test_a_row_has_numbers_and_no_words(world: World) -> None:
+    asked(world, FACT)
+    asked(world, QUESTION)
+    found = world.query("SELECT data FROM recalls")
+    assert len(found) == 2
+    words = {word.strip(".,?").casefold() for word in f"{FACT} {QUESTION} alice default user".split()}
+    for data in found:
+        assert not [word for word in words if len(word) > 3 and word.encode() in bytes(data).lower()]
+        assert len(data) < 150
+
+
 def test_nothing_is_noted_where_the_settings_say_so(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path, memory={"keep_why_days": 0}) as world:
         asked(world, FACT)
