@@ -11,7 +11,7 @@ from gateway.errors import BadRequest
 from gateway.page.memory_door import OPERATORS, MemoryDoor, Way, door_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Ask, Download, ListQuery, Screen, View
-from gateway.run.admin.memory_views import AgentMemoryPage
+from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 
 
 class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -30,23 +30,8 @@ class SearchQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | Action]:
     views = operations.memories
 
-    async def lists(ask: Ask) -> MemoryDoor:
-        door = door_of(ask)
-        await views.find(door.project, door.uid)
-        await ask.note_read(door.uid)
-        return door
-
-    async def show(ask: Ask, query: object) -> View:
-        door = await lists(ask)
-        page = await views.memory(door.project, door.uid)
-        if page.memory.kind == "agent":
-            runs = await operations.runs.newest(await views.find(door.project, door.uid))
-            page = AgentMemoryPage(**asdict(page), runs=runs)
-        openings = await views.openings(door.project, door.uid, page.conversations)
-        return door.view(page, "memory.html", page.memory.name, openings=openings)
-
     async def facts(ask: Ask, query: FactsQuery) -> View:
-        door = await lists(ask)
+        door = await _door_of_list(ask, views)
         page = await views.facts(
             door.project,
             door.uid,
@@ -55,30 +40,20 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
             after=query.after,
             limit=query.limit,
         )
-        name = await named(door)
+        name = await _named(door, views)
         return door.view(page, "facts.html", "Facts", memory_name=name, is_all=query.all, as_of=query.as_of)
 
     async def conversations(ask: Ask, query: ListQuery) -> View:
-        door = await lists(ask)
+        door = await _door_of_list(ask, views)
         page = await views.conversations(door.project, door.uid, after=query.after, limit=query.limit)
         openings = await views.openings(door.project, door.uid, page.items)
-        name = await named(door)
+        name = await _named(door, views)
         return door.view(page, "conversations.html", "Conversations", memory_name=name, openings=openings)
 
     async def passages(ask: Ask, query: ListQuery) -> View:
-        door = await lists(ask)
+        door = await _door_of_list(ask, views)
         page = await views.passages(door.project, door.uid, after=query.after, limit=query.limit)
-        return door.view(page, "passages.html", "Passages", memory_name=await named(door))
-
-    async def named(door: MemoryDoor) -> str:
-        return views.name_of(await views.find(door.project, door.uid))
-
-    async def search(ask: Ask, query: SearchQuery) -> View:
-        door = await lists(ask)
-        page = await operations.search.search(
-            door.project, door.uid, query.q, after=query.after, limit=query.limit
-        )
-        return door.view(page, "search.html", "What would be recalled", memory_name=await named(door))
+        return door.view(page, "passages.html", "Passages", memory_name=await _named(door, views))
 
     async def export(ask: Ask, query: object) -> Answer:
         door = door_of(ask)
@@ -92,9 +67,42 @@ def screens(operations: PageOperations, way: Way = OPERATORS) -> list[Screen | A
         way.screen("passages", passages, ListQuery),
         way.screen("export.jsonl", export, right="export", has_twin=False),
     ]
-    if way.is_operators:
-        made += [way.screen("", show), way.screen("search", search, SearchQuery)]
-    return made
+    return [*made, *_of_operators(operations)] if way.is_operators else made
+
+
+def _of_operators(operations: PageOperations) -> list[Screen | Action]:
+    """Returns the screens that a person's own page has not, or has otherwise."""
+    views = operations.memories
+
+    async def show(ask: Ask, query: object) -> View:
+        door = await _door_of_list(ask, views)
+        page = await views.memory(door.project, door.uid)
+        if page.memory.kind == "agent":
+            runs = await operations.runs.newest(await views.find(door.project, door.uid))
+            page = AgentMemoryPage(**asdict(page), runs=runs)
+        openings = await views.openings(door.project, door.uid, page.conversations)
+        return door.view(page, "memory.html", page.memory.name, openings=openings)
+
+    async def search(ask: Ask, query: SearchQuery) -> View:
+        door = await _door_of_list(ask, views)
+        page = await operations.search.search(
+            door.project, door.uid, query.q, after=query.after, limit=query.limit
+        )
+        return door.view(page, "search.html", "What would be recalled", memory_name=await _named(door, views))
+
+    return [OPERATORS.screen("", show), OPERATORS.screen("search", search, SearchQuery)]
+
+
+async def _door_of_list(ask: Ask, views: MemoryViews) -> MemoryDoor:
+    """Returns the door of a memory that is there, and notes that it is read."""
+    door = door_of(ask)
+    await views.find(door.project, door.uid)
+    await ask.note_read(door.uid)
+    return door
+
+
+async def _named(door: MemoryDoor, views: MemoryViews) -> str:
+    return views.name_of(await views.find(door.project, door.uid))
 
 
 async def _joined(lines: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
