@@ -15,7 +15,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import gap
+from gateway.core.conversation.canonical import gap, media_of
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.json_limits import check_values
 from gateway.core.request.chat_request import Reference
@@ -167,6 +167,7 @@ class _Messages:
         self._is_read_only = is_read_only
         self._input = InputMessages([], [], [], [])
         self._open: _Reply | None = None
+        self._media: list[Json] = []  # of the newest results, which follow them in a user's message
 
     @property
     def _reply(self) -> _Reply:
@@ -177,6 +178,7 @@ class _Messages:
 
     def end(self) -> InputMessages:
         self._end_reply()
+        self._put_media()
         return self._input
 
     def take_plain(self, index: int, item: Json) -> bool:
@@ -222,12 +224,21 @@ class _Messages:
 
     def take_result(self, item: Json, where: str) -> None:
         id, output = result_of(item, where)
-        self._add({"role": "tool", "tool_call_id": id, "content": self._content(output, f"{where}.output")})
+        content = self._content(output, f"{where}.output")
+        # A tool's message has no place for media.
+        if media := media_of({"content": content}):
+            self._end_reply()  # before which the media of earlier results stand
+            self._media += media
+            content = "\n".join(
+                part["text"] for part in content if isinstance(part, dict) and part not in media
+            )
+        self._add({"role": "tool", "tool_call_id": id, "content": content})
 
     def take_reference(self, item: Json, where: str) -> None:
         id = text_in(item, "id", where)
         turn, place = turn_of(id), place_of(id)
         self._end_reply()
+        self._put_media()
         references = self._input.references
         index = self._start + len(self._input.messages)
         # The items of one reply are one message.
@@ -249,6 +260,7 @@ class _Messages:
             return
         message = self._open.message()
         if message is not None:
+            self._put_media()
             at = self._start + len(self._input.messages)
             self._input.references.extend(
                 Reference(at, id, *turn_of(id), param, is_thoughts=True)
@@ -257,7 +269,15 @@ class _Messages:
             self._put(message)
         self._open = None
 
+    def _put_media(self) -> None:
+        if self._media:
+            media, self._media = self._media, []
+            self._input.messages.append({"role": "user", "content": media})
+            self._input.places.append(-1)
+
     def _put(self, message: Json) -> None:
+        if message["role"] != "tool":
+            self._put_media()
         self._input.messages.append(message)
         self._input.places.append(-1 if message["role"] == "assistant" else self.at)
 

@@ -63,6 +63,8 @@ _TYPES: dict[str, type] = {
     **dict.fromkeys(("client_metadata", "metadata", "stream_options"), dict),
     "service_tier": str,
 }
+# Fields of chat completions that ask for what a response cannot show, or that other fields of it stand for.
+_CHAT_ALONE = ("audio", "function_call", "functions", "messages", "modalities", "n")
 _LEFT_OUT = frozenset((*_ELSEWHERE, *_NOT_ASKED))
 SEALED_THOUGHTS = "reasoning.encrypted_content"
 _SUMMARIES = ("auto", "concise", "detailed")
@@ -116,6 +118,9 @@ def parse(
     for key in _ELSEWHERE:
         if json.get(key) is not None:
             raise unsupported(key, key)
+    for key in _CHAT_ALONE:
+        if key in json and json[key] is not None and not (key == "n" and json[key] == 1):
+            raise BadRequest(f"Unknown parameter: '{key}'.", param=key, code="unknown_parameter")
     for key in json:
         if key in _TYPES:
             optional(json, key, _TYPES[key])

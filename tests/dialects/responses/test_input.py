@@ -211,3 +211,26 @@ def test_sealed_thoughts_are_within_the_limits_of_a_body() -> None:
     sealed = SEALED + '{"reasoning_details":[' + "[]," * MOST_VALUES + "0]}"
     with pytest.raises(BodyTooLarge):
         read_items([{"type": "reasoning", "encrypted_content": sealed}])
+
+
+def test_images_of_results_follow_in_a_users_message() -> None:
+    """A tool's message has no place for them: OpenAI's chat completions refuse it."""
+    image = {"type": "input_image", "image_url": "https://x/y.png"}
+    text = {"type": "input_text", "text": "Seen."}
+    items: list[Any] = [
+        {"role": "user", "content": "Look."},
+        *({"type": "function_call", "call_id": id, "name": "view", "arguments": "{}"} for id in ("a", "b")),
+        {"type": "function_call_output", "call_id": "a", "output": [text, image]},
+        {"type": "function_call_output", "call_id": "b", "output": [image]},
+        {"role": "assistant", "content": "A cat."},
+    ]
+    read = read_items(items)
+    shown = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}] * 2}
+    assert [m["role"] for m in read.messages] == ["user", "assistant", "tool", "tool", "user", "assistant"]
+    assert [m["content"] for m in read.messages[2:4]] == ["Seen.", ""]
+    assert read.messages[4] == shown
+    assert read.places == [0, -1, 3, 4, -1, -1]
+    assert read_items(items[:-1]).messages[-1] == shown
+    native = read_items(items, is_read_only=True)
+    assert [m["role"] for m in native.messages] == [m["role"] for m in read.messages]
+    assert native.places == read.places

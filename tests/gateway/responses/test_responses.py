@@ -757,6 +757,10 @@ def test_a_stream_that_breaks_has_failed(world: World, upstream: StrictUpstream)
         ({"tool_choice": {"type": "function"}}, "tool_choice.name"),
         ({"tool_choice": {"type": "allowed_tools", "tools": 7}}, "tool_choice.tools"),
         ({"max_output_tokens": "many"}, "max_output_tokens"),
+        # They are of chat completions, and a response could not show what they ask for.
+        ({"n": 2}, "n"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"messages": [{"role": "user", "content": "Hi"}]}, "messages"),
     ],
 )
 def test_a_request_that_cannot_be_told_is_refused(
