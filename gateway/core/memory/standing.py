@@ -24,6 +24,8 @@ from storage.records import Block, Fact, Message, StandingFact
 LABEL = "always"
 # What the section shows of them takes so many tokens, estimated: each conversation pays for it.
 MOST_TOKENS = 120
+# A line takes so many at least, and the line of a month so many.
+_LEAST_TOKENS, _MONTH_TOKENS = 4, 5
 _DESCRIPTION = "What the user has stated as always true. The newest stand last. Heed them where they matter."
 _TABLE = Path(__file__).parents[2] / "data/standing_words.txt"
 # Longer ones are stories, and shorter ones say nothing by themselves.
@@ -73,29 +75,32 @@ def standing_block(
     shown: the numbers that the section shows already, where it should stay as it is; with one of them gone it is
         made again. None: it is made again.
     """
+    taken: list[tuple[StandingFact, str]] = []
     if shown is not None and {*shown} <= {fact.seq for fact in facts}:
-        taken = [fact for fact in facts if fact.seq in shown]
+        taken = [(fact, _line(fact)) for fact in facts if fact.seq in shown]
     else:
-        taken, left = [], MOST_TOKENS
+        left = MOST_TOKENS
         for fact in facts:
+            if left < _LEAST_TOKENS:
+                break
+            line = _line(fact)
             # A month has a line of its own.
-            cost = estimate_tokens(f"- {_line(fact)}\n") + (
-                0 if taken and _month(taken[-1]) == _month(fact) else 5
-            )
+            has_month = bool(taken) and _month(taken[-1][0]) == _month(fact)
+            cost = estimate_tokens(f"- {line}\n") + (0 if has_month else _MONTH_TOKENS)
             if cost <= left:
-                taken.append(fact)
+                taken.append((fact, line))
                 left -= cost
     if not taken:
         return None, ()
     lines: list[str] = []
     month = ""
-    for fact in reversed(taken):
+    for fact, line in reversed(taken):
         if _month(fact) != month:
             month = _month(fact)
             lines.append(f"[{month}]")
-        lines.append(f"- {_line(fact)}")
+        lines.append(f"- {line}")
     block = Block(0, LABEL, _DESCRIPTION, "\n".join(lines), 0, read_only=True)
-    return block, tuple(fact.seq for fact in taken)
+    return block, tuple(fact.seq for fact, _ in taken)
 
 
 def statement_of(text: str) -> str:
