@@ -35,6 +35,7 @@ from gateway.web.response_compaction import COMPACT_PATH, INPUT_TOKENS_PATH, Com
 from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes
 from gateway.web.sockets.responses_socket import OpensSocket
 from gateway.web.stored_responses import OwnResponses, unknown_response
+from storage.listing import NamedAgent
 
 
 class Endpoints(NamedTuple):
@@ -65,7 +66,10 @@ def make_endpoints(
         services.background_responses,
         limits.send_timeout_s,
     )
-    parts = ("responses", forwarding, bodies, max_upload_bytes, limits, chat, own)
+
+    def responses(path: type[ResponsesPath]) -> ResponsesPath:
+        return path("responses", forwarding, bodies, max_upload_bytes, limits, chat, own)
+
     prompts = [spec.system for spec in turns.directory.specs]
     agents, names = [], _no_names
     if services.agents is not None:
@@ -77,8 +81,8 @@ def make_endpoints(
         *messages_routes(chat, forwarding),  # before the agents, which have other paths below theirs
         *agents,  # before models and conversations, which have some of their paths as well
         *model_routes(services.models, names),
-        Route(INPUT_TOKENS_PATH, InputTokensPath(*parts), methods=["POST"]),
-        Route(COMPACT_PATH, CompactPath(*parts), methods=["POST"]),
+        Route(INPUT_TOKENS_PATH, responses(InputTokensPath), methods=["POST"]),
+        Route(COMPACT_PATH, responses(CompactPath), methods=["POST"]),
         Route(RESPONSES_PATH, OpensSocket(), methods=["GET"]),
         *stored_routes(forwarding, bodies, max_upload_bytes, limits, prompts, own),
         *forwarding_routes(forwarding, bodies, max_upload_bytes, limits),
@@ -91,7 +95,7 @@ def make_endpoints(
         *_manage_routes(services, bodies, Access(guard, admin_token)),
         *([] if admin_token is None else admin_routes(_operations(services), admin_token)),
     ]
-    return Endpoints(chat, ResponsesPath(*parts), routes)
+    return Endpoints(chat, responses(ResponsesPath), routes)
 
 
 def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> list[Route]:
@@ -126,7 +130,7 @@ def _operations(services: Services) -> Operations:
     )
 
 
-async def _no_names(project: str) -> Sequence[tuple[str, str, float]]:
+async def _no_names(project: str) -> Sequence[NamedAgent]:
     """Returns the names of agents where none can be made."""
     return ()
 

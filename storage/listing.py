@@ -234,6 +234,14 @@ class PassageFilter(Struct, frozen=True):
         return has_tags and after and (self.until is None or passage.at < self.until)
 
 
+class NamedAgent(Struct, frozen=True):
+    """An agent that was made over REST, by its names."""
+
+    name: str
+    uid: str
+    created: float
+
+
 class ListedExchange(Struct, frozen=True):
     """An exchange with its content, active or not, and what lists show of where it belongs."""
 

@@ -26,6 +26,7 @@ from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import Toolbox
+from storage.listing import NamedAgent
 from storage.records import Scope
 
 
@@ -35,7 +36,7 @@ class ChatAgents(Struct, frozen=True):
     registry: Registry
     runs: AgentRuns
 
-    async def names(self, project: str) -> Sequence[tuple[str, str, float]]:
+    async def names(self, project: str) -> Sequence[NamedAgent]:
         """Returns (name, uid, seconds since the epoch) of the newest agents. Raises: StoreError."""
         return await self.registry.names(project)
 

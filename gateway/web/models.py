@@ -22,13 +22,14 @@ from gateway.run.upstream.model_list import ModelList
 from gateway.web.middleware import trace_of
 from gateway.web.raw_headers import named_upstream
 from storage.errors import StoreError
+from storage.listing import NamedAgent
 
 
 class NamesAgents(Protocol):
     """Lists the agents of a project that a request can name."""
 
-    async def __call__(self, project: str) -> Sequence[tuple[str, str, float]]:
-        """Returns (name, uid, seconds since the epoch) of the newest agents. Raises: StoreError."""
+    async def __call__(self, project: str) -> Sequence[NamedAgent]:
+        """Returns the newest agents. Raises: StoreError."""
 
 
 def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
@@ -72,15 +73,15 @@ async def agent_models(agents: NamesAgents, project: str) -> list[dict[str, Any]
         found = await agents(project)
     except StoreError:
         return []
-    names = Counter(name for name, _, _ in found)
+    names = Counter(each.name for each in found)
     return [
         {
-            "id": AGENT_PREFIX + (name if names[name] == 1 else named("agent", uid)),
+            "id": AGENT_PREFIX + (each.name if names[each.name] == 1 else named("agent", each.uid)),
             "object": "model",
-            "created": int(created),
+            "created": int(each.created),
             "owned_by": "mnemogate",
         }
-        for name, uid, created in found
+        for each in found
     ]
 
 

@@ -432,12 +432,20 @@ def with_content(rows: Iterable[Sequence[Any]]) -> list[Exchange]:
     return [make_exchange(row[2:], row[0], row[1]) for row in rows]
 
 
-def spoken(rows: Iterable[Sequence[Any]]) -> list[tuple[Exchange, bool, int | None]]:
-    """Returns (exchange, did another conversation open with its head, number before it) of rows of `{spoken}`.
+class SpokenExchange(NamedTuple):
+    """An exchange as searches and lists of messages need it."""
 
-    The exchanges have what is asked of them when their messages are shown, and nothing else: no place on a path.
-    """
-    return [(_make_spoken(row), bool(row[2]), row[3]) for row in rows]
+    # With what is asked of it when its messages are shown, and nothing else: no place on a path.
+    exchange: Exchange
+    # Another conversation opened with the same head.
+    head_is_shared: bool
+    # The number of the message before it; None: there is none.
+    before: int | None
+
+
+def spoken(rows: Iterable[Sequence[Any]]) -> list[SpokenExchange]:
+    """Makes exchanges of rows of `{spoken}`."""
+    return [SpokenExchange(_make_spoken(row), bool(row[2]), row[3]) for row in rows]
 
 
 def _make_spoken(row: Sequence[Any]) -> Exchange:

@@ -8,8 +8,8 @@ from typing import Any
 
 from storage.database import Connection
 from storage.listing import ListedConversation, ListedMemory, PageEnd, Retained
-from storage.records import Exchange, Scope
-from storage.sql.exchanges import spoken
+from storage.records import Scope
+from storage.sql.exchanges import SpokenExchange, spoken
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.statements import load, rows_of
 
@@ -60,10 +60,8 @@ class Overview(Group):
         return Retained() if row is None else Retained(*row)
 
     @long_reads
-    async def recent(
-        self, connection: Connection, agent: int, limit: int
-    ) -> list[tuple[Exchange, bool, int | None]]:
-        """Returns the newest exchanges of which anything is left, oldest first, as `exchanges.spoken`."""
+    async def recent(self, connection: Connection, agent: int, limit: int) -> list[SpokenExchange]:
+        """Returns the newest exchanges of which anything is left, oldest first."""
         return spoken(reversed(await connection.rows(SQL["retained"], (agent, limit))))
 
     @long_reads

@@ -16,7 +16,7 @@ from storage.database import Connection, Database
 from storage.errors import Corrupt, TooSlow
 from storage.listing import PassageFilter
 from storage.recall_record import SearchTrace
-from storage.records import MUTED, Agent, Exchange, Message, Numbers, Passage, Vector
+from storage.records import MUTED, Agent, Message, Numbers, Passage, Vector
 from storage.search import blob, rank
 from storage.search.blob import Counted, count_terms, with_names
 from storage.search.scores import Near
@@ -454,7 +454,7 @@ class Recall(Group):
         rows = await connection.rows(exchanges.SQL["spoken_since"], (agent, of.indexed_seq + 1, _BATCH))
         return of, self._documents(exchanges.spoken(rows))
 
-    def _documents(self, spoken: Iterable[tuple[Exchange, bool, int | None]]) -> list[blob.Document]:
+    def _documents(self, spoken: Iterable[exchanges.SpokenExchange]) -> list[blob.Document]:
         return [
             document_of(m)
             for e, _, previous in spoken
@@ -489,7 +489,7 @@ class Recall(Group):
         )
         if len(more) == _STEP_PASSAGES and more[-1].seq < end:
             end, is_all = more[-1].seq, False  # the rest comes with the next step
-        documents = self._documents(each for each in (*again, *fresh) if each[0].seq <= end)
+        documents = self._documents(each for each in (*again, *fresh) if each.exchange.seq <= end)
         documents += [document_of(m) for m in more if m.seq <= end]
         if not await _merge_terms(connection, agent, blob.encode(documents, of.secret, counted)):
             return True
@@ -502,13 +502,13 @@ class Recall(Group):
 
 async def _take_out(
     connection: Connection, agent: int, stale: Sequence[int], indexed: int
-) -> list[tuple[Exchange, bool, int | None]]:
-    """Takes exchanges that have changed out of the index. Returns those to be indexed again, as `exchanges.spoken`.
+) -> list[exchanges.SpokenExchange]:
+    """Takes exchanges that have changed out of the index. Returns those to be indexed again.
 
     indexed: the last number that the index knows; what it has not reached yet is indexed as it is then.
     """
     found = exchanges.spoken(await connection.rows(exchanges.SQL["spoken_stale"], (agent, stale)))
-    again = [each for each in found if each[0].seq <= indexed]
+    again = [each for each in found if each.exchange.seq <= indexed]
     for e, _, _ in again:
         await forget_indexed(connection, agent, range(e.seq, e.seq + len(e.inputs) + 1))
         await connection.run(vectors.SQL["indexed_again"], (e.seq - 1, agent))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -45,6 +46,15 @@ from storage.sql.statements import run_of
 
 # A turn that waits to be written holds this much besides its content; estimated.
 _WRITE_BYTES = 4096
+
+
+class DueConversation(NamedTuple):
+    """A conversation with pending edits."""
+
+    conversation: int
+    agent: int
+    is_named: bool
+    last_at: float
 
 
 class Turns(Group):
@@ -151,13 +161,13 @@ class Turns(Group):
     @reads
     async def due(
         self, connection: Connection, before: float, after: float, limit: int
-    ) -> list[tuple[int, int, bool, float]]:
-        """Returns (conversation, agent, is it named, when it last moved) of conversations with pending edits.
+    ) -> list[DueConversation]:
+        """Returns conversations with pending edits.
 
         before, after: they last moved before the one, or after the other: then the clock was put back since.
         """
         rows = await connection.rows(exchanges.SQL["due"], (before, after, limit))
-        return [(row[0], row[1], row[2] is not None, row[3]) for row in rows]
+        return [DueConversation(row[0], row[1], row[2] is not None, row[3]) for row in rows]
 
     @reads
     async def next_due(self, connection: Connection) -> float | None:
@@ -292,6 +302,15 @@ async def _resolve(
     return await _decided(connection, agent.id, pool, write.decide), indexed
 
 
+class _AppliedChange(NamedTuple):
+    """The exchange of a turn as the tree has it now."""
+
+    exchange: Exchange
+    is_added: bool
+    # As `Committed.begun`.
+    begun: Conversation | None
+
+
 async def _apply(
     connection: Connection,
     agent: int,
@@ -300,8 +319,8 @@ async def _apply(
     section: int | None,
     indexed: int,
     recall: RecallRow | None,
-) -> tuple[Exchange, bool, Conversation | None]:
-    """Writes what a turn changes in the tree. Returns its exchange, whether that is new, and `Committed.begun`.
+) -> _AppliedChange:
+    """Writes what a turn changes in the tree.
 
     indexed: the last number that the search index knows.
     """
@@ -334,7 +353,7 @@ async def _apply(
         for op in write.ops:
             await add_op(connection, agent, replace(op, exchange=e.id))
     await _mark(connection, agent, change, e, indexed)
-    return e, is_added, begun
+    return _AppliedChange(e, is_added, begun)
 
 
 async def _mark(connection: Connection, agent: int, change: Change, e: Exchange, indexed: int) -> None:

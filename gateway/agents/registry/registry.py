@@ -47,7 +47,15 @@ from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.database import DEAF_S
 from storage.errors import Unavailable
-from storage.listing import AgentChange, AgentDraft, AgentEntry, AgentFilter, BlockEntry, ReaderEntry
+from storage.listing import (
+    AgentChange,
+    AgentDraft,
+    AgentEntry,
+    AgentFilter,
+    BlockEntry,
+    NamedAgent,
+    ReaderEntry,
+)
 from storage.records import API_PROFILE, DEFAULT, Agent, Block, Definition, DefinitionKind, Run, Scope
 from storage.sql.store import Store
 
@@ -286,8 +294,8 @@ class Registry:
         first = upstream.kind if kinds.count(upstream.kind) == 1 else upstream.name
         return f"{first}/{route.model}"
 
-    async def names(self, project: str, limit: int = 1000) -> Sequence[tuple[str, str, float]]:
-        """Returns (name, uid, when it was made) of the newest agents."""
+    async def names(self, project: str, limit: int = 1000) -> Sequence[NamedAgent]:
+        """Returns the newest agents."""
         return await self._store.defined_agents.newest(project, limit)
 
     # -- agents

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
@@ -386,28 +386,37 @@ def _agent(headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | Non
 # wishes
 
 
+class _ModeChoice(NamedTuple):
+    """The memory mode of a request. The others are fields of `Identity`."""
+
+    mode: Mode
+    side_request: str | None = None
+    leaves_nothing: bool = False
+    own: Mode | None = None
+
+
 def _mode(
     headers: Mapping[bytes, bytes], body: Mapping[str, Any], rules: IdentityRules, profile: str
-) -> tuple[Mode, str | None, bool, Mode | None]:
-    """Returns the memory mode of a request, with `side_request`, `leaves_nothing` and `own` of its identity."""
+) -> _ModeChoice:
+    """Returns the memory mode of a request, and why it is another one than was asked for."""
     asked = _asked_mode(headers[_MEMORY]) if _MEMORY in headers else None
     mode = asked or rules.profile_modes.get(profile, rules.default_mode)
     if _OPEN_WEBUI_CHAT in headers and headers[_OPEN_WEBUI_CHAT].startswith(_TEMPORARY):
         # The front end promised the person that this chat is off the record; a header that its operator set for all
         # chats takes nothing of that back.
-        return _OFF, None, False, None
+        return _ModeChoice(_OFF)
     if mode is _OFF:
-        return mode, None, False, None
+        return _ModeChoice(mode)
     # A rule may take from what memory may do, and never add to it. The header takes nothing of that back: a client's
     # library sends it with each request, titles among them. It counts more than a schema alone, which may well stand in
     # the user's own turn.
     if (side := rules._side.find(body.get("messages") or ())) is not None:
         # An application's text in the user's role mostly comes back in later lists, and is known again by its
         # hashes.
-        return Mode(side.memory), side.name, side.leaves_nothing, None
+        return _ModeChoice(Mode(side.memory), side.name, side.leaves_nothing)
     if asked is None and is_single_structured_turn(body):
-        return Mode.READ, None, True, mode
-    return mode, None, False, None
+        return _ModeChoice(Mode.READ, leaves_nothing=True, own=mode)
+    return _ModeChoice(mode)
 
 
 @lru_cache(maxsize=64)  # nearly all are written alike

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
-from storage.listing import MOST_TAGS, AgentChange, AgentDraft, AgentEntry, AgentFilter
+from storage.listing import MOST_TAGS, AgentChange, AgentDraft, AgentEntry, AgentFilter, NamedAgent
 from storage.records import Agent, DefinitionKind
 from storage.sql.agents import AGENT_COLUMNS, create_agent, make_agent_record
 from storage.sql.agents_api.attached import attach_all, attach_only
@@ -167,11 +167,9 @@ class DefinedAgents(Group):
         return count
 
     @reads
-    async def newest(
-        self, connection: Connection, project: str, limit: int
-    ) -> builtins.list[tuple[str, str, float]]:
-        """Returns (name, public name, when it was made) of the agents that were defined last."""
-        return [(row[0], row[1], row[2]) for row in await connection.rows(SQL["newest"], (project, limit))]
+    async def newest(self, connection: Connection, project: str, limit: int) -> builtins.list[NamedAgent]:
+        """Returns the agents that were defined last."""
+        return [NamedAgent(*row) for row in await connection.rows(SQL["newest"], (project, limit))]
 
     @reads
     async def tags_of(self, connection: Connection, agents: Sequence[int]) -> dict[int, builtins.list[str]]:
