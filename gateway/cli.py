@@ -443,17 +443,19 @@ def explain_request(request: str, as_json: bool) -> None:
 @_scope
 @_flag("force", "replace a file that is there")
 @click.argument(
-    "file", required=False, type=click.Path(), help="the file to write (default: standard output)"
+    "file", required=False, type=click.Path(), help="the file to write (default, and -: standard output)"
 )
 def export_memory(file: str | None, force: bool, **wanted: Any) -> None:
-    _commands().export(wanted, file, is_forced=force)
+    _commands().export(wanted, None if file == "-" else file, is_forced=force)
 
 
 @memory.command("import", help="import an exported memory for a user who has none")
 @_scope
-@click.argument("file", required=False, type=click.Path(), help="the file to read (default: standard input)")
+@click.argument(
+    "file", required=False, type=click.Path(), help="the file to read (default, and -: standard input)"
+)
 def import_memory(file: str | None, **wanted: Any) -> None:
-    _commands().restore(wanted, file)
+    _commands().restore(wanted, None if file == "-" else file)
 
 
 @root.command(

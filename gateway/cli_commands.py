@@ -368,6 +368,7 @@ class Commands:
         if place is None:
             raise BadRequest("There is nothing to import.")
         self.perform("memory-import", {**wanted, "lines": [], "at": place, "end": True})
+        print(printed.describe_imported(_given(wanted), path, size), file=sys.stderr)
 
     def import_file(self, path: str, wanted: _Wanted, *, as_json: bool) -> int:
         """Imports what another application has exported, with a bar on a terminal."""

@@ -265,10 +265,18 @@ def describe_forgotten(wanted: dict[str, Any], memories: int, answer: dict[str, 
 
 def describe_exported(wanted: dict[str, Any], messages: int | None, file: str, bytes: int) -> str:
     """Returns what an export has written. messages: None: it is not known."""
-    kind = next((each for each in ("user", "conversation", "agent") if each in wanted), None)
-    subject = f"1 {kind} ({wanted[kind]})" if kind else "1 user"
     count = "" if messages is None else f", {counted(messages, 'messages')}"
-    return plain(f"Exported: {subject}{count}, to {file} ({bytes:,} bytes).")
+    return plain(f"Exported: {_transferred(wanted)}{count}, to {file} ({bytes:,} bytes).")
+
+
+def describe_imported(wanted: dict[str, Any], file: str | None, bytes: int) -> str:
+    """Returns what an import has read. file: None: the standard input."""
+    return plain(f"Imported: {_transferred(wanted)}, from {file or 'standard input'} ({bytes:,} bytes).")
+
+
+def _transferred(wanted: dict[str, Any]) -> str:
+    kind = next((each for each in ("user", "conversation", "agent") if each in wanted), None)
+    return f"1 {kind} ({wanted[kind]})" if kind else "1 user"
 
 
 def describe_others(profiles: Sequence[str]) -> str:

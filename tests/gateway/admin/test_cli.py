@@ -648,7 +648,8 @@ def test_what_the_terminal_has_no_sign_for_is_shown_and_exported(
             env={**os.environ, **latin},
             timeout=PATIENCE_S,
         )
-        assert (done.returncode, done.stderr) == (0, b"")
+        reported = b"Imported: 1 user (ann), from standard input (%d bytes).\n" % (len(given) - len(BOM_UTF8))
+        assert (done.returncode, done.stderr) == (0, reported if given else b"")
         return done.stdout
 
     assert b"user: caf\xe9 \\u65e5\n" in ask("show", "--user", "eve")
@@ -792,6 +793,12 @@ def test_an_export_replaces_no_file_unasked_and_reports_what_it_did(
         written = file.read_bytes()
         said = f"Exported: 1 user (ann), 4 messages, to ann.jsonl ({len(written):,} bytes).\n"
         assert capsys.readouterr().err == said
+        assert main(["memory", "import", "--user", "bob", "ann.jsonl"]) == 0
+        said = f"Imported: 1 user (bob), from ann.jsonl ({len(written):,} bytes).\n"
+        assert capsys.readouterr().err == said
+        assert main([*export[:-1], "-"]) == 0
+        assert capsys.readouterr().out.encode() == written
+        assert not Path("-").exists()
         file.write_text("mine")
         assert main(export) == 1
         there = "mnemogate: ann.jsonl is there already. Name another file, or add --force to replace it.\n"
