@@ -19,6 +19,7 @@ from contextlib import ExitStack
 
 from adapters.types import ModelRequest
 from gateway.core.usage.gen_ai import ModelNames
+from gateway.log import without_keys
 from gateway.metrics import Metrics
 from gateway.run.receipt import Accounts, Receipt, in_trace
 from gateway.traces import tracer as tracing
@@ -57,7 +58,7 @@ def request(accounts: Accounts, headers: list[tuple[bytes, bytes]], *, traced: b
     call.upstream, call.provider, call.model, call.path = "up", "openai", "m", "/chat/completions"
     call.status, call.is_streamed = 200, True
     if account.trace is not None:
-        in_trace(REQUEST, account, propagates=True)
+        in_trace(REQUEST, account, call, propagates=True)
     for piece in PIECES:
         call.received(piece)
     call.counts = Counts(40, 7)
@@ -82,7 +83,9 @@ def cost_us(work: Callable[[], None], runs: int) -> list[float]:
 
 def tracer_of(endpoint: str, sampler: str = "always_on", ratio: float = 1.0) -> Tracer:
     otlp = OtlpSettings(endpoint, sampler=sampler, ratio=ratio)
-    return Tracer(otlp, SpanMaker(ModelNames(["m"]), {"up": "http://up:1/v1"}, "hash"), Metrics())
+    return Tracer(
+        otlp, SpanMaker(ModelNames(["m"], without_keys), {"up": "http://up:1/v1"}, "hash"), Metrics()
+    )
 
 
 def settle(tracer: Tracer) -> None:
