@@ -306,7 +306,12 @@ def check_request(raw: bytes, headers: Mapping[str, str], *, counts: bool = Fals
     else:
         _want("max_tokens" in body, "max_tokens: Field required")
         limit = body["max_tokens"]
-        _want(isinstance(limit, int) and limit >= 0, "max_tokens: Input should be >= 0")
+        _want(
+            isinstance(limit, int) and not isinstance(limit, bool),
+            "max_tokens: Input should be a valid integer",
+        )
+        _want(limit >= 0, "max_tokens: Input should be >= 0")
+        _want(isinstance(body.get("stream", False), bool), "stream: Input should be a valid boolean")
     _check_system(body, betas)
     _check_messages(body, betas, version == NEW_VERSION)
     _check_tools(body)

@@ -78,6 +78,8 @@ SEARCH = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {
 FOUND = {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}
 REFUSED: list[tuple[str, Json, str]] = [
     ("no max_tokens", {"model": "m", "messages": [HI]}, "max_tokens: Field required"),
+    ("max_tokens of another type", {"model": "m", "messages": [HI], "max_tokens": True}, "max_tokens: Input should"),
+    ("a stream of another type", body(stream="yes"), "stream: Input should be a valid boolean"),
     ("unknown field", body(seed=1), "seed: Extra inputs"),
     ("empty list", {**body(), "messages": []}, "at least one message"),
     ("assistant first", body(assistant(text("x"))), "first message"),
