@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters.base import Provider
 from gateway.agents.routes import error_forms
+from gateway.agents.services import AgentServices
 from gateway.dialects.responses.errors import ResponsesErrors
 from gateway.errors import UnknownPath
 from gateway.limits import Limits
@@ -71,12 +72,14 @@ class Gateway:
 
         admin_token: opens the operations of the command line; None: it performs them itself.
         access: the access log; None: one that writes to stdout, if the settings ask for it.
+        has_agents: serves the agents API, and agents made over it in chat completions.
         The others: as for `Services`.
 
         Raises: SettingsError.
         """
+        make_agents = AgentServices if has_agents else None
         self.services = services = Services(
-            settings, store, providers, clock, limits=limits, works=works, has_agents=has_agents, otlp=otlp
+            settings, store, providers, clock, limits=limits, works=works, make_agents=make_agents, otlp=otlp
         )
         limits, server = services.limits, settings.server
         self._stopping: tuple[float, int] | None = None  # since when, and how many requests were active then

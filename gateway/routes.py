@@ -9,7 +9,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route
 
-from gateway.agents.routes import agents_routes
 from gateway.operations import limit_operations, make_operations, request_operations
 from gateway.run.admin.key_management import KeyHolder, KeyManagement
 from gateway.run.admin.key_operations import Operations
@@ -73,7 +72,7 @@ def make_endpoints(
     prompts = [spec.system for spec in turns.directory.specs]
     agents, names = [], _no_names
     if services.agents is not None:
-        agents = agents_routes(services.agents.agents_api(services.models, limits), bodies)
+        agents = services.agents.routes(services.models, limits, bodies)
         names = services.agents.chat.names
     routes = [
         # Gives other methods their 405; posts never come this far.

@@ -22,6 +22,7 @@ from typing import Any
 
 import uvloop
 
+from gateway.agents.services import AgentServices
 from gateway.agents.tools.descriptors import close_in_children
 from gateway.app import Gateway
 from gateway.core.request.identity import AGENT_PREFIX
@@ -144,7 +145,7 @@ def traces_of(environ: Mapping[str, str]) -> OtlpSettings | None:
 async def _work(settings: Settings, limits: Limits | None, otlp: OtlpSettings | None) -> int:
     store = await _open_store(settings)
     _report_fault(store, "No background jobs are performed")
-    services = Services(settings, store, limits=limits, otlp=otlp)
+    services = Services(settings, store, limits=limits, make_agents=AgentServices, otlp=otlp)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):

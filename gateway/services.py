@@ -1,6 +1,6 @@
 """The services of a gateway: all that its routes call, put together once, with their start and stop.
 
-They know nothing of HTTP: a worker process (`mnemogate work`) has the services alone.
+A worker process (`mnemogate work`) has the services alone, without an application that serves.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from starlette.routing import Route
 
 from adapters.base import Provider
-from gateway.agents.services import AgentServices
+from gateway.core.agent import AgentSpec
 from gateway.dialects.responses.background import ShownResponses
 from gateway.limits import Limits
 from gateway.metrics import Metrics
@@ -26,7 +28,7 @@ from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.loop import run_at_start
 from gateway.run.background_responses import BackgroundResponses
 from gateway.run.chat import Chat
-from gateway.run.directory import Directory, NoAgents
+from gateway.run.directory import Directory, NoAgents, StoredAgents
 from gateway.run.memory.block_edits import follow_settings
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.pending import Pending
@@ -38,7 +40,9 @@ from gateway.run.usage.accounting import Accounting
 from gateway.settings import ServerSettings, Settings
 from gateway.trace_factory import make_tracer
 from gateway.traces.otlp import OtlpSettings
+from gateway.web.body import BodyReader
 from storage.errors import StoreError, Unavailable
+from storage.listing import NamedAgent
 from storage.records import OPERATOR
 from storage.sql.store import Store
 
@@ -54,12 +58,52 @@ GIVEN_KEY, GIVEN_OPERATOR_KEY = "server.key", "server.operator_key"
 _log = logging.getLogger("mnemogate")
 
 
+class NamedAgents(StoredAgents, Protocol):
+    """Agents made over REST, as chat completions use and lists of models name them."""
+
+    async def names(self, project: str) -> Sequence[NamedAgent]:
+        """Returns the newest agents. Raises: StoreError."""
+
+
+class ServesAgents(Protocol):
+    """The service of agents that are made over REST; gateway.agents implements it."""
+
+    @property
+    def chat(self) -> NamedAgents:
+        """The agents as chat completions use them."""
+
+    def routes(self, models: ModelList, limits: Limits, bodies: BodyReader) -> list[Route]:
+        """Returns the routes of the agents API."""
+
+    async def start(self, *, works: bool) -> list[asyncio.Task[None]]:
+        """Starts its tasks. works: jobs are performed here, besides made due."""
+
+    async def aclose(self) -> None: ...
+
+
+class MakesAgents(Protocol):
+    def __call__(
+        self,
+        settings: Settings,
+        keeper: MemoryKeeper,
+        failover: Failover,
+        background: Failover,
+        metrics: Metrics,
+        pending: Pending,
+        limits: Limits,
+        specs: Sequence[AgentSpec],
+        services: BackgroundServices,
+        accounting: Accounting,
+    ) -> ServesAgents:
+        """Makes what serves agents. The parameters are those of `AgentServices`."""
+
+
 class Services:
     """The services of one gateway. Nothing runs before `start`."""
 
     chat: Chat  # answers chat completions, and all that becomes one
     background: BackgroundServices  # performs jobs, and knows when they are due
-    agents: AgentServices | None  # serves agents over REST; None: there are none
+    agents: ServesAgents | None  # serves agents over REST; None: there are none
 
     def __init__(
         self,
@@ -70,7 +114,7 @@ class Services:
         *,
         limits: Limits | None = None,
         works: bool = True,
-        has_agents: bool = True,
+        make_agents: MakesAgents | None = None,
         otlp: OtlpSettings | None = None,
     ) -> None:
         """Puts the services together.
@@ -78,7 +122,7 @@ class Services:
         providers: by the names of settings.upstreams; None: they are made of the settings.
         clock: seconds since the epoch; None: the store's, where processes share it, else the machine's.
         works: performs jobs; without it other processes do, which share the database.
-        has_agents: serves the agents API, and agents made over it in chat completions.
+        make_agents: makes the agents API, and what serves agents made over it; None: there are none.
         otlp: how traces are exported; None: there are none.
 
         Raises: SettingsError: no upstream answers to memory.background_model or memory.embedder.
@@ -106,8 +150,8 @@ class Services:
         failover, pending = Failover(settings, providers, metrics), Pending()
         directory = Directory(settings)
         self.agents = None
-        if has_agents:
-            self.agents = AgentServices(
+        if make_agents is not None:
+            self.agents = make_agents(
                 settings, keeper, failover, failover.over(self._own_providers or providers), metrics, pending,
                 limits, directory.specs, self.background, self.accounting,
             )  # fmt: skip

@@ -192,7 +192,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"defence", "shown_text", "visitor"},
     ],
     "gateway.agents": [
-        {"migrate", "services", "routes"},
+        {"migrate", "services"},
+        {"routes"},
         {"agent_file", "chat_agents"},
         {"api"},
         {"batches", "files"},

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from msgspec.structs import replace
+from starlette.routing import Route
 
 from gateway.agents.api.agents import show_agents
 from gateway.agents.api.dependencies import AgentsApi
@@ -15,6 +16,7 @@ from gateway.agents.batches.batch_service import BatchService
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.chat_agents import ChatAgents
 from gateway.agents.registry.registry import Registry
+from gateway.agents.routes import agents_routes
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.admission import BackgroundRuns
 from gateway.agents.runs.background.callbacks import Callbacks
@@ -33,6 +35,7 @@ from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.model_list import ModelList
 from gateway.run.usage.accounting import Accounting
 from gateway.settings import Settings
+from gateway.web.body import BodyReader
 
 
 class AgentServices:
@@ -105,7 +108,11 @@ class AgentServices:
             lambda: peers.idle,
         )
 
-    def agents_api(self, models: ModelList, limits: Limits) -> AgentsApi:
+    def routes(self, models: ModelList, limits: Limits, bodies: BodyReader) -> list[Route]:
+        """Returns the routes of the agents API."""
+        return agents_routes(self._agents_api(models, limits), bodies)
+
+    def _agents_api(self, models: ModelList, limits: Limits) -> AgentsApi:
         """Returns the parts that the agents API speaks to."""
         registry = self.registry
         return AgentsApi(
