@@ -147,6 +147,8 @@ def _plain_words(value: Any, kind: Any, hint: Any) -> str:
         if abs(value) > MOST:
             return f"expected a number up to {MOST:.0f}, saw {value!r}"
         high = None
+    # `typing` takes `ge=0` and `ge=0.0` for the same, and gives all types the one that was seen first.
+    low, high = low if low is None else kind(low), high if high is None else kind(high)
     bounds = f"at least {low}" if high is None else f"between {low} and {high}"
     return f"expected {bounds}, saw {value!r}"
 
