@@ -17,7 +17,8 @@ GatewayError
 │   ├── Conflict                409
 │   ├── BodyTooLarge            413
 │   ├── UnsupportedEncoding     415
-│   └── UnsupportedFile         415
+│   ├── UnsupportedFile         415
+│   └── LimitReached            429: a limit of a key, user or project is used up
 ├── UpstreamError               the provider is at fault
 │   ├── UpstreamUnreachable     502
 │   ├── UpstreamBroke           502: the reply ended in the middle
@@ -196,7 +197,7 @@ class TooManySends(GatewayError):
 
 
 class LimitReached(CallerError):
-    """A limit turns the request away. It is told as a minute's limit, or (`is_long`) as a quota that is used up."""
+    """A limit turns the request away. It is shown as a minute's limit, or (`is_long`) as a quota that is used up."""
 
     status = 429
 

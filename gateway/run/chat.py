@@ -731,7 +731,7 @@ class Chat:
         if why is None:
             await self.pending.written(identity.scope, self._limits.commit_wait_s)
             try:
-                begun = await self._begin(call, attempts, ticket, opens=opens)
+                begun = await self._read_memory(call, attempts, ticket, opens=opens)
                 mode = call.identity.mode
                 return begun, "on" if mode is _STRICT else str(mode)
             except StoreError as error:
@@ -756,7 +756,7 @@ class Chat:
             "memory.default_user or memory.single_user. (This line comes once.)"
         )
 
-    async def _begin(
+    async def _read_memory(
         self, call: ChatCall, attempts: Attempts, ticket: QueueTicket, *, opens: bool
     ) -> tuple[TreeMemory, Prompt]:
         """Reads what memory knows and makes the prompt. Raises: StoreError."""

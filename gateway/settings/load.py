@@ -13,20 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, structs
 from msgspec.structs import replace
 
 from gateway.errors import SettingsError
 from gateway.settings import (
     DEMO_PROFILE,
-    BatchSettings,
     DatabaseSettings,
-    MemorySettings,
-    ResponsesSettings,
-    ServerSettings,
     Settings,
-    ToolSettings,
-    TraceSettings,
-    UiSettings,
     UpstreamSettings,
 )
 from gateway.settings.check import check_address, check_settings
@@ -60,15 +54,11 @@ _SECRETS = (
 )
 _DATABASE = {("database", "path"), ("database", "url")}
 _SQLITE = "sqlite:///"
-_TABLES: dict[str, Any] = {
-    "server": ServerSettings,
-    "database": DatabaseSettings,
-    "memory": MemorySettings,
-    "tools": ToolSettings,
-    "batch": BatchSettings,
-    "responses": ResponsesSettings,
-    "ui": UiSettings,
-    "traces": TraceSettings,
+# The tables with single values: those that a variable can set.
+_TABLES: dict[str, type[Struct]] = {
+    each.name: each.type
+    for each in structs.fields(Settings)
+    if isinstance(each.type, type) and issubclass(each.type, Struct)
 }
 
 

@@ -37,7 +37,7 @@ OPENAI_ERRORS: Final = ChatErrors()
 _LOGGED = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Paths where a key that is bound to a user reaches nothing of others.
-_OF_USERS = re.compile(
+_PATHS_OF_USERS = re.compile(
     r"/mcp|/v1/(chat/completions|messages(/count_tokens)?|responses(/[^/]+)?|completions|embeddings|rerank|moderations"
     r"|images/\w+|audio/(speech|transcriptions|translations)|models(/.*)?)"
 )
@@ -52,8 +52,7 @@ class Trace:
     request_id: str
     # `time.perf_counter()` at its arrival.
     begun: float
-    # The form of its errors, from a route that learns the dialect only from the request; None: that of its
-    # path.
+    # The form of its errors, which the route sets as soon as it runs; None: that of its path.
     errors: ErrorForm | None = None
     caller: Caller = ANONYMOUS
     route: str = "other"
@@ -289,7 +288,7 @@ class Edge:
 
 def _bind(scope: Scope, user: str) -> None:
     """Has a request be of one user, whatever it names. Raises: NotAllowed: it is on a path that knows no users."""
-    if _OF_USERS.fullmatch(scope["path"]) is None:
+    if _PATHS_OF_USERS.fullmatch(scope["path"]) is None:
         raise NotAllowed(
             "This key is bound to a user, and this path is not of users.", code="user_not_allowed"
         )

@@ -1,9 +1,10 @@
 """The snapshots that a process caches between turns, so that a hot turn reads one row instead of the whole.
 
 A memory's part is right for one epoch, one next number and one `rev`: every change of what a look reads raises one of
-them (migrations/0012_kept.sql has the triggers). So a turn asks for these first, and takes the rest from here where
-they are as they were. The process that owns its file need not even ask: it is notified of each row of an agent that
-changes (storage/sqlite/watch.py). A turn that is committed hands on what it has changed itself.
+them (by triggers: 0000-0008_begin.sql of storage/postgres/migrations, 0020-0021_triggers.sql of storage/sqlite). So a
+turn asks for these first, and takes the rest from here where they are as they were. The process that owns its file
+need not even ask: it is notified of each row of an agent that changes (storage/sqlite/watch.py). A turn that is
+committed hands on what it has changed itself.
 """
 
 from __future__ import annotations

@@ -198,6 +198,8 @@ class AgentTools:
         if name in FILE_TOOLS:
             files = FileTools(memory.store, memory.context.agent, self.foreign.children, memory.embed_query)
             return _from_elsewhere(await files.run(name, arguments))
+        if name != "memory_finish_edits":
+            raise NotImplementedError(name)
         return ToolAnswer(FINISHED)
 
     def _most(self, most: int) -> int:

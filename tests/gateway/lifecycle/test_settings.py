@@ -51,6 +51,15 @@ def test_file_then_environment_then_flags(tmp_path: Path) -> None:
     assert (settings.server.port, settings.server.shutdown_s, settings.memory.recall_tokens) == (3, 4, 6)
 
 
+def test_each_value_of_a_table_has_a_variable(tmp_path: Path) -> None:
+    for table in ("server", "database", "memory", "tools", "batch", "responses", "usage", "ui", "traces"):
+        with pytest.raises(SettingsError, match=f"MNEMOGATE_{table.upper()}_"):
+            load(tmp_path, environ={f"MNEMOGATE_{table.upper()}_NO_SUCH_KEY": "1"})
+    environ = {"MNEMOGATE_USAGE_ASK_STREAMS": "false", "MNEMOGATE_USAGE_WRITE_S": "30"}
+    usage = load(tmp_path, environ=environ).usage
+    assert (usage.ask_streams, usage.write_s) == (False, 30)
+
+
 def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     assert load(tmp_path, "\ufeff[server]\nport = 81").server.port == 81
 
