@@ -19,11 +19,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import urllib.request
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, count
 from pathlib import Path
 
 import load
+import orjson
 import uvloop
 
 EARLIER_TURNS, WARM_TURNS, MEASURED_TURNS = 3, 3, 3
@@ -35,6 +40,7 @@ KNOWN_WELL, CONVERSATIONS, LONG_TURNS = 100, 4, 12
 GOALS = {
     "p50 ms": ("", ""),
     "added p50 ms": ("", ""),
+    "added p99 ms": ("", ""),
     "added, times bare parts": ("< 1.5", "< 4.5"),
     "p99 / p50": ("", "< 3"),
     "req/s": ("> 8,100", "> 2,000"),
@@ -67,6 +73,8 @@ http {{
 }}
 """
 
+# Variants of the gateway with memory on -> the share of requests that is traced, and the kind of the collector.
+TRACES = {"traces 0 %": "0", "traces 1 %": "0.01", "traces 100 %": "1", "it hangs": "1 hangs"}
 
 _IDLER = """
 import os
@@ -156,6 +164,8 @@ async def run_rounds(targets: list[Target], sizes: Sizes) -> None:
             target.note(
                 "added p50 ms", at_share(alone[target.name].total_ms) - at_share(alone["direct"].total_ms)
             )
+            direct_ms = at_share(alone["direct"].total_ms, 0.99)
+            target.note("added p99 ms", at_share(alone[target.name].total_ms, 0.99) - direct_ms)
             alone_ms[target.name] += alone[target.name].total_ms
         for target in order:
             result, cpu_ms = await measure(target, sizes.crowd, 16)
@@ -213,8 +223,65 @@ async def remembers(port: int, mock_port: int) -> bool:
     return b"Lisbon" in await asyncio.to_thread(load.fetch, mock_port, "/last")
 
 
-def start(mock_port: int, folder: Path, stack: contextlib.ExitStack) -> list[Target]:
-    """Starts everything that is measured."""
+@contextlib.contextmanager
+def exporting(sampled: str | None, stack: contextlib.ExitStack) -> Iterator[None]:
+    """Has gateways that start meanwhile export traces. sampled: as in `TRACES`; None: they export none."""
+    if sampled is None:
+        yield
+        return
+    share, _, kind = sampled.partition(" ")
+    collector = stack.enter_context(collecting(hangs=kind == "hangs"))
+    more = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector}",
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": share}  # fmt: skip
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name in more:
+            del os.environ[name]
+
+
+@contextlib.contextmanager
+def collecting(*, hangs: bool) -> Iterator[int]:
+    """Runs a collector in a thread, which takes all, or never answers. Returns its port."""
+    ended = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            if hangs:
+                ended.wait()
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        ended.set()
+        server.shutdown()
+
+
+def set_limits(port: int, folder: Path) -> None:
+    """Sets three limits, none of which is ever reached."""
+    token = orjson.loads((folder / "mnemogate.db.admin").read_bytes())["token"]
+    for user, unit, per in (
+        (None, "tokens", "month"),
+        ("*", "requests", "day"),
+        (None, "requests", "minute"),
+    ):
+        body = orjson.dumps({"user": user, "unit": unit, "per": per, "most": 10**12})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/manage/limits", body, {"x-mnemogate-admin": token}
+        )
+        urllib.request.urlopen(request, timeout=10).close()
+
+
+def start(mock_port: int, folder: Path, stack: contextlib.ExitStack, variants: Sequence[str]) -> list[Target]:
+    """Starts everything that is measured. variants: of the gateway with memory on."""
     targets = [Target("direct", mock_port)]
 
     def serve(name: str, path: str, port: int, *command: object) -> None:
@@ -232,10 +299,13 @@ def start(mock_port: int, folder: Path, stack: contextlib.ExitStack) -> list[Tar
     serve("bare parts", "/", port, sys.executable, load.HERE / "bare_proxy.py", port, mock_port)
     settings = f'[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{mock_port}/v1"\n'
     # Each has a gateway of its own: in one, what is remembered and still to be indexed would slow the other row down.
-    for name in ("memory off", "memory on"):
+    for name in ("memory off", *variants, "memory on"):
         (folder / name).mkdir()
-        gateway = stack.enter_context(load.gateway(folder / name, settings))
-        is_memory = name == "memory on"
+        with exporting(TRACES.get(name), stack):
+            gateway = stack.enter_context(load.gateway(folder / name, settings))
+        is_memory = name != "memory off"
+        if name == "limits":
+            set_limits(gateway.port, folder / name)
         headers = b"" if is_memory else load.HEADERS_OFF
         targets.append(Target(name, gateway.port, headers, is_memory, gateway.pid))
         targets[-1].note("idle MB", load.resident_mb(gateway.pid))
@@ -253,9 +323,9 @@ def table(targets: list[Target]) -> str:
     return load.table(rows)
 
 
-async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> int:
+async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack, variants: Sequence[str] = ()) -> int:
     mock_port = stack.enter_context(load.mock(folder / "log"))
-    targets = start(mock_port, folder, stack)
+    targets = start(mock_port, folder, stack, variants)
     memory = targets[-1]
     assert memory.pid is not None
     if not await remembers(memory.port, mock_port):
@@ -309,14 +379,19 @@ def main() -> int:
     parser.add_argument(
         "--awake", action="store_true", help="keep the cores from sleeping between requests (Linux)"
     )
+    parser.add_argument(
+        "--variants", action="store_true",
+        help="also with three limits, with traces of 0, 1 and 100 %% of requests, and with a collector that hangs",
+    )  # fmt: skip
     options = parser.parse_args()
+    variants = ("limits", *TRACES) if options.variants else ()
     sizes = QUICK if options.quick else FULL
     if options.rounds:
         sizes = replace(sizes, rounds=options.rounds)
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as folder, contextlib.ExitStack() as stack:
         if options.awake:
             keep_awake(stack)
-        return uvloop.run(bench(sizes, Path(folder), stack))
+        return uvloop.run(bench(sizes, Path(folder), stack, variants))
 
 
 if __name__ == "__main__":

@@ -436,10 +436,10 @@ USERS = RecordList(
 
 
 def _counted(name: str) -> Column:
-    """Makes a column of how many are new of those that were found."""
+    """Makes a column of how many are there of those that were found: new ones, and known ones."""
 
     def cell(each: Record) -> str:
-        return f"{each[name]['new']} of {each[name]['found']}"
+        return f"{each[name]['new'] + each[name]['known']} of {each[name]['found']}"
 
     return Column(name, cell, lambda each: f"{cell(each)} {name}")
 
