@@ -77,7 +77,7 @@ FAULTS: Final = (
     (
         "75 statements for a plain message, 128 for one with a memory call",
         (
-            f"{_MESSAGES}::test_a_plain_message_takes_seven_statements",
+            f"{_MESSAGES}::test_a_plain_message_takes_six_statements",
             f"{_MEMORY}::test_a_step_with_an_edit_costs",
         ),
     ),

@@ -310,11 +310,11 @@ def test_the_reply_takes_no_statement_more(world: SleepWorld) -> None:
         world.send(each, "Hi")
     costs = [world.letta.world.statements_of(lambda a=each: world.send(a, "Hi")) for each in (plain, agent)]
     assert costs[0] == costs[1]
-    assert len(costs[0]) == 7
+    assert len(costs[0]) == 6
     world.hold_jobs()
     due = world.letta.world.statements_of(lambda: world.send(agent, "Hi"))
-    assert due[:7] == costs[0]
-    writes = [each for each in due[7:] if each != "read"]
+    assert due[:6] == costs[0]
+    writes = [each for each in due[6:] if each != "read"]
     assert writes == ["insert conversations", "insert runs", "insert run_texts", "insert jobs"]
 
 

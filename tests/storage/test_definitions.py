@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from storage.errors import NotFound, Overtaken, WriteConflict
-from storage.listing import AgentChange, AgentEntry, AgentFilter, Page
+from storage.listing import AgentChange, AgentEntry, AgentFilter, NamedAgent, Page
 from storage.records import Block, DefinitionKind, Run, RunState
 from storage.sql.agents_api.definitions import put_definition, remove_definition
 from storage.sql.store import Store
@@ -244,8 +244,8 @@ async def test_agents_are_listed_by_filter_order_and_page(store: Store) -> None:
     with pytest.raises(NotFound):
         await listed(after="nobody")
     assert await store.defined_agents.newest(PROJECT, 2) == [
-        ("dan", d.agent.uid, 4.0),
-        ("cara", c.agent.uid, 3.0),
+        NamedAgent("dan", d.agent.uid, 4.0),
+        NamedAgent("cara", c.agent.uid, 3.0),
     ]
     assert await store.defined_agents.tags(PROJECT) == ["x", "y"]
     assert await store.defined_agents.tags(PROJECT, descending=True, after="y") == ["x"]

@@ -295,7 +295,7 @@ async def test_a_deleted_agent_leaves_what_it_wrote_to_those_who_see_it_and_noth
     with pytest.raises(NotFound):
         await store.defined_agents.get(PROJECT, ann.agent.uid)
     assert await store.defined_agents.count(PROJECT, AgentFilter()) == 1
-    assert [name for name, _, _ in await store.defined_agents.newest(PROJECT, 9)] == ["bob"]
+    assert [each.name for each in await store.defined_agents.newest(PROJECT, 9)] == ["bob"]
     assert await store.forgetting.run(id)
     assert await store.forgetting.sweep()
     assert not [w for w in ("own", "tag", "system", "said", "label", "detail") if holds(f"zq{w}x".encode())]
