@@ -136,7 +136,7 @@ class Endpoints:
                 events = {"content-type": "text/event-stream"}
                 pieces = self.responses.answer(asked)
                 return (
-                    Answer(pieces, events, hold_after=self.hold_events)
+                    Answer(pieces, events, hold_after=dict(self.hold_events))
                     if asked.get("stream")
                     else Answer(pieces)
                 )
@@ -144,7 +144,7 @@ class Endpoints:
                 return _say({"object": "response.input_tokens", "input_tokens": 9})
             case "GET", ["responses", name] if "stream=true" in query:
                 events = {"content-type": "text/event-stream"}
-                return Answer(self.responses.events(name, query), events, hold_after=self.hold_events)
+                return Answer(self.responses.events(name, query), events, hold_after=dict(self.hold_events))
             case _, ["responses", *rest] if rest:
                 return _said(self.responses.respond(method, rest, query))
             case _, ["conversations", *rest]:
