@@ -255,6 +255,7 @@ def bare_deflate(body: bytes) -> bytes:
         ("deflate", bare_deflate(b"words")),
         ("identity", b"words"),
     ],
+    ids=["gzip", "members", "deflate", "bare deflate", "identity"],
 )
 async def test_encoded_content_is_decoded(
     transport: HttpTransport, coding: str, body: bytes, in_bytes: bool
