@@ -252,7 +252,7 @@ class MemoryForgetting:
         others = await other_profiles(self._store, memory.scope)
         stays = [RemainingRecord(f"What the profile {name!r} remembers of the same user.") for name in others]
         if any(each.is_shared for each in await self._store.memory_pages.blocks(memory.id)):
-            stays.append(RemainingRecord("Blocks that others share, without what came from here."))
+            stays.append(RemainingRecord("What is shared with others, without what came from here."))
         stays.append(RemainingRecord("A note that it was forgotten: the memory's number and no words."))
         if memory.paused is not None:
             words = "That memory is paused, and under which name: nothing is remembered anew."

@@ -128,14 +128,19 @@ def window_parts(prompt: Prompt) -> tuple[int, ...]:
     recalled = prompt.recall.tokens
     earlier = max(0, composition.note_tokens - recalled)
     return (
-        system // _CHARS,
-        tools // _CHARS,
-        len(prompt.system) // _CHARS,
-        len(window.summary) // _CHARS,
-        history // _CHARS + earlier,
+        _tokens(system),
+        _tokens(tools),
+        _tokens(len(prompt.system)),
+        _tokens(len(window.summary)),
+        _tokens(history) + earlier,
         recalled,
-        last // _CHARS,
+        _tokens(last),
     )
+
+
+def _tokens(chars: int) -> int:
+    """Rounds up: what is there has a token at least."""
+    return -(-chars // _CHARS)
 
 
 def _chars(message: WireMessage) -> int:
