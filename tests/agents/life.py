@@ -24,7 +24,7 @@ from gateway.agents.runs.run import RunRequest, RunResult
 from gateway.core.agent import AgentSpec
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, Presence
-from gateway.settings import ModelSettings, ToolSettings, UpstreamSettings
+from gateway.settings import ModelSettings, ProfileSettings, ToolSettings, UpstreamSettings
 from storage.database import Connection
 from storage.records import Block, Exchange, Run, Scope
 from storage.sql.agents import create_agent
@@ -204,9 +204,10 @@ def agents(
     folder: Path,
     settings: ToolSettings | None = None,
     models: Sequence[ModelSettings] = (),
+    profiles: Sequence[ProfileSettings] = (),
     **options: Any,
 ) -> Iterator[Life]:
-    """settings: of tools. models: aliases. options: of the agent."""
+    """settings: of tools. models: aliases. profiles: of the users beside it. options: of the agent."""
     spec = AgentSpec(
         **{
             "name": "helper",
@@ -224,7 +225,7 @@ def agents(
         "models": tuple(models),
         "tools": settings or ToolSettings(),
     }
-    with remember(upstream, folder, **parts) as world:
+    with remember(upstream, folder, *profiles, **parts) as world:
         life = Life(world, spec, _scope())
         if spec.uid:
             life.make()

@@ -137,7 +137,7 @@ def test_each_screen_has_its_names(browser: Browser, operator: Operator) -> None
 
 
 def test_a_person_finds_the_same_names(browser: Browser, operator: Operator) -> None:
-    uid, seq, talk = full(operator)
+    _, seq, talk = full(operator)
     person = person_of(operator.world)
     screens: dict[str, tuple[tuple[str, str], ...]] = {
         "": (
