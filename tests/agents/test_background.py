@@ -663,6 +663,7 @@ def test_a_run_whose_reply_is_lost_to_forgetting_says_that_alone(world: LettaWor
     other = world.letta.conversations.create(agent_id=agent.id).id
     with world.letta.conversations.messages.create(other, input="My violin is from Cremona.") as events:
         list(events)
+    world.world.settle()
     gate, arrived = Gate(), world.upstream.arrived(1)
     world.upstream.queue(fail(400, QUOTED, hold_before_headers=gate))
     with ThreadPoolExecutor(1) as pool:
