@@ -1,4 +1,5 @@
-"""Makes storage/search/common_words.txt, the share that common words have of what people say: by hand, once.
+"""Makes two tables of storage/search by hand, once: how common words are (common_words.txt), and pairs of letters
+(letter_pairs.txt).
 
 The source is wordfreq's data (CC BY-SA 4.0), which comes out of its wheel on PyPI; it is not installed. Words become
 terms as the search index makes them, so run this again when storage/search/tokens.py makes other terms.
@@ -13,53 +14,90 @@ import sys
 import tempfile
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from storage.search.tokens import words_of
+from storage.search.common import letter_pairs
+from storage.search.tokens import split_words, words_of
 
 PACKAGE = "wordfreq==3.1.1"
-TARGET = Path(__file__).parents[1] / "storage/search/common_words.txt"
+SEARCH = Path(__file__).parents[1] / "storage/search"
+WORDS, PAIRS = SEARCH / "common_words.txt", SEARCH / "letter_pairs.txt"
 # The major languages of Europe, and what else is read by the same rules.
 LANGUAGES = "en de fr es it pt nl sv da nb fi pl cs ro hu el ru uk tr zh ja ko"
 # Shares are rounded to half powers of ten: 10^-2.5 is line 5. A term below the last line is taken for rare.
 LEAST, MOST = 7, 3
 # Words of the source below this share are not looked at: together they decide nothing.
 IGNORED = 10**-4.8
-HEADING = f"""\
-# How often people say the most common words: made by scripts/make_common_words.py from {PACKAGE}.
+# Languages of letters. In others each character would be one.
+LETTERS = "en de fr es it pt nl sv da nb pl cs ro hu el fi ru uk tr"
+# Pairs of a smaller share are taken for never used.
+LEAST_PAIR = 5
+# A word counts by the root of its share: else "the" and "of" would make up most pairs of English.
+POWER = 0.5
+# What a letter counts for besides what it is used, as a share of all letters: of one that a language hardly has, a few
+# foreign words show nothing.
+BESIDES = 0.01
+SOURCE = """\
 # Source: wordfreq, Robyn Speer, https://github.com/rspeer/wordfreq, https://doi.org/10.5281/zenodo.7199437,
 # whose data are from Wikipedia, OPUS OpenSubtitles 2018 (opensubtitles.org), SUBTLEX (Marc Brysbaert et al.; freely
 # available), Google Books Ngrams (books.google.com/ngrams), the Leeds Internet Corpus, ParaCrawl, Twitter and Reddit.
 # Licence of this file: CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/. Changed: the most common words
 # of some languages are kept, stemmed and added up, and their shares rounded.
+"""
+OF_WORDS = f"""\
+# How often people say the most common words: made by scripts/make_common_words.py from {PACKAGE}.
+{SOURCE}\
 # A line: language, N, and the terms whose share of all words is about 10^(-N/2).
 """
+OF_PAIRS = f"""\
+# How often one letter follows another in words: made by scripts/make_common_words.py from {PACKAGE}.
+{SOURCE}\
+# A line: language, N, and the pairs whose second letter follows the first in about 10^(-N/2) of the cases. "_": a
+# word's beginning or end.
+"""
+
+
+def words_of_source(wheel: zipfile.ZipFile, language: str) -> Iterator[tuple[str, float]]:
+    """Yields the words of a language, each with its share of all words."""
+    data = gzip.decompress(wheel.read(f"wordfreq/data/small_{language}.msgpack.gz"))
+    # A heading, then the words of share 1, 10^-0.01, 10^-0.02 and so on.
+    _, *words_by_share = msgspec.msgpack.decode(data)
+    for number, words in enumerate(words_by_share):
+        yield from ((word, 10 ** (-number / 100)) for word in words)
 
 
 def shares_of(wheel: zipfile.ZipFile, language: str) -> Counter[str]:
     """Returns the terms of a language with their share of its words."""
-    data = gzip.decompress(wheel.read(f"wordfreq/data/small_{language}.msgpack.gz"))
-    # A heading, then the words of share 1, 10^-0.01, 10^-0.02 and so on.
-    _, *words_by_share = msgspec.msgpack.decode(data)
     shares = Counter[str]()
-    for number, words in enumerate(words_by_share):
-        share = 10 ** (-number / 100)
-        for word in words if share >= IGNORED else ():
-            # What the index leaves out still tells a text's language.
-            for term in set(words_of(word)) or {word}:
-                if not any(c.isdigit() for c in term):
-                    shares[term] += share
+    for word, share in words_of_source(wheel, language):
+        # What the index leaves out still tells a text's language.
+        for term in (set(words_of(word)) or {word}) if share >= IGNORED else ():
+            if not any(c.isdigit() for c in term):
+                shares[term] += share
     return shares
 
 
-def lines_of(language: str, shares: Counter[str]) -> list[str]:
-    """Returns the table's lines for one language."""
+def pairs_of(wheel: zipfile.ZipFile, language: str) -> Counter[str]:
+    """Returns the pairs of letters of a language with the share of their second one after the first."""
+    pairs, firsts = Counter[str](), Counter[str]()
+    for word, share in words_of_source(wheel, language):
+        for part in split_words(word) if word.isalpha() else ():
+            for pair in letter_pairs(part):
+                pairs[pair] += share**POWER
+                firsts[pair[0]] += share**POWER
+    besides = BESIDES * firsts.total()
+    return Counter({pair: count / (firsts[pair[0]] + besides) for pair, count in pairs.items()})
+
+
+def lines_of(language: str, shares: Counter[str], most: int, least: int) -> list[str]:
+    """Returns a table's lines for one language. most, least: the numbers of its first and last line."""
     lines: dict[int, list[str]] = {}
     for term, share in shares.most_common():
-        number = max(MOST, round(-2 * math.log10(share)))
-        if number <= LEAST:
+        number = max(most, round(-2 * math.log10(share)))
+        if number <= least:
             lines.setdefault(number, []).append(term)
     return [f"{language} {number} {' '.join(terms)}" for number, terms in sorted(lines.items())]
 
@@ -69,9 +107,19 @@ def main() -> None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE]
         subprocess.run(command, check=True)
         with zipfile.ZipFile(next(Path(folder).glob("wordfreq-*.whl"))) as wheel:
-            lines = [line for each in LANGUAGES.split() for line in lines_of(each, shares_of(wheel, each))]
-    TARGET.write_text(HEADING + "\n".join(lines) + "\n")
-    print(f"{TARGET}: {TARGET.stat().st_size} bytes")
+            words = [
+                line
+                for each in LANGUAGES.split()
+                for line in lines_of(each, shares_of(wheel, each), MOST, LEAST)
+            ]
+            pairs = [
+                line
+                for each in LETTERS.split()
+                for line in lines_of(each, pairs_of(wheel, each), 0, LEAST_PAIR)
+            ]
+    for path, heading, lines in ((WORDS, OF_WORDS, words), (PAIRS, OF_PAIRS, pairs)):
+        path.write_text(heading + "\n".join(lines) + "\n")
+        print(f"{path}: {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from itertools import chain
 
 from storage.fusion import in_turn
 from storage.recall_record import HitScores, SearchTrace
+from storage.search import common
 from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
-from storage.search.common import COMMON_SHARE, least_common, load_tables, shares_in_general
+from storage.search.common import COMMON_SHARE, least_common, shares_in_general
 from storage.search.find import find, widen
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
@@ -55,7 +56,7 @@ def preload() -> None:
     """
     import numpy  # noqa: F401
 
-    load_tables()
+    common.preload()
 
 
 def rank(

@@ -27,10 +27,10 @@ from storage.commands import Rules
 from storage.database import Connection, Row
 from storage.records import MUTED, Agent, Exchange, Message, Numbers, State
 from storage.search.blob import Document, Indexable, chunk_of
+from storage.search.common import forget_words
 from storage.search.index import Index
 from storage.search.segment import LEAST_SEGMENTS, OpenDocuments, segment_of
 from storage.search.tail import Tail
-from storage.search.tokens import forget_words
 from storage.sql import exchanges
 from storage.sql.passages import load_passages_and_facts
 from storage.sql.terms import load_segments, load_uncovered, terms_since

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from storage.search.blob import Document, encode
-from storage.search.common import shares_in_general
+from storage.search.common import _likelihood, forget_words, language_of, shares_in_general
 from storage.search.tokens import split_words, words_of
 from tests.stored import ranked
 
@@ -157,6 +157,44 @@ def test_a_word_is_as_common_as_in_the_language_of_its_message(text: str, word: 
     [term, *_] = words_of(word)
     [share] = shares_in_general(split_words(text), [term])
     assert (share > 0.1) == is_common
+
+
+# Short texts with hardly a word that is common in their language, or with words that are common in English as well.
+SHORT = {
+    "en": "Van?|Where is my van?|Haiku|My cat is called Plum|Did the gardener come?|Rain in the spring",
+    "de": """Meine Katze heißt Pflaume|Was arbeitet meine Schwester?|Gute Nacht|Welche Operation bekommt Vater?|
+        Wann kommt der Klempner?|Haselnüsse vertrage ich nicht|Hast du den Wetterbericht gehört?""",
+    "fr": "Ma voisine cultive des courgettes|Où habite ma grand-mère ?|Quel vélo ai-je acheté ?|Bonne nuit",
+    "es": "Escribe un haiku|Mi gato se llama Ciruela|¿Dónde vive mi abuela?|¿Cuándo viene el fontanero?",
+    "it": "Il mio gatto si chiama Prugna|Dove abita mia nonna?|Quale bicicletta ho comprato?",
+    "nl": "Mijn kat heet Pruim|Waar woont mijn oma?|Welke fiets heb ik gekocht?",
+    "ja": "コーヒーを飲むと眠れません|インコの名前は何でしたか",
+    "ko": "결혼기념일이 언제예요|아들이 몇 학년이에요|재미있네요",
+    "th": "แมวของฉันชื่ออะไร|พี่สาวทำงานอะไร",
+    "zh": "我的猫叫什么名字|我对什么食物过敏",
+}
+
+
+@pytest.mark.parametrize("language", SHORT)
+def test_the_language_of_a_short_text_is_known(language: str) -> None:
+    texts = [text.strip() for text in SHORT[language].split("|")]
+    assert [(text, language_of(split_words(text))) for text in texts] == [(text, language) for text in texts]
+
+
+def test_words_are_forgotten() -> None:
+    language_of(["geheimwort"])
+    forget_words()
+    assert _likelihood.cache_info().currsize == 0
+
+
+def test_a_text_may_have_long_words_and_be_long() -> None:
+    for text in (
+        "a" * 100_000,
+        "的 " * 100_000,
+        "是的我们在" * 10_000,
+        " ".join(f"wörd{n}" for n in range(10_000)),
+    ):
+        language_of(split_words(text))
 
 
 @pytest.mark.parametrize(
