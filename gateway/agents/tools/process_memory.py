@@ -8,8 +8,9 @@ from pathlib import Path
 
 # Of a file that lies in memory, without its content: an inode, its name, and the kernel's own bookkeeping.
 _FILE_BYTES = 2048
-# Pages of files that lie on a disk can be read again, and are not counted.
-_COUNTED = ("RssAnon:", "RssShmem:", "VmSwap:")
+# Pages of files that lie on a disk can be read again, and are not counted. The tables of a process that takes a page
+# here and a page there are larger than its pages.
+_COUNTED = ("RssAnon:", "RssShmem:", "VmSwap:", "VmPTE:", "HugetlbPages:")
 
 
 def can_be_counted() -> bool:

@@ -358,6 +358,8 @@ def _command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:
         if not Path(prefix).is_relative_to("/usr"):
             walls += ["--ro-bind", prefix, prefix]
     walls += ["--proc", "/proc", "--dev", "/dev", "--size", str(_TMP_BYTES), "--tmpfs", "/tmp"]
+    # It reads as zeros, too. What is mapped of the other is shared memory that no limit of a process counts.
+    walls += ["--dev-bind", "/dev/full", "/dev/zero"]
     # A file in /dev or / would be in memory, as much as it takes.
     walls += ["--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/", "--chdir", "/tmp"]
     variables = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
