@@ -70,8 +70,8 @@ class GatewayServer(uvicorn.Server):
         self._readiness = readiness
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # The first signal lets running requests end; a second Ctrl-C cuts them.
-        if self._readiness.draining and sig == signal.SIGINT:
+        # The first signal lets running requests end; a second one cuts them. A terminal adds SIGHUP itself.
+        if self._readiness.draining and sig in (signal.SIGINT, signal.SIGTERM):
             self.force_exit = True
         self._signal = self._signal or signal.Signals(sig).name
         self.exit_now()

@@ -145,8 +145,9 @@ def test_a_gateway_under_nohup_outlives_its_terminal(upstream: StrictUpstream, t
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_second_sigint_cuts_what_runs_and_loses_no_question(
-    upstream: StrictUpstream, tmp_path: Path, database: Path
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_second_signal_cuts_what_runs_and_loses_no_question(
+    upstream: StrictUpstream, tmp_path: Path, database: Path, name: str
 ) -> None:
     never = Gate()
     upstream.queue(say("Never", hold_before_headers=never), say("Cut", hold_after={1: never}))
@@ -160,13 +161,13 @@ def test_a_second_sigint_cuts_what_runs_and_loses_no_question(
         send(streamed, "Second")
         upstream.arrived(2).wait_sync()
         assert streamed.read_head().status == 200
-        gateway.child.send_signal(signal.SIGINT)
+        gateway.child.send_signal(signal.Signals[name])
         while True:  # until it is known to have come
             try:
                 gateway.ask("GET", "/health")
             except (OSError, EOFError):
                 break
-        gateway.child.send_signal(signal.SIGINT)
+        gateway.child.send_signal(signal.Signals[name])
         reply = whole.read_reply()
         assert (reply.status, reply.error["message"]) == (503, "The gateway is shutting down.")
         assert b"shutting down" in streamed.read_until(b"0\r\n\r\n")
@@ -177,7 +178,7 @@ def test_a_second_sigint_cuts_what_runs_and_loses_no_question(
     assert {line["status"] for line in lines} == {200, 503}
     assert [line["cut"] for line in lines] == [True, True]
     said = [line["message"] for line in logged if line.get("logger") == "mnemogate"]
-    assert "Stopping after SIGINT: waiting up to 30 s for 2 requests." in said
+    assert f"Stopping after {name}: waiting up to 30 s for 2 requests." in said
     assert re.fullmatch(r"Stopped after \d+\.\d s: waited for 2 requests, cut 2\.", said[-1])
     assert not Path(f"{database}-wal").exists()
     assert [(state, said) for state, said, _, _ in sorted(rows(database))] == [

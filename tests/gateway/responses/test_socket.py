@@ -19,6 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 from gateway.core.conversation.canonical import text_of
 from gateway.dialects.responses.socket.client_events import Create, read_client_event
 from gateway.dialects.responses.socket.unstored import Unstored
+from gateway.web.sockets import protocol
 from tests.doubles.responses_rules import StoredResponses, called, said, thought
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail
 from tests.gateway.responses.test_responses import by_chat
@@ -745,8 +746,9 @@ def test_a_client_that_writes_and_does_not_read_is_let_go(upstream: StrictUpstre
 
 
 def test_a_client_that_leaves_its_last_messages_unread_is_let_go(
-    upstream: StrictUpstream, tmp_path: Path
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(protocol, "MOST_SHORT_FRAMES", 1_000_000)
     with (
         remember(upstream, tmp_path, limits=replace(QUIET, send_timeout_s=0.2)) as world,
         world.gateway.connect() as client,
@@ -761,7 +763,40 @@ def test_a_client_that_leaves_its_last_messages_unread_is_let_go(
         let_go(world)
 
 
-def test_pings_of_a_client_that_does_not_read_do_not_fill_the_memory(world: World) -> None:
+SHORT = {
+    "pings": b"\x89\x80\0\0\0\0",
+    "pongs": b"\x8a\x80\0\0\0\0",
+    "parts": b"\0\x80\0\0\0\0",
+    "texts": text_frame(b""),
+}
+
+
+@pytest.mark.parametrize("frame", SHORT.values(), ids=SHORT)
+def test_short_frames_without_an_end_are_refused(world: World, frame: bytes) -> None:
+    """Each takes time whatever it has, and 256 kB of them, which are read at once, would take a second."""
+    with open_socket(world.gateway) as socket:
+        socket.send("{}")  # so that parts have a beginning
+        begun = b"\x01\x80\0\0\0\0" if frame.startswith(b"\0") else b""
+        with suppress(ConnectionError):
+            socket.socket.sendall(begun + frame * 40_000)
+        with pytest.raises(ConnectionClosed) as closed:
+            all(socket.recv(PATIENCE_S) for _ in range(100_000))  # errors of the messages before
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1008
+    assert world.gateway.ask("GET", "/health").status == 200
+
+
+def test_a_large_message_in_frames_of_4_kb_is_taken(world: World) -> None:
+    with open_socket(world.gateway) as socket:
+        message = json.dumps({"type": "response.create", "model": "m", "input": "x" * 6_000_000})
+        socket.send(message[at : at + 4096] for at in range(0, len(message), 4096))
+        assert Talk(socket).until()["type"] == "response.completed"
+
+
+def test_pings_of_a_client_that_does_not_read_do_not_fill_the_memory(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "MOST_SHORT_FRAMES", 1_000_000)
     with world.gateway.connect() as client:
         client.request("GET", "/v1/responses", headers=HANDSHAKE)
         client.read_head()
