@@ -42,8 +42,8 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 PROVIDER_VARIABLES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
-TERMINAL_VARIABLES = ("COLUMNS", "LINES")  # they count more than the size of the terminal on which a command runs
-TERMINAL_VARIABLES = ("COLUMNS", "LINES")  # they count more than the size of the terminal on which a command runs
+# They count more than the size of the terminal on which a command runs.
+TERMINAL_VARIABLES = ("COLUMNS", "LINES")
 
 
 # Where gateways of the tests keep their memory. With MNEMOGATE_TEST_DATABASE=postgresql all do it there, but for tests
