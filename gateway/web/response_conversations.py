@@ -11,9 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
-from gateway.dialects.fields import check_depth, check_length, optional, read_object, wrong_type
+from gateway.dialects.fields import check_depth, check_length, optional, read_object
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.items import Items, created_item, page_of
+from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.response_ids import place_of, turn_of
 from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.run.memory.stored_turns import NamedTurn
@@ -27,7 +28,6 @@ CONVERSATIONS_PATH: Final = "/v1/conversations"
 MOST_CREATED: Final = 20
 # Items that wait for the next response; a request has no more, either. No measurement.
 MOST_WAITING: Final = 1_000
-_MOST_PAIRS, _KEY_CHARS, _VALUE_CHARS = 16, 64, 512
 
 
 @dataclass(eq=False)
@@ -50,14 +50,14 @@ class OwnConversations:
         owner, query = self.owner(scope), scope["query_string"].decode("latin-1")
         if not rest:
             items = _items_in(body)
-            made = await self.conversations.create(owner.project, _metadata(body), items)
+            made = await self.conversations.create(owner.project, read_metadata(body), items)
             return _shown(made)
         head = await self.conversations.find(owner, rest[0])
         match method, rest[1:]:
             case "GET", []:
                 return _shown(head)
             case "POST", []:
-                metadata = _metadata(body)
+                metadata = read_metadata(body)
                 return _shown(
                     await self.conversations.change(head, lambda now: {**now, "metadata": metadata})
                 )
@@ -143,21 +143,6 @@ def _items_in(body: Json) -> list[Json]:
     if read.references:
         raise BadRequest("An item of a conversation is sent whole, and not by its id.", param="items")
     return [created_item(item, token_hex(16)) for item in items]
-
-
-def _metadata(body: Json) -> Json:
-    metadata: Json = optional(body, "metadata", dict) or {}
-    if len(metadata) > _MOST_PAIRS:
-        raise BadRequest(f"Invalid 'metadata': at most {_MOST_PAIRS} pairs are accepted.", param="metadata")
-    for key, value in metadata.items():
-        if not isinstance(value, str):
-            raise wrong_type(f"metadata.{key[:_KEY_CHARS]}", "a string", value)
-        if len(key) > _KEY_CHARS or len(value) > _VALUE_CHARS:
-            raise BadRequest(
-                f"Invalid 'metadata': keys have at most {_KEY_CHARS} characters, and values {_VALUE_CHARS}.",
-                param="metadata",
-            )
-    return metadata
 
 
 def _shown(head: ConversationHead) -> Json:

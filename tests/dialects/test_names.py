@@ -56,7 +56,13 @@ ROWS: list[tuple[tuple[Callable[[Json], ChatRequest], ...], tuple[str, ...], Jso
     # Without `metadata.user_id` in the order nobody is named by it, in any dialect.
     (ALL, ("x-mnemogate-user", "user", "safety_identifier"), {"metadata": {"user_id": "m"}}, None),
     (OPENAIS, ("safety_identifier", "user"), NAMED, "s"),
-    (OPENAIS, ("metadata.tenant.person",), {"metadata": {"tenant": {"person": "t"}}}, "t"),
+    # The Responses API's own metadata are texts alone.
+    (
+        (by_chat, by_native_responses),
+        ("metadata.tenant.person",),
+        {"metadata": {"tenant": {"person": "t"}}},
+        "t",
+    ),
     # A field that is no chat completion's: Codex's, and one of the operator's own.
     ((by_responses, by_native_responses), ("client_metadata.who",), {"client_metadata": {"who": "c"}}, "c"),
     ((*OPENAIS, by_native_messages), ("tenant",), {"tenant": "t"}, "t"),

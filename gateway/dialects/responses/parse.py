@@ -31,6 +31,7 @@ from gateway.dialects.fields import (
 from gateway.dialects.responses.codex import codex_side_request
 from gateway.dialects.responses.compaction import summaries_in
 from gateway.dialects.responses.input import read_items
+from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.response_ids import turn_of
 from gateway.dialects.responses.tools import (
     FUNCTIONS_ALONE,
@@ -60,7 +61,7 @@ _NOT_ASKED = (
 # Fields that chat completions do not have, or have unchecked. A `store` of "false" must not be taken for true.
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("background", "parallel_tool_calls", "store"), bool),
-    **dict.fromkeys(("client_metadata", "metadata", "stream_options"), dict),
+    **dict.fromkeys(("client_metadata", "stream_options"), dict),
     "service_tier": str,
 }
 # Fields of chat completions that ask for what a response cannot show, or that other fields of it stand for.
@@ -135,6 +136,7 @@ def parse(
     for key in repeated_keys(body):
         raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])
     number(json, "max_tool_calls")
+    read_metadata(json)
     messages, references, sealed = _messages(json, max_messages, takes, waiting, needs_input=needs_input)
     chat: Json = {"model": json.get("model"), "messages": messages}
     included = _included(json)

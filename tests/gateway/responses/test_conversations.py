@@ -128,6 +128,8 @@ def test_metadata_is_changed_and_checked(world: World) -> None:
     for each in wrong:
         with pytest.raises(openai.BadRequestError, match="metadata"):
             world.sdk.conversations.create(metadata=each)
+        with pytest.raises(openai.BadRequestError, match="metadata"):
+            respond(world, input="Hi", metadata=each)
 
 
 def test_a_deleted_conversation_is_forgotten(world: World, upstream: StrictUpstream) -> None:

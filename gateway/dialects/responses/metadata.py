@@ -1,0 +1,39 @@
+"""Reads what a client notes on a response or a conversation."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from adapters.types import Json
+from gateway.dialects.fields import optional, wrong_type
+from gateway.errors import BadRequest
+
+# As OpenAI has them.
+_MOST_PAIRS: Final = 16
+_KEY_CHARS: Final = 64
+_VALUE_CHARS: Final = 512
+
+
+def read_metadata(json: Json) -> Json:
+    """Returns the pairs of texts in a request's field `metadata`. Raises: BadRequest, in OpenAI's words."""
+    metadata: Json = optional(json, "metadata", dict) or {}
+    if len(metadata) > _MOST_PAIRS:
+        raise BadRequest(
+            f"Invalid 'metadata': too many properties. Expected an object with at most {_MOST_PAIRS} properties, "
+            f"but got an object with {len(metadata)} properties instead.",
+            param="metadata",
+            code="object_above_max_properties",
+        )
+    for key, value in metadata.items():
+        param = f"metadata.{key[:_KEY_CHARS]}"
+        if not isinstance(value, str):
+            raise wrong_type(param, "a string", value)
+        for text, most in ((key, _KEY_CHARS), (value, _VALUE_CHARS)):
+            if len(text) > most:
+                raise BadRequest(
+                    f"Invalid '{param}': string too long. Expected a string with maximum length {most}, but got "
+                    f"a string with length {len(text)} instead.",
+                    param=param,
+                    code="string_above_max_length",
+                )
+    return metadata
