@@ -11,9 +11,9 @@ SELECT count(*) FROM facts f WHERE f.agent = ?1 AND EXISTS (
     SELECT 1 FROM json_each(CAST(f.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value WHERE {goes})
 
 -- name: facts (postgres)
-SELECT count(*) FROM facts f WHERE f.agent = ?1 AND EXISTS (
-    SELECT 1 FROM jsonb_array_elements_text(convert_from(f.sources, 'UTF8')::jsonb) s(value)
-    JOIN exchanges e ON e.agent = ?1 AND e.id = CAST(s.value AS BIGINT) WHERE {goes})
+SELECT count(DISTINCT f.id) FROM facts f
+JOIN LATERAL jsonb_array_elements_text(convert_from(f.sources, 'UTF8')::jsonb) s(value) ON TRUE
+JOIN exchanges e ON e.id = CAST(s.value AS BIGINT) WHERE f.agent = ?1 AND {goes}
 
 -- name: passages (sqlite)
 -- Counts the passages that did.
@@ -22,10 +22,10 @@ SELECT count(*) FROM passages p WHERE p.agent = ?1 AND (
     SELECT 1 FROM json_each(CAST(p.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value WHERE {goes}))
 
 -- name: passages (postgres)
-SELECT count(*) FROM passages p WHERE p.agent = ?1 AND (
-    EXISTS (SELECT 1 FROM exchanges e WHERE e.id = p.exchange AND {goes}) OR EXISTS (
-    SELECT 1 FROM jsonb_array_elements_text(convert_from(p.sources, 'UTF8')::jsonb) s(value)
-    JOIN exchanges e ON e.agent = ?1 AND e.id = CAST(s.value AS BIGINT) WHERE {goes}))
+SELECT count(DISTINCT p.id) FROM passages p JOIN LATERAL (
+    SELECT p.exchange AS id
+    UNION ALL SELECT CAST(value AS BIGINT) FROM jsonb_array_elements_text(convert_from(p.sources, 'UTF8')::jsonb)
+) s ON TRUE JOIN exchanges e ON e.id = s.id WHERE p.agent = ?1 AND {goes}
 
 -- name: versions (sqlite)
 -- Counts the values of a block ?4 that did, and those after the first of them, which are built on it.
@@ -36,10 +36,10 @@ SELECT count(*) FROM block_history h WHERE h.block = ?4 AND h.origin <> '-' AND 
 
 -- name: versions (postgres)
 SELECT count(*) FROM block_history h WHERE h.block = ?4 AND h.origin <> '-' AND h.version >= (
-    SELECT min(t.version) FROM block_history t WHERE t.block = ?4 AND t.origin <> '-' AND (
-        EXISTS (SELECT 1 FROM exchanges e WHERE e.id = t.exchange AND {goes}) OR EXISTS (
-        SELECT 1 FROM jsonb_array_elements_text(convert_from(t.sources, 'UTF8')::jsonb) s(value)
-        JOIN exchanges e ON e.agent = ?1 AND e.id = CAST(s.value AS BIGINT) WHERE {goes})))
+    SELECT min(t.version) FROM block_history t JOIN LATERAL (
+        SELECT t.exchange AS id
+        UNION ALL SELECT CAST(value AS BIGINT) FROM jsonb_array_elements_text(convert_from(t.sources, 'UTF8')::jsonb)
+    ) s ON TRUE JOIN exchanges e ON e.id = s.id WHERE t.block = ?4 AND t.origin <> '-' AND {goes})
 
 -- name: versions_with
 -- Counts the values of a block that have a text, in small letters, and those after the first of them.

@@ -43,14 +43,15 @@ ORDER BY c.last_at DESC, c.id DESC LIMIT ?4
 SELECT {conversation} WHERE c.agent = ?1 AND (c.uid = ?2 OR c.key = ?2) ORDER BY c.uid <> ?2 LIMIT 1
 
 -- name: branches
--- Finds the exchanges that nothing follows, among the ?3 deepest of a conversation, the newest first. (`+`: looked up by
--- conversation, not by agent.)
-SELECT p.id, p.seq, p.length, coalesce(p.ended, p.stopped, p.begun) AS last, p.active FROM (
-    SELECT id, depth FROM exchanges WHERE conversation = ?2 AND +agent = ?1 ORDER BY depth DESC LIMIT ?3
-) deepest CROSS JOIN exchanges p ON p.id = deepest.id
-WHERE +p.agent = ?1 AND NOT EXISTS (
-    SELECT 1 FROM exchanges k WHERE k.conversation = ?2 AND +k.agent = ?1 AND k.depth = deepest.depth + 1 AND k.parent = deepest.id
-) ORDER BY last DESC, p.seq DESC LIMIT ?4
+-- Finds the exchanges that nothing follows, among the ?3 deepest of a conversation, the newest first: what follows one of
+-- these is deeper, and so among them. (`+`: looked up by conversation, not by agent.)
+WITH deepest AS (
+    SELECT id, parent FROM exchanges WHERE conversation = ?2 AND +agent = ?1 ORDER BY depth DESC LIMIT ?3
+)
+SELECT p.id, p.seq, p.length, coalesce(p.ended, p.stopped, p.begun) AS last, p.active
+FROM deepest CROSS JOIN exchanges p ON p.id = deepest.id
+WHERE +p.agent = ?1 AND deepest.id NOT IN (SELECT k.parent FROM deepest k WHERE k.parent IS NOT NULL)
+ORDER BY last DESC, p.seq DESC LIMIT ?4
 
 -- name: holder
 -- Finds the exchange that holds a number.

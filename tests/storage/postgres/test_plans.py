@@ -88,6 +88,37 @@ async def test_the_end_of_a_memory_is_found_by_index(database: PostgresServer) -
         assert "agent = " in after, plan
 
 
+# A conversation of 500 turns, where the server takes one for short.
+LONG = """
+INSERT INTO conversations (id, agent, uid, key, begun, last_at) VALUES (900, 1, 'long', NULL, 0, 0);
+INSERT INTO exchanges (id, agent, conversation, parent, depth, seq, span, "offset", begun, touched, state, continued,
+    active, path, reply_key, input_key, inputs, media)
+SELECT 90000 + d, 1, 900, CASE WHEN d = 0 THEN NULL ELSE 89999 + d END, d, 90000 + d * 2, 2, 0, d, d, 'finished', 1, 1,
+    sha256(('lp' || d)::bytea), sha256(('lr' || d)::bytea), sha256(('li' || d)::bytea), '\\x', '\\x'
+FROM generate_series(0, 499) d;
+"""
+
+
+async def test_the_ends_of_a_long_conversation_are_found_without_comparing_its_turns(
+    database: PostgresServer,
+) -> None:
+    connection = await asyncpg.connect(
+        database.url, server_settings={"plan_cache_mode": "force_generic_plan"}
+    )
+    try:
+        await connection.execute(FILL)
+        await connection.execute(LONG)
+        await connection.execute(f"PREPARE asked AS {load('memory_pages.sql')['branches'].postgres}")
+        explained = await connection.fetch("EXPLAIN (ANALYZE, TIMING OFF) EXECUTE asked(1, 900, 2000, 50)")
+    finally:
+        await connection.close()
+    plan = "\n".join(line for (line,) in explained)
+    steps = re.findall(r"actual rows=([\d.]+) loops=(\d+)", plan)
+    read = [float(rows) * int(loops) for rows, loops in steps]
+    read += map(float, re.findall(r"Rows Removed by .*: (\d+)", plan))
+    assert max(read) < 10_000, plan
+
+
 JOBS = """
 INSERT INTO jobs (agent, kind, key, state, epoch, due, asked, created, payload)
 SELECT n, 'learn', key, 'pending', 0, 900, 900, 900, '' FROM generate_series(1, 3000) n, (VALUES ('a'), ('b')) k(key);
