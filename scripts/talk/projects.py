@@ -15,8 +15,17 @@ from scripts.talk.dialogue import ASSISTANT, BEGUN, DAY_S, USER, Turn
 from scripts.talk.sets import Asked, Memory, Session, history_of
 
 _MEMORIES = 3
-# Sentences around a step.
+# Sentences around a step: in long turns, and in short ones.
 _BEFORE, _AFTER = (2, 6), (1, 5)
+_BEFORE_SHORT, _AFTER_SHORT = (0, 1), (0, 1)
+# Replies to short turns.
+_REPLIES = (
+    "Good to hear.",
+    "I see.",
+    "That sounds like progress.",
+    "And how do you feel about it?",
+    "Noted.",
+)
 # Sessions about other things for each session about a project.
 _OTHERS = 1
 
@@ -28,6 +37,17 @@ _ALL_STEPS = (
     "List in order what happened with {}.",
     "How did {} develop from the beginning, step by step?",
 )
+
+# Questions about the step after one or before one, without and with what the project is called, and about which of two
+# came first.
+_NEXT = (
+    "What came next after I had to {}?",
+    "First I had to {} - and then what?",
+    "With {1}, what did I do right after I had to {0}?",
+    "After I had to {0}, what happened then with {1}?",
+)
+_PREVIOUS = ("What happened just before I had to {}?", "With {1}, what was the step before I had to {0}?")
+_FIRST = ("Which came first, to {} or to {}?", "Did I first {} and then {}, or the other way round?")
 
 # Of each project the steps in their order: what is said | a question about a detail | the step's short name.
 PROJECTS = """
@@ -87,14 +107,20 @@ In the tenth month the company made its first profit, 412 euros|How large was ou
 """
 
 
-def projects(half: int, sentences: Sequence[str], others: Sequence[Session]) -> Iterator[Memory]:
+def projects(
+    half: int, sentences: Sequence[str], others: Sequence[Session], *, is_short: bool = False
+) -> Iterator[Memory]:
     """Returns memories of three projects each, those of each half its own.
 
-    sentences: what else a turn says. others: sessions about other things, whose replies are long.
+    sentences: what else a turn says. others: sessions about other things, whose replies are long. is_short: turns and
+    replies are short instead, and so are those about other things.
     """
+    around = (_BEFORE_SHORT, _AFTER_SHORT) if is_short else (_BEFORE, _AFTER)
     blocks = [[line.split("|") for line in block.splitlines()] for block in PROJECTS.strip().split("\n\n")]
     blocks, names_of_blocks = blocks[half::2], _NAMES[half::2]
     replies = [turn.text for _, turns in others for turn in turns if turn.role == ASSISTANT]
+    if is_short:
+        replies = [*_REPLIES]
     for number in range(_MEMORIES):
         pick = random.Random(f"projects {half} {number}")
         days = [sorted(pick.sample(range(60), len(block))) for block in blocks]
@@ -102,19 +128,22 @@ def projects(half: int, sentences: Sequence[str], others: Sequence[Session]) -> 
         for place, block in enumerate(blocks):
             for step, (text, _, _) in enumerate(block):
                 said = [
-                    *pick.sample(list(sentences), pick.randint(*_BEFORE)),
+                    *pick.sample(list(sentences), pick.randint(*around[0])),
                     text + ".",
-                    *pick.sample(list(sentences), pick.randint(*_AFTER)),
+                    *pick.sample(list(sentences), pick.randint(*around[1])),
                 ]
                 turns = [
                     Turn(USER, " ".join(said), {place * len(block) + step}),
                     Turn(ASSISTANT, pick.choice(replies)),
-                    Turn(USER, " ".join(pick.sample(list(sentences), 2))),
+                    Turn(USER, " ".join(pick.sample(list(sentences), 1 if is_short else 2))),
                     Turn(ASSISTANT, pick.choice(replies)),
                 ]
                 sessions.append((BEGUN + days[place][step] * DAY_S + 60 * place, turns))
         for _, turns in pick.sample(list(others), _OTHERS * len(sessions)):
             plain = [Turn(turn.role, turn.text) for turn in turns]
+            if is_short:
+                talk = [Turn(USER, each) for each in pick.sample(list(sentences), len(plain) // 2)]
+                plain = [turn for each in talk for turn in (each, Turn(ASSISTANT, pick.choice(replies)))]
             sessions.append((BEGUN + pick.uniform(0, 60) * DAY_S, plain))
         history, marked = history_of(sorted(sessions, key=lambda one: one[0]))
         questions = []
@@ -127,9 +156,17 @@ def projects(half: int, sentences: Sequence[str], others: Sequence[Session]) -> 
                 pick.shuffle(names)
                 text = f"In which order did I {names[0]}, {names[1]} and {names[2]}?"
                 questions.append(asked("order of three", text, three))
-            for step, after in pick.sample([*pairwise(range(len(block)))], 2):
-                text = f"What came next after I had to {block[step][2]}?"
+            steps = [*pairwise(range(len(block)))]
+            for template, (step, after) in zip(_NEXT, pick.sample(steps, len(_NEXT)), strict=True):
+                text = template.format(block[step][2], names_of_blocks[place])
                 questions.append(asked("what came next", text, [step, after]))
+            for template, (step, after) in zip(_PREVIOUS, pick.sample(steps, len(_PREVIOUS)), strict=True):
+                text = template.format(block[after][2], names_of_blocks[place])
+                questions.append(asked("what came before", text, [step, after]))
+            for template in _FIRST:
+                two = pick.sample(range(len(block)), 2)
+                text = template.format(*(block[step][2] for step in two))
+                questions.append(asked("which came first", text, two))
             text = _ALL_STEPS[(number + place) % len(_ALL_STEPS)].format(names_of_blocks[place])
             questions.append(asked("order of all", text, range(len(block))))
         yield Memory(history, questions, BEGUN + 70 * DAY_S)

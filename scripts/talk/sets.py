@@ -225,7 +225,13 @@ def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
     for language in kinds.WISHES:
         yield Set(f"wishes, {language}", lambda half, language=language: kinds.wishes(language, half))
     yield Set("kinds", lambda half: kinds.kinds(half, sentences[half::2]))
-    yield Set("projects", lambda half: projects(half, sentences[half::2], others[half::2]))
+    for name, is_short in (("projects", False), ("projects, short turns", True)):
+        yield Set(
+            name,
+            lambda half, is_short=is_short: projects(
+                half, sentences[half::2], others[half::2], is_short=is_short
+            ),
+        )
     for name, is_named in (("friends", False), ("friends, named messages", True)):
         yield Set(name, lambda half, is_named=is_named: friends(sentences, half, is_named=is_named))
     yield Set("wishes", lambda half: wishes(sentences[half::2], half))
