@@ -162,24 +162,68 @@ def most_telling(
     are finds as much (38 and 17%), counting its names less (35 and 9%).
     """
     layout = index.lay(tail or Tail(), skip)
-    head, flags, earlier = layout.head, layout.flags, layout.earlier
     unwanted = layout.rows_of(skip)
-    # By conversation, which its newest message stands for.
+    stated, asked = _groups(layout, range(max(layout.end - _TELLING_ROWS, 0), layout.end), unwanted, {})
+    newest = max(chain(stated, asked), default=-1)
+    leads = asked.get(newest, ())[:1] if newest not in stated else ()
+    ranked = dict.fromkeys(chain(leads, _by_turns(stated), _by_turns(asked)))
+    return _numbers([*ranked][:limit], layout)
+
+
+def around(
+    index: Index,
+    seq: int,
+    *,
+    before: bool = False,
+    tail: Tail | None = None,
+    skip: range = range(0),
+    limit: int = 10,
+) -> list[int]:
+    """Returns the numbers of what the user stated after a message, or before it: the nearest conversation first.
+
+    Of each conversation the message with most terms in its head, then the next of each; of the message's own
+    conversation the nearest. tail, skip: as for `rank`.
+    """
+    layout = index.lay(tail or Tail(), skip)
+    first = layout.rows_of(range(seq, seq + 1))
+    if not first or first.start >= layout.end:
+        return []
+    row = first.start
+    # The message's own conversation is known by the message.
+    of_own = {layout.earlier[row]: row} if before and layout.earlier[row] >= 0 else {}
+    rows = (
+        range(max(row - _TELLING_ROWS, 0), row)
+        if before
+        else range(row + 1, min(row + 1 + _TELLING_ROWS, layout.end))
+    )
+    groups, _ = _groups(layout, rows, layout.rows_of(skip), of_own)
+    own = row if before else of_own.get(row)
+    if own in groups:
+        groups[own].sort(reverse=before)
+    nearest = sorted(groups.values(), key=(lambda each: -max(each)) if before else min)
+    return _numbers(in_turn(nearest)[:limit], layout)
+
+
+def _groups(
+    layout: IndexLayout, rows: range, unwanted: range, newest_of: dict[int, int]
+) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+    """Returns the user's messages among some rows by conversation, which its newest row stands for: statements, and
+    questions. Of each the one with most terms in its head comes first; small talk does not come at all.
+
+    newest_of: by row before these, the newest one of its conversation; is filled.
+    """
+    head, flags, earlier = layout.head, layout.flags, layout.earlier
     stated, asked = dict[int, list[int]](), dict[int, list[int]]()
-    newest_of = dict[int, int]()
-    for row in range(layout.end - 1, max(layout.end - 1 - _TELLING_ROWS, -1), -1):
+    for row in reversed(rows):
         newest = newest_of.pop(row, row)
         if (before := earlier[row]) >= 0:
             newest_of.setdefault(before, newest)
         flag = flags[row]
         if flag & USER and not flag & SLIGHT and row not in unwanted:
             (asked if flag & ASKS else stated).setdefault(newest, []).append(row)
-    for rows in chain(stated.values(), asked.values()):
-        rows.sort(key=lambda row: (-head[row], row))
-    newest = max(chain(stated, asked), default=-1)
-    leads = asked.get(newest, ())[:1] if newest not in stated else ()
-    ranked = dict.fromkeys(chain(leads, _by_turns(stated), _by_turns(asked)))
-    return _numbers([*ranked][:limit], layout)
+    for group in chain(stated.values(), asked.values()):
+        group.sort(key=lambda row: (-head[row], row))
+    return stated, asked
 
 
 def _by_turns(groups: Mapping[int, Sequence[int]]) -> list[int]:

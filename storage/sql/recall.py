@@ -172,6 +172,28 @@ class Recall(Group):
         hits = rank.most_telling(memory.index, tail=memory.counted(skip), skip=skip, limit=limit)
         return await self._messages(agent.id, memory, hits, deadline_ms)
 
+    async def around(
+        self,
+        agent: Agent,
+        seq: int,
+        *,
+        before: bool,
+        numbers: Numbers | None = None,
+        skip: range = range(0),
+        deadline_ms: float = 150.0,
+    ) -> list[Message]:
+        """Returns what this agent's user stated after a message, or before it, as `rank.around` does.
+
+        numbers, skip: as for `search`.
+
+        Raises: TooSlow, Unavailable, Corrupt.
+        """
+        memory = await self._remembered(agent, numbers, skip, deadline_ms)
+        if memory is None:
+            return []
+        hits = rank.around(memory.index, seq, before=before, tail=memory.counted(skip), skip=skip)
+        return await self._messages(agent.id, memory, hits, deadline_ms)
+
     def at_hand(self, agent: Agent, numbers: Numbers, skip: range) -> list[Message] | None:
         """Returns all that a search can find, of a memory that is not indexed yet; None: it has to be read.
 

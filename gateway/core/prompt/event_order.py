@@ -1,12 +1,15 @@
 """Questions about the order of events: "In which order did I plan the wedding, find the band and choose the rings?"
 
-Their answer stands in many messages, and the words that ask for an order stand in none of them. The words are in a
-table of regular expressions (gateway/data/order_words.txt), of some languages of the memory's word table.
+Their answer stands in many messages, and the words that ask for an order stand in none of them; of what came next not
+even the event does that is named. The words are in a table of regular expressions (gateway/data/order_words.txt), of
+some languages of the memory's word table.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from enum import Enum, auto
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -16,21 +19,31 @@ _TABLE = Path(__file__).parents[2] / "data/order_words.txt"
 _CHARS = 500
 
 
+class Asked(Enum):
+    """Names what a question about the order of events asks for."""
+
+    ORDER = auto()
+    NEXT = auto()
+    PREVIOUS = auto()
+
+
 class _Table(NamedTuple):
     # Small letters, some of which stand in each text that asks for an order.
     signs: tuple[str, ...]
-    # What asks for an order, in any language.
-    order: re.Pattern[str]
+    # What asks so, in any language.
+    expressions: Mapping[Asked, re.Pattern[str]]
     # That, and the words around it that name no event.
     frame: re.Pattern[str]
 
 
-def asks_for_order(text: str) -> bool:
-    """Returns whether a text asks for the order of events."""
+def order_asked(text: str) -> Asked | None:
+    """Returns what a text asks for about the order of events, if it does."""
     if len(text) > _CHARS:
-        return False
+        return None
     table = _load()
-    return any(map(text.lower().__contains__, table.signs)) and table.order.search(text) is not None
+    if not any(map(text.lower().__contains__, table.signs)):
+        return None
+    return next((asked for asked, each in table.expressions.items() if each.search(text)), None)
 
 
 def events_of(text: str) -> str:
@@ -40,13 +53,16 @@ def events_of(text: str) -> str:
 
 @cache
 def _load() -> _Table:
-    signs, order, frame = list[str](), list[str](), list[str]()
+    signs, frame = list[str](), list[str]()
+    ways: dict[Asked, list[str]] = {asked: [] for asked in Asked}
     for line in _TABLE.read_text("utf-8").splitlines():
         if not line.startswith("#"):
             _, kind, pattern = line.split(maxsplit=2)
             if kind == "sign":
                 signs += pattern.split()
             else:
-                (order if kind == "order" else frame).append(pattern)
-    expressions = (re.compile("|".join(each), re.IGNORECASE) for each in (order, order + frame))
-    return _Table(tuple(dict.fromkeys(signs)), *expressions)
+                frame.append(pattern)
+                if kind != "frame":
+                    ways[Asked[kind.upper()]].append(pattern)
+    expressions = {asked: re.compile("|".join(each), re.IGNORECASE) for asked, each in ways.items()}
+    return _Table(tuple(dict.fromkeys(signs)), expressions, re.compile("|".join(frame), re.IGNORECASE))

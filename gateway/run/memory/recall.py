@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
 from gateway.core.memory.standing import statement_of
 from gateway.core.prompt import note
-from gateway.core.prompt.event_order import asks_for_order, events_of
+from gateway.core.prompt.event_order import Asked, events_of, order_asked
 from gateway.core.prompt.section import Section
 from gateway.core.prompt.shown_blocks import is_mark_named
 from gateway.core.request.identity import KEEPS
@@ -48,11 +49,19 @@ WORDS_SHARE = 3
 # of a thousand tokens would fill a window of 16,000 within six turns.
 NOTE_SHARE = 16
 FEW_TOKENS = 500
+# Where a question asks for what came next, so many of its hits stay in front of that.
+_SURE = 5
 # So many of the hits that stayed out are noted.
 LEFT_OUT = 5
 # The window keeps so much free for a note: its frame, and a line or two. In a nearly full window a short note is better
 # than a prefix that changes some turns earlier.
 LEAST_TOKENS = 128
+
+
+class Around(Protocol):
+    """Returns what the user stated after a message, or before it."""
+
+    async def __call__(self, event: Message, *, before: bool) -> list[Message]: ...
 
 
 class _Renderer(Protocol):
@@ -113,6 +122,7 @@ async def find_for(
     search: Callable[[str], Awaitable[list[Message]]],
     select: Callable[[str], Awaitable[list[Message]]],
     names: Sequence[str] = (),
+    around: Around | None = None,
 ) -> FoundMessages:
     """Returns what memory has for a message.
 
@@ -120,13 +130,18 @@ async def find_for(
     search: returns what answers a query, best first.
     select: returns what shows most of the whole memory, for a query that asks for that.
     names: what people call the user.
+    around: returns what the user stated after a message, or before it.
     """
     shared: frozenset[str] = frozenset()
     left: dict[int, str] = {}
-    is_order = asks_for_order(query)
-    if is_order:
+    order = order_asked(query)
+    if order is not None:
         query = events_of(query)
     found = await search(query)
+    if found and around is not None and order in (Asked.NEXT, Asked.PREVIOUS):
+        # The words of what came next are unknown. The conversations after the event that was found have it.
+        near = await around(found[0], before=order is Asked.PREVIOUS)
+        found = [*{m.seq: m for m in chain(found[:_SURE], near, found[_SURE:])}.values()]
     lines = note.shared_lines(text, found)
     own = note.with_speaker(note.make_query(note.without_lines(text, lines)), names) if lines else ""
     if own:
@@ -136,7 +151,7 @@ async def find_for(
         query, shared = own, lines
         found = [*await search(own), *rest]
     if found:
-        return FoundMessages(found, query, shared, False, left, asks_for_order=is_order)
+        return FoundMessages(found, query, shared, False, left, asks_for_order=order is not None)
     selection = await select(query)
     return FoundMessages(selection, "" if selection else query, shared, bool(selection), left)
 
@@ -240,7 +255,8 @@ class Recaller(Struct, frozen=True):
         if self._is_shown(recalling, text, query):
             return _SHOWN
         search, select = partial(self._search, recalling), partial(self._select, recalling)
-        result = await find_for(text, query, search, select, recalling.names)
+        around = partial(self._around, recalling)
+        result = await find_for(text, query, search, select, recalling.names, around)
         found, left = result.messages, dict(result.left)
         if not context.is_plain:  # a plain list has nothing in another form
             rule = partial(replaced, context, self.settings.idle_s)
@@ -282,6 +298,18 @@ class Recaller(Struct, frozen=True):
             skip=recalling.visible.numbers,
             # What the section shows is among the first, as a fact and as it was said, and is left out.
             limit=LEAST_HITS + 2 * len(recalling.standing),
+            deadline_ms=_left(self._limit_ms(context), recalling.begun),
+        )
+
+    async def _around(self, recalling: _Recalling, event: Message, *, before: bool) -> list[Message]:
+        """Returns what the user stated after a message, or before it."""
+        context = recalling.context
+        return await self.store.recall.around(
+            context.agent,
+            event.seq,
+            before=before,
+            numbers=context.snapshot.numbers,
+            skip=recalling.visible.numbers,
             deadline_ms=_left(self._limit_ms(context), recalling.begun),
         )
 

@@ -65,7 +65,10 @@ class TrialRecall(Struct, frozen=True):
                 agent, query, opens=True, limit=LEAST_HITS, deadline_ms=_DEADLINE_MS
             )
 
-        found = await find_for(text, note.make_query(text), search, select)
+        async def around(event: Message, *, before: bool) -> list[Message]:
+            return await self.store.recall.around(agent, event.seq, before=before, deadline_ms=_DEADLINE_MS)
+
+        found = await find_for(text, note.make_query(text), search, select, around=around)
         if found.is_selection:
             budget = note.selection_budget(budget)
         chosen = note.choose(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.prompt.event_order import asks_for_order, events_of
+from gateway.core.prompt.event_order import Asked, events_of, order_asked
 from gateway.core.prompt.note import CUT_CHARS, ORDER_CHARS
 from gateway.run.memory.recall import find_for
 from storage.records import Message
@@ -33,13 +33,45 @@ from storage.records import Message
     ],
 )
 def test_the_words_that_ask_for_an_order_are_left_out(text: str, events: str) -> None:
-    assert asks_for_order(text)
+    assert order_asked(text) is Asked.ORDER
     assert events_of(text) == events
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "event"),
+    [
+        ("What came next after I had to find the rot?", Asked.NEXT, "find the rot"),
+        ("After the wedding, what did we do?", Asked.NEXT, "the wedding, what did we do"),
+        ("First the kitchen was planned - and then what?", Asked.NEXT, "First the kitchen was planned -"),
+        ("What happened just before the move?", Asked.PREVIOUS, "the move"),
+        ("What was the step before the harvest?", Asked.PREVIOUS, "the harvest"),
+        ("Was kam nach dem Umzug?", Asked.NEXT, "dem Umzug"),
+        ("Was passierte, bevor der Schreiner kam?", Asked.PREVIOUS, "der Schreiner kam"),
+        ("Qu'est-ce qui s'est passé après le mariage ?", Asked.NEXT, "le mariage"),
+        ("¿Qué pasó después de la mudanza?", Asked.NEXT, "¿ de la mudanza"),
+        ("Cosa abbiamo fatto prima del trasloco?", Asked.PREVIOUS, "del trasloco"),
+        ("Wat gebeurde daarna met de keuken?", Asked.NEXT, "met de keuken"),
+        ("Что мы делали после свадьбы?", Asked.NEXT, "свадьбы"),
+        ("搬家之后我做了什么", Asked.NEXT, "搬家"),
+        ("装修之前发生了什么", Asked.PREVIOUS, "装修"),
+        ("引っ越しの後に何をしましたか", Asked.NEXT, "引っ越し しましたか"),
+        ("이사한 다음에 뭘 했지", Asked.NEXT, "이사한 했지"),
+    ],
+)
+def test_a_question_asks_for_what_came_next_or_before(text: str, asked: Asked, event: str) -> None:
+    assert order_asked(text) is asked
+    assert events_of(text) == event
 
 
 @pytest.mark.parametrize(
     "text",
     [
+        "The day after tomorrow I fly to Rome.",
+        "Before I forget: I need milk.",
+        "What is the next train?",
+        "Und dann gehen wir essen.",
+        "Was mache ich vor dem Essen?",
+        "After work I go for a run.",
         "Order a pizza for six.",
         "What did I order in Rome?",
         "Which steps lead to the attic?",
@@ -49,7 +81,7 @@ def test_the_words_that_ask_for_an_order_are_left_out(text: str, events: str) ->
     ],
 )
 def test_other_texts_ask_for_no_order(text: str) -> None:
-    assert not asks_for_order(text)
+    assert order_asked(text) is None
 
 
 def test_each_way_of_asking_has_a_sign() -> None:
@@ -58,7 +90,7 @@ def test_each_way_of_asking_has_a_sign() -> None:
     lines = [line.split(maxsplit=2) for line in table if not line.startswith("#")]
     signs = {language: text.split() for language, kind, text in lines if kind == "sign"}
     for language, kind, pattern in lines:
-        if kind == "order":
+        if kind in ("order", "next", "previous"):
             # Alternatives of the whole expression: its groups are one letter each.
             flat = re.sub(
                 r"\(\?:[^()]*(?:\([^()]*\)[^()]*)*\)", lambda found: found[0].replace("|", "/"), pattern

@@ -1,0 +1,53 @@
+"""A question about what came next brings it, dated, though it has no word of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.sdk import World, remember
+
+DAY_S = 86_400
+SAID = (
+    "We found dry rot in the old wall.",
+    "The joiner takes eleven weeks.",
+    "I chose limestone for the floor.",
+    "Our daughter passed her exam.",
+)
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path) as made:
+        for text in SAID:
+            made.chat(user="alice").say(text)
+            made.clock.now += DAY_S
+        yield made
+
+
+def note_for(world: World, question: str, user: str = "alice") -> str:
+    world.post([{"role": "user", "content": question}], user=user)
+    return str(world.upstream.last.messages[-1]["content"]).removesuffix(question)
+
+
+@pytest.mark.parametrize(
+    ("question", "shown"),
+    [
+        ("What came next after the limestone?", SAID[2:]),
+        ("After we found the rot, what happened then?", SAID),
+        ("What happened just before I chose the limestone?", SAID[:3]),
+        ("Which stone is the limestone?", SAID[2:3]),
+    ],
+)
+def test_what_came_next_is_shown_in_order(world: World, question: str, shown: tuple[str, ...]) -> None:
+    note = note_for(world, question)
+    assert [text for text in SAID if text in note] == [*shown]
+    assert [note.index(text) for text in shown] == sorted(note.index(text) for text in shown)
+
+
+def test_where_the_event_is_unknown_nothing_came_next(world: World) -> None:
+    assert note_for(world, "What came next after the eclipse?") == ""
+    assert note_for(world, "After we found the rot, what happened then?", user="bob") == ""
