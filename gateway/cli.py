@@ -572,7 +572,7 @@ def limits(context: click.Context) -> None:
 @_json
 def list_limits(as_json: bool = False, project: str | None = None) -> None:
     printed.show_list(
-        printed.LIMITS, _commands().perform("limits-list", {"project": project})["data"], as_json=as_json
+        printed.LIMITS, _commands().records("limits-list", {"project": project}), as_json=as_json
     )
 
 

@@ -284,7 +284,7 @@ class Commands:
 
     def show_usage(self, wanted: _Wanted, *, as_csv: bool, as_json: bool) -> None:
         """Prints sums of usage."""
-        pages = list(self._usage(wanted))
+        pages = list(self._answers("usage", {**wanted, "limit": _USAGE_ROWS}))
         rows = [row for page in pages for row in page["data"]]
         if as_csv:
             from gateway.run.admin.usage_operations import as_csv as csv_of
@@ -296,14 +296,17 @@ class Commands:
             names = {each["id"]: each["name"] for each in listed}
             printed.show_list(printed.usage_list(by, names), rows, as_json=as_json)
 
-    def _usage(self, wanted: _Wanted) -> Iterator[dict[str, Any]]:
-        """Yields all pages of usage."""
-        after = None
-        while True:
-            page = self.perform("usage", {**wanted, "after": after, "limit": _USAGE_ROWS})
+    def records(self, operation: str, wanted: _Wanted) -> list[dict[str, Any]]:
+        """Returns all records of a list."""
+        return [each for page in self._answers(operation, wanted) for each in page["data"]]
+
+    def _answers(self, operation: str, wanted: _Wanted) -> Iterator[dict[str, Any]]:
+        """Yields all pages of a list."""
+        page = self.perform(operation, wanted)
+        yield page
+        while page["next"] is not None:
+            page = self.perform(operation, {**wanted, "after": page["next"]})
             yield page
-            if (after := page["next"]) is None:
-                return
 
     def forget(self, wanted: _Wanted, check_consent: Callable[[str], None], *, all_users: bool) -> None:
         """Forgets a memory or a part of it. check_consent: is called with what will be done, and raises a refusal."""
@@ -382,7 +385,7 @@ class Commands:
 
             done = self._import(os.path.abspath(path), given, report)
         printed.show_import(done, as_json=as_json)
-        return EXIT_FAILED if done["status"] == "failed" else 0
+        return EXIT_FAILED if done["status"] in ("failed", "stopped") else 0
 
     def _import(
         self, path: str, wanted: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
@@ -403,12 +406,7 @@ class Commands:
 
     def list_imports(self, wanted: _Wanted, *, as_json: bool) -> None:
         """Prints all imports."""
-        page = self.perform("imports-list", wanted)
-        found = page["data"]
-        while page["next"] is not None:
-            page = self.perform("imports-list", {**wanted, "after": page["next"]})
-            found += page["data"]
-        printed.show_list(printed.IMPORTS, found, as_json=as_json)
+        printed.show_list(printed.IMPORTS, self.records("imports-list", wanted), as_json=as_json)
 
     def undo_import(self, id: str) -> None:
         """Undoes an import."""

@@ -18,6 +18,7 @@ from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.batch_operations import BatchOperations
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.import_operations import ImportOperations, open_file
+from gateway.run.admin.key_management import KeyManagement
 from gateway.run.admin.key_operations import JobOperations, KeyOperations, Operations
 from gateway.run.admin.limit_operations import LimitOperations
 from gateway.run.admin.link_operations import LinkOperations
@@ -205,7 +206,7 @@ def make_operations(
     return Operations(
         {
             "keys-create": keys.create,
-            "keys-rotate": keys.rotate,
+            "keys-rotate": KeyManagement(store.keys, limits).rotate_named,
             "keys-list": keys.show_all,
             "keys-revoke": keys.revoke,
             "jobs-list": jobs.show_all,

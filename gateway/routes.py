@@ -107,7 +107,7 @@ def _manage_routes(services: Services, bodies: BodyReader, access: Access) -> li
         *record_routes(LIMITS_PATH, limits, access, bodies),
         *import_routes(services.imports, access, bodies, max_upload_bytes, timeout_s),
         *key_routes(
-            KeyManagement(store.keys, limits, now),
+            KeyManagement(store.keys, limits),
             KeyHolder(store.usage, accounting.meter, accounting.limiter, now),
             access,
             bodies,

@@ -41,10 +41,15 @@ class Imports(Group):
 
     @reads
     async def list(
-        self, connection: Connection, project: str | None, *, before: int = _LAST, limit: int = 100
+        self, connection: Connection, project: str | None, *, before: int | None = None, limit: int = 100
     ) -> list[StoredImport]:
         """Returns a page of imports, the newest first. before: the row of the last one on the page before."""
-        return [_import(row) for row in await connection.rows(SQL["list"], (project, before, limit))]
+        return [
+            _import(row)
+            for row in await connection.rows(
+                SQL["list"], (project, _LAST if before is None else before, limit)
+            )
+        ]
 
     @bulk_writes
     async def begin(

@@ -93,7 +93,7 @@ PLAIN_ROUTES = (
         query=manage.UsageParameters,
     ),
     PlainRoute("GET", "/v1/manage/me", "Show a key to its holder.", manage.HeldKey, query=manage.OfUser),
-    PlainRoute("GET", _KEYS, "List keys.", manage.KeyList, query=manage.OfProject),
+    PlainRoute("GET", _KEYS, "List keys.", manage.KeyList, query=manage.ListParameters),
     PlainRoute("POST", _KEYS, "Make a key.", manage.ManagedNewKey, manage.KeyBody, status="201"),
     PlainRoute("GET", f"{_KEYS}/{{id}}", "Show a key.", manage.ManagedKey),
     PlainRoute("PATCH", f"{_KEYS}/{{id}}", "Change a key.", manage.ManagedKey, manage.KeyChange),
@@ -105,12 +105,12 @@ PLAIN_ROUTES = (
         manage.ManagedNewKey,
         manage.RotationBody,
     ),
-    PlainRoute("GET", _LIMITS, "List limits.", manage.LimitList, query=manage.OfProject),
+    PlainRoute("GET", _LIMITS, "List limits.", manage.LimitList, query=manage.ListParameters),
     PlainRoute("POST", _LIMITS, "Add a limit.", manage.ManagedLimit, manage.LimitBody, status="201"),
     PlainRoute("GET", f"{_LIMITS}/{{id}}", "Show a limit.", manage.ManagedLimit),
     PlainRoute("PATCH", f"{_LIMITS}/{{id}}", "Change a limit.", manage.ManagedLimit, manage.LimitChange),
     PlainRoute("DELETE", f"{_LIMITS}/{{id}}", "Remove a limit.", manage.DeletedRecord),
-    PlainRoute("GET", _IMPORTS, "List imports.", manage.ImportList, query=manage.ImportListParameters),
+    PlainRoute("GET", _IMPORTS, "List imports.", manage.ImportList, query=manage.ListParameters),
     PlainRoute(
         "POST", _IMPORTS, "Import a file.", manage.ManagedImport, FileBody, manage.ImportParameters, "202"
     ),

@@ -34,7 +34,8 @@ from gateway.run.admin.operation_arguments import (
     Arguments,
     Defaults,
     RawArguments,
-    number_of,
+    page_json,
+    read_page,
 )
 from storage.commands import ForgetTarget, ImportChange, ImportNote, LearnedFact
 from storage.errors import NotFound, StoreError
@@ -56,7 +57,6 @@ _SILENT_S: Final = 60.0
 _SWITCH_S: Final = 0.0005
 # After a step an import rests so many times as long as that took: turns have the processor meanwhile.
 _RESTS: Final = 3
-_PAGE: Final = 100
 _PIECE: Final = 1 << 20
 _DAY_S: Final = 86_400.0
 
@@ -230,27 +230,13 @@ class ImportOperations:
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns a page of imports, the newest first."""
-        for name in raw:
-            if name not in ("project", "after", "limit"):
-                raise BadRequest(
-                    f"There is no parameter {name!r}: there are project, after, limit.", param=name
-                )
-        arguments = Arguments(raw)
-        wanted = arguments.optional_text("project") or project
-        if project not in (None, wanted):
-            raise UnknownId(f"There is no project {wanted!r} here.")
-        limit = min(max(1, number_of(arguments.optional_text("limit")) or _PAGE), _PAGE)
-        after = number_of(arguments.optional_text("after"))
-        found = await self.store.imports.list(
-            wanted, limit=limit + 1, **({} if after is None else {"before": after})
-        )
-        has_more = len(found) > limit
-        data = [
-            running.shown() if (running := self._running.get(each.uid)) else self._shown(each)
-            for each in found[:limit]
-        ]
-        last = str(found[limit - 1].id) if has_more else None
-        return {"object": "list", "data": data, "has_more": has_more, "next": last}
+        wanted = read_page(raw, project)
+        found = await self.store.imports.list(wanted.project, before=wanted.after, limit=wanted.limit + 1)
+        return page_json(found, wanted.limit, self._shown_now)
+
+    def _shown_now(self, stored: StoredImport) -> dict[str, Any]:
+        running = self._running.get(stored.uid)
+        return self._shown(stored) if running is None else running.shown()
 
     async def undo(
         self, uid: str, *, project: str | None = None, wait_s: float | None = None

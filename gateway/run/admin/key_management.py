@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, get_args
 
 from msgspec import Struct
 
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.admin.key_operations import ALL_PROJECTS, MOST_OVERLAP_S, OPENS_PAGE, OVERLAP_S
+from gateway.run.admin.key_operations import ALL_PROJECTS, OPENS_PAGE
 from gateway.run.admin.limit_operations import LimitOperations, limit_json
-from gateway.run.admin.operation_arguments import Arguments, RawArguments
+from gateway.run.admin.operation_arguments import (
+    Arguments,
+    RawArguments,
+    check_names,
+    page_json,
+    read_page,
+)
 from gateway.run.admin.usage_operations import counters_json
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import DAY_S, Meter
@@ -25,6 +31,9 @@ from storage.usage_records import COUNTERS, UsageQuery
 _CHANGED: Final = ("name", "memory", "models", "user", "expires_at")
 _MADE: Final = (*_CHANGED, "project", "opens", "limits")
 _OPENS: Final = ("metrics", *OPENS_PAGE)
+# How long the secret before a rotation is good: by default, and at most.
+_OVERLAP_S: Final = 86_400
+_MOST_OVERLAP_S: Final = 2_592_000
 
 
 class KeyManagement(Struct, frozen=True):
@@ -32,19 +41,16 @@ class KeyManagement(Struct, frozen=True):
 
     keys: Keys
     limits: LimitOperations
-    # Seconds since the epoch.
-    now: Callable[[], float]
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns all keys, revoked and expired ones too, the oldest first."""
-        _check_names(raw, ("project",))
-        wanted = raw.get("project")
+        wanted = read_page(raw, project)
         found = [
-            key_json(each)
+            each
             for each in await self.keys.list()
-            if project in (None, each.project) and wanted in (None, each.project)
+            if wanted.project in (None, each.project) and each.id > (wanted.after or 0)
         ]
-        return {"object": "list", "data": found, "has_more": False, "next": None}
+        return page_json(found, wanted.limit, key_json)
 
     async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Returns a key. Raises: UnknownId."""
@@ -52,7 +58,7 @@ class KeyManagement(Struct, frozen=True):
 
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Makes a key, with limits of it. Returns it with its secret. Raises: BadRequest, UnknownId."""
-        _check_names(raw, _MADE)
+        check_names(raw, _MADE)
         arguments, opens = Arguments(raw), raw.get("opens")
         if opens is not None and opens not in _OPENS:
             raise BadRequest(
@@ -72,7 +78,7 @@ class KeyManagement(Struct, frozen=True):
         if not isinstance(limits, list) or not all(isinstance(each, dict) for each in limits):
             raise BadRequest("limits must be a list of objects.", param="limits")
         for each in limits:
-            self.limits.check({**each, "project": named})
+            self.limits.read({**each, "project": named}, named)
         key, secret = await self.keys.create(
             named, name, memory, opens, expires=expires, models=models, user=user
         )
@@ -82,7 +88,7 @@ class KeyManagement(Struct, frozen=True):
 
     async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Changes a key in use; null takes a bound away. Raises: BadRequest, UnknownId."""
-        _check_names(raw, _CHANGED)
+        check_names(raw, _CHANGED)
         found = await self._find(id, project)
         try:
             return key_json(await self.keys.change(id, *self._bounds(raw, found)))
@@ -91,19 +97,27 @@ class KeyManagement(Struct, frozen=True):
 
     async def rotate(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Gives a key another secret, and returns it with that. Raises: BadRequest, UnknownId."""
-        _check_names(raw, ("overlap_s",))
-        overlap = raw.get("overlap_s", OVERLAP_S)
-        if type(overlap) is not int or not 0 <= overlap <= MOST_OVERLAP_S:
+        check_names(raw, ("overlap_s",))
+        overlap = raw.get("overlap_s", _OVERLAP_S)
+        if type(overlap) is not int or not 0 <= overlap <= _MOST_OVERLAP_S:
             raise BadRequest(
-                f"overlap_s must be from 0 to {MOST_OVERLAP_S}, saw {overlap!r}.", param="overlap_s"
+                f"overlap_s must be from 0 to {_MOST_OVERLAP_S}, saw {overlap!r}.", param="overlap_s"
             )
         if self.keys.has_expired(await self._find(id, project)):
-            raise BadRequest(f"The key {id} has expired. Change its expires_at first.", param="expires_at")
+            raise BadRequest(
+                f"The key {id} has expired: change its expires_at first (PATCH /v1/manage/keys/{id}), or make another.",
+                param="expires_at",
+            )
         try:
             key, secret = await self.keys.rotate(id, overlap)
         except NotFound as error:
             raise UnknownId(f"There is no key {id} in use.") from error
         return {**key_json(key), "secret": secret}
+
+    async def rotate_named(self, raw: RawArguments) -> dict[str, Any]:
+        """Gives the key `key` another secret. Raises: BadRequest, UnknownId."""
+        rest = {name: value for name, value in raw.items() if name != "key" and value is not None}
+        return await self.rotate(Arguments(raw).number("key"), rest)
 
     async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Revokes a key; one that is revoked stays so. Raises: UnknownId."""
@@ -192,14 +206,12 @@ def key_json(key: Key) -> dict[str, Any]:
         "models": None if key.models is None else list(key.models),
         "user": key.user,
         "opens": key.opens,
-        "created_at": key.created,
+        "created_at": int(key.created),
         "expires_at": key.expires,
-        "revoked_at": key.revoked,
-        "rotated_until": key.rotated_until,
+        "revoked_at": _whole(key.revoked),
+        "rotated_until": _whole(key.rotated_until),
     }
 
 
-def _check_names(raw: RawArguments, known: Sequence[str]) -> None:
-    for name in raw:
-        if name not in known:
-            raise BadRequest(f"There is no field {name!r}: there are {', '.join(known)}.", param=name)
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds)

@@ -53,11 +53,6 @@ class Operations:
             raise MemoryUnavailable(error.message, retry_after_s=1.0) from error
 
 
-# How long the secret before a rotation is good: by default, and at most.
-OVERLAP_S = 86_400
-MOST_OVERLAP_S = 2_592_000
-
-
 class KeyOperations(Struct, frozen=True):
     """projects: those that the settings name."""
 
@@ -101,24 +96,6 @@ class KeyOperations(Struct, frozen=True):
             "is_new": project not in known,
             "is_first": not (there or key.is_operator),
         }
-
-    async def rotate(self, raw: RawArguments) -> dict[str, Any]:
-        """Gives a key another secret. Raises: BadRequest.
-
-        key: its number.
-        overlap_s: how long the present one is good.
-        """
-        arguments = Arguments(raw)
-        overlap = raw.get("overlap_s")
-        if overlap is not None and (type(overlap) is not int or not 0 <= overlap <= MOST_OVERLAP_S):
-            raise BadRequest(f"overlap_s must be from 0 to {MOST_OVERLAP_S}.", param="overlap_s")
-        try:
-            key, secret = await self.keys.rotate(
-                arguments.number("key"), OVERLAP_S if overlap is None else overlap
-            )
-        except NotFound as error:
-            raise BadRequest(f"{error.message}; `mnemogate keys list` shows them", param="key") from error
-        return {**asdict(key), "secret": secret}
 
     async def show_all(self, _: RawArguments) -> list[dict[str, Any]]:
         return [asdict(key) for key in await self.keys.list()]

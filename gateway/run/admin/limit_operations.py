@@ -8,7 +8,13 @@ from typing import Any, Final
 from msgspec import Struct
 
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.admin.operation_arguments import Arguments, RawArguments
+from gateway.run.admin.operation_arguments import (
+    Arguments,
+    RawArguments,
+    check_names,
+    page_json,
+    read_page,
+)
 from storage.errors import NotFound
 from storage.sql.keys import DEFAULT_PROJECT, Keys
 from storage.sql.limits import UsageLimits
@@ -29,14 +35,13 @@ class LimitOperations(Struct, frozen=True):
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns limits, the oldest first. project: the only one that is shown; None: all."""
-        _check_names(raw, ("project",))
-        wanted = raw.get("project")
+        wanted = read_page(raw, project)
         found = [
-            limit_json(each)
+            each
             for each in await self.limits.list()
-            if project in (None, each.project) and wanted in (None, each.project)
+            if wanted.project in (None, each.project) and each.id > (wanted.after or 0)
         ]
-        return {"object": "list", "data": found, "has_more": False, "next": None}
+        return page_json(found, wanted.limit, limit_json)
 
     async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Returns a limit. Raises: UnknownId."""
@@ -44,31 +49,34 @@ class LimitOperations(Struct, frozen=True):
 
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Adds a limit. project: the only one in which one may be made. Raises: BadRequest."""
-        _check_names(raw, _FIELDS)
-        arguments = Arguments(raw)
-        named = arguments.optional_text("project") or project or DEFAULT_PROJECT
-        if project not in (None, named):
-            raise UnknownId(f"There is no project {named!r} here.")
-        unit, per = _unit_of(raw)
-        key = arguments.optional_number("key")
-        if key is not None and not any(
-            (each.id, each.project) == (key, named) for each in await self.keys.list()
+        made = self.read(raw, project or DEFAULT_PROJECT)
+        if project not in (None, made.project):
+            raise UnknownId(f"There is no project {made.project!r} here.")
+        if made.key is not None and not any(
+            (each.id, each.project) == (made.key, made.project) for each in await self.keys.list()
         ):
-            raise BadRequest(f"There is no key {key} in the project {named!r}.", param="key")
-        most, then = self._most(raw, unit), self._then(raw, REFUSE)
-        made = UsageLimit(0, named, key, arguments.optional_text("user"), unit, per, most, then)
+            raise BadRequest(f"There is no key {made.key} in the project {made.project!r}.", param="key")
         return limit_json(await self.limits.add(made))
 
-    def check(self, raw: RawArguments) -> None:
-        """Checks a limit before its key is made. Raises: BadRequest."""
-        _check_names(raw, _FIELDS)
-        unit, _ = _unit_of(raw)
-        self._most(raw, unit)
-        self._then(raw, REFUSE)
+    def read(self, raw: RawArguments, project: str) -> UsageLimit:
+        """Reads a limit that is to be added. project: where it names none. Raises: BadRequest."""
+        check_names(raw, _FIELDS)
+        arguments = Arguments(raw)
+        unit, per = _unit_of(raw)
+        return UsageLimit(
+            0,
+            arguments.optional_text("project") or project,
+            arguments.optional_number("key"),
+            arguments.optional_text("user"),
+            unit,
+            per,
+            self._most(raw, unit),
+            self._then(raw, REFUSE),
+        )
 
     async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Changes `most` and `then` of a limit. Raises: BadRequest, UnknownId."""
-        _check_names(raw, _CHANGED)
+        check_names(raw, _CHANGED)
         found = await self._find(id, project)
         most = self._most(raw, found.unit) if "most" in raw else found.most
         then = self._then(raw, found.then)
@@ -135,12 +143,6 @@ def _unit_of(raw: RawArguments) -> tuple[str, str | None]:
     if unit == "concurrent" and raw.get("per") is not None:
         raise BadRequest("per must be null where unit is concurrent.", param="per")
     return unit, None if unit == "concurrent" else _choice(raw, "per", PERIODS)
-
-
-def _check_names(raw: RawArguments, known: Collection[str]) -> None:
-    for name in raw:
-        if name not in known:
-            raise BadRequest(f"There is no field {name!r}: there are {', '.join(known)}.", param=name)
 
 
 def _choice(raw: RawArguments, name: str, known: Collection[str]) -> str:

@@ -68,10 +68,10 @@ class ManagedKey(_Record, frozen=True, kw_only=True):
     models: list[str] | None
     user: str | None
     opens: _Opens | None
-    created_at: float
+    created_at: int
     expires_at: float | None
-    revoked_at: float | None
-    rotated_until: float | None
+    revoked_at: int | None
+    rotated_until: int | None
 
 
 class ManagedNewKey(ManagedKey, frozen=True, kw_only=True):
@@ -154,6 +154,14 @@ class UsagePage(_Record, frozen=True, kw_only=True, rename={"from_": "from"}):
     data: list[UsageLine]  # type: ignore[valid-type]
 
 
+class ListParameters(_Record, frozen=True, kw_only=True):
+    """The page of a list that is asked for."""
+
+    project: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    after: str | None = None
+
+
 class UsageParameters(_Record, frozen=True, kw_only=True, rename={"from_": "from"}):
     """The parameters of a question for usage. Days are YYYY-MM-DD, UTC."""
 
@@ -168,12 +176,6 @@ class UsageParameters(_Record, frozen=True, kw_only=True, rename={"from_": "from
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
     after: str | None = None
     format: Literal["json", "csv"] = "json"
-
-
-class OfProject(_Record, frozen=True, kw_only=True):
-    """The project of which a list is asked for."""
-
-    project: str | None = None
 
 
 class HeldLimit(_Record, frozen=True, kw_only=True):
@@ -202,14 +204,6 @@ class HeldKey(ManagedKey, frozen=True, kw_only=True):
 
     limits: list[HeldLimit]
     usage: HeldUsage
-
-
-class ImportListParameters(_Record, frozen=True, kw_only=True):
-    """The parameters of a list of imports."""
-
-    project: str | None = None
-    after: str | None = None
-    limit: int | None = None
 
 
 class OfUser(_Record, frozen=True, kw_only=True):

@@ -5,14 +5,14 @@ Any mistake in them is a BadRequest; its message and `param` name the field.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Annotated, Any, Final, Protocol, TypeVar
 
 from msgspec import Meta, Struct
 
 from gateway.checked import Fault, Invalid, convert
 from gateway.core import ids
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, UnknownId
 from gateway.settings import DEFAULT_PROFILE
 from storage.records import API_PROFILE, Scope
 
@@ -20,6 +20,17 @@ RawArguments = Mapping[str, Any]
 _TEXT = Annotated[str, Meta(min_length=1)]
 # The bound is above every number that SQLite gives out, and below what it cannot hold.
 _NUMBER = Annotated[int, Meta(gt=0, lt=1 << 62)]
+# The records of a page: where it names no limit, and at most.
+LISTED: Final = 1_000
+MOST_LISTED: Final = 10_000
+
+
+class _Numbered(Protocol):
+    @property
+    def id(self) -> int: ...
+
+
+_Record = TypeVar("_Record", bound=_Numbered)
 
 
 class Defaults(Struct, frozen=True):
@@ -123,6 +134,58 @@ class Arguments:
             user = user or (None if conversation else defaults.user)
         subject = f"user:{user}" if user else f"conversation:{conversation}" if conversation else None
         return MemoryOwner(project, profile, subject)
+
+
+def check_names(raw: RawArguments, known: Collection[str]) -> None:
+    """Refuses fields that there are not. Raises: BadRequest."""
+    for name in raw:
+        if name not in known:
+            raise BadRequest(f"There is no field {name!r}: there are {', '.join(known)}.", param=name)
+
+
+class WantedPage(Struct, frozen=True):
+    """A page of a list that is in the order of its records' numbers."""
+
+    # The only project whose records are shown; None: all.
+    project: str | None
+    # The number after which the page begins.
+    after: int | None
+    limit: int
+
+
+def read_page(raw: RawArguments, project: str | None) -> WantedPage:
+    """Reads `project`, `limit` and `after`. project: the only one that is shown. Raises: BadRequest, UnknownId."""
+    check_names(raw, ("project", "limit", "after"))
+    arguments = Arguments(raw)
+    wanted = arguments.optional_text("project") or project
+    if project not in (None, wanted):
+        raise UnknownId(f"There is no project {wanted!r} here.")
+    return WantedPage(wanted, number_of(arguments.optional_text("after")), limit_of(raw))
+
+
+def limit_of(raw: RawArguments) -> int:
+    """Returns how many records a page has at most. Raises: BadRequest."""
+    text = raw.get("limit")
+    if text is None:
+        return LISTED
+    value = str(text)
+    if not (value.isascii() and value.isdigit() and len(value) < 19 and 1 <= int(value) <= MOST_LISTED):
+        raise BadRequest(f"limit must be from 1 to {MOST_LISTED}, saw {text!r}.", param="limit")
+    return int(value)
+
+
+def page_json(
+    found: Sequence[_Record], limit: int, shown: Callable[[_Record], dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns a page of records. found: those of the page, and more where there are more."""
+    has_more = len(found) > limit
+    last = str(found[limit - 1].id) if has_more else None
+    return {
+        "object": "list",
+        "data": [shown(each) for each in found[:limit]],
+        "has_more": has_more,
+        "next": last,
+    }
 
 
 def number_of(after: str | None) -> int | None:

@@ -141,6 +141,8 @@ def show_import(shown: dict[str, Any], *, as_json: bool) -> None:
         print(f"Learning from it would read some {shown['learn_tokens']} tokens.")
     for warning in shown["warnings"]:
         complain(plain(warning))
+    if shown["status"] == "stopped":
+        complain("It was stopped before its end: import the same file again, and it goes on.")
     if shown["error"]:
         complain(plain(shown["error"]["message"]))
 

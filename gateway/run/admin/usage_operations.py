@@ -13,13 +13,11 @@ import orjson
 from msgspec import Struct
 
 from gateway.errors import BadRequest
-from gateway.run.admin.operation_arguments import RawArguments
+from gateway.run.admin.operation_arguments import RawArguments, limit_of
 from gateway.run.usage.meter import DAY_S, Meter
 from storage.sql.usage import Usage
 from storage.usage_records import COUNTERS, UsageKey, UsageQuery, UsageSum
 
-MOST: Final = 10_000
-_DEFAULT_LIMIT: Final = 1000
 _DEFAULT_DAYS: Final = 30
 _EPOCH: Final = date(1970, 1, 1)
 _FILTERS: Final = ("project", "user", "key", "upstream", "model")
@@ -97,11 +95,8 @@ def read_query(raw: RawArguments, today: int) -> UsageQuery:
         for name in _FILTERS
         if name in given
     ]
-    limit = _number(given, "limit") if "limit" in given else _DEFAULT_LIMIT
-    if not 1 <= limit <= MOST:
-        raise BadRequest(f"limit must be from 1 to {MOST}, saw {limit}.", param="limit")
     after = _unpacked(str(given["after"]), by) if "after" in given else None
-    return UsageQuery(by, first, last, tuple(only), after, limit)
+    return UsageQuery(by, first, last, tuple(only), after, limit_of(given))
 
 
 def _with(query: UsageQuery, only: tuple[str, str]) -> UsageQuery:

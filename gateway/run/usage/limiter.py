@@ -371,13 +371,13 @@ def _rate_headers(bucket: Bucket, most: float, now: float) -> list[tuple[str, st
 
 
 def _words(limit: UsageLimit, period: Period) -> str:
-    if not limit.most:
-        return f"Limit {limit.id} allows nothing until it is raised."
-    most, s = f"{limit.most:g}", "" if limit.most == 1 else "s"
+    most, s = f"{limit.most:.15g}", "" if limit.most == 1 else "s"
+    until = "Nothing is allowed until it is raised" if not limit.most else ""
     if limit.per is None:
-        return f"Limit {limit.id} allows {most} request{s} at a time. Try again when one has ended."
-    resets = iso_of(period.end)
+        until = until or "Try again when one has ended"
+        return f"Limit {limit.id} allows {most} concurrent request{s}. {until}."
     what = {"requests": f"request{s}", "tokens": f"token{s}", "cost": "of cost"}[limit.unit]
+    until = until or "That is used up"
     return (
-        f"Limit {limit.id} allows {most} {what} per {limit.per}, and that is used up. It resets at {resets}."
+        f"Limit {limit.id} allows {most} {what} per {limit.per}. {until}. It resets at {iso_of(period.end)}."
     )

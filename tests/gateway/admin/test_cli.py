@@ -115,7 +115,7 @@ def test_the_first_key_says_which_database_was_made_for_it(database: Path, capsy
 
 
 @pytest.mark.sqlite
-def test_a_key_is_bounded_and_rotated(capsys: Out) -> None:
+def test_a_key_is_bounded_and_rotated(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
     bounds = ["--expires", "90d", "--models", "gpt-4o*, small", "--user", "alice"]
     assert main(["keys", "create", *bounds]) == 0
     first = capsys.readouterr().out.split()[0]
@@ -131,6 +131,11 @@ def test_a_key_is_bounded_and_rotated(capsys: Out) -> None:
     assert main(["keys", "rotate", str(key["id"]), "--overlap", "0s"]) == 0
     assert capsys.readouterr().out.strip() not in ("", first)
     assert main(["keys", "rotate", "99"]) == 1
+    assert main(["keys", "create", "--expires", "1s"]) == 0
+    monkeypatch.setattr("time.time", lambda: key["created"] + 3600.0)
+    capsys.readouterr()
+    assert main(["keys", "rotate", "2"]) == 1  # its new secret would open nothing
+    assert "The key 2 has expired" in capsys.readouterr().err
     for wrong in (["create", "--expires", "soon"], ["rotate", "1", "--overlap", "1y"]):
         with pytest.raises(SystemExit):
             main(["keys", *wrong])

@@ -50,6 +50,7 @@ def test_a_key_is_made_and_shown_without_its_secret(world: World) -> None:
         "expires_at": None, "revoked_at": None, "rotated_until": None,
     }  # fmt: skip
     assert manage(world, "GET", f"keys/{made['id']}").json == made
+    assert {type(each) for each in (made["id"], made["created_at"])} == {int}
     listed = manage(world, "GET", "keys")
     assert listed.json["data"] == [made]
     assert bearer["authorization"].removeprefix("Bearer ").encode() not in listed.body
@@ -66,6 +67,7 @@ def test_a_key_is_made_and_shown_without_its_secret(world: World) -> None:
         ({"expires_at": "tomorrow"}, "expires_at"),
         ({"opens": "all"}, "opens"),
         ({"limits": [{"unit": "words", "most": 1}]}, "unit"),
+        ({"limits": [{"unit": "requests", "per": "day", "most": 1, "user": 3}]}, "user"),
     ],
 )
 def test_a_wrong_field_is_named_and_nothing_is_made(world: World, fields: Any, param: str) -> None:
@@ -156,3 +158,28 @@ def test_a_holder_sees_its_own_limits_and_use(world: World) -> None:
     assert manage(world, "GET", "me?user=bob", headers=bearer).json["usage"]["today"]["requests"] == 0
     assert manage(world, "GET", "keys", headers=bearer).status == 403
     assert manage(world, "GET", "me", headers={}).status == 401
+
+
+@pytest.mark.parametrize("kind", ["keys", "limits", "imports"])
+def test_lists_come_in_pages(world: World, kind: str) -> None:
+    limit = {"unit": "requests", "per": "day", "most": 1}
+    for n in range(3):
+        if kind == "imports":
+            text = f"- Fact number {n}".encode()
+            world.gateway.ask("POST", "/v1/manage/imports?user=alice&format=list", text, OWNER)
+        else:
+            manage(world, "POST", kind, {"name": str(n)} if kind == "keys" else {**limit, "most": n})
+    everything = manage(world, "GET", kind).json["data"]
+    assert len(everything) == 3
+    first = manage(world, "GET", f"{kind}?limit=2").json
+    assert (first["has_more"], first["data"]) == (True, everything[:2])
+    rest = manage(world, "GET", f"{kind}?limit=2&after={first['next']}").json
+    assert (rest["data"], rest["has_more"], rest["next"]) == (everything[2:], False, None)
+    for query, param in (
+        ("limit=0", "limit"),
+        ("limit=10001", "limit"),
+        ("after=x", "after"),
+        ("order=asc", "order"),
+    ):
+        refused = manage(world, "GET", f"{kind}?{query}")
+        assert (refused.status, refused.error["param"]) == (400, param)

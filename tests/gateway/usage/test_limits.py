@@ -218,7 +218,10 @@ def test_every_dialect_is_refused_in_its_own_words(world: World) -> None:
                 429,
                 "insufficient_quota",
             )
-            assert "allows nothing until it is raised" in told["error"]["message"]
+            assert (
+                "allows 0 requests per day. Nothing is allowed until it is raised."
+                in told["error"]["message"]
+            )
     assert sdk.models.list().data
     # Nothing was forwarded, and nothing stored.
     assert [seen.path for seen in world.upstream.seen if seen.method == "POST"] == []
