@@ -395,6 +395,20 @@ def test_the_command_goes_on_after_a_kill_through_a_gateway_and_without_one(
     assert "heron" in run("memory", "show", "--user", "alice")
 
 
+@pytest.mark.parametrize("status", ["stopped", "failed"])
+def test_a_command_whose_import_did_not_end_fails(
+    status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where the gateway that performs it is killed."""
+    counted = {"found": 3, "new": 1, "known": 0, "skipped": 0}
+    kinds = dict.fromkeys(("conversations", "messages", "facts"), counted)
+    about = {"id": "import-1", "format": "jsonl", "user": "alice", "project": "default", "profile": "default"}
+    shown = {**about, **kinds, "status": status, "first_at": None, "warnings": [], "error": None}
+    monkeypatch.setattr("gateway.cli_commands.Commands._import", lambda *_: shown)
+    assert main(["import", str(tmp_path / "file"), "--user", "alice"]) == 1
+    assert ("import the same file again" in capsys.readouterr().err) == (status == "stopped")
+
+
 def test_an_import_travels_with_an_export(world: World) -> None:
     """What was brought along is undone where its memory has gone, and its file adds nothing there."""
     found = follow(world, send(world, export("chatgpt", TALKS)))
