@@ -30,6 +30,7 @@ from gateway.core.prompt.eviction import evicted_at
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.upstream.policy import Target
+from gateway.log import masked
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.resent import ResentLists
@@ -126,10 +127,15 @@ class MemoryContext(Struct, frozen=True):
 
     def answered_by(self, target: Target) -> MemoryContext:
         """Returns the same for another target than the one that was expected."""
-        model = f"{target.upstream}/{target.model}"
+        model = name_of(target)
         if model == self.plan.query.model:
             return self
         return replace(self, plan=replace(self.plan, query=replace(self.plan.query, model=model)))
+
+
+def name_of(target: Target) -> str:
+    """Returns what is stored of a turn's model, and is exported. Callers put keys in the place of a model's name."""
+    return masked(f"{target.upstream}/{target.model}")
 
 
 async def read(store: Store, resent: ResentLists, request: MemoryRequest, idle_s: float) -> MemoryContext:
@@ -151,7 +157,7 @@ async def read(store: Store, resent: ResentLists, request: MemoryRequest, idle_s
         request.kind,
         identity.retry,
         found.id if is_named and found is not None else None,
-        f"{target.upstream}/{target.model}",
+        name_of(target),
     )
     plan = plan_plain(snapshot, query)
     if plan is None or found is None or snapshot.exchange is None:

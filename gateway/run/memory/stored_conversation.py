@@ -26,6 +26,7 @@ from gateway.run.memory.memory_context import (
     agent_of,
     blocks_of_new,
     in_order,
+    name_of,
     new_conversation_uid,
     offer_tools,
 )
@@ -223,7 +224,7 @@ def _query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
         now=request.now,
         idle_s=idle_s,
         kind=request.kind,
-        model=f"{request.target.upstream}/{request.target.model}",
+        model=name_of(request.target),
     )
 
 

@@ -162,3 +162,5 @@ def test_a_key_in_the_place_of_a_model_or_an_id_is_masked(accounts: Accounts) ->
     (newest, _) = services.requests.newest(5)
     assert (newest.model, newest.id) == ("mg-***", "mg-***")
     assert services.requests.find(key) is newest
+    world.settle()
+    assert world.query("SELECT DISTINCT model FROM exchanges") == ["up/mg-***"]
