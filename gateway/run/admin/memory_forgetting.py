@@ -19,8 +19,9 @@ from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.forget_operations import CALL_S, Part, PartKind, find_target
 from gateway.run.admin.hits import message_href
 from gateway.run.admin.memory_edits import Editor
-from gateway.run.admin.memory_views import MemoryViews, shortened
+from gateway.run.admin.memory_views import FactPage, MemoryViews, shortened
 from gateway.run.admin.page_paths import page_path
+from gateway.run.admin.page_records import FactRecord
 from gateway.run.admin.printed import argument
 from gateway.run.admin.talk import message_records
 from gateway.run.admin.users import flags_of, other_profiles
@@ -42,6 +43,8 @@ _PARTS: dict[TargetKind, PartKind] = {
 }
 # Characters of a text with which one looks for what may repeat it.
 _QUERY_CHARS = 120
+# Facts that another one replaced, as far as they are listed.
+_MOST_REPLACED = 20
 # Characters of what goes, as it is shown before it does.
 _SHOWN_CHARS = 300
 
@@ -207,7 +210,7 @@ class MemoryForgetting:
                     RemainingRecord(
                         f"Fact {each.seq}, which it replaced.", page_path("m", uid, "f", each.seq)
                     )
-                    for each in page.before
+                    for each in await self._replaced(memory, page)
                 ]
                 if page.after is not None:
                     words = f"Fact {page.after.seq}, which is true instead."
@@ -217,6 +220,15 @@ class MemoryForgetting:
                 return 0, [_elsewhere(uid, None)], str(value), None
             case "message" | "exchange":
                 return await self._rest_of_messages(memory, kind, target, int(value or 0))
+
+    async def _replaced(self, memory: SizedMemory, page: FactPage) -> list[FactRecord]:
+        """Returns the facts whose place one took, and further back those that these did: one may say the same."""
+        found = [*page.before]
+        for each in found:  # it grows
+            if len(found) >= _MOST_REPLACED:
+                break
+            found += (await self._views.fact(memory.scope.project, memory.uid, each.seq)).before
+        return found
 
     async def _rest_of_messages(
         self, memory: SizedMemory, kind: TargetKind, target: ForgetTarget, seq: int

@@ -207,6 +207,10 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
     assert preview["target"]["text"] == "The train leaves on 4 May."
     assert f"Fact {seq}, which it replaced." in [each["text"] for each in preview["stays"]]
     assert "The train leaves on 4 May." in page(operator, f"m/{uid}/forget?fact={new}")
+    # Undone, it says what the first one says.
+    last = operator.twin(f"m/{uid}/f/{new}/correct", {"text": "The train leaves on 5 May."})["seq"]
+    stays = [each["text"] for each in operator.twin(f"m/{uid}/forget?fact={last}")["stays"]]
+    assert {f"Fact {new}, which it replaced.", f"Fact {seq}, which it replaced."} <= {*stays}
 
 
 def test_a_fact_that_an_import_brought_is_shown(operator: Operator) -> None:
