@@ -99,6 +99,23 @@ async def row_of(alice: Speaker, mark: str) -> Exchange:
 # -- one exchange, one message
 
 
+@pytest.mark.parametrize("is_message", [False, True])
+async def test_the_name_of_a_speaker_goes_with_the_message(
+    store: Store, alice: Speaker, holds: Holds, is_message: bool
+) -> None:
+    first, second = user("zqboatx and a crew", name="zqjonx"), user("zqcabinx and a stove", name="zqaryax")
+    await alice.say([first], assistant("Yes."), "c1")
+    await alice.say([first, assistant("Yes."), second], assistant("Yes."), "c1")
+    await index(store, alice.agent)
+    assert left(holds, "boat", "jon", "arya") == ["boat", "jon", "arya"]
+    gone = await row_of(alice, "boat")
+    (seq,) = [m.seq for m in await store.recall.search(alice.agent, "zqboatx") if "zqboatx" in m.text]
+    await forget(
+        store, alice.agent, ForgetTarget(messages=[seq]) if is_message else ForgetTarget(exchanges=[gone.id])
+    )
+    assert left(holds, "boat", "jon", "arya") == ["arya"]
+
+
 async def test_an_exchange_is_gone_from_file_log_and_index_and_its_neighbours_stay(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:

@@ -386,6 +386,42 @@ async def test_forgetting_takes_the_vectors_along(store: Store, alice: Speaker, 
     assert await rows(store, counts) == [(0, 0)]
 
 
+async def test_forgetting_takes_the_vectors_along_while_another_embedder_takes_over(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
+    """The table was there first; a multilingual model, whose vectors are longer, has begun, and none of the table's is
+    left.
+    """
+    await talk(alice, *(f"number {number}" for number in range(40)))  # more messages than a chunk has
+    agent, model = alice.agent, "e5/multilingual"
+
+    def longer(m: Message) -> bytes:
+        return unit(f"e5 {m.text}", 2 * DIMENSION)
+
+    await embed(store, agent)
+    found = await read(store, agent, model)
+    added = {m.seq: longer(m) for m in found.messages[:20]}
+    await store.database.write(store.vectors.adding(found, added))
+    assert {name for name, _ in await stored(store, agent)} == {model}
+    gone = (await alice.rows())[0].id, (await alice.rows())[-1].id
+    early, late = "What of number 0?", "What of number 39?"
+
+    def holds_longer(text: str) -> bool:
+        vector = unit(f"e5 {text}", 2 * DIMENSION)
+        return any(holds(vector[at : at + 16]) for at in range(0, len(vector), 16))
+
+    await store.database.sweep(1000)
+    assert holds_longer(early)
+    assert left(holds, early, late) == []
+    await forget(store, agent, ForgetTarget(exchanges=gone))
+    assert not holds_longer(early)
+    assert not {early, late} & set(await embed(store, agent, model, longer))
+    assert holds_longer("What of number 1?")
+    await forget(store, agent, ForgetTarget(is_all=True))
+    assert not holds_longer("What of number 1?")
+    assert await rows(store, "SELECT count(*) FROM vectors") == [(0,)]
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_rows_that_come_grow_and_go_leave_no_copies(store: Store, holds: Holds, seed: int) -> None:
     """Rows of several memories share pages and move as others come and go. (Without padding each of these fails.)"""
