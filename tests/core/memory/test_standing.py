@@ -30,6 +30,8 @@ from storage.records import Fact, Message, StandingFact
         "Antworte bitte immer kurz.", "Ich sitze im Rollstuhl.",
         "我再也不坐飞机了", "记住我不能吃辣", "每次回答都要简短", "もう飛行機には乗りません",
         "いつも短く答えてください", "犬が怖いです", "ボーと呼んでください",
+        "肉は絶対に食べません。", "お酒は一切飲まない", "ฉันไม่กินเนื้อสัตว์เลย", "ฉันแพ้กุ้ง", "ผมเป็นมังสวิรัติ", "เรียกฉันว่าโบ",
+        "ช่วยตอบสั้นๆ เสมอ", "ต่อจากนี้ไปใช้หน่วยเมตริก", "ดิฉันกลัวความสูง",
         "저는 절대 고기를 안 먹어요", "보라고 불러 주세요",
     ],
 )  # fmt: skip
@@ -45,7 +47,8 @@ def test_what_states_it_in_the_languages_of_the_table(text: str) -> None:
         "Remember that I told you about Rome.", "My sister is a nurse.", "Don't forget the milk.",
         "Ich weiß nicht mehr.", "Denk daran, die Blumen zu gießen.", "我记不住", "今は時間がありません",
         "My cat hates water.", "She called me yesterday.", "Ich war nie in Rom gewesen.", "Das ist immer so.",
-        "Je suis à Lyon.", "Estoy en casa.", "Sono stanco.", "我昨天去了北京", "今日は雨です", "오늘은 비가 와요",
+        "Je suis à Lyon.", "Estoy en casa.", "Sono stanco.", "我昨天去了北京", "今日は雨です",
+        "昨日は何も食べませんでした", "เมื่อวานฉันไปตลาด", "ฉันแพ้เกมเมื่อคืน", "วันนี้ฝนตก", "오늘은 비가 와요",
     ],
 )  # fmt: skip
 def test_what_does_not(text: str) -> None:
