@@ -69,7 +69,9 @@ def health_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
         return Response(await metrics.scrape(), headers={"content-type": metrics.content_type})
 
     return [
-        Route("/", home),  # Anthropic's clients probe it with HEAD, which starlette adds to GET
+        # Claude Code probes one of these before a run with HEAD, which starlette adds to GET.
+        Route("/", home),
+        Route("/api/hello", home),
         Route("/health", live),
         Route("/health/ready", ready),
         Route("/metrics", counted),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,22 @@ def test_a_gateway_key_opens_in_each_header_and_never_leaves(
         assert ask(world, "POST", path, body, {name: value}).status == 200
         assert key not in repr(upstream.last.headers)
     assert world.gateway.last_line()["project"] == "blue"
+
+
+def test_a_gateway_key_opens_every_route_in_anthropics_header(world: World) -> None:
+    """It gets the status that the same key gets as a bearer token."""
+    key = make_key(world)
+    paths = ask(world, "GET", "/openapi.json", None, {"x-api-key": key}).json["paths"]
+    chats = dict.fromkeys(("/v1/messages", "/v1/chat/completions", "/v1/responses", "/mcp"), {"post": {}})
+    for path, methods in {**paths, **chats}.items():
+        filled = re.sub(r"\{[^}]*\}", "nothing", path)
+        for method in methods:
+            body = {} if method in ("post", "put", "patch") else None
+            found = [
+                ask(world, method.upper(), filled, body, headers).status
+                for headers in ({"x-api-key": key}, {"authorization": f"Bearer {key}"})
+            ]
+            assert found[0] == found[1] != 401, (method, path)
 
 
 def test_a_providers_key_in_one_header_does_not_hide_the_gateways_in_the_other(world: World) -> None:
@@ -122,9 +139,10 @@ def test_paths_of_the_agents_api_below_messages_stay(world: World) -> None:
     assert ask(world, "POST", "/v1/messages/search", {"query": "x"}).status == 200
 
 
-def test_the_root_answers_head_without_a_key(world: World) -> None:
+@pytest.mark.parametrize("path", ["/", "/api/hello"])
+def test_what_claude_code_probes_answers_without_a_key(world: World, path: str) -> None:
     make_key(world)
-    reply = httpx.head(f"{world.gateway.url}/", timeout=PATIENCE_S)
+    reply = httpx.head(f"{world.gateway.url}{path}", timeout=PATIENCE_S)
     assert (reply.status_code, reply.content) == (200, b"")
 
 
