@@ -562,7 +562,7 @@ def _check_server_calls(turns: Sequence[Json]) -> None:
     last: dict[str, int] = {}
     for place in said:
         for block in _listed(turns[place]["content"]):
-            if block["type"] == "server_tool_use":
+            if block["type"] in ("server_tool_use", "mcp_tool_use"):
                 last[block["id"]] = place
             elif block["type"].endswith("_tool_result"):
                 kind = block["type"]

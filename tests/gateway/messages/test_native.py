@@ -279,6 +279,41 @@ def test_four_marks_of_a_client_stay_four(world: World, upstream: StrictAnthropi
     assert all("cache_control" not in tool for tool in upstream.last.json["tools"][1:])
 
 
+@both_ways
+def test_blocks_that_only_the_api_knows_stay_as_they_are(
+    world: World, upstream: StrictAnthropic, stream: bool
+) -> None:
+    """In a list and in a reply with a hidden round: of a connector and of the API's own tools."""
+    search = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "Rome"}}
+    found = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []}
+    asked = {"type": "mcp_tool_use", "id": "mcptoolu_1", "name": "find", "server_name": "s", "input": {"a": 1}}
+    answer = {"type": "mcp_tool_result", "tool_use_id": "mcptoolu_1", "is_error": False, "content": []}
+    earlier = [search, found, asked, answer, {"type": "text", "text": "Rome is old."}]
+    later = [{**block, key: f"{block[key]}2"} for block, key in zip(earlier[:4], _ID_KEYS, strict=True)]
+    talk = Talk(
+        world,
+        model="agent/helper",
+        stream=stream,
+        headers={"anthropic-beta": "mcp-client-2025-11-20"},
+        messages=[{"role": "user", "content": "Is Rome old?"}, {"role": "assistant", "content": earlier}],
+    )
+    upstream.queue(Message(blocks=later, text="One moment.", calls=[insert("Likes Rome.")]), say("Noted."))
+    talk.say("I like it.")
+    inner = upstream.last.json["messages"]
+    assert inner[1]["content"] == earlier
+    assert [block["type"] for block in talk.messages[-1]["content"]] == [
+        *(block["type"] for block in later),
+        "text",
+        "text",
+    ]
+    talk.say("Go on.")
+    assert upstream.last.json["messages"][: len(inner)] == inner
+    assert [block for block in inner[3]["content"] if block in later] == later
+
+
+_ID_KEYS = ("id", "tool_use_id", "id", "tool_use_id")
+
+
 def test_an_alias_is_the_models_name_upstream(upstream: StrictAnthropic, tmp_path: Path) -> None:
     models = (ModelSettings("smart", MODEL, "up"),)
     with remember(upstream, tmp_path, upstreams=claude(upstream), models=models) as world:
