@@ -18,7 +18,7 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.core.prompt.summary import ask_for, lines_of, parts, summary_tokens
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView
-from gateway.errors import UpstreamBroke
+from gateway.errors import BadRequest, UpstreamBroke
 from gateway.run.chat import Chat
 from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext
@@ -72,7 +72,10 @@ async def compact(
     whole = await chat.resolve_references(request, context)
     window = chat.window(request.model) or _WINDOW
     summary, usage = "", dict.fromkeys(_USAGE, 0)
-    for part in parts(lines_of(whole.messages)):
+    lines = lines_of(whole.messages)
+    if not lines:
+        raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
+    for part in parts(lines):
         asked = {"model": request.model, "messages": ask_for(summary, part, summary_tokens(window))}
         question = replace(
             request, raw=orjson.dumps(asked), json=asked, messages=asked["messages"], references=(),

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.core.agent import AgentSpec
+from gateway.core.conversation.canonical import SYSTEM
 from gateway.errors import Conflict, MemoryUnavailable, UnknownId
 from gateway.run.memory.stored_turns import NamedTurn, named_turns
 from gateway.run.stored_responses import ResponseOwner
@@ -125,8 +126,14 @@ class ResponseConversations:
                 raise MemoryUnavailable.since(error.status) from error
         raise Conflict("The conversation is being changed by other requests. Send it again.")
 
+    async def read(self, head: ConversationHead) -> None:
+        """Removes items that a response has in its turn; system and developer messages go on to the next one."""
+        await self.taken(head, frozenset(item["id"] for item in head.items if item.get("role") not in SYSTEM))
+
     async def taken(self, head: ConversationHead, ids: frozenset[str]) -> None:
-        """Removes items from those that wait: a response has them in its turn."""
+        """Removes items from those that wait."""
+        if not ids:
+            return
         await self.change(
             head, lambda body: {**body, "items": [i for i in body.get("items") or () if i["id"] not in ids]}
         )

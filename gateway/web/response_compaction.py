@@ -8,13 +8,17 @@ from secrets import token_hex
 from typing import Final
 
 import orjson
+from starlette.types import Receive, Scope, Send
 
 from adapters.types import Header, Json
+from gateway.dialects.fields import missing
 from gateway.dialects.responses.compaction import compaction_item
 from gateway.dialects.responses.counted import CountedTokens, counted
 from gateway.dialects.responses.items import message_item
 from gateway.dialects.responses.render import usage_of
 from gateway.run.response_compaction import Compacted
+from gateway.web.forwarding import ForwardedHead
+from gateway.web.model_field import NamedRequest
 from gateway.web.responses import ResponseCall, ResponsesPath, without_memory
 from gateway.web.stored_responses import JSON_TYPE
 
@@ -43,6 +47,13 @@ class CompactPath(ResponsesPath):
     """Makes a conversation short: its user's newest messages, and a summary."""
 
     needs_input = False
+
+    async def answer(
+        self, head: ForwardedHead, asked: NamedRequest, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if asked.model is None:  # else an upstream that stores responses would be asked for one of that name
+            raise missing("model")
+        await super().answer(head, asked, scope, receive, send)
 
     async def respond(self, call: ResponseCall) -> None:
         await self.compact(call, _compaction)

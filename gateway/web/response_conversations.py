@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
+from gateway.core.conversation.canonical import SYSTEM
 from gateway.dialects.fields import check_depth, check_length, optional, read_object
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.items import Items, created_item, page_of
@@ -124,13 +125,17 @@ class OwnConversations:
 
 
 def items_of(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> Items:
-    """Returns the items of turns, oldest first, and those that wait for the next one."""
+    """Returns the items of turns, oldest first, and those that wait for the next one.
+
+    System and developer messages come first, as each response reads them.
+    """
     items = Items()
+    items.found.extend(item for item in waiting if item.get("role") in SYSTEM)
     for turn in turns:
         items.add_inputs("".join(turn.name), turn.inputs)
         if turn.reply:
             items.add_reply(turn.name, turn.reply)
-    items.found.extend(waiting)
+    items.found.extend(item for item in waiting if item.get("role") not in SYSTEM)
     return items
 
 

@@ -130,6 +130,7 @@ class ResponsesPath(ForwardedPath):
             receipt.counted,
             request.forms,
             request.shows_sealed,
+            request.directions,
         )
         await self.chats.answer(
             request.chat, call.headers, view, receipt, call.scope, call.receive, call.send, call.conversation

@@ -220,7 +220,7 @@ class OwnResponses:
     async def _add_path(self, items: Items, response: FoundResponse) -> None:
         """Adds what comes before a response's reply."""
         for turn in await self.stored.path(response):
-            items.add_inputs("".join(turn.name), turn.inputs)
+            items.add_inputs("".join(turn.name), turn.inputs, turn.directions)
             if turn.exchange.id != response.exchange.id and turn.reply:
                 items.add_reply(turn.name, turn.reply)
 

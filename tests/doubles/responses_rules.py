@@ -269,6 +269,8 @@ class StoredResponses:
         if kind not in _ITEMS:
             raise Refusal(f"Invalid value: '{kind}'.", f"{where}.type", "invalid_value")
         if kind == "item_reference":
+            if "id" not in item:
+                raise missing(f"{where}.id")
             if item["id"] not in self._items:
                 raise Refusal(f"Item with id '{item['id']}' not found.", "input", status=404)
             return self._items[item["id"]]

@@ -18,9 +18,9 @@ from gateway.core.tags import Tags
 # filler and spoken (text of a reply's calls, before its own text and after it), asides (tool -> which of its
 # arguments are not the tool's), fillers (gateway.core.conversation.fillers), cut (of a reply), ids (by which its client
 # may refer to a reply that its upstream stores), response (what the Responses API shows of a reply beside its words:
-# gateway.dialects.responses.stored_response), own_length (how many characters of a result are the
-# tool's own text), shown_blocks (what
-# a result shows of memory blocks: gateway.core.prompt.shown_blocks.Shown).
+# gateway.dialects.responses.stored_response), directions (system and developer messages of a reply's request:
+# gateway.core.conversation.directions), own_length (how many characters of a result are the tool's own text),
+# shown_blocks (what a result shows of memory blocks: gateway.core.prompt.shown_blocks.Shown).
 PRIVATE = "mnemogate"
 FORMER_OWN_LENGTH = "said"  # the field `own_length` in rows that were written before it was renamed
 NUDGE = "rules"  # the sender of messages without an author: an agent's rules, or its memory within a run

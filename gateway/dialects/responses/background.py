@@ -83,7 +83,8 @@ class RestoredRequest(Struct, frozen=True):
     ) -> MakesView:
         request = self.request
         return MakesResponses(
-            request.echo, turn, count, request.forms, request.shows_sealed, self.tag, self.created, number, has_begun
+            request.echo, turn, count, request.forms, request.shows_sealed, request.directions,
+            self.tag, self.created, number, has_begun,
         )  # fmt: skip
 
 

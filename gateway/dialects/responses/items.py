@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, call_id
+from gateway.core.conversation.directions import Direction
 from gateway.core.conversation.private import without_private
 from gateway.dialects.responses.render import reply_output, stored_response
 from gateway.dialects.responses.stored_response import stored_in
@@ -45,10 +46,16 @@ class Items:
         self.found: list[Json] = []
         self._calls: dict[str, str] = {}  # the types of calls, by their ids
 
-    def add_inputs(self, tag: str, inputs: Sequence[tuple[int, WireMessage]]) -> None:
+    def add_inputs(
+        self, tag: str, inputs: Sequence[tuple[int, WireMessage]], directions: Sequence[Direction] = ()
+    ) -> None:
         """Adds messages of a client. inputs: each with its place in the turn. tag: of the turn's ids."""
-        for place, message in inputs:
-            self.found.extend(self._input(f"{tag}_i{place}", without_private(message)))
+        left, end = [*directions], 1 + max((place for place, _ in inputs), default=-1)
+        for place, message in [*inputs, (end, None)]:
+            while left and end - left[0][0] <= place:
+                self.found.extend(self._input(f"{tag}_s{len(left)}", left.pop(0)[1]))
+            if message is not None:
+                self.found.extend(self._input(f"{tag}_i{place}", without_private(message)))
 
     def add_reply(self, turn: tuple[str, str], reply: WireMessage) -> None:
         """Adds a reply, as its response had it."""
@@ -127,7 +134,7 @@ def page_of(items: Sequence[Json], query: str) -> Json:
             code="invalid_value",
         )
     limit = asked.get("limit", [str(_PAGE)])[-1]
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:4]) <= MOST_ITEMS):
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MOST_ITEMS):
         raise BadRequest(f"Invalid 'limit': expected a number from 1 to {MOST_ITEMS}.", param="limit")
     found = list(items if order == "asc" else reversed(items))
     after = asked.get("after", [None])[-1]

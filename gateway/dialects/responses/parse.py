@@ -14,6 +14,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
+from gateway.core.conversation.directions import Direction, directions_in
 from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.identity import checked_id
@@ -95,6 +96,8 @@ class ResponsesRequest(Struct, frozen=True):
     body: str
     # The tools that its upstreams take.
     takes: UpstreamTools
+    # The system and developer messages of its input.
+    directions: Sequence[Direction] = ()
     # It asks for its conversation in short, in place of a reply.
     compacts: bool = False
 
@@ -135,7 +138,7 @@ def parse(
     # Whoever let the request through on its way here may have read the other one.
     for key in repeated_keys(body):
         raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])
-    number(json, "max_tool_calls")
+    _at_least_one(json, "max_tool_calls")
     read_metadata(json)
     messages, references, sealed = _messages(json, max_messages, takes, waiting, needs_input=needs_input)
     chat: Json = {"model": json.get("model"), "messages": messages}
@@ -177,6 +180,7 @@ def parse(
         SEALED_THOUGHTS in included,
         body.decode(),
         takes,
+        directions_in(messages[1 if json.get("instructions") else 0 :]),
         _compacts(json),
     )
 
@@ -325,7 +329,18 @@ def _shows_thoughts(reasoning: Json) -> bool:
 
 
 def _limit(tokens: Any) -> Json:
-    return {"max_completion_tokens": number({"max_output_tokens": tokens}, "max_output_tokens")}
+    return {"max_completion_tokens": _at_least_one({"max_output_tokens": tokens}, "max_output_tokens")}
+
+
+def _at_least_one(json: Json, key: str) -> int | None:
+    value = number(json, key)
+    if value is not None and value < 1:
+        raise BadRequest(
+            f"Invalid '{key}': integer below minimum value. Expected a value >= 1, but got {value} instead.",
+            param=key,
+            code="integer_below_min_value",
+        )
+    return value
 
 
 def _nothing(_: Any) -> Json:

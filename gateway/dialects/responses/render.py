@@ -18,6 +18,8 @@ from msgspec import Struct, field
 
 from adapters.types import Event, Json, token_count
 from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.directions import FIELD as DIRECTIONS
+from gateway.core.conversation.directions import Direction
 from gateway.core.conversation.private import without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.turn.client_view import MOST_HELD_BYTES, ClientView, ReplyEvent
@@ -61,6 +63,8 @@ class MakesResponses(Struct, frozen=True):
     forms: Mapping[str, CallForm] = field(default_factory=dict)
     # Thoughts are shown in the form in which they can be sent back.
     shows_sealed: bool = False
+    # The system and developer messages of its request, but for the instructions.
+    directions: Sequence[Direction] = ()
     # Of a response in the background: how it was named and when it was made, in seconds since the epoch.
     tag: str = ""
     created: int | None = None
@@ -91,6 +95,7 @@ class ResponsesView(ClientView):
         self._is_named = False
         self._is_stored = False
         self._shows_sealed = request.shows_sealed
+        self._directions = request.directions
         self._completed: int | None = None
         self._error: Json | None = None
         self._first: Json = {}  # the newest chunk that may be the reply's first
@@ -204,7 +209,8 @@ class ResponsesView(ClientView):
             forms={name: (form.kind, form.name, form.namespace) for name, form in self._forms.items()},
             output=None if is_in_order(kinds) else [item.json("completed") for item in self._items],
         )
-        return {FIELD: msgspec.to_builtins(stored)}
+        directions = {DIRECTIONS: [*map(list, self._directions)]} if self._directions else {}
+        return {FIELD: msgspec.to_builtins(stored), **directions}
 
     # What comes in
 

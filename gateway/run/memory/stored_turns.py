@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import Canon, WireMessage, call_id, text_of, visible
+from gateway.core.conversation.directions import Direction, directions_of, with_directions
 from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import private_of, with_private, without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
@@ -142,6 +143,12 @@ class NamedTurn(Struct, frozen=True):
         """The messages before the reply that are still there, each with its place."""
         messages = orjson.loads(self.exchange.input or b"[]")
         return [(n, m) for n, m in enumerate(messages) if n not in self.exchange.redactions]
+
+    @property
+    def directions(self) -> list[Direction]:
+        """The system and developer messages among these, each with the number of those that follow it."""
+        own = len(self.exchange.inputs)
+        return [each for each in directions_of(self.reply) if each[0] <= own]
 
 
 async def find_turn(
@@ -356,7 +363,7 @@ class _ConversationTurns:
         is_whole: else its reply alone.
         """
         each = self.find(turn)
-        turns: list[list[WireMessage]] = []
+        turns: list[tuple[list[WireMessage], Exchange, list[WireMessage]]] = []
         while each is not None:
             steps = [each.exchange] if each.run is None else [step.exchange for step in self._runs[each.run]]
             reply = _reply(steps)
@@ -364,11 +371,15 @@ class _ConversationTurns:
                 return []
             if not is_whole:
                 return reply
-            asked = map(without_private, orjson.loads(steps[0].input or b"[]"))
-            turns.append([*asked, *reply])
+            asked = [*map(without_private, orjson.loads(steps[0].input or b"[]"))]
+            turns.append((asked, steps[-1], reply))
             above = steps[0].parent
             each = None if above is None else self._by_id[above]
-        return [*chain.from_iterable(reversed(turns))]
+        path = list[WireMessage]()
+        for asked, last, reply in reversed(turns):
+            stored: WireMessage = orjson.loads(last.shown_reply or b"{}")
+            path = with_directions([*path, *asked], len(asked), directions_of(stored)) + reply
+        return path
 
 
 async def _read(store: Store, agent: Agent, uid: str) -> _ConversationTurns:
@@ -413,8 +424,8 @@ def _reply_of(e: Exchange) -> WireMessage:
 def _not_found(reference: Reference) -> BadRequest:
     what = "Previous response" if reference.is_path else "Item"
     return BadRequest(
-        f"{what} with id {reference.id[:120]!r} not found. The gateway keeps what was answered to a named user or in a "
-        "named conversation, for them alone.",
+        f"{what} with id {reference.id[:120]!r} not found. Either it was not stored, or was forgotten, or another user "
+        "or project has it.",
         param=reference.param,
         code="previous_response_not_found" if reference.is_path else None,
     )

@@ -88,6 +88,19 @@ def test_its_first_items_and_later_ones_come_before_the_next_input(
     assert caught.value.param == "items[0].type"
 
 
+def test_its_system_messages_are_read_by_each_response(world: World, upstream: StrictUpstream) -> None:
+    brief: Json = {"role": "developer", "content": "Be brief."}
+    conversation = world.sdk.conversations.create(items=[brief, {"role": "user", "content": "I am Ann."}])  # type: ignore[list-item]
+    respond(world, input="One.", conversation=conversation.id, user="alice")
+    respond(world, input="Two.", conversation=conversation.id, user="alice")
+    assert asked(upstream) == ["Be brief.", "I am Ann.", "One.", "Ok.", "Two."]
+    items = items_of(world, conversation.id)
+    assert texts_of(items) == ["Be brief.", "I am Ann.", "One.", "Ok.", "Two.", "Ok."]
+    world.sdk.conversations.items.delete(items[0]["id"], conversation_id=conversation.id)
+    respond(world, input="Three.", conversation=conversation.id, user="alice")
+    assert "Be brief." not in asked(upstream)
+
+
 def test_a_conversation_is_its_users(world: World) -> None:
     conversation = world.sdk.conversations.create()
     respond(world, input="My cat is called Miso.", conversation=conversation.id, user="alice")

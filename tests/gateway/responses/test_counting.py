@@ -115,6 +115,18 @@ def test_a_trigger_asks_for_a_summary_in_place_of_a_reply(
     assert world.query("SELECT count(*) FROM exchanges") == [0]
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [({"input": "Hi"}, "model"), ({"model": "m"}, "input"), ({"model": "m", "input": []}, "input")],
+)
+def test_without_a_model_or_a_message_nothing_is_made_short(
+    world: World, upstream: StrictUpstream, fields: Json, param: str
+) -> None:
+    reply = world.gateway.ask("POST", "/v1/responses/compact", orjson.dumps(fields))
+    assert (reply.status, reply.json["error"]["param"]) == (400, param)
+    assert not upstream.chats
+
+
 def test_a_summary_of_another_maker_is_refused(world: World) -> None:
     item: Any = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAA"}
     with pytest.raises(openai.BadRequestError) as caught:

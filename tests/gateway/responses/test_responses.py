@@ -757,6 +757,8 @@ def test_a_stream_that_breaks_has_failed(world: World, upstream: StrictUpstream)
         ({"tool_choice": {"type": "function"}}, "tool_choice.name"),
         ({"tool_choice": {"type": "allowed_tools", "tools": 7}}, "tool_choice.tools"),
         ({"max_output_tokens": "many"}, "max_output_tokens"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"max_tool_calls": 0}, "max_tool_calls"),
         # They are of chat completions, and a response could not show what they ask for.
         ({"n": 2}, "n"),
         ({"modalities": ["text", "audio"]}, "modalities"),

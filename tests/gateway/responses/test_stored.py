@@ -177,7 +177,7 @@ def test_input_items_come_in_pages(world: World, upstream: StrictUpstream) -> No
     assert [item.id for item in rest.data] == [whole[0]["id"]]
     assert not rest.has_more
     assert items_of(world, last.id, limit=1) == whole  # the SDK turns the pages
-    for wrong in ({"limit": 0}, {"limit": 101}, {"order": "up"}, {"after": "msg_1"}):
+    for wrong in ({"limit": 0}, {"limit": 101}, {"limit": "00010000"}, {"order": "up"}, {"after": "msg_1"}):
         with pytest.raises(openai.BadRequestError):
             world.sdk.responses.input_items.list(last.id, **wrong)  # type: ignore[arg-type]
 
@@ -187,6 +187,40 @@ def test_an_input_item_shows_no_note_and_no_instructions(world: World, upstream:
     made = respond(world, input="What is my cat called?", user="alice", instructions="Be brief.")
     assert "grey" in upstream.last.messages[-1]["content"]
     assert texts_of(items_of(world, made.id)) == ["What is my cat called?"]
+
+
+@both_ways
+def test_what_the_system_says_in_an_input_stays_where_a_client_goes_on(
+    world: World, upstream: StrictUpstream, stream: bool
+) -> None:
+    """OpenAI's samples send a developer message once, and then go on by the id."""
+    brief: Json = {"role": "developer", "content": "Be brief."}
+    long: Json = {"role": "system", "content": "Be long."}
+    options: Json = {"stream": stream, "instructions": "Say ho."}
+    made = respond(world, input=[brief, {"role": "user", "content": "One."}], **options)
+    made = respond(world, input="Two.", previous_response_id=made.id, stream=stream)
+    items: Any = [{"role": "user", "content": "Three."}, long, {"role": "user", "content": "Four."}]
+    made = respond(world, input=items, previous_response_id=made.id, stream=stream)
+    made = respond(world, input="Five.", previous_response_id=made.id, stream=stream)
+    told = ["Be brief.", "One.", "Ok.", "Two.", "Ok.", "Three.", "Be long.", "Four.", "Ok.", "Five."]
+    assert [m["content"] for m in upstream.last.messages] == told
+    assert [m["role"] for m in upstream.last.messages][::6] == ["developer", "system"]
+    assert texts_of(items_of(world, made.id)) == told
+    assert "Be" not in str(world.query("SELECT input FROM exchanges"))
+
+
+def test_a_list_that_is_sent_again_brings_what_the_system_says_once(
+    world: World, upstream: StrictUpstream
+) -> None:
+    talk: list[Any] = [{"role": "developer", "content": "It is noon."}, {"role": "user", "content": "One."}]
+    respond(world, input=talk, user="alice")
+    talk[0] = {"role": "developer", "content": "It is one."}
+    talk += [{"role": "assistant", "content": "Ok."}, {"role": "user", "content": "Two."}]
+    made = respond(world, input=talk, user="alice")
+    respond(world, input="Three.", previous_response_id=made.id, user="alice")
+    assert [m["content"] for m in upstream.last.messages] == [
+        "It is one.", "One.", "Ok.", "Two.", "Ok.", "Three.",
+    ]  # fmt: skip
 
 
 def test_a_deleted_response_is_forgotten(world: World, upstream: StrictUpstream) -> None:
