@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
 from gateway.settings import BlockSettings, ProfileSettings
 from storage.sql import forget_preview
@@ -300,6 +301,17 @@ def test_hostile_texts_do_nothing_and_come_back_as_they_were(operator: Operator)
     value = operator.twin(f"m/{uid}/b/human")["block"]["value"]
     assert operator.post(f"m/{uid}/b/human", value=unescape(typed[1]) + "!", version=2).status == 303
     assert operator.twin(f"m/{uid}/b/human")["block"]["value"] == value + "!"
+
+
+def test_a_name_stands_in_its_own_direction_and_in_no_known_language(operator: Operator) -> None:
+    name = "<b>Eve</b> 'a b'"
+    agent = speak(operator.world, "Hello.", user=name, talk="conv-19")
+    shown = escape(name)
+    assert f'<h1 dir="auto" lang="">{shown}</h1>' in page(operator, f"m/{agent.uid}")
+    assert f'<span class="words" dir="auto" lang="">{shown}</span>' in page(operator, "people")
+    command = re.search(r"<pre ([^>]*)>mnemogate [^<]*", page(operator, f"m/{agent.uid}/forget?all=1"))
+    assert command is not None
+    assert command[1] == 'tabindex="0" dir="auto" lang=""'
 
 
 def test_an_operator_who_may_only_read_has_no_buttons_for_changes(operator: Operator) -> None:
