@@ -31,7 +31,9 @@ from gateway.web.auth import ANONYMOUS, METRICS_PATH, PAGE_PATH, Caller, Guard
 from gateway.web.misspelt import hint_for
 from gateway.web.raw_headers import as_bytes
 
-OPEN_PATHS = frozenset(("/", "/api/hello", "/health", "/health/ready", "/v1/health", "/v1/health/", PAGE_PATH))
+OPEN_PATHS = frozenset(
+    ("/", "/api/hello", "/health", "/health/ready", "/v1/health", "/v1/health/", PAGE_PATH)
+)
 OPENAI_ERRORS: Final = ChatErrors()
 # Characters of a path or a model's name in the log. Chosen: more than a real one has. Callers must not fill the disk.
 _LOGGED = 256

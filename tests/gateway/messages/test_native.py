@@ -286,7 +286,13 @@ def test_blocks_that_only_the_api_knows_stay_as_they_are(
     """In a list and in a reply with a hidden round: of a connector and of the API's own tools."""
     search = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "Rome"}}
     found = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []}
-    asked = {"type": "mcp_tool_use", "id": "mcptoolu_1", "name": "find", "server_name": "s", "input": {"a": 1}}
+    asked = {
+        "type": "mcp_tool_use",
+        "id": "mcptoolu_1",
+        "name": "find",
+        "server_name": "s",
+        "input": {"a": 1},
+    }
     answer = {"type": "mcp_tool_result", "tool_use_id": "mcptoolu_1", "is_error": False, "content": []}
     earlier = [search, found, asked, answer, {"type": "text", "text": "Rome is old."}]
     later = [{**block, key: f"{block[key]}2"} for block, key in zip(earlier[:4], _ID_KEYS, strict=True)]
