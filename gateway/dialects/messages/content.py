@@ -153,7 +153,7 @@ class _Reader:
         self._check(message, _SYSTEM_MESSAGE if role == "system" else _MESSAGE, where)
         if role not in ("user", "assistant", "system"):
             raise invalid(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")
-        if role == "system" and content is None and message.get("output_config") is not None:
+        if role == "system" and content in (None, []) and message.get("output_config") is not None:
             return
         if not isinstance(content, str | list):
             raise invalid(

@@ -243,6 +243,9 @@ def _function(tool: Any, where: str, *, is_read_only: bool) -> Json | None:
         raise not_taken(f"{where}.{str(tool['type'])[:60]}")
     if not is_read_only:
         check_fields(tool, _TOOL, where)
+        callers = tool.get("allowed_callers")
+        if callers is not None and not (isinstance(callers, list) and "direct" in callers):
+            raise not_taken(f"{where}.allowed_callers")  # the model itself may not call it
     name = tool.get("name")
     if not isinstance(name, str):
         raise invalid(f"{where}.name", "Field required")

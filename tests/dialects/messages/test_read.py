@@ -149,6 +149,7 @@ def test_a_system_message_sets_the_effort_of_its_turn() -> None:
     low: Json = {"output_config": {"effort": "low"}}
     assert effort_of(hi, high) == effort_of(hi, high, **low) == effort_of(hi, high, *calls, **low) == "high"
     assert effort_of(hi, high, reply, hi, **low) == "low"
+    assert effort_of(hi, {**high, "content": []}, **low) == "high"
     assert effort_of(hi, {**high, "content": "Be brief.", "output_config": {}}, **low) == "low"
     with pytest.raises(BadRequest, match=r"messages\.1\.output_config\.format: Extra inputs"):
         effort_of(hi, {"role": "system", "output_config": {"format": {}}})

@@ -198,6 +198,7 @@ def test_what_has_no_effect_is_named(world: World) -> None:
         ({"next_month": True}, "next_month"),
         ({"tools": [{"type": "web_search_20260101", "name": "web_search"}]}, "tools.0.web_search_20260101"),
         ({"tools": [{**WEATHER, "later": 1}]}, "tools.0.later"),
+        ({"tools": [{**WEATHER, "allowed_callers": ["code_execution_20260120"]}]}, "tools.0.allowed_callers"),
         ({"output_config": {"task_budget": 1}}, "output_config.task_budget"),
         (
             {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
