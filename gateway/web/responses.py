@@ -33,12 +33,12 @@ from gateway.dialects.responses.native import NativeResponse, read_native
 from gateway.dialects.responses.native_lists import ClientItems
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.render import MakesResponses
-from gateway.dialects.responses.response_ids import goes_on_from_here, is_here
+from gateway.dialects.responses.response_ids import goes_on_from_here, is_here, is_openais_conversation
 from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools
 from gateway.errors import BadRequest
 from gateway.limits import Limits
 from gateway.run.response_compaction import Compacted, CompactionFailed, compact
-from gateway.run.response_conversations import ConversationHead
+from gateway.run.response_conversations import ConversationHead, unknown_conversation
 from gateway.run.stored_responses import ResponseOwner
 from gateway.run.upstream.forward import Forwarding, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
@@ -196,6 +196,9 @@ class ResponsesPath(ForwardedPath):
         takes, most = self._takes(head, asked, scope), self.chats.settings.max_messages
         request = parse(bytes(asked.raw), most, takes, needs_input=self.needs_input)
         if not is_here(request.conversation):
+            if is_openais_conversation(request.conversation) and self.forwarding.has("/conversations"):
+                # It lies at an upstream, and this model would answer without what was said in it.
+                raise unknown_conversation(request.conversation or "")
             if request.echo["store"]:
                 name = token_hex(16)
                 if request.echo["background"] and header_of(scope["headers"], _ONCE) is not None:

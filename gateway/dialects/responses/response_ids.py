@@ -15,6 +15,7 @@ import msgspec
 
 _NAMED = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{24})(?:_(?:i([0-9]{1,6})_?)?[0-9]*)?")
 _HERE = re.compile(r"resp_[0-9a-f]{56}|conv_[0-9a-f]{32}")
+_OPENAIS_CONVERSATION = re.compile(r"conv_[0-9a-f]{40,}")
 
 
 _TAG_BYTES = 28
@@ -36,6 +37,11 @@ def make_tag(turn: tuple[str, str] | None) -> str:
 def is_here(id: object) -> bool:
     """Returns whether an id is of a response or a conversation that the gateway itself made."""
     return isinstance(id, str) and _HERE.fullmatch(id) is not None
+
+
+def is_openais_conversation(id: object) -> bool:
+    """Returns whether an id has the form of those that OpenAI gives conversations."""
+    return isinstance(id, str) and _OPENAIS_CONVERSATION.fullmatch(id) is not None
 
 
 def goes_on_from_here(body: bytes) -> bool:

@@ -123,6 +123,18 @@ def test_conversations_are_asked_for_where_they_are(
         assert (len(local.seen), len(upstream.seen)) == (0, 2)
 
 
+def test_a_conversation_of_an_upstreams_is_not_begun_anew_by_a_model_that_cannot_read_it(
+    upstream: StrictUpstream, local: StrictUpstream, tmp_path: Path
+) -> None:
+    openais = "conv_" + "68af5c" * 8
+    with two_of(local, upstream, tmp_path) as world:
+        with pytest.raises(openai.NotFoundError, match="not found") as caught:
+            ask(world, "What is my cat called?", model="local", conversation=openais)
+        assert caught.value.param == "conversation"
+        assert (local.seen, upstream.seen) == ([], [])
+        assert ask(world, "Hi", model="local", conversation="conv_mine").conversation.id == "conv_mine"
+
+
 def test_without_an_upstream_that_stores_them_conversations_are_here(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
