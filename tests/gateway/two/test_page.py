@@ -1,0 +1,31 @@
+"""The page of one gateway, where something was forgotten at another one of the same database."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.page.memories import speak
+from tests.gateway.page.operator import operator_of
+from tests.gateway.sdk import Clock, remember
+from tests.patience import becomes
+
+
+def test_what_was_forgotten_elsewhere_is_in_no_list_of_requests(upstream: StrictUpstream, url: str) -> None:
+    clock = Clock()
+    with ExitStack() as stack:
+        first = stack.enter_context(remember(upstream, url, clock=clock))
+        second = stack.enter_context(remember(upstream, url, clock=clock))
+        here, there = operator_of(first), operator_of(second)
+        agent = speak(first, "My train to Lyon leaves on 4 May.", user="zqmisox")
+        speak(first, "Hello.", user="bob")
+        requests = here.twin("requests")["items"]
+        gone = next(each["id"] for each in requests if each["name"] == "zqmisox")
+        assert here.twin(f"r/{gone}")["name"] == "zqmisox"
+        there.twin(f"m/{agent.uid}/forget?all=1", {"confirm": "2"})
+        # The database tells of it.
+        becomes(lambda: [each["name"] for each in here.twin("requests")["items"]] == ["bob"])
+        assert here.program("GET", f"r/{gone}.json").status == 404
+        for path in ("overview", "requests", "audit", "people", "work"):
+            assert b"zqmisox" not in here.program("GET", f"{path}.json").body, path
+            assert b"zqmisox" not in here.get("" if path == "overview" else path).body, path
