@@ -273,6 +273,21 @@ def test_nothing_is_read_while_requests_wait() -> None:
     assert served(slow, talk) > 10_000_000
 
 
+def test_reading_goes_on_with_the_last_request_that_waits() -> None:
+    is_reading = {}
+
+    async def look(scope: Any, receive: Any, send: Any) -> None:
+        is_reading[scope["path"]] = scope["state"]["connection"].transport.is_reading()
+        await echo(scope, receive, send)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GET % b"one" + GET % b"two" + GET % b"three")
+        await reader.readuntil(b"/three")
+
+    served(look, talk)
+    assert is_reading == {"/one": False, "/two": False, "/three": True}
+
+
 async def refuse(scope: Any, receive: Any, send: Any) -> None:
     await answer(send, b"no", 413, (b"content-length", b"2"))
 
