@@ -15,7 +15,8 @@ from typing import Any
 
 from gateway.core.prompt import note
 from gateway.run.memory import recall
-from storage.search import find, rank, scores
+from storage.search import common, find, rank, scores
+from storage.search.tokens import terms_of_word
 
 _relative = scores._relative
 Place = tuple[ModuleType, str, Any]
@@ -49,6 +50,11 @@ def _beginning(text: str, _: Sequence[str], limit: int) -> tuple[str, str]:
     return text[:limit], " ..."
 
 
+def _by_words(word: str) -> int:
+    terms = terms_of_word(word) or (word,)
+    return sum(filter(None, map(common.load_tables().get, dict.fromkeys(terms))))
+
+
 def _as_it_is(query: str, _: Sequence[str]) -> str:
     return query
 
@@ -59,6 +65,7 @@ RULES = (
     Rule("texts that only ask count less", [(scores, "ASKS", 0)]),
     Rule("small talk stays out", [(scores, "SLIGHT", 0)]),
     Rule("how common words are in general", [(find, "_LEAST_IN_GENERAL", 0)]),
+    Rule("a text's language by its letters", [(common, "_likelihood", _by_words)]),
     Rule("small talk searches nothing", [(rank, "COMMON_SHARE", 1.0)]),
     Rule("bound: the best hit", [(scores, "LEAST_BEST_SHARE", 0.0)]),
     Rule("bound: each hit, of the query", [(scores, "LEAST_SHARE", 0.0)]),
@@ -66,6 +73,7 @@ RULES = (
     Rule("a second look for names", [(rank, "_LOOKED_AGAIN_BYTES", -1)]),
     Rule("more hits of short messages", [(recall, "SPARE", 0)]),
     Rule("the best part of a long turn", [(note, "_best_part", _beginning)]),
+    Rule("what came next, or before", [(recall, "_STEPS", ())]),
     Rule("the user's name is I", [(note, "with_speaker", _as_it_is)]),
     Rule("vectors fade where words hold", [(scores, "VECTORS_FADE", 0)]),
     Rule("a near vector for few words", [(scores, "_NEAR_ENOUGH", inf)]),

@@ -112,6 +112,8 @@ class FoundMessages(NamedTuple):
         return min(note.ORDER_CHARS if self.asks_for_order else note.CUT_CHARS, 2 * budget)
 
 
+# Questions whose answer stands after or before what is found.
+_STEPS: Collection[Asked] = (Asked.NEXT, Asked.PREVIOUS)
 _NOTHING = FoundMessages((), "", frozenset(), False)
 _SHOWN = _NOTHING._replace(is_all_shown=True)
 
@@ -138,7 +140,7 @@ async def find_for(
     if order is not None:
         query = events_of(query)
     found = await search(query)
-    if found and around is not None and order in (Asked.NEXT, Asked.PREVIOUS):
+    if found and around is not None and order in _STEPS:
         # The words of what came next are unknown. The conversations after the event that was found have it.
         near = await around(found[0], before=order is Asked.PREVIOUS)
         found = [*{m.seq: m for m in chain(found[:_SURE], near, found[_SURE:])}.values()]
