@@ -8,7 +8,7 @@ some languages of the memory's word table.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from enum import Enum, auto
 from functools import cache
 from pathlib import Path
@@ -27,12 +27,16 @@ class Asked(Enum):
     PREVIOUS = auto()
 
 
-class _Table(NamedTuple):
+class _Language(NamedTuple):
     # Small letters, some of which stand in each text that asks for an order.
-    signs: tuple[str, ...]
-    # What asks so, in any language.
-    expressions: Mapping[Asked, re.Pattern[str]]
-    # That, and the words around it that name no event.
+    signs: Sequence[str]
+    # What asks so.
+    expressions: Sequence[tuple[Asked, re.Pattern[str]]]
+
+
+class _Table(NamedTuple):
+    languages: Sequence[_Language]
+    # What asks so in any language, and the words around it that name no event.
     frame: re.Pattern[str]
 
 
@@ -40,10 +44,13 @@ def order_asked(text: str) -> Asked | None:
     """Returns what a text asks for about the order of events, if it does."""
     if len(text) > _CHARS:
         return None
-    table = _load()
-    if not any(map(text.lower().__contains__, table.signs)):
-        return None
-    return next((asked for asked, each in table.expressions.items() if each.search(text)), None)
+    has = text.lower().__contains__
+    for language in _load().languages:
+        if any(map(has, language.signs)):
+            for asked, expression in language.expressions:
+                if expression.search(text):
+                    return asked
+    return None
 
 
 def events_of(text: str) -> str:
@@ -53,16 +60,18 @@ def events_of(text: str) -> str:
 
 @cache
 def _load() -> _Table:
-    signs, frame = list[str](), list[str]()
-    ways: dict[Asked, list[str]] = {asked: [] for asked in Asked}
+    signs: dict[str, Sequence[str]] = {}
+    expressions: dict[str, list[tuple[Asked, re.Pattern[str]]]] = {}
+    frame = list[str]()
     for line in _TABLE.read_text("utf-8").splitlines():
         if not line.startswith("#"):
-            _, kind, pattern = line.split(maxsplit=2)
+            language, kind, pattern = line.split(maxsplit=2)
             if kind == "sign":
-                signs += pattern.split()
-            else:
-                frame.append(pattern)
-                if kind != "frame":
-                    ways[Asked[kind.upper()]].append(pattern)
-    expressions = {asked: re.compile("|".join(each), re.IGNORECASE) for asked, each in ways.items()}
-    return _Table(tuple(dict.fromkeys(signs)), expressions, re.compile("|".join(frame), re.IGNORECASE))
+                signs[language] = pattern.split()
+                continue
+            frame.append(pattern)
+            if kind != "frame":
+                way = Asked[kind.upper()], re.compile(pattern, re.IGNORECASE)
+                expressions.setdefault(language, []).append(way)
+    languages = [_Language(signs[language], ways) for language, ways in expressions.items()]
+    return _Table(languages, re.compile("|".join(frame), re.IGNORECASE))
