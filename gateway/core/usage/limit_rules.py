@@ -30,10 +30,10 @@ class Amounts(NamedTuple):
     # In billionths of the currency.
     cost: int = 0
 
-    def of(self, unit: str) -> float:
+    def of(self, unit: str) -> int:
         if unit == "tokens":
             return self.tokens
-        return self.cost / _BILLION if unit == "cost" else 1.0
+        return self.cost if unit == "cost" else 1
 
 
 class Period(NamedTuple):
@@ -56,26 +56,36 @@ def period_of(per: str | None, now: float) -> Period:
     return Period(first.timestamp(), first.timestamp() + days * _DAY_S)
 
 
+def whole(limit: UsageLimit, amount: float) -> int:
+    """Returns an amount of a limit as it is counted: of cost in billionths, so that sums are exact."""
+    return round(amount * _BILLION) if limit.unit == "cost" else math.ceil(amount)
+
+
+def shown(limit: UsageLimit, amount: int) -> float:
+    """Returns an amount that was counted as the limit has it."""
+    return amount / _BILLION if limit.unit == "cost" else amount
+
+
 class Bucket(Struct, eq=False):
-    """The amounts that count towards one limit in one period, for one subject."""
+    """The amounts that count towards one limit in one period, for one subject; of cost in billionths."""
 
     limit: UsageLimit
     # The user, where each has a bucket; "": no user, or all.
     user: str
     period: Period
-    used: float = 0.0
-    reserved: float = 0.0
+    used: int = 0
+    reserved: int = 0
     # What was used before, by this and other processes, is known.
     is_loaded: bool = False
 
-    def lets_in(self, amount: float, most: float) -> bool:
+    def lets_in(self, amount: int, most: int) -> bool:
         """Returns whether a request may begin. most: as far as this process may go."""
         taken = self.used + self.reserved
         if taken + amount <= most:
             return True
         return self.limit.unit in MEASURED and not self.reserved and self.used < most
 
-    def lets_go_on(self, held: float, spent: float, amount: float, most: float) -> bool:
+    def lets_go_on(self, held: int, spent: int, amount: int, most: int) -> bool:
         """Returns whether a request may go on. held: reserved for it. spent: of it, so far. amount: for what follows.
 
         most: as far as this process may go.
@@ -85,15 +95,15 @@ class Bucket(Struct, eq=False):
             return True
         return others <= 0 and self.used + spent < most
 
-    def left(self, most: float) -> int:
-        """Returns how much is left, whole."""
-        return max(0, math.floor(most - self.used - self.reserved))
+    def left(self, most: int) -> int:
+        """Returns how much is left."""
+        return max(0, most - self.used - self.reserved)
 
 
 class LimitReservation(Struct, frozen=True, eq=False):
     """The amounts that a request has reserved."""
 
-    entries: Sequence[tuple[Bucket, float]]
+    entries: Sequence[tuple[Bucket, int]]
 
     def settle(self, used: Amounts, *, is_answered: bool) -> None:
         """Puts what was used in place of what was reserved. is_answered: a model has answered."""
@@ -121,7 +131,7 @@ def fitting(limits: Iterable[UsageLimit], key: int, user: str) -> list[UsageLimi
 
 
 def full_bucket(
-    entries: Sequence[tuple[Bucket, float]], most: Sequence[float], may_answer: Callable[[str], bool]
+    entries: Sequence[tuple[Bucket, int]], most: Sequence[int], may_answer: Callable[[str], bool]
 ) -> tuple[Bucket | None, Bucket | None]:
     """Returns the first full bucket that refuses, and the first that has another model answer.
 

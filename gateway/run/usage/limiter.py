@@ -28,6 +28,8 @@ from gateway.core.usage.limit_rules import (
     fitting,
     full_bucket,
     period_of,
+    shown,
+    whole,
 )
 from gateway.errors import LimitReached
 from gateway.metrics import Metrics
@@ -48,7 +50,6 @@ SHARED_S: Final = 90.0
 _MOST_BUCKETS: Final = 10_000
 # Limits that could not be read are read again after so long.
 _AGAIN_S: Final = 1.0
-_BILLION: Final = 1_000_000_000
 _HEADERS: Final = ("requests", "tokens")
 
 
@@ -202,12 +203,12 @@ class Limiter:
         ]
         used, wanted = self._amounts(account), self._wanted(body_bytes, max_tokens, model)
         for bucket in buckets:
-            unit, held = bucket.limit.unit, entries.get(bucket, 0.0)
+            unit, held = bucket.limit.unit, entries.get(bucket, 0)
             if not bucket.lets_go_on(held, used.of(unit), wanted.of(unit), self._most(bucket.limit)):
                 raise self._refusal(bucket, self._most(bucket.limit))
         for bucket in buckets:
             amount = used.of(bucket.limit.unit) + wanted.of(bucket.limit.unit)
-            bucket.reserved += amount - entries.get(bucket, 0.0)
+            bucket.reserved += amount - entries.get(bucket, 0)
             entries[bucket] = amount
         if entries:
             self._reservations[account] = LimitReservation([*entries.items()])
@@ -253,10 +254,9 @@ class Limiter:
         found = []
         for limit in fitting(self._limits.get(project, ()), key, user):
             bucket = await self._bucket(limit, user)
-            most = self._most(limit)
-            left = max(0.0, most - bucket.used - bucket.reserved)
+            used, left = bucket.used + bucket.reserved, bucket.left(self._most(limit))
             resets = None if limit.per is None else bucket.period.end
-            found.append(LimitState(limit, bucket.user, bucket.used + bucket.reserved, left, resets))
+            found.append(LimitState(limit, bucket.user, shown(limit, used), shown(limit, left), resets))
         return found
 
     # -- what was used before
@@ -298,7 +298,7 @@ class Limiter:
             if not is_known(error):
                 _log.warning("What was used of limit %d is not known yet: %s", bucket.limit.id, error.message)
 
-    async def _used(self, bucket: Bucket) -> float:
+    async def _used(self, bucket: Bucket) -> int:
         """Returns what is used of a limit's period, by all processes. The meter writes nothing meanwhile."""
         limit, period = bucket.limit, bucket.period
         first, last = int(period.begin // DAY_S), int(period.end // DAY_S) - 1
@@ -314,7 +314,7 @@ class Limiter:
             return sum(row[REQUESTS] - row[ERRORS] for row in rows)
         if limit.unit == "tokens":
             return sum(row[INPUT] + row[OUTPUT] for row in rows)
-        return sum(row[COST] for row in rows) / _BILLION
+        return sum(row[COST] for row in rows)
 
     async def _load_now(self) -> None:
         try:
@@ -329,15 +329,14 @@ class Limiter:
                 key: each for key, each in self._buckets.items() if each.period.end > now or each.reserved
             }
 
-    def _most(self, limit: UsageLimit) -> float:
+    def _most(self, limit: UsageLimit) -> int:
         """Returns how far this process may go: its part of what holds for a minute or at a time."""
-        if limit.per in ("day", "month") or self._processes == 1:
-            return limit.most
-        return math.ceil(limit.most / self._processes)
+        is_shared = limit.per not in ("day", "month")
+        return whole(limit, limit.most / self._processes if is_shared else limit.most)
 
     # -- the answer
 
-    def _refusal(self, bucket: Bucket, most: float) -> LimitReached:
+    def _refusal(self, bucket: Bucket, most: int) -> LimitReached:
         limit, now = bucket.limit, self._now()
         is_long = limit.per in ("day", "month")
         wait_s = 1.0 if limit.per is None else max(1.0, math.ceil(bucket.period.end - now))
@@ -361,10 +360,10 @@ def _subject(limit: UsageLimit, user: str) -> str:
     return user if limit.user == EACH_USER else ""
 
 
-def _rate_headers(bucket: Bucket, most: float, now: float) -> list[tuple[str, str]]:
+def _rate_headers(bucket: Bucket, most: int, now: float) -> list[tuple[str, str]]:
     unit = bucket.limit.unit
     return [
-        (f"x-ratelimit-limit-{unit}", f"{math.floor(most)}"),
+        (f"x-ratelimit-limit-{unit}", f"{most}"),
         (f"x-ratelimit-remaining-{unit}", f"{bucket.left(most)}"),
         (f"x-ratelimit-reset-{unit}", duration(bucket.period.end - now)),
     ]

@@ -14,6 +14,7 @@ from gateway.core.usage.limit_rules import (
     fitting,
     full_bucket,
     period_of,
+    whole,
 )
 from storage.usage_records import UsageLimit
 
@@ -23,7 +24,7 @@ def limit(id: int = 1, **fields: object) -> UsageLimit:
     return UsageLimit(id=id, **{**given, "then": "refuse", **fields})  # type: ignore[arg-type]
 
 
-def bucket(used: float = 0, reserved: float = 0, **fields: object) -> Bucket:
+def bucket(used: int = 0, reserved: int = 0, **fields: object) -> Bucket:
     made = limit(**fields)
     return Bucket(made, "", period_of(made.per, 0.0), used, reserved)
 
@@ -65,7 +66,7 @@ def test_a_limit_of_a_named_user_takes_the_place_of_each_users() -> None:
         (0, 60, 41, False),
     ],
 )
-def test_tokens_fit_or_are_the_only_ones(used: float, reserved: float, amount: float, fits: bool) -> None:
+def test_tokens_fit_or_are_the_only_ones(used: int, reserved: int, amount: int, fits: bool) -> None:
     assert bucket(used, reserved).lets_in(amount, 100) is fits
 
 
@@ -82,21 +83,33 @@ def test_requests_are_counted_exactly() -> None:
         ("requests", "day", False, 0),  # given back
         ("requests", "minute", False, 1),
         ("tokens", "day", True, 30),
-        ("cost", "day", True, 0.5),
+        ("cost", "day", True, 500_000_000),
         ("concurrent", None, True, 0),
     ],
 )
 def test_a_reservation_is_settled_by_what_was_used(
-    unit: str, per: str | None, is_answered: bool, used: float
+    unit: str, per: str | None, is_answered: bool, used: int
 ) -> None:
     one = bucket(reserved=1000, unit=unit, per=per)
     LimitReservation([(one, 1000)]).settle(Amounts(30, 500_000_000), is_answered=is_answered)
     assert (one.reserved, one.used) == (0, used)
 
 
+def test_costs_that_are_settled_leave_nothing_reserved() -> None:
+    """As fractions they would leave a rest, by which who is alone would never be alone again."""
+    one = bucket(unit="cost", most=1.0)
+    for cost in (100_000_000, 200_000_000, 300_000_000):
+        one.reserved += Amounts(0, cost).of("cost")
+    for cost in (100_000_000, 200_000_000, 300_000_000):
+        LimitReservation([(one, Amounts(0, cost).of("cost"))]).settle(Amounts(), is_answered=True)
+    most = whole(one.limit, 1.0)
+    assert one.reserved == 0
+    assert one.lets_in(most + 1, most)
+
+
 def test_a_refusal_counts_before_another_model() -> None:
     cheap, hard = bucket(100, then="small"), bucket(100, id=2)
-    entries = [(cheap, 1.0), (hard, 1.0)]
+    entries = [(cheap, 1), (hard, 1)]
     assert full_bucket(entries, [100, 100], lambda _: True) == (hard, cheap)
     assert full_bucket(entries[:1], [100], lambda _: True) == (None, cheap)
     assert full_bucket(entries[:1], [100], lambda _: False) == (cheap, None)
