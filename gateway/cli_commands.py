@@ -209,7 +209,8 @@ class Commands:
                 from gateway.web.mcp.stdio import serve_stdio
             except ModuleNotFoundError as error:
                 raise GatewayError(
-                    "`mnemogate mcp` needs the extra `mcp`: pip install 'mnemogate[mcp]'"
+                    "`mnemogate mcp` needs the extra `mcp`: pip install 'mnemogate[mcp]', or in a clone "
+                    "pip install -e '.[mcp]' (with uv: uv sync --extra mcp)"
                 ) from error
         named = {**_given(wanted), "read": reads}
         _ = self.settings  # mistakes in them are reported before anything is served

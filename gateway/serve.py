@@ -290,7 +290,10 @@ def check_door(settings: Settings, has_keys: bool) -> None:
 def check_mcp(settings: Settings) -> None:
     """Raises: SettingsError: MCP is to be served, and what speaks it is not installed."""
     if settings.server.mcp and find_spec("mcp") is None:
-        raise SettingsError("server.mcp: it needs the extra `mcp`: pip install 'mnemogate[mcp]'")
+        raise SettingsError(
+            "server.mcp: it needs the extra `mcp`: pip install 'mnemogate[mcp]', or in a clone "
+            "pip install -e '.[mcp]' (with uv: uv sync --extra mcp)"
+        )
 
 
 def _announce(settings: Settings, store: Store, url: str, local: str, has_keys: bool) -> None:

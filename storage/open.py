@@ -12,7 +12,10 @@ from storage.errors import NotAdmitted
 from storage.sql.store import Store
 from storage.sqlite.database import SqliteDatabase
 
-_MISSING = "PostgreSQL needs a package that cannot be used: pip install 'mnemogate[postgres]'"
+_MISSING = (
+    "PostgreSQL needs a package that cannot be used: pip install 'mnemogate[postgres]', or in a clone "
+    "pip install -e '.[postgres]' (with uv: uv sync --extra postgres)"
+)
 
 
 async def open_store(

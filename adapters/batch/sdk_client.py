@@ -19,7 +19,7 @@ CLOCK_SKEW_S: Final = 60.0  # by which a provider's clock may be behind the gate
 PAGE: Final = 100  # batches or files that are listed at once
 _MISSING: Final = (
     "the package {sdk!r} is not installed on the gateway's machine: run pip install 'mnemogate[batches]', or in a "
-    "clone pip install '.[batches]' (with uv: uv sync --extra batches)"
+    "clone pip install -e '.[batches]' (with uv: uv sync --extra batches)"
 )
 
 
