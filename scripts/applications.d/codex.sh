@@ -1,7 +1,9 @@
 # Codex CLI: npm @openai/codex
 # api: responses
 # also: claude
-mkdir -p "$HOME/.codex"
+# It finds no sandbox where its home lies in the folder of temporary files.
+export TMPDIR="$HOME/tmp"
+mkdir -p "$HOME/.codex" "$TMPDIR"
 cat > "$HOME/.codex/config.toml" <<END
 model = "$MODEL"
 model_provider = "gate"

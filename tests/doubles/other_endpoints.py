@@ -140,6 +140,8 @@ class Endpoints:
                     if asked.get("stream")
                     else Answer(pieces)
                 )
+            case "POST", ["responses", "compact"]:
+                return _say(self.responses.compact(_json(body, kind, "model")))
             case "POST", ["responses", "input_tokens"]:
                 return _say({"object": "response.input_tokens", "input_tokens": 9})
             case "GET", ["responses", name] if "stream=true" in query:

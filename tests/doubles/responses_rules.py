@@ -31,6 +31,14 @@ from tests.doubles.responses_fields import (
 
 Json = dict[str, Any]
 CREATED = 1_700_000_000
+_USAGE: Json = {
+    "input_tokens": 9,
+    "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+    "output_tokens": 2,
+    "output_tokens_details": {"reasoning_tokens": 0},
+    "total_tokens": 11,
+}
+_SEALED = "gAAAAA"  # how what the API has encrypted begins
 _ASKED = frozenset(("input_text", "input_image", "input_file", "input_audio"))
 _SAID = frozenset(("output_text", "refusal"))
 # What an item may have, and how its id begins.
@@ -44,6 +52,7 @@ _ITEMS: Mapping[str, tuple[str, frozenset[str]]] = {
         ("custom_tool_call", "ctc", "call_id name input namespace caller async"),
         ("custom_tool_call_output", "ctc", "call_id output caller"),
         ("web_search_call", "ws", "action"),
+        ("compaction", "cmp", "encrypted_content"),
         ("mcp_approval_request", "mcpr", "server_label name arguments"),
         ("mcp_approval_response", "mcprs", "approval_request_id approve reason"),
         ("item_reference", "", ""),
@@ -56,6 +65,7 @@ _REQUIRED = {
     "function_call_output": ("call_id", "output"),
     "custom_tool_call": ("call_id", "name", "input"),
     "custom_tool_call_output": ("call_id", "output"),
+    "compaction": ("encrypted_content",),
     "item_reference": ("id",),
 }
 _BREAKPOINT: Mapping[str, Check] = {"prompt_cache_breakpoint": anything}
@@ -154,6 +164,21 @@ class StoredResponses:
         if asked.get("background") and not asked.get("stream"):
             return [orjson.dumps(_under_way(whole, "queued"))]
         return events_of(whole) if asked.get("stream") else [orjson.dumps(whole)]
+
+    def compact(self, asked: Json) -> Json:
+        """Returns a conversation in short: the user's messages, and the rest sealed. Raises: Refusal."""
+        if unknown := asked.keys() - {"model", "input", "instructions", "previous_response_id"}:
+            raise Refusal(f"Unknown parameter: '{min(unknown)}'.", min(unknown), "unknown_parameter")
+        read = self._read({"input": [], **asked})
+        n = next(self._ids)
+        sealed = {"type": "compaction", "id": f"cmp_{n}", "encrypted_content": f"{_SEALED}{n}"}
+        return {
+            "id": f"resp_{n}",
+            "object": "response.compaction",
+            "created_at": CREATED,
+            "output": [*(self._kept(item) for item in read if item.get("role") == "user"), sealed],
+            "usage": _USAGE,
+        }
 
     def respond(self, method: str, place: Sequence[str], query: str) -> Json | None:
         """Returns what a request about a stored response gets; None: there is no such endpoint. Raises: Refusal."""
@@ -269,7 +294,7 @@ class StoredResponses:
         if kind not in _ITEMS:
             raise Refusal(f"Invalid value: '{kind}'.", f"{where}.type", "invalid_value")
         if kind == "item_reference":
-            if "id" not in item:
+            if item.get("id") is None:
                 raise missing(f"{where}.id")
             if item["id"] not in self._items:
                 raise Refusal(f"Item with id '{item['id']}' not found.", "input", status=404)
@@ -280,6 +305,12 @@ class StoredResponses:
         if (id := item.get("id")) is not None and not id.startswith(prefix):
             raise Refusal(
                 f"Invalid '{where}.id': '{id}'. Expected an ID that begins with '{prefix}'.", f"{where}.id"
+            )
+        if kind == "compaction" and not str(item.get("encrypted_content") or "").startswith(_SEALED):
+            raise Refusal(
+                f"The encrypted content of '{where}' could not be verified.",
+                where,
+                "invalid_encrypted_content",
             )
         if kind == "reasoning" and not item.get("encrypted_content") and id not in self._items:
             raise Refusal(
@@ -328,13 +359,7 @@ class StoredResponses:
             "store": asked.get("store") is not False,
             "metadata": asked.get("metadata") or {},
             "text": {"format": {"type": "text"}, **(asked.get("text") or {})},
-            "usage": {
-                "input_tokens": 9,
-                "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-                "output_tokens": 2,
-                "output_tokens_details": {"reasoning_tokens": 0},
-                "total_tokens": 11,
-            },
+            "usage": _USAGE,
             **({} if conversation is None else {"conversation": {"id": conversation}}),
         }
 

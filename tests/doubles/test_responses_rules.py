@@ -56,6 +56,8 @@ def test_a_response_and_its_events_are_of_the_types_of_the_sdk(keeps: StoredResp
         ({"input": [{"type": "item_reference", "id": "msg_7"}]}, "Item with id 'msg_7' not found."),
         ({"input": [{"role": "assistant", "content": "Hi", "id": "resp_1"}]}, "Expected an ID that begins"),
         ({"input": [{**CALL, "id": "fc_1"}, RESULT, {**CALL, "id": "fc_1"}]}, "Duplicate item found"),
+        ({"input": [{"type": "item_reference"}]}, "Missing required parameter: 'input.0..id'."),
+        ({"input": [{"type": "compaction", "encrypted_content": "x"}]}, "could not be verified"),
         ({"input": [RESULT]}, "No tool call found"),
         ({"input": [CALL, {"role": "user", "content": "Hi"}]}, "No tool output found"),
         ({"previous_response_id": "resp_9"}, "Previous response with id 'resp_9' not found."),

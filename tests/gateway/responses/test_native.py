@@ -350,6 +350,21 @@ def test_a_conversation_of_the_upstreams_is_one_here(world: World, openai_keeps:
     assert "Miso" in asked(openai_keeps)
 
 
+def test_what_the_upstream_has_made_short_is_nobodys_words(
+    world: World, openai_keeps: StoredResponses
+) -> None:
+    first = respond(world, input="My cat is called Miso.")
+    short = world.sdk.responses.compact(model="m", previous_response_id=first.id)
+    items: Any = [item.model_dump(exclude_none=True, warnings=False) for item in short.output]
+    assert [item["type"] for item in items] == ["message", "compaction"]
+    respond(world, input=[*items, {"role": "user", "content": "Hello."}])
+    assert openai_keeps.asked[-1]["input"][1] == items[1]
+    assert items[1]["encrypted_content"] not in str(told_in_all(world))
+    with pytest.raises(openai.BadRequestError) as caught:
+        respond(world, input=[{**items[1], "encrypted_content": "x"}, {"role": "user", "content": "Hello."}])
+    assert caught.value.code == "invalid_encrypted_content"
+
+
 def test_what_the_upstream_keeps_is_there(world: World) -> None:
     made = respond(world, input="My cat is called Miso.")
     assert world.sdk.responses.retrieve(made.id).output_text == "Ok."
