@@ -7,10 +7,11 @@ and chats in other languages. Of each set the two halves are reported apart: one
 the chats stands what a plain BM25 finds (scripts/talk/plain.py).
 LongMemEval (MIT) comes out of a source distribution on PyPI, fetched once into `.cache/`. No other network.
 
---set: some sets. --quick: only 1,000 tokens. --embedder local: once more with vectors. --table: instead, a row for
-each set. --rules: instead, how the figures change without each rule of recall (scripts/talk/rules.py). --size 10000:
-instead, how long a question takes in one memory of that many messages, which are those of many sessions one after the
-other. --whole: instead, what the note for "Who am I?" has of what the questions of a set are about, and what it takes.
+--set: some sets. --quick: only 1,000 tokens. --embedder local: once more with vectors; --no-words: only with them.
+--table: instead, a row for each set. --rules: instead, how the figures change without each rule of recall
+(scripts/talk/rules.py). --size 10000: instead, how long a question takes in one memory of that many messages, which are
+those of many sessions one after the other. --whole: instead, what the note for "Who am I?" has of what the questions of
+a set are about, and what it takes.
 """
 
 from __future__ import annotations
@@ -494,6 +495,9 @@ def main() -> None:
         "--embedder", help="once more with vectors: local, or a URL that serves /embeddings, with #MODEL"
     )
     parser.add_argument(
+        "--no-words", action="store_true", help="not by words alone, only with the vectors of --embedder"
+    )
+    parser.add_argument(
         "--size", type=int, default=0, help="time questions in one memory of so many messages"
     )
     parser.add_argument("--quick", action="store_true", help="only the smallest budget")
@@ -504,7 +508,10 @@ def main() -> None:
         "--rules", action="store_true", help="what each rule is worth: each turned off in turn"
     )
     parser.add_argument("--whole", action="store_true", help="what a selection of the whole memory has of it")
-    asyncio.run(_ask_sets(parser.parse_args()))
+    options = parser.parse_args()
+    if options.no_words and (options.table or not options.embedder):
+        parser.error("--no-words needs --embedder, and --table shows both")
+    asyncio.run(_ask_sets(options))
 
 
 async def _ask_sets(options: argparse.Namespace) -> None:
@@ -517,7 +524,7 @@ async def _ask_sets(options: argparse.Namespace) -> None:
         for one in sets:
             await run_whole(one)
         return
-    embedders: list[Embedder | None] = [None]
+    embedders: list[Embedder | None] = [] if options.no_words else [None]
     if options.embedder:
         embedders.append(Remembering(make_embedder(options.embedder)))
     halves = HalvesTable()
