@@ -149,10 +149,12 @@ def test_a_gateway_under_nohup_outlives_its_terminal(upstream: StrictUpstream, t
 def test_a_second_signal_cuts_what_runs_and_loses_no_question(
     upstream: StrictUpstream, tmp_path: Path, database: Path, name: str
 ) -> None:
+    address = ("--db", str(database), "--upstream", upstream.base_url)
+    settings = "[server]\nshutdown_s = 3600"  # longer than the test waits: it is the second signal that cuts
     never = Gate()
     upstream.queue(say("Never", hold_before_headers=never), say("Cut", hold_after={1: never}))
     with (
-        serving(tmp_path, "--db", str(database), "--upstream", upstream.base_url, is_new=True) as gateway,
+        serving(tmp_path, *address, settings=settings, is_new=True) as gateway,
         gateway.connect() as whole,
         gateway.connect() as streamed,
     ):
@@ -178,7 +180,7 @@ def test_a_second_signal_cuts_what_runs_and_loses_no_question(
     assert {line["status"] for line in lines} == {200, 503}
     assert [line["cut"] for line in lines] == [True, True]
     said = [line["message"] for line in logged if line.get("logger") == "mnemogate"]
-    assert f"Stopping after {name}: waiting up to 30 s for 2 requests." in said
+    assert f"Stopping after {name}: waiting up to 3600 s for 2 requests." in said
     assert re.fullmatch(r"Stopped after \d+\.\d s: waited for 2 requests, cut 2\.", said[-1])
     assert not Path(f"{database}-wal").exists()
     assert [(state, said) for state, said, _, _ in sorted(rows(database))] == [
