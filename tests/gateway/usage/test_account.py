@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from gateway.run.receipt import Receipt
 from gateway.settings import UpstreamSettings
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import World, agent, remember
 
 USAGE = {"prompt_tokens": 40, "completion_tokens": 3, "total_tokens": 43}
@@ -147,6 +148,32 @@ def test_a_response_that_is_passed_on(accounts: Accounts, stream: bool, user: An
     usage = [*made][-1].response.usage if stream else made.usage  # type: ignore[union-attr]
     assert usage is not None
     assert accounts.used() == [(usage.input_tokens, usage.output_tokens)]
+
+
+@pytest.mark.parametrize("end", ["incomplete", "failed"])
+@pytest.mark.parametrize("user", ["alice", openai.omit])
+def test_a_response_that_ends_early_is_counted_as_it_reports(accounts: Accounts, end: str, user: Any) -> None:
+    made = {
+        "id": "resp_1",
+        "object": "response",
+        "created_at": 1,
+        "model": "m",
+        "output": [],
+        "status": "in_progress",
+    }
+    usage = {"input_tokens": 61, "output_tokens": 9, "total_tokens": 70}
+    events = (
+        {"type": "response.created", "response": made},
+        {"type": f"response.{end}", "response": {**made, "status": end, "usage": usage}},
+    )
+    lines = [
+        f"event: {each['type']}\ndata: {json.dumps({**each, 'sequence_number': n})}\n\n".encode()
+        for n, each in enumerate(events)
+    ]
+    accounts.world.upstream.queue(raw(*lines))
+    stream = accounts.world.sdk.responses.create(model="m", input="Hi", stream=True, user=user)
+    assert [*stream][-1].type == f"response.{end}"
+    assert accounts.used() == [(61, 9)]
 
 
 def test_a_key_in_the_place_of_a_model_or_an_id_is_masked(accounts: Accounts) -> None:
